@@ -1,0 +1,223 @@
+"""The one JSON form of operations, levels and events: for the command line, exports, the journal and whoever reads them.
+
+An operation is one object: the fields of its root level, what readers derive (``condition``, ``elapsed_seconds``,
+``remaining_seconds``, ``percentage``), and ``levels``, a flat list, parents before children, each with its ``path``. Unknown is
+``null``. ``*_at`` are Unix seconds, ``*_seconds`` durations, ``*_clock`` seconds on the worker's monotonic clock.
+Decoding ignores keys it does not know, so newer writers can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+from otel_progress.model import (
+    NO_METADATA,
+    Eta,
+    Event,
+    Failure,
+    Instance,
+    LevelInfo,
+    MetadataValue,
+    OperationSnapshot,
+    Outcome,
+    Snapshot,
+    Status,
+)
+
+SCHEMA: Final = "otel-progress/1"
+"""Name and version of the document, in its ``schema`` field; the version changes when a field changes its meaning."""
+
+Document: TypeAlias = "dict[str, Any]"
+"""A JSON object."""
+
+_INFO_FIELDS: Final = (
+    "operation_id",
+    "operation_type",
+    "run",
+    "path",
+    "type",
+    "id",
+    "name",
+    "unit",
+    "weight",
+    "declared",
+    "attempt",
+    "order",
+    "started_at",
+    "started_clock",
+    "deadline_at",
+    "trace_id",
+    "span_id",
+    "instance",
+)
+_STATE_FIELDS: Final = (
+    "sequence",
+    "current",
+    "total",
+    "ratio",
+    "failed",
+    "skipped",
+    "message",
+    "stage",
+    "observed_at",
+    "observed_clock",
+    "advanced_at",
+    "advanced_clock",
+    "longest_gap_s",
+    "ended_at",
+    "duration_s",
+)
+_ETA_FIELDS: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock")
+_INSTANCE_FIELDS: Final = ("id", "pid", "host", "service", "started_at", "start")
+
+
+def dumps(document: object) -> str:
+    """Return compact JSON; never ``NaN`` or ``Infinity``, which JSON does not have."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Document:
+    """Return the document of an operation, with its levels unless told otherwise."""
+    document: Document = {"schema": SCHEMA, **encode_level(operation.root, operation.clock)}
+    document.update(
+        condition=operation.condition.value,
+        remaining_seconds=operation.remaining_seconds,
+        alive=operation.alive,
+        read_at=operation.read_at,
+        clock=operation.clock,
+        stall_after=operation.stall_after,
+        worker=None if operation.instance is None else _pick(operation.instance, _INSTANCE_FIELDS),
+    )
+    if levels:
+        document["levels"] = [encode_level(level, operation.clock) for level in operation.levels]
+    return document
+
+
+def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
+    """Return the operation of a document. Raises KeyError, TypeError or ValueError when it is not one."""
+    worker = document.get("worker")
+    return OperationSnapshot(
+        root=decode_level(document),
+        levels=tuple(decode_level(level) for level in document.get("levels", ())),
+        read_at=document["read_at"],
+        clock=document["clock"],
+        instance=None if worker is None else Instance(**{name: worker.get(name) for name in _INSTANCE_FIELDS}),
+        alive=document["alive"],
+        stall_after=document["stall_after"],
+    )
+
+
+def encode_level(snapshot: Snapshot, clock: float) -> Document:
+    """Return the object of one level as seen at ``clock``."""
+    document = encode_info(snapshot.info)
+    document.update(_pick(snapshot, _STATE_FIELDS))
+    ratio = snapshot.ratio
+    document.update(
+        status=snapshot.status.value,
+        completed=snapshot.completed,
+        percentage=None if ratio is None else 100.0 * ratio,
+        elapsed_seconds=snapshot.elapsed(clock),
+        metadata={key: list(value) if isinstance(value, tuple) else value for key, value in snapshot.metadata.items()},
+        error=encode_failure(snapshot.error),
+        eta=None if snapshot.eta is None else _pick(snapshot.eta, _ETA_FIELDS),
+    )
+    return document
+
+
+def decode_level(document: Mapping[str, Any]) -> Snapshot:
+    """Return the snapshot of a level's object."""
+    eta = document.get("eta")
+    return Snapshot(
+        info=decode_info(document),
+        status=Status(document["status"]),
+        metadata=decode_metadata(document.get("metadata")),
+        error=decode_failure(document.get("error")),
+        eta=None if eta is None else Eta(**{name: eta[name] for name in _ETA_FIELDS}),
+        **{name: document[name] for name in _STATE_FIELDS},
+    )
+
+
+def encode_info(info: LevelInfo) -> Document:
+    """Return the unchanging part of a level as an object."""
+    return _pick(info, _INFO_FIELDS)
+
+
+def decode_info(document: Mapping[str, Any]) -> LevelInfo:
+    """Return the unchanging part of a level's object."""
+    return LevelInfo(**{name: document[name] for name in _INFO_FIELDS})
+
+
+def encode_event(event: Event) -> Document:
+    """Return the object of one event."""
+    return {
+        "operation_id": event.operation_id,
+        "operation_type": event.operation_type,
+        "run": event.run,
+        "path": event.path,
+        "level_type": event.level_type,
+        "kind": event.kind,
+        "number": event.number,
+        "at": event.at,
+        "name": event.name,
+        "outcome": None if event.outcome is None else event.outcome.value,
+        "error": encode_failure(event.error),
+        "metadata": {key: list(value) if isinstance(value, tuple) else value for key, value in event.metadata.items()},
+    }
+
+
+def decode_event(document: Mapping[str, Any]) -> Event:
+    """Return the event of an object."""
+    outcome = document.get("outcome")
+    return Event(
+        operation_id=document["operation_id"],
+        operation_type=document["operation_type"],
+        run=document["run"],
+        path=document["path"],
+        level_type=document["level_type"],
+        kind=document["kind"],
+        number=document["number"],
+        at=document["at"],
+        name=document.get("name"),
+        outcome=None if outcome is None else Outcome(outcome),
+        error=decode_failure(document.get("error")),
+        metadata=decode_metadata(document.get("metadata")),
+    )
+
+
+def encode_failure(failure: Failure | None) -> Document | None:
+    """Return an error as an object."""
+    if failure is None:
+        return None
+    return {"type": failure.type, "message": failure.message, "details": failure.details}
+
+
+def decode_failure(document: Mapping[str, Any] | None) -> Failure | None:
+    """Return the error of an object."""
+    return None if document is None else Failure(document["type"], document["message"], document.get("details"))
+
+
+def encode_metadata(metadata: Mapping[str, MetadataValue]) -> str | None:
+    """Return metadata as JSON text, None when there is none: what a journal keeps beside a level's columns."""
+    return dumps(dict(metadata)) if metadata else None
+
+
+def decode_metadata(document: Mapping[str, Any] | None) -> Mapping[str, MetadataValue]:
+    """Return metadata from an object; lists become tuples."""
+    if not document:
+        return NO_METADATA
+    return MappingProxyType(
+        {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
+    )
+
+
+def finite(value: float | None) -> float | None:
+    """Return ``value`` unless it is NaN or infinite, which no JSON document and no gauge may carry."""
+    return value if value is None or math.isfinite(value) else None
+
+
+def _pick(record: object, names: tuple[str, ...]) -> Document:
+    return {name: getattr(record, name) for name in names}

@@ -1,0 +1,329 @@
+"""The records every part speaks: status, snapshot, event, operation. All immutable; times are seconds.
+
+Two clocks run through them. *Wall* times are Unix seconds, for people. *Clock* times are seconds on the monotonic clock of
+the process that works: durations and rates come only from those, so a step of the wall clock changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+Number: TypeAlias = "int | float"
+"""A count of work: bytes, files, seconds of video."""
+MetadataValue: TypeAlias = (
+    "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
+)
+"""What a metadata value becomes: the attribute types of OpenTelemetry."""
+
+NO_METADATA: Final[Mapping[str, MetadataValue]] = MappingProxyType({})
+"""The shared empty metadata."""
+
+
+class Status(str, Enum):
+    """Where a level is in its life; stored and sent by its value."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+
+    @property
+    def finished(self) -> bool:
+        """True when the level has ended, in whatever way."""
+        return self is not Status.RUNNING and self is not Status.PENDING
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Condition(str, Enum):
+    """How an active operation fares; derived by readers, never stored by the worker."""
+
+    OK = "ok"
+    STALLED = "stalled"
+    ABANDONED = "abandoned"
+    OVERDUE = "overdue"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Outcome(str, Enum):
+    """How one unit of work ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a level or an item failed: the error's class name, its text, and details (a traceback) when there are any."""
+
+    type: str
+    message: str
+    details: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One process that works. ``id`` is unique; ``start`` tells two processes with one pid apart (clock ticks, or None)."""
+
+    id: str
+    pid: int
+    host: str
+    service: str
+    started_at: float
+    start: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Eta:
+    """An estimate of the remaining time, made at ``clock`` (the worker's monotonic clock)."""
+
+    remaining_s: float | None
+    low_s: float | None
+    high_s: float | None
+    state: str
+    basis: str
+    runs: int
+    clock: float
+
+
+@dataclass(frozen=True, slots=True)
+class LevelInfo:
+    """What stays the same from a level's start to its end.
+
+    ``run`` is unique to one execution of an operation, so that the same operation id can be run again. ``path`` is
+    ``type:id`` segments joined by ``/`` and empty for the operation itself. ``attempt`` counts entries of the same path.
+    ``declared`` marks a stage that its parent announced up front. ``order`` numbers siblings as they were first seen.
+    """
+
+    operation_id: str
+    operation_type: str
+    run: str
+    path: str
+    type: str
+    id: str
+    name: str
+    unit: str | None
+    weight: float
+    declared: bool
+    attempt: int
+    order: int
+    started_at: float | None
+    started_clock: float | None
+    deadline_at: float | None
+    trace_id: str | None
+    span_id: str | None
+    instance: str
+
+    @property
+    def depth(self) -> int:
+        """Number of levels above this one; 0 for the operation."""
+        return self.path.count("/") + 1 if self.path else 0
+
+    @property
+    def parent_path(self) -> str | None:
+        """Path of the level above, None for the operation."""
+        return self.path.rpartition("/")[0] if self.path else None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An immutable copy of a level at one sequence number.
+
+    Counts are in units of work: ``current`` is all that is done, of which ``failed`` and ``skipped`` did not succeed.
+    ``ratio`` is 0 to 1 and None while unknown. ``stage`` is the id of the running stage. ``longest_gap_s`` is the longest time
+    between two advances so far; ``advanced_clock`` the last one. ``duration_s`` is None until the end.
+    """
+
+    info: LevelInfo
+    sequence: int
+    status: Status
+    current: Number
+    total: Number | None
+    ratio: float | None
+    failed: int
+    skipped: int
+    message: str | None
+    metadata: Mapping[str, MetadataValue]
+    error: Failure | None
+    stage: str | None
+    eta: Eta | None
+    observed_at: float
+    observed_clock: float
+    advanced_at: float | None
+    advanced_clock: float | None
+    longest_gap_s: float
+    ended_at: float | None
+    duration_s: float | None
+
+    @property
+    def completed(self) -> Number:
+        """Units that succeeded."""
+        return self.current - self.failed - self.skipped
+
+    @property
+    def path(self) -> str:
+        """Place in the tree, empty for the operation."""
+        return self.info.path
+
+    def elapsed(self, clock: float) -> float:
+        """Seconds from the start to ``clock`` (the worker's monotonic clock), or to the end once ended; 0 before the start."""
+        if self.duration_s is not None:
+            return self.duration_s
+        started = self.info.started_clock
+        return 0.0 if started is None else max(0.0, clock - started)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a level, kept: an item that ended, a start, an end.
+
+    ``kind`` is an event name of semconv; ``number`` orders the events of a run; ``name``, ``outcome`` and ``error`` describe items.
+    """
+
+    operation_id: str
+    operation_type: str
+    run: str
+    path: str
+    level_type: str
+    kind: str
+    number: int
+    at: float
+    name: str | None = None
+    outcome: Outcome | None = None
+    error: Failure | None = None
+    metadata: Mapping[str, MetadataValue] = field(default_factory=lambda: NO_METADATA)
+
+
+@dataclass(frozen=True, slots=True)
+class OverallProgress:
+    """An operation in four figures; ``percentage`` (0 to 100) and ``total`` are None while unknown."""
+
+    percentage: float | None
+    completed: Number
+    failed: int
+    total: Number | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperationSnapshot:
+    """An operation with its tree of levels, as a reader saw it at one moment.
+
+    ``root`` is the operation itself; ``levels`` the levels kept below it, parents before children. ``clock`` is the moment of
+    reading on the worker's monotonic clock, ``read_at`` in Unix seconds. ``alive`` is False when the process that
+    works no longer gives signs of life.
+    """
+
+    root: Snapshot
+    levels: Sequence[Snapshot]
+    read_at: float
+    clock: float
+    instance: Instance | None = None
+    alive: bool = True
+    stall_after: float = 60.0
+    _index: dict[str, Snapshot] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def operation_id(self) -> str:
+        """The operation's id."""
+        return self.root.info.operation_id
+
+    @property
+    def operation_type(self) -> str:
+        """The kind of operation."""
+        return self.root.info.operation_type
+
+    @property
+    def run(self) -> str:
+        """Unique id of this execution."""
+        return self.root.info.run
+
+    @property
+    def name(self) -> str:
+        """The operation's name."""
+        return self.root.info.name
+
+    @property
+    def status(self) -> Status:
+        """The operation's status."""
+        return self.root.status
+
+    @property
+    def ratio(self) -> float | None:
+        """Fraction done, 0 to 1; None while unknown."""
+        return self.root.ratio
+
+    @property
+    def message(self) -> str | None:
+        """The operation's latest message."""
+        return self.root.message
+
+    @property
+    def error(self) -> Failure | None:
+        """Why the operation failed."""
+        return self.root.error
+
+    @property
+    def metadata(self) -> Mapping[str, MetadataValue]:
+        """The caller's metadata."""
+        return self.root.metadata
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds since the start, or the duration once ended."""
+        return self.root.elapsed(self.clock)
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """Estimated seconds to the end, counted down since the estimate was made; 0 once ended, None while unknown."""
+        if self.status.finished:
+            return 0.0
+        eta = self.root.eta
+        if eta is None or eta.remaining_s is None:
+            return None
+        return max(0.0, eta.remaining_s - max(0.0, self.clock - eta.clock))
+
+    @property
+    def condition(self) -> Condition:
+        """How the operation fares now: abandoned before overdue before stalled before ok."""
+        return _condition(self)
+
+    def get_level(self, path: str) -> Snapshot | None:
+        """Return the level at ``path`` (``""`` is the operation), or None when there is none or it is no longer kept."""
+        if not self._index:
+            self._index.update((level.info.path, level) for level in (self.root, *self.levels))
+        return self._index.get(path)
+
+    def get_overall_progress(self) -> OverallProgress:
+        """Return the operation in four figures: percentage, completed, failed, total."""
+        root = self.root
+        percentage = None if root.ratio is None else 100.0 * root.ratio
+        return OverallProgress(percentage, root.completed, root.failed, root.total)
+
+
+def _condition(operation: OperationSnapshot) -> Condition:
+    root = operation.root
+    if root.status is not Status.RUNNING:
+        return Condition.OK
+    if not operation.alive:
+        return Condition.ABANDONED
+    late = root.info.deadline_at is not None and operation.read_at > root.info.deadline_at
+    bound = root.eta.high_s if root.eta else None
+    if late or (root.eta is not None and bound is not None and operation.clock > root.eta.clock + bound):
+        return Condition.OVERDUE
+    since = root.advanced_clock if root.advanced_clock is not None else root.info.started_clock
+    if since is not None and operation.clock - since > max(operation.stall_after, 3.0 * root.longest_gap_s):
+        return Condition.STALLED
+    return Condition.OK

@@ -1,0 +1,71 @@
+"""The two small protocols that hold everything together: a Sink takes what changed, a Reader answers what is.
+
+The live store is a Reader, a journal is both, an exporter is a Sink, and every view takes any Reader: so each view works in
+the worker's own process, in another process of the machine, and on another machine, with the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from otel_progress.model import Event, Instance, OperationSnapshot, Outcome, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What changed since the last tick: snapshots (parents before their children), events, and levels no longer kept.
+
+    ``evicted`` holds (run, path) of levels that were folded into their parent; their subtree goes with them. ``at`` and ``clock``
+    are the moment of the tick, wall and monotonic: the sign of life of ``instance``.
+    """
+
+    instance: Instance
+    at: float
+    clock: float
+    snapshots: Sequence[Snapshot] = ()
+    events: Sequence[Event] = ()
+    evicted: Sequence[tuple[str, str]] = ()
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Takes batches. May raise: the error is counted and logged, and the work goes on."""
+
+    def write(self, batch: Batch) -> None:
+        """Keep or send one batch. Called from one thread at a time, never from the caller's."""
+
+    def close(self) -> None:
+        """Finish what is pending and let go of every resource. Called once."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Answers about operations. Newest first wherever a list comes back."""
+
+    def get(self, operation_id: str) -> OperationSnapshot | None:
+        """Return the newest run of this id with its levels, or None."""
+
+    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
+        """Return all operations that have not ended; without their levels when ``levels`` is False (cheap for lists)."""
+
+    def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:
+        """Return ended operations, the last one first, without their levels."""
+
+    def events(
+        self,
+        operation_id: str,
+        *,
+        level: str | None = None,
+        outcome: Outcome | None = None,
+        since: float | None = None,
+        limit: int = 1000,
+    ) -> Sequence[Event]:
+        """Return the newest ``limit`` events of the newest run, oldest first; ``level`` is a path and takes in what is below it."""
+
+    def watch(self, interval: float = 0.25) -> Iterator[Sequence[OperationSnapshot]]:
+        """Yield operations with their levels: first all active ones, then whatever changed (an ended one once more), at most every ``interval`` seconds.
+
+        An empty sequence comes when nothing changed for a while, so that a caller can look at the time. Close to end it.
+        """

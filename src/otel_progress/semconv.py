@@ -1,0 +1,239 @@
+"""Every attribute, event and metric name of otel-progress, with its unit. No such literal stands anywhere else.
+
+Names follow the OpenTelemetry naming rules (dots between namespaces, singular, lower case). A metric's Prometheus name is
+its OpenTelemetry name with dots as underscores, plus ``_seconds`` for unit ``s`` and ``_total`` for counters; ratios end in
+``ratio`` themselves, so the scrape path and the OTLP path agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+# --- span and event attributes -----------------------------------------------------------------------------------
+
+OPERATION_ID: Final = "progress.operation.id"
+"""Identifier of the whole run, chosen by the caller or generated. string"""
+OPERATION_TYPE: Final = "progress.operation.type"
+"""Kind of work, low cardinality. string"""
+OPERATION_NAME: Final = "progress.operation.name"
+"""Name of the run for people. string"""
+LEVEL_ID: Final = "progress.level.id"
+"""Identifier of a level among its siblings of one type. string"""
+LEVEL_TYPE: Final = "progress.level.type"
+"""Kind of level (song, file, epoch, stage), low cardinality; also the span's name. string"""
+LEVEL_NAME: Final = "progress.level.name"
+"""Name of the level for people. string"""
+PATH: Final = "progress.path"
+"""Place in the tree: ``type:id`` segments joined by ``/``, empty for the operation itself. string"""
+DEPTH: Final = "progress.depth"
+"""Number of segments of the path; 0 for the operation. int"""
+ATTEMPT: Final = "progress.attempt"
+"""How often this level has been entered; written from the second time on. int"""
+CURRENT: Final = "progress.current"
+"""Units of work done, failed and skipped ones included. int or double"""
+TOTAL: Final = "progress.total"
+"""Units of work in all; absent while unknown. int or double"""
+UNIT: Final = "progress.unit"
+"""What one unit is (file, byte, step). string"""
+RATIO: Final = "progress.ratio"
+"""Fraction done, 0 to 1, rolled up from children and stages; absent while unknown. double"""
+FAILED: Final = "progress.failed"
+"""Units that failed. int"""
+STATUS: Final = "progress.status"
+"""pending, running, completed, failed, cancelled or skipped. string"""
+MESSAGE: Final = "progress.message"
+"""What is being done now, or why it ended so. string"""
+SEQUENCE: Final = "progress.sequence"
+"""Number of the snapshot these values come from; grows within a run. int"""
+ERROR_TYPE: Final = "error.type"
+"""Class of the error, the standard attribute. string"""
+METADATA_PREFIX: Final = "progress.metadata."
+"""Prefix of the caller's own metadata."""
+
+ITEM_NAME: Final = "progress.item.name"
+"""Name of one unit of work, on item events. string"""
+ITEM_OUTCOME: Final = "progress.item.outcome"
+"""completed, failed or skipped, on item events. string"""
+
+# --- standard attributes that are used beside ours ----------------------------------------------------------------
+
+SERVICE_NAME: Final = "service.name"
+"""Resource attribute: name of the service that works. string"""
+SERVICE_INSTANCE_ID: Final = "service.instance.id"
+"""Resource attribute: the process that works. string"""
+EXCEPTION_MESSAGE: Final = "exception.message"
+"""Text of an error, on item events. string"""
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+EVENT_STARTED: Final = "progress.started"
+"""A level began."""
+EVENT_UPDATED: Final = "progress.updated"
+"""A level advanced; on spans written when a quarter of the work is passed."""
+EVENT_ITEM: Final = "progress.item"
+"""One unit of work ended, with its outcome."""
+EVENT_FINISHED: Final = "progress.finished"
+"""A level ended, in whatever way."""
+EVENT_HEARTBEAT: Final = "progress.heartbeat"
+"""The process that works is alive."""
+EVENT_STALLED: Final = "progress.stalled"
+"""A running level has not advanced for longer than expected."""
+EVENT_PREVIEW: Final = "progress.preview"
+"""A preview of the work half done has been stored."""
+
+EVENTS: Final = (
+    EVENT_STARTED,
+    EVENT_UPDATED,
+    EVENT_ITEM,
+    EVENT_FINISHED,
+    EVENT_HEARTBEAT,
+    EVENT_STALLED,
+    EVENT_PREVIEW,
+)
+
+ATTRIBUTES: Final = (
+    OPERATION_ID,
+    OPERATION_TYPE,
+    OPERATION_NAME,
+    LEVEL_ID,
+    LEVEL_TYPE,
+    LEVEL_NAME,
+    PATH,
+    DEPTH,
+    ATTEMPT,
+    CURRENT,
+    TOTAL,
+    UNIT,
+    RATIO,
+    FAILED,
+    STATUS,
+    MESSAGE,
+    SEQUENCE,
+    ERROR_TYPE,
+    ITEM_NAME,
+    ITEM_OUTCOME,
+)
+
+# --- metrics ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric: its OpenTelemetry name, Prometheus name, kind, unit (UCUM), labels and help text."""
+
+    name: str
+    prometheus: str
+    kind: Literal["gauge", "counter", "histogram"]
+    unit: str
+    labels: tuple[str, ...]
+    help: str
+
+
+_OPERATION: Final = ("operation_id", "operation_type")
+_LEVEL: Final = ("operation_id", "operation_type", "level")
+
+
+def _gauge(name: str, labels: tuple[str, ...], text: str, unit: str = "1") -> Metric:
+    suffix = "_seconds" if unit == "s" else ""
+    return Metric(name, name.replace(".", "_") + suffix, "gauge", unit, labels, text)
+
+
+def _counter(name: str, labels: tuple[str, ...], text: str) -> Metric:
+    return Metric(name, name.replace(".", "_") + "_total", "counter", "1", labels, text)
+
+
+def _histogram(name: str, labels: tuple[str, ...], text: str, unit: str = "1") -> Metric:
+    suffix = "_seconds" if unit == "s" else ""
+    return Metric(name, name.replace(".", "_") + suffix, "histogram", unit, labels, text)
+
+
+OPERATION_INFO: Final = _gauge(
+    "progress.operation.info",
+    ("operation_id", "operation_type", "name", "trace_id", "preview_url"),
+    "Constant 1; carries what describes an operation.",
+)
+OPERATION_STATUS: Final = _gauge(
+    "progress.operation.status",
+    ("operation_id", "operation_type", "status"),
+    "1 for the status an operation is in, 0 for the others.",
+)
+OPERATION_RATIO: Final = _gauge(
+    "progress.operation.ratio", _OPERATION, "Fraction of the operation done, 0 to 1; absent while unknown."
+)
+OPERATION_CURRENT: Final = _gauge("progress.operation.current", _OPERATION, "Units of work done by the operation.")
+OPERATION_TARGET: Final = _gauge(
+    "progress.operation.target", _OPERATION, "Units of work the operation has in all; absent while unknown."
+)
+OPERATION_FAILED: Final = _gauge("progress.operation.failed", _OPERATION, "Units of work of the operation that failed.")
+OPERATION_START: Final = _gauge(
+    "progress.operation.start_timestamp", _OPERATION, "When the operation started, Unix time.", "s"
+)
+OPERATION_LAST_ADVANCE: Final = _gauge(
+    "progress.operation.last_advance_timestamp", _OPERATION, "When the operation last advanced, Unix time.", "s"
+)
+OPERATION_EXPECTED_END: Final = _gauge(
+    "progress.operation.expected_end_timestamp",
+    _OPERATION,
+    "When the operation is expected to end, Unix time; absent while unknown.",
+    "s",
+)
+OPERATION_EXPECTED_END_LOWER: Final = _gauge(
+    "progress.operation.expected_end_lower_timestamp",
+    _OPERATION,
+    "Lower bound of the expected end, Unix time; absent while unknown.",
+    "s",
+)
+OPERATION_EXPECTED_END_UPPER: Final = _gauge(
+    "progress.operation.expected_end_upper_timestamp",
+    _OPERATION,
+    "Upper bound of the expected end, Unix time; absent while unknown.",
+    "s",
+)
+OPERATION_DEADLINE: Final = _gauge(
+    "progress.operation.deadline_timestamp", _OPERATION, "When the operation has to be done, Unix time.", "s"
+)
+OPERATION_REMAINING: Final = _gauge(
+    "progress.operation.remaining", _OPERATION, "Time the operation still needs; absent while unknown.", "s"
+)
+LEVEL_RATIO: Final = _gauge("progress.level.ratio", _LEVEL, "Fraction of the level done, 0 to 1; absent while unknown.")
+LEVEL_CURRENT: Final = _gauge("progress.level.current", _LEVEL, "Units of work done by the level.")
+LEVEL_TARGET: Final = _gauge(
+    "progress.level.target", _LEVEL, "Units of work the level has in all; absent while unknown."
+)
+LEVEL_STATUS: Final = _gauge(
+    "progress.level.status", (*_LEVEL, "status"), "1 for the status a level is in; only that one is present."
+)
+OPERATIONS: Final = _gauge(
+    "progress.operations",
+    ("operation_type", "status", "condition"),
+    "Number of operations now, by status and condition.",
+)
+OPERATIONS_FINISHED: Final = _counter(
+    "progress.operations.finished", ("operation_type", "status"), "Operations that ended, by status."
+)
+OPERATION_DURATION: Final = _histogram(
+    "progress.operation.duration", ("operation_type", "status"), "How long ended operations took.", "s"
+)
+ITEMS: Final = _counter(
+    "progress.items",
+    ("operation_type", "level_type", "outcome"),
+    "Units of work done in levels of a type, by outcome.",
+)
+ETA_ERROR: Final = _histogram(
+    "progress.eta.error_ratio",
+    ("operation_type",),
+    "Distance between predicted and true remaining time, as a fraction of the duration.",
+)
+SERIES_DROPPED: Final = _counter(
+    "progress.series.dropped", ("metric_group",), "Series left out of a scrape because the cap was reached."
+)
+UPDATES_REJECTED: Final = _counter("progress.updates.rejected", ("reason",), "Bad values that were ignored.")
+SINK_ERRORS: Final = _counter("progress.sink.errors", ("sink",), "Batches that a sink could not take.")
+EVENTS_DROPPED: Final = _counter(
+    "progress.events.dropped", ("reason",), "Events, snapshots or callbacks let go because a bound was reached."
+)
+TICK_DURATION: Final = _histogram("progress.tick.duration", (), "Time taken by a tick of the collector thread.", "s")
+
+METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+"""All metrics, in the order above."""
