@@ -209,9 +209,7 @@ def decode_metadata(document: Mapping[str, Any] | None) -> Mapping[str, Metadata
     """Return metadata from an object; lists become tuples."""
     if not document:
         return NO_METADATA
-    return MappingProxyType(
-        {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
-    )
+    return MappingProxyType({key: tuple(value) if isinstance(value, list) else value for key, value in document.items()})
 
 
 def finite(value: float | None) -> float | None:

@@ -19,9 +19,7 @@ class MissingExtraError(ProgressError, ImportError):
     """An optional dependency is not installed; the text names the ``pip`` command that installs it."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        msg = (
-            f"{feature} needs packages that are not installed. Install them with: pip install 'otel-progress[{extra}]'"
-        )
+        msg = f"{feature} needs packages that are not installed. Install them with: pip install 'otel-progress[{extra}]'"
         super().__init__(msg)
 
 

@@ -14,9 +14,7 @@ from typing import Final, TypeAlias
 
 Number: TypeAlias = "int | float"
 """A count of work: bytes, files, seconds of video."""
-MetadataValue: TypeAlias = (
-    "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
-)
+MetadataValue: TypeAlias = "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
 """What a metadata value becomes: the attribute types of OpenTelemetry."""
 
 NO_METADATA: Final[Mapping[str, MetadataValue]] = MappingProxyType({})

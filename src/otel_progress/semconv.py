@@ -166,9 +166,7 @@ OPERATION_TARGET: Final = _gauge(
     "progress.operation.target", _OPERATION, "Units of work the operation has in all; absent while unknown."
 )
 OPERATION_FAILED: Final = _gauge("progress.operation.failed", _OPERATION, "Units of work of the operation that failed.")
-OPERATION_START: Final = _gauge(
-    "progress.operation.start_timestamp", _OPERATION, "When the operation started, Unix time.", "s"
-)
+OPERATION_START: Final = _gauge("progress.operation.start_timestamp", _OPERATION, "When the operation started, Unix time.", "s")
 OPERATION_LAST_ADVANCE: Final = _gauge(
     "progress.operation.last_advance_timestamp", _OPERATION, "When the operation last advanced, Unix time.", "s"
 )
@@ -198,9 +196,7 @@ OPERATION_REMAINING: Final = _gauge(
 )
 LEVEL_RATIO: Final = _gauge("progress.level.ratio", _LEVEL, "Fraction of the level done, 0 to 1; absent while unknown.")
 LEVEL_CURRENT: Final = _gauge("progress.level.current", _LEVEL, "Units of work done by the level.")
-LEVEL_TARGET: Final = _gauge(
-    "progress.level.target", _LEVEL, "Units of work the level has in all; absent while unknown."
-)
+LEVEL_TARGET: Final = _gauge("progress.level.target", _LEVEL, "Units of work the level has in all; absent while unknown.")
 LEVEL_STATUS: Final = _gauge(
     "progress.level.status", (*_LEVEL, "status"), "1 for the status a level is in; only that one is present."
 )
