@@ -1,0 +1,95 @@
+"""Progress as a first-class OpenTelemetry signal: instrument once, see long-running work while it runs.
+
+This file is the table of contents. The helpers need opentelemetry-api only; what ``configure`` puts together is imported when it
+is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError, ProgressError
+from otel_progress.handle import Level
+from otel_progress.instrument import ProgressTracer, current_level, get_tracer, level, operation, track
+from otel_progress.model import Condition, Failure, OperationSnapshot, Outcome, Snapshot, Status
+from otel_progress.stages import Stage, Stages
+from otel_progress.track import Track
+
+if TYPE_CHECKING:
+    from otel_progress.callbacks import Callback, CallbackEvent
+    from otel_progress.config import configure
+    from otel_progress.processor import ProgressSpanProcessor
+    from otel_progress.queries import (
+        add_callback,
+        get_active_operations,
+        get_events,
+        get_history,
+        get_operation,
+        remove_callback,
+    )
+    from otel_progress.runtime import Runtime
+    from otel_progress.sampling import ProgressSampler
+
+__all__ = [
+    "Callback",
+    "CallbackEvent",
+    "Condition",
+    "ConfigurationError",
+    "Failure",
+    "JournalError",
+    "Level",
+    "MissingExtraError",
+    "OperationSnapshot",
+    "Outcome",
+    "ProgressError",
+    "ProgressSampler",
+    "ProgressSpanProcessor",
+    "ProgressTracer",
+    "Runtime",
+    "Snapshot",
+    "Stage",
+    "Stages",
+    "Status",
+    "Track",
+    "add_callback",
+    "configure",
+    "current_level",
+    "get_active_operations",
+    "get_events",
+    "get_history",
+    "get_operation",
+    "get_tracer",
+    "level",
+    "operation",
+    "remove_callback",
+    "track",
+]
+
+_LATER = {
+    "Callback": "callbacks",
+    "CallbackEvent": "callbacks",
+    "ProgressSampler": "sampling",
+    "ProgressSpanProcessor": "processor",
+    "Runtime": "runtime",
+    "add_callback": "queries",
+    "configure": "config",
+    "get_active_operations": "queries",
+    "get_events": "queries",
+    "get_history": "queries",
+    "get_operation": "queries",
+    "remove_callback": "queries",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -114,7 +114,7 @@ class LevelInfo:
     id: str
     name: str
     unit: str | None
-    weight: float
+    weight: Number
     declared: bool
     attempt: int
     order: int
@@ -317,7 +317,9 @@ def _condition(operation: OperationSnapshot) -> Condition:
         return Condition.OK
     if not operation.alive:
         return Condition.ABANDONED
-    late = root.info.deadline_at is not None and operation.read_at > root.info.deadline_at
+    deadline, started = root.info.deadline_at, root.info.started_at
+    # Measured as elapsed time against the time allowed: a step of the wall clock makes nothing late.
+    late = deadline is not None and started is not None and operation.elapsed_seconds > deadline - started
     bound = root.eta.high_s if root.eta else None
     if late or (root.eta is not None and bound is not None and operation.clock > root.eta.clock + bound):
         return Condition.OVERDUE

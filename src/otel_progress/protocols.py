@@ -6,11 +6,11 @@ the worker's own process, in another process of the machine, and on another mach
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from otel_progress.model import Event, Instance, OperationSnapshot, Outcome, Snapshot
+from otel_progress.model import Event, Instance, Number, OperationSnapshot, Outcome, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,8 @@ class Batch:
     """What changed since the last tick: snapshots (parents before their children), events, and levels no longer kept.
 
     ``evicted`` holds (run, path) of levels that were folded into their parent; their subtree goes with them. ``at`` and ``clock``
-    are the moment of the tick, wall and monotonic: the sign of life of ``instance``.
+    are the moment of the tick, wall and monotonic: the sign of life of ``instance``. ``items`` counts the units of work done since
+    the last batch by (operation type, level type, outcome), those of levels too short-lived to be in ``snapshots`` included.
     """
 
     instance: Instance
@@ -27,6 +28,7 @@ class Batch:
     snapshots: Sequence[Snapshot] = ()
     events: Sequence[Event] = ()
     evicted: Sequence[tuple[str, str]] = ()
+    items: Mapping[tuple[str, str, str], Number] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -1,0 +1,215 @@
+"""How a level begins: from what the caller asked for to a running node with its span, and where it stands in the context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from opentelemetry import context as context_api
+from opentelemetry.trace import INVALID_SPAN, Span
+
+from otel_progress import spans, values
+from otel_progress.errors import ProgressError
+from otel_progress.model import NO_METADATA, Number, Snapshot, Status
+from otel_progress.node import Node, Operation, Spec
+from otel_progress.observe import observe
+from otel_progress.recording import LEVEL_KEY, Recording, slot
+from otel_progress.stages import Stages, as_stages
+from otel_progress.text import cut, identifier
+from otel_progress.trouble import trouble
+from otel_progress.values import Bad
+
+if TYPE_CHECKING:
+    from otel_progress.handle import Level
+
+SCOPE: Final = "otel_progress"
+"""Instrumentation scope of the module-level helpers."""
+
+
+class Request(NamedTuple):
+    """What a caller asked for, as it was given; cleaned when the level begins. ``what`` is operation, level or stage."""
+
+    what: str
+    type: object
+    id: object
+    name: object
+    total: object
+    unit: object
+    weight: object
+    deadline: object
+    stages: Any
+    metadata: Mapping[str, object]
+    scope: str
+
+
+class Unstarted:
+    """Stands for the node of a handle that has not begun; the first unit counted begins it."""
+
+    __slots__ = ("_level",)
+    status: Final = Status.PENDING
+    span: Span = INVALID_SPAN
+    path: Final = ""
+    orphaned = False
+
+    def __init__(self, level: Level) -> None:
+        self._level = level
+
+    def one(self) -> None:
+        """Begin the level and count one unit."""
+        self._level.start()._node.one()
+
+    @property
+    def operation(self) -> Operation:
+        """Begin the level and return its operation."""
+        return cast(Node, self._level.start()._node).operation
+
+
+def _inert() -> Node:
+    node = Node(Operation("", "", ""), None, "", "", Spec("", "", "", None, None, 1, None, None, NO_METADATA))
+    node.one = cast(Callable[[], object], repeat(None).__next__)
+    observe(node, 0.0, 0.0, "")
+    return node
+
+
+INERT: Final = _inert()
+"""The node of every handle that records nothing."""
+
+
+def begin(request: Request, above: Level | None) -> tuple[Node, Recording | None]:
+    """Begin a level; the inert node when nothing is configured, or when it was refused. Never raises unless strict."""
+    recording = slot.active
+    if recording is None:
+        return INERT, None
+    try:
+        return _begin(recording, request, above)
+    except ProgressError:
+        raise
+    except Exception:
+        trouble("begin", "a level could not be begun; the work goes on without it")
+        return INERT, None
+
+
+def _begin(recording: Recording, request: Request, above: Level | None) -> tuple[Node, Recording | None]:
+    if above is None and request.what != "operation":
+        above = current_level()
+    parent: Node | None = None
+    if above is not None:
+        parent = cast(Node, above.start()._node)
+        if parent is INERT:
+            return INERT, None
+    if request.what == "stage" and parent is not None and parent.spec.stages is not None:
+        node = recording.store.open_stage(parent, cut(request.type))
+    else:
+        node = recording.store.open(parent, clean(recording, request))
+    if node is None:
+        return INERT, None
+    if recording.strict:
+        node.one = _Checked(recording, node).one
+    node.span = spans.start(recording.tracer(request.scope), node, parent_context(above))
+    context = node.span.get_span_context()
+    if context.is_valid:
+        node.trace = (context.trace_id, context.span_id)
+    node.info, node.dirty = None, True
+    return node, recording
+
+
+def clean(recording: Recording, request: Request) -> Spec:
+    """Return the request with every value cleaned; what cannot be used is refused and left out."""
+    type_, id_, name = request.type, request.id, request.name
+    stages: Stages | None = None
+    if request.stages is not None:
+        try:
+            stages = as_stages(request.stages)
+        except (ProgressError, TypeError) as error:
+            recording.reject("stages", str(error), of_type=isinstance(error, TypeError))
+    weight = _good(recording, request.weight, "weight")
+    deadline = request.deadline
+    if deadline is not None:
+        deadline = _accepted(recording, values.deadline(deadline, recording.store.now()))
+    metadata = values.metadata(request.metadata) if request.metadata else NO_METADATA
+    return Spec(
+        identifier("stage" if request.what == "stage" else type_) or "level",
+        None if id_ is None else identifier(id_),
+        None if name is None else cut(name, 256),
+        _good(recording, request.total, "the total"),
+        None if request.unit is None else cut(request.unit, 64),
+        1 if weight is None else weight,
+        cast("float | None", deadline),
+        stages,
+        metadata,
+    )
+
+
+def _good(recording: Recording, value: object, what: str) -> Number | None:
+    if value is None or (type(value) is int and 0 <= value < 2**63):
+        return value
+    return _accepted(recording, values.number(value, what))
+
+
+def _accepted(recording: Recording, value: Number | Bad | None) -> Number | None:
+    if isinstance(value, Bad):
+        recording.reject(value.reason, value.text, of_type=value.of_type)
+        return None
+    return value
+
+
+class _Checked:
+    """Strict counting: refuses the unit that goes beyond the total, where the default counts first and clamps later."""
+
+    __slots__ = ("_node", "_recording")
+
+    def __init__(self, recording: Recording, node: Node) -> None:
+        self._recording = recording
+        self._node = node
+
+    def one(self) -> None:
+        """Count one unit. Raises RejectedValueError beyond the total."""
+        node = self._node
+        after = node.counter.value() + 1
+        if node.total is not None and after > node.total:
+            bad = values.beyond(node, after)
+            self._recording.reject(bad.reason, bad.text)
+        node.counter.one()
+
+
+def snapshot(node: Node | Unstarted, recording: Recording | None) -> Snapshot:
+    """Return the level as it is now; an empty, pending one when nothing is recorded."""
+    if recording is None or isinstance(node, Unstarted):
+        assert INERT.snapshot is not None
+        return INERT.snapshot
+    return recording.store.snapshot(node)
+
+
+# --- context -------------------------------------------------------------------------------------------------------
+
+
+def current_level() -> Level | None:
+    """Return the handle of the current context, None when there is none or it has ended."""
+    level = cast("Level | None", context_api.get_value(LEVEL_KEY))
+    return level if level is not None and level.recording else None
+
+
+def parent_context(above: Level | None) -> context_api.Context:
+    """Return the context a level's span starts in: the current one, with the level above as parent where it is not in force."""
+    here = context_api.get_current()
+    if above is None or here.get(LEVEL_KEY) is above:
+        return here
+    return spans.in_context(above.span)
+
+
+def current_context(level: Level) -> context_api.Context:
+    """Return the current context with the level and its span in force."""
+    return context_api.set_value(LEVEL_KEY, level, spans.in_context(level.span))
+
+
+def detach(token: object) -> None:
+    """Undo an attach; in another task or thread than it was made in there is nothing to undo."""
+    reset: Callable[[object], None] | None = getattr(getattr(token, "var", None), "reset", None)
+    if reset is None:
+        context_api.detach(cast(Any, token))
+        return
+    try:
+        reset(token)
+    except (ValueError, RuntimeError):  # made in another context, or undone already: the caller's context is as it should be
+        return

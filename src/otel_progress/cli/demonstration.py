@@ -1,0 +1,26 @@
+"""``demo``: real work on real files, with everything switched on."""
+
+from __future__ import annotations
+
+import click
+
+from otel_progress.cli.scope import Scope
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  otel-progress demo
+  otel-progress demo ~/project/src
+  otel-progress demo --quick
+"""
+)
+@click.argument("path", required=False, type=click.Path(exists=True))
+@click.option("--quick", is_flag=True, help="A part of it, in less than five seconds.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Serve /metrics there while it runs. [env: OTEL_PROGRESS_PROMETHEUS_PORT]")
+@click.pass_obj
+def demo(scope: Scope, path: str | None, quick: bool, port: int | None) -> None:
+    """Survey Python sources (this interpreter's own, or those in PATH): watch it, and look at the metrics meanwhile."""
+    from otel_progress.demo import run
+
+    raise click.exceptions.Exit(run(path, quick=quick, store=scope.store, prometheus_port=port))

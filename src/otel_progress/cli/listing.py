@@ -1,0 +1,102 @@
+"""``ls`` and ``history``: operations in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from otel_progress.cli.output import operations_document, say, say_json, status_word, table, terminal_width
+from otel_progress.cli.scope import Scope
+from otel_progress.exporters.console_format import count, duration, moment, percentage
+from otel_progress.exporters.console_rows import clean, failure_text
+from otel_progress.model import Condition, OperationSnapshot, Status
+
+_HISTORY_IN_LS: Final = 1000
+_HEADER: Final = ("STATUS", "ID", "TYPE", "NAME", "DONE", "COUNT", "FAILED", "STARTED", "TIME", "LEFT", "MESSAGE")
+_SPARE: Final = tuple(_HEADER.index(name) for name in ("STARTED", "TYPE", "NAME", "FAILED", "LEFT", "COUNT"))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  otel-progress ls
+  otel-progress ls --all --status failed
+  otel-progress ls --condition stalled --json
+"""
+)
+@click.option("--all", "everything", is_flag=True, help="Ended operations too.")
+@click.option("--type", "type_", metavar="TYPE", help="Only operations of this type.")
+@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only this status; ended ones imply --all.")
+@click.option("--condition", type=click.Choice([condition.value for condition in Condition]), help="Only this condition.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def ls(scope: Scope, everything: bool, type_: str | None, status: str | None, condition: str | None, as_json: bool) -> None:
+    """List the operations that are under way, the newest first."""
+    with scope.reader() as reader:
+        operations = list(reader.active(levels=False))
+        if everything or (status is not None and Status(status).finished):
+            operations += reader.history(type_, _HISTORY_IN_LS)
+    operations = [
+        operation
+        for operation in operations
+        if type_ in (None, operation.operation_type)
+        and status in (None, operation.status.value)
+        and condition in (None, operation.condition.value)
+    ]
+    _write(operations, as_json, "No operation is under way." if not everything else "No operations.")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  otel-progress history
+  otel-progress history --type backup --limit 5
+  otel-progress history --json
+"""
+)
+@click.option("--type", "type_", metavar="TYPE", help="Only operations of this type.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def history(scope: Scope, type_: str | None, limit: int, as_json: bool) -> None:
+    """List the operations that have ended, the last one first."""
+    with scope.reader() as reader:
+        operations = reader.history(type_, limit)
+    _write(operations, as_json, "No operation has ended.")
+
+
+def _write(operations: Sequence[OperationSnapshot], as_json: bool, nothing: str) -> None:
+    if as_json:
+        say_json(operations_document(operations))
+        return
+    if not operations:
+        say(f"{nothing} Try: otel-progress demo")
+        return
+    rows: list[tuple[str, ...]] = [_HEADER]
+    styles: list[dict[int, str]] = [{-1: "dim"}]
+    for operation in operations:
+        word, style = status_word(operation.status, operation.condition)
+        rows.append(_row(operation, word))
+        styles.append({0: style, 6: "red"})
+    table(rows, styles, terminal_width(), _SPARE)
+
+
+def _row(operation: OperationSnapshot, word: str) -> tuple[str, ...]:
+    root = operation.root
+    name = clean(operation.name)
+    remaining = None if operation.status.finished else operation.remaining_seconds
+    return (
+        word,
+        clean(operation.operation_id),
+        clean(operation.operation_type),
+        name if name != clean(operation.operation_id) else "",
+        percentage(root.ratio),
+        count(root.current, root.total, root.info.unit) if root.current or root.total is not None else "",
+        str(root.failed) if root.failed else "",
+        moment(root.info.started_at)[:19].replace("T", " "),
+        duration(operation.elapsed_seconds),
+        duration(remaining) if remaining is not None else "",
+        failure_text(root) if root.status is Status.FAILED else clean(root.message),
+    )

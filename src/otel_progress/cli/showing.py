@@ -1,0 +1,197 @@
+"""``show``: one operation in full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import click
+
+from otel_progress.cli.output import Fault, paint, say, say_json, status_word
+from otel_progress.cli.scope import Scope, complete_id, find
+from otel_progress.codec import encode_event, encode_operation
+from otel_progress.exporters.console_format import count, duration, moment, percentage, rate
+from otel_progress.exporters.console_glyphs import STATUS_STYLES, Glyphs, glyphs_for
+from otel_progress.exporters.console_rows import clean, condition_note, failure_text, title
+from otel_progress.model import Event, OperationSnapshot, Outcome, Snapshot, Status
+from otel_progress.text import printable
+
+_FAILED_ITEMS = 20
+_MAX_INDENT = 40
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  otel-progress show friday-42
+  otel-progress show friday --level song:12 --depth 2
+  otel-progress show friday-42 --errors
+  otel-progress show friday-42 --json
+"""
+)
+@click.argument("operation_id", metavar="ID", shell_complete=complete_id)
+@click.option("--level", "path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3.")
+@click.option("--depth", type=click.IntRange(0), metavar="N", help="Levels to at most this depth (1: the operation's own).")
+@click.option("--events", is_flag=True, help="The events too: starts, ends, items.")
+@click.option("--errors", is_flag=True, help="The details of every error too, and all items that failed.")
+@click.option("--exit-status", is_flag=True, help="Exit with 1 when the operation has failed or was cancelled.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, with levels (and events).")
+@click.pass_obj
+def show(
+    scope: Scope, operation_id: str, path: str | None, depth: int | None, events: bool, errors: bool, exit_status: bool, as_json: bool
+) -> None:
+    """Show one operation: where it stands, its levels, what failed. The beginning of its ID is enough."""
+    with scope.reader() as reader:
+        operation = find(reader, operation_id)
+        base = _level(operation, path)
+        within = path or None
+        failed = reader.events(
+            operation.operation_id, level=within, outcome=Outcome.FAILED, limit=10_000 if errors else _FAILED_ITEMS
+        )
+        happened = reader.events(operation.operation_id, level=within, limit=100_000) if events else ()
+    levels = _below(operation, base, depth)
+    if as_json:
+        document = encode_operation(operation, levels=True)
+        kept = {level.path for level in levels} | ({base.path} if path else set())
+        document["levels"] = [level for level in document["levels"] if level["path"] in kept]
+        if events or errors:
+            document["events"] = [encode_event(event) for event in (happened if events else failed)]
+        say_json(document)
+    else:
+        _write(operation, base, levels, failed, happened, errors=errors)
+    if exit_status and operation.status in (Status.FAILED, Status.CANCELLED):
+        raise click.exceptions.Exit(1)
+
+
+def _level(operation: OperationSnapshot, path: str | None) -> Snapshot:
+    if not path:
+        return operation.root
+    found = operation.get_level(path)
+    if found is None:
+        top = ", ".join(printable(level.path) for level in operation.levels if level.info.depth == 1)[:200]
+        msg = f"{operation.operation_id!r} has no level {path!r}, or it is no longer kept. " + (
+            f"Its levels begin with: {top}" if top else "It has no levels."
+        )
+        raise Fault(msg)
+    return found
+
+
+def _below(operation: OperationSnapshot, base: Snapshot, depth: int | None) -> list[Snapshot]:
+    prefix = f"{base.path}/" if base.path else ""
+    deepest = None if depth is None else base.info.depth + depth
+    return [
+        level
+        for level in operation.levels
+        if level.path.startswith(prefix) and level.path != base.path and (deepest is None or level.info.depth <= deepest)
+    ]
+
+
+def _write(
+    operation: OperationSnapshot,
+    base: Snapshot,
+    levels: Sequence[Snapshot],
+    failed: Sequence[Event],
+    events: Sequence[Event],
+    *,
+    errors: bool,
+) -> None:
+    import sys
+
+    glyphs = glyphs_for(getattr(sys.stdout, "encoding", None))
+    say(f"{paint(clean(base.info.name) or title(base), 'bold')}  {clean(base.info.type)}")
+    for name, value in _facts(operation, base):
+        say(f"  {paint(f'{name:<10}', 'dim')} {value}")
+    if base.error is not None and errors:
+        _details(base, "             ")
+    if levels:
+        say()
+        say(paint("Levels", "bold"))
+    for level in levels:
+        indent = "  " * min(level.info.depth - base.info.depth, _MAX_INDENT)
+        say(indent + _level_line(level, operation.clock, glyphs))
+        if level.error is not None and errors:
+            _details(level, indent + "    ")
+    if failed:
+        say()
+        say(paint("Failed items", "bold") + ("" if errors else paint("  (the latest; all with --errors)", "dim")))
+    for event in failed:
+        say(f"  {moment(event.at)[11:19]} {_event_text(event)}")
+    if events:
+        say()
+        say(paint("Events", "bold"))
+    for event in events:
+        say(f"  {moment(event.at)} {clean(event.kind)} {_event_text(event)}")
+
+
+def _facts(operation: OperationSnapshot, level: Snapshot) -> Iterator[tuple[str, str]]:
+    is_root = level is operation.root
+    info, elapsed = level.info, level.elapsed(operation.clock)
+    if is_root:
+        yield "id", clean(operation.operation_id)
+        word, style = status_word(operation.status, operation.condition)
+        note = condition_note(operation, operation.condition)
+        yield "status", paint(f"{level.status.value}, {note[0]}" if note else word, style)
+    else:
+        yield "operation", clean(operation.operation_id)
+        yield "path", clean(level.path)
+        yield "status", paint(level.status.value, STATUS_STYLES[level.status])
+    yield "progress", _figures(level, elapsed) or "not known"
+    if level.message:
+        yield "message", clean(level.message)
+    if level.error is not None:
+        yield "error", paint(failure_text(level), "red")
+    if info.attempt > 1:
+        yield "attempt", str(info.attempt)
+    if info.started_at is not None:
+        yield "started", moment(info.started_at)
+    if level.ended_at is not None:
+        yield "ended", moment(level.ended_at)
+    yield "duration" if level.status.finished else "elapsed", duration(elapsed)
+    if is_root and not level.status.finished and (remaining := operation.remaining_seconds) is not None:
+        yield "remaining", duration(remaining)
+    if info.deadline_at is not None:
+        yield "deadline", moment(info.deadline_at)
+    if operation.instance is not None and is_root:
+        worker = operation.instance
+        gone = "" if operation.alive or level.status.finished else ", gone"
+        yield "worker", f"{clean(worker.service)}, process {worker.pid} on {clean(worker.host)}{gone}"
+    if info.trace_id:
+        yield "trace", clean(info.trace_id)
+    for key, value in level.metadata.items():
+        yield "metadata", f"{clean(key)} = {clean(', '.join(map(str, value)) if isinstance(value, tuple) else str(value))}"
+
+
+def _figures(level: Snapshot, elapsed: float) -> str:
+    unit = level.info.unit
+    parts = (
+        percentage(level.ratio),
+        count(level.current, level.total, unit) if level.current or level.total is not None else "",
+        rate(level.current, elapsed, unit),
+        paint(f"{level.failed} failed", "red") if level.failed else "",
+        f"{level.skipped} skipped" if level.skipped else "",
+    )
+    return "  ".join(part for part in parts if part)
+
+
+def _level_line(level: Snapshot, clock: float, glyphs: Glyphs) -> str:
+    elapsed = level.elapsed(clock)
+    style = STATUS_STYLES[level.status]
+    word = "" if level.status in (Status.RUNNING, Status.COMPLETED) else paint(level.status.value, style)
+    attempt = paint(f"attempt {level.info.attempt}", "yellow") if level.info.attempt > 1 else ""
+    text = paint(failure_text(level), "red") if level.status is Status.FAILED else clean(level.message)
+    time = duration(elapsed) if level.info.started_clock is not None else ""
+    parts = (paint(glyphs.status(level.status), style), title(level), word, _figures(level, elapsed), attempt, time, text)
+    return "  ".join(part for part in (f"{parts[0]} {parts[1]}", *parts[2:]) if part)
+
+
+def _details(level: Snapshot, indent: str) -> None:
+    if level.error is None:
+        return
+    for line in (level.error.details or level.error.message).splitlines():
+        say(indent + printable(line))
+
+
+def _event_text(event: Event) -> str:
+    outcome = event.outcome.value if event.outcome is not None else ""
+    error = "" if event.error is None else paint(clean(f"{event.error.type}: {event.error.message}".strip(": ")), "red")
+    parts = (clean(event.path), clean(event.name), "" if event.outcome is Outcome.FAILED else outcome, error)
+    return "  ".join(part for part in parts if part)

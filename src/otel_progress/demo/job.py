@@ -1,0 +1,158 @@
+"""The work itself, instrumented: a survey of Python sources in three stages, with a level for each package and folder.
+
+This is the code to read to see what a program does to be watched: an operation, its stages, levels, and one ``item`` a file.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.text import Text
+
+import otel_progress as progress
+from otel_progress import text
+from otel_progress.demo import measure, report, sources
+from otel_progress.demo.survey import Findings, Survey
+from otel_progress.errors import ConfigurationError
+from otel_progress.settings import ConsoleMode, Settings
+
+if TYPE_CHECKING:
+    from otel_progress import Level
+
+SERVICE: Final = "otel-progress-demo"
+PORT: Final = 9464
+"""Where /metrics is served unless told otherwise: the port OpenTelemetry's Prometheus exporters use."""
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+"""128 and the number of SIGINT, as shells have it."""
+
+_STAGES: Final = {"discover": 0.02, "analyse": 0.96, "report": 0.02}
+
+
+def run(
+    path: str | None = None,
+    *,
+    quick: bool = False,
+    store: str | None = None,
+    prometheus_port: int | None = None,
+    console: ConsoleMode | None = None,
+) -> int:
+    """Survey the Python sources below ``path`` (default: this interpreter's own) and print a report; return the exit code.
+
+    Settings that are None come from the environment, as in :func:`otel_progress.configure`; only /metrics is served even
+    when no port is set. 0 when the survey was made (files that do not compile are findings, not errors), 2 when a path or
+    setting cannot be used, 130 when interrupted.
+    """
+    out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    operation_id = f"survey-{secrets.token_hex(4)}"
+    try:
+        roots = sources.interpreter_roots() if path is None else [sources.checked_root(path)]
+        port = _metrics_port(Settings.from_environ(os.environ).with_arguments(prometheus_port=prometheus_port))
+        with progress.configure(service_name=SERVICE, store=store, prometheus_port=port, console=console) as runtime:
+            report.before(err, operation_id, runtime.metrics_url)
+            started = time.monotonic()
+            findings = survey(roots, operation_id=operation_id, name=_name(path), limit=_limit(path, quick), quick=quick)
+            elapsed = time.monotonic() - started
+    except ConfigurationError as exc:
+        err.print(Text(f"otel-progress demo: {exc}"))
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        err.print(Text(f"Interrupted: the survey is kept as cancelled. Look at it with: otel-progress show {operation_id}"))
+        return EXIT_INTERRUPTED
+    report.show(out, findings, elapsed)
+    report.after(out, operation_id)
+    return 0
+
+
+def survey(roots: Sequence[sources.Root], *, operation_id: str, name: str, limit: int | None, quick: bool) -> Findings:
+    """Do the three stages below ``roots`` and return what was found. ``limit`` bounds the bytes of source that are examined."""
+    made = Survey()
+    stages = progress.Stages(_STAGES)
+    with progress.operation("code_survey", name, id=operation_id, stages=stages, quick=quick) as op:
+        with op.stage("discover") as stage:
+            files = _discover(stage, roots)
+            chosen = sources.choose(files, limit, "smallest" if quick else "name")
+            made.findings.found = len(files)
+            stage.update(message=f"{len(files):,} files found, {len(chosen):,} to examine")
+        with op.stage("analyse") as stage:
+            stage.set_total(len(chosen))
+            for package in sources.packages(chosen):
+                _analyse(stage, "package", package, made)
+        with op.stage("report") as stage:
+            sections = made.sections()
+            stage.set_total(len(sections))
+            for title, conclude in sections:
+                stage.increment(message=title)
+                conclude()
+        total = made.findings.total
+        op.update(
+            message=f"{total.files:,} files, {total.code_lines:,} lines of code, {total.failed:,} files that do not compile"
+        )
+    return made.findings
+
+
+def _discover(stage: Level, roots: Sequence[sources.Root]) -> list[sources.SourceFile]:
+    files: list[sources.SourceFile] = []
+    for root in roots:
+        stage.update(message=f"looking through {root.path}")
+        for found in sources.walk(root):
+            if isinstance(found, sources.SourceFile):
+                files.append(found)
+                stage.increment()
+            elif found.error is not None:
+                stage.item(found.path, outcome="failed", error=found.error)
+            else:
+                stage.item(found.path, outcome="skipped", reason=found.reason)
+    return files
+
+
+def _analyse(parent: Level, kind: str, folder: sources.Folder, made: Survey) -> None:
+    """Examine a folder as a level of ``parent`` that weighs as much as it has files. Not deeper than ``sources.MAX_DEPTH``."""
+    with parent.level(kind, folder.name, folder.name, total=folder.count, unit="file", weight=folder.count) as level:
+        for below in folder.folders:
+            _analyse(level, "folder", below, made)
+        for file in folder.files:
+            level.update(message=file.name)
+            try:
+                data = Path(file.path).read_bytes()
+                measures = measure.measure(data, file.label)
+            except (OSError, *measure.ERRORS) as exc:
+                reason = made.add_problem(file, exc)
+                level.item(file.name, outcome="failed", error=exc, reason=reason)
+            else:
+                made.add(file, measures)
+                level.item(file.name, lines=measures.lines, bytes=measures.size)
+
+
+def _name(path: str | None) -> str:
+    if path is None:
+        return f"Survey of the sources of Python {sys.version_info.major}.{sys.version_info.minor}"
+    return f"Survey of {text.printable(path)}"
+
+
+def _limit(path: str | None, quick: bool) -> int | None:
+    if quick:
+        return sources.QUICK_BYTES
+    return sources.FULL_BYTES if path is None else None
+
+
+def _metrics_port(settings: Settings) -> int:
+    """Return the port that is set, else 9464, or 0 (any free one) when another process has that."""
+    if settings.prometheus_port is not None:
+        return settings.prometheus_port
+    family = socket.AF_INET6 if ":" in settings.prometheus_host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.prometheus_host, PORT))
+        except OSError:
+            return 0
+    return PORT

@@ -1,0 +1,118 @@
+"""Figures as people read them: durations, moments, counts, rates. Pure; a value that cannot be shown becomes ``?``."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+from typing import Final
+
+from otel_progress.model import Number
+from otel_progress.text import printable
+
+UNKNOWN: Final = "?"
+"""What stands for a figure that is not finite or not known."""
+
+_BYTE_UNITS: Final = frozenset({"byte", "bytes", "b", "by"})
+_PREFIXES: Final = ("", "k", "M", "G", "T", "P", "E")
+_LARGEST_PLAIN: Final = 1_000_000
+_MAX_UNIT: Final = 16
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in its two largest units: ``0.4s``, ``12s``, ``1m 23s``, ``2h 05m``, ``3d 04h``."""
+    if seconds is None or not math.isfinite(seconds):
+        return UNKNOWN
+    seconds = max(0.0, seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+def moment(timestamp: float | None) -> str:
+    """Return Unix seconds as local ISO 8601 time with its zone, to the second."""
+    if timestamp is None:
+        return UNKNOWN
+    try:
+        return datetime.fromtimestamp(timestamp, tz=timezone.utc).astimezone().isoformat(timespec="seconds")
+    except (OverflowError, OSError, ValueError):  # another process's row may hold any number
+        return UNKNOWN
+
+
+def percentage(ratio: float | None) -> str:
+    """Return a ratio as whole per cent, rounded down so that 100% means done; empty while unknown."""
+    if ratio is None or not math.isfinite(ratio):
+        return ""
+    return f"{math.floor(min(1.0, max(0.0, ratio)) * 100 + 1e-9)}%"
+
+
+def quantity(value: Number, unit: str | None = None) -> str:
+    """Return a count without its unit: ``250``, ``3.5``, ``12.3M``; for bytes with it: ``1.2 MB``."""
+    if not math.isfinite(value):
+        return UNKNOWN
+    if is_bytes(unit):
+        return _scaled(float(value), " ") + "B"
+    if abs(value) >= _LARGEST_PLAIN:
+        return _scaled(float(value), "")
+    return f"{value:.4g}" if isinstance(value, float) and not value.is_integer() else str(int(value))
+
+
+def count(current: Number, total: Number | None, unit: str | None) -> str:
+    """Return what is done of what: ``100/500 files``, ``3 files`` while the total is unknown, ``1.2 MB/3.4 GB``."""
+    done = quantity(current, unit)
+    amount = done if total is None else f"{done}/{quantity(total, unit)}"
+    if unit is None or is_bytes(unit):
+        return amount
+    return f"{amount} {plural(unit, current if total is None else total)}"
+
+
+def rate(current: Number, elapsed: float, unit: str | None) -> str:
+    """Return units a second, or a minute or hour when that is slow; empty before anything can be said."""
+    if elapsed <= 0.0 or current <= 0 or not math.isfinite(current) or not math.isfinite(elapsed):
+        return ""
+    per_second = current / elapsed
+    if is_bytes(unit):
+        return f"{quantity(per_second, unit)}/s"
+    if per_second >= 1.0:
+        return f"{_significant(per_second)}/s"
+    if per_second * 60.0 >= 1.0:
+        return f"{_significant(per_second * 60.0)}/min"
+    return f"{_significant(per_second * 3600.0)}/h"
+
+
+def is_bytes(unit: str | None) -> bool:
+    """Return whether a unit means bytes, whose counts are shown in kB, MB, GB."""
+    return unit is not None and unit.lower() in _BYTE_UNITS
+
+
+def plural(unit: str, number: Number) -> str:
+    """Return an English unit for a number of them; symbols and short forms (``%``, ``MB``, ``px``) stay as they are."""
+    unit = printable(unit if len(unit) <= _MAX_UNIT else unit[: _MAX_UNIT - 1] + "…")
+    if number == 1 or len(unit) < 3 or not unit.isascii() or not unit.isalpha() or not unit.islower() or unit.endswith("s"):
+        return unit
+    if unit.endswith(("x", "z", "ch", "sh")):
+        return unit + "es"
+    if unit.endswith("y") and unit[-2] not in "aeiou":
+        return unit[:-1] + "ies"
+    return unit + "s"
+
+
+def _significant(value: float) -> str:
+    if value >= _LARGEST_PLAIN:
+        return _scaled(value, "")
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}"
+
+
+def _scaled(value: float, gap: str) -> str:
+    """Return a number with a decimal prefix: ``999``, ``1.2k``, ``34.5M``."""
+    index = 0
+    while abs(value) >= 999.95 and index < len(_PREFIXES) - 1:
+        value /= 1000.0
+        index += 1
+    return f"{value:.0f}{gap}" if index == 0 else f"{value:.1f}{gap}{_PREFIXES[index]}"

@@ -1,0 +1,155 @@
+"""Spans out over OTLP, and what all three signals share: the resource that says who works, and how exporters are made.
+
+Everything is built from the standard environment. The exporters (gRPC above all) are heavy to import, so each one is imported
+only when it is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from otel_progress import semconv
+from otel_progress.errors import ConfigurationError
+from otel_progress.exporters.otlp_sender import Patience, Sender, speak_for, within
+from otel_progress.exporters.otlp_settings import Protocol, Signal, otlp_wanted, protocol, signal_refused
+from otel_progress.sampling import ProgressSampler
+
+if TYPE_CHECKING:
+    from opentelemetry.util.types import AttributeValue
+
+__all__ = ["build_resource", "build_tracer_provider", "make_exporter", "otlp_wanted", "refusing", "span_processor"]
+
+E = TypeVar("E")
+
+
+def build_tracer_provider(
+    service_name: str | None,
+    *,
+    otlp: bool,
+    instance_id: str,
+    patience: Patience | None = None,
+    on_error: Callable[[], object] | None = None,
+) -> TracerProvider:
+    """Return a provider that records every progress span and exports what ``OTEL_TRACES_SAMPLER`` says, over OTLP if told so.
+
+    The environment is that of the process. ``OTEL_TRACES_EXPORTER=none`` keeps spans in; ``OTEL_SDK_DISABLED=true`` gives a
+    provider whose spans do nothing. Raises ConfigurationError for settings an exporter cannot be made from.
+    """
+    provider = TracerProvider(resource=build_resource(service_name, instance_id))
+    provider.sampler = ProgressSampler(provider.sampler)
+    if otlp and not signal_refused("traces", os.environ):
+        provider.add_span_processor(span_processor(os.environ, patience=patience, on_error=on_error))
+    return provider
+
+
+def build_resource(service_name: str | None, instance_id: str) -> Resource:
+    """Return who works: the environment's resource attributes, ``service_name`` over ``OTEL_SERVICE_NAME`` when it is given.
+
+    ``instance_id`` becomes ``service.instance.id`` unless ``OTEL_RESOURCE_ATTRIBUTES`` has one already.
+    """
+    attributes: dict[str, AttributeValue] = {}
+    if service_name:
+        attributes[semconv.SERVICE_NAME] = service_name
+    resource = Resource.create(attributes)
+    if _names_instance(os.environ):
+        return resource
+    return resource.merge(Resource({semconv.SERVICE_INSTANCE_ID: instance_id}))
+
+
+def span_processor(
+    environ: Mapping[str, str], *, patience: Patience | None = None, on_error: Callable[[], object] | None = None
+) -> BoundedSpanProcessor:
+    """Return a batch processor with the OTLP exporter the environment describes, one that never holds up a closing process."""
+    with refusing("traces"):
+        exporter = make_exporter("traces", environ, _span_exporter)
+        return BoundedSpanProcessor(BoundedSpanExporter(exporter, patience=patience, on_error=on_error))
+
+
+def make_exporter(signal: Signal, environ: Mapping[str, str], make: Callable[[Protocol], E]) -> E:
+    """Return ``make(protocol)``; where a Sender runs it, that one speaks for it. Raises ConfigurationError for a wrong protocol."""
+    exporter = make(protocol(signal, environ))
+    speak_for(exporter)
+    return exporter
+
+
+@contextmanager
+def refusing(signal: Signal) -> Iterator[None]:
+    """Turn whatever the SDK raises for a setting it cannot use into a ConfigurationError that says where to look."""
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as exc:
+        batch = {"traces": "OTEL_BSP_*", "logs": "OTEL_BLRP_*", "metrics": "OTEL_METRIC_EXPORT_*"}[signal]
+        msg = (
+            f"OTLP export of {signal} cannot be set up: {exc}. Correct the OTEL_EXPORTER_OTLP_* variables "
+            f"(endpoint, headers, timeout, compression, certificates) or {batch}."
+        )
+        raise ConfigurationError(msg) from exc
+
+
+class BoundedSpanExporter(SpanExporter):
+    """Sends spans through a Sender, so that waiting for it has an end."""
+
+    def __init__(
+        self, exporter: SpanExporter, *, patience: Patience | None = None, on_error: Callable[[], object] | None = None
+    ) -> None:
+        def export(spans: Sequence[ReadableSpan]) -> bool:
+            return exporter.export(spans) is SpanExportResult.SUCCESS
+
+        self.sender: Sender[Sequence[ReadableSpan]] = Sender(
+            "spans", export, exporter.shutdown, patience=patience, on_error=on_error
+        )
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export; FAILURE when the collector did not take the spans in time."""
+        return SpanExportResult.SUCCESS if self.sender.send(spans) else SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        """Close the exporter at once."""
+        self.sender.stop()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - the SDK's signature; nothing is kept here
+        """Return True: spans wait in the processor, not here."""
+        return True
+
+
+class BoundedSpanProcessor(BatchSpanProcessor):
+    """A batch processor whose ``force_flush`` keeps to its timeout and whose ``shutdown`` takes a few seconds at most."""
+
+    def __init__(self, exporter: BoundedSpanExporter) -> None:
+        super().__init__(exporter)
+        self.sender = exporter.sender
+
+    def shutdown(self) -> None:
+        """Export what is pending for as long as Patience allows, then close."""
+        self.sender.closing()
+        super().shutdown()  # type: ignore[no-untyped-call]
+
+    def force_flush(self, timeout_millis: int | None = None) -> bool:
+        """Return True when all spans ended before the call were exported within ``timeout_millis`` (default 30,000)."""
+        failures = self.sender.failures
+        in_time = within((timeout_millis or 30_000) / 1000, super().force_flush)
+        return in_time and self.sender.failures == failures
+
+
+def _span_exporter(chosen: Protocol) -> SpanExporter:
+    if chosen == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
+
+    return HttpSpanExporter()
+
+
+def _names_instance(environ: Mapping[str, str]) -> bool:
+    pairs = environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
+    return any(pair.partition("=")[0].strip() == semconv.SERVICE_INSTANCE_ID for pair in pairs)

@@ -1,0 +1,185 @@
+"""From operations to series: the one place that says which series there are, for the scrape and for OTLP alike.
+
+A series exists while its operation is active and for a retention after it ended, then it vanishes. What is unknown has no
+series: never 0, never NaN. Caps bound how many there are, and what they leave out is counted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from otel_progress import semconv
+from otel_progress.labels import OTHER, label_id, label_text
+from otel_progress.model import OperationSnapshot, Snapshot, Status
+from otel_progress.semconv import Metric
+from otel_progress.totals import MAX_OPERATION_TYPES, Totals
+
+if TYPE_CHECKING:
+    from otel_progress.protocols import Reader
+
+Row: TypeAlias = tuple[Metric, tuple[str, ...], float]
+"""A metric, the values of its labels in their order, and a finite value."""
+
+TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
+"""A trace id in hexadecimal."""
+_LARGEST_STEP_S: Final = 2 * 3600.0
+"""Wall and monotonic time that differ by more than any step of a clock come from different boots of the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Bounds of what is shown.
+
+    At most ``operations`` operations have series (running ones before ended ones, the newest first), and of each at most
+    ``levels_per_operation`` levels down to ``depth`` (running ones first), ``levels`` in all. Ended operations vanish
+    ``retention_s`` seconds after their end.
+    """
+
+    operations: int = 1000
+    levels_per_operation: int = 50
+    depth: int = 2
+    levels: int = 5000
+    retention_s: float = 300.0
+
+
+def read_operations(reader: Reader, caps: Caps) -> list[OperationSnapshot]:
+    """Return each run once: active ones, then those that ended within the retention, the newest first."""
+    active = reader.active(levels=caps.levels_per_operation > 0 and caps.levels > 0)
+    ended = reader.history(limit=caps.operations)
+    operations = [
+        *sorted(active, key=lambda operation: operation.root.info.started_at or 0.0, reverse=True),
+        *(operation for operation in ended if _age(operation) <= caps.retention_s),
+    ]
+    return list({operation.run: operation for operation in reversed(operations)}.values())[::-1]
+
+
+def rows(operations: Sequence[OperationSnapshot], caps: Caps, totals: Totals) -> Iterator[Row]:
+    """Yield the gauges of operations and levels; what the caps leave out is counted in ``totals``.
+
+    Of two runs with one id the newer is shown: a series can exist only once.
+    """
+    yield from _finite_rows(_counts(operations))
+    seen: set[tuple[str, str]] = set()
+    levels_left, dropped_levels = caps.levels, 0
+    for operation in operations:
+        labels = (label_id(operation.operation_id), label_id(operation.operation_type))
+        if labels in seen:
+            continue
+        seen.add(labels)
+        if len(seen) > caps.operations:
+            continue
+        yield from _finite_rows(_operation(labels, operation))
+        shallow = [level for level in operation.levels if level.info.depth <= caps.depth]
+        chosen = _choose(shallow, min(caps.levels_per_operation, levels_left))
+        yield from _finite_rows(_levels(labels, chosen))
+        levels_left -= len(chosen)
+        dropped_levels += len(shallow) - len(chosen)
+    totals.series_dropped("operation", len(seen) - caps.operations)
+    totals.series_dropped("level", dropped_levels)
+
+
+def finite(value: float | None) -> float | None:
+    """Return ``value`` as a float, None when there is none or no gauge may carry it (NaN, infinite, too large)."""
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (OverflowError, TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+_Rough: TypeAlias = tuple[Metric, tuple[str, ...], "float | None"]
+
+
+def _finite_rows(rough: Iterator[_Rough]) -> Iterator[Row]:
+    for metric, labels, value in rough:
+        number = finite(value)
+        if number is not None:
+            yield metric, labels, number
+
+
+def _counts(operations: Sequence[OperationSnapshot]) -> Iterator[_Rough]:
+    """Count all operations, also those beyond the cap, by type (the most frequent ones), status and condition."""
+    types = Counter(label_id(operation.operation_type) for operation in operations)
+    frequent = {name for name, _ in sorted(types.items(), key=lambda item: (-item[1], item[0]))[:MAX_OPERATION_TYPES]}
+    counts: Counter[tuple[str, ...]] = Counter()
+    for operation in operations:
+        name = label_id(operation.operation_type)
+        counts[name if name in frequent else OTHER, operation.status.value, operation.condition.value] += 1
+    for labels, count in counts.items():
+        yield semconv.OPERATIONS, labels, count
+
+
+def _operation(labels: tuple[str, str], operation: OperationSnapshot) -> Iterator[_Rough]:
+    root = operation.root
+    info = root.info
+    trace_id = info.trace_id if info.trace_id and TRACE_ID.fullmatch(info.trace_id) else ""
+    yield semconv.OPERATION_INFO, (*labels, label_text(info.name), trace_id, ""), 1
+    for status in Status:
+        yield semconv.OPERATION_STATUS, (*labels, status.value), status is root.status
+    yield semconv.OPERATION_RATIO, labels, root.ratio
+    yield semconv.OPERATION_CURRENT, labels, root.current
+    yield semconv.OPERATION_TARGET, labels, root.total
+    yield semconv.OPERATION_FAILED, labels, root.failed
+    yield semconv.OPERATION_START, labels, info.started_at
+    yield semconv.OPERATION_LAST_ADVANCE, labels, root.advanced_at
+    yield semconv.OPERATION_DEADLINE, labels, info.deadline_at
+    yield semconv.OPERATION_REMAINING, labels, operation.remaining_seconds
+    yield from _expected_end(labels, operation)
+
+
+def _expected_end(labels: tuple[str, str], operation: OperationSnapshot) -> Iterator[_Rough]:
+    """Yield the expected end and its bounds in Unix seconds: a moment that stays put while the estimate does."""
+    eta = operation.root.eta
+    if eta is None or operation.status.finished:
+        return
+    since = max(0.0, operation.clock - eta.clock)
+    for metric, remaining in (
+        (semconv.OPERATION_EXPECTED_END, eta.remaining_s),
+        (semconv.OPERATION_EXPECTED_END_LOWER, eta.low_s),
+        (semconv.OPERATION_EXPECTED_END_UPPER, eta.high_s),
+    ):
+        if remaining is not None:
+            yield metric, labels, operation.read_at + max(0.0, remaining - since)
+
+
+def _choose(levels: list[Snapshot], most: int) -> list[Snapshot]:
+    """Return at most ``most`` levels: running ones first, then those seen last."""
+    if len(levels) <= most:
+        return levels
+    return sorted(levels, key=lambda level: (level.status is not Status.RUNNING, -level.observed_at))[: max(0, most)]
+
+
+def _levels(operation: tuple[str, str], levels: list[Snapshot]) -> Iterator[_Rough]:
+    seen: set[str] = set()
+    for level in levels:
+        path = label_id(level.path)
+        if path in seen:
+            continue
+        seen.add(path)
+        labels = (*operation, path)
+        yield semconv.LEVEL_RATIO, labels, level.ratio
+        yield semconv.LEVEL_CURRENT, labels, level.current
+        yield semconv.LEVEL_TARGET, labels, level.total
+        yield semconv.LEVEL_STATUS, (*labels, level.status.value), 1
+
+
+def _age(operation: OperationSnapshot) -> float:
+    """Return the seconds since an operation ended; infinite when it has not.
+
+    The worker's monotonic clock knows best, whatever steps the wall clock makes; but across a reboot it means nothing.
+    """
+    root = operation.root
+    if root.ended_at is None:
+        return math.inf
+    by_wall = operation.read_at - root.ended_at
+    if root.info.started_clock is None or root.duration_s is None:
+        return by_wall
+    by_clock = operation.clock - root.info.started_clock - root.duration_s
+    return by_clock if by_clock >= 0.0 and abs(by_wall - by_clock) <= _LARGEST_STEP_S else by_wall

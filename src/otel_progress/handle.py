@@ -1,0 +1,338 @@
+"""The handle of a level: what a caller holds, counts with and ends. It writes to a node and never waits for anything.
+
+A handle begins when it is entered, started, or first used. Without ``configure`` it stays inert: every method is there and does
+nothing. A bad value never raises (unless strict): it is counted, warned about once, and the last good value stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Iterable
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from opentelemetry import context as context_api
+from opentelemetry.trace import Span
+
+from otel_progress import begin, spans, values, wrap
+from otel_progress.model import NO_METADATA, Number, Outcome, Snapshot, Status
+from otel_progress.node import Node, merged
+from otel_progress.recording import Recording, slot
+from otel_progress.stages import StagesLike, stage_name
+from otel_progress.text import cut
+from otel_progress.track import Track
+from otel_progress.values import Bad, ErrorLike
+
+if TYPE_CHECKING:
+    from enum import Enum
+
+    from otel_progress.begin import Request
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Level:
+    """One level of work: an operation, a stage, or anything below. Use it in ``with`` or ``async with``, as a decorator, or by hand.
+
+    Made by :func:`operation`, :func:`level`, or a handle's own :meth:`level`, :meth:`stage` and :meth:`track`.
+    """
+
+    __slots__ = ("__weakref__", "_above", "_node", "_recording", "_request", "_token")
+
+    def __init__(self, request: Request, above: Level | None) -> None:
+        self._request = request
+        self._above = above
+        self._recording: Recording | None = None
+        self._node: Node | begin.Unstarted = begin.Unstarted(self)
+        self._token: object = None
+
+    # --- counting: the hot path --------------------------------------------------------------------------------
+
+    def increment(self, n: Number = 1, *, message: str | None = None) -> None:
+        """Count ``n`` more units of work done (a number of at least 0) and, if given, say what is being done."""
+        if n == 1 and message is None:
+            self._node.one()
+        else:
+            self._increment(n, message)
+
+    def _increment(self, n: Number, message: str | None) -> None:
+        node = self._ready()
+        if node is None:
+            return
+        step = n if type(n) is int and 0 <= n < 2**63 else values.number(n, "the increment")
+        if isinstance(step, Bad):
+            self._reject(step)
+        elif self._recording.strict and node.total is not None and node.counter.value() + step > node.total:  # type: ignore[union-attr]
+            self._reject(values.beyond(node, node.counter.value() + step))
+        else:
+            node.counter.add(step)
+        if message is not None:
+            node.message = cut(message)
+            node.dirty = True
+
+    def update(
+        self,
+        *,
+        current: Number | None = None,
+        total: Number | None = None,
+        message: str | None = None,
+        **metadata: object,
+    ) -> None:
+        """Say how far the work is: units done, units in all, a message, and any metadata. What is not given stays.
+
+        ``current`` and ``total`` are numbers of at least 0, ``current`` at most the total. Metadata values become OpenTelemetry
+        attribute values; at most 128 keys a level are kept.
+        """
+        node = self._ready()
+        if node is None:
+            return
+        if total is not None and total is not node.total:
+            self._set_total(node, total)
+        if current is not None:
+            self._set_current(node, current)
+        if message is not None:
+            node.message = cut(message)
+        if metadata:
+            self._set_metadata(node, metadata)
+        node.dirty = True
+
+    def set_total(self, total: Number | None) -> None:
+        """Say how many units there are in all; None makes the total unknown again."""
+        node = self._ready()
+        if node is None:
+            return
+        if total is None:
+            node.total = None
+        else:
+            self._set_total(node, total)
+        node.dirty = True
+
+    def item(
+        self,
+        name: str,
+        *,
+        outcome: Outcome | str = Outcome.COMPLETED,
+        error: ErrorLike | None = None,
+        **metadata: object,
+    ) -> None:
+        """Count one unit of work, with its outcome, and remember it as an event: ``item("a.wav", outcome="failed", error=e)``."""
+        node = self._ready()
+        if node is None:
+            return
+        how = values.outcome(outcome)
+        if isinstance(how, Bad):
+            self._reject(how)
+            return
+        if how is Outcome.FAILED:
+            node.fail_one()
+        elif how is Outcome.SKIPPED:
+            node.skip_one()
+        if not node.tracked:
+            node.one()
+        clean, why = cut(name), None if error is None else values.failure(error)
+        kept = values.metadata(metadata) if metadata else NO_METADATA
+        node.dirty = True
+        self._recording.store.record(node, clean, how, why, kept)  # type: ignore[union-attr]
+        if how is Outcome.FAILED:
+            spans.item_event(node, clean, how.value, why)
+
+    # --- below -------------------------------------------------------------------------------------------------
+
+    def level(
+        self,
+        type: str,
+        id: object = None,
+        name: str | None = None,
+        *,
+        total: Number | None = None,
+        unit: str | None = None,
+        weight: Number | None = None,
+        stages: StagesLike | None = None,
+        **metadata: object,
+    ) -> Level:
+        """Make a level below this one, in whatever thread or task; see :func:`otel_progress.level`."""
+        request = begin.Request("level", type, id, name, total, unit, weight, None, stages, metadata, self._request.scope)
+        return Level(request, self)
+
+    def stage(self, name: str | Enum) -> Level:
+        """Make the handle of a stage; beginning it ends the stage before it. Stages only go forward."""
+        text = stage_name(name)
+        return Level(begin.Request("stage", text, text, text, None, None, None, None, None, {}, self._request.scope), self)
+
+    def track(
+        self,
+        iterable: Iterable[T] | AsyncIterable[T],
+        name: str | None = None,
+        *,
+        type: str = "track",
+        total: Number | None = None,
+        unit: str | None = None,
+        weight: Number | None = None,
+        **metadata: object,
+    ) -> Track[T]:
+        """Iterate with progress as a level below this one; see :func:`otel_progress.track`."""
+        scope = self._request.scope
+
+        def make(total: Number | None) -> Level:
+            return Level(begin.Request("level", type, None, name, total, unit, weight, None, None, metadata, scope), self)
+
+        return Track(iterable, total, make)
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def start(self) -> Level:
+        """Begin now, without ``with``; end with :meth:`complete`, :meth:`fail`, :meth:`cancel` or :meth:`skip`."""
+        if isinstance(self._node, begin.Unstarted):
+            self._node, self._recording = begin.begin(self._request, self._above)
+        return self
+
+    def complete(self) -> None:
+        """End it: the work is done."""
+        self._end(Status.COMPLETED)
+
+    def fail(self, error: ErrorLike) -> None:
+        """End it as failed; ``error`` is an exception, a text or a Failure."""
+        self._end(Status.FAILED, error)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End it as cancelled, with the reason as its message."""
+        self._end(Status.CANCELLED, message=reason)
+
+    def skip(self, reason: str = "skipped") -> None:
+        """End it as skipped: there was nothing to do, for the reason given."""
+        self._end(Status.SKIPPED, message=reason)
+
+    def _end(self, status: Status, error: ErrorLike | None = None, message: str | None = None) -> None:
+        node = self._ready()
+        if node is None or self._recording is None:
+            return
+        if isinstance(error, BaseException):
+            spans.record_exception(node, error)
+        self._recording.store.close(
+            node,
+            status,
+            error=None if status is not Status.FAILED else values.failure(error),
+            message=None if message is None else cut(message),
+        )
+
+    # --- with, async with, decorator ---------------------------------------------------------------------------
+
+    def __enter__(self) -> Level:
+        self.start()
+        if self._recording is not None and self._token is None:
+            self._token = context_api.attach(begin.current_context(self))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            begin.detach(token)
+        node = self._node
+        if self._recording is None or node.status is not Status.RUNNING:
+            return
+        if error is None:
+            self.complete()
+        elif isinstance(error, CANCELLING):
+            self._end(Status.CANCELLED, error, values.exception_type(error))
+        else:
+            self.fail(error)
+
+    async def __aenter__(self) -> Level:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def __call__(self, function: F) -> F:
+        """Decorate a function (plain, async, generator or async generator): every call is a level of its own."""
+        return wrap.wrap(function, partial(Level, self._request, self._above))
+
+    def __del__(self) -> None:
+        node = getattr(self, "_node", None)
+        if node is not None and node.status is Status.RUNNING:
+            node.orphaned = True  # the store closes it at its next look; a lock here could be held by this very thread
+
+    # --- looking -----------------------------------------------------------------------------------------------
+
+    @property
+    def recording(self) -> bool:
+        """True while this level has begun, has not ended, and is recorded."""
+        return self._node.status is Status.RUNNING
+
+    @property
+    def span(self) -> Span:
+        """The level's span; add attributes, links and events of your own to it. An invalid one when nothing is recorded."""
+        self.start()
+        return self._node.span
+
+    @property
+    def path(self) -> str:
+        """Place in the operation's tree, ``type:id`` segments joined by ``/``; empty for the operation itself."""
+        self.start()
+        return self._node.path
+
+    @property
+    def operation_id(self) -> str:
+        """Id of the operation this level belongs to."""
+        self.start()
+        return self._node.operation.id
+
+    def snapshot(self) -> Snapshot:
+        """Return this level as it is now, everything counted so far included."""
+        self.start()
+        return begin.snapshot(self._node, self._recording)
+
+    def __repr__(self) -> str:
+        node = self._node
+        return f"<Level {self._request.type!r} {node.path!r} {node.status.value}>"
+
+    # --- bad values --------------------------------------------------------------------------------------------
+
+    def _ready(self) -> Node | None:
+        """Return the running node, beginning it first if need be; None when there is nothing to write to."""
+        node = self._node
+        if node.status is not Status.RUNNING:
+            if isinstance(node, begin.Unstarted):
+                node = self.start()._node
+            if node.status is not Status.RUNNING:
+                if self._recording is not None:
+                    self._reject(Bad("ended", f"{self._request.type} has ended; nothing can be changed after that"))
+                return None
+        return node  # type: ignore[return-value]
+
+    def _set_total(self, node: Node, total: object) -> None:
+        clean = total if type(total) is int and 0 <= total < 2**63 else values.number(total, "the total")
+        if isinstance(clean, Bad):
+            self._reject(clean)
+        else:
+            node.total = clean
+
+    def _set_current(self, node: Node, current: object) -> None:
+        clean = current if type(current) is int and 0 <= current < 2**63 else values.number(current, "current")
+        if isinstance(clean, Bad):
+            self._reject(clean)
+        elif node.total is not None and clean > node.total:
+            self._reject(values.beyond(node, clean))
+        else:
+            node.counter.set(clean)
+
+    def _set_metadata(self, node: Node, metadata: dict[str, object]) -> None:
+        clean = values.metadata(metadata)
+        whole = merged(node.metadata, clean)
+        if len(whole) > values.MAX_METADATA:
+            whole = dict(list(whole.items())[: values.MAX_METADATA])
+            self._reject(Bad("metadata", f"a level keeps {values.MAX_METADATA} metadata keys; the newest ones were left out"))
+        node.metadata = whole
+
+    def _reject(self, bad: Bad) -> None:
+        recording = self._recording or slot.active
+        if recording is not None:
+            recording.reject(bad.reason, bad.text, of_type=bad.of_type)
+
+
+CANCELLING: Final = (KeyboardInterrupt, asyncio.CancelledError, GeneratorExit)
+"""Exceptions that mean somebody stopped the work, not that it failed."""

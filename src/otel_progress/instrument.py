@@ -1,0 +1,112 @@
+"""The tracer-style helpers: ``operation``, ``level``, ``track``, ``current_level``, and a tracer per library.
+
+They need opentelemetry-api only. Until the application calls ``configure`` they are inert, so libraries can use them freely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable
+from typing import TypeVar
+
+from otel_progress.begin import INERT, SCOPE, Request
+from otel_progress.begin import current_level as _current_level
+from otel_progress.handle import Level
+from otel_progress.model import Number
+from otel_progress.stages import StagesLike
+from otel_progress.track import Track
+from otel_progress.values import DeadlineLike
+
+T = TypeVar("T")
+
+
+def current_level() -> Level:
+    """Return the level in force in this context; an inert one, whose methods do nothing, when there is none."""
+    level = _current_level()
+    if level is None:
+        level = Level(Request("level", "none", None, None, None, None, None, None, None, {}, SCOPE), None)
+        level._node = INERT
+    return level
+
+
+class ProgressTracer:
+    """Makes operations and levels under one instrumentation scope; get one a library with :func:`get_tracer`."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def operation(
+        self,
+        type: str,
+        name: str | None = None,
+        *,
+        id: object = None,
+        total: Number | None = None,
+        unit: str | None = None,
+        deadline: DeadlineLike | None = None,
+        stages: StagesLike | None = None,
+        **metadata: object,
+    ) -> Level:
+        """Make the handle of a whole run, to be used in ``with``, as a decorator, or by hand with ``start()``.
+
+        ``type`` is the kind of work and of low cardinality; ``name`` is for people; ``id`` finds it again and is generated when not
+        given; ``total`` is in ``unit``; ``deadline`` is seconds from now, a timedelta or a datetime; ``stages`` a
+        :class:`Stages`, the name of a category, weights by name, or an Enum. Anything else is metadata.
+        """
+        return Level(Request("operation", type, id, name, total, unit, None, deadline, stages, metadata, self.name), None)
+
+    def level(
+        self,
+        type: str,
+        id: object = None,
+        name: str | None = None,
+        *,
+        total: Number | None = None,
+        unit: str | None = None,
+        weight: Number | None = None,
+        stages: StagesLike | None = None,
+        **metadata: object,
+    ) -> Level:
+        """Make the handle of a level below the current one (an operation of its own when there is none).
+
+        ``type`` is its kind; ``id`` distinguishes it from its siblings and is numbered when not given; entering the same id
+        again is another attempt. ``weight`` is how many units it counts for in the level above (1 unless given).
+        """
+        return Level(Request("level", type, id, name, total, unit, weight, None, stages, metadata, self.name), None)
+
+    def track(
+        self,
+        iterable: Iterable[T] | AsyncIterable[T],
+        name: str | None = None,
+        *,
+        type: str = "track",
+        total: Number | None = None,
+        unit: str | None = None,
+        weight: Number | None = None,
+        **metadata: object,
+    ) -> Track[T]:
+        """Iterate over ``iterable`` (sync or async) with progress, as a level below the current one.
+
+        The total is the iterable's length where it has one. ``track(...).level`` is the handle, for messages and failed items.
+        """
+
+        def make(total: Number | None) -> Level:
+            return Level(Request("level", type, None, name, total, unit, weight, None, None, metadata, self.name), None)
+
+        return Track(iterable, total, make)
+
+    def current_level(self) -> Level:
+        """Return the level in force in this context; an inert one when there is none."""
+        return current_level()
+
+
+def get_tracer(name: str) -> ProgressTracer:
+    """Return a tracer whose spans carry the instrumentation scope ``name``, usually the name of the library."""
+    return ProgressTracer(name)
+
+
+_default = ProgressTracer(SCOPE)
+operation = _default.operation
+level = _default.level
+track = _default.track

@@ -1,0 +1,244 @@
+"""Writes batches into an open journal: one upsert of what changed, as few bound values as possible.
+
+What has been written of a level is remembered until it ends, so that a change is one UPDATE by integer key, of nine columns when
+only the count moved on. When such an update finds no row (somebody deleted it), everything is forgotten and the batch is done
+again the long way, by looking each level up.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from otel_progress.journal import rows
+from otel_progress.journal.rows import ADVANCE, EVENT, STATE
+from otel_progress.model import LevelInfo, Snapshot
+from otel_progress.protocols import Batch
+
+MAX_REMEMBERED: Final = 250_000
+"""Levels remembered at most; past that all are forgotten, which costs one slower tick."""
+
+
+def _assign(columns: Sequence[str]) -> str:
+    return ", ".join(f"{column} = ?" for column in columns)
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+_HEARTBEAT: Final = f"""INSERT INTO instances VALUES ({_marks(8)}) ON CONFLICT (id) DO UPDATE
+    SET heartbeat_at = excluded.heartbeat_at, heartbeat_clock = excluded.heartbeat_clock"""
+_REVISE: Final = "UPDATE counters SET revision = revision + 1"
+_RESERVE: Final = "UPDATE counters SET level_key = ?"
+_REVISION: Final = "SELECT revision FROM counters"
+_LAST_KEY: Final = "SELECT level_key FROM counters"
+_ADD_OPERATION: Final = f"""INSERT INTO operations (revision, run, operation_id, operation_type, instance, recorded_at)
+    VALUES (0, {_marks(5)}) ON CONFLICT (run) DO NOTHING"""
+_FIND_OPERATION: Final = "SELECT key FROM operations WHERE run = ?"
+_FIND_LEVEL: Final = """SELECT l.key, s.sequence FROM levels l JOIN states s ON s.level = l.key
+    WHERE l.operation = ? AND l.path = ?"""
+_ADD_LEVEL: Final = "INSERT INTO levels (key, operation, path, info) VALUES (?, ?, ?, ?)"
+_ADD_STATE: Final = f"INSERT INTO states ({', '.join(STATE)}, level) VALUES ({_marks(len(STATE) + 1)})"
+_REPLACE_INFO: Final = "UPDATE levels SET info = ? WHERE key = ?"
+_TAKE_OVER: Final = "UPDATE operations SET instance = ? WHERE key = ?"
+_CHANGE: Final = f"UPDATE states SET {_assign(STATE)} WHERE level = ? AND sequence < ?"
+_MOVE_ON: Final = f"UPDATE states SET {_assign(ADVANCE)} WHERE level = ? AND sequence < ?"
+_TOUCH: Final = "UPDATE operations SET revision = ? WHERE key = ?"
+_FINISH: Final = "UPDATE operations SET finished_at = ? WHERE key = ?"
+_ADD_EVENT: Final = f"INSERT OR IGNORE INTO events (operation, writer, {', '.join(EVENT)}) VALUES ({_marks(len(EVENT) + 2)})"
+_ONE: Final = "operation = ? AND path = ?"
+_BELOW: Final = "operation = ? AND path > ? AND path < ?"
+_REFUSED: Final = (OverflowError, ValueError, TypeError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+
+
+@dataclass(slots=True)
+class _Written:
+    """What the file holds of a level."""
+
+    key: int
+    sequence: int
+    info: LevelInfo | None = None
+    rest: tuple[Any, ...] | None = None
+
+
+class _Plan:
+    """Rows of one batch, one list a statement."""
+
+    def __init__(self, last_key: int) -> None:
+        self._last_key = last_key
+        self._levels: list[tuple[Any, ...]] = []
+        self._states: list[tuple[Any, ...]] = []
+        self._infos: list[tuple[str, int]] = []
+        self._owners: list[tuple[str, int]] = []
+        self._changed: list[tuple[Any, ...]] = []
+        self._moved: list[tuple[Any, ...]] = []
+        self._finished: list[tuple[float, int]] = []
+        self._touched: set[int] = set()
+
+    def add(self, operation: int, snapshot: Snapshot) -> _Written:
+        """Plan the rows of a level that the file does not have."""
+        self._last_key += 1
+        info, rest = snapshot.info, rows.rest_of(snapshot)
+        self._levels.append((self._last_key, operation, info.path, rows.info_text(info)))
+        self._states.append((*rows.advance_of(snapshot), *rows.rest_row(rest), self._last_key))
+        self._root(operation, snapshot, new=True)
+        return _Written(self._last_key, snapshot.sequence, info, rest)
+
+    def change(self, operation: int, written: _Written, snapshot: Snapshot) -> None:
+        """Plan the update of a level's row to a newer snapshot."""
+        rest = rows.rest_of(snapshot)
+        if rest == written.rest:
+            self._moved.append((*rows.advance_of(snapshot), written.key, snapshot.sequence))
+        else:
+            self._changed.append((*rows.advance_of(snapshot), *rows.rest_row(rest), written.key, snapshot.sequence))
+            written.rest = rest
+        new = written.info is not snapshot.info
+        if new:
+            self._infos.append((rows.info_text(snapshot.info), written.key))
+            written.info = snapshot.info
+        written.sequence = snapshot.sequence
+        self._root(operation, snapshot, new=new)
+
+    def run(self, connection: sqlite3.Connection, revision: int) -> bool:
+        """Execute the plan; return False when a row to update was not there (or was newer)."""
+        connection.execute(_RESERVE, (self._last_key,))
+        connection.executemany(_ADD_LEVEL, self._levels)
+        connection.executemany(_ADD_STATE, self._states)
+        found = connection.executemany(_CHANGE, self._changed).rowcount if self._changed else 0
+        found += connection.executemany(_MOVE_ON, self._moved).rowcount if self._moved else 0
+        connection.executemany(_REPLACE_INFO, self._infos)
+        connection.executemany(_TAKE_OVER, self._owners)
+        connection.executemany(_FINISH, self._finished)
+        connection.executemany(_TOUCH, [(revision, operation) for operation in self._touched])
+        return found == len(self._changed) + len(self._moved)
+
+    def _root(self, operation: int, snapshot: Snapshot, *, new: bool) -> None:
+        self._touched.add(operation)
+        if snapshot.info.path:
+            return
+        if new:
+            self._owners.append((snapshot.info.instance, operation))
+        if snapshot.status.finished:
+            self._finished.append((snapshot.observed_at if snapshot.ended_at is None else snapshot.ended_at, operation))
+
+
+class Writer:
+    """Knows what one connection has written. ``forget`` after anything that may have made that untrue."""
+
+    def __init__(self) -> None:
+        self._operations: dict[str, int] = {}
+        self._levels: dict[int, dict[str, _Written]] = {}
+        self._remembered = 0
+        self._revision = 0
+
+    def forget(self) -> None:
+        """Trust nothing but the file."""
+        self._operations.clear()
+        self._levels.clear()
+        self._remembered = 0
+
+    def write(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        """Write a batch within the caller's transaction."""
+        if self._remembered > MAX_REMEMBERED:
+            self.forget()
+        try:
+            self._write(connection, batch)
+        except _REFUSED:  # looking for values that cannot be stored takes time, so it is done only now
+            self.forget()
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            self._write(connection, rows.storable_batch(batch))
+
+    def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        one = batch.instance
+        heartbeat = (one.id, one.pid, one.host, one.service, one.started_at, one.start, batch.at, batch.clock)
+        connection.execute(_HEARTBEAT, heartbeat)
+        if batch.snapshots or batch.evicted:
+            connection.execute(_REVISE)
+            (self._revision,) = connection.execute(_REVISION).fetchone()
+        if batch.evicted:  # before the snapshots: a level that was folded and entered again within one tick is there
+            self._evict(connection, batch)
+        if batch.snapshots and not self._snapshots(connection, batch):
+            self.forget()
+            self._snapshots(connection, batch)
+        if batch.events:
+            connection.executemany(_ADD_EVENT, self._event_rows(connection, batch))
+        for snapshot in batch.snapshots:
+            if snapshot.status.finished:
+                self._let_go(snapshot.info)
+
+    def _snapshots(self, connection: sqlite3.Connection, batch: Batch) -> bool:
+        """Write the snapshots; return False when a row that should be there was not."""
+        (last_key,) = connection.execute(_LAST_KEY).fetchone()
+        plan = _Plan(last_key)
+        for snapshot in batch.snapshots:
+            info = snapshot.info
+            operation = self._operations.get(info.run)
+            if operation is None:
+                names = (info.run, info.operation_id, info.operation_type, info.instance, batch.at)
+                operation = self._operation(connection, *names)
+            levels = self._levels[operation]
+            written = levels.get(info.path)
+            if written is None:
+                written = levels[info.path] = self._find(connection, operation, info.path) or plan.add(operation, snapshot)
+                self._remembered += 1
+            if snapshot.sequence > written.sequence:
+                plan.change(operation, written, snapshot)
+        return plan.run(connection, self._revision)
+
+    def _operation(
+        self, connection: sqlite3.Connection, run: str, operation_id: str, operation_type: str, instance: str, at: float
+    ) -> int:
+        """Return the key of a run. A process that has only levels of it makes the row too; the root's own completes it."""
+        connection.execute(_ADD_OPERATION, (run, operation_id, operation_type, instance, at))
+        (key,) = connection.execute(_FIND_OPERATION, (run,)).fetchone()
+        self._operations[run] = key
+        self._levels.setdefault(key, {})
+        return int(key)
+
+    def _find(self, connection: sqlite3.Connection, operation: int, path: str) -> _Written | None:
+        found = connection.execute(_FIND_LEVEL, (operation, path)).fetchone()
+        return None if found is None else _Written(*found)
+
+    def _event_rows(self, connection: sqlite3.Connection, batch: Batch) -> list[tuple[Any, ...]]:
+        writer, result = batch.instance.id, []
+        for event in batch.events:
+            key = self._operations.get(event.run)
+            if key is None:
+                key = self._operation(connection, event.run, event.operation_id, event.operation_type, writer, batch.at)
+            result.append((key, writer, *rows.event_row(event)))
+        return result
+
+    def _evict(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        """Delete levels with what is below them: "/" and "0" are neighbours, so a subtree is a range of paths."""
+        one, below = [], []
+        for run, path in batch.evicted:
+            key = self._key(connection, run)
+            if key is not None and path:
+                one.append((key, path))
+                below.append((key, path + "/", path + "0"))
+                self._remembered -= self._levels.get(key, {}).pop(path, None) is not None
+        for where, keys in ((_ONE, one), (_BELOW, below)):
+            connection.executemany(f"DELETE FROM states WHERE level IN (SELECT key FROM levels WHERE {where})", keys)
+            connection.executemany(f"DELETE FROM levels WHERE {where}", keys)
+        connection.executemany(_TOUCH, [(self._revision, key) for key in {key for key, _ in one}])
+
+    def _key(self, connection: sqlite3.Connection, run: str) -> int | None:
+        if run in self._operations:
+            return self._operations[run]
+        found = connection.execute(_FIND_OPERATION, (run,)).fetchone()
+        return None if found is None else int(found[0])
+
+    def _let_go(self, info: LevelInfo) -> None:
+        """Remember a level no longer: it has ended. With the root goes all of its run."""
+        key = self._operations.get(info.run)
+        if key is None:
+            return
+        if info.path:
+            self._remembered -= self._levels[key].pop(info.path, None) is not None
+        else:
+            self._remembered -= len(self._levels.pop(key))
+            del self._operations[info.run]

@@ -1,0 +1,183 @@
+"""A lane per sink: its own thread and a bounded mailbox, so that one that is slow or hangs holds up nobody else.
+
+Batches that wait are merged, the newest snapshot of a level winning; what a sink could not take goes into the next batch again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from typing import Final
+
+from otel_progress.model import Event, Number, Snapshot
+from otel_progress.protocols import Batch, Sink
+from otel_progress.trouble import trouble
+
+MAX_SNAPSHOTS: Final = 200_000
+"""Levels that may wait for one sink; beyond, the oldest are let go and counted."""
+MAX_EVENTS: Final = 50_000
+"""Events that may wait for one sink."""
+
+
+class Waiting:
+    """Batches on their way to one sink, merged into one."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Let everything go."""
+        self.latest: Batch | None = None
+        self._snapshots: dict[tuple[str, str], Snapshot] = {}
+        self._events: list[Event] = []
+        self._evicted: dict[tuple[str, str], None] = {}
+        self._items: dict[tuple[str, str, str], Number] = {}
+
+    def add(self, batch: Batch) -> int:
+        """Merge a batch in; return how many snapshots and events had to be let go."""
+        if self.latest is None or batch.clock >= self.latest.clock:
+            self.latest = batch
+        for key in batch.evicted:
+            self._snapshots.pop(key, None)
+            self._evicted[key] = None
+        for snapshot in batch.snapshots:
+            key = (snapshot.info.run, snapshot.info.path)
+            known = self._snapshots.get(key)
+            if known is None or known.sequence < snapshot.sequence:
+                self._snapshots[key] = snapshot
+                self._evicted.pop(key, None)
+        self._events.extend(batch.events)
+        for label, units in batch.items.items():
+            self._items[label] = self._items.get(label, 0) + units
+        return self._let_go()
+
+    def _let_go(self) -> int:
+        surplus = max(0, len(self._snapshots) - MAX_SNAPSHOTS)
+        for key in list(islice(self._snapshots, surplus)):
+            del self._snapshots[key]
+        events = max(0, len(self._events) - MAX_EVENTS)
+        del self._events[:events]
+        for key in list(islice(self._evicted, max(0, len(self._evicted) - MAX_SNAPSHOTS))):
+            del self._evicted[key]
+        return surplus + events
+
+    def take(self) -> Batch | None:
+        """Return everything that waits as one batch, parents before children."""
+        if self.latest is None:
+            return None
+        snapshots = sorted(self._snapshots.values(), key=lambda snapshot: snapshot.info.depth)
+        batch = replace(self.latest, snapshots=snapshots, events=self._events, evicted=tuple(self._evicted), items=self._items)
+        self.clear()
+        return batch
+
+
+class Lane:
+    """Takes batches for one sink and writes them from a thread of its own. ``post`` never waits for the sink."""
+
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        *,
+        every_tick: bool = False,
+        on_error: Callable[[str], None] = lambda name: None,
+        on_dropped: Callable[[str, int], None] = lambda name, count: None,
+        on_recovered: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.sink = sink
+        self.every_tick = every_tick
+        self.seconds = 0.0
+        """How long the last write took."""
+        self._on_error = on_error
+        self._on_dropped = on_dropped
+        self._on_recovered = on_recovered
+        self.restart()
+
+    def restart(self) -> None:
+        """Start over without a thread and with nothing waiting: what a forked child does."""
+        self._waiting = Waiting()
+        self._ready = threading.Condition(threading.Lock())
+        self._thread: threading.Thread | None = None
+        self._writing = False
+        self._closing = False
+        self._failed = False
+        self._refused: Batch | None = None
+
+    def post(self, batch: Batch) -> None:
+        """Leave a batch; it is merged with those that wait."""
+        with self._ready:
+            if self._closing:
+                return
+            dropped = self._take_back() + self._waiting.add(batch)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"otel-progress-{self.name}", daemon=True)
+                self._thread.start()
+            self._ready.notify_all()
+        if dropped:
+            self._on_dropped(self.name, dropped)
+
+    def _take_back(self) -> int:
+        """Put what the sink refused in front of what waits; it is tried again with the next batch, not in a loop."""
+        refused, self._refused = self._refused, None
+        if refused is None:
+            return 0
+        newer = self._waiting.take()
+        self._waiting = Waiting()
+        return self._waiting.add(refused) + (0 if newer is None else self._waiting.add(newer))
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything posted so far was taken without an error; False when it was not within ``timeout`` seconds."""
+        with self._ready:
+            done = self._ready.wait_for(lambda: self._waiting.latest is None and not self._writing, timeout)
+            return done and not self._failed
+
+    def close(self, timeout: float) -> bool:
+        """Flush, stop the thread and close the sink."""
+        done = self.flush(timeout)
+        with self._ready:
+            self._closing = True
+            thread = self._thread
+            self._ready.notify_all()
+        if thread is not None:
+            thread.join(timeout)
+            if thread.is_alive():  # the sink hangs: closing it from here could hang as well
+                return False
+        try:
+            self.sink.close()
+        except Exception as error:
+            trouble(f"sink {self.name}", f"the {self.name} could not be closed", error=error)
+        return done
+
+    def _run(self) -> None:
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._waiting.latest is not None or self._closing)
+                if self._closing and self._waiting.latest is None:
+                    return
+                batch = self._waiting.take()
+                self._writing = True
+            failed = batch is not None and not self._write(batch)
+            with self._ready:
+                self._writing = False
+                self._refused = batch if failed else None
+                recovered = self._failed and not failed
+                self._failed = failed
+                self._ready.notify_all()
+            if recovered:
+                self._on_recovered()
+
+    def _write(self, batch: Batch) -> bool:
+        began = time.perf_counter()
+        try:
+            self.sink.write(batch)
+        except Exception as error:
+            self._on_error(self.name)
+            trouble(f"sink {self.name}", f"the {self.name} cannot take progress, the work goes on: {error}", error=error)
+            return False
+        finally:
+            self.seconds = time.perf_counter() - began
+        return True

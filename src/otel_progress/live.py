@@ -1,0 +1,352 @@
+"""The live store: every level that lives in this process, complete whatever the sampler says, readable at any moment.
+
+Begin and end pass through here under one short lock; the ticker collects what changed; readers get snapshots made at the
+time of asking, so a caller reads its own writes. Ended levels fold into their parent's counts, and only the most recent few
+hundred of an operation are kept, so ten million levels take no more room than a thousand.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Final
+
+from otel_progress import semconv
+from otel_progress.model import (
+    Event,
+    Failure,
+    Instance,
+    MetadataValue,
+    OperationSnapshot,
+    Outcome,
+    Snapshot,
+    Status,
+)
+from otel_progress.node import Node, Operation, Spec
+from otel_progress.observe import changed
+from otel_progress.protocols import Batch
+from otel_progress.tree import Limits, Tree, walk
+
+REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
+
+
+class LiveStore:
+    """All live levels of this process: a Reader, and the source of every batch.
+
+    ``clock`` is monotonic, ``now`` wall time, both in seconds; ``ids`` makes unique hexadecimal ids. Hooks: ``on_reject(reason,
+    text)`` is told of what had to be refused and may raise, ``on_note`` of what was found wrong later and must not; ``on_begin(node)`` hears of
+    operations, ``on_end(node)`` of levels, ``on_advance(node)`` of each one that is in a batch, ``on_wake()`` that there is something to
+    collect; these are called without the lock.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+        ids: Callable[[], str] = lambda: secrets.token_hex(8),
+        limits: Limits | None = None,
+        stall_after: float = 60.0,
+    ) -> None:
+        self.clock = clock
+        self.now = now
+        self.limits = limits or Limits()
+        self.on_reject: Callable[[str, str], None] = _ignore_rejection
+        self.on_note: Callable[[str, str], None] = _ignore_rejection
+        self.on_wake: Callable[[], None] = _ignore
+        self.on_begin: Callable[[Node], None] = _ignore_node
+        self.on_end: Callable[[Node], None] = _ignore_node
+        self.on_advance: Callable[[Node], None] = _ignore_node
+        self.on_event_dropped: Callable[[], None] = _ignore
+        self._ids = ids
+        self._stall_after = stall_after
+        self.restart(instance)
+
+    def restart(self, instance: Instance) -> None:
+        """Forget everything and go on as another instance: what a forked child does. New lock, no inherited level."""
+        self.instance = instance
+        self._lock = threading.RLock()
+        self._tree = Tree(instance.id, self.limits, self.clock, self.now, self._ids, self._rejected, self._noted)
+        self._ended: deque[Operation] = deque()
+        self._inbox: deque[tuple[Node, Event]] = deque()
+        self._unsent: list[Event] = []
+        self._resend = False
+
+    def _rejected(self, reason: str, text: str) -> None:
+        self.on_reject(reason, text)
+
+    def _noted(self, reason: str, text: str) -> None:
+        self.on_note(reason, text)
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing is active and nothing waits to be collected."""
+        return not self._tree.active and not self._tree.closed and not self._inbox and not self._unsent
+
+    def open(self, parent: Node | None, spec: Spec) -> Node | None:
+        """Begin a level under ``parent``, or an operation without one; None when that was refused."""
+        with self._lock:
+            node = self._tree.open(parent, spec)
+        if node is not None and parent is None:
+            self.on_begin(node)
+        self.on_wake()
+        return node
+
+    def open_stage(self, parent: Node, name: str) -> Node | None:
+        """Begin a declared stage of ``parent``; None when that was refused."""
+        ended: list[Node] = []
+        with self._lock:
+            node = self._tree.open_stage(parent, name, ended)
+        self._tell(ended)
+        self.on_wake()
+        return node
+
+    def close(self, node: Node, status: Status, *, error: Failure | None = None, message: str | None = None) -> bool:
+        """End a level and whatever still runs below it; False when it had ended before."""
+        ended: list[Node] = []
+        with self._lock:
+            if node.status is not Status.RUNNING or node not in self._tree.active:
+                return False
+            node.error = error or node.error
+            node.message = message if message is not None else node.message
+            self._tree.close(node, status, ended)
+            if node.parent is None:
+                self._keep_ended(node.operation)
+        self._tell(ended)
+        return True
+
+    def record(
+        self,
+        node: Node,
+        name: str,
+        outcome: Outcome,
+        error: Failure | None,
+        metadata: Mapping[str, MetadataValue],
+    ) -> None:
+        """Remember one unit of work; let it go, counted, when too many wait for the next tick. Takes no lock."""
+        if len(self._inbox) + len(self._unsent) >= self.limits.waiting_events:
+            self.on_event_dropped()
+            return
+        operation = node.operation
+        event = Event(
+            operation.id,
+            operation.type,
+            operation.run,
+            node.path,
+            node.spec.type,
+            semconv.EVENT_ITEM,
+            operation.next_number(),
+            self.now(),
+            name,
+            outcome,
+            error,
+            metadata,
+        )
+        self._inbox.append((node, event))
+
+    def _tell(self, ended: Sequence[Node]) -> None:
+        for node in ended:
+            self.on_end(node)
+
+    def _keep_ended(self, operation: Operation) -> None:
+        self._ended.append(operation)
+        kept = 0
+        for earlier in reversed(self._ended):
+            kept += len(earlier.finished) + len(earlier.failed)
+            if kept > self.limits.history_levels and earlier.root is not None and earlier is not operation:
+                earlier.root.children = None
+                earlier.finished.clear()
+                earlier.failed.clear()
+        if len(self._ended) > self.limits.history:
+            self._ended.popleft()
+
+    # --- collecting: once a tick -------------------------------------------------------------------------------
+
+    def collect(self) -> Batch:
+        """Return what changed since the last time. Holds the lock for one node at a time, so no caller waits long."""
+        self._close_orphans()
+        clock, now = self.clock(), self.now()
+        with self._lock:
+            active = list(self._tree.active)
+        fresh = self._observe_changed(active if self._resend else [n for n in active if changed(n)], clock, now)
+        with self._lock:
+            self._sort_inbox()
+            events, self._unsent = self._unsent, []
+            ended = list(self._tree.closed)
+            self._tree.closed.clear()
+            evicted, self._tree.evicted = self._tree.evicted, []
+            items, self._tree.items = self._tree.items, {}
+            for node in ended:
+                if node.snapshot is None or node.dirty:
+                    self._tree.observe(node, clock, now)
+            nodes = sorted(dict.fromkeys((*fresh, *ended)), key=lambda node: node.depth)
+            self._resend = False
+        snapshots = []
+        for node in nodes:
+            if node.snapshot is not None and not _gone(node):
+                node.published = True
+                snapshots.append(node.snapshot)
+                self.on_advance(node)
+        return Batch(self.instance, now, clock, snapshots, events, evicted, items)
+
+    def resend(self) -> None:
+        """Make the next batch carry every active level again, because a sink missed one."""
+        self._resend = True
+
+    def _observe_changed(self, nodes: list[Node], clock: float, now: float) -> dict[Node, None]:
+        """Make snapshots of the nodes and of those above them, the deepest first."""
+        by_depth: dict[int, dict[Node, None]] = {}
+        for node in nodes:
+            by_depth.setdefault(node.depth, {})[node] = None
+        fresh: dict[Node, None] = {}
+        for depth in range(max(by_depth, default=-1), -1, -1):
+            for node in by_depth.get(depth, {}):
+                with self._lock:
+                    if node.status is not Status.RUNNING:
+                        continue
+                    self._tree.observe(node, clock, now)
+                fresh[node] = None
+                if node.parent is not None:
+                    by_depth.setdefault(depth - 1, {})[node.parent] = None
+        return fresh
+
+    def _close_orphans(self) -> None:
+        with self._lock:
+            orphans = [node for node in self._tree.active if node.orphaned]
+        for node in orphans:
+            self.close(node, Status.CANCELLED, message=REASON_COLLECTED)
+
+    def _sort_inbox(self) -> None:
+        """Move waiting events to their operations, bounded, and to those the next batch takes."""
+        for _ in range(len(self._inbox)):
+            node, event = self._inbox.popleft()
+            completed = event.outcome is Outcome.COMPLETED
+            kept = node.operation.items if completed else node.operation.failures
+            kept.append(event)
+            if len(kept) > (self.limits.events if completed else self.limits.failed_events):
+                kept.popleft()
+            self._unsent.append(event)
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def snapshot(self, node: Node) -> Snapshot:
+        """Return a level as it is now."""
+        with self._lock:
+            return self._tree.refresh(node, self.clock(), self.now())
+
+    def get(self, operation_id: str) -> OperationSnapshot | None:
+        """Return the newest run of this id with its levels, or None."""
+        self._close_orphans()
+        with self._lock:
+            operation = self._find(operation_id)
+            return None if operation is None else self._view(operation, levels=True)
+
+    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
+        """Return all operations that have not ended, newest first."""
+        self._close_orphans()
+        with self._lock:
+            return [self._view(operation, levels=levels) for operation in reversed(self._tree.operations.values())]
+
+    def view(self, node: Node) -> OperationSnapshot:
+        """Return the operation of a node with its levels."""
+        with self._lock:
+            return self._view(node.operation, levels=True)
+
+    def running(self, run: str) -> OperationSnapshot | None:
+        """Return the active operation of a run with its levels, None when it has ended."""
+        with self._lock:
+            found = next((operation for operation in self._tree.operations.values() if operation.run == run), None)
+            return None if found is None else self._view(found, levels=True)
+
+    def active_roots(self) -> list[Node]:
+        """Return the nodes of all active operations."""
+        with self._lock:
+            return [operation.root for operation in self._tree.operations.values() if operation.root is not None]
+
+    def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:
+        """Return ended operations, the last one first, without their levels."""
+        with self._lock:
+            ended = [op for op in reversed(self._ended) if operation_type is None or op.type == operation_type]
+            return [self._view(operation, levels=False) for operation in ended[: max(0, limit)]]
+
+    def events(
+        self,
+        operation_id: str,
+        *,
+        level: str | None = None,
+        outcome: Outcome | None = None,
+        since: float | None = None,
+        limit: int = 1000,
+    ) -> Sequence[Event]:
+        """Return the newest ``limit`` events of the newest run, oldest first; ``level`` takes in what is below it."""
+        with self._lock:
+            operation = self._find(operation_id)
+            if operation is None:
+                return []
+            self._sort_inbox()
+            events = sorted(chain(operation.items, operation.failures), key=lambda event: event.number)
+        found = [
+            event
+            for event in events
+            if (not level or event.path == level or event.path.startswith(level + "/"))
+            and (outcome is None or event.outcome is outcome)
+            and (since is None or event.at >= since)
+        ]
+        return found[-limit:] if limit > 0 else []
+
+    def watch(self, interval: float = 0.25) -> Iterator[Sequence[OperationSnapshot]]:
+        """Yield operations with their levels: first all active ones, then whatever changed, every ``interval`` seconds."""
+        seen: dict[str, int] = {}
+        pause = threading.Event()
+        while True:
+            with self._lock:
+                views = [self._view(operation, levels=True) for operation in self._tree.operations.values()]
+                views += [self._view(operation, levels=True) for operation in self._ended if operation.run in seen]
+            yield [view for view in views if seen.get(view.run) != view.root.sequence]
+            seen = {view.run: view.root.sequence for view in views}
+            pause.wait(interval)
+
+    def _find(self, operation_id: str) -> Operation | None:
+        operation = self._tree.operations.get(operation_id)
+        if operation is not None:
+            return operation
+        return next((ended for ended in reversed(self._ended) if ended.id == operation_id), None)
+
+    def _view(self, operation: Operation, *, levels: bool) -> OperationSnapshot:
+        assert operation.root is not None
+        now, clock = self.now(), self.clock()
+        root = self._tree.refresh(operation.root, clock, now)
+        below: list[Snapshot] = []
+        if levels:
+            nodes = walk(operation.root)
+            next(nodes)
+            below = [node.snapshot for node in nodes if node.snapshot is not None]
+        return OperationSnapshot(root, below, now, clock, self.instance, stall_after=self._stall_after)
+
+
+def _gone(node: Node) -> bool:
+    here: Node | None = node
+    while here is not None:
+        if here.gone:
+            return True
+        here = here.parent
+    return False
+
+
+def _ignore() -> None:
+    return None
+
+
+def _ignore_node(node: Node) -> None:
+    del node
+
+
+def _ignore_rejection(reason: str, text: str) -> None:
+    del reason, text

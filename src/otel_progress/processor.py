@@ -1,0 +1,186 @@
+"""ProgressSpanProcessor: joins any tracer provider, and makes progress of plain OpenTelemetry spans that carry ``progress.*``.
+
+A span offers no hook for a change in mid-life, so the spans that run are looked at once a tick: those whose attributes name a
+``progress.current`` or ``progress.total`` become levels of the live store, like those of the helpers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import StatusCode
+
+from otel_progress import semconv, values
+from otel_progress.live import LiveStore
+from otel_progress.model import NO_METADATA, Failure, Number, Status
+from otel_progress.node import Node, Spec, merged
+from otel_progress.recording import LEVEL_KEY
+from otel_progress.text import cut, identifier
+from otel_progress.trouble import trouble
+from otel_progress.values import Bad
+
+MAX_WATCHED: Final = 2_000
+"""Plain spans that are looked at each tick; spans that start beyond that are looked at only when they end."""
+_TELLING: Final = (semconv.CURRENT, semconv.TOTAL)
+
+
+class ProgressSpanProcessor(SpanProcessor):
+    """Add it to a provider, before or after other processors. It never raises into ``start_span`` or ``end``."""
+
+    def __init__(self, store: LiveStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._watched: dict[int, tuple[Span, Node | None]] = {}
+        self._nodes: dict[int, Node] = {}
+
+    # --- hooks of the SDK --------------------------------------------------------------------------------------
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Watch a plain span; the helpers' own spans are known already."""
+        try:
+            attributes = span.attributes or {}
+            if semconv.PATH in attributes and semconv.DEPTH in attributes:
+                return
+            level = None if parent_context is None else parent_context.get(LEVEL_KEY)
+            above = cast("Node | None", getattr(level, "_node", None))
+            with self._lock:
+                if len(self._watched) < MAX_WATCHED:
+                    self._watched[span.get_span_context().span_id] = (span, above)
+            self._store.on_wake()
+        except Exception as error:
+            trouble("processor", "a span could not be watched for progress", error=error)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take the final values of a plain span and end its level."""
+        try:
+            span_id = span.get_span_context().span_id  # type: ignore[union-attr]
+            with self._lock:
+                watched = self._watched.pop(span_id, None)
+                node = self._nodes.get(span_id)
+            if watched is None:
+                return
+            if _tells(span.attributes or {}):
+                node = self._take(span_id, cast(Span, span), watched[1])
+            if node is not None:
+                self._end(span, node)
+            with self._lock:
+                self._nodes.pop(span_id, None)
+        except Exception as error:
+            trouble("processor", "the progress of a span could not be read", error=error)
+
+    def shutdown(self) -> None:
+        """Look at nothing any more."""
+        with self._lock:
+            self._watched.clear()
+            self._nodes.clear()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
+        """Take over what running spans say now."""
+        self.look()
+        return True
+
+    def restart(self) -> None:
+        """Forget inherited spans: what a forked child does."""
+        self._lock = threading.Lock()
+        self._watched, self._nodes = {}, {}
+
+    # --- once a tick -------------------------------------------------------------------------------------------
+
+    @property
+    def watching(self) -> bool:
+        """True while there are plain spans to look at."""
+        return bool(self._watched)
+
+    def look(self) -> None:
+        """Read the attributes of every watched span; one that tells of progress becomes a level."""
+        with self._lock:
+            watched = list(self._watched.items())
+        for span_id, (span, above) in watched:
+            try:
+                if _tells(span.attributes or {}):
+                    self._take(span_id, span, above)
+            except Exception as error:
+                trouble("processor", "the progress of a span could not be read", error=error)
+
+    # --- from attributes to a level ----------------------------------------------------------------------------
+
+    def _take(self, span_id: int, span: Span, above: Node | None) -> Node | None:
+        attributes = dict(span.attributes or {})
+        with self._lock:
+            node = self._nodes.get(span_id)
+        if node is None:
+            node = self._open(span_id, span, above, attributes)
+        if node is not None:
+            _copy(attributes, node)
+        return node
+
+    def _open(self, span_id: int, span: Span, above: Node | None, attributes: Mapping[str, Any]) -> Node | None:
+        parent = above
+        if span.parent is not None:
+            with self._lock:
+                parent = self._nodes.get(span.parent.span_id, above)
+        if parent is not None and parent.status is not Status.RUNNING:
+            parent = None
+        id_ = attributes.get(semconv.OPERATION_ID if parent is None else semconv.LEVEL_ID, f"{span_id:016x}")
+        name = attributes.get(semconv.OPERATION_NAME if parent is None else semconv.LEVEL_NAME, span.name)
+        type_ = attributes.get(semconv.OPERATION_TYPE if parent is None else semconv.LEVEL_TYPE, span.name)
+        unit = attributes.get(semconv.UNIT)
+        spec = Spec(
+            identifier(type_),
+            identifier(id_),
+            cut(name, 256),
+            None,
+            None if unit is None else cut(unit, 64),
+            1,
+            None,
+            None,
+            NO_METADATA,
+        )
+        node = self._store.open(parent, spec)
+        if node is None:
+            return None
+        node.trace = (span.get_span_context().trace_id, span_id)
+        with self._lock:
+            self._nodes[span_id] = node
+        return node
+
+    def _end(self, span: ReadableSpan, node: Node) -> None:
+        failed = span.status.status_code is StatusCode.ERROR
+        error = None
+        if failed:
+            kind = (span.attributes or {}).get(semconv.ERROR_TYPE, "error")
+            error = Failure(identifier(kind), cut(span.status.description or ""))
+        self._store.close(node, Status.FAILED if failed else Status.COMPLETED, error=error)
+
+
+def _tells(attributes: Mapping[str, Any]) -> bool:
+    return any(name in attributes for name in _TELLING)
+
+
+def _copy(attributes: Mapping[str, Any], node: Node) -> None:
+    """Take over what is valid and new: total, current, message, metadata."""
+    total = _number(attributes.get(semconv.TOTAL), "the total")
+    if total is not None and total != node.total:
+        node.total, node.dirty = total, True
+    current = _number(attributes.get(semconv.CURRENT), "current")
+    if current is not None and current != node.counter.value():
+        node.counter.set(current)
+        node.dirty = True
+    message = attributes.get(semconv.MESSAGE)
+    if message is not None and cut(message) != node.message:
+        node.message, node.dirty = cut(message), True
+    prefix = semconv.METADATA_PREFIX
+    told = {name[len(prefix) :]: value for name, value in attributes.items() if name.startswith(prefix)}
+    if told:
+        clean = values.metadata(told)
+        if any(node.metadata.get(name) != value for name, value in clean.items()):
+            node.metadata, node.dirty = merged(node.metadata, clean), True
+
+
+def _number(value: object, what: str) -> Number | None:
+    clean = None if value is None else values.number(value, what)
+    return None if isinstance(clean, Bad) else clean

@@ -1,0 +1,90 @@
+"""The slot that joins the helpers to what ``configure`` put together; empty until then, so libraries cost nothing.
+
+Also the place where bad values end up: counted, warned about once a call site, raised only when strict.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.context import create_key
+
+from otel_progress.errors import RejectedTypeError, RejectedValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.trace import Tracer
+
+    from otel_progress.live import LiveStore
+
+LEVEL_KEY: Final = create_key("otel-progress-level")
+"""Context key of the current level."""
+logger: Final = logging.getLogger("otel_progress")
+_HERE: Final = str(Path(__file__).parent)
+_MAX_SITES: Final = 1_000
+
+
+@dataclass(slots=True)
+class Warnings:
+    """Which call sites have been warned about bad values; bounded."""
+
+    _sites: set[tuple[str, int, str]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, reason: str, text: str) -> None:
+        """Log a bad value once a call site (the first frame outside this package)."""
+        site = _call_site()
+        with self._lock:
+            known = (*site, reason) in self._sites or len(self._sites) >= _MAX_SITES
+            self._sites.add((*site, reason)) if not known else None
+        if not known:
+            logger.warning("%s (%s:%d; further ones from there are only counted)", text, *site)
+
+
+def _call_site() -> tuple[str, int]:
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+@dataclass(slots=True)
+class Recording:
+    """What helpers need of a running configuration: the live store, the tracer (asked for each time), how to treat bad values."""
+
+    store: LiveStore
+    tracer: Callable[[str], Tracer]
+    strict: bool = False
+    rejected: Callable[[str], None] = lambda reason: None
+    warnings: Warnings = field(default_factory=Warnings)
+
+    def reject(self, reason: str, text: str, *, of_type: bool = False) -> None:
+        """Refuse a bad value. Raises RejectedValueError or RejectedTypeError when strict."""
+        if self.strict:
+            self.rejected(reason)
+            raise RejectedTypeError(text) if of_type else RejectedValueError(text)
+        self.note(reason, text)
+
+    def note(self, reason: str, text: str) -> None:
+        """Refuse a bad value that was found when nobody can be told by an exception any more."""
+        self.rejected(reason)
+        self.warnings.add(reason, text)
+
+
+class _Slot:
+    """Holds the active recording, None until configured."""
+
+    __slots__ = ("active",)
+
+    def __init__(self) -> None:
+        self.active: Recording | None = None
+
+
+slot: Final = _Slot()
+"""The one slot of the process."""

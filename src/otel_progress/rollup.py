@@ -1,0 +1,44 @@
+"""The pure roll-up: how a level's count and ratio follow from its own counting, its children and its stages.
+
+* With declared stages: ratio = Σ weightᵢ·ratioᵢ / Σ weightᵢ, where a finished stage is done whatever came of it.
+* Else ratio = current / total, where current is what the level counted itself or, when it counted nothing, its finished children
+  (each by its weight, one unless said otherwise), and the partial ratios of running children are added to the latter.
+* An unknown total is no ratio: never 0, never NaN. A level that completed is done: 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from otel_progress.model import Number, Status
+
+
+def staged(stages: Iterable[tuple[float, Status, float | None]]) -> float | None:
+    """Return the weighted ratio of (weight, status, ratio) stages; None when they weigh nothing."""
+    parts = [(weight, weight * _share(status, ratio)) for weight, status, ratio in stages]
+    whole = math.fsum(weight for weight, _ in parts)
+    return min(1.0, math.fsum(done for _, done in parts) / whole) if whole > 0 else None
+
+
+def _share(status: Status, ratio: float | None) -> float:
+    if status is Status.COMPLETED or status is Status.SKIPPED:
+        return 1.0
+    return ratio or 0.0
+
+
+def counted(current: Number, total: Number | None, partial: float = 0.0) -> float | None:
+    """Return (current + partial) / total within 0 to 1; None when the total is unknown or there is nothing to do."""
+    if total is None or total <= 0:
+        return None
+    return float(min(1.0, max(0.0, (current + partial) / total)))
+
+
+def partial(running: Iterable[tuple[float, float | None]]) -> float:
+    """Return the units that (weight, ratio) running children have done of theirs."""
+    return sum(weight * ratio for weight, ratio in running if ratio)
+
+
+def final(status: Status, ratio: float | None) -> float | None:
+    """Return the ratio to keep at the end: 1 when completed or skipped, else how far it came."""
+    return 1.0 if status is Status.COMPLETED or status is Status.SKIPPED else ratio

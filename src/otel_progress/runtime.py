@@ -1,0 +1,231 @@
+"""A running configuration: the live store, the ticker with its lanes, what reads and what serves, and how all of it ends."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from otel_progress import spans
+from otel_progress.callbacks import Callback, CallbackEvent, Callbacks
+from otel_progress.errors import ProgressError
+from otel_progress.instances import current_instance
+from otel_progress.live import LiveStore
+from otel_progress.model import Event, OperationSnapshot, Outcome, Status
+from otel_progress.node import Node
+from otel_progress.protocols import Batch, Reader
+from otel_progress.recording import Recording, slot
+from otel_progress.ticker import Ticker
+from otel_progress.totals import Totals
+from otel_progress.trouble import trouble
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from otel_progress.lane import Lane
+    from otel_progress.settings import Settings
+    from otel_progress.tracing import Tracing
+
+T = TypeVar("T")
+REASON_EXIT: Final = "the process ended first"
+SHUTDOWN_S: Final = 5.0
+"""How long a shutdown waits for sinks and exporters, in seconds."""
+
+
+class Ends(Protocol):
+    """Something to be closed at the end, within a time."""
+
+    def __call__(self, timeout: float) -> object:
+        """Close within ``timeout`` seconds."""
+
+
+class Runtime:
+    """What :func:`otel_progress.configure` returns. Usable in ``with``; shut down at exit by itself.
+
+    ``store`` is the live store of this process: a Reader that has read-your-own-writes.
+    """
+
+    def __init__(self, settings: Settings, store: LiveStore, recording: Recording, totals: Totals, tracing: Tracing) -> None:
+        self.settings = settings
+        self.store = store
+        self.totals = totals
+        self.journal: Reader | None = None
+        self.metrics_url: str | None = None
+        self.lanes: list[Lane] = []
+        self.flushing: list[Callable[[float], bool]] = []
+        self.ending: list[Ends] = []
+        self._tracing = tracing
+        self._recording = recording
+        self._callbacks = Callbacks(lambda count: totals.dropped("callback", count))
+        self.ticker = Ticker(
+            store,
+            self.lanes,
+            interval=settings.tick,
+            before=tracing.processor.look,
+            after=self._after,
+            watching=lambda: tracing.processor.watching,
+        )
+        self._pid = os.getpid()
+        self._ended = False
+        store.on_wake = self.ticker.wake
+        store.on_begin = self._begun
+        store.on_end = self._over
+        store.on_advance = spans.milestone
+        store.on_event_dropped = lambda: totals.dropped("event")
+        _RUNTIMES.add(self)
+
+    @property
+    def ended(self) -> bool:
+        """True after shutdown."""
+        return self._ended
+
+    # --- queries -----------------------------------------------------------------------------------------------
+
+    def get_operation(self, operation_id: str) -> OperationSnapshot | None:
+        """Return the newest run of this id with its levels: live ones as of now, else from the journal; None when unknown."""
+        return self.store.get(operation_id) or self._journaled(lambda journal: journal.get(operation_id), None)
+
+    def get_active_operations(self) -> list[OperationSnapshot]:
+        """Return the operations of this process that have not ended, with their levels, newest first."""
+        return list(self.store.active())
+
+    def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
+        """Return ended operations, the last one first: those of this process, and those the journal keeps."""
+        live = self.store.history(operation_type, limit)
+        kept = self._journaled(lambda journal: journal.history(operation_type, limit), [])
+        known = {operation.run: operation for operation in (*kept, *live)}
+        ordered = sorted(known.values(), key=lambda operation: operation.root.ended_at or 0.0, reverse=True)
+        return ordered[: max(0, limit)]
+
+    def get_events(
+        self, operation_id: str, *, level: str | None = None, outcome: Outcome | None = None, since: float | None = None
+    ) -> list[Event]:
+        """Return the kept events of the newest run of this id, oldest first; ``level`` is a path and takes in what is below."""
+        found = self.store.events(operation_id, level=level, outcome=outcome, since=since)
+        if found:
+            return list(found)
+        return list(self._journaled(lambda journal: journal.events(operation_id, level=level, outcome=outcome, since=since), []))
+
+    def _journaled(self, ask: Callable[[Reader], T], otherwise: T) -> T:
+        if self.journal is None:
+            return otherwise
+        try:
+            return ask(self.journal)
+        except ProgressError as error:
+            trouble("journal", f"the journal cannot be read: {error}", error=error)
+            return otherwise
+
+    def add_callback(self, callback: Callback, interval: float = 0.1) -> None:
+        """Call ``callback(event, operation)`` from a thread of its own at starts, ends, and at most every ``interval`` seconds."""
+        self._callbacks.add(callback, interval)
+
+    def remove_callback(self, callback: Callback) -> None:
+        """Do not call ``callback`` any more."""
+        self._callbacks.remove(callback)
+
+    def join(self, provider: TracerProvider) -> None:
+        """Follow the spans of one more tracer provider; the first one joined so makes the helpers' spans from then on."""
+        self._tracing.join(provider, given=True)
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def force_flush(self, timeout: float = 5.0) -> bool:
+        """Bring everything up to now to the journal, callbacks and exporters; False when not all was taken within ``timeout`` s."""
+        deadline = time.monotonic() + timeout
+        self.ticker.tick()
+        flushes = [*(lane.flush for lane in self.lanes), self._tracing.flush, *self.flushing, self._callbacks.flush]
+        return all([flush(max(0.0, deadline - time.monotonic())) for flush in flushes])
+
+    def shutdown(self, timeout: float = SHUTDOWN_S) -> bool:
+        """End what still runs as cancelled, write and export everything, close every part. Idempotent; never raises."""
+        if self._ended or self._pid != os.getpid():
+            return True
+        self._ended = True
+        deadline = time.monotonic() + timeout
+        done = True
+        try:
+            for operation in list(self.store.active_roots()):
+                self.store.close(operation, Status.CANCELLED, message=REASON_EXIT)
+            self.ticker.stop(timeout)
+            if slot.active is self._recording:
+                slot.active = None
+            done = self._callbacks.flush(max(0.1, deadline - time.monotonic()))
+            for lane in self.lanes:
+                done = lane.close(max(0.1, deadline - time.monotonic())) and done
+        except Exception as error:
+            trouble("shutdown", "progress could not be shut down completely", error=error)
+            done = False
+        for end in (self._tracing.close, *self.ending):
+            try:
+                end(max(0.1, deadline - time.monotonic()))
+            except Exception as error:
+                trouble("shutdown", "a part could not be shut down", error=error)
+                done = False
+        self._callbacks.close()
+        return done
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.shutdown()
+
+    # --- what the store tells ----------------------------------------------------------------------------------
+
+    def _begun(self, node: Node) -> None:
+        if self._callbacks:
+            self._post("started", node)
+
+    def _over(self, node: Node) -> None:
+        spans.finish(node)
+        if node.parent is None and self._callbacks:
+            self._post(node.status.value, node)  # type: ignore[arg-type]
+
+    def _post(self, event: CallbackEvent, node: Node) -> None:
+        try:
+            operation = self.store.view(node)
+            self._callbacks.post(event, operation)
+        except Exception as error:
+            trouble("callback", "a callback could not be told", error=error)
+
+    def _after(self, batch: Batch, seconds: float) -> None:
+        self.totals.write(batch)
+        self.totals.tick(seconds)
+        if self._callbacks:
+            for run in {snapshot.info.run for snapshot in batch.snapshots}:
+                operation = self.store.running(run)
+                if operation is not None:
+                    self._callbacks.post("updated", operation)
+
+    # --- fork --------------------------------------------------------------------------------------------------
+
+    def after_fork(self) -> None:
+        """In a forked child: a new instance without the parent's levels, threads or terminal; its own levels are recorded."""
+        if self._ended:
+            return
+        self._pid = os.getpid()
+        self.store.restart(current_instance(self.store.instance.service))
+        self.lanes[:] = [lane for lane in self.lanes if lane.name != "console"]
+        for lane in self.lanes:
+            lane.restart()
+        self.ticker.restart()
+        self._callbacks = Callbacks(lambda count: self.totals.dropped("callback", count))
+        self._tracing.processor.restart()
+
+
+_RUNTIMES: Final[weakref.WeakSet[Runtime]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for runtime in list(_RUNTIMES):
+        try:
+            runtime.after_fork()
+        except Exception as error:
+            trouble("fork", "progress could not be restarted in a forked child", error=error)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

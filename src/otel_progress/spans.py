@@ -1,0 +1,163 @@
+"""The span of a level: its name, its attributes at the start, and all final values written before it ends.
+
+Needs opentelemetry-api only. Nothing here lets an exception of a tracer, sampler or processor reach the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, Tracer
+from opentelemetry.util.types import AttributeValue
+
+from otel_progress import semconv
+from otel_progress.model import Failure, MetadataValue, Snapshot
+from otel_progress.model import Status as LevelStatus
+from otel_progress.node import Node
+from otel_progress.trouble import trouble
+
+MAX_METADATA_ATTRIBUTES: Final = 64
+"""Metadata keys written on a span; an SDK keeps 128 attributes by default and drops the oldest beyond."""
+MAX_EVENTS: Final = 8
+"""Events on a span, the exception included; some back ends keep no more."""
+
+
+def start(tracer: Tracer, node: Node, context: context_api.Context) -> Span:
+    """Start the span of a level; INVALID_SPAN when the tracer fails."""
+    try:
+        return tracer.start_span(node.spec.type, context, attributes=identity(node))
+    except Exception:
+        trouble("span", "a tracer or span processor failed at the start of a span; the work goes on")
+        return INVALID_SPAN
+
+
+def identity(node: Node) -> dict[str, AttributeValue]:
+    """Return the attributes that say which level this is."""
+    operation = node.operation
+    attributes: dict[str, AttributeValue] = {
+        semconv.OPERATION_ID: operation.id,
+        semconv.OPERATION_TYPE: operation.type,
+        semconv.PATH: node.path,
+        semconv.DEPTH: node.depth,
+    }
+    if node.parent is None:
+        attributes[semconv.OPERATION_NAME] = node.name
+    else:
+        attributes[semconv.LEVEL_ID] = node.id
+        attributes[semconv.LEVEL_TYPE] = node.spec.type
+        attributes[semconv.LEVEL_NAME] = node.name
+    if node.attempt > 1:
+        attributes[semconv.ATTEMPT] = node.attempt
+    if node.spec.unit is not None:
+        attributes[semconv.UNIT] = node.spec.unit
+    return attributes
+
+
+def final(snapshot: Snapshot) -> dict[str, AttributeValue]:
+    """Return the attributes that say how far a level came; what is unknown is absent."""
+    attributes: dict[str, AttributeValue] = {
+        semconv.CURRENT: snapshot.current,
+        semconv.STATUS: snapshot.status.value,
+        semconv.SEQUENCE: snapshot.sequence,
+    }
+    if snapshot.total is not None:
+        attributes[semconv.TOTAL] = snapshot.total
+    if snapshot.ratio is not None:
+        attributes[semconv.RATIO] = snapshot.ratio
+    if snapshot.failed:
+        attributes[semconv.FAILED] = snapshot.failed
+    if snapshot.message is not None:
+        attributes[semconv.MESSAGE] = snapshot.message
+    if snapshot.error is not None:
+        attributes[semconv.ERROR_TYPE] = snapshot.error.type
+    return attributes
+
+
+def finish(node: Node) -> None:
+    """Write the final values of an ended level on its span and end it."""
+    span, snapshot = node.span, node.snapshot
+    if span is INVALID_SPAN or snapshot is None:
+        return
+    try:
+        if span.is_recording():
+            _write(span, node, snapshot)
+    except Exception:
+        trouble("span", "the final values of a span could not be written")
+    try:
+        span.end()
+    except Exception:
+        trouble("span", "a span processor failed at the end of a span; the work goes on")
+
+
+def _write(span: Span, node: Node, snapshot: Snapshot) -> None:
+    attributes = final(snapshot)
+    if snapshot.metadata:
+        attributes = {**_metadata(snapshot.metadata), **attributes}
+    present: Mapping[str, object] = getattr(span, "attributes", None) or {}
+    if semconv.OPERATION_ID not in present or len(present) + len(attributes) > 100:
+        # Past its limit an SDK drops the oldest attributes, and those are the identity: written again, they are the newest.
+        attributes.update(identity(node))
+    span.set_attributes(attributes)
+    if snapshot.status is LevelStatus.FAILED:
+        text = None if snapshot.error is None else snapshot.error.message
+        span.set_status(Status(StatusCode.ERROR, text))
+
+
+def _metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, AttributeValue]:
+    names = list(metadata)[:MAX_METADATA_ATTRIBUTES]
+    return {semconv.METADATA_PREFIX + name: metadata[name] for name in names}
+
+
+def record_exception(node: Node, error: BaseException) -> None:
+    """Put an exception on the span of the innermost level it passed through, once."""
+    if node.exception_id != id(error):
+        _shielded_event(node, error)
+    if node.parent is not None:
+        node.parent.exception_id = id(error)
+
+
+def _shielded_event(node: Node, error: BaseException) -> None:
+    try:
+        node.span.record_exception(error)
+    except Exception:
+        trouble("span", "an exception could not be recorded on its span")
+
+
+def item_event(node: Node, name: str, outcome: str, error: Failure | None) -> None:
+    """Put the event of an item on the level's span, within the bound of events."""
+    attributes: dict[str, AttributeValue] = {semconv.ITEM_NAME: name, semconv.ITEM_OUTCOME: outcome}
+    if error is not None:
+        attributes[semconv.ERROR_TYPE] = error.type
+        attributes[semconv.EXCEPTION_MESSAGE] = error.message
+    add_event(node, semconv.EVENT_ITEM, attributes, limit=MAX_EVENTS - 4)
+
+
+def milestone(node: Node) -> None:
+    """Put an event on the span when another quarter of the work is passed."""
+    snapshot = node.snapshot
+    if snapshot is None or snapshot.ratio is None or snapshot.status.finished:
+        return
+    quarter = int(snapshot.ratio * 4)
+    if quarter > node.quarter:
+        node.quarter = quarter
+        attributes = {name: value for name, value in final(snapshot).items() if name != semconv.ERROR_TYPE}
+        add_event(node, semconv.EVENT_UPDATED, attributes)
+
+
+def add_event(node: Node, name: str, attributes: Mapping[str, AttributeValue], *, limit: int = MAX_EVENTS - 1) -> None:
+    """Add an event to the level's span unless ``limit`` events are there; one place is kept for an exception."""
+    if node.span_events >= limit or node.span is INVALID_SPAN:
+        return
+    node.span_events += 1
+    try:
+        node.span.add_event(name, attributes)
+    except Exception:
+        trouble("span", "an event could not be put on a span")
+
+
+def in_context(span: Span) -> context_api.Context:
+    """Return the current context with ``span`` as its span, unchanged when the span is of no trace."""
+    return trace.set_span_in_context(span) if span.get_span_context().is_valid else context_api.get_current()

@@ -1,0 +1,124 @@
+"""The one collecting thread of a process: wakes when something begins, ticks while something runs, sleeps otherwise.
+
+A tick collects what changed and leaves it in every lane. When ticks and sinks take long, the pause grows with them, so that they never
+take more than a tenth of the time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from otel_progress.lane import Lane
+from otel_progress.live import LiveStore
+from otel_progress.protocols import Batch
+from otel_progress.trouble import trouble
+
+SHARE: Final = 0.1
+"""The part of the time that collecting and writing may take."""
+HEARTBEAT_S: Final = 1.0
+"""How often lanes get a batch although nothing changed: the sign of life."""
+
+
+class Ticker:
+    """Ticks every ``interval`` seconds while ``store`` has something active. ``before`` is called ahead of
+    each collection, ``after`` with its batch; ``watching`` says that something may become active by itself."""
+
+    def __init__(
+        self,
+        store: LiveStore,
+        lanes: Sequence[Lane],
+        *,
+        interval: float = 0.1,
+        before: Callable[[], None] = lambda: None,
+        watching: Callable[[], bool] = lambda: False,
+        after: Callable[[Batch, float], None] = lambda batch, seconds: None,
+    ) -> None:
+        self._store = store
+        self.lanes = lanes
+        self._interval = interval
+        self._before = before
+        self._watching = watching
+        self._after = after
+        self.restart()
+
+    def restart(self) -> None:
+        """Start over without a thread: what a forked child does. The next level that begins starts one."""
+        self._turn = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._asleep = True
+        self._stop = threading.Event()
+        self._beat_at = float("-inf")
+
+    def wake(self) -> None:
+        """Go on ticking. Called at every begin, so it is nothing but a look at a flag while ticks go on."""
+        if self._asleep:
+            self._asleep = False
+            if self._thread is None:
+                self._start()
+            self._wake.set()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(target=self._run, name="otel-progress-ticker", daemon=True)
+                self._thread.start()
+
+    def tick(self) -> float:
+        """Collect once and hand the batch on; return the seconds it took."""
+        began = time.perf_counter()
+        with self._turn:
+            self._before()
+            batch = self._store.collect()
+            carries = bool(batch.snapshots or batch.events or batch.evicted)
+            beat = carries or batch.clock - self._beat_at >= HEARTBEAT_S
+            if beat:
+                self._beat_at = batch.clock
+            for lane in self.lanes:
+                if beat or lane.every_tick:
+                    lane.post(batch)
+            seconds = time.perf_counter() - began
+            self._after(batch, seconds)
+        return seconds
+
+    def pause(self, seconds: float) -> float:
+        """Return how long to wait after a tick of ``seconds``, the last writes of the sinks counted in."""
+        busy = seconds + sum(lane.seconds for lane in self.lanes)
+        return max(self._interval - seconds, busy * (1 / SHARE - 1))
+
+    def stop(self, timeout: float) -> None:
+        """Tick once more and end the thread."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        self._shielded_tick()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            seconds = self._shielded_tick()
+            if self._idle():
+                self._sleep()
+            else:
+                self._stop.wait(self.pause(seconds))
+
+    def _idle(self) -> bool:
+        return self._store.idle and not self._watching()
+
+    def _sleep(self) -> None:
+        self._wake.clear()
+        self._asleep = True
+        if self._idle() and not self._stop.is_set():  # after saying so: a begin in between is seen here, or wakes us
+            self._wake.wait()
+        self._asleep = False
+
+    def _shielded_tick(self) -> float:
+        try:
+            return self.tick()
+        except Exception as error:
+            trouble("tick", "a tick failed; the work goes on, progress is seen at the next one", error=error)
+            return self._interval

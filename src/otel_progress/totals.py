@@ -1,0 +1,180 @@
+"""Totals of this process since it started: counters and histograms that only grow, also when runs are long forgotten.
+
+Plain numbers and no metrics library: whoever shows them (the Prometheus collector, OTLP) takes a copy with :meth:`Totals.read`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import weakref
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Final
+
+from otel_progress import semconv
+from otel_progress.endings import Endings
+from otel_progress.labels import BoundedLabels
+from otel_progress.model import Number, Snapshot
+from otel_progress.protocols import Batch
+from otel_progress.semconv import Metric
+
+MAX_OPERATION_TYPES: Final = 100
+"""Operation types that have series of their own; the others share the label ``other``."""
+MAX_ITEM_TYPES: Final = 500
+"""Pairs of operation type and level type that have item counters of their own."""
+MAX_REASONS: Final = 50
+"""Reasons, sinks and groups that have counters of their own."""
+
+BOUNDS: Final[Mapping[Metric, tuple[float, ...]]] = {
+    semconv.OPERATION_DURATION: (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10800, 21600, 43200, 86400),
+    semconv.ETA_ERROR: (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5),
+    semconv.TICK_DURATION: (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
+}
+"""Upper bounds of the buckets: durations from 0.1 s to a day, errors from 1 % to five times the duration, ticks from 0.5 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceExample:
+    """One observation of a histogram that can be looked up: its trace, value and Unix time (None when unknown)."""
+
+    trace_id: str
+    value: float
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram: upper ``bounds``, observations in each bucket (one more than bounds, not cumulated), their sum, and the
+    latest example in each bucket.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+    examples: tuple[TraceExample | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TotalsReading:
+    """A copy of all totals at one moment: by metric, then by the values of its labels."""
+
+    counters: Mapping[Metric, Mapping[tuple[str, ...], Number]]
+    distributions: Mapping[Metric, Mapping[tuple[str, ...], Distribution]]
+
+
+class _Histogram:
+    __slots__ = ("counts", "examples", "sum")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * buckets
+        self.examples: list[TraceExample | None] = [None] * buckets
+        self.sum = 0.0
+
+
+class Totals:
+    """Counts for the life of the process: a Sink that takes ended operations and items from batches, and methods for the rest.
+
+    Every method may be called from any thread, takes a few microseconds and never raises for what a caller passed. The numbers
+    of labels are bounded (``MAX_OPERATION_TYPES`` and so on).
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._endings = Endings()
+        self._counters: dict[Metric, dict[tuple[str, ...], Number]] = {}
+        self._histograms: dict[Metric, dict[tuple[str, ...], _Histogram]] = {}
+        self._types = BoundedLabels(MAX_OPERATION_TYPES)
+        self._item_types = BoundedLabels(MAX_ITEM_TYPES)
+        self._reasons: dict[Metric, BoundedLabels] = {}
+        _ALL.add(self)
+
+    def write(self, batch: Batch) -> None:
+        """Count what ended and what was done since the last batch. Called from one thread at a time, as for every Sink."""
+        endings = self._endings.take(batch)
+        with self._lock:
+            for (operation_type, level_type, outcome), units in batch.items.items():
+                if 0 < units < math.inf:
+                    self._count(semconv.ITEMS, (*self._item_types.fit(operation_type, level_type), outcome), units)
+            for metric, (operation_type, *others), amount, snapshot in endings:
+                labels = (*self._types.fit(operation_type), *others)
+                if metric.kind == "counter":
+                    self._count(metric, labels, amount)
+                elif math.isfinite(amount):
+                    self._observe(metric, labels, amount, snapshot)
+
+    def close(self) -> None:
+        """Do nothing: totals stay readable to the end of the process."""
+
+    def rejected(self, reason: str) -> None:
+        """Count a bad value that was ignored."""
+        self._reason(semconv.UPDATES_REJECTED, reason, 1)
+
+    def sink_error(self, sink: str) -> None:
+        """Count a batch that a sink could not take."""
+        self._reason(semconv.SINK_ERRORS, sink, 1)
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Count events, snapshots or callbacks that were let go because a bound was reached."""
+        self._reason(semconv.EVENTS_DROPPED, reason, count)
+
+    def series_dropped(self, metric_group: str, count: int) -> None:
+        """Count operations or levels that a scrape left out because of its cap."""
+        self._reason(semconv.SERIES_DROPPED, metric_group, count)
+
+    def tick(self, seconds: float) -> None:
+        """Observe how long a tick took."""
+        if 0.0 <= seconds < math.inf:
+            with self._lock:
+                self._observe(semconv.TICK_DURATION, (), seconds, None)
+
+    def read(self) -> TotalsReading:
+        """Return a copy of all totals."""
+        with self._lock:
+            counters = {metric: dict(series) for metric, series in self._counters.items()}
+            copies = [
+                (metric, labels, tuple(one.counts), one.sum, tuple(one.examples))
+                for metric, series in self._histograms.items()
+                for labels, one in series.items()
+            ]
+        distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = {}
+        for metric, labels, counts, total, examples in copies:
+            distributions.setdefault(metric, {})[labels] = Distribution(BOUNDS[metric], counts, total, examples)
+        return TotalsReading(counters, distributions)
+
+    def _reason(self, metric: Metric, reason: str, count: int) -> None:
+        if count > 0:
+            with self._lock:
+                bounded = self._reasons.setdefault(metric, BoundedLabels(MAX_REASONS))
+                self._count(metric, bounded.fit(reason), count)
+
+    def _count(self, metric: Metric, labels: tuple[str, ...], amount: Number) -> None:
+        series = self._counters.setdefault(metric, {})
+        series[labels] = series.get(labels, 0) + amount
+
+    def _observe(self, metric: Metric, labels: tuple[str, ...], value: float, snapshot: Snapshot | None) -> None:
+        bounds = BOUNDS[metric]
+        series = self._histograms.setdefault(metric, {})
+        one = series.get(labels)
+        if one is None:
+            one = series[labels] = _Histogram(len(bounds) + 1)
+        bucket = bisect_left(bounds, value)
+        one.counts[bucket] += 1
+        one.sum += value
+        if snapshot is not None and snapshot.info.trace_id:
+            one.examples[bucket] = TraceExample(snapshot.info.trace_id, value, snapshot.ended_at)
+
+
+_ALL: Final[weakref.WeakSet[Totals]] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked child, replace locks that a thread of the parent may have held at that moment."""
+    for totals in list(_ALL):
+        totals._lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -1,0 +1,77 @@
+"""Which tracer providers are joined, and which one makes the helpers' spans."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from otel_progress.exporters import otlp
+from otel_progress.processor import ProgressSpanProcessor
+from otel_progress.trouble import trouble
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
+    from otel_progress.live import LiveStore
+
+_making: Final = threading.Lock()
+_made: list[TracerProvider] = []
+"""The provider made here and set as the global one; a process can do so only once, so it outlives a runtime."""
+_exporting: list[TracerProvider] = []
+
+
+class Tracing:
+    """The providers of one runtime. The first one that is given explicitly makes the helpers' spans; else the global one."""
+
+    def __init__(self, store: LiveStore) -> None:
+        self.processor = ProgressSpanProcessor(store)
+        self._joined: list[Any] = []
+        self._given = False
+        self._source: Any = trace.NoOpTracerProvider()
+        self._tracers: dict[str, Tracer] = {}
+
+    def tracer(self, scope: str) -> Tracer:
+        """Return the tracer of an instrumentation scope."""
+        found = self._tracers.get(scope)
+        if found is None:
+            found = self._tracers[scope] = self._source.get_tracer(scope)
+        return found
+
+    def join(self, provider: Any, *, given: bool) -> None:
+        """Follow the spans of a provider; make the helpers' spans with it when it is the first that was given."""
+        if not any(known is provider for known in self._joined):
+            self._joined.append(provider)
+            add = getattr(provider, "add_span_processor", None)
+            if callable(add):  # a provider of the API only has spans to make, but none to follow
+                add(self.processor)
+        if (given and not self._given) or len(self._joined) == 1:
+            self._source, self._given = provider, given
+            self._tracers = {}
+
+    def join_global(self, service_name: str | None, instance_id: str, *, export: bool, on_error: Callable[[], object]) -> None:
+        """Join the provider the application has set; make one and set it when there is none."""
+        existing = trace.get_tracer_provider()
+        if isinstance(existing, trace.ProxyTracerProvider):
+            with _making:
+                existing = otlp.build_tracer_provider(service_name, otlp=False, instance_id=instance_id)
+                trace.set_tracer_provider(existing)
+                _made[:] = [existing]
+        if export and existing in _made and existing not in _exporting:
+            _made[0].add_span_processor(otlp.span_processor(os.environ, on_error=on_error))
+            _exporting.append(_made[0])
+        self.join(existing, given=False)
+
+    def flush(self, timeout: float) -> bool:
+        """Export the ended spans of the provider made here; a given one is its owner's to flush."""
+        return all(provider.force_flush(int(timeout * 1000)) for provider in _exporting)
+
+    def close(self, timeout: float) -> None:
+        """Export what is left and look at spans no more."""
+        if not self.flush(timeout):
+            trouble("otlp_spans", "spans were not all exported before the end")
+        self.processor.shutdown()

@@ -1,0 +1,117 @@
+"""Iterating with progress: the elements are counted in C as they are handed out, and no line of ours runs in between."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from otel_progress.begin import INERT
+from otel_progress.model import Number
+from otel_progress.node import Node
+
+if TYPE_CHECKING:
+    from otel_progress.handle import Level
+
+T = TypeVar("T")
+STOPPED_EARLY = "stopped before the end"
+
+
+class Track(Generic[T]):
+    """An iterable, or async iterable, whose iteration is a level: begun with the first element, ended with the last.
+
+    ``level`` is the handle of the iteration that is under way, for messages and item outcomes. It is never the current level:
+    nothing leaks into the caller's context. Leaving the loop early ends the level as cancelled.
+    """
+
+    __slots__ = ("_handle", "_iterable", "_make", "_total")
+
+    def __init__(
+        self, iterable: Iterable[T] | AsyncIterable[T], total: Number | None, make: Callable[[Number | None], Level]
+    ) -> None:
+        self._iterable = iterable
+        self._total = total if total is not None or not isinstance(iterable, Sized) else _length(iterable)
+        self._make = make
+        self._handle: Level | None = None
+
+    @property
+    def level(self) -> Level:
+        """The handle of the iteration under way, or of the next one."""
+        if self._handle is None:
+            self._handle = self._make(self._total)
+        return self._handle
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self._iterable))
+
+    def __iter__(self) -> Iterator[T]:
+        level = self._begin()
+        iterable = iter(cast("Iterable[T]", self._iterable))
+        if level._node is INERT:
+            return iterable
+        return _iterate(iterable, level, cast(Node, level._node))
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        level = self._begin()
+        iterator = cast("AsyncIterable[T]", self._iterable).__aiter__()
+        if level._node is INERT:
+            return iterator
+        return _iterate_async(iterator, level)
+
+    def _begin(self) -> Level:
+        if self._handle is not None and self._handle._node.status.finished:
+            self._handle = None
+        return self.level.start()
+
+
+def _length(iterable: Sized) -> int | None:
+    try:
+        return len(iterable)
+    except Exception:  # a foreign __len__ may do anything; the total stays unknown
+        return None
+
+
+def _iterate(iterator: Iterator[T], level: Level, node: Node) -> Iterator[T]:
+    counter = node.counter
+    # An element counts as handed out when the loop asks for it, but it is done only when the loop asks for the next one.
+    counter.shift(-1)
+    node.tracked = True
+    try:
+        yield from _checked(iterator, level) if _strict(level) else counter.count(iterator)
+    except GeneratorExit:
+        level.cancel(STOPPED_EARLY)
+        raise
+    except BaseException as error:
+        counter.shift(1)
+        level.__exit__(type(error), error, error.__traceback__)
+        raise
+    counter.shift(1)
+    level.complete()
+
+
+def _strict(level: Level) -> bool:
+    return level._recording is not None and level._recording.strict
+
+
+def _checked(iterator: Iterator[T], level: Level) -> Iterator[T]:
+    """Count through the strict way, which refuses what goes beyond the total."""
+    one = level._node.one
+    for element in iterator:
+        one()
+        yield element
+
+
+async def _iterate_async(iterator: AsyncIterator[T], level: Level) -> AsyncIterator[T]:
+    node = cast(Node, level._node)
+    node.tracked = True
+    one = node.one
+    try:
+        async for element in iterator:
+            yield element
+            one()
+    except GeneratorExit:
+        level.cancel(STOPPED_EARLY)
+        raise
+    except BaseException as error:
+        level.__exit__(type(error), error, error.__traceback__)
+        raise
+    level.complete()

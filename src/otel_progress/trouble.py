@@ -1,0 +1,22 @@
+"""What went wrong inside of telemetry: counted by place, logged once a place, never raised to the work."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from threading import Lock
+from typing import Final
+
+logger: Final = logging.getLogger("otel_progress")
+counts: Final[Counter[str]] = Counter()
+"""How often something went wrong, by place (tracer, span, sink name, callback, …)."""
+_lock: Final = Lock()
+
+
+def trouble(place: str, text: str, *, error: BaseException | None = None) -> None:
+    """Count a failure at ``place`` and log the first one there, with its cause."""
+    with _lock:
+        counts[place] += 1
+        first = counts[place] == 1
+    if first:
+        logger.warning("%s (further failures there are only counted)", text, exc_info=error or True)

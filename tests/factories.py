@@ -1,0 +1,114 @@
+"""Records for tests: every field has a sensible value, and any can be named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from otel_progress import semconv
+from otel_progress.instances import this_host
+from otel_progress.model import NO_METADATA, Event, Instance, LevelInfo, OperationSnapshot, Snapshot, Status
+from otel_progress.protocols import Batch
+from otel_progress.text import segment
+
+WALL = 1_700_000_000.0
+"""Unix seconds at which everything in a test starts, unless told otherwise."""
+CLOCK = 5_000.0
+"""The monotonic clock at the same moment."""
+
+_INFO_FIELDS = frozenset(LevelInfo.__dataclass_fields__)
+
+
+def instance(id: str = "instance-1", **fields: Any) -> Instance:  # noqa: A002 - named as the field
+    """Return a process on another host, so that only its heartbeat tells whether it lives."""
+    values = {"pid": 4711, "host": "elsewhere/boot/1", "service": "nightly", "started_at": WALL, "start": None}
+    return Instance(id=id, **{**values, **fields})
+
+
+def local_instance(pid: int, **fields: Any) -> Instance:
+    """Return a process of this host."""
+    return instance(id=f"local-{pid}", pid=pid, host=this_host(), **fields)
+
+
+def snapshot(path: str = "", sequence: int = 1, **fields: Any) -> Snapshot:
+    """Return a running level; fields of its LevelInfo can be named as well. ``path`` is empty for the operation itself."""
+    type_, _, id_ = path.rpartition("/")[2].partition(":") if path else ("setlist", "", "friday-42")
+    info = {
+        "operation_id": "friday-42",
+        "operation_type": "setlist",
+        "run": "run-1",
+        "path": path,
+        "type": type_,
+        "id": id_,
+        "name": f"Name of {id_}",
+        "unit": None,
+        "weight": 1.0,
+        "declared": False,
+        "attempt": 1,
+        "order": 0,
+        "started_at": WALL,
+        "started_clock": CLOCK,
+        "deadline_at": None,
+        "trace_id": None,
+        "span_id": None,
+        "instance": "instance-1",
+    }
+    state = {
+        "status": Status.RUNNING,
+        "current": 0,
+        "total": None,
+        "ratio": None,
+        "failed": 0,
+        "skipped": 0,
+        "message": None,
+        "metadata": NO_METADATA,
+        "error": None,
+        "stage": None,
+        "eta": None,
+        "observed_at": WALL,
+        "observed_clock": CLOCK,
+        "advanced_at": None,
+        "advanced_clock": None,
+        "longest_gap_s": 0.0,
+        "ended_at": None,
+        "duration_s": None,
+    }
+    given = fields.pop("info", None)
+    info.update({name: value for name, value in fields.items() if name in _INFO_FIELDS})
+    state.update({name: value for name, value in fields.items() if name not in _INFO_FIELDS})
+    return Snapshot(info=given or LevelInfo(**info), sequence=sequence, **state)
+
+
+def ended(path: str = "", sequence: int = 2, **fields: Any) -> Snapshot:
+    """Return a completed level that took a minute."""
+    values = {"status": Status.COMPLETED, "ended_at": WALL + 60.0, "duration_s": 60.0}
+    return snapshot(path, sequence, **{**values, **fields})
+
+
+def operation(root: Snapshot | None = None, levels: Sequence[Snapshot] = (), **fields: Any) -> OperationSnapshot:
+    """Return an operation as read a minute after its start."""
+    values = {"read_at": WALL + 60.0, "clock": CLOCK + 60.0, "instance": instance()}
+    return OperationSnapshot(root=root or snapshot(), levels=tuple(levels), **{**values, **fields})
+
+
+def event(number: int = 1, path: str = "", **fields: Any) -> Event:
+    """Return an item event."""
+    values = {
+        "operation_id": "friday-42",
+        "operation_type": "setlist",
+        "run": "run-1",
+        "level_type": path.rpartition("/")[2].partition(":")[0] or "setlist",
+        "kind": semconv.EVENT_ITEM,
+        "at": WALL + number,
+    }
+    return Event(path=path, number=number, **{**values, **fields})
+
+
+def batch(*snapshots: Snapshot, **fields: Any) -> Batch:
+    """Return a batch of the default instance."""
+    return Batch(**{"instance": instance(), "at": WALL, "clock": CLOCK, "snapshots": snapshots, **fields})
+
+
+def path_of(*segments: tuple[str, str]) -> str:
+    """Return the path of (type, id) pairs."""
+    return "/".join(segment(type_, id_) for type_, id_ in segments)

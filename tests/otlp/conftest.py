@@ -1,0 +1,14 @@
+"""The OTLP tests start from an environment without any OpenTelemetry setting."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("OTEL_") and not name.startswith("OTEL_PROGRESS_TEST_"):
+            monkeypatch.delenv(name)

@@ -1,0 +1,113 @@
+"""A small OTLP/HTTP receiver on a free loopback port: it parses what it gets with the real protocol messages and keeps it."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+REQUESTS: dict[str, Any] = {
+    "/v1/traces": ExportTraceServiceRequest,
+    "/v1/logs": ExportLogsServiceRequest,
+    "/v1/metrics": ExportMetricsServiceRequest,
+}
+
+
+class Receiver:
+    """What came in: spans, log records and metrics, each as (resource attributes, message), flat."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._got: dict[str, list[Any]] = {path: [] for path in REQUESTS}
+        self.port = 0
+
+    def take(self, path: str, body: bytes) -> None:
+        """Parse and keep one request."""
+        request = REQUESTS[path]()
+        request.ParseFromString(body)
+        with self._lock:
+            self._got[path].append(request)
+
+    def spans(self) -> list[tuple[dict[str, Any], Any]]:
+        """Return every span that came in."""
+        return [
+            (attributes(resource.resource), span)
+            for request in self._copy("/v1/traces")
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+
+    def records(self) -> list[tuple[dict[str, Any], Any]]:
+        """Return every log record that came in."""
+        return [
+            (attributes(resource.resource), record)
+            for request in self._copy("/v1/logs")
+            for resource in request.resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
+
+    def metrics(self) -> list[tuple[dict[str, Any], Any]]:
+        """Return every metric that came in."""
+        return [
+            (attributes(resource.resource), metric)
+            for request in self._copy("/v1/metrics")
+            for resource in request.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        ]
+
+    def _copy(self, path: str) -> list[Any]:
+        with self._lock:
+            return list(self._got[path])
+
+
+def attributes(holder: Any) -> dict[str, Any]:
+    """Return the attributes of a message as plain values."""
+    return {pair.key: value(pair.value) for pair in holder.attributes}
+
+
+def value(any_value: Any) -> Any:
+    """Return an AnyValue as a plain value."""
+    kind = any_value.WhichOneof("value")
+    if kind == "array_value":
+        return [value(each) for each in any_value.array_value.values]
+    return getattr(any_value, kind) if kind else None
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """Run a receiver for the length of the block."""
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            receiver.take(self.path, body)
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,120 @@
+"""Snapshots and batches for the OTLP tests, with a clock that only moves when told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from otel_progress.exporters.otel_logs_shim import LogEvent
+from otel_progress.model import NO_METADATA, Event, Instance, LevelInfo, OperationSnapshot, Snapshot, Status
+from otel_progress.protocols import Batch
+
+WALL = 1_800_000_000.0
+"""Wall time at clock 0."""
+INSTANCE = Instance("worker-1", 4711, "host", "nightly", WALL)
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+SPAN = "b7ad6b7169203331"
+
+
+def level(path: str = "", *, run: str = "run-1", clock: float = 0.0, started: float | None = 0.0, **values: Any) -> Snapshot:
+    """Return a running level as seen at ``clock`` that started at ``started``; ``values`` are fields of Snapshot or LevelInfo."""
+    segment = path.rpartition("/")[2] or "setlist:friday-42"
+    type_, _, id_ = segment.partition(":")
+    info = LevelInfo(
+        operation_id="friday-42",
+        operation_type="setlist",
+        run=run,
+        path=path,
+        type=type_,
+        id=id_,
+        name=f"the {id_}",
+        unit=None,
+        weight=1.0,
+        declared=False,
+        attempt=1,
+        order=0,
+        started_at=None if started is None else WALL + started,
+        started_clock=started,
+        deadline_at=None,
+        trace_id=TRACE,
+        span_id=SPAN,
+        instance=INSTANCE.id,
+    )
+    of_info = {name: values.pop(name) for name in list(values) if name in LevelInfo.__dataclass_fields__}
+    snapshot = Snapshot(
+        info=replace(info, **of_info),
+        sequence=1,
+        status=Status.RUNNING,
+        current=0,
+        total=10,
+        ratio=0.0,
+        failed=0,
+        skipped=0,
+        message=None,
+        metadata=NO_METADATA,
+        error=None,
+        stage=None,
+        eta=None,
+        observed_at=WALL + clock,
+        observed_clock=clock,
+        advanced_at=None,
+        advanced_clock=None,
+        longest_gap_s=0.0,
+        ended_at=None,
+        duration_s=None,
+    )
+    return replace(snapshot, **values)
+
+
+def ended(snapshot: Snapshot, clock: float, status: Status = Status.COMPLETED, **values: Any) -> Snapshot:
+    """Return ``snapshot`` ended at ``clock``."""
+    started = snapshot.info.started_clock or 0.0
+    at = WALL + clock
+    end = {"ended_at": at, "duration_s": clock - started, "observed_at": at, "observed_clock": clock}
+    return replace(snapshot, status=status, **{"sequence": snapshot.sequence + 1, **end, **values})
+
+
+def batch(clock: float, *snapshots: Snapshot, events: Sequence[Event] = (), evicted: Sequence[tuple[str, str]] = ()) -> Batch:
+    """Return what a tick at ``clock`` hands to sinks."""
+    return Batch(INSTANCE, WALL + clock, clock, snapshots, events, evicted)
+
+
+@dataclass
+class Told:
+    """Keeps emitted events in the order they came."""
+
+    events: list[LogEvent] = field(default_factory=list)
+    closed: bool = False
+
+    def emit(self, event: LogEvent) -> None:
+        """Keep an event."""
+        self.events.append(event)
+
+    def close(self) -> None:
+        """Remember that it was closed."""
+        self.closed = True
+
+    def names(self) -> list[str]:
+        """Names of the events, in order."""
+        return [event.name for event in self.events]
+
+
+@dataclass
+class ListedReader:
+    """A Reader over lists; only what metrics ask for."""
+
+    running: list[OperationSnapshot] = field(default_factory=list)
+    done: list[OperationSnapshot] = field(default_factory=list)
+    broken: bool = False
+
+    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
+        """Return the running operations."""
+        if self.broken:
+            msg = "the store is gone"
+            raise OSError(msg)
+        return [operation if levels else replace(operation, levels=()) for operation in self.running]
+
+    def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:
+        """Return the ended operations."""
+        return [one for one in self.done if operation_type in (None, one.operation_type)][:limit]

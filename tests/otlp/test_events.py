@@ -1,0 +1,274 @@
+"""OtlpEvents: which events a sequence of batches leads to, and what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from records import SPAN, TRACE, WALL, Told, batch, ended, level
+
+from otel_progress import semconv
+from otel_progress.exporters.otlp_event_fields import MAX_BODY, MAX_METADATA, level_event
+from otel_progress.exporters.otlp_events import HEARTBEAT_S, OtlpEvents
+from otel_progress.model import Event, Failure, Outcome, Status
+
+STARTED, UPDATED, FINISHED = semconv.EVENT_STARTED, semconv.EVENT_UPDATED, semconv.EVENT_FINISHED
+
+
+@pytest.fixture
+def told() -> Told:
+    """Where events go."""
+    return Told()
+
+
+@pytest.fixture
+def events(told: Told) -> OtlpEvents:
+    """The sink under test."""
+    return OtlpEvents(told)
+
+
+def test_start_and_end_are_told_with_their_own_times(events: OtlpEvents, told: Told) -> None:
+    """A level that begins and ends within one tick has both events, stamped with when it happened, not with the tick."""
+    root = level(clock=5.0, started=1.0)
+    events.write(batch(5.0, ended(root, 4.0)))
+    assert [(event.name, event.at) for event in told.events] == [(STARTED, WALL + 1.0), (FINISHED, WALL + 4.0)]
+
+
+def test_updates_are_at_most_one_a_second_and_the_last_value_is_sent(events: OtlpEvents, told: Told) -> None:
+    """Ten updates a second become one, and when the level goes quiet its last value follows once the second is over."""
+    root = level()
+    events.write(batch(0.0, root))
+    for tick in range(1, 25):
+        events.write(batch(tick / 10, replace(root, sequence=tick + 1, current=tick)))
+    for tick in range(25, 60):
+        events.write(batch(tick / 10))
+    updates = [event.attributes[semconv.CURRENT] for event in told.events if event.name == UPDATED]
+    assert updates == [10, 20, 24]
+
+
+def test_waiting_update_is_replaced_by_the_end(events: OtlpEvents, told: Told) -> None:
+    """An update within its second is not sent before the end: the finished event has the last values itself."""
+    root = level()
+    events.write(batch(0.0, root))
+    events.write(batch(0.1, replace(root, sequence=2, current=7)))
+    events.write(batch(0.2, ended(replace(root, sequence=3, current=10), 0.2)))
+    events.write(batch(9.0))
+    assert told.names() == [STARTED, FINISHED]
+    assert told.events[-1].attributes[semconv.CURRENT] == 10
+
+
+def test_closing_sends_waiting_values_and_closes(events: OtlpEvents, told: Told) -> None:
+    """The last value of a level that still runs is sent when the sink closes."""
+    root = level()
+    events.write(batch(0.0, root))
+    events.write(batch(0.1, replace(root, sequence=2, current=7)))
+    events.close()
+    assert told.names() == [STARTED, UPDATED]
+    assert told.closed
+
+
+def test_old_and_repeated_snapshots_tell_nothing(events: OtlpEvents, told: Told) -> None:
+    """A copy that comes late or twice leads to no event: neither an update nor a second start or end."""
+    root = level()
+    events.write(batch(0.0, replace(root, sequence=5)))
+    events.write(batch(2.0, replace(root, sequence=4, current=1)))
+    end = ended(replace(root, sequence=6), 3.0)
+    events.write(batch(3.0, end))
+    events.write(batch(4.0, end))
+    assert told.names() == [STARTED, FINISHED]
+
+
+def test_children_end_before_their_parents(events: OtlpEvents, told: Told) -> None:
+    """In one batch parents start first and end last."""
+    root, song = level(), level("song:1")
+    events.write(batch(1.0, ended(root, 1.0), ended(song, 0.9)))
+    told_as = [(event.name, event.attributes[semconv.PATH]) for event in told.events]
+    assert told_as == [(STARTED, ""), (STARTED, "song:1"), (FINISHED, "song:1"), (FINISHED, "")]
+
+
+def test_pending_stage_is_told_once_it_runs(events: OtlpEvents, told: Told) -> None:
+    """A stage that is only announced has no event, and one that is skipped unstarted has only its end."""
+    queue = level("stage:queue", started=None, status=Status.PENDING)
+    late = level("stage:late", started=None, status=Status.PENDING)
+    events.write(batch(0.0, queue, late))
+    assert told.events == []
+    events.write(batch(1.0, level("stage:queue", started=1.0, sequence=2), ended(late, 1.0, Status.SKIPPED, duration_s=None)))
+    assert told.names() == [STARTED, FINISHED]
+
+
+def test_second_attempt_is_a_new_start(events: OtlpEvents, told: Told) -> None:
+    """A level that is entered again starts and ends again, and says which attempt it is."""
+    first = level("song:1")
+    second = level("song:1", started=2.0, attempt=2, sequence=10)
+    events.write(batch(1.0, level(), ended(first, 1.0, Status.FAILED)))
+    events.write(batch(2.0, second))
+    events.write(batch(3.0, ended(second, 3.0)))
+    song = [event for event in told.events if event.attributes[semconv.PATH] == "song:1"]
+    assert [event.name for event in song] == [STARTED, FINISHED, STARTED, FINISHED]
+    assert [event.attributes.get(semconv.ATTEMPT) for event in song] == [None, None, 2, 2]
+
+
+def test_item_goes_out_with_the_place_of_its_level(events: OtlpEvents, told: Told) -> None:
+    """A failed item is an error event with its name, outcome and reason, tied to the span of the level it happened in."""
+    item = Event(
+        "friday-42",
+        "setlist",
+        "run-1",
+        "song:1",
+        "song",
+        semconv.EVENT_ITEM,
+        1,
+        WALL + 2.0,
+        "audio096.wav",
+        Outcome.FAILED,
+        Failure("OSError", "no such file"),
+    )
+    events.write(batch(1.0, level(), level("song:1")))
+    events.write(batch(2.0, events=[item, replace(item, kind=FINISHED)]))
+    (event,) = [event for event in told.events if event.name == semconv.EVENT_ITEM]
+    assert (event.error, event.trace_id, event.span_id, event.at) == (True, TRACE, SPAN, WALL + 2.0)
+    assert event.attributes[semconv.ITEM_NAME] == "audio096.wav"
+    assert event.attributes[semconv.ITEM_OUTCOME] == "failed"
+    assert event.attributes[semconv.ERROR_TYPE] == "OSError"
+    assert event.attributes[semconv.LEVEL_ID] == "1"
+    assert event.body == "audio096.wav failed (OSError: no such file)"
+
+
+def test_item_of_a_level_that_is_not_known_says_where_it_was(events: OtlpEvents, told: Told) -> None:
+    """An item of a level that came and went between two ticks still says its operation, path and type."""
+    item = Event("friday-42", "setlist", "run-1", "song:9", "song", semconv.EVENT_ITEM, 1, WALL, "x", Outcome.COMPLETED)
+    events.write(batch(1.0, events=[item]))
+    (event,) = told.events
+    assert event.attributes[semconv.PATH] == "song:9"
+    assert event.attributes[semconv.OPERATION_ID] == "friday-42"
+    assert (event.trace_id, event.error) == (None, False)
+
+
+def test_stall_is_told_once_until_the_operation_moves_again(told: Told) -> None:
+    """Becoming stalled is one event; after an advance it can be told anew."""
+    events = OtlpEvents(told, stall_after=10.0)
+    root = level()
+    events.write(batch(0.0, root))
+    for clock in range(1, 30):
+        events.write(batch(float(clock)))
+    assert told.names().count(semconv.EVENT_STALLED) == 1
+    events.write(batch(30.0, replace(root, sequence=2, current=1, advanced_clock=30.0)))
+    for clock in range(31, 60):
+        events.write(batch(float(clock)))
+    assert told.names().count(semconv.EVENT_STALLED) == 2
+
+
+def test_heartbeat_is_rare_and_only_while_something_runs(events: OtlpEvents, told: Told) -> None:
+    """One heartbeat an instance in thirty seconds, however many operations run; none when nothing does."""
+    for clock in range(65):
+        roots = [level(run=f"run-{number}") for number in range(3)] if clock == 0 else []
+        events.write(batch(float(clock), *roots))
+    beats = [event for event in told.events if event.name == semconv.EVENT_HEARTBEAT]
+    assert [beat.at - WALL for beat in beats] == [HEARTBEAT_S, 2 * HEARTBEAT_S]
+    assert dict(beats[0].attributes) == {semconv.SERVICE_INSTANCE_ID: "worker-1"}
+    idle = Told()
+    sink = OtlpEvents(idle)
+    for clock in range(65):
+        sink.write(batch(float(clock)))
+    assert idle.events == []
+
+
+def test_beyond_the_cap_only_start_and_end_are_told(told: Told) -> None:
+    """With two levels followed, a third has its start and its end; its updates are let go and counted."""
+    events = OtlpEvents(told, max_levels=2)
+    events.write(batch(0.0, level(), level("song:1")))
+    third = level("song:3", started=1.5)
+    events.write(batch(2.0, third))
+    events.write(batch(4.0, replace(third, sequence=2, current=3)))
+    events.write(batch(6.0, ended(replace(third, sequence=3), 6.0)))
+    assert [event.name for event in told.events if event.attributes[semconv.PATH] == "song:3"] == [STARTED, FINISHED]
+    assert events.dropped == 2
+
+
+def test_memory_is_bounded_by_what_runs(told: Told) -> None:
+    """After operations ended, were evicted or lost their levels, nothing is followed any more, and room is free again."""
+    events = OtlpEvents(told, max_levels=4)
+    for number in range(50):
+        run = f"run-{number}"
+        started = float(number)
+        root, song, lost = (level(path, run=run, started=started) for path in ("", "song:1", "song:2"))
+        events.write(batch(number + 0.1, root, song, lost))
+        events.write(batch(number + 0.2, evicted=[(run, "song:2")]))
+        events.write(batch(number + 0.3, ended(root, number + 0.3)))
+    assert events.dropped == 0
+    assert events._followed == 0
+    assert not events._runs
+    assert not events._waiting
+
+
+def test_late_level_of_an_ended_operation_is_no_new_start(events: OtlpEvents, told: Told) -> None:
+    """A copy of a running level that comes after its operation ended starts nothing and is not followed."""
+    events.write(batch(1.0, ended(level(), 1.0)))
+    events.write(batch(2.0, level("song:1")))
+    assert told.names() == [STARTED, FINISHED]
+    assert events._followed == 0
+
+
+def test_finished_event_of_a_failure_is_an_error_with_its_reason(events: OtlpEvents, told: Told) -> None:
+    """The end of a failed level has severity error, the error's type and text; a cancelled one has not."""
+    events.write(batch(1.0, ended(level(), 1.0, Status.FAILED, error=Failure("ValueError", "bad\nfile", "Traceback …"))))
+    events.write(batch(2.0, ended(level(run="run-2"), 2.0, Status.CANCELLED)))
+    failed, cancelled = (event for event in told.events if event.name == FINISHED)
+    assert failed.error
+    assert failed.attributes[semconv.ERROR_TYPE] == "ValueError"
+    assert failed.attributes[semconv.EXCEPTION_MESSAGE] == "bad\nfile"
+    assert failed.body == "setlist the friday-42 failed after 1.000 s: bad\\nfile"
+    assert not cancelled.error
+
+
+def test_attributes_name_the_level_and_its_progress() -> None:
+    """The attributes of an update are exactly identity, progress and the caller's metadata."""
+    snapshot = level(
+        "song:1", current=3, ratio=0.3, failed=1, message="Executing", unit="action", sequence=8, metadata={"rate": 44100}
+    )
+    event = level_event(UPDATED, snapshot, WALL)
+    assert dict(event.attributes) == {
+        semconv.METADATA_PREFIX + "rate": 44100,
+        semconv.OPERATION_ID: "friday-42",
+        semconv.OPERATION_TYPE: "setlist",
+        semconv.LEVEL_ID: "1",
+        semconv.LEVEL_TYPE: "song",
+        semconv.LEVEL_NAME: "the 1",
+        semconv.PATH: "song:1",
+        semconv.DEPTH: 1,
+        semconv.CURRENT: 3,
+        semconv.TOTAL: 10,
+        semconv.RATIO: 0.3,
+        semconv.FAILED: 1,
+        semconv.SEQUENCE: 8,
+        semconv.STATUS: "running",
+        semconv.UNIT: "action",
+        semconv.MESSAGE: "Executing",
+    }
+    assert event.body == "song the 1: 3 of 10 action (30 %), Executing"
+
+
+@given(
+    text=st.text(st.characters(codec=None), max_size=3000),
+    number=st.one_of(st.integers(-(10**400), 10**400), st.floats()),
+    entries=st.integers(0, 100),
+)
+def test_whatever_comes_in_an_event_stays_bounded_and_valid(text: str, number: float, entries: int) -> None:
+    """Any Unicode, any number and any amount of metadata becomes bounded, encodable text and numbers that OTLP can carry."""
+    metadata = {f"{text[:50]}{key}": text if key % 2 else number for key in range(entries)}
+    snapshot = level("song:1", name=text, message=text, current=number, total=number, metadata=metadata)
+    event = level_event(UPDATED, snapshot, WALL)
+    assert len(event.body) <= MAX_BODY
+    event.body.encode()
+    assert event.body.isprintable() or "\n" not in event.body
+    assert len(event.attributes) <= MAX_METADATA + 18
+    for value in event.attributes.values():
+        if isinstance(value, str):
+            assert len(value.encode()) <= 4 * 1024
+        elif isinstance(value, int):
+            assert -(2**63) <= value < 2**63
+        else:
+            assert value == value
+            assert abs(value) != float("inf")  # type: ignore[arg-type]

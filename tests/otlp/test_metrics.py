@@ -1,0 +1,203 @@
+"""OtlpMetrics: the points it exports for a Reader's operations and for totals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pytest
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+)
+from opentelemetry.sdk.resources import Resource
+from records import WALL, ListedReader, batch, ended, level
+
+from otel_progress import semconv
+from otel_progress.exporters.otlp_metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split
+from otel_progress.exporters.series import Caps
+from otel_progress.model import OperationSnapshot
+from otel_progress.protocols import Reader
+from otel_progress.totals import Totals
+
+
+class Kept(MetricExporter):
+    """Keeps what the reader exports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exported: list[MetricsData] = []
+
+    def export(self, metrics_data: MetricsData, *_: Any, **__: Any) -> MetricExportResult:
+        """Keep one export."""
+        self.exported.append(metrics_data)
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, *_: Any, **__: Any) -> bool:
+        """Nothing waits."""
+        return True
+
+    def shutdown(self, *_: Any, **__: Any) -> None:
+        """Nothing to close."""
+
+    def last(self) -> dict[str, Any]:
+        """Return the metrics of the last export by name."""
+        data = self.exported[-1]
+        return {metric.name: metric for r in data.resource_metrics for scope in r.scope_metrics for metric in scope.metrics}
+
+
+def operation(number: int, clock: float = 1.0, **values: Any) -> OperationSnapshot:
+    """Return a running operation with one song."""
+    id_ = f"op-{number}"
+    root = level(run=id_, operation_id=id_, clock=clock, **values)
+    song = level("song:1", run=id_, operation_id=id_, clock=clock)
+    return OperationSnapshot(root, (song,), WALL + clock, clock)
+
+
+@contextmanager
+def exporting(reader: ListedReader, totals: Totals | None = None, **options: Any) -> Iterator[tuple[OtlpMetrics, Kept]]:
+    """Run OtlpMetrics over a reader, exporting only when flushed."""
+    kept = Kept()
+    metrics = OtlpMetrics(
+        cast("Reader", reader), totals or Totals(), resource=Resource({"service.name": "n"}), exporter=kept, **options
+    )
+    try:
+        yield metrics, kept
+    finally:
+        metrics.close()
+
+
+def values(metric: Any) -> dict[tuple[str, ...], float]:
+    """Return the values of a metric by its labels."""
+    return {tuple(point.attributes.values()): point.value for point in metric.data.data_points}
+
+
+def test_gauges_have_the_names_units_and_labels_of_semconv() -> None:
+    """Every exported metric is one of semconv, with its unit, help and exactly its labels; the values are the operation's."""
+    with exporting(ListedReader([operation(1, current=3, ratio=0.3)])) as (metrics, kept):
+        assert metrics.force_flush(10)
+        exported = kept.last()
+    known = {metric.name: metric for metric in semconv.METRICS}
+    for name, metric in exported.items():
+        assert (metric.unit, metric.description) == (known[name].unit, known[name].help)
+        assert all(tuple(point.attributes) == known[name].labels for point in metric.data.data_points)
+    assert values(exported[semconv.OPERATION_RATIO.name]) == {("op-1", "setlist"): 0.3}
+    assert values(exported[semconv.OPERATION_CURRENT.name]) == {("op-1", "setlist"): 3}
+    assert values(exported[semconv.OPERATIONS.name]) == {("setlist", "running", "ok"): 1}
+    assert values(exported[semconv.LEVEL_STATUS.name]) == {("op-1", "setlist", "song:1", "running"): 1}
+    assert semconv.OPERATION_REMAINING.name not in exported
+
+
+def test_series_vanish_with_their_operation_after_the_retention() -> None:
+    """An operation that ended is shown for the retention and then no more; with nothing left there is no export."""
+    reader = ListedReader()
+    done = ended(level(run="r"), 2.0)
+    with exporting(reader, caps=Caps(retention_s=60)) as (metrics, kept):
+        reader.done = [OperationSnapshot(done, (), WALL + 50, 50.0)]
+        metrics.force_flush(10)
+        assert ("friday-42", "setlist") in values(kept.last()[semconv.OPERATION_CURRENT.name])
+        reader.done = [OperationSnapshot(done, (), WALL + 90, 90.0)]
+        metrics.force_flush(10)
+        assert len(kept.exported) == 1
+
+
+def test_no_operation_is_lost_to_those_that_went_before() -> None:
+    """After thousands of operations have come and gone, the next ones still have series of their own, and no overflow."""
+    reader = ListedReader()
+    with exporting(reader) as (metrics, kept):
+        for first in range(0, 3000, 250):
+            reader.running = [operation(number) for number in range(first, first + 250)]
+            metrics.force_flush(30)
+        last = values(kept.last()[semconv.OPERATION_CURRENT.name])
+    assert set(last) == {(f"op-{number}", "setlist") for number in range(2750, 3000)}
+
+
+def test_no_metric_reaches_two_thousand_points_and_the_rest_is_counted() -> None:
+    """With more operations than the caps allow each metric stays below 2,000 points, and what is left out is counted."""
+    totals = Totals()
+    with exporting(ListedReader([operation(number) for number in range(2100)]), totals) as (metrics, kept):
+        metrics.force_flush(60)
+        exported = kept.last()
+        dropped = totals.read().counters[semconv.SERIES_DROPPED]
+    assert max(len(metric.data.data_points) for metric in exported.values()) < 2000
+    assert dropped[("operation",)] == 1800
+    assert sum(values(exported[semconv.OPERATIONS.name]).values()) == 2100
+
+
+def test_totals_are_exported_as_cumulative_sums_and_histograms() -> None:
+    """Counters and durations of ended operations go out with the buckets of totals, growing from one start time."""
+    totals = Totals()
+    with exporting(ListedReader(), totals) as (metrics, kept):
+        totals.write(batch(1.0, ended(level(run="a", current=4), 0.7)))
+        metrics.force_flush(10)
+        first = kept.last()
+        totals.write(batch(9.0, ended(level(run="b"), 7.0)))
+        metrics.force_flush(10)
+        second = kept.last()
+    finished = second[semconv.OPERATIONS_FINISHED.name].data
+    assert finished.is_monotonic
+    assert finished.aggregation_temporality == AggregationTemporality.CUMULATIVE
+    assert [point.value for point in finished.data_points] == [2]
+    (before,), (after,) = (one[semconv.OPERATION_DURATION.name].data.data_points for one in (first, second))
+    assert (before.count, after.count, after.sum) == (1, 2, 7.7)
+    assert (after.bucket_counts[2], after.bucket_counts[4]) == (1, 1)
+    assert before.start_time_unix_nano == after.start_time_unix_nano < after.time_unix_nano
+    assert after.exemplars[0].filtered_attributes == {"trace_id": level().info.trace_id}
+
+
+def test_delta_is_what_was_added_since_the_last_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the environment prefers delta, sums and histograms say what came since the export before."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+    totals = Totals()
+    with exporting(ListedReader(), totals) as (metrics, kept):
+        for number in range(2):
+            for each in range(number + 1):
+                totals.write(batch(1.0, ended(level(run=f"{number}.{each}"), 0.5)))
+            metrics.force_flush(10)
+        data = kept.last()
+    assert data[semconv.OPERATIONS_FINISHED.name].data.aggregation_temporality == AggregationTemporality.DELTA
+    assert [point.value for point in data[semconv.OPERATIONS_FINISHED.name].data.data_points] == [2]
+    (point,) = data[semconv.OPERATION_DURATION.name].data.data_points
+    assert (point.count, point.sum) == (2, 1.0)
+
+
+def test_broken_reader_leaves_the_totals_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """When operations cannot be read the totals still go out, the failure is counted, and the log says it once."""
+    totals = Totals()
+    totals.rejected("negative")
+    with caplog.at_level(logging.WARNING), exporting(ListedReader(broken=True), totals) as (metrics, kept):
+        metrics.force_flush(10)
+        metrics.force_flush(10)
+        assert semconv.UPDATES_REJECTED.name in kept.last()
+    assert totals.read().counters[semconv.SINK_ERRORS][("otlp",)] >= 2
+    assert len(caplog.records) == 1
+
+
+def test_large_exports_are_split_without_losing_a_point() -> None:
+    """Parts have at most the points asked for, and together all of them, in their order."""
+    with exporting(ListedReader([operation(number) for number in range(290)])) as (metrics, kept):
+        metrics.force_flush(60)
+    whole = kept.exported[0]
+    parts = list(split(whole, MAX_POINTS))
+
+    def points(data: MetricsData) -> list[tuple[str, Any]]:
+        scopes = data.resource_metrics[0].scope_metrics
+        return [(metric.name, point) for metric in scopes[0].metrics for point in metric.data.data_points]
+
+    assert len(parts) > 1
+    assert max(len(points(part)) for part in parts) <= MAX_POINTS
+    assert [point for part in parts for point in points(part)] == points(whole)
+
+
+def test_last_values_are_exported_on_close() -> None:
+    """Closing exports once more, through the thread that a bounded exporter has."""
+    kept = Kept()
+    totals = Totals()
+    reader = cast("Reader", ListedReader([operation(1)]))
+    metrics = OtlpMetrics(reader, totals, resource=Resource({}), exporter=BoundedMetricExporter(kept))
+    metrics.close()
+    assert semconv.OPERATION_CURRENT.name in kept.last()

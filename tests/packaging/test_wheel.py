@@ -1,0 +1,147 @@
+"""What is shipped: the wheel that scripts/test built, looked at from outside and from an install without extras."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+HEAVY = (
+    "opentelemetry.sdk",
+    "opentelemetry.exporter",
+    "rich",
+    "click",
+    "sqlite3",
+    "prometheus_client",
+    "redis",
+    "fastapi",
+    "PIL",
+)
+
+
+def from_scripts_test(variable: str) -> Path:
+    """Return a path that scripts/test hands over; a run by hand has none."""
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: scripts/test builds and sets it")
+    return Path(value)
+
+
+@pytest.fixture
+def wheel() -> Iterator[zipfile.ZipFile]:
+    """The built wheel, open."""
+    with zipfile.ZipFile(from_scripts_test("OTEL_PROGRESS_TEST_WHEEL")) as archive:
+        yield archive
+
+
+@pytest.fixture
+def base_python() -> Path:
+    """The interpreter of an environment that has the wheel without any extra."""
+    return from_scripts_test("OTEL_PROGRESS_TEST_BASE_PYTHON")
+
+
+def run(python: Path | str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run an interpreter away from the sources, so that only what is installed can be imported."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "PYTHON", "COV"))}
+    command = [str(python), "-W", "error", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_wheel_holds_exactly_the_package(wheel: zipfile.ZipFile) -> None:
+    """The wheel has every file of the package and nothing else: no tests, no caches, no stray top-level module."""
+    source = PROJECT / "src"
+    expected = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+    }
+    shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert shipped == expected
+    assert "otel_progress/py.typed" in shipped
+
+
+def test_wheel_carries_the_licence(wheel: zipfile.ZipFile) -> None:
+    """The licence text goes along, whole, and the metadata names it."""
+    (name,) = [name for name in wheel.namelist() if name.endswith("/licenses/LICENSE")]
+    assert wheel.read(name) == (PROJECT / "LICENSE").read_bytes()
+    assert b"Apache License" in wheel.read(name)
+    (metadata,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    assert message_from_bytes(wheel.read(metadata))["License-Expression"] == "Apache-2.0"
+
+
+def test_wheel_declares_extras_and_command(wheel: zipfile.ZipFile) -> None:
+    """The metadata offers the extras that error messages tell people to install, and the command."""
+    (metadata,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    assert set(message_from_bytes(wheel.read(metadata)).get_all("Provides-Extra", [])) == {"server", "redis", "previews", "all"}
+    (points,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
+    assert b"otel-progress = otel_progress.cli:main" in wheel.read(points)
+
+
+def test_the_installed_package_is_the_one_tested() -> None:
+    """When scripts/test runs the tests, they import the installed wheel and not the sources beside them."""
+    from_scripts_test("OTEL_PROGRESS_TEST_WHEEL")
+    import otel_progress
+
+    assert PROJECT / "src" not in Path(otel_progress.__file__).parents
+
+
+def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
+    """Importing the package loads opentelemetry-api at most: no SDK, terminal, database, gauges or web packages."""
+    code = f"import otel_progress, sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = run(sys.executable, "-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_public_names_all_resolve(base_python: Path, tmp_path: Path) -> None:
+    """Every name of ``__all__`` can be had in a base install, and the list is sorted."""
+    code = "import otel_progress as p; [getattr(p, n) for n in p.__all__]; assert list(p.__all__) == sorted(p.__all__), p.__all__"
+    done = run(base_python, "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version_from_a_base_install(base_python: Path, tmp_path: Path) -> None:
+    """``otel-progress --version`` answers without any extra, with the version of the wheel."""
+    done = run(base_python, "-m", "otel_progress.cli", "--version", cwd=tmp_path)
+    command = base_python.parent / "otel-progress"
+    script = subprocess.run([command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    code = "from importlib.metadata import version; print(version('otel-progress'))"
+    version = run(base_python, "-c", code, cwd=tmp_path).stdout.strip()
+    assert script.returncode == 0, script.stderr
+    assert version in script.stdout
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", ["redis", "fastapi", "uvicorn", "PIL", "fsspec"])
+def test_base_install_has_no_extras(base_python: Path, tmp_path: Path, package: str) -> None:
+    """The environment of the base install really lacks the optional packages, or the tests beside this one prove nothing."""
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is not None)"
+    assert run(base_python, "-c", code, cwd=tmp_path).returncode == 0
+
+
+def test_missing_extra_names_the_command(base_python: Path, tmp_path: Path) -> None:
+    """Asking for Redis without its package is an error that says which ``pip`` command brings it."""
+    code = "import otel_progress as p; p.configure(store='redis://127.0.0.1:1/0', console=False)"
+    done = run(base_python, "-c", code, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "pip install 'otel-progress[redis]'" in done.stderr
+
+
+def test_every_module_imports_in_a_base_install(base_python: Path, tmp_path: Path) -> None:
+    """No module needs an extra merely to be imported, except those that exist for one."""
+    code = (
+        "import importlib, pkgutil, otel_progress\n"
+        "from otel_progress.errors import MissingExtraError\n"
+        "for module in pkgutil.walk_packages(otel_progress.__path__, 'otel_progress.'):\n"
+        "    if module.name.endswith('__main__'): continue\n"
+        "    try: importlib.import_module(module.name)\n"
+        "    except MissingExtraError: pass\n"
+    )
+    done = run(base_python, "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

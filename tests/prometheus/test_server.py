@@ -1,0 +1,232 @@
+"""The HTTP server of the metrics: what it answers, to whom, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import socket
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from tests.prometheus.scenes import Shelf, operation
+from tests.prometheus.scrape import parse_openmetrics
+from tests.servers import accepts, poll
+
+from otel_progress import semconv
+from otel_progress.errors import ConfigurationError
+from otel_progress.exporters import prometheus_server
+from otel_progress.exporters.prometheus import ProgressCollector
+from otel_progress.exporters.prometheus_server import MAX_CONNECTIONS, MetricsServer, serve_metrics
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    """Return a reader with one operation."""
+    return Shelf([operation(ratio=0.5)])
+
+
+@pytest.fixture
+def server(shelf: Shelf) -> Iterator[MetricsServer]:
+    """Serve that reader on a free port."""
+    with serve_metrics(ProgressCollector(shelf)) as running:
+        yield running
+
+
+def fetch(url: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and body of an answer."""
+    request = urllib.request.Request(url, method=method, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, {key.lower(): value for key, value in answer.headers.items()}, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, {key.lower(): value for key, value in error.headers.items()}, error.read()
+
+
+def test_serves_text_by_default(server: MetricsServer) -> None:
+    """A plain GET gets the text format, on the loopback address."""
+    status, headers, body = fetch(server.url)
+    assert (status, server.host) == (200, "127.0.0.1")
+    assert headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert f'{semconv.OPERATION_RATIO.prometheus}{{operation_id="op",operation_type="render"}} 0.5\n'.encode() in body
+
+
+def test_negotiates_openmetrics_and_gzip(server: MetricsServer) -> None:
+    """A client that asks gets OpenMetrics and gzip."""
+    status, headers, body = fetch(server.url, Accept=OPENMETRICS, **{"Accept-Encoding": "gzip"})
+    assert (status, headers["content-encoding"]) == (200, "gzip")
+    assert headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    names = {family.name for family in parse_openmetrics(gzip.decompress(body).decode())}
+    assert semconv.OPERATION_RATIO.prometheus in names
+
+
+def test_one_metric_can_be_asked_for(server: MetricsServer) -> None:
+    """The name parameter restricts the answer, because the collector tells its names."""
+    _, _, body = fetch(f"{server.url}?name[]={semconv.OPERATION_RATIO.prometheus}")
+    assert {line.split("{")[0] for line in body.decode().splitlines() if not line.startswith("#")} == {
+        semconv.OPERATION_RATIO.prometheus
+    }
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/x", "/favicon.ico", "/%2e%2e/metrics", "/metrics.txt"])
+def test_other_paths_are_not_found(server: MetricsServer, path: str) -> None:
+    """Everything but the two paths is 404 and says where the metrics are."""
+    status, _, body = fetch(server.url.replace("/metrics", path))
+    assert status == 404
+    assert b"/metrics" in body
+
+
+def test_health_reads_nothing(server: MetricsServer, shelf: Shelf) -> None:
+    """The health check answers without a scrape."""
+    assert fetch(server.url.replace("/metrics", "/healthz"))[::2] == (200, b"ok\n")
+    assert shelf.reads == 0
+
+
+def test_only_get_is_allowed(server: MetricsServer) -> None:
+    """Other methods are refused."""
+    assert fetch(server.url, "POST")[0] == 405
+
+
+def test_says_nothing_on_stderr(server: MetricsServer, capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither requests, good and bad, nor clients that break off leave a line in the terminal."""
+    fetch(server.url)
+    fetch(server.url + "/nothing")
+    for request in (b"", b"nonsense\r\n\r\n", b"GET /metrics HTTP/1.0\r\n\r\n"):
+        with socket.create_connection((server.host, server.port)) as client:
+            client.sendall(request)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    fetch(server.url)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_silent_clients_do_not_block_others(server: MetricsServer) -> None:
+    """Clients that connect and say nothing, or half of a request, leave the others their answers."""
+    with contextlib.ExitStack() as stack:
+        for place in range(10):
+            client = stack.enter_context(socket.create_connection((server.host, server.port)))
+            client.sendall(b"GET /metr" if place % 2 else b"")
+        assert fetch(server.url)[0] == 200
+
+
+def test_silent_clients_are_let_go(monkeypatch: pytest.MonkeyPatch, server: MetricsServer) -> None:
+    """A client that keeps silent is disconnected after the time limit."""
+    monkeypatch.setattr(prometheus_server._Handler, "timeout", 0.05)
+    with socket.create_connection((server.host, server.port), timeout=10) as client:
+        client.sendall(b"GET /metr")
+        assert client.recv(1) == b""
+
+
+def test_connections_are_bounded(server: MetricsServer) -> None:
+    """Beyond the bound connections are closed at once; when others end there is room again."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS):
+            stack.enter_context(socket.create_connection((server.host, server.port)))
+        with socket.create_connection((server.host, server.port), timeout=10) as extra:
+            assert extra.recv(1) == b""
+        before = threading.active_count()
+        assert before <= MAX_CONNECTIONS + 10
+    poll(lambda: _answers(server), what="answer after the idle clients left")
+
+
+def _answers(server: MetricsServer) -> bool:
+    try:
+        return fetch(server.url.replace("/metrics", "/healthz"))[0] == 200
+    except OSError:
+        return False
+
+
+def test_a_port_in_use_is_a_clear_error(server: MetricsServer, shelf: Shelf) -> None:
+    """The error names the port and the way out."""
+    with pytest.raises(ConfigurationError, match=rf"Port {server.port} of 127.0.0.1 is in use.*0 for a free one"):
+        serve_metrics(ProgressCollector(shelf), server.port)
+
+
+@pytest.mark.parametrize("port", [-1, 65536, "9464", True, 1.5, None], ids=str)
+def test_a_port_that_is_none_is_refused(shelf: Shelf, port: int) -> None:
+    """A port has to be a whole number from 0 to 65535."""
+    with pytest.raises(ConfigurationError, match="expected a whole number from 0"):
+        serve_metrics(ProgressCollector(shelf), port)
+
+
+@pytest.mark.parametrize(
+    "host", ["192.0.2.1", "no such host.invalid", "x" * 300, "a..b"], ids=["foreign", "name", "long", "dots"]
+)
+def test_a_host_that_is_not_here_is_refused(shelf: Shelf, host: str) -> None:
+    """An address of another machine, or none at all, is an error that says so."""
+    with pytest.raises(ConfigurationError, match="an address of this machine"):
+        serve_metrics(ProgressCollector(shelf), 0, host)
+
+
+def test_close_frees_the_port_and_ends_the_thread(shelf: Shelf) -> None:
+    """After close nothing listens, the thread is gone, the port can be taken again, and closing again is harmless."""
+    running = serve_metrics(ProgressCollector(shelf))
+    assert running._thread.daemon
+    running.close()
+    running.close()
+    assert not running._thread.is_alive()
+    assert not accepts(running.port)
+    with serve_metrics(ProgressCollector(shelf), running.port) as again:
+        assert fetch(again.url)[0] == 200
+
+
+def test_listens_on_ipv6_and_on_all_addresses(shelf: Shelf) -> None:
+    """Other hosts than the loopback work when asked for, and the url is one a client can use."""
+    with serve_metrics(ProgressCollector(shelf), 0, "0.0.0.0") as everywhere:
+        assert fetch(everywhere.url)[0] == 200
+    if not socket.has_ipv6 or not _binds("::1"):
+        pytest.skip("this machine has no IPv6 loopback")
+    with serve_metrics(ProgressCollector(shelf), 0, "::1") as sixth:
+        assert sixth.url.startswith("http://[::1]:")
+        assert fetch(sixth.url)[0] == 200
+
+
+def _binds(host: str) -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+        return True
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_lets_go_of_the_port(shelf: Shelf) -> None:
+    """A child that outlives the server neither holds its port nor hangs when it closes it."""
+    running = serve_metrics(ProgressCollector(shelf))
+    gate_out, gate_in = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(gate_in)
+        running.close()
+        os.read(gate_out, 1)
+        os._exit(0)
+    os.close(gate_out)
+    try:
+        assert fetch(running.url)[0] == 200
+        running.close()
+        assert not accepts(running.port)
+    finally:
+        os.close(gate_in)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_collector_that_breaks_is_an_error_page(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    """A collector that raises while it is rendered makes a 500 and a log record, not a traceback in the terminal."""
+
+    class Broken(ProgressCollector):
+        def collect(self):  # type: ignore[no-untyped-def]
+            raise RuntimeError("boom")
+
+    with serve_metrics(Broken(Shelf())) as running:
+        status, _, body = fetch(running.url)
+    assert (status, b"boom" in body) == (500, False)
+    assert "could not be rendered" in caplog.text
+    assert capfd.readouterr().err == ""

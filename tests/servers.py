@@ -1,0 +1,107 @@
+"""Real servers for tests: found on the path, started on a free loopback port, waited for, and stopped by their own process id."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+REQUIRED = "OTEL_PROGRESS_TEST_REQUIRE_SERVERS"
+"""Set to 1, a missing program fails the test that needs it instead of skipping it."""
+START_TIMEOUT_S = 30.0
+"""How long a server may take until it is ready."""
+
+T = TypeVar("T")
+
+
+def require(binary: str) -> str:
+    """Return the path of a program; without it skip the test, or fail it when the environment says so."""
+    found = shutil.which(binary, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]))
+    if found is not None:
+        return found
+    reason = f"{binary} is not installed: this test runs the real one"
+    if os.environ.get(REQUIRED) == "1":
+        pytest.fail(f"{reason}, and {REQUIRED}=1")
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback address that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    """Tell whether something takes connections on a loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def poll(ask: Callable[[], T | None], timeout: float = START_TIMEOUT_S, what: str = "an answer") -> T:
+    """Return the first answer of ``ask`` that is not None, False or empty; fail the test after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = ask()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            pytest.fail(f"no {what} within {timeout:g} s")
+        time.sleep(0.05)
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    *,
+    ready: Callable[[], object],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    timeout: float = START_TIMEOUT_S,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server for the length of the block, from the moment ``ready()`` is true; its output goes to the file ``log``.
+
+    When it ends early or is not ready in time the test fails with the end of that output. It is stopped by its own id.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=None if env is None else {**os.environ, **env},
+        )
+    try:
+        _wait(process, ready, log, timeout)
+        yield process
+    finally:
+        _stop(process)
+
+
+def _wait(process: subprocess.Popen[bytes], ready: Callable[[], object], log: Path, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not ready():
+        ended = process.poll()
+        if ended is not None or time.monotonic() > deadline:
+            why = f"ended with {ended}" if ended is not None else f"was not ready within {timeout:g} s"
+            tail = log.read_text(errors="replace")[-2000:]
+            pytest.fail(f"{process.args!r} {why}:\n{tail}")
+        time.sleep(0.05)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(timeout=10)
