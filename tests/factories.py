@@ -19,7 +19,7 @@ CLOCK = 5_000.0
 _INFO_FIELDS = frozenset(LevelInfo.__dataclass_fields__)
 
 
-def instance(id: str = "instance-1", **fields: Any) -> Instance:  # noqa: A002 - named as the field
+def instance(id: str = "instance-1", **fields: Any) -> Instance:
     """Return a process on another host, so that only its heartbeat tells whether it lives."""
     values = {"pid": 4711, "host": "elsewhere/boot/1", "service": "nightly", "started_at": WALL, "start": None}
     return Instance(id=id, **{**values, **fields})

@@ -13,8 +13,10 @@ from opentelemetry.sdk.trace.sampling import (
     ALWAYS_ON,
     DEFAULT_OFF,
     DEFAULT_ON,
+    Decision,
     ParentBasedTraceIdRatio,
     Sampler,
+    SamplingResult,
     TraceIdRatioBased,
 )
 
@@ -117,7 +119,7 @@ def test_other_spans_are_untouched() -> None:
     class Same(Sampler):
         result = ALWAYS_OFF.should_sample(None, 1, "x")
 
-        def should_sample(self, *_: object, **__: object):  # type: ignore[no-untyped-def, override]
+        def should_sample(self, *_: object, **__: object) -> SamplingResult:
             return self.result
 
         def get_description(self) -> str:
@@ -161,11 +163,44 @@ def test_trace_state_of_the_root_is_kept() -> None:
     assert span.get_span_context().trace_state == state
 
 
+def test_attributes_that_a_dropping_root_adds_are_kept() -> None:
+    """What the root says about its decision is recorded beside the span's own attributes, as it would be when sampled."""
+
+    class Marking(Sampler):
+        def should_sample(self, *_: object, **__: object) -> SamplingResult:
+            return SamplingResult(Decision.DROP, {"sampling.rule": "night"})
+
+        def get_description(self) -> str:
+            return "Marking"
+
+    traced = Traced(ProgressSampler(Marking()))
+    traced.tracer.start_span("level", attributes=PROGRESS).end()
+    assert dict(traced.seen.spans[0].attributes or {}) == {**PROGRESS, "sampling.rule": "night"}
+
+
+def test_explicit_trace_state_reaches_the_root() -> None:
+    """A caller that passes a trace state, as a sampler around ours may, has it handed on."""
+
+    class Heard(Sampler):
+        state: object = None
+
+        def should_sample(self, *arguments: object, **__: object) -> SamplingResult:
+            self.state = arguments[6]
+            return SamplingResult(Decision.DROP)
+
+        def get_description(self) -> str:
+            return "Heard"
+
+    root, state = Heard(), trace.TraceState([("vendor", "x")])
+    ProgressSampler(root).should_sample(None, 1, "x", trace_state=state)
+    assert root.state is state
+
+
 def test_sampler_without_trace_state_parameter_works() -> None:
     """A root written before samplers took a trace state is called as the SDK calls it."""
 
     class Old(Sampler):
-        def should_sample(self, parent_context, trace_id, name, kind=None, attributes=None, links=None):  # type: ignore[no-untyped-def]
+        def should_sample(self, parent_context, trace_id, name, kind=None, attributes=None, links=None):  # type: ignore[no-untyped-def, override]
             return ALWAYS_OFF.should_sample(parent_context, trace_id, name, kind, attributes, links)
 
         def get_description(self) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import threading
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from otel_progress.errors import ConfigurationError
 from otel_progress.exporters import otlp
@@ -26,6 +29,15 @@ if TYPE_CHECKING:
 
 _lock: Final = threading.Lock()
 _current: list[Runtime] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a runtime takes its time (monotonic and Unix seconds) and unique ids from; tests give their own."""
+
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    ids: Callable[[], str] = lambda: secrets.token_hex(8)
 
 
 def configure(
@@ -68,12 +80,27 @@ def configure(
         "stall_after": stall_after,
         "enabled": enabled,
     }
+    return start(arguments, tracer_provider)
+
+
+def start(
+    arguments: Mapping[str, Any],
+    provider: TracerProvider | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    sources: Sources | None = None,
+    fresh: bool = False,
+) -> Runtime:
+    """Do what :func:`configure` does with its arguments by name. ``fresh`` refuses to go on with a running configuration."""
     with _lock:
         running = current_runtime()
+        if running is not None and fresh:
+            msg = "progress is being recorded already: call shutdown() on the running configuration first"
+            raise ConfigurationError(msg)
         if running is not None:
-            return _again(running, arguments, tracer_provider)
-        settings = Settings.from_environ(os.environ).with_arguments(**arguments)
-        runtime = _Assembly(settings, tracer_provider).runtime if settings.enabled else _disabled(settings)
+            return _again(running, arguments, provider)
+        settings = Settings.from_environ(os.environ if environ is None else environ).with_arguments(**arguments)
+        runtime = _Assembly(settings, provider, sources or Sources()).runtime if settings.enabled else _disabled(settings)
         _current[:] = [runtime]
         atexit.register(runtime.shutdown)
         return runtime
@@ -108,11 +135,17 @@ def _disabled(settings: Settings) -> Runtime:
 class _Assembly:
     """Builds a runtime; what can be refused comes first, and whatever was begun by then is ended."""
 
-    def __init__(self, settings: Settings, provider: TracerProvider | None) -> None:
+    def __init__(self, settings: Settings, provider: TracerProvider | None, sources: Sources) -> None:
         self.settings = settings
         journal = _journal(settings)
         self.totals = Totals()
-        self.store = LiveStore(current_instance(settings.service_name or "unknown_service"), stall_after=settings.stall_after)
+        self.store = LiveStore(
+            current_instance(settings.service_name or "unknown_service"),
+            clock=sources.clock,
+            now=sources.now,
+            ids=sources.ids,
+            stall_after=settings.stall_after,
+        )
         self.tracing = Tracing(self.store)
         recording = Recording(self.store, self.tracing.tracer, settings.strict, self.totals.rejected)
         self.store.on_reject, self.store.on_note = recording.reject, recording.note

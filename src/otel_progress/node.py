@@ -108,6 +108,7 @@ class Node:
         "order",
         "orphaned",
         "parent",
+        "part",
         "path",
         "published",
         "quarter",
@@ -123,6 +124,8 @@ class Node:
         "started_at",
         "started_clock",
         "status",
+        "tallied",
+        "told",
         "total",
         "trace",
         "tracked",
@@ -133,6 +136,7 @@ class Node:
         self.operation = operation
         self.parent = parent
         self.path = path
+        self.part = ""
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.id = id_
         self.name = spec.name if spec.name is not None else id_
@@ -150,6 +154,9 @@ class Node:
         self.error: Failure | None = None
         self.exception_id = 0
         self.children: dict[str, Node] | None = None
+        self.tallied: Number = 0
+        self.told: float | None = None
+        """The ratio that the parent's ``child_partial`` holds for this node while it runs."""
         self.born = 0
         self.running = 0
         self.stages: list[Node] | None = None

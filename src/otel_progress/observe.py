@@ -9,12 +9,15 @@ from typing import Final
 
 from otel_progress import rollup
 from otel_progress.eta.rate import remaining_seconds
+from otel_progress.fast import maker
 from otel_progress.model import Eta, LevelInfo, Number, Snapshot, Status
 from otel_progress.node import Node
 
 MAX_POINTS: Final = 64
 """Points kept of an operation's (elapsed, ratio) curve; when full, every other one goes."""
 _ETA_EVERY: Final = 1.0
+_snapshot: Final = maker(Snapshot)
+_level_info: Final = maker(LevelInfo)
 
 
 def changed(node: Node) -> bool:
@@ -24,32 +27,34 @@ def changed(node: Node) -> bool:
 
 def observe(node: Node, clock: float, now: float, instance: str) -> Snapshot:
     """Make, keep and return the node's next snapshot, and tell the parent what it changes there."""
-    last = node.snapshot
+    last, status = node.snapshot, node.status
     node.dirty = False
     done = node.seen = node.counter.value()
     current, total, ratio = _figures(node, done)
-    if node.status.finished:
-        ratio = rollup.final(node.status, ratio)
-    failed, skipped = node.failed(), node.skipped()
+    if status is Status.COMPLETED or status is Status.SKIPPED:
+        ratio = 1.0
     advanced = node.moved or last is None or current != last.current or ratio != last.ratio
     node.moved = False
-    if advanced and node.status is not Status.PENDING:
-        _advance(node, clock, now, first=last is None)
-    node.operation.sequence += 1
-    snapshot = node.snapshot = Snapshot(
+    if advanced and status is not Status.PENDING:
+        if last is not None and node.advanced_clock is not None and clock - node.advanced_clock > node.longest_gap:
+            node.longest_gap = clock - node.advanced_clock
+        node.advanced_clock, node.advanced_at = clock, now
+    operation = node.operation
+    operation.sequence += 1
+    snapshot = node.snapshot = _snapshot(
         node.info or _describe(node, instance),
-        node.operation.sequence,
-        node.status,
+        operation.sequence,
+        status,
         current,
         total,
         ratio,
-        failed,
-        skipped,
+        node.failed(),
+        node.skipped(),
         node.message,
         node.metadata,
         node.error,
         None if node.stage is None else node.stage.id,
-        _eta(node, ratio, clock),
+        None if node.parent is not None else _eta(node, ratio, clock),
         now,
         clock,
         node.advanced_at,
@@ -58,26 +63,33 @@ def observe(node: Node, clock: float, now: float, instance: str) -> Snapshot:
         node.ended_at,
         node.duration,
     )
-    _tell_parent(node, last, snapshot, advanced)
+    if node.parent is not None:
+        _tell_parent(node, node.parent, ratio if status is Status.RUNNING else None, advanced)
     return snapshot
 
 
 def _figures(node: Node, done: Number) -> tuple[Number, Number | None, float | None]:
     """Return (current, total, ratio) from the node's own counting, its stages, or its children."""
-    total = node.total
-    if node.stages is not None and not node.counter.touched:
-        ended = sum(stage.status.finished for stage in node.stages)
-        return ended, len(node.stages), rollup.staged((s.spec.weight, s.status, _ratio(s)) for s in node.stages)
-    if node.counter.touched:
-        current: Number = done
-        partial = 0.0
-    else:
-        current, partial = node.child_done, node.child_partial
-    if total is not None and current > total:  # children beyond the total are structure, not a mistake
-        node.clamped, current = node.counter.touched, total
-    ratio = rollup.counted(current, total, partial)
+    total, touched = node.total, node.counter.touched
+    current: Number = done if touched else node.child_done
     if node.stages is not None:
-        ratio = rollup.staged((s.spec.weight, s.status, _ratio(s)) for s in node.stages)
+        return _staged(node, node.stages, current, total, touched)
+    if total is None:
+        return current, None, None
+    if current > total:  # children beyond the total are structure, not a mistake
+        node.clamped, current = touched, total
+    return current, total, rollup.counted(current, total, 0.0 if touched else node.child_partial)
+
+
+def _staged(
+    node: Node, stages: list[Node], current: Number, total: Number | None, touched: bool
+) -> tuple[Number, Number | None, float | None]:
+    """Return the figures of a level with stages: its ratio is theirs, and without a count of its own they are its units."""
+    ratio = rollup.staged((stage.spec.weight, stage.status, _ratio(stage)) for stage in stages)
+    if total is None and not touched:
+        return sum(stage.status.finished for stage in stages), len(stages), ratio
+    if total is not None and current > total:
+        node.clamped, current = touched, total
     return current, total, ratio
 
 
@@ -85,30 +97,18 @@ def _ratio(node: Node) -> float | None:
     return None if node.snapshot is None else node.snapshot.ratio
 
 
-def _advance(node: Node, clock: float, now: float, *, first: bool) -> None:
-    if not first and node.advanced_clock is not None:
-        node.longest_gap = max(node.longest_gap, clock - node.advanced_clock)
-    node.advanced_clock, node.advanced_at = clock, now
-
-
-def _tell_parent(node: Node, last: Snapshot | None, snapshot: Snapshot, advanced: bool) -> None:
-    parent = node.parent
-    if parent is None:
-        return
-    if not node.declared:
-        parent.child_partial += node.spec.weight * (_running_ratio(snapshot) - _running_ratio(last))
+def _tell_parent(node: Node, parent: Node, running_ratio: float | None, advanced: bool) -> None:
+    if not node.declared and running_ratio != node.told:
+        parent.child_partial += node.spec.weight * ((running_ratio or 0.0) - (node.told or 0.0))
+        node.told = running_ratio
     if parent.status is Status.RUNNING:  # the last snapshot of an ended level stays the last
         parent.dirty = True
         parent.moved = parent.moved or advanced
 
 
-def _running_ratio(snapshot: Snapshot | None) -> float:
-    return (snapshot.ratio or 0.0) if snapshot is not None and snapshot.status is Status.RUNNING else 0.0
-
-
 def _eta(node: Node, ratio: float | None, clock: float) -> Eta | None:
-    """Return an operation's estimate from its recent rate, made anew at most once a second; None for other levels."""
-    if node.parent is not None or node.status is not Status.RUNNING or node.started_clock is None:
+    """Return an operation's estimate from its recent rate, made anew at most once a second."""
+    if node.status is not Status.RUNNING or node.started_clock is None:
         return None
     elapsed = clock - node.started_clock
     if ratio is not None:
@@ -133,7 +133,7 @@ def _keep_point(node: Node, elapsed: float, ratio: float) -> None:
 def _describe(node: Node, instance: str) -> LevelInfo:
     """Make and keep the part that stays the same from start to end."""
     operation, spec = node.operation, node.spec
-    node.info = LevelInfo(
+    node.info = _level_info(
         operation.id,
         operation.type,
         operation.run,

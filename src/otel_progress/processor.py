@@ -18,7 +18,7 @@ from otel_progress import semconv, values
 from otel_progress.live import LiveStore
 from otel_progress.model import NO_METADATA, Failure, Number, Status
 from otel_progress.node import Node, Spec, merged
-from otel_progress.recording import LEVEL_KEY
+from otel_progress.recording import LEVEL_KEY, own
 from otel_progress.text import cut, identifier
 from otel_progress.trouble import trouble
 from otel_progress.values import Bad
@@ -41,10 +41,9 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Watch a plain span; the helpers' own spans are known already."""
+        if getattr(own, "starting", False):
+            return
         try:
-            attributes = span.attributes or {}
-            if semconv.PATH in attributes and semconv.DEPTH in attributes:
-                return
             level = None if parent_context is None else parent_context.get(LEVEL_KEY)
             above = cast("Node | None", getattr(level, "_node", None))
             with self._lock:
@@ -56,6 +55,8 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take the final values of a plain span and end its level."""
+        if not self._watched:
+            return
         try:
             span_id = span.get_span_context().span_id  # type: ignore[union-attr]
             with self._lock:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LEVEL_KEY: Final = create_key("otel-progress-level")
 """Context key of the current level."""
+own: Final = threading.local()
+"""``own.starting`` is true in a thread while it starts the span of a level, so the processor knows it for one of ours."""
 logger: Final = logging.getLogger("otel_progress")
 _HERE: Final = str(Path(__file__).parent)
 _MAX_SITES: Final = 1_000

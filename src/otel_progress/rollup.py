@@ -32,13 +32,3 @@ def counted(current: Number, total: Number | None, partial: float = 0.0) -> floa
     if total is None or total <= 0:
         return None
     return float(min(1.0, max(0.0, (current + partial) / total)))
-
-
-def partial(running: Iterable[tuple[float, float | None]]) -> float:
-    """Return the units that (weight, ratio) running children have done of theirs."""
-    return sum(weight * ratio for weight, ratio in running if ratio)
-
-
-def final(status: Status, ratio: float | None) -> float | None:
-    """Return the ratio to keep at the end: 1 when completed or skipped, else how far it came."""
-    return 1.0 if status is Status.COMPLETED or status is Status.SKIPPED else ratio

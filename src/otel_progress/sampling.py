@@ -53,8 +53,7 @@ class ProgressSampler(Sampler):
         if result.decision is not Decision.DROP or not attributes or not _is_progress(attributes):
             return result
         # A dropping sampler returns no attributes, as nobody would read them; here they are what makes the span useful.
-        kept = dict(attributes)
-        kept.update(result.attributes or {})
+        kept = {**attributes, **dict(result.attributes)} if result.attributes else attributes
         return SamplingResult(Decision.RECORD_ONLY, kept, result.trace_state)
 
     def get_description(self) -> str:
@@ -63,4 +62,7 @@ class ProgressSampler(Sampler):
 
 
 def _is_progress(attributes: Attributes) -> bool:
-    return any(key.startswith(_NAMESPACE) for key in attributes or ())
+    for key in attributes or ():  # noqa: SIM110 - half the time of any(…), and this runs at every start of a dropped span
+        if key.startswith(_NAMESPACE):
+            return True
+    return False

@@ -17,6 +17,7 @@ from otel_progress import semconv
 from otel_progress.model import Failure, MetadataValue, Snapshot
 from otel_progress.model import Status as LevelStatus
 from otel_progress.node import Node
+from otel_progress.recording import own
 from otel_progress.trouble import trouble
 
 MAX_METADATA_ATTRIBUTES: Final = 64
@@ -27,11 +28,14 @@ MAX_EVENTS: Final = 8
 
 def start(tracer: Tracer, node: Node, context: context_api.Context) -> Span:
     """Start the span of a level; INVALID_SPAN when the tracer fails."""
+    own.starting = True
     try:
         return tracer.start_span(node.spec.type, context, attributes=identity(node))
     except Exception:
         trouble("span", "a tracer or span processor failed at the start of a span; the work goes on")
         return INVALID_SPAN
+    finally:
+        own.starting = False
 
 
 def identity(node: Node) -> dict[str, AttributeValue]:
@@ -96,8 +100,8 @@ def _write(span: Span, node: Node, snapshot: Snapshot) -> None:
     attributes = final(snapshot)
     if snapshot.metadata:
         attributes = {**_metadata(snapshot.metadata), **attributes}
-    present: Mapping[str, object] = getattr(span, "attributes", None) or {}
-    if semconv.OPERATION_ID not in present or len(present) + len(attributes) > 100:
+    present = getattr(span, "attributes", None)
+    if present is None or len(present) + len(attributes) > 100:
         # Past its limit an SDK drops the oldest attributes, and those are the identity: written again, they are the newest.
         attributes.update(identity(node))
     span.set_attributes(attributes)

@@ -120,6 +120,7 @@ class Tree:
             id_ = self._unused(id_, {node.id for node in children.values() if node.spec.type == spec.type}, spec.type)
             part = segment(spec.type, id_)
         node = Node(parent.operation, parent, f"{parent.path}/{part}" if parent.path else part, id_, spec)
+        node.part = part
         if spec.name is None and spec.id is None:
             node.name = f"{spec.type} {id_}"
         node.order = parent.born
@@ -140,7 +141,7 @@ class Tree:
         """Enter an ended level once more: the same place, one attempt on, its earlier outcome taken back."""
         node = Node(before.operation, parent, before.path, before.id, spec)
         node.name = spec.name if spec.name is not None else before.name
-        node.attempt, node.order, node.declared = before.attempt + 1, before.order, before.declared
+        node.attempt, node.order, node.declared, node.part = before.attempt + 1, before.order, before.declared, before.part
         node.published = before.published
         parent.child_done -= 0 if before.declared else before.spec.weight
         parent.child_failed -= before.status is Status.FAILED
@@ -151,7 +152,7 @@ class Tree:
             if before in kept:
                 kept.remove(before)
         if parent.children is not None:
-            parent.children[segment(spec.type, before.id)] = node
+            parent.children[before.part] = node
         return node
 
     def _begin(self, node: Node) -> None:
@@ -241,9 +242,8 @@ class Tree:
         node.gone = True
         self.closed.pop(node, None)
         children = node.parent.children if node.parent is not None else None
-        part = segment(node.spec.type, node.id)
-        if children is not None and children.get(part) is node:
-            del children[part]
+        if children is not None and children.get(node.part) is node:
+            del children[node.part]
         if node.published:
             self.evicted.append((node.operation.run, node.path))
 
@@ -270,13 +270,22 @@ class Tree:
         return node.snapshot or self.observe(node, clock, now)
 
     def _tally(self, node: Node, before: Snapshot | None, after: Snapshot) -> None:
-        failed = after.failed - (before.failed if before else 0)
-        skipped = after.skipped - (before.skipped if before else 0)
-        completed = after.current - (before.current if before else 0) - failed - skipped
-        for outcome, units in (("completed", completed), ("failed", failed), ("skipped", skipped)):
-            if units > 0:
-                key = (node.operation.type, node.spec.type, outcome)
-                self.items[key] = self.items.get(key, 0) + units
+        """Count units by outcome; completed ones by their highest mark, since an outcome may be known before the unit is done."""
+        failed, skipped = after.failed, after.skipped
+        if before is not None:
+            failed, skipped = failed - before.failed, skipped - before.skipped
+        if failed > 0:
+            self._count(node, "failed", failed)
+        if skipped > 0:
+            self._count(node, "skipped", skipped)
+        completed = after.current - after.failed - after.skipped
+        if completed > node.tallied:
+            self._count(node, "completed", completed - node.tallied)
+            node.tallied = completed
+
+    def _count(self, node: Node, outcome: str, units: Number) -> None:
+        key = (node.operation.type, node.spec.type, outcome)
+        self.items[key] = self.items.get(key, 0) + units
 
 
 def walk(node: Node) -> Iterator[Node]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from factories import CLOCK, WALL
 
+from factories import CLOCK, WALL
 from otel_progress.journal import Journal, SqliteJournal
 
 
@@ -21,16 +21,20 @@ class FakeTime:
     naps: list[float] = field(default_factory=list)
 
     def read_now(self) -> float:
+        """Return Unix seconds."""
         return self.now
 
     def read_clock(self) -> float:
+        """Return monotonic seconds."""
         return self.clock
 
     def pass_(self, seconds: float) -> None:
+        """Let time pass."""
         self.now += seconds
         self.clock += seconds
 
     def sleep(self, seconds: float) -> None:
+        """Sleep in no time."""
         self.naps.append(seconds)
         self.pass_(seconds)
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 from conftest import FakeTime
-from factories import CLOCK, WALL, batch, ended, event, instance, local_instance, snapshot
 
+from factories import CLOCK, WALL, batch, ended, event, instance, local_instance, snapshot
 from otel_progress import instances
 from otel_progress.journal import Journal
 from otel_progress.model import Condition, Eta, Failure, Outcome, Status

@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import islice
 
 from conftest import FakeTime
-from factories import CLOCK, batch, ended, event, snapshot
 
+from factories import CLOCK, batch, ended, event, snapshot
 from otel_progress.journal import Journal
 from otel_progress.model import Condition, OperationSnapshot
 

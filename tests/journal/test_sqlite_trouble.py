@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from conftest import FakeTime
-from factories import batch, event, snapshot
 from workers import run
 
+from factories import batch, event, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal, handle
 
@@ -36,9 +36,8 @@ def _sequence(journal: SqliteJournal) -> int:
     return found.root.sequence
 
 
-def test_a_lock_is_waited_for_then_told_then_forgotten(
-    journal: SqliteJournal, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("journal")
+def test_a_lock_is_waited_for_then_told_then_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another process holds the file a write fails with the reason, readers still answer, and afterwards writes go on."""
     monkeypatch.setattr(handle, "BUSY_TIMEOUT_S", 0.05)
     impatient = SqliteJournal(path)
@@ -191,6 +190,7 @@ else:
 journal.write(batch(snapshot(sequence=1000)))
 assert journal.get("friday-42").root.sequence == 1000
 print(len(errors), errors[-1])
+journal.close()
 """
 
 

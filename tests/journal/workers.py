@@ -24,6 +24,7 @@ for n in itertools.count(1) if count == 0 else range(1, count + 1):
     level = snapshot(f"song:{n % 50}", sequence=n, operation_id=name, run=name, instance=name, current=n)
     journal.write(batch(root, level, instance=instance(name), events=[event(n, operation_id=name, run=name)]))
     print(n, flush=True)
+journal.close()
 """
 """Write batch after batch; a batch's number is printed once it has been taken."""
 

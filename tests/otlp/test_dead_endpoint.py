@@ -49,7 +49,7 @@ def dead(request: pytest.FixtureRequest, dead_port: int, monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("dead")
 def test_nothing_blocks_raises_or_repeats_itself(caplog: pytest.LogCaptureFixture) -> None:
-    """Flushing keeps to its timeout and says no; closing all signals takes one patience; each signal logs one warning and counts."""
+    """Flushing keeps to its timeout, closing all signals takes one patience, and each signal logs one warning and counts."""
     errors: list[str] = []
     patience = Patience(0.5)
     provider = build_tracer_provider(

@@ -128,6 +128,17 @@ def test_own_log_lines_of_an_exporter_are_told_by_the_sender(
     assert caplog.records[-1].name == logger.name
 
 
+def test_error_in_counting_does_not_stop_the_sending(senders: list[Sender[str]]) -> None:
+    """When the callback that counts a loss raises, the next batch goes all the same."""
+
+    def count() -> None:
+        msg = "cannot count"
+        raise RuntimeError(msg)
+
+    sender = make(senders, lambda batch: batch == "good", on_error=count)
+    assert [sender.send("bad"), sender.send("good")] == [False, True]
+
+
 def test_stop_is_safe_twice_and_an_error_in_it_harms_nobody() -> None:
     """The exporter is closed once, whatever that raises, and sending afterwards fails at once."""
     calls: list[int] = []

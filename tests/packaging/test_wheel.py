@@ -60,7 +60,7 @@ def test_wheel_holds_exactly_the_package(wheel: zipfile.ZipFile) -> None:
     expected = {
         path.relative_to(source).as_posix()
         for path in source.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(source).parts)
     }
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert shipped == expected
@@ -108,14 +108,14 @@ def test_public_names_all_resolve(base_python: Path, tmp_path: Path) -> None:
 
 def test_version_from_a_base_install(base_python: Path, tmp_path: Path) -> None:
     """``otel-progress --version`` answers without any extra, with the version of the wheel."""
-    done = run(base_python, "-m", "otel_progress.cli", "--version", cwd=tmp_path)
+    done = run(base_python, "-m", "otel_progress", "--version", cwd=tmp_path)
     command = base_python.parent / "otel-progress"
     script = subprocess.run([command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     code = "from importlib.metadata import version; print(version('otel-progress'))"
     version = run(base_python, "-c", code, cwd=tmp_path).stdout.strip()
     assert script.returncode == 0, script.stderr
     assert version in script.stdout
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (0, script.stdout), done.stderr
 
 
 @pytest.mark.parametrize("package", ["redis", "fastapi", "uvicorn", "PIL", "fsspec"])

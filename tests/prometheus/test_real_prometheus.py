@@ -14,7 +14,7 @@ from tests.factories import WALL as START
 from tests.factories import batch
 from tests.prometheus.scenes import TRACE_ID, Shelf, eta, level, operation
 from tests.prometheus.scrape import exposition, samples
-from tests.servers import accepts, free_port, poll, require, running
+from tests.servers import answers, free_port, poll, require, running
 
 from otel_progress import semconv
 from otel_progress.exporters.prometheus import ProgressCollector
@@ -131,7 +131,7 @@ def prometheus(collector: ProgressCollector, tmp_path_factory: pytest.TempPathFa
             f"--web.listen-address=127.0.0.1:{port}",
             "--enable-feature=exemplar-storage",
         ]
-        with running(command, ready=lambda: accepts(port), log=tmp_path / "prometheus.log"):
+        with running(command, ready=lambda: answers(f"http://127.0.0.1:{port}/-/ready"), log=tmp_path / "prometheus.log"):
             client = Prometheus(port)
             poll(lambda: client.query(semconv.OPERATION_RATIO), what="series in Prometheus")
             yield client

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 from tests.prometheus.scenes import Shelf, operation
 from tests.prometheus.scrape import parse_openmetrics
-from tests.servers import accepts, poll
+from tests.servers import accepts, answers, poll
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
@@ -132,14 +132,43 @@ def test_connections_are_bounded(server: MetricsServer) -> None:
             assert extra.recv(1) == b""
         before = threading.active_count()
         assert before <= MAX_CONNECTIONS + 10
-    poll(lambda: _answers(server), what="answer after the idle clients left")
+    poll(lambda: answers(server.url), what="answer after the idle clients left")
 
 
-def _answers(server: MetricsServer) -> bool:
-    try:
-        return fetch(server.url.replace("/metrics", "/healthz"))[0] == 200
-    except OSError:
-        return False
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of open files")
+def test_recovers_from_a_lack_of_file_descriptors(server: MetricsServer) -> None:
+    """While the process has no file descriptor left a client waits, and is answered as soon as there is one."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as client, socket.socket() as lowest_free:
+        free = lowest_free.fileno()
+        lowest_free.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            client.connect((server.host, server.port))
+            client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            client.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        client.settimeout(10)
+        assert client.recv(12) == b"HTTP/1.0 200"
+
+
+def test_recovers_from_a_lack_of_threads(monkeypatch: pytest.MonkeyPatch, server: MetricsServer) -> None:
+    """When no thread can be started connections are closed, and none of the bounded places is lost."""
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        for _ in range(MAX_CONNECTIONS + 1):
+            with socket.create_connection((server.host, server.port), timeout=10) as client:
+                assert client.recv(1) == b""
+    assert fetch(server.url)[0] == 200
 
 
 def test_a_port_in_use_is_a_clear_error(server: MetricsServer, shelf: Shelf) -> None:

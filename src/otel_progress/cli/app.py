@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Final
 
@@ -66,12 +67,28 @@ class App(click.Group):
         command: click.Command = getattr(import_module(module), name)
         return command
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that ``args`` begin with. Raises UsageError with a near one when there is none."""
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"The commands are {', '.join(_COMMANDS)}."
+            msg = f"There is no command {args[0]!r}. {hint}"
+            raise click.UsageError(msg, ctx)
+        return super().resolve_command(ctx, args)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run the command line and exit; without ``standalone_mode`` return, and raise click's exceptions."""
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
         except click.UsageError as error:
             where = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
@@ -84,10 +101,21 @@ class App(click.Group):
             code = _hang_up()
         sys.exit(code if isinstance(code, int) else 0)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the command line; --help and --version write here already."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError as error:
+            raise click.exceptions.Exit(_hang_up()) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors of otel-progress become one line and an exit code."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError as error:  # before click sees it, which would exit with 1
+            raise click.exceptions.Exit(_hang_up()) from error
         except JournalError as error:
             raise Fault(str(error), EXIT_UNREADABLE) from error
         except ConfigurationError as error:
@@ -96,10 +124,29 @@ class App(click.Group):
             raise Fault(str(error), EXIT_PROBLEM) from error
 
 
+def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:  # noqa: ARG001 - the signature is click's
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            click.echo(f"otel-progress {version('otel-progress')}")
+        except PackageNotFoundError:  # run from its sources
+            click.echo("otel-progress (not installed)")
+        ctx.exit()
+
+
 @click.command(cls=App, epilog=_EPILOG, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--store", metavar="URL", help="Journal to read: sqlite: (the default file) or sqlite:///PATH. [env: OTEL_PROGRESS_STORE]")
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours; auto honours NO_COLOR and FORCE_COLOR.")
-@click.version_option(package_name="otel-progress", message="%(prog)s %(version)s", prog_name="otel-progress")
+@click.option(
+    "--store", metavar="URL", help="Journal to read: sqlite: (the default file) or sqlite:///PATH. [env: OTEL_PROGRESS_STORE]"
+)
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Colours; auto honours NO_COLOR and FORCE_COLOR.",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit.")
 @click.pass_context
 def cli(ctx: click.Context, store: str | None, color: str) -> None:
     """See long-running work while it runs: what every process of this machine is doing, and what it did."""

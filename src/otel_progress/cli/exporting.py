@@ -61,7 +61,9 @@ Examples:
 """
 )
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id)
-@click.option("--format", "format_", type=click.Choice(["json", "jsonl", "csv"]), default="json", show_default=True, help="What to write.")
+@click.option(
+    "--format", "format_", type=click.Choice(["json", "jsonl", "csv"]), default="json", show_default=True, help="What to write."
+)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write; - or nothing is stdout.")
 @click.pass_obj
 def export(scope: Scope, operation_id: str, format_: str, output: Path | None) -> None:
@@ -118,7 +120,9 @@ def _cell(value: Any) -> Any:
 def _save(path: Path, lines: Iterator[str]) -> None:
     """Write a file at once or not at all."""
     try:
-        with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name[:100]}.", delete=False, encoding="utf-8", newline="\n") as file:
+        with NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f".{path.name[:100]}.", delete=False, encoding="utf-8", newline="\n"
+        ) as file:
             part = Path(file.name)
             try:
                 file.writelines(f"{line}\n" for line in lines)

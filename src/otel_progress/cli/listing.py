@@ -28,7 +28,9 @@ Examples:
 )
 @click.option("--all", "everything", is_flag=True, help="Ended operations too.")
 @click.option("--type", "type_", metavar="TYPE", help="Only operations of this type.")
-@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only this status; ended ones imply --all.")
+@click.option(
+    "--status", type=click.Choice([status.value for status in Status]), help="Only this status; ended ones imply --all."
+)
 @click.option("--condition", type=click.Choice([condition.value for condition in Condition]), help="Only this condition.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj

@@ -18,7 +18,7 @@ from otel_progress.model import Condition, OperationSnapshot, Status
 from otel_progress.text import printable
 
 _UNSEEN: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-"""Characters JSON may hold as they are, and a terminal should not see. They stand in strings only, where an escape is the same."""
+"""Characters JSON may hold as they are, and a terminal should not see. They are in strings only, where an escape is the same."""
 
 _LEAST_CUT: Final = 12
 """Columns narrower than this are never cut, and a last column of less is not worth its place."""
@@ -29,7 +29,7 @@ class Fault(click.ClickException):
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        setattr(self, "exit_code", exit_code)  # noqa: B010 - a class variable to click's types, read from the instance
 
 
 def say(text: str = "") -> None:
@@ -83,7 +83,9 @@ def status_word(status: Status, condition: Condition) -> tuple[str, str]:
     return condition.value, CONDITION_STYLES[condition]
 
 
-def table(rows: Sequence[Sequence[str]], styles: Sequence[Mapping[int, str]], width: int | None, spare: Sequence[int] = ()) -> None:
+def table(
+    rows: Sequence[Sequence[str]], styles: Sequence[Mapping[int, str]], width: int | None, spare: Sequence[int] = ()
+) -> None:
     """Write rows, the first one the header, in columns; those without content are left out.
 
     On a terminal of ``width`` cells the columns in ``spare`` go first when there is no room, and the last one is cut; None never

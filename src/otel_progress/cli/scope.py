@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,47 +14,50 @@ import click
 
 from otel_progress.cli.output import Fault
 from otel_progress.errors import ConfigurationError
+from otel_progress.settings import Settings
 from otel_progress.text import printable
 
 if TYPE_CHECKING:
     from otel_progress.model import Event, OperationSnapshot, Outcome
     from otel_progress.protocols import Reader
 
-STORE_VARIABLE: Final = "OTEL_PROGRESS_STORE"
-DEFAULT_STORE: Final = "sqlite:"
 _DEFAULTS: Final = frozenset({"sqlite:", "sqlite://", "sqlite:///"})
 _MOST_IDS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The options that stand before the command. ``color`` is None when each stream decides."""
+    """The options before the command: the store (None: not given) and whether to colour (None: each stream decides)."""
 
-    store: str
+    store: str | None
     color: bool | None
 
     @classmethod
     def of(cls, store: str | None, color: str, environ: Mapping[str, str]) -> Scope:
-        """Return the scope of options and environment; an option wins, and an empty variable is none."""
-        url = store if store is not None else environ.get(STORE_VARIABLE) or DEFAULT_STORE
+        """Return the scope of options and environment."""
         if color != "auto":
-            return cls(url, color == "always")
+            return cls(store, color == "always")
         if environ.get("NO_COLOR"):
-            return cls(url, False)
-        return cls(url, True if environ.get("FORCE_COLOR") else None)
+            return cls(store, False)
+        return cls(store, True if environ.get("FORCE_COLOR") else None)
+
+    def settings(self) -> Settings:
+        """Return the settings in force: options before environment before defaults. Raises ConfigurationError."""
+        return Settings.from_environ(os.environ).with_arguments(store=self.store)
 
     @contextmanager
     def reader(self) -> Iterator[Reader]:
         """Open the journal for reading. Before the first work on this machine the default one is empty, and no error."""
         from otel_progress.journal import default_path, open_journal
 
-        if self.store.lower().startswith("memory:"):
+        url = self.settings().store
+        if url.lower().startswith("memory:"):
             msg = "The store memory: can only be read in its own process. Use sqlite: in the work, and here."
             raise ConfigurationError(msg)
-        if self.store.lower() in _DEFAULTS and not default_path().exists():
-            yield NothingYet(self.store)
+        if url.lower() in _DEFAULTS and not default_path().exists():
+            yield NothingYet(url)
             return
-        journal = open_journal(self.store, read_only=True)
+        journal = open_journal(url, read_only=True)
         try:
             yield journal
         finally:
@@ -131,13 +135,11 @@ def known_ids(reader: Reader) -> list[str]:
 
 def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's signature
     """Return the ids a shell may complete to; nothing when the journal cannot be read."""
-    import os
-
     try:
         root = ctx.find_root()
         with Scope.of(root.params.get("store"), "never", os.environ).reader() as reader:
             return [id_ for id_ in known_ids(reader) if id_.startswith(incomplete) and id_.isprintable()]
-    except Exception:  # noqa: BLE001 - whatever it is, the shell's line is no place for it
+    except Exception:  # whatever it is, the shell's line is no place for it
         return []
 
 

@@ -37,7 +37,14 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, with levels (and events).")
 @click.pass_obj
 def show(
-    scope: Scope, operation_id: str, path: str | None, depth: int | None, events: bool, errors: bool, exit_status: bool, as_json: bool
+    scope: Scope,
+    operation_id: str,
+    path: str | None,
+    depth: int | None,
+    events: bool,
+    errors: bool,
+    exit_status: bool,
+    as_json: bool,
 ) -> None:
     """Show one operation: where it stands, its levels, what failed. The beginning of its ID is enough."""
     with scope.reader() as reader:
@@ -153,7 +160,7 @@ def _facts(operation: OperationSnapshot, level: Snapshot) -> Iterator[tuple[str,
     if operation.instance is not None and is_root:
         worker = operation.instance
         gone = "" if operation.alive or level.status.finished else ", gone"
-        yield "worker", f"{clean(worker.service)}, process {worker.pid} on {clean(worker.host)}{gone}"
+        yield "worker", f"{clean(worker.service)}, process {worker.pid} on {clean(worker.host).partition('/')[0]}{gone}"
     if info.trace_id:
         yield "trace", clean(info.trace_id)
     for key, value in level.metadata.items():

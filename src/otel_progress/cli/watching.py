@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
 
 import click
 
 from otel_progress.cli.output import say_json
 from otel_progress.cli.scope import Scope, complete_id, find
 from otel_progress.codec import encode_operation
+from otel_progress.errors import JournalError
 from otel_progress.model import OperationSnapshot, Status
 from otel_progress.protocols import Reader
+
+_REMEMBERED: Final = 1000
+"""Ends that are remembered, so that an operation a reader yields again is not told twice."""
 
 
 @click.command(
@@ -62,6 +69,7 @@ class _Watch:
         self._reader = reader
         self._wanted = wanted
         self._ended = {id_: operation for id_, operation in wanted.items() if operation.status.finished}
+        self._told: deque[str] = deque((operation.run for operation in self._ended.values()), maxlen=_REMEMBERED)
         self._console = None if as_json else make_console(reader, stream=sys.stdout, color=color)
 
     def run(self, interval: float) -> list[Status]:
@@ -70,7 +78,8 @@ class _Watch:
             self._show((), list(self._ended.values()))
             for changed in self._reader.watch(interval):
                 found = [operation for operation in changed if self._is_wanted(operation)]
-                ended = [operation for operation in found if operation.status.finished and not self._is_known(operation)]
+                ended = [operation for operation in found if operation.status.finished and operation.run not in self._told]
+                self._told.extend(operation.run for operation in ended)
                 self._ended.update({operation.operation_id: operation for operation in ended if self._wanted})
                 self._show([operation for operation in found if not operation.status.finished], ended)
                 if self._wanted and self._ended.keys() == self._wanted.keys():
@@ -86,15 +95,13 @@ class _Watch:
                 say_json(encode_operation(operation))
             sys.stdout.flush()
             return
-        # All active ones are read anew, since time goes on for those that did not change too.
-        self._console.show([operation for operation in self._reader.active() if self._is_wanted(operation)], ended)
+        active: Sequence[OperationSnapshot] = ()
+        with suppress(JournalError):  # when that is more than a journal being replaced, the watch itself raises it
+            active = self._reader.active()  # all anew: time goes on for those that did not change
+        self._console.show([operation for operation in active if self._is_wanted(operation)], ended)
 
     def _is_wanted(self, operation: OperationSnapshot) -> bool:
         return not self._wanted or operation.operation_id in self._wanted
-
-    def _is_known(self, operation: OperationSnapshot) -> bool:
-        known = self._ended.get(operation.operation_id)
-        return known is not None and known.run == operation.run
 
 
 def _write_once(reader: Reader, wanted: dict[str, OperationSnapshot], as_json: bool, color: bool | None) -> None:

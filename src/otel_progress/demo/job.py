@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
+import shutil
 import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -55,9 +58,11 @@ def run(
     operation_id = f"survey-{secrets.token_hex(4)}"
     try:
         roots = sources.interpreter_roots() if path is None else [sources.checked_root(path)]
-        port = _metrics_port(Settings.from_environ(os.environ).with_arguments(prometheus_port=prometheus_port))
+        settings = Settings.from_environ(os.environ).with_arguments(store=store, prometheus_port=prometheus_port)
+        command = None if settings.store == "memory:" else _command(settings)
+        port = _metrics_port(settings)
         with progress.configure(service_name=SERVICE, store=store, prometheus_port=port, console=console) as runtime:
-            report.before(err, operation_id, runtime.metrics_url)
+            report.before(err, operation_id, command, runtime.metrics_url)
             started = time.monotonic()
             findings = survey(roots, operation_id=operation_id, name=_name(path), limit=_limit(path, quick), quick=quick)
             elapsed = time.monotonic() - started
@@ -65,10 +70,10 @@ def run(
         err.print(Text(f"otel-progress demo: {exc}"))
         return EXIT_USAGE
     except KeyboardInterrupt:
-        err.print(Text(f"Interrupted: the survey is kept as cancelled. Look at it with: otel-progress show {operation_id}"))
+        err.print(Text(f"Interrupted: the survey {operation_id} was cancelled."))
         return EXIT_INTERRUPTED
     report.show(out, findings, elapsed)
-    report.after(out, operation_id)
+    report.after(out, operation_id, command)
     return 0
 
 
@@ -142,6 +147,18 @@ def _limit(path: str | None, quick: bool) -> int | None:
     if quick:
         return sources.QUICK_BYTES
     return sources.FULL_BYTES if path is None else None
+
+
+def _command(settings: Settings) -> str:
+    """Return what to type for the command in a second terminal: with its path when it is not on the PATH, and with the store."""
+    command = "otel-progress"
+    beside = Path(sys.executable).with_name(command)
+    if shutil.which(command) is None and beside.is_file():
+        with suppress(ValueError):  # not below the current folder
+            beside = beside.relative_to(Path.cwd())
+        command = shlex.quote(str(beside))
+    store = "" if settings.store == Settings().store else f" --store {shlex.quote(settings.store)}"
+    return text.printable(command + store)
 
 
 def _metrics_port(settings: Settings) -> int:

@@ -16,25 +16,29 @@ from otel_progress.text import cut, printable
 _PACKAGES: Final = 2 * SHOWN
 
 
-def before(console: Console, operation_id: str, metrics_url: str | None) -> None:
-    """Say how to watch the survey while it runs."""
-    console.print(Text(f"Survey {operation_id} begins. While it runs, in a second terminal:"))
-    commands = [("otel-progress watch", "the same bars from another process")]
+def before(console: Console, operation_id: str, command: str | None, metrics_url: str | None) -> None:
+    """Say how to watch the survey while it runs. ``command`` is how to call ours; None when nothing is kept for it to read."""
+    commands = []
+    if command is not None:
+        commands.append((f"{command} watch", "the same bars from another process"))
     if metrics_url is not None:
         commands.append((f"curl {metrics_url}", "its gauges, for Prometheus"))
+    console.print(Text(f"Survey {operation_id} begins.{' While it runs, in a second terminal:' if commands else ''}"))
     _commands(console, commands)
 
 
-def after(console: Console, operation_id: str) -> None:
-    """Say where the finished survey can be looked at."""
+def after(console: Console, operation_id: str, command: str | None) -> None:
+    """Say where the finished survey can be looked at, if it is kept."""
+    if command is None:
+        return
     console.print(Text("\nThe run is kept. Look at it with:", style="bold"))
     _commands(
         console,
         [
-            (f"otel-progress show {operation_id}", "its stages, packages and errors"),
-            (f"otel-progress logs {operation_id} --outcome failed", "the files that failed"),
-            ("otel-progress history", "this run and those before it"),
-            (f"otel-progress export {operation_id} --format json", "everything, for a program"),
+            (f"{command} show {operation_id}", "its stages and packages"),
+            (f"{command} show {operation_id} --errors", "every file that failed, and why"),
+            (f"{command} history", "this run and those before it"),
+            (f"{command} export {operation_id} --format json", "everything, for a program"),
         ],
     )
 
@@ -126,7 +130,7 @@ def _section(console: Console, title: str, lines: Iterable[str]) -> None:
 
 
 def _commands(console: Console, commands: Sequence[tuple[str, str]]) -> None:
-    width = max(len(command) for command, _ in commands)
+    width = max((len(command) for command, _ in commands), default=0)
     for command, what in commands:
         console.print(Text(f"  {command:<{width}}", style="cyan").append(Text(f"  {what}", style="default")))
 

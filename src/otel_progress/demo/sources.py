@@ -24,7 +24,7 @@ MAX_DEPTH: Final = 3
 """Folders below this depth count as part of the one above."""
 FULL_BYTES: Final = 32 * 1024 * 1024
 """Most source a survey of the interpreter takes in: about half a minute of work."""
-QUICK_BYTES: Final = 3 * 1024 * 1024
+QUICK_BYTES: Final = 2 * 1024 * 1024
 """Most source that ``--quick`` takes in."""
 TOP: Final = "(top level)"
 """Name of the group of files that are in no folder of their own."""

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, TextIO, TypeAlias
+from typing import Final, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -20,9 +20,7 @@ from otel_progress.exporters.console_region import Region
 from otel_progress.exporters.console_tree import render, render_ended
 from otel_progress.model import OperationSnapshot, Snapshot, Status
 from otel_progress.protocols import Batch, Reader
-
-ConsoleMode: TypeAlias = "Literal['auto'] | bool"
-"""``True`` draws whatever the stream is, ``False`` never, ``"auto"`` on a terminal that can."""
+from otel_progress.settings import ConsoleMode
 
 REFRESH_S: Final = 0.1
 """Shortest time between two frames, in seconds."""
@@ -37,7 +35,7 @@ class LiveConsole:
 
     The display is there while something runs; each operation that ends leaves a line (and some of its failed levels) behind.
     ``write`` and ``show`` are called from one thread at a time. They raise OSError or ValueError when the terminal has gone; from
-    then on nothing is drawn. ``clock`` is monotonic, in seconds; ``size`` gives columns and rows.
+    then on nothing is drawn. ``clock`` is monotonic, in seconds; ``size`` gives columns and rows; ``color`` None asks NO_COLOR.
     """
 
     def __init__(
@@ -47,13 +45,16 @@ class LiveConsole:
         *,
         clock: Callable[[], float] = time.monotonic,
         size: Callable[[], tuple[int, int]] | None = None,
+        color: bool | None = None,
     ) -> None:
         self._reader = reader
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
         self._region = Region(self._stream, size=size)
         # Only turns styles into escapes (or not: NO_COLOR); what reaches the terminal goes through the region.
-        self._console = Console(file=io.StringIO(), force_terminal=True, width=10_000, markup=False, highlight=False, emoji=False)
+        self._console = Console(
+            file=io.StringIO(), force_terminal=True, width=10_000, highlight=False, no_color=None if color is None else not color
+        )
         self._glyphs = glyphs_for(self._stream.encoding)
         self._allowance = Allowance(clock)
         self._ended: list[OperationSnapshot] = []
@@ -124,16 +125,18 @@ def make_console(
     stream: TextIO | None = None,
     mode: ConsoleMode = "auto",
     environ: Mapping[str, str] | None = None,
+    color: bool | None = None,
 ) -> LiveConsole | PlainConsole | None:
     """Return the display that suits ``stream`` (default: stderr), or None when ``mode`` is False or there is no stream.
 
-    ``"auto"`` draws on a terminal, and writes plain lines to a file or pipe, to ``TERM=dumb``, under CI and in notebooks.
+    ``True`` draws whatever the stream is; ``"auto"`` draws on a terminal, and writes plain lines to a file or pipe, to
+    ``TERM=dumb``, under CI and in notebooks.
     """
     target = stream if stream is not None else sys.stderr
     if mode is False or target is None:  # there is no stderr under pythonw
         return None
     if mode is True or _can_draw(target, os.environ if environ is None else environ):
-        return LiveConsole(reader, target)
+        return LiveConsole(reader, target, color=color)
     return PlainConsole(reader, target)
 
 

@@ -16,6 +16,7 @@ _BYTE_UNITS: Final = frozenset({"byte", "bytes", "b", "by"})
 _PREFIXES: Final = ("", "k", "M", "G", "T", "P", "E")
 _LARGEST_PLAIN: Final = 1_000_000
 _MAX_UNIT: Final = 16
+_SHORTEST_S: Final = 0.1
 
 
 def duration(seconds: float | None) -> str:
@@ -74,7 +75,7 @@ def count(current: Number, total: Number | None, unit: str | None) -> str:
 
 def rate(current: Number, elapsed: float, unit: str | None) -> str:
     """Return units a second, or a minute or hour when that is slow; empty before anything can be said."""
-    if elapsed <= 0.0 or current <= 0 or not math.isfinite(current) or not math.isfinite(elapsed):
+    if elapsed < _SHORTEST_S or current <= 0 or not math.isfinite(current) or not math.isfinite(elapsed):
         return ""
     per_second = current / elapsed
     if is_bytes(unit):

@@ -182,7 +182,7 @@ def _can_continue(begun: str, width: int) -> bool:
 
 
 def _wipe(rows: int) -> str:
-    """Return what empties ``rows`` lines and comes back. Line by line: tmux moves a screen cleared from its top into the history."""
+    """Return what empties ``rows`` lines and comes back. Line by line: tmux scrolls away a screen cleared from its top."""
     return f"{_CLEAR_LINE}\r\n" * rows + f"\x1b[{rows}A" if rows else ""
 
 

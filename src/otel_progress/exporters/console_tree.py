@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.text import Text
 
 from otel_progress.exporters.console_cells import cut_cells
@@ -65,7 +65,7 @@ def render(operations: Sequence[OperationSnapshot], *, width: int, height: int, 
         kept = sorted(range(len(lines)), key=lambda index: (lines[index][0], index))[: height - 1]
         dropped = len(lines) - len(kept) + hidden
         lines = [lines[index] for index in sorted(kept)]
-        lines.append(((0, 0), Text(f"{glyphs.more} {dropped} more", style="dim")))
+        lines.append(((0, 0), _line(((f"{glyphs.more} {dropped} more", "dim"),), width, glyphs)))
     return [line for _, line in lines]
 
 
@@ -151,9 +151,12 @@ def _lines(row: Row, columns: _Columns, width: int, glyphs: Glyphs) -> list[tupl
         line.append(" ")
         _bar(line, row, columns.bar, glyphs)
     shares = (columns.percentage, columns.count, columns.rate, columns.time)
-    for share, cell, style in zip(shares, _cells(row), ("bold", "", "dim", "dim"), strict=True):
+    for share, cell, (style, align) in zip(
+        shares, _cells(row), (("bold", ">"), ("", ">"), ("dim", ">"), ("dim", "<")), strict=True
+    ):
         if share:
-            line.append(f" {set_cell_size(' ' * (share - cell_len(cell)) + cell, share)}", style)
+            gap = " " * (share - cell_len(cell))
+            line.append(f" {gap}{cell}" if align == ">" else f" {cell}{gap}", style)
     for text, style in (*row.notes, *(((row.message, "italic"),) if columns.inline_message and row.message else ())):
         room = width - line.cell_len - 1
         if room > 1:
@@ -167,8 +170,8 @@ def _lines(row: Row, columns: _Columns, width: int, glyphs: Glyphs) -> list[tupl
 
 def _line(parts: Sequence[Part], width: int, glyphs: Glyphs, indent: int = 0) -> Text:
     """Return parts with a space between them, cut to ``width``; the last ones give way first."""
-    line = Text(" " * indent, no_wrap=True, overflow="crop", end="\n")
-    used = indent
+    used = indent = min(indent, width)
+    line = Text(" " * indent, no_wrap=True, overflow="crop")
     for text, style in parts:
         if not text:
             continue

@@ -73,7 +73,7 @@ def span_processor(
 
 
 def make_exporter(signal: Signal, environ: Mapping[str, str], make: Callable[[Protocol], E]) -> E:
-    """Return ``make(protocol)``; where a Sender runs it, that one speaks for it. Raises ConfigurationError for a wrong protocol."""
+    """Return ``make(protocol)``; where a Sender runs it, that one logs for it. Raises ConfigurationError for a wrong protocol."""
     exporter = make(protocol(signal, environ))
     speak_for(exporter)
     return exporter

@@ -12,7 +12,7 @@ from otel_progress.model import Event, Failure, LevelInfo, MetadataValue, Number
 from otel_progress.protocols import Batch
 
 MAX_METADATA: Final = 32
-"""Entries of the caller's metadata an event carries; the newest ones go first when there are more."""
+"""Entries of the caller's metadata an event carries; those beyond are left out."""
 MAX_BODY: Final = 256
 """Longest text of an event, in characters."""
 _MAX_PATH: Final = 4096

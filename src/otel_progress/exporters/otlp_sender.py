@@ -114,10 +114,15 @@ class Sender(Generic[T]):
             return
         if unfinished:
             self._failed("it was still being sent when the time to close had run out")
+            within(_GRACE_S, self._end_exporter)  # up to 1.33 it waits here for the batch that is given up
+        else:
+            self._end_exporter()
+
+    def _end_exporter(self) -> None:
         with _quiet(self):
             try:
                 self._stop()
-            except Exception as exc:
+            except Exception as exc:  # foreign code at the end of the process; telemetry never breaks the work
                 _logger.debug("closing the exporter of %s: %s", self._name, exc)
 
     def _start(self) -> None:
@@ -144,7 +149,10 @@ class Sender(Generic[T]):
                     job = self._job
                 if self._stopped or job is None:
                     return
-                self._send(job)
+                try:
+                    self._send(job)
+                except Exception:  # what counts or logs a failure failed itself; the thread has to live on
+                    _logger.debug("after the export of %s", self._name, exc_info=True)
                 with changed:
                     job.done = True
                     self._job = None

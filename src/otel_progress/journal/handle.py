@@ -1,7 +1,7 @@
 """One connection to the journal's file: opened when needed, closed around a fork, given up when something is wrong with it.
 
-Opening again costs about a millisecond, so there is one rule for nearly every trouble: drop the connection and say what was wrong;
-the next use starts afresh. That is how a journal recovers by itself when a file was moved away, damaged, or could not be made.
+Opening again costs about a millisecond, so there is one rule for nearly every trouble: drop the connection, say what was wrong,
+and start afresh at the next use. So a journal recovers by itself when its file was moved away, damaged, or could not be made.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _text: Final = partial(str, encoding="utf-8", errors="replace")
 
 
 class Handle:
-    """A connection with its lock. What is remembered of the file is good for one ``generation``; ``journal`` names the file's content.
+    """A connection with its lock. What was remembered of the file holds for one ``generation``; ``journal`` names its content.
 
     ``read_only`` neither creates nor changes the file; with ``tells_loss`` a use fails once when another journal is in its place.
     """
@@ -48,7 +48,7 @@ class Handle:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
-        """Lend the open connection to one thread. Raises JournalError in place of sqlite3.Error; what was begun is rolled back."""
+        """Lend the open connection to one thread. sqlite3.Error becomes JournalError, and what was begun is rolled back."""
         with self.lock:
             try:
                 yield self._opened()

@@ -153,5 +153,6 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 def _give_back(connection: sqlite3.Connection) -> None:
     """Shorten the file by what is free in it. That happens in the log first, so the log is written back as well."""
     if _pragma(connection, "freelist_count"):
-        connection.execute(f"PRAGMA incremental_vacuum({PAGES_A_PASS})").fetchall()
+        # As a script, because ``execute`` stops after the first page: the statement gives rows that have no columns.
+        connection.executescript(f"PRAGMA incremental_vacuum({PAGES_A_PASS})")
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

@@ -50,6 +50,7 @@ _eta_values: Final[Callable[[Eta], tuple[Any, ...]]] = attrgetter(*_ETA)
 # One encoder for all: json.dumps builds a new one on every call that names an option, which costs more than the encoding.
 _dumps: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _INT64: Final = 2**63
+_CACHED: Final = 4096
 _NUMBER: Final = frozenset({int, float})
 _NUMBER_OR_NONE: Final = _NUMBER | {type(None)}
 _TEXT_OR_NONE: Final = frozenset({str, type(None)})
@@ -118,7 +119,7 @@ def snapshot_of(info: str, state: Sequence[Any]) -> Snapshot | None:
         if not (known <= _NUMBER and maybe <= _NUMBER_OR_NONE and text <= _TEXT_OR_NONE and type(skipped) is int):
             return None
         return Snapshot(
-            info=_info_of(info),
+            info=_info_of(info) if len(info) <= _CACHED else _info_of.__wrapped__(info),
             sequence=sequence,
             status=Status(status),
             current=current,

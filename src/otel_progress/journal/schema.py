@@ -61,11 +61,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 """Step n brings a file of version n to version n + 1 (``PRAGMA user_version``). Only ever append."""
 
 
+# One statement, so that a migration by another process is seen as a whole or not at all.
+_WHAT_IT_IS: Final = """SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_user_version, pragma_application_id"""
+
+
 def version(connection: sqlite3.Connection, path: Path) -> int:
     """Return the schema version of an open file, 0 for an empty one. Raises JournalError when it is not a journal."""
-    (found,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    found, application, tables = connection.execute(_WHAT_IT_IS).fetchone()
     if application != APPLICATION_ID and (tables or found):
         msg = f"{path} is an SQLite database of something else, not a journal of otel-progress. Name another file."
         raise JournalError(msg)

@@ -1,0 +1,87 @@
+"""Memory: what an active level takes, and that neither iterations nor ended levels pile up."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import otel_progress as progress
+from opentelemetry.trace import NoOpTracerProvider
+
+from benchmarks.rounds import Effort
+from benchmarks.setting import configured
+from benchmarks.table import Row, judged
+
+LEVELS: Final = 100_000
+LEVEL_TARGET: Final = 2_500
+ITERATIONS: Final = 10_000_000
+ENDED: Final = 1_000_000
+GROWTH_TARGET: Final = 2**20
+"""What an allocator's whims may add to a process of some 50 MB, in bytes."""
+
+
+def resident() -> int:
+    """Return the memory of this process that is in use, in bytes (where there is no /proc: the most there ever was)."""
+    gc.collect()
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def active_levels(effort: Effort) -> Iterator[Row]:
+    """Keep levels under one operation active, their handles included, and no span (the provider makes none)."""
+    count = effort.count(LEVELS)
+    with configured(NoOpTracerProvider()) as runtime, progress.operation("memory") as operation:
+        with operation.level("file", "warm-up"):
+            runtime.force_flush()
+        before = resident()
+        levels = [operation.level("file", number).start() for number in range(count)]
+        begun = (resident() - before) / count
+        runtime.force_flush()
+        collected = (resident() - before) / count
+        del levels
+    what = f"{count:,} active levels"
+    yield Row(f"{what}: begun", f"{begun:,.0f} bytes each")
+    cost, target = f"{collected:,.0f} bytes each", f"≤ {LEVEL_TARGET:,} bytes"
+    yield judged(f"{what}: with the snapshot of a tick", cost, "", target, met=collected <= LEVEL_TARGET)
+
+
+def iterations(effort: Effort) -> Iterator[Row]:
+    """Iterate without keeping anything."""
+    count = effort.count(ITERATIONS)
+    with configured():
+        _iterate(count // 10)
+        before = resident()
+        _iterate(count)
+        growth = resident() - before
+    yield _grown(f"{count:,} iterations of track", growth)
+
+
+def ended_levels(effort: Effort) -> Iterator[Row]:
+    """Begin and end levels under one operation: a tenth of them first, then the others."""
+    count = effort.count(ENDED)
+    with configured(), progress.operation("memory") as operation:
+        _begin_and_end(operation, count // 10)
+        before = resident()
+        _begin_and_end(operation, count - count // 10)
+        growth = resident() - before
+    yield _grown(f"{count:,} levels begun and ended under one operation", growth)
+
+
+def _iterate(count: int) -> None:
+    for _ in progress.track(range(count)):
+        pass
+
+
+def _begin_and_end(operation: progress.Level, count: int) -> None:
+    for _ in range(count):
+        operation.level("step").start().complete()
+
+
+def _grown(what: str, growth: int) -> Row:
+    return judged(what, f"{growth / 1024:+,.0f} KiB", "", f"≤ {GROWTH_TARGET // 1024:,} KiB", met=growth <= GROWTH_TARGET)

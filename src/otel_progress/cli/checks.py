@@ -1,0 +1,188 @@
+"""The checks of ``doctor``: each yields findings, raises nothing and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from otel_progress.cli.scope import Scope
+from otel_progress.errors import ConfigurationError, ProgressError
+from otel_progress.exporters.console_format import moment, quantity
+from otel_progress.settings import PREFIX, SETTINGS, Settings
+from otel_progress.text import printable
+
+State: TypeAlias = Literal["ok", "note", "problem"]
+_PACKAGES: Final = ("otel-progress", "opentelemetry-api", "opentelemetry-sdk", "prometheus-client", "rich", "click")
+_EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
+    "server": ("fastapi", "uvicorn"),
+    "redis": ("redis",),
+    "previews": ("PIL", "fsspec"),
+}
+_OLDEST_PYTHON: Final = (3, 10)
+_FIRST_SANE_YEAR: Final = 1_704_067_200.0  # 2024; a clock before that has never been set
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found: fine, worth knowing, or wrong (then the text says what to do)."""
+
+    check: str
+    state: State
+    text: str
+
+
+def all_checks(scope: Scope, environ: Mapping[str, str]) -> list[Finding]:
+    """Return what all checks find."""
+    findings = [*_python(), *_versions(), *_extras(), *_clock(), *_variables(environ)]
+    try:
+        settings = scope.settings()
+    except ConfigurationError as error:
+        return [*findings, Finding("settings", "problem", printable(str(error)))]
+    return [*findings, Finding("settings", "ok", "can be read"), *_port(settings), *_journal(settings)]
+
+
+def _python() -> Iterator[Finding]:
+    text = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
+    fine = sys.version_info >= _OLDEST_PYTHON
+    yield Finding("python", "ok" if fine else "problem", text if fine else f"{text}; otel-progress needs 3.10 or newer")
+
+
+def _versions() -> Iterator[Finding]:
+    for name in _PACKAGES:
+        try:
+            yield Finding("package", "ok", f"{name} {version(name)}")
+        except PackageNotFoundError:
+            state: State = "note" if name == "otel-progress" else "problem"
+            fix = "runs from its sources" if state == "note" else f"is not installed: pip install {name}"
+            yield Finding("package", state, f"{name} {fix}")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, modules in _EXTRAS.items():
+        missing = [module for module in modules if find_spec(module) is None]
+        text = (
+            f"{extra} is installed"
+            if not missing
+            else f"{extra} is not installed (optional): pip install 'otel-progress[{extra}]'"
+        )
+        yield Finding("extra", "note" if missing else "ok", text)
+
+
+def _clock() -> Iterator[Finding]:
+    now = time.time()
+    if now < _FIRST_SANE_YEAR:
+        yield Finding("clock", "problem", f"it is {moment(now)}, says the clock; set it, or journals of other machines look odd")
+    else:
+        yield Finding("clock", "ok", moment(now))
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
+    known = {variable for setting in SETTINGS for variable in setting.variables}
+    for name in sorted(environ):
+        if name in known:
+            yield Finding("environment", "ok", f"{name}={printable(environ[name][:200])}")
+        elif name.startswith(PREFIX) and name != "OTEL_PROGRESS_COMPLETE":
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(known))}"
+            yield Finding("environment", "problem", f"{printable(name[:100])} is not a setting; {hint}")
+
+
+def _port(settings: Settings) -> Iterator[Finding]:
+    host, port = settings.prometheus_host, settings.prometheus_port
+    if not port:
+        return
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        text = f"{printable(host)}:{port}: {reason}. Fine if your own work serves /metrics there; else choose another port"
+        yield Finding("port", "note", text)
+    else:
+        yield Finding("port", "ok", f"{printable(host)}:{port} is free")
+
+
+def _journal(settings: Settings) -> Iterator[Finding]:
+    from otel_progress.journal import SqliteJournal, default_path, open_journal
+
+    if settings.store == "memory:":
+        yield Finding("journal", "note", "memory: is seen by its own process only; use sqlite: to look from outside")
+        return
+    try:
+        journal = open_journal(settings.store)
+    except ProgressError as error:
+        yield Finding("journal", "problem", printable(str(error)))
+        return
+    with closing(journal):
+        path = journal.path if isinstance(journal, SqliteJournal) else default_path()
+    yield Finding("journal", "ok", printable(str(path)))
+    yield from _place(path)
+    if path.exists():
+        yield from _contents(settings.store, path)
+
+
+def _place(path: Path) -> Iterator[Finding]:
+    """Look whether the file can be written, without writing it."""
+    if path.exists():
+        writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+        fix = (
+            "can be written"
+            if writable
+            else f"cannot be written, and neither can its directory be; give yourself the right: {path}"
+        )
+        yield Finding("writable", "ok" if writable else "problem", fix)
+        return
+    parent = next(folder for folder in path.parents if folder.exists())
+    if os.access(parent, os.W_OK):
+        yield Finding("writable", "ok", "does not exist yet; the first work makes it")
+    else:
+        yield Finding("writable", "problem", f"does not exist, and cannot be made in {parent}: set OTEL_PROGRESS_STORE")
+
+
+def _contents(url: str, path: Path) -> Iterator[Finding]:
+    from otel_progress.journal import open_journal
+
+    try:
+        with closing(open_journal(url, read_only=True)) as journal:
+            active = journal.active(levels=False)
+            ended = journal.history(limit=100_000)
+        yield from _integrity(path)
+    except (ProgressError, sqlite3.Error) as error:
+        yield Finding("integrity", "problem", printable(str(error)))
+        return
+    size = sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
+    yield Finding("size", "ok", f"{quantity(size, 'byte')}, {len(active)} operations under way, {len(ended)} ended")
+    alive = {operation.instance.pid: operation.instance for operation in active if operation.instance and operation.alive}
+    for instance in alive.values():
+        yield Finding("instance", "ok", f"{printable(instance.service)}, process {instance.pid}, is at work")
+    gone = sum(not operation.alive for operation in active)
+    if gone:
+        yield Finding(
+            "instance", "note", f"{gone} operations were abandoned by their process: otel-progress ls --condition abandoned"
+        )
+
+
+def _integrity(path: Path) -> Iterator[Finding]:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
+        (schema,) = connection.execute("PRAGMA user_version").fetchone()
+        verdict = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+    yield Finding("schema", "ok", f"version {schema}, SQLite {sqlite3.sqlite_version}")
+    if verdict == ["ok"]:
+        yield Finding("integrity", "ok", "quick_check finds nothing")
+    else:
+        text = f"the file is damaged ({printable('; '.join(verdict))[:200]}); move it away, a new one is made: {path}"
+        yield Finding("integrity", "problem", text)

@@ -1,0 +1,45 @@
+"""What every test shares: a recorder that is private to the test, and the promise that none leaves anything behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from otel_progress import config
+from otel_progress.begin import current_level
+from otel_progress.testing import Recorder, recording
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """Record strictly with a clock moved by hand; nothing is collected by itself."""
+    with recording() as made:
+        yield made
+
+
+@pytest.fixture
+def lenient() -> Iterator[Recorder]:
+    """Record as applications do: bad values are counted, warned about and ignored."""
+    with recording(strict=False) as made:
+        yield made
+
+
+@pytest.fixture
+def sdk_silence(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Fail the test when OpenTelemetry logged anything."""
+    with caplog.at_level(logging.DEBUG, logger="opentelemetry"):
+        yield caplog
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")] == []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a configuration running or a level current, which would change what the next one sees."""
+    yield
+    running = config.current_runtime()
+    if running is not None:
+        running.shutdown()
+    assert running is None, "the test left progress configured: use the fixtures, or shut the runtime down"
+    assert current_level() is None, "the test left a level in its context"

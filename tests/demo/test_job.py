@@ -1,0 +1,206 @@
+"""The demo as its users run it: real files, a real journal, real metrics, and an end for each way out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from otel_progress import Level, config
+from otel_progress.demo import job, run, sources
+from otel_progress.demo import measure as measuring
+from otel_progress.journal import open_journal
+from otel_progress.model import OperationSnapshot, Outcome, Status
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A journal of its own; nothing of the environment plays in."""
+    for name in os.environ:
+        if name.startswith("OTEL_"):
+            monkeypatch.delenv(name)
+    return f"sqlite:///{tmp_path / 'progress.db'}"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two packages, one of them nested, with one file that does not compile."""
+    root = tmp_path / "tree"
+    for name, content in {
+        "top.py": "import os\n",
+        "one/__init__.py": "",
+        "one/good.py": "def f():\n    return 1\n",
+        "one/deep/bad.py": "def f(:\n",
+        "two/only.py": "x = 1\n",
+    }.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    (root / "two" / "link.py").symlink_to(root / "top.py")
+    return root
+
+
+def kept(store: str) -> OperationSnapshot:
+    """Return the one survey a journal has, with its levels."""
+    journal = open_journal(store, read_only=True)
+    try:
+        (ended,) = journal.history()
+        found = journal.get(ended.operation_id)
+        assert found is not None
+        return found
+    finally:
+        journal.close()
+
+
+def test_survey_is_done_reported_and_kept(tree: Path, store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A survey ends with 0 and a report; the journal has its stages, its nested levels and their counts."""
+    assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
+    out, err = capsys.readouterr()
+    assert "5 files in 3 packages" in out
+    assert "one/deep/bad.py: line 1:" in out
+    assert f"--store {store} show survey-" in out
+    assert "/metrics" in err
+    operation = kept(store)
+    assert operation.status is Status.COMPLETED
+    assert operation.message == "5 files, 4 lines of code, 1 files that do not compile"
+    levels = {level.path: (level.status.value, level.current, level.total) for level in operation.levels}
+    assert levels == {
+        "stage:discover": ("completed", 6, None),
+        "stage:analyse": ("completed", 5, 5),
+        "stage:analyse/package:(top level)": ("completed", 1, 1),
+        "stage:analyse/package:one": ("completed", 3, 3),
+        "stage:analyse/package:one/folder:(top level)": ("completed", 2, 2),
+        "stage:analyse/package:one/folder:deep": ("completed", 1, 1),
+        "stage:analyse/package:two": ("completed", 1, 1),
+        "stage:report": ("completed", 5, 5),
+    }
+    deep = operation.get_level("stage:analyse/package:one/folder:deep")
+    assert deep is not None
+    assert deep.failed == 1
+
+
+def test_failed_and_skipped_files_are_items(tree: Path, store: str) -> None:
+    """Every file is an item with its outcome: the broken one with its error, the link with the reason it was left."""
+    run(str(tree), store=store, prometheus_port=0, console=False)
+    journal = open_journal(store, read_only=True)
+    try:
+        operation_id = kept(store).operation_id
+        (failed,) = journal.events(operation_id, outcome=Outcome.FAILED)
+        (skipped,) = journal.events(operation_id, outcome=Outcome.SKIPPED)
+        assert (failed.name, failed.path) == ("bad.py", "stage:analyse/package:one/folder:deep")
+        assert failed.error is not None
+        assert failed.error.type == "SyntaxError"
+        assert (skipped.name, skipped.metadata["reason"]) == (str(tree / "two" / "link.py"), "a symbolic link")
+        assert len(journal.events(operation_id, outcome=Outcome.COMPLETED)) == 4
+    finally:
+        journal.close()
+
+
+def test_metrics_are_served_meanwhile(tree: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While files are examined, a scrape over HTTP shows the survey running."""
+    scrapes: list[str] = []
+
+    def scrape_and_measure(data: bytes, name: str) -> measuring.Measures:
+        runtime = config.current_runtime()
+        assert runtime is not None
+        assert runtime.metrics_url is not None
+        with urllib.request.urlopen(runtime.metrics_url, timeout=10) as answer:
+            scrapes.append(answer.read().decode())
+        return measure(data, name)
+
+    measure = measuring.measure
+    monkeypatch.setattr(measuring, "measure", scrape_and_measure)
+    assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
+    assert len(scrapes) == 5
+    assert 'operation_type="code_survey",status="running"} 1.0' in scrapes[-1]
+
+
+def test_a_taken_port_is_worked_around(store: str, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """When another process has the usual port, metrics are served on a free one, and the address says which."""
+    with socket.socket() as other:
+        try:
+            other.bind(("127.0.0.1", job.PORT))
+            other.listen()
+        except OSError:  # some other process has it: that serves as well
+            pass
+        assert run(str(tree), store=store, console=False) == 0
+    err = capsys.readouterr().err
+    assert "curl http://127.0.0.1:" in err
+    assert f":{job.PORT}/" not in err
+
+
+@pytest.mark.usefixtures("store")
+def test_nothing_kept_means_no_hints_to_look_there(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With ``memory:`` other processes see nothing, so nothing points there."""
+    assert run(str(tree), store="memory:", prometheus_port=0, console=False) == 0
+    out, err = capsys.readouterr()
+    assert "otel-progress" not in out + err
+    assert "curl" in err
+
+
+def test_unusable_input_ends_with_2(tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path or store that cannot be used is one message on stderr; nothing is begun or made."""
+    assert run(str(tmp_path / "missing"), store=store) == 2
+    assert run(None, store="nonsense") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "There is no folder" in err
+    assert "nonsense" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_file_fails_alone(
+    tree: Path, store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is gone when its turn comes is a failed item; the others are examined."""
+    discover = job._discover
+
+    def discover_and_lose(stage: Level, roots: Sequence[sources.Root]) -> list[sources.SourceFile]:
+        found = discover(stage, roots)
+        (tree / "two" / "only.py").unlink()
+        return found
+
+    monkeypatch.setattr(job, "_discover", discover_and_lose)
+    assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
+    assert "two/only.py: No such file or directory" in capsys.readouterr().out
+    assert kept(store).status is Status.COMPLETED
+
+
+def test_quick_surveys_the_interpreter(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a path, ``--quick`` takes a bounded part of this interpreter's own sources."""
+    assert run(quick=True, store=store, prometheus_port=0, console=False) == 0
+    assert " of " in capsys.readouterr().out.splitlines()[1]
+    operation = kept(store)
+    assert operation.name.startswith("Survey of the sources of Python 3.")
+    analyse = operation.get_level("stage:analyse")
+    assert analyse is not None
+    assert analyse.current == analyse.total
+    assert analyse.current >= 100
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT as a terminal does")
+def test_interrupt_ends_it_as_cancelled(store: str) -> None:
+    """Ctrl-C in the middle: exit code 130, a word about it, no traceback, and the journal says cancelled."""
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; from otel_progress.demo import run; sys.exit(run(store={store!r}, prometheus_port=0))",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        before = next(line for line in process.stderr if "running" in line)
+        process.send_signal(signal.SIGINT)
+        _, after = process.communicate(timeout=60)
+    assert process.returncode == 130, before + after
+    assert "Interrupted" in after
+    assert "Traceback" not in after
+    operation = kept(store)
+    assert operation.status is Status.CANCELLED
+    assert operation.message == "KeyboardInterrupt"

@@ -1,0 +1,105 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_progress.exporters.console_format import count, duration, moment, percentage, plural, quantity, rate
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0s"),
+        (0.44, "0.4s"),
+        (9.94, "9.9s"),
+        (9.96, "10s"),
+        (59.4, "59s"),
+        (59.6, "1m 00s"),
+        (83, "1m 23s"),
+        (3599.7, "1h 00m"),
+        (7500, "2h 05m"),
+        (86399.9, "1d 00h"),
+        (273600, "3d 04h"),
+        (-5, "0.0s"),
+        (math.inf, "?"),
+        (None, "?"),
+    ],
+)
+def test_a_duration_has_its_two_largest_units(seconds: float | None, text: str) -> None:
+    """Short ones have tenths, and rounding never gives 60 seconds or 60 minutes."""
+    assert duration(seconds) == text
+
+
+@given(st.floats())
+def test_every_number_has_a_duration(seconds: float) -> None:
+    """Another process's row may hold any number: nothing raises, nothing says 60s."""
+    assert re.fullmatch(r"\?|\d\.\ds|[1-5]?\ds|[1-5]?\dm [0-5]\ds|[12]?\dh [0-5]\dm|\d+d [0-2]\dh", duration(seconds))
+
+
+@given(st.none() | st.floats())
+def test_every_number_has_a_moment(timestamp: float | None) -> None:
+    """A time that no calendar holds is a question mark."""
+    assert re.fullmatch(r"\?|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d(:\d\d)?", moment(timestamp))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(None, ""), (math.nan, ""), (0.0, "0%"), (0.29, "29%"), (0.999, "99%"), (1.0, "100%"), (7.0, "100%")]
+)
+def test_a_percentage_says_100_only_when_all_is_done(ratio: float | None, text: str) -> None:
+    """It is rounded down, and empty while unknown."""
+    assert percentage(ratio) == text
+
+
+@pytest.mark.parametrize(
+    ("current", "total", "unit", "text"),
+    [
+        (100, 500, "file", "100/500 files"),
+        (1, None, "file", "1 file"),
+        (3, None, None, "3"),
+        (2.5, 10, "minute", "2.5/10 minutes"),
+        (3, 1, "batch", "3/1 batch"),
+        (3, 4, "batch", "3/4 batches"),
+        (3, 4, "query", "3/4 queries"),
+        (3, 4, "px", "3/4 px"),
+        (3, 4, "MB", "3/4 MB"),
+        (999, 1_234_567, "byte", "999 B/1.2 MB"),
+        (999_949, 999_960, "B", "999.9 kB/1.0 MB"),
+        (12_345_678, None, None, "12.3M"),
+    ],
+)
+def test_a_count_has_its_unit(current: float, total: float | None, unit: str | None, text: str) -> None:
+    """Words are put in the plural, symbols are not, and bytes are scaled."""
+    assert count(current, total, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("current", "elapsed", "unit", "text"),
+    [
+        (0, 10, None, ""),
+        (10, 0, None, ""),
+        (100, 10, None, "10.0/s"),
+        (999.6, 1, None, "1000/s"),
+        (5, 10, None, "30.0/min"),
+        (1, 7200, None, "0.5/h"),
+        (2_500_000, 2, "byte", "1.2 MB/s"),
+    ],
+)
+def test_a_slow_rate_is_told_by_the_minute_or_hour(current: float, elapsed: float, unit: str | None, text: str) -> None:
+    """So that it never reads 0.0/s; before anything is done there is none."""
+    assert rate(current, elapsed, unit) == text
+
+
+@given(st.integers() | st.floats(), st.none() | st.text())
+def test_every_quantity_and_unit_is_one_short_printable_word(value: float, unit: str | None) -> None:
+    """Nothing a caller counts, in whatever unit, breaks a line or floods it."""
+    if isinstance(value, float) or abs(value) < 1e300:
+        assert quantity(value, unit).isprintable()
+    if unit is not None:
+        assert len(plural(unit, 2)) <= 16 * 10
+        assert "\x1b" not in plural(unit, 2)
