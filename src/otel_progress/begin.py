@@ -13,7 +13,7 @@ from otel_progress import spans, values
 from otel_progress.errors import ProgressError
 from otel_progress.model import NO_METADATA, Number, Snapshot, Status
 from otel_progress.node import Node, Operation, Spec
-from otel_progress.observe import observe
+from otel_progress.observe import picture
 from otel_progress.recording import LEVEL_KEY, Recording, slot
 from otel_progress.stages import Stages, as_stages
 from otel_progress.text import cut, identifier
@@ -43,35 +43,20 @@ class Request(NamedTuple):
     scope: str
 
 
-class Unstarted:
-    """Stands for the node of a handle that has not begun; the first unit counted begins it."""
-
-    __slots__ = ("_level",)
-    status: Final = Status.PENDING
-    span: Span = INVALID_SPAN
-    path: Final = ""
-    orphaned = False
-
-    def __init__(self, level: Level) -> None:
-        self._level = level
-
-    def one(self) -> None:
-        """Begin the level and count one unit."""
-        self._level.start()._node.one()
-
-    @property
-    def operation(self) -> Operation:
-        """Begin the level and return its operation."""
-        return cast(Node, self._level.start()._node).operation
+def _node_of_nothing() -> Node:
+    operation = Operation("", "", "", "")
+    return Node(operation, None, "", "", Spec("", "", "", None, None, 1, None, None, NO_METADATA))
 
 
 def _inert() -> Node:
-    node = Node(Operation("", "", ""), None, "", "", Spec("", "", "", None, None, 1, None, None, NO_METADATA))
+    node = _node_of_nothing()
     node.one = cast(Callable[[], object], repeat(None).__next__)
-    observe(node, 0.0, 0.0, "")
+    picture(node)
     return node
 
 
+UNSTARTED: Final = _node_of_nothing()
+"""Stands for the node of every handle that has not begun."""
 INERT: Final = _inert()
 """The node of every handle that records nothing."""
 
@@ -95,7 +80,7 @@ def _begin(recording: Recording, request: Request, above: Level | None) -> tuple
         above = current_level()
     parent: Node | None = None
     if above is not None:
-        parent = cast(Node, above.start()._node)
+        parent = above.start()._node
         if parent is INERT:
             return INERT, None
     if request.what == "stage" and parent is not None and parent.spec.stages is not None:
@@ -105,9 +90,10 @@ def _begin(recording: Recording, request: Request, above: Level | None) -> tuple
     if node is None:
         return INERT, None
     if recording.strict:
+        node.counting()
         node.one = _Checked(recording, node).one
-    node.span = spans.start(recording.tracer(request.scope), node, parent_context(above))
-    context = node.span.get_span_context()
+    node.span = span = spans.start(recording.tracer(request.scope), node, parent_context(above))
+    context = span.get_span_context()
     if context.is_valid:
         node.trace = (context.trace_id, context.span_id)
     node.info, node.dirty = None, True
@@ -166,19 +152,16 @@ class _Checked:
     def one(self) -> None:
         """Count one unit. Raises RejectedValueError beyond the total."""
         node = self._node
-        after = node.counter.value() + 1
+        after = node.counting().value() + 1
         if node.total is not None and after > node.total:
             bad = values.beyond(node, after)
             self._recording.reject(bad.reason, bad.text)
-        node.counter.one()
+        node.counting().one()
 
 
-def snapshot(node: Node | Unstarted, recording: Recording | None) -> Snapshot:
+def snapshot(node: Node, recording: Recording | None) -> Snapshot:
     """Return the level as it is now; an empty, pending one when nothing is recorded."""
-    if recording is None or isinstance(node, Unstarted):
-        assert INERT.snapshot is not None
-        return INERT.snapshot
-    return recording.store.snapshot(node)
+    return picture(INERT) if recording is None else recording.store.snapshot(node)
 
 
 # --- context -------------------------------------------------------------------------------------------------------

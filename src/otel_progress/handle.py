@@ -17,7 +17,7 @@ from opentelemetry.trace import Span
 
 from otel_progress import begin, spans, values, wrap
 from otel_progress.model import NO_METADATA, Number, Outcome, Snapshot, Status
-from otel_progress.node import Node, merged
+from otel_progress.node import Node, NotReady, merged
 from otel_progress.recording import Recording, slot
 from otel_progress.stages import StagesLike, stage_name
 from otel_progress.text import cut
@@ -45,7 +45,7 @@ class Level:
         self._request = request
         self._above = above
         self._recording: Recording | None = None
-        self._node: Node | begin.Unstarted = begin.Unstarted(self)
+        self._node = begin.UNSTARTED
         self._token: object = None
 
     # --- counting: the hot path --------------------------------------------------------------------------------
@@ -53,9 +53,18 @@ class Level:
     def increment(self, n: Number = 1, *, message: str | None = None) -> None:
         """Count ``n`` more units of work done (a number of at least 0) and, if given, say what is being done."""
         if n == 1 and message is None:
-            self._node.one()
+            try:
+                self._node.one()
+            except NotReady:
+                self._first()
         else:
             self._increment(n, message)
+
+    def _first(self) -> None:
+        node = self._ready()
+        if node is not None:
+            node.counting()
+            node.one()
 
     def _increment(self, n: Number, message: str | None) -> None:
         node = self._ready()
@@ -64,10 +73,10 @@ class Level:
         step = n if type(n) is int and 0 <= n < 2**63 else values.number(n, "the increment")
         if isinstance(step, Bad):
             self._reject(step)
-        elif self._recording.strict and node.total is not None and node.counter.value() + step > node.total:  # type: ignore[union-attr]
-            self._reject(values.beyond(node, node.counter.value() + step))
+        elif self._recording.strict and node.total is not None and node.counting().value() + step > node.total:  # type: ignore[union-attr]
+            self._reject(values.beyond(node, node.counting().value() + step))
         else:
-            node.counter.add(step)
+            node.counting().add(step)
         if message is not None:
             node.message = cut(message)
             node.dirty = True
@@ -130,6 +139,7 @@ class Level:
         elif how is Outcome.SKIPPED:
             node.skip_one()
         if not node.tracked:
+            node.counting()
             node.one()
         clean, why = cut(name), None if error is None else values.failure(error)
         kept = values.metadata(metadata) if metadata else NO_METADATA
@@ -184,7 +194,7 @@ class Level:
 
     def start(self) -> Level:
         """Begin now, without ``with``; end with :meth:`complete`, :meth:`fail`, :meth:`cancel` or :meth:`skip`."""
-        if isinstance(self._node, begin.Unstarted):
+        if self._node is begin.UNSTARTED:
             self._node, self._recording = begin.begin(self._request, self._above)
         return self
 
@@ -296,13 +306,13 @@ class Level:
         """Return the running node, beginning it first if need be; None when there is nothing to write to."""
         node = self._node
         if node.status is not Status.RUNNING:
-            if isinstance(node, begin.Unstarted):
+            if node is begin.UNSTARTED:
                 node = self.start()._node
             if node.status is not Status.RUNNING:
                 if self._recording is not None:
                     self._reject(Bad("ended", f"{self._request.type} has ended; nothing can be changed after that"))
                 return None
-        return node  # type: ignore[return-value]
+        return node
 
     def _set_total(self, node: Node, total: object) -> None:
         clean = total if type(total) is int and 0 <= total < 2**63 else values.number(total, "the total")
@@ -318,7 +328,7 @@ class Level:
         elif node.total is not None and clean > node.total:
             self._reject(values.beyond(node, clean))
         else:
-            node.counter.set(clean)
+            node.counting().set(clean)
 
     def _set_metadata(self, node: Node, metadata: dict[str, object]) -> None:
         clean = values.metadata(metadata)

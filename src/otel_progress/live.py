@@ -27,7 +27,7 @@ from otel_progress.model import (
     Status,
 )
 from otel_progress.node import Node, Operation, Spec
-from otel_progress.observe import changed
+from otel_progress.observe import changed, picture
 from otel_progress.protocols import Batch
 from otel_progress.tree import Limits, Tree, walk
 
@@ -161,7 +161,7 @@ class LiveStore:
         for earlier in reversed(self._ended):
             kept += len(earlier.finished) + len(earlier.failed)
             if kept > self.limits.history_levels and earlier.root is not None and earlier is not operation:
-                earlier.root.children = None
+                earlier.root.below = None
                 earlier.finished.clear()
                 earlier.failed.clear()
         if len(self._ended) > self.limits.history:
@@ -184,15 +184,16 @@ class LiveStore:
             evicted, self._tree.evicted = self._tree.evicted, []
             items, self._tree.items = self._tree.items, {}
             for node in ended:
-                if node.snapshot is None or node.dirty:
-                    self._tree.observe(node, clock, now)
+                if node.sequence == 0:
+                    self._tree.measure(node, clock, now)
             nodes = sorted(dict.fromkeys((*fresh, *ended)), key=lambda node: node.depth)
             self._resend = False
         snapshots = []
         for node in nodes:
-            if node.snapshot is not None and not _gone(node):
+            if not _gone(node):
                 node.published = True
-                snapshots.append(node.snapshot)
+                with self._lock:
+                    snapshots.append(picture(node))
                 self.on_advance(node)
         return Batch(self.instance, now, clock, snapshots, events, evicted, items)
 
@@ -211,7 +212,7 @@ class LiveStore:
                 with self._lock:
                     if node.status is not Status.RUNNING:
                         continue
-                    self._tree.observe(node, clock, now)
+                    self._tree.measure(node, clock, now)
                 fresh[node] = None
                 if node.parent is not None:
                     by_depth.setdefault(depth - 1, {})[node.parent] = None
@@ -327,7 +328,7 @@ class LiveStore:
         if levels:
             nodes = walk(operation.root)
             next(nodes)
-            below = [node.snapshot for node in nodes if node.snapshot is not None]
+            below = [picture(node) for node in nodes]
         return OperationSnapshot(root, below, now, clock, self.instance, stall_after=self._stall_after)
 
 

@@ -1,7 +1,8 @@
-"""The mutable state of one level while it lives: what handles write to and the live store reads and folds.
+"""The mutable state of one level while it lives: what handles write to, and the live store measures and folds.
 
 A handle's thread only ever stores single attributes here (each store is atomic); whatever touches more than one node
-(begin, end, roll-up) happens in the live store under its lock.
+(begin, end, roll-up) happens in the live store under its lock. Beginning and ending a level is a hot path, so what most levels
+never need (a counter, children) is made when it is first needed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,19 @@ from typing import Final, NamedTuple
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from otel_progress.counter import Counter, GilCounter, LockCounter
-from otel_progress.model import NO_METADATA, Event, Failure, LevelInfo, MetadataValue, Number, Snapshot, Status
+from otel_progress.model import NO_METADATA, Eta, Event, Failure, LevelInfo, MetadataValue, Number, Snapshot, Status
 from otel_progress.stages import Stages
 
 _creating: Final = Lock()
+
+
+class NotReady(Exception):
+    """Raised by ``one`` of what cannot count yet: the handle has to begin, or to make its counter, and count again."""
+
+
+def not_ready() -> None:
+    """Raise NotReady."""
+    raise NotReady
 
 
 class Spec(NamedTuple):
@@ -39,10 +49,12 @@ class Operation:
     """What the nodes of one run share."""
 
     __slots__ = (
+        "eta",
         "failed",
         "failures",
         "finished",
         "id",
+        "instance",
         "items",
         "next_number",
         "points",
@@ -53,10 +65,11 @@ class Operation:
         "type",
     )
 
-    def __init__(self, id_: str, type_: str, run: str) -> None:
+    def __init__(self, id_: str, type_: str, run: str, instance: str) -> None:
         self.id = id_
         self.type = type_
         self.run = run
+        self.instance = instance
         self.root: Node | None = None
         self.sequence = 0
         self.next_number: Callable[[], int] = count(1).__next__
@@ -69,24 +82,38 @@ class Operation:
         self.failures: deque[Event] = deque()
         self.points: list[tuple[float, float]] = []
         self.spacing = 0.0
+        self.eta: Eta | None = None
+
+
+class Below:
+    """What a node knows of the levels below it: those that are kept, and what the ended ones came to."""
+
+    __slots__ = ("auto_ids", "born", "done", "failed", "nodes", "partial", "running", "skipped", "stage", "stages")
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.running = 0
+        self.born = 0
+        self.auto_ids: dict[str, int] = {}
+        self.done: Number = 0
+        self.failed = 0
+        self.skipped = 0
+        self.partial = 0.0
+        self.stages: list[Node] | None = None
+        self.stage: Node | None = None
 
 
 class Node:
-    """One level. ``counter`` is its own counting; the ``child_*`` sums hold what its ended children came to."""
+    """One level. The part up to ``one`` is what the caller made of it; ``current`` to ``sequence`` is what was measured last."""
 
     __slots__ = (
         "advanced_at",
         "advanced_clock",
         "attempt",
-        "auto_ids",
-        "born",
-        "child_done",
-        "child_failed",
-        "child_partial",
-        "child_skipped",
-        "children",
+        "below",
         "clamped",
         "counter",
+        "current",
         "declared",
         "depth",
         "dirty",
@@ -94,6 +121,7 @@ class Node:
         "ended_at",
         "error",
         "exception_id",
+        "failed",
         "failures",
         "gone",
         "id",
@@ -103,6 +131,8 @@ class Node:
         "metadata",
         "moved",
         "name",
+        "observed_at",
+        "observed_clock",
         "one",
         "operation",
         "order",
@@ -112,15 +142,15 @@ class Node:
         "path",
         "published",
         "quarter",
-        "running",
+        "ratio",
         "seen",
+        "sequence",
+        "skipped",
         "skips",
         "snapshot",
         "span",
         "span_events",
         "spec",
-        "stage",
-        "stages",
         "started_at",
         "started_clock",
         "status",
@@ -136,61 +166,60 @@ class Node:
         self.operation = operation
         self.parent = parent
         self.path = path
-        self.part = ""
         self.depth: int = 0 if parent is None else parent.depth + 1
+        self.part = ""
         self.id = id_
         self.name = spec.name if spec.name is not None else id_
         self.spec = spec
         self.status = Status.PENDING
-        self.counter: GilCounter | LockCounter = Counter()
-        self.one: Callable[[], object] = self.counter.one
-        """What a handle calls for one unit; replaced when the level ends."""
-        self.tracked = False
-        self.failures: GilCounter | LockCounter | None = None
-        self.skips: GilCounter | LockCounter | None = None
         self.total = spec.total
         self.message: str | None = None
         self.metadata = spec.metadata
         self.error: Failure | None = None
-        self.exception_id = 0
-        self.children: dict[str, Node] | None = None
-        self.tallied: Number = 0
-        self.told: float | None = None
-        """The ratio that the parent's ``child_partial`` holds for this node while it runs."""
-        self.born = 0
-        self.running = 0
-        self.stages: list[Node] | None = None
-        self.stage: Node | None = None
-        self.declared = False
-        self.auto_ids: dict[str, int] | None = None
-        self.child_done: Number = 0
-        self.child_failed = 0
-        self.child_skipped = 0
-        self.child_partial = 0.0
         self.attempt = 1
         self.order = 0
+        self.declared = False
+        self.below: Below | None = None
+        self.counter: GilCounter | LockCounter | None = None
+        self.failures: GilCounter | LockCounter | None = None
+        self.skips: GilCounter | LockCounter | None = None
+        self.tracked = False
+        self.one: Callable[[], object] = not_ready
+        """What a handle calls for one unit."""
+        self.span: Span = INVALID_SPAN
+        self.trace: tuple[int, int] | None = None
+        """Trace and span id: of the level's own span, or of the plain one it was made from."""
+        self.span_events = self.exception_id = self.quarter = 0
         self.info: LevelInfo | None = None
         self.snapshot: Snapshot | None = None
         self.seen: Number = 0
-        self.dirty = True
-        self.moved = False
-        self.published = False
-        self.quarter = 0
-        self.orphaned = False
-        self.clamped = False
-        self.warned = False
-        self.gone = False
+        self.current: Number = 0
+        self.ratio: float | None = None
+        self.failed = self.skipped = self.sequence = 0
+        self.tallied: Number = 0
+        self.told: float | None = None
+        """The ratio that the parent's ``partial`` holds for this node while it runs."""
+        self.observed_at = self.observed_clock = self.longest_gap = 0.0
         self.started_at: float | None = None
         self.started_clock: float | None = None
         self.advanced_at: float | None = None
         self.advanced_clock: float | None = None
-        self.longest_gap = 0.0
         self.ended_at: float | None = None
         self.duration: float | None = None
-        self.span: Span = INVALID_SPAN
-        self.trace: tuple[int, int] | None = None
-        """Trace and span id; of the level's own span unless it came from a plain one."""
-        self.span_events = 0
+        self.dirty = True
+        self.moved = self.published = self.orphaned = self.gone = self.clamped = self.warned = False
+
+    def counting(self) -> GilCounter | LockCounter:
+        """Return the node's counter, making it at the first call."""
+        counter = self.counter
+        if counter is None:
+            with _creating:
+                counter = self.counter
+                if counter is None:
+                    counter = self.counter = Counter()
+                    if self.one is not_ready:
+                        self.one = counter.one
+        return counter
 
     def fail_one(self) -> None:
         """Count one failed unit (besides counting it as done)."""
@@ -205,16 +234,6 @@ class Node:
             with _creating:
                 self.skips = self.skips or Counter()
         self.skips.one()
-
-    def failed(self) -> int:
-        """Units that failed: own items and ended children."""
-        own = 0 if self.failures is None else int(self.failures.value())
-        return own + self.child_failed
-
-    def skipped(self) -> int:
-        """Units that were skipped: own items and ended children."""
-        own = 0 if self.skips is None else int(self.skips.value())
-        return own + self.child_skipped
 
 
 def merged(old: Mapping[str, MetadataValue], new: Mapping[str, MetadataValue]) -> Mapping[str, MetadataValue]:

@@ -1,6 +1,8 @@
 """From a node's mutable state to an immutable snapshot: the one place where counts, roll-up and clocks come together.
 
-Called by the live store with its lock held, children before their parents.
+:func:`measure` takes the figures, :func:`picture` makes the snapshot of the figures last taken. They are apart because a level
+that ends is measured at once, in the caller's time, while its picture is made when somebody wants it. The live store calls
+both with its lock held, children before their parents.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from otel_progress import rollup
 from otel_progress.eta.rate import remaining_seconds
 from otel_progress.fast import maker
 from otel_progress.model import Eta, LevelInfo, Number, Snapshot, Status
-from otel_progress.node import Node
+from otel_progress.node import Below, Node
 
 MAX_POINTS: Final = 64
 """Points kept of an operation's (elapsed, ratio) curve; when full, every other one goes."""
@@ -21,118 +23,129 @@ _level_info: Final = maker(LevelInfo)
 
 
 def changed(node: Node) -> bool:
-    """True when the node has something to tell that its last snapshot does not. Cheap: asked of every active node each tick."""
-    return node.dirty or node.counter.value() != node.seen
+    """True when the node has something to tell that was not measured yet. Cheap: asked of every active node each tick."""
+    return node.dirty or (node.counter is not None and node.counter.value() != node.seen)
 
 
-def observe(node: Node, clock: float, now: float, instance: str) -> Snapshot:
-    """Make, keep and return the node's next snapshot, and tell the parent what it changes there."""
-    last, status = node.snapshot, node.status
+def measure(node: Node, clock: float, now: float) -> None:
+    """Take the node's figures under a new sequence number, and tell the parent what they change there."""
+    status, below = node.status, node.below
     node.dirty = False
-    done = node.seen = node.counter.value()
-    current, total, ratio = _figures(node, done)
+    node.snapshot = None
+    current, ratio = _figures(node, below)
     if status is Status.COMPLETED or status is Status.SKIPPED:
         ratio = 1.0
-    advanced = node.moved or last is None or current != last.current or ratio != last.ratio
+    advanced = node.moved or node.sequence == 0 or current != node.current or ratio != node.ratio
     node.moved = False
     if advanced and status is not Status.PENDING:
-        if last is not None and node.advanced_clock is not None and clock - node.advanced_clock > node.longest_gap:
+        if node.sequence and node.advanced_clock is not None and clock - node.advanced_clock > node.longest_gap:
             node.longest_gap = clock - node.advanced_clock
         node.advanced_clock, node.advanced_at = clock, now
+    node.current, node.ratio = current, ratio
+    node.failed = (0 if node.failures is None else int(node.failures.value())) + (0 if below is None else below.failed)
+    node.skipped = (0 if node.skips is None else int(node.skips.value())) + (0 if below is None else below.skipped)
+    node.observed_at, node.observed_clock = now, clock
     operation = node.operation
-    operation.sequence += 1
-    snapshot = node.snapshot = _snapshot(
-        node.info or _describe(node, instance),
-        operation.sequence,
-        status,
-        current,
-        total,
-        ratio,
-        node.failed(),
-        node.skipped(),
+    operation.sequence = node.sequence = operation.sequence + 1
+    if node.parent is None:
+        _keep_point(node, ratio, clock)
+    else:
+        _tell_parent(node, node.parent, ratio if status is Status.RUNNING else None, advanced)
+
+
+def picture(node: Node) -> Snapshot:
+    """Return the snapshot of the figures last taken."""
+    if node.snapshot is not None:
+        return node.snapshot
+    below = node.below
+    node.snapshot = _snapshot(
+        node.info or _describe(node),
+        node.sequence,
+        node.status,
+        node.current,
+        _shown_total(node, below),
+        node.ratio,
+        node.failed,
+        node.skipped,
         node.message,
         node.metadata,
         node.error,
-        None if node.stage is None else node.stage.id,
-        None if node.parent is not None else _eta(node, ratio, clock),
-        now,
-        clock,
+        None if below is None or below.stage is None else below.stage.id,
+        None if node.parent is not None else _eta(node),
+        node.observed_at,
+        node.observed_clock,
         node.advanced_at,
         node.advanced_clock,
         node.longest_gap,
         node.ended_at,
         node.duration,
     )
-    if node.parent is not None:
-        _tell_parent(node, node.parent, ratio if status is Status.RUNNING else None, advanced)
-    return snapshot
+    return node.snapshot
 
 
-def _figures(node: Node, done: Number) -> tuple[Number, Number | None, float | None]:
-    """Return (current, total, ratio) from the node's own counting, its stages, or its children."""
-    total, touched = node.total, node.counter.touched
-    current: Number = done if touched else node.child_done
-    if node.stages is not None:
-        return _staged(node, node.stages, current, total, touched)
-    if total is None:
-        return current, None, None
-    if current > total:  # children beyond the total are structure, not a mistake
-        node.clamped, current = touched, total
-    return current, total, rollup.counted(current, total, 0.0 if touched else node.child_partial)
+def _figures(node: Node, below: Below | None) -> tuple[Number, float | None]:
+    """Return (current, ratio) from the node's own counting, its stages, or its children."""
+    counter, total = node.counter, node.total
+    own = counter is not None and counter.touched
+    current: Number = 0
+    partial = 0.0
+    if counter is not None and own:
+        current = node.seen = counter.value()
+    elif below is not None:
+        if below.stages is not None and total is None:
+            current = sum(stage.status.finished for stage in below.stages)
+        else:
+            current, partial = below.done, below.partial
+    if total is not None and current > total:  # children beyond the total are structure, not a mistake
+        node.clamped, current = own, total
+    if below is not None and below.stages is not None:
+        return current, rollup.staged((stage.spec.weight, stage.status, stage.ratio) for stage in below.stages)
+    return current, None if total is None else rollup.counted(current, total, partial)
 
 
-def _staged(
-    node: Node, stages: list[Node], current: Number, total: Number | None, touched: bool
-) -> tuple[Number, Number | None, float | None]:
-    """Return the figures of a level with stages: its ratio is theirs, and without a count of its own they are its units."""
-    ratio = rollup.staged((stage.spec.weight, stage.status, _ratio(stage)) for stage in stages)
-    if total is None and not touched:
-        return sum(stage.status.finished for stage in stages), len(stages), ratio
-    if total is not None and current > total:
-        node.clamped, current = touched, total
-    return current, total, ratio
-
-
-def _ratio(node: Node) -> float | None:
-    return None if node.snapshot is None else node.snapshot.ratio
+def _shown_total(node: Node, below: Below | None) -> Number | None:
+    """Return the total; the number of stages where those are what is counted."""
+    if node.total is None and below is not None and below.stages is not None and not (node.counter and node.counter.touched):
+        return len(below.stages)
+    return node.total
 
 
 def _tell_parent(node: Node, parent: Node, running_ratio: float | None, advanced: bool) -> None:
-    if not node.declared and running_ratio != node.told:
-        parent.child_partial += node.spec.weight * ((running_ratio or 0.0) - (node.told or 0.0))
+    if running_ratio != node.told and not node.declared and parent.below is not None:
+        parent.below.partial += node.spec.weight * ((running_ratio or 0.0) - (node.told or 0.0))
         node.told = running_ratio
     if parent.status is Status.RUNNING:  # the last snapshot of an ended level stays the last
         parent.dirty = True
         parent.moved = parent.moved or advanced
 
 
-def _eta(node: Node, ratio: float | None, clock: float) -> Eta | None:
-    """Return an operation's estimate from its recent rate, made anew at most once a second."""
-    if node.status is not Status.RUNNING or node.started_clock is None:
-        return None
-    elapsed = clock - node.started_clock
-    if ratio is not None:
-        _keep_point(node, elapsed, ratio)
-    last = None if node.snapshot is None else node.snapshot.eta
-    if last is not None and clock - last.clock < _ETA_EVERY:
-        return last
-    remaining = remaining_seconds(node.operation.points, elapsed)
-    return None if remaining is None else Eta(remaining, None, None, "estimated", "rate", 0, clock)
-
-
-def _keep_point(node: Node, elapsed: float, ratio: float) -> None:
-    points = node.operation.points
-    if points and (points[-1][1] == ratio or elapsed - points[-1][0] < node.operation.spacing):
+def _keep_point(node: Node, ratio: float | None, clock: float) -> None:
+    """Keep a point of the operation's curve, at ever larger distances."""
+    operation = node.operation
+    points, elapsed = operation.points, clock - (node.started_clock or clock)
+    if ratio is None or (points and (points[-1][1] == ratio or elapsed - points[-1][0] < operation.spacing)):
         return
     points.append((elapsed, ratio))
     if len(points) >= MAX_POINTS:
         del points[1::2]
-        node.operation.spacing = elapsed / MAX_POINTS
+        operation.spacing = elapsed / MAX_POINTS
 
 
-def _describe(node: Node, instance: str) -> LevelInfo:
+def _eta(node: Node) -> Eta | None:
+    """Return an operation's estimate from its recent rate, made anew at most once a second."""
+    if node.status is not Status.RUNNING or node.started_clock is None:
+        return None
+    last, clock = node.operation.eta, node.observed_clock
+    if last is not None and clock - last.clock < _ETA_EVERY:
+        return last
+    remaining = remaining_seconds(node.operation.points, clock - node.started_clock)
+    node.operation.eta = None if remaining is None else Eta(remaining, None, None, "estimated", "rate", 0, clock)
+    return node.operation.eta
+
+
+def _describe(node: Node) -> LevelInfo:
     """Make and keep the part that stays the same from start to end."""
-    operation, spec = node.operation, node.spec
+    operation, spec, trace = node.operation, node.spec, node.trace
     node.info = _level_info(
         operation.id,
         operation.type,
@@ -149,8 +162,8 @@ def _describe(node: Node, instance: str) -> LevelInfo:
         node.started_at,
         node.started_clock,
         spec.deadline_at,
-        None if node.trace is None else f"{node.trace[0]:032x}",
-        None if node.trace is None else f"{node.trace[1]:016x}",
-        instance,
+        None if trace is None else f"{trace[0]:032x}",
+        None if trace is None else f"{trace[1]:016x}",
+        operation.instance,
     )
     return node.info

@@ -168,8 +168,8 @@ def _copy(attributes: Mapping[str, Any], node: Node) -> None:
     if total is not None and total != node.total:
         node.total, node.dirty = total, True
     current = _number(attributes.get(semconv.CURRENT), "current")
-    if current is not None and current != node.counter.value():
-        node.counter.set(current)
+    if current is not None and current != node.counting().value():
+        node.counting().set(current)
         node.dirty = True
     message = attributes.get(semconv.MESSAGE)
     if message is not None and cut(message) != node.message:

@@ -14,7 +14,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from otel_progress import semconv
-from otel_progress.model import Failure, MetadataValue, Snapshot
+from otel_progress.model import Failure, MetadataValue
 from otel_progress.model import Status as LevelStatus
 from otel_progress.node import Node
 from otel_progress.recording import own
@@ -60,34 +60,34 @@ def identity(node: Node) -> dict[str, AttributeValue]:
     return attributes
 
 
-def final(snapshot: Snapshot) -> dict[str, AttributeValue]:
-    """Return the attributes that say how far a level came; what is unknown is absent."""
+def final(node: Node) -> dict[str, AttributeValue]:
+    """Return the attributes that say how far a level came, from its last figures; what is unknown is absent."""
     attributes: dict[str, AttributeValue] = {
-        semconv.CURRENT: snapshot.current,
-        semconv.STATUS: snapshot.status.value,
-        semconv.SEQUENCE: snapshot.sequence,
+        semconv.CURRENT: node.current,
+        semconv.STATUS: node.status.value,
+        semconv.SEQUENCE: node.sequence,
     }
-    if snapshot.total is not None:
-        attributes[semconv.TOTAL] = snapshot.total
-    if snapshot.ratio is not None:
-        attributes[semconv.RATIO] = snapshot.ratio
-    if snapshot.failed:
-        attributes[semconv.FAILED] = snapshot.failed
-    if snapshot.message is not None:
-        attributes[semconv.MESSAGE] = snapshot.message
-    if snapshot.error is not None:
-        attributes[semconv.ERROR_TYPE] = snapshot.error.type
+    if node.total is not None:
+        attributes[semconv.TOTAL] = node.total
+    if node.ratio is not None:
+        attributes[semconv.RATIO] = node.ratio
+    if node.failed:
+        attributes[semconv.FAILED] = node.failed
+    if node.message is not None:
+        attributes[semconv.MESSAGE] = node.message
+    if node.error is not None:
+        attributes[semconv.ERROR_TYPE] = node.error.type
     return attributes
 
 
 def finish(node: Node) -> None:
     """Write the final values of an ended level on its span and end it."""
-    span, snapshot = node.span, node.snapshot
-    if span is INVALID_SPAN or snapshot is None:
+    span = node.span
+    if span is INVALID_SPAN:
         return
     try:
         if span.is_recording():
-            _write(span, node, snapshot)
+            _write(span, node)
     except Exception:
         trouble("span", "the final values of a span could not be written")
     try:
@@ -96,18 +96,17 @@ def finish(node: Node) -> None:
         trouble("span", "a span processor failed at the end of a span; the work goes on")
 
 
-def _write(span: Span, node: Node, snapshot: Snapshot) -> None:
-    attributes = final(snapshot)
-    if snapshot.metadata:
-        attributes = {**_metadata(snapshot.metadata), **attributes}
+def _write(span: Span, node: Node) -> None:
+    attributes = final(node)
+    if node.metadata:
+        attributes = {**_metadata(node.metadata), **attributes}
     present = getattr(span, "attributes", None)
     if present is None or len(present) + len(attributes) > 100:
         # Past its limit an SDK drops the oldest attributes, and those are the identity: written again, they are the newest.
         attributes.update(identity(node))
     span.set_attributes(attributes)
-    if snapshot.status is LevelStatus.FAILED:
-        text = None if snapshot.error is None else snapshot.error.message
-        span.set_status(Status(StatusCode.ERROR, text))
+    if node.status is LevelStatus.FAILED:
+        span.set_status(Status(StatusCode.ERROR, None if node.error is None else node.error.message))
 
 
 def _metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, AttributeValue]:
@@ -141,14 +140,12 @@ def item_event(node: Node, name: str, outcome: str, error: Failure | None) -> No
 
 def milestone(node: Node) -> None:
     """Put an event on the span when another quarter of the work is passed."""
-    snapshot = node.snapshot
-    if snapshot is None or snapshot.ratio is None or snapshot.status.finished:
+    if node.ratio is None or node.status.finished:
         return
-    quarter = int(snapshot.ratio * 4)
+    quarter = int(node.ratio * 4)
     if quarter > node.quarter:
         node.quarter = quarter
-        attributes = {name: value for name, value in final(snapshot).items() if name != semconv.ERROR_TYPE}
-        add_event(node, semconv.EVENT_UPDATED, attributes)
+        add_event(node, semconv.EVENT_UPDATED, final(node))
 
 
 def add_event(node: Node, name: str, attributes: Mapping[str, AttributeValue], *, limit: int = MAX_EVENTS - 1) -> None:

@@ -71,7 +71,7 @@ def _length(iterable: Sized) -> int | None:
 
 
 def _iterate(iterator: Iterator[T], level: Level, node: Node) -> Iterator[T]:
-    counter = node.counter
+    counter = node.counting()
     # An element counts as handed out when the loop asks for it, but it is done only when the loop asks for the next one.
     counter.shift(-1)
     node.tracked = True
@@ -94,6 +94,7 @@ def _strict(level: Level) -> bool:
 
 def _checked(iterator: Iterator[T], level: Level) -> Iterator[T]:
     """Count through the strict way, which refuses what goes beyond the total."""
+    level._node.counting()
     one = level._node.one
     for element in iterator:
         one()
@@ -103,6 +104,7 @@ def _checked(iterator: Iterator[T], level: Level) -> Iterator[T]:
 async def _iterate_async(iterator: AsyncIterator[T], level: Level) -> AsyncIterator[T]:
     node = cast(Node, level._node)
     node.tracked = True
+    node.counting()
     one = node.one
     try:
         async for element in iterator:

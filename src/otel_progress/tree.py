@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from otel_progress.model import NO_METADATA, Number, Snapshot, Status
-from otel_progress.node import Node, Operation, Spec
-from otel_progress.observe import changed, observe
+from otel_progress.node import Below, Node, Operation, Spec
+from otel_progress.observe import changed, measure, picture
 from otel_progress.stages import Stages
 from otel_progress.text import segment
 
@@ -32,6 +32,7 @@ class Limits:
     history: int = 200
     history_levels: int = 5_000
     waiting_events: int = 20_000
+    waiting_levels: int = 100_000
 
 
 class Tree:
@@ -77,7 +78,7 @@ class Tree:
 
     def open_stage(self, parent: Node, name: str, ended: list[Node]) -> Node | None:
         """Begin a declared stage: end the one before, skip those between; None when it is unknown or lies behind."""
-        stages = parent.stages or []
+        stages = (parent.below.stages if parent.below is not None else None) or []
         names = [stage.id for stage in stages]
         if name not in names or parent not in self.active:
             self._reject("stage", f"stage {name!r} was not begun; the declared stages are {', '.join(names)}")
@@ -94,89 +95,96 @@ class Tree:
             elif earlier.status is Status.PENDING:
                 self._skip(earlier)
         if stage.status.finished:
-            stage = stages[index] = self._again(parent, stage, stage.spec)
+            stage = stages[index] = self._again(stage, stage.spec)
         self._begin(stage)
-        parent.stage = stage
+        if parent.below is not None:
+            parent.below.stage = stage
         return stage
 
     def _new_operation(self, spec: Spec) -> Node:
         id_ = spec.id if spec.id is not None else f"{spec.type}-{self._ids()[:8]}"
         if id_ in self.operations:
             id_ = self._unused(id_, self.operations, "operation")
-        operation = Operation(id_, spec.type, self._ids())
+        operation = Operation(id_, spec.type, self._ids(), self._instance)
         node = operation.root = Node(operation, None, "", id_, spec)
         node.name = spec.name if spec.name is not None else spec.type
         self.operations[id_] = operation
         return node
 
     def _new_child(self, parent: Node, spec: Spec) -> Node:
-        children = parent.children = {} if parent.children is None else parent.children
-        id_ = spec.id if spec.id is not None else self._auto_id(parent, spec.type)
-        part = segment(spec.type, id_)
-        before = children.get(part)
+        below = parent.below
+        if below is None:
+            below = parent.below = Below()
+        type_, id_ = spec.type, spec.id
+        if id_ is None:
+            below.auto_ids[type_] = below.auto_ids.get(type_, 0) + 1
+            id_ = str(below.auto_ids[type_])
+        part = segment(type_, id_)
+        before = below.nodes.get(part)
         if before is not None:
             if before.status.finished:
-                return self._again(parent, before, spec)
-            id_ = self._unused(id_, {node.id for node in children.values() if node.spec.type == spec.type}, spec.type)
-            part = segment(spec.type, id_)
+                return self._again(before, spec)
+            id_ = self._unused(id_, {node.id for node in below.nodes.values() if node.spec.type == type_}, type_)
+            part = segment(type_, id_)
         node = Node(parent.operation, parent, f"{parent.path}/{part}" if parent.path else part, id_, spec)
         node.part = part
         if spec.name is None and spec.id is None:
-            node.name = f"{spec.type} {id_}"
-        node.order = parent.born
-        parent.born += 1
-        children[part] = node
+            node.name = f"{type_} {id_}"
+        node.order = below.born
+        below.born += 1
+        below.nodes[part] = node
         return node
-
-    def _auto_id(self, parent: Node, type_: str) -> str:
-        ids = parent.auto_ids = {} if parent.auto_ids is None else parent.auto_ids
-        ids[type_] = ids.get(type_, 0) + 1
-        return str(ids[type_])
 
     def _unused(self, id_: str, taken: Container[str], what: str) -> str:
         self._reject("duplicate_id", f"{what} {id_!r} is running already; give each one its own id")
         return next(other for n in itertools.count(2) if (other := f"{id_}~{n}") not in taken)
 
-    def _again(self, parent: Node, before: Node, spec: Spec) -> Node:
+    def _again(self, before: Node, spec: Spec) -> Node:
         """Enter an ended level once more: the same place, one attempt on, its earlier outcome taken back."""
-        node = Node(before.operation, parent, before.path, before.id, spec)
+        node = Node(before.operation, before.parent, before.path, before.id, spec)
         node.name = spec.name if spec.name is not None else before.name
         node.attempt, node.order, node.declared, node.part = before.attempt + 1, before.order, before.declared, before.part
         node.published = before.published
-        parent.child_done -= 0 if before.declared else before.spec.weight
-        parent.child_failed -= before.status is Status.FAILED
-        parent.child_skipped -= before.status is Status.SKIPPED
         before.gone = True
         self.closed.pop(before, None)
         for kept in (before.operation.finished, before.operation.failed):
             if before in kept:
                 kept.remove(before)
-        if parent.children is not None:
-            parent.children[before.part] = node
+        below = None if before.parent is None else before.parent.below
+        if below is not None:
+            below.done -= 0 if before.declared else before.spec.weight
+            below.failed -= before.status is Status.FAILED
+            below.skipped -= before.status is Status.SKIPPED
+            below.nodes[before.part] = node
         return node
 
     def _begin(self, node: Node) -> None:
         node.status = Status.RUNNING
-        node.started_at, node.started_clock = self._now(), self._clock()
-        node.advanced_at, node.advanced_clock = node.started_at, node.started_clock
+        node.started_at = node.advanced_at = self._now()
+        node.started_clock = node.advanced_clock = self._clock()
         node.info, node.dirty = None, True
-        self.closed.pop(node, None)
         self.active[node] = None
-        if node.parent is not None:
-            node.parent.running += 1
-            node.parent.dirty = node.parent.moved = True
-        if node.spec.stages is not None and node.stages is None:
+        parent = node.parent
+        if parent is not None:
+            if parent.below is not None:
+                parent.below.running += 1
+            parent.dirty = parent.moved = True
+        if node.declared:
+            self.closed.pop(node, None)
+        if node.spec.stages is not None:
             self._declare(node, node.spec.stages)
 
     def _declare(self, node: Node, stages: Stages) -> None:
         """Announce the stages as pending children."""
-        node.stages = []
+        announced = []
         for stage in stages:
             spec = Spec(STAGE, stage.name, stage.name, None, None, stage.weight, None, None, NO_METADATA)
             child = self._new_child(node, spec)
             child.declared = True
-            node.stages.append(child)
+            announced.append(child)
             self.closed[child] = None
+        if node.below is not None:
+            node.below.stages = announced
 
     # --- end ---------------------------------------------------------------------------------------------------
 
@@ -184,25 +192,26 @@ class Tree:
         """End a level and what still runs below it; the nodes that ended are added to ``ended``, children first."""
         if node not in self.active:
             return
-        if node.running:
-            below = [child for child in walk(node) if child is not node and child.status is Status.RUNNING]
-            for child in reversed(below):
+        if node.below is not None and node.below.running:
+            running = [child for child in walk(node) if child is not node and child.status is Status.RUNNING]
+            for child in reversed(running):
                 child.message = REASON_PARENT_ENDED
                 self._end(child, Status.CANCELLED, ended)
         self._end(node, status, ended)
 
     def _end(self, node: Node, status: Status, ended: list[Node]) -> None:
-        if node.stages is not None and status in (Status.COMPLETED, Status.SKIPPED):
-            for stage in node.stages:
+        below = node.below
+        if below is not None and below.stages is not None and status in (Status.COMPLETED, Status.SKIPPED):
+            for stage in below.stages:
                 if stage.status is Status.PENDING:
                     self._skip(stage)
         clock, now = self._clock(), self._now()
         node.status, node.ended_at = status, now
         node.duration = max(0.0, clock - (node.started_clock or 0.0))
-        node.one = self._late
         node.moved = True
-        self.observe(node, clock, now)
-        self._fold(node)
+        node.one = self._late
+        self.measure(node, clock, now)
+        self._fold(node, status)
         ended.append(node)
 
     def _late(self) -> None:
@@ -210,78 +219,83 @@ class Tree:
 
     def _skip(self, stage: Node) -> None:
         stage.status = Status.SKIPPED
-        self.observe(stage, self._clock(), self._now())
+        self.measure(stage, self._clock(), self._now())
         self.closed[stage] = None
 
-    def _fold(self, node: Node) -> None:
+    def _fold(self, node: Node, status: Status) -> None:
         """Leave to the parent what counts, and keep only so many ended levels of an operation."""
-        self.active.pop(node, None)
+        del self.active[node]
         self.closed[node] = None
         parent, operation = node.parent, node.operation
         if parent is None:
             self.operations.pop(operation.id, None)
             return
-        parent.running -= 1
-        if parent.running == 0:
-            parent.child_partial = 0.0
-        parent.child_failed += node.status is Status.FAILED
-        parent.child_skipped += node.status is Status.SKIPPED
-        parent.dirty = parent.moved = True
-        if parent.stage is node:
-            parent.stage = None
-        if node.declared:
-            return
-        parent.child_done += node.spec.weight
-        failed = node.status is Status.FAILED
-        kept, limit = (operation.failed, self._limits.failed_levels) if failed else (operation.finished, self._limits.levels)
+        failed = status is Status.FAILED
+        below = parent.below
+        if below is not None:
+            below.running -= 1
+            if below.running == 0:
+                below.partial = 0.0
+            if failed:
+                below.failed += 1
+            elif status is Status.SKIPPED:
+                below.skipped += 1
+            if node.declared:
+                below.stage = None if below.stage is node else below.stage
+                return
+            below.done += node.spec.weight
+        kept = operation.failed if failed else operation.finished
         kept.append(node)
-        if len(kept) > limit:
+        if len(kept) > (self._limits.failed_levels if failed else self._limits.levels):
             self._evict(kept.popleft())
+        if len(self.closed) > self._limits.waiting_levels:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget the ended level that has waited longest for a tick: ticks are stuck."""
+        del self.closed[next(iter(self.closed))]
+        self._note("waiting", "ended levels were left out of the journal and exports: no tick took them in time")
 
     def _evict(self, node: Node) -> None:
         node.gone = True
         self.closed.pop(node, None)
-        children = node.parent.children if node.parent is not None else None
-        if children is not None and children.get(node.part) is node:
-            del children[node.part]
+        below = None if node.parent is None else node.parent.below
+        if below is not None and below.nodes.get(node.part) is node:
+            del below.nodes[node.part]
         if node.published:
             self.evicted.append((node.operation.run, node.path))
 
-    # --- snapshots ---------------------------------------------------------------------------------------------
+    # --- figures -----------------------------------------------------------------------------------------------
 
-    def observe(self, node: Node, clock: float, now: float) -> Snapshot:
-        """Make the node's next snapshot and count the units of work done since the last one."""
-        before = node.snapshot
-        after = observe(node, clock, now, self._instance)
+    def measure(self, node: Node, clock: float, now: float) -> None:
+        """Take the node's figures and count the units of work done since they were taken last."""
+        failed, skipped = node.failed, node.skipped
+        measure(node, clock, now)
         if node.clamped:
-            node.clamped = False
-            if not node.warned:
-                node.warned = True
-                text = f"{node.spec.type} {node.name!r} counted beyond its total of {after.total}; raise it with set_total()"
-                self._note("beyond_total", text)
-        self._tally(node, before, after)
-        return after
-
-    def refresh(self, node: Node, clock: float, now: float) -> Snapshot:
-        """Return a snapshot of the node that has all that was counted in it and below it up to now."""
-        for below in reversed(list(walk(node))) if node.running or node.stages else (node,):
-            if below.snapshot is None or (below.status is Status.RUNNING and changed(below)):
-                self.observe(below, clock, now)
-        return node.snapshot or self.observe(node, clock, now)
-
-    def _tally(self, node: Node, before: Snapshot | None, after: Snapshot) -> None:
-        """Count units by outcome; completed ones by their highest mark, since an outcome may be known before the unit is done."""
-        failed, skipped = after.failed, after.skipped
-        if before is not None:
-            failed, skipped = failed - before.failed, skipped - before.skipped
-        if failed > 0:
-            self._count(node, "failed", failed)
-        if skipped > 0:
-            self._count(node, "skipped", skipped)
-        completed = after.current - after.failed - after.skipped
+            self._warn_clamped(node)
+        if node.failed > failed:
+            self._count(node, "failed", node.failed - failed)
+        if node.skipped > skipped:
+            self._count(node, "skipped", node.skipped - skipped)
+        # By their highest mark, since an outcome may be known before its unit is done.
+        completed = node.current - node.failed - node.skipped
         if completed > node.tallied:
             self._count(node, "completed", completed - node.tallied)
             node.tallied = completed
+
+    def refresh(self, node: Node, clock: float, now: float) -> Snapshot:
+        """Return a snapshot of the node that has all that was counted in it and below it up to now."""
+        for below in (node,) if node.below is None else reversed(list(walk(node))):
+            if below.sequence == 0 or (below.status is Status.RUNNING and changed(below)):
+                self.measure(below, clock, now)
+        return picture(node)
+
+    def _warn_clamped(self, node: Node) -> None:
+        node.clamped = False
+        if not node.warned:
+            node.warned = True
+            text = f"{node.spec.type} {node.name!r} counted beyond its total of {node.total}; raise it with set_total()"
+            self._note("beyond_total", text)
 
     def _count(self, node: Node, outcome: str, units: Number) -> None:
         key = (node.operation.type, node.spec.type, outcome)
@@ -294,5 +308,5 @@ def walk(node: Node) -> Iterator[Node]:
     while waiting:
         here = waiting.pop()
         yield here
-        if here.children:
-            waiting.extend(sorted(here.children.values(), key=lambda child: child.order, reverse=True))
+        if here.below is not None:
+            waiting.extend(sorted(here.below.nodes.values(), key=lambda child: child.order, reverse=True))

@@ -1,7 +1,7 @@
 """Decorating functions: every call of the function is a level of its own, whatever kind of function it is.
 
-Generator functions run their body with the level current, but only while they run: at each ``yield`` the caller's context is
-put back, so nothing leaks out of the generator.
+Generator functions run their body in a context of its own, in which the level is current, but only while they run: at each
+``yield`` the caller's context is put back, so nothing leaks out of the generator, and what was current in it is so again after.
 """
 
 from __future__ import annotations
@@ -50,17 +50,18 @@ def _coroutine(function: Callable[..., Any], make: Callable[[], Level]) -> Calla
 def _generator(function: Callable[..., Any], make: Callable[[], Level]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        level = make().start()
         body = function(*args, **kwargs)
+        level = make().start()
+        inside = _Inside(level)
         step: Callable[[], Any] = functools.partial(next, body)
         try:
             while True:
-                with _in_force(level):
+                with inside:
                     element = step()
                 try:
                     step = functools.partial(body.send, (yield element))
                 except GeneratorExit:
-                    with _in_force(level):
+                    with inside:
                         body.close()
                     raise
                 except BaseException as error:
@@ -78,17 +79,18 @@ def _generator(function: Callable[..., Any], make: Callable[[], Level]) -> Calla
 def _async_generator(function: Callable[..., Any], make: Callable[[], Level]) -> Callable[..., Any]:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        level = make().start()
         body = function(*args, **kwargs)
+        level = make().start()
+        inside = _Inside(level)
         step: Callable[[], Any] = body.__anext__
         try:
             while True:
-                with _in_force(level):
+                with inside:
                     element = await step()
                 try:
                     step = functools.partial(body.asend, (yield element))
                 except GeneratorExit:
-                    with _in_force(level):
+                    with inside:
                         await body.aclose()
                     raise
                 except BaseException as error:
@@ -102,17 +104,21 @@ def _async_generator(function: Callable[..., Any], make: Callable[[], Level]) ->
     return call
 
 
-class _in_force:  # noqa: N801 - reads as the statement it is
-    """Makes a level current for one step of a generator."""
+class _Inside:
+    """Puts the context of a generator's body in force for one step of it, and keeps what the body made of it for the next."""
 
-    __slots__ = ("_level", "_token")
+    __slots__ = ("_context", "_level", "_token")
 
     def __init__(self, level: Level) -> None:
         self._level = level
+        self._context: context_api.Context | None = None
 
     def __enter__(self) -> None:
-        self._token = context_api.attach(begin.current_context(self._level)) if self._level.recording else None
+        self._token = None
+        if self._level.recording:
+            self._token = context_api.attach(self._context or begin.current_context(self._level))
 
     def __exit__(self, *_: object) -> None:
         if self._token is not None:
+            self._context = context_api.get_current()
             begin.detach(self._token)

@@ -114,3 +114,31 @@ def test_looking_imports_no_sdk(store: str, arguments: tuple[str, ...]) -> None:
         [sys.executable, "-c", IMPORTS, "--store", store, *arguments], capture_output=True, text=True, check=True
     )
     assert run.stderr == "[]\n"
+
+
+def test_watch_waits_for_the_first_work_of_a_machine(tmp_path: Path) -> None:
+    """Started before there is a journal, it shows the first operation all the same."""
+    process = start("sqlite:", "watch", "--json", "--interval", "0.05", XDG_STATE_HOME=str(tmp_path / "fresh"))
+    journal = SqliteJournal(tmp_path / "fresh" / "otel-progress" / "progress.db")
+    journal.write(batch(snapshot(operation_id="first")))
+    journal.close()
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["operation_id"] == "first"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_the_demo_runs_and_can_be_looked_at(tmp_path: Path) -> None:
+    """Real work in the journal that --store names; its progress goes to stderr as plain lines, since that is a pipe."""
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "good.py").write_text("x = 1\n")
+    (tmp_path / "sources" / "bad.py").write_text("x = = 1\n")
+    store = f"sqlite:///{tmp_path / 'demo.db'}"
+    process = start(store, "demo", str(tmp_path / "sources"), "--quick", "--port", "0")
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "\x1b" not in errors
+    assert "bad.py" in output
+    listed, _ = start(store, "history", "--json").communicate(timeout=20)
+    assert [entry["status"] for entry in json.loads(listed)["operations"]] == ["completed"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from records import SPAN, TRACE, WALL, Told, batch, ended, level
 
@@ -255,6 +255,9 @@ def test_attributes_name_the_level_and_its_progress() -> None:
     number=st.one_of(st.integers(-(10**400), 10**400), st.floats()),
     entries=st.integers(0, 100),
 )
+@example(text="x", number=float("nan"), entries=2)
+@example(text="x", number=float("inf"), entries=2)
+@example(text="\ud800\x1b[31m" * 1000, number=10**400, entries=100)
 def test_whatever_comes_in_an_event_stays_bounded_and_valid(text: str, number: float, entries: int) -> None:
     """Any Unicode, any number and any amount of metadata becomes bounded, encodable text and numbers that OTLP can carry."""
     metadata = {f"{text[:50]}{key}": text if key % 2 else number for key in range(entries)}

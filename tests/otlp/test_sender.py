@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -174,11 +175,12 @@ def test_forked_child_sends_on_a_thread_of_its_own(senders: list[Sender[str]]) -
     assert entered.wait(LONG_S)
     child = os.fork()
     if child == 0:
+        signal.alarm(int(LONG_S / 2))  # a child that waits for ever fails the test instead of hanging it
         os._exit(0 if sender.send("child") else 1)
     _, status = os.waitpid(child, 0)
     release.set()
     busy.join(LONG_S)
-    assert os.waitstatus_to_exitcode(status) == 0
+    assert os.waitstatus_to_exitcode(status) == 0, "the child could not send"
 
 
 def test_within_says_whether_a_call_ended_in_time() -> None:

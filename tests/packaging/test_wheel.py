@@ -94,6 +94,7 @@ def test_the_installed_package_is_the_one_tested() -> None:
 
 def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
     """Importing the package loads opentelemetry-api at most: no SDK, terminal, database, gauges or web packages."""
+    from_scripts_test("OTEL_PROGRESS_TEST_WHEEL")
     code = f"import otel_progress, sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
     done = run(sys.executable, "-c", code, cwd=tmp_path)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")

@@ -18,7 +18,9 @@ Examples:
 @click.argument("path", required=False, type=click.Path(exists=True))
 @click.option("--quick", is_flag=True, help="A part of it, in less than five seconds.")
 @click.option(
-    "--port", type=click.IntRange(1, 65535), help="Serve /metrics there while it runs. [env: OTEL_PROGRESS_PROMETHEUS_PORT]"
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Serve /metrics there while it runs; 0: any free one. [env: OTEL_PROGRESS_PROMETHEUS_PORT]",
 )
 @click.pass_obj
 def demo(scope: Scope, path: str | None, quick: bool, port: int | None) -> None:

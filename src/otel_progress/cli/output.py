@@ -71,6 +71,8 @@ def operations_document(operations: Sequence[OperationSnapshot]) -> Document:
 
 def paint(text: str, style: str) -> str:
     """Return text in a style of the display's tables (``bold yellow``)."""
+    if not style or not text:
+        return text
     words = style.split()
     colour = next((word for word in words if word not in {"bold", "dim"}), None)
     return click.style(text, fg=colour, bold="bold" in words or None, dim="dim" in words or None)
@@ -103,10 +105,10 @@ def table(
                 sizes.pop(index, None)
     for row, style in zip(rows, styles, strict=True):
         room, cells = width, []
-        for index, size in sizes.items():
-            last = index == max(sizes)
-            cell = cut_cells(row[index], size if room is None else max(0, min(size, room)))
-            cells.append(paint(cell if last else set_cell_size(cell, size), style.get(index, style.get(-1, ""))))
+        for index, wanted in sizes.items():
+            size = wanted if room is None else max(0, min(wanted, room))
+            cell = cut_cells(row[index], size)
+            cells.append(paint(cell if index == max(sizes) else set_cell_size(cell, size), style.get(index, style.get(-1, ""))))
             room = None if room is None else room - size - 2
         say("  ".join(cells).rstrip())
 

@@ -116,7 +116,8 @@ class _Columns:
         message = max((cell_len(row.message) for row in bars), default=0)
         wanted = min(message, 40) + 1 if message else 0
         inline = bool(message) and spare - _MIN_BAR >= min(wanted, _MIN_MESSAGE)
-        bar = min(_MAX_BAR, max(_MIN_BAR, spare - (wanted if inline else 0)))
+        beside = min(wanted, max(_MIN_MESSAGE + 1, spare // 2)) if inline else 0
+        bar = min(_MAX_BAR, max(_MIN_BAR, spare - beside))
         return cls(label, bar if taken + 1 + _MIN_BAR <= width else 0, inline_message=inline, **shares)
 
 

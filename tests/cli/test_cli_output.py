@@ -1,0 +1,59 @@
+"""Tables and JSON as they leave the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from otel_progress.cli.output import as_json, table
+
+ROWS = [("STATUS", "ID", "EMPTY", "NAME", "MESSAGE"), ("running", "a" * 60, "", "混合トラック", "a message " * 20)]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 120])
+def test_a_table_fits_its_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The columns that can be spared go first, and the last one is cut."""
+    table(ROWS, [{}, {}], width, spare=(3,))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= width
+    assert lines[0].startswith("STATUS")
+    assert "EMPTY" not in lines[0]
+    assert ("NAME" in lines[0]) == (width >= 80)
+
+
+def test_a_table_in_a_pipe_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    """What another program reads is whole."""
+    table(ROWS, [{}, {}], None)
+    assert "a" * 60 in (out := capsys.readouterr().out)
+    assert ("a message " * 20).rstrip() in out
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[]), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=3))
+def test_any_document_becomes_one_safe_line_of_json(document: dict[str, object]) -> None:
+    """It reads back as it was, but for numbers JSON does not have; no character in it moves a terminal."""
+    line = as_json(document)
+    assert "\n" not in line
+    assert not any(
+        ord(character) < 32 or 0x7F <= ord(character) < 0xA0 or 0xD800 <= ord(character) < 0xE000 for character in line
+    )
+    assert json.loads(line, parse_constant=pytest.fail) == _without_oddities(document)
+
+
+def _without_oddities(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_oddities(item) for key, item in value.items()}
+    return [_without_oddities(item) for item in value] if isinstance(value, list) else value
