@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import otel_progress as progress
 from rich.console import Console
 from rich.progress import track as rich_track
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
+import otel_progress as progress
 from benchmarks.rounds import Effort, Job, Variant, best_seconds
 from benchmarks.setting import configured
 from benchmarks.table import Row, judged
@@ -67,7 +67,7 @@ def _recorded(make: Callable[[], Iterable[int]]) -> Iterator[Job]:
         yield job
 
 
-def _tqdm(elements: Iterable[int]) -> Iterable[int]:
+def _tqdm(elements: Iterable[int]) -> Any:
     return tqdm(elements, file=io.StringIO())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,15 +12,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 import otel_progress as progress
-from otel_progress import Level, Runtime
-from otel_progress.semconv import TICK_DURATION
-
 from benchmarks.rounds import Effort
 from benchmarks.setting import configured
 from benchmarks.table import Row, judged
+from otel_progress import Level, Runtime
+from otel_progress.semconv import TICK_DURATION
 
 OPERATIONS: Final = 1_000
 UPDATES_PER_SECOND: Final = 10
@@ -82,11 +81,16 @@ def busy(effort: Effort) -> Iterator[Row]:
             for number in range(count)
         ]
         _update(operations, 1.0)
-        with _scraped(runtime):
+        seconds = effort.seconds(SECONDS)
+        with _scraped(runtime, min(SCRAPE_EVERY_S, seconds / 2)) as scrapes:
             before = Usage.now(runtime)
-            updates = _update(operations, effort.seconds(SECONDS))
+            updates = _update(operations, seconds)
             used = Usage.now(runtime).since(before)
     yield from _rows(used, updates, count)
+    yield Row(
+        f"  {len(scrapes)} scrapes, {max(size for _, size in scrapes):,} bytes",
+        f"{median(s for s, _ in scrapes):.3f} s each (median)",
+    )
 
 
 def _rows(used: Usage, updates: int, count: int) -> Iterator[Row]:
@@ -128,13 +132,19 @@ def _observed() -> Iterator[Runtime]:
 
 
 @contextmanager
-def _scraped(runtime: Runtime) -> Iterator[None]:
-    command = [sys.executable, "-m", "benchmarks.scraper", str(runtime.metrics_url), str(SCRAPE_EVERY_S)]
-    with subprocess.Popen(command, env=os.environ) as scraper:
+def _scraped(runtime: Runtime, pause: float) -> Iterator[list[tuple[float, int]]]:
+    """Have the gauges scraped meanwhile; the list gets the seconds and bytes of each scrape when it is over."""
+    scrapes: list[tuple[float, int]] = []
+    command = [sys.executable, "-m", "benchmarks.scraper", str(runtime.metrics_url), str(pause)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as scraper:
+        assert scraper.stdout is not None
         try:
-            yield
+            scraper.stdout.readline()  # the one that says it is there
+            yield scrapes
         finally:
             scraper.terminate()
+            answers = [line.split() for line in scraper.stdout if line.endswith("\n")]
+            scrapes.extend((float(seconds), int(size)) for seconds, size in answers)
 
 
 def _update(operations: list[Level], seconds: float) -> int:

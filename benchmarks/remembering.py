@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import otel_progress as progress
 from opentelemetry.trace import NoOpTracerProvider
 
+import otel_progress as progress
 from benchmarks.rounds import Effort
 from benchmarks.setting import configured
 from benchmarks.table import Row, judged

@@ -40,8 +40,8 @@ class Effort:
 def best_seconds(variants: Sequence[Variant], rounds: int) -> dict[str, float]:
     """Return the shortest time of each variant's job, in seconds.
 
-    Every round runs all variants, each time from another one on, so that a slow moment of the machine or the place in the order favours
-    none. Garbage is collected before each job and the collector left on during it, for all alike.
+    Every round runs all variants, each time from another one on, so that neither a slow moment of the machine nor the place in
+    the order favours one. Garbage is collected before each job and the collector left on during it, for all alike.
     """
     best = dict.fromkeys((variant.name for variant in variants), math.inf)
     for number in range(rounds):

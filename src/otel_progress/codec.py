@@ -31,6 +31,7 @@ from otel_progress.model import (
 SCHEMA: Final = "otel-progress/1"
 """Name and version of the document, in its ``schema`` field; the version changes when a field changes its meaning."""
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 Document: TypeAlias = "dict[str, Any]"
 """A JSON object."""
 
@@ -77,7 +78,7 @@ _INSTANCE_FIELDS: Final = ("id", "pid", "host", "service", "started_at", "start"
 
 def dumps(document: object) -> str:
     """Return compact JSON; never ``NaN`` or ``Infinity``, which JSON does not have."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _encode(document)
 
 
 def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Document:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_progress.errors import ConfigurationError
-from otel_progress.exporters import otlp
+from otel_progress.exporters.otlp import build_resource
+from otel_progress.exporters.otlp_sender import Patience
+from otel_progress.exporters.otlp_settings import wanted_signals
 from otel_progress.instances import current_instance
 from otel_progress.journal import Journal, open_journal
 from otel_progress.lane import Lane
@@ -25,6 +27,7 @@ from otel_progress.totals import Totals
 from otel_progress.tracing import Tracing
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
 _lock: Final = threading.Lock()
@@ -137,6 +140,8 @@ class _Assembly:
 
     def __init__(self, settings: Settings, provider: TracerProvider | None, sources: Sources) -> None:
         self.settings = settings
+        self.signals = wanted_signals(os.environ, otlp=settings.otlp)
+        self.patience = Patience()
         journal = _journal(settings)
         self.totals = Totals()
         self.store = LiveStore(
@@ -153,7 +158,7 @@ class _Assembly:
         try:
             self._metrics()
             self._trace(provider)
-            self._events_and_metrics()
+            self._export()
         except BaseException:
             self.runtime.shutdown(1.0)
             raise
@@ -183,7 +188,7 @@ class _Assembly:
         collector = ProgressCollector(self.store, totals=self.totals, retention_s=self.settings.metrics_retention)
         server = serve_metrics(collector, self.settings.prometheus_port, self.settings.prometheus_host)
         self.runtime.metrics_url = server.url
-        self.runtime.ending.append(lambda timeout: server.close())  # noqa: ARG005 - it closes at once
+        self.runtime.ending.append(lambda timeout: server.close())
 
     def _trace(self, provider: TracerProvider | None) -> None:
         if provider is not None:
@@ -192,16 +197,34 @@ class _Assembly:
         self.tracing.join_global(
             self.settings.service_name,
             self.store.instance.id,
-            export=self._otlp,
-            on_error=lambda: self.totals.sink_error("otlp_spans"),
+            export="traces" in self.signals,
+            patience=self.patience,
+            on_error=lambda: self.totals.sink_error("otlp.traces"),
         )
 
-    @property
-    def _otlp(self) -> bool:
-        return otlp.otlp_wanted(os.environ) if self.settings.otlp is None else self.settings.otlp
+    def _export(self) -> None:
+        """Send events and metrics over OTLP where that is wanted; their parts are heavy to import, so only then."""
+        if "logs" in self.signals:
+            from otel_progress.exporters.otel_logs_shim import build_event_log
+            from otel_progress.exporters.otlp_events import OtlpEvents
 
-    def _events_and_metrics(self) -> None:
-        pass
+            log = build_event_log(self._resource(), patience=self.patience, on_error=lambda: self.totals.sink_error("otlp.logs"))
+            self._lane("events", OtlpEvents(log, stall_after=self.settings.stall_after))
+        if "metrics" in self.signals:
+            from otel_progress.exporters.otlp_metrics import build_otlp_metrics
+
+            metrics = build_otlp_metrics(
+                self.store,
+                self.totals,
+                self._resource(),
+                patience=self.patience,
+                on_error=lambda: self.totals.sink_error("otlp.metrics"),
+            )
+            self.runtime.flushing.append(metrics.force_flush)
+            self.runtime.ending.append(lambda timeout: metrics.close())  # Patience bounds it
+
+    def _resource(self) -> Resource:
+        return build_resource(self.settings.service_name, self.store.instance.id)
 
     def _console(self) -> None:
         from otel_progress.exporters.console import make_console

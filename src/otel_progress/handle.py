@@ -6,7 +6,7 @@ nothing. A bad value never raises (unless strict): it is counted, warned about o
 
 from __future__ import annotations
 
-import asyncio
+import sys
 from collections.abc import AsyncIterable, Callable, Iterable
 from functools import partial
 from types import TracebackType
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+_ONE: Final = 1
 
 
 class Level:
@@ -52,7 +53,7 @@ class Level:
 
     def increment(self, n: Number = 1, *, message: str | None = None) -> None:
         """Count ``n`` more units of work done (a number of at least 0) and, if given, say what is being done."""
-        if n == 1 and message is None:
+        if n is _ONE and message is None:  # by identity: the == of a wrong type may raise, and True is no number
             try:
                 self._node.one()
             except NotReady:
@@ -163,8 +164,8 @@ class Level:
         **metadata: object,
     ) -> Level:
         """Make a level below this one, in whatever thread or task; see :func:`otel_progress.level`."""
-        request = begin.Request("level", type, id, name, total, unit, weight, None, stages, metadata, self._request.scope)
-        return Level(request, self)
+        scope = self._request[-1]
+        return Level(begin.request(("level", type, id, name, total, unit, weight, None, stages, metadata, scope)), self)
 
     def stage(self, name: str | Enum) -> Level:
         """Make the handle of a stage; beginning it ends the stage before it. Stages only go forward."""
@@ -195,12 +196,18 @@ class Level:
     def start(self) -> Level:
         """Begin now, without ``with``; end with :meth:`complete`, :meth:`fail`, :meth:`cancel` or :meth:`skip`."""
         if self._node is begin.UNSTARTED:
+            if self._above is None and self._request[0] != "operation":
+                self._above = begin.current_level()
             self._node, self._recording = begin.begin(self._request, self._above)
         return self
 
     def complete(self) -> None:
         """End it: the work is done."""
-        self._end(Status.COMPLETED)
+        node = self._node
+        if node.status is Status.RUNNING and self._recording is not None:
+            self._recording.store.close(node, Status.COMPLETED)
+        else:
+            self._end(Status.COMPLETED)
 
     def fail(self, error: ErrorLike) -> None:
         """End it as failed; ``error`` is an exception, a text or a Failure."""
@@ -244,7 +251,7 @@ class Level:
             return
         if error is None:
             self.complete()
-        elif isinstance(error, CANCELLING):
+        elif _stops(error):
             self._end(Status.CANCELLED, error, values.exception_type(error))
         else:
             self.fail(error)
@@ -344,5 +351,9 @@ class Level:
             recording.reject(bad.reason, bad.text, of_type=bad.of_type)
 
 
-CANCELLING: Final = (KeyboardInterrupt, asyncio.CancelledError, GeneratorExit)
-"""Exceptions that mean somebody stopped the work, not that it failed."""
+def _stops(error: BaseException) -> bool:
+    """True for exceptions that mean somebody stopped the work, not that it failed."""
+    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+        return True
+    asyncio = sys.modules.get("asyncio")  # importing it takes longer than all of this package
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)

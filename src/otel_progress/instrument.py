@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from typing import TypeVar
 
-from otel_progress.begin import INERT, SCOPE, Request
+from otel_progress.begin import INERT, SCOPE, Request, request
 from otel_progress.begin import current_level as _current_level
 from otel_progress.handle import Level
 from otel_progress.model import Number
@@ -54,7 +54,7 @@ class ProgressTracer:
         given; ``total`` is in ``unit``; ``deadline`` is seconds from now, a timedelta or a datetime; ``stages`` a
         :class:`Stages`, the name of a category, weights by name, or an Enum. Anything else is metadata.
         """
-        return Level(Request("operation", type, id, name, total, unit, None, deadline, stages, metadata, self.name), None)
+        return Level(request(("operation", type, id, name, total, unit, None, deadline, stages, metadata, self.name)), None)
 
     def level(
         self,
@@ -73,7 +73,7 @@ class ProgressTracer:
         ``type`` is its kind; ``id`` distinguishes it from its siblings and is numbered when not given; entering the same id
         again is another attempt. ``weight`` is how many units it counts for in the level above (1 unless given).
         """
-        return Level(Request("level", type, id, name, total, unit, weight, None, stages, metadata, self.name), None)
+        return Level(request(("level", type, id, name, total, unit, weight, None, stages, metadata, self.name)), None)
 
     def track(
         self,

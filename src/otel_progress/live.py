@@ -104,7 +104,8 @@ class LiveStore:
         ended: list[Node] = []
         with self._lock:
             node = self._tree.open_stage(parent, name, ended)
-        self._tell(ended)
+        for each in ended:
+            self.on_end(each)
         self.on_wake()
         return node
 
@@ -119,7 +120,8 @@ class LiveStore:
             self._tree.close(node, status, ended)
             if node.parent is None:
                 self._keep_ended(node.operation)
-        self._tell(ended)
+        for each in ended:
+            self.on_end(each)
         return True
 
     def record(
@@ -150,10 +152,6 @@ class LiveStore:
             metadata,
         )
         self._inbox.append((node, event))
-
-    def _tell(self, ended: Sequence[Node]) -> None:
-        for node in ended:
-            self.on_end(node)
 
     def _keep_ended(self, operation: Operation) -> None:
         self._ended.append(operation)

@@ -22,7 +22,7 @@ from otel_progress.stages import Stages
 _creating: Final = Lock()
 
 
-class NotReady(Exception):
+class NotReady(Exception):  # noqa: N818 - a signal between two parts, never an error anybody sees
     """Raised by ``one`` of what cannot count yet: the handle has to begin, or to make its counter, and count again."""
 
 
@@ -120,7 +120,6 @@ class Node:
         "duration",
         "ended_at",
         "error",
-        "exception_id",
         "failed",
         "failures",
         "gone",
@@ -189,7 +188,7 @@ class Node:
         self.span: Span = INVALID_SPAN
         self.trace: tuple[int, int] | None = None
         """Trace and span id: of the level's own span, or of the plain one it was made from."""
-        self.span_events = self.exception_id = self.quarter = 0
+        self.span_events = self.quarter = 0
         self.info: LevelInfo | None = None
         self.snapshot: Snapshot | None = None
         self.seen: Number = 0

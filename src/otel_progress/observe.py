@@ -32,7 +32,11 @@ def measure(node: Node, clock: float, now: float) -> None:
     status, below = node.status, node.below
     node.dirty = False
     node.snapshot = None
-    current, ratio = _figures(node, below)
+    if node.counter is None and below is None:  # most levels of a large tree: nothing counted, nothing below
+        current: Number = 0
+        ratio = 0.0 if node.total else None
+    else:
+        current, ratio = _figures(node, below)
     if status is Status.COMPLETED or status is Status.SKIPPED:
         ratio = 1.0
     advanced = node.moved or node.sequence == 0 or current != node.current or ratio != node.ratio
@@ -47,10 +51,17 @@ def measure(node: Node, clock: float, now: float) -> None:
     node.observed_at, node.observed_clock = now, clock
     operation = node.operation
     operation.sequence = node.sequence = operation.sequence + 1
-    if node.parent is None:
+    parent = node.parent
+    if parent is None:
         _keep_point(node, ratio, clock)
-    else:
-        _tell_parent(node, node.parent, ratio if status is Status.RUNNING else None, advanced)
+        return
+    told = ratio if status is Status.RUNNING else None
+    if told != node.told and not node.declared and parent.below is not None:
+        parent.below.partial += node.spec.weight * ((told or 0.0) - (node.told or 0.0))
+        node.told = told
+    if parent.status is Status.RUNNING:  # the last snapshot of an ended level stays the last
+        parent.dirty = True
+        parent.moved = parent.moved or advanced
 
 
 def picture(node: Node) -> Snapshot:
@@ -108,15 +119,6 @@ def _shown_total(node: Node, below: Below | None) -> Number | None:
     if node.total is None and below is not None and below.stages is not None and not (node.counter and node.counter.touched):
         return len(below.stages)
     return node.total
-
-
-def _tell_parent(node: Node, parent: Node, running_ratio: float | None, advanced: bool) -> None:
-    if running_ratio != node.told and not node.declared and parent.below is not None:
-        parent.below.partial += node.spec.weight * ((running_ratio or 0.0) - (node.told or 0.0))
-        node.told = running_ratio
-    if parent.status is Status.RUNNING:  # the last snapshot of an ended level stays the last
-        parent.dirty = True
-        parent.moved = parent.moved or advanced
 
 
 def _keep_point(node: Node, ratio: float | None, clock: float) -> None:

@@ -17,7 +17,7 @@ from otel_progress.model import Event, Instance, Number, OperationSnapshot, Outc
 class Batch:
     """What changed since the last tick: snapshots (parents before their children), events, and levels no longer kept.
 
-    ``evicted`` holds (run, path) of levels that were folded into their parent; their subtree goes with them. ``at`` and ``clock``
+    ``evicted`` holds (run, path) of levels that were folded into their parent; their subtree goes with them, before ``snapshots``. ``at`` and ``clock``
     are the moment of the tick, wall and monotonic: the sign of life of ``instance``. ``items`` counts the units of work done since
     the last batch by (operation type, level type, outcome), those of levels too short-lived to be in ``snapshots`` included.
     """
@@ -67,7 +67,9 @@ class Reader(Protocol):
         """Return the newest ``limit`` events of the newest run, oldest first; ``level`` is a path and takes in what is below it."""
 
     def watch(self, interval: float = 0.25) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield operations with their levels: first all active ones, then whatever changed (an ended one once more), at most every ``interval`` seconds.
+        """Yield operations with their levels, at most every ``interval`` seconds: first all active ones, then whatever changed.
+
+        An operation that ended comes once more.
 
         An empty sequence comes when nothing changed for a while, so that a caller can look at the time. Close to end it.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -95,7 +95,7 @@ class Runtime:
     def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
         """Return ended operations, the last one first: those of this process, and those the journal keeps."""
         live = self.store.history(operation_type, limit)
-        kept = self._journaled(lambda journal: journal.history(operation_type, limit), [])
+        kept: Sequence[OperationSnapshot] = self._journaled(lambda journal: journal.history(operation_type, limit), ())
         known = {operation.run: operation for operation in (*kept, *live)}
         ordered = sorted(known.values(), key=lambda operation: operation.root.ended_at or 0.0, reverse=True)
         return ordered[: max(0, limit)]
@@ -107,7 +107,10 @@ class Runtime:
         found = self.store.events(operation_id, level=level, outcome=outcome, since=since)
         if found:
             return list(found)
-        return list(self._journaled(lambda journal: journal.events(operation_id, level=level, outcome=outcome, since=since), []))
+        kept: Sequence[Event] = self._journaled(
+            lambda journal: journal.events(operation_id, level=level, outcome=outcome, since=since), ()
+        )
+        return list(kept)
 
     def _journaled(self, ask: Callable[[Reader], T], otherwise: T) -> T:
         if self.journal is None:

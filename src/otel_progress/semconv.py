@@ -222,7 +222,9 @@ ETA_ERROR: Final = _histogram(
     "Distance between predicted and true remaining time, as a fraction of the duration.",
 )
 SERIES_DROPPED: Final = _counter(
-    "progress.series.dropped", ("metric_group",), "Series left out of a scrape because the cap was reached."
+    "progress.series.dropped",
+    ("metric_group",),
+    "Operations and levels left out of scrapes and exports because a cap was reached.",
 )
 UPDATES_REJECTED: Final = _counter("progress.updates.rejected", ("reason",), "Bad values that were ignored.")
 SINK_ERRORS: Final = _counter("progress.sink.errors", ("sink",), "Batches that a sink could not take.")

@@ -5,7 +5,7 @@ Needs opentelemetry-api only. Nothing here lets an exception of a tracer, sample
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from opentelemetry import context as context_api
@@ -22,15 +22,20 @@ from otel_progress.trouble import trouble
 
 MAX_METADATA_ATTRIBUTES: Final = 64
 """Metadata keys written on a span; an SDK keeps 128 attributes by default and drops the oldest beyond."""
+SAFE_ATTRIBUTES: Final = 30
+"""Attributes a span can have before the oldest may have gone; limits below 32 are in use nowhere."""
 MAX_EVENTS: Final = 8
 """Events on a span, the exception included; some back ends keep no more."""
 
 
-def start(tracer: Tracer, node: Node, context: context_api.Context) -> Span:
+_RECORDED_AT: Final = "__otel_progress_recorded_at__"
+
+
+def start(tracer: Callable[[str], Tracer], scope: str, node: Node, context: context_api.Context) -> Span:
     """Start the span of a level; INVALID_SPAN when the tracer fails."""
     own.starting = True
     try:
-        return tracer.start_span(node.spec.type, context, attributes=identity(node))
+        return tracer(scope).start_span(node.spec.type, context, attributes=identity(node))
     except Exception:
         trouble("span", "a tracer or span processor failed at the start of a span; the work goes on")
         return INVALID_SPAN
@@ -101,7 +106,7 @@ def _write(span: Span, node: Node) -> None:
     if node.metadata:
         attributes = {**_metadata(node.metadata), **attributes}
     present = getattr(span, "attributes", None)
-    if present is None or len(present) + len(attributes) > 100:
+    if present is None or len(present) + len(attributes) > SAFE_ATTRIBUTES:
         # Past its limit an SDK drops the oldest attributes, and those are the identity: written again, they are the newest.
         attributes.update(identity(node))
     span.set_attributes(attributes)
@@ -116,15 +121,12 @@ def _metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, AttributeValue
 
 def record_exception(node: Node, error: BaseException) -> None:
     """Put an exception on the span of the innermost level it passed through, once."""
-    if node.exception_id != id(error):
-        _shielded_event(node, error)
-    if node.parent is not None:
-        node.parent.exception_id = id(error)
-
-
-def _shielded_event(node: Node, error: BaseException) -> None:
     try:
-        node.span.record_exception(error)
+        # Kept on the exception itself: its id() may be that of an earlier one, and a reference to it would keep frames alive.
+        run, path = error.__dict__.get(_RECORDED_AT, ("", ""))
+        if run != node.operation.run or not path.startswith(f"{node.path}/" if node.path else "") or path == node.path:
+            error.__dict__[_RECORDED_AT] = (node.operation.run, node.path)
+            node.span.record_exception(error)
     except Exception:
         trouble("span", "an exception could not be recorded on its span")
 

@@ -277,7 +277,7 @@ def _percent(start: Fraction) -> str:
 def _shown(value: object) -> str:
     try:
         return cut(repr(value.name if isinstance(value, Enum) else value), 80)
-    except Exception:  # noqa: BLE001 - an int of thousands of digits has no repr, and a caller's own may do anything
+    except Exception:
         return f"<{type(value).__name__}>"
 
 

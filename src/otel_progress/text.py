@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Final
 
@@ -15,7 +14,7 @@ MAX_TEXT: Final = 1024
 MAX_DETAILS: Final = 8192
 """Longest error details (a traceback), in characters."""
 
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def cut(value: object, limit: int = MAX_TEXT) -> str:
@@ -30,6 +29,8 @@ def identifier(value: object) -> str:
     """Return ``value`` as an id of at most 256 characters; a longer one keeps its start and gets a digest, so it stays unique."""
     text = value if type(value) is str else _as_text(value)
     if len(text) > MAX_ID:
+        import hashlib  # only ever needed for ids that long
+
         digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
         text = f"{text[: MAX_ID - 17]}~{digest}"
     return text if text.isascii() else _valid(text)

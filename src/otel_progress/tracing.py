@@ -11,6 +11,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_progress.exporters import otlp
+from otel_progress.exporters.otlp_sender import Patience
 from otel_progress.processor import ProgressSpanProcessor
 from otel_progress.trouble import trouble
 
@@ -53,7 +54,9 @@ class Tracing:
             self._source, self._given = provider, given
             self._tracers = {}
 
-    def join_global(self, service_name: str | None, instance_id: str, *, export: bool, on_error: Callable[[], object]) -> None:
+    def join_global(
+        self, service_name: str | None, instance_id: str, *, export: bool, patience: Patience, on_error: Callable[[], object]
+    ) -> None:
         """Join the provider the application has set; make one and set it when there is none."""
         existing = trace.get_tracer_provider()
         if isinstance(existing, trace.ProxyTracerProvider):
@@ -62,7 +65,7 @@ class Tracing:
                 trace.set_tracer_provider(existing)
                 _made[:] = [existing]
         if export and existing in _made and existing not in _exporting:
-            _made[0].add_span_processor(otlp.span_processor(os.environ, on_error=on_error))
+            _made[0].add_span_processor(otlp.span_processor(os.environ, patience=patience, on_error=on_error))
             _exporting.append(_made[0])
         self.join(existing, given=False)
 
@@ -73,5 +76,5 @@ class Tracing:
     def close(self, timeout: float) -> None:
         """Export what is left and look at spans no more."""
         if not self.flush(timeout):
-            trouble("otlp_spans", "spans were not all exported before the end")
+            trouble("otlp.traces", "spans were not all exported before the end")
         self.processor.shutdown()

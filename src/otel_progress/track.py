@@ -43,23 +43,26 @@ class Track(Generic[T]):
     def __len__(self) -> int:
         return len(cast(Sized, self._iterable))
 
+    def __bool__(self) -> bool:
+        return bool(self._iterable)
+
     def __iter__(self) -> Iterator[T]:
-        level = self._begin()
         iterable = iter(cast("Iterable[T]", self._iterable))
+        level = self._begin()
         if level._node is INERT:
             return iterable
-        return _iterate(iterable, level, cast(Node, level._node))
+        return _iterate(iterable, level, level._node)
 
     def __aiter__(self) -> AsyncIterator[T]:
-        level = self._begin()
         iterator = cast("AsyncIterable[T]", self._iterable).__aiter__()
+        level = self._begin()
         if level._node is INERT:
             return iterator
         return _iterate_async(iterator, level)
 
     def _begin(self) -> Level:
-        if self._handle is not None and self._handle._node.status.finished:
-            self._handle = None
+        if self._handle is not None and (self._handle._node.tracked or self._handle._node.status.finished):
+            self._handle = None  # of an iteration before, or of one that is under way: each is a level of its own
         return self.level.start()
 
 
@@ -71,49 +74,52 @@ def _length(iterable: Sized) -> int | None:
 
 
 def _iterate(iterator: Iterator[T], level: Level, node: Node) -> Iterator[T]:
-    counter = node.counting()
     # An element counts as handed out when the loop asks for it, but it is done only when the loop asks for the next one.
-    counter.shift(-1)
+    ahead = 0 if _strict(level) else 1
+    counter = node.counting()
+    counter.shift(-ahead)
     node.tracked = True
     try:
-        yield from _checked(iterator, level) if _strict(level) else counter.count(iterator)
+        yield from counter.count(iterator) if ahead else _checked(iterator, node)
     except GeneratorExit:
-        level.cancel(STOPPED_EARLY)
+        _stop(level)
         raise
     except BaseException as error:
-        counter.shift(1)
+        counter.shift(ahead)
         level.__exit__(type(error), error, error.__traceback__)
         raise
-    counter.shift(1)
-    level.complete()
+    counter.shift(ahead)
+    level.__exit__(None, None, None)
+
+
+def _stop(level: Level) -> None:
+    if level.recording:
+        level.cancel(STOPPED_EARLY)
 
 
 def _strict(level: Level) -> bool:
     return level._recording is not None and level._recording.strict
 
 
-def _checked(iterator: Iterator[T], level: Level) -> Iterator[T]:
+def _checked(iterator: Iterator[T], node: Node) -> Iterator[T]:
     """Count through the strict way, which refuses what goes beyond the total."""
-    level._node.counting()
-    one = level._node.one
     for element in iterator:
-        one()
         yield element
+        node.one()
 
 
 async def _iterate_async(iterator: AsyncIterator[T], level: Level) -> AsyncIterator[T]:
-    node = cast(Node, level._node)
-    node.tracked = True
+    node = level._node
     node.counting()
-    one = node.one
+    node.tracked = True
     try:
         async for element in iterator:
             yield element
-            one()
+            node.one()
     except GeneratorExit:
-        level.cancel(STOPPED_EARLY)
+        _stop(level)
         raise
     except BaseException as error:
         level.__exit__(type(error), error, error.__traceback__)
         raise
-    level.complete()
+    level.__exit__(None, None, None)

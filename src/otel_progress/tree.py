@@ -117,8 +117,7 @@ class Tree:
             below = parent.below = Below()
         type_, id_ = spec.type, spec.id
         if id_ is None:
-            below.auto_ids[type_] = below.auto_ids.get(type_, 0) + 1
-            id_ = str(below.auto_ids[type_])
+            id_ = _number(below, type_)
         part = segment(type_, id_)
         before = below.nodes.get(part)
         if before is not None:
@@ -153,8 +152,9 @@ class Tree:
         below = None if before.parent is None else before.parent.below
         if below is not None:
             below.done -= 0 if before.declared else before.spec.weight
-            below.failed -= before.status is Status.FAILED
-            below.skipped -= before.status is Status.SKIPPED
+            lost, passed = _units_lost(before)
+            below.failed -= lost
+            below.skipped -= passed
             below.nodes[before.part] = node
         return node
 
@@ -236,10 +236,9 @@ class Tree:
             below.running -= 1
             if below.running == 0:
                 below.partial = 0.0
-            if failed:
-                below.failed += 1
-            elif status is Status.SKIPPED:
-                below.skipped += 1
+            lost, passed = _units_lost(node)
+            below.failed += lost
+            below.skipped += passed
             if node.declared:
                 below.stage = None if below.stage is node else below.stage
                 return
@@ -300,6 +299,30 @@ class Tree:
     def _count(self, node: Node, outcome: str, units: Number) -> None:
         key = (node.operation.type, node.spec.type, outcome)
         self.items[key] = self.items.get(key, 0) + units
+
+
+def _number(below: Below, type_: str) -> str:
+    """Return the next number as the id of a level of this type, past those that are some level's own id."""
+    while True:
+        number = below.auto_ids[type_] = below.auto_ids.get(type_, 0) + 1
+        if segment(type_, str(number)) not in below.nodes:
+            return str(number)
+
+
+def _units_lost(node: Node) -> tuple[int, int]:
+    """Return how many of the parent's units failed and were skipped in an ended level.
+
+    A level counts one unit above, or as many as it weighs. Where its own units are the parent's (its weight is its total, as for a
+    folder of files), those that failed in it failed above, too.
+    """
+    weight = max(1, int(node.spec.weight))
+    if node.status is Status.FAILED:
+        return (1 if node.declared else weight), 0
+    if node.status is Status.SKIPPED:
+        return 0, (1 if node.declared else weight)
+    if not node.declared and node.total is not None and node.total == node.spec.weight:
+        return min(node.failed, weight), min(node.skipped, weight)
+    return 0, 0
 
 
 def walk(node: Node) -> Iterator[Node]:

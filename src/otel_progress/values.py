@@ -95,7 +95,7 @@ def _sequence(values: list[object] | tuple[object, ...]) -> MetadataValue:
     clean = [_attribute(value) for value in values[:_MAX_SEQUENCE]]
     kinds = {type(value) for value in clean}
     if len(kinds) == 1 and kinds <= {str, bool, int, float}:
-        return tuple(clean)  # type: ignore[return-value, arg-type]
+        return tuple(clean)  # type: ignore[return-value]
     return tuple(cut(value) for value in clean)
 
 

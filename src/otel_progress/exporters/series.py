@@ -50,12 +50,10 @@ class Caps:
 def read_operations(reader: Reader, caps: Caps) -> list[OperationSnapshot]:
     """Return each run once: active ones, then those that ended within the retention, the newest first."""
     active = reader.active(levels=caps.levels_per_operation > 0 and caps.levels > 0)
-    ended = reader.history(limit=caps.operations)
-    operations = [
-        *sorted(active, key=lambda operation: operation.root.info.started_at or 0.0, reverse=True),
-        *(operation for operation in ended if _age(operation) <= caps.retention_s),
-    ]
-    return list({operation.run: operation for operation in reversed(operations)}.values())[::-1]
+    ended = [operation for operation in reader.history(limit=caps.operations) if _age(operation) <= caps.retention_s]
+    gone = {operation.run for operation in ended}  # a run that ended between the two questions is in both answers
+    running = [operation for operation in active if operation.run not in gone]
+    return [*sorted(running, key=lambda operation: operation.root.info.started_at or 0.0, reverse=True), *ended]
 
 
 def rows(operations: Sequence[OperationSnapshot], caps: Caps, totals: Totals) -> Iterator[Row]:

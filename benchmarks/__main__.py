@@ -1,0 +1,63 @@
+"""``python -m benchmarks [NAME ...]`` at the root of the repository: runs benchmarks, each in its own process, and prints tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final
+
+from benchmarks.catalogue import BENCHMARKS, find
+from benchmarks.report import document
+from benchmarks.rounds import Effort
+from benchmarks.setting import clear_environment
+from benchmarks.table import Row, text
+
+EFFORTS: Final = {"full": Effort(), "quick": Effort(share=0.2, rounds=5), "tiny": Effort(share=0.001, rounds=1)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run benchmarks and print tables; end with 1 when something promised was not met."""
+    options = _parser().parse_args(arguments)
+    clear_environment()
+    if options.here:
+        for row in find(options.names[0]).run(EFFORTS[options.effort]):
+            _say(json.dumps(asdict(row)))
+        return 0
+    names = options.names or [benchmark.name for benchmark in BENCHMARKS]
+    results: dict[str, list[Row]] = {}
+    for name in names:
+        results[name] = _in_a_process(name, options.effort)
+        if not options.markdown:
+            _say(f"{find(name).title} ({name})\n{text(results[name])}\n")
+    if options.markdown:
+        _say(document(results).rstrip("\n"))
+    return int(any(row.met == "NO" for rows in results.values() for row in rows))
+
+
+def _say(lines: str) -> None:
+    sys.stdout.write(lines + "\n")
+    sys.stdout.flush()
+
+
+def _in_a_process(name: str, effort: str) -> list[Row]:
+    """Run one benchmark where nothing another one did can matter; its warnings go to the terminal."""
+    command = [sys.executable, "-m", "benchmarks", "--here", "--effort", effort, name]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [Row(**json.loads(line)) for line in output.splitlines()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(benchmark.name for benchmark in BENCHMARKS))
+    parser.add_argument("--effort", choices=EFFORTS, default="full", help="full takes minutes, tiny seconds and says nothing")
+    parser.add_argument("--markdown", action="store_true", help="print what docs/benchmarks.md is")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""A library that reports progress without deciding anything: no ``configure``, no settings, no output.
+
+In a program that configures nothing, the calls below do nothing and cost next to nothing. In one that does, as ``main`` here,
+they show up below whatever level the program has open. The spans carry the library's name as their instrumentation scope.
+
+    python examples/library.py
+"""
+
+# ruff: noqa: T201 - an example prints its result
+
+from __future__ import annotations
+
+import otel_progress as progress
+
+tracer = progress.get_tracer("primes")
+
+
+@tracer.level("sieve")
+def primes_below(limit: int) -> list[int]:
+    """Return the primes below ``limit``. Each call is a level of its own."""
+    is_prime = bytearray([1]) * limit
+    is_prime[:2] = b"\0\0"
+    candidates = range(2, int(limit**0.5) + 1)
+    progress.current_level().update(total=len(candidates), limit=limit)
+    for candidate in candidates:
+        if is_prime[candidate]:
+            is_prime[candidate * candidate :: candidate] = bytes(len(range(candidate * candidate, limit, candidate)))
+        progress.current_level().increment()
+    return [number for number, prime in enumerate(is_prime) if prime]
+
+
+def main() -> None:
+    """Use the library twice: before anybody listens, and in a program that does."""
+    print(f"without configure: {len(primes_below(1_000))} primes, recorded: {progress.current_level().recording}")
+    with progress.configure(service_name="library-example"):
+        with progress.operation("number_theory", "Primes", id="primes", total=2) as op:
+            for limit in (10_000, 100_000):
+                op.update(message=f"below {limit}")
+                primes_below(limit)
+        done = progress.get_operation("primes")
+        if done is not None:
+            for level in done.levels:
+                print(f"{level.path}: {level.current}/{level.total}, {level.status}, limit {level.metadata['limit']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The benchmarks run and print what they promise to; how fast anything is, is not asserted here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
+
+from benchmarks.catalogue import BENCHMARKS  # noqa: E402 - only found by the line above
+from benchmarks.report import document  # noqa: E402
+from benchmarks.rounds import Effort, Job, Variant, best_seconds  # noqa: E402
+from benchmarks.spanning import attributes_of_a_level  # noqa: E402
+from benchmarks.table import HEADINGS, Row, judged, markdown, text  # noqa: E402
+from otel_progress import semconv  # noqa: E402
+
+EXACT = ("exactly", "in 0.5 s")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, from the root of the repository."""
+    environ = {**os.environ, "OTEL_PROGRESS_STORE": "nonsense:", "OTEL_SDK_DISABLED": "true"}
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environ, check=False, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("name", [benchmark.name for benchmark in BENCHMARKS])
+def test_each_benchmark_prints_its_table(name: str) -> None:
+    """In a tiny size, with settings in the shell that must not matter; exact promises are kept even then."""
+    ran = run("--effort", "tiny", name)
+    assert "Traceback" not in ran.stderr
+    assert ran.returncode in (0, 1)
+    lines = ran.stdout.splitlines()
+    assert lines[0].endswith(f"({name})")
+    assert lines[1].split() == list(HEADINGS)
+    assert len(lines) > 3
+    assert [line for line in lines if any(word in line for word in EXACT) and line.endswith("NO")] == []
+
+
+def test_one_command_writes_the_documentation() -> None:
+    """--markdown prints a page of Markdown with a heading for what was run, and nothing else."""
+    ran = run("--effort", "tiny", "--markdown", "iterations", "command")
+    assert ran.stdout.startswith("# Benchmarks\n")
+    assert [line for line in ran.stdout.splitlines() if line.startswith("## ")] == [
+        "## Memory of a long loop",
+        "## The command's start",
+    ]
+
+
+def test_an_unknown_name_says_which_there_are() -> None:
+    """A benchmark that does not exist ends the command with 2, before anything is run."""
+    ran = run("speed")
+    assert ran.returncode == 2
+    assert "'speed'" in ran.stderr
+    assert "iterations" in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_the_documentation_has_every_benchmark() -> None:
+    """docs/benchmarks.md has a section and rows for each benchmark, as the command writes it."""
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    for benchmark in BENCHMARKS:
+        section = page.partition(f"\n## {benchmark.title}\n")[2].partition("\n## ")[0]
+        assert benchmark.method in section
+        assert section.count("\n|") >= 3
+
+
+def test_a_page_tells_date_and_machine() -> None:
+    """What figures depend on stands above them."""
+    page = document({"track": [judged("loop", "9 ns", "0.2", "≤ 0.35", met=False)]})
+    assert f"{os.cpu_count()} cores, " in page
+    assert "tqdm " in page
+    assert "| loop | 9 ns | 0.2 | ≤ 0.35 | NO |" in page
+
+
+def test_variants_take_turns_and_the_best_round_counts() -> None:
+    """Each round begins with another variant, sets up anew, and only the shortest time of each is kept."""
+    order: list[str] = []
+
+    def variant(name: str) -> Variant:
+        @contextmanager
+        def prepare() -> Iterator[Job]:
+            order.append(f"{name}+")
+            yield lambda: order.append(name)
+            order.append(f"{name}-")
+
+        return Variant(name, prepare)
+
+    best = best_seconds([variant("a"), variant("b")], rounds=2)
+    assert order == "a+ a a- b+ b b- b+ b b- a+ a a-".split()
+    assert all(0.0 < seconds < 1.0 for seconds in best.values())
+    assert list(best) == ["a", "b"]
+
+
+def test_an_effort_scales_and_never_does_nothing() -> None:
+    """A tiny effort still does a few of everything."""
+    assert Effort(share=0.5).count(1_000) == 500
+    assert Effort(share=0.001).count(1_000) == 10
+    assert Effort(share=2.0).seconds(5.0) == 10.0
+    assert Effort(share=0.001).seconds(5.0) == 0.5
+
+
+def test_the_bare_span_gets_the_attributes_of_a_level() -> None:
+    """What identifies a level is there at its start, what came of it only at its end, and none of it twice."""
+    seen = attributes_of_a_level()
+    assert {semconv.PATH, semconv.LEVEL_TYPE} <= set(seen.first)
+    assert {semconv.STATUS, semconv.CURRENT} <= set(seen.final)
+    assert not set(seen.first) & set(seen.final)
+
+
+def test_tables_line_up_and_escape() -> None:
+    """Columns are as wide as their widest cell; a bar in a cell does not end it in Markdown."""
+    rows = [Row("a", "1 ns"), Row("a | longer one", "22 ns")]
+    first, *others = text(rows).splitlines()
+    assert {line.index(cell) for line, cell in zip((first, *others), ("cost", "1 ns", "22 ns"), strict=True)} == {len(rows[1].what) + 2}
+    assert r"| a \| longer one | 22 ns |" in markdown(rows)
