@@ -21,7 +21,7 @@ EFFORTS: Final = {"full": Effort(), "quick": Effort(share=0.2, rounds=5), "tiny"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run benchmarks and print tables; end with 1 when something promised was not met."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     clear_environment()
     if options.here:
         for row in find(options.names[0]).run(EFFORTS[options.effort]):
@@ -50,13 +50,18 @@ def _in_a_process(name: str, effort: str) -> list[Row]:
     return [Row(**json.loads(line)) for line in output.splitlines()]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    known = [benchmark.name for benchmark in BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(benchmark.name for benchmark in BENCHMARKS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all when none is given: {', '.join(known)}")
     parser.add_argument("--effort", choices=EFFORTS, default="full", help="full takes minutes, tiny seconds and says nothing")
     parser.add_argument("--markdown", action="store_true", help="print what docs/benchmarks.md is")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    return parser
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in known:
+            parser.error(f"there is no benchmark {name!r}; there are {', '.join(known)}")
+    return options
 
 
 if __name__ == "__main__":

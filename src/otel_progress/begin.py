@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from opentelemetry import context as context_api
 
-from otel_progress import spans, values
+from otel_progress import semconv, spans, values
 from otel_progress.errors import ProgressError
 from otel_progress.model import NO_METADATA, Number, Snapshot
 from otel_progress.node import Node, Operation, Spec
 from otel_progress.observe import picture
 from otel_progress.recording import LEVEL_KEY, Recording, slot
-from otel_progress.stages import Stages, as_stages
+from otel_progress.stages import Stages, as_stages, stage_name
 from otel_progress.text import cut, identifier
 from otel_progress.trouble import trouble
 from otel_progress.values import Bad
@@ -77,8 +77,8 @@ def begin(request: Request, above: Level | None) -> tuple[Node, Recording | None
             parent = above.start()._node  # type: ignore[union-attr]
         if parent is INERT:
             return INERT, None
-        if request[0] == "stage" and parent is not None and parent.spec.stages is not None:
-            node = recording.store.open_stage(parent, cut(request.type))
+        if request[0] == "stage":
+            node = _open_stage(recording, request, parent)
         else:
             node = recording.store.open(parent, clean(recording, request))
         if node is None:
@@ -99,6 +99,18 @@ def begin(request: Request, above: Level | None) -> tuple[Node, Recording | None
     return node, recording
 
 
+def _open_stage(recording: Recording, request: Request, parent: Node | None) -> Node | None:
+    """Begin a declared stage; where none are declared, a stage is a level like any other."""
+    try:
+        name = stage_name(cast(Any, request.type))
+    except ProgressError as error:
+        recording.reject("stage", str(error))
+        return None
+    if parent is not None and parent.spec.stages is not None:
+        return recording.store.open_stage(parent, name)
+    return recording.store.open(parent, clean(recording, request._replace(id=name, name=name)))
+
+
 def clean(recording: Recording, request: Request) -> Spec:
     """Return the request with every value cleaned; what cannot be used is refused and left out."""
     what, type_, id_, name, total, unit, weight, deadline, stages, metadata, _ = request
@@ -106,11 +118,11 @@ def clean(recording: Recording, request: Request) -> Spec:
         deadline = _accepted(recording, values.deadline(deadline, recording.store.now()))
     return _spec(
         (
-            "stage" if what == "stage" else identifier(type_) or "level",
+            semconv.STAGE if what == "stage" else identifier(type_) or "level",
             None if id_ is None else identifier(id_),
             None if name is None else cut(name, 256),
             None if total is None else _good(recording, total, "the total"),
-            None if unit is None else cut(unit, 64),
+            cut(unit, 64) if unit is not None else (semconv.STAGE if stages is not None and total is None else None),
             1 if weight is None else _weight(recording, weight),
             deadline,
             None if stages is None else _stages(recording, stages),

@@ -82,7 +82,8 @@ class Mailbox:
             try:
                 self.callback(event, operation)
             except Exception as error:
-                trouble("callback", f"the callback {self.callback!r} raised", error=error)
+                name = getattr(self.callback, "__qualname__", type(self.callback).__qualname__)
+                trouble("callback", f"the callback {name} raised", error=error)
 
     def _due(self) -> float | None:
         """Return the seconds until something may be delivered, None while there is nothing."""

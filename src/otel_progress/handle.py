@@ -19,7 +19,7 @@ from otel_progress import begin, spans, values, wrap
 from otel_progress.model import NO_METADATA, Number, Outcome, Snapshot, Status
 from otel_progress.node import Node, NotReady, merged
 from otel_progress.recording import Recording, slot
-from otel_progress.stages import StagesLike, stage_name
+from otel_progress.stages import StagesLike
 from otel_progress.text import cut
 from otel_progress.track import Track
 from otel_progress.values import Bad, ErrorLike
@@ -169,8 +169,7 @@ class Level:
 
     def stage(self, name: str | Enum) -> Level:
         """Make the handle of a stage; beginning it ends the stage before it. Stages only go forward."""
-        text = stage_name(name)
-        return Level(begin.Request("stage", text, text, text, None, None, None, None, None, {}, self._request.scope), self)
+        return Level(begin.Request("stage", name, name, name, None, None, None, None, None, {}, self._request.scope), self)
 
     def track(
         self,

@@ -14,6 +14,7 @@ from typing import Final
 
 from otel_progress.model import Event, Number, Snapshot
 from otel_progress.protocols import Batch, Sink
+from otel_progress.text import cut
 from otel_progress.trouble import trouble
 
 MAX_SNAPSHOTS: Final = 200_000
@@ -114,11 +115,19 @@ class Lane:
                 return
             dropped = self._take_back() + self._waiting.add(batch)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"otel-progress-{self.name}", daemon=True)
-                self._thread.start()
+                self._start()
             self._ready.notify_all()
         if dropped:
             self._on_dropped(self.name, dropped)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"otel-progress-{self.name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads: the next batch tries again
+            trouble(f"sink {self.name}", f"the thread of the {self.name} could not be started", error=error)
+            return
+        self._thread = thread
 
     def _take_back(self) -> int:
         """Put what the sink refused in front of what waits; it is tried again with the next batch, not in a loop."""
@@ -176,7 +185,7 @@ class Lane:
             self.sink.write(batch)
         except Exception as error:
             self._on_error(self.name)
-            trouble(f"sink {self.name}", f"the {self.name} cannot take progress, the work goes on: {error}", error=error)
+            trouble(f"sink {self.name}", f"the {self.name} cannot take progress, the work goes on: {cut(error)}", error=error)
             return False
         finally:
             self.seconds = time.perf_counter() - began

@@ -285,11 +285,11 @@ class OperationSnapshot:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """Estimated seconds to the end, counted down since the estimate was made; 0 once ended, None while unknown."""
+        """Estimated seconds to the end, counted down since the estimate was made; 0 once ended, None while unknown or abandoned."""
         if self.status.finished:
             return 0.0
         eta = self.root.eta
-        if eta is None or eta.remaining_s is None:
+        if eta is None or eta.remaining_s is None or not self.alive:
             return None
         return max(0.0, eta.remaining_s - max(0.0, self.clock - eta.clock))
 

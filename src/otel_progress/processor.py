@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
@@ -29,11 +29,17 @@ _TELLING: Final = (semconv.CURRENT, semconv.TOTAL)
 
 
 class ProgressSpanProcessor(SpanProcessor):
-    """Add it to a provider, before or after other processors. It never raises into ``start_span`` or ``end``."""
+    """Add it to any number of providers, before or after other processors. It never raises into ``start_span`` or ``end``."""
 
     def __init__(self, store: LiveStore) -> None:
         self._store = store
-        self._lock = threading.Lock()
+        self._closed = False
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all spans: what a forked child does."""
+        # Reentrant: a span may be ended by the garbage collector in the middle of looking at another one.
+        self._lock = threading.RLock()
         self._watched: dict[int, tuple[Span, Node | None]] = {}
         self._nodes: dict[int, Node] = {}
 
@@ -41,10 +47,10 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Watch a plain span; the helpers' own spans are known already."""
-        if getattr(own, "starting", False):
+        if self._closed or getattr(own, "starting", False):
             return
         try:
-            level = None if parent_context is None else parent_context.get(LEVEL_KEY)
+            level = (get_current() if parent_context is None else parent_context).get(LEVEL_KEY)
             above = cast("Node | None", getattr(level, "_node", None))
             with self._lock:
                 if len(self._watched) < MAX_WATCHED:
@@ -60,34 +66,30 @@ class ProgressSpanProcessor(SpanProcessor):
         try:
             span_id = span.get_span_context().span_id  # type: ignore[union-attr]
             with self._lock:
-                watched = self._watched.pop(span_id, None)
-                node = self._nodes.get(span_id)
-            if watched is None:
-                return
-            if _tells(span.attributes or {}):
-                node = self._take(span_id, cast(Span, span), watched[1])
+                if span_id not in self._watched:
+                    return
+                node = self._take(span_id, cast(Span, span))
+                del self._watched[span_id]
+                self._nodes.pop(span_id, None)
             if node is not None:
                 self._end(span, node)
-            with self._lock:
-                self._nodes.pop(span_id, None)
         except Exception as error:
             trouble("processor", "the progress of a span could not be read", error=error)
 
     def shutdown(self) -> None:
-        """Look at nothing any more."""
-        with self._lock:
-            self._watched.clear()
-            self._nodes.clear()
+        """Do nothing: other providers may go on, and spans that run in this one still end."""
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
         """Take over what running spans say now."""
         self.look()
         return True
 
-    def restart(self) -> None:
-        """Forget inherited spans: what a forked child does."""
-        self._lock = threading.Lock()
-        self._watched, self._nodes = {}, {}
+    def close(self) -> None:
+        """Look at nothing any more. A provider has no way to let go of a processor, so it stays there, idle."""
+        self._closed = True
+        with self._lock:
+            self._watched.clear()
+            self._nodes.clear()
 
     # --- once a tick -------------------------------------------------------------------------------------------
 
@@ -100,32 +102,39 @@ class ProgressSpanProcessor(SpanProcessor):
         """Read the attributes of every watched span; one that tells of progress becomes a level."""
         with self._lock:
             watched = list(self._watched.items())
-        for span_id, (span, above) in watched:
+        for span_id, (span, _) in watched:
             try:
-                if _tells(span.attributes or {}):
-                    self._take(span_id, span, above)
+                with self._lock:  # for one span at a time, so that no end waits long; it may have ended meanwhile
+                    if span_id in self._watched:
+                        self._take(span_id, span)
             except Exception as error:
                 trouble("processor", "the progress of a span could not be read", error=error)
 
-    # --- from attributes to a level ----------------------------------------------------------------------------
+    # --- from attributes to a level: with the lock held --------------------------------------------------------
 
-    def _take(self, span_id: int, span: Span, above: Node | None) -> Node | None:
+    def _take(self, span_id: int, span: Span) -> Node | None:
+        """Return the level of a watched span with what the span says now; None while it says nothing of progress."""
         attributes = dict(span.attributes or {})
-        with self._lock:
-            node = self._nodes.get(span_id)
-        if node is None:
-            node = self._open(span_id, span, above, attributes)
+        node = self._nodes.get(span_id)
+        if node is None and _tells(attributes):
+            node = self._open(span_id, span, attributes)
         if node is not None:
             _copy(attributes, node)
         return node
 
-    def _open(self, span_id: int, span: Span, above: Node | None, attributes: Mapping[str, Any]) -> Node | None:
-        parent = above
-        if span.parent is not None:
-            with self._lock:
-                parent = self._nodes.get(span.parent.span_id, above)
-        if parent is not None and parent.status is not Status.RUNNING:
-            parent = None
+    def _parent(self, span_id: int, span: Span) -> Node | None:
+        """Return the running level a span is in: that of the nearest span above it that tells of progress, or a helper's."""
+        above, parent = self._watched[span_id][1], span.parent
+        while parent is not None and parent.span_id in self._watched:
+            outer = self._watched[parent.span_id][0]
+            node = self._take(parent.span_id, outer)
+            if node is not None:
+                return node
+            parent = outer.parent
+        return above if above is not None and above.status is Status.RUNNING else None
+
+    def _open(self, span_id: int, span: Span, attributes: Mapping[str, Any]) -> Node | None:
+        parent = self._parent(span_id, span)
         id_ = attributes.get(semconv.OPERATION_ID if parent is None else semconv.LEVEL_ID, f"{span_id:016x}")
         name = attributes.get(semconv.OPERATION_NAME if parent is None else semconv.LEVEL_NAME, span.name)
         type_ = attributes.get(semconv.OPERATION_TYPE if parent is None else semconv.LEVEL_TYPE, span.name)
@@ -145,8 +154,7 @@ class ProgressSpanProcessor(SpanProcessor):
         if node is None:
             return None
         node.trace = (span.get_span_context().trace_id, span_id)
-        with self._lock:
-            self._nodes[span_id] = node
+        self._nodes[span_id] = node
         return node
 
     def _end(self, span: ReadableSpan, node: Node) -> None:

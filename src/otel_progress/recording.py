@@ -5,7 +5,7 @@ Also the place where bad values end up: counted, warned about once a call site, 
 
 from __future__ import annotations
 
-import logging
+import os
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry.context import create_key
 
 from otel_progress.errors import RejectedTypeError, RejectedValueError
+from otel_progress.trouble import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,6 @@ LEVEL_KEY: Final = create_key("otel-progress-level")
 """Context key of the current level."""
 own: Final = threading.local()
 """``own.starting`` is true in a thread while it starts the span of a level, so the processor knows it for one of ours."""
-logger: Final = logging.getLogger("otel_progress")
 _HERE: Final = dirname(__file__)  # noqa: PTH120 - pathlib would be a third of the time this package takes to import
 _MAX_SITES: Final = 1_000
 
@@ -46,7 +46,7 @@ class Warnings:
             known = (*site, reason) in self._sites or len(self._sites) >= _MAX_SITES
             self._sites.add((*site, reason)) if not known else None
         if not known:
-            logger.warning("%s (%s:%d; further ones from there are only counted)", text, *site)
+            log("%s (%s:%d; further ones from there are only counted)", text, *site)
 
 
 def _call_site() -> tuple[str, int]:

@@ -56,6 +56,9 @@ ITEM_NAME: Final = "progress.item.name"
 ITEM_OUTCOME: Final = "progress.item.outcome"
 """completed, failed or skipped, on item events. string"""
 
+STAGE: Final = "stage"
+"""Value of progress.level.type for stages, and of progress.unit where stages are what is counted."""
+
 # --- standard attributes that are used beside ours ----------------------------------------------------------------
 
 SERVICE_NAME: Final = "service.name"

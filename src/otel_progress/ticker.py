@@ -64,9 +64,16 @@ class Ticker:
 
     def _start(self) -> None:
         with self._starting:
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="otel-progress-ticker", daemon=True)
-                self._thread.start()
+            if self._thread is not None or self._stop.is_set():
+                return
+            thread = threading.Thread(target=self._run, name="otel-progress-ticker", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads, or the interpreter is ending: the next begin tries again
+                self._asleep = True
+                trouble("ticker", "the thread that collects progress could not be started", error=error)
+                return
+            self._thread = thread
 
     def tick(self) -> float:
         """Collect once and hand the batch on; return the seconds it took."""

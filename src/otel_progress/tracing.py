@@ -77,4 +77,4 @@ class Tracing:
         """Export what is left and look at spans no more."""
         if not self.flush(timeout):
             trouble("otlp.traces", "spans were not all exported before the end")
-        self.processor.shutdown()
+        self.processor.close()

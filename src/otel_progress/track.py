@@ -103,19 +103,21 @@ def _strict(level: Level) -> bool:
 
 def _checked(iterator: Iterator[T], node: Node) -> Iterator[T]:
     """Count through the strict way, which refuses what goes beyond the total."""
+    one = node.one  # now: when somebody ends the level in mid-loop, the loop goes on
     for element in iterator:
         yield element
-        node.one()
+        one()
 
 
 async def _iterate_async(iterator: AsyncIterator[T], level: Level) -> AsyncIterator[T]:
     node = level._node
     node.counting()
     node.tracked = True
+    one = node.one
     try:
         async for element in iterator:
             yield element
-            node.one()
+            one()
     except GeneratorExit:
         _stop(level)
         raise

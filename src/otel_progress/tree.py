@@ -10,14 +10,13 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from otel_progress import semconv
 from otel_progress.model import NO_METADATA, Number, Snapshot, Status
 from otel_progress.node import Below, Node, Operation, Spec
 from otel_progress.observe import changed, measure, picture
 from otel_progress.stages import Stages
 from otel_progress.text import segment
 
-STAGE: Final = "stage"
-"""Type of the levels that stages are."""
 REASON_PARENT_ENDED: Final = "ended with its parent"
 
 
@@ -178,7 +177,7 @@ class Tree:
         """Announce the stages as pending children."""
         announced = []
         for stage in stages:
-            spec = Spec(STAGE, stage.name, stage.name, None, None, stage.weight, None, None, NO_METADATA)
+            spec = Spec(semconv.STAGE, stage.name, stage.name, None, None, stage.weight, None, None, NO_METADATA)
             child = self._new_child(node, spec)
             child.declared = True
             announced.append(child)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
+from contextlib import suppress
 from threading import Lock
 from typing import Final
 
@@ -19,4 +21,10 @@ def trouble(place: str, text: str, *, error: BaseException | None = None) -> Non
         counts[place] += 1
         first = counts[place] == 1
     if first:
-        logger.warning("%s (further failures there are only counted)", text, exc_info=error or True)
+        log("%s (further failures there are only counted)", text, error=error or sys.exc_info()[1])
+
+
+def log(text: str, *arguments: object, error: BaseException | None = None) -> None:
+    """Log a warning; a handler or filter of the application that raises is not worth an exception in the work."""
+    with suppress(Exception):
+        logger.warning(text, *arguments, exc_info=error)

@@ -9,7 +9,7 @@ import math
 import operator
 import traceback
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -62,7 +62,14 @@ def number(value: object, what: str) -> Number | Bad:
 
 def metadata(raw: Mapping[str, object]) -> dict[str, MetadataValue]:
     """Return metadata as OpenTelemetry attribute values; what is no such value becomes its text, cut."""
-    return {cut(key, 128): _attribute(value) for key, value in raw.items()}
+    return {cut(key, 128): _shielded(value) for key, value in raw.items()}
+
+
+def _shielded(value: object) -> MetadataValue:
+    try:
+        return _attribute(value)
+    except Exception:  # foreign values may do anything when they are looked at
+        return f"<{type(value).__name__}>"
 
 
 def _attribute(value: object) -> MetadataValue:
@@ -72,7 +79,7 @@ def _attribute(value: object) -> MetadataValue:
     if kind is bool:
         return value  # type: ignore[return-value]
     if kind is int:
-        return value if -_MAX_INT <= value <= _MAX_INT else str(value)[:64]  # type: ignore[operator, return-value]
+        return value if -_MAX_INT <= value <= _MAX_INT else cut(value, 64)  # type: ignore[operator, return-value]
     if kind is float:
         return value if math.isfinite(value) else str(value)  # type: ignore[arg-type, return-value]
     if isinstance(value, Enum):
@@ -104,15 +111,17 @@ def deadline(value: object, now: float) -> float | Bad | None:
     if value is None:
         return None
     if isinstance(value, datetime):
-        return value.timestamp() if value.tzinfo else value.replace(tzinfo=_local()).timestamp()
+        return _moment(value)
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     clean = number(seconds, "deadline (seconds from now, timedelta or datetime)")
     return clean if isinstance(clean, Bad) else now + clean
 
 
-def _local() -> timezone:
-    offset = datetime.now(timezone.utc).astimezone().utcoffset()
-    return timezone(offset or timedelta(0))
+def _moment(value: datetime) -> float | Bad:
+    try:
+        return value.timestamp()
+    except Exception:  # before or beyond what the system's clock can say, or a foreign time zone
+        return Bad("type", f"deadline must be a moment this system can tell, not {_show(value)}", of_type=True)
 
 
 def outcome(value: object) -> Outcome | Bad:
@@ -126,7 +135,8 @@ def outcome(value: object) -> Outcome | Bad:
 def failure(error: object) -> Failure:
     """Return why something failed, from an exception (with its traceback, the end of it), a Failure or a text."""
     if isinstance(error, Failure):
-        return error
+        details = None if error.details is None else cut(error.details, MAX_DETAILS)
+        return Failure(identifier(error.type), cut(error.message), details)
     if isinstance(error, BaseException):
         return Failure(identifier(exception_type(error)), cut(error), _details(error))
     return Failure("error", cut("" if error is None else error))

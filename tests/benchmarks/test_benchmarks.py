@@ -19,6 +19,7 @@ from benchmarks.report import document  # noqa: E402
 from benchmarks.rounds import Effort, Job, Variant, best_seconds  # noqa: E402
 from benchmarks.spanning import attributes_of_a_level  # noqa: E402
 from benchmarks.table import HEADINGS, Row, judged, markdown, text  # noqa: E402
+
 from otel_progress import semconv  # noqa: E402
 
 EXACT = ("exactly", "in 0.5 s")
@@ -94,7 +95,7 @@ def test_variants_take_turns_and_the_best_round_counts() -> None:
         return Variant(name, prepare)
 
     best = best_seconds([variant("a"), variant("b")], rounds=2)
-    assert order == "a+ a a- b+ b b- b+ b b- a+ a a-".split()
+    assert order == ["a+", "a", "a-", "b+", "b", "b-", "b+", "b", "b-", "a+", "a", "a-"]
     assert all(0.0 < seconds < 1.0 for seconds in best.values())
     assert list(best) == ["a", "b"]
 
@@ -119,5 +120,7 @@ def test_tables_line_up_and_escape() -> None:
     """Columns are as wide as their widest cell; a bar in a cell does not end it in Markdown."""
     rows = [Row("a", "1 ns"), Row("a | longer one", "22 ns")]
     first, *others = text(rows).splitlines()
-    assert {line.index(cell) for line, cell in zip((first, *others), ("cost", "1 ns", "22 ns"), strict=True)} == {len(rows[1].what) + 2}
+    assert {line.index(cell) for line, cell in zip((first, *others), ("cost", "1 ns", "22 ns"), strict=True)} == {
+        len(rows[1].what) + 2
+    }
     assert r"| a \| longer one | 22 ns |" in markdown(rows)

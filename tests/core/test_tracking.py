@@ -175,8 +175,8 @@ def test_more_than_the_total_by_default(lenient: Recorder, caplog: pytest.LogCap
 @pytest.mark.parametrize("end", ["complete", "fail", "cancel", "operation"])
 def test_a_loop_whose_level_has_ended_goes_on(recorder: Recorder, end: str) -> None:
     """Ending the loop's level, or the operation, from inside is heard and disturbs neither loop nor break."""
-    op = progress.operation("o").start()
     for stop in (False, True):
+        op = progress.operation("o").start()
         tracked = op.track([1, 2])
         for number in tracked:
             if number == 1 and end == "operation":
@@ -185,7 +185,7 @@ def test_a_loop_whose_level_has_ended_goes_on(recorder: Recorder, end: str) -> N
                 getattr(tracked.level, end)(*(["why"] if end == "fail" else []))
             if stop:
                 break
-    op.__exit__(None, None, None)
+        op.__exit__(None, None, None)
     assert recorder.runtime.get_active_operations() == []
 
 

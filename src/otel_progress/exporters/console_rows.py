@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from otel_progress import semconv
 from otel_progress.exporters.console_format import count, duration, percentage, rate
 from otel_progress.exporters.console_glyphs import CONDITION_STYLES, STATUS_STYLES, Glyphs
 from otel_progress.model import Condition, OperationSnapshot, Snapshot, Status
@@ -92,7 +93,8 @@ def figures(level: Snapshot, elapsed: float) -> tuple[str, str, str]:
     """Return percentage, count and rate of a level; each empty when there is nothing to say."""
     counted = level.current > 0 or level.total is not None
     amount = count(level.current, level.total, level.info.unit) if counted else ""
-    return percentage(level.ratio), amount, rate(level.current, elapsed, level.info.unit)
+    speed = "" if level.info.unit == semconv.STAGE else rate(level.current, elapsed, level.info.unit)  # stages are no pace of anything
+    return percentage(level.ratio), amount, speed
 
 
 def state_notes(level: Snapshot) -> tuple[Part, ...]:
