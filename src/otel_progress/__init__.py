@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError, ProgressError
 from otel_progress.handle import Level
 from otel_progress.instrument import ProgressTracer, current_level, get_tracer, level, operation, track
-from otel_progress.model import Condition, Failure, OperationSnapshot, Outcome, Snapshot, Status
+from otel_progress.model import (
+    Condition,
+    Eta,
+    Event,
+    Failure,
+    OperationSnapshot,
+    Outcome,
+    OverallProgress,
+    Snapshot,
+    Status,
+)
 from otel_progress.stages import Stage, Stages
 from otel_progress.track import Track
 
@@ -35,12 +45,15 @@ __all__ = [
     "CallbackEvent",
     "Condition",
     "ConfigurationError",
+    "Eta",
+    "Event",
     "Failure",
     "JournalError",
     "Level",
     "MissingExtraError",
     "OperationSnapshot",
     "Outcome",
+    "OverallProgress",
     "ProgressError",
     "ProgressSampler",
     "ProgressSpanProcessor",

@@ -91,6 +91,8 @@ class Lane:
         self.name = name
         self.sink = sink
         self.every_tick = every_tick
+        self.dropped = 0
+        """What the sink itself let go, as last told to ``on_dropped``."""
         self.seconds = 0.0
         """How long the last write took."""
         self._on_error = on_error
@@ -189,4 +191,12 @@ class Lane:
             return False
         finally:
             self.seconds = time.perf_counter() - began
+            self._ask_for_drops()
         return True
+
+    def _ask_for_drops(self) -> None:
+        """Tell what the sink had to let go by itself (a journal at its size bound, an exporter at its cap)."""
+        dropped = getattr(self.sink, "dropped", 0)
+        if isinstance(dropped, int) and dropped > self.dropped:
+            self._on_dropped(self.name, dropped - self.dropped)
+            self.dropped = dropped

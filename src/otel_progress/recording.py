@@ -5,11 +5,10 @@ Also the place where bad values end up: counted, warned about once a call site, 
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from dataclasses import dataclass, field
-from os.path import dirname
+from os.path import dirname, sep
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import create_key
@@ -28,7 +27,7 @@ LEVEL_KEY: Final = create_key("otel-progress-level")
 """Context key of the current level."""
 own: Final = threading.local()
 """``own.starting`` is true in a thread while it starts the span of a level, so the processor knows it for one of ours."""
-_HERE: Final = dirname(__file__)  # noqa: PTH120 - pathlib would be a third of the time this package takes to import
+_HERE: Final = dirname(__file__) + sep  # noqa: PTH120 - pathlib would be a third of the time this package takes to import
 _MAX_SITES: Final = 1_000
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final
 
-from otel_progress import semconv
+from otel_progress import semconv, trouble
 from otel_progress.endings import Endings
 from otel_progress.labels import BoundedLabels
 from otel_progress.model import Number, Snapshot
@@ -139,6 +139,8 @@ class Totals:
                 for metric, series in self._histograms.items()
                 for labels, one in series.items()
             ]
+        if troubles := _troubles():
+            counters[semconv.SINK_ERRORS] = {**counters.get(semconv.SINK_ERRORS, {}), **troubles}
         distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = {}
         for metric, labels, counts, total, examples in copies:
             distributions.setdefault(metric, {})[labels] = Distribution(BOUNDS[metric], counts, total, examples)
@@ -165,6 +167,11 @@ class Totals:
         one.sum += value
         if snapshot is not None and snapshot.info.trace_id:
             one.examples[bucket] = TraceExample(snapshot.info.trace_id, value, snapshot.ended_at)
+
+
+def _troubles() -> dict[tuple[str, ...], Number]:
+    """Return the failures inside of telemetry that no sink counted itself: spans, processors, callbacks, ticks."""
+    return {(place,): count for place, count in trouble.counts.copy().items() if not place.startswith("sink ")}
 
 
 _ALL: Final[weakref.WeakSet[Totals]] = weakref.WeakSet()

@@ -128,7 +128,7 @@ def outcome(value: object) -> Outcome | Bad:
     """Return how an item ended, from an Outcome or its text."""
     try:
         return Outcome(value)
-    except ValueError:
+    except Exception:  # no outcome, or something that cannot even be compared with one
         return Bad("outcome", f"outcome must be 'completed', 'failed' or 'skipped', not {_show(value)}")
 
 

@@ -31,7 +31,7 @@ Examples:
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id)
 @click.option("--level", "path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3.")
 @click.option("--depth", type=click.IntRange(0), metavar="N", help="Levels to at most this depth (1: the operation's own).")
-@click.option("--events", is_flag=True, help="The events too: starts, ends, items.")
+@click.option("--events", is_flag=True, help="The events too: every item with its outcome.")
 @click.option("--errors", is_flag=True, help="The details of every error too, and all items that failed.")
 @click.option("--exit-status", is_flag=True, help="Exit with 1 when the operation has failed or was cancelled.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, with levels (and events).")

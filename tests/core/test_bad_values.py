@@ -1,0 +1,294 @@
+"""Bad values: by default ignored, counted and warned about once; with strict an error that says the fix."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+import otel_progress as progress
+from otel_progress import Failure, Level, semconv
+from otel_progress.errors import RejectedTypeError, RejectedValueError
+from otel_progress.testing import Recorder
+from otel_progress.text import cut
+
+VALUES: list[tuple[Any, str]] = [
+    (-1, "negative"),
+    (-0.5, "negative"),
+    (-math.inf, "negative"),
+    (math.nan, "not_finite"),
+    (math.inf, "not_finite"),
+    (2**63, "not_finite"),
+    ("3", "type"),
+    (b"3", "type"),
+    (True, "type"),
+    ([1], "type"),
+    (object(), "type"),
+    (1j, "type"),
+]
+USES: dict[str, Callable[[Level, Any], object]] = {
+    "increment": lambda op, value: op.increment(value),
+    "increment and message": lambda op, value: op.increment(value, message="m"),
+    "current": lambda op, value: op.update(current=value),
+    "total": lambda op, value: op.update(total=value),
+    "set_total": lambda op, value: op.set_total(value),
+    "level total": lambda op, value: op.level("x", total=value).start().complete(),
+    "level weight": lambda op, value: op.level("x", weight=value).start().complete(),
+    "operation total": lambda op, value: progress.operation("x", total=value).start().complete(),
+    "track total": lambda op, value: list(op.track([1], total=value)),
+    "deadline": lambda op, value: progress.operation("x", deadline=value).start().complete(),
+}
+
+
+def rejected(recorder: Recorder) -> dict[str, int]:
+    """Return how many updates were rejected, by reason."""
+    counters = recorder.runtime.totals.read().counters.get(semconv.UPDATES_REJECTED, {})
+    return {reason: int(count) for (reason,), count in counters.items()}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize(("value", "reason"), VALUES, ids=[repr(value)[:12] for value, _ in VALUES])
+def test_a_bad_number_is_ignored(
+    lenient: Recorder, caplog: pytest.LogCaptureFixture, use: Callable[[Level, Any], object], value: Any, reason: str
+) -> None:
+    """The last good value stays, the work goes on, the caller is warned once, and each one is counted."""
+    with progress.operation("o", total=10) as op:
+        op.update(current=3)
+        for _ in range(3):
+            use(op, value)
+        snapshot = op.snapshot()
+    assert (snapshot.current - len(snapshot.metadata), snapshot.total) in ((3, 10), (6, 10))
+    assert rejected(lenient) == {reason: 3}
+    (warning,) = caplog.records
+    assert warning.levelno == logging.WARNING
+    assert __file__ in warning.getMessage()
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize(("value", "reason"), VALUES, ids=[repr(value)[:12] for value, _ in VALUES])
+def test_a_bad_number_raises_when_strict(recorder: Recorder, use: Callable[[Level, Any], object], value: Any, reason: str) -> None:
+    """Strict raises a TypeError or ValueError that says what was given and what is expected."""
+    expected = RejectedTypeError if reason == "type" else RejectedValueError
+    with progress.operation("o", total=10) as op:
+        op.update(current=3)
+        with pytest.raises(expected, match="must be|at least 0|below 2") as error:
+            use(op, value)
+        assert isinstance(error.value, TypeError if reason == "type" else ValueError)
+        snapshot = op.snapshot()
+    assert (snapshot.current, snapshot.total) == (3, 10)
+    assert rejected(recorder) == {reason: 1}
+
+
+class Index:
+    """An integer of another library."""
+
+    def __index__(self) -> int:
+        return 4
+
+
+@pytest.mark.parametrize("value", [4, 4.0, Index(), Fraction(4), __import__("decimal").Decimal(4)])
+def test_numbers_of_other_libraries(recorder: Recorder, value: Any) -> None:
+    """Whatever is a number counts as one."""
+    with progress.operation("o", total=value) as op:
+        op.increment(value)
+        assert op.snapshot().ratio == 1.0
+        assert type(op.snapshot().current) in (int, float)
+
+
+@pytest.mark.parametrize(
+    ("use", "reason", "text"),
+    [
+        (lambda op: op.update(current=11), "beyond_total", "at most the total 10, not 11; raise it with set_total"),
+        (lambda op: op.increment(11), "beyond_total", "at most the total 10, not 11"),
+        (lambda op: [op.increment() for _ in range(11)], "beyond_total", "at most the total 10, not 11"),
+        (lambda op: op.item("a", outcome="lost"), "outcome", "must be 'completed', 'failed' or 'skipped', not 'lost'"),
+        (lambda op: op.level("x", stages={"a": -1}).start(), "stages", "finite number, zero or more"),
+        (lambda op: op.level("x", stages=5).start(), "stages", "Stages cannot be made"),
+        (lambda op: op.stage(5).start(), "stage", "expected a text"),
+        (lambda op: op.update(**{f"k{n}": n for n in range(129)}), "metadata", "keeps 128 metadata keys"),
+    ],
+)
+def test_other_bad_values(recorder: Recorder, use: Callable[[Level], object], reason: str, text: str) -> None:
+    """Counts beyond the total, outcomes and stages that do not exist: strict says what would be right."""
+    with progress.operation("o", total=10) as op:
+        with pytest.raises((RejectedValueError, RejectedTypeError), match=text):
+            use(op)
+    assert rejected(recorder) == {reason: 1}
+
+
+def test_beyond_the_total_by_default(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    """Counting on beyond the total stays at the total, with one warning a level; current= beyond it is ignored."""
+    with progress.operation("o", id="o", total=10) as op:
+        for _ in range(15):
+            op.increment()
+        assert (op.snapshot().current, op.snapshot().ratio) == (10, 1.0)
+        op.set_total(20)
+        assert op.snapshot().current == 15
+        op.update(current=21)
+        assert op.snapshot().current == 15
+    assert rejected(lenient) == {"beyond_total": 2}
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("step", [0.1, 0.3, 1 / 3, 1e-9])
+def test_sums_of_fractions_are_not_beyond_the_total(recorder: Recorder, step: float) -> None:
+    """Steps that add up to the total on paper add up to it here, whatever binary fractions make of them."""
+    with progress.operation("o", total=step * 30) as op:
+        for _ in range(30):
+            op.increment(step)
+        assert op.snapshot().ratio == pytest.approx(1.0)
+        assert op.snapshot().current <= step * 30
+    with progress.operation("o", total=2.3) as op:
+        op.increment()
+        for current in (0.7, 1.9, 2.3):
+            op.update(current=current)
+            assert op.snapshot().current == current
+    recorder.tick()
+    assert rejected(recorder) == {}
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda op: op.increment(),
+        lambda op: op.increment(2, message="m"),
+        lambda op: op.update(current=1),
+        lambda op: op.update(message="m"),
+        lambda op: op.set_total(5),
+        lambda op: op.item("a"),
+        lambda op: op.complete(),
+        lambda op: op.fail("x"),
+        lambda op: op.level("x").start(),
+        lambda op: op.stage("x").start(),
+        lambda op: list(op.track([1])),
+    ],
+)
+@pytest.mark.parametrize("parent", [False, True])
+def test_after_the_end(lenient: Recorder, use: Callable[[Level], object], parent: bool) -> None:
+    """Whatever is said to a level after its end, or that of the operation, is counted and changes nothing."""
+    op = progress.operation("o", total=10).start()
+    level = op.level("a", total=10).start() if parent else op
+    level.increment(3)
+    op.complete()
+    before = [op.snapshot(), level.snapshot()]
+    use(level)
+    lenient.tick()
+    assert [op.snapshot(), level.snapshot()] == before
+    assert sum(rejected(lenient).values()) == 1
+    with pytest.raises(ValueError, match=r"ended|stage"):
+        lenient.runtime._recording.strict = True
+        use(level)
+
+
+def test_one_warning_a_call_site(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    """The same line warns once however often it runs, another line warns again, and all are counted."""
+    with progress.operation("o") as op:
+        for _ in range(50):
+            op.update(current=-1)
+        op.update(current=-1)
+        threads = [threading.Thread(target=lambda: op.update(current=-1)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+            thread.join()
+    assert rejected(lenient) == {"negative": 55}
+    assert len(caplog.records) == 3
+
+
+def test_a_total_below_what_is_done(recorder: Recorder) -> None:
+    """A total that is less than what has been counted cannot be; it is refused as any bad value is."""
+    with progress.operation("o", total=10) as op:
+        op.increment(5)
+        with pytest.raises(RejectedValueError, match="total must be at least"):
+            op.set_total(4)
+        with pytest.raises(RejectedValueError, match="total must be at least"):
+            op.update(total=4)
+        op.update(current=3, total=4)
+        assert (op.snapshot().current, op.snapshot().total) == (3, 4)
+
+
+TEXTS = ["", "ü€😀", "\ud800", "\x00\x1b[31m", "a\nb", "x" * 10_000_000, "\ud800" * 3_000, "a/b:c%d", "‮evil", " "]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=[ascii(text[:6]) for text in TEXTS])
+def test_any_text(recorder: Recorder, text: str) -> None:
+    """Ids, names and texts of any Unicode and length are cut to their bounds, valid UTF-8, and find their level again."""
+    with progress.operation(text, text, id=text, unit=text, **{text or "k": text}) as op:
+        op.update(message=text)
+        op.item(text, outcome="failed", error=text, **{text or "k": text})
+        with pytest.raises(ValueError, match=""), op.level(text, text, text, unit=text) as level:
+            raise ValueError(text)
+        op.level(text, "given").start().fail(Failure(text, text, text))
+    one = recorder.operation(op.operation_id)
+    (event,) = recorder.runtime.get_events(op.operation_id)
+    bounds = [(one.operation_id, 256), (one.operation_type, 256), (one.name, 256), (one.message or "", 1024)]
+    bounds += [(event.name or "", 1024)]
+    for snapshot in (one.root, *one.levels):
+        assert one.get_level(snapshot.path) is snapshot
+        bounds += [(snapshot.info.id, 256), (snapshot.info.name, 256), (snapshot.info.type, 256), (snapshot.info.unit or "", 64)]
+        bounds += [(str(value), 1024) for value in snapshot.metadata.values()]
+        if snapshot.error is not None:
+            bounds += [(snapshot.error.type, 256), (snapshot.error.message, 1024), (snapshot.error.details or "", 8192)]
+    for value, bound in bounds:
+        assert len(value) <= bound
+        value.encode()
+    for path in [snapshot.path for snapshot in one.levels]:
+        path.encode()
+    assert one.get_level(level.path) is not None
+    assert len({snapshot.path for snapshot in one.levels}) == 2
+
+
+def test_long_ids_stay_apart(recorder: Recorder) -> None:
+    """Ids that agree in their first ten thousand characters are still two levels."""
+    with progress.operation("o", id="o") as op:
+        for last in "ab":
+            op.level("x", "y" * 10_000 + last).start().complete()
+    assert len({level.path for level in recorder.operation("o").levels}) == 2
+
+
+@pytest.mark.parametrize("limit", [1, 7, 256, 1024])
+@pytest.mark.parametrize("text", ["\ud800" * 2000, "a\udfff" * 2000, "ü" * 2000])
+def test_cutting_keeps_to_its_bound(text: str, limit: int) -> None:
+    """What replaces invalid characters is longer than they are, and is cut as well."""
+    assert len(cut(text, limit)) <= limit
+
+
+def test_metadata_becomes_attribute_values(recorder: Recorder) -> None:
+    """Values that OpenTelemetry has are kept; lists of one type are tuples; anything else is its text, cut."""
+    values: dict[str, Any] = {
+        "text": "x" * 5000,
+        "yes": True,
+        "whole": 3,
+        "huge": 10**5000,
+        "part": 0.5,
+        "nan": math.nan,
+        "list": [1, 2, 3],
+        "mixed": [1, "a", None],
+        "empty": [],
+        "many": list(range(1000)),
+        "nothing": None,
+        "color": progress.Outcome.FAILED,
+        "where": {"a": 1},
+    }
+    with progress.operation("o", **values) as op:
+        kept = dict(op.snapshot().metadata)
+    assert len(str(kept.pop("text"))) == 1024
+    assert len(str(kept.pop("huge"))) <= 64
+    assert len(kept.pop("many")) == 64  # type: ignore[arg-type]
+    assert kept == {
+        "yes": True,
+        "whole": 3,
+        "part": 0.5,
+        "nan": "nan",
+        "list": (1, 2, 3),
+        "mixed": ("1", "a", "None"),
+        "empty": (),
+        "nothing": "None",
+        "color": "failed",
+        "where": "{'a': 1}",
+    }
+    assert recorder.spans()[0].attributes["progress.metadata.list"] == (1, 2, 3)
