@@ -25,7 +25,7 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     Benchmark(
         "track",
         "Iterating with track()",
-        "A loop that does nothing over a million elements, wrapped by each library; the same loop over the bare iterable is "
+        "A loop that does nothing over five million elements, wrapped by each library; the same loop over the bare iterable is "
         "subtracted, and beginning and ending the level is included. `configured` is with the live store and its ticker "
         "running. tqdm and rich write to a `StringIO` at their default refresh rates. Best of the rounds.",
         iterating.run,

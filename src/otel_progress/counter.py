@@ -24,19 +24,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _FULL: Final = sys.maxsize
+_ZERO: Final = (0, 0)
 _creating: Final = Lock()
 
 
 class GilCounter:
     """Counts units of work; ``one()`` is the hot path. Exact across threads under the GIL."""
 
-    __slots__ = ("_base", "_left", "_steps", "_sum", "one")
+    __slots__ = ("_left", "_start", "_steps", "_sum", "one")
 
     def __init__(self) -> None:
         self._left: repeat[bool] = repeat(True, _FULL)
         self.one: Callable[[], object] = self._left.__next__
         """Count one unit. A C function: about 20 ns."""
-        self._base: Number = 0
+        self._start: tuple[Number, Number] = _ZERO
+        """The count, and what had been counted in C when it was so: a pair, so that both change in one step."""
         self._steps: deque[Number] | None = None
         self._sum: Callable[[], Number] | None = None
 
@@ -56,21 +58,23 @@ class GilCounter:
 
     def value(self) -> Number:
         """Return the units counted so far, never below 0."""
-        value = self._base + self._counted()
+        count, counted = self._start
+        value = count + (self._counted() - counted)  # exactly the count that was set, also of fractions
         return value if value > 0 else 0
 
     def shift(self, step: int) -> None:
         """Move the count by ``step`` without counting: what a loop hands out is done only a step later."""
-        self._base += step
+        count, counted = self._start
+        self._start = (count + step, counted)
 
     def set(self, value: Number) -> None:
         """Make ``value`` the number of units counted so far."""
-        self._base = value - self._counted()
+        self._start = (value, self._counted())
 
     @property
     def touched(self) -> bool:
         """True once anything was counted or set."""
-        return length_hint(self._left) != _FULL or self._steps is not None or self._base != 0
+        return length_hint(self._left) != _FULL or self._steps is not None or self._start != _ZERO
 
     def _counted(self) -> Number:
         ones = _FULL - length_hint(self._left)

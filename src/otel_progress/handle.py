@@ -19,6 +19,7 @@ from otel_progress import begin, spans, values, wrap
 from otel_progress.model import NO_METADATA, Number, Outcome, Snapshot, Status
 from otel_progress.node import Node, NotReady, merged
 from otel_progress.recording import Recording, slot
+from otel_progress.rollup import exceeds
 from otel_progress.stages import StagesLike
 from otel_progress.text import cut
 from otel_progress.track import Track
@@ -74,7 +75,7 @@ class Level:
         step = n if type(n) is int and 0 <= n < 2**63 else values.number(n, "the increment")
         if isinstance(step, Bad):
             self._reject(step)
-        elif self._recording.strict and node.total is not None and node.counting().value() + step > node.total:  # type: ignore[union-attr]
+        elif self._recording.strict and node.total is not None and exceeds(node.counting().value() + step, node.total):  # type: ignore[union-attr]
             self._reject(values.beyond(node, node.counting().value() + step))
         else:
             node.counting().add(step)
@@ -270,7 +271,7 @@ class Level:
     def __del__(self) -> None:
         node = getattr(self, "_node", None)
         if node is not None and node.status is Status.RUNNING:
-            node.orphaned = True  # the store closes it at its next look; a lock here could be held by this very thread
+            node.orphaned = node.operation.orphaned = True  # the store closes it at its next look; a lock here could be held by this very thread
 
     # --- looking -----------------------------------------------------------------------------------------------
 
@@ -331,7 +332,7 @@ class Level:
         clean = current if type(current) is int and 0 <= current < 2**63 else values.number(current, "current")
         if isinstance(clean, Bad):
             self._reject(clean)
-        elif node.total is not None and clean > node.total:
+        elif node.total is not None and exceeds(clean, node.total):
             self._reject(values.beyond(node, clean))
         else:
             node.counting().set(clean)

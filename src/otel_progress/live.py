@@ -218,7 +218,10 @@ class LiveStore:
 
     def _close_orphans(self) -> None:
         with self._lock:
-            orphans = [node for node in self._tree.active if node.orphaned]
+            operations = [operation for operation in self._tree.operations.values() if operation.orphaned]
+            for operation in operations:
+                operation.orphaned = False
+            orphans = [node for node in self._tree.active if node.orphaned] if operations else []
         for node in orphans:
             self.close(node, Status.CANCELLED, message=REASON_COLLECTED)
 
@@ -237,32 +240,33 @@ class LiveStore:
 
     def snapshot(self, node: Node) -> Snapshot:
         """Return a level as it is now."""
+        self._refresh(node)
         with self._lock:
-            return self._tree.refresh(node, self.clock(), self.now())
+            return picture(node)
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of this id with its levels, or None."""
         self._close_orphans()
         with self._lock:
             operation = self._find(operation_id)
-            return None if operation is None else self._view(operation, levels=True)
+        return None if operation is None else self._view(operation)
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         """Return all operations that have not ended, newest first."""
         self._close_orphans()
         with self._lock:
-            return [self._view(operation, levels=levels) for operation in reversed(self._tree.operations.values())]
+            operations = list(self._tree.operations.values())
+        return [self._view(operation, levels=levels) for operation in reversed(operations)]
 
     def view(self, node: Node) -> OperationSnapshot:
         """Return the operation of a node with its levels."""
-        with self._lock:
-            return self._view(node.operation, levels=True)
+        return self._view(node.operation)
 
     def running(self, run: str) -> OperationSnapshot | None:
         """Return the active operation of a run with its levels, None when it has ended."""
         with self._lock:
             found = next((operation for operation in self._tree.operations.values() if operation.run == run), None)
-            return None if found is None else self._view(found, levels=True)
+        return None if found is None else self._view(found)
 
     def active_roots(self) -> list[Node]:
         """Return the nodes of all active operations."""
@@ -273,7 +277,7 @@ class LiveStore:
         """Return ended operations, the last one first, without their levels."""
         with self._lock:
             ended = [op for op in reversed(self._ended) if operation_type is None or op.type == operation_type]
-            return [self._view(operation, levels=False) for operation in ended[: max(0, limit)]]
+        return [self._view(operation, levels=False) for operation in ended[: max(0, limit)]]
 
     def events(
         self,
@@ -306,8 +310,8 @@ class LiveStore:
         pause = threading.Event()
         while True:
             with self._lock:
-                views = [self._view(operation, levels=True) for operation in self._tree.operations.values()]
-                views += [self._view(operation, levels=True) for operation in self._ended if operation.run in seen]
+                operations = [*self._tree.operations.values(), *(ended for ended in self._ended if ended.run in seen)]
+            views = [self._view(operation) for operation in operations]
             yield [view for view in views if seen.get(view.run) != view.root.sequence]
             seen = {view.run: view.root.sequence for view in views}
             pause.wait(interval)
@@ -318,16 +322,28 @@ class LiveStore:
             return operation
         return next((ended for ended in reversed(self._ended) if ended.id == operation_id), None)
 
-    def _view(self, operation: Operation, *, levels: bool) -> OperationSnapshot:
+    def _refresh(self, node: Node) -> list[Node]:
+        """Take the figures of all that changed in and below a node, deepest first; return its nodes, parents first.
+
+        The lock is held for one node at a time, so that a caller who begins a level never waits for a reader of a large tree.
+        """
+        nodes = list(walk(node))
+        clock, now = self.clock(), self.now()
+        for below in reversed(nodes):
+            with self._lock:
+                self._tree.refresh(below, clock, now)
+        return nodes
+
+    def _view(self, operation: Operation, *, levels: bool = True) -> OperationSnapshot:
         assert operation.root is not None
-        now, clock = self.now(), self.clock()
-        root = self._tree.refresh(operation.root, clock, now)
-        below: list[Snapshot] = []
-        if levels:
-            nodes = walk(operation.root)
-            next(nodes)
-            below = [picture(node) for node in nodes]
-        return OperationSnapshot(root, below, now, clock, self.instance, stall_after=self._stall_after)
+        nodes = self._refresh(operation.root)
+        pictures = []
+        for node in nodes if levels else nodes[:1]:
+            with self._lock:
+                pictures.append(picture(node))
+        return OperationSnapshot(
+            pictures[0], pictures[1:], self.now(), self.clock(), self.instance, stall_after=self._stall_after
+        )
 
 
 def _gone(node: Node) -> bool:

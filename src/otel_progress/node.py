@@ -57,6 +57,7 @@ class Operation:
         "instance",
         "items",
         "next_number",
+        "orphaned",
         "points",
         "root",
         "run",
@@ -71,6 +72,8 @@ class Operation:
         self.run = run
         self.instance = instance
         self.root: Node | None = None
+        self.orphaned = False
+        """Whether a handle of its nodes was garbage-collected since the store looked last."""
         self.sequence = 0
         self.next_number: Callable[[], int] = count(1).__next__
         """Number of the next event; a C function, so threads need no lock for it."""

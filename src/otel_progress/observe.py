@@ -108,7 +108,7 @@ def _figures(node: Node, below: Below | None) -> tuple[Number, float | None]:
         else:
             current, partial = below.done, below.partial
     if total is not None and current > total:  # children beyond the total are structure, not a mistake
-        node.clamped, current = own, total
+        node.clamped, current = own and rollup.exceeds(current, total), total
     if below is not None and below.stages is not None:
         return current, rollup.staged((stage.spec.weight, stage.status, stage.ratio) for stage in below.stages)
     return current, None if total is None else rollup.counted(current, total, partial)

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 from otel_progress.model import Number, Status
 
+_ROUNDING = 1e-9
+
 
 def staged(stages: Iterable[tuple[float, Status, float | None]]) -> float | None:
     """Return the weighted ratio of (weight, status, ratio) stages; None when they weigh nothing."""
@@ -25,6 +27,11 @@ def _share(status: Status, ratio: float | None) -> float:
     if status is Status.COMPLETED or status is Status.SKIPPED:
         return 1.0
     return ratio or 0.0
+
+
+def exceeds(current: Number, total: Number) -> bool:
+    """Tell whether ``current`` is more than ``total``, by more than the rounding of binary fractions that were added up."""
+    return current > total and not (type(current) is float and current - total <= _ROUNDING * total)
 
 
 def counted(current: Number, total: Number | None, partial: float = 0.0) -> float | None:

@@ -22,18 +22,24 @@ def cut(value: object, limit: int = MAX_TEXT) -> str:
     text = value if type(value) is str else _as_text(value)
     if len(text) > limit:
         text = text[: limit - 1] + "…"
-    return text if text.isascii() else _valid(text)
+    if text.isascii():
+        return text
+    text = _valid(text)  # which may make it longer
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def identifier(value: object) -> str:
     """Return ``value`` as an id of at most 256 characters; a longer one keeps its start and gets a digest, so it stays unique."""
     text = value if type(value) is str else _as_text(value)
-    if len(text) > MAX_ID:
-        import hashlib  # only ever needed for ids that long
+    if len(text) <= MAX_ID and text.isascii():
+        return text
+    start = _valid(text[: MAX_ID + 1])
+    if len(start) <= MAX_ID:
+        return start
+    import hashlib  # only ever needed for ids that long
 
-        digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
-        text = f"{text[: MAX_ID - 17]}~{digest}"
-    return text if text.isascii() else _valid(text)
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    return f"{start[: MAX_ID - 17]}~{digest}"
 
 
 def segment(type_: str, id_: str) -> str:

@@ -9,6 +9,7 @@ import math
 import os
 import weakref
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
@@ -83,6 +84,7 @@ class Totals:
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self._before = trouble.counts.copy()
         self._endings = Endings()
         self._counters: dict[Metric, dict[tuple[str, ...], Number]] = {}
         self._histograms: dict[Metric, dict[tuple[str, ...], _Histogram]] = {}
@@ -139,7 +141,7 @@ class Totals:
                 for metric, series in self._histograms.items()
                 for labels, one in series.items()
             ]
-        if troubles := _troubles():
+        if troubles := _troubles(self._before):
             counters[semconv.SINK_ERRORS] = {**counters.get(semconv.SINK_ERRORS, {}), **troubles}
         distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = {}
         for metric, labels, counts, total, examples in copies:
@@ -169,9 +171,10 @@ class Totals:
             one.examples[bucket] = TraceExample(snapshot.info.trace_id, value, snapshot.ended_at)
 
 
-def _troubles() -> dict[tuple[str, ...], Number]:
-    """Return the failures inside of telemetry that no sink counted itself: spans, processors, callbacks, ticks."""
-    return {(place,): count for place, count in trouble.counts.copy().items() if not place.startswith("sink ")}
+def _troubles(before: Counter[str]) -> dict[tuple[str, ...], Number]:
+    """Return the failures inside of telemetry since ``before`` that no sink counted itself: spans, callbacks, ticks."""
+    since = trouble.counts - before
+    return {(place,): count for place, count in since.items() if not place.startswith("sink ")}
 
 
 _ALL: Final[weakref.WeakSet[Totals]] = weakref.WeakSet()

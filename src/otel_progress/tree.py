@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from otel_progress import semconv
-from otel_progress.model import NO_METADATA, Number, Snapshot, Status
+from otel_progress.model import NO_METADATA, Number, Status
 from otel_progress.node import Below, Node, Operation, Spec
-from otel_progress.observe import changed, measure, picture
+from otel_progress.observe import changed, measure
 from otel_progress.stages import Stages
 from otel_progress.text import segment
 
@@ -281,12 +281,10 @@ class Tree:
             self._count(node, "completed", completed - node.tallied)
             node.tallied = completed
 
-    def refresh(self, node: Node, clock: float, now: float) -> Snapshot:
-        """Return a snapshot of the node that has all that was counted in it and below it up to now."""
-        for below in (node,) if node.below is None else reversed(list(walk(node))):
-            if below.sequence == 0 or (below.status is Status.RUNNING and changed(below)):
-                self.measure(below, clock, now)
-        return picture(node)
+    def refresh(self, node: Node, clock: float, now: float) -> None:
+        """Take the node's figures if they have changed; those below it come before."""
+        if node.sequence == 0 or (node.status is Status.RUNNING and changed(node)):
+            self.measure(node, clock, now)
 
     def _warn_clamped(self, node: Node) -> None:
         node.clamped = False
@@ -331,4 +329,6 @@ def walk(node: Node) -> Iterator[Node]:
         here = waiting.pop()
         yield here
         if here.below is not None:
-            waiting.extend(sorted(here.below.nodes.values(), key=lambda child: child.order, reverse=True))
+            children = list(here.below.nodes.values())  # in one step of C, so that a begin in another thread does no harm
+            children.sort(key=lambda child: child.order, reverse=True)
+            waiting.extend(children)

@@ -199,16 +199,19 @@ def test_one_warning_a_call_site(lenient: Recorder, caplog: pytest.LogCaptureFix
     assert len(caplog.records) == 3
 
 
-def test_a_total_below_what_is_done(recorder: Recorder) -> None:
-    """A total that is less than what has been counted cannot be; it is refused as any bad value is."""
+def test_a_total_below_what_is_done(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    """A total that turns out less than what has been counted makes the level full, with a warning, and can be raised again."""
     with progress.operation("o", total=10) as op:
         op.increment(5)
-        with pytest.raises(RejectedValueError, match="total must be at least"):
-            op.set_total(4)
-        with pytest.raises(RejectedValueError, match="total must be at least"):
-            op.update(total=4)
-        op.update(current=3, total=4)
-        assert (op.snapshot().current, op.snapshot().total) == (3, 4)
+        op.set_total(4)
+        assert (op.snapshot().current, op.snapshot().total, op.snapshot().ratio) == (4, 4, 1.0)
+        op.set_total(20)
+        assert (op.snapshot().current, op.snapshot().ratio) == (5, 0.25)
+    assert len(caplog.records) == 1
+
+
+class Odd(Exception):
+    """An error of this module."""
 
 
 TEXTS = ["", "ü€😀", "\ud800", "\x00\x1b[31m", "a\nb", "x" * 10_000_000, "\ud800" * 3_000, "a/b:c%d", "‮evil", " "]
@@ -220,8 +223,8 @@ def test_any_text(recorder: Recorder, text: str) -> None:
     with progress.operation(text, text, id=text, unit=text, **{text or "k": text}) as op:
         op.update(message=text)
         op.item(text, outcome="failed", error=text, **{text or "k": text})
-        with pytest.raises(ValueError, match=""), op.level(text, text, text, unit=text) as level:
-            raise ValueError(text)
+        with pytest.raises(Odd), op.level(text, text, text, unit=text) as level:
+            raise Odd(text)
         op.level(text, "given").start().fail(Failure(text, text, text))
     one = recorder.operation(op.operation_id)
     (event,) = recorder.runtime.get_events(op.operation_id)

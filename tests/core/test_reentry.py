@@ -1,0 +1,186 @@
+"""Levels entered again, at once, or below what has ended; and how much of them is kept."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+
+import pytest
+
+import otel_progress as progress
+from otel_progress import Status
+from otel_progress.lane import Waiting
+from otel_progress.live import LiveStore
+from otel_progress.testing import Recorder
+
+
+def test_a_retry_is_the_same_level(recorder: Recorder) -> None:
+    """Entering an ended level again is another attempt at the same place, and what the first one came to is taken back."""
+    with progress.operation("o", id="o", total=2) as op:
+        with pytest.raises(OSError, match="gone"), op.level("song", 1, "First") as level:
+            raise OSError("gone")
+        assert (op.snapshot().current, op.snapshot().failed) == (1, 1)
+        with op.level("song", 1) as level:
+            assert (op.snapshot().current, op.snapshot().failed) == (0, 0)
+            assert (level.snapshot().info.attempt, level.snapshot().info.name) == (2, "First")
+        with op.level("song", 2) as other:
+            other.skip()
+        with op.level("song", 1):
+            assert (op.snapshot().current, op.snapshot().skipped) == (1, 1)
+    levels = recorder.operation("o").levels
+    assert [(one.path, one.info.attempt, one.status) for one in levels] == [
+        ("song:1", 3, Status.COMPLETED),
+        ("song:2", 1, Status.SKIPPED),
+    ]
+    assert (op.snapshot().current, op.snapshot().failed) == (2, 0)
+
+
+def test_a_retry_begins_without_children(recorder: Recorder) -> None:
+    """What was below the first attempt is gone from live state and, by way of batches, from every sink."""
+    store, waiting = recorder.runtime.store, Waiting()
+    with progress.operation("o", id="o") as op:
+        with op.level("song", 1) as level:
+            level.level("old", 1).start().level("deep", 1).start().complete()
+            level.level("both", 1).start().complete()
+            waiting.add(store.collect())
+        waiting.add(store.collect())
+        with op.level("song", 1) as level:
+            level.level("both", 1).start().complete()
+            waiting.add(store.collect())
+            for number in range(1_000):
+                level.level("filler", number).start().complete()
+            level.level("both", 1).start()
+            waiting.add(store.collect())
+            live = {one.path for one in recorder.operation("o").levels}
+            kept = waiting.take()
+            assert kept is not None
+            assert {one.path for one in kept.snapshots if one.path} == live
+            assert "song:1/both:1" in live
+            assert not {path for _, path in kept.evicted} & live
+            assert "song:1/old:1" in {path for _, path in kept.evicted}
+
+
+def test_a_retry_within_one_tick_reaches_sinks_whole(recorder: Recorder) -> None:
+    """A level and a retry of it between two ticks are told as the last attempt."""
+    with progress.operation("o", id="o") as op:
+        for _ in range(3):
+            op.level("song", 1).start().complete()
+        batch = recorder.runtime.store.collect()
+    told = [(one.path, one.info.attempt) for one in batch.snapshots]
+    assert told == [("", 1), ("song:1", 3)]
+
+
+def test_the_same_id_at_once(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    """Levels and operations that run at once under one id are told apart, with one warning."""
+    with progress.operation("o", id="o") as op, op.level("song", 1) as first, op.level("song", 1) as second:
+        assert (first.path, second.path) == ("song:1", "song:1~2")
+        with progress.operation("o", id="o") as other, progress.operation("o", id="o") as third:
+            assert [other.operation_id, third.operation_id] == ["o~2", "o~3"]
+    assert len(caplog.records) == 3
+
+
+def test_strict_refuses_the_same_id(recorder: Recorder) -> None:
+    """Strict raises, and begins nothing."""
+    with progress.operation("o", id="o") as op, op.level("song", 1):
+        with pytest.raises(ValueError, match="song '1' is running already; give each one its own id"):
+            op.level("song", 1).start()
+        with pytest.raises(ValueError, match="operation 'o' is running already"):
+            progress.operation("o", id="o").start()
+    assert len(recorder.runtime.get_history()) == 1
+
+
+def test_the_same_operation_again(recorder: Recorder) -> None:
+    """An id that has ended can run again, as another run; asking for it finds the newest."""
+    for total in (1, 2):
+        with progress.operation("o", id="o", total=total) as op:
+            op.increment()
+    first, second = reversed(recorder.runtime.get_history())
+    assert first.run != second.run
+    assert recorder.operation("o").root.total == 2
+    with progress.operation("o", id="o", total=3):
+        assert recorder.operation("o").status is Status.RUNNING
+
+
+def test_two_hundred_thousand_levels(lenient: Recorder) -> None:
+    """An operation keeps its counts exactly and only the most recent few hundred levels, however many it had."""
+    store: LiveStore = lenient.runtime.store
+    limits = store.limits
+
+    def levels(op: progress.Level, count: int) -> None:
+        for number in range(count):
+            level = op.level("file", total=1).start()
+            if number % 10 == 0:
+                level.fail("odd")
+            else:
+                level.increment()
+                level.complete()
+            if number % 5_000 == 0:
+                lenient.tick()
+                lenient.exporter.clear()
+
+    with progress.operation("o", id="o", total=400_000) as op:
+        levels(op, 20_000)
+        lenient.exporter.clear()
+        gc.collect()
+        tracemalloc.start()
+        levels(op, 180_000)
+        lenient.exporter.clear()
+        gc.collect()
+        grown, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        one = lenient.operation("o")
+        assert (one.root.current, one.root.failed, one.ratio) == (200_000, 20_000, 0.5)
+        assert len(one.levels) == limits.levels + limits.failed_levels
+        assert sum(level.status is Status.FAILED for level in one.levels) == limits.failed_levels
+        assert grown < 4_000_000
+        lenient.tick()
+    items = {key: units for one in lenient.runtime.totals.read().counters.values() for key, units in one.items()}
+    lenient.tick()
+    assert items["o", "file", "completed"] == 180_000
+
+
+def test_a_hundred_thousand_events(lenient: Recorder) -> None:
+    """Item events are bounded: what failed is kept apart, and what waits for a tick beyond the bound is counted."""
+    limits = lenient.runtime.store.limits
+    with progress.operation("o", id="o") as op:
+        for number in range(100_000):
+            op.item(f"i{number}", outcome="failed" if number % 1000 == 0 else "completed")
+            if number % 10_000 == 0 and number < 50_000:
+                lenient.tick()
+        assert op.snapshot().current == 100_000
+        events = lenient.runtime.get_events("o")
+    assert len(lenient.runtime.store.events("o", limit=10_000)) <= limits.events + limits.failed_events
+    assert len(events) <= 1_000
+    dropped = {key: units for one in lenient.runtime.totals.read().counters.values() for key, units in one.items()}
+    assert dropped["event",] == 100_000 - 40_001 - limits.waiting_events
+
+
+def test_a_thousand_operations(recorder: Recorder) -> None:
+    """Ended operations are kept up to a number, and their levels up to a number in all; the newest ones whole."""
+    limits = recorder.runtime.store.limits
+    for number in range(1_000):
+        with progress.operation("o", id=number) as op:
+            for child in range(50):
+                op.level("x", child).start().complete()
+    recorder.tick()
+    history = recorder.runtime.get_history(limit=5_000)
+    assert len(history) == limits.history
+    assert history[0].operation_id == "999"
+    kept = [len(recorder.operation(one.operation_id).levels) for one in history]
+    assert kept[0] == 50
+    assert limits.history_levels - 50 <= sum(kept) <= limits.history_levels
+    assert {one.root.current for one in history} == {50}
+
+
+def test_deep_trees(recorder: Recorder) -> None:
+    """Hundreds of levels below each other roll up, end, and are read."""
+    handles = [progress.operation("o", id="o", total=1).start()]
+    for _ in range(400):
+        handles.append(handles[-1].level("x", total=2).start())
+    handles[-1].increment()
+    recorder.tick()
+    assert recorder.operation("o").ratio == pytest.approx(2.0**-400)
+    handles[0].complete()
+    assert len(recorder.operation("o").levels) == 400
+    assert {level.status for level in recorder.operation("o").levels} == {Status.CANCELLED}
+    assert len(recorder.spans()) == 401

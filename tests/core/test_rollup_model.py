@@ -1,0 +1,237 @@
+"""The roll-up against a model of its own: whatever is done in whatever order, counts and ratios are those of the definition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import otel_progress as progress
+from otel_progress import Level, Snapshot, Stages, Status, rollup
+from otel_progress.testing import Recorder, recording
+
+ENDS = {"complete": Status.COMPLETED, "fail": Status.FAILED, "cancel": Status.CANCELLED, "skip": Status.SKIPPED}
+
+
+@dataclass
+class Model:
+    """A level by the definition: everything is computed anew from all that ever happened."""
+
+    handle: Level
+    parent: Model | None
+    total: float | None
+    weight: float
+    own: float | None = None
+    failed_items: int = 0
+    status: Status = Status.RUNNING
+    children: list[Model] = field(default_factory=list)
+
+    def current(self) -> float:
+        """Own counting, or the finished children by their weights; never beyond the total."""
+        ended = sum(child.weight for child in self.children if child.status.finished)
+        current = ended if self.own is None else self.own
+        return current if self.total is None else min(current, self.total)
+
+    def ratio(self) -> float | None:
+        """Current and the parts of running children over the total; 1 when it went well."""
+        if self.status in (Status.COMPLETED, Status.SKIPPED):
+            return 1.0
+        if not self.total:
+            return None
+        parts = 0.0
+        if self.own is None:
+            parts = sum(child.weight * (child.ratio() or 0.0) for child in self.children if child.status is Status.RUNNING)
+        return min(1.0, (self.current() + parts) / self.total)
+
+    def below(self) -> Iterator[Model]:
+        """Yield this and all below it."""
+        yield self
+        for child in self.children:
+            yield from child.below()
+
+
+class RollUp(RuleBasedStateMachine):
+    """Begins, counts in and ends levels of one operation, looks and ticks in between, and compares with the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._recording = recording(strict=False)
+        self.recorder: Recorder = self._recording.__enter__()
+        self.nodes: list[Model] = []
+
+    def teardown(self) -> None:
+        """Shut the recorder down."""
+        self._recording.__exit__(None, None, None)
+
+    @initialize(total=st.none() | st.integers(0, 6))
+    def begin(self, total: int | None) -> None:
+        """Begin the operation."""
+        handle = progress.operation("o", id="o", total=total).start()
+        self.nodes.append(Model(handle, None, total, 1))
+
+    def _running(self) -> list[Model]:
+        return [node for node in self.nodes if node.status is Status.RUNNING]
+
+    @precondition(lambda self: self._running())
+    @rule(data=st.data(), total=st.none() | st.integers(0, 5), weight=st.sampled_from([None, 0, 1, 2, 0.5]))
+    def child(self, data: st.DataObject, total: int | None, weight: float | None) -> None:
+        """Begin a level below some running one."""
+        parent = data.draw(st.sampled_from(self._running()))
+        handle = parent.handle.level("level", total=total, weight=weight).start()
+        made = Model(handle, parent, total, 1 if weight is None else weight)
+        parent.children.append(made)
+        self.nodes.append(made)
+
+    @precondition(lambda self: self._running())
+    @rule(data=st.data(), step=st.sampled_from([1, 2, 0.5]))
+    def count(self, data: st.DataObject, step: float) -> None:
+        """Count in a level."""
+        node = data.draw(st.sampled_from(self._running()))
+        node.handle.increment(step)
+        node.own = (node.own or 0) + step
+
+    @precondition(lambda self: self._running())
+    @rule(data=st.data(), outcome=st.sampled_from(["completed", "failed"]))
+    def item(self, data: st.DataObject, outcome: str) -> None:
+        """Count an item."""
+        node = data.draw(st.sampled_from(self._running()))
+        node.handle.item("x", outcome=outcome)
+        node.own = (node.own or 0) + 1
+        node.failed_items += outcome == "failed"
+
+    @precondition(lambda self: self._running())
+    @rule(data=st.data(), current=st.integers(1, 5))
+    def put(self, data: st.DataObject, current: int) -> None:
+        """Set the count; beyond the total that is refused."""
+        node = data.draw(st.sampled_from(self._running()))
+        node.handle.update(current=current)
+        if node.total is None or current <= node.total:
+            node.own = current
+
+    @precondition(lambda self: self._running())
+    @rule(data=st.data(), total=st.none() | st.integers(0, 8))
+    def change_total(self, data: st.DataObject, total: int | None) -> None:
+        """Learn, change or forget a total."""
+        node = data.draw(st.sampled_from(self._running()))
+        node.handle.set_total(total)
+        node.total = total
+
+    @precondition(lambda self: self._running())
+    @rule(data=st.data(), how=st.sampled_from(sorted(ENDS)))
+    def end(self, data: st.DataObject, how: str) -> None:
+        """End a level; what runs below it is cancelled with it."""
+        node = data.draw(st.sampled_from(self._running()))
+        for below in reversed(list(node.below())):
+            if below.status is Status.RUNNING:
+                below.status = ENDS[how] if below is node else Status.CANCELLED
+        getattr(node.handle, how)(*(["x"] if how == "fail" else []))
+
+    @rule()
+    def tick(self) -> None:
+        """Collect."""
+        self.recorder.tick()
+
+    @precondition(lambda self: self.nodes)
+    @rule(data=st.data())
+    def look(self, data: st.DataObject) -> None:
+        """Look at one level, as a reader may at any time."""
+        node = data.draw(st.sampled_from(self.nodes))
+        check(node, node.handle.snapshot())
+
+    @invariant()
+    def everything_agrees(self) -> None:
+        """Every level shows what the model says; sampled, as looking is itself an event."""
+        if len(self.nodes) % 3 == 0:
+            self._compare()
+
+    def _compare(self) -> None:
+        one = self.recorder.operation("o")
+        for node in self.nodes:
+            found = one.get_level(node.handle.path)
+            assert found is not None
+            check(node, found)
+        assert one.get_overall_progress().completed >= 0
+
+
+def check(node: Model, found: Snapshot) -> None:
+    """Compare a snapshot with the model."""
+    assert found.status is node.status
+    assert found.current == pytest.approx(node.current())
+    assert found.total == node.total
+    expected = node.ratio()
+    assert found.ratio == (None if expected is None else pytest.approx(expected, abs=1e-9))
+    assert 0 <= found.completed <= found.current
+    assert found.failed <= found.current or found.current == node.total
+
+
+TestRollUp = RollUp.TestCase
+TestRollUp.__doc__ = "Any sequence of what can be done to a tree of levels rolls up as defined."
+TestRollUp.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+STATUSES = st.sampled_from(list(Status))
+RATIOS = st.none() | st.floats(0, 1)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), STATUSES, RATIOS), max_size=30))
+def test_staged_is_a_weighted_mean(stages: list[tuple[float, Status, float | None]]) -> None:
+    """The ratio of stages is between 0 and 1, none when they weigh nothing, 1 when all are done."""
+    ratio = rollup.staged(stages)
+    whole = math.fsum(weight for weight, _, _ in stages)
+    if whole == 0:
+        assert ratio is None
+        return
+    assert ratio is not None
+    assert 0.0 <= ratio <= 1.0
+    assert rollup.staged([(weight, Status.COMPLETED, None) for weight, _, _ in stages]) == pytest.approx(1.0)
+    assert rollup.staged([(weight, Status.PENDING, None) for weight, _, _ in stages]) == 0.0
+
+
+@given(st.floats(0, 1e300), st.none() | st.floats(0, 1e300), st.floats(0, 1e300))
+def test_counted_is_a_ratio_or_nothing(current: float, total: float | None, partial: float) -> None:
+    """Never NaN, never beyond 0 to 1, nothing while the total is unknown or zero."""
+    ratio = rollup.counted(current, total, partial)
+    if not total:
+        assert ratio is None
+    else:
+        assert ratio is not None
+        assert 0.0 <= ratio <= 1.0
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    weights=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any),
+    steps=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.sampled_from(sorted(ENDS))), max_size=8),
+)
+def test_stages_against_a_model(weights: list[int], steps: list[tuple[int, int, str]]) -> None:
+    """Whatever stages are tried in whatever order, the ratio is the weighted one, never falls by going on, and ends at 1."""
+    names = [f"s{index}" for index in range(len(weights))]
+    shares = [weight / sum(weights) for weight in weights]
+    state: list[tuple[Status, float]] = [(Status.PENDING, 0.0)] * len(weights)
+    with recording(strict=False) as recorder:
+        stages = Stages(dict(zip(names, weights, strict=True)))
+        with progress.operation("o", id="o", stages=stages) as op:
+            for index, done, how in steps:
+                index %= len(weights)
+                reached = max((at for at, (status, _) in enumerate(state) if status is not Status.PENDING), default=-1)
+                again = state[index][0] in (Status.FAILED, Status.CANCELLED)
+                stage = op.stage(names[index]).start()
+                assert stage.recording == (index > reached or (index == reached and again))
+                if not stage.recording:
+                    continue
+                for earlier in range(index):
+                    if state[earlier][0] is Status.PENDING:
+                        state[earlier] = (Status.SKIPPED, 1.0)
+                stage.update(current=done, total=4)
+                getattr(stage, how)(*(["x"] if how == "fail" else []))
+                state[index] = (ENDS[how], 1.0 if how in ("complete", "skip") else done / 4)
+                expected = math.fsum(share * ratio for share, (_, ratio) in zip(shares, state, strict=True))
+                live = recorder.operation("o")
+                assert live.ratio == pytest.approx(expected)
+                assert [level.status for level in live.levels] == [status for status, _ in state]
+        assert recorder.operation("o").ratio == 1.0

@@ -1,0 +1,98 @@
+"""The project's documents: their fenced blocks as programs that can be run, and their links.
+
+A Python block that imports otel_progress begins a program; the Python and shell blocks after it go on with it, up to the next such
+block. A text block right after one of them is what it prints, with ``…`` for what differs from run to run.
+``<!-- not run: REASON -->`` before a block keeps it from being run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+PROJECT: Final = Path(__file__).resolve().parents[2]
+DOCUMENTS: Final = sorted([PROJECT / "README.md", PROJECT / "CHANGELOG.md", *(PROJECT / "docs").rglob("*.md")])
+_BLOCK: Final = re.compile(
+    r"^(?:<!-- not run: (?P<reason>[^\n]+?) -->\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
+    re.DOTALL | re.MULTILINE,
+)
+_BEGINS: Final = re.compile(r"^(import otel_progress|from otel_progress)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, text, line in the document, why it is not run, and what it should print."""
+
+    language: str
+    text: str
+    line: int
+    reason: str | None
+    prints: str | None
+
+
+@dataclass(frozen=True)
+class Program:
+    """Blocks of one document that are run one after the other, in one process."""
+
+    document: Path
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Where it begins, for people."""
+        return f"{self.document.relative_to(PROJECT).as_posix()}:{self.blocks[0].line}"
+
+
+def blocks(document: Path) -> Iterator[Block]:
+    """Yield the fenced blocks of a document. A text block is part of the one it follows."""
+    text = document.read_text(encoding="utf-8")
+    matches = list(_BLOCK.finditer(text))
+    for number, match in enumerate(matches):
+        after = matches[number + 1] if number + 1 < len(matches) else None
+        answered = after is not None and after["language"] == "text" and not text[match.end() : after.start()].strip()
+        line = text.count("\n", 0, match.start("text")) + 1
+        yield Block(match["language"], match["text"], line, match["reason"], after["text"] if answered and after else None)
+
+
+def programs() -> Iterator[Program]:
+    """Yield everything in the documents that is to be run."""
+    for document in DOCUMENTS:
+        program: Program | None = None
+        for block in blocks(document):
+            if block.language not in ("python", "sh") or block.reason:
+                continue
+            if program is None or (block.language == "python" and _BEGINS.search(block.text)):
+                if program is not None:
+                    yield program
+                program = Program(document)
+            program.blocks.append(block)
+        if program is not None:
+            yield program
+
+
+def excused() -> Iterator[tuple[str, Block]]:
+    """Yield (place, block) of everything that could be run and is not."""
+    for document in DOCUMENTS:
+        for block in blocks(document):
+            if block.reason:
+                yield f"{document.relative_to(PROJECT).as_posix()}:{block.line}", block
+
+
+def links(document: Path) -> Iterator[str]:
+    """Yield the targets of the links and pictures of a document that lie in the project, code left out."""
+    text = re.sub(r"`[^`\n]*`", "", _BLOCK.sub("", document.read_text(encoding="utf-8")))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, made as GitHub makes them."""
+    text = _BLOCK.sub("", document.read_text(encoding="utf-8"))
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        found.add(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-"))
+    return found

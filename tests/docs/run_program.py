@@ -1,0 +1,51 @@
+"""Runs the blocks of one program, given as JSON on stdin, in this process; writes what each printed as JSON to stdout.
+
+Shell blocks run beside the program while it is alive, as a second terminal would, after everything so far was flushed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import linecache
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from types import ModuleType
+from typing import Any
+
+
+def main() -> None:
+    """Run all blocks; stop at the first that fails."""
+    given = json.load(sys.stdin)
+    module = ModuleType("__main__")
+    sys.modules["__main__"] = module  # decorators and pickles look names up there
+    printed = [python(module, block) if block["language"] == "python" else shell(block) for block in given]
+    sys.stdout.write(json.dumps(printed))
+
+
+def python(module: ModuleType, block: dict[str, Any]) -> str:
+    """Run Python code; return what it printed. Raises whatever it raises, with lines of the document in the traceback."""
+    source = "\n" * (block["line"] - 1) + block["text"]
+    linecache.cache[block["name"]] = (len(source), None, source.splitlines(True), block["name"])
+    with redirect_stdout(io.StringIO()) as out:
+        exec(compile(source, block["name"], "exec"), module.__dict__)
+    return out.getvalue()
+
+
+def shell(block: dict[str, Any]) -> str:
+    """Run shell commands; return what they printed. A command that fails ends the program with an error."""
+    from otel_progress.config import current_runtime
+
+    runtime = current_runtime()
+    if runtime is not None:
+        runtime.force_flush()
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block["text"]], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        msg = f"{block['name']}:{block['line']} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
+        raise SystemExit(msg)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
