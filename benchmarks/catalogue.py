@@ -65,8 +65,15 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
         "memory",
         "Memory of active levels",
         "Growth of the resident memory by levels that are all active under one operation, their handles included, with a "
-        "tracer provider that makes no spans: begun, and then with the snapshot that the first tick makes of each.",
+        "tracer provider that makes no spans: begun, and then collected, with the snapshot that a tick makes of each.",
         remembering.active_levels,
+    ),
+    Benchmark(
+        "journaled",
+        "Memory of active levels, with a journal",
+        "The same with a journal in a temporary file, which remembers what it has written of each level; collected means "
+        "written, here.",
+        remembering.journaled_levels,
     ),
     Benchmark(
         "iterations",

@@ -17,7 +17,12 @@ from benchmarks.setting import configured
 from benchmarks.table import Row, judged
 from otel_progress import Level
 
-SPANS: Final = 10_000
+SPANS: Final = 2_000
+"""So few that the exporting thread, which takes turns with the measured one, seldom comes in between: the best round is free of it."""
+WARM_UP: Final = 500
+"""Levels before those that are measured: more than are kept, so that each one that ends makes an older one go."""
+ROUNDS: Final = 4
+"""Times as many rounds as elsewhere, since they are short."""
 TARGET: Final = 1.5
 
 
@@ -67,7 +72,7 @@ def run(effort: Effort) -> Iterator[Row]:
                 Variant("span", lambda bare=bare: _spans(batches, same, bare, count)),  # type: ignore[misc]
                 Variant("level", lambda ours=ours: _levels(batches, ours, count)),  # type: ignore[misc]
             ],
-            effort.rounds,
+            ROUNDS * effort.rounds,
         )
         span, level = seconds["span"] / count * 1e6, seconds["level"] / count * 1e6
         yield Row(f"SDK span, {title}, {len(same.first)} + {len(same.final)} attributes", f"{span:.1f} µs")
@@ -84,6 +89,7 @@ def _spans(
     provider.add_span_processor(batches)
     tracer = provider.get_tracer("benchmarks")
     with tracer.start_as_current_span("spans"):
+        work(tracer, same, WARM_UP)
         yield lambda: work(tracer, same, count)
 
 
@@ -92,6 +98,7 @@ def _levels(batches: BatchSpanProcessor, work: Callable[[Level, int], None], cou
     provider = TracerProvider()
     provider.add_span_processor(batches)
     with configured(provider), progress.operation("spans") as operation:
+        work(operation, WARM_UP)
         yield lambda: work(operation, count)
 
 

@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
+from otel_progress.errors import ConfigurationError
 from otel_progress.model import OperationSnapshot
+from otel_progress.text import cut
 from otel_progress.trouble import trouble
 
 CallbackEvent: TypeAlias = Literal["started", "updated", "completed", "failed", "cancelled", "skipped"]
@@ -32,6 +34,8 @@ class Mailbox:
         self._edges: deque[tuple[CallbackEvent, OperationSnapshot]] = deque()
         self._updates: dict[str, OperationSnapshot] = {}
         self._delivered: dict[str, float] = {}
+        self._over: deque[str] = deque(maxlen=MAX_WAITING)
+        """Runs whose end was told last: an update that was on its way at that moment comes too late."""
         self._changed = threading.Condition(threading.Lock())
         self._busy = False
         self._closed = False
@@ -43,10 +47,12 @@ class Mailbox:
         dropped = 0
         with self._changed:
             if event == "updated":
-                self._updates[operation.run] = operation
+                if operation.run not in self._over:
+                    self._updates[operation.run] = operation
             else:
                 if event != "started":
                     self._updates.pop(operation.run, None)
+                    self._over.append(operation.run)
                 self._edges.append((event, operation))
                 if len(self._edges) > MAX_WAITING:
                     self._edges.popleft()
@@ -116,7 +122,13 @@ class Callbacks:
         return bool(self._boxes)
 
     def add(self, callback: Callback, interval: float) -> None:
-        """Call ``callback`` from now on; adding it again changes its interval."""
+        """Call ``callback`` from now on; adding it again changes its interval. Raises ConfigurationError for what cannot be used."""
+        if not callable(callback):
+            msg = f"a callback has to be callable with an event and an operation, which a {type(callback).__name__} is not"
+            raise ConfigurationError(msg)
+        if not isinstance(interval, (int, float)) or not 0.0 <= interval <= threading.TIMEOUT_MAX:
+            msg = f"the interval of a callback is a number of seconds from 0, not {cut(interval, 64)}"
+            raise ConfigurationError(msg)
         self.remove(callback)
         self._boxes = (*self._boxes, Mailbox(callback, interval, self._on_dropped))
 

@@ -94,7 +94,7 @@ class Lane:
         self.dropped = 0
         """What the sink itself let go, as last told to ``on_dropped``."""
         self.seconds = 0.0
-        """How long the last write took."""
+        """Processor time of the last write: a sink that waits for a disk or a network takes nothing from anybody."""
         self._on_error = on_error
         self._on_dropped = on_dropped
         self._on_recovered = on_recovered
@@ -140,9 +140,20 @@ class Lane:
         self._waiting = Waiting()
         return self._waiting.add(refused) + (0 if newer is None else self._waiting.add(newer))
 
+    @property
+    def behind(self) -> bool:
+        """True while there is something that the sink refused."""
+        return self._refused is not None
+
     def flush(self, timeout: float) -> bool:
-        """Wait until everything posted so far was taken without an error; False when it was not within ``timeout`` seconds."""
+        """Wait until everything posted so far was taken without an error, trying again once what the sink refused before.
+
+        False when it was not taken within ``timeout`` seconds.
+        """
         with self._ready:
+            if self._refused is not None and not self._closing:
+                self._take_back()
+                self._ready.notify_all()
             done = self._ready.wait_for(lambda: self._waiting.latest is None and not self._writing, timeout)
             return done and not self._failed
 
@@ -182,7 +193,7 @@ class Lane:
                 self._on_recovered()
 
     def _write(self, batch: Batch) -> bool:
-        began = time.perf_counter()
+        began = time.thread_time()
         try:
             self.sink.write(batch)
         except Exception as error:
@@ -190,7 +201,7 @@ class Lane:
             trouble(f"sink {self.name}", f"the {self.name} cannot take progress, the work goes on: {cut(error)}", error=error)
             return False
         finally:
-            self.seconds = time.perf_counter() - began
+            self.seconds = time.thread_time() - began
             self._ask_for_drops()
         return True
 

@@ -173,7 +173,9 @@ class LiveStore:
         clock, now = self.clock(), self.now()
         with self._lock:
             active = list(self._tree.active)
-        fresh = self._observe_changed(active if self._resend else [n for n in active if changed(n)], clock, now)
+        # A reader may have measured a node since the last batch; then it has not changed since, and is to be told all the same.
+        due = active if self._resend else [node for node in active if node.sequence != node.sent or changed(node)]
+        fresh = self._observe_changed(due, clock, now)
         with self._lock:
             self._sort_inbox()
             events, self._unsent = self._unsent, []
@@ -188,11 +190,12 @@ class LiveStore:
             self._resend = False
         snapshots = []
         for node in nodes:
-            if not _gone(node):
-                node.published = True
-                with self._lock:
-                    snapshots.append(picture(node))
-                self.on_advance(node)
+            with self._lock:
+                if _gone(node):
+                    continue
+                node.sent = node.sequence
+                snapshots.append(picture(node))
+            self.on_advance(node)
         return Batch(self.instance, now, clock, snapshots, events, evicted, items)
 
     def resend(self) -> None:
@@ -306,11 +309,14 @@ class LiveStore:
 
     def watch(self, interval: float = 0.25) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield operations with their levels: first all active ones, then whatever changed, every ``interval`` seconds."""
+        with self._lock:
+            over = {ended.run for ended in self._ended}
         seen: dict[str, int] = {}
         pause = threading.Event()
         while True:
             with self._lock:
-                operations = [*self._tree.operations.values(), *(ended for ended in self._ended if ended.run in seen)]
+                operations = [*self._tree.operations.values(), *(one for one in self._ended if one.run not in over)]
+                over = {ended.run for ended in self._ended}
             views = [self._view(operation) for operation in operations]
             yield [view for view in views if seen.get(view.run) != view.root.sequence]
             seen = {view.run: view.root.sequence for view in views}

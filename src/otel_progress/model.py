@@ -168,8 +168,8 @@ class Snapshot:
 
     @property
     def completed(self) -> Number:
-        """Units that succeeded."""
-        return self.current - self.failed - self.skipped
+        """Units that succeeded; never below 0, also where more failed than the level has units."""
+        return max(0, self.current - self.failed - self.skipped)
 
     @property
     def path(self) -> str:

@@ -142,10 +142,10 @@ class Node:
         "parent",
         "part",
         "path",
-        "published",
         "quarter",
         "ratio",
         "seen",
+        "sent",
         "sequence",
         "skipped",
         "skips",
@@ -198,6 +198,8 @@ class Node:
         self.current: Number = 0
         self.ratio: float | None = None
         self.failed = self.skipped = self.sequence = 0
+        self.sent = 0
+        """The sequence number that the last batch had; 0 when sinks know nothing of this level."""
         self.tallied: Number = 0
         self.told: float | None = None
         """The ratio that the parent's ``partial`` holds for this node while it runs."""
@@ -209,7 +211,7 @@ class Node:
         self.ended_at: float | None = None
         self.duration: float | None = None
         self.dirty = True
-        self.moved = self.published = self.orphaned = self.gone = self.clamped = self.warned = False
+        self.moved = self.orphaned = self.gone = self.clamped = self.warned = False
 
     def counting(self) -> GilCounter | LockCounter:
         """Return the node's counter, making it at the first call."""

@@ -149,12 +149,12 @@ class Runtime:
         self._ended = True
         deadline = time.monotonic() + timeout
         done = True
+        if slot.active is self._recording:  # first, so that nothing begins any more
+            slot.active = None
         try:
             for operation in list(self.store.active_roots()):
                 self.store.close(operation, Status.CANCELLED, message=REASON_EXIT)
             self.ticker.stop(timeout)
-            if slot.active is self._recording:
-                slot.active = None
             done = self._callbacks.flush(max(0.1, deadline - time.monotonic()))
             for lane in self.lanes:
                 done = lane.close(max(0.1, deadline - time.monotonic())) and done

@@ -126,6 +126,7 @@ class Recorder:
 def recording(
     *,
     clock: FakeClock | None = None,
+    ids: CountingIds | None = None,
     strict: bool = True,
     sampler: Sampler | None = None,
     provider: TracerProvider | None = None,
@@ -134,11 +135,11 @@ def recording(
 ) -> Iterator[Recorder]:
     """Record progress within the block and shut down after it.
 
-    ``strict`` raises for bad values; ``sampler`` decides what is exported; ``provider`` takes the place of the private one;
+    ``clock`` and ``ids`` can be shared by several recordings; ``strict`` raises for bad values; ``sampler`` decides what is exported; ``provider`` takes the place of the private one;
     ``ticking`` collects in the background every ``tick`` seconds as outside of tests; ``settings`` are those of ``configure``.
     Raises ConfigurationError when progress is being recorded already.
     """
-    clock, ids, exporter = clock or FakeClock(), CountingIds(), InMemorySpanExporter()
+    clock, ids, exporter = clock or FakeClock(), ids or CountingIds(), InMemorySpanExporter()
     if provider is None:
         provider = TracerProvider(sampler=sampler, id_generator=ids, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -81,7 +81,7 @@ class Ticker:
         with self._turn:
             self._before()
             batch = self._store.collect()
-            carries = bool(batch.snapshots or batch.events or batch.evicted)
+            carries = bool(batch.snapshots or batch.events or batch.evicted or batch.items)
             beat = carries or batch.clock - self._beat_at >= HEARTBEAT_S
             if beat:
                 self._beat_at = batch.clock
@@ -114,7 +114,7 @@ class Ticker:
                 self._stop.wait(self.pause(seconds))
 
     def _idle(self) -> bool:
-        return self._store.idle and not self._watching()
+        return self._store.idle and not self._watching() and not any(lane.behind for lane in self.lanes)
 
     def _sleep(self) -> None:
         self._wake.clear()

@@ -79,7 +79,10 @@ class Tree:
         """Begin a declared stage: end the one before, skip those between; None when it is unknown or lies behind."""
         stages = (parent.below.stages if parent.below is not None else None) or []
         names = [stage.id for stage in stages]
-        if name not in names or parent not in self.active:
+        if parent not in self.active:
+            self._reject("ended", f"stage {name!r} was not begun: the level above it has ended; begin it before that")
+            return None
+        if name not in names:
             self._reject("stage", f"stage {name!r} was not begun; the declared stages are {', '.join(names)}")
             return None
         index = names.index(name)
@@ -142,12 +145,8 @@ class Tree:
         node = Node(before.operation, before.parent, before.path, before.id, spec)
         node.name = spec.name if spec.name is not None else before.name
         node.attempt, node.order, node.declared, node.part = before.attempt + 1, before.order, before.declared, before.part
-        node.published = before.published
-        before.gone = True
-        self.closed.pop(before, None)
-        for kept in (before.operation.finished, before.operation.failed):
-            if before in kept:
-                kept.remove(before)
+        node.sent = before.sent
+        self._forget(before)
         below = None if before.parent is None else before.parent.below
         if below is not None:
             below.done -= 0 if before.declared else before.spec.weight
@@ -156,6 +155,19 @@ class Tree:
             below.skipped -= passed
             below.nodes[before.part] = node
         return node
+
+    def _forget(self, before: Node) -> None:
+        """Let go of an earlier attempt with all below it; sinks are told of the latter, the level itself goes on there."""
+        for node in walk(before):
+            node.gone = True
+            self.closed.pop(node, None)
+            if node is not before and node.sent:
+                self.evicted.append((node.operation.run, node.path))
+        for kept in (before.operation.finished, before.operation.failed):
+            if any(node.gone for node in kept):
+                left = [node for node in kept if not node.gone]
+                kept.clear()
+                kept.extend(left)
 
     def _begin(self, node: Node) -> None:
         node.status = Status.RUNNING
@@ -194,6 +206,9 @@ class Tree:
         if node.below is not None and node.below.running:
             running = [child for child in walk(node) if child is not node and child.status is Status.RUNNING]
             for child in reversed(running):
+                if child.declared and child.parent is node and status is Status.COMPLETED:
+                    self._end(child, status, ended)  # the last stage ends as the ones before it do: with what comes after
+                    continue
                 child.message = REASON_PARENT_ENDED
                 self._end(child, Status.CANCELLED, ended)
         self._end(node, status, ended)
@@ -218,6 +233,8 @@ class Tree:
 
     def _skip(self, stage: Node) -> None:
         stage.status = Status.SKIPPED
+        if stage.parent is not None and stage.parent.below is not None:
+            stage.parent.below.skipped += 1
         self.measure(stage, self._clock(), self._now())
         self.closed[stage] = None
 
@@ -260,7 +277,7 @@ class Tree:
         below = None if node.parent is None else node.parent.below
         if below is not None and below.nodes.get(node.part) is node:
             del below.nodes[node.part]
-        if node.published:
+        if node.sent:
             self.evicted.append((node.operation.run, node.path))
 
     # --- figures -----------------------------------------------------------------------------------------------

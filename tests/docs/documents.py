@@ -19,7 +19,7 @@ _BLOCK: Final = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+?) -->\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )
-_BEGINS: Final = re.compile(r"^(import otel_progress|from otel_progress)", re.MULTILINE)
+_BEGINS: Final = re.compile(r"^import otel_progress\b", re.MULTILINE)
 
 
 @dataclass(frozen=True)

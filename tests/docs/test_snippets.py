@@ -19,6 +19,9 @@ PROGRAMS = list(programs())
 PORT = "9464"
 """The port the documents use; another process may have it, so a free one is put in its place."""
 
+FORK_IS_MEANT = "ignore:This process:DeprecationWarning"
+"""Python 3.12 and newer warn of every fork of a process with threads; the guide shows one on purpose."""
+
 
 def free_port() -> int:
     """Return a port nobody listens on now."""
@@ -52,7 +55,7 @@ def test_blocks_run_and_print_what_is_shown(program: Program, environ: dict[str,
         for block in program.blocks
     ]
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(RUNNER)],
+        [sys.executable, "-W", "error", "-W", FORK_IS_MEANT, str(RUNNER)],
         input=json.dumps(given),
         capture_output=True,
         encoding="utf-8",

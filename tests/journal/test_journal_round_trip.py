@@ -10,75 +10,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factories import WALL, batch, event, snapshot
+from factories import WALL, batch
 from otel_progress.journal import SqliteJournal
-from otel_progress.model import Eta, Event, Failure, Outcome, Snapshot, Status
-from otel_progress.text import segment
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-REAL = st.floats(allow_nan=False, allow_infinity=False).map(lambda value: value + 0.0)
-COUNT = st.integers(0, 2**63 - 1)
-NUMBER = COUNT | REAL
-METADATA = st.dictionaries(
-    TEXT, TEXT | st.booleans() | st.integers() | REAL | st.lists(TEXT).map(tuple) | st.lists(REAL).map(tuple), max_size=4
-)
-FAILURE = st.builds(Failure, TEXT, TEXT, st.none() | TEXT)
-ETA = st.builds(Eta, st.none() | REAL, st.none() | REAL, st.none() | REAL, TEXT, TEXT, COUNT, REAL)
-PATH = st.lists(st.builds(segment, TEXT, TEXT), min_size=1, max_size=3).map("/".join)
-
-
-@st.composite
-def snapshots(draw: st.DrawFn, path: str) -> Snapshot:
-    """Any snapshot of the level at ``path``."""
-    return snapshot(
-        path,
-        sequence=draw(st.integers(0, 2**40)),
-        name=draw(TEXT),
-        unit=draw(st.none() | TEXT),
-        weight=draw(REAL),
-        declared=draw(st.booleans()),
-        attempt=draw(st.integers(1, 99)),
-        order=draw(COUNT),
-        started_at=draw(st.none() | REAL),
-        started_clock=draw(st.none() | REAL),
-        deadline_at=draw(st.none() | REAL),
-        status=draw(st.sampled_from(Status)),
-        current=draw(NUMBER),
-        total=draw(st.none() | NUMBER),
-        ratio=draw(st.none() | st.floats(0, 1)),
-        failed=draw(COUNT),
-        skipped=draw(COUNT),
-        message=draw(st.none() | TEXT),
-        metadata=draw(METADATA),
-        error=draw(st.none() | FAILURE),
-        stage=draw(st.none() | TEXT),
-        eta=draw(st.none() | ETA),
-        observed_at=draw(REAL),
-        observed_clock=draw(REAL),
-        advanced_at=draw(st.none() | REAL),
-        advanced_clock=draw(st.none() | REAL),
-        longest_gap_s=draw(REAL),
-        ended_at=draw(st.none() | REAL),
-        duration_s=draw(st.none() | REAL),
-    )
-
-
-EVENTS = st.lists(
-    st.builds(
-        event,
-        number=st.integers(-(2**63), 2**63 - 1),
-        path=PATH,
-        level_type=TEXT,
-        kind=TEXT,
-        at=REAL,
-        name=st.none() | TEXT,
-        outcome=st.none() | st.sampled_from(Outcome),
-        error=st.none() | FAILURE,
-        metadata=METADATA,
-    ),
-    unique_by=lambda item: item.number,
-    max_size=5,
-)
+from otel_progress.model import Event, Snapshot
+from strategies import EVENTS, PATH, snapshots
 
 
 @settings(max_examples=60, deadline=None)

@@ -231,19 +231,24 @@ def test_a_forked_child_lets_go_of_the_port(shelf: Shelf) -> None:
     """A child that outlives the server neither holds its port nor hangs when it closes it."""
     running = serve_metrics(ProgressCollector(shelf))
     gate_out, gate_in = os.pipe()
+    ready_out, ready_in = os.pipe()
     child = os.fork()
     if not child:
         os.close(gate_in)
         running.close()
+        os.write(ready_in, b"x")
         os.read(gate_out, 1)
         os._exit(0)
     os.close(gate_out)
+    os.close(ready_in)
     try:
+        assert os.read(ready_out, 1) == b"x"
         assert fetch(running.url)[0] == 200
         running.close()
         assert not accepts(running.port)
     finally:
         os.close(gate_in)
+        os.close(ready_out)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 

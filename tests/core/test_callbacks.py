@@ -1,0 +1,224 @@
+"""Callbacks: told in order, coalesced, and harmless whatever they do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import otel_progress as progress
+from otel_progress import ConfigurationError, OperationSnapshot, semconv
+from otel_progress.callbacks import MAX_WAITING, Callbacks
+from otel_progress.lane import Lane
+from otel_progress.protocols import Batch
+from otel_progress.testing import Recorder, recording, wait_until
+
+
+class Told:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, OperationSnapshot]] = []
+
+    def __call__(self, event: str, operation: OperationSnapshot) -> None:
+        self.calls.append((event, operation))
+
+    @property
+    def events(self) -> list[str]:
+        """The events, in order."""
+        return [event for event, _ in self.calls]
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """An event to hang on; set at the end, so that no thread is left hanging."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.mark.parametrize(
+    ("end", "event"),
+    [
+        (lambda op: op.complete(), "completed"),
+        (lambda op: op.fail("x"), "failed"),
+        (lambda op: op.cancel(), "cancelled"),
+        (lambda op: op.skip(), "skipped"),
+    ],
+)
+def test_start_and_end_are_told(recorder: Recorder, end: Callable[[progress.Level], None], event: str) -> None:
+    """Each operation's start and end come with the operation as it was then, levels included."""
+    told = Told()
+    progress.add_callback(told)
+    op = progress.operation("o", id="o", total=1).start()
+    op.level("x", 1).start().complete()
+    end(op)
+    assert recorder.runtime.force_flush(10.0)
+    assert told.events == ["started", event]
+    started, ended = (operation for _, operation in told.calls)
+    assert (started.status.value, started.levels) == ("running", [])
+    assert (ended.status.value, [level.path for level in ended.levels]) == (event, ["x:1"])
+
+
+def test_updates_are_coalesced(recorder: Recorder) -> None:
+    """Many changes within an interval are one update, the newest; an end is told at once and is the last."""
+    told = Told()
+    progress.add_callback(told, interval=3600.0)
+    with progress.operation("o", id="o", total=100) as op:
+        op.increment()
+        recorder.tick()
+        wait_until(lambda: "updated" in told.events)
+        for _ in range(50):
+            op.increment()
+            recorder.tick()
+        assert recorder.runtime.force_flush(10.0)
+    assert recorder.runtime.force_flush(10.0)
+    assert told.events == ["started", "updated", "updated", "completed"]
+    assert [operation.root.current for _, operation in told.calls] == [0, 1, 51, 51]
+
+
+def test_nothing_changed_is_nothing_told(recorder: Recorder) -> None:
+    """Ticks without news call nobody."""
+    told = Told()
+    progress.add_callback(told, interval=0.001)
+    with progress.operation("o"):
+        recorder.tick()
+        assert recorder.runtime.force_flush(10.0)
+        count = len(told.calls)
+        for _ in range(10):
+            recorder.tick()
+        assert recorder.runtime.force_flush(10.0)
+        assert len(told.calls) == count
+
+
+def test_an_update_never_follows_the_end(recorder: Recorder) -> None:
+    """An update that was on its way when the operation ended is not told after the end."""
+    told = Told()
+    progress.add_callback(told)
+    op = progress.operation("o").start()
+    running = recorder.runtime.store.view(op._node)
+    op.complete()
+    recorder.runtime._callbacks.post("updated", running)
+    assert recorder.runtime.force_flush(10.0)
+    assert told.events == ["started", "completed"]
+
+
+def test_a_callback_that_hangs(release: threading.Event) -> None:
+    """One that hangs delays nobody: not the work, not the ticks, not other callbacks, not what sinks are owed at the end."""
+    told, hanging = Told(), threading.Event()
+
+    def hang(event: str, operation: OperationSnapshot) -> None:
+        hanging.set()
+        release.wait()
+
+    class SlowSink:
+        written: list[Any] = []  # noqa: RUF012 - one instance
+        closed = False
+
+        def write(self, batch: Batch) -> None:
+            threading.Event().wait(0.2)
+            self.written.extend(batch.snapshots)
+
+        def close(self) -> None:
+            self.closed = True
+
+    sink = SlowSink()
+    with recording() as recorder:
+        recorder.runtime.lanes.append(Lane("slow", sink))
+        progress.add_callback(hang)
+        progress.add_callback(told)
+        with progress.operation("o"):
+            assert hanging.wait(10.0)
+            recorder.tick()
+        wait_until(lambda: told.events[-1:] == ["completed"])
+        assert recorder.runtime.shutdown(timeout=1.0) is False
+    assert sink.closed
+    assert sink.written[-1].status.value == "completed"
+
+
+def test_a_mailbox_is_bounded(recorder: Recorder, release: threading.Event) -> None:
+    """Behind a callback that hangs only so many starts and ends wait; the rest is counted."""
+    hanging = threading.Event()
+
+    def hang(event: str, operation: OperationSnapshot) -> None:
+        hanging.set()
+        release.wait()
+
+    progress.add_callback(hang)
+    progress.operation("first").start().complete()
+    assert hanging.wait(10.0)
+    for _ in range(MAX_WAITING):
+        progress.operation("o").start().complete()
+    dropped = recorder.runtime.totals.read().counters[semconv.EVENTS_DROPPED]
+    assert dropped["callback",] == MAX_WAITING + 1
+
+
+def test_removing_from_within(recorder: Recorder) -> None:
+    """A callback may remove itself, and is not called again; removing a stranger does nothing."""
+    calls = []
+
+    def once(event: str, operation: OperationSnapshot) -> None:
+        calls.append(event)
+        progress.remove_callback(once)
+
+    progress.add_callback(once)
+    with progress.operation("o"):
+        wait_until(lambda: calls)
+    progress.remove_callback(once)
+    assert recorder.runtime.force_flush(10.0)
+    assert calls == ["started"]
+
+
+def test_adding_again_changes_the_interval(recorder: Recorder) -> None:
+    """One callback is told once, however often it was added."""
+    told = Told()
+    for interval in (0.1, 5.0, 0.2):
+        progress.add_callback(told, interval)
+    with progress.operation("o"):
+        pass
+    assert recorder.runtime.force_flush(10.0)
+    assert told.events == ["started", "completed"]
+
+
+def test_a_callback_may_ask_and_begin(recorder: Recorder) -> None:
+    """Inside of a callback queries are answered, and operations can be run."""
+    answers = []
+
+    def curious(event: str, operation: OperationSnapshot) -> None:
+        if operation.operation_type == "o":
+            answers.append(progress.get_operation("o"))
+            with progress.operation("inner"):
+                pass
+
+    progress.add_callback(curious)
+    with progress.operation("o", id="o"):
+        pass
+    assert recorder.runtime.force_flush(10.0)
+    assert all(answers)
+    assert len(progress.get_history("inner")) == 2
+
+
+@pytest.mark.parametrize("interval", [-1, float("nan"), float("inf"), "often", None])
+def test_intervals_that_cannot_be(recorder: Recorder, interval: Any) -> None:
+    """A wrong interval is refused at once, and nothing is added."""
+    with pytest.raises(ConfigurationError, match="interval"):
+        progress.add_callback(Told(), interval)
+    assert not recorder.runtime._callbacks
+
+
+def test_what_cannot_be_called(recorder: Recorder) -> None:
+    """Something that is no function is refused at once."""
+    with pytest.raises(ConfigurationError, match="callable"):
+        progress.add_callback("print")  # type: ignore[arg-type]
+
+
+def test_closed_callbacks_tell_nothing() -> None:
+    """After the end nothing is delivered any more."""
+    told = Told()
+    with recording() as recorder:
+        recorder.runtime.add_callback(told)
+        callbacks: Callbacks = recorder.runtime._callbacks
+    assert not callbacks
+    assert told.events == []

@@ -1,0 +1,267 @@
+"""Lanes and ticks: each sink has its own thread and a bounded mailbox; what one does is nobody else's business."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import otel_progress as progress
+from factories import batch, ended, event, snapshot
+from otel_progress import lane as lanes
+from otel_progress import semconv
+from otel_progress.lane import Lane, Waiting
+from otel_progress.protocols import Batch
+from otel_progress.testing import Recorder, recording, wait_until
+from otel_progress.ticker import Ticker
+
+
+class Sink:
+    """Keeps what it is given; fails or waits when told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.failing = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.closed = False
+
+    def write(self, one: Batch) -> None:
+        """Take a batch, or refuse it."""
+        self.entered.set()
+        self.gate.wait()
+        if self.failing:
+            raise OSError("no room")
+        self.batches.append(one)
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of all snapshots, in the order they came."""
+        return [one.path for taken in self.batches for one in taken.snapshots]
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    """A sink whose gate is open in the end."""
+    made = Sink()
+    yield made
+    made.gate.set()
+
+
+def test_waiting_batches_are_merged() -> None:
+    """The newest snapshot of a level wins however they come; events and items add up; parents stand before children."""
+    waiting = Waiting()
+    assert waiting.take() is None
+    waiting.add(batch(snapshot("a:1", 5), events=[event(1)], items={("o", "a", "completed"): 2}, clock=10.0))
+    waiting.add(batch(snapshot("", 7), snapshot("a:1", 4), events=[event(2)], items={("o", "a", "completed"): 3}, clock=9.0))
+    merged = waiting.take()
+    assert merged is not None
+    assert [(one.path, one.sequence) for one in merged.snapshots] == [("", 7), ("a:1", 5)]
+    assert [one.number for one in merged.events] == [1, 2]
+    assert dict(merged.items) == {("o", "a", "completed"): 5}
+    assert merged.clock == 10.0
+    assert waiting.take() is None
+
+
+def test_evicted_levels_do_not_wait() -> None:
+    """What was folded is taken out of what waits, and told; a level that is back is not told as gone."""
+    waiting = Waiting()
+    waiting.add(batch(snapshot("a:1"), snapshot("a:2")))
+    waiting.add(batch(snapshot("a:2", 9), evicted=[("run-1", "a:1"), ("run-1", "a:2")]))
+    merged = waiting.take()
+    assert merged is not None
+    assert [one.path for one in merged.snapshots] == ["a:2"]
+    assert merged.evicted == (("run-1", "a:1"),)
+
+
+def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch, sink: Sink) -> None:
+    """Beyond the bound the oldest are let go and counted, for levels, events and evictions."""
+    monkeypatch.setattr(lanes, "MAX_SNAPSHOTS", 10)
+    monkeypatch.setattr(lanes, "MAX_EVENTS", 5)
+    dropped: list[int] = []
+    lane = Lane("sink", sink, on_dropped=lambda name, count: dropped.append(count))
+    sink.gate.clear()
+    lane.post(batch())
+    assert sink.entered.wait(10.0)
+    lane.post(batch(*(snapshot(f"a:{n}") for n in range(12)), events=[event(n) for n in range(6)]))
+    lane.post(batch(evicted=[("run-1", f"b:{n}") for n in range(30)]))
+    sink.gate.set()
+    assert lane.flush(10.0)
+    assert sink.paths == [f"a:{n}" for n in range(2, 12)]
+    assert len(sink.batches[-1].events) == 5
+    assert len(sink.batches[-1].evicted) == 10
+    assert sum(dropped) == 3
+    assert lane.close(10.0)
+
+
+def test_a_sink_that_fails_and_recovers_gets_everything(sink: Sink) -> None:
+    """What was refused comes again, merged with what is newer, and recovery is told once."""
+    errors: list[str] = []
+    recovered = threading.Event()
+    lane = Lane("sink", sink, on_error=errors.append, on_recovered=recovered.set)
+    sink.failing = True
+    lane.post(batch(snapshot("a:1", 1), snapshot("a:2", 2), events=[event(1)], items={("o", "a", "failed"): 1}))
+    assert lane.flush(10.0) is False
+    lane.post(batch(snapshot("a:1", 3), events=[event(2)], items={("o", "a", "failed"): 1}))
+    assert lane.flush(10.0) is False
+    sink.failing = False
+    assert lane.flush(10.0), "flushing tries again what was refused"
+    assert recovered.wait(10.0)
+    assert sorted((one.path, one.sequence) for taken in sink.batches for one in taken.snapshots) == [("a:1", 3), ("a:2", 2)]
+    assert [one.number for taken in sink.batches for one in taken.events] == [1, 2]
+    assert sum(units for taken in sink.batches for units in taken.items.values()) == 2
+    assert set(errors) == {"sink"}
+    assert lane.close(10.0)
+    assert sink.closed
+
+
+def test_closing_tries_once_more(sink: Sink) -> None:
+    """What a sink refused before it recovered is written when the lane is closed."""
+    lane = Lane("sink", sink)
+    sink.failing = True
+    lane.post(batch(ended()))
+    assert lane.flush(10.0) is False
+    sink.failing = False
+    assert lane.close(10.0)
+    assert sink.paths == [""]
+    lane.post(batch(snapshot("late:1")))
+    assert sink.paths == [""]
+
+
+def test_a_lane_without_work_closes_its_sink(sink: Sink) -> None:
+    """A lane that never had a batch has no thread, and closes all the same."""
+    lane = Lane("sink", sink)
+    assert lane.close(1.0)
+    assert sink.closed
+
+
+def test_a_sink_that_hangs_holds_up_nobody(lenient: Recorder, sink: Sink) -> None:
+    """Beside a hung sink another one gets every tick, and the end waits no longer than allowed."""
+    other = Sink()
+    lenient.runtime.lanes += [Lane("hung", sink), Lane("other", other)]
+    sink.gate.clear()
+    with progress.operation("o", id="o", total=100) as op:
+        for _ in range(20):
+            op.increment()
+            lenient.tick()
+            assert lenient.runtime.lanes[1].flush(10.0)
+    assert other.batches[-1].snapshots[0].current == 20
+    assert lenient.runtime.force_flush(0.05) is False
+    assert lenient.runtime.shutdown(timeout=0.2) is False
+    assert other.closed
+    assert other.batches[-1].snapshots[0].status.value == "completed"
+    assert not sink.closed
+
+
+def test_a_slow_sink_does_not_slow_the_ticks(lenient: Recorder, sink: Sink) -> None:
+    """A sink that waits - for a disk, a network - uses no time of the processor, so ticks go on as often."""
+    lane = Lane("slow", sink)
+    sink.gate.clear()
+    lane.post(batch())
+    assert sink.entered.wait(10.0)
+    threading.Event().wait(0.05)
+    sink.gate.set()
+    assert lane.flush(10.0)
+    ticker = Ticker(lenient.runtime.store, [lane], interval=0.02)
+    assert ticker.pause(0.0) < 0.1
+    assert lane.close(10.0)
+
+
+def test_ticks_stretch_with_what_they_cost(lenient: Recorder) -> None:
+    """A tick that took long is followed by nine times as long a pause; a short one by the interval."""
+    ticker = Ticker(lenient.runtime.store, [], interval=0.1)
+    assert ticker.pause(0.001) == pytest.approx(0.099)
+    assert ticker.pause(0.5) == pytest.approx(4.5)
+
+
+def test_a_refused_batch_keeps_the_ticks_going() -> None:
+    """After the last operation has ended, what a sink refused is tried again by itself until it is taken."""
+    with recording(ticking=True, tick=0.001, strict=False) as recorder:
+        sink = Sink()
+        sink.failing = True
+        recorder.runtime.lanes.append(Lane("sink", sink))
+        with progress.operation("o"):
+            wait_until(sink.entered.is_set)
+        recorder.clock.advance(2.0)
+        wait_until(lambda: recorder.runtime.store.idle)
+        sink.failing = False
+
+        def taken() -> bool:
+            recorder.clock.advance(1.0)
+            return any(one.status.finished for made in sink.batches for one in made.snapshots)
+
+        wait_until(taken)
+
+
+def test_the_ticker_sleeps_and_wakes() -> None:
+    """Nothing is collected while nothing runs; what begins wakes the ticks, and heartbeats go on while it runs."""
+    with recording(ticking=True, tick=0.001) as recorder:
+        sink = Sink()
+        recorder.runtime.lanes.append(Lane("sink", sink))
+        ticker = recorder.runtime.ticker
+        assert ticker._thread is None
+        for _ in range(3):
+            with progress.operation("o"):
+                wait_until(lambda: "" in sink.paths)
+                count = len(sink.batches)
+                recorder.clock.advance(1.0)
+                wait_until(lambda count=count: len(sink.batches) > count)
+            wait_until(lambda: ticker._asleep)
+            sink.batches.clear()
+        count = len(recorder.runtime.totals.read().distributions)
+        assert count == len(recorder.runtime.totals.read().distributions)
+
+
+def test_a_sink_that_wants_every_tick(recorder: Recorder) -> None:
+    """The console's lane gets a batch every tick, others only news and a heartbeat a second."""
+    eager, other = Sink(), Sink()
+    recorder.runtime.lanes += [Lane("eager", eager, every_tick=True), Lane("other", other)]
+    with progress.operation("o"):
+        for _ in range(10):
+            recorder.clock.advance(0.3)
+            recorder.tick()
+            assert all(lane.flush(10.0) for lane in recorder.runtime.lanes)
+    assert (len(eager.batches), len(other.batches)) == (10, 3)
+
+
+def test_a_tick_that_fails_is_counted(lenient: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error inside of a tick ends neither the ticks nor the work."""
+    calls = []
+
+    def fail() -> Batch:
+        calls.append(1)
+        raise ValueError("broken")
+
+    with recording_ticks(lenient):
+        collect = lenient.runtime.store.collect
+        monkeypatch.setattr(lenient.runtime.store, "collect", fail)
+        with progress.operation("o", id="o"):
+            wait_until(lambda: len(calls) > 2)
+            monkeypatch.setattr(lenient.runtime.store, "collect", collect)
+        wait_until(lambda: lenient.runtime.store.idle)
+    assert lenient.runtime.totals.read().counters[semconv.OPERATIONS_FINISHED]
+
+
+def recording_ticks(recorder: Recorder) -> Recorder_:
+    """Let the recorder's ticks run in the background."""
+    return Recorder_(recorder)
+
+
+class Recorder_:  # noqa: N801 - a context of this module
+    """Ticks every millisecond within the block."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._store, self._ticker = recorder.runtime.store, recorder.runtime.ticker
+
+    def __enter__(self) -> None:
+        self._ticker._interval = 0.001
+        self._store.on_wake = self._ticker.wake
+
+    def __exit__(self, *_: object) -> None:
+        self._store.on_wake = lambda: None

@@ -1,0 +1,173 @@
+"""Queries and the batches of ticks: what is written is read at once, by everybody, and nobody takes it from another."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+import otel_progress as progress
+from otel_progress import Outcome, Status
+from otel_progress.protocols import Reader
+from otel_progress.testing import CountingIds, FakeClock, Recorder, recording
+
+
+def test_one_reads_ones_own_writes(recorder: Recorder) -> None:
+    """Every write is in the very next answer, without a tick."""
+    with progress.operation("job", "Job", id="j", total=4, unit="file") as op:
+        for count in range(1, 4):
+            op.increment()
+            one = progress.get_operation("j")
+            assert one is not None
+            assert (one.root.current, one.ratio) == (count, count / 4)
+        op.update(message="now", key="value")
+        with op.level("x", 1) as level:
+            level.item("a", outcome="failed")
+            (active,) = progress.get_active_operations()
+            assert (active.message, dict(active.metadata)) == ("now", {"key": "value"})
+            found = active.get_level("x:1")
+            assert found is not None
+            assert (found.current, found.failed) == (1, 1)
+            assert [event.name for event in progress.get_events("j", level="x:1", outcome=Outcome.FAILED)] == ["a"]
+        assert progress.get_history() == []
+    overall = progress.get_history("job")[0].get_overall_progress()
+    assert (overall.percentage, overall.completed, overall.failed, overall.total) == (100.0, 3, 0, 4)
+    assert progress.get_active_operations() == []
+
+
+def test_answers_are_told_apart(recorder: Recorder) -> None:
+    """Newest first, by type, to a limit; events since a moment; unknown ids are none."""
+    for number in range(5):
+        with progress.operation("even" if number % 2 == 0 else "odd", id=number) as op:
+            recorder.clock.advance(1.0)
+            op.item("x")
+    assert [one.operation_id for one in progress.get_history()] == ["4", "3", "2", "1", "0"]
+    assert [one.operation_id for one in progress.get_history("odd")] == ["3", "1"]
+    assert [one.operation_id for one in progress.get_history(limit=2)] == ["4", "3"]
+    assert progress.get_history(limit=0) == progress.get_history(limit=-1) == progress.get_history("none") == []
+    assert progress.get_operation("5") is None
+    assert progress.get_events("5") == []
+    at = progress.get_events("2")[0].at
+    assert progress.get_events("2", since=at)
+    assert progress.get_events("2", since=at + 1) == []
+
+
+def test_levels_of_an_event_query(recorder: Recorder) -> None:
+    """A level's events are its own and those below it, but not those of one whose name only begins alike."""
+    with progress.operation("o", id="o") as op:
+        for id_ in ("1", "10"):
+            with op.level("x", id_) as level:
+                level.item(id_)
+                with level.level("y", 1) as below:
+                    below.item(f"{id_} below")
+    assert [event.name for event in progress.get_events("o", level="x:1")] == ["1", "1 below"]
+    assert [event.name for event in progress.get_events("o", level="")] == ["1", "1 below", "10", "10 below"]
+    assert recorder.runtime.store.events("o", limit=1)[0].name == "10 below"
+    assert recorder.runtime.store.events("o", limit=0) == []
+
+
+def test_a_reader_takes_nothing_from_the_ticks(recorder: Recorder) -> None:
+    """What a reader has seen is still told to sinks, callbacks and spans at the next tick."""
+    store = recorder.runtime.store
+    with progress.operation("o", id="o", total=4) as op, op.level("x", 1, total=4) as level:
+        store.collect()
+        level.increment()
+        op.update(message="seen")
+        recorder.operation("o")
+        level.snapshot()
+        told = {one.path: one for one in store.collect().snapshots}
+        assert set(told) == {"", "x:1"}
+        assert (told[""].message, told[""].ratio, told["x:1"].current) == ("seen", 0.0625, 1)
+        assert [event.name for span in (op.span, level.span) for event in span.events] == ["progress.updated"]  # type: ignore[attr-defined]
+        assert store.collect().snapshots == []
+        level.item("a")
+        recorder.runtime.get_events("o")
+        assert [event.name for event in store.collect().events] == ["a"]
+
+
+def test_sequences_grow_and_batches_fold(recorder: Recorder) -> None:
+    """Within a run every snapshot has a greater number than the one before, parents stand before children."""
+    store, last = recorder.runtime.store, 0
+    with progress.operation("o", id="o", total=10) as op:
+        for number in range(10):
+            with op.level("x", number) as level:
+                level.increment()
+                batch = store.collect()
+                assert [one.info.depth for one in batch.snapshots] == sorted(one.info.depth for one in batch.snapshots)
+                assert min(one.sequence for one in batch.snapshots) > 0
+                newest = max(one.sequence for one in batch.snapshots)
+                assert newest > last
+                last = newest
+    final = store.collect()
+    assert final.snapshots[0].status is Status.COMPLETED
+    assert store.idle
+
+
+def test_a_batch_says_who_and_when(recorder: Recorder) -> None:
+    """Batches carry the process and both clocks; an idle store has nothing to tell."""
+    batch = recorder.runtime.store.collect()
+    assert (batch.at, batch.clock) == (recorder.clock.wall(), recorder.clock.monotonic())
+    assert batch.instance is recorder.runtime.store.instance
+    assert not (batch.snapshots or batch.events or batch.evicted or batch.items)
+
+
+def test_the_store_is_a_reader(recorder: Recorder) -> None:
+    """The live store has the protocol every view is written against; watch tells first all, then changes, then ends."""
+    store: Reader = recorder.runtime.store
+    assert isinstance(store, Reader)
+    with progress.operation("a", id="a", total=3) as a, progress.operation("b", id="b"):
+        watching = store.watch(0.0)
+        assert [one.operation_id for one in next(watching)] == ["a", "b"]
+        assert list(next(watching)) == []
+        a.increment()
+        assert [(one.operation_id, one.ratio) for one in next(watching)] == [("a", 1 / 3)]
+        assert [one.levels for one in store.active(levels=False)] == [[], []]
+    assert sorted(one.operation_id for one in next(watching)) == ["a", "b"]
+    assert list(next(watching)) == []
+    watching.close()  # type: ignore[attr-defined]
+
+
+def test_a_run_that_is_over_before_the_next_look(recorder: Recorder) -> None:
+    """A watcher is told of a run that began and ended between two looks, once."""
+    watching = recorder.runtime.store.watch(0.0)
+    assert list(next(watching)) == []
+    with progress.operation("quick", id="q"):
+        pass
+    assert [(one.operation_id, one.status) for one in next(watching)] == [("q", Status.COMPLETED)]
+    assert list(next(watching)) == []
+
+
+def test_the_journal_answers_for_what_memory_has_forgotten(tmp_path: Path) -> None:
+    """With a journal, ended runs of earlier configurations are found, and live ones come from memory."""
+    store = f"sqlite:///{tmp_path}/progress.db"
+    clock, ids = FakeClock(wall=time.time()), CountingIds()
+    with recording(store=store, clock=clock, ids=ids, ticking=True) as recorder:
+        with progress.operation("o", id="before") as op:
+            op.item("a", outcome="failed")
+        assert recorder.runtime.force_flush(10.0)
+    with recording(store=store, clock=clock, ids=ids):
+        with progress.operation("o", id="now"):
+            pass
+        assert [one.operation_id for one in progress.get_history()][0] in ("now", "before")
+        assert {one.operation_id for one in progress.get_history("o")} == {"now", "before"}
+        assert [event.name for event in progress.get_events("before")] == ["a"]
+        one = progress.get_operation("before")
+        assert one is not None
+        assert (one.status, one.root.failed) == (Status.COMPLETED, 1)
+
+
+def test_a_journal_that_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """When the journal fails, live answers are given all the same."""
+    path = tmp_path / "progress.db"
+    with recording(store=f"sqlite:///{path}", strict=False) as recorder, progress.operation("o", id="o") as op:
+        op.item("x")
+        recorder.runtime.journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
+        recorder.runtime.journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
+        assert progress.get_operation("nothing") is None
+        assert progress.get_history() == []
+        assert progress.get_events("o")
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise progress.JournalError("the disk is gone")
