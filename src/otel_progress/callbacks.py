@@ -34,7 +34,7 @@ class Mailbox:
         self._edges: deque[tuple[CallbackEvent, OperationSnapshot]] = deque()
         self._updates: dict[str, OperationSnapshot] = {}
         self._delivered: dict[str, float] = {}
-        self._over: deque[str] = deque(maxlen=MAX_WAITING)
+        self._over: dict[str, None] = {}
         """Runs whose end was told last: an update that was on its way at that moment comes too late."""
         self._changed = threading.Condition(threading.Lock())
         self._busy = False
@@ -52,7 +52,9 @@ class Mailbox:
             else:
                 if event != "started":
                     self._updates.pop(operation.run, None)
-                    self._over.append(operation.run)
+                    self._over[operation.run] = None
+                    if len(self._over) > MAX_WAITING:
+                        del self._over[next(iter(self._over))]
                 self._edges.append((event, operation))
                 if len(self._edges) > MAX_WAITING:
                     self._edges.popleft()

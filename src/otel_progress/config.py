@@ -95,6 +95,9 @@ def start(
     fresh: bool = False,
 ) -> Runtime:
     """Do what :func:`configure` does with its arguments by name. ``fresh`` refuses to go on with a running configuration."""
+    if provider is not None and not callable(getattr(provider, "get_tracer", None)):
+        msg = f"tracer_provider has to be an OpenTelemetry TracerProvider, not a {type(provider).__name__}"
+        raise ConfigurationError(msg)
     with _lock:
         running = current_runtime()
         if running is not None and fresh:
@@ -123,7 +126,7 @@ def _again(runtime: Runtime, arguments: Mapping[str, object], provider: TracerPr
             "Configure once, or call shutdown() on the runtime first"
         )
         raise ConfigurationError(msg)
-    if provider is not None:
+    if provider is not None and runtime.settings.enabled:
         runtime.join(provider)
     return runtime
 

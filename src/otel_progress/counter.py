@@ -11,6 +11,7 @@ Without a GIL these iterators give no such promise; there a lock does the work.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,8 @@ T = TypeVar("T")
 _FULL: Final = sys.maxsize
 _ZERO: Final = (0, 0)
 _creating: Final = Lock()
+if hasattr(os, "register_at_fork"):  # a child must not begin with a lock that some thread of its parent held
+    os.register_at_fork(before=_creating.acquire, after_in_parent=_creating.release, after_in_child=_creating.release)
 
 
 class GilCounter:

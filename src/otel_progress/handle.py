@@ -41,7 +41,7 @@ class Level:
     Made by :func:`operation`, :func:`level`, or a handle's own :meth:`level`, :meth:`stage` and :meth:`track`.
     """
 
-    __slots__ = ("__weakref__", "_above", "_node", "_recording", "_request", "_token")
+    __slots__ = ("__weakref__", "_above", "_node", "_recording", "_request", "_span", "_token")
 
     def __init__(self, request: Request, above: Level | None) -> None:
         self._request = request
@@ -49,6 +49,7 @@ class Level:
         self._recording: Recording | None = None
         self._node = begin.UNSTARTED
         self._token: object = None
+        self._span: Span = begin.INERT.span
 
     # --- counting: the hot path --------------------------------------------------------------------------------
 
@@ -199,6 +200,7 @@ class Level:
             if self._above is None and self._request[0] != "operation":
                 self._above = begin.current_level()
             self._node, self._recording = begin.begin(self._request, self._above)
+            self._span = self._node.span
         return self
 
     def complete(self) -> None:
@@ -249,8 +251,8 @@ class Level:
         node = self._node
         if self._recording is None or node.status is not Status.RUNNING:
             return
-        if error is None:
-            self.complete()
+        if error is None or (isinstance(error, SystemExit) and not error.code):
+            self.complete()  # sys.exit() and sys.exit(0) are how a script says that all is well
         elif _stops(error):
             self._end(Status.CANCELLED, error, values.exception_type(error))
         else:
@@ -284,7 +286,7 @@ class Level:
     def span(self) -> Span:
         """The level's span; add attributes, links and events of your own to it. An invalid one when nothing is recorded."""
         self.start()
-        return self._node.span
+        return self._span
 
     @property
     def path(self) -> str:

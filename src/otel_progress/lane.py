@@ -142,8 +142,8 @@ class Lane:
 
     @property
     def behind(self) -> bool:
-        """True while there is something that the sink refused."""
-        return self._refused is not None
+        """True while there is something that the sink has not taken yet, or has refused."""
+        return self._writing or self._refused is not None or self._waiting.latest is not None
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything posted so far was taken without an error, trying again once what the sink refused before.

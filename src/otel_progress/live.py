@@ -69,6 +69,8 @@ class LiveStore:
 
     def restart(self, instance: Instance) -> None:
         """Forget everything and go on as another instance: what a forked child does. New lock, no inherited level."""
+        for node in list(self._tree.active) if hasattr(self, "_tree") else ():
+            node.status = Status.CANCELLED  # here, for the handles that were inherited; the parent process goes on with it
         self.instance = instance
         self._lock = threading.RLock()
         self._tree = Tree(instance.id, self.limits, self.clock, self.now, self._ids, self._rejected, self._noted)

@@ -7,6 +7,7 @@ never need (a counter, children) is made when it is first needed.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -20,6 +21,8 @@ from otel_progress.model import NO_METADATA, Eta, Event, Failure, LevelInfo, Met
 from otel_progress.stages import Stages
 
 _creating: Final = Lock()
+if hasattr(os, "register_at_fork"):  # a child must not begin with a lock that some thread of its parent held
+    os.register_at_fork(before=_creating.acquire, after_in_parent=_creating.release, after_in_child=_creating.release)
 
 
 class NotReady(Exception):  # noqa: N818 - a signal between two parts, never an error anybody sees

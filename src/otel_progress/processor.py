@@ -24,7 +24,7 @@ from otel_progress.trouble import trouble
 from otel_progress.values import Bad
 
 MAX_WATCHED: Final = 2_000
-"""Plain spans that are looked at each tick; spans that start beyond that are looked at only when they end."""
+"""Plain spans that are looked at each tick; beyond that, the one that has run longest without telling progress is let go."""
 _TELLING: Final = (semconv.CURRENT, semconv.TOTAL)
 
 
@@ -53,11 +53,20 @@ class ProgressSpanProcessor(SpanProcessor):
             level = (get_current() if parent_context is None else parent_context).get(LEVEL_KEY)
             above = cast("Node | None", getattr(level, "_node", None))
             with self._lock:
-                if len(self._watched) < MAX_WATCHED:
-                    self._watched[span.get_span_context().span_id] = (span, above)
+                if len(self._watched) >= MAX_WATCHED:
+                    self._let_go()
+                self._watched[span.get_span_context().span_id] = (span, above)
             self._store.on_wake()
         except Exception as error:
             trouble("processor", "a span could not be watched for progress", error=error)
+
+    def _let_go(self) -> None:
+        silent = next((span_id for span_id in self._watched if span_id not in self._nodes), None)
+        oldest = silent if silent is not None else next(iter(self._watched))
+        del self._watched[oldest]
+        node = self._nodes.pop(oldest, None)
+        if node is not None:
+            node.orphaned = node.operation.orphaned = True
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take the final values of a plain span and end its level."""

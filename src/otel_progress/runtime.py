@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 import weakref
@@ -17,7 +18,7 @@ from otel_progress.live import LiveStore
 from otel_progress.model import Event, OperationSnapshot, Outcome, Status
 from otel_progress.node import Node
 from otel_progress.protocols import Batch, Reader
-from otel_progress.recording import Recording, slot
+from otel_progress.recording import Recording, Warnings, slot
 from otel_progress.ticker import Ticker
 from otel_progress.totals import Totals
 from otel_progress.trouble import trouble
@@ -147,6 +148,7 @@ class Runtime:
         if self._ended or self._pid != os.getpid():
             return True
         self._ended = True
+        atexit.unregister(self.shutdown)
         deadline = time.monotonic() + timeout
         done = True
         if slot.active is self._recording:  # first, so that nothing begins any more
@@ -214,6 +216,7 @@ class Runtime:
         self.lanes[:] = [lane for lane in self.lanes if lane.name != "console"]
         for lane in self.lanes:
             lane.restart()
+        self._recording.warnings = Warnings()
         self.ticker.restart()
         self._callbacks = Callbacks(lambda count: self.totals.dropped("callback", count))
         self._tracing.processor.restart()

@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, TypeAlias
+from urllib.parse import unquote
 
+from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
 from otel_progress.text import cut
 
@@ -66,7 +68,7 @@ def parse_duration(value: object) -> float:
     """Return seconds from a number or a text such as ``90``, ``500ms``, ``15m``, ``24h`` or ``7d``."""
     expected = "a duration above 0 in seconds, or with a unit: 500ms, 90s, 15m, 24h, 7d"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
+        seconds = float(value) if value < 2**63 else math.inf
     else:
         match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*", value) if isinstance(value, str) else None
         if match is None:
@@ -149,6 +151,8 @@ class Settings:
             variable = next((name for name in setting.variables if environ.get(name, "").strip()), None)
             if variable is not None:
                 found[setting.name] = _parsed(setting, environ[variable], f"the environment variable {variable}")
+        if "service_name" not in found and (service := _service_of_resource(environ)):
+            found["service_name"] = service
         return cls(**found)
 
     def with_arguments(self, **arguments: object) -> Settings:
@@ -163,9 +167,25 @@ class Settings:
         return [f"{name}: {mine!r} and {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
 
 
+def _service_of_resource(environ: Mapping[str, str]) -> str:
+    """Return ``service.name`` of OTEL_RESOURCE_ATTRIBUTES, a list of percent-encoded ``key=value``; empty when it is not there."""
+    for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, _, value = pair.partition("=")
+        if key.strip() == semconv.SERVICE_NAME:
+            return cut(unquote(value.strip()))
+    return ""
+
+
+def _shown(value: object) -> str:
+    try:
+        return cut(repr(value), 100)
+    except Exception:  # an int of thousands of digits has no repr
+        return f"a {type(value).__name__}"
+
+
 def _parsed(setting: Setting, value: object, source: str) -> Any:
     try:
         return setting.parse(value)
     except ValueError as error:
-        msg = f"{source} is {cut(repr(value), 100)}; expected {error}"
+        msg = f"{source} is {_shown(value)}; expected {error}"
         raise ConfigurationError(msg) from None

@@ -86,10 +86,11 @@ def final(node: Node) -> dict[str, AttributeValue]:
 
 
 def finish(node: Node) -> None:
-    """Write the final values of an ended level on its span and end it."""
+    """Write the final values of an ended level on its span, end it, and let go of it: the level may be kept for long."""
     span = node.span
     if span is INVALID_SPAN:
         return
+    node.span = INVALID_SPAN
     try:
         if span.is_recording():
             _write(span, node)

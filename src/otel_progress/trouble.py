@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -13,6 +14,8 @@ logger: Final = logging.getLogger("otel_progress")
 counts: Final[Counter[str]] = Counter()
 """How often something went wrong, by place (tracer, span, sink name, callback, …)."""
 _lock: Final = Lock()
+if hasattr(os, "register_at_fork"):  # a child must not begin with a lock that some thread of its parent held
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def trouble(place: str, text: str, *, error: BaseException | None = None) -> None:

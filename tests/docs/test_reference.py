@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import click
 import pytest
 from documents import DOCUMENTS, PROJECT
+from loading import script
 
 import otel_progress as progress
 from otel_progress import config, semconv, testing
@@ -52,31 +50,22 @@ def fields(name: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def writer() -> ModuleType:
     """The script that writes the generated parts."""
-    loader = SourceFileLoader("reference_script", str(PROJECT / "scripts" / "reference"))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
-    return module
+    return script("reference")
 
 
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.parent.name == "docs"], ids=lambda path: path.name)
-def test_generated_parts_are_what_the_script_writes(document: Path, script: ModuleType) -> None:
+def test_generated_parts_are_what_the_script_writes(document: Path, writer: ModuleType) -> None:
     """The committed text is what ``scripts/reference`` makes of the code; run it when this fails."""
     text = document.read_text(encoding="utf-8")
-    assert text == script.rewritten(text)
+    assert text == writer.rewritten(text)
 
 
-def test_every_generated_part_is_in_a_document(script: ModuleType) -> None:
+def test_every_generated_part_is_in_a_document(writer: ModuleType) -> None:
     """Nothing the script can write is left out of the documents."""
-    used = {match[2] for path in DOCUMENTS for match in script.BLOCK.finditer(path.read_text(encoding="utf-8"))}
-    assert used == {name.removesuffix("_block") for name in vars(script) if name.endswith("_block")} - {"name"}
+    used = {match[2] for path in DOCUMENTS for match in writer.BLOCK.finditer(path.read_text(encoding="utf-8"))}
+    assert used == {name.removesuffix("_block") for name in vars(writer) if name.endswith("_block")} - {"name"}
 
 
 def test_every_setting_is_there() -> None:

@@ -6,13 +6,13 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from documents import Program, excused, programs
+from tests.servers import free_port
 
 RUNNER = Path(__file__).with_name("run_program.py")
 PROGRAMS = list(programs())
@@ -21,13 +21,6 @@ PORT = "9464"
 
 FORK_IS_MEANT = "ignore:This process:DeprecationWarning"
 """Python 3.12 and newer warn of every fork of a process with threads; the guide shows one on purpose."""
-
-
-def free_port() -> int:
-    """Return a port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -1,0 +1,82 @@
+"""No foreign code runs while the store's lock is held: log handlers, clocks and finalizers may do what they like."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import otel_progress as progress
+from otel_progress.testing import Recorder
+
+
+class Asking(logging.Handler):
+    """A handler that waits for another thread which reads progress, as one that draws or ships log lines may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answered: list[bool] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Ask in another thread, and wait for the answer for a while."""
+        thread = threading.Thread(target=progress.get_active_operations)
+        thread.start()
+        thread.join(1.0)
+        self.answered.append(not thread.is_alive())
+
+
+@pytest.fixture
+def asking() -> Iterator[Asking]:
+    """Put the handler on this package's logger."""
+    handler, logger = Asking(), logging.getLogger("otel_progress")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda op: op.update(current=-1), id="value"),
+        pytest.param(lambda op: op.level("x", 1).start(), id="duplicate", marks=pytest.mark.xfail(strict=True, reason="holds the lock")),
+        pytest.param(lambda op: op.stage("no").start(), id="stage", marks=pytest.mark.xfail(strict=True, reason="holds the lock")),
+        pytest.param(lambda op: op.snapshot(), id="beyond", marks=pytest.mark.xfail(strict=True, reason="holds the lock")),
+    ],
+)
+def test_warnings_are_logged_without_the_lock(lenient: Recorder, asking: Asking, use: Callable[[progress.Level], object]) -> None:
+    """While a warning is being logged, other threads read and work."""
+    with progress.operation("o", id="o", total=1, stages={"a": 1}) as op, op.level("x", 1):
+        op.update(current=1)
+        op._node.counting().add(5)
+        use(op)
+    assert asking.answered
+    assert asking.answered[0]
+
+
+def test_a_finalizer_in_mid_tick(lenient: Recorder) -> None:
+    """A loop that the garbage collector closes in the middle of a tick or a begin ends its level, and nothing deadlocks."""
+    clock = lenient.runtime.store.clock
+    loops: list[Iterator[int]] = []
+
+    def collecting() -> float:
+        if loops:
+            loops.pop().close()  # type: ignore[attr-defined]
+        return clock()
+
+    with progress.operation("o", id="o") as op:
+        for _ in range(6):
+            loops.append(iter(op.track(range(3))))
+            next(loops[-1])
+        lenient.runtime.store._tree._clock = collecting
+        lenient.runtime.store.clock = collecting
+        lenient.tick()
+        with op.level("x"):
+            lenient.operation("o")
+        lenient.tick()
+        assert loops == []
+        cancelled = [level for level in lenient.operation("o").levels if level.status.value == "cancelled"]
+        assert len(cancelled) == 6
+        assert op.snapshot().current == 7
+    assert lenient.runtime.get_active_operations() == []

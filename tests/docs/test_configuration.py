@@ -1,0 +1,39 @@
+"""Configuration and queries for other programs that the documents show are taken by those programs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from documents import DOCUMENTS, blocks
+from tests.servers import require
+
+QUERIES = [block.text for path in DOCUMENTS for block in blocks(path) if block.language == "promql"]
+SCRAPES = [
+    block.text for path in DOCUMENTS for block in blocks(path) if block.language == "yaml" and "scrape_configs" in block.text
+]
+
+
+def promtool(*arguments: object) -> None:
+    """Run promtool; what it refuses fails the test with its words."""
+    done = subprocess.run([require("promtool"), *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_queries_are_promql(tmp_path: Path) -> None:
+    """Prometheus' own parser takes every query."""
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(QUERIES)]
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "documents", "rules": rules}]}), encoding="utf-8")
+    assert rules
+    promtool("check", "rules", file)
+
+
+@pytest.mark.parametrize("text", SCRAPES)
+def test_scrape_configuration_is_taken(text: str, tmp_path: Path) -> None:
+    """Prometheus takes the lines that are shown for its configuration."""
+    file = tmp_path / "prometheus.yml"
+    file.write_text(text, encoding="utf-8")
+    promtool("check", "config", file)

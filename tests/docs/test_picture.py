@@ -1,0 +1,49 @@
+"""The picture of the README is well-formed, shows what it says, and fetches nothing from anywhere."""
+
+from __future__ import annotations
+
+import re
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from documents import PROJECT
+from loading import script
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def words(picture: str) -> str:
+    """Return the text of an SVG."""
+    return "".join("".join(element.itertext()) for element in ElementTree.fromstring(picture).iter(f"{SVG}text")).replace(
+        "\xa0", " "
+    )
+
+
+def fetched(picture: str) -> list[str]:
+    """Return the addresses in an SVG, without the names of its own elements and what lies inside of it."""
+    return [
+        address for address in re.findall(r"url\(([^)]*)\)|href=\"([^\"]*)\"", picture) if not "".join(address).startswith("#")
+    ]
+
+
+def test_the_picture_shows_the_demo() -> None:
+    """The committed picture has the operation, a stage and a share that is done; nothing in it is loaded from the network."""
+    picture = (PROJECT / "docs" / "images" / "demo.svg").read_text(encoding="utf-8")
+    assert "Survey of the sources of Python" in words(picture)
+    assert re.search(r"stage analyse .*\d+%", re.sub(r"\s+", " ", words(picture)))
+    assert fetched(picture) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the script needs a pseudo terminal")
+def test_a_screen_becomes_a_picture() -> None:
+    """What a terminal shows is drawn with its colours; markup in it stays text."""
+    import pyte
+
+    screen = pyte.Screen(40, 5)
+    pyte.Stream(screen).feed("\x1b[1;31mfailed <b>&\x1b[0m plain\r\n\x1b[92mok\x1b[0m")
+    picture = script("picture").draw(screen)
+    assert "failed <b>& plain" in re.sub(r"\s+", " ", words(picture))
+    assert "ok" in words(picture)
+    assert len(set(re.findall(r"fill: (#[0-9a-f]{6})", picture))) >= 3
+    assert fetched(picture) == []
