@@ -69,7 +69,8 @@ class LiveStore:
 
     def restart(self, instance: Instance) -> None:
         """Forget everything and go on as another instance: what a forked child does. New lock, no inherited level."""
-        for node in list(self._tree.active) if hasattr(self, "_tree") else ():
+        inherited: Tree | None = getattr(self, "_tree", None)
+        for node in () if inherited is None else list(inherited.active):
             node.status = Status.CANCELLED  # here, for the handles that were inherited; the parent process goes on with it
         self.instance = instance
         self._lock = threading.RLock()

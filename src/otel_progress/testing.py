@@ -135,8 +135,9 @@ def recording(
 ) -> Iterator[Recorder]:
     """Record progress within the block and shut down after it.
 
-    ``clock`` and ``ids`` can be shared by several recordings; ``strict`` raises for bad values; ``sampler`` decides what is exported; ``provider`` takes the place of the private one;
-    ``ticking`` collects in the background every ``tick`` seconds as outside of tests; ``settings`` are those of ``configure``.
+    ``clock`` and ``ids`` can be shared by several recordings; ``strict`` raises for bad values; ``sampler`` decides what is
+    exported; ``provider`` takes the place of the private one; ``ticking`` collects in the background every ``tick`` seconds as
+    outside of tests; ``settings`` are those of ``configure``.
     Raises ConfigurationError when progress is being recorded already.
     """
     clock, ids, exporter = clock or FakeClock(), ids or CountingIds(), InMemorySpanExporter()

@@ -71,12 +71,14 @@ def test_a_bad_number_is_ignored(
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize(("value", "reason"), VALUES, ids=[repr(value)[:12] for value, _ in VALUES])
-def test_a_bad_number_raises_when_strict(recorder: Recorder, use: Callable[[Level, Any], object], value: Any, reason: str) -> None:
+def test_a_bad_number_raises_when_strict(
+    recorder: Recorder, use: Callable[[Level, Any], object], value: Any, reason: str
+) -> None:
     """Strict raises a TypeError or ValueError that says what was given and what is expected."""
     expected = RejectedTypeError if reason == "type" else RejectedValueError
     with progress.operation("o", total=10) as op:
         op.update(current=3)
-        with pytest.raises(expected, match="must be|at least 0|below 2") as error:
+        with pytest.raises(expected, match=r"must be|at least 0|below 2") as error:
             use(op, value)
         assert isinstance(error.value, TypeError if reason == "type" else ValueError)
         snapshot = op.snapshot()
@@ -92,7 +94,8 @@ class Index:
 
 
 @pytest.mark.parametrize("value", [4, 4.0, Index(), Fraction(4), __import__("decimal").Decimal(4)])
-def test_numbers_of_other_libraries(recorder: Recorder, value: Any) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_numbers_of_other_libraries(value: Any) -> None:
     """Whatever is a number counts as one."""
     with progress.operation("o", total=value) as op:
         op.increment(value)
@@ -115,9 +118,8 @@ def test_numbers_of_other_libraries(recorder: Recorder, value: Any) -> None:
 )
 def test_other_bad_values(recorder: Recorder, use: Callable[[Level], object], reason: str, text: str) -> None:
     """Counts beyond the total, outcomes and stages that do not exist: strict says what would be right."""
-    with progress.operation("o", total=10) as op:
-        with pytest.raises((RejectedValueError, RejectedTypeError), match=text):
-            use(op)
+    with progress.operation("o", total=10) as op, pytest.raises((RejectedValueError, RejectedTypeError), match=text):
+        use(op)
     assert rejected(recorder) == {reason: 1}
 
 
@@ -180,7 +182,7 @@ def test_after_the_end(lenient: Recorder, use: Callable[[Level], object], parent
     lenient.tick()
     assert [op.snapshot(), level.snapshot()] == before
     assert sum(rejected(lenient).values()) == 1
-    with pytest.raises(ValueError, match=r"ended|stage"):
+    with pytest.raises(ValueError, match=r"ended|stage"):  # noqa: PT012 - the block is what is tested
         lenient.runtime._recording.strict = True
         use(level)
 
@@ -199,7 +201,8 @@ def test_one_warning_a_call_site(lenient: Recorder, caplog: pytest.LogCaptureFix
     assert len(caplog.records) == 3
 
 
-def test_a_total_below_what_is_done(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("lenient")
+def test_a_total_below_what_is_done(caplog: pytest.LogCaptureFixture) -> None:
     """A total that turns out less than what has been counted makes the level full, with a warning, and can be raised again."""
     with progress.operation("o", total=10) as op:
         op.increment(5)
@@ -210,7 +213,7 @@ def test_a_total_below_what_is_done(lenient: Recorder, caplog: pytest.LogCapture
     assert len(caplog.records) == 1
 
 
-class Odd(Exception):
+class OddError(Exception):
     """An error of this module."""
 
 
@@ -223,8 +226,8 @@ def test_any_text(recorder: Recorder, text: str) -> None:
     with progress.operation(text, text, id=text, unit=text, **{text or "k": text}) as op:
         op.update(message=text)
         op.item(text, outcome="failed", error=text, **{text or "k": text})
-        with pytest.raises(Odd), op.level(text, text, text, unit=text) as level:
-            raise Odd(text)
+        with pytest.raises(OddError), op.level(text, text, text, unit=text) as level:
+            raise OddError(text)
         op.level(text, "given").start().fail(Failure(text, text, text))
     one = recorder.operation(op.operation_id)
     (event,) = recorder.runtime.get_events(op.operation_id)
@@ -258,6 +261,29 @@ def test_long_ids_stay_apart(recorder: Recorder) -> None:
 def test_cutting_keeps_to_its_bound(text: str, limit: int) -> None:
     """What replaces invalid characters is longer than they are, and is cut as well."""
     assert len(cut(text, limit)) <= limit
+
+
+class Scalar:
+    """A scalar as numerical libraries have them."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def item(self) -> object:
+        """Return the plain value, or fail as an array of many does."""
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+    def __str__(self) -> str:
+        return "a scalar"
+
+
+@pytest.mark.usefixtures("recorder")
+def test_scalars_of_numerical_libraries() -> None:
+    """A scalar with item() is its plain value, where that is one."""
+    with progress.operation("o", a=Scalar(3), b=Scalar(0.5), c=Scalar(ValueError("many")), d=Scalar([1])) as op:
+        assert dict(op.snapshot().metadata) == {"a": 3, "b": 0.5, "c": "a scalar", "d": "a scalar"}
 
 
 def test_metadata_becomes_attribute_values(recorder: Recorder) -> None:

@@ -23,6 +23,7 @@ class Told:
         self.calls: list[tuple[str, OperationSnapshot]] = []
 
     def __call__(self, event: str, operation: OperationSnapshot) -> None:
+        """Remember a call."""
         self.calls.append((event, operation))
 
     @property
@@ -109,7 +110,7 @@ def test_a_callback_that_hangs(release: threading.Event) -> None:
     """One that hangs delays nobody: not the work, not the ticks, not other callbacks, not what sinks are owed at the end."""
     told, hanging = Told(), threading.Event()
 
-    def hang(event: str, operation: OperationSnapshot) -> None:
+    def hang(_event: str, _operation: OperationSnapshot) -> None:
         hanging.set()
         release.wait()
 
@@ -142,7 +143,7 @@ def test_a_mailbox_is_bounded(recorder: Recorder, release: threading.Event) -> N
     """Behind a callback that hangs only so many starts and ends wait; the rest is counted."""
     hanging = threading.Event()
 
-    def hang(event: str, operation: OperationSnapshot) -> None:
+    def hang(_event: str, _operation: OperationSnapshot) -> None:
         hanging.set()
         release.wait()
 
@@ -159,7 +160,7 @@ def test_removing_from_within(recorder: Recorder) -> None:
     """A callback may remove itself, and is not called again; removing a stranger does nothing."""
     calls = []
 
-    def once(event: str, operation: OperationSnapshot) -> None:
+    def once(event: str, _operation: OperationSnapshot) -> None:
         calls.append(event)
         progress.remove_callback(once)
 
@@ -186,7 +187,7 @@ def test_a_callback_may_ask_and_begin(recorder: Recorder) -> None:
     """Inside of a callback queries are answered, and operations can be run."""
     answers = []
 
-    def curious(event: str, operation: OperationSnapshot) -> None:
+    def curious(_event: str, operation: OperationSnapshot) -> None:
         if operation.operation_type == "o":
             answers.append(progress.get_operation("o"))
             with progress.operation("inner"):
@@ -208,7 +209,8 @@ def test_intervals_that_cannot_be(recorder: Recorder, interval: Any) -> None:
     assert not recorder.runtime._callbacks
 
 
-def test_what_cannot_be_called(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_what_cannot_be_called() -> None:
     """Something that is no function is refused at once."""
     with pytest.raises(ConfigurationError, match="callable"):
         progress.add_callback("print")  # type: ignore[arg-type]

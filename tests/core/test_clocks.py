@@ -120,7 +120,8 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_a_naive_deadline_beyond_a_change_of_the_clocks(berlin: None) -> None:
+@pytest.mark.usefixtures("berlin")
+def test_a_naive_deadline_beyond_a_change_of_the_clocks() -> None:
     """A local moment is meant as local clocks will show it then, in summer and in winter."""
     with recording(clock=FakeClock(wall=datetime(2026, 1, 10, tzinfo=timezone.utc).timestamp())):
         for month, offset in ((2, 1), (7, 2)):
@@ -129,7 +130,7 @@ def test_a_naive_deadline_beyond_a_change_of_the_clocks(berlin: None) -> None:
                 assert op.snapshot().info.deadline_at == expected
 
 
-@pytest.mark.parametrize("deadline", [datetime.max, datetime.min, timedelta(days=-1), "tomorrow", float("nan")])
+@pytest.mark.parametrize("deadline", [datetime.max, datetime.min, timedelta(days=-1), "tomorrow", float("nan")])  # noqa: DTZ901 - naive on purpose
 def test_deadlines_that_cannot_be(lenient: Recorder, deadline: object) -> None:
     """A deadline that is no moment is refused, and the operation runs without; one in the past is overdue at once."""
     with progress.operation("o", id="o", deadline=deadline) as op:  # type: ignore[arg-type]

@@ -46,9 +46,8 @@ def ended() -> Iterator[None]:
         running.shutdown()
 
 
-def test_arguments_come_before_the_environment_and_defaults(
-    ended: None, provider: TracerProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("ended")
+def test_arguments_come_before_the_environment_and_defaults(provider: TracerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     """An argument counts, else its variable, else the default; an empty variable counts as none."""
     monkeypatch.setenv("OTEL_PROGRESS_TICK", "250ms")
     monkeypatch.setenv("OTEL_PROGRESS_STALL_AFTER", "5m")
@@ -60,13 +59,15 @@ def test_arguments_come_before_the_environment_and_defaults(
     assert config.current_runtime().store.instance.service == "nightly"  # type: ignore[union-attr]
 
 
-def test_own_variables_come_before_the_standard_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("monkeypatch")
+def test_own_variables_come_before_the_standard_ones() -> None:
     """A variable of the project beats OpenTelemetry's of the same meaning."""
     environ = {"OTEL_SERVICE_NAME": "standard", "OTEL_PROGRESS_SERVICE_NAME": "own"}
     assert Settings.from_environ(environ).service_name == "own"
 
 
-def test_the_resource_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("monkeypatch")
+def test_the_resource_names_the_service() -> None:
     """The service's name in OTEL_RESOURCE_ATTRIBUTES counts where no other says it."""
     environ = {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test,service.name=nightly%20run"}
     with config.start(QUIET, TracerProvider(shutdown_on_exit=False), environ=environ) as runtime:
@@ -97,7 +98,9 @@ BAD: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), BAD, ids=lambda value: str(value)[:16] if not isinstance(value, int) else "n")
+@pytest.mark.parametrize(
+    ("name", "value", "expected"), BAD, ids=lambda value: str(value)[:16] if not isinstance(value, int) else "n"
+)
 def test_a_bad_argument(name: str, value: Any, expected: str) -> None:
     """A value that cannot be used is refused with its name and what was expected, and nothing is configured."""
     with pytest.raises(ConfigurationError, match=expected) as error:
@@ -107,7 +110,9 @@ def test_a_bad_argument(name: str, value: Any, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "expected"), [bad for bad in BAD if isinstance(bad[1], str) and bad[1].strip()], ids=lambda value: str(value)[:16]
+    ("name", "value", "expected"),
+    [bad for bad in BAD if isinstance(bad[1], str) and bad[1].strip()],
+    ids=lambda value: str(value)[:16],
 )
 def test_a_bad_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str) -> None:
     """The same holds for variables, which are named."""
@@ -143,7 +148,8 @@ def test_every_argument_is_a_setting() -> None:
         assert setting.default == defaults[setting.name]
 
 
-def test_configuring_again(ended: None, provider: TracerProvider) -> None:
+@pytest.mark.usefixtures("ended")
+def test_configuring_again(provider: TracerProvider) -> None:
     """The same again is the same runtime; what is not said again does not contradict."""
     runtime = progress.configure(**QUIET, tick=0.2, tracer_provider=provider)
     assert progress.configure() is runtime
@@ -151,7 +157,8 @@ def test_configuring_again(ended: None, provider: TracerProvider) -> None:
     assert progress.configure(tracer_provider=provider) is runtime
 
 
-def test_contradicting_what_runs(ended: None, provider: TracerProvider) -> None:
+@pytest.mark.usefixtures("ended")
+def test_contradicting_what_runs(provider: TracerProvider) -> None:
     """Another value is refused, and the message has both; what runs goes on."""
     runtime = progress.configure(**QUIET, tick=0.2, tracer_provider=provider)
     with pytest.raises(ConfigurationError, match=r"tick: 0\.2 and 0\.5; strict: False and True|strict.*tick") as error:
@@ -241,17 +248,19 @@ def test_a_port_in_use(provider: TracerProvider, tmp_path: Path) -> None:
             assert not op.recording
     with progress.configure(**{**settings, "prometheus_port": 0}, tracer_provider=provider) as runtime:
         assert runtime.metrics_url is not None
-        with progress.operation("o", id="served"), urllib.request.urlopen(runtime.metrics_url) as answer:  # noqa: S310
+        with progress.operation("o", id="served"), urllib.request.urlopen(runtime.metrics_url) as answer:
             assert 'operation_id="served"' in answer.read().decode()
 
 
-def test_the_kit_refuses_to_mix(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_the_kit_refuses_to_mix() -> None:
     """A recorder does not join a configuration that runs already."""
     with pytest.raises(ConfigurationError, match="recorded already"), recording():
         pass
 
 
-def test_a_disabled_sdk(ended: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("ended")
+def test_a_disabled_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
     """OTEL_SDK_DISABLED leaves progress live, without a trace."""
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     runtime = progress.configure(**QUIET, tracer_provider=TracerProvider(shutdown_on_exit=False))
@@ -262,7 +271,8 @@ def test_a_disabled_sdk(ended: None, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (one.ratio, one.root.info.trace_id) == (0.5, None)
 
 
-def test_the_runtime_is_let_go(provider: TracerProvider) -> None:
+@pytest.mark.usefixtures("provider")
+def test_the_runtime_is_let_go() -> None:
     """Configuring over and over keeps nothing of the runtimes before but an idle processor."""
     import gc
     import weakref

@@ -8,6 +8,7 @@ import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from opentelemetry import context as context_api
 from opentelemetry import trace
 
@@ -39,7 +40,8 @@ def test_children_of_a_handle_in_other_threads(recorder: Recorder) -> None:
     assert recorder.operation("o").root.current == 40
 
 
-def test_tasks_have_their_own_current_level(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_tasks_have_their_own_current_level() -> None:
     """Each task sees the level it began in, and what it begins is below that."""
 
     async def part(number: int) -> str:
@@ -54,7 +56,8 @@ def test_tasks_have_their_own_current_level(recorder: Recorder) -> None:
     assert asyncio.run(work()) == [f"part:{number}" for number in range(8)]
 
 
-def test_after_each_block_the_level_around_it_is_current(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_after_each_block_the_level_around_it_is_current() -> None:
     """Blocks nest, and nothing is current in the end, neither level nor span."""
     before = context_api.get_current()
     with progress.operation("o") as op:
@@ -113,7 +116,8 @@ def test_blocks_left_out_of_order(recorder: Recorder) -> None:
     context_api.attach(context_api.Context())
 
 
-def test_a_level_whose_current_level_has_ended(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_a_level_whose_current_level_has_ended() -> None:
     """What begins in the block of a level that has ended already goes below the nearest one that runs."""
     with progress.operation("o", id="o"), progress.level("a") as a:
         a.complete()

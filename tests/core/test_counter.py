@@ -48,7 +48,8 @@ def run(*targets: object) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_threads_lose_nothing(tiny_switch_interval: None, kind: type[Counter]) -> None:
+@pytest.mark.usefixtures("tiny_switch_interval")
+def test_threads_lose_nothing(kind: type[Counter]) -> None:
     """Eight threads that count ones and steps, while others read, lose not a unit, and a reader never sees less than before."""
     counter, done, seen = kind(), threading.Event(), [0.0]
 
@@ -80,7 +81,8 @@ def test_threads_lose_nothing(tiny_switch_interval: None, kind: type[Counter]) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_first_step_of_many_threads(tiny_switch_interval: None, kind: type[Counter]) -> None:
+@pytest.mark.usefixtures("tiny_switch_interval")
+def test_the_first_step_of_many_threads(kind: type[Counter]) -> None:
     """Threads whose first steps meet make one queue, and lose none."""
     for _ in range(100):
         counter = kind()
@@ -89,7 +91,8 @@ def test_the_first_step_of_many_threads(tiny_switch_interval: None, kind: type[C
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_readers_drain_for_writers(tiny_switch_interval: None, kind: type[Counter]) -> None:
+@pytest.mark.usefixtures("tiny_switch_interval")
+def test_readers_drain_for_writers(kind: type[Counter]) -> None:
     """Many readers beside many writers of steps: whoever takes a step out of the queue, the sum is right."""
     counter = kind()
 

@@ -48,7 +48,8 @@ def test_update_takes_back_and_increment_goes_on(recorder: Recorder) -> None:
         assert recorder.operation(op.operation_id).root.current == 4.5
 
 
-def test_set_total_may_grow_and_be_forgotten(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_set_total_may_grow_and_be_forgotten() -> None:
     """A total can be learned, corrected, and made unknown again, and the ratio follows."""
     with progress.operation("survey") as op:
         op.increment(5)
@@ -114,19 +115,20 @@ def test_fail_takes_texts_and_failures(recorder: Recorder, error: str | Failure,
     assert recorder.spans()[0].attributes["error.type"] == expected.type
 
 
-class Odd(Exception):
+class OddError(Exception):
     """An error of this module."""
 
 
-def test_an_exception_fails_and_goes_on_unchanged(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_an_exception_fails_and_goes_on_unchanged() -> None:
     """The very exception comes out, and the level knows its qualified type, text and traceback."""
-    error = Odd("unlucky")
-    with pytest.raises(Odd) as caught, progress.operation("survey") as op:
+    error = OddError("unlucky")
+    with pytest.raises(OddError) as caught, progress.operation("survey") as op:
         raise error
     assert caught.value is error
     failure = op.snapshot().error
     assert failure is not None
-    assert (failure.type, failure.message) == (f"{__name__}.Odd", "unlucky")
+    assert (failure.type, failure.message) == (f"{__name__}.OddError", "unlucky")
     assert "raise error" in (failure.details or "")
 
 
@@ -140,7 +142,8 @@ def test_being_stopped_is_cancelled_not_failed(recorder: Recorder, kind: type[Ba
     assert recorder.spans()[0].status.is_unset
 
 
-def test_exit_is_a_failure(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_exit_is_a_failure() -> None:
     """A block left by SystemExit has not done its work."""
     with pytest.raises(SystemExit), progress.operation("survey") as op:
         raise SystemExit(2)
@@ -174,7 +177,8 @@ def test_a_handle_begins_when_first_used(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize("use", ["path", "operation_id", "span"])
-def test_looking_at_a_handle_begins_it(recorder: Recorder, use: str) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_looking_at_a_handle_begins_it(use: str) -> None:
     """A property that only exists while something runs begins the level."""
     op = progress.operation("survey", id="s")
     assert getattr(op, use) is not None
@@ -182,7 +186,8 @@ def test_looking_at_a_handle_begins_it(recorder: Recorder, use: str) -> None:
     op.complete()
 
 
-def test_paths_and_names(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_paths_and_names() -> None:
     """Paths are type:id segments, escaped as in URLs; ids are numbered and names follow when not given."""
     with progress.operation("setlist") as op:
         with op.level("song", "a/b:c%d", "A song") as song, song.level("re:al/ly%", 7) as odd:
@@ -210,7 +215,8 @@ def test_explicit_and_numbered_ids_do_not_meet(recorder: Recorder) -> None:
     assert op.snapshot().current == 4
 
 
-def test_repr_says_what_it_is(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_repr_says_what_it_is() -> None:
     """A handle shows type, place and status."""
     with progress.operation("setlist") as op, op.level("song", 1) as song:
         assert repr(song) == "<Level 'song' 'song:1' running>"

@@ -18,7 +18,7 @@ from otel_progress.protocols import Batch
 from otel_progress.testing import Recorder, recording, wait_until
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """What is raised on purpose; its own text raises as well."""
 
     def __str__(self) -> str:
@@ -37,8 +37,7 @@ def work() -> str:
             raise KeyError("x")
         assert list(op.track([1, 2])) == [1, 2]
         progress.get_active_operations()
-        operation_id = op.operation_id
-    return operation_id
+    return op.operation_id
 
 
 def check(recorder: Recorder, operation_id: str) -> None:
@@ -56,7 +55,7 @@ class Hooks(SpanProcessor):
         setattr(self, hook, self._fail)
 
     def _fail(self, *_: Any, **__: Any) -> None:
-        raise Broken
+        raise BrokenError
 
 
 @pytest.mark.parametrize("hook", ["on_start", "on_end", "_on_ending"])
@@ -77,11 +76,11 @@ class BadSampler(Sampler):
 
     def should_sample(self, *_: Any, **__: Any) -> Any:
         """Fail."""
-        raise Broken
+        raise BrokenError
 
     def get_description(self) -> str:
         """Fail."""
-        raise Broken
+        raise BrokenError
 
 
 def test_a_sampler_that_raises() -> None:
@@ -98,7 +97,7 @@ class BadSpan(trace.NonRecordingSpan):
         super().__init__(trace.INVALID_SPAN_CONTEXT)
 
     def _fail(self, *_: Any, **__: Any) -> Any:
-        raise Broken
+        raise BrokenError
 
     is_recording = set_attributes = set_status = add_event = record_exception = end = _fail
 
@@ -112,13 +111,13 @@ class BadProvider(trace.TracerProvider):
     def get_tracer(self, *_: Any, **__: Any) -> Any:
         """Fail, or return what does."""
         if self.step == "get_tracer":
-            raise Broken
+            raise BrokenError
         return self
 
     def start_span(self, *_: Any, **__: Any) -> trace.Span:
         """Fail, or return what does."""
         if self.step == "start_span":
-            raise Broken
+            raise BrokenError
         return BadSpan()
 
 
@@ -144,15 +143,15 @@ class BadSink:
     def __init__(self) -> None:
         self.calls = 0
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> None:  # noqa: ARG002 - the protocol's signature
         """Fail."""
         self.calls += 1
-        raise Broken
+        raise BrokenError
 
     def close(self) -> None:
         """Fail."""
         self.calls += 1
-        raise Broken
+        raise BrokenError
 
 
 def test_a_sink_that_raises(lenient: Recorder) -> None:
@@ -176,10 +175,10 @@ def test_a_callback_that_raises(lenient: Recorder) -> None:
 
         def __call__(self, *_: Any) -> None:
             self.calls += 1
-            raise Broken
+            raise BrokenError
 
         def __repr__(self) -> str:
-            raise Broken
+            raise BrokenError
 
     bad, told = Bad(), []
     lenient.runtime.add_callback(bad)
@@ -194,23 +193,23 @@ class Evil:
     """A value every special method of which raises."""
 
     def _fail(self, *_: Any) -> Any:
-        raise Broken
+        raise BrokenError
 
-    __str__ = __repr__ = __index__ = __float__ = __len__ = __eq__ = __bool__ = __iter__ = __lt__ = __format__ = _fail  # noqa: PLW0127
+    __str__ = __repr__ = __index__ = __float__ = __len__ = __eq__ = __bool__ = __iter__ = __lt__ = __format__ = _fail
     __hash__ = None  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:
-        raise Broken
+        raise BrokenError
 
 
 class EvilList(list[Any]):
     """A list that cannot be read."""
 
     def __getitem__(self, index: Any) -> Any:
-        raise Broken
+        raise BrokenError
 
 
-EVIL: list[Any] = [Evil(), EvilList([1]), Broken(), 10**5000, -(10**5000), b"\xff", object(), type, [Evil()], {"a": Evil()}]
+EVIL: list[Any] = [Evil(), EvilList([1]), BrokenError(), 10**5000, -(10**5000), b"\xff", object(), type, [Evil()], {"a": Evil()}]
 
 
 @pytest.mark.parametrize("value", EVIL, ids=lambda value: type(value).__name__)
@@ -239,20 +238,20 @@ def test_values_that_raise(lenient: Recorder, value: Any) -> None:
 
 def test_an_exception_without_a_text(lenient: Recorder) -> None:
     """An exception whose text raises goes on all the same, and its level failed."""
-    with pytest.raises(Broken), progress.operation("job") as op:
-        raise Broken
+    with pytest.raises(BrokenError), progress.operation("job") as op:
+        raise BrokenError
     error = op.snapshot().error
     assert error is not None
-    assert error.type.endswith("Broken")
+    assert error.type.endswith("BrokenError")
     assert lenient.runtime.get_history()[0].status is Status.FAILED
 
 
 class BadHandler(logging.Handler):
     """A log handler that raises, as a filter or a formatter may."""
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - the protocol's signature
         """Fail."""
-        raise Broken
+        raise BrokenError
 
 
 @pytest.fixture
@@ -264,7 +263,8 @@ def bad_logging() -> Iterator[None]:
     logger.removeHandler(handler)
 
 
-def test_logging_that_raises(bad_logging: None, lenient: Recorder) -> None:
+@pytest.mark.usefixtures("bad_logging")
+def test_logging_that_raises(lenient: Recorder) -> None:
     """Warnings about bad values and troubles are not worth an exception in the caller's work."""
     op = progress.operation("job", total=-1).start()
     op.update(current="many")  # type: ignore[arg-type]
@@ -280,7 +280,7 @@ def test_threads_that_cannot_be_started(lenient: Recorder, monkeypatch: pytest.M
 
     start: Callable[[threading.Thread], None] = threading.Thread.start
 
-    def refuse(thread: threading.Thread) -> None:
+    def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     lenient.runtime.store.on_wake = lenient.runtime.ticker.wake

@@ -192,3 +192,37 @@ def test_the_ticker_wakes_for_plain_spans(lenient: Recorder) -> None:
     with lenient.provider.get_tracer("user").start_as_current_span("import") as span:
         span.set_attribute("progress.total", 4)
         wait_until(lenient.runtime.get_active_operations)
+
+
+class Unreadable:
+    """A span of a foreign kind whose attributes cannot be read after its first moments."""
+
+    def __init__(self, span: object, reads: int) -> None:
+        self._span = span
+        self._reads = reads
+
+    @property
+    def attributes(self) -> object:
+        """Return the attributes, a few times."""
+        self._reads -= 1
+        if self._reads < 0:
+            raise OSError("unreadable")
+        return {"progress.total": 1}
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._span, name)
+
+
+@pytest.mark.parametrize("reads", [0, 1, 2])
+def test_spans_that_cannot_be_read(lenient: Recorder, reads: int) -> None:
+    """What goes wrong while a span is looked at reaches neither the ticks nor the code that ends it."""
+    processor = lenient.runtime._tracing.processor
+    span = Unreadable(lenient.provider.get_tracer("user").start_span("x"), reads)
+    processor.on_start(span)  # type: ignore[arg-type]
+    processor.look()
+    processor.look()
+    processor.on_end(span)  # type: ignore[arg-type]
+    processor.on_start(None)  # type: ignore[arg-type]
+    processor.on_end(None)  # type: ignore[arg-type]
+    with progress.operation("o") as op:
+        assert op.recording

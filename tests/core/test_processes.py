@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-QUIET = 'console=False, otlp=False, tick=0.01'
+QUIET = "console=False, otlp=False, tick=0.01"
 
 
 def run(tmp_path: Path, code: str, *, expect: int = 0, **environ: str) -> str:
@@ -262,7 +262,9 @@ def test_forks_while_threads_work(tmp_path: Path) -> None:
 
 
 @forking
-@pytest.mark.parametrize("place", ["counter._creating", "node._creating", "trouble._lock", "recording.slot.active.warnings._lock"])
+@pytest.mark.parametrize(
+    "place", ["counter._creating", "node._creating", "trouble._lock", "recording.slot.active.warnings._lock"]
+)
 def test_no_lock_crosses_a_fork(tmp_path: Path, place: str) -> None:
     """A lock that another thread holds at the moment of a fork does not stop the child."""
     module, _, attribute = place.partition(".")

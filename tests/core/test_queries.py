@@ -13,7 +13,8 @@ from otel_progress.protocols import Reader
 from otel_progress.testing import CountingIds, FakeClock, Recorder, recording
 
 
-def test_one_reads_ones_own_writes(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_one_reads_ones_own_writes() -> None:
     """Every write is in the very next answer, without a tick."""
     with progress.operation("job", "Job", id="j", total=4, unit="file") as op:
         for count in range(1, 4):
@@ -109,7 +110,7 @@ def test_a_batch_says_who_and_when(recorder: Recorder) -> None:
     batch = recorder.runtime.store.collect()
     assert (batch.at, batch.clock) == (recorder.clock.wall(), recorder.clock.monotonic())
     assert batch.instance is recorder.runtime.store.instance
-    assert not (batch.snapshots or batch.events or batch.evicted or batch.items)
+    assert not any((batch.snapshots, batch.events, batch.evicted, batch.items))
 
 
 def test_the_store_is_a_reader(recorder: Recorder) -> None:
@@ -149,7 +150,7 @@ def test_the_journal_answers_for_what_memory_has_forgotten(tmp_path: Path) -> No
     with recording(store=store, clock=clock, ids=ids):
         with progress.operation("o", id="now"):
             pass
-        assert [one.operation_id for one in progress.get_history()][0] in ("now", "before")
+        assert progress.get_history()[0].operation_id in ("now", "before")
         assert {one.operation_id for one in progress.get_history("o")} == {"now", "before"}
         assert [event.name for event in progress.get_events("before")] == ["a"]
         one = progress.get_operation("before")
@@ -157,7 +158,8 @@ def test_the_journal_answers_for_what_memory_has_forgotten(tmp_path: Path) -> No
         assert (one.status, one.root.failed) == (Status.COMPLETED, 1)
 
 
-def test_a_journal_that_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("caplog")
+def test_a_journal_that_cannot_be_read(tmp_path: Path) -> None:
     """When the journal fails, live answers are given all the same."""
     path = tmp_path / "progress.db"
     with recording(store=f"sqlite:///{path}", strict=False) as recorder, progress.operation("o", id="o") as op:

@@ -70,7 +70,8 @@ def test_a_retry_within_one_tick_reaches_sinks_whole(recorder: Recorder) -> None
     assert told == [("", 1), ("song:1", 3)]
 
 
-def test_the_same_id_at_once(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("lenient")
+def test_the_same_id_at_once(caplog: pytest.LogCaptureFixture) -> None:
     """Levels and operations that run at once under one id are told apart, with one warning."""
     with progress.operation("o", id="o") as op, op.level("song", 1) as first, op.level("song", 1) as second:
         assert (first.path, second.path) == ("song:1", "song:1~2")

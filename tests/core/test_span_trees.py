@@ -12,7 +12,8 @@ from otel_progress import semconv
 from otel_progress.testing import Recorder, recording
 
 
-def test_a_setlist(recorder: Recorder, sdk_silence: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("sdk_silence")
+def test_a_setlist(recorder: Recorder) -> None:
     """The whole tree of an operation with stages, levels, a retry, a failed item and a failure."""
     with progress.operation("setlist", "Friday", id="f-42", total=2, venue="club") as op:
         with op.level("song", "s1", "Opener", total=2, unit="action") as song:
@@ -133,7 +134,7 @@ def test_another_exception_is_recorded_as_well(recorder: Recorder) -> None:
     """An exception that takes the place in memory of one that was handled is a new one."""
     recorded = []
     for _ in range(20):
-        with pytest.raises(ValueError, match="second"), progress.operation("o") as op:
+        with pytest.raises(ValueError, match="second"), progress.operation("o") as op:  # noqa: PT012 - the block is what is tested
             for _ in range(3):
                 try:
                     with op.level("a"):
@@ -168,8 +169,8 @@ def test_quarters_are_events(recorder: Recorder) -> None:
 
 def test_no_more_than_sixteen_attributes_and_eight_events(recorder: Recorder) -> None:
     """Whatever happens to a level, its span keeps to what back ends keep."""
-    with pytest.raises(OSError, match="gone"), progress.operation("o", total=1000) as op:
-        with pytest.raises(OSError, match="gone"), op.level("a", 1, "A", total=100, unit="u") as first:
+    with pytest.raises(OSError, match="gone"), progress.operation("o", total=1000) as op:  # noqa: PT012 - the block is what is tested
+        with pytest.raises(OSError, match="gone"), op.level("a", 1, "A", total=100, unit="u") as first:  # noqa: PT012 - the block is what is tested
             first.fail("first attempt")
             raise OSError("gone")
         with op.level("a", 1, "A", total=100, unit="u") as level:
@@ -194,9 +195,8 @@ IDENTITY = {semconv.OPERATION_ID, semconv.OPERATION_TYPE, semconv.PATH, semconv.
 
 @pytest.mark.parametrize("limit", [128, 64, 40, 32])
 @pytest.mark.parametrize("where", ["span", "metadata", "both"])
-def test_many_attributes_of_the_user_lose_no_identity(
-    sdk_silence: pytest.LogCaptureFixture, limit: int, where: str
-) -> None:
+@pytest.mark.usefixtures("sdk_silence")
+def test_many_attributes_of_the_user_lose_no_identity(limit: int, where: str) -> None:
     """200 attributes or metadata keys push none of what says which level it is, and how it ended, off the span."""
     provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=limit), shutdown_on_exit=False)
     with recording(provider=provider, strict=False) as recorder:
@@ -207,11 +207,12 @@ def test_many_attributes_of_the_user_lose_no_identity(
                 if where != "span":
                     level.update(**{f"key{number}": number})
         span = recorder.spans()[0]
-        assert IDENTITY <= set(span.attributes)
+        assert set(span.attributes) >= IDENTITY
         assert {semconv.STATUS, semconv.CURRENT, semconv.SEQUENCE} <= set(span.attributes)
 
 
-def test_a_million_updates(lenient: Recorder, sdk_silence: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("sdk_silence")
+def test_a_million_updates(lenient: Recorder) -> None:
     """10⁶ updates leave one span with its identity, a handful of events, and no word from the SDK."""
     with progress.operation("o", id="o", total=10**6) as op:
         for _ in range(100):

@@ -84,7 +84,8 @@ def test_going_back_is_refused(recorder: Recorder) -> None:
     }
 
 
-def test_a_refused_stage_by_default_is_inert(lenient: Recorder) -> None:
+@pytest.mark.usefixtures("lenient")
+def test_a_refused_stage_by_default_is_inert() -> None:
     """What was refused does nothing, and what is counted in it is lost without harm."""
     with progress.operation("o", id="o", stages=IMAGE) as op:
         with op.stage("generation"):
@@ -99,7 +100,7 @@ def test_a_refused_stage_by_default_is_inert(lenient: Recorder) -> None:
 def test_a_failed_stage_can_be_tried_again(recorder: Recorder) -> None:
     """A stage that failed keeps how far it came, and another attempt takes that back."""
     with progress.operation("o", id="o", stages={"a": 1, "b": 1}) as op:
-        with pytest.raises(OSError, match="gone"), op.stage("a") as stage:
+        with pytest.raises(OSError, match="gone"), op.stage("a") as stage:  # noqa: PT012 - the block is what is tested
             stage.update(current=1, total=2)
             raise OSError("gone")
         assert (op.snapshot().ratio, op.snapshot().failed) == (0.25, 1)
@@ -115,7 +116,7 @@ def test_a_failed_stage_can_be_tried_again(recorder: Recorder) -> None:
 
 def test_a_failed_operation_leaves_stages_pending(recorder: Recorder) -> None:
     """What was never begun is still pending when the operation fails, and its ratio is how far it came."""
-    with pytest.raises(OSError, match="gone"), progress.operation("o", id="o", stages=IMAGE) as op:
+    with pytest.raises(OSError, match="gone"), progress.operation("o", id="o", stages=IMAGE) as op:  # noqa: PT012 - the block is what is tested
         with op.stage("queue"):
             pass
         with op.stage("model_loading"):
@@ -124,7 +125,8 @@ def test_a_failed_operation_leaves_stages_pending(recorder: Recorder) -> None:
     assert op.snapshot().ratio == pytest.approx(0.05)
 
 
-def test_levels_below_a_stage(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_levels_below_a_stage() -> None:
     """A stage is a level: what runs in it rolls up into it."""
     with progress.operation("o", id="o", stages={"a": 1, "b": 3}) as op, op.stage("b") as stage:
         stage.set_total(4)
@@ -136,7 +138,8 @@ def test_levels_below_a_stage(recorder: Recorder) -> None:
             assert below.path == "stage:b/file:3"
 
 
-def test_a_counted_operation_with_stages(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_a_counted_operation_with_stages() -> None:
     """An operation that counts itself shows its own count, and the ratio of its stages."""
     with progress.operation("o", id="o", total=100, stages={"a": 1, "b": 1}) as op:
         op.update(current=80)
@@ -146,7 +149,8 @@ def test_a_counted_operation_with_stages(recorder: Recorder) -> None:
     assert (snapshot.current, snapshot.total, snapshot.ratio) == (80, 100, 0.5)
 
 
-def test_stages_of_a_level(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_stages_of_a_level() -> None:
     """Any level can have stages; its ratio rolls up in turn."""
     with progress.operation("o", id="o", total=2) as op, op.level("song", 1, stages={"a": 1, "b": 1}) as song:
         with song.stage("a"):
@@ -163,7 +167,8 @@ def test_stages_that_were_not_declared(recorder: Recorder) -> None:
     assert recorder.operation("o").levels[0].info.attempt == 2
 
 
-def test_the_end_of_the_operation_ends_stages_of_stages(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_the_end_of_the_operation_ends_stages_of_stages() -> None:
     """Ending an operation in mid-stage by hand ends what runs below the stage as cancelled."""
     op = progress.operation("o", id="o", stages={"a": 1}).start()
     stage = op.stage("a").start()

@@ -107,7 +107,7 @@ def test_breaking_out(recorder: Recorder) -> None:
 
 def test_an_error_in_the_loops_body(recorder: Recorder) -> None:
     """An exception of the body goes on; the loop was not finished."""
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what is tested
         for number in progress.track(range(5)):
             _ = 1 / number
     gc.collect()
@@ -157,9 +157,9 @@ def test_items_in_a_loop_are_not_counted_twice(recorder: Recorder) -> None:
 def test_more_than_the_total_is_refused_when_strict(recorder: Recorder) -> None:
     """The element beyond the total raises, and none before it."""
     seen = []
-    with pytest.raises(ValueError, match="at most the total 2"):
+    with pytest.raises(ValueError, match="at most the total 2"):  # noqa: PT012 - the block is what is tested
         for number in progress.track(iter(range(5)), total=2):
-            seen.append(number)
+            seen.append(number)  # noqa: PERF402 - each one is looked at on its way
     assert seen == [0, 1, 2]
     assert ended(recorder)[0].status is Status.FAILED
 
@@ -189,7 +189,8 @@ def test_a_loop_whose_level_has_ended_goes_on(recorder: Recorder, end: str) -> N
     assert recorder.runtime.get_active_operations() == []
 
 
-def test_length_and_truth_are_the_iterables(recorder: Recorder) -> None:
+@pytest.mark.usefixtures("recorder")
+def test_length_and_truth_are_the_iterables() -> None:
     """A tracked list has the list's length; what has none can be looped over and is true, as it was before."""
     assert len(progress.track([1, 2])) == 2
     assert not progress.track([])
@@ -219,7 +220,7 @@ def test_leaving_an_async_loop(recorder: Recorder) -> None:
         await iterator.__anext__()
         await iterator.__anext__()
         await asyncio.create_task(iterator.aclose())
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what is tested
             async for number in progress.track(numbers(5), type="raised"):
                 _ = 1 / number
         with pytest.raises(OSError, match="gone"):
