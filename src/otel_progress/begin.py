@@ -8,10 +8,11 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from opentelemetry import context as context_api
+from opentelemetry.trace import set_span_in_context
 
 from otel_progress import semconv, spans, values
 from otel_progress.errors import ProgressError
-from otel_progress.model import NO_METADATA, Number, Snapshot
+from otel_progress.model import NO_METADATA, Number, Snapshot, Status
 from otel_progress.node import Node, Operation, Spec
 from otel_progress.observe import picture
 from otel_progress.recording import LEVEL_KEY, Recording, slot
@@ -86,11 +87,13 @@ def begin(request: Request, above: Level | None) -> tuple[Node, Recording | None
         if recording.strict:
             node.counting()
             node.one = _Checked(recording, node).one
-        node.span = span = spans.start(recording.tracer, request[-1], node, parent_context(above))
+        span = spans.start(recording.tracer, request[-1], node, parent_context(above))
         context = span.get_span_context()
         if context.is_valid:
             node.trace = (context.trace_id, context.span_id)
-        node.info, node.dirty = None, True
+        node.span, node.info, node.dirty = span, None, True
+        if node.status is not Status.RUNNING:  # ended by another thread meanwhile, before its span was there to be ended
+            spans.finish(node)
     except ProgressError:
         raise
     except Exception:
@@ -106,9 +109,8 @@ def _open_stage(recording: Recording, request: Request, parent: Node | None) -> 
     except ProgressError as error:
         recording.reject("stage", str(error))
         return None
-    if parent is not None and parent.spec.stages is not None:
-        return recording.store.open_stage(parent, name)
-    return recording.store.open(parent, clean(recording, request._replace(id=name, name=name)))
+    spec = clean(recording, request._replace(id=name, name=name))
+    return recording.store.open(None, spec) if parent is None else recording.store.open_stage(parent, spec)
 
 
 def clean(recording: Recording, request: Request) -> Spec:
@@ -202,7 +204,8 @@ def parent_context(above: Level | None) -> context_api.Context:
 
 def current_context(level: Level) -> context_api.Context:
     """Return the current context with the level and its span in force."""
-    return context_api.set_value(LEVEL_KEY, level, spans.in_context(level.span))
+    node, context = level._node, context_api.set_value(LEVEL_KEY, level)
+    return context if node.trace is None else set_span_in_context(level.span, context)
 
 
 def detach(token: object) -> None:

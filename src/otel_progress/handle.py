@@ -53,7 +53,7 @@ class Level:
 
     # --- counting: the hot path --------------------------------------------------------------------------------
 
-    def increment(self, n: Number = 1, *, message: str | None = None) -> None:
+    def increment(self, n: Number = 1, message: str | None = None) -> None:
         """Count ``n`` more units of work done (a number of at least 0) and, if given, say what is being done."""
         if n is _ONE and message is None:  # by identity: the == of a wrong type may raise, and True is no number
             try:
@@ -273,7 +273,9 @@ class Level:
     def __del__(self) -> None:
         node = getattr(self, "_node", None)
         if node is not None and node.status is Status.RUNNING:
-            node.orphaned = node.operation.orphaned = True  # the store closes it at its next look; a lock here could be held by this very thread
+            node.orphaned = node.operation.orphaned = (
+                True  # the store closes it at its next look; a lock here could be held by this very thread
+            )
 
     # --- looking -----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
@@ -29,7 +29,7 @@ from otel_progress.model import (
 from otel_progress.node import Node, Operation, Spec
 from otel_progress.observe import changed, picture
 from otel_progress.protocols import Batch
-from otel_progress.tree import Limits, Tree, walk
+from otel_progress.tree import Limits, Refused, Tree, walk
 
 REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
 
@@ -37,10 +37,10 @@ REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
 class LiveStore:
     """All live levels of this process: a Reader, and the source of every batch.
 
-    ``clock`` is monotonic, ``now`` wall time, both in seconds; ``ids`` makes unique hexadecimal ids. Hooks: ``on_reject(reason,
-    text)`` is told of what had to be refused and may raise, ``on_note`` of what was found wrong later and must not; ``on_begin(node)`` hears of
-    operations, ``on_end(node)`` of levels, ``on_advance(node)`` of each one that is in a batch, ``on_wake()`` that there is something to
-    collect; these are called without the lock.
+    ``clock`` is monotonic, ``now`` wall time, both in seconds; ``ids`` makes unique hexadecimal ids. The hooks are all called without
+    the lock: ``on_reject(reason, text)`` is told of what had to be refused and may raise, ``on_note(reason, text)`` of what was found
+    wrong later; ``on_begin(node)`` hears of operations, ``on_end(node)`` of levels, ``on_advance(node)`` of each one that is in a batch,
+    ``on_wake()`` that there is something to collect, ``on_event_dropped()`` of an event let go.
     """
 
     def __init__(
@@ -74,17 +74,14 @@ class LiveStore:
             node.status = Status.CANCELLED  # here, for the handles that were inherited; the parent process goes on with it
         self.instance = instance
         self._lock = threading.RLock()
-        self._tree = Tree(instance.id, self.limits, self.clock, self.now, self._ids, self._rejected, self._noted)
+        self._tree = Tree(instance.id, self.limits, self.clock, self.now, self._ids, self._late)
         self._ended: deque[Operation] = deque()
         self._inbox: deque[tuple[Node, Event]] = deque()
         self._unsent: list[Event] = []
         self._resend = False
 
-    def _rejected(self, reason: str, text: str) -> None:
-        self.on_reject(reason, text)
-
-    def _noted(self, reason: str, text: str) -> None:
-        self.on_note(reason, text)
+    def _late(self) -> None:
+        self.on_reject("ended", "a unit was counted on a level that has ended; count before the end")
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -95,18 +92,29 @@ class LiveStore:
 
     def open(self, parent: Node | None, spec: Spec) -> Node | None:
         """Begin a level under ``parent``, or an operation without one; None when that was refused."""
-        with self._lock:
-            node = self._tree.open(parent, spec)
-        if node is not None and parent is None:
+        try:
+            with self._lock:
+                node = self._tree.open(parent, spec)
+        except Refused as refused:
+            self.on_reject(refused.reason, refused.text)  # without the lock: it logs, and may raise
+            if not refused.again:
+                return None
+            with self._lock:
+                node = self._tree.open(parent, spec, rename=True)
+        if parent is None:
             self.on_begin(node)
         self.on_wake()
         return node
 
-    def open_stage(self, parent: Node, name: str) -> Node | None:
-        """Begin a declared stage of ``parent``; None when that was refused."""
+    def open_stage(self, parent: Node, spec: Spec) -> Node | None:
+        """Begin a stage of ``parent``; None when that was refused."""
         ended: list[Node] = []
-        with self._lock:
-            node = self._tree.open_stage(parent, name, ended)
+        try:
+            with self._lock:
+                node = self._tree.open_stage(parent, spec, ended)
+        except Refused as refused:
+            self.on_reject(refused.reason, refused.text)
+            return None
         for each in ended:
             self.on_end(each)
         self.on_wake()
@@ -116,16 +124,26 @@ class LiveStore:
         """End a level and whatever still runs below it; False when it had ended before."""
         ended: list[Node] = []
         with self._lock:
-            if node.status is not Status.RUNNING or node not in self._tree.active:
+            if node not in self._tree.active:
                 return False
-            node.error = error or node.error
-            node.message = message if message is not None else node.message
+            if error is not None:
+                node.error = error
+            if message is not None:
+                node.message = message
             self._tree.close(node, status, ended)
             if node.parent is None:
                 self._keep_ended(node.operation)
         for each in ended:
             self.on_end(each)
+        if self._tree.notes:
+            self._tell_notes()
         return True
+
+    def _tell_notes(self) -> None:
+        with self._lock:
+            notes, self._tree.notes = self._tree.notes, []
+        for reason, text in notes:
+            self.on_note(reason, text)
 
     def record(
         self,
@@ -199,6 +217,8 @@ class LiveStore:
                 node.sent = node.sequence
                 snapshots.append(picture(node))
             self.on_advance(node)
+        if self._tree.notes:
+            self._tell_notes()
         return Batch(self.instance, now, clock, snapshots, events, evicted, items)
 
     def resend(self) -> None:
@@ -268,11 +288,11 @@ class LiveStore:
         """Return the operation of a node with its levels."""
         return self._view(node.operation)
 
-    def running(self, run: str) -> OperationSnapshot | None:
-        """Return the active operation of a run with its levels, None when it has ended."""
+    def running(self, runs: Collection[str]) -> list[OperationSnapshot]:
+        """Return those of the runs that are active and have been announced, with their levels."""
         with self._lock:
-            found = next((operation for operation in self._tree.operations.values() if operation.run == run), None)
-        return None if found is None else self._view(found)
+            found = [one for one in self._tree.operations.values() if one.run in runs and one.announced]
+        return [self._view(operation) for operation in found]
 
     def active_roots(self) -> list[Node]:
         """Return the nodes of all active operations."""
@@ -341,6 +361,8 @@ class LiveStore:
         for below in reversed(nodes):
             with self._lock:
                 self._tree.refresh(below, clock, now)
+        if self._tree.notes:
+            self._tell_notes()
         return nodes
 
     def _view(self, operation: Operation, *, levels: bool = True) -> OperationSnapshot:

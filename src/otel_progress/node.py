@@ -52,6 +52,7 @@ class Operation:
     """What the nodes of one run share."""
 
     __slots__ = (
+        "announced",
         "eta",
         "failed",
         "failures",
@@ -66,6 +67,7 @@ class Operation:
         "run",
         "sequence",
         "spacing",
+        "trace",
         "type",
     )
 
@@ -75,6 +77,8 @@ class Operation:
         self.run = run
         self.instance = instance
         self.root: Node | None = None
+        self.announced = False
+        """Whether its start has been told to callbacks; updates come after that."""
         self.orphaned = False
         """Whether a handle of its nodes was garbage-collected since the store looked last."""
         self.sequence = 0
@@ -89,6 +93,7 @@ class Operation:
         self.points: list[tuple[float, float]] = []
         self.spacing = 0.0
         self.eta: Eta | None = None
+        self.trace: tuple[int, str] | None = None
 
 
 class Below:

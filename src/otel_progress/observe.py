@@ -13,7 +13,7 @@ from otel_progress import rollup
 from otel_progress.eta.rate import remaining_seconds
 from otel_progress.fast import maker
 from otel_progress.model import Eta, LevelInfo, Number, Snapshot, Status
-from otel_progress.node import Below, Node
+from otel_progress.node import Below, Node, Operation
 
 MAX_POINTS: Final = 64
 """Points kept of an operation's (elapsed, ratio) curve; when full, every other one goes."""
@@ -46,8 +46,10 @@ def measure(node: Node, clock: float, now: float) -> None:
             node.longest_gap = clock - node.advanced_clock
         node.advanced_clock, node.advanced_at = clock, now
     node.current, node.ratio = current, ratio
-    node.failed = (0 if node.failures is None else int(node.failures.value())) + (0 if below is None else below.failed)
-    node.skipped = (0 if node.skips is None else int(node.skips.value())) + (0 if below is None else below.skipped)
+    # What failed below is what its own items say, or part of it, where the level counts both: the larger one, not the sum.
+    failed, skipped = (0, 0) if below is None else (below.failed, below.skipped)
+    node.failed = failed if node.failures is None else max(failed, int(node.failures.value()))
+    node.skipped = skipped if node.skips is None else max(skipped, int(node.skips.value()))
     node.observed_at, node.observed_clock = now, clock
     operation = node.operation
     operation.sequence = node.sequence = operation.sequence + 1
@@ -145,6 +147,13 @@ def _eta(node: Node) -> Eta | None:
     return node.operation.eta
 
 
+def _trace_id(operation: Operation, trace_id: int) -> str:
+    """Return a trace id in hexadecimal; nearly always the operation's, so it is made once."""
+    if operation.trace is None or operation.trace[0] != trace_id:
+        operation.trace = (trace_id, f"{trace_id:032x}")
+    return operation.trace[1]
+
+
 def _describe(node: Node) -> LevelInfo:
     """Make and keep the part that stays the same from start to end."""
     operation, spec, trace = node.operation, node.spec, node.trace
@@ -164,7 +173,7 @@ def _describe(node: Node) -> LevelInfo:
         node.started_at,
         node.started_clock,
         spec.deadline_at,
-        None if trace is None else f"{trace[0]:032x}",
+        None if trace is None else _trace_id(operation, trace[0]),
         None if trace is None else f"{trace[1]:016x}",
         operation.instance,
     )

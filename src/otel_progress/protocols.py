@@ -17,9 +17,10 @@ from otel_progress.model import Event, Instance, Number, OperationSnapshot, Outc
 class Batch:
     """What changed since the last tick: snapshots (parents before their children), events, and levels no longer kept.
 
-    ``evicted`` holds (run, path) of levels that were folded into their parent; their subtree goes with them, before ``snapshots``. ``at`` and ``clock``
-    are the moment of the tick, wall and monotonic: the sign of life of ``instance``. ``items`` counts the units of work done since
-    the last batch by (operation type, level type, outcome), those of levels too short-lived to be in ``snapshots`` included.
+    ``evicted`` holds (run, path) of levels that were folded into their parent; their subtree goes with them, and they go before
+    ``snapshots`` come. ``at`` and ``clock`` are the moment of the tick, wall and monotonic: the sign of life of ``instance``.
+    ``items`` counts the units of work done since the last batch by (operation type, level type, outcome), those of levels too
+    short-lived to be in ``snapshots`` included.
     """
 
     instance: Instance

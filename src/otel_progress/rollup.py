@@ -1,6 +1,7 @@
 """The pure roll-up: how a level's count and ratio follow from its own counting, its children and its stages.
 
-* With declared stages: ratio = Σ weightᵢ·ratioᵢ / Σ weightᵢ, where a finished stage is done whatever came of it.
+* With declared stages: ratio = Σ weightᵢ·ratioᵢ / Σ weightᵢ, where a completed or skipped stage is done
+  and a failed or cancelled one counts as far as it came.
 * Else ratio = current / total, where current is what the level counted itself or, when it counted nothing, its finished children
   (each by its weight, one unless said otherwise), and the partial ratios of running children are added to the latter.
 * An unknown total is no ratio: never 0, never NaN. A level that completed is done: 1.

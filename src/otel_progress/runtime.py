@@ -183,6 +183,7 @@ class Runtime:
     def _begun(self, node: Node) -> None:
         if self._callbacks:
             self._post("started", node)
+        node.operation.announced = True
 
     def _over(self, node: Node) -> None:
         spans.finish(node)
@@ -200,10 +201,8 @@ class Runtime:
         self.totals.write(batch)
         self.totals.tick(seconds)
         if self._callbacks:
-            for run in {snapshot.info.run for snapshot in batch.snapshots}:
-                operation = self.store.running(run)
-                if operation is not None:
-                    self._callbacks.post("updated", operation)
+            for operation in self.store.running({snapshot.info.run for snapshot in batch.snapshots}):
+                self._callbacks.post("updated", operation)
 
     # --- fork --------------------------------------------------------------------------------------------------
 

@@ -230,7 +230,9 @@ SERIES_DROPPED: Final = _counter(
     "Operations and levels left out of scrapes and exports because a cap was reached.",
 )
 UPDATES_REJECTED: Final = _counter("progress.updates.rejected", ("reason",), "Bad values that were ignored.")
-SINK_ERRORS: Final = _counter("progress.sink.errors", ("sink",), "Failures inside of telemetry that the work never saw, by sink or place.")
+SINK_ERRORS: Final = _counter(
+    "progress.sink.errors", ("sink",), "Failures inside of telemetry that the work never saw, by sink or place."
+)
 EVENTS_DROPPED: Final = _counter(
     "progress.events.dropped", ("reason",), "Events, snapshots or callbacks let go because a bound was reached."
 )

@@ -92,8 +92,9 @@ def finish(node: Node) -> None:
         return
     node.span = INVALID_SPAN
     try:
-        if span.is_recording():
-            _write(span, node)
+        if not span.is_recording():  # not sampled, or ended by somebody else
+            return
+        _write(span, node)
     except Exception:
         trouble("span", "the final values of a span could not be written")
     try:

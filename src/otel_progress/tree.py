@@ -34,11 +34,21 @@ class Limits:
     waiting_levels: int = 100_000
 
 
+class Refused(Exception):  # noqa: N818 - a signal to the live store, never an error anybody sees
+    """Something was not begun. ``again`` says that it can be under another id, once the caller has been told."""
+
+    def __init__(self, reason: str, text: str, *, again: bool = False) -> None:
+        super().__init__(reason, text)
+        self.reason = reason
+        self.text = text
+        self.again = again
+
+
 class Tree:
     """Active operations and their nodes.
 
-    ``reject(reason, text)`` is told of what had to be refused, and may raise; ``note(reason, text)`` of what was found while making a
-    snapshot, and must not.
+    ``late`` is what counting on an ended level calls. ``notes`` collects what was found wrong, (reason, text), for the store to tell
+    when it has let go of its lock.
     """
 
     def __init__(
@@ -48,8 +58,7 @@ class Tree:
         clock: Callable[[], float],
         now: Callable[[], float],
         ids: Callable[[], str],
-        reject: Callable[[str, str], None],
-        note: Callable[[str, str], None],
+        late: Callable[[], None],
     ) -> None:
         self.active: dict[Node, None] = {}
         self.operations: dict[str, Operation] = {}
@@ -61,36 +70,55 @@ class Tree:
         self._clock = clock
         self._now = now
         self._ids = ids
-        self._reject = reject
-        self._note = note
+        self._late = late
+        self.notes: list[tuple[str, str]] = []
 
     # --- begin -------------------------------------------------------------------------------------------------
 
-    def open(self, parent: Node | None, spec: Spec) -> Node | None:
-        """Begin a level under ``parent``, or an operation without one; None when the parent has ended."""
-        if parent is not None and (parent.status.finished or parent not in self.active):
-            self._reject("ended", f"{spec.type} was not begun: the level above it has ended; begin it before that")
-            return None
-        node = self._new_operation(spec) if parent is None else self._new_child(parent, spec)
+    def open(self, parent: Node | None, spec: Spec, *, rename: bool = False) -> Node:
+        """Begin a level under ``parent``, or an operation without one.
+
+        Raises Refused when the parent has ended, and when the id is in use, unless ``rename`` says to find another one.
+        """
+        if parent is None:
+            node = self._new_operation(spec, rename)
+        elif parent in self.active:
+            node = self._new_child(parent, spec, rename)
+        else:
+            raise _has_ended(spec.type)
         self._begin(node)
         return node
 
-    def open_stage(self, parent: Node, name: str, ended: list[Node]) -> Node | None:
-        """Begin a declared stage: end the one before, skip those between; None when it is unknown or lies behind."""
-        stages = (parent.below.stages if parent.below is not None else None) or []
-        names = [stage.id for stage in stages]
+    def open_stage(self, parent: Node, spec: Spec, ended: list[Node]) -> Node:
+        """Begin a stage: end the one before, skip declared ones between. Raises Refused when it is unknown or lies behind."""
         if parent not in self.active:
-            self._reject("ended", f"stage {name!r} was not begun: the level above it has ended; begin it before that")
-            return None
+            raise _has_ended(f"stage {spec.name!r}")
+        stages = None if parent.below is None else parent.below.stages
+        if stages is None:
+            self._end_stage(parent, ended)
+            stage = self._new_child(parent, spec, rename=True)
+        else:
+            stage = self._declared_stage(stages, spec.id or "", ended)
+        self._begin(stage)
+        if parent.below is not None:
+            parent.below.stage = stage
+        return stage
+
+    def _end_stage(self, parent: Node, ended: list[Node]) -> None:
+        stage = None if parent.below is None else parent.below.stage
+        if stage is not None:
+            self.close(stage, Status.COMPLETED, ended)
+
+    def _declared_stage(self, stages: list[Node], name: str, ended: list[Node]) -> Node:
+        names = [stage.id for stage in stages]
         if name not in names:
-            self._reject("stage", f"stage {name!r} was not begun; the declared stages are {', '.join(names)}")
-            return None
+            raise Refused("stage", f"stage {name!r} was not begun; the declared stages are {', '.join(names)}")
         index = names.index(name)
         reached = max((i for i, stage in enumerate(stages) if stage.status is not Status.PENDING), default=-1)
         stage = stages[index]
         if index < reached or stage.status not in (Status.PENDING, Status.FAILED, Status.CANCELLED):
-            self._reject("stage", f"stage {name!r} was refused: {names[reached]!r} has been reached, and stages only go forward")
-            return None
+            msg = f"stage {name!r} was refused: {names[reached]!r} has been reached, and stages only go forward"
+            raise Refused("stage", msg)
         for earlier in stages[:index]:
             if earlier.status is Status.RUNNING:
                 self.close(earlier, Status.COMPLETED, ended)
@@ -98,35 +126,33 @@ class Tree:
                 self._skip(earlier)
         if stage.status.finished:
             stage = stages[index] = self._again(stage, stage.spec)
-        self._begin(stage)
-        if parent.below is not None:
-            parent.below.stage = stage
         return stage
 
-    def _new_operation(self, spec: Spec) -> Node:
+    def _new_operation(self, spec: Spec, rename: bool) -> Node:
         id_ = spec.id if spec.id is not None else f"{spec.type}-{self._ids()[:8]}"
         if id_ in self.operations:
-            id_ = self._unused(id_, self.operations, "operation")
+            id_ = _other_id(id_, self.operations, "operation", rename)
         operation = Operation(id_, spec.type, self._ids(), self._instance)
         node = operation.root = Node(operation, None, "", id_, spec)
         node.name = spec.name if spec.name is not None else spec.type
         self.operations[id_] = operation
         return node
 
-    def _new_child(self, parent: Node, spec: Spec) -> Node:
+    def _new_child(self, parent: Node, spec: Spec, rename: bool) -> Node:
         below = parent.below
         if below is None:
             below = parent.below = Below()
         type_, id_ = spec.type, spec.id
         if id_ is None:
-            id_ = _number(below, type_)
-        part = segment(type_, id_)
-        before = below.nodes.get(part)
-        if before is not None:
-            if before.status.finished:
-                return self._again(before, spec)
-            id_ = self._unused(id_, {node.id for node in below.nodes.values() if node.spec.type == type_}, type_)
+            id_, part = _number(below, type_)
+        else:
             part = segment(type_, id_)
+            before = below.nodes.get(part)
+            if before is not None:
+                if before.status.finished:
+                    return self._again(before, spec)
+                id_ = _other_id(id_, {node.id for node in below.nodes.values() if node.spec.type == type_}, type_, rename)
+                part = segment(type_, id_)
         node = Node(parent.operation, parent, f"{parent.path}/{part}" if parent.path else part, id_, spec)
         node.part = part
         if spec.name is None and spec.id is None:
@@ -135,10 +161,6 @@ class Tree:
         below.born += 1
         below.nodes[part] = node
         return node
-
-    def _unused(self, id_: str, taken: Container[str], what: str) -> str:
-        self._reject("duplicate_id", f"{what} {id_!r} is running already; give each one its own id")
-        return next(other for n in itertools.count(2) if (other := f"{id_}~{n}") not in taken)
 
     def _again(self, before: Node, spec: Spec) -> Node:
         """Enter an ended level once more: the same place, one attempt on, its earlier outcome taken back."""
@@ -190,7 +212,7 @@ class Tree:
         announced = []
         for stage in stages:
             spec = Spec(semconv.STAGE, stage.name, stage.name, None, None, stage.weight, None, None, NO_METADATA)
-            child = self._new_child(node, spec)
+            child = self._new_child(node, spec, rename=True)
             child.declared = True
             announced.append(child)
             self.closed[child] = None
@@ -228,9 +250,6 @@ class Tree:
         self._fold(node, status)
         ended.append(node)
 
-    def _late(self) -> None:
-        self._reject("ended", "a unit was counted on a level that has ended; count before the end")
-
     def _skip(self, stage: Node) -> None:
         stage.status = Status.SKIPPED
         if stage.parent is not None and stage.parent.below is not None:
@@ -252,11 +271,13 @@ class Tree:
             below.running -= 1
             if below.running == 0:
                 below.partial = 0.0
-            lost, passed = _units_lost(node)
-            below.failed += lost
-            below.skipped += passed
+            if status is not Status.COMPLETED or node.failed or node.skipped:
+                lost, passed = _units_lost(node)
+                below.failed += lost
+                below.skipped += passed
+            if below.stage is node:
+                below.stage = None
             if node.declared:
-                below.stage = None if below.stage is node else below.stage
                 return
             below.done += node.spec.weight
         kept = operation.failed if failed else operation.finished
@@ -269,7 +290,7 @@ class Tree:
     def _let_go(self) -> None:
         """Forget the ended level that has waited longest for a tick: ticks are stuck."""
         del self.closed[next(iter(self.closed))]
-        self._note("waiting", "ended levels were left out of the journal and exports: no tick took them in time")
+        self.notes.append(("waiting", "ended levels were left out of the journal and exports: no tick took them in time"))
 
     def _evict(self, node: Node) -> None:
         node.gone = True
@@ -308,19 +329,31 @@ class Tree:
         if not node.warned:
             node.warned = True
             text = f"{node.spec.type} {node.name!r} counted beyond its total of {node.total}; raise it with set_total()"
-            self._note("beyond_total", text)
+            self.notes.append(("beyond_total", text))
 
     def _count(self, node: Node, outcome: str, units: Number) -> None:
         key = (node.operation.type, node.spec.type, outcome)
         self.items[key] = self.items.get(key, 0) + units
 
 
-def _number(below: Below, type_: str) -> str:
-    """Return the next number as the id of a level of this type, past those that are some level's own id."""
+def _has_ended(what: str) -> Refused:
+    return Refused("ended", f"{what} was not begun: the level above it has ended; begin it before that")
+
+
+def _other_id(id_: str, taken: Container[str], what: str, rename: bool) -> str:
+    """Return a free id made from one in use. Raises Refused unless ``rename``: the caller is to be told first."""
+    if not rename:
+        raise Refused("duplicate_id", f"{what} {id_!r} is running already; give each one its own id", again=True)
+    return next(other for n in itertools.count(2) if (other := f"{id_}~{n}") not in taken)
+
+
+def _number(below: Below, type_: str) -> tuple[str, str]:
+    """Return the next number as the id of a level of this type, past those that are some level's own id, and its segment."""
     while True:
         number = below.auto_ids[type_] = below.auto_ids.get(type_, 0) + 1
-        if segment(type_, str(number)) not in below.nodes:
-            return str(number)
+        part = segment(type_, str(number))
+        if part not in below.nodes:
+            return str(number), part
 
 
 def _units_lost(node: Node) -> tuple[int, int]:

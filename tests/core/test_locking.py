@@ -40,17 +40,9 @@ def asking() -> Iterator[Asking]:
     "use",
     [
         pytest.param(lambda op: op.update(current=-1), id="value"),
-        pytest.param(
-            lambda op: op.level("x", 1).start(), id="duplicate", marks=pytest.mark.xfail(strict=True, reason="holds the lock")
-        ),
-        pytest.param(
-            lambda op: op.stage("no").start(), id="stage", marks=pytest.mark.xfail(strict=True, reason="holds the lock")
-        ),
-        pytest.param(
-            lambda op: [op.increment(5), op.snapshot()],
-            id="beyond",
-            marks=pytest.mark.xfail(strict=True, reason="holds the lock"),
-        ),
+        pytest.param(lambda op: op.level("x", 1).start(), id="duplicate"),
+        pytest.param(lambda op: op.stage("no").start(), id="stage"),
+        pytest.param(lambda op: [op.increment(5), op.snapshot()], id="beyond"),
     ],
 )
 @pytest.mark.usefixtures("lenient")

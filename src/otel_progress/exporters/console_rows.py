@@ -93,7 +93,9 @@ def figures(level: Snapshot, elapsed: float) -> tuple[str, str, str]:
     """Return percentage, count and rate of a level; each empty when there is nothing to say."""
     counted = level.current > 0 or level.total is not None
     amount = count(level.current, level.total, level.info.unit) if counted else ""
-    speed = "" if level.info.unit == semconv.STAGE else rate(level.current, elapsed, level.info.unit)  # stages are no pace of anything
+    speed = (
+        "" if level.info.unit == semconv.STAGE else rate(level.current, elapsed, level.info.unit)
+    )  # stages are no pace of anything
     return percentage(level.ratio), amount, speed
 
 

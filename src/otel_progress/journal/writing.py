@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from otel_progress.journal import rows
@@ -17,6 +17,8 @@ from otel_progress.journal.rows import ADVANCE, EVENT, STATE
 from otel_progress.model import LevelInfo, Snapshot
 from otel_progress.protocols import Batch
 
+PART: Final = 1_000
+"""Levels written at a time, all in one transaction."""
 MAX_REMEMBERED: Final = 250_000
 """Levels remembered at most; past that all are forgotten, which costs one slower tick."""
 
@@ -161,14 +163,19 @@ class Writer:
             (self._revision,) = connection.execute(_REVISION).fetchone()
         if batch.evicted:  # before the snapshots: a level that was folded and entered again within one tick is there
             self._evict(connection, batch)
-        if batch.snapshots and not self._snapshots(connection, batch):
+        if not self._in_parts(connection, batch):
             self.forget()
-            self._snapshots(connection, batch)
+            self._in_parts(connection, batch)
         if batch.events:
             connection.executemany(_ADD_EVENT, self._event_rows(connection, batch))
         for snapshot in batch.snapshots:
             if snapshot.status.finished:
                 self._let_go(snapshot.info)
+
+    def _in_parts(self, connection: sqlite3.Connection, batch: Batch) -> bool:
+        """Write the snapshots some at a time, so that a large batch needs no large memory."""
+        parts = range(0, len(batch.snapshots), PART)
+        return all(self._snapshots(connection, replace(batch, snapshots=batch.snapshots[at : at + PART])) for at in parts)
 
     def _snapshots(self, connection: sqlite3.Connection, batch: Batch) -> bool:
         """Write the snapshots; return False when a row that should be there was not."""
