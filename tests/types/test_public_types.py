@@ -1,0 +1,123 @@
+"""The public API as a type checker sees it. mypy (strict) checks this file; running it shows that the types are true."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import pytest
+from opentelemetry.trace import Span
+
+import otel_progress as progress
+from otel_progress.testing import Recorder, recording
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+else:
+
+    def assert_type(value: object, _: object) -> object:
+        """Do nothing at run time."""
+        return value
+
+
+class Phase(Enum):
+    """Stages with percent starts."""
+
+    LOADING = 0
+    WORKING = 20
+
+
+@pytest.fixture(autouse=True)
+def recorder() -> Iterator[Recorder]:
+    """Record in memory, strictly."""
+    with recording() as made:
+        yield made
+
+
+def test_helpers_and_handles() -> None:
+    """Operations, levels and stages are Levels; so is what ``with`` gives."""
+    with progress.operation("render", "A frame", id=7, total=2, unit="tile", deadline=60.0, stages=Phase, shot="s1") as op:
+        assert_type(op, progress.Level)
+        with op.stage(Phase.WORKING) as stage:
+            assert_type(stage, progress.Level)
+            stage.increment()
+            stage.increment(2.5, message="half a tile")
+            stage.update(current=3, total=10, message="tiles", gpu="0")
+            stage.set_total(None)
+            stage.item("tile 1", outcome="failed", error=ValueError("bad"))
+            stage.item("tile 2", outcome=progress.Outcome.SKIPPED)
+            assert_type(stage.span, Span)
+            assert_type(stage.path, str)
+            assert_type(stage.snapshot(), progress.Snapshot)
+            assert_type(stage.snapshot().ratio, "float | None")
+    assert_type(progress.current_level(), progress.Level)
+    assert_type(progress.get_tracer("a library").level("step", 1), progress.Level)
+
+
+def test_track_keeps_the_element_type() -> None:
+    """The elements of a tracked iterable have the type they had, sync and async."""
+    for text in progress.track(["a", "b"], "letters"):
+        assert_type(text, str)
+    tracked = progress.track(range(3))
+    assert_type(tracked, "progress.Track[int]")
+    assert_type(tracked.level, progress.Level)
+
+    async def numbers() -> AsyncIterator[float]:
+        yield 1.0
+
+    async def consume() -> None:
+        async for number in progress.track(numbers()):
+            assert_type(number, float)
+
+    assert consume is not None
+
+
+def test_decorators_keep_the_signature() -> None:
+    """A decorated function has the type it had."""
+
+    @progress.operation("double")
+    def double(value: int) -> int:
+        return 2 * value
+
+    assert_type(double(4), int)
+    assert double(4) == 8
+
+
+def test_queries() -> None:
+    """Questions have typed answers, None where there may be none."""
+    found = progress.get_operation("nothing")
+    assert_type(found, "progress.OperationSnapshot | None")
+    assert found is None
+    assert_type(progress.get_active_operations(), "list[progress.OperationSnapshot]")
+    assert_type(progress.get_history("render", limit=3), "list[progress.OperationSnapshot]")
+    assert_type(progress.get_events("nothing"), "list[progress.Event]")
+    with progress.operation("render", id="r", total=3) as op:
+        op.increment()
+        running = progress.get_operation("r")
+        assert running is not None
+        assert_type(running.get_level(""), "progress.Snapshot | None")
+        assert_type(running.get_overall_progress(), progress.OverallProgress)
+        assert_type(running.status, progress.Status)
+        assert_type(running.condition, progress.Condition)
+        assert_type(running.remaining_seconds, "float | None")
+
+
+def test_callbacks() -> None:
+    """A callback takes the event's name and the operation."""
+
+    def told(event: progress.CallbackEvent, operation: progress.OperationSnapshot) -> None:
+        assert event
+        assert operation.operation_id
+
+    progress.add_callback(told, interval=0.5)
+    progress.remove_callback(told)
+
+
+def test_stages() -> None:
+    """Stages are made of weights, starts or an Enum, and give Stage records."""
+    stages = progress.Stages(queue=0.1, work=0.9)
+    assert_type(stages["work"], progress.Stage)
+    assert_type(progress.Stages.from_starts(a=0, b=50), progress.Stages)
+    assert_type(progress.Stages.from_enum(Phase), progress.Stages)
+    assert stages.names == ("queue", "work")
