@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from otel_progress import config
-from otel_progress.begin import current_level
+from otel_progress.instrument.begin import current_level
 from otel_progress.testing import Recorder, recording
 
 

@@ -14,13 +14,21 @@ from hypothesis import strategies as st
 from tests.factories import CLOCK, WALL, batch, ended, snapshot
 
 from otel_progress import semconv
-from otel_progress.endings import REMEMBERED_RUNS, Endings
-from otel_progress.labels import MAX_LABEL_TEXT, OTHER, BoundedLabels, label_id, label_text
+from otel_progress.exporters.endings import REMEMBERED_RUNS, Endings
+from otel_progress.exporters.labels import MAX_LABEL_TEXT, OTHER, BoundedLabels, label_id, label_text
+from otel_progress.exporters.totals import (
+    BOUNDS,
+    MAX_ITEM_TYPES,
+    MAX_OPERATION_TYPES,
+    MAX_REASONS,
+    Distribution,
+    Totals,
+    TraceExample,
+)
 from otel_progress.model import Eta, Snapshot, Status
 from otel_progress.protocols import Sink
 from otel_progress.semconv import Metric
 from otel_progress.text import MAX_ID
-from otel_progress.totals import BOUNDS, MAX_ITEM_TYPES, MAX_OPERATION_TYPES, MAX_REASONS, Distribution, Totals, TraceExample
 
 DONE = ("setlist", "completed")
 

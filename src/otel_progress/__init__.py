@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError, ProgressError
-from otel_progress.handle import Level
-from otel_progress.instrument import ProgressTracer, current_level, get_tracer, level, operation, track
+from otel_progress.instrument.handle import Level
+from otel_progress.instrument.helpers import ProgressTracer, current_level, get_tracer, level, operation, track
+from otel_progress.instrument.track import Track
 from otel_progress.model import (
     Condition,
     Eta,
@@ -23,10 +24,8 @@ from otel_progress.model import (
     Status,
 )
 from otel_progress.stages import Stage, Stages
-from otel_progress.track import Track
 
 if TYPE_CHECKING:
-    from otel_progress.callbacks import Callback, CallbackEvent
     from otel_progress.config import configure
     from otel_progress.processor import ProgressSpanProcessor
     from otel_progress.queries import (
@@ -37,7 +36,8 @@ if TYPE_CHECKING:
         get_operation,
         remove_callback,
     )
-    from otel_progress.runtime import Runtime
+    from otel_progress.runtime.callbacks import Callback, CallbackEvent
+    from otel_progress.runtime.running import Runtime
     from otel_progress.sampling import ProgressSampler
 
 __all__ = [
@@ -79,11 +79,11 @@ __all__ = [
 ]
 
 _LATER = {
-    "Callback": "callbacks",
-    "CallbackEvent": "callbacks",
+    "Callback": "runtime.callbacks",
+    "CallbackEvent": "runtime.callbacks",
     "ProgressSampler": "sampling",
     "ProgressSpanProcessor": "processor",
-    "Runtime": "runtime",
+    "Runtime": "runtime.running",
     "add_callback": "queries",
     "configure": "config",
     "get_active_operations": "queries",

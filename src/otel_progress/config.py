@@ -15,16 +15,16 @@ from otel_progress.errors import ConfigurationError
 from otel_progress.exporters.otlp import build_resource
 from otel_progress.exporters.otlp_sender import Patience
 from otel_progress.exporters.otlp_settings import wanted_signals
+from otel_progress.exporters.totals import Totals
 from otel_progress.instances import current_instance
 from otel_progress.journal import Journal, open_journal
-from otel_progress.lane import Lane
-from otel_progress.live import LiveStore
+from otel_progress.live.store import LiveStore
 from otel_progress.protocols import Sink
 from otel_progress.recording import Recording, slot
-from otel_progress.runtime import Runtime
+from otel_progress.runtime.lane import Lane
+from otel_progress.runtime.running import Runtime
+from otel_progress.runtime.tracing import Tracing
 from otel_progress.settings import ConsoleMode, Settings
-from otel_progress.totals import Totals
-from otel_progress.tracing import Tracing
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource

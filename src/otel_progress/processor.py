@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from otel_progress import semconv, values
-from otel_progress.live import LiveStore
+from otel_progress.live.node import Node, Spec, merged
+from otel_progress.live.store import LiveStore
 from otel_progress.model import NO_METADATA, Failure, Number, Status
-from otel_progress.node import Node, Spec, merged
 from otel_progress.recording import LEVEL_KEY, own
 from otel_progress.text import cut, identifier
 from otel_progress.trouble import trouble

@@ -8,8 +8,8 @@ from otel_progress.config import current_runtime
 from otel_progress.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from otel_progress.callbacks import Callback
     from otel_progress.model import Event, OperationSnapshot, Outcome
+    from otel_progress.runtime.callbacks import Callback
 
 
 def get_operation(operation_id: str) -> OperationSnapshot | None:

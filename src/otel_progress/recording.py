@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
-    from otel_progress.live import LiveStore
+    from otel_progress.live.store import LiveStore
 
 LEVEL_KEY: Final = create_key("otel-progress-level")
 """Context key of the current level."""

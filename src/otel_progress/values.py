@@ -17,7 +17,7 @@ from otel_progress.model import Failure, MetadataValue, Number, Outcome
 from otel_progress.text import MAX_DETAILS, cut, identifier
 
 if TYPE_CHECKING:
-    from otel_progress.node import Node
+    from otel_progress.live.node import Node
 
 MAX_METADATA: Final = 128
 """Metadata keys a level can have; more are refused."""

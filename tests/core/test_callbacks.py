@@ -10,9 +10,9 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import ConfigurationError, OperationSnapshot, semconv
-from otel_progress.callbacks import MAX_WAITING, Callbacks
-from otel_progress.lane import Lane
 from otel_progress.protocols import Batch
+from otel_progress.runtime.callbacks import MAX_WAITING, Callbacks
+from otel_progress.runtime.lane import Lane
 from otel_progress.testing import Recorder, recording, wait_until
 
 

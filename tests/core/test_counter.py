@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from otel_progress.counter import GilCounter, LockCounter
+from otel_progress.live.counter import GilCounter, LockCounter
 
 Counter = GilCounter | LockCounter
 KINDS = [GilCounter, LockCounter]

@@ -13,8 +13,8 @@ from opentelemetry.sdk.trace.sampling import Sampler
 
 import otel_progress as progress
 from otel_progress import Status, trouble
-from otel_progress.lane import Lane
 from otel_progress.protocols import Batch
+from otel_progress.runtime.lane import Lane
 from otel_progress.testing import Recorder, recording, wait_until
 
 

@@ -9,12 +9,12 @@ import pytest
 
 import otel_progress as progress
 from factories import batch, ended, event, snapshot
-from otel_progress import lane as lanes
 from otel_progress import semconv
-from otel_progress.lane import Lane, Waiting
 from otel_progress.protocols import Batch
+from otel_progress.runtime import lane as lanes
+from otel_progress.runtime.lane import Lane, Waiting
+from otel_progress.runtime.ticker import Ticker
 from otel_progress.testing import Recorder, recording, wait_until
-from otel_progress.ticker import Ticker
 
 
 class Sink:

@@ -268,12 +268,14 @@ def test_forks_while_threads_work(tmp_path: Path) -> None:
 def test_no_lock_crosses_a_fork(tmp_path: Path, place: str) -> None:
     """A lock that another thread holds at the moment of a fork does not stop the child."""
     module, _, attribute = place.partition(".")
+    package = "otel_progress.live" if module in ("counter", "node") else "otel_progress"
     run(
         tmp_path,
         f"""
         import os, signal, threading
         import otel_progress as progress
-        from otel_progress import {module}, trouble
+        from otel_progress import trouble
+        from {package} import {module}
         progress.configure(store="memory:", {QUIET})
         held, forked = threading.Event(), threading.Event()
         def hold():

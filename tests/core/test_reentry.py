@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import otel_progress as progress
 from otel_progress import Status
-from otel_progress.lane import Waiting
+from otel_progress.runtime.lane import Waiting
 from otel_progress.testing import Recorder, recording
 
 

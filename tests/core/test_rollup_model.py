@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import otel_progress as progress
-from otel_progress import Level, Snapshot, Stages, Status, rollup
+from otel_progress import Level, Snapshot, Stages, Status
+from otel_progress.live import rollup
 from otel_progress.testing import Recorder, recording
 
 ENDS = {"complete": Status.COMPLETED, "fail": Status.FAILED, "cancel": Status.CANCELLED, "skip": Status.SKIPPED}

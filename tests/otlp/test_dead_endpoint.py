@@ -20,8 +20,8 @@ from otel_progress.exporters.otlp import build_resource, build_tracer_provider
 from otel_progress.exporters.otlp_events import OtlpEvents
 from otel_progress.exporters.otlp_metrics import build_otlp_metrics
 from otel_progress.exporters.otlp_sender import CLOSE_S, Patience
+from otel_progress.exporters.totals import Totals
 from otel_progress.protocols import Reader
-from otel_progress.totals import Totals
 from servers import free_port
 
 EXPORTER_TIMEOUT_S = 120

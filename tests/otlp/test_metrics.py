@@ -20,9 +20,9 @@ from records import WALL, ListedReader, batch, ended, level
 from otel_progress import semconv
 from otel_progress.exporters.otlp_metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split
 from otel_progress.exporters.series import Caps
+from otel_progress.exporters.totals import Totals
 from otel_progress.model import OperationSnapshot
 from otel_progress.protocols import Reader
-from otel_progress.totals import Totals
 
 
 class Kept(MetricExporter):

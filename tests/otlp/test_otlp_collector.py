@@ -22,9 +22,9 @@ from otel_progress.exporters.otlp import build_resource, build_tracer_provider
 from otel_progress.exporters.otlp_events import OtlpEvents
 from otel_progress.exporters.otlp_metrics import build_otlp_metrics
 from otel_progress.exporters.series import Caps, read_operations, rows
+from otel_progress.exporters.totals import Totals
 from otel_progress.model import Event, Failure, OperationSnapshot, Outcome, Status
 from otel_progress.protocols import Reader
-from otel_progress.totals import Totals
 
 FLUSH_S = 30.0
 SERVICE = {semconv.SERVICE_NAME: "nightly", semconv.SERVICE_INSTANCE_ID: "worker-1"}

@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "otel_progress"
 SDK = ("opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.proto")
-MAY_IMPORT_THE_SDK = ("exporters", "integrations", "testing", "processor", "sampling", "tracing", "server")
+MAY_IMPORT_THE_SDK = ("exporters", "integrations", "testing", "processor", "sampling", "runtime.tracing", "server")
 UNSTABLE = ("opentelemetry._logs", "opentelemetry.sdk._logs")
 SHIM = "exporters/otel_logs_shim.py"
 

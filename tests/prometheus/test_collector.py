@@ -22,8 +22,8 @@ from tests.prometheus.scrape import exposition, samples, values
 
 from otel_progress import semconv
 from otel_progress.exporters.prometheus import ProgressCollector
+from otel_progress.exporters.totals import Totals
 from otel_progress.model import Status
-from otel_progress.totals import Totals
 
 OP = ("op", "render")
 OPTIONAL = (

@@ -19,9 +19,9 @@ from tests.servers import answers, free_port, poll, require, running
 from otel_progress import semconv
 from otel_progress.exporters.prometheus import ProgressCollector
 from otel_progress.exporters.prometheus_server import serve_metrics
+from otel_progress.exporters.totals import Totals
 from otel_progress.model import Status
 from otel_progress.semconv import Metric
-from otel_progress.totals import Totals
 
 HOSTILE = [
     'quote" backslash \\ newline \n return \r tab \t',

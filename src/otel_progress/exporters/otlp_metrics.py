@@ -36,10 +36,10 @@ from otel_progress.exporters.otlp import make_exporter, refusing
 from otel_progress.exporters.otlp_sender import Patience, Sender, within
 from otel_progress.exporters.otlp_settings import Protocol
 from otel_progress.exporters.series import TRACE_ID, Caps, read_operations, rows
+from otel_progress.exporters.totals import Distribution, Totals
 from otel_progress.model import Number
 from otel_progress.protocols import Reader
 from otel_progress.semconv import Metric
-from otel_progress.totals import Distribution, Totals
 
 CAPS: Final = Caps(operations=300, levels=1900)
 """Fewer than 2,000 points in any metric, which is where collectors and back ends begin to drop."""

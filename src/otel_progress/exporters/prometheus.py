@@ -18,8 +18,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from otel_progress.exporters.series import TRACE_ID, Caps, finite, read_operations, rows
+from otel_progress.exporters.totals import Distribution, Totals
 from otel_progress.semconv import METRICS, Metric
-from otel_progress.totals import Distribution, Totals
 
 if TYPE_CHECKING:
     from otel_progress.protocols import Reader

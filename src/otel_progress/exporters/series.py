@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from otel_progress import semconv
-from otel_progress.labels import OTHER, label_id, label_text
+from otel_progress.exporters.labels import OTHER, label_id, label_text
+from otel_progress.exporters.totals import MAX_OPERATION_TYPES, Totals
 from otel_progress.model import OperationSnapshot, Snapshot, Status
 from otel_progress.semconv import Metric
-from otel_progress.totals import MAX_OPERATION_TYPES, Totals
 
 if TYPE_CHECKING:
     from otel_progress.protocols import Reader

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-from otel_progress.begin import INERT
+from otel_progress.instrument.begin import INERT
+from otel_progress.live.node import Node
 from otel_progress.model import Number
-from otel_progress.node import Node
 
 if TYPE_CHECKING:
-    from otel_progress.handle import Level
+    from otel_progress.instrument.handle import Level
 
 T = TypeVar("T")
 STOPPED_EARLY = "stopped before the end"

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from otel_progress import rollup
 from otel_progress.eta.rate import remaining_seconds
-from otel_progress.fast import maker
+from otel_progress.live import rollup
+from otel_progress.live.fast import maker
+from otel_progress.live.node import Below, Node, Operation
 from otel_progress.model import Eta, LevelInfo, Number, Snapshot, Status
-from otel_progress.node import Below, Node, Operation
 
 MAX_POINTS: Final = 64
 """Points kept of an operation's (elapsed, ratio) curve; when full, every other one goes."""

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from otel_progress.counter import Counter, GilCounter, LockCounter
+from otel_progress.live.counter import Counter, GilCounter, LockCounter
 from otel_progress.model import NO_METADATA, Eta, Event, Failure, LevelInfo, MetadataValue, Number, Snapshot, Status
 from otel_progress.stages import Stages
 

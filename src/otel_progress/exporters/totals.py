@@ -16,8 +16,8 @@ from threading import Lock
 from typing import Final
 
 from otel_progress import semconv, trouble
-from otel_progress.endings import Endings
-from otel_progress.labels import BoundedLabels
+from otel_progress.exporters.endings import Endings
+from otel_progress.exporters.labels import BoundedLabels
 from otel_progress.model import Number, Snapshot
 from otel_progress.protocols import Batch
 from otel_progress.semconv import Metric

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from opentelemetry import context as context_api
 
-from otel_progress import begin
+from otel_progress.instrument import begin
 
 if TYPE_CHECKING:
-    from otel_progress.handle import Level
+    from otel_progress.instrument.handle import Level
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -10,25 +10,25 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from otel_progress import spans
-from otel_progress.callbacks import Callback, CallbackEvent, Callbacks
 from otel_progress.errors import ProgressError
+from otel_progress.exporters.totals import Totals
 from otel_progress.instances import current_instance
-from otel_progress.live import LiveStore
+from otel_progress.instrument import spans
+from otel_progress.live.node import Node
+from otel_progress.live.store import LiveStore
 from otel_progress.model import Event, OperationSnapshot, Outcome, Status
-from otel_progress.node import Node
 from otel_progress.protocols import Batch, Reader
 from otel_progress.recording import Recording, Warnings, slot
-from otel_progress.ticker import Ticker
-from otel_progress.totals import Totals
+from otel_progress.runtime.callbacks import Callback, CallbackEvent, Callbacks
+from otel_progress.runtime.ticker import Ticker
 from otel_progress.trouble import trouble
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from otel_progress.lane import Lane
+    from otel_progress.runtime.lane import Lane
+    from otel_progress.runtime.tracing import Tracing
     from otel_progress.settings import Settings
-    from otel_progress.tracing import Tracing
 
 T = TypeVar("T")
 REASON_EXIT: Final = "the process ended first"

@@ -16,6 +16,9 @@ from itertools import chain
 from typing import Final
 
 from otel_progress import semconv
+from otel_progress.live.node import Node, Operation, Spec
+from otel_progress.live.observe import changed, picture
+from otel_progress.live.tree import Limits, Refused, Tree, walk
 from otel_progress.model import (
     Event,
     Failure,
@@ -26,10 +29,7 @@ from otel_progress.model import (
     Snapshot,
     Status,
 )
-from otel_progress.node import Node, Operation, Spec
-from otel_progress.observe import changed, picture
 from otel_progress.protocols import Batch
-from otel_progress.tree import Limits, Refused, Tree, walk
 
 REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
 

@@ -15,20 +15,21 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from opentelemetry import context as context_api
 from opentelemetry.trace import Span
 
-from otel_progress import begin, spans, values, wrap
+from otel_progress import values
+from otel_progress.instrument import begin, spans, wrap
+from otel_progress.instrument.track import Track
+from otel_progress.live.node import Node, NotReady, merged
+from otel_progress.live.rollup import exceeds
 from otel_progress.model import NO_METADATA, Number, Outcome, Snapshot, Status
-from otel_progress.node import Node, NotReady, merged
 from otel_progress.recording import Recording, slot
-from otel_progress.rollup import exceeds
 from otel_progress.stages import StagesLike
 from otel_progress.text import cut
-from otel_progress.track import Track
 from otel_progress.values import Bad, ErrorLike
 
 if TYPE_CHECKING:
     from enum import Enum
 
-    from otel_progress.begin import Request
+    from otel_progress.instrument.begin import Request
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -184,7 +185,7 @@ class Level:
         weight: Number | None = None,
         **metadata: object,
     ) -> Track[T]:
-        """Iterate with progress as a level below this one; see :func:`otel_progress.track`."""
+        """Iterate with progress as a level below this one; see :func:`otel_progress.instrument.track`."""
         scope = self._request.scope
 
         def make(total: Number | None) -> Level:

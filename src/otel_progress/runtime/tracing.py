@@ -18,7 +18,7 @@ from otel_progress.trouble import trouble
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
-    from otel_progress.live import LiveStore
+    from otel_progress.live.store import LiveStore
 
 _making: Final = threading.Lock()
 _made: list[TracerProvider] = []

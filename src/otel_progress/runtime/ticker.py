@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from otel_progress.lane import Lane
-from otel_progress.live import LiveStore
+from otel_progress.live.store import LiveStore
 from otel_progress.protocols import Batch
+from otel_progress.runtime.lane import Lane
 from otel_progress.trouble import trouble
 
 SHARE: Final = 0.1

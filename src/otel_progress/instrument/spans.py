@@ -14,9 +14,9 @@ from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from otel_progress import semconv
+from otel_progress.live.node import Node
 from otel_progress.model import Failure, MetadataValue
 from otel_progress.model import Status as LevelStatus
-from otel_progress.node import Node
 from otel_progress.recording import own
 from otel_progress.trouble import trouble
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from typing import TypeVar
 
-from otel_progress.begin import INERT, SCOPE, Request, request
-from otel_progress.begin import current_level as _current_level
-from otel_progress.handle import Level
+from otel_progress.instrument.begin import INERT, SCOPE, Request, request
+from otel_progress.instrument.begin import current_level as _current_level
+from otel_progress.instrument.handle import Level
+from otel_progress.instrument.track import Track
 from otel_progress.model import Number
 from otel_progress.stages import StagesLike
-from otel_progress.track import Track
 from otel_progress.values import DeadlineLike
 
 T = TypeVar("T")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from otel_progress import semconv
+from otel_progress.live.node import Below, Node, Operation, Spec
+from otel_progress.live.observe import changed, measure
 from otel_progress.model import NO_METADATA, Number, Status
-from otel_progress.node import Below, Node, Operation, Spec
-from otel_progress.observe import changed, measure
 from otel_progress.stages import Stages
 from otel_progress.text import segment
 

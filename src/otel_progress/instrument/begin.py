@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from opentelemetry import context as context_api
 from opentelemetry.trace import set_span_in_context
 
-from otel_progress import semconv, spans, values
+from otel_progress import semconv, values
 from otel_progress.errors import ProgressError
+from otel_progress.instrument import spans
+from otel_progress.live.node import Node, Operation, Spec
+from otel_progress.live.observe import picture
 from otel_progress.model import NO_METADATA, Number, Snapshot, Status
-from otel_progress.node import Node, Operation, Spec
-from otel_progress.observe import picture
 from otel_progress.recording import LEVEL_KEY, Recording, slot
 from otel_progress.stages import Stages, as_stages, stage_name
 from otel_progress.text import cut, identifier
@@ -22,7 +23,7 @@ from otel_progress.trouble import trouble
 from otel_progress.values import Bad
 
 if TYPE_CHECKING:
-    from otel_progress.handle import Level
+    from otel_progress.instrument.handle import Level
 
 SCOPE: Final = "otel_progress"
 """Instrumentation scope of the module-level helpers."""
