@@ -224,8 +224,10 @@ def test_forks_while_threads_work(tmp_path: Path) -> None:
     run(
         tmp_path,
         f"""
-        import os, threading, signal
+        import faulthandler, logging, os, threading
         import otel_progress as progress
+        # Python's own stderr has a lock that a fork may catch in the hands of another thread: nothing is logged there.
+        logging.getLogger("otel_progress").addHandler(logging.NullHandler())
         runtime = progress.configure({QUIET})
         stop = threading.Event()
         def work(number):
@@ -235,13 +237,13 @@ def test_forks_while_threads_work(tmp_path: Path) -> None:
                         level.increment(2)
                         level.item("a", outcome="failed")
                         level.update(total=-1)
-        threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+        threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(3)]
         for thread in threads:
             thread.start()
         for number in range(15):
             pid = os.fork()
             if pid == 0:
-                signal.alarm(20)
+                faulthandler.dump_traceback_later(20, exit=True)
                 with progress.operation("child", id=f"c{{number}}") as op:
                     op.increment(2)
                     op.item("a", outcome="skipped")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import click
@@ -60,6 +61,20 @@ def watch(scope: Scope, operation_ids: Sequence[str], interval: float, once: boo
         raise click.exceptions.Exit(1)
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no Ctrl-C come in between while everything is closed: it is over already."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread, which gets no Ctrl-C
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Watch:
     """One watch: the display, and how the operations that were named have ended."""
 
@@ -74,9 +89,10 @@ class _Watch:
 
     def run(self, interval: float) -> list[Status]:
         """Show changes until the named operations have ended (without names: until Ctrl-C); return how they ended."""
+        changes = self._reader.watch(interval)
         try:
             self._show((), list(self._ended.values()))
-            for changed in self._reader.watch(interval):
+            for changed in changes:
                 found = [operation for operation in changed if self._is_wanted(operation)]
                 ended = [operation for operation in found if operation.status.finished and operation.run not in self._told]
                 self._told.extend(operation.run for operation in ended)
@@ -85,8 +101,11 @@ class _Watch:
                 if self._wanted and self._ended.keys() == self._wanted.keys():
                     break
         finally:
-            if self._console is not None:
-                self._console.close()
+            with _undisturbed():
+                if isinstance(changes, Generator):
+                    changes.close()
+                if self._console is not None:
+                    self._console.close()
         return [operation.status for operation in self._ended.values()]
 
     def _show(self, changed: Sequence[OperationSnapshot], ended: Sequence[OperationSnapshot]) -> None:
