@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 Number: TypeAlias = "int | float"
 """A count of work: bytes, files, seconds of video."""
@@ -31,13 +31,18 @@ class Status(str, Enum):
     CANCELLED = "cancelled"
     SKIPPED = "skipped"
 
-    @property
-    def finished(self) -> bool:
-        """True when the level has ended, in whatever way."""
-        return self is not Status.RUNNING and self is not Status.PENDING
+    if TYPE_CHECKING:  # at run time an attribute of each member, see below
+
+        @property
+        def finished(self) -> bool:
+            """True when the level has ended, in whatever way."""
 
     def __str__(self) -> str:
         return self.value
+
+
+for _status in Status:  # kept with each, not worked out: it is asked several times for every row of every tick
+    _status.finished = _status not in (Status.PENDING, Status.RUNNING)  # type: ignore[misc]
 
 
 class Condition(str, Enum):

@@ -6,7 +6,6 @@ of the time counts 70 %, however many steps it has itself.
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping
@@ -287,6 +286,8 @@ def _listed(names: Iterable[str]) -> str:
 
 def _guess(name: object, known: Iterable[str]) -> str:
     wanted = name.name if isinstance(name, Enum) else str(name)
+    import difflib  # only ever needed for an error
+
     close = difflib.get_close_matches(wanted[:80], [entry[:80] for entry in known], n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
