@@ -56,7 +56,7 @@ def _active(count: int, store: str) -> Iterator[Row]:
         runtime.force_flush(FLUSH_S)
         collected = (resident() - before) / count
         del levels
-    what = f"{count:,} active levels"
+    what = f"{count:,} active levels" + ("" if store == "memory:" else " and a journal")
     yield Row(f"{what}: begun", f"{begun:,.0f} bytes each")
     cost, target = f"{collected:,.0f} bytes each", f"≤ {LEVEL_TARGET:,} bytes"
     yield judged(f"{what}: collected", cost, "", target, met=collected <= LEVEL_TARGET)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
 
 from benchmarks.catalogue import BENCHMARKS  # noqa: E402 - only found by the line above
-from benchmarks.report import document  # noqa: E402
+from benchmarks.report import document, summary, with_summary  # noqa: E402
 from benchmarks.rounds import Effort, Job, Variant, best_seconds  # noqa: E402
 from benchmarks.spanning import attributes_of_a_level  # noqa: E402
 from benchmarks.table import HEADINGS, Row, judged, markdown, text  # noqa: E402
@@ -45,14 +45,27 @@ def test_each_benchmark_prints_its_table(name: str) -> None:
     assert [line for line in lines if any(word in line for word in EXACT) and line.endswith("NO")] == []
 
 
-def test_one_command_writes_the_documentation() -> None:
-    """--markdown prints a page of Markdown with a heading for what was run, and nothing else."""
-    ran = run("--effort", "tiny", "--markdown", "iterations", "command")
-    assert ran.stdout.startswith("# Benchmarks\n")
-    assert [line for line in ran.stdout.splitlines() if line.startswith("## ")] == [
+def test_the_page_has_a_heading_for_each_benchmark() -> None:
+    """What is written to docs/benchmarks.md has a heading and a table for what was run, and nothing else."""
+    rows = [Row("a loop", "1 ns", "0.5 × tqdm", "≤ 1 × tqdm", "yes"), Row("tqdm", "2 ns")]
+    page = document({"iterations": rows, "command": rows})
+    assert page.startswith("# Benchmarks\n")
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
         "## Memory of a long loop",
         "## The command's start",
     ]
+    assert summary(page).splitlines()[-2:] == ["| a loop | 0.5 × tqdm | ≤ 1 × tqdm | yes |"] * 2
+
+
+def test_the_readme_has_the_last_results() -> None:
+    """The figures of the README are those of docs/benchmarks.md, which one command writes."""
+    readme, page = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    assert with_summary(readme, page) == readme
+
+
+def test_writing_is_for_all() -> None:
+    """--write with some names would leave the others out of the page, so it is refused."""
+    assert run("--write", "track").returncode == 2
 
 
 def test_an_unknown_name_says_which_there_are() -> None:
