@@ -29,6 +29,7 @@ from otel_progress.model import Eta, Snapshot, Status
 from otel_progress.protocols import Sink
 from otel_progress.semconv import Metric
 from otel_progress.text import MAX_ID
+from otel_progress.trouble import trouble
 
 DONE = ("setlist", "completed")
 
@@ -249,3 +250,14 @@ def test_bounded_labels_keep_the_first() -> None:
     labels = BoundedLabels(2)
     found = [labels.fit("a\n"), labels.fit("b"), labels.fit("c"), labels.fit("a\n"), labels.fit("d")]
     assert found == [("a\\n",), ("b",), ("other",), ("a\\n",), ("other",)]
+
+
+def test_troubles_inside_of_telemetry_are_counted() -> None:
+    """What failed at a place that is no sink is a series of its own, counted since these totals began."""
+    trouble("callback", "an earlier one")
+    totals = Totals()
+    for _ in range(2):
+        trouble("callback", "a callback raised", error=ValueError("no"))
+    trouble("sink journal", "counted by its lane")
+    totals.sink_error("journal")
+    assert counter(totals, semconv.SINK_ERRORS) == {("callback",): 2, ("journal",): 1}

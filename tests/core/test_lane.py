@@ -265,3 +265,15 @@ class Recorder_:  # noqa: N801 - a context of this module
 
     def __exit__(self, *_: object) -> None:
         self._store.on_wake = lambda: None
+
+
+def test_what_a_sink_lets_go_by_itself_is_counted(sink: Sink) -> None:
+    """A sink with a bound of its own says how much it dropped in all; each write tells what has come since."""
+    told: list[tuple[str, int]] = []
+    lane = Lane("journal", sink, on_dropped=lambda name, count: told.append((name, count)))
+    for dropped in (0, 3, 3, 5):
+        sink.dropped = dropped  # type: ignore[attr-defined]
+        lane.post(batch(snapshot()))
+        assert lane.flush(10.0)
+    assert lane.close(10.0)
+    assert told == [("journal", 3), ("journal", 2)]
