@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
-from otel_progress import semconv
+from otel_progress.live.inbox import Inbox
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.observe import changed, picture
 from otel_progress.live.tree import Limits, Refused, Tree, walk
@@ -76,8 +76,7 @@ class LiveStore:
         self._lock = threading.RLock()
         self._tree = Tree(instance.id, self.limits, self.clock, self.now, self._ids, self._late)
         self._ended: deque[Operation] = deque()
-        self._inbox: deque[tuple[Node, Event]] = deque()
-        self._unsent: list[Event] = []
+        self._inbox = Inbox(self.limits)
         self._resend = False
 
     def _late(self) -> None:
@@ -88,7 +87,7 @@ class LiveStore:
     @property
     def idle(self) -> bool:
         """True when nothing is active and nothing waits to be collected."""
-        return not self._tree.active and not self._tree.closed and not self._inbox and not self._unsent
+        return not self._tree.active and not self._tree.closed and not self._inbox
 
     def open(self, parent: Node | None, spec: Spec) -> Node | None:
         """Begin a level under ``parent``, or an operation without one; None when that was refused."""
@@ -154,25 +153,8 @@ class LiveStore:
         metadata: Mapping[str, MetadataValue],
     ) -> None:
         """Remember one unit of work; let it go, counted, when too many wait for the next tick. Takes no lock."""
-        if len(self._inbox) + len(self._unsent) >= self.limits.waiting_events:
+        if not self._inbox.record(node, name, outcome, error, metadata, self.now()):
             self.on_event_dropped()
-            return
-        operation = node.operation
-        event = Event(
-            operation.id,
-            operation.type,
-            operation.run,
-            node.path,
-            node.spec.type,
-            semconv.EVENT_ITEM,
-            operation.next_number(),
-            self.now(),
-            name,
-            outcome,
-            error,
-            metadata,
-        )
-        self._inbox.append((node, event))
 
     def _keep_ended(self, operation: Operation) -> None:
         self._ended.append(operation)
@@ -198,8 +180,7 @@ class LiveStore:
         due = active if self._resend else [node for node in active if node.sequence != node.sent or changed(node)]
         fresh = self._observe_changed(due, clock, now)
         with self._lock:
-            self._sort_inbox()
-            events, self._unsent = self._unsent, []
+            events = self._inbox.take()
             ended = list(self._tree.closed)
             self._tree.closed.clear()
             evicted, self._tree.evicted = self._tree.evicted, []
@@ -250,17 +231,6 @@ class LiveStore:
             orphans = [node for node in self._tree.active if node.orphaned] if operations else []
         for node in orphans:
             self.close(node, Status.CANCELLED, message=REASON_COLLECTED)
-
-    def _sort_inbox(self) -> None:
-        """Move waiting events to their operations, bounded, and to those the next batch takes."""
-        for _ in range(len(self._inbox)):
-            node, event = self._inbox.popleft()
-            completed = event.outcome is Outcome.COMPLETED
-            kept = node.operation.items if completed else node.operation.failures
-            kept.append(event)
-            if len(kept) > (self.limits.events if completed else self.limits.failed_events):
-                kept.popleft()
-            self._unsent.append(event)
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -319,7 +289,7 @@ class LiveStore:
             operation = self._find(operation_id)
             if operation is None:
                 return []
-            self._sort_inbox()
+            self._inbox.sort()
             events = sorted(chain(operation.items, operation.failures), key=lambda event: event.number)
         found = [
             event
