@@ -8,7 +8,11 @@ import pytest
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import otel_progress as progress
+from factories import instance
 from otel_progress import Status
+from otel_progress.live.node import Spec
+from otel_progress.live.store import LiveStore
+from otel_progress.live.tree import Limits
 from otel_progress.runtime.lane import Waiting
 from otel_progress.testing import Recorder, recording
 
@@ -184,3 +188,36 @@ def test_deep_trees(recorder: Recorder) -> None:
     assert len(recorder.operation("o").levels) == 400
     assert {level.status for level in recorder.operation("o").levels} == {Status.CANCELLED}
     assert len(recorder.spans()) == 401
+
+
+def test_a_child_of_no_weight_fails_for_itself(recorder: Recorder) -> None:
+    """What counts for no unit of the parent cannot be one of its failed units; its own status tells of it."""
+    with progress.operation("o", id="o", total=2) as op:
+        op.level("setup", 1, weight=0).fail("no room")
+        op.level("half", 1, weight=0.5).fail("broken")
+        root = recorder.operation("o").root
+        assert (root.current, root.failed) == (0.5, 1)
+    found = recorder.operation("o").get_level("setup:1")
+    assert found is not None
+    assert found.status is progress.Status.FAILED
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["operations", "levels"])
+def test_what_waits_for_a_stuck_tick_is_bounded(below: bool) -> None:
+    """Without a tick, ended operations and levels are let go beyond the bound, the oldest first, and that is told."""
+    told: list[str] = []
+    store = LiveStore(instance(), limits=Limits(waiting_levels=3))
+    store.on_note = lambda reason, text: told.append(reason)
+    parent = store.open(None, spec("all", "all")) if below else None
+    for number in range(10):
+        node = store.open(parent, spec("one", str(number)))
+        assert node is not None
+        store.close(node, Status.COMPLETED)
+    ended = [one.info.id for one in store.collect().snapshots if one.status.finished]
+    assert ended == ["7", "8", "9"]
+    assert told == ["waiting"] * 7
+
+
+def spec(type_: str, id_: str) -> Spec:
+    """Return what a caller asks for who gives a type and an id."""
+    return Spec(type_, id_, None, None, None, 1, None, None, {})

@@ -6,6 +6,7 @@ Not thread-safe by itself: the live store calls it with its lock held.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -261,6 +262,8 @@ class Tree:
         """Leave to the parent what counts, and keep only so many ended levels of an operation."""
         del self.active[node]
         self.closed[node] = None
+        if len(self.closed) > self._limits.waiting_levels:
+            self._let_go()
         parent, operation = node.parent, node.operation
         if parent is None:
             self.operations.pop(operation.id, None)
@@ -284,8 +287,6 @@ class Tree:
         kept.append(node)
         if len(kept) > (self._limits.failed_levels if failed else self._limits.levels):
             self._evict(kept.popleft())
-        if len(self.closed) > self._limits.waiting_levels:
-            self._let_go()
 
     def _let_go(self) -> None:
         """Forget the ended level that has waited longest for a tick: ticks are stuck."""
@@ -362,7 +363,7 @@ def _units_lost(node: Node) -> tuple[int, int]:
     A level counts one unit above, or as many as it weighs. Where its own units are the parent's (its weight is its total, as for a
     folder of files), those that failed in it failed above, too.
     """
-    weight = max(1, int(node.spec.weight))
+    weight = math.ceil(node.spec.weight)
     if node.status is Status.FAILED:
         return (1 if node.declared else weight), 0
     if node.status is Status.SKIPPED:

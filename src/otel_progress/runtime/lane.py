@@ -196,13 +196,13 @@ class Lane:
         began = time.thread_time()
         try:
             self.sink.write(batch)
+            self._ask_for_drops()
         except Exception as error:
             self._on_error(self.name)
             trouble(f"sink {self.name}", f"the {self.name} cannot take progress, the work goes on: {cut(error)}", error=error)
             return False
         finally:
             self.seconds = time.thread_time() - began
-            self._ask_for_drops()
         return True
 
     def _ask_for_drops(self) -> None:
