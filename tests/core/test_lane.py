@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import otel_progress as progress
 from factories import batch, ended, event, snapshot
 from otel_progress import semconv
+from otel_progress.journal import open_journal
 from otel_progress.protocols import Batch
 from otel_progress.runtime import lane as lanes
 from otel_progress.runtime.lane import Lane, Waiting
 from otel_progress.runtime.ticker import Ticker
 from otel_progress.testing import Recorder, recording, wait_until
+from otel_progress.trouble import counts
 
 
 class Sink:
@@ -277,3 +282,65 @@ def test_what_a_sink_lets_go_by_itself_is_counted(sink: Sink) -> None:
         assert lane.flush(10.0)
     assert lane.close(10.0)
     assert told == [("journal", 3), ("journal", 2)]
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """No thread can be started; the list's last text is the reason."""
+    reasons = ["can't create new thread at interpreter shutdown"]
+
+    def refuse(thread: threading.Thread) -> None:
+        del thread
+        raise RuntimeError(reasons[-1])
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return reasons
+
+
+def test_without_a_thread_the_flush_writes(sink: Sink, no_threads: list[str]) -> None:
+    """While exit handlers run CPython 3.12 starts no thread: what waits is written by whoever flushes, and that is no trouble."""
+    del no_threads
+    before = counts["sink quiet"]
+    lane = Lane("quiet", sink)
+    lane.post(batch(snapshot("a:1", 5)))
+    lane.post(batch(snapshot("a:1", 6), snapshot("a:2")))
+    assert lane.behind
+    assert sink.paths == []
+
+    assert lane.close(5.0)
+
+    assert sink.paths == ["a:1", "a:2"]
+    assert sink.closed
+    assert not lane.behind
+    assert counts["sink quiet"] == before
+
+
+def test_without_a_thread_a_failing_sink_is_told(sink: Sink, no_threads: list[str]) -> None:
+    """A sink that refuses what a flush writes makes the flush say no; too many threads are a trouble of the place."""
+    no_threads.append("can't start new thread")
+    sink.failing = True
+    lane = Lane("crowded", sink)
+    lane.post(batch(snapshot("a:1", 5)))
+    assert counts["sink crowded"] == 1
+
+    assert not lane.flush(5.0)
+    sink.failing = False
+    assert lane.flush(5.0)
+    assert sink.paths == ["a:1"]
+
+
+def test_work_in_an_exit_handler_is_kept(tmp_path: Path) -> None:
+    """An operation that begins and ends while the interpreter exits is in the journal, and nothing is complained about."""
+    script = f"""
+import atexit, otel_progress as progress
+progress.configure(store="sqlite:///{tmp_path / "late.db"}", console=False)
+def late():
+    with progress.operation("cleanup", id="late", total=3) as op:
+        op.increment(3)
+atexit.register(late)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    kept = open_journal(f"sqlite:///{tmp_path / 'late.db'}").get("late")
+    assert kept is not None
+    assert (kept.status.value, kept.root.current) == ("completed", 3)

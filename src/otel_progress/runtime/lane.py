@@ -14,6 +14,7 @@ from typing import Final
 
 from otel_progress.model import Event, Number, Snapshot
 from otel_progress.protocols import Batch, Sink
+from otel_progress.runtime.threads import started
 from otel_progress.text import cut
 from otel_progress.trouble import trouble
 
@@ -123,13 +124,8 @@ class Lane:
             self._on_dropped(self.name, dropped)
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name=f"otel-progress-{self.name}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:  # no more threads: the next batch tries again
-            trouble(f"sink {self.name}", f"the thread of the {self.name} could not be started", error=error)
-            return
-        self._thread = thread
+        """Start the thread; without one the next batch tries again, and who asks for a flush writes what waits."""
+        self._thread = started(self._run, self.name, f"sink {self.name}", f"the thread of the {self.name} could not be started")
 
     def _take_back(self) -> int:
         """Put what the sink refused in front of what waits; it is tried again with the next batch, not in a loop."""
@@ -154,6 +150,10 @@ class Lane:
             if self._refused is not None and not self._closing:
                 self._take_back()
                 self._ready.notify_all()
+            alone = self._thread is None and self._waiting.latest is not None
+        if alone:  # no thread could be started: better to wait for the sink than to lose the end of the work
+            self._write_waiting()
+        with self._ready:
             done = self._ready.wait_for(lambda: self._waiting.latest is None and not self._writing, timeout)
             return done and not self._failed
 
@@ -180,17 +180,21 @@ class Lane:
                 self._ready.wait_for(lambda: self._waiting.latest is not None or self._closing)
                 if self._closing and self._waiting.latest is None:
                     return
-                batch = self._waiting.take()
-                self._writing = True
-            failed = batch is not None and not self._write(batch)
-            with self._ready:
-                self._writing = False
-                self._refused = batch if failed else None
-                recovered = self._failed and not failed
-                self._failed = failed
-                self._ready.notify_all()
-            if recovered:
-                self._on_recovered()
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        with self._ready:
+            batch = self._waiting.take()
+            self._writing = True
+        failed = batch is not None and not self._write(batch)
+        with self._ready:
+            self._writing = False
+            self._refused = batch if failed else None
+            recovered = self._failed and not failed
+            self._failed = failed
+            self._ready.notify_all()
+        if recovered:
+            self._on_recovered()
 
     def _write(self, batch: Batch) -> bool:
         began = time.thread_time()

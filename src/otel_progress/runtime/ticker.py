@@ -14,6 +14,7 @@ from typing import Final
 from otel_progress.live.store import LiveStore
 from otel_progress.protocols import Batch
 from otel_progress.runtime.lane import Lane
+from otel_progress.runtime.threads import started
 from otel_progress.trouble import trouble
 
 SHARE: Final = 0.09
@@ -66,14 +67,9 @@ class Ticker:
         with self._starting:
             if self._thread is not None or self._stop.is_set():
                 return
-            thread = threading.Thread(target=self._run, name="otel-progress-ticker", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:  # no more threads, or the interpreter is ending: the next begin tries again
+            self._thread = started(self._run, "ticker", "ticker", "the thread that collects progress could not be started")
+            if self._thread is None:  # the next begin tries again; the tick at the end needs no thread
                 self._asleep = True
-                trouble("ticker", "the thread that collects progress could not be started", error=error)
-                return
-            self._thread = thread
 
     def tick(self) -> float:
         """Collect once and hand the batch on; return the seconds it took."""
