@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks import counting, importing, iterating, loading, remembering, spanning
+from benchmarks import counting, importing, iterating, loading, remembering, spanning, streaming
 from benchmarks.rounds import Effort
 from benchmarks.table import Row
 
@@ -61,6 +61,14 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
         "An idle process",
         "The same configuration after its only operation has ended, left alone for some seconds.",
         loading.idle,
+    ),
+    Benchmark(
+        "stream_latency",
+        "From the call to the client",
+        "Three processes: a worker whose operations are all updated ten times a second, with the journal in a temporary file; "
+        "`otel-progress serve` on it; and a hundred clients of `/api/v1/stream`, ninety of which follow ten operations each and "
+        "ten everything. Each update's message says when it was made, and the clients compare that with the clock when it comes.",
+        streaming.latency,
     ),
     Benchmark(
         "memory",

@@ -8,6 +8,7 @@ from typing import Any
 from otel_progress import semconv
 from otel_progress.instances import this_host
 from otel_progress.model import NO_METADATA, Event, Instance, LevelInfo, OperationSnapshot, Snapshot, Status
+from otel_progress.observations import BatchInfo, LogRecord, ResourceSample, ResourceUse
 from otel_progress.protocols import Batch
 from otel_progress.text import segment
 
@@ -102,6 +103,39 @@ def event(number: int = 1, path: str = "", **fields: Any) -> Event:
         "at": WALL + number,
     }
     return Event(path=path, number=number, **{**values, **fields})
+
+
+def log(number: int = 1, path: str = "", **fields: Any) -> LogRecord:
+    """Return a log record of level INFO."""
+    values = {
+        "operation_id": "friday-42",
+        "operation_type": "setlist",
+        "run": "run-1",
+        "at": WALL + number,
+        "severity": 20,
+        "severity_text": "INFO",
+        "logger": "nightly.render",
+        "message": f"message {number}",
+    }
+    return LogRecord(path=path, number=number, **{**values, **fields})
+
+
+def sample(second: float = 0.0, **fields: Any) -> ResourceSample:
+    """Return what a process used so many seconds after everything started."""
+    values = {"at": WALL + second, "clock": CLOCK + second, "cpu_ratio": 0.5, "memory_bytes": 100_000_000}
+    return ResourceSample(**{**values, **fields})
+
+
+def resource_use(last: ResourceSample | None = None, **fields: Any) -> ResourceUse:
+    """Return what an operation used over ten samples."""
+    values = {"samples": 10, "cpu_mean": 0.4, "cpu_peak": 1.5, "memory_mean": 9e7, "memory_peak": 120_000_000}
+    return ResourceUse(last=last or sample(), **{**values, **fields})
+
+
+def batch_info(id: str = "thumbnails", sequence: int = 1, **fields: Any) -> BatchInfo:
+    """Return the declaration of a batch of five operations."""
+    values = {"name": f"Name of {id}", "type": "batch", "total": 5, "started_at": WALL, "ended_at": None}
+    return BatchInfo(id=id, sequence=sequence, **{**values, **fields})
 
 
 def batch(*snapshots: Snapshot, **fields: Any) -> Batch:

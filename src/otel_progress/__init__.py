@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError, ProgressError
+from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError, OperationCancelledError, ProgressError
 from otel_progress.instrument.handle import Level
-from otel_progress.instrument.helpers import ProgressTracer, current_level, get_tracer, level, operation, track
+from otel_progress.instrument.helpers import ProgressTracer, batch, current_level, get_tracer, level, operation, track
 from otel_progress.instrument.track import Track
 from otel_progress.model import (
+    BatchSnapshot,
     Condition,
     Eta,
     Event,
@@ -27,20 +28,26 @@ from otel_progress.stages import Stage, Stages
 
 if TYPE_CHECKING:
     from otel_progress.config import configure
+    from otel_progress.instrument.batch import OperationBatch
+    from otel_progress.observations import LogRecord
     from otel_progress.processor import ProgressSpanProcessor
     from otel_progress.queries import (
         add_callback,
         get_active_operations,
+        get_batch,
         get_events,
         get_history,
+        get_logs,
         get_operation,
         remove_callback,
+        request_cancel,
     )
     from otel_progress.runtime.callbacks import Callback, CallbackEvent
     from otel_progress.runtime.running import Runtime
     from otel_progress.sampling import ProgressSampler
 
 __all__ = [
+    "BatchSnapshot",
     "Callback",
     "CallbackEvent",
     "Condition",
@@ -50,7 +57,10 @@ __all__ = [
     "Failure",
     "JournalError",
     "Level",
+    "LogRecord",
     "MissingExtraError",
+    "OperationBatch",
+    "OperationCancelledError",
     "OperationSnapshot",
     "Outcome",
     "OverallProgress",
@@ -65,32 +75,41 @@ __all__ = [
     "Status",
     "Track",
     "add_callback",
+    "batch",
     "configure",
     "current_level",
     "get_active_operations",
+    "get_batch",
     "get_events",
     "get_history",
+    "get_logs",
     "get_operation",
     "get_tracer",
     "level",
     "operation",
     "remove_callback",
+    "request_cancel",
     "track",
 ]
 
 _LATER = {
     "Callback": "runtime.callbacks",
     "CallbackEvent": "runtime.callbacks",
+    "LogRecord": "observations",
+    "OperationBatch": "instrument.batch",
     "ProgressSampler": "sampling",
     "ProgressSpanProcessor": "processor",
     "Runtime": "runtime.running",
     "add_callback": "queries",
     "configure": "config",
     "get_active_operations": "queries",
+    "get_batch": "queries",
     "get_events": "queries",
     "get_history": "queries",
+    "get_logs": "queries",
     "get_operation": "queries",
     "remove_callback": "queries",
+    "request_cancel": "queries",
 }
 
 

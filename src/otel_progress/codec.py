@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from otel_progress.model import (
     NO_METADATA,
+    BatchSnapshot,
     Eta,
     Event,
     Failure,
@@ -27,6 +28,7 @@ from otel_progress.model import (
     Snapshot,
     Status,
 )
+from otel_progress.observations import LogRecord, ResourceSample, ResourceUse
 
 SCHEMA: Final = "otel-progress/1"
 """Name and version of the document, in its ``schema`` field; the version changes when a field changes its meaning."""
@@ -73,6 +75,33 @@ _STATE_FIELDS: Final = (
     "duration_s",
 )
 _ETA_FIELDS: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock")
+_LOG_FIELDS: Final = (
+    "operation_id",
+    "operation_type",
+    "run",
+    "path",
+    "number",
+    "at",
+    "severity",
+    "severity_text",
+    "logger",
+    "message",
+    "details",
+    "trace_id",
+    "span_id",
+)
+_SAMPLE_FIELDS: Final = ("at", "clock", "cpu_ratio", "memory_bytes", "gpu_ratio", "gpu_memory_bytes")
+_USE_FIELDS: Final = (
+    "samples",
+    "cpu_mean",
+    "cpu_peak",
+    "memory_mean",
+    "memory_peak",
+    "gpu_mean",
+    "gpu_peak",
+    "gpu_memory_peak",
+)
+_BATCH_FIELDS: Final = ("id", "name", "type", "total", "started_at", "ended_at", "read_at", "ratio", "throughput")
 _INSTANCE_FIELDS: Final = ("id", "pid", "host", "service", "started_at", "start")
 
 
@@ -91,6 +120,8 @@ def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Do
         read_at=operation.read_at,
         clock=operation.clock,
         stall_after=operation.stall_after,
+        cancel_requested_at=operation.cancel_requested_at,
+        resources=None if operation.resources is None else encode_resources(operation.resources),
         worker=None if operation.instance is None else _pick(operation.instance, _INSTANCE_FIELDS),
     )
     if levels:
@@ -100,7 +131,7 @@ def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Do
 
 def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
     """Return the operation of a document. Raises KeyError, TypeError or ValueError when it is not one."""
-    worker = document.get("worker")
+    worker, resources = document.get("worker"), document.get("resources")
     return OperationSnapshot(
         root=decode_level(document),
         levels=tuple(decode_level(level) for level in document.get("levels", ())),
@@ -109,6 +140,8 @@ def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
         instance=None if worker is None else Instance(**{name: worker.get(name) for name in _INSTANCE_FIELDS}),
         alive=document["alive"],
         stall_after=document["stall_after"],
+        resources=None if resources is None else decode_resources(resources),
+        cancel_requested_at=document.get("cancel_requested_at"),
     )
 
 
@@ -144,12 +177,15 @@ def decode_level(document: Mapping[str, Any]) -> Snapshot:
 
 def encode_info(info: LevelInfo) -> Document:
     """Return the unchanging part of a level as an object."""
-    return _pick(info, _INFO_FIELDS)
+    document = _pick(info, _INFO_FIELDS)
+    if not info.path:
+        document["batch"] = info.batch
+    return document
 
 
 def decode_info(document: Mapping[str, Any]) -> LevelInfo:
     """Return the unchanging part of a level's object."""
-    return LevelInfo(**{name: document[name] for name in _INFO_FIELDS})
+    return LevelInfo(**{name: document[name] for name in _INFO_FIELDS}, batch=document.get("batch"))
 
 
 def encode_event(event: Event) -> Document:
@@ -187,6 +223,57 @@ def decode_event(document: Mapping[str, Any]) -> Event:
         error=decode_failure(document.get("error")),
         metadata=decode_metadata(document.get("metadata")),
     )
+
+
+def encode_log(record: LogRecord) -> Document:
+    """Return the object of one log record."""
+    document = _pick(record, _LOG_FIELDS)
+    document["attributes"] = {key: list(value) if isinstance(value, tuple) else value for key, value in record.attributes.items()}
+    return document
+
+
+def decode_log(document: Mapping[str, Any]) -> LogRecord:
+    """Return the log record of an object."""
+    fields = {name: document[name] for name in _LOG_FIELDS}
+    return LogRecord(**fields, attributes=decode_metadata(document.get("attributes")))
+
+
+def encode_sample(sample: ResourceSample) -> Document:
+    """Return the object of one look at what a process uses."""
+    return _pick(sample, _SAMPLE_FIELDS)
+
+
+def decode_sample(document: Mapping[str, Any]) -> ResourceSample:
+    """Return the sample of an object."""
+    return ResourceSample(**{name: document[name] for name in _SAMPLE_FIELDS})
+
+
+def encode_resources(use: ResourceUse) -> Document:
+    """Return the object of what an operation's process used."""
+    return {"last": encode_sample(use.last), **_pick(use, _USE_FIELDS)}
+
+
+def decode_resources(document: Mapping[str, Any]) -> ResourceUse:
+    """Return what an operation's process used from an object."""
+    return ResourceUse(decode_sample(document["last"]), **{name: document[name] for name in _USE_FIELDS})
+
+
+def encode_batch(batch: BatchSnapshot, *, operations: bool = True) -> Document:
+    """Return the document of a batch, with its active and failed operations unless told otherwise."""
+    document: Document = {
+        "schema": SCHEMA,
+        **_pick(batch, _BATCH_FIELDS),
+        "status": batch.status.value,
+        "counts": {status.value: batch.counts[status] for status in Status},
+        "finished": batch.finished,
+        "percentage": None if batch.ratio is None else 100.0 * batch.ratio,
+        "elapsed_seconds": batch.elapsed_seconds,
+        "remaining_seconds": batch.remaining_s,
+    }
+    if operations:
+        document["active"] = [encode_operation(operation, levels=False) for operation in batch.active]
+        document["failed"] = [encode_operation(operation, levels=False) for operation in batch.failed]
+    return document
 
 
 def encode_failure(failure: Failure | None) -> Document | None:

@@ -33,3 +33,10 @@ class RejectedValueError(ProgressError, ValueError):
 
 class RejectedTypeError(ProgressError, TypeError):
     """``strict`` only: a progress value of the wrong type."""
+
+
+class OperationCancelledError(ProgressError):
+    """Somebody asked for the operation to stop: raised by ``track`` between two elements and by ``Level.check_cancelled``.
+
+    A level that it leaves counts as cancelled, not failed.
+    """

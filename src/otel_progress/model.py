@@ -12,6 +12,9 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+if TYPE_CHECKING:  # at run time nothing here needs it, and every import of the package would pay for it
+    from otel_progress.observations import ResourceUse
+
 Number: TypeAlias = "int | float"
 """A count of work: bytes, files, seconds of video."""
 MetadataValue: TypeAlias = "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
@@ -108,7 +111,8 @@ class LevelInfo:
 
     ``run`` is unique to one execution of an operation, so that the same operation id can be run again. ``path`` is
     ``type:id`` segments joined by ``/`` and empty for the operation itself. ``attempt`` counts entries of the same path.
-    ``declared`` marks a stage that its parent announced up front. ``order`` numbers siblings as they were first seen.
+    ``declared`` marks a stage that its parent announced up front. ``order`` numbers siblings as they were first seen. ``batch`` is the
+    id of the batch an operation belongs to.
     """
 
     operation_id: str
@@ -129,6 +133,7 @@ class LevelInfo:
     trace_id: str | None
     span_id: str | None
     instance: str
+    batch: str | None = None
 
     @property
     def depth(self) -> int:
@@ -226,7 +231,8 @@ class OperationSnapshot:
 
     ``root`` is the operation itself; ``levels`` the levels kept below it, parents before children. ``clock`` is the moment of
     reading on the worker's monotonic clock, ``read_at`` in Unix seconds. ``alive`` is False when the process that
-    works no longer gives signs of life.
+    works no longer gives signs of life. ``resources`` is what its process uses. ``cancel_requested_at`` (Unix seconds) is when
+    somebody asked for it to stop.
     """
 
     root: Snapshot
@@ -236,6 +242,8 @@ class OperationSnapshot:
     instance: Instance | None = None
     alive: bool = True
     stall_after: float = 60.0
+    resources: ResourceUse | None = None
+    cancel_requested_at: float | None = None
     _index: dict[str, Snapshot] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -332,3 +340,52 @@ def _condition(operation: OperationSnapshot) -> Condition:
     if since is not None and operation.clock - since > max(operation.stall_after, 3.0 * root.longest_gap_s):
         return Condition.STALLED
     return Condition.OK
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSnapshot:
+    """Many operations as one, as a reader saw them at ``read_at`` (Unix seconds).
+
+    ``counts`` has every status. ``ratio`` is finished operations plus the ratios of running ones over ``total``; None while the total is
+    unknown. ``throughput`` is operations ended a second, of late; ``remaining_s`` what is left at that pace. ``active`` and ``failed``
+    are operations without their levels, the newest first, at most 100 each.
+    """
+
+    id: str
+    name: str
+    type: str
+    total: int | None
+    started_at: float
+    ended_at: float | None
+    read_at: float
+    counts: Mapping[Status, int]
+    ratio: float | None
+    throughput: float | None
+    remaining_s: float | None
+    active: Sequence[OperationSnapshot]
+    failed: Sequence[OperationSnapshot]
+
+    @property
+    def finished(self) -> int:
+        """Operations that ended, in whatever way."""
+        return sum(count for status, count in self.counts.items() if status.finished)
+
+    @property
+    def status(self) -> Status:
+        """Running until the batch is over; then failed when any operation failed, else completed (cancelled when all were)."""
+        if not self.over:
+            return Status.RUNNING
+        if self.counts[Status.FAILED]:
+            return Status.FAILED
+        return Status.CANCELLED if self.finished and self.counts[Status.CANCELLED] == self.finished else Status.COMPLETED
+
+    @property
+    def over(self) -> bool:
+        """True when nothing runs and no more operations are expected: it was closed, or all of its total has ended."""
+        running = self.counts[Status.RUNNING] + self.counts[Status.PENDING]
+        return not running and (self.ended_at is not None or (self.total is not None and self.finished >= self.total > 0))
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds since the batch was declared, or how long it took."""
+        return max(0.0, (self.read_at if self.ended_at is None else self.ended_at) - self.started_at)

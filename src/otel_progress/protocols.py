@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from otel_progress.model import Event, Instance, Number, OperationSnapshot, Outcome, Snapshot
+from otel_progress.model import BatchSnapshot, Event, Instance, Number, OperationSnapshot, Outcome, Snapshot
+from otel_progress.observations import BatchInfo, CancelRequest, LogRecord, ResourceSample, ResourceUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Batch:
     ``evicted`` holds (run, path) of levels that were folded into their parent; their subtree goes with them, and they go before
     ``snapshots`` come. ``at`` and ``clock`` are the moment of the tick, wall and monotonic: the sign of life of ``instance``.
     ``items`` counts the units of work done since the last batch by (operation type, level type, outcome), those of levels too
-    short-lived to be in ``snapshots`` included.
+    short-lived to be in ``snapshots`` included. ``sample`` is what the process uses, when it was looked at; ``resources`` by run what
+    that makes of each active operation's use. ``batches`` are declarations that are new or have changed.
     """
 
     instance: Instance
@@ -30,6 +32,10 @@ class Batch:
     events: Sequence[Event] = ()
     evicted: Sequence[tuple[str, str]] = ()
     items: Mapping[tuple[str, str, str], Number] = field(default_factory=dict)
+    logs: Sequence[LogRecord] = ()
+    sample: ResourceSample | None = None
+    resources: Mapping[str, ResourceUse] = field(default_factory=dict)
+    batches: Sequence[BatchInfo] = ()
 
 
 @runtime_checkable
@@ -53,8 +59,19 @@ class Reader(Protocol):
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         """Return all operations that have not ended; without their levels when ``levels`` is False (cheap for lists)."""
 
-    def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:
-        """Return ended operations, the last one first, without their levels."""
+    def history(
+        self,
+        operation_type: str | None = None,
+        limit: int = 100,
+        *,
+        before: tuple[float, str] | None = None,
+        since: float | None = None,
+    ) -> Sequence[OperationSnapshot]:
+        """Return ended operations, the last one first, without their levels.
+
+        ``before`` is the (end, run) of the last one of an earlier page: those after it in this order come. ``since`` is the earliest
+        end, in Unix seconds.
+        """
 
     def events(
         self,
@@ -67,10 +84,53 @@ class Reader(Protocol):
     ) -> Sequence[Event]:
         """Return the newest ``limit`` events of the newest run, oldest first; ``level`` is a path and takes in what is below it."""
 
-    def watch(self, interval: float = 0.25) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield operations with their levels, at most every ``interval`` seconds: first all active ones, then whatever changed.
+    def logs(
+        self,
+        operation_id: str,
+        *,
+        path: str | None = None,
+        severity: int = 0,
+        since: float | None = None,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> Sequence[LogRecord]:
+        """Return log records of the newest run, oldest first: the newest ``limit`` of those whose number is above ``after``.
 
-        An operation that ended comes once more.
+        ``path`` takes in what is below it; ``severity`` is the least number of ``logging``; ``since`` in Unix seconds.
+        """
+
+    def resources(self, operation_id: str, *, since: float | None = None, limit: int = 600) -> Sequence[ResourceSample]:
+        """Return samples of the newest run's process taken while the run lasted, oldest first, the newest ``limit``."""
+
+    def batch(self, batch_id: str) -> BatchSnapshot | None:
+        """Return a batch as it is now, or None."""
+
+    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+        """Return the batches, those that are not over first, then the newest first."""
+
+    def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
+        """Yield operations, at most every ``interval`` seconds: first all active ones, then whatever changed.
+
+        Without their levels when ``levels`` is False. An operation that ended comes once more.
 
         An empty sequence comes when nothing changed for a while, so that a caller can look at the time. Close to end it.
         """
+
+
+@runtime_checkable
+class Controller(Protocol):
+    """Takes requests about operations, from outside of the process that works."""
+
+    def request_cancel(self, operation_id: str, reason: str) -> bool:
+        """Ask the worker of the active run of this id to stop; False when there is none."""
+
+    def delete(self, operation_id: str) -> int:
+        """Forget all ended runs of this id with their events and logs; return how many there were."""
+
+
+@runtime_checkable
+class Requests(Protocol):
+    """Where a worker hears what was asked of it."""
+
+    def requests(self, instance_id: str) -> Sequence[CancelRequest]:
+        """Return the requests to cancel operations of a process that are still active. The same ones may come again."""

@@ -8,7 +8,8 @@ from otel_progress.config import current_runtime
 from otel_progress.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from otel_progress.model import Event, OperationSnapshot, Outcome
+    from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome
+    from otel_progress.observations import LogRecord
     from otel_progress.runtime.callbacks import Callback
 
 
@@ -36,6 +37,28 @@ def get_events(
     """Return the kept item events of the newest run of this id, oldest first."""
     runtime = current_runtime()
     return [] if runtime is None else runtime.get_events(operation_id, level=level, outcome=outcome, since=since)
+
+
+def get_batch(batch_id: str) -> BatchSnapshot | None:
+    """Return a batch of operations as it is now, those of other processes included where there is a journal; None when unknown."""
+    runtime = current_runtime()
+    return None if runtime is None else runtime.get_batch(batch_id)
+
+
+def get_logs(
+    operation_id: str, *, path: str | None = None, severity: int = 0, since: float | None = None, limit: int = 1000
+) -> list[LogRecord]:
+    """Return captured log records of the newest run of this id, oldest first; see :meth:`Runtime.get_logs`."""
+    runtime = current_runtime()
+    if runtime is None:
+        return []
+    return runtime.get_logs(operation_id, path=path, severity=severity, since=since, limit=limit)
+
+
+def request_cancel(operation_id: str, reason: str = "") -> bool:
+    """Ask the active run of this id, in whatever process, to stop; False when there is none. See :meth:`Runtime.request_cancel`."""
+    runtime = current_runtime()
+    return False if runtime is None else runtime.request_cancel(operation_id, reason)
 
 
 def add_callback(callback: Callback, interval: float = 0.1) -> None:

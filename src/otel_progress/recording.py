@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LEVEL_KEY: Final = create_key("otel-progress-level")
 """Context key of the current level."""
+BATCH_KEY: Final = create_key("otel-progress-batch")
+"""Context key of the id of the batch that operations begun there belong to."""
 own: Final = threading.local()
 """``own.starting`` is true in a thread while it starts the span of a level, so the processor knows it for one of ours."""
 _HERE: Final = dirname(__file__) + sep  # noqa: PTH120 - pathlib would be a third of the time this package takes to import

@@ -67,6 +67,8 @@ SERVICE_INSTANCE_ID: Final = "service.instance.id"
 """Resource attribute: the process that works. string"""
 EXCEPTION_MESSAGE: Final = "exception.message"
 """Text of an error, on item events. string"""
+EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
+"""Traceback of an error, on spans and log records. string"""
 
 # --- events -------------------------------------------------------------------------------------------------------
 
@@ -134,12 +136,13 @@ class Metric:
 
 
 _OPERATION: Final = ("operation_id", "operation_type")
+_BATCH: Final = ("batch_id", "batch_type")
+_SUFFIXES: Final = {"1": "", "s": "_seconds", "By": "_bytes"}
 _LEVEL: Final = ("operation_id", "operation_type", "level")
 
 
 def _gauge(name: str, labels: tuple[str, ...], text: str, unit: str = "1") -> Metric:
-    suffix = "_seconds" if unit == "s" else ""
-    return Metric(name, name.replace(".", "_") + suffix, "gauge", unit, labels, text)
+    return Metric(name, name.replace(".", "_") + _SUFFIXES[unit], "gauge", unit, labels, text)
 
 
 def _counter(name: str, labels: tuple[str, ...], text: str) -> Metric:
@@ -219,6 +222,30 @@ ITEMS: Final = _counter(
     ("operation_type", "level_type", "outcome"),
     "Units of work done in levels of a type, by outcome.",
 )
+OPERATION_CPU: Final = _gauge(
+    "progress.operation.cpu_ratio", _OPERATION, "Processor use of the operation's process, 1 for one busy core."
+)
+OPERATION_MEMORY: Final = _gauge("progress.operation.memory", _OPERATION, "Resident memory of the operation's process.", "By")
+OPERATION_GPU: Final = _gauge(
+    "progress.operation.gpu_ratio",
+    _OPERATION,
+    "Use of the GPUs by the operation's process, 0 to 1; absent without NVIDIA's library.",
+)
+OPERATION_GPU_MEMORY: Final = _gauge(
+    "progress.operation.gpu_memory",
+    _OPERATION,
+    "GPU memory of the operation's process; absent without NVIDIA's library.",
+    "By",
+)
+BATCH_INFO: Final = _gauge(
+    "progress.batch.info", ("batch_id", "batch_type", "name"), "Constant 1; carries what describes a batch."
+)
+BATCH_RATIO: Final = _gauge("progress.batch.ratio", _BATCH, "Fraction of the batch done, 0 to 1; absent while unknown.")
+BATCH_TARGET: Final = _gauge("progress.batch.target", _BATCH, "Operations the batch has in all; absent while unknown.")
+BATCH_OPERATIONS: Final = _gauge("progress.batch.operations", (*_BATCH, "status"), "Operations of the batch by status.")
+BATCH_REMAINING: Final = _gauge(
+    "progress.batch.remaining", _BATCH, "Time the batch still needs at its pace of late; absent while unknown.", "s"
+)
 ETA_ERROR: Final = _histogram(
     "progress.eta.error_ratio",
     ("operation_type",),
@@ -237,6 +264,14 @@ EVENTS_DROPPED: Final = _counter(
     "progress.events.dropped", ("reason",), "Events, snapshots or callbacks let go because a bound was reached."
 )
 TICK_DURATION: Final = _histogram("progress.tick.duration", (), "Time taken by a tick of the collector thread.", "s")
+SERVER_CLIENTS: Final = _gauge("progress.server.clients", ("transport",), "Clients that are connected to the streams.")
+SERVER_MESSAGES: Final = _counter("progress.server.messages", ("transport",), "Messages sent to clients of the streams.")
+SERVER_COALESCED: Final = _counter(
+    "progress.server.coalesced", ("transport",), "Snapshots a client was not sent because a newer one of the operation was there."
+)
+SERVER_REFUSED: Final = _counter(
+    "progress.server.refused", ("reason",), "Requests, connections and messages the server refused, or clients it let go."
+)
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All metrics, in the order above."""

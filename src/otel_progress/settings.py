@@ -5,101 +5,56 @@ Reading them changes nothing; a value that cannot be used is a ConfigurationErro
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal, TypeAlias
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal
 from urllib.parse import unquote
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
-from otel_progress.text import cut
+from otel_progress.parsing import (
+    MAX_TOKEN,
+    ConsoleMode,
+    RedactRule,
+    parse_bool,
+    parse_capture,
+    parse_console,
+    parse_duration,
+    parse_path,
+    parse_port,
+    parse_redact,
+    parse_text,
+    parse_tick,
+    parse_token,
+)
+from otel_progress.text import cut, printable
+
+__all__ = ["PREFIX", "SETTINGS", "Setting", "Settings", "parse_duration"]
 
 PREFIX: Final = "OTEL_PROGRESS_"
 """What the project's own variables begin with."""
-ConsoleMode: TypeAlias = Literal["auto"] | bool
-_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def parse_text(value: object) -> str:
-    """Return a text that is not empty."""
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("a text that is not empty")
-    return value.strip()
-
-
-def parse_bool(value: object) -> bool:
-    """Return a truth value, also from the words environment variables use."""
-    if isinstance(value, bool):
-        return value
-    word = value.strip().lower() if isinstance(value, str) else ""
-    if word in ("true", "1", "yes", "on"):
-        return True
-    if word in ("false", "0", "no", "off"):
-        return False
-    raise ValueError("true or false")
-
-
-def parse_console(value: object) -> ConsoleMode:
-    """Return "auto" or a truth value."""
-    if isinstance(value, str) and value.strip().lower() == "auto":
-        return "auto"
-    try:
-        return parse_bool(value)
-    except ValueError:
-        raise ValueError("auto, true or false") from None
-
-
-def parse_port(value: object) -> int:
-    """Return a port; 0 stands for any free one."""
-    expected = "a port from 0 (any free one) to 65535"
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError(expected)
-    if isinstance(value, str) and not re.fullmatch(r"\s*[0-9]{1,5}\s*", value):
-        raise ValueError(expected)
-    port = int(value)
-    if not 0 <= port <= 65535:
-        raise ValueError(expected)
-    return port
-
-
-def parse_duration(value: object) -> float:
-    """Return seconds from a number or a text such as ``90``, ``500ms``, ``15m``, ``24h`` or ``7d``."""
-    expected = "a duration above 0 in seconds, or with a unit: 500ms, 90s, 15m, 24h, 7d"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value) if value < 2**63 else math.inf
-    else:
-        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*", value) if isinstance(value, str) else None
-        if match is None:
-            raise ValueError(expected)
-        seconds = float(match[1]) * _UNITS[match[2]]
-    if not 0.0 < seconds < math.inf:
-        raise ValueError(expected)
-    return seconds
-
-
-def parse_tick(value: object) -> float:
-    """Return the length of a tick in seconds, at least a millisecond."""
-    seconds = parse_duration(value)
-    if not 0.001 <= seconds <= 60.0:
-        raise ValueError("a duration from 1ms to 60s")
-    return seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: argument of ``configure`` and field here, variables (the first that is set counts), default, meaning."""
+    """One setting: argument of ``configure`` and field here, variables (the first that is set counts), default, meaning.
+
+    The value of a ``secret`` one is shown nowhere.
+    """
 
     name: str
     variables: tuple[str, ...]
     default: Any
     parse: Callable[[object], Any]
     meaning: str
+    secret: bool = False
 
 
-def _setting(name: str, default: object, parse: Callable[[object], Any], meaning: str, *also: str) -> Setting:
-    return Setting(name, (PREFIX + name.upper(), *also), default, parse, meaning)
+def _setting(
+    name: str, default: object, parse: Callable[[object], Any], meaning: str, *also: str, secret: bool = False
+) -> Setting:
+    return Setting(name, (PREFIX + name.upper(), *also), default, parse, meaning, secret)
 
 
 SETTINGS: Final[tuple[Setting, ...]] = (
@@ -121,6 +76,41 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _setting("retention", 86_400.0, parse_duration, "How long the journal keeps ended operations."),
     _setting("metrics_retention", 300.0, parse_duration, "How long the series of an ended operation stay on /metrics."),
     _setting("stall_after", 60.0, parse_duration, "Shortest time without an advance after which an operation counts as stalled."),
+    _setting(
+        "capture_logs",
+        False,
+        parse_capture,
+        "Which records of `logging` to tie to the level they are made in: `true` (from INFO), a level's name or number, or `false`. "
+        "What the root logger's own level holds back is not seen.",
+    ),
+    _setting(
+        "redact",
+        True,
+        parse_redact,
+        "Whether secrets in metadata, messages, errors and logs are replaced by `[redacted]`; as an argument also a function of a key "
+        "and a text, called after that, that returns the text to show.",
+    ),
+    _setting(
+        "resources",
+        "auto",
+        parse_console,
+        "Whether to sample processor, memory and GPU use of the process: `auto` (when psutil is installed), `true` or `false`.",
+    ),
+    _setting(
+        "server_port",
+        None,
+        parse_port,
+        "Port on which to serve the API and the page from the worker; 0 for any free one. Off when not set.",
+    ),
+    _setting("server_host", "127.0.0.1", parse_text, "Address on which to serve them; any but loopback needs a token."),
+    _setting(
+        "token",
+        None,
+        parse_token,
+        "Secret that the server asks for: at least 16 characters of A-Z a-z 0-9 and . _ ~ + / = -.",
+        secret=True,
+    ),
+    _setting("token_file", None, parse_path, "File with that secret instead, read when it is needed."),
     _setting("enabled", True, parse_bool, "Whether anything is recorded at all; false leaves every helper inert."),
 )
 """All settings, in the order of their documentation."""
@@ -141,6 +131,13 @@ class Settings:
     retention: float = 86_400.0
     metrics_retention: float = 300.0
     stall_after: float = 60.0
+    capture_logs: int | Literal[False] = False
+    redact: RedactRule = True
+    resources: ConsoleMode = "auto"
+    server_port: int | None = None
+    server_host: str = "127.0.0.1"
+    token: str | None = field(default=None, repr=False)
+    token_file: str | None = None
     enabled: bool = True
 
     @classmethod
@@ -153,18 +150,57 @@ class Settings:
                 found[setting.name] = _parsed(setting, environ[variable], f"the environment variable {variable}")
         if "service_name" not in found and (service := _service_of_resource(environ)):
             found["service_name"] = service
-        return cls(**found)
+        return cls(**_one_token(found, "the environment variables OTEL_PROGRESS_TOKEN and OTEL_PROGRESS_TOKEN_FILE"))
 
     def with_arguments(self, **arguments: object) -> Settings:
         """Return these settings overlaid with arguments; None counts as not given. Raises ConfigurationError."""
         given = {name: value for name, value in arguments.items() if value is not None}
         by_name = {setting.name: setting for setting in SETTINGS}
-        return replace(self, **{name: _parsed(by_name[name], value, f"the argument {name}") for name, value in given.items()})
+        clean = {name: _parsed(by_name[name], value, f"the argument {name}") for name, value in given.items()}
+        _one_token(clean, "the arguments token and token_file")
+        if "token" in clean:  # it takes the place of whichever the environment has
+            clean["token_file"] = None
+        elif "token_file" in clean:
+            clean["token"] = None
+        return replace(self, **clean)
 
     def differences(self, other: Settings, names: Mapping[str, object]) -> list[str]:
-        """Return "name: this value and that value" for each of ``names`` in which two settings differ."""
+        """Return "name: this value and that value" for each of ``names`` in which two settings differ; no secret is shown."""
         pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name in names]
-        return [f"{name}: {mine!r} and {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
+        return [
+            f"{name}: another one" if name in _SECRET else f"{name}: {_shown(mine)} and {_shown(theirs)}"
+            for name, mine, theirs in pairs
+            if mine != theirs
+        ]
+
+    def read_token(self) -> str | None:
+        """Return the token, from its file when that is what was given; None when there is none. Raises ConfigurationError."""
+        if self.token_file is None:
+            return self.token
+        named = f"the token file {printable(cut(self.token_file, 200))}"
+        try:
+            with Path(self.token_file).open("rb") as file:
+                raw = file.read(MAX_TOKEN * 2)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            msg = f"{named} cannot be read ({reason}); expected a file with one token that this user may read"
+            raise ConfigurationError(msg) from None
+        try:
+            return parse_token(raw.decode("ascii", "replace"))
+        except ValueError as error:
+            what = f"holds {len(raw.strip())} bytes that are no token" if raw.strip() else "is empty"
+            msg = f"{named} {what}; expected {error}"
+            raise ConfigurationError(msg) from None
+
+
+_SECRET: Final = frozenset(setting.name for setting in SETTINGS if setting.secret)
+
+
+def _one_token(found: dict[str, Any], source: str) -> dict[str, Any]:
+    if "token" in found and "token_file" in found:
+        msg = f"{source} are both set; expected one of them"
+        raise ConfigurationError(msg)
+    return found
 
 
 def _service_of_resource(environ: Mapping[str, str]) -> str:
@@ -187,5 +223,6 @@ def _parsed(setting: Setting, value: object, source: str) -> Any:
     try:
         return setting.parse(value)
     except ValueError as error:
-        msg = f"{source} is {_shown(value)}; expected {error}"
+        found = "no token that can be used" if setting.secret else _shown(value)
+        msg = f"{source} is {found}; expected {error}"
         raise ConfigurationError(msg) from None

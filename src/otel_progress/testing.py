@@ -26,7 +26,8 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from otel_progress import semconv
-from otel_progress.config import Sources, start
+from otel_progress.assembly import Sources
+from otel_progress.config import start
 from otel_progress.errors import ConfigurationError
 from otel_progress.model import OperationSnapshot
 from otel_progress.runtime.running import Runtime
@@ -144,7 +145,7 @@ def recording(
     if provider is None:
         provider = TracerProvider(sampler=sampler, id_generator=ids, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    arguments = {"store": "memory:", "console": False, "otlp": False, "strict": strict, **settings}
+    arguments = {"store": "memory:", "console": False, "otlp": False, "resources": False, "strict": strict, **settings}
     sources = Sources(clock.monotonic, clock.wall, ids.run_id)
     runtime = start(arguments, provider, environ={}, sources=sources, fresh=True)
     if not ticking:

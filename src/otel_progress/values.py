@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+from otel_progress import redaction
 from otel_progress.model import Failure, MetadataValue, Number, Outcome
 from otel_progress.text import MAX_DETAILS, cut, identifier
 
@@ -61,8 +62,10 @@ def number(value: object, what: str) -> Number | Bad:
 
 
 def metadata(raw: Mapping[str, object]) -> dict[str, MetadataValue]:
-    """Return metadata as OpenTelemetry attribute values; what is no such value becomes its text, cut."""
-    return {cut(key, 128): _shielded(value) for key, value in raw.items()}
+    """Return metadata as OpenTelemetry attribute values, redacted; what is no such value becomes its text, cut."""
+    clean = {cut(key, 128): _shielded(value) for key, value in raw.items()}
+    rules = redaction.slot.active
+    return clean if rules is None else rules.metadata(clean)
 
 
 def _shielded(value: object) -> MetadataValue:
@@ -133,13 +136,17 @@ def outcome(value: object) -> Outcome | Bad:
 
 
 def failure(error: object) -> Failure:
-    """Return why something failed, from an exception (with its traceback, the end of it), a Failure or a text."""
+    """Return why something failed, redacted, from an exception (with its traceback, the end of it), a Failure or a text."""
     if isinstance(error, Failure):
-        details = None if error.details is None else cut(error.details, MAX_DETAILS)
-        return Failure(identifier(error.type), cut(error.message), details)
+        return _failure(error.type, error.message, None if error.details is None else cut(error.details, MAX_DETAILS))
     if isinstance(error, BaseException):
-        return Failure(identifier(exception_type(error)), cut(error), _details(error))
-    return Failure("error", cut("" if error is None else error))
+        return _failure(exception_type(error), error, details(error))
+    return _failure("error", "" if error is None else error, None)
+
+
+def _failure(kind: str, message: object, details: str | None) -> Failure:
+    clean = None if details is None else redaction.text("details", details, MAX_DETAILS)
+    return Failure(identifier(kind), redaction.text("error", cut(message)), clean)
 
 
 def exception_type(error: BaseException) -> str:
@@ -148,7 +155,8 @@ def exception_type(error: BaseException) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _details(error: BaseException) -> str | None:
+def details(error: BaseException) -> str | None:
+    """Return the end of an exception's traceback, None when it cannot be told."""
     try:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-16))
     except Exception:  # foreign __str__ and __repr__ are called in there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -173,3 +174,19 @@ def test_a_journal_that_cannot_be_read(tmp_path: Path) -> None:
 
 def _fail(*_: object, **__: object) -> None:
     raise progress.JournalError("the disk is gone")
+
+
+def test_logs_and_requests_of_the_running_configuration() -> None:
+    """Captured records are read, and a run is asked to stop, through the package; without a configuration there is nothing."""
+    assert progress.get_logs("j") == []
+    assert progress.request_cancel("j") is False
+    with recording(capture_logs="INFO"), progress.operation("job", id="j") as op:
+        logging.getLogger("work").warning("disk %d%% full", 91)
+        assert [(one.message, one.severity_text) for one in progress.get_logs("j")] == [("disk 91% full", "WARNING")]
+        assert progress.get_logs("j", severity=logging.ERROR) == []
+        assert progress.request_cancel("other") is False
+        assert not op.cancel_requested
+        assert progress.request_cancel("j", "no longer needed") is True
+        assert op.cancel_requested
+        with pytest.raises(progress.OperationCancelledError, match="no longer needed"):
+            op.check_cancelled()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +86,53 @@ def test_survey_is_done_reported_and_kept(tree: Path, store: str, capsys: pytest
     deep = operation.get_level("stage:analyse/package:one/folder:deep")
     assert deep is not None
     assert deep.failed == 1
+
+
+def test_the_page_is_served_meanwhile_and_its_address_comes_first(
+    tree: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While files are examined, the address that was printed answers with the survey; afterwards nobody listens there."""
+    pytest.importorskip("uvicorn")
+    answers: list[str] = []
+    measure = measuring.measure
+
+    def ask_and_measure(data: bytes, name: str) -> measuring.Measures:
+        runtime = config.current_runtime()
+        assert runtime is not None
+        with urllib.request.urlopen(f"{runtime.server_url}api/v1/operations?type=code_survey", timeout=10) as answer:
+            answers.append(answer.read().decode())
+        return measure(data, name)
+
+    monkeypatch.setattr(measuring, "measure", ask_and_measure)
+    assert run(str(tree), store=store, prometheus_port=0, server_port=0, console=False) == 0
+    first = capsys.readouterr().err.splitlines()[0]
+    assert re.fullmatch(r"Watch it in a browser: http://127\.0\.0\.1:\d+/#/operations/survey-[0-9a-f]{8}", first)
+    assert kept(store).operation_id in answers[0]
+    address = first.partition(": ")[2].partition("#")[0]
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(address, timeout=5)
+
+
+def test_without_the_servers_packages_it_says_how_to_get_them(
+    tree: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The survey is made all the same."""
+    monkeypatch.setattr(job, "find_spec", lambda _: None)
+    assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
+    assert capsys.readouterr().err.startswith("To watch it in a browser: pip install 'otel-progress[server]'\n")
+
+
+def test_its_logs_are_kept(tree: Path, store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that does not compile is a warning at its folder, kept in the journal and not printed besides."""
+    run(str(tree), store=store, prometheus_port=0, console=False)
+    journal = open_journal(store, read_only=True)
+    try:
+        records = journal.logs(kept(store).operation_id, severity=30)
+    finally:
+        journal.close()
+    assert [(one.logger, one.path) for one in records] == [("code_survey", "stage:analyse/package:one/folder:deep")]
+    assert "does not compile" in records[0].message
+    assert "does not compile" not in capsys.readouterr().err
 
 
 def test_failed_and_skipped_files_are_items(tree: Path, store: str) -> None:

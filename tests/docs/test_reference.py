@@ -15,10 +15,11 @@ from documents import DOCUMENTS, PROJECT
 from loading import script
 
 import otel_progress as progress
+from factories import log, resource_use, sample
 from otel_progress import config, semconv, testing
 from otel_progress.cli import cli
 from otel_progress.cli.app import EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_UNREADABLE, EXIT_USAGE
-from otel_progress.codec import encode_event, encode_operation
+from otel_progress.codec import encode_batch, encode_event, encode_log, encode_operation, encode_resources, encode_sample
 from otel_progress.journal.schema import APPLICATION_ID, MIGRATIONS
 from otel_progress.model import Eta
 from otel_progress.settings import SETTINGS
@@ -115,6 +116,7 @@ def test_documents_use_only_public_names() -> None:
 def test_every_attribute_and_event_is_there() -> None:
     """The tables hold the names of semconv, and no others."""
     standard = {semconv.SERVICE_NAME, semconv.SERVICE_INSTANCE_ID, semconv.EXCEPTION_MESSAGE, semconv.METADATA_PREFIX}
+    standard.add(semconv.EXCEPTION_STACKTRACE)
     assert first_cells(section("Attributes")) == set(semconv.ATTRIBUTES) | standard
     assert first_cells(section("Events")) == set(semconv.EVENTS)
 
@@ -182,6 +184,14 @@ def test_every_field_of_the_json_document_is_there(recorder: Recorder) -> None:
     assert fields("worker") == set(document["worker"])
     assert fields("event") == set(event)
     assert fields("eta") == set(running["eta"]) == set(Eta.__slots__)
+    assert fields("sample") == set(encode_sample(sample()))
+    assert fields("resources") == set(encode_resources(resource_use()))
+    assert fields("log") == set(encode_log(log()))
+    with progress.batch("night", id="night"):
+        pass
+    batch = progress.get_batch("night")
+    assert batch is not None
+    assert fields("batch") == set(encode_batch(batch))
 
 
 def test_every_table_of_the_journal_is_there() -> None:

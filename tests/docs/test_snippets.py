@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from documents import Program, excused, programs
-from tests.servers import free_port
+from documents import DOCUMENTS, Program, blocks, excused, programs
+from tests.servers import free_port, require
 
 RUNNER = Path(__file__).with_name("run_program.py")
 PROGRAMS = list(programs())
-PORT = "9464"
-"""The port the documents use; another process may have it, so a free one is put in its place."""
+PORTS = ("9464", "7764")
+"""The ports the documents use; another process may have them, so free ones are put in their place."""
 
 FORK_IS_MEANT = "ignore:This process:DeprecationWarning"
 """Python 3.12 and newer warn of every fork of a process with threads; the guide shows one on purpose."""
@@ -40,11 +40,11 @@ def environ(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 def test_blocks_run_and_print_what_is_shown(program: Program, environ: dict[str, str], tmp_path: Path) -> None:
     """The blocks of a program run in order without an error, and print what the text after them shows."""
-    if shutil.which("curl") is None and any("curl " in block.text for block in program.blocks):
-        pytest.skip("there is no curl")
-    name, port = str(program.document), str(free_port())
+    if any("curl " in block.text for block in program.blocks):
+        require("curl")
+    name, free = str(program.document), {port: str(free_port()) for port in PORTS}
     given = [
-        {"language": block.language, "text": block.text.replace(PORT, port), "line": block.line, "name": name}
+        {"language": block.language, "text": _with_ports(block.text, free), "line": block.line, "name": name}
         for block in program.blocks
     ]
     done = subprocess.run(
@@ -60,8 +60,30 @@ def test_blocks_run_and_print_what_is_shown(program: Program, environ: dict[str,
     assert done.returncode == 0, done.stderr
     for block, printed in zip(program.blocks, json.loads(done.stdout), strict=True):
         if block.prints is not None:
-            pattern = ".*?".join(map(re.escape, block.prints.rstrip().split("…")))
+            pattern = ".*?".join(map(re.escape, _with_ports(block.prints, free).rstrip().split("…")))
             assert re.fullmatch(pattern, printed.rstrip(), re.DOTALL), f"{program.name}, line {block.line} prints:\n{printed}"
+
+
+def _with_ports(text: str, free: dict[str, str]) -> str:
+    for port, other in free.items():
+        text = text.replace(port, other)
+    return text
+
+
+@pytest.mark.parametrize("language", ["js", "jsx"])
+def test_javascript_blocks_are_javascript(language: str, tmp_path: Path) -> None:
+    """Every block of JavaScript in the documents parses as a module; those with JSX are checked by what they import only."""
+    for document in DOCUMENTS:
+        for block in blocks(document):
+            if block.language != language:
+                continue
+            imports = "\n".join(line for line in block.text.splitlines() if line.startswith("import "))
+            source = tmp_path / f"line_{block.line}.mjs"
+            source.write_text(block.text if language == "js" else imports, encoding="utf-8")
+            done = subprocess.run(
+                [require("node"), "--check", str(source)], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, f"{document.name}, line {block.line}: {done.stderr}"
 
 
 def test_there_is_something_to_run() -> None:

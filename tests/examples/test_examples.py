@@ -158,3 +158,15 @@ def test_every_example_is_run_here() -> None:
         and isinstance(node.args[1], ast.Constant)
     }
     assert tested == {path.name for path in EXAMPLES.glob("*.py")}
+
+
+def test_batch_counts_its_operations_and_what_failed(run: Run) -> None:
+    """Five hundred operations on a pool are one batch, of which 5 % failed, each with its own error."""
+    printed = example(run, "batch.py")
+
+    found = document(run, "show", "checksums")
+    assert printed == "500 of 500 files, 25 damaged, batch failed\n"
+    assert (found["total"], found["finished"], found["percentage"], found["status"]) == (500, 500, 100.0, "failed")
+    assert (found["counts"]["completed"], found["counts"]["failed"]) == (475, 25)
+    assert {one["error"]["type"] for one in found["failed"]} == {"__main__.DamagedError"}
+    assert document(run, "show", "file-020")["batch"] == "checksums"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from workers import WRITE_FOR_EVER, start
 
-from factories import batch, event, snapshot
+from factories import WALL, batch, event, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal, forking
 
@@ -39,6 +39,59 @@ def test_writers_at_once_lose_nothing_and_readers_never_wait(path: Path) -> None
     for n in range(4):
         assert [item.number for item in reader.events(f"p{n}")] == list(range(1, count + 1))
     reader.close()
+
+
+_WORK_ON = """
+import itertools, sys
+from pathlib import Path
+from factories import WALL, batch, batch_info, ended, instance, log, sample, snapshot
+from otel_progress.journal import SqliteJournal
+
+journal = SqliteJournal(Path(sys.argv[1]), now=lambda: WALL)
+me = instance("worker")
+cancelled, sequence = [], itertools.count(1)
+journal.write(batch(instance=me, batches=[batch_info("all", total=30)]))
+for n in range(30):
+    names = dict(operation_id=f"o{n % 3}", run=f"r{n}", instance="worker", batch="all")
+    while True:
+        number = next(sequence)
+        logs = [log(number, operation_id=names["operation_id"], run=names["run"])]
+        journal.write(batch(snapshot(sequence=number, current=number, **names), instance=me, logs=logs, sample=sample(number)))
+        asked = [request.run for request in journal.requests("worker")]
+        if names["run"] in asked:
+            break
+    journal.write(batch(ended(sequence=next(sequence), **names), instance=me))
+    cancelled.append(names["run"])
+    assert names["run"] not in [request.run for request in journal.requests("worker")]
+print(len(cancelled))
+journal.close()
+"""
+"""Run 30 operations of three ids one after the other, each of them until somebody cancels it."""
+
+
+def test_cancelling_and_deleting_while_a_worker_writes(path: Path) -> None:
+    """Another process cancels each run and deletes ended ones at once; the worker notices the one, not the other."""
+    worker = start(_WORK_ON, path)
+    journal = SqliteJournal(path, now=lambda: WALL)
+    deleted = 0
+    while worker.poll() is None:
+        for number in range(3):
+            journal.request_cancel(f"o{number}", "next, please")
+            deleted += journal.delete(f"o{number}")
+        threading.Event().wait(0.002)  # so that the worker gets its turn, also on a machine that is busy
+    output, errors = worker.communicate()
+    assert (output, errors) == ("30\n", "")
+    assert deleted > 0
+    deleted += sum(journal.delete(f"o{number}") for number in range(3))
+    assert deleted == 30
+    found = journal.batch("all")
+    assert found is not None
+    assert (found.finished, found.over) == (30, True)
+    with journal._reading.use() as connection:
+        for table in ("operations", "levels", "states", "logs", "uses", "requests"):
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+    journal.close()
+    _assert_sound(path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")

@@ -14,11 +14,11 @@ _PATHS = (Path(otel_progress.__file__).parents[1], Path(__file__).parents[1], Pa
 WRITE_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
-from factories import batch, event, instance, snapshot
+from factories import WALL, batch, event, instance, snapshot
 from otel_progress.journal import SqliteJournal
 
 path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-journal = SqliteJournal(path)
+journal = SqliteJournal(path, now=lambda: WALL)  # the time of the records: by another one they would be past retention
 for n in itertools.count(1) if count == 0 else range(1, count + 1):
     root = snapshot(sequence=n, operation_id=name, run=name, instance=name, current=n, message=f"step {n}")
     level = snapshot(f"song:{n % 50}", sequence=n, operation_id=name, run=name, instance=name, current=n)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from otel_progress.exporters.otel_logs_shim import LogEvent
-from otel_progress.model import NO_METADATA, Event, Instance, LevelInfo, OperationSnapshot, Snapshot, Status
+from otel_progress.model import NO_METADATA, BatchSnapshot, Event, Instance, LevelInfo, OperationSnapshot, Snapshot, Status
 from otel_progress.protocols import Batch
 
 WALL = 1_800_000_000.0
@@ -107,6 +107,7 @@ class ListedReader:
     running: list[OperationSnapshot] = field(default_factory=list)
     done: list[OperationSnapshot] = field(default_factory=list)
     broken: bool = False
+    groups: list[BatchSnapshot] = field(default_factory=list)
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         """Return the running operations."""
@@ -118,3 +119,7 @@ class ListedReader:
     def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:
         """Return the ended operations."""
         return [one for one in self.done if operation_type in (None, one.operation_type)][:limit]
+
+    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+        """Return the batches."""
+        return self.groups[:limit]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -21,7 +22,8 @@ from otel_progress import semconv
 from otel_progress.exporters.otlp_metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split
 from otel_progress.exporters.series import Caps
 from otel_progress.exporters.totals import Totals
-from otel_progress.model import OperationSnapshot
+from otel_progress.model import BatchSnapshot, OperationSnapshot, Status
+from otel_progress.observations import ResourceSample, ResourceUse
 from otel_progress.protocols import Reader
 
 
@@ -103,6 +105,21 @@ def test_series_vanish_with_their_operation_after_the_retention() -> None:
         reader.done = [OperationSnapshot(done, (), WALL + 90, 90.0)]
         metrics.force_flush(10)
         assert len(kept.exported) == 1
+
+
+def test_batches_and_resources_are_exported_as_they_are_scraped() -> None:
+    """Points of a batch and of what a process uses have the names, units and labels of semconv."""
+    counts = {status: 2 if status is Status.FAILED else 0 for status in Status}
+    thumbnails = BatchSnapshot("b", "Many", "images", 4, WALL, None, WALL + 1, counts, 0.5, None, None, (), ())
+    use = ResourceUse(ResourceSample(WALL, 1.0, 0.25, 2_000), 1, 0.25, 0.25, 2_000.0, 2_000)
+    with exporting(ListedReader([replace(operation(1), resources=use)], groups=[thumbnails])) as (metrics, kept):
+        assert metrics.force_flush(10)
+        exported = kept.last()
+    assert values(exported[semconv.OPERATION_MEMORY.name]) == {("op-1", "setlist"): 2_000}
+    assert exported[semconv.OPERATION_MEMORY.name].unit == "By"
+    assert semconv.OPERATION_GPU.name not in exported
+    assert values(exported[semconv.BATCH_OPERATIONS.name])["b", "images", "failed"] == 2
+    assert values(exported[semconv.BATCH_RATIO.name]) == {("b", "images"): 0.5}
 
 
 def test_no_operation_is_lost_to_those_that_went_before() -> None:

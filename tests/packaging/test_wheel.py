@@ -79,7 +79,13 @@ def test_wheel_carries_the_licence(wheel: zipfile.ZipFile) -> None:
 def test_wheel_declares_extras_and_command(wheel: zipfile.ZipFile) -> None:
     """The metadata offers the extras that error messages tell people to install, and the command."""
     (metadata,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
-    assert set(message_from_bytes(wheel.read(metadata)).get_all("Provides-Extra", [])) == {"server", "redis", "previews", "all"}
+    assert set(message_from_bytes(wheel.read(metadata)).get_all("Provides-Extra", [])) == {
+        "server",
+        "resources",
+        "redis",
+        "previews",
+        "all",
+    }
     (points,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
     assert b"otel-progress = otel_progress.cli:main" in wheel.read(points)
 

@@ -1,16 +1,18 @@
-"""Operations for the tests of metrics, and a Reader that holds them."""
+"""Operations and batches for the tests of metrics, and a Reader that holds them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from tests import factories
 from tests.factories import CLOCK
 from tests.factories import WALL as START
 
-from otel_progress.model import Eta, Event, OperationSnapshot, Snapshot, Status
+from otel_progress.model import BatchSnapshot, Eta, Event, OperationSnapshot, Snapshot, Status
+from otel_progress.observations import LogRecord, ResourceSample, ResourceUse
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 """A valid trace id."""
@@ -19,9 +21,24 @@ TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 def operation(id: str = "op", type: str = "render", elapsed: float = 10.0, **state: Any) -> OperationSnapshot:
     """Return an operation read ``elapsed`` seconds after its start; ``state`` are fields of its root or the root's info."""
     levels = tuple(state.pop("levels", ()))
+    resources = state.pop("resources", None)
     names = {"operation_id": id, "operation_type": type, "run": f"run of {id}", "type": type, "name": "An operation"}
     root = factories.snapshot("", **{**names, **_at(elapsed, state)})
-    return OperationSnapshot(root, levels, START + elapsed, CLOCK + elapsed, factories.instance())
+    return OperationSnapshot(root, levels, START + elapsed, CLOCK + elapsed, factories.instance(), resources=resources)
+
+
+def use(cpu: float = 0.5, memory: int = 100_000_000, gpu: float | None = None, gpu_memory: int | None = None) -> ResourceUse:
+    """Return what a process used, looked at once."""
+    last = ResourceSample(START, CLOCK, cpu, memory, gpu, gpu_memory)
+    return ResourceUse(last, 1, cpu, cpu, memory, memory, gpu, gpu, gpu_memory)
+
+
+def a_batch(id: str = "thumbnails", type: str = "images", elapsed: float = 10.0, **fields: Any) -> BatchSnapshot:
+    """Return a batch that started at the start; counts of statuses are given by name, as ``failed=3``."""
+    counts = MappingProxyType({status: fields.pop(status.value, 0) for status in Status})
+    known: dict[str, Any] = {"name": "A batch", "total": None, "started_at": START, "ended_at": None, "read_at": START + elapsed}
+    unknown: dict[str, Any] = {"ratio": None, "throughput": None, "remaining_s": None, "active": (), "failed": ()}
+    return BatchSnapshot(id=id, type=type, counts=counts, **{**known, **unknown, **fields})
 
 
 def level(path: str, elapsed: float = 10.0, **state: Any) -> Snapshot:
@@ -52,6 +69,7 @@ class Shelf:
     wall_step: float = 0.0
     error: Exception | None = None
     reads: int = 0
+    groups: list[BatchSnapshot] = field(default_factory=list)
 
     def _now(self, operations: Sequence[OperationSnapshot]) -> list[OperationSnapshot]:
         self.reads += 1
@@ -69,8 +87,16 @@ class Shelf:
         found = self._now(self.running)
         return found if levels else [replace(one, levels=()) for one in found]
 
-    def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:
-        """Return what ended."""
+    def history(
+        self,
+        operation_type: str | None = None,
+        limit: int = 100,
+        *,
+        before: tuple[float, str] | None = None,
+        since: float | None = None,
+    ) -> Sequence[OperationSnapshot]:
+        """Return what ended; metrics ask for no pages."""
+        assert before is since is None
         found = [one for one in self._now(self.ended) if operation_type in (None, one.operation_type)]
         return [replace(one, levels=()) for one in found[:limit]]
 
@@ -79,7 +105,27 @@ class Shelf:
         del operation_id
         return ()
 
-    def watch(self, interval: float = 0.25) -> Iterator[Sequence[OperationSnapshot]]:
+    def logs(self, operation_id: str, **_: Any) -> Sequence[LogRecord]:
+        """Return nothing: metrics ask for no logs."""
+        del operation_id
+        return ()
+
+    def resources(self, operation_id: str, **_: Any) -> Sequence[ResourceSample]:
+        """Return nothing: metrics show what an operation's snapshot has."""
+        del operation_id
+        return ()
+
+    def batch(self, batch_id: str) -> BatchSnapshot | None:
+        """Return the batch of that id."""
+        return next((one for one in self.groups if one.id == batch_id), None)
+
+    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+        """Return the batches, as they are now."""
+        if self.error is not None:
+            raise self.error
+        return [replace(one, read_at=START + self.elapsed + self.wall_step) for one in self.groups[:limit]]
+
+    def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield what runs, once."""
         del interval
-        yield self.active()
+        yield self.active(levels=levels)

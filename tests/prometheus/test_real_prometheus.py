@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.factories import WALL as START
 from tests.factories import batch
-from tests.prometheus.scenes import TRACE_ID, Shelf, eta, level, operation
+from tests.prometheus.scenes import TRACE_ID, Shelf, a_batch, eta, level, operation, use
 from tests.prometheus.scrape import exposition, samples
 from tests.servers import answers, free_port, poll, require, running
 
@@ -51,6 +51,7 @@ def rich_scene() -> tuple[Shelf, Totals]:
         trace_id=TRACE_ID,
         eta=eta(30.0, 20.0, 50.0),
         levels=levels,
+        resources=use(1.5, 200_000_000, 0.7, 4_000_000_000),
     )
     strange = [operation(text, text or "t", name=text, run=f"s{n}", ratio=n / 10) for n, text in enumerate(HOSTILE)]
     ended = operation("done", "setlist", elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
@@ -62,14 +63,27 @@ def rich_scene() -> tuple[Shelf, Totals]:
     totals.dropped("events")
     totals.tick(0.003)
     many = [operation(f"many-{n}", started_at=START - n) for n in range(3)]
-    return Shelf([busy, *strange, *many], [ended]), totals
+    batches = [a_batch(total=500, ratio=0.5, completed=240, failed=10, running=8, remaining_s=31.0)]
+    batches += [a_batch(text, text, name=text) for text in HOSTILE]
+    return Shelf([busy, *strange, *many], [ended], groups=batches), totals
+
+
+SERVED = {
+    semconv.SERVER_CLIENTS: {("sse",): 3},
+    semconv.SERVER_MESSAGES: {("sse",): 120},
+    semconv.SERVER_COALESCED: {("sse",): 7},
+    semconv.SERVER_REFUSED: {("token",): 1},
+}
+"""What only a server counts, in the form it hands to a collector."""
 
 
 @pytest.fixture(scope="module")
 def collector() -> ProgressCollector:
     """Return a collector over that scene, with caps that are reached."""
     shelf, totals = rich_scene()
-    collector = ProgressCollector(shelf, totals=totals, max_operations=10, max_levels_per_operation=1, retention_s=1e9)
+    collector = ProgressCollector(
+        shelf, totals=totals, max_operations=10, max_levels_per_operation=1, retention_s=1e9, more=lambda: SERVED
+    )
     list(collector.collect())
     return collector
 
@@ -148,6 +162,9 @@ def test_prometheus_scrapes_it(prometheus: Prometheus, collector: ProgressCollec
     assert prometheus.query(semconv.OPERATION_STATUS, '{operation_type="setlist"} == 1') == status
     assert prometheus.query(semconv.LEVEL_STATUS) == {(*labels, "song:1", "running"): 1.0}
     assert prometheus.query(semconv.OPERATION_DURATION, suffix="_sum") == {("setlist", "completed"): 42.0}
+    assert prometheus.query(semconv.OPERATION_MEMORY) == {labels: 2e8}
+    assert prometheus.query(semconv.BATCH_RATIO) == {("thumbnails", "images"): 0.5}
+    assert prometheus.query(semconv.SERVER_MESSAGES) == {("sse",): 120.0}
     assert prometheus.query(semconv.ITEMS)["setlist", "song", "completed"] == 7.0
     sent = {
         (sample.labels["operation_id"], sample.labels["operation_type"], sample.labels["name"])

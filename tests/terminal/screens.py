@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyte
 
 from factories import CLOCK, WALL, instance
-from otel_progress.model import Event, OperationSnapshot, Outcome, Snapshot
+from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Snapshot
+from otel_progress.observations import LogRecord, ResourceSample
 from otel_progress.protocols import Batch
 
 
@@ -52,6 +54,7 @@ class Shelf:
 
     def __init__(self, *operations: OperationSnapshot) -> None:
         self.operations: Sequence[OperationSnapshot] = operations
+        self.groups: Sequence[BatchSnapshot] = ()
         self.asked = 0
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
@@ -63,24 +66,37 @@ class Shelf:
         self.asked += 1
         return [operation for operation in self.operations if not operation.status.finished]
 
-    def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:  # noqa: ARG002
+    def history(self, operation_type: str | None = None, limit: int = 100, **_: Any) -> Sequence[OperationSnapshot]:
         """Return what has ended."""
-        return [operation for operation in self.operations if operation.status.finished]
+        del operation_type
+        return [operation for operation in self.operations if operation.status.finished][:limit]
 
-    def events(
-        self,
-        operation_id: str,  # noqa: ARG002
-        *,
-        level: str | None = None,  # noqa: ARG002
-        outcome: Outcome | None = None,  # noqa: ARG002
-        since: float | None = None,  # noqa: ARG002
-        limit: int = 1000,  # noqa: ARG002
-    ) -> Sequence[Event]:
-        """Return nothing."""
+    def events(self, operation_id: str, **_: Any) -> Sequence[Event]:
+        """Return nothing: the display asks for no events."""
+        del operation_id
         return ()
 
-    def watch(self, interval: float = 0.25) -> Iterator[Sequence[OperationSnapshot]]:  # noqa: ARG002
+    def logs(self, operation_id: str, **_: Any) -> Sequence[LogRecord]:
+        """Return nothing: the display asks for no logs."""
+        del operation_id
+        return ()
+
+    def resources(self, operation_id: str, **_: Any) -> Sequence[ResourceSample]:
+        """Return nothing: the display asks for no samples."""
+        del operation_id
+        return ()
+
+    def batch(self, batch_id: str) -> BatchSnapshot | None:
+        """Return the batch of this id."""
+        return next((one for one in self.groups if one.id == batch_id), None)
+
+    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+        """Return the batches."""
+        return self.groups[:limit]
+
+    def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield everything once."""
+        del interval, levels
         yield self.operations
 
 

@@ -55,6 +55,22 @@ def test_helpers_and_handles() -> None:
     assert_type(progress.get_tracer("a library").level("step", 1), progress.Level)
 
 
+def test_batches_and_requests_to_stop() -> None:
+    """A batch is an OperationBatch, in ``with`` as by hand; its operations are Levels; what it comes to is a BatchSnapshot."""
+    with progress.batch("thumbnails", id=7, total=2) as batch:
+        assert_type(batch, progress.OperationBatch)
+        assert_type(batch.start(), progress.OperationBatch)
+        assert_type(batch.operation("thumbnail", "one", size=3), progress.Level)
+        with progress.operation("thumbnail", batch=batch) as op, progress.operation("thumbnail", batch="7"):
+            assert_type(op.cancel_requested, bool)
+            op.check_cancelled()
+        batch.set_total(3)
+    assert_type(batch.id, str)
+    assert_type(batch.snapshot(), progress.BatchSnapshot)
+    assert_type(progress.get_batch("7"), "progress.BatchSnapshot | None")
+    assert_type(progress.get_tracer("a library").batch("b"), progress.OperationBatch)
+
+
 def test_track_keeps_the_element_type() -> None:
     """The elements of a tracked iterable have the type they had, sync and async."""
     for text in progress.track(["a", "b"], "letters"):

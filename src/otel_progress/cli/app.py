@@ -28,7 +28,11 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "ls": "otel_progress.cli.listing:ls",
     "show": "otel_progress.cli.showing:show",
     "watch": "otel_progress.cli.watching:watch",
+    "serve": "otel_progress.cli.serving:serve",
     "history": "otel_progress.cli.listing:history",
+    "logs": "otel_progress.cli.logs:logs",
+    "cancel": "otel_progress.cli.requesting:cancel",
+    "rm": "otel_progress.cli.requesting:rm",
     "export": "otel_progress.cli.exporting:export",
     "demo": "otel_progress.cli.demonstration:demo",
     "doctor": "otel_progress.cli.doctoring:doctor",
@@ -48,6 +52,7 @@ Examples:
   otel-progress ls
   otel-progress watch
   otel-progress show friday-42 --errors
+  otel-progress logs friday-42 --follow
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import socket
@@ -20,6 +21,7 @@ from typing import Final, Literal, TypeAlias
 from otel_progress.cli.scope import Scope
 from otel_progress.errors import ConfigurationError, ProgressError
 from otel_progress.exporters.console_format import moment, quantity
+from otel_progress.secret_forms import redact_text
 from otel_progress.settings import PREFIX, SETTINGS, Settings
 from otel_progress.text import printable
 
@@ -27,6 +29,7 @@ State: TypeAlias = Literal["ok", "note", "problem"]
 _PACKAGES: Final = ("otel-progress", "opentelemetry-api", "opentelemetry-sdk", "prometheus-client", "rich", "click")
 _EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     "server": ("fastapi", "uvicorn"),
+    "resources": ("psutil",),
     "redis": ("redis",),
     "previews": ("PIL", "fsspec"),
 }
@@ -50,7 +53,18 @@ def all_checks(scope: Scope, environ: Mapping[str, str]) -> list[Finding]:
         settings = scope.settings()
     except ConfigurationError as error:
         return [*findings, Finding("settings", "problem", printable(str(error)))]
-    return [*findings, Finding("settings", "ok", "can be read"), *_port(settings), *_journal(settings)]
+    ports = [
+        *_port("/metrics", settings.prometheus_host, settings.prometheus_port),
+        *_port("the server", settings.server_host, settings.server_port),
+    ]
+    return [
+        *findings,
+        Finding("settings", "ok", "can be read"),
+        *ports,
+        *_server(settings),
+        *_observing(settings),
+        *_journal(settings),
+    ]
 
 
 def _python() -> Iterator[Finding]:
@@ -90,17 +104,46 @@ def _clock() -> Iterator[Finding]:
 
 def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
     known = {variable for setting in SETTINGS for variable in setting.variables}
+    secret = {variable for setting in SETTINGS if setting.secret for variable in setting.variables}
     for name in sorted(environ):
         if name in known:
-            yield Finding("environment", "ok", f"{name}={printable(environ[name][:200])}")
+            value = "(set, not shown)" if name in secret else printable(redact_text(environ[name])[:200])
+            yield Finding("environment", "ok", f"{name}={value}")
         elif name.startswith(PREFIX) and name != "OTEL_PROGRESS_COMPLETE":
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(known))}"
             yield Finding("environment", "problem", f"{printable(name[:100])} is not a setting; {hint}")
 
 
-def _port(settings: Settings) -> Iterator[Finding]:
-    host, port = settings.prometheus_host, settings.prometheus_port
+def _server(settings: Settings) -> Iterator[Finding]:
+    try:
+        token = settings.read_token()
+    except ConfigurationError as error:
+        yield Finding("token", "problem", printable(str(error)))
+        return
+    if token is not None:
+        yield Finding("token", "ok", "is set; it is asked for by the server and the page")
+    missing = [module for module in _EXTRAS["server"] if find_spec(module) is None]
+    if settings.server_port is not None and missing:
+        yield Finding("server", "problem", "OTEL_PROGRESS_SERVER_PORT is set, but pip install 'otel-progress[server]' is missing")
+
+
+def _observing(settings: Settings) -> Iterator[Finding]:
+    """Tell what is observed beside the work: log records, the use of resources; and whether secrets are left in."""
+    if settings.capture_logs is not False:
+        name = logging.getLevelName(settings.capture_logs)
+        yield Finding("logs", "ok", f"records from {name} are captured, as far as the root logger's own level lets them through")
+    if settings.redact is False:
+        yield Finding("redaction", "note", "is off: passwords and tokens in metadata, messages and logs are kept and shown")
+    found = find_spec("psutil") is not None
+    if settings.resources is True and not found:
+        yield Finding("resources", "problem", "OTEL_PROGRESS_RESOURCES is true: pip install 'otel-progress[resources]'")
+    elif settings.resources is not False and found:
+        gpu = "GPUs by NVIDIA's library" if find_spec("pynvml") is not None else "no GPUs (pip install nvidia-ml-py)"
+        yield Finding("resources", "ok", f"processor and memory are sampled once a second, {gpu}")
+
+
+def _port(what: str, host: str, port: int | None) -> Iterator[Finding]:
     if not port:
         return
     try:
@@ -110,7 +153,7 @@ def _port(settings: Settings) -> Iterator[Finding]:
             probe.bind((host, port))
     except OSError as error:
         reason = error.strerror or str(error)
-        text = f"{printable(host)}:{port}: {reason}. Fine if your own work serves /metrics there; else choose another port"
+        text = f"{printable(host)}:{port}: {reason}. Fine if your own work serves {what} there; else choose another port"
         yield Finding("port", "note", text)
     else:
         yield Finding("port", "ok", f"{printable(host)}:{port} is free")

@@ -7,11 +7,13 @@ from typing import Final
 
 import click
 
+from otel_progress.cli.batches import MAX_BATCHES, batch_table, write_briefly
 from otel_progress.cli.output import operations_document, say, say_json, status_word, table, terminal_width
 from otel_progress.cli.scope import Scope
+from otel_progress.codec import SCHEMA, encode_batch
 from otel_progress.exporters.console_format import count, duration, moment, percentage
-from otel_progress.exporters.console_rows import clean, failure_text
-from otel_progress.model import Condition, OperationSnapshot, Status
+from otel_progress.exporters.console_rows import cancelling_note, clean, failure_text
+from otel_progress.model import BatchSnapshot, Condition, OperationSnapshot, Status
 
 _HISTORY_IN_LS: Final = 1000
 _HEADER: Final = ("STATUS", "ID", "TYPE", "NAME", "DONE", "COUNT", "FAILED", "STARTED", "TIME", "LEFT", "MESSAGE")
@@ -24,6 +26,7 @@ Examples:
   otel-progress ls
   otel-progress ls --all --status failed
   otel-progress ls --condition stalled --json
+  otel-progress ls --batches
 """
 )
 @click.option("--all", "everything", is_flag=True, help="Ended operations too.")
@@ -32,14 +35,31 @@ Examples:
     "--status", type=click.Choice([status.value for status in Status]), help="Only this status; ended ones imply --all."
 )
 @click.option("--condition", type=click.Choice([condition.value for condition in Condition]), help="Only this condition.")
+@click.option("--batches", "only_batches", is_flag=True, help="Batches instead of operations, those that are over too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
-def ls(scope: Scope, everything: bool, type_: str | None, status: str | None, condition: str | None, as_json: bool) -> None:
-    """List the operations that are under way, the newest first."""
+def ls(
+    scope: Scope,
+    everything: bool,
+    type_: str | None,
+    status: str | None,
+    condition: str | None,
+    only_batches: bool,
+    as_json: bool,
+) -> None:
+    """List the operations that are under way, the newest first, and their batches."""
+    if only_batches and (everything or condition is not None):
+        msg = "--batches lists all batches: it goes with --type, --status and --json only."
+        raise click.UsageError(msg)
     with scope.reader() as reader:
-        operations = list(reader.active(levels=False))
-        if everything or (status is not None and Status(status).finished):
+        filtered = any(one is not None for one in (type_, status, condition))
+        batches = reader.batches(MAX_BATCHES) if only_batches or not filtered else ()
+        operations = [] if only_batches else list(reader.active(levels=False))
+        if not only_batches and (everything or (status is not None and Status(status).finished)):
             operations += reader.history(type_, _HISTORY_IN_LS)
+    if only_batches:
+        _write_batches([one for one in batches if type_ in (None, one.type) and status in (None, one.status.value)], as_json)
+        return
     operations = [
         operation
         for operation in operations
@@ -47,7 +67,23 @@ def ls(scope: Scope, everything: bool, type_: str | None, status: str | None, co
         and status in (None, operation.status.value)
         and condition in (None, operation.condition.value)
     ]
+    at_work = [batch for batch in batches if not batch.over]
+    if as_json:
+        document = operations_document(operations)
+        say_json({**document, "batches": [encode_batch(batch, operations=False) for batch in at_work]})
+        return
     _write(operations, as_json, "No operation is under way." if not everything else "No operations.")
+    if at_work:
+        write_briefly(at_work)
+
+
+def _write_batches(batches: Sequence[BatchSnapshot], as_json: bool) -> None:
+    if as_json:
+        say_json({"schema": SCHEMA, "batches": [encode_batch(batch, operations=False) for batch in batches]})
+    elif batches:
+        batch_table(batches)
+    else:
+        say("No batches.")
 
 
 @click.command(
@@ -79,7 +115,7 @@ def _write(operations: Sequence[OperationSnapshot], as_json: bool, nothing: str)
     rows: list[tuple[str, ...]] = [_HEADER]
     styles: list[dict[int, str]] = [{-1: "dim"}]
     for operation in operations:
-        word, style = status_word(operation.status, operation.condition)
+        word, style = cancelling_note(operation) or status_word(operation.status, operation.condition)
         rows.append(_row(operation, word))
         styles.append({0: style, 6: "red"})
     table(rows, styles, terminal_width(), _SPARE)

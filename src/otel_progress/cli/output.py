@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import click
 
-from otel_progress.codec import SCHEMA, Document, dumps, encode_operation
+from otel_progress.codec import SCHEMA, Document, encode_operation
+from otel_progress.export import as_json
 from otel_progress.exporters.console_cells import cut_cells
 from otel_progress.exporters.console_glyphs import CONDITION_STYLES, STATUS_STYLES
 from otel_progress.model import Condition, OperationSnapshot, Status
 from otel_progress.text import printable
-
-_UNSEEN: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-"""Characters JSON may hold as they are, and a terminal should not see. They are in strings only, where an escape is the same."""
 
 _LEAST_CUT: Final = 12
 """Columns narrower than this are never cut, and a last column of less is not worth its place."""
@@ -53,15 +49,6 @@ def say_json(document: object) -> None:
     except UnicodeEncodeError:
         text = json.dumps(json.loads(text), separators=(",", ":"))
     click.echo(text)
-
-
-def as_json(document: object) -> str:
-    """Return JSON in one line; numbers it does not have (another process may have written NaN) become null."""
-    try:
-        text = dumps(document)
-    except ValueError:
-        text = dumps(_finite(document))
-    return _UNSEEN.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def operations_document(operations: Sequence[OperationSnapshot]) -> Document:
@@ -118,11 +105,3 @@ def terminal_width() -> int | None:
     from otel_progress.exporters.console_region import terminal_size
 
     return terminal_size(sys.stdout)[0] if sys.stdout.isatty() else None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
@@ -18,11 +19,14 @@ from otel_progress.settings import Settings
 from otel_progress.text import printable
 
 if TYPE_CHECKING:
-    from otel_progress.model import Event, OperationSnapshot, Outcome
-    from otel_progress.protocols import Reader
+    from otel_progress.journal import Journal
+    from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome
+    from otel_progress.observations import LogRecord, ResourceSample
+    from otel_progress.protocols import Controller, Reader
 
 _DEFAULTS: Final = frozenset({"sqlite:", "sqlite://", "sqlite:///"})
 _MOST_IDS: Final = 10_000
+_MOST_BATCHES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,57 +59,118 @@ class Scope:
             msg = "The store memory: can only be read in its own process. Use sqlite: in the work, and here."
             raise ConfigurationError(msg)
         if url.lower() in _DEFAULTS and not default_path().exists():
-            yield NothingYet(url)
+            with closing(AwaitedJournal(url)) as awaited:
+                yield awaited
             return
-        journal = open_journal(url, read_only=True)
+        with closing(open_journal(url, read_only=True)) as journal:
+            yield journal
+
+    @contextmanager
+    def controller(self) -> Iterator[Controller]:
+        """Open the journal for requests. Only after ``reader`` has found something in it: it would be made otherwise."""
+        from otel_progress.journal import open_journal
+
+        journal = open_journal(self.settings().store)
         try:
             yield journal
         finally:
             journal.close()
 
 
-class NothingYet:
-    """A Reader of the default journal before it exists."""
+class AwaitedJournal:
+    """A Reader of the default journal: of nothing before the first work on this machine, of the journal from then on."""
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._lock = threading.Lock()  # a server reads from several threads
+        self._journal: Journal | None = None
 
-    def get(self, operation_id: str) -> OperationSnapshot | None:  # noqa: ARG002 - the signature is the protocol's
-        """Return None."""
-        return None
+    def close(self) -> None:
+        """Close the journal, if it came."""
+        if self._journal is not None:
+            self._journal.close()
 
-    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:  # noqa: ARG002
-        """Return nothing."""
-        return ()
+    def get(self, operation_id: str) -> OperationSnapshot | None:
+        """Return the newest run of an id."""
+        journal = self._come()
+        return None if journal is None else journal.get(operation_id)
 
-    def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:  # noqa: ARG002
-        """Return nothing."""
-        return ()
+    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
+        """Return what has not ended."""
+        journal = self._come()
+        return () if journal is None else journal.active(levels=levels)
+
+    def history(
+        self,
+        operation_type: str | None = None,
+        limit: int = 100,
+        *,
+        before: tuple[float, str] | None = None,
+        since: float | None = None,
+    ) -> Sequence[OperationSnapshot]:
+        """Return what has ended."""
+        journal = self._come()
+        return () if journal is None else journal.history(operation_type, limit, before=before, since=since)
 
     def events(
         self,
-        operation_id: str,  # noqa: ARG002
+        operation_id: str,
         *,
-        level: str | None = None,  # noqa: ARG002
-        outcome: Outcome | None = None,  # noqa: ARG002
-        since: float | None = None,  # noqa: ARG002
-        limit: int = 1000,  # noqa: ARG002
+        level: str | None = None,
+        outcome: Outcome | None = None,
+        since: float | None = None,
+        limit: int = 1000,
     ) -> Sequence[Event]:
-        """Return nothing."""
-        return ()
+        """Return the newest events of an id."""
+        journal = self._come()
+        return () if journal is None else journal.events(operation_id, level=level, outcome=outcome, since=since, limit=limit)
 
-    def watch(self, interval: float = 0.25) -> Iterator[Sequence[OperationSnapshot]]:
+    def logs(
+        self,
+        operation_id: str,
+        *,
+        path: str | None = None,
+        severity: int = 0,
+        since: float | None = None,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> Sequence[LogRecord]:
+        """Return log records of an id."""
+        journal = self._come()
+        if journal is None:
+            return ()
+        return journal.logs(operation_id, path=path, severity=severity, since=since, after=after, limit=limit)
+
+    def resources(self, operation_id: str, *, since: float | None = None, limit: int = 600) -> Sequence[ResourceSample]:
+        """Return samples of what the process of an id used."""
+        journal = self._come()
+        return () if journal is None else journal.resources(operation_id, since=since, limit=limit)
+
+    def batch(self, batch_id: str) -> BatchSnapshot | None:
+        """Return a batch."""
+        journal = self._come()
+        return None if journal is None else journal.batch(batch_id)
+
+    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+        """Return the newest batches."""
+        journal = self._come()
+        return () if journal is None else journal.batches(limit)
+
+    def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield nothing until the first work begins, then what the journal yields."""
-        from otel_progress.journal import default_path, open_journal
-
-        while not default_path().exists():
+        while (journal := self._come()) is None:
             yield ()
             time.sleep(interval)
-        journal = open_journal(self._url, read_only=True)
-        try:
-            yield from journal.watch(interval)
-        finally:
-            journal.close()
+        yield from journal.watch(interval, levels=levels)
+
+    def _come(self) -> Journal | None:
+        """Return the journal once its file is there. Raises JournalError when that cannot be read."""
+        from otel_progress.journal import default_path, open_journal
+
+        with self._lock:
+            if self._journal is None and default_path().exists():
+                self._journal = open_journal(self._url, read_only=True)
+            return self._journal
 
 
 def find(reader: Reader, wanted: str) -> OperationSnapshot:
@@ -121,6 +186,9 @@ def find(reader: Reader, wanted: str) -> OperationSnapshot:
     if matches:
         msg = f"{shown!r} is the beginning of {len(matches)} ids: {_some(matches)}. Type more of it."
         raise Fault(msg)
+    if (batch := reader.batch(wanted)) is not None:
+        msg = f"{shown!r} is a batch of operations. See: otel-progress show {printable(batch.id)}"
+        raise Fault(msg)
     near = get_close_matches(wanted[:256], ids, n=3, cutoff=0.5)
     hint = f"Did you mean {_some(near)}?" if near else "See: otel-progress ls --all"
     msg = f"There is no operation {shown!r}. {hint}"
@@ -135,10 +203,21 @@ def known_ids(reader: Reader) -> list[str]:
 
 def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's signature
     """Return the ids a shell may complete to; nothing when the journal cannot be read."""
+    return _completed(ctx, incomplete, known_ids)
+
+
+def complete_id_or_batch(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Return the ids of operations and batches a shell may complete to."""
+    return _completed(
+        ctx, incomplete, lambda reader: [*(batch.id for batch in reader.batches(_MOST_BATCHES)), *known_ids(reader)]
+    )
+
+
+def _completed(ctx: click.Context, incomplete: str, ids: Callable[[Reader], list[str]]) -> list[str]:
     try:
         root = ctx.find_root()
         with Scope.of(root.params.get("store"), "never", os.environ).reader() as reader:
-            return [id_ for id_ in known_ids(reader) if id_.startswith(incomplete) and id_.isprintable()]
+            return [id_ for id_ in ids(reader) if id_.startswith(incomplete) and id_.isprintable()]
     except Exception:  # whatever it is, the shell's line is no place for it
         return []
 

@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from otel_progress.cli.batches import find_batch, write_batch
 from otel_progress.cli.output import Fault, paint, say, say_json, status_word
-from otel_progress.cli.scope import Scope, complete_id, find
-from otel_progress.codec import encode_event, encode_operation
-from otel_progress.exporters.console_format import count, duration, moment, percentage, rate
+from otel_progress.cli.scope import Scope, complete_id_or_batch, find
+from otel_progress.codec import encode_batch, encode_event, encode_operation
+from otel_progress.exporters.console_format import count, duration, moment, percentage, quantity, rate
 from otel_progress.exporters.console_glyphs import STATUS_STYLES, Glyphs, glyphs_for
-from otel_progress.exporters.console_rows import clean, condition_note, failure_text, title
-from otel_progress.model import Event, OperationSnapshot, Outcome, Snapshot, Status
+from otel_progress.exporters.console_rows import cancelling_note, clean, condition_note, failure_text, title
+from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome, Snapshot, Status
+from otel_progress.observations import ResourceUse
+from otel_progress.protocols import Reader
 from otel_progress.text import printable
 
 _FAILED_ITEMS = 20
@@ -26,9 +29,10 @@ Examples:
   otel-progress show friday --level song:12 --depth 2
   otel-progress show friday-42 --errors
   otel-progress show friday-42 --json
+  otel-progress show thumbnails --errors
 """
 )
-@click.argument("operation_id", metavar="ID", shell_complete=complete_id)
+@click.argument("operation_id", metavar="ID", shell_complete=complete_id_or_batch)
 @click.option("--level", "path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3.")
 @click.option("--depth", type=click.IntRange(0), metavar="N", help="Levels to at most this depth (1: the operation's own).")
 @click.option("--events", is_flag=True, help="The events too: every item with its outcome.")
@@ -46,9 +50,16 @@ def show(
     exit_status: bool,
     as_json: bool,
 ) -> None:
-    """Show one operation: where it stands, its levels, what failed. The beginning of its ID is enough."""
+    """Show one operation, or one batch: where it stands, its levels, what failed. The beginning of its ID is enough."""
     with scope.reader() as reader:
-        operation = find(reader, operation_id)
+        operation = _operation_or_batch(reader, operation_id)
+        if isinstance(operation, BatchSnapshot):
+            if path or depth is not None or events:
+                msg = f"{printable(operation.id)!r} is a batch: --level, --depth and --events are for the operations in it."
+                raise click.UsageError(msg)
+            say_json(encode_batch(operation)) if as_json else write_batch(operation, errors=errors)
+            _exit(operation.status, exit_status)
+            return
         base = _level(operation, path)
         within = path or None
         failed = reader.events(
@@ -65,8 +76,26 @@ def show(
         say_json(document)
     else:
         _write(operation, base, levels, failed, happened, errors=errors)
-    if exit_status and operation.status in (Status.FAILED, Status.CANCELLED):
+    _exit(operation.status, exit_status)
+
+
+def _exit(status: Status, asked: bool) -> None:
+    if asked and status in (Status.FAILED, Status.CANCELLED):
         raise click.exceptions.Exit(1)
+
+
+def _operation_or_batch(reader: Reader, wanted: str) -> OperationSnapshot | BatchSnapshot:
+    """Return what ``wanted`` names: an operation's whole id before a batch's, before the beginning of either."""
+    found = reader.get(wanted) or reader.batch(wanted)
+    if found is not None:
+        return found
+    try:
+        return find(reader, wanted)
+    except Fault:
+        batch = find_batch(reader, wanted)
+        if batch is None:
+            raise
+        return batch
 
 
 def _level(operation: OperationSnapshot, path: str | None) -> Snapshot:
@@ -137,6 +166,8 @@ def _facts(operation: OperationSnapshot, level: Snapshot) -> Iterator[tuple[str,
         word, style = status_word(operation.status, operation.condition)
         note = condition_note(operation, operation.condition)
         yield "status", paint(f"{level.status.value}, {note[0]}" if note else word, style)
+        if (asked := cancelling_note(operation)) is not None:
+            yield "cancel", paint(f"asked to stop at {moment(operation.cancel_requested_at)}", asked[1])
     else:
         yield "operation", clean(operation.operation_id)
         yield "path", clean(level.path)
@@ -161,10 +192,39 @@ def _facts(operation: OperationSnapshot, level: Snapshot) -> Iterator[tuple[str,
         worker = operation.instance
         gone = "" if operation.alive or level.status.finished else ", gone"
         yield "worker", f"{clean(worker.service)}, process {worker.pid} on {clean(worker.host).partition('/')[0]}{gone}"
+    if operation.resources is not None and is_root:
+        yield from _resources(operation.resources, over=level.status.finished)
+    if info.batch and is_root:
+        yield "batch", clean(info.batch)
     if info.trace_id:
         yield "trace", clean(info.trace_id)
     for key, value in level.metadata.items():
         yield "metadata", f"{clean(key)} = {clean(', '.join(map(str, value)) if isinstance(value, tuple) else str(value))}"
+
+
+def _resources(use: ResourceUse, *, over: bool) -> Iterator[tuple[str, str]]:
+    """Yield what the process uses now (not once the operation is over), on the whole and at most."""
+    last = use.last
+    yield (
+        "cpu",
+        _use(None if over else percentage_of_core(last.cpu_ratio), *map(percentage_of_core, (use.cpu_mean, use.cpu_peak))),
+    )
+    sizes = [quantity(value, "byte") for value in (last.memory_bytes, use.memory_mean, use.memory_peak)]
+    yield "memory", _use(None if over else sizes[0], *sizes[1:])
+    if use.gpu_mean is not None and use.gpu_peak is not None:
+        now = None if over or last.gpu_ratio is None else percentage_of_core(last.gpu_ratio)
+        yield "gpu", _use(now, *map(percentage_of_core, (use.gpu_mean, use.gpu_peak)))
+    if use.gpu_memory_peak is not None:
+        yield "gpu memory", f"peak {quantity(use.gpu_memory_peak, 'byte')}"
+
+
+def percentage_of_core(ratio: float) -> str:
+    """Return a use of processors as tools show it: 150% for one and a half busy cores."""
+    return f"{100.0 * ratio:.0f}%"
+
+
+def _use(now: str | None, mean: str, peak: str) -> str:
+    return ("" if now is None else f"{now}, ") + f"mean {mean}, peak {peak}"
 
 
 def _figures(level: Snapshot, elapsed: float) -> str:

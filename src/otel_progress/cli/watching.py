@@ -85,7 +85,7 @@ class _Watch:
         self._wanted = wanted
         self._ended = {id_: operation for id_, operation in wanted.items() if operation.status.finished}
         self._told: deque[str] = deque((operation.run for operation in self._ended.values()), maxlen=_REMEMBERED)
-        self._console = None if as_json else make_console(reader, stream=sys.stdout, color=color)
+        self._console = None if as_json else make_console(reader, stream=sys.stdout, color=color, batches=not wanted)
 
     def run(self, interval: float) -> list[Status]:
         """Show changes until the named operations have ended (without names: until Ctrl-C); return how they ended."""

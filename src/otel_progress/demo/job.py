@@ -5,6 +5,7 @@ This is the code to read to see what a program does to be watched: an operation,
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shlex
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +27,8 @@ from otel_progress import text
 from otel_progress.demo import measure, report, sources
 from otel_progress.demo.survey import Findings, Survey
 from otel_progress.errors import ConfigurationError
-from otel_progress.settings import ConsoleMode, Settings
+from otel_progress.parsing import DEFAULT_PORT, ConsoleMode
+from otel_progress.settings import Settings
 
 if TYPE_CHECKING:
     from otel_progress import Level
@@ -33,10 +36,15 @@ if TYPE_CHECKING:
 SERVICE: Final = "otel-progress-demo"
 PORT: Final = 9464
 """Where /metrics is served unless told otherwise: the port OpenTelemetry's Prometheus exporters use."""
+PAGE_PORT: Final = DEFAULT_PORT
+"""Where the page is served unless told otherwise."""
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 """128 and the number of SIGINT, as shells have it."""
 
+logger = logging.getLogger("code_survey")
+logger.addHandler(logging.NullHandler())  # or logging itself would print warnings where nobody captures them
+logger.setLevel(logging.INFO)
 _STAGES: Final = {"discover": 0.02, "analyse": 0.96, "report": 0.02}
 
 
@@ -46,23 +54,32 @@ def run(
     quick: bool = False,
     store: str | None = None,
     prometheus_port: int | None = None,
+    server_port: int | None = None,
     console: ConsoleMode | None = None,
 ) -> int:
     """Survey the Python sources below ``path`` (default: this interpreter's own) and print a report; return the exit code.
 
-    Settings that are None come from the environment, as in :func:`otel_progress.configure`; only /metrics is served even
-    when no port is set. 0 when the survey was made (files that do not compile are findings, not errors), 2 when a path or
-    setting cannot be used, 130 when interrupted.
+    Settings that are None come from the environment, as in :func:`otel_progress.configure`; only /metrics, and the page where the
+    extra ``server`` is installed, are served even when no port is set, and log records are captured. 0 when the survey was made
+    (files that do not compile are findings, not errors), 2 when a path or setting cannot be used, 130 when interrupted.
     """
     out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
     operation_id = f"survey-{secrets.token_hex(4)}"
     try:
         roots = sources.interpreter_roots() if path is None else [sources.checked_root(path)]
-        settings = Settings.from_environ(os.environ).with_arguments(store=store, prometheus_port=prometheus_port)
+        settings = Settings.from_environ(os.environ).with_arguments(
+            store=store, prometheus_port=prometheus_port, server_port=server_port
+        )
         command = None if settings.store == "memory:" else _command(settings)
-        port = _metrics_port(settings)
-        with progress.configure(service_name=SERVICE, store=store, prometheus_port=port, console=console) as runtime:
-            report.before(err, operation_id, command, runtime.metrics_url)
+        with progress.configure(
+            service_name=SERVICE,
+            store=store,
+            prometheus_port=_port(settings.prometheus_port, settings.prometheus_host, PORT),
+            server_port=_port(settings.server_port, settings.server_host, PAGE_PORT) if _can_serve(settings) else None,
+            capture_logs=True,
+            console=console,
+        ) as runtime:
+            report.before(err, operation_id, command, runtime.metrics_url, runtime.server_url)
             started = time.monotonic()
             findings = survey(roots, operation_id=operation_id, name=_name(path), limit=_limit(path, quick), quick=quick)
             elapsed = time.monotonic() - started
@@ -87,6 +104,7 @@ def survey(roots: Sequence[sources.Root], *, operation_id: str, name: str, limit
             chosen = sources.choose(files, limit, "smallest" if quick else "name")
             made.findings.found = len(files)
             stage.update(message=f"{len(files):,} files found, {len(chosen):,} to examine")
+            logger.info("%d files found, %d to examine", len(files), len(chosen))
         with op.stage("analyse") as stage:
             stage.set_total(len(chosen))
             for package in sources.packages(chosen):
@@ -114,6 +132,7 @@ def _discover(stage: Level, roots: Sequence[sources.Root]) -> list[sources.Sourc
                 stage.increment()
             elif found.error is not None:
                 stage.item(found.path, outcome="failed", error=found.error)
+                logger.warning("cannot look into %s: %s", found.path, found.error)
             else:
                 stage.item(found.path, outcome="skipped", reason=found.reason)
     return files
@@ -132,6 +151,7 @@ def _analyse(parent: Level, kind: str, folder: sources.Folder, made: Survey) -> 
             except (OSError, *measure.ERRORS) as exc:
                 reason = made.add_problem(file, exc)
                 level.item(file.name, outcome="failed", error=exc, reason=reason)
+                logger.warning("%s does not compile: %s", file.label, reason)
             else:
                 made.add(file, measures)
                 level.item(file.name, lines=measures.lines, bytes=measures.size)
@@ -161,15 +181,20 @@ def _command(settings: Settings) -> str:
     return text.printable(command + store)
 
 
-def _metrics_port(settings: Settings) -> int:
-    """Return the port that is set, else 9464, or 0 (any free one) when another process has that."""
-    if settings.prometheus_port is not None:
-        return settings.prometheus_port
-    family = socket.AF_INET6 if ":" in settings.prometheus_host else socket.AF_INET
+def _can_serve(settings: Settings) -> bool:
+    """Return whether the page can be served. A port that was asked for is tried all the same, so that it is told what is missing."""
+    return settings.server_port is not None or all(find_spec(name) is not None for name in ("fastapi", "uvicorn"))
+
+
+def _port(wanted: int | None, host: str, usual: int) -> int:
+    """Return the port that is set, else the usual one, or 0 (any free one) when another process has that."""
+    if wanted is not None:
+        return wanted
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.prometheus_host, PORT))
+            probe.bind((host, usual))
         except OSError:
             return 0
-    return PORT
+    return usual

@@ -16,11 +16,20 @@ from otel_progress.text import cut, printable
 _PACKAGES: Final = 2 * SHOWN
 
 
-def before(console: Console, operation_id: str, command: str | None, metrics_url: str | None) -> None:
-    """Say how to watch the survey while it runs. ``command`` is how to call ours; None when nothing is kept for it to read."""
+def before(console: Console, operation_id: str, command: str | None, metrics_url: str | None, page_url: str | None) -> None:
+    """Say how to watch the survey while it runs, the page first.
+
+    ``command`` is how to call ours; None when nothing is kept for it to read. ``page_url`` is None where the server's packages are missing.
+    """
+    if page_url is not None:
+        address = f"{page_url.rstrip('/')}/#/operations/{operation_id}"
+        console.print(Text("Watch it in a browser: ", style="bold").append(Text(address, style="bold cyan")))
+    else:
+        console.print(Text("To watch it in a browser: pip install 'otel-progress[server]'"))
     commands = []
     if command is not None:
         commands.append((f"{command} watch", "the same bars from another process"))
+        commands.append((f"{command} logs {operation_id} --follow", "its log records as they come"))
     if metrics_url is not None:
         commands.append((f"curl {metrics_url}", "its gauges, for Prometheus"))
     console.print(Text(f"Survey {operation_id} begins.{' While it runs, in a second terminal:' if commands else ''}"))
@@ -37,6 +46,7 @@ def after(console: Console, operation_id: str, command: str | None) -> None:
         [
             (f"{command} show {operation_id}", "its stages and packages"),
             (f"{command} show {operation_id} --errors", "every file that failed, and why"),
+            (f"{command} logs {operation_id}", "what it logged"),
             (f"{command} history", "this run and those before it"),
             (f"{command} export {operation_id} --format json", "everything, for a program"),
         ],

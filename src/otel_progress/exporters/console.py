@@ -7,20 +7,23 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
+from otel_progress.errors import JournalError
 from otel_progress.exporters.console_allowance import Allowance
+from otel_progress.exporters.console_batches import BatchWatch, batch_line
 from otel_progress.exporters.console_changes import ended_operation, ended_roots
 from otel_progress.exporters.console_glyphs import glyphs_for
 from otel_progress.exporters.console_plain import PlainConsole
 from otel_progress.exporters.console_region import Region
 from otel_progress.exporters.console_tree import render, render_ended
 from otel_progress.model import OperationSnapshot, Snapshot, Status
+from otel_progress.parsing import ConsoleMode
 from otel_progress.protocols import Batch, Reader
-from otel_progress.settings import ConsoleMode
 
 REFRESH_S: Final = 0.1
 """Shortest time between two frames, in seconds."""
@@ -35,7 +38,8 @@ class LiveConsole:
 
     The display is there while something runs; each operation that ends leaves a line (and some of its failed levels) behind.
     ``write`` and ``show`` are called from one thread at a time. They raise OSError or ValueError when the terminal has gone; from
-    then on nothing is drawn. ``clock`` is monotonic, in seconds; ``size`` gives columns and rows; ``color`` None asks NO_COLOR.
+    then on nothing is drawn. Batches under way have a line each below, at most three, unless ``batches`` is False.
+    ``clock`` is monotonic, in seconds; ``size`` gives columns and rows; ``color`` None asks NO_COLOR.
     """
 
     def __init__(
@@ -46,8 +50,10 @@ class LiveConsole:
         clock: Callable[[], float] = time.monotonic,
         size: Callable[[], tuple[int, int]] | None = None,
         color: bool | None = None,
+        batches: bool = True,
     ) -> None:
         self._reader = reader
+        self._batches = BatchWatch(reader) if batches else None
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
         self._region = Region(self._stream, size=size)
@@ -86,7 +92,7 @@ class LiveConsole:
 
     def close(self) -> None:
         """Leave the last frame on the screen and let go of the streams; the stream stays open."""
-        if self._ended and not self._gone:
+        if not self._gone and (self._ended or self._batch_may_be_over()):
             self._draw((), self._clock())
         self._region.leave()
 
@@ -95,8 +101,12 @@ class LiveConsole:
             return
         columns, rows = self._region.size
         width = max(1, columns - 1)
-        lines = render(active, width=width, height=max(1, rows - 1), glyphs=self._glyphs)
+        at_work, over = ((), ()) if self._batches is None else self._batches.look()
+        height = max(1, rows - 1)
+        groups = [batch_line(batch, width, self._glyphs) for batch in at_work][: height // 2]
+        lines = [*render(active, width=width, height=height - len(groups), glyphs=self._glyphs), *groups]
         above = [line for operation in self._ended for line in render_ended(operation, width=width, glyphs=self._glyphs)]
+        above.extend(batch_line(batch, width, self._glyphs) for batch in over)
         if not active or self._allowance.refused > 100:
             above.extend(self._refused())
         try:
@@ -108,6 +118,12 @@ class LiveConsole:
         self._ended.clear()
         spent = self._clock() - began
         self._due = began + max(REFRESH_S, spent / MAX_SHARE)
+
+    def _batch_may_be_over(self) -> bool:
+        """Return whether a batch was shown and nothing runs any more: it is closed after its last operation has ended."""
+        with suppress(JournalError):
+            return self._batches is not None and self._batches.shown and not self._reader.active(levels=False)
+        return False
 
     def _refused(self) -> list[Text]:
         refused = self._allowance.take_refused()
@@ -126,18 +142,19 @@ def make_console(
     mode: ConsoleMode = "auto",
     environ: Mapping[str, str] | None = None,
     color: bool | None = None,
+    batches: bool = True,
 ) -> LiveConsole | PlainConsole | None:
     """Return the display that suits ``stream`` (default: stderr), or None when ``mode`` is False or there is no stream.
 
     ``True`` draws whatever the stream is; ``"auto"`` draws on a terminal, and writes plain lines to a file or pipe, to
-    ``TERM=dumb``, under CI and in notebooks.
+    ``TERM=dumb``, under CI and in notebooks. ``batches`` says whether batches have lines.
     """
     target = stream if stream is not None else sys.stderr
     if mode is False or target is None:  # there is no stderr under pythonw
         return None
     if mode is True or _can_draw(target, os.environ if environ is None else environ):
-        return LiveConsole(reader, target, color=color)
-    return PlainConsole(reader, target)
+        return LiveConsole(reader, target, color=color, batches=batches)
+    return PlainConsole(reader, target, batches=batches)
 
 
 def _can_draw(stream: TextIO, environ: Mapping[str, str]) -> bool:

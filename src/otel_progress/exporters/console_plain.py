@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TextIO
 
 from otel_progress.exporters.console_allowance import Allowance
+from otel_progress.exporters.console_batches import BatchWatch, batch_text
 from otel_progress.exporters.console_changes import ended_operation, ended_roots
 from otel_progress.exporters.console_format import duration, moment
-from otel_progress.exporters.console_rows import clean, condition_note, failure_text, figures, state_notes, title
+from otel_progress.exporters.console_rows import cancelling_note, clean, condition_note, failure_text, figures, state_notes, title
 from otel_progress.model import OperationSnapshot, Snapshot, Status
 from otel_progress.protocols import Batch, Reader
 
@@ -35,8 +36,10 @@ class PlainConsole:
         *,
         interval: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
+        batches: bool = True,
     ) -> None:
         self._reader = reader
+        self._batches = BatchWatch(reader) if batches else None
         self._stream = stream if stream is not None else sys.stderr
         self._interval = interval
         self._clock = clock
@@ -71,6 +74,7 @@ class PlainConsole:
 
     def close(self) -> None:
         """Say what has not been said; the stream stays open, it belongs to somebody else."""
+        self._groups(under_way=False)
         self._count_refused(time.time())
 
     def _started(self, operation: OperationSnapshot) -> None:
@@ -84,6 +88,7 @@ class PlainConsole:
         self._known.pop(operation.run, None)
         if not self._known:
             self._due = None
+            self._groups()
         if self._allowance.take():
             self._put(operation_line(operation))
 
@@ -102,6 +107,13 @@ class PlainConsole:
             self._put(operation_line(operation))
         if len(operations) > MAX_OPERATIONS:
             self._put(f"{moment(operations[0].read_at)} and {len(operations) - MAX_OPERATIONS} more operations")
+        self._groups()
+
+    def _groups(self, *, under_way: bool = True) -> None:
+        """Write the batches under way and those that are over since."""
+        at_work, over = ((), ()) if self._batches is None else self._batches.look()
+        for batch in (*(at_work if under_way else ()), *over):
+            self._put(f"{moment(batch.read_at)} {batch_text(batch)}")
 
     def _count_refused(self, at: float) -> None:
         if self._allowance.refused and (not self._known or self._allowance.take()):
@@ -120,7 +132,7 @@ def operation_line(operation: OperationSnapshot) -> str:
     elapsed = operation.elapsed_seconds
     shown, amount, speed = figures(root, elapsed)
     name = clean(operation.operation_id)
-    note = condition_note(operation, operation.condition)
+    note, asked = condition_note(operation, operation.condition), cancelling_note(operation)
     remaining = None if root.status.finished else operation.remaining_seconds
     parts = [
         moment(operation.read_at),
@@ -128,6 +140,7 @@ def operation_line(operation: OperationSnapshot) -> str:
         f"({name})" if name != clean(root.info.name) else "",
         root.status.value,
         note[0] if note else "",
+        asked[0] if asked else "",
         shown,
         amount,
         speed,

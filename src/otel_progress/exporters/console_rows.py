@@ -89,6 +89,13 @@ def condition_note(operation: OperationSnapshot, condition: Condition) -> Part |
     return text, CONDITION_STYLES[condition]
 
 
+def cancelling_note(operation: OperationSnapshot) -> Part | None:
+    """Return that somebody asked an operation to stop, while it has not."""
+    if operation.cancel_requested_at is None or operation.status.finished:
+        return None
+    return "cancelling", STATUS_STYLES[Status.CANCELLED]
+
+
 def figures(level: Snapshot, elapsed: float) -> tuple[str, str, str]:
     """Return percentage, count and rate of a level; each empty when there is nothing to say."""
     counted = level.current > 0 or level.total is not None
@@ -125,7 +132,7 @@ def _operation_row(operation: OperationSnapshot, glyphs: Glyphs, number: int) ->
         elapsed=operation.elapsed_seconds,
         remaining=None if root.status.finished else operation.remaining_seconds,
         frozen=condition is Condition.ABANDONED,
-        notes=((note,) if note else ()) + state_notes(root),
+        notes=tuple(one for one in (note, cancelling_note(operation)) if one is not None) + state_notes(root),
         message=clean(operation.message),
     )
 

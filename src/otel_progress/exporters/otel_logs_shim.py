@@ -25,6 +25,8 @@ from otel_progress.exporters.otlp_settings import Protocol
 from otel_progress.model import MetadataValue
 
 _SCOPE: Final = "otel_progress"
+MAX_SCOPES: Final = 500
+"""Loggers whose records go out under their own name."""
 _QUEUE: Final = 8192
 _QUEUE_VARIABLE: Final = "OTEL_BLRP_MAX_QUEUE_SIZE"
 _LEGACY_EVENT_NAME: Final = "event.name"
@@ -36,15 +38,21 @@ _LogExportResult: Any = getattr(logs_export, "LogRecordExportResult", None) or l
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """One event to emit: ``at`` in Unix seconds, ids in hexadecimal or None, ``error`` for severity ERROR instead of INFO."""
+    """One event or log record to emit: ``at`` in Unix seconds, ids in hexadecimal or None, ``error`` for severity ERROR, not INFO.
 
-    name: str
+    A log record has no ``name``; its ``severity`` is OpenTelemetry's number (1 to 24), ``scope`` the name of its logger.
+    """
+
+    name: str | None
     body: str
     at: float
     trace_id: str | None
     span_id: str | None
     attributes: Mapping[str, MetadataValue]
     error: bool = False
+    severity: int | None = None
+    severity_text: str | None = None
+    scope: str | None = None
 
 
 class EventLog:
@@ -54,10 +62,20 @@ class EventLog:
         self._provider = provider
         self._sender = sender
         self._emit = _emitter(provider.get_logger(_SCOPE), provider.resource)
+        self._by_scope: dict[str, Callable[[LogEvent], None]] = {}
 
     def emit(self, event: LogEvent) -> None:
         """Queue one event. Never waits."""
-        self._emit(event)
+        (self._emit if event.scope is None else self._emitter_of(event.scope))(event)
+
+    def _emitter_of(self, scope: str) -> Callable[[LogEvent], None]:
+        """Return what emits for a logger; the loggers beyond a bound share one."""
+        found = self._by_scope.get(scope)
+        if found is None:
+            if len(self._by_scope) >= MAX_SCOPES:
+                return self._emit
+            found = self._by_scope[scope] = _emitter(self._provider.get_logger(scope), self._provider.resource)
+        return found
 
     def force_flush(self, timeout_s: float) -> bool:
         """Return True when all that was emitted is out within ``timeout_s`` seconds."""
@@ -126,7 +144,7 @@ def _emitter(logger: Any, resource: Resource) -> Callable[[LogEvent], None]:
             fields["resource"] = resource
         if "event_name" in accepted:
             fields["event_name"] = event.name
-        else:
+        elif event.name is not None:
             fields["attributes"] = {**event.attributes, _LEGACY_EVENT_NAME: event.name}
         if "context" in accepted:
             fields["context"] = _context(event)
@@ -139,12 +157,15 @@ def _emitter(logger: Any, resource: Resource) -> Callable[[LogEvent], None]:
 
 
 def _fields(event: LogEvent) -> dict[str, Any]:
-    severity = logs_api.SeverityNumber.ERROR if event.error else logs_api.SeverityNumber.INFO
+    if event.severity is not None:
+        severity = logs_api.SeverityNumber(event.severity)
+    else:
+        severity = logs_api.SeverityNumber.ERROR if event.error else logs_api.SeverityNumber.INFO
     at = int(event.at * 1e9)
     return {
         "timestamp": at,
         "severity_number": severity,
-        "severity_text": severity.name,
+        "severity_text": severity.name if event.severity_text is None else event.severity_text,
         "body": event.body,
         "attributes": event.attributes,
     }

@@ -35,7 +35,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from otel_progress.exporters.otlp import make_exporter, refusing
 from otel_progress.exporters.otlp_sender import Patience, Sender, within
 from otel_progress.exporters.otlp_settings import Protocol
-from otel_progress.exporters.series import TRACE_ID, Caps, read_operations, rows
+from otel_progress.exporters.series import TRACE_ID, Caps, read_rows
 from otel_progress.exporters.totals import Distribution, Totals
 from otel_progress.model import Number
 from otel_progress.protocols import Reader
@@ -99,7 +99,7 @@ class OtlpMetrics:
     def _gauges(self, now_ns: int) -> Iterator[MetricPoints]:
         points: dict[Metric, list[NumberDataPoint]] = {}
         try:
-            for metric, labels, value in rows(read_operations(self._reader, self._caps), self._caps, self._totals):
+            for metric, labels, value in read_rows(self._reader, self._caps, self._totals):
                 points.setdefault(metric, []).append(NumberDataPoint(_attributes(metric, labels), 0, now_ns, value))
         except Exception:  # the store may be gone; the totals can still be told
             self._totals.sink_error("otlp")

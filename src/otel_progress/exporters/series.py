@@ -1,6 +1,6 @@
-"""From operations to series: the one place that says which series there are, for the scrape and for OTLP alike.
+"""From operations and batches to series: the one place that says which series there are, for the scrape and for OTLP alike.
 
-A series exists while its operation is active and for a retention after it ended, then it vanishes. What is unknown has no
+A series exists while its operation or batch is active and for a retention after it ended, then it vanishes. What is unknown has no
 series: never 0, never NaN. Caps bound how many there are, and what they leave out is counted.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from otel_progress import semconv
 from otel_progress.exporters.labels import OTHER, label_id, label_text
 from otel_progress.exporters.totals import MAX_OPERATION_TYPES, Totals
-from otel_progress.model import OperationSnapshot, Snapshot, Status
+from otel_progress.model import BatchSnapshot, OperationSnapshot, Snapshot, Status
 from otel_progress.semconv import Metric
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Caps:
     """Bounds of what is shown.
 
     At most ``operations`` operations have series (running ones before ended ones, the newest first), and of each at most
-    ``levels_per_operation`` levels down to ``depth`` (running ones first), ``levels`` in all. Ended operations vanish
-    ``retention_s`` seconds after their end.
+    ``levels_per_operation`` levels down to ``depth`` (running ones first), ``levels`` in all; at most ``batches`` batches (those that
+    are not over first). Ended operations and batches vanish ``retention_s`` seconds after their end.
     """
 
     operations: int = 1000
@@ -45,6 +45,14 @@ class Caps:
     depth: int = 2
     levels: int = 5000
     retention_s: float = 300.0
+    batches: int = 100
+
+
+def read_rows(reader: Reader, caps: Caps, totals: Totals) -> Iterator[Row]:
+    """Read once and yield all gauges; what the caps leave out is counted in ``totals``. Raises what the reader raises."""
+    yield from rows(read_operations(reader, caps), caps, totals)
+    # Twice the cap is asked for, so that what it leaves out can be told without reading every batch there ever was.
+    yield from batch_rows(reader.batches(2 * caps.batches) if caps.batches > 0 else (), caps, totals)
 
 
 def read_operations(reader: Reader, caps: Caps) -> list[OperationSnapshot]:
@@ -79,6 +87,21 @@ def rows(operations: Sequence[OperationSnapshot], caps: Caps, totals: Totals) ->
         dropped_levels += len(shallow) - len(chosen)
     totals.series_dropped("operation", len(seen) - caps.operations)
     totals.series_dropped("level", dropped_levels)
+
+
+def batch_rows(batches: Sequence[BatchSnapshot], caps: Caps, totals: Totals) -> Iterator[Row]:
+    """Yield the gauges of batches, given in the order in which they are worth showing; those beyond the cap are counted."""
+    seen: set[tuple[str, str]] = set()
+    for batch in batches:
+        if batch.ended_at is not None and batch.read_at - batch.ended_at > caps.retention_s:
+            continue
+        labels = (label_id(batch.id), label_id(batch.type))
+        if labels in seen:
+            continue
+        seen.add(labels)
+        if len(seen) <= caps.batches:
+            yield from _finite_rows(_batch(labels, batch))
+    totals.series_dropped("batch", len(seen) - caps.batches)
 
 
 def finite(value: float | None) -> float | None:
@@ -130,6 +153,27 @@ def _operation(labels: tuple[str, str], operation: OperationSnapshot) -> Iterato
     yield semconv.OPERATION_DEADLINE, labels, info.deadline_at
     yield semconv.OPERATION_REMAINING, labels, operation.remaining_seconds
     yield from _expected_end(labels, operation)
+    yield from _resources(labels, operation)
+
+
+def _resources(labels: tuple[str, str], operation: OperationSnapshot) -> Iterator[_Rough]:
+    """Yield what the process of an operation uses now: nothing once the operation has ended or the process has gone."""
+    if operation.resources is None or operation.status.finished or not operation.alive:
+        return
+    sample = operation.resources.last
+    yield semconv.OPERATION_CPU, labels, sample.cpu_ratio
+    yield semconv.OPERATION_MEMORY, labels, sample.memory_bytes
+    yield semconv.OPERATION_GPU, labels, sample.gpu_ratio
+    yield semconv.OPERATION_GPU_MEMORY, labels, sample.gpu_memory_bytes
+
+
+def _batch(labels: tuple[str, str], batch: BatchSnapshot) -> Iterator[_Rough]:
+    yield semconv.BATCH_INFO, (*labels, label_text(batch.name)), 1
+    yield semconv.BATCH_RATIO, labels, batch.ratio
+    yield semconv.BATCH_TARGET, labels, batch.total
+    for status in Status:
+        yield semconv.BATCH_OPERATIONS, (*labels, status.value), batch.counts.get(status, 0)
+    yield semconv.BATCH_REMAINING, labels, batch.remaining_s
 
 
 def _expected_end(labels: tuple[str, str], operation: OperationSnapshot) -> Iterator[_Rough]:

@@ -16,7 +16,7 @@ from otel_progress.instrument import spans
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.observe import picture
 from otel_progress.model import NO_METADATA, Number, Snapshot, Status
-from otel_progress.recording import LEVEL_KEY, Recording, slot
+from otel_progress.recording import BATCH_KEY, LEVEL_KEY, Recording, slot
 from otel_progress.stages import Stages, as_stages, stage_name
 from otel_progress.text import cut, identifier
 from otel_progress.trouble import trouble
@@ -30,7 +30,10 @@ SCOPE: Final = "otel_progress"
 
 
 class Request(NamedTuple):
-    """What a caller asked for, as it was given; cleaned when the level begins. ``what`` is operation, level or stage."""
+    """What a caller asked for, as it was given; cleaned when the level begins. ``what`` is operation, level or stage.
+
+    ``batch`` is the id of one, or a function that gives it.
+    """
 
     what: str
     type: object
@@ -42,6 +45,7 @@ class Request(NamedTuple):
     deadline: object
     stages: Any
     metadata: Mapping[str, object]
+    batch: object
     scope: str
 
 
@@ -82,7 +86,7 @@ def begin(request: Request, above: Level | None) -> tuple[Node, Recording | None
         if request[0] == "stage":
             node = _open_stage(recording, request, parent)
         else:
-            node = recording.store.open(parent, clean(recording, request))
+            node = recording.store.open(parent, clean(recording, request, parent))
         if node is None:
             return INERT, None
         if recording.strict:
@@ -110,13 +114,13 @@ def _open_stage(recording: Recording, request: Request, parent: Node | None) -> 
     except ProgressError as error:
         recording.reject("stage", str(error))
         return None
-    spec = clean(recording, request._replace(id=name, name=name))
+    spec = clean(recording, request._replace(id=name, name=name), parent)
     return recording.store.open(None, spec) if parent is None else recording.store.open_stage(parent, spec)
 
 
-def clean(recording: Recording, request: Request) -> Spec:
+def clean(recording: Recording, request: Request, parent: Node | None = None) -> Spec:
     """Return the request with every value cleaned; what cannot be used is refused and left out."""
-    what, type_, id_, name, total, unit, weight, deadline, stages, metadata, _ = request
+    what, type_, id_, name, total, unit, weight, deadline, stages, metadata, batch, _ = request
     if deadline is not None:
         deadline = _accepted(recording, values.deadline(deadline, recording.store.now()))
     return _spec(
@@ -130,8 +134,27 @@ def clean(recording: Recording, request: Request) -> Spec:
             deadline,
             None if stages is None else _stages(recording, stages),
             values.metadata(metadata) if metadata else NO_METADATA,
+            None if parent is not None else _batch(recording, batch),
         )
     )
+
+
+def _batch(recording: Recording, given: object) -> str | None:
+    """Return the id of the batch an operation belongs to: the one it names, else the one whose context it begins in."""
+    if given is None:
+        return cast("str | None", context_api.get_value(BATCH_KEY))
+    if callable(given):
+        return cast("str | None", given())
+    clean = batch_id(given)
+    if isinstance(clean, Bad):
+        recording.reject(clean.reason, clean.text)
+        return None
+    return clean
+
+
+def batch_id(value: object) -> str | Bad:
+    """Return the id of a batch."""
+    return identifier(value) or Bad("batch", "the id of a batch must not be empty; leave it out to have one made")
 
 
 def _stages(recording: Recording, stages: Any) -> Stages | None:
@@ -206,6 +229,8 @@ def parent_context(above: Level | None) -> context_api.Context:
 def current_context(level: Level) -> context_api.Context:
     """Return the current context with the level and its span in force."""
     node, context = level._node, context_api.set_value(LEVEL_KEY, level)
+    if node.spec.batch is not None:  # an operation of a batch is one unit of it: those that begin in it are its own affair
+        context = context_api.set_value(BATCH_KEY, None, context)
     return context if node.trace is None else set_span_in_context(level.span, context)
 
 

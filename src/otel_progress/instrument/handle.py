@@ -16,8 +16,9 @@ from opentelemetry import context as context_api
 from opentelemetry.trace import Span
 
 from otel_progress import values
+from otel_progress.errors import OperationCancelledError
 from otel_progress.instrument import begin, spans, wrap
-from otel_progress.instrument.track import Track
+from otel_progress.instrument.track import Track, cancelled
 from otel_progress.live.node import Node, NotReady, merged
 from otel_progress.live.rollup import exceeds
 from otel_progress.model import NO_METADATA, Number, Outcome, Snapshot, Status
@@ -168,11 +169,11 @@ class Level:
     ) -> Level:
         """Make a level below this one, in whatever thread or task; see :func:`otel_progress.level`."""
         scope = self._request[-1]
-        return Level(begin.request(("level", type, id, name, total, unit, weight, None, stages, metadata, scope)), self)
+        return Level(begin.request(("level", type, id, name, total, unit, weight, None, stages, metadata, None, scope)), self)
 
     def stage(self, name: str | Enum) -> Level:
         """Make the handle of a stage; beginning it ends the stage before it. Stages only go forward."""
-        return Level(begin.Request("stage", name, name, name, None, None, None, None, None, {}, self._request.scope), self)
+        return Level(begin.Request("stage", name, name, name, None, None, None, None, None, {}, None, self._request.scope), self)
 
     def track(
         self,
@@ -189,7 +190,7 @@ class Level:
         scope = self._request.scope
 
         def make(total: Number | None) -> Level:
-            return Level(begin.Request("level", type, None, name, total, unit, weight, None, None, metadata, scope), self)
+            return Level(begin.Request("level", type, None, name, total, unit, weight, None, None, metadata, None, scope), self)
 
         return Track(iterable, total, make)
 
@@ -254,6 +255,8 @@ class Level:
             return
         if error is None or (isinstance(error, SystemExit) and not error.code):
             self.complete()  # sys.exit() and sys.exit(0) are how a script says that all is well
+        elif isinstance(error, OperationCancelledError):
+            self._end(Status.CANCELLED, error, cut(error) or "cancelled")
         elif _stops(error):
             self._end(Status.CANCELLED, error, values.exception_type(error))
         else:
@@ -277,6 +280,21 @@ class Level:
             node.orphaned = node.operation.orphaned = (
                 True  # the store closes it at its next look; a lock here could be held by this very thread
             )
+
+    # --- a request to stop -------------------------------------------------------------------------------------
+
+    @property
+    def cancel_requested(self) -> bool:
+        """True once somebody has asked for the operation of this level to stop. Costs nothing to ask in a loop."""
+        return self._node.operation.cancel_requested_at is not None
+
+    def check_cancelled(self) -> None:
+        """Raise OperationCancelledError, with the reason, once somebody has asked for the operation of this level to stop.
+
+        A level that the error leaves, in ``with`` or as a decorator, is marked as cancelled for that reason.
+        """
+        if self._node.operation.cancel_requested_at is not None:
+            raise cancelled(self._node)
 
     # --- looking -----------------------------------------------------------------------------------------------
 

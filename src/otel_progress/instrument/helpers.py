@@ -1,4 +1,4 @@
-"""The tracer-style helpers: ``operation``, ``level``, ``track``, ``current_level``, and a tracer per library.
+"""The tracer-style helpers: ``operation``, ``batch``, ``level``, ``track``, ``current_level``, and a tracer per library.
 
 They need opentelemetry-api only. Until the application calls ``configure`` they are inert, so libraries can use them freely.
 """
@@ -6,7 +6,7 @@ They need opentelemetry-api only. Until the application calls ``configure`` they
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from otel_progress.instrument.begin import INERT, SCOPE, Request, request
 from otel_progress.instrument.begin import current_level as _current_level
@@ -16,6 +16,9 @@ from otel_progress.model import Number
 from otel_progress.stages import StagesLike
 from otel_progress.values import DeadlineLike
 
+if TYPE_CHECKING:
+    from otel_progress.instrument.batch import OperationBatch
+
 T = TypeVar("T")
 
 
@@ -23,7 +26,7 @@ def current_level() -> Level:
     """Return the level in force in this context; an inert one, whose methods do nothing, when there is none."""
     level = _current_level()
     if level is None:
-        level = Level(Request("level", "none", None, None, None, None, None, None, None, {}, SCOPE), None)
+        level = Level(Request("level", "none", None, None, None, None, None, None, None, {}, None, SCOPE), None)
         level._node = INERT
     return level
 
@@ -46,15 +49,28 @@ class ProgressTracer:
         unit: str | None = None,
         deadline: DeadlineLike | None = None,
         stages: StagesLike | None = None,
+        batch: OperationBatch | str | None = None,
         **metadata: object,
     ) -> Level:
         """Make the handle of a whole run, to be used in ``with``, as a decorator, or by hand with ``start()``.
 
         ``type`` is the kind of work and of low cardinality; ``name`` is for people; ``id`` finds it again and is generated when not
         given; ``total`` is in ``unit``; ``deadline`` is seconds from now, a timedelta or a datetime; ``stages`` a
-        :class:`Stages`, the name of a category, weights by name, or an Enum. Anything else is metadata.
+        :class:`Stages`, the name of a category, weights by name, or an Enum; ``batch`` a batch, or its id, that it belongs to.
+        Anything else is metadata.
         """
-        return Level(request(("operation", type, id, name, total, unit, None, deadline, stages, metadata, self.name)), None)
+        joined = batch if batch is None or isinstance(batch, str) else _join_of(batch)
+        asked = request(("operation", type, id, name, total, unit, None, deadline, stages, metadata, joined, self.name))
+        return Level(asked, None)
+
+    def batch(self, name: str, *, id: object = None, type: str = "batch", total: int | None = None) -> OperationBatch:
+        """Make the handle of a batch: many operations with one aggregate, to be used in ``with`` or by hand.
+
+        ``total`` is the number of operations expected; ``id`` is what other processes join it by, and generated when not given.
+        """
+        from otel_progress.instrument.batch import OperationBatch  # only programs that have batches pay for it
+
+        return OperationBatch(name, id, type, total, self.name)
 
     def level(
         self,
@@ -73,7 +89,7 @@ class ProgressTracer:
         ``type`` is its kind; ``id`` distinguishes it from its siblings and is numbered when not given; entering the same id
         again is another attempt. ``weight`` is how many units it counts for in the level above (1 unless given).
         """
-        return Level(request(("level", type, id, name, total, unit, weight, None, stages, metadata, self.name)), None)
+        return Level(request(("level", type, id, name, total, unit, weight, None, stages, metadata, None, self.name)), None)
 
     def track(
         self,
@@ -92,7 +108,7 @@ class ProgressTracer:
         """
 
         def make(total: Number | None) -> Level:
-            return Level(Request("level", type, None, name, total, unit, weight, None, None, metadata, self.name), None)
+            return Level(Request("level", type, None, name, total, unit, weight, None, None, metadata, None, self.name), None)
 
         return Track(iterable, total, make)
 
@@ -108,5 +124,13 @@ def get_tracer(name: str) -> ProgressTracer:
 
 _default = ProgressTracer(SCOPE)
 operation = _default.operation
+batch = _default.batch
 level = _default.level
 track = _default.track
+
+
+def _join_of(batch: object) -> object:
+    """Return what gives the id of a batch once the operation begins; anything else as it is, to be taken as an id."""
+    from otel_progress.instrument.batch import OperationBatch
+
+    return batch.join if isinstance(batch, OperationBatch) else batch

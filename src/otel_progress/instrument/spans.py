@@ -5,6 +5,7 @@ Needs opentelemetry-api only. Nothing here lets an exception of a tracer, sample
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -13,11 +14,12 @@ from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
-from otel_progress import semconv
+from otel_progress import redaction, semconv
 from otel_progress.live.node import Node
 from otel_progress.model import Failure, MetadataValue
 from otel_progress.model import Status as LevelStatus
 from otel_progress.recording import own
+from otel_progress.text import cut
 from otel_progress.trouble import trouble
 
 MAX_METADATA_ATTRIBUTES: Final = 64
@@ -28,6 +30,8 @@ MAX_EVENTS: Final = 8
 """Events on a span, the exception included; some back ends keep no more."""
 
 
+MAX_TRACE: Final = 65_536
+"""Longest text of an exception on a span, in characters, where texts are redacted."""
 _RECORDED_AT: Final = "__otel_progress_recorded_at__"
 
 
@@ -79,7 +83,7 @@ def final(node: Node) -> dict[str, AttributeValue]:
     if node.failed:
         attributes[semconv.FAILED] = node.failed
     if node.message is not None:
-        attributes[semconv.MESSAGE] = node.message
+        attributes[semconv.MESSAGE] = redaction.message(node.message)
     if node.error is not None:
         attributes[semconv.ERROR_TYPE] = node.error.type
     return attributes
@@ -128,9 +132,21 @@ def record_exception(node: Node, error: BaseException) -> None:
         run, path = error.__dict__.get(_RECORDED_AT, ("", ""))
         if run != node.operation.run or not path.startswith(f"{node.path}/" if node.path else "") or path == node.path:
             error.__dict__[_RECORDED_AT] = (node.operation.run, node.path)
-            node.span.record_exception(error)
+            node.span.record_exception(error, _redacted(error))
     except Exception:
         trouble("span", "an exception could not be recorded on its span")
+
+
+def _redacted(error: BaseException) -> dict[str, AttributeValue] | None:
+    """Return the attributes of an exception's event that take the place of those a tracer would write; None when it may write them."""
+    if redaction.slot.active is None:
+        return None
+    whole = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    texts = {semconv.EXCEPTION_MESSAGE: str(error), semconv.EXCEPTION_STACKTRACE: whole}
+    clean: dict[str, AttributeValue] = {
+        name: redaction.text("error", cut(text, MAX_TRACE), MAX_TRACE) for name, text in texts.items()
+    }
+    return None if clean == texts else clean
 
 
 def item_event(node: Node, name: str, outcome: str, error: Failure | None) -> None:

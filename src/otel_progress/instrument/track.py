@@ -1,10 +1,11 @@
-"""Iterating with progress: the elements are counted in C as they are handed out, and no line of ours runs in between."""
+"""Iterating with progress: the elements are counted in C as they are handed out, and all we do in between is to look at one flag."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
+from otel_progress.errors import OperationCancelledError
 from otel_progress.instrument.begin import INERT
 from otel_progress.live.node import Node
 from otel_progress.model import Number
@@ -20,7 +21,8 @@ class Track(Generic[T]):
     """An iterable, or async iterable, whose iteration is a level: begun with the first element, ended with the last.
 
     ``level`` is the handle of the iteration that is under way, for messages and item outcomes. It is never the current level:
-    nothing leaks into the caller's context. Leaving the loop early ends the level as cancelled.
+    nothing leaks into the caller's context. Leaving the loop early ends the level as cancelled. Once somebody has asked for the
+    operation to stop, OperationCancelledError is raised between two elements.
     """
 
     __slots__ = ("_handle", "_iterable", "_make", "_total")
@@ -79,8 +81,17 @@ def _iterate(iterator: Iterator[T], level: Level, node: Node) -> Iterator[T]:
     counter = node.counting()
     counter.shift(-ahead)
     node.tracked = True
+    operation = node.operation
     try:
-        yield from counter.count(iterator) if ahead else _checked(iterator, node)
+        _check(node)
+        if ahead:
+            # A line of Python for each element costs less here than one more iterator in C that could be told to stop.
+            for element in counter.count(iterator):
+                yield element
+                if operation.cancel_requested_at is not None:
+                    raise cancelled(node)
+        else:
+            yield from _checked(iterator, node)
     except GeneratorExit:
         _stop(level)
         raise
@@ -90,6 +101,16 @@ def _iterate(iterator: Iterator[T], level: Level, node: Node) -> Iterator[T]:
         raise
     counter.shift(ahead)
     level.__exit__(None, None, None)
+
+
+def cancelled(node: Node) -> OperationCancelledError:
+    """Return the error that says why the operation of a level was asked to stop."""
+    return OperationCancelledError(node.operation.cancel_reason or "cancelled")
+
+
+def _check(node: Node) -> None:
+    if node.operation.cancel_requested_at is not None:
+        raise cancelled(node)
 
 
 def _stop(level: Level) -> None:
@@ -107,6 +128,7 @@ def _checked(iterator: Iterator[T], node: Node) -> Iterator[T]:
     for element in iterator:
         yield element
         one()
+        _check(node)
 
 
 async def _iterate_async(iterator: AsyncIterator[T], level: Level) -> AsyncIterator[T]:
@@ -115,9 +137,11 @@ async def _iterate_async(iterator: AsyncIterator[T], level: Level) -> AsyncItera
     node.tracked = True
     one = node.one
     try:
+        _check(node)
         async for element in iterator:
             yield element
             one()
+            _check(node)
     except GeneratorExit:
         _stop(level)
         raise

@@ -1,15 +1,15 @@
-"""What a journal is: a sink of this process and a reader for all."""
+"""What a journal is: a sink of this process, a reader for all, and where requests to workers are left."""
 
 from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from otel_progress.protocols import Reader, Sink
+from otel_progress.protocols import Controller, Reader, Requests, Sink
 
 
 @runtime_checkable
-class Journal(Sink, Reader, Protocol):
-    """Keeps what workers write, over their end, and answers about it to any process.
+class Journal(Sink, Reader, Controller, Requests, Protocol):
+    """Keeps what workers write, over their end, answers about it to any process, and passes on what is asked of a worker.
 
     ``write`` raises JournalError when it cannot keep a batch. It queues nothing: the batch is lost, and the next one has to hold
     all that is live. A snapshot replaces another of the same level only by a higher ``sequence``.
@@ -17,4 +17,4 @@ class Journal(Sink, Reader, Protocol):
 
     @property
     def dropped(self) -> int:
-        """Operations and events that this journal deleted before their time because it had grown too large."""
+        """Operations, events and log records that this journal deleted before their time because it had grown too large."""

@@ -12,7 +12,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -25,13 +24,12 @@ BUSY_TIMEOUT_S: Final = 2.0
 JOURNAL_SIZE_LIMIT: Final = 8 * 1024 * 1024
 """The write-ahead log is cut back to this when it starts over, in bytes."""
 
-_text: Final = partial(str, encoding="utf-8", errors="replace")
-
 
 class Handle:
     """A connection with its lock. What was remembered of the file holds for one ``generation``; ``journal`` names its content.
 
-    ``read_only`` neither creates nor changes the file; with ``tells_loss`` a use fails once when another journal is in its place.
+    ``read_only`` never creates the file, and changes nothing but to bring an older one up to date; with ``tells_loss`` a use
+    fails once when another journal is in its place.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False, tells_loss: bool = False) -> None:
@@ -66,6 +64,16 @@ class Handle:
             connection.execute(f"BEGIN {kind}")
             yield connection
             connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def use_if_open(self) -> Iterator[sqlite3.Connection | None]:
+        """Lend the connection that is open, else None: what opening would tell (the loss of the file) is left to the next use."""
+        with self.lock:
+            try:
+                yield None if self._unusable else self._connection
+            except sqlite3.Error as exc:
+                self._recover(exc)
+                raise JournalError(explain(exc, self.path)) from exc
 
     def close(self) -> None:
         """Close the connection; a later use opens it again."""
@@ -175,7 +183,15 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
         if schema.version(connection, path) == 0:
             msg = f"Nothing has been recorded yet in {path}, which is empty. Name another journal with --store."
             raise JournalError(msg)
-        schema.migrate(connection, path)
+        try:
+            schema.migrate(connection, path)
+        except sqlite3.OperationalError as exc:
+            found, known = schema.version(connection, path), len(schema.MIGRATIONS)
+            fix = "Run this once as a user who may write it, while nothing else does."
+            msg = (
+                f"{path} is of an older otel-progress (schema {found}, this one is {known}) and cannot be upgraded ({exc}). {fix}"
+            )
+            raise JournalError(msg) from exc
         connection.execute("PRAGMA query_only = ON")
     return connection
 
@@ -183,9 +199,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
 def _connect(path: Path) -> sqlite3.Connection:
     # mode=rw never creates the file, and falls back to reading where it cannot be written.
     uri = f"file:{quote(str(path.absolute()))}?mode=rw"
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    connection.text_factory = _text
-    return connection
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 
 def _set_wal(connection: sqlite3.Connection, path: Path) -> None:

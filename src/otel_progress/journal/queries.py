@@ -1,55 +1,83 @@
-"""Reads operations and events out of an open journal. Every function runs within the caller's transaction."""
+"""Reads operations out of an open journal. Every function runs within the caller's transaction."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import isfinite
 from typing import Any, Final, TypeAlias
 
 from otel_progress.journal import rows
+from otel_progress.journal.fetching import fetch
 from otel_progress.journal.liveness import Moment, Pulse
-from otel_progress.journal.rows import EVENT, STATE
-from otel_progress.model import Event, Instance, OperationSnapshot, Outcome, Snapshot
+from otel_progress.journal.rows import STATE
+from otel_progress.model import Instance, OperationSnapshot, Snapshot
 
 Found: TypeAlias = "tuple[int, OperationSnapshot]"
 """An operation with its key."""
 
 _CHUNK: Final = 500
-"""Keys bound to one statement; SQLite's oldest limit is 999."""
+"""Values bound to one statement; SQLite's oldest limit is 999."""
 _STATE: Final = ", ".join(f"s.{column}" for column in STATE)
-_OPERATION: Final = f"""SELECT o.key, i.id, i.pid, i.host, i.service, i.started_at, i.start, i.heartbeat_at, i.heartbeat_clock,
-    l.info, {_STATE} FROM operations o JOIN levels l ON l.operation = o.key AND l.path = '' JOIN states s ON s.level = l.key
-    LEFT JOIN instances i ON i.id = o.instance"""
+_OPERATION: Final = f"""SELECT o.key, o.instance, u.use, r.at, l.info, {_STATE} FROM operations o
+    JOIN levels l ON l.operation = o.key AND l.path = '' JOIN states s ON s.level = l.key
+    LEFT JOIN uses u ON u.operation = o.key LEFT JOIN requests r ON r.operation = o.key"""
 _LEVEL: Final = f"SELECT l.operation, l.info, {_STATE} FROM levels l JOIN states s ON s.level = l.key"
 _ACTIVE: Final = "WHERE o.finished_at IS NULL"
-_EVENT: Final = ", ".join(EVENT)
+_PULSE: Final = "SELECT id, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock FROM instances"
 
 
 def newest_run(connection: sqlite3.Connection, operation_id: str, moment: Moment) -> OperationSnapshot | None:
     """Return the newest run of an operation with its levels."""
-    rest = "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1"
-    found = list(_operations(connection, rest, (operation_id,), moment))
+    found = operations(connection, "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1", (operation_id,), moment)
     return with_levels(connection, found)[0] if found else None
 
 
 def active(connection: sqlite3.Connection, moment: Moment) -> list[Found]:
     """Return what has not ended, newest first, without levels."""
-    return list(_operations(connection, f"{_ACTIVE} ORDER BY o.key DESC", (), moment))
+    return operations(connection, f"{_ACTIVE} ORDER BY o.key DESC", (), moment)
 
 
 def changed(connection: sqlite3.Connection, revision: int, moment: Moment) -> list[Found]:
     """Return what was written after ``revision``, ended or not, newest first, without levels."""
-    found = list(_operations(connection, f"{_ACTIVE} AND o.revision > ?", (revision,), moment))
-    found += _operations(connection, "WHERE o.finished_at IS NOT NULL AND o.revision > ?", (revision,), moment)
+    found = operations(connection, f"{_ACTIVE} AND o.revision > ?", (revision,), moment)
+    found += operations(connection, "WHERE o.finished_at IS NOT NULL AND o.revision > ?", (revision,), moment)
     return sorted(found, key=lambda item: -item[0])
 
 
-def history(connection: sqlite3.Connection, operation_type: str | None, limit: int, moment: Moment) -> list[OperationSnapshot]:
-    """Return what has ended, last first, without levels."""
-    where = "WHERE o.finished_at IS NOT NULL" + ("" if operation_type is None else " AND o.operation_type = ?")
-    bound = (limit,) if operation_type is None else (operation_type, limit)
-    found = _operations(connection, f"{where} ORDER BY o.finished_at DESC, o.key DESC LIMIT ?", bound, moment)
-    return [operation for _, operation in found]
+def history(
+    connection: sqlite3.Connection,
+    operation_type: str | None,
+    limit: int,
+    before: tuple[float, str] | None,
+    since: float | None,
+    moment: Moment,
+) -> list[OperationSnapshot]:
+    """Return what has ended, last first, without levels. Rows that do not decode do not shorten the page."""
+    found: list[OperationSnapshot] = []
+    while len(found) < limit:
+        where = "o.finished_at IS NOT NULL"
+        bound: list[object] = []
+        for condition, values in (
+            ("o.operation_type = ?", None if operation_type is None else (operation_type,)),
+            ("(o.finished_at, o.run) < (?, ?)", before),
+            ("o.finished_at >= ?", None if since is None else (since,)),
+        ):
+            if values is not None:
+                where += f" AND {condition}"
+                bound += values
+        bound.append(min(limit - len(found), _CHUNK))
+        page = (
+            f"SELECT o.finished_at, o.run, o.key FROM operations o WHERE {where} ORDER BY o.finished_at DESC, o.run DESC LIMIT ?"
+        )
+        ends = fetch(connection, page, bound)
+        if not ends:
+            break
+        before, keys = ends[-1][:2], [key for *_, key in ends]
+        known = dict(operations(connection, f"WHERE o.key IN ({_marks(keys)})", keys, moment))
+        found += (known[key] for key in keys if key in known)
+    return found
 
 
 def revision(connection: sqlite3.Connection) -> int:
@@ -58,54 +86,24 @@ def revision(connection: sqlite3.Connection) -> int:
     return int(number)
 
 
-def pulses(connection: sqlite3.Connection) -> dict[str, Pulse]:
-    """Return the last sign of life of every process, by id."""
-    columns = "id, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock"
-    found = (_pulse(row) for row in connection.execute(f"SELECT {columns} FROM instances"))
-    return {pulse.instance.id: pulse for pulse in found if pulse is not None}
-
-
-def events(
-    connection: sqlite3.Connection,
-    operation_id: str,
-    level: str | None,
-    outcome: Outcome | None,
-    since: float | None,
-    limit: int,
-) -> list[Event]:
-    """Return the newest events of the newest run, oldest first."""
-    newest = "SELECT key, operation_type, run FROM operations WHERE operation_id = ? ORDER BY key DESC LIMIT 1"
-    operation = connection.execute(newest, (operation_id,)).fetchone()
-    if operation is None:
-        return []
-    key, operation_type, run = operation
-    where, bound = "operation = ?", [key]
-    for condition, values in (
-        ("(path = ? OR (path > ? AND path < ?))", (level, f"{level}/", f"{level}0") if level else None),
-        ("outcome = ?", None if outcome is None else (outcome.value,)),
-        ("at >= ?", None if since is None else (since,)),
-    ):
-        if values is not None:
-            where += f" AND {condition}"
-            bound += values
-    found = connection.execute(
-        f"SELECT {_EVENT} FROM events WHERE {where} ORDER BY number DESC, writer DESC LIMIT ?", (*bound, limit)
-    ).fetchall()
-    decoded = (rows.event_of(operation_id, operation_type, run, row) for row in reversed(found))
-    return [event for event in decoded if event is not None]
+def pulses(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Pulse]:
+    """Return the last sign of life of processes, by id; one that left none, or none that can be read, is missing."""
+    found = {}
+    for chunk in _chunks(list(ids)):
+        for row in fetch(connection, f"{_PULSE} WHERE id IN ({_marks(chunk)})", chunk):
+            if (pulse := _pulse(row)) is not None:
+                found[pulse.instance.id] = pulse
+    return found
 
 
 def with_levels(connection: sqlite3.Connection, found: Sequence[Found]) -> list[OperationSnapshot]:
     """Return the operations with the levels kept below them."""
     levels: dict[int, list[Snapshot]] = {key: [] for key, _ in found}
-    keys = list(levels)
-    for start in range(0, len(keys), _CHUNK):
-        chunk = keys[start : start + _CHUNK]
-        marks = ", ".join("?" * len(chunk))
-        for key, info, *state in connection.execute(f"{_LEVEL} WHERE l.operation IN ({marks}) AND l.path <> ''", chunk):
+    for chunk in _chunks(list(levels)):
+        for key, info, *state in fetch(connection, f"{_LEVEL} WHERE l.operation IN ({_marks(chunk)}) AND l.path <> ''", chunk):
             if (level := rows.snapshot_of(info, state)) is not None:
                 levels[key].append(level)
-    return [_join(operation, levels[key]) for key, operation in found]
+    return [replace(operation, levels=in_tree_order(levels[key]), _index={}) for key, operation in found]
 
 
 def in_tree_order(levels: Iterable[Snapshot]) -> tuple[Snapshot, ...]:
@@ -127,31 +125,31 @@ def in_tree_order(levels: Iterable[Snapshot]) -> tuple[Snapshot, ...]:
     return tuple(result)
 
 
-def _operations(connection: sqlite3.Connection, rest: str, bound: Sequence[object], moment: Moment) -> Iterator[Found]:
-    for key, *row in connection.execute(f"{_OPERATION} {rest}", tuple(bound)):
-        root = rows.snapshot_of(row[8], row[9:])
-        if root is not None:
-            yield key, _operation(root, _pulse(row[:8]), moment)
+def operations(connection: sqlite3.Connection, rest: str, bound: Sequence[object], moment: Moment) -> list[Found]:
+    """Return the operations of a query that goes on with ``rest``, without their levels."""
+    answer = fetch(connection, f"{_OPERATION} {rest}", bound)
+    known = pulses(connection, {row[1] for row in answer})
+    found = []
+    for key, instance, use, cancelled, info, *state in answer:
+        if (root := rows.snapshot_of(info, state)) is not None:
+            found.append((key, _operation(root, known.get(instance), use, cancelled, moment)))
+    return found
 
 
-def _operation(root: Snapshot, pulse: Pulse | None, moment: Moment) -> OperationSnapshot:
+def _operation(root: Snapshot, pulse: Pulse | None, use: Any, cancelled: Any, moment: Moment) -> OperationSnapshot:
+    instance = None if pulse is None else pulse.instance
     if pulse is None:  # its process left no sign of life, so the snapshot itself is the last one
         pulse = Pulse(Instance(root.info.instance, 0, "", "", 0.0), root.observed_at, root.observed_clock)
-        alive, clock = moment.of(pulse)
-        return OperationSnapshot(root, (), moment.now, clock, None, alive)
     alive, clock = moment.of(pulse)
-    return OperationSnapshot(root, (), moment.now, clock, pulse.instance, alive)
-
-
-def _join(operation: OperationSnapshot, levels: list[Snapshot]) -> OperationSnapshot:
     return OperationSnapshot(
-        operation.root,
-        in_tree_order(levels),
-        operation.read_at,
-        operation.clock,
-        operation.instance,
-        operation.alive,
-        operation.stall_after,
+        root,
+        (),
+        moment.now,
+        clock,
+        instance,
+        alive,
+        resources=None if use is None else rows.use_of(use),
+        cancel_requested_at=cancelled if type(cancelled) is float and isfinite(cancelled) else None,
     )
 
 
@@ -161,4 +159,14 @@ def _pulse(row: Sequence[Any]) -> Pulse | None:
         return None
     if type(pid) is not int or type(started_at) is not float or not (start is None or type(start) is int):
         return None
+    if not isfinite(heartbeat_at) or not isfinite(heartbeat_clock) or not isfinite(started_at):
+        return None
     return Pulse(Instance(identity, pid, host, service, started_at, start), heartbeat_at, heartbeat_clock)
+
+
+def _chunks(values: list[Any]) -> Iterable[list[Any]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))

@@ -1,26 +1,26 @@
-"""Snapshots and events to rows of the journal, and back.
+"""Snapshots, events and log records to rows of the journal, and back.
 
 What is read was written by other processes, perhaps by another version, so a row that does not decode is left out
-(``None``), and text is made valid Unicode again.
+(``None``), text is made valid Unicode again, and what is not finite becomes unknown.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
 from functools import lru_cache
+from math import isfinite
 from operator import attrgetter
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 from otel_progress import codec
-from otel_progress.model import Eta, Event, Failure, Instance, LevelInfo, Outcome, Snapshot, Status
-from otel_progress.protocols import Batch
+from otel_progress.journal import texts
+from otel_progress.journal.texts import ETA, NUMBER, NUMBER_OR_NONE, SAMPLE, TEXT_OR_NONE, UNREADABLE, USE
+from otel_progress.model import NO_METADATA, Eta, Event, Failure, LevelInfo, Outcome, Snapshot, Status
+from otel_progress.observations import LogRecord, ResourceSample, ResourceUse
 
 Value: TypeAlias = "str | int | float | None"
 Row: TypeAlias = "tuple[Value, ...]"
-_Record = TypeVar("_Record", Instance, LevelInfo, Snapshot, Event, Failure)
 
 ADVANCE: Final = (
     "sequence",
@@ -39,22 +39,31 @@ REST: Final = ("status", "total", "failed", "skipped", "metadata", "error", "sta
 STATE: Final = ADVANCE + REST
 EVENT: Final = ("path", "level_type", "kind", "number", "at", "name", "outcome", "error", "metadata")
 """Columns of ``events`` that make an event."""
+_LOG_VALUES: Final = ("path", "number", "at", "severity", "severity_text", "logger", "message", "details", "trace_id", "span_id")
+LOG: Final = (*_LOG_VALUES, "attributes")
+"""Columns of ``logs`` that make a log record."""
 
 advance_of: Final[Callable[[Snapshot], tuple[Any, ...]]] = attrgetter(*ADVANCE)
 """The columns of ADVANCE of a snapshot."""
 rest_of: Final[Callable[[Snapshot], tuple[Any, ...]]] = attrgetter(*REST)
 """The fields of REST as they are in the snapshot: to compare, and for ``rest_row``."""
+sample_row: Final[Callable[[ResourceSample], tuple[Any, ...]]] = attrgetter(*SAMPLE)
+"""The columns of SAMPLE of a sample."""
 
-_ETA: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock")
-_eta_values: Final[Callable[[Eta], tuple[Any, ...]]] = attrgetter(*_ETA)
+_eta_values: Final[Callable[[Eta], tuple[Any, ...]]] = attrgetter(*ETA)
+_use_values: Final[Callable[[ResourceUse], tuple[Any, ...]]] = attrgetter(*USE)
+_log_values: Final[Callable[[LogRecord], tuple[Any, ...]]] = attrgetter(*_LOG_VALUES)
 # One encoder for all: json.dumps builds a new one on every call that names an option, which costs more than the encoding.
 _dumps: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_INT64: Final = 2**63
-_CACHED: Final = 4096
-_NUMBER: Final = frozenset({int, float})
-_NUMBER_OR_NONE: Final = _NUMBER | {type(None)}
-_TEXT_OR_NONE: Final = frozenset({str, type(None)})
-_UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_STATUS: Final = {status.value: status for status in Status}
+_KIND: Final = {  # what each column of STATE may hold
+    **dict.fromkeys(("sequence", "current", "observed_at", "observed_clock", "longest_gap_s", "failed", "skipped"), NUMBER),
+    **dict.fromkeys(("ratio", "advanced_at", "advanced_clock", "total", "ended_at", "duration_s"), NUMBER_OR_NONE),
+    **dict.fromkeys(("message", "metadata", "error", "stage", "eta"), TEXT_OR_NONE),
+    "status": frozenset({str}),
+}
+_KINDS: Final = tuple(_KIND[column] for column in STATE)
+_LARGEST: Final = float(2**63)
 
 
 def rest_row(rest: tuple[Any, ...]) -> Row:
@@ -94,53 +103,51 @@ def event_row(event: Event) -> Row:
     )
 
 
-def storable_batch(batch: Batch) -> Batch:
-    """Return the batch as SQLite and JSON can hold it: integers within 64 bits, valid Unicode, no NaN in metadata.
+def log_row(record: LogRecord) -> Row:
+    """Return the columns of LOG."""
+    return (*_log_values(record), _metadata_text(record.attributes) if record.attributes else None)
 
-    For what slipped through at the worker's side only: a batch is written as it is, and comes here when it was refused.
-    """
-    return replace(
-        batch,
-        instance=_cleaned(batch.instance),
-        snapshots=[_cleaned(snapshot) for snapshot in batch.snapshots],
-        events=[_cleaned(event) for event in batch.events],
-        evicted=[(_storable(run), _storable(path)) for run, path in batch.evicted],
-    )
+
+def use_text(use: ResourceUse) -> str:
+    """Return the column ``use``: an array, in the order of SAMPLE and USE."""
+    return _dumps((*sample_row(use.last), *_use_values(use)))
 
 
 def snapshot_of(info: str, state: Sequence[Any]) -> Snapshot | None:
     """Return the snapshot of a column ``info`` and the columns of STATE; None when they are not one."""
     try:
+        if not _fits(tuple(map(type, state))):
+            return None
         (sequence, current, ratio, message, observed_at, observed_clock, advanced_at, advanced_clock, longest_gap_s) = state[:9]
         (status, total, failed, skipped, metadata, error, stage, eta, ended_at, duration_s) = state[9:]
-        known = {type(sequence), type(current), type(observed_at), type(observed_clock), type(longest_gap_s), type(failed)}
-        maybe = {type(ratio), type(advanced_at), type(advanced_clock), type(total), type(ended_at), type(duration_s)}
-        text = {type(message), type(stage)}
-        if not (known <= _NUMBER and maybe <= _NUMBER_OR_NONE and text <= _TEXT_OR_NONE and type(skipped) is int):
-            return None
+        # An infinity makes the sum one, or NaN; SQLite itself keeps no NaN.
+        known = sequence + current + observed_at + observed_clock + longest_gap_s + failed + skipped
+        maybe = (ratio or 0.0) + (advanced_at or 0.0) + (advanced_clock or 0.0) + (total or 0.0) + (ended_at or 0.0)
+        if not isfinite(known + maybe + (duration_s or 0.0)) and (tamed := _tamed(state)) != list(state):
+            return snapshot_of(info, tamed)
         return Snapshot(
-            info=_info_of(info) if len(info) <= _CACHED else _info_of.__wrapped__(info),
-            sequence=sequence,
-            status=Status(status),
-            current=current,
-            total=total,
-            ratio=ratio,
-            failed=failed,
-            skipped=skipped,
-            message=message,
-            metadata=codec.decode_metadata(None if metadata is None else _loads(metadata)),
-            error=codec.decode_failure(None if error is None else _loads(error)),
-            stage=stage,
-            eta=None if eta is None else _eta_of(json.loads(eta)),
-            observed_at=observed_at,
-            observed_clock=observed_clock,
-            advanced_at=advanced_at,
-            advanced_clock=advanced_clock,
-            longest_gap_s=longest_gap_s,
-            ended_at=ended_at,
-            duration_s=duration_s,
+            texts.info_of(info),
+            sequence,
+            _STATUS[status],
+            current,
+            total,
+            ratio,
+            failed,
+            skipped,
+            message,
+            NO_METADATA if metadata is None else texts.metadata_of(metadata),
+            None if error is None else texts.failure_of(error),
+            stage,
+            None if eta is None else texts.eta_of(eta),
+            observed_at,
+            observed_clock,
+            advanced_at,
+            advanced_clock,
+            longest_gap_s,
+            ended_at,
+            duration_s,
         )
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -148,7 +155,7 @@ def event_of(operation_id: str, operation_type: str, run: str, row: Sequence[Any
     """Return the event of the columns of EVENT; None when they are not one."""
     try:
         path, level_type, kind, number, at, name, outcome, error, metadata = row
-        if type(number) is not int or type(at) is not float or {type(path), type(level_type), type(kind)} != {str}:
+        if type(number) is not int or not _is_time(at) or {type(path), type(level_type), type(kind)} != {str}:
             return None
         return Event(
             operation_id,
@@ -161,36 +168,66 @@ def event_of(operation_id: str, operation_type: str, run: str, row: Sequence[Any
             at,
             name if name is None else str(name),
             None if outcome is None else Outcome(outcome),
-            codec.decode_failure(None if error is None else _loads(error)),
-            codec.decode_metadata(None if metadata is None else _loads(metadata)),
+            None if error is None else texts.failure_of(error),
+            NO_METADATA if metadata is None else texts.metadata_of(metadata),
         )
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
-@lru_cache(maxsize=8192)
-def _info_of(text: str) -> LevelInfo:
-    """Decode an ``info`` column; cached, since the same levels are read over and over."""
-    info = codec.decode_info(_loads(text))
-    strings = (info.operation_id, info.operation_type, info.run, info.path, info.type, info.id, info.name, info.instance)
-    numbers = {type(info.weight), type(info.attempt), type(info.order)}
-    maybe = {type(info.started_at), type(info.started_clock), type(info.deadline_at)}
-    texts = {type(info.unit), type(info.trace_id), type(info.span_id)}
-    if {type(value) for value in strings} != {str} or type(info.declared) is not bool:
-        raise TypeError(text)
-    if not (numbers <= _NUMBER and maybe <= _NUMBER_OR_NONE and texts <= _TEXT_OR_NONE):
-        raise TypeError(text)
-    return info
+def log_of(operation_id: str, operation_type: str, run: str, row: Sequence[Any]) -> LogRecord | None:
+    """Return the log record of the columns of LOG; None when they are not one."""
+    try:
+        *values, attributes = row
+        path, number, at, severity, severity_text, logger, message, details, trace_id, span_id = values
+        if {type(number), type(severity)} != {int} or not _is_time(at):
+            return None
+        if {type(path), type(severity_text), type(logger), type(message)} != {str}:
+            return None
+        if not {type(details), type(trace_id), type(span_id)} <= TEXT_OR_NONE:
+            return None
+        known = NO_METADATA if attributes is None else texts.metadata_of(attributes)
+        named = dict(zip(_LOG_VALUES, values, strict=True))
+        return LogRecord(operation_id=operation_id, operation_type=operation_type, run=run, attributes=known, **named)
+    except UNREADABLE:
+        return None
 
 
-def _loads(text: str) -> Any:
-    """Decode JSON that must be an object. Escaped lone surrogates, which nothing of ours writes, become "?"."""
-    document = json.loads(text)
-    if not isinstance(document, dict):
-        raise TypeError(text)
-    if "\\u" in text:
-        return json.loads(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8"))
-    return document
+def sample_of(row: Sequence[Any]) -> ResourceSample | None:
+    """Return the sample of the columns of SAMPLE; None when they are not one."""
+    try:
+        return texts.sample_of(row)
+    except UNREADABLE:
+        return None
+
+
+def use_of(text: Any) -> ResourceUse | None:
+    """Return what a column ``use`` holds; None when it holds nothing, or no such thing."""
+    try:
+        return None if text is None else texts.use_of(text)
+    except UNREADABLE:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _fits(types: tuple[type, ...]) -> bool:
+    """Return True when columns of STATE have types that they may have; remembered, as there are few such combinations."""
+    return all(found in kind for found, kind in zip(types, _KINDS, strict=True))
+
+
+def _tamed(state: Sequence[Any]) -> list[Any]:
+    """Return columns of STATE without infinities: unknown where that can be said, else the largest count, or 0 for a time."""
+    result = list(state)
+    for index, (column, value) in enumerate(zip(STATE, state, strict=True)):
+        if type(value) is float and not isfinite(value):
+            counted = column in {"sequence", "current", "failed", "skipped"}
+            known = (_LARGEST if value > 0 else -_LARGEST) if counted else 0.0
+            result[index] = None if type(None) in _KIND[column] else known
+    return result
+
+
+def _is_time(value: object) -> bool:
+    return type(value) is float and isfinite(value)
 
 
 def _metadata_text(metadata: Mapping[str, Any]) -> str:
@@ -202,48 +239,5 @@ def _failure_text(failure: Failure) -> str:
 
 
 def _eta_text(eta: Eta) -> str:
-    """Return an array in the order of ``_ETA``: it changes as often as the count, and names would make it three times as long."""
+    """Return an array in the order of ``ETA``: it changes as often as the count, and names would make it three times as long."""
     return _dumps(_eta_values(eta))
-
-
-def _eta_of(values: list[Any]) -> Eta:
-    eta = Eta(*values[: len(_ETA)])
-    if not {type(eta.remaining_s), type(eta.low_s), type(eta.high_s)} <= _NUMBER_OR_NONE or type(eta.clock) not in _NUMBER:
-        raise TypeError(values)
-    if {type(eta.state), type(eta.basis)} != {str} or type(eta.runs) is not int:
-        raise TypeError(values)
-    return eta
-
-
-def _cleaned(record: _Record) -> _Record:
-    return replace(record, **{item.name: _storable(getattr(record, item.name)) for item in fields(record)})
-
-
-def _storable(value: Any) -> Any:
-    if isinstance(value, (Status, Outcome)):
-        return value
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, int):
-        return value if -_INT64 <= value < _INT64 else _as_float(value)
-    if isinstance(value, Mapping):
-        return {_storable(str(key)): _storable_in_json(item) for key, item in value.items()}
-    if isinstance(value, Eta):
-        return replace(value, **{name: _storable_in_json(getattr(value, name)) for name in _ETA})
-    if isinstance(value, Failure):
-        return _cleaned(value)
-    return _cleaned(value) if isinstance(value, LevelInfo) else value
-
-
-def _storable_in_json(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return tuple(_storable_in_json(item) for item in value)
-    value = _storable(value)
-    return codec.finite(value) if isinstance(value, float) else value
-
-
-def _as_float(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf

@@ -57,6 +57,39 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (operation, number, writer)
         ) WITHOUT ROWID""",
     ),
+    (
+        # status is how it ended, null until then: what a batch is counted by without a look at the states.
+        "ALTER TABLE operations ADD COLUMN batch TEXT",
+        "ALTER TABLE operations ADD COLUMN status TEXT",
+        "CREATE INDEX operations_by_batch ON operations (batch, status, finished_at) WHERE batch IS NOT NULL",
+        # With the run, which makes the order of the history total, so that its pages neither overlap nor leave gaps.
+        "DROP INDEX operations_finished",
+        "DROP INDEX operations_finished_by_type",
+        "CREATE INDEX operations_finished ON operations (finished_at, run) WHERE finished_at IS NOT NULL",
+        """CREATE INDEX operations_finished_by_type ON operations (operation_type, finished_at, run)
+            WHERE finished_at IS NOT NULL""",
+        """CREATE TABLE logs (
+            key INTEGER PRIMARY KEY, operation INTEGER NOT NULL, number INTEGER NOT NULL, writer TEXT NOT NULL,
+            path TEXT NOT NULL, at REAL NOT NULL, severity INTEGER NOT NULL, severity_text TEXT NOT NULL, logger TEXT NOT NULL,
+            message TEXT NOT NULL, details TEXT, attributes TEXT, trace_id TEXT, span_id TEXT, UNIQUE (operation, number, writer)
+        )""",
+        "CREATE INDEX logs_by_level ON logs (operation, path, number)",
+        """CREATE TABLE samples (
+            instance TEXT NOT NULL, at REAL NOT NULL, clock REAL NOT NULL, cpu_ratio REAL NOT NULL, memory_bytes INTEGER NOT NULL,
+            gpu_ratio REAL, gpu_memory_bytes INTEGER, PRIMARY KEY (instance, clock)
+        ) WITHOUT ROWID""",
+        # What the process of an operation used. Not a column of operations, whose rows every tick writes.
+        "CREATE TABLE uses (operation INTEGER PRIMARY KEY, use TEXT NOT NULL)",
+        "CREATE TABLE requests (operation INTEGER PRIMARY KEY, reason TEXT NOT NULL, at REAL NOT NULL)",
+        # A declaration (sequence 0: none, only operations that name it) and, from completed on, what the operations came to that
+        # were deleted.
+        """CREATE TABLE batches (
+            id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, type TEXT NOT NULL, total INTEGER, started_at REAL NOT NULL,
+            ended_at REAL, sequence INTEGER NOT NULL, seen_at REAL NOT NULL, completed INTEGER NOT NULL DEFAULT 0,
+            failed INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0, skipped INTEGER NOT NULL DEFAULT 0,
+            ends TEXT, last_end REAL
+        ) WITHOUT ROWID""",
+    ),
 )
 """Step n brings a file of version n to version n + 1 (``PRAGMA user_version``). Only ever append."""
 

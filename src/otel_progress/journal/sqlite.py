@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Final
 
 from otel_progress.errors import JournalError
-from otel_progress.journal import queries
+from otel_progress.journal import batches, deleting, queries, records, requests
 from otel_progress.journal.handle import Handle
 from otel_progress.journal.liveness import Moment
-from otel_progress.journal.retention import Retention
+from otel_progress.journal.retention import ROWS_A_PASS, Retention, give_back
+from otel_progress.journal.storable import storable_text
 from otel_progress.journal.watching import Watcher
 from otel_progress.journal.writing import Writer
-from otel_progress.model import Event, OperationSnapshot, Outcome
+from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome
+from otel_progress.observations import CancelRequest, LogRecord, ResourceSample
 from otel_progress.protocols import Batch
+from otel_progress.text import cut
 
 DEFAULT_RETENTION_S: Final = 86_400.0
 """How long ended operations are kept, in seconds."""
@@ -24,7 +27,7 @@ DEFAULT_MAX_BYTES: Final = 256 * 1024 * 1024
 
 
 class SqliteJournal:
-    """A Sink and a Reader over one file in write-ahead mode: readers never wait, writers take turns for milliseconds.
+    """A Journal over one file in write-ahead mode: readers never wait, writers take turns for milliseconds.
 
     The file is opened at the first use, and again after anything that went wrong. Every method raises JournalError
     with what is wrong and what to do. ``now`` gives Unix seconds, ``clock`` monotonic ones.
@@ -51,10 +54,11 @@ class SqliteJournal:
         self._writer = Writer()
         self._generation = 0
         self._retention = Retention(retention_s, max_bytes)
+        self._listener = requests.Listener()
 
     @property
     def dropped(self) -> int:
-        """Operations and events deleted before their time because the file had grown too large."""
+        """Operations, events and log records deleted before their time because the file had grown too large."""
         return self._retention.dropped
 
     def check(self) -> None:
@@ -64,9 +68,7 @@ class SqliteJournal:
 
     def write(self, batch: Batch) -> None:
         """Keep a batch, in one transaction: all of it, or nothing and a JournalError."""
-        if self._read_only:
-            msg = f"{self.path} was opened for reading only. Open the journal without read_only to write."
-            raise JournalError(msg)
+        self._refuse_read_only()
         with self._writing.transaction("IMMEDIATE") as connection:
             if self._generation != self._writing.generation:
                 self._writer.forget()
@@ -85,7 +87,7 @@ class SqliteJournal:
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of this id with its levels, or None."""
         with self._reading.transaction("DEFERRED") as connection:
-            return queries.newest_run(connection, operation_id, self._moment())
+            return queries.newest_run(connection, storable_text(operation_id), self._moment())
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         """Return all operations that have not ended, newest first; without their levels when ``levels`` is False."""
@@ -93,10 +95,22 @@ class SqliteJournal:
             found = queries.active(connection, self._moment())
             return queries.with_levels(connection, found) if levels else [operation for _, operation in found]
 
-    def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:
-        """Return ended operations, the last one first, without their levels."""
+    def history(
+        self,
+        operation_type: str | None = None,
+        limit: int = 100,
+        *,
+        before: tuple[float, str] | None = None,
+        since: float | None = None,
+    ) -> Sequence[OperationSnapshot]:
+        """Return ended operations, the last one first, without their levels: those after ``before`` (end, run) in this order.
+
+        ``since`` is the earliest end, in Unix seconds.
+        """
+        type_ = None if operation_type is None else storable_text(operation_type)
+        start = None if before is None else (before[0], storable_text(before[1]))
         with self._reading.transaction("DEFERRED") as connection:
-            return queries.history(connection, operation_type, max(0, limit), self._moment())
+            return queries.history(connection, type_, _count(limit), start, since, self._moment())
 
     def events(
         self,
@@ -108,12 +122,88 @@ class SqliteJournal:
         limit: int = 1000,
     ) -> Sequence[Event]:
         """Return the newest ``limit`` events of the newest run, oldest first; ``level`` is a path and includes what is below."""
+        path = None if level is None else storable_text(level)
         with self._reading.transaction("DEFERRED") as connection:
-            return queries.events(connection, operation_id, level, outcome, since, max(0, limit))
+            return records.events(connection, storable_text(operation_id), path, outcome, since, _count(limit))
 
-    def watch(self, interval: float = 0.25) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield what is active, then at most every ``interval`` seconds what changed, also by time alone (stalled, abandoned)."""
-        return Watcher(self.path, self._moment, read_only=self._read_only).follow(interval, self._sleep)
+    def logs(
+        self,
+        operation_id: str,
+        *,
+        path: str | None = None,
+        severity: int = 0,
+        since: float | None = None,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> Sequence[LogRecord]:
+        """Return log records of the newest run, oldest first: the newest ``limit`` of those whose number is above ``after``.
+
+        ``path`` takes in what is below it; ``severity`` is the least number of ``logging``; ``since`` in Unix seconds.
+        """
+        where = None if path is None else storable_text(path)
+        numbers = (_count(severity), since, _count(after), _count(limit))
+        with self._reading.transaction("DEFERRED") as connection:
+            return records.logs(connection, storable_text(operation_id), where, *numbers)
+
+    def resources(self, operation_id: str, *, since: float | None = None, limit: int = 600) -> Sequence[ResourceSample]:
+        """Return samples of the newest run's process taken while the run lasted, oldest first, the newest ``limit``."""
+        with self._reading.transaction("DEFERRED") as connection:
+            return records.samples(connection, storable_text(operation_id), since, _count(limit), self._moment())
+
+    def batch(self, batch_id: str) -> BatchSnapshot | None:
+        """Return a batch as it is now, or None."""
+        with self._reading.transaction("DEFERRED") as connection:
+            return batches.get(connection, storable_text(batch_id), self._moment())
+
+    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+        """Return the batches, those that are not over first, then the newest first."""
+        with self._reading.transaction("DEFERRED") as connection:
+            return batches.newest(connection, _count(limit), self._moment())
+
+    def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
+        """Yield what is active, then at most every ``interval`` seconds what changed, also by time alone (stalled, abandoned).
+
+        A request to cancel is a change; a new ``resources`` alone is none, and comes along with the next change.
+        """
+        return Watcher(self.path, self._moment, read_only=self._read_only, levels=levels).follow(interval, self._sleep)
+
+    def request_cancel(self, operation_id: str, reason: str) -> bool:
+        """Ask the worker of the newest active run of this id to stop; False when there is none. The first request stays."""
+        self._refuse_read_only()
+        with self._reading.transaction("IMMEDIATE") as connection:  # never on the writer's own, see Listener
+            return requests.ask(connection, storable_text(operation_id), cut(reason), self._now())
+
+    def delete(self, operation_id: str) -> int:
+        """Delete all ended runs of this id with everything of them, some rows at a time; return how many there were."""
+        self._refuse_read_only()
+        identity, count, is_done = storable_text(operation_id), 0, False
+        while not is_done:  # in transactions of a bounded size, so that workers get their turns
+            with self._reading.transaction("IMMEDIATE") as connection:
+                deleted, is_done = deleting.delete_ended(connection, identity, ROWS_A_PASS)
+            count += deleted
+        if count:
+            with self._reading.use() as connection:
+                give_back(connection)
+        return count
+
+    def requests(self, instance_id: str) -> Sequence[CancelRequest]:
+        """Return the requests to cancel operations of a process that are still active; takes microseconds when there are none."""
+        identity = storable_text(instance_id)
+        with self._writing.use_if_open() as connection:
+            if connection is not None:
+                return self._listener.hear(connection, self._writing.generation, identity)
+        with self._reading.transaction("DEFERRED") as connection:
+            return requests.of(connection, identity)
+
+    def _refuse_read_only(self) -> None:
+        if self._read_only:
+            msg = f"{self.path} was opened for reading only. Open the journal without read_only to change anything in it."
+            raise JournalError(msg)
 
     def _moment(self) -> Moment:
         return Moment(self._now(), self._clock())
+
+
+def _count(number: int) -> int:
+    """Return a count from a caller as SQLite can take it."""
+    return max(0, min(number, 2**63 - 1))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from otel_progress.errors import JournalError
 from otel_progress.journal import queries
@@ -13,19 +16,28 @@ from otel_progress.journal.handle import Handle
 from otel_progress.journal.liveness import Moment, Pulse
 from otel_progress.model import Condition, OperationSnapshot
 
+AGED_EVERY_S: Final = 0.5
+"""Time between two looks at what changed by time alone (stalled, overdue, abandoned), in seconds."""
+
 
 class Watcher:
-    """One watch: its own connection, what was last seen of each active operation, and of each process."""
+    """One watch: its own connection, what was last seen of each active operation, and of each process.
 
-    def __init__(self, path: Path, moment: Callable[[], Moment], *, read_only: bool) -> None:
+    Operations come without their levels when ``levels`` is False, which takes a fraction of the time.
+    """
+
+    def __init__(self, path: Path, moment: Callable[[], Moment], *, read_only: bool, levels: bool) -> None:
         self._path = path
         self._handle = Handle(path, read_only=read_only)
         self._moment = moment
+        self._levels = levels
         self._version: tuple[int, int] | None = None
         self._journal: str | None = None
         self._revision = -1
-        self._seen: dict[str, tuple[OperationSnapshot, Condition]] = {}
+        self._seen: dict[str, OperationSnapshot] = {}
         self._pulses: dict[str, Pulse] = {}
+        self._pulses_version: tuple[int, int] | None = None
+        self._next_aged = -math.inf
 
     def follow(self, interval: float, sleep: Callable[[float], None]) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield what ``Reader.watch`` promises, until closed."""
@@ -45,43 +57,60 @@ class Watcher:
                 self._handle.close()
 
     def _look(self, moment: Moment) -> list[OperationSnapshot]:
-        found = self._read(moment)
-        news = {operation.run for operation in found}
-        found += [operation for operation in self._aged(moment) if operation.run not in news]
+        is_aged = moment.clock >= self._next_aged
+        found = self._read(moment, is_aged)
         for operation in found:
-            condition = operation.condition
-            if operation.status.finished or condition is Condition.ABANDONED:
-                self._seen.pop(operation.run, None)  # should its worker come back, its next write brings it back too
+            if operation.root.status.finished:
+                self._seen.pop(operation.root.info.run, None)
             else:
-                self._seen[operation.run] = operation, condition
+                self._seen[operation.root.info.run] = operation
+        if is_aged:
+            self._next_aged = moment.clock + AGED_EVERY_S
+            found += self._aged(moment)
         return found
 
-    def _aged(self, moment: Moment) -> Iterator[OperationSnapshot]:
-        """Yield what has changed its condition by the passing of time alone: stalled, overdue, abandoned."""
-        for operation, condition in self._seen.values():
+    def _aged(self, moment: Moment) -> list[OperationSnapshot]:
+        """Return what has changed its condition by the passing of time alone: stalled, overdue, abandoned."""
+        found = []
+        for run, operation in list(self._seen.items()):
+            was = operation.condition
+            if was is Condition.ABANDONED:
+                del self._seen[run]  # should its worker come back, its next write brings it back too
+                continue
             pulse = self._pulses.get(operation.root.info.instance)
             alive, clock = (operation.alive, operation.clock) if pulse is None else moment.of(pulse)
             now = replace(operation, read_at=moment.now, clock=clock, alive=alive)
-            if now.condition is not condition:
-                yield now
+            if now.condition is not was:
+                self._seen[run] = now
+                found.append(now)
+        return found
 
-    def _read(self, moment: Moment) -> list[OperationSnapshot]:
+    def _read(self, moment: Moment, is_aged: bool) -> list[OperationSnapshot]:
         """Return what was committed since the last look; nothing is read when nothing was."""
         with self._handle.use() as connection:
-            (version,) = connection.execute("PRAGMA data_version").fetchone()
-            if (self._handle.generation, version) == self._version:
+            (number,) = connection.execute("PRAGMA data_version").fetchone()
+            version = (self._handle.generation, number)
+            is_new = version != self._version
+            if not is_new and not (is_aged and version != self._pulses_version):
                 return []
             if self._handle.journal != self._journal:  # the file is a new one
                 self._journal, self._revision = self._handle.journal, -1
                 self._seen.clear()
             connection.execute("BEGIN")
-            self._pulses = queries.pulses(connection)
-            newest = queries.revision(connection)
-            if self._revision < 0:
-                changed = queries.active(connection, moment)
-            else:
-                changed = queries.changed(connection, self._revision, moment) if newest != self._revision else []
-            found = queries.with_levels(connection, changed)
+            found = self._changed(connection, moment) if is_new else []
+            if is_aged:
+                owners = {operation.root.info.instance for operation in (*self._seen.values(), *found)}
+                self._pulses = queries.pulses(connection, owners)
+                self._pulses_version = version
             connection.execute("COMMIT")
-            self._version, self._revision = (self._handle.generation, version), newest
+            self._version = version
         return found
+
+    def _changed(self, connection: sqlite3.Connection, moment: Moment) -> list[OperationSnapshot]:
+        newest = queries.revision(connection)
+        if self._revision < 0:
+            changed = queries.active(connection, moment)
+        else:
+            changed = queries.changed(connection, self._revision, moment) if newest != self._revision else []
+        self._revision = newest
+        return queries.with_levels(connection, changed) if self._levels else [operation for _, operation in changed]

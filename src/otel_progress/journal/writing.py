@@ -10,12 +10,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from otel_progress.journal import rows
+from otel_progress.journal import batches, keeping, rows
 from otel_progress.journal.rows import ADVANCE, EVENT, STATE
-from otel_progress.model import LevelInfo, Snapshot
+from otel_progress.journal.storable import storable_batch
+from otel_progress.model import Event, LevelInfo, Snapshot
+from otel_progress.observations import BatchInfo, LogRecord
 from otel_progress.protocols import Batch
+
+_Record = TypeVar("_Record", Event, LogRecord)
 
 PART: Final = 1_000
 """Levels written at a time, all in one transaction."""
@@ -40,16 +44,17 @@ _LAST_KEY: Final = "SELECT level_key FROM counters"
 _ADD_OPERATION: Final = f"""INSERT INTO operations (revision, run, operation_id, operation_type, instance, recorded_at)
     VALUES (0, {_marks(5)}) ON CONFLICT (run) DO NOTHING"""
 _FIND_OPERATION: Final = "SELECT key FROM operations WHERE run = ?"
+_IS_THERE: Final = "SELECT 1 FROM operations WHERE key = ?"
 _FIND_LEVEL: Final = """SELECT l.key, s.sequence FROM levels l JOIN states s ON s.level = l.key
     WHERE l.operation = ? AND l.path = ?"""
 _ADD_LEVEL: Final = "INSERT INTO levels (key, operation, path, info) VALUES (?, ?, ?, ?)"
 _ADD_STATE: Final = f"INSERT INTO states ({', '.join(STATE)}, level) VALUES ({_marks(len(STATE) + 1)})"
 _REPLACE_INFO: Final = "UPDATE levels SET info = ? WHERE key = ?"
-_TAKE_OVER: Final = "UPDATE operations SET instance = ? WHERE key = ?"
+_TAKE_OVER: Final = "UPDATE operations SET instance = ?, batch = ? WHERE key = ?"
 _CHANGE: Final = f"UPDATE states SET {_assign(STATE)} WHERE level = ? AND sequence < ?"
 _MOVE_ON: Final = f"UPDATE states SET {_assign(ADVANCE)} WHERE level = ? AND sequence < ?"
 _TOUCH: Final = "UPDATE operations SET revision = ? WHERE key = ?"
-_FINISH: Final = "UPDATE operations SET finished_at = ? WHERE key = ?"
+_FINISH: Final = "UPDATE operations SET finished_at = ?, status = ? WHERE key = ?"
 _ADD_EVENT: Final = f"INSERT OR IGNORE INTO events (operation, writer, {', '.join(EVENT)}) VALUES ({_marks(len(EVENT) + 2)})"
 _ONE: Final = "operation = ? AND path = ?"
 _BELOW: Final = "operation = ? AND path > ? AND path < ?"
@@ -74,10 +79,11 @@ class _Plan:
         self._levels: list[tuple[Any, ...]] = []
         self._states: list[tuple[Any, ...]] = []
         self._infos: list[tuple[str, int]] = []
-        self._owners: list[tuple[str, int]] = []
+        self._owners: list[tuple[str, str | None, int]] = []
+        self._batches: dict[str, BatchInfo] = {}
         self._changed: list[tuple[Any, ...]] = []
         self._moved: list[tuple[Any, ...]] = []
-        self._finished: list[tuple[float, int]] = []
+        self._finished: list[tuple[float, str, int]] = []
         self._touched: set[int] = set()
 
     def add(self, operation: int, snapshot: Snapshot) -> _Written:
@@ -104,8 +110,8 @@ class _Plan:
         written.sequence = snapshot.sequence
         self._root(operation, snapshot, new=new)
 
-    def run(self, connection: sqlite3.Connection, revision: int) -> bool:
-        """Execute the plan; return False when a row to update was not there (or was newer)."""
+    def run(self, connection: sqlite3.Connection, revision: int, at: float) -> bool:
+        """Execute the plan at ``at`` (Unix seconds); return False when a row to update was not there (or was newer)."""
         connection.execute(_RESERVE, (self._last_key,))
         connection.executemany(_ADD_LEVEL, self._levels)
         connection.executemany(_ADD_STATE, self._states)
@@ -114,6 +120,7 @@ class _Plan:
         connection.executemany(_REPLACE_INFO, self._infos)
         connection.executemany(_TAKE_OVER, self._owners)
         connection.executemany(_FINISH, self._finished)
+        batches.declare(connection, self._batches.values(), at)
         connection.executemany(_TOUCH, [(revision, operation) for operation in self._touched])
         return found == len(self._changed) + len(self._moved)
 
@@ -122,9 +129,19 @@ class _Plan:
         if snapshot.info.path:
             return
         if new:
-            self._owners.append((snapshot.info.instance, operation))
+            self._owners.append((snapshot.info.instance, snapshot.info.batch, operation))
+            if snapshot.info.batch is not None:
+                self._group(snapshot.info.batch, snapshot)
         if snapshot.status.finished:
-            self._finished.append((snapshot.observed_at if snapshot.ended_at is None else snapshot.ended_at, operation))
+            end = snapshot.observed_at if snapshot.ended_at is None else snapshot.ended_at
+            self._finished.append((end, snapshot.status.value, operation))
+
+    def _group(self, batch: str, snapshot: Snapshot) -> None:
+        """Plan that the batch is known, from its first operation's start on, also when nobody declares it."""
+        started = snapshot.info.started_at
+        found = batches.undeclared(batch, snapshot.observed_at if started is None else started)
+        known = self._batches.get(batch)
+        self._batches[batch] = found if known is None or found.started_at < known.started_at else known
 
 
 class Writer:
@@ -152,7 +169,7 @@ class Writer:
             self.forget()
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
-            self._write(connection, rows.storable_batch(batch))
+            self._write(connection, storable_batch(batch))
 
     def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
         one = batch.instance
@@ -167,7 +184,9 @@ class Writer:
             self.forget()
             self._in_parts(connection, batch)
         if batch.events:
-            connection.executemany(_ADD_EVENT, self._event_rows(connection, batch))
+            writer, keyed = batch.instance.id, self._keyed(connection, batch, batch.events)
+            connection.executemany(_ADD_EVENT, [(key, writer, *rows.event_row(event)) for key, event in keyed])
+        self._observed(connection, batch)
         for snapshot in batch.snapshots:
             if snapshot.status.finished:
                 self._let_go(snapshot.info)
@@ -194,7 +213,7 @@ class Writer:
                 self._remembered += 1
             if snapshot.sequence > written.sequence:
                 plan.change(operation, written, snapshot)
-        return plan.run(connection, self._revision)
+        return plan.run(connection, self._revision, batch.at)
 
     def _operation(
         self, connection: sqlite3.Connection, run: str, operation_id: str, operation_type: str, instance: str, at: float
@@ -210,13 +229,31 @@ class Writer:
         found = connection.execute(_FIND_LEVEL, (operation, path)).fetchone()
         return None if found is None else _Written(*found)
 
-    def _event_rows(self, connection: sqlite3.Connection, batch: Batch) -> list[tuple[Any, ...]]:
-        writer, result = batch.instance.id, []
-        for event in batch.events:
-            key = self._operations.get(event.run)
+    def _observed(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        """Write what is there beside the levels; on most ticks there is nothing."""
+        if batch.logs:
+            keeping.keep_logs(connection, batch.instance.id, self._keyed(connection, batch, batch.logs))
+        if batch.sample is not None:
+            keeping.keep_sample(connection, batch.instance.id, batch.sample)
+        if batch.resources:
+            found = ((self._key(connection, run), use) for run, use in batch.resources.items())
+            keeping.keep_uses(connection, [(key, use) for key, use in found if key is not None])
+        if batch.batches:
+            batches.declare(connection, batch.batches, batch.at)
+
+    def _keyed(self, connection: sqlite3.Connection, batch: Batch, records: Sequence[_Record]) -> list[tuple[int, _Record]]:
+        """Return records with the keys of their operations. The root need not be there yet."""
+        for run in {one.run for one in records}:
+            key = self._operations.get(run)
+            if key is not None and connection.execute(_IS_THERE, (key,)).fetchone() is None:
+                self.forget()  # somebody deleted it: what is written to its key would stay for ever
+        result = []
+        for one in records:
+            key = self._operations.get(one.run)
             if key is None:
-                key = self._operation(connection, event.run, event.operation_id, event.operation_type, writer, batch.at)
-            result.append((key, writer, *rows.event_row(event)))
+                names = (one.run, one.operation_id, one.operation_type, batch.instance.id, batch.at)
+                key = self._operation(connection, *names)
+            result.append((key, one))
         return result
 
     def _evict(self, connection: sqlite3.Connection, batch: Batch) -> None:

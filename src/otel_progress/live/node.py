@@ -12,13 +12,17 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from otel_progress.live.counter import Counter, GilCounter, LockCounter
 from otel_progress.model import NO_METADATA, Eta, Event, Failure, LevelInfo, MetadataValue, Number, Snapshot, Status
 from otel_progress.stages import Stages
+
+if TYPE_CHECKING:
+    from otel_progress.live.usage import Usage
+    from otel_progress.observations import ResourceUse
 
 _creating: Final = Lock()
 if hasattr(os, "register_at_fork"):  # a child must not begin with a lock that some thread of its parent held
@@ -46,13 +50,17 @@ class Spec(NamedTuple):
     deadline_at: float | None
     stages: Stages | None
     metadata: Mapping[str, MetadataValue]
+    batch: str | None = None
 
 
 class Operation:
     """What the nodes of one run share."""
 
     __slots__ = (
+        "__weakref__",
         "announced",
+        "cancel_reason",
+        "cancel_requested_at",
         "eta",
         "failed",
         "failures",
@@ -60,15 +68,18 @@ class Operation:
         "id",
         "instance",
         "items",
+        "next_log",
         "next_number",
         "orphaned",
         "points",
+        "resources",
         "root",
         "run",
         "sequence",
         "spacing",
         "trace",
         "type",
+        "usage",
     )
 
     def __init__(self, id_: str, type_: str, run: str, instance: str) -> None:
@@ -94,6 +105,14 @@ class Operation:
         self.spacing = 0.0
         self.eta: Eta | None = None
         self.trace: tuple[int, str] | None = None
+        self.cancel_requested_at: float | None = None
+        """When somebody asked for the operation to stop, in Unix seconds, and why."""
+        self.cancel_reason: str | None = None
+        self.usage: Usage | None = None
+        """Adds up what the process uses; ``resources`` is what it came to last."""
+        self.resources: ResourceUse | None = None
+        self.next_log: Callable[[], int] = count(1).__next__
+        """Number of the next log record."""
 
 
 class Below:

@@ -176,5 +176,6 @@ def _describe(node: Node) -> LevelInfo:
         None if trace is None else _trace_id(operation, trace[0]),
         None if trace is None else f"{trace[1]:016x}",
         operation.instance,
+        spec.batch if node.parent is None else None,
     )
     return node.info

@@ -12,14 +12,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Final
 
+from otel_progress.batches import MAX_LISTED, summarise
+from otel_progress.live import finding
+from otel_progress.live.batches import Batches, Members
 from otel_progress.live.inbox import Inbox
+from otel_progress.live.logbook import Logbook
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.observe import changed, picture
 from otel_progress.live.tree import Limits, Refused, Tree, walk
+from otel_progress.live.usage import Usage
 from otel_progress.model import (
+    BatchSnapshot,
     Event,
     Failure,
     Instance,
@@ -29,8 +34,13 @@ from otel_progress.model import (
     Snapshot,
     Status,
 )
+from otel_progress.observations import LogRecord, ResourceSample, ResourceUse
 from otel_progress.protocols import Batch
+from otel_progress.redaction import shown
+from otel_progress.text import cut
 
+MAX_SAMPLES: Final = 3_600
+"""Looks at the use of resources that are kept: an hour of them, at one a second."""
 REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
 
 
@@ -77,6 +87,10 @@ class LiveStore:
         self._tree = Tree(instance.id, self.limits, self.clock, self.now, self._ids, self._late)
         self._ended: deque[Operation] = deque()
         self._inbox = Inbox(self.limits)
+        self._logbook = Logbook()
+        self._batches = Batches(self.now)
+        self._samples: deque[ResourceSample] = deque(maxlen=MAX_SAMPLES)
+        self._unsent_sample: ResourceSample | None = None
         self._resend = False
 
     def _late(self) -> None:
@@ -87,22 +101,34 @@ class LiveStore:
     @property
     def idle(self) -> bool:
         """True when nothing is active and nothing waits to be collected."""
-        return not self._tree.active and not self._tree.closed and not self._inbox
+        return (
+            not self._tree.active
+            and not self._tree.closed
+            and not self._inbox
+            and not self._logbook
+            and not self._batches.waiting
+        )
 
     def open(self, parent: Node | None, spec: Spec) -> Node | None:
         """Begin a level under ``parent``, or an operation without one; None when that was refused."""
         try:
             with self._lock:
-                node = self._tree.open(parent, spec)
+                node = self._open(parent, spec)
         except Refused as refused:
             self.on_reject(refused.reason, refused.text)  # without the lock: it logs, and may raise
             if not refused.again:
                 return None
             with self._lock:
-                node = self._tree.open(parent, spec, rename=True)
+                node = self._open(parent, spec, rename=True)
         if parent is None:
             self.on_begin(node)
         self.on_wake()
+        return node
+
+    def _open(self, parent: Node | None, spec: Spec, *, rename: bool = False) -> Node:
+        node = self._tree.open(parent, spec, rename=rename)
+        if parent is None and spec.batch is not None:
+            self._batches.join(spec.batch, node)
         return node
 
     def open_stage(self, parent: Node, spec: Spec) -> Node | None:
@@ -132,6 +158,8 @@ class LiveStore:
             self._tree.close(node, status, ended)
             if node.parent is None:
                 self._keep_ended(node.operation)
+                if node.spec.batch is not None:
+                    self._batches.leave(node.spec.batch, node)
         for each in ended:
             self.on_end(each)
         if self._tree.notes:
@@ -156,6 +184,69 @@ class LiveStore:
         if not self._inbox.record(node, name, outcome, error, metadata, self.now()):
             self.on_event_dropped()
 
+    def log(self, node: Node, record: LogRecord) -> None:
+        """Remember a log record of a level; let it go, counted, when too many wait for the next tick. Takes no lock."""
+        if not self._logbook.add(node, record):
+            self.on_event_dropped()
+        self.on_wake()
+
+    def sample(self, sample: ResourceSample) -> None:
+        """Take a look at what this process uses: part of the use of every operation that is active now."""
+        with self._lock:
+            self._samples.append(sample)
+            self._unsent_sample = sample
+            for operation in self._tree.operations.values():
+                if operation.usage is None:
+                    operation.usage = Usage()
+                operation.resources = operation.usage.add(sample)
+
+    def declare_batch(self, id_: str | None, name: str, type_: str, total: int | None) -> str:
+        """Declare a batch, or once more one that is known; return its id, which is made when none is given."""
+        with self._lock:
+            if id_ is None:
+                id_ = f"{type_}-{self._ids()[:8]}"
+            self._batches.declare(id_, name, type_, total)
+        self.on_wake()
+        return id_
+
+    def set_batch_total(self, batch_id: str, total: int) -> None:
+        """Say how many operations a batch has in all."""
+        with self._lock:
+            self._batches.set_total(batch_id, total)
+        self.on_wake()
+
+    def close_batch(self, batch_id: str) -> None:
+        """Say that no more operations of a batch come."""
+        with self._lock:
+            self._batches.close(batch_id)
+        self.on_wake()
+
+    def request_cancel(self, operation_id: str, reason: str, *, run: str | None = None) -> bool:
+        """Let the handles of the active run of this id know that it is asked to stop; False when there is none.
+
+        With ``run``, only that run of it is meant. The first request stays.
+        """
+        with self._lock:
+            operation = self._tree.operations.get(operation_id)
+            if operation is None or (run is not None and operation.run != run):
+                return False
+            if operation.cancel_requested_at is None:
+                operation.cancel_reason = cut(reason)  # first: whoever sees the moment finds the reason
+                operation.cancel_requested_at = self.now()
+                if operation.root is not None:
+                    operation.root.dirty = True
+        self.on_wake()
+        return True
+
+    def delete(self, operation_id: str) -> int:
+        """Forget all ended runs of this id with their events and logs; return how many there were."""
+        with self._lock:
+            deleted = [operation for operation in self._ended if operation.id == operation_id]
+            self._ended = deque(operation for operation in self._ended if operation.id != operation_id)
+            for operation in deleted:
+                self._logbook.forget(operation)
+        return len(deleted)
+
     def _keep_ended(self, operation: Operation) -> None:
         self._ended.append(operation)
         kept = 0
@@ -166,7 +257,7 @@ class LiveStore:
                 earlier.finished.clear()
                 earlier.failed.clear()
         if len(self._ended) > self.limits.history:
-            self._ended.popleft()
+            self._logbook.forget(self._ended.popleft())
 
     # --- collecting: once a tick -------------------------------------------------------------------------------
 
@@ -189,6 +280,10 @@ class LiveStore:
                 if node.sequence == 0:
                     self._tree.measure(node, clock, now)
             nodes = sorted(dict.fromkeys((*fresh, *ended)), key=lambda node: node.depth)
+            logs = self._logbook.take()
+            sample, self._unsent_sample = self._unsent_sample, None
+            resources = {} if sample is None else self._resources()
+            batches = self._batches.take(everything=self._resend)
             self._resend = False
         snapshots = []
         for node in nodes:
@@ -196,14 +291,18 @@ class LiveStore:
                 if _gone(node):
                     continue
                 node.sent = node.sequence
-                snapshots.append(picture(node))
+                snapshot = picture(node)
+            snapshots.append(shown(snapshot))
             self.on_advance(node)
         if self._tree.notes:
             self._tell_notes()
-        return Batch(self.instance, now, clock, snapshots, events, evicted, items)
+        return Batch(self.instance, now, clock, snapshots, events, evicted, items, logs, sample, resources, batches)
+
+    def _resources(self) -> dict[str, ResourceUse]:
+        return {one.run: one.resources for one in self._tree.operations.values() if one.resources is not None}
 
     def resend(self) -> None:
-        """Make the next batch carry every active level again, because a sink missed one."""
+        """Make the next batch carry every active level and every batch again, because a sink missed one."""
         self._resend = True
 
     def _observe_changed(self, nodes: list[Node], clock: float, now: float) -> dict[Node, None]:
@@ -238,7 +337,8 @@ class LiveStore:
         """Return a level as it is now."""
         self._refresh(node)
         with self._lock:
-            return picture(node)
+            snapshot = picture(node)
+        return shown(snapshot)
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of this id with its levels, or None."""
@@ -269,11 +369,18 @@ class LiveStore:
         with self._lock:
             return [operation.root for operation in self._tree.operations.values() if operation.root is not None]
 
-    def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:
+    def history(
+        self,
+        operation_type: str | None = None,
+        limit: int = 100,
+        *,
+        before: tuple[float, str] | None = None,
+        since: float | None = None,
+    ) -> Sequence[OperationSnapshot]:
         """Return ended operations, the last one first, without their levels."""
         with self._lock:
-            ended = [op for op in reversed(self._ended) if operation_type is None or op.type == operation_type]
-        return [self._view(operation, levels=False) for operation in ended[: max(0, limit)]]
+            ended = [op for op in self._ended if operation_type is None or op.type == operation_type]
+        return finding.ended((self._view(operation, levels=False) for operation in ended), before, since, limit)
 
     def events(
         self,
@@ -290,18 +397,62 @@ class LiveStore:
             if operation is None:
                 return []
             self._inbox.sort()
-            events = sorted(chain(operation.items, operation.failures), key=lambda event: event.number)
-        found = [
-            event
-            for event in events
-            if (not level or event.path == level or event.path.startswith(level + "/"))
-            and (outcome is None or event.outcome is outcome)
-            and (since is None or event.at >= since)
-        ]
-        return found[-limit:] if limit > 0 else []
+            events = [*operation.items, *operation.failures]
+        return finding.events(events, level, outcome, since, limit)
 
-    def watch(self, interval: float = 0.25) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield operations with their levels: first all active ones, then whatever changed, every ``interval`` seconds."""
+    def logs(
+        self,
+        operation_id: str,
+        *,
+        path: str | None = None,
+        severity: int = 0,
+        since: float | None = None,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> Sequence[LogRecord]:
+        """Return kept log records of the newest run, oldest first; ``path`` takes in what is below it."""
+        with self._lock:
+            operation = self._find(operation_id)
+            records = () if operation is None else self._logbook.of(operation)
+        return finding.logs(records, path, severity, since, after, limit)
+
+    def resources(self, operation_id: str, *, since: float | None = None, limit: int = 600) -> Sequence[ResourceSample]:
+        """Return samples of this process taken while the newest run lasted, oldest first."""
+        with self._lock:
+            operation = self._find(operation_id)
+            root = None if operation is None else operation.root
+            samples = list(self._samples)
+        return finding.samples(samples, root, since, limit)
+
+    def batch(self, batch_id: str) -> BatchSnapshot | None:
+        """Return a batch as far as this process knows it, or None."""
+        self._close_orphans()
+        with self._lock:
+            members = self._batches.get(batch_id)
+        return None if members is None else self._summary(members)
+
+    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+        """Return the batches this process knows of, those that are not over first, then the newest first."""
+        self._close_orphans()
+        with self._lock:
+            found = self._batches.newest()[: max(0, limit)]
+        return [self._summary(members) for members in found]
+
+    def _summary(self, members: Members) -> BatchSnapshot:
+        with self._lock:
+            roots = list(reversed(members.active))
+        for root in roots:  # whose figures are to be as of now
+            self._refresh(root)
+        with self._lock:  # the counts and who is still active, from one moment
+            info, tally, roots = members.info, members.tally(), list(reversed(members.active))
+            pictures = [picture(root) for root in roots[:MAX_LISTED]]
+            failures, ratios = list(members.failed), sum(root.ratio or 0.0 for root in roots)
+        active = [self._operation(root.operation, (shown(one),)) for root, one in zip(roots, pictures, strict=False)]
+        failed = [self._operation(None, (shown(one),)) for one in failures]
+        return summarise(info, tally, active, failed, self.now(), running=len(roots), running_ratio=ratios)
+
+    def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
+        """Yield operations: first all active ones, then whatever changed, every ``interval`` seconds."""
         with self._lock:
             over = {ended.run for ended in self._ended}
         seen: dict[str, int] = {}
@@ -310,7 +461,7 @@ class LiveStore:
             with self._lock:
                 operations = [*self._tree.operations.values(), *(one for one in self._ended if one.run not in over)]
                 over = {ended.run for ended in self._ended}
-            views = [self._view(operation) for operation in operations]
+            views = [self._view(operation, levels=levels) for operation in operations]
             yield [view for view in views if seen.get(view.run) != view.root.sequence]
             seen = {view.run: view.root.sequence for view in views}
             pause.wait(interval)
@@ -341,9 +492,21 @@ class LiveStore:
         pictures = []
         for node in nodes if levels else nodes[:1]:
             with self._lock:
-                pictures.append(picture(node))
+                snapshot = picture(node)
+            pictures.append(shown(snapshot))
+        return self._operation(operation, pictures)
+
+    def _operation(self, operation: Operation | None, pictures: Sequence[Snapshot]) -> OperationSnapshot:
+        """Return an operation from the pictures of its levels, the root first; None stands for one that is no longer kept."""
         return OperationSnapshot(
-            pictures[0], pictures[1:], self.now(), self.clock(), self.instance, stall_after=self._stall_after
+            pictures[0],
+            pictures[1:],
+            self.now(),
+            self.clock(),
+            self.instance,
+            stall_after=self._stall_after,
+            resources=None if operation is None else operation.resources,
+            cancel_requested_at=None if operation is None else operation.cancel_requested_at,
         )
 
 

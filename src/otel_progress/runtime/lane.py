@@ -12,7 +12,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import Final
 
+from otel_progress import batches
 from otel_progress.model import Event, Number, Snapshot
+from otel_progress.observations import BatchInfo, LogRecord, ResourceSample, ResourceUse
 from otel_progress.protocols import Batch, Sink
 from otel_progress.runtime.threads import started
 from otel_progress.text import cut
@@ -22,6 +24,10 @@ MAX_SNAPSHOTS: Final = 200_000
 """Levels that may wait for one sink; beyond, the oldest are let go and counted."""
 MAX_EVENTS: Final = 50_000
 """Events that may wait for one sink."""
+MAX_LOGS: Final = 20_000
+"""Log records that may wait for one sink."""
+MAX_BATCHES: Final = 10_000
+"""Declarations of batches that may wait for one sink."""
 
 
 class Waiting:
@@ -37,9 +43,13 @@ class Waiting:
         self._events: list[Event] = []
         self._evicted: dict[tuple[str, str], None] = {}
         self._items: dict[tuple[str, str, str], Number] = {}
+        self._logs: list[LogRecord] = []
+        self._sample: ResourceSample | None = None
+        self._resources: dict[str, ResourceUse] = {}
+        self._batches: dict[str, BatchInfo] = {}
 
     def add(self, batch: Batch) -> int:
-        """Merge a batch in; return how many snapshots and events had to be let go."""
+        """Merge a batch in; return how many snapshots, events, log records and batches had to be let go."""
         if self.latest is None or batch.clock >= self.latest.clock:
             self.latest = batch
         for key in batch.evicted:
@@ -54,7 +64,21 @@ class Waiting:
         self._events.extend(batch.events)
         for label, units in batch.items.items():
             self._items[label] = self._items.get(label, 0) + units
+        self._logs.extend(batch.logs)
+        self._observe(batch)
         return self._let_go()
+
+    def _observe(self, batch: Batch) -> None:
+        """Keep the newest sample, the newest use of each run, and what the declarations of a batch come to."""
+        if batch.sample is not None and (self._sample is None or batch.sample.clock >= self._sample.clock):
+            self._sample = batch.sample
+        for run, use in batch.resources.items():
+            known = self._resources.get(run)
+            if known is None or known.samples <= use.samples:
+                self._resources[run] = use
+        for info in batch.batches:
+            declared = self._batches.get(info.id)
+            self._batches[info.id] = info if declared is None else batches.merge(declared, info)
 
     def _let_go(self) -> int:
         surplus = max(0, len(self._snapshots) - MAX_SNAPSHOTS)
@@ -64,14 +88,31 @@ class Waiting:
         del self._events[:events]
         for key in list(islice(self._evicted, max(0, len(self._evicted) - MAX_SNAPSHOTS))):
             del self._evicted[key]
-        return surplus + events
+        logs = max(0, len(self._logs) - MAX_LOGS)
+        del self._logs[:logs]
+        declared = max(0, len(self._batches) - MAX_BATCHES)
+        for id_ in list(islice(self._batches, declared)):
+            del self._batches[id_]
+        for run in list(islice(self._resources, max(0, len(self._resources) - MAX_SNAPSHOTS))):
+            del self._resources[run]
+        return surplus + events + logs + declared
 
     def take(self) -> Batch | None:
         """Return everything that waits as one batch, parents before children."""
         if self.latest is None:
             return None
         snapshots = sorted(self._snapshots.values(), key=lambda snapshot: snapshot.info.depth)
-        batch = replace(self.latest, snapshots=snapshots, events=self._events, evicted=tuple(self._evicted), items=self._items)
+        batch = replace(
+            self.latest,
+            snapshots=snapshots,
+            events=self._events,
+            evicted=tuple(self._evicted),
+            items=self._items,
+            logs=self._logs,
+            sample=self._sample,
+            resources=self._resources,
+            batches=tuple(self._batches.values()),
+        )
         self.clear()
         return batch
 
@@ -88,6 +129,7 @@ class Lane:
         on_error: Callable[[str], None] = lambda name: None,
         on_dropped: Callable[[str, int], None] = lambda name, count: None,
         on_recovered: Callable[[], None] = lambda: None,
+        on_written: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.sink = sink
@@ -99,6 +141,7 @@ class Lane:
         self._on_error = on_error
         self._on_dropped = on_dropped
         self._on_recovered = on_recovered
+        self._on_written = on_written
         self.restart()
 
     def restart(self) -> None:
@@ -187,6 +230,8 @@ class Lane:
             batch = self._waiting.take()
             self._writing = True
         failed = batch is not None and not self._write(batch)
+        if batch is not None and not failed:
+            self._tell_written()
         with self._ready:
             self._writing = False
             self._refused = batch if failed else None
@@ -195,6 +240,12 @@ class Lane:
             self._ready.notify_all()
         if recovered:
             self._on_recovered()
+
+    def _tell_written(self) -> None:
+        try:
+            self._on_written()
+        except Exception as error:
+            trouble(f"sink {self.name}", f"what was asked through the {self.name} cannot be heard: {cut(error)}", error=error)
 
     def _write(self, batch: Batch) -> bool:
         began = time.thread_time()

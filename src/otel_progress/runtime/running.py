@@ -8,17 +8,18 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol
 
-from otel_progress.errors import ProgressError
 from otel_progress.exporters.totals import Totals
 from otel_progress.instances import current_instance
 from otel_progress.instrument import spans
 from otel_progress.live.node import Node
 from otel_progress.live.store import LiveStore
-from otel_progress.model import Event, OperationSnapshot, Outcome, Status
+from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome, Status
+from otel_progress.observations import CancelRequest, LogRecord
 from otel_progress.protocols import Batch, Reader
 from otel_progress.recording import Recording, Warnings, slot
+from otel_progress.runtime.both import LiveThenJournal
 from otel_progress.runtime.callbacks import Callback, CallbackEvent, Callbacks
 from otel_progress.runtime.ticker import Ticker
 from otel_progress.trouble import trouble
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
     from otel_progress.runtime.lane import Lane
     from otel_progress.runtime.tracing import Tracing
+    from otel_progress.runtime.usage import Sampler
     from otel_progress.settings import Settings
 
-T = TypeVar("T")
 REASON_EXIT: Final = "the process ended first"
 SHUTDOWN_S: Final = 5.0
 """How long a shutdown waits for sinks and exporters, in seconds."""
@@ -55,6 +56,9 @@ class Runtime:
         self.totals = totals
         self.journal: Reader | None = None
         self.metrics_url: str | None = None
+        self.server_url: str | None = None
+        """Where the API and the page are served from this process, when they are."""
+        self.sampler: Sampler | None = None
         self.lanes: list[Lane] = []
         self.flushing: list[Callable[[float], bool]] = []
         self.ending: list[Ends] = []
@@ -65,7 +69,7 @@ class Runtime:
             store,
             self.lanes,
             interval=settings.tick,
-            before=tracing.processor.look,
+            before=self._before,
             after=self._after,
             watching=lambda: tracing.processor.watching,
         )
@@ -85,9 +89,14 @@ class Runtime:
 
     # --- queries -----------------------------------------------------------------------------------------------
 
+    @property
+    def reader(self) -> LiveThenJournal:
+        """Everything that is known here: what this process does as of now, and what the journal keeps."""
+        return LiveThenJournal(self.store, self.journal)
+
     def get_operation(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of this id with its levels: live ones as of now, else from the journal; None when unknown."""
-        return self.store.get(operation_id) or self._journaled(lambda journal: journal.get(operation_id), None)
+        return self.reader.get(operation_id)
 
     def get_active_operations(self) -> list[OperationSnapshot]:
         """Return the operations of this process that have not ended, with their levels, newest first."""
@@ -95,32 +104,42 @@ class Runtime:
 
     def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
         """Return ended operations, the last one first: those of this process, and those the journal keeps."""
-        live = self.store.history(operation_type, limit)
-        kept: Sequence[OperationSnapshot] = self._journaled(lambda journal: journal.history(operation_type, limit), ())
-        known = {operation.run: operation for operation in (*kept, *live)}
-        ordered = sorted(known.values(), key=lambda operation: operation.root.ended_at or 0.0, reverse=True)
-        return ordered[: max(0, limit)]
+        return list(self.reader.history(operation_type, limit))
 
     def get_events(
         self, operation_id: str, *, level: str | None = None, outcome: Outcome | None = None, since: float | None = None
     ) -> list[Event]:
         """Return the kept events of the newest run of this id, oldest first; ``level`` is a path and takes in what is below."""
-        found = self.store.events(operation_id, level=level, outcome=outcome, since=since)
-        if found:
-            return list(found)
-        kept: Sequence[Event] = self._journaled(
-            lambda journal: journal.events(operation_id, level=level, outcome=outcome, since=since), ()
-        )
-        return list(kept)
+        return list(self.reader.events(operation_id, level=level, outcome=outcome, since=since))
 
-    def _journaled(self, ask: Callable[[Reader], T], otherwise: T) -> T:
-        if self.journal is None:
-            return otherwise
-        try:
-            return ask(self.journal)
-        except ProgressError as error:
-            trouble("journal", f"the journal cannot be read: {error}", error=error)
-            return otherwise
+    def get_logs(
+        self, operation_id: str, *, path: str | None = None, severity: int = 0, since: float | None = None, limit: int = 1000
+    ) -> list[LogRecord]:
+        """Return the newest ``limit`` captured log records of the newest run of this id, oldest first.
+
+        ``path`` is a level's and takes in what is below; ``severity`` the least number of ``logging``; ``since`` in Unix seconds.
+        """
+        return list(self.reader.logs(operation_id, path=path, severity=severity, since=since, limit=limit))
+
+    def get_batch(self, batch_id: str) -> BatchSnapshot | None:
+        """Return a batch of operations as it is now, those of other processes included; None when it is unknown."""
+        return self.reader.batch(batch_id)
+
+    def request_cancel(self, operation_id: str, reason: str = "") -> bool:
+        """Ask the active run of this id to stop, in this process or, through the journal, another; False when there is none.
+
+        Its worker decides: ``Level.cancel_requested`` becomes true, and ``track`` stops between two elements.
+        Raises JournalError when another process would have to be asked and the journal cannot be written.
+        """
+        return self.reader.request_cancel(operation_id, reason)
+
+    def hear(self, requests: Sequence[CancelRequest]) -> None:
+        """Take requests that came through the journal; those for runs that have ended meanwhile are none of the next one."""
+        if requests:
+            running = {node.operation.run for node in self.store.active_roots()}
+            for request in requests:
+                if request.run in running:
+                    self.store.request_cancel(request.operation_id, request.reason)
 
     def add_callback(self, callback: Callback, interval: float = 0.1) -> None:
         """Call ``callback(event, operation)`` from a thread of its own at starts, ends, and at most every ``interval`` seconds."""
@@ -178,6 +197,11 @@ class Runtime:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.shutdown()
 
+    def _before(self) -> None:
+        self._tracing.processor.look()
+        if self.sampler is not None:
+            self.sampler.look(self.store.active_roots)
+
     # --- what the store tells ----------------------------------------------------------------------------------
 
     def _begun(self, node: Node) -> None:
@@ -215,6 +239,9 @@ class Runtime:
         self.lanes[:] = [lane for lane in self.lanes if lane.name != "console"]
         for lane in self.lanes:
             lane.restart()
+        if self.sampler is not None:
+            self.sampler.restart()
+        self.server_url = None  # the parent serves; a child that did as well would answer for another process
         self._recording.warnings = Warnings()
         self.ticker.restart()
         self._callbacks = Callbacks(lambda count: self.totals.dropped("callback", count))

@@ -77,7 +77,7 @@ class Ticker:
         with self._turn:
             self._before()
             batch = self._store.collect()
-            carries = bool(batch.snapshots or batch.events or batch.evicted or batch.items)
+            carries = _carries(batch)
             beat = carries or batch.clock - self._beat_at >= HEARTBEAT_S
             if beat:
                 self._beat_at = batch.clock
@@ -125,3 +125,9 @@ class Ticker:
         except Exception as error:
             trouble("tick", "a tick failed; the work goes on, progress is seen at the next one", error=error)
             return self._interval
+
+
+def _carries(batch: Batch) -> bool:
+    """True when a batch says more than that the process is alive."""
+    told = batch.snapshots or batch.events or batch.evicted or batch.items or batch.logs or batch.batches or batch.resources
+    return bool(told) or batch.sample is not None

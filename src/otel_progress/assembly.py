@@ -1,0 +1,212 @@
+"""From settings to a running configuration: the one place where the parts are put together."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from otel_progress import redaction
+from otel_progress.errors import MissingExtraError
+from otel_progress.exporters.otlp import build_resource
+from otel_progress.exporters.otlp_sender import Patience
+from otel_progress.exporters.otlp_settings import wanted_signals
+from otel_progress.exporters.totals import Totals
+from otel_progress.instances import current_instance
+from otel_progress.journal import Journal, open_journal
+from otel_progress.live.store import LiveStore
+from otel_progress.protocols import Requests, Sink
+from otel_progress.recording import Recording, slot
+from otel_progress.runtime.lane import Lane
+from otel_progress.runtime.running import Runtime
+from otel_progress.runtime.tracing import Tracing
+from otel_progress.settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a runtime takes its time (monotonic and Unix seconds) and unique ids from; tests give their own."""
+
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    ids: Callable[[], str] = lambda: secrets.token_hex(8)
+
+
+class Assembly:
+    """Builds a runtime; what can be refused comes first, and whatever was begun by then is ended."""
+
+    def __init__(self, settings: Settings, provider: TracerProvider | None, sources: Sources) -> None:
+        self.settings = settings
+        self.signals = wanted_signals(os.environ, otlp=settings.otlp)
+        self.patience = Patience()
+        token = None if settings.server_port is None else settings.read_token()
+        sampling = _samples(settings)
+        journal = _journal(settings)
+        self.totals = Totals()
+        self.store = LiveStore(
+            current_instance(settings.service_name or "unknown_service"),
+            clock=sources.clock,
+            now=sources.now,
+            ids=sources.ids,
+            stall_after=settings.stall_after,
+        )
+        self.tracing = Tracing(self.store)
+        recording = Recording(self.store, self.tracing.tracer, settings.strict, self.totals.rejected)
+        self.store.on_reject, self.store.on_note = recording.reject, recording.note
+        self.runtime = Runtime(settings, self.store, recording, self.totals, self.tracing)
+        try:
+            self._metrics()
+            self._trace(provider)
+            self._export()
+            self.runtime.journal = journal
+            self._serve(token)
+        except BaseException:
+            self.runtime.shutdown(1.0)
+            if journal is not None:
+                journal.close()
+            raise
+        if journal is not None:
+            self._lane("journal", journal, on_written=self._hear)
+        self._console()
+        if sampling:
+            self._sample()
+        redaction.slot.active = _rules(settings)
+        if settings.capture_logs is not False:
+            self._capture(settings.capture_logs)
+        slot.active = recording
+
+    def _hear(self) -> None:
+        """Take what others asked of this process, after each successful write of the journal."""
+        journal = self.runtime.journal
+        if isinstance(journal, Requests):
+            self.runtime.hear(journal.requests(self.store.instance.id))
+
+    def _sample(self) -> None:
+        from otel_progress.runtime.usage import Sampler
+
+        sampler = self.runtime.sampler = Sampler(self.store.clock, self.store.now, self.store.sample)
+        self.runtime.ending.append(lambda timeout: sampler.close())
+
+    def _capture(self, level: int) -> None:
+        from otel_progress.integrations.logs import LogHandler
+
+        handler = LogHandler(self.store, level)
+        handler.install()
+        self.runtime.ending.append(lambda timeout: handler.close())
+
+    def _serve(self, token: str | None) -> None:
+        """Serve the API and the page from this process; its parts are an extra, and heavy to import."""
+        port = self.settings.server_port
+        if port is None:
+            return
+        try:
+            from otel_progress.server.serve import Server
+        except MissingExtraError:
+            raise
+        except ImportError as error:
+            raise MissingExtraError("Serving progress", "server") from error
+        reader = self.runtime.reader
+        host = self.settings.server_host
+        server = Server(reader, host=host, port=port, token=token, controller=reader, totals=self.totals)
+        server.start()
+        self.runtime.server_url = server.url
+        self.runtime.ending.append(server.close)
+
+    def _lane(self, name: str, sink: Sink, *, every_tick: bool = False, on_written: Callable[[], None] = lambda: None) -> None:
+        lane = Lane(
+            name,
+            sink,
+            every_tick=every_tick,
+            on_error=self.totals.sink_error,
+            on_dropped=self.totals.dropped,
+            on_recovered=self.store.resend,
+            on_written=on_written,
+        )
+        self.runtime.lanes.append(lane)
+
+    def _metrics(self) -> None:
+        if self.settings.prometheus_port is None:
+            return
+        from otel_progress.exporters.prometheus import ProgressCollector
+        from otel_progress.exporters.prometheus_server import serve_metrics
+
+        collector = ProgressCollector(self.store, totals=self.totals, retention_s=self.settings.metrics_retention)
+        server = serve_metrics(collector, self.settings.prometheus_port, self.settings.prometheus_host)
+        self.runtime.metrics_url = server.url
+        self.runtime.ending.append(lambda timeout: server.close())
+
+    def _trace(self, provider: TracerProvider | None) -> None:
+        if provider is not None:
+            self.runtime.join(provider)
+            return
+        self.tracing.join_global(
+            self.settings.service_name,
+            self.store.instance.id,
+            export="traces" in self.signals,
+            patience=self.patience,
+            on_error=lambda: self.totals.sink_error("otlp.traces"),
+        )
+
+    def _export(self) -> None:
+        """Send events and metrics over OTLP where that is wanted; their parts are heavy to import, so only then."""
+        if "logs" in self.signals:
+            from otel_progress.exporters.otel_logs_shim import build_event_log
+            from otel_progress.exporters.otlp_events import OtlpEvents
+            from otel_progress.exporters.otlp_logs import OtlpLogs
+
+            log = build_event_log(self._resource(), patience=self.patience, on_error=lambda: self.totals.sink_error("otlp.logs"))
+            if self.settings.capture_logs is not False:  # ahead of the events, whose sink closes what both go out through
+                self._lane("logs", OtlpLogs(log))
+            self._lane("events", OtlpEvents(log, stall_after=self.settings.stall_after))
+            self.runtime.flushing.append(log.force_flush)
+        if "metrics" in self.signals:
+            from otel_progress.exporters.otlp_metrics import build_otlp_metrics
+
+            metrics = build_otlp_metrics(
+                self.store,
+                self.totals,
+                self._resource(),
+                patience=self.patience,
+                on_error=lambda: self.totals.sink_error("otlp.metrics"),
+            )
+            self.runtime.flushing.append(metrics.force_flush)
+            self.runtime.ending.append(lambda timeout: metrics.close())  # Patience bounds it
+
+    def _resource(self) -> Resource:
+        return build_resource(self.settings.service_name, self.store.instance.id)
+
+    def _console(self) -> None:
+        from otel_progress.exporters.console import make_console
+
+        console = make_console(self.store, mode=self.settings.console)
+        if console is not None:
+            self._lane("console", console, every_tick=True)
+
+
+def _journal(settings: Settings) -> Journal | None:
+    return None if settings.store == "memory:" else open_journal(settings.store, retention_s=settings.retention)
+
+
+def _samples(settings: Settings) -> bool:
+    """Tell whether to sample resources. Raises MissingExtraError when that was asked for and cannot be done."""
+    if settings.resources is False:
+        return False
+    from otel_progress.runtime import usage
+
+    found = usage.available()
+    if settings.resources is True and not found:
+        raise MissingExtraError("Sampling what the process uses", "resources")
+    return found
+
+
+def _rules(settings: Settings) -> redaction.Redactor | None:
+    if settings.redact is False:
+        return None
+    return redaction.Redactor(None if settings.redact is True else settings.redact)

@@ -1,0 +1,1 @@
+"""Other libraries' doings, tied to the level they happen in."""

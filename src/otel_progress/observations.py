@@ -1,0 +1,116 @@
+"""What is observed beside the levels: log records, what a process uses, requests to cancel, batches of operations. All immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+Attribute: TypeAlias = "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
+"""The attribute types of OpenTelemetry."""
+NO_ATTRIBUTES: Final[Mapping[str, Attribute]] = MappingProxyType({})
+
+SEVERITIES: Final[Mapping[str, int]] = MappingProxyType({"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50})
+"""The names of Python's ``logging`` and their numbers; records may have numbers in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One record of ``logging`` made while a level was in force.
+
+    ``number`` orders the records of a run and grows; ``severity`` is the number of ``logging`` (10 debug to 50 critical) and
+    ``severity_text`` its name. ``details`` is a traceback. ``path`` is the level's, empty for the operation itself.
+    """
+
+    operation_id: str
+    operation_type: str
+    run: str
+    path: str
+    number: int
+    at: float
+    severity: int
+    severity_text: str
+    logger: str
+    message: str
+    details: str | None = None
+    attributes: Mapping[str, Attribute] = field(default_factory=lambda: NO_ATTRIBUTES)
+    trace_id: str | None = None
+    span_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceSample:
+    """What one process used at one moment: ``at`` in Unix seconds, ``clock`` monotonic.
+
+    ``cpu_ratio`` is processor time over wall time since the sample before, 1.0 for one core that is busy; ``memory_bytes`` the
+    resident set; ``gpu_ratio`` (0 to 1, mean of the devices in use) and ``gpu_memory_bytes`` are None without NVIDIA's library.
+    """
+
+    at: float
+    clock: float
+    cpu_ratio: float
+    memory_bytes: int
+    gpu_ratio: float | None = None
+    gpu_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceUse:
+    """What the process of an operation used while it ran: the last sample, and mean and peak over ``samples`` of them."""
+
+    last: ResourceSample
+    samples: int
+    cpu_mean: float
+    cpu_peak: float
+    memory_mean: float
+    memory_peak: int
+    gpu_mean: float | None = None
+    gpu_peak: float | None = None
+    gpu_memory_peak: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """Somebody asked for an operation to stop. ``at`` is in Unix seconds."""
+
+    run: str
+    operation_id: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInfo:
+    """A batch as it was declared: many operations with one aggregate. ``total`` is the number of operations expected, if known.
+
+    Several processes may declare the same id; :func:`otel_progress.batches.merge` says what that comes to. ``sequence`` is the moment
+    of the declaration in Unix nanoseconds, 0 for an id that was never declared. ``ended_at`` is None while more operations may come.
+    """
+
+    id: str
+    name: str
+    type: str
+    total: int | None
+    started_at: float
+    ended_at: float | None
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTally:
+    """What ended operations of a batch came to, so that they need not be kept: how many by status, and when.
+
+    ``ends`` are the moments (Unix seconds, ascending) of the most recent ends, for the throughput.
+    """
+
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    skipped: int = 0
+    ends: Sequence[float] = ()
+
+    @property
+    def finished(self) -> int:
+        """Operations that ended, in whatever way."""
+        return self.completed + self.failed + self.cancelled + self.skipped

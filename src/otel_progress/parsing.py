@@ -1,0 +1,182 @@
+"""From what an argument or an environment variable says to the value of a setting. What cannot be used is a ValueError that says
+what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from datetime import datetime
+from os import PathLike, fspath
+from typing import Final, Literal, TypeAlias
+
+from otel_progress.observations import SEVERITIES
+
+ConsoleMode: TypeAlias = Literal["auto"] | bool
+CaptureLevel: TypeAlias = bool | int | str
+"""Whether to capture log records; a number or name of ``logging`` is the least severity, and True is INFO."""
+RedactRule: TypeAlias = bool | Callable[[str, str], str]
+"""Whether to redact secrets, or what to do with a key and a text after that."""
+DEFAULT_PORT: Final = 7764
+"""Port of the server unless told otherwise."""
+MIN_TOKEN: Final = 16
+"""Shortest token that is taken, in characters: shorter ones can be guessed."""
+MAX_TOKEN: Final = 4_096
+"""Longest token, in characters."""
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")  # what may stand after "Bearer" (RFC 6750)
+_TIME: Final = re.compile(  # RFC 3339, and shorter where the zone may be left out
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[Tt ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:\.([0-9]+))?([Zz]|[+-][0-9]{2}:[0-9]{2})?)?"
+)
+_FAR: Final = 3e11  # Unix seconds after the year 9999, in which no moment lies
+_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_text(value: object) -> str:
+    """Return a text that is not empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a text that is not empty")
+    return value.strip()
+
+
+def parse_bool(value: object) -> bool:
+    """Return a truth value, also from the words environment variables use."""
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word in ("true", "1", "yes", "on"):
+        return True
+    if word in ("false", "0", "no", "off"):
+        return False
+    raise ValueError("true or false")
+
+
+def parse_console(value: object) -> ConsoleMode:
+    """Return "auto" or a truth value."""
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    try:
+        return parse_bool(value)
+    except ValueError:
+        raise ValueError("auto, true or false") from None
+
+
+def parse_port(value: object) -> int:
+    """Return a port; 0 stands for any free one."""
+    expected = "a port from 0 (any free one) to 65535"
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(expected)
+    if isinstance(value, str) and not re.fullmatch(r"\s*[0-9]{1,5}\s*", value):
+        raise ValueError(expected)
+    port = int(value)
+    if not 0 <= port <= 65535:
+        raise ValueError(expected)
+    return port
+
+
+def parse_duration(value: object) -> float:
+    """Return seconds from a number or a text such as ``90``, ``500ms``, ``15m``, ``24h`` or ``7d``."""
+    expected = "a duration above 0 in seconds, or with a unit: 500ms, 90s, 15m, 24h, 7d"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value) if value < 2**63 else math.inf
+    else:
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*", value) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError(expected)
+        seconds = float(match[1]) * _UNITS[match[2]]
+    if not 0.0 < seconds < math.inf:
+        raise ValueError(expected)
+    return seconds
+
+
+def parse_moment(value: object, now: float, *, local: bool = False) -> float:
+    """Return the Unix seconds of a moment: a number of them, an RFC 3339 time, or a duration (``15m``: that long before ``now``).
+
+    ``local`` takes a time without its zone as well, in the zone of this process, and a day without a time.
+    """
+    expected = "how long ago (90s, 15m, 24h, 7d), an RFC 3339 time (2026-01-31T12:00:00Z) or Unix seconds (1700000000)"
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        if re.fullmatch(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+", text):
+            moment = float(text)
+        elif text[-1:] in {"s", "m", "h", "d"}:
+            moment = max(1.0 - _FAR, now - parse_duration(text))
+        else:
+            moment = _seconds(text, local)
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(expected) from None
+    if not -_FAR < moment < _FAR:
+        raise ValueError(expected)
+    return moment
+
+
+def _seconds(text: str, local: bool) -> float:
+    """Return the Unix seconds of a written time, in a form that every version of Python reads."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError("no time")
+    day, clock, fraction, zone = match.groups()
+    written = f"{day}T{clock or '00:00'}"
+    if fraction is not None:
+        written += f".{(fraction + '000000')[:6]}"
+    time = datetime.fromisoformat(written + ("+00:00" if zone in {"Z", "z"} else zone or ""))
+    if time.tzinfo is None and not local:
+        raise ValueError("a time without its zone")
+    return time.timestamp()
+
+
+def parse_tick(value: object) -> float:
+    """Return the length of a tick in seconds, at least a millisecond."""
+    seconds = parse_duration(value)
+    if not 0.001 <= seconds <= 60.0:
+        raise ValueError("a duration from 1ms to 60s")
+    return seconds
+
+
+def parse_capture(value: object) -> int | Literal[False]:
+    """Return the least severity of log records to capture, False for none."""
+    expected = "true, false, one of DEBUG, INFO, WARNING, ERROR and CRITICAL, or a number of logging from 1 to 100"
+    text = value.strip().upper() if isinstance(value, str) else ""
+    if text in SEVERITIES:
+        return SEVERITIES[text]
+    if re.fullmatch(r"[0-9]{2,3}", text):  # "1" and "0" are truth values, as in every variable
+        value = int(text)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= 100:
+            raise ValueError(expected)
+        return value
+    try:
+        return SEVERITIES["INFO"] if parse_bool(value) else False
+    except ValueError:
+        raise ValueError(expected) from None
+
+
+def parse_redact(value: object) -> RedactRule:
+    """Return a truth value, or what is callable with a key and a text."""
+    if callable(value):
+        return value
+    try:
+        return parse_bool(value)
+    except ValueError:
+        raise ValueError(
+            "true, false, or (as an argument) a function of a key and a text that returns the text to show"
+        ) from None
+
+
+def parse_token(value: object) -> str:
+    """Return a token that can be sent in a header and is too long to be guessed."""
+    text = value.strip() if isinstance(value, str) else ""
+    if not MIN_TOKEN <= len(text) <= MAX_TOKEN or not _TOKEN.fullmatch(text):
+        raise ValueError(
+            f"{MIN_TOKEN} to {MAX_TOKEN} characters of A-Z a-z 0-9 and . _ ~ + / = -, such as: "
+            "python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    return text
+
+
+def parse_path(value: object) -> str:
+    """Return the path of a file."""
+    text = fspath(value) if isinstance(value, PathLike) else value
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise ValueError("the path of a file")
+    return text

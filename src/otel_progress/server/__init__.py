@@ -1,0 +1,13 @@
+"""The server: REST, streams and the live page over any Reader. Needs ``pip install 'otel-progress[server]'``."""
+
+from otel_progress.errors import MissingExtraError
+
+try:
+    from otel_progress.server.app import create_app
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in {"anyio", "fastapi", "pydantic", "starlette"}:
+        raise
+    raise MissingExtraError("The server", "server") from error
+from otel_progress.server.options import Limits, ServerSettings
+
+__all__ = ["Limits", "ServerSettings", "create_app"]

@@ -1,0 +1,55 @@
+"""What operations are grouped and divided by: batches, and the stages of each category of work."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+from starlette.responses import Response
+
+from otel_progress.codec import SCHEMA, Document, encode_batch
+from otel_progress.server.api.parameters import BatchId
+from otel_progress.server.paging import MAX_PAGE, PAGE
+from otel_progress.server.problems import Problem, shown
+from otel_progress.server.services import Served, Services
+from otel_progress.stages import Stages
+
+
+async def list_batches(
+    services: Served, limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="At most so many.")] = PAGE
+) -> Response:
+    """List batches, without their operations: those that are not over first, then the newest first."""
+
+    def read() -> Document:
+        batches = [encode_batch(batch, operations=False) for batch in services.reader.batches(limit)]
+        return {"schema": SCHEMA, "batches": batches, "next": None}
+
+    return await services.answer(read)
+
+
+async def get_batch(services: Served, batch_id: BatchId) -> Response:
+    """Return a batch with its active and failed operations."""
+    return await services.answer(_batch, services, batch_id)
+
+
+async def list_stages(services: Served) -> Response:
+    """List the stages of every category, with their weights and starts: built-in ones, and those registered in this process."""
+    return await services.answer(_stages)
+
+
+def _batch(services: Services, batch_id: str) -> Document:
+    batch = services.reader.batch(batch_id)
+    if batch is None:
+        raise Problem(404, f"There is no batch {shown(batch_id)!r}: it was never declared here, or is no longer kept.")
+    return encode_batch(batch)
+
+
+def _stages() -> Document:
+    found = [
+        {
+            "category": category,
+            "stages": [{"name": one.name, "weight": one.weight, "start": one.start} for one in Stages.named(category)],
+        }
+        for category in Stages.categories()
+    ]
+    return {"schema": SCHEMA, "stages": found, "next": None}

@@ -1,0 +1,56 @@
+"""Requests that change something: asking an operation to stop, forgetting one that ended."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import Body
+from starlette.responses import Response
+
+from otel_progress.codec import SCHEMA
+from otel_progress.export import as_json
+from otel_progress.protocols import Controller
+from otel_progress.server.api.parameters import OperationId
+from otel_progress.server.documents import CancelReason
+from otel_progress.server.problems import Problem, shown
+from otel_progress.server.services import Served, Services
+
+
+async def cancel_operation(
+    services: Served,
+    operation_id: OperationId,
+    body: Annotated[CancelReason, Body(description="Why it should stop.")] = CancelReason(),  # noqa: B008 - it is frozen in effect
+) -> Response:
+    """Ask the worker of an operation to stop. It stops by itself at the next element of `track`, or where it looks."""
+    document = await services.asking.ask(_cancel, services, operation_id, body.reason)
+    return Response(as_json(document).encode(), HTTPStatus.ACCEPTED, media_type="application/json")
+
+
+async def delete_operation(services: Served, operation_id: OperationId) -> Response:
+    """Forget an operation that has ended: all its runs, with their events and logs."""
+    await services.asking.ask(_delete, services, operation_id)
+    services.hub.forget(operation_id)
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
+def _cancel(services: Services, operation_id: str, reason: str) -> dict[str, str]:
+    controller = _controller(services)
+    operation = services.find(operation_id)
+    if operation.status.finished or not controller.request_cancel(operation_id, reason):
+        raise Problem(409, f"The operation {shown(operation_id)!r} has ended ({operation.status}): there is nothing to stop.")
+    return {"schema": SCHEMA, "operation_id": operation_id, "run": operation.run, "reason": reason}
+
+
+def _delete(services: Services, operation_id: str) -> None:
+    controller = _controller(services)
+    operation = services.find(operation_id)
+    if not operation.status.finished or not controller.delete(operation_id):
+        msg = f"The operation {shown(operation_id)!r} has not ended: only ended ones can be deleted. Cancel it, or wait."
+        raise Problem(409, msg)
+
+
+def _controller(services: Services) -> Controller:
+    if services.controller is None:
+        raise Problem(501, "This server only reads: it was started without a way to reach workers.")
+    return services.controller

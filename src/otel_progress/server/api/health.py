@@ -1,0 +1,26 @@
+"""How the server itself is: alive, ready, and its figures for Prometheus."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from otel_progress.exporters.prometheus import exposition
+from otel_progress.server.services import Served
+
+
+async def healthz() -> Response:
+    """Say that the server is alive. Asks nobody, and needs no token."""
+    return JSONResponse({"status": "ok"})
+
+
+async def readyz(services: Served) -> Response:
+    """Say whether the journal can be read."""
+    await services.asking.ask(services.reader.history, None, 1)
+    return JSONResponse({"status": "ok"})
+
+
+async def metrics(request: Request, services: Served) -> Response:
+    """Return operations, batches and the server's own counts for Prometheus, as text or OpenMetrics by Accept."""
+    body, media_type = await services.asking.ask(exposition, services.collector, request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": media_type})

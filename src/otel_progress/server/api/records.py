@@ -1,0 +1,82 @@
+"""What is kept beside the levels of an operation: events, log records, samples of resource use, previews."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path, Query
+from starlette.responses import Response
+
+from otel_progress.codec import SCHEMA, Document, encode_event, encode_log, encode_sample
+from otel_progress.model import Outcome
+from otel_progress.server.api.parameters import MAX_NUMBER, OperationId, PathBelow, Records, Since
+from otel_progress.server.filters import SEVERITY_PATTERN, severity_of, since_of
+from otel_progress.server.problems import Problem
+from otel_progress.server.services import Served
+
+
+async def list_events(
+    services: Served,
+    operation_id: OperationId,
+    outcome: Annotated[Outcome | None, Query(description="Only items that ended so.")] = None,
+    since: Since = None,
+    level: PathBelow = None,
+    limit: Records = 1_000,
+) -> Response:
+    """List events of an operation: items with their outcome. Oldest first."""
+    start = since_of(since)
+
+    def read() -> Document:
+        services.find(operation_id)
+        events = services.reader.events(operation_id, level=level or None, outcome=outcome, since=start, limit=limit)
+        return {"schema": SCHEMA, "events": [encode_event(event) for event in events], "next": None}
+
+    return await services.answer(read)
+
+
+async def list_logs(
+    services: Served,
+    operation_id: OperationId,
+    since: Since = None,
+    level: Annotated[
+        str | None,
+        Query(
+            description="The least severity: DEBUG, INFO, WARNING, ERROR, CRITICAL or a number.",
+            json_schema_extra={"pattern": SEVERITY_PATTERN},
+        ),
+    ] = None,
+    path: PathBelow = None,
+    after: Annotated[int, Query(ge=0, le=MAX_NUMBER, description="Only records with a higher `number`: to follow them.")] = 0,
+    limit: Records = 1_000,
+) -> Response:
+    """List log records of an operation, oldest first."""
+    start, severity = since_of(since), severity_of(level)
+
+    def read() -> Document:
+        services.find(operation_id)
+        records = services.reader.logs(operation_id, path=path or None, severity=severity, since=start, after=after, limit=limit)
+        return {"schema": SCHEMA, "logs": [encode_log(record) for record in records], "next": None}
+
+    return await services.answer(read)
+
+
+async def list_resources(services: Served, operation_id: OperationId, since: Since = None, limit: Records = 600) -> Response:
+    """List what the process of an operation used while it ran, oldest first."""
+    start = since_of(since)
+
+    def read() -> Document:
+        services.find(operation_id)
+        samples = services.reader.resources(operation_id, since=start, limit=limit)
+        return {"schema": SCHEMA, "samples": [encode_sample(sample) for sample in samples], "next": None}
+
+    return await services.answer(read)
+
+
+async def get_preview(
+    services: Served,
+    operation_id: OperationId,
+    number: Annotated[int, Path(ge=0, le=MAX_NUMBER, description="Number of the preview.")],
+) -> Response:
+    """Return a preview of the work. None are kept yet, so there is none to return."""
+    await services.asking.ask(services.find, operation_id)
+    raise Problem(404, f"There is no preview {number} of this operation: no previews are kept yet.")

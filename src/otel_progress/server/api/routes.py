@@ -1,0 +1,128 @@
+"""Which function answers at which path, and what it may answer: the table the application and its OpenAPI document are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from fastapi import FastAPI
+from starlette.responses import JSONResponse, Response
+
+from otel_progress.server import documents
+from otel_progress.server.api import catalogue, control, health, operation, operations, records
+from otel_progress.server.api.parameters import common_problems
+from otel_progress.server.problems import describe
+
+Answers: TypeAlias = "dict[int | str, dict[str, Any]]"
+"""What a path may answer, by status, as the OpenAPI document tells it."""
+
+_NO_OPERATION: Final = describe(404, "There is no such operation, or nothing at that place in it.")
+_CONTROL: Final = {
+    **describe(408, "The body came too slowly."),
+    **describe(409, "The operation is not in a state for that."),
+    **describe(413, "The body is too long."),
+    **describe(501, "The server only reads."),
+}
+_NOT_MODIFIED: Final[Answers] = {304: {"description": "Nothing happened since the answer with this ETag."}}
+_TAGGED: Final[Answers] = {200: {"headers": {"ETag": {"schema": {"type": "string"}}}}}
+_TEXT: Final[dict[str, str]] = {"type": "string"}
+_EXPORT: Final[Answers] = {
+    200: {
+        "description": "Successful Response",
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/Exported"}},
+            "application/jsonl": {"schema": _TEXT},
+            "text/csv": {"schema": _TEXT},
+        },
+    }
+}
+_METRICS: Final[Answers] = {
+    200: {
+        "description": "Successful Response",
+        "content": {"text/plain": {"schema": _TEXT}, "application/openmetrics-text": {"schema": _TEXT}},
+    }
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One path and method: its function, the document it answers with, and further answers it may give."""
+
+    path: str
+    function: Callable[..., Any]
+    tag: str
+    model: Any = None  # a document's class, or a union of them
+    method: str = "GET"
+    status: int = 200
+    answers: Answers = field(default_factory=dict)
+    secured: bool = True
+
+
+_V1: Final = "/api/v1"
+_ONE: Final = f"{_V1}/operations/{{operation_id}}"
+
+ENDPOINTS: Final = (
+    Endpoint(f"{_V1}/operations", operations.list_operations, "operations", documents.Operations),
+    Endpoint(f"{_V1}/history", operations.list_history, "operations", documents.Operations),
+    Endpoint(
+        _ONE,
+        operation.get_operation,
+        "operations",
+        documents.OperationTree | documents.Operation,
+        answers={**_NO_OPERATION, **_NOT_MODIFIED, **_TAGGED},
+    ),
+    Endpoint(f"{_ONE}/progress", operation.get_progress, "operations", documents.Progress, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/levels", operation.get_levels, "operations", documents.Levels, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/events", records.list_events, "operations", documents.Events, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/logs", records.list_logs, "operations", documents.Logs, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/resources", records.list_resources, "operations", documents.Samples, answers=_NO_OPERATION),
+    Endpoint(
+        f"{_ONE}/previews/{{number}}",
+        records.get_preview,
+        "operations",
+        answers={**_NO_OPERATION, 200: {"description": "The picture.", "content": {"image/*": {"schema": _TEXT}}}},
+    ),
+    Endpoint(f"{_ONE}/export", operation.export_operation, "operations", answers={**_NO_OPERATION, **_EXPORT}),
+    Endpoint(
+        f"{_ONE}/cancel",
+        control.cancel_operation,
+        "control",
+        documents.Cancelling,
+        method="POST",
+        status=202,
+        answers={**_NO_OPERATION, **_CONTROL, **describe(400, "The body is no JSON.")},
+    ),
+    Endpoint(_ONE, control.delete_operation, "control", method="DELETE", status=204, answers={**_NO_OPERATION, **_CONTROL}),
+    Endpoint(f"{_V1}/batches", catalogue.list_batches, "batches", documents.Batches),
+    Endpoint(
+        f"{_V1}/batches/{{batch_id}}",
+        catalogue.get_batch,
+        "batches",
+        documents.Batch,
+        answers=describe(404, "There is no such batch."),
+    ),
+    Endpoint(f"{_V1}/stages", catalogue.list_stages, "stages", documents.StageCategories),
+    Endpoint("/metrics", health.metrics, "server", answers=_METRICS),
+    Endpoint("/healthz", health.healthz, "server", documents.State, secured=False),
+    Endpoint("/readyz", health.readyz, "server", documents.State),
+)
+"""All endpoints of the OpenAPI document."""
+
+
+def add_endpoints(app: FastAPI) -> None:
+    """Add all endpoints to an application, whose state has the services."""
+    for one in ENDPOINTS:
+        app.add_api_route(
+            one.path,
+            one.function,
+            methods=[one.method],
+            name=one.function.__name__,
+            operation_id=one.function.__name__,
+            tags=[one.tag],
+            status_code=one.status,
+            response_model=one.model,
+            response_class=Response if one.model is None else JSONResponse,
+            responses={**common_problems(secured=one.secured), **one.answers},
+            openapi_extra=None if one.secured else {"security": []},
+        )

@@ -1,0 +1,153 @@
+/** Batches: many operations as one. A card for each, and one batch in full with its failed operations. */
+
+import { bindBar, makeBar } from "./bar.js";
+import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
+import { count, moment, passed, percent, rate } from "./format.js";
+import { hasEnded } from "./progress-shared.js";
+import { bindSign, KINDS, makeSign } from "./states.js";
+
+const PARTS = ["completed", "running", "pending", "failed", "cancelled", "skipped"];
+const EVERY_MS = 1500;
+
+export class BatchesView {
+  #context;
+  #id = null;
+  #whole = null; // the document of the one in full
+  #why = "";
+  #timer = 0;
+  #cards = h("ul", { class: "batch-cards" });
+  #empty = h("div", { class: "nothing" }, h("p", { class: "big" }, "No batches."), h("p", {}, "A batch groups operations that belong together, in one process or many."));
+  #one = createBatch({ whole: true });
+  #failed = h("ul", { class: "links" });
+  #active = h("ul", { class: "links" });
+  #back = h("p", {}, h("a", { href: "#/batches" }, "← All batches"));
+  #lists = [section("Failed", this.#failed), section("Under way", this.#active)];
+  element = h("section", { class: "batches page", "aria-label": "Batches", hidden: true }, this.#back, this.#empty, this.#cards, this.#one, ...this.#lists);
+
+  constructor(context) {
+    this.#context = context;
+  }
+
+  /** Shows all batches, or one in full. */
+  set(id) {
+    const visible = id !== undefined;
+    show(this.element, visible);
+    clearTimeout(this.#timer);
+    if (id !== this.#id) [this.#id, this.#whole, this.#why] = [id ?? null, null, ""];
+    if (visible) this.#load();
+  }
+
+  async #load() {
+    const id = this.#id;
+    try {
+      if (id === null) {
+        const { batches } = await this.#context.client.request("batches", { query: { limit: 100 } });
+        for (const batch of batches.toReversed()) this.#context.store.foldBatch(batch, performance.now());
+      } else {
+        const whole = await this.#context.client.request(`batches/${encodeURIComponent(id)}`);
+        if (id === this.#id) this.#whole = { doc: whole, at: performance.now() };
+      }
+      this.#why = "";
+    } catch (error) {
+      this.#why = error.status === 404 ? "There is no batch of this id, or it is no longer kept." : error.message;
+    }
+    this.#context.draw();
+    const over = this.#whole && hasEnded(this.#whole.doc.status);
+    if (id === this.#id && !this.element.hidden && !over) {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#load(), document.hidden ? 10 * EVERY_MS : EVERY_MS);
+    }
+  }
+
+  draw(now) {
+    if (this.element.hidden) return;
+    const one = this.#id !== null;
+    const all = one ? [] : [...this.#context.store.batches.values()].sort(order);
+    keyed(this.#cards, all, ({ doc }) => doc.id, () => h("li", {}, createBatch({})), (node, batch) => bindBatch(node.firstChild, batch, now));
+    show(this.#back, one);
+    show(this.#cards, !one);
+    show(this.#one, one && this.#whole !== null);
+    show(this.#empty, one ? this.#whole === null : all.length === 0);
+    setText(this.#empty.firstChild, one ? this.#why || "Loading…" : "No batches.");
+    show(this.#empty.lastChild, !one);
+    if (this.#whole) bindBatch(this.#one, this.#whole, now);
+    this.#bindLinks(0, this.#failed, this.#whole?.doc.failed ?? []);
+    this.#bindLinks(1, this.#active, this.#whole?.doc.active ?? []);
+  }
+
+  #bindLinks(place, list, operations) {
+    show(this.#lists[place], operations.length > 0);
+    keyed(list, operations, ({ run }) => run, createLink, bindLink);
+  }
+}
+
+const section = (title, list) => h("section", { "aria-label": title, hidden: true }, h("h3", {}, title), list);
+const order = (a, b) => Number(hasEnded(a.doc.status)) - Number(hasEnded(b.doc.status)) || b.doc.started_at - a.doc.started_at;
+
+function createBatch({ whole = false }) {
+  const name = h("bdi", { dir: "auto" });
+  const parts = {
+    sign: makeSign(),
+    word: h("span", { class: "word" }),
+    name,
+    link: whole ? h("h2", {}, name) : h("a", { class: "name" }, name),
+    percent: h("span", { class: "percent" }),
+    stack: h("div", { class: "stack", role: "img" }, ...PARTS.map((status) => h("span", { "data-kind": status }))),
+    bar: makeBar(),
+    count: h("span", { class: "count" }),
+    rate: h("span", { class: "rate" }),
+    time: h("span", { class: "time" }),
+    legend: h("ul", { class: "legend" }),
+  };
+  const head = h("div", { class: "head" }, h("span", { class: "chip" }, parts.sign, parts.word), parts.link, parts.percent);
+  const under = h("div", { class: "under" }, parts.count, parts.rate, parts.time);
+  return Object.assign(h("article", { class: "batch" }, head, parts.bar, parts.stack, under, parts.legend), { parts });
+}
+
+function bindBatch(node, { doc, at }, now) {
+  const { parts } = node;
+  const ended = hasEnded(doc.status);
+  const later = ended ? 0 : Math.max(0, now - at) / 1000;
+  const whole = Math.max(doc.total ?? 0, Object.values(doc.counts).reduce((sum, one) => sum + one, 0));
+  setAttribute(node, "data-kind", doc.status);
+  bindSign(parts.sign, doc.status);
+  setText(parts.word, KINDS[doc.status].word);
+  setText(parts.name, clean(doc.name || doc.id, 200));
+  if (parts.link.tagName === "A") setAttribute(parts.link, "href", `#/batches/${encodeURIComponent(doc.id)}`);
+  setText(parts.percent, doc.percentage === null ? "Total unknown" : percent(doc.percentage));
+  bindBar(parts.bar, doc.percentage, doc.status, "Progress of the batch");
+  show(parts.bar, doc.percentage === null);
+  show(parts.stack, doc.percentage !== null);
+  const shares = PARTS.map((status) => [status, doc.counts[status] ?? 0]);
+  [...parts.stack.children].forEach((share, i) => {
+    const width = `${whole ? (100 * shares[i][1]) / whole : 0}%`;
+    if (share.style.width !== width) share.style.width = width;
+  });
+  const present = shares.filter(([, number]) => number > 0);
+  setAttribute(parts.stack, "aria-label", present.map(([status, number]) => `${number} ${KINDS[status].word.toLowerCase()}`).join(", "));
+  setText(parts.count, count(doc.finished, doc.total, "operation"));
+  setText(parts.rate, ended ? "" : rate(doc.throughput, "operation"));
+  const left = doc.remaining_seconds === null || ended ? "" : `${passed(Math.max(0, doc.remaining_seconds - later))} left`;
+  setText(parts.time, ended ? `took ${passed(doc.elapsed_seconds)} · started ${moment(doc.started_at)}` : [left, `for ${passed(doc.elapsed_seconds + later)}`].filter(Boolean).join(" · "));
+  keyed(parts.legend, present, ([status]) => status, createLegend, (item, [, number]) => setText(item.lastChild, number.toLocaleString("en")));
+}
+
+function createLegend([status]) {
+  const sign = makeSign();
+  bindSign(sign, status);
+  return h("li", { "data-kind": status }, sign, h("span", {}, KINDS[status].word), h("b", {}));
+}
+
+function createLink() {
+  const parts = { sign: makeSign(), link: h("a", { dir: "auto" }), why: h("span", { class: "note", dir: "auto" }) };
+  return Object.assign(h("li", { class: "item" }, parts.sign, parts.link, parts.why), { parts });
+}
+
+function bindLink(node, doc) {
+  const { parts } = node;
+  setAttribute(node, "data-kind", doc.status);
+  bindSign(parts.sign, doc.status);
+  setText(parts.link, clean(doc.name || doc.operation_id, 160));
+  setAttribute(parts.link, "href", `#/operations/${encodeURIComponent(doc.operation_id)}`);
+  setText(parts.why, clean(doc.error ? `${doc.error.type}: ${doc.error.message}` : (doc.message ?? ""), 300));
+}

@@ -1,0 +1,56 @@
+/** The state of the connection in words, for eyes and for screen readers. */
+
+import { clean, h, setAttribute, setText, show } from "./dom.js";
+import { moment, passed } from "./format.js";
+
+const WORDS = { connecting: "Connecting…", live: "Live", polling: "Polling", reconnecting: "Reconnecting…", stale: "Stale", unauthorized: "Not allowed", idle: "Idle", closed: "Closed" };
+const GRACE_MS = 400; // a proxy that closes an idle connection is nothing to tell
+
+export class ConnectionState {
+  #word = h("span", { class: "word" });
+  #since = h("span", { class: "since", "aria-hidden": "true" });
+  #banner = h("p", { class: "banner", hidden: true });
+  #said = h("span", { class: "visually-hidden", role: "status", "aria-live": "polite" });
+  #state = { state: "connecting", since: Date.now(), detail: null };
+  #lastNews = Date.now();
+  #restarted = 0;
+  element = h("div", { class: "connection" }, h("span", { class: "dot", "aria-hidden": "true" }), this.#word, this.#since, this.#said);
+  banner = this.#banner;
+
+  set(state) {
+    if (state.state === "live" || state.state === "polling") this.#lastNews = Date.now();
+    this.#state = state;
+    this.draw();
+  }
+
+  /** Something came from the server. */
+  heard() {
+    this.#lastNews = Date.now();
+  }
+
+  /** The server began anew, and everything it knows was taken over again. */
+  restarted() {
+    this.#restarted = Date.now();
+    this.draw();
+  }
+
+  draw() {
+    const { state, since, detail } = this.#state;
+    const broken = ["reconnecting", "stale", "unauthorized"].includes(state) && Date.now() - since >= GRACE_MS;
+    const shown = broken || !["reconnecting"].includes(state) ? state : "live";
+    const fresh = shown === "live" && Date.now() - this.#restarted < 8000;
+    const words = fresh ? "Live again: the server has restarted" : WORDS[shown];
+    setAttribute(this.element, "data-state", shown);
+    setText(this.#word, words);
+    setText(this.#since, broken ? `for ${passed((Date.now() - since) / 1000)}` : "");
+    if (this.#said.textContent !== words) setText(this.#said, words); // it is read out only when the words change
+    show(this.#banner, broken);
+    if (broken) setText(this.#banner, banner(state, this.#lastNews, detail));
+  }
+}
+
+function banner(state, lastNews, detail) {
+  const age = `What you see is as of ${moment(lastNews / 1000, { exact: true })}.`;
+  if (state === "unauthorized") return "The server asks for its token: reload the page to log in.";
+  return [age, detail && clean(detail, 300), state === "reconnecting" ? "Trying again by itself." : ""].filter(Boolean).join(" ");
+}

@@ -1,0 +1,55 @@
+/** The plain facts of an operation and the caller's metadata, as lists of terms. */
+
+import { clean, h, keyed, setText } from "./dom.js";
+import { duration, moment, rate } from "./format.js";
+import { hasEnded } from "./progress-shared.js";
+import { elapsedOf } from "./rows.js";
+import { speedOf } from "./store.js";
+
+/** Terms and texts of an operation; those without a text are left out. */
+export function factsOf(entry, kind, now) {
+  const { doc } = entry;
+  const ended = hasEnded(doc.status);
+  const { worker } = doc;
+  return [
+    ["Speed", rate(speedOf(entry), doc.unit)],
+    [ended ? "Took" : "Elapsed", doc.started_at === null ? "" : duration(elapsedOf(entry, kind, now))],
+    ["Started", doc.started_at === null ? "" : moment(doc.started_at, { exact: true })],
+    ["Ended", ended ? moment(doc.ended_at, { exact: true }) : ""],
+    ["Expected end", ended || doc.remaining_seconds === null ? "" : expectedEnd(entry, now)],
+    ["Deadline", doc.deadline_at === null ? "" : moment(doc.deadline_at)],
+    ["Skipped", doc.skipped ? String(doc.skipped) : ""],
+    ["Attempt", doc.attempt > 1 ? String(doc.attempt) : ""],
+    ["Worker", worker ? `${clean(worker.service, 80)}, process ${worker.pid} on ${clean(worker.host, 80)}` : ""],
+    ["Trace", doc.trace_id ?? ""],
+    ["Run", clean(doc.run, 80)],
+  ].filter(([, text]) => text);
+}
+
+function expectedEnd({ doc, at }, now) {
+  const later = Math.max(0, now - at) / 1000;
+  const at_ = (seconds) => moment(Date.now() / 1000 + Math.max(0, seconds));
+  const expected = at_(doc.remaining_seconds - later);
+  const { eta, clock } = doc;
+  if (!eta || eta.low_s === null || eta.high_s === null) return expected;
+  const since = clock - eta.clock + later;
+  const [low, high] = [at_(eta.low_s - since), at_(eta.high_s - since)];
+  return low === high ? expected : `${expected} (between ${low} and ${high})`;
+}
+
+/** Metadata as terms and texts. */
+export const metadataOf = (metadata) =>
+  Object.entries(metadata ?? {}).slice(0, 200).map(([key, value]) => [clean(key, 120), clean(Array.isArray(value) ? value.join(", ") : String(value), 2000)]);
+
+/** Fills a <dl>. */
+export function bindTerms(list, terms) {
+  keyed(list, terms, ([term]) => term, createTerm, (node, [term, text]) => {
+    setText(node.parts.term, term);
+    setText(node.parts.text, text);
+  });
+}
+
+function createTerm() {
+  const parts = { term: h("dt", { dir: "auto" }), text: h("dd", { dir: "auto" }) };
+  return Object.assign(h("div", {}, parts.term, parts.text), { parts });
+}

@@ -1,0 +1,97 @@
+/** Levels and items of the operations that are open: followed by id while somebody looks, forgotten after. */
+
+const MOST_OPEN = 20;
+const MOST_ITEMS = 200;
+
+export class Following {
+  #client;
+  #onChange;
+  #onOperation;
+  #ids = new Set();
+  #end = null;
+  levels = new Map(); // operation id → {run, levels, sequence}
+  items = new Map(); // operation id → item events, oldest first
+  missing = new Map(); // operation id → why there is none
+
+  constructor(client, { onOperation, onChange }) {
+    this.#client = client;
+    this.#onOperation = onOperation;
+    this.#onChange = onChange;
+  }
+
+  /** Follows these ids and no others; when they are too many, the last ones. */
+  set(ids) {
+    const wanted = new Set(ids.slice(-MOST_OPEN));
+    if (wanted.size === this.#ids.size && [...wanted].every((id) => this.#ids.has(id))) return;
+    const added = [...wanted].filter((id) => !this.#ids.has(id));
+    for (const kept of [this.levels, this.items, this.missing]) for (const id of kept.keys()) if (!wanted.has(id)) kept.delete(id);
+    this.#ids = wanted;
+    const end = this.#end;
+    this.#end = wanted.size ? this.#subscribe([...wanted]) : null;
+    end?.();
+    for (const id of added) {
+      this.#loadLevels(id);
+      this.#load(id);
+    }
+  }
+
+  levelsOf({ operation_id: id, run }) {
+    const found = this.levels.get(id);
+    return found?.run === run ? found.levels : null;
+  }
+
+  itemsOf({ operation_id: id, run }) {
+    return (this.items.get(id) ?? []).filter((item) => item.run === run);
+  }
+
+  #subscribe(ids) {
+    const options = { levels: true, onItem: (item) => this.#add(item.operation_id, [item]), onMessage: (kind, data) => this.#hear(kind, data) };
+    return this.#client.subscribe(ids, (operation) => this.#take(operation), options);
+  }
+
+  #take(operation) {
+    const { operation_id: id, run, levels } = operation;
+    if (!this.#ids.has(id)) return;
+    this.missing.delete(id);
+    const known = this.levels.get(id);
+    const isOld = known?.run === run && known.sequence > operation.sequence;
+    if (levels && !isOld) this.levels.set(id, { run, levels, sequence: operation.sequence });
+    this.#onOperation(operation);
+  }
+
+  #hear(kind, data) {
+    if (kind === "missing" && this.#ids.has(data.operation_id)) {
+      this.missing.set(data.operation_id, data.error.message);
+      this.#onChange();
+    } else if (kind === "ready" && data.complete) {
+      for (const id of this.#ids) this.#load(id); // items that came while there was no connection
+    }
+  }
+
+  /** The stream brings levels when the server next looks for them; who opens something sees them at once. */
+  async #loadLevels(id) {
+    try {
+      this.#take(await this.#client.get(id));
+    } catch {
+      // There is no such operation, or no connection: both are told where the operation is.
+    }
+  }
+
+  async #load(id) {
+    try {
+      const { events } = await this.#client.request(`operations/${encodeURIComponent(id)}/events`, { query: { limit: MOST_ITEMS } });
+      this.#add(id, events.filter((event) => event.outcome !== null));
+    } catch {
+      // As above.
+    }
+  }
+
+  #add(id, items) {
+    if (!this.#ids.has(id)) return;
+    const known = new Map((this.items.get(id) ?? []).map((item) => [`${item.run} ${item.number}`, item]));
+    for (const item of items) known.set(`${item.run} ${item.number}`, item);
+    const sorted = [...known.values()].sort((a, b) => a.at - b.at || a.number - b.number);
+    this.items.set(id, sorted.slice(-MOST_ITEMS));
+    this.#onChange();
+  }
+}

@@ -1,0 +1,89 @@
+/** Figures as people read them. Pure; what cannot be shown is "–". */
+
+import { clean } from "./dom.js";
+
+export const UNKNOWN = "–";
+const BYTES = new Set(["by", "byte", "bytes", "b"]);
+const PREFIXES = ["", "k", "M", "G", "T", "P", "E"];
+const plain = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const exactClock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const day = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+
+const known = (value) => typeof value === "number" && Number.isFinite(value);
+const two = (value) => String(value).padStart(2, "0");
+
+/** `4.2 s`, `38 s`, `3 min 12 s`, `2 h 05 min`, `3 d 4 h`. */
+export function duration(seconds) {
+  if (!known(seconds)) return UNKNOWN;
+  const positive = Math.max(0, seconds);
+  if (positive < 9.95) return `${positive.toFixed(1)} s`;
+  const whole = Math.round(positive);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+  if (whole < 86_400) return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
+  return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
+}
+
+/** A duration without tenths, for what changes each second. */
+export const passed = (seconds) => (known(seconds) && seconds < 10 ? `${Math.floor(Math.max(0, seconds))} s` : duration(seconds));
+
+/** `14:32` today, with its day otherwise; `at` in Unix seconds. */
+export function moment(at, { exact = false } = {}) {
+  if (!known(at) || Math.abs(at) > 1e11) return UNKNOWN;
+  const date = new Date(at * 1000);
+  if (date.toDateString() !== new Date().toDateString()) return day.format(date);
+  return (exact ? exactClock : clock).format(date);
+}
+
+/** `62 %`; one decimal below 10; "–" while unknown. Never 100 before it is reached. */
+export function percent(percentage) {
+  if (!known(percentage)) return UNKNOWN;
+  const shown = percentage < 10 ? Math.floor(percentage * 10) / 10 : Math.floor(percentage);
+  return `${shown}\u00a0%`;
+}
+
+/** `1,250`, `12.3 M`, for bytes `1.2 GB`. */
+export function quantity(value, unit) {
+  if (!known(value)) return UNKNOWN;
+  if (isBytes(unit)) return `${scaled(value, " ")}B`;
+  return Math.abs(value) >= 1e7 ? scaled(value, " ") : plain.format(value);
+}
+
+/** `100 of 500 files`, `100 files` while the total is unknown, `1.2 GB of 3.4 GB`. */
+export function count(current, total, unit) {
+  const amount = known(total) ? `${quantity(current, unit)} of ${quantity(total, unit)}` : quantity(current, unit);
+  return !unit || isBytes(unit) ? amount : `${amount} ${plural(unit, known(total) ? total : current)}`;
+}
+
+/** `12.3 files/s`, in minutes or hours when that is slow; empty before anything can be said. */
+export function rate(perSecond, unit) {
+  if (!known(perSecond) || perSecond <= 0) return "";
+  if (isBytes(unit)) return `${quantity(perSecond, unit)}/s`;
+  const [value, per] = perSecond >= 0.95 ? [perSecond, "s"] : perSecond * 60 >= 0.95 ? [perSecond * 60, "min"] : [perSecond * 3600, "h"];
+  const shown = value >= 99.5 ? quantity(Math.round(value)) : value.toFixed(1);
+  return unit ? `${shown} ${plural(unit, 2)}/${per}` : `${shown}/${per}`;
+}
+
+/** `31 %` of a core, from a ratio. */
+export const ratio = (value) => (known(value) ? `${Math.round(value * 100)} %` : UNKNOWN);
+
+/** English plural of a unit; symbols and short forms stay as they are. */
+export function plural(unit, number) {
+  const short = clean(unit, 23);
+  if (number === 1 || !/^[a-z]{3,}$/.test(short) || short.endsWith("s")) return short;
+  if (/(x|z|ch|sh)$/.test(short)) return `${short}es`;
+  return /[^aeiou]y$/.test(short) ? `${short.slice(0, -1)}ies` : `${short}s`;
+}
+
+const isBytes = (unit) => typeof unit === "string" && BYTES.has(unit.toLowerCase());
+
+function scaled(value, gap) {
+  let index = 0;
+  let rest = value;
+  while (Math.abs(rest) >= 999.95 && index < PREFIXES.length - 1) {
+    rest /= 1000;
+    index += 1;
+  }
+  return `${index ? rest.toFixed(1) : plain.format(rest)}${gap}${PREFIXES[index]}`;
+}

@@ -1,0 +1,238 @@
+/** One connection of the client, for as long as somebody wants what it brings: a stream, or polling where no stream gets through. */
+
+import { readEvents, Silence } from "./event-stream.js";
+import { hasEnded, ProgressError } from "./progress-shared.js";
+
+const RETRY_MS = [200, 500, 1000, 1500]; // never more than 2 s, also with the jitter
+const CONNECT_TIMEOUT_MS = 5000;
+const STALE_MS = 12_500; // the server sends a heartbeat every 10 s
+const DEAD_MS = 22_000;
+const STREAM_AGAIN_MS = 30_000;
+const PAGE = 200;
+const MOST_ACTIVE = 1000;
+const MOST_ASKED = 200;
+const REFUSED = new Set([404, 405, 406, 422, 501]);
+
+export class Channel {
+  #transport;
+  #wanted;
+  #name;
+  #abort = null;
+  #wake = null;
+  #closed = false;
+  #lastId = "";
+  #failures = 0;
+  #streamAt = 0; // not before this moment is a stream tried again
+  #blocked = false; // a stream was refused, or failed right after polling had worked
+  #known = new Map(); // id → newest document, of what is followed by id
+  #missing = new Set();
+  #active = new Map(); // run → id of what runs, to ask how it ended when a new full set does not have it
+  #seen = null; // runs of the full set that is coming in
+  state = { state: "connecting", since: Date.now(), detail: null };
+
+  constructor(transport, wanted, name) {
+    this.#transport = transport;
+    this.#wanted = wanted;
+    this.#name = name;
+  }
+
+  wants({ ids, levels }) {
+    return this.#wanted.levels === levels && JSON.stringify(this.#wanted.ids) === JSON.stringify(ids);
+  }
+
+  known(ids) {
+    return ids.map((id) => this.#known.get(id)).filter(Boolean);
+  }
+
+  async start() {
+    while (!this.#closed) {
+      this.#abort = new AbortController();
+      try {
+        if (this.#transport.allowed() && Date.now() >= this.#streamAt) await this.#stream(this.#abort);
+        else await this.#poll(this.#abort.signal);
+      } catch (error) {
+        if (!this.#closed) await this.#recover(error);
+      }
+    }
+  }
+
+  /** Tries again at once, with a stream if one is allowed. */
+  restart() {
+    this.#streamAt = this.#failures = 0;
+    this.#abort?.abort();
+    this.#wake?.();
+  }
+
+  close() {
+    this.#closed = true;
+    this.#abort?.abort();
+    this.#wake?.();
+  }
+
+  async #stream(abort) {
+    const response = await this.#connect(abort);
+    const silence = new Silence(
+      [STALE_MS, () => this.#say("stale", "No sign of life from the server.")],
+      [DEAD_MS, () => abort.abort()],
+    );
+    let trouble = null;
+    const onEvent = (event) => {
+      const document = JSON.parse(event.data);
+      if (event.event === "stale") trouble = document.stale ? (document.detail ?? "The journal cannot be read.") : null;
+      else this.#take(event, document);
+      this.#say(trouble ? "stale" : "live", trouble);
+    };
+    const onBytes = () => {
+      silence.heard();
+      this.#say(trouble ? "stale" : "live", trouble);
+    };
+    try {
+      if (!this.#lastId) this.#tell("reset", { reason: "A new connection begins with the full set." });
+      await readEvents(response.body, onEvent, onBytes);
+    } finally {
+      silence.end();
+      abort.abort();
+    }
+    throw new ProgressError("The server closed the connection.");
+  }
+
+  async #connect(abort) {
+    const { ids, levels } = this.#wanted;
+    const headers = { Accept: "text/event-stream", ...(this.#lastId && { "Last-Event-ID": this.#lastId }) };
+    const patience = setTimeout(() => abort.abort(), CONNECT_TIMEOUT_MS);
+    try {
+      const init = { headers, signal: abort.signal, cache: "no-store" };
+      const response = await this.#transport.stream(ids ? { operation: ids, levels } : {}, init);
+      if (response.headers.get("content-type")?.startsWith("text/event-stream")) return response;
+      throw new ProgressError("The answer is no event stream.", { status: 406 });
+    } finally {
+      clearTimeout(patience);
+    }
+  }
+
+  #take({ event, id }, document) {
+    this.#failures = 0;
+    this.#blocked = false;
+    if (event === "ready") this.#finish().catch(() => {}); // what it could not ask for, the next full set will tell
+    else this.#tell(event, document);
+    if (id) this.#lastId = id;
+  }
+
+  #tell(kind, data) {
+    if (this.#closed) return;
+    if (kind === "reset") this.#seen = new Set();
+    if (kind === "snapshot") this.#note(data);
+    if (kind === "gone") this.#forget(data);
+    this.#transport.message(this.#name, kind, data);
+  }
+
+  #note(operation) {
+    const { run, operation_id: id, status } = operation;
+    if (this.#wanted.ids) {
+      this.#known.set(id, operation);
+      this.#missing.delete(id);
+      return;
+    }
+    this.#seen?.add(run);
+    if (hasEnded(status)) this.#active.delete(run);
+    else if (this.#active.size < MOST_ACTIVE) this.#active.set(run, id);
+  }
+
+  #forget({ run, operation_id: id }) {
+    this.#active.delete(run);
+    this.#known.delete(id);
+  }
+
+  /** The full set is there: ask for what ran before and is not in it, and for ids that it did not bring; then say "ready". */
+  async #finish(signal) {
+    const seen = this.#seen;
+    this.#seen = null;
+    const vanished = seen ? [...this.#active].filter(([run]) => !seen.has(run)) : [];
+    for (const [run] of vanished) this.#active.delete(run);
+    const unknown = (this.#wanted.ids ?? []).filter((id) => !this.#known.has(id) && !this.#missing.has(id));
+    for (const id of [...vanished.map(([, id]) => id), ...unknown].slice(0, MOST_ASKED)) await this.#ask(id, signal);
+    this.#tell("ready", { complete: seen !== null });
+  }
+
+  async #ask(id, signal) {
+    const query = { levels: this.#wanted.levels };
+    try {
+      this.#tell("snapshot", await this.#transport.request(`operations/${encodeURIComponent(id)}`, { query, signal }));
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      this.#miss(id, error);
+    }
+  }
+
+  #miss(id, error) {
+    if (!this.#missing.has(id)) this.#tell("missing", { operation_id: id, error });
+    if (this.#wanted.ids) this.#missing.add(id);
+  }
+
+  async #poll(signal) {
+    this.#lastId = "";
+    if (this.#wanted.ids) for (const id of this.#wanted.ids) await this.#ask(id, signal);
+    else await this.#pollAll(signal);
+    await this.#finish(signal);
+    this.#failures = 0;
+    this.#say("polling");
+    if (!this.#blocked) {
+      this.#blocked = true; // until a stream brings something: the server was away, and now is the time to try one
+      this.#streamAt = 0;
+      return;
+    }
+    await this.#pause(this.#transport.interval());
+  }
+
+  async #pollAll(signal) {
+    const found = [];
+    let cursor;
+    do {
+      const query = { status: ["running", "pending"], limit: PAGE, cursor };
+      const page = await this.#transport.request("operations", { query, signal });
+      found.push(...page.operations);
+      cursor = page.next;
+    } while (cursor && found.length < MOST_ACTIVE);
+    this.#tell("reset", { reason: "Polling always brings the full set." });
+    for (const operation of found) this.#tell("snapshot", operation);
+  }
+
+  async #recover(error) {
+    this.#failures += 1;
+    const interrupted = error.name === "AbortError";
+    if (error instanceof SyntaxError) this.#lastId = ""; // a damaged message: begin afresh
+    if (error.status === 401 || error.status === 403) {
+      this.#say("unauthorized", error.message);
+      for (const id of this.#wanted.ids ?? []) this.#miss(id, error);
+    } else if (this.#failures > 1 || !interrupted) {
+      this.#say("reconnecting", interrupted ? "The server does not answer." : error.message);
+    }
+    // A refusal, a stream that fails although polling works, and every fourth failure in a row give polling its turn;
+    // when that fails, too, it is the streams' turn again.
+    const polled = Date.now() < this.#streamAt;
+    this.#blocked ||= REFUSED.has(error.status);
+    if (polled) this.#streamAt = 0;
+    else if (this.#blocked || this.#failures % 4 === 0) this.#streamAt = Date.now() + STREAM_AGAIN_MS;
+    const wait = RETRY_MS[Math.min(this.#failures, RETRY_MS.length) - 1];
+    await this.#pause(interrupted && this.#failures === 1 ? 0 : wait * (0.8 + 0.4 * Math.random()));
+  }
+
+  async #pause(milliseconds) {
+    if (this.#closed) return;
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, milliseconds);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    this.#wake = null;
+  }
+
+  #say(state, detail = null) {
+    if (this.#closed || (this.state.state === state && this.state.detail === detail)) return;
+    const since = this.state.state === state ? this.state.since : Date.now();
+    this.state = { state, since, detail };
+    this.#transport.announce();
+  }
+}

@@ -1,0 +1,192 @@
+/** Types of progress-client.js. Documents are those of the REST API: times are Unix seconds (`*_at`) or seconds; unknown is null. */
+
+export type Status = "pending" | "running" | "completed" | "failed" | "cancelled" | "skipped";
+export type Condition = "ok" | "stalled" | "abandoned" | "overdue";
+export type Outcome = "completed" | "failed" | "skipped";
+export type Connection = "idle" | "connecting" | "live" | "polling" | "reconnecting" | "stale" | "unauthorized" | "closed";
+export type MetadataValue = string | boolean | number | string[] | boolean[] | number[];
+
+export interface Failure {
+  type: string;
+  message: string;
+  details: string | null;
+}
+
+export interface Eta {
+  remaining_s: number | null;
+  low_s: number | null;
+  high_s: number | null;
+  state: string;
+  basis: string;
+  runs: number;
+  clock: number;
+}
+
+export interface Level {
+  operation_id: string;
+  operation_type: string;
+  /** Unique to one execution: the same operation id can be run again. */
+  run: string;
+  /** `type:id` for each step below the operation, joined by `/`; empty for the operation. */
+  path: string;
+  type: string;
+  id: string;
+  name: string;
+  unit: string | null;
+  weight: number;
+  /** A stage that was announced up front. */
+  declared: boolean;
+  attempt: number;
+  order: number;
+  started_at: number | null;
+  deadline_at: number | null;
+  ended_at: number | null;
+  duration_s: number | null;
+  /** Grows with each change within a run. */
+  sequence: number;
+  status: Status;
+  current: number;
+  total: number | null;
+  /** 0 to 1; null while unknown. */
+  ratio: number | null;
+  percentage: number | null;
+  completed: number;
+  failed: number;
+  skipped: number;
+  message: string | null;
+  /** Id of the stage that runs. */
+  stage: string | null;
+  elapsed_seconds: number;
+  metadata: Record<string, MetadataValue>;
+  error: Failure | null;
+  eta: Eta | null;
+  trace_id: string | null;
+  span_id: string | null;
+}
+
+export interface Operation extends Level {
+  schema: string;
+  condition: Condition;
+  remaining_seconds: number | null;
+  /** False when its process no longer gives signs of life. */
+  alive: boolean;
+  read_at: number;
+  clock: number;
+  stall_after: number;
+  cancel_requested_at: number | null;
+  batch: string | null;
+  worker: { id: string; pid: number; host: string; service: string; started_at: number; start: number | null } | null;
+  /** Parents before children; only where levels were asked for. */
+  levels?: Level[];
+}
+
+export interface Item {
+  operation_id: string;
+  operation_type: string;
+  run: string;
+  path: string;
+  level_type: string;
+  kind: string;
+  number: number;
+  at: number;
+  name: string | null;
+  outcome: Outcome | null;
+  error: Failure | null;
+  metadata: Record<string, MetadataValue>;
+}
+
+export interface Batch {
+  id: string;
+  name: string;
+  type: string;
+  status: Status;
+  total: number | null;
+  counts: Record<Status, number>;
+  finished: number;
+  ratio: number | null;
+  percentage: number | null;
+  throughput: number | null;
+  started_at: number;
+  ended_at: number | null;
+  elapsed_seconds: number;
+  remaining_seconds: number | null;
+  active?: Operation[];
+  failed?: Operation[];
+}
+
+export class ProgressError extends Error {
+  /** HTTP status; 0 when the server was not reached or an operation failed. */
+  status: number;
+  /** The operation that failed. */
+  operation: Operation | null;
+  /** The server's problem document (RFC 9457). */
+  problem: { type: string; title: string; status: number; detail?: string } | null;
+}
+
+export interface ClientOptions {
+  /** Where the server's page is, such as `http://127.0.0.1:7764/`; default: below the page that uses the client. */
+  baseUrl?: string;
+  /** Sent as `Authorization: Bearer …`; on the server's own page the cookie does. */
+  token?: string | null;
+  /** Milliseconds between two questions where streams do not get through; 1000. */
+  pollInterval?: number;
+  /** False to poll only. */
+  stream?: boolean;
+  fetch?: typeof fetch;
+}
+
+export interface SubscribeOptions {
+  /** Whether `operation.levels` comes along; not with "*". */
+  levels?: boolean;
+  pollInterval?: number;
+  onComplete?: (operation: Operation) => void;
+  onError?: (error: ProgressError) => void;
+  onItem?: (item: Item) => void;
+  onBatch?: (batch: Batch) => void;
+  /** Every message as it comes: "reset" (forget everything, the full set follows), "snapshot", "ready", "item", "batch", "gone", "missing". */
+  onMessage?: (kind: string, data: any) => void;
+}
+
+export interface ConnectionState {
+  state: Connection;
+  /** Unix milliseconds. */
+  since: number;
+  detail: string | null;
+}
+
+export interface OperationList {
+  schema: string;
+  operations: Operation[];
+  next: string | null;
+}
+
+export class ProgressClient {
+  constructor(options?: ClientOptions);
+  readonly state: ConnectionState;
+  /** Follow one id, several, or "*"; returns the function that ends it. */
+  subscribe(target: string | string[], callback: (operation: Operation) => void, options?: SubscribeOptions): () => void;
+  /** Once a run, when it has ended in any way but failure. */
+  onComplete(id: string | string[], callback: (operation: Operation) => void): () => void;
+  /** When it failed, when there is none of this id, or when it may not be asked for. */
+  onError(id: string | string[], callback: (error: ProgressError) => void): () => void;
+  onState(callback: (state: ConnectionState) => void): () => void;
+  /** Seconds since a document was read, by the server's clock: add them to `elapsed_seconds` of what runs. */
+  ageOf(operation: Operation): number;
+  /** `list({status: ["running"], type: "import", limit: 50, cursor})`: a page of operations. Rejects with ProgressError. */
+  list(query?: Record<string, string | number | boolean | string[] | null | undefined>): Promise<OperationList>;
+  get(id: string, options?: { levels?: boolean }): Promise<Operation>;
+  /** Any request below /api/v1/. */
+  request(path: string, options?: { query?: object; method?: string; body?: unknown; signal?: AbortSignal }): Promise<any>;
+  /** Poll only, every so many milliseconds, while above 0: for a page nobody looks at. */
+  setQuiet(milliseconds: number): void;
+  close(): void;
+}
+
+export function createProgressClient(options?: ClientOptions): ProgressClient;
+export function hasEnded(status: Status): boolean;
+/** Reads server-sent events until the body ends. */
+export function readEvents(
+  body: ReadableStream<Uint8Array>,
+  onEvent: (event: { event: string; id: string | null; data: string }) => void,
+  onBytes?: () => void,
+): Promise<void>;

@@ -1,0 +1,177 @@
+/** The rows of the tree: operations, the levels below them, and a line where there is nothing more to show. */
+
+import { bindBar, makeBar } from "./bar.js";
+import { clean, h, setAttribute, setText, svg } from "./dom.js";
+import { count, duration, moment, passed, percent, rate, UNKNOWN } from "./format.js";
+import { hasEnded } from "./progress-shared.js";
+import { bindSign, KINDS, kindOf, makeSign, reasonOf } from "./states.js";
+import { speedOf } from "./store.js";
+
+const twisty = () => h("span", { class: "twisty" }, svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path", { d: "M6 4l4 4-4 4" })));
+const cell = (name, ...children) => h("span", { class: name }, ...children);
+
+/** Makes the node of a row of a kind; what is bound later hangs on it as `parts`. */
+export function createRow(kind) {
+  if (kind === "operation" || kind === "batch") return createOperation();
+  if (kind === "level") return createLevel();
+  return h("div", { class: "row more", role: "treeitem" });
+}
+
+export function bindRow(node, row) {
+  setAttribute(node, "aria-level", row.depth + 1);
+  setAttribute(node, "aria-posinset", row.place);
+  setAttribute(node, "aria-setsize", row.siblings);
+  setAttribute(node, "aria-expanded", row.open === null ? null : String(row.open));
+  node.dataset.key = row.key;
+  if (row.kind === "operation") bindOperation(node, row);
+  else if (row.kind === "batch") bindBatchRow(node, row);
+  else if (row.kind === "level") bindLevel(node, row);
+  else setText(node, row.text);
+}
+
+/** Remaining time and moment of the end, in words: `["2 min 10 s left", "ends 14:32"]`. */
+export function remainingOf({ doc, at }, kind, now) {
+  if (hasEnded(doc.status)) return [`took ${duration(doc.duration_s ?? doc.elapsed_seconds)}`, `ended ${moment(doc.ended_at)}`];
+  if (kind === "pending") return ["not started", ""];
+  const later = Math.max(0, now - at) / 1000;
+  if (kind === "abandoned") return ["will not end", `last news ${moment(doc.observed_at)}`];
+  const elapsed = passed(elapsedOf({ doc, at }, kind, now));
+  if (doc.remaining_seconds === null) return ["end unknown", `for ${elapsed}`];
+  const left = Math.max(0, doc.remaining_seconds - later);
+  if (left < 1) return [kind === "running" ? "any moment" : "end unknown", `for ${elapsed}`]; // an estimate that has run out
+  return [`${passed(left)} left`, `ends ${moment(Date.now() / 1000 + left)} · for ${elapsed}`];
+}
+
+/** Seconds since the start; an abandoned operation's clock stands still. */
+export function elapsedOf({ doc, at }, kind, now) {
+  const runs = !hasEnded(doc.status) && doc.started_at !== null && kind !== "abandoned" && kind !== "pending";
+  return doc.elapsed_seconds + (runs ? Math.max(0, now - at) / 1000 : 0);
+}
+
+function createOperation() {
+  const parts = {
+    sign: makeSign(),
+    word: cell("word"),
+    name: h("bdi", { class: "name", dir: "auto" }),
+    note: h("span", { class: "note", dir: "auto" }),
+    type: h("bdi", { class: "type", dir: "auto" }),
+    bar: makeBar({ decorative: true }),
+    percent: cell("percent"),
+    count: cell("count"),
+    rate: cell("rate"),
+    left: cell("left"),
+    ends: cell("ends"),
+  };
+  const node = h(
+    "div",
+    { class: "row operation", role: "treeitem" },
+    twisty(),
+    cell("chip", parts.sign, parts.word),
+    cell("title", cell("line", parts.name, parts.type), parts.note),
+    cell("meter", cell("line", parts.bar, parts.percent), cell("line figures", parts.count, parts.rate)),
+    cell("time", parts.left, parts.ends),
+  );
+  return Object.assign(node, { parts });
+}
+
+function bindOperation(node, { entry, now, selected }) {
+  const { parts } = node;
+  const { doc } = entry;
+  const kind = kindOf(entry, now);
+  const reason = reasonOf(entry, kind, now);
+  const [left, ends] = remainingOf(entry, kind, now);
+  const amount = amountOf(doc);
+  setAttribute(node, "data-kind", kind);
+  setAttribute(node, "aria-selected", String(selected));
+  bindSign(parts.sign, kind);
+  setText(parts.word, KINDS[kind].word);
+  setText(parts.name, clean(doc.name || doc.operation_id, 200));
+  setText(parts.type, clean(doc.operation_type, 60));
+  setText(parts.note, clean(reason || doc.message || "", 300));
+  setAttribute(parts.note, "data-reason", reason !== "");
+  bindBar(parts.bar, doc.percentage, kind);
+  setText(parts.percent, percent(doc.percentage));
+  setText(parts.count, amount);
+  setText(parts.rate, rate(speedOf(entry), doc.unit));
+  setText(parts.left, left);
+  setText(parts.ends, ends);
+  const done = doc.percentage === null ? "unknown total" : percent(doc.percentage);
+  setAttribute(node, "aria-label", [clean(doc.name, 120), KINDS[kind].word, done, amount, left, clean(reason, 120)].filter(Boolean).join(", "));
+}
+
+/** A batch in one row: its operations by how they stand in place of a message. */
+function bindBatchRow(node, { batch: { doc, at }, now }) {
+  const { parts } = node;
+  const ended = hasEnded(doc.status);
+  const later = ended ? 0 : Math.max(0, now - at) / 1000;
+  const amount = count(doc.finished, doc.total, "operation");
+  const tally = ["running", "failed", "cancelled", "skipped"].filter((status) => doc.counts[status]).map((status) => `${doc.counts[status]} ${status}`).join(" · ");
+  const took = passed(doc.elapsed_seconds + later);
+  const left = ended ? `took ${took}` : doc.remaining_seconds === null ? "end unknown" : `${passed(Math.max(0, doc.remaining_seconds - later))} left`;
+  setAttribute(node, "data-kind", doc.status);
+  setAttribute(node, "aria-selected", "false");
+  bindSign(parts.sign, doc.status);
+  setText(parts.word, KINDS[doc.status].word);
+  setText(parts.name, clean(doc.name || doc.id, 200));
+  setText(parts.type, doc.type === "batch" ? "batch" : `batch · ${clean(doc.type, 60)}`);
+  setText(parts.note, tally);
+  setAttribute(parts.note, "data-reason", false);
+  bindBar(parts.bar, doc.percentage, doc.status);
+  setText(parts.percent, percent(doc.percentage));
+  setText(parts.count, amount);
+  setText(parts.rate, ended ? "" : rate(doc.throughput, "operation"));
+  setText(parts.left, left);
+  setText(parts.ends, ended ? `ended ${moment(doc.ended_at ?? doc.started_at + doc.elapsed_seconds)}` : `for ${took}`);
+  setAttribute(node, "aria-label", [`Batch ${clean(doc.name, 120)}`, KINDS[doc.status].word, amount, tally, left].filter(Boolean).join(", "));
+}
+
+function createLevel() {
+  const parts = {
+    sign: makeSign(),
+    name: h("bdi", { class: "name", dir: "auto" }),
+    type: h("bdi", { class: "type", dir: "auto" }),
+    note: h("span", { class: "note", dir: "auto" }),
+    bar: makeBar({ decorative: true }),
+    percent: cell("percent"),
+    count: cell("count"),
+    time: cell("left"),
+  };
+  const node = h(
+    "div",
+    { class: "row level", role: "treeitem" },
+    twisty(),
+    parts.sign,
+    cell("title line", parts.name, parts.type, parts.note),
+    cell("meter line", parts.bar, parts.percent),
+    parts.count,
+    parts.time,
+  );
+  return Object.assign(node, { parts });
+}
+
+function bindLevel(node, { level, depth, kind: _, parentKind }) {
+  const { parts } = node;
+  const kind = level.status === "running" && parentKind === "abandoned" ? "abandoned" : level.status;
+  const text = level.error ? `${level.error.type}: ${level.error.message}` : level.message;
+  const amount = amountOf(level);
+  node.style.setProperty("--depth", Math.min(depth, 12));
+  setAttribute(node, "data-kind", kind);
+  bindSign(parts.sign, kind);
+  setText(parts.name, clean(level.name || level.id, 160));
+  setText(parts.type, clean(level.type, 40));
+  setText(parts.note, clean(text ?? "", 200));
+  const waits = level.status === "pending";
+  bindBar(parts.bar, waits ? 0 : level.percentage, kind);
+  setText(parts.percent, waits ? "" : percent(level.percentage));
+  setText(parts.count, amount);
+  setText(parts.time, level.started_at === null ? "" : passed(level.elapsed_seconds));
+  const done = waits ? "" : level.percentage === null ? "unknown total" : percent(level.percentage);
+  const words = [clean(level.name, 120), clean(level.type, 40), KINDS[kind].word, done, amount, clean(text ?? "", 120)];
+  setAttribute(node, "aria-label", words.filter(Boolean).join(", "));
+}
+
+/** `100 of 500 files, 3 failed`; nothing while nothing was counted and no total is known. */
+export function amountOf(level) {
+  const amount = level.total === null && level.current === 0 ? "" : count(level.current, level.total, level.unit);
+  return level.failed ? `${amount || UNKNOWN}, ${level.failed} failed` : amount;
+}

@@ -1,0 +1,67 @@
+/** How an operation stands, as one kind with a colour (in page.css), a word, a sign and, where it needs one, a reason. */
+
+import { hasEnded } from "./progress-shared.js";
+import { passed } from "./format.js";
+import { setAttribute, svg } from "./dom.js";
+
+/** In the order in which they ask for attention. Signs are paths in a box of 16 by 16. */
+export const KINDS = {
+  failed: { word: "Failed", sign: "M4 4l8 8M12 4l-8 8" },
+  abandoned: { word: "Abandoned", sign: "M3 8h3M10 8h3M7 4L6 6M10 10l-1 2M5 12l1.5-2M9.5 6L11 4" },
+  overdue: { word: "Overdue", sign: "M8 2.5a5.5 5.5 0 1 0 .01 0M8 5v3.2l2.2 1.6" },
+  stalled: { word: "Stalled", sign: "M5.5 3.5v9M10.5 3.5v9" },
+  cancelling: { word: "Cancelling", sign: "M8 2.5a5.5 5.5 0 1 0 5.5 5.5M6 6h4v4H6z" },
+  running: { word: "Running", sign: "M5 3.2l7.5 4.8L5 12.8z" },
+  pending: { word: "Pending", sign: "M8 3a5 5 0 1 0 .01 0" },
+  completed: { word: "Completed", sign: "M3 8.5l3.3 3.3L13 5" },
+  cancelled: { word: "Cancelled", sign: "M8 2.5a5.5 5.5 0 1 0 .01 0M4.3 4.3l7.4 7.4" },
+  skipped: { word: "Skipped", sign: "M3.5 4l4 4-4 4M8.5 4l4 4-4 4" },
+};
+const FILLED = new Set(["running"]);
+
+/** The condition of an active operation now: what the server said, and what has come to be since, with no news. */
+export function conditionOf({ doc, at }, now) {
+  if (doc.status !== "running" || doc.condition !== "ok") return doc.condition ?? "ok";
+  const clock = doc.clock + Math.max(0, now - at) / 1000;
+  const elapsed = doc.elapsed_seconds + Math.max(0, now - at) / 1000;
+  if (doc.deadline_at !== null && doc.started_at !== null && elapsed > doc.deadline_at - doc.started_at) return "overdue";
+  if (doc.eta?.high_s != null && clock > doc.eta.clock + doc.eta.high_s) return "overdue";
+  const since = doc.advanced_clock ?? doc.started_clock;
+  return since !== null && clock - since > Math.max(doc.stall_after, 3 * doc.longest_gap_s) ? "stalled" : "ok";
+}
+
+/** The one kind that is shown: an end before a condition, a condition before a request to cancel. */
+export function kindOf(entry, now) {
+  const { doc } = entry;
+  if (hasEnded(doc.status) || doc.status === "pending") return doc.status;
+  const condition = conditionOf(entry, now);
+  if (condition === "abandoned" || condition === "overdue") return condition;
+  if (doc.cancel_requested_at) return "cancelling";
+  return condition === "stalled" ? "stalled" : "running";
+}
+
+/** Why it is shown so, in a sentence; empty where the kind speaks for itself. */
+export function reasonOf(entry, kind, now) {
+  const { doc } = entry;
+  const later = Math.max(0, now - entry.at) / 1000;
+  if (kind === "failed") return doc.error ? [doc.error.type, doc.error.message].filter(Boolean).join(": ") : "Failed without saying why.";
+  if (kind === "abandoned") return "Its process gives no sign of life any more: nobody works on this.";
+  if (kind === "overdue") {
+    const late = doc.deadline_at === null ? NaN : doc.elapsed_seconds + later - (doc.deadline_at - doc.started_at);
+    return late > 0 ? `${passed(late)} past its deadline.` : "Later than even the cautious estimate.";
+  }
+  if (kind === "stalled") {
+    const idle = doc.clock + later - (doc.advanced_clock ?? doc.started_clock ?? doc.clock);
+    return `No progress for ${passed(idle)}; its process is alive.`;
+  }
+  if (kind === "cancelling") return `Asked to stop ${passed(Date.now() / 1000 - doc.cancel_requested_at)} ago; waiting for the worker.`;
+  return "";
+}
+
+/** Makes the sign of a kind; `bindSign` sets which. */
+export const makeSign = () => svg("svg", { class: "sign", viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path"));
+
+export function bindSign(sign, kind) {
+  setAttribute(sign.firstChild, "d", KINDS[kind].sign);
+  setAttribute(sign, "data-filled", FILLED.has(kind));
+}

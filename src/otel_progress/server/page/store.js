@@ -1,0 +1,124 @@
+/** What the page knows: bounded, whatever the server sends and however long the tab stays open. */
+
+import { hasEnded } from "./progress-shared.js";
+
+export const MOST_ACTIVE = 1000;
+export const MOST_ENDED = 200;
+const MOST_BATCHES = 100;
+const MOST_POINTS = 24;
+const POINT_EVERY_S = 1;
+
+export class Store {
+  active = new Map(); // run → entry {doc, at, points}
+  ended = new Map(); // run → entry, the one that ended first is first
+  batches = new Map(); // id → {doc, at}
+  #floor = -Infinity; // operations that started before this moment had to go
+  #fresh = null; // runs of the full set that is coming in
+
+  /** Operations there were no places for: true when the oldest active ones are not shown. */
+  get full() {
+    return this.#floor > -Infinity && this.active.size >= MOST_ACTIVE;
+  }
+
+  get(run) {
+    return this.active.get(run) ?? this.ended.get(run);
+  }
+
+  /** The entry of an id: the run that is active, else the one that ended last. */
+  find(id) {
+    let found = null;
+    for (const entry of this.active.values()) if (entry.doc.operation_id === id) found = newer(entry, found);
+    if (found) return found;
+    for (const entry of this.ended.values()) if (entry.doc.operation_id === id) found = entry;
+    return found;
+  }
+
+  /** Takes a document in unless what is known is newer. `at` is when it was read, as performance.now() counts. */
+  fold(doc, at) {
+    this.#fresh?.add(doc.run);
+    const known = this.get(doc.run);
+    if (known && isOlder(doc, known.doc)) return known;
+    const entry = known ?? { points: [] };
+    Object.assign(entry, { doc: doc.levels ? { ...doc, levels: undefined } : doc, at });
+    if (hasEnded(doc.status)) this.#end(entry);
+    else this.#keep(entry);
+    return entry;
+  }
+
+  /** A full set begins; `sweep` then drops active operations that were not in it. */
+  begin() {
+    this.#fresh = new Set();
+    this.#floor = -Infinity;
+  }
+
+  sweep() {
+    const fresh = this.#fresh;
+    this.#fresh = null;
+    if (fresh) for (const run of this.active.keys()) if (!fresh.has(run)) this.active.delete(run);
+  }
+
+  /** An operation was deleted or has expired. */
+  remove(run) {
+    return this.active.delete(run) || this.ended.delete(run);
+  }
+
+  foldBatch(doc, now) {
+    this.batches.delete(doc.id);
+    this.batches.set(doc.id, { doc, at: now });
+    if (this.batches.size > MOST_BATCHES) this.batches.delete(this.batches.keys().next().value);
+  }
+
+  #end(entry) {
+    const { run } = entry.doc;
+    this.active.delete(run);
+    entry.points = []; // its mean speed is told by its duration
+    this.ended.set(run, entry);
+    if (this.ended.size <= MOST_ENDED) return;
+    this.ended.delete(this.#leastWanted().doc.run);
+  }
+
+  /** What ended first; of a batch, when those fill more than half: they are in their batch, too. */
+  #leastWanted() {
+    const all = [...this.ended.values()];
+    const inBatch = all.filter(({ doc }) => doc.batch !== null);
+    return (inBatch.length > MOST_ENDED / 2 ? inBatch : all).reduce((first, one) => (endedAt(one) < endedAt(first) ? one : first));
+  }
+
+  #keep(entry) {
+    const { doc } = entry;
+    if (this.ended.has(doc.run)) return; // an end is final
+    const started = doc.started_at ?? doc.observed_at;
+    const isNew = !this.active.has(doc.run);
+    if (isNew && started <= this.#floor && this.active.size >= MOST_ACTIVE) return;
+    this.active.set(doc.run, entry);
+    note(entry);
+    if (this.active.size <= MOST_ACTIVE) return;
+    let oldest = null;
+    for (const one of this.active.values()) if (!oldest || began(one) < began(oldest)) oldest = one;
+    this.#floor = began(oldest);
+    this.active.delete(oldest.doc.run);
+  }
+}
+
+/** Units a second: of late while it runs, on the whole once it has ended; null before anything can be said. */
+export function speedOf({ doc, points }) {
+  if (doc.duration_s !== null) return doc.duration_s > 0.1 ? doc.current / doc.duration_s : null;
+  const first = points[0];
+  const last = points.at(-1);
+  if (first && last[0] - first[0] >= 2) return Math.max(0, last[1] - first[1]) / (last[0] - first[0]);
+  return doc.elapsed_seconds > 1 ? doc.current / doc.elapsed_seconds : null;
+}
+
+const endedAt = ({ doc }) => doc.ended_at ?? 0;
+const began = ({ doc }) => doc.started_at ?? doc.observed_at;
+const newer = (entry, other) => (other && began(other) > began(entry) ? other : entry);
+const isOlder = (doc, known) => doc.sequence < known.sequence || (doc.sequence === known.sequence && doc.read_at < known.read_at);
+
+/** Remembers where an operation stood, for its speed: the last half a minute, at most a point a second. */
+function note({ doc, points }) {
+  const last = points.at(-1);
+  if (last && doc.current < last[1]) points.length = 0; // it was set back
+  if (last && doc.clock - last[0] < POINT_EVERY_S) return;
+  points.push([doc.clock, doc.current]);
+  if (points.length > MOST_POINTS) points.shift();
+}

@@ -1,0 +1,80 @@
+"""One browser a session, one server for most tests, and a fresh tab for each test that fails when anything in it went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from browsing import Serving, Tab
+
+import otel_progress as progress
+from servers import require
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--js-flags=--expose-gc"]
+
+
+@pytest.fixture(
+    scope="module"
+)  # not longer: while it is there its event loop is the thread's, and asyncio.run() of other tests fails
+def browser() -> Iterator[Browser]:
+    """The system's own Chromium, once a session."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+    binary = require("chromium")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=binary, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The journal that the shared server reads."""
+    return f"sqlite:///{tmp_path_factory.mktemp('journal')}/journal.db"
+
+
+@pytest.fixture(scope="session")
+def shared(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server for all tests that do nothing to it."""
+    with progress.configure(store=store, console=False, prometheus_port=None):
+        pass  # a server of a journal that is not there would have nothing to say yet
+    serving = Serving(store, tmp_path_factory.mktemp("server") / "serve.log")
+    serving.start()
+    yield serving
+    serving.stop()
+
+
+@pytest.fixture
+def site(shared: Serving, store: str) -> Iterator[str]:
+    """The address of the shared server, while this process works for its journal."""
+    with progress.configure(service_name="page", store=store, console=False, resources=True, capture_logs=True, tick=0.05):
+        yield shared.url
+
+
+@pytest.fixture
+def open_tab(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
+    """Open tabs, each with a profile of its own; options are those of a browser context."""
+    tabs: list[Tab] = []
+    contexts = []
+
+    def make(**options: Any) -> Tab:
+        context = browser.new_context(**{"viewport": {"width": 1360, "height": 860}, "locale": "en-GB", **options})
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        tabs.append(Tab(context, tmp_path))
+        return tabs[-1]
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert [trouble for tab in tabs for trouble in tab.troubles] == []
+
+
+@pytest.fixture
+def tab(open_tab: Callable[..., Tab]) -> Tab:
+    """A tab of a desktop's size."""
+    return open_tab()

@@ -1,0 +1,48 @@
+"""A real journal with real records of every kind, and the application over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.server.stock import NOW_CLOCK, NOW_WALL, fill
+
+from otel_progress.journal import SqliteJournal
+
+# The web framework is imported when used: without it these tests are skipped one file at a time.
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[SqliteJournal]:
+    """A journal that holds the stock, read two minutes after its start."""
+    made = SqliteJournal(tmp_path / "progress.db", now=lambda: NOW_WALL, clock=lambda: NOW_CLOCK)
+    fill(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Any]]:
+    """Make clients of applications over a reader; the threads those started end with the test."""
+    from tests.server.asking_client import Client
+
+    from otel_progress.server import ServerSettings, create_app
+
+    apps = []
+
+    def make(reader: Any, *, controller: Any = None, **settings: Any) -> Client:
+        app = create_app(reader, settings=ServerSettings(**settings), controller=controller)
+        apps.append(app)
+        return Client(app)
+
+    yield make
+    for app in apps:
+        app.state.services.asking.close()
+
+
+@pytest.fixture
+def client(journal: SqliteJournal, serve: Callable[..., Any]) -> Any:
+    """A client of the journal's application with default settings, which may also control."""
+    return serve(journal, controller=journal)
