@@ -341,6 +341,8 @@ atexit.register(late)
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    kept = open_journal(f"sqlite:///{tmp_path / 'late.db'}").get("late")
+    journal = open_journal(f"sqlite:///{tmp_path / 'late.db'}", read_only=True)
+    kept = journal.get("late")
+    journal.close()
     assert kept is not None
     assert (kept.status.value, kept.root.current) == ("completed", 3)
