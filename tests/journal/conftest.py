@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from faketime import FakeTime
 
-from factories import CLOCK, WALL
 from otel_progress.journal import Journal, SqliteJournal
-
-
-@dataclass
-class FakeTime:
-    """Wall and monotonic clock of the journal under test, moved by hand; sleeping moves both."""
-
-    now: float = WALL
-    clock: float = CLOCK
-    naps: list[float] = field(default_factory=list)
-
-    def read_now(self) -> float:
-        """Return Unix seconds."""
-        return self.now
-
-    def read_clock(self) -> float:
-        """Return monotonic seconds."""
-        return self.clock
-
-    def pass_(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now += seconds
-        self.clock += seconds
-
-    def sleep(self, seconds: float) -> None:
-        """Sleep in no time."""
-        self.naps.append(seconds)
-        self.pass_(seconds)
-
 
 Opener = Callable[..., Journal]
 

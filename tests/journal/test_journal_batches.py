@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from faketime import FakeTime
 
-from conftest import FakeTime
 from factories import CLOCK, WALL, batch, batch_info, ended, resource_use, snapshot
 from otel_progress.journal import Journal
 from otel_progress.model import Snapshot, Status

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from faketime import FakeTime
 
-from conftest import FakeTime
 from factories import CLOCK, WALL, batch, ended, event, instance, local_instance, snapshot
 from otel_progress import instances
 from otel_progress.journal import Journal

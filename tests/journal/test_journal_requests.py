@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from faketime import FakeTime
 
-from conftest import FakeTime
 from factories import WALL, batch, batch_info, ended, event, instance, log, resource_use, sample, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import Journal, SqliteJournal

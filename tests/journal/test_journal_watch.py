@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
-from conftest import FakeTime
+from faketime import FakeTime
+
 from factories import CLOCK, batch, ended, event, snapshot
 from otel_progress.journal import Journal
 from otel_progress.model import Condition, OperationSnapshot

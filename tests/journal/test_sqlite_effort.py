@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import FakeTime
+from faketime import FakeTime
+
 from factories import batch, batch_info, ended, snapshot
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.handle import Handle

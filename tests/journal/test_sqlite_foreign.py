@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faketime import FakeTime
 
-from conftest import FakeTime
 from factories import WALL, batch, batch_info, ended, event, log, resource_use, sample, snapshot
 from otel_progress import codec
 from otel_progress.journal import SqliteJournal

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from faketime import FakeTime
 
-from conftest import FakeTime
 from factories import WALL, batch, ended, event, instance, snapshot
 from otel_progress import instances
 from otel_progress.journal import SqliteJournal, retention

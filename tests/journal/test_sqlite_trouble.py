@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from faketime import FakeTime
 from workers import run
 
-from conftest import FakeTime
 from factories import batch, event, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal, handle
