@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks import counting, importing, iterating, loading, remembering, spanning, streaming
+from benchmarks import counting, eta, importing, iterating, loading, remembering, spanning, streaming
 from benchmarks.rounds import Effort
 from benchmarks.table import Row
 
@@ -108,6 +108,15 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
         "Whole processes, from start to exit, beside an interpreter that does nothing, in turns. Nothing is promised here. "
         "Median.",
         importing.command,
+    ),
+    Benchmark(
+        "eta",
+        "The remaining time",
+        "Recorded runs, replayed in their order: each is asked about at 5, 10 … 95 % of its true duration, with the points it had by "
+        "then and at most 20 earlier runs (at least 3, where none is said). Errors are |predicted − true remaining| / true duration, "
+        "the mean of jobs. The own traces are those of `benchmarks/traces`; the published ones, of which something is promised, are "
+        "replayed where they are at hand. `python -m benchmarks.eta` prints everything: [The remaining time](eta.md).",
+        eta.run,
     ),
 )
 """The benchmarks in the order of their table."""

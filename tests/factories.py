@@ -8,7 +8,7 @@ from typing import Any
 from otel_progress import semconv
 from otel_progress.instances import this_host
 from otel_progress.model import NO_METADATA, Event, Instance, LevelInfo, OperationSnapshot, Snapshot, Status
-from otel_progress.observations import BatchInfo, LogRecord, ResourceSample, ResourceUse
+from otel_progress.observations import BatchInfo, HistoryKey, Lesson, LogRecord, Preview, ResourceSample, ResourceUse, Trajectory
 from otel_progress.protocols import Batch
 from otel_progress.text import segment
 
@@ -70,7 +70,7 @@ def snapshot(path: str = "", sequence: int = 1, **fields: Any) -> Snapshot:
         "observed_clock": CLOCK,
         "advanced_at": None,
         "advanced_clock": None,
-        "longest_gap_s": 0.0,
+        "stall_after_s": 60.0,
         "ended_at": None,
         "duration_s": None,
     }
@@ -136,6 +136,38 @@ def batch_info(id: str = "thumbnails", sequence: int = 1, **fields: Any) -> Batc
     """Return the declaration of a batch of five operations."""
     values = {"name": f"Name of {id}", "type": "batch", "total": 5, "started_at": WALL, "ended_at": None}
     return BatchInfo(id=id, sequence=sequence, **{**values, **fields})
+
+
+def history_key(level: str = "", **fields: Any) -> HistoryKey:
+    """Return what runs of a setlist on machines of one kind have in common."""
+    return HistoryKey(**{"operation_type": "setlist", "level": level, "host_class": "linux-x86_64-2", "eta_key": "", **fields})
+
+
+def lesson(run: str = "run-1", duration: float = 60.0, key: HistoryKey | None = None, **fields: Any) -> Lesson:
+    """Return what a run taught that was steady."""
+    points = tuple((duration * part / 4, part / 4) for part in range(5))
+    values = {"at": WALL + duration, "trajectory": Trajectory(duration, points)}
+    return Lesson(key=key or history_key(), run=run, **{**values, **fields})
+
+
+def preview(number: int = 1, path: str = "", **fields: Any) -> Preview:
+    """Return a picture of one operation as it was stored."""
+    run = fields.get("run", "run-1")
+    values = {
+        "operation_id": "friday-42",
+        "operation_type": "setlist",
+        "run": run,
+        "at": WALL + number,
+        "name": "preview",
+        "media_type": "image/png",
+        "size_bytes": 1_000 + number,
+        "digest": f"{number:064x}",
+        "location": f"file:///previews/{run}/{number}.png",
+        "width": 512,
+        "height": 256,
+        "ratio": 0.25,
+    }
+    return Preview(path=path, number=number, **{**values, **fields})
 
 
 def batch(*snapshots: Snapshot, **fields: Any) -> Batch:

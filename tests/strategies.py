@@ -16,7 +16,11 @@ METADATA = st.dictionaries(
     TEXT, TEXT | st.booleans() | st.integers() | REAL | st.lists(TEXT).map(tuple) | st.lists(REAL).map(tuple), max_size=4
 )
 FAILURE = st.builds(Failure, TEXT, TEXT, st.none() | TEXT)
-ETA = st.builds(Eta, st.none() | REAL, st.none() | REAL, st.none() | REAL, TEXT, TEXT, COUNT, REAL)
+MAYBE = st.none() | REAL
+ETA = st.builds(Eta, MAYBE, MAYBE, MAYBE, TEXT, TEXT, COUNT, REAL, MAYBE, MAYBE)
+EXTRA = st.fixed_dictionaries(
+    {"estimated": st.booleans(), "paused_clock": MAYBE, "paused_s": REAL, "previews": COUNT, "overdue_after_s": MAYBE}
+)
 PATH = st.lists(st.builds(segment, TEXT, TEXT), min_size=1, max_size=3).map("/".join)
 
 
@@ -50,9 +54,10 @@ def snapshots(draw: st.DrawFn, path: str) -> Snapshot:
         observed_clock=draw(REAL),
         advanced_at=draw(st.none() | REAL),
         advanced_clock=draw(st.none() | REAL),
-        longest_gap_s=draw(REAL),
+        stall_after_s=draw(REAL),
         ended_at=draw(st.none() | REAL),
         duration_s=draw(st.none() | REAL),
+        **draw(st.just({}) | EXTRA),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factories import event, operation, snapshot
+from factories import event, operation, preview, snapshot
 from otel_progress import codec
 from otel_progress.model import Eta, Failure, OperationSnapshot, Outcome, Status
 from strategies import EVENTS, PATH, REAL, snapshots
@@ -91,3 +92,27 @@ def test_event_without_outcome() -> None:
     document = codec.encode_event(event(outcome=None, error=None))
     assert document["outcome"] is None
     assert codec.decode_event({**document, "outcome": "failed"}).outcome is Outcome.FAILED
+
+
+def test_documents_of_older_writers_can_be_read() -> None:
+    """What they do not know has its default; the longest gap they tell says after which time the level counts as stalled."""
+    eta = Eta(30.0, 20.0, 40.0, "estimated", "rate", 0, 5_010.0)
+    document = codec.encode_operation(operation(snapshot(eta=eta), [snapshot("a:1")]))
+    for level in (document, *document["levels"]):
+        for name in ("stall_after_s", "estimated", "paused_clock", "paused_s", "previews", "overdue_after_s"):
+            del level[name]
+        level["longest_gap_s"] = 30.0
+    for name in ("counts_down_s", "stalls_after_s"):
+        del document["eta"][name]
+    found = codec.decode_operation(document)
+    assert found.root == snapshot(eta=eta, stall_after_s=90.0)
+    assert found.levels == (snapshot("a:1", stall_after_s=90.0),)
+
+
+def test_a_preview_is_told_without_the_place_of_its_content() -> None:
+    """Where it is stored is nobody's business; who reads a document finds the address it has there."""
+    before = preview(3, "song:1", width=None)
+    document = json.loads(codec.dumps(codec.encode_preview(before)))
+    assert before.location not in document.values()
+    assert codec.decode_preview(document) == replace(before, location="")
+    assert codec.decode_preview({**document, "url": "/api/3"}) == replace(before, location="/api/3")

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from otel_progress import instances
-from otel_progress.instances import HEARTBEAT_TIMEOUT_S, UNVERIFIED_TIMEOUT_S, current_instance, is_alive, same_boot, this_host
+from otel_progress.instances import (
+    HEARTBEAT_TIMEOUT_S,
+    UNVERIFIED_TIMEOUT_S,
+    current_instance,
+    is_alive,
+    is_gone,
+    same_boot,
+    this_host,
+)
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -71,3 +79,15 @@ def test_another_host_is_judged_by_its_heartbeat() -> None:
 def test_an_impossible_process_id_is_dead(pid: int) -> None:
     """A record from a damaged or hostile file never leads to a signal to a group of processes."""
     assert not is_alive(replace(current_instance("x"), pid=pid, start=None), 0.0, 0.0)
+
+
+@LINUX
+def test_what_can_be_looked_at_is_gone_at_once_and_what_cannot_after_ten_minutes() -> None:
+    """Between seeming dead and being gone for certain lies the time in which a process elsewhere may only be cut off."""
+    here = current_instance("nightly")
+    assert not is_gone(here, 0.0, 1e9)
+    assert is_gone(replace(here, start=(here.start or 0) - 1), 1e9, 1e9)
+    elsewhere = replace(here, host="elsewhere/boot/1")
+    assert not is_alive(elsewhere, 0.0, HEARTBEAT_TIMEOUT_S + 1.0)
+    assert not is_gone(elsewhere, 0.0, UNVERIFIED_TIMEOUT_S)
+    assert is_gone(elsewhere, 0.0, UNVERIFIED_TIMEOUT_S + 1.0)

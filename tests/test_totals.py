@@ -44,9 +44,9 @@ def distribution(totals: Totals, metric: Metric, *labels: str) -> Distribution:
     return totals.read().distributions[metric][labels]
 
 
-def predicting(ratio: float, remaining: float | None, clock: float) -> Snapshot:
-    """Return a running operation with an estimate."""
-    return snapshot(ratio=ratio, eta=Eta(remaining, None, None, "estimating", "rate", 0, clock))
+def predicting(worked: float, remaining: float | None, low: float | None = None, high: float | None = None) -> Snapshot:
+    """Return a running operation with an estimate made ``worked`` seconds after its start."""
+    return snapshot(eta=Eta(remaining, low, high, "estimated", "rate", 0, CLOCK + worked))
 
 
 def test_is_a_sink() -> None:
@@ -62,10 +62,10 @@ def test_an_ended_operation_is_counted_once() -> None:
     """Later copies of the same end, also in later batches, add nothing; running ones and levels never do."""
     totals = Totals()
     totals.write(batch(snapshot(), ended("song:1")))
-    assert totals.read().counters == {}
+    assert not any(counter(totals, semconv.OPERATIONS_FINISHED).values())
     for _ in range(3):
         totals.write(batch(ended(), ended(sequence=3), ended("song:1")))
-    assert counter(totals, semconv.OPERATIONS_FINISHED) == {DONE: 1}
+    assert {labels: count for labels, count in counter(totals, semconv.OPERATIONS_FINISHED).items() if count} == {DONE: 1}
     assert sum(distribution(totals, semconv.OPERATION_DURATION, *DONE).counts) == 1
 
 
@@ -107,13 +107,15 @@ def test_items_are_added_up() -> None:
 
 
 def test_predictions_are_judged_at_the_end() -> None:
-    """The first prediction of each quarter of the way is compared with the true end, as a fraction of the duration."""
+    """The first prediction, the one that stood at half of the duration and the last are compared with the true end."""
     totals = Totals()
-    totals.write(batch(predicting(0.1, 90.0, CLOCK + 10)))  # 40 s too late of 60: 0.667
-    totals.write(batch(predicting(0.2, 1.0, CLOCK + 12)))  # not the first of its quarter
-    totals.write(batch(predicting(0.5, 30.0, CLOCK + 30)))  # right
-    totals.write(batch(predicting(0.99, None, CLOCK + 40)))  # none made
-    totals.write(batch(predicting(1.0, 3.0, CLOCK + 54)))  # 3 s too early: 0.05
+    totals.write(batch(predicting(10, 90.0, 10.0, 95.0)))  # 40 s too late of 60: 0.667, and covered
+    totals.write(batch(predicting(12, 1.0)))  # neither of them
+    totals.write(batch(predicting(29, 28.0, 20.0, 30.0)))  # stood at half: 3 s too early, 0.05, and missed
+    totals.write(batch(predicting(31, None)))  # none made
+    totals.write(batch(predicting(31, 20.0)))
+    totals.write(batch(predicting(54, 6.0)))  # right, and without an interval
+    totals.write(batch(predicting(54, 6.0)))  # the same again
     totals.write(batch(ended()))
     found = distribution(totals, semconv.ETA_ERROR, "setlist")
     assert found.sum == pytest.approx(40 / 60 + 3 / 60)
@@ -122,38 +124,47 @@ def test_predictions_are_judged_at_the_end() -> None:
         0.05: 1,
         0.75: 1,
     }
+    assert counter(totals, semconv.ETA_INTERVALS) == {("setlist", "covered"): 1, ("setlist", "missed"): 1}
+
+
+def test_a_paused_run_is_judged_by_its_work() -> None:
+    """Ten minutes of pause are no error of a prediction that could not know of them."""
+    totals = Totals()
+    totals.write(batch(predicting(10, 50.0)))
+    totals.write(batch(ended(duration_s=660.0, paused_s=600.0)))
+    assert distribution(totals, semconv.ETA_ERROR, "setlist").sum == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("fields", [{"status": Status.CANCELLED}, {"started_clock": None}, {"duration_s": 0.0}], ids=str)
 def test_other_ends_say_nothing_of_predictions(fields: dict[str, Any]) -> None:
     """A cancelled operation, or one without a length, is no measure of how good a prediction was."""
     totals = Totals()
-    totals.write(batch(predicting(0.1, 90.0, CLOCK + 10), ended(**fields)))
-    assert semconv.ETA_ERROR not in totals.read().distributions
+    totals.write(batch(predicting(10, 90.0), ended(**fields)))
+    assert sum(distribution(totals, semconv.ETA_ERROR, "setlist").counts) == 0
 
 
 def test_memory_is_bounded_by_what_runs() -> None:
     """Ended and evicted runs leave nothing but a bounded list of ids."""
     endings = Endings()
     running = [
-        snapshot(run=f"r{n}", ratio=quarter / 4, eta=Eta(1.0, None, None, "", "", 0, CLOCK))
+        snapshot(run=f"r{n}", eta=Eta(1.0, None, None, "estimated", "rate", 0, CLOCK + worked))
         for n in range(2 * REMEMBERED_RUNS)
-        for quarter in range(4)
+        for worked in range(4)
     ]
     endings.take(batch(*running))
     endings.take(batch(*(ended(run=f"r{n}") for n in range(0, 2 * REMEMBERED_RUNS, 2))))
     endings.take(batch(evicted=[(f"r{n}", "") for n in range(1, 2 * REMEMBERED_RUNS, 2)]))
     endings.take(batch(*(ended(run=f"s{n}") for n in range(REMEMBERED_RUNS))))
-    assert endings._predicted_ends == {}
+    assert endings._predictions == {}
     assert len(endings._ended) == REMEMBERED_RUNS
 
 
 def test_an_evicted_level_does_not_take_its_run_with_it() -> None:
     """Only the eviction of the operation itself forgets its predictions."""
     totals = Totals()
-    totals.write(batch(predicting(0.1, 50.0, CLOCK + 10), evicted=[("run-1", "song:1")]))
+    totals.write(batch(predicting(10, 50.0), evicted=[("run-1", "song:1")]))
     totals.write(batch(ended()))
-    assert distribution(totals, semconv.ETA_ERROR, "setlist").counts[0] == 1
+    assert distribution(totals, semconv.ETA_ERROR, "setlist").counts[0] == 3
 
 
 def test_plain_counters() -> None:

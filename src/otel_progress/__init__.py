@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError, OperationCancelledError, ProgressError
+from otel_progress.instrument.blocks import OpaqueStep, Pause
 from otel_progress.instrument.handle import Level
 from otel_progress.instrument.helpers import ProgressTracer, batch, current_level, get_tracer, level, operation, track
 from otel_progress.instrument.track import Track
@@ -59,11 +60,13 @@ __all__ = [
     "Level",
     "LogRecord",
     "MissingExtraError",
+    "OpaqueStep",
     "OperationBatch",
     "OperationCancelledError",
     "OperationSnapshot",
     "Outcome",
     "OverallProgress",
+    "Pause",
     "ProgressError",
     "ProgressSampler",
     "ProgressSpanProcessor",

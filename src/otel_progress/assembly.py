@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_progress import redaction
@@ -18,7 +19,7 @@ from otel_progress.exporters.totals import Totals
 from otel_progress.instances import current_instance
 from otel_progress.journal import Journal, open_journal
 from otel_progress.live.store import LiveStore
-from otel_progress.protocols import Requests, Sink
+from otel_progress.protocols import Batch, Histories, Requests, Sink
 from otel_progress.recording import Recording, slot
 from otel_progress.runtime.lane import Lane
 from otel_progress.runtime.running import Runtime
@@ -48,7 +49,7 @@ class Assembly:
         self.patience = Patience()
         token = None if settings.server_port is None else settings.read_token()
         sampling = _samples(settings)
-        journal = _journal(settings)
+        journal = _journal(settings, self._discard)
         self.totals = Totals()
         self.store = LiveStore(
             current_instance(settings.service_name or "unknown_service"),
@@ -56,9 +57,10 @@ class Assembly:
             now=sources.now,
             ids=sources.ids,
             stall_after=settings.stall_after,
+            remembers=isinstance(journal, Histories),
         )
         self.tracing = Tracing(self.store)
-        recording = Recording(self.store, self.tracing.tracer, settings.strict, self.totals.rejected)
+        recording = self.recording = Recording(self.store, self.tracing.tracer, settings.strict, self.totals.rejected)
         self.store.on_reject, self.store.on_note = recording.reject, recording.note
         self.runtime = Runtime(settings, self.store, recording, self.totals, self.tracing)
         try:
@@ -66,6 +68,7 @@ class Assembly:
             self._trace(provider)
             self._export()
             self.runtime.journal = journal
+            self._preview(journal)
             self._serve(token)
         except BaseException:
             self.runtime.shutdown(1.0)
@@ -82,11 +85,43 @@ class Assembly:
             self._capture(settings.capture_logs)
         slot.active = recording
 
-    def _hear(self) -> None:
-        """Take what others asked of this process, after each successful write of the journal."""
+    def _hear(self, written: Batch) -> None:
+        """Take what others asked of this process, and what past runs left, after each successful write of the journal."""
         journal = self.runtime.journal
+        if isinstance(journal, Histories):
+            self.store.estimates.recall(journal.trajectories, written.lessons)
         if isinstance(journal, Requests):
             self.runtime.hear(journal.requests(self.store.instance.id))
+
+    def _preview(self, journal: Journal | None) -> None:
+        """Make and keep previews, unless none are wanted: it costs nothing before the first one."""
+        settings = self.settings
+        if settings.previews is False:
+            return
+        from otel_progress.instrument import previewing  # noqa: F401 - now, and not in the first call of a level's preview()
+        from otel_progress.previews.book import Bounds
+        from otel_progress.previews.media import FORMATS
+        from otel_progress.previews.opening import open_store
+        from otel_progress.previews.previewer import Previewer, Style
+
+        bounds = Bounds(settings.preview_count, settings.preview_size, settings.retention)
+        style = Style(settings.preview_at, settings.preview_edge, FORMATS[settings.preview_format], bounds)
+        previewer = Previewer(
+            open_store(settings.previews, journal_path(journal)),
+            style,
+            count=self.totals.preview,
+            base=self._public_url,
+            now=self.store.now,
+            clock=self.store.clock,
+        )
+        self.runtime.previewer = self.recording.previewer = previewer
+        if journal is None:
+            self.store.on_previews_gone = previewer.discard
+
+    def _discard(self, locations: Sequence[str]) -> None:
+        """Delete the content of previews that the journal no longer tells of."""
+        if self.runtime.previewer is not None:
+            self.runtime.previewer.discard(locations)
 
     def _sample(self) -> None:
         from otel_progress.runtime.usage import Sampler
@@ -114,12 +149,17 @@ class Assembly:
             raise MissingExtraError("Serving progress", "server") from error
         reader = self.runtime.reader
         host = self.settings.server_host
-        server = Server(reader, host=host, port=port, token=token, controller=reader, totals=self.totals)
+        url, store = self._public_url(), None if self.runtime.previewer is None else self.runtime.previewer.store
+        server = Server(
+            reader, host=host, port=port, token=token, controller=reader, totals=self.totals, public_url=url, previews=store
+        )
         server.start()
         self.runtime.server_url = server.url
         self.runtime.ending.append(server.close)
 
-    def _lane(self, name: str, sink: Sink, *, every_tick: bool = False, on_written: Callable[[], None] = lambda: None) -> None:
+    def _lane(
+        self, name: str, sink: Sink, *, every_tick: bool = False, on_written: Callable[[Batch], None] = lambda batch: None
+    ) -> None:
         lane = Lane(
             name,
             sink,
@@ -137,7 +177,13 @@ class Assembly:
         from otel_progress.exporters.prometheus import ProgressCollector
         from otel_progress.exporters.prometheus_server import serve_metrics
 
-        collector = ProgressCollector(self.store, totals=self.totals, retention_s=self.settings.metrics_retention)
+        collector = ProgressCollector(
+            self.store,
+            totals=self.totals,
+            retention_s=self.settings.metrics_retention,
+            public_url=self._public_url,
+            journal_size=self.runtime.journal_size,
+        )
         server = serve_metrics(collector, self.settings.prometheus_port, self.settings.prometheus_host)
         self.runtime.metrics_url = server.url
         self.runtime.ending.append(lambda timeout: server.close())
@@ -164,7 +210,7 @@ class Assembly:
             log = build_event_log(self._resource(), patience=self.patience, on_error=lambda: self.totals.sink_error("otlp.logs"))
             if self.settings.capture_logs is not False:  # ahead of the events, whose sink closes what both go out through
                 self._lane("logs", OtlpLogs(log))
-            self._lane("events", OtlpEvents(log, stall_after=self.settings.stall_after))
+            self._lane("events", OtlpEvents(log, address=self._preview_address))
             self.runtime.flushing.append(log.force_flush)
         if "metrics" in self.signals:
             from otel_progress.exporters.otlp_metrics import build_otlp_metrics
@@ -175,9 +221,18 @@ class Assembly:
                 self._resource(),
                 patience=self.patience,
                 on_error=lambda: self.totals.sink_error("otlp.metrics"),
+                public_url=self._public_url,
+                journal_size=self.runtime.journal_size,
             )
             self.runtime.flushing.append(metrics.force_flush)
             self.runtime.ending.append(lambda timeout: metrics.close())  # Patience bounds it
+
+    def _public_url(self) -> str | None:
+        """Return where people find the previews: as it was set, else at this process's own server."""
+        return self.settings.public_url or self.runtime.server_url
+
+    def _preview_address(self, operation_id: str, number: int) -> str:
+        return "" if self.runtime.previewer is None else self.runtime.previewer.address(operation_id, number)
 
     def _resource(self) -> Resource:
         return build_resource(self.settings.service_name, self.store.instance.id)
@@ -190,8 +245,16 @@ class Assembly:
             self._lane("console", console, every_tick=True)
 
 
-def _journal(settings: Settings) -> Journal | None:
-    return None if settings.store == "memory:" else open_journal(settings.store, retention_s=settings.retention)
+def _journal(settings: Settings, on_deleted: Callable[[Sequence[str]], None]) -> Journal | None:
+    if settings.store == "memory:":
+        return None
+    return open_journal(settings.store, retention_s=settings.retention, on_deleted=on_deleted)
+
+
+def journal_path(journal: object) -> Path | None:
+    """Return the file of a journal, None for one that has none."""
+    path = getattr(journal, "path", None)
+    return path if isinstance(path, Path) else None
 
 
 def _samples(settings: Settings) -> bool:

@@ -28,7 +28,7 @@ from otel_progress.model import (
     Snapshot,
     Status,
 )
-from otel_progress.observations import LogRecord, ResourceSample, ResourceUse
+from otel_progress.observations import LogRecord, Preview, ResourceSample, ResourceUse
 
 SCHEMA: Final = "otel-progress/1"
 """Name and version of the document, in its ``schema`` field; the version changes when a field changes its meaning."""
@@ -70,11 +70,16 @@ _STATE_FIELDS: Final = (
     "observed_clock",
     "advanced_at",
     "advanced_clock",
-    "longest_gap_s",
+    "stall_after_s",
     "ended_at",
     "duration_s",
 )
+_LATER_FIELDS: Final = ("estimated", "paused_clock", "paused_s", "previews", "overdue_after_s")
+"""Fields of a level that documents of older writers do not have."""
+_ALL_STATE_FIELDS: Final = (*_STATE_FIELDS, *_LATER_FIELDS)
 _ETA_FIELDS: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock")
+_LATER_ETA_FIELDS: Final = ("counts_down_s", "stalls_after_s")
+_ALL_ETA_FIELDS: Final = (*_ETA_FIELDS, *_LATER_ETA_FIELDS)
 _LOG_FIELDS: Final = (
     "operation_id",
     "operation_type",
@@ -89,6 +94,21 @@ _LOG_FIELDS: Final = (
     "details",
     "trace_id",
     "span_id",
+)
+_PREVIEW_FIELDS: Final = (
+    "operation_id",
+    "operation_type",
+    "run",
+    "path",
+    "number",
+    "at",
+    "name",
+    "media_type",
+    "size_bytes",
+    "digest",
+    "width",
+    "height",
+    "ratio",
 )
 _SAMPLE_FIELDS: Final = ("at", "clock", "cpu_ratio", "memory_bytes", "gpu_ratio", "gpu_memory_bytes")
 _USE_FIELDS: Final = (
@@ -119,7 +139,6 @@ def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Do
         alive=operation.alive,
         read_at=operation.read_at,
         clock=operation.clock,
-        stall_after=operation.stall_after,
         cancel_requested_at=operation.cancel_requested_at,
         resources=None if operation.resources is None else encode_resources(operation.resources),
         worker=None if operation.instance is None else _pick(operation.instance, _INSTANCE_FIELDS),
@@ -139,7 +158,6 @@ def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
         clock=document["clock"],
         instance=None if worker is None else Instance(**{name: worker.get(name) for name in _INSTANCE_FIELDS}),
         alive=document["alive"],
-        stall_after=document["stall_after"],
         resources=None if resources is None else decode_resources(resources),
         cancel_requested_at=document.get("cancel_requested_at"),
     )
@@ -148,7 +166,7 @@ def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
 def encode_level(snapshot: Snapshot, clock: float) -> Document:
     """Return the object of one level as seen at ``clock``."""
     document = encode_info(snapshot.info)
-    document.update(_pick(snapshot, _STATE_FIELDS))
+    document.update(_pick(snapshot, _ALL_STATE_FIELDS))
     ratio = snapshot.ratio
     document.update(
         status=snapshot.status.value,
@@ -157,21 +175,23 @@ def encode_level(snapshot: Snapshot, clock: float) -> Document:
         elapsed_seconds=snapshot.elapsed(clock),
         metadata={key: list(value) if isinstance(value, tuple) else value for key, value in snapshot.metadata.items()},
         error=encode_failure(snapshot.error),
-        eta=None if snapshot.eta is None else _pick(snapshot.eta, _ETA_FIELDS),
+        eta=None if snapshot.eta is None else _pick(snapshot.eta, _ALL_ETA_FIELDS),
     )
     return document
 
 
 def decode_level(document: Mapping[str, Any]) -> Snapshot:
-    """Return the snapshot of a level's object."""
+    """Return the snapshot of a level's object, also of one that an older writer made."""
     eta = document.get("eta")
+    if "stall_after_s" not in document and "longest_gap_s" in document:
+        document = {**document, "stall_after_s": max(60.0, 3.0 * document["longest_gap_s"])}
     return Snapshot(
         info=decode_info(document),
         status=Status(document["status"]),
         metadata=decode_metadata(document.get("metadata")),
         error=decode_failure(document.get("error")),
-        eta=None if eta is None else Eta(**{name: eta[name] for name in _ETA_FIELDS}),
-        **{name: document[name] for name in _STATE_FIELDS},
+        eta=None if eta is None else Eta(**_take(eta, _ETA_FIELDS, _LATER_ETA_FIELDS)),
+        **_take(document, _STATE_FIELDS, _LATER_FIELDS),
     )
 
 
@@ -236,6 +256,16 @@ def decode_log(document: Mapping[str, Any]) -> LogRecord:
     """Return the log record of an object."""
     fields = {name: document[name] for name in _LOG_FIELDS}
     return LogRecord(**fields, attributes=decode_metadata(document.get("attributes")))
+
+
+def encode_preview(preview: Preview) -> Document:
+    """Return the object of one preview, without the place of its content."""
+    return _pick(preview, _PREVIEW_FIELDS)
+
+
+def decode_preview(document: Mapping[str, Any]) -> Preview:
+    """Return the preview of an object; where its content is, is the ``url`` it can be fetched from, empty when there is none."""
+    return Preview(**{name: document[name] for name in _PREVIEW_FIELDS}, location=document.get("url") or "")
 
 
 def encode_sample(sample: ResourceSample) -> Document:
@@ -303,6 +333,11 @@ def decode_metadata(document: Mapping[str, Any] | None) -> Mapping[str, Metadata
 def finite(value: float | None) -> float | None:
     """Return ``value`` unless it is NaN or infinite, which no JSON document and no gauge may carry."""
     return value if value is None or math.isfinite(value) else None
+
+
+def _take(document: Mapping[str, Any], names: tuple[str, ...], later: tuple[str, ...]) -> Document:
+    """Return the fields of a document: ``names``, which have to be there, and ``later`` ones as far as they are."""
+    return {**{name: document[name] for name in names}, **{name: document[name] for name in later if name in document}}
 
 
 def _pick(record: object, names: tuple[str, ...]) -> Document:

@@ -13,7 +13,7 @@ from otel_progress.errors import ConfigurationError
 from otel_progress.exporters.totals import Totals
 from otel_progress.instances import current_instance
 from otel_progress.live.store import LiveStore
-from otel_progress.parsing import CaptureLevel, ConsoleMode, RedactRule
+from otel_progress.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule
 from otel_progress.recording import Recording
 from otel_progress.runtime.running import Runtime
 from otel_progress.runtime.tracing import Tracing
@@ -43,6 +43,13 @@ def configure(
     capture_logs: CaptureLevel | None = None,
     redact: RedactRule | None = None,
     resources: ConsoleMode | None = None,
+    previews: str | bool | os.PathLike[str] | None = None,
+    preview_at: PreviewAt | None = None,
+    preview_edge: int | None = None,
+    preview_format: str | None = None,
+    preview_count: int | None = None,
+    preview_size: int | str | None = None,
+    public_url: str | None = None,
     server_port: int | None = None,
     server_host: str | None = None,
     token: str | None = None,
@@ -61,6 +68,11 @@ def configure(
     ``message``, ``error``, ``details``, ``log``) and a text is called after that and returns the text to show, from whatever thread tells
     the text, so it has to be quick. ``resources`` samples what the process uses, ``server_port`` serves the API and the page from here
     (``runtime.server_url``), with ``token`` or the content of ``token_file`` as its secret.
+
+    ``previews`` is where previews are kept (a folder, or a URL that fsspec knows), False for none; ``preview_at`` when they are taken:
+    fractions ``(0.25, 0.5, 0.75)``, seconds ``30`` or ``"30s"``, or ``"always"``. Pictures have ``preview_edge`` pixels on their longer
+    side, and of an operation at most ``preview_count`` are kept, of ``preview_size`` bytes in all. ``public_url`` is where people reach
+    the server.
 
     Calling it again with the same arguments returns the same runtime. Raises ConfigurationError for a value that cannot be
     used, and for one that contradicts the running configuration, and MissingExtraError for what needs packages that are not installed;
@@ -81,6 +93,13 @@ def configure(
         "capture_logs": capture_logs,
         "redact": redact,
         "resources": resources,
+        "previews": previews,
+        "preview_at": preview_at,
+        "preview_edge": preview_edge,
+        "preview_format": preview_format,
+        "preview_count": preview_count,
+        "preview_size": preview_size,
+        "public_url": public_url,
         "server_port": server_port,
         "server_host": server_host,
         "token": token,

@@ -27,6 +27,10 @@ class JournalError(ProgressError, OSError):
     """The journal cannot be opened, read or written (missing, read-only, locked, full, corrupt, too new)."""
 
 
+class PreviewError(ProgressError, ValueError):
+    """A preview cannot be made of what was given, or its content is not there. Callers of ``Level.preview`` never see it: it is counted."""
+
+
 class RejectedValueError(ProgressError, ValueError):
     """``strict`` only: a progress value that would have been ignored (negative, NaN, beyond the total, after the end)."""
 

@@ -44,6 +44,14 @@ def this_host() -> str:
     return f"{socket.gethostname()}/{_boot_id()}/{_pid_namespace()}"
 
 
+@lru_cache(maxsize=1)
+def host_class() -> str:
+    """Return the kind of machine as ``system-machine-cores``, like ``linux-x86_64-2``: runs on one kind take about as long."""
+    machine = os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCESSOR_ARCHITECTURE", "unknown")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{sys.platform}-{machine}-{cores}".lower()
+
+
 if hasattr(os, "register_at_fork"):  # a child may have been put into a namespace of its own
     os.register_at_fork(after_in_child=this_host.cache_clear)
 
@@ -72,6 +80,18 @@ def is_alive(instance: Instance, heartbeat_at: float, now: float) -> bool:
             return start == instance.start and state not in _DEAD_STATES
     exists = _exists(instance.pid)
     return age <= HEARTBEAT_TIMEOUT_S if exists is None else exists and age <= UNVERIFIED_TIMEOUT_S
+
+
+def is_gone(instance: Instance, heartbeat_at: float, now: float) -> bool:
+    """Return True when the process works no more for certain; between this and :func:`is_alive` lies what only seems to be dead.
+
+    A process of this host that is not there is gone at once. One that cannot be looked at may only be cut off from the journal, so it
+    counts as gone when it has given no sign of life for ``UNVERIFIED_TIMEOUT_S``. ``heartbeat_at`` and ``now`` as in :func:`is_alive`.
+    """
+    if is_alive(instance, heartbeat_at, now):
+        return False
+    looked_at = instance.host == this_host() and sys.platform != "win32"
+    return looked_at or now - heartbeat_at > UNVERIFIED_TIMEOUT_S
 
 
 def _exists(pid: int) -> bool | None:

@@ -7,10 +7,10 @@ the process that works: durations and rates come only from those, so a step of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # at run time nothing here needs it, and every import of the package would pay for it
     from otel_progress.observations import ResourceUse
@@ -55,6 +55,7 @@ class Condition(str, Enum):
     STALLED = "stalled"
     ABANDONED = "abandoned"
     OVERDUE = "overdue"
+    PAUSED = "paused"
 
     def __str__(self) -> str:
         return self.value
@@ -92,17 +93,66 @@ class Instance:
     start: int | None = None
 
 
+EtaState: TypeAlias = 'Literal["estimated", "holding", "stalled", "unknown"]'
+"""``estimated`` counts down; ``holding`` waits for an advance that is due; ``stalled`` knows "at least ``low_s``"; ``unknown`` nothing."""
+EtaBasis: TypeAlias = 'Literal["history", "rate", "parallel", "durations", "expected", "none"]'
+"""What an estimate mostly rests on: past runs' curves, this run's own rate, a simulation of the children that are left, past runs'
+durations alone (the total is unknown), what an opaque step was said to take, or nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Eta:
-    """An estimate of the remaining time, made at ``clock`` (the worker's monotonic clock)."""
+    """An estimate of the remaining time, made at ``clock`` (the worker's monotonic clock); all times in seconds.
+
+    ``remaining_s`` is None while unknown and while stalled. ``low_s`` and ``high_s`` bound it at the asked confidence (0.8 unless told
+    otherwise), None with fewer than three past runs; while stalled ``low_s`` alone says "at least". ``runs`` is the number of past runs it
+    rests on. Without a further advance it and its bounds count down for ``counts_down_s`` (None: to 0), then hold; they are stalled
+    ``stalls_after_s`` (None: never) after ``clock``: :meth:`at` says what it is at any later moment.
+    """
 
     remaining_s: float | None
     low_s: float | None
     high_s: float | None
-    state: str
-    basis: str
+    state: EtaState
+    basis: EtaBasis
     runs: int
     clock: float
+    counts_down_s: float | None = None
+    stalls_after_s: float | None = None
+
+    def at(self, clock: float) -> Eta:
+        """Return the estimate as it stands at ``clock`` when nothing advanced since: never negative, never sliding on for ever."""
+        since = max(0.0, clock - self.clock)
+        if since == 0.0:
+            return self
+        if self.remaining_s is None:
+            return replace(self, clock=clock)
+        limit = self.counts_down_s
+        passed = since if limit is None else min(since, limit)
+        remaining = max(0.0, self.remaining_s - passed)
+        low = None if self.low_s is None else max(0.0, self.low_s - passed)
+        if self.stalls_after_s is not None and since > self.stalls_after_s:
+            least = remaining if low is None else low
+            return replace(
+                self,
+                remaining_s=None,
+                low_s=least,
+                high_s=None,
+                state="stalled",
+                clock=clock,
+                counts_down_s=0.0,
+                stalls_after_s=0.0,
+            )
+        return replace(
+            self,
+            remaining_s=remaining,
+            low_s=low,
+            high_s=None if self.high_s is None else max(remaining, self.high_s - passed),
+            state=self.state if limit is None or since <= limit else "holding",
+            clock=clock,
+            counts_down_s=None if limit is None else limit - passed,
+            stalls_after_s=None if self.stalls_after_s is None else self.stalls_after_s - since,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +201,13 @@ class Snapshot:
     """An immutable copy of a level at one sequence number.
 
     Counts are in units of work: ``current`` is all that is done, of which ``failed`` and ``skipped`` did not succeed.
-    ``ratio`` is 0 to 1 and None while unknown. ``stage`` is the id of the running stage. ``longest_gap_s`` is the longest time
-    between two advances so far; ``advanced_clock`` the last one. ``duration_s`` is None until the end.
+    ``ratio`` is 0 to 1 and None while unknown; ``estimated`` says that it rests on an estimate, because an opaque step runs here or
+    below. ``stage`` is the id of the running stage. ``advanced_clock`` is the last advance, estimated ones left out, and
+    ``stall_after_s`` the time without one after which the level counts as stalled: the setting, or three times the longest gap known of (in
+    this run, in its history, or an opaque step's expectation). ``duration_s`` is None until the end. Of operations only:
+    ``paused_clock`` is since when the work is paused (None when it is not), ``paused_s`` the seconds of earlier pauses, ``previews`` the
+    number of the last preview, and ``overdue_after_s`` the seconds (pauses excluded) that the first estimate with an interval allowed for
+    the whole run, with a margin that ordinary runs rarely pass; None without one.
     """
 
     info: LevelInfo
@@ -172,9 +227,14 @@ class Snapshot:
     observed_clock: float
     advanced_at: float | None
     advanced_clock: float | None
-    longest_gap_s: float
+    stall_after_s: float
     ended_at: float | None
     duration_s: float | None
+    estimated: bool = False
+    paused_clock: float | None = None
+    paused_s: float = 0.0
+    previews: int = 0
+    overdue_after_s: float | None = None
 
     @property
     def completed(self) -> Number:
@@ -192,6 +252,13 @@ class Snapshot:
             return self.duration_s
         started = self.info.started_clock
         return 0.0 if started is None else max(0.0, clock - started)
+
+    def worked(self, clock: float) -> float:
+        """Seconds of :meth:`elapsed` that were not paused."""
+        paused = self.paused_s
+        if self.paused_clock is not None and not self.status.finished:
+            paused += max(0.0, clock - self.paused_clock)
+        return max(0.0, self.elapsed(clock) - paused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +308,6 @@ class OperationSnapshot:
     clock: float
     instance: Instance | None = None
     alive: bool = True
-    stall_after: float = 60.0
     resources: ResourceUse | None = None
     cancel_requested_at: float | None = None
     _index: dict[str, Snapshot] = field(default_factory=dict, compare=False, repr=False)
@@ -297,18 +363,28 @@ class OperationSnapshot:
         return self.root.elapsed(self.clock)
 
     @property
+    def eta(self) -> Eta | None:
+        """The estimate as it stands at the moment of reading; None while there is none, once ended, and when abandoned."""
+        return self.eta_of(self.root)
+
+    def eta_of(self, level: Snapshot) -> Eta | None:
+        """Return the estimate of one of its levels as it stands at the moment of reading, as :attr:`eta` is the operation's."""
+        if level.eta is None or level.status.finished or not self.alive:
+            return None
+        paused = self.root.paused_clock  # while nothing is meant to advance, the estimate waits
+        return level.eta.at(self.clock if paused is None else min(self.clock, paused))
+
+    @property
     def remaining_seconds(self) -> float | None:
-        """Estimated seconds to the end, counted down since the estimate was made; 0 once ended, None while unknown or abandoned."""
+        """Estimated seconds to the end as of the moment of reading; 0 once ended, None while unknown, stalled or abandoned."""
         if self.status.finished:
             return 0.0
-        eta = self.root.eta
-        if eta is None or eta.remaining_s is None or not self.alive:
-            return None
-        return max(0.0, eta.remaining_s - max(0.0, self.clock - eta.clock))
+        eta = self.eta
+        return None if eta is None else eta.remaining_s
 
     @property
     def condition(self) -> Condition:
-        """How the operation fares now: abandoned before overdue before stalled before ok."""
+        """How the operation fares now: abandoned before overdue before paused before stalled before ok."""
         return _condition(self)
 
     def get_level(self, path: str) -> Snapshot | None:
@@ -333,11 +409,13 @@ def _condition(operation: OperationSnapshot) -> Condition:
     deadline, started = root.info.deadline_at, root.info.started_at
     # Measured as elapsed time against the time allowed: a step of the wall clock makes nothing late.
     late = deadline is not None and started is not None and operation.elapsed_seconds > deadline - started
-    bound = root.eta.high_s if root.eta else None
-    if late or (root.eta is not None and bound is not None and operation.clock > root.eta.clock + bound):
+    allowed = root.overdue_after_s
+    if late or (allowed is not None and root.worked(operation.clock) > allowed):
         return Condition.OVERDUE
+    if root.paused_clock is not None:
+        return Condition.PAUSED
     since = root.advanced_clock if root.advanced_clock is not None else root.info.started_clock
-    if since is not None and operation.clock - since > max(operation.stall_after, 3.0 * root.longest_gap_s):
+    if since is not None and operation.clock - since > root.stall_after_s:
         return Condition.STALLED
     return Condition.OK
 

@@ -81,6 +81,68 @@ class CancelRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A run that succeeded, as a curve: what later runs of the same kind learn from. Times are in seconds, paused time left out.
+
+    ``points`` are (elapsed, fraction done 0 to 1), ascending, at most 64. ``stages`` has the duration of each stage by its id.
+    """
+
+    duration_s: float
+    points: Sequence[tuple[float, float]] = ()
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryKey:
+    """What runs have in common that learn from each other.
+
+    ``level`` is the shape of the place in the tree: the types of the path's segments joined by ``/``, with the id for stages
+    (``album/song``, ``stage:render/frame``), empty for the operation. ``host_class`` says what kind of machine works
+    (``linux-x86_64-2``); ``eta_key`` is the caller's own bucket, empty when there is none.
+    """
+
+    operation_type: str
+    level: str
+    host_class: str
+    eta_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A trajectory under its key, with the run it came from and its end in Unix seconds."""
+
+    key: HistoryKey
+    run: str
+    at: float
+    trajectory: Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What work looked like half done, as it was stored.
+
+    ``number`` orders the previews of a run, from 1. An empty ``location`` tells that the one of this number is no longer kept, because a
+    bound was reached: readers leave it out. ``ratio`` is the operation's at that moment. ``location`` is the URL of the content in
+    its store, ``digest`` the SHA-256 of it in hexadecimal, ``width`` and ``height`` are pixels (None for texts).
+    """
+
+    operation_id: str
+    operation_type: str
+    run: str
+    path: str
+    number: int
+    at: float
+    name: str
+    media_type: str
+    size_bytes: int
+    digest: str
+    location: str
+    width: int | None = None
+    height: int | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BatchInfo:
     """A batch as it was declared: many operations with one aggregate. ``total`` is the number of operations expected, if known.
 

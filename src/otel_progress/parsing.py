@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from os import PathLike, fspath
 from typing import Final, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from otel_progress.observations import SEVERITIES
 
@@ -18,6 +19,8 @@ CaptureLevel: TypeAlias = bool | int | str
 """Whether to capture log records; a number or name of ``logging`` is the least severity, and True is INFO."""
 RedactRule: TypeAlias = bool | Callable[[str, str], str]
 """Whether to redact secrets, or what to do with a key and a text after that."""
+PreviewAt: TypeAlias = "str | float | Sequence[float]"
+"""When to take previews: fractions, seconds, or ``always``."""
 DEFAULT_PORT: Final = 7764
 """Port of the server unless told otherwise."""
 MIN_TOKEN: Final = 16
@@ -29,6 +32,9 @@ _TIME: Final = re.compile(  # RFC 3339, and shorter where the zone may be left o
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[Tt ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:\.([0-9]+))?([Zz]|[+-][0-9]{2}:[0-9]{2})?)?"
 )
 _FAR: Final = 3e11  # Unix seconds after the year 9999, in which no moment lies
+_SIZES: Final = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_TRUTHS: Final = frozenset({"true", "1", "yes", "on", "false", "0", "no", "off"})
+_PERCENT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 _UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -180,3 +186,114 @@ def parse_path(value: object) -> str:
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise ValueError("the path of a file")
     return text
+
+
+def parse_previews(value: object) -> str | Literal[False]:
+    """Return where previews are kept: ``auto``, a folder or a URL; False for nowhere."""
+    text = fspath(value) if isinstance(value, PathLike) else value
+    if isinstance(text, bool) or (isinstance(text, str) and text.strip().lower() in _TRUTHS):
+        return "auto" if parse_bool(text) else False
+    if not isinstance(text, str) or not text.strip() or "\0" in text or any(sign in text for sign in "\r\n"):
+        raise ValueError("auto (beside the journal), false, a folder, or a URL such as s3://bucket/previews")
+    return "auto" if text.strip().lower() == "auto" else text.strip()
+
+
+PREVIEW_AT: Final = (
+    "fractions of the work (25%,50%,75%, or as an argument a sequence such as (0.25, 0.5)), a duration (30s), or always"
+)
+"""What :func:`parse_preview_at` expects."""
+
+
+def parse_preview_at(value: object) -> tuple[float, ...] | float | Literal["always"]:
+    """Return when to take previews: fractions as a tuple, seconds as a number, or ``always``."""
+    text = value.strip().lower() if isinstance(value, str) else None
+    if text == "always":
+        return "always"
+    try:
+        if text is not None and ("%" in text or "," in text):
+            return _fractions([_fraction(part) for part in text.split(",")])
+        if isinstance(value, Sequence) and text is None:
+            return _fractions([float(part) for part in value])
+        return parse_duration(value)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(PREVIEW_AT) from None
+
+
+def parse_edge(value: object) -> int:
+    """Return the longer side of previews in pixels."""
+    return _whole(value, 16, 4_096, "a whole number of pixels from 16 to 4096")
+
+
+def parse_count(value: object) -> int:
+    """Return how many previews of an operation are kept."""
+    return _whole(value, 1, 10_000, "a whole number from 1 to 10000")
+
+
+def parse_size(value: object) -> int:
+    """Return bytes from a number or a text such as ``16MiB``, at least 64 KiB."""
+    expected = "a size of 64KiB or more, in bytes or with a unit: 500KB, 16MiB, 1GB"
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    else:
+        match = re.fullmatch(r"\s*([0-9]{1,18})\s*([a-z]*)\s*", value.lower()) if isinstance(value, str) else None
+        if match is None or match[2] not in _SIZES:
+            raise ValueError(expected)
+        size = int(match[1]) * _SIZES[match[2]]
+    if not 2**16 <= size < 2**63:
+        raise ValueError(expected)
+    return size
+
+
+def parse_picture_format(value: object) -> Literal["png", "webp", "jpeg"]:
+    """Return what pictures are encoded as."""
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word == "png":
+        return "png"
+    if word == "webp":
+        return "webp"
+    if word in ("jpeg", "jpg"):
+        return "jpeg"
+    raise ValueError("png, webp or jpeg")
+
+
+def parse_base_url(value: object) -> str:
+    """Return the address of a server, without a slash at its end."""
+    expected = (
+        "the address of the server as people reach it: http or https, a host, perhaps a path (https://progress.example.org)"
+    )
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        raise ValueError(expected) from None
+    if (
+        not usable
+        or "@" in parts.netloc
+        or parts.query
+        or parts.fragment
+        or not text.isprintable()
+        or " " in text
+        or len(text) > 1_024
+    ):
+        raise ValueError(expected)
+    return text.rstrip("/")
+
+
+def _whole(value: object, least: int, most: int, expected: str) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(expected)
+    return value
+
+
+def _fraction(text: str) -> float:
+    match = _PERCENT.fullmatch(text.strip())
+    return float(match[1]) / 100.0 if match else float(text)
+
+
+def _fractions(found: Sequence[float]) -> tuple[float, ...]:
+    if not 1 <= len(found) <= 1_000 or not all(0.0 < one <= 1.0 for one in found):
+        raise ValueError
+    return tuple(sorted(set(found)))

@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from otel_progress.model import BatchSnapshot, Event, Instance, Number, OperationSnapshot, Outcome, Snapshot
-from otel_progress.observations import BatchInfo, CancelRequest, LogRecord, ResourceSample, ResourceUse
+from otel_progress.observations import (
+    BatchInfo,
+    CancelRequest,
+    HistoryKey,
+    Lesson,
+    LogRecord,
+    Preview,
+    ResourceSample,
+    ResourceUse,
+    Trajectory,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +32,8 @@ class Batch:
     ``snapshots`` come. ``at`` and ``clock`` are the moment of the tick, wall and monotonic: the sign of life of ``instance``.
     ``items`` counts the units of work done since the last batch by (operation type, level type, outcome), those of levels too
     short-lived to be in ``snapshots`` included. ``sample`` is what the process uses, when it was looked at; ``resources`` by run what
-    that makes of each active operation's use. ``batches`` are declarations that are new or have changed.
+    that makes of each active operation's use. ``batches`` are declarations that are new or have changed. ``lessons`` are what operations
+    that completed since leave for later runs, ``previews`` the previews that were stored.
     """
 
     instance: Instance
@@ -36,6 +47,8 @@ class Batch:
     sample: ResourceSample | None = None
     resources: Mapping[str, ResourceUse] = field(default_factory=dict)
     batches: Sequence[BatchInfo] = ()
+    lessons: Sequence[Lesson] = ()
+    previews: Sequence[Preview] = ()
 
 
 @runtime_checkable
@@ -102,6 +115,9 @@ class Reader(Protocol):
     def resources(self, operation_id: str, *, since: float | None = None, limit: int = 600) -> Sequence[ResourceSample]:
         """Return samples of the newest run's process taken while the run lasted, oldest first, the newest ``limit``."""
 
+    def previews(self, operation_id: str, *, path: str | None = None, limit: int = 100) -> Sequence[Preview]:
+        """Return the stored previews of the newest run, oldest first, the newest ``limit``; ``path`` takes in what is below it."""
+
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch as it is now, or None."""
 
@@ -125,7 +141,11 @@ class Controller(Protocol):
         """Ask the worker of the active run of this id to stop; False when there is none."""
 
     def delete(self, operation_id: str) -> int:
-        """Forget all ended runs of this id with their events and logs; return how many there were."""
+        """Forget the runs of this id that are over, with their events and logs; return how many there were.
+
+        Over are runs that have ended, and abandoned ones whose process is gone for certain: it is not there any more on this host, or
+        gave no sign of life for ten minutes where it cannot be looked at. Work that is or may be under way stays.
+        """
 
 
 @runtime_checkable
@@ -134,3 +154,22 @@ class Requests(Protocol):
 
     def requests(self, instance_id: str) -> Sequence[CancelRequest]:
         """Return the requests to cancel operations of a process that are still active. The same ones may come again."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What is kept in files."""
+
+    def size_bytes(self) -> int | None:
+        """Return the size of the files in bytes, what is not yet in its place included; None when there is none. Never raises."""
+
+
+@runtime_checkable
+class Histories(Protocol):
+    """Where past runs are remembered."""
+
+    def trajectories(self, key: HistoryKey, limit: int = 20) -> Sequence[Trajectory]:
+        """Return what the newest ``limit`` runs under this key left, oldest first.
+
+        Where fewer than three are from this class of host, those of others come before them: a foreign curve is better than none.
+        """

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from otel_progress.live.store import LiveStore
+    from otel_progress.previews.previewer import Previewer
 
 LEVEL_KEY: Final = create_key("otel-progress-level")
 """Context key of the current level."""
@@ -66,6 +67,7 @@ class Recording:
     strict: bool = False
     rejected: Callable[[str], None] = lambda reason: None
     warnings: Warnings = field(default_factory=Warnings)
+    previewer: Previewer | None = None
 
     def reject(self, reason: str, text: str, *, of_type: bool = False) -> None:
         """Refuse a bad value. Raises RejectedValueError or RejectedTypeError when strict."""

@@ -51,6 +51,23 @@ ERROR_TYPE: Final = "error.type"
 METADATA_PREFIX: Final = "progress.metadata."
 """Prefix of the caller's own metadata."""
 
+ESTIMATED: Final = "progress.estimated"
+"""True where the ratio rests on an estimate, because an opaque step runs; absent otherwise. boolean"""
+ETA_ERROR_FIRST: Final = "progress.eta.error.first"
+"""Distance of the first prediction of the end from the end, as a fraction of the duration; on spans at the end. double"""
+ETA_ERROR_MIDDLE: Final = "progress.eta.error.middle"
+"""The same of the prediction at half of the duration. double"""
+ETA_ERROR_LAST: Final = "progress.eta.error.last"
+"""The same of the last prediction. double"""
+PREVIEW_NAME: Final = "progress.preview.name"
+"""Name of a preview, on preview events. string"""
+PREVIEW_NUMBER: Final = "progress.preview.number"
+"""Number of a preview in its run, from 1, on preview events. int"""
+PREVIEW_MEDIA_TYPE: Final = "progress.preview.media_type"
+"""Media type of a preview, on preview events. string"""
+PREVIEW_URL: Final = "progress.preview.url"
+"""Where a preview can be looked at, when the address of a server is known; on preview events. string"""
+
 ITEM_NAME: Final = "progress.item.name"
 """Name of one unit of work, on item events. string"""
 ITEM_OUTCOME: Final = "progress.item.outcome"
@@ -116,6 +133,14 @@ ATTRIBUTES: Final = (
     MESSAGE,
     SEQUENCE,
     ERROR_TYPE,
+    ESTIMATED,
+    ETA_ERROR_FIRST,
+    ETA_ERROR_MIDDLE,
+    ETA_ERROR_LAST,
+    PREVIEW_NAME,
+    PREVIEW_NUMBER,
+    PREVIEW_MEDIA_TYPE,
+    PREVIEW_URL,
     ITEM_NAME,
     ITEM_OUTCOME,
 )
@@ -164,6 +189,16 @@ OPERATION_STATUS: Final = _gauge(
     ("operation_id", "operation_type", "status"),
     "1 for the status an operation is in, 0 for the others.",
 )
+OPERATION_CONDITION: Final = _gauge(
+    "progress.operation.condition",
+    ("operation_id", "operation_type", "condition"),
+    "1 for how an operation fares, 0 for the others; operations that ended have none.",
+)
+OPERATION_ESTIMATED: Final = _gauge(
+    "progress.operation.estimated",
+    _OPERATION,
+    "1 while the ratio of a running operation rests on an estimate, because an opaque step runs; else 0.",
+)
 OPERATION_RATIO: Final = _gauge(
     "progress.operation.ratio", _OPERATION, "Fraction of the operation done, 0 to 1; absent while unknown."
 )
@@ -203,6 +238,9 @@ OPERATION_REMAINING: Final = _gauge(
 LEVEL_RATIO: Final = _gauge("progress.level.ratio", _LEVEL, "Fraction of the level done, 0 to 1; absent while unknown.")
 LEVEL_CURRENT: Final = _gauge("progress.level.current", _LEVEL, "Units of work done by the level.")
 LEVEL_TARGET: Final = _gauge("progress.level.target", _LEVEL, "Units of work the level has in all; absent while unknown.")
+LEVEL_ESTIMATED: Final = _gauge(
+    "progress.level.estimated", _LEVEL, "1 where the ratio of a running level rests on an estimate; absent elsewhere."
+)
 LEVEL_STATUS: Final = _gauge(
     "progress.level.status", (*_LEVEL, "status"), "1 for the status a level is in; only that one is present."
 )
@@ -250,6 +288,21 @@ ETA_ERROR: Final = _histogram(
     "progress.eta.error_ratio",
     ("operation_type",),
     "Distance between predicted and true remaining time, as a fraction of the duration.",
+)
+ETA_INTERVALS: Final = _counter(
+    "progress.eta.intervals",
+    ("operation_type", "outcome"),
+    "Intervals of predictions whose operation has completed, by whether they held the end: covered or missed.",
+)
+PREVIEWS: Final = _counter(
+    "progress.previews", ("outcome",), "Previews by what became of them: stored, unchanged, dropped (busy), refused or failed."
+)
+SERIES_SHOWN: Final = _gauge(
+    "progress.series.shown", ("metric_group",), "Operations, levels and batches that the last scrape or export showed."
+)
+SERIES_LIMIT: Final = _gauge("progress.series.limit", ("metric_group",), "How many operations, levels and batches can be shown.")
+JOURNAL_SIZE: Final = _gauge(
+    "progress.journal.size", (), "Size of the journal's files, its write-ahead log included; absent without a file.", "By"
 )
 SERIES_DROPPED: Final = _counter(
     "progress.series.dropped",

@@ -17,13 +17,20 @@ from otel_progress.parsing import (
     MAX_TOKEN,
     ConsoleMode,
     RedactRule,
+    parse_base_url,
     parse_bool,
     parse_capture,
     parse_console,
+    parse_count,
     parse_duration,
+    parse_edge,
     parse_path,
+    parse_picture_format,
     parse_port,
+    parse_preview_at,
+    parse_previews,
     parse_redact,
+    parse_size,
     parse_text,
     parse_tick,
     parse_token,
@@ -97,6 +104,34 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Whether to sample processor, memory and GPU use of the process: `auto` (when psutil is installed), `true` or `false`.",
     ),
     _setting(
+        "previews",
+        "auto",
+        parse_previews,
+        "Where previews are kept: `auto` (a folder beside the journal; in memory with `memory:`), a folder, or a URL that fsspec knows, "
+        "such as `s3://bucket/previews`; `false` takes none.",
+    ),
+    _setting(
+        "preview_at",
+        (0.25, 0.5, 0.75),
+        parse_preview_at,
+        "When previews are taken: at fractions of the level (`25%,50%,75%`), every so many seconds (`30s`), or `always`.",
+    ),
+    _setting("preview_edge", 512, parse_edge, "Longer side of previews, in pixels."),
+    _setting("preview_format", "png", parse_picture_format, "What pictures are encoded as: `png`, `webp` or `jpeg`."),
+    _setting(
+        "preview_count",
+        50,
+        parse_count,
+        "Previews kept of an operation; beyond, they are thinned out so that they still span the run.",
+    ),
+    _setting("preview_size", 16 * 1024 * 1024, parse_size, "Bytes of the previews kept of an operation."),
+    _setting(
+        "public_url",
+        None,
+        parse_base_url,
+        "Address under which people reach the server, for links in metrics and events. When not set: that of the worker's own server.",
+    ),
+    _setting(
         "server_port",
         None,
         parse_port,
@@ -134,6 +169,13 @@ class Settings:
     capture_logs: int | Literal[False] = False
     redact: RedactRule = True
     resources: ConsoleMode = "auto"
+    previews: str | Literal[False] = "auto"
+    preview_at: tuple[float, ...] | float | Literal["always"] = (0.25, 0.5, 0.75)
+    preview_edge: int = 512
+    preview_format: Literal["png", "webp", "jpeg"] = "png"
+    preview_count: int = 50
+    preview_size: int = 16 * 1024 * 1024
+    public_url: str | None = None
     server_port: int | None = None
     server_host: str = "127.0.0.1"
     token: str | None = field(default=None, repr=False)

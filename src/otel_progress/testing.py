@@ -36,8 +36,8 @@ WALL: Final = 1_700_000_000.0
 """Unix seconds at which a :class:`FakeClock` starts."""
 MONOTONIC: Final = 5_000.0
 """Its monotonic seconds at the same moment."""
-PASSING: Final = frozenset({semconv.SEQUENCE})
-"""Attributes that :func:`forest` leaves out: how often something was looked at is no property of the work."""
+PASSING: Final = frozenset({semconv.SEQUENCE, semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST})
+"""Attributes that :func:`forest` leaves out: how often something was looked at, and foretold, is no property of the work."""
 
 Tree: TypeAlias = "dict[str, Any]"
 """One span as plain data: name, attributes, and, where there are any, status, events and children."""

@@ -30,6 +30,9 @@ ErrorLike: TypeAlias = "BaseException | Failure | str"
 DeadlineLike: TypeAlias = "float | int | timedelta | datetime"
 """Seconds from now, a duration from now, or a moment (naive ones are local time)."""
 
+EtaKey: TypeAlias = "str | list[str] | tuple[str, ...]"
+"""A bucket of runs that learn from each other: its name, or the keys of the metadata whose values make it."""
+
 
 class Bad(NamedTuple):
     """A refused value: the reason for the counter, the text for people, and whether its type was wrong."""
@@ -107,6 +110,18 @@ def _sequence(values: list[object] | tuple[object, ...]) -> MetadataValue:
     if len(kinds) == 1 and kinds <= {str, bool, int, float}:
         return tuple(clean)  # type: ignore[return-value]
     return tuple(cut(value) for value in clean)
+
+
+def bucket(value: object, metadata: Mapping[str, MetadataValue]) -> str | Bad:
+    """Return the name of a bucket of runs: a text as it is, or the values of the metadata keys given, as ``key=value,…``.
+
+    A key that the metadata does not have counts as one without a value.
+    """
+    if isinstance(value, str):
+        return identifier(value)
+    if isinstance(value, (list, tuple)) and value and all(isinstance(key, str) for key in value):
+        return identifier(",".join(f"{key}={metadata.get(key, '')}" for key in value))
+    return Bad("eta_key", f"eta_key must be a text or a list of metadata keys, not {_show(value)}", of_type=True)
 
 
 def deadline(value: object, now: float) -> float | Bad | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from command_line import EVIL, documents, run, url_of
 
-from factories import local_instance
+from factories import batch, local_instance, snapshot
 from otel_progress.journal import SqliteJournal
 
 
@@ -73,7 +74,7 @@ def test_cancelling_what_is_abandoned_says_that_nobody_may_hear(store: str) -> N
 def test_rm_forgets_what_has_ended(store: str) -> None:
     """All runs of the ids go; the others stay."""
     result = run("--store", store, "rm", "backup-1", "backup-1", "backup-2")
-    assert (result.exit_code, result.stdout) == (0, "Forgot 1 ended run of backup-1.\nForgot 1 ended run of backup-2.\n")
+    assert (result.exit_code, result.stdout) == (0, "Forgot 1 run of backup-1.\nForgot 1 run of backup-2.\n")
     left = documents(run("--store", store, "ls", "--all", "--json"))[0]["operations"]
     assert {entry["operation_id"] for entry in left} == {"friday-42", "lost"}
 
@@ -85,6 +86,19 @@ def test_rm_leaves_what_is_under_way(store: str) -> None:
     assert documents(result)[0]["deleted"] == {"friday-42": 0}
     assert "First: otel-progress cancel friday-42" in result.stderr
     assert run("--store", store, "show", "friday-42").exit_code == 0
+
+
+def test_rm_forgets_what_was_abandoned(store: str, tmp_path: Path) -> None:
+    """Its last sign of life is an hour old; one of a quarter of an hour's half may still be true, and stays with the reason."""
+    assert run("--store", store, "rm", "lost").stdout == "Forgot 1 run of lost.\n"
+    assert run("--store", store, "show", "lost").exit_code == 1
+    journal = SqliteJournal(tmp_path / "progress.db")
+    journal.write(batch(snapshot(run="r5", operation_id="silent"), at=time.time() - 450.0))
+    journal.close()
+    result = run("--store", store, "rm", "silent")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "can be forgotten 10 minutes after its last sign of life" in result.stderr
+    assert "abandoned" in run("--store", store, "ls").stdout
 
 
 @pytest.mark.parametrize("wrong", ["backup", "fri", "nothing", ""])

@@ -40,7 +40,7 @@ def test_a_step_of_the_wall_clock(step: float) -> None:
             assert one.elapsed_seconds == 100.0
             assert one.remaining_seconds == pytest.approx(900.0, rel=0.2)
             assert one.condition is Condition.OK
-            assert one.root.longest_gap_s == 10.0
+            assert one.root.stall_after_s == 60.0
             recorder.clock.advance(55.0)
             assert recorder.operation("o").condition is Condition.OK
             recorder.clock.advance(446.0)
@@ -150,9 +150,9 @@ def test_an_estimate_counts_down_and_goes(recorder: Recorder) -> None:
             recorder.tick()
         first = recorder.operation("o").remaining_seconds
         assert first == pytest.approx(100.0, rel=0.05)
-        recorder.clock.advance(10.0)
+        recorder.clock.advance(1.0)
         later = recorder.operation("o").remaining_seconds
-        assert later == pytest.approx(first - 10.0, rel=0.05)
+        assert later == pytest.approx(first - 1.0)
     assert recorder.operation("o").root.eta is None
 
 
@@ -164,4 +164,5 @@ def test_points_of_a_long_run_are_few(recorder: Recorder) -> None:
             op.increment()
             recorder.runtime.store.collect()
         assert recorder.operation("o").remaining_seconds == pytest.approx(5_000.0, rel=0.02)
-        assert len(op._node.operation.points) <= 64
+        assert op._node.course is not None
+        assert 32 <= len(op._node.course.points) <= 64

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import otel_progress as progress
-from factories import batch, ended, event, snapshot
+from factories import batch, ended, event, lesson, preview, snapshot
 from otel_progress import semconv
 from otel_progress.journal import open_journal
 from otel_progress.protocols import Batch
@@ -83,6 +83,34 @@ def test_evicted_levels_do_not_wait() -> None:
     assert merged is not None
     assert [one.path for one in merged.snapshots] == ["a:2"]
     assert merged.evicted == (("run-1", "a:1"),)
+
+
+def test_lessons_and_previews_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs left to learn from and previews come in order when batches are merged; beyond a bound the oldest go, counted."""
+    waiting = Waiting()
+    waiting.add(batch(lessons=[lesson("a")], previews=[preview(1)]))
+    waiting.add(batch(lessons=[lesson("b")], previews=[preview(2)]))
+    merged = waiting.take()
+    assert merged is not None
+    assert [one.run for one in merged.lessons] == ["a", "b"]
+    assert [one.number for one in merged.previews] == [1, 2]
+    monkeypatch.setattr(lanes, "MAX_LESSONS", 2)
+    monkeypatch.setattr(lanes, "MAX_PREVIEWS", 1)
+    many = batch(lessons=[lesson(str(n)) for n in range(5)], previews=[preview(n) for n in range(1, 4)])
+    assert waiting.add(many) == 3 + 2
+    left = waiting.take()
+    assert left is not None
+    assert ([one.run for one in left.lessons], [one.number for one in left.previews]) == (["3", "4"], [3])
+    assert waiting.take() is None
+
+
+def test_what_a_written_batch_had_is_told(sink: Sink) -> None:
+    """Whoever listens to a lane hears of each batch that was written, with what was in it."""
+    written: list[Batch] = []
+    lane = Lane("heard", sink, on_written=written.append)
+    lane.post(batch(lessons=[lesson("a")]))
+    assert lane.close(10.0)
+    assert [one.run for told in written for one in told.lessons] == ["a"]
 
 
 def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch, sink: Sink) -> None:

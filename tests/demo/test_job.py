@@ -11,15 +11,19 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from otel_progress import Level, config
-from otel_progress.demo import job, run, sources
+from otel_progress.demo import code_map, job, run, sources
 from otel_progress.demo import measure as measuring
+from otel_progress.instances import host_class
 from otel_progress.journal import open_journal
 from otel_progress.model import OperationSnapshot, Outcome, Status
+from otel_progress.observations import HistoryKey
 
 
 @pytest.fixture
@@ -120,6 +124,46 @@ def test_without_the_servers_packages_it_says_how_to_get_them(
     monkeypatch.setattr(job, "find_spec", lambda _: None)
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
     assert capsys.readouterr().err.startswith("To watch it in a browser: pip install 'otel-progress[server]'\n")
+
+
+def test_the_map_grows_as_previews(tree: Path, store: str) -> None:
+    """Pictures of the map lead up to the whole one; the last shows the file that does not compile."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: it draws the map")
+    run(str(tree), store=store, prometheus_port=0, console=False)
+    journal = open_journal(store, read_only=True)
+    try:
+        previews = journal.previews(kept(store).operation_id)
+    finally:
+        journal.close()
+    assert {(one.path, one.name, one.media_type) for one in previews} == {("", "map", "image/png")}
+    with image.open(BytesIO(urllib.request.urlopen(previews[-1].location, timeout=5).read())) as last:
+        colours = {colour for _, colour in last.convert("RGB").getcolors(100_000)}
+    assert code_map.BROKEN in colours
+
+
+def test_without_pil_there_is_no_map_and_no_word_about_it(
+    tree: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The survey is made all the same."""
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
+    assert "PIL" not in capsys.readouterr().err
+    assert [record for record in caplog.records if record.name.startswith("otel_progress")] == []
+    assert kept(store).root.previews == 0
+
+
+def test_surveys_of_the_same_sources_learn_from_each_other(tree: Path, store: str) -> None:
+    """What is kept to learn from tells the surveyed folder, and a part of it from the whole."""
+    for _ in range(2):
+        run(str(tree), store=store, prometheus_port=0, console=False)
+    run(str(tree), quick=True, store=store, prometheus_port=0, console=False)
+    journal = open_journal(store, read_only=True)
+    try:
+        whole = HistoryKey("code_survey", "", host_class(), str(tree))
+        assert len(journal.trajectories(whole)) == 2
+        assert len(journal.trajectories(replace(whole, eta_key=f"part of {tree}"))) == 1
+    finally:
+        journal.close()
 
 
 def test_its_logs_are_kept(tree: Path, store: str, capsys: pytest.CaptureFixture[str]) -> None:

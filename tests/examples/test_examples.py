@@ -4,60 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
 
-import pytest
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-Run: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
-ARGUMENTS = {"setlist.py": ("--fast",)}
+from running import EXAMPLES, Runner, levels
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Run Python with a state directory of its own, without settings of whoever runs the tests; warnings are errors."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    environ |= {"XDG_STATE_HOME": str(tmp_path / "state"), "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8"}
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environ, timeout=120, check=False)
-
-    return run
-
-
-def example(run: Run, name: str) -> str:
-    """Run an example and return what it printed; a warning or an error on stderr fails the test."""
-    done = run(EXAMPLES / name, *ARGUMENTS.get(name, ()))
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
-    return done.stdout
-
-
-def document(run: Run, *arguments: str) -> dict[str, Any]:
-    """Return what a command of otel-progress answers as JSON."""
-    done = run("-m", "otel_progress", *arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def levels(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the levels of an operation's document by path."""
-    return {level["path"]: level for level in operation["levels"]}
-
-
-def test_setlist_records_errors_and_retries(run: Run) -> None:
+def test_setlist_records_errors_and_retries(run: Runner) -> None:
     """A retry is the same level with an attempt; a song that fails for good is counted as failed, and one is skipped."""
-    printed = example(run, "setlist.py")
+    printed = run.example("setlist.py", "--fast")
 
-    found = document(run, "show", "friday-42")
+    found = run.document("show", "friday-42")
     by_path = levels(found)
     assert (found["status"], found["ratio"]) == ("completed", 1.0)
     assert (found["completed"], found["failed"], found["skipped"], found["total"]) == (2, 1, 1, 4)
@@ -75,44 +31,44 @@ def test_setlist_records_errors_and_retries(run: Run) -> None:
     assert "2 of 4 songs rendered, 1 failed" in printed
 
 
-def test_setlist_follows_what_subprocesses_say(run: Run) -> None:
+def test_setlist_follows_what_subprocesses_say(run: Runner) -> None:
     """A tracker that only knows ``current_level()`` brings the figures of each subprocess to the level it runs for."""
-    example(run, "setlist.py")
+    run.example("setlist.py", "--fast")
 
-    mix = levels(document(run, "show", "friday-42"))["song:2/action:mix/block:mix"]
+    mix = levels(run.document("show", "friday-42"))["song:2/action:mix/block:mix"]
     assert (mix["current"], mix["total"], mix["message"]) == (3, 3, "seconds 3/3")
 
 
-def test_setlist_remembers_what_it_delivered(run: Run) -> None:
+def test_setlist_remembers_what_it_delivered(run: Runner) -> None:
     """Each delivered file is an item event with its size, found by the level it belongs to."""
-    example(run, "setlist.py")
+    run.example("setlist.py", "--fast")
 
     events = json.loads(run("-m", "otel_progress", "export", "friday-42").stdout)["events"]
     delivered = [(event["path"], event["name"], event["metadata"]["bytes"] > 0) for event in events]
     assert delivered == [("song:1/action:deliver", "1.wav", True), ("song:2/action:deliver", "2.wav", True)]
 
 
-def test_setlist_is_deterministic(run: Run) -> None:
+def test_setlist_is_deterministic(run: Runner) -> None:
     """Two runs print the same."""
-    assert example(run, "setlist.py") == example(run, "setlist.py")
+    assert run.example("setlist.py", "--fast") == run.example("setlist.py", "--fast")
 
 
-def test_loop_tracks_every_file(run: Run) -> None:
+def test_loop_tracks_every_file(run: Runner) -> None:
     """``track`` outside of any operation is an operation of its own, as long as what it iterates over."""
-    printed = example(run, "loop.py")
+    printed = run.example("loop.py")
 
-    (found,) = document(run, "history")["operations"]
+    (found,) = run.document("history")["operations"]
     files = len(list(EXAMPLES.rglob("*.py")))
     assert (found["type"], found["name"], found["status"]) == ("track", "checksum", "completed")
     assert (found["current"], found["total"], found["unit"]) == (files, files, "file")
     assert printed.startswith(f"{files} files, sha256 ")
 
 
-def test_pipeline_runs_tasks_below_its_stages(run: Run) -> None:
+def test_pipeline_runs_tasks_below_its_stages(run: Runner) -> None:
     """Tasks that run at once each have their own level, and the tracked lines lie below the right document."""
-    example(run, "pipeline_asyncio.py")
+    run.example("pipeline_asyncio.py")
 
-    found = document(run, "show", "pipeline")
+    found = run.document("show", "pipeline")
     by_path = levels(found)
     documents = [path for path in by_path if by_path[path]["type"] == "document"]
     assert sorted(documents) == sorted(f"stage:read/document:{path.name}" for path in EXAMPLES.glob("*.py"))
@@ -123,22 +79,22 @@ def test_pipeline_runs_tasks_below_its_stages(run: Run) -> None:
         assert by_path[path]["metadata"]["words"] == len(text.split())
 
 
-def test_threads_count_in_the_level_they_run_in(run: Run) -> None:
+def test_threads_count_in_the_level_they_run_in(run: Runner) -> None:
     """Eight parts in four threads: every block is counted once, in the part it belongs to."""
-    printed = example(run, "threads.py")
+    printed = run.example("threads.py")
 
-    found = document(run, "show", "threads")
+    found = run.document("show", "threads")
     assert {level["path"]: level["current"] for level in found["levels"]} == {f"part:{part}": 200 for part in range(8)}
     assert (found["current"], found["total"]) == (8, 8)
     assert printed.startswith("8/8 parts, 1600 blocks, ")
 
 
-def test_library_is_inert_until_configured(run: Run) -> None:
+def test_library_is_inert_until_configured(run: Runner) -> None:
     """Without configure the library leaves nothing behind; with it, its calls are levels below the program's operation."""
-    printed = example(run, "library.py")
+    printed = run.example("library.py")
 
-    (found,) = document(run, "history")["operations"]
-    shown = document(run, "show", found["operation_id"])
+    (found,) = run.document("history")["operations"]
+    shown = run.document("show", found["operation_id"])
     assert found["operation_id"] == "primes"
     assert {path: level["metadata"] for path, level in levels(shown).items()} == {
         "sieve:1": {"limit": 10_000},
@@ -150,23 +106,24 @@ def test_library_is_inert_until_configured(run: Run) -> None:
 def test_every_example_is_run_here() -> None:
     """An example that no test runs would rot."""
     tested = {
-        node.args[1].value
-        for node in ast.walk(ast.parse(Path(__file__).read_bytes()))
+        node.args[0].value
+        for file in Path(__file__).parent.glob("test_*.py")
+        for node in ast.walk(ast.parse(file.read_bytes()))
         if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "example"
-        and isinstance(node.args[1], ast.Constant)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "example"
+        and isinstance(node.args[0], ast.Constant)
     }
     assert tested == {path.name for path in EXAMPLES.glob("*.py")}
 
 
-def test_batch_counts_its_operations_and_what_failed(run: Run) -> None:
+def test_batch_counts_its_operations_and_what_failed(run: Runner) -> None:
     """Five hundred operations on a pool are one batch, of which 5 % failed, each with its own error."""
-    printed = example(run, "batch.py")
+    printed = run.example("batch.py")
 
-    found = document(run, "show", "checksums")
+    found = run.document("show", "checksums")
     assert printed == "500 of 500 files, 25 damaged, batch failed\n"
     assert (found["total"], found["finished"], found["percentage"], found["status"]) == (500, 500, 100.0, "failed")
     assert (found["counts"]["completed"], found["counts"]["failed"]) == (475, 25)
     assert {one["error"]["type"] for one in found["failed"]} == {"__main__.DamagedError"}
-    assert document(run, "show", "file-020")["batch"] == "checksums"
+    assert run.document("show", "file-020")["batch"] == "checksums"

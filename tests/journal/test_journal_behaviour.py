@@ -49,7 +49,7 @@ def test_a_snapshot_comes_back_as_it_was_written(journal: Journal) -> None:
         eta=Eta(10.5, 9, None, "steady", "history", 5, CLOCK),
         advanced_at=WALL + 1,
         advanced_clock=CLOCK + 1,
-        longest_gap_s=2.5,
+        stall_after_s=2.5,
         deadline_at=WALL + 100,
         trace_id="0" * 32,
     )
@@ -240,7 +240,7 @@ def test_an_event_sent_twice_is_kept_once(journal: Journal) -> None:
         {"metadata": {"k\udc00": "v\ud800", "nan": float("nan"), "all": (1.0, float("inf")), "big": 10**5000}},
         {"error": Failure("E\ud800", "m", "d\udfff")},
         {"eta": Eta(float("nan"), 1.0, float("inf"), "steady", "history", 3, CLOCK)},
-        {"observed_at": float("inf"), "longest_gap_s": float("inf")},
+        {"observed_at": float("inf"), "stall_after_s": float("inf")},
     ],
 )
 def test_values_that_cannot_be_stored_cost_only_themselves(journal: Journal, fields: dict[str, object]) -> None:

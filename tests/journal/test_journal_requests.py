@@ -1,15 +1,20 @@
-"""What is asked of a journal: to cancel what runs, to delete what ended."""
+"""What is asked of a journal: to cancel what runs, to delete what is over."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 from faketime import FakeTime
 
-from factories import WALL, batch, batch_info, ended, event, instance, log, resource_use, sample, snapshot
+from factories import WALL, batch, batch_info, ended, event, instance, local_instance, log, resource_use, sample, snapshot
+from otel_progress import instances
 from otel_progress.errors import JournalError
+from otel_progress.instances import UNVERIFIED_TIMEOUT_S
 from otel_progress.journal import Journal, SqliteJournal
+from otel_progress.model import Condition, Status
 from otel_progress.observations import CancelRequest
 
 
@@ -112,6 +117,49 @@ def test_deleting_forgets_what_ended_with_everything_of_it(journal: Journal) -> 
     assert len(journal.events("other")) == 1
     assert journal.delete("friday-42") == 0
     assert journal.delete("nobody") == 0
+
+
+def test_a_run_whose_process_has_ended_is_over(journal: Journal) -> None:
+    """A dead process of this host can be looked at, so its runs need no time to be forgotten; those of a living one stay."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead, here = local_instance(process.pid), instances.current_instance("tests")
+    journal.write(batch(snapshot(instance=dead.id), snapshot("song:1", instance=dead.id), instance=dead, events=[event(1)]))
+    waiting = {"status": Status.PENDING, "started_at": None, "started_clock": None}
+    journal.write(batch(snapshot(run="run-2", instance=dead.id, **waiting), instance=dead))
+    journal.write(batch(snapshot(run="run-3", instance=here.id), instance=here))
+    assert journal.delete("friday-42") == 2
+    assert [operation.run for operation in journal.active()] == ["run-3"]
+    assert list(journal.events("friday-42")) == []
+    assert journal.delete("friday-42") == 0
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with a sign of life", "of a process nobody knows"])
+def test_work_elsewhere_is_over_when_nothing_was_heard_for_ten_minutes(
+    journal: Journal, fake_time: FakeTime, known: bool
+) -> None:
+    """What seems abandoned after a quarter of a minute may only be cut off from the journal, and stays."""
+    process = instance() if known else instance("another")
+    journal.write(batch(snapshot(), instance=process))
+    fake_time.pass_(UNVERIFIED_TIMEOUT_S)
+    assert [operation.condition for operation in journal.active()] == [Condition.ABANDONED]
+    assert journal.delete("friday-42") == 0
+    fake_time.pass_(1.0)
+    assert journal.delete("friday-42") == 1
+    assert journal.get("friday-42") is None
+
+
+def test_the_clock_of_the_machine_says_how_old_a_sign_of_life_of_its_containers_is(journal: Journal, fake_time: FakeTime) -> None:
+    """A step of the wall clock makes no work of another container on this machine old enough to be forgotten."""
+    name, boot, _ = instances.this_host().rsplit("/", 2)
+    if not boot:
+        pytest.skip("this system has no boot id")
+    journal.write(batch(snapshot(), instance=instance(host=f"{name}/{boot}/another")))
+    fake_time.pass_(60.0)
+    fake_time.now += 86_400.0
+    assert journal.delete("friday-42") == 0
+    fake_time.clock += UNVERIFIED_TIMEOUT_S
+    assert journal.delete("friday-42") == 1
 
 
 def test_what_was_deleted_can_run_again(open_another: Callable[..., Journal]) -> None:

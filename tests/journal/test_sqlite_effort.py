@@ -9,7 +9,7 @@ from pathlib import Path
 
 from faketime import FakeTime
 
-from factories import batch, batch_info, ended, snapshot
+from factories import batch, batch_info, ended, history_key, lesson, preview, snapshot
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.handle import Handle
 from otel_progress.journal.liveness import Moment
@@ -93,3 +93,31 @@ def test_a_watch_without_levels_reads_roots_only(open_another: Callable[..., Sql
     journal.write(batch(snapshot("song:1", sequence=2), snapshot(sequence=3)))
     assert [(operation.root.sequence, operation.levels) for operation in next(watch)] == [(3, ())]
     watch.close()
+
+
+def test_moving_on_binds_nine_values(open_another: Callable[..., SqliteJournal]) -> None:
+    """What a tick mostly brings is the short update, also of a level that has pauses, previews and an expectation."""
+    journal = open_another()
+    had = {"paused_s": 3.0, "previews": 2, "overdue_after_s": 90.0}
+    journal.write(batch(snapshot(**had), snapshot("song:1")))
+    with _asked(journal._writing) as asked:
+        journal.write(batch(snapshot(sequence=2, current=1, **had), snapshot("song:1", sequence=3, current=1)))
+    updates = [one for one in asked if one.startswith("UPDATE states")]
+    assert len(updates) == 2
+    assert all(one.count(" = ") == 10 and "extra" not in one for one in updates)
+
+
+def test_what_is_learned_and_seen_is_found_along_an_index(open_another: Callable[..., SqliteJournal]) -> None:
+    """Reading and deleting trajectories and previews never walks over all there are."""
+    journal = open_another()
+    journal.write(batch(ended(), lessons=[lesson()], previews=[preview()]))
+    with _asked(journal._reading) as asked:
+        assert len(journal.trajectories(history_key())) == len(journal.previews("friday-42")) == 1
+        assert journal.delete("friday-42") == 1
+    with journal._reading.use() as connection:
+        statements = [
+            one for one in asked if one.startswith(("SELECT", "DELETE")) and ("trajectories" in one or "previews" in one)
+        ]
+        plan = [row[3] for one in statements for row in connection.execute(f"EXPLAIN QUERY PLAN {one}")]
+    assert len(statements) >= 6
+    assert not [step for step in plan if step.startswith("SCAN")]

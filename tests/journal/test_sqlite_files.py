@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from workers import run, start
 
-from factories import batch, snapshot
+from factories import batch, ended, preview, snapshot
 from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError
 from otel_progress.journal import SqliteJournal, default_path, open_journal, schema
 
@@ -210,7 +210,7 @@ def test_a_directory_of_somebody_else_is_a_clear_error() -> None:
     program = """
 import os, sys
 from pathlib import Path
-from factories import batch, snapshot
+from factories import batch, ended, preview, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
 journal = SqliteJournal(Path(sys.argv[1]))
@@ -245,3 +245,26 @@ def _change(path: Path, statement: str) -> None:
     connection = sqlite3.connect(path)
     connection.execute(statement)
     connection.close()
+
+
+def test_the_size_is_that_of_all_files(path: Path) -> None:
+    """The write-ahead log and its index count; nothing that is not there has a size, and asking makes no file."""
+    journal = SqliteJournal(path)
+    assert journal.size_bytes() is None
+    assert not path.exists()
+    journal.write(batch(snapshot()))
+    files = {file.name: file.stat().st_size for file in path.parent.iterdir()}
+    assert set(files) == {path.name, f"{path.name}-wal", f"{path.name}-shm"}
+    assert journal.size_bytes() == sum(files.values())
+    journal.close()
+    assert journal.size_bytes() == path.stat().st_size > 0
+
+
+def test_whoever_opens_a_journal_hears_of_deleted_previews(path: Path) -> None:
+    """open_journal() passes on who is to be told."""
+    told: list[str] = []
+    journal = open_journal(f"sqlite:///{path}", on_deleted=told.extend)
+    journal.write(batch(ended(), previews=[preview()]))
+    journal.delete("friday-42")
+    assert told == [preview().location]
+    journal.close()

@@ -60,7 +60,7 @@ def level(path: str = "", *, run: str = "run-1", clock: float = 0.0, started: fl
         observed_clock=clock,
         advanced_at=None,
         advanced_clock=None,
-        longest_gap_s=0.0,
+        stall_after_s=60.0,
         ended_at=None,
         duration_s=None,
     )

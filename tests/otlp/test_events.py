@@ -148,8 +148,8 @@ def test_item_of_a_level_that_is_not_known_says_where_it_was(events: OtlpEvents,
 
 def test_stall_is_told_once_until_the_operation_moves_again(told: Told) -> None:
     """Becoming stalled is one event; after an advance it can be told anew."""
-    events = OtlpEvents(told, stall_after=10.0)
-    root = level()
+    events = OtlpEvents(told)
+    root = level(stall_after_s=10.0)
     events.write(batch(0.0, root))
     for clock in range(1, 30):
         events.write(batch(float(clock)))
@@ -275,3 +275,14 @@ def test_whatever_comes_in_an_event_stays_bounded_and_valid(text: str, number: f
         else:
             assert value == value
             assert abs(value) != float("inf")  # type: ignore[arg-type]
+
+
+def test_what_rests_on_an_estimate_says_so() -> None:
+    """An opaque step's ratio is marked in the attributes and in the text; a true one has neither."""
+    snapshot = replace(level("stage:encode"), ratio=0.42)
+    told = level_event(UPDATED, replace(snapshot, estimated=True), WALL)
+    assert told.attributes[semconv.ESTIMATED] is True
+    assert "(~42 %)" in told.body
+    true = level_event(UPDATED, snapshot, WALL)
+    assert semconv.ESTIMATED not in true.attributes
+    assert "(42 %)" in true.body

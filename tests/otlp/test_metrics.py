@@ -21,8 +21,9 @@ from records import WALL, ListedReader, batch, ended, level
 from otel_progress import semconv
 from otel_progress.exporters.otlp_metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split
 from otel_progress.exporters.series import Caps
+from otel_progress.exporters.surroundings import Surroundings
 from otel_progress.exporters.totals import Totals
-from otel_progress.model import BatchSnapshot, OperationSnapshot, Status
+from otel_progress.model import BatchSnapshot, Condition, OperationSnapshot, Status
 from otel_progress.observations import ResourceSample, ResourceUse
 from otel_progress.protocols import Reader
 
@@ -79,13 +80,14 @@ def values(metric: Any) -> dict[tuple[str, ...], float]:
 
 
 def test_gauges_have_the_names_units_and_labels_of_semconv() -> None:
-    """Every exported metric is one of semconv, with its unit, help and exactly its labels; the values are the operation's."""
+    """Every exported metric is one of semconv, with its unit (1 for ratios only), help and labels; the values are the operation's."""
     with exporting(ListedReader([operation(1, current=3, ratio=0.3)])) as (metrics, kept):
         assert metrics.force_flush(10)
         exported = kept.last()
     known = {metric.name: metric for metric in semconv.METRICS}
     for name, metric in exported.items():
-        assert (metric.unit, metric.description) == (known[name].unit, known[name].help)
+        plain = known[name].kind == "gauge" and known[name].unit == "1" and not name.endswith("ratio")  # or it would become one
+        assert (metric.unit, metric.description) == ("" if plain else known[name].unit, known[name].help)
         assert all(tuple(point.attributes) == known[name].labels for point in metric.data.data_points)
     assert values(exported[semconv.OPERATION_RATIO.name]) == {("op-1", "setlist"): 0.3}
     assert values(exported[semconv.OPERATION_CURRENT.name]) == {("op-1", "setlist"): 3}
@@ -95,7 +97,7 @@ def test_gauges_have_the_names_units_and_labels_of_semconv() -> None:
 
 
 def test_series_vanish_with_their_operation_after_the_retention() -> None:
-    """An operation that ended is shown for the retention and then no more; with nothing left there is no export."""
+    """An operation that ended is shown for the retention and then no more; what is left is how far the caps are used up."""
     reader = ListedReader()
     done = ended(level(run="r"), 2.0)
     with exporting(reader, caps=Caps(retention_s=60)) as (metrics, kept):
@@ -104,7 +106,8 @@ def test_series_vanish_with_their_operation_after_the_retention() -> None:
         assert ("friday-42", "setlist") in values(kept.last()[semconv.OPERATION_CURRENT.name])
         reader.done = [OperationSnapshot(done, (), WALL + 90, 90.0)]
         metrics.force_flush(10)
-        assert len(kept.exported) == 1
+        assert set(kept.last()) == {semconv.SERIES_SHOWN.name, semconv.SERIES_LIMIT.name}
+        assert set(values(kept.last()[semconv.SERIES_SHOWN.name]).values()) == {0}
 
 
 def test_batches_and_resources_are_exported_as_they_are_scraped() -> None:
@@ -120,6 +123,22 @@ def test_batches_and_resources_are_exported_as_they_are_scraped() -> None:
     assert semconv.OPERATION_GPU.name not in exported
     assert values(exported[semconv.BATCH_OPERATIONS.name])["b", "images", "failed"] == 2
     assert values(exported[semconv.BATCH_RATIO.name]) == {("b", "images"): 0.5}
+
+
+def test_what_is_around_operations_is_exported_as_it_is_scraped() -> None:
+    """Conditions, addresses of previews, caps and the journal's size have the names and labels of the scrape."""
+    around = Surroundings.of("https://progress.example.org", lambda: 4096)
+    with exporting(ListedReader([operation(1, previews=3, estimated=True)]), around=around) as (metrics, kept):
+        assert metrics.force_flush(10)
+        exported = kept.last()
+    (info,) = values(exported[semconv.OPERATION_INFO.name])
+    assert info[-1] == "https://progress.example.org/api/v1/operations/op-1/previews/3"
+    assert values(exported[semconv.JOURNAL_SIZE.name]) == {(): 4096}
+    assert exported[semconv.JOURNAL_SIZE.name].unit == "By"
+    conditions = values(exported[semconv.OPERATION_CONDITION.name])
+    assert conditions == {("op-1", "setlist", each.value): each is Condition.OK for each in Condition}
+    assert values(exported[semconv.OPERATION_ESTIMATED.name]) == {("op-1", "setlist"): 1}
+    assert values(exported[semconv.SERIES_SHOWN.name]) == {("operation",): 1, ("level",): 1, ("batch",): 0}
 
 
 def test_no_operation_is_lost_to_those_that_went_before() -> None:

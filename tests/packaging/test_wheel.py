@@ -55,13 +55,15 @@ def run(python: Path | str, *arguments: str, cwd: Path) -> subprocess.CompletedP
 
 
 def test_wheel_holds_exactly_the_package(wheel: zipfile.ZipFile) -> None:
-    """The wheel has every file of the package and nothing else: no tests, no caches, no stray top-level module."""
+    """The wheel has every file of the package, the bundle, and nothing else: no tests, no caches, no stray top-level module."""
     source = PROJECT / "src"
     expected = {
         path.relative_to(source).as_posix()
         for path in source.rglob("*")
         if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(source).parts)
     }
+    for bundle, folder in (("dashboards", "grafana/dashboards"), ("rules", "deploy/prometheus/rules")):
+        expected |= {f"otel_progress/bundle/{bundle}/{path.name}" for path in (PROJECT / folder).iterdir()}
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert shipped == expected
     assert "otel_progress/py.typed" in shipped

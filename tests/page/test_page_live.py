@@ -234,6 +234,24 @@ def test_what_ended_can_be_deleted(site: str, tab: Tab) -> None:
     expect(page.get_by_role("treeitem", name="Old run")).to_have_count(0)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_what_was_abandoned_can_be_deleted(worker: Worker, site: str, tab: Tab, request: pytest.FixtureRequest) -> None:
+    """Nobody works on it any more, so it needs no end of its own to go."""
+    worker.reach("begun")
+    page = tab.page
+    id_ = f"friday-{request.node.name}"
+    page.goto(f"{site}#/operations/{id_}")
+    details = page.get_by_role("complementary")
+    expect(details.locator(".chip").first).to_have_text("Running")
+    expect(details.get_by_role("button", name="Delete…")).to_be_hidden()
+    worker.process.send_signal(signal.SIGKILL)
+    worker.process.wait(10)
+    details.get_by_role("button", name="Delete…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(details).to_be_hidden()
+    assert page.request.get(f"{site}api/v1/operations/{id_}").status == 404
+
+
 def test_logs_batches_and_history_are_there(site: str, tab: Tab) -> None:
     """Log records of an operation, a batch with what failed in it, and what ended with how long it took."""
     with progress.operation("mix", "Mix-down", id="mix-1", total=2) as op:

@@ -54,9 +54,10 @@ def _at(elapsed: float, state: dict[str, Any]) -> dict[str, Any]:
     return {**times, **state}
 
 
-def eta(remaining: float | None, low: float | None, high: float | None, elapsed: float = 10.0) -> Eta:
+def eta(remaining: float | None, low: float | None, high: float | None, elapsed: float = 10.0, **fields: Any) -> Eta:
     """Return an estimate made ``elapsed`` seconds after the start."""
-    return Eta(remaining, low, high, "estimating", "rate", 0, CLOCK + elapsed)
+    known = {"state": "estimated", "basis": "rate", "runs": 0}
+    return Eta(remaining, low, high, clock=CLOCK + elapsed, **{**known, **fields})
 
 
 @dataclass

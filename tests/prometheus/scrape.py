@@ -12,6 +12,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
+from otel_progress import semconv
+
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
@@ -37,6 +39,12 @@ def samples(collector: Collector) -> list[Sample]:
     assert len(set(keys)) == len(keys), "a series is there twice"
     assert sorted(keys) == sorted((sample.name, *sorted(sample.labels.items())) for sample in text)
     return openmetrics
+
+
+def of_work(collector: Collector) -> list[Sample]:
+    """Return the samples that are about operations and batches: all but how far the caps are used up."""
+    about_itself = {semconv.SERIES_SHOWN.prometheus, semconv.SERIES_LIMIT.prometheus}
+    return [sample for sample in samples(collector) if sample.name not in about_itself]
 
 
 def _parsed(collector: Collector, *, openmetrics: bool) -> Iterator[Sample]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from tests.factories import WALL as START
 from tests.prometheus.scenes import Shelf, a_batch, operation, use
-from tests.prometheus.scrape import parse_openmetrics, samples, values
+from tests.prometheus.scrape import of_work, parse_openmetrics, values
 
 from otel_progress import semconv
 from otel_progress.exporters.prometheus import ProgressCollector, exposition
@@ -67,7 +67,7 @@ def test_a_batch_that_is_over_vanishes_after_the_retention() -> None:
     shelf.elapsed = 70.0
     assert values(collector, semconv.BATCH_INFO)
     shelf.elapsed = 71.0
-    assert samples(collector) == []
+    assert of_work(collector) == []
 
 
 def test_batches_are_capped_and_the_rest_is_counted() -> None:
@@ -90,7 +90,7 @@ def test_batches_that_look_alike_make_one_series() -> None:
 @given(id_=st.text(), type_=st.text(), name=st.text())
 def test_any_text_of_a_batch_stays_on_its_line(id_: str, type_: str, name: str) -> None:
     """Whatever a batch is called, both formats parse and no label has a control character."""
-    found = samples(ProgressCollector(Shelf(groups=[a_batch(id_, type_, name=name)])))
+    found = of_work(ProgressCollector(Shelf(groups=[a_batch(id_, type_, name=name)])))
     assert {sample.name for sample in found} == {semconv.BATCH_INFO.prometheus, semconv.BATCH_OPERATIONS.prometheus}
     texts = [text for sample in found for text in sample.labels.values()]
     assert all(len(text) <= 256 for text in texts)

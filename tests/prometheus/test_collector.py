@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from tests.factories import WALL as START
 from tests.factories import batch
 from tests.prometheus.scenes import TRACE_ID, Shelf, eta, level, operation
-from tests.prometheus.scrape import exposition, samples, values
+from tests.prometheus.scrape import exposition, of_work, samples, values
 
 from otel_progress import semconv
 from otel_progress.exporters.prometheus import ProgressCollector
@@ -123,7 +123,7 @@ def test_ended_operations_vanish_after_the_retention() -> None:
     assert values(collector, semconv.OPERATION_EXPECTED_END) == {}
     assert values(collector, semconv.OPERATIONS) == {("render", "completed", "ok"): 1.0}
     shelf.elapsed = 70.5
-    assert samples(collector) == []
+    assert of_work(collector) == []
 
 
 @pytest.mark.parametrize("step", [-3600.0, 0.0, 3600.0])
@@ -134,14 +134,14 @@ def test_a_step_of_the_wall_clock_does_not_change_the_retention(step: float) -> 
     shelf.elapsed = 69.0
     assert values(collector, semconv.OPERATION_CURRENT) == {OP: 0.0}
     shelf.elapsed = 71.0
-    assert samples(collector) == []
+    assert of_work(collector) == []
 
 
 @pytest.mark.parametrize("clock", [-4_990.0, 20.0])
 def test_ends_of_an_earlier_boot_are_old(clock: float) -> None:
     """After a reboot monotonic times compare to nothing, so the wall clock decides that an operation ended yesterday."""
     shelf = Shelf(ended=[operation(elapsed=10.0, status=Status.COMPLETED)], elapsed=clock, wall_step=86_400.0)
-    assert samples(ProgressCollector(shelf)) == []
+    assert of_work(ProgressCollector(shelf)) == []
 
 
 def test_an_end_without_a_start_ages_by_the_wall_clock() -> None:
@@ -152,7 +152,7 @@ def test_an_end_without_a_start_ages_by_the_wall_clock() -> None:
     assert list(values(collector, semconv.OPERATION_CURRENT)) == [OP]
     assert values(collector, semconv.OPERATION_START) == {}
     shelf.elapsed = 71.0
-    assert samples(collector) == []
+    assert of_work(collector) == []
 
 
 def test_the_cap_keeps_running_and_new_ones_and_counts_the_rest() -> None:

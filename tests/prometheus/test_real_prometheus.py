@@ -37,7 +37,7 @@ HOSTILE = [
 
 def rich_scene() -> tuple[Shelf, Totals]:
     """Return operations and totals that make every metric of the conventions show up."""
-    levels = [level("song:1", current=1, total=4, ratio=0.25), level("song:2", status=Status.PENDING)]
+    levels = [level("song:1", current=1, total=4, ratio=0.25, estimated=True), level("song:2", status=Status.PENDING)]
     busy = operation(
         "friday-42",
         "setlist",
@@ -51,6 +51,8 @@ def rich_scene() -> tuple[Shelf, Totals]:
         trace_id=TRACE_ID,
         eta=eta(30.0, 20.0, 50.0),
         levels=levels,
+        estimated=True,
+        previews=2,
         resources=use(1.5, 200_000_000, 0.7, 4_000_000_000),
     )
     strange = [operation(text, text or "t", name=text, run=f"s{n}", ratio=n / 10) for n, text in enumerate(HOSTILE)]
@@ -61,6 +63,7 @@ def rich_scene() -> tuple[Shelf, Totals]:
     totals.rejected("negative")
     totals.sink_error("journal")
     totals.dropped("events")
+    totals.preview("stored")
     totals.tick(0.003)
     many = [operation(f"many-{n}", started_at=START - n) for n in range(3)]
     batches = [a_batch(total=500, ratio=0.5, completed=240, failed=10, running=8, remaining_s=31.0)]
@@ -82,7 +85,14 @@ def collector() -> ProgressCollector:
     """Return a collector over that scene, with caps that are reached."""
     shelf, totals = rich_scene()
     collector = ProgressCollector(
-        shelf, totals=totals, max_operations=10, max_levels_per_operation=1, retention_s=1e9, more=lambda: SERVED
+        shelf,
+        totals=totals,
+        max_operations=10,
+        max_levels_per_operation=1,
+        retention_s=1e9,
+        more=lambda: SERVED,
+        public_url="https://progress.example.org",
+        journal_size=lambda: 4096,
     )
     list(collector.collect())
     return collector
@@ -160,6 +170,10 @@ def test_prometheus_scrapes_it(prometheus: Prometheus, collector: ProgressCollec
     assert prometheus.query(semconv.OPERATION_RATIO)[labels] == 0.25
     assert prometheus.query(semconv.OPERATION_EXPECTED_END)[labels] == START + 40
     assert prometheus.query(semconv.OPERATION_STATUS, '{operation_type="setlist"} == 1') == status
+    assert prometheus.query(semconv.OPERATION_CONDITION, '{operation_type="setlist"} == 1') == {(*labels, "ok"): 1.0}
+    assert prometheus.query(semconv.JOURNAL_SIZE) == {(): 4096.0}
+    (info,) = prometheus.query(semconv.OPERATION_INFO, '{operation_id="friday-42"}')
+    assert info[-1] == "https://progress.example.org/api/v1/operations/friday-42/previews/2"
     assert prometheus.query(semconv.LEVEL_STATUS) == {(*labels, "song:1", "running"): 1.0}
     assert prometheus.query(semconv.OPERATION_DURATION, suffix="_sum") == {("setlist", "completed"): 42.0}
     assert prometheus.query(semconv.OPERATION_MEMORY) == {labels: 2e8}

@@ -18,6 +18,7 @@ from factories import event, operation, snapshot
 from otel_progress.codec import encode_operation
 from otel_progress.errors import JournalError
 from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Status
+from otel_progress.observations import Preview
 from otel_progress.server.counts import ServerCounts
 from otel_progress.server.encoding import Encoder
 from otel_progress.server.followed import LINGER_S
@@ -67,6 +68,9 @@ class Scripted:
 
     def events(self, operation_id: str, *, limit: int = 1000, **named: Any) -> Sequence[Event]:
         return self.items.get(operation_id, [])[-limit:]
+
+    def previews(self, operation_id: str, *, limit: int = 100) -> Sequence[Preview]:
+        return ()
 
     def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
         return []
@@ -436,3 +440,24 @@ def test_the_quick_encoder_says_what_the_codec_says(root: Any, alive: bool) -> N
     encoder, one = Encoder(), operation(root, alive=alive)
     for _ in range(2):
         assert json.loads(encoder.encode(one)) == json.loads(json.dumps(encode_operation(one, levels=False)))
+
+
+def test_a_deleted_run_is_gone_at_once_also_one_that_never_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An abandoned run that was deleted by its id and run is told without waiting for the next comparison; a newer one stays."""
+    monkeypatch.setattr("otel_progress.server.looking.SWEEP_EVERY_S", 1e6)
+
+    async def scene() -> None:
+        reader = Scripted()
+        reader.operations.update({"a": an("a"), "b": an("b")})
+        hub = Hub(reader, ServerCounts(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
+        follower = hub.attach("sse")
+        follower.begin(Selection(), (), levels=False)
+        await eventually(lambda: seen(follower).count("snapshot") == 2, follower)
+        hub.forget("b", "another run")
+        hub.forget("a", reader.operations.pop("a").run)
+        await eventually(lambda: "gone" in seen(follower), follower)
+        assert {message.operation_id for message in hub.known_runs()} == {"b"}
+        hub.close()
+        await asyncio.sleep(0.02)
+
+    in_a_loop(scene)

@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from tests.server.stock import EVIL_ID, EVIL_TEXT, SONG, VERSE
+from tests.server.stock import EVIL_ID, EVIL_TEXT, NOW_CLOCK, NOW_WALL, SONG, VERSE
 
 pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from factories import WALL, batch, ended, snapshot
+from factories import WALL, batch, ended, instance, snapshot
 from otel_progress.codec import decode_operation
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
@@ -109,13 +109,9 @@ def test_resources_are_listed(client: Any) -> None:
     assert (sample["at"], sample["memory_bytes"]) == (WALL + 30.0, 100_000_000)
 
 
-def test_there_are_no_previews_yet(client: Any) -> None:
-    """The path of previews is there, and says that none are kept."""
-    assert "no previews are kept yet" in client.problem(404, f"{FRIDAY}/previews/1")["detail"]
-    client.problem(422, f"{FRIDAY}/previews/first")
-
-
-@pytest.mark.parametrize("path", ["", "/progress", "/levels", "/events", "/logs", "/resources", "/previews/1", "/export"])
+@pytest.mark.parametrize(
+    "path", ["", "/progress", "/levels", "/events", "/logs", "/resources", "/previews", "/previews/1", "/export"]
+)
 def test_an_unknown_operation_is_a_problem_everywhere(client: Any, path: str) -> None:
     """Below an id that is not there nothing is there."""
     assert "'nobody'" in client.problem(404, f"/api/v1/operations/nobody{path}")["detail"]
@@ -319,8 +315,9 @@ def test_bad_bodies_are_refused_and_change_nothing(client: Any, journal: SqliteJ
     assert not journal.requests("instance-1")
 
 
-def test_what_has_ended_cannot_be_cancelled_nor_what_runs_deleted(client: Any) -> None:
+def test_what_has_ended_cannot_be_cancelled_nor_what_runs_deleted(client: Any, journal: SqliteJournal) -> None:
     """Both are conflicts that say how it stands."""
+    journal.write(batch(at=NOW_WALL, clock=NOW_CLOCK))  # a sign of life
     assert "completed" in client.problem(409, "/api/v1/operations/done-0/cancel", "POST")["detail"]
     assert "has not ended" in client.problem(409, FRIDAY, "DELETE")["detail"]
     client.problem(404, "/api/v1/operations/nobody/cancel", "POST")
@@ -334,6 +331,19 @@ def test_deleting_forgets_an_ended_operation(client: Any, journal: SqliteJournal
     assert journal.get("done-1") is None
     assert journal.get("done-0") is not None
     client.problem(404, "/api/v1/operations/done-1", "DELETE")
+
+
+def test_what_was_abandoned_is_deleted_once_its_process_is_gone_for_certain(client: Any, journal: SqliteJournal) -> None:
+    """While it may only be unheard it is a conflict that says when; the work of others stays."""
+    for minutes, id_ in ((9, "silent"), (11, "lost")):
+        journal.write(
+            batch(snapshot(run=id_, operation_id=id_, instance=id_), instance=instance(id_), at=NOW_WALL - 60.0 * minutes)
+        )
+    detail = client.problem(409, "/api/v1/operations/silent", "DELETE")["detail"]
+    assert "10 minutes after its last sign of life" in detail
+    assert client.delete("/api/v1/operations/lost").status_code == 204
+    assert journal.get("lost") is None
+    assert journal.get("silent") is not None
 
 
 def test_without_a_controller_nothing_can_be_changed(serve: Callable[..., Any], journal: SqliteJournal) -> None:
@@ -383,7 +393,7 @@ def test_documents_have_exactly_the_fields_of_their_models(client: Any, url: str
 
 def test_numbers_that_json_has_not_become_null(client: Any, journal: SqliteJournal) -> None:
     """A worker that wrote infinities breaks no document."""
-    journal.write(batch(ended(operation_id="odd", id="odd", run="run-odd", ratio=float("inf"), longest_gap_s=float("inf"))))
+    journal.write(batch(ended(operation_id="odd", id="odd", run="run-odd", ratio=float("inf"), stall_after_s=float("inf"))))
     assert json.loads(client.get("/api/v1/operations/odd").content)["ratio"] is None
 
 

@@ -9,7 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_progress.exporters.console_format import count, duration, moment, percentage, plural, quantity, rate
+from eta_cases import CASES, EtaCase
+from factories import CLOCK
+from otel_progress.exporters.console_format import (
+    count,
+    duration,
+    left,
+    moment,
+    percentage,
+    plural,
+    quantity,
+    rate,
+    remaining,
+    roughly,
+)
+from otel_progress.model import Eta
 
 
 @pytest.mark.parametrize(
@@ -52,8 +66,47 @@ def test_every_number_has_a_moment(timestamp: float | None) -> None:
     ("ratio", "text"), [(None, ""), (math.nan, ""), (0.0, "0%"), (0.29, "29%"), (0.999, "99%"), (1.0, "100%"), (7.0, "100%")]
 )
 def test_a_percentage_says_100_only_when_all_is_done(ratio: float | None, text: str) -> None:
-    """It is rounded down, and empty while unknown."""
+    """It is rounded down, and empty while unknown; an estimated one is marked."""
     assert percentage(ratio) == text
+    assert percentage(ratio, estimated=True) == (f"~{text}" if text else "")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_estimate_in_words(case: EtaCase) -> None:
+    """What is left with its interval, at least so much once stalled, and nothing where nothing is known."""
+    told = case.eta.at(CLOCK + case.seconds)
+    assert left(told) == case.text
+    assert left(told, bounds=False) == case.text.partition(" (")[0]
+    assert remaining(told) == case.text.replace(" left", "")
+    assert left(None) == remaining(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "down", "up"),
+    [
+        (-3.0, "0s", "0s"),
+        (0.6, "0s", "1s"),
+        (59.4, "59s", "1m"),
+        (82.0, "1m 20s", "1m 30s"),
+        (240.0000001, "4m", "4m"),
+        (601.0, "10m", "11m"),
+        (3599.0, "59m", "1h 00m"),
+        (7501.0, "2h 05m", "2h 06m"),
+        (math.inf, "?", "?"),
+        (math.nan, "?", "?"),
+    ],
+)
+def test_a_bound_has_no_more_precision_than_it_is_worth(seconds: float, down: str, up: str) -> None:
+    """Seconds below a minute, tens of them below ten minutes, then minutes; a wider interval than the true one, never a narrower."""
+    assert (roughly(seconds), roughly(seconds, up=True)) == (down, up)
+
+
+@given(st.none() | st.floats(), st.none() | st.floats(), st.none() | st.floats())
+def test_every_estimate_has_words(remaining_s: float | None, low: float | None, high: float | None) -> None:
+    """Another process's row may hold any number: nothing raises, nothing is negative."""
+    told = left(Eta(remaining_s, low, high, "estimated", "rate", 0, 0.0))
+    assert "-" not in told
+    assert "nan" not in told
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from eta_cases import WAITS
 from factories import CLOCK, ended, operation, snapshot
 from otel_progress.exporters.console_glyphs import ASCII, glyphs_for
+from otel_progress.exporters.console_plain import operation_line
 from otel_progress.exporters.console_tree import ProgressTree, render, render_ended
 from otel_progress.model import Eta, Failure, OperationSnapshot, Status
 
@@ -27,7 +29,7 @@ def setlist(**fields: object) -> OperationSnapshot:
         name="Friday setlist",
         message="Mixing",
         advanced_clock=CLOCK + 59.0,
-        eta=Eta(48.0, 40.0, 60.0, "ok", "rate", 0, CLOCK + 60.0),
+        eta=Eta(48.0, 40.0, 60.0, "estimated", "rate", 0, CLOCK + 60.0),
     )
     levels = [
         ended("stage:queue", declared=True, name="queue", order=0),
@@ -57,6 +59,44 @@ def test_the_whole_tree_at_100_columns() -> None:
         "  … 4 finished, 1 failed",
         "  ✗ song Red ValueError: bad rate",
     ]
+
+
+def test_an_interval_is_shown_where_there_is_room() -> None:
+    """At 140 columns the remaining time has its bounds; where it is narrower the messages are worth more."""
+    assert "1m 00s, 48s left (40s to 1m) 1 failed Mixing" in text(setlist(), width=140)[0]
+    assert "(" not in text(setlist(), width=119)[0]
+
+
+def test_what_rests_on_an_estimate_is_marked_everywhere() -> None:
+    """An opaque step, the stage it is in and the operation above it: each percentage has its sign."""
+    step = snapshot(
+        "stage:encode/step:1",
+        name="ffmpeg",
+        ratio=0.5,
+        estimated=True,
+        eta=Eta(30.0, None, None, "estimated", "expected", 0, CLOCK),
+    )
+    stage = snapshot("stage:encode", declared=True, name="encode", ratio=0.5, estimated=True)
+    lines = text(operation(snapshot(ratio=0.25, estimated=True), [stage, step], clock=CLOCK + 10.0), width=100)
+    assert "~25%" in lines[0]
+    assert "encode ~50%" in lines[1]
+    assert [line for line in lines if "ffmpeg" in line and "~50%" in line and "10s, 20s left" in line]
+
+
+def test_a_level_waits_with_its_operation() -> None:
+    """While the operation is paused the estimates of its levels stand still; once it is abandoned they have none."""
+    song = snapshot("song:12", name="Blue", ratio=0.5, eta=Eta(300.0, None, None, "estimated", "history", 5, CLOCK))
+    root = snapshot(ratio=0.5, paused_clock=CLOCK + 60.0)
+    assert "4m 00s left" in text(operation(root, [song], clock=CLOCK + 9000.0), width=100)[1]
+    assert "left" not in text(operation(root, [song], alive=False), width=100)[1]
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(20.0, "4m 40s left"), (80.0, "4m 30s left"), (95.0, "at least 3m 30s left")])
+def test_the_remaining_time_ages_as_the_record_does(seconds: float, words: str) -> None:
+    """It counts down, waits, and then says at least so much; the line in a log says the same."""
+    found = operation(snapshot(ratio=0.5, eta=WAITS, stall_after_s=1e6), clock=CLOCK + seconds)
+    assert words in text(found, width=140)[0]
+    assert words in operation_line(found)
 
 
 def test_an_unknown_total_looks_unknown() -> None:
@@ -106,14 +146,23 @@ def test_the_newest_operations_are_kept_and_the_oldest_is_on_top() -> None:
         ({"clock": CLOCK + 200.0}, "stalled for 2m 21s"),
         ({"alive": False}, "abandoned"),
         ({"clock": CLOCK + 125.0}, "overdue"),
+        ({"clock": CLOCK + 200.0}, "paused for 2m 20s"),
     ],
 )
 def test_a_condition_is_told_in_words(fields: dict[str, object], word: str) -> None:
     """Colour alone would say nothing in black and white."""
     base = setlist(**fields)
-    if "stalled" in word:
-        base = replace(base, root=replace(base.root, eta=None))
+    kinds = {"overdue": {"overdue_after_s": 120.0}, "paused": {"paused_clock": CLOCK + 60.0}}
+    base = replace(base, root=replace(base.root, **kinds.get(word.split()[0], {})))
     assert word in text(base, width=120)[0]
+
+
+def test_how_it_fares_is_never_cut_away() -> None:
+    """Where the line has no room for it, it takes the next one, before the message."""
+    found = setlist(clock=CLOCK + 200.0)
+    found = replace(found, root=replace(found.root, paused_clock=CLOCK + 60.0, message="Waiting for a robot arm"))
+    assert text(found, width=80)[1] == "  paused for 2m 20s 1 failed Waiting for a robot arm"
+    assert "paused for 2m 20s" in text(found, width=140)[0]
 
 
 def test_retries_and_failures_are_counted_in_the_line() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,16 @@ def test_helpers_and_handles() -> None:
             assert_type(stage.path, str)
             assert_type(stage.snapshot(), progress.Snapshot)
             assert_type(stage.snapshot().ratio, "float | None")
+            assert_type(stage.eta, "progress.Eta | None")
+        assert_type(op.opaque(expected=30), progress.OpaqueStep)
+        with op.level("convert").opaque(expected=timedelta(seconds=3)) as step:
+            assert_type(step, progress.Level)
+            step.resume_from(0)
+        with op.paused("waiting for a machine") as same:
+            assert_type(same, progress.Level)
+        assert_type(op.paused(), progress.Pause)
+    assert_type(progress.operation("render", eta_key=["shot"], shot="s1"), progress.Level)
+    assert_type(progress.operation("render", eta_key="1080p"), progress.Level)
     assert_type(progress.current_level(), progress.Level)
     assert_type(progress.get_tracer("a library").level("step", 1), progress.Level)
 

@@ -34,6 +34,8 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "cancel": "otel_progress.cli.requesting:cancel",
     "rm": "otel_progress.cli.requesting:rm",
     "export": "otel_progress.cli.exporting:export",
+    "dashboards": "otel_progress.cli.bundling:dashboards",
+    "rules": "otel_progress.cli.bundling:rules",
     "demo": "otel_progress.cli.demonstration:demo",
     "doctor": "otel_progress.cli.doctoring:doctor",
     "completion": "otel_progress.cli.completion:completion",

@@ -11,7 +11,7 @@ from otel_progress.cli.batches import MAX_BATCHES, batch_table, write_briefly
 from otel_progress.cli.output import operations_document, say, say_json, status_word, table, terminal_width
 from otel_progress.cli.scope import Scope
 from otel_progress.codec import SCHEMA, encode_batch
-from otel_progress.exporters.console_format import count, duration, moment, percentage
+from otel_progress.exporters.console_format import count, duration, moment, percentage, remaining
 from otel_progress.exporters.console_rows import cancelling_note, clean, failure_text
 from otel_progress.model import BatchSnapshot, Condition, OperationSnapshot, Status
 
@@ -124,17 +124,16 @@ def _write(operations: Sequence[OperationSnapshot], as_json: bool, nothing: str)
 def _row(operation: OperationSnapshot, word: str) -> tuple[str, ...]:
     root = operation.root
     name = clean(operation.name)
-    remaining = None if operation.status.finished else operation.remaining_seconds
     return (
         word,
         clean(operation.operation_id),
         clean(operation.operation_type),
         name if name != clean(operation.operation_id) else "",
-        percentage(root.ratio),
+        percentage(root.ratio, estimated=root.estimated),
         count(root.current, root.total, root.info.unit) if root.current or root.total is not None else "",
         str(root.failed) if root.failed else "",
         moment(root.info.started_at)[:19].replace("T", " "),
         duration(operation.elapsed_seconds),
-        duration(remaining) if remaining is not None else "",
+        remaining(operation.eta, bounds=False),
         failure_text(root) if root.status is Status.FAILED else clean(root.message),
     )

@@ -1,8 +1,8 @@
-"""``cancel`` and ``rm``: ask work to stop, and forget what has ended."""
+"""``cancel`` and ``rm``: ask work to stop, and forget what is over."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -11,6 +11,7 @@ from otel_progress.cli.scope import Scope, complete_id, find
 from otel_progress.codec import SCHEMA
 from otel_progress.exporters.console_format import moment
 from otel_progress.exporters.console_rows import clean
+from otel_progress.instances import UNVERIFIED_TIMEOUT_S
 from otel_progress.model import OperationSnapshot
 from otel_progress.text import printable
 
@@ -49,7 +50,9 @@ def cancel(scope: Scope, operation_id: str, reason: str, as_json: bool) -> None:
 
 @click.command(
     epilog="""\b
-All runs of an ID that have ended go, with their levels, events and logs. An operation under way stays: cancel it first.
+All runs of an ID that are over go, with their levels, events and logs: those that have ended, and abandoned ones, whose
+process is gone. An operation under way stays: cancel it first. So does one whose process cannot be looked at, on another
+machine or in another container, until ten minutes after its last sign of life.
 
 \b
 Examples:
@@ -61,7 +64,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def rm(scope: Scope, operation_ids: Sequence[str], as_json: bool) -> None:
-    """Forget operations that have ended. Their whole ID is needed."""
+    """Forget operations that have ended or were abandoned. Their whole ID is needed."""
     wanted = list(dict.fromkeys(operation_ids))
     with scope.reader() as reader:
         for id_ in wanted:  # before anything is forgotten: all of them or none
@@ -69,7 +72,7 @@ def rm(scope: Scope, operation_ids: Sequence[str], as_json: bool) -> None:
                 near = find(reader, id_).operation_id
                 msg = f"There is no operation {printable(id_[:100])!r}. Type the whole ID to forget it: {printable(near)}"
                 raise Fault(msg)
-        under_way = {operation.operation_id for operation in reader.active(levels=False)}
+        under_way = {operation.operation_id: operation.alive for operation in reader.active(levels=False)}
     with scope.controller() as controller:
         counts = {id_: controller.delete(id_) for id_ in wanted}
     if as_json:
@@ -77,11 +80,21 @@ def rm(scope: Scope, operation_ids: Sequence[str], as_json: bool) -> None:
     else:
         for id_, count in counts.items():
             if count:
-                say(f"Forgot {count} ended run{'' if count == 1 else 's'} of {clean(id_)}.")
+                say(f"Forgot {count} run{'' if count == 1 else 's'} of {clean(id_)}.")
     kept = [id_ for id_, count in counts.items() if not count and id_ in under_way]
     if kept:
-        msg = f"{', '.join(map(repr, kept[:5]))} is under way and stays. First: otel-progress cancel {kept[0]}"
-        raise Fault(msg)
+        raise Fault(_why_it_stays(kept, under_way))
+
+
+def _why_it_stays(kept: Sequence[str], under_way: Mapping[str, bool]) -> str:
+    """Return why operations were not forgotten; ``under_way`` says of each whether its process lives."""
+    alive = [id_ for id_ in kept if under_way[id_]]
+    if alive:
+        return f"{', '.join(map(repr, alive[:5]))} is under way and stays. First: otel-progress cancel {alive[0]}"
+    return (
+        f"{', '.join(map(repr, kept[:5]))} stays for now: its process seems to be dead, but cannot be looked at from here. "
+        f"It can be forgotten {UNVERIFIED_TIMEOUT_S / 60:.0f} minutes after its last sign of life."
+    )
 
 
 def _answer(operation: OperationSnapshot) -> str:

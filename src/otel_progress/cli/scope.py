@@ -21,7 +21,8 @@ from otel_progress.text import printable
 if TYPE_CHECKING:
     from otel_progress.journal import Journal
     from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome
-    from otel_progress.observations import LogRecord, ResourceSample
+    from otel_progress.observations import LogRecord, Preview, ResourceSample
+    from otel_progress.previews.stores import Store
     from otel_progress.protocols import Controller, Reader
 
 _DEFAULTS: Final = frozenset({"sqlite:", "sqlite://", "sqlite:///"})
@@ -65,12 +66,26 @@ class Scope:
         with closing(open_journal(url, read_only=True)) as journal:
             yield journal
 
+    def previews(self) -> Store | None:
+        """Return where the content of previews is kept; None when none is."""
+        from otel_progress.journal.opening import path_of
+        from otel_progress.previews.opening import open_store
+
+        settings = self.settings()
+        return None if settings.previews is False else open_store(settings.previews, path_of(settings.store))
+
+    def _forget(self, locations: Sequence[str]) -> None:
+        """Delete the content of previews whose operations are gone."""
+        store = self.previews()
+        if store is not None:
+            store.delete(locations)
+
     @contextmanager
     def controller(self) -> Iterator[Controller]:
         """Open the journal for requests. Only after ``reader`` has found something in it: it would be made otherwise."""
         from otel_progress.journal import open_journal
 
-        journal = open_journal(self.settings().store)
+        journal = open_journal(self.settings().store, on_deleted=self._forget)
         try:
             yield journal
         finally:
@@ -146,6 +161,11 @@ class AwaitedJournal:
         journal = self._come()
         return () if journal is None else journal.resources(operation_id, since=since, limit=limit)
 
+    def previews(self, operation_id: str, *, path: str | None = None, limit: int = 100) -> Sequence[Preview]:
+        """Return the stored previews of an id."""
+        journal = self._come()
+        return () if journal is None else journal.previews(operation_id, path=path, limit=limit)
+
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch."""
         journal = self._come()
@@ -155,6 +175,11 @@ class AwaitedJournal:
         """Return the newest batches."""
         journal = self._come()
         return () if journal is None else journal.batches(limit)
+
+    def size_bytes(self) -> int | None:
+        """Return the size of the journal's files."""
+        journal = self._come()
+        return None if journal is None else journal.size_bytes()
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield nothing until the first work begins, then what the journal yields."""

@@ -67,6 +67,8 @@ def serve(
             allowed_hosts=allow_host,
             allowed_origins=allow_origin,
             root_path=root_path,
+            public_url=settings.public_url,
+            previews=scope.previews(),
         )
         try:
             say(f"Serving on {server.url} (REST: {server.url}docs). Ctrl-C ends it.")
@@ -89,7 +91,7 @@ class _Asked:
             return controller.request_cancel(operation_id, reason)
 
     def delete(self, operation_id: str) -> int:
-        """Forget all ended runs of this id."""
+        """Forget the runs of this id that are over."""
         with self._scope.controller() as controller:
             return controller.delete(operation_id)
 

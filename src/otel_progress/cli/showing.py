@@ -6,20 +6,22 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from otel_progress import semconv
 from otel_progress.cli.batches import find_batch, write_batch
 from otel_progress.cli.output import Fault, paint, say, say_json, status_word
 from otel_progress.cli.scope import Scope, complete_id_or_batch, find
-from otel_progress.codec import encode_batch, encode_event, encode_operation
-from otel_progress.exporters.console_format import count, duration, moment, percentage, quantity, rate
+from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
+from otel_progress.exporters.console_format import count, duration, left, moment, percentage, quantity, rate, remaining
 from otel_progress.exporters.console_glyphs import STATUS_STYLES, Glyphs, glyphs_for
 from otel_progress.exporters.console_rows import cancelling_note, clean, condition_note, failure_text, title
-from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome, Snapshot, Status
+from otel_progress.model import BatchSnapshot, Eta, Event, OperationSnapshot, Outcome, Snapshot, Status
 from otel_progress.observations import ResourceUse
 from otel_progress.protocols import Reader
 from otel_progress.text import printable
 
 _FAILED_ITEMS = 20
 _MAX_INDENT = 40
+_PREVIEWS = 1_000
 
 
 @click.command(
@@ -28,6 +30,7 @@ Examples:
   otel-progress show friday-42
   otel-progress show friday --level song:12 --depth 2
   otel-progress show friday-42 --errors
+  otel-progress show friday-42 --previews
   otel-progress show friday-42 --json
   otel-progress show thumbnails --errors
 """
@@ -37,6 +40,7 @@ Examples:
 @click.option("--depth", type=click.IntRange(0), metavar="N", help="Levels to at most this depth (1: the operation's own).")
 @click.option("--events", is_flag=True, help="The events too: every item with its outcome.")
 @click.option("--errors", is_flag=True, help="The details of every error too, and all items that failed.")
+@click.option("--previews", is_flag=True, help="The previews too: a list of them, and the newest as pictures on a terminal.")
 @click.option("--exit-status", is_flag=True, help="Exit with 1 when the operation has failed or was cancelled.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, with levels (and events).")
 @click.pass_obj
@@ -47,6 +51,7 @@ def show(
     depth: int | None,
     events: bool,
     errors: bool,
+    previews: bool,
     exit_status: bool,
     as_json: bool,
 ) -> None:
@@ -54,8 +59,8 @@ def show(
     with scope.reader() as reader:
         operation = _operation_or_batch(reader, operation_id)
         if isinstance(operation, BatchSnapshot):
-            if path or depth is not None or events:
-                msg = f"{printable(operation.id)!r} is a batch: --level, --depth and --events are for the operations in it."
+            if path or depth is not None or events or previews:
+                msg = f"{printable(operation.id)!r} is a batch: --level, --depth, --events and --previews are for the operations in it."
                 raise click.UsageError(msg)
             say_json(encode_batch(operation)) if as_json else write_batch(operation, errors=errors)
             _exit(operation.status, exit_status)
@@ -66,6 +71,7 @@ def show(
             operation.operation_id, level=within, outcome=Outcome.FAILED, limit=10_000 if errors else _FAILED_ITEMS
         )
         happened = reader.events(operation.operation_id, level=within, limit=100_000) if events else ()
+        stored = reader.previews(operation.operation_id, path=within, limit=_PREVIEWS) if previews else ()
     levels = _below(operation, base, depth)
     if as_json:
         document = encode_operation(operation, levels=True)
@@ -73,9 +79,15 @@ def show(
         document["levels"] = [level for level in document["levels"] if level["path"] in kept]
         if events or errors:
             document["events"] = [encode_event(event) for event in (happened if events else failed)]
+        if previews:
+            document["preview_records"] = [{**encode_preview(preview), "location": preview.location} for preview in stored]
         say_json(document)
     else:
         _write(operation, base, levels, failed, happened, errors=errors)
+        if previews:
+            from otel_progress.cli.previewing import write_previews
+
+            write_previews(stored, scope.previews(), color=scope.color)
     _exit(operation.status, exit_status)
 
 
@@ -143,7 +155,7 @@ def _write(
         say(paint("Levels", "bold"))
     for level in levels:
         indent = "  " * min(level.info.depth - base.info.depth, _MAX_INDENT)
-        say(indent + _level_line(level, operation.clock, glyphs))
+        say(indent + _level_line(level, operation, glyphs))
         if level.error is not None and errors:
             _details(level, indent + "    ")
     if failed:
@@ -184,8 +196,9 @@ def _facts(operation: OperationSnapshot, level: Snapshot) -> Iterator[tuple[str,
     if level.ended_at is not None:
         yield "ended", moment(level.ended_at)
     yield "duration" if level.status.finished else "elapsed", duration(elapsed)
-    if is_root and not level.status.finished and (remaining := operation.remaining_seconds) is not None:
-        yield "remaining", duration(remaining)
+    eta = operation.eta_of(level)
+    if told := remaining(eta):
+        yield "remaining", told + _because(eta)
     if info.deadline_at is not None:
         yield "deadline", moment(info.deadline_at)
     if operation.instance is not None and is_root:
@@ -200,6 +213,17 @@ def _facts(operation: OperationSnapshot, level: Snapshot) -> Iterator[tuple[str,
         yield "trace", clean(info.trace_id)
     for key, value in level.metadata.items():
         yield "metadata", f"{clean(key)} = {clean(', '.join(map(str, value)) if isinstance(value, tuple) else str(value))}"
+
+
+def _because(eta: Eta | None) -> str:
+    """Return what an estimate rests on, in words."""
+    if eta is None:
+        return ""
+    if eta.basis in ("history", "durations"):
+        return f", from {eta.runs} earlier run{'' if eta.runs == 1 else 's'}"
+    return {"rate": ", from its recent pace", "parallel": ", from what runs at the same time", "expected": ", as declared"}.get(
+        eta.basis, ""
+    )
 
 
 def _resources(use: ResourceUse, *, over: bool) -> Iterator[tuple[str, str]]:
@@ -230,22 +254,24 @@ def _use(now: str | None, mean: str, peak: str) -> str:
 def _figures(level: Snapshot, elapsed: float) -> str:
     unit = level.info.unit
     parts = (
-        percentage(level.ratio),
+        percentage(level.ratio, estimated=level.estimated),
         count(level.current, level.total, unit) if level.current or level.total is not None else "",
-        rate(level.current, elapsed, unit),
+        "" if unit == semconv.STAGE else rate(level.current, elapsed, unit),
         paint(f"{level.failed} failed", "red") if level.failed else "",
         f"{level.skipped} skipped" if level.skipped else "",
     )
     return "  ".join(part for part in parts if part)
 
 
-def _level_line(level: Snapshot, clock: float, glyphs: Glyphs) -> str:
-    elapsed = level.elapsed(clock)
+def _level_line(level: Snapshot, operation: OperationSnapshot, glyphs: Glyphs) -> str:
+    elapsed = level.elapsed(operation.clock)
     style = STATUS_STYLES[level.status]
     word = "" if level.status in (Status.RUNNING, Status.COMPLETED) else paint(level.status.value, style)
     attempt = paint(f"attempt {level.info.attempt}", "yellow") if level.info.attempt > 1 else ""
     text = paint(failure_text(level), "red") if level.status is Status.FAILED else clean(level.message)
     time = duration(elapsed) if level.info.started_clock is not None else ""
+    if time and (ahead := left(operation.eta_of(level))):
+        time += f", {ahead}"
     parts = (paint(glyphs.status(level.status), style), title(level), word, _figures(level, elapsed), attempt, time, text)
     return "  ".join(part for part in (f"{parts[0]} {parts[1]}", *parts[2:]) if part)
 

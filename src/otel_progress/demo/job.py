@@ -1,6 +1,7 @@
 """The work itself, instrumented: a survey of Python sources in three stages, with a level for each package and folder.
 
-This is the code to read to see what a program does to be watched: an operation, its stages, levels, and one ``item`` a file.
+This is the code to read to see what a program does to be watched: an operation, its stages, levels, one ``item`` a file, and previews
+of a map that fills as the files are read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,10 +25,10 @@ from rich.text import Text
 
 import otel_progress as progress
 from otel_progress import text
-from otel_progress.demo import measure, report, sources
+from otel_progress.demo import code_map, measure, report, sources
 from otel_progress.demo.survey import Findings, Survey
 from otel_progress.errors import ConfigurationError
-from otel_progress.parsing import DEFAULT_PORT, ConsoleMode
+from otel_progress.parsing import DEFAULT_PORT, ConsoleMode, PreviewAt
 from otel_progress.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ EXIT_INTERRUPTED: Final = 130
 logger = logging.getLogger("code_survey")
 logger.addHandler(logging.NullHandler())  # or logging itself would print warnings where nobody captures them
 logger.setLevel(logging.INFO)
+MAPPED_AT: Final = tuple(part / 20 for part in range(1, 20))
+"""When the map is taken as a preview: a time-lapse of nineteen pictures, and the whole one at the end."""
 _STAGES: Final = {"discover": 0.02, "analyse": 0.96, "report": 0.02}
 
 
@@ -81,7 +84,15 @@ def run(
         ) as runtime:
             report.before(err, operation_id, command, runtime.metrics_url, runtime.server_url)
             started = time.monotonic()
-            findings = survey(roots, operation_id=operation_id, name=_name(path), limit=_limit(path, quick), quick=quick)
+            findings = survey(
+                roots,
+                operation_id=operation_id,
+                name=_name(path),
+                limit=_limit(path, quick),
+                quick=quick,
+                what="the interpreter" if path is None else str(Path(path).resolve()),
+                settle=runtime.force_flush,
+            )
             elapsed = time.monotonic() - started
     except ConfigurationError as exc:
         err.print(Text(f"otel-progress demo: {exc}"))
@@ -94,11 +105,25 @@ def run(
     return 0
 
 
-def survey(roots: Sequence[sources.Root], *, operation_id: str, name: str, limit: int | None, quick: bool) -> Findings:
-    """Do the three stages below ``roots`` and return what was found. ``limit`` bounds the bytes of source that are examined."""
+def survey(
+    roots: Sequence[sources.Root],
+    *,
+    operation_id: str,
+    name: str,
+    limit: int | None,
+    quick: bool,
+    what: str = "",
+    settle: Callable[[], object] = lambda: None,
+) -> Findings:
+    """Do the three stages below ``roots`` and return what was found.
+
+    ``limit`` bounds the bytes of source that are examined; surveys learn how long they take from earlier ones of the same ``what``.
+    ``settle`` waits until the previews that were taken are made: one that is due meanwhile would be dropped, and the last one may not be.
+    """
     made = Survey()
     stages = progress.Stages(_STAGES)
-    with progress.operation("code_survey", name, id=operation_id, stages=stages, quick=quick) as op:
+    kind = f"{'part of ' if quick else ''}{what}"
+    with progress.operation("code_survey", name, id=operation_id, stages=stages, eta_key=kind, quick=quick) as op:
         with op.stage("discover") as stage:
             files = _discover(stage, roots)
             chosen = sources.choose(files, limit, "smallest" if quick else "name")
@@ -107,14 +132,17 @@ def survey(roots: Sequence[sources.Root], *, operation_id: str, name: str, limit
             logger.info("%d files found, %d to examine", len(files), len(chosen))
         with op.stage("analyse") as stage:
             stage.set_total(len(chosen))
+            made.map = code_map.begin(chosen)
             for package in sources.packages(chosen):
-                _analyse(stage, "package", package, made)
+                _analyse(stage, "package", package, made, op)
         with op.stage("report") as stage:
             sections = made.sections()
             stage.set_total(len(sections))
             for title, conclude in sections:
                 stage.increment(message=title)
                 conclude()
+            settle()
+            _show(op, made, "always")
         total = made.findings.total
         op.update(
             message=f"{total.files:,} files, {total.code_lines:,} lines of code, {total.failed:,} files that do not compile"
@@ -138,11 +166,14 @@ def _discover(stage: Level, roots: Sequence[sources.Root]) -> list[sources.Sourc
     return files
 
 
-def _analyse(parent: Level, kind: str, folder: sources.Folder, made: Survey) -> None:
-    """Examine a folder as a level of ``parent`` that weighs as much as it has files. Not deeper than ``sources.MAX_DEPTH``."""
+def _analyse(parent: Level, kind: str, folder: sources.Folder, made: Survey, op: Level) -> None:
+    """Examine a folder as a level of ``parent`` that weighs as much as it has files. Not deeper than ``sources.MAX_DEPTH``.
+
+    The map of all files is a preview of the operation ``op``.
+    """
     with parent.level(kind, folder.name, folder.name, total=folder.count, unit="file", weight=folder.count) as level:
         for below in folder.folders:
-            _analyse(level, "folder", below, made)
+            _analyse(level, "folder", below, made, op)
         for file in folder.files:
             level.update(message=file.name)
             try:
@@ -155,6 +186,12 @@ def _analyse(parent: Level, kind: str, folder: sources.Folder, made: Survey) -> 
             else:
                 made.add(file, measures)
                 level.item(file.name, lines=measures.lines, bytes=measures.size)
+            _show(op, made, MAPPED_AT)
+
+
+def _show(op: Level, made: Survey, at: PreviewAt) -> None:
+    if made.map is not None:
+        op.preview(made.map.image, "map", at=at)
 
 
 def _name(path: str | None) -> str:

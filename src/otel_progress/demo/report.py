@@ -46,6 +46,7 @@ def after(console: Console, operation_id: str, command: str | None) -> None:
         [
             (f"{command} show {operation_id}", "its stages and packages"),
             (f"{command} show {operation_id} --errors", "every file that failed, and why"),
+            (f"{command} show {operation_id} --previews", "the map of the code, where PIL is installed"),
             (f"{command} logs {operation_id}", "what it logged"),
             (f"{command} history", "this run and those before it"),
             (f"{command} export {operation_id} --format json", "everything, for a program"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import Final
 
+from otel_progress.demo.code_map import CodeMap
 from otel_progress.demo.measure import Function, Measures
 from otel_progress.demo.sources import SourceFile
 
@@ -72,10 +73,14 @@ class Findings:
 
 
 class Survey:
-    """Collects measures file by file. ``sections`` draws the conclusions one after the other."""
+    """Collects measures file by file. ``sections`` draws the conclusions one after the other.
+
+    ``map`` shows what has been read so far; it is set once the files are known, where it can be drawn.
+    """
 
     def __init__(self) -> None:
         self.findings = Findings(PackageTotals("all"))
+        self.map: CodeMap | None = None
         self._packages: dict[str, PackageTotals] = {}
         self._places: list[Place] = []
         self._imports: Counter[str] = Counter()
@@ -95,6 +100,8 @@ class Survey:
         self._imports.update(measures.imports)
         if measures.code_lines:  # empty __init__ files are all alike
             self._contents.setdefault(measures.sha256, []).append(file.label)
+        if self.map is not None:
+            self.map.add(file, measures)
 
     def add_problem(self, file: SourceFile, error: BaseException) -> str:
         """Take in one file that could not be examined, and return the reason in words."""
@@ -103,6 +110,8 @@ class Survey:
             totals.files += 1
             totals.failed += 1
         self.findings.problems.append(Problem(file.label, reason))
+        if self.map is not None:
+            self.map.add_problem(file)
         return reason
 
     def sections(self) -> list[tuple[str, Callable[[], None]]]:

@@ -1,30 +1,39 @@
-"""Remaining time from this run's own pace: the mean speed of the most recent half of what has been seen."""
+"""The pace of a run itself: seconds a unit of fraction over the recent half of its work, the later of it counted more."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from itertools import pairwise
+from typing import Final
+
+from otel_progress.eta.curves import Curve
+
+HALF: Final = 0.5
+"""The recent part of the work from which the own pace comes."""
+LEAST: Final = 1e-6
+"""Over less of the whole work than this the plain mean is taken: differences of the sums would be rounding errors."""
+TINY: Final = 1e-12
+"""No advance counts as smaller: nobody counts a billion of billions, and a division must not overflow."""
 
 
-def remaining_seconds(points: Sequence[tuple[float, float]], elapsed: float) -> float | None:
-    """Return the seconds still needed, or None while nothing can be said.
+def beginning(run: Curve, last: int, share: float) -> int:
+    """Return the index from which on the latest ``share`` of the work up to ``last`` was done; below ``last`` unless that is 0."""
+    fractions = run.fractions
+    done = fractions[last] - fractions[0]
+    return min(bisect_left(fractions, fractions[last] - share * done), max(0, last - 1))
 
-    ``points`` are (elapsed seconds, ratio 0 to 1) of this run, ascending in time; ``elapsed`` is now. The speed is taken over the
-    later half of the work done, so a slow start is forgotten and a change of pace is followed without jumping at each step.
-    After a point the estimate counts down for as long as the longest step of that half took, and then holds: it never falls to
-    zero while there is work left.
+
+def pace(run: Curve, last: int) -> float | None:
+    """Return the seconds that a whole (fraction 0 to 1) takes at the pace of late at ``last``; None before the first advance.
+
+    The mean of seconds / fraction over the recent half, weighted by how far into that half the work was done: the weight of the
+    fraction f is f - a, from a = half of it on. A slow first step is forgotten, a change of pace followed without a jump at every step.
+    The weighted sum of the seconds comes from the running sums of the curve, and the integral of the weights is (b - a)^2 / 2.
     """
-    if len(points) < 2:
+    if last < 1:
         return None
-    at, ratio = points[-1]
-    if ratio >= 1.0:
-        return 0.0
-    half = min(bisect_left(points, ratio / 2, key=lambda point: point[1]), len(points) - 2)
-    since, done = points[half]
-    if ratio <= done or at <= since:
-        return None
-    remaining = (1.0 - ratio) * (at - since) / (ratio - done)
-    longest = max(later - earlier for (earlier, _), (later, _) in pairwise(points[half:]))
-    waited = min(elapsed - at, longest)
-    return remaining - waited if remaining > waited else remaining / 2
+    first = beginning(run, last, HALF)
+    done, took = run.fractions[last] - run.fractions[first], run.times[last] - run.times[first]
+    if done < LEAST:
+        return took / max(done, TINY)
+    weighted = run.moments[last] - run.moments[first] - 2 * (run.fractions[first] - run.fractions[0]) * took
+    return max(0.0, weighted) / (done * done)

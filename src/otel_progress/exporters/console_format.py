@@ -6,7 +6,7 @@ import math
 from datetime import datetime, timezone
 from typing import Final
 
-from otel_progress.model import Number
+from otel_progress.model import Eta, Number
 from otel_progress.text import printable
 
 UNKNOWN: Final = "?"
@@ -17,6 +17,8 @@ _PREFIXES: Final = ("", "k", "M", "G", "T", "P", "E")
 _LARGEST_PLAIN: Final = 1_000_000
 _MAX_UNIT: Final = 16
 _SHORTEST_S: Final = 0.1
+_LEAST_S: Final = 1.0
+""""At least" less than this says nothing."""
 
 
 def duration(seconds: float | None) -> str:
@@ -46,11 +48,52 @@ def moment(timestamp: float | None) -> str:
         return UNKNOWN
 
 
-def percentage(ratio: float | None) -> str:
-    """Return a ratio as whole per cent, rounded down so that 100% means done; empty while unknown."""
+def percentage(ratio: float | None, *, estimated: bool = False) -> str:
+    """Return a ratio as whole per cent, rounded down so that 100% means done; empty while unknown. An estimated one is ``~42%``."""
     if ratio is None or not math.isfinite(ratio):
         return ""
-    return f"{math.floor(min(1.0, max(0.0, ratio)) * 100 + 1e-9)}%"
+    return f"{'~' if estimated else ''}{math.floor(min(1.0, max(0.0, ratio)) * 100 + 1e-9)}%"
+
+
+def left(eta: Eta | None, *, bounds: bool = True) -> str:
+    """Return an estimate for a line of figures: ``12m 05s left (10m to 15m)``, ``at least 3m 00s left``, ``any moment``.
+
+    Empty while it knows nothing. ``bounds`` False leaves the interval out.
+    """
+    return _remaining(eta, " left", bounds=bounds)
+
+
+def remaining(eta: Eta | None, *, bounds: bool = True) -> str:
+    """Return the same under a heading that says "remaining" already: ``12m 05s (10m to 15m)``, ``at least 3m 00s``."""
+    return _remaining(eta, "", bounds=bounds)
+
+
+def _remaining(eta: Eta | None, word: str, *, bounds: bool) -> str:
+    if eta is None:
+        return ""
+    if eta.remaining_s is None:  # stalled: all that is known is that less than this cannot be
+        least = eta.low_s
+        return f"at least {duration(least)}{word}" if least is not None and _LEAST_S <= least < math.inf else ""
+    text = f"{duration(eta.remaining_s)}{word}" if not eta.remaining_s < _SHORTEST_S else "any moment"
+    if not bounds or eta.low_s is None or eta.high_s is None:
+        return text
+    low, high = roughly(eta.low_s), roughly(eta.high_s, up=True)
+    return text if low == high else f"{text} ({low} to {high})"
+
+
+def roughly(seconds: float, *, up: bool = False) -> str:
+    """Return a duration without a precision that a bound does not have: ``8s``, ``1m 20s``, ``12m``, ``2h 05m``.
+
+    Rounded down, or ``up``, so that an interval gets wider by it and never narrower.
+    """
+    if not math.isfinite(seconds):
+        return UNKNOWN
+    step = 1 if seconds < 60 else 10 if seconds < 600 else 60
+    steps = math.ceil(seconds / step - 1e-6) if up else math.floor(seconds / step + 1e-6)
+    whole = max(0, steps) * step
+    if whole < 60:
+        return f"{whole}s"
+    return duration(whole) if whole >= 3600 or whole % 60 else f"{whole // 60}m"
 
 
 def quantity(value: Number, unit: str | None = None) -> str:

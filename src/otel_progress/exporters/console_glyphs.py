@@ -49,6 +49,7 @@ CONDITION_STYLES: Final = {
     Condition.STALLED: "bold yellow",
     Condition.OVERDUE: "bold magenta",
     Condition.ABANDONED: "bold red",
+    Condition.PAUSED: "cyan",
 }
 """Colour of a condition."""
 

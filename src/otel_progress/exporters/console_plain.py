@@ -10,7 +10,7 @@ from typing import Final, TextIO
 from otel_progress.exporters.console_allowance import Allowance
 from otel_progress.exporters.console_batches import BatchWatch, batch_text
 from otel_progress.exporters.console_changes import ended_operation, ended_roots
-from otel_progress.exporters.console_format import duration, moment
+from otel_progress.exporters.console_format import duration, left, moment
 from otel_progress.exporters.console_rows import cancelling_note, clean, condition_note, failure_text, figures, state_notes, title
 from otel_progress.model import OperationSnapshot, Snapshot, Status
 from otel_progress.protocols import Batch, Reader
@@ -133,7 +133,6 @@ def operation_line(operation: OperationSnapshot) -> str:
     shown, amount, speed = figures(root, elapsed)
     name = clean(operation.operation_id)
     note, asked = condition_note(operation, operation.condition), cancelling_note(operation)
-    remaining = None if root.status.finished else operation.remaining_seconds
     parts = [
         moment(operation.read_at),
         title(root),
@@ -146,7 +145,7 @@ def operation_line(operation: OperationSnapshot) -> str:
         speed,
         *(text for text, _ in state_notes(root)),
         f"in {duration(elapsed)}" if root.status.finished else f"after {duration(elapsed)}",
-        f"{duration(remaining)} left" if remaining is not None else "",
+        left(operation.eta),
     ]
     text = failure_text(root) if root.status is Status.FAILED else clean(root.message)
     return " ".join(part for part in parts if part) + (f": {text}" if text else "")

@@ -13,7 +13,7 @@ from typing import Final
 from otel_progress import semconv
 from otel_progress.exporters.console_format import count, duration, percentage, rate
 from otel_progress.exporters.console_glyphs import CONDITION_STYLES, STATUS_STYLES, Glyphs
-from otel_progress.model import Condition, OperationSnapshot, Snapshot, Status
+from otel_progress.model import Condition, Eta, OperationSnapshot, Snapshot, Status
 from otel_progress.text import printable
 
 MAX_DEPTH: Final = 24
@@ -32,16 +32,20 @@ Part = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line. ``parts`` begin it; with ``level`` set it is a bar with that level's figures, then ``notes`` and ``message``."""
+    """One line. ``parts`` begin it; with ``level`` set it is a bar with that level's figures, then ``notes`` and ``message``.
+
+    ``urgent`` says that all is not well, so that the notes are worth a line of their own where there is no room for them.
+    """
 
     rank: tuple[int, int]
     indent: int
     parts: tuple[Part, ...]
     level: Snapshot | None = None
     elapsed: float = 0.0
-    remaining: float | None = None
+    eta: Eta | None = None
     frozen: bool = False
     notes: tuple[Part, ...] = ()
+    urgent: bool = False
     message: str = ""
 
 
@@ -78,14 +82,15 @@ def failure_text(level: Snapshot) -> str:
 
 
 def condition_note(operation: OperationSnapshot, condition: Condition) -> Part | None:
-    """Return a condition in words: ``stalled for 2m 10s``; None when all is well."""
+    """Return a condition in words: ``stalled for 2m 10s``, ``paused for 5m 00s``; None when all is well."""
     if condition is Condition.OK:
         return None
-    text = condition.value
-    root = operation.root
-    since = root.advanced_clock if root.advanced_clock is not None else root.info.started_clock
-    if condition is Condition.STALLED and since is not None:
-        text = f"{text} for {duration(operation.clock - since)}"
+    root, since = operation.root, None
+    if condition is Condition.STALLED:
+        since = root.advanced_clock if root.advanced_clock is not None else root.info.started_clock
+    elif condition is Condition.PAUSED:  # why is its message
+        since = root.paused_clock
+    text = condition.value if since is None else f"{condition.value} for {duration(operation.clock - since)}"
     return text, CONDITION_STYLES[condition]
 
 
@@ -103,7 +108,7 @@ def figures(level: Snapshot, elapsed: float) -> tuple[str, str, str]:
     speed = (
         "" if level.info.unit == semconv.STAGE else rate(level.current, elapsed, level.info.unit)
     )  # stages are no pace of anything
-    return percentage(level.ratio), amount, speed
+    return percentage(level.ratio, estimated=level.estimated), amount, speed
 
 
 def state_notes(level: Snapshot) -> tuple[Part, ...]:
@@ -130,9 +135,10 @@ def _operation_row(operation: OperationSnapshot, glyphs: Glyphs, number: int) ->
         parts=parts,
         level=root,
         elapsed=operation.elapsed_seconds,
-        remaining=None if root.status.finished else operation.remaining_seconds,
+        eta=operation.eta,
         frozen=condition is Condition.ABANDONED,
         notes=tuple(one for one in (note, cancelling_note(operation)) if one is not None) + state_notes(root),
+        urgent=note is not None,
         message=clean(operation.message),
     )
 
@@ -143,6 +149,7 @@ class _Tree:
     def __init__(self, operation: OperationSnapshot, glyphs: Glyphs, height: int) -> None:
         self._clock = operation.clock
         self._frozen = not operation.alive
+        self._eta_of = operation.eta_of
         self._glyphs = glyphs
         self._children: dict[str, list[Snapshot]] = {}
         running = []
@@ -181,15 +188,13 @@ class _Tree:
         kind, name = clean(info.type), clean(info.name)
         parts: tuple[Part, ...] = ((self._glyphs.running, STATUS_STYLES[Status.RUNNING]),)
         parts += ((kind, "dim"), (name, "")) if name and name != kind else ((kind, ""),)
-        eta = level.eta
-        known = eta is not None and eta.remaining_s is not None
         return Row(
             rank=(_LEVEL + info.depth, -info.order),
             indent=info.depth,
             parts=parts,
             level=level,
             elapsed=level.elapsed(self._clock),
-            remaining=max(0.0, eta.remaining_s - (self._clock - eta.clock)) if known and eta and eta.remaining_s else None,
+            eta=self._eta_of(level),
             frozen=self._frozen,
             notes=state_notes(level),
             message=clean(level.message),
@@ -199,7 +204,7 @@ class _Tree:
         parts: list[Part] = []
         for stage in sorted(stages, key=lambda level: level.info.order):
             name = clean(stage.info.name or stage.info.id)
-            shown = percentage(stage.ratio) if stage.status is Status.RUNNING else ""
+            shown = percentage(stage.ratio, estimated=stage.estimated) if stage.status is Status.RUNNING else ""
             style = STATUS_STYLES[stage.status]
             parts.append((f"{self._glyphs.status(stage.status)} {name}{' ' if shown else ''}{shown} ", style))
         return Row((_STAGES, 0), indent, tuple(parts))

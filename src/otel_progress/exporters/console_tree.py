@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from otel_progress.exporters.console_cells import cut_cells
-from otel_progress.exporters.console_format import duration
+from otel_progress.exporters.console_format import duration, left
 from otel_progress.exporters.console_glyphs import STATUS_STYLES, UNICODE, Glyphs
 from otel_progress.exporters.console_rows import (
     MAX_FAILED,
@@ -34,9 +34,15 @@ if TYPE_CHECKING:
 
 _MIN_LABEL: Final = 12
 _WIDE: Final = 100
+_WIDE_ENOUGH: Final = 120
+"""From so many cells on there may be intervals; below, messages are worth more."""
 _MIN_BAR: Final = 8
 _MAX_BAR: Final = 30
+_GOOD_BAR: Final = 16
+"""A bar is not made shorter than this to make room for intervals."""
 _MIN_MESSAGE: Final = 16
+_NOTES_RANK: Final = 6
+_MESSAGE_RANK: Final = 60
 _PULSE_CELLS_PER_S: Final = 6.0
 
 
@@ -98,14 +104,17 @@ class _Columns:
     rate: int
     time: int
     inline_message: bool
+    bounds: bool
 
     @classmethod
     def fit(cls, bars: Sequence[Row], width: int) -> _Columns:
-        """Share out a width: remaining time, rate and elapsed time go first, then the bar, then the count."""
-        cells = [_cells(row) for row in bars]
+        """Share out a width: the interval of the remaining time goes first, then rate and times, then the bar, then the count."""
         label = max((_label_width(row, width) for row in bars), default=0)
         label = min(label, max(_MIN_LABEL, width * (35 if width >= _WIDE else 29) // 100))
-        shares = {name: max((cell_len(cell[index]) for cell in cells), default=0) for index, name in enumerate(_CELL_NAMES)}
+        shares = _shares(bars, bounds=True)
+        bounds = width >= _WIDE_ENOUGH and label + sum(share + 1 for share in shares.values() if share) + 1 + _GOOD_BAR <= width
+        if not bounds:
+            shares = _shares(bars, bounds=False)
         taken = label + sum(share + 1 for share in shares.values() if share)
         for name in ("rate", "time", "count"):
             if taken + 1 + _MIN_BAR > width and shares[name]:
@@ -118,19 +127,24 @@ class _Columns:
         inline = bool(message) and spare - _MIN_BAR >= min(wanted, _MIN_MESSAGE)
         beside = min(wanted, max(_MIN_MESSAGE + 1, spare // 2)) if inline else 0
         bar = min(_MAX_BAR, max(_MIN_BAR, spare - beside))
-        return cls(label, bar if taken + 1 + _MIN_BAR <= width else 0, inline_message=inline, **shares)
+        return cls(label, bar if taken + 1 + _MIN_BAR <= width else 0, inline_message=inline, bounds=bounds, **shares)
+
+
+def _shares(bars: Sequence[Row], *, bounds: bool) -> dict[str, int]:
+    cells = [_cells(row, bounds=bounds) for row in bars]
+    return {name: max((cell_len(cell[index]) for cell in cells), default=0) for index, name in enumerate(_CELL_NAMES)}
 
 
 _CELL_NAMES: Final = ("percentage", "count", "rate", "time")
 
 
-def _cells(row: Row) -> tuple[str, str, str, str]:
+def _cells(row: Row, *, bounds: bool) -> tuple[str, str, str, str]:
     if row.level is None:
         return "", "", "", ""
     shown, amount, speed = figures(row.level, row.elapsed)
     time = duration(row.elapsed)
-    if row.remaining is not None:
-        time += f", {duration(row.remaining)} left"
+    if ahead := left(row.eta, bounds=bounds):
+        time += f", {ahead}"
     return shown, amount, speed, time
 
 
@@ -153,19 +167,24 @@ def _lines(row: Row, columns: _Columns, width: int, glyphs: Glyphs) -> list[tupl
         _bar(line, row, columns.bar, glyphs)
     shares = (columns.percentage, columns.count, columns.rate, columns.time)
     for share, cell, (style, align) in zip(
-        shares, _cells(row), (("bold", ">"), ("", ">"), ("dim", ">"), ("dim", "<")), strict=True
+        shares, _cells(row, bounds=columns.bounds), (("bold", ">"), ("", ">"), ("dim", ">"), ("dim", "<")), strict=True
     ):
         if share:
             gap = " " * (share - cell_len(cell))
             line.append(f" {gap}{cell}" if align == ">" else f" {cell}{gap}", style)
-    for text, style in (*row.notes, *(((row.message, "italic"),) if columns.inline_message and row.message else ())):
+    message: tuple[Part, ...] = ((row.message, "italic"),) if row.message else ()
+    fit = line.cell_len + sum(cell_len(text) + 1 for text, _ in row.notes) <= width
+    for text, style in (*(row.notes if fit else ()), *(message if fit and columns.inline_message else ())):
         room = width - line.cell_len - 1
         if room > 1:
             line.append(" ").append(cut_cells(text, room, glyphs.more), style)
     _crop(line, width)
     lines = [(row.rank, line)]
-    if row.message and not columns.inline_message:
-        lines.append(((60, row.indent), _line(((row.message, "italic"),), width, glyphs, indent=indent + 2)))
+    if not fit:
+        rank = _NOTES_RANK if row.urgent else _MESSAGE_RANK
+        lines.append(((rank, row.indent), _line((*row.notes, *message), width, glyphs, indent=indent + 2)))
+    elif message and not columns.inline_message:
+        lines.append(((_MESSAGE_RANK, row.indent), _line(message, width, glyphs, indent=indent + 2)))
     return lines
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from otel_progress import semconv, text
 from otel_progress.exporters.otel_logs_shim import LogEvent
 from otel_progress.model import Event, Failure, LevelInfo, MetadataValue, Number, Outcome, Snapshot, Status
+from otel_progress.observations import Preview
 from otel_progress.protocols import Batch
 
 MAX_METADATA: Final = 32
@@ -36,6 +37,8 @@ def level_event(name: str, snapshot: Snapshot, at: float) -> LogEvent:
     _put_number(attributes, semconv.FAILED, snapshot.failed)
     _put_number(attributes, semconv.SEQUENCE, snapshot.sequence)
     attributes[semconv.STATUS] = snapshot.status.value
+    if snapshot.estimated:
+        attributes[semconv.ESTIMATED] = True
     if info.unit:
         attributes[semconv.UNIT] = text.cut(info.unit, text.MAX_NAME)
     if snapshot.message:
@@ -46,7 +49,7 @@ def level_event(name: str, snapshot: Snapshot, at: float) -> LogEvent:
 
 
 def item_event(event: Event, info: LevelInfo | None) -> LogEvent:
-    """Return a kept event (an item, a preview); ``info`` is of the level it happened in, when that is known."""
+    """Return a kept event (an item); ``info`` is of the level it happened in, when that is known."""
     attributes = _metadata(event.metadata)
     if info is not None:
         attributes.update(_identity(info))
@@ -66,6 +69,28 @@ def item_event(event: Event, info: LevelInfo | None) -> LogEvent:
     body = _text(" ".join(word for word in words if word))
     trace_id, span_id = (None, None) if info is None else (info.trace_id, info.span_id)
     return LogEvent(event.kind, body, event.at, trace_id, span_id, attributes, event.outcome is Outcome.FAILED)
+
+
+def preview_event(preview: Preview, info: LevelInfo | None, address: str) -> LogEvent:
+    """Return the event of a stored preview; ``info`` is of its level, when that is known, ``address`` where it can be looked at."""
+    attributes: dict[str, MetadataValue] = {}
+    if info is not None:
+        attributes.update(_identity(info))
+    else:
+        attributes[semconv.OPERATION_ID] = text.identifier(preview.operation_id)
+        attributes[semconv.OPERATION_TYPE] = text.identifier(preview.operation_type)
+        attributes[semconv.PATH] = text.cut(preview.path, _MAX_PATH)
+    attributes[semconv.PREVIEW_NAME] = text.cut(preview.name, text.MAX_NAME)
+    attributes[semconv.PREVIEW_NUMBER] = preview.number
+    attributes[semconv.PREVIEW_MEDIA_TYPE] = preview.media_type
+    if address:
+        attributes[semconv.PREVIEW_URL] = address
+    _put_number(attributes, semconv.RATIO, preview.ratio)
+    body = _text(
+        f"preview {preview.number} {preview.name}" + (f": {address}" if len(address) <= MAX_BODY // 2 and address else "")
+    )
+    trace_id, span_id = (None, None) if info is None else (info.trace_id, info.span_id)
+    return LogEvent(semconv.EVENT_PREVIEW, body, preview.at, trace_id, span_id, attributes)
 
 
 def heartbeat(batch: Batch, running: int) -> LogEvent:
@@ -143,7 +168,7 @@ def _progress(snapshot: Snapshot) -> str:
     done = f"{snapshot.current:g}" if isinstance(snapshot.current, float) else str(snapshot.current)
     of = "" if snapshot.total is None else f" of {snapshot.total}"
     unit = "" if not snapshot.info.unit else f" {snapshot.info.unit}"
-    percent = "" if snapshot.ratio is None else f" ({100.0 * snapshot.ratio:.0f} %)"
+    percent = "" if snapshot.ratio is None else f" ({'~' if snapshot.estimated else ''}{100.0 * snapshot.ratio:.0f} %)"
     return f"{done}{of}{unit}{percent}"
 
 

@@ -6,7 +6,7 @@ An event is a log record with a name, tied to the level's span by explicit ids, 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -14,6 +14,7 @@ from otel_progress import semconv
 from otel_progress.exporters import otlp_event_fields as fields
 from otel_progress.exporters.otel_logs_shim import LogEvent
 from otel_progress.model import Condition, Event, LevelInfo, OperationSnapshot, Snapshot, Status
+from otel_progress.observations import Preview
 from otel_progress.protocols import Batch
 
 UPDATE_S: Final = 1.0
@@ -23,7 +24,7 @@ HEARTBEAT_S: Final = 30.0
 MAX_LEVELS: Final = 10_000
 """Running levels whose updates are followed; of those beyond, only start and end are told."""
 _REMEMBERED: Final = 4096
-_PASSED_ON: Final = (semconv.EVENT_ITEM, semconv.EVENT_PREVIEW)
+_PASSED_ON: Final = (semconv.EVENT_ITEM,)
 
 
 class Emitter(Protocol):
@@ -49,14 +50,20 @@ class _Tracked:
 class OtlpEvents:
     """A Sink that emits progress events.
 
-    ``stall_after`` is in seconds, as in OperationSnapshot. At most ``max_levels`` running levels are followed; ``dropped`` counts
-    the snapshots of others. An update that still waits for its second when the level ends is not sent by itself: the finished
-    event has the last values.
+    ``address`` returns where a preview of an operation can be looked at, empty while that is not known.
+    At most ``max_levels`` running levels are followed; ``dropped`` counts the snapshots of others. An update that still waits for
+    its second when the level ends is not sent by itself: the finished event has the last values.
     """
 
-    def __init__(self, emitter: Emitter, *, stall_after: float = 60.0, max_levels: int = MAX_LEVELS) -> None:
+    def __init__(
+        self,
+        emitter: Emitter,
+        *,
+        max_levels: int = MAX_LEVELS,
+        address: Callable[[str, int], str] = lambda operation_id, number: "",
+    ) -> None:
         self._emitter = emitter
-        self._stall_after = stall_after
+        self._address = address
         self._max_levels = max_levels
         self._runs: dict[str, dict[str, _Tracked]] = {}
         self._followed = 0
@@ -77,6 +84,7 @@ class OtlpEvents:
             else:
                 self._advance(snapshot, batch.clock)
         self._pass_on(batch)
+        self._show(batch)
         for snapshot in reversed(ended):  # children before their parents
             self._finish(snapshot)
         for run, path in batch.evicted:
@@ -182,7 +190,15 @@ class OtlpEvents:
         for event in events:
             self._emitter.emit(fields.item_event(event, self._place(event, here)))
 
-    def _place(self, event: Event, here: Mapping[tuple[str, str], LevelInfo]) -> LevelInfo | None:
+    def _show(self, batch: Batch) -> None:
+        """Tell previews, those that are gone left out."""
+        stored = [preview for preview in batch.previews if preview.location]
+        here = {(snapshot.info.run, snapshot.path): snapshot.info for snapshot in batch.snapshots} if stored else {}
+        for preview in stored:
+            address = self._address(preview.operation_id, preview.number)
+            self._emitter.emit(fields.preview_event(preview, self._place(preview, here), address))
+
+    def _place(self, event: Event | Preview, here: Mapping[tuple[str, str], LevelInfo]) -> LevelInfo | None:
         info = here.get((event.run, event.path))
         if info is not None:
             return info
@@ -207,7 +223,7 @@ class OtlpEvents:
             self._emitter.emit(fields.heartbeat(batch, len(running)))
 
     def _condition(self, root: Snapshot, batch: Batch) -> Condition:
-        return OperationSnapshot(root, (), batch.at, batch.clock, batch.instance, stall_after=self._stall_after).condition
+        return OperationSnapshot(root, (), batch.at, batch.clock, batch.instance).condition
 
     def _emit_level(self, name: str, snapshot: Snapshot, at: float) -> None:
         self._emitter.emit(fields.level_event(name, snapshot, at))

@@ -36,6 +36,7 @@ from otel_progress.exporters.otlp import make_exporter, refusing
 from otel_progress.exporters.otlp_sender import Patience, Sender, within
 from otel_progress.exporters.otlp_settings import Protocol
 from otel_progress.exporters.series import TRACE_ID, Caps, read_rows
+from otel_progress.exporters.surroundings import JournalSize, PublicUrl, Surroundings
 from otel_progress.exporters.totals import Distribution, Totals
 from otel_progress.model import Number
 from otel_progress.protocols import Reader
@@ -61,12 +62,20 @@ class OtlpMetrics:
     """
 
     def __init__(
-        self, reader: Reader, totals: Totals, *, resource: Resource, exporter: MetricExporter, caps: Caps = CAPS
+        self,
+        reader: Reader,
+        totals: Totals,
+        *,
+        resource: Resource,
+        exporter: MetricExporter,
+        caps: Caps = CAPS,
+        around: Surroundings | None = None,
     ) -> None:
         self._reader = reader
         self._totals = totals
         self._resource = resource
         self._caps = caps
+        self._around = around or Surroundings()
         self._failing = False
         self._delta = os.environ.get(_TEMPORALITY, "").strip().lower() in ("delta", "lowmemory")
         self._since_ns = time.time_ns()
@@ -99,7 +108,7 @@ class OtlpMetrics:
     def _gauges(self, now_ns: int) -> Iterator[MetricPoints]:
         points: dict[Metric, list[NumberDataPoint]] = {}
         try:
-            for metric, labels, value in read_rows(self._reader, self._caps, self._totals):
+            for metric, labels, value in read_rows(self._reader, self._caps, self._totals, self._around):
                 points.setdefault(metric, []).append(NumberDataPoint(_attributes(metric, labels), 0, now_ns, value))
         except Exception:  # the store may be gone; the totals can still be told
             self._totals.sink_error("otlp")
@@ -111,7 +120,7 @@ class OtlpMetrics:
             return
         self._failing = False
         for metric, series in points.items():
-            yield MetricPoints(metric.name, metric.help, metric.unit, Gauge(series))
+            yield MetricPoints(metric.name, metric.help, _gauge_unit(metric), Gauge(series))
 
     def _sums_and_histograms(self, now_ns: int) -> Iterator[MetricPoints]:
         temporality = AggregationTemporality.DELTA if self._delta else AggregationTemporality.CUMULATIVE
@@ -161,12 +170,18 @@ def build_otlp_metrics(
     *,
     patience: Patience | None = None,
     on_error: Callable[[], object] | None = None,
+    public_url: PublicUrl = None,
+    journal_size: JournalSize = None,
 ) -> OtlpMetrics:
-    """Return OtlpMetrics with the exporter that the environment describes. Raises ConfigurationError."""
+    """Return OtlpMetrics with the exporter that the environment describes. Raises ConfigurationError.
+
+    ``public_url`` and ``journal_size`` are those of :class:`otel_progress.exporters.prometheus.ProgressCollector`.
+    """
     with refusing("metrics"):
         exporter = make_exporter("metrics", os.environ, _metric_exporter)
         bounded = BoundedMetricExporter(exporter, patience=patience, on_error=on_error)
-        return OtlpMetrics(reader, totals, resource=resource, exporter=bounded)
+        around = Surroundings.of(public_url, journal_size)
+        return OtlpMetrics(reader, totals, resource=resource, exporter=bounded, around=around)
 
 
 class BoundedMetricExporter(MetricExporter):
@@ -231,6 +246,14 @@ def _with_points(metric: MetricPoints, points: list[Any]) -> MetricPoints:
 
 def _data(resource: Resource, metrics: list[MetricPoints]) -> MetricsData:
     return MetricsData([ResourceMetrics(resource, [ScopeMetrics(_SCOPE, metrics, "")], "")])
+
+
+def _gauge_unit(metric: Metric) -> str:
+    """Return the unit to send: ``1`` with ratios only. What translates to Prometheus appends ``_ratio`` to any other gauge that has it.
+
+    (OpenTelemetry specification, "Prometheus and OpenMetrics compatibility"; so do the Collector and Prometheus' own OTLP endpoint.)
+    """
+    return "" if metric.unit == "1" and not metric.name.endswith("ratio") else metric.unit
 
 
 def _attributes(metric: Metric, labels: tuple[str, ...]) -> Mapping[str, str]:

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from otel_progress.exporters.series import TRACE_ID, Caps, finite, read_rows
+from otel_progress.exporters.surroundings import JournalSize, PublicUrl, Surroundings
 from otel_progress.exporters.totals import Distribution, Totals
 from otel_progress.model import Number
 from otel_progress.semconv import METRICS, Metric
@@ -40,8 +41,9 @@ class ProgressCollector(Collector):
     ``max_levels_per_operation`` levels down to ``max_level_depth`` (running ones first), ``max_levels`` in all; at most
     ``max_batches`` batches. Ended operations and batches vanish ``retention_s`` seconds after their end. ``totals`` are the counters
     of this process; without it only what scrapes leave out is counted. ``more`` returns what else is to be shown: the counts of
-    a server. ``collect`` never raises: when the reader fails, one warning is logged, the failure is counted, and only the totals
-    are shown.
+    a server. ``public_url`` is the base address under which a server has the previews, or a function that returns it or None;
+    ``journal_size`` returns the size of a journal in bytes, or None. ``collect`` never raises: when the reader fails, one warning
+    is logged, the failure is counted, and only the totals are shown.
     """
 
     def __init__(
@@ -56,11 +58,14 @@ class ProgressCollector(Collector):
         max_batches: int = 100,
         retention_s: float = 300.0,
         more: Callable[[], Counted] | None = None,
+        public_url: PublicUrl = None,
+        journal_size: JournalSize = None,
     ) -> None:
         self._reader = reader
         self._totals = Totals() if totals is None else totals
         self._caps = Caps(max_operations, max_levels_per_operation, max_level_depth, max_levels, retention_s, max_batches)
         self._more = more
+        self._around = Surroundings.of(public_url, journal_size)
         self._failing = False
 
     def describe(self) -> Iterable[Family]:
@@ -71,7 +76,7 @@ class ProgressCollector(Collector):
         """Read once and yield the families that have series."""
         families = _Families()
         try:
-            for metric, labels, value in read_rows(self._reader, self._caps, self._totals):
+            for metric, labels, value in read_rows(self._reader, self._caps, self._totals, self._around):
                 families.add(metric, labels, value)
         except Exception:  # a shared registry would lose everyone else's metrics with ours
             families = _Families()

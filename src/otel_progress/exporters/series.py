@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from otel_progress import semconv
 from otel_progress.exporters.labels import OTHER, label_id, label_text
+from otel_progress.exporters.surroundings import Surroundings
 from otel_progress.exporters.totals import MAX_OPERATION_TYPES, Totals
-from otel_progress.model import BatchSnapshot, OperationSnapshot, Snapshot, Status
+from otel_progress.model import BatchSnapshot, Condition, Eta, OperationSnapshot, Snapshot, Status
+from otel_progress.previews.addresses import address_of
 from otel_progress.semconv import Metric
 
 if TYPE_CHECKING:
@@ -48,11 +50,13 @@ class Caps:
     batches: int = 100
 
 
-def read_rows(reader: Reader, caps: Caps, totals: Totals) -> Iterator[Row]:
+def read_rows(reader: Reader, caps: Caps, totals: Totals, around: Surroundings | None = None) -> Iterator[Row]:
     """Read once and yield all gauges; what the caps leave out is counted in ``totals``. Raises what the reader raises."""
-    yield from rows(read_operations(reader, caps), caps, totals)
+    around = around or Surroundings()
+    yield from rows(read_operations(reader, caps), caps, totals, public_url=around.read_public_url())
     # Twice the cap is asked for, so that what it leaves out can be told without reading every batch there ever was.
     yield from batch_rows(reader.batches(2 * caps.batches) if caps.batches > 0 else (), caps, totals)
+    yield from _finite_rows(iter([(semconv.JOURNAL_SIZE, (), around.read_journal_size())]))
 
 
 def read_operations(reader: Reader, caps: Caps) -> list[OperationSnapshot]:
@@ -64,10 +68,10 @@ def read_operations(reader: Reader, caps: Caps) -> list[OperationSnapshot]:
     return [*sorted(running, key=lambda operation: operation.root.info.started_at or 0.0, reverse=True), *ended]
 
 
-def rows(operations: Sequence[OperationSnapshot], caps: Caps, totals: Totals) -> Iterator[Row]:
+def rows(operations: Sequence[OperationSnapshot], caps: Caps, totals: Totals, *, public_url: str | None = None) -> Iterator[Row]:
     """Yield the gauges of operations and levels; what the caps leave out is counted in ``totals``.
 
-    Of two runs with one id the newer is shown: a series can exist only once.
+    Of two runs with one id the newer is shown: a series can exist only once. ``public_url`` is the base address of previews.
     """
     yield from _finite_rows(_counts(operations))
     seen: set[tuple[str, str]] = set()
@@ -79,7 +83,7 @@ def rows(operations: Sequence[OperationSnapshot], caps: Caps, totals: Totals) ->
         seen.add(labels)
         if len(seen) > caps.operations:
             continue
-        yield from _finite_rows(_operation(labels, operation))
+        yield from _finite_rows(_operation(labels, operation, public_url))
         shallow = [level for level in operation.levels if level.info.depth <= caps.depth]
         chosen = _choose(shallow, min(caps.levels_per_operation, levels_left))
         yield from _finite_rows(_levels(labels, chosen))
@@ -87,6 +91,8 @@ def rows(operations: Sequence[OperationSnapshot], caps: Caps, totals: Totals) ->
         dropped_levels += len(shallow) - len(chosen)
     totals.series_dropped("operation", len(seen) - caps.operations)
     totals.series_dropped("level", dropped_levels)
+    yield from _shown("operation", min(len(seen), caps.operations), caps.operations)
+    yield from _shown("level", caps.levels - levels_left, caps.levels)
 
 
 def batch_rows(batches: Sequence[BatchSnapshot], caps: Caps, totals: Totals) -> Iterator[Row]:
@@ -102,6 +108,13 @@ def batch_rows(batches: Sequence[BatchSnapshot], caps: Caps, totals: Totals) -> 
         if len(seen) <= caps.batches:
             yield from _finite_rows(_batch(labels, batch))
     totals.series_dropped("batch", len(seen) - caps.batches)
+    yield from _shown("batch", min(len(seen), caps.batches), caps.batches)
+
+
+def _shown(group: str, shown: int, limit: int) -> Iterator[Row]:
+    """Yield how far a cap is used up: told before anything is dropped."""
+    yield semconv.SERIES_SHOWN, (group,), float(shown)
+    yield semconv.SERIES_LIMIT, (group,), float(limit)
 
 
 def finite(value: float | None) -> float | None:
@@ -137,13 +150,19 @@ def _counts(operations: Sequence[OperationSnapshot]) -> Iterator[_Rough]:
         yield semconv.OPERATIONS, labels, count
 
 
-def _operation(labels: tuple[str, str], operation: OperationSnapshot) -> Iterator[_Rough]:
+def _operation(labels: tuple[str, str], operation: OperationSnapshot, public_url: str | None) -> Iterator[_Rough]:
     root = operation.root
     info = root.info
     trace_id = info.trace_id if info.trace_id and TRACE_ID.fullmatch(info.trace_id) else ""
-    yield semconv.OPERATION_INFO, (*labels, label_text(info.name), trace_id, ""), 1
+    preview = address_of(public_url, info.operation_id, root.previews)
+    yield semconv.OPERATION_INFO, (*labels, label_text(info.name), trace_id, preview), 1
     for status in Status:
         yield semconv.OPERATION_STATUS, (*labels, status.value), status is root.status
+    if not root.status.finished:
+        found = operation.condition
+        for condition in Condition:
+            yield semconv.OPERATION_CONDITION, (*labels, condition.value), condition is found
+    yield semconv.OPERATION_ESTIMATED, labels, root.estimated and not root.status.finished
     yield semconv.OPERATION_RATIO, labels, root.ratio
     yield semconv.OPERATION_CURRENT, labels, root.current
     yield semconv.OPERATION_TARGET, labels, root.total
@@ -177,18 +196,37 @@ def _batch(labels: tuple[str, str], batch: BatchSnapshot) -> Iterator[_Rough]:
 
 
 def _expected_end(labels: tuple[str, str], operation: OperationSnapshot) -> Iterator[_Rough]:
-    """Yield the expected end and its bounds in Unix seconds: a moment that stays put while the estimate does."""
-    eta = operation.root.eta
-    if eta is None or operation.status.finished:
+    """Yield the expected end and its bounds in Unix seconds: moments that stay put while the estimate does.
+
+    While the work stalls or is paused, "so long from now" is a moment that slides on with the clock. Then there is no expected end
+    and no upper bound, and the lower one stays where it was when the work last went on, until it has passed.
+    """
+    eta = operation.eta
+    if eta is None:
         return
-    since = max(0.0, operation.clock - eta.clock)
-    for metric, remaining in (
-        (semconv.OPERATION_EXPECTED_END, eta.remaining_s),
-        (semconv.OPERATION_EXPECTED_END_LOWER, eta.low_s),
-        (semconv.OPERATION_EXPECTED_END_UPPER, eta.high_s),
-    ):
-        if remaining is not None:
-            yield metric, labels, operation.read_at + max(0.0, remaining - since)
+    since = _waiting_since(operation, eta)
+    if since is None:
+        yield semconv.OPERATION_EXPECTED_END, labels, _later(operation.read_at, eta.remaining_s)
+        yield semconv.OPERATION_EXPECTED_END_LOWER, labels, _later(operation.read_at, eta.low_s)
+        yield semconv.OPERATION_EXPECTED_END_UPPER, labels, _later(operation.read_at, eta.high_s)
+        return
+    lower = _later(operation.read_at - max(0.0, operation.clock - since), eta.low_s)
+    if lower is not None and lower > operation.read_at:
+        yield semconv.OPERATION_EXPECTED_END_LOWER, labels, lower
+
+
+def _waiting_since(operation: OperationSnapshot, eta: Eta) -> float | None:
+    """Return the moment (on the worker's clock) from which on nothing advances any more; None while work goes on."""
+    root = operation.root
+    if root.paused_clock is not None:
+        return root.paused_clock
+    if eta.state != "stalled" and operation.condition is not Condition.STALLED:
+        return None
+    return root.info.started_clock if root.advanced_clock is None else root.advanced_clock
+
+
+def _later(moment: float, seconds: float | None) -> float | None:
+    return None if seconds is None else moment + max(0.0, seconds)
 
 
 def _choose(levels: list[Snapshot], most: int) -> list[Snapshot]:
@@ -210,6 +248,8 @@ def _levels(operation: tuple[str, str], levels: list[Snapshot]) -> Iterator[_Rou
         yield semconv.LEVEL_CURRENT, labels, level.current
         yield semconv.LEVEL_TARGET, labels, level.total
         yield semconv.LEVEL_STATUS, (*labels, level.status.value), 1
+        if level.estimated and not level.status.finished:
+            yield semconv.LEVEL_ESTIMATED, labels, 1
 
 
 def _age(operation: OperationSnapshot) -> float:

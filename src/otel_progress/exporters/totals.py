@@ -18,7 +18,7 @@ from typing import Final
 from otel_progress import semconv, trouble
 from otel_progress.exporters.endings import Endings
 from otel_progress.exporters.labels import BoundedLabels
-from otel_progress.model import Number, Snapshot
+from otel_progress.model import Number, Snapshot, Status
 from otel_progress.protocols import Batch
 from otel_progress.semconv import Metric
 
@@ -26,6 +26,7 @@ MAX_OPERATION_TYPES: Final = 100
 """Operation types that have series of their own; the others share the label ``other``."""
 MAX_ITEM_TYPES: Final = 500
 """Pairs of operation type and level type that have item counters of their own."""
+_OUTCOMES: Final = (Status.COMPLETED.value, Status.FAILED.value, Status.CANCELLED.value)
 MAX_REASONS: Final = 50
 """Reasons, sinks and groups that have counters of their own."""
 
@@ -90,13 +91,17 @@ class Totals:
         self._histograms: dict[Metric, dict[tuple[str, ...], _Histogram]] = {}
         self._types = BoundedLabels(MAX_OPERATION_TYPES)
         self._item_types = BoundedLabels(MAX_ITEM_TYPES)
+        self._begun: set[str] = set()
         self._reasons: dict[Metric, BoundedLabels] = {}
         _ALL.add(self)
 
     def write(self, batch: Batch) -> None:
         """Count what ended and what was done since the last batch. Called from one thread at a time, as for every Sink."""
         endings = self._endings.take(batch)
+        begun = {one.info.operation_type for one in batch.snapshots if not one.path and not one.status.finished}
         with self._lock:
+            for operation_type in begun - self._begun:
+                self._begin(operation_type)
             for (operation_type, level_type, outcome), units in batch.items.items():
                 if 0 < units < math.inf:
                     self._count(semconv.ITEMS, (*self._item_types.fit(operation_type, level_type), outcome), units)
@@ -121,6 +126,10 @@ class Totals:
     def dropped(self, reason: str, count: int = 1) -> None:
         """Count events, snapshots or callbacks that were let go because a bound was reached."""
         self._reason(semconv.EVENTS_DROPPED, reason, count)
+
+    def preview(self, outcome: str, count: int = 1) -> None:
+        """Count previews by what became of them: ``stored``, ``unchanged``, ``dropped``, ``refused`` or ``failed``."""
+        self._reason(semconv.PREVIEWS, outcome, count)
 
     def series_dropped(self, metric_group: str, count: int) -> None:
         """Count operations or levels that a scrape left out because of its cap."""
@@ -148,6 +157,17 @@ class Totals:
             distributions.setdefault(metric, {})[labels] = Distribution(BOUNDS[metric], counts, total, examples)
         return TotalsReading(counters, distributions)
 
+    def _begin(self, operation_type: str) -> None:
+        """Let the series of a type begin at 0 when its first operation does: by how much one grew is not known of its first sample."""
+        if len(self._begun) >= MAX_OPERATION_TYPES:
+            return
+        self._begun.add(operation_type)
+        (fitted,) = self._types.fit(operation_type)
+        for status in _OUTCOMES:
+            self._counters.setdefault(semconv.OPERATIONS_FINISHED, {}).setdefault((fitted, status), 0)
+        self._series_of(semconv.OPERATION_DURATION, (fitted, Status.COMPLETED.value))
+        self._series_of(semconv.ETA_ERROR, (fitted,))
+
     def _reason(self, metric: Metric, reason: str, count: int) -> None:
         if count > 0:
             with self._lock:
@@ -159,16 +179,19 @@ class Totals:
         series[labels] = series.get(labels, 0) + amount
 
     def _observe(self, metric: Metric, labels: tuple[str, ...], value: float, snapshot: Snapshot | None) -> None:
-        bounds = BOUNDS[metric]
-        series = self._histograms.setdefault(metric, {})
-        one = series.get(labels)
-        if one is None:
-            one = series[labels] = _Histogram(len(bounds) + 1)
-        bucket = bisect_left(bounds, value)
+        one = self._series_of(metric, labels)
+        bucket = bisect_left(BOUNDS[metric], value)
         one.counts[bucket] += 1
         one.sum += value
         if snapshot is not None and snapshot.info.trace_id:
             one.examples[bucket] = TraceExample(snapshot.info.trace_id, value, snapshot.ended_at)
+
+    def _series_of(self, metric: Metric, labels: tuple[str, ...]) -> _Histogram:
+        series = self._histograms.setdefault(metric, {})
+        one = series.get(labels)
+        if one is None:
+            one = series[labels] = _Histogram(len(BOUNDS[metric]) + 1)
+        return one
 
 
 def _troubles(before: Counter[str]) -> dict[tuple[str, ...], Number]:

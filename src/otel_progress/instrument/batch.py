@@ -14,7 +14,7 @@ from otel_progress.model import BatchSnapshot, Number
 from otel_progress.recording import BATCH_KEY, Recording, slot
 from otel_progress.stages import StagesLike
 from otel_progress.text import cut, identifier
-from otel_progress.values import Bad, DeadlineLike
+from otel_progress.values import Bad, DeadlineLike, EtaKey
 
 
 class OperationBatch:
@@ -59,13 +59,12 @@ class OperationBatch:
         unit: str | None = None,
         deadline: DeadlineLike | None = None,
         stages: StagesLike | None = None,
+        eta_key: EtaKey | None = None,
         **metadata: object,
     ) -> Level:
         """Make an operation of this batch, in whatever thread or task; see :func:`otel_progress.operation`."""
-        return Level(
-            begin.request(("operation", type, id, name, total, unit, None, deadline, stages, metadata, self.join, self._scope)),
-            None,
-        )
+        asked = ("operation", type, id, name, total, unit, None, deadline, stages, metadata, self.join, eta_key, self._scope)
+        return Level(begin.request(asked), None)
 
     def set_total(self, total: int) -> None:
         """Say how many operations there are in all, a whole number of at least 0."""

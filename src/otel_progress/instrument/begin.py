@@ -15,7 +15,7 @@ from otel_progress.errors import ProgressError
 from otel_progress.instrument import spans
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.observe import picture
-from otel_progress.model import NO_METADATA, Number, Snapshot, Status
+from otel_progress.model import NO_METADATA, MetadataValue, Number, Snapshot, Status
 from otel_progress.recording import BATCH_KEY, LEVEL_KEY, Recording, slot
 from otel_progress.stages import Stages, as_stages, stage_name
 from otel_progress.text import cut, identifier
@@ -46,6 +46,7 @@ class Request(NamedTuple):
     stages: Any
     metadata: Mapping[str, object]
     batch: object
+    eta_key: object
     scope: str
 
 
@@ -120,7 +121,8 @@ def _open_stage(recording: Recording, request: Request, parent: Node | None) -> 
 
 def clean(recording: Recording, request: Request, parent: Node | None = None) -> Spec:
     """Return the request with every value cleaned; what cannot be used is refused and left out."""
-    what, type_, id_, name, total, unit, weight, deadline, stages, metadata, batch, _ = request
+    what, type_, id_, name, total, unit, weight, deadline, stages, metadata, batch, eta_key, _ = request
+    kept = values.metadata(metadata) if metadata else NO_METADATA
     if deadline is not None:
         deadline = _accepted(recording, values.deadline(deadline, recording.store.now()))
     return _spec(
@@ -133,8 +135,9 @@ def clean(recording: Recording, request: Request, parent: Node | None = None) ->
             1 if weight is None else _weight(recording, weight),
             deadline,
             None if stages is None else _stages(recording, stages),
-            values.metadata(metadata) if metadata else NO_METADATA,
+            kept,
             None if parent is not None else _batch(recording, batch),
+            None if eta_key is None else _bucket(recording, eta_key, kept),
         )
     )
 
@@ -155,6 +158,15 @@ def _batch(recording: Recording, given: object) -> str | None:
 def batch_id(value: object) -> str | Bad:
     """Return the id of a batch."""
     return identifier(value) or Bad("batch", "the id of a batch must not be empty; leave it out to have one made")
+
+
+def _bucket(recording: Recording, eta_key: object, metadata: Mapping[str, MetadataValue]) -> str | None:
+    """Return the bucket of runs that an operation learns from."""
+    clean = values.bucket(eta_key, metadata)
+    if isinstance(clean, Bad):
+        recording.reject(clean.reason, clean.text, of_type=clean.of_type)
+        return None
+    return clean
 
 
 def _stages(recording: Recording, stages: Any) -> Stages | None:

@@ -17,27 +17,31 @@ from opentelemetry.trace import Span
 
 from otel_progress import values
 from otel_progress.errors import OperationCancelledError
-from otel_progress.instrument import begin, spans, wrap
-from otel_progress.instrument.track import Track, cancelled
+from otel_progress.instrument import begin, blocks, spans, wrap
+from otel_progress.instrument.blocks import OpaqueStep, Pause
+from otel_progress.instrument.looking import Looking
+from otel_progress.instrument.track import Track
 from otel_progress.live.node import Node, NotReady, merged
 from otel_progress.live.rollup import exceeds
-from otel_progress.model import NO_METADATA, Number, Outcome, Snapshot, Status
+from otel_progress.model import NO_METADATA, Number, Outcome, Status
 from otel_progress.recording import Recording, slot
 from otel_progress.stages import StagesLike
 from otel_progress.text import cut
 from otel_progress.values import Bad, ErrorLike
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from enum import Enum
 
     from otel_progress.instrument.begin import Request
+    from otel_progress.parsing import PreviewAt
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 _ONE: Final = 1
 
 
-class Level:
+class Level(Looking):
     """One level of work: an operation, a stage, or anything below. Use it in ``with`` or ``async with``, as a decorator, or by hand.
 
     Made by :func:`operation`, :func:`level`, or a handle's own :meth:`level`, :meth:`stage` and :meth:`track`.
@@ -153,6 +157,34 @@ class Level:
         if how is Outcome.FAILED:
             spans.item_event(node, clean, how.value, why)
 
+    def resume_from(self, current: Number) -> None:
+        """Say how many units an earlier session had done. They count as done, but the estimate's pace is that of this session alone.
+
+        A run that was resumed is no example for later ones.
+        """
+        node = self._ready()
+        clean = None if node is None else self._clean_current(node, current)
+        if node is not None and clean is not None:
+            self._recording.store.interruptions.resume_from(node, clean)  # type: ignore[union-attr]
+
+    def preview(self, image: object, name: str = "preview", *, at: PreviewAt | None = None) -> None:
+        """Offer what the work looks like now; it is taken when one is due, and costs some microseconds when none is.
+
+        ``image`` is a PIL image, a numpy array (height, width[, 1 to 4 channels]), a matplotlib figure, the bytes of a picture, a
+        ``pathlib.Path``, a text, a dict or list for JSON, or a function without arguments that returns one of them: called only when one
+        is due, off this thread, so what it reads has to stay as it is. ``at`` says when, in place of the setting ``preview_at``:
+        fractions ``(0.25, 0.5)`` of this level (of the nearest one above where its total is unknown), seconds, or ``"always"``. One at a
+        time a level: one that is due meanwhile is dropped, and due again at the next call. Never raises: what cannot be used is counted.
+        """
+        node = self._node
+        if node is begin.UNSTARTED:
+            node = self.start()._node
+        recording = self._recording
+        if recording is not None and recording.previewer is not None:
+            from otel_progress.instrument import previewing
+
+            previewing.offer(recording.previewer, recording.store, node, image, name, at)
+
     # --- below -------------------------------------------------------------------------------------------------
 
     def level(
@@ -169,11 +201,14 @@ class Level:
     ) -> Level:
         """Make a level below this one, in whatever thread or task; see :func:`otel_progress.level`."""
         scope = self._request[-1]
-        return Level(begin.request(("level", type, id, name, total, unit, weight, None, stages, metadata, None, scope)), self)
+        return Level(
+            begin.request(("level", type, id, name, total, unit, weight, None, stages, metadata, None, None, scope)), self
+        )
 
     def stage(self, name: str | Enum) -> Level:
         """Make the handle of a stage; beginning it ends the stage before it. Stages only go forward."""
-        return Level(begin.Request("stage", name, name, name, None, None, None, None, None, {}, None, self._request.scope), self)
+        scope = self._request.scope
+        return Level(begin.Request("stage", name, name, name, None, None, None, None, None, {}, None, None, scope), self)
 
     def track(
         self,
@@ -190,9 +225,30 @@ class Level:
         scope = self._request.scope
 
         def make(total: Number | None) -> Level:
-            return Level(begin.Request("level", type, None, name, total, unit, weight, None, None, metadata, None, scope), self)
+            asked = begin.Request("level", type, None, name, total, unit, weight, None, None, metadata, None, None, scope)
+            return Level(asked, self)
 
         return Track(iterable, total, make)
+
+    def opaque(self, expected: float | timedelta | None = None) -> OpaqueStep:
+        """Mark this level, in ``with`` or ``async with``, as a step that cannot report: a subprocess, one long call into a library.
+
+        Its progress is then estimated, and marked so in every view: from how long past runs took, or from ``expected`` (seconds or
+        a timedelta). It approaches its end and never reaches it, and is no advance. ``with op.stage("encode").opaque(expected=30):``
+        begins and ends the stage; on a level that has begun, only the block is marked, as one unit of its total.
+        """
+        clean = blocks.seconds(expected)
+        if isinstance(clean, Bad):
+            self._reject(clean)
+            clean = None
+        return OpaqueStep(self, clean)
+
+    def paused(self, reason: str | None = None) -> Pause:
+        """Pause the operation of this level, in ``with`` or ``async with``: that time is no part of estimates and no stall.
+
+        ``reason`` is its message meanwhile. Pauses within pauses, in whatever thread, count as one.
+        """
+        return Pause(self, reason)
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -281,50 +337,7 @@ class Level:
                 True  # the store closes it at its next look; a lock here could be held by this very thread
             )
 
-    # --- a request to stop -------------------------------------------------------------------------------------
-
-    @property
-    def cancel_requested(self) -> bool:
-        """True once somebody has asked for the operation of this level to stop. Costs nothing to ask in a loop."""
-        return self._node.operation.cancel_requested_at is not None
-
-    def check_cancelled(self) -> None:
-        """Raise OperationCancelledError, with the reason, once somebody has asked for the operation of this level to stop.
-
-        A level that the error leaves, in ``with`` or as a decorator, is marked as cancelled for that reason.
-        """
-        if self._node.operation.cancel_requested_at is not None:
-            raise cancelled(self._node)
-
-    # --- looking -----------------------------------------------------------------------------------------------
-
-    @property
-    def recording(self) -> bool:
-        """True while this level has begun, has not ended, and is recorded."""
-        return self._node.status is Status.RUNNING
-
-    @property
-    def span(self) -> Span:
-        """The level's span; add attributes, links and events of your own to it. An invalid one when nothing is recorded."""
-        self.start()
-        return self._span
-
-    @property
-    def path(self) -> str:
-        """Place in the operation's tree, ``type:id`` segments joined by ``/``; empty for the operation itself."""
-        self.start()
-        return self._node.path
-
-    @property
-    def operation_id(self) -> str:
-        """Id of the operation this level belongs to."""
-        self.start()
-        return self._node.operation.id
-
-    def snapshot(self) -> Snapshot:
-        """Return this level as it is now, everything counted so far included."""
-        self.start()
-        return begin.snapshot(self._node, self._recording)
+    # --- looking: see Looking ----------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         node = self._node
@@ -352,13 +365,19 @@ class Level:
             node.total = clean
 
     def _set_current(self, node: Node, current: object) -> None:
+        clean = self._clean_current(node, current)
+        if clean is not None:
+            node.counting().set(clean)
+
+    def _clean_current(self, node: Node, current: object) -> Number | None:
         clean = current if type(current) is int and 0 <= current < 2**63 else values.number(current, "current")
         if isinstance(clean, Bad):
             self._reject(clean)
         elif node.total is not None and exceeds(clean, node.total):
             self._reject(values.beyond(node, clean))
         else:
-            node.counting().set(clean)
+            return clean
+        return None
 
     def _set_metadata(self, node: Node, metadata: dict[str, object]) -> None:
         clean = values.metadata(metadata)

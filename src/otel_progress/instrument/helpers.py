@@ -14,7 +14,7 @@ from otel_progress.instrument.handle import Level
 from otel_progress.instrument.track import Track
 from otel_progress.model import Number
 from otel_progress.stages import StagesLike
-from otel_progress.values import DeadlineLike
+from otel_progress.values import DeadlineLike, EtaKey
 
 if TYPE_CHECKING:
     from otel_progress.instrument.batch import OperationBatch
@@ -26,7 +26,7 @@ def current_level() -> Level:
     """Return the level in force in this context; an inert one, whose methods do nothing, when there is none."""
     level = _current_level()
     if level is None:
-        level = Level(Request("level", "none", None, None, None, None, None, None, None, {}, None, SCOPE), None)
+        level = Level(Request("level", "none", None, None, None, None, None, None, None, {}, None, None, SCOPE), None)
         level._node = INERT
     return level
 
@@ -50,6 +50,7 @@ class ProgressTracer:
         deadline: DeadlineLike | None = None,
         stages: StagesLike | None = None,
         batch: OperationBatch | str | None = None,
+        eta_key: EtaKey | None = None,
         **metadata: object,
     ) -> Level:
         """Make the handle of a whole run, to be used in ``with``, as a decorator, or by hand with ``start()``.
@@ -57,10 +58,11 @@ class ProgressTracer:
         ``type`` is the kind of work and of low cardinality; ``name`` is for people; ``id`` finds it again and is generated when not
         given; ``total`` is in ``unit``; ``deadline`` is seconds from now, a timedelta or a datetime; ``stages`` a
         :class:`Stages`, the name of a category, weights by name, or an Enum; ``batch`` a batch, or its id, that it belongs to.
-        Anything else is metadata.
+        Estimates are learned from earlier runs of the same ``type``; ``eta_key`` tells apart those that are not alike: a text, or the
+        keys of metadata given here whose values make it. Anything else is metadata.
         """
         joined = batch if batch is None or isinstance(batch, str) else _join_of(batch)
-        asked = request(("operation", type, id, name, total, unit, None, deadline, stages, metadata, joined, self.name))
+        asked = request(("operation", type, id, name, total, unit, None, deadline, stages, metadata, joined, eta_key, self.name))
         return Level(asked, None)
 
     def batch(self, name: str, *, id: object = None, type: str = "batch", total: int | None = None) -> OperationBatch:
@@ -89,7 +91,7 @@ class ProgressTracer:
         ``type`` is its kind; ``id`` distinguishes it from its siblings and is numbered when not given; entering the same id
         again is another attempt. ``weight`` is how many units it counts for in the level above (1 unless given).
         """
-        return Level(request(("level", type, id, name, total, unit, weight, None, stages, metadata, None, self.name)), None)
+        return Level(request(("level", type, id, name, total, unit, weight, None, stages, metadata, None, None, self.name)), None)
 
     def track(
         self,
@@ -108,7 +110,9 @@ class ProgressTracer:
         """
 
         def make(total: Number | None) -> Level:
-            return Level(Request("level", type, None, name, total, unit, weight, None, None, metadata, None, self.name), None)
+            return Level(
+                Request("level", type, None, name, total, unit, weight, None, None, metadata, None, None, self.name), None
+            )
 
         return Track(iterable, total, make)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
@@ -22,6 +22,9 @@ from otel_progress.recording import own
 from otel_progress.text import cut
 from otel_progress.trouble import trouble
 
+if TYPE_CHECKING:
+    from otel_progress.observations import Preview
+
 MAX_METADATA_ATTRIBUTES: Final = 64
 """Metadata keys written on a span; an SDK keeps 128 attributes by default and drops the oldest beyond."""
 SAFE_ATTRIBUTES: Final = 30
@@ -32,6 +35,7 @@ MAX_EVENTS: Final = 8
 
 MAX_TRACE: Final = 65_536
 """Longest text of an exception on a span, in characters, where texts are redacted."""
+_ERRORS: Final = (semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST)
 _RECORDED_AT: Final = "__otel_progress_recorded_at__"
 
 
@@ -86,7 +90,18 @@ def final(node: Node) -> dict[str, AttributeValue]:
         attributes[semconv.MESSAGE] = redaction.message(node.message)
     if node.error is not None:
         attributes[semconv.ERROR_TYPE] = node.error.type
+    if node.estimated:
+        attributes[semconv.ESTIMATED] = True
     return attributes
+
+
+def _judged(node: Node) -> dict[str, AttributeValue]:
+    """Return how good the predictions of an operation's end were; nothing unless it completed and there were any."""
+    if node.course is None or node.parent is not None or node.status is not LevelStatus.COMPLETED:
+        return {}
+    start = node.started_clock or 0.0
+    verdicts = node.course.predictions.judge(node.operation.worked(start, start + (node.duration or 0.0)))
+    return {} if verdicts is None else {name: verdict.error for name, verdict in zip(_ERRORS, verdicts, strict=True)}
 
 
 def finish(node: Node) -> None:
@@ -108,7 +123,7 @@ def finish(node: Node) -> None:
 
 
 def _write(span: Span, node: Node) -> None:
-    attributes = final(node)
+    attributes = {**final(node), **_judged(node)}
     if node.metadata:
         attributes = {**_metadata(node.metadata), **attributes}
     present = getattr(span, "attributes", None)
@@ -156,6 +171,18 @@ def item_event(node: Node, name: str, outcome: str, error: Failure | None) -> No
         attributes[semconv.ERROR_TYPE] = error.type
         attributes[semconv.EXCEPTION_MESSAGE] = error.message
     add_event(node, semconv.EVENT_ITEM, attributes, limit=MAX_EVENTS - 4)
+
+
+def preview_event(node: Node, preview: Preview, address: str) -> None:
+    """Put the event of a stored preview on the level's span, within the bound of events. ``address`` is empty while it is not known."""
+    attributes: dict[str, AttributeValue] = {
+        semconv.PREVIEW_NAME: preview.name,
+        semconv.PREVIEW_NUMBER: preview.number,
+        semconv.PREVIEW_MEDIA_TYPE: preview.media_type,
+    }
+    if address:
+        attributes[semconv.PREVIEW_URL] = address
+    add_event(node, semconv.EVENT_PREVIEW, attributes, limit=MAX_EVENTS - 2)
 
 
 def milestone(node: Node) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from otel_progress.protocols import Controller, Reader, Requests, Sink
+from otel_progress.protocols import Controller, Histories, Measured, Reader, Requests, Sink
 
 
 @runtime_checkable
-class Journal(Sink, Reader, Controller, Requests, Protocol):
+class Journal(Sink, Reader, Controller, Requests, Histories, Measured, Protocol):
     """Keeps what workers write, over their end, answers about it to any process, and passes on what is asked of a worker.
 
     ``write`` raises JournalError when it cannot keep a batch. It queues nothing: the batch is lost, and the next one has to hold

@@ -33,6 +33,12 @@ class Moment:
             self._seen[key] = self._look(pulse)
         return self._seen[key]
 
+    def is_gone(self, pulse: Pulse) -> bool:
+        """Return True when the worker is dead for certain, see :func:`otel_progress.instances.is_gone`."""
+        if instances.same_boot(pulse.instance.host):
+            return instances.is_gone(pulse.instance, pulse.heartbeat_clock, self.clock)
+        return instances.is_gone(pulse.instance, pulse.heartbeat_at, self.now)
+
     def _look(self, pulse: Pulse) -> tuple[bool, float]:
         # Within one boot the monotonic clock is the same for all, so a step of the wall clock has no part in it.
         if instances.same_boot(pulse.instance.host):

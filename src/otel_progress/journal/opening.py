@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -31,13 +32,20 @@ def default_path() -> Path:
 
 
 def open_journal(
-    url: str, *, retention_s: float = DEFAULT_RETENTION_S, max_bytes: int = DEFAULT_MAX_BYTES, read_only: bool = False
+    url: str,
+    *,
+    retention_s: float = DEFAULT_RETENTION_S,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    read_only: bool = False,
+    on_deleted: Callable[[Sequence[str]], object] | None = None,
 ) -> Journal:
     """Return the journal at ``url``: ``sqlite:``, ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``, percent-decoded.
 
     Ended operations older than ``retention_s`` seconds go, the oldest ones earlier when the file would pass ``max_bytes``. A
     journal to write is made at its first use; one that is ``read_only`` is never created, and a JournalError says at once when it
-    cannot be read. Raises ConfigurationError for a value that cannot be used, MissingExtraError when packages are missing.
+    cannot be read. ``on_deleted`` is called with the locations of previews that were deleted here with their operations, once nothing
+    refers to them, from the thread that writes or deletes. Raises ConfigurationError for a value that cannot be used,
+    MissingExtraError when packages are missing.
     """
     if not retention_s >= 0:
         msg = f"The retention is {retention_s!r}; it has to be a number of seconds, 0 or more (86400 is a day)."
@@ -45,10 +53,16 @@ def open_journal(
     if max_bytes < MIN_BYTES:
         msg = f"The size bound of the journal is {max_bytes!r} bytes; it has to be {MIN_BYTES} (1 MiB) or more."
         raise ConfigurationError(msg)
-    journal = SqliteJournal(_path(url), retention_s=retention_s, max_bytes=max_bytes, read_only=read_only)
+    path = _path(url)
+    journal = SqliteJournal(path, retention_s=retention_s, max_bytes=max_bytes, read_only=read_only, on_deleted=on_deleted)
     if read_only:
         journal.check()
     return journal
+
+
+def path_of(url: str) -> Path:
+    """Return the file of a journal's URL. Raises ConfigurationError when it is none."""
+    return _path(url)
 
 
 def _path(url: str) -> Path:

@@ -19,7 +19,9 @@ Found: TypeAlias = "tuple[int, OperationSnapshot]"
 
 _CHUNK: Final = 500
 """Values bound to one statement; SQLite's oldest limit is 999."""
-_STATE: Final = ", ".join(f"s.{column}" for column in STATE)
+_DERIVED: Final = {"stall_after_s": "coalesce(s.stall_after_s, max(60.0, 3.0 * s.longest_gap_s))"}
+"""Where a worker of a version before wrote, what follows from its columns."""
+_STATE: Final = ", ".join(_DERIVED.get(column, f"s.{column}") for column in STATE)
 _OPERATION: Final = f"""SELECT o.key, o.instance, u.use, r.at, l.info, {_STATE} FROM operations o
     JOIN levels l ON l.operation = o.key AND l.path = '' JOIN states s ON s.level = l.key
     LEFT JOIN uses u ON u.operation = o.key LEFT JOIN requests r ON r.operation = o.key"""

@@ -1,4 +1,4 @@
-"""Reads events, log records and samples out of an open journal. Every function runs within the caller's transaction."""
+"""Reads events, log records, previews and samples out of an open journal. Every function runs within the caller's transaction."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
+from otel_progress.journal import previews as kept
 from otel_progress.journal import queries, rows
 from otel_progress.journal.fetching import fetch
 from otel_progress.journal.liveness import Moment
 from otel_progress.journal.rows import EVENT, LOG
 from otel_progress.journal.texts import SAMPLE
 from otel_progress.model import Event, Outcome
-from otel_progress.observations import LogRecord, ResourceSample
+from otel_progress.observations import LogRecord, Preview, ResourceSample
 
 _NEWEST_RUN: Final = "SELECT key, operation_type, run FROM operations WHERE operation_id = ? ORDER BY key DESC LIMIT 1"
 _IN: Final = "(path = ? OR (path > ? AND path < ?))"
@@ -60,6 +61,15 @@ def logs(
         found = _newest(connection, "logs", LOG, key, conditions, limit)
         decoded = (rows.log_of(operation_id, operation_type, run, row) for row in found)
         return [record for record in decoded if record is not None]
+    return []
+
+
+def previews(connection: sqlite3.Connection, operation_id: str, path: str | None, limit: int) -> list[Preview]:
+    """Return the newest previews of the newest run, oldest first."""
+    for key, operation_type, run in fetch(connection, _NEWEST_RUN, (operation_id,)):
+        found = _newest(connection, "previews", kept.PREVIEW, key, ((_IN, _subtree(path)),), limit)
+        decoded = (kept.preview_of(operation_id, operation_type, run, row) for row in found)
+        return [preview for preview in decoded if preview is not None]
     return []
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from otel_progress.instances import UNVERIFIED_TIMEOUT_S
-from otel_progress.journal import batches, queries
+from otel_progress.journal import batches, lessons, queries
 from otel_progress.journal.deleting import Deletion
 from otel_progress.journal.fetching import fetch
 from otel_progress.journal.liveness import Moment
@@ -26,6 +26,8 @@ PAGES_A_PASS: Final = 4_000
 """Pages given back to the file system in one pass at most."""
 KEPT_EVENTS: Final = 1_000
 """Events, and as many log records, that an active operation keeps in any case, its newest."""
+BYTES_A_LESSON: Final = 16 * 1024
+"""There may be as many lessons as the bound of the file has times this: they mostly have 1 KiB, and so take a tenth of it."""
 ROOM: Final = 0.9
 """A file that was too large is brought down to this fraction of the bound, so that the next tick does not start over."""
 
@@ -53,8 +55,8 @@ class Retention:
             self._next = clock + AGAIN_S  # not within the first tick: a short run need not pay for it
         return clock >= self._next or (clock - self._last >= AGAIN_S and _file_bytes(connection) > self._max_bytes)
 
-    def run(self, connection: sqlite3.Connection, moment: Moment) -> None:
-        """Do one pass, in a transaction of its own."""
+    def run(self, connection: sqlite3.Connection, moment: Moment) -> list[str]:
+        """Do one pass, in a transaction of its own; return the locations of previews that nothing refers to any more."""
         connection.execute("BEGIN IMMEDIATE")
         deletion = Deletion(connection, ROWS_A_PASS)
         abandoned = _abandoned(connection, moment)
@@ -63,13 +65,15 @@ class Retention:
         _delete_all(deletion, [key for key, last in abandoned if last < horizon])
         _forget_instances(deletion, connection, horizon)
         batches.expire(connection, horizon)
+        lessons.bound(connection, self._max_bytes // BYTES_A_LESSON)
         if _used_bytes(connection) > self._max_bytes:
             self._shrink(deletion, connection, [key for key, _ in abandoned], moment)
-        deletion.finish()
+        unreferenced = deletion.finish()
         connection.execute("COMMIT")
         give_back(connection)
         self._last = moment.clock
         self._next = moment.clock + (EVERY_S if deletion.left > 0 else AGAIN_S)
+        return unreferenced
 
     def _shrink(self, deletion: Deletion, connection: sqlite3.Connection, abandoned: list[int], moment: Moment) -> None:
         """Delete whole operations, those that ended first before others; only when none is left, what is old of running ones."""

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from otel_progress import codec
 from otel_progress.journal import texts
-from otel_progress.journal.texts import ETA, NUMBER, NUMBER_OR_NONE, SAMPLE, TEXT_OR_NONE, UNREADABLE, USE
+from otel_progress.journal.texts import ETA, EXTRA, NO_EXTRA, NUMBER, NUMBER_OR_NONE, SAMPLE, TEXT_OR_NONE, UNREADABLE, USE
 from otel_progress.model import NO_METADATA, Eta, Event, Failure, LevelInfo, Outcome, Snapshot, Status
 from otel_progress.observations import LogRecord, ResourceSample, ResourceUse
 
@@ -31,10 +31,11 @@ ADVANCE: Final = (
     "observed_clock",
     "advanced_at",
     "advanced_clock",
-    "longest_gap_s",
+    "stall_after_s",
 )
 """Columns of ``states`` that nearly every change touches; alone where possible, as an UPDATE costs by the bound value."""
-REST: Final = ("status", "total", "failed", "skipped", "metadata", "error", "stage", "eta", "ended_at", "duration_s")
+_REST: Final = ("status", "total", "failed", "skipped", "metadata", "error", "stage", "eta", "ended_at", "duration_s")
+REST: Final = (*_REST, "extra")
 """The other columns of ``states``, which change now and then."""
 STATE: Final = ADVANCE + REST
 EVENT: Final = ("path", "level_type", "kind", "number", "at", "name", "outcome", "error", "metadata")
@@ -45,7 +46,7 @@ LOG: Final = (*_LOG_VALUES, "attributes")
 
 advance_of: Final[Callable[[Snapshot], tuple[Any, ...]]] = attrgetter(*ADVANCE)
 """The columns of ADVANCE of a snapshot."""
-rest_of: Final[Callable[[Snapshot], tuple[Any, ...]]] = attrgetter(*REST)
+rest_of: Final[Callable[[Snapshot], tuple[Any, ...]]] = attrgetter(*_REST, *EXTRA)
 """The fields of REST as they are in the snapshot: to compare, and for ``rest_row``."""
 sample_row: Final[Callable[[ResourceSample], tuple[Any, ...]]] = attrgetter(*SAMPLE)
 """The columns of SAMPLE of a sample."""
@@ -57,9 +58,9 @@ _log_values: Final[Callable[[LogRecord], tuple[Any, ...]]] = attrgetter(*_LOG_VA
 _dumps: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _STATUS: Final = {status.value: status for status in Status}
 _KIND: Final = {  # what each column of STATE may hold
-    **dict.fromkeys(("sequence", "current", "observed_at", "observed_clock", "longest_gap_s", "failed", "skipped"), NUMBER),
+    **dict.fromkeys(("sequence", "current", "observed_at", "observed_clock", "stall_after_s", "failed", "skipped"), NUMBER),
     **dict.fromkeys(("ratio", "advanced_at", "advanced_clock", "total", "ended_at", "duration_s"), NUMBER_OR_NONE),
-    **dict.fromkeys(("message", "metadata", "error", "stage", "eta"), TEXT_OR_NONE),
+    **dict.fromkeys(("message", "metadata", "error", "stage", "eta", "extra"), TEXT_OR_NONE),
     "status": frozenset({str}),
 }
 _KINDS: Final = tuple(_KIND[column] for column in STATE)
@@ -68,7 +69,8 @@ _LARGEST: Final = float(2**63)
 
 def rest_row(rest: tuple[Any, ...]) -> Row:
     """Return the columns of REST for what ``rest_of`` gave."""
-    status, total, failed, skipped, metadata, error, stage, eta, ended_at, duration_s = rest
+    status, total, failed, skipped, metadata, error, stage, eta, ended_at, duration_s = rest[: len(_REST)]
+    extra = rest[len(_REST) :]
     return (
         status.value,
         total,
@@ -80,6 +82,7 @@ def rest_row(rest: tuple[Any, ...]) -> Row:
         None if eta is None else _eta_text(eta),
         ended_at,
         duration_s,
+        None if extra == NO_EXTRA else _extra_text(*extra),
     )
 
 
@@ -118,10 +121,10 @@ def snapshot_of(info: str, state: Sequence[Any]) -> Snapshot | None:
     try:
         if not _fits(tuple(map(type, state))):
             return None
-        (sequence, current, ratio, message, observed_at, observed_clock, advanced_at, advanced_clock, longest_gap_s) = state[:9]
-        (status, total, failed, skipped, metadata, error, stage, eta, ended_at, duration_s) = state[9:]
+        (sequence, current, ratio, message, observed_at, observed_clock, advanced_at, advanced_clock, stall_after_s) = state[:9]
+        (status, total, failed, skipped, metadata, error, stage, eta, ended_at, duration_s, extra) = state[9:]
         # An infinity makes the sum one, or NaN; SQLite itself keeps no NaN.
-        known = sequence + current + observed_at + observed_clock + longest_gap_s + failed + skipped
+        known = sequence + current + observed_at + observed_clock + stall_after_s + failed + skipped
         maybe = (ratio or 0.0) + (advanced_at or 0.0) + (advanced_clock or 0.0) + (total or 0.0) + (ended_at or 0.0)
         if not isfinite(known + maybe + (duration_s or 0.0)) and (tamed := _tamed(state)) != list(state):
             return snapshot_of(info, tamed)
@@ -143,9 +146,10 @@ def snapshot_of(info: str, state: Sequence[Any]) -> Snapshot | None:
             observed_clock,
             advanced_at,
             advanced_clock,
-            longest_gap_s,
+            stall_after_s,
             ended_at,
             duration_s,
+            *(NO_EXTRA if extra is None else texts.extra_of(extra)),
         )
     except UNREADABLE:
         return None
@@ -236,6 +240,14 @@ def _metadata_text(metadata: Mapping[str, Any]) -> str:
 
 def _failure_text(failure: Failure) -> str:
     return _dumps(codec.encode_failure(failure))
+
+
+def _extra_text(
+    estimated: bool, paused_clock: float | None, paused_s: float, previews: int, overdue_after_s: float | None
+) -> str:
+    """Return the column ``extra``: an array, in the order of EXTRA."""
+    values = (estimated, codec.finite(paused_clock), codec.finite(paused_s) or 0.0, previews, codec.finite(overdue_after_s))
+    return _dumps(values)
 
 
 def _eta_text(eta: Eta) -> str:

@@ -90,6 +90,28 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             ends TEXT, last_end REAL
         ) WITHOUT ROWID""",
     ),
+    (
+        # It takes the place of longest_gap_s. That stays, as workers of earlier versions that have the file open go on writing it;
+        # where they did, stall_after_s is NULL and follows from the gap when it is read.
+        "ALTER TABLE states ADD COLUMN stall_after_s REAL",
+        # What most levels do not have: an estimated ratio, pauses, previews, an expectation. NULL when it is all at its default.
+        "ALTER TABLE states ADD COLUMN extra TEXT",
+        # What later runs learn from, so it outlives its operation. The number tells levels of one shape in one run apart; level and
+        # host are those of HistoryKey. Newer rows have higher keys, whatever steps the clock of the wall makes.
+        """CREATE TABLE trajectories (
+            key INTEGER PRIMARY KEY, operation_type TEXT NOT NULL, level TEXT NOT NULL, eta_key TEXT NOT NULL,
+            host_class TEXT NOT NULL, run TEXT NOT NULL, number INTEGER NOT NULL, operation_id TEXT, at REAL NOT NULL,
+            trajectory TEXT NOT NULL, UNIQUE (operation_type, level, eta_key, host_class, run, number)
+        )""",
+        "CREATE INDEX trajectories_by_operation ON trajectories (operation_id)",
+        # What there is to see of an operation; the content is elsewhere.
+        """CREATE TABLE previews (
+            operation INTEGER NOT NULL, number INTEGER NOT NULL, writer TEXT NOT NULL, path TEXT NOT NULL, at REAL NOT NULL,
+            name TEXT NOT NULL, media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, digest TEXT NOT NULL, location TEXT NOT NULL,
+            width INTEGER, height INTEGER, ratio REAL, PRIMARY KEY (operation, number, writer)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX previews_by_location ON previews (location)",
+    ),
 )
 """Step n brings a file of version n to version n + 1 (``PRAGMA user_version``). Only ever append."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from otel_progress.errors import JournalError
-from otel_progress.journal import batches, deleting, queries, records, requests
+from otel_progress.journal import batches, deleting, lessons, queries, records, requests
 from otel_progress.journal.handle import Handle
 from otel_progress.journal.liveness import Moment
 from otel_progress.journal.retention import ROWS_A_PASS, Retention, give_back
@@ -16,9 +16,10 @@ from otel_progress.journal.storable import storable_text
 from otel_progress.journal.watching import Watcher
 from otel_progress.journal.writing import Writer
 from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome
-from otel_progress.observations import CancelRequest, LogRecord, ResourceSample
+from otel_progress.observations import CancelRequest, HistoryKey, LogRecord, Preview, ResourceSample, Trajectory
 from otel_progress.protocols import Batch
 from otel_progress.text import cut
+from otel_progress.trouble import trouble
 
 DEFAULT_RETENTION_S: Final = 86_400.0
 """How long ended operations are kept, in seconds."""
@@ -30,7 +31,8 @@ class SqliteJournal:
     """A Journal over one file in write-ahead mode: readers never wait, writers take turns for milliseconds.
 
     The file is opened at the first use, and again after anything that went wrong. Every method raises JournalError
-    with what is wrong and what to do. ``now`` gives Unix seconds, ``clock`` monotonic ones.
+    with what is wrong and what to do. ``now`` gives Unix seconds, ``clock`` monotonic ones. ``on_deleted`` is called, once it cannot be
+    undone, with the locations of previews that no row tells of any more.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class SqliteJournal:
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        on_deleted: Callable[[Sequence[str]], object] | None = None,
     ) -> None:
         self.path = path
+        self._on_deleted = on_deleted
         self._now = now
         self._clock = clock
         self._sleep = sleep
@@ -74,10 +78,13 @@ class SqliteJournal:
                 self._writer.forget()
                 self._generation = self._writing.generation
             self._writer.write(connection, batch)
+        self._tell_deleted(self._writer.unreferenced)
+        unreferenced: Sequence[str] = ()
         with self._writing.use() as connection:
             moment = self._moment()
             if self._retention.is_due(connection, moment.clock):
-                self._retention.run(connection, moment)
+                unreferenced = self._retention.run(connection, moment)
+        self._tell_deleted(unreferenced)
 
     def close(self) -> None:
         """Close the file; the last process to do so folds the write-ahead log into it."""
@@ -150,6 +157,17 @@ class SqliteJournal:
         with self._reading.transaction("DEFERRED") as connection:
             return records.samples(connection, storable_text(operation_id), since, _count(limit), self._moment())
 
+    def previews(self, operation_id: str, *, path: str | None = None, limit: int = 100) -> Sequence[Preview]:
+        """Return the stored previews of the newest run, oldest first, the newest ``limit``; ``path`` takes in what is below it."""
+        where = None if path is None else storable_text(path)
+        with self._reading.transaction("DEFERRED") as connection:
+            return records.previews(connection, storable_text(operation_id), where, _count(limit))
+
+    def trajectories(self, key: HistoryKey, limit: int = 20) -> Sequence[Trajectory]:
+        """Return what the newest ``limit`` runs under this key left, oldest first; after those of other hosts, if they are fewer than 3."""
+        with self._reading.transaction("DEFERRED") as connection:
+            return lessons.newest(connection, key, _count(limit))
+
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch as it is now, or None."""
         with self._reading.transaction("DEFERRED") as connection:
@@ -174,13 +192,17 @@ class SqliteJournal:
             return requests.ask(connection, storable_text(operation_id), cut(reason), self._now())
 
     def delete(self, operation_id: str) -> int:
-        """Delete all ended runs of this id with everything of them, some rows at a time; return how many there were."""
+        """Delete the runs of this id that are over with everything of them, some rows at a time; return how many there were.
+
+        Over is what has ended, and what never will because its process is gone for certain.
+        """
         self._refuse_read_only()
         identity, count, is_done = storable_text(operation_id), 0, False
         while not is_done:  # in transactions of a bounded size, so that workers get their turns
             with self._reading.transaction("IMMEDIATE") as connection:
-                deleted, is_done = deleting.delete_ended(connection, identity, ROWS_A_PASS)
+                deleted, is_done, unreferenced = deleting.delete_over(connection, identity, self._moment(), ROWS_A_PASS)
             count += deleted
+            self._tell_deleted(unreferenced)
         if count:
             with self._reading.use() as connection:
                 give_back(connection)
@@ -195,6 +217,20 @@ class SqliteJournal:
         with self._reading.transaction("DEFERRED") as connection:
             return requests.of(connection, identity)
 
+    def size_bytes(self) -> int | None:
+        """Return the size of the file with its write-ahead log and the log's index, in bytes; None when there is no file."""
+        found = [_size(Path(f"{self.path}{suffix}")) for suffix in ("", "-wal", "-shm")]
+        return None if found[0] is None else sum(size or 0 for size in found)
+
+    def _tell_deleted(self, locations: Sequence[str]) -> None:
+        """Tell which content is not needed any more. What is written is written, whatever becomes of that."""
+        if not locations or self._on_deleted is None:
+            return
+        try:
+            self._on_deleted(locations)
+        except Exception as error:
+            trouble("previews", f"the content of deleted previews may stay: {error}", error=error)
+
     def _refuse_read_only(self) -> None:
         if self._read_only:
             msg = f"{self.path} was opened for reading only. Open the journal without read_only to change anything in it."
@@ -202,6 +238,13 @@ class SqliteJournal:
 
     def _moment(self) -> Moment:
         return Moment(self._now(), self._clock())
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _count(number: int) -> int:

@@ -30,6 +30,8 @@ def storable_batch(batch: Batch) -> Batch:
         sample=None if batch.sample is None else _cleaned(batch.sample),
         resources={_storable(run): _storable_in_json(use) for run, use in batch.resources.items()},
         batches=[_cleaned(info) for info in batch.batches],
+        lessons=[_cleaned(lesson) for lesson in batch.lessons],
+        previews=[_cleaned(preview) for preview in batch.previews],
     )
 
 

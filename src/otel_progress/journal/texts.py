@@ -19,8 +19,12 @@ from otel_progress.observations import ResourceSample, ResourceUse
 
 UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 """What decoding a row that nobody of ours wrote may raise."""
-ETA: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock")
-"""The order of an estimate in its array."""
+ETA: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock", "counts_down_s", "stalls_after_s")
+"""The order of an estimate in its array; before the third version of the journal the last two were not there."""
+EXTRA: Final = ("estimated", "paused_clock", "paused_s", "previews", "overdue_after_s")
+"""The order of what most levels do not have in its array."""
+NO_EXTRA: Final = (False, None, 0.0, 0, None)
+"""Its defaults: nothing is kept then."""
 SAMPLE: Final = ("at", "clock", "cpu_ratio", "memory_bytes", "gpu_ratio", "gpu_memory_bytes")
 """The order of a sample, as columns and in an array."""
 USE: Final = ("samples", "cpu_mean", "cpu_peak", "memory_mean", "memory_peak", "gpu_mean", "gpu_peak", "gpu_memory_peak")
@@ -91,7 +95,18 @@ def _eta(text: str) -> Eta:
         raise TypeError(text)
     if {type(eta.state), type(eta.basis)} != {str} or type(eta.runs) is not int:
         raise TypeError(text)
+    if not {type(eta.counts_down_s), type(eta.stalls_after_s)} <= NUMBER_OR_NONE:
+        raise TypeError(text)
     return eta
+
+
+def _extra(text: str) -> tuple[bool, float | None, float, int, float | None]:
+    estimated, paused_clock, paused_s, previews, overdue_after_s = _decode(text)[: len(EXTRA)]
+    if type(estimated) is not bool or type(previews) is not int:
+        raise TypeError(text)
+    if not {type(paused_clock), type(paused_s), type(overdue_after_s)} <= NUMBER_OR_NONE:
+        raise TypeError(text)
+    return estimated, paused_clock, 0.0 if paused_s is None else paused_s, max(0, previews), overdue_after_s
 
 
 def _use(text: str) -> ResourceUse:
@@ -135,5 +150,7 @@ failure_of: Final = _remembering(_failure)
 """Decode an error."""
 eta_of: Final = _remembering(_eta)
 """Decode an estimate."""
+extra_of: Final = _remembering(_extra)
+"""Decode what most levels do not have; values in the order of EXTRA."""
 use_of: Final = _remembering(_use)
 """Decode what the process of an operation used."""

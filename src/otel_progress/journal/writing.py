@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
-from otel_progress.journal import batches, keeping, rows
+from otel_progress.journal import batches, keeping, lessons, previews, rows
 from otel_progress.journal.rows import ADVANCE, EVENT, STATE
 from otel_progress.journal.storable import storable_batch
 from otel_progress.model import Event, LevelInfo, Snapshot
-from otel_progress.observations import BatchInfo, LogRecord
+from otel_progress.observations import BatchInfo, LogRecord, Preview
 from otel_progress.protocols import Batch
 
-_Record = TypeVar("_Record", Event, LogRecord)
+_Record = TypeVar("_Record", Event, LogRecord, Preview)
 
 PART: Final = 1_000
 """Levels written at a time, all in one transaction."""
@@ -48,7 +48,7 @@ _IS_THERE: Final = "SELECT 1 FROM operations WHERE key = ?"
 _FIND_LEVEL: Final = """SELECT l.key, s.sequence FROM levels l JOIN states s ON s.level = l.key
     WHERE l.operation = ? AND l.path = ?"""
 _ADD_LEVEL: Final = "INSERT INTO levels (key, operation, path, info) VALUES (?, ?, ?, ?)"
-_ADD_STATE: Final = f"INSERT INTO states ({', '.join(STATE)}, level) VALUES ({_marks(len(STATE) + 1)})"
+_ADD_STATE: Final = f"INSERT INTO states ({', '.join(STATE)}, level, longest_gap_s) VALUES ({_marks(len(STATE) + 1)}, 0.0)"
 _REPLACE_INFO: Final = "UPDATE levels SET info = ? WHERE key = ?"
 _TAKE_OVER: Final = "UPDATE operations SET instance = ?, batch = ? WHERE key = ?"
 _CHANGE: Final = f"UPDATE states SET {_assign(STATE)} WHERE level = ? AND sequence < ?"
@@ -152,6 +152,8 @@ class Writer:
         self._levels: dict[int, dict[str, _Written]] = {}
         self._remembered = 0
         self._revision = 0
+        self.unreferenced: list[str] = []
+        """Locations of previews that the last batch made room for, and that no row tells of any more."""
 
     def forget(self) -> None:
         """Trust nothing but the file."""
@@ -163,12 +165,14 @@ class Writer:
         """Write a batch within the caller's transaction."""
         if self._remembered > MAX_REMEMBERED:
             self.forget()
+        self.unreferenced = []
         try:
             self._write(connection, batch)
         except _REFUSED:  # looking for values that cannot be stored takes time, so it is done only now
             self.forget()
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
+            self.unreferenced = []
             self._write(connection, storable_batch(batch))
 
     def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
@@ -240,6 +244,11 @@ class Writer:
             keeping.keep_uses(connection, [(key, use) for key, use in found if key is not None])
         if batch.batches:
             batches.declare(connection, batch.batches, batch.at)
+        if batch.lessons:
+            lessons.keep(connection, batch.lessons)
+        if batch.previews:
+            keyed = self._keyed(connection, batch, batch.previews)
+            self.unreferenced = previews.keep(connection, batch.instance.id, keyed)
 
     def _keyed(self, connection: sqlite3.Connection, batch: Batch, records: Sequence[_Record]) -> list[tuple[int, _Record]]:
         """Return records with the keys of their operations. The root need not be there yet."""

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from otel_progress.live.counter import Counter, GilCounter, LockCounter
-from otel_progress.model import NO_METADATA, Eta, Event, Failure, LevelInfo, MetadataValue, Number, Snapshot, Status
+from otel_progress.model import NO_METADATA, Event, Failure, LevelInfo, MetadataValue, Number, Snapshot, Status
 from otel_progress.stages import Stages
 
 if TYPE_CHECKING:
+    from otel_progress.live.course import Course
+    from otel_progress.live.opaque import Opaque
+    from otel_progress.live.pauses import Pauses
     from otel_progress.live.usage import Usage
-    from otel_progress.observations import ResourceUse
+    from otel_progress.observations import HistoryKey, ResourceUse, Trajectory
 
 _creating: Final = Lock()
 if hasattr(os, "register_at_fork"):  # a child must not begin with a lock that some thread of its parent held
@@ -51,6 +54,7 @@ class Spec(NamedTuple):
     stages: Stages | None
     metadata: Mapping[str, MetadataValue]
     batch: str | None = None
+    eta_key: str | None = None
 
 
 class Operation:
@@ -61,7 +65,8 @@ class Operation:
         "announced",
         "cancel_reason",
         "cancel_requested_at",
-        "eta",
+        "courses",
+        "curves",
         "failed",
         "failures",
         "finished",
@@ -71,22 +76,26 @@ class Operation:
         "next_log",
         "next_number",
         "orphaned",
-        "points",
+        "overdue_after",
+        "pauses",
+        "previews",
         "resources",
+        "resumed",
         "root",
         "run",
         "sequence",
-        "spacing",
+        "stall_after",
         "trace",
         "type",
         "usage",
     )
 
-    def __init__(self, id_: str, type_: str, run: str, instance: str) -> None:
+    def __init__(self, id_: str, type_: str, run: str, instance: str, stall_after: float = 60.0) -> None:
         self.id = id_
         self.type = type_
         self.run = run
         self.instance = instance
+        self.stall_after = stall_after
         self.root: Node | None = None
         self.announced = False
         """Whether its start has been told to callbacks; updates come after that."""
@@ -101,9 +110,17 @@ class Operation:
         self.items: deque[Event] = deque()
         """Events of items that completed, the oldest first; ``failures`` holds those that did not."""
         self.failures: deque[Event] = deque()
-        self.points: list[tuple[float, float]] = []
-        self.spacing = 0.0
-        self.eta: Eta | None = None
+        self.pauses: Pauses | None = None
+        """When the work was paused; None while it never was."""
+        self.courses = 0
+        """How many of its running levels have a course."""
+        self.curves: dict[HistoryKey, deque[Trajectory]] = {}
+        """What levels left that completed: for their siblings, and, once the operation completes, for later runs."""
+        self.resumed = False
+        """Whether part of the work was done by an earlier session: such a run does not teach."""
+        self.overdue_after: float | None = None
+        self.previews = 0
+        """Number of the last preview."""
         self.trace: tuple[int, str] | None = None
         self.cancel_requested_at: float | None = None
         """When somebody asked for the operation to stop, in Unix seconds, and why."""
@@ -114,11 +131,15 @@ class Operation:
         self.next_log: Callable[[], int] = count(1).__next__
         """Number of the next log record."""
 
+    def worked(self, start: float, end: float) -> float:
+        """Return the seconds from ``start`` to ``end`` (monotonic) that were not paused."""
+        return max(0.0, end - start if self.pauses is None else end - start - self.pauses.within(start, end))
+
 
 class Below:
     """What a node knows of the levels below it: those that are kept, and what the ended ones came to."""
 
-    __slots__ = ("auto_ids", "born", "done", "failed", "nodes", "partial", "running", "skipped", "stage", "stages")
+    __slots__ = ("auto_ids", "born", "done", "estimated", "failed", "nodes", "partial", "running", "skipped", "stage", "stages")
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
@@ -129,6 +150,8 @@ class Below:
         self.failed = 0
         self.skipped = 0
         self.partial = 0.0
+        self.estimated = 0
+        """How many of the levels directly below rest on an estimate."""
         self.stages: list[Node] | None = None
         self.stage: Node | None = None
 
@@ -143,6 +166,7 @@ class Node:
         "below",
         "clamped",
         "counter",
+        "course",
         "current",
         "declared",
         "depth",
@@ -150,6 +174,7 @@ class Node:
         "duration",
         "ended_at",
         "error",
+        "estimated",
         "failed",
         "failures",
         "gone",
@@ -163,6 +188,7 @@ class Node:
         "observed_at",
         "observed_clock",
         "one",
+        "opaque",
         "operation",
         "order",
         "orphaned",
@@ -212,6 +238,10 @@ class Node:
         self.counter: GilCounter | LockCounter | None = None
         self.failures: GilCounter | LockCounter | None = None
         self.skips: GilCounter | LockCounter | None = None
+        self.opaque: Opaque | None = None
+        """The opaque step that is in force here."""
+        self.course: Course | None = None
+        """How it has come along, once a tick has seen it."""
         self.tracked = False
         self.one: Callable[[], object] = not_ready
         """What a handle calls for one unit."""
@@ -238,7 +268,7 @@ class Node:
         self.ended_at: float | None = None
         self.duration: float | None = None
         self.dirty = True
-        self.moved = self.orphaned = self.gone = self.clamped = self.warned = False
+        self.moved = self.estimated = self.orphaned = self.gone = self.clamped = self.warned = False
 
     def counting(self) -> GilCounter | LockCounter:
         """Return the node's counter, making it at the first call."""

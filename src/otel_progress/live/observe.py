@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from otel_progress.eta.rate import remaining_seconds
 from otel_progress.live import rollup
 from otel_progress.live.fast import maker
 from otel_progress.live.node import Below, Node, Operation
-from otel_progress.model import Eta, LevelInfo, Number, Snapshot, Status
+from otel_progress.model import LevelInfo, Number, Snapshot, Status
 
-MAX_POINTS: Final = 64
-"""Points kept of an operation's (elapsed, ratio) curve; when full, every other one goes."""
-_ETA_EVERY: Final = 1.0
+GAPS: Final = 3.0
+"""A level counts as stalled after this many times the longest gap between advances that is known."""
+_OF_A_LEVEL: Final = (None, 0.0, 0, None)
 _snapshot: Final = maker(Snapshot)
 _level_info: Final = maker(LevelInfo)
 
@@ -32,14 +31,23 @@ def measure(node: Node, clock: float, now: float) -> None:
     status, below = node.status, node.below
     node.dirty = False
     node.snapshot = None
-    if node.counter is None and below is None:  # most levels of a large tree: nothing counted, nothing below
+    if (
+        node.counter is None and below is None and node.opaque is None
+    ):  # most levels of a large tree: nothing counted, nothing below
         current: Number = 0
         ratio = 0.0 if node.total else None
+        estimated = False
     else:
         current, ratio = _figures(node, below)
+        ratio, estimated = _estimated(node, current, ratio, clock)
     if status is Status.COMPLETED or status is Status.SKIPPED:
         ratio = 1.0
-    advanced = node.moved or node.sequence == 0 or current != node.current or ratio != node.ratio
+    advanced = (
+        node.moved
+        or node.sequence == 0
+        or current != node.current
+        or (ratio != node.ratio and not (estimated or node.estimated))  # what is estimated goes there and back: no advance
+    )
     node.moved = False
     if advanced and status is not Status.PENDING:
         if node.sequence and node.advanced_clock is not None and clock - node.advanced_clock > node.longest_gap:
@@ -55,8 +63,12 @@ def measure(node: Node, clock: float, now: float) -> None:
     operation.sequence = node.sequence = operation.sequence + 1
     parent = node.parent
     if parent is None:
-        _keep_point(node, ratio, clock)
+        node.estimated = estimated
         return
+    if estimated is not node.estimated:
+        node.estimated = estimated
+        if parent.below is not None:
+            parent.below.estimated += 1 if estimated else -1
     told = ratio if status is Status.RUNNING else None
     if told != node.told and not node.declared and parent.below is not None:
         parent.below.partial += node.spec.weight * ((told or 0.0) - (node.told or 0.0))
@@ -84,14 +96,16 @@ def picture(node: Node) -> Snapshot:
         node.metadata,
         node.error,
         None if below is None or below.stage is None else below.stage.id,
-        None if node.parent is not None else _eta(node),
+        node.course.eta if node.course is not None and node.status is Status.RUNNING else None,
         node.observed_at,
         node.observed_clock,
         node.advanced_at,
         node.advanced_clock,
-        node.longest_gap,
+        max(node.operation.stall_after, GAPS * node.longest_gap),
         node.ended_at,
         node.duration,
+        node.estimated,
+        *(_OF_A_LEVEL if node.parent is not None else _of_an_operation(node.operation)),
     )
     return node.snapshot
 
@@ -123,28 +137,24 @@ def _shown_total(node: Node, below: Below | None) -> Number | None:
     return node.total
 
 
-def _keep_point(node: Node, ratio: float | None, clock: float) -> None:
-    """Keep a point of the operation's curve, at ever larger distances."""
-    operation = node.operation
-    points, elapsed = operation.points, clock - (node.started_clock or clock)
-    if ratio is None or (points and (points[-1][1] == ratio or elapsed - points[-1][0] < operation.spacing)):
-        return
-    points.append((elapsed, ratio))
-    if len(points) >= MAX_POINTS:
-        del points[1::2]
-        operation.spacing = elapsed / MAX_POINTS
+def _estimated(node: Node, current: Number, ratio: float | None, clock: float) -> tuple[float | None, bool]:
+    """Return the ratio with what is estimated of a running level in it, and whether anything is: here, or below."""
+    if node.status is not Status.RUNNING:
+        return ratio, False
+    below, step = node.below, node.opaque
+    estimated = below is not None and below.estimated > 0
+    if step is None or (below is not None and below.stages is not None):  # where there are stages, they say how far it is
+        return ratio, estimated
+    shown = step.ratio(node.operation.worked(step.since, clock), current, node.total, ratio)
+    return (ratio, estimated) if shown is None else (shown, True)
 
 
-def _eta(node: Node) -> Eta | None:
-    """Return an operation's estimate from its recent rate, made anew at most once a second."""
-    if node.status is not Status.RUNNING or node.started_clock is None:
-        return None
-    last, clock = node.operation.eta, node.observed_clock
-    if last is not None and clock - last.clock < _ETA_EVERY:
-        return last
-    remaining = remaining_seconds(node.operation.points, clock - node.started_clock)
-    node.operation.eta = None if remaining is None else Eta(remaining, None, None, "estimated", "rate", 0, clock)
-    return node.operation.eta
+def _of_an_operation(operation: Operation) -> tuple[float | None, float, int, float | None]:
+    """Return what only snapshots of operations have: since when it is paused, earlier pauses, previews, what it was allowed."""
+    pauses = operation.pauses
+    if pauses is None:
+        return None, 0.0, operation.previews, operation.overdue_after
+    return pauses.since, pauses.ended, operation.previews, operation.overdue_after
 
 
 def _trace_id(operation: Operation, trace_id: int) -> str:

@@ -11,30 +11,23 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from otel_progress.batches import MAX_LISTED, summarise
-from otel_progress.live import finding
-from otel_progress.live.batches import Batches, Members
+from otel_progress.live.batches import Batches
+from otel_progress.live.estimating import Estimates
 from otel_progress.live.inbox import Inbox
+from otel_progress.live.interrupting import Interruptions
+from otel_progress.live.lessons import Book
 from otel_progress.live.logbook import Logbook
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.observe import changed, picture
-from otel_progress.live.tree import Limits, Refused, Tree, walk
+from otel_progress.live.previews import Gallery
+from otel_progress.live.reading import Reading
+from otel_progress.live.tree import Limits, Refused, Tree
 from otel_progress.live.usage import Usage
-from otel_progress.model import (
-    BatchSnapshot,
-    Event,
-    Failure,
-    Instance,
-    MetadataValue,
-    OperationSnapshot,
-    Outcome,
-    Snapshot,
-    Status,
-)
-from otel_progress.observations import LogRecord, ResourceSample, ResourceUse
+from otel_progress.model import Failure, Instance, MetadataValue, Outcome, Status
+from otel_progress.observations import LogRecord, Preview, ResourceSample, ResourceUse
 from otel_progress.protocols import Batch
 from otel_progress.redaction import shown
 from otel_progress.text import cut
@@ -44,13 +37,14 @@ MAX_SAMPLES: Final = 3_600
 REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
 
 
-class LiveStore:
+class LiveStore(Reading):
     """All live levels of this process: a Reader, and the source of every batch.
 
     ``clock`` is monotonic, ``now`` wall time, both in seconds; ``ids`` makes unique hexadecimal ids. The hooks are all called without
     the lock: ``on_reject(reason, text)`` is told of what had to be refused and may raise, ``on_note(reason, text)`` of what was found
     wrong later; ``on_begin(node)`` hears of operations, ``on_end(node)`` of levels, ``on_advance(node)`` of each one that is in a batch,
-    ``on_wake()`` that there is something to collect, ``on_event_dropped()`` of an event let go.
+    ``on_wake()`` that there is something to collect, ``on_event_dropped()`` of an event let go. ``remembers`` says that somebody will
+    answer what past runs left (see ``Estimates.recall``).
     """
 
     def __init__(
@@ -62,6 +56,7 @@ class LiveStore:
         ids: Callable[[], str] = lambda: secrets.token_hex(8),
         limits: Limits | None = None,
         stall_after: float = 60.0,
+        remembers: bool = False,
     ) -> None:
         self.clock = clock
         self.now = now
@@ -73,8 +68,10 @@ class LiveStore:
         self.on_end: Callable[[Node], None] = _ignore_node
         self.on_advance: Callable[[Node], None] = _ignore_node
         self.on_event_dropped: Callable[[], None] = _ignore
+        self.on_previews_gone: Callable[[Sequence[str]], None] = _ignore_locations
         self._ids = ids
         self._stall_after = stall_after
+        self._remembers = remembers
         self.restart(instance)
 
     def restart(self, instance: Instance) -> None:
@@ -84,10 +81,13 @@ class LiveStore:
             node.status = Status.CANCELLED  # here, for the handles that were inherited; the parent process goes on with it
         self.instance = instance
         self._lock = threading.RLock()
-        self._tree = Tree(instance.id, self.limits, self.clock, self.now, self._ids, self._late)
+        self._tree = Tree(instance.id, self.limits, self.clock, self.now, self._ids, self._late, self._stall_after)
+        self.estimates = Estimates(self._lock, Book(remembers=self._remembers), self.clock)
+        self.interruptions = Interruptions(self._lock, self._tree, self.estimates, self.clock, self.now)
         self._ended: deque[Operation] = deque()
         self._inbox = Inbox(self.limits)
         self._logbook = Logbook()
+        self._gallery = Gallery()
         self._batches = Batches(self.now)
         self._samples: deque[ResourceSample] = deque(maxlen=MAX_SAMPLES)
         self._unsent_sample: ResourceSample | None = None
@@ -106,6 +106,7 @@ class LiveStore:
             and not self._tree.closed
             and not self._inbox
             and not self._logbook
+            and not self._gallery
             and not self._batches.waiting
         )
 
@@ -190,6 +191,19 @@ class LiveStore:
             self.on_event_dropped()
         self.on_wake()
 
+    def keep_preview(self, node: Node, preview: Preview, gone: Sequence[Preview] = ()) -> None:
+        """Remember a preview that was stored, and that others (without their location) made room for it."""
+        operation = node.operation
+        with self._lock:
+            self._gallery.add(operation, preview, gone)
+            root = operation.root
+            if root is not None:
+                root.dirty = True
+                if root.status.finished:  # it is measured no more: who watches still hears of the number
+                    operation.sequence = root.sequence = operation.sequence + 1
+                    root.snapshot = None
+        self.on_wake()
+
     def sample(self, sample: ResourceSample) -> None:
         """Take a look at what this process uses: part of the use of every operation that is active now."""
         with self._lock:
@@ -245,6 +259,8 @@ class LiveStore:
             self._ended = deque(operation for operation in self._ended if operation.id != operation_id)
             for operation in deleted:
                 self._logbook.forget(operation)
+            locations = self._gallery.forget(deleted)
+        self.on_previews_gone(locations)
         return len(deleted)
 
     def _keep_ended(self, operation: Operation) -> None:
@@ -257,7 +273,9 @@ class LiveStore:
                 earlier.finished.clear()
                 earlier.failed.clear()
         if len(self._ended) > self.limits.history:
-            self._logbook.forget(self._ended.popleft())
+            forgotten = self._ended.popleft()
+            self._logbook.forget(forgotten)
+            self._gallery.forget([forgotten])
 
     # --- collecting: once a tick -------------------------------------------------------------------------------
 
@@ -265,6 +283,7 @@ class LiveStore:
         """Return what changed since the last time. Holds the lock for one node at a time, so no caller waits long."""
         self._close_orphans()
         clock, now = self.clock(), self.now()
+        self.estimates.stir(clock)
         with self._lock:
             active = list(self._tree.active)
         # A reader may have measured a node since the last batch; then it has not changed since, and is to be told all the same.
@@ -279,12 +298,17 @@ class LiveStore:
             for node in ended:
                 if node.sequence == 0:
                     self._tree.measure(node, clock, now)
-            nodes = sorted(dict.fromkeys((*fresh, *ended)), key=lambda node: node.depth)
+                if node.status.finished:
+                    self.estimates.finish(node)
+            lessons = self.estimates.book.take()
             logs = self._logbook.take()
             sample, self._unsent_sample = self._unsent_sample, None
             resources = {} if sample is None else self._resources()
             batches = self._batches.take(everything=self._resend)
+            previews = self._gallery.take()
             self._resend = False
+        fresh.update(dict.fromkeys(self.estimates.estimate(clock)))  # after the ended ones: what they leave counts already
+        nodes = sorted(dict.fromkeys((*fresh, *ended)), key=lambda node: node.depth)
         snapshots = []
         for node in nodes:
             with self._lock:
@@ -296,7 +320,21 @@ class LiveStore:
             self.on_advance(node)
         if self._tree.notes:
             self._tell_notes()
-        return Batch(self.instance, now, clock, snapshots, events, evicted, items, logs, sample, resources, batches)
+        return Batch(
+            self.instance,
+            now,
+            clock,
+            snapshots,
+            events,
+            evicted,
+            items,
+            logs,
+            sample,
+            resources,
+            batches,
+            lessons,
+            previews,
+        )
 
     def _resources(self) -> dict[str, ResourceUse]:
         return {one.run: one.resources for one in self._tree.operations.values() if one.resources is not None}
@@ -317,6 +355,7 @@ class LiveStore:
                     if node.status is not Status.RUNNING:
                         continue
                     self._tree.measure(node, clock, now)
+                    self.estimates.look(node, clock)
                 fresh[node] = None
                 if node.parent is not None:
                     by_depth.setdefault(depth - 1, {})[node.parent] = None
@@ -330,184 +369,6 @@ class LiveStore:
             orphans = [node for node in self._tree.active if node.orphaned] if operations else []
         for node in orphans:
             self.close(node, Status.CANCELLED, message=REASON_COLLECTED)
-
-    # --- reading -----------------------------------------------------------------------------------------------
-
-    def snapshot(self, node: Node) -> Snapshot:
-        """Return a level as it is now."""
-        self._refresh(node)
-        with self._lock:
-            snapshot = picture(node)
-        return shown(snapshot)
-
-    def get(self, operation_id: str) -> OperationSnapshot | None:
-        """Return the newest run of this id with its levels, or None."""
-        self._close_orphans()
-        with self._lock:
-            operation = self._find(operation_id)
-        return None if operation is None else self._view(operation)
-
-    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
-        """Return all operations that have not ended, newest first."""
-        self._close_orphans()
-        with self._lock:
-            operations = list(self._tree.operations.values())
-        return [self._view(operation, levels=levels) for operation in reversed(operations)]
-
-    def view(self, node: Node) -> OperationSnapshot:
-        """Return the operation of a node with its levels."""
-        return self._view(node.operation)
-
-    def running(self, runs: Collection[str]) -> list[OperationSnapshot]:
-        """Return those of the runs that are active and have been announced, with their levels."""
-        with self._lock:
-            found = [one for one in self._tree.operations.values() if one.run in runs and one.announced]
-        return [self._view(operation) for operation in found]
-
-    def active_roots(self) -> list[Node]:
-        """Return the nodes of all active operations."""
-        with self._lock:
-            return [operation.root for operation in self._tree.operations.values() if operation.root is not None]
-
-    def history(
-        self,
-        operation_type: str | None = None,
-        limit: int = 100,
-        *,
-        before: tuple[float, str] | None = None,
-        since: float | None = None,
-    ) -> Sequence[OperationSnapshot]:
-        """Return ended operations, the last one first, without their levels."""
-        with self._lock:
-            ended = [op for op in self._ended if operation_type is None or op.type == operation_type]
-        return finding.ended((self._view(operation, levels=False) for operation in ended), before, since, limit)
-
-    def events(
-        self,
-        operation_id: str,
-        *,
-        level: str | None = None,
-        outcome: Outcome | None = None,
-        since: float | None = None,
-        limit: int = 1000,
-    ) -> Sequence[Event]:
-        """Return the newest ``limit`` events of the newest run, oldest first; ``level`` takes in what is below it."""
-        with self._lock:
-            operation = self._find(operation_id)
-            if operation is None:
-                return []
-            self._inbox.sort()
-            events = [*operation.items, *operation.failures]
-        return finding.events(events, level, outcome, since, limit)
-
-    def logs(
-        self,
-        operation_id: str,
-        *,
-        path: str | None = None,
-        severity: int = 0,
-        since: float | None = None,
-        after: int = 0,
-        limit: int = 1000,
-    ) -> Sequence[LogRecord]:
-        """Return kept log records of the newest run, oldest first; ``path`` takes in what is below it."""
-        with self._lock:
-            operation = self._find(operation_id)
-            records = () if operation is None else self._logbook.of(operation)
-        return finding.logs(records, path, severity, since, after, limit)
-
-    def resources(self, operation_id: str, *, since: float | None = None, limit: int = 600) -> Sequence[ResourceSample]:
-        """Return samples of this process taken while the newest run lasted, oldest first."""
-        with self._lock:
-            operation = self._find(operation_id)
-            root = None if operation is None else operation.root
-            samples = list(self._samples)
-        return finding.samples(samples, root, since, limit)
-
-    def batch(self, batch_id: str) -> BatchSnapshot | None:
-        """Return a batch as far as this process knows it, or None."""
-        self._close_orphans()
-        with self._lock:
-            members = self._batches.get(batch_id)
-        return None if members is None else self._summary(members)
-
-    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
-        """Return the batches this process knows of, those that are not over first, then the newest first."""
-        self._close_orphans()
-        with self._lock:
-            found = self._batches.newest()[: max(0, limit)]
-        return [self._summary(members) for members in found]
-
-    def _summary(self, members: Members) -> BatchSnapshot:
-        with self._lock:
-            roots = list(reversed(members.active))
-        for root in roots:  # whose figures are to be as of now
-            self._refresh(root)
-        with self._lock:  # the counts and who is still active, from one moment
-            info, tally, roots = members.info, members.tally(), list(reversed(members.active))
-            pictures = [picture(root) for root in roots[:MAX_LISTED]]
-            failures, ratios = list(members.failed), sum(root.ratio or 0.0 for root in roots)
-        active = [self._operation(root.operation, (shown(one),)) for root, one in zip(roots, pictures, strict=False)]
-        failed = [self._operation(None, (shown(one),)) for one in failures]
-        return summarise(info, tally, active, failed, self.now(), running=len(roots), running_ratio=ratios)
-
-    def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield operations: first all active ones, then whatever changed, every ``interval`` seconds."""
-        with self._lock:
-            over = {ended.run for ended in self._ended}
-        seen: dict[str, int] = {}
-        pause = threading.Event()
-        while True:
-            with self._lock:
-                operations = [*self._tree.operations.values(), *(one for one in self._ended if one.run not in over)]
-                over = {ended.run for ended in self._ended}
-            views = [self._view(operation, levels=levels) for operation in operations]
-            yield [view for view in views if seen.get(view.run) != view.root.sequence]
-            seen = {view.run: view.root.sequence for view in views}
-            pause.wait(interval)
-
-    def _find(self, operation_id: str) -> Operation | None:
-        operation = self._tree.operations.get(operation_id)
-        if operation is not None:
-            return operation
-        return next((ended for ended in reversed(self._ended) if ended.id == operation_id), None)
-
-    def _refresh(self, node: Node) -> list[Node]:
-        """Take the figures of all that changed in and below a node, deepest first; return its nodes, parents first.
-
-        The lock is held for one node at a time, so that a caller who begins a level never waits for a reader of a large tree.
-        """
-        nodes = list(walk(node))
-        clock, now = self.clock(), self.now()
-        for below in reversed(nodes):
-            with self._lock:
-                self._tree.refresh(below, clock, now)
-        if self._tree.notes:
-            self._tell_notes()
-        return nodes
-
-    def _view(self, operation: Operation, *, levels: bool = True) -> OperationSnapshot:
-        assert operation.root is not None
-        nodes = self._refresh(operation.root)
-        pictures = []
-        for node in nodes if levels else nodes[:1]:
-            with self._lock:
-                snapshot = picture(node)
-            pictures.append(shown(snapshot))
-        return self._operation(operation, pictures)
-
-    def _operation(self, operation: Operation | None, pictures: Sequence[Snapshot]) -> OperationSnapshot:
-        """Return an operation from the pictures of its levels, the root first; None stands for one that is no longer kept."""
-        return OperationSnapshot(
-            pictures[0],
-            pictures[1:],
-            self.now(),
-            self.clock(),
-            self.instance,
-            stall_after=self._stall_after,
-            resources=None if operation is None else operation.resources,
-            cancel_requested_at=None if operation is None else operation.cancel_requested_at,
-        )
 
 
 def _gone(node: Node) -> bool:
@@ -525,6 +386,10 @@ def _ignore() -> None:
 
 def _ignore_node(node: Node) -> None:
     del node
+
+
+def _ignore_locations(locations: Sequence[str]) -> None:
+    del locations
 
 
 def _ignore_rejection(reason: str, text: str) -> None:

@@ -60,6 +60,7 @@ class Tree:
         now: Callable[[], float],
         ids: Callable[[], str],
         late: Callable[[], None],
+        stall_after: float = 60.0,
     ) -> None:
         self.active: dict[Node, None] = {}
         self.operations: dict[str, Operation] = {}
@@ -72,6 +73,7 @@ class Tree:
         self._now = now
         self._ids = ids
         self._late = late
+        self._stall_after = stall_after
         self.notes: list[tuple[str, str]] = []
 
     # --- begin -------------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ class Tree:
         id_ = spec.id if spec.id is not None else f"{spec.type}-{self._ids()[:8]}"
         if id_ in self.operations:
             id_ = _other_id(id_, self.operations, "operation", rename)
-        operation = Operation(id_, spec.type, self._ids(), self._instance)
+        operation = Operation(id_, spec.type, self._ids(), self._instance, self._stall_after)
         node = operation.root = Node(operation, None, "", id_, spec)
         node.name = spec.name if spec.name is not None else spec.type
         self.operations[id_] = operation
@@ -243,6 +245,8 @@ class Tree:
                 if stage.status is Status.PENDING:
                     self._skip(stage)
         clock, now = self._clock(), self._now()
+        if node.parent is None and node.operation.pauses is not None:
+            node.operation.pauses.close(clock)
         node.status, node.ended_at = status, now
         node.duration = max(0.0, clock - (node.started_clock or 0.0))
         node.moved = True
@@ -320,10 +324,12 @@ class Tree:
             self._count(node, "completed", completed - node.tallied)
             node.tallied = completed
 
-    def refresh(self, node: Node, clock: float, now: float) -> None:
-        """Take the node's figures if they have changed; those below it come before."""
-        if node.sequence == 0 or (node.status is Status.RUNNING and changed(node)):
+    def refresh(self, node: Node, clock: float, now: float) -> bool:
+        """Take the node's figures if they have changed, and tell whether they have; those below it come before."""
+        due = node.sequence == 0 or (node.status is Status.RUNNING and changed(node))
+        if due:
             self.measure(node, clock, now)
+        return due
 
     def _warn_clamped(self, node: Node) -> None:
         node.clamped = False

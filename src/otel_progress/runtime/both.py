@@ -9,8 +9,8 @@ from typing import TypeVar
 from otel_progress.errors import ProgressError
 from otel_progress.live.store import LiveStore
 from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome
-from otel_progress.observations import LogRecord, ResourceSample
-from otel_progress.protocols import Controller, Reader
+from otel_progress.observations import LogRecord, Preview, ResourceSample
+from otel_progress.protocols import Controller, Measured, Reader
 from otel_progress.trouble import trouble
 
 T = TypeVar("T")
@@ -147,6 +147,16 @@ class LiveThenJournal:
         by_moment = {sample.at: sample for sample in (*kept, *live) if sample.at >= _start(newest)}
         return [by_moment[at] for at in sorted(by_moment)][-limit:] if limit > 0 else []
 
+    def previews(self, operation_id: str, *, path: str | None = None, limit: int = 100) -> Sequence[Preview]:
+        """Return the stored previews of the newest run, oldest first."""
+        live = self._store.previews(operation_id, path=path, limit=limit)
+        kept: Sequence[Preview] = self._kept(lambda journal: journal.previews(operation_id, path=path, limit=limit), ())
+        newest = self.get(operation_id) if kept or live else None
+        if newest is None or limit <= 0:
+            return []
+        by_number = {preview.number: preview for preview in (*kept, *live) if preview.run == newest.run}
+        return [by_number[number] for number in sorted(by_number)][-limit:]
+
     # --- batches -----------------------------------------------------------------------------------------------
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
@@ -171,10 +181,14 @@ class LiveThenJournal:
         return isinstance(journal, Controller) and journal.request_cancel(operation_id, reason)
 
     def delete(self, operation_id: str) -> int:
-        """Forget all ended runs of this id; return how many there were."""
+        """Forget the runs of this id that are over; return how many there were."""
         live, journal = self._store.delete(operation_id), self._journal
         kept = journal.delete(operation_id) if isinstance(journal, Controller) else 0
         return max(live, kept)  # most of them are in both
+
+    def size_bytes(self) -> int | None:
+        """Return the size of the journal's files in bytes; None without one."""
+        return self._journal.size_bytes() if isinstance(self._journal, Measured) else None
 
     def _kept(self, ask: Callable[[Reader], T], otherwise: T) -> T:
         if self._journal is None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from otel_progress import batches
 from otel_progress.model import Event, Number, Snapshot
-from otel_progress.observations import BatchInfo, LogRecord, ResourceSample, ResourceUse
+from otel_progress.observations import BatchInfo, Lesson, LogRecord, Preview, ResourceSample, ResourceUse
 from otel_progress.protocols import Batch, Sink
 from otel_progress.runtime.threads import started
 from otel_progress.text import cut
@@ -28,6 +28,10 @@ MAX_LOGS: Final = 20_000
 """Log records that may wait for one sink."""
 MAX_BATCHES: Final = 10_000
 """Declarations of batches that may wait for one sink."""
+MAX_LESSONS: Final = 10_000
+"""What past runs left to learn from that may wait for one sink."""
+MAX_PREVIEWS: Final = 10_000
+"""Previews that may wait for one sink."""
 
 
 class Waiting:
@@ -47,9 +51,11 @@ class Waiting:
         self._sample: ResourceSample | None = None
         self._resources: dict[str, ResourceUse] = {}
         self._batches: dict[str, BatchInfo] = {}
+        self._lessons: list[Lesson] = []
+        self._previews: list[Preview] = []
 
     def add(self, batch: Batch) -> int:
-        """Merge a batch in; return how many snapshots, events, log records and batches had to be let go."""
+        """Merge a batch in; return how many snapshots, events, log records and so on had to be let go."""
         if self.latest is None or batch.clock >= self.latest.clock:
             self.latest = batch
         for key in batch.evicted:
@@ -69,13 +75,15 @@ class Waiting:
         return self._let_go()
 
     def _observe(self, batch: Batch) -> None:
-        """Keep the newest sample, the newest use of each run, and what the declarations of a batch come to."""
+        """Keep the newest sample, the newest use of each run, what the declarations of a batch come to, lessons and previews."""
         if batch.sample is not None and (self._sample is None or batch.sample.clock >= self._sample.clock):
             self._sample = batch.sample
         for run, use in batch.resources.items():
             known = self._resources.get(run)
             if known is None or known.samples <= use.samples:
                 self._resources[run] = use
+        self._lessons.extend(batch.lessons)
+        self._previews.extend(batch.previews)
         for info in batch.batches:
             declared = self._batches.get(info.id)
             self._batches[info.id] = info if declared is None else batches.merge(declared, info)
@@ -93,9 +101,13 @@ class Waiting:
         declared = max(0, len(self._batches) - MAX_BATCHES)
         for id_ in list(islice(self._batches, declared)):
             del self._batches[id_]
+        lessons = max(0, len(self._lessons) - MAX_LESSONS)
+        del self._lessons[:lessons]
+        previews = max(0, len(self._previews) - MAX_PREVIEWS)
+        del self._previews[:previews]
         for run in list(islice(self._resources, max(0, len(self._resources) - MAX_SNAPSHOTS))):
             del self._resources[run]
-        return surplus + events + logs + declared
+        return surplus + events + logs + declared + lessons + previews
 
     def take(self) -> Batch | None:
         """Return everything that waits as one batch, parents before children."""
@@ -112,6 +124,8 @@ class Waiting:
             sample=self._sample,
             resources=self._resources,
             batches=tuple(self._batches.values()),
+            lessons=self._lessons,
+            previews=self._previews,
         )
         self.clear()
         return batch
@@ -129,7 +143,7 @@ class Lane:
         on_error: Callable[[str], None] = lambda name: None,
         on_dropped: Callable[[str, int], None] = lambda name, count: None,
         on_recovered: Callable[[], None] = lambda: None,
-        on_written: Callable[[], None] = lambda: None,
+        on_written: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
         self.name = name
         self.sink = sink
@@ -231,7 +245,7 @@ class Lane:
             self._writing = True
         failed = batch is not None and not self._write(batch)
         if batch is not None and not failed:
-            self._tell_written()
+            self._tell_written(batch)
         with self._ready:
             self._writing = False
             self._refused = batch if failed else None
@@ -241,9 +255,9 @@ class Lane:
         if recovered:
             self._on_recovered()
 
-    def _tell_written(self) -> None:
+    def _tell_written(self, batch: Batch) -> None:
         try:
-            self._on_written()
+            self._on_written(batch)
         except Exception as error:
             trouble(f"sink {self.name}", f"what was asked through the {self.name} cannot be heard: {cut(error)}", error=error)
 

@@ -27,6 +27,7 @@ from otel_progress.trouble import trouble
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+    from otel_progress.previews.previewer import Previewer
     from otel_progress.runtime.lane import Lane
     from otel_progress.runtime.tracing import Tracing
     from otel_progress.runtime.usage import Sampler
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 REASON_EXIT: Final = "the process ended first"
 SHUTDOWN_S: Final = 5.0
 """How long a shutdown waits for sinks and exporters, in seconds."""
+PREVIEWS_SHARE: Final = 0.4
+"""Share of that time that previews which are being made may take: a function that hangs is left behind."""
 
 
 class Ends(Protocol):
@@ -59,6 +62,7 @@ class Runtime:
         self.server_url: str | None = None
         """Where the API and the page are served from this process, when they are."""
         self.sampler: Sampler | None = None
+        self.previewer: Previewer | None = None
         self.lanes: list[Lane] = []
         self.flushing: list[Callable[[float], bool]] = []
         self.ending: list[Ends] = []
@@ -93,6 +97,10 @@ class Runtime:
     def reader(self) -> LiveThenJournal:
         """Everything that is known here: what this process does as of now, and what the journal keeps."""
         return LiveThenJournal(self.store, self.journal)
+
+    def journal_size(self) -> int | None:
+        """Return the size of the journal's files in bytes; None without one."""
+        return self.reader.size_bytes()
 
     def get_operation(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of this id with its levels: live ones as of now, else from the journal; None when unknown."""
@@ -158,9 +166,10 @@ class Runtime:
     def force_flush(self, timeout: float = 5.0) -> bool:
         """Bring everything up to now to the journal, callbacks and exporters; False when not all was taken within ``timeout`` s."""
         deadline = time.monotonic() + timeout
+        previewed = self.previewer is None or self.previewer.flush(timeout * PREVIEWS_SHARE)
         self.ticker.tick()
         flushes = [*(lane.flush for lane in self.lanes), self._tracing.flush, *self.flushing, self._callbacks.flush]
-        return all([flush(max(0.0, deadline - time.monotonic())) for flush in flushes])
+        return all([previewed, *[flush(max(0.0, deadline - time.monotonic())) for flush in flushes]])
 
     def shutdown(self, timeout: float = SHUTDOWN_S) -> bool:
         """End what still runs as cancelled, write and export everything, close every part. Idempotent; never raises."""
@@ -173,10 +182,12 @@ class Runtime:
         if slot.active is self._recording:  # first, so that nothing begins any more
             slot.active = None
         try:
+            if self.previewer is not None:  # before the last tick, which tells of them
+                done = self.previewer.close(timeout * PREVIEWS_SHARE)
             for operation in list(self.store.active_roots()):
                 self.store.close(operation, Status.CANCELLED, message=REASON_EXIT)
             self.ticker.stop(timeout)
-            done = self._callbacks.flush(max(0.1, deadline - time.monotonic()))
+            done = self._callbacks.flush(max(0.1, deadline - time.monotonic())) and done
             for lane in self.lanes:
                 done = lane.close(max(0.1, deadline - time.monotonic())) and done
         except Exception as error:
@@ -201,6 +212,8 @@ class Runtime:
         self._tracing.processor.look()
         if self.sampler is not None:
             self.sampler.look(self.store.active_roots)
+        if self.previewer is not None:
+            self.previewer.look(lambda: [node.operation.run for node in self.store.active_roots()])
 
     # --- what the store tells ----------------------------------------------------------------------------------
 
@@ -211,6 +224,10 @@ class Runtime:
 
     def _over(self, node: Node) -> None:
         spans.finish(node)
+        if self.previewer is not None:
+            self.previewer.forget(node)
+            if node.parent is None:
+                self.previewer.over(node.operation.run)
         if node.parent is None and self._callbacks:
             self._post(node.status.value, node)  # type: ignore[arg-type]
 
@@ -241,6 +258,8 @@ class Runtime:
             lane.restart()
         if self.sampler is not None:
             self.sampler.restart()
+        if self.previewer is not None:
+            self.previewer.restart()
         self.server_url = None  # the parent serves; a child that did as well would answer for another process
         self._recording.warnings = Warnings()
         self.ticker.restart()

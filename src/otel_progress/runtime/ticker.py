@@ -130,4 +130,4 @@ class Ticker:
 def _carries(batch: Batch) -> bool:
     """True when a batch says more than that the process is alive."""
     told = batch.snapshots or batch.events or batch.evicted or batch.items or batch.logs or batch.batches or batch.resources
-    return bool(told) or batch.sample is not None
+    return bool(told or batch.lessons or batch.previews) or batch.sample is not None

@@ -14,8 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_progress.errors import JournalError
 from otel_progress.exporters.prometheus import ProgressCollector
+from otel_progress.exporters.surroundings import PublicUrl
 from otel_progress.exporters.totals import Totals
-from otel_progress.protocols import Controller, Reader
+from otel_progress.previews.stores import Store
+from otel_progress.protocols import Controller, Measured, Reader
 from otel_progress.server import problems
 from otel_progress.server.api import add_endpoints
 from otel_progress.server.api.parameters import only_known_parameters
@@ -42,19 +44,23 @@ def create_app(
     controller: Controller | None = None,
     streams: StreamLimits | None = None,
     totals: Totals | None = None,
+    public_url: PublicUrl = None,
+    previews: Store | None = None,
 ) -> FastAPI:
     """Return an ASGI application that answers for ``reader``: REST, streams, the page, ``/metrics``.
 
     It can be served by any ASGI server and mounted under any prefix; a parent application need not run its lifespan, as streams
     begin with their first client. Without ``controller`` it only reads. ``totals`` are a runtime's own counters, to be shown on
-    ``/metrics`` as well. A mounted application is called by the parent's names: list them in ``allowed_hosts``. Closing the reader
-    is left to the caller.
+    ``/metrics`` as well, where ``public_url``, the base address under which people reach the application, is that of previews, whose
+    content is in the store ``previews``. A mounted application is called by the parent's names: list them in ``allowed_hosts``.
+    Closing the reader is left to the caller.
     """
     settings = settings or ServerSettings()
     counts = ServerCounts()
-    collector = ProgressCollector(reader, totals=totals, more=counts.read)
+    size = reader.size_bytes if isinstance(reader, Measured) else None
+    collector = ProgressCollector(reader, totals=totals, more=counts.read, public_url=public_url, journal_size=size)
     hub = Hub(reader, counts, limits=streams)
-    services = Services(reader, controller, settings, counts, Asking(settings.limits, counts), collector, hub)
+    services = Services(reader, controller, settings, counts, Asking(settings.limits, counts), collector, hub, previews)
     app = _Application(services)
     app.state.services = services
     app.state.hub = hub

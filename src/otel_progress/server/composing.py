@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from otel_progress.codec import encode_batch, encode_event, encode_operation
+from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
 from otel_progress.model import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.observations import Preview
 from otel_progress.server.encoding import Encoder, encode_text
 from otel_progress.server.messages import Message
 
@@ -44,6 +45,11 @@ def gone_message(before: Message) -> Message:
 def item_message(event: Event) -> Message:
     """Return the message of an item."""
     return Message("item", ("item", ""), lambda: encode_text(encode_event(event)), operation_id=event.operation_id)
+
+
+def preview_message(preview: Preview) -> Message:
+    """Return the message of a stored preview."""
+    return Message("preview", ("preview", ""), lambda: encode_text(encode_preview(preview)), operation_id=preview.operation_id)
 
 
 def batch_message(batch: BatchSnapshot) -> Message:

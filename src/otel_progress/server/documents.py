@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from otel_progress.codec import SCHEMA
-from otel_progress.model import Condition, Outcome, Status
+from otel_progress.model import Condition, EtaBasis, EtaState, Outcome, Status
 
 Scalar: TypeAlias = str | bool | int | float
 Metadata: TypeAlias = dict[str, Scalar | list[Scalar]]
@@ -36,15 +36,19 @@ class Failure(_Document):
 
 
 class Eta(_Document):
-    """An estimate of the remaining time, made at `clock`."""
+    """An estimate of the remaining time, made at `clock`; `remaining_seconds` of the operation is what is left of it when it is read."""
 
-    remaining_s: Seconds | None
-    low_s: Seconds | None
+    remaining_s: Seconds | None = Field(description="Null while unknown, and while stalled.")
+    low_s: Seconds | None = Field(
+        description="Lower end of the interval; null below three past runs. While stalled: at least this."
+    )
     high_s: Seconds | None
-    state: str
-    basis: str
-    runs: int
+    state: EtaState
+    basis: EtaBasis = Field(description="What it mostly rests on.")
+    runs: int = Field(description="Past runs it rests on.")
     clock: Clock
+    counts_down_s: Seconds | None = Field(description="It counts down for so long without an advance, then holds; null: to 0.")
+    stalls_after_s: Seconds | None = Field(description="Without an advance it is stalled so long after `clock`; null: never.")
 
 
 class Level(_Document):
@@ -83,9 +87,14 @@ class Level(_Document):
     observed_clock: Clock
     advanced_at: Unix | None
     advanced_clock: Clock | None
-    longest_gap_s: Seconds
+    stall_after_s: Seconds
     ended_at: Unix | None
     duration_s: Seconds | None
+    estimated: bool = Field(description="True where the ratio rests on an estimate, because an opaque step runs.")
+    paused_clock: Clock | None = Field(description="Since when the operation is paused; null when it is not.")
+    paused_s: Seconds = Field(description="Seconds of earlier pauses.")
+    previews: int = Field(description="Number of the last preview; 0 without any.")
+    overdue_after_s: Seconds | None = Field(description="Seconds of work that the first interval allowed for the whole run.")
     elapsed_seconds: Seconds
     metadata: Metadata
     error: Failure | None
@@ -138,7 +147,6 @@ class Operation(Level):
     alive: bool
     read_at: Unix
     clock: Clock
-    stall_after: Seconds
     cancel_requested_at: Unix | None
     resources: Use | None
     worker: Worker | None
@@ -244,6 +252,8 @@ class Progress(_Document):
     stage: str | None
     elapsed_seconds: Seconds
     remaining_seconds: Seconds | None
+    estimated: bool
+    clock: Clock
     eta: Eta | None
 
 
@@ -298,6 +308,31 @@ class Logs(_Page):
     """Log records, oldest first."""
 
     logs: list[Log]
+
+
+class Preview(_Document):
+    """What work looked like half done."""
+
+    operation_id: str
+    operation_type: str
+    run: str
+    path: str
+    number: int = Field(description="Orders the previews of a run, from 1; some in between may have made room for others.")
+    at: Unix
+    name: str
+    media_type: str
+    size_bytes: int
+    digest: str = Field(description="SHA-256 of the content, in hexadecimal.")
+    width: int | None = Field(description="Pixels; null for texts.")
+    height: int | None
+    ratio: Ratio | None = Field(description="How far the operation was.")
+    url: str | None = Field(description="Where the content is, below the address of the server.")
+
+
+class Previews(_Page):
+    """Previews, oldest first."""
+
+    previews: list[Preview]
 
 
 class Samples(_Page):

@@ -59,7 +59,6 @@ def _changing(operation: OperationSnapshot) -> dict[str, Any]:
     document["alive"] = operation.alive
     document["read_at"] = operation.read_at
     document["clock"] = operation.clock
-    document["stall_after"] = operation.stall_after
     document["cancel_requested_at"] = operation.cancel_requested_at
     document["resources"] = None if resources is None else codec.encode_resources(resources)
     return document
@@ -80,9 +79,14 @@ def _state(root: Snapshot) -> dict[str, Any]:
         "observed_clock": root.observed_clock,
         "advanced_at": root.advanced_at,
         "advanced_clock": root.advanced_clock,
-        "longest_gap_s": root.longest_gap_s,
+        "stall_after_s": root.stall_after_s,
         "ended_at": root.ended_at,
         "duration_s": root.duration_s,
+        "estimated": root.estimated,
+        "paused_clock": root.paused_clock,
+        "paused_s": root.paused_s,
+        "previews": root.previews,
+        "overdue_after_s": root.overdue_after_s,
         "status": root.status.value,
         "completed": root.completed,
         "percentage": None if ratio is None else 100.0 * ratio,
@@ -98,5 +102,7 @@ def _state(root: Snapshot) -> dict[str, Any]:
             "basis": eta.basis,
             "runs": eta.runs,
             "clock": eta.clock,
+            "counts_down_s": eta.counts_down_s,
+            "stalls_after_s": eta.stalls_after_s,
         },
     }

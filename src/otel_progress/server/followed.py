@@ -75,8 +75,8 @@ class Followed:
 
     def changed(self, following: Following) -> None:
         """Have an operation looked at, but not more often than is good."""
-        if following.due_at is None:
-            following.due_at = max(self._clock(), following.looked_at + LOOK_EVERY_S)
+        soon = max(self._clock(), following.looked_at + LOOK_EVERY_S)
+        following.due_at = soon if following.due_at is None else min(soon, following.due_at)
 
     def moved(self, ids: Mapping[str, bool], cursor: int) -> Iterator[str]:
         """Yield those of ``ids`` whose tree or items are newer than ``cursor``."""
@@ -98,7 +98,7 @@ class Followed:
         due = [one for one in self._ids.values() if one.due_at is not None and one.due_at <= now and one.followers]
         due.sort(key=lambda one: (one.looked, one.due_at))
         for following in due[:most]:
-            following.due_at, following.looked_at = None, now
+            following.due_at, following.looked_at = (now + following.later.pop(0) if following.later else None), now
         return due[:most]
 
     def forget_left(self) -> None:

@@ -140,7 +140,7 @@ class Follower:
         while self._fresh and len(found) < PIECE_MESSAGES:
             id_ = next(iter(self._fresh))
             del self._fresh[id_]
-            found += [message for message in self._of(id_, 0) if message.number <= self._cursor and message.kind != "item"]
+            found += [message for message in self._of(id_, 0) if message.number <= self._cursor and message.kind not in _EVENTS]
         return found
 
     def _take_named(self) -> list[Message]:
@@ -176,8 +176,10 @@ class Follower:
     def _of(self, id_: str, cursor: int) -> Iterator[Message]:
         only = self._only
         for message in self.hub.of(id_, cursor, levels=self.ids[id_]):
-            if only is None or message.kind == "item" or only.wants(message):
+            if only is None or message.kind in _EVENTS or only.wants(message):
                 yield message
 
 
 _EVERYTHING: Final = Selection()
+_EVENTS: Final = ("item", "preview")
+"""What happened at a moment, and is told to those who follow then."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from otel_progress.model import Event
+from otel_progress.observations import Preview
 from otel_progress.semconv import EVENT_ITEM
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_ITEMS: Final = 500
 """Items remembered of one operation, for clients that are behind."""
+LATER_S: Final = (0.5, 1.5, 4.0, 10.0)
+"""After the end of an operation it is looked at so many seconds one after the other: its last preview may be in the making."""
 LOOK_EVERY_S: Final = 0.25
 """Time between two looks at the tree and the items of one operation, in seconds."""
 
@@ -31,6 +34,7 @@ class Following:
         "due_at",
         "followers",
         "items",
+        "later",
         "left_at",
         "levels",
         "looked",
@@ -39,6 +43,7 @@ class Following:
         "number",
         "operation_id",
         "run",
+        "shown",
         "whole",
     )
 
@@ -56,6 +61,8 @@ class Following:
         self.left_at: float | None = None
         self.run: str | None = None
         self.number = 0
+        self.shown: tuple[str, int] | None = None
+        self.later: list[float] = []
 
     @property
     def floor(self) -> int:
@@ -87,3 +94,13 @@ class Following:
         self.based = True
         self.run, self.number = run, events[-1].number
         return [] if first else [event for event in events if event.number > told and event.kind == EVENT_ITEM]
+
+    def new_previews(self, previews: Sequence[Preview]) -> list[Preview]:
+        """Return those among the newest previews that were not told yet; at the first look none."""
+        first, shown = self.shown is None, self.shown or ("", 0)
+        if not previews:
+            self.shown = shown
+            return []
+        told = shown[1] if previews[-1].run == shown[0] else 0
+        self.shown = (previews[-1].run, max(previews[-1].number, told))
+        return [] if first else [preview for preview in previews if preview.number > told]

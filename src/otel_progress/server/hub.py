@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Final
 from otel_progress.model import BatchSnapshot, OperationSnapshot
 from otel_progress.server import looking
 from otel_progress.server.backlog import Backlog
-from otel_progress.server.composing import batch_message, gone_message, item_message, run_key, snapshot_message, whole_message
+from otel_progress.server.composing import (
+    batch_message,
+    gone_message,
+    item_message,
+    preview_message,
+    run_key,
+    snapshot_message,
+    whole_message,
+)
 from otel_progress.server.encoding import Encoder
 from otel_progress.server.feed import Feed
 from otel_progress.server.followed import LINGER_S, Followed
 from otel_progress.server.follower import Follower
-from otel_progress.server.following import Following
+from otel_progress.server.following import LATER_S, Following
 from otel_progress.server.limits import StreamLimits
 from otel_progress.server.looking import Looker
 from otel_progress.server.messages import Message
@@ -160,6 +168,8 @@ class Hub:
             following = self.followed.get(message.operation_id)
             if following is not None:
                 self.followed.changed(following)
+                if message.ended:
+                    following.later = list(LATER_S)
                 self._wake(following.followers)
             if message.batch is not None and self._looker is not None:
                 self._looker.batches_changed()
@@ -189,6 +199,10 @@ class Hub:
             item = item_message(event)
             item.place(self.epoch, self._backlog.next_number(), None)
             following.add(item)
+        for preview in following.new_previews(found.previews):
+            told = preview_message(preview)
+            told.place(self.epoch, self._backlog.next_number(), None)
+            following.add(told)
         following.looked = following.looked or found.levels or not following.levels
         self._wake(following.followers)
 
@@ -219,8 +233,8 @@ class Hub:
         """Be ready for clients again after a :meth:`close`; watching begins with the first one."""
         self.closed = False
 
-    def forget(self, operation_id: str) -> None:
-        """Tell all clients at once that the ended runs of an operation were deleted. From any thread."""
+    def forget(self, operation_id: str, run: str | None = None) -> None:
+        """Tell all clients at once that the ended runs of an operation were deleted, and ``run``, ended or not. From any thread."""
 
         def tell() -> None:
             known = [*self._backlog.of(operation_id)]
@@ -228,7 +242,7 @@ class Hub:
             if following is not None and following.whole is not None:
                 known.append(following.whole)
             for message in known:
-                if message.ended and message.kind == "snapshot":
+                if message.kind == "snapshot" and (message.ended or message.key[1] == run):
                     self.gone(operation_id, message.key[1])
 
         self._on_loop(tell)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from otel_progress.model import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.observations import Preview
 from otel_progress.trouble import trouble
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Found:
     levels: bool
     operation: OperationSnapshot | None
     events: Sequence[Event]
+    previews: Sequence[Preview] = ()
 
 
 class Looker:
@@ -115,7 +117,7 @@ class Looker:
         events = self._reader.events(operation_id, limit=_FEW if based else 1)
         if based and len(events) == _FEW and events[0].number > number:
             events = self._reader.events(operation_id, limit=_MANY)
-        return Found(operation_id, levels, operation, events)
+        return Found(operation_id, levels, operation, events, self._reader.previews(operation_id, limit=_FEW if based else 1))
 
     def _changed(self, batches: Sequence[BatchSnapshot]) -> list[BatchSnapshot]:
         """Return the batches that say something new, the earliest first."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["snapshot", "item", "batch", "gone"]
+Kind: TypeAlias = Literal["snapshot", "item", "preview", "batch", "gone"]
 _MOST_EARLIER: Final = 16
 _WS_TYPES: Final = {
     "snapshot": ("progress.update", "operation"),
     "item": ("progress.item", "event"),
+    "preview": ("progress.preview", "preview"),
     "batch": ("progress.batch", "batch"),
     "gone": ("progress.gone", "gone"),
 }

@@ -28,6 +28,7 @@ from otel_progress.server.options import ServerSettings, is_loopback, is_unspeci
 
 if TYPE_CHECKING:
     from otel_progress.exporters.totals import Totals
+    from otel_progress.previews.stores import Store
     from otel_progress.protocols import Controller, Reader
 
 GRACE_S: Final = 3
@@ -40,8 +41,9 @@ class Server:
     """Serves a reader on ``http://host:port``. Either :meth:`start` it in a thread, or :meth:`run` it as this process's work.
 
     ``token`` is asked of every client, and needed for an address other machines reach, unless ``allow_public``. ``controller`` takes
-    requests to cancel and to delete, ``totals`` are a runtime's counters for ``/metrics``. The address is taken when the server is
-    made: raises ConfigurationError when it cannot be.
+    requests to cancel and to delete, ``totals`` are a runtime's counters for ``/metrics``, ``public_url`` is where people reach the
+    server when that is not its own address, ``previews`` where the content of previews is kept. The address is taken when the server
+    is made: raises ConfigurationError when it cannot be.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class Server:
         streams: StreamLimits | None = None,
         connections: ConnectionLimits | None = None,
         totals: Totals | None = None,
+        public_url: str | None = None,
+        previews: Store | None = None,
     ) -> None:
         if not (is_loopback(host) or token or allow_public):
             msg = (
@@ -75,7 +79,16 @@ class Server:
         self.host = host
         self.port = int(self._socket.getsockname()[1])
         settings = ServerSettings(host, self.port, token, tuple(allowed_hosts), tuple(allowed_origins), root_path)
-        app = create_app(reader, settings=settings, controller=controller, streams=streams, totals=totals)
+        public = public_url or self.url
+        app = create_app(
+            reader,
+            settings=settings,
+            controller=controller,
+            streams=streams,
+            totals=totals,
+            public_url=public,
+            previews=previews,
+        )
         self.hub: Hub = app.state.hub
         self.counts: ServerCounts = app.state.services.counts
         self._uvicorn = _Uvicorn(_config(app, root_path, connections or ConnectionLimits(), self.counts), self.hub)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from otel_progress.export import as_json
 from otel_progress.exporters.prometheus import ProgressCollector
 from otel_progress.model import OperationSnapshot
+from otel_progress.previews.stores import Store
 from otel_progress.protocols import Controller, Reader
 from otel_progress.server.asking import Asking
 from otel_progress.server.counts import ServerCounts
@@ -32,6 +33,7 @@ class Services:
     asking: Asking
     collector: ProgressCollector
     hub: Hub
+    previews: Store | None = None
 
     async def answer(self, question: Callable[..., Any], /, *arguments: Any, **named: Any) -> Response:
         """Return what ``question(*arguments, **named)`` returns as JSON; asked and written in a thread, where it delays nobody."""

@@ -1,4 +1,4 @@
-"""Requests that change something: asking an operation to stop, forgetting one that ended."""
+"""Requests that change something: asking an operation to stop, forgetting one that is over."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA
 from otel_progress.export import as_json
+from otel_progress.instances import UNVERIFIED_TIMEOUT_S
 from otel_progress.protocols import Controller
 from otel_progress.server.api.parameters import OperationId
 from otel_progress.server.documents import CancelReason
@@ -28,9 +29,12 @@ async def cancel_operation(
 
 
 async def delete_operation(services: Served, operation_id: OperationId) -> Response:
-    """Forget an operation that has ended: all its runs, with their events and logs."""
-    await services.asking.ask(_delete, services, operation_id)
-    services.hub.forget(operation_id)
+    """Forget an operation that has ended, or that was abandoned: all its runs, with their events and logs.
+
+    An abandoned one is forgotten once its process is gone for certain; where that cannot be seen, on another machine or in another
+    container, ten minutes after its last sign of life.
+    """
+    services.hub.forget(operation_id, await services.asking.ask(_delete, services, operation_id))
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
@@ -42,12 +46,22 @@ def _cancel(services: Services, operation_id: str, reason: str) -> dict[str, str
     return {"schema": SCHEMA, "operation_id": operation_id, "run": operation.run, "reason": reason}
 
 
-def _delete(services: Services, operation_id: str) -> None:
+def _delete(services: Services, operation_id: str) -> str:
+    """Delete the runs of an operation and return the newest one's; refuse while that is, or may be, under way."""
     controller = _controller(services)
     operation = services.find(operation_id)
-    if not operation.status.finished or not controller.delete(operation_id):
-        msg = f"The operation {shown(operation_id)!r} has not ended: only ended ones can be deleted. Cancel it, or wait."
+    if operation.alive and not operation.status.finished:
+        msg = f"The operation {shown(operation_id)!r} has not ended: only what is over can be deleted. Cancel it, or wait."
         raise Problem(409, msg)
+    controller.delete(operation_id)
+    left = services.reader.get(operation_id)
+    if left is not None and left.run == operation.run:
+        msg = (
+            f"The process of {shown(operation_id)!r} seems to be dead, but it may work elsewhere without being heard. "
+            f"It can be deleted {UNVERIFIED_TIMEOUT_S / 60:.0f} minutes after its last sign of life."
+        )
+        raise Problem(409, msg)
+    return operation.run
 
 
 def _controller(services: Services) -> Controller:

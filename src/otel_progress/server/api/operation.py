@@ -25,7 +25,7 @@ _MOST_EVENTS: Final = 100_000
 _MAX_DEPTH: Final = 1_000
 _PROGRESS: Final = (
     "operation_id", "run", "sequence", "status", "condition", "percentage", "ratio", "current", "total", "failed", "unit", "message",
-    "stage", "elapsed_seconds", "remaining_seconds", "eta",
+    "stage", "elapsed_seconds", "remaining_seconds", "estimated", "clock", "eta",
 )  # fmt: skip
 
 

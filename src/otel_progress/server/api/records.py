@@ -1,17 +1,16 @@
-"""What is kept beside the levels of an operation: events, log records, samples of resource use, previews."""
+"""What is kept beside the levels of an operation: events, log records, samples of resource use."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Query
+from fastapi import Query
 from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_event, encode_log, encode_sample
 from otel_progress.model import Outcome
 from otel_progress.server.api.parameters import MAX_NUMBER, OperationId, PathBelow, Records, Since
 from otel_progress.server.filters import SEVERITY_PATTERN, severity_of, since_of
-from otel_progress.server.problems import Problem
 from otel_progress.server.services import Served
 
 
@@ -70,13 +69,3 @@ async def list_resources(services: Served, operation_id: OperationId, since: Sin
         return {"schema": SCHEMA, "samples": [encode_sample(sample) for sample in samples], "next": None}
 
     return await services.answer(read)
-
-
-async def get_preview(
-    services: Served,
-    operation_id: OperationId,
-    number: Annotated[int, Path(ge=0, le=MAX_NUMBER, description="Number of the preview.")],
-) -> Response:
-    """Return a preview of the work. None are kept yet, so there is none to return."""
-    await services.asking.ask(services.find, operation_id)
-    raise Problem(404, f"There is no preview {number} of this operation: no previews are kept yet.")

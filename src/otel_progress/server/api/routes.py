@@ -9,8 +9,9 @@ from typing import Any, Final, TypeAlias
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 
+from otel_progress.previews.media import SUFFIXES
 from otel_progress.server import documents
-from otel_progress.server.api import catalogue, control, health, operation, operations, records
+from otel_progress.server.api import catalogue, control, health, operation, operations, previews, records
 from otel_progress.server.api.parameters import common_problems
 from otel_progress.server.problems import describe
 
@@ -36,6 +37,11 @@ _EXPORT: Final[Answers] = {
             "text/csv": {"schema": _TEXT},
         },
     }
+}
+_PREVIEW: Final[Answers] = {
+    200: {"description": "The content.", "content": {media_type.partition(";")[0]: {"schema": _TEXT} for media_type in SUFFIXES}},
+    304: {"description": "The client has it."},
+    **describe(410, "The content is no longer kept, or the number is of another run now."),
 }
 _METRICS: Final[Answers] = {
     200: {
@@ -77,12 +83,8 @@ ENDPOINTS: Final = (
     Endpoint(f"{_ONE}/events", records.list_events, "operations", documents.Events, answers=_NO_OPERATION),
     Endpoint(f"{_ONE}/logs", records.list_logs, "operations", documents.Logs, answers=_NO_OPERATION),
     Endpoint(f"{_ONE}/resources", records.list_resources, "operations", documents.Samples, answers=_NO_OPERATION),
-    Endpoint(
-        f"{_ONE}/previews/{{number}}",
-        records.get_preview,
-        "operations",
-        answers={**_NO_OPERATION, 200: {"description": "The picture.", "content": {"image/*": {"schema": _TEXT}}}},
-    ),
+    Endpoint(f"{_ONE}/previews", previews.list_previews, "operations", documents.Previews, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/previews/{{number}}", previews.get_preview, "operations", answers={**_NO_OPERATION, **_PREVIEW}),
     Endpoint(f"{_ONE}/export", operation.export_operation, "operations", answers={**_NO_OPERATION, **_EXPORT}),
     Endpoint(
         f"{_ONE}/cancel",

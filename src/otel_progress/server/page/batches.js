@@ -115,7 +115,7 @@ function bindBatch(node, { doc, at }, now) {
   setText(parts.name, clean(doc.name || doc.id, 200));
   if (parts.link.tagName === "A") setAttribute(parts.link, "href", `#/batches/${encodeURIComponent(doc.id)}`);
   setText(parts.percent, doc.percentage === null ? "Total unknown" : percent(doc.percentage));
-  bindBar(parts.bar, doc.percentage, doc.status, "Progress of the batch");
+  bindBar(parts.bar, doc.percentage, doc.status, { label: "Progress of the batch" });
   show(parts.bar, doc.percentage === null);
   show(parts.stack, doc.percentage !== null);
   const shares = PARTS.map((status) => [status, doc.counts[status] ?? 0]);

@@ -34,7 +34,7 @@ export class Details {
     this.#context = context;
     this.#logs = new Logs(context.client);
     this.#resources = new Resources(context.client);
-    this.#previews = new Previews();
+    this.#previews = new Previews(context.client);
     const runway = h("div", { class: "runway", role: "none" });
     const tree = h("div", { class: "tree", role: "tree", tabindex: "0", "aria-label": "Levels", "data-compact": true }, runway);
     this.#parts = { ...this.#makeHead(), ...this.#makeSections(tree), tree };
@@ -125,16 +125,16 @@ export class Details {
     const kind = kindOf(entry, now);
     setAttribute(this.element, "data-kind", kind);
     this.#drawHead(entry, kind, now);
-    this.#drawActions(entry.doc);
+    this.#drawActions(entry.doc, kind);
     this.#drawError(entry.doc.error);
-    this.#drawLevels(entry, kind);
+    this.#drawLevels(entry, kind, now);
     bindTerms(parts.facts, factsOf(entry, kind, now));
     show(parts.about, true);
     const metadata = metadataOf(entry.doc.metadata);
     show(parts.metadata, metadata.length > 0);
     bindTerms(parts.extra, metadata);
     this.#resources.show(entry.doc);
-    this.#previews.show(entry.doc);
+    this.#previews.show(entry.doc, this.#context.following.previewsOf(entry.doc));
     this.#logs.show(entry.doc.operation_id, entry.doc.run, !hasEnded(entry.doc.status));
   }
 
@@ -147,9 +147,9 @@ export class Details {
     setText(parts.word, KINDS[kind].word);
     setText(parts.name, clean(doc.name || doc.operation_id, 400));
     setText(parts.sub, `${clean(doc.operation_type, 80)} · ${clean(doc.operation_id, 160)}`);
-    setText(parts.percent, doc.percentage === null ? "Total unknown" : percent(doc.percentage));
+    setText(parts.percent, doc.percentage === null ? "Total unknown" : percent(doc.percentage, doc.estimated));
     setAttribute(parts.percent, "data-unknown", doc.percentage === null);
-    bindBar(parts.bar, doc.percentage, kind, "Progress of the operation");
+    bindBar(parts.bar, doc.percentage, kind, { label: "Progress of the operation", estimated: doc.estimated });
     setText(parts.left, left);
     setText(parts.ends, ends);
     setText(parts.count, amountOf(doc));
@@ -160,13 +160,13 @@ export class Details {
     setText(parts.message, clean(doc.message ?? "", 2000));
   }
 
-  #drawActions({ operation_id: id, status, batch, cancel_requested_at: asked }) {
+  #drawActions({ operation_id: id, status, batch, cancel_requested_at: asked }, kind) {
     const { cancel, remove, json, csv, batch: link } = this.#parts;
     const path = `api/v1/operations/${encodeURIComponent(id)}/export?format=`;
     show(cancel, !hasEnded(status));
     setAttribute(cancel, "disabled", Boolean(asked));
     setText(cancel, asked ? "Cancel requested" : "Cancel…");
-    show(remove, hasEnded(status));
+    show(remove, hasEnded(status) || kind === "abandoned");
     show(link, Boolean(batch));
     if (batch) setAttribute(link, "href", `#/batches/${encodeURIComponent(batch)}`);
     setAttribute(json, "href", `${path}json`);
@@ -183,7 +183,7 @@ export class Details {
     setText(trace, cleanLines(error.details ?? ""));
   }
 
-  #drawLevels(entry, kind) {
+  #drawLevels(entry, kind, now) {
     const parts = this.#parts;
     const levels = this.#context.following.levelsOf(entry.doc) ?? [];
     const items = this.#context.following.itemsOf(entry.doc);
@@ -194,7 +194,7 @@ export class Details {
     show(parts.levels, levels.length > 0);
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     const isOpen = (key) => this.#open.has(key);
-    const rows = levelRows({ run: entry.doc.run, levels, isOpen, height: 3.5 * rem, depth: 0, parentKind: kind });
+    const rows = levelRows({ entry, now, levels, isOpen, height: 3.5 * rem, depth: 0, parentKind: kind });
     const height = `${Math.min(rows.reduce((sum, row) => sum + row.height, 0) + 2, 26 * rem)}px`;
     if (parts.tree.style.height !== height) parts.tree.style.height = height;
     this.#tree.update(rows);
@@ -219,7 +219,7 @@ export class Details {
 
   async #delete() {
     const id = this.#id;
-    const text = "All its ended runs go, with their events and logs. This cannot be undone.";
+    const text = "All its runs that are over go, with their events and logs. This cannot be undone.";
     if (!(await ask({ title: "Delete this operation?", text, yes: "Delete", danger: true }))) return;
     const run = this.#context.store.find(id)?.doc.run;
     if (!(await this.#send("DELETE", `operations/${encodeURIComponent(id)}`, undefined, "Deleted."))) return;

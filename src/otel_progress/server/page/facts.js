@@ -1,6 +1,7 @@
 /** The plain facts of an operation and the caller's metadata, as lists of terms. */
 
 import { clean, h, keyed, setText } from "./dom.js";
+import { becauseOf, etaOf, intervalText, leftText } from "./eta.js";
 import { duration, moment, rate } from "./format.js";
 import { hasEnded } from "./progress-shared.js";
 import { elapsedOf } from "./rows.js";
@@ -16,25 +17,22 @@ export function factsOf(entry, kind, now) {
     [ended ? "Took" : "Elapsed", doc.started_at === null ? "" : duration(elapsedOf(entry, kind, now))],
     ["Started", doc.started_at === null ? "" : moment(doc.started_at, { exact: true })],
     ["Ended", ended ? moment(doc.ended_at, { exact: true }) : ""],
-    ["Expected end", ended || doc.remaining_seconds === null ? "" : expectedEnd(entry, now)],
+    ...estimated(entry, now),
     ["Deadline", doc.deadline_at === null ? "" : moment(doc.deadline_at)],
     ["Skipped", doc.skipped ? String(doc.skipped) : ""],
     ["Attempt", doc.attempt > 1 ? String(doc.attempt) : ""],
-    ["Worker", worker ? `${clean(worker.service, 80)}, process ${worker.pid} on ${clean(worker.host, 80)}` : ""],
+    ["Worker", worker ? `${clean(worker.service, 80)}, process ${worker.pid} on ${clean(worker.host.split("/")[0], 80)}` : ""],
     ["Trace", doc.trace_id ?? ""],
     ["Run", clean(doc.run, 80)],
   ].filter(([, text]) => text);
 }
 
-function expectedEnd({ doc, at }, now) {
-  const later = Math.max(0, now - at) / 1000;
-  const at_ = (seconds) => moment(Date.now() / 1000 + Math.max(0, seconds));
-  const expected = at_(doc.remaining_seconds - later);
-  const { eta, clock } = doc;
-  if (!eta || eta.low_s === null || eta.high_s === null) return expected;
-  const since = clock - eta.clock + later;
-  const [low, high] = [at_(eta.low_s - since), at_(eta.high_s - since)];
-  return low === high ? expected : `${expected} (between ${low} and ${high})`;
+/** What is known of the estimate; when that comes to be is said at the top. */
+function estimated({ doc, at }, now) {
+  const eta = etaOf(doc, doc, Math.max(0, now - at) / 1000);
+  if (leftText(eta) === null) return [];
+  const interval = intervalText(eta);
+  return [["Estimate", [interval && `${interval} left`, becauseOf(eta)].filter(Boolean).join(", ")]];
 }
 
 /** Metadata as terms and texts. */

@@ -12,6 +12,7 @@ export class Following {
   levels = new Map(); // operation id → {run, levels, sequence}
   items = new Map(); // operation id → item events, oldest first
   missing = new Map(); // operation id → why there is none
+  previews = new Map(); // operation id → {run, number} of the last one that was told
 
   constructor(client, { onOperation, onChange }) {
     this.#client = client;
@@ -24,7 +25,7 @@ export class Following {
     const wanted = new Set(ids.slice(-MOST_OPEN));
     if (wanted.size === this.#ids.size && [...wanted].every((id) => this.#ids.has(id))) return;
     const added = [...wanted].filter((id) => !this.#ids.has(id));
-    for (const kept of [this.levels, this.items, this.missing]) for (const id of kept.keys()) if (!wanted.has(id)) kept.delete(id);
+    for (const kept of [this.levels, this.items, this.missing, this.previews]) for (const id of kept.keys()) if (!wanted.has(id)) kept.delete(id);
     this.#ids = wanted;
     const end = this.#end;
     this.#end = wanted.size ? this.#subscribe([...wanted]) : null;
@@ -38,6 +39,12 @@ export class Following {
   levelsOf({ operation_id: id, run }) {
     const found = this.levels.get(id);
     return found?.run === run ? found.levels : null;
+  }
+
+  /** Returns the number of an operation's last preview: one that is stored after the end comes by itself. */
+  previewsOf({ operation_id: id, run, previews }) {
+    const told = this.previews.get(id);
+    return Math.max(Number.isInteger(previews) ? previews : 0, told?.run === run ? told.number : 0);
   }
 
   itemsOf({ operation_id: id, run }) {
@@ -62,6 +69,9 @@ export class Following {
   #hear(kind, data) {
     if (kind === "missing" && this.#ids.has(data.operation_id)) {
       this.missing.set(data.operation_id, data.error.message);
+      this.#onChange();
+    } else if (kind === "preview" && this.#ids.has(data.operation_id)) {
+      this.previews.set(data.operation_id, { run: data.run, number: data.number });
       this.#onChange();
     } else if (kind === "ready" && data.complete) {
       for (const id of this.#ids) this.#load(id); // items that came while there was no connection

@@ -28,6 +28,15 @@ export function duration(seconds) {
 /** A duration without tenths, for what changes each second. */
 export const passed = (seconds) => (known(seconds) && seconds < 10 ? `${Math.floor(Math.max(0, seconds))} s` : duration(seconds));
 
+/** A duration without a precision that a bound does not have: `8 s`, `1 min 20 s`, `12 min`, `2 h 05 min`; rounded down, or up. */
+export function roughly(seconds, up = false) {
+  if (!known(seconds)) return UNKNOWN;
+  const step = seconds < 60 ? 1 : seconds < 600 ? 10 : 60;
+  const whole = step * Math.max(0, up ? Math.ceil(seconds / step - 1e-6) : Math.floor(seconds / step + 1e-6));
+  if (whole < 60) return `${whole} s`;
+  return whole >= 3600 || whole % 60 ? duration(whole) : `${whole / 60} min`;
+}
+
 /** `14:32` today, with its day otherwise; `at` in Unix seconds. */
 export function moment(at, { exact = false } = {}) {
   if (!known(at) || Math.abs(at) > 1e11) return UNKNOWN;
@@ -36,11 +45,11 @@ export function moment(at, { exact = false } = {}) {
   return (exact ? exactClock : clock).format(date);
 }
 
-/** `62 %`; one decimal below 10; "–" while unknown. Never 100 before it is reached. */
-export function percent(percentage) {
+/** `62 %`; one decimal below 10; "–" while unknown. Never 100 before it is reached. An estimated one is `~62 %`. */
+export function percent(percentage, estimated = false) {
   if (!known(percentage)) return UNKNOWN;
   const shown = percentage < 10 ? Math.floor(percentage * 10) / 10 : Math.floor(percentage);
-  return `${shown}\u00a0%`;
+  return `${estimated ? "~" : ""}${shown}\u00a0%`;
 }
 
 /** `1,250`, `12.3 M`, for bytes `1.2 GB`. */

@@ -89,7 +89,7 @@ export class OperationsView {
       const selected = id === selectedId;
       const height = heights.operation * rem;
       rows.push({ kind: "operation", key: run, entry, now, selected, height, open, depth: 0, place: place + 1, siblings: found.length });
-      if (open) rows.push(...this.#levels(entry, kind, heights.level * rem));
+      if (open) rows.push(...this.#levels(entry, kind, heights.level * rem, now));
     });
     if (this.#context.store.full) {
       const text = `The newest ${MOST_ACTIVE.toLocaleString("en")} active operations are shown.`;
@@ -98,10 +98,10 @@ export class OperationsView {
     return rows;
   }
 
-  #levels(entry, kind, height) {
+  #levels(entry, kind, height, now) {
     const { run } = entry.doc;
     const levels = this.#context.following.levelsOf(entry.doc);
-    const rows = levels ? levelRows({ run, levels, height, parentKind: kind, isOpen: (key) => this.#open.has(key) }) : [];
+    const rows = levels ? levelRows({ entry, now, levels, height, parentKind: kind, isOpen: (key) => this.#open.has(key) }) : [];
     if (rows.length) return rows;
     const text = levels ? "No levels below this operation." : "Loading…";
     return [{ kind: "more", key: `${run} none`, text, height, open: null, depth: 1, place: 1, siblings: 1 }];
@@ -131,7 +131,7 @@ export class OperationsView {
   }
 
   #drawCounts(counts) {
-    const active = ["running", "pending", "stalled", "overdue", "abandoned", "cancelling"].reduce((sum, kind) => sum + counts[kind], 0);
+    const active = ["running", "pending", "stalled", "overdue", "abandoned", "cancelling", "paused"].reduce((sum, kind) => sum + counts[kind], 0);
     const all = Object.values(counts).reduce((sum, one) => sum + one, 0);
     const kinds = Object.keys(KINDS).filter((kind) => counts[kind] || KEEP.includes(kind) || this.filters.kind === kind);
     const shown = [["", "All", all], ["active", "Active", active], ...kinds.map((kind) => [kind, KINDS[kind].word, counts[kind]])];

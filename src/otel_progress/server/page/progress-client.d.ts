@@ -1,7 +1,7 @@
 /** Types of progress-client.js. Documents are those of the REST API: times are Unix seconds (`*_at`) or seconds; unknown is null. */
 
 export type Status = "pending" | "running" | "completed" | "failed" | "cancelled" | "skipped";
-export type Condition = "ok" | "stalled" | "abandoned" | "overdue";
+export type Condition = "ok" | "stalled" | "abandoned" | "overdue" | "paused";
 export type Outcome = "completed" | "failed" | "skipped";
 export type Connection = "idle" | "connecting" | "live" | "polling" | "reconnecting" | "stale" | "unauthorized" | "closed";
 export type MetadataValue = string | boolean | number | string[] | boolean[] | number[];
@@ -16,10 +16,15 @@ export interface Eta {
   remaining_s: number | null;
   low_s: number | null;
   high_s: number | null;
-  state: string;
-  basis: string;
+  state: "estimated" | "holding" | "stalled" | "unknown";
+  basis: "history" | "rate" | "parallel" | "durations" | "expected" | "none";
   runs: number;
+  /** When it was made, on the worker's monotonic clock. */
   clock: number;
+  /** Seconds for which it counts down without a further advance; null: to 0. */
+  counts_down_s: number | null;
+  /** Seconds after which it is stalled without a further advance; null: never. */
+  stalls_after_s: number | null;
 }
 
 export interface Level {
@@ -57,6 +62,18 @@ export interface Level {
   /** Id of the stage that runs. */
   stage: string | null;
   elapsed_seconds: number;
+  /** True where the ratio rests on an estimate, because an opaque step runs. */
+  estimated: boolean;
+  /** Seconds without an advance after which it counts as stalled. */
+  stall_after_s: number;
+  /** Since when the operation is paused, on the worker's monotonic clock; null when it is not. */
+  paused_clock: number | null;
+  /** Seconds of earlier pauses. */
+  paused_s: number;
+  /** Number of the operation's last preview; 0 without any. */
+  previews: number;
+  /** Seconds of work that the first interval allowed for the whole run. */
+  overdue_after_s: number | null;
   metadata: Record<string, MetadataValue>;
   error: Failure | null;
   eta: Eta | null;
@@ -72,7 +89,6 @@ export interface Operation extends Level {
   alive: boolean;
   read_at: number;
   clock: number;
-  stall_after: number;
   cancel_requested_at: number | null;
   batch: string | null;
   worker: { id: string; pid: number; host: string; service: string; started_at: number; start: number | null } | null;
@@ -135,6 +151,28 @@ export interface ClientOptions {
   fetch?: typeof fetch;
 }
 
+export interface Preview {
+  operation_id: string;
+  operation_type: string;
+  run: string;
+  /** Of the level it is of; empty for the operation itself. */
+  path: string;
+  /** Orders the previews of a run, from 1. */
+  number: number;
+  at: number;
+  name: string;
+  media_type: "image/png" | "image/webp" | "image/jpeg" | "text/plain; charset=utf-8" | "application/json";
+  size_bytes: number;
+  /** SHA-256 of the content. */
+  digest: string;
+  width: number | null;
+  height: number | null;
+  /** How far the operation was, 0 to 1. */
+  ratio: number | null;
+  /** Where the content is, below the address of the server; in lists only. */
+  url?: string | null;
+}
+
 export interface SubscribeOptions {
   /** Whether `operation.levels` comes along; not with "*". */
   levels?: boolean;
@@ -142,8 +180,9 @@ export interface SubscribeOptions {
   onComplete?: (operation: Operation) => void;
   onError?: (error: ProgressError) => void;
   onItem?: (item: Item) => void;
+  onPreview?: (preview: Preview) => void;
   onBatch?: (batch: Batch) => void;
-  /** Every message as it comes: "reset" (forget everything, the full set follows), "snapshot", "ready", "item", "batch", "gone", "missing". */
+  /** Every message as it comes: "reset" (forget everything, the full set follows), "snapshot", "ready", "item", "preview", "batch", "gone", "missing". */
   onMessage?: (kind: string, data: any) => void;
 }
 

@@ -165,6 +165,7 @@ export class ProgressClient {
       if (kind === "snapshot") this.#deliver(one, data);
       else if (kind === "missing" && one.ids?.includes(data.operation_id)) one.fail(data.error);
       else if (kind === "item" && (one.ids === null || one.ids.includes(data.operation_id))) safely(one.onItem, data);
+      else if (kind === "preview" && (one.ids === null || one.ids.includes(data.operation_id))) safely(one.onPreview, data);
       else if (kind === "batch") safely(one.onBatch, data);
       safely(one.onMessage, kind, data);
     }

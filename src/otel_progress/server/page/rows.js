@@ -2,6 +2,7 @@
 
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, setAttribute, setText, svg } from "./dom.js";
+import { calm, etaOf, heldFor, intervalText, leftText } from "./eta.js";
 import { count, duration, moment, passed, percent, rate, UNKNOWN } from "./format.js";
 import { hasEnded } from "./progress-shared.js";
 import { bindSign, KINDS, kindOf, makeSign, reasonOf } from "./states.js";
@@ -30,16 +31,31 @@ export function bindRow(node, row) {
 }
 
 /** Remaining time and moment of the end, in words: `["2 min 10 s left", "ends 14:32"]`. */
-export function remainingOf({ doc, at }, kind, now) {
+export function remainingOf(entry, kind, now) {
+  const { doc, at } = entry;
   if (hasEnded(doc.status)) return [`took ${duration(doc.duration_s ?? doc.elapsed_seconds)}`, `ended ${moment(doc.ended_at)}`];
   if (kind === "pending") return ["not started", ""];
   const later = Math.max(0, now - at) / 1000;
   if (kind === "abandoned") return ["will not end", `last news ${moment(doc.observed_at)}`];
   const elapsed = passed(elapsedOf({ doc, at }, kind, now));
-  if (doc.remaining_seconds === null) return ["end unknown", `for ${elapsed}`];
-  const left = Math.max(0, doc.remaining_seconds - later);
-  if (left < 1) return [kind === "running" ? "any moment" : "end unknown", `for ${elapsed}`]; // an estimate that has run out
-  return [`${passed(left)} left`, `ends ${moment(Date.now() / 1000 + left)} · for ${elapsed}`];
+  const eta = etaOf(doc, doc, later);
+  const left = eta && leftText({ ...eta, remaining_s: calm(entry, eta, now) });
+  const end = left && kind !== "paused" && kind !== "stalled" ? endText(eta, heldFor(doc, doc, later)) : "";
+  return [left ?? "end unknown", end ? `${end} · for ${elapsed}` : `for ${elapsed}`];
+}
+
+const MOST_HELD_S = 5;
+const MOST_HELD_SHARE = 0.1;
+
+/**
+ * `ends 14:32`, `ends 14:30 to 14:41` where the interval is wide enough to see: the moments that were expected when the estimate was made.
+ * They do not move on with the clock; when the estimate has waited for an advance for long, there are none to tell.
+ */
+function endText({ remaining_s: left, low_s: low, high_s: high }, held) {
+  if (left === null || left < 1 || held > Math.max(MOST_HELD_S, MOST_HELD_SHARE * left) || held > left) return "";
+  const at = (seconds) => moment(Date.now() / 1000 + Math.max(0, seconds - held));
+  const [first, last] = low === null || high === null ? [at(left), at(left)] : [at(low), at(high)];
+  return first === last ? `ends ${at(left)}` : `ends ${first} to ${last}`;
 }
 
 /** Seconds since the start; an abandoned operation's clock stands still. */
@@ -87,15 +103,15 @@ function bindOperation(node, { entry, now, selected }) {
   setText(parts.word, KINDS[kind].word);
   setText(parts.name, clean(doc.name || doc.operation_id, 200));
   setText(parts.type, clean(doc.operation_type, 60));
-  setText(parts.note, clean(reason || doc.message || "", 300));
+  setText(parts.note, clean(kind === "paused" ? `${reason} ${doc.message ?? ""}` : reason || doc.message || "", 300));
   setAttribute(parts.note, "data-reason", reason !== "");
-  bindBar(parts.bar, doc.percentage, kind);
-  setText(parts.percent, percent(doc.percentage));
+  bindBar(parts.bar, doc.percentage, kind, { estimated: doc.estimated });
+  setText(parts.percent, percent(doc.percentage, doc.estimated));
   setText(parts.count, amount);
   setText(parts.rate, rate(speedOf(entry), doc.unit));
   setText(parts.left, left);
   setText(parts.ends, ends);
-  const done = doc.percentage === null ? "unknown total" : percent(doc.percentage);
+  const done = doc.percentage === null ? "unknown total" : percent(doc.percentage, doc.estimated);
   setAttribute(node, "aria-label", [clean(doc.name, 120), KINDS[kind].word, done, amount, left, clean(reason, 120)].filter(Boolean).join(", "));
 }
 
@@ -149,7 +165,7 @@ function createLevel() {
   return Object.assign(node, { parts });
 }
 
-function bindLevel(node, { level, depth, kind: _, parentKind }) {
+function bindLevel(node, { level, depth, kind: _, parentKind, entry, now }) {
   const { parts } = node;
   const kind = level.status === "running" && parentKind === "abandoned" ? "abandoned" : level.status;
   const text = level.error ? `${level.error.type}: ${level.error.message}` : level.message;
@@ -161,12 +177,15 @@ function bindLevel(node, { level, depth, kind: _, parentKind }) {
   setText(parts.type, clean(level.type, 40));
   setText(parts.note, clean(text ?? "", 200));
   const waits = level.status === "pending";
-  bindBar(parts.bar, waits ? 0 : level.percentage, kind);
-  setText(parts.percent, waits ? "" : percent(level.percentage));
+  bindBar(parts.bar, waits ? 0 : level.percentage, kind, { estimated: level.estimated });
+  setText(parts.percent, waits ? "" : percent(level.percentage, level.estimated));
   setText(parts.count, amount);
-  setText(parts.time, level.started_at === null ? "" : passed(level.elapsed_seconds));
-  const done = waits ? "" : level.percentage === null ? "unknown total" : percent(level.percentage);
-  const words = [clean(level.name, 120), clean(level.type, 40), KINDS[kind].word, done, amount, clean(text ?? "", 120)];
+  const eta = etaOf(entry.doc, level, Math.max(0, now - entry.at) / 1000);
+  const left = leftText(eta);
+  setText(parts.time, left ?? (level.started_at === null ? "" : passed(level.elapsed_seconds)));
+  setAttribute(parts.time, "title", left === null ? null : [left, intervalText(eta), `for ${passed(level.elapsed_seconds)}`].filter(Boolean).join(" · "));
+  const done = waits ? "" : level.percentage === null ? "unknown total" : percent(level.percentage, level.estimated);
+  const words = [clean(level.name, 120), clean(level.type, 40), KINDS[kind].word, done, amount, left, clean(text ?? "", 120)];
   setAttribute(node, "aria-label", words.filter(Boolean).join(", "));
 }
 

@@ -49,8 +49,8 @@ function bindCard(card, stage, items) {
   bindSign(parts.sign, stage.status);
   setText(parts.name, name);
   setText(parts.word, KINDS[stage.status].word);
-  setText(parts.percent, stage.status === "pending" ? "" : percent(stage.percentage));
-  bindBar(parts.bar, stage.status === "pending" ? 0 : stage.percentage, stage.status, name);
+  setText(parts.percent, stage.status === "pending" ? "" : percent(stage.percentage, stage.estimated));
+  bindBar(parts.bar, stage.status === "pending" ? 0 : stage.percentage, stage.status, { label: name, estimated: stage.estimated });
   const counted = stage.current > 0 || stage.total !== null;
   setText(parts.count, counted ? count(stage.current, stage.total, stage.unit) : "");
   show(parts.failed, stage.failed > 0);

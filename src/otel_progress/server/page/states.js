@@ -9,8 +9,9 @@ export const KINDS = {
   failed: { word: "Failed", sign: "M4 4l8 8M12 4l-8 8" },
   abandoned: { word: "Abandoned", sign: "M3 8h3M10 8h3M7 4L6 6M10 10l-1 2M5 12l1.5-2M9.5 6L11 4" },
   overdue: { word: "Overdue", sign: "M8 2.5a5.5 5.5 0 1 0 .01 0M8 5v3.2l2.2 1.6" },
-  stalled: { word: "Stalled", sign: "M5.5 3.5v9M10.5 3.5v9" },
+  stalled: { word: "Stalled", sign: "M4 12.5h8M4 3.5h8M5 3.5l6 9M11 3.5l-6 9" },
   cancelling: { word: "Cancelling", sign: "M8 2.5a5.5 5.5 0 1 0 5.5 5.5M6 6h4v4H6z" },
+  paused: { word: "Paused", sign: "M5.5 4v8M10.5 4v8" },
   running: { word: "Running", sign: "M5 3.2l7.5 4.8L5 12.8z" },
   pending: { word: "Pending", sign: "M8 3a5 5 0 1 0 .01 0" },
   completed: { word: "Completed", sign: "M3 8.5l3.3 3.3L13 5" },
@@ -19,15 +20,19 @@ export const KINDS = {
 };
 const FILLED = new Set(["running"]);
 
-/** The condition of an active operation now: what the server said, and what has come to be since, with no news. */
+/** The condition of an active operation now, also with no news since: the rule of OperationSnapshot.condition of the Python package. */
 export function conditionOf({ doc, at }, now) {
-  if (doc.status !== "running" || doc.condition !== "ok") return doc.condition ?? "ok";
-  const clock = doc.clock + Math.max(0, now - at) / 1000;
-  const elapsed = doc.elapsed_seconds + Math.max(0, now - at) / 1000;
+  if (doc.status !== "running") return "ok";
+  if (!doc.alive) return "abandoned";
+  const later = Math.max(0, now - at) / 1000;
+  const clock = doc.clock + later;
+  const elapsed = doc.elapsed_seconds + later;
   if (doc.deadline_at !== null && doc.started_at !== null && elapsed > doc.deadline_at - doc.started_at) return "overdue";
-  if (doc.eta?.high_s != null && clock > doc.eta.clock + doc.eta.high_s) return "overdue";
+  const paused = doc.paused_s + (doc.paused_clock === null ? 0 : Math.max(0, clock - doc.paused_clock));
+  if (doc.overdue_after_s !== null && Math.max(0, elapsed - paused) > doc.overdue_after_s) return "overdue";
+  if (doc.paused_clock !== null) return "paused";
   const since = doc.advanced_clock ?? doc.started_clock;
-  return since !== null && clock - since > Math.max(doc.stall_after, 3 * doc.longest_gap_s) ? "stalled" : "ok";
+  return since !== null && clock - since > doc.stall_after_s ? "stalled" : "ok";
 }
 
 /** The one kind that is shown: an end before a condition, a condition before a request to cancel. */
@@ -37,7 +42,7 @@ export function kindOf(entry, now) {
   const condition = conditionOf(entry, now);
   if (condition === "abandoned" || condition === "overdue") return condition;
   if (doc.cancel_requested_at) return "cancelling";
-  return condition === "stalled" ? "stalled" : "running";
+  return condition === "stalled" || condition === "paused" ? condition : "running";
 }
 
 /** Why it is shown so, in a sentence; empty where the kind speaks for itself. */
@@ -54,6 +59,7 @@ export function reasonOf(entry, kind, now) {
     const idle = doc.clock + later - (doc.advanced_clock ?? doc.started_clock ?? doc.clock);
     return `No progress for ${passed(idle)}; its process is alive.`;
   }
+  if (kind === "paused") return `Paused for ${passed(doc.clock + later - doc.paused_clock)}.`; // why is its message;
   if (kind === "cancelling") return `Asked to stop ${passed(Date.now() / 1000 - doc.cancel_requested_at)} ago; waiting for the worker.`;
   return "";
 }

@@ -102,6 +102,7 @@ export class Store {
 
 /** Units a second: of late while it runs, on the whole once it has ended; null before anything can be said. */
 export function speedOf({ doc, points }) {
+  if (doc.unit === "stage") return null; // stages are no pace of anything
   if (doc.duration_s !== null) return doc.duration_s > 0.1 ? doc.current / doc.duration_s : null;
   const first = points[0];
   const last = points.at(-1);

@@ -19,7 +19,8 @@ export function childrenOf(levels) {
 }
 
 /** Rows of the levels below `parent`, those below open ones included. */
-export function levelRows({ run, levels, isOpen, height, depth = 1, parentKind = null }) {
+export function levelRows({ entry, now, levels, isOpen, height, depth = 1, parentKind = null }) {
+  const { run } = entry.doc;
   const groups = childrenOf(levels);
   const rows = [];
   const walk = (parent, below) => {
@@ -28,7 +29,7 @@ export function levelRows({ run, levels, isOpen, height, depth = 1, parentKind =
       if (rows.length >= MOST_LEVELS) return;
       const key = `${run}\u0000${level.path}`;
       const open = groups.has(level.path) ? isOpen(key) : null;
-      rows.push({ kind: "level", key, level, depth: below, height, open, place: place + 1, siblings: group.length, parentKind });
+      rows.push({ kind: "level", key, level, depth: below, height, open, place: place + 1, siblings: group.length, parentKind, entry, now });
       if (open) walk(level.path, below + 1);
     });
   };

@@ -18,6 +18,8 @@ export interface Progress {
   connection: Connection;
   /** 0 to 100; null while unknown. */
   percentage: number | null;
+  /** True where the percentage rests on an estimate, because an opaque step runs. */
+  estimated: boolean;
   status: Status | null;
   ended: boolean;
 }

@@ -54,6 +54,7 @@ export function createUseProgress(React, options = {}) {
       error,
       connection,
       percentage: operation?.percentage ?? null,
+      estimated: operation?.estimated ?? false,
       status: operation?.status ?? null,
       ended: operation !== null && hasEnded(operation.status),
     };

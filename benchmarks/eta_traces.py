@@ -1,0 +1,209 @@
+"""Recorded runs: what a trace file holds, how it is written, and how it is read with everything in it checked.
+
+A file is JSON lines, packed with gzip when its name ends in ``.gz``. Two shapes are read. Ours: a first line that says what was
+recorded where, then a run a line with ``points``, (elapsed seconds, ratio). Published ones: a run a line with ``checkpoints_s``, when each
+equal unit of work was done.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from otel_progress.observations import Trajectory
+
+Points: TypeAlias = "tuple[tuple[float, float], ...]"
+FORMAT: Final = "otel-progress-traces/1"
+FOLDER: Final = Path(__file__).resolve().with_name("traces")
+SHARED: Final = Path(__file__).resolve().parents[1] / "../shared/data/eta"
+MOST_POINTS: Final = 64
+"""Points that are kept of a run once it is history."""
+_LONGEST_LINE: Final = 4_000_000
+
+
+class TraceError(Exception):
+    """A trace file cannot be used; the text says which, where, what was wrong and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line of a file of ours: on what, when, and beside what it was recorded."""
+
+    machine: str
+    recorded: str
+    shape: str
+    burners: int
+    load_before: float
+    load_after: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run that succeeded.
+
+    ``points`` are (elapsed seconds, ratio 0 to 1), ascending in both, from (0, 0). ``stages`` has durations by id. ``children`` are
+    (start, duration) in seconds of work that ran on ``workers`` workers, in the order in which it began.
+    """
+
+    workload: str
+    system: str
+    number: int
+    duration_s: float
+    points: Points
+    stages: Mapping[str, float] = field(default_factory=dict)
+    children: Points = ()
+    workers: int | None = None
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The run as history: with no more points than the journal keeps of one, evenly chosen, the first and the last among them."""
+        last = len(self.points) - 1
+        most = min(last, MOST_POINTS - 1)
+        kept = self.points if most == last else tuple(self.points[round(place * last / most)] for place in range(most + 1))
+        return Trajectory(self.duration_s, kept, self.stages)
+
+
+Groups: TypeAlias = "dict[tuple[str, str], list[Run]]"
+"""Runs of the same job on the same system, in their order, by (workload, system)."""
+
+
+def write(path: Path, header: Header, runs: Iterable[Run]) -> None:
+    """Write a file of ours. The same runs give the same bytes."""
+    lines = [{"format": FORMAT, **asdict(header)}]
+    lines += [{name: value for name, value in asdict(run).items() if value} | {"number": run.number} for run in runs]
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def load(path: Path) -> Groups:
+    """Return the runs of a file, or of all trace files of a folder. Raises TraceError."""
+    groups: Groups = {}
+    for file in _files(path):
+        for number, line in enumerate(_lines(file), 1):
+            where = f"{file.name}, line {number}"
+            document = _document(line, where)
+            if document.get("format") == FORMAT:
+                continue
+            if "format" in document:
+                msg = f"{where}: the format is {document['format']!r}; this reads {FORMAT!r}"
+                raise TraceError(msg)
+            run = _run(document, where)
+            groups.setdefault((run.workload, run.system), []).append(run)
+    if not groups:
+        msg = f"{path}: there are no runs in it; a run is a line of JSON with workload, system, duration_s and points or checkpoints_s"
+        raise TraceError(msg)
+    return {key: sorted(groups[key], key=lambda run: run.number) for key in sorted(groups)}
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz")))
+        if not found:
+            msg = f"{path}: no .jsonl or .jsonl.gz file is in this folder"
+            raise TraceError(msg)
+        return found
+    if not path.is_file():
+        msg = f"{path}: there is no such file or folder; give a .jsonl or .jsonl.gz file, or a folder of them"
+        raise TraceError(msg)
+    return [path]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
+            while line := file.readline(_LONGEST_LINE + 1):
+                if len(line) > _LONGEST_LINE:
+                    msg = f"{path.name}: a line is longer than {_LONGEST_LINE:,} bytes; a run takes one line of its own"
+                    raise TraceError(msg)
+                yield line.decode()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        msg = f"{path.name}: cannot be read ({error}); expected JSON lines in UTF-8, packed with gzip when the name ends in .gz"
+        raise TraceError(msg) from error
+
+
+def _document(line: str, where: str) -> dict[str, Any]:
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        msg = f"{where}: this is no JSON ({error}); expected one object a line"
+        raise TraceError(msg) from error
+    if not isinstance(document, dict):
+        msg = f"{where}: expected an object, not {type(document).__name__}"
+        raise TraceError(msg)
+    return document
+
+
+def _run(document: Mapping[str, Any], where: str) -> Run:
+    names = [document.get(name) for name in ("workload", "system")]
+    if not all(isinstance(name, str) and name for name in names):
+        msg = f"{where}: workload and system are texts that are not empty, not {names[0]!r} and {names[1]!r}"
+        raise TraceError(msg)
+    number = document.get("number", document.get("run"))
+    if type(number) is not int:
+        msg = f"{where}: number (or run) is the place of the run in its order, a whole number, not {number!r}"
+        raise TraceError(msg)
+    duration = _seconds(document.get("duration_s"), "duration_s", where)
+    if duration <= 0.0:
+        msg = f"{where}: duration_s is above 0, not {duration!r}"
+        raise TraceError(msg)
+    stages, workers = document.get("stages", {}), document.get("workers")
+    if not isinstance(stages, dict) or not (workers is None or (type(workers) is int and workers > 0)):
+        msg = f"{where}: stages is an object of seconds and workers a whole number above 0, not {stages!r} and {workers!r}"
+        raise TraceError(msg)
+    return Run(
+        workload=names[0],  # type: ignore[arg-type] # both were looked at above
+        system=names[1],  # type: ignore[arg-type]
+        number=number,
+        duration_s=duration,
+        points=_points(document, duration, where),
+        stages={str(name): _seconds(value, "a stage", where) for name, value in stages.items()},
+        children=_pairs(document.get("children", []), "children", where),
+        workers=workers,
+    )
+
+
+def _points(document: Mapping[str, Any], duration: float, where: str) -> Points:
+    if "checkpoints_s" in document:
+        times = document["checkpoints_s"]
+        if not isinstance(times, list) or not times:
+            msg = f"{where}: checkpoints_s is a list of seconds that is not empty"
+            raise TraceError(msg)
+        points = ((0.0, 0.0), *((_seconds(at, "checkpoints_s", where), (i + 1) / len(times)) for i, at in enumerate(times)))
+    else:
+        points = _pairs(document.get("points"), "points", where)
+    if not points or points[0][0] != 0.0:
+        msg = f"{where}: points start with [0, ratio], checkpoints with the first one done"
+        raise TraceError(msg)
+    if any(after[0] < before[0] or after[1] < before[1] for before, after in pairwise(points)):
+        msg = f"{where}: points and checkpoints ascend, in time and in ratio"
+        raise TraceError(msg)
+    if points[-1][0] > duration * (1 + 1e-9) or points[-1][1] > 1.0:
+        msg = f"{where}: the last point is {list(points[-1])}; it lies within duration_s ({duration}) and 1"
+        raise TraceError(msg)
+    return points
+
+
+def _pairs(value: object, name: str, where: str) -> Points:
+    if not isinstance(value, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in value):
+        msg = f"{where}: {name} is a list of pairs of numbers"
+        raise TraceError(msg)
+    return tuple((_seconds(first, name, where), _seconds(second, name, where)) for first, second in value)
+
+
+def _seconds(value: object, name: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        msg = f"{where}: {name} has numbers of at least 0, not {value!r}"
+        raise TraceError(msg)
+    return float(value)
+
+
+def merged(groups: Sequence[Groups]) -> Groups:
+    """Return several sets of runs as one."""
+    return {key: runs for one in groups for key, runs in one.items()}

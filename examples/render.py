@@ -1,0 +1,241 @@
+"""A picture is rendered several times, and the remaining time is learned from one run to the next.
+
+The picture is a part of the Mandelbrot set, refined in five passes: first every sixteenth row, at the end every row. A row through the
+set takes many times as long as one beside it, and a row of the last pass has sixteen times as many points as one of the first: whoever
+takes the average time a row so far is wrong until the end. The rendering has four stages (queue, preparation, execution, finalisation),
+and while it goes on it leaves previews of the picture.
+
+    python examples/render.py [--runs 6] [--size 960] [--output mandelbrot.png]
+    otel-progress show rendering-6 --previews
+
+At a quarter of each run it is noted for when the end is foretold. The first run knows nothing but its own pace; with three runs behind it,
+one has an interval as well. Runs of the same size learn from each other, also from those of earlier days, through the journal.
+
+Needs numpy, and Pillow for the previews: pip install numpy 'otel-progress[previews]'
+"""
+
+# ruff: noqa: T201 - an example prints its result
+
+from __future__ import annotations
+
+import argparse
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import otel_progress as progress
+
+try:
+    import numpy as np
+    import numpy.typing as npt
+except ImportError as missing:
+    raise SystemExit("This example computes with numpy: pip install numpy") from missing
+
+CENTRE, WIDTH = -0.7436 + 0.1318j, 0.012
+"""The part of the plane: in the valley of seahorses, with more of the set towards its lower edge."""
+ITERATIONS = 300
+PASSES = (16, 8, 4, 2, 1)
+STAGES = {"queue": 0.02, "preparation": 0.08, "execution": 0.80, "finalisation": 0.10}
+"""Shares as somebody might guess them. They are wrong for most sizes, which the estimate finds out by itself."""
+QUARTER = 0.25
+LOOK_EVERY_S = 0.02
+ENOUGH_RUNS = 3
+
+# --- the picture -----------------------------------------------------------------------------------------------------
+
+
+def plane(size: int) -> npt.NDArray[np.complex128]:
+    """Return the points of the plane for a picture ``size`` wide and three quarters of that high."""
+    across = np.linspace(-WIDTH / 2, WIDTH / 2, size)
+    down = np.linspace(WIDTH * 3 / 8, -WIDTH * 3 / 8, size * 3 // 4)
+    return CENTRE + across[np.newaxis, :] + 1j * down[:, np.newaxis]
+
+
+def escape(points: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
+    """Return how soon each point of a row escapes, continuously (n + 1 - log2 log2 |z|); infinity for those that never do."""
+    found = np.full(points.shape, np.inf)
+    here, z, c = np.arange(points.size), np.zeros_like(points), points
+    for n in range(ITERATIONS):
+        z = z * z + c
+        size = z.real**2 + z.imag**2
+        out = size > 256.0
+        if out.any():
+            found[here[out]] = n + 1 - np.log2(0.5 * np.log2(size[out]))
+            inside = ~out
+            here, z, c = here[inside], z[inside], c[inside]
+            if not here.size:
+                break
+    return found
+
+
+def palette(points: npt.NDArray[np.complex128]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+    """Return steps of escape, and a colour for each, so that every colour takes the same part of the picture (from a coarse one)."""
+    coarse = np.concatenate([escape(row) for row in points[::16, ::16]])
+    seen = np.sort(coarse[np.isfinite(coarse)])
+    steps = seen[np.linspace(0, seen.size - 1, 256).astype(int)] if seen.size else np.arange(256.0)
+    stops = np.array([(7, 10, 48), (32, 107, 203), (237, 255, 255), (255, 170, 0), (110, 20, 20), (7, 10, 48)], float)
+    at = np.linspace(0, len(stops) - 1, 257)
+    channels = [np.interp(at, np.arange(len(stops)), stops[:, channel]) for channel in range(3)]
+    colours = np.stack(channels, axis=1).astype(np.uint8)
+    colours[256] = 0
+    return steps, colours
+
+
+def rows(height: int) -> Iterator[tuple[int, int]]:
+    """Yield (row, step) for all passes; what an earlier pass has drawn is drawn again, finer."""
+    for step in PASSES:
+        for row in range(0, height, step):
+            yield row, step
+
+
+def png(picture: npt.NDArray[np.uint8]) -> bytes:
+    """Return the picture as a PNG, rows filtered by Sub (ISO/IEC 15948, 9.2)."""
+    height, width, _ = picture.shape
+    left = np.concatenate([np.zeros((height, 1, 3), np.uint8), picture[:, :-1]], axis=1)
+    lines = np.concatenate([np.ones((height, 1), np.uint8), (picture - left).reshape(height, -1)], axis=1)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+# --- the work, with progress ------------------------------------------------------------------------------------------
+
+
+class Forecast(NamedTuple):
+    """For when the end was foretold ``at`` so many seconds after the start. Times are seconds since the start."""
+
+    at: float
+    eta: progress.Eta | None
+    by_average: float | None
+
+
+class Watch:
+    """Notes now and then what is foretold of a run, to compare it with the end that comes true."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._noted: list[Forecast] = []
+        self.end = 0.0
+
+    def look(self, op: progress.Level) -> None:
+        """Note what is foretold, unless that was done a moment ago."""
+        at = time.monotonic() - self._begun
+        if not self._noted or at - self._noted[-1].at >= LOOK_EVERY_S:
+            ratio = op.snapshot().ratio
+            self._noted.append(Forecast(at, op.eta, at / ratio if ratio else None))
+
+    def stop(self) -> None:
+        """Note the end."""
+        self.end = time.monotonic() - self._begun
+
+    @property
+    def at_quarter(self) -> Forecast:
+        """What was foretold at a quarter of the duration."""
+        return [*(one for one in self._noted if one.at <= QUARTER * self.end), self._noted[0]][-1]
+
+    def off(self, end: float) -> float:
+        """Return how far a foretold end is off, as a part of the duration."""
+        return abs(end - self.end) / self.end
+
+
+def render(op: progress.Level, size: int, output: Path, watch: Watch) -> None:
+    """Render the picture as the operation ``op``, which waits in its queue; called in the thread that renders."""
+    with op:
+        with op.stage("preparation"):
+            points = plane(size)
+            steps, colours = palette(points)
+        picture = np.zeros((*points.shape, 3), np.uint8)
+        with op.stage("execution") as stage:
+            todo = list(rows(len(points)))
+            stage.set_total(len(todo))
+            for row, step in todo:
+                found = escape(points[row, ::step])
+                shades = np.where(np.isfinite(found), np.minimum(np.searchsorted(steps, found), 255), 256)
+                picture[row : row + step] = np.repeat(colours[shades], step, axis=0)[: points.shape[1]]
+                stage.increment()
+                stage.preview(picture, "mandelbrot")
+                watch.look(op)
+        with op.stage("finalisation"):
+            content = png(picture)
+            output.write_bytes(content)
+            op.update(message=f"{points.shape[1]}x{points.shape[0]} pixels, {len(content):,} bytes")
+    watch.stop()
+
+
+def submit(pool: ThreadPoolExecutor, number: int, size: int, output: Path) -> Watch:
+    """Queue a rendering for the thread that renders, and wait for it. Runs of the same ``size`` are alike."""
+    op = progress.operation(
+        "rendering", f"Mandelbrot {size}", id=f"rendering-{number}", stages=STAGES, eta_key=["size"], size=size
+    )
+    watch = Watch()
+    op.start()
+    op.stage("queue").start()
+    pool.submit(render, op, size, output, watch).result()
+    return watch
+
+
+class Result(NamedTuple):
+    """How far two foretold ends were off at a quarter of a run, as parts of its duration; None where none was foretold."""
+
+    runs: int
+    by_eta: float | None
+    by_average: float | None
+
+
+def judged(number: int, watch: Watch) -> Result:
+    """Print what was foretold at a quarter of a run and what came true; return how far that was off."""
+    at, eta, by_average = watch.at_quarter
+    line, error = f"run {number}: ended after {watch.end:.2f} s; at 25 % no end was foretold", None
+    if eta is not None and eta.remaining_s is not None:
+        error = watch.off(at + eta.remaining_s)
+        interval = "" if eta.low_s is None or eta.high_s is None else f" ({at + eta.low_s:.2f} to {at + eta.high_s:.2f} s)"
+        line = (
+            f"run {number}: ended after {watch.end:.2f} s; at 25 % {at + eta.remaining_s:.2f} s{interval} was foretold "
+            f"from {eta.runs} earlier runs, {error:.1%} off"
+        )
+    average = None if by_average is None else watch.off(by_average)
+    print(line if average is None else f"{line}; by the average pace {average:.1%}")
+    return Result(0 if eta is None else eta.runs, error, average)
+
+
+def main() -> None:
+    """Render the picture several times and print how good the estimates were."""
+    parser = argparse.ArgumentParser(description="Render a picture several times, with learned estimates and previews.")
+    parser.add_argument("--runs", type=int, default=6, help="how often (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=960, help="width in pixels, at least 64 (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="where to keep the picture (default: nowhere)")
+    asked = parser.parse_args()
+    if asked.runs < 1 or asked.size < 64:
+        parser.error("expected --runs of at least 1 and --size of at least 64")
+    results = []
+    with (
+        TemporaryDirectory() as folder,
+        progress.configure(service_name="render-example") as runtime,
+        ThreadPoolExecutor(max_workers=1) as pool,
+    ):
+        for number in range(1, asked.runs + 1):
+            results.append(judged(number, submit(pool, number, asked.size, asked.output or Path(folder, "picture.png"))))
+            runtime.force_flush()  # the next run begins at once, and is to learn from this one
+    learned = [one for one in results if one.runs >= ENOUGH_RUNS]
+    by_eta = [one.by_eta for one in learned if one.by_eta is not None]
+    by_average = [one.by_average for one in learned if one.by_average is not None]
+    if by_eta and by_average:
+        print(
+            f"after {ENOUGH_RUNS} runs: at 25 % the estimate is {median(by_eta):.1%} of the duration off, "
+            f"the average pace {median(by_average):.1%}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""``dashboards export`` and ``rules export``: the files that come with the package, for a Grafana and a Prometheus that are there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Final
+
+import click
+
+from otel_progress.bundled import Bundle, read_bundle
+from otel_progress.cli.output import Fault, say, say_json
+from otel_progress.codec import SCHEMA
+from otel_progress.text import printable
+
+_MODE: Final = 0o644
+"""Who else may read them: Grafana and Prometheus seldom run as the user who exports."""
+
+_directory = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+_force = click.option("--force", is_flag=True, help="Replace files that are there and differ.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document that lists the files.")
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="""\b
+Examples:
+  otel-progress dashboards export /var/lib/grafana/dashboards/progress
+""",
+)
+@click.pass_context
+def dashboards(ctx: click.Context) -> None:
+    """Grafana dashboards that come with this package."""
+    _help(ctx)
+
+
+@dashboards.command(
+    "export",
+    epilog="""\b
+Examples:
+  otel-progress dashboards export /var/lib/grafana/dashboards/progress
+  otel-progress dashboards export . --json
+""",
+)
+@_directory
+@_force
+@_as_json
+def export_dashboards(directory: Path, force: bool, as_json: bool) -> None:
+    """Write the dashboards into DIR, to be imported or provisioned. Nothing is written when a file there differs."""
+    _export("dashboards", directory, force=force, as_json=as_json)
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="""\b
+Examples:
+  otel-progress rules export /etc/prometheus/rules
+""",
+)
+@click.pass_context
+def rules(ctx: click.Context) -> None:
+    """Recording and alerting rules for Prometheus that come with this package."""
+    _help(ctx)
+
+
+@rules.command(
+    "export",
+    epilog="""\b
+Examples:
+  otel-progress rules export /etc/prometheus/rules
+  otel-progress rules export . --force && promtool check rules progress.*.yml
+""",
+)
+@_directory
+@_force
+@_as_json
+def export_rules(directory: Path, force: bool, as_json: bool) -> None:
+    """Write the rules into DIR, to be named under rule_files. Nothing is written when a file there differs."""
+    _export("rules", directory, force=force, as_json=as_json)
+
+
+def _help(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def _export(bundle: Bundle, directory: Path, *, force: bool, as_json: bool) -> None:
+    wanted = read_bundle(bundle)
+    try:
+        present = {name: _content(directory / name) for name in wanted}
+        changed = {name: content for name, content in wanted.items() if present[name] != content}
+        differing = [name for name in changed if present[name] is not None]
+        if differing and not force:
+            msg = (
+                f"{_shown(directory)} has files that differ: {', '.join(differing)}. Nothing was written. "
+                "Give --force to replace them, or another directory."
+            )
+            raise Fault(msg)
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(directory, changed)
+    except OSError as error:
+        where = printable(str(error.filename or directory))
+        msg = f"Cannot write to {where!r}: {error.strerror or error}. Name a directory that can be made and written."
+        raise Fault(msg) from error
+    _tell(directory, wanted, changed, as_json=as_json)
+
+
+def _content(path: Path) -> bytes | None:
+    """Return what a file holds, None when there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _write(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Write all files beside their places first: whoever reads the directory meanwhile sees whole files, and a full disk no change."""
+    parts: dict[Path, Path] = {}
+    try:
+        for name, content in contents.items():
+            with NamedTemporaryFile("wb", dir=directory, prefix=f".{name}.", delete=False) as file:
+                parts[Path(file.name)] = directory / name
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(file.name).chmod(_MODE)
+        for part, path in parts.items():
+            part.replace(path)
+    finally:
+        for part in parts:
+            with suppress(OSError):
+                part.unlink()
+
+
+def _tell(directory: Path, wanted: Mapping[str, bytes], changed: Mapping[str, bytes], *, as_json: bool) -> None:
+    if as_json:
+        listed = [
+            {"path": str(directory / name), "bytes": len(content), "state": "written" if name in changed else "unchanged"}
+            for name, content in wanted.items()
+        ]
+        say_json({"schema": SCHEMA, "files": listed})
+        return
+    for name in wanted:
+        say(f"{printable(str(directory / name))}{'' if name in changed else '  (unchanged)'}")
+
+
+def _shown(directory: Path) -> str:
+    return repr(printable(str(directory)))

@@ -1,0 +1,67 @@
+"""What a history teaches about predicting by it: how far off each past run would have been foretold from the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from otel_progress.eta.blend import NO_ERRORS, Errors, blended
+from otel_progress.eta.curves import Curve
+from otel_progress.eta.experts import Alignment, Forecast, forecast
+
+GRID: Final = 20
+"""Each past run is asked at so many equal parts of its duration (not at its end)."""
+FEWEST: Final = 3
+"""With fewer past runs nothing is left out, and there is no interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Residuals:
+    """Leave-one-out errors in the order of ``shares``, the part of its predicted duration at which each was made.
+
+    ``scores`` are |error| / predicted duration / spread, ``runs`` tells in the how-many-eth past run each was made.
+    """
+
+    shares: Sequence[float]
+    scores: Sequence[float]
+    runs: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The leave-one-out record of a history: errors of each expert, by which they are blended, and what was off of the blend."""
+
+    errors: Errors
+    residuals: Residuals
+
+
+NO_RECORD: Final = Record(NO_ERRORS, Residuals((), (), ()))
+
+
+def record(history: Sequence[Curve]) -> Record:
+    """Foretell each run from the others at equal parts of its time; nothing comes of fewer than three."""
+    if len(history) < FEWEST:
+        return NO_RECORD
+    told = [_foretold(run, [*history[:n], *history[n + 1 :]]) for n, run in enumerate(history)]
+    rows: list[tuple[float, float, int]] = []
+    for n, run in enumerate(history):
+        # By the errors of the others: with few runs the own ones would make the blend look better than it is.
+        errors = _errors(history, told, without=n)
+        for one in told[n]:
+            blend = blended(one, errors)
+            if blend is not None and blend.whole > 0.0:
+                rows.append((blend.share, abs(run.duration - blend.whole) / blend.whole / blend.spread, n))
+    shares, scores, runs = zip(*sorted(rows), strict=True) if rows else ((), (), ())
+    return Record(_errors(history, told), Residuals(shares, scores, runs))
+
+
+def _foretold(run: Curve, others: Sequence[Curve]) -> list[Forecast]:
+    beside = Alignment(run, others)
+    asked = [run.index_at(run.duration * part / GRID) for part in range(1, GRID)]
+    told = {index: forecast(beside, index) for index in set(asked)}
+    return [told[index] for index in asked]
+
+
+def _errors(history: Sequence[Curve], told: Sequence[Sequence[Forecast]], without: int | None = None) -> Errors:
+    return Errors.of((run.duration, one) for n, run in enumerate(history) if n != without for one in told[n])

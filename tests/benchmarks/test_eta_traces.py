@@ -1,0 +1,184 @@
+"""Trace files: what is read, what is refused, and what was recorded with the project itself."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.eta_replay import OURS, Series, replay
+from benchmarks.eta_scores import table_of
+from benchmarks.eta_traces import FOLDER, FORMAT, Header, Run, TraceError, load, write
+from benchmarks.setting import configured
+from tests.benchmarks.replayed import BY_NAME, STEADY, steady
+
+from benchmarks import eta_jobs, record_traces
+
+
+def line(**changes: Any) -> str:
+    """Return a run as a line, with changes; a change to None leaves the name out."""
+    usual = {"workload": "job", "system": "here", "number": 0, "duration_s": 4.0, "points": [[0, 0], [1, 0.5]]}
+    return json.dumps({name: value for name, value in (usual | changes).items() if value is not None})
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """All of a run comes back, in the order of the numbers, and the same runs make the same bytes."""
+    runs = [steady(1), replace(steady(0), stages={"a": 1.5}, children=((0.0, 1.0),), workers=2)]
+    header = Header("idle", "2026-01-01", "2 cores", 0, 0.1, 0.2)
+    write(tmp_path / "a.jsonl.gz", header, runs)
+    write(tmp_path / "b.jsonl.gz", header, runs)
+    assert load(tmp_path / "a.jsonl.gz") == {("job", "here"): [runs[1], runs[0]]}
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+
+
+def test_published_checkpoints_are_equal_units(tmp_path: Path) -> None:
+    """The i-th of n checkpoints is i/n of the work; a folder's files are read together."""
+    checkpoints = line(points=None, number=None, run=3, checkpoints_s=[1.0, 1.5, 3.0, 3.5])
+    (tmp_path / "a.jsonl").write_text(checkpoints + "\n")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(line(number=1).encode()))
+    (tmp_path / "README.md").write_text("not read")
+    first, second = load(tmp_path)["job", "here"]
+    assert (first.number, second.number) == (1, 3)
+    assert second.points == ((0.0, 0.0), (1.0, 0.25), (1.5, 0.5), (3.0, 0.75), (3.5, 1.0))
+
+
+def test_history_has_the_points_that_are_kept() -> None:
+    """Of a long run 64 points are left once it is history, its first and last among them; a short one is as it was."""
+    long = Run("job", "here", 0, 999.0, tuple((float(second), second / 999) for second in range(1000)))
+    assert len(long.trajectory.points) == 64
+    assert (long.trajectory.points[0], long.trajectory.points[-1]) == (long.points[0], long.points[-1])
+    assert steady(0).trajectory.points == STEADY
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "there are no runs"),
+        ("nonsense", "line 1: this is no JSON"),
+        ("[" * 100_000, "line 1: this is no JSON"),
+        ("[]", "expected an object, not list"),
+        ('{"format": "other/9"}', "the format is 'other/9'"),
+        (line(workload=""), "workload and system are texts"),
+        (line(system=3), "workload and system are texts"),
+        (line(number="1"), "a whole number, not '1'"),
+        (line(duration_s=0), "duration_s is above 0"),
+        (line(duration_s=-1), "numbers of at least 0, not -1"),
+        (line(duration_s=float("nan")), "numbers of at least 0, not nan"),
+        (line(duration_s=True), "numbers of at least 0, not True"),
+        (line(points="all"), "points is a list of pairs"),
+        (line(points=[]), "points start with [0, ratio]"),
+        (line(points=[[1, 0.5]]), "points start with [0, ratio]"),
+        (line(points=[[0, 0], [2, 0.5], [1, 0.7]]), "ascend"),
+        (line(points=[[0, 0], [1, 0.5], [2, 0.4]]), "ascend"),
+        (line(points=[[0, 0], [5, 0.5]]), "within duration_s (4.0)"),
+        (line(points=[[0, 0], [1, 1.5]]), "within duration_s (4.0) and 1"),
+        (line(points=[[0, 0, 0]]), "points is a list of pairs"),
+        (line(checkpoints_s=[]), "checkpoints_s is a list of seconds that is not empty"),
+        (line(checkpoints_s=["1"]), "checkpoints_s has numbers of at least 0, not '1'"),
+        (line(stages=[1]), "stages is an object"),
+        (line(workers=0), "workers a whole number above 0"),
+        (line(children=[1]), "children is a list of pairs"),
+    ],
+)
+def test_a_bad_line_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    """What is wrong, on which line of which file, and what was expected instead."""
+    (tmp_path / "bad.jsonl").write_text(text + "\n" if text else "")
+    with pytest.raises(TraceError) as refused:
+        load(tmp_path / "bad.jsonl")
+    assert says in str(refused.value)
+    assert "bad.jsonl" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("torn.jsonl.gz", gzip.compress(b"x" * 10_000)[:-20], "cannot be read"),
+        ("plain.jsonl.gz", b"{}", "cannot be read"),
+        ("latin.jsonl", b"\xe9\n", "cannot be read"),
+        ("long.jsonl", b" " * 4_000_001, "a line is longer than 4,000,000 bytes"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    """Torn, of another kind, of another encoding, or one endless line."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TraceError, match=says):
+        load(tmp_path)
+
+
+def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
+    """A path that is not there, and a folder without traces."""
+    with pytest.raises(TraceError, match="there is no such file or folder"):
+        load(tmp_path / "missing")
+    with pytest.raises(TraceError, match=r"no \.jsonl or \.jsonl\.gz file"):
+        load(tmp_path)
+
+
+def test_the_recorded_traces_are_enough() -> None:
+    """At least four jobs on an idle and a busy machine, two dozen times each; stages and children where a job has them."""
+    groups = load(FOLDER)
+    assert {system for _, system in groups} == {"idle", "busy"}
+    assert {workload for workload, _ in groups} == {job.name for job in eta_jobs.JOBS}
+    assert len(groups) == 2 * len(eta_jobs.JOBS) >= 8
+    for (workload, _), runs in groups.items():
+        assert [run.number for run in runs] == list(range(len(runs)))
+        assert len(runs) >= 24
+        assert all(len(run.points) > 10 and run.points[0] == (0.0, 0.0) for run in runs)
+        assert len({run.duration_s for run in runs}) > len(runs) / 2
+        assert all(len(run.stages) == (4 if workload == "pipeline" else 0) for run in runs)
+        assert all((len(run.children) > 5 and run.workers == 2) == (workload == "pool") for run in runs)
+
+
+def test_the_recorded_traces_tell_nothing_of_a_machine() -> None:
+    """The first line has what figures depend on; no path, host or user is anywhere, and all of it is small."""
+    files = sorted(FOLDER.glob("*.jsonl.gz"))
+    assert sum(file.stat().st_size for file in files) < 1_500_000
+    for file in files:
+        text = gzip.decompress(file.read_bytes()).decode()
+        header = json.loads(text.splitlines()[0])
+        assert header["format"] == FORMAT
+        assert set(header) == {"format", "machine", "recorded", "shape", "burners", "load_before", "load_after", "note"}
+        assert (header["burners"] > 0) == (file.name == "busy.jsonl.gz")
+        assert platform.node() not in text
+        assert "\\" not in text.replace(FORMAT, "")
+        assert "/" not in text.replace(FORMAT, "")
+
+
+def test_the_recorded_traces_are_foretold_better_than_by_others() -> None:
+    """With history, on recorded runs of a job whose steps get cheaper and cheaper: a fraction of what tools without a memory are off."""
+    groups = load(FOLDER)
+    series = [Series(groups["eliminate", system][:12]) for system in ("idle", "busy")]
+    scores = table_of(replay(series, [BY_NAME["history"]], processes=1), "history")["eliminate"]
+    errors = {name: figures.error for name, figures in scores.items()}
+    ours = errors.pop(OURS)
+    assert ours is not None
+    assert all(error is not None and ours < error for error in errors.values()), (ours, errors)
+    for blind in ("tqdm", "average", "rich"):
+        assert ours < errors[blind] / 3
+
+
+@pytest.mark.parametrize("job", eta_jobs.JOBS, ids=[job.name for job in eta_jobs.JOBS])
+def test_each_job_is_recorded_by_watching_it(job: eta_jobs.Job) -> None:
+    """A small one, really run: its curve ascends within its duration, with its stages and children as the live store had them."""
+    with configured(resources=False):
+        run = record_traces.record(job, eta_jobs.corpus(2_000, 6_000), "idle", 7, 0.2)
+    assert (run.workload, run.system, run.number) == (job.name, "idle", 7)
+    assert list(run.points) == sorted(run.points)
+    assert run.points[0] == (0.0, 0.0)
+    assert 0.0 < run.points[-1][1] <= 1.0
+    assert run.points[-1][0] <= run.duration_s
+    assert list(run.stages) == list(job.declared)
+    assert all(0.0 <= seconds <= run.duration_s for seconds in run.stages.values())
+    assert (len(run.children) > 2) == (job.workers is not None)
+    assert all(start + seconds <= run.duration_s + 0.001 for start, seconds in run.children)
+
+
+def test_burners_end_with_the_recording() -> None:
+    """While it is busy a process burns for each core; afterwards none is left."""
+    with record_traces._burning(1) as burners:
+        assert len(burners) == 1
+        assert burners[0].poll() is None
+    assert burners[0].poll() is not None

@@ -1,0 +1,107 @@
+"""The first second of a run, in which its own pace is that of milliseconds; and what an ordinary run is allowed."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+import otel_progress as progress
+from otel_progress import Condition
+from otel_progress.model import Eta
+from otel_progress.testing import Recorder, recording
+
+FAST_START = (*(0.1,) * 60, *(1.225,) * 240)
+SLOW_START = (8.0, *(1.0,) * 300)
+
+
+def run(recorder: Recorder, weights: tuple[float, ...], seconds: float) -> list[tuple[float, Eta | None]]:
+    """Work through steps of these lengths, with a tick every tenth of a second; return the estimates with what was truly left."""
+    seen, passed, tick = [], 0.0, 0.0
+    with progress.operation("survey", id="o", total=len(weights)) as op:
+        for weight in weights:
+            step = seconds * weight / sum(weights)
+            recorder.clock.advance(step)
+            passed += step
+            op.increment()
+            if passed >= tick:
+                tick = passed + 0.1
+                recorder.tick()
+                seen.append((seconds - passed, op.eta))
+    return seen
+
+
+@pytest.mark.parametrize("weights", [FAST_START, SLOW_START], ids=["fast start", "slow start"])
+def test_short_runs_are_foretold_by_those_before(recorder: Recorder, weights: tuple[float, ...]) -> None:
+    """After three surveys of a second and a half the fourth is foretold from its first tick on, however its first steps went."""
+    for seconds in (1.3, 1.4, 1.5):
+        run(recorder, weights, seconds)
+    seen = run(recorder, weights, 1.4)
+    assert len(seen) > 10
+    for left, eta in seen:
+        assert eta is not None
+        assert eta.remaining_s == pytest.approx(left, abs=0.1)
+        assert eta.runs == 3  # the one that has ended just now, too
+
+
+@pytest.mark.parametrize("weights", [FAST_START, SLOW_START], ids=["fast start", "slow start"])
+def test_nothing_is_foretold_from_milliseconds(recorder: Recorder, weights: tuple[float, ...]) -> None:
+    """Without a history there is no estimate in the first second, and one at its end although nothing has advanced since."""
+    seen = run(recorder, weights, 0.9)
+    assert len(seen) > 5
+    assert {eta for _, eta in seen} == {None}
+    with progress.operation("import", total=10) as op:
+        for _ in range(5):
+            recorder.clock.advance(0.1)
+            op.increment()
+            recorder.tick()
+        assert op.eta is None
+        recorder.clock.advance(0.6)
+        recorder.tick()
+        assert op.eta is not None
+        assert op.eta.basis == "rate"
+
+
+def test_what_an_earlier_session_did_is_not_foretold_again(recorder: Recorder) -> None:
+    """Past durations are of whole runs: of one that is taken up half way they say nothing in its first second."""
+    for _ in range(3):
+        run(recorder, (1.0,) * 10, 20.0)
+    with progress.operation("survey", total=10) as op:
+        op.resume_from(5)
+        recorder.clock.advance(0.2)
+        op.increment()
+        recorder.tick()
+        assert op.eta is None
+        recorder.clock.advance(1.8)
+        op.increment()
+        recorder.tick()
+        assert op.eta is not None
+        assert op.eta.remaining_s is not None
+        assert op.eta.remaining_s < 10.0
+
+
+@pytest.mark.parametrize("total", [40, None], ids=["known total", "unknown total"])
+@pytest.mark.parametrize("spread", [0.02, 0.1])
+def test_ordinary_runs_are_rarely_overdue(total: int | None, spread: float) -> None:
+    """Of runs whose lengths differ as they do anyway hardly one in thirty is overdue at its end; one that takes twice as long is."""
+    late = runs = 0
+    for seed in range(3):
+        chance = random.Random(seed)
+        with recording() as recorder:
+            for number in range(16):
+                over = work(recorder, chance.gauss(100.0, 100.0 * spread), total)
+                if number >= 3:
+                    late, runs = late + over, runs + 1
+            assert work(recorder, 200.0, total)
+    assert late <= runs / 30
+
+
+def work(recorder: Recorder, seconds: float, total: int | None) -> bool:
+    """Work through an operation of this length; return whether it was overdue at its end."""
+    with progress.operation("job", id="o", total=total) as op:
+        recorder.tick()
+        for _ in range(40):
+            recorder.clock.advance(seconds / 40)
+            op.increment()
+            recorder.tick()
+        return recorder.operation("o").condition is Condition.OVERDUE

@@ -1,0 +1,239 @@
+"""Pauses: time in which nothing is meant to happen is no part of estimates, curves or stalls."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import otel_progress as progress
+from otel_progress import Condition, Status, semconv
+from otel_progress.live import pauses
+from otel_progress.live.pauses import Pauses
+from otel_progress.testing import Recorder
+
+
+def test_a_pause_is_no_stall(recorder: Recorder) -> None:
+    """However long the pause, the operation is paused and never stalled, and after it the silence before and after is what counts."""
+    with progress.operation("o", id="o", total=10) as op:
+        op.increment()
+        recorder.tick()
+        recorder.clock.advance(40.0)
+        with op.paused("waiting for a licence"):
+            recorder.clock.advance(3600.0)
+            one = recorder.operation("o")
+            assert (one.condition, one.message) == (Condition.PAUSED, "waiting for a licence")
+            assert one.root.paused_clock == one.clock - 3600.0
+            assert one.root.worked(one.clock) == 40.0
+        one = recorder.operation("o")
+        assert (one.condition, one.message, one.root.paused_s, one.root.paused_clock) == (Condition.OK, None, 3600.0, None)
+        recorder.clock.advance(20.0)
+        assert recorder.operation("o").condition is Condition.OK
+        recorder.clock.advance(0.1)
+        assert recorder.operation("o").condition is Condition.STALLED
+        op.increment()
+        assert recorder.operation("o").root.stall_after_s == pytest.approx(3 * 60.1)  # the gap without the pause
+
+
+def test_an_estimate_waits(recorder: Recorder) -> None:
+    """The remaining time stands still during a pause and goes on from there; the pace is that of the time worked."""
+    with progress.operation("o", id="o", total=100) as op:
+        for _ in range(50):
+            recorder.clock.advance(2.0)
+            op.increment()
+            recorder.tick()
+        before = recorder.operation("o").remaining_seconds
+        assert before == pytest.approx(100.0, rel=0.02)
+        with op.level("x").paused():
+            for _ in range(10):
+                recorder.clock.advance(60.0)
+                recorder.tick()
+                eta = op.eta
+                assert eta is not None
+                assert recorder.operation("o").remaining_seconds == eta.remaining_s == before
+        assert recorder.operation("o").remaining_seconds == before
+        for _ in range(25):
+            recorder.clock.advance(2.0)
+            op.increment()
+            recorder.tick()
+        assert recorder.operation("o").remaining_seconds == pytest.approx(50.0, rel=0.05)
+
+
+def test_pauses_within_pauses(recorder: Recorder) -> None:
+    """Overlapping pauses of any levels count once, until the last of them is over; each shows its reason and gives it back."""
+    with progress.operation("o", id="o") as op:
+        op.update(message="at work")
+        outer, inner = op.paused("outer"), op.level("x").paused("inner")
+        outer.__enter__()
+        recorder.clock.advance(10.0)
+        with inner:
+            recorder.clock.advance(10.0)
+            assert recorder.operation("o").message == "inner"
+        assert recorder.operation("o").message == "outer"
+        assert recorder.operation("o").condition is Condition.PAUSED
+        recorder.clock.advance(10.0)
+        outer.__exit__(None, None, None)
+        assert (recorder.operation("o").root.paused_s, recorder.operation("o").message) == (30.0, "at work")
+
+
+def test_a_message_of_the_work_stays(recorder: Recorder) -> None:
+    """What the work says during a pause is not taken back with the reason."""
+    with progress.operation("o", id="o") as op:
+        with op.paused("lunch"):
+            op.update(message="woken up")
+        assert recorder.operation("o").message == "woken up"
+
+
+def test_an_operation_that_ends_paused(recorder: Recorder) -> None:
+    """The pause ends with the operation, and its time is known to have been one; nothing can pause it any more."""
+    op = progress.operation("o", id="o").start()
+    pause = op.paused("for good")
+    pause.__enter__()
+    recorder.clock.advance(100.0)
+    op.complete()
+    recorder.clock.advance(100.0)
+    pause.__exit__(None, None, None)
+    with op.paused():
+        recorder.clock.advance(1.0)
+    root = recorder.operation("o").root
+    assert (root.status, root.paused_s, root.paused_clock, root.worked(1e9)) == (Status.COMPLETED, 100.0, None, 0.0)
+
+
+def test_pauses_of_many_threads(recorder: Recorder) -> None:
+    """Threads that pause one operation at the same time pause it once and leave it working."""
+    barrier = Barrier(8)
+    with progress.operation("o", id="o") as op:
+
+        def pause(_: int) -> None:
+            with op.paused():
+                barrier.wait(timeout=30)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(pause, range(8)))
+        assert (recorder.operation("o").condition, recorder.operation("o").root.paused_clock) == (Condition.OK, None)
+
+
+def test_async_with(recorder: Recorder) -> None:
+    """A pause works in ``async with``, and an exception ends it."""
+
+    async def work() -> None:
+        async with progress.operation("o", id="o") as op, op.paused("queue"):
+            assert recorder.operation("o").condition is Condition.PAUSED
+            raise KeyError("gone")
+
+    with pytest.raises(KeyError):
+        asyncio.run(work())
+    assert recorder.operation("o").root.paused_clock is None
+
+
+def test_an_opaque_step_waits(recorder: Recorder) -> None:
+    """The estimated progress of an opaque step stands still during a pause."""
+    with progress.operation("o", id="o") as op, op.level("x", 1).opaque(expected=100) as step:
+        recorder.clock.advance(20.0)
+        recorder.tick()
+        with op.paused():
+            recorder.clock.advance(500.0)
+            recorder.tick()
+        recorder.clock.advance(20.0)
+        recorder.tick()
+        assert step.snapshot().ratio == pytest.approx(0.4, abs=0.01)
+
+
+def test_what_is_learned_leaves_pauses_out(recorder: Recorder) -> None:
+    """A run with a pause in it leaves the length and the curve of the work alone; so do its stages."""
+    with progress.operation("o", total=4) as op, op.stage("a"):
+        for number in range(4):
+            recorder.clock.advance(5.0)
+            op.increment()
+            recorder.tick()
+            if number == 1:
+                with op.paused():
+                    recorder.clock.advance(600.0)
+                    recorder.tick()
+    lessons = recorder.runtime.store.collect().lessons
+    whole = next(lesson.trajectory for lesson in lessons if not lesson.key.level)
+    assert (whole.duration_s, dict(whole.stages)) == (20.0, {"a": 20.0})
+    assert whole.points == ((0.0, 0.0), (5.0, 0.25), (10.0, 0.5), (15.0, 0.75), (20.0, 1.0))
+
+
+def test_predictions_do_not_answer_for_pauses(recorder: Recorder) -> None:
+    """The errors on the span are measured against the time worked."""
+    with progress.operation("o", id="o", total=10) as op:
+        for number in range(10):
+            recorder.clock.advance(2.0)
+            op.increment()
+            recorder.tick()
+            if number == 6:
+                with op.paused():
+                    recorder.clock.advance(1000.0)
+    (span,) = recorder.spans()
+    assert (span.attributes or {})[semconv.ETA_ERROR_MIDDLE] == pytest.approx(0.0, abs=0.02)
+
+
+def test_pauses_that_end_in_any_order(recorder: Recorder) -> None:
+    """The message before comes back whichever of two pauses ends last; what the work says meanwhile stays."""
+    with progress.operation("o", id="o") as op:
+        for last, first in ((0, 1), (1, 0)):
+            op.update(message="working")
+            blocks = [op.paused("disk"), op.paused("network")]
+            for block in blocks:
+                block.__enter__()
+            blocks[first].__exit__(None, None, None)
+            blocks[last].__exit__(None, None, None)
+            assert recorder.operation("o").message == "working"
+        with op.paused("disk"), op.paused("network"):
+            op.update(message="of my own")
+        assert recorder.operation("o").message == "of my own"
+
+
+def test_one_block_used_twice(recorder: Recorder) -> None:
+    """A block that was kept can be entered again, also within itself, and leaves nothing behind."""
+    with progress.operation("o", id="o", total=2) as op:
+        for block in (op.paused("disk"), op.opaque(expected=5.0)):
+            for _ in range(2):
+                with block, block:
+                    recorder.clock.advance(1.0)
+        root = recorder.operation("o").root
+        assert (root.paused_clock, root.paused_s, root.estimated, root.message) == (None, 2.0, False, None)
+        step = op.level("x").opaque(expected=5.0)
+        with step as level, step:
+            recorder.clock.advance(1.0)
+            assert level.snapshot().estimated
+        assert level.snapshot().status is progress.Status.COMPLETED
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 100.0), st.floats(0.01, 100.0)), max_size=20),
+    st.floats(0.0, 3000.0),
+    st.floats(0.0, 3000.0),
+)
+def test_any_stretch_of_time(given_pauses: list[tuple[float, float]], one: float, other: float) -> None:
+    """The paused part of any stretch is the sum of what each pause has in common with it."""
+    start, end = min(one, other), max(one, other)
+    book, clock, expected = Pauses(), 0.0, 0.0
+    for work, pause in given_pauses:
+        clock += work
+        book.begin(clock)
+        book.begin(clock)
+        assert book.end(clock) == 0.0
+        expected += max(0.0, min(end, clock + pause) - max(start, clock))
+        assert book.end(clock + pause) == pytest.approx(pause)
+        clock += pause
+    assert book.within(start, end) == pytest.approx(expected)
+    assert book.ended == pytest.approx(sum(pause for _, pause in given_pauses))
+
+
+def test_pauses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound the oldest become one of the same length, and the sum stays true."""
+    monkeypatch.setattr(pauses, "MAX_PAUSES", 10)
+    book = Pauses()
+    for number in range(100):
+        book.begin(10.0 * number)
+        book.end(10.0 * number + 1.0)
+    assert len(book._starts) == len(book._ends) == len(book._sums) == 10
+    assert book.until(10_000.0) == pytest.approx(100.0)
+    assert book.within(905.0, 995.0) == pytest.approx(9.0)

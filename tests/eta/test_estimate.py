@@ -1,0 +1,278 @@
+"""What an estimate says of runs of every kind: with and without past ones, disturbed, resumed, and of garbage."""
+
+from __future__ import annotations
+
+from math import inf, isfinite, nan
+from random import Random
+from statistics import median
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eta_runs import error, job, jobs, seen, steady, stepped, trajectory
+from otel_progress.errors import RejectedValueError
+from otel_progress.eta import Eta, Trajectory, estimate
+
+STEPS = st.lists(st.tuples(st.floats(0.0, 1e4), st.floats(0.0, 1.0)), max_size=40)
+LATE = [part / 20 for part in range(5, 20)]
+
+
+def curve(steps: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return ascending points made of these steps; some bring no advance, some take no time."""
+    whole = sum(done for _, done in steps) or 1.0
+    points, at, done = [(0.0, 0.0)], 0.0, 0.0
+    for seconds, more in steps:
+        at, done = at + seconds, min(1.0, done + more / whole)
+        points.append((at, done))
+    return points
+
+
+PASTS = st.lists(STEPS.map(lambda steps: trajectory(curve(steps))), max_size=5)
+
+
+def alike(one: Eta, other: Eta) -> bool:
+    """Tell whether two estimates say the same, to rounding."""
+    numbers = ("remaining_s", "low_s", "high_s", "clock", "counts_down_s", "stalls_after_s")
+    told = [tuple(nan if (value := getattr(eta, name)) is None else value for name in numbers) for eta in (one, other)]
+    same = told[0] == pytest.approx(told[1], rel=1e-6, abs=1e-6, nan_ok=True)
+    return bool(same) and (one.state, one.basis, one.runs) == (other.state, other.basis, other.runs)
+
+
+def test_steady_work_alone() -> None:
+    """At one pace and without past runs the estimate is exact, and says what it rests on."""
+    eta = estimate(steady()[:21], 40.0, [])
+    assert eta.remaining_s == pytest.approx(60.0)
+    assert (eta.state, eta.basis, eta.runs, eta.low_s, eta.high_s, eta.clock) == ("estimated", "rate", 0, None, None, 40.0)
+
+
+def test_work_of_the_same_shape() -> None:
+    """A run that is like a past one at another pace is foretold to 10 % from its first advance on."""
+    gaps = [9.0, 1.0, 1.0, 4.0, 4.0, 1.0, 2.0, 7.0]
+    past = trajectory(stepped(gaps), tail=3.0)
+    run = trajectory(stepped([2.0 * gap for gap in gaps]), tail=6.0)
+    for at in (18.0, 20.0, 40.0, 50.0):
+        eta = estimate(seen(run, at), at, [past])
+        assert eta.remaining_s == pytest.approx(run.duration_s - at, rel=0.10)
+        assert (eta.basis, eta.runs) == ("history", 1)
+
+
+def test_before_the_first_advance() -> None:
+    """As soon as it starts, past runs say what it takes; without any nothing is known."""
+    assert estimate([(0.0, 0.0)], 0.0, [trajectory(steady())]).remaining_s == pytest.approx(100.0)
+    assert estimate([(0.0, 0.0)], 3.0, []) == Eta(None, None, None, "unknown", "none", 0, 3.0)
+    assert estimate([], 3.0, []).state == "unknown"
+
+
+def test_history_beats_every_simple_rule() -> None:
+    """On a job with a shape of its own past runs foretell better than the mean pace, the pace of late, and the usual duration."""
+    history, runs = jobs(6), jobs(4, seed=2)
+    for run in runs:
+        own = error(run, [])
+        usual = median(past.duration_s for past in history)
+        constant = sum(abs(max(0.0, usual - run.duration_s * part) - run.duration_s * (1 - part)) for part in LATE) / len(LATE)
+        assert error(run, history) < 0.5 * min(own, constant / run.duration_s)
+        assert error(run, history, LATE) < 0.02
+
+
+def test_more_history_is_better() -> None:
+    """None, one, three and twenty past runs: each in the mean at least as near as the one before."""
+    runs, history = jobs(8, seed=3), jobs(20, seed=4)
+    means = [sum(error(run, history[:count]) for run in runs) / len(runs) for count in (0, 1, 3, 20)]
+    assert means[0] > means[1] >= 0.9 * means[2] > 0.8 * means[3]
+    assert means[3] < 0.02
+
+
+def test_foreign_history() -> None:
+    """Past runs of a machine eight times as slow do no harm once a quarter is done."""
+    history, runs = jobs(10, seed=5, pace=8.0), jobs(5, seed=6)
+    assert all(error(run, history, LATE) < 0.05 for run in runs)
+
+
+def test_history_of_another_shape() -> None:
+    """Past runs that were quite another job lose to the own pace: looking back they were wrong, and it was right."""
+    other = [trajectory(stepped([1.0] * 20 + [30.0] * 20)) for _ in range(5)]
+    run = trajectory(steady())
+    eta = estimate(seen(run, 60.0), 60.0, other)
+    assert eta.remaining_s == pytest.approx(40.0, rel=0.1)
+    assert eta.basis == "rate"
+
+
+def test_slowdown() -> None:
+    """Work that becomes twice as slow half way is followed: after half as much again the error is below 5 %, with history too."""
+    run = trajectory(stepped([1.0] * 50 + [2.0] * 50))
+    assert error(run, [], [0.67]) < 0.15
+    assert error(run, [], [0.85, 0.9, 0.95]) < 0.05
+    past = [trajectory(steady(pace, 100)) for pace in (98.0, 100.0, 103.0)]
+    assert error(run, past, [0.6, 0.7]) < 0.15
+    assert error(run, past, [0.85, 0.9, 0.95]) < 0.05
+
+
+@pytest.mark.parametrize("history", [[], jobs(5, seed=7)])
+def test_pause_nobody_announced(history: list[Trajectory]) -> None:
+    """Ten minutes in which nothing moved are no pace: afterwards the estimate is what it was before."""
+    run = job(Random(8))
+    at = 0.5 * run.duration_s
+    before = estimate(seen(run, at), at, history)
+    later = [(time + (600.0 if time > at else 0.0), done) for time, done in run.points]
+    moment = later[len(seen(run, at))][0]
+    after = estimate(later[: len(seen(run, at)) + 1], moment, history)
+    assert before.remaining_s is not None
+    assert after.remaining_s == pytest.approx(before.remaining_s, rel=0.15)
+
+
+def test_pause_that_is_usual() -> None:
+    """A long gap that past runs made at the same place is how the work goes, and no pause: their curves stay true."""
+    gaps = [1.0] * 20 + [60.0] + [1.0] * 19
+    past = [trajectory(stepped(gaps)) for _ in range(3)]
+    run = trajectory(stepped([2.0 * gap for gap in gaps]))
+    for at in (41.0, 100.0, 161.0, 170.0):
+        assert estimate(seen(run, at), at, past).remaining_s == pytest.approx(run.duration_s - at, rel=0.02)
+
+
+def test_slow_first_step() -> None:
+    """Work that starts with a step thirty times as long is foretold to 10 % after three more."""
+    run = trajectory(stepped([30.0] + [1.0] * 49))
+    left = run.duration_s - 33.0
+    assert estimate(seen(run, 33.0), 33.0, []).remaining_s == pytest.approx(left, rel=0.10)
+
+
+def test_total_that_grows() -> None:
+    """When twice as much turns out to be to do the fraction falls by half: the pace is that of the work done, at once."""
+    points = [(float(second), second / 100) for second in range(41)] + [(40.0, 0.2), (41.0, 0.205), (42.0, 0.21)]
+    assert estimate(points, 42.0, []).remaining_s == pytest.approx(158.0, rel=0.01)
+
+
+def test_total_that_shrinks() -> None:
+    """When half of it turns out to be needless the fraction leaps: after as much work again the estimate is right to 10 %."""
+    points = [(float(second), second / 200) for second in range(51)] + [(float(second), second / 100) for second in range(51, 76)]
+    assert estimate(points, 75.0, []).remaining_s == pytest.approx(25.0, rel=0.10)
+
+
+def test_resumed_run() -> None:
+    """A run that begins half way takes its pace from there on, with past runs and without."""
+    points = [(float(second), 0.5 + second / 100) for second in range(21)]
+    assert estimate(points, 20.0, []).remaining_s == pytest.approx(30.0)
+    assert estimate(points, 20.0, [trajectory(steady(50.0))] * 2).remaining_s == pytest.approx(30.0, rel=0.01)
+    assert estimate(points[:1], 0.0, [trajectory(steady(50.0))]).remaining_s == pytest.approx(25.0)
+    leaping = [(0.0, 0.0), *points]
+    assert estimate(leaping, 20.0, []).remaining_s == pytest.approx(30.0)
+
+
+def test_past_run_that_was_resumed() -> None:
+    """A past run that began half way says nothing of the half before: it is left out where that matters."""
+    half = trajectory([(float(second), 0.5 + second / 100) for second in range(51)])
+    whole = trajectory(steady(400.0))
+    assert estimate([(0.0, 0.0), (4.0, 0.01)], 4.0, [half, whole]).remaining_s == pytest.approx(396.0)
+
+
+def test_done_before_the_end() -> None:
+    """At fraction 1 what past runs still took after it is left, and without any nothing: any moment now."""
+    done = steady(50.0)
+    assert estimate(done, 50.0, [trajectory(steady(100.0), tail=10.0)]).remaining_s == pytest.approx(5.0, rel=0.15)
+    eta = estimate(done, 50.5, [])
+    assert (eta.remaining_s, eta.state) == (0.0, "holding")
+
+
+def test_without_a_base() -> None:
+    """Points that do not begin at 0 s began at 0 with nothing done."""
+    assert estimate(steady()[1:21], 40.0, []) == estimate(steady()[:21], 40.0, [])
+
+
+def test_repeated_points() -> None:
+    """Points that bring no advance, and duplicates, change nothing."""
+    points = steady()[:21]
+    doubled = [point for time, done in points for point in ((time, done), (time, done), (time + 1.0, done))]
+    assert alike(estimate(doubled, 42.0, []), estimate(points, 42.0, []))
+
+
+def test_very_many_points() -> None:
+    """Of 100,000 points enough are looked at to be right."""
+    points = [(float(n), n / 200_000) for n in range(100_001)]
+    assert estimate(points, 100_000.0, []).remaining_s == pytest.approx(100_000.0, rel=0.01)
+    whole = [(float(n), n / 200_000) for n in range(200_001)]
+    assert estimate(points, 100_000.0, [trajectory(whole)] * 3).remaining_s == pytest.approx(100_000.0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("points", "elapsed", "text"),
+    [
+        ([(0.0, 0.0), (1.0, nan)], 2.0, r"points\[1\]: expected finite numbers, got \(1.0, nan\)"),
+        ([(0.0, 0.0), (inf, 0.5)], 2.0, r"points\[1\]: expected finite numbers"),
+        ([(0.0, 0.0), (5.0, 0.2), (4.0, 0.3)], 6.0, r"points\[2\]: expected times from 0 on that ascend, got 4.0 after 5.0"),
+        ([(-1.0, 0.0)], 6.0, r"points\[0\]: expected times from 0 on"),
+        ([(0.0, 0.0), (1.0, 50.0)], 2.0, r"points\[1\]: expected a fraction from 0 to 1, got 50.0"),
+        ([(0.0, 0.0), (1.0, -0.1)], 2.0, r"points\[1\]: expected a fraction"),
+        ([(0.0, 0.0), (1.0, "half")], 2.0, r"points: expected pairs of numbers"),
+        ([(0.0,), (1.0, 0.5)], 2.0, r"points: expected pairs of numbers"),
+        ([(0.0, 0.0), (5.0, 0.5)], 3.0, r"elapsed: expected a time from the last point's on \(5.0 s\), got 3.0"),
+        ([], nan, r"elapsed: expected a number of seconds from 0 on, got nan"),
+        ([], -1.0, r"elapsed: expected a number"),
+    ],
+)
+def test_garbage(points: list[tuple[float, float]], elapsed: float, text: str) -> None:
+    """What cannot be is refused with a text that says what, where, and what was expected."""
+    with pytest.raises(ValueError, match=text):
+        estimate(points, elapsed, [])
+
+
+def test_garbage_of_past_runs() -> None:
+    """Past runs are checked too, and named by their place; and so is the confidence."""
+    good = trajectory(steady())
+    with pytest.raises(RejectedValueError, match=r"history\[1\].duration_s: expected .* got nan"):
+        estimate([], 0.0, [good, Trajectory(nan)])
+    with pytest.raises(RejectedValueError, match=r"history\[0\].points\[1\]: expected a fraction"):
+        estimate([], 0.0, [Trajectory(5.0, [(0.0, 0.0), (5.0, 2.0)])])
+    with pytest.raises(RejectedValueError, match=r"history\[0\].points: expected times up to its duration of 5.0 s, got 9.0"):
+        estimate([], 0.0, [Trajectory(5.0, [(0.0, 0.0), (9.0, 1.0)])])
+    for confidence in (0.0, 1.0, 80.0, nan):
+        with pytest.raises(RejectedValueError, match="confidence: expected a share between 0 and 1"):
+            estimate([], 0.0, [good], confidence=confidence)
+
+
+@settings(max_examples=60)
+@given(steps=STEPS, since=st.floats(0.0, 1e6), history=PASTS)
+def test_always_sensible(steps: list[tuple[float, float]], since: float, history: list[Trajectory]) -> None:
+    """Whatever ran, and however long ago it advanced: finite, never negative, bounds in order, and a state that fits."""
+    points = curve(steps)
+    eta = estimate(points, points[-1][0] + since, history)
+    for value in (eta.remaining_s, eta.low_s, eta.high_s):
+        assert value is None or (isfinite(value) and value >= 0.0)
+    if eta.remaining_s is None:
+        assert eta.state in ("stalled", "unknown")
+        assert eta.high_s is None
+    elif eta.low_s is not None and eta.high_s is not None:
+        assert eta.low_s <= eta.remaining_s <= eta.high_s
+    assert (eta.state == "stalled") == (eta.remaining_s is None and eta.low_s is not None)
+
+
+@settings(max_examples=60)
+@given(steps=STEPS, early=st.floats(0.0, 1e5), later=st.floats(0.0, 1e5), history=PASTS)
+def test_ages_by_one_rule(steps: list[tuple[float, float]], early: float, later: float, history: list[Trajectory]) -> None:
+    """Asked again without an advance it says what the earlier answer has become by then: readers need not ask."""
+    points = [*curve(steps), (2e4 * len(steps) + 1.0, 1.0)]
+    at = points[-1][0] + min(early, later)
+    until = points[-1][0] + max(early, later)
+    first = estimate(points, at, history)
+    edge = first.stalls_after_s is not None and abs(until - at - first.stalls_after_s) < 1e-6 * until
+    assert edge or alike(first.at(until), estimate(points, until, history))
+
+
+def test_counts_down_holds_and_stalls() -> None:
+    """After an advance it counts down until the next is due, then holds, and past three times the longest gap says "at least"."""
+    points, history = steady()[:26], [trajectory(steady(seconds)) for seconds in (98.0, 100.0, 104.0)]
+    told = [estimate(points, 50.0 + since, history) for since in (0.0, 1.0, 1.9, 4.0, 5.9, 7.0, 1e5)]
+    assert [eta.state for eta in told] == ["estimated"] * 3 + ["holding"] * 2 + ["stalled"] * 2
+    remaining = [eta.remaining_s for eta in told[:5]]
+    assert remaining == pytest.approx([50.0, 49.0, 48.1, 48.0, 48.0], rel=0.02)
+    assert told[5].low_s == told[6].low_s
+    assert told[5].low_s == pytest.approx(told[4].low_s)
+    assert told[6].remaining_s is told[6].high_s is None
+
+
+def test_runs_without_length() -> None:
+    """Runs that took no time at all, before or now, are no reason to fail."""
+    nothing = Trajectory(0.0, [(0.0, 0.0), (0.0, 1.0)])
+    assert estimate([(0.0, 0.0)], 0.0, [nothing] * 4).remaining_s == 0.0
+    assert estimate([(0.0, 0.0), (0.0, 0.5)], 0.0, []).state == "unknown"
+    assert estimate([(0.0, 0.0), (0.0, 0.5), (1.0, 0.75)], 1.0, [nothing] * 4).remaining_s is not None

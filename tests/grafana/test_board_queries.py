@@ -1,0 +1,290 @@
+"""Every query of every panel, variable and annotation, asked of a real Prometheus that scrapes the real exporters.
+
+A worker lives through an hour and a half of runs that come and go (in a time moved by hand, written down for Prometheus) and ends with an
+operation in each state there is; from then on Prometheus scrapes it, a server over its journal, and a process in which nothing runs.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from tests.grafana import scenario
+from tests.grafana.boards import Target, boards, fill, panels, promql_of, query_of, targets, variables
+from tests.grafana.prometheus import LOOKBACK_S, Prometheus, prometheus
+from tests.grafana.world import IDLE, JOBS, SERVER, WORKER, World, world
+from tests.servers import poll
+
+from otel_progress import semconv
+
+BOARDS = boards()
+ASKED = [target for target in targets() if target.kind == "prometheus"]
+HOURS = 1.5
+RULES = f"""groups:
+- name: alerts
+  rules:
+  - {{alert: ProgressWatchdog, expr: vector(1), labels: {{severity: none}}}}
+  - alert: ProgressOperationStalled
+    expr: max by (operation_id, operation_type) ({semconv.OPERATION_CONDITION.prometheus}{{condition="stalled"}}) == 1
+    labels: {{severity: warning}}
+"""
+EMPTY = {
+    ("Processor and GPU", "B"): "this machine has no GPU",
+    ("Memory", "B"): "this machine has no GPU",
+    ("Operations under way", "A"): "nothing waits in a queue here: an operation is there from its start",
+}
+"""Queries that find nothing in this story, and why."""
+ZERO = {
+    "Running",
+    "Stalled",
+    "Failed in 24 h",
+    "Past deadline",
+    "Abandoned",
+    "Sink errors",
+    "Rejected updates",
+    "Series left out",
+    "Events let go",
+}
+"""Panels that know that there is nothing, where an exporter answers and nothing runs."""
+OPERATIONS = (
+    scenario.RUNNING,
+    scenario.STALLED,
+    scenario.FAILED,
+    scenario.FINISHED,
+    scenario.CANCELLED,
+    scenario.UNKNOWN_TOTAL,
+    scenario.LATE,
+    scenario.PAUSED,
+    scenario.ESTIMATED,
+    scenario.ABANDONED,
+    scenario.MANY_LEVELS,
+    scenario.HOSTILE,
+    "no such operation",
+)
+
+
+@dataclass
+class Stage:
+    """The world with the Prometheus that watches it, and the moment at which it is asked."""
+
+    world: World
+    prometheus: Prometheus
+    now: float
+
+    def answer(self, target: Target, values: dict[str, str | list[str]]) -> list[Any]:
+        """Return the series that a panel's query finds."""
+        expression = fill(target.expression, values)
+        if target.json.get("instant"):
+            return self.prometheus.instant(expression, self.now)
+        step = {"1d": 86_400.0}.get(target.json.get("interval", ""), 30.0)
+        day = step == 86_400.0  # which begins at midnight, as Grafana does it
+        first = self.now // step * step if day else self.now - HOURS * 3600
+        return self.prometheus.range(expression, first, self.now, step)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> None:
+    """Let the worker work on from test to test, where the fixture of this name would end it; the module's own fixture does."""
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Live through the story, and let Prometheus scrape what became of it."""
+    folder = tmp_path_factory.mktemp("grafana")
+    with ExitStack() as stack:
+        made = stack.enter_context(world(folder, before=HOURS * 3600 + 2 * LOOKBACK_S))
+        stream = stack.enter_context(urllib.request.urlopen(f"http://{made.targets[SERVER]}/api/v1/stream", timeout=30))
+        with (folder / "written.om").open("w") as out:
+            scenario.live_through(made, out, hours=HOURS, step=20.0, pause=300.0)
+        assert stream.status == 200
+        scenario.be_refused(made)
+        client = stack.enter_context(prometheus(folder, folder / "written.om", made.targets, rules=[RULES]))
+        scrapes = f"sum(count_over_time(up[5m])) >= {3 * len(JOBS)}"
+        poll(lambda: client.instant(scrapes, time.time()), what="scrapes")
+        poll(lambda: client.instant('ALERTS{alertname="ProgressOperationStalled"}', time.time()), what="an alert")
+        yield Stage(made, client, time.time())
+
+
+def choices(board: dict[str, Any], **chosen: str | list[str]) -> dict[str, str | list[str]]:
+    """Return the values of all variables of a dashboard as somebody has chosen them: All of each, but for those that are given."""
+    values: dict[str, str | list[str]] = {"window": "1h"}
+    values |= {one["name"]: one["allValue"] for one in variables(board, "query") if one.get("allValue")}
+    return {**values, "operation_id": scenario.RUNNING, "level": ".+", **chosen}
+
+
+def finite(series: list[Any]) -> bool:
+    """Tell whether all values are numbers: what is not known has no series."""
+    values = [sample for one in series for sample in one.get("values", [one.get("value")])]
+    return all(text not in ("NaN", "+Inf", "-Inf") for _, text in values)
+
+
+def shown(target: Target) -> str:
+    """Return the operation in the story that has what a panel of the operation dashboard shows."""
+    special = {
+        ("Progress and forecast", "B"): scenario.ESTIMATED,
+        ("Failed", "A"): scenario.STALLED,
+        ("Items by outcome", "A"): scenario.STALLED,
+        ("Stages", "B"): scenario.RUNNING,
+    }
+    return special.get((target.panel["title"], target.json["refId"]), scenario.RUNNING)
+
+
+@pytest.mark.parametrize("target", ASKED, ids=str)
+def test_query_finds_data(stage: Stage, target: Target) -> None:
+    """A query finds what the story has, all of it numbers, unless there is a reason why it cannot."""
+    found = stage.answer(target, choices(BOARDS[target.board], operation_id=shown(target)))
+    assert finite(found)
+    assert bool(found) is ((target.panel["title"], target.json["refId"]) not in EMPTY)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_operation_dashboard_for_each_state(stage: Stage, operation: str) -> None:
+    """All queries about one operation are answered, with numbers only, whatever its state, its name, or whether there is one."""
+    board = BOARDS["progress-operation.json"]
+    for target in ASKED:
+        if target.board == "progress-operation.json":
+            chosen = choices(board, operation_id=operation)
+            found = stage.answer(target, chosen)
+            assert finite(found), str(target)
+            if target.panel["title"] == "Operation":
+                assert len(found) == (operation != "no such operation")
+
+
+@pytest.mark.parametrize("target", ASKED, ids=str)
+def test_query_where_nothing_runs(stage: Stage, target: Target) -> None:
+    """Of a process in which nothing has ever run counts are 0, and everything else has no data: neither an error nor NaN."""
+    found = stage.answer(target, choices(BOARDS[target.board], job=[IDLE]))
+    title = target.panel["title"]
+    assert finite(found)
+    if title in ZERO:
+        assert [one["value"][1] for one in found] == ["0"]
+    elif title not in (
+        "Exporters",
+        "Alerts firing",
+        "Firing alerts",
+        "Scrape duration",
+        "Samples a scrape",
+        "Series against the cap",
+    ):
+        assert found == []
+
+
+@pytest.mark.parametrize("target", [one for one in ASKED if one.panel["type"] == "stat"], ids=str)
+def test_no_exporter_is_unknown(stage: Stage, target: Target) -> None:
+    """Where no exporter answers, nothing is 0: there is no value at all, and the panel says unknown."""
+    if target.panel["title"] != "Alerts firing":  # of alerts Prometheus itself knows
+        assert stage.answer(target, choices(BOARDS[target.board], job=["nobody"])) == []
+
+
+def test_numbers_of_the_overview(stage: Stage) -> None:
+    """The numbers are those of the story, each operation counted once though worker and server both export it."""
+    expected = {"Running": None, "Stalled": 1, "Past deadline": 1, "Abandoned": 1, "Alerts firing": 1}
+    for target in ASKED:
+        if target.board == "progress-overview.json" and target.panel["title"] in expected:
+            (found,) = stage.answer(target, choices(BOARDS[target.board]))
+            wanted = expected[target.panel["title"]]
+            assert float(found["value"][1]) == (len(unfinished(stage)) if wanted is None else wanted), str(target)
+
+
+def unfinished(stage: Stage) -> set[str]:
+    """Return the ids of all operations that have not ended: what runs here, and the one whose process is gone."""
+    return {one.operation_id for one in stage.world.recorder.runtime.get_active_operations()} | {scenario.ABANDONED}
+
+
+def test_states_of_operations(stage: Stage) -> None:
+    """Each operation is shown in the state that the story left it in."""
+    from grafana.states import NUMBERS
+
+    (target,) = [one for one in ASKED if one.panel["title"] == "Operations" and one.json["refId"] == "A"]
+    words = {str(number): state.value for state, number in NUMBERS.items()}
+    found = {one["metric"]["operation_id"]: words[one["value"][1]] for one in stage.answer(target, choices(BOARDS[target.board]))}
+    expected = {
+        scenario.RUNNING: "running",
+        scenario.STALLED: "stalled",
+        scenario.FAILED: "failed",
+        scenario.CANCELLED: "cancelled",
+        scenario.LATE: "overdue",
+        scenario.PAUSED: "paused",
+        scenario.ESTIMATED: "running",
+        scenario.ABANDONED: "abandoned",
+    }
+    assert {one: found[one] for one in expected} == expected
+
+
+def test_an_end_is_remembered(stage: Stage) -> None:
+    """An operation whose series are gone still has the state in which it ended; one that just vanished has none."""
+    (target,) = [one for one in ASKED if one.panel["title"] == "State" and one.board == "progress-operation.json"]
+    gone = [one for one in stage.world.recorder.runtime.get_history("render", 50) if one.operation_id.startswith("show-")]
+    (found,) = stage.answer(target, choices(BOARDS[target.board], operation_id=gone[-1].operation_id))
+    assert found["value"][1] == "1"
+
+
+VARIABLES = [(name, one) for name, board in BOARDS.items() for one in variables(board, "query")]
+
+
+@pytest.mark.parametrize(("name", "variable"), VARIABLES, ids=lambda value: value["name"] if isinstance(value, dict) else value)
+def test_variable_finds_values(stage: Stage, name: str, variable: dict[str, Any]) -> None:
+    """A variable finds its values, those of the story among them."""
+    expression, label = promql_of(query_of(variable))
+    expression = fill(expression, choices(BOARDS[name]))
+    if label is None:
+        texts = [
+            ",".join(f'{key}="{value}"' for key, value in one["metric"].items())
+            for one in stage.prometheus.instant(expression, stage.now)
+        ]
+        found = [match[1] for text in texts if (match := re.search(variable["regex"].strip("/"), text))]
+        assert len(found) == 1
+        return
+    start = stage.now - HOURS * 3600
+    found = stage.prometheus.ask(f"label/{label}/values", **{"match[]": expression, "start": f"{start}", "end": f"{stage.now}"})
+    expected = {
+        "job": set(JOBS),
+        "instance": set(stage.world.targets.values()),
+        "operation_type": {"render", "ingest", "survey", "backup"},
+        "operation_id": set(OPERATIONS[:-1]),
+        "level": {"stage:prepare", "stage:render", "stage:encode"},
+    }
+    assert expected[variable["name"]] <= set(found)
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_annotations_find_data(stage: Stage, name: str) -> None:
+    """Annotations are there, each with the labels that its text names: the start of the operation, the alert that fires for it."""
+    for annotation in BOARDS[name]["annotations"]["list"]:
+        if "expr" not in annotation:
+            continue
+        assert annotation["target"]["expr"] == annotation["expr"]
+        expression = fill(annotation["expr"], choices(BOARDS[name], operation_id=scenario.STALLED))
+        found = stage.prometheus.range(expression, stage.now - 600, stage.now, 1.0)
+        assert found
+        assert all(
+            set(re.findall(r"{{(\w+)}}", annotation["titleFormat"] + annotation["textFormat"])) <= set(one["metric"])
+            for one in found
+        )
+
+
+def test_dials_of_levels(stage: Stage) -> None:
+    """The repeated gauge has one value for each level: its ratio, or what is shown as unknown, never 0; and none without levels."""
+    (target,) = [one for one in ASKED if one.panel.get("repeat") == "level"]
+    board = BOARDS[target.board]
+    found = {level: stage.answer(target, choices(board, level=[level])) for level in ("stage:prepare", "stage:encode")}
+    assert [one["value"][1] for one in found["stage:prepare"]] == ["1"]
+    ((unknown,),) = [[one["value"][1] for one in found["stage:encode"]]]
+    assert target.panel["fieldConfig"]["defaults"]["mappings"][0]["options"][unknown]["text"] == "unknown"
+    assert stage.answer(target, choices(board, operation_id=scenario.FAILED)) == []
+
+
+def test_scrapes_are_of_the_real_exporters(stage: Stage) -> None:
+    """All three targets are up, and what the worker shows is what it would answer now."""
+    found = stage.prometheus.instant("up", time.time())
+    assert {(one["metric"]["job"], one["value"][1]) for one in found} == {(job, "1") for job in JOBS}
+    ratio = f'{semconv.OPERATION_RATIO.prometheus}{{job="{WORKER}",operation_id="{scenario.STALLED}"}}'
+    (series,) = stage.prometheus.instant(ratio, time.time())
+    assert float(series["value"][1]) == stage.world.recorder.operation(scenario.STALLED).ratio
+    assert panels(BOARDS["progress-self.json"])

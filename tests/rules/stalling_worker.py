@@ -1,0 +1,26 @@
+"""A worker for tests: advances to 30 of 100, stalls until a line arrives on stdin, then goes on slowly until stdin ends."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import otel_progress as progress
+
+
+def main(id: str, port: str, store: str) -> None:
+    """Work on an operation called ``id``, with metrics on ``port`` and the journal at ``store``."""
+    progress.configure(
+        service_name="stalling", store=store, prometheus_port=int(port), stall_after=1, console=False, resources=False
+    )
+    with progress.operation("backup", id=id, total=100) as operation:
+        operation.increment(30)
+        sys.stdin.readline()
+        over = threading.Event()
+        threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+        while not over.wait(0.2):
+            operation.increment(0.001)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,117 @@
+"""Alertmanager's configuration: its own tool accepts it, alerts go where they should, and inhibition needs real labels."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.rules.bundle import ALERTMANAGER, SEVERITIES, alerts, load
+from tests.rules.watched import Alertmanager, alertmanager
+from tests.servers import free_port, poll, require
+
+RECEIVERS = {"critical": "critical", "warning": "default", "info": "info", "none": "watchdog"}
+OPERATION = {"operation_id": "nightly", "operation_type": "backup"}
+
+
+def amtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run amtool and return what came of it."""
+    command = [require("amtool"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_amtool_accepts_it() -> None:
+    """`amtool check-config` finds the route, the inhibition rules and the receivers."""
+    checked = amtool("check-config", str(ALERTMANAGER))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "3 inhibit rules" in checked.stdout
+    assert "4 receivers" in checked.stdout
+
+
+def test_amtool_would_refuse(tmp_path: Path) -> None:
+    """The check above can fail: a route to a receiver that is not there is refused."""
+    broken = tmp_path / "broken.yml"
+    broken.write_text(ALERTMANAGER.read_text().replace("receiver: watchdog", "receiver: nobody"))
+    assert amtool("check-config", str(broken)).returncode != 0
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.id)
+def test_every_alert_reaches_its_receiver(alert: Any) -> None:
+    """`amtool config routes test` sends each alert to the receiver of its severity, and the watchdog to its own."""
+    severity = alert.labels["severity"]
+    labels = [f"alertname={alert.name}", *(f"{key}={value}" for key, value in alert.labels.items())]
+    routes = ("config", "routes", "test", f"--config.file={ALERTMANAGER}")
+    tested = amtool(*routes, f"--verify.receivers={RECEIVERS[severity]}", *labels)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert amtool(*routes, "--verify.receivers=nobody", *labels).returncode != 0
+
+
+def test_an_unknown_severity_reaches_somebody() -> None:
+    """What no route asks for ends at the default receiver, which is a webhook."""
+    tested = amtool("config", "routes", "test", f"--config.file={ALERTMANAGER}", "alertname=Else", "severity=odd")
+    assert tested.stdout.strip() == "default"
+    receivers = {one["name"]: one for one in load(ALERTMANAGER)["receivers"]}
+    assert set(receivers) == set(RECEIVERS.values())
+    assert receivers["default"]["webhook_configs"][0]["send_resolved"]
+    assert set(RECEIVERS) == set(SEVERITIES)
+
+
+def test_messages_are_grouped_by_kind_and_not_by_operation() -> None:
+    """500 operations that stall at once make one message, not 500."""
+    document = load(ALERTMANAGER)["route"]
+    for route in (document, *document["routes"]):
+        assert "operation_id" not in route.get("group_by", [])
+        assert "..." not in route.get("group_by", [])
+    assert document["group_by"] == ["alertname", "operation_type"]
+
+
+def test_inhibition_demands_every_label_it_compares() -> None:
+    """Each rule names the labels that have to be equal, and asks on both sides that each of them is there and not empty."""
+    rules = load(ALERTMANAGER)["inhibit_rules"]
+    assert len(rules) == 3
+    names = {alert.name for alert in alerts()}
+    for rule in rules:
+        assert rule["equal"] == ["operation_id", "operation_type"]
+        for side in (rule["source_matchers"], rule["target_matchers"]):
+            assert {f'{label}=~".+"' for label in rule["equal"]} <= set(side)
+            named = [matcher for matcher in side if matcher.startswith("alertname")]
+            assert set(re.findall(r"\bProgress\w+", named[0])) <= names
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
+    """Run a real Alertmanager whose webhooks nobody answers."""
+    with alertmanager(tmp_path_factory.mktemp("alertmanager"), free_port()) as server:
+        yield server
+
+
+def test_a_real_alertmanager_inhibits_what_it_should(real: Alertmanager) -> None:
+    """The graver alert silences the others of its own operation, and no alert of another one or without labels."""
+
+    def labels(case: str, name: str, **more: str) -> dict[str, str]:
+        return {"alertname": f"ProgressOperation{name}", "case": case, **more}
+
+    other = {**OPERATION, "operation_id": "hourly"}
+    late = {**OPERATION, "operation_id": "late"}
+    still = {**OPERATION, "operation_id": "still"}
+    real.post(
+        labels("abandoned", "Abandoned", **OPERATION),
+        labels("same operation", "Stalled", **OPERATION),
+        labels("same operation, late", "PastDeadline", **OPERATION),
+        labels("same id, other type", "Stalled", operation_id="nightly", operation_type="restore"),
+        labels("other operation", "Stalled", **other),
+        labels("late", "PastDeadline", **late),
+        labels("late and over its estimate", "EtaOverrun", **late),
+        labels("stalled", "Stalled", **still),
+        labels("stalled and over its estimate", "EtaOverrun", **still),
+        labels("source without labels", "Abandoned"),
+        labels("target without labels", "Stalled"),
+        labels("late without labels", "PastDeadline"),
+        labels("estimate without labels", "EtaOverrun"),
+    )
+    inhibited = {"same operation", "same operation, late", "late and over its estimate", "stalled and over its estimate"}
+    poll(lambda: {case for case, state in real.inhibited().items() if state} == inhibited, timeout=10, what="inhibition")
+    assert len(real.inhibited()) == 13
