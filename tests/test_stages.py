@@ -55,7 +55,8 @@ class Word(str, Enum):
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test a registry of its own."""
-    monkeypatch.setattr(module, "_REGISTRY", module._REGISTRY.copy())
+    kept = module._registry().copy()
+    monkeypatch.setattr(module, "_registry", lambda: kept)
 
 
 def test_weights_are_normalised_and_read_as_written() -> None:

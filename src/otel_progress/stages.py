@@ -11,12 +11,15 @@ import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, EnumMeta
-from fractions import Fraction
+from functools import cache
 from itertools import accumulate, islice, pairwise
-from typing import Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from otel_progress.errors import ConfigurationError
 from otel_progress.text import cut, identifier
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 MAX_STAGES: Final = 1000
 """Most stages one kind of work can have; it also stops an endless iterable."""
@@ -52,6 +55,8 @@ class Stages:
     _index: dict[str, int] = field(compare=False)
 
     def __init__(self, weights: Mapping[Any, float] | None = None, /, **named: float) -> None:
+        from fractions import Fraction  # and with it decimal: programs without stages need not wait for them
+
         pairs = [(name, _number(name, value, "weight")) for name, value in _pairs(weights, named)]
         total = sum((weight for _, weight in pairs), Fraction(0))
         if pairs and not total:
@@ -94,6 +99,8 @@ class Stages:
         if starts and starts[-1] > 100:
             msg = f"Stage {_shown(names[-1])} starts at {_percent(starts[-1])}: percent starts are from 0 to 100."
             raise ConfigurationError(f"{msg} If the values are weights, use Stages(...), or from_enum(..., weights=True).")
+        from fractions import Fraction
+
         edges = [Fraction(0), *starts[1:], Fraction(100)]
         stages = cls.__new__(cls)
         stages._build(names, [(end - start) / 100 for start, end in pairwise(edges)])
@@ -104,6 +111,8 @@ class Stages:
         if not names:
             msg = "There are no stages: name at least one, such as Stages(work=1)."
             raise ConfigurationError(msg)
+        from fractions import Fraction
+
         starts = accumulate(weights, initial=Fraction(0))
         stages = tuple(Stage(name, float(w), float(start)) for name, w, start in zip(names, weights, starts, strict=False))
         object.__setattr__(self, "_stages", stages)
@@ -124,8 +133,8 @@ class Stages:
             raise ConfigurationError(msg)
         # setdefault and assignment are single atomic steps of a dict, so threads need no lock that a fork could leave held.
         if replace:
-            _REGISTRY[category] = made
-        elif _REGISTRY.setdefault(category, made) != made:
+            _registry()[category] = made
+        elif _registry().setdefault(category, made) != made:
             msg = f"Category {_shown(category)} already has other stages. Pass replace=True to change them, or use another name."
             raise ConfigurationError(msg)
         return made
@@ -133,7 +142,7 @@ class Stages:
     @classmethod
     def named(cls, category: str) -> Stages:
         """Return the stages of a category: ``default``, ``image``, ``video``, ``audio``, or one that was registered."""
-        found = _REGISTRY.get(category) if isinstance(category, str) else None
+        found = _registry().get(category) if isinstance(category, str) else None
         if found is None:
             hint = f"{_guess(category, cls.categories())} Known are: {_listed(cls.categories())}."
             msg = f"There are no stages for the category {_shown(category)}.{hint}"
@@ -143,7 +152,7 @@ class Stages:
     @classmethod
     def categories(cls) -> tuple[str, ...]:
         """Return the names of all categories, sorted."""
-        return tuple(sorted(_REGISTRY.copy()))
+        return tuple(sorted(_registry().copy()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -258,6 +267,8 @@ def _members(enum: type[Enum]) -> list[Enum]:
 
 def _number(name: str, value: object, what: str) -> Fraction:
     """Return a weight or start exactly as it is written: 0.05 is 5/100, not the binary number next to it."""
+    from fractions import Fraction
+
     number = Fraction(-1)
     if isinstance(value, numbers.Rational):
         number = Fraction(value)
@@ -292,10 +303,12 @@ def _guess(name: object, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-_REGISTRY: Final[dict[str, Stages]] = {
-    "default": Stages(queue=0.02, preparation=0.08, execution=0.85, finalisation=0.05),
-    "image": Stages(queue=0.05, model_loading=0.15, generation=0.70, post_processing=0.10),
-    "video": Stages(queue=0.03, model_loading=0.07, generation=0.70, interpolation=0.08, encoding=0.12),
-    "audio": Stages(queue=0.05, model_loading=0.15, synthesis=0.65, mixing=0.10, encoding=0.05),
-}
-"""Stages by category; the built-in weights are shares of time of typical runs on one GPU."""
+@cache
+def _registry() -> dict[str, Stages]:
+    """Return stages by category, made when first asked for; the built-in weights are shares of time of typical runs on one GPU."""
+    return {
+        "default": Stages(queue=0.02, preparation=0.08, execution=0.85, finalisation=0.05),
+        "image": Stages(queue=0.05, model_loading=0.15, generation=0.70, post_processing=0.10),
+        "video": Stages(queue=0.03, model_loading=0.07, generation=0.70, interpolation=0.08, encoding=0.12),
+        "audio": Stages(queue=0.05, model_loading=0.15, synthesis=0.65, mixing=0.10, encoding=0.05),
+    }
