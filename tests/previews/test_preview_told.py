@@ -240,12 +240,29 @@ assert runtime.shutdown()
 """
 
 
-def test_a_forked_child_makes_its_own(tmp_path: Path) -> None:
-    """After a fork both go on: the child with its own thread and without what the parent was making."""
+SLOW_IMPORT = """
+import importlib.abc, sys, threading, time
+begun = threading.Event()
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "PIL.ExifTags":  # PIL.Image is half there
+            begun.set()
+            time.sleep(0.3)
+sys.meta_path.insert(0, Slow())
+"""
+FIRST = "parent.preview(lambda"
+
+
+@pytest.mark.parametrize("when", ["at any time", "while PIL is imported"])
+def test_a_forked_child_makes_its_own(tmp_path: Path, when: str) -> None:
+    """After a fork both go on: the child with its own thread, and without what the parent was making or importing."""
+    script = FORK
+    if when != "at any time":
+        script = SLOW_IMPORT + FORK.replace(FIRST, f"parent.preview('not due', at=[1.0])\nassert begun.wait(20)\n{FIRST}")
     url = f"sqlite:///{tmp_path}/j.db"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", FORK, url],
+        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", script, url],
         capture_output=True, text=True, env=environ, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

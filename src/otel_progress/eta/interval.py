@@ -10,6 +10,7 @@ from typing import Final
 
 from otel_progress.eta.blend import Blend
 from otel_progress.eta.records import FEWEST, Residuals
+from otel_progress.importing import no_fork
 
 NEAR: Final = 0.1
 """Residuals made at most so much of the run before or after are of the same bucket."""
@@ -72,7 +73,8 @@ def few(runs: int, confidence: float) -> float:
     (Abramowitz and Stegun, 26.7.5), and the exact formula for two degrees. And as a prediction rests on one run more than
     the residuals do, the variance of a mean of n against that of n - 1 makes it narrower by sqrt((1 + 1/n) / (1 + 1/(n - 1))).
     """
-    from statistics import NormalDist  # some milliseconds, and only where there is a history
+    with no_fork():
+        from statistics import NormalDist  # some milliseconds, and only where there is a history
 
     z = NormalDist().inv_cdf((1.0 + confidence) / 2)
     degrees = runs - 1

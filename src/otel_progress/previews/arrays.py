@@ -29,8 +29,8 @@ _CHANNELS: Final = (1, 2, 3, 4)
 
 def is_array(value: object) -> bool:
     """Tell whether a value is a numpy array."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
+    kind = getattr(sys.modules.get("numpy"), "ndarray", None)  # absent while another thread is still importing it
+    return kind is not None and isinstance(value, kind)
 
 
 def is_array_possible() -> bool:

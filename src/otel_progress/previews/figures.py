@@ -24,8 +24,8 @@ MAX_COPIED: Final = 16 * 1024 * 1024
 
 def is_figure(value: object) -> bool:
     """Tell whether a value is a matplotlib figure."""
-    module = sys.modules.get("matplotlib.figure")
-    return module is not None and isinstance(value, module.Figure)
+    kind = getattr(sys.modules.get("matplotlib.figure"), "Figure", None)  # absent while another thread is still importing it
+    return kind is not None and isinstance(value, kind)
 
 
 class _Pickler(pickle.Pickler):

@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_progress.errors import MissingExtraError, PreviewError
+from otel_progress.importing import no_fork
 from otel_progress.previews.media import JPEG, PNG, SUFFIXES, WEBP, Made
 from otel_progress.text import cut, printable
 
@@ -29,6 +30,7 @@ _SAVED_AS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     WEBP: ("WEBP", {"quality": 80, "method": 2}),
     JPEG: ("JPEG", {"quality": 85}),
 }
+_ready = False
 _COPIED_EDGE: Final = 1024
 _MARKUP: Final = ((b"<svg", "SVG"), (b"<!doctype html", "HTML"), (b"<html", "HTML"), (b"<?xml", "XML"), (b"%pdf", "PDF"))
 
@@ -36,7 +38,8 @@ _MARKUP: Final = ((b"<svg", "SVG"), (b"<!doctype html", "HTML"), (b"<html", "HTM
 def is_image(value: object) -> bool:
     """Tell whether a value is a PIL image."""
     module = sys.modules.get("PIL.Image")
-    return module is not None and isinstance(value, module.Image)
+    kind = getattr(module, "Image", None)  # absent while another thread is still importing it
+    return kind is not None and isinstance(value, kind)
 
 
 def copy_image(image: Any) -> Any:
@@ -156,11 +159,19 @@ def _spread(image: Image) -> Image:
 
 
 def need_pillow() -> None:
-    """Raise MissingExtraError when there is no PIL."""
+    """Have PIL imported, with all it reads and writes. Raises MissingExtraError when there is none."""
+    global _ready
+    if _ready:
+        return
     try:
-        import PIL.Image  # noqa: F401
+        with no_fork():
+            import PIL.Image
+            import PIL.ImageOps
+
+            PIL.Image.init()
     except ImportError as error:
         raise MissingExtraError("Previews of pictures and arrays", "previews") from error
+    _ready = True
 
 
 def is_picture(media_type: str) -> bool:

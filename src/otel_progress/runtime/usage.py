@@ -12,6 +12,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
+from otel_progress.importing import no_fork
 from otel_progress.observations import ResourceSample
 from otel_progress.trouble import trouble
 
@@ -73,10 +74,11 @@ class Sampler:
 
     def _sample(self) -> None:
         if self._process is None:
-            import psutil
+            with no_fork():
+                import psutil
 
-            self._process = psutil.Process()
-            self._gpus = Gpus.find()
+                self._process = psutil.Process()
+                self._gpus = Gpus.find()
         with self._process.oneshot():
             times, memory = self._process.cpu_times(), self._process.memory_info().rss
         here = _Base(self._clock(), times.user + times.system)
