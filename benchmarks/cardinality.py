@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import otel_progress as progress
-from otel_progress.exporters.prometheus import ProgressCollector, exposition
+from otel_progress.exporters.exposition import exposition
+from otel_progress.exporters.prometheus import ProgressCollector
 
 SCENES: Final = ((1, 0), (1, 10), (1, 100), (10, 10), (100, 0), (100, 10), (1_000, 0), (1_000, 10), (2_000, 10))
 """(operations, levels of each): the last ones are beyond the caps, which are 1,000 operations, 50 levels of one and 5,000 in all."""

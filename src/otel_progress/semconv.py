@@ -148,7 +148,9 @@ ATTRIBUTES: Final = (
 # --- metrics ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    frozen=True, slots=True, eq=False
+)  # there is one of each: compared and hashed by identity, for thousands of rows a scrape
 class Metric:
     """One metric: its OpenTelemetry name, Prometheus name, kind, unit (UCUM), labels and help text."""
 

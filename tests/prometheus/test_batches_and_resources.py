@@ -14,7 +14,8 @@ from tests.prometheus.scenes import Shelf, a_batch, operation, use
 from tests.prometheus.scrape import of_work, parse_openmetrics, values
 
 from otel_progress import semconv
-from otel_progress.exporters.prometheus import ProgressCollector, exposition
+from otel_progress.exporters.exposition import exposition
+from otel_progress.exporters.prometheus import ProgressCollector
 from otel_progress.exporters.totals import Totals
 from otel_progress.model import Status
 

@@ -256,7 +256,7 @@ def test_a_collector_that_breaks_is_an_error_page(capfd: pytest.CaptureFixture[s
     """A collector that raises while it is rendered makes a 500 and a log record, not a traceback in the terminal."""
 
     class Broken(ProgressCollector):
-        def collect(self):  # type: ignore[no-untyped-def]
+        def read(self):  # type: ignore[no-untyped-def]
             raise RuntimeError("boom")
 
     with serve_metrics(Broken(Shelf())) as running:

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from otel_progress.errors import ConfigurationError
-from otel_progress.exporters.prometheus import metrics_app
+from otel_progress.exporters.exposition import metrics_app
 
 if TYPE_CHECKING:
-    from prometheus_client.registry import Collector
+    from otel_progress.exporters.prometheus import ProgressCollector
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class MetricsServer:
             logger.debug("The metrics server could not be woken to close.", exc_info=True)
 
 
-def serve_metrics(collector: Collector, port: int = 0, host: str = "127.0.0.1") -> MetricsServer:
+def serve_metrics(collector: ProgressCollector, port: int = 0, host: str = "127.0.0.1") -> MetricsServer:
     """Serve ``collector`` on ``http://host:port/metrics`` and return the running server; port 0 takes a free one.
 
     ``/healthz`` answers ``ok``, every other path 404. Raises ConfigurationError when that address cannot be listened on.

@@ -29,6 +29,8 @@ Row: TypeAlias = tuple[Metric, tuple[str, ...], float]
 
 TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
 """A trace id in hexadecimal."""
+_STATUSES: Final = tuple((status, status.value) for status in Status)
+_CONDITIONS: Final = tuple((condition, condition.value) for condition in Condition)
 _LARGEST_STEP_S: Final = 2 * 3600.0
 """Wall and monotonic time that differ by more than any step of a clock come from different boots of the machine."""
 
@@ -133,6 +135,8 @@ _Rough: TypeAlias = tuple[Metric, tuple[str, ...], "float | None"]
 
 def _finite_rows(rough: Iterator[_Rough]) -> Iterator[Row]:
     for metric, labels, value in rough:
+        if value is None:
+            continue
         number = finite(value)
         if number is not None:
             yield metric, labels, number
@@ -156,12 +160,12 @@ def _operation(labels: tuple[str, str], operation: OperationSnapshot, public_url
     trace_id = info.trace_id if info.trace_id and TRACE_ID.fullmatch(info.trace_id) else ""
     preview = address_of(public_url, info.operation_id, root.previews)
     yield semconv.OPERATION_INFO, (*labels, label_text(info.name), trace_id, preview), 1
-    for status in Status:
-        yield semconv.OPERATION_STATUS, (*labels, status.value), status is root.status
+    for status, value in _STATUSES:
+        yield semconv.OPERATION_STATUS, (*labels, value), status is root.status
     if not root.status.finished:
         found = operation.condition
-        for condition in Condition:
-            yield semconv.OPERATION_CONDITION, (*labels, condition.value), condition is found
+        for condition, value in _CONDITIONS:
+            yield semconv.OPERATION_CONDITION, (*labels, value), condition is found
     yield semconv.OPERATION_ESTIMATED, labels, root.estimated and not root.status.finished
     yield semconv.OPERATION_RATIO, labels, root.ratio
     yield semconv.OPERATION_CURRENT, labels, root.current
@@ -190,8 +194,8 @@ def _batch(labels: tuple[str, str], batch: BatchSnapshot) -> Iterator[_Rough]:
     yield semconv.BATCH_INFO, (*labels, label_text(batch.name)), 1
     yield semconv.BATCH_RATIO, labels, batch.ratio
     yield semconv.BATCH_TARGET, labels, batch.total
-    for status in Status:
-        yield semconv.BATCH_OPERATIONS, (*labels, status.value), batch.counts.get(status, 0)
+    for status, value in _STATUSES:
+        yield semconv.BATCH_OPERATIONS, (*labels, value), batch.counts.get(status, 0)
     yield semconv.BATCH_REMAINING, labels, batch.remaining_s
 
 

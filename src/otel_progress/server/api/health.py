@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from otel_progress.exporters.prometheus import exposition
+from otel_progress.exporters.exposition import exposition
 from otel_progress.server.services import Served
 
 
