@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from otel_progress import semconv
 from otel_progress.live.predictions import Predictions
-from otel_progress.model import Snapshot, Status
+from otel_progress.model import Eta, Snapshot, Status
 from otel_progress.protocols import Batch
 from otel_progress.semconv import Metric
 
@@ -34,11 +34,21 @@ class Ending(NamedTuple):
     snapshot: Snapshot
 
 
+class _Foretold:
+    """The predictions of one run, and the estimate that was added last: most snapshots still carry that one."""
+
+    __slots__ = ("latest", "predictions")
+
+    def __init__(self) -> None:
+        self.latest: Eta | None = None
+        self.predictions = Predictions()
+
+
 class Endings:
     """Finds the ends of operations in batches, each once. Not for two threads at a time."""
 
     def __init__(self) -> None:
-        self._predictions: dict[str, Predictions] = {}
+        self._foretold: dict[str, _Foretold] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
 
     def take(self, batch: Batch) -> list[Ending]:
@@ -51,11 +61,11 @@ class Endings:
             if not snapshot.status.finished:
                 self._predict(snapshot)
                 continue
-            found.extend(_end(snapshot, self._predictions.pop(run, None)))
+            found.extend(_end(snapshot, self._foretold.pop(run, None)))
             self._ended[run] = None
         for run, path in batch.evicted:
             if not path:
-                self._predictions.pop(run, None)
+                self._foretold.pop(run, None)
         while len(self._ended) > REMEMBERED_RUNS:
             self._ended.popitem(last=False)
         return found
@@ -63,12 +73,17 @@ class Endings:
     def _predict(self, snapshot: Snapshot) -> None:
         """Remember an estimate, by the seconds of work it was made after."""
         eta = snapshot.eta
-        if eta is not None:
-            remembered = self._predictions.setdefault(snapshot.info.run, Predictions())
-            remembered.add(replace(eta, clock=snapshot.worked(eta.clock)))
+        if eta is None:
+            return
+        foretold = self._foretold.get(snapshot.info.run)
+        if foretold is None:
+            foretold = self._foretold[snapshot.info.run] = _Foretold()
+        if eta is not foretold.latest:
+            foretold.latest = eta
+            foretold.predictions.add(replace(eta, clock=snapshot.worked(eta.clock)))
 
 
-def _end(snapshot: Snapshot, predictions: Predictions | None) -> Iterator[Ending]:
+def _end(snapshot: Snapshot, foretold: _Foretold | None) -> Iterator[Ending]:
     """Yield what one end adds. Only an operation that completed says how good the predictions of its end were."""
     info, duration = snapshot.info, snapshot.duration_s
     labels = (info.operation_type, snapshot.status.value)
@@ -76,9 +91,9 @@ def _end(snapshot: Snapshot, predictions: Predictions | None) -> Iterator[Ending
     if duration is None or not 0.0 <= duration < math.inf:
         return
     yield Ending(semconv.OPERATION_DURATION, labels, duration, snapshot)
-    if predictions is None or snapshot.status is not Status.COMPLETED or info.started_clock is None:
+    if foretold is None or snapshot.status is not Status.COMPLETED or info.started_clock is None:
         return
-    for error, covered in predictions.judge(duration - snapshot.paused_s) or ():
+    for error, covered in foretold.predictions.judge(duration - snapshot.paused_s) or ():
         yield Ending(semconv.ETA_ERROR, (info.operation_type,), error, snapshot)
         if covered is not None:
             outcome = COVERED if covered else MISSED

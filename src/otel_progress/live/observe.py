@@ -113,11 +113,11 @@ def picture(node: Node) -> Snapshot:
 def _figures(node: Node, below: Below | None) -> tuple[Number, float | None]:
     """Return (current, ratio) from the node's own counting, its stages, or its children."""
     counter, total = node.counter, node.total
-    own = counter is not None and counter.touched
-    current: Number = 0
+    current: Number = 0 if counter is None else counter.value()
+    own = counter is not None and (current != 0 or counter.touched)
     partial = 0.0
-    if counter is not None and own:
-        current = node.seen = counter.value()
+    if own:
+        node.seen = current
     elif below is not None:
         if below.stages is not None and total is None:
             current = sum(stage.status.finished for stage in below.stages)
