@@ -23,7 +23,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -160,6 +160,7 @@ def render(op: progress.Level, size: int, output: Path, watch: Watch) -> None:
             todo = list(rows(len(points)))
             stage.set_total(len(todo))
             for row, step in todo:
+                op.check_cancelled()
                 found = escape(points[row, ::step])
                 shades = np.where(np.isfinite(found), np.minimum(np.searchsorted(steps, found), 255), 256)
                 picture[row : row + step] = np.repeat(colours[shades], step, axis=0)[: points.shape[1]]
@@ -181,7 +182,13 @@ def submit(pool: ThreadPoolExecutor, number: int, size: int, output: Path) -> Wa
     watch = Watch()
     op.start()
     op.stage("queue").start()
-    pool.submit(render, op, size, output, watch).result()
+    rendering = pool.submit(render, op, size, output, watch)
+    try:
+        rendering.result()
+    except KeyboardInterrupt:  # it comes to this thread, which would otherwise wait until the other one is done
+        progress.request_cancel(op.operation_id, "interrupted")
+        wait([rendering])
+        raise
     return watch
 
 
@@ -202,7 +209,7 @@ def judged(number: int, watch: Watch) -> Result:
         interval = "" if eta.low_s is None or eta.high_s is None else f" ({at + eta.low_s:.2f} to {at + eta.high_s:.2f} s)"
         line = (
             f"run {number}: ended after {watch.end:.2f} s; at 25 % {at + eta.remaining_s:.2f} s{interval} was foretold "
-            f"from {eta.runs} earlier runs, {error:.1%} off"
+            f"from {eta.runs} earlier run{'s' if eta.runs > 1 else ''}, {error:.1%} off"
         )
     average = None if by_average is None else watch.off(by_average)
     print(line if average is None else f"{line}; by the average pace {average:.1%}")
@@ -218,15 +225,12 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.runs < 1 or asked.size < 64:
         parser.error("expected --runs of at least 1 and --size of at least 64")
-    results = []
-    with (
-        TemporaryDirectory() as folder,
-        progress.configure(service_name="render-example") as runtime,
-        ThreadPoolExecutor(max_workers=1) as pool,
-    ):
-        for number in range(1, asked.runs + 1):
-            results.append(judged(number, submit(pool, number, asked.size, asked.output or Path(folder, "picture.png"))))
-            runtime.force_flush()  # the next run begins at once, and is to learn from this one
+    if asked.output is not None and (asked.output.is_dir() or not asked.output.parent.is_dir()):
+        parser.error("expected --output to name a file in a folder that is there")
+    try:
+        results = render_all(asked.runs, asked.size, asked.output)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted") from None
     learned = [one for one in results if one.runs >= ENOUGH_RUNS]
     by_eta = [one.by_eta for one in learned if one.by_eta is not None]
     by_average = [one.by_average for one in learned if one.by_average is not None]
@@ -235,6 +239,20 @@ def main() -> None:
             f"after {ENOUGH_RUNS} runs: at 25 % the estimate is {median(by_eta):.1%} of the duration off, "
             f"the average pace {median(by_average):.1%}"
         )
+
+
+def render_all(runs: int, size: int, output: Path | None) -> list[Result]:
+    """Render the picture so many times, one after the other; return how good the estimates were."""
+    results = []
+    with (
+        TemporaryDirectory() as folder,
+        progress.configure(service_name="render-example") as runtime,
+        ThreadPoolExecutor(max_workers=1) as pool,
+    ):
+        for number in range(1, runs + 1):
+            results.append(judged(number, submit(pool, number, size, output or Path(folder, "picture.png"))))
+            runtime.force_flush()  # the next run begins at once, and is to learn from this one
+    return results
 
 
 if __name__ == "__main__":

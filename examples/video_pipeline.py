@@ -203,18 +203,26 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.runs < 1 or asked.frames < 1:
         parser.error("expected --runs and --frames of at least 1")
+    try:
+        make_all(asked.runs, asked.frames)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted") from None
+
+
+def make_all(runs: int, frames: int) -> None:
+    """Make the video so many times, one after the other, and print what was known of each step."""
     stages = progress.Stages.from_enum(Step)
     with progress.configure(service_name="video-example") as runtime:
         shown = Shown()
         progress.add_callback(shown, interval=0.05)
-        for number in range(1, asked.runs + 1):
+        for number in range(1, runs + 1):
             with (
                 TemporaryDirectory() as folder,
                 progress.operation(
-                    "video", "Waves", id=f"video-{number}", stages=stages, eta_key=["frames"], frames=asked.frames
+                    "video", "Waves", id=f"video-{number}", stages=stages, eta_key=["frames"], frames=frames
                 ) as op,
             ):
-                told = process(op, Path(folder), asked.frames)
+                told = process(op, Path(folder), frames)
             runtime.force_flush()  # the next run begins at once, and is to learn from this one
             ended = op.snapshot()
             print(f"run {number}: {ended.status}, {ended.message}")

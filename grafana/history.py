@@ -130,7 +130,7 @@ def _quantiles() -> timeseries.Panel:
         for q in (0.5, 0.9)
     ]
     text_ = "Half, and nine tenths, of the operations of a type that completed in each window took less than this."
-    return lines(About("Duration quantiles by type", text_, SECONDS, _NONE), *queries).span_nulls(3_600_000 * 6)
+    return lines(About("Duration quantiles by type", text_, SECONDS, _NONE), *queries)
 
 
 def _table() -> table.Panel:
@@ -159,13 +159,18 @@ def _failure_ratio() -> timeseries.Panel:
         Query(_failure(_PER, "operation_type"), "{{operation_type}}"),
         legend=("mean", "lastNotNull"),
     )
-    return panel.max(1).span_nulls(3_600_000 * 6)
+    return panel.max(1)
 
 
 def _by_day() -> timeseries.Panel:
     query = Query(f"round({total(increase(semconv.OPERATIONS_FINISHED, '1d', ahead=True), 'status')})", "{{status}}", step="1d")
     panel = columns(
-        About("Operations a day", "Operations that ended each day, by how they ended; today's are those so far.", COUNT, _NONE),
+        About(
+            "Operations a day",
+            "Operations that ended each day, by how they ended; today's are those so far. Choose a time of some days.",
+            COUNT,
+            _NONE,
+        ),
         query,
     ).decimals(0)
     for word_, shade in COLOURS.items():
@@ -178,7 +183,7 @@ def _items_by_day() -> timeseries.Panel:
     return columns(
         About(
             "Units of work a day",
-            "Units of work done each day, by the type of their operation; today's are those so far.",
+            "Units of work done each day, by the type of their operation; today's are those so far. Choose a time of some days.",
             COUNT,
             "No unit of work was done in this time",
         ),
@@ -189,7 +194,7 @@ def _items_by_day() -> timeseries.Panel:
 def _error() -> bargauge.Panel:
     text_ = "Half of the forecasts of each type were nearer to the true end than this fraction of the duration."
     query = now(quantile(0.5, semconv.ETA_ERROR, _ALL, "operation_type"), "{{operation_type}}")
-    panel = bars(About("Forecast error by type", text_, RATIO, _NO_FORECAST), [query]).min(0).decimals(1)
+    panel = bars(About("Forecast error by type", text_, RATIO, _NO_FORECAST), [query]).min(0).max(1).decimals(1)
     return panel.thresholds(steps((None, GREY), (0, GREEN), (0.1, YELLOW), (0.3, RED)))
 
 
@@ -198,7 +203,7 @@ def _errors() -> timeseries.Panel:
         Query(quantile(q, semconv.ETA_ERROR, _PER, "operation_type"), f"{{{{operation_type}}}} p{q * 100:g}") for q in (0.5, 0.9)
     ]
     text_ = "Half, and nine tenths, of the forecasts of a type were nearer to the true end than this fraction of the duration."
-    return lines(About("Forecast error over time", text_, RATIO, _NO_FORECAST), *queries).span_nulls(3_600_000 * 6)
+    return lines(About("Forecast error over time", text_, RATIO, _NO_FORECAST), *queries)
 
 
 def _coverage() -> timeseries.Panel:
@@ -210,5 +215,5 @@ def _coverage() -> timeseries.Panel:
         Query(_covered(_PER, "operation_type"), "{{operation_type}}"),
         legend=("mean", "lastNotNull"),
     )
-    panel = panel.max(1).span_nulls(3_600_000 * 6).thresholds(steps((None, "transparent"), (0.8, GREY)))
+    panel = panel.max(1).thresholds(steps((None, "transparent"), (0.8, GREY)))
     return panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(kinds.GraphThresholdsStyleMode.DASHED))

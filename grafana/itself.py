@@ -9,8 +9,8 @@ from grafana_foundation_sdk.builders import bargauge, dashboard, stat, timeserie
 from grafana.board import board, built_in
 from grafana.layout import Grid
 from grafana.names import ITSELF, LOKI, TEMPO, TYPE
-from grafana.panels import BYTES, COUNT, RATIO, SECONDS, About, Query, bars, columns, lines, now, number, steps
-from grafana.promql import SCOPE, increase, known_zero, once, quantile, rate, series, total
+from grafana.panels import BYTES, COUNT, RATIO, SECONDS, About, Query, bars, counts, lines, now, number, steps
+from grafana.promql import SCOPE, grown, increase, known_zero, once, quantile, rate, series, total
 from grafana.states import GREEN, GREY, ORANGE, RED, YELLOW, words
 from grafana.variables import base, kept_operation
 from otel_progress import semconv
@@ -57,8 +57,8 @@ def _prometheus(metric: str) -> str:
 
 def _none_is_good(title: str, description: str, metric: Metric) -> stat.Panel:
     """Return how often something bad was counted: green at none, grey while no exporter answers."""
-    grown = f"round({total(increase(metric, _ALL))}) or {known_zero()}"
-    panel = number(About(title, description, COUNT, _SILENT), now(grown), steps((None, GREY), (0, GREEN), (1, RED)))
+    counted = f"round({total(increase(metric, _ALL))}) or {known_zero()}"
+    panel = number(About(title, description, COUNT, _SILENT), now(counted), steps((None, GREY), (0, GREEN), (1, RED)))
     return panel.mappings(words(("0", "none", GREEN)))
 
 
@@ -137,8 +137,7 @@ def _ticks() -> timeseries.Panel:
 
 
 def _grown(title: str, description: str, metric: Metric, label: str, empty: str) -> timeseries.Panel:
-    query = Query(total(increase(metric, "$__rate_interval"), label), f"{{{{{label}}}}}")
-    return columns(About(title, description, COUNT, empty), query).decimals(0)
+    return counts(About(title, description, COUNT, empty), Query(grown(metric, label), f"{{{{{label}}}}}"))
 
 
 def _errors() -> timeseries.Panel:

@@ -34,7 +34,7 @@ from grafana.panels import (
     trace_view,
 )
 from grafana.promql import CHOSEN, CHOSEN_LEVEL, Chosen, among, each, last_known, once, rate, series, total
-from grafana.states import BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, level_state, mapping, operation_state, words
+from grafana.states import BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, in_order, level_state, mapping, operation_state, words
 from grafana.tables import bar, grid, state, values, word
 from grafana.tables import text as text_column
 from grafana.variables import base, chosen_operation
@@ -174,36 +174,48 @@ def _preview() -> text.Panel:
 
 
 def _states() -> statetimeline.Panel:
-    stages = level_state(CHOSEN, among("level", f"(.*/)?{semconv.STAGE}:[^/]+"))
-    named = f'label_replace({stages}, "level", "$1", "level", "(?:.*/)?{semconv.STAGE}:(.+)")'
+    stages = among("level", f"(.*/)?{semconv.STAGE}:[^/]+")
+    ordered = in_order(level_state(CHOSEN, stages), CHOSEN, stages)
+    # A stage of a level keeps its whole path: two levels may each have a stage of the same name.
+    named = f'label_replace({ordered}, "level", "$1", "level", "{semconv.STAGE}:([^/]+)")'
     queries = [Query(operation_state(CHOSEN), "the operation"), Query(named, "{{level}}")]
-    text_ = "The state of the operation, and below it of each of its stages, over time."
+    text_ = "The state of the operation, and below it of each of its stages in the order in which they began, over time."
     return timeline(About("Stages", text_, PLAIN, "Nothing is known of this operation in this time"), queries, mapping())
 
 
-def _levels() -> table.Panel:
-    def of(metric: semconv.Metric) -> str:
-        return once(series(metric, CHOSEN, CHOSEN_LEVEL), "level")
+def _of_levels(metric: semconv.Metric) -> str:
+    """Return a gauge of each level: its value now, or the last one within the shown time when the operation has no series any more."""
+    found = series(metric, CHOSEN, CHOSEN_LEVEL)
+    return _or_last(once(found, "level"), once(last_known(found), "level"))
 
+
+def _or_last(now_: str, last: str) -> str:
+    """Return what is now, or what was last when the operation shows no level any more; a level that made room for others stays gone."""
+    return f"({now_} or {last} unless on () group({series(semconv.LEVEL_CURRENT, CHOSEN)}))"
+
+
+def _levels() -> table.Panel:
+    of = _of_levels
     ratio, guess = of(semconv.LEVEL_RATIO), of(semconv.LEVEL_ESTIMATED)
     of_basis = f"{guess} or 0 * ({ratio})"
     columns = [
-        state("State", level_state(CHOSEN, CHOSEN_LEVEL)),
+        state("State", _or_last(level_state(CHOSEN, CHOSEN_LEVEL), level_state(CHOSEN, CHOSEN_LEVEL, last=True))),
         text_column("Level", "level"),
         bar("Progress", ratio, 170),
         word("Basis", of_basis, facts.basis_words(), 100),
         values("Done", of(semconv.LEVEL_CURRENT), COUNT, 80),
         values("Of", of(semconv.LEVEL_TARGET), COUNT, 80),
     ]
-    text_ = "The levels below the operation as they stand. An exporter shows at most 50 of each operation, running ones first, two deep."
-    return grid(About("Levels", text_, PLAIN, "The operation has no levels, or has ended long ago"), columns, sort="State")
+    text_ = (
+        "The levels below the operation as they stand, or when they were last seen. "
+        "An exporter shows at most 50 of each operation, running ones first, two deep."
+    )
+    return grid(About("Levels", text_, PLAIN, "It has no levels, or ended before the shown time"), columns, sort="State")
 
 
 def _dial() -> gauge.Panel:
-    ratio = once(series(semconv.LEVEL_RATIO, CHOSEN, CHOSEN_LEVEL), "level")
-    guess = once(series(semconv.LEVEL_ESTIMATED, CHOSEN, CHOSEN_LEVEL), "level")
-    there = once(series(semconv.LEVEL_CURRENT, CHOSEN, CHOSEN_LEVEL), "level")
-    text_ = "The fraction of this level that is done; estimated while it is a step that cannot report. Unknown without a total."
+    ratio, guess, there = (_of_levels(one) for one in (semconv.LEVEL_RATIO, semconv.LEVEL_ESTIMATED, semconv.LEVEL_CURRENT))
+    text_ = "The fraction of this level that is done, or was when last seen; estimated while it cannot report. Unknown without a total."
     shown = facts.or_uncounted(facts.split_by_basis(ratio, guess, "level"), ratio, there, "level")
     panel = dial(About(f"${LEVEL}", text_, RATIO, "no levels"), now(shown)).mappings(facts.uncounted())
     panel = panel.display_name(f"${{__field.labels.{facts.BASIS}}}")
@@ -249,11 +261,8 @@ def _processor() -> timeseries.Panel:
         Query(each(semconv.OPERATION_GPU, CHOSEN), "GPU"),
     )
     text_ = "Use of processor and GPU by the process that runs it; one busy core is 100 %."
-    return lines(
-        About("Processor and GPU", text_, RATIO, "Resources are not watched: install otel-progress[resources]"),
-        *queries,
-        legend=("mean", "max", "lastNotNull"),
-    )
+    about = About("Processor and GPU", text_, RATIO, "Resources are not watched: install otel-progress[resources]")
+    return lines(about, *queries, legend=("mean", "max", "lastNotNull")).axis_soft_max(0.1)
 
 
 def _memory() -> timeseries.Panel:

@@ -20,14 +20,14 @@ from grafana.panels import (
     Query,
     bars,
     colour,
-    columns,
+    counts,
     lines,
     now,
     number,
     override,
     steps,
 )
-from grafana.promql import counted, each, increase, is_, known_zero, once, rate, series, total
+from grafana.promql import counted, each, grown, is_, known_zero, once, rate, series, total
 from grafana.states import BLUE, COLOURS, GREEN, GREY, NUMBERS, ORANGE, RED, UNKNOWN, YELLOW, operation_state, words
 from grafana.tables import bar, grid, hidden, state, text, values, word
 from grafana.variables import base, kept_operation
@@ -210,7 +210,7 @@ def _alerts() -> table.Panel:
     )
     columns_ = [
         word("Severity", f"max by (alertname, operation_id, operation_type) ({' or '.join(ranked)})", severities, 90),
-        text("Alert", "alertname"),
+        text("Alert", "alertname", custom_minWidth=220),
         text("Operation", "operation_id", 170, links=to_operation("Operation"), noValue="–"),
         text("Type", "operation_type", 120, noValue="–"),
     ]
@@ -239,13 +239,9 @@ def _states_over_time() -> timeseries.Panel:
 
 
 def _ended() -> timeseries.Panel:
-    ended = Query(total(increase(semconv.OPERATIONS_FINISHED, "$__rate_interval"), "status"), "{{status}}")
-    panel = columns(
-        About(
-            "Operations ended", "How many operations ended in each interval, by how.", COUNT, "No operation ended in this time"
-        ),
-        ended,
-    ).decimals(0)
+    ended = Query(grown(semconv.OPERATIONS_FINISHED, "status"), "{{status}}")
+    text_ = "How many operations ended in each interval, by how."
+    panel = counts(About("Operations ended", text_, COUNT, "No operation ended in this time"), ended)
     for word_, shade in COLOURS.items():
         panel = override(panel, word_, color=colour(shade))
     return panel

@@ -157,6 +157,11 @@ def columns(about: About, *queries: Query, legend: Sequence[str] = ("sum",)) -> 
     return panel.bar_alignment(kinds.BarAlignment.BEFORE).bar_width_factor(0.8)
 
 
+def counts(about: About, query: Query) -> timeseries.Panel:
+    """Return columns of how often something happened. None stands for less than a minute, so that one event is one column."""
+    return columns(about, query).decimals(0).interval("1m")
+
+
 def timeline(about: About, queries: Sequence[Query], mappings: list[model.ValueMapping]) -> statetimeline.Panel:
     """Return a strip of states over time for each series."""
     panel = (

@@ -41,6 +41,8 @@ NUMBERS: Final = {state: number for number, (state, _) in enumerate(_STATES, sta
 """The number of each state."""
 COLOURS: Final = {state.value: colour for state, colour in _STATES}
 """The colour of each state's word."""
+_NOT_YET: Final = 9_999_999_999
+"""Stands for the moment (Unix seconds) at which a level began that has not begun: it has as many digits as one, and sorts behind all."""
 
 
 def mapping() -> list[model.ValueMapping]:
@@ -82,10 +84,22 @@ def operation_state(*matchers: Matcher, ended: bool = False) -> str:
     return f"{now} or {once(' or '.join(then), *OPERATION)}"
 
 
-def level_state(*matchers: Matcher) -> str:
-    """Return the number of each level's state."""
-    terms = [_term(state, semconv.LEVEL_STATUS, "status", *matchers) for state, _ in _STATES if isinstance(state, Status)]
-    return once(" or ".join(terms), "level")
+def level_state(*matchers: Matcher, last: bool = False) -> str:
+    """Return the number of each level's state; with ``last`` of those that ended within the shown time, how they ended."""
+    chosen = [state for state, _ in _STATES if isinstance(state, Status) and (state.finished or not last)]
+    return once(" or ".join(_term(state, semconv.LEVEL_STATUS, "status", *matchers, last=last) for state in chosen), "level")
+
+
+def in_order(states: str, *matchers: Matcher) -> str:
+    """Return the levels' states in the order in which the levels began to run; those that have not yet stand last, by name.
+
+    Prometheus sorts the answer by labels, ``begun`` before ``level``: so the moment is made a label, the same all over the shown time.
+    """
+    running = f"{once(series(semconv.LEVEL_STATUS, is_('status', Status.RUNNING.value), *matchers), 'level')} == 1"
+    began = f"min_over_time(timestamp({running})[$__range:$__interval] @ end())"
+    there = once(f"last_over_time({series(semconv.LEVEL_STATUS, *matchers)}[$__range] @ end())", "level")
+    moments = f"{began} or on (level) 0 * {there} + {_NOT_YET}"
+    return f'({states}) + on (level) group_left (begun) 0 * count_values by (level) ("begun", {moments})'
 
 
 def _term(state: Status | Condition, metric: semconv.Metric, label: str, *matchers: Matcher, last: bool = False) -> str:

@@ -29,11 +29,13 @@ class Column:
     width: int | None = None
     looks: dict[str, object] = field(default_factory=dict)
     shown: bool = True
+    least: int | None = None
+    """Width below which the column is not pressed on a narrow screen: the table scrolls instead."""
 
 
 def text(heading: str, label: str, width: int | None = None, **looks: object) -> Column:
     """Return a column of texts: a label."""
-    return Column(heading, label=label, width=width, looks=looks)
+    return Column(heading, label=label, width=width, looks=looks, least=None if width else 150)
 
 
 def values(heading: str, query: str, unit: str = COUNT, width: int | None = None, **looks: object) -> Column:
@@ -50,7 +52,7 @@ def bar(heading: str, query: str, width: int | None = None) -> Column:
         "custom_cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
         "color": {"mode": "fixed", "fixedColor": BLUE},
     }
-    return Column(heading, query=query, unit=RATIO, width=width, looks=looks)
+    return Column(heading, query=query, unit=RATIO, width=width, looks=looks, least=None if width else 150)
 
 
 def state(heading: str, query: str, width: int = 120) -> Column:
@@ -93,7 +95,13 @@ def grid(about: About, columns: Sequence[Column], *, sort: str, descending: bool
     panel = panel.with_transformation(model.DataTransformerConfig(id_val="organize", options=organised))
     for column in (one for one in columns if one.shown):
         # The panel's own message for no data would stand in every empty cell.
-        looks = {"unit": column.unit, "custom_width": column.width, "noValue": states.UNKNOWN, **column.looks}
+        looks = {
+            "unit": column.unit,
+            "custom_width": column.width,
+            "custom_minWidth": column.least,
+            "noValue": states.UNKNOWN,
+            **column.looks,
+        }
         panel = panel.override_by_name(column.heading, as_properties(looks))
     panel = panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(descending)])
     panel = panel.cell_height(kinds.TableCellHeight.SM).show_header(True).align(kinds.FieldTextAlignment.AUTO).min_width(60)

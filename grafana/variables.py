@@ -17,6 +17,8 @@ NO_PICTURE: Final = "Open the last preview: it is no picture, or the server asks
 """Stands in a link in place of a picture that the browser cannot show."""
 ANY: Final = ".+"
 """What All stands for: one short expression, however many values there are."""
+MOST_LEVELS: Final = 50
+"""What an exporter shows of one operation, unless it is told otherwise."""
 _KINDS: Final = {PROMETHEUS: "prometheus", LOKI: "loki", TEMPO: "tempo"}
 
 Variable = dashboard.QueryVariable | dashboard.DatasourceVariable | dashboard.TextBoxVariable | dashboard.CustomVariable
@@ -61,10 +63,9 @@ def chosen_operation() -> list[Variable]:
     """Return the choice of one operation, and what follows from it: its levels, its trace and its last preview."""
     known = f"{semconv.OPERATION_STATUS.prometheus}{{{SCOPE[0]},{SCOPE[1]},{CHOSEN_TYPE}}}"
     chosen = _query(ID, "Operation", f"label_values({known}, operation_id)", "The operation that this dashboard shows")
-    levels = f"label_values({series(semconv.LEVEL_CURRENT, CHOSEN)}, level)"
     return [
         chosen,
-        _many(LEVEL, "Level", levels, "Levels below the operation; each has a gauge"),
+        _levels(),
         _trace(),
         _preview(),
     ]
@@ -99,6 +100,18 @@ def _query(name: str, label: str, query: str, text: str) -> dashboard.QueryVaria
     wrapped: dict[str, object] = {"query": query, "refId": f"variable-{name}"}
     made = made.query(wrapped).definition(query)
     return made.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(model.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC)
+
+
+def _levels() -> dashboard.QueryVariable:
+    """Return the levels that are shown now, or those seen last of an operation that has ended: not each that has come and gone since.
+
+    Every one of them has a gauge, and an exporter shows at most ``MOST_LEVELS``.
+    """
+    seen = f"timestamp({series(semconv.LEVEL_CURRENT, CHOSEN)})"
+    last = f"topk({MOST_LEVELS}, max by (level) (max_over_time({seen}[$__range:1m])))"
+    query = f"query_result(max by (level) ({seen}) or on () {last})"
+    made = _many(LEVEL, "Level", query, "Levels below the operation; each has a gauge")
+    return made.regex(r'/^\{level="(.*)"\} /').sort(model.VariableSort.NATURAL_ASC)
 
 
 def _newest(label: str) -> str:

@@ -49,7 +49,12 @@ def compress(roots: Sequence[sources.Root]) -> None:
         "compression", "Compression of the sources", id=new_id("compression"), total=total, unit="file", packages=len(packages)
     ) as op:
         with ThreadPoolExecutor(WORKERS) as pool:
-            sizes = list(pool.map(lambda package: _compress(op, package), packages))
+            try:
+                sizes = list(pool.map(lambda package: _compress(op, package), packages))
+            except KeyboardInterrupt:
+                # The pool waits for its threads. They ask after each file, or whole packages would have to be done first.
+                progress.request_cancel(op.operation_id, "told to stop")
+                raise
         before, after = (sum(column) for column in zip(*sizes, strict=True))
         op.update(message=f"{before:,} bytes became {after:,}")
         logger.info("compressed %d files: %d bytes became %d", total, before, after)

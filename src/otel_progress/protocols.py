@@ -93,9 +93,13 @@ class Reader(Protocol):
         level: str | None = None,
         outcome: Outcome | None = None,
         since: float | None = None,
+        upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[Event]:
-        """Return the newest ``limit`` events of the newest run, oldest first; ``level`` is a path and takes in what is below it."""
+        """Return the newest ``limit`` events of the newest run, oldest first; ``level`` is a path and takes in what is below it.
+
+        ``upto`` is the highest number, for those before the ones that are known.
+        """
 
     def logs(
         self,
@@ -105,18 +109,30 @@ class Reader(Protocol):
         severity: int = 0,
         since: float | None = None,
         after: int = 0,
+        upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[LogRecord]:
         """Return log records of the newest run, oldest first: the newest ``limit`` of those whose number is above ``after``.
 
-        ``path`` takes in what is below it; ``severity`` is the least number of ``logging``; ``since`` in Unix seconds.
+        ``path`` takes in what is below it; ``severity`` is the least number of ``logging``; ``since`` in Unix seconds; ``upto`` is the
+        highest number.
         """
 
-    def resources(self, operation_id: str, *, since: float | None = None, limit: int = 600) -> Sequence[ResourceSample]:
-        """Return samples of the newest run's process taken while the run lasted, oldest first, the newest ``limit``."""
+    def resources(
+        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
+    ) -> Sequence[ResourceSample]:
+        """Return samples of the newest run's process taken while the run lasted, oldest first, the newest ``limit``.
 
-    def previews(self, operation_id: str, *, path: str | None = None, limit: int = 100) -> Sequence[Preview]:
-        """Return the stored previews of the newest run, oldest first, the newest ``limit``; ``path`` takes in what is below it."""
+        ``since`` in Unix seconds; ``upto`` is the latest ``clock``.
+        """
+
+    def previews(
+        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
+    ) -> Sequence[Preview]:
+        """Return the stored previews of the newest run, oldest first, the newest ``limit``; ``path`` takes in what is below it.
+
+        ``upto`` is the highest number.
+        """
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch as it is now, or None."""

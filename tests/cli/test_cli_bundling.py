@@ -86,6 +86,17 @@ def test_an_installation_without_the_files(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @each
+@pytest.mark.parametrize("directory", ["", " "])
+def test_an_empty_directory_is_refused(bundle: str, directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable of a script that is not set is not the current directory: nothing is written, and it is said what is."""
+    monkeypatch.chdir(tmp_path)
+    done = run(bundle, "export", directory, "--force")
+    assert done.exit_code == 2
+    assert "the directory is empty; expected the name of one, or . for the current one" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@each
 def test_alone_it_helps(bundle: str) -> None:
     """The command without export tells what it can do."""
     done = run(bundle)

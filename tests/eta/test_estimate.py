@@ -206,7 +206,7 @@ def test_very_many_points() -> None:
         ([(0.0, 0.0), (1.0, "half")], 2.0, r"points: expected pairs of numbers"),
         ([(0.0,), (1.0, 0.5)], 2.0, r"points: expected pairs of numbers"),
         ([(0.0, 0.0), (5.0, 0.5)], 3.0, r"elapsed: expected a time from the last point's on \(5.0 s\), got 3.0"),
-        ([], nan, r"elapsed: expected a number of seconds from 0 on, got nan"),
+        ([], nan, r"elapsed: expected a number of seconds from 0 to 1e\+15, got nan"),
         ([], -1.0, r"elapsed: expected a number"),
     ],
 )

@@ -172,10 +172,10 @@ def test_always_sensible(ended: list[float], running: list[float], known: list[f
 @pytest.mark.parametrize(
     ("children", "text"),
     [
-        (Parallel([nan], [], 0, 1), r"parallel.ended\[0\]: expected a number of seconds from 0 on, got nan"),
+        (Parallel([nan], [], 0, 1), r"parallel.ended\[0\]: expected a number of seconds from 0 to 1e\+15, got nan"),
         (Parallel([1.0], [-2.0], 0, 1), r"parallel.running\[0\]: .* got -2.0"),
         (Parallel([1.0], [], 0, 1, known=[1.0, inf]), r"parallel.known\[1\]: .* got inf"),
-        (Parallel([1.0], [], -1, 1), r"parallel: expected remaining >= 0 and workers >= 1, got -1 and 1"),
+        (Parallel([1.0], [], -1, 1), r"parallel: expected remaining >= 0 and workers >= 1, at most 1e\+15, got -1 and 1"),
         (Parallel([1.0], [], 0, 0), r"parallel: .* got 0 and 0"),
     ],
 )

@@ -17,7 +17,7 @@ from servers import poll
 RUN = re.compile(
     r"run (?P<number>\d+): ended after (?P<end>[\d.]+) s; at 25 % "
     r"(?:no end was foretold|(?P<told>[\d.]+) s(?P<interval> \([\d.]+ to [\d.]+ s\))? was foretold "
-    r"from (?P<runs>\d+) earlier runs, (?P<off>[\d.]+)% off)"
+    r"from (?P<runs>\d+) earlier runs?, (?P<off>[\d.]+)% off)"
     r"(?:; by the average pace (?P<average>[\d.]+)%)?"
 )
 STEP = re.compile(
@@ -121,6 +121,36 @@ def test_audio_batch_of_five_hundred_goes_on_where_it_was_stopped(run: Runner, t
     assert failed["recording-499.wav"] == "recording-499.wav has 1478 of 8000 samples"
     assert len(list(folder.glob("*.clean.wav"))) >= 490
     assert not checkpoint.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT as a terminal does")
+@pytest.mark.parametrize("name", ["render.py", "video_pipeline.py"])
+def test_ctrl_c_ends_the_run_that_is_under_way(run: Runner, name: str) -> None:
+    """It stops at once and counts as cancelled, also when another thread does the work; no traceback is shown."""
+    large = ("--size", 8_000) if name == "render.py" else ("--frames", 5_000)
+
+    def is_running() -> bool:
+        done = run("-m", "otel_progress", "ls", "--json")
+        return done.returncode == 0 and any(one["ratio"] for one in json.loads(done.stdout)["operations"])
+
+    with run.start(EXAMPLES / name, *large) as process:
+        try:
+            poll(lambda: process.poll() is not None or is_running(), what="the work")
+        finally:
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.splitlines()[-1]) == (1, "interrupted")
+    assert "Traceback" not in errors
+    (stopped,) = run.document("history")["operations"]
+    assert stopped["status"] == "cancelled"
+
+
+def test_render_refuses_a_place_it_could_not_write_to(run: Runner, tmp_path: Path) -> None:
+    """A picture that could not be kept is told before it is rendered."""
+    for place in (tmp_path / "nowhere" / "picture.png", tmp_path):
+        done = run(EXAMPLES / "render.py", "--output", place)
+        assert done.returncode == 2
+        assert "expected --output to name a file in a folder that is there" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["render.py", "video_pipeline.py", "audio_batch.py"])

@@ -11,7 +11,14 @@ from typing import Any, Final
 
 FOLDER: Final = Path(__file__).parents[2] / "grafana" / "dashboards"
 """Where the dashboards are."""
-GLOBALS: Final = {"__rate_interval": "1m0s", "__interval": "15s", "__range": "7200s", "__from": "0", "__to": "1"}
+GLOBALS: Final = {
+    "__rate_interval": "1m0s",
+    "__interval": "15s",
+    "__interval_ms": "15000",
+    "__range": "7200s",
+    "__from": "0",
+    "__to": "1",
+}
 """What stands for Grafana's own variables. No query of ours spells a window of one minute so: a test can tell it apart."""
 
 

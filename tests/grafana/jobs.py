@@ -131,6 +131,17 @@ def opaque(id: str, *, expected: float = 600.0) -> Job:
         yield float("inf")
 
 
+def twins(id: str) -> Job:
+    """Survey two sites at once, each in stages of the same names."""
+    op = progress.operation("survey", f"Survey {id}", id=id, total=2).start()
+    sites = [op.level("site", name, stages={"walk": 1, "report": 1}).start() for name in ("east", "west")]
+    walks = [site.stage("walk").start() for site in sites]
+    while True:
+        yield 5.0
+        for walk in walks:
+            walk.increment()
+
+
 def many_levels(id: str, *, levels: int = 60) -> Job:
     """Work in more levels at once than an exporter shows of one operation."""
     op = progress.operation("survey", f"Survey {id}", id=id, total=levels).start()

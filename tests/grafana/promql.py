@@ -84,6 +84,8 @@ def _aggregated(node: Any) -> set[str]:
     inner = labels(node.expr)
     kept = set(node.modifier.labels) if node.modifier is not None else set()
     assert kept <= inner, f"by ({sorted(kept - inner)}) of series that have {sorted(inner)}"
+    if str(node.op) == "count_values":
+        return kept | {node.param.val}
     return inner if str(node.op) in _CHOOSES else kept
 
 

@@ -26,7 +26,11 @@ PAUSED: Final = "xl"
 ESTIMATED: Final = "cut-3"
 ABANDONED: Final = "archive"
 MANY_LEVELS: Final = "many-levels"
-HOSTILE: Final = 'a "quoted" \\ {id=~".*"} <b>& it\'s $1'
+TWINS: Final = "both-sites"
+HOSTILE: Final = 'a "quoted" \\ {id=~".*"} <b>& it\'s $1 ${job} [[job]] %41+#/? ünï 日本\n'
+"""What an id may hold: all but a backquote, in which queries have to quote it. Control characters arrive escaped."""
+SHOWN_HOSTILE: Final = HOSTILE.replace("\n", "\\n")
+"""The same as it is on the label."""
 BATCH: Final = "thumbnails"
 
 
@@ -90,6 +94,7 @@ def _present(world: World, end: float) -> None:
     world.begin(jobs.opaque(ESTIMATED), end - 400)
     world.begin(jobs.paused(PAUSED), end - 1000)
     world.begin(jobs.many_levels(MANY_LEVELS), end - 300)
+    world.begin(jobs.twins(TWINS), end - 120)
     world.begin(jobs.survey(HOSTILE, pages=100_000), end - 200)
     world.begin(_albums(world), end - 420)
     world.begin(_crash(world), end - 60)

@@ -8,32 +8,19 @@ from __future__ import annotations
 
 import re
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from tests.grafana import scenario
 from tests.grafana.boards import Target, boards, fill, panels, promql_of, query_of, targets, variables
-from tests.grafana.prometheus import LOOKBACK_S, Prometheus, prometheus
-from tests.grafana.world import IDLE, JOBS, SERVER, WORKER, World, world
-from tests.servers import poll
+from tests.grafana.stage import HOURS, Stage, choices, gone, staged, unfinished
+from tests.grafana.world import IDLE, JOBS, WORKER
 
 from otel_progress import semconv
 
 BOARDS = boards()
 ASKED = [target for target in targets() if target.kind == "prometheus"]
-HOURS = 1.5
-RULES = f"""groups:
-- name: alerts
-  rules:
-  - {{alert: ProgressWatchdog, expr: vector(1), labels: {{severity: none}}}}
-  - alert: ProgressOperationStalled
-    expr: max by (operation_id, operation_type) ({semconv.OPERATION_CONDITION.prometheus}{{condition="stalled"}}) == 1
-    labels: {{severity: warning}}
-"""
 EMPTY = {
     ("Processor and GPU", "B"): "this machine has no GPU",
     ("Memory", "B"): "this machine has no GPU",
@@ -52,6 +39,8 @@ ZERO = {
     "Events let go",
 }
 """Panels that know that there is nothing, where an exporter answers and nothing runs."""
+STAGES = ("stage:prepare", "stage:render", "stage:encode")
+"""Levels of the operation that the variables are asked about."""
 OPERATIONS = (
     scenario.RUNNING,
     scenario.STALLED,
@@ -64,28 +53,10 @@ OPERATIONS = (
     scenario.ESTIMATED,
     scenario.ABANDONED,
     scenario.MANY_LEVELS,
-    scenario.HOSTILE,
+    scenario.TWINS,
+    scenario.SHOWN_HOSTILE,
     "no such operation",
 )
-
-
-@dataclass
-class Stage:
-    """The world with the Prometheus that watches it, and the moment at which it is asked."""
-
-    world: World
-    prometheus: Prometheus
-    now: float
-
-    def answer(self, target: Target, values: dict[str, str | list[str]]) -> list[Any]:
-        """Return the series that a panel's query finds."""
-        expression = fill(target.expression, values)
-        if target.json.get("instant"):
-            return self.prometheus.instant(expression, self.now)
-        step = {"1d": 86_400.0}.get(target.json.get("interval", ""), 30.0)
-        day = step == 86_400.0  # which begins at midnight, as Grafana does it
-        first = self.now // step * step if day else self.now - HOURS * 3600
-        return self.prometheus.range(expression, first, self.now, step)
 
 
 @pytest.fixture(autouse=True)
@@ -96,26 +67,8 @@ def _nothing_left_behind() -> None:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Live through the story, and let Prometheus scrape what became of it."""
-    folder = tmp_path_factory.mktemp("grafana")
-    with ExitStack() as stack:
-        made = stack.enter_context(world(folder, before=HOURS * 3600 + 2 * LOOKBACK_S))
-        stream = stack.enter_context(urllib.request.urlopen(f"http://{made.targets[SERVER]}/api/v1/stream", timeout=30))
-        with (folder / "written.om").open("w") as out:
-            scenario.live_through(made, out, hours=HOURS, step=20.0, pause=300.0)
-        assert stream.status == 200
-        scenario.be_refused(made)
-        client = stack.enter_context(prometheus(folder, folder / "written.om", made.targets, rules=[RULES]))
-        scrapes = f"sum(count_over_time(up[5m])) >= {3 * len(JOBS)}"
-        poll(lambda: client.instant(scrapes, time.time()), what="scrapes")
-        poll(lambda: client.instant('ALERTS{alertname="ProgressOperationStalled"}', time.time()), what="an alert")
-        yield Stage(made, client, time.time())
-
-
-def choices(board: dict[str, Any], **chosen: str | list[str]) -> dict[str, str | list[str]]:
-    """Return the values of all variables of a dashboard as somebody has chosen them: All of each, but for those that are given."""
-    values: dict[str, str | list[str]] = {"window": "1h"}
-    values |= {one["name"]: one["allValue"] for one in variables(board, "query") if one.get("allValue")}
-    return {**values, "operation_id": scenario.RUNNING, "level": ".+", **chosen}
+    with staged(tmp_path_factory.mktemp("grafana")) as made:
+        yield made
 
 
 def finite(series: list[Any]) -> bool:
@@ -192,11 +145,6 @@ def test_numbers_of_the_overview(stage: Stage) -> None:
             assert float(found["value"][1]) == (len(unfinished(stage)) if wanted is None else wanted), str(target)
 
 
-def unfinished(stage: Stage) -> set[str]:
-    """Return the ids of all operations that have not ended: what runs here, and the one whose process is gone."""
-    return {one.operation_id for one in stage.world.recorder.runtime.get_active_operations()} | {scenario.ABANDONED}
-
-
 def test_states_of_operations(stage: Stage) -> None:
     """Each operation is shown in the state that the story left it in."""
     from grafana.states import NUMBERS
@@ -235,11 +183,12 @@ def test_variable_finds_values(stage: Stage, name: str, variable: dict[str, Any]
     expression = fill(expression, choices(BOARDS[name]))
     if label is None:
         texts = [
-            ",".join(f'{key}="{value}"' for key, value in one["metric"].items())
+            "{" + ",".join(f'{key}="{value}"' for key, value in one["metric"].items()) + "} " + one["value"][1]
             for one in stage.prometheus.instant(expression, stage.now)
         ]
         found = [match[1] for text in texts if (match := re.search(variable["regex"].strip("/"), text))]
-        assert len(found) == 1
+        assert len(found) == 1 or variable["name"] == "level"
+        assert variable["name"] != "level" or set(STAGES) <= set(found)
         return
     start = stage.now - HOURS * 3600
     found = stage.prometheus.ask(f"label/{label}/values", **{"match[]": expression, "start": f"{start}", "end": f"{stage.now}"})
@@ -248,7 +197,6 @@ def test_variable_finds_values(stage: Stage, name: str, variable: dict[str, Any]
         "instance": set(stage.world.targets.values()),
         "operation_type": {"render", "ingest", "survey", "backup"},
         "operation_id": set(OPERATIONS[:-1]),
-        "level": {"stage:prepare", "stage:render", "stage:encode"},
     }
     assert expected[variable["name"]] <= set(found)
 
@@ -278,6 +226,67 @@ def test_dials_of_levels(stage: Stage) -> None:
     ((unknown,),) = [[one["value"][1] for one in found["stage:encode"]]]
     assert target.panel["fieldConfig"]["defaults"]["mappings"][0]["options"][unknown]["text"] == "unknown"
     assert stage.answer(target, choices(board, operation_id=scenario.FAILED)) == []
+
+
+def levels(stage: Stage, operation: str) -> list[str]:
+    """Return the levels that the variable offers of an operation, as Grafana reads them out of the answer."""
+    name = "progress-operation.json"
+    (variable,) = [one for one in variables(BOARDS[name], "query") if one["name"] == "level"]
+    expression, _ = promql_of(query_of(variable))
+    found = stage.prometheus.instant(fill(expression, choices(BOARDS[name], operation_id=operation)), stage.now)
+    return [one["metric"]["level"] for one in found]
+
+
+def test_levels_are_those_that_are_shown(stage: Stage) -> None:
+    """A gauge stands for each level that is there now, not for each that has ever been; of one whose series are gone the last."""
+    at_most = 50
+    shown = f'count({semconv.LEVEL_CURRENT.prometheus}{{job="{WORKER}",operation_id="{scenario.MANY_LEVELS}"}})'
+    (now,) = stage.prometheus.instant(shown, stage.now)
+    assert len(levels(stage, scenario.MANY_LEVELS)) == int(now["value"][1]) == at_most
+    ended = gone(stage)
+    assert {"stage:prepare", "stage:render", "stage:encode"} <= set(levels(stage, ended))
+    assert len(levels(stage, ended)) <= at_most
+
+
+def test_levels_are_remembered(stage: Stage) -> None:
+    """Of an operation whose series are gone the table still has how each level ended, and the gauge how far it was."""
+    asked = {(one.panel["title"], one.json["refId"]): one for one in ASKED if one.panel["title"] in ("Levels", "$level")}
+    chosen = choices(BOARDS["progress-operation.json"], operation_id=gone(stage), level="stage:prepare")
+    values = {key: [one["value"][1] for one in stage.answer(target, chosen)] for key, target in asked.items()}
+    assert values["Levels", "A"] == ["1"]
+    assert values["Levels", "B"] == values["$level", "A"] == ["1"]
+
+
+def stages(stage: Stage, operation: str) -> list[str]:
+    """Return the names of an operation's stages from the top of the timeline down."""
+    (target,) = [one for one in ASKED if one.panel["title"] == "Stages" and one.json["refId"] == "B"]
+    return [one["metric"]["level"] for one in stage.answer(target, choices(BOARDS[target.board], operation_id=operation))]
+
+
+def test_stages_stand_in_their_order(stage: Stage) -> None:
+    """The timeline has the stages from the first to the last, not by name; a stage that has not begun stands last."""
+    assert stages(stage, scenario.FINISHED) == ["prepare", "render", "encode"]
+    assert stages(stage, scenario.ESTIMATED) == ["demux", "encode", "mux"]
+
+
+def test_stages_of_the_same_name(stage: Stage) -> None:
+    """Where several levels have stages of the same names, each is a strip of its own."""
+    found = stages(stage, scenario.TWINS)
+    assert sorted(found) == [f"site:{site}/stage:{name}" for site in ("east", "west") for name in ("report", "walk")]
+
+
+@pytest.mark.parametrize("title", ["Rejected updates by reason", "Events let go by reason", "Operations ended"])
+def test_columns_add_up(stage: Stage, title: str) -> None:
+    """What columns of counts add up to, as their legend does, is what was counted: no event stands in two columns."""
+    (target,) = [one for one in ASKED if one.panel["title"] == title]
+    (selector,) = re.findall(r"rate\((.*?)\[", target.expression)
+    # As Grafana fills it in: points a minute apart, and the interval of scrapes, here 20 seconds, on top.
+    values = {**choices(BOARDS[target.board]), "__interval_ms": "60000", "__rate_interval": "80s"}
+    end = stage.now - stage.now % 60 - 120
+    columns = stage.prometheus.range(fill(target.expression, values), end - 4800, end, 60.0)
+    shown = sum(float(value) for one in columns for _, value in one["values"])
+    (counted,) = stage.prometheus.instant(fill(f"sum(increase({selector}[4860s]))", values), end)
+    assert shown == pytest.approx(float(counted["value"][1]), rel=0.1)
 
 
 def test_scrapes_are_of_the_real_exporters(stage: Stage) -> None:

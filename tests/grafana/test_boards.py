@@ -172,6 +172,8 @@ def test_panel_of_its_kind(name: str, panel: dict[str, Any]) -> None:
     if kind == "table":
         assert options["sortBy"][0]["displayName"] in columns(panel)
         assert all("unit" in properties for properties in columns(panel).values())
+        widths = {"custom.width", "custom.minWidth"}
+        assert all(widths & set(properties) for properties in columns(panel).values()), "a narrow screen leaves 60 pixels"
         (organise,) = [one["options"] for one in panel["transformations"] if one["id"] == "organize"]
         assert set(organise["renameByName"].values()) == set(columns(panel))
     elif kind in ("bargauge", "gauge"):
@@ -181,6 +183,10 @@ def test_panel_of_its_kind(name: str, panel: dict[str, Any]) -> None:
     elif kind == "timeseries":
         assert options["legend"]["showLegend"] is True
         assert options["tooltip"]["mode"] == "multi"
+        per_interval = any("$__interval_ms" in target["expr"] for target in panel["targets"])
+        assert per_interval is (panel.get("interval") == "1m"), "of less than four scrapes no event is one column"
+        added_up = "sum" in options["legend"]["calcs"]
+        assert not (added_up and any("[$__rate_interval]" in target["expr"] for target in panel["targets"]) and not per_interval)
     elif kind == "stat":
         assert options["graphMode"] == "none"
         assert all(target["instant"] for target in panel["targets"]), "an old value would be shown as if it still held"

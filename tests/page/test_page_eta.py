@@ -101,7 +101,7 @@ def test_no_end_moves_on_with_the_clock(ask: Ask) -> None:
           Date.now = () => 1.8e12 + 1000 * second;
           const entry = { doc, at: 0, points: [] };
           const kind = states.kindOf(entry, 1000 * second);
-          return [kind, ...rows.remainingOf(entry, kind, 1000 * second)];
+          return [kind, ...rows.remainingOf(entry, kind, 1000 * second).slice(0, 2)];
         }).concat((Date.now = now) && []);""",
         [[docs[0], second] for second in (0, 30, 50, 80, 600)] + [[docs[1], 600]],
     )
@@ -115,6 +115,19 @@ def test_no_end_moves_on_with_the_clock(ask: Ask) -> None:
     assert moments[0].startswith("ends ")
     assert moments[:3] == [moments[0]] * 3
     assert not any(text.startswith("ends") for text in moments[3:])
+
+
+def test_a_row_shows_an_interval_whole(ask: Ask) -> None:
+    """Where both do not fit, the moments stay and the time it has run is left to the details; without an end it is there."""
+    wide = replace(WAITS, low_s=60.0, high_s=3_000.0, counts_down_s=None, stalls_after_s=None)
+    docs = [encode_operation(operation(snapshot(eta=eta, stall_after_s=1e6), clock=CLOCK + 80.0)) for eta in (wide, None)]
+    (_, whole, brief), (_, one, same) = ask(
+        """return given.map((doc) => rows.remainingOf({ doc, at: 0, points: [] }, "running", 0));""", docs
+    )
+    assert " · for " in whole
+    assert brief == whole.partition(" · ")[0]
+    assert any(character.isdigit() for character in brief.partition("–")[2]), brief
+    assert one == same == "for 1 min 20 s"
 
 
 def test_only_what_is_shown_is_calm(ask: Ask) -> None:

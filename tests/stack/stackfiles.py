@@ -32,6 +32,11 @@ PROGRAMS: Final = {
 Prometheus and Alertmanager are on busybox (distroless variants have another tag), Grafana and Redis on Alpine. Tempo (from 3.0) and Loki
 (from 3.6.5) are distroless and have a flag ``-health``. The Collector is made from scratch and has nothing.
 """
+BUNDLED_PLUGINS: Final = {
+    *("elasticsearch", "grafana-postgresql-datasource", "grafana-pyroscope-datasource", "influxdb", "jaeger", "loki", "mssql"),
+    *("mysql", "opentsdb", "prometheus", "stackdriver", "tempo", "zipkin"),
+}
+"""What lies in data/plugins-bundled of Grafana's image, 13.2: the datasources that are processes of their own."""
 LISTENS: Final = {
     "server": {7764},
     "worker": {9464},
@@ -61,6 +66,12 @@ def compose() -> dict[str, Any]:
 def services() -> dict[str, dict[str, Any]]:
     """Return the services by name."""
     found: dict[str, dict[str, Any]] = compose()["services"]
+    return found
+
+
+def provisioned() -> list[dict[str, Any]]:
+    """Return the datasources that Grafana is given."""
+    found: list[dict[str, Any]] = load(DEPLOY / "grafana" / "provisioning" / "datasources" / "stack.yaml")["datasources"]
     return found
 
 

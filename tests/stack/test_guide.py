@@ -42,6 +42,12 @@ def test_the_token_is_read_where_it_is_made() -> None:
     assert f"docker compose exec server cat {path}" in TEXT
 
 
+def test_the_memory_is_that_of_the_containers() -> None:
+    """What has to be spared is the sum of the limits of what starts by itself."""
+    limits = [int(service["mem_limit"].removesuffix("m")) for service in services().values() if "profiles" not in service]
+    assert f"add up to {sum(limits) / 1024:.1f} GiB" in TEXT
+
+
 def rows() -> dict[tuple[int, int], int]:
     """Return the series that the guide's table has for each (operations, levels)."""
     found = re.findall(r"^\| ([0-9,]+) \| ([0-9,]+) \| ([0-9,]+) \| .* KiB \|", TEXT, re.MULTILINE)

@@ -7,12 +7,12 @@ import re
 from typing import Any
 
 import pytest
-from stackfiles import DEPLOY, LISTENS, PROJECT, address, assert_reachable, host_path, load, mounts, services
+from stackfiles import DEPLOY, LISTENS, PROJECT, address, assert_reachable, host_path, load, mounts, provisioned, services
 
 from otel_progress import semconv
 
 PROMETHEUS: dict[str, Any] = load(DEPLOY / "prometheus" / "prometheus.yml")
-SOURCES: list[dict[str, Any]] = load(DEPLOY / "grafana" / "provisioning" / "datasources" / "stack.yaml")["datasources"]
+SOURCES = provisioned()
 PROVIDER: dict[str, Any] = load(DEPLOY / "grafana" / "provisioning" / "dashboards" / "progress.yaml")["providers"][0]
 COLLECTOR: dict[str, Any] = load(DEPLOY / "collector" / "config.yaml")
 TEMPO: dict[str, Any] = load(DEPLOY / "tempo" / "tempo.yaml")

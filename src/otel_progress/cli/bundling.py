@@ -19,7 +19,17 @@ from otel_progress.text import printable
 _MODE: Final = 0o644
 """Who else may read them: Grafana and Prometheus seldom run as the user who exports."""
 
-_directory = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+
+def _named(ctx: click.Context, parameter: click.Parameter, value: str) -> Path:
+    """Return the directory; an empty one, as of a variable that is not set, would be the current one."""
+    del ctx, parameter
+    if not value.strip():
+        msg = "the directory is empty; expected the name of one, or . for the current one"
+        raise click.BadParameter(msg)
+    return Path(value)
+
+
+_directory = click.argument("directory", metavar="DIR", type=click.Path(), callback=_named)
 _force = click.option("--force", is_flag=True, help="Replace files that are there and differ.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document that lists the files.")
 

@@ -134,11 +134,14 @@ class AwaitedJournal:
         level: str | None = None,
         outcome: Outcome | None = None,
         since: float | None = None,
+        upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[Event]:
         """Return the newest events of an id."""
         journal = self._come()
-        return () if journal is None else journal.events(operation_id, level=level, outcome=outcome, since=since, limit=limit)
+        if journal is None:
+            return ()
+        return journal.events(operation_id, level=level, outcome=outcome, since=since, upto=upto, limit=limit)
 
     def logs(
         self,
@@ -148,23 +151,28 @@ class AwaitedJournal:
         severity: int = 0,
         since: float | None = None,
         after: int = 0,
+        upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[LogRecord]:
         """Return log records of an id."""
         journal = self._come()
         if journal is None:
             return ()
-        return journal.logs(operation_id, path=path, severity=severity, since=since, after=after, limit=limit)
+        return journal.logs(operation_id, path=path, severity=severity, since=since, after=after, upto=upto, limit=limit)
 
-    def resources(self, operation_id: str, *, since: float | None = None, limit: int = 600) -> Sequence[ResourceSample]:
+    def resources(
+        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
+    ) -> Sequence[ResourceSample]:
         """Return samples of what the process of an id used."""
         journal = self._come()
-        return () if journal is None else journal.resources(operation_id, since=since, limit=limit)
+        return () if journal is None else journal.resources(operation_id, since=since, upto=upto, limit=limit)
 
-    def previews(self, operation_id: str, *, path: str | None = None, limit: int = 100) -> Sequence[Preview]:
+    def previews(
+        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
+    ) -> Sequence[Preview]:
         """Return the stored previews of an id."""
         journal = self._come()
-        return () if journal is None else journal.previews(operation_id, path=path, limit=limit)
+        return () if journal is None else journal.previews(operation_id, path=path, upto=upto, limit=limit)
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch."""

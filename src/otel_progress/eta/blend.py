@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from otel_progress.eta.experts import EXPERTS, OWN, Forecast, relative
 
@@ -22,6 +22,25 @@ GUESSED: Final = 10.0
 """...and as that is a guess it weighs less, as so many looks back."""
 
 
+_CELLS: Final = BUCKETS * EXPERTS
+Made: TypeAlias = "Sequence[float]"
+"""Errors of one run: the sum of their squares by tenth and expert, then their numbers. Of several runs they add up."""
+
+
+def made(duration: float, asked: Iterable[Forecast]) -> Made:
+    """Return the errors made in forecasts of a run that is over and took ``duration`` seconds."""
+    sums = [0.0] * (2 * _CELLS)
+    for told in asked:
+        left = duration - told.now
+        if left > 0.0:
+            cell = EXPERTS * _bucket(told.now, duration)
+            for place, span in enumerate(told.spans, cell):
+                if span is not None:
+                    sums[place] += relative(span, left) ** 2
+                    sums[_CELLS + place] += 1.0
+    return sums
+
+
 @dataclass(frozen=True, slots=True)
 class Errors:
     """The mean squared relative error of each expert around each tenth of a run; None where nothing is known."""
@@ -29,16 +48,13 @@ class Errors:
     squares: Sequence[Sequence[float | None]]
 
     @classmethod
-    def of(cls, asked: Iterable[tuple[float, Forecast]]) -> Errors:
-        """Return the errors made in forecasts of runs that are over, given with their durations in seconds."""
-        found: list[list[list[float]]] = [[[] for _ in range(EXPERTS)] for _ in range(BUCKETS)]
-        for duration, told in asked:
-            left = duration - told.now
-            if left > 0.0:
-                for values, span in zip(found[_bucket(told.now, duration)], told.spans, strict=True):
-                    if span is not None:
-                        values.append(relative(span, left) ** 2)
-        means = [[_mean(values) for values in bucket] for bucket in found]
+    def of(cls, runs: Iterable[Made]) -> Errors:
+        """Return what the errors made in these runs come to, every forecast counting the same."""
+        sums = [sum(column) for column in zip(*runs, strict=True)]
+        if not sums:
+            return NO_ERRORS
+        flat = [total / count if count else None for total, count in zip(sums[:_CELLS], sums[_CELLS:], strict=True)]
+        means = [flat[n : n + EXPERTS] for n in range(0, _CELLS, EXPERTS)]
         return cls(
             [[_mean(_known(column)) for column in zip(*means[max(0, n - 1) : n + 2], strict=True)] for n in range(BUCKETS)]
         )

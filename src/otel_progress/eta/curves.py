@@ -19,6 +19,8 @@ MOST_POINTS: Final = 128
 """Of longer curves only so many points, evenly spaced, are looked at, and..."""
 LATEST: Final = 16
 """...so many last ones: what an estimate costs stays bounded, and what happened last is seen as it was."""
+LONGEST: Final = 1e15
+"""Seconds (thirty million years) beyond which a time is a mistake: sums and quotients of shorter ones stay finite."""
 ROUNDING: Final = 1e-9
 """How far a fraction may be above 1, or a time before the one before it, for rounding's sake."""
 
@@ -83,10 +85,10 @@ def checked(points: Points, what: str = "points") -> tuple[list[float], list[flo
         columns = list(zip(*points, strict=True))
         times, fractions = map(list, columns)
         sums = sum(times), sum(fractions)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         msg = f"{what}: expected pairs of numbers (elapsed seconds, fraction done); {error}"
         raise RejectedValueError(msg) from None
-    if not all(map(isfinite, sums)):
+    if not all(map(isfinite, sums)) and not all(isfinite(value) for pair in points for value in pair):
         bad = next((n for n, pair in enumerate(points) if not all(map(isfinite, pair))), 0)
         msg = f"{what}[{bad}]: expected finite numbers, got {points[bad]}"
         raise RejectedValueError(msg)
@@ -104,10 +106,18 @@ def checked(points: Points, what: str = "points") -> tuple[list[float], list[flo
     return times, fractions
 
 
+def is_seconds(value: float) -> bool:
+    """Return whether ``value`` is a number of seconds that can be meant."""
+    return 0.0 <= value <= LONGEST
+
+
 def _check(times: list[float], fractions: list[float], what: str) -> None:
     if min(fractions) < 0.0 or max(fractions) > 1.0 + ROUNDING:
         bad = next(n for n, fraction in enumerate(fractions) if not 0.0 <= fraction <= 1.0 + ROUNDING)
         msg = f"{what}[{bad}]: expected a fraction from 0 to 1, got {fractions[bad]}"
+        raise RejectedValueError(msg)
+    if times[-1] > LONGEST:
+        msg = f"{what}[{len(times) - 1}]: expected at most {LONGEST:g} seconds, got {times[-1]}"
         raise RejectedValueError(msg)
     if times[0] < 0.0 or sorted(times) != times:
         bad = next(n for n, time in enumerate(times) if time < (times[n - 1] if n else 0.0))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import isfinite
 from typing import Final
 
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta.blend import Blend, blended
-from otel_progress.eta.curves import Curve, Points, checked, curve
+from otel_progress.eta.curves import LONGEST, Curve, Points, checked, curve, is_seconds
 from otel_progress.eta.durations import from_durations
 from otel_progress.eta.experts import OWN, Alignment, forecast, median
 from otel_progress.eta.gaps import STALLED, without_pauses
@@ -44,7 +43,8 @@ def estimate(
         elapsed: Now, in seconds since the start, pauses that were announced left out. Not before the last point.
         history: Earlier runs of the same kind, oldest first; the last 20 count. What they teach is kept by the identity of the
             trajectories, so hand over the same objects again.
-        confidence: Share of intervals that are meant to hold the true end; 0 to 1, both excluded.
+        confidence: Share of intervals that are meant to hold the true end; 0 to 1, both excluded. Nearer than
+            1e-6 to either it counts as that.
         parallel: The children, where they run side by side.
 
     Between advances it counts down until the next is due, holds then, and is stalled (``low_s`` says "at least", nothing else is known)
@@ -52,7 +52,8 @@ def estimate(
     and that past runs did not make there, counts as a pause and not as pace.
 
     Raises:
-        RejectedValueError: Something is not a number, out of its range, or out of order; the text says what and where.
+        RejectedValueError: Something is not a number, out of its range (seconds are at most 1e15), or out of order; the text says what
+            and where.
 
     """
     _check(elapsed, confidence)
@@ -72,8 +73,8 @@ def estimate(
 
 
 def _check(elapsed: float, confidence: float) -> None:
-    if not (isfinite(elapsed) and elapsed >= 0.0):
-        msg = f"elapsed: expected a number of seconds from 0 on, got {elapsed}"
+    if not is_seconds(elapsed):
+        msg = f"elapsed: expected a number of seconds from 0 to {LONGEST:g}, got {elapsed}"
         raise RejectedValueError(msg)
     if not 0.0 < confidence < 1.0:
         msg = f"confidence: expected a share between 0 and 1, such as 0.8, got {confidence}"

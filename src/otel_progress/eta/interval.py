@@ -16,6 +16,8 @@ NEAR: Final = 0.1
 """Residuals made at most so much of the run before or after are of the same bucket."""
 CAUTION: Final = 8
 """The replay changes the width as if so many more past runs had been covered as asked: a few prove little, and no more are kept."""
+SURE: Final = 1e-6
+"""No confidence counts as nearer than this to 0 or 1: what lies beyond cannot be learned, and its quantiles overflow."""
 MISSED: Final = 5.0
 """What counts as the score of an error where none at all was expected."""
 
@@ -73,6 +75,7 @@ def few(runs: int, confidence: float) -> float:
     (Abramowitz and Stegun, 26.7.5), and the exact formula for two degrees. And as a prediction rests on one run more than
     the residuals do, the variance of a mean of n against that of n - 1 makes it narrower by sqrt((1 + 1/n) / (1 + 1/(n - 1))).
     """
+    confidence = min(max(confidence, SURE), 1.0 - SURE)
     with no_fork():
         from statistics import NormalDist  # some milliseconds, and only where there is a history
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from threading import Lock
 from typing import Final, TypeVar
 
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta.blend import Blend
-from otel_progress.eta.curves import ROUNDING, Curve, checked, curve
+from otel_progress.eta.curves import LONGEST, ROUNDING, Curve, checked, curve, is_seconds
 from otel_progress.eta.gaps import without_pauses
 from otel_progress.eta.interval import calibrated, half_width
 from otel_progress.eta.records import Record, record
@@ -96,8 +95,8 @@ def _learned(history: Sequence[Trajectory]) -> Lessons:
 def _curve(trajectory: Trajectory, what: str) -> Curve | None:
     """Return a past run as a curve from its base to its end; None when it left no points."""
     duration = trajectory.duration_s
-    if not (isfinite(duration) and duration >= 0.0):
-        msg = f"{what}.duration_s: expected a number of seconds from 0 on, got {duration}"
+    if not is_seconds(duration):
+        msg = f"{what}.duration_s: expected a number of seconds from 0 to {LONGEST:g}, got {duration}"
         raise RejectedValueError(msg)
     times, fractions = checked(trajectory.points, f"{what}.points")
     if len(times) < 2:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import Final
 
 from otel_progress.errors import RejectedValueError
+from otel_progress.eta.curves import LONGEST, is_seconds
 from otel_progress.eta.durations import from_durations
 from otel_progress.eta.memory import lessons
 from otel_progress.model import Eta
@@ -43,8 +43,8 @@ def estimate_opaque(
 
     """
     for name, seconds in (("elapsed", elapsed), ("expected", 0.0 if expected is None else expected)):
-        if not (isfinite(seconds) and seconds >= 0.0):
-            msg = f"{name}: expected a number of seconds from 0 on, got {seconds}"
+        if not is_seconds(seconds):
+            msg = f"{name}: expected a number of seconds from 0 to {LONGEST:g}, got {seconds}"
             raise RejectedValueError(msg)
     durations = lessons(history).durations
     if durations:

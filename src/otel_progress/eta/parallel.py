@@ -10,13 +10,14 @@ from math import isfinite
 from typing import Final
 
 from otel_progress.errors import RejectedValueError
+from otel_progress.eta.curves import LONGEST, is_seconds
 from otel_progress.eta.lifetimes import GOLDEN, lifetimes
 
 ROUNDS: Final = 2
 """The last so many children of each worker are played through; those before only shift when that begins."""
 PLAYED: Final = 96
 """So many children are played through for an estimate, over as many repetitions as that allows..."""
-REPEATS: Final = (2, 12)
+REPEATS: Final = (1, 12)
 """...but at least and at most so many."""
 CROWD: Final = 128
 """More workers than this are played as so many, with as much of the work: when the last one ends hardly depends on it."""
@@ -93,10 +94,10 @@ def _crowd(children: Parallel) -> tuple[int, Sequence[float], int]:
 def _check(children: Parallel) -> None:
     for name in ("ended", "running", "known"):
         values = getattr(children, name)
-        if values and not (isfinite(sum(values)) and min(values) >= 0.0):
-            bad = next((n for n, seconds in enumerate(values) if not (isfinite(seconds) and seconds >= 0.0)), 0)
-            msg = f"parallel.{name}[{bad}]: expected a number of seconds from 0 on, got {values[bad]}"
+        if values and not (isfinite(sum(values)) and is_seconds(min(values)) and is_seconds(max(values))):
+            bad = next((n for n, seconds in enumerate(values) if not is_seconds(seconds)), 0)
+            msg = f"parallel.{name}[{bad}]: expected a number of seconds from 0 to {LONGEST:g}, got {values[bad]}"
             raise RejectedValueError(msg)
-    if children.remaining < 0 or children.workers < 1:
-        msg = f"parallel: expected remaining >= 0 and workers >= 1, got {children.remaining} and {children.workers}"
+    if not 0 <= children.remaining <= LONGEST or not 1 <= children.workers <= LONGEST:
+        msg = f"parallel: expected remaining >= 0 and workers >= 1, at most {LONGEST:g}, got {children.remaining} and {children.workers}"
         raise RejectedValueError(msg)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from otel_progress.eta.blend import NO_ERRORS, Errors, blended
+from otel_progress.eta.blend import NO_ERRORS, Errors, blended, made
 from otel_progress.eta.curves import Curve
 from otel_progress.eta.experts import Alignment, Forecast, forecast
 
 GRID: Final = 20
-"""Each past run is asked at so many equal parts of its duration (not at its end)."""
+"""Each past run is asked at so many equal parts of its duration (not at its end), and..."""
+MANY: Final = 10
+"""...at every other of them, the first and the last too, with more runs than this: errors within a run are alike, and each costs."""
 FEWEST: Final = 3
 """With fewer past runs nothing is left out, and there is no interval."""
 
@@ -43,25 +45,23 @@ def record(history: Sequence[Curve]) -> Record:
     """Foretell each run from the others at equal parts of its time; nothing comes of fewer than three."""
     if len(history) < FEWEST:
         return NO_RECORD
-    told = [_foretold(run, [*history[:n], *history[n + 1 :]]) for n, run in enumerate(history)]
+    parts = range(1, GRID, 1 if len(history) <= MANY else 2)
+    told = [_foretold(run, [*history[:n], *history[n + 1 :]], parts) for n, run in enumerate(history)]
+    errors = [made(run.duration, asked) for run, asked in zip(history, told, strict=True)]
     rows: list[tuple[float, float, int]] = []
     for n, run in enumerate(history):
         # By the errors of the others: with few runs the own ones would make the blend look better than it is.
-        errors = _errors(history, told, without=n)
+        others = Errors.of([*errors[:n], *errors[n + 1 :]])
         for one in told[n]:
-            blend = blended(one, errors)
+            blend = blended(one, others)
             if blend is not None and blend.whole > 0.0:
                 rows.append((blend.share, abs(run.duration - blend.whole) / blend.whole / blend.spread, n))
     shares, scores, runs = zip(*sorted(rows), strict=True) if rows else ((), (), ())
-    return Record(_errors(history, told), Residuals(shares, scores, runs))
+    return Record(Errors.of(errors), Residuals(shares, scores, runs))
 
 
-def _foretold(run: Curve, others: Sequence[Curve]) -> list[Forecast]:
+def _foretold(run: Curve, others: Sequence[Curve], parts: Sequence[int]) -> list[Forecast]:
     beside = Alignment(run, others)
-    asked = [run.index_at(run.duration * part / GRID) for part in range(1, GRID)]
+    asked = [run.index_at(run.duration * part / GRID) for part in parts]
     told = {index: forecast(beside, index) for index in set(asked)}
     return [told[index] for index in asked]
-
-
-def _errors(history: Sequence[Curve], told: Sequence[Sequence[Forecast]], without: int | None = None) -> Errors:
-    return Errors.of((run.duration, one) for n, run in enumerate(history) if n != without for one in told[n])

@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from opentelemetry import context as context_api
-from opentelemetry.trace import set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
 from otel_progress import semconv, values
 from otel_progress.errors import ProgressError
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 SCOPE: Final = "otel_progress"
 """Instrumentation scope of the module-level helpers."""
+
+
+_SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, context_api.Context())))
+"""Where a context keeps its span: with it, a level's context is one copy of the one around it and not two."""
 
 
 class Request(NamedTuple):
@@ -52,6 +56,8 @@ class Request(NamedTuple):
 
 request: Final = cast("Callable[[tuple[object, ...]], Request]", partial(tuple.__new__, Request))
 """Make a Request from a tuple of all its fields: half the time of calling the class, at the start of every level."""
+_PLAIN: Final = (None,) * 7
+"""What a level was given that has a type and nothing else: no id, name, total, unit, weight, deadline or stages."""
 _spec: Final = cast("Callable[[tuple[object, ...]], Spec]", partial(tuple.__new__, Spec))
 
 
@@ -122,6 +128,8 @@ def _open_stage(recording: Recording, request: Request, parent: Node | None) -> 
 def clean(recording: Recording, request: Request, parent: Node | None = None) -> Spec:
     """Return the request with every value cleaned; what cannot be used is refused and left out."""
     what, type_, id_, name, total, unit, weight, deadline, stages, metadata, batch, eta_key, _ = request
+    if parent is not None and what == "level" and not metadata and request[2:9] == _PLAIN:
+        return _spec((identifier(type_) or "level", None, None, None, None, 1, None, None, NO_METADATA, None, None))
     kept = values.metadata(metadata) if metadata else NO_METADATA
     if deadline is not None:
         deadline = _accepted(recording, values.deadline(deadline, recording.store.now()))
@@ -240,10 +248,12 @@ def parent_context(above: Level | None) -> context_api.Context:
 
 def current_context(level: Level) -> context_api.Context:
     """Return the current context with the level and its span in force."""
-    node, context = level._node, context_api.set_value(LEVEL_KEY, level)
-    if node.spec.batch is not None:  # an operation of a batch is one unit of it: those that begin in it are its own affair
-        context = context_api.set_value(BATCH_KEY, None, context)
-    return context if node.trace is None else set_span_in_context(level.span, context)
+    node, entries = level._node, {**context_api.get_current(), LEVEL_KEY: level}
+    if node.spec.batch is not None:  # an operation of a batch is one unit of it: those that begin in it are their own affair
+        entries[BATCH_KEY] = None
+    if node.trace is not None:
+        entries[_SPAN_KEY] = level.span
+    return context_api.Context(entries)
 
 
 def detach(token: object) -> None:

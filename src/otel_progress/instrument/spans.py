@@ -97,7 +97,7 @@ def final(node: Node) -> dict[str, AttributeValue]:
 
 def _judged(node: Node) -> dict[str, AttributeValue]:
     """Return how good the predictions of an operation's end were; nothing unless it completed and there were any."""
-    if node.course is None or node.parent is not None or node.status is not LevelStatus.COMPLETED:
+    if node.course is None or node.status is not LevelStatus.COMPLETED:
         return {}
     start = node.started_clock or 0.0
     verdicts = node.course.predictions.judge(node.operation.worked(start, start + (node.duration or 0.0)))
@@ -123,7 +123,9 @@ def finish(node: Node) -> None:
 
 
 def _write(span: Span, node: Node) -> None:
-    attributes = {**final(node), **_judged(node)}
+    attributes = final(node)
+    if node.parent is None:
+        attributes.update(_judged(node))
     if node.metadata:
         attributes = {**_metadata(node.metadata), **attributes}
     present = getattr(span, "attributes", None)

@@ -26,14 +26,16 @@ def events(
     level: str | None,
     outcome: Outcome | None,
     since: float | None,
+    upto: int | None,
     limit: int,
 ) -> list[Event]:
-    """Return the newest events of the newest run, oldest first."""
+    """Return the newest events of the newest run, oldest first; ``upto`` is the highest number."""
     for key, operation_type, run in fetch(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
             (_IN, _subtree(level)),
             ("outcome = ?", None if outcome is None else (outcome.value,)),
             ("at >= ?", None if since is None else (since,)),
+            ("number <= ?", None if upto is None else (upto,)),
         )
         found = _newest(connection, "events", EVENT, key, conditions, limit)
         decoded = (rows.event_of(operation_id, operation_type, run, row) for row in found)
@@ -48,15 +50,17 @@ def logs(
     severity: int,
     since: float | None,
     after: int,
+    upto: int | None,
     limit: int,
 ) -> list[LogRecord]:
-    """Return the newest log records of the newest run, oldest first."""
+    """Return the newest log records of the newest run, oldest first: numbers above ``after``, and not above ``upto``."""
     for key, operation_type, run in fetch(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
             (_IN, _subtree(path)),
             ("severity >= ?", (severity,) if severity > 0 else None),
             ("at >= ?", None if since is None else (since,)),
             ("number > ?", (after,)),
+            ("number <= ?", None if upto is None else (upto,)),
         )
         found = _newest(connection, "logs", LOG, key, conditions, limit)
         decoded = (rows.log_of(operation_id, operation_type, run, row) for row in found)
@@ -64,19 +68,23 @@ def logs(
     return []
 
 
-def previews(connection: sqlite3.Connection, operation_id: str, path: str | None, limit: int) -> list[Preview]:
-    """Return the newest previews of the newest run, oldest first."""
+def previews(connection: sqlite3.Connection, operation_id: str, path: str | None, upto: int | None, limit: int) -> list[Preview]:
+    """Return the newest previews of the newest run, oldest first; ``upto`` is the highest number."""
     for key, operation_type, run in fetch(connection, _NEWEST_RUN, (operation_id,)):
-        found = _newest(connection, "previews", kept.PREVIEW, key, ((_IN, _subtree(path)),), limit)
+        conditions = ((_IN, _subtree(path)), ("number <= ?", None if upto is None else (upto,)))
+        found = _newest(connection, "previews", kept.PREVIEW, key, conditions, limit)
         decoded = (kept.preview_of(operation_id, operation_type, run, row) for row in found)
         return [preview for preview in decoded if preview is not None]
     return []
 
 
 def samples(
-    connection: sqlite3.Connection, operation_id: str, since: float | None, limit: int, moment: Moment
+    connection: sqlite3.Connection, operation_id: str, since: float | None, upto: float | None, limit: int, moment: Moment
 ) -> list[ResourceSample]:
-    """Return the newest samples of the newest run's process that were taken while the run lasted, oldest first."""
+    """Return the newest samples of the newest run's process that were taken while the run lasted, oldest first.
+
+    ``since`` in Unix seconds; ``upto`` is the latest moment on the worker's clock.
+    """
     last = "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1"
     for _, operation in queries.operations(connection, last, (operation_id,), moment):
         root = operation.root
@@ -87,6 +95,7 @@ def samples(
             ("clock >= ?", started),
             ("clock <= ?", None if started is None or duration is None else started + duration),
             ("at >= ?", since),
+            ("clock <= ?", upto),
         ):
             if value is not None:
                 where += f" AND {condition}"

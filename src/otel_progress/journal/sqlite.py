@@ -126,12 +126,16 @@ class SqliteJournal:
         level: str | None = None,
         outcome: Outcome | None = None,
         since: float | None = None,
+        upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[Event]:
-        """Return the newest ``limit`` events of the newest run, oldest first; ``level`` is a path and includes what is below."""
-        path = None if level is None else storable_text(level)
+        """Return the newest ``limit`` events of the newest run, oldest first; ``level`` is a path and includes what is below.
+
+        ``upto`` is the highest number.
+        """
+        path, last = None if level is None else storable_text(level), None if upto is None else _count(upto)
         with self._reading.transaction("DEFERRED") as connection:
-            return records.events(connection, storable_text(operation_id), path, outcome, since, _count(limit))
+            return records.events(connection, storable_text(operation_id), path, outcome, since, last, _count(limit))
 
     def logs(
         self,
@@ -141,27 +145,39 @@ class SqliteJournal:
         severity: int = 0,
         since: float | None = None,
         after: int = 0,
+        upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[LogRecord]:
         """Return log records of the newest run, oldest first: the newest ``limit`` of those whose number is above ``after``.
 
-        ``path`` takes in what is below it; ``severity`` is the least number of ``logging``; ``since`` in Unix seconds.
+        ``path`` takes in what is below it; ``severity`` is the least number of ``logging``; ``since`` in Unix seconds; ``upto`` is the
+        highest number.
         """
         where = None if path is None else storable_text(path)
-        numbers = (_count(severity), since, _count(after), _count(limit))
+        numbers = (_count(severity), since, _count(after), None if upto is None else _count(upto), _count(limit))
         with self._reading.transaction("DEFERRED") as connection:
             return records.logs(connection, storable_text(operation_id), where, *numbers)
 
-    def resources(self, operation_id: str, *, since: float | None = None, limit: int = 600) -> Sequence[ResourceSample]:
-        """Return samples of the newest run's process taken while the run lasted, oldest first, the newest ``limit``."""
-        with self._reading.transaction("DEFERRED") as connection:
-            return records.samples(connection, storable_text(operation_id), since, _count(limit), self._moment())
+    def resources(
+        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
+    ) -> Sequence[ResourceSample]:
+        """Return samples of the newest run's process taken while the run lasted, oldest first, the newest ``limit``.
 
-    def previews(self, operation_id: str, *, path: str | None = None, limit: int = 100) -> Sequence[Preview]:
-        """Return the stored previews of the newest run, oldest first, the newest ``limit``; ``path`` takes in what is below it."""
-        where = None if path is None else storable_text(path)
+        ``since`` in Unix seconds; ``upto`` is the latest ``clock``.
+        """
         with self._reading.transaction("DEFERRED") as connection:
-            return records.previews(connection, storable_text(operation_id), where, _count(limit))
+            return records.samples(connection, storable_text(operation_id), since, upto, _count(limit), self._moment())
+
+    def previews(
+        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
+    ) -> Sequence[Preview]:
+        """Return the stored previews of the newest run, oldest first, the newest ``limit``; ``path`` takes in what is below it.
+
+        ``upto`` is the highest number.
+        """
+        where, last = None if path is None else storable_text(path), None if upto is None else _count(upto)
+        with self._reading.transaction("DEFERRED") as connection:
+            return records.previews(connection, storable_text(operation_id), where, last, _count(limit))
 
     def trajectories(self, key: HistoryKey, limit: int = 20) -> Sequence[Trajectory]:
         """Return what the newest ``limit`` runs under this key left, oldest first; after those of other hosts, if they are fewer than 3."""

@@ -13,18 +13,29 @@ from otel_progress.observations import LogRecord, ResourceSample
 T = TypeVar("T")
 
 
-def events(kept: Iterable[Event], level: str | None, outcome: Outcome | None, since: float | None, limit: int) -> Sequence[Event]:
+def events(
+    kept: Iterable[Event], level: str | None, outcome: Outcome | None, since: float | None, upto: int | None, limit: int
+) -> Sequence[Event]:
     """Return the newest ``limit`` of the events that match, oldest first; ``level`` takes in what is below it."""
     found = [
         event
         for event in sorted(kept, key=lambda event: event.number)
-        if _within(event.path, level) and (outcome is None or event.outcome is outcome) and (since is None or event.at >= since)
+        if _within(event.path, level)
+        and (outcome is None or event.outcome is outcome)
+        and (since is None or event.at >= since)
+        and (upto is None or event.number <= upto)
     ]
     return _last(found, limit)
 
 
 def logs(
-    kept: Iterable[LogRecord], path: str | None, severity: int, since: float | None, after: int, limit: int
+    kept: Iterable[LogRecord],
+    path: str | None,
+    severity: int,
+    since: float | None,
+    after: int,
+    upto: int | None,
+    limit: int,
 ) -> Sequence[LogRecord]:
     """Return the newest ``limit`` of the records that match, in the order given; ``path`` takes in what is below it."""
     found = [
@@ -33,16 +44,20 @@ def logs(
         if _within(record.path, path)
         and record.severity >= severity
         and record.number > after
+        and (upto is None or record.number <= upto)
         and (since is None or record.at >= since)
     ]
     return _last(found, limit)
 
 
-def samples(kept: Iterable[ResourceSample], root: Node | None, since: float | None, limit: int) -> Sequence[ResourceSample]:
-    """Return the newest ``limit`` of the samples taken while an operation ran, in the order given."""
+def samples(
+    kept: Iterable[ResourceSample], root: Node | None, since: float | None, upto: float | None, limit: int
+) -> Sequence[ResourceSample]:
+    """Return the newest ``limit`` of the samples taken while an operation ran, and up to ``upto`` on its clock, in the order given."""
     if root is None or root.started_clock is None:
         return []
     start, end = root.started_clock, math.inf if root.duration is None else root.started_clock + root.duration
+    end = end if upto is None else min(end, upto)
     return _last([one for one in kept if start <= one.clock <= end and (since is None or one.at >= since)], limit)
 
 

@@ -55,9 +55,10 @@ def measure(node: Node, clock: float, now: float) -> None:
         node.advanced_clock, node.advanced_at = clock, now
     node.current, node.ratio = current, ratio
     # What failed below is what its own items say, or part of it, where the level counts both: the larger one, not the sum.
-    failed, skipped = (0, 0) if below is None else (below.failed, below.skipped)
-    node.failed = failed if node.failures is None else max(failed, int(node.failures.value()))
-    node.skipped = skipped if node.skips is None else max(skipped, int(node.skips.value()))
+    if below is not None or node.failures is not None or node.skips is not None:
+        failed, skipped = (0, 0) if below is None else (below.failed, below.skipped)
+        node.failed = failed if node.failures is None else max(failed, int(node.failures.value()))
+        node.skipped = skipped if node.skips is None else max(skipped, int(node.skips.value()))
     node.observed_at, node.observed_clock = now, clock
     operation = node.operation
     operation.sequence = node.sequence = operation.sequence + 1

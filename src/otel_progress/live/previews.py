@@ -49,8 +49,10 @@ class Gallery:
         return [one.location for operation in operations for one in self._kept.pop(operation, ())]
 
 
-def within(previews: Sequence[Preview], path: str | None, limit: int) -> Sequence[Preview]:
-    """Return the newest ``limit`` previews of a level and of what is below it, in their order."""
+def within(previews: Sequence[Preview], path: str | None, upto: int | None, limit: int) -> Sequence[Preview]:
+    """Return the newest ``limit`` previews of a level and of what is below it, up to number ``upto``, in their order."""
+    if upto is not None:
+        previews = [one for one in previews if one.number <= upto]
     if path:
         previews = [one for one in previews if one.path == path or one.path.startswith(f"{path}/")]
     return list(previews[-limit:]) if limit > 0 else []

@@ -115,6 +115,7 @@ class Reading:
         level: str | None = None,
         outcome: Outcome | None = None,
         since: float | None = None,
+        upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[Event]:
         """Return the newest ``limit`` events of the newest run, oldest first; ``level`` takes in what is below it."""
@@ -124,7 +125,7 @@ class Reading:
                 return []
             self._inbox.sort()
             events = [*operation.items, *operation.failures]
-        return finding.events(events, level, outcome, since, limit)
+        return finding.events(events, level, outcome, since, upto, limit)
 
     def logs(
         self,
@@ -134,28 +135,33 @@ class Reading:
         severity: int = 0,
         since: float | None = None,
         after: int = 0,
+        upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[LogRecord]:
         """Return kept log records of the newest run, oldest first; ``path`` takes in what is below it."""
         with self._lock:
             operation = self._find(operation_id)
             records = () if operation is None else self._logbook.of(operation)
-        return finding.logs(records, path, severity, since, after, limit)
+        return finding.logs(records, path, severity, since, after, upto, limit)
 
-    def resources(self, operation_id: str, *, since: float | None = None, limit: int = 600) -> Sequence[ResourceSample]:
+    def resources(
+        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
+    ) -> Sequence[ResourceSample]:
         """Return samples of this process taken while the newest run lasted, oldest first."""
         with self._lock:
             operation = self._find(operation_id)
             root = None if operation is None else operation.root
             samples = list(self._samples)
-        return finding.samples(samples, root, since, limit)
+        return finding.samples(samples, root, since, upto, limit)
 
-    def previews(self, operation_id: str, *, path: str | None = None, limit: int = 100) -> Sequence[Preview]:
+    def previews(
+        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
+    ) -> Sequence[Preview]:
         """Return the previews of the newest run, oldest first, the newest ``limit``; ``path`` takes in what is below it."""
         with self._lock:
             operation = self._find(operation_id)
             found = () if operation is None else self._gallery.of(operation)
-        return within(found, path, limit)
+        return within(found, path, upto, limit)
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch as far as this process knows it, or None."""

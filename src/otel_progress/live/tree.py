@@ -312,6 +312,8 @@ class Tree:
         """Take the node's figures and count the units of work done since they were taken last."""
         failed, skipped = node.failed, node.skipped
         measure(node, clock, now)
+        if node.counter is None and node.below is None and node.failures is None and node.skips is None:
+            return  # there was nothing to be counted
         if node.clamped:
             self._warn_clamped(node)
         if node.failed > failed:
@@ -356,11 +358,13 @@ def _other_id(id_: str, taken: Container[str], what: str, rename: bool) -> str:
 
 def _number(below: Below, type_: str) -> tuple[str, str]:
     """Return the next number as the id of a level of this type, past those that are some level's own id, and its segment."""
+    stem = segment(type_, "")
     while True:
         number = below.auto_ids[type_] = below.auto_ids.get(type_, 0) + 1
-        part = segment(type_, str(number))
+        id_ = str(number)
+        part = stem + id_
         if part not in below.nodes:
-            return str(number), part
+            return id_, part
 
 
 def _units_lost(node: Node) -> tuple[int, int]:

@@ -20,6 +20,8 @@ MAX_ROWS: Final = 6 * 1024 * 1024
 """Bytes of such a copy; of an array that is still too large only every second, third … column as well."""
 MAX_THINNED: Final = 15 * 256 * 1024
 """Bytes of that one, which takes twice the time a byte."""
+MAX_APART: Final = 300_000
+"""Pixels of a copy of an array whose pixels do not lie beside each other, as in a view of every second one: each is copied alone."""
 MAX_FRESH: Final = 1024 * 1024
 """Bytes of a copy for which no memory is at hand yet: the system takes longer to give memory than the copy takes."""
 MAX_CALLED: Final = 64 * 1024 * 1024
@@ -56,23 +58,40 @@ def copy_array(array: Any, edge: int, *, into: bytearray | None = None, at_leisu
     whole, most, least = (
         (MAX_WHOLE, MAX_ROWS, MAX_THINNED) if into is not None else ((MAX_CALLED if at_leisure else MAX_FRESH),) * 3
     )
-    pixels, columns = np.asarray(array), 1
-    if size > whole:
+    # In the order of memory, whatever the order of the axes: a transposed array is copied as fast as the one it is a view of.
+    order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    pixels, later = np.asarray(array).transpose(order), 1
+    outer, inner = sorted((order.index(0), order.index(1)))
+    rows = _lies_in_rows(pixels, inner)
+    if size > whole or not (rows or at_leisure):
         step = max(1, max(array.shape[:2]) // edge)
         # Whole rows are copied several times as fast as single pixels of them: the columns are thinned later, where that is possible.
-        if size <= most * step:
-            pixels, columns = pixels[::step], step
+        if rows and size <= most * step:
+            pixels, later = pixels[_every(step, outer)], step
         else:
-            step = max(step, ceil(sqrt(size / least)))
-            if pixels.ndim == 3 and pixels.strides[2] == pixels.itemsize:  # a pixel at a time instead of a number at a time
+            step = max(step, ceil(sqrt(size / least)), 1 if rows else ceil(sqrt(array.shape[0] * array.shape[1] / MAX_APART)))
+            if order[-1] == 2 and pixels.strides[2] == pixels.itemsize:  # a pixel at a time instead of a number at a time
                 pixels = pixels.view(np.dtype((np.void, pixels.itemsize * pixels.shape[2])))
-            pixels = pixels[::step, ::step]
+            pixels = pixels[_every(step, outer, inner)]
     if into is None or pixels.size * pixels.itemsize > len(into):
         copy = np.array(pixels, order="C", copy=True, subok=False)
     else:
         copy = np.frombuffer(into, pixels.dtype, pixels.size).reshape(pixels.shape)
         np.copyto(copy, pixels)
-    return (copy if copy.dtype == array.dtype else copy.view(array.dtype))[:, ::columns]
+    copy = copy if copy.dtype == array.dtype else copy.view(array.dtype)
+    return copy[_every(later, inner)].transpose([order.index(axis) for axis in range(array.ndim)])
+
+
+def _lies_in_rows(pixels: Any, inner: int) -> bool:
+    """Tell whether what follows one axis of the picture, the other one (``inner``) and perhaps its channels, lies without gaps."""
+    if pixels.strides[-1] != pixels.itemsize:
+        return False
+    return inner == pixels.ndim - 1 or bool(pixels.strides[-2] == pixels.itemsize * pixels.shape[-1])
+
+
+def _every(step: int, *axes: int) -> tuple[slice, ...]:
+    """Return an index that takes every so many along some axes."""
+    return tuple(slice(None, None, step if axis in axes else 1) for axis in range(max(axes) + 1))
 
 
 def _check(array: Any) -> None:

@@ -14,7 +14,7 @@ from otel_progress.protocols import Controller, Measured, Reader
 from otel_progress.trouble import trouble
 
 T = TypeVar("T")
-Numbered = TypeVar("Numbered", Event, LogRecord)
+Numbered = TypeVar("Numbered", Event, LogRecord, Preview)
 
 
 class LiveThenJournal:
@@ -98,12 +98,13 @@ class LiveThenJournal:
         level: str | None = None,
         outcome: Outcome | None = None,
         since: float | None = None,
+        upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[Event]:
         """Return the newest ``limit`` events of the newest run, oldest first."""
 
         def ask(reader: Reader) -> Sequence[Event]:
-            return reader.events(operation_id, level=level, outcome=outcome, since=since, limit=limit)
+            return reader.events(operation_id, level=level, outcome=outcome, since=since, upto=upto, limit=limit)
 
         return self._numbered(operation_id, ask, limit)
 
@@ -115,12 +116,13 @@ class LiveThenJournal:
         severity: int = 0,
         since: float | None = None,
         after: int = 0,
+        upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[LogRecord]:
         """Return log records of the newest run, oldest first."""
 
         def ask(reader: Reader) -> Sequence[LogRecord]:
-            return reader.logs(operation_id, path=path, severity=severity, since=since, after=after, limit=limit)
+            return reader.logs(operation_id, path=path, severity=severity, since=since, after=after, upto=upto, limit=limit)
 
         return self._numbered(operation_id, ask, limit)
 
@@ -136,26 +138,32 @@ class LiveThenJournal:
             by_number.update({record.number: record for record in records if newest is None or record.run == newest.run})
         return [by_number[number] for number in sorted(by_number)][-limit:] if limit > 0 else ()
 
-    def resources(self, operation_id: str, *, since: float | None = None, limit: int = 600) -> Sequence[ResourceSample]:
+    def resources(
+        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
+    ) -> Sequence[ResourceSample]:
         """Return samples of the newest run's process taken while the run lasted, oldest first."""
-        live = self._store.resources(operation_id, since=since, limit=limit)
-        kept: Sequence[ResourceSample] = self._kept(lambda journal: journal.resources(operation_id, since=since, limit=limit), ())
+
+        def ask(reader: Reader) -> Sequence[ResourceSample]:
+            return reader.resources(operation_id, since=since, upto=upto, limit=limit)
+
+        live: Sequence[ResourceSample] = ask(self._store)
+        kept: Sequence[ResourceSample] = self._kept(ask, ())
         newest = self.get(operation_id) if kept else None
         if newest is None:
             return live
         # The journal's newest run may be an earlier one than the live one: its samples are older than that one's start.
-        by_moment = {sample.at: sample for sample in (*kept, *live) if sample.at >= _start(newest)}
-        return [by_moment[at] for at in sorted(by_moment)][-limit:] if limit > 0 else []
+        by_clock = {sample.clock: sample for sample in (*kept, *live) if sample.at >= _start(newest)}
+        return [by_clock[clock] for clock in sorted(by_clock)][-limit:] if limit > 0 else []
 
-    def previews(self, operation_id: str, *, path: str | None = None, limit: int = 100) -> Sequence[Preview]:
+    def previews(
+        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
+    ) -> Sequence[Preview]:
         """Return the stored previews of the newest run, oldest first."""
-        live = self._store.previews(operation_id, path=path, limit=limit)
-        kept: Sequence[Preview] = self._kept(lambda journal: journal.previews(operation_id, path=path, limit=limit), ())
-        newest = self.get(operation_id) if kept or live else None
-        if newest is None or limit <= 0:
-            return []
-        by_number = {preview.number: preview for preview in (*kept, *live) if preview.run == newest.run}
-        return [by_number[number] for number in sorted(by_number)][-limit:]
+
+        def ask(reader: Reader) -> Sequence[Preview]:
+            return reader.previews(operation_id, path=path, upto=upto, limit=limit)
+
+        return self._numbered(operation_id, ask, limit)
 
     # --- batches -----------------------------------------------------------------------------------------------
 

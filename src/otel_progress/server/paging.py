@@ -75,23 +75,40 @@ def page_of(
 
 def write_cursor(place: Place, sort: str) -> str:
     """Return the cursor of a place in an order."""
-    text = json.dumps([1, sort, place.value, place.run], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return write_parts(sort, place.value, place.run)
 
 
 def read_cursor(cursor: str, sort: str) -> Place:
     """Return the place of a cursor. Raises Problem (422) when it is none that was given out for this order."""
+    parts = read_parts(cursor, sort)
+    if parts is None or len(parts) != 2 or type(parts[1]) is not str or not _fits(parts[0], sort):
+        raise refused(
+            "It is none that this list gave out. Take it from next of the page before, with the same sort; or leave it out."
+        )
+    return Place(parts[0], parts[1])
+
+
+def write_parts(order: str, *parts: float | str | None) -> str:
+    """Return a cursor that holds some values, for lists of one order."""
+    text = json.dumps([1, order, *parts], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def read_parts(cursor: str, order: str) -> Sequence[Any] | None:
+    """Return what a cursor holds, which may be anything; None when it is none for this order."""
     try:
         if len(cursor) > _LONGEST or not cursor.isascii():
-            raise ValueError
+            return None
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        version, order, value, run = json.loads(raw)
-        if version != 1 or order != sort or type(run) is not str or not _fits(value, sort):
-            raise ValueError
+        version, written_for, *parts = json.loads(raw)
     except (ValueError, TypeError, binascii.Error, RecursionError):
-        detail = "It is none that this list gave out. Take it from next of the page before, with the same sort; or leave it out."
-        raise Problem(422, f"The parameter cursor: {detail}", errors=[("query cursor", detail)]) from None
-    return Place(value, run)
+        return None
+    return parts if version == 1 and written_for == order else None
+
+
+def refused(detail: str) -> Problem:
+    """Return the problem of a cursor that cannot be used."""
+    return Problem(422, f"The parameter cursor: {detail}", errors=[("query cursor", detail)])
 
 
 def _fits(value: object, sort: str) -> bool:

@@ -10,13 +10,12 @@ from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_operation
 from otel_progress.model import Condition, OperationSnapshot, Status
-from otel_progress.server.api.parameters import Since
+from otel_progress.server.api.parameters import Cursor, Since
 from otel_progress.server.filters import OperationFilter, metadata_of, since_of
 from otel_progress.server.paging import MAX_PAGE, PAGE, Place, Sort, page_of, read_cursor, write_cursor
 from otel_progress.server.services import Served, Services
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Length of a page.")]
-Cursor = Annotated[str | None, Query(description="`next` of the page before. Leave it out for the first page.")]
 
 
 async def list_operations(

@@ -43,7 +43,10 @@ Since: TypeAlias = Annotated[
     ),
 ]
 PathBelow: TypeAlias = Annotated[str | None, Query(description="Only this level and what is below it: its `path`.")]
-Records: TypeAlias = Annotated[int, Query(ge=1, le=MAX_RECORDS, description="At most so many: the newest ones.")]
+Records: TypeAlias = Annotated[
+    int, Query(ge=1, le=MAX_RECORDS, description="At most so many: the newest ones. `next` leads to those before them.")
+]
+Cursor: TypeAlias = Annotated[str | None, Query(description="`next` of the page before. Leave it out for the first page.")]
 
 
 async def only_known_parameters(request: Request) -> None:

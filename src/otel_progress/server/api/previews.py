@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Final
 
@@ -16,8 +17,9 @@ from otel_progress.observations import Preview
 from otel_progress.previews.addresses import address_of
 from otel_progress.previews.media import SUFFIXES
 from otel_progress.previews.stores import name_in, read_checked
-from otel_progress.server.api.parameters import MAX_NUMBER, OperationId, PathBelow, Records
+from otel_progress.server.api.parameters import MAX_NUMBER, Cursor, OperationId, PathBelow, Records
 from otel_progress.server.problems import Problem
+from otel_progress.server.record_pages import PREVIEWS, page_of_records
 from otel_progress.server.services import Served, Services
 from otel_progress.server.static import matches
 
@@ -32,13 +34,21 @@ _FOREVER: Final = "private, max-age=31536000, immutable"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
-async def list_previews(services: Served, operation_id: OperationId, path: PathBelow = None, limit: Records = 100) -> Response:
-    """List previews of an operation, oldest first. The `url` of each leads to its content, which never changes under it."""
+async def list_previews(
+    services: Served, operation_id: OperationId, path: PathBelow = None, limit: Records = 100, cursor: Cursor = None
+) -> Response:
+    """List previews of an operation: the newest ones, oldest first; `next` leads to older ones.
+
+    The `url` of each leads to its content, which never changes under it.
+    """
+
+    def ask(upto: int | None, most: int) -> Sequence[Preview]:
+        return services.reader.previews(operation_id, path=path or None, upto=upto, limit=most)
 
     def read() -> Document:
-        services.find(operation_id)
-        found = services.reader.previews(operation_id, path=path or None, limit=limit)
-        return {"schema": SCHEMA, "previews": [_document(preview) for preview in found], "next": None}
+        run = services.find(operation_id).run
+        found, following = page_of_records(PREVIEWS, ask, run, limit, cursor)
+        return {"schema": SCHEMA, "previews": [_document(preview) for preview in found], "next": following}
 
     return await services.answer(read)
 

@@ -45,6 +45,14 @@ export function moment(at, { exact = false } = {}) {
   return (exact ? exactClock : clock).format(date);
 }
 
+/** `14:30 – 14:41` as the reader's language writes it, with the days where they are not both today; one moment where they look the same. */
+export function moments(first, last) {
+  const dates = [first, last].map((at) => new Date(at * 1000));
+  if (moment(first) === moment(last) || !dates.every((date) => Math.abs(date.getTime()) < 1e14)) return moment(first);
+  const today = new Date().toDateString();
+  return (dates.every((date) => date.toDateString() === today) ? clock : day).formatRange(...dates);
+}
+
 /** `62 %`; one decimal below 10; "–" while unknown. Never 100 before it is reached. An estimated one is `~62 %`. */
 export function percent(percentage, estimated = false) {
   if (!known(percentage)) return UNKNOWN;

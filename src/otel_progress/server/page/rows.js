@@ -3,7 +3,7 @@
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, setAttribute, setText, svg } from "./dom.js";
 import { calm, etaOf, heldFor, intervalText, leftText } from "./eta.js";
-import { count, duration, moment, passed, percent, rate, UNKNOWN } from "./format.js";
+import { count, duration, moment, moments, passed, percent, rate, UNKNOWN } from "./format.js";
 import { hasEnded } from "./progress-shared.js";
 import { bindSign, KINDS, kindOf, makeSign, reasonOf } from "./states.js";
 import { speedOf } from "./store.js";
@@ -30,32 +30,38 @@ export function bindRow(node, row) {
   else setText(node, row.text);
 }
 
-/** Remaining time and moment of the end, in words: `["2 min 10 s left", "ends 14:32"]`. */
+/**
+ * Remaining time and moment of the end, in words: `["2 min 10 s left", "ends 14:32 · for 10 s"]`, and the latter as short as a row has room
+ * for: an interval stands there alone.
+ */
 export function remainingOf(entry, kind, now) {
   const { doc, at } = entry;
-  if (hasEnded(doc.status)) return [`took ${duration(doc.duration_s ?? doc.elapsed_seconds)}`, `ended ${moment(doc.ended_at)}`];
-  if (kind === "pending") return ["not started", ""];
+  const said = (left, ends) => [left, ends, ends];
+  if (hasEnded(doc.status)) return said(`took ${duration(doc.duration_s ?? doc.elapsed_seconds)}`, `ended ${moment(doc.ended_at)}`);
+  if (kind === "pending") return said("not started", "");
   const later = Math.max(0, now - at) / 1000;
-  if (kind === "abandoned") return ["will not end", `last news ${moment(doc.observed_at)}`];
+  if (kind === "abandoned") return said("will not end", `last news ${moment(doc.observed_at)}`);
   const elapsed = passed(elapsedOf({ doc, at }, kind, now));
   const eta = etaOf(doc, doc, later);
   const left = eta && leftText({ ...eta, remaining_s: calm(entry, eta, now) });
   const end = left && kind !== "paused" && kind !== "stalled" ? endText(eta, heldFor(doc, doc, later)) : "";
-  return [left ?? "end unknown", end ? `${end} · for ${elapsed}` : `for ${elapsed}`];
+  const whole = end ? `${end} · for ${elapsed}` : `for ${elapsed}`;
+  return [left ?? "end unknown", whole, whole.length > ROOM && end ? end : whole];
 }
 
+const ROOM = 30; // characters of the second line
 const MOST_HELD_S = 5;
 const MOST_HELD_SHARE = 0.1;
 
 /**
- * `ends 14:32`, `ends 14:30 to 14:41` where the interval is wide enough to see: the moments that were expected when the estimate was made.
+ * `ends 14:32`, `ends 14:30 – 14:41` where the interval is wide enough to see: the moments that were expected when the estimate was made.
  * They do not move on with the clock; when the estimate has waited for an advance for long, there are none to tell.
  */
 function endText({ remaining_s: left, low_s: low, high_s: high }, held) {
   if (left === null || left < 1 || held > Math.max(MOST_HELD_S, MOST_HELD_SHARE * left) || held > left) return "";
-  const at = (seconds) => moment(Date.now() / 1000 + Math.max(0, seconds - held));
-  const [first, last] = low === null || high === null ? [at(left), at(left)] : [at(low), at(high)];
-  return first === last ? `ends ${at(left)}` : `ends ${first} to ${last}`;
+  const at = (seconds) => Date.now() / 1000 + Math.max(0, seconds - held);
+  const known = low !== null && high !== null && moment(at(low)) !== moment(at(high));
+  return `ends ${known ? moments(at(low), at(high)) : moment(at(left))}`;
 }
 
 /** Seconds since the start; an abandoned operation's clock stands still. */
@@ -95,7 +101,7 @@ function bindOperation(node, { entry, now, selected }) {
   const { doc } = entry;
   const kind = kindOf(entry, now);
   const reason = reasonOf(entry, kind, now);
-  const [left, ends] = remainingOf(entry, kind, now);
+  const [left, , ends] = remainingOf(entry, kind, now);
   const amount = amountOf(doc);
   setAttribute(node, "data-kind", kind);
   setAttribute(node, "aria-selected", String(selected));
