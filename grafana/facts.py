@@ -9,7 +9,8 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana.promql import CHOSEN, OPERATION, Matcher, among, each, is_, label, not_, once, series
 from grafana.states import GREY, PURPLE, UNKNOWN, words
 from otel_progress import semconv
-from otel_progress.model import Condition, Status
+from otel_progress.model import Status
+from otel_progress.operations import Condition
 
 BASIS: Final = "basis"
 """Label that queries add: whether a ratio is counted or estimated."""

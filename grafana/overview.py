@@ -32,7 +32,8 @@ from grafana.states import BLUE, COLOURS, GREEN, GREY, NUMBERS, ORANGE, RED, UNK
 from grafana.tables import bar, grid, hidden, state, text, values, word
 from grafana.variables import base, kept_operation
 from otel_progress import semconv
-from otel_progress.model import Condition, Status
+from otel_progress.model import Status
+from otel_progress.operations import Condition
 
 _SILENT = "unknown: no exporter answers"
 

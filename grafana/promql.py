@@ -31,9 +31,9 @@ class Chosen(Matcher):
     """The condition that a label has the value of a variable that holds free text.
 
     Left to itself Grafana does not quote ``"`` in a value, and spoils ``'``. So it is told to make a regular expression of the value, in
-    backquotes, between which nothing else has a meaning; only a value with a backquote is lost. None of Grafana's formats does better:
-    ``json`` leaves a single text as it is, ``doublequote`` and ``singlequote`` leave backslashes, ``lucene`` escapes what PromQL does not
-    know, and what ``percentencode`` and ``html`` make PromQL cannot read back. Of all characters a backquote is the rarest in an id.
+    backquotes, between which nothing else has a meaning; a backquote in an id is an escape in the label already. None of Grafana's formats
+    does better: ``json`` leaves a single text as it is, ``doublequote`` and ``singlequote`` leave backslashes, ``lucene`` escapes what
+    PromQL does not know, and what ``percentencode`` and ``html`` make PromQL cannot read back.
     """
 
     def __str__(self) -> str:

@@ -12,7 +12,8 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from grafana.promql import OPERATION, Matcher, is_, last_known, once, series
 from otel_progress import semconv
-from otel_progress.model import Condition, Status
+from otel_progress.model import Status
+from otel_progress.operations import Condition
 
 UNKNOWN: Final = "unknown"
 """The word for what is not known; its colour is grey."""

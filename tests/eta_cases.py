@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from factories import CLOCK, WALL, operation, snapshot
-from otel_progress.model import Condition, Eta, OperationSnapshot, Status
+from otel_progress.model import Eta, Status
+from otel_progress.operations import Condition, OperationSnapshot
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 
 from otel_progress import semconv
 from otel_progress.instances import this_host
-from otel_progress.model import NO_METADATA, Event, Instance, LevelInfo, OperationSnapshot, Snapshot, Status
+from otel_progress.model import NO_METADATA, Instance, LevelInfo, Snapshot, Status
 from otel_progress.observations import BatchInfo, HistoryKey, Lesson, LogRecord, Preview, ResourceSample, ResourceUse, Trajectory
+from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.protocols import Batch
 from otel_progress.text import segment
 

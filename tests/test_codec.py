@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from factories import event, operation, preview, snapshot
 from otel_progress import codec
-from otel_progress.model import Eta, Failure, OperationSnapshot, Outcome, Status
+from otel_progress.model import Eta, Failure, Outcome, Status
+from otel_progress.operations import OperationSnapshot
 from strategies import EVENTS, PATH, REAL, snapshots
 
 

@@ -13,24 +13,14 @@ from otel_progress.instrument.blocks import OpaqueStep, Pause
 from otel_progress.instrument.handle import Level
 from otel_progress.instrument.helpers import ProgressTracer, batch, current_level, get_tracer, level, operation, track
 from otel_progress.instrument.track import Track
-from otel_progress.model import (
-    BatchSnapshot,
-    Condition,
-    Eta,
-    Event,
-    Failure,
-    OperationSnapshot,
-    Outcome,
-    OverallProgress,
-    Snapshot,
-    Status,
-)
+from otel_progress.model import Eta, Failure, Outcome, Snapshot, Status
 from otel_progress.stages import Stage, Stages
 
 if TYPE_CHECKING:
     from otel_progress.config import configure
     from otel_progress.instrument.batch import OperationBatch
     from otel_progress.observations import LogRecord
+    from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot, OverallProgress
     from otel_progress.processor import ProgressSpanProcessor
     from otel_progress.queries import (
         add_callback,
@@ -96,10 +86,15 @@ __all__ = [
 ]
 
 _LATER = {
+    "BatchSnapshot": "operations",
     "Callback": "runtime.callbacks",
     "CallbackEvent": "runtime.callbacks",
+    "Condition": "operations",
+    "Event": "operations",
     "LogRecord": "observations",
     "OperationBatch": "instrument.batch",
+    "OperationSnapshot": "operations",
+    "OverallProgress": "operations",
     "ProgressSampler": "sampling",
     "ProgressSpanProcessor": "processor",
     "Runtime": "runtime.running",

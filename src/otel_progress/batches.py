@@ -9,8 +9,9 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Final
 
-from otel_progress.model import BatchSnapshot, OperationSnapshot, Status
-from otel_progress.observations import BatchInfo, BatchTally
+from otel_progress.model import Status
+from otel_progress.observations import BatchInfo, BatchPlace, BatchTally
+from otel_progress.operations import BatchSnapshot, OperationSnapshot
 
 MAX_ENDS: Final = 100
 """Moments of ends that a tally keeps."""
@@ -51,6 +52,27 @@ def merge(a: BatchInfo, b: BatchInfo) -> BatchInfo:
     if ended_at is None and old.ended_at is not None and new.started_at < old.ended_at:
         ended_at = old.ended_at
     return replace(new, total=total, started_at=min(a.started_at, b.started_at), ended_at=ended_at)
+
+
+def place_of(batch: BatchSnapshot, moment: float | None = None) -> BatchPlace:
+    """Return where a batch stands in a list that was begun at ``moment`` (Unix seconds); without it, in one that begins now."""
+    at = batch.read_at if moment is None else moment
+    return BatchPlace(at, was_over(batch.over, batch.ended_at, moment), batch.started_at, batch.id)
+
+
+def was_over(over: bool, ended_at: float | None, moment: float | None) -> bool:
+    """Tell whether a batch was over by ``moment``, None for now. One that ended nobody knows when always was."""
+    return over and (moment is None or ended_at is None or ended_at <= moment)
+
+
+def rank(over: bool, started_at: float, id_: str) -> tuple[bool, float, str]:
+    """Return what lists of batches are sorted by: those that are not over first, then the newest first, then by id."""
+    return over, -started_at, id_
+
+
+def rank_of(place: BatchPlace) -> tuple[bool, float, str]:
+    """Return what a place is sorted by."""
+    return rank(place.over, place.started_at, place.id)
 
 
 def summarise(

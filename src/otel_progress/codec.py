@@ -14,21 +14,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from otel_progress.model import (
-    NO_METADATA,
-    BatchSnapshot,
-    Eta,
-    Event,
-    Failure,
-    Instance,
-    LevelInfo,
-    MetadataValue,
-    OperationSnapshot,
-    Outcome,
-    Snapshot,
-    Status,
-)
+from otel_progress.model import NO_METADATA, Eta, Failure, Instance, LevelInfo, MetadataValue, Outcome, Snapshot, Status
 from otel_progress.observations import LogRecord, Preview, ResourceSample, ResourceUse
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 
 SCHEMA: Final = "otel-progress/1"
 """Name and version of the document, in its ``schema`` field; the version changes when a field changes its meaning."""

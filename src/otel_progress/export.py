@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from otel_progress.codec import SCHEMA, dumps, encode_event, encode_level, encode_operation
-from otel_progress.model import Event, OperationSnapshot
+from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.text import printable
 
 _UNSEEN: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")

@@ -160,6 +160,19 @@ class BatchInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchPlace:
+    """Where a batch stands in the list of batches, as of the moment (Unix seconds) at which the list was begun.
+
+    ``over`` says whether the batch was over by then, so that one which ends while somebody pages stays where it was.
+    """
+
+    moment: float
+    over: bool
+    started_at: float
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class BatchTally:
     """What ended operations of a batch came to, so that they need not be kept: how many by status, and when.
 

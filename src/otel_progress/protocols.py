@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from otel_progress.model import BatchSnapshot, Event, Instance, Number, OperationSnapshot, Outcome, Snapshot
+from otel_progress.model import Instance, Number, Outcome, Snapshot
 from otel_progress.observations import (
     BatchInfo,
+    BatchPlace,
     CancelRequest,
     HistoryKey,
     Lesson,
@@ -22,6 +23,7 @@ from otel_progress.observations import (
     ResourceUse,
     Trajectory,
 )
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +139,8 @@ class Reader(Protocol):
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch as it is now, or None."""
 
-    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
-        """Return the batches, those that are not over first, then the newest first."""
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
+        """Return the batches, those that are not over first, then the newest first, then by id; only those that come ``after`` a place."""
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield operations, at most every ``interval`` seconds: first all active ones, then whatever changed.

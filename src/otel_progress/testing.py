@@ -29,7 +29,7 @@ from otel_progress import semconv
 from otel_progress.assembly import Sources
 from otel_progress.config import start
 from otel_progress.errors import ConfigurationError
-from otel_progress.model import OperationSnapshot
+from otel_progress.operations import OperationSnapshot
 from otel_progress.runtime.running import Runtime
 
 WALL: Final = 1_700_000_000.0

@@ -160,6 +160,7 @@ def test_the_oldest_batches_that_are_over_go(recorder: Recorder) -> None:
     busy = progress.batch("busy", id="busy").start()
     running = busy.operation("job").start()
     busy.close()
+    recorder.clock.advance(1.0)
     progress.batch("open", id="open").start()
     for number in range(MAX_BATCHES + 20):
         with progress.batch("b", id=number):

@@ -181,3 +181,36 @@ def test_counts_are_exact_however_a_loop_ends(count: int, cancel_at: int | None,
         assert raised == stopped
         left = leave_at is not None and leave_at < count
         assert level.status is (Status.CANCELLED if stopped or left else Status.COMPLETED)
+
+
+def test_cancelled_work_counts_as_far_as_it_came(lenient: Recorder) -> None:
+    """What is cut off with its operation is not done: the operation stays where it was, and says so in its figures."""
+    op = progress.operation("import", id="o", total=4).start()
+    with op.level("file", 1, total=2):
+        pass
+    second = op.level("file", 2, total=4).start()
+    second.increment(1)
+    op.level("file", 3).start()
+    assert op.snapshot().ratio == pytest.approx((1 + 1 / 4) / 4)
+    op.cancel("enough")
+    ended = lenient.operation("o")
+    assert ended.ratio == pytest.approx((1 + 1 / 4) / 4)
+    assert (ended.root.current, ended.root.completed, ended.root.failed) == (1, 1, 0)
+    assert [level.status.value for level in ended.levels] == ["completed", "cancelled", "cancelled"]
+
+
+def test_a_cancelled_level_that_is_entered_again_counts_once(lenient: Recorder) -> None:
+    """The part of the cancelled attempt is taken back; what the next one does counts instead."""
+    with progress.operation("import", id="o", total=2) as op:
+        op.level("file", "a", total=4).start().cancel()
+        first = op.level("file", "b", total=4).start()
+        first.increment(3)
+        first.cancel()
+        assert op.snapshot().ratio == pytest.approx(3 / 8)
+        again = op.level("file", "b", total=4).start()
+        assert op.snapshot().ratio == 0.0
+        again.increment(2)
+        assert op.snapshot().ratio == pytest.approx(1 / 4)
+        again.complete()
+        assert (op.snapshot().current, op.snapshot().ratio) == (1, 0.5)
+    assert lenient.operation("o").ratio == 1.0

@@ -64,3 +64,23 @@ def test_it_is_stalled_when_the_step_must_hang(recorder: Recorder) -> None:
     assert eta is not None
     assert (eta.state, eta.remaining_s) == ("stalled", None)
     op.complete()
+
+
+def test_what_is_expected_of_the_only_step_is_what_is_left(recorder: Recorder) -> None:
+    """Where a step is all there is to an operation, bar and remaining time both follow what the caller expects, whatever past runs took."""
+    for _ in range(3):
+        with progress.operation("job") as op:
+            for _ in range(10):
+                recorder.clock.advance(1.0)
+                recorder.tick()
+    op = progress.operation("job", id="long").start()
+    with op.opaque(expected=750.0):
+        for _ in range(75):
+            recorder.clock.advance(1.0)
+            recorder.tick()
+        shown = op.snapshot()
+        assert shown.ratio == pytest.approx(0.1, abs=0.001)
+        assert op.eta is not None
+        assert (op.eta.state, op.eta.basis) == ("estimated", "expected")
+        assert op.eta.remaining_s == pytest.approx(675.0)
+    op.complete()

@@ -17,6 +17,7 @@ from otel_progress.live import rollup
 from otel_progress.testing import Recorder, recording
 
 ENDS = {"complete": Status.COMPLETED, "fail": Status.FAILED, "cancel": Status.CANCELLED, "skip": Status.SKIPPED}
+PARTLY = (Status.RUNNING, Status.CANCELLED)
 
 
 @dataclass
@@ -33,20 +34,20 @@ class Model:
     children: list[Model] = field(default_factory=list)
 
     def current(self) -> float:
-        """Own counting, or the finished children by their weights; never beyond the total."""
-        ended = sum(child.weight for child in self.children if child.status.finished)
+        """Own counting, or the children that are done by their weights; never beyond the total."""
+        ended = sum(child.weight for child in self.children if child.status.finished and child.status is not Status.CANCELLED)
         current = ended if self.own is None else self.own
         return current if self.total is None else min(current, self.total)
 
     def ratio(self) -> float | None:
-        """Current and the parts of running children over the total; 1 when it went well."""
+        """Current and the parts of running and cancelled children over the total; 1 when it went well."""
         if self.status in (Status.COMPLETED, Status.SKIPPED):
             return 1.0
         if not self.total:
             return None
         parts = 0.0
         if self.own is None:
-            parts = sum(child.weight * (child.ratio() or 0.0) for child in self.children if child.status is Status.RUNNING)
+            parts = sum(child.weight * (child.ratio() or 0.0) for child in self.children if child.status in PARTLY)
         return min(1.0, (self.current() + parts) / self.total)
 
     def below(self) -> Iterator[Model]:

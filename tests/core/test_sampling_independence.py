@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.sampling import (
 
 import otel_progress as progress
 from otel_progress import config
-from otel_progress.model import OperationSnapshot
+from otel_progress.operations import OperationSnapshot
 from otel_progress.runtime.running import Runtime
 from otel_progress.sampling import ProgressSampler
 from otel_progress.testing import CountingIds, FakeClock, recording

@@ -22,8 +22,9 @@ from otel_progress.demo import code_map, job, run, sources
 from otel_progress.demo import measure as measuring
 from otel_progress.instances import host_class
 from otel_progress.journal import open_journal
-from otel_progress.model import OperationSnapshot, Outcome, Status
+from otel_progress.model import Outcome, Status
 from otel_progress.observations import HistoryKey
+from otel_progress.operations import OperationSnapshot
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ ESTIMATED: Final = "cut-3"
 ABANDONED: Final = "archive"
 MANY_LEVELS: Final = "many-levels"
 TWINS: Final = "both-sites"
-HOSTILE: Final = 'a "quoted" \\ {id=~".*"} <b>& it\'s $1 ${job} [[job]] %41+#/? ünï 日本\n'
-"""What an id may hold: all but a backquote, in which queries have to quote it. Control characters arrive escaped."""
-SHOWN_HOSTILE: Final = HOSTILE.replace("\n", "\\n")
+HOSTILE: Final = 'a "quoted" \\ {id=~".*"} <b>& it\'s $1 ${job} [[job]] %41+#/? ünï 日本 `x`\n'
+"""What an id may hold: anything. Control characters and backquotes, in which queries have to quote it, arrive escaped."""
+SHOWN_HOSTILE: Final = HOSTILE.replace("\n", "\\n").replace("`", "\\x60")
 """The same as it is on the label."""
 BATCH: Final = "thumbnails"
 

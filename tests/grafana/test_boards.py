@@ -17,7 +17,8 @@ from grafana.states import NUMBERS, mapping
 from grafana.writing import DASHBOARDS, differing, files
 from tests.grafana.boards import boards, panels, query_of, variables
 
-from otel_progress.model import Condition, Status
+from otel_progress.model import Status
+from otel_progress.operations import Condition
 
 ROOT = Path(__file__).parents[2]
 BOARDS = boards()

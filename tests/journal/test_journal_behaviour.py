@@ -15,7 +15,8 @@ from faketime import FakeTime
 from factories import CLOCK, WALL, batch, ended, event, instance, local_instance, snapshot
 from otel_progress import instances
 from otel_progress.journal import Journal
-from otel_progress.model import Condition, Eta, Failure, Outcome, Status
+from otel_progress.model import Eta, Failure, Outcome, Status
+from otel_progress.operations import Condition
 from otel_progress.protocols import Reader, Sink
 
 

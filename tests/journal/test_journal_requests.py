@@ -14,8 +14,9 @@ from otel_progress import instances
 from otel_progress.errors import JournalError
 from otel_progress.instances import UNVERIFIED_TIMEOUT_S
 from otel_progress.journal import Journal, SqliteJournal
-from otel_progress.model import Condition, Status
+from otel_progress.model import Status
 from otel_progress.observations import CancelRequest
+from otel_progress.operations import Condition
 
 
 def test_a_request_reaches_the_worker_and_every_view(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:

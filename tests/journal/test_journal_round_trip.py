@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from factories import WALL, batch
 from otel_progress.journal import SqliteJournal
-from otel_progress.model import Event, Snapshot
+from otel_progress.model import Snapshot
+from otel_progress.operations import Event
 from strategies import EVENTS, PATH, snapshots
 
 

@@ -10,7 +10,7 @@ from faketime import FakeTime
 
 from factories import CLOCK, batch, ended, event, snapshot
 from otel_progress.journal import Journal
-from otel_progress.model import Condition, OperationSnapshot
+from otel_progress.operations import Condition, OperationSnapshot
 
 
 def _seen(operations: list[OperationSnapshot]) -> list[tuple[str, int]]:

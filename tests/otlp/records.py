@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from otel_progress.exporters.otel_logs_shim import LogEvent
-from otel_progress.model import NO_METADATA, BatchSnapshot, Event, Instance, LevelInfo, OperationSnapshot, Snapshot, Status
+from otel_progress.model import NO_METADATA, Instance, LevelInfo, Snapshot, Status
+from otel_progress.observations import BatchPlace
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import Batch
 
 WALL = 1_800_000_000.0
@@ -120,6 +122,6 @@ class ListedReader:
         """Return the ended operations."""
         return [one for one in self.done if operation_type in (None, one.operation_type)][:limit]
 
-    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
         """Return the batches."""
-        return self.groups[:limit]
+        return self.groups[:limit] if after is None else []

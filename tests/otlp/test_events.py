@@ -12,7 +12,8 @@ from records import SPAN, TRACE, WALL, Told, batch, ended, level
 from otel_progress import semconv
 from otel_progress.exporters.otlp_event_fields import MAX_BODY, MAX_METADATA, level_event
 from otel_progress.exporters.otlp_events import HEARTBEAT_S, OtlpEvents
-from otel_progress.model import Event, Failure, Outcome, Status
+from otel_progress.model import Failure, Outcome, Status
+from otel_progress.operations import Event
 
 STARTED, UPDATED, FINISHED = semconv.EVENT_STARTED, semconv.EVENT_UPDATED, semconv.EVENT_FINISHED
 

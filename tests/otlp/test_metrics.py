@@ -23,8 +23,9 @@ from otel_progress.exporters.otlp_metrics import MAX_POINTS, BoundedMetricExport
 from otel_progress.exporters.series import Caps
 from otel_progress.exporters.surroundings import Surroundings
 from otel_progress.exporters.totals import Totals
-from otel_progress.model import BatchSnapshot, Condition, OperationSnapshot, Status
+from otel_progress.model import Status
 from otel_progress.observations import ResourceSample, ResourceUse
+from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 from otel_progress.protocols import Reader
 
 

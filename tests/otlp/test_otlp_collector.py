@@ -23,7 +23,8 @@ from otel_progress.exporters.otlp_events import OtlpEvents
 from otel_progress.exporters.otlp_metrics import build_otlp_metrics
 from otel_progress.exporters.series import Caps, read_operations, rows
 from otel_progress.exporters.totals import Totals
-from otel_progress.model import Event, Failure, OperationSnapshot, Outcome, Status
+from otel_progress.model import Failure, Outcome, Status
+from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.protocols import Reader
 
 FLUSH_S = 30.0

@@ -11,8 +11,9 @@ from tests import factories
 from tests.factories import CLOCK
 from tests.factories import WALL as START
 
-from otel_progress.model import BatchSnapshot, Eta, Event, OperationSnapshot, Snapshot, Status
-from otel_progress.observations import LogRecord, ResourceSample, ResourceUse
+from otel_progress.model import Eta, Snapshot, Status
+from otel_progress.observations import BatchPlace, LogRecord, ResourceSample, ResourceUse
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 """A valid trace id."""
@@ -120,7 +121,7 @@ class Shelf:
         """Return the batch of that id."""
         return next((one for one in self.groups if one.id == batch_id), None)
 
-    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
         """Return the batches, as they are now."""
         if self.error is not None:
             raise self.error

@@ -345,3 +345,9 @@ def test_names_help_labels_and_units_are_those_of_the_conventions() -> None:
         (metric.prometheus.removesuffix("_total") if metric.kind == "counter" else metric.prometheus, metric.kind, metric.help)
         for metric in semconv.METRICS
     }
+
+
+def test_a_backquote_in_an_id_is_an_escape() -> None:
+    """Grafana can put no backquote into a query, so a label has none; two ids that differ in it alone stay two series."""
+    found = values(ProgressCollector(Shelf([operation("a`b"), operation("ab")])), semconv.OPERATION_CURRENT)
+    assert set(found) == {("a\\x60b", "render"), ("ab", "render")}

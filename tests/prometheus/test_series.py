@@ -15,7 +15,8 @@ from tests.prometheus.scrape import of_work, values
 from otel_progress import semconv
 from otel_progress.exporters.prometheus import ProgressCollector
 from otel_progress.exporters.totals import Totals
-from otel_progress.model import Condition, OperationSnapshot, Status
+from otel_progress.model import Status
+from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.previews.addresses import MAX_ADDRESS
 
 OP = ("op", "render")

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from factories import event, operation, snapshot
 from otel_progress.codec import encode_operation
 from otel_progress.errors import JournalError
-from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Status
-from otel_progress.observations import Preview
+from otel_progress.model import Status
+from otel_progress.observations import BatchPlace, Preview
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.server.counts import ServerCounts
 from otel_progress.server.encoding import Encoder
 from otel_progress.server.followed import LINGER_S
@@ -72,7 +73,7 @@ class Scripted:
     def previews(self, operation_id: str, *, limit: int = 100) -> Sequence[Preview]:
         return ()
 
-    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
         return []
 
 

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from test_hub import Scripted, a_batch, an, an_ended, eventually, in_a_loop, seen
 
-from otel_progress.model import BatchSnapshot
+from otel_progress.observations import BatchPlace
+from otel_progress.operations import BatchSnapshot
 from otel_progress.server import looking
 from otel_progress.server.counts import ServerCounts
 from otel_progress.server.follower import Selection
@@ -54,7 +55,7 @@ def test_batches_are_told_when_they_say_something_new() -> None:
         now: tuple[BatchSnapshot, ...] = ()
         looks = 0
 
-        def batches(self, limit: int = 100) -> tuple[BatchSnapshot, ...]:
+        def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> tuple[BatchSnapshot, ...]:
             self.looks += 1
             return self.now[:limit]
 

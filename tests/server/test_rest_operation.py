@@ -21,8 +21,8 @@ from factories import WALL, batch, ended, instance, snapshot
 from otel_progress.codec import decode_operation
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
-from otel_progress.model import OperationSnapshot
 from otel_progress.observations import CancelRequest
+from otel_progress.operations import OperationSnapshot
 from otel_progress.server import documents
 from otel_progress.server.options import Limits
 from otel_progress.testing import Recorder, wait_until

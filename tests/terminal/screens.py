@@ -8,8 +8,9 @@ from typing import Any
 import pyte
 
 from factories import CLOCK, WALL, instance
-from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Snapshot
-from otel_progress.observations import LogRecord, ResourceSample
+from otel_progress.model import Snapshot
+from otel_progress.observations import BatchPlace, LogRecord, ResourceSample
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import Batch
 
 
@@ -90,9 +91,9 @@ class Shelf:
         """Return the batch of this id."""
         return next((one for one in self.groups if one.id == batch_id), None)
 
-    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
         """Return the batches."""
-        return self.groups[:limit]
+        return self.groups[:limit] if after is None else []
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield everything once."""

@@ -16,7 +16,9 @@ from otel_progress.exporters.console import LiveConsole
 from otel_progress.exporters.console_batches import MAX_BATCHES, batch_line, batch_text
 from otel_progress.exporters.console_glyphs import ASCII, UNICODE
 from otel_progress.exporters.console_plain import INTERVAL_S, PlainConsole
-from otel_progress.model import BatchSnapshot, Status
+from otel_progress.model import Status
+from otel_progress.observations import BatchPlace
+from otel_progress.operations import BatchSnapshot
 
 EVIL = "\x1b]0;evil\x07[bold]\r\nline\u202e"
 UNSAFE = set("\x1b\x07\r\n\u202e")
@@ -83,7 +85,7 @@ def test_a_journal_that_cannot_be_read_for_a_moment_ends_no_display() -> None:
     """The operations are drawn without the batches."""
 
     class Torn(Shelf):
-        def batches(self, limit: int = 100) -> list[BatchSnapshot]:
+        def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> list[BatchSnapshot]:
             raise JournalError(str(limit))
 
     terminal, shelf = Terminal(110), Torn(operation())

@@ -15,7 +15,8 @@ from factories import CLOCK, ended, operation, snapshot
 from otel_progress.exporters.console_glyphs import ASCII, glyphs_for
 from otel_progress.exporters.console_plain import operation_line
 from otel_progress.exporters.console_tree import ProgressTree, render, render_ended
-from otel_progress.model import Eta, Failure, OperationSnapshot, Status
+from otel_progress.model import Eta, Failure, Status
+from otel_progress.operations import OperationSnapshot
 
 
 def setlist(**fields: object) -> OperationSnapshot:

@@ -11,7 +11,8 @@ from otel_progress.exporters.console_batches import bar, batch_figures, batch_pa
 from otel_progress.exporters.console_format import count, duration, moment, percentage
 from otel_progress.exporters.console_glyphs import STATUS_STYLES, glyphs_for
 from otel_progress.exporters.console_rows import clean, failure_text
-from otel_progress.model import BatchSnapshot, OperationSnapshot, Status
+from otel_progress.model import Status
+from otel_progress.operations import BatchSnapshot, OperationSnapshot
 from otel_progress.protocols import Reader
 from otel_progress.text import printable
 

@@ -13,7 +13,8 @@ from otel_progress.cli.scope import Scope
 from otel_progress.codec import SCHEMA, encode_batch
 from otel_progress.exporters.console_format import count, duration, moment, percentage, remaining
 from otel_progress.exporters.console_rows import cancelling_note, clean, failure_text
-from otel_progress.model import BatchSnapshot, Condition, OperationSnapshot, Status
+from otel_progress.model import Status
+from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 
 _HISTORY_IN_LS: Final = 1000
 _HEADER: Final = ("STATUS", "ID", "TYPE", "NAME", "DONE", "COUNT", "FAILED", "STARTED", "TIME", "LEFT", "MESSAGE")

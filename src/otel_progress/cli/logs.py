@@ -16,8 +16,8 @@ from otel_progress.cli.when import complete_severity, moment_of, severity_of
 from otel_progress.codec import SCHEMA, encode_log
 from otel_progress.exporters.console_format import moment
 from otel_progress.exporters.console_rows import clean
-from otel_progress.model import OperationSnapshot
 from otel_progress.observations import SEVERITIES, LogRecord
+from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import Reader
 from otel_progress.text import printable
 

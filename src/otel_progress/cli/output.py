@@ -13,7 +13,8 @@ from otel_progress.codec import SCHEMA, Document, encode_operation
 from otel_progress.export import as_json
 from otel_progress.exporters.console_cells import cut_cells
 from otel_progress.exporters.console_glyphs import CONDITION_STYLES, STATUS_STYLES
-from otel_progress.model import Condition, OperationSnapshot, Status
+from otel_progress.model import Status
+from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.text import printable
 
 _LEAST_CUT: Final = 12

@@ -12,7 +12,7 @@ from otel_progress.codec import SCHEMA
 from otel_progress.exporters.console_format import moment
 from otel_progress.exporters.console_rows import clean
 from otel_progress.instances import UNVERIFIED_TIMEOUT_S
-from otel_progress.model import OperationSnapshot
+from otel_progress.operations import OperationSnapshot
 from otel_progress.text import printable
 
 

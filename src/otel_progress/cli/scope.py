@@ -20,8 +20,9 @@ from otel_progress.text import printable
 
 if TYPE_CHECKING:
     from otel_progress.journal import Journal
-    from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome
-    from otel_progress.observations import LogRecord, Preview, ResourceSample
+    from otel_progress.model import Outcome
+    from otel_progress.observations import BatchPlace, LogRecord, Preview, ResourceSample
+    from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
     from otel_progress.previews.stores import Store
     from otel_progress.protocols import Controller, Reader
 
@@ -179,10 +180,10 @@ class AwaitedJournal:
         journal = self._come()
         return None if journal is None else journal.batch(batch_id)
 
-    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
         """Return the newest batches."""
         journal = self._come()
-        return () if journal is None else journal.batches(limit)
+        return () if journal is None else journal.batches(limit, after=after)
 
     def size_bytes(self) -> int | None:
         """Return the size of the journal's files."""

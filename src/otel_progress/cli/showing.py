@@ -14,8 +14,9 @@ from otel_progress.codec import encode_batch, encode_event, encode_operation, en
 from otel_progress.exporters.console_format import count, duration, left, moment, percentage, quantity, rate, remaining
 from otel_progress.exporters.console_glyphs import STATUS_STYLES, Glyphs, glyphs_for
 from otel_progress.exporters.console_rows import cancelling_note, clean, condition_note, failure_text, title
-from otel_progress.model import BatchSnapshot, Eta, Event, OperationSnapshot, Outcome, Snapshot, Status
+from otel_progress.model import Eta, Outcome, Snapshot, Status
 from otel_progress.observations import ResourceUse
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import Reader
 from otel_progress.text import printable
 

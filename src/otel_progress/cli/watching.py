@@ -15,7 +15,8 @@ from otel_progress.cli.output import say_json
 from otel_progress.cli.scope import Scope, complete_id, find
 from otel_progress.codec import encode_operation
 from otel_progress.errors import JournalError
-from otel_progress.model import OperationSnapshot, Status
+from otel_progress.model import Status
+from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import Reader
 
 _REMEMBERED: Final = 1000

@@ -21,7 +21,8 @@ from otel_progress.exporters.console_glyphs import glyphs_for
 from otel_progress.exporters.console_plain import PlainConsole
 from otel_progress.exporters.console_region import Region
 from otel_progress.exporters.console_tree import render, render_ended
-from otel_progress.model import OperationSnapshot, Snapshot, Status
+from otel_progress.model import Snapshot, Status
+from otel_progress.operations import OperationSnapshot
 from otel_progress.parsing import ConsoleMode
 from otel_progress.protocols import Batch, Reader
 

@@ -12,7 +12,8 @@ from otel_progress.exporters.console_cells import cut_cells
 from otel_progress.exporters.console_format import count, duration, percentage, rate
 from otel_progress.exporters.console_glyphs import STATUS_STYLES, Glyphs
 from otel_progress.exporters.console_rows import Part, clean
-from otel_progress.model import BatchSnapshot, Status
+from otel_progress.model import Status
+from otel_progress.operations import BatchSnapshot
 from otel_progress.protocols import Reader
 
 MAX_BATCHES: Final = 3

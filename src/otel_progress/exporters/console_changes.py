@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from otel_progress.model import OperationSnapshot, Snapshot
+from otel_progress.model import Snapshot
+from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import Batch, Reader
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from otel_progress.model import Condition, Status
+from otel_progress.model import Status
+from otel_progress.operations import Condition
 
 
 @dataclass(frozen=True, slots=True)

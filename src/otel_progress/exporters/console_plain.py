@@ -12,7 +12,8 @@ from otel_progress.exporters.console_batches import BatchWatch, batch_text
 from otel_progress.exporters.console_changes import ended_operation, ended_roots
 from otel_progress.exporters.console_format import duration, left, moment
 from otel_progress.exporters.console_rows import cancelling_note, clean, condition_note, failure_text, figures, state_notes, title
-from otel_progress.model import OperationSnapshot, Snapshot, Status
+from otel_progress.model import Snapshot, Status
+from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import Batch, Reader
 
 INTERVAL_S: Final = 5.0

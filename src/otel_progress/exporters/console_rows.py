@@ -13,7 +13,8 @@ from typing import Final
 from otel_progress import semconv
 from otel_progress.exporters.console_format import count, duration, percentage, rate
 from otel_progress.exporters.console_glyphs import CONDITION_STYLES, STATUS_STYLES, Glyphs
-from otel_progress.model import Condition, Eta, OperationSnapshot, Snapshot, Status
+from otel_progress.model import Eta, Snapshot, Status
+from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.text import printable
 
 MAX_DEPTH: Final = 24

@@ -27,7 +27,8 @@ from otel_progress.exporters.console_rows import (
     state_notes,
     title,
 )
-from otel_progress.model import OperationSnapshot, Status
+from otel_progress.model import Status
+from otel_progress.operations import OperationSnapshot
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

@@ -13,8 +13,12 @@ OTHER: Final = "other"
 
 
 def label_id(value: object) -> str:
-    """Return an id, type or path as a label: one printable line of at most 256 characters; a digest keeps longer ones unique."""
-    return identifier(printable(identifier(value)))
+    """Return an id, type or path as a label: one printable line of at most 256 characters; a digest keeps longer ones unique.
+
+    A backquote is written as an escape, like a control character: Grafana has no way to put one into a query.
+    """
+    text = printable(identifier(value))
+    return identifier(text.replace("`", r"\x60") if "`" in text else text)
 
 
 def label_text(value: object) -> str:

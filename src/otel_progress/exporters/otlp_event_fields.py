@@ -8,8 +8,9 @@ from typing import Final
 
 from otel_progress import semconv, text
 from otel_progress.exporters.otel_logs_shim import LogEvent
-from otel_progress.model import Event, Failure, LevelInfo, MetadataValue, Number, Outcome, Snapshot, Status
+from otel_progress.model import Failure, LevelInfo, MetadataValue, Number, Outcome, Snapshot, Status
 from otel_progress.observations import Preview
+from otel_progress.operations import Event
 from otel_progress.protocols import Batch
 
 MAX_METADATA: Final = 32

@@ -13,8 +13,9 @@ from typing import Final, Protocol
 from otel_progress import semconv
 from otel_progress.exporters import otlp_event_fields as fields
 from otel_progress.exporters.otel_logs_shim import LogEvent
-from otel_progress.model import Condition, Event, LevelInfo, OperationSnapshot, Snapshot, Status
+from otel_progress.model import LevelInfo, Snapshot, Status
 from otel_progress.observations import Preview
+from otel_progress.operations import Condition, Event, OperationSnapshot
 from otel_progress.protocols import Batch
 
 UPDATE_S: Final = 1.0

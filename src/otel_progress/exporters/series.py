@@ -17,7 +17,8 @@ from otel_progress import semconv
 from otel_progress.exporters.labels import OTHER, label_id, label_text
 from otel_progress.exporters.surroundings import Surroundings
 from otel_progress.exporters.totals import MAX_OPERATION_TYPES, Totals
-from otel_progress.model import BatchSnapshot, Condition, Eta, OperationSnapshot, Snapshot, Status
+from otel_progress.model import Eta, Snapshot, Status
+from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 from otel_progress.previews.addresses import address_of
 from otel_progress.semconv import Metric
 

@@ -10,7 +10,8 @@ from opentelemetry import context as context_api
 from otel_progress import values
 from otel_progress.instrument import begin
 from otel_progress.instrument.handle import Level
-from otel_progress.model import BatchSnapshot, Number
+from otel_progress.model import Number
+from otel_progress.operations import BatchSnapshot
 from otel_progress.recording import BATCH_KEY, Recording, slot
 from otel_progress.stages import StagesLike
 from otel_progress.text import cut, identifier

@@ -14,12 +14,12 @@ from math import isfinite
 from operator import attrgetter
 from typing import Any, Final
 
-from otel_progress.batches import MAX_ENDS, MAX_LISTED, merge, summarise
+from otel_progress.batches import MAX_ENDS, MAX_LISTED, merge, rank, rank_of, summarise, was_over
 from otel_progress.journal import queries
 from otel_progress.journal.fetching import fetch
 from otel_progress.journal.liveness import Moment
-from otel_progress.model import BatchSnapshot, OperationSnapshot
-from otel_progress.observations import BatchInfo, BatchTally
+from otel_progress.observations import BatchInfo, BatchPlace, BatchTally
+from otel_progress.operations import BatchSnapshot, OperationSnapshot
 
 ENDED: Final = ("completed", "failed", "cancelled", "skipped")
 """How an operation ends; columns of the tally in ``batches``."""
@@ -69,8 +69,9 @@ def get(connection: sqlite3.Connection, batch_id: str, moment: Moment) -> BatchS
     return None
 
 
-def newest(connection: sqlite3.Connection, limit: int, moment: Moment) -> list[BatchSnapshot]:
-    """Return the batches, those that are not over first, then the newest first."""
+def newest(connection: sqlite3.Connection, limit: int, moment: Moment, after: BatchPlace | None) -> list[BatchSnapshot]:
+    """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
+    begun, last = (None, None) if after is None else (after.moment, rank_of(after))
     counts: dict[str, dict[str | None, int]] = {}
     for batch_id, status, count in fetch(connection, _COUNTS):
         counts.setdefault(batch_id, {})[status] = count
@@ -80,7 +81,9 @@ def newest(connection: sqlite3.Connection, limit: int, moment: Moment) -> list[B
             of_it = counts.get(info.id, {})
             tally, running = _tally(row, of_it), of_it.get(None, 0)
             glance = summarise(info, tally, (), (), moment.now, running=running, running_ratio=0.0)
-            found.append(((glance.over, -info.started_at, info.id), info, tally, running))
+            here = rank(was_over(glance.over, glance.ended_at, begun), info.started_at, info.id)
+            if last is None or here > last:
+                found.append((here, info, tally, running))
     found.sort(key=lambda item: item[0])
     return [_summary(connection, info, tally, running, moment) for _, info, tally, running in found[:limit]]
 

@@ -12,7 +12,8 @@ from otel_progress.journal import rows
 from otel_progress.journal.fetching import fetch
 from otel_progress.journal.liveness import Moment, Pulse
 from otel_progress.journal.rows import STATE
-from otel_progress.model import Instance, OperationSnapshot, Snapshot
+from otel_progress.model import Instance, Snapshot
+from otel_progress.operations import OperationSnapshot
 
 Found: TypeAlias = "tuple[int, OperationSnapshot]"
 """An operation with its key."""

@@ -12,8 +12,9 @@ from otel_progress.journal.fetching import fetch
 from otel_progress.journal.liveness import Moment
 from otel_progress.journal.rows import EVENT, LOG
 from otel_progress.journal.texts import SAMPLE
-from otel_progress.model import Event, Outcome
+from otel_progress.model import Outcome
 from otel_progress.observations import LogRecord, Preview, ResourceSample
+from otel_progress.operations import Event
 
 _NEWEST_RUN: Final = "SELECT key, operation_type, run FROM operations WHERE operation_id = ? ORDER BY key DESC LIMIT 1"
 _IN: Final = "(path = ? OR (path > ? AND path < ?))"

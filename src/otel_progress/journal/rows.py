@@ -16,8 +16,9 @@ from typing import Any, Final, TypeAlias
 from otel_progress import codec
 from otel_progress.journal import texts
 from otel_progress.journal.texts import ETA, EXTRA, NO_EXTRA, NUMBER, NUMBER_OR_NONE, SAMPLE, TEXT_OR_NONE, UNREADABLE, USE
-from otel_progress.model import NO_METADATA, Eta, Event, Failure, LevelInfo, Outcome, Snapshot, Status
+from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, Outcome, Snapshot, Status
 from otel_progress.observations import LogRecord, ResourceSample, ResourceUse
+from otel_progress.operations import Event
 
 Value: TypeAlias = "str | int | float | None"
 Row: TypeAlias = "tuple[Value, ...]"

@@ -15,8 +15,9 @@ from otel_progress.journal.retention import ROWS_A_PASS, Retention, give_back
 from otel_progress.journal.storable import storable_text
 from otel_progress.journal.watching import Watcher
 from otel_progress.journal.writing import Writer
-from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome
-from otel_progress.observations import CancelRequest, HistoryKey, LogRecord, Preview, ResourceSample, Trajectory
+from otel_progress.model import Outcome
+from otel_progress.observations import BatchPlace, CancelRequest, HistoryKey, LogRecord, Preview, ResourceSample, Trajectory
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import Batch
 from otel_progress.text import cut
 from otel_progress.trouble import trouble
@@ -189,10 +190,10 @@ class SqliteJournal:
         with self._reading.transaction("DEFERRED") as connection:
             return batches.get(connection, storable_text(batch_id), self._moment())
 
-    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
-        """Return the batches, those that are not over first, then the newest first."""
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
+        """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
         with self._reading.transaction("DEFERRED") as connection:
-            return batches.newest(connection, _count(limit), self._moment())
+            return batches.newest(connection, _count(limit), self._moment(), after)
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield what is active, then at most every ``interval`` seconds what changed, also by time alone (stalled, abandoned).

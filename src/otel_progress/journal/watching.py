@@ -14,7 +14,7 @@ from otel_progress.errors import JournalError
 from otel_progress.journal import queries
 from otel_progress.journal.handle import Handle
 from otel_progress.journal.liveness import Moment, Pulse
-from otel_progress.model import Condition, OperationSnapshot
+from otel_progress.operations import Condition, OperationSnapshot
 
 AGED_EVERY_S: Final = 0.5
 """Time between two looks at what changed by time alone (stalled, overdue, abandoned), in seconds."""

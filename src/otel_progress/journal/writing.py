@@ -15,8 +15,9 @@ from typing import Any, Final, TypeVar
 from otel_progress.journal import batches, keeping, lessons, previews, rows
 from otel_progress.journal.rows import ADVANCE, EVENT, STATE
 from otel_progress.journal.storable import storable_batch
-from otel_progress.model import Event, LevelInfo, Snapshot
+from otel_progress.model import LevelInfo, Snapshot
 from otel_progress.observations import BatchInfo, LogRecord, Preview
+from otel_progress.operations import Event
 from otel_progress.protocols import Batch
 
 _Record = TypeVar("_Record", Event, LogRecord, Preview)

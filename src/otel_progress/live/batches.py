@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from otel_progress.batches import MAX_ENDS, MAX_LISTED, merge
+from otel_progress.batches import MAX_ENDS, MAX_LISTED, merge, rank, rank_of, was_over
 from otel_progress.live.node import Node
 from otel_progress.live.observe import picture
 from otel_progress.model import Snapshot, Status
-from otel_progress.observations import BatchInfo, BatchTally
+from otel_progress.observations import BatchInfo, BatchPlace, BatchTally
 
 MAX_BATCHES: Final = 200
 """Batches that are remembered; beyond, the oldest that are over go first, and never one with an operation that runs."""
@@ -47,6 +47,11 @@ class Members:
         return not self.active and (
             self.info.ended_at is not None or (total is not None and sum(self.counts.values()) >= total > 0)
         )
+
+    def rank(self, moment: float | None) -> tuple[bool, float, str]:
+        """Return what it is sorted by in a list that was begun at ``moment`` (Unix seconds; None: now)."""
+        over, ended_at = self.over, max((at for at in (self.info.ended_at, *self.ends) if at is not None), default=None)
+        return rank(was_over(over, ended_at, moment), self.info.started_at, self.info.id)
 
 
 class Batches:
@@ -109,11 +114,11 @@ class Batches:
         """Return a batch with its operations, or None."""
         return self._known.get(id_)
 
-    def newest(self) -> Sequence[Members]:
-        """Return the batches, those that are not over first, then the newest first."""
-        newest = list(reversed(self._known.values()))
-        newest.sort(key=lambda batch: batch.info.started_at, reverse=True)
-        return sorted(newest, key=lambda batch: batch.over)
+    def newest(self, after: BatchPlace | None = None) -> Sequence[Members]:
+        """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
+        moment = None if after is None else after.moment
+        ranked = sorted((batch.rank(moment), batch) for batch in self._known.values())  # ids differ, so batches are not compared
+        return [batch for place, batch in ranked if after is None or place > rank_of(after)]
 
     def take(self, *, everything: bool = False) -> list[BatchInfo]:
         """Return the declarations that are new or have changed since the last time; all of them on demand."""

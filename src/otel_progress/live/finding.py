@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from otel_progress.live.node import Node
-from otel_progress.model import Event, OperationSnapshot, Outcome
+from otel_progress.model import Outcome
 from otel_progress.observations import LogRecord, ResourceSample
+from otel_progress.operations import Event, OperationSnapshot
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from otel_progress import semconv
 from otel_progress.live.node import Node
 from otel_progress.live.tree import Limits
-from otel_progress.model import Event, Failure, MetadataValue, Outcome
+from otel_progress.model import Failure, MetadataValue, Outcome
+from otel_progress.operations import Event
 
 
 class Inbox:

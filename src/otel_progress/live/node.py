@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from otel_progress.live.counter import Counter, GilCounter, LockCounter
-from otel_progress.model import NO_METADATA, Event, Failure, LevelInfo, MetadataValue, Number, Snapshot, Status
+from otel_progress.model import NO_METADATA, Failure, LevelInfo, MetadataValue, Number, Snapshot, Status
 from otel_progress.stages import Stages
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from otel_progress.live.pauses import Pauses
     from otel_progress.live.usage import Usage
     from otel_progress.observations import HistoryKey, ResourceUse, Trajectory
+    from otel_progress.operations import Event
 
 _creating: Final = Lock()
 if hasattr(os, "register_at_fork"):  # a child must not begin with a lock that some thread of its parent held
@@ -139,7 +140,20 @@ class Operation:
 class Below:
     """What a node knows of the levels below it: those that are kept, and what the ended ones came to."""
 
-    __slots__ = ("auto_ids", "born", "done", "estimated", "failed", "nodes", "partial", "running", "skipped", "stage", "stages")
+    __slots__ = (
+        "auto_ids",
+        "born",
+        "done",
+        "estimated",
+        "failed",
+        "left",
+        "nodes",
+        "partial",
+        "running",
+        "skipped",
+        "stage",
+        "stages",
+    )
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
@@ -149,7 +163,8 @@ class Below:
         self.done: Number = 0
         self.failed = 0
         self.skipped = 0
-        self.partial = 0.0
+        self.partial = self.left = 0.0
+        """The weighted ratios of levels that are not done: of those that run and those that were cancelled, and of the latter alone."""
         self.estimated = 0
         """How many of the levels directly below rest on an estimate."""
         self.stages: list[Node] | None = None

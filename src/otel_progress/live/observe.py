@@ -70,7 +70,7 @@ def measure(node: Node, clock: float, now: float) -> None:
         node.estimated = estimated
         if parent.below is not None:
             parent.below.estimated += 1 if estimated else -1
-    told = ratio if status is Status.RUNNING else None
+    told = ratio if status is Status.RUNNING or status is Status.CANCELLED else None
     if told != node.told and not node.declared and parent.below is not None:
         parent.below.partial += node.spec.weight * ((told or 0.0) - (node.told or 0.0))
         node.told = told

@@ -14,6 +14,7 @@ from otel_progress.importing import no_fork
 from otel_progress.live.course import EVERY_S, Course, lasted
 from otel_progress.live.node import Node
 from otel_progress.live.observe import GAPS
+from otel_progress.live.opaque import Opaque
 from otel_progress.model import Eta, Status
 from otel_progress.observations import Trajectory
 from otel_progress.trouble import trouble
@@ -68,12 +69,17 @@ def question(
         before = points or ((0.0, 0.0),)
         points = (*before, (elapsed, max(node.ratio, before[-1][1])))
     expected = None
-    if step is not None and step.whole and step.expected is not None and (step.expected == step.given or not history):
+    if step is not None and step.expected is not None and (step.expected == step.given or not history) and _is_all(node, step):
         expected = (step.expected, node.operation.worked(step.since, clock))
     children = _children(node, course, known, clock) if settled else None
     if len(points) < 2 and not history and children is None and expected is None:
         return None
     return Question(node, course, points, elapsed, clock, history, expected, children)
+
+
+def _is_all(node: Node, step: Opaque) -> bool:
+    """Tell whether an opaque step is all that its level shows, and not one unit of its total or beside its stages."""
+    return step.whole or not (node.total or (node.below is not None and node.below.stages is not None))
 
 
 def _unsettled(

@@ -20,8 +20,9 @@ from otel_progress.live.node import Node, Operation
 from otel_progress.live.observe import picture
 from otel_progress.live.previews import Gallery, within
 from otel_progress.live.tree import Tree, walk
-from otel_progress.model import BatchSnapshot, Eta, Event, Instance, OperationSnapshot, Outcome, Snapshot, Status
-from otel_progress.observations import LogRecord, Preview, ResourceSample
+from otel_progress.model import Eta, Instance, Outcome, Snapshot, Status
+from otel_progress.observations import BatchPlace, LogRecord, Preview, ResourceSample
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.redaction import shown
 
 
@@ -170,11 +171,11 @@ class Reading:
             members = self._batches.get(batch_id)
         return None if members is None else self._summary(members)
 
-    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
-        """Return the batches this process knows of, those that are not over first, then the newest first."""
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
+        """Return the batches this process knows of, those that are not over first, then the newest first, then by id."""
         self._close_orphans()
         with self._lock:
-            found = self._batches.newest()[: max(0, limit)]
+            found = self._batches.newest(after)[: max(0, limit)]
         return [self._summary(members) for members in found]
 
     def _summary(self, members: Members) -> BatchSnapshot:

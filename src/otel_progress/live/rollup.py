@@ -2,8 +2,9 @@
 
 * With declared stages: ratio = Σ weightᵢ·ratioᵢ / Σ weightᵢ, where a completed or skipped stage is done
   and a failed or cancelled one counts as far as it came.
-* Else ratio = current / total, where current is what the level counted itself or, when it counted nothing, its finished children
-  (each by its weight, one unless said otherwise), and the partial ratios of running children are added to the latter.
+* Else ratio = current / total, where current is what the level counted itself or, when it counted nothing, its children that are done
+  (completed, failed or skipped; each by its weight, one unless said otherwise). To the latter are added the partial ratios of running
+  children, and of cancelled ones: they are not done, and count as far as they came.
 * An unknown total is no ratio: never 0, never NaN. A level that completed is done: 1.
 """
 

@@ -174,7 +174,12 @@ class Tree:
         self._forget(before)
         below = None if before.parent is None else before.parent.below
         if below is not None:
-            below.done -= 0 if before.declared else before.spec.weight
+            if before.status is Status.CANCELLED and not before.declared:
+                share = before.spec.weight * (before.told or 0.0)
+                below.left -= share
+                below.partial -= share
+            elif not before.declared:
+                below.done -= before.spec.weight
             lost, passed = _units_lost(before)
             below.failed -= lost
             below.skipped -= passed
@@ -276,8 +281,10 @@ class Tree:
         below = parent.below
         if below is not None:
             below.running -= 1
+            if status is Status.CANCELLED and not node.declared:
+                below.left += node.spec.weight * (node.told or 0.0)
             if below.running == 0:
-                below.partial = 0.0
+                below.partial = below.left  # exactly: what was added and taken away has left its rounding
             if status is not Status.COMPLETED or node.failed or node.skipped:
                 lost, passed = _units_lost(node)
                 below.failed += lost
@@ -286,7 +293,8 @@ class Tree:
                 below.stage = None
             if node.declared:
                 return
-            below.done += node.spec.weight
+            if status is not Status.CANCELLED:
+                below.done += node.spec.weight
         kept = operation.failed if failed else operation.finished
         kept.append(node)
         if len(kept) > (self._limits.failed_levels if failed else self._limits.levels):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from operator import itemgetter
 from typing import TypeVar
 
+from otel_progress.batches import place_of, rank_of
 from otel_progress.errors import ProgressError
 from otel_progress.live.store import LiveStore
-from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome
-from otel_progress.observations import LogRecord, Preview, ResourceSample
+from otel_progress.model import Outcome
+from otel_progress.observations import BatchPlace, LogRecord, Preview, ResourceSample
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import Controller, Measured, Reader
 from otel_progress.trouble import trouble
 
@@ -171,13 +174,21 @@ class LiveThenJournal:
         """Return a batch as it is now, or None."""
         return _fuller(self._store.batch(batch_id), self._kept(lambda journal: journal.batch(batch_id), None))
 
-    def batches(self, limit: int = 100) -> Sequence[BatchSnapshot]:
-        """Return the batches, those that are not over first, then the newest first."""
-        found: dict[str, BatchSnapshot] = {batch.id: batch for batch in self._store.batches(limit)}
-        kept: Sequence[BatchSnapshot] = self._kept(lambda journal: journal.batches(limit), ())
-        for batch in kept:
-            found[batch.id] = _fuller(found.get(batch.id), batch) or batch
-        return sorted(found.values(), key=lambda batch: (batch.over, -batch.started_at))[: max(0, limit)]
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
+        """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
+        live = {batch.id: batch for batch in self._store.batches(limit, after=after)}
+        listed: Sequence[BatchSnapshot] | None = self._kept(lambda journal: journal.batches(limit, after=after), None)
+        if listed is None:
+            return list(live.values())
+        kept = {batch.id: batch for batch in listed}
+        found = []
+        for id_ in {**live, **kept}:  # what only one of them has here may stand elsewhere in the other, which may know more of it
+            known = kept.get(id_)
+            batch = self.batch(id_) if known is None else _fuller(live.get(id_) or self._store.batch(id_), known)
+            if batch is not None:
+                found.append((rank_of(place_of(batch, None if after is None else after.moment)), batch))
+        found.sort(key=itemgetter(0))
+        return [batch for rank, batch in found if after is None or rank > rank_of(after)][: max(0, limit)]
 
     # --- requests ----------------------------------------------------------------------------------------------
 

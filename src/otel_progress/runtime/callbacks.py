@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
 from otel_progress.errors import ConfigurationError
-from otel_progress.model import OperationSnapshot
+from otel_progress.operations import OperationSnapshot
 from otel_progress.text import cut
 from otel_progress.trouble import trouble
 

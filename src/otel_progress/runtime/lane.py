@@ -13,8 +13,9 @@ from itertools import islice
 from typing import Final
 
 from otel_progress import batches
-from otel_progress.model import Event, Number, Snapshot
+from otel_progress.model import Number, Snapshot
 from otel_progress.observations import BatchInfo, Lesson, LogRecord, Preview, ResourceSample, ResourceUse
+from otel_progress.operations import Event
 from otel_progress.protocols import Batch, Sink
 from otel_progress.runtime.threads import started
 from otel_progress.text import cut

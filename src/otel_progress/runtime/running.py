@@ -15,8 +15,9 @@ from otel_progress.instances import current_instance
 from otel_progress.instrument import spans
 from otel_progress.live.node import Node
 from otel_progress.live.store import LiveStore
-from otel_progress.model import BatchSnapshot, Event, OperationSnapshot, Outcome, Status
+from otel_progress.model import Outcome, Status
 from otel_progress.observations import CancelRequest, LogRecord
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import Batch, Reader
 from otel_progress.recording import Recording, Warnings, slot
 from otel_progress.runtime.both import LiveThenJournal

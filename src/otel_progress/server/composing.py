@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
-from otel_progress.model import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.observations import Preview
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.server.encoding import Encoder, encode_text
 from otel_progress.server.messages import Message
 

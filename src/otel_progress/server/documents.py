@@ -10,7 +10,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from otel_progress.codec import SCHEMA
-from otel_progress.model import Condition, EtaBasis, EtaState, Outcome, Status
+from otel_progress.model import EtaBasis, EtaState, Outcome, Status
+from otel_progress.operations import Condition
 
 Scalar: TypeAlias = str | bool | int | float
 Metadata: TypeAlias = dict[str, Scalar | list[Scalar]]

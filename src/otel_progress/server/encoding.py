@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from otel_progress import codec
 from otel_progress.export import as_json
-from otel_progress.model import OperationSnapshot, Snapshot
+from otel_progress.model import Snapshot
+from otel_progress.operations import OperationSnapshot
 
 _LIKELY: Final = 4_096
 """Runs whose unchanging part is remembered."""

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from otel_progress.errors import JournalError
-from otel_progress.model import OperationSnapshot
+from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import Reader
 from otel_progress.trouble import trouble
 

@@ -9,8 +9,9 @@ from typing import Final
 
 from starlette.datastructures import QueryParams
 
-from otel_progress.model import Condition, OperationSnapshot, Status
+from otel_progress.model import Status
 from otel_progress.observations import SEVERITIES
+from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.parsing import parse_moment
 from otel_progress.server.problems import Problem, shown
 

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from otel_progress.model import Event
 from otel_progress.observations import Preview
+from otel_progress.operations import Event
 from otel_progress.semconv import EVENT_ITEM
 
 if TYPE_CHECKING:

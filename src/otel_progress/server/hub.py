@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from otel_progress.model import BatchSnapshot, OperationSnapshot
+from otel_progress.operations import BatchSnapshot, OperationSnapshot
 from otel_progress.server import looking
 from otel_progress.server.backlog import Backlog
 from otel_progress.server.composing import (

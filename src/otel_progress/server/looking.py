@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from otel_progress.model import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.observations import Preview
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.trouble import trouble
 
 if TYPE_CHECKING:

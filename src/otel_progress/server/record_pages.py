@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from otel_progress.model import Event
 from otel_progress.observations import LogRecord, Preview, ResourceSample
+from otel_progress.operations import Event
 from otel_progress.server.paging import read_parts, refused, write_parts
 from otel_progress.server.problems import Problem
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from otel_progress.export import as_json
 from otel_progress.exporters.prometheus import ProgressCollector
-from otel_progress.model import OperationSnapshot
+from otel_progress.operations import OperationSnapshot
 from otel_progress.previews.stores import Store
 from otel_progress.protocols import Controller, Reader
 from otel_progress.server.asking import Asking

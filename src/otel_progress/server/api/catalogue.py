@@ -8,7 +8,8 @@ from fastapi import Query
 from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_batch
-from otel_progress.server.api.parameters import BatchId
+from otel_progress.server.api.parameters import BatchId, Cursor
+from otel_progress.server.batch_pages import page_of_batches
 from otel_progress.server.paging import MAX_PAGE, PAGE
 from otel_progress.server.problems import Problem, shown
 from otel_progress.server.services import Served, Services
@@ -16,13 +17,15 @@ from otel_progress.stages import Stages
 
 
 async def list_batches(
-    services: Served, limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="At most so many.")] = PAGE
+    services: Served,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="At most so many.")] = PAGE,
+    cursor: Cursor = None,
 ) -> Response:
     """List batches, without their operations: those that are not over first, then the newest first."""
 
     def read() -> Document:
-        batches = [encode_batch(batch, operations=False) for batch in services.reader.batches(limit)]
-        return {"schema": SCHEMA, "batches": batches, "next": None}
+        batches, following = page_of_batches(services.reader, limit, cursor)
+        return {"schema": SCHEMA, "batches": [encode_batch(batch, operations=False) for batch in batches], "next": following}
 
     return await services.answer(read)
 

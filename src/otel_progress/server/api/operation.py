@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_level, encode_operation
 from otel_progress.export import EXPORTERS, as_json
-from otel_progress.model import OperationSnapshot
+from otel_progress.operations import OperationSnapshot
 from otel_progress.server.api.parameters import OperationId
 from otel_progress.server.problems import Problem, shown
 from otel_progress.server.services import Served, Services

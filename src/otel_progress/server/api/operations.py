@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_operation
-from otel_progress.model import Condition, OperationSnapshot, Status
+from otel_progress.model import Status
+from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.server.api.parameters import Cursor, Since
 from otel_progress.server.filters import OperationFilter, metadata_of, since_of
 from otel_progress.server.paging import MAX_PAGE, PAGE, Place, Sort, page_of, read_cursor, write_cursor

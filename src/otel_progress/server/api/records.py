@@ -9,8 +9,9 @@ from fastapi import Query
 from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_event, encode_log, encode_sample
-from otel_progress.model import Event, Outcome
+from otel_progress.model import Outcome
 from otel_progress.observations import LogRecord, ResourceSample
+from otel_progress.operations import Event
 from otel_progress.server.api.parameters import MAX_NUMBER, Cursor, OperationId, PathBelow, Records, Since
 from otel_progress.server.filters import SEVERITY_PATTERN, severity_of, since_of
 from otel_progress.server.record_pages import EVENTS, LOGS, SAMPLES, page_of_records
