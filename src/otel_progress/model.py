@@ -184,14 +184,14 @@ class LevelInfo:
 class Snapshot:
     """An immutable copy of a level at one sequence number.
 
-    Counts are in units of work: ``current`` is all that is done, of which ``failed`` and ``skipped`` did not succeed.
-    ``ratio`` is 0 to 1 and None while unknown; ``estimated`` says that it rests on an estimate, because an opaque step runs here or
-    below. ``stage`` is the id of the running stage. ``advanced_clock`` is the last advance, estimated ones left out, and
-    ``stall_after_s`` the time without one after which the level counts as stalled: the setting, or three times the longest gap known of (in
-    this run, in its history, or an opaque step's expectation). ``duration_s`` is None until the end. Of operations only:
-    ``paused_clock`` is since when the work is paused (None when it is not), ``paused_s`` the seconds of earlier pauses, ``previews`` the
-    number of the last preview, and ``overdue_after_s`` the seconds (pauses excluded) that the first estimate with an interval allowed for
-    the whole run, with a margin that ordinary runs rarely pass; None without one.
+    Counts are in units of work: ``current`` is all that is done, of which ``failed`` and ``skipped`` did not succeed. ``ratio`` is
+    0 to 1 and None while unknown; ``estimated`` says that it rests on an estimate, because an opaque step runs here or below.
+    ``stage`` is the id of the running stage. ``advanced_clock`` is the last advance, estimated ones left out, and ``stall_after_s``
+    the time without one after which the level counts as stalled: the setting, or three times the longest gap known of (in this run,
+    in its history, or an opaque step's expectation). ``duration_s`` is None until the end. ``paused_s`` are the seconds of pauses
+    that are over, of a level those since it started. Of operations only: ``paused_clock`` is since when the work is paused (None
+    when it is not), ``previews`` the number of the last preview, and ``overdue_after_s`` the seconds (pauses excluded) that the
+    first estimate with an interval allowed for the whole run, with a margin that ordinary runs rarely pass; None without one.
     """
 
     info: LevelInfo

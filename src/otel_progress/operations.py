@@ -139,6 +139,14 @@ class OperationSnapshot:
         paused = self.root.paused_clock  # while nothing is meant to advance, the estimate waits
         return level.eta.at(self.clock if paused is None else min(self.clock, paused))
 
+    def worked_of(self, level: Snapshot) -> float:
+        """Return the seconds one of its levels (:attr:`root` is one) has worked by the moment of reading: what a pace is over.
+
+        That is its elapsed time without pauses: the one that is on, which is the operation's, and the level's ``paused_s``.
+        """
+        paused = self.root.paused_clock
+        return level.worked(self.clock if paused is None else min(self.clock, paused))
+
     @property
     def remaining_seconds(self) -> float | None:
         """Estimated seconds to the end as of the moment of reading; 0 once ended, None while unknown, stalled or abandoned."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 import otel_progress as progress
 from otel_progress import Condition, Status, semconv
+from otel_progress.journal.sqlite import SqliteJournal
 from otel_progress.live import pauses
 from otel_progress.live.pauses import Pauses
-from otel_progress.testing import Recorder
+from otel_progress.testing import Recorder, recording
 
 
 def test_a_pause_is_no_stall(recorder: Recorder) -> None:
@@ -237,3 +239,42 @@ def test_pauses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(book._starts) == len(book._ends) == len(book._sums) == 10
     assert book.until(10_000.0) == pytest.approx(100.0)
     assert book.within(905.0, 995.0) == pytest.approx(9.0)
+
+
+def test_levels_know_of_the_pauses_since_they_started(tmp_path: Path) -> None:
+    """The seconds a level worked leave out what was paused while it ran, for the live store and for the journal alike."""
+    with recording(store=f"sqlite:///{tmp_path}/p.db") as recorder:
+        clock = recorder.clock
+        journal = SqliteJournal(tmp_path / "p.db", now=clock.wall, clock=clock.monotonic)
+
+        def worked() -> list[float]:
+            recorder.runtime.force_flush()
+            read = [reader.get("job") for reader in (recorder.runtime.reader, journal)]
+            found = [[round(one.worked_of(level), 6) for level in (one.root, *one.levels)] for one in read if one is not None]
+            assert found[0] == found[1]
+            return found[0]
+
+        op = progress.operation("job", id="job", total=100).start()
+        clock.advance(10.0)
+        first = op.level("song", 1, total=20).start()
+        clock.advance(10.0)
+        first.increment(5)
+        assert worked() == [20, 10]
+        with op.paused():
+            clock.advance(500.0)
+            second = op.level("song", 2, total=20).start()
+            clock.advance(100.0)
+            assert worked() == [20, 10, 0]
+        clock.advance(5.0)
+        assert worked() == [25, 15, 5]
+        with op.paused():
+            clock.advance(50.0)
+            first.complete()
+            clock.advance(50.0)
+        clock.advance(5.0)
+        second.complete()
+        assert worked() == [30, 15, 10]
+        clock.advance(5.0)
+        assert worked() == [35, 15, 10]
+        op.complete()
+        journal.close()

@@ -28,14 +28,14 @@ Ask = Callable[[str, object], Any]
 
 @pytest.fixture(scope="module")
 def ask(browser: Any, shared: Serving) -> Any:
-    """Run the body of a function in the page, with its modules ``eta``, ``states`` and ``rows``, and return what it returns."""
+    """Run the body of a function in the page, with its modules ``eta``, ``states``, ``rows`` and ``store``, and return what it returns."""
     context = browser.new_context(locale="en-GB", timezone_id="UTC")
     page = context.new_page()
     page.goto(f"{shared.url}static/icon.svg")  # the modules alone: nothing else runs
 
     def run(body: str, given: object) -> Any:
-        modules = "Promise.all(['eta', 'states', 'rows'].map((name) => import(`/static/${name}.js`)))"
-        code = f"async (given) => {{ const [eta, states, rows] = await {modules}; {body} }}"
+        modules = "Promise.all(['eta', 'states', 'rows', 'store'].map((name) => import(`/static/${name}.js`)))"
+        code = f"async (given) => {{ const [eta, states, rows, store] = await {modules}; {body} }}"
         return page.evaluate(code, json.loads(json.dumps(given)))
 
     yield run
@@ -66,6 +66,38 @@ def test_a_condition_comes_to_be_without_news_as_in_the_package(ask: Ask) -> Non
     given = [[encode_operation(case.read()), 1000.0 * case.seconds] for case in CONDITIONS]
     found = ask("return given.map(([doc, now]) => states.conditionOf({ doc, at: 0 }, now));", given)
     assert found == [case.condition.value for case in CONDITIONS]
+
+
+def test_a_pause_is_no_part_of_a_pace(ask: Ask) -> None:
+    """The page's seconds of work are the package's, and its speed stands still in a pause and goes on from there, until it has ended."""
+    root = snapshot(current=120, advanced_clock=CLOCK)
+    paused = replace(root, paused_clock=CLOCK + 60.0, paused_s=20.0)
+    over = replace(paused, status=Status.COMPLETED, duration_s=100.0)
+    read = [operation(one, clock=CLOCK + 80.0) for one in (root, paused, replace(paused, paused_clock=None), over)]
+    later = [[encode_operation(one), seconds] for one in read for seconds in (0.0, 500.0)]
+    found = ask("return given.map(([doc, later]) => store.workedOf(doc, later));", later)
+    assert found == [replace(one, clock=one.clock + seconds).worked_of(one.root) for one in read for seconds in (0.0, 500.0)]
+    assert found == [80.0, 580.0, 40.0, 40.0, 60.0, 560.0, 80.0, 80.0]
+    found = ask("return given.map(([doc]) => store.speedOf({ doc, points: [] }));", later[::2])
+    assert found == pytest.approx([1.5, 3.0, 2.0, 1.5])
+
+
+def test_the_speed_of_late_is_of_the_time_worked(ask: Ask) -> None:
+    """Documents as they come, before, in and after a pause of an hour: two units a second all along."""
+    steps = [(10.0 + n, 2 * n, None, 0.0) for n in range(10)]
+    steps += [(19.0 + n, 18, CLOCK + 19.0, 0.0) for n in (0, 30, 3_600)]
+    steps += [(3_619.0 + n, 18 + 2 * n, None, 3_600.0) for n in range(1, 10)]
+    docs = [
+        encode_operation(
+            operation(snapshot(sequence=number, current=done, paused_clock=since, paused_s=earlier), clock=CLOCK + second)
+        )
+        for number, (second, done, since, earlier) in enumerate(steps)
+    ]
+    found = ask(
+        "const known = new store.Store(); return given.map((doc) => store.speedOf(known.fold(doc, 0)));",
+        docs,
+    )
+    assert found[3:] == pytest.approx([2.0] * (len(steps) - 3))
 
 
 def test_texts_say_what_is_known(ask: Ask) -> None:

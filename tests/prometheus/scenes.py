@@ -121,7 +121,7 @@ class Shelf:
         """Return the batch of that id."""
         return next((one for one in self.groups if one.id == batch_id), None)
 
-    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:  # noqa: ARG002 - of a Reader
         """Return the batches, as they are now."""
         if self.error is not None:
             raise self.error

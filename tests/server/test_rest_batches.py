@@ -17,6 +17,7 @@ from factories import WALL, batch, batch_info, ended
 from otel_progress.journal import SqliteJournal
 from otel_progress.server.paging import Place, write_cursor, write_parts
 from otel_progress.testing import FakeClock, recording
+from otel_progress.text import MAX_ID
 
 LIST = "/api/v1/batches"
 
@@ -112,3 +113,10 @@ def test_a_cursor_of_batches_is_none_of_operations(client: Any, journal: SqliteJ
     fill_up(journal)
     document = client.json(LIST, params={"limit": 1, "cursor": ""})
     client.problem(422, "/api/v1/operations", params={"cursor": document["next"]})
+
+
+def test_a_cursor_has_room_for_any_id(client: Any, journal: SqliteJournal) -> None:
+    """The longest ids there are, of characters that take the most bytes, can be paged through."""
+    ids = [f"{number}{'😀' * (MAX_ID - 1)}" for number in range(3)]
+    journal.write(batch(batches=[batch_info(id_, total=None) for id_ in ids]))
+    assert [id_ for page in walk(client, 1) for id_ in page] == [*ids, "b/1"]

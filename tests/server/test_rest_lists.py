@@ -16,6 +16,7 @@ from factories import WALL, batch, ended, snapshot
 from otel_progress.journal import SqliteJournal
 from otel_progress.server.paging import SORTS, Place, page_of, read_cursor, write_cursor
 from otel_progress.server.problems import Problem
+from otel_progress.text import MAX_NAME
 
 LIST = "/api/v1/operations"
 
@@ -150,6 +151,13 @@ def test_a_cursor_of_another_order_is_refused(client: Any) -> None:
 def test_cursors_round_trip(value: float | None, run: str, sort: str) -> None:
     """What a cursor holds comes out of it as it went in."""
     assert read_cursor(write_cursor(Place(value, run), sort), sort) == Place(value, run)
+
+
+def test_a_cursor_has_room_for_any_name() -> None:
+    """Also for the longest one of letters that become three when their case is folded, and for one that is no proper text."""
+    for name in ("ΐ" * MAX_NAME, "😀" * MAX_NAME, "\ud800" * MAX_NAME):
+        place = Place(name.casefold(), "run")
+        assert read_cursor(write_cursor(place, "name"), "name") == place
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.hex()))

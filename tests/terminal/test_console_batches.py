@@ -86,7 +86,7 @@ def test_a_journal_that_cannot_be_read_for_a_moment_ends_no_display() -> None:
 
     class Torn(Shelf):
         def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> list[BatchSnapshot]:
-            raise JournalError(str(limit))
+            raise JournalError(f"{limit} {after}")
 
     terminal, shelf = Terminal(110), Torn(operation())
     live(terminal, shelf).show(shelf.active())

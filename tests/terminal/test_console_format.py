@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 
 import pytest
 from hypothesis import given
@@ -94,6 +95,7 @@ def test_an_estimate_in_words(case: EtaCase) -> None:
         (7501.0, "2h 05m", "2h 06m"),
         (math.inf, "?", "?"),
         (math.nan, "?", "?"),
+        (sys.float_info.max, "?", "?"),
     ],
 )
 def test_a_bound_has_no_more_precision_than_it_is_worth(seconds: float, down: str, up: str) -> None:

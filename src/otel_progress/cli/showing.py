@@ -185,7 +185,7 @@ def _facts(operation: OperationSnapshot, level: Snapshot) -> Iterator[tuple[str,
         yield "operation", clean(operation.operation_id)
         yield "path", clean(level.path)
         yield "status", paint(level.status.value, STATUS_STYLES[level.status])
-    yield "progress", _figures(level, elapsed) or "not known"
+    yield "progress", _figures(level, operation) or "not known"
     if level.message:
         yield "message", clean(level.message)
     if level.error is not None:
@@ -252,12 +252,12 @@ def _use(now: str | None, mean: str, peak: str) -> str:
     return ("" if now is None else f"{now}, ") + f"mean {mean}, peak {peak}"
 
 
-def _figures(level: Snapshot, elapsed: float) -> str:
+def _figures(level: Snapshot, operation: OperationSnapshot) -> str:
     unit = level.info.unit
     parts = (
         percentage(level.ratio, estimated=level.estimated),
         count(level.current, level.total, unit) if level.current or level.total is not None else "",
-        "" if unit == semconv.STAGE else rate(level.current, elapsed, unit),
+        "" if unit == semconv.STAGE else rate(level.current, operation.worked_of(level), unit),
         paint(f"{level.failed} failed", "red") if level.failed else "",
         f"{level.skipped} skipped" if level.skipped else "",
     )
@@ -273,7 +273,7 @@ def _level_line(level: Snapshot, operation: OperationSnapshot, glyphs: Glyphs) -
     time = duration(elapsed) if level.info.started_clock is not None else ""
     if time and (ahead := left(operation.eta_of(level))):
         time += f", {ahead}"
-    parts = (paint(glyphs.status(level.status), style), title(level), word, _figures(level, elapsed), attempt, time, text)
+    parts = (paint(glyphs.status(level.status), style), title(level), word, _figures(level, operation), attempt, time, text)
     return "  ".join(part for part in (f"{parts[0]} {parts[1]}", *parts[2:]) if part)
 
 

@@ -17,13 +17,15 @@ _PREFIXES: Final = ("", "k", "M", "G", "T", "P", "E")
 _LARGEST_PLAIN: Final = 1_000_000
 _MAX_UNIT: Final = 16
 _SHORTEST_S: Final = 0.1
+_LONGEST_S: Final = 1e15
+"""A duration beyond this is no duration, and its digits would fill a line."""
 _LEAST_S: Final = 1.0
 """"At least" less than this says nothing."""
 
 
 def duration(seconds: float | None) -> str:
     """Return a duration in its two largest units: ``0.4s``, ``12s``, ``1m 23s``, ``2h 05m``, ``3d 04h``."""
-    if seconds is None or not math.isfinite(seconds):
+    if seconds is None or not abs(seconds) <= _LONGEST_S:  # nor is NaN
         return UNKNOWN
     seconds = max(0.0, seconds)
     if seconds < 9.95:
@@ -86,7 +88,7 @@ def roughly(seconds: float, *, up: bool = False) -> str:
 
     Rounded down, or ``up``, so that an interval gets wider by it and never narrower.
     """
-    if not math.isfinite(seconds):
+    if not abs(seconds) <= _LONGEST_S:  # nor is NaN
         return UNKNOWN
     step = 1 if seconds < 60 else 10 if seconds < 600 else 60
     steps = math.ceil(seconds / step - 1e-6) if up else math.floor(seconds / step + 1e-6)
@@ -116,11 +118,11 @@ def count(current: Number, total: Number | None, unit: str | None) -> str:
     return f"{amount} {plural(unit, current if total is None else total)}"
 
 
-def rate(current: Number, elapsed: float, unit: str | None) -> str:
+def rate(current: Number, seconds: float, unit: str | None) -> str:
     """Return units a second, or a minute or hour when that is slow; empty before anything can be said."""
-    if elapsed < _SHORTEST_S or current <= 0 or not math.isfinite(current) or not math.isfinite(elapsed):
+    if seconds < _SHORTEST_S or current <= 0 or not math.isfinite(current) or not math.isfinite(seconds):
         return ""
-    per_second = current / elapsed
+    per_second = current / seconds
     if is_bytes(unit):
         return f"{quantity(per_second, unit)}/s"
     if per_second >= 1.0:

@@ -131,7 +131,7 @@ def operation_line(operation: OperationSnapshot) -> str:
     """Return an operation in one line: time, type, name, id, status, figures, condition, error or message."""
     root = operation.root
     elapsed = operation.elapsed_seconds
-    shown, amount, speed = figures(root, elapsed)
+    shown, amount, speed = figures(root, operation.worked_of(root))
     name = clean(operation.operation_id)
     note, asked = condition_note(operation, operation.condition), cancelling_note(operation)
     parts = [

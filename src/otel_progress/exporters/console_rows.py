@@ -35,6 +35,7 @@ Part = tuple[str, str]
 class Row:
     """One line. ``parts`` begin it; with ``level`` set it is a bar with that level's figures, then ``notes`` and ``message``.
 
+    ``elapsed`` is in seconds since the level's start, ``worked`` without pauses.
     ``urgent`` says that all is not well, so that the notes are worth a line of their own where there is no room for them.
     """
 
@@ -43,6 +44,7 @@ class Row:
     parts: tuple[Part, ...]
     level: Snapshot | None = None
     elapsed: float = 0.0
+    worked: float = 0.0
     eta: Eta | None = None
     frozen: bool = False
     notes: tuple[Part, ...] = ()
@@ -102,13 +104,11 @@ def cancelling_note(operation: OperationSnapshot) -> Part | None:
     return "cancelling", STATUS_STYLES[Status.CANCELLED]
 
 
-def figures(level: Snapshot, elapsed: float) -> tuple[str, str, str]:
-    """Return percentage, count and rate of a level; each empty when there is nothing to say."""
-    counted = level.current > 0 or level.total is not None
-    amount = count(level.current, level.total, level.info.unit) if counted else ""
-    speed = (
-        "" if level.info.unit == semconv.STAGE else rate(level.current, elapsed, level.info.unit)
-    )  # stages are no pace of anything
+def figures(level: Snapshot, worked: float) -> tuple[str, str, str]:
+    """Return percentage, count and rate of a level that has worked so many seconds; each empty when there is nothing to say."""
+    unit = level.info.unit
+    amount = count(level.current, level.total, unit) if level.current > 0 or level.total is not None else ""
+    speed = "" if unit == semconv.STAGE else rate(level.current, worked, unit)  # stages are no pace of anything
     return percentage(level.ratio, estimated=level.estimated), amount, speed
 
 
@@ -136,6 +136,7 @@ def _operation_row(operation: OperationSnapshot, glyphs: Glyphs, number: int) ->
         parts=parts,
         level=root,
         elapsed=operation.elapsed_seconds,
+        worked=operation.worked_of(root),
         eta=operation.eta,
         frozen=condition is Condition.ABANDONED,
         notes=tuple(one for one in (note, cancelling_note(operation)) if one is not None) + state_notes(root),
@@ -150,7 +151,7 @@ class _Tree:
     def __init__(self, operation: OperationSnapshot, glyphs: Glyphs, height: int) -> None:
         self._clock = operation.clock
         self._frozen = not operation.alive
-        self._eta_of = operation.eta_of
+        self._eta_of, self._worked_of = operation.eta_of, operation.worked_of
         self._glyphs = glyphs
         self._children: dict[str, list[Snapshot]] = {}
         running = []
@@ -195,6 +196,7 @@ class _Tree:
             parts=parts,
             level=level,
             elapsed=level.elapsed(self._clock),
+            worked=self._worked_of(level),
             eta=self._eta_of(level),
             frozen=self._frozen,
             notes=state_notes(level),

@@ -79,7 +79,7 @@ def render(operations: Sequence[OperationSnapshot], *, width: int, height: int, 
 def render_ended(operation: OperationSnapshot, *, width: int, glyphs: Glyphs = UNICODE) -> list[Text]:
     """Return the lines that stay when an operation has ended: one for itself, some for failed levels."""
     root = operation.root
-    shown, amount, _ = figures(root, operation.elapsed_seconds)
+    shown, amount, _ = figures(root, operation.worked_of(root))
     style = STATUS_STYLES[root.status]
     parts: list[Part] = [(glyphs.status(root.status), style), (title(root), "bold"), (root.status.value, style)]
     if root.status is not Status.COMPLETED and shown:
@@ -142,7 +142,7 @@ _CELL_NAMES: Final = ("percentage", "count", "rate", "time")
 def _cells(row: Row, *, bounds: bool) -> tuple[str, str, str, str]:
     if row.level is None:
         return "", "", "", ""
-    shown, amount, speed = figures(row.level, row.elapsed)
+    shown, amount, speed = figures(row.level, row.worked)
     time = duration(row.elapsed)
     if ahead := left(row.eta, bounds=bounds):
         time += f", {ahead}"

@@ -75,6 +75,7 @@ class Interruptions:
     def _forgive(self, operation: Operation, since: float, clock: float) -> None:
         """Move what is measured from the past to now as if the pause had not been: last advances and estimates."""
         for node in [node for node in self._tree.active if node.operation is operation]:
+            node.dirty = True  # its snapshot has the pauses that are over
             if node.advanced_clock is not None:
                 node.advanced_clock = clock - max(0.0, since - node.advanced_clock)
             course = node.course

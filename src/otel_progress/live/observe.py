@@ -16,7 +16,7 @@ from otel_progress.model import LevelInfo, Number, Snapshot, Status
 
 GAPS: Final = 3.0
 """A level counts as stalled after this many times the longest gap between advances that is known."""
-_OF_A_LEVEL: Final = (None, 0.0, 0, None)
+_NEVER_PAUSED: Final = (None, 0.0, 0, None)
 _snapshot: Final = maker(Snapshot)
 _level_info: Final = maker(LevelInfo)
 
@@ -106,7 +106,7 @@ def picture(node: Node) -> Snapshot:
         node.ended_at,
         node.duration,
         node.estimated,
-        *(_OF_A_LEVEL if node.parent is not None else _of_an_operation(node.operation)),
+        *(_of_an_operation(node.operation) if node.parent is None else _of_a_level(node)),
     )
     return node.snapshot
 
@@ -156,6 +156,16 @@ def _of_an_operation(operation: Operation) -> tuple[float | None, float, int, fl
     if pauses is None:
         return None, 0.0, operation.previews, operation.overdue_after
     return pauses.since, pauses.ended, operation.previews, operation.overdue_after
+
+
+def _of_a_level(node: Node) -> tuple[float | None, float, int, float | None]:
+    """Return the same of a level: only the pauses that were over by now, or by its end, and not by its start."""
+    pauses, start = node.operation.pauses, node.started_clock
+    if pauses is None or start is None:
+        return _NEVER_PAUSED
+    if node.duration is not None:
+        return None, pauses.within(start, start + node.duration), 0, None
+    return None, max(0.0, pauses.ended - pauses.until(start)), 0, None
 
 
 def _trace_id(operation: Operation, trace_id: int) -> str:

@@ -38,7 +38,9 @@ def page_of_batches(reader: Reader, limit: int, cursor: str | None) -> tuple[Seq
 
 def _read(cursor: str) -> BatchPlace:
     parts = read_parts(cursor, _ORDER)
-    if parts is None or len(parts) != len(_TYPES) or not all(type(part) in known for part, known in zip(parts, _TYPES, strict=True)):
+    if parts is None or len(parts) != len(_TYPES):
+        raise _foreign()
+    if not all(type(part) in types for part, types in zip(parts, _TYPES, strict=True)):
         raise _foreign()
     moment, over, started_at, id_ = parts
     if not all(-_LARGEST <= number <= _LARGEST for number in (moment, started_at)):  # NaN is not either

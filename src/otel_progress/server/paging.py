@@ -90,8 +90,10 @@ def read_cursor(cursor: str, sort: str) -> Place:
 
 def write_parts(order: str, *parts: float | str | None) -> str:
     """Return a cursor that holds some values, for lists of one order."""
-    text = json.dumps([1, order, *parts], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    text = json.dumps(
+        [1, order, *parts], separators=(",", ":"), ensure_ascii=False
+    )  # the longest name and id fit: not six times as long
+    return base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode().rstrip("=")
 
 
 def read_parts(cursor: str, order: str) -> Sequence[Any] | None:

@@ -3,6 +3,7 @@
 import { hasEnded } from "./progress-shared.js";
 import { passed } from "./format.js";
 import { setAttribute, svg } from "./dom.js";
+import { workedOf } from "./store.js";
 
 /** In the order in which they ask for attention. Signs are paths in a box of 16 by 16. */
 export const KINDS = {
@@ -28,8 +29,7 @@ export function conditionOf({ doc, at }, now) {
   const clock = doc.clock + later;
   const elapsed = doc.elapsed_seconds + later;
   if (doc.deadline_at !== null && doc.started_at !== null && elapsed > doc.deadline_at - doc.started_at) return "overdue";
-  const paused = doc.paused_s + (doc.paused_clock === null ? 0 : Math.max(0, clock - doc.paused_clock));
-  if (doc.overdue_after_s !== null && Math.max(0, elapsed - paused) > doc.overdue_after_s) return "overdue";
+  if (doc.overdue_after_s !== null && workedOf(doc, later) > doc.overdue_after_s) return "overdue";
   if (doc.paused_clock !== null) return "paused";
   const since = doc.advanced_clock ?? doc.started_clock;
   return since !== null && clock - since > doc.stall_after_s ? "stalled" : "ok";

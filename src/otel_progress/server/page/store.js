@@ -100,14 +100,21 @@ export class Store {
   }
 }
 
-/** Units a second: of late while it runs, on the whole once it has ended; null before anything can be said. */
+/** Seconds an operation has worked, `later` after its document was read: Snapshot.worked of the Python package. */
+export function workedOf(doc, later = 0) {
+  const paused = hasEnded(doc.status) || doc.paused_clock === null ? 0 : Math.max(0, doc.clock + later - doc.paused_clock);
+  return Math.max(0, doc.elapsed_seconds + (hasEnded(doc.status) ? 0 : later) - doc.paused_s - paused);
+}
+
+/** Units a second worked, pauses left out: of late while it runs, on the whole once it has ended; null before anything can be said. */
 export function speedOf({ doc, points }) {
   if (doc.unit === "stage") return null; // stages are no pace of anything
-  if (doc.duration_s !== null) return doc.duration_s > 0.1 ? doc.current / doc.duration_s : null;
+  const worked = workedOf(doc);
+  if (doc.duration_s !== null) return worked > 0.1 ? doc.current / worked : null;
   const first = points[0];
   const last = points.at(-1);
   if (first && last[0] - first[0] >= 2) return Math.max(0, last[1] - first[1]) / (last[0] - first[0]);
-  return doc.elapsed_seconds > 1 ? doc.current / doc.elapsed_seconds : null;
+  return worked > 1 ? doc.current / worked : null;
 }
 
 const endedAt = ({ doc }) => doc.ended_at ?? 0;
@@ -115,11 +122,12 @@ const began = ({ doc }) => doc.started_at ?? doc.observed_at;
 const newer = (entry, other) => (other && began(other) > began(entry) ? other : entry);
 const isOlder = (doc, known) => doc.sequence < known.sequence || (doc.sequence === known.sequence && doc.read_at < known.read_at);
 
-/** Remembers where an operation stood, for its speed: the last half a minute, at most a point a second. */
+/** Remembers where an operation stood, for its speed: the last half a minute it worked, at most a point a second. */
 function note({ doc, points }) {
   const last = points.at(-1);
+  const worked = workedOf(doc); // not the clock: a pause is no part of a pace
   if (last && doc.current < last[1]) points.length = 0; // it was set back
-  if (last && doc.clock - last[0] < POINT_EVERY_S) return;
-  points.push([doc.clock, doc.current]);
+  if (last && worked - last[0] < POINT_EVERY_S) return;
+  points.push([worked, doc.current]);
   if (points.length > MOST_POINTS) points.shift();
 }
