@@ -19,7 +19,14 @@ FAILURE = st.builds(Failure, TEXT, TEXT, st.none() | TEXT)
 MAYBE = st.none() | REAL
 ETA = st.builds(Eta, MAYBE, MAYBE, MAYBE, TEXT, TEXT, COUNT, REAL, MAYBE, MAYBE)
 EXTRA = st.fixed_dictionaries(
-    {"estimated": st.booleans(), "paused_clock": MAYBE, "paused_s": REAL, "previews": COUNT, "overdue_after_s": MAYBE}
+    {
+        "estimated": st.booleans(),
+        "paused_clock": MAYBE,
+        "paused_s": REAL,
+        "previews": COUNT,
+        "overdue_after_s": MAYBE,
+        "resumed_from": NUMBER,
+    }
 )
 PATH = st.lists(st.builds(segment, TEXT, TEXT), min_size=1, max_size=3).map("/".join)
 

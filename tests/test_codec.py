@@ -100,7 +100,7 @@ def test_documents_of_older_writers_can_be_read() -> None:
     eta = Eta(30.0, 20.0, 40.0, "estimated", "rate", 0, 5_010.0)
     document = codec.encode_operation(operation(snapshot(eta=eta), [snapshot("a:1")]))
     for level in (document, *document["levels"]):
-        for name in ("stall_after_s", "estimated", "paused_clock", "paused_s", "previews", "overdue_after_s"):
+        for name in ("stall_after_s", "estimated", "paused_clock", "paused_s", "previews", "overdue_after_s", "resumed_from"):
             del level[name]
         level["longest_gap_s"] = 30.0
     for name in ("counts_down_s", "stalls_after_s"):

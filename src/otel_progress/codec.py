@@ -62,7 +62,7 @@ _STATE_FIELDS: Final = (
     "ended_at",
     "duration_s",
 )
-_LATER_FIELDS: Final = ("estimated", "paused_clock", "paused_s", "previews", "overdue_after_s")
+_LATER_FIELDS: Final = ("estimated", "paused_clock", "paused_s", "previews", "overdue_after_s", "resumed_from")
 """Fields of a level that documents of older writers do not have."""
 _ALL_STATE_FIELDS: Final = (*_STATE_FIELDS, *_LATER_FIELDS)
 _ETA_FIELDS: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock")

@@ -188,7 +188,8 @@ class Snapshot:
     0 to 1 and None while unknown; ``estimated`` says that it rests on an estimate, because an opaque step runs here or below.
     ``stage`` is the id of the running stage. ``advanced_clock`` is the last advance, estimated ones left out, and ``stall_after_s``
     the time without one after which the level counts as stalled: the setting, or three times the longest gap known of (in this run,
-    in its history, or an opaque step's expectation). ``duration_s`` is None until the end. ``paused_s`` are the seconds of pauses
+    in its history, or an opaque step's expectation). ``duration_s`` is None until the end. ``resumed_from`` are
+    the units of ``current`` that an earlier session had done, no part of this one's pace. ``paused_s`` are the seconds of pauses
     that are over, of a level those since it started. Of operations only: ``paused_clock`` is since when the work is paused (None
     when it is not), ``previews`` the number of the last preview, and ``overdue_after_s`` the seconds (pauses excluded) that the
     first estimate with an interval allowed for the whole run, with a margin that ordinary runs rarely pass; None without one.
@@ -219,11 +220,17 @@ class Snapshot:
     paused_s: float = 0.0
     previews: int = 0
     overdue_after_s: float | None = None
+    resumed_from: Number = 0
 
     @property
     def completed(self) -> Number:
         """Units that succeeded; never below 0, also where more failed than the level has units."""
         return max(0, self.current - self.failed - self.skipped)
+
+    @property
+    def done_here(self) -> Number:
+        """Units this session has done, without those of an earlier one: what a pace counts."""
+        return max(0, self.current - self.resumed_from)
 
     @property
     def path(self) -> str:

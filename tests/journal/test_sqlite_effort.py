@@ -98,7 +98,7 @@ def test_a_watch_without_levels_reads_roots_only(open_another: Callable[..., Sql
 def test_moving_on_binds_nine_values(open_another: Callable[..., SqliteJournal]) -> None:
     """What a tick mostly brings is the short update, also of a level that has pauses, previews and an expectation."""
     journal = open_another()
-    had = {"paused_s": 3.0, "previews": 2, "overdue_after_s": 90.0}
+    had = {"paused_s": 3.0, "previews": 2, "overdue_after_s": 90.0, "resumed_from": 3}
     journal.write(batch(snapshot(**had), snapshot("song:1")))
     with _asked(journal._writing) as asked:
         journal.write(batch(snapshot(sequence=2, current=1, **had), snapshot("song:1", sequence=3, current=1)))

@@ -82,6 +82,14 @@ def test_a_pause_is_no_part_of_a_pace(ask: Ask) -> None:
     assert found == pytest.approx([1.5, 3.0, 2.0, 1.5])
 
 
+def test_what_an_earlier_session_did_is_no_pace(ask: Ask) -> None:
+    """Of a run that was taken up only what was done since counts, while it runs and once it has ended."""
+    root = snapshot(current=120, total=200, resumed_from=100, advanced_clock=CLOCK)
+    over = replace(root, status=Status.COMPLETED, duration_s=10.0)
+    docs = [encode_operation(operation(one, clock=CLOCK + 10.0)) for one in (root, over)]
+    assert ask("return given.map((doc) => store.speedOf({ doc, points: [] }));", docs) == [2.0, 2.0]
+
+
 def test_the_speed_of_late_is_of_the_time_worked(ask: Ask) -> None:
     """Documents as they come, before, in and after a pause of an hour: two units a second all along."""
     steps = [(10.0 + n, 2 * n, None, 0.0) for n in range(10)]

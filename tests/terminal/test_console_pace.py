@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ import otel_progress as progress
 from factories import CLOCK, ended, operation, snapshot
 from otel_progress.exporters.console_plain import operation_line
 from otel_progress.exporters.console_tree import render
+from otel_progress.journal.sqlite import SqliteJournal
 from otel_progress.operations import OperationSnapshot
 from otel_progress.testing import recording
 
@@ -58,3 +60,47 @@ def test_a_level_waits_with_its_operation(seconds: float) -> None:
     read = operation(root, [song, ended("song:2", current=30, paused_s=30.0)], clock=CLOCK + seconds)
     assert paces(read) == ["2.0/s", "30.0/min", "2.0/s"]
     assert [read.worked_of(level) for level in (read.root, *read.levels)] == [30.0, 20.0, 30.0]
+
+
+def test_what_an_earlier_session_did_is_no_pace_of_this_one(tmp_path: Path) -> None:
+    """Of a run that was taken up, operation or level, only what was done since counts: live, in the journal and after the end."""
+    with recording(store=f"sqlite:///{tmp_path}/p.db") as recorder:
+        journal = SqliteJournal(tmp_path / "p.db", now=recorder.clock.wall, clock=recorder.clock.monotonic)
+
+        def shown() -> list[str]:
+            recorder.runtime.force_flush()
+            found = [reader.get("job") for reader in (recorder.runtime.reader, journal)]
+            told = [paces(read) for read in found if read is not None]
+            assert told[0] == told[1]
+            return told[0]
+
+        op = progress.operation("job", id="job", total=1000, unit="song").start()
+        op.resume_from(900)
+        disc = op.level("disc", "a", total=50)
+        with disc:
+            disc.resume_from(30)
+            recorder.clock.advance(10.0)
+            assert shown() == []
+            op.increment(20)
+            disc.increment(10)
+            assert shown() == ["2.0/s", "1.0/s", "2.0/s"]
+        op.complete()
+        assert shown() == ["2.0/s", "2.0/s"]
+        read = journal.get("job")
+        assert read is not None
+        assert (read.root.current, read.root.resumed_from, read.root.done_here) == (920, 900, 20)
+        assert [(level.current, level.resumed_from) for level in read.levels] == [(40, 30)]
+        journal.close()
+
+
+def test_a_level_entered_again_starts_afresh() -> None:
+    """Units that its earlier attempt had taken up are none of the next one's."""
+    with recording() as recorder, progress.operation("job", id="job") as op:
+        first = op.level("disc", "a", total=50).start()
+        first.resume_from(30)
+        first.cancel()
+        again = op.level("disc", "a", total=50).start()
+        again.increment(5)
+        found = recorder.operation("job").get_level(again.path)
+        assert found is not None
+        assert (found.current, found.resumed_from) == (5, 0)

@@ -257,7 +257,7 @@ def _figures(level: Snapshot, operation: OperationSnapshot) -> str:
     parts = (
         percentage(level.ratio, estimated=level.estimated),
         count(level.current, level.total, unit) if level.current or level.total is not None else "",
-        "" if unit == semconv.STAGE else rate(level.current, operation.worked_of(level), unit),
+        "" if unit == semconv.STAGE else rate(level.done_here, operation.worked_of(level), unit),
         paint(f"{level.failed} failed", "red") if level.failed else "",
         f"{level.skipped} skipped" if level.skipped else "",
     )

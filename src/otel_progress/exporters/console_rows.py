@@ -108,7 +108,7 @@ def figures(level: Snapshot, worked: float) -> tuple[str, str, str]:
     """Return percentage, count and rate of a level that has worked so many seconds; each empty when there is nothing to say."""
     unit = level.info.unit
     amount = count(level.current, level.total, unit) if level.current > 0 or level.total is not None else ""
-    speed = "" if unit == semconv.STAGE else rate(level.current, worked, unit)  # stages are no pace of anything
+    speed = "" if unit == semconv.STAGE else rate(level.done_here, worked, unit)  # stages are no pace of anything
     return percentage(level.ratio, estimated=level.estimated), amount, speed
 
 

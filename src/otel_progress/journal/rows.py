@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 from otel_progress import codec
 from otel_progress.journal import texts
 from otel_progress.journal.texts import ETA, EXTRA, NO_EXTRA, NUMBER, NUMBER_OR_NONE, SAMPLE, TEXT_OR_NONE, UNREADABLE, USE
-from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, Outcome, Snapshot, Status
+from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, Number, Outcome, Snapshot, Status
 from otel_progress.observations import LogRecord, ResourceSample, ResourceUse
 from otel_progress.operations import Event
 
@@ -244,11 +244,16 @@ def _failure_text(failure: Failure) -> str:
 
 
 def _extra_text(
-    estimated: bool, paused_clock: float | None, paused_s: float, previews: int, overdue_after_s: float | None
+    estimated: bool,
+    paused_clock: float | None,
+    paused_s: float,
+    previews: int,
+    overdue_after_s: float | None,
+    resumed_from: Number,
 ) -> str:
     """Return the column ``extra``: an array, in the order of EXTRA."""
     values = (estimated, codec.finite(paused_clock), codec.finite(paused_s) or 0.0, previews, codec.finite(overdue_after_s))
-    return _dumps(values)
+    return _dumps((*values, codec.finite(resumed_from) or 0))
 
 
 def _eta_text(eta: Eta) -> str:

@@ -14,16 +14,16 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from otel_progress import codec
-from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, MetadataValue
+from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, MetadataValue, Number
 from otel_progress.observations import ResourceSample, ResourceUse
 
 UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 """What decoding a row that nobody of ours wrote may raise."""
 ETA: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock", "counts_down_s", "stalls_after_s")
 """The order of an estimate in its array; before the third version of the journal the last two were not there."""
-EXTRA: Final = ("estimated", "paused_clock", "paused_s", "previews", "overdue_after_s")
-"""The order of what most levels do not have in its array."""
-NO_EXTRA: Final = (False, None, 0.0, 0, None)
+EXTRA: Final = ("estimated", "paused_clock", "paused_s", "previews", "overdue_after_s", "resumed_from")
+"""The order of what most levels do not have in its array, which may lack the last ones: they are as in ``NO_EXTRA`` then."""
+NO_EXTRA: Final = (False, None, 0.0, 0, None, 0)
 """Its defaults: nothing is kept then."""
 SAMPLE: Final = ("at", "clock", "cpu_ratio", "memory_bytes", "gpu_ratio", "gpu_memory_bytes")
 """The order of a sample, as columns and in an array."""
@@ -100,13 +100,14 @@ def _eta(text: str) -> Eta:
     return eta
 
 
-def _extra(text: str) -> tuple[bool, float | None, float, int, float | None]:
-    estimated, paused_clock, paused_s, previews, overdue_after_s = _decode(text)[: len(EXTRA)]
+def _extra(text: str) -> tuple[bool, float | None, float, int, float | None, Number]:
+    values: list[Any] = list(_decode(text)[: len(EXTRA)])
+    estimated, paused_clock, paused_s, previews, overdue_after_s, resumed_from = (*values, *NO_EXTRA[len(values) :])
     if type(estimated) is not bool or type(previews) is not int:
         raise TypeError(text)
-    if not {type(paused_clock), type(paused_s), type(overdue_after_s)} <= NUMBER_OR_NONE:
+    if not {type(paused_clock), type(paused_s), type(overdue_after_s)} <= NUMBER_OR_NONE or type(resumed_from) not in NUMBER:
         raise TypeError(text)
-    return estimated, paused_clock, 0.0 if paused_s is None else paused_s, max(0, previews), overdue_after_s
+    return estimated, paused_clock, 0.0 if paused_s is None else paused_s, max(0, previews), overdue_after_s, max(0, resumed_from)
 
 
 def _use(text: str) -> ResourceUse:

@@ -122,7 +122,10 @@ class Interruptions:
         with self._lock:
             if node.status is not Status.RUNNING:
                 return
-            node.operation.resumed = True
+            operation = node.operation
+            operation.resumed = True
+            operation.taken_up = operation.taken_up or {}
+            operation.taken_up[node.path] = current
             node.counting().set(current)
             node.tallied = max(node.tallied, current)  # those units were counted when they were done
             clock, now = self._clock(), self._now()

@@ -86,6 +86,7 @@ class Operation:
         "run",
         "sequence",
         "stall_after",
+        "taken_up",
         "trace",
         "type",
         "usage",
@@ -119,6 +120,8 @@ class Operation:
         """What levels left that completed: for their siblings, and, once the operation completes, for later runs."""
         self.resumed = False
         """Whether part of the work was done by an earlier session: such a run does not teach."""
+        self.taken_up: dict[str, Number] | None = None
+        """How many units that was, by the path of the level; None while there were none."""
         self.overdue_after: float | None = None
         self.previews = 0
         """Number of the last preview."""

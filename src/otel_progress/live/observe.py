@@ -107,6 +107,7 @@ def picture(node: Node) -> Snapshot:
         node.duration,
         node.estimated,
         *(_of_an_operation(node.operation) if node.parent is None else _of_a_level(node)),
+        0 if node.operation.taken_up is None else node.operation.taken_up.get(node.path, 0),
     )
     return node.snapshot
 

@@ -171,6 +171,8 @@ class Tree:
         node.name = spec.name if spec.name is not None else before.name
         node.attempt, node.order, node.declared, node.part = before.attempt + 1, before.order, before.declared, before.part
         node.sent = before.sent
+        if node.operation.taken_up is not None:
+            node.operation.taken_up.pop(node.path, None)
         self._forget(before)
         below = None if before.parent is None else before.parent.below
         if below is not None:
@@ -307,6 +309,8 @@ class Tree:
 
     def _evict(self, node: Node) -> None:
         node.gone = True
+        if node.operation.taken_up is not None:
+            node.operation.taken_up.pop(node.path, None)
         self.closed.pop(node, None)
         below = None if node.parent is None else node.parent.below
         if below is not None and below.nodes.get(node.part) is node:

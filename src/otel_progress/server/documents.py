@@ -96,6 +96,7 @@ class Level(_Document):
     paused_s: Seconds = Field(description="Seconds of earlier pauses.")
     previews: int = Field(description="Number of the last preview; 0 without any.")
     overdue_after_s: Seconds | None = Field(description="Seconds of work that the first interval allowed for the whole run.")
+    resumed_from: float = Field(description="Units of `current` that an earlier session had done: no part of the pace.")
     elapsed_seconds: Seconds
     metadata: Metadata
     error: Failure | None

@@ -88,6 +88,7 @@ def _state(root: Snapshot) -> dict[str, Any]:
         "paused_s": root.paused_s,
         "previews": root.previews,
         "overdue_after_s": root.overdue_after_s,
+        "resumed_from": root.resumed_from,
         "status": root.status.value,
         "completed": root.completed,
         "percentage": None if ratio is None else 100.0 * ratio,

@@ -110,11 +110,12 @@ export function workedOf(doc, later = 0) {
 export function speedOf({ doc, points }) {
   if (doc.unit === "stage") return null; // stages are no pace of anything
   const worked = workedOf(doc);
-  if (doc.duration_s !== null) return worked > 0.1 ? doc.current / worked : null;
+  const done = Math.max(0, doc.current - doc.resumed_from); // what an earlier session did is no part of a pace
+  if (doc.duration_s !== null) return worked > 0.1 ? done / worked : null;
   const first = points[0];
   const last = points.at(-1);
   if (first && last[0] - first[0] >= 2) return Math.max(0, last[1] - first[1]) / (last[0] - first[0]);
-  return worked > 1 ? doc.current / worked : null;
+  return worked > 1 ? done / worked : null;
 }
 
 const endedAt = ({ doc }) => doc.ended_at ?? 0;
