@@ -25,7 +25,7 @@ EXTRA = st.fixed_dictionaries(
         "paused_s": REAL,
         "previews": COUNT,
         "overdue_after_s": MAYBE,
-        "resumed_from": NUMBER,
+        "resumed_from": COUNT,
     }
 )
 PATH = st.lists(st.builds(segment, TEXT, TEXT), min_size=1, max_size=3).map("/".join)
