@@ -102,7 +102,8 @@ def _eta(text: str) -> Eta:
 
 def _extra(text: str) -> tuple[bool, float | None, float, int, float | None, Number]:
     values: list[Any] = list(_decode(text)[: len(EXTRA)])
-    estimated, paused_clock, paused_s, previews, overdue_after_s, resumed_from = (*values, *NO_EXTRA[len(values) :])
+    values += NO_EXTRA[len(values) :]
+    estimated, paused_clock, paused_s, previews, overdue_after_s, resumed_from = values
     if type(estimated) is not bool or type(previews) is not int:
         raise TypeError(text)
     if not {type(paused_clock), type(paused_s), type(overdue_after_s)} <= NUMBER_OR_NONE or type(resumed_from) not in NUMBER:
