@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry import context as context_api
 
 from otel_progress import config
-from otel_progress.instrument.begin import current_level
 from otel_progress.testing import Recorder, recording
 
 
@@ -36,10 +36,12 @@ def sdk_silence(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureF
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    """Fail a test that leaves a configuration running or a level current, which would change what the next one sees."""
+    """Fail a test that leaves a configuration running or a context in force, which would change what the next one sees."""
     yield
+    left = context_api.get_current()
+    context_api.attach(context_api.Context())
     running = config.current_runtime()
     if running is not None:
         running.shutdown()
     assert running is None, "the test left progress configured: use the fixtures, or shut the runtime down"
-    assert current_level() is None, "the test left a level in its context"
+    assert left == {}, f"the test left a context in force: {left}"

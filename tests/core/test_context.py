@@ -6,7 +6,9 @@ import asyncio
 import contextvars
 import gc
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from opentelemetry import context as context_api
@@ -114,6 +116,27 @@ def test_blocks_left_out_of_order(recorder: Recorder) -> None:
     assert found.levels[0].message == "ended with its parent"
     assert len(recorder.spans()) == 2
     context_api.attach(context_api.Context())
+
+
+@pytest.mark.parametrize("block", [progress.operation, progress.batch], ids=["operation", "batch"])
+def test_a_block_that_the_garbage_collector_leaves(recorder: Recorder, block: Callable[..., Any]) -> None:
+    """A block in a generator that nobody finished is left when that is collected: whatever is current then stays so."""
+
+    def unfinished() -> Iterator[None]:
+        with block("forgotten", id="f"):
+            yield
+
+    generator = unfinished()
+    next(generator)
+    with progress.operation("outer", id="o") as outer:
+        del generator  # its block is left here, in the middle of another one
+        inside = context_api.get_current()
+        assert progress.current_level() is outer
+        with progress.level("inner") as inner:
+            assert inner.operation_id == "o"
+        assert context_api.get_current() is inside
+    context_api.attach(context_api.Context())  # what such a block leaves to its caller
+    assert recorder.operation("o").status is Status.COMPLETED
 
 
 @pytest.mark.usefixtures("recorder")

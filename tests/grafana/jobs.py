@@ -1,7 +1,7 @@
 """Jobs for the dashboards to show: each is a generator that works with real handles and yields how many seconds pass until it goes on.
 
-No time passes by itself: whoever drives them moves a fake clock. Handles are started and ended by hand, as a ``with`` block in a
-generator would leave its context behind in its caller.
+No time passes by itself: whoever drives them moves a fake clock. Handles are started and ended by hand, as the ``with`` block of a
+level in a generator would leave its context behind in its caller.
 """
 
 from __future__ import annotations
@@ -126,8 +126,9 @@ def opaque(id: str, *, expected: float = 600.0) -> Job:
     stage = op.stage("demux").start()
     yield 30.0
     stage.complete()
+    stage = op.stage("encode").start()
     with ExitStack() as stack:
-        stack.enter_context(op.stage("encode").opaque(expected=expected))
+        stack.enter_context(stage.opaque(expected=expected))
         yield float("inf")
 
 

@@ -113,7 +113,7 @@ class OperationBatch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         token, self._token = self._token, None
         if token is not None:
-            begin.detach(token)
+            begin.leave(token, BATCH_KEY, self._id)
         self.close()
 
     async def __aenter__(self) -> OperationBatch:

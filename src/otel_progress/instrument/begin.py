@@ -256,6 +256,16 @@ def current_context(level: Level) -> context_api.Context:
     return context_api.Context(entries)
 
 
+def leave(token: object, key: str, value: object) -> None:
+    """Undo the attach of a block that is left, unless it is no longer what is in force.
+
+    Blocks of generators and threads are left in any order, those the garbage collector finds at any moment: whatever the context is
+    then belongs to others.
+    """
+    if context_api.get_value(key) is value:
+        detach(token)
+
+
 def detach(token: object) -> None:
     """Undo an attach; in another task or thread than it was made in there is nothing to undo."""
     reset: Callable[[object], None] | None = getattr(getattr(token, "var", None), "reset", None)

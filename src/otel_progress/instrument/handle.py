@@ -24,7 +24,7 @@ from otel_progress.instrument.track import Track
 from otel_progress.live.node import Node, NotReady, merged
 from otel_progress.live.rollup import exceeds
 from otel_progress.model import NO_METADATA, Number, Outcome, Status
-from otel_progress.recording import Recording, slot
+from otel_progress.recording import LEVEL_KEY, Recording, slot
 from otel_progress.stages import StagesLike
 from otel_progress.text import cut
 from otel_progress.values import Bad, ErrorLike
@@ -305,7 +305,7 @@ class Level(Looking):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         token, self._token = self._token, None
         if token is not None:
-            begin.detach(token)
+            begin.leave(token, LEVEL_KEY, self)
         node = self._node
         if self._recording is None or node.status is not Status.RUNNING:
             return
