@@ -6,10 +6,14 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from opentelemetry import context as context_api
 
 from otel_progress import config
 from otel_progress.testing import Recorder, recording
+
+settings.register_profile("here", deadline=None)  # how long an example takes is a matter of how busy the machine is
+settings.load_profile("here")
 
 
 @pytest.fixture

@@ -262,7 +262,7 @@ def leave(token: object, key: str, value: object) -> None:
     Blocks of generators and threads are left in any order, those the garbage collector finds at any moment: whatever the context is
     then belongs to others.
     """
-    if context_api.get_value(key) is value:
+    if context_api.get_current().get(key) is value:
         detach(token)
 
 
