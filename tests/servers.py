@@ -59,6 +59,7 @@ def answers(url: str) -> bool:
 
 def poll(ask: Callable[[], T | None], timeout: float = START_TIMEOUT_S, what: str = "an answer") -> T:
     """Return the first answer of ``ask`` that is not None, False or empty; fail the test after ``timeout`` seconds."""
+    timeout = max(timeout, START_TIMEOUT_S)  # what is to come true in a moment may take long on a machine that others use
     deadline = time.monotonic() + timeout
     while True:
         answer = ask()

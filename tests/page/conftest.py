@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--js-flags=--expose-gc"]
+TIMEOUT_MS = 30_000
+"""How long the page may take to show something: far longer than it does, as the machine may be busy."""
 
 
 @pytest.fixture(
@@ -25,6 +27,7 @@ def browser() -> Iterator[Browser]:
     """The system's own Chromium, once a session."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
     binary = require("chromium")
+    sync_api.expect.set_options(timeout=TIMEOUT_MS)
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=binary, args=FLAGS)
         yield chromium
@@ -63,7 +66,7 @@ def open_tab(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
 
     def make(**options: Any) -> Tab:
         context = browser.new_context(**{"viewport": {"width": 1360, "height": 860}, "locale": "en-GB", **options})
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(TIMEOUT_MS)
         contexts.append(context)
         tabs.append(Tab(context, tmp_path))
         return tabs[-1]
