@@ -25,6 +25,7 @@ from otel_progress.journal import open_journal
 from otel_progress.model import Outcome, Status
 from otel_progress.observations import HistoryKey
 from otel_progress.operations import OperationSnapshot
+from otel_progress.runtime.running import REASON_EXIT
 
 
 @pytest.fixture
@@ -297,4 +298,5 @@ def test_interrupt_ends_it_as_cancelled(store: str) -> None:
     assert "Traceback" not in after
     operation = kept(store)
     assert operation.status is Status.CANCELLED
-    assert operation.message == "KeyboardInterrupt"
+    # The latter when the signal came in the moment between the operation's begin and its block, as it may on a busy machine.
+    assert operation.message in ("KeyboardInterrupt", REASON_EXIT)
