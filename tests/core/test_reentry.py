@@ -106,22 +106,22 @@ def test_the_same_operation_again(recorder: Recorder) -> None:
         assert recorder.operation("o").status is Status.RUNNING
 
 
-def test_two_hundred_thousand_levels() -> None:
+def test_sixty_thousand_levels() -> None:
     """An operation keeps its counts exactly and only the most recent few hundred levels, however many it had."""
     with recording(sampler=ALWAYS_OFF, strict=False) as recorder:
         limits = recorder.runtime.store.limits
-        with progress.operation("o", id="o", total=400_000) as op:
-            begin_and_end(recorder, op, 20_000)
+        with progress.operation("o", id="o", total=120_000) as op:
+            begin_and_end(recorder, op, 10_000)
             before = living()
-            begin_and_end(recorder, op, 180_000)
+            begin_and_end(recorder, op, 50_000)
             assert living() - before < 1_000
             one = recorder.operation("o")
-            assert (one.root.current, one.root.failed, one.ratio) == (200_000, 20_000, 0.5)
+            assert (one.root.current, one.root.failed, one.ratio) == (60_000, 6_000, 0.5)
             assert len(one.levels) == limits.levels + limits.failed_levels
             assert sum(level.status is Status.FAILED for level in one.levels) == limits.failed_levels
         recorder.tick()
         items = {key: units for series in recorder.runtime.totals.read().counters.values() for key, units in series.items()}
-        assert items["o", "file", "completed"] == 180_000
+        assert items["o", "file", "completed"] == 54_000
 
 
 def begin_and_end(recorder: Recorder, op: progress.Level, count: int) -> None:
@@ -159,17 +159,17 @@ def test_a_hundred_thousand_events(lenient: Recorder) -> None:
     assert dropped["event",] == 100_000 - 40_001 - limits.waiting_events
 
 
-def test_a_thousand_operations(recorder: Recorder) -> None:
+def test_hundreds_of_operations(recorder: Recorder) -> None:
     """Ended operations are kept up to a number, and their levels up to a number in all; the newest ones whole."""
     limits = recorder.runtime.store.limits
-    for number in range(1_000):
+    for number in range(300):
         with progress.operation("o", id=number) as op:
             for child in range(50):
                 op.level("x", child).start().complete()
     recorder.tick()
     history = recorder.runtime.get_history(limit=5_000)
     assert len(history) == limits.history
-    assert history[0].operation_id == "999"
+    assert history[0].operation_id == "299"
     kept = [len(recorder.operation(one.operation_id).levels) for one in history]
     assert kept[0] == 50
     assert limits.history_levels - 50 <= sum(kept) <= limits.history_levels
