@@ -292,3 +292,49 @@ def test_threads_that_cannot_be_started(lenient: Recorder, monkeypatch: pytest.M
     with progress.operation("later"):
         wait_until(lambda: lenient.runtime.ticker._thread is not None and lenient.runtime.ticker._thread.is_alive())
     assert lenient.runtime.get_active_operations() == []
+
+
+class Interrupted(trace.NoOpTracer):
+    """Is interrupted by Ctrl-C while it starts a span."""
+
+    def start_span(self, *_: Any, **__: Any) -> Any:
+        """Fail as Python does when the signal has come."""
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("place", ["in the store", "in the tracer"])
+@pytest.mark.parametrize("below", [False, True], ids=["operation", "level"])
+def test_an_interrupt_while_a_level_begins(recorder: Recorder, monkeypatch: pytest.MonkeyPatch, place: str, below: bool) -> None:
+    """It reaches the caller, and the level that had begun by then, which nobody holds, is cancelled and not left running."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with progress.operation("outer", id="outer") as outer:
+        with monkeypatch.context() as patched:
+            if place == "in the store":
+                patched.setattr(recorder.runtime.store, "on_wake", interrupted)
+            else:
+                patched.setattr(recorder.runtime._recording, "tracer", lambda scope: Interrupted())
+            with pytest.raises(KeyboardInterrupt), outer.level("inner") if below else progress.operation("inner", id="inner"):
+                pytest.fail("it began")
+        running = [one.operation_id for one in recorder.runtime.get_active_operations()]
+        assert running == ["outer"]
+        inner = recorder.operation("outer").levels[0] if below else recorder.operation("inner").root
+        assert (inner.status, inner.message) == (Status.CANCELLED, "KeyboardInterrupt")
+    assert recorder.operation("outer").status is Status.COMPLETED
+
+
+def test_a_span_that_cannot_be_asked(lenient: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracer whose spans have no context costs the level its span, and nothing else."""
+
+    class Odd(trace.NonRecordingSpan):
+        def get_span_context(self) -> Any:
+            raise BrokenError
+
+    class OddTracer(trace.NoOpTracer):
+        def start_span(self, *_: Any, **__: Any) -> Any:
+            return Odd(trace.INVALID_SPAN_CONTEXT)
+
+    monkeypatch.setattr(lenient.runtime._recording, "tracer", lambda scope: OddTracer())
+    check(lenient, work())

@@ -84,6 +84,7 @@ def begin(request: Request, above: Level | None) -> tuple[Node, Recording | None
     recording = slot.active
     if recording is None:
         return INERT, None
+    node: Node | None = None
     try:
         parent = None if above is None else above._node
         if parent is UNSTARTED:
@@ -109,8 +110,12 @@ def begin(request: Request, above: Level | None) -> tuple[Node, Recording | None
     except ProgressError:
         raise
     except Exception:
-        trouble("begin", "a level could not be begun; the work goes on without it")
-        return INERT, None
+        trouble("begin", "a level could not be begun with its span; the work goes on without")
+        return (INERT, None) if node is None else (node, recording)
+    except BaseException as error:  # an interrupt: no handle will end what began here
+        if node is not None:
+            recording.store.close(node, Status.CANCELLED, message=type(error).__name__)
+        raise
     return node, recording
 
 

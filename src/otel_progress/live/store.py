@@ -121,9 +121,13 @@ class LiveStore(Reading):
                 return None
             with self._lock:
                 node = self._open(parent, spec, rename=True)
-        if parent is None:
-            self.on_begin(node)
-        self.on_wake()
+        try:
+            if parent is None:
+                self.on_begin(node)
+            self.on_wake()
+        except BaseException as error:  # an interrupt, before anybody holds what began here
+            self.close(node, Status.CANCELLED, message=type(error).__name__)
+            raise
         return node
 
     def _open(self, parent: Node | None, spec: Spec, *, rename: bool = False) -> Node:
