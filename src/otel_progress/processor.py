@@ -77,13 +77,16 @@ class ProgressSpanProcessor(SpanProcessor):
             with self._lock:
                 if span_id not in self._watched:
                     return
-                node = self._take(span_id, cast(Span, span))
-                del self._watched[span_id]
-                self._nodes.pop(span_id, None)
+                try:
+                    self._take(span_id, cast(Span, span))
+                except Exception as error:
+                    trouble("processor", "the last progress of a span could not be read", error=error)
+                del self._watched[span_id]  # whatever could be read of it, it is over
+                node = self._nodes.pop(span_id, None)
             if node is not None:
                 self._end(span, node)
         except Exception as error:
-            trouble("processor", "the progress of a span could not be read", error=error)
+            trouble("processor", "the end of a span could not be taken over", error=error)
 
     def shutdown(self) -> None:
         """Do nothing: other providers may go on, and spans that run in this one still end."""
@@ -134,7 +137,9 @@ class ProgressSpanProcessor(SpanProcessor):
     def _parent(self, span_id: int, span: Span) -> Node | None:
         """Return the running level a span is in: that of the nearest span above it that tells of progress, or a helper's."""
         above, parent = self._watched[span_id][1], span.parent
-        while parent is not None and parent.span_id in self._watched:
+        passed = {span_id}  # ids that a generator gives twice, as those of tests do, must not lead in a circle
+        while parent is not None and parent.span_id in self._watched and parent.span_id not in passed:
+            passed.add(parent.span_id)
             outer = self._watched[parent.span_id][0]
             node = self._take(parent.span_id, outer)
             if node is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.trace import Status as SpanStatus
 from opentelemetry.trace import StatusCode, Tracer
 
@@ -179,6 +180,18 @@ def test_ending_while_being_looked_at(recorder: Recorder, tracer: Tracer) -> Non
     assert operations == [str(number) for number in range(1_999, 1_799, -1)]
 
 
+def test_a_span_with_the_id_of_its_parent(recorder: Recorder, tracer: Tracer) -> None:
+    """Ids from a generator that repeats itself, as in tests, lead in no circle, and what follows is seen as ever."""
+    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+    context = trace.set_span_in_context(trace.NonRecordingSpan(trace.SpanContext(1, 3, is_remote=False, trace_flags=flags)))
+    for number in range(6):  # the third one has the id of the span they all say they are in
+        given = {"progress.operation.id": str(number), "progress.total": 1}
+        with tracer.start_as_current_span("quick", context, attributes=given):
+            recorder.runtime._tracing.processor.look()
+    assert [one.operation_id for one in recorder.runtime.get_history()] == ["5", "4", "3", "2", "1", "0"]
+    assert not recorder.runtime._tracing.processor.watching
+
+
 def test_force_flush_of_the_provider_looks(recorder: Recorder, tracer: Tracer) -> None:
     """Flushing the application's provider takes over what its spans say now."""
     with tracer.start_as_current_span("import", attributes={"progress.total": 1}):
@@ -222,6 +235,8 @@ def test_spans_that_cannot_be_read(lenient: Recorder, reads: int) -> None:
     processor.look()
     processor.look()
     processor.on_end(span)  # type: ignore[arg-type]
+    assert lenient.runtime.get_active_operations() == []
+    assert not processor.watching
     processor.on_start(None)  # type: ignore[arg-type]
     processor.on_end(None)  # type: ignore[arg-type]
     with progress.operation("o") as op:
