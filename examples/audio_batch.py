@@ -20,9 +20,9 @@ import argparse
 import json
 import os
 import wave
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -133,7 +133,7 @@ class Checkpoint:
         self._path.unlink(missing_ok=True)
 
 
-def results(paths: list[Path]) -> Iterator[tuple[Path, Future[float]]]:
+def results(paths: list[Path]) -> Generator[tuple[Path, Future[float]], None, None]:
     """Denoise files on a pool of threads and yield each when it is done; what has not begun when the caller stops never does."""
     with ThreadPoolExecutor(max_workers=WORKERS) as pool:
         running = {pool.submit(denoise, path): path for path in paths}
@@ -149,18 +149,20 @@ def process(op: progress.Level, paths: list[Path], checkpoint: Checkpoint) -> li
     lowered = []
     if checkpoint.done:
         op.resume_from(len(checkpoint.done))
-    for path, future in results([path for path in paths if path.name not in checkpoint.done]):
-        try:
-            lowered.append(future.result())
-        except (EOFError, wave.Error) as error:
-            op.item(path.name, outcome="failed", error=error)
-            checkpoint.done[path.name] = "failed"
-        else:
-            op.item(path.name, lowered_db=round(lowered[-1], 1))
-            checkpoint.done[path.name] = "denoised"
-        if len(checkpoint.done) % CHECKPOINT_EVERY == 0:
-            checkpoint.save()
-            op.update(message=f"{len(checkpoint.done)} of {len(paths)}")
+    todo = [path for path in paths if path.name not in checkpoint.done]
+    with closing(results(todo)) as ended:  # or an interrupted run would go on with the others before it ends
+        for path, future in ended:
+            try:
+                lowered.append(future.result())
+            except (EOFError, wave.Error) as error:
+                op.item(path.name, outcome="failed", error=error)
+                checkpoint.done[path.name] = "failed"
+            else:
+                op.item(path.name, lowered_db=round(lowered[-1], 1))
+                checkpoint.done[path.name] = "denoised"
+            if len(checkpoint.done) % CHECKPOINT_EVERY == 0:
+                checkpoint.save()
+                op.update(message=f"{len(checkpoint.done)} of {len(paths)}")
     return lowered
 
 

@@ -149,9 +149,10 @@ class Watch:
         return abs(end - self.end) / self.end
 
 
-def render(op: progress.Level, size: int, output: Path, watch: Watch) -> None:
-    """Render the picture as the operation ``op``, which waits in its queue; called in the thread that renders."""
+def render(op: progress.Level, queue: progress.Level, size: int, output: Path, watch: Watch) -> None:
+    """Render the picture as the operation ``op``, which waits in its ``queue``; called in the thread that renders."""
     with op:
+        queue.complete()
         with op.stage("preparation"):
             points = plane(size)
             steps, colours = palette(points)
@@ -174,15 +175,16 @@ def render(op: progress.Level, size: int, output: Path, watch: Watch) -> None:
     watch.stop()
 
 
-def submit(pool: ThreadPoolExecutor, number: int, size: int, output: Path) -> Watch:
+def submit(runtime: progress.Runtime, pool: ThreadPoolExecutor, number: int, size: int, output: Path) -> Watch:
     """Queue a rendering for the thread that renders, and wait for it. Runs of the same ``size`` are alike."""
     op = progress.operation(
         "rendering", f"Mandelbrot {size}", id=f"rendering-{number}", stages=STAGES, eta_key=["size"], size=size
     )
     watch = Watch()
     op.start()
-    op.stage("queue").start()
-    rendering = pool.submit(render, op, size, output, watch)
+    queue = op.stage("queue").start()
+    runtime.force_flush(60.0)  # small pictures are half done before the first estimate on a busy machine; this one has it
+    rendering = pool.submit(render, op, queue, size, output, watch)
     try:
         rendering.result()
     except KeyboardInterrupt:  # it comes to this thread, which would otherwise wait until the other one is done
@@ -250,8 +252,8 @@ def render_all(runs: int, size: int, output: Path | None) -> list[Result]:
         ThreadPoolExecutor(max_workers=1) as pool,
     ):
         for number in range(1, runs + 1):
-            results.append(judged(number, submit(pool, number, size, output or Path(folder, "picture.png"))))
-            runtime.force_flush()  # the next run begins at once, and is to learn from this one
+            results.append(judged(number, submit(runtime, pool, number, size, output or Path(folder, "picture.png"))))
+            runtime.force_flush(60.0)  # the next run begins at once, and is to learn from this one
     return results
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -145,11 +144,11 @@ class Shown:
 
 def opaque(op: progress.Level, step: Step, program: str, *arguments: object, expected: float | None = None) -> Told:
     """Run a program as an opaque stage of the pipeline; return what was told of it. Raises StepError when the program fails."""
-    begun = time.monotonic()
     with op.stage(step).opaque(expected) as stage:
         foretold = stage.eta
         run(program, *arguments)
-    return Told(foretold, time.monotonic() - begun, stage.snapshot().info.attempt)
+    ended = stage.snapshot()
+    return Told(foretold, ended.duration_s or 0.0, ended.info.attempt)
 
 
 def encode(op: progress.Level, folder: Path, frames: int) -> Told:
@@ -223,7 +222,7 @@ def make_all(runs: int, frames: int) -> None:
                 ) as op,
             ):
                 told = process(op, Path(folder), frames)
-            runtime.force_flush()  # the next run begins at once, and is to learn from this one
+            runtime.force_flush(60.0)  # the next run begins at once, and is to learn from this one
             ended = op.snapshot()
             print(f"run {number}: {ended.status}, {ended.message}")
             for step, known in told.items():

@@ -149,8 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, terminate)
     logging.getLogger().setLevel(logging.INFO)
     with progress.configure(capture_logs=True):
-        roots = sources.interpreter_roots()
         try:
+            roots = sources.interpreter_roots()
             if options.once:
                 return 0 if run_round(options.once, roots) else 1
             while True:

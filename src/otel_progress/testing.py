@@ -36,6 +36,8 @@ WALL: Final = 1_700_000_000.0
 """Unix seconds at which a :class:`FakeClock` starts."""
 MONOTONIC: Final = 5_000.0
 """Its monotonic seconds at the same moment."""
+_END_S: Final = 30.0
+"""How long a recording may take to end: what a slow disk leaves open would be met by the next test."""
 PASSING: Final = frozenset({semconv.SEQUENCE, semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST})
 """Attributes that :func:`forest` leaves out: how often something was looked at, and foretold, is no property of the work."""
 
@@ -153,7 +155,7 @@ def recording(
     try:
         yield Recorder(runtime, clock, provider, exporter)
     finally:
-        runtime.shutdown()
+        runtime.shutdown(_END_S)
 
 
 def forest(spans: Iterable[ReadableSpan], *, leave_out: Iterable[str] = PASSING) -> list[Tree]:
@@ -194,7 +196,7 @@ def _attributes(attributes: Mapping[str, Any] | None, hidden: frozenset[str]) ->
     return {name: value for name, value in sorted((attributes or {}).items()) if name not in hidden}
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 30.0) -> None:
     """Return as soon as ``condition()`` is true, asked a thousand times a second. Raises TimeoutError after ``timeout`` seconds."""
     pause = threading.Event()
     for _ in range(max(1, int(timeout * 1000))):

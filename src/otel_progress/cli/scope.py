@@ -54,18 +54,12 @@ class Scope:
     @contextmanager
     def reader(self) -> Iterator[Reader]:
         """Open the journal for reading. Before the first work on this machine the default one is empty, and no error."""
-        from otel_progress.journal import default_path, open_journal
-
         url = self.settings().store
         if url.lower().startswith("memory:"):
             msg = "The store memory: can only be read in its own process. Use sqlite: in the work, and here."
             raise ConfigurationError(msg)
-        if url.lower() in _DEFAULTS and not default_path().exists():
-            with closing(AwaitedJournal(url)) as awaited:
-                yield awaited
-            return
-        with closing(open_journal(url, read_only=True)) as journal:
-            yield journal
+        with closing(_open(url) or AwaitedJournal(url)) as reader:
+            yield reader
 
     def previews(self) -> Store | None:
         """Return where the content of previews is kept; None when none is."""
@@ -198,13 +192,24 @@ class AwaitedJournal:
         yield from journal.watch(interval, levels=levels)
 
     def _come(self) -> Journal | None:
-        """Return the journal once its file is there. Raises JournalError when that cannot be read."""
-        from otel_progress.journal import default_path, open_journal
-
+        """Return the journal once it is there. Raises JournalError when it cannot be read."""
         with self._lock:
-            if self._journal is None and default_path().exists():
-                self._journal = open_journal(self._url, read_only=True)
+            if self._journal is None:
+                self._journal = _open(self._url)
             return self._journal
+
+
+def _open(url: str) -> Journal | None:
+    """Open a journal for reading; None when it is the default one and not there, or not yet: a worker may just be making it."""
+    from otel_progress.journal import open_journal
+    from otel_progress.journal.handle import NothingRecordedError
+
+    try:
+        return open_journal(url, read_only=True)
+    except NothingRecordedError:
+        if url.lower() in _DEFAULTS:
+            return None
+        raise
 
 
 def find(reader: Reader, wanted: str) -> OperationSnapshot:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,7 +33,7 @@ from otel_progress.parsing import DEFAULT_PORT, ConsoleMode, PreviewAt
 from otel_progress.settings import Settings
 
 if TYPE_CHECKING:
-    from otel_progress import Level
+    from otel_progress import Level, Runtime
 
 SERVICE: Final = "otel-progress-demo"
 PORT: Final = 9464
@@ -74,14 +75,7 @@ def run(
             store=store, prometheus_port=prometheus_port, server_port=server_port
         )
         command = None if settings.store == "memory:" else _command(settings)
-        with progress.configure(
-            service_name=SERVICE,
-            store=store,
-            prometheus_port=_port(settings.prometheus_port, settings.prometheus_host, PORT),
-            server_port=_port(settings.server_port, settings.server_host, PAGE_PORT) if _can_serve(settings) else None,
-            capture_logs=True,
-            console=console,
-        ) as runtime:
+        with _configured(settings, store, console) as runtime:
             report.before(err, operation_id, command, runtime.metrics_url, runtime.server_url)
             started = time.monotonic()
             findings = survey(
@@ -216,6 +210,22 @@ def _command(settings: Settings) -> str:
         command = shlex.quote(str(beside))
     store = "" if settings.store == Settings().store else f" --store {shlex.quote(settings.store)}"
     return text.printable(command + store)
+
+
+def _configured(settings: Settings, store: str | None, console: ConsoleMode | None) -> Runtime:
+    """Configure with the ports that are set, and the usual ones for others; any free ones where somebody else is first to take those."""
+    serves = _can_serve(settings)
+    metrics = _port(settings.prometheus_port, settings.prometheus_host, PORT)
+    page = _port(settings.server_port, settings.server_host, PAGE_PORT) if serves else None
+    configure = partial(progress.configure, service_name=SERVICE, store=store, capture_logs=True, console=console)
+    try:
+        return configure(prometheus_port=metrics, server_port=page)
+    except ConfigurationError:  # if it is for a port, it was taken since it was looked at: two demos may begin at once
+        free_metrics = settings.prometheus_port or 0
+        free_page = (settings.server_port or 0) if serves else None
+        if (free_metrics, free_page) == (metrics, page):
+            raise
+    return configure(prometheus_port=free_metrics, server_port=free_page)
 
 
 def _can_serve(settings: Settings) -> bool:

@@ -99,7 +99,8 @@ def build_event_log(
     with refusing("logs"):
         bounded = _BoundedLogExporter(make_exporter("logs", os.environ, _log_exporter), patience, on_error)
         provider = logs_sdk.LoggerProvider(resource=resource, shutdown_on_exit=False)
-        provider.add_log_record_processor(logs_export.BatchLogRecordProcessor(bounded, max_queue_size=size))
+        with bounded.sender.stopped_on_error():
+            provider.add_log_record_processor(logs_export.BatchLogRecordProcessor(bounded, max_queue_size=size))
         return EventLog(provider, bounded.sender)
 
 

@@ -69,7 +69,9 @@ def span_processor(
     """Return a batch processor with the OTLP exporter the environment describes, one that never holds up a closing process."""
     with refusing("traces"):
         exporter = make_exporter("traces", environ, _span_exporter)
-        return BoundedSpanProcessor(BoundedSpanExporter(exporter, patience=patience, on_error=on_error))
+        bounded = BoundedSpanExporter(exporter, patience=patience, on_error=on_error)
+        with bounded.sender.stopped_on_error():
+            return BoundedSpanProcessor(bounded)
 
 
 def make_exporter(signal: Signal, environ: Mapping[str, str], make: Callable[[Protocol], E]) -> E:
@@ -88,8 +90,9 @@ def refusing(signal: Signal) -> Iterator[None]:
         raise
     except Exception as exc:
         batch = {"traces": "OTEL_BSP_*", "logs": "OTEL_BLRP_*", "metrics": "OTEL_METRIC_EXPORT_*"}[signal]
+        reason = " ".join(str(exc).split()).rstrip(".")  # the SDK's texts have line breaks and full stops of their own
         msg = (
-            f"OTLP export of {signal} cannot be set up: {exc}. Correct the OTEL_EXPORTER_OTLP_* variables "
+            f"OTLP export of {signal} cannot be set up: {reason}. Correct the OTEL_EXPORTER_OTLP_* variables "
             f"(endpoint, headers, timeout, compression, certificates) or {batch}."
         )
         raise ConfigurationError(msg) from exc

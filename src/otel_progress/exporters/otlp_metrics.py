@@ -181,7 +181,8 @@ def build_otlp_metrics(
         exporter = make_exporter("metrics", os.environ, _metric_exporter)
         bounded = BoundedMetricExporter(exporter, patience=patience, on_error=on_error)
         around = Surroundings.of(public_url, journal_size)
-        return OtlpMetrics(reader, totals, resource=resource, exporter=bounded, around=around)
+        with bounded.sender.stopped_on_error():
+            return OtlpMetrics(reader, totals, resource=resource, exporter=bounded, around=around)
 
 
 class BoundedMetricExporter(MetricExporter):

@@ -12,7 +12,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
@@ -44,10 +45,11 @@ class Patience:
 
 
 class _Job(Generic[T]):
-    __slots__ = ("batch", "done", "ok")
+    __slots__ = ("batch", "done", "ok", "sent")
 
     def __init__(self, batch: T) -> None:
         self.batch = batch
+        self.sent = False  # the exporter has answered; what became of it is told by the sender's thread, and not by stop()
         self.done = False
         self.ok = False
 
@@ -108,7 +110,7 @@ class Sender(Generic[T]):
         """End the thread and the exporter; what is being sent is given up. Safe to call twice."""
         with self._changed:
             already, self._stopped = self._stopped, True
-            unfinished = self._job is not None
+            unfinished = self._job is not None and not self._job.sent
             self._changed.notify_all()
         if already:
             return
@@ -117,6 +119,15 @@ class Sender(Generic[T]):
             within(_GRACE_S, self._end_exporter)  # up to 1.33 it waits here for the batch that is given up
         else:
             self._end_exporter()
+
+    @contextmanager
+    def stopped_on_error(self) -> Iterator[None]:
+        """Stop when the block fails, which builds what feeds this: a setting that is refused leaves no thread behind."""
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
 
     def _end_exporter(self) -> None:
         with _quiet(self):
@@ -164,19 +175,22 @@ class Sender(Generic[T]):
             job.ok = self._export(job.batch)
         except Exception as exc:
             self.heard = f"{type(exc).__name__}: {exc}"
-        if self._stopped:
-            return  # given up by stop(), which has said so
+        with self._changed:
+            if self._stopped:
+                return  # given up by stop(), which has said so
+            job.sent = True
         if job.ok:
             self._recovered()
         else:
             self._failed(self.heard or "the exporter gave no reason")
 
     def _failed(self, reason: str) -> None:
-        self.failures += 1
+        with self._changed:  # the sender's thread and one that found no time left to send may fail at once
+            self.failures += 1
+            first, self._in_outage = not self._in_outage, True
         if self._on_error is not None:
             self._on_error()
-        if not self._in_outage:
-            self._in_outage = True
+        if first:
             _logger.warning(
                 "OTLP export of %s failed: %s. The work goes on; further failures are only counted until it works again.",
                 self._name,
@@ -184,8 +198,9 @@ class Sender(Generic[T]):
             )
 
     def _recovered(self) -> None:
-        if self._in_outage:
-            self._in_outage = False
+        with self._changed:
+            ended, self._in_outage = self._in_outage, False
+        if ended:
             _logger.info("OTLP export of %s works again, after %d lost batches.", self._name, self.failures)
 
 

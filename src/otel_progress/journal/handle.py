@@ -25,6 +25,10 @@ JOURNAL_SIZE_LIMIT: Final = 8 * 1024 * 1024
 """The write-ahead log is cut back to this when it starts over, in bytes."""
 
 
+class NothingRecordedError(JournalError):
+    """There is no journal yet: no file, or one that a worker is about to make a journal of."""
+
+
 class Handle:
     """A connection with its lock. What was remembered of the file holds for one ``generation``; ``journal`` names its content.
 
@@ -177,12 +181,12 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
         msg = (
             f"Nothing has been recorded yet at {path}. Run something that is instrumented, or name another journal with --store."
         )
-        raise JournalError(msg)
+        raise NothingRecordedError(msg)
     connection = _connect(path)
     with _closing_on_error(connection):
         if schema.version(connection, path) == 0:
             msg = f"Nothing has been recorded yet in {path}, which is empty. Name another journal with --store."
-            raise JournalError(msg)
+            raise NothingRecordedError(msg)
         try:
             schema.migrate(connection, path)
         except sqlite3.OperationalError as exc:

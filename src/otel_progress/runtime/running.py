@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -80,6 +81,8 @@ class Runtime:
         )
         self._pid = os.getpid()
         self._ended = False
+        self._ending = threading.Lock()
+        """Taken by the one thread that shuts down, for good; never waited for, so a signal handler may shut down as well."""
         store.on_wake = self.ticker.wake
         store.on_begin = self._begun
         store.on_end = self._over
@@ -174,7 +177,7 @@ class Runtime:
 
     def shutdown(self, timeout: float = SHUTDOWN_S) -> bool:
         """End what still runs as cancelled, write and export everything, close every part. Idempotent; never raises."""
-        if self._ended or self._pid != os.getpid():
+        if self._pid != os.getpid() or not self._ending.acquire(blocking=False):
             return True
         self._ended = True
         atexit.unregister(self.shutdown)
@@ -253,6 +256,7 @@ class Runtime:
         if self._ended:
             return
         self._pid = os.getpid()
+        self._ending = threading.Lock()
         self.store.restart(current_instance(self.store.instance.service))
         self.lanes[:] = [lane for lane in self.lanes if lane.name != "console"]
         for lane in self.lanes:
