@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,8 @@ OURS: Final = "otel-progress"
 LATE: Final = 0.25
 _ROUNDING: Final = 1e-9
 _PROCESSES: Final = 2
+_WORTH_SHARING: Final = 300
+"""Runs, from which on another process saves more time than its start takes."""
 
 
 @dataclass(slots=True)
@@ -97,14 +100,17 @@ def series_of(groups: Groups) -> list[Series]:
 
 
 def replay(series: Sequence[Series], scenarios: Sequence[Scenario], processes: int | None = None) -> Results:
-    """Ask everything and return the sums. The work is shared by two processes, where there are two cores."""
-    processes = min(_PROCESSES, os.cpu_count() or 1, len(series)) if processes is None else processes
+    """Ask everything and return the sums. Much work is shared by two processes, where there are two cores."""
+    if processes is None:
+        much = sum(len(one.runs) for one in series) >= _WORTH_SHARING
+        processes = min(_PROCESSES, os.cpu_count() or 1, len(series)) if much else 1
     results: Results = {}
     if processes <= 1:
         parts: Iterator[Results] = (replay_series(one, scenarios) for one in series)
         return _gathered(parts, results)
     longest_first = sorted(series, key=lambda one: -sum(len(run.points) for run in one.runs))
-    with ProcessPoolExecutor(processes) as pool:
+    # Spawned, not forked: a fork of a process with threads may take over a lock that nobody ever opens again.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         return _gathered(pool.map(replay_series, longest_first, [scenarios] * len(series)), results)
 
 

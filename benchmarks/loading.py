@@ -32,6 +32,7 @@ CPU_TARGET: Final = 0.15
 TICK_TARGET: Final = 0.10
 IDLE_SECONDS: Final = 5.0
 IDLE_TARGET: Final = 0.001
+ASLEEP_WITHIN_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def busy(effort: Effort) -> Iterator[Row]:
             stack.enter_context(progress.operation("load", f"operation {number}", id=f"load-{number}", total=1_000_000))
             for number in range(count)
         ]
-        _update(operations, 1.0)
+        _update(operations, effort.seconds(1.0))
         seconds = effort.seconds(SECONDS)
         with _scraped(runtime, min(SCRAPE_EVERY_S, seconds / 2)) as scrapes:
             before = Usage.now(runtime)
@@ -112,8 +113,7 @@ def idle(effort: Effort) -> Iterator[Row]:
     with _observed() as runtime:
         with progress.operation("load", total=1) as operation:
             operation.increment()
-        runtime.force_flush()
-        time.sleep(0.5)
+        _until_asleep(runtime)
         before = Usage.now(runtime)
         time.sleep(effort.seconds(IDLE_SECONDS))
         used = Usage.now(runtime).since(before)
@@ -121,6 +121,15 @@ def idle(effort: Effort) -> Iterator[Row]:
     yield judged(f"{what}: ticks", f"{used.ticks} in {used.wall:.1f} s", "", "0", met=used.ticks == 0)
     share = used.cpu / used.wall
     yield judged(f"{what}: process", f"{share:.2%} of a core", "", f"≤ {IDLE_TARGET:.1%}", met=share <= IDLE_TARGET)
+
+
+def _until_asleep(runtime: Runtime) -> None:
+    """Wait until the end of the work is written and ticks have ceased; after a slow write the last one may come seconds later."""
+    runtime.force_flush()
+    deadline = time.monotonic() + ASLEEP_WITHIN_S
+    while not runtime.ticker._asleep and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)  # what else the end of the work leaves to do
 
 
 @contextmanager
@@ -141,10 +150,11 @@ def _scraped(runtime: Runtime, pause: float) -> Iterator[list[tuple[float, int]]
         try:
             scraper.stdout.readline()  # the one that says it is there
             yield scrapes
+            first = scraper.stdout.readline()  # on a busy machine it may come late, but there is one
         finally:
             scraper.terminate()
-            answers = [line.split() for line in scraper.stdout if line.endswith("\n")]
-            scrapes.extend((float(seconds), int(size)) for seconds, size in answers)
+        answers = [line.split() for line in (first, *scraper.stdout) if line.endswith("\n")]
+        scrapes.extend((float(seconds), int(size)) for seconds, size in answers)
 
 
 def _update(operations: list[Level], seconds: float) -> int:

@@ -108,12 +108,16 @@ class _Watcher:
     def stop(self) -> None:
         self._done.set()
         self._thread.join()
+        self._look()  # once more at the end, so that a run shorter than a moment in which the thread had no core has a point, too
 
     def _watch(self) -> None:
         while not self._done.wait(_LOOK_EVERY_S):
-            seen = progress.get_operation(self._id)
-            if seen is not None and seen.ratio is not None and (not self.points or seen.ratio > self.points[-1][1]):
-                self.points.append((seen.elapsed_seconds, seen.ratio))
+            self._look()
+
+    def _look(self) -> None:
+        seen = progress.get_operation(self._id)
+        if seen is not None and seen.ratio is not None and (not self.points or seen.ratio > self.points[-1][1]):
+            self.points.append((seen.elapsed_seconds, seen.ratio))
 
 
 def _thinned(points: Sequence[tuple[float, float]], duration: float) -> tuple[tuple[float, float], ...]:

@@ -31,7 +31,7 @@ TARGET_MS: Final = 250.0
 
 def latency(effort: Effort) -> Iterator[Row]:
     """Update operations here, serve them from another process, and measure in a third how old what arrives is."""
-    count, seconds = effort.count(OPERATIONS), max(3.0, effort.seconds(SECONDS))
+    count, seconds = effort.count(OPERATIONS), max(1.0, effort.seconds(SECONDS))
     named, everything = effort.count(NAMED), max(1, int(EVERYTHING * effort.share))
     with tempfile.TemporaryDirectory() as directory:
         store = f"sqlite:///{Path(directory) / 'journal.db'}"
@@ -41,7 +41,7 @@ def latency(effort: Effort) -> Iterator[Row]:
                 for number in range(count)
             ]
             with _updated(operations), _served(store) as (server, port):
-                time.sleep(1.0)
+                time.sleep(effort.seconds(1.0))
                 mine, theirs, began = time.process_time(), _cpu_of(server.pid), time.monotonic()
                 command = [sys.executable, "-m", "benchmarks.following", str(port), str(seconds), str(named), str(everything)]
                 seen = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)

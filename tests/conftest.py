@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from opentelemetry import context as context_api
+from tests.server.server_threads import SERVING
 
 from otel_progress import config
 from otel_progress.testing import Recorder, recording
 
-settings.register_profile("here", deadline=None)  # how long an example takes is a matter of how busy the machine is
+# How long an example takes to make or to run is a matter of how busy the machine is.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("here")
+
+for _name in (
+    "no_proxy",
+    "NO_PROXY",
+):  # where the machine has a proxy, it is not for servers that tests run on the loopback address
+    os.environ[_name] = ",".join(filter(None, [os.environ.get(_name), "127.0.0.1,localhost,::1"]))
 
 
 @pytest.fixture
@@ -40,12 +50,18 @@ def sdk_silence(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureF
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    """Fail a test that leaves a configuration running or a context in force, which would change what the next one sees."""
+    """Fail a test that leaves a configuration, a thread of ours or a context behind, which would change what the next one sees."""
+    before = set(threading.enumerate())
     yield
     left = context_api.get_current()
     context_api.attach(context_api.Context())
     running = config.current_runtime()
     if running is not None:
         running.shutdown()
+    threads = [one for one in threading.enumerate() if one.name.startswith("otel-progress") and one not in before]
+    threads = [one for one in threads if not one.name.startswith(SERVING)]  # a server may be that of many tests; see there
+    for thread in threads:
+        thread.join(30.0)
     assert running is None, "the test left progress configured: use the fixtures, or shut the runtime down"
     assert left == {}, f"the test left a context in force: {left}"
+    assert not any(thread.is_alive() for thread in threads), f"the test left threads running: {threads}"

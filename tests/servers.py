@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,9 @@ REQUIRED = "OTEL_PROGRESS_TEST_REQUIRE_SERVERS"
 """Set to 1, a missing program fails the test that needs it instead of skipping it."""
 START_TIMEOUT_S = 30.0
 """How long a server may take until it is ready."""
+
+_FIRST_PORT, _PORTS, _WORKERS = 20_000, 700, 16
+_number = itertools.count(os.getpid())
 
 T = TypeVar("T")
 
@@ -35,10 +39,18 @@ def require(binary: str) -> str:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback address that nothing listens on at this moment.
+
+    It is one that the system does not give to programs that ask for any (on Linux those begin at 32,768), out of a range of this
+    xdist worker's own, and not the one of the call before: so nobody takes it until the server it is for does.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _WORKERS
+    for _ in range(_PORTS):
+        port = _FIRST_PORT + worker * _PORTS + next(_number) % _PORTS
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    pytest.fail("no port of the loopback address is free")
 
 
 def accepts(port: int) -> bool:
@@ -51,7 +63,7 @@ def accepts(port: int) -> bool:
 def answers(url: str) -> bool:
     """Tell whether a GET of ``url`` succeeds now."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=START_TIMEOUT_S) as answer:
             return bool(answer.status == 200)
     except OSError:  # refused, reset, or an answer that is an error
         return False
@@ -112,7 +124,7 @@ def _wait(process: subprocess.Popen[bytes], ready: Callable[[], object], log: Pa
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(timeout=10)
+        process.wait(timeout=START_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(timeout=10)
+        process.wait()

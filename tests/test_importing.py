@@ -9,6 +9,8 @@ import pytest
 
 from otel_progress import importing
 
+PATIENCE_S = 60.0
+"""How long to wait for what is to happen; reached only when it never does."""
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
@@ -19,30 +21,34 @@ def fork_and_import(code: int) -> int:
     """Fork, have the child take the guard from a thread of its own, and return its exit code: ``code`` when it could."""
     pid = os.fork()
     if pid == 0:
-        free = threading.Event()
+        try:
+            free = threading.Event()
 
-        def take() -> None:
-            with importing.no_fork():
-                free.set()
+            def take() -> None:
+                with importing.no_fork():
+                    free.set()
 
-        threading.Thread(target=take, daemon=True).start()
-        os._exit(code if free.wait(20) else 99)
+            threading.Thread(target=take, daemon=True).start()
+            os._exit(code if free.wait(PATIENCE_S) else 99)
+        finally:  # whatever fails, the child runs no tests
+            os._exit(98)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_a_fork_waits_for_an_import_to_end() -> None:
+def test_a_fork_waits_for_an_import_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread within the guard is waited for, and parent and child can both import afterwards."""
+    monkeypatch.setattr(importing, "PATIENCE_S", PATIENCE_S)
     inside, done, order = threading.Event(), threading.Event(), []
 
     def work() -> None:
         with importing.no_fork():
             inside.set()
-            done.wait(20)
+            done.wait(PATIENCE_S)
             order.append("imported")
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert inside.wait(20)
+    assert inside.wait(PATIENCE_S)
     threading.Timer(0.05, done.set).start()
     assert fork_and_import(7) == 7
     order.append("forked")
@@ -59,11 +65,11 @@ def test_a_fork_does_not_wait_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     def work() -> None:
         with importing.no_fork():
             inside.set()
-            done.wait(20)
+            done.wait(PATIENCE_S)
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert inside.wait(20)
+    assert inside.wait(PATIENCE_S)
     assert fork_and_import(7) == 7
     done.set()
     thread.join()

@@ -13,10 +13,17 @@ from click.testing import CliRunner, Result
 from factories import batch, ended, event, local_instance, snapshot
 from otel_progress.cli import cli
 from otel_progress.journal import SqliteJournal
-from otel_progress.model import Failure, Outcome, Status
+from otel_progress.model import Failure, Outcome, Snapshot, Status
+from otel_progress.protocols import Batch
+
+_OF_THE_TERMINAL = frozenset({"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"})
 
 EVIL = "\x1b]0;evil\x07[bold]\r\nline\u202e\x9b2J"
 """Text no terminal may get as it is."""
+
+
+TIMEOUT_S = 120.0
+"""How long a command in a process of its own may take to end, on however busy a machine."""
 
 
 def url_of(path: Path) -> str:
@@ -28,7 +35,7 @@ def fill(path: Path) -> None:
     """Write a journal: one operation that runs here, one abandoned elsewhere, one that failed, one that completed."""
     now, clock = time.time(), time.monotonic()
     here = local_instance(os.getpid())
-    moments = {"started_at": now - 83, "started_clock": clock - 83, "observed_at": now, "observed_clock": clock}
+    moments = {"started_at": now - 63, "started_clock": clock - 63, "observed_at": now, "observed_clock": clock}
     moments |= {"advanced_at": now, "advanced_clock": clock, "instance": here.id}
     journal = SqliteJournal(path)
     running = (
@@ -58,10 +65,20 @@ def fill(path: Path) -> None:
     journal.close()
 
 
+def present(*snapshots: Snapshot, **fields: Any) -> Batch:
+    """Return a batch that this process writes now, which no reader takes for abandoned."""
+    return batch(*snapshots, instance=local_instance(os.getpid()), at=time.time(), clock=time.monotonic(), **fields)
+
+
+def clean_environ() -> dict[str, str]:
+    """Return the environment without settings of ours and without what a terminal or a CI system says of colours and sizes."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_") and name not in _OF_THE_TERMINAL}
+
+
 def run(*arguments: str, env: dict[str, str | None] | None = None) -> Result:
-    """Run a command line in this process, in an environment without settings of ours."""
-    clean: dict[str, str | None] = {name: None for name in os.environ if name.startswith("OTEL_")}
-    return CliRunner().invoke(cli, list(arguments), env={**clean, "NO_COLOR": None, **(env or {})}, prog_name="otel-progress")
+    """Run a command line in this process, in a clean environment."""
+    clean: dict[str, str | None] = dict.fromkeys(os.environ.keys() - clean_environ().keys())
+    return CliRunner().invoke(cli, list(arguments), env={**clean, **(env or {})}, prog_name="otel-progress")
 
 
 def documents(result: Result) -> list[dict[str, Any]]:

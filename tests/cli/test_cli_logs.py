@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from pathlib import Path
 
 import pytest
-from command_line import EVIL, documents, run
-from test_cli_processes import start
+from command_line import EVIL, documents, present, run
+from test_cli_processes import finish, interrupt, start
 
-from factories import batch, ended, local_instance, snapshot
+from factories import ended, local_instance, snapshot
 from otel_progress.codec import decode_log
 from otel_progress.journal import SqliteJournal
+from otel_progress.model import Snapshot
 from otel_progress.observations import LogRecord
 
 UNSAFE = set("\x1b\x07\r\u202e\x9b")
@@ -36,6 +36,11 @@ def record(number: int, message: str = "hello", **fields: object) -> LogRecord:
     return LogRecord(number=number, message=message, **{**values, **fields})  # type: ignore[arg-type]
 
 
+def done() -> Snapshot:
+    """Return the end of that operation, now: one of long ago would be past retention."""
+    return ended(sequence=9, instance=local_instance(os.getpid()).id, ended_at=time.time())
+
+
 @pytest.fixture
 def logged(store: str, tmp_path: Path) -> str:
     """A journal with records of all severities."""
@@ -47,7 +52,7 @@ def logged(store: str, tmp_path: Path) -> str:
         record(5, "five", path="song:120", severity=35, severity_text=EVIL),
     )
     journal = SqliteJournal(tmp_path / "progress.db")
-    journal.write(batch(instance=local_instance(os.getpid()), at=NOW, clock=time.monotonic(), logs=records))
+    journal.write(present(logs=records))
     journal.close()
     return store
 
@@ -66,7 +71,7 @@ def numbers(store: str, *arguments: str) -> list[int]:
         (("--level", "35"), [4, 5]),
         (("--path", "song:12"), [2, 3]),
         (("--limit", "2"), [4, 5]),
-        (("--since", "1h"), [1, 2, 3, 4, 5]),
+        (("--since", "24h"), [1, 2, 3, 4, 5]),
         (("--since", str(NOW - 96.5)), [4, 5]),
         (("--since", "2100-01-01T00:00:00Z"), []),
         (("--level", "CRITICAL"), []),
@@ -147,12 +152,10 @@ def test_follow_goes_on_until_the_operation_has_ended(logged: str, tmp_path: Pat
     assert process.stdout is not None
     seen = [json.loads(process.stdout.readline())["number"] for _ in range(4)]
     journal = SqliteJournal(tmp_path / "progress.db")
-    here = {"instance": local_instance(os.getpid()), "at": time.time(), "clock": time.monotonic()}
-    journal.write(batch(logs=(record(6, "six"), record(7, severity=10)), **here))
+    journal.write(present(logs=(record(6, "six"), record(7, severity=10))))
     seen.append(json.loads(process.stdout.readline())["number"])
-    done = ended(sequence=9, instance=local_instance(os.getpid()).id)
-    journal.write(batch(done, logs=(record(8, "the end"),), **here))
-    rest, errors = process.communicate(timeout=20)
+    journal.write(present(done(), logs=(record(8, "the end"),)))
+    rest, errors = finish(process)
     journal.close()
     assert [*seen, *(json.loads(line)["number"] for line in rest.splitlines())] == [2, 3, 4, 5, 6, 8]
     assert (process.returncode, errors) == (0, "")
@@ -164,13 +167,13 @@ def test_following_what_has_ended_ends_at_once(store: str) -> None:
     assert (result.exit_code, result.stdout) == (0, "")
 
 
-def test_ctrl_c_ends_follow_with_0(logged: str) -> None:
+def test_ctrl_c_ends_follow_with_0(logged: str, tmp_path: Path) -> None:
     """It is how it is ended: no traceback, no complaint."""
-    process = start(logged, "logs", "friday-42", "--follow")
+    process = start(logged, "logs", "friday-42", "--follow", "--json")
     assert process.stdout is not None
-    process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    for _ in range(5):
+        process.stdout.readline()
+    errors = interrupt(process, tmp_path / "progress.db", present(logs=(record(6),)))
     assert (process.returncode, errors) == (0, "")
 
 
@@ -181,11 +184,9 @@ def test_a_new_run_of_the_id_is_not_mixed_in(logged: str, tmp_path: Path) -> Non
     for _ in range(5):
         process.stdout.readline()
     journal = SqliteJournal(tmp_path / "progress.db")
-    here = {"instance": local_instance(os.getpid()), "at": time.time(), "clock": time.monotonic()}
     again = snapshot(run="run-2", started_at=time.time(), started_clock=time.monotonic(), instance=local_instance(os.getpid()).id)
-    done = ended(sequence=9, instance=local_instance(os.getpid()).id)
-    journal.write(batch(done, again, logs=(record(1, "of the new run", run="run-2"),), **here))
-    rest, _ = process.communicate(timeout=20)
+    journal.write(present(done(), again, logs=(record(1, "of the new run", run="run-2"),)))
+    rest, _ = finish(process)
     journal.close()
     assert "of the new run" not in rest
     assert process.returncode == 0

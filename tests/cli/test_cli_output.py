@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -40,6 +40,7 @@ JSON = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=3))
 def test_any_document_becomes_one_safe_line_of_json(document: dict[str, object]) -> None:
     """It reads back as it was, but for numbers JSON does not have; no character in it moves a terminal."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import EVIL, documents, run, url_of
+from command_line import EVIL, TIMEOUT_S, clean_environ, documents, run, url_of
 
 pytest.importorskip("PIL.Image", reason="pillow is not installed: it makes the previews")
 
@@ -32,7 +32,7 @@ def kept(tmp_path: Path) -> str:
             for name, value in (("latent", picture), (EVIL, EVIL), ("state", {"loss": 0.5})):
                 op.preview(value, name)
                 assert recorder.runtime.previewer is not None
-                assert recorder.runtime.previewer.flush(20)
+                assert recorder.runtime.previewer.flush(TIMEOUT_S)
         with progress.operation("render", id="none", total=1):
             pass
     return url
@@ -140,9 +140,9 @@ def test_on_a_terminal_the_picture_is_drawn(kept: str) -> None:
     import pty
 
     parent, child = pty.openpty()
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    environ = clean_environ()
     environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "60", "LINES": "60", "PYTHONUTF8": "1"}
-    for name in ("NO_COLOR", "TMUX", "TERM_PROGRAM", "KITTY_WINDOW_ID", "LC_TERMINAL"):
+    for name in ("TMUX", "TERM_PROGRAM", "KITTY_WINDOW_ID", "LC_TERMINAL"):
         environ.pop(name, None)
     command = [sys.executable, "-m", "otel_progress", "--store", kept, "show", "r", "--previews"]
     with subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environ) as process:
@@ -156,7 +156,7 @@ def test_on_a_terminal_the_picture_is_drawn(kept: str) -> None:
             if not piece:
                 break
             written += piece
-        assert process.wait(30) == 0
+        assert process.wait(TIMEOUT_S) == 0
     os.close(parent)
     screen = pyte.Screen(60, 120)
     pyte.ByteStream(screen).feed(written)

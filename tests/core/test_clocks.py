@@ -158,11 +158,11 @@ def test_an_estimate_counts_down_and_goes(recorder: Recorder) -> None:
 
 def test_points_of_a_long_run_are_few(recorder: Recorder) -> None:
     """However long a run, the curve its estimate is made from keeps to its bound, and the estimate stays right."""
-    with progress.operation("o", id="o", total=10_000) as op:
-        for _ in range(5_000):
+    with progress.operation("o", id="o", total=2_000) as op:
+        for _ in range(1_000):
             recorder.clock.advance(1.0)
             op.increment()
             recorder.runtime.store.collect()
-        assert recorder.operation("o").remaining_seconds == pytest.approx(5_000.0, rel=0.02)
+        assert recorder.operation("o").remaining_seconds == pytest.approx(1_000.0, rel=0.02)
         assert op._node.course is not None
         assert 32 <= len(op._node.course.points) <= 64

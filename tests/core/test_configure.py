@@ -16,8 +16,10 @@ from opentelemetry.sdk.trace import TracerProvider
 import otel_progress as progress
 from otel_progress import ConfigurationError, Status, config
 from otel_progress.settings import SETTINGS, Settings
-from otel_progress.testing import Recorder, recording
+from otel_progress.testing import Recorder, recording, wait_until
 
+PATIENCE_S = 60.0
+"""How long what has to happen may take; on a busy machine a thread can wait for its turn for seconds."""
 QUIET: dict[str, Any] = {"store": "memory:", "console": False, "otlp": False}
 
 
@@ -173,7 +175,7 @@ def test_configuring_after_a_shutdown(provider: TracerProvider) -> None:
     """After a shutdown anything can be configured, handles of before are deaf, and new ones work."""
     first = progress.configure(**QUIET, tracer_provider=provider)
     old = progress.operation("old", id="old").start()
-    assert first.shutdown()
+    assert first.shutdown(PATIENCE_S)
     assert old.snapshot().status is Status.CANCELLED
     with progress.operation("between") as between:
         assert not between.recording
@@ -192,8 +194,10 @@ def test_shutting_down(provider: TracerProvider, caplog: pytest.LogCaptureFixtur
     runtime = progress.configure(**QUIET, tracer_provider=provider)
     op = progress.operation("o", id="o").start()
     level = op.level("x").start()
+    closed: list[float] = []
+    runtime.ending.append(closed.append)
     with caplog.at_level(logging.WARNING):
-        threads = [threading.Thread(target=runtime.shutdown) for _ in range(4)]
+        threads = [threading.Thread(target=runtime.shutdown, args=(PATIENCE_S,)) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -202,7 +206,8 @@ def test_shutting_down(provider: TracerProvider, caplog: pytest.LogCaptureFixtur
     assert (op.snapshot().status, op.snapshot().message) == (Status.CANCELLED, "the process ended first")
     assert level.snapshot().status is Status.CANCELLED
     assert runtime.ended
-    assert caplog.records == []
+    assert len(closed) == 1
+    assert [record.getMessage() for record in caplog.records if record.name.startswith(("otel_progress", "opentelemetry"))] == []
 
 
 def test_after_a_shutdown_everything_is_inert(lenient: Recorder) -> None:
@@ -217,7 +222,7 @@ def test_after_a_shutdown_everything_is_inert(lenient: Recorder) -> None:
     with op.level("x"), progress.operation("y"):
         pass
     assert progress.get_active_operations() == progress.get_history() == []
-    assert lenient.runtime.force_flush(1.0)
+    assert lenient.runtime.force_flush(PATIENCE_S)
     assert op.snapshot().current == 0
 
 
@@ -229,7 +234,7 @@ def test_switched_off(monkeypatch: pytest.MonkeyPatch, provider: TracerProvider)
         with progress.operation("o") as op:
             assert not op.recording
         with provider.get_tracer("user").start_as_current_span("plain", attributes={"progress.total": 1}):
-            assert runtime.force_flush()
+            assert runtime.force_flush(PATIENCE_S)
         assert runtime.get_active_operations() == runtime.get_history() == []
         assert progress.configure(enabled=False) is runtime
 
@@ -248,7 +253,8 @@ def test_a_port_in_use(provider: TracerProvider, tmp_path: Path) -> None:
             assert not op.recording
     with progress.configure(**{**settings, "prometheus_port": 0}, tracer_provider=provider) as runtime:
         assert runtime.metrics_url is not None
-        with progress.operation("o", id="served"), urllib.request.urlopen(runtime.metrics_url) as answer:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
+        with progress.operation("o", id="served"), direct.open(runtime.metrics_url, timeout=PATIENCE_S) as answer:
             assert 'operation_id="served"' in answer.read().decode()
 
 
@@ -283,5 +289,9 @@ def test_the_runtime_is_let_go() -> None:
             runtimes.append(weakref.ref(runtime))
     del runtime
     config._current.clear()
-    gc.collect()
-    assert [one() for one in runtimes] == [None] * 3
+
+    def gone() -> bool:
+        gc.collect()  # does nothing while another thread is at it
+        return all(one() is None for one in runtimes)
+
+    wait_until(gone, 60.0)

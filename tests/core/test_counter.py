@@ -23,8 +23,10 @@ def tiny_switch_interval() -> Iterator[None]:
     """Let threads take turns every few bytecodes."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def run(*targets: object) -> None:
@@ -74,9 +76,11 @@ def test_threads_lose_nothing(kind: type[Counter]) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    run(ones, ones, ones, steps, steps, steps, iterate, iterate)
-    done.set()
-    reader.join()
+    try:
+        run(ones, ones, ones, steps, steps, steps, iterate, iterate)
+    finally:
+        done.set()
+        reader.join()
     assert counter.value() == 5 * 20_000 + 3 * 2_001_000
 
 
@@ -164,7 +168,7 @@ class CounterMachine(RuleBasedStateMachine):
 
 TestCounter = CounterMachine.TestCase
 TestCounter.__doc__ = "Any sequence of counting, setting and iterating leaves what a plain number has."
-TestCounter.settings = settings(max_examples=80, deadline=None)
+TestCounter.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -80,7 +80,7 @@ def test_what_an_earlier_session_did_is_not_foretold_again(recorder: Recorder) -
         assert op.eta.remaining_s < 10.0
 
 
-@pytest.mark.parametrize("total", [40, None], ids=["known total", "unknown total"])
+@pytest.mark.parametrize("total", [20, None], ids=["known total", "unknown total"])
 @pytest.mark.parametrize("spread", [0.02, 0.1])
 def test_ordinary_runs_are_rarely_overdue(total: int | None, spread: float) -> None:
     """Of runs whose lengths differ as they do anyway hardly one in thirty is overdue at its end; one that takes twice as long is."""
@@ -100,8 +100,8 @@ def work(recorder: Recorder, seconds: float, total: int | None) -> bool:
     """Work through an operation of this length; return whether it was overdue at its end."""
     with progress.operation("job", id="o", total=total) as op:
         recorder.tick()
-        for _ in range(40):
-            recorder.clock.advance(seconds / 40)
+        for _ in range(20):
+            recorder.clock.advance(seconds / 20)
             op.increment()
             recorder.tick()
         return recorder.operation("o").condition is Condition.OVERDUE

@@ -67,7 +67,7 @@ def test_never_with_the_lock_held(recorder: Recorder, monkeypatch: pytest.Monkey
     def estimate(*args: Any, **options: Any) -> Eta:
         thread = threading.Thread(target=lambda: begun.append(op.level("x").start()))
         thread.start()
-        thread.join(10.0)
+        thread.join(60.0)
         assert not thread.is_alive()
         return real(*args, **options)
 
@@ -312,7 +312,7 @@ def test_errors_of_the_predictions_are_on_the_span(recorder: Recorder) -> None:
 def test_importing_costs_nothing() -> None:
     """The package alone loads no estimator, nor the records that only running configurations need."""
     script = "import sys, otel_progress; print([name for name in sys.modules if name.startswith('otel_progress.')])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     for name in ("otel_progress.eta", "otel_progress.observations", "otel_progress.live.estimating", "otel_progress.live.store"):
         assert f"{name!r}" not in done.stdout
 

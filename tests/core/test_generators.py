@@ -231,5 +231,5 @@ def test_an_async_generator_that_is_forgotten(recorder: Recorder) -> None:
         gc.collect()
 
     asyncio.run(work())
-    wait_until(lambda: recorder.runtime.get_active_operations() == [])
+    wait_until(lambda: recorder.runtime.get_active_operations() == [], 60.0)
     assert statuses(recorder) == [("astream", Status.CANCELLED.value)]

@@ -160,10 +160,10 @@ def test_a_sink_that_raises(lenient: Recorder) -> None:
     runtime.lanes.append(Lane("bad", sink, on_error=runtime.totals.sink_error))
     for _ in range(3):
         check(lenient, work())
-        assert runtime.force_flush(5.0) is False
+        assert runtime.force_flush(60.0) is False
     errors = {labels: value for one in runtime.totals.read().counters.values() for labels, value in one.items()}
     assert errors["bad",] >= 3
-    assert runtime.shutdown() is False
+    assert runtime.shutdown(60.0) is False
     assert sink.calls >= 4
 
 
@@ -185,7 +185,7 @@ def test_a_callback_that_raises(lenient: Recorder) -> None:
     lenient.runtime.add_callback(lambda event, one: told.append(event))
     check(lenient, work())
     check(lenient, work())
-    assert lenient.runtime.force_flush(5.0)
+    assert lenient.runtime.force_flush(60.0)
     assert bad.calls == len(told) == 4
 
 
@@ -268,7 +268,7 @@ def test_logging_that_raises(lenient: Recorder) -> None:
     """Warnings about bad values and troubles are not worth an exception in the caller's work."""
     op = progress.operation("job", total=-1).start()
     op.update(current="many")  # type: ignore[arg-type]
-    trouble.counts.clear()
+    trouble.counts.pop("test", None)  # so that it is the first one there, which is logged
     trouble.trouble("test", "something", error=ValueError("x"))
     op.complete()
     assert lenient.runtime.get_history()[0].status is Status.COMPLETED
@@ -280,7 +280,9 @@ def test_threads_that_cannot_be_started(lenient: Recorder, monkeypatch: pytest.M
 
     start: Callable[[threading.Thread], None] = threading.Thread.start
 
-    def refuse(_thread: threading.Thread) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        if not thread.name.startswith("otel-progress"):  # whose it is, it has nothing to do with this test
+            return start(thread)
         raise RuntimeError("can't start new thread")
 
     lenient.runtime.store.on_wake = lenient.runtime.ticker.wake
@@ -290,7 +292,7 @@ def test_threads_that_cannot_be_started(lenient: Recorder, monkeypatch: pytest.M
     assert (one.status, len(one.levels)) == (Status.COMPLETED, 3)
     monkeypatch.setattr(threading.Thread, "start", start)
     with progress.operation("later"):
-        wait_until(lambda: lenient.runtime.ticker._thread is not None and lenient.runtime.ticker._thread.is_alive())
+        wait_until(lambda: lenient.runtime.ticker._thread is not None and lenient.runtime.ticker._thread.is_alive(), 60.0)
     assert lenient.runtime.get_active_operations() == []
 
 

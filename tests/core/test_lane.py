@@ -5,18 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import otel_progress as progress
-from factories import batch, ended, event, lesson, preview, snapshot
+from factories import batch, ended, event, lesson, snapshot
 from otel_progress import semconv
 from otel_progress.journal import open_journal
 from otel_progress.protocols import Batch
 from otel_progress.runtime import lane as lanes
-from otel_progress.runtime.lane import Lane, Waiting
+from otel_progress.runtime.lane import Lane
 from otel_progress.runtime.ticker import Ticker
 from otel_progress.testing import Recorder, recording, wait_until
 from otel_progress.trouble import counts
@@ -59,57 +60,12 @@ def sink() -> Iterator[Sink]:
     made.gate.set()
 
 
-def test_waiting_batches_are_merged() -> None:
-    """The newest snapshot of a level wins however they come; events and items add up; parents stand before children."""
-    waiting = Waiting()
-    assert waiting.take() is None
-    waiting.add(batch(snapshot("a:1", 5), events=[event(1)], items={("o", "a", "completed"): 2}, clock=10.0))
-    waiting.add(batch(snapshot("", 7), snapshot("a:1", 4), events=[event(2)], items={("o", "a", "completed"): 3}, clock=9.0))
-    merged = waiting.take()
-    assert merged is not None
-    assert [(one.path, one.sequence) for one in merged.snapshots] == [("", 7), ("a:1", 5)]
-    assert [one.number for one in merged.events] == [1, 2]
-    assert dict(merged.items) == {("o", "a", "completed"): 5}
-    assert merged.clock == 10.0
-    assert waiting.take() is None
-
-
-def test_evicted_levels_do_not_wait() -> None:
-    """What was folded is taken out of what waits, and told; a level that is back is not told as gone."""
-    waiting = Waiting()
-    waiting.add(batch(snapshot("a:1"), snapshot("a:2")))
-    waiting.add(batch(snapshot("a:2", 9), evicted=[("run-1", "a:1"), ("run-1", "a:2")]))
-    merged = waiting.take()
-    assert merged is not None
-    assert [one.path for one in merged.snapshots] == ["a:2"]
-    assert merged.evicted == (("run-1", "a:1"),)
-
-
-def test_lessons_and_previews_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs left to learn from and previews come in order when batches are merged; beyond a bound the oldest go, counted."""
-    waiting = Waiting()
-    waiting.add(batch(lessons=[lesson("a")], previews=[preview(1)]))
-    waiting.add(batch(lessons=[lesson("b")], previews=[preview(2)]))
-    merged = waiting.take()
-    assert merged is not None
-    assert [one.run for one in merged.lessons] == ["a", "b"]
-    assert [one.number for one in merged.previews] == [1, 2]
-    monkeypatch.setattr(lanes, "MAX_LESSONS", 2)
-    monkeypatch.setattr(lanes, "MAX_PREVIEWS", 1)
-    many = batch(lessons=[lesson(str(n)) for n in range(5)], previews=[preview(n) for n in range(1, 4)])
-    assert waiting.add(many) == 3 + 2
-    left = waiting.take()
-    assert left is not None
-    assert ([one.run for one in left.lessons], [one.number for one in left.previews]) == (["3", "4"], [3])
-    assert waiting.take() is None
-
-
 def test_what_a_written_batch_had_is_told(sink: Sink) -> None:
     """Whoever listens to a lane hears of each batch that was written, with what was in it."""
     written: list[Batch] = []
     lane = Lane("heard", sink, on_written=written.append)
     lane.post(batch(lessons=[lesson("a")]))
-    assert lane.close(10.0)
+    assert lane.close(60.0)
     assert [one.run for told in written for one in told.lessons] == ["a"]
 
 
@@ -121,16 +77,16 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch, sink: Sink) -> N
     lane = Lane("sink", sink, on_dropped=lambda name, count: dropped.append(count))
     sink.gate.clear()
     lane.post(batch())
-    assert sink.entered.wait(10.0)
+    assert sink.entered.wait(60.0)
     lane.post(batch(*(snapshot(f"a:{n}") for n in range(12)), events=[event(n) for n in range(6)]))
     lane.post(batch(evicted=[("run-1", f"b:{n}") for n in range(30)]))
     sink.gate.set()
-    assert lane.flush(10.0)
+    assert lane.flush(60.0)
     assert sink.paths == [f"a:{n}" for n in range(2, 12)]
     assert len(sink.batches[-1].events) == 5
     assert len(sink.batches[-1].evicted) == 10
     assert sum(dropped) == 3
-    assert lane.close(10.0)
+    assert lane.close(60.0)
 
 
 def test_a_sink_that_fails_and_recovers_gets_everything(sink: Sink) -> None:
@@ -140,17 +96,17 @@ def test_a_sink_that_fails_and_recovers_gets_everything(sink: Sink) -> None:
     lane = Lane("sink", sink, on_error=errors.append, on_recovered=recovered.set)
     sink.failing = True
     lane.post(batch(snapshot("a:1", 1), snapshot("a:2", 2), events=[event(1)], items={("o", "a", "failed"): 1}))
-    assert lane.flush(10.0) is False
+    assert lane.flush(60.0) is False
     lane.post(batch(snapshot("a:1", 3), events=[event(2)], items={("o", "a", "failed"): 1}))
-    assert lane.flush(10.0) is False
+    assert lane.flush(60.0) is False
     sink.failing = False
-    assert lane.flush(10.0), "flushing tries again what was refused"
-    assert recovered.wait(10.0)
+    assert lane.flush(60.0), "flushing tries again what was refused"
+    assert recovered.wait(60.0)
     assert sorted((one.path, one.sequence) for taken in sink.batches for one in taken.snapshots) == [("a:1", 3), ("a:2", 2)]
     assert [one.number for taken in sink.batches for one in taken.events] == [1, 2]
     assert sum(units for taken in sink.batches for units in taken.items.values()) == 2
     assert set(errors) == {"sink"}
-    assert lane.close(10.0)
+    assert lane.close(60.0)
     assert sink.closed
 
 
@@ -159,9 +115,9 @@ def test_closing_tries_once_more(sink: Sink) -> None:
     lane = Lane("sink", sink)
     sink.failing = True
     lane.post(batch(ended()))
-    assert lane.flush(10.0) is False
+    assert lane.flush(60.0) is False
     sink.failing = False
-    assert lane.close(10.0)
+    assert lane.close(60.0)
     assert sink.paths == [""]
     lane.post(batch(snapshot("late:1")))
     assert sink.paths == [""]
@@ -170,40 +126,51 @@ def test_closing_tries_once_more(sink: Sink) -> None:
 def test_a_lane_without_work_closes_its_sink(sink: Sink) -> None:
     """A lane that never had a batch has no thread, and closes all the same."""
     lane = Lane("sink", sink)
-    assert lane.close(1.0)
+    assert lane.close(60.0)
     assert sink.closed
 
 
+class Impatient(Lane):
+    """Waits for its sink but a moment in the end, whatever it is allowed; remembers what that was."""
+
+    allowed = 0.0
+
+    def close(self, timeout: float) -> bool:
+        """Give up soon."""
+        self.allowed = timeout
+        return super().close(0.01)
+
+
 def test_a_sink_that_hangs_holds_up_nobody(lenient: Recorder, sink: Sink) -> None:
-    """Beside a hung sink another one gets every tick, and the end waits no longer than allowed."""
+    """Beside a hung sink another one gets every tick and the end, and the end waits no longer than allowed."""
     other = Sink()
-    lenient.runtime.lanes += [Lane("hung", sink), Lane("other", other)]
+    hung = Impatient("hung", sink)
+    lenient.runtime.lanes += [hung, Lane("other", other)]
     sink.gate.clear()
     with progress.operation("o", id="o", total=100) as op:
         for _ in range(20):
             op.increment()
             lenient.tick()
-            assert lenient.runtime.lanes[1].flush(10.0)
+            assert lenient.runtime.lanes[1].flush(60.0)
     assert other.batches[-1].snapshots[0].current == 20
     assert lenient.runtime.force_flush(0.05) is False
-    assert lenient.runtime.shutdown(timeout=0.2) is False
+    assert lenient.runtime.shutdown(timeout=60.0) is False
+    assert 0.0 < hung.allowed <= 60.0
     assert other.closed
     assert other.batches[-1].snapshots[0].status.value == "completed"
     assert not sink.closed
 
 
-def test_a_slow_sink_does_not_slow_the_ticks(lenient: Recorder, sink: Sink) -> None:
-    """A sink that waits - for a disk, a network - uses no time of the processor, so ticks go on as often."""
-    lane = Lane("slow", sink)
-    sink.gate.clear()
-    lane.post(batch())
-    assert sink.entered.wait(10.0)
-    threading.Event().wait(0.05)
-    sink.gate.set()
-    assert lane.flush(10.0)
-    ticker = Ticker(lenient.runtime.store, [lane], interval=0.02)
-    assert ticker.pause(0.0) < 0.1
-    assert lane.close(10.0)
+def test_a_slow_sink_does_not_slow_the_ticks(lenient: Recorder, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a write takes of the processor, not how long it waits for a disk or a network, makes the pauses of ticks longer."""
+    ticker = Ticker(lenient.runtime.store, [lane := Lane("slow", sink)], interval=0.02)
+    for used, pause in ((0.001, 0.02), (0.09, 0.91)):
+        only = SimpleNamespace(thread_time=iter([3.0, 3.0 + used]).__next__)  # there is no other clock
+        monkeypatch.setattr(lanes, "time", only)
+        lane.post(batch())
+        assert lane.flush(60.0)
+        assert ticker.pause(0.0) == pytest.approx(pause)
+    assert lane.close(60.0)
 
 
 def test_ticks_stretch_with_what_they_cost(lenient: Recorder) -> None:
@@ -220,16 +187,16 @@ def test_a_refused_batch_keeps_the_ticks_going() -> None:
         sink.failing = True
         recorder.runtime.lanes.append(Lane("sink", sink))
         with progress.operation("o"):
-            wait_until(sink.entered.is_set)
+            wait_until(sink.entered.is_set, 60.0)
         recorder.clock.advance(2.0)
-        wait_until(lambda: recorder.runtime.store.idle)
+        wait_until(lambda: recorder.runtime.store.idle, 60.0)
         sink.failing = False
 
         def taken() -> bool:
             recorder.clock.advance(1.0)
             return any(one.status.finished for made in sink.batches for one in made.snapshots)
 
-        wait_until(taken)
+        wait_until(taken, 60.0)
 
 
 def test_the_ticker_sleeps_and_wakes() -> None:
@@ -241,11 +208,11 @@ def test_the_ticker_sleeps_and_wakes() -> None:
         assert ticker._thread is None
         for _ in range(3):
             with progress.operation("o"):
-                wait_until(lambda: "" in sink.paths)
+                wait_until(lambda: "" in sink.paths, 60.0)
                 count = len(sink.batches)
                 recorder.clock.advance(1.0)
-                wait_until(lambda count=count: len(sink.batches) > count)
-            wait_until(lambda: ticker._asleep)
+                wait_until(lambda count=count: len(sink.batches) > count, 60.0)
+            wait_until(lambda: ticker._asleep, 60.0)
             sink.batches.clear()
         count = len(recorder.runtime.totals.read().distributions)
         assert count == len(recorder.runtime.totals.read().distributions)
@@ -259,7 +226,7 @@ def test_a_sink_that_wants_every_tick(recorder: Recorder) -> None:
         for _ in range(10):
             recorder.clock.advance(0.3)
             recorder.tick()
-            assert all(lane.flush(10.0) for lane in recorder.runtime.lanes)
+            assert all(lane.flush(60.0) for lane in recorder.runtime.lanes)
     assert (len(eager.batches), len(other.batches)) == (10, 3)
 
 
@@ -275,10 +242,9 @@ def test_a_tick_that_fails_is_counted(lenient: Recorder, monkeypatch: pytest.Mon
         collect = lenient.runtime.store.collect
         monkeypatch.setattr(lenient.runtime.store, "collect", fail)
         with progress.operation("o", id="o"):
-            wait_until(lambda: len(calls) > 2)
+            wait_until(lambda: len(calls) > 2, 60.0)
             monkeypatch.setattr(lenient.runtime.store, "collect", collect)
-        wait_until(lambda: lenient.runtime.store.idle)
-    assert lenient.runtime.totals.read().counters[semconv.OPERATIONS_FINISHED]
+        wait_until(lambda: lenient.runtime.totals.read().counters.get(semconv.OPERATIONS_FINISHED), 60.0)
 
 
 def recording_ticks(recorder: Recorder) -> Recorder_:
@@ -307,18 +273,21 @@ def test_what_a_sink_lets_go_by_itself_is_counted(sink: Sink) -> None:
     for dropped in (0, 3, 3, 5):
         sink.dropped = dropped  # type: ignore[attr-defined]
         lane.post(batch(snapshot()))
-        assert lane.flush(10.0)
-    assert lane.close(10.0)
+        assert lane.flush(60.0)
+    assert lane.close(60.0)
     assert told == [("journal", 3), ("journal", 2)]
 
 
 @pytest.fixture
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """No thread can be started; the list's last text is the reason."""
+    """No thread of this package can be started; the list's last text is the reason."""
     reasons = ["can't create new thread at interpreter shutdown"]
 
+    start: Callable[[threading.Thread], None] = threading.Thread.start
+
     def refuse(thread: threading.Thread) -> None:
-        del thread
+        if not thread.name.startswith("otel-progress"):  # whose it is, it has nothing to do with this test
+            return start(thread)
         raise RuntimeError(reasons[-1])
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
@@ -335,7 +304,7 @@ def test_without_a_thread_the_flush_writes(sink: Sink, no_threads: list[str]) ->
     assert lane.behind
     assert sink.paths == []
 
-    assert lane.close(5.0)
+    assert lane.close(60.0)
 
     assert sink.paths == ["a:1", "a:2"]
     assert sink.closed
@@ -348,12 +317,13 @@ def test_without_a_thread_a_failing_sink_is_told(sink: Sink, no_threads: list[st
     no_threads.append("can't start new thread")
     sink.failing = True
     lane = Lane("crowded", sink)
+    before = counts["sink crowded"]
     lane.post(batch(snapshot("a:1", 5)))
-    assert counts["sink crowded"] == 1
+    assert counts["sink crowded"] == before + 1
 
-    assert not lane.flush(5.0)
+    assert not lane.flush(60.0)
     sink.failing = False
-    assert lane.flush(5.0)
+    assert lane.flush(60.0)
     assert sink.paths == ["a:1"]
 
 
@@ -361,13 +331,15 @@ def test_work_in_an_exit_handler_is_kept(tmp_path: Path) -> None:
     """An operation that begins and ends while the interpreter exits is in the journal, and nothing is complained about."""
     script = f"""
 import atexit, otel_progress as progress
-progress.configure(store="sqlite:///{tmp_path / "late.db"}", console=False)
+runtime = progress.configure(store="sqlite:///{tmp_path / "late.db"}", console=False)
+atexit.unregister(runtime.shutdown)
+atexit.register(runtime.shutdown, 60.0)  # a disk may be slow: it is not the time that is tested
 def late():
     with progress.operation("cleanup", id="late", total=3) as op:
         op.increment(3)
 atexit.register(late)
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     journal = open_journal(f"sqlite:///{tmp_path / 'late.db'}", read_only=True)
     kept = journal.get("late")

@@ -253,7 +253,7 @@ def test_through_a_real_journal(tmp_path: Path) -> None:
         with recording(store=url, ids=ids) as recorder:
             with progress.operation("job", id="o", total=10) as op:
                 recorder.clock.advance(0.1)
-                assert recorder.runtime.force_flush()
+                assert recorder.runtime.force_flush(60.0)
                 recorder.tick()
                 eta = op.eta
                 assert (0 if eta is None else eta.runs) == runs
@@ -261,7 +261,7 @@ def test_through_a_real_journal(tmp_path: Path) -> None:
                     recorder.clock.advance(2.0)
                     op.increment()
                     recorder.tick()
-            assert recorder.runtime.force_flush()
+            assert recorder.runtime.force_flush(60.0)
 
 
 def test_a_run_of_another_process(tmp_path: Path) -> None:
@@ -269,17 +269,18 @@ def test_a_run_of_another_process(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'journal.db'}"
     script = f"""
 import otel_progress as progress
-with progress.configure(store={url!r}, console=False, otlp=False, resources=False):
+with progress.configure(store={url!r}, console=False, otlp=False, resources=False) as runtime:
     with progress.operation("job", total=10) as op:
         op.increment(10)
+    assert runtime.force_flush(60.0)
 """
     with recording(store=url, ticking=True, tick=0.02):
         for runs in (0, 1, 2):
             with progress.operation("job", total=10) as op:
                 if runs:
-                    wait_until(lambda op=op, runs=runs: op.eta is not None and op.eta.runs == runs)  # type: ignore[misc]
+                    wait_until(lambda op=op, runs=runs: op.eta is not None and op.eta.runs == runs, 60.0)  # type: ignore[misc]
                 op.fail("so that it does not teach")
-            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
             assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import subprocess
@@ -18,10 +17,7 @@ import otel_progress as progress
 from factories import WALL, batch, event, snapshot
 from otel_progress import Status
 from otel_progress.journal import open_journal
-from otel_progress.observations import BatchInfo, LogRecord, ResourceSample, ResourceUse
 from otel_progress.protocols import Controller, Reader
-from otel_progress.runtime import lane as lanes
-from otel_progress.runtime.lane import Lane, Waiting
 from otel_progress.testing import FakeClock, Recorder, recording, wait_until
 
 OTHER = """
@@ -32,12 +28,13 @@ with progress.configure(store=sys.argv[1], console=False, otlp=False, tick=0.01)
         op.increment()
     with progress.operation("elsewhere", id=sys.argv[2], total=3) as op:
         op.item("a", outcome="failed", error="no")
-        runtime.force_flush()
+        assert runtime.force_flush(60.0)
         print("ready", flush=True)
         sys.stdin.readline()
         op.increment()
-        runtime.force_flush()
+        assert runtime.force_flush(60.0)
         print(op.cancel_requested, runtime.store.get(sys.argv[2]).cancel_requested_at is not None, flush=True)
+    assert runtime.force_flush(60.0)
 """
 
 
@@ -82,7 +79,7 @@ class Other:
 
     def close(self) -> None:
         """Wait for its end."""
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -104,7 +101,7 @@ def test_own_and_other_processes(recorder: Recorder, other: Other) -> None:
     with progress.operation("here", id="mine", total=2) as op:
         with progress.operation("here", id="over"):
             pass
-        assert recorder.runtime.force_flush()
+        assert recorder.runtime.force_flush(60.0)
         op.increment()
         active = {one.operation_id: one for one in reader.active()}
         assert set(active) == {"mine", "theirs"}
@@ -127,7 +124,7 @@ def test_pages_of_history(recorder: Recorder) -> None:
         with progress.operation("o", id=str(number)):
             pass
         if number == 3:
-            assert recorder.runtime.force_flush()
+            assert recorder.runtime.force_flush(60.0)
     found: list[str] = []
     before = None
     while page := recorder.runtime.reader.history(limit=3, before=before):
@@ -140,7 +137,7 @@ def test_the_newest_run_counts(recorder: Recorder, url: str) -> None:
     """Of two runs of one id the one that began last is told, with its events and no others."""
     with progress.operation("o", id="x") as op:
         op.item("first")
-    assert recorder.runtime.force_flush()
+    assert recorder.runtime.force_flush(60.0)
     recorder.clock.advance(10.0)
     with progress.operation("o", id="x") as op:
         op.item("second")
@@ -152,13 +149,13 @@ def test_the_newest_run_counts(recorder: Recorder, url: str) -> None:
     assert [one.name for one in recorder.runtime.get_events("x")] == ["third"]
 
 
-def test_logs_of_both(url: str) -> None:
+def test_logs_of_both(url: str, caplog: pytest.LogCaptureFixture) -> None:
     """The journal has the older records, memory those that are not written yet; together they are complete and in order."""
-    logging.getLogger().setLevel(logging.INFO)
+    caplog.set_level(logging.INFO, logger="x")
     with recording(store=url, capture_logs=True) as recorder, progress.operation("o", id="o"):
         for number in range(5):
             logging.getLogger("x").info("written %d", number)
-        assert recorder.runtime.force_flush()
+        assert recorder.runtime.force_flush(60.0)
         logging.getLogger("x").info("new")
         found = recorder.runtime.reader.logs("o")
         assert [record.number for record in found] == [1, 2, 3, 4, 5, 6]
@@ -173,7 +170,7 @@ def test_samples_of_both(url: str) -> None:
     with recording(store=url, resources=True) as recorder, progress.operation("o", id="o"):
         for _ in range(4):
             recorder.clock.advance(1.0)
-            assert recorder.runtime.force_flush()
+            assert recorder.runtime.force_flush(60.0)
         found = recorder.runtime.reader.resources("o")
         assert [sample.at for sample in found] == sorted({sample.at for sample in found})
         assert len(found) == 3
@@ -182,14 +179,14 @@ def test_samples_of_both(url: str) -> None:
 def test_watching_both(recorder: Recorder, other: Other) -> None:
     """A watch tells first all that is active anywhere, then changes of both, and ends without leaving anything open."""
     with progress.operation("here", id="mine", total=2) as op:
-        assert recorder.runtime.force_flush()
+        assert recorder.runtime.force_flush(60.0)
         watch: Any = recorder.runtime.reader.watch(0.01)
         assert {one.operation_id for one in next(watch)} == {"mine", "theirs"}
         op.increment()
-        assert [one.operation_id for one in next(watch)] == ["mine"]
+        own = [[one.operation_id for one in next(watch) if one.operation_id != "theirs"] for _ in range(2)]
+        assert own == [["mine"], []]  # theirs may be told at any time: its clock goes, and so does its estimate
         other.go_on()
-        ended = (one for found in itertools.islice(watch, 1000) for one in found if one.operation_id == "theirs")
-        assert any(one.status is Status.COMPLETED for one in ended)
+        wait_until(lambda: ("theirs", Status.COMPLETED) in [(one.operation_id, one.status) for one in next(watch)], 60.0)
         watch.close()
 
 
@@ -219,7 +216,7 @@ def test_deleting(recorder: Recorder) -> None:
     for _ in range(2):
         with progress.operation("o", id="x"):
             pass
-    assert recorder.runtime.force_flush()
+    assert recorder.runtime.force_flush(60.0)
     with progress.operation("o", id="x"):
         assert recorder.runtime.reader.delete("x") == 2
         assert recorder.runtime.get_history() == []
@@ -229,7 +226,7 @@ def test_deleting(recorder: Recorder) -> None:
 def test_a_journal_that_is_gone(recorder: Recorder, tmp_path: Path) -> None:
     """What is live is told when the journal cannot be read."""
     with progress.operation("o", id="x"):
-        assert recorder.runtime.force_flush()
+        assert recorder.runtime.force_flush(60.0)
         for file in tmp_path.iterdir():
             file.write_bytes(b"no database")
         reader = recorder.runtime.reader
@@ -237,97 +234,4 @@ def test_a_journal_that_is_gone(recorder: Recorder, tmp_path: Path) -> None:
         assert [one.operation_id for one in next(iter(reader.watch(0.01)))] == ["x"]
         assert reader.logs("x") == ()
         for file in tmp_path.iterdir():
-            file.unlink()
-
-
-# --- lanes --------------------------------------------------------------------------------------------------------
-
-
-def record(number: int) -> LogRecord:
-    """Return a log record."""
-    return LogRecord("friday-42", "setlist", "run-1", "", number, WALL, 20, "INFO", "x", f"text {number}")
-
-
-def sample(clock: float) -> ResourceSample:
-    """Return a sample."""
-    return ResourceSample(WALL, clock, 0.5, 1000)
-
-
-def use(samples: int) -> ResourceUse:
-    """Return a use of resources."""
-    return ResourceUse(sample(samples), samples, 0.5, 0.5, 1000.0, 1000)
-
-
-def test_waiting_batches_are_merged() -> None:
-    """Log records add up in order, the newest sample and use win, declarations of one batch come together."""
-    waiting = Waiting()
-    info = BatchInfo("b", "thumbnails", "batch", 500, WALL, None, 1)
-    closed = BatchInfo("b", "thumbnails", "batch", None, WALL, WALL + 9.0, 2)
-    waiting.add(batch(logs=[record(1)], sample=sample(1.0), resources={"a": use(1), "b": use(1)}, batches=(info,)))
-    waiting.add(batch(logs=[record(2)], sample=sample(2.0), resources={"a": use(2)}, batches=(closed,)))
-    waiting.add(batch(logs=[record(3)]))
-    taken = waiting.take()
-    assert taken is not None
-    assert [one.number for one in taken.logs] == [1, 2, 3]
-    assert taken.sample == sample(2.0)
-    assert taken.resources == {"a": use(2), "b": use(1)}
-    (merged,) = taken.batches
-    assert (merged.total, merged.ended_at) == (500, WALL + 9.0)
-    waiting.add(batch())
-    empty = waiting.take()
-    assert empty is not None
-    assert (list(empty.logs), empty.sample, dict(empty.resources), tuple(empty.batches)) == ([], None, {}, ())
-
-
-def test_waiting_records_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest records make room, and are counted."""
-    monkeypatch.setattr(lanes, "MAX_LOGS", 10)
-    waiting = Waiting()
-    assert waiting.add(batch(logs=[record(number) for number in range(25)])) == 15
-    taken = waiting.take()
-    assert taken is not None
-    assert [one.number for one in taken.logs] == list(range(15, 25))
-
-
-@pytest.mark.parametrize(
-    "fields", [{"logs": [record(1)]}, {"sample": sample(1.0)}, {"batches": (BatchInfo("b", "b", "batch", 1, WALL, None, 1),)}]
-)
-def test_a_tick_hands_on_whatever_it_has(recorder: Recorder, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch with nothing but a record, a sample or a declaration goes to the lanes at once, not with the next sign of life."""
-    told: list[Any] = []
-
-    class Sink:
-        def write(self, one: Any) -> None:
-            told.append(one)
-
-        def close(self) -> None:
-            """Nothing to close."""
-
-    lane = Lane("told", Sink())
-    recorder.runtime.lanes.append(lane)
-    recorder.tick()
-    wait_until(lambda: len(told) == 1)
-    monkeypatch.setattr(recorder.runtime.store, "collect", lambda: batch(clock=recorder.clock.monotonic(), **fields))
-    recorder.tick()
-    wait_until(lambda: len(told) == 2)
-    monkeypatch.undo()
-
-
-def test_trouble_with_requests_refuses_no_batch() -> None:
-    """When nobody can be heard after a write, the batch is written all the same."""
-    told: list[Any] = []
-
-    class Sink:
-        def write(self, one: Any) -> None:
-            told.append(one)
-
-        def close(self) -> None:
-            """Nothing to close."""
-
-    def deaf() -> None:
-        raise OSError("no requests")
-
-    lane = Lane("deaf", Sink(), on_written=deaf)
-    lane.post(batch())
-    assert lane.close(5.0)
-    assert len(told) == 1
+            file.unlink(missing_ok=True)  # SQLite itself may have removed what it no longer needs

@@ -20,10 +20,10 @@ class Asking(logging.Handler):
         self.answered: list[bool] = []
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - the protocol's signature
-        """Ask in another thread, and wait for the answer for a while."""
-        thread = threading.Thread(target=progress.get_active_operations)
+        """Ask in another thread, and wait for the answer: for ever, were the lock held, so there is an end to it."""
+        thread = threading.Thread(target=progress.get_active_operations, daemon=True)
         thread.start()
-        thread.join(1.0)
+        thread.join(60.0)
         self.answered.append(not thread.is_alive())
 
 

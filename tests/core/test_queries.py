@@ -147,7 +147,7 @@ def test_the_journal_answers_for_what_memory_has_forgotten(tmp_path: Path) -> No
     with recording(store=store, clock=clock, ids=ids, ticking=True) as recorder:
         with progress.operation("o", id="before") as op:
             op.item("a", outcome="failed")
-        assert recorder.runtime.force_flush(10.0)
+        assert recorder.runtime.force_flush(60.0)
     with recording(store=store, clock=clock, ids=ids):
         with progress.operation("o", id="now"):
             pass

@@ -176,7 +176,7 @@ def test_while_it_runs() -> None:
                 assert op.snapshot().message == f"{number} password=[redacted]"
                 assert recorder.operation("o").message == f"{number} password=[redacted]"
                 recorder.tick()
-        assert recorder.runtime.force_flush()
+        assert recorder.runtime.force_flush(60.0)
     assert "2 password=[redacted]" in told
     assert SECRET not in str(told)
 
@@ -243,9 +243,9 @@ def test_a_function_that_makes_progress_itself() -> None:
     def hook(_: str, text: str) -> str:
         with progress.operation("inner", id="inner", who="Bo") as inner:
             inner.update(message="inner")
-        seen = threading.Thread(target=recorder.runtime.store.active_roots)  # needs the store's lock
+        seen = threading.Thread(target=recorder.runtime.store.active_roots, daemon=True)  # needs the store's lock
         seen.start()
-        seen.join(2.0)
+        seen.join(60.0)
         return text if not seen.is_alive() else "a lock was held"
 
     with recording(redact=hook) as recorder, progress.operation("o", id="o") as op:

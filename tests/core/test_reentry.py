@@ -81,7 +81,7 @@ def test_the_same_id_at_once(caplog: pytest.LogCaptureFixture) -> None:
         assert (first.path, second.path) == ("song:1", "song:1~2")
         with progress.operation("o", id="o") as other, progress.operation("o", id="o") as third:
             assert [other.operation_id, third.operation_id] == ["o~2", "o~3"]
-    assert len(caplog.records) == 2  # one a line
+    assert len([record for record in caplog.records if record.name == "otel_progress"]) == 2  # one a line
 
 
 def test_strict_refuses_the_same_id(recorder: Recorder) -> None:
@@ -106,22 +106,22 @@ def test_the_same_operation_again(recorder: Recorder) -> None:
         assert recorder.operation("o").status is Status.RUNNING
 
 
-def test_sixty_thousand_levels() -> None:
+def test_twelve_thousand_levels() -> None:
     """An operation keeps its counts exactly and only the most recent few hundred levels, however many it had."""
     with recording(sampler=ALWAYS_OFF, strict=False) as recorder:
         limits = recorder.runtime.store.limits
-        with progress.operation("o", id="o", total=120_000) as op:
-            begin_and_end(recorder, op, 10_000)
+        with progress.operation("o", id="o", total=24_000) as op:
+            begin_and_end(recorder, op, 2_000)
             before = living()
-            begin_and_end(recorder, op, 50_000)
+            begin_and_end(recorder, op, 10_000)
             assert living() - before < 1_000
             one = recorder.operation("o")
-            assert (one.root.current, one.root.failed, one.ratio) == (60_000, 6_000, 0.5)
+            assert (one.root.current, one.root.failed, one.ratio) == (12_000, 1_200, 0.5)
             assert len(one.levels) == limits.levels + limits.failed_levels
             assert sum(level.status is Status.FAILED for level in one.levels) == limits.failed_levels
         recorder.tick()
         items = {key: units for series in recorder.runtime.totals.read().counters.values() for key, units in series.items()}
-        assert items["o", "file", "completed"] == 54_000
+        assert items["o", "file", "completed"] == 10_800
 
 
 def begin_and_end(recorder: Recorder, op: progress.Level, count: int) -> None:
@@ -133,7 +133,7 @@ def begin_and_end(recorder: Recorder, op: progress.Level, count: int) -> None:
         else:
             level.increment()
             level.complete()
-        if number % 5_000 == 0:
+        if number % 500 == 0:
             recorder.tick()
 
 
@@ -143,37 +143,37 @@ def living() -> int:
     return len(gc.get_objects())
 
 
-def test_a_hundred_thousand_events(lenient: Recorder) -> None:
+def test_forty_thousand_events(lenient: Recorder) -> None:
     """Item events are bounded: what failed is kept apart, and what waits for a tick beyond the bound is counted."""
     limits = lenient.runtime.store.limits
     with progress.operation("o", id="o") as op:
-        for number in range(100_000):
+        for number in range(40_000):
             op.item(f"i{number}", outcome="failed" if number % 1000 == 0 else "completed")
-            if number % 10_000 == 0 and number < 50_000:
+            if number % 10_000 == 0 and number < 20_000:
                 lenient.tick()
-        assert op.snapshot().current == 100_000
+        assert op.snapshot().current == 40_000
         events = lenient.runtime.get_events("o")
     assert len(lenient.runtime.store.events("o", limit=10_000)) <= limits.events + limits.failed_events
     assert len(events) <= 1_000
     dropped = {key: units for one in lenient.runtime.totals.read().counters.values() for key, units in one.items()}
-    assert dropped["event",] == 100_000 - 40_001 - limits.waiting_events
+    assert dropped["event",] == 40_000 - 10_001 - limits.waiting_events
 
 
 def test_hundreds_of_operations(recorder: Recorder) -> None:
     """Ended operations are kept up to a number, and their levels up to a number in all; the newest ones whole."""
     limits = recorder.runtime.store.limits
-    for number in range(300):
+    for number in range(220):
         with progress.operation("o", id=number) as op:
-            for child in range(50):
+            for child in range(30):
                 op.level("x", child).start().complete()
     recorder.tick()
     history = recorder.runtime.get_history(limit=5_000)
     assert len(history) == limits.history
-    assert history[0].operation_id == "299"
+    assert history[0].operation_id == "219"
     kept = [len(recorder.operation(one.operation_id).levels) for one in history]
-    assert kept[0] == 50
-    assert limits.history_levels - 50 <= sum(kept) <= limits.history_levels
-    assert {one.root.current for one in history} == {50}
+    assert kept[0] == 30
+    assert limits.history_levels - 30 <= sum(kept) <= limits.history_levels
+    assert {one.root.current for one in history} == {30}
 
 
 def test_deep_trees(recorder: Recorder) -> None:

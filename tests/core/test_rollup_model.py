@@ -173,7 +173,7 @@ def check(node: Model, found: Snapshot) -> None:
 
 TestRollUp = RollUp.TestCase
 TestRollUp.__doc__ = "Any sequence of what can be done to a tree of levels rolls up as defined."
-TestRollUp.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestRollUp.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 STATUSES = st.sampled_from(list(Status))

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import socket
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -16,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from surveyed import PATIENCE_S, kept
 
 from otel_progress import Level, config
 from otel_progress.demo import code_map, job, run, sources
@@ -24,47 +21,6 @@ from otel_progress.instances import host_class
 from otel_progress.journal import open_journal
 from otel_progress.model import Outcome, Status
 from otel_progress.observations import HistoryKey
-from otel_progress.operations import OperationSnapshot
-from otel_progress.runtime.running import REASON_EXIT
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A journal of its own; nothing of the environment plays in."""
-    for name in os.environ:
-        if name.startswith("OTEL_"):
-            monkeypatch.delenv(name)
-    return f"sqlite:///{tmp_path / 'progress.db'}"
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """Two packages, one of them nested, with one file that does not compile."""
-    root = tmp_path / "tree"
-    for name, content in {
-        "top.py": "import os\n",
-        "one/__init__.py": "",
-        "one/good.py": "def f():\n    return 1\n",
-        "one/deep/bad.py": "def f(:\n",
-        "two/only.py": "x = 1\n",
-    }.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
-    (root / "two" / "link.py").symlink_to(root / "top.py")
-    return root
-
-
-def kept(store: str) -> OperationSnapshot:
-    """Return the one survey a journal has, with its levels."""
-    journal = open_journal(store, read_only=True)
-    try:
-        (ended,) = journal.history()
-        found = journal.get(ended.operation_id)
-        assert found is not None
-        return found
-    finally:
-        journal.close()
 
 
 def test_survey_is_done_reported_and_kept(tree: Path, store: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +61,7 @@ def test_the_page_is_served_meanwhile_and_its_address_comes_first(
     def ask_and_measure(data: bytes, name: str) -> measuring.Measures:
         runtime = config.current_runtime()
         assert runtime is not None
-        with urllib.request.urlopen(f"{runtime.server_url}api/v1/operations?type=code_survey", timeout=10) as answer:
+        with urllib.request.urlopen(f"{runtime.server_url}api/v1/operations?type=code_survey", timeout=PATIENCE_S) as answer:
             answers.append(answer.read().decode())
         return measure(data, name)
 
@@ -116,7 +72,7 @@ def test_the_page_is_served_meanwhile_and_its_address_comes_first(
     assert kept(store).operation_id in answers[0]
     address = first.partition(": ")[2].partition("#")[0]
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(address, timeout=5)
+        urllib.request.urlopen(address, timeout=PATIENCE_S)
 
 
 def test_without_the_servers_packages_it_says_how_to_get_them(
@@ -138,7 +94,7 @@ def test_the_map_grows_as_previews(tree: Path, store: str) -> None:
     finally:
         journal.close()
     assert {(one.path, one.name, one.media_type) for one in previews} == {("", "map", "image/png")}
-    with image.open(BytesIO(urllib.request.urlopen(previews[-1].location, timeout=5).read())) as last:
+    with image.open(BytesIO(urllib.request.urlopen(previews[-1].location, timeout=PATIENCE_S).read())) as last:
         colours = {colour for _, colour in last.convert("RGB").getcolors(100_000)}
     assert code_map.BROKEN in colours
 
@@ -206,7 +162,7 @@ def test_metrics_are_served_meanwhile(tree: Path, store: str, monkeypatch: pytes
         runtime = config.current_runtime()
         assert runtime is not None
         assert runtime.metrics_url is not None
-        with urllib.request.urlopen(runtime.metrics_url, timeout=10) as answer:
+        with urllib.request.urlopen(runtime.metrics_url, timeout=PATIENCE_S) as answer:
             scrapes.append(answer.read().decode())
         return measure(data, name)
 
@@ -215,20 +171,6 @@ def test_metrics_are_served_meanwhile(tree: Path, store: str, monkeypatch: pytes
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
     assert len(scrapes) == 5
     assert 'operation_type="code_survey",status="running"} 1.0' in scrapes[-1]
-
-
-def test_a_taken_port_is_worked_around(store: str, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """When another process has the usual port, metrics are served on a free one, and the address says which."""
-    with socket.socket() as other:
-        try:
-            other.bind(("127.0.0.1", job.PORT))
-            other.listen()
-        except OSError:  # some other process has it: that serves as well
-            pass
-        assert run(str(tree), store=store, console=False) == 0
-    err = capsys.readouterr().err
-    assert "curl http://127.0.0.1:" in err
-    assert f":{job.PORT}/" not in err
 
 
 @pytest.mark.usefixtures("store")
@@ -278,25 +220,3 @@ def test_quick_surveys_the_interpreter(store: str, capsys: pytest.CaptureFixture
     assert analyse is not None
     assert analyse.current == analyse.total
     assert analyse.current >= 100
-
-
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT as a terminal does")
-def test_interrupt_ends_it_as_cancelled(store: str) -> None:
-    """Ctrl-C in the middle: exit code 130, a word about it, no traceback, and the journal says cancelled."""
-    command = [
-        sys.executable,
-        "-c",
-        f"import sys; from otel_progress.demo import run; sys.exit(run(store={store!r}, prometheus_port=0))",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        before = next(line for line in process.stderr if "running" in line)
-        process.send_signal(signal.SIGINT)
-        _, after = process.communicate(timeout=60)
-    assert process.returncode == 130, before + after
-    assert "Interrupted" in after
-    assert "Traceback" not in after
-    operation = kept(store)
-    assert operation.status is Status.CANCELLED
-    # The latter when the signal came in the moment between the operation's begin and its block, as it may on a busy machine.
-    assert operation.message in ("KeyboardInterrupt", REASON_EXIT)

@@ -6,13 +6,20 @@ import ast
 import json
 from pathlib import Path
 
+import pytest
 from running import EXAMPLES, Runner, levels
 
 
-def test_setlist_records_errors_and_retries(run: Runner) -> None:
-    """A retry is the same level with an attempt; a song that fails for good is counted as failed, and one is skipped."""
-    printed = run.example("setlist.py", "--fast")
+@pytest.fixture(scope="module")
+def setlist(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runner, str]:
+    """The example of the setlist, run once for all who look at what it left, and what it printed."""
+    run = Runner(tmp_path_factory.mktemp("setlist"))
+    return run, run.example("setlist.py", "--fast")
 
+
+def test_setlist_records_errors_and_retries(setlist: tuple[Runner, str]) -> None:
+    """A retry is the same level with an attempt; a song that fails for good is counted as failed, and one is skipped."""
+    run, printed = setlist
     found = run.document("show", "friday-42")
     by_path = levels(found)
     assert (found["status"], found["ratio"]) == ("completed", 1.0)
@@ -31,26 +38,22 @@ def test_setlist_records_errors_and_retries(run: Runner) -> None:
     assert "2 of 4 songs rendered, 1 failed" in printed
 
 
-def test_setlist_follows_what_subprocesses_say(run: Runner) -> None:
+def test_setlist_follows_what_subprocesses_say(setlist: tuple[Runner, str]) -> None:
     """A tracker that only knows ``current_level()`` brings the figures of each subprocess to the level it runs for."""
-    run.example("setlist.py", "--fast")
-
-    mix = levels(run.document("show", "friday-42"))["song:2/action:mix/block:mix"]
+    mix = levels(setlist[0].document("show", "friday-42"))["song:2/action:mix/block:mix"]
     assert (mix["current"], mix["total"], mix["message"]) == (3, 3, "seconds 3/3")
 
 
-def test_setlist_remembers_what_it_delivered(run: Runner) -> None:
+def test_setlist_remembers_what_it_delivered(setlist: tuple[Runner, str]) -> None:
     """Each delivered file is an item event with its size, found by the level it belongs to."""
-    run.example("setlist.py", "--fast")
-
-    events = json.loads(run("-m", "otel_progress", "export", "friday-42").stdout)["events"]
+    events = json.loads(setlist[0]("-m", "otel_progress", "export", "friday-42").stdout)["events"]
     delivered = [(event["path"], event["name"], event["metadata"]["bytes"] > 0) for event in events]
     assert delivered == [("song:1/action:deliver", "1.wav", True), ("song:2/action:deliver", "2.wav", True)]
 
 
-def test_setlist_is_deterministic(run: Runner) -> None:
+def test_setlist_is_deterministic(run: Runner, setlist: tuple[Runner, str]) -> None:
     """Two runs print the same."""
-    assert run.example("setlist.py", "--fast") == run.example("setlist.py", "--fast")
+    assert run.example("setlist.py", "--fast") == setlist[1]
 
 
 def test_loop_tracks_every_file(run: Runner) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -34,20 +36,18 @@ def _needs_numpy() -> None:
 def test_render_learns_when_it_ends(run: Runner, tmp_path: Path) -> None:
     """With three runs behind it the end is foretold with an interval, and far better than by the average pace.
 
-    How good it can be is a matter of how alike the runs were, and on a busy machine they are not: their spread is allowed for, and
-    that one of the runs is at its quarter before the thread of the journal had a turn to say what is known of earlier ones. The
+    How good it can be is a matter of how alike the runs were, and on a busy machine they are not: their spread is allowed for. The
     stages of each run are all done, every row of every pass was counted, and the picture was seen before its end.
     """
     pytest.importorskip("PIL", reason="Pillow is not installed: it makes the previews")
     picture = tmp_path / "picture.png"
-    printed = run.example("render.py", "--runs", 6, "--size", 256, "--output", picture)
+    printed = run.example("render.py", "--runs", 6, "--size", 128, "--output", picture)
 
     *lines, summary = printed.splitlines()
     runs = [match for line in lines if (match := RUN.fullmatch(line))]
     assert len(runs) == len(lines) == 6
     learned = [one for one in runs if int(one["runs"] or 0) >= 3]
-    assert len(learned) >= 2
-    assert {one["number"] for one in learned} <= {"4", "5", "6"}
+    assert [one["number"] for one in learned] == ["4", "5", "6"]
     assert all(one["interval"] for one in learned)
     off, average = (median(float(one[name]) for one in learned) for name in ("off", "average"))
     assert summary == f"after 3 runs: at 25 % the estimate is {off:.1f}% of the duration off, the average pace {average:.1f}%"
@@ -61,9 +61,9 @@ def test_render_learns_when_it_ends(run: Runner, tmp_path: Path) -> None:
         f"stage:{name}": "completed" for name in ("queue", "preparation", "execution", "finalisation")
     }
     execution = levels(found)["stage:execution"]
-    assert execution["current"] == execution["total"] == 12 + 24 + 48 + 96 + 192
+    assert execution["current"] == execution["total"] == 6 + 12 + 24 + 48 + 96
     shown = run("-m", "otel_progress", "show", "rendering-6", "--previews")
-    assert re.search(r"mandelbrot stage:execution  256x192 image/png", shown.stdout), shown.stdout + shown.stderr
+    assert re.search(r"mandelbrot stage:execution  128x96 image/png", shown.stdout), shown.stdout + shown.stderr
 
 
 def test_video_pipeline_estimates_what_cannot_report(run: Runner) -> None:
@@ -91,6 +91,22 @@ def test_video_pipeline_estimates_what_cannot_report(run: Runner) -> None:
     assert found["metadata"]["bytes"] > 100_000
 
 
+WORKERS = 4
+"""Threads of the example, as it has them."""
+
+
+def done_in(checkpoint: Path) -> int:
+    """Return how many files a checkpoint has."""
+    return len(json.loads(checkpoint.read_text(encoding="utf-8")))
+
+
+def release(pipes: list[Path]) -> None:
+    """Let those who read from pipes come to their end."""
+    for path in pipes:
+        with suppress(OSError):  # nobody reads from this one
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT as a terminal does")
 def test_audio_batch_of_five_hundred_goes_on_where_it_was_stopped(run: Runner, tmp_path: Path) -> None:
     """Ctrl-C ends it as cancelled; the next run begins at the last checkpoint and does the rest of all five hundred.
@@ -98,27 +114,37 @@ def test_audio_batch_of_five_hundred_goes_on_where_it_was_stopped(run: Runner, t
     Damaged files fail with their errors, and the others come out with less noise.
     """
     folder = tmp_path / "audio"
+    folder.mkdir()
     checkpoint = folder / "done.json"
+    blocked = [folder / f"recording-{number:03}.wav" for number in range(100, 100 + WORKERS)]
+    for path in blocked:  # a pipe that nobody writes to: each worker stands still at one
+        os.mkfifo(path)
     with run.start(EXAMPLES / "audio_batch.py", "--folder", folder) as process:
-        poll(lambda: checkpoint.exists() or process.poll() is not None, what="a checkpoint")
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        try:
+            poll(
+                lambda: process.poll() is not None or (checkpoint.exists() and done_in(checkpoint) == 100),
+                what="the tenth checkpoint",
+            )
+            process.send_signal(signal.SIGINT)
+            poll(lambda: release(blocked) or process.poll() is not None, what="end")
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    for path in blocked:
+        path.unlink()
     assert process.returncode == 1, errors
     assert errors.splitlines()[-1].startswith("interrupted; go on with: ")
     (stopped,) = run.document("history")["operations"]
-    assert stopped["status"] == "cancelled"
-    done = len(json.loads(checkpoint.read_text(encoding="utf-8")))
-    assert 10 <= done < 500
-    assert done % 10 == 0
+    assert (stopped["status"], stopped["message"], done_in(checkpoint)) == ("cancelled", "KeyboardInterrupt", 100)
 
     first, last = run.example("audio_batch.py", "--folder", folder).splitlines()
-    assert first == f"goes on from {done} of 500"
+    assert first == "goes on from 100 of 500"
     lowered = re.fullmatch(r"500 of 500 files, 10 failed, (\d+) denoised in this session, noise lower by ([\d.]+) dB", last)
     assert lowered is not None, last
-    assert 500 - done - 10 <= int(lowered[1]) <= 500 - done
+    assert int(lowered[1]) == 500 - 100 - 8
     assert float(lowered[2]) > 10.0
     found = json.loads(run("-m", "otel_progress", "export", "denoising").stdout)
-    assert (found["status"], found["current"], found["failed"], found["message"]) == ("completed", 500, 10, "500 of 500")
+    assert (found["status"], found["current"], found["failed"], found["message"]) == ("completed", 500, 8, "500 of 500")
     failed = {event["name"]: event["error"]["message"] for event in found["events"] if event["outcome"] == "failed"}
     assert failed["recording-499.wav"] == "recording-499.wav has 1478 of 8000 samples"
     assert len(list(folder.glob("*.clean.wav"))) >= 490
@@ -129,18 +155,20 @@ def test_audio_batch_of_five_hundred_goes_on_where_it_was_stopped(run: Runner, t
 @pytest.mark.parametrize("name", ["render.py", "video_pipeline.py"])
 def test_ctrl_c_ends_the_run_that_is_under_way(run: Runner, name: str) -> None:
     """It stops at once and counts as cancelled, also when another thread does the work; no traceback is shown."""
-    large = ("--size", 8_000) if name == "render.py" else ("--frames", 5_000)
+    large = ("--size", 3_000) if name == "render.py" else ("--frames", 1_500)
 
     def is_running() -> bool:
         done = run("-m", "otel_progress", "ls", "--json")
         return done.returncode == 0 and any(one["ratio"] for one in json.loads(done.stdout)["operations"])
 
-    with run.start(EXAMPLES / name, *large) as process:
+    # Where the signal comes while a file is being opened nobody closes it, which is no fault of the example.
+    with run.start("-W", "ignore::ResourceWarning", EXAMPLES / name, *large) as process:
         try:
             poll(lambda: process.poll() is not None or is_running(), what="the work")
-        finally:
             process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, errors.splitlines()[-1]) == (1, "interrupted")
     assert "Traceback" not in errors
     (stopped,) = run.document("history")["operations"]

@@ -6,7 +6,7 @@ level in a generator would leave its context behind in its caller.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 from functools import partial
 from typing import TypeAlias
@@ -15,7 +15,7 @@ from PIL import Image
 
 import otel_progress as progress
 
-Job: TypeAlias = "Iterator[float]"
+Job: TypeAlias = "Generator[float, None, None]"
 """Work in progress; yields seconds."""
 
 STAGES = {"prepare": 10, "render": 75, "encode": 15}

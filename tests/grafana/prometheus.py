@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tests.servers import answers, free_port, require, running
+from tests.rules.listening import ANY, address, is_ready
+from tests.servers import require, running
 
 LOOKBACK_S: Final = 60.0
 """How old the last sample of a series may be."""
@@ -28,7 +29,7 @@ class Prometheus:
         """Return the data of an answer. Raises AssertionError with the reason when the question is refused."""
         request = urllib.request.Request(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 body = json.load(answer)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
@@ -63,15 +64,13 @@ def prometheus(folder: Path, written: Path, targets: Mapping[str, str], *, rules
         "scrape_configs": jobs,
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    port = free_port()
+    log = folder / "prometheus.log"
     arguments = [
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={data}",
-        f"--web.listen-address=127.0.0.1:{port}",
+        ANY,
     ]
-    url = f"http://127.0.0.1:{port}"
     # What was written down has no marks of series that end, as scrapes leave them: they are over when nothing comes for this long.
     kept = ["--storage.tsdb.retention.time=90d", "--enable-feature=exemplar-storage", f"--query.lookback-delta={LOOKBACK_S:g}s"]
-    ready = f"{url}/-/ready"
-    with running([require("prometheus"), *arguments, *kept], ready=lambda: answers(ready), log=folder / "prometheus.log"):
-        yield Prometheus(url)
+    with running([require("prometheus"), *arguments, *kept], ready=lambda: is_ready(log), log=log):
+        yield Prometheus(address(log))

@@ -59,7 +59,7 @@ def _runs(world: World, seconds: float, pause: float) -> None:
 
 def _pass(world: World, out: TextIO, seconds: float, step: float) -> None:
     for number in range(round(seconds / step)):
-        world.advance(step, resolution=max(1.0, step / 20))
+        world.advance(step, resolution=max(5.0, step / 20))
         world.write_down(out)
         _mishaps(world, number)
 

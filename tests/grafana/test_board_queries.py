@@ -1,13 +1,12 @@
 """Every query of every panel, variable and annotation, asked of a real Prometheus that scrapes the real exporters.
 
-A worker lives through an hour and a half of runs that come and go (in a time moved by hand, written down for Prometheus) and ends with an
-operation in each state there is; from then on Prometheus scrapes it, a server over its journal, and a process in which nothing runs.
+A worker lives through an hour of runs that come and go (in a time moved by hand, written down for Prometheus) and ends with an operation
+in each state there is; from then on Prometheus scrapes it, a server over its journal, and a process in which nothing runs.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -282,18 +281,18 @@ def test_columns_add_up(stage: Stage, title: str) -> None:
     (selector,) = re.findall(r"rate\((.*?)\[", target.expression)
     # As Grafana fills it in: points a minute apart, and the interval of scrapes, here 20 seconds, on top.
     values = {**choices(BOARDS[target.board]), "__interval_ms": "60000", "__rate_interval": "80s"}
-    end = stage.now - stage.now % 60 - 120
-    columns = stage.prometheus.range(fill(target.expression, values), end - 4800, end, 60.0)
+    end, seconds = stage.now - stage.now % 60 - 120, 3600 * HOURS - 600
+    columns = stage.prometheus.range(fill(target.expression, values), end - seconds, end, 60.0)
     shown = sum(float(value) for one in columns for _, value in one["values"])
-    (counted,) = stage.prometheus.instant(fill(f"sum(increase({selector}[4860s]))", values), end)
+    (counted,) = stage.prometheus.instant(fill(f"sum(increase({selector}[{seconds + 60:g}s]))", values), end)
     assert shown == pytest.approx(float(counted["value"][1]), rel=0.1)
 
 
 def test_scrapes_are_of_the_real_exporters(stage: Stage) -> None:
-    """All three targets are up, and what the worker shows is what it would answer now."""
-    found = stage.prometheus.instant("up", time.time())
+    """All three targets are up, and what the worker shows is what it would answer."""
+    found = stage.prometheus.instant("up", stage.now)
     assert {(one["metric"]["job"], one["value"][1]) for one in found} == {(job, "1") for job in JOBS}
     ratio = f'{semconv.OPERATION_RATIO.prometheus}{{job="{WORKER}",operation_id="{scenario.STALLED}"}}'
-    (series,) = stage.prometheus.instant(ratio, time.time())
+    (series,) = stage.prometheus.instant(ratio, stage.now)
     assert float(series["value"][1]) == stage.world.recorder.operation(scenario.STALLED).ratio
     assert panels(BOARDS["progress-self.json"])

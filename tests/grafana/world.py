@@ -51,22 +51,28 @@ class World:
         heapq.heappush(self._waiting, (self.clock.monotonic() + after, next(self._order), job))
 
     def advance(self, seconds: float, resolution: float = 1.0) -> None:
-        """Let time pass and jobs go on; everything is looked at every ``resolution`` seconds."""
+        """Let time pass and jobs go on, each at its moment; everything is looked at every ``resolution`` seconds."""
         end = self.clock.monotonic() + seconds
         while (now := self.clock.monotonic()) < end:
-            due = min(end, now + resolution)
-            if self._waiting:
-                due = min(due, max(now, self._waiting[0][0]))
-            self.clock.advance(due - now)
-            self._resume(due)
+            self._work_until(min(end, now + resolution))
             self.recorder.tick()
 
-    def _resume(self, now: float) -> None:
-        while self._waiting and self._waiting[0][0] <= now:
-            _, _, job = heapq.heappop(self._waiting)
+    def _work_until(self, moment: float) -> None:
+        while self._waiting and self._waiting[0][0] <= moment:
+            at, _, job = heapq.heappop(self._waiting)
+            self._reach(at)
             pause = next(job, None)
             if pause is not None:
-                heapq.heappush(self._waiting, (now + pause, next(self._order), job))
+                heapq.heappush(self._waiting, (self.clock.monotonic() + pause, next(self._order), job))
+        self._reach(moment)
+
+    def _reach(self, moment: float) -> None:
+        self.clock.advance(max(0.0, moment - self.clock.monotonic()))
+
+    def end(self) -> None:
+        """Close all jobs that wait, while it can still be told what becomes of their work: not when some collector finds them."""
+        while self._waiting:
+            self._waiting.pop()[2].close()
 
     def abandon(self, id: str, type: str) -> None:
         """Leave an operation in the journal whose process was on another machine and has not been heard of for an hour."""
@@ -129,7 +135,9 @@ def world(folder: Path, *, before: float, series: int = 1000) -> Iterator[World]
             IDLE: stack.enter_context(serve_metrics(_nothing_to_show())),
         }
         targets = {name: f"{one.host}:{one.port}" for name, one in served.items()}
-        yield World(recorder, clock, {**targets, SERVER: f"127.0.0.1:{server.port}"}, journal)
+        made = World(recorder, clock, {**targets, SERVER: f"127.0.0.1:{server.port}"}, journal)
+        stack.callback(made.end)
+        yield made
 
 
 def _nothing_to_show() -> ProgressCollector:

@@ -116,7 +116,7 @@ def test_the_table_is_bounded_and_what_learned_nothing_goes_first(journal: Journ
 NUMBER = st.floats(0, 1e7) | st.floats()
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     duration=NUMBER,
     points=st.lists(st.tuples(NUMBER, NUMBER), max_size=80),

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from factories import WALL, batch, ended, instance, log, snapshot
@@ -38,7 +38,7 @@ RECORDS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(RECORDS)
 def test_any_records_come_back_in_the_order_of_their_numbers(written: list[LogRecord]) -> None:
     """Whatever text a record carries, it is read as it was written."""

@@ -126,7 +126,7 @@ def test_a_keeper_that_fails_costs_no_write(open_another: Opener, caplog: pytest
     assert list(journal.previews("friday-42")) == []
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     texts=st.tuples(*[st.text()] * 5),
     numbers_=st.tuples(*[st.integers()] * 4),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from factories import CLOCK, WALL, batch, ended, instance, resource_use, sample, snapshot
@@ -21,7 +21,7 @@ SAMPLE = st.builds(ResourceSample, REAL, REAL, REAL, COUNT, st.none() | REAL, st
 USE = st.builds(ResourceUse, SAMPLE, COUNT, REAL, REAL, REAL, COUNT, st.none() | REAL, st.none() | REAL, st.none() | COUNT)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(SAMPLE, unique_by=lambda one: one.clock, max_size=5), USE)
 def test_samples_and_use_come_back_as_written(written: list[ResourceSample], use: ResourceUse) -> None:
     """Samples come in the order of the process' own clock, what an operation used comes with it."""

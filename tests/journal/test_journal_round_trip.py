@@ -7,7 +7,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from factories import WALL, batch
@@ -17,7 +17,7 @@ from otel_progress.operations import Event
 from strategies import EVENTS, PATH, snapshots
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_what_is_written_comes_back(data: st.DataObject) -> None:
     """Any tree with any events, written twice over with changes in between, is read as it was last written."""

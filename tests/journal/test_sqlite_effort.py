@@ -35,7 +35,7 @@ def _explained(connection: sqlite3.Connection, statements: list[str]) -> list[st
 
 def test_an_idle_watch_asks_for_the_version_only(path: Path, fake_time: FakeTime) -> None:
     """Looking fifty times a second is cheap: nothing is read until something was written, or half a second has passed."""
-    journal = SqliteJournal(path)
+    journal = SqliteJournal(path, now=fake_time.read_now, clock=fake_time.read_clock)
     journal.write(batch(snapshot()))
     watcher = Watcher(path, lambda: Moment(fake_time.now, fake_time.clock), read_only=True, levels=False)
     watch = watcher.follow(0.02, fake_time.sleep)

@@ -7,10 +7,11 @@ import sqlite3
 import stat
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from workers import run, start
+from workers import hear, run, running, tell
 
 from factories import batch, ended, preview, snapshot
 from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError
@@ -183,22 +184,23 @@ def test_processes_that_start_at_once_share_a_new_journal(path: Path) -> None:
     """Whoever is first makes the tables; nobody gets an error, nothing is made twice."""
     program = """
 import sys
-import tempfile
 from pathlib import Path
 from factories import batch, instance, snapshot
 from otel_progress.journal import SqliteJournal
+print("ready", flush=True)
 sys.stdin.readline()
 for n in range(2):
     journal = SqliteJournal(Path(sys.argv[1]))
     journal.write(batch(snapshot(operation_id=sys.argv[2], run=sys.argv[2], sequence=n), instance=instance(sys.argv[2])))
     journal.close()
 """
-    processes = [start(program, path, f"p{n}", stdin=-1) for n in range(6)]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 6
+    with ExitStack() as stack:
+        processes = [stack.enter_context(running(program, path, f"p{n}")) for n in range(6)]
+        for process in processes:
+            assert hear(process) == "ready"
+        for process in processes:
+            tell(process, "go")
+        assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 6
     journal = SqliteJournal(path)
     assert {operation.operation_id for operation in journal.active()} == {f"p{n}" for n in range(6)}
     journal.close()

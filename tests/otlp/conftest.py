@@ -1,4 +1,4 @@
-"""The OTLP tests start from an environment without any OpenTelemetry setting."""
+"""The OTLP tests start from an environment without any OpenTelemetry setting, and without a proxy."""
 
 from __future__ import annotations
 
@@ -10,5 +10,6 @@ import pytest
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("OTEL_") and not name.startswith("OTEL_PROGRESS_TEST_"):
+        setting = name.startswith("OTEL_") and not name.startswith("OTEL_PROGRESS_TEST_")
+        if setting or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

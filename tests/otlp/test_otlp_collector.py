@@ -15,6 +15,7 @@ from opentelemetry import trace
 from receiver import Receiver, attributes, receiving
 from records import WALL, ListedReader, Told, batch, ended, level
 
+import loopback
 import servers
 from otel_progress import semconv
 from otel_progress.exporters.otel_logs_shim import build_event_log
@@ -27,7 +28,7 @@ from otel_progress.model import Failure, Outcome, Status
 from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.protocols import Reader
 
-FLUSH_S = 30.0
+FLUSH_S = 60.0
 SERVICE = {semconv.SERVICE_NAME: "nightly", semconv.SERVICE_INSTANCE_ID: "worker-1"}
 
 
@@ -46,13 +47,14 @@ def rotel() -> str:
 @pytest.fixture(params=["grpc", "http/protobuf"])
 def received(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     """Point the environment at a running collector, by one of the protocols; yield the receiver behind it."""
-    grpc, http = servers.free_port(), servers.free_port()
+    host = loopback.own_host()
+    grpc, http = loopback.free_ports(host, 2)
     with receiving() as receiver:
         command = [
             rotel(),
             "start",
-            *("--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"),
-            *("--otlp-http-endpoint", f"127.0.0.1:{http}"),
+            *("--otlp-grpc-endpoint", f"{host}:{grpc}"),
+            *("--otlp-http-endpoint", f"{host}:{http}"),
             *("--exporter", "otlp"),
             *("--otlp-exporter-protocol", "http"),
             *("--otlp-exporter-endpoint", f"http://127.0.0.1:{receiver.port}"),
@@ -63,8 +65,13 @@ def received(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         port = grpc if request.param == "grpc" else http
         monkeypatch.setenv("no_proxy", "*")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", request.param)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
-        with servers.running(command, ready=lambda: servers.accepts(grpc) and servers.accepts(http), log=tmp_path / "out"):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{host}:{port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(int(FLUSH_S)))
+
+        def ready() -> bool:
+            return all(loopback.listens(host, one) for one in (grpc, http))
+
+        with servers.running(command, ready=ready, log=tmp_path / "out", timeout=FLUSH_S):
             yield receiver
 
 

@@ -6,24 +6,31 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from otel_progress.exporters import otlp_sender
 from otel_progress.exporters.otlp_sender import Patience, Sender, speak_for, within
+from otel_progress.testing import FakeClock
 
+LOGGER = "otel_progress.exporters.otlp_sender"
 LONG_S = 60.0
 """Far longer than any test; nothing here may wait for it."""
 
 
 @pytest.fixture
 def senders() -> Iterator[list[Sender[str]]]:
-    """Senders to stop after the test."""
+    """Senders to stop after the test; their threads end with it, so that what they log is not taken for that of another."""
     made: list[Sender[str]] = []
     yield made
     for sender in made:
         sender.stop()
+    runs = [sender._run for sender in made]
+    for thread in threading.enumerate():
+        if getattr(thread, "_target", None) in runs:
+            thread.join(LONG_S)
+            assert not thread.is_alive(), "a sender did not end"
 
 
 def make(senders: list[Sender[str]], export: Callable[[str], bool], **options: object) -> Sender[str]:
@@ -54,7 +61,7 @@ def test_closing_ends_the_wait_for_an_exporter_that_hangs(senders: list[Sender[s
 
     def export(_: str) -> bool:
         entered.set()
-        return release.wait(LONG_S)
+        return release.wait(4 * LONG_S)
 
     sender = make(senders, export, patience=Patience(0.1))
     results: list[bool] = []
@@ -62,7 +69,7 @@ def test_closing_ends_the_wait_for_an_exporter_that_hangs(senders: list[Sender[s
     waiting.start()
     assert entered.wait(LONG_S)
     sender.closing()
-    waiting.join(LONG_S / 2)
+    waiting.join(LONG_S)
     assert results == [False]
     assert sender.send("second") is False
     sender.stop()
@@ -70,13 +77,16 @@ def test_closing_ends_the_wait_for_an_exporter_that_hangs(senders: list[Sender[s
     release.set()
 
 
-def test_patience_is_shared_and_leaves_a_grace() -> None:
+def test_patience_is_shared_and_leaves_a_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first to close starts the clock for all; one that comes after the limit still has a moment."""
+    clock = FakeClock(monotonic=100.0)
+    monkeypatch.setattr(otlp_sender, "time", clock)
     patience = Patience(5.0)
-    first = patience.deadline()
-    assert patience.deadline() == first
-    spent = Patience(0.0)
-    assert spent.deadline() > time.monotonic()
+    assert patience.deadline() == 105.0
+    clock.advance(4.0)
+    assert patience.deadline() == 105.0
+    clock.advance(6.0)
+    assert 110.0 < patience.deadline() < 111.0
 
 
 def test_an_outage_is_logged_once_and_its_end_once(senders: list[Sender[str]], caplog: pytest.LogCaptureFixture) -> None:
@@ -87,8 +97,28 @@ def test_an_outage_is_logged_once_and_its_end_once(senders: list[Sender[str]], c
     with caplog.at_level(logging.INFO, logger="otel_progress"):
         for number in range(6):
             sender.send(str(number))
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING"]
+    assert [record.levelname for record in caplog.records if record.name == LOGGER] == ["WARNING", "INFO", "WARNING"]
     assert len(errors) == sender.failures == 4
+
+
+def test_a_batch_is_failed_or_given_up_but_not_both(senders: list[Sender[str]]) -> None:
+    """When the sender stops while the failure of a batch is being counted, that batch is not lost a second time."""
+    counting, release, errors = threading.Event(), threading.Event(), []
+
+    def count() -> None:
+        errors.append(1)
+        if not counting.is_set():
+            counting.set()
+            release.wait(LONG_S)
+
+    sender = make(senders, lambda _: False, on_error=count)
+    busy = threading.Thread(target=sender.send, args=("lost",))
+    busy.start()
+    assert counting.wait(LONG_S)
+    sender.stop()
+    release.set()
+    busy.join(LONG_S)
+    assert sender.failures == len(errors) == 1
 
 
 def test_exception_of_an_exporter_is_a_failure_with_its_text(
@@ -123,10 +153,10 @@ def test_own_log_lines_of_an_exporter_are_told_by_the_sender(
     speak_for(exporter)
     sender = make(senders, exporter.export)
     sender.send("x")
-    assert [record.name for record in caplog.records] == ["otel_progress.exporters.otlp_sender"]
+    assert [record.name for record in caplog.records if record.name in (LOGGER, logger.name)] == [LOGGER]
     assert "Failed to export: code 503" in caplog.text
     exporter.export("x")
-    assert caplog.records[-1].name == logger.name
+    assert [record.name for record in caplog.records if record.name in (LOGGER, logger.name)] == [LOGGER, logger.name]
 
 
 def test_error_in_counting_does_not_stop_the_sending(senders: list[Sender[str]]) -> None:
@@ -166,7 +196,7 @@ def test_forked_child_sends_on_a_thread_of_its_own(senders: list[Sender[str]]) -
     def export(_: str) -> bool:
         if os.getpid() == parent:
             entered.set()
-            release.wait(LONG_S)
+            release.wait(2 * LONG_S)
         return True
 
     sender = make(senders, export)
@@ -175,8 +205,11 @@ def test_forked_child_sends_on_a_thread_of_its_own(senders: list[Sender[str]]) -
     assert entered.wait(LONG_S)
     child = os.fork()
     if child == 0:
-        signal.alarm(int(LONG_S / 2))  # a child that waits for ever fails the test instead of hanging it
-        os._exit(0 if sender.send("child") else 1)
+        try:
+            signal.alarm(int(LONG_S))  # a child that waits for ever fails the test instead of hanging it
+            os._exit(0 if sender.send("child") else 1)
+        finally:  # whatever fails, the child runs no tests
+            os._exit(2)
     _, status = os.waitpid(child, 0)
     release.set()
     busy.join(LONG_S)
@@ -187,5 +220,5 @@ def test_within_says_whether_a_call_ended_in_time() -> None:
     """A call that takes longer goes on by itself; the caller is told."""
     release = threading.Event()
     assert within(LONG_S, lambda: None) is True
-    assert within(0.01, lambda: release.wait(LONG_S)) is False
+    assert within(0.01, lambda: release.wait(4 * LONG_S)) is False
     release.set()

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
+from tests.prometheus.scenes import Shelf
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
+from otel_progress.exporters.otel_logs_shim import build_event_log
 from otel_progress.exporters.otlp import build_resource, build_tracer_provider
+from otel_progress.exporters.otlp_metrics import build_otlp_metrics
 from otel_progress.exporters.otlp_settings import SIGNALS, otlp_wanted, protocol, wanted_signals
+from otel_progress.exporters.totals import Totals
 from otel_progress.sampling import ProgressSampler
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -75,6 +81,48 @@ def test_setting_an_exporter_cannot_use_is_refused(chosen: str, name: str, value
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=r"OTLP export of traces cannot be set up.*OTEL_"):
         build_tracer_provider("nightly", otlp=True, instance_id="i")
+
+
+def _spans() -> object:
+    return build_tracer_provider(None, otlp=True, instance_id="i")
+
+
+def _metrics() -> object:
+    return build_otlp_metrics(Shelf([]), Totals(), build_resource(None, "i"))
+
+
+def _logs() -> object:
+    return build_event_log(build_resource(None, "i"))
+
+
+@pytest.mark.parametrize("chosen", ["grpc", "http/protobuf"])
+@pytest.mark.parametrize(
+    ("build", "name", "value"),
+    [
+        (_spans, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000"),
+        (_metrics, "OTEL_METRIC_EXPORT_INTERVAL", "-5"),
+        (_logs, "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "100000"),
+    ],
+)
+def test_what_is_refused_leaves_no_thread(
+    chosen: str, build: Callable[[], object], name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter's thread, which runs by the time the SDK looks at the setting, ends with the refusal; the text is one sentence."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", chosen)
+    monkeypatch.setenv(name, value)
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    with pytest.raises(ConfigurationError, match=r"cannot be set up: \S+( \S+)*[^.]\. Correct"):
+        build()
+    (ours,) = [thread for thread in started if thread.name.startswith("otel-progress-")]
+    ours.join(60.0)
+    assert not ours.is_alive()
 
 
 def test_resource_says_who_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from servers import answers, free_port, poll
+from servers import answers, poll
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, ConsoleMessage, Dialog, Error, Page
@@ -23,11 +24,16 @@ EXPECTED = re.compile(
 """What a browser says by itself about requests that cannot be answered, while a server is away or refuses."""
 
 
+PATIENCE_S = 60.0
+"""How long anything may take that is waited for: far longer than it does, as the machine may be busy."""
+
+
 class Serving:
     """``otel-progress serve`` as a process of its own, on a port that stays the same when it is started again."""
 
     def __init__(self, store: str, log: Path, *, token: str | None = None) -> None:
-        self.port = free_port()
+        self._place = held_port()
+        self.port = int(self._place.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}/"
         self._store = store
         self._log = log
@@ -41,17 +47,18 @@ class Serving:
         command = [sys.executable, "-m", "otel_progress", "--store", self._store, "serve", "--port", str(self.port)]
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(command, env=self._environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        poll(lambda: answers(f"{self.url}healthz"), what=f"server: {self._log.read_text(errors='replace')[-500:]}")
+        poll(lambda: self._process is None or self._process.poll() is not None or answers(f"{self.url}healthz"), what="server")
+        assert self._process.poll() is None, self._log.read_text(errors="replace")[-500:]
 
     def kill(self) -> None:
         """End it as a crash does."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGKILL)
-            process.wait(10)
+            process.wait(PATIENCE_S)
 
     def stop(self) -> None:
-        """End it properly."""
+        """End it properly, and give up its port."""
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -59,7 +66,19 @@ class Serving:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(10)
+                process.wait(PATIENCE_S)
+        self._place.close()
+
+
+def held_port() -> socket.socket:
+    """Return a socket that keeps a free port of the loopback address from everybody who takes any port.
+
+    It does not listen, so that a server that asks for this very port, as ours does with SO_REUSEADDR, has it, also the second time.
+    """
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place.bind(("127.0.0.1", 0))
+    return place
 
 
 class Tab:

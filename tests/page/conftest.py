@@ -46,9 +46,11 @@ def shared(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     with progress.configure(store=store, console=False, prometheus_port=None):
         pass  # a server of a journal that is not there would have nothing to say yet
     serving = Serving(store, tmp_path_factory.mktemp("server") / "serve.log")
-    serving.start()
-    yield serving
-    serving.stop()
+    try:
+        serving.start()
+        yield serving
+    finally:
+        serving.stop()
 
 
 @pytest.fixture

@@ -35,10 +35,12 @@ def busy(tmp_path: Path) -> Iterator[Serving]:
     serving = Serving(store, tmp_path / "serve.log")
     with progress.configure(store=store, console=False):
         pass  # a server of a journal that is not there yet would refuse to start
-    serving.start()
-    with progress.configure(store=store, console=False, resources=False, tick=0.05):
-        yield serving
-    serving.stop()
+    try:
+        serving.start()
+        with progress.configure(store=store, console=False, resources=False, tick=0.05):
+            yield serving
+    finally:
+        serving.stop()
 
 
 def test_a_thousand_operations_have_nodes_for_those_in_view(busy: Serving, tab: Tab) -> None:

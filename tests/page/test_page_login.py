@@ -26,9 +26,11 @@ def guarded(tmp_path: Path) -> Iterator[Serving]:
     store = f"sqlite:///{tmp_path}/journal.db"
     serving = Serving(store, tmp_path / "serve.log", token=TOKEN)
     with progress.configure(store=store, console=False), progress.operation("secret", "Secret work", id="secret", total=2):
-        serving.start()
-        yield serving
-    serving.stop()
+        try:
+            serving.start()
+            yield serving
+        finally:
+            serving.stop()
 
 
 def test_the_form_lets_in_who_has_the_token(guarded: Serving, tab: Tab) -> None:

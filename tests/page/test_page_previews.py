@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import Serving, Tab
+from browsing import PATIENCE_S, Serving, Tab
 
 import otel_progress as progress
+from servers import poll
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -37,8 +38,8 @@ def offer(runtime: progress.Runtime, level: progress.Level, value: object, name:
     """Take a preview, and have it told to everybody."""
     level.preview(value, name)
     assert runtime.previewer is not None
-    assert runtime.previewer.flush(20)
-    assert runtime.force_flush()
+    assert runtime.previewer.flush(PATIENCE_S)
+    assert runtime.force_flush(PATIENCE_S)
 
 
 def shade(value: int) -> object:
@@ -49,8 +50,21 @@ def shade(value: int) -> object:
 
 
 def stop_the_clock(page: Page) -> None:
-    """Let the timers of the page wait until they are told that time has passed."""
-    page.clock.pause_at(page.evaluate("() => Date.now() + 1"))
+    """Let the timers of the page wait until they are told that time has passed.
+
+    A clock stops at a moment to come, and that may be over when it hears of it. By then it stands still, so that the next one is not.
+    """
+
+    def stopped() -> bool:
+        try:
+            page.clock.pause_at(page.evaluate("() => Date.now() + 1"))
+        except sync_api.Error as error:
+            if "to the past" not in str(error):
+                raise
+            return False
+        return True
+
+    poll(stopped, what="clock that stands still")
 
 
 def test_previews_come_and_play(working: progress.Runtime, shared: Serving, tab: Tab) -> None:
@@ -97,11 +111,11 @@ def test_one_that_comes_after_the_end_is_shown(working: progress.Runtime, shared
     with progress.operation("render", id="late", total=1) as op:
         page.goto(f"{shared.url}#/operations/late")
         expect(page.get_by_role("heading", name="render")).to_be_visible()
-        op.preview(lambda: shade(9) if gate.wait(30) else "", "result")
+        op.preview(lambda: shade(9) if gate.wait(10 * PATIENCE_S) else "", "result")
     expect(page.locator(".details .word")).to_have_text("Completed")
     gate.set()
     assert working.previewer is not None
-    assert working.previewer.flush(20)
+    assert working.previewer.flush(PATIENCE_S)
     panel = page.get_by_role("region", name="Previews")
     expect(panel.get_by_role("img")).to_have_attribute("alt", re.compile("“result”"))
     page.reload()
@@ -132,7 +146,6 @@ def test_one_that_is_gone_says_so(working: progress.Runtime, shared: Serving, st
         offer(working, op, shade(200))
         (found,) = working.reader.previews("gone")
         (folder / found.run / found.location.rpartition("/")[2]).unlink()
-        page.on("console", lambda message: None)
         page.goto(f"{shared.url}#/operations/gone")
         panel = page.get_by_role("region", name="Previews")
         expect(panel.get_by_text("no longer kept")).to_be_visible()

@@ -165,6 +165,7 @@ def test_every_text_has_contrast(work: str, open_tab: Callable[..., Tab], scheme
     for view in ("reach", "reach-failed", "reach-late"):
         tab.page.goto(f"{work}#/operations/{view}")
         expect(tab.page.get_by_role("region", name="About")).to_be_visible()
+        expect(tab.page.get_by_role("treeitem", name="Reachable setlist, Running")).to_be_visible()  # the list comes by itself
         tab.shoot(f"{scheme}-{view}")
         found = tab.page.evaluate(CONTRASTS)
         assert len(found) > 30

@@ -13,11 +13,14 @@ from otel_progress import semconv
 from otel_progress.observations import Preview
 from otel_progress.testing import Recorder
 
+PATIENCE_S = 60.0
+"""How long anything may take that is waited for: far longer than it does, as the machine may be busy."""
+
 
 def settle(recorder: Recorder) -> None:
     """Wait until everything offered has been dealt with."""
     assert recorder.runtime.previewer is not None
-    assert recorder.runtime.previewer.flush(20)
+    assert recorder.runtime.previewer.flush(PATIENCE_S)
 
 
 def outcomes(recorder: Recorder) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from looking import encoded, outcomes, settle, stored
+from looking import PATIENCE_S, encoded, outcomes, settle, stored
 from PIL import Image
 
 import otel_progress as progress
-from otel_progress.testing import Recorder, recording
+from otel_progress.testing import Recorder, recording, wait_until
 
 np = pytest.importorskip("numpy", reason="numpy is not installed: it makes the arrays")
 
@@ -162,14 +162,23 @@ def test_a_place_that_cannot_be_written_is_counted(tmp_path: Path, caplog: pytes
 
 def test_a_function_that_hangs_does_not_hold_up_the_end() -> None:
     """The process ends within the time of a shutdown, and says that not everything was done."""
-    gate = threading.Event()
+    gate, hanging = threading.Event(), []
+
+    def hang() -> str:
+        hanging.append(threading.current_thread())
+        gate.wait()
+        return "too late"
+
     with recording() as recorder:
         op = progress.operation("render", total=1).start()
-        op.preview(gate.wait, at="always")
+        op.preview(hang, at="always")
+        wait_until(lambda: hanging, PATIENCE_S)
         other = op.level("other").start()
         other.preview("waits behind it", at="always")
-        assert recorder.runtime.shutdown(1.0) is False
+        assert recorder.runtime.shutdown(0.5) is False
         gate.set()
+        hanging[0].join(PATIENCE_S)  # what it would still say is none of the next test's
+        assert not hanging[0].is_alive()
 
 
 def test_bad_moments_and_names_are_harmless(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
@@ -227,7 +236,7 @@ with progress.configure(store="memory:", console=False, resources=False, preview
     with progress.operation("render", id="r", total=1) as op:
         for value in (b"no picture", b"no picture", "text", {"json": 1}):
             op.preview(value)
-            assert runtime.previewer.flush(20)
+            assert runtime.previewer.flush(60)
     print([preview.media_type for preview in runtime.reader.previews("r")])
     print(sorted(runtime.totals.read().counters[semconv.PREVIEWS].items()))
 try:
@@ -241,7 +250,7 @@ def test_without_pil_there_are_texts_and_one_warning() -> None:
     """Where the extra is missing, pictures are refused with one line that says what to install; texts and JSON work."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WITHOUT_PIL], capture_output=True, text=True, env=environ, timeout=60
+        [sys.executable, "-W", "error", "-c", WITHOUT_PIL], capture_output=True, text=True, env=environ, timeout=2 * PATIENCE_S
     )
     lines = done.stdout.splitlines()
     assert lines[:2] == [

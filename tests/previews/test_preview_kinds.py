@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from looking import content_of, encoded, image_of, json_of, one, outcomes, settle, shown, stored
+from looking import PATIENCE_S, content_of, encoded, image_of, json_of, one, outcomes, settle, shown, stored
 from PIL import Image
 
 import otel_progress as progress
@@ -112,7 +112,7 @@ def test_the_caller_may_change_the_array_at_once(recorder: Recorder) -> None:
     """What is stored is how the array was when it was offered."""
     gate = threading.Event()
     with progress.operation("render", total=1) as op:
-        op.level("other").start().preview(lambda: gate.wait(20) and "first", at="always")
+        op.level("other").start().preview(lambda: gate.wait(PATIENCE_S) and "first", at="always")
         array = np.zeros((8, 8), np.uint8)
         op.preview(array, at="always")
         picture = Image.new("L", (8, 8))

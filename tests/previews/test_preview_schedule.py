@@ -7,7 +7,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from looking import content_of, outcomes, settle, stored
+from looking import PATIENCE_S, content_of, outcomes, settle, stored
 
 import otel_progress as progress
 from otel_progress.errors import ConfigurationError
@@ -88,7 +88,7 @@ def test_one_at_a_time_and_due_again_when_dropped(recorder: Recorder) -> None:
     gate = threading.Event()
     with progress.operation("render", total=4) as op, op.level("frame", total=4) as frame:
         op.increment()
-        op.preview(lambda: "slow" if gate.wait(20) else "", "slow")
+        op.preview(lambda: "slow" if gate.wait(PATIENCE_S) else "", "slow")
         op.preview("dropped", "other")
         op.preview("dropped", "other")
         frame.increment()
@@ -105,7 +105,7 @@ def test_more_than_a_few_that_wait_are_dropped(recorder: Recorder) -> None:
     """Levels cannot pile up copies: from a number on, what they offer is dropped."""
     gate = threading.Event()
     with progress.operation("render", total=1) as op:
-        op.preview(lambda: "slow" if gate.wait(20) else "", at="always")
+        op.preview(lambda: "slow" if gate.wait(PATIENCE_S) else "", at="always")
         for number in range(50):
             op.level("frame", number).start().preview(f"frame {number}", at="always")
         gate.set()

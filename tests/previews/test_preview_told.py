@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from looking import content_of, outcomes, settle, stored
+from looking import PATIENCE_S, content_of, outcomes, settle, stored
 
 import otel_progress as progress
 from otel_progress import semconv
@@ -101,7 +101,7 @@ def test_the_number_of_the_last_is_in_every_view(tmp_path: Path) -> None:
         op.preview("text", at="always")
         settle(recorder)
         assert (op.snapshot().previews, recorder.operation("r").root.previews) == (1, 1)
-        recorder.runtime.force_flush()
+        assert recorder.runtime.force_flush(PATIENCE_S)
         assert recorder.runtime.journal is not None
         found = recorder.runtime.journal.get("r")
         assert found is not None
@@ -122,12 +122,12 @@ def test_one_that_is_ready_after_the_end_is_told_as_well(tmp_path: Path, store: 
     url = store if store == "memory:" else f"sqlite:///{tmp_path}/j.db"
     with recording(store=url) as recorder:
         with progress.operation("render", id="r", total=1) as op:
-            op.preview(lambda: "late" if gate.wait(20) else "", at="always")
+            op.preview(lambda: "late" if gate.wait(PATIENCE_S) else "", at="always")
         recorder.runtime.ticker.tick()
         gate.set()
         assert [content_of(recorder, one) for one in stored(recorder, "r")] == [b"late"]
         assert recorder.operation("r").root.previews == 1
-        assert recorder.runtime.force_flush()
+        assert recorder.runtime.force_flush(PATIENCE_S)
         if recorder.runtime.journal is not None:
             assert [one.number for one in recorder.runtime.journal.previews("r")] == [1]
             found = recorder.runtime.journal.get("r")
@@ -139,8 +139,10 @@ def test_one_that_is_ready_after_the_end_is_told_as_well(tmp_path: Path, store: 
 def test_what_is_offered_last_is_stored_before_the_process_ends(tmp_path: Path) -> None:
     """A shutdown waits for previews that are being made, and the journal has them."""
     url = f"sqlite:///{tmp_path}/j.db"
-    with recording(store=url), progress.operation("render", id="r", total=1) as op:
-        op.preview("the result", at="always")
+    with recording(store=url) as recorder:
+        with progress.operation("render", id="r", total=1) as op:
+            op.preview("the result", at="always")
+        assert recorder.runtime.shutdown(PATIENCE_S)
     journal = open_journal(url, read_only=True)
     found = journal.previews("r")
     journal.close()
@@ -156,7 +158,7 @@ def test_previews_go_when_their_operation_goes(tmp_path: Path) -> None:
                 for text in ("a", "b"):
                     op.preview(text)
                     settle(recorder)
-        recorder.runtime.force_flush()
+        assert recorder.runtime.force_flush(PATIENCE_S)
         assert len(list(folder.rglob("*.txt"))) == 4
         assert recorder.runtime.reader.delete("one") == 1
         settle(recorder)
@@ -190,7 +192,7 @@ def test_another_place_by_its_url(tmp_path: Path) -> None:
                 settle(recorder)
         assert [content_of(recorder, one) for one in stored(recorder, "r")] == [b"0", b"3"]
         assert len(system.find("told")) == 2
-        recorder.runtime.force_flush()
+        assert recorder.runtime.force_flush(PATIENCE_S)
         recorder.runtime.reader.delete("r")
         settle(recorder)
         assert system.find("told") == []
@@ -216,7 +218,7 @@ def test_the_same_id_again_begins_anew(tmp_path: Path) -> None:
             with progress.operation("render", id="r", total=1) as op:
                 op.preview(text, at="always")
                 settle(recorder)
-            recorder.runtime.force_flush()
+            assert recorder.runtime.force_flush(PATIENCE_S)
             assert [(one.number, content_of(recorder, one).decode()) for one in stored(recorder, "r")] == [(1, text)]
 
 
@@ -226,17 +228,17 @@ import otel_progress as progress
 gate = threading.Event()
 runtime = progress.configure(store=sys.argv[1], console=False, resources=False, preview_at="always")
 parent = progress.operation("parent", id="parent", total=1).start()
-parent.preview(lambda: "parent" if gate.wait(20) else "")
+parent.preview(lambda: "parent" if gate.wait(60) else "")
 pid = os.fork()
 if pid == 0:
     parent.preview("inherited")
     with progress.operation("child", id="child", total=1) as op:
         op.preview("child")
-    os._exit(0 if runtime.shutdown() else 1)
+    os._exit(0 if runtime.shutdown(60) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 gate.set()
 parent.complete()
-assert runtime.shutdown()
+assert runtime.shutdown(60)
 """
 
 
@@ -258,12 +260,12 @@ def test_a_forked_child_makes_its_own(tmp_path: Path, when: str) -> None:
     """After a fork both go on: the child with its own thread, and without what the parent was making or importing."""
     script = FORK
     if when != "at any time":
-        script = SLOW_IMPORT + FORK.replace(FIRST, f"parent.preview('not due', at=[1.0])\nassert begun.wait(20)\n{FIRST}")
+        script = SLOW_IMPORT + FORK.replace(FIRST, f"parent.preview('not due', at=[1.0])\nassert begun.wait(60)\n{FIRST}")
     url = f"sqlite:///{tmp_path}/j.db"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", script, url],
-        capture_output=True, text=True, env=environ, timeout=60,
+        capture_output=True, text=True, env=environ, timeout=2 * PATIENCE_S,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     journal, store = open_journal(url, read_only=True), open_store("auto", tmp_path / "j.db")

@@ -18,6 +18,8 @@ class Webhook:
         webhook = self
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = 60  # who connects and says nothing is not waited for, for ever
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 webhook.messages.append((self.path, body))
@@ -27,7 +29,10 @@ class Webhook:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            daemon_threads = False  # closing waits for the threads of requests: none is left to the test after this one
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
 
     @contextmanager

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 import threading
+from urllib.parse import urlsplit
 
 import otel_progress as progress
 
 
-def main(id: str, port: str, store: str) -> None:
-    """Work on an operation called ``id``, with metrics on ``port`` and the journal at ``store``."""
-    progress.configure(
-        service_name="stalling", store=store, prometheus_port=int(port), stall_after=1, console=False, resources=False
+def main(id: str, store: str) -> None:
+    """Work on an operation called ``id``, with the journal at ``store``; the first line of stdout is the port of the metrics."""
+    runtime = progress.configure(
+        service_name="stalling", store=store, prometheus_port=0, stall_after=1, console=False, resources=False
     )
+    sys.stdout.write(f"{urlsplit(runtime.metrics_url or '').port}\n")
+    sys.stdout.flush()
     with progress.operation("backup", id=id, total=100) as operation:
         operation.increment(30)
         sys.stdin.readline()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from tests.rules.bundle import ALERTMANAGER, SEVERITIES, alerts, load
 from tests.rules.watched import Alertmanager, alertmanager
-from tests.servers import free_port, poll, require
+from tests.servers import poll, require
 
 RECEIVERS = {"critical": "critical", "warning": "default", "info": "info", "none": "watchdog"}
 OPERATION = {"operation_id": "nightly", "operation_type": "backup"}
@@ -20,7 +21,7 @@ OPERATION = {"operation_id": "nightly", "operation_type": "backup"}
 def amtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run amtool and return what came of it."""
     command = [require("amtool"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_amtool_accepts_it() -> None:
@@ -84,8 +85,10 @@ def test_inhibition_demands_every_label_it_compares() -> None:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
     """Run a real Alertmanager whose webhooks nobody answers."""
-    with alertmanager(tmp_path_factory.mktemp("alertmanager"), free_port()) as server:
-        yield server
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen: who connects is refused, and no other server gets the port
+        with alertmanager(tmp_path_factory.mktemp("alertmanager"), nobody.getsockname()[1]) as server:
+            yield server
 
 
 def test_a_real_alertmanager_inhibits_what_it_should(real: Alertmanager) -> None:
@@ -113,5 +116,5 @@ def test_a_real_alertmanager_inhibits_what_it_should(real: Alertmanager) -> None
         labels("estimate without labels", "EtaOverrun"),
     )
     inhibited = {"same operation", "same operation, late", "late and over its estimate", "stalled and over its estimate"}
-    poll(lambda: {case for case, state in real.inhibited().items() if state} == inhibited, timeout=10, what="inhibition")
+    poll(lambda: {case for case, state in real.inhibited().items() if state} == inhibited, what="inhibition")
     assert len(real.inhibited()) == 13

@@ -24,7 +24,7 @@ SNIPPETS = _YAML.findall(ALERTS_PAGE.read_text(encoding="utf-8"))
 
 def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a tool of Prometheus or Alertmanager, and return what came of it."""
-    return subprocess.run([require(tool), *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([require(tool), *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 def section(name: str) -> str:

@@ -27,7 +27,7 @@ NAMES = {
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run promtool and return what came of it."""
     command = [require("promtool"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_promtool_finds_nothing_in_the_rules() -> None:
@@ -67,16 +67,19 @@ def test_unit_tests_pass() -> None:
 
 
 def test_unit_tests_fail_when_an_alert_never_fires(tmp_path: Path) -> None:
-    """Each file of unit tests notices when no alert fires any more; so none passes whatever the rules say."""
+    """Each file of unit tests notices, by what it says of alerts alone, when none fires any more; so none passes whatever the rules say."""
+    (tmp_path / "rules").mkdir()
     for file in RULE_FILES:
         document = load(file)
-        for rule in (rule for group in document["groups"] for rule in group["rules"] if "alert" in rule):
-            rule["expr"] = "vector(0) > 0"
-        (tmp_path / "rules").mkdir(exist_ok=True)
+        for group in document["groups"]:
+            group["rules"] = [{**rule, "expr": "vector(0) > 0"} for rule in group["rules"] if "alert" in rule]
         (tmp_path / "rules" / file.name).write_text(yaml.safe_dump(document))
     (tmp_path / "tests").mkdir()
     for file in UNIT_TESTS:
-        shutil.copy(file, tmp_path / "tests")
+        document = load(file)
+        for group in document["tests"]:
+            group["promql_expr_test"] = []
+        (tmp_path / "tests" / file.name).write_text(yaml.safe_dump(document))
     tested = promtool("test", "rules", *sorted((tmp_path / "tests").iterdir()))
     assert tested.returncode != 0
     assert "SUCCESS" not in tested.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import urllib.request
@@ -10,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.rules.listening import ANY, is_ready, port_told
 from tests.rules.quick import write_alertmanager
-from tests.servers import accepts, answers, free_port, poll, require, running
+from tests.servers import accepts, require, running
 
 
 class Alertmanager:
@@ -25,11 +27,11 @@ class Alertmanager:
         """Raise alerts with these labels."""
         body = json.dumps([{"labels": labels} for labels in alerts]).encode()
         request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
-        urllib.request.urlopen(request, timeout=5).close()
+        urllib.request.urlopen(request, timeout=60).close()
 
     def inhibited(self) -> dict[str, bool]:
         """Return whether each alert is inhibited, by its label ``case``."""
-        with urllib.request.urlopen(self._url, timeout=5) as answer:
+        with urllib.request.urlopen(self._url, timeout=60) as answer:
             found = json.load(answer)
         return {one["labels"]["case"]: bool(one["status"]["inhibitedBy"]) for one in found if "case" in one["labels"]}
 
@@ -37,50 +39,60 @@ class Alertmanager:
 @contextmanager
 def alertmanager(folder: Path, webhook: int) -> Iterator[Alertmanager]:
     """Run Alertmanager with the shipped configuration, sending to the port ``webhook``."""
-    binary, port = require("prometheus-alertmanager"), free_port()
+    log = folder / "alertmanager.log"
     command = [
-        binary,
+        require("prometheus-alertmanager"),
         f"--config.file={write_alertmanager(folder, webhook)}",
         f"--storage.path={folder / 'alertmanager'}",
-        f"--web.listen-address=127.0.0.1:{port}",
+        ANY,
         "--cluster.listen-address=",
     ]
-    with running(command, ready=lambda: answers(f"http://127.0.0.1:{port}/-/ready"), log=folder / "alertmanager.log"):
+    with running(command, ready=lambda: is_ready(log), log=log):
+        port = port_told(log)
+        assert port is not None
         yield Alertmanager(port)
 
 
 @contextmanager
 def prometheus(config: Path, folder: Path) -> Iterator[None]:
     """Run Prometheus with that configuration."""
-    binary, port = require("prometheus"), free_port()
+    log = folder / "prometheus.log"
     command = [
-        binary,
+        require("prometheus"),
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
+        ANY,
         # Alertmanager is found some seconds after the start; what fires before is sent again after this time (a minute by default).
         "--rules.alert.resend-delay=1s",
     ]
-    with running(command, ready=lambda: answers(f"http://127.0.0.1:{port}/-/ready"), log=folder / "prometheus.log"):
+    with running(command, ready=lambda: is_ready(log), log=log):
         yield
 
 
 @contextmanager
-def serving_journal(port: int, store: str, token_file: Path, folder: Path) -> Iterator[None]:
-    """Run `otel-progress serve` over the journal at ``store``, asking for the token in that file."""
-    serve = ["serve", "--port", str(port), "--token-file", str(token_file)]
-    command = [sys.executable, "-m", "otel_progress", "--store", store, *serve]
-    with running(command, ready=lambda: accepts(port), log=folder / "server.log"):
-        yield
+def serving_journal(store: str, token_file: Path, folder: Path) -> Iterator[int]:
+    """Run `otel-progress serve` over the journal at ``store``, asking for the token in that file; yield the port it chose."""
+    log = folder / "server.log"
+    serve = ["serve", "--port", "0", "--token-file", str(token_file)]
+    command = [sys.executable, "-u", "-m", "otel_progress", "--store", store, *serve]
+
+    def told() -> int | None:
+        found = re.search(r"http://127\.0\.0\.1:([0-9]+)/", log.read_text(encoding="utf-8", errors="replace"))
+        return int(found[1]) if found else None
+
+    with running(command, ready=lambda: (port := told()) is not None and accepts(port), log=log):
+        port = told()
+        assert port is not None
+        yield port
 
 
 @contextmanager
-def working(id: str, port: int, store: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the worker that stalls, with a pipe to its stdin, from the moment it serves metrics; it is killed by its own id."""
-    command = [sys.executable, str(Path(__file__).with_name("stalling_worker.py")), id, str(port), store]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+def working(id: str, store: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run the worker that stalls, with a pipe to its stdin; yield it with the port of its metrics. It is killed by its own id."""
+    command = [sys.executable, str(Path(__file__).with_name("stalling_worker.py")), id, store]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
-            poll(lambda: accepts(port), what="a worker with metrics")
-            yield process
+            assert process.stdout is not None
+            yield process, int(process.stdout.readline())
         finally:
             process.kill()

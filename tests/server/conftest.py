@@ -27,19 +27,23 @@ def journal(tmp_path: Path) -> Iterator[SqliteJournal]:
 def serve() -> Iterator[Callable[..., Any]]:
     """Make clients of applications over a reader; the threads those started end with the test."""
     from tests.server.asking_client import Client
+    from tests.server.server_threads import threads_end
 
     from otel_progress.server import ServerSettings, create_app
+    from otel_progress.server.options import Limits
 
     apps = []
 
     def make(reader: Any, *, controller: Any = None, **settings: Any) -> Client:
+        settings = {"limits": Limits(body_s=60.0, answer_s=60.0), **settings}  # where time runs out a test says so
         app = create_app(reader, settings=ServerSettings(**settings), controller=controller)
         apps.append(app)
         return Client(app)
 
-    yield make
-    for app in apps:
-        app.state.services.asking.close()
+    with threads_end():
+        yield make
+        for app in apps:
+            app.state.services.asking.close()
 
 
 @pytest.fixture

@@ -22,6 +22,12 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BATCHES_EVERY_S", "BATCHES_AT_LEAST_S", "SWEEP_EVERY_S", "_SETTLED_S"):
         monkeypatch.setattr(looking, name, 0.01)
 
+    async def a_moment(event: asyncio.Event, seconds: float) -> None:
+        del event, seconds
+        await asyncio.sleep(0.005)
+
+    monkeypatch.setattr(looking, "_wait", a_moment)
+
 
 def test_what_vanished_is_found_out() -> None:
     """A run deleted by another process is gone; one that ended while nobody watched comes once more, as it ended."""
@@ -43,7 +49,6 @@ def test_what_vanished_is_found_out() -> None:
         hub.forget("b")
         await eventually(lambda: seen(follower).count("gone") == 2, follower)
         hub.close()
-        await asyncio.sleep(0.02)
 
     in_a_loop(scene)
 
@@ -72,6 +77,5 @@ def test_batches_are_told_when_they_say_something_new() -> None:
         reader.now = (a_batch("b2"), a_batch("b1"))
         await eventually(lambda: seen(follower) == ["batch", "batch"], follower)
         hub.close()
-        await asyncio.sleep(0.02)
 
     in_a_loop(scene)

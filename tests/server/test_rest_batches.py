@@ -74,7 +74,7 @@ def test_the_worker_itself_pages_through_the_same(tmp_path: Path, serve: Callabl
             group = progress.batch(f"mine-{number}", id=f"mine-{number}", total=None if number % 2 else 1).start()
             with progress.operation("job", id=f"job-{number}", batch=group):
                 pass
-        recorder.runtime.force_flush()
+        assert recorder.runtime.force_flush(60.0)
         with closing(SqliteJournal(tmp_path / "p.db")) as other:
             theirs = [batch_info(f"theirs-{number}", started_at=WALL - number, total=None) for number in range(3)]
             more = ended(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from factories import WALL, batch, ended, instance, snapshot
+from otel_progress import trouble
 from otel_progress.codec import decode_operation
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
@@ -25,7 +28,8 @@ from otel_progress.observations import CancelRequest
 from otel_progress.operations import OperationSnapshot
 from otel_progress.server import documents
 from otel_progress.server.options import Limits
-from otel_progress.testing import Recorder, wait_until
+from otel_progress.testing import Recorder
+from servers import poll
 
 FRIDAY = "/api/v1/operations/friday-42"
 EVIL = f"/api/v1/operations/{quote(EVIL_ID, safe='')}"
@@ -52,8 +56,11 @@ def test_an_id_of_any_characters_is_found(client: Any) -> None:
 def test_ids_round_trip_through_paths(client: Any, id_: str) -> None:
     """Whatever an id is, percent-encoded it reaches the reader unchanged: the problem names it, or it is found."""
     answer = client.get(f"/api/v1/operations/{quote(id_, safe='')}/progress")
-    assert answer.status_code == 404
-    assert answer.json()["detail"].startswith("There is no operation")
+    if answer.status_code == 200:
+        assert answer.json()["operation_id"] == id_
+    else:
+        assert answer.status_code == 404
+        assert answer.json()["detail"].startswith("There is no operation")
 
 
 def test_progress_is_small_and_says_the_same(client: Any) -> None:
@@ -183,7 +190,7 @@ def test_health_and_readiness(client: Any, journal: SqliteJournal) -> None:
     assert client.json("/healthz") == client.json("/readyz") == {"status": "ok"}
     journal.close()
     for path in journal.path.parent.glob("progress.db*"):
-        path.unlink()
+        path.unlink(missing_ok=True)  # the last connection takes the files beside the journal away itself
     journal.path.mkdir()
     assert str(journal.path) in client.problem(503, "/readyz")["detail"]
     client.problem(503, FRIDAY)
@@ -198,7 +205,7 @@ def test_a_reader_that_takes_too_long_is_a_problem(serve: Callable[..., Any], jo
 
     class Hanging(SqliteJournal):
         def get(self, operation_id: str) -> OperationSnapshot | None:
-            release.wait(20)
+            release.wait(60)
             return super().get(operation_id)
 
     hanging = Hanging(journal.path)
@@ -206,8 +213,9 @@ def test_a_reader_that_takes_too_long_is_a_problem(serve: Callable[..., Any], jo
     assert "did not answer within" in client.problem(503, FRIDAY)["detail"]
     client.problem(503, FRIDAY)
     assert client.json("/healthz") == {"status": "ok"}
+    client.app.state.services.asking._limits = Limits(answer_s=60.0)  # how long a good answer takes is a matter of the machine
     release.set()
-    wait_until(lambda: client.get(FRIDAY).status_code == 200)
+    poll(lambda: client.get(FRIDAY).status_code == 200)
     hanging.close()
 
 
@@ -222,11 +230,11 @@ def test_too_many_questions_at_once_are_refused(serve: Callable[..., Any], journ
 
     class Hanging(SqliteJournal):
         def get(self, operation_id: str) -> OperationSnapshot | None:
-            release.wait(20)
+            release.wait(60)
             return super().get(operation_id)
 
     hanging = Hanging(journal.path)
-    app = serve(hanging, limits=Limits(readers=1, waiting=1)).app
+    app = serve(hanging, limits=Limits(answer_s=60.0, readers=1, waiting=1)).app
 
     async def flood() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
@@ -243,7 +251,9 @@ def test_too_many_questions_at_once_are_refused(serve: Callable[..., Any], journ
     hanging.close()
 
 
-def test_a_defect_is_a_problem_document_and_one_log_line(serve: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_is_a_problem_document_and_one_log_line(
+    serve: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What breaks in a reader reaches the client as a problem without its text, and the log once."""
 
     class Broken(SqliteJournal):
@@ -251,17 +261,14 @@ def test_a_defect_is_a_problem_document_and_one_log_line(serve: Callable[..., An
             assert operation_id
             raise ZeroDivisionError("secret")
 
-    from pathlib import Path
-
-    from otel_progress import trouble
-
-    trouble.counts.pop("server", None)
+    monkeypatch.setattr(trouble, "counts", Counter())
     client = serve(Broken(Path("/nowhere")))
     for _ in range(2):
         document = client.problem(500, FRIDAY)
     assert "secret" not in document["detail"]
-    assert [record.levelname for record in caplog.records if record.name == "otel_progress"] == ["WARNING"]
-    assert trouble.counts.pop("server") == 2
+    told = [record for record in caplog.records if "a request could not be answered" in record.getMessage()]
+    assert [(record.name, record.levelname) for record in told] == [("otel_progress", "WARNING")]
+    assert trouble.counts["server"] == 2
 
 
 def test_cancelling_reaches_the_worker(client: Any, journal: SqliteJournal) -> None:

@@ -14,7 +14,8 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 pytest.importorskip("PIL.Image", reason="pillow is not installed: it makes the previews")
 
 from PIL import Image
-from served import serving, stream, until
+from served import PATIENCE_S, get, serving, stream, until
+from server_threads import threads_end
 from tests.server.asking_client import Client
 from tests.server.stock import EVIL_ID
 
@@ -38,11 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for level, value in ((op, Image.new("RGB", (600, 300), "red")), (frame, EVIL), (op, {"html": EVIL})):
                 level.preview(value, "latent")
                 assert recorder.runtime.previewer is not None
-                assert recorder.runtime.previewer.flush(20)
+                assert recorder.runtime.previewer.flush(PATIENCE_S)
         with progress.operation("render", id=EVIL_ID, total=1) as op:
             op.preview("evil", EVIL)
         with progress.operation("render", id="nothing", total=1):
             pass
+        assert recorder.runtime.force_flush(PATIENCE_S)  # a shutdown waits for a few seconds only
     return folder
 
 
@@ -64,9 +66,10 @@ def ask(journal: Any, folder: Path) -> Iterator[Callable[..., Client]]:
         apps.append(create_app(journal, settings=ServerSettings(**settings), previews=store))
         return Client(apps[-1])
 
-    yield make
-    for app in apps:
-        app.state.services.asking.close()
+    with threads_end():
+        yield make
+        for app in apps:
+            app.state.services.asking.close()
 
 
 def test_previews_are_listed_with_where_they_are(ask: Callable[..., Client]) -> None:
@@ -182,13 +185,11 @@ def test_content_that_was_changed_or_deleted_is_gone(ask: Callable[..., Client],
 
 def test_a_worker_serves_what_it_keeps_in_memory() -> None:
     """With a store in memory the worker's own server has the content as well."""
-    import httpx
-
     with recording(server_port=0, preview_at="always") as recorder, progress.operation("render", id="r", total=1) as op:
         op.preview("in memory")
         assert recorder.runtime.previewer is not None
-        assert recorder.runtime.previewer.flush(20)
-        answer = httpx.get(recorder.runtime.previewer.address("r", 1), trust_env=False)
+        assert recorder.runtime.previewer.flush(PATIENCE_S)
+        answer = get(recorder.runtime.previewer.address("r", 1))
     assert (answer.status_code, answer.text) == (200, "in memory")
 
 
@@ -197,11 +198,11 @@ def test_the_stream_tells_of_each(recorder: Recorder) -> None:
     with progress.operation("render", id="one", total=1) as op, serving(recorder) as server:
         op.preview("before", at="always")
         assert recorder.runtime.previewer is not None
-        assert recorder.runtime.previewer.flush(20)
+        assert recorder.runtime.previewer.flush(PATIENCE_S)
         with stream(server, "?operation=one&levels=true") as told:
             assert "preview" not in [one.kind for one in until(told, "ready")]
             op.preview("after", "latent", at="always")
-            assert recorder.runtime.previewer.flush(20)
+            assert recorder.runtime.previewer.flush(PATIENCE_S)
             document = until(told, "preview")[-1].document
             assert (document["number"], document["name"], document["operation_id"]) == (2, "latent", "one")
             assert "location" not in document

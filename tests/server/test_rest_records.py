@@ -159,8 +159,8 @@ def test_a_process_answers_for_itself_in_pages(serve: Callable[..., Any], tmp_pa
             op.item(f"item {number}")
             logging.getLogger("nightly").warning("message %d", number)
             op.preview(f"text {number}")
-            assert runtime.previewer.flush(20)
-        assert runtime.force_flush()
+            assert runtime.previewer.flush(60)
+        assert runtime.force_flush(60.0)
         client = serve(runtime.store if where == "live" else runtime.reader)
         for kind in ("events", "logs", "previews"):
             (whole,) = walk(client, kind, 5000)

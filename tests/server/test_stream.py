@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
-from served import Told, serving, stream, until
+from served import PATIENCE_S, Told, get, serving, serving_nothing, stream, until
+from server_threads import threads_end
 
 import otel_progress as progress
 from factories import batch, ended
 from otel_progress.journal import SqliteJournal
 from otel_progress.server.limits import StreamLimits
 from otel_progress.server.serve import Server
-from otel_progress.testing import Recorder, wait_until
+from otel_progress.testing import Recorder
+from servers import poll
 
 
 def test_the_full_set_then_ready_then_changes(recorder: Recorder) -> None:
@@ -32,7 +35,7 @@ def test_the_full_set_then_ready_then_changes(recorder: Recorder) -> None:
         assert change.document["current"] == 1
         assert change.document["message"] == "a\nb\r\n\n: \u2028 event: gone"
         assert "levels" not in change.document
-        wait_until(lambda: not server.hub.followers)
+        poll(lambda: not server.hub.followers)
 
 
 def test_resuming_over_the_wire(recorder: Recorder) -> None:
@@ -45,7 +48,7 @@ def test_resuming_over_the_wire(recorder: Recorder) -> None:
         with stream(server) as told:
             last = until(told, "ready")[-1].id
         one.increment()
-        wait_until(lambda: server.hub.head > int(last.partition("-")[2]))  # until it is there to be missed
+        poll(lambda: server.hub.head > int(last.partition("-")[2]))  # until it is there to be missed
         with stream(server, **{"Last-Event-ID": last}) as told:
             missed = until(told, "ready")
         assert [event.document.get("operation_id") for event in missed] == ["one", None]
@@ -81,6 +84,13 @@ def test_by_type(recorder: Recorder) -> None:
         assert [event.document.get("operation_id") for event in (*first, *later)] == ["b", None, "d"]
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with small limits, the same for all tests."""
+    with serving_nothing(tmp_path_factory.mktemp("small"), streams=StreamLimits(subscriptions=2, trees=1)) as server:
+        yield server
+
+
 @pytest.mark.parametrize(
     ("query", "status"),
     [
@@ -94,21 +104,20 @@ def test_by_type(recorder: Recorder) -> None:
         ("?operation=a&operation=b&levels=true", 503),
     ],
 )
-def test_what_cannot_be_followed_is_refused(recorder: Recorder, query: str, status: int) -> None:
+def test_what_cannot_be_followed_is_refused(small: Server, query: str, status: int) -> None:
     """A wrong query gets a problem document that says what was expected, and no stream."""
-    with serving(recorder, streams=StreamLimits(subscriptions=2, trees=1)) as server:
-        answer = httpx.get(f"{server.url}api/v1/stream{query}", trust_env=False)
-        assert answer.status_code == status
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert len(answer.json()["detail"]) > 20
-        assert not server.hub.followers
+    answer = get(f"{small.url}api/v1/stream{query}")
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert len(answer.json()["detail"]) > 20
+    assert not small.hub.followers
 
 
 def test_heartbeats_and_retry(recorder: Recorder) -> None:
     """A browser is told to come back soon, and a silent stream shows that it lives."""
     with (
         serving(recorder, streams=StreamLimits(heartbeat_s=0.05)) as server,
-        httpx.stream("GET", f"{server.url}api/v1/stream", trust_env=False) as answer,
+        httpx.stream("GET", f"{server.url}api/v1/stream", timeout=PATIENCE_S, trust_env=False, verify=False) as answer,
     ):
         lines = answer.iter_lines()
         assert next(lines) == "retry: 1000"
@@ -119,7 +128,7 @@ def test_too_many_clients_are_refused(recorder: Recorder) -> None:
     """One more than the limit is told to come back later, and counted; those who are there stay."""
     with serving(recorder, streams=StreamLimits(clients=1)) as server, stream(server) as told:
         until(told, "ready")
-        answer = httpx.get(f"{server.url}api/v1/stream", trust_env=False)
+        answer = get(f"{server.url}api/v1/stream")
         assert answer.status_code == 503
         assert answer.headers["retry-after"]
         assert {("clients",): 1} in server.counts.read().values()
@@ -128,7 +137,7 @@ def test_too_many_clients_are_refused(recorder: Recorder) -> None:
 def test_the_token_is_asked_for(recorder: Recorder) -> None:
     """Without it nothing is told; in the header or the query it opens the stream."""
     with serving(recorder, token="correct-horse-battery") as server:
-        assert httpx.get(f"{server.url}api/v1/stream", trust_env=False).status_code == 401
+        assert get(f"{server.url}api/v1/stream").status_code == 401
         with stream(server, "?access_token=correct-horse-battery") as told:
             until(told, "ready")
         with stream(server, Authorization="Bearer correct-horse-battery") as told:
@@ -141,19 +150,18 @@ def test_what_is_deleted_is_told_at_once(tmp_path: Path) -> None:
     root = ended(operation_id="old", id="old", run="run-old")
     journal.write(batch(root))
     server = Server(journal, port=0, controller=journal)
-    with closing(journal), server, stream(server, "?operation=old&levels=true") as told:
+    with threads_end(), closing(journal), server, stream(server, "?operation=old&levels=true") as told:
         assert until(told, "ready")[0].document["operation_id"] == "old"
-        answer = httpx.delete(f"{server.url}api/v1/operations/old", trust_env=False)
+        answer = httpx.delete(f"{server.url}api/v1/operations/old", timeout=PATIENCE_S, trust_env=False, verify=False)
         assert answer.status_code == 204
         assert until(told, "gone")[-1].document == {"run": "run-old", "operation_id": "old"}
         with stream(server, "?operation=old&levels=true") as later:
             assert "snapshot" not in [event.kind for event in until(later, "ready")]
 
 
-def test_a_plain_request_to_the_socket_is_told_what_it_is(recorder: Recorder) -> None:
+def test_a_plain_request_to_the_socket_is_told_what_it_is(small: Server) -> None:
     """Without an upgrade the WebSocket's path answers 426, and with what to use."""
-    with serving(recorder) as server:
-        answer = httpx.get(f"{server.url}api/v1/ws", trust_env=False)
+    answer = get(f"{small.url}api/v1/ws")
     assert answer.status_code == 426
     assert answer.headers["upgrade"] == "websocket"
     assert "/api/v1/stream" in answer.json()["detail"]

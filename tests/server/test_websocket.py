@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from served import serving
+from served import PATIENCE_S, serving, serving_nothing
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import otel_progress as progress
 from otel_progress.server.limits import StreamLimits
 from otel_progress.server.serve import Server
-from otel_progress.testing import Recorder
+from otel_progress.testing import FakeClock, Recorder
 
 
 @contextmanager
 def connected(server: Server, **arguments: Any) -> Iterator[ClientConnection]:
-    """Connect a client."""
+    """Connect a client. It sends no pings of its own: how soon they are answered is a matter of how busy the machine is."""
     url = server.url.replace("http", "ws", 1) + "api/v1/ws"
-    with connect(url, proxy=None, **arguments) as client:
+    with connect(url, proxy=None, open_timeout=PATIENCE_S, ping_interval=None, **arguments) as client:
         yield client
 
 
@@ -34,7 +34,7 @@ def say(client: ClientConnection, **message: Any) -> None:
 def hear(client: ClientConnection, kind: str) -> dict[str, Any]:
     """Return the next message of a kind."""
     while True:
-        message: dict[str, Any] = json.loads(client.recv(timeout=10.0))
+        message: dict[str, Any] = json.loads(client.recv(timeout=PATIENCE_S))
         if message["type"] == kind:
             return message
 
@@ -54,7 +54,7 @@ def test_state_at_once_then_updates(recorder: Recorder) -> None:
         hear(client, "unsubscribed")
         one.increment()
         say(client, type="ping")
-        assert json.loads(client.recv(timeout=10.0)) == {"type": "pong"}
+        assert json.loads(client.recv(timeout=PATIENCE_S)) == {"type": "pong"}
 
 
 def test_everything(recorder: Recorder) -> None:
@@ -64,6 +64,13 @@ def test_everything(recorder: Recorder) -> None:
         hear(client, "ready")
         with progress.operation("survey", id="later"):
             assert hear(client, "progress.update")["operation"]["operation_id"] == "later"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with small limits, the same for all tests; each has a connection of its own."""
+    with serving_nothing(tmp_path_factory.mktemp("small"), streams=StreamLimits(subscriptions=2, trees=1)) as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -90,10 +97,9 @@ def test_everything(recorder: Recorder) -> None:
         b"\x00\xff",
     ],
 )
-def test_a_bad_message_gets_an_error_and_the_connection_stays(recorder: Recorder, said: str | bytes) -> None:
+def test_a_bad_message_gets_an_error_and_the_connection_stays(small: Server, said: str | bytes) -> None:
     """The error says what was expected; the next message is followed as if nothing had been."""
-    limits = StreamLimits(subscriptions=2, trees=1)
-    with serving(recorder, streams=limits) as server, connected(server) as client:
+    with connected(small) as client:
         client.send(said)
         error = hear(client, "error")
         assert error["title"]
@@ -109,10 +115,12 @@ def test_a_bad_message_gets_an_error_and_the_connection_stays(recorder: Recorder
 
 def test_a_client_that_talks_too_much_is_slowed(recorder: Recorder) -> None:
     """Beyond its allowance a message is answered by an error instead of being followed."""
-    with serving(recorder) as server, connected(server) as client:
-        for _ in range(105):
-            say(client, type="ping")
-        assert hear(client, "error")["title"] == "Too many messages"
+    with serving(recorder) as server:
+        server.hub.clock = FakeClock().monotonic  # the allowance grows with time, and how long sending takes is not known
+        with connected(server) as client:
+            for _ in range(101):
+                say(client, type="ping")
+            assert hear(client, "error")["title"] == "Too many messages"
 
 
 def test_the_server_says_goodbye(recorder: Recorder) -> None:
@@ -122,7 +130,7 @@ def test_the_server_says_goodbye(recorder: Recorder) -> None:
         hear(client, "ready")
         server.close()
         with pytest.raises(ConnectionClosed):
-            client.recv(timeout=10.0)
+            client.recv(timeout=PATIENCE_S)
         assert client.protocol.close_code == 1001
 
 

@@ -178,6 +178,6 @@ def test_generating_notices_and_repairs(generator: ModuleType, tmp_path: Path) -
 def test_the_generator_refuses_other_arguments() -> None:
     """A misspelt option is refused with how to use it, and nothing is written."""
     command = [sys.executable, str(FOLDER / "generate.py"), "--chekc"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage:" in done.stderr

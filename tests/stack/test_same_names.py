@@ -60,13 +60,13 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         assert worker.stdout is not None
         url = worker.stdout.readline().strip()
         assert url, "the worker ended early"
-        with urlopen(url, timeout=10) as answer:
+        with urlopen(url, timeout=60) as answer:
             scraped = _scraped(answer.read().decode())
         # The collector has taken everything, and may pass it on in several parts.
         pushed = servers.poll(
             lambda: _pushed(receiver, at_least=len(without_estimates(scraped))), what="as many series as were scraped"
         )
-        worker.communicate("", timeout=20)
+        worker.communicate("", timeout=120)
         assert worker.returncode == 0
     return Seen(scraped, pushed)
 

@@ -18,25 +18,37 @@ pty = pytest.importorskip("pty", reason="no pseudo-terminals on this platform")
 
 PROGRAM = """
 import logging, sys, threading
-pause = threading.Event().wait
 early = logging.StreamHandler()  # holds sys.stderr as it is before there is a display
 logging.basicConfig(handlers=[early], level=logging.INFO)
 import otel_progress as progress
+from otel_progress.exporters.console_region import Region
+draw, drawn = Region.draw, threading.Event()
+
+def draw_and_tell(self, lines, above=()):
+    draw(self, lines, above)
+    if lines:
+        drawn.set()
+
+def until_a_frame_came_in_between():
+    drawn.clear()
+    assert drawn.wait(60)
+
+Region.draw = draw_and_tell
 runtime = progress.configure(service_name="test", store="memory:", console="auto")
 with progress.operation("survey", "Friday", total=3, unit="song") as op:
     for number in range(3):
         with op.level("song", str(number)):
-            pause(0.3)  # some ticks, so that frames come in between
+            until_a_frame_came_in_between()
             print(f"printed {number} " + "x" * 60)
             logging.info("logged %d", number)
             print("begun ", end="", flush=True)
-            pause(0.3)  # some ticks, so that frames come in between
+            until_a_frame_came_in_between()
             print("and ended")
     if "fail" in sys.argv:
         raise LookupError("on purpose")
     if "wait" in sys.argv:
         print("waiting")
-        pause(30)
+        threading.Event().wait(600)
 print("after")
 """
 
@@ -78,7 +90,7 @@ class Session:
         """Wait for the end and return the lines that stay on the screen."""
         self.read_until()
         os.close(self._terminal)
-        self.process.wait(30)
+        self.process.wait(60)
         pyte.Stream(self.screen).feed(self.raw)
         return [line.rstrip() for line in self.screen.display if line.strip()]
 

@@ -163,7 +163,7 @@ def test_whatever_is_written_stays_as_it_would_be_without_a_block(steps: list[st
 
 
 FORKING = """
-import os, sys, threading
+import os, signal, sys, threading
 from otel_progress.exporters.console_region import Region
 region = Region(sys.stdout, size=lambda: (80, 24))
 region.draw([("bar", 3)])
@@ -171,11 +171,12 @@ held = threading.Event()
 def hold():
     with region._lock:
         held.set()
-        threading.Event().wait(20)
+        threading.Event().wait()
 threading.Thread(target=hold, daemon=True).start()
 held.wait()
 child = os.fork()
 if child == 0:
+    signal.alarm(30)  # or one that waits for the lock would outlive the test
     print("from the child", flush=True)
     os._exit(0)
 os.waitpid(child, 0)
@@ -186,5 +187,5 @@ os._exit(0)
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork on this platform")
 def test_a_forked_child_can_print() -> None:
     """A thread of the parent held the lock at the fork; the child has let go of it."""
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], capture_output=True, text=True, timeout=15, check=True)
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], capture_output=True, text=True, timeout=60, check=True)
     assert "from the child" in run.stdout

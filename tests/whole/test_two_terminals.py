@@ -15,6 +15,9 @@ import pytest
 
 from servers import poll
 
+TIMEOUT_S = 120.0
+"""How long anything here may take, on however busy a machine."""
+
 WORKER = """
 import sys
 import otel_progress as progress
@@ -40,7 +43,7 @@ for path in progress.track(["a", "b"], "checksum"):
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     """The environment of every process here: a machine of its own as far as state goes, and no setting of ours."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_") and name != "COLUMNS"}
     return {**ours, "XDG_STATE_HOME": str(tmp_path)}
 
 
@@ -54,7 +57,7 @@ def worker(environ: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -63,7 +66,13 @@ def worker(environ: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
 def look(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a second terminal would."""
     command = [sys.executable, "-m", "otel_progress", *arguments]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+
+
+def get(url: str) -> str:
+    """Return what an address of this machine answers, whatever proxy the environment names."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=TIMEOUT_S) as answer:
+        return bytes(answer.read()).decode()
 
 
 def reach_half(worker: subprocess.Popen[str]) -> str:
@@ -76,7 +85,9 @@ def reach_half(worker: subprocess.Popen[str]) -> str:
 
 def documents(environ: dict[str, str], *arguments: str) -> list[dict[str, object]]:
     """Return the operations a command prints as JSON."""
-    found: list[dict[str, object]] = json.loads(look(environ, *arguments, "--json").stdout)["operations"]
+    done = look(environ, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, object]] = json.loads(done.stdout)["operations"]
     return found
 
 
@@ -88,12 +99,12 @@ def test_a_second_terminal_sees_the_work(worker: subprocess.Popen[str], environ:
     for text in ("Friday setlist", "85%", "1/2", "nightly", "audio096.wav", "no such file", "Executing"):
         assert text in shown
     assert "Friday setlist" in look(environ, "watch", "--once").stdout
-    metrics = urllib.request.urlopen(url, timeout=10).read().decode()
+    metrics = get(url)
     assert 'progress_operation_ratio{operation_id="friday-42",operation_type="setlist_processing"} 0.85' in metrics
     assert worker.stdin is not None
     worker.stdin.write("\n")
     worker.stdin.flush()
-    assert worker.wait(30) == 0
+    assert worker.wait(TIMEOUT_S) == 0
     ended = documents(environ, "history")
     assert [(o["name"], o["status"], o["ratio"]) for o in ended] == [
         ("checksum", "completed", 1.0),
@@ -108,7 +119,7 @@ def test_a_killed_worker_is_abandoned(worker: subprocess.Popen[str], environ: di
     reach_half(worker)
     poll(lambda: [o["ratio"] for o in documents(environ, "ls")] == [0.85], what="last tick in the journal")
     worker.send_signal(signal.SIGKILL)
-    worker.wait(10)
+    worker.wait()
     [abandoned] = documents(environ, "ls")
     assert (abandoned["status"], abandoned["condition"], abandoned["ratio"]) == ("running", "abandoned", 0.85)
     assert abandoned["remaining_seconds"] is None
