@@ -21,8 +21,8 @@ def main() -> None:
         server = Server(
             recorder.runtime.store,
             port=0,
-            streams=StreamLimits(clients=600, blocked_s=2.0, interval_s=0.2),
-            connections=ConnectionLimits(most=1_100, request_s=2.0, blocked_s=2.0),
+            streams=StreamLimits(clients=600, blocked_s=3.0, interval_s=0.2),
+            connections=ConnectionLimits(most=1_100, request_s=3.0, blocked_s=3.0),
         )
         server.start()
         sys.stdout.write(f"{server.port}\n")

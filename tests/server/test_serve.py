@@ -19,6 +19,7 @@ from server_threads import threads_end
 
 import otel_progress as progress
 from otel_progress.errors import ConfigurationError
+from otel_progress.server import connections
 from otel_progress.server.connections import ConnectionLimits
 from otel_progress.server.serve import Server
 from otel_progress.testing import Recorder
@@ -118,6 +119,26 @@ def test_who_does_not_get_on_with_a_request_is_cut_off(recorder: Recorder, sent:
         server.start()
         assert ends(client)
         poll(lambda: {(reason,): 1} in server.counts.read().values())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system does not give up on clients by itself")
+def test_whom_the_system_gives_up_on_is_counted_as_slow(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine so busy that the system is first to cut off a client that takes nothing, it is counted all the same."""
+    monkeypatch.setattr(connections._Http, "_cut", lambda _connection, _reason: None)
+    with (
+        progress.operation("load", id="load", message="x" * 900) as operation,
+        serving(recorder, connections=ConnectionLimits(blocked_s=0.1, buffer=1024, kernel_buffer=1024)) as server,
+        socket.socket() as client,
+    ):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+        def counted() -> bool:
+            operation.increment()
+            return {("slow",): 1} in server.counts.read().values()
+
+        poll(counted, what="count of a slow client")
 
 
 def test_too_many_connections_are_closed_at_once(recorder: Recorder) -> None:

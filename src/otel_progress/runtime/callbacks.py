@@ -22,7 +22,7 @@ Callback: TypeAlias = Callable[[CallbackEvent, OperationSnapshot], object]
 """Called with the event and the operation as it was then, levels included."""
 MAX_WAITING: Final = 1_000
 """Starts and ends that may wait for a callback that is slow; beyond, the oldest are let go and counted."""
-NEVER: Final = float("-inf")
+_NEVER: Final = float("-inf")
 """When a run was last told of that never was. Not 0: the monotonic clock may have begun less than an interval ago, with the machine."""
 
 
@@ -102,7 +102,7 @@ class Mailbox:
         if not self._updates:
             return None
         now = time.monotonic()
-        return max(0.0, min(self._delivered.get(run, NEVER) + self._interval for run in self._updates) - now)
+        return max(0.0, min(self._delivered.get(run, _NEVER) + self._interval for run in self._updates) - now)
 
     def _take(self) -> tuple[CallbackEvent, OperationSnapshot]:
         if self._edges:
@@ -110,7 +110,7 @@ class Mailbox:
             if event != "started":
                 self._delivered.pop(operation.run, None)
             return event, operation
-        run = min(self._updates, key=lambda run: self._delivered.get(run, NEVER))
+        run = min(self._updates, key=lambda run: self._delivered.get(run, _NEVER))
         self._delivered[run] = time.monotonic()
         return "updated", self._updates.pop(run)
 

@@ -63,6 +63,12 @@ class _Deadline:
         self.reason = reason
         self._timer = self._loop.call_later(seconds, self._cut, reason)
 
+    def lost(self, reason: str, error: Exception | None, counts: ServerCounts) -> None:
+        """Call it off, as the connection is gone; where the system was first to give up on the client, that is counted for us."""
+        if self._timer is not None and self.reason == reason and isinstance(error, TimeoutError):
+            counts.refused(reason)
+        self.disarm()
+
     def disarm(self) -> None:
         """Call it off."""
         if self._timer is not None:
@@ -102,7 +108,7 @@ class _Http(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading.disarm()
-        self._writing.disarm()
+        self._writing.lost("slow", exc, self.counts)
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
@@ -156,7 +162,7 @@ class _Socket(WebSocketsSansIOProtocol):
         self._writing.disarm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._writing.disarm()
+        self._writing.lost("slow", exc, self.counts)
         super().connection_lost(exc)
 
     def _cut(self, reason: str) -> None:
