@@ -27,6 +27,7 @@ SECONDS: Final = 15.0
 NAMED: Final = 90
 EVERYTHING: Final = 10
 TARGET_MS: Final = 250.0
+FLUSH_S: Final = 60.0
 
 
 def latency(effort: Effort) -> Iterator[Row]:
@@ -35,11 +36,12 @@ def latency(effort: Effort) -> Iterator[Row]:
     named, everything = effort.count(NAMED), max(1, int(EVERYTHING * effort.share))
     with tempfile.TemporaryDirectory() as directory:
         store = f"sqlite:///{Path(directory) / 'journal.db'}"
-        with configured(store=store), ExitStack() as stack:
+        with configured(store=store) as runtime, ExitStack() as stack:
             operations = [
                 stack.enter_context(progress.operation("load", f"operation {number}", id=f"load-{number}", total=1_000_000))
                 for number in range(count)
             ]
+            runtime.force_flush(FLUSH_S)  # a server of a journal that is not there yet would not start
             with _updated(operations), _served(store) as (server, port):
                 time.sleep(effort.seconds(1.0))
                 mine, theirs, began = time.process_time(), _cpu_of(server.pid), time.monotonic()
