@@ -84,9 +84,8 @@ def flood(port: int, clients: list[socket.socket]) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(PATIENCE_S)
         client.connect(("127.0.0.1", port))
-        with suppress(
-            ConnectionError
-        ):  # where this process stood still, a connection may have been cut off before it said anything
+        # Where this process stood still, a connection may have been cut off before it said anything.
+        with suppress(ConnectionError):
             if number < SLOW:
                 client.sendall(b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
             elif number < SLOW + HALF:
