@@ -121,9 +121,10 @@ def draw(path: Path, number: int) -> None:
 
 
 class Told(NamedTuple):
-    """What was known of an opaque step when it began, the seconds it took, and at which attempt it went well."""
+    """What was known of an opaque step at its start, the ratio shown right before its end, the seconds it took, the attempt that did it."""
 
     expected: progress.Eta | None
+    shown: float | None
     took: float
     attempt: int
 
@@ -147,8 +148,9 @@ def opaque(op: progress.Level, step: Step, program: str, *arguments: object, exp
     with op.stage(step).opaque(expected) as stage:
         foretold = stage.eta
         run(program, *arguments)
+        nearly = stage.snapshot()
     ended = stage.snapshot()
-    return Told(foretold, ended.duration_s or 0.0, ended.info.attempt)
+    return Told(foretold, nearly.ratio if nearly.estimated else None, ended.duration_s or 0.0, ended.info.attempt)
 
 
 def encode(op: progress.Level, folder: Path, frames: int) -> Told:
@@ -189,6 +191,8 @@ def line(step: Step, told: Told, shown: Sequence[float]) -> str:
         expected = f"{eta.remaining_s:.2f} s expected"
     else:
         expected = f"{eta.remaining_s:.2f} s learned from {eta.runs} earlier run{'s' if eta.runs > 1 else ''}"
+    if told.shown is not None and told.shown > max(shown, default=-1.0):
+        shown = [*shown, told.shown]
     ratios = ", ".join(f"~{ratio:.0%}" for ratio in shown)
     attempt = f" at attempt {told.attempt}" if told.attempt > 1 else ""
     return f"  {step.name.lower():<6}  {expected}, took {told.took:.2f} s{attempt}{', shown as ' if ratios else ''}{ratios}"

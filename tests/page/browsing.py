@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from journals import make_journal
 from servers import answers, poll
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Serving:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        make_journal(self._store)
         command = [sys.executable, "-m", "otel_progress", "--store", self._store, "serve", "--port", str(self.port)]
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(command, env=self._environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output)

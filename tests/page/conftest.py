@@ -43,8 +43,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def shared(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server for all tests that do nothing to it."""
-    with progress.configure(store=store, console=False, prometheus_port=None):
-        pass  # a server of a journal that is not there would have nothing to say yet
     serving = Serving(store, tmp_path_factory.mktemp("server") / "serve.log")
     try:
         serving.start()

@@ -33,8 +33,6 @@ def busy(tmp_path: Path) -> Iterator[Serving]:
     """A server of its own, as these tests leave thousands of operations behind."""
     store = f"sqlite:///{tmp_path}/journal.db"
     serving = Serving(store, tmp_path / "serve.log")
-    with progress.configure(store=store, console=False):
-        pass  # a server of a journal that is not there yet would refuse to start
     try:
         serving.start()
         with progress.configure(store=store, console=False, resources=False, tick=0.05):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.journals import make_journal
 from tests.rules.listening import ANY, is_ready, port_told
 from tests.rules.quick import write_alertmanager
 from tests.servers import accepts, require, running
@@ -72,6 +73,7 @@ def prometheus(config: Path, folder: Path) -> Iterator[None]:
 @contextmanager
 def serving_journal(store: str, token_file: Path, folder: Path) -> Iterator[int]:
     """Run `otel-progress serve` over the journal at ``store``, asking for the token in that file; yield the port it chose."""
+    make_journal(store)
     log = folder / "server.log"
     serve = ["serve", "--port", "0", "--token-file", str(token_file)]
     command = [sys.executable, "-u", "-m", "otel_progress", "--store", store, *serve]
