@@ -26,7 +26,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
         del event, seconds
         await asyncio.sleep(0.005)
 
-    monkeypatch.setattr(looking, "_wait", a_moment)
+    monkeypatch.setattr(looking, "set_within", a_moment)
 
 
 def test_what_vanished_is_found_out() -> None:

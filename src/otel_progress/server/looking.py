@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from otel_progress.observations import Preview
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.server.waiting import set_within
 from otel_progress.trouble import trouble
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Looker:
             self._awake.clear()
             if not hurried:
                 idle = 0.05 if self._hub.followed else 0.5
-                await _wait(self._awake, max(idle, _REST * took))
+                await set_within(self._awake, max(idle, _REST * took))
 
     async def _round(self) -> bool:
         """Do what is due; tell whether somebody still waits for a first look."""
@@ -156,10 +157,3 @@ class Looker:
 
     async def _in_thread(self, question: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, question)
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except asyncio.TimeoutError:
-        return

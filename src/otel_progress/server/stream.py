@@ -19,6 +19,7 @@ from otel_progress.server.follower import Follower, Selection
 from otel_progress.server.hub import Hub
 from otel_progress.server.options import ServerSettings
 from otel_progress.server.problems import Problem
+from otel_progress.server.waiting import set_within
 from otel_progress.server.websocket import Socket
 from otel_progress.text import MAX_ID
 
@@ -175,9 +176,7 @@ class _Telling:
         if not (hub.closed or follower.gone):
             await asyncio.sleep(hub.pause_s)
         while not follower.wake.is_set():
-            try:
-                await asyncio.wait_for(follower.wake.wait(), hub.limits.heartbeat_s)
-            except asyncio.TimeoutError:
+            if not await set_within(follower.wake, hub.limits.heartbeat_s):
                 await self._write(HEARTBEAT)
 
     def _reset(self, reason: str) -> bytes:
