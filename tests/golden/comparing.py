@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,16 @@ class Golden:
         """Compare a JSON value, written with two spaces of indentation. The order of the keys counts."""
         self.text(name, json.dumps(actual, indent=2, ensure_ascii=False) + "\n")
 
+    def needs(self, *packages: str) -> None:
+        """Skip the test when the output is of other versions of packages that have a part in its form."""
+        path = DATA / "versions.json"
+        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        now = installed(*packages)
+        if self.update:
+            self.text("versions.json", json.dumps({**known, **now}, indent=2, sort_keys=True) + "\n")
+        elif any(known.get(package) != number for package, number in now.items()):
+            pytest.skip(f"the golden file is of other versions of {', '.join(packages)}")
+
     def lines(self, name: str, actual: list[str]) -> None:
         """Compare a list of lines."""
         self.text(name, "".join(f"{line}\n" for line in actual))
@@ -52,3 +63,8 @@ class Golden:
 def _lines(text: str) -> list[str]:
     """Return the lines of a text; characters that would not be visible in a diff are escaped."""
     return [line.replace("\r", "\\r").replace("\x1b", "\\x1b") for line in text.split("\n")]
+
+
+def installed(*packages: str) -> dict[str, str]:
+    """Return the major and minor version of packages."""
+    return {package: ".".join(version(package).split(".")[:2]) for package in packages}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +32,7 @@ from otel_progress.journal import SqliteJournal
 from otel_progress.model import Eta, Failure, Outcome, Snapshot, Status
 from otel_progress.observations import HistoryKey, LogRecord, Trajectory
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.previews.stores import Store
 from otel_progress.protocols import Batch
 
 NOW_WALL: Final = WALL + 120.0
@@ -196,6 +198,20 @@ def _other_operations() -> list[Snapshot]:
 
 def _trajectory(duration: float) -> Trajectory:
     return Trajectory(duration, tuple((duration * part / 4, part / 4) for part in range(5)), {"mix": 20.0, "master": 10.5})
+
+
+PICTURE: Final = b"a preview"
+"""Content of a stored preview."""
+
+
+def write_with_content(path: Path, store: Store) -> None:
+    """Write a journal that holds the state, and a further preview whose content ``store`` keeps."""
+    write_scene(path)
+    digest = hashlib.sha256(PICTURE).hexdigest()
+    location = store.write("run-1", digest, "image/png", PICTURE)
+    kept = preview(4, media_type="image/png", digest=digest, location=location, size_bytes=len(PICTURE))
+    with open_scene_journal(path) as journal:
+        journal.write(batch(previews=[kept], at=WALL + 116.0, clock=CLOCK + 116.0))
 
 
 @contextmanager
