@@ -174,6 +174,18 @@ def change_sets() -> Iterator[Batch]:
     )
 
 
+def late_changes() -> Batch:
+    """Return what happens to the running operation after everything else: an item and a preview."""
+    first = running_levels()[0]
+    return batch(
+        replace(first, sequence=9, current=4, observed_at=WALL + 118.0, observed_clock=CLOCK + 118.0),
+        events=[event(9, SONG, name="late", outcome=Outcome.COMPLETED, at=WALL + 118.0)],
+        previews=[preview(9, SONG, at=WALL + 118.0)],
+        at=WALL + 118.0,
+        clock=CLOCK + 118.0,
+    )
+
+
 def _other_operations() -> list[Snapshot]:
     def other(id_: str, run: str, type_: str = "backup", **fields: object) -> Snapshot:
         return snapshot(operation_id=id_, id=id_, run=run, operation_type=type_, type=type_, **fields)
