@@ -135,7 +135,7 @@ def change_sets() -> Iterator[Batch]:
     """Yield what the writers write into the journal, in this order: every kind of record and of status."""
     yield batch(
         *running_levels(),
-        *_other_operations(),
+        *other_operations(),
         at=WALL + 110.0,
         clock=CLOCK + 110.0,
         events=event_records(),
@@ -186,7 +186,9 @@ def late_changes() -> Batch:
     )
 
 
-def _other_operations() -> list[Snapshot]:
+def other_operations() -> list[Snapshot]:
+    """Return operations of every other status."""
+
     def other(id_: str, run: str, type_: str = "backup", **fields: object) -> Snapshot:
         return snapshot(operation_id=id_, id=id_, run=run, operation_type=type_, type=type_, **fields)
 
