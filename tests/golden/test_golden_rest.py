@@ -22,6 +22,7 @@ from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
 from otel_progress.operations import OperationSnapshot
 from otel_progress.previews.opening import open_store
+from otel_progress.server.static import page_files
 
 if TYPE_CHECKING:
     import httpx
@@ -209,6 +210,11 @@ def test_metrics(golden: Golden, client: Client) -> None:
     answer = client.get("/metrics")
     lines = [line for line in answer.text.splitlines(keepends=True) if not line.startswith("progress_journal_bytes ")]
     golden.text("metrics/server.txt", "".join(lines))
+
+
+def test_files_of_the_page(golden: Golden) -> None:
+    """Name, media type and hash of each file that browsers get."""
+    golden.lines("page.txt", [f"{name} {file.media_type} {file.tag}" for name, file in sorted(page_files().items())])
 
 
 def _shown(answer: httpx.Response) -> str:
