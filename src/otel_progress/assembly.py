@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from otel_progress import redaction
 from otel_progress.errors import MissingExtraError
 from otel_progress.exporters.otlp import build_resource
-from otel_progress.exporters.otlp_sender import Patience
+from otel_progress.exporters.otlp_sender import ShutdownBudget
 from otel_progress.exporters.otlp_settings import wanted_signals
 from otel_progress.exporters.totals import Totals
 from otel_progress.instances import current_instance
@@ -46,7 +46,7 @@ class Assembly:
     def __init__(self, settings: Settings, provider: TracerProvider | None, sources: Sources) -> None:
         self.settings = settings
         self.signals = wanted_signals(os.environ, otlp=settings.otlp)
-        self.patience = Patience()
+        self.budget = ShutdownBudget()
         token = None if settings.server_port is None else settings.read_token()
         sampling = _samples(settings)
         journal = _journal(settings, self._discard)
@@ -196,7 +196,7 @@ class Assembly:
             self.settings.service_name,
             self.store.instance.id,
             export="traces" in self.signals,
-            patience=self.patience,
+            budget=self.budget,
             on_error=lambda: self.totals.sink_error("otlp.traces"),
         )
 
@@ -207,7 +207,7 @@ class Assembly:
             from otel_progress.exporters.otlp_events import OtlpEvents
             from otel_progress.exporters.otlp_logs import OtlpLogs
 
-            log = build_event_log(self._resource(), patience=self.patience, on_error=lambda: self.totals.sink_error("otlp.logs"))
+            log = build_event_log(self._resource(), budget=self.budget, on_error=lambda: self.totals.sink_error("otlp.logs"))
             if self.settings.capture_logs is not False:  # ahead of the events, whose sink closes what both go out through
                 self._lane("logs", OtlpLogs(log))
             self._lane("events", OtlpEvents(log, address=self._preview_address))
@@ -219,13 +219,13 @@ class Assembly:
                 self.store,
                 self.totals,
                 self._resource(),
-                patience=self.patience,
+                budget=self.budget,
                 on_error=lambda: self.totals.sink_error("otlp.metrics"),
                 public_url=self._public_url,
                 journal_size=self.runtime.journal_size,
             )
             self.runtime.flushing.append(metrics.force_flush)
-            self.runtime.ending.append(lambda timeout: metrics.close())  # Patience bounds it
+            self.runtime.ending.append(lambda timeout: metrics.close())  # the ShutdownBudget bounds it
 
     def _public_url(self) -> str | None:
         """Return where people find the previews: as it was set, else at this process's own server."""

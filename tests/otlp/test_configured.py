@@ -12,9 +12,9 @@ from otel_progress import semconv
 
 WORKER = """
 import otel_progress as progress
-from otel_progress.exporters.otlp_sender import Patience
+from otel_progress.exporters.otlp_sender import ShutdownBudget
 
-Patience.__init__.__defaults__ = (60.0,)  # that the end is never waited for longer than a moment is shown elsewhere
+ShutdownBudget.__init__.__defaults__ = (60.0,)  # the time limit has tests of its own
 
 with progress.configure(console=False, store="memory:") as runtime:
     with progress.operation("nightly_import", "Friday", id="friday", total=2) as op:

@@ -64,6 +64,14 @@ class Kept(MetricExporter):
         return {metric.name: metric for r in data.resource_metrics for scope in r.scope_metrics for metric in scope.metrics}
 
 
+class Whole(BoundedMetricExporter):
+    """Exports everything in one request, so that a test can read all metrics of one export."""
+
+    def export(self, metrics_data: MetricsData, *_: Any, **__: Any) -> MetricExportResult:
+        """Export without splitting."""
+        return MetricExportResult.SUCCESS if self.monitor.export(metrics_data) else MetricExportResult.FAILURE
+
+
 def operation(number: int, clock: float = 1.0, **values: Any) -> OperationSnapshot:
     """Return a running operation with one song."""
     id_ = f"op-{number}"
@@ -77,7 +85,11 @@ def exporting(reader: ListedReader, totals: Totals | None = None, **options: Any
     """Run OtlpMetrics over a reader, exporting only when flushed."""
     kept = Kept()
     metrics = OtlpMetrics(
-        cast("Reader", reader), totals or Totals(), resource=Resource({"service.name": "n"}), exporter=kept, **options
+        cast("Reader", reader),
+        totals or Totals(),
+        resource=Resource({"service.name": "n"}),
+        exporter=Whole(kept),
+        **options,
     )
     try:
         yield metrics, kept
@@ -241,7 +253,7 @@ def test_large_exports_are_split_without_losing_a_point() -> None:
 
 
 def test_last_values_are_exported_on_close() -> None:
-    """Closing exports once more, through the thread that a bounded exporter has."""
+    """Closing exports a last time."""
     kept = Kept()
     totals = Totals()
     reader = cast("Reader", ListedReader([operation(1)]))

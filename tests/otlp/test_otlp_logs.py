@@ -24,9 +24,9 @@ SPAN = "b7ad6b7169203331"
 WORKER = """
 import logging
 import otel_progress as progress
-from otel_progress.exporters.otlp_sender import Patience
+from otel_progress.exporters.otlp_sender import ShutdownBudget
 
-Patience.__init__.__defaults__ = (60.0,)  # that the end is never waited for longer than a moment is shown elsewhere
+ShutdownBudget.__init__.__defaults__ = (60.0,)  # the time limit has tests of its own
 
 logging.basicConfig(level=logging.INFO, filename="/dev/null")
 log = logging.getLogger("nightly.import")

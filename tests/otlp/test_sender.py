@@ -1,4 +1,4 @@
-"""Sender and Patience: who waits, for how long, what is counted and what is logged."""
+"""ExportMonitor and ShutdownBudget: bounded waits, counted failures, one log line per outage."""
 
 from __future__ import annotations
 
@@ -6,125 +6,119 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from otel_progress.exporters import otlp_sender
-from otel_progress.exporters.otlp_sender import Patience, Sender, speak_for, within
+from otel_progress.exporters.otlp_sender import (
+    SHUTDOWN_S,
+    ExportMonitor,
+    ShutdownBudget,
+    capture_exporter_logs,
+    run_with_timeout,
+)
 from otel_progress.testing import FakeClock
 
 LOGGER = "otel_progress.exporters.otlp_sender"
 LONG_S = 60.0
-"""Far longer than any test; nothing here may wait for it."""
+"""Far longer than any test. No test may wait this long."""
 
 
-@pytest.fixture
-def senders() -> Iterator[list[Sender[str]]]:
-    """Senders to stop after the test; their threads end with it, so that what they log is not taken for that of another."""
-    made: list[Sender[str]] = []
-    yield made
-    for sender in made:
-        sender.stop()
-    runs = [sender._run for sender in made]
-    for thread in threading.enumerate():
-        if getattr(thread, "_target", None) in runs:
-            thread.join(LONG_S)
-            assert not thread.is_alive(), "a sender did not end"
+def make_monitor(export: Callable[[str], bool], **options: object) -> ExportMonitor[str]:
+    """Return a monitor of an exporter that needs no closing."""
+    return ExportMonitor("spans", export, lambda: None, **options)  # type: ignore[arg-type]
 
 
-def make(senders: list[Sender[str]], export: Callable[[str], bool], **options: object) -> Sender[str]:
-    """Return a sender that is stopped after the test."""
-    sender = Sender("spans", export, lambda: None, **options)  # type: ignore[arg-type]
-    senders.append(sender)
-    return sender
+def test_export_returns_whether_the_batch_was_accepted() -> None:
+    """The result is that of the exporter, and failures are counted."""
+    monitor = make_monitor(lambda batch: batch == "good")
+    assert [monitor.export("good"), monitor.export("bad"), monitor.export("good")] == [True, False, True]
+    assert monitor.failures == 1
 
 
-def test_send_waits_and_says_whether_it_worked(senders: list[Sender[str]]) -> None:
-    """The result is the exporter's own, from a thread of the sender."""
-    threads = []
+def test_budget_bounds_the_sum_of_all_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If every signal waits as long as it may, the sum of the four waits stays below the limit."""
+    clock = FakeClock(monotonic=100.0)
+    monkeypatch.setattr(otlp_sender, "time", clock)
+    budget = ShutdownBudget()
+    waits = []
+    for _ in range(4):
+        with budget.wait() as timeout_s:
+            clock.advance(timeout_s)
+        waits.append(timeout_s)
+    assert waits[0] > 2.0
+    assert min(waits) > 0.05
+    assert sum(waits) < SHUTDOWN_S
 
-    def export(batch: str) -> bool:
-        threads.append(threading.current_thread())
-        return batch == "good"
 
-    sender = make(senders, export)
-    assert [sender.send("good"), sender.send("bad"), sender.send("good")] == [True, False, True]
-    assert sender.failures == 1
-    assert set(threads) != {threading.current_thread()}
-    assert len(set(threads)) == 1
+def test_budget_is_used_only_while_a_signal_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time between two waits is free, so a signal that is closed much later still has what the others left."""
+    clock = FakeClock(monotonic=100.0)
+    monkeypatch.setattr(otlp_sender, "time", clock)
+    budget = ShutdownBudget(10.0)
+    with budget.wait() as first:
+        clock.advance(1.0)
+    clock.advance(1000.0)
+    with budget.wait() as second:
+        pass
+    assert second == pytest.approx(first - 1.0)
 
 
-def test_closing_ends_the_wait_for_an_exporter_that_hangs(senders: list[Sender[str]]) -> None:
-    """A batch in flight is given up when patience ends, later ones at once; both are counted."""
-    entered, release = threading.Event(), threading.Event()
+def test_an_outage_is_logged_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Several failed batches give one warning with the reason, and one line when an export succeeds again. All are counted."""
+    answers = iter([False, False, False, True, True, False])
+    errors: list[int] = []
+    monitor = make_monitor(lambda _: next(answers), on_error=lambda: errors.append(1))
+    with caplog.at_level(logging.INFO, logger="otel_progress"):
+        for number in range(6):
+            monitor.export(str(number))
+    assert [record.levelname for record in caplog.records if record.name == LOGGER] == ["WARNING", "INFO", "WARNING"]
+    assert len(errors) == monitor.failures == 4
+
+
+def test_stop_reports_a_running_export_as_lost_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A batch that is still being exported at the end is counted once, even though its export fails later."""
+    entered, release, errors, results = threading.Event(), threading.Event(), [], []
 
     def export(_: str) -> bool:
         entered.set()
-        return release.wait(4 * LONG_S)
+        release.wait(LONG_S)
+        return False
 
-    sender = make(senders, export, patience=Patience(0.1))
-    results: list[bool] = []
-    waiting = threading.Thread(target=lambda: results.append(sender.send("first")))
-    waiting.start()
+    monitor = make_monitor(export, on_error=lambda: errors.append(1))
+    busy = threading.Thread(target=lambda: results.append(monitor.export("lost")))
+    busy.start()
     assert entered.wait(LONG_S)
-    sender.closing()
-    waiting.join(LONG_S)
-    assert results == [False]
-    assert sender.send("second") is False
-    sender.stop()
-    assert sender.failures == 2
+    monitor.stop()
     release.set()
+    busy.join(LONG_S)
+    assert results == [False]
+    assert monitor.failures == len(errors) == 1
+    assert "not accepted within the time for shutdown" in caplog.text
 
 
-def test_patience_is_shared_and_leaves_a_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first to close starts the clock for all; one that comes after the limit still has a moment."""
-    clock = FakeClock(monotonic=100.0)
-    monkeypatch.setattr(otlp_sender, "time", clock)
-    patience = Patience(5.0)
-    assert patience.deadline() == 105.0
-    clock.advance(4.0)
-    assert patience.deadline() == 105.0
-    clock.advance(6.0)
-    assert 110.0 < patience.deadline() < 111.0
-
-
-def test_an_outage_is_logged_once_and_its_end_once(senders: list[Sender[str]], caplog: pytest.LogCaptureFixture) -> None:
-    """However many batches fail there is one warning with the reason and one line when it works again; all are counted."""
-    answers = iter([False, False, False, True, True, False])
-    errors: list[int] = []
-    sender = make(senders, lambda _: next(answers), on_error=lambda: errors.append(1))
-    with caplog.at_level(logging.INFO, logger="otel_progress"):
-        for number in range(6):
-            sender.send(str(number))
-    assert [record.levelname for record in caplog.records if record.name == LOGGER] == ["WARNING", "INFO", "WARNING"]
-    assert len(errors) == sender.failures == 4
-
-
-def test_a_batch_is_failed_or_given_up_but_not_both(senders: list[Sender[str]]) -> None:
-    """When the sender stops while the failure of a batch is being counted, that batch is not lost a second time."""
+def test_a_batch_whose_failure_is_being_counted_is_not_lost_twice() -> None:
+    """When the exporter is closed while the failure of a batch is being reported, that batch is counted once."""
     counting, release, errors = threading.Event(), threading.Event(), []
 
     def count() -> None:
         errors.append(1)
-        if not counting.is_set():
-            counting.set()
-            release.wait(LONG_S)
+        counting.set()
+        release.wait(LONG_S)
 
-    sender = make(senders, lambda _: False, on_error=count)
-    busy = threading.Thread(target=sender.send, args=("lost",))
+    monitor = make_monitor(lambda _: False, on_error=count)
+    busy = threading.Thread(target=monitor.export, args=("lost",))
     busy.start()
     assert counting.wait(LONG_S)
-    sender.stop()
+    monitor.stop()
     release.set()
     busy.join(LONG_S)
-    assert sender.failures == len(errors) == 1
+    assert monitor.failures == len(errors) == 1
 
 
-def test_exception_of_an_exporter_is_a_failure_with_its_text(
-    senders: list[Sender[str]], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whatever an exporter raises is counted and told, and the next batch goes."""
+def test_exception_of_an_exporter_is_a_failure_with_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of the exporter is counted and logged, and the next batch is exported."""
 
     def export(batch: str) -> bool:
         if batch == "bad":
@@ -132,15 +126,13 @@ def test_exception_of_an_exporter_is_a_failure_with_its_text(
             raise ValueError(msg)
         return True
 
-    sender = make(senders, export)
-    assert [sender.send("bad"), sender.send("good")] == [False, True]
+    monitor = make_monitor(export)
+    assert [monitor.export("bad"), monitor.export("good")] == [False, True]
     assert "ValueError: cannot encode" in caplog.text
 
 
-def test_own_log_lines_of_an_exporter_are_told_by_the_sender(
-    senders: list[Sender[str]], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Under a sender the exporter's warnings become the reason in its one line; called elsewhere the exporter logs as ever."""
+def test_log_lines_of_an_exporter_become_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    """Under a monitor the exporter's warning is the reason in the one line. Without a monitor the exporter logs as before."""
     logger = logging.getLogger("opentelemetry.exporter.otel_progress_test")
 
     class Exporter:
@@ -150,28 +142,27 @@ def test_own_log_lines_of_an_exporter_are_told_by_the_sender(
 
     Exporter.__module__ = logger.name
     exporter = Exporter()
-    speak_for(exporter)
-    sender = make(senders, exporter.export)
-    sender.send("x")
+    capture_exporter_logs(exporter)
+    make_monitor(exporter.export).export("x")
     assert [record.name for record in caplog.records if record.name in (LOGGER, logger.name)] == [LOGGER]
     assert "Failed to export: code 503" in caplog.text
     exporter.export("x")
     assert [record.name for record in caplog.records if record.name in (LOGGER, logger.name)] == [LOGGER, logger.name]
 
 
-def test_error_in_counting_does_not_stop_the_sending(senders: list[Sender[str]]) -> None:
-    """When the callback that counts a loss raises, the next batch goes all the same."""
+def test_error_in_counting_does_not_stop_the_export() -> None:
+    """When the callback that counts a lost batch raises, the next batch is exported."""
 
     def count() -> None:
         msg = "cannot count"
         raise RuntimeError(msg)
 
-    sender = make(senders, lambda batch: batch == "good", on_error=count)
-    assert [sender.send("bad"), sender.send("good")] == [False, True]
+    monitor = make_monitor(lambda batch: batch == "good", on_error=count)
+    assert [monitor.export("bad"), monitor.export("good")] == [False, True]
 
 
-def test_stop_is_safe_twice_and_an_error_in_it_harms_nobody() -> None:
-    """The exporter is closed once, whatever that raises, and sending afterwards fails at once."""
+def test_stop_is_safe_twice_and_ignores_an_error_of_the_exporter() -> None:
+    """The exporter is closed once, an exception in that is ignored, and later batches are refused."""
     calls: list[int] = []
 
     def stop() -> None:
@@ -179,17 +170,17 @@ def test_stop_is_safe_twice_and_an_error_in_it_harms_nobody() -> None:
         msg = "already gone"
         raise OSError(msg)
 
-    sender: Sender[str] = Sender("spans", lambda _: True, stop)
-    sender.stop()
-    sender.stop()
+    monitor: ExportMonitor[str] = ExportMonitor("spans", lambda _: True, stop)
+    monitor.stop()
+    monitor.stop()
     assert calls == [1]
-    assert sender.send("late") is False
+    assert monitor.export("late") is False
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_forked_child_sends_on_a_thread_of_its_own(senders: list[Sender[str]]) -> None:
-    """A child that is forked while the parent's sender is busy can send."""
+def test_forked_child_exports_although_its_parent_was_exporting() -> None:
+    """A child that is forked during an export of its parent can export, and does not report the parent's batch as lost."""
     entered, release = threading.Event(), threading.Event()
     parent = os.getpid()
 
@@ -199,26 +190,33 @@ def test_forked_child_sends_on_a_thread_of_its_own(senders: list[Sender[str]]) -
             release.wait(2 * LONG_S)
         return True
 
-    sender = make(senders, export)
-    busy = threading.Thread(target=sender.send, args=("parent",))
-    busy.start()
+    monitor, idle = make_monitor(export), make_monitor(export)
+    busy = [threading.Thread(target=one.export, args=("parent",)) for one in (monitor, idle)]
+    for thread in busy:
+        thread.start()
     assert entered.wait(LONG_S)
+    while not (monitor._in_flight and idle._in_flight):
+        pass
     child = os.fork()
     if child == 0:
         try:
-            signal.alarm(int(LONG_S))  # a child that waits for ever fails the test instead of hanging it
-            os._exit(0 if sender.send("child") else 1)
-        finally:  # whatever fails, the child runs no tests
+            signal.alarm(int(LONG_S))  # a child that hangs fails the test
+            accepted = monitor.export("child")
+            monitor.stop()
+            idle.stop()
+            os._exit(0 if accepted and monitor.failures == idle.failures == 0 else 1)
+        finally:  # the child runs no other tests
             os._exit(2)
     _, status = os.waitpid(child, 0)
     release.set()
-    busy.join(LONG_S)
-    assert os.waitstatus_to_exitcode(status) == 0, "the child could not send"
+    for thread in busy:
+        thread.join(LONG_S)
+    assert os.waitstatus_to_exitcode(status) == 0, "the child could not export"
 
 
-def test_within_says_whether_a_call_ended_in_time() -> None:
-    """A call that takes longer goes on by itself; the caller is told."""
+def test_run_with_timeout_returns_whether_the_call_ended_in_time() -> None:
+    """A call that takes longer continues in the background."""
     release = threading.Event()
-    assert within(LONG_S, lambda: None) is True
-    assert within(0.01, lambda: release.wait(4 * LONG_S)) is False
+    assert run_with_timeout(LONG_S, lambda: None) is True
+    assert run_with_timeout(0.01, lambda: release.wait(4 * LONG_S)) is False
     release.set()

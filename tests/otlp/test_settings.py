@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -16,6 +17,7 @@ from otel_progress.errors import ConfigurationError
 from otel_progress.exporters.otel_logs_shim import build_event_log
 from otel_progress.exporters.otlp import build_resource, build_tracer_provider
 from otel_progress.exporters.otlp_metrics import build_otlp_metrics
+from otel_progress.exporters.otlp_sender import ExportMonitor
 from otel_progress.exporters.otlp_settings import SIGNALS, otlp_wanted, protocol, wanted_signals
 from otel_progress.exporters.totals import Totals
 from otel_progress.sampling import ProgressSampler
@@ -104,25 +106,25 @@ def _logs() -> object:
         (_logs, "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "100000"),
     ],
 )
-def test_what_is_refused_leaves_no_thread(
+def test_refused_setting_leaves_no_thread_and_no_open_exporter(
     chosen: str, build: Callable[[], object], name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exporter's thread, which runs by the time the SDK looks at the setting, ends with the refusal; the text is one sentence."""
+    """The exporter, which exists by the time the SDK reads the setting, is closed. The text is one sentence."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", chosen)
     monkeypatch.setenv(name, value)
-    started: list[threading.Thread] = []
-    start = threading.Thread.start
+    closed: list[ExportMonitor[Any]] = []
+    stop = ExportMonitor.stop
 
-    def noted(thread: threading.Thread) -> None:
-        started.append(thread)
-        start(thread)
+    def noted(monitor: ExportMonitor[Any]) -> None:
+        closed.append(monitor)
+        stop(monitor)
 
-    monkeypatch.setattr(threading.Thread, "start", noted)
+    monkeypatch.setattr(ExportMonitor, "stop", noted)
+    before = set(threading.enumerate())
     with pytest.raises(ConfigurationError, match=r"cannot be set up: \S+( \S+)*[^.]\. Correct"):
         build()
-    (ours,) = [thread for thread in started if thread.name.startswith("otel-progress-")]
-    ours.join(60.0)
-    assert not ours.is_alive()
+    assert len(closed) == 1
+    assert [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith(("otel-", "Otel"))] == []
 
 
 def test_resource_says_who_works(monkeypatch: pytest.MonkeyPatch) -> None:

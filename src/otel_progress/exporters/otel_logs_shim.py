@@ -1,7 +1,6 @@
-"""The only file that touches OpenTelemetry's logs modules: their names begin with an underscore, and they still move.
+"""The only module that imports OpenTelemetry's logs modules, whose names start with an underscore and still change.
 
-From 1.33 to 1.45 the way to emit an event changed three times: a record without an event name (1.33), a record with one and
-with a context (1.35), and keyword arguments of ``emit`` (1.37). ``EventLog`` is the same over all of them.
+``emit`` takes keyword arguments from 1.38 on. 1.37 takes a record of the SDK.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from otel_progress.exporters.otlp import make_exporter, refusing
-from otel_progress.exporters.otlp_sender import Patience, Sender, within
+from otel_progress.exporters.otlp_sender import ExportMonitor, ShutdownBudget
 from otel_progress.exporters.otlp_settings import Protocol
 from otel_progress.model import MetadataValue
 
@@ -29,11 +28,7 @@ MAX_SCOPES: Final = 500
 """Loggers whose records go out under their own name."""
 _QUEUE: Final = 8192
 _QUEUE_VARIABLE: Final = "OTEL_BLRP_MAX_QUEUE_SIZE"
-_LEGACY_EVENT_NAME: Final = "event.name"
-"""Where an event's name went before records had a field for it."""
-
-_LogExporter: Any = getattr(logs_export, "LogRecordExporter", None) or logs_export.LogExporter
-_LogExportResult: Any = getattr(logs_export, "LogRecordExportResult", None) or logs_export.LogExportResult
+_EMIT_TAKES_KEYWORDS: Final = "event_name" in inspect.signature(logs_sdk.Logger.emit).parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,71 +51,85 @@ class LogEvent:
 
 
 class EventLog:
-    """Emits events through a LoggerProvider of the SDK, and closes it."""
+    """Emits events through a LoggerProvider of the SDK, and closes it. ``monitor`` is that of its exporter, if there is one."""
 
-    def __init__(self, provider: logs_sdk.LoggerProvider, sender: Sender[Any] | None = None) -> None:
+    def __init__(self, provider: logs_sdk.LoggerProvider, monitor: ExportMonitor[Any] | None = None) -> None:
         self._provider = provider
-        self._sender = sender
-        self._emit = _emitter(provider.get_logger(_SCOPE), provider.resource)
-        self._by_scope: dict[str, Callable[[LogEvent], None]] = {}
+        self._monitor = monitor
+        self._logger: Any = provider.get_logger(_SCOPE)
+        self._loggers: dict[str, Any] = {}
 
     def emit(self, event: LogEvent) -> None:
         """Queue one event. Never waits."""
-        (self._emit if event.scope is None else self._emitter_of(event.scope))(event)
+        logger = self._logger if event.scope is None else self._get_logger(event.scope)
+        fields = _to_fields(event)
+        if _EMIT_TAKES_KEYWORDS:
+            logger.emit(**fields)
+        else:
+            sdk: Any = logs_sdk
+            logger.emit(sdk.LogRecord(resource=self._provider.resource, **fields))
 
-    def _emitter_of(self, scope: str) -> Callable[[LogEvent], None]:
-        """Return what emits for a logger; the loggers beyond a bound share one."""
-        found = self._by_scope.get(scope)
+    def _get_logger(self, scope: str) -> Any:
+        """Return the logger of a scope; the scopes beyond ``MAX_SCOPES`` share one."""
+        found = self._loggers.get(scope)
         if found is None:
-            if len(self._by_scope) >= MAX_SCOPES:
-                return self._emit
-            found = self._by_scope[scope] = _emitter(self._provider.get_logger(scope), self._provider.resource)
+            if len(self._loggers) >= MAX_SCOPES:
+                return self._logger
+            found = self._loggers[scope] = self._provider.get_logger(scope)
         return found
 
     def force_flush(self, timeout_s: float) -> bool:
-        """Return True when all that was emitted is out within ``timeout_s`` seconds."""
-        failures = 0 if self._sender is None else self._sender.failures
-        in_time = within(timeout_s, self._provider.force_flush)
-        return in_time and (self._sender is None or self._sender.failures == failures)
+        """Return True when everything emitted so far was accepted within ``timeout_s`` seconds."""
+        return self._monitor is None or self._monitor.flush(timeout_s, self._provider.force_flush)
 
     def close(self) -> None:
-        """Send what is pending, for as long as Patience allows, and close."""
-        if self._sender is not None:
-            self._sender.closing()
+        """Export what is pending, within the ShutdownBudget, and close."""
         self._provider.shutdown()
 
 
 def build_event_log(
-    resource: Resource, *, patience: Patience | None = None, on_error: Callable[[], object] | None = None
+    resource: Resource, *, budget: ShutdownBudget | None = None, on_error: Callable[[], object] | None = None
 ) -> EventLog:
     """Return an EventLog with the OTLP exporter that the environment describes. Raises ConfigurationError."""
-    # One tick can start more levels than the SDK's default queue holds, and a start is never to be lost.
+    # Why: one tick can start more levels than the SDK's default queue holds, and a start must never be lost.
     size = None if os.environ.get(_QUEUE_VARIABLE) else _QUEUE
     with refusing("logs"):
-        bounded = _BoundedLogExporter(make_exporter("logs", os.environ, _log_exporter), patience, on_error)
+        bounded = _BoundedLogExporter(make_exporter("logs", os.environ, _log_exporter), budget, on_error)
         provider = logs_sdk.LoggerProvider(resource=resource, shutdown_on_exit=False)
-        with bounded.sender.stopped_on_error():
-            provider.add_log_record_processor(logs_export.BatchLogRecordProcessor(bounded, max_queue_size=size))
-        return EventLog(provider, bounded.sender)
+        with bounded.monitor.stopped_on_error():
+            provider.add_log_record_processor(_BoundedLogProcessor(bounded, max_queue_size=size))
+        return EventLog(provider, bounded.monitor)
 
 
-class _BoundedLogExporter(_LogExporter):  # type: ignore[misc]  # its name depends on the version, see above
-    """Sends records through a Sender, so that waiting for it has an end."""
+class _BoundedLogExporter:
+    """Exports records through an ExportMonitor. It has no base class, because the SDK renamed that one in 1.39."""
 
-    def __init__(self, exporter: Any, patience: Patience | None, on_error: Callable[[], object] | None) -> None:
+    def __init__(self, exporter: Any, budget: ShutdownBudget | None, on_error: Callable[[], object] | None) -> None:
         def export(batch: Sequence[Any]) -> bool:
-            return bool(exporter.export(batch) is _LogExportResult.SUCCESS)
+            return bool(exporter.export(batch).name == "SUCCESS")
 
-        self.sender: Sender[Sequence[Any]] = Sender("events", export, exporter.shutdown, patience=patience, on_error=on_error)
+        self.monitor: ExportMonitor[Sequence[Any]] = ExportMonitor(
+            "events", export, exporter.shutdown, budget=budget, on_error=on_error
+        )
 
-    def export(self, batch: Sequence[Any]) -> Any:
-        return _LogExportResult.SUCCESS if self.sender.send(batch) else _LogExportResult.FAILURE
+    def export(self, batch: Sequence[Any]) -> None:
+        self.monitor.export(batch)
 
     def shutdown(self) -> None:
-        self.sender.stop()
+        self.monitor.stop()
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - the SDK's signature; nothing is kept here
-        return True
+
+class _BoundedLogProcessor(logs_export.BatchLogRecordProcessor):
+    """A batch processor whose ``shutdown`` honours the ShutdownBudget."""
+
+    def __init__(self, exporter: _BoundedLogExporter, *, max_queue_size: int | None) -> None:
+        super().__init__(exporter, max_queue_size=max_queue_size)  # type: ignore[arg-type]
+        self._budget = exporter.monitor.budget
+
+    def shutdown(self) -> None:
+        # Why: the public shutdown() takes no timeout and waits 30 s.
+        with self._budget.wait() as timeout_s:
+            self._batch_processor.shutdown(timeout_millis=int(timeout_s * 1000))
 
 
 def _log_exporter(chosen: Protocol) -> Any:
@@ -133,42 +142,19 @@ def _log_exporter(chosen: Protocol) -> Any:
     return HttpLogExporter()
 
 
-def _emitter(logger: Any, resource: Resource) -> Callable[[LogEvent], None]:
-    if "event_name" in inspect.signature(logger.emit).parameters:
-        return lambda event: logger.emit(context=_context(event), **_fields(event), event_name=event.name)
-    record_type: Any = getattr(logs_sdk, "LogRecord", None) or logs_api.LogRecord
-    accepted = inspect.signature(record_type.__init__).parameters
-
-    def emit(event: LogEvent) -> None:
-        fields = _fields(event)
-        if "resource" in accepted:
-            fields["resource"] = resource
-        if "event_name" in accepted:
-            fields["event_name"] = event.name
-        elif event.name is not None:
-            fields["attributes"] = {**event.attributes, _LEGACY_EVENT_NAME: event.name}
-        if "context" in accepted:
-            fields["context"] = _context(event)
-        else:
-            place = _span_context(event)
-            fields.update(trace_id=place.trace_id, span_id=place.span_id, trace_flags=place.trace_flags)
-        logger.emit(record_type(**fields))
-
-    return emit
-
-
-def _fields(event: LogEvent) -> dict[str, Any]:
+def _to_fields(event: LogEvent) -> dict[str, Any]:
     if event.severity is not None:
         severity = logs_api.SeverityNumber(event.severity)
     else:
         severity = logs_api.SeverityNumber.ERROR if event.error else logs_api.SeverityNumber.INFO
-    at = int(event.at * 1e9)
     return {
-        "timestamp": at,
+        "timestamp": int(event.at * 1e9),
+        "context": _context(event),
         "severity_number": severity,
         "severity_text": severity.name if event.severity_text is None else event.severity_text,
         "body": event.body,
         "attributes": event.attributes,
+        "event_name": event.name,
     }
 
 

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
-from otel_progress.exporters.otlp_sender import Patience, Sender, speak_for, within
+from otel_progress.exporters.otlp_sender import ExportMonitor, ShutdownBudget, capture_exporter_logs
 from otel_progress.exporters.otlp_settings import Protocol, Signal, otlp_wanted, protocol, signal_refused
 from otel_progress.sampling import ProgressSampler
 
@@ -34,7 +34,7 @@ def build_tracer_provider(
     *,
     otlp: bool,
     instance_id: str,
-    patience: Patience | None = None,
+    budget: ShutdownBudget | None = None,
     on_error: Callable[[], object] | None = None,
 ) -> TracerProvider:
     """Return a provider that records every progress span and exports what ``OTEL_TRACES_SAMPLER`` says, over OTLP if told so.
@@ -45,7 +45,7 @@ def build_tracer_provider(
     provider = TracerProvider(resource=build_resource(service_name, instance_id))
     provider.sampler = ProgressSampler(provider.sampler)
     if otlp and not signal_refused("traces", os.environ):
-        provider.add_span_processor(span_processor(os.environ, patience=patience, on_error=on_error))
+        provider.add_span_processor(span_processor(os.environ, budget=budget, on_error=on_error))
     return provider
 
 
@@ -64,20 +64,20 @@ def build_resource(service_name: str | None, instance_id: str) -> Resource:
 
 
 def span_processor(
-    environ: Mapping[str, str], *, patience: Patience | None = None, on_error: Callable[[], object] | None = None
+    environ: Mapping[str, str], *, budget: ShutdownBudget | None = None, on_error: Callable[[], object] | None = None
 ) -> BoundedSpanProcessor:
-    """Return a batch processor with the OTLP exporter the environment describes, one that never holds up a closing process."""
+    """Return a batch processor with the OTLP exporter the environment describes, with a bounded shutdown."""
     with refusing("traces"):
         exporter = make_exporter("traces", environ, _span_exporter)
-        bounded = BoundedSpanExporter(exporter, patience=patience, on_error=on_error)
-        with bounded.sender.stopped_on_error():
+        bounded = BoundedSpanExporter(exporter, budget=budget, on_error=on_error)
+        with bounded.monitor.stopped_on_error():
             return BoundedSpanProcessor(bounded)
 
 
 def make_exporter(signal: Signal, environ: Mapping[str, str], make: Callable[[Protocol], E]) -> E:
-    """Return ``make(protocol)``; where a Sender runs it, that one logs for it. Raises ConfigurationError for a wrong protocol."""
+    """Return ``make(protocol)``; an ExportMonitor reports its warnings. Raises ConfigurationError for a wrong protocol."""
     exporter = make(protocol(signal, environ))
-    speak_for(exporter)
+    capture_exporter_logs(exporter)
     return exporter
 
 
@@ -99,25 +99,25 @@ def refusing(signal: Signal) -> Iterator[None]:
 
 
 class BoundedSpanExporter(SpanExporter):
-    """Sends spans through a Sender, so that waiting for it has an end."""
+    """Exports spans through an ExportMonitor."""
 
     def __init__(
-        self, exporter: SpanExporter, *, patience: Patience | None = None, on_error: Callable[[], object] | None = None
+        self, exporter: SpanExporter, *, budget: ShutdownBudget | None = None, on_error: Callable[[], object] | None = None
     ) -> None:
         def export(spans: Sequence[ReadableSpan]) -> bool:
             return exporter.export(spans) is SpanExportResult.SUCCESS
 
-        self.sender: Sender[Sequence[ReadableSpan]] = Sender(
-            "spans", export, exporter.shutdown, patience=patience, on_error=on_error
+        self.monitor: ExportMonitor[Sequence[ReadableSpan]] = ExportMonitor(
+            "spans", export, exporter.shutdown, budget=budget, on_error=on_error
         )
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export; FAILURE when the collector did not take the spans in time."""
-        return SpanExportResult.SUCCESS if self.sender.send(spans) else SpanExportResult.FAILURE
+        """Export; FAILURE when the collector did not accept the spans."""
+        return SpanExportResult.SUCCESS if self.monitor.export(spans) else SpanExportResult.FAILURE
 
     def shutdown(self) -> None:
-        """Close the exporter at once."""
-        self.sender.stop()
+        """Close the exporter immediately."""
+        self.monitor.stop()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - the SDK's signature; nothing is kept here
         """Return True: spans wait in the processor, not here."""
@@ -125,22 +125,21 @@ class BoundedSpanExporter(SpanExporter):
 
 
 class BoundedSpanProcessor(BatchSpanProcessor):
-    """A batch processor whose ``force_flush`` keeps to its timeout and whose ``shutdown`` takes a few seconds at most."""
+    """A batch processor whose ``force_flush`` honours its timeout and whose ``shutdown`` honours the ShutdownBudget."""
 
     def __init__(self, exporter: BoundedSpanExporter) -> None:
         super().__init__(exporter)
-        self.sender = exporter.sender
+        self.monitor = exporter.monitor
 
     def shutdown(self) -> None:
-        """Export what is pending for as long as Patience allows, then close."""
-        self.sender.closing()
-        super().shutdown()  # type: ignore[no-untyped-call]
+        """Export what is pending within the ShutdownBudget, then close."""
+        # Why: the public shutdown() takes no timeout and waits 30 s.
+        with self.monitor.budget.wait() as timeout_s:
+            self._batch_processor.shutdown(timeout_millis=int(timeout_s * 1000))
 
     def force_flush(self, timeout_millis: int | None = None) -> bool:
         """Return True when all spans ended before the call were exported within ``timeout_millis`` (default 30,000)."""
-        failures = self.sender.failures
-        in_time = within((timeout_millis or 30_000) / 1000, super().force_flush)
-        return in_time and self.sender.failures == failures
+        return self.monitor.flush((timeout_millis or 30_000) / 1000, super().force_flush)
 
 
 def _span_exporter(chosen: Protocol) -> SpanExporter:

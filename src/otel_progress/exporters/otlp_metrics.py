@@ -33,7 +33,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_progress.exporters.otlp import make_exporter, refusing
-from otel_progress.exporters.otlp_sender import Patience, Sender, within
+from otel_progress.exporters.otlp_sender import ExportMonitor, ShutdownBudget
 from otel_progress.exporters.otlp_settings import Protocol
 from otel_progress.exporters.series import TRACE_ID, Caps, read_rows
 from otel_progress.exporters.surroundings import JournalSize, PublicUrl, Surroundings
@@ -67,7 +67,7 @@ class OtlpMetrics:
         totals: Totals,
         *,
         resource: Resource,
-        exporter: MetricExporter,
+        exporter: BoundedMetricExporter,
         caps: Caps = CAPS,
         around: Surroundings | None = None,
     ) -> None:
@@ -80,23 +80,20 @@ class OtlpMetrics:
         self._delta = os.environ.get(_TEMPORALITY, "").strip().lower() in ("delta", "lowmemory")
         self._since_ns = time.time_ns()
         self._before: dict[tuple[Metric, tuple[str, ...]], Any] = {}
-        self._sender = exporter.sender if isinstance(exporter, BoundedMetricExporter) else None
+        self._monitor = exporter.monitor
         interval_ms = None if os.environ.get(_INTERVAL) else INTERVAL_S * 1000
         self._periodic = PeriodicExportingMetricReader(exporter, export_interval_millis=interval_ms)
         # How a MeterProvider, too, tells its readers where metrics come from.
         self._periodic._set_collect_callback(self._collect)  # type: ignore[arg-type]
 
     def force_flush(self, timeout_s: float) -> bool:
-        """Export now; return True when the collector has taken it within ``timeout_s`` seconds."""
-        failures = 0 if self._sender is None else self._sender.failures
-        in_time = within(timeout_s, self._periodic.force_flush)
-        return in_time and (self._sender is None or self._sender.failures == failures)
+        """Export now. Return True when the collector accepted it within ``timeout_s`` seconds."""
+        return self._monitor.flush(timeout_s, self._periodic.force_flush)
 
     def close(self) -> None:
-        """Export once more, for as long as Patience allows, and close."""
-        if self._sender is not None:
-            self._sender.closing()
-        self._periodic.shutdown()
+        """Export a last time, within the ShutdownBudget, and close."""
+        with self._monitor.budget.wait() as timeout_s:
+            self._periodic.shutdown(timeout_millis=timeout_s * 1000)
 
     def _collect(self, _: object, timeout_millis: float = 0.0) -> MetricsData | None:  # noqa: ARG002 - the reader's signature
         now_ns = time.time_ns()
@@ -168,7 +165,7 @@ def build_otlp_metrics(
     totals: Totals,
     resource: Resource,
     *,
-    patience: Patience | None = None,
+    budget: ShutdownBudget | None = None,
     on_error: Callable[[], object] | None = None,
     public_url: PublicUrl = None,
     journal_size: JournalSize = None,
@@ -179,33 +176,35 @@ def build_otlp_metrics(
     """
     with refusing("metrics"):
         exporter = make_exporter("metrics", os.environ, _metric_exporter)
-        bounded = BoundedMetricExporter(exporter, patience=patience, on_error=on_error)
+        bounded = BoundedMetricExporter(exporter, budget=budget, on_error=on_error)
         around = Surroundings.of(public_url, journal_size)
-        with bounded.sender.stopped_on_error():
+        with bounded.monitor.stopped_on_error():
             return OtlpMetrics(reader, totals, resource=resource, exporter=bounded, around=around)
 
 
 class BoundedMetricExporter(MetricExporter):
-    """Sends metrics through a Sender, in requests of a bounded size, so that waiting for it has an end."""
+    """Exports metrics through an ExportMonitor, in requests of a bounded size."""
 
     def __init__(
-        self, exporter: MetricExporter, *, patience: Patience | None = None, on_error: Callable[[], object] | None = None
+        self, exporter: MetricExporter, *, budget: ShutdownBudget | None = None, on_error: Callable[[], object] | None = None
     ) -> None:
         super().__init__()
 
         def export(data: MetricsData) -> bool:
             return exporter.export(data) is MetricExportResult.SUCCESS
 
-        self.sender: Sender[MetricsData] = Sender("metrics", export, exporter.shutdown, patience=patience, on_error=on_error)
+        self.monitor: ExportMonitor[MetricsData] = ExportMonitor(
+            "metrics", export, exporter.shutdown, budget=budget, on_error=on_error
+        )
 
     def export(
         self,
         metrics_data: MetricsData,
-        timeout_millis: float = 10_000,  # noqa: ARG002 - the SDK's signature; Patience bounds it
+        timeout_millis: float = 10_000,  # noqa: ARG002 - the SDK's signature; the exporter has its own timeout
         **kwargs: Any,  # noqa: ARG002
     ) -> MetricExportResult:
-        """Export; FAILURE when the collector did not take all of it in time."""
-        taken = [self.sender.send(part) for part in split(metrics_data, MAX_POINTS)]
+        """Export; FAILURE when the collector did not accept all of it."""
+        taken = [self.monitor.export(part) for part in split(metrics_data, MAX_POINTS)]
         return MetricExportResult.SUCCESS if all(taken) else MetricExportResult.FAILURE
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:  # noqa: ARG002 - nothing is kept here
@@ -213,8 +212,8 @@ class BoundedMetricExporter(MetricExporter):
         return True
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:  # noqa: ARG002 - the SDK's signature
-        """Close the exporter at once."""
-        self.sender.stop()
+        """Close the exporter immediately."""
+        self.monitor.stop()
 
 
 def split(data: MetricsData, most: int) -> Iterator[MetricsData]:

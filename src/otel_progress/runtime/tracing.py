@@ -11,7 +11,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_progress.exporters import otlp
-from otel_progress.exporters.otlp_sender import Patience
+from otel_progress.exporters.otlp_sender import ShutdownBudget
 from otel_progress.processor import ProgressSpanProcessor
 from otel_progress.trouble import trouble
 
@@ -35,6 +35,7 @@ class Tracing:
         self._given = False
         self._source: Any = trace.NoOpTracerProvider()
         self._tracers: dict[str, Tracer] = {}
+        self._budget: ShutdownBudget | None = None
 
     def tracer(self, scope: str) -> Tracer:
         """Return the tracer of an instrumentation scope."""
@@ -55,9 +56,16 @@ class Tracing:
             self._tracers = {}
 
     def join_global(
-        self, service_name: str | None, instance_id: str, *, export: bool, patience: Patience, on_error: Callable[[], object]
+        self,
+        service_name: str | None,
+        instance_id: str,
+        *,
+        export: bool,
+        budget: ShutdownBudget,
+        on_error: Callable[[], object],
     ) -> None:
         """Join the provider the application has set; make one and set it when there is none."""
+        self._budget = budget
         existing = trace.get_tracer_provider()
         if isinstance(existing, trace.ProxyTracerProvider):
             with _making:
@@ -65,7 +73,7 @@ class Tracing:
                 trace.set_tracer_provider(existing)
                 _made[:] = [existing]
         if export and existing in _made and existing not in _exporting:
-            _made[0].add_span_processor(otlp.span_processor(os.environ, patience=patience, on_error=on_error))
+            _made[0].add_span_processor(otlp.span_processor(os.environ, budget=budget, on_error=on_error))
             _exporting.append(_made[0])
         self.join(existing, given=False)
 
@@ -74,7 +82,10 @@ class Tracing:
         return all(provider.force_flush(int(timeout * 1000)) for provider in _exporting)
 
     def close(self, timeout: float) -> None:
-        """Export what is left and look at spans no more."""
-        if not self.flush(timeout):
-            trouble("otlp.traces", "spans were not all exported before the end")
+        """Export the remaining spans within the budget for shutdown, and stop reading spans."""
+        if self._budget is not None and _exporting:
+            with self._budget.wait() as budgeted:
+                flushed = self.flush(min(timeout, budgeted))
+            if not flushed:
+                trouble("otlp.traces", "spans were not all exported before the end")
         self.processor.close()
