@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from otel_progress import importing
+from otel_progress import fork
 
 PATIENCE_S = 60.0
 """How long to wait for what is to happen; reached only when it never does."""
@@ -25,7 +25,7 @@ def fork_and_import(code: int) -> int:
             free = threading.Event()
 
             def take() -> None:
-                with importing.no_fork():
+                with fork.defer_fork():
                     free.set()
 
             threading.Thread(target=take, daemon=True).start()
@@ -37,11 +37,11 @@ def fork_and_import(code: int) -> int:
 
 def test_a_fork_waits_for_an_import_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread within the guard is waited for, and parent and child can both import afterwards."""
-    monkeypatch.setattr(importing, "PATIENCE_S", PATIENCE_S)
+    monkeypatch.setattr(fork, "IMPORT_WAIT_S", PATIENCE_S)
     inside, done, order = threading.Event(), threading.Event(), []
 
     def work() -> None:
-        with importing.no_fork():
+        with fork.defer_fork():
             inside.set()
             done.wait(PATIENCE_S)
             order.append("imported")
@@ -59,11 +59,11 @@ def test_a_fork_waits_for_an_import_to_end(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_fork_does_not_wait_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """An import that does not end, perhaps as it waits for the thread that forks, holds a fork up for a bounded time."""
-    monkeypatch.setattr(importing, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(fork, "IMPORT_WAIT_S", 0.01)
     inside, done = threading.Event(), threading.Event()
 
     def work() -> None:
-        with importing.no_fork():
+        with fork.defer_fork():
             inside.set()
             done.wait(PATIENCE_S)
 
@@ -78,6 +78,6 @@ def test_a_fork_does_not_wait_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_fork_within_an_import_is_free() -> None:
     """The thread that imports may fork itself, as a module does that starts a process when it is imported."""
-    with importing.no_fork():
+    with fork.defer_fork():
         assert fork_and_import(7) == 7
     assert fork_and_import(8) == 8
