@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,6 +131,7 @@ def test_flush_waits_for_a_lock(sink: Sink, monkeypatch: pytest.MonkeyPatch, end
     lane.post(batch(ended()))
     assert end(lane, 60.0)
     assert sink.paths == [""]
+    assert lane.close(60.0)
 
 
 def test_flush_of_a_locked_sink_ends(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +147,9 @@ def test_flush_of_a_locked_sink_ends(sink: Sink, monkeypatch: pytest.MonkeyPatch
     lane = Lane("sink", sink)
     lane.post(batch(ended()))
     assert lane.flush(0.2) is False
+    monkeypatch.undo()
+    assert lane.close(60.0)
+    assert sink.paths == [""]
 
 
 def test_closing_tries_once_more(sink: Sink) -> None:
@@ -202,7 +207,7 @@ def test_a_slow_sink_does_not_slow_the_ticks(lenient: Recorder, sink: Sink, monk
     """Only what a write takes of the processor, not how long it waits for a disk or a network, makes the pauses of ticks longer."""
     ticker = Ticker(lenient.runtime.store, [lane := Lane("slow", sink)], interval=0.02)
     for used, pause in ((0.001, 0.02), (0.09, 0.91)):
-        only = SimpleNamespace(thread_time=iter([3.0, 3.0 + used]).__next__)  # there is no other clock
+        only = SimpleNamespace(thread_time=iter([3.0, 3.0 + used]).__next__, monotonic=time.monotonic)
         monkeypatch.setattr(lanes, "time", only)
         lane.post(batch())
         assert lane.flush(60.0)

@@ -280,7 +280,7 @@ journal.close()
 
 _WAIT_FOR_ANOTHER_PROCESS = f"""{_FORK}
 import subprocess, threading, time
-hold = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN IMMEDIATE'); print(flush=True); input()"
+hold = "import sqlite3, sys; one = sqlite3.connect(sys.argv[1]); one.execute('BEGIN IMMEDIATE'); print(flush=True); input()"
 other = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 other.stdout.readline()
 forking.BUSY_TIMEOUT_S = 60.0

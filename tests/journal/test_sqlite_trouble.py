@@ -18,7 +18,7 @@ from workers import run
 
 from factories import WALL, batch, event, snapshot
 from otel_progress.errors import JournalError
-from otel_progress.journal import SqliteJournal
+from otel_progress.journal import SqliteJournal, forking
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ from dataclasses import replace
 from pathlib import Path
 from factories import WALL, batch, snapshot
 from otel_progress.errors import JournalError
-from otel_progress.journal import SqliteJournal
+from otel_progress.journal import SqliteJournal, forking
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
