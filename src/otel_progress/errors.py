@@ -26,6 +26,9 @@ class MissingExtraError(ProgressError, ImportError):
 class JournalError(ProgressError, OSError):
     """The journal cannot be opened, read or written (missing, read-only, locked, full, corrupt, too new)."""
 
+    is_temporary: bool = False
+    """True when another process holds the journal's lock, so that the same call may succeed a moment later."""
+
 
 class PreviewError(ProgressError, ValueError):
     """A preview cannot be made of what was given, or its content is not there. Callers of ``Level.preview`` never see it: it is counted."""

@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.model import Instance
 
 HEARTBEAT_TIMEOUT_S: Final = 15.0
@@ -52,8 +53,8 @@ def host_class() -> str:
     return f"{sys.platform}-{machine}-{cores}".lower()
 
 
-if hasattr(os, "register_at_fork"):  # a child may have been put into a namespace of its own
-    os.register_at_fork(after_in_child=this_host.cache_clear)
+# Why: a child may have been put into a namespace of its own.
+on_fork(phase=ForkPhase.CACHES, after_in_child=this_host.cache_clear)
 
 
 def same_boot(host: str) -> bool:

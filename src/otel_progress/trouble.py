@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections import Counter
 from contextlib import suppress
-from threading import Lock
 from typing import Final
+
+from otel_progress.fork import fork_safe_lock, report_hook_errors
 
 logger: Final = logging.getLogger("otel_progress")
 counts: Final[Counter[str]] = Counter()
 """How often something went wrong, by place (tracer, span, sink name, callback, …)."""
-_lock: Final = Lock()
-if hasattr(os, "register_at_fork"):  # a child must not begin with a lock that some thread of its parent held
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+_lock: Final = fork_safe_lock()
 
 
 def trouble(place: str, text: str, *, error: BaseException | None = None) -> None:
@@ -31,3 +29,6 @@ def log(text: str, *arguments: object, error: BaseException | None = None) -> No
     """Log a warning; a handler or filter of the application that raises is not worth an exception in the work."""
     with suppress(Exception):
         logger.warning(text, *arguments, exc_info=error)
+
+
+report_hook_errors(lambda error: trouble("fork", "progress could not be prepared for a fork", error=error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 import otel_progress as progress
 from factories import batch, ended, event, lesson, snapshot
 from otel_progress import semconv
+from otel_progress.errors import JournalError
 from otel_progress.journal import open_journal
 from otel_progress.protocols import Batch
 from otel_progress.runtime import lane as lanes
@@ -110,6 +112,46 @@ def test_a_sink_that_fails_and_recovers_gets_everything(sink: Sink) -> None:
     assert sink.closed
 
 
+@pytest.mark.parametrize("end", [Lane.flush, Lane.close], ids=["flush", "close"])
+def test_flush_waits_for_a_lock(sink: Sink, monkeypatch: pytest.MonkeyPatch, end: Callable[[Lane, float], bool]) -> None:
+    """A flush tries again while the sink refuses a batch temporarily, as a journal does that another process has locked."""
+    monkeypatch.setattr(lanes, "RETRY_S", 0.001)
+    refusals = [JournalError("locked"), JournalError("locked"), JournalError("locked")]
+    for refusal in refusals:
+        refusal.is_temporary = True
+    write = sink.write
+
+    def refuse(one: Batch) -> None:
+        if refusals:
+            raise refusals.pop()
+        write(one)
+
+    monkeypatch.setattr(sink, "write", refuse)
+    lane = Lane("sink", sink)
+    lane.post(batch(ended()))
+    assert end(lane, 60.0)
+    assert sink.paths == [""]
+    assert lane.close(60.0)
+
+
+def test_flush_of_a_locked_sink_ends(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush returns False at the end of its time while the sink still refuses temporarily."""
+
+    def refuse(one: Batch) -> None:
+        del one
+        error = JournalError("locked")
+        error.is_temporary = True
+        raise error
+
+    monkeypatch.setattr(sink, "write", refuse)
+    lane = Lane("sink", sink)
+    lane.post(batch(ended()))
+    assert lane.flush(0.2) is False
+    monkeypatch.undo()
+    assert lane.close(60.0)
+    assert sink.paths == [""]
+
+
 def test_closing_tries_once_more(sink: Sink) -> None:
     """What a sink refused before it recovered is written when the lane is closed."""
     lane = Lane("sink", sink)
@@ -165,7 +207,7 @@ def test_a_slow_sink_does_not_slow_the_ticks(lenient: Recorder, sink: Sink, monk
     """Only what a write takes of the processor, not how long it waits for a disk or a network, makes the pauses of ticks longer."""
     ticker = Ticker(lenient.runtime.store, [lane := Lane("slow", sink)], interval=0.02)
     for used, pause in ((0.001, 0.02), (0.09, 0.91)):
-        only = SimpleNamespace(thread_time=iter([3.0, 3.0 + used]).__next__)  # there is no other clock
+        only = SimpleNamespace(thread_time=iter([3.0, 3.0 + used]).__next__, monotonic=time.monotonic)
         monkeypatch.setattr(lanes, "time", only)
         lane.post(batch())
         assert lane.flush(60.0)

@@ -9,7 +9,7 @@ import pytest
 from faketime import FakeTime
 from workers import PATIENCE_S
 
-from otel_progress.journal import Journal, SqliteJournal, handle
+from otel_progress.journal import Journal, SqliteJournal, forking
 
 Opener = Callable[..., Journal]
 
@@ -17,7 +17,7 @@ Opener = Callable[..., Journal]
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Journals wait long for one another, however busy the machine is; how a lock that stays is told has a test of its own."""
-    monkeypatch.setattr(handle, "BUSY_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(forking, "BUSY_TIMEOUT_S", PATIENCE_S)
 
 
 @pytest.fixture

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
+import pytest
 from faketime import FakeTime
 
 from factories import CLOCK, batch, ended, event, snapshot
-from otel_progress.journal import Journal
+from otel_progress.journal import Journal, forking, queries
 from otel_progress.operations import Condition, OperationSnapshot
 
 
@@ -84,3 +86,23 @@ def test_a_heartbeat_alone_brings_no_news(open_another: Callable[..., Journal], 
     assert told == [Condition.STALLED]
     writer.write(batch(replace(root, sequence=2, advanced_clock=fake_time.clock), at=fake_time.now, clock=fake_time.clock))
     assert [operation.condition for operation in next(watch)] == [Condition.OK]
+
+
+def test_a_look_that_a_fork_stops_is_repeated(open_another: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that was stopped after it read the revision loses no change."""
+    writer, watch = open_another(), open_another().watch()
+    writer.write(batch(snapshot()))
+    assert _seen(next(watch)) == [("friday-42", 1)]
+    writer.write(batch(snapshot(sequence=2)))
+    with_levels, stops = queries.with_levels, [1]
+
+    def stopped(*arguments: Any) -> Any:
+        if stops:
+            stops.pop()
+            raise forking.StoppedByForkError
+        return with_levels(*arguments)
+
+    monkeypatch.setattr(queries, "with_levels", stopped)
+    assert _seen(next(watch)) == [("friday-42", 2)]
+    assert stops == []
+    watch.close()

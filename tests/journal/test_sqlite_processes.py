@@ -129,7 +129,7 @@ def test_a_killed_worker_loses_no_batch_and_breaks_nothing(path: Path) -> None:
 _FORK = """
 import os, sys, warnings
 from pathlib import Path
-from factories import WALL, batch, snapshot
+from factories import WALL, batch, event, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal, forking
 
@@ -212,11 +212,139 @@ journal.write(batch(snapshot(sequence=2)))
 journal.close()
 """
 
+_LONG_WRITE = f"""{_FORK}
+import threading
+started, stop, calls = threading.Event(), threading.Event(), []
+write_rows = journal._writer.write
+
+def write_slowly(connection, one):
+    write_rows(connection, one)
+    calls.append(one)
+    started.set()
+    while len(calls) == 1 and not stop.is_set():  # the first write lasts until something stops it
+        connection.execute("SELECT 1")
+        if MANY_ROWS:
+            connection.executemany("DELETE FROM logs WHERE operation = ?", ((-1,) for _ in iter(stop.is_set, True)))
+
+journal._writer.write = write_slowly
+errors = []
+
+def write():
+    try:
+        journal.write(batch(snapshot(sequence=2), events=[event(1)]))
+    except BaseException as exc:
+        errors.append(exc)
+
+def child():
+    journal.write(batch(snapshot(operation_id="child", run="c")))
+
+thread = threading.Thread(target=write)
+thread.start()
+started.wait()
+try:
+    assert has_ended_well(in_child(child))
+finally:
+    stop.set()
+    thread.join()
+assert errors == []
+assert len(calls) == 2
+assert {{operation.operation_id: operation.root.sequence for operation in journal.active()}} == {{"friday-42": 2, "child": 1}}
+assert [one.number for one in journal.events("friday-42")] == [1]
+journal.close()
+"""
+
+_LONG_WRITE_OF_ROWS = _LONG_WRITE.replace("MANY_ROWS", "True")
+
+_LONG_QUERY = f"""{_FORK}
+import threading
+from otel_progress.journal import forking
+started, calls = threading.Event(), []
+
+@forking.repeat_after_fork
+def query():
+    with journal._reading.use(is_query=True) as connection:
+        calls.append(1)
+        started.set()
+        if len(calls) == 1:
+            connection.execute("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c").fetchall()
+
+thread = threading.Thread(target=query, daemon=True)
+thread.start()
+started.wait()
+assert has_ended_well(in_child(lambda: journal.write(batch(snapshot(operation_id="child", run="c")))))
+thread.join()
+assert len(calls) == 2
+assert len(journal.active()) == 2
+journal.close()
+"""
+
+_WAIT_FOR_ANOTHER_PROCESS = f"""{_FORK}
+import subprocess, threading, time
+hold = "import sqlite3, sys; one = sqlite3.connect(sys.argv[1]); one.execute('BEGIN IMMEDIATE'); print(flush=True); input()"
+other = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+other.stdout.readline()
+forking.BUSY_TIMEOUT_S = 60.0
+errors = []
+
+def write():
+    try:
+        journal.write(batch(snapshot(sequence=2)))
+    except BaseException as exc:
+        errors.append(exc)
+
+thread = threading.Thread(target=write)
+thread.start()
+while not journal._writing.lock.locked():
+    time.sleep(0.001)
+
+def child():
+    assert len(journal.active()) == 1
+    assert not journal._writing._unusable
+
+assert has_ended_well(in_child(child))
+other.communicate(b"\\n")
+thread.join()
+assert errors == []
+assert {{operation.root.sequence for operation in journal.active()}} == {{2}}
+journal.close()
+"""
+
+_FORK_WITHIN_A_USE = f"""{_FORK}
+import time
+
+def child():
+    try:
+        journal.write(batch())
+    except JournalError as exc:
+        assert "forked" in str(exc)
+    else:
+        raise AssertionError("the child wrote")
+
+with journal._writing.transaction("IMMEDIATE"):
+    started = time.monotonic()
+    pid = in_child(child)
+    assert time.monotonic() - started < forking.PATIENCE_S
+assert has_ended_well(pid)
+journal.write(batch(snapshot(sequence=2)))
+journal.close()
+"""
+
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("program", [_BOTH_GO_ON, _STUCK], ids=["between two uses", "in the middle of a use"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(_BOTH_GO_ON, id="between two uses"),
+        pytest.param(_STUCK, id="in a use that hangs"),
+        pytest.param(_LONG_WRITE.replace("MANY_ROWS", "False"), id="in a write of many statements"),
+        pytest.param(_LONG_WRITE_OF_ROWS, id="in a write of many rows"),
+        pytest.param(_LONG_QUERY, id="in a long query"),
+        pytest.param(_WAIT_FOR_ANOTHER_PROCESS, id="while another process holds the lock"),
+        pytest.param(_FORK_WITHIN_A_USE, id="by the thread that uses it"),
+    ],
+)
 def test_no_connection_crosses_a_fork(path: Path, program: str) -> None:
-    """Parent and child go on with connections of their own, neither harms the other; a child of a stuck use says so and stays out."""
+    """Parent and child continue with their own connections. A fork stops a long use; a child of a use that hangs raises an error."""
     assert run(program, path) == ""
     _assert_sound(path)
 

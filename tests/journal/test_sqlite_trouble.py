@@ -18,7 +18,7 @@ from workers import run
 
 from factories import WALL, batch, event, snapshot
 from otel_progress.errors import JournalError
-from otel_progress.journal import SqliteJournal, handle
+from otel_progress.journal import SqliteJournal, forking
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def _sequence(journal: SqliteJournal) -> int:
 @pytest.mark.usefixtures("journal")
 def test_a_lock_is_waited_for_then_told_then_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another process holds the file a write fails with the reason, readers still answer, and afterwards writes go on."""
-    monkeypatch.setattr(handle, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(forking, "BUSY_TIMEOUT_S", 0.05)
     impatient = SqliteJournal(path, now=lambda: WALL)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -165,7 +165,7 @@ from dataclasses import replace
 from pathlib import Path
 from factories import WALL, batch, snapshot
 from otel_progress.errors import JournalError
-from otel_progress.journal import SqliteJournal
+from otel_progress.journal import SqliteJournal, forking
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

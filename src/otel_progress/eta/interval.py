@@ -10,7 +10,7 @@ from typing import Final
 
 from otel_progress.eta.blend import Blend
 from otel_progress.eta.records import FEWEST, Residuals
-from otel_progress.importing import no_fork
+from otel_progress.fork import defer_fork
 
 NEAR: Final = 0.1
 """Residuals made at most so much of the run before or after are of the same bucket."""
@@ -76,7 +76,7 @@ def few(runs: int, confidence: float) -> float:
     the residuals do, the variance of a mean of n against that of n - 1 makes it narrower by sqrt((1 + 1/n) / (1 + 1/(n - 1))).
     """
     confidence = min(max(confidence, SURE), 1.0 - SURE)
-    with no_fork():
+    with defer_fork():
         from statistics import NormalDist  # some milliseconds, and only where there is a history
 
     z = NormalDist().inv_cdf((1.0 + confidence) / 2)

@@ -15,12 +15,13 @@ import os
 import re
 import select
 import sys
-import weakref
 from collections.abc import Callable, Sequence
 from threading import RLock
 from typing import Any, Final, TextIO
 
 from rich.cells import cell_len
+
+from otel_progress.fork import ForkPhase, on_fork
 
 _BEGIN: Final = "\x1b[?25l\x1b[?7l"
 """Hide the cursor, and do not wrap lines: a character that is wider than thought cannot break the block."""
@@ -43,7 +44,7 @@ class Region:
         self._width = 0
         self._begun = ""
         self._hooks: list[_Hook] = []
-        _regions.add(self)
+        on_fork(phase=ForkPhase.OUTPUTS, owner=self, after_in_child=Region.forget)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -210,15 +211,3 @@ def _same_terminal(one: TextIO, other: TextIO) -> bool:
         return one.isatty() and os.fstat(one.fileno()).st_rdev == os.fstat(other.fileno()).st_rdev
     except (OSError, ValueError, AttributeError):
         return False
-
-
-_regions: Final[weakref.WeakSet[Region]] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for region in list(_regions):
-        region.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

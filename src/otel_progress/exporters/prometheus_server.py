@@ -15,7 +15,6 @@ import socket
 import socketserver
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -23,6 +22,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from otel_progress.errors import ConfigurationError
 from otel_progress.exporters.exposition import metrics_app
+from otel_progress.fork import ForkPhase, on_fork
 
 if TYPE_CHECKING:
     from otel_progress.exporters.prometheus import ProgressCollector
@@ -48,7 +48,8 @@ class MetricsServer:
         self.port = int(server.server_address[1])
         self._thread = threading.Thread(target=self._serve, name="otel-progress-metrics", daemon=True)
         self._thread.start()
-        _RUNNING.add(self)
+        # Why: no thread serves the inherited socket in a child, yet it would hold the port.
+        on_fork(phase=ForkPhase.OUTPUTS, owner=self, after_in_child=MetricsServer.close)
 
     @property
     def url(self) -> str:
@@ -198,16 +199,3 @@ def _why(error: Exception, host: str, port: int) -> str:
     if code == errno.EACCES:
         return f"Port {port} of {host} needs rights that this process does not have: {fix}; ports from 1024 up need none."
     return f"Metrics cannot be served on {host!r}, port {port} ({error}): the host has to be an address of this machine."
-
-
-_RUNNING: Final[weakref.WeakSet[MetricsServer]] = weakref.WeakSet()
-
-
-def _close_copies() -> None:
-    """In a forked child, close the inherited sockets: no thread serves them there, yet they would hold the ports."""
-    for server in list(_RUNNING):
-        server.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_copies)

@@ -6,8 +6,6 @@ Plain numbers and no metrics library: whoever shows them (the Prometheus collect
 from __future__ import annotations
 
 import math
-import os
-import weakref
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
@@ -18,6 +16,7 @@ from typing import Final
 from otel_progress import semconv, trouble
 from otel_progress.exporters.endings import Endings
 from otel_progress.exporters.labels import BoundedLabels
+from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.model import Number, Snapshot, Status
 from otel_progress.protocols import Batch
 from otel_progress.semconv import Metric
@@ -93,7 +92,7 @@ class Totals:
         self._item_types = BoundedLabels(MAX_ITEM_TYPES)
         self._begun: set[str] = set()
         self._reasons: dict[Metric, BoundedLabels] = {}
-        _ALL.add(self)
+        on_fork(phase=ForkPhase.LOCKS, owner=self, after_in_child=Totals._renew_lock)
 
     def write(self, batch: Batch) -> None:
         """Count what ended and what was done since the last batch. Called from one thread at a time, as for every Sink."""
@@ -186,6 +185,10 @@ class Totals:
         if snapshot is not None and snapshot.info.trace_id:
             one.examples[bucket] = TraceExample(snapshot.info.trace_id, value, snapshot.ended_at)
 
+    def _renew_lock(self) -> None:
+        """Replace the lock in a forked child, as a thread of the parent may have held it."""
+        self._lock = Lock()
+
     def _series_of(self, metric: Metric, labels: tuple[str, ...]) -> _Histogram:
         series = self._histograms.setdefault(metric, {})
         one = series.get(labels)
@@ -198,16 +201,3 @@ def _troubles(before: Counter[str]) -> dict[tuple[str, ...], Number]:
     """Return the failures inside of telemetry since ``before`` that no sink counted itself: spans, callbacks, ticks."""
     since = trouble.counts - before
     return {(place,): count for place, count in since.items() if not place.startswith("sink ")}
-
-
-_ALL: Final[weakref.WeakSet[Totals]] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    """In a forked child, replace locks that a thread of the parent may have held at that moment."""
-    for totals in list(_ALL):
-        totals._lock = Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)

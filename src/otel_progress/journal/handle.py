@@ -10,7 +10,6 @@ import contextlib
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,8 +18,6 @@ from urllib.parse import quote
 from otel_progress.errors import JournalError
 from otel_progress.journal import forking, schema
 
-BUSY_TIMEOUT_S: Final = 2.0
-"""How long to wait for another process to finish its transaction, in seconds."""
 JOURNAL_SIZE_LIMIT: Final = 8 * 1024 * 1024
 """The write-ahead log is cut back to this when it starts over, in bytes."""
 
@@ -41,6 +38,11 @@ class Handle:
         self.generation = 0
         self.journal: str | None = None
         self.lock = threading.Lock()
+        self.fork = forking.ForkState()
+        self.is_held_by_fork = False
+        self.user: int | None = None
+        """Identifier of the thread that uses the connection."""
+        self._is_query = False
         self._read_only = read_only
         self._tells_loss = tells_loss
         self._connection: sqlite3.Connection | None = None
@@ -49,22 +51,42 @@ class Handle:
         forking.watch_over(self)
 
     @contextlib.contextmanager
-    def use(self) -> Iterator[sqlite3.Connection]:
-        """Lend the open connection to one thread. sqlite3.Error becomes JournalError, and what was begun is rolled back."""
-        with self.lock:
+    def use(self, *, is_query: bool = False) -> Iterator[sqlite3.Connection]:
+        """Lend the open connection to one thread. sqlite3.Error becomes JournalError, and what was begun is rolled back.
+
+        Callers are decorated with ``repeat_after_fork``: a fork that waits long for the use stops it. With ``is_query``, in which nothing
+        is written, also in the middle of a statement.
+        """
+        with self._locked():
             try:
-                yield self._opened()
+                connection = self._opened()
+                self._is_query = is_query
+                yield connection
             except sqlite3.Error as exc:
+                if "interrupted" in str(exc):  # only a fork interrupts
+                    self._drop()
+                    raise forking.StoppedByForkError(str(exc)) from exc
                 self._recover(exc)
-                raise JournalError(explain(exc, self.path)) from exc
+                raise _error(exc, self.path) from exc
             except BaseException:
                 self._drop()
                 raise
 
     @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.fork.wait()
+        with self.lock:
+            self.user = threading.get_ident()
+            try:
+                yield
+            finally:
+                self.user = None
+                self._is_query = False
+
+    @contextlib.contextmanager
     def transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
         """Lend the connection within one transaction (``IMMEDIATE`` to write, ``DEFERRED`` to read one state of everything)."""
-        with self.use() as connection:
+        with self.use(is_query=kind == "DEFERRED") as connection:
             connection.execute(f"BEGIN {kind}")
             yield connection
             connection.execute("COMMIT")
@@ -72,25 +94,33 @@ class Handle:
     @contextlib.contextmanager
     def use_if_open(self) -> Iterator[sqlite3.Connection | None]:
         """Lend the connection that is open, else None: what opening would tell (the loss of the file) is left to the next use."""
-        with self.lock:
+        with self._locked():
             try:
                 yield None if self._unusable else self._connection
             except sqlite3.Error as exc:
                 self._recover(exc)
-                raise JournalError(explain(exc, self.path)) from exc
+                raise _error(exc, self.path) from exc
 
     def close(self) -> None:
         """Close the connection; a later use opens it again."""
-        with self.lock:
+        with self._locked():
             self._drop()
 
     def close_before_fork(self) -> None:
         """Close the connection; the caller holds the lock."""
         self._drop()
 
+    def interrupt_query(self) -> None:
+        """Make the query that another thread runs fail. What writes is stopped between two statements or rows instead."""
+        connection = self._connection
+        if connection is not None and self._is_query:
+            with contextlib.suppress(sqlite3.Error):  # closed in the meantime
+                connection.interrupt()
+
     def give_up_after_fork(self) -> None:
         """In a child that was forked in the middle of a use: never touch the inherited connection, nor the file."""
         self.lock = threading.Lock()
+        self.user = None
         self._unusable = True
         _never_closed.append(self._connection)
 
@@ -102,7 +132,7 @@ class Handle:
             self._drop()
         if self._connection is None:
             before = self.journal
-            self._connection = _open_to_read(self.path) if self._read_only else _open_to_write(self.path)
+            self._connection = (_open_to_read if self._read_only else _open_to_write)(self.path, self.fork)
             self._inode = _inode(self.path)
             self.generation += 1
             self.journal = schema.identity(self._connection)
@@ -133,10 +163,16 @@ _never_closed: Final[list[sqlite3.Connection | None]] = []
 """Connections inherited over a fork: closing one would act on the parent's locks and files."""
 
 
+def _error(exc: sqlite3.Error, path: Path) -> JournalError:
+    error = JournalError(explain(exc, path))
+    error.is_temporary = _is_locked(exc)
+    return error
+
+
 def explain(exc: sqlite3.Error, path: Path) -> str:
     """Return what is wrong with the journal and what to do, in one sentence or two."""
     text = str(exc)
-    if "locked" in text or "busy" in text:
+    if _is_locked(exc):
         return f"{path} is locked by another process ({text}). Close what holds it; it is tried again by itself."
     if "full" in text:
         return f"No room to write {path} ({text}). Free some space on that disk, or set the store to another path."
@@ -151,8 +187,12 @@ def explain(exc: sqlite3.Error, path: Path) -> str:
     return f"{path} cannot be used as a journal ({text})."
 
 
+def _is_locked(exc: sqlite3.Error) -> bool:
+    return any(word in str(exc) for word in ("locked", "busy"))
+
+
 def _is_passing(exc: sqlite3.Error) -> bool:
-    return any(word in str(exc) for word in ("locked", "busy", "full"))
+    return _is_locked(exc) or "full" in str(exc)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
@@ -163,9 +203,9 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _open_to_write(path: Path) -> sqlite3.Connection:
+def _open_to_write(path: Path, fork: forking.ForkState) -> sqlite3.Connection:
     _create(path)
-    connection = _connect(path)
+    connection = _connect(path, fork)
     with _closing_on_error(connection):
         if schema.version(connection, path) == 0:  # only then, as both write and so would fail on a locked or full disk
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -176,13 +216,13 @@ def _open_to_write(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _open_to_read(path: Path) -> sqlite3.Connection:
+def _open_to_read(path: Path, fork: forking.ForkState) -> sqlite3.Connection:
     if _inode(path) is None:
         msg = (
             f"Nothing has been recorded yet at {path}. Run something that is instrumented, or name another journal with --store."
         )
         raise NothingRecordedError(msg)
-    connection = _connect(path)
+    connection = _connect(path, fork)
     with _closing_on_error(connection):
         if schema.version(connection, path) == 0:
             msg = f"Nothing has been recorded yet in {path}, which is empty. Name another journal with --store."
@@ -200,29 +240,18 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, fork: forking.ForkState) -> sqlite3.Connection:
     # mode=rw never creates the file, and falls back to reading where it cannot be written.
     uri = f"file:{quote(str(path.absolute()))}?mode=rw"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    return forking.connect(uri, fork)
 
 
 def _set_wal(connection: sqlite3.Connection, path: Path) -> None:
-    """Switch to write-ahead logging. SQLite does not wait for locks here, so two processes that start at once try again."""
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError as exc:
-            if "locked" not in str(exc) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-            continue
-        if mode != "wal":
-            msg = (
-                f"{path} is on a file system that cannot share memory between processes. Set the store to a path on a local disk."
-            )
-            raise JournalError(msg)
-        return
+    """Switch to write-ahead logging."""
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        msg = f"{path} is on a file system that cannot share memory between processes. Set the store to a path on a local disk."
+        raise JournalError(msg)
 
 
 def _create(path: Path) -> None:

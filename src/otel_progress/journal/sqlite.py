@@ -9,6 +9,7 @@ from typing import Final
 
 from otel_progress.errors import JournalError
 from otel_progress.journal import batches, deleting, lessons, queries, records, requests
+from otel_progress.journal.forking import repeat_after_fork
 from otel_progress.journal.handle import Handle
 from otel_progress.journal.liveness import Moment
 from otel_progress.journal.retention import ROWS_A_PASS, Retention, give_back
@@ -66,6 +67,7 @@ class SqliteJournal:
         """Operations, events and log records deleted before their time because the file had grown too large."""
         return self._retention.dropped
 
+    @repeat_after_fork
     def check(self) -> None:
         """Open the file for reading. Raises JournalError when that is not possible, so that a command can say so at once."""
         with self._reading.use():
@@ -74,35 +76,45 @@ class SqliteJournal:
     def write(self, batch: Batch) -> None:
         """Keep a batch, in one transaction: all of it, or nothing and a JournalError."""
         self._refuse_read_only()
+        self._tell_deleted(self._write(batch))
+        self._tell_deleted(self._clean_up())
+
+    @repeat_after_fork
+    def _write(self, batch: Batch) -> Sequence[str]:
+        """Write a batch; return the locations of previews that are not needed any more."""
         with self._writing.transaction("IMMEDIATE") as connection:
             if self._generation != self._writing.generation:
                 self._writer.forget()
                 self._generation = self._writing.generation
             self._writer.write(connection, batch)
-        self._tell_deleted(self._writer.unreferenced)
-        unreferenced: Sequence[str] = ()
+        return self._writer.unreferenced
+
+    @repeat_after_fork
+    def _clean_up(self) -> Sequence[str]:
+        """Delete what is old when it is time; return the locations of previews that are not needed any more."""
         with self._writing.use() as connection:
             moment = self._moment()
-            if self._retention.is_due(connection, moment.clock):
-                unreferenced = self._retention.run(connection, moment)
-        self._tell_deleted(unreferenced)
+            return self._retention.run(connection, moment) if self._retention.is_due(connection, moment.clock) else ()
 
     def close(self) -> None:
         """Close the file; the last process to do so folds the write-ahead log into it."""
         self._writing.close()
         self._reading.close()
 
+    @repeat_after_fork
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of this id with its levels, or None."""
         with self._reading.transaction("DEFERRED") as connection:
             return queries.newest_run(connection, storable_text(operation_id), self._moment())
 
+    @repeat_after_fork
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         """Return all operations that have not ended, newest first; without their levels when ``levels`` is False."""
         with self._reading.transaction("DEFERRED") as connection:
             found = queries.active(connection, self._moment())
             return queries.with_levels(connection, found) if levels else [operation for _, operation in found]
 
+    @repeat_after_fork
     def history(
         self,
         operation_type: str | None = None,
@@ -120,6 +132,7 @@ class SqliteJournal:
         with self._reading.transaction("DEFERRED") as connection:
             return queries.history(connection, type_, _count(limit), start, since, self._moment())
 
+    @repeat_after_fork
     def events(
         self,
         operation_id: str,
@@ -138,6 +151,7 @@ class SqliteJournal:
         with self._reading.transaction("DEFERRED") as connection:
             return records.events(connection, storable_text(operation_id), path, outcome, since, last, _count(limit))
 
+    @repeat_after_fork
     def logs(
         self,
         operation_id: str,
@@ -159,6 +173,7 @@ class SqliteJournal:
         with self._reading.transaction("DEFERRED") as connection:
             return records.logs(connection, storable_text(operation_id), where, *numbers)
 
+    @repeat_after_fork
     def resources(
         self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
     ) -> Sequence[ResourceSample]:
@@ -169,6 +184,7 @@ class SqliteJournal:
         with self._reading.transaction("DEFERRED") as connection:
             return records.samples(connection, storable_text(operation_id), since, upto, _count(limit), self._moment())
 
+    @repeat_after_fork
     def previews(
         self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
     ) -> Sequence[Preview]:
@@ -180,16 +196,19 @@ class SqliteJournal:
         with self._reading.transaction("DEFERRED") as connection:
             return records.previews(connection, storable_text(operation_id), where, last, _count(limit))
 
+    @repeat_after_fork
     def trajectories(self, key: HistoryKey, limit: int = 20) -> Sequence[Trajectory]:
         """Return what the newest ``limit`` runs under this key left, oldest first; after those of other hosts, if they are fewer than 3."""
         with self._reading.transaction("DEFERRED") as connection:
             return lessons.newest(connection, key, _count(limit))
 
+    @repeat_after_fork
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch as it is now, or None."""
         with self._reading.transaction("DEFERRED") as connection:
             return batches.get(connection, storable_text(batch_id), self._moment())
 
+    @repeat_after_fork
     def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
         """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
         with self._reading.transaction("DEFERRED") as connection:
@@ -202,6 +221,7 @@ class SqliteJournal:
         """
         return Watcher(self.path, self._moment, read_only=self._read_only, levels=levels).follow(interval, self._sleep)
 
+    @repeat_after_fork
     def request_cancel(self, operation_id: str, reason: str) -> bool:
         """Ask the worker of the newest active run of this id to stop; False when there is none. The first request stays."""
         self._refuse_read_only()
@@ -216,15 +236,24 @@ class SqliteJournal:
         self._refuse_read_only()
         identity, count, is_done = storable_text(operation_id), 0, False
         while not is_done:  # in transactions of a bounded size, so that workers get their turns
-            with self._reading.transaction("IMMEDIATE") as connection:
-                deleted, is_done, unreferenced = deleting.delete_over(connection, identity, self._moment(), ROWS_A_PASS)
+            deleted, is_done, unreferenced = self._delete_some(identity)
             count += deleted
             self._tell_deleted(unreferenced)
         if count:
-            with self._reading.use() as connection:
-                give_back(connection)
+            self._give_back()
         return count
 
+    @repeat_after_fork
+    def _delete_some(self, identity: str) -> tuple[int, bool, Sequence[str]]:
+        with self._reading.transaction("IMMEDIATE") as connection:
+            return deleting.delete_over(connection, identity, self._moment(), ROWS_A_PASS)
+
+    @repeat_after_fork
+    def _give_back(self) -> None:
+        with self._reading.use() as connection:
+            give_back(connection)
+
+    @repeat_after_fork
     def requests(self, instance_id: str) -> Sequence[CancelRequest]:
         """Return the requests to cancel operations of a process that are still active; takes microseconds when there are none."""
         identity = storable_text(instance_id)

@@ -12,6 +12,7 @@ from typing import Final
 
 from otel_progress.errors import JournalError
 from otel_progress.journal import queries
+from otel_progress.journal.forking import repeat_after_fork
 from otel_progress.journal.handle import Handle
 from otel_progress.journal.liveness import Moment, Pulse
 from otel_progress.operations import Condition, OperationSnapshot
@@ -85,9 +86,10 @@ class Watcher:
                 found.append(now)
         return found
 
+    @repeat_after_fork
     def _read(self, moment: Moment, is_aged: bool) -> list[OperationSnapshot]:
         """Return what was committed since the last look; nothing is read when nothing was."""
-        with self._handle.use() as connection:
+        with self._handle.use(is_query=True) as connection:
             (number,) = connection.execute("PRAGMA data_version").fetchone()
             version = (self._handle.generation, number)
             is_new = version != self._version
@@ -97,20 +99,20 @@ class Watcher:
                 self._journal, self._revision = self._handle.journal, -1
                 self._seen.clear()
             connection.execute("BEGIN")
-            found = self._changed(connection, moment) if is_new else []
+            revision, found = self._changed(connection, moment) if is_new else (self._revision, [])
             if is_aged:
                 owners = {operation.root.info.instance for operation in (*self._seen.values(), *found)}
                 self._pulses = queries.pulses(connection, owners)
                 self._pulses_version = version
             connection.execute("COMMIT")
-            self._version = version
+            self._version, self._revision = version, revision  # at the end, as a use that fails is repeated
         return found
 
-    def _changed(self, connection: sqlite3.Connection, moment: Moment) -> list[OperationSnapshot]:
+    def _changed(self, connection: sqlite3.Connection, moment: Moment) -> tuple[int, list[OperationSnapshot]]:
+        """Return the newest revision with the operations that have changed since the last one."""
         newest = queries.revision(connection)
         if self._revision < 0:
             changed = queries.active(connection, moment)
         else:
             changed = queries.changed(connection, self._revision, moment) if newest != self._revision else []
-        self._revision = newest
-        return queries.with_levels(connection, changed) if self._levels else [operation for _, operation in changed]
+        return newest, queries.with_levels(connection, changed) if self._levels else [operation for _, operation in changed]

@@ -11,7 +11,6 @@ Without a GIL these iterators give no such promise; there a lock does the work.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,15 +19,15 @@ from operator import length_hint
 from threading import Lock
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from otel_progress.fork import fork_safe_lock
+
 if TYPE_CHECKING:
     from otel_progress.model import Number
 
 T = TypeVar("T")
 _FULL: Final = sys.maxsize
 _ZERO: Final = (0, 0)
-_creating: Final = Lock()
-if hasattr(os, "register_at_fork"):  # a child must not begin with a lock that some thread of its parent held
-    os.register_at_fork(before=_creating.acquire, after_in_parent=_creating.release, after_in_child=_creating.release)
+_creating: Final = fork_safe_lock()
 
 
 class GilCounter:

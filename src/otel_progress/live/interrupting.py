@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from otel_progress.importing import no_fork
+from otel_progress.fork import defer_fork
 from otel_progress.live.estimating import Estimates
 from otel_progress.live.node import Node, Operation
 from otel_progress.live.opaque import Opaque
@@ -90,7 +90,7 @@ class Interruptions:
 
         ``expected`` is in seconds; ``whole`` says that the step is all there is to the level. A step within one changes nothing.
         """
-        with no_fork():
+        with defer_fork():
             import otel_progress.eta  # noqa: F401 - here, so that nobody imports it while the lock is held
 
         with self._lock:

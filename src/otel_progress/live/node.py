@@ -7,15 +7,14 @@ never need (a counter, children) is made when it is first needed.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
-from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
+from otel_progress.fork import fork_safe_lock
 from otel_progress.live.counter import Counter, GilCounter, LockCounter
 from otel_progress.model import NO_METADATA, Failure, LevelInfo, MetadataValue, Number, Snapshot, Status
 from otel_progress.stages import Stages
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
     from otel_progress.observations import HistoryKey, ResourceUse, Trajectory
     from otel_progress.operations import Event
 
-_creating: Final = Lock()
-if hasattr(os, "register_at_fork"):  # a child must not begin with a lock that some thread of its parent held
-    os.register_at_fork(before=_creating.acquire, after_in_parent=_creating.release, after_in_child=_creating.release)
+_creating: Final = fork_safe_lock()
 
 
 class NotReady(Exception):  # noqa: N818 - a signal between two parts, never an error anybody sees

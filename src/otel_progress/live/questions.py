@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Final, NamedTuple
 
-from otel_progress.importing import no_fork
+from otel_progress.fork import defer_fork
 from otel_progress.live.course import EVERY_S, Course, lasted
 from otel_progress.live.node import Node
 from otel_progress.live.observe import GAPS
@@ -110,7 +110,7 @@ def _children(node: Node, course: Course, known: Sequence[Trajectory], clock: fl
 def answer(question: Question) -> Eta | None:
     """Return the estimate a question comes to, on the worker's clock; None when nothing can be said."""
     try:
-        with no_fork():
+        with defer_fork():
             from otel_progress.eta import Parallel, estimate, estimate_opaque
 
         if question.expected is not None:

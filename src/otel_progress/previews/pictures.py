@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_progress.errors import MissingExtraError, PreviewError
-from otel_progress.importing import no_fork
+from otel_progress.fork import defer_fork
 from otel_progress.previews.media import JPEG, PNG, SUFFIXES, WEBP, Made
 from otel_progress.text import cut, printable
 
@@ -164,7 +164,7 @@ def need_pillow() -> None:
     if _ready:
         return
     try:
-        with no_fork():
+        with defer_fork():
             import PIL.Image
             import PIL.ImageOps
 

@@ -34,6 +34,9 @@ MAX_LESSONS: Final = 10_000
 MAX_PREVIEWS: Final = 10_000
 """Previews that may wait for one sink."""
 
+RETRY_S: Final = 0.05
+"""Time between two tries of a flush to write what the sink refuses temporarily, in seconds."""
+
 
 class Waiting:
     """Batches on their way to one sink, merged into one."""
@@ -157,6 +160,7 @@ class Lane:
         self._on_dropped = on_dropped
         self._on_recovered = on_recovered
         self._on_written = on_written
+        self._error_is_temporary = False
         self.restart()
 
     def restart(self) -> None:
@@ -168,6 +172,7 @@ class Lane:
         self._closing = False
         self._failed = False
         self._refused: Batch | None = None
+        self._refused_temporarily = False
 
     def post(self, batch: Batch) -> None:
         """Leave a batch; it is merged with those that wait."""
@@ -202,8 +207,18 @@ class Lane:
     def flush(self, timeout: float) -> bool:
         """Wait until everything posted so far was taken without an error, trying again once what the sink refused before.
 
-        False when it was not taken within ``timeout`` seconds.
+        False when it was not taken within ``timeout`` seconds. While the sink refuses it temporarily, it is tried again until then.
         """
+        deadline = time.monotonic() + timeout
+        while not self._flush_once(max(0.0, deadline - time.monotonic())):
+            with self._ready:
+                is_retried = self._refused_temporarily and not self._closing and time.monotonic() < deadline
+            if not is_retried:
+                return False
+            time.sleep(RETRY_S)
+        return True
+
+    def _flush_once(self, timeout: float) -> bool:
         with self._ready:
             if self._refused is not None and not self._closing:
                 self._take_back()
@@ -250,6 +265,7 @@ class Lane:
         with self._ready:
             self._writing = False
             self._refused = batch if failed else None
+            self._refused_temporarily = failed and self._error_is_temporary
             recovered = self._failed and not failed
             self._failed = failed
             self._ready.notify_all()
@@ -268,6 +284,7 @@ class Lane:
             self.sink.write(batch)
             self._ask_for_drops()
         except Exception as error:
+            self._error_is_temporary = getattr(error, "is_temporary", False) is True
             self._on_error(self.name)
             trouble(f"sink {self.name}", f"the {self.name} cannot take progress, the work goes on: {cut(error)}", error=error)
             return False

@@ -6,12 +6,12 @@ import atexit
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol
 
 from otel_progress.exporters.totals import Totals
+from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.instances import current_instance
 from otel_progress.instrument import spans
 from otel_progress.live.node import Node
@@ -88,7 +88,7 @@ class Runtime:
         store.on_end = self._over
         store.on_advance = spans.milestone
         store.on_event_dropped = lambda: totals.dropped("event")
-        _RUNTIMES.add(self)
+        on_fork(phase=ForkPhase.RUNTIME, owner=self, after_in_child=Runtime.after_fork)
 
     @property
     def ended(self) -> bool:
@@ -270,18 +270,3 @@ class Runtime:
         self.ticker.restart()
         self._callbacks = Callbacks(lambda count: self.totals.dropped("callback", count))
         self._tracing.processor.restart()
-
-
-_RUNTIMES: Final[weakref.WeakSet[Runtime]] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for runtime in list(_RUNTIMES):
-        try:
-            runtime.after_fork()
-        except Exception as error:
-            trouble("fork", "progress could not be restarted in a forked child", error=error)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
-from otel_progress.importing import no_fork
+from otel_progress.fork import defer_fork
 from otel_progress.observations import ResourceSample
 from otel_progress.trouble import trouble
 
@@ -74,7 +74,7 @@ class Sampler:
 
     def _sample(self) -> None:
         if self._process is None:
-            with no_fork():
+            with defer_fork():
                 import psutil
 
                 self._process = psutil.Process()

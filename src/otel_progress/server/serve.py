@@ -10,7 +10,6 @@ import signal
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 
 from otel_progress.errors import ConfigurationError
+from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.parsing import DEFAULT_PORT
 from otel_progress.server.app import create_app
 from otel_progress.server.connections import ConnectionLimits, protocols
@@ -94,7 +94,7 @@ class Server:
         self._uvicorn = _Uvicorn(_config(app, root_path, connections or ConnectionLimits(), self.counts), self.hub)
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
-        _RUNNING.add(self)
+        on_fork(phase=ForkPhase.OUTPUTS, owner=self, after_in_child=Server.give_up_after_fork)
 
     @property
     def url(self) -> str:
@@ -248,15 +248,3 @@ def _why(error: Exception, host: str, port: int) -> str:
     if code == errno.EACCES:
         return f"Port {port} of {host} needs rights that this process does not have: use one from 1024 up, or 0 for a free one."
     return f"Nothing can be served on {host!r}, port {port} ({error}): the host has to be an address of this machine."
-
-
-_RUNNING: Final[weakref.WeakSet[Server]] = weakref.WeakSet()
-
-
-def _let_go_of_copies() -> None:
-    for server in list(_RUNNING):
-        server.give_up_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_of_copies)

@@ -1,0 +1,241 @@
+"""Fork hooks: their order, owners, errors and locks, and imports that a fork waits for."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import otel_progress
+from otel_progress import fork, trouble
+from otel_progress.fork import ForkPhase, fork_safe_lock, on_fork
+
+PATIENCE_S = 60.0
+"""How long to wait for what is to happen; reached only when it never does."""
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
+]
+
+
+def fork_and_import(code: int) -> int:
+    """Fork, have the child take the guard from a thread of its own, and return its exit code: ``code`` when it could."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            free = threading.Event()
+
+            def take() -> None:
+                with fork.defer_fork():
+                    free.set()
+
+            threading.Thread(target=take, daemon=True).start()
+            os._exit(code if free.wait(PATIENCE_S) else 99)
+        finally:  # whatever fails, the child runs no tests
+            os._exit(98)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_fork_waits_for_an_import_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread within the guard is waited for, and parent and child can both import afterwards."""
+    monkeypatch.setattr(fork, "IMPORT_WAIT_S", PATIENCE_S)
+    inside, done, order = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        with fork.defer_fork():
+            inside.set()
+            done.wait(PATIENCE_S)
+            order.append("imported")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(PATIENCE_S)
+    threading.Timer(0.05, done.set).start()
+    assert fork_and_import(7) == 7
+    order.append("forked")
+    thread.join()
+    assert order == ["imported", "forked"]
+    assert fork_and_import(8) == 8
+
+
+def test_a_fork_does_not_wait_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import that does not end, perhaps as it waits for the thread that forks, holds a fork up for a bounded time."""
+    monkeypatch.setattr(fork, "IMPORT_WAIT_S", 0.01)
+    inside, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with fork.defer_fork():
+            inside.set()
+            done.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(PATIENCE_S)
+    assert fork_and_import(7) == 7
+    done.set()
+    thread.join()
+    assert fork_and_import(8) == 8
+
+
+def test_a_fork_within_an_import_is_free() -> None:
+    """The thread that imports may fork itself, as a module does that starts a process when it is imported."""
+    with fork.defer_fork():
+        assert fork_and_import(7) == 7
+    assert fork_and_import(8) == 8
+
+
+class Owner:
+    """An object that has fork hooks."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+
+def fork_and_get(result: Callable[[], Any]) -> Any:
+    """Fork, call ``result`` in the child, and return its value."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writing, json.dumps(result()).encode())
+            os._exit(0)
+        finally:
+            os._exit(98)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        text = stream.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return json.loads(text)
+
+
+def register(owner: Owner, phase: ForkPhase, name: str) -> None:
+    """Register hooks of all three kinds that record their calls."""
+    on_fork(
+        phase=phase,
+        owner=owner,
+        before=lambda one: one.calls.append(f"before {name}"),
+        after_in_parent=lambda one: one.calls.append(f"parent {name}"),
+        after_in_child=lambda one: one.calls.append(f"child {name}"),
+    )
+
+
+def test_hooks_run_in_the_order_of_their_phases() -> None:
+    """The order of registration decides only within a phase; hooks before a fork run the other way round."""
+    owner = Owner()
+    shuffled = [ForkPhase.RUNTIME, ForkPhase.LOCKS, ForkPhase.OUTPUTS, ForkPhase.JOURNAL, ForkPhase.CACHES, ForkPhase.IMPORTS]
+    for phase in shuffled:
+        register(owner, phase, phase.name)
+    register(owner, ForkPhase.CACHES, "CACHES 2")
+    order = ["LOCKS", "IMPORTS", "CACHES", "CACHES 2", "JOURNAL", "OUTPUTS", "RUNTIME"]
+    before = [f"before {name}" for name in reversed(order)]
+    assert fork_and_get(lambda: owner.calls) == before + [f"child {name}" for name in order]
+    assert owner.calls == before + [f"parent {name}" for name in order]
+
+
+def test_hooks_end_with_their_owner() -> None:
+    """Hooks keep no owner alive; those of an owner that was collected are not called, and are removed at the next registration."""
+    owner, calls = Owner(), []
+    on_fork(phase=ForkPhase.CACHES, owner=owner, before=lambda one: calls.append(type(one)))
+    assert fork_and_get(lambda: len(calls)) == 1
+    del owner
+    gc.collect()
+    assert fork_and_get(lambda: len(calls)) == 1
+    last = Owner()
+    register(last, ForkPhase.CACHES, "last")
+    assert all(hook.is_alive for hook in fork._hooks)
+
+
+def test_an_owner_lives_until_the_fork_has_ended() -> None:
+    """A hook before the fork that drops the last reference does not lose the hook after it."""
+    owners, calls = [Owner()], []
+    on_fork(
+        phase=ForkPhase.CACHES,
+        owner=owners[0],
+        before=lambda one: owners.clear(),
+        after_in_parent=lambda one: calls.append(type(one)),
+    )
+    assert fork_and_get(lambda: 0) == 0
+    assert calls == [Owner]
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_an_error_in_a_hook_is_reported_and_stops_no_other(kind: type[BaseException]) -> None:
+    """Errors count as trouble in the process where they were raised, once the fork has ended."""
+    owner = Owner()
+
+    def fail(one: Owner) -> None:
+        one.calls.append("failed")
+        raise kind
+
+    register(owner, ForkPhase.CACHES, "first")
+    on_fork(phase=ForkPhase.CACHES, owner=owner, before=fail, after_in_parent=fail, after_in_child=fail)
+    register(owner, ForkPhase.CACHES, "last")
+    known = trouble.counts["fork"]
+    calls, count = fork_and_get(lambda: [owner.calls, trouble.counts["fork"] - known])
+    assert calls == ["before last", "failed", "before first", "child first", "failed", "child last"]
+    assert count == 1
+    assert owner.calls == ["before last", "failed", "before first", "parent first", "failed", "parent last"]
+    assert trouble.counts["fork"] - known == 2
+
+
+def test_a_reporter_that_fails_stops_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception of a reporter reaches neither the fork nor the next reporter."""
+    owner, reported = Owner(), []
+
+    def fail(error: BaseException) -> None:
+        raise RuntimeError from error
+
+    monkeypatch.setattr(fork, "_reporters", [fail, reported.append])
+    on_fork(phase=ForkPhase.CACHES, owner=owner, before=lambda one: one.missing)  # type: ignore[attr-defined]
+    assert fork_and_get(lambda: len(reported)) == 0
+    assert [type(error) for error in reported] == [AttributeError]
+
+
+def test_a_fork_safe_lock_is_free_in_the_child() -> None:
+    """The fork waits until another thread has released the lock; it is a plain lock, free on both sides afterwards."""
+    lock = fork_safe_lock()
+    assert type(lock) is type(threading.Lock())
+    held, release, order = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            release.wait(PATIENCE_S)
+            order.append("released")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(PATIENCE_S)
+    threading.Timer(0.05, release.set).start()
+    assert fork_and_get(lambda: [lock.acquire(timeout=PATIENCE_S), *order]) == [True, "released"]
+    thread.join()
+    assert not lock.locked()
+
+
+def test_two_threads_may_fork_at_once() -> None:
+    """Forks of several threads wait for one another, so that their hooks do not mix."""
+    owner, results = Owner(), []
+    register(owner, ForkPhase.CACHES, "x")
+    threads = [threading.Thread(target=lambda: results.append(fork_and_get(lambda: "done"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == ["done"] * 4
+    assert owner.calls == ["before x", "parent x"] * 4
+
+
+def test_only_one_module_registers_with_the_interpreter() -> None:
+    """All hooks go through ``on_fork``, which alone defines their order."""
+    root = Path(otel_progress.__file__).parent
+    found = [path.relative_to(root).as_posix() for path in root.rglob("*.py") if "register_at_fork" in path.read_text("utf-8")]
+    assert found == ["fork.py"]
+    lines = (root / "fork.py").read_text("utf-8").splitlines()
+    assert sum("os.register_at_fork(" in line for line in lines) == 1
+    assert not [line for line in lines if "otel_progress" in line and "import" in line]
