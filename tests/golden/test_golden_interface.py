@@ -24,7 +24,6 @@ import otel_progress
 from otel_progress import Level, Runtime, configure, testing
 from otel_progress.assembly import Assembly
 from otel_progress.errors import ConfigurationError
-from otel_progress.exporters.otlp_sender import Sender
 from otel_progress.exporters.totals import Totals
 from otel_progress.recording import Recording
 from otel_progress.runtime.threads import started
@@ -199,7 +198,7 @@ def test_names_of_threads(golden: Golden) -> None:
     named = [node for node in _calls() if ast.unparse(node.func).endswith(("Thread", "ThreadPoolExecutor"))]
     keywords = [keyword for node in named for keyword in node.keywords if keyword.arg in ("name", "thread_name_prefix")]
     found = {text for keyword in keywords if (text := _text(keyword.value))}
-    found |= {f"otel-progress-{text}" for text in (*_texts_at(1, started), *_first_texts(Sender))}
+    found |= {f"otel-progress-{text}" for text in _texts_at(1, started)}
     golden.lines("threads.txt", sorted(found))
 
 
