@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 from opentelemetry import context as context_api
-from tests.server.server_threads import SERVING
+from tests.support.server_threads import SERVING
 
 from otel_progress import config
 from otel_progress.testing import Recorder, recording

@@ -13,7 +13,7 @@ from benchmarks.eta_scores import MEAN
 from benchmarks.eta_traces import Header, write
 from benchmarks.rounds import Effort
 from benchmarks.table import Row
-from tests.benchmarks.replayed import BY_NAME, results_with, steady, sums
+from tests.support.eta_replays import BY_NAME, results_with, steady, sums
 
 from benchmarks import eta, eta_cost, eta_jobs, eta_page, eta_report, record_traces
 from otel_progress.eta import estimate

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from surveyed import PATIENCE_S, kept
+from tests.support.demo_journal import PATIENCE_S, kept
 
 from otel_progress import Level, config
 from otel_progress.demo import code_map, job, run, sources

@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 import pytest
-from documents import DOCUMENTS, PROJECT
-from loading import script
+from tests.support.documents import DOCUMENTS, PROJECT
+from tests.support.scripts import script
 
 import otel_progress as progress
-from factories import log, resource_use, sample
+from tests.support.factories import log, resource_use, sample
 from otel_progress import config, semconv, testing
 from otel_progress.cli import cli
 from otel_progress.cli.app import EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_UNREADABLE, EXIT_USAGE

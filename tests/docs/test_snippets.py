@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from documents import DOCUMENTS, Program, blocks, excused, programs
-from tests.servers import free_port, require
+from tests.support.documents import DOCUMENTS, Program, blocks, excused, programs
+from tests.support.servers import free_port, require
 
 RUNNER = Path(__file__).with_name("run_program.py")
 PROGRAMS = list(programs())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eta_runs import error, job, jobs, seen, steady, stepped, trajectory
+from tests.support.sample_runs import error, job, jobs, seen, steady, stepped, trajectory
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta import Eta, Trajectory, estimate
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eta_runs import steady, trajectory
+from tests.support.sample_runs import steady, trajectory
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta import Parallel, estimate
 from otel_progress.eta.lifetimes import lifetimes

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from running import EXAMPLES, Runner, levels
+from tests.support.example_runner import EXAMPLES, Runner, levels
 
 
 @pytest.fixture(scope="module")

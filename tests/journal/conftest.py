@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faketime import FakeTime
-from workers import PATIENCE_S
+from tests.support.fake_time import FakeTime
+from tests.support.journal_processes import PATIENCE_S
 
 from otel_progress.journal import Journal, SqliteJournal, handle
 

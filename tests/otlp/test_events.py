@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from records import SPAN, TRACE, WALL, Told, batch, ended, level
+from tests.support.otlp_records import SPAN, TRACE, WALL, Told, batch, ended, level
 
 from otel_progress import semconv
 from otel_progress.exporters.otlp_event_fields import MAX_BODY, MAX_METADATA, level_event

@@ -16,7 +16,7 @@ from opentelemetry.sdk.metrics.export import (
     MetricsData,
 )
 from opentelemetry.sdk.resources import Resource
-from records import WALL, ListedReader, batch, ended, level
+from tests.support.otlp_records import WALL, ListedReader, batch, ended, level
 
 from otel_progress import semconv
 from otel_progress.exporters.otlp_metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import config_schemas as schemas
+from tests.support.stack import config_schemas
 import jsonschema
 import pytest
-from stackfiles import DEPLOY, load
+from tests.support.stack.files import DEPLOY, load
 
 GRAFANA = DEPLOY / "grafana" / "provisioning"
 FILES = {

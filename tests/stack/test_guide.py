@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from stackfiles import GUIDE, PROJECT, image, services
+from tests.support.stack.files import GUIDE, PROJECT, image, services
 
 from benchmarks import cardinality
 

@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from context import copied, instructions, sent
-from stackfiles import PROJECT, mounts, services
+from tests.support.stack.build_context import copied, instructions, sent
+from tests.support.stack.files import PROJECT, mounts, services
 
 ALL = list(instructions())
 
