@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.factories import WALL, operation, snapshot
 from otel_progress import Status
 from otel_progress.batches import MAX_ENDS, MAX_LISTED, add, merge, summarise
 from otel_progress.observations import BatchInfo, BatchTally
 from otel_progress.operations import OperationSnapshot
+from tests.support.factories import WALL, operation, snapshot
 
 ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED)
 MOMENTS = st.floats(WALL, WALL + 1e6)

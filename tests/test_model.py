@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from otel_progress.model import Eta, Status
 from tests.support.estimate_cases import CASES, CONDITIONS, WAITS, ConditionCase, EtaCase
 from tests.support.factories import CLOCK, operation, snapshot
-from otel_progress.model import Eta, Status
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -15,13 +15,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
 
+from benchmarks import rounds  # noqa: E402 - only found by the line above
 from benchmarks.catalogue import BENCHMARKS  # noqa: E402 - only found by the line above
 from benchmarks.report import document, summary, with_summary  # noqa: E402
 from benchmarks.rounds import Effort, Job, Variant, best_seconds  # noqa: E402
 from benchmarks.spanning import attributes_of_a_level  # noqa: E402
 from benchmarks.table import HEADINGS, Row, judged, markdown, text  # noqa: E402
 
-from benchmarks import rounds  # noqa: E402 - only found by the line above
 from otel_progress import semconv  # noqa: E402
 from otel_progress.testing import FakeClock  # noqa: E402
 

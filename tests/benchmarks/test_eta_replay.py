@@ -10,10 +10,10 @@ from benchmarks.eta_replay import OURS, Series, Sums, replay, replay_series, ser
 from benchmarks.eta_scenarios import GRID, SCENARIOS, questions
 from benchmarks.eta_scores import mean, score
 from benchmarks.eta_traces import Run
-from tests.support.eta_replays import BY_NAME, STEADY, asked_at, steady, told
 
 from otel_progress import Eta
 from otel_progress.observations import Trajectory
+from tests.support.eta_replays import BY_NAME, STEADY, asked_at, steady, told
 
 
 def test_only_what_was_known_is_told() -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks import eta_jobs, record_traces
 from benchmarks.eta_replay import OURS, Series, replay
 from benchmarks.eta_scores import table_of
 from benchmarks.eta_traces import FOLDER, FORMAT, Header, Run, TraceError, load, write
 from benchmarks.setting import configured
-from tests.support.eta_replays import BY_NAME, STEADY, steady
 
-from benchmarks import eta_jobs, record_traces
+from tests.support.eta_replays import BY_NAME, STEADY, steady
 
 
 def line(**changes: Any) -> str:

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.command_line import EVIL, documents, run, url_of
 
-from tests.support.factories import batch, ended, local_instance, operation, snapshot
 from otel_progress.cli.showing import _facts
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import Failure, Status
 from otel_progress.observations import BatchInfo, ResourceSample, ResourceUse
+from tests.support.command_line import EVIL, documents, run, url_of
+from tests.support.factories import batch, ended, local_instance, operation, snapshot
 
 UNSAFE = set("\x1b\x07\r\u202e\x9b")
 

@@ -6,11 +6,11 @@ import stat
 from pathlib import Path
 
 import pytest
-from tests.support.command_line import documents, run
 
 from otel_progress import bundled
 from otel_progress.bundled import read_bundle
 from otel_progress.codec import SCHEMA
+from tests.support.command_line import documents, run
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {"dashboards": ROOT / "grafana" / "dashboards", "rules": ROOT / "deploy" / "prometheus" / "rules"}

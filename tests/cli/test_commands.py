@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.support.command_line import EVIL, documents, run
 
 from otel_progress.cli.app import App, cli
 from otel_progress.codec import SCHEMA, decode_operation
+from tests.support.command_line import EVIL, documents, run
 
 UNSAFE = set("\x1b\x07\r\u202e\x9b")
 

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.command_line import EVIL, documents, run, url_of
 
-from tests.support.factories import batch, local_instance, snapshot
 from otel_progress.journal import SqliteJournal
+from tests.support.command_line import EVIL, documents, run, url_of
+from tests.support.factories import batch, local_instance, snapshot
 
 
 def requested(tmp_path: Path) -> float | None:

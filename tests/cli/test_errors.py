@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support.command_line import documents, run, url_of
 
 from otel_progress.journal import SqliteJournal
+from tests.support.command_line import documents, run, url_of
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.command_line import EVIL, documents, present, run
-from test_cli_processes import finish, interrupt, start
 
-from tests.support.factories import ended, local_instance, snapshot
 from otel_progress.codec import decode_log
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import Snapshot
 from otel_progress.observations import LogRecord
+from tests.support.cli_process import finish, interrupt, start
+from tests.support.command_line import EVIL, documents, present, run
+from tests.support.factories import ended, local_instance, snapshot
 
 UNSAFE = set("\x1b\x07\r\u202e\x9b")
 NOW = time.time()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.support.command_line import EVIL, TIMEOUT_S, clean_environ, documents, run, url_of
 
 pytest.importorskip("PIL.Image", reason="pillow is not installed: it makes the previews")

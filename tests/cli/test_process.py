@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,48 +11,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.support.command_line import TIMEOUT_S, clean_environ, present
 
-from tests.support.factories import batch, ended, local_instance, snapshot
 from otel_progress.journal import SqliteJournal
 from otel_progress.protocols import Batch
-
-COMMAND = [sys.executable, "-m", "otel_progress"]
-
-
-def start(store: str, *arguments: str, **environ: str) -> subprocess.Popen[str]:
-    """Start a command with pipes."""
-    return subprocess.Popen(
-        [*COMMAND, "--store", store, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env={**clean_environ(), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **environ},
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Wait for the end of a command; return the rest of what it wrote. One that does not end is killed."""
-    try:
-        return process.communicate(timeout=TIMEOUT_S)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def interrupt(process: subprocess.Popen[str], path: Path, news: Batch) -> str:
-    """Press Ctrl-C once ``news`` are written to the journal and shown by the command; return what that writes to stderr.
-
-    Not at its first line: while modules are imported an interrupt may hit a callback of the interpreter, where it is printed and
-    forgotten.
-    """
-    with closing(SqliteJournal(path)) as journal:
-        journal.write(news)
-    assert process.stdout is not None
-    assert process.stdout.readline() != "", finish(process)
-    process.send_signal(signal.SIGINT)
-    return finish(process)[1]
+from tests.support.cli_process import finish, interrupt, start
+from tests.support.command_line import TIMEOUT_S, clean_environ, present
+from tests.support.factories import batch, ended, local_instance, snapshot
 
 
 def changed(**fields: object) -> Batch:

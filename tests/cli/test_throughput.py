@@ -7,10 +7,9 @@ import re
 import time
 from pathlib import Path
 
-from tests.support.command_line import run, url_of
-
-from tests.support.factories import batch, ended, local_instance, snapshot
 from otel_progress.journal import SqliteJournal
+from tests.support.command_line import run, url_of
+from tests.support.factories import batch, ended, local_instance, snapshot
 
 
 def test_show_and_watch_leave_pauses_out(tmp_path: Path) -> None:

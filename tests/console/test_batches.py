@@ -8,9 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from tests.support.terminal import Clock, Shelf, Terminal, tick
 
-from tests.support.factories import WALL, operation, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.exporters.console import LiveConsole
 from otel_progress.exporters.console_batches import MAX_BATCHES, batch_line, batch_text
@@ -19,6 +17,8 @@ from otel_progress.exporters.console_plain import INTERVAL_S, PlainConsole
 from otel_progress.model import Status
 from otel_progress.observations import BatchPlace
 from otel_progress.operations import BatchSnapshot
+from tests.support.factories import WALL, operation, snapshot
+from tests.support.terminal import Clock, Shelf, Terminal, tick
 
 EVIL = "\x1b]0;evil\x07[bold]\r\nline\u202e"
 UNSAFE = set("\x1b\x07\r\n\u202e")

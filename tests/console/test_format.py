@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.estimate_cases import CASES, EtaCase
-from tests.support.factories import CLOCK
 from otel_progress.exporters.console_format import (
     count,
     duration,
@@ -25,6 +23,8 @@ from otel_progress.exporters.console_format import (
     roughly,
 )
 from otel_progress.model import Eta
+from tests.support.estimate_cases import CASES, EtaCase
+from tests.support.factories import CLOCK
 
 
 @pytest.mark.parametrize(

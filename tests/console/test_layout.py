@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tests.support.estimate_cases import WAITS
-from tests.support.factories import CLOCK, ended, operation, snapshot
 from otel_progress.exporters.console_glyphs import ASCII, glyphs_for
 from otel_progress.exporters.console_plain import operation_line
 from otel_progress.exporters.console_tree import ProgressTree, render, render_ended
 from otel_progress.model import Eta, Failure, Status
 from otel_progress.operations import OperationSnapshot
+from tests.support.estimate_cases import WAITS
+from tests.support.factories import CLOCK, ended, operation, snapshot
 
 
 def setlist(**fields: object) -> OperationSnapshot:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import re
 
-from tests.support.terminal import Clock, Shelf, tick
-
-from tests.support.factories import CLOCK, WALL, ended, operation, snapshot
 from otel_progress.exporters.console_plain import PlainConsole
 from otel_progress.model import Eta, Failure, Status
+from tests.support.factories import CLOCK, WALL, ended, operation, snapshot
+from tests.support.terminal import Clock, Shelf, tick
 
 
 class Log:

@@ -9,9 +9,9 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.terminal import Terminal
 
 from otel_progress.exporters.console_region import Region
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture

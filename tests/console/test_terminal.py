@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 
 import pytest
-from tests.support.terminal import Clock, Shelf, Terminal, tick
 
-from tests.support.factories import CLOCK, ended, operation, snapshot
 from otel_progress.exporters.console import MAX_SHARE, LiveConsole, make_console
 from otel_progress.exporters.console_plain import PlainConsole
 from otel_progress.model import Failure, Status
 from otel_progress.protocols import Sink
+from tests.support.factories import CLOCK, ended, operation, snapshot
+from tests.support.terminal import Clock, Shelf, Terminal, tick
 
 
 class Stage:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import otel_progress as progress
-from tests.support.factories import CLOCK, ended, operation, snapshot
 from otel_progress.exporters.console_plain import operation_line
 from otel_progress.exporters.console_tree import render
 from otel_progress.journal.sqlite import SqliteJournal
 from otel_progress.operations import OperationSnapshot
 from otel_progress.testing import recording
+from tests.support.factories import CLOCK, ended, operation, snapshot
 
 PACE = re.compile(r"[\d.]+/(?:s|min|h)\b")
 

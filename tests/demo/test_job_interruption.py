@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.demo_journal import PATIENCE_S, kept
 
 from otel_progress.demo import job, run
 from otel_progress.model import Status
+from tests.support.demo_journal import PATIENCE_S, kept
 
 
 @pytest.fixture

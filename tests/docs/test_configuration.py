@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.support.documents import DOCUMENTS, blocks
 from tests.support.servers import require
 

@@ -7,6 +7,7 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
+
 from tests.support.documents import PROJECT
 from tests.support.scripts import script
 

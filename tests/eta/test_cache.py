@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.sample_runs import jobs
 from otel_progress.eta import Trajectory, estimate, memory, records
 from otel_progress.eta.curves import Curve
+from tests.support.sample_runs import jobs
 
 
 @pytest.fixture

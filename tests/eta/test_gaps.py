@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.sample_runs import error, seen, steady, stepped, trajectory
 from otel_progress.eta import Trajectory, estimate
+from tests.support.sample_runs import error, seen, steady, stepped, trajectory
 
 
 def silent(steps: int, pace: float, at: int = 40) -> Trajectory:

@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from tests.support.sample_runs import ASKED, asked, job, jobs, seen, steady, stepped, trajectory
 from otel_progress.eta import Trajectory, estimate
 from otel_progress.eta.interval import few, quantile
+from tests.support.sample_runs import ASKED, asked, job, jobs, seen, steady, stepped, trajectory
 
 
 def coverage(confidence: float, histories: int, length: int) -> float:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tests.support.example_runner import EXAMPLES, Runner, levels
 
 

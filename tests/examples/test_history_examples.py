@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from tests.support.example_runner import EXAMPLES, Runner, levels
 
+from tests.support.example_runner import EXAMPLES, Runner, levels
 from tests.support.servers import poll
 
 RUN = re.compile(

@@ -15,10 +15,10 @@ import pytest
 from grafana.names import FOLDER, PLACES, TAG
 from grafana.states import NUMBERS, mapping
 from grafana.writing import DASHBOARDS, differing, files
-from tests.support.grafana.dashboards import boards, panels, query_of, variables
 
 from otel_progress.model import Status
 from otel_progress.operations import Condition
+from tests.support.grafana.dashboards import boards, panels, query_of, variables
 
 ROOT = Path(__file__).parents[2]
 BOARDS = boards()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from tests.support.grafana.dashboards import boards, panels
 from tests.support.grafana.linter import RULES
 

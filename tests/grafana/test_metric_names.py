@@ -7,10 +7,10 @@ from typing import Any
 
 import promql_parser
 import pytest
-from tests.support.grafana import promql
-from tests.support.grafana.dashboards import Target, boards, fill, plain, promql_of, query_of, targets, variables
 
 from otel_progress import semconv
+from tests.support.grafana import promql
+from tests.support.grafana.dashboards import Target, boards, fill, plain, promql_of, query_of, targets, variables
 
 UNUSED: dict[semconv.Metric, str] = {}
 """Metrics that no dashboard shows, and why."""

@@ -6,14 +6,14 @@ import copy
 import json
 from typing import Any
 
+import grafana  # noqa: F401 - before the SDK, whose warnings it answers
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 from jsonschema import Draft202012Validator
+
 from tests.support.grafana import panel_schemas as schemas
 from tests.support.grafana.dashboards import boards, panels, targets
-
-import grafana  # noqa: F401 - before the SDK, whose warnings it answers
 
 BOARDS = boards()
 OURS = [(name, panel) for name, board in BOARDS.items() for panel in panels(board)]

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from otel_progress import semconv
 from tests.support.grafana import scenario
 from tests.support.grafana.dashboards import Target, boards, fill, panels, promql_of, query_of, targets, variables
 from tests.support.grafana.monitored_scenario import HOURS, Stage, choices, gone, staged, unfinished
 from tests.support.grafana.simulation import IDLE, JOBS, WORKER
-
-from otel_progress import semconv
 
 BOARDS = boards()
 ASKED = [target for target in targets() if target.kind == "prometheus"]

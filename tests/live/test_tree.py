@@ -8,13 +8,13 @@ import pytest
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import otel_progress as progress
-from tests.support.factories import instance
 from otel_progress import Status
 from otel_progress.live.node import Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.live.tree import Limits
 from otel_progress.runtime.lane import Waiting
 from otel_progress.testing import Recorder, recording
+from tests.support.factories import instance
 
 
 def test_a_retry_is_the_same_level(recorder: Recorder) -> None:

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from tests.support.factories import WALL as START
-from tests.support.metrics_operations import Shelf, a_batch, operation, use
-from tests.support.metrics_scrape import of_work, parse_openmetrics, values
 
 from otel_progress import semconv
 from otel_progress.exporters.exposition import exposition
 from otel_progress.exporters.prometheus import ProgressCollector
 from otel_progress.exporters.totals import Totals
 from otel_progress.model import Status
+from tests.support.factories import WALL as START
+from tests.support.metrics_operations import Shelf, a_batch, operation, use
+from tests.support.metrics_scrape import of_work, parse_openmetrics, values
 
 OP = ("op", "render")
 BATCH = ("thumbnails", "images")

@@ -15,15 +15,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
-from tests.support.factories import WALL as START
-from tests.support.factories import batch
-from tests.support.metrics_operations import TRACE_ID, Shelf, eta, level, operation
-from tests.support.metrics_scrape import exposition, of_work, samples, values
 
 from otel_progress import semconv
 from otel_progress.exporters.prometheus import ProgressCollector
 from otel_progress.exporters.totals import Totals
 from otel_progress.model import Status
+from tests.support.factories import WALL as START
+from tests.support.factories import batch
+from tests.support.metrics_operations import TRACE_ID, Shelf, eta, level, operation
+from tests.support.metrics_scrape import exposition, of_work, samples, values
 
 OP = ("op", "render")
 OPTIONAL = (

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.support.factories import batch, preview, snapshot
-from tests.support.metrics_server import PATIENCE_S
 
 import otel_progress as progress
 from otel_progress import semconv
 from otel_progress.journal import SqliteJournal
 from otel_progress.testing import recording, wait_until
+from tests.support.factories import batch, preview, snapshot
+from tests.support.metrics_server import PATIENCE_S
 
 
 def scraped(url: str | None) -> dict[str, list[tuple[dict[str, str], float]]]:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.factories import CLOCK, WALL, batch, ended, snapshot
 
 from otel_progress import semconv
 from otel_progress.exporters.endings import REMEMBERED_RUNS, Endings
@@ -31,6 +30,7 @@ from otel_progress.protocols import Sink
 from otel_progress.semconv import Metric
 from otel_progress.text import MAX_ID
 from otel_progress.trouble import trouble
+from tests.support.factories import CLOCK, WALL, batch, ended, snapshot
 
 DONE = ("setlist", "completed")
 

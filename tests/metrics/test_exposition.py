@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from tests.support.factories import batch
-from tests.support.metrics_operations import Shelf, a_batch, level, operation, use
 
 from otel_progress import semconv
 from otel_progress.exporters.exposition import exposition
 from otel_progress.exporters.prometheus import ProgressCollector
 from otel_progress.exporters.totals import Totals
 from otel_progress.model import Status
+from tests.support.factories import batch
+from tests.support.metrics_operations import Shelf, a_batch, level, operation, use
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 FORMATS = [

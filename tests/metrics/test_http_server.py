@@ -15,17 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.loopback import listens, own_host
-from tests.support.metrics_operations import Shelf, operation
-from tests.support.metrics_scrape import parse_openmetrics
-from tests.support.metrics_server import PATIENCE_S, connections, serving
-from tests.support.servers import answers, poll
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
 from otel_progress.exporters import prometheus_server
 from otel_progress.exporters.prometheus import ProgressCollector
 from otel_progress.exporters.prometheus_server import MAX_CONNECTIONS, MetricsServer, serve_metrics
+from tests.support.loopback import listens, own_host
+from tests.support.metrics_operations import Shelf, operation
+from tests.support.metrics_scrape import parse_openmetrics
+from tests.support.metrics_server import PATIENCE_S, connections, serving
+from tests.support.servers import answers, poll
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -45,7 +45,7 @@ def server(shelf: Shelf) -> Iterator[MetricsServer]:
 
 def alone(scene: str) -> None:
     """Run a scene with a server that is alone in its process; it writes nothing but that it is done."""
-    command = [sys.executable, "-m", "tests.prometheus.lonely_server", scene]
+    command = [sys.executable, "-m", "tests.support.programs.metrics_server", scene]
     ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=240, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from tests.support.factories import batch
-from tests.support.metrics_operations import Shelf, operation
-from tests.support.metrics_scrape import values
-
 from otel_progress import semconv
 from otel_progress.exporters.prometheus import ProgressCollector
 from otel_progress.exporters.totals import MAX_OPERATION_TYPES, Totals
 from otel_progress.model import Status
+from tests.support.factories import batch
+from tests.support.metrics_operations import Shelf, operation
+from tests.support.metrics_scrape import values
 
 
 def test_counters_begin_at_zero() -> None:

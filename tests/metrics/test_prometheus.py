@@ -10,6 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from otel_progress import semconv
+from otel_progress.exporters.prometheus import ProgressCollector
+from otel_progress.exporters.totals import Totals
+from otel_progress.model import Status
+from otel_progress.semconv import Metric
 from tests.support.factories import WALL as START
 from tests.support.factories import batch
 from tests.support.loopback import free_ports, own_host
@@ -17,12 +23,6 @@ from tests.support.metrics_operations import TRACE_ID, Shelf, a_batch, eta, leve
 from tests.support.metrics_scrape import exposition, samples
 from tests.support.metrics_server import PATIENCE_S, serving
 from tests.support.servers import answers, poll, require, running
-
-from otel_progress import semconv
-from otel_progress.exporters.prometheus import ProgressCollector
-from otel_progress.exporters.totals import Totals
-from otel_progress.model import Status
-from otel_progress.semconv import Metric
 
 HOSTILE = [
     'quote" backslash \\ newline \n return \r tab \t',

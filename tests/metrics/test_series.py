@@ -7,10 +7,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.factories import CLOCK
-from tests.support.factories import WALL as START
-from tests.support.metrics_operations import Shelf, a_batch, eta, level, operation
-from tests.support.metrics_scrape import of_work, values
 
 from otel_progress import semconv
 from otel_progress.exporters.prometheus import ProgressCollector
@@ -18,6 +14,10 @@ from otel_progress.exporters.totals import Totals
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.previews.addresses import MAX_ADDRESS
+from tests.support.factories import CLOCK
+from tests.support.factories import WALL as START
+from tests.support.metrics_operations import Shelf, a_batch, eta, level, operation
+from tests.support.metrics_scrape import of_work, values
 
 OP = ("op", "render")
 BOUNDS = (semconv.OPERATION_EXPECTED_END, semconv.OPERATION_EXPECTED_END_LOWER, semconv.OPERATION_EXPECTED_END_UPPER)

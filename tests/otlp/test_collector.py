@@ -12,11 +12,7 @@ from typing import Any, cast
 
 import pytest
 from opentelemetry import trace
-from tests.support.otlp_receiver import Receiver, attributes, receiving
-from tests.support.otlp_records import WALL, ListedReader, Told, batch, ended, level
 
-from tests.support import loopback
-from tests.support import servers
 from otel_progress import semconv
 from otel_progress.exporters.otel_logs_shim import build_event_log
 from otel_progress.exporters.otlp import build_resource, build_tracer_provider
@@ -27,6 +23,9 @@ from otel_progress.exporters.totals import Totals
 from otel_progress.model import Failure, Outcome, Status
 from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.protocols import Reader
+from tests.support import loopback, servers
+from tests.support.otlp_receiver import Receiver, attributes, receiving
+from tests.support.otlp_records import WALL, ListedReader, Told, batch, ended, level
 
 FLUSH_S = 60.0
 SERVICE = {semconv.SERVICE_NAME: "nightly", semconv.SERVICE_INSTANCE_ID: "worker-1"}

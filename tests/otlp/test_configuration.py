@@ -6,9 +6,8 @@ import os
 import subprocess
 import sys
 
-from tests.support.otlp_receiver import attributes, receiving
-
 from otel_progress import semconv
+from tests.support.otlp_receiver import attributes, receiving
 
 WORKER = """
 import otel_progress as progress

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from tests.support.metrics_operations import Shelf
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
@@ -19,6 +18,7 @@ from otel_progress.exporters.otlp_metrics import build_otlp_metrics
 from otel_progress.exporters.otlp_settings import SIGNALS, otlp_wanted, protocol, wanted_signals
 from otel_progress.exporters.totals import Totals
 from otel_progress.sampling import ProgressSampler
+from tests.support.metrics_operations import Shelf
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 

@@ -9,15 +9,15 @@ import sys
 from typing import Any
 
 import pytest
-from tests.support.otlp_receiver import attributes, receiving, value
-from test_logs_shim import emitted
 
-from tests.support.factories import batch
 from otel_progress import semconv
 from otel_progress.exporters import otel_logs_shim
 from otel_progress.exporters.otel_logs_shim import LogEvent
 from otel_progress.exporters.otlp_logs import MAX_ATTRIBUTES, OtlpLogs, log_event, severity_number
 from otel_progress.observations import LogRecord
+from tests.support.factories import batch
+from tests.support.otlp_log_exporter import emitted
+from tests.support.otlp_receiver import attributes, receiving, value
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk import _logs as logs_sdk
-from opentelemetry.sdk._logs import export as logs_export
-from opentelemetry.sdk.resources import Resource
-from tests.support.otlp_records import SPAN, TRACE, WALL
 
 from otel_progress import semconv
-from otel_progress.exporters.otel_logs_shim import EventLog, LogEvent
-
-InMemory: Any = getattr(logs_export, "InMemoryLogRecordExporter", None) or logs_export.InMemoryLogExporter
-
-
-def emitted(*events: LogEvent) -> list[Any]:
-    """Return the records that events become."""
-    exporter = InMemory()
-    provider = logs_sdk.LoggerProvider(resource=Resource({"service.name": "nightly"}), shutdown_on_exit=False)
-    provider.add_log_record_processor(logs_export.SimpleLogRecordProcessor(exporter))
-    log = EventLog(provider)
-    for event in events:
-        log.emit(event)
-    records = [finished.log_record for finished in exporter.get_finished_logs()]
-    log.close()
-    return records
+from otel_progress.exporters.otel_logs_shim import LogEvent
+from tests.support.otlp_log_exporter import emitted
+from tests.support.otlp_records import SPAN, TRACE, WALL
 
 
 def test_event_becomes_a_record_with_all_its_parts() -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import cast
 
 import pytest
-from tests.support.otlp_records import ListedReader, batch, level
 
 from otel_progress import semconv
 from otel_progress.exporters.otel_logs_shim import build_event_log
@@ -22,6 +21,7 @@ from otel_progress.exporters.otlp_metrics import build_otlp_metrics
 from otel_progress.exporters.otlp_sender import CLOSE_S, Patience
 from otel_progress.exporters.totals import Totals
 from otel_progress.protocols import Reader
+from tests.support.otlp_records import ListedReader, batch, level
 
 EXPORTER_TIMEOUT_S = 240
 """What the exporters are told to wait for a collector: nothing here may take a fraction of it."""

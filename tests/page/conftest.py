@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.browser import Serving, Tab
 
 import otel_progress as progress
+from tests.support.browser import Serving, Tab
 from tests.support.servers import require
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import otel_progress as progress
 from tests.support.servers import poll
 
 if TYPE_CHECKING:
-    from tests.support.browser import Tab
     from playwright.sync_api import Page
+
+    from tests.support.browser import Tab
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import otel_progress as progress
-from tests.support.estimate_cases import CASES, CONDITIONS, WAITS
-from tests.support.factories import CLOCK, operation, snapshot
 from otel_progress.codec import encode_operation
 from otel_progress.model import Status
+from tests.support.estimate_cases import CASES, CONDITIONS, WAITS
+from tests.support.factories import CLOCK, operation, snapshot
 
 if TYPE_CHECKING:
     from tests.support.browser import Serving, Tab

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.browser import PATIENCE_S, Serving, Tab
 
 import otel_progress as progress
+from tests.support.browser import PATIENCE_S, Serving, Tab
 from tests.support.servers import poll
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")

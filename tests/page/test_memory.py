@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.browser import Serving
 
 import otel_progress as progress
+from tests.support.browser import Serving
 from tests.support.servers import poll
 
 if TYPE_CHECKING:

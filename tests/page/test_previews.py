@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.browser import PATIENCE_S, Serving, Tab
 
 import otel_progress as progress
+from tests.support.browser import PATIENCE_S, Serving, Tab
 from tests.support.servers import poll
 
 if TYPE_CHECKING:

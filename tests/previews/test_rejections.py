@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.previews import PATIENCE_S, encoded, outcomes, settle, stored
 from PIL import Image
 
 import otel_progress as progress
 from otel_progress.testing import Recorder, recording, wait_until
+from tests.support.previews import PATIENCE_S, encoded, outcomes, settle, stored
 
 np = pytest.importorskip("numpy", reason="numpy is not installed: it makes the arrays")
 

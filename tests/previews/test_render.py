@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.previews import PATIENCE_S, content_of, encoded, image_of, json_of, one, outcomes, settle, shown, stored
 from PIL import Image
 
 import otel_progress as progress
 from otel_progress.testing import Recorder, recording
+from tests.support.previews import PATIENCE_S, content_of, encoded, image_of, json_of, one, outcomes, settle, shown, stored
 
 np = pytest.importorskip("numpy", reason="numpy is not installed: it makes the arrays")
 

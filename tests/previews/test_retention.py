@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
 import otel_progress as progress
 from otel_progress.observations import Preview
 from otel_progress.previews.book import Book, Bounds
 from otel_progress.testing import Recorder, recording
+from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
 
 def files(folder: Path) -> list[str]:

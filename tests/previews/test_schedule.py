@@ -7,12 +7,12 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
 import otel_progress as progress
 from otel_progress.errors import ConfigurationError
 from otel_progress.previews.schedule import due
 from otel_progress.testing import Recorder, recording
+from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
 
 def work(recorder: Recorder, steps: int, at: object = None, seconds: float = 1.0) -> list[str]:

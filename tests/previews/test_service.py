@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
 import otel_progress as progress
 from otel_progress import semconv
@@ -20,6 +19,7 @@ from otel_progress.journal import open_journal
 from otel_progress.previews.opening import open_store
 from otel_progress.protocols import Batch
 from otel_progress.testing import Recorder, recording
+from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
 
 class Kept:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.support.alerting.rules import ALERTMANAGER, SEVERITIES, alerts, load
 from tests.support.alerting.servers import Alertmanager, alertmanager
 from tests.support.servers import poll, require

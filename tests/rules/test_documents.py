@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from tests.support.alerting.rules import ALERTMANAGER, ALERTS_PAGE, CONFIGURED, RUNBOOK, alerts, load, recordings
-from tests.support.alerting.expressions import FROM_PROMETHEUS, exposed, labels_of
-from tests.support.servers import require
 
 from otel_progress.cli.app import cli
+from tests.support.alerting.expressions import FROM_PROMETHEUS, exposed, labels_of
+from tests.support.alerting.rules import ALERTMANAGER, ALERTS_PAGE, CONFIGURED, RUNBOOK, alerts, load, recordings
+from tests.support.servers import require
 
 PARTS = ("What it means.", "Look at.", "Do.", "When it is noise.")
 _PROMQL = re.compile(r"```promql\n(.*?)```", re.DOTALL)

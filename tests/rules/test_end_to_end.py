@@ -15,9 +15,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+
 from tests.support.alerting.fast_configuration import write_prometheus
-from tests.support.alerting.webhook import Webhook
 from tests.support.alerting.servers import alertmanager, prometheus, serving_journal, working
+from tests.support.alerting.webhook import Webhook
 from tests.support.servers import poll
 
 ID = 'nightly "42" \\ & ü {{ $value }}'

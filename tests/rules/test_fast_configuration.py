@@ -6,8 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests.support.alerting.fast_configuration import (
+    GLOBAL_TIMES,
+    ROUTE_TIMES,
+    RULE_TIMES,
+    quick_alertmanager,
+    quick_prometheus,
+    quick_rules,
+)
 from tests.support.alerting.rules import ALERTMANAGER, CONFIG, RULE_FILES, load
-from tests.support.alerting.fast_configuration import GLOBAL_TIMES, ROUTE_TIMES, RULE_TIMES, quick_alertmanager, quick_prometheus, quick_rules
 
 
 def changes(before: Any, after: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:

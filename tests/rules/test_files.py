@@ -9,10 +9,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.support.alerting.rules import CONFIG, PROMETHEUS, RULE_FILES, SEVERITIES, UNIT_TESTS, Rule, alerts, load, recordings, rules
-from tests.support.servers import require
 
 from otel_progress import semconv
+from tests.support.alerting.rules import (
+    CONFIG,
+    PROMETHEUS,
+    RULE_FILES,
+    SEVERITIES,
+    UNIT_TESTS,
+    Rule,
+    alerts,
+    load,
+    recordings,
+    rules,
+)
+from tests.support.servers import require
 
 SITUATIONS = ("firing", "not firing", "resolving", "restart", "missing scrape", "stale series")
 ALWAYS = "ProgressWatchdog"

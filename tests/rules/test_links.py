@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import pytest
+
 from tests.support.alerting.rules import CONFIG, ROOT, RUNBOOK, Rule, alerts, load
 
 RUNBOOK_URL = "https://github.com/otel-progress/otel-progress/blob/main/docs/runbook.md"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.support.alerting.rules import CONFIGURED, Rule, alerts, embedded_queries, recordings, rules
+
 from tests.support.alerting.expressions import FROM_PROMETHEUS, exposed, labels_of, names_in
+from tests.support.alerting.rules import CONFIGURED, Rule, alerts, embedded_queries, recordings, rules
 
 
 def known() -> dict[str, frozenset[str]]:

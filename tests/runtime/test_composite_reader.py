@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 import otel_progress as progress
-from tests.support.factories import WALL, batch, event, snapshot
 from otel_progress import Status
 from otel_progress.journal import open_journal
 from otel_progress.protocols import Controller, Reader
 from otel_progress.testing import FakeClock, Recorder, recording, wait_until
+from tests.support.factories import WALL, batch, event, snapshot
 
 OTHER = """
 import sys

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.factories import WALL, batch, event, lesson, preview, snapshot
 from otel_progress.observations import BatchInfo, LogRecord, ResourceSample, ResourceUse
 from otel_progress.runtime import lane as lanes
 from otel_progress.runtime.lane import Lane, Waiting
 from otel_progress.testing import Recorder, wait_until
+from tests.support.factories import WALL, batch, event, lesson, preview, snapshot
 
 
 def test_waiting_batches_are_merged() -> None:

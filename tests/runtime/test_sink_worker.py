@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 
 import otel_progress as progress
-from tests.support.factories import batch, ended, event, lesson, snapshot
 from otel_progress import semconv
 from otel_progress.journal import open_journal
 from otel_progress.protocols import Batch
@@ -21,6 +20,7 @@ from otel_progress.runtime.lane import Lane
 from otel_progress.runtime.ticker import Ticker
 from otel_progress.testing import Recorder, recording, wait_until
 from otel_progress.trouble import counts
+from tests.support.factories import batch, ended, event, lesson, snapshot
 
 
 class Sink:

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.support.api_server import PATIENCE_S, answers, get
 
+from tests.support.api_server import PATIENCE_S, answers, get
+from tests.support.programs import PROGRAMS
 from tests.support.servers import poll
 
 psutil = pytest.importorskip("psutil")
@@ -27,7 +27,7 @@ without bounds they would come to that much in each second."""
 
 def test_a_flood_of_connections() -> None:
     """500 clients that follow everything and never read, 250 that say nothing, 250 that say half of something."""
-    program = str(Path(__file__).with_name("flooded.py"))
+    program = str(PROGRAMS / "limited_server.py")
     pipe, clients = subprocess.PIPE, list[socket.socket]()
     with (
         many_files(SLOW + SILENT + HALF + 200),

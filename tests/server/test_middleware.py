@@ -11,16 +11,16 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 
-from tests.support.server_threads import threads_end
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from tests.support.rest_client import Client, raw_request, refusals, scope_of
 
 from otel_progress import trouble
 from otel_progress.journal import SqliteJournal
 from otel_progress.server import ServerSettings, create_app, security
 from otel_progress.server.guard import HEADERS
 from otel_progress.server.options import Limits
+from tests.support.rest_client import Client, raw_request, refusals, scope_of
+from tests.support.server_threads import threads_end
 
 TOKEN = "correct-horse-battery"
 BEARER = {"authorization": f"Bearer {TOKEN}"}

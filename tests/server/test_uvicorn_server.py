@@ -14,8 +14,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.support.api_server import PATIENCE_S, answers, get, is_free, serving, stream, until
-from tests.support.server_threads import threads_end
 
 import otel_progress as progress
 from otel_progress.errors import ConfigurationError
@@ -23,6 +21,8 @@ from otel_progress.server import connections
 from otel_progress.server.connections import ConnectionLimits
 from otel_progress.server.serve import Server
 from otel_progress.testing import Recorder
+from tests.support.api_server import PATIENCE_S, answers, get, is_free, serving, stream, until
+from tests.support.server_threads import threads_end
 from tests.support.servers import accepts, poll
 
 

@@ -17,12 +17,12 @@ from urllib.parse import quote
 
 import pytest
 import yaml
-from tests.support.stack.files import DEPLOY, load, services
-from tests.support import servers
-from tests.support.otlp_receiver import receiving
-from tests.support.listen_address import ANY, is_ready, port_told
 
 from otel_progress import semconv
+from tests.support import servers
+from tests.support.listen_address import ANY, is_ready, port_told
+from tests.support.otlp_receiver import receiving
+from tests.support.stack.files import DEPLOY, load, services
 
 IMAGE = DEPLOY / "image"
 WORKER = DEPLOY / "worker" / "worker.py"

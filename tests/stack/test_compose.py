@@ -8,7 +8,20 @@ import sys
 from typing import Any
 
 import pytest
-from tests.support.stack.files import BUILT, BUNDLED_PLUGINS, COMPOSE, LISTENS, PROGRAMS, PROJECT, compose, image, mounts, provisioned, services
+
+from tests.support.stack.files import (
+    BUILT,
+    BUNDLED_PLUGINS,
+    COMPOSE,
+    LISTENS,
+    PROGRAMS,
+    PROJECT,
+    compose,
+    image,
+    mounts,
+    provisioned,
+    services,
+)
 
 EXPECTED = {"prepare", "server", "worker", "job", "collector", "prometheus", "alertmanager", "tempo", "loki", "grafana", "redis"}
 NAMES = sorted(EXPECTED)

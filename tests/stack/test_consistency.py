@@ -7,9 +7,20 @@ import re
 from typing import Any
 
 import pytest
-from tests.support.stack.files import DEPLOY, LISTENS, PROJECT, address, assert_reachable, host_path, load, mounts, provisioned, services
 
 from otel_progress import semconv
+from tests.support.stack.files import (
+    DEPLOY,
+    LISTENS,
+    PROJECT,
+    address,
+    assert_reachable,
+    host_path,
+    load,
+    mounts,
+    provisioned,
+    services,
+)
 
 PROMETHEUS: dict[str, Any] = load(DEPLOY / "prometheus" / "prometheus.yml")
 SOURCES = provisioned()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.support.stack.files import GUIDE, PROJECT, image, services
-
 from benchmarks import cardinality
+
+from tests.support.stack.files import GUIDE, PROJECT, image, services
 
 TEXT = GUIDE.read_text(encoding="utf-8")
 

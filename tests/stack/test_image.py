@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from tests.support.stack.build_context import copied, instructions, sent
 from tests.support.stack.files import PROJECT, mounts, services
 

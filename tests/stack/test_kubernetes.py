@@ -14,6 +14,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+
 from tests.support.stack.files import DEPLOY, GUIDE, PROJECT, load, services
 
 FOLDER = DEPLOY / "kubernetes"

@@ -13,13 +13,14 @@ from urllib.request import urlopen
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.support import servers
-from tests.support.otlp_receiver import Receiver, receiving
-from tests.support.stack.prometheus_names import Kind, Series, prometheus_name, series
 
 from otel_progress import semconv
+from tests.support import servers
+from tests.support.otlp_receiver import Receiver, receiving
+from tests.support.programs import PROGRAMS
+from tests.support.stack.prometheus_names import Kind, Series, prometheus_name, series
 
-WORKER = Path(__file__).with_name("still_worker.py")
+WORKER = PROGRAMS / "idle_worker.py"
 MOVES = {
     semconv.TICK_DURATION: "ticks go on while the two are taken",
     semconv.OPERATION_REMAINING: "counts down",

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.support.server_threads import threads_end
 
 from otel_progress.journal import SqliteJournal
 from otel_progress.server.serve import Server
 from otel_progress.testing import Recorder
+from tests.support.server_threads import threads_end
 
 PATIENCE_S = 60.0
 """How long a client of a test waits for the next byte: reached only where nothing would come any more."""

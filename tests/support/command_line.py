@@ -10,11 +10,11 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from tests.support.factories import batch, ended, event, local_instance, snapshot
 from otel_progress.cli import cli
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import Failure, Outcome, Snapshot, Status
 from otel_progress.protocols import Batch
+from tests.support.factories import batch, ended, event, local_instance, snapshot
 
 _OF_THE_TERMINAL = frozenset({"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"})
 

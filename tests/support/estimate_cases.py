@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.support.factories import CLOCK, WALL, operation, snapshot
 from otel_progress.model import Eta, Status
 from otel_progress.operations import Condition, OperationSnapshot
+from tests.support.factories import CLOCK, WALL, operation, snapshot
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Programs that tests run in processes of their own, with this directory and the package importable."""
+"""Programs that tests run in processes of their own, with the package and these helpers importable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 
 import otel_progress
 
-_PATHS = (Path(otel_progress.__file__).parents[1], Path(__file__).parents[1], Path(__file__).parent)
+_PATHS = (Path(otel_progress.__file__).parents[1], Path(__file__).parents[2])
 
 PATIENCE_S: Final = 60.0
 """How long a journal of a test waits for another: on a machine that others use, a process may stand still with the lock in its hand."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from tests.support.factories import batch
-
 from otel_progress.journal import open_journal
+from tests.support.factories import batch
 
 
 def make_journal(store: str) -> None:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from tests.support import factories
-from tests.support.factories import CLOCK
-from tests.support.factories import WALL as START
-
 from otel_progress.model import Eta, Snapshot, Status
 from otel_progress.observations import BatchPlace, LogRecord, ResourceSample, ResourceUse
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from tests.support import factories
+from tests.support.factories import CLOCK
+from tests.support.factories import WALL as START
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 """A valid trace id."""

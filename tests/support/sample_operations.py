@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.support.factories import CLOCK, WALL, batch, ended, event, log, path_of, sample, snapshot
 from otel_progress.model import Failure, Outcome, Snapshot, Status
 from otel_progress.observations import BatchInfo
 from otel_progress.protocols import Sink
+from tests.support.factories import CLOCK, WALL, batch, ended, event, log, path_of, sample, snapshot
 
 NOW_WALL = WALL + 120.0
 """Unix seconds at which the journals are read, and the monotonic clock then."""

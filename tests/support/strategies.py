@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from tests.support.factories import event, snapshot
 from otel_progress.model import Eta, Failure, Outcome, Snapshot, Status
 from otel_progress.text import segment
+from tests.support.factories import event, snapshot
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 REAL = st.floats(allow_nan=False, allow_infinity=False).map(lambda value: value + 0.0)

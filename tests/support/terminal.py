@@ -7,11 +7,11 @@ from typing import Any
 
 import pyte
 
-from tests.support.factories import CLOCK, WALL, instance
 from otel_progress.model import Snapshot
 from otel_progress.observations import BatchPlace, LogRecord, ResourceSample
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import Batch
+from tests.support.factories import CLOCK, WALL, instance
 
 
 class Terminal:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from tests.support.fake_time import FakeTime
 
-from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, resource_use, snapshot
 from otel_progress.journal import Journal
 from otel_progress.model import Snapshot, Status
+from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, resource_use, snapshot
+from tests.support.fake_time import FakeTime
 
 
 def _one(number: int, **fields: object) -> Snapshot:

@@ -7,9 +7,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from tests.support.fake_time import FakeTime
 
-from tests.support.factories import WALL, batch, batch_info, ended, event, instance, local_instance, log, resource_use, sample, snapshot
 from otel_progress import instances
 from otel_progress.errors import JournalError
 from otel_progress.instances import UNVERIFIED_TIMEOUT_S
@@ -17,6 +15,20 @@ from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.model import Status
 from otel_progress.observations import CancelRequest
 from otel_progress.operations import Condition
+from tests.support.factories import (
+    WALL,
+    batch,
+    batch_info,
+    ended,
+    event,
+    instance,
+    local_instance,
+    log,
+    resource_use,
+    sample,
+    snapshot,
+)
+from tests.support.fake_time import FakeTime
 
 
 def test_a_request_reaches_the_worker_and_every_view(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.factories import WALL, batch, ended, snapshot
 from otel_progress.journal import Journal, SqliteJournal, queries
 from otel_progress.journal.liveness import Moment
+from tests.support.factories import WALL, batch, ended, snapshot
 
 
 def _write(journal: Journal, count: int) -> list[str]:

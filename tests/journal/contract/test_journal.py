@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from tests.support.fake_time import FakeTime
 
-from tests.support.factories import CLOCK, WALL, batch, ended, event, instance, local_instance, snapshot
 from otel_progress import instances
 from otel_progress.journal import Journal
 from otel_progress.model import Eta, Failure, Outcome, Status
 from otel_progress.operations import Condition
 from otel_progress.protocols import Reader, Sink
+from tests.support.factories import CLOCK, WALL, batch, ended, event, instance, local_instance, snapshot
+from tests.support.fake_time import FakeTime
 
 
 def test_a_journal_is_a_sink_and_a_reader(journal: Journal) -> None:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.factories import WALL, batch, ended, instance, log, snapshot
 from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.keeping import LOGS_A_LEVEL, LOGS_AN_OPERATION
 from otel_progress.observations import LogRecord
+from tests.support.factories import WALL, batch, ended, instance, log, snapshot
 from tests.support.strategies import METADATA, PATH, REAL, TEXT
 
 RECORDS = st.lists(

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable, Sequence
 
 import pytest
-from tests.support.fake_time import FakeTime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.factories import batch, ended, instance, preview, snapshot
 from otel_progress.journal import Journal, previews
 from otel_progress.observations import Preview
+from tests.support.factories import batch, ended, instance, preview, snapshot
+from tests.support.fake_time import FakeTime
 
 Opener = Callable[..., Journal]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.factories import CLOCK, WALL, batch, ended, instance, resource_use, sample, snapshot
 from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.keeping import SAMPLES_AN_INSTANCE
 from otel_progress.observations import ResourceSample, ResourceUse
+from tests.support.factories import CLOCK, WALL, batch, ended, instance, resource_use, sample, snapshot
 from tests.support.strategies import COUNT, REAL
 
 SAMPLE = st.builds(ResourceSample, REAL, REAL, REAL, COUNT, st.none() | REAL, st.none() | COUNT)

@@ -10,10 +10,10 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.factories import WALL, batch
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import Snapshot
 from otel_progress.operations import Event
+from tests.support.factories import WALL, batch
 from tests.support.strategies import EVENTS, PATH, snapshots
 
 

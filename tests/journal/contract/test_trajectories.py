@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.support.fake_time import FakeTime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.factories import WALL, batch, ended, history_key, lesson
 from otel_progress.journal import Journal, lessons
 from otel_progress.observations import HistoryKey, Lesson, Trajectory
 from otel_progress.protocols import Histories
+from tests.support.factories import WALL, batch, ended, history_key, lesson
+from tests.support.fake_time import FakeTime
 
 KEY = history_key()
 ELSEWHERE = history_key(host_class="linux-aarch64-8")

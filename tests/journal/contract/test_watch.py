@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
-from tests.support.fake_time import FakeTime
-
-from tests.support.factories import CLOCK, batch, ended, event, snapshot
 from otel_progress.journal import Journal
 from otel_progress.operations import Condition, OperationSnapshot
+from tests.support.factories import CLOCK, batch, ended, event, snapshot
+from tests.support.fake_time import FakeTime
 
 
 def _seen(operations: list[OperationSnapshot]) -> list[tuple[str, int]]:

@@ -10,12 +10,25 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tests.support.fake_time import FakeTime
 
-from tests.support.factories import WALL, batch, batch_info, ended, event, history_key, lesson, log, preview, resource_use, sample, snapshot
 from otel_progress import codec
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import Eta
+from tests.support.factories import (
+    WALL,
+    batch,
+    batch_info,
+    ended,
+    event,
+    history_key,
+    lesson,
+    log,
+    preview,
+    resource_use,
+    sample,
+    snapshot,
+)
+from tests.support.fake_time import FakeTime
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.fake_time import FakeTime
-from tests.support.journal_processes import run
 
-from tests.support.factories import WALL, batch, event, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal, handle
+from tests.support.factories import WALL, batch, event, snapshot
+from tests.support.fake_time import FakeTime
+from tests.support.journal_processes import run
 
 
 @pytest.fixture

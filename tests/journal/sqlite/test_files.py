@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.support.journal_processes import hear, run, running, tell
 
-from tests.support.factories import batch, ended, preview, snapshot
 from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError
 from otel_progress.journal import SqliteJournal, default_path, open_journal, schema
+from tests.support.factories import batch, ended, preview, snapshot
+from tests.support.journal_processes import hear, run, running, tell
 
 
 def test_the_default_file_is_in_the_state_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

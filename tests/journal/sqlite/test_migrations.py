@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.support.journal_processes import run
 
-from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, event, history_key, lesson, log, preview, snapshot
 from otel_progress import codec
 from otel_progress.journal import SqliteJournal, schema
 from otel_progress.model import Eta, Snapshot, Status
+from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, event, history_key, lesson, log, preview, snapshot
+from tests.support.journal_processes import run
 
 OLD_STATE: Final = (
     "sequence", "current", "ratio", "message", "observed_at", "observed_clock", "advanced_at", "advanced_clock", "longest_gap_s",

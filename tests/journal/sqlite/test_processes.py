@@ -14,10 +14,10 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from tests.support.journal_processes import WRITE_AS_TOLD, WRITE_UNTIL_KILLED, hear, run, running, tell
 
-from tests.support.factories import WALL, batch, event, snapshot
 from otel_progress.journal import SqliteJournal
+from tests.support.factories import WALL, batch, event, snapshot
+from tests.support.journal_processes import WRITE_AS_TOLD, WRITE_UNTIL_KILLED, hear, run, running, tell
 
 
 def test_writers_at_once_lose_nothing_and_readers_never_wait(path: Path) -> None:

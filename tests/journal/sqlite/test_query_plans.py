@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.fake_time import FakeTime
-
-from tests.support.factories import batch, batch_info, ended, history_key, lesson, preview, snapshot
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.handle import Handle
 from otel_progress.journal.liveness import Moment
 from otel_progress.journal.watching import Watcher
 from otel_progress.model import Status
+from tests.support.factories import batch, batch_info, ended, history_key, lesson, preview, snapshot
+from tests.support.fake_time import FakeTime
 
 
 @contextmanager

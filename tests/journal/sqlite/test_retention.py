@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.fake_time import FakeTime
 
-from tests.support.factories import WALL, batch, ended, event, instance, snapshot
 from otel_progress import instances
 from otel_progress.journal import SqliteJournal, retention
+from tests.support.factories import WALL, batch, ended, event, instance, snapshot
+from tests.support.fake_time import FakeTime
 
 MIB = 1024 * 1024
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.fake_time import FakeTime
 
-from tests.support.factories import WALL, batch, batch_info, ended, instance, log, resource_use, sample, snapshot
 from otel_progress import instances
 from otel_progress.journal import SqliteJournal, retention
 from otel_progress.model import Snapshot, Status
+from tests.support.factories import WALL, batch, batch_info, ended, instance, log, resource_use, sample, snapshot
+from tests.support.fake_time import FakeTime
 
 MIB = 1024 * 1024
 

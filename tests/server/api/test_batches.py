@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.support.sample_operations import NOW_WALL
 
 pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 
 import otel_progress as progress
-from tests.support.factories import WALL, batch, batch_info, ended
 from otel_progress.journal import SqliteJournal
 from otel_progress.server.paging import Place, write_cursor, write_parts
 from otel_progress.testing import FakeClock, recording
 from otel_progress.text import MAX_ID
+from tests.support.factories import WALL, batch, batch_info, ended
 
 LIST = "/api/v1/batches"
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+
 from tests.support.sample_operations import EVIL_ID, EVIL_TEXT, NOW_CLOCK, NOW_WALL, SONG, VERSE
 
 pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
@@ -19,7 +20,6 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.factories import WALL, batch, ended, instance, snapshot
 from otel_progress import trouble
 from otel_progress.codec import decode_operation
 from otel_progress.errors import JournalError
@@ -29,6 +29,7 @@ from otel_progress.operations import OperationSnapshot
 from otel_progress.server import documents
 from otel_progress.server.options import Limits
 from otel_progress.testing import Recorder
+from tests.support.factories import WALL, batch, ended, instance, snapshot
 from tests.support.servers import poll
 
 FRIDAY = "/api/v1/operations/friday-42"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from tests.support.sample_operations import EVIL_ID, EVIL_TEXT
 
 pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
@@ -12,11 +13,11 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.factories import WALL, batch, ended, snapshot
 from otel_progress.journal import SqliteJournal
 from otel_progress.server.paging import SORTS, Place, page_of, read_cursor, write_cursor
 from otel_progress.server.problems import Problem
 from otel_progress.text import MAX_NAME
+from tests.support.factories import WALL, batch, ended, snapshot
 
 LIST = "/api/v1/operations"
 

@@ -14,16 +14,16 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 pytest.importorskip("PIL.Image", reason="pillow is not installed: it makes the previews")
 
 from PIL import Image
-from tests.support.api_server import PATIENCE_S, get, serving, stream, until
-from tests.support.server_threads import threads_end
-from tests.support.rest_client import Client
-from tests.support.sample_operations import EVIL_ID
 
 import otel_progress as progress
 from otel_progress.journal import open_journal
 from otel_progress.previews.opening import open_store
 from otel_progress.server import ServerSettings, create_app
 from otel_progress.testing import Recorder, recording
+from tests.support.api_server import PATIENCE_S, get, serving, stream, until
+from tests.support.rest_client import Client
+from tests.support.sample_operations import EVIL_ID
+from tests.support.server_threads import threads_end
 
 EVIL = "<script>alert(1)</script>"
 ONE = "/api/v1/operations/render-1"

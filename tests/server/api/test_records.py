@@ -12,12 +12,12 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 
 import otel_progress as progress
-from tests.support.factories import WALL, batch, event, instance, log, preview, sample, snapshot
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import Outcome
 from otel_progress.server.paging import Place, write_cursor, write_parts
 from otel_progress.server.record_pages import EVENTS, page_of_records
 from otel_progress.testing import recording
+from tests.support.factories import WALL, batch, event, instance, log, preview, sample, snapshot
 
 FRIDAY = "/api/v1/operations/friday-42"
 KINDS = {"events": "number", "logs": "number", "previews": "number", "resources": "clock"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from test_hub import Scripted, a_batch, an, an_ended, eventually, in_a_loop, seen
 
 from otel_progress.observations import BatchPlace
 from otel_progress.operations import BatchSnapshot
@@ -14,6 +13,7 @@ from otel_progress.server.counts import ServerCounts
 from otel_progress.server.follower import Selection
 from otel_progress.server.hub import Hub
 from otel_progress.server.limits import StreamLimits
+from tests.support.scripted_reader import Scripted, a_batch, an, an_ended, eventually, in_a_loop, seen
 
 
 @pytest.fixture(autouse=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.support.api_server import PATIENCE_S, Told, get, serving, serving_nothing, stream, until
-from tests.support.server_threads import threads_end
 
 import otel_progress as progress
-from tests.support.factories import batch, ended
 from otel_progress.journal import SqliteJournal
 from otel_progress.server.limits import StreamLimits
 from otel_progress.server.serve import Server
 from otel_progress.testing import Recorder
+from tests.support.api_server import PATIENCE_S, Told, get, serving, serving_nothing, stream, until
+from tests.support.factories import batch, ended
+from tests.support.server_threads import threads_end
 from tests.support.servers import poll
 
 

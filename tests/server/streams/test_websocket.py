@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from tests.support.api_server import PATIENCE_S, serving, serving_nothing
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -16,6 +15,7 @@ import otel_progress as progress
 from otel_progress.server.limits import StreamLimits
 from otel_progress.server.serve import Server
 from otel_progress.testing import FakeClock, Recorder
+from tests.support.api_server import PATIENCE_S, serving, serving_nothing
 
 
 @contextmanager

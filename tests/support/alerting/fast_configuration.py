@@ -1,6 +1,6 @@
 """The shipped configuration at the speed of a test: times shorter, addresses on this machine, and nothing else changed.
 
-What may change is listed here, and test_quick.py compares everything else with what is shipped.
+What may change is listed here, and test_fast_configuration.py compares everything else with what is shipped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+
 from tests.support.alerting.rules import ALERTMANAGER, CONFIG, RULE_FILES, load
 
 EVERY: Final = "500ms"

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-ROOT: Final = Path(__file__).parents[2]
+ROOT: Final = Path(__file__).parents[3]
 PROMETHEUS: Final = ROOT / "deploy" / "prometheus"
 CONFIG: Final = PROMETHEUS / "prometheus.yml"
 RULE_FILES: Final = tuple(sorted((PROMETHEUS / "rules").glob("*.yml")))

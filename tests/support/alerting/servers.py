@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.alerting.fast_configuration import write_alertmanager
 from tests.support.journals import make_journal
 from tests.support.listen_address import ANY, is_ready, port_told
-from tests.support.alerting.fast_configuration import write_alertmanager
+from tests.support.programs import PROGRAMS
 from tests.support.servers import accepts, require, running
 
 
@@ -91,7 +92,7 @@ def serving_journal(store: str, token_file: Path, folder: Path) -> Iterator[int]
 @contextmanager
 def working(id: str, store: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Run the worker that stalls, with a pipe to its stdin; yield it with the port of its metrics. It is killed by its own id."""
-    command = [sys.executable, str(Path(__file__).with_name("stalling_worker.py")), id, store]
+    command = [sys.executable, str(PROGRAMS / "stalling_worker.py"), id, store]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-FOLDER: Final = Path(__file__).parents[2] / "grafana" / "dashboards"
+FOLDER: Final = Path(__file__).parents[3] / "grafana" / "dashboards"
 """Where the dashboards are."""
 GLOBALS: Final = {
     "__rate_interval": "1m0s",

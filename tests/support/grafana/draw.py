@@ -1,4 +1,4 @@
-"""Draws the pictures of the guide: ``python -m tests.grafana.draw --render PROGRAM``, from the root of the repository.
+"""Draws the pictures of the guide: ``python -m tests.support.grafana.draw --render PROGRAM``, from the root of the repository.
 
 PROGRAM draws a dashboard's JSON with live data into a PNG: ``PROGRAM FILE --prometheus URL --out PNG [--var NAME=VALUE]``.
 The data is a week in the life of the worker that the tests know, then the present with an operation in each state.
@@ -25,8 +25,8 @@ from tests.support.grafana.prometheus import prometheus
 from tests.support.grafana.simulation import IDLE, SERVER, World, world
 from tests.support.servers import poll
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
-RULES = sorted((Path(__file__).parents[2] / "deploy" / "prometheus" / "rules").glob("*.yml"))
+IMAGES = Path(__file__).parents[3] / "docs" / "images"
+RULES = sorted((Path(__file__).parents[3] / "deploy" / "prometheus" / "rules").glob("*.yml"))
 STALLED = 'ALERTS{alertname="ProgressOperationStalled",alertstate="firing"}'
 LEVELS = (".+", *(f"stage:{name}" for name in ("prepare", "render", "encode", "demux", "mux")))
 """Titles of gauges that have no value in some picture."""
@@ -57,7 +57,7 @@ PICTURES = (
 
 def main() -> int:
     """Live through the week and draw what was asked for; return 0."""
-    parser = argparse.ArgumentParser(prog="python -m tests.grafana.draw", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.support.grafana.draw", description=__doc__)
     parser.add_argument("--render", type=Path, required=True, help="the program that draws")
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures; by default that of the guide")
     parser.add_argument("--only", nargs="*", help="names of pictures; by default all")

@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
+import grafana  # noqa: F401 - before the SDK, whose warnings it answers
 import promql_parser
 from grafana_foundation_sdk.models import units
+
 from tests.support.grafana.dashboards import GLOBALS, fill, panels, plain, promql_of, query_of, variables
 from tests.support.grafana.promql import nodes, selectors
-
-import grafana  # noqa: F401 - before the SDK, whose warnings it answers
 
 Board: TypeAlias = "Mapping[str, Any]"
 Finding: TypeAlias = "tuple[str, str]"

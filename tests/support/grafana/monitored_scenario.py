@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from otel_progress import semconv
 from tests.support.grafana import scenario
 from tests.support.grafana.dashboards import Target, fill, variables
 from tests.support.grafana.prometheus import LOOKBACK_S, Prometheus, prometheus
 from tests.support.grafana.simulation import JOBS, SERVER, World, world
 from tests.support.servers import poll
-
-from otel_progress import semconv
 
 HOURS: Final = 1.0
 RULES: Final = f"""groups:

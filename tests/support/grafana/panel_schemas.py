@@ -11,6 +11,7 @@ import types
 import typing
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
+import grafana  # noqa: F401 - before the SDK, whose warnings it answers
 from grafana_foundation_sdk.models import (
     bargauge,
     dashboard,
@@ -24,8 +25,6 @@ from grafana_foundation_sdk.models import (
     text,
     timeseries,
 )
-
-import grafana  # noqa: F401 - before the SDK, whose warnings it answers
 
 MODULES: Final = {
     "bargauge": bargauge,

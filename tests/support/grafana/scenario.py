@@ -9,11 +9,10 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Final, TextIO
 
+import otel_progress as progress
 from tests.support.grafana import jobs
 from tests.support.grafana.jobs import Job
 from tests.support.grafana.simulation import SERVER, World
-
-import otel_progress as progress
 
 RUNNING: Final = "friday-42"
 STALLED: Final = "eu-west"

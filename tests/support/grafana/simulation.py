@@ -16,9 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
-from tests.support import factories
-from tests.support.grafana.jobs import Job
-
 from otel_progress.exporters.prometheus import ProgressCollector
 from otel_progress.exporters.prometheus_server import serve_metrics
 from otel_progress.journal.sqlite import SqliteJournal
@@ -27,6 +24,8 @@ from otel_progress.model import Instance
 from otel_progress.previews.opening import open_store
 from otel_progress.server.serve import Server
 from otel_progress.testing import FakeClock, Recorder, recording
+from tests.support import factories
+from tests.support.grafana.jobs import Job
 
 WORKER: Final = "otel-progress-worker"
 SERVER: Final = "otel-progress-server"

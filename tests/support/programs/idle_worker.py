@@ -1,6 +1,6 @@
 """A worker that has done one of everything and then keeps still, so that what is scraped and what is pushed can be compared.
 
-``python still_worker.py``: prints the address of its metrics once they have been pushed, and ends when its input is closed.
+``python idle_worker.py``: prints the address of its metrics once they have been pushed, and ends when its input is closed.
 """
 
 from __future__ import annotations

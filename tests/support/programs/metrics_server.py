@@ -16,11 +16,10 @@ import urllib.request
 from contextlib import suppress
 from unittest import mock
 
-from tests.support.metrics_operations import Shelf, operation
-from tests.support.metrics_server import PATIENCE_S, serving, wait_for_connections
-
 from otel_progress.exporters.prometheus import ProgressCollector
 from otel_progress.exporters.prometheus_server import MetricsServer
+from tests.support.metrics_operations import Shelf, operation
+from tests.support.metrics_server import PATIENCE_S, serving, wait_for_connections
 
 
 def starved(server: MetricsServer) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-PROJECT: Final = Path(__file__).resolve().parents[2]
+PROJECT: Final = Path(__file__).resolve().parents[3]
 COMPOSE: Final = PROJECT / "docker-compose.yml"
 DEPLOY: Final = PROJECT / "deploy"
 GUIDE: Final = PROJECT / "docs" / "deploy.md"
