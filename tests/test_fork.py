@@ -12,6 +12,7 @@ from otel_progress import importing
 PATIENCE_S = 60.0
 """How long to wait for what is to happen; reached only when it never does."""
 pytestmark = [
+    pytest.mark.process,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
 ]

@@ -44,6 +44,7 @@ def test_the_host_tells_boots_and_containers_apart() -> None:
     assert not same_boot("")
 
 
+@pytest.mark.process
 @LINUX
 def test_a_living_process_is_alive_however_old_its_heartbeat() -> None:
     """A process of this host is looked at, so that a stopped one is not taken for dead."""

@@ -190,6 +190,7 @@ def test_each_job_is_recorded_by_watching_it(job: eta_jobs.Job) -> None:
     assert all(start + seconds <= run.duration_s + 0.001 for start, seconds in run.children)
 
 
+@pytest.mark.process
 def test_burners_end_with_the_recording() -> None:
     """While it is busy a process burns for each core; afterwards none is left."""
     with record_traces._burning(1) as burners:

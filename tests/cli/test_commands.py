@@ -215,6 +215,7 @@ def test_the_version_is_told() -> None:
     assert re.fullmatch(r"otel-progress (\d+\.\d+\.\S+|\(not installed\))\n", run("--version").stdout)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script(shell: str) -> None:
     """One that calls the command under its own name."""

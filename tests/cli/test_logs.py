@@ -146,6 +146,7 @@ def test_logs_of_what_is_not_there(store: str) -> None:
     assert (result.exit_code, result.stderr) == (1, "error: There is no operation 'firday-42'. Did you mean friday-42?\n")
 
 
+@pytest.mark.process
 def test_follow_goes_on_until_the_operation_has_ended(logged: str, tmp_path: Path) -> None:
     """Each record is written once, also the one kept together with the end; then the command ends with 0."""
     process = start(logged, "logs", "friday-42", "--follow", "--level", "INFO", "--interval", "0.05", "--json")
@@ -167,6 +168,7 @@ def test_following_what_has_ended_ends_at_once(store: str) -> None:
     assert (result.exit_code, result.stdout) == (0, "")
 
 
+@pytest.mark.process
 def test_ctrl_c_ends_follow_with_0(logged: str, tmp_path: Path) -> None:
     """It is how it is ended: no traceback, no complaint."""
     process = start(logged, "logs", "friday-42", "--follow", "--json")
@@ -177,6 +179,7 @@ def test_ctrl_c_ends_follow_with_0(logged: str, tmp_path: Path) -> None:
     assert (process.returncode, errors) == (0, "")
 
 
+@pytest.mark.process
 def test_a_new_run_of_the_id_is_not_mixed_in(logged: str, tmp_path: Path) -> None:
     """A follower belongs to one run: it ends when that run ends, though the id runs again."""
     process = start(logged, "logs", "friday-42", "--follow", "--interval", "0.05", "--json")

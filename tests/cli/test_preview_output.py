@@ -135,6 +135,7 @@ def test_half_blocks_show_two_pixels_a_cell() -> None:
     assert list(blocks(rows, deep=False)) == ["\x1b[38;5;196;48;5;21m▀\x1b[38;5;196;48;5;232m▀\x1b[0m"]
 
 
+@pytest.mark.process
 def test_on_a_terminal_the_picture_is_drawn(kept: str) -> None:
     """On a real terminal the newest picture is drawn as cells of its own colours."""
     pyte = pytest.importorskip("pyte", reason="pyte is not installed: it is the terminal")

@@ -18,6 +18,8 @@ from tests.support.cli_process import finish, interrupt, start
 from tests.support.command_line import TIMEOUT_S, clean_environ, present
 from tests.support.factories import batch, ended, local_instance, snapshot
 
+pytestmark = pytest.mark.process
+
 
 def changed(**fields: object) -> Batch:
     """Return a change of the operation that runs in the journal of ``fill``."""

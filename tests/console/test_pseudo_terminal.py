@@ -13,6 +13,8 @@ import pytest
 
 from otel_progress.exporters.console_region import Region
 
+pytestmark = pytest.mark.process
+
 termios = pytest.importorskip("termios", reason="no terminals of this kind on this platform")
 pty = pytest.importorskip("pty", reason="no pseudo-terminals on this platform")
 

@@ -184,6 +184,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork on this platform")
 def test_a_forked_child_can_print() -> None:
     """A thread of the parent held the lock at the fork; the child has let go of it."""

@@ -64,6 +64,7 @@ sys.exit(run(sys.argv[1], store=sys.argv[2], prometheus_port=0))
 """A survey that stands still at its first file, where the signal can come at any later time."""
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT as a terminal does")
 def test_interrupt_ends_it_as_cancelled(tree: Path, store: str) -> None:
     """Ctrl-C in the middle: exit code 130, a word about it, no traceback, and the journal says cancelled."""

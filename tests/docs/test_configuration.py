@@ -11,6 +11,8 @@ import pytest
 from tests.support.documents import DOCUMENTS, blocks
 from tests.support.servers import require
 
+pytestmark = pytest.mark.server
+
 QUERIES = [block.text for path in DOCUMENTS for block in blocks(path) if block.language == "promql"]
 SCRAPES = [
     block.text for path in DOCUMENTS for block in blocks(path) if block.language == "yaml" and "scrape_configs" in block.text

@@ -16,6 +16,8 @@ from tests.support.documents import DOCUMENTS, Program, blocks, excused, program
 from tests.support.programs import PROGRAMS
 from tests.support.servers import free_port, require
 
+pytestmark = pytest.mark.docs
+
 RUNNER = PROGRAMS / "run_document.py"
 PROGRAMS = list(programs())
 PORTS = ("9464", "7764")

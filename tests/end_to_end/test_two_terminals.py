@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.servers import poll
 
+pytestmark = pytest.mark.process
+
 TIMEOUT_S = 120.0
 """How long anything here may take, on however busy a machine."""
 

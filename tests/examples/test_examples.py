@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.example_runner import EXAMPLES, Runner, levels
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def setlist(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runner, str]:

@@ -16,6 +16,8 @@ import pytest
 from tests.support.example_runner import EXAMPLES, Runner, levels
 from tests.support.servers import poll
 
+pytestmark = pytest.mark.process
+
 RUN = re.compile(
     r"run (?P<number>\d+): ended after (?P<end>[\d.]+) s; at 25 % "
     r"(?:no end was foretold|(?P<told>[\d.]+) s(?P<interval> \([\d.]+ to [\d.]+ s\))? was foretold "

@@ -23,6 +23,8 @@ from otel_progress.server import ServerSettings, create_app
 from otel_progress.server.options import Limits
 from tests.support.sample_operations import EVIL_ID, NOW_CLOCK, NOW_WALL, fill
 
+pytestmark = pytest.mark.server
+
 CASES = 100
 """Requests for each path and method, of each mode at most."""
 _FREE_TEXT = {"type", "batch", "metadata", "q", "path"}

@@ -45,6 +45,7 @@ def test_files_are_what_the_generator_makes() -> None:
     assert set(files()) == set(BOARDS)
 
 
+@pytest.mark.process
 def test_check_tells_a_file_that_differs(tmp_path: Path) -> None:
     """A changed, a missing and a foreign file are each named, and the command fails."""
     for name, content in files().items():

@@ -18,6 +18,8 @@ from tests.support.grafana.dashboards import Target, boards, fill, panels, promq
 from tests.support.grafana.monitored_scenario import HOURS, Stage, choices, gone, staged, unfinished
 from tests.support.grafana.simulation import IDLE, JOBS, WORKER
 
+pytestmark = pytest.mark.server
+
 BOARDS = boards()
 ASKED = [target for target in targets() if target.kind == "prometheus"]
 EMPTY = {

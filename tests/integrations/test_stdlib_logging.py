@@ -304,6 +304,7 @@ def test_a_store_that_fails(captured: Recorder, monkeypatch: pytest.MonkeyPatch)
     assert counts["logs"] == before + 1
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child(captured: Recorder) -> None:

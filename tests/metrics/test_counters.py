@@ -228,6 +228,7 @@ def test_counts_from_many_threads_are_exact() -> None:
     assert sum(distribution(totals, semconv.TICK_DURATION).counts) == 16_000
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_forked_while_the_lock_is_held_can_count() -> None:

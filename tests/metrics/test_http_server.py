@@ -113,6 +113,7 @@ def test_only_get_is_allowed(server: MetricsServer) -> None:
     assert fetch(server.url, "POST")[0] == 405
 
 
+@pytest.mark.process
 def test_says_nothing_on_stderr() -> None:
     """Neither requests, good and bad, nor clients that break off leave a line in the terminal."""
     alone("quiet")
@@ -148,6 +149,7 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch, server: Metric
     poll(lambda: answers(server.url), what="answer after the idle clients left")
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of open files")
 def test_recovers_from_a_lack_of_file_descriptors() -> None:
     """While the process has no file descriptor left a client waits, and is answered as soon as there is one."""
@@ -226,6 +228,7 @@ def _binds(host: str) -> bool:
         return True
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_lets_go_of_the_port(shelf: Shelf) -> None:

@@ -24,6 +24,8 @@ from tests.support.metrics_scrape import exposition, samples
 from tests.support.metrics_server import PATIENCE_S, serving
 from tests.support.servers import answers, poll, require, running
 
+pytestmark = pytest.mark.server
+
 HOSTILE = [
     'quote" backslash \\ newline \n return \r tab \t',
     "nul \x00 bell \x07 escape \x1b[2J delete \x7f next line \x85",

@@ -186,6 +186,7 @@ def test_stop_is_safe_twice_and_an_error_in_it_harms_nobody() -> None:
     assert sender.send("late") is False
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_forked_child_sends_on_a_thread_of_its_own(senders: list[Sender[str]]) -> None:

@@ -27,6 +27,8 @@ from tests.support import loopback, servers
 from tests.support.otlp_receiver import Receiver, attributes, receiving
 from tests.support.otlp_records import WALL, ListedReader, Told, batch, ended, level
 
+pytestmark = pytest.mark.server
+
 FLUSH_S = 60.0
 SERVICE = {semconv.SERVICE_NAME: "nightly", semconv.SERVICE_INSTANCE_ID: "worker-1"}
 

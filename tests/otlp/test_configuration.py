@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from otel_progress import semconv
 from tests.support.otlp_receiver import attributes, receiving
+
+pytestmark = pytest.mark.process
 
 WORKER = """
 import otel_progress as progress

@@ -161,6 +161,7 @@ def test_disabled_sdk_gives_spans_that_do_nothing(monkeypatch: pytest.MonkeyPatc
     provider.shutdown()
 
 
+@pytest.mark.process
 def test_no_exporter_is_imported_before_it_is_made() -> None:
     """Neither gRPC nor an HTTP client is loaded by a provider that exports nothing."""
     code = (

@@ -58,6 +58,7 @@ def work(port: int, capture: Any, **variables: str) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.process
 def test_records_arrive_with_trace_and_severity() -> None:
     """Each record made in a level arrives once, redacted, with the ids of the level's span, its severity and its level's place."""
     with receiving() as receiver:
@@ -81,6 +82,7 @@ def test_records_arrive_with_trace_and_severity() -> None:
     assert {semconv.EVENT_STARTED, semconv.EVENT_FINISHED} <= events
 
 
+@pytest.mark.process
 def test_only_what_is_captured_and_wanted() -> None:
     """Without capture_logs there are events only; without the logs signal there is neither."""
     with receiving() as receiver:

@@ -79,6 +79,7 @@ def test_nothing_blocks_raises_or_repeats_itself(caplog: pytest.LogCaptureFixtur
     assert {record.name for record in warnings} == {"otel_progress.exporters.otlp_sender"}
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("dead")
 def test_process_with_a_dead_collector_ends_by_itself() -> None:
     """A program that does nothing but work ends normally, soon, with its own result, though its exports hang."""

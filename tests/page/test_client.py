@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from tests.support.browser import Tab
 
+pytestmark = pytest.mark.browser
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
 
 START = """async ({id, options}) => {

@@ -20,6 +20,8 @@ from tests.support.factories import CLOCK, operation, snapshot
 if TYPE_CHECKING:
     from tests.support.browser import Serving, Tab
 
+pytestmark = pytest.mark.browser
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
 expect = sync_api.expect
 

@@ -17,6 +17,8 @@ import otel_progress as progress
 from tests.support.browser import PATIENCE_S, Serving, Tab
 from tests.support.servers import poll
 
+pytestmark = pytest.mark.browser
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
 expect = sync_api.expect
 

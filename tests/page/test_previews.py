@@ -17,6 +17,8 @@ from tests.support.servers import poll
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.browser
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
 pytest.importorskip("PIL.Image", reason="pillow is not installed: it makes the previews")
 

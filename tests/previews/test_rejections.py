@@ -246,6 +246,7 @@ except MissingExtraError as error:
 """
 
 
+@pytest.mark.process
 def test_without_pil_there_are_texts_and_one_warning() -> None:
     """Where the extra is missing, pictures are refused with one line that says what to install; texts and JSON work."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}

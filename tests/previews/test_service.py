@@ -255,6 +255,7 @@ sys.meta_path.insert(0, Slow())
 FIRST = "parent.preview(lambda"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("when", ["at any time", "while PIL is imported"])
 def test_a_forked_child_makes_its_own(tmp_path: Path, when: str) -> None:
     """After a fork both go on: the child with its own thread, and without what the parent was making or importing."""

@@ -15,6 +15,8 @@ from tests.support.alerting.rules import ALERTMANAGER, SEVERITIES, alerts, load
 from tests.support.alerting.servers import Alertmanager, alertmanager
 from tests.support.servers import poll, require
 
+pytestmark = pytest.mark.server
+
 RECEIVERS = {"critical": "critical", "warning": "default", "info": "info", "none": "watchdog"}
 OPERATION = {"operation_id": "nightly", "operation_type": "backup"}
 

@@ -74,6 +74,7 @@ def test_the_page_lists_every_recording_rule() -> None:
     assert told == [rule.name for rule in recordings()]
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("snippet", [one for one in SNIPPETS if one.startswith("groups:")])
 def test_rules_of_the_page_are_accepted(snippet: str, tmp_path: Path) -> None:
     """Rules a reader may copy pass promtool, with every lint on and fatal."""
@@ -91,6 +92,7 @@ def test_windows_of_the_page_are_the_ones_the_rules_ask_for() -> None:
     assert any(CONFIGURED in rule.expression for rule in recordings())
 
 
+@pytest.mark.server
 def test_the_configuration_of_the_page_is_accepted(tmp_path: Path) -> None:
     """The lines for an existing Prometheus pass promtool, and have the job names that the rules know."""
     snippet = next(one for one in SNIPPETS if "scrape_configs:" in one)
@@ -104,6 +106,7 @@ def test_the_configuration_of_the_page_is_accepted(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.server
 def test_receivers_and_routes_of_the_page_are_accepted(tmp_path: Path) -> None:
     """The example receivers in place of the shipped ones, and the example route before the others, pass amtool and do what is said."""
     document = load(ALERTMANAGER)

@@ -21,6 +21,8 @@ from tests.support.alerting.servers import alertmanager, prometheus, serving_jou
 from tests.support.alerting.webhook import Webhook
 from tests.support.servers import poll
 
+pytestmark = [pytest.mark.process, pytest.mark.server]
+
 ID = 'nightly "42" \\ & ü {{ $value }}'
 """An id that would break out of a query, a link or a template, if it could."""
 LABELS = {"operation_id": ID, "operation_type": "backup"}

@@ -25,6 +25,8 @@ from tests.support.alerting.rules import (
 )
 from tests.support.servers import require
 
+pytestmark = pytest.mark.server
+
 SITUATIONS = ("firing", "not firing", "resolving", "restart", "missing scrape", "stale series")
 ALWAYS = "ProgressWatchdog"
 """The alert that can neither be silent nor resolve."""

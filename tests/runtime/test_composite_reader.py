@@ -95,6 +95,7 @@ def test_it_is_a_reader_and_a_controller(recorder: Recorder) -> None:
     assert isinstance(recorder.runtime.reader, Controller)
 
 
+@pytest.mark.process
 def test_own_and_other_processes(recorder: Recorder, other: Other) -> None:
     """Active operations and history have what this process and the others do, each run once, and this one's as of now."""
     reader = recorder.runtime.reader
@@ -176,6 +177,7 @@ def test_samples_of_both(url: str) -> None:
         assert len(found) == 3
 
 
+@pytest.mark.process
 def test_watching_both(recorder: Recorder, other: Other) -> None:
     """A watch tells first all that is active anywhere, then changes of both, and ends without leaving anything open."""
     with progress.operation("here", id="mine", total=2) as op:
@@ -190,6 +192,7 @@ def test_watching_both(recorder: Recorder, other: Other) -> None:
         watch.close()
 
 
+@pytest.mark.process
 def test_a_cancel_reaches_another_process(recorder: Recorder, other: Other) -> None:
     """A request goes to the live run of this process, or through the journal to the process that works; else to nobody."""
     with progress.operation("here", id="mine"):

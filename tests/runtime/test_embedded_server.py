@@ -128,6 +128,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         assert recorder.runtime.server_url is None
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_does_not_serve() -> None:

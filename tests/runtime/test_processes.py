@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 QUIET = "console=False, otlp=False, tick=0.01"
 PATIENT = """

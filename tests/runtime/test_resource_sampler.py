@@ -154,6 +154,7 @@ with recording(resources=True) as recorder, progress.operation("o"):
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_child_samples_itself() -> None:
     """A child looks at its own process, also when its parent had given up."""

@@ -327,6 +327,7 @@ def test_without_a_thread_a_failing_sink_is_told(sink: Sink, no_threads: list[st
     assert sink.paths == ["a:1"]
 
 
+@pytest.mark.process
 def test_work_in_an_exit_handler_is_kept(tmp_path: Path) -> None:
     """An operation that begins and ends while the interpreter exits is in the journal, and nothing is complained about."""
     script = f"""

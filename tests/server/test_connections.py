@@ -16,6 +16,8 @@ from tests.support.api_server import PATIENCE_S, answers, get
 from tests.support.programs import PROGRAMS
 from tests.support.servers import poll
 
+pytestmark = [pytest.mark.process, pytest.mark.server]
+
 psutil = pytest.importorskip("psutil")
 resource = pytest.importorskip("resource")
 

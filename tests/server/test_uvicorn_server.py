@@ -72,6 +72,7 @@ def test_open_streams_end_with_the_server(recorder: Recorder) -> None:
         assert list(told) == []
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_holds_nothing_open(recorder: Recorder) -> None:
     """While a child of the serving process lives on, streams still end for their clients and the port is free again."""
@@ -175,6 +176,7 @@ def command(*arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_until_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
     """`serve` says where to look before there was any work on the machine, answers, ends its streams and exits with 0."""
@@ -195,6 +197,7 @@ def test_the_command_serves_until_told_to_stop(tmp_path: Path, number: signal.Si
         assert process.stderr.read() == ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -214,6 +217,7 @@ def test_the_command_refuses_what_it_cannot_serve(arguments: list[str], text: st
     assert errors.count("\n") == 1
 
 
+@pytest.mark.process
 def test_the_command_asks_for_the_token_of_a_file(tmp_path: Path) -> None:
     """The token is read from the file, asked for, and never printed."""
     (tmp_path / "token").write_text("correct-horse-battery\n", encoding="utf-8")
@@ -230,6 +234,7 @@ def test_the_command_asks_for_the_token_of_a_file(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.process
 def test_the_command_serves_where_the_environment_says(tmp_path: Path) -> None:
     """Host, port and token come from the variables of the settings; an option comes before its variable."""
     environ = {
@@ -252,6 +257,7 @@ def test_the_command_serves_where_the_environment_says(tmp_path: Path) -> None:
             assert process.wait(timeout=PATIENCE_S) == 0
 
 
+@pytest.mark.process
 def test_the_command_serves_the_first_work_of_the_machine(tmp_path: Path) -> None:
     """A journal that is made after the server began is served from then on."""
     environ = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}

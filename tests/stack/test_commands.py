@@ -24,6 +24,8 @@ from tests.support.listen_address import ANY, is_ready, port_told
 from tests.support.otlp_receiver import receiving
 from tests.support.stack.files import DEPLOY, load, services
 
+pytestmark = pytest.mark.stack
+
 IMAGE = DEPLOY / "image"
 WORKER = DEPLOY / "worker" / "worker.py"
 

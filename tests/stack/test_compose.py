@@ -23,6 +23,8 @@ from tests.support.stack.files import (
     services,
 )
 
+pytestmark = pytest.mark.stack
+
 EXPECTED = {"prepare", "server", "worker", "job", "collector", "prometheus", "alertmanager", "tempo", "loki", "grafana", "redis"}
 NAMES = sorted(EXPECTED)
 

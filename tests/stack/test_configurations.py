@@ -10,6 +10,8 @@ import pytest
 from tests.support.stack import config_schemas as schemas
 from tests.support.stack.files import DEPLOY, load
 
+pytestmark = pytest.mark.stack
+
 GRAFANA = DEPLOY / "grafana" / "provisioning"
 FILES = {
     "datasources": (GRAFANA / "datasources" / "stack.yaml", schemas.GRAFANA_DATASOURCES),

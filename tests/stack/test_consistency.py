@@ -22,6 +22,8 @@ from tests.support.stack.files import (
     services,
 )
 
+pytestmark = pytest.mark.stack
+
 PROMETHEUS: dict[str, Any] = load(DEPLOY / "prometheus" / "prometheus.yml")
 SOURCES = provisioned()
 PROVIDER: dict[str, Any] = load(DEPLOY / "grafana" / "provisioning" / "dashboards" / "progress.yaml")["providers"][0]

@@ -9,6 +9,8 @@ from benchmarks import cardinality
 
 from tests.support.stack.files import GUIDE, PROJECT, image, services
 
+pytestmark = pytest.mark.stack
+
 TEXT = GUIDE.read_text(encoding="utf-8")
 
 

@@ -15,6 +15,8 @@ import pytest
 from tests.support.stack.build_context import copied, instructions, sent
 from tests.support.stack.files import PROJECT, mounts, services
 
+pytestmark = pytest.mark.stack
+
 ALL = list(instructions())
 
 

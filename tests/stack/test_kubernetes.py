@@ -17,6 +17,8 @@ import yaml
 
 from tests.support.stack.files import DEPLOY, GUIDE, PROJECT, load, services
 
+pytestmark = pytest.mark.stack
+
 FOLDER = DEPLOY / "kubernetes"
 KUBERNETES = "1.37.0"
 """The release whose schemas are asked; what is used here has been the same since 1.25."""

@@ -20,6 +20,8 @@ from tests.support.otlp_receiver import Receiver, receiving
 from tests.support.programs import PROGRAMS
 from tests.support.stack.prometheus_names import Kind, Series, prometheus_name, series
 
+pytestmark = pytest.mark.stack
+
 WORKER = PROGRAMS / "idle_worker.py"
 MOVES = {
     semconv.TICK_DURATION: "ticks go on while the two are taken",

@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.stack.files import DEPLOY
+
+pytestmark = pytest.mark.stack
 
 FILES = 20
 """Files in each of two packages, one for each thread: a thread that is not told does all of them."""

@@ -132,6 +132,7 @@ def test_deleting_forgets_what_ended_with_everything_of_it(journal: Journal) -> 
     assert journal.delete("nobody") == 0
 
 
+@pytest.mark.process
 def test_a_run_whose_process_has_ended_is_over(journal: Journal) -> None:
     """A dead process of this host can be looked at, so its runs need no time to be forgotten; those of a living one stay."""
     process = subprocess.Popen([sys.executable, "-c", ""])

@@ -295,6 +295,7 @@ def test_a_living_process_of_this_host_is_not_dead_for_lack_of_a_heartbeat(journ
     assert (found.alive, found.condition) == (True, Condition.STALLED)
 
 
+@pytest.mark.process
 def test_a_dead_process_of_this_host_is_abandoned_at_once(journal: Journal) -> None:
     """No heartbeat has to run out when the process can be looked at."""
     process = subprocess.Popen([sys.executable, "-c", ""])

@@ -194,6 +194,7 @@ journal.close()
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of the system")
 def test_a_quota_is_told_and_survived(path: Path) -> None:
     """A file that may not grow costs batches, never what was kept; writing goes on once it may."""
@@ -203,6 +204,7 @@ def test_a_quota_is_told_and_survived(path: Path) -> None:
     _check_integrity(path)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("mount") is None, reason="needs a small file system")
 def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
     """The same on a file system that is full, until something else on it is deleted."""

@@ -180,6 +180,7 @@ def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
     connection.close()
 
 
+@pytest.mark.process
 def test_processes_that_start_at_once_share_a_new_journal(path: Path) -> None:
     """Whoever is first makes the tables; nobody gets an error, nothing is made twice."""
     program = """
@@ -206,6 +207,7 @@ for n in range(2):
     journal.close()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="has to be root to become somebody else")
 def test_a_directory_of_somebody_else_is_a_clear_error() -> None:
     """Without the right to write, the error names the path and the fix, and every later tick says the same."""

@@ -146,6 +146,7 @@ def test_a_worker_of_an_earlier_version_goes_on_meanwhile(path: Path, version: i
     journal.close()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="has to be root to become somebody else")
 def test_who_may_not_upgrade_is_told_what_to_do() -> None:
     """A reader that cannot write the file says which version it has and who could help; the file stays as it is."""

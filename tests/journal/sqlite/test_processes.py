@@ -20,6 +20,7 @@ from tests.support.factories import WALL, batch, event, snapshot
 from tests.support.journal_processes import WRITE_AS_TOLD, WRITE_UNTIL_KILLED, hear, run, running, tell
 
 
+@pytest.mark.process
 def test_writers_at_once_lose_nothing_and_readers_never_wait(path: Path) -> None:
     """Four processes write while one reads: every answer is one consistent state, and in the end everything is there."""
     with ExitStack() as stack:
@@ -80,6 +81,7 @@ journal.close()
 """Run 30 operations of three ids one after the other, each of them until somebody cancels it."""
 
 
+@pytest.mark.process
 def test_cancelling_and_deleting_while_a_worker_writes(path: Path) -> None:
     """Another process cancels each run and deletes ended ones at once; the worker notices the one, not the other."""
     with running(_WORK_ON, path) as worker, closing(SqliteJournal(path, now=lambda: WALL)) as journal:
@@ -103,6 +105,7 @@ def test_cancelling_and_deleting_while_a_worker_writes(path: Path) -> None:
     _assert_sound(path)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_killed_worker_loses_no_batch_and_breaks_nothing(path: Path) -> None:
     """Killed at any moment: what was taken is there, as a whole, the file is sound, and its operation is abandoned."""
@@ -213,6 +216,7 @@ journal.close()
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("program", [_BOTH_GO_ON, _STUCK], ids=["between two uses", "in the middle of a use"])
 def test_no_connection_crosses_a_fork(path: Path, program: str) -> None:

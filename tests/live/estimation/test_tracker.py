@@ -309,6 +309,7 @@ def test_errors_of_the_predictions_are_on_the_span(recorder: Recorder) -> None:
     assert semconv.ETA_ERROR_FIRST not in (recorder.spans()[-1].attributes or {})
 
 
+@pytest.mark.process
 def test_importing_costs_nothing() -> None:
     """The package alone loads no estimator, nor the records that only running configurations need."""
     script = "import sys, otel_progress; print([name for name in sys.modules if name.startswith('otel_progress.')])"

@@ -264,6 +264,7 @@ def test_through_a_real_journal(tmp_path: Path) -> None:
             assert recorder.runtime.force_flush(60.0)
 
 
+@pytest.mark.process
 def test_a_run_of_another_process(tmp_path: Path) -> None:
     """What another process completes meanwhile is known to the next operation that begins here, soon and with nobody waiting."""
     url = f"sqlite:///{tmp_path / 'journal.db'}"
