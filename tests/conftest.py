@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 from opentelemetry import context as context_api
-from tests.server.server_threads import SERVING
 
 from otel_progress import config
 from otel_progress.testing import Recorder, recording
+from tests.support.server_threads import SERVING
+
+# Why: with `nohup scripts/test &` and in some CI runners the parent process ignores SIGINT, and every child inherits that. Tests that
+# interrupt a child would wait until their timeout. A handler, in contrast to an ignored signal, is reset to the default in the child.
+# SIGHUP stays ignored, because the run has to survive the end of its terminal. SIGPIPE is reset by `subprocess` itself.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes to make or to run is a matter of how busy the machine is.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", settings.get_profile("here"), max_examples=25)  # scripts/test --fast
 settings.load_profile("here")
 
 for _name in (

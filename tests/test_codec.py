@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factories import event, operation, preview, snapshot
 from otel_progress import codec
 from otel_progress.model import Eta, Failure, Outcome, Status
 from otel_progress.operations import OperationSnapshot
-from strategies import EVENTS, PATH, REAL, snapshots
+from tests.support.factories import event, operation, preview, snapshot
+from tests.support.strategies import EVENTS, PATH, REAL, snapshots
 
 
 @st.composite

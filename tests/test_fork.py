@@ -19,6 +19,7 @@ from otel_progress.fork import ForkPhase, fork_safe_lock, on_fork
 PATIENCE_S = 60.0
 """How long to wait for what is to happen; reached only when it never does."""
 pytestmark = [
+    pytest.mark.process,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
 ]

@@ -15,13 +15,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
 
+from benchmarks import rounds  # noqa: E402 - only found by the line above
 from benchmarks.catalogue import BENCHMARKS  # noqa: E402 - only found by the line above
 from benchmarks.report import document, summary, with_summary  # noqa: E402
 from benchmarks.rounds import Effort, Job, Variant, best_seconds  # noqa: E402
 from benchmarks.spanning import attributes_of_a_level  # noqa: E402
 from benchmarks.table import HEADINGS, Row, judged, markdown, text  # noqa: E402
 
-from benchmarks import rounds  # noqa: E402 - only found by the line above
 from otel_progress import semconv  # noqa: E402
 from otel_progress.testing import FakeClock  # noqa: E402
 
@@ -35,6 +35,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environ, check=False, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", [benchmark.name for benchmark in BENCHMARKS])
 def test_each_benchmark_prints_its_table(name: str) -> None:
     """In a tiny size, with settings in the shell that must not matter; exact promises are kept even then."""
@@ -66,11 +67,13 @@ def test_the_readme_has_the_last_results() -> None:
     assert with_summary(readme, page) == readme
 
 
+@pytest.mark.process
 def test_writing_is_for_all() -> None:
     """--write with some names would leave the others out of the page, so it is refused."""
     assert run("--write", "track").returncode == 2
 
 
+@pytest.mark.process
 def test_an_unknown_name_says_which_there_are() -> None:
     """A benchmark that does not exist ends the command with 2, before anything is run."""
     ran = run("speed")

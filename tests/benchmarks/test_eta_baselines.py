@@ -6,12 +6,12 @@ import io
 from collections.abc import Sequence
 
 import pytest
+from benchmarks import eta_baselines
 from benchmarks.eta_baselines import Question, time_at
 from rich.console import Console
 from rich.progress import Progress
 from tqdm import tqdm as real_tqdm
 
-from benchmarks import eta_baselines
 from otel_progress.observations import Trajectory
 
 SPEEDS = {

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from benchmarks import eta, eta_cost, eta_jobs, eta_page, eta_report, record_traces
 from benchmarks.eta_baselines import BASELINES
 from benchmarks.eta_replay import OURS, Sums
 from benchmarks.eta_scenarios import SCENARIOS
@@ -13,10 +14,9 @@ from benchmarks.eta_scores import MEAN
 from benchmarks.eta_traces import Header, write
 from benchmarks.rounds import Effort
 from benchmarks.table import Row
-from tests.benchmarks.replayed import BY_NAME, results_with, steady, sums
 
-from benchmarks import eta, eta_cost, eta_jobs, eta_page, eta_report, record_traces
 from otel_progress.eta import estimate
+from tests.support.eta_replays import BY_NAME, results_with, steady, sums
 
 ROOT = Path(__file__).resolve().parents[2]
 

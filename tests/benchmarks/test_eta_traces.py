@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks import eta_jobs, record_traces
 from benchmarks.eta_replay import OURS, Series, replay
 from benchmarks.eta_scores import table_of
 from benchmarks.eta_traces import FOLDER, FORMAT, Header, Run, TraceError, load, write
 from benchmarks.setting import configured
-from tests.benchmarks.replayed import BY_NAME, STEADY, steady
 
-from benchmarks import eta_jobs, record_traces
+from tests.support.eta_replays import BY_NAME, STEADY, steady
 
 
 def line(**changes: Any) -> str:
@@ -190,6 +190,7 @@ def test_each_job_is_recorded_by_watching_it(job: eta_jobs.Job) -> None:
     assert all(start + seconds <= run.duration_s + 0.001 for start, seconds in run.children)
 
 
+@pytest.mark.process
 def test_burners_end_with_the_recording() -> None:
     """While it is busy a process burns for each core; afterwards none is left."""
     with record_traces._burning(1) as burners:

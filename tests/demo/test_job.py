@@ -12,7 +12,6 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from surveyed import PATIENCE_S, kept
 
 from otel_progress import Level, config
 from otel_progress.demo import code_map, job, run, sources
@@ -21,6 +20,7 @@ from otel_progress.instances import host_class
 from otel_progress.journal import open_journal
 from otel_progress.model import Outcome, Status
 from otel_progress.observations import HistoryKey
+from tests.support.demo_journal import PATIENCE_S, kept
 
 
 def test_survey_is_done_reported_and_kept(tree: Path, store: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from documents import DOCUMENTS, blocks
-from tests.servers import require
+
+from tests.support.documents import DOCUMENTS, blocks
+from tests.support.servers import require
+
+pytestmark = pytest.mark.server
 
 QUERIES = [block.text for path in DOCUMENTS for block in blocks(path) if block.language == "promql"]
 SCRAPES = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from documents import DOCUMENTS, PROJECT, anchors, links
+
+from tests.support.documents import DOCUMENTS, PROJECT, anchors, links
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())

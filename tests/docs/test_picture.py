@@ -7,8 +7,9 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
-from documents import PROJECT
-from loading import script
+
+from tests.support.documents import PROJECT
+from tests.support.scripts import script
 
 SVG = "{http://www.w3.org/2000/svg}"
 

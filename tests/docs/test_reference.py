@@ -11,11 +11,8 @@ from typing import Any
 
 import click
 import pytest
-from documents import DOCUMENTS, PROJECT
-from loading import script
 
 import otel_progress as progress
-from factories import log, resource_use, sample
 from otel_progress import config, semconv, testing
 from otel_progress.cli import cli
 from otel_progress.cli.app import EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_UNREADABLE, EXIT_USAGE
@@ -24,6 +21,9 @@ from otel_progress.journal.schema import APPLICATION_ID, MIGRATIONS
 from otel_progress.model import Eta
 from otel_progress.settings import SETTINGS
 from otel_progress.testing import Recorder
+from tests.support.documents import DOCUMENTS, PROJECT
+from tests.support.factories import log, resource_use, sample
+from tests.support.scripts import script
 
 REFERENCE = (PROJECT / "docs" / "reference.md").read_text(encoding="utf-8")
 SOURCE = "".join(path.read_text(encoding="utf-8") for path in Path(progress.__file__).parent.rglob("*.py"))

@@ -11,10 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from documents import DOCUMENTS, Program, blocks, excused, programs
-from tests.servers import free_port, require
 
-RUNNER = Path(__file__).with_name("run_program.py")
+from tests.support.documents import DOCUMENTS, Program, blocks, excused, programs
+from tests.support.programs import PROGRAMS
+from tests.support.servers import free_port, require
+
+pytestmark = pytest.mark.docs
+
+RUNNER = PROGRAMS / "run_document.py"
 PROGRAMS = list(programs())
 PORTS = ("9464", "7764")
 """The ports the documents use; another process may have them, so free ones are put in their place."""

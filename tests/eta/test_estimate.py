@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eta_runs import error, job, jobs, seen, steady, stepped, trajectory
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta import Eta, Trajectory, estimate
+from tests.support.sample_runs import error, job, jobs, seen, steady, stepped, trajectory
 
 STEPS = st.lists(st.tuples(st.floats(0.0, 1e4), st.floats(0.0, 1.0)), max_size=40)
 LATE = [part / 20 for part in range(5, 20)]

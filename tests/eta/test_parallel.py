@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eta_runs import steady, trajectory
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta import Parallel, estimate
 from otel_progress.eta.lifetimes import lifetimes
 from otel_progress.eta.parallel import simulated
+from tests.support.sample_runs import steady, trajectory
 
 DRAWN: dict[str, Callable[[Random], float]] = {
     "uniform": lambda random: random.uniform(5.0, 15.0),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from running import Runner
+
+from tests.support.example_runner import Runner
 
 
 @pytest.fixture

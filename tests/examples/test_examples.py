@@ -7,7 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from running import EXAMPLES, Runner, levels
+
+from tests.support.example_runner import EXAMPLES, Runner, levels
+
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,13 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import negative_data_rejection
-from tests.server.stock import EVIL_ID, NOW_CLOCK, NOW_WALL, fill
 
 from otel_progress.journal import SqliteJournal
 from otel_progress.server import ServerSettings, create_app
 from otel_progress.server.options import Limits
+from tests.support.sample_operations import EVIL_ID, NOW_CLOCK, NOW_WALL, fill
+
+pytestmark = pytest.mark.server
 
 CASES = 100
 """Requests for each path and method, of each mode at most."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.golden.comparing import Golden
+
+from tests.support.golden.files import Golden
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

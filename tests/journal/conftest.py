@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faketime import FakeTime
-from workers import PATIENCE_S
 
 from otel_progress.journal import Journal, SqliteJournal, forking
+from tests.support.fake_time import FakeTime
+from tests.support.journal_processes import PATIENCE_S
 
 Opener = Callable[..., Journal]
 

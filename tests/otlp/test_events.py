@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from records import SPAN, TRACE, WALL, Told, batch, ended, level
 
 from otel_progress import semconv
 from otel_progress.exporters.otlp_event_fields import MAX_BODY, MAX_METADATA, level_event
 from otel_progress.exporters.otlp_events import HEARTBEAT_S, OtlpEvents
 from otel_progress.model import Failure, Outcome, Status
 from otel_progress.operations import Event
+from tests.support.otlp_records import SPAN, TRACE, WALL, Told, batch, ended, level
 
 STARTED, UPDATED, FINISHED = semconv.EVENT_STARTED, semconv.EVENT_UPDATED, semconv.EVENT_FINISHED
 

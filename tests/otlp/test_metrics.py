@@ -16,7 +16,6 @@ from opentelemetry.sdk.metrics.export import (
     MetricsData,
 )
 from opentelemetry.sdk.resources import Resource
-from records import WALL, ListedReader, batch, ended, level
 
 from otel_progress import semconv
 from otel_progress.exporters.otlp_metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split
@@ -27,6 +26,7 @@ from otel_progress.model import Status
 from otel_progress.observations import ResourceSample, ResourceUse
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 from otel_progress.protocols import Reader
+from tests.support.otlp_records import WALL, ListedReader, batch, ended, level
 
 LOGGER = "otel_progress.exporters.otlp_metrics"
 FLUSH_S = 60.0

@@ -100,6 +100,7 @@ def test_the_installed_package_is_the_one_tested() -> None:
     assert PROJECT / "src" not in Path(otel_progress.__file__).parents
 
 
+@pytest.mark.process
 def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
     """Importing the package loads opentelemetry-api at most: no SDK, terminal, database, gauges or web packages."""
     from_scripts_test("OTEL_PROGRESS_TEST_WHEEL")
@@ -108,6 +109,7 @@ def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 
+@pytest.mark.process
 def test_public_names_all_resolve(base_python: Path, tmp_path: Path) -> None:
     """Every name of ``__all__`` can be had in a base install, and the list is sorted."""
     code = "import otel_progress as p; [getattr(p, n) for n in p.__all__]; assert list(p.__all__) == sorted(p.__all__), p.__all__"
@@ -115,6 +117,7 @@ def test_public_names_all_resolve(base_python: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_version_from_a_base_install(base_python: Path, tmp_path: Path) -> None:
     """``otel-progress --version`` answers without any extra, with the version of the wheel."""
     done = run(base_python, "-m", "otel_progress", "--version", cwd=tmp_path)
@@ -127,6 +130,7 @@ def test_version_from_a_base_install(base_python: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, script.stdout), done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("package", ["redis", "fastapi", "uvicorn", "PIL", "fsspec"])
 def test_base_install_has_no_extras(base_python: Path, tmp_path: Path, package: str) -> None:
     """The environment of the base install really lacks the optional packages, or the tests beside this one prove nothing."""
@@ -134,6 +138,7 @@ def test_base_install_has_no_extras(base_python: Path, tmp_path: Path, package: 
     assert run(base_python, "-c", code, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.process
 def test_missing_extra_names_the_command(base_python: Path, tmp_path: Path) -> None:
     """Asking for Redis without its package is an error that says which ``pip`` command brings it."""
     code = "import otel_progress as p; p.configure(store='redis://127.0.0.1:1/0', console=False)"
@@ -142,6 +147,7 @@ def test_missing_extra_names_the_command(base_python: Path, tmp_path: Path) -> N
     assert "pip install 'otel-progress[redis]'" in done.stderr
 
 
+@pytest.mark.process
 def test_every_module_imports_in_a_base_install(base_python: Path, tmp_path: Path) -> None:
     """No module needs an extra merely to be imported, except those that exist for one."""
     code = (

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browsing import Serving, Tab
 
 import otel_progress as progress
-from servers import require
+from tests.support.browser import Serving, Tab
+from tests.support.servers import require
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

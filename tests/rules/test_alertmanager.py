@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.rules.bundle import ALERTMANAGER, SEVERITIES, alerts, load
-from tests.rules.watched import Alertmanager, alertmanager
-from tests.servers import poll, require
+
+from tests.support.alerting.rules import ALERTMANAGER, SEVERITIES, alerts, load
+from tests.support.alerting.servers import Alertmanager, alertmanager
+from tests.support.servers import poll, require
+
+pytestmark = pytest.mark.server
 
 RECEIVERS = {"critical": "critical", "warning": "default", "info": "info", "none": "watchdog"}
 OPERATION = {"operation_id": "nightly", "operation_type": "backup"}

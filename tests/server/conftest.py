@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.stock import NOW_CLOCK, NOW_WALL, fill
 
 from otel_progress.journal import SqliteJournal
+from tests.support.sample_operations import NOW_CLOCK, NOW_WALL, fill
 
 # The web framework is imported when used: without it these tests are skipped one file at a time.
 
@@ -26,11 +26,10 @@ def journal(tmp_path: Path) -> Iterator[SqliteJournal]:
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
     """Make clients of applications over a reader; the threads those started end with the test."""
-    from tests.server.asking_client import Client
-    from tests.server.server_threads import threads_end
-
     from otel_progress.server import ServerSettings, create_app
     from otel_progress.server.options import Limits
+    from tests.support.rest_client import Client
+    from tests.support.server_threads import threads_end
 
     apps = []
 

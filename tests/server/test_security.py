@@ -12,11 +12,11 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.server.asking_client import Client, raw_request, refusals, scope_of
 
 from otel_progress.errors import ConfigurationError
 from otel_progress.journal import SqliteJournal
 from otel_progress.server import ServerSettings, security
+from tests.support.rest_client import Client, raw_request, refusals, scope_of
 
 TOKEN = "correct-horse-battery"
 BEARER = {"authorization": f"Bearer {TOKEN}"}

@@ -8,7 +8,22 @@ import sys
 from typing import Any
 
 import pytest
-from stackfiles import BUILT, BUNDLED_PLUGINS, COMPOSE, LISTENS, PROGRAMS, PROJECT, compose, image, mounts, provisioned, services
+
+from tests.support.stack.files import (
+    BUILT,
+    BUNDLED_PLUGINS,
+    COMPOSE,
+    LISTENS,
+    PROGRAMS,
+    PROJECT,
+    compose,
+    image,
+    mounts,
+    provisioned,
+    services,
+)
+
+pytestmark = pytest.mark.stack
 
 EXPECTED = {"prepare", "server", "worker", "job", "collector", "prometheus", "alertmanager", "tempo", "loki", "grafana", "redis"}
 NAMES = sorted(EXPECTED)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import config_schemas as schemas
 import jsonschema
 import pytest
-from stackfiles import DEPLOY, load
+
+from tests.support.stack import config_schemas as schemas
+from tests.support.stack.files import DEPLOY, load
+
+pytestmark = pytest.mark.stack
 
 GRAFANA = DEPLOY / "grafana" / "provisioning"
 FILES = {
@@ -69,7 +72,7 @@ def test_pipelines_begin_by_looking_at_memory(collector: dict[str, Any]) -> None
 
 
 def test_names_of_metrics_are_translated_as_documented(collector: dict[str, Any]) -> None:
-    """The exporter makes the names that tests/stack/translation.py makes, with no label that a scrape does not have."""
+    """The exporter makes the names that tests/support/stack/prometheus_names.py makes, with no label that a scrape does not have."""
     exporter = collector["exporters"]["prometheus"]
     assert exporter["translation_strategy"] == "UnderscoreEscapingWithSuffixes"
     assert exporter["without_scope_info"] is True

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from stackfiles import GUIDE, PROJECT, image, services
-
 from benchmarks import cardinality
+
+from tests.support.stack.files import GUIDE, PROJECT, image, services
+
+pytestmark = pytest.mark.stack
 
 TEXT = GUIDE.read_text(encoding="utf-8")
 

@@ -11,8 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from context import copied, instructions, sent
-from stackfiles import PROJECT, mounts, services
+
+from tests.support.stack.build_context import copied, instructions, sent
+from tests.support.stack.files import PROJECT, mounts, services
+
+pytestmark = pytest.mark.stack
 
 ALL = list(instructions())
 

@@ -14,7 +14,10 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from stackfiles import DEPLOY, GUIDE, PROJECT, load, services
+
+from tests.support.stack.files import DEPLOY, GUIDE, PROJECT, load, services
+
+pytestmark = pytest.mark.stack
 
 FOLDER = DEPLOY / "kubernetes"
 KUBERNETES = "1.37.0"

@@ -1,0 +1,1 @@
+"""Tests of the project. Folders follow the packages of ``src``; helpers are in ``tests.support``."""

@@ -1,0 +1,137 @@
+"""The command as a process: interrupts, pipes, what it imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from otel_progress.journal import SqliteJournal
+from otel_progress.protocols import Batch
+from tests.support.cli_process import finish, interrupt, start
+from tests.support.command_line import TIMEOUT_S, clean_environ, present
+from tests.support.factories import batch, ended, local_instance, snapshot
+
+pytestmark = pytest.mark.process
+
+
+def changed(**fields: object) -> Batch:
+    """Return a change of the operation that runs in the journal of ``fill``."""
+    return present(snapshot(sequence=9, current=22, instance=local_instance(os.getpid()).id, **fields))
+
+
+def test_ctrl_c_ends_watch_with_0(store: str, tmp_path: Path) -> None:
+    """It is how a watch is ended: no traceback, no complaint."""
+    process = start(store, "watch")
+    assert process.stdout is not None
+    lines = process.stdout.readline() + process.stdout.readline()
+    end = ended(operation_id="short", run="short", ended_at=time.time(), instance=local_instance(os.getpid()).id)
+    errors = interrupt(process, tmp_path / "progress.db", present(end))
+    assert "running 42% 21/50 songs" in lines
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_ctrl_c_with_exit_status_ends_with_130(store: str, tmp_path: Path) -> None:
+    """The outcome that was asked for is not known."""
+    process = start(store, "watch", "friday-42", "--exit-status", "--json")
+    assert process.stdout is not None
+    process.stdout.readline()
+    errors = interrupt(process, tmp_path / "progress.db", changed())
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_watch_follows_another_process_to_the_end(store: str, tmp_path: Path) -> None:
+    """One line of JSON a change; with an id it ends when the operation does, once told."""
+    process = start(store, "watch", "lost", "--json", "--interval", "0.05", "--exit-status")
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["condition"] == "abandoned"
+    journal = SqliteJournal(tmp_path / "progress.db")
+    names = {"run": "r4", "operation_id": "lost", "id": "lost"}
+    journal.write(batch(snapshot(sequence=2, ratio=0.9, **names)))
+    assert json.loads(process.stdout.readline())["ratio"] == 0.9
+    journal.write(batch(ended(sequence=3, ratio=1.0, ended_at=time.time(), **names)))  # long ago it would be past retention
+    journal.close()
+    rest, errors = finish(process)
+    assert [json.loads(line)["status"] for line in rest.splitlines()] == ["completed"]
+    assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("ls", "--all"), ("export", "friday-42", "--format", "csv"), ("--help",), ("watch", "--json")]
+)
+def test_a_reader_that_leaves_early_is_no_error(store: str, arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """``| head -1``: nothing is said, nothing is left to be flushed; a watch finds out when there is something to write."""
+    process = start(store, *arguments)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    if arguments[0] == "watch":
+        with closing(SqliteJournal(tmp_path / "progress.db")) as journal:
+            journal.write(changed())
+    errors = finish(process)[1]
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_an_encoding_that_cannot_carry_it_is_no_error(store: str) -> None:
+    """Under ASCII, JSON escapes and text is spelt out."""
+    commands = (("ls", "--json", "--all"), ("show", "backup-1"), ("watch", "--once"), ("export", "friday-42"))
+    for process in [start(store, *arguments, PYTHONIOENCODING="ascii:strict") for arguments in commands]:
+        output, errors = finish(process)
+        assert (process.returncode, errors) == (0, "")
+        assert output.isascii()
+
+
+IMPORTS = """
+import sys
+from otel_progress.cli import cli
+cli([*sys.argv[1:]], standalone_mode=False)
+heavy = ("opentelemetry.sdk", "prometheus_client", "opentelemetry.exporter", "rich.live", "rich.progress", "grpc")
+print(sorted(name for name in sys.modules if name in heavy), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [("ls",), ("show", "friday-42"), ("watch", "--once"), ("history",)])
+def test_looking_imports_no_sdk(store: str, arguments: tuple[str, ...]) -> None:
+    """Commands that only read start fast."""
+    command = [sys.executable, "-c", IMPORTS, "--store", store, *arguments]
+    run = subprocess.run(command, env=clean_environ(), capture_output=True, text=True, check=True, timeout=TIMEOUT_S)
+    assert run.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["no file", "a file that a worker has just made"])
+def test_watch_waits_for_the_first_work_of_a_machine(tmp_path: Path, made: bool) -> None:
+    """Started before there is a journal, it shows the first operation all the same."""
+    path = tmp_path / "fresh" / "otel-progress" / "progress.db"
+    if made:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    process = start("sqlite:", "watch", "--json", "--interval", "0.05", XDG_STATE_HOME=str(tmp_path / "fresh"))
+    first = {"operation_id": "first", "instance": local_instance(os.getpid()).id}
+    with closing(SqliteJournal(path)) as journal:
+        journal.write(present(snapshot(**first)))
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["operation_id"] == "first"
+    errors = interrupt(process, path, present(snapshot(sequence=2, **first)))
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_the_demo_runs_and_can_be_looked_at(tmp_path: Path) -> None:
+    """Real work in the journal that --store names; its progress goes to stderr as plain lines, since that is a pipe."""
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "good.py").write_text("x = 1\n")
+    (tmp_path / "sources" / "bad.py").write_text("x = = 1\n")
+    store = f"sqlite:///{tmp_path / 'demo.db'}"
+    process = start(store, "demo", str(tmp_path / "sources"), "--quick", "--port", "0")
+    output, errors = finish(process)
+    assert process.returncode == 0, errors
+    assert "\x1b" not in errors
+    assert "bad.py" in output
+    listed, _ = finish(start(store, "history", "--json"))
+    assert [entry["status"] for entry in json.loads(listed)["operations"]] == ["completed"]

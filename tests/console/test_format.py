@@ -1,0 +1,160 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_progress.exporters.console_format import (
+    count,
+    duration,
+    left,
+    moment,
+    percentage,
+    plural,
+    quantity,
+    rate,
+    remaining,
+    roughly,
+)
+from otel_progress.model import Eta
+from tests.support.estimate_cases import CASES, EtaCase
+from tests.support.factories import CLOCK
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0s"),
+        (0.44, "0.4s"),
+        (9.94, "9.9s"),
+        (9.96, "10s"),
+        (59.4, "59s"),
+        (59.6, "1m 00s"),
+        (83, "1m 23s"),
+        (3599.7, "1h 00m"),
+        (7500, "2h 05m"),
+        (86399.9, "1d 00h"),
+        (273600, "3d 04h"),
+        (-5, "0.0s"),
+        (math.inf, "?"),
+        (None, "?"),
+    ],
+)
+def test_a_duration_has_its_two_largest_units(seconds: float | None, text: str) -> None:
+    """Short ones have tenths, and rounding never gives 60 seconds or 60 minutes."""
+    assert duration(seconds) == text
+
+
+@given(st.floats())
+def test_every_number_has_a_duration(seconds: float) -> None:
+    """Another process's row may hold any number: nothing raises, nothing says 60s."""
+    assert re.fullmatch(r"\?|\d\.\ds|[1-5]?\ds|[1-5]?\dm [0-5]\ds|[12]?\dh [0-5]\dm|\d+d [0-2]\dh", duration(seconds))
+
+
+@given(st.none() | st.floats())
+def test_every_number_has_a_moment(timestamp: float | None) -> None:
+    """A time that no calendar holds is a question mark."""
+    assert re.fullmatch(r"\?|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d(:\d\d)?", moment(timestamp))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(None, ""), (math.nan, ""), (0.0, "0%"), (0.29, "29%"), (0.999, "99%"), (1.0, "100%"), (7.0, "100%")]
+)
+def test_a_percentage_says_100_only_when_all_is_done(ratio: float | None, text: str) -> None:
+    """It is rounded down, and empty while unknown; an estimated one is marked."""
+    assert percentage(ratio) == text
+    assert percentage(ratio, estimated=True) == (f"~{text}" if text else "")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_estimate_in_words(case: EtaCase) -> None:
+    """What is left with its interval, at least so much once stalled, and nothing where nothing is known."""
+    told = case.eta.at(CLOCK + case.seconds)
+    assert left(told) == case.text
+    assert left(told, bounds=False) == case.text.partition(" (")[0]
+    assert remaining(told) == case.text.replace(" left", "")
+    assert left(None) == remaining(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "down", "up"),
+    [
+        (-3.0, "0s", "0s"),
+        (0.6, "0s", "1s"),
+        (59.4, "59s", "1m"),
+        (82.0, "1m 20s", "1m 30s"),
+        (240.0000001, "4m", "4m"),
+        (601.0, "10m", "11m"),
+        (3599.0, "59m", "1h 00m"),
+        (7501.0, "2h 05m", "2h 06m"),
+        (math.inf, "?", "?"),
+        (math.nan, "?", "?"),
+        (sys.float_info.max, "?", "?"),
+    ],
+)
+def test_a_bound_has_no_more_precision_than_it_is_worth(seconds: float, down: str, up: str) -> None:
+    """Seconds below a minute, tens of them below ten minutes, then minutes; a wider interval than the true one, never a narrower."""
+    assert (roughly(seconds), roughly(seconds, up=True)) == (down, up)
+
+
+@given(st.none() | st.floats(), st.none() | st.floats(), st.none() | st.floats())
+def test_every_estimate_has_words(remaining_s: float | None, low: float | None, high: float | None) -> None:
+    """Another process's row may hold any number: nothing raises, nothing is negative."""
+    told = left(Eta(remaining_s, low, high, "estimated", "rate", 0, 0.0))
+    assert "-" not in told
+    assert "nan" not in told
+
+
+@pytest.mark.parametrize(
+    ("current", "total", "unit", "text"),
+    [
+        (100, 500, "file", "100/500 files"),
+        (1, None, "file", "1 file"),
+        (3, None, None, "3"),
+        (2.5, 10, "minute", "2.5/10 minutes"),
+        (3, 1, "batch", "3/1 batch"),
+        (3, 4, "batch", "3/4 batches"),
+        (3, 4, "query", "3/4 queries"),
+        (3, 4, "px", "3/4 px"),
+        (3, 4, "MB", "3/4 MB"),
+        (999, 1_234_567, "byte", "999 B/1.2 MB"),
+        (999_949, 999_960, "B", "999.9 kB/1.0 MB"),
+        (12_345_678, None, None, "12.3M"),
+    ],
+)
+def test_a_count_has_its_unit(current: float, total: float | None, unit: str | None, text: str) -> None:
+    """Words are put in the plural, symbols are not, and bytes are scaled."""
+    assert count(current, total, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("current", "elapsed", "unit", "text"),
+    [
+        (0, 10, None, ""),
+        (10, 0, None, ""),
+        (100, 10, None, "10.0/s"),
+        (999.6, 1, None, "1000/s"),
+        (5, 10, None, "30.0/min"),
+        (1, 7200, None, "0.5/h"),
+        (2_500_000, 2, "byte", "1.2 MB/s"),
+    ],
+)
+def test_a_slow_rate_is_told_by_the_minute_or_hour(current: float, elapsed: float, unit: str | None, text: str) -> None:
+    """So that it never reads 0.0/s; before anything is done there is none."""
+    assert rate(current, elapsed, unit) == text
+
+
+@given(st.integers() | st.floats(), st.none() | st.text())
+def test_every_quantity_and_unit_is_one_short_printable_word(value: float, unit: str | None) -> None:
+    """Nothing a caller counts, in whatever unit, breaks a line or floods it."""
+    if isinstance(value, float) or abs(value) < 1e300:
+        assert quantity(value, unit).isprintable()
+    if unit is not None:
+        assert len(plural(unit, 2)) <= 16 * 10
+        assert "\x1b" not in plural(unit, 2)

@@ -1,0 +1,252 @@
+"""The tree of bars, as text."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from otel_progress.exporters.console_glyphs import ASCII, glyphs_for
+from otel_progress.exporters.console_plain import operation_line
+from otel_progress.exporters.console_tree import ProgressTree, render, render_ended
+from otel_progress.model import Eta, Failure, Status
+from otel_progress.operations import OperationSnapshot
+from tests.support.estimate_cases import WAITS
+from tests.support.factories import CLOCK, ended, operation, snapshot
+
+
+def setlist(**fields: object) -> OperationSnapshot:
+    """An operation a minute after its start: stages, songs, one of them failed, an action of unknown length."""
+    root = snapshot(
+        current=21,
+        total=50,
+        ratio=0.42,
+        failed=1,
+        unit="song",
+        name="Friday setlist",
+        message="Mixing",
+        advanced_clock=CLOCK + 59.0,
+        eta=Eta(48.0, 40.0, 60.0, "estimated", "rate", 0, CLOCK + 60.0),
+    )
+    levels = [
+        ended("stage:queue", declared=True, name="queue", order=0),
+        snapshot("stage:preparation", declared=True, name="preparation", order=1, status=Status.SKIPPED),
+        snapshot("stage:execution", declared=True, name="execution", order=2, ratio=0.4),
+        snapshot("stage:final", declared=True, name="final", order=3, status=Status.PENDING),
+        snapshot("song:12", name="Blue", current=5, total=10, ratio=0.5, order=4),
+        snapshot("song:12/action:1", name="Export", current=3, order=0),
+        *(ended(f"song:{number}", order=5 + number) for number in range(3)),
+        ended("song:9", name="Red", status=Status.FAILED, error=Failure("ValueError", "bad rate\nand more"), order=30),
+    ]
+    return operation(root, levels, **fields)
+
+
+def text(operation_: OperationSnapshot, width: int = 80, height: int = 24) -> list[str]:
+    """Return the frame of one operation."""
+    return [line.plain.rstrip() for line in render([operation_], width=width, height=height)]
+
+
+def test_the_whole_tree_at_100_columns() -> None:
+    """Bars in columns, stages in one line, ended levels folded, failed ones with their error."""
+    assert text(setlist(), width=100) == [
+        "● Friday setlist setlist ━━━━━━━────────── 42% 21/50 songs 21.0/min 1m 00s, 48s left 1 failed Mixing",
+        "  ✓ queue  – preparation  ● execution 40%  · final",
+        "  ● song Blue            ━━━━━━━━╸──────── 50%        5/10  5.0/min 1m 00s",
+        "    ● action Export      ────━━━──────────               3  3.0/min 1m 00s",
+        "  … 4 finished, 1 failed",
+        "  ✗ song Red ValueError: bad rate",
+    ]
+
+
+def test_an_interval_is_shown_where_there_is_room() -> None:
+    """At 140 columns the remaining time has its bounds; where it is narrower the messages are worth more."""
+    assert "1m 00s, 48s left (40s to 1m) 1 failed Mixing" in text(setlist(), width=140)[0]
+    assert "(" not in text(setlist(), width=119)[0]
+
+
+def test_what_rests_on_an_estimate_is_marked_everywhere() -> None:
+    """An opaque step, the stage it is in and the operation above it: each percentage has its sign."""
+    step = snapshot(
+        "stage:encode/step:1",
+        name="ffmpeg",
+        ratio=0.5,
+        estimated=True,
+        eta=Eta(30.0, None, None, "estimated", "expected", 0, CLOCK),
+    )
+    stage = snapshot("stage:encode", declared=True, name="encode", ratio=0.5, estimated=True)
+    lines = text(operation(snapshot(ratio=0.25, estimated=True), [stage, step], clock=CLOCK + 10.0), width=100)
+    assert "~25%" in lines[0]
+    assert "encode ~50%" in lines[1]
+    assert [line for line in lines if "ffmpeg" in line and "~50%" in line and "10s, 20s left" in line]
+
+
+def test_a_level_waits_with_its_operation() -> None:
+    """While the operation is paused the estimates of its levels stand still; once it is abandoned they have none."""
+    song = snapshot("song:12", name="Blue", ratio=0.5, eta=Eta(300.0, None, None, "estimated", "history", 5, CLOCK))
+    root = snapshot(ratio=0.5, paused_clock=CLOCK + 60.0)
+    assert "4m 00s left" in text(operation(root, [song], clock=CLOCK + 9000.0), width=100)[1]
+    assert "left" not in text(operation(root, [song], alive=False), width=100)[1]
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(20.0, "4m 40s left"), (80.0, "4m 30s left"), (95.0, "at least 3m 30s left")])
+def test_the_remaining_time_ages_as_the_record_does(seconds: float, words: str) -> None:
+    """It counts down, waits, and then says at least so much; the line in a log says the same."""
+    found = operation(snapshot(ratio=0.5, eta=WAITS, stall_after_s=1e6), clock=CLOCK + seconds)
+    assert words in text(found, width=140)[0]
+    assert words in operation_line(found)
+
+
+def test_an_unknown_total_looks_unknown() -> None:
+    """Its bar travels with time, and there is no percentage."""
+    frames = {text(operation(snapshot(current=3), clock=CLOCK + seconds))[0] for seconds in (60.0, 60.5, 61.0)}
+    assert len(frames) == 3
+    assert not any("%" in frame for frame in frames)
+
+
+def test_a_message_stands_in_the_line_when_there_is_room() -> None:
+    """Only otherwise it takes a line of its own."""
+    assert len(text(operation(snapshot(ratio=0.5, message="Mixing the second track")), width=80)) == 1
+    assert len(text(operation(snapshot(ratio=0.5, message="Mixing the second track")), width=40)) == 2
+
+
+@pytest.mark.parametrize("width", [1, 5, 10, 20, 40, 60, 80, 120, 300])
+@pytest.mark.parametrize("height", [1, 2, 3, 5, 8, 24])
+def test_it_never_leaves_the_terminal(width: int, height: int) -> None:
+    """No line is wider, and no frame higher than it may be, whatever the size."""
+    lines = render([setlist(), setlist()], width=width, height=height)
+    assert 1 <= len(lines) <= height
+    assert max(line.cell_len for line in lines) <= width
+
+
+def test_a_small_terminal_keeps_what_matters() -> None:
+    """The operation and its running levels stay; how many lines are missing is told."""
+    lines = text(setlist(), height=4)
+    assert [line.split()[1] for line in lines[:3]] == ["Friday", "song", "action"]
+    assert lines[3] == "… 4 more"
+
+
+def test_at_forty_columns_the_figures_stay() -> None:
+    """The label and the bar give way before the percentage."""
+    assert "42%" in text(setlist(), width=40)[0]
+
+
+def test_the_newest_operations_are_kept_and_the_oldest_is_on_top() -> None:
+    """Operations come newest first; a new one appears below, and moves nothing."""
+    operations = [operation(snapshot(name=f"n{number}", ratio=0.1, operation_id=f"n{number}")) for number in range(9, -1, -1)]
+    shown = [line.plain.split()[1] for line in render(operations, width=80, height=5)]
+    assert shown == ["n6", "n7", "n8", "n9", "6"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"clock": CLOCK + 200.0}, "stalled for 2m 21s"),
+        ({"alive": False}, "abandoned"),
+        ({"clock": CLOCK + 125.0}, "overdue"),
+        ({"clock": CLOCK + 200.0}, "paused for 2m 20s"),
+    ],
+)
+def test_a_condition_is_told_in_words(fields: dict[str, object], word: str) -> None:
+    """Colour alone would say nothing in black and white."""
+    base = setlist(**fields)
+    kinds = {"overdue": {"overdue_after_s": 120.0}, "paused": {"paused_clock": CLOCK + 60.0}}
+    base = replace(base, root=replace(base.root, **kinds.get(word.split()[0], {})))
+    assert word in text(base, width=120)[0]
+
+
+def test_how_it_fares_is_never_cut_away() -> None:
+    """Where the line has no room for it, it takes the next one, before the message."""
+    found = setlist(clock=CLOCK + 200.0)
+    found = replace(found, root=replace(found.root, paused_clock=CLOCK + 60.0, message="Waiting for a robot arm"))
+    assert text(found, width=80)[1] == "  paused for 2m 20s 1 failed Waiting for a robot arm"
+    assert "paused for 2m 20s" in text(found, width=140)[0]
+
+
+def test_retries_and_failures_are_counted_in_the_line() -> None:
+    """The third attempt says so."""
+    assert "2 failed attempt 3" in text(operation(snapshot(failed=2, attempt=3, ratio=0.5)))[0]
+
+
+def test_hostile_text_is_shown_as_escapes() -> None:
+    """Neither rich's markup nor the terminal's escapes nor line ends come through."""
+    evil = "\x1b]0;title\x07[bold]x[/]\n\u202e"
+    root = snapshot(name=evil, message=evil, ratio=0.1)
+    shown = text(operation(root, [ended("song:1", name=evil, status=Status.FAILED, error=Failure(evil, evil))]), width=300)
+    assert "[bold]x[/]\\n\\u202e" in shown[0]
+    assert not any(character in "".join(shown) for character in "\x1b\x07\n\u202e")
+
+
+def test_wide_characters_are_measured_in_cells() -> None:
+    """A column stays a column beside them."""
+    levels = [
+        snapshot("song:1", name="混合トラック" * 5, ratio=0.5, order=1),
+        snapshot("song:2", name="plain", ratio=0.5, order=2),
+    ]
+    lines = render([operation(snapshot(ratio=0.5), levels)], width=79, height=9)
+    assert len({line.cell_len for line in lines}) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=60), st.text(max_size=60), st.integers(1, 130), st.none() | st.floats(-1, 2))
+def test_any_text_and_any_width_make_lines(name: str, message: str, width: int, ratio: float | None) -> None:
+    """Whatever another process has written, a frame fits and can be encoded."""
+    levels = [snapshot("song:1", name=message, ratio=ratio, current=1)]
+    lines = render([operation(snapshot(name=name, message=message, ratio=ratio), levels)], width=width, height=10)
+    assert all(line.cell_len <= width and "\n" not in line.plain and "\x1b" not in line.plain for line in lines)
+
+
+def test_ten_thousand_levels_cost_a_bounded_frame() -> None:
+    """Only as many as there are lines get one; the others are counted."""
+    levels = [snapshot(f"song:{number}", order=number, ratio=0.1) for number in range(10_000)]
+    lines = text(operation(snapshot(ratio=0.1), levels), height=10)
+    assert len(lines) == 10
+    assert "song Name of 9999" in lines[-2]
+
+
+def test_levels_nested_beyond_reason_are_left_out() -> None:
+    """A path of ten thousand segments neither overflows the stack nor takes the screen."""
+    path = "/".join(f"a:{number}" for number in range(10_000))
+    assert len(text(operation(snapshot(ratio=0.1), [snapshot(path)]))) == 1
+
+
+def test_ascii_stands_in_where_the_encoding_cannot() -> None:
+    """Latin-1 has no bars."""
+    assert glyphs_for("latin-1") is ASCII
+    assert glyphs_for(None) is ASCII
+    assert glyphs_for("no-such-encoding") is ASCII
+    shown = "".join(line.plain for line in render([setlist()], width=80, height=24, glyphs=glyphs_for("ascii")))
+    assert shown.isascii()
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NO_COLOR the renderable has no colours, without it it has."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    outputs = []
+    for value in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", value)
+        console = Console(file=io.StringIO(), width=80, force_terminal=True)
+        with console.capture() as capture:
+            console.print(ProgressTree([setlist()]))
+        outputs.append(capture.get())
+    assert "\x1b[36m" in outputs[0]
+    assert "\x1b[36m" not in outputs[1]
+    assert "42%" in outputs[1]
+
+
+def test_what_stays_after_the_end() -> None:
+    """One line for the operation, some for its failed levels, the rest counted."""
+    failed = [
+        ended(f"song:{number}", name=f"s{number}", status=Status.FAILED, error=Failure("OSError", "gone")) for number in range(8)
+    ]
+    root = ended(
+        status=Status.FAILED, ratio=0.5, current=5, total=10, unit="song", failed=8, error=Failure("OSError", "disk full")
+    )
+    lines = [line.plain for line in render_ended(operation(root, failed), width=100)]
+    assert lines[0] == "✗ setlist Name of friday-42 failed at 50% 5/10 songs 8 failed in 1m 00s OSError: disk full"
+    assert lines[1] == "  ✗ song s3 OSError: gone"
+    assert lines[6] == "  … 3 more failed"
+    assert len(lines) == 7

@@ -1,0 +1,218 @@
+"""What is asked of a journal: to cancel what runs, to delete what is over."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from otel_progress import instances
+from otel_progress.errors import JournalError
+from otel_progress.instances import UNVERIFIED_TIMEOUT_S
+from otel_progress.journal import Journal, SqliteJournal
+from otel_progress.model import Status
+from otel_progress.observations import CancelRequest
+from otel_progress.operations import Condition
+from tests.support.factories import (
+    WALL,
+    batch,
+    batch_info,
+    ended,
+    event,
+    instance,
+    local_instance,
+    log,
+    resource_use,
+    sample,
+    snapshot,
+)
+from tests.support.fake_time import FakeTime
+
+
+def test_a_request_reaches_the_worker_and_every_view(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
+    """Asked from another process: the worker hears it after its next write, readers see when it was asked."""
+    worker, server = open_another(), open_another()
+    worker.write(batch(snapshot(), snapshot(operation_id="o2", run="r2")))
+    assert list(worker.requests("instance-1")) == []
+    fake_time.pass_(5.0)
+    assert server.request_cancel("friday-42", "takes too long") is True
+    worker.write(batch())
+    expected = [CancelRequest("run-1", "friday-42", "takes too long", WALL + 5)]
+    assert list(worker.requests("instance-1")) == expected
+    assert list(worker.requests("instance-1")) == expected
+    assert list(worker.requests("other")) == []
+    views = [server.get("friday-42"), server.active()[-1], server.active(levels=False)[-1]]
+    assert [view and view.cancel_requested_at for view in views] == [WALL + 5] * 3
+    assert [view.cancel_requested_at for view in server.active() if view.operation_id == "o2"] == [None]
+
+
+def test_a_request_from_the_same_process_is_heard_too(journal: Journal) -> None:
+    """A worker that serves its own page asks itself."""
+    journal.write(batch(snapshot()))
+    assert list(journal.requests("instance-1")) == []
+    assert journal.request_cancel("friday-42", "") is True
+    assert [request.run for request in journal.requests("instance-1")] == ["run-1"]
+
+
+def test_whoever_never_wrote_hears_requests_too(open_another: Callable[..., Journal]) -> None:
+    """The answer does not hang on what this journal has done before."""
+    assert list(open_another().requests("instance-1")) == []
+    worker = open_another()
+    worker.write(batch(snapshot()))
+    worker.request_cancel("friday-42", "stop")
+    assert [request.reason for request in open_another().requests("instance-1")] == ["stop"]
+
+
+def test_the_first_request_of_a_run_stays(journal: Journal, fake_time: FakeTime) -> None:
+    """Asking twice changes neither the moment nor the reason."""
+    journal.write(batch(snapshot()))
+    journal.request_cancel("friday-42", "first")
+    fake_time.pass_(9.0)
+    assert journal.request_cancel("friday-42", "second") is True
+    assert [(request.reason, request.at) for request in journal.requests("instance-1")] == [("first", WALL)]
+
+
+def test_only_an_active_run_can_be_cancelled(journal: Journal) -> None:
+    """Nobody is asked when nothing of that id runs; a new run of it does not inherit the request."""
+    assert journal.request_cancel("friday-42", "too early") is False
+    journal.write(batch(snapshot(run="run-1")))
+    journal.request_cancel("friday-42", "stop")
+    journal.write(batch(ended(run="run-1")))
+    assert list(journal.requests("instance-1")) == []
+    assert journal.request_cancel("friday-42", "too late") is False
+    journal.write(batch(snapshot(run="run-2")))
+    assert list(journal.requests("instance-1")) == []
+    assert journal.get("friday-42").cancel_requested_at is None  # type: ignore[union-attr]
+    assert [operation.cancel_requested_at for operation in journal.history()] == [WALL]
+
+
+def test_followers_are_told_of_a_request(open_another: Callable[..., Journal]) -> None:
+    """The operation comes again although its worker has written nothing, once."""
+    journal = open_another()
+    journal.write(batch(snapshot(), snapshot(operation_id="o2", run="r2")))
+    watch = journal.watch()
+    next(watch)
+    open_another().request_cancel("friday-42", "stop")
+    assert [(operation.run, operation.cancel_requested_at) for operation in next(watch)] == [("run-1", WALL)]
+    open_another().request_cancel("friday-42", "stop, I said")
+    assert list(next(watch)) == []
+    watch.close()
+
+
+def test_a_reason_is_cut_and_made_valid(journal: Journal) -> None:
+    """Ten million characters and half a surrogate pair become a short text."""
+    journal.write(batch(snapshot()))
+    journal.request_cancel("friday-42", "\ud83d" + "x" * 10_000_000)
+    (request,) = journal.requests("instance-1")
+    assert request.reason.startswith("\\ud83dxxx")
+    assert len(request.reason) == 1024
+
+
+def test_deleting_forgets_what_ended_with_everything_of_it(journal: Journal) -> None:
+    """Runs that ended go, with events and logs; one that runs stays as it is, and so do other ids."""
+    for number in (1, 2):
+        run = f"run-{number}"
+        journal.write(batch(snapshot(run=run)))
+        journal.request_cancel("friday-42", "stop")
+        journal.write(batch(ended(run=run), ended("song:1", run=run), events=[event(1, run=run)], logs=[log(1, run=run)]))
+    journal.write(batch(ended(run="x", operation_id="other"), events=[event(1, run="x", operation_id="other")]))
+    running = snapshot(run="run-3", batch="thumbnails")
+    journal.write(batch(running, snapshot("song:2", run="run-3"), events=[event(9, run="run-3")], logs=[log(9, run="run-3")]))
+    assert journal.delete("friday-42") == 2
+    assert [operation.run for operation in journal.history()] == ["x"]
+    found = journal.get("friday-42")
+    assert found is not None
+    assert (found.run, [level.path for level in found.levels]) == ("run-3", ["song:2"])
+    assert [item.number for item in journal.events("friday-42")] == [9]
+    assert [record.number for record in journal.logs("friday-42")] == [9]
+    assert len(journal.events("other")) == 1
+    assert journal.delete("friday-42") == 0
+    assert journal.delete("nobody") == 0
+
+
+@pytest.mark.process
+def test_a_run_whose_process_has_ended_is_over(journal: Journal) -> None:
+    """A dead process of this host can be looked at, so its runs need no time to be forgotten; those of a living one stay."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead, here = local_instance(process.pid), instances.current_instance("tests")
+    journal.write(batch(snapshot(instance=dead.id), snapshot("song:1", instance=dead.id), instance=dead, events=[event(1)]))
+    waiting = {"status": Status.PENDING, "started_at": None, "started_clock": None}
+    journal.write(batch(snapshot(run="run-2", instance=dead.id, **waiting), instance=dead))
+    journal.write(batch(snapshot(run="run-3", instance=here.id), instance=here))
+    assert journal.delete("friday-42") == 2
+    assert [operation.run for operation in journal.active()] == ["run-3"]
+    assert list(journal.events("friday-42")) == []
+    assert journal.delete("friday-42") == 0
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with a sign of life", "of a process nobody knows"])
+def test_work_elsewhere_is_over_when_nothing_was_heard_for_ten_minutes(
+    journal: Journal, fake_time: FakeTime, known: bool
+) -> None:
+    """What seems abandoned after a quarter of a minute may only be cut off from the journal, and stays."""
+    process = instance() if known else instance("another")
+    journal.write(batch(snapshot(), instance=process))
+    fake_time.pass_(UNVERIFIED_TIMEOUT_S)
+    assert [operation.condition for operation in journal.active()] == [Condition.ABANDONED]
+    assert journal.delete("friday-42") == 0
+    fake_time.pass_(1.0)
+    assert journal.delete("friday-42") == 1
+    assert journal.get("friday-42") is None
+
+
+def test_the_clock_of_the_machine_says_how_old_a_sign_of_life_of_its_containers_is(journal: Journal, fake_time: FakeTime) -> None:
+    """A step of the wall clock makes no work of another container on this machine old enough to be forgotten."""
+    name, boot, _ = instances.this_host().rsplit("/", 2)
+    if not boot:
+        pytest.skip("this system has no boot id")
+    journal.write(batch(snapshot(), instance=instance(host=f"{name}/{boot}/another")))
+    fake_time.pass_(60.0)
+    fake_time.now += 86_400.0
+    assert journal.delete("friday-42") == 0
+    fake_time.clock += UNVERIFIED_TIMEOUT_S
+    assert journal.delete("friday-42") == 1
+
+
+def test_what_was_deleted_can_run_again(open_another: Callable[..., Journal]) -> None:
+    """A worker that remembers what it wrote is not confused when somebody deletes it."""
+    worker, server = open_another(), open_another()
+    worker.write(batch(ended(), ended("song:1"), instance=instance()))
+    assert server.delete("friday-42") == 1
+    worker.write(batch(snapshot(run="run-2", sequence=5, current=2), snapshot("song:1", run="run-2", sequence=6)))
+    worker.write(batch(snapshot(run="run-2", sequence=7, current=3)))
+    found = server.get("friday-42")
+    assert found is not None
+    assert (found.run, found.root.current, len(found.levels)) == ("run-2", 3, 1)
+
+
+def test_what_comes_late_for_a_deleted_run_stays_nowhere(open_another: Callable[..., SqliteJournal]) -> None:
+    """A child process that still logs to a run that has ended and was deleted leaves no rows that nobody could delete."""
+    parent, child = open_another(), open_another()
+    helper = instance("child")
+    parent.write(batch(snapshot()))
+    child.write(batch(snapshot("song:1", instance="child"), instance=helper))
+    parent.write(batch(ended(sequence=9)))
+    assert parent.delete("friday-42") == 1
+    child.write(batch(logs=[log(1, "song:1")], events=[event(1)], resources={"run-1": resource_use()}, instance=helper))
+    with parent._reading.use() as connection:
+        for table in ("logs", "events", "uses"):
+            orphans = f"SELECT count(*) FROM {table} WHERE operation NOT IN (SELECT key FROM operations)"
+            assert connection.execute(orphans).fetchone() == (0,)
+    assert list(parent.active()) == list(parent.history()) == []
+
+
+def test_a_journal_for_reading_refuses_both(open_another: Callable[..., Journal]) -> None:
+    """The error says how to open it, and nothing has changed."""
+    worker = open_another()
+    worker.write(batch(snapshot(), ended(operation_id="o2", run="r2"), sample=sample(), batches=[batch_info()]))
+    worker.write(batch(resources={"run-1": resource_use()}))
+    reader = open_another(read_only=True)
+    with pytest.raises(JournalError, match="without read_only"):
+        reader.request_cancel("friday-42", "stop")
+    with pytest.raises(JournalError, match="without read_only"):
+        reader.delete("o2")
+    assert list(worker.requests("instance-1")) == []
+    assert len(reader.history()) == 1

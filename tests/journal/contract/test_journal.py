@@ -1,0 +1,319 @@
+"""What every journal does, whatever keeps it."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from otel_progress import instances
+from otel_progress.journal import Journal
+from otel_progress.model import Eta, Failure, Outcome, Status
+from otel_progress.operations import Condition
+from otel_progress.protocols import Reader, Sink
+from tests.support.factories import CLOCK, WALL, batch, ended, event, instance, local_instance, snapshot
+from tests.support.fake_time import FakeTime
+
+
+def test_a_journal_is_a_sink_and_a_reader(journal: Journal) -> None:
+    """Every view and every ticker can take a journal."""
+    assert isinstance(journal, Journal)
+    assert isinstance(journal, Sink)
+    assert isinstance(journal, Reader)
+
+
+def test_an_empty_journal_answers_with_nothing(journal: Journal) -> None:
+    """Questions to an empty journal are no errors."""
+    assert journal.get("friday-42") is None
+    assert list(journal.active()) == []
+    assert list(journal.history()) == []
+    assert list(journal.events("friday-42")) == []
+
+
+def test_a_snapshot_comes_back_as_it_was_written(journal: Journal) -> None:
+    """Every field of an operation and of a level survives."""
+    root = snapshot(
+        current=3,
+        total=10.0,
+        ratio=0.3,
+        failed=1,
+        skipped=1,
+        message="Executing\x00\x1b[31m",
+        metadata={"rate": 44100, "live": True, "tags": ("a", "b"), "gain": 0.5, "key": "H/%_"},
+        error=Failure("ValueError", "bad", "Traceback"),
+        stage="generation",
+        eta=Eta(10.5, 9, None, "steady", "history", 5, CLOCK),
+        advanced_at=WALL + 1,
+        advanced_clock=CLOCK + 1,
+        stall_after_s=2.5,
+        deadline_at=WALL + 100,
+        trace_id="0" * 32,
+    )
+    level = snapshot("song:ü’%2F\x00", current=2**53 + 1, total=2**62, unit="byte", weight=0.25, declared=True)
+    journal.write(batch(root, level))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert (found.root, found.levels) == (root, (level,))
+    assert type(found.root.current) is int
+    assert type(found.root.total) is float
+    assert found.instance == instance()
+
+
+def test_a_higher_sequence_replaces_a_lower_one(journal: Journal) -> None:
+    """A change is seen by the next question."""
+    first = snapshot(sequence=1)
+    journal.write(batch(first))
+    journal.write(batch(replace(first, sequence=5, current=4, message="four")))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert (found.root.sequence, found.root.current, found.message) == (5, 4, "four")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_out_of_order_fold_to_the_newest(open_another: Callable[..., Journal], seed: int) -> None:
+    """Whatever order copies come in, and from whichever process, the newest is what stays."""
+    numbers = list(range(1, 30))
+    random.Random(seed).shuffle(numbers)
+    writers = [open_another(), open_another()]
+    for index, number in enumerate(numbers):
+        root = snapshot(sequence=number, current=number, total=number * 2, message=str(number))
+        writers[index % 2].write(batch(root, snapshot("song:1", sequence=number, current=number)))
+    found = open_another().get("friday-42")
+    assert found is not None
+    assert (found.root.current, found.root.total, found.message) == (29, 58, "29")
+    assert [level.current for level in found.levels] == [29]
+
+
+def test_a_late_copy_does_not_revive_an_ended_operation(open_another: Callable[..., Journal]) -> None:
+    """An ended operation stays in the history when an older running copy arrives."""
+    one, other = open_another(), open_another()
+    one.write(batch(snapshot(sequence=1)))
+    one.write(batch(ended(sequence=9)))
+    other.write(batch(snapshot(sequence=4)))
+    assert list(one.active()) == []
+    assert [operation.root.sequence for operation in one.history()] == [9]
+
+
+def test_levels_come_as_a_tree(journal: Journal) -> None:
+    """Parents come before their children and siblings in the order they were first seen."""
+    levels = [
+        snapshot("song:b", order=0),
+        snapshot("song:a", order=1),
+        snapshot("song:b/action:z", order=0),
+        snapshot("song:b/action:y", order=1),
+        snapshot("song:a/action:x", order=0),
+    ]
+    journal.write(batch(snapshot(), *reversed(levels)))
+    found = journal.get("friday-42")
+    assert found is not None
+    expected = ["song:b", "song:b/action:z", "song:b/action:y", "song:a", "song:a/action:x"]
+    assert [level.path for level in found.levels] == expected
+
+
+def test_eviction_takes_a_level_with_what_is_below_it_and_nothing_else(journal: Journal) -> None:
+    """Neighbours whose names begin alike, differ in case, or hold wildcards stay."""
+    names = [
+        "song:1",
+        "song:1/action:a",
+        "song:1/action:a/block:0",
+        "song:10",
+        "song:1-b",
+        "song:1.c",
+        "Song:1",
+        "song:_",
+        "song:%",
+    ]
+    journal.write(batch(snapshot(), *(snapshot(name, order=order) for order, name in enumerate(names))))
+    journal.write(batch(evicted=[("run-1", "song:1"), ("run-1", "song:_"), ("no-such-run", "song:10")]))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert {level.path for level in found.levels} == {"song:10", "song:1-b", "song:1.c", "Song:1", "song:%"}
+
+
+def test_a_level_entered_again_after_eviction_is_there(journal: Journal) -> None:
+    """Folding a level and entering it again within one tick leaves the new one."""
+    journal.write(batch(snapshot(), snapshot("song:1"), snapshot("song:1/action:a")))
+    again = snapshot("song:1", sequence=7, attempt=2)
+    journal.write(batch(again, evicted=[("run-1", "song:1")]))
+    journal.write(batch(replace(again, sequence=8, current=1), snapshot("song:1/action:a", sequence=9)))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert [(level.info.attempt, level.sequence) for level in found.levels] == [(2, 8), (1, 9)]
+
+
+def test_a_retry_replaces_what_stays_the_same(journal: Journal) -> None:
+    """A level entered again keeps its place and shows its new attempt."""
+    first = snapshot("song:1")
+    journal.write(batch(snapshot(), first))
+    journal.write(batch(replace(first, sequence=2, status=Status.FAILED, ended_at=WALL, duration_s=1.0)))
+    journal.write(batch(snapshot("song:1", sequence=3, attempt=2, name="again")))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert [(level.info.attempt, level.info.name, level.status) for level in found.levels] == [(2, "again", Status.RUNNING)]
+
+
+def test_an_id_that_ran_twice_shows_its_newest_run(journal: Journal) -> None:
+    """Runs of one id are kept apart: the newest answers, both are in the history."""
+    journal.write(batch(ended(run="run-1", current=1), ended("song:1", run="run-1")))
+    journal.write(batch(snapshot(run="run-2", current=2)))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert (found.run, found.root.current, found.levels) == ("run-2", 2, ())
+    journal.write(batch(ended(run="run-2", ended_at=WALL + 70)))
+    assert [operation.run for operation in journal.history()] == ["run-2", "run-1"]
+
+
+def test_active_and_history_are_apart_and_newest_first(journal: Journal) -> None:
+    """An operation is active until it ends; history filters by type and stops at the limit."""
+    journal.write(batch(*(snapshot(operation_id=f"o{n}", run=f"r{n}", operation_type=f"type{n % 2}") for n in range(4))))
+    journal.write(batch(snapshot("song:1", operation_id="o3", run="r3")))
+    assert [operation.operation_id for operation in journal.active()] == ["o3", "o2", "o1", "o0"]
+    assert [len(operation.levels) for operation in journal.active()] == [1, 0, 0, 0]
+    assert [len(operation.levels) for operation in journal.active(levels=False)] == [0, 0, 0, 0]
+    for n in (2, 0, 3):
+        done = ended(operation_id=f"o{n}", run=f"r{n}", operation_type=f"type{n % 2}", ended_at=WALL + 10 - n)
+        journal.write(batch(done))
+    assert [operation.operation_id for operation in journal.active()] == ["o1"]
+    assert [operation.operation_id for operation in journal.history()] == ["o0", "o2", "o3"]
+    assert [operation.operation_id for operation in journal.history("type0")] == ["o0", "o2"]
+    assert [operation.operation_id for operation in journal.history(limit=1)] == ["o0"]
+    assert list(journal.history("type9")) == []
+    assert list(journal.history(limit=0)) == []
+
+
+def test_levels_of_another_process_wait_for_their_operation(open_another: Callable[..., Journal]) -> None:
+    """A child process may write its levels before the parent has written the operation itself."""
+    child, parent = open_another(), open_another()
+    helper = instance("child")
+    child.write(batch(snapshot("song:1/block:1", instance="child"), instance=helper, events=[event(1, "song:1")]))
+    assert child.get("friday-42") is None
+    assert list(child.active()) == []
+    parent.write(batch(snapshot(), events=[event(1, "song:2")]))
+    found = child.get("friday-42")
+    assert found is not None
+    assert [level.path for level in found.levels] == ["song:1/block:1"]
+    assert found.instance == instance()
+    assert {item.path for item in child.events("friday-42")} == {"song:1", "song:2"}
+
+
+def test_events_filter_by_level_outcome_and_time(journal: Journal) -> None:
+    """Events come oldest first; a level takes in what is below it; the limit keeps the newest."""
+    failure = Failure("SyntaxError", "invalid syntax", None)
+    written = [
+        event(1, "song:1", outcome=Outcome.COMPLETED, name="a.wav"),
+        event(2, "song:1/action:a", outcome=Outcome.FAILED, name="b.wav", error=failure, metadata={"line": 3}),
+        event(3, "song:10", outcome=Outcome.FAILED),
+        event(4),
+    ]
+    journal.write(batch(snapshot(), events=written))
+
+    def numbers(**filters: object) -> list[int]:
+        return [item.number for item in journal.events("friday-42", **filters)]
+
+    assert list(journal.events("friday-42")) == written
+    assert numbers(level="song:1") == [1, 2]
+    assert numbers(level="") == [1, 2, 3, 4]
+    assert numbers(outcome=Outcome.FAILED) == [2, 3]
+    assert numbers(since=WALL + 3) == [3, 4]
+    assert numbers(limit=2) == [3, 4]
+    assert numbers(limit=0) == []
+    assert numbers(level="song:1", outcome=Outcome.FAILED, since=WALL) == [2]
+
+
+def test_an_event_sent_twice_is_kept_once(journal: Journal) -> None:
+    """A batch that is sent again after an error does not double its events."""
+    journal.write(batch(snapshot(), events=[event(1), event(2)]))
+    journal.write(batch(events=[event(2), event(3)]))
+    assert [item.number for item in journal.events("friday-42")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"current": 2**70, "total": 2**80},
+        {"current": -(10**400)},
+        {"message": "half \ud83d a pair", "name": "\udcff"},
+        {"metadata": {"k\udc00": "v\ud800", "nan": float("nan"), "all": (1.0, float("inf")), "big": 10**5000}},
+        {"error": Failure("E\ud800", "m", "d\udfff")},
+        {"eta": Eta(float("nan"), 1.0, float("inf"), "steady", "history", 3, CLOCK)},
+        {"observed_at": float("inf"), "stall_after_s": float("inf")},
+    ],
+)
+def test_values_that_cannot_be_stored_cost_only_themselves(journal: Journal, fields: dict[str, object]) -> None:
+    """A number past 64 bits, half a surrogate pair or a NaN changes one value; everything else in the batch is kept."""
+    level = snapshot("song:1", **fields)
+    journal.write(batch(snapshot(), level, snapshot("song:2"), events=[event(1, name="x\ud800")]))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert [item.path for item in found.levels] == ["song:1", "song:2"]
+    assert len(journal.events("friday-42")) == 1
+    journal.write(batch(replace(level, sequence=2, status=Status.COMPLETED)))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert found.levels[0].status is Status.COMPLETED
+
+
+def test_a_worker_on_another_host_is_judged_by_its_heartbeat(journal: Journal, fake_time: FakeTime) -> None:
+    """Heartbeats keep an operation alive; without them it is abandoned, and its clock stays where it was."""
+    journal.write(batch(snapshot()))
+    fake_time.pass_(14.0)
+    journal.write(batch(at=fake_time.now, clock=CLOCK + 14.0))
+    fake_time.pass_(10.0)
+    found = journal.get("friday-42")
+    assert found is not None
+    assert (found.alive, found.condition, found.elapsed_seconds) == (True, Condition.OK, 24.0)
+    fake_time.pass_(6.0)
+    found = journal.get("friday-42")
+    assert found is not None
+    assert (found.alive, found.condition, found.elapsed_seconds) == (False, Condition.ABANDONED, 14.0)
+
+
+def test_a_step_of_the_wall_clock_changes_nothing_on_this_machine(journal: Journal, fake_time: FakeTime) -> None:
+    """Elapsed time and liveness come from the monotonic clock, which all processes of a boot share."""
+    neighbour = instance(host=instances.this_host() + "-other-container")
+    journal.write(batch(snapshot(), instance=neighbour))
+    fake_time.clock += 5.0
+    for step in (3600.0, -7200.0):
+        fake_time.now += step
+        found = journal.get("friday-42")
+        assert found is not None
+        assert (found.alive, found.elapsed_seconds) == (True, 5.0)
+
+
+def test_a_living_process_of_this_host_is_not_dead_for_lack_of_a_heartbeat(journal: Journal, fake_time: FakeTime) -> None:
+    """A stopped or starved process is stalled, not abandoned."""
+    me = replace(instances.current_instance("tests"), id="instance-1")
+    journal.write(batch(snapshot(), instance=me))
+    fake_time.pass_(3600.0)
+    found = journal.get("friday-42")
+    assert found is not None
+    assert (found.alive, found.condition) == (True, Condition.STALLED)
+
+
+@pytest.mark.process
+def test_a_dead_process_of_this_host_is_abandoned_at_once(journal: Journal) -> None:
+    """No heartbeat has to run out when the process can be looked at."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead = replace(local_instance(process.pid), id="instance-1")
+    journal.write(batch(snapshot(), instance=dead))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert (found.alive, found.condition) == (False, Condition.ABANDONED)
+
+
+def test_a_reused_process_id_is_another_process(journal: Journal) -> None:
+    """The process that has this id now started at another time."""
+    me = instances.current_instance("tests")
+    assert me.pid == os.getpid()
+    if me.start is None:
+        pytest.skip("this system does not tell when a process started")
+    journal.write(batch(snapshot(), instance=replace(me, id="instance-1", start=me.start - 1)))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert found.alive is False

@@ -1,0 +1,147 @@
+"""Log records in a journal: which ones come back, how many are kept."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from otel_progress.journal import Journal, SqliteJournal
+from otel_progress.journal.keeping import LOGS_A_LEVEL, LOGS_AN_OPERATION
+from otel_progress.observations import LogRecord
+from tests.support.factories import WALL, batch, ended, instance, log, snapshot
+from tests.support.strategies import METADATA, PATH, REAL, TEXT
+
+RECORDS = st.lists(
+    st.builds(
+        log,
+        number=st.integers(1, 2**63 - 1),
+        path=st.just("") | PATH,
+        at=REAL,
+        severity=st.integers(0, 2**31),
+        severity_text=TEXT,
+        logger=TEXT,
+        message=TEXT,
+        details=st.none() | TEXT,
+        attributes=METADATA,
+        trace_id=st.none() | TEXT,
+        span_id=st.none() | TEXT,
+    ),
+    unique_by=lambda record: record.number,
+    max_size=8,
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(RECORDS)
+def test_any_records_come_back_in_the_order_of_their_numbers(written: list[LogRecord]) -> None:
+    """Whatever text a record carries, it is read as it was written."""
+    with tempfile.TemporaryDirectory() as directory, closing(SqliteJournal(Path(directory, "j.db"), now=lambda: WALL)) as journal:
+        journal.write(batch(snapshot(), logs=written))
+        assert list(journal.logs("friday-42")) == sorted(written, key=lambda record: record.number)
+
+
+def test_records_filter_by_place_severity_time_and_number(journal: Journal) -> None:
+    """A path takes in what is below it and no neighbour; the limit keeps the newest; the oldest come first."""
+    written = [
+        log(1, "song:1", severity=10, severity_text="DEBUG"),
+        log(2, "song:1/action:a", severity=40, severity_text="ERROR", details="Traceback", attributes={"take": 3}),
+        log(3, "song:10", severity=35),
+        log(4, trace_id="0" * 32, span_id="1" * 16),
+    ]
+    journal.write(batch(snapshot(), logs=written))
+
+    def numbers(**filters: object) -> list[int]:
+        return [record.number for record in journal.logs("friday-42", **filters)]
+
+    assert list(journal.logs("friday-42")) == written
+    assert numbers(path="song:1") == [1, 2]
+    assert numbers(path="") == [1, 2, 3, 4]
+    assert numbers(severity=35) == [2, 3]
+    assert numbers(since=WALL + 3) == [3, 4]
+    assert numbers(after=2) == [3, 4]
+    assert numbers(limit=2) == [3, 4]
+    assert numbers(limit=1, after=1) == [4]
+    assert numbers(limit=0) == []
+    assert numbers(path="song:1", severity=20, after=1) == [2]
+    assert list(journal.logs("nobody")) == []
+
+
+def test_the_newest_run_answers(journal: Journal) -> None:
+    """Records of an earlier run of the same id do not mix with those of the newest."""
+    journal.write(batch(ended(), logs=[log(1), log(2)]))
+    journal.write(batch(snapshot(run="run-2"), logs=[log(1, run="run-2", message="again")]))
+    assert [record.message for record in journal.logs("friday-42")] == ["again"]
+
+
+def test_records_of_processes_that_share_a_run_are_all_there(open_another: Callable[..., Journal]) -> None:
+    """Each process numbers its records for itself, and a child's may come before there is an operation."""
+    child, parent = open_another(), open_another()
+    child.write(batch(instance=instance("child"), logs=[log(1, "song:1", message="child")]))
+    parent.write(batch(snapshot(), logs=[log(1, message="parent")]))
+    assert {record.message for record in parent.logs("friday-42")} == {"child", "parent"}
+
+
+def test_a_record_sent_twice_is_kept_once(journal: Journal) -> None:
+    """A batch that is sent again after an error does not double its records."""
+    journal.write(batch(snapshot(), logs=[log(1), log(2)]))
+    journal.write(batch(logs=[log(2), log(3)]))
+    assert [record.number for record in journal.logs("friday-42")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_level_keeps_its_newest_records(journal: Journal, at_once: bool) -> None:
+    """A level that talks very much loses its own oldest records, and nobody else's."""
+    records = [log(number, "song:1") for number in range(2, LOGS_A_LEVEL + 302)]
+    journal.write(batch(snapshot(), logs=[log(1, "song:2")]))
+    for start in range(0, len(records), len(records) if at_once else 100):
+        journal.write(batch(logs=records[start:] if at_once else records[start : start + 100]))
+    kept = [record.number for record in journal.logs("friday-42", limit=100_000)]
+    assert kept == [1, *range(302, LOGS_A_LEVEL + 302)]
+
+
+def test_an_operation_keeps_its_newest_records(journal: Journal) -> None:
+    """Many levels that talk a little lose the oldest records of all."""
+    records = [log(number, f"song:{number % 20}") for number in range(1, LOGS_AN_OPERATION + 1_001)]
+    journal.write(batch(snapshot(), snapshot(operation_id="o2", run="r2"), logs=[log(operation_id="o2", run="r2")]))
+    for start in range(0, len(records), 2_500):
+        journal.write(batch(logs=records[start : start + 2_500]))
+    kept = [record.number for record in journal.logs("friday-42", limit=100_000)]
+    assert kept == list(range(1_001, LOGS_AN_OPERATION + 1_001))
+    assert len(journal.logs("o2")) == 1
+
+
+def test_hostile_records_cost_only_themselves(journal: Journal) -> None:
+    """Half a surrogate pair, a NaN or a number past 64 bits changes one value; the rest of the batch is kept."""
+    hostile = log(
+        1,
+        message="half \ud83d a pair\x00\x1b[31m",
+        logger="\udcff",
+        attributes={"nan": math.nan, "big": 10**30, "ok": "yes", "k\ud800": ("a\udfff",)},
+    )
+    journal.write(batch(snapshot(current=4), logs=[hostile, log(2, at=math.inf), log(3)]))
+    first, last = journal.logs("friday-42")
+    assert first.message == "half \\ud83d a pair\x00\x1b[31m"
+    assert first.attributes == {"big": 1e30, "ok": "yes", "k\\ud800": ("a\\udfff",)}
+    assert last.number == 3
+    assert journal.get("friday-42").root.current == 4  # type: ignore[union-attr]
+
+
+def test_a_question_with_half_a_pair_finds_nothing(journal: Journal) -> None:
+    """An id, a path or a type that no database can hold is like one that nobody has."""
+    journal.write(batch(snapshot(), logs=[log(1)]))
+    half = "\ud800"
+    assert list(journal.logs("friday-42", path=half)) == list(journal.events("friday-42", level=half)) == []
+    assert list(journal.logs(half)) == list(journal.history(half)) == list(journal.resources(half)) == []
+    assert (journal.get(half), journal.batch(half), journal.request_cancel(half, half), journal.delete(half)) == (
+        None,
+        None,
+        False,
+        0,
+    )

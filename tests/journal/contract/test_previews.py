@@ -1,0 +1,152 @@
+"""Previews in any journal: what is told of them, and what becomes of those that nobody needs any more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from otel_progress.journal import Journal, previews
+from otel_progress.observations import Preview
+from tests.support.factories import batch, ended, instance, preview, snapshot
+from tests.support.fake_time import FakeTime
+
+Opener = Callable[..., Journal]
+
+
+def numbers(found: Sequence[Preview]) -> list[int]:
+    """Return the numbers of previews."""
+    return [one.number for one in found]
+
+
+def test_previews_come_back_oldest_first(journal: Journal) -> None:
+    """Each is what it was; the newest ones when a limit leaves some out; of a level with all that is below it."""
+    text = preview(3, "song:1/mix:a", media_type="application/json", width=None, height=None, ratio=None)
+    found = [preview(1), preview(2, "song:1"), text, preview(4, "song:10")]
+    journal.write(batch(snapshot(previews=4), previews=found[:2]))
+    journal.write(batch(previews=found[2:]))
+    assert list(journal.previews("friday-42")) == found
+    assert numbers(journal.previews("friday-42", limit=2)) == [3, 4]
+    assert numbers(journal.previews("friday-42", path="song:1")) == [2, 3]
+    assert list(journal.previews("friday-42", limit=0)) == list(journal.previews("nobody")) == []
+
+
+def test_only_the_newest_run_is_shown(journal: Journal) -> None:
+    """Previews of an earlier run of the same id are not those of this one."""
+    journal.write(batch(ended(run="r1"), previews=[preview(run="r1")]))
+    journal.write(batch(snapshot(run="r2")))
+    assert list(journal.previews("friday-42")) == []
+    journal.write(batch(previews=[preview(7, run="r2")]))
+    assert numbers(journal.previews("friday-42")) == [7]
+
+
+def test_a_preview_told_twice_is_one_and_stays(journal: Journal) -> None:
+    """The number is the preview's for good."""
+    journal.write(batch(snapshot(), previews=[preview(1)]))
+    journal.write(batch(previews=[preview(1, name="another")]))
+    assert list(journal.previews("friday-42")) == [preview(1)]
+
+
+def test_one_without_a_location_is_no_longer_kept(open_another: Opener) -> None:
+    """Who thins out previews says so by a record without a location; it deletes the content itself."""
+    told: list[str] = []
+    journal = open_another(on_deleted=told.extend)
+    journal.write(batch(snapshot(), previews=[preview(1), preview(2), preview(3)]))
+    journal.write(batch(previews=[preview(4), preview(2, location="", size_bytes=0)]))
+    assert numbers(journal.previews("friday-42")) == [1, 3, 4]
+    assert told == []
+
+
+def test_who_keeps_the_content_is_told_what_is_deleted(open_another: Opener) -> None:
+    """Once the rows are gone for good, each location is told once; one that another run still shows is not, until that goes too."""
+    told: list[str] = []
+    journal = open_another(on_deleted=lambda locations: told.extend((*locations, f"{len(journal.previews('friday-42'))} left")))
+    shared = preview(1, run="r1").location
+    journal.write(
+        batch(ended(run="r1"), previews=[preview(1, run="r1"), preview(2, run="r1"), preview(3, run="r1", location=shared)])
+    )
+    other = {"operation_id": "other", "run": "x"}
+    journal.write(batch(ended(**other), previews=[preview(1, location=shared, **other)]))
+    assert journal.delete("friday-42") == 1
+    assert told == [preview(2, run="r1").location, "0 left"]
+    journal.delete("other")
+    assert told[2:] == [shared, "0 left"]
+
+
+def test_previews_go_with_their_operation_after_its_time(open_another: Opener, fake_time: FakeTime) -> None:
+    """What the retention deletes is told like any other; those of what still runs stay."""
+    told: list[str] = []
+    me = instance()
+    journal = open_another(retention_s=600.0, on_deleted=told.extend)
+    journal.write(batch(ended(run="old", operation_id="old"), previews=[preview(1, run="old", operation_id="old")], instance=me))
+    journal.write(batch(snapshot(), previews=[preview(1)], instance=me))
+    for _ in range(20):
+        fake_time.pass_(60.0)
+        journal.write(batch(at=fake_time.now, clock=fake_time.clock, instance=me))
+    assert told == [preview(1, run="old").location]
+    assert numbers(journal.previews("friday-42")) == [1]
+
+
+def test_very_many_are_deleted_over_many_transactions(open_another: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleting takes some rows at a time, and still tells each location once."""
+    monkeypatch.setattr("otel_progress.journal.sqlite.ROWS_A_PASS", 50)
+    told: list[str] = []
+    journal = open_another(on_deleted=told.extend)
+    found = [preview(number) for number in range(1, 201)]
+    journal.write(batch(ended(), previews=found))
+    assert journal.delete("friday-42") == 1
+    assert sorted(told) == sorted(one.location for one in found)
+
+
+def test_an_operation_keeps_its_newest(open_another: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stores without end loses the oldest, and is told where they were."""
+    monkeypatch.setattr(previews, "PREVIEWS_AN_OPERATION", 10)
+    told: list[str] = []
+    journal = open_another(on_deleted=told.extend)
+    for start in range(1, 26, 5):
+        journal.write(batch(snapshot(), previews=[preview(start + number) for number in range(5)]))
+    assert numbers(journal.previews("friday-42")) == list(range(16, 26))
+    assert told == [preview(number).location for number in range(1, 16)]
+
+
+def test_a_keeper_that_fails_costs_no_write(open_another: Opener, caplog: pytest.LogCaptureFixture) -> None:
+    """What is written is written, whatever becomes of the content."""
+
+    def fail(locations: Sequence[str]) -> None:
+        msg = f"no store for {len(locations)}"
+        raise OSError(msg)
+
+    journal = open_another(on_deleted=fail)
+    journal.write(batch(ended(), previews=[preview()]))
+    with caplog.at_level(logging.WARNING):
+        assert journal.delete("friday-42") == 1
+    assert list(journal.previews("friday-42")) == []
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    texts=st.tuples(*[st.text()] * 5),
+    numbers_=st.tuples(*[st.integers()] * 4),
+    at=st.floats(),
+    ratio=st.none() | st.floats(),
+)
+def test_whatever_is_told_of_a_preview_hurts_nobody(
+    journal: Journal, texts: tuple[str, ...], numbers_: tuple[int, ...], at: float, ratio: float | None
+) -> None:
+    """Any text and any number can be written; what comes back can be sent on."""
+    path, name, media_type, digest, location = texts
+    number, size, width, height = numbers_
+    strange = preview(
+        number, path, at=at, name=name, media_type=media_type, digest=digest, location=location, size_bytes=size,
+        width=width, height=height, ratio=ratio, operation_id="any", run="any",
+    )  # fmt: skip
+    journal.write(batch(ended(operation_id="any", run="any"), previews=[strange]))
+    for found in journal.previews("any"):
+        assert found.at == found.at != float("inf")
+        assert found.ratio is None or 0 <= abs(found.ratio) < float("inf")
+        for text in (found.path, found.name, found.media_type, found.digest, found.location):
+            text.encode()
+    journal.delete("any")

@@ -1,0 +1,42 @@
+"""Whatever a worker may write, a reader gets."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from otel_progress.journal import SqliteJournal
+from otel_progress.model import Snapshot
+from otel_progress.operations import Event
+from tests.support.factories import WALL, batch
+from tests.support.strategies import EVENTS, PATH, snapshots
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_what_is_written_comes_back(data: st.DataObject) -> None:
+    """Any tree with any events, written twice over with changes in between, is read as it was last written."""
+    paths = data.draw(st.lists(PATH, unique=True, max_size=4))
+    events: list[Event] = data.draw(EVENTS)
+    with tempfile.TemporaryDirectory() as directory, closing(_open(Path(directory, "j.db"))) as journal:
+        kept: dict[str, Snapshot] = {}
+        for _ in range(2):
+            tick = [data.draw(snapshots(path)) for path in ("", *paths)]
+            journal.write(batch(*tick, events=events))
+            for each in tick:
+                if each.path not in kept or kept[each.path].sequence < each.sequence:
+                    kept[each.path] = each
+        found = journal.get("friday-42")
+        assert found is not None
+        assert found.root == kept.pop("")
+        assert {level.path: level for level in found.levels} == kept
+        assert list(journal.events("friday-42")) == sorted(events, key=lambda item: item.number)
+
+
+def _open(path: Path) -> SqliteJournal:
+    return SqliteJournal(path, retention_s=math.inf, now=lambda: WALL)

@@ -1,0 +1,274 @@
+"""The file of an SQLite journal: where it is, who may read it, which version it has, what is refused."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError
+from otel_progress.journal import SqliteJournal, default_path, open_journal, schema
+from tests.support.factories import batch, ended, preview, snapshot
+from tests.support.journal_processes import hear, run, running, tell
+
+
+def test_the_default_file_is_in_the_state_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """XDG_STATE_HOME counts when it is absolute, as its specification has it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert default_path() == tmp_path / "otel-progress" / "progress.db"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for ignored in ("", "relative"):
+        monkeypatch.setenv("XDG_STATE_HOME", ignored)
+        assert default_path() == tmp_path / "home" / ".local" / "state" / "otel-progress" / "progress.db"
+
+
+def test_urls_name_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Three slashes are relative, four absolute, names are percent-decoded; a later chdir does not move the journal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    expected = {
+        "sqlite:": default_path(),
+        "SQLite:": default_path(),
+        "sqlite:///": default_path(),
+        "sqlite:///a.db": tmp_path / "a.db",
+        "sqlite:///sub/a%20b%3F%23%25.db": tmp_path / "sub" / "a b?#%.db",
+        f"sqlite:///{tmp_path}/ü.db": tmp_path / "ü.db",
+    }
+    for url, path in expected.items():
+        journal = open_journal(url)
+        assert isinstance(journal, SqliteJournal)
+        assert journal.path == path
+        journal.write(batch(snapshot()))
+        journal.close()
+        assert path.is_file()
+
+
+REFUSED = """
+sqlite memory: sqlite:a.db sqlite:/a.db sqlite://host/a.db sqlite:///a.db?x=1 sqlite:///a%00 sqlite:///dir/ file:///x postgresql://x
+"""
+
+
+@pytest.mark.parametrize("url", ["", "x\x1b[2J:y", *REFUSED.split()])
+def test_other_urls_are_refused(url: str) -> None:
+    """The error shows the URL without control characters and says what is accepted."""
+    with pytest.raises(ConfigurationError, match=r"sqlite:////absolute/path\.db") as caught:
+        open_journal(url)
+    assert str(caught.value).isprintable()
+
+
+def test_redis_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package the error names the extra, with it that this release cannot do it."""
+    monkeypatch.setattr("otel_progress.journal.opening.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"otel-progress\[redis\]"):
+        open_journal("redis://localhost")
+    monkeypatch.setattr("otel_progress.journal.opening.find_spec", lambda name: object())
+    with pytest.raises(ConfigurationError, match="no Redis journal yet"):
+        open_journal("rediss://localhost")
+
+
+@pytest.mark.parametrize("options", [{"retention_s": -1.0}, {"retention_s": float("nan")}, {"max_bytes": 0}])
+def test_impossible_bounds_are_refused(options: dict[str, float]) -> None:
+    """A negative retention or a size that holds nothing is a configuration error."""
+    with pytest.raises(ConfigurationError, match="has to be"):
+        open_journal("sqlite:", **options)  # type: ignore[arg-type]
+
+
+def test_only_the_user_may_read_the_journal(path: Path) -> None:
+    """New directories are 0700 and all files 0600, whatever the umask."""
+    before = os.umask(0)
+    try:
+        journal = SqliteJournal(path)
+        journal.write(batch(snapshot()))
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+        journal.close()
+    finally:
+        os.umask(before)
+    assert modes == {"progress.db": 0o600, "progress.db-wal": 0o600, "progress.db-shm": 0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_reader_creates_nothing(path: Path) -> None:
+    """Asking about a journal that is not there says so and leaves no file or directory."""
+    with pytest.raises(JournalError, match=r"Nothing has been recorded yet at .*progress\.db"):
+        open_journal(f"sqlite:///{path}", read_only=True)
+    assert not path.parent.exists()
+
+
+def test_an_empty_file_has_nothing_recorded(path: Path) -> None:
+    """A file that a starting worker has just made is like none, and stays as it is."""
+    path.parent.mkdir()
+    path.touch()
+    with pytest.raises(JournalError, match="Nothing has been recorded yet"):
+        open_journal(f"sqlite:///{path}", read_only=True)
+    assert path.stat().st_size == 0
+
+
+def test_a_reader_does_not_write(path: Path) -> None:
+    """A journal opened for reading answers, and refuses to write."""
+    writer = SqliteJournal(path)
+    writer.write(batch(snapshot()))
+    reader = open_journal(f"sqlite:///{path}", read_only=True)
+    assert reader.get("friday-42") is not None
+    assert len(next(reader.watch())) == 1
+    with pytest.raises(JournalError, match="for reading only"):
+        reader.write(batch())
+    reader.close()
+    writer.close()
+
+
+@pytest.mark.parametrize("content", [b"not a database " * 100, b"SQLite format 3\0" + b"\xff" * 4080])
+def test_a_file_that_is_no_database_is_left_alone(path: Path, content: bytes) -> None:
+    """Readers and writers say what is wrong and how to get on; the file stays as it was."""
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="Move it away"):
+        open_journal(f"sqlite:///{path}", read_only=True)
+    with pytest.raises(JournalError, match="Move it away"):
+        SqliteJournal(path).write(batch(snapshot()))
+    assert path.read_bytes() == content
+
+
+def test_a_database_of_something_else_is_left_alone(path: Path) -> None:
+    """A path that was meant for another program gets no tables of ours."""
+    path.parent.mkdir()
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE users (name)")
+    other.close()
+    for read_only in (True, False):
+        with pytest.raises(JournalError, match="of something else"):
+            open_journal(f"sqlite:///{path}", read_only=read_only).active()
+    other = sqlite3.connect(path)
+    assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("users",)]
+    other.close()
+
+
+def test_a_journal_of_a_newer_version_is_refused(path: Path) -> None:
+    """An older release does not touch what it does not understand."""
+    _change(path, f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
+    with pytest.raises(JournalError, match=r"newer otel-progress.*Upgrade"):
+        open_journal(f"sqlite:///{path}", read_only=True)
+    with pytest.raises(JournalError, match=r"newer otel-progress.*Upgrade"):
+        SqliteJournal(path).write(batch(snapshot()))
+
+
+def test_an_older_journal_is_migrated_with_its_content(path: Path) -> None:
+    """Steps that the file has not seen are run, once, and what is recorded stays."""
+    _change(path, "SELECT 1")
+    steps = (*schema.MIGRATIONS, ("ALTER TABLE levels ADD COLUMN colour TEXT", "UPDATE levels SET colour = 'red'"))
+    connection = sqlite3.connect(path, isolation_level=None)
+    for _ in range(2):
+        schema.migrate(connection, path, steps)
+    assert connection.execute("SELECT path, colour FROM levels").fetchall() == [("", "red")]
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(steps),)
+    connection.close()
+
+
+def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
+    """All steps run in one transaction."""
+    _change(path, "SELECT 1")
+    connection = sqlite3.connect(path, isolation_level=None)
+    with pytest.raises(sqlite3.OperationalError):
+        schema.migrate(connection, path, (*schema.MIGRATIONS, ("ALTER TABLE levels ADD COLUMN colour TEXT", "NO SQL")))
+    assert connection.execute("SELECT * FROM levels").description[-1][0] == "info"
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+    connection.close()
+
+
+@pytest.mark.process
+def test_processes_that_start_at_once_share_a_new_journal(path: Path) -> None:
+    """Whoever is first makes the tables; nobody gets an error, nothing is made twice."""
+    program = """
+import sys
+from pathlib import Path
+from tests.support.factories import batch, instance, snapshot
+from otel_progress.journal import SqliteJournal
+print("ready", flush=True)
+sys.stdin.readline()
+for n in range(2):
+    journal = SqliteJournal(Path(sys.argv[1]))
+    journal.write(batch(snapshot(operation_id=sys.argv[2], run=sys.argv[2], sequence=n), instance=instance(sys.argv[2])))
+    journal.close()
+"""
+    with ExitStack() as stack:
+        processes = [stack.enter_context(running(program, path, f"p{n}")) for n in range(6)]
+        for process in processes:
+            assert hear(process) == "ready"
+        for process in processes:
+            tell(process, "go")
+        assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 6
+    journal = SqliteJournal(path)
+    assert {operation.operation_id for operation in journal.active()} == {f"p{n}" for n in range(6)}
+    journal.close()
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="has to be root to become somebody else")
+def test_a_directory_of_somebody_else_is_a_clear_error() -> None:
+    """Without the right to write, the error names the path and the fix, and every later tick says the same."""
+    program = """
+import os, sys
+from pathlib import Path
+from tests.support.factories import batch, ended, preview, snapshot
+from otel_progress.errors import JournalError
+from otel_progress.journal import SqliteJournal
+journal = SqliteJournal(Path(sys.argv[1]))
+os.chdir("/")
+os.setuid(65534)
+for _ in range(2):
+    try:
+        journal.write(batch(snapshot()))
+    except JournalError as exc:
+        print(exc)
+"""
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own are for root only, all the way up
+        Path(directory).chmod(0o755)
+        first, second = run(program, Path(directory, "progress.db")).splitlines()
+    assert first == second
+    assert "cannot be created (Permission denied)" in first
+
+
+def test_a_path_through_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    """A parent that is no directory is told by its path."""
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalError, match=r"file/progress\.db cannot be created"):
+        SqliteJournal(tmp_path / "file" / "progress.db").write(batch())
+    with pytest.raises(JournalError, match="is a directory"):
+        SqliteJournal(tmp_path).write(batch())
+
+
+def _change(path: Path, statement: str) -> None:
+    journal = SqliteJournal(path)
+    journal.write(batch(snapshot()))
+    journal.close()
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.close()
+
+
+def test_the_size_is_that_of_all_files(path: Path) -> None:
+    """The write-ahead log and its index count; nothing that is not there has a size, and asking makes no file."""
+    journal = SqliteJournal(path)
+    assert journal.size_bytes() is None
+    assert not path.exists()
+    journal.write(batch(snapshot()))
+    files = {file.name: file.stat().st_size for file in path.parent.iterdir()}
+    assert set(files) == {path.name, f"{path.name}-wal", f"{path.name}-shm"}
+    assert journal.size_bytes() == sum(files.values())
+    journal.close()
+    assert journal.size_bytes() == path.stat().st_size > 0
+
+
+def test_whoever_opens_a_journal_hears_of_deleted_previews(path: Path) -> None:
+    """open_journal() passes on who is to be told."""
+    told: list[str] = []
+    journal = open_journal(f"sqlite:///{path}", on_deleted=told.extend)
+    journal.write(batch(ended(), previews=[preview()]))
+    journal.delete("friday-42")
+    assert told == [preview().location]
+    journal.close()

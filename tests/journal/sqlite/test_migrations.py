@@ -1,0 +1,176 @@
+"""Journals of earlier versions under this one: brought up to date with what is in them, while their workers go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from otel_progress import codec
+from otel_progress.journal import SqliteJournal, schema
+from otel_progress.model import Eta, Snapshot, Status
+from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, event, history_key, lesson, log, preview, snapshot
+from tests.support.journal_processes import run
+
+OLD_STATE: Final = (
+    "sequence", "current", "ratio", "message", "observed_at", "observed_clock", "advanced_at", "advanced_clock", "longest_gap_s",
+    "status", "total", "failed", "skipped", "metadata", "error", "stage", "eta", "ended_at", "duration_s",
+)  # fmt: skip
+"""Columns of states in the first two versions, in the order in which their workers wrote them."""
+OLD_ADD: Final = f"INSERT INTO states ({', '.join(OLD_STATE)}, level) VALUES ({', '.join('?' * 20)})"
+OLD_MOVE_ON: Final = (
+    f"UPDATE states SET {', '.join(f'{column} = ?' for column in OLD_STATE[:9])} WHERE level = ? AND sequence < ?"
+)
+OLD_ETA: Final = '[30.0,20.0,50.0,"estimated","rate",0,5000.0]'
+"""An estimate as it was kept: without what says how it ages."""
+GAPS: Final = {"": 30.0, "song:1": 2.0}
+"""The longest gaps that the old file knows of; of the others none."""
+
+
+def _older(path: Path, version: int) -> None:
+    """Make a file as an earlier version made it: an operation that runs, with a level and an event, and two that ended."""
+    path.parent.mkdir(exist_ok=True)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    for step in schema.MIGRATIONS[:version]:
+        for statement in step:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {version}")
+    process = ("instance-1", 4711, "elsewhere/boot/1", "nightly", WALL, None, WALL, CLOCK)
+    connection.execute("INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?)", process)
+    connection.execute("UPDATE counters SET revision = 5, level_key = 4")
+    roots = [snapshot(), ended(operation_id="o2", run="r2"), ended(operation_id="o3", run="r3", ended_at=WALL + 90)]
+    add = """INSERT INTO operations (key, revision, run, operation_id, operation_type, instance, recorded_at, finished_at)
+        VALUES (?, 5, ?, ?, 'setlist', 'instance-1', ?, ?)"""
+    for key, root in enumerate(roots, 1):
+        connection.execute(add, (key, root.info.run, root.info.operation_id, WALL, root.ended_at))
+        _add_level(connection, key, key, root)
+    _add_level(connection, 4, 1, snapshot("song:1", sequence=3, current=2))
+    connection.execute("UPDATE states SET eta = ? WHERE level = 4", (OLD_ETA,))
+    happened = (1, 1, "instance-1", "", "setlist", "progress.item", WALL + 1)
+    connection.execute(
+        "INSERT INTO events (operation, number, writer, path, level_type, kind, at) VALUES (?,?,?,?,?,?,?)", happened
+    )
+    connection.close()
+
+
+def _add_level(connection: sqlite3.Connection, key: int, operation: int, level: Snapshot) -> None:
+    info = {name: value for name, value in codec.encode_info(level.info).items() if name != "batch"}
+    connection.execute("INSERT INTO levels VALUES (?, ?, ?, ?)", (key, operation, level.path, json.dumps(info)))
+    connection.execute(OLD_ADD, (*_old_state(level), key))
+
+
+def _old_state(level: Snapshot) -> list[object]:
+    given = {
+        "metadata": None,
+        "error": None,
+        "eta": None,
+        "status": str(level.status),
+        "longest_gap_s": GAPS.get(level.path, 0.0),
+    }
+    return [given[name] if name in given else getattr(level, name) for name in OLD_STATE]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_file_of_an_earlier_version_is_read(path: Path, version: int, read_only: bool) -> None:
+    """Everything in it comes out, also for who only reads; new questions have empty answers."""
+    _older(path, version)
+    journal = SqliteJournal(path, read_only=read_only, now=lambda: WALL, clock=lambda: CLOCK)
+    found = journal.get("friday-42")
+    assert found is not None
+    eta = Eta(30.0, 20.0, 50.0, "estimated", "rate", 0, 5000.0)
+    assert found.root == snapshot(stall_after_s=90.0)
+    assert found.levels == (snapshot("song:1", sequence=3, current=2, stall_after_s=60.0, eta=eta),)
+    assert (found.resources, found.cancel_requested_at) == (None, None)
+    assert [operation.run for operation in journal.history()] == ["r3", "r2"]
+    assert journal.history("setlist")[0].status is Status.COMPLETED
+    assert list(journal.events("friday-42")) == [event(1)]
+    assert list(journal.logs("friday-42")) == list(journal.resources("friday-42")) == list(journal.batches()) == []
+    assert list(journal.previews("friday-42")) == list(journal.trajectories(history_key())) == []
+    journal.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_work_goes_on_in_a_file_of_an_earlier_version(path: Path, version: int) -> None:
+    """A worker that was upgraded writes to it as to any other, and what ended before can be deleted."""
+    _older(path, version)
+    journal = SqliteJournal(path, now=lambda: WALL, clock=lambda: CLOCK)
+    root = ended(sequence=9, batch="b", stall_after_s=7.0, paused_s=3.0, previews=1)
+    told = {"logs": [log(1)], "batches": [batch_info("b", total=1)], "previews": [preview()], "lessons": [lesson()]}
+    journal.write(batch(root, **told))
+    assert [operation.run for operation in journal.history()] == ["r3", "run-1", "r2"]
+    assert len(journal.logs("friday-42")) == 1
+    assert list(journal.previews("friday-42")) == [preview()]
+    assert list(journal.trajectories(history_key())) == [lesson().trajectory]
+    operation, found = journal.get("friday-42"), journal.batch("b")
+    assert operation is not None
+    assert operation.root == root
+    assert found is not None
+    assert found.over
+    assert journal.delete("o3") == 1
+    journal.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_worker_of_an_earlier_version_goes_on_meanwhile(path: Path, version: int) -> None:
+    """A process that has the file open when it is upgraded writes on with the statements that it knows, and is understood."""
+    _older(path, version)
+    old = sqlite3.connect(path, isolation_level=None)
+    assert old.execute("PRAGMA user_version").fetchone() == (version,)
+    journal = SqliteJournal(path, read_only=True, now=lambda: WALL, clock=lambda: CLOCK)
+    assert len(journal.active()) == 1
+    old.execute("BEGIN IMMEDIATE")
+    moved = _old_state(snapshot(sequence=6, current=4))[:9]
+    moved[-1] = 50.0
+    assert old.execute(OLD_MOVE_ON, (*moved, 1, 6)).rowcount == 1
+    _add_level(old, 5, 1, snapshot("song:2"))
+    old.execute("COMMIT")
+    found = journal.get("friday-42")
+    assert found is not None
+    assert (found.root.sequence, found.root.current, found.root.stall_after_s) == (6, 4, 150.0)
+    assert found.get_level("song:2") == snapshot("song:2")
+    old.execute("BEGIN IMMEDIATE")
+    old.execute("UPDATE operations SET instance = 'instance-1', finished_at = ? WHERE key = 1", (WALL + 99,))
+    old.execute("UPDATE states SET sequence = 7, status = 'failed' WHERE level = 1 AND sequence < 7")
+    old.execute("COMMIT")
+    old.close()
+    assert [operation.run for operation in journal.history()] == ["run-1", "r3", "r2"]
+    journal.close()
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="has to be root to become somebody else")
+def test_who_may_not_upgrade_is_told_what_to_do() -> None:
+    """A reader that cannot write the file says which version it has and who could help; the file stays as it is."""
+    program = """
+import os, sys
+from pathlib import Path
+from otel_progress.errors import JournalError
+from otel_progress.journal import SqliteJournal
+os.setuid(65534)
+try:
+    SqliteJournal(Path(sys.argv[1]), read_only=True).check()
+except JournalError as exc:
+    print(exc)
+"""
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own are for root only, all the way up
+        Path(directory).chmod(0o755)
+        path = Path(directory, "progress.db")
+        _older(path, 1)
+        keeper = sqlite3.connect(path)  # so that the log and its index are there to be read
+        keeper.execute("SELECT count(*) FROM operations").fetchone()
+        for file in Path(directory).iterdir():
+            file.chmod(0o644)
+        message = run(program, path)
+        assert "schema 1, this one is 3" in message
+        assert "as a user who may write it" in message
+        assert keeper.execute("PRAGMA user_version").fetchone() == (1,)
+        keeper.close()

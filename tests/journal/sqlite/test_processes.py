@@ -1,0 +1,385 @@
+"""Several processes on one file: writing at once, being killed, forking."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from otel_progress.journal import SqliteJournal
+from tests.support.factories import WALL, batch, event, snapshot
+from tests.support.journal_processes import WRITE_AS_TOLD, WRITE_UNTIL_KILLED, hear, run, running, tell
+
+
+@pytest.mark.process
+def test_writers_at_once_lose_nothing_and_readers_never_wait(path: Path) -> None:
+    """Four processes write while one reads: every answer is one consistent state, and in the end everything is there."""
+    with ExitStack() as stack:
+        processes = [stack.enter_context(running(WRITE_AS_TOLD, path, f"p{n}")) for n in range(4)]
+        _write_all(processes, 1)
+        reader = SqliteJournal(path, read_only=True, now=lambda: WALL)
+        stack.callback(reader.close)
+
+        def look() -> None:
+            for _ in range(10):
+                for operation in reader.active():
+                    newest = max((level.sequence for level in operation.levels), default=0)
+                    assert newest == operation.root.sequence
+
+        for _ in range(10):
+            _write_all(processes, 15, look)
+        assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 4
+        assert {operation.root.sequence for operation in reader.active()} == {151}
+        for n in range(4):
+            assert [item.number for item in reader.events(f"p{n}")] == list(range(1, 152))
+
+
+def _write_all(processes: Sequence[subprocess.Popen[str]], count: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Let all processes write ``count`` batches at once, and wait until they have."""
+    for process in processes:
+        tell(process, count)
+    meanwhile()
+    for process in processes:
+        for _ in range(count):
+            hear(process)
+
+
+_WORK_ON = """
+import itertools, sys
+from pathlib import Path
+from tests.support.factories import WALL, batch, batch_info, ended, instance, log, sample, snapshot
+from otel_progress.journal import SqliteJournal
+
+journal = SqliteJournal(Path(sys.argv[1]), now=lambda: WALL)
+me = instance("worker")
+cancelled, sequence = [], itertools.count(1)
+journal.write(batch(instance=me, batches=[batch_info("all", total=30)]))
+for n in range(30):
+    names = dict(operation_id=f"o{n % 3}", run=f"r{n}", instance="worker", batch="all")
+    while True:
+        number = next(sequence)
+        logs = [log(number, operation_id=names["operation_id"], run=names["run"])]
+        journal.write(batch(snapshot(sequence=number, current=number, **names), instance=me, logs=logs, sample=sample(number)))
+        asked = [request.run for request in journal.requests("worker")]
+        if names["run"] in asked:
+            break
+    journal.write(batch(ended(sequence=next(sequence), **names), instance=me))
+    cancelled.append(names["run"])
+    assert names["run"] not in [request.run for request in journal.requests("worker")]
+print(len(cancelled))
+journal.close()
+"""
+"""Run 30 operations of three ids one after the other, each of them until somebody cancels it."""
+
+
+@pytest.mark.process
+def test_cancelling_and_deleting_while_a_worker_writes(path: Path) -> None:
+    """Another process cancels each run and deletes ended ones at once; the worker notices the one, not the other."""
+    with running(_WORK_ON, path) as worker, closing(SqliteJournal(path, now=lambda: WALL)) as journal:
+        deleted = 0
+        while worker.poll() is None:
+            for number in range(3):
+                journal.request_cancel(f"o{number}", "next, please")
+                deleted += journal.delete(f"o{number}")
+            threading.Event().wait(0.002)  # so that the worker gets its turn, also on a machine that is busy
+        output, errors = worker.communicate(timeout=60)
+        assert (output, errors) == ("30\n", "")
+        assert deleted > 0  # who cancelled the second run of an id has deleted the first one right after
+        deleted += sum(journal.delete(f"o{number}") for number in range(3))
+        assert deleted == 30
+        found = journal.batch("all")
+        assert found is not None
+        assert (found.finished, found.over) == (30, True)
+        with journal._reading.use() as connection:
+            for table in ("operations", "levels", "states", "logs", "uses", "requests"):
+                assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+    _assert_sound(path)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_killed_worker_loses_no_batch_and_breaks_nothing(path: Path) -> None:
+    """Killed at any moment: what was taken is there, as a whole, the file is sound, and its operation is abandoned."""
+    chance = random.Random(7)
+    with running(WRITE_UNTIL_KILLED, path) as process:
+        for name in (f"p{round_}" for round_ in range(12)):
+            tell(process, name)
+            pid = int(hear(process))
+            for _ in range(chance.randint(1, 40)):
+                taken = int(hear(process))
+            threading.Event().wait(chance.random() * 0.003)  # so that the moment falls anywhere within a write
+            os.kill(pid, signal.SIGKILL)
+            while (line := hear(process)) != "over":
+                taken = int(line)
+            _assert_sound(path)
+            with closing(SqliteJournal(path, read_only=True)) as reader:
+                found = reader.get(name)
+                assert found is not None
+                assert found.root.sequence in {taken, taken + 1}
+                assert max(level.sequence for level in found.levels) == found.root.sequence
+                assert [item.number for item in reader.events(name)] == list(range(1, found.root.sequence + 1))
+
+
+_FORK = """
+import os, sys, warnings
+from pathlib import Path
+from tests.support.factories import WALL, batch, event, snapshot
+from otel_progress.errors import JournalError
+from otel_progress.journal import SqliteJournal, forking
+
+path = Path(sys.argv[1])
+journal = SqliteJournal(path, now=lambda: WALL)
+journal.write(batch(snapshot()))
+warnings.filterwarnings("ignore", "This process")  # forking with threads is what is tested
+
+def in_child(work):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+        finally:
+            os._exit(1)
+    return pid
+
+def has_ended_well(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+"""A process of its own is forked, not the one of the tests: nobody knows what threads of that one hold just then."""
+
+_BOTH_GO_ON = f"""{_FORK}
+assert journal.get("friday-42") is not None
+(wrote, tell_wrote), (closed, tell_closed) = os.pipe(), os.pipe()
+
+def child():
+    os.close(tell_closed)
+    files = Path("/proc/self/fd")
+    links = [os.readlink(each) for each in files.iterdir() if each.is_symlink() and each.exists()] if files.is_dir() else []
+    assert not [link for link in links if link.startswith(str(path))], links
+    journal.write(batch(snapshot(operation_id="child", run="c", sequence=1)))
+    os.write(tell_wrote, b"x")
+    assert os.read(closed, 1) == b"x"
+    journal.write(batch(snapshot(operation_id="child", run="c", sequence=2)))
+
+pid = in_child(child)
+os.close(tell_wrote)
+assert os.read(wrote, 1) == b"x"
+journal.write(batch(snapshot(sequence=2)))
+journal.close()
+os.write(tell_closed, b"x")
+assert has_ended_well(pid)
+assert {{operation.root.sequence for operation in journal.active()}} == {{2}}
+assert len(journal.active()) == 2
+journal.close()
+"""
+
+_STUCK = f"""{_FORK}
+import threading
+forking.PATIENCE_S = 0.01
+entered, leave = threading.Event(), threading.Event()
+
+def stuck():
+    with journal._writing.transaction("IMMEDIATE"):
+        entered.set()
+        leave.wait()
+
+def child():
+    try:
+        journal.write(batch())
+    except JournalError as exc:
+        assert "forked" in str(exc)
+    else:
+        raise AssertionError("the child wrote")
+
+thread = threading.Thread(target=stuck)
+thread.start()
+entered.wait()
+try:
+    assert has_ended_well(in_child(child))
+finally:
+    leave.set()
+    thread.join()
+journal.write(batch(snapshot(sequence=2)))
+journal.close()
+"""
+
+_LONG_WRITE = f"""{_FORK}
+import threading
+started, stop, calls = threading.Event(), threading.Event(), []
+write_rows = journal._writer.write
+
+def write_slowly(connection, one):
+    write_rows(connection, one)
+    calls.append(one)
+    started.set()
+    while len(calls) == 1 and not stop.is_set():  # the first write lasts until something stops it
+        connection.execute("SELECT 1")
+        if MANY_ROWS:
+            connection.executemany("DELETE FROM logs WHERE operation = ?", ((-1,) for _ in iter(stop.is_set, True)))
+
+journal._writer.write = write_slowly
+errors = []
+
+def write():
+    try:
+        journal.write(batch(snapshot(sequence=2), events=[event(1)]))
+    except BaseException as exc:
+        errors.append(exc)
+
+def child():
+    journal.write(batch(snapshot(operation_id="child", run="c")))
+
+thread = threading.Thread(target=write)
+thread.start()
+started.wait()
+try:
+    assert has_ended_well(in_child(child))
+finally:
+    stop.set()
+    thread.join()
+assert errors == []
+assert len(calls) == 2
+assert {{operation.operation_id: operation.root.sequence for operation in journal.active()}} == {{"friday-42": 2, "child": 1}}
+assert [one.number for one in journal.events("friday-42")] == [1]
+journal.close()
+"""
+
+_LONG_WRITE_OF_ROWS = _LONG_WRITE.replace("MANY_ROWS", "True")
+
+_LONG_QUERY = f"""{_FORK}
+import threading
+from otel_progress.journal import forking
+started, calls = threading.Event(), []
+
+@forking.repeat_after_fork
+def query():
+    with journal._reading.use(is_query=True) as connection:
+        calls.append(1)
+        started.set()
+        if len(calls) == 1:
+            connection.execute("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c").fetchall()
+
+thread = threading.Thread(target=query, daemon=True)
+thread.start()
+started.wait()
+assert has_ended_well(in_child(lambda: journal.write(batch(snapshot(operation_id="child", run="c")))))
+thread.join()
+assert len(calls) == 2
+assert len(journal.active()) == 2
+journal.close()
+"""
+
+_WAIT_FOR_ANOTHER_PROCESS = f"""{_FORK}
+import subprocess, threading, time
+hold = "import sqlite3, sys; one = sqlite3.connect(sys.argv[1]); one.execute('BEGIN IMMEDIATE'); print(flush=True); input()"
+other = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+other.stdout.readline()
+forking.BUSY_TIMEOUT_S = 60.0
+errors = []
+
+def write():
+    try:
+        journal.write(batch(snapshot(sequence=2)))
+    except BaseException as exc:
+        errors.append(exc)
+
+thread = threading.Thread(target=write)
+thread.start()
+while not journal._writing.lock.locked():
+    time.sleep(0.001)
+
+def child():
+    assert len(journal.active()) == 1
+    assert not journal._writing._unusable
+
+assert has_ended_well(in_child(child))
+other.communicate(b"\\n")
+thread.join()
+assert errors == []
+assert {{operation.root.sequence for operation in journal.active()}} == {{2}}
+journal.close()
+"""
+
+_FORK_WITHIN_A_USE = f"""{_FORK}
+import time
+
+def child():
+    try:
+        journal.write(batch())
+    except JournalError as exc:
+        assert "forked" in str(exc)
+    else:
+        raise AssertionError("the child wrote")
+
+with journal._writing.transaction("IMMEDIATE"):
+    started = time.monotonic()
+    pid = in_child(child)
+    assert time.monotonic() - started < forking.PATIENCE_S
+assert has_ended_well(pid)
+journal.write(batch(snapshot(sequence=2)))
+journal.close()
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(_BOTH_GO_ON, id="between two uses"),
+        pytest.param(_STUCK, id="in a use that hangs"),
+        pytest.param(_LONG_WRITE.replace("MANY_ROWS", "False"), id="in a write of many statements"),
+        pytest.param(_LONG_WRITE_OF_ROWS, id="in a write of many rows"),
+        pytest.param(_LONG_QUERY, id="in a long query"),
+        pytest.param(_WAIT_FOR_ANOTHER_PROCESS, id="while another process holds the lock"),
+        pytest.param(_FORK_WITHIN_A_USE, id="by the thread that uses it"),
+    ],
+)
+def test_no_connection_crosses_a_fork(path: Path, program: str) -> None:
+    """Parent and child continue with their own connections. A fork stops a long use; a child of a use that hangs raises an error."""
+    assert run(program, path) == ""
+    _assert_sound(path)
+
+
+def test_threads_share_a_journal(path: Path) -> None:
+    """Readers ask from any thread while the ticker writes."""
+    journal = SqliteJournal(path, now=lambda: WALL)
+    journal.write(batch(snapshot()))
+    trouble: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            for _ in range(50):
+                assert journal.get("friday-42") is not None
+                assert len(journal.active()) == 1
+                assert len(next(journal.watch())) == 1
+        except BaseException as exc:
+            trouble.append(exc)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(2, 100):
+        journal.write(batch(snapshot(sequence=number), events=[event(number)]))
+    for thread in threads:
+        thread.join()
+    assert trouble == []
+    journal.close()
+
+
+def _assert_sound(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()

@@ -1,0 +1,122 @@
+"""What looking at a journal takes, counted in statements and plans, as times differ from machine to machine."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from otel_progress.journal import SqliteJournal
+from otel_progress.journal.handle import Handle
+from otel_progress.journal.liveness import Moment
+from otel_progress.journal.watching import Watcher
+from otel_progress.model import Status
+from tests.support.factories import batch, batch_info, ended, history_key, lesson, preview, snapshot
+from tests.support.fake_time import FakeTime
+
+
+@contextmanager
+def _asked(handle: Handle) -> Iterator[list[str]]:
+    """Collect the statements that a connection runs."""
+    asked: list[str] = []
+    with handle.use() as connection:
+        connection.set_trace_callback(asked.append)
+    yield asked
+    with handle.use() as connection:
+        connection.set_trace_callback(None)
+
+
+def _explained(connection: sqlite3.Connection, statements: list[str]) -> list[str]:
+    queries = [one for one in statements if one.startswith("SELECT")]
+    return [row[3] for query in queries for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+
+
+def test_an_idle_watch_asks_for_the_version_only(path: Path, fake_time: FakeTime) -> None:
+    """Looking fifty times a second is cheap: nothing is read until something was written, or half a second has passed."""
+    journal = SqliteJournal(path, now=fake_time.read_now, clock=fake_time.read_clock)
+    journal.write(batch(snapshot()))
+    watcher = Watcher(path, lambda: Moment(fake_time.now, fake_time.clock), read_only=True, levels=False)
+    watch = watcher.follow(0.02, fake_time.sleep)
+    next(watch)
+    with _asked(watcher._handle) as asked:
+        for _ in range(20):
+            assert list(next(watch)) == []
+    assert set(asked) == {"PRAGMA data_version"}
+    journal.write(batch(snapshot(sequence=2)))
+    with _asked(watcher._handle) as asked:
+        assert len(next(watch)) == 1
+    assert not any("l.path <> ''" in statement for statement in asked)
+    watch.close()
+    journal.close()
+
+
+def test_a_worker_hears_nothing_for_next_to_nothing(open_another: Callable[..., SqliteJournal]) -> None:
+    """Asking after every write runs no query while nobody else has written."""
+    worker = open_another()
+    worker.write(batch(snapshot()))
+    worker.requests("instance-1")
+    with _asked(worker._writing) as asked:
+        worker.requests("instance-1")
+        worker.requests("instance-1")
+    assert asked == ["PRAGMA data_version"] * 2
+    open_another().write(batch(snapshot(run="r2", operation_id="o2")))
+    with _asked(worker._writing) as asked:
+        worker.requests("instance-1")
+        worker.requests("instance-1")
+    assert len(asked) == 3
+
+
+def test_a_batch_is_counted_along_an_index(open_another: Callable[..., SqliteJournal]) -> None:
+    """No operation is looked at to be counted, and only those that are listed are read."""
+    journal = open_another()
+    roots = [ended(operation_id=f"o{n}", run=f"r{n}", batch="b", status=list(Status)[2 + n % 4]) for n in range(300)]
+    running = [snapshot(operation_id=f"a{n}", run=f"a{n}", batch="b", ratio=0.5) for n in range(10)]
+    journal.write(batch(*roots, *running, batches=[batch_info("b")]))
+    with _asked(journal._reading) as asked:
+        assert journal.batch("b") is not None
+    with journal._reading.use() as connection:
+        plan = _explained(connection, asked)
+    operations = [step for step in plan if " o " in f"{step} " or "operations" in step]
+    assert operations
+    assert all("USING" in step and "operations_by_batch" in step for step in operations)
+    assert sum("COVERING INDEX operations_by_batch" in step for step in operations) >= 5
+
+
+def test_a_watch_without_levels_reads_roots_only(open_another: Callable[..., SqliteJournal]) -> None:
+    """The operations come as they are, with nothing below them, at first and with each change."""
+    journal = open_another()
+    journal.write(batch(snapshot(), snapshot("song:1")))
+    watch = open_another().watch(levels=False)
+    assert [(operation.run, operation.levels) for operation in next(watch)] == [("run-1", ())]
+    journal.write(batch(snapshot("song:1", sequence=2), snapshot(sequence=3)))
+    assert [(operation.root.sequence, operation.levels) for operation in next(watch)] == [(3, ())]
+    watch.close()
+
+
+def test_moving_on_binds_nine_values(open_another: Callable[..., SqliteJournal]) -> None:
+    """What a tick mostly brings is the short update, also of a level that has pauses, previews and an expectation."""
+    journal = open_another()
+    had = {"paused_s": 3.0, "previews": 2, "overdue_after_s": 90.0, "resumed_from": 3}
+    journal.write(batch(snapshot(**had), snapshot("song:1")))
+    with _asked(journal._writing) as asked:
+        journal.write(batch(snapshot(sequence=2, current=1, **had), snapshot("song:1", sequence=3, current=1)))
+    updates = [one for one in asked if one.startswith("UPDATE states")]
+    assert len(updates) == 2
+    assert all(one.count(" = ") == 10 and "extra" not in one for one in updates)
+
+
+def test_what_is_learned_and_seen_is_found_along_an_index(open_another: Callable[..., SqliteJournal]) -> None:
+    """Reading and deleting trajectories and previews never walks over all there are."""
+    journal = open_another()
+    journal.write(batch(ended(), lessons=[lesson()], previews=[preview()]))
+    with _asked(journal._reading) as asked:
+        assert len(journal.trajectories(history_key())) == len(journal.previews("friday-42")) == 1
+        assert journal.delete("friday-42") == 1
+    with journal._reading.use() as connection:
+        statements = [
+            one for one in asked if one.startswith(("SELECT", "DELETE")) and ("trajectories" in one or "previews" in one)
+        ]
+        plan = [row[3] for one in statements for row in connection.execute(f"EXPLAIN QUERY PLAN {one}")]
+    assert len(statements) >= 6
+    assert not [step for step in plan if step.startswith("SCAN")]

@@ -1,0 +1,323 @@
+"""Estimates where the work is: made on the tick, once a second a level, without the lock, and the same for every reader."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import otel_progress as progress
+import otel_progress.eta
+from otel_progress import Condition, Eta, semconv
+from otel_progress.errors import RejectedValueError
+from otel_progress.instances import host_class
+from otel_progress.live import estimating
+from otel_progress.testing import Recorder, recording
+from otel_progress.trouble import counts
+
+Spy = Callable[..., Eta]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Note what the estimator is asked; it answers as ever."""
+    calls: list[tuple[Any, ...]] = []
+    real = otel_progress.eta.estimate
+
+    def estimate(*args: Any, **options: Any) -> Eta:
+        calls.append((*args, options))
+        return real(*args, **options)
+
+    monkeypatch.setattr(otel_progress.eta, "estimate", estimate)
+    return calls
+
+
+def run(recorder: Recorder, seconds: float = 1.0, steps: int = 10, type_: str = "job") -> None:
+    """Work through an operation at an even pace."""
+    with progress.operation(type_, total=steps) as op:
+        recorder.tick()
+        for _ in range(steps):
+            recorder.clock.advance(seconds)
+            op.increment()
+            recorder.tick()
+    recorder.tick()
+
+
+def test_at_most_once_a_second(recorder: Recorder, asked: list[tuple[Any, ...]]) -> None:
+    """Ten ticks a second and readers between them make one estimate a second and level."""
+    with progress.operation("o", id="o", total=1000) as op:
+        for _ in range(100):
+            recorder.clock.advance(0.1)
+            op.increment()
+            recorder.tick()
+            recorder.operation("o")
+            assert op.snapshot().eta == recorder.operation("o").root.eta
+    assert 9 <= len(asked) <= 10
+
+
+def test_never_with_the_lock_held(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an estimate is made, another thread begins a level."""
+    real, begun = otel_progress.eta.estimate, []
+
+    def estimate(*args: Any, **options: Any) -> Eta:
+        thread = threading.Thread(target=lambda: begun.append(op.level("x").start()))
+        thread.start()
+        thread.join(60.0)
+        assert not thread.is_alive()
+        return real(*args, **options)
+
+    monkeypatch.setattr(otel_progress.eta, "estimate", estimate)
+    with progress.operation("o", id="o", total=10) as op:
+        for _ in range(3):
+            recorder.clock.advance(1.0)
+            op.increment()
+            recorder.tick()
+        assert op.eta is not None
+    assert begun
+
+
+def test_a_tick_makes_so_many(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound of a tick the rest waits for the next ones, operations ahead of levels."""
+    monkeypatch.setattr(estimating, "MAX_A_TICK", 5)
+    store = recorder.runtime.store
+    handles = [progress.operation("o", total=10).start() for _ in range(8)]
+    levels = [handles[0].level("x", total=10).start() for _ in range(4)]
+    for handle in (*levels, *handles):
+        handle.increment()
+    store.collect()
+    recorder.clock.advance(1.0)
+    for handle in (*levels, *handles):
+        handle.increment()
+    told = []
+    for _ in range(3):
+        batch = store.collect()
+        told.append(sum(snapshot.eta is not None for snapshot in batch.snapshots))
+        recorder.clock.advance(0.1)
+    assert told == [5, 5, 2]
+    for handle in handles:
+        handle.complete()
+
+
+def test_levels_worth_it_have_estimates(recorder: Recorder) -> None:
+    """A stage and a level with a total have one while they run; a level of which nothing is known has none."""
+    with progress.operation("o", id="o", stages=["a", "b"]) as op, op.stage("a") as stage:
+        level, bare = stage.level("x", 1, total=10).start(), stage.level("y", 1).start()
+        for _ in range(5):
+            recorder.clock.advance(2.0)
+            level.increment()
+            recorder.tick()
+        one = recorder.operation("o")
+        found = one.get_level("stage:a/x:1")
+        assert found is not None
+        assert found.eta is not None
+        assert found.eta.remaining_s == pytest.approx(10.0)
+        assert level.eta == found.eta
+        assert bare.eta is None
+        assert bare.snapshot().eta is None
+        level.complete()
+        assert level.snapshot().eta is None
+
+
+def test_an_estimate_has_a_sequence_number_of_its_own(recorder: Recorder) -> None:
+    """Copies of a level with the same sequence number say the same: a new estimate is a new number."""
+    seen: dict[int, progress.Snapshot] = {}
+    with progress.operation("o", id="o", total=100) as op:
+        for number in range(100):
+            recorder.clock.advance(0.4)
+            if number % 3:
+                op.increment()
+            for snapshot in (*(recorder.runtime.store.collect().snapshots if number % 2 else ()), op.snapshot()):
+                assert seen.setdefault(snapshot.sequence, snapshot) == snapshot
+
+
+def test_parallel_children_are_simulated(recorder: Recorder) -> None:
+    """Where several levels run at once, what is left of each and what has not begun is dealt out to as many workers."""
+    with progress.operation("o", id="o", total=12) as op:
+        for _ in range(2):
+            recorder.clock.advance(0.1)
+            level = [op.level("x").start() for _ in range(4)]
+            recorder.tick()
+            recorder.clock.advance(10.0)
+            recorder.tick()
+            for each in level:
+                each.complete()
+        level = [op.level("x").start() for _ in range(4)]
+        recorder.tick()
+        recorder.clock.advance(4.0)
+        op.update(message="half way through the last round")
+        recorder.tick()
+        eta = recorder.operation("o").eta
+        assert eta is not None
+        assert eta.basis == "parallel"
+        assert eta.remaining_s == pytest.approx(6.0, abs=1.5)
+        for each in level:
+            each.complete()
+
+
+def test_overdue_by_its_estimate(recorder: Recorder) -> None:
+    """What the first interval allowed is kept for the whole run; beyond it the operation is overdue. Without a history there is none."""
+    for number in range(5):
+        run(recorder, 1.0 + 0.1 * number)
+        assert (recorder.runtime.get_history()[0].root.overdue_after_s is None) == (number < 3)
+    with progress.operation("job", id="o", total=10) as op:
+        recorder.clock.advance(1.0)
+        op.increment()
+        recorder.tick()
+        eta = recorder.operation("o").eta
+        assert eta is not None
+        allowed = recorder.operation("o").root.overdue_after_s
+        assert allowed is not None
+        assert eta.remaining_s is not None
+        assert eta.high_s is not None
+        assert allowed == pytest.approx(1.0 + eta.high_s + 0.25 * (1.0 + eta.remaining_s))
+        for _ in range(3):
+            recorder.clock.advance(1.0)
+            op.increment()
+            recorder.tick()
+            assert recorder.operation("o").root.overdue_after_s == allowed
+        with op.paused():
+            recorder.clock.advance(1000.0)
+            assert recorder.operation("o").condition is Condition.PAUSED
+        recorder.clock.advance(allowed - 4.05)
+        assert recorder.operation("o").condition is not Condition.OVERDUE
+        recorder.clock.advance(0.1)
+        assert recorder.operation("o").condition is Condition.OVERDUE
+
+
+def test_an_estimator_that_fails(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its failure is counted; there is no estimate, and the work knows nothing of it."""
+
+    def estimate(*_: Any, **__: Any) -> Eta:
+        raise ArithmeticError("sums")
+
+    monkeypatch.setattr(otel_progress.eta, "estimate", estimate)
+    before = counts["eta"]
+    run(recorder)
+    assert counts["eta"] > before
+    with progress.operation("o", total=2) as op:
+        op.increment()
+        assert op.eta is None
+
+
+def test_levels_that_are_followed_are_bounded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound levels go without an estimate, until others have ended; nothing is left when all have."""
+    monkeypatch.setattr(estimating, "MAX_COURSES", 3)
+    estimates = recorder.runtime.store.estimates
+    with progress.operation("o", id="o") as op:
+        levels = [op.level("x", total=10).start() for _ in range(5)]
+        for _ in range(3):
+            recorder.clock.advance(1.0)
+            for level in levels:
+                level.increment()
+            recorder.tick()
+        assert [level.eta is not None for level in levels] == [True, True, True, False, False]
+        levels[0].complete()
+        op.level("x", "1", total=10).start().complete()  # entered again before a tick saw the first end
+        recorder.tick()
+        for _ in range(3):
+            recorder.clock.advance(1.0)
+            levels[3].increment()
+            recorder.tick()
+        assert levels[3].eta is not None
+    recorder.tick()
+    assert (estimates._followed, len(estimates._turns), estimates._levels) == ({}, 0, 0)
+
+
+def test_resumed_work(recorder: Recorder) -> None:
+    """Units an earlier session did are done, but the pace is that of this session, and they are not counted as items again."""
+    with progress.operation("o", id="o", total=100) as op:
+        recorder.clock.advance(1.0)
+        op.resume_from(50)
+        one = recorder.operation("o")
+        assert (one.ratio, one.root.current, one.remaining_seconds) == (0.5, 50, None)
+        for _ in range(10):
+            recorder.clock.advance(1.0)
+            op.increment()
+            recorder.tick()
+        assert recorder.operation("o").remaining_seconds == pytest.approx(40.0, rel=0.05)
+        assert op._node.course is not None
+        assert (op._node.course.origin, op._node.course.points[0]) == (1.0, (0.0, 0.5))
+    items = recorder.runtime.totals.read().counters[semconv.ITEMS]
+    assert sum(items.values()) == 10
+
+
+def test_a_level_that_resumes(recorder: Recorder) -> None:
+    """What a level takes up moves the curve of everything above it, too; a total that comes later is no pace either."""
+    with progress.operation("o", id="o", total=2) as op:
+        recorder.tick()
+        with op.level("x", 1) as level:
+            level.resume_from(80)
+            level.set_total(100)
+            recorder.tick()
+            for _ in range(10):
+                recorder.clock.advance(1.0)
+                level.increment()
+                recorder.tick()
+            assert level.eta is not None
+            assert level.eta.remaining_s == pytest.approx(10.0, rel=0.05)
+            assert op._node.course is not None
+            assert op._node.course.points[0][1] >= 0.4
+        recorder.tick()
+
+
+def test_bad_resumptions() -> None:
+    """More than the total, or what is no number, is refused like any other count."""
+    with recording() as _, progress.operation("o", total=10) as op, pytest.raises(RejectedValueError):
+        op.resume_from(11)
+    with recording(strict=False) as lenient:
+        with progress.operation("o", total=10) as op:
+            for bad in (-1, float("nan"), "5", 11):
+                op.resume_from(bad)  # type: ignore[arg-type]
+            assert op.snapshot().current == 0
+        op.resume_from(3)
+        assert sum(lenient.runtime.totals.read().counters[semconv.UPDATES_REJECTED].values()) == 5
+
+
+def test_errors_of_the_predictions_are_on_the_span(recorder: Recorder) -> None:
+    """An operation that completed says how far its first, middle and last prediction were off; spans stay within their bound."""
+    slow_start = [8.0] + [1.0] * 9
+    with progress.operation("job", id="j", total=11, unit="file") as op:
+        for seconds in slow_start:
+            recorder.clock.advance(seconds)
+            op.increment()
+            recorder.tick()
+        op.item("bad", outcome="failed", error="no")
+        op.update(message="done")
+        recorder.tick()
+    attributes = dict(recorder.spans()[0].attributes or {})
+    first, middle, last = (
+        attributes[name] for name in (semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST)
+    )
+    assert isinstance(first, float)
+    assert isinstance(middle, float)
+    assert isinstance(last, float)
+    assert first > 0.5  # eighty seconds were foretold
+    assert middle == pytest.approx(first)  # it still stood at half, after 8.5 s of 17
+    assert 0.0 <= last < 0.2
+    assert sum(name.startswith("progress.") and not name.startswith(semconv.METADATA_PREFIX) for name in attributes) <= 16
+    with progress.operation("job", total=10) as op:
+        for _ in range(3):
+            recorder.clock.advance(1.0)
+            op.increment()
+            recorder.tick()
+        op.fail("no")
+    assert semconv.ETA_ERROR_FIRST not in (recorder.spans()[-1].attributes or {})
+
+
+@pytest.mark.process
+def test_importing_costs_nothing() -> None:
+    """The package alone loads no estimator, nor the records that only running configurations need."""
+    script = "import sys, otel_progress; print([name for name in sys.modules if name.startswith('otel_progress.')])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    for name in ("otel_progress.eta", "otel_progress.observations", "otel_progress.live.estimating", "otel_progress.live.store"):
+        assert f"{name!r}" not in done.stdout
+
+
+def test_the_class_of_this_host() -> None:
+    """System, machine and cores, in lower case."""
+    assert re.fullmatch(r"[a-z0-9]+-[a-z0-9_]+-\d+", host_class())

@@ -1,0 +1,353 @@
+"""The collector: which series exist, their values, and what is left out."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+
+from otel_progress import semconv
+from otel_progress.exporters.prometheus import ProgressCollector
+from otel_progress.exporters.totals import Totals
+from otel_progress.model import Status
+from tests.support.factories import WALL as START
+from tests.support.factories import batch
+from tests.support.metrics_operations import TRACE_ID, Shelf, eta, level, operation
+from tests.support.metrics_scrape import exposition, of_work, samples, values
+
+OP = ("op", "render")
+OPTIONAL = (
+    semconv.OPERATION_RATIO,
+    semconv.OPERATION_TARGET,
+    semconv.OPERATION_LAST_ADVANCE,
+    semconv.OPERATION_EXPECTED_END,
+    semconv.OPERATION_EXPECTED_END_LOWER,
+    semconv.OPERATION_EXPECTED_END_UPPER,
+    semconv.OPERATION_DEADLINE,
+    semconv.OPERATION_REMAINING,
+)
+
+
+def test_a_running_operation_has_its_series() -> None:
+    """Every known figure of an operation is one sample with its id and type."""
+    running = operation(
+        current=3,
+        total=12,
+        ratio=0.25,
+        failed=1,
+        advanced_at=START + 9,
+        deadline_at=START + 600,
+        trace_id=TRACE_ID,
+        name="Friday",
+        eta=eta(30.0, 20.0, 50.0, elapsed=8.0),
+    )
+    collector = ProgressCollector(Shelf([running]))
+    expected = {
+        semconv.OPERATION_RATIO: 0.25,
+        semconv.OPERATION_CURRENT: 3.0,
+        semconv.OPERATION_TARGET: 12.0,
+        semconv.OPERATION_FAILED: 1.0,
+        semconv.OPERATION_START: START,
+        semconv.OPERATION_LAST_ADVANCE: START + 9,
+        semconv.OPERATION_EXPECTED_END: START + 38,
+        semconv.OPERATION_EXPECTED_END_LOWER: START + 28,
+        semconv.OPERATION_EXPECTED_END_UPPER: START + 58,
+        semconv.OPERATION_DEADLINE: START + 600,
+        semconv.OPERATION_REMAINING: 28.0,
+    }
+    assert {metric: values(collector, metric) for metric in expected} == {
+        metric: {OP: value} for metric, value in expected.items()
+    }
+    assert values(collector, semconv.OPERATION_INFO) == {(*OP, "Friday", TRACE_ID, ""): 1.0}
+
+
+def test_the_expected_end_stays_put_while_time_passes() -> None:
+    """Remaining time counts down and never below zero; the expected end does not move until it has passed."""
+    shelf = Shelf([operation(eta=eta(30.0, None, 50.0))])
+    collector = ProgressCollector(shelf)
+    seen = []
+    for elapsed in (10.0, 25.0, 40.0, 45.0):
+        shelf.elapsed = elapsed
+        end = values(collector, semconv.OPERATION_EXPECTED_END)[OP] - START
+        seen.append((values(collector, semconv.OPERATION_REMAINING)[OP], end))
+    assert seen == [(30.0, 40.0), (15.0, 40.0), (0.0, 40.0), (0.0, 45.0)]
+    assert values(collector, semconv.OPERATION_EXPECTED_END_LOWER) == {}
+
+
+def test_unknown_means_absent() -> None:
+    """An operation that tells nothing has no series for what is not known; the level neither."""
+    collector = ProgressCollector(Shelf([operation(levels=[level("file:1")])]))
+    assert [metric.name for metric in (*OPTIONAL, semconv.LEVEL_RATIO, semconv.LEVEL_TARGET) if values(collector, metric)] == []
+    assert values(collector, semconv.OPERATION_CURRENT) == {OP: 0.0}
+    assert values(collector, semconv.OPERATION_INFO) == {(*OP, "An operation", "", ""): 1.0}
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_status_is_an_enum(status: Status) -> None:
+    """An operation has one series for each status and 1 for its own; a level only its own."""
+    running = operation(status=status, levels=[level("file:1", status=status)])
+    collector = ProgressCollector(Shelf([running] if not status.finished else [], [running] if status.finished else []))
+    expected = {(*OP, other.value): float(other is status) for other in Status}
+    assert values(collector, semconv.OPERATION_STATUS) == expected
+    if not status.finished:
+        assert values(collector, semconv.LEVEL_STATUS) == {(*OP, "file:1", status.value): 1.0}
+
+
+def test_levels_have_path_labels_down_to_a_depth() -> None:
+    """Levels show ratio, current, target and status under their path; deeper ones are left out and not counted."""
+    deep = [level("song:1", current=2, total=4, ratio=0.5), level("song:1/action:a", current=1), level("song:1/action:a/block:x")]
+    collector = ProgressCollector(Shelf([operation(levels=deep)]))
+    assert values(collector, semconv.LEVEL_RATIO) == {(*OP, "song:1"): 0.5}
+    assert values(collector, semconv.LEVEL_TARGET) == {(*OP, "song:1"): 4.0}
+    assert values(collector, semconv.LEVEL_CURRENT) == {(*OP, "song:1"): 2.0, (*OP, "song:1/action:a"): 1.0}
+    assert values(collector, semconv.SERIES_DROPPED) == {}
+
+
+def test_ended_operations_vanish_after_the_retention() -> None:
+    """A series lives for the retention after the end, then it and everything of its operation is gone."""
+    shelf = Shelf(ended=[operation(elapsed=10.0, status=Status.COMPLETED, ratio=1.0, eta=eta(5.0, 1.0, 9.0))])
+    collector = ProgressCollector(shelf, retention_s=60.0)
+    shelf.elapsed = 70.0
+    assert values(collector, semconv.OPERATION_RATIO) == {OP: 1.0}
+    assert values(collector, semconv.OPERATION_REMAINING) == {OP: 0.0}
+    assert values(collector, semconv.OPERATION_EXPECTED_END) == {}
+    assert values(collector, semconv.OPERATIONS) == {("render", "completed", "ok"): 1.0}
+    shelf.elapsed = 70.5
+    assert of_work(collector) == []
+
+
+@pytest.mark.parametrize("step", [-3600.0, 0.0, 3600.0])
+def test_a_step_of_the_wall_clock_does_not_change_the_retention(step: float) -> None:
+    """An hour's step of the wall clock neither keeps ended operations longer nor lets them vanish earlier."""
+    shelf = Shelf(ended=[operation(elapsed=10.0, status=Status.FAILED)], wall_step=step)
+    collector = ProgressCollector(shelf, retention_s=60.0)
+    shelf.elapsed = 69.0
+    assert values(collector, semconv.OPERATION_CURRENT) == {OP: 0.0}
+    shelf.elapsed = 71.0
+    assert of_work(collector) == []
+
+
+@pytest.mark.parametrize("clock", [-4_990.0, 20.0])
+def test_ends_of_an_earlier_boot_are_old(clock: float) -> None:
+    """After a reboot monotonic times compare to nothing, so the wall clock decides that an operation ended yesterday."""
+    shelf = Shelf(ended=[operation(elapsed=10.0, status=Status.COMPLETED)], elapsed=clock, wall_step=86_400.0)
+    assert of_work(ProgressCollector(shelf)) == []
+
+
+def test_an_end_without_a_start_ages_by_the_wall_clock() -> None:
+    """An operation skipped before it started has no monotonic times and still vanishes; one without an end is not shown."""
+    skipped = operation(status=Status.SKIPPED, started_at=None, started_clock=None, duration_s=None)
+    shelf = Shelf(ended=[skipped, operation("odd", status=Status.FAILED, ended_at=None)])
+    collector = ProgressCollector(shelf, retention_s=60.0)
+    assert list(values(collector, semconv.OPERATION_CURRENT)) == [OP]
+    assert values(collector, semconv.OPERATION_START) == {}
+    shelf.elapsed = 71.0
+    assert of_work(collector) == []
+
+
+def test_the_cap_keeps_running_and_new_ones_and_counts_the_rest() -> None:
+    """Beyond the cap ended operations go before running ones, old before new; every scrape counts what it left out."""
+    running = [operation(f"r{n}", started_at=START + n) for n in range(3)]
+    ended = [operation(f"e{n}", status=Status.COMPLETED) for n in range(3)]
+    shelf = Shelf(running, ended)
+    collector = ProgressCollector(shelf, max_operations=4)
+    assert [labels[0] for labels in values(collector, semconv.OPERATION_CURRENT)] == ["r2", "r1", "r0", "e0"]
+    before = values(collector, semconv.SERIES_DROPPED)[("operation",)]
+    assert values(collector, semconv.SERIES_DROPPED)[("operation",)] - before == 2 * 2  # each look is two scrapes
+    assert values(ProgressCollector(shelf, max_operations=2), semconv.OPERATION_CURRENT).keys() == {
+        ("r2", "render"),
+        ("r1", "render"),
+    }
+
+
+def test_all_operations_are_counted_beyond_the_cap() -> None:
+    """progress_operations counts every operation by type, status and condition, also those without series of their own."""
+    running = [operation(f"r{n}") for n in range(5)]
+    late = operation("late", deadline_at=START + 1)
+    dead = replace(operation("dead"), alive=False)
+    collector = ProgressCollector(Shelf([*running, late, dead, operation("p", status=Status.PENDING)]), max_operations=1)
+    assert values(collector, semconv.OPERATIONS) == {
+        ("render", "running", "ok"): 5.0,
+        ("render", "running", "overdue"): 1.0,
+        ("render", "running", "abandoned"): 1.0,
+        ("render", "pending", "ok"): 1.0,
+    }
+
+
+def test_types_beyond_the_bound_are_counted_as_other() -> None:
+    """A caller who makes a type of every id gets 100 types and ``other``; the most frequent types keep their name."""
+    running = [operation(f"r{n}", f"type{n:03}") for n in range(150)] + [operation(f"m{n}", "zzz") for n in range(7)]
+    counts = values(ProgressCollector(Shelf(running)), semconv.OPERATIONS)
+    assert len(counts) == 101
+    assert counts["zzz", "running", "ok"] == 7.0
+    assert counts["other", "running", "ok"] == 51.0
+
+
+def test_levels_are_capped_per_operation_and_in_all() -> None:
+    """Running levels are kept before others; both caps count what they leave out."""
+    levels = [level(f"file:{n}", status=Status.RUNNING if n in (3, 7) else Status.COMPLETED) for n in range(10)]
+    shelf = Shelf([operation(f"r{n}", levels=levels, started_at=START - n) for n in range(3)])
+    shown = values(ProgressCollector(shelf, max_levels_per_operation=2), semconv.LEVEL_CURRENT)
+    assert sorted(labels[2] for labels in shown) == ["file:3"] * 3 + ["file:7"] * 3
+    limited = ProgressCollector(shelf, max_levels_per_operation=10, max_levels=12)
+    assert [labels[0] for labels in values(limited, semconv.LEVEL_CURRENT)] == ["r0"] * 10 + ["r1"] * 2
+    assert values(limited, semconv.SERIES_DROPPED) == {("level",): 18.0 * 4}  # two looks of two scrapes
+
+
+def test_no_levels_when_switched_off() -> None:
+    """With a cap of 0 the reader is asked for no levels and none are shown or counted as dropped."""
+    collector = ProgressCollector(Shelf([operation(levels=[level("file:1")])]), max_levels_per_operation=0)
+    assert values(collector, semconv.LEVEL_CURRENT) == {}
+    assert values(collector, semconv.SERIES_DROPPED) == {}
+
+
+def test_two_runs_of_one_id_make_one_series() -> None:
+    """A repeated id shows its newest run, an active one before an ended one: a series twice would make the scrape invalid."""
+    twice = [operation("op", run="old", current=1, started_at=START), operation("op", run="new", current=2, started_at=START + 5)]
+    ended = [operation("op", run="older", current=3, status=Status.FAILED)]
+    collector = ProgressCollector(Shelf(twice, ended))
+    assert values(collector, semconv.OPERATION_CURRENT) == {OP: 2.0}
+    assert values(collector, semconv.SERIES_DROPPED) == {}
+
+
+def test_what_ends_between_the_two_reads_is_shown_once() -> None:
+    """A run that is in both answers of the reader, running and ended, is counted once and has one status."""
+    collector = ProgressCollector(Shelf([operation()], [operation(status=Status.COMPLETED)]))
+    assert sum(values(collector, semconv.OPERATIONS).values()) == 1.0
+    assert sum(values(collector, semconv.OPERATION_STATUS).values()) == 1.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 10**400, "text"], ids=str)
+def test_no_value_that_a_gauge_cannot_hold(bad: Any) -> None:
+    """Values that are not finite numbers, from a writer that is not ours, leave their series out and nothing else."""
+    known: dict[str, Any] = {"current": bad, "total": bad, "ratio": bad, "advanced_at": bad, "eta": eta(bad, bad, bad)}
+    if isinstance(bad, (str, int)):
+        del known["eta"]
+    collector = ProgressCollector(Shelf([operation(**known), operation("good", ratio=0.5)]))
+    assert values(collector, semconv.OPERATION_RATIO) == {("good", "render"): 0.5}
+    assert all(math.isfinite(sample.value) for sample in samples(collector))
+
+
+HOSTILE = st.text(max_size=300)
+
+
+@given(HOSTILE, HOSTILE, HOSTILE, HOSTILE)
+def test_any_text_parses_and_stays_on_its_line(id_: str, type_: str, name: str, path: str) -> None:
+    """Whatever the ids, names and paths, both formats parse, labels are bounded, and no control character is sent."""
+    running = operation(id_, type_, name=name, levels=[level(f"t:{path}")], trace_id=name, ratio=0.5)
+    collector = ProgressCollector(Shelf([running]), max_level_depth=1000)
+    found = {sample.name: sample.labels for sample in samples(collector)}
+    assert len(found[semconv.OPERATION_INFO.prometheus]["name"]) <= 128
+    assert len(found[semconv.LEVEL_CURRENT.prometheus]["level"]) <= 256
+    assert found[semconv.OPERATION_INFO.prometheus]["trace_id"] == ""
+    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in exposition(collector).replace("\n", ""))
+
+
+def test_lone_surrogates_and_huge_texts_do_not_break_a_scrape() -> None:
+    """A surrogate, which cannot be encoded, and 10 MB of text make labels that are valid and short."""
+    running = operation("\ud800", "x" * 10_000_000, name="\udfff" + "n" * 10_000_000)
+    found = values(ProgressCollector(Shelf([running])), semconv.OPERATION_INFO)
+    assert [len(label) for labels in found for label in labels] == [6, 256, 128, 0, 0]
+
+
+def test_ids_that_look_alike_after_escaping_make_one_series() -> None:
+    """Two ids that become the same label are shown once; two long ones that differ at the end are both shown."""
+    same = [operation("a\x1b", started_at=START + 1), operation("a\\x1b")]
+    levels = [level("t:\x07"), level("t:\\x07"), level("t:" + "y" * 300 + "1"), level("t:" + "y" * 300 + "2")]
+    collector = ProgressCollector(Shelf([*same, operation("c", levels=levels)]))
+    assert sorted(labels[0] for labels in values(collector, semconv.OPERATION_CURRENT)) == ["a\\x1b", "c"]
+    assert len(values(collector, semconv.LEVEL_CURRENT)) == 3
+
+
+def test_registering_reads_nothing_and_claims_all_names() -> None:
+    """A registry learns every name without a read, and refuses a second collector."""
+    shelf = Shelf()
+    registry = CollectorRegistry()
+    registry.register(ProgressCollector(shelf))
+    assert shelf.reads == 0
+    with pytest.raises(ValueError, match=semconv.OPERATION_RATIO.prometheus):
+        registry.register(ProgressCollector(shelf))
+
+
+class _Other(Collector):
+    def collect(self) -> Iterable[Family]:
+        """Yield somebody else's gauge."""
+        yield GaugeMetricFamily("other_gauge", "Somebody else's.", 1.0)
+
+
+def test_a_failing_reader_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """When the reader fails, totals and other collectors stay; one warning is logged, and each failure counts."""
+    totals = Totals()
+    totals.rejected("negative")
+    shelf = Shelf([operation()], error=OSError("disk gone"))
+    registry = CollectorRegistry()
+    registry.register(ProgressCollector(shelf, totals=totals))
+    registry.register(_Other())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            names = {family.name for family in registry.collect()}
+    assert "other_gauge" in names
+    assert not any(name.startswith("progress_operation") for name in names)
+    assert len(caplog.records) == 1
+    assert registry.get_sample_value(semconv.UPDATES_REJECTED.prometheus, {"reason": "negative"}) == 1.0
+    shelf.error = None
+    assert (
+        registry.get_sample_value(
+            semconv.OPERATION_CURRENT.prometheus, dict(zip(semconv.OPERATION_CURRENT.labels, OP, strict=True))
+        )
+        == 0
+    )
+    assert registry.get_sample_value(semconv.SINK_ERRORS.prometheus, {"sink": "prometheus"}) == 4.0
+
+
+def test_totals_become_counters_and_histograms() -> None:
+    """Counters keep their sums, histograms cumulate their buckets and carry exemplars in OpenMetrics only."""
+    totals = Totals()
+    ended = operation(elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
+    totals.write(batch(ended.root, items={("render", "frame", "completed"): 41, ("render", "frame", "failed"): 1}))
+    totals.tick(0.004)
+    collector = ProgressCollector(Shelf(), totals=totals)
+    assert values(collector, semconv.OPERATIONS_FINISHED) == {("render", "completed"): 1.0}
+    assert values(collector, semconv.ITEMS) == {("render", "frame", "completed"): 41.0, ("render", "frame", "failed"): 1.0}
+    buckets = values(collector, semconv.OPERATION_DURATION, "_bucket")
+    assert buckets["render", "completed", "30.0"] == 0.0
+    assert buckets["render", "completed", "60.0"] == buckets["render", "completed", "+Inf"] == 1.0
+    assert values(collector, semconv.OPERATION_DURATION, "_sum") == {("render", "completed"): 42.0}
+    assert values(collector, semconv.TICK_DURATION, "_count") == {(): 1.0}
+    exemplars = [sample.exemplar for sample in samples(collector) if sample.exemplar]
+    assert [(one.labels, one.value, float(one.timestamp or 0)) for one in exemplars] == [
+        ({"trace_id": TRACE_ID}, 42.0, START + 42.0)
+    ]
+    assert TRACE_ID not in exposition(collector)
+
+
+def test_an_exemplar_needs_a_real_trace_id() -> None:
+    """A trace id that is none makes no exemplar, whose labels have a hard limit in OpenMetrics."""
+    totals = Totals()
+    totals.write(batch(operation(status=Status.COMPLETED, trace_id='"}\n' * 100).root))
+    assert not any(sample.exemplar for sample in samples(ProgressCollector(Shelf(), totals=totals)))
+
+
+def test_names_help_labels_and_units_are_those_of_the_conventions() -> None:
+    """Every family is in semconv.METRICS with the same kind and help, and describe() names them all."""
+    described = {(family.name, family.type, family.documentation) for family in ProgressCollector(Shelf()).describe()}
+    assert described == {
+        (metric.prometheus.removesuffix("_total") if metric.kind == "counter" else metric.prometheus, metric.kind, metric.help)
+        for metric in semconv.METRICS
+    }
+
+
+def test_a_backquote_in_an_id_is_an_escape() -> None:
+    """Grafana can put no backquote into a query, so a label has none; two ids that differ in it alone stay two series."""
+    found = values(ProgressCollector(Shelf([operation("a`b"), operation("ab")])), semconv.OPERATION_CURRENT)
+    assert set(found) == {("a\\x60b", "render"), ("ab", "render")}

@@ -1,0 +1,181 @@
+"""All three signals through a real collector (rotel) and on to a receiver: what was sent is what arrives, whole."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from opentelemetry import trace
+
+from otel_progress import semconv
+from otel_progress.exporters.otel_logs_shim import build_event_log
+from otel_progress.exporters.otlp import build_resource, build_tracer_provider
+from otel_progress.exporters.otlp_events import OtlpEvents
+from otel_progress.exporters.otlp_metrics import build_otlp_metrics
+from otel_progress.exporters.series import Caps, read_operations, rows
+from otel_progress.exporters.totals import Totals
+from otel_progress.model import Failure, Outcome, Status
+from otel_progress.operations import Event, OperationSnapshot
+from otel_progress.protocols import Reader
+from tests.support import loopback, servers
+from tests.support.otlp_receiver import Receiver, attributes, receiving
+from tests.support.otlp_records import WALL, ListedReader, Told, batch, ended, level
+
+pytestmark = pytest.mark.server
+
+FLUSH_S = 60.0
+SERVICE = {semconv.SERVICE_NAME: "nightly", semconv.SERVICE_INSTANCE_ID: "worker-1"}
+
+
+def rotel() -> str:
+    """Return the path of the collector's binary, which its wheel carries inside the package.
+
+    It needs the shared library of the interpreter it was made for: where that is missing it is as good as not installed.
+    """
+    found = importlib.util.find_spec("rotel")
+    binary = Path(found.origin).with_name("rotel-agent") if found is not None and found.origin else None
+    if binary is not None and subprocess.run([str(binary), "--version"], capture_output=True, check=False).returncode == 0:
+        return str(binary)
+    return servers.require("rotel-agent")
+
+
+@pytest.fixture(params=["grpc", "http/protobuf"])
+def received(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """Point the environment at a running collector, by one of the protocols; yield the receiver behind it."""
+    host = loopback.own_host()
+    grpc, http = loopback.free_ports(host, 2)
+    with receiving() as receiver:
+        command = [
+            rotel(),
+            "start",
+            *("--otlp-grpc-endpoint", f"{host}:{grpc}"),
+            *("--otlp-http-endpoint", f"{host}:{http}"),
+            *("--exporter", "otlp"),
+            *("--otlp-exporter-protocol", "http"),
+            *("--otlp-exporter-endpoint", f"http://127.0.0.1:{receiver.port}"),
+            *("--batch-timeout", "50ms"),
+            *("--pid-file", str(tmp_path / "rotel.pid")),
+            *("--log-file", str(tmp_path / "rotel.log")),
+        ]
+        port = grpc if request.param == "grpc" else http
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", request.param)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{host}:{port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(int(FLUSH_S)))
+
+        def ready() -> bool:
+            return all(loopback.listens(host, one) for one in (grpc, http))
+
+        with servers.running(command, ready=ready, log=tmp_path / "out", timeout=FLUSH_S):
+            yield receiver
+
+
+def test_spans_arrive_whole_and_only_sampled_ones(received: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sampled tree arrives once, with parents and attributes; under always_off nothing does, though its spans record."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    silent = build_tracer_provider("nightly", otlp=True, instance_id="worker-1")
+    silent.get_tracer("t").start_span("unsampled", attributes={semconv.OPERATION_ID: "no"}).end()
+    assert silent.force_flush(int(FLUSH_S * 1000))
+    silent.shutdown()
+    monkeypatch.delenv("OTEL_TRACES_SAMPLER")
+    provider = build_tracer_provider("nightly", otlp=True, instance_id="worker-1")
+    tracer = provider.get_tracer("t")
+    with tracer.start_as_current_span("setlist", attributes={semconv.OPERATION_ID: "friday-42"}) as root:
+        tracer.start_span("song", attributes={semconv.LEVEL_ID: "1", semconv.TOTAL: 10}).end()
+    assert provider.force_flush(int(FLUSH_S * 1000))
+    spans = servers.poll(lambda: received.spans() if len(received.spans()) == 2 else None, what="two spans")
+    by_name = {span.name: (resource, span) for resource, span in spans}
+    place = root.get_span_context()
+    assert set(by_name) == {"setlist", "song"}
+    for resource, span in by_name.values():
+        assert {name: resource[name] for name in SERVICE} == SERVICE
+        assert span.trace_id.hex() == trace.format_trace_id(place.trace_id)
+    assert by_name["song"][1].parent_span_id.hex() == trace.format_span_id(place.span_id)
+    assert attributes(by_name["song"][1]) == {semconv.LEVEL_ID: "1", semconv.TOTAL: 10}
+    provider.shutdown()
+    assert len(received.spans()) == 2
+
+
+def test_events_arrive_whole(received: Receiver) -> None:
+    """Every event of a run arrives with its name, time, severity, place and attributes, as a direct emitter is told them."""
+    item = Event("friday-42", "setlist", "run-1", "song:1", "song", semconv.EVENT_ITEM, 1, WALL + 2.5, "x.wav", Outcome.FAILED)
+    root = level(metadata={"rate": 44100, "tags": ("a", "b"), "größe": "ü"})
+    song = level("song:1", clock=1.0, started=1.0)
+    batches = [
+        batch(1.0, root, song),
+        batch(2.5, replace(song, sequence=2, current=4, ratio=0.4), events=[replace(item, error=Failure("OSError", "gone"))]),
+        batch(3.0, ended(replace(song, sequence=3), 3.0, Status.FAILED, error=Failure("OSError", "gone"))),
+        batch(9.0, ended(replace(root, sequence=4), 9.0)),
+    ]
+    told = Told()
+    log = build_event_log(build_resource("nightly", "worker-1"))
+    direct, sent = OtlpEvents(told), OtlpEvents(log)
+    for one in batches:
+        direct.write(one)
+        sent.write(one)
+    assert log.force_flush(FLUSH_S)
+    records = servers.poll(lambda: received.records() if len(received.records()) >= len(told.events) else None, what="records")
+    assert len(told.events) == 6
+    assert all({name: resource[name] for name in SERVICE} == SERVICE for resource, _ in records)
+    got = sorted((_plain(record) for _, record in records), key=repr)
+    assert got == sorted((_expected(event) for event in told.events), key=repr)
+    sent.close()
+
+
+def test_metrics_arrive_whole(received: Receiver) -> None:
+    """The gauges that arrive are exactly the series of the scrape (their own caps left out), and totals arrive as sums and histograms."""
+    own = {semconv.SERIES_SHOWN.name, semconv.SERIES_LIMIT.name}
+    snapshot = level(current=3, ratio=0.3, clock=5.0)
+    operation = OperationSnapshot(snapshot, (level("song:1", clock=5.0),), WALL + 5.0, 5.0)
+    reader = cast("Reader", ListedReader([operation]))
+    totals = Totals()
+    totals.write(batch(4.0, ended(level(run="before"), 4.0)))
+    metrics = build_otlp_metrics(reader, totals, build_resource("nightly", "worker-1"))
+    assert metrics.force_flush(FLUSH_S)
+    finished, duration = semconv.OPERATIONS_FINISHED.name, semconv.OPERATION_DURATION.name
+    servers.poll(lambda: {finished, duration} <= {metric.name for _, metric in received.metrics()}, what="metrics")
+    gauges = {
+        (metric.name, *sorted(attributes(point).items()), point.as_double)
+        for _, metric in received.metrics()
+        if metric.name not in own
+        for point in metric.gauge.data_points
+    }
+    expected = {
+        (metric.name, *sorted(zip(metric.labels, labels, strict=True)), value)
+        for metric, labels, value in rows(read_operations(reader, Caps()), Caps(), Totals())
+        if metric.name not in own
+    }
+    assert gauges == expected
+    by_name = {metric.name: metric for _, metric in received.metrics()}
+    assert [point.as_int for point in by_name[finished].sum.data_points] == [1]
+    assert by_name[finished].sum.is_monotonic
+    (histogram,) = by_name[duration].histogram.data_points
+    assert (histogram.count, histogram.sum, sum(histogram.bucket_counts)) == (1, 4.0, 1)
+    metrics.close()
+
+
+def _plain(record: Any) -> tuple[Any, ...]:
+    found = attributes(record)
+    name = getattr(record, "event_name", None) or found.pop("event.name")
+    place = (record.trace_id.hex(), record.span_id.hex())
+    return (name, record.time_unix_nano, record.severity_text, record.body.string_value, place, sorted(found.items(), key=repr))
+
+
+def _expected(event: Any) -> tuple[Any, ...]:
+    place = (event.trace_id or "", event.span_id or "")
+    given = {key: list(value) if isinstance(value, tuple) else value for key, value in event.attributes.items()}
+    severity = "ERROR" if event.error else "INFO"
+    return (event.name, int(event.at * 1e9), severity, event.body, place, sorted(given.items(), key=repr))
+
+
+def test_the_collector_is_the_real_one() -> None:
+    """Where servers are required the collector is there, so that the tests above cannot all be skipped."""
+    if os.environ.get(servers.REQUIRED) != "1":
+        pytest.skip(f"{servers.REQUIRED} is not set")
+    assert os.access(rotel(), os.X_OK)

@@ -1,0 +1,176 @@
+"""What the environment says about OTLP, and what is made of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+from otel_progress import semconv
+from otel_progress.errors import ConfigurationError
+from otel_progress.exporters.otel_logs_shim import build_event_log
+from otel_progress.exporters.otlp import build_resource, build_tracer_provider
+from otel_progress.exporters.otlp_metrics import build_otlp_metrics
+from otel_progress.exporters.otlp_sender import ExportMonitor
+from otel_progress.exporters.otlp_settings import SIGNALS, otlp_wanted, protocol, wanted_signals
+from otel_progress.exporters.totals import Totals
+from otel_progress.sampling import ProgressSampler
+from tests.support.metrics_operations import Shelf
+
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+
+@pytest.mark.parametrize(
+    ("environ", "signals"),
+    [
+        ({}, ()),
+        ({ENDPOINT: "http://collector:4317"}, SIGNALS),
+        ({ENDPOINT: " "}, ()),
+        ({"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://collector:4317"}, ("logs",)),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, ("traces",)),
+        ({"OTEL_TRACES_EXPORTER": "console, OTLP"}, ("traces",)),
+        ({"OTEL_TRACES_EXPORTER": "console", ENDPOINT: "http://c:4317"}, ("logs", "metrics")),
+        ({"OTEL_TRACES_EXPORTER": "none", ENDPOINT: "http://c:4317"}, ("logs", "metrics")),
+        ({"OTEL_SDK_DISABLED": "TRUE", ENDPOINT: "http://c:4317"}, ()),
+        ({"OTEL_SDK_DISABLED": "yes", ENDPOINT: "http://c:4317"}, SIGNALS),
+    ],
+)
+def test_environment_decides_which_signals_go_out(environ: dict[str, str], signals: tuple[str, ...]) -> None:
+    """Endpoints and exporters turn signals on; ``none`` and a disabled SDK turn them off."""
+    assert wanted_signals(environ) == signals
+    assert otlp_wanted(environ) == bool(signals)
+
+
+def test_argument_wins_over_the_environment_but_not_over_none() -> None:
+    """``otlp=True`` needs no variable, ``otlp=False`` heeds none; a signal that is ruled out by name stays in."""
+    assert wanted_signals({}, otlp=True) == SIGNALS
+    assert wanted_signals({ENDPOINT: "http://c:4317"}, otlp=False) == ()
+    assert wanted_signals({"OTEL_METRICS_EXPORTER": "none"}, otlp=True) == ("traces", "logs")
+    assert wanted_signals({"OTEL_SDK_DISABLED": "true"}, otlp=True) == ()
+
+
+def test_own_protocol_wins_over_the_common_one() -> None:
+    """Each signal can have its protocol; without any it is that of OpenTelemetry Python."""
+    environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "http/protobuf"}
+    assert [protocol(signal, environ) for signal in SIGNALS] == ["grpc", "http/protobuf", "grpc"]
+    assert protocol("traces", {}) == "grpc"
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"])
+def test_unknown_protocol_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the variable, its value and the two that are accepted."""
+    monkeypatch.setenv(name, "http/json")
+    with pytest.raises(ConfigurationError, match=rf"{name}='http/json' .*'grpc' or 'http/protobuf'"):
+        build_tracer_provider("nightly", otlp=True, instance_id="i")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "name", "value"),
+    [
+        ("grpc", "OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+        ("grpc", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000"),
+        ("http/protobuf", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000"),
+    ],
+)
+def test_setting_an_exporter_cannot_use_is_refused(chosen: str, name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the SDK raises for a bad setting comes as a ConfigurationError that says which signal and which variables."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", chosen)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=r"OTLP export of traces cannot be set up.*OTEL_"):
+        build_tracer_provider("nightly", otlp=True, instance_id="i")
+
+
+def _spans() -> object:
+    return build_tracer_provider(None, otlp=True, instance_id="i")
+
+
+def _metrics() -> object:
+    return build_otlp_metrics(Shelf([]), Totals(), build_resource(None, "i"))
+
+
+def _logs() -> object:
+    return build_event_log(build_resource(None, "i"))
+
+
+@pytest.mark.parametrize("chosen", ["grpc", "http/protobuf"])
+@pytest.mark.parametrize(
+    ("build", "name", "value"),
+    [
+        (_spans, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000"),
+        (_metrics, "OTEL_METRIC_EXPORT_INTERVAL", "-5"),
+        (_logs, "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "100000"),
+    ],
+)
+def test_refused_setting_leaves_no_thread_and_no_open_exporter(
+    chosen: str, build: Callable[[], object], name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter, which exists by the time the SDK reads the setting, is closed. The text is one sentence."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", chosen)
+    monkeypatch.setenv(name, value)
+    closed: list[ExportMonitor[Any]] = []
+    stop = ExportMonitor.stop
+
+    def noted(monitor: ExportMonitor[Any]) -> None:
+        closed.append(monitor)
+        stop(monitor)
+
+    monkeypatch.setattr(ExportMonitor, "stop", noted)
+    before = set(threading.enumerate())
+    with pytest.raises(ConfigurationError, match=r"cannot be set up: \S+( \S+)*[^.]\. Correct"):
+        build()
+    assert len(closed) == 1
+    assert [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith(("otel-", "Otel"))] == []
+
+
+def test_resource_says_who_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument wins over both variables for the name; other attributes and an instance id of the environment stay."""
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=a,deployment.environment.name=test")
+    assert build_resource(None, "i").attributes[semconv.SERVICE_NAME] == "a"
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "b")
+    assert build_resource(None, "i").attributes[semconv.SERVICE_NAME] == "b"
+    resource = build_resource("c", "i")
+    assert resource.attributes[semconv.SERVICE_NAME] == "c"
+    assert resource.attributes["deployment.environment.name"] == "test"
+    assert resource.attributes[semconv.SERVICE_INSTANCE_ID] == "i"
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=pod-7")
+    assert build_resource("c", "i").attributes[semconv.SERVICE_INSTANCE_ID] == "pod-7"
+
+
+def test_sampler_comes_from_the_environment_inside_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``OTEL_TRACES_SAMPLER`` chooses what is exported; progress spans record all the same."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    provider = build_tracer_provider("nightly", otlp=False, instance_id="i")
+    assert isinstance(provider.sampler, ProgressSampler)
+    assert provider.sampler.get_description() == "ProgressSampler{AlwaysOffSampler}"
+    span = provider.get_tracer("t").start_span("op", attributes={semconv.OPERATION_ID: "x"})
+    assert span.is_recording()
+    span.end()
+    provider.shutdown()
+
+
+def test_disabled_sdk_gives_spans_that_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``OTEL_SDK_DISABLED=true`` the provider works, its spans record nothing, and no exporter is made."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "nonsense that would be refused")
+    provider = build_tracer_provider("nightly", otlp=True, instance_id="i")
+    assert isinstance(provider, TracerProvider)
+    assert not provider.get_tracer("t").start_span("op", attributes={semconv.OPERATION_ID: "x"}).is_recording()
+    provider.shutdown()
+
+
+@pytest.mark.process
+def test_no_exporter_is_imported_before_it_is_made() -> None:
+    """Neither gRPC nor an HTTP client is loaded by a provider that exports nothing."""
+    code = (
+        "import sys; from otel_progress.exporters.otlp import build_tracer_provider; "
+        "import otel_progress.exporters.otlp_events, otel_progress.exporters.otlp_metrics; "
+        "build_tracer_provider('n', otlp=False, instance_id='i').shutdown(); "
+        "print([m for m in ('grpc', 'requests', 'google.protobuf') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,105 @@
+"""The rules of the test suite itself: where helpers are, what tests may import, and which markers exist."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+TESTS: Final = Path(__file__).resolve().parents[1]
+SUPPORT: Final = "tests.support"
+BUILT_IN: Final = {"parametrize", "skip", "skipif", "usefixtures", "xfail", "filterwarnings"}
+FILES: Final = sorted(TESTS.rglob("*.py"))
+MODULES: Final = {path.stem for path in FILES if not path.is_relative_to(TESTS / "support")} - {"__init__"}
+"""Names of tests, by which they could be imported from their own folder."""
+
+
+def name_of(path: Path) -> str:
+    """Return the path of a test file within the folder of the tests."""
+    return path.relative_to(TESTS).as_posix()
+
+
+@lru_cache(maxsize=1)
+def trees() -> dict[str, ast.Module]:
+    """Return the syntax tree of each file by its path within the folder of the tests."""
+    return {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Yield the full name of each module, or name of a module, that a file imports, at its top or within a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def forbidden(tree: ast.Module) -> list[str]:
+    """Return the imports of a file that lead into the tests, but not into ``tests.support``."""
+    found = []
+    for name in imported(tree):
+        first, _, rest = name.partition(".")
+        of_tests = first in ("", "tests") and not f"{name}.".startswith(f"{SUPPORT}.")
+        if of_tests or first in MODULES or "conftest" in rest.split("."):
+            found.append(name)
+    return found
+
+
+def markers(tree: ast.Module) -> set[str]:
+    """Return the names used as ``pytest.mark.NAME``."""
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and ast.unparse(node.value) == "pytest.mark"
+    }
+
+
+def test_no_file_imports_another_test() -> None:
+    """Tests, fixtures and helpers import of the tests only what is in ``tests.support``."""
+    found = {name: forbidden(tree) for name, tree in trees().items()}
+    assert {name: names for name, names in found.items() if names} == {}
+    assert len(found) > 200
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from tests.server.test_middleware import scope",
+        "from tests import conftest",
+        "from tests.server import test_middleware",
+        "import tests.conftest",
+        "from test_middleware import scope",
+        "import test_middleware",
+        "from . import helper",
+        "from .helper import name",
+        "def function():\n    from tests.supportive import name",
+    ],
+)
+def test_forbidden_finds_import_of_test(source: str) -> None:
+    """Each way to import another test is found."""
+    assert len(forbidden(ast.parse(source))) == 1
+
+
+def test_helpers_are_in_support_only() -> None:
+    """Outside of ``tests/support`` there are tests, fixtures, and the file that makes ``tests`` a package."""
+    others = {
+        name_of(path)
+        for path in FILES
+        if not path.is_relative_to(TESTS / "support") and not path.name.startswith("test_") and path.name != "conftest.py"
+    }
+    assert others == {"__init__.py"}
+    assert not [name_of(path) for path in (TESTS / "support").rglob("*.py") if path.name.startswith(("test_", "conftest"))]
+
+
+def test_markers_in_use_are_registered(pytestconfig: pytest.Config) -> None:
+    """Every marker is one of pytest or of pyproject.toml, and each of the latter but ``slow``, which is reserved, is in use."""
+    registered = {line.partition(":")[0].partition("(")[0] for line in pytestconfig.getini("markers")}
+    used = set().union(*(markers(tree) for tree in trees().values()))
+    assert used - BUILT_IN <= registered
+    assert {"process", "browser", "server", "stack", "docs"} <= used
+    assert markers(ast.parse("@pytest.mark.surprise\ndef test(): ...")) == {"surprise"}

@@ -1,0 +1,288 @@
+"""The page shows work as it runs: from its start to its end, over a restart of the server, and in every condition."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import otel_progress as progress
+from tests.support.browser import PATIENCE_S, Serving, Tab
+from tests.support.servers import poll
+
+pytestmark = pytest.mark.browser
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+expect = sync_api.expect
+
+WORKER = """
+import sys
+import otel_progress as progress
+
+def go_on(word):
+    print(word, flush=True)
+    sys.stdin.readline()
+
+with progress.configure(service_name="nightly", store=sys.argv[1], console=False, tick=0.05):
+    stages = {"download": 1, "render": 3}
+    with progress.operation("setlist", "Friday setlist", id=sys.argv[2], stages=stages, customer="Blue Note") as op:
+        go_on("begun")
+        with op.stage("download") as stage:
+            stage.set_total(4)
+            stage.item("intro.wav")
+            stage.item("solo.wav", outcome="failed", error=ValueError("no such take"))
+            op.update(message="Fetching from the archive")
+            go_on("half-way")
+            stage.increment(2)
+        with op.stage("render") as stage:
+            stage.set_total(1)
+            stage.increment()
+        go_on("nearly")
+"""
+
+
+WORDS = """() => {
+  window.words = [];
+  const word = document.querySelector('.connection .word');
+  new MutationObserver(() => words.push(word.textContent)).observe(word, {childList: true, characterData: true, subtree: true});
+}"""
+"""Keeps what is said of the connection: that the server has restarted is said for some seconds only, which may be missed."""
+
+
+class Worker:
+    """A process that works a step a line."""
+
+    def __init__(self, store: str, operation_id: str) -> None:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        command = [sys.executable, "-c", WORKER, store, operation_id]
+        self.process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def reach(self, word: str) -> None:
+        """Wait until it stands still at a place."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == word
+
+    def go_on(self) -> None:
+        """Let it work to the next place."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+@pytest.fixture
+def worker(store: str, request: pytest.FixtureRequest) -> Iterator[Worker]:
+    """A worker in a process of its own, at the journal of the shared server."""
+    made = Worker(store, f"friday-{request.node.name}")
+    yield made
+    made.close()
+
+
+def test_a_run_is_shown_from_start_to_end(worker: Worker, shared: Serving, tab: Tab) -> None:
+    """Without a reload the list and the details go from its start over its stages and items to its end."""
+    page = tab.page
+    page.goto(shared.url)
+    expect(page.locator(".connection")).to_have_attribute("data-state", "live")
+    worker.reach("begun")
+    row = page.get_by_role("treeitem", name="Friday setlist, Running")
+    row.click()
+    details = page.get_by_role("complementary")
+    expect(details.get_by_role("heading", name="Friday setlist")).to_be_focused()
+    worker.go_on()
+    worker.reach("half-way")
+    card = details.locator(".card", has_text="download")
+    expect(card.locator(".count")).to_have_text("2 of 4")
+    expect(card).to_contain_text("1 failed")
+    expect(card.locator(".item")).to_have_text(["Failed: solo.wavValueError: no such take", "Completed: intro.wav"])
+    expect(details.locator(".message")).to_have_text("Fetching from the archive")
+    expect(details.get_by_role("region", name="Metadata")).to_contain_text("Blue Note")
+    expect(row).to_have_accessible_name(re.compile("Friday setlist, Running, 12.%, 0 of 2 stages"))
+    tab.shoot("live-half-way")
+    worker.go_on()
+    worker.reach("nearly")
+    worker.go_on()
+    expect(details.locator(".chip")).to_have_text("Completed")
+    expect(details.locator(".hero .percent")).to_have_text("100\u00a0%")
+    expect(details.locator(".hero .left")).to_contain_text("took")
+    assert worker.process.wait(PATIENCE_S) == 0
+
+
+def test_a_restart_of_the_server_loses_nothing(tmp_path: Path, open_tab: Callable[..., Tab]) -> None:
+    """A killed server is said to be away; when it is back, so is the page by itself, also with what ended in between."""
+    store = f"sqlite:///{tmp_path}/journal.db"
+    runner, stays = Worker(store, "friday-restart"), Worker(store, "friday-stays")
+    serving = Serving(store, tmp_path / "serve.log")
+    try:
+        runner.reach("begun")
+        stays.reach("begun")
+        serving.start()
+        page = open_tab().page
+        page.goto(serving.url)
+        rows = page.get_by_role("treeitem", name="Friday setlist, Running")
+        expect(rows).to_have_count(2)
+        page.evaluate(WORDS)
+        serving.kill()
+        expect(page.locator(".connection .word")).to_have_text("Reconnecting…")
+        expect(page.locator(".banner")).to_contain_text("What you see is as of")
+        expect(rows).to_have_count(2)
+        for word in ("half-way", "nearly"):
+            runner.go_on()
+            runner.reach(word)
+        runner.go_on()
+        assert runner.process.wait(PATIENCE_S) == 0
+        with progress.configure(store=store, console=False), progress.operation("job", "Brief job", id="brief"):
+            pass
+        serving.start()
+        poll(lambda: "Live again: the server has restarted" in page.evaluate("words"), what="word of the restart")
+        expect(page.locator(".banner")).to_be_hidden()
+        expect(page.get_by_role("treeitem", name="Friday setlist, Completed, 100")).to_have_count(1)
+        expect(page.get_by_role("treeitem", name="Brief job, Completed")).to_have_count(1)
+        expect(rows).to_have_count(1)
+        stays.go_on()
+        stays.reach("half-way")
+        expect(rows.locator(".note")).to_have_text("Fetching from the archive")
+    finally:
+        runner.close()
+        stays.close()
+        serving.stop()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_conditions_are_told_apart_in_words(worker: Worker, site: str, tab: Tab) -> None:
+    """Abandoned, overdue, cancelling and failed (stalled is below) each have a word, a colour and a reason of their own."""
+    worker.reach("begun")
+    page = tab.page
+    page.goto(site)
+    expect(page.locator(".row.operation", has_text="Friday setlist").filter(has_text="Running")).to_be_visible()
+    worker.process.send_signal(signal.SIGKILL)
+    worker.process.wait(PATIENCE_S)
+    late = progress.operation("report", "Quarterly report", id="c-late", total=4, deadline=0.001).start()
+    asked = progress.operation("sync", "Photo sync", id="c-asked", total=4).start()
+    broken = progress.operation("mail", "Digest", id="c-broken", total=4).start()
+    broken.fail(ConnectionRefusedError("mail.example.org refused"))
+    expect(page.get_by_role("treeitem", name="Photo sync, Running")).to_be_visible()
+    page.goto(f"{site}#/operations/c-asked")
+    page.get_by_role("button", name="Cancel…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Ask it to stop").click()
+    expected = {
+        "Friday setlist": ("Abandoned", "no sign of life"),
+        "Quarterly report": ("Overdue", "past its deadline"),
+        "Photo sync": ("Cancelling", "Asked to stop"),
+        "Digest": ("Failed", "ConnectionRefusedError: mail.example.org refused"),
+    }
+    colours = set()
+    for name, (word, reason) in expected.items():
+        row = page.locator(".row.operation", has=page.get_by_text(name, exact=True)).filter(has_text=word).first
+        expect(row.locator(".chip")).to_have_text(word)
+        expect(row.locator(".note")).to_contain_text(reason)
+        colours.add(row.locator(".chip").evaluate("node => getComputedStyle(node).color"))
+    tab.shoot("conditions")
+    assert len(colours) == len(expected)
+    assert poll(lambda: asked.cancel_requested, what="request to stop in the worker")
+    for level in (late, asked):
+        level.cancel()
+
+
+def test_an_operation_that_stands_still_is_stalled(site: str, tab: Tab) -> None:
+    """The page notices by its own clock that nothing moves, although no message says so."""
+    page = tab.page
+    page.clock.install()
+    with progress.operation("transcode", "Lecture 12", id="still", total=9) as op:
+        op.increment()
+        page.goto(site)
+        row = page.locator(".row.operation", has=page.get_by_text("Lecture 12", exact=True))
+        expect(row.locator(".chip")).to_have_text("Running")
+        page.clock.fast_forward(61_000)
+        expect(row.locator(".chip")).to_have_text("Stalled")
+        expect(row.locator(".note")).to_contain_text("No progress for 1 min")
+        op.increment()
+        expect(row.locator(".chip")).to_have_text("Running")
+
+
+def test_an_unknown_total_claims_nothing(site: str, tab: Tab) -> None:
+    """No percentage, no zero: a bar without a value, in words and for screen readers, and the count that there is."""
+    with progress.operation("crawl", "Endless crawl", id="endless", unit="page") as op:
+        op.increment(7)
+        tab.page.goto(f"{site}#/operations/endless")
+        details = tab.page.get_by_role("complementary")
+        expect(details.locator(".hero .percent")).to_have_text("Total unknown")
+        expect(details.locator(".hero .count")).to_have_text("7 pages")
+        bar = details.get_by_role("progressbar", name="Progress of the operation")
+        assert bar.get_attribute("aria-valuenow") is None
+        assert bar.get_attribute("data-unknown") is not None
+        row = tab.page.get_by_role("treeitem", name="Endless crawl, Running, unknown total, 7 pages")
+        expect(row.locator(".percent")).to_have_text("–")
+        tab.shoot("unknown-total")
+
+
+def test_what_ended_can_be_deleted(site: str, tab: Tab) -> None:
+    """An ended operation goes for good, after a question that can be answered with no."""
+    with progress.operation("cleanup", "Old run", id="old-run"):
+        pass
+    page = tab.page
+    page.goto(f"{site}#/operations/old-run")
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Back").click()
+    expect(page.get_by_role("treeitem", name="Old run")).to_be_visible()
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("complementary")).to_be_hidden()
+    expect(page.get_by_role("treeitem", name="Old run")).to_have_count(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_what_was_abandoned_can_be_deleted(worker: Worker, site: str, tab: Tab, request: pytest.FixtureRequest) -> None:
+    """Nobody works on it any more, so it needs no end of its own to go."""
+    worker.reach("begun")
+    page = tab.page
+    id_ = f"friday-{request.node.name}"
+    page.goto(f"{site}#/operations/{id_}")
+    details = page.get_by_role("complementary")
+    expect(details.locator(".chip").first).to_have_text("Running")
+    expect(details.get_by_role("button", name="Delete…")).to_be_hidden()
+    worker.process.send_signal(signal.SIGKILL)
+    worker.process.wait(PATIENCE_S)
+    details.get_by_role("button", name="Delete…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(details).to_be_hidden()
+    assert page.request.get(f"{site}api/v1/operations/{id_}").status == 404
+
+
+def test_logs_batches_and_history_are_there(site: str, tab: Tab) -> None:
+    """Log records of an operation, a batch with what failed in it, and what ended with how long it took."""
+    with progress.operation("mix", "Mix-down", id="mix-1", total=2) as op:
+        logging.getLogger("mix").warning("clipping in bar %d", 12)
+        op.increment(2)
+    with progress.batch("October", id="october", total=3) as batch:
+        for number in range(3):
+            handle = batch.operation("thumbnail", f"photo-{number}", id=f"photo-{number}", total=1).start()
+            if number == 1:
+                handle.fail(ValueError("not a picture"))
+            else:
+                handle.complete()
+    page = tab.page
+    page.goto(f"{site}#/operations/mix-1")
+    expect(page.get_by_role("list", name="Log records")).to_contain_text("clipping in bar 12")
+    page.goto(f"{site}#/batches")
+    page.get_by_role("link", name="October").click()
+    expect(page.locator(".batches .count").last).to_have_text("3 of 3 operations")
+    expect(page.get_by_role("region", name="Failed")).to_contain_text("ValueError: not a picture")
+    tab.shoot("batch")
+    page.goto(f"{site}#/history?type=mix")
+    line = page.get_by_role("row", name="Mix-down")
+    expect(line).to_contain_text("Completed")
+    expect(line.locator(".took")).to_have_text(re.compile(r"^\d\.\d s$"))

@@ -1,0 +1,123 @@
+"""The list of batches over REST, page by page, from the journal and from the worker's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.sample_operations import NOW_WALL
+
+pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
+
+import otel_progress as progress
+from otel_progress.journal import SqliteJournal
+from otel_progress.server.paging import Place, write_cursor, write_parts
+from otel_progress.testing import FakeClock, recording
+from otel_progress.text import MAX_ID
+from tests.support.factories import WALL, batch, batch_info, ended
+
+LIST = "/api/v1/batches"
+
+
+def fill_up(journal: SqliteJournal) -> list[str]:
+    """Declare ten batches, several of which started at one moment, and return the ids of all there are in the order of the list."""
+    open_ones = [batch_info(f"open-{number}", started_at=WALL - number // 2, total=None) for number in range(6)]
+    closed = [batch_info(f"shut-{number}", started_at=WALL - number // 3, ended_at=WALL + 5) for number in range(4)]
+    journal.write(batch(batches=[*reversed(open_ones), *closed]))
+    return [one.id for one in (*open_ones, *closed)] + ["b/1"]  # whose first operation started earlier
+
+
+def walk(client: Any, limit: int, between: Callable[[int], None] = lambda number: None) -> list[list[str]]:
+    """Return the ids of the batches, page by page."""
+    pages: list[list[str]] = []
+    cursor: str | None = None
+    while not pages or cursor:
+        document = client.json(LIST, params={"limit": limit} | ({"cursor": cursor} if cursor else {}))
+        pages.append([one["id"] for one in document["batches"]])
+        cursor = document["next"]
+        between(len(pages))
+    return pages
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 10, 11, 500])
+def test_pages_come_to_the_whole_list(client: Any, journal: SqliteJournal, limit: int) -> None:
+    """Those that are not over, then the newest, then by id: each batch once, and a cursor exactly when there is more."""
+    expected = fill_up(journal)
+    pages = walk(client, limit)
+    assert [id_ for page in pages for id_ in page] == expected
+    assert {len(page) for page in pages[:-1]} <= {limit}
+    assert len(pages) == -(-len(expected) // limit)
+
+
+def test_what_begins_and_ends_meanwhile_moves_no_page(client: Any, journal: SqliteJournal) -> None:
+    """A batch that is over between two pages comes once, where it was, listed already or not; one that is new is on none of them."""
+    expected = fill_up(journal)
+
+    def work_goes_on(number: int) -> None:
+        after = NOW_WALL + number  # what ends now ends after the first page was read
+        journal.write(batch(batches=[batch_info(f"new-{number}", started_at=after, total=None)]))
+        for id_ in (f"open-{number - 1}", f"open-{6 - number}"):
+            journal.write(batch(batches=[batch_info(id_, sequence=9, started_at=WALL, total=None, ended_at=after)]))
+
+    assert [id_ for page in walk(client, 2, work_goes_on) for id_ in page] == expected
+    assert client.json(LIST)["batches"][0]["id"].startswith("new-")
+
+
+def test_the_worker_itself_pages_through_the_same(tmp_path: Path, serve: Callable[..., Any]) -> None:
+    """Batches of this process and those only the journal has are one list, also where this process knows of one only in part."""
+    store = f"sqlite:///{tmp_path}/p.db"
+    with recording(store=store, clock=FakeClock(wall=WALL)) as recorder:
+        for number in range(4):
+            group = progress.batch(f"mine-{number}", id=f"mine-{number}", total=None if number % 2 else 1).start()
+            with progress.operation("job", id=f"job-{number}", batch=group):
+                pass
+        assert recorder.runtime.force_flush(60.0)
+        with closing(SqliteJournal(tmp_path / "p.db")) as other:
+            theirs = [batch_info(f"theirs-{number}", started_at=WALL - number, total=None) for number in range(3)]
+            more = ended(
+                operation_id="x", run="x", batch="mine-0", status=progress.Status.RUNNING, ended_at=None, duration_s=None
+            )
+            other.write(batch(more, batches=theirs))
+        client = serve(recorder.runtime.reader)
+        expected = ["mine-0", "mine-1", "mine-3", "theirs-0", "theirs-1", "theirs-2", "mine-2"]
+        for limit in (1, 2, 3, 500):
+            assert [id_ for page in walk(client, limit) for id_ in page] == expected
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "AAAA",
+        write_cursor(Place(1.0, "run-1"), "-started"),
+        write_parts("batches", 1.0, 0.0, "b"),
+        write_parts("batches", 1.0, 0, 1.0, "b"),
+        write_parts("batches", 1.0, False, 1.0, None),
+        write_parts("batches", 1.0, False, "1", "b"),
+        write_parts("batches", float("nan"), False, 1.0, "b"),
+        write_parts("batches", 1.0, True, float("inf"), "b"),
+        write_parts("batches", 10**400, True, 1.0, "b"),
+        write_parts("batches", True, True, 1.0, "b"),
+        write_parts("batches", 1.0, True, 1.0, "b", "c"),
+    ],
+)
+def test_a_forged_cursor_is_refused(client: Any, cursor: str) -> None:
+    """What this list did not give out is a 422 that says where a cursor comes from."""
+    assert "none that this list gave out" in client.problem(422, LIST, params={"cursor": cursor})["detail"]
+
+
+def test_a_cursor_of_batches_is_none_of_operations(client: Any, journal: SqliteJournal) -> None:
+    """A cursor belongs to its list, and an empty one is none."""
+    fill_up(journal)
+    document = client.json(LIST, params={"limit": 1, "cursor": ""})
+    client.problem(422, "/api/v1/operations", params={"cursor": document["next"]})
+
+
+def test_a_cursor_has_room_for_any_id(client: Any, journal: SqliteJournal) -> None:
+    """The longest ids there are, of characters that take the most bytes, can be paged through."""
+    ids = [f"{number}{'😀' * (MAX_ID - 1)}" for number in range(3)]
+    journal.write(batch(batches=[batch_info(id_, total=None) for id_ in ids]))
+    assert [id_ for page in walk(client, 1) for id_ in page] == [*ids, "b/1"]

@@ -1,0 +1,208 @@
+"""Previews over REST: the list, the content with headers that make nothing but a picture of it, and what is not there any more."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
+pytest.importorskip("PIL.Image", reason="pillow is not installed: it makes the previews")
+
+from PIL import Image
+
+import otel_progress as progress
+from otel_progress.journal import open_journal
+from otel_progress.previews.opening import open_store
+from otel_progress.server import ServerSettings, create_app
+from otel_progress.testing import Recorder, recording
+from tests.support.api_server import PATIENCE_S, get, serving, stream, until
+from tests.support.rest_client import Client
+from tests.support.sample_operations import EVIL_ID
+from tests.support.server_threads import threads_end
+
+EVIL = "<script>alert(1)</script>"
+ONE = "/api/v1/operations/render-1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a journal and its previews: a picture, a text and JSON, of a level and of an operation with an evil id."""
+    folder = tmp_path_factory.mktemp("previews")
+    with recording(store=f"sqlite:///{folder}/progress.db", preview_at="always", strict=False) as recorder:
+        with progress.operation("render", id="render-1", total=4) as op, op.level("frame", 7) as frame:
+            op.increment()
+            for level, value in ((op, Image.new("RGB", (600, 300), "red")), (frame, EVIL), (op, {"html": EVIL})):
+                level.preview(value, "latent")
+                assert recorder.runtime.previewer is not None
+                assert recorder.runtime.previewer.flush(PATIENCE_S)
+        with progress.operation("render", id=EVIL_ID, total=1) as op:
+            op.preview("evil", EVIL)
+        with progress.operation("render", id="nothing", total=1):
+            pass
+        assert recorder.runtime.force_flush(PATIENCE_S)  # a shutdown waits for a few seconds only
+    return folder
+
+
+@pytest.fixture
+def journal(folder: Path) -> Iterator[Any]:
+    """The journal, as a server reads it."""
+    journal = open_journal(f"sqlite:///{folder}/progress.db", read_only=True)
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def ask(journal: Any, folder: Path) -> Iterator[Callable[..., Client]]:
+    """Make clients of applications that keep previews beside the journal, or where they are told."""
+    apps = []
+
+    def make(place: str | None = "auto", **settings: Any) -> Client:
+        store = None if place is None else open_store(place, folder / "progress.db")
+        apps.append(create_app(journal, settings=ServerSettings(**settings), previews=store))
+        return Client(apps[-1])
+
+    with threads_end():
+        yield make
+        for app in apps:
+            app.state.services.asking.close()
+
+
+def test_previews_are_listed_with_where_they_are(ask: Callable[..., Client]) -> None:
+    """The list has everything about each preview but its place in the store; its URL leads to the content."""
+    client = ask()
+    document = client.json(f"{ONE}/previews")
+    picture, text, data = document["previews"]
+    assert (picture["number"], picture["name"], picture["media_type"], picture["path"]) == (1, "latent", "image/png", "")
+    assert (picture["width"], picture["height"], picture["ratio"]) == (512, 256, 0.25)
+    assert (text["path"], text["width"], data["media_type"]) == ("frame:7", None, "application/json")
+    assert not any("location" in one or "file:" in str(one) for one in document["previews"])
+    for one in document["previews"]:
+        content = client.get(f"/{one['url']}").content
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (one["digest"], one["size_bytes"])
+    assert [one["number"] for one in client.json(f"{ONE}/previews?path=frame:7")["previews"]] == [2]
+    assert [one["number"] for one in client.json(f"{ONE}/previews?limit=1")["previews"]] == [3]
+    assert client.json("/api/v1/operations/nothing/previews")["previews"] == []
+    assert client.json(ONE)["previews"] == 3
+
+
+@pytest.mark.parametrize(("number", "media_type"), [(1, "image/png"), (2, "text/plain; charset=utf-8"), (3, "application/json")])
+def test_content_is_nothing_but_what_it_is(ask: Callable[..., Client], number: int, media_type: str) -> None:
+    """Whatever the content says, a browser is told its one type, not to guess, and to run nothing of it."""
+    answer = ask().get(f"{ONE}/previews/{number}")
+    assert answer.status_code == 200
+    headers = answer.headers
+    assert headers.get_list("content-type") == [media_type]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["content-security-policy"] == "sandbox; default-src 'none'"
+    assert headers["cross-origin-resource-policy"] == "cross-origin"  # so that a Grafana elsewhere can show it
+    assert headers["content-disposition"].startswith(f'inline; filename="preview-{number}.')
+    assert "access-control-allow-origin" not in headers
+
+
+def test_only_what_cannot_change_is_kept_for_ever(ask: Callable[..., Client]) -> None:
+    """By its digest content may be kept for ever; by its number it is asked for again, and 304 says that it is the same."""
+    client = ask()
+    (url, digest), *_ = [(one["url"], one["digest"]) for one in client.json(f"{ONE}/previews")["previews"]]
+    assert client.get(f"/{url}").headers["cache-control"] == "private, max-age=31536000, immutable"
+    answer = client.get(f"{ONE}/previews/1")
+    assert answer.headers["cache-control"] == "private, no-cache"
+    assert answer.headers["etag"] == f'"{digest}"'
+    again = client.get(f"{ONE}/previews/1", headers={"If-None-Match": f'"{digest}"'})
+    assert (again.status_code, again.content) == (304, b"")
+    head = client.request("HEAD", f"{ONE}/previews/1")
+    assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", "image/png")
+
+
+def test_what_is_not_there_is_a_problem(ask: Callable[..., Client]) -> None:
+    """A number that never was, another run's digest, and nonsense are told apart."""
+    client = ask()
+    assert "the last one is 3" in client.problem(404, f"{ONE}/previews/4")["detail"]
+    assert "it has none" in client.problem(404, "/api/v1/operations/nothing/previews/1")["detail"]
+    assert "another run" in client.problem(410, f"{ONE}/previews/1?digest={'0' * 64}")["detail"]
+    for bad in ("first", "-1", "1.5", str(2**64)):
+        client.problem(422, f"{ONE}/previews/{bad}")
+    client.problem(422, f"{ONE}/previews/1?digest=../../etc/passwd")
+    client.problem(422, f"{ONE}/previews/1?size=9")
+    client.problem(422, f"{ONE}/previews/..%2f1")
+
+
+def test_an_evil_id_leads_to_its_own_previews(ask: Callable[..., Client]) -> None:
+    """The URL of the list works for an id with everything in it that means something to a URL."""
+    client = ask()
+    from urllib.parse import quote
+
+    (one,) = client.json(f"/api/v1/operations/{quote(EVIL_ID, safe='')}/previews")["previews"]
+    assert one["name"] == EVIL
+    answer = client.get(f"/{one['url']}")
+    assert (answer.content, answer.headers["content-type"]) == (b"evil", "text/plain; charset=utf-8")
+
+
+def test_nothing_outside_of_the_store_is_served(ask: Callable[..., Client], tmp_path: Path) -> None:
+    """A server that keeps previews elsewhere, or none, serves no location of a row, and does not say where that is."""
+    for client in (ask(str(tmp_path)), ask("memory:"), ask(None)):
+        detail = client.problem(404, f"{ONE}/previews/1")["detail"]
+        assert "OTEL_PROGRESS_PREVIEWS" in detail
+        assert "/" not in detail
+        assert len(client.json(f"{ONE}/previews")["previews"]) == 3
+
+
+def test_the_token_is_asked_for(ask: Callable[..., Client]) -> None:
+    """Without the token there is neither the list nor the content, and the token in the query is none."""
+    client = ask(token="t" * 20)
+    for path in (f"{ONE}/previews", f"{ONE}/previews/1"):
+        client.problem(401, path)
+        client.problem(401, f"{path}?access_token={'t' * 20}")
+        assert client.get(path, headers={"Authorization": f"Bearer {'t' * 20}"}).status_code == 200
+        client.problem(421, path, headers={"Host": "evil.example.org"})
+
+
+def test_content_that_was_changed_or_deleted_is_gone(ask: Callable[..., Client], journal: Any, folder: Path) -> None:
+    """What somebody puts into the place of content is not served, nor is a link; what was deleted is told as gone."""
+    client = ask()
+    store = open_store("auto", folder / "progress.db")
+    path = store.path_of(journal.previews("render-1")[1].location)  # type: ignore[attr-defined]
+    before = path.read_bytes()
+    try:
+        path.write_bytes(b"<html>owned</html>")
+        assert "no longer what was stored" in client.problem(410, f"{ONE}/previews/2")["detail"]
+        path.unlink()
+        assert "no longer kept" in client.problem(410, f"{ONE}/previews/2")["detail"]
+        path.symlink_to("/etc/passwd")
+        client.problem(410, f"{ONE}/previews/2")
+        path.unlink()
+        os.mkfifo(path)
+        client.problem(410, f"{ONE}/previews/2")
+    finally:
+        path.unlink(missing_ok=True)
+        path.write_bytes(before)
+    assert client.get(f"{ONE}/previews/2").content == before
+
+
+def test_a_worker_serves_what_it_keeps_in_memory() -> None:
+    """With a store in memory the worker's own server has the content as well."""
+    with recording(server_port=0, preview_at="always") as recorder, progress.operation("render", id="r", total=1) as op:
+        op.preview("in memory")
+        assert recorder.runtime.previewer is not None
+        assert recorder.runtime.previewer.flush(PATIENCE_S)
+        answer = get(recorder.runtime.previewer.address("r", 1))
+    assert (answer.status_code, answer.text) == (200, "in memory")
+
+
+def test_the_stream_tells_of_each(recorder: Recorder) -> None:
+    """Who follows an operation is told of each preview that is stored from then on, and of its number in the snapshot."""
+    with progress.operation("render", id="one", total=1) as op, serving(recorder) as server:
+        op.preview("before", at="always")
+        assert recorder.runtime.previewer is not None
+        assert recorder.runtime.previewer.flush(PATIENCE_S)
+        with stream(server, "?operation=one&levels=true") as told:
+            assert "preview" not in [one.kind for one in until(told, "ready")]
+            op.preview("after", "latent", at="always")
+            assert recorder.runtime.previewer.flush(PATIENCE_S)
+            document = until(told, "preview")[-1].document
+            assert (document["number"], document["name"], document["operation_id"]) == (2, "latent", "one")
+            assert "location" not in document

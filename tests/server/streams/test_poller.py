@@ -1,0 +1,81 @@
+"""What the hub looks up beside the watch: batches, and what became of operations that nobody told of."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from otel_progress.observations import BatchPlace
+from otel_progress.operations import BatchSnapshot
+from otel_progress.server import looking
+from otel_progress.server.counts import ServerCounts
+from otel_progress.server.follower import Selection
+from otel_progress.server.hub import Hub
+from otel_progress.server.limits import StreamLimits
+from tests.support.scripted_reader import Scripted, a_batch, an, an_ended, eventually, in_a_loop, seen
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at everything all the time, so that no test waits."""
+    for name in ("BATCHES_EVERY_S", "BATCHES_AT_LEAST_S", "SWEEP_EVERY_S", "_SETTLED_S"):
+        monkeypatch.setattr(looking, name, 0.01)
+
+    async def a_moment(event: asyncio.Event, seconds: float) -> None:
+        del event, seconds
+        await asyncio.sleep(0.005)
+
+    monkeypatch.setattr(looking, "set_within", a_moment)
+
+
+def test_what_vanished_is_found_out() -> None:
+    """A run deleted by another process is gone; one that ended while nobody watched comes once more, as it ended."""
+
+    async def scene() -> None:
+        reader = Scripted()
+        reader.operations.update({"a": an("a"), "b": an("b"), "c": an("c")})
+        hub = Hub(reader, ServerCounts(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
+        follower = hub.attach("sse")
+        follower.begin(Selection(), (), levels=False)
+        await eventually(lambda: seen(follower).count("snapshot") == 3, follower)
+        del reader.operations["a"]
+        await eventually(lambda: "gone" in seen(follower), follower)
+        assert {message.operation_id for message in hub.known_runs()} == {"b", "c"}
+        reader.operations["b"] = an_ended("b", 9)
+        reader.operations["b again"] = an_ended("b", 9, run="another")
+        hub.missing(reader.get("b"), "b", "run of b")
+        await eventually(lambda: ("snapshot", 9) in follower.__dict__["seen"], follower)
+        hub.forget("b")
+        await eventually(lambda: seen(follower).count("gone") == 2, follower)
+        hub.close()
+
+    in_a_loop(scene)
+
+
+def test_batches_are_told_when_they_say_something_new() -> None:
+    """A batch comes when it was declared and when it changed, and not at each look."""
+
+    class Batching(Scripted):
+        now: tuple[BatchSnapshot, ...] = ()
+        looks = 0
+
+        def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> tuple[BatchSnapshot, ...]:
+            self.looks += 1
+            return self.now[:limit] if after is None else ()
+
+    async def scene() -> None:
+        reader = Batching()
+        hub = Hub(reader, ServerCounts(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
+        follower = hub.attach("sse")
+        follower.begin(Selection(), (), levels=False)
+        reader.now = (a_batch("b1"),)
+        await eventually(lambda: seen(follower) == ["batch"], follower)
+        looks = reader.looks
+        await eventually(lambda: reader.looks > looks + 2, follower)
+        assert seen(follower) == ["batch"]
+        reader.now = (a_batch("b2"), a_batch("b1"))
+        await eventually(lambda: seen(follower) == ["batch", "batch"], follower)
+        hub.close()
+
+    in_a_loop(scene)

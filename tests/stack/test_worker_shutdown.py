@@ -1,0 +1,73 @@
+"""The demo worker is told to stop in the middle of work on several threads: the threads hear of it, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.stack.files import DEPLOY
+
+pytestmark = pytest.mark.stack
+
+FILES = 20
+"""Files in each of two packages, one for each thread: a thread that is not told does all of them."""
+INTERRUPTED = """
+import json, os, signal, sys, threading
+from pathlib import Path
+import otel_progress as progress
+from otel_progress.demo.sources import Root
+from otel_progress.testing import wait_until
+import worker
+
+done, told = [], threading.Event()
+compress, request = worker.bz2.compress, progress.request_cancel
+
+def noted(data, level):
+    done.append(1)
+    told.wait(60) or told.set()  # nobody asks for a stop: they all go on to the end
+    return compress(data, level)
+
+def requested(*arguments):
+    asked = request(*arguments)
+    told.set()
+    return asked
+
+worker.bz2.compress, progress.request_cancel = noted, requested
+
+def interrupt():
+    wait_until(lambda: len(done) == 2, timeout=60)
+    os.kill(os.getpid(), signal.SIGINT)
+
+with progress.configure(console=False, store=f"sqlite:///{sys.argv[2]}"):
+    threading.Thread(target=interrupt).start()
+    try:
+        worker.compress([Root(Path(sys.argv[1]))])
+    except KeyboardInterrupt:
+        pass
+    (ended,) = progress.get_history()
+    print(json.dumps({"status": ended.status.value, "files": len(done)}))
+"""
+
+
+def test_threads_stop_between_two_files(tmp_path: Path) -> None:
+    """Ctrl-C or SIGTERM during the compression ends it as cancelled, before the packages under way are done."""
+    sources = tmp_path / "sources"
+    for package in ("a", "b"):
+        folder = sources / package
+        folder.mkdir(parents=True)
+        for number in range(FILES):
+            (folder / f"m{number}.py").write_text("x = 1\n", encoding="ascii")
+    path = os.pathsep.join((str(DEPLOY / "worker"), os.environ.get("PYTHONPATH", "")))
+    command = [sys.executable, "-c", INTERRUPTED, str(sources), str(tmp_path / "journal.db")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    ended = json.loads(done.stdout)
+    assert ended["status"] == "cancelled"
+    assert 0 < ended["files"] < FILES

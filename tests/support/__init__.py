@@ -1,0 +1,1 @@
+"""Helpers that tests share. Only modules here may be imported by tests."""

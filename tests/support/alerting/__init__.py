@@ -1,0 +1,1 @@
+"""Rules, configuration and servers for the tests of alerts."""

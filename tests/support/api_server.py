@@ -1,0 +1,109 @@
+"""A real server for tests, and clients that ask it and read its streams."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from otel_progress.journal import SqliteJournal
+from otel_progress.server.serve import Server
+from otel_progress.testing import Recorder
+from tests.support.server_threads import threads_end
+
+PATIENCE_S = 60.0
+"""How long a client of a test waits for the next byte: reached only where nothing would come any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One server-sent event."""
+
+    kind: str
+    id: str
+    document: dict[str, Any]
+
+
+@contextmanager
+def serving(recorder: Recorder, **arguments: Any) -> Iterator[Server]:
+    """Serve the operations of a recorder on a free port; when the block is left, nothing of the server runs any more."""
+    with threads_end():
+        server = Server(recorder.runtime.store, port=0, **arguments)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.close(PATIENCE_S)
+
+
+@contextmanager
+def serving_nothing(folder: Path, **arguments: Any) -> Iterator[Server]:
+    """Serve a journal in which nothing happened: for the tests of a file that ask what needs no operations."""
+    with threads_end(), closing(SqliteJournal(folder / "progress.db")) as journal, Server(journal, port=0, **arguments) as server:
+        yield server
+
+
+def get(url: str, **options: Any) -> httpx.Response:
+    """Return the answer of a server of this machine; no certificates are read for it, which takes longer than the answer."""
+    return httpx.get(url, timeout=PATIENCE_S, trust_env=False, verify=False, **options)
+
+
+def answers(url: str) -> bool:
+    """Tell whether an ordinary request is answered; one refused for want of room is not."""
+    try:
+        return get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a loopback port can be taken now. Poll it: any process of this machine may get the number meanwhile."""
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def stream(server: Server, query: str = "", **headers: str) -> Iterator[Iterator[Told]]:
+    """Follow the stream; each event comes as it arrives, and a silence of ``PATIENCE_S`` fails the test."""
+    with (
+        httpx.Client(timeout=PATIENCE_S, trust_env=False, verify=False) as client,
+        client.stream("GET", f"{server.url}api/v1/stream{query}", headers=headers) as answer,
+    ):
+        assert answer.status_code == 200, answer.read()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-accel-buffering"] == "no"
+        yield events(answer.iter_lines())
+
+
+def events(lines: Iterator[str]) -> Iterator[Told]:
+    """Yield the events of a stream; comments and ``retry`` are passed over."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif "event" in fields:
+            yield Told(fields["event"], fields.get("id", ""), json.loads(fields["data"]))
+            fields = {}
+        else:
+            fields = {}
+
+
+def until(told: Iterator[Told], kind: str) -> list[Told]:
+    """Return all events up to the first one of a kind, that one included."""
+    found = []
+    for one in told:
+        found.append(one)
+        if one.kind == kind:
+            return found
+    raise AssertionError(f"the stream ended without {kind}: {found}")

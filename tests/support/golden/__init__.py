@@ -1,0 +1,1 @@
+"""Comparison with golden files, and the sample data that is compared."""

@@ -1,0 +1,107 @@
+"""Programs that tests run in processes of their own, with the package and these helpers importable."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import otel_progress
+
+_PATHS = (Path(otel_progress.__file__).parents[1], Path(__file__).parents[2])
+
+PATIENCE_S: Final = 60.0
+"""How long a journal of a test waits for another: on a machine that others use, a process may stand still with the lock in its hand."""
+
+_PATIENT: Final = f"""
+from otel_progress.journal import forking
+forking.BUSY_TIMEOUT_S = {PATIENCE_S}
+"""
+
+_WRITING: Final = """
+import os, signal, sys
+from pathlib import Path
+from tests.support.factories import WALL, batch, event, instance, snapshot
+from otel_progress.journal import SqliteJournal
+
+def write(journal, name, n):
+    root = snapshot(sequence=n, operation_id=name, run=name, instance=name, current=n, message=f"step {n}")
+    level = snapshot(f"song:{n % 50}", sequence=n, operation_id=name, run=name, instance=name, current=n)
+    journal.write(batch(root, level, instance=instance(name), events=[event(n, operation_id=name, run=name)]))
+    print(n, flush=True)
+"""
+
+WRITE_AS_TOLD: Final = f"""{_WRITING}
+journal = SqliteJournal(Path(sys.argv[1]), now=lambda: WALL)  # the time of the records: by another one they would be past retention
+n = 0
+for line in sys.stdin:
+    for _ in range(int(line)):
+        n += 1
+        write(journal, sys.argv[2], n)
+journal.close()
+"""
+"""For each number that is read, write as many batches; a batch's number is printed once it has been taken."""
+
+WRITE_UNTIL_KILLED: Final = f"""{_WRITING}
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        print(os.getpid(), flush=True)
+        journal = SqliteJournal(Path(sys.argv[1]), now=lambda: WALL)
+        for n in range(1, 201):
+            write(journal, line.strip(), n)
+        while True:
+            signal.pause()
+    os.waitpid(pid, 0)
+    print("over", flush=True)
+"""
+"""For each name that is read, write batches of that name in a new process, which tells its id first and has to be killed."""
+
+
+def start(program: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
+    """Run a program with its output captured."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, _PATHS))}
+    command = [sys.executable, "-W", "error", "-c", _PATIENT + program, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+@contextmanager
+def running(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Run a program that is talked to, see ``tell`` and ``hear``; what is left of it after the block is killed."""
+    process = start(program, *arguments, stdin=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def tell(process: subprocess.Popen[str], what: object) -> None:
+    """Write a line to a program."""
+    assert process.stdin is not None
+    process.stdin.write(f"{what}\n")
+    process.stdin.flush()
+
+
+def hear(process: subprocess.Popen[str]) -> str:
+    """Read a line of a program; fail with its errors when it has ended instead."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    line = process.stdout.readline()
+    assert line, process.stderr.read()
+    return line.strip()
+
+
+def run(program: str, *arguments: object) -> str:
+    """Run a program to its end and return what it printed; fail with its errors when it fails."""
+    with running(program, *arguments) as process:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        return output

@@ -1,0 +1,30 @@
+"""On which port a server of Prometheus' family listens: it is started with port 0, so that no other process can take the port before it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from tests.support.servers import answers
+
+ANY: Final = "--web.listen-address=127.0.0.1:0"
+"""The option with which the system chooses the port."""
+_TOLD: Final = re.compile(r'msg="Listening on" address=127\.0\.0\.1:([0-9]+)')
+
+
+def port_told(log: Path) -> int | None:
+    """Return the port that a server told in its log; None as long as it has not."""
+    found = _TOLD.search(log.read_text(encoding="utf-8", errors="replace"))
+    return int(found[1]) if found else None
+
+
+def is_ready(log: Path) -> bool:
+    """Tell whether the server of this log listens and says that it is ready."""
+    port = port_told(log)
+    return port is not None and answers(f"http://127.0.0.1:{port}/-/ready")
+
+
+def address(log: Path) -> str:
+    """Return the URL of a server that is ready."""
+    return f"http://127.0.0.1:{port_told(log)}"

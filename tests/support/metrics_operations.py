@@ -1,0 +1,132 @@
+"""Operations and batches for the tests of metrics, and a Reader that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from otel_progress.model import Eta, Snapshot, Status
+from otel_progress.observations import BatchPlace, LogRecord, ResourceSample, ResourceUse
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from tests.support import factories
+from tests.support.factories import CLOCK
+from tests.support.factories import WALL as START
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+"""A valid trace id."""
+
+
+def operation(id: str = "op", type: str = "render", elapsed: float = 10.0, **state: Any) -> OperationSnapshot:
+    """Return an operation read ``elapsed`` seconds after its start; ``state`` are fields of its root or the root's info."""
+    levels = tuple(state.pop("levels", ()))
+    resources = state.pop("resources", None)
+    names = {"operation_id": id, "operation_type": type, "run": f"run of {id}", "type": type, "name": "An operation"}
+    root = factories.snapshot("", **{**names, **_at(elapsed, state)})
+    return OperationSnapshot(root, levels, START + elapsed, CLOCK + elapsed, factories.instance(), resources=resources)
+
+
+def use(cpu: float = 0.5, memory: int = 100_000_000, gpu: float | None = None, gpu_memory: int | None = None) -> ResourceUse:
+    """Return what a process used, looked at once."""
+    last = ResourceSample(START, CLOCK, cpu, memory, gpu, gpu_memory)
+    return ResourceUse(last, 1, cpu, cpu, memory, memory, gpu, gpu, gpu_memory)
+
+
+def a_batch(id: str = "thumbnails", type: str = "images", elapsed: float = 10.0, **fields: Any) -> BatchSnapshot:
+    """Return a batch that started at the start; counts of statuses are given by name, as ``failed=3``."""
+    counts = MappingProxyType({status: fields.pop(status.value, 0) for status in Status})
+    known: dict[str, Any] = {"name": "A batch", "total": None, "started_at": START, "ended_at": None, "read_at": START + elapsed}
+    unknown: dict[str, Any] = {"ratio": None, "throughput": None, "remaining_s": None, "active": (), "failed": ()}
+    return BatchSnapshot(id=id, type=type, counts=counts, **{**known, **unknown, **fields})
+
+
+def level(path: str, elapsed: float = 10.0, **state: Any) -> Snapshot:
+    """Return a level at ``path`` of no operation in particular."""
+    return factories.snapshot(path, **_at(elapsed, state))
+
+
+def _at(elapsed: float, state: dict[str, Any]) -> dict[str, Any]:
+    """Return ``state`` with the times of a snapshot taken ``elapsed`` seconds after the start."""
+    times = {"observed_at": START + elapsed, "observed_clock": CLOCK + elapsed}
+    if state.get("status", Status.RUNNING).finished:
+        times.update(ended_at=START + elapsed, duration_s=elapsed)
+    return {**times, **state}
+
+
+def eta(remaining: float | None, low: float | None, high: float | None, elapsed: float = 10.0, **fields: Any) -> Eta:
+    """Return an estimate made ``elapsed`` seconds after the start."""
+    known = {"state": "estimated", "basis": "rate", "runs": 0}
+    return Eta(remaining, low, high, clock=CLOCK + elapsed, **{**known, **fields})
+
+
+@dataclass
+class Shelf:
+    """A Reader over two lists; ``elapsed`` is set to let time pass, ``error`` to make every answer fail."""
+
+    running: list[OperationSnapshot] = field(default_factory=list)
+    ended: list[OperationSnapshot] = field(default_factory=list)
+    elapsed: float = 10.0
+    wall_step: float = 0.0
+    error: Exception | None = None
+    reads: int = 0
+    groups: list[BatchSnapshot] = field(default_factory=list)
+
+    def _now(self, operations: Sequence[OperationSnapshot]) -> list[OperationSnapshot]:
+        self.reads += 1
+        if self.error is not None:
+            raise self.error
+        read_at, clock = START + self.elapsed + self.wall_step, CLOCK + self.elapsed
+        return [replace(one, read_at=read_at, clock=clock) for one in operations]
+
+    def get(self, operation_id: str) -> OperationSnapshot | None:
+        """Return the operation of that id."""
+        return next((one for one in self._now([*self.running, *self.ended]) if one.operation_id == operation_id), None)
+
+    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
+        """Return what runs."""
+        found = self._now(self.running)
+        return found if levels else [replace(one, levels=()) for one in found]
+
+    def history(
+        self,
+        operation_type: str | None = None,
+        limit: int = 100,
+        *,
+        before: tuple[float, str] | None = None,
+        since: float | None = None,
+    ) -> Sequence[OperationSnapshot]:
+        """Return what ended; metrics ask for no pages."""
+        assert before is since is None
+        found = [one for one in self._now(self.ended) if operation_type in (None, one.operation_type)]
+        return [replace(one, levels=()) for one in found[:limit]]
+
+    def events(self, operation_id: str, **_: Any) -> Sequence[Event]:
+        """Return nothing: metrics ask for no events."""
+        del operation_id
+        return ()
+
+    def logs(self, operation_id: str, **_: Any) -> Sequence[LogRecord]:
+        """Return nothing: metrics ask for no logs."""
+        del operation_id
+        return ()
+
+    def resources(self, operation_id: str, **_: Any) -> Sequence[ResourceSample]:
+        """Return nothing: metrics show what an operation's snapshot has."""
+        del operation_id
+        return ()
+
+    def batch(self, batch_id: str) -> BatchSnapshot | None:
+        """Return the batch of that id."""
+        return next((one for one in self.groups if one.id == batch_id), None)
+
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:  # noqa: ARG002 - of a Reader
+        """Return the batches, as they are now."""
+        if self.error is not None:
+            raise self.error
+        return [replace(one, read_at=START + self.elapsed + self.wall_step) for one in self.groups[:limit]]
+
+    def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
+        """Yield what runs, once."""
+        del interval
+        yield self.active(levels=levels)

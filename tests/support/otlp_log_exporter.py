@@ -1,0 +1,26 @@
+"""An in-memory exporter of the logs SDK: the records that emitted events become."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.sdk import _logs as logs_sdk
+from opentelemetry.sdk._logs import export as logs_export
+from opentelemetry.sdk.resources import Resource
+
+from otel_progress.exporters.otel_logs_shim import EventLog, LogEvent
+
+InMemory: Any = getattr(logs_export, "InMemoryLogRecordExporter", None) or logs_export.InMemoryLogExporter
+
+
+def emitted(*events: LogEvent) -> list[Any]:
+    """Return the records that events become."""
+    exporter = InMemory()
+    provider = logs_sdk.LoggerProvider(resource=Resource({"service.name": "nightly"}), shutdown_on_exit=False)
+    provider.add_log_record_processor(logs_export.SimpleLogRecordProcessor(exporter))
+    log = EventLog(provider)
+    for event in events:
+        log.emit(event)
+    records = [finished.log_record for finished in exporter.get_finished_logs()]
+    log.close()
+    return records

@@ -1,0 +1,9 @@
+"""Programs that tests run as processes of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+PROGRAMS: Final = Path(__file__).parent
+"""The folder of the programs."""

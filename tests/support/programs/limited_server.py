@@ -1,0 +1,41 @@
+"""A server with small limits for the flood: ``python limited_server.py`` serves a thousand operations of its own, and prints its port."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import otel_progress as progress
+from otel_progress.server.connections import ConnectionLimits
+from otel_progress.server.limits import StreamLimits
+from otel_progress.server.serve import Server
+from otel_progress.testing import recording
+
+OPERATIONS = 200
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    with recording() as recorder:
+        operations = [progress.operation("load", id=f"load-{number}", total=10**9).__enter__() for number in range(OPERATIONS)]
+        server = Server(
+            recorder.runtime.store,
+            port=0,
+            streams=StreamLimits(clients=600, blocked_s=3.0, interval_s=0.2),
+            connections=ConnectionLimits(most=1_100, request_s=3.0, blocked_s=3.0),
+        )
+        server.start()
+        sys.stdout.write(f"{server.port}\n")
+        sys.stdout.flush()
+        over = threading.Event()
+        threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+        while not over.wait(0.2):
+            for operation in operations:
+                operation.increment(message="x" * 900)
+        server.close()
+        for operation in operations:
+            operation.__exit__(None, None, None)
+
+
+if __name__ == "__main__":
+    main()

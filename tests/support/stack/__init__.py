@@ -1,0 +1,1 @@
+"""Files of the container stack as data, for the tests of the stack."""

@@ -1,0 +1,117 @@
+"""A terminal for tests: what is written to it is what a VT100 would show (pyte)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyte
+
+from otel_progress.model import Snapshot
+from otel_progress.observations import BatchPlace, LogRecord, ResourceSample
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.protocols import Batch
+from tests.support.factories import CLOCK, WALL, instance
+
+
+class Terminal:
+    """A text stream that is a terminal of so many columns and rows; keeps the frames that were written."""
+
+    encoding = "utf-8"
+    closed = False
+
+    def __init__(self, columns: int = 60, rows: int = 20) -> None:
+        self.screen = pyte.HistoryScreen(columns, rows, history=1000)
+        self._stream = pyte.Stream(self.screen)
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        """Show text as the terminal driver hands it on: a line feed also returns the carriage."""
+        self.writes.append(text)
+        self._stream.feed(text.replace("\n", "\r\n"))
+        return len(text)
+
+    def flush(self) -> None:
+        """Everything is there at once."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+    def size(self) -> tuple[int, int]:
+        """Columns and rows."""
+        return self.screen.columns, self.screen.lines
+
+    def lines(self) -> list[str]:
+        """The lines on the screen, without empty ones at the end."""
+        shown = [line.rstrip() for line in self.screen.display]
+        while shown and not shown[-1]:
+            shown.pop()
+        return shown
+
+
+class Shelf:
+    """A Reader of what a test puts on it."""
+
+    def __init__(self, *operations: OperationSnapshot) -> None:
+        self.operations: Sequence[OperationSnapshot] = operations
+        self.groups: Sequence[BatchSnapshot] = ()
+        self.asked = 0
+
+    def get(self, operation_id: str) -> OperationSnapshot | None:
+        """Return the operation of this id."""
+        return next((operation for operation in self.operations if operation.operation_id == operation_id), None)
+
+    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:  # noqa: ARG002
+        """Return what has not ended, and count the question."""
+        self.asked += 1
+        return [operation for operation in self.operations if not operation.status.finished]
+
+    def history(self, operation_type: str | None = None, limit: int = 100, **_: Any) -> Sequence[OperationSnapshot]:
+        """Return what has ended."""
+        del operation_type
+        return [operation for operation in self.operations if operation.status.finished][:limit]
+
+    def events(self, operation_id: str, **_: Any) -> Sequence[Event]:
+        """Return nothing: the display asks for no events."""
+        del operation_id
+        return ()
+
+    def logs(self, operation_id: str, **_: Any) -> Sequence[LogRecord]:
+        """Return nothing: the display asks for no logs."""
+        del operation_id
+        return ()
+
+    def resources(self, operation_id: str, **_: Any) -> Sequence[ResourceSample]:
+        """Return nothing: the display asks for no samples."""
+        del operation_id
+        return ()
+
+    def batch(self, batch_id: str) -> BatchSnapshot | None:
+        """Return the batch of this id."""
+        return next((one for one in self.groups if one.id == batch_id), None)
+
+    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
+        """Return the batches."""
+        return self.groups[:limit] if after is None else []
+
+    def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
+        """Yield everything once."""
+        del interval, levels
+        yield self.operations
+
+
+class Clock:
+    """A monotonic clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time, in seconds."""
+        return self.now
+
+
+def tick(*snapshots: Snapshot, seconds: float = 0.0) -> Batch:
+    """Return the batch of a tick so long after the start."""
+    return Batch(instance(), WALL + seconds, CLOCK + seconds, snapshots)

@@ -1,0 +1,192 @@
+"""The pure part of batches: tallies, merged declarations, and what a reader makes of both."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_progress import Status
+from otel_progress.batches import MAX_ENDS, MAX_LISTED, add, merge, summarise
+from otel_progress.observations import BatchInfo, BatchTally
+from otel_progress.operations import OperationSnapshot
+from tests.support.factories import WALL, operation, snapshot
+
+ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED)
+MOMENTS = st.floats(WALL, WALL + 1e6)
+INFOS = st.builds(
+    BatchInfo,
+    id=st.just("b"),
+    name=st.text(max_size=3),
+    type=st.just("batch"),
+    total=st.none() | st.integers(0, 1000),
+    started_at=MOMENTS,
+    ended_at=st.none() | MOMENTS,
+    sequence=st.integers(0, 2**62),
+)
+
+
+def _info(total: int | None = None, ended_at: float | None = None, **fields: object) -> BatchInfo:
+    given = {"id": "b", "name": "B", "type": "batch", "started_at": WALL, "sequence": 1, **fields}
+    return BatchInfo(total=total, ended_at=ended_at, **given)  # type: ignore[arg-type]
+
+
+def _tally(*ends: float, status: Status = Status.COMPLETED) -> BatchTally:
+    tally = BatchTally()
+    for end in ends:
+        tally = add(tally, status, WALL + end)
+    return tally
+
+
+def _running(ratio: float | None, status: Status = Status.RUNNING) -> OperationSnapshot:
+    return operation(snapshot(ratio=ratio, status=status))
+
+
+@given(st.lists(st.tuples(st.sampled_from(ENDED), MOMENTS), max_size=250))
+def test_a_tally_counts_all_and_keeps_the_newest_ends(ends: list[tuple[Status, float]]) -> None:
+    """Whatever the order they come in, every end is counted once, and of the moments a bounded number of the newest stays."""
+    tally = BatchTally()
+    for status, at in ends:
+        tally = add(tally, status, at)
+    assert tally.finished == len(ends)
+    for status in ENDED:
+        assert getattr(tally, status.value) == sum(one is status for one, _ in ends)
+    assert list(tally.ends) == sorted(at for _, at in ends)[-MAX_ENDS:]
+
+
+@pytest.mark.parametrize("status", [Status.PENDING, Status.RUNNING])
+def test_what_has_not_ended_is_in_no_tally(status: Status) -> None:
+    """Counting a running operation as ended is a mistake of the caller's, and said so."""
+    with pytest.raises(ValueError, match=status.value):
+        add(BatchTally(), status, WALL)
+
+
+@given(INFOS, INFOS)
+def test_the_order_of_declarations_does_not_matter(one: BatchInfo, other: BatchInfo) -> None:
+    """Two declarations come to the same, whichever arrives first, and a declaration that comes twice changes nothing."""
+    if one.sequence != other.sequence:
+        assert merge(one, other) == merge(other, one)
+    both = merge(one, other)
+    assert merge(one, one) == one
+    assert both.started_at == min(one.started_at, other.started_at)
+    assert both.sequence == max(one.sequence, other.sequence)
+    assert (both.total is None) == (one.total is None and other.total is None)
+
+
+def test_the_newest_declaration_wins_where_it_knows() -> None:
+    """A total that the newest one does not know stays; a close stays, unless the batch was declared again after it."""
+    first = _info(500, name="old", sequence=1)
+    joined = _info(None, name="new", started_at=WALL + 5, sequence=2)
+    assert (merge(first, joined).total, merge(first, joined).name) == (500, "new")
+    closed = _info(500, ended_at=WALL + 10, sequence=3)
+    assert merge(closed, _info(600, started_at=WALL + 5, sequence=4)).ended_at == WALL + 10
+    assert merge(closed, _info(600, started_at=WALL + 20, sequence=4)).ended_at is None
+    guess = _info(None, name="b", sequence=0)
+    assert merge(guess, first).name == merge(first, guess).name == "old"
+
+
+@given(
+    INFOS,
+    st.lists(st.tuples(st.sampled_from(ENDED), MOMENTS), max_size=150),
+    st.lists(st.tuples(st.none() | st.floats(0, 1), st.sampled_from((Status.RUNNING, Status.PENDING))), max_size=120),
+    st.floats(WALL - 1e3, WALL + 2e6),
+)
+def test_a_summary_is_sound_whatever_comes(
+    info: BatchInfo, ends: list[tuple[Status, float]], active: list[tuple[float | None, Status]], read_at: float
+) -> None:
+    """Counts add up, the ratio is within 0 and 1 and known with the total, no figure is negative or endless, lists are bounded."""
+    tally = BatchTally()
+    for status, at in ends:
+        tally = add(tally, status, at)
+    operations = [_running(ratio, status) for ratio, status in active]
+    batch = summarise(info, tally, operations, operations, read_at)
+    assert set(batch.counts) == set(Status)
+    assert sum(batch.counts.values()) == len(ends) + len(active)
+    assert batch.finished == len(ends)
+    assert (batch.ratio is None) == (info.total is None or (info.total == 0 and not batch.over))
+    assert batch.ratio is None or 0 <= batch.ratio <= 1
+    for figure in (batch.throughput, batch.remaining_s):
+        assert figure is None or (figure >= 0 and math.isfinite(figure))
+    if batch.over:
+        assert batch.remaining_s == 0
+        assert batch.ended_at is not None
+    else:
+        assert batch.ended_at is None
+    assert max(len(batch.active), len(batch.failed)) <= MAX_LISTED
+
+
+@given(st.lists(st.floats(0, 1), max_size=20), st.integers(0, 30), st.integers(1, 60))
+def test_the_ratio_is_what_is_done_over_the_total(ratios: list[float], finished: int, total: int) -> None:
+    """Ended operations count one each and running ones their ratio; more than the total is all of it."""
+    tally = _tally(*range(finished))
+    batch = summarise(_info(total), tally, [_running(ratio) for ratio in ratios], (), WALL + 100)
+    assert batch.ratio == pytest.approx(min(1.0, (finished + sum(ratios)) / total))
+    capped = summarise(_info(total), tally, (), (), WALL + 100, running=len(ratios), running_ratio=sum(ratios))
+    assert (capped.ratio, capped.counts[Status.RUNNING]) == (batch.ratio, len(ratios))
+
+
+def test_pending_operations_are_counted_apart() -> None:
+    """What has not started is pending as far as the list tells, and the rest of the number runs."""
+    active = [_running(None, Status.PENDING), _running(0.5)]
+    batch = summarise(_info(10), BatchTally(), active, (), WALL, running=5, running_ratio=0.5)
+    assert (batch.counts[Status.PENDING], batch.counts[Status.RUNNING]) == (1, 4)
+
+
+def test_a_steady_pace_is_told_as_it_is() -> None:
+    """One end each 2 seconds is half an operation a second, also between two ends, and says how long the rest takes."""
+    tally = _tally(*range(2, 42, 2))
+    for read_at in (40.0, 41.0, 42.0):
+        batch = summarise(_info(30), tally, (), (), WALL + read_at)
+        assert batch.throughput == pytest.approx(0.5)
+        assert batch.remaining_s == pytest.approx(20.0)
+
+
+def test_a_change_of_pace_is_followed() -> None:
+    """What was slow at first is forgotten: the pace is that of the more recent half."""
+    slow, fast = [10.0 * n for n in range(1, 11)], [100 + 0.5 * n for n in range(1, 21)]
+    batch = summarise(_info(None), _tally(*slow, *fast), (), (), WALL + 110)
+    assert batch.throughput == pytest.approx(2.0)
+    assert batch.remaining_s is None
+
+
+def test_bursts_have_a_steady_pace() -> None:
+    """A pool of twenty whose tasks take a minute each has one pace, right after a burst and right before the next one."""
+    bursts = [60.0 * n + 0.01 * worker for n in range(1, 5) for worker in range(20)]
+    paces = [summarise(_info(None), _tally(*bursts), (), (), WALL + at).throughput for at in (240.2, 270.0, 300.0)]
+    assert all(pace == pytest.approx(20 / 60, rel=0.2) for pace in paces)
+
+
+def test_silence_lowers_the_pace() -> None:
+    """When nothing ends any more the pace falls towards nothing, and what is left takes ever longer."""
+    tally = _tally(*range(1, 41))
+    batches = [summarise(_info(100), tally, (), (), WALL + at) for at in (41, 60, 600, 60_000)]
+    paces = [batch.throughput or 0.0 for batch in batches]
+    remaining = [batch.remaining_s or 0.0 for batch in batches]
+    assert paces == sorted(set(paces), reverse=True)
+    assert remaining == sorted(set(remaining))
+    assert paces[-1] < 0.001
+
+
+def test_one_end_tells_a_pace_and_none_tells_nothing() -> None:
+    """With a single end the way to it is the pace; without any, nothing is known; all at once is measured from the start."""
+    assert summarise(_info(10), BatchTally(), (), (), WALL + 10).throughput is None
+    assert summarise(_info(10), BatchTally(), (), (), WALL + 10).remaining_s is None
+    one = summarise(_info(5), _tally(4.0), (), (), WALL + 4)
+    assert (one.throughput, one.remaining_s) == (0.25, 16.0)
+    at_once = summarise(_info(200), _tally(*[50.0] * 100), (), (), WALL + 50)
+    assert at_once.throughput == pytest.approx(2.0)
+
+
+def test_an_over_batch_stays_as_it_ended() -> None:
+    """Over is over: no time left, how long it took stays, and the pace is that of the whole, however late one asks."""
+    tally = add(_tally(1, 2, 3), Status.FAILED, WALL + 4)
+    for info in (_info(4), _info(None, ended_at=WALL + 2), _info(9, ended_at=WALL + 2)):
+        batch = summarise(info, tally, (), (), WALL + 1000)
+        assert batch.over
+        assert (batch.status, batch.remaining_s, batch.elapsed_seconds, batch.throughput) == (Status.FAILED, 0.0, 4.0, 1.0)
+    running = summarise(_info(None, ended_at=WALL + 2), tally, [_running(0.5)], (), WALL + 8)
+    assert (running.status, running.ended_at, running.elapsed_seconds) == (Status.RUNNING, None, 8.0)
+    assert running.remaining_s is not None
+    assert running.remaining_s > 0  # closed: what runs is all that is left, also without a total
