@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import otel_progress as progress
-from otel_progress.exporters.exposition import exposition
-from otel_progress.exporters.prometheus import ProgressCollector
+from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics.exposition import render_exposition
 
 SCENES: Final = ((1, 0), (1, 10), (1, 100), (10, 10), (100, 0), (100, 10), (1_000, 0), (1_000, 10), (2_000, 10))
 """(operations, levels of each): the last ones are beyond the caps, which are 1,000 operations, 50 levels of one and 5,000 in all."""
@@ -52,7 +52,7 @@ def measure(operations: int, levels: int, scrapes: int = SCRAPES) -> Cost:
         best, body = float("inf"), b""
         for _ in range(scrapes):
             began = time.perf_counter()
-            body, _type = exposition(collector, "application/openmetrics-text; version=1.0.0")
+            body, _type = render_exposition(collector, "application/openmetrics-text; version=1.0.0")
             best = min(best, time.perf_counter() - began)
     series = sum(1 for line in body.splitlines() if line and not line.startswith(b"#"))
     return Cost(operations, levels, series, len(body), len(gzip.compress(body, 6)), best)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from otel_progress.observations import Trajectory
+from otel_progress.records import Trajectory
 
 if TYPE_CHECKING:
     from otel_progress.eta import Parallel

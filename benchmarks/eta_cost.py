@@ -11,7 +11,7 @@ from typing import Final
 from benchmarks.rounds import Effort
 from benchmarks.table import Row, judged
 from otel_progress.eta import estimate
-from otel_progress.observations import Trajectory
+from otel_progress.records import Trajectory
 
 BOUND_US: Final = 200.0
 HISTORY: Final = 20

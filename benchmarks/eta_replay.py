@@ -15,7 +15,7 @@ from benchmarks.eta_scenarios import LEAST_HISTORY, MOST_HISTORY, Asked, Scenari
 from benchmarks.eta_traces import Groups, Run
 from otel_progress.eta import estimate
 from otel_progress.model import Eta
-from otel_progress.observations import Trajectory
+from otel_progress.records import Trajectory
 
 OURS: Final = "otel-progress"
 LATE: Final = 0.25

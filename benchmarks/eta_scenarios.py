@@ -10,7 +10,7 @@ from typing import Final
 from benchmarks.eta_baselines import Question, time_at
 from benchmarks.eta_traces import Points, Run
 from otel_progress.eta import Parallel
-from otel_progress.observations import Trajectory
+from otel_progress.records import Trajectory
 
 GRID: Final = tuple(share / 100 for share in range(5, 100, 5))
 """When it is asked, as shares of the true duration."""

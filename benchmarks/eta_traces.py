@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from otel_progress.observations import Trajectory
+from otel_progress.records import Trajectory
 
 Points: TypeAlias = "tuple[tuple[float, float], ...]"
 FORMAT: Final = "otel-progress-traces/1"

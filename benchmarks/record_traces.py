@@ -26,7 +26,7 @@ from benchmarks import machine
 from benchmarks.eta_jobs import JOBS, Job, corpus
 from benchmarks.eta_traces import FOLDER, Header, Run, write
 from benchmarks.setting import clear_environment, configured
-from otel_progress import OperationSnapshot, Snapshot
+from otel_progress import LevelSnapshot, OperationSnapshot
 
 _LOOK_EVERY_S: Final = 0.004
 _MOST_POINTS: Final = 200
@@ -133,7 +133,7 @@ def _children(ended: OperationSnapshot) -> tuple[tuple[float, float], ...]:
     return tuple(sorted(_span(child, origin) for child in ended.levels if child.info.parent_path == ""))
 
 
-def _span(child: Snapshot, origin: float) -> tuple[float, float]:
+def _span(child: LevelSnapshot, origin: float) -> tuple[float, float]:
     return round((child.info.started_clock or origin) - origin, 4), round(child.duration_s or 0.0, 4)
 
 

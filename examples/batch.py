@@ -63,7 +63,7 @@ def main() -> None:
             pool.submit(verify, batch, path)
     runtime.force_flush()
     found = batch.snapshot()
-    print(f"{found.finished} of {found.total} files, {found.counts[progress.Status.FAILED]} damaged, batch {found.status}")
+    print(f"{found.finished_count} of {found.total} files, {found.counts[progress.Status.FAILED]} damaged, batch {found.status}")
 
 
 if __name__ == "__main__":

@@ -9,15 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_progress import Status
-from otel_progress.batches import MAX_ENDS, MAX_LISTED, add, merge, summarise
-from otel_progress.observations import BatchInfo, BatchTally
+from otel_progress.batches import MAX_ENDS, MAX_LISTED, BatchDeclaration, BatchTally, add, merge, summarise
 from otel_progress.operations import OperationSnapshot
 from tests.support.factories import WALL, operation, snapshot
 
 ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED)
 MOMENTS = st.floats(WALL, WALL + 1e6)
 INFOS = st.builds(
-    BatchInfo,
+    BatchDeclaration,
     id=st.just("b"),
     name=st.text(max_size=3),
     type=st.just("batch"),
@@ -28,9 +27,9 @@ INFOS = st.builds(
 )
 
 
-def _info(total: int | None = None, ended_at: float | None = None, **fields: object) -> BatchInfo:
+def _info(total: int | None = None, ended_at: float | None = None, **fields: object) -> BatchDeclaration:
     given = {"id": "b", "name": "B", "type": "batch", "started_at": WALL, "sequence": 1, **fields}
-    return BatchInfo(total=total, ended_at=ended_at, **given)  # type: ignore[arg-type]
+    return BatchDeclaration(total=total, ended_at=ended_at, **given)  # type: ignore[arg-type]
 
 
 def _tally(*ends: float, status: Status = Status.COMPLETED) -> BatchTally:
@@ -64,7 +63,7 @@ def test_what_has_not_ended_is_in_no_tally(status: Status) -> None:
 
 
 @given(INFOS, INFOS)
-def test_the_order_of_declarations_does_not_matter(one: BatchInfo, other: BatchInfo) -> None:
+def test_the_order_of_declarations_does_not_matter(one: BatchDeclaration, other: BatchDeclaration) -> None:
     """Two declarations come to the same, whichever arrives first, and a declaration that comes twice changes nothing."""
     if one.sequence != other.sequence:
         assert merge(one, other) == merge(other, one)
@@ -94,7 +93,7 @@ def test_the_newest_declaration_wins_where_it_knows() -> None:
     st.floats(WALL - 1e3, WALL + 2e6),
 )
 def test_a_summary_is_sound_whatever_comes(
-    info: BatchInfo, ends: list[tuple[Status, float]], active: list[tuple[float | None, Status]], read_at: float
+    info: BatchDeclaration, ends: list[tuple[Status, float]], active: list[tuple[float | None, Status]], read_at: float
 ) -> None:
     """Counts add up, the ratio is within 0 and 1 and known with the total, no figure is negative or endless, lists are bounded."""
     tally = BatchTally()
@@ -104,12 +103,12 @@ def test_a_summary_is_sound_whatever_comes(
     batch = summarise(info, tally, operations, operations, read_at)
     assert set(batch.counts) == set(Status)
     assert sum(batch.counts.values()) == len(ends) + len(active)
-    assert batch.finished == len(ends)
-    assert (batch.ratio is None) == (info.total is None or (info.total == 0 and not batch.over))
+    assert batch.finished_count == len(ends)
+    assert (batch.ratio is None) == (info.total is None or (info.total == 0 and not batch.is_finished))
     assert batch.ratio is None or 0 <= batch.ratio <= 1
     for figure in (batch.throughput, batch.remaining_s):
         assert figure is None or (figure >= 0 and math.isfinite(figure))
-    if batch.over:
+    if batch.is_finished:
         assert batch.remaining_s == 0
         assert batch.ended_at is not None
     else:
@@ -184,7 +183,7 @@ def test_an_over_batch_stays_as_it_ended() -> None:
     tally = add(_tally(1, 2, 3), Status.FAILED, WALL + 4)
     for info in (_info(4), _info(None, ended_at=WALL + 2), _info(9, ended_at=WALL + 2)):
         batch = summarise(info, tally, (), (), WALL + 1000)
-        assert batch.over
+        assert batch.is_finished
         assert (batch.status, batch.remaining_s, batch.elapsed_seconds, batch.throughput) == (Status.FAILED, 0.0, 4.0, 1.0)
     running = summarise(_info(None, ended_at=WALL + 2), tally, [_running(0.5)], (), WALL + 8)
     assert (running.status, running.ended_at, running.elapsed_seconds) == (Status.RUNNING, None, 8.0)

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import otel_progress as progress
 from otel_progress import ConfigurationError, Status, config
-from otel_progress.settings import SETTINGS, Settings
+from otel_progress.settings.fields import SETTINGS, Settings
 from otel_progress.testing import Recorder, recording, wait_until
 
 PATIENCE_S = 60.0
@@ -195,7 +195,7 @@ def test_shutting_down(provider: TracerProvider, caplog: pytest.LogCaptureFixtur
     op = progress.operation("o", id="o").start()
     level = op.level("x").start()
     closed: list[float] = []
-    runtime.ending.append(closed.append)
+    runtime._close_callbacks.append(closed.append)
     with caplog.at_level(logging.WARNING):
         threads = [threading.Thread(target=runtime.shutdown, args=(PATIENCE_S,)) for _ in range(4)]
         for thread in threads:
@@ -205,7 +205,7 @@ def test_shutting_down(provider: TracerProvider, caplog: pytest.LogCaptureFixtur
         assert runtime.shutdown()
     assert (op.snapshot().status, op.snapshot().message) == (Status.CANCELLED, "the process ended first")
     assert level.snapshot().status is Status.CANCELLED
-    assert runtime.ended
+    assert runtime.is_shut_down
     assert len(closed) == 1
     assert [record.getMessage() for record in caplog.records if record.name.startswith(("otel_progress", "opentelemetry"))] == []
 

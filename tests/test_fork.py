@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import otel_progress
-from otel_progress import fork, trouble
+from otel_progress import fork
+from otel_progress.diagnostics import internal_error_counts
 from otel_progress.fork import ForkPhase, fork_safe_lock, on_fork
 
 PATIENCE_S = 60.0
@@ -177,12 +178,12 @@ def test_an_error_in_a_hook_is_reported_and_stops_no_other(kind: type[BaseExcept
     register(owner, ForkPhase.CACHES, "first")
     on_fork(phase=ForkPhase.CACHES, owner=owner, before=fail, after_in_parent=fail, after_in_child=fail)
     register(owner, ForkPhase.CACHES, "last")
-    known = trouble.counts["fork"]
-    calls, count = fork_and_get(lambda: [owner.calls, trouble.counts["fork"] - known])
+    known = internal_error_counts["fork"]
+    calls, count = fork_and_get(lambda: [owner.calls, internal_error_counts["fork"] - known])
     assert calls == ["before last", "failed", "before first", "child first", "failed", "child last"]
     assert count == 1
     assert owner.calls == ["before last", "failed", "before first", "parent first", "failed", "parent last"]
-    assert trouble.counts["fork"] - known == 2
+    assert internal_error_counts["fork"] - known == 2
 
 
 def test_a_reporter_that_fails_stops_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:

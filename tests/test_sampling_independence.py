@@ -23,7 +23,8 @@ from opentelemetry.sdk.trace.sampling import (
 import otel_progress as progress
 from otel_progress import config
 from otel_progress.operations import OperationSnapshot
-from otel_progress.runtime.running import Runtime
+from otel_progress.runtime.builder import ClockAndIds
+from otel_progress.runtime.runtime import Runtime
 from otel_progress.sampling import ProgressSampler
 from otel_progress.testing import CountingIds, FakeClock, recording
 
@@ -95,7 +96,7 @@ def started(provider: Any, environ: dict[str, str] | None = None) -> Iterator[Ru
     """Configure with a provider as applications do, but with a clock that stands still."""
     clock, ids = FakeClock(), CountingIds()
     settings = {"store": "memory:", "console": False, "otlp": False, "strict": True}
-    sources = config.Sources(clock.monotonic, clock.wall, ids.run_id)
+    sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
     with config.start(settings, provider, environ=environ or {}, sources=sources) as runtime:
         runtime.store.on_wake = lambda: None
         yield runtime

@@ -6,7 +6,7 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import config
-from otel_progress.testing import MONOTONIC, WALL, CountingIds, FakeClock, Recorder, forest, recording, wait_until
+from otel_progress.testing import MONOTONIC, WALL, CountingIds, FakeClock, Recorder, recording, span_trees, wait_until
 
 
 def test_a_clock_moved_by_hand() -> None:
@@ -49,11 +49,14 @@ def test_forests_of_several_traces(recorder: Recorder) -> None:
     for name in ("a", "b"):
         with progress.operation(name) as op, op.level("x"), progress.level("y"):
             pass
-    assert [(tree["name"], tree["children"][0]["children"][0]["name"]) for tree in recorder.forest()] == [("a", "y"), ("b", "y")]
-    below = forest([span for span in recorder.spans() if span.name == "y"], leave_out=())
+    assert [(tree["name"], tree["children"][0]["children"][0]["name"]) for tree in recorder.span_trees()] == [
+        ("a", "y"),
+        ("b", "y"),
+    ]
+    below = span_trees([span for span in recorder.spans() if span.name == "y"], leave_out=())
     assert [tree["name"] for tree in below] == ["y", "y"]
     assert "progress.sequence" in below[0]["attributes"]
-    assert "progress.sequence" not in recorder.forest()[0]["attributes"]
+    assert "progress.sequence" not in recorder.span_trees()[0]["attributes"]
 
 
 def test_after_an_error_nothing_is_left() -> None:

@@ -9,17 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError, OperationCancelledError, ProgressError
-from otel_progress.instrument.blocks import OpaqueStep, Pause
-from otel_progress.instrument.handle import Level
-from otel_progress.instrument.helpers import ProgressTracer, batch, current_level, get_tracer, level, operation, track
-from otel_progress.instrument.track import Track
-from otel_progress.model import Eta, Failure, Outcome, Snapshot, Status
+from otel_progress.instrument.level import Level, OpaqueStep, Pause, Track
+from otel_progress.instrument.tracer import ProgressTracer, batch, current_level, get_tracer, level, operation, track
+from otel_progress.model import Eta, Failure, LevelSnapshot, Outcome, Status
 from otel_progress.stages import Stage, Stages
 
 if TYPE_CHECKING:
     from otel_progress.config import configure
     from otel_progress.instrument.batch import OperationBatch
-    from otel_progress.observations import LogRecord
     from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot, OverallProgress
     from otel_progress.processor import ProgressSpanProcessor
     from otel_progress.queries import (
@@ -33,9 +30,11 @@ if TYPE_CHECKING:
         remove_callback,
         request_cancel,
     )
+    from otel_progress.records import LogRecord
     from otel_progress.runtime.callbacks import Callback, CallbackEvent
-    from otel_progress.runtime.running import Runtime
+    from otel_progress.runtime.runtime import Runtime
     from otel_progress.sampling import ProgressSampler
+
 
 __all__ = [
     "BatchSnapshot",
@@ -48,6 +47,7 @@ __all__ = [
     "Failure",
     "JournalError",
     "Level",
+    "LevelSnapshot",
     "LogRecord",
     "MissingExtraError",
     "OpaqueStep",
@@ -62,7 +62,6 @@ __all__ = [
     "ProgressSpanProcessor",
     "ProgressTracer",
     "Runtime",
-    "Snapshot",
     "Stage",
     "Stages",
     "Status",
@@ -85,19 +84,20 @@ __all__ = [
     "track",
 ]
 
+
 _LATER = {
     "BatchSnapshot": "operations",
     "Callback": "runtime.callbacks",
     "CallbackEvent": "runtime.callbacks",
     "Condition": "operations",
     "Event": "operations",
-    "LogRecord": "observations",
+    "LogRecord": "records",
     "OperationBatch": "instrument.batch",
     "OperationSnapshot": "operations",
     "OverallProgress": "operations",
     "ProgressSampler": "sampling",
     "ProgressSpanProcessor": "processor",
-    "Runtime": "runtime.running",
+    "Runtime": "runtime.runtime",
     "add_callback": "queries",
     "configure": "config",
     "get_active_operations": "queries",

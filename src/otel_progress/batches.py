@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Final
 
 from otel_progress.model import Status
-from otel_progress.observations import BatchInfo, BatchPlace, BatchTally
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
 
 MAX_ENDS: Final = 100
 """Moments of ends that a tally keeps."""
+
+
 MAX_LISTED: Final = 100
 """Active operations, and failed ones, that a snapshot of a batch lists."""
+
+
 _INSTANT: Final = 1e-6
 """Seconds below which no pace can be told."""
 
@@ -40,7 +43,7 @@ def add(tally: BatchTally, status: Status, ended_at: float) -> BatchTally:
     )
 
 
-def merge(a: BatchInfo, b: BatchInfo) -> BatchInfo:
+def merge(a: BatchDeclaration, b: BatchDeclaration) -> BatchDeclaration:
     """Return what two declarations of one batch come to: the newest wins, and where it knows nothing the other one stays.
 
     The batch started with the earlier of them. One that was declared again after it had been closed is open again. A ``sequence`` of 0
@@ -54,29 +57,29 @@ def merge(a: BatchInfo, b: BatchInfo) -> BatchInfo:
     return replace(new, total=total, started_at=min(a.started_at, b.started_at), ended_at=ended_at)
 
 
-def place_of(batch: BatchSnapshot, moment: float | None = None) -> BatchPlace:
+def cursor_of(batch: BatchSnapshot, moment: float | None = None) -> BatchCursor:
     """Return where a batch stands in a list that was begun at ``moment`` (Unix seconds); without it, in one that begins now."""
     at = batch.read_at if moment is None else moment
-    return BatchPlace(at, was_over(batch.over, batch.ended_at, moment), batch.started_at, batch.id)
+    return BatchCursor(at, was_finished_at(batch.is_finished, batch.ended_at, moment), batch.started_at, batch.id)
 
 
-def was_over(over: bool, ended_at: float | None, moment: float | None) -> bool:
+def was_finished_at(over: bool, ended_at: float | None, moment: float | None) -> bool:
     """Tell whether a batch was over by ``moment``, None for now. One that ended nobody knows when always was."""
     return over and (moment is None or ended_at is None or ended_at <= moment)
 
 
-def rank(over: bool, started_at: float, id_: str) -> tuple[bool, float, str]:
+def sort_key(over: bool, started_at: float, id_: str) -> tuple[bool, float, str]:
     """Return what lists of batches are sorted by: those that are not over first, then the newest first, then by id."""
     return over, -started_at, id_
 
 
-def rank_of(place: BatchPlace) -> tuple[bool, float, str]:
+def cursor_sort_key(place: BatchCursor) -> tuple[bool, float, str]:
     """Return what a place is sorted by."""
-    return rank(place.over, place.started_at, place.id)
+    return sort_key(place.is_finished, place.started_at, place.id)
 
 
 def summarise(
-    info: BatchInfo,
+    info: BatchDeclaration,
     tally: BatchTally,
     active: Sequence[OperationSnapshot],
     failed: Sequence[OperationSnapshot],
@@ -136,7 +139,7 @@ def _ratio(total: int | None, finished: int, done: float, over: bool) -> float |
     return min(1.0, max(0.0, (finished + done) / total))
 
 
-def _pace(info: BatchInfo, tally: BatchTally, read_at: float) -> float | None:
+def _pace(info: BatchDeclaration, tally: BatchTally, read_at: float) -> float | None:
     """Return operations ended a second over the more recent half of the ends that are kept; None while none has ended.
 
     Silence lowers it as soon as it lasts longer than the longest one of that half, so that ends in bursts (a pool whose tasks take
@@ -157,15 +160,64 @@ def _pace(info: BatchInfo, tally: BatchTally, read_at: float) -> float | None:
     return _whole_pace(info, tally, read_at)  # all at one moment, just now: the whole time says more
 
 
-def _whole_pace(info: BatchInfo, tally: BatchTally, end: float) -> float | None:
+def _whole_pace(info: BatchDeclaration, tally: BatchTally, end: float) -> float | None:
     seconds = end - info.started_at
     return tally.finished / seconds if tally.finished and seconds > _INSTANT else None
 
 
-def _remaining(info: BatchInfo, finished: int, running: int, done: float, pace: float | None) -> float | None:
+def _remaining(info: BatchDeclaration, finished: int, running: int, done: float, pace: float | None) -> float | None:
     """Return the seconds that what is left takes at this pace: what is expected, and at least what runs already."""
     if pace is None or (info.total is None and info.ended_at is None):
         return None
     known = finished + running
     expected = known if info.total is None or info.ended_at is not None else max(info.total, known)
     return max(0.0, expected - finished - done) / pace
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDeclaration:
+    """A batch as it was declared: many operations with one aggregate. ``total`` is the number of operations expected, if known.
+
+    Several processes may declare the same id; :func:`otel_progress.batches.merge` says what that comes to. ``sequence`` is the moment
+    of the declaration in Unix nanoseconds, 0 for an id that was never declared. ``ended_at`` is None while more operations may come.
+    """
+
+    id: str
+    name: str
+    type: str
+    total: int | None
+    started_at: float
+    ended_at: float | None
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCursor:
+    """Where a batch stands in the list of batches, as of the moment (Unix seconds) at which the list was begun.
+
+    ``over`` says whether the batch was over by then, so that one which ends while somebody pages stays where it was.
+    """
+
+    listed_at: float
+    is_finished: bool
+    started_at: float
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTally:
+    """What ended operations of a batch came to, so that they need not be kept: how many by status, and when.
+
+    ``ends`` are the moments (Unix seconds, ascending) of the most recent ends, for the throughput.
+    """
+
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    skipped: int = 0
+    ends: Sequence[float] = ()
+
+    @property
+    def finished(self) -> int:
+        """Operations that ended, in whatever way."""
+        return self.completed + self.failed + self.cancelled + self.skipped

@@ -14,16 +14,20 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from otel_progress.model import NO_METADATA, Eta, Failure, Instance, LevelInfo, MetadataValue, Outcome, Snapshot, Status
-from otel_progress.observations import LogRecord, Preview, ResourceSample, ResourceUse
+from otel_progress.model import NO_METADATA, Eta, Failure, Instance, LevelInfo, LevelSnapshot, MetadataValue, Outcome, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
 
 SCHEMA: Final = "otel-progress/1"
 """Name and version of the document, in its ``schema`` field; the version changes when a field changes its meaning."""
 
+
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 Document: TypeAlias = "dict[str, Any]"
 """A JSON object."""
+
 
 _INFO_FIELDS: Final = (
     "operation_id",
@@ -45,6 +49,8 @@ _INFO_FIELDS: Final = (
     "span_id",
     "instance",
 )
+
+
 _STATE_FIELDS: Final = (
     "sequence",
     "current",
@@ -62,12 +68,24 @@ _STATE_FIELDS: Final = (
     "ended_at",
     "duration_s",
 )
+
+
 _LATER_FIELDS: Final = ("estimated", "paused_clock", "paused_s", "previews", "overdue_after_s", "resumed_from")
 """Fields of a level that documents of older writers do not have."""
+
+
 _ALL_STATE_FIELDS: Final = (*_STATE_FIELDS, *_LATER_FIELDS)
+
+
 _ETA_FIELDS: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock")
+
+
 _LATER_ETA_FIELDS: Final = ("counts_down_s", "stalls_after_s")
+
+
 _ALL_ETA_FIELDS: Final = (*_ETA_FIELDS, *_LATER_ETA_FIELDS)
+
+
 _LOG_FIELDS: Final = (
     "operation_id",
     "operation_type",
@@ -83,6 +101,8 @@ _LOG_FIELDS: Final = (
     "trace_id",
     "span_id",
 )
+
+
 _PREVIEW_FIELDS: Final = (
     "operation_id",
     "operation_type",
@@ -98,7 +118,11 @@ _PREVIEW_FIELDS: Final = (
     "height",
     "ratio",
 )
+
+
 _SAMPLE_FIELDS: Final = ("at", "clock", "cpu_ratio", "memory_bytes", "gpu_ratio", "gpu_memory_bytes")
+
+
 _USE_FIELDS: Final = (
     "samples",
     "cpu_mean",
@@ -109,7 +133,11 @@ _USE_FIELDS: Final = (
     "gpu_peak",
     "gpu_memory_peak",
 )
+
+
 _BATCH_FIELDS: Final = ("id", "name", "type", "total", "started_at", "ended_at", "read_at", "ratio", "throughput")
+
+
 _INSTANCE_FIELDS: Final = ("id", "pid", "host", "service", "started_at", "start")
 
 
@@ -151,7 +179,7 @@ def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
     )
 
 
-def encode_level(snapshot: Snapshot, clock: float) -> Document:
+def encode_level(snapshot: LevelSnapshot, clock: float) -> Document:
     """Return the object of one level as seen at ``clock``."""
     document = encode_info(snapshot.info)
     document.update(_pick(snapshot, _ALL_STATE_FIELDS))
@@ -168,12 +196,12 @@ def encode_level(snapshot: Snapshot, clock: float) -> Document:
     return document
 
 
-def decode_level(document: Mapping[str, Any]) -> Snapshot:
+def decode_level(document: Mapping[str, Any]) -> LevelSnapshot:
     """Return the snapshot of a level's object, also of one that an older writer made."""
     eta = document.get("eta")
     if "stall_after_s" not in document and "longest_gap_s" in document:
         document = {**document, "stall_after_s": max(60.0, 3.0 * document["longest_gap_s"])}
-    return Snapshot(
+    return LevelSnapshot(
         info=decode_info(document),
         status=Status(document["status"]),
         metadata=decode_metadata(document.get("metadata")),
@@ -283,7 +311,7 @@ def encode_batch(batch: BatchSnapshot, *, operations: bool = True) -> Document:
         **_pick(batch, _BATCH_FIELDS),
         "status": batch.status.value,
         "counts": {status.value: batch.counts[status] for status in Status},
-        "finished": batch.finished,
+        "finished": batch.finished_count,
         "percentage": None if batch.ratio is None else 100.0 * batch.ratio,
         "elapsed_seconds": batch.elapsed_seconds,
         "remaining_seconds": batch.remaining_s,

@@ -8,21 +8,24 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from otel_progress.assembly import Assembly, Sources
 from otel_progress.errors import ConfigurationError
-from otel_progress.exporters.totals import Totals
-from otel_progress.instances import current_instance
+from otel_progress.instrument.backend import RecordingBackend
 from otel_progress.live.store import LiveStore
-from otel_progress.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule
-from otel_progress.recording import Recording
-from otel_progress.runtime.running import Runtime
-from otel_progress.runtime.tracing import Tracing
-from otel_progress.settings import Settings
+from otel_progress.metrics.counters import Totals
+from otel_progress.processes import current_instance
+from otel_progress.runtime.builder import ClockAndIds, _RuntimeBuilder
+from otel_progress.runtime.providers import TracerProviders
+from otel_progress.runtime.runtime import Runtime
+from otel_progress.settings.fields import Settings
+from otel_progress.settings.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+
 _lock: Final = threading.Lock()
+
+
 _current: list[Runtime] = []
 
 
@@ -114,7 +117,7 @@ def start(
     provider: TracerProvider | None = None,
     *,
     environ: Mapping[str, str] | None = None,
-    sources: Sources | None = None,
+    sources: ClockAndIds | None = None,
     fresh: bool = False,
 ) -> Runtime:
     """Do what :func:`configure` does with its arguments by name. ``fresh`` refuses to go on with a running configuration."""
@@ -129,7 +132,9 @@ def start(
         if running is not None:
             return _again(running, arguments, provider)
         settings = Settings.from_environ(os.environ if environ is None else environ).with_arguments(**arguments)
-        runtime = Assembly(settings, provider, sources or Sources()).runtime if settings.enabled else _disabled(settings)
+        runtime = (
+            _RuntimeBuilder(settings, provider, sources or ClockAndIds()).runtime if settings.enabled else _disabled(settings)
+        )
         _current[:] = [runtime]
         atexit.register(runtime.shutdown)
         return runtime
@@ -137,7 +142,7 @@ def start(
 
 def current_runtime() -> Runtime | None:
     """Return the running configuration, None before configure and after shutdown."""
-    return _current[0] if _current and not _current[0].ended else None
+    return _current[0] if _current and not _current[0].is_shut_down else None
 
 
 def _again(runtime: Runtime, arguments: Mapping[str, object], provider: TracerProvider | None) -> Runtime:
@@ -157,5 +162,5 @@ def _again(runtime: Runtime, arguments: Mapping[str, object], provider: TracerPr
 def _disabled(settings: Settings) -> Runtime:
     """Return a runtime that records nothing: every helper stays inert."""
     store = LiveStore(current_instance(settings.service_name or "unknown_service"))
-    tracing = Tracing(store)
-    return Runtime(settings, store, Recording(store, tracing.tracer), Totals(), tracing)
+    tracing = TracerProviders(store)
+    return Runtime(settings, store, RecordingBackend(store, tracing.tracer), Totals(), tracing)

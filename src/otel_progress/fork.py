@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar, overload
 IMPORT_WAIT_S: Final = 5.0
 """Maximum time a fork waits for imports by other threads, in seconds; then the child is forked in the middle of the import."""
 
+
 T = TypeVar("T")
 
 
@@ -67,10 +68,18 @@ class _Hook:
 
 _guard: Final = RLock()
 """Held while hooks are registered and over each fork, so that two threads do not fork at once. The forking thread may take it again."""
+
+
 _hooks: list[_Hook] = []
+
+
 _running: list[tuple[_Hook, tuple[Any, ...]]] = []
 """Hooks of the current fork with their arguments, in the order after the fork. Keeps the owners alive until it has ended."""
+
+
 _errors: list[BaseException] = []
+
+
 _reporters: Final[list[Callable[[BaseException], object]]] = []
 
 
@@ -134,6 +143,8 @@ def fork_safe_lock() -> Lock:
 # --- imports -------------------------------------------------------------------------------------------------------
 
 _importing = RLock()
+
+
 _import_locked: Final[list[bool]] = []
 
 

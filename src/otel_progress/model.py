@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 Number: TypeAlias = "int | float"
 """A count of work: bytes, files, seconds of video."""
+
+
 MetadataValue: TypeAlias = "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
 """What a metadata value becomes: the attribute types of OpenTelemetry."""
+
 
 NO_METADATA: Final[Mapping[str, MetadataValue]] = MappingProxyType({})
 """The shared empty metadata."""
@@ -79,6 +82,8 @@ class Instance:
 
 EtaState: TypeAlias = 'Literal["estimated", "holding", "stalled", "unknown"]'
 """``estimated`` counts down; ``holding`` waits for an advance that is due; ``stalled`` knows "at least ``low_s``"; ``unknown`` nothing."""
+
+
 EtaBasis: TypeAlias = 'Literal["history", "rate", "parallel", "durations", "expected", "none"]'
 """What an estimate mostly rests on: past runs' curves, this run's own rate, a simulation of the children that are left, past runs'
 durations alone (the total is unknown), what an opaque step was said to take, or nothing."""
@@ -181,7 +186,7 @@ class LevelInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class LevelSnapshot:
     """An immutable copy of a level at one sequence number.
 
     Counts are in units of work: ``current`` is all that is done, of which ``failed`` and ``skipped`` did not succeed. ``ratio`` is
@@ -228,7 +233,7 @@ class Snapshot:
         return max(0, self.current - self.failed - self.skipped)
 
     @property
-    def done_here(self) -> Number:
+    def done_this_session(self) -> Number:
         """Units this session has done, without those of an earlier one: what a pace counts."""
         return max(0, self.current - self.resumed_from)
 
@@ -244,7 +249,7 @@ class Snapshot:
         started = self.info.started_clock
         return 0.0 if started is None else max(0.0, clock - started)
 
-    def worked(self, clock: float) -> float:
+    def active_seconds(self, clock: float) -> float:
         """Seconds of :meth:`elapsed` that were not paused."""
         paused = self.paused_s
         if self.paused_clock is not None and not self.status.finished:

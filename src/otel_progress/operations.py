@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from otel_progress.model import NO_METADATA, Eta, Failure, Instance, MetadataValue, Number, Outcome, Snapshot, Status
-from otel_progress.observations import ResourceUse
+from otel_progress.model import NO_METADATA, Eta, Failure, Instance, LevelSnapshot, MetadataValue, Number, Outcome, Status
+from otel_progress.records import ResourceUse
 
 
 class Condition(str, Enum):
@@ -67,15 +67,15 @@ class OperationSnapshot:
     somebody asked for it to stop.
     """
 
-    root: Snapshot
-    levels: Sequence[Snapshot]
+    root: LevelSnapshot
+    levels: Sequence[LevelSnapshot]
     read_at: float
     clock: float
     instance: Instance | None = None
     alive: bool = True
     resources: ResourceUse | None = None
     cancel_requested_at: float | None = None
-    _index: dict[str, Snapshot] = field(default_factory=dict, compare=False, repr=False)
+    _index: dict[str, LevelSnapshot] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def operation_id(self) -> str:
@@ -132,20 +132,20 @@ class OperationSnapshot:
         """The estimate as it stands at the moment of reading; None while there is none, once ended, and when abandoned."""
         return self.eta_of(self.root)
 
-    def eta_of(self, level: Snapshot) -> Eta | None:
+    def eta_of(self, level: LevelSnapshot) -> Eta | None:
         """Return the estimate of one of its levels as it stands at the moment of reading, as :attr:`eta` is the operation's."""
         if level.eta is None or level.status.finished or not self.alive:
             return None
         paused = self.root.paused_clock  # while nothing is meant to advance, the estimate waits
         return level.eta.at(self.clock if paused is None else min(self.clock, paused))
 
-    def worked_of(self, level: Snapshot) -> float:
+    def active_seconds_of(self, level: LevelSnapshot) -> float:
         """Return the seconds one of its levels (:attr:`root` is one) has worked by the moment of reading: what a pace is over.
 
         That is its elapsed time without pauses: the one that is on, which is the operation's, and the level's ``paused_s``.
         """
         paused = self.root.paused_clock
-        return level.worked(self.clock if paused is None else min(self.clock, paused))
+        return level.active_seconds(self.clock if paused is None else min(self.clock, paused))
 
     @property
     def remaining_seconds(self) -> float | None:
@@ -160,7 +160,7 @@ class OperationSnapshot:
         """How the operation fares now: abandoned before overdue before paused before stalled before ok."""
         return _condition(self)
 
-    def get_level(self, path: str) -> Snapshot | None:
+    def get_level(self, path: str) -> LevelSnapshot | None:
         """Return the level at ``path`` (``""`` is the operation), or None when there is none or it is no longer kept."""
         if not self._index:
             self._index.update((level.info.path, level) for level in (self.root, *self.levels))
@@ -183,7 +183,7 @@ def _condition(operation: OperationSnapshot) -> Condition:
     # Measured as elapsed time against the time allowed: a step of the wall clock makes nothing late.
     late = deadline is not None and started is not None and operation.elapsed_seconds > deadline - started
     allowed = root.overdue_after_s
-    if late or (allowed is not None and root.worked(operation.clock) > allowed):
+    if late or (allowed is not None and root.active_seconds(operation.clock) > allowed):
         return Condition.OVERDUE
     if root.paused_clock is not None:
         return Condition.PAUSED
@@ -217,24 +217,26 @@ class BatchSnapshot:
     failed: Sequence[OperationSnapshot]
 
     @property
-    def finished(self) -> int:
+    def finished_count(self) -> int:
         """Operations that ended, in whatever way."""
         return sum(count for status, count in self.counts.items() if status.finished)
 
     @property
     def status(self) -> Status:
         """Running until the batch is over; then failed when any operation failed, else completed (cancelled when all were)."""
-        if not self.over:
+        if not self.is_finished:
             return Status.RUNNING
         if self.counts[Status.FAILED]:
             return Status.FAILED
-        return Status.CANCELLED if self.finished and self.counts[Status.CANCELLED] == self.finished else Status.COMPLETED
+        return (
+            Status.CANCELLED if self.finished_count and self.counts[Status.CANCELLED] == self.finished_count else Status.COMPLETED
+        )
 
     @property
-    def over(self) -> bool:
+    def is_finished(self) -> bool:
         """True when nothing runs and no more operations are expected: it was closed, or all of its total has ended."""
         running = self.counts[Status.RUNNING] + self.counts[Status.PENDING]
-        return not running and (self.ended_at is not None or (self.total is not None and self.finished >= self.total > 0))
+        return not running and (self.ended_at is not None or (self.total is not None and self.finished_count >= self.total > 0))
 
     @property
     def elapsed_seconds(self) -> float:

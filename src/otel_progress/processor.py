@@ -14,17 +14,19 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
-from otel_progress import semconv, values
-from otel_progress.live.node import Node, Spec, merged
+from otel_progress import semconv
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.instrument.arguments import Rejection, normalize_metadata, parse_number
+from otel_progress.instrument.backend import LEVEL_KEY, span_start_guard
+from otel_progress.live.node import Node, Spec, merge_metadata
 from otel_progress.live.store import LiveStore
 from otel_progress.model import NO_METADATA, Failure, Number, Status
-from otel_progress.recording import LEVEL_KEY, own
-from otel_progress.text import cut, identifier
-from otel_progress.trouble import trouble
-from otel_progress.values import Bad
+from otel_progress.text import normalize_id, truncate
 
 MAX_WATCHED: Final = 2_000
 """Plain spans that are looked at each tick; beyond that, the one that has run longest without telling progress is let go."""
+
+
 _TELLING: Final = (semconv.CURRENT, semconv.TOTAL)
 
 
@@ -47,7 +49,7 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Watch a plain span; the helpers' own spans are known already."""
-        if self._closed or getattr(own, "starting", False):
+        if self._closed or getattr(span_start_guard, "starting", False):
             return
         try:
             level = (get_current() if parent_context is None else parent_context).get(LEVEL_KEY)
@@ -58,7 +60,7 @@ class ProgressSpanProcessor(SpanProcessor):
                 self._watched[span.get_span_context().span_id] = (span, above)
             self._store.on_wake()
         except Exception as error:
-            trouble("processor", "a span could not be watched for progress", error=error)
+            report_internal_error("processor", "a span could not be watched for progress", error=error)
 
     def _let_go(self) -> None:
         silent = next((span_id for span_id in self._watched if span_id not in self._nodes), None)
@@ -80,13 +82,13 @@ class ProgressSpanProcessor(SpanProcessor):
                 try:
                     self._take(span_id, cast(Span, span))
                 except Exception as error:
-                    trouble("processor", "the last progress of a span could not be read", error=error)
+                    report_internal_error("processor", "the last progress of a span could not be read", error=error)
                 del self._watched[span_id]  # whatever could be read of it, it is over
                 node = self._nodes.pop(span_id, None)
             if node is not None:
                 self._end(span, node)
         except Exception as error:
-            trouble("processor", "the end of a span could not be taken over", error=error)
+            report_internal_error("processor", "the end of a span could not be taken over", error=error)
 
     def shutdown(self) -> None:
         """Do nothing: other providers may go on, and spans that run in this one still end."""
@@ -120,7 +122,7 @@ class ProgressSpanProcessor(SpanProcessor):
                     if span_id in self._watched:
                         self._take(span_id, span)
             except Exception as error:
-                trouble("processor", "the progress of a span could not be read", error=error)
+                report_internal_error("processor", "the progress of a span could not be read", error=error)
 
     # --- from attributes to a level: with the lock held --------------------------------------------------------
 
@@ -154,11 +156,11 @@ class ProgressSpanProcessor(SpanProcessor):
         type_ = attributes.get(semconv.OPERATION_TYPE if parent is None else semconv.LEVEL_TYPE, span.name)
         unit = attributes.get(semconv.UNIT)
         spec = Spec(
-            identifier(type_),
-            identifier(id_),
-            cut(name, 256),
+            normalize_id(type_),
+            normalize_id(id_),
+            truncate(name, 256),
             None,
-            None if unit is None else cut(unit, 64),
+            None if unit is None else truncate(unit, 64),
             1,
             None,
             None,
@@ -176,7 +178,7 @@ class ProgressSpanProcessor(SpanProcessor):
         error = None
         if failed:
             kind = (span.attributes or {}).get(semconv.ERROR_TYPE, "error")
-            error = Failure(identifier(kind), cut(span.status.description or ""))
+            error = Failure(normalize_id(kind), truncate(span.status.description or ""))
         self._store.close(node, Status.FAILED if failed else Status.COMPLETED, error=error)
 
 
@@ -190,20 +192,20 @@ def _copy(attributes: Mapping[str, Any], node: Node) -> None:
     if total is not None and total != node.total:
         node.total, node.dirty = total, True
     current = _number(attributes.get(semconv.CURRENT), "current")
-    if current is not None and current != node.counting().value():
-        node.counting().set(current)
+    if current is not None and current != node.ensure_counter().value():
+        node.ensure_counter().set(current)
         node.dirty = True
     message = attributes.get(semconv.MESSAGE)
-    if message is not None and cut(message) != node.message:
-        node.message, node.dirty = cut(message), True
+    if message is not None and truncate(message) != node.message:
+        node.message, node.dirty = truncate(message), True
     prefix = semconv.METADATA_PREFIX
     told = {name[len(prefix) :]: value for name, value in attributes.items() if name.startswith(prefix)}
     if told:
-        clean = values.metadata(told)
+        clean = normalize_metadata(told)
         if any(node.metadata.get(name) != value for name, value in clean.items()):
-            node.metadata, node.dirty = merged(node.metadata, clean), True
+            node.metadata, node.dirty = merge_metadata(node.metadata, clean), True
 
 
 def _number(value: object, what: str) -> Number | None:
-    clean = None if value is None else values.number(value, what)
-    return None if isinstance(clean, Bad) else clean
+    clean = None if value is None else parse_number(value, what)
+    return None if isinstance(clean, Rejection) else clean

@@ -10,24 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from otel_progress.model import Instance, Number, Outcome, Snapshot
-from otel_progress.observations import (
-    BatchInfo,
-    BatchPlace,
+from otel_progress.batches import BatchCursor, BatchDeclaration
+from otel_progress.model import Instance, LevelSnapshot, Number, Outcome
+from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.records import (
     CancelRequest,
-    HistoryKey,
-    Lesson,
     LogRecord,
     Preview,
     ResourceSample,
     ResourceUse,
     Trajectory,
+    TrajectoryEntry,
+    TrajectoryKey,
 )
-from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ChangeSet:
     """What changed since the last tick: snapshots (parents before their children), events, and levels no longer kept.
 
     ``evicted`` holds (run, path) of levels that were folded into their parent; their subtree goes with them, and they go before
@@ -41,15 +40,15 @@ class Batch:
     instance: Instance
     at: float
     clock: float
-    snapshots: Sequence[Snapshot] = ()
+    snapshots: Sequence[LevelSnapshot] = ()
     events: Sequence[Event] = ()
     evicted: Sequence[tuple[str, str]] = ()
     items: Mapping[tuple[str, str, str], Number] = field(default_factory=dict)
     logs: Sequence[LogRecord] = ()
     sample: ResourceSample | None = None
     resources: Mapping[str, ResourceUse] = field(default_factory=dict)
-    batches: Sequence[BatchInfo] = ()
-    lessons: Sequence[Lesson] = ()
+    batches: Sequence[BatchDeclaration] = ()
+    trajectories: Sequence[TrajectoryEntry] = ()
     previews: Sequence[Preview] = ()
 
 
@@ -57,7 +56,7 @@ class Batch:
 class Sink(Protocol):
     """Takes batches. May raise: the error is counted and logged, and the work goes on."""
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: ChangeSet) -> None:
         """Keep or send one batch. Called from one thread at a time, never from the caller's."""
 
     def close(self) -> None:
@@ -139,7 +138,7 @@ class Reader(Protocol):
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch as it is now, or None."""
 
-    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
         """Return the batches, those that are not over first, then the newest first, then by id; only those that come ``after`` a place."""
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
@@ -167,15 +166,15 @@ class Controller(Protocol):
 
 
 @runtime_checkable
-class Requests(Protocol):
+class CancelRequestSource(Protocol):
     """Where a worker hears what was asked of it."""
 
-    def requests(self, instance_id: str) -> Sequence[CancelRequest]:
+    def cancel_requests(self, instance_id: str) -> Sequence[CancelRequest]:
         """Return the requests to cancel operations of a process that are still active. The same ones may come again."""
 
 
 @runtime_checkable
-class Measured(Protocol):
+class SizedStorage(Protocol):
     """What is kept in files."""
 
     def size_bytes(self) -> int | None:
@@ -183,10 +182,10 @@ class Measured(Protocol):
 
 
 @runtime_checkable
-class Histories(Protocol):
+class TrajectorySource(Protocol):
     """Where past runs are remembered."""
 
-    def trajectories(self, key: HistoryKey, limit: int = 20) -> Sequence[Trajectory]:
+    def trajectories(self, key: TrajectoryKey, limit: int = 20) -> Sequence[Trajectory]:
         """Return what the newest ``limit`` runs under this key left, oldest first.
 
         Where fewer than three are from this class of host, those of others come before them: a foreign curve is better than none.

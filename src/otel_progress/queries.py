@@ -9,8 +9,8 @@ from otel_progress.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from otel_progress.model import Outcome
-    from otel_progress.observations import LogRecord
     from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+    from otel_progress.records import LogRecord
     from otel_progress.runtime.callbacks import Callback
 
 

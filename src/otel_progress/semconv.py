@@ -14,95 +14,171 @@ from typing import Final, Literal
 
 OPERATION_ID: Final = "progress.operation.id"
 """Identifier of the whole run, chosen by the caller or generated. string"""
+
+
 OPERATION_TYPE: Final = "progress.operation.type"
 """Kind of work, low cardinality. string"""
+
+
 OPERATION_NAME: Final = "progress.operation.name"
 """Name of the run for people. string"""
+
+
 LEVEL_ID: Final = "progress.level.id"
 """Identifier of a level among its siblings of one type. string"""
+
+
 LEVEL_TYPE: Final = "progress.level.type"
 """Kind of level (song, file, epoch, stage), low cardinality; also the span's name. string"""
+
+
 LEVEL_NAME: Final = "progress.level.name"
 """Name of the level for people. string"""
+
+
 PATH: Final = "progress.path"
 """Place in the tree: ``type:id`` segments joined by ``/``, empty for the operation itself. string"""
+
+
 DEPTH: Final = "progress.depth"
 """Number of segments of the path; 0 for the operation. int"""
+
+
 ATTEMPT: Final = "progress.attempt"
 """How often this level has been entered; written from the second time on. int"""
+
+
 CURRENT: Final = "progress.current"
 """Units of work done, failed and skipped ones included. int or double"""
+
+
 TOTAL: Final = "progress.total"
 """Units of work in all; absent while unknown. int or double"""
+
+
 UNIT: Final = "progress.unit"
 """What one unit is (file, byte, step). string"""
+
+
 RATIO: Final = "progress.ratio"
 """Fraction done, 0 to 1, rolled up from children and stages; absent while unknown. double"""
+
+
 FAILED: Final = "progress.failed"
 """Units that failed. int"""
+
+
 STATUS: Final = "progress.status"
 """pending, running, completed, failed, cancelled or skipped. string"""
+
+
 MESSAGE: Final = "progress.message"
 """What is being done now, or why it ended so. string"""
+
+
 SEQUENCE: Final = "progress.sequence"
 """Number of the snapshot these values come from; grows within a run. int"""
+
+
 ERROR_TYPE: Final = "error.type"
 """Class of the error, the standard attribute. string"""
+
+
 METADATA_PREFIX: Final = "progress.metadata."
 """Prefix of the caller's own metadata."""
 
+
 ESTIMATED: Final = "progress.estimated"
 """True where the ratio rests on an estimate, because an opaque step runs; absent otherwise. boolean"""
+
+
 ETA_ERROR_FIRST: Final = "progress.eta.error.first"
 """Distance of the first prediction of the end from the end, as a fraction of the duration; on spans at the end. double"""
+
+
 ETA_ERROR_MIDDLE: Final = "progress.eta.error.middle"
 """The same of the prediction at half of the duration. double"""
+
+
 ETA_ERROR_LAST: Final = "progress.eta.error.last"
 """The same of the last prediction. double"""
+
+
 PREVIEW_NAME: Final = "progress.preview.name"
 """Name of a preview, on preview events. string"""
+
+
 PREVIEW_NUMBER: Final = "progress.preview.number"
 """Number of a preview in its run, from 1, on preview events. int"""
+
+
 PREVIEW_MEDIA_TYPE: Final = "progress.preview.media_type"
 """Media type of a preview, on preview events. string"""
+
+
 PREVIEW_URL: Final = "progress.preview.url"
 """Where a preview can be looked at, when the address of a server is known; on preview events. string"""
 
+
 ITEM_NAME: Final = "progress.item.name"
 """Name of one unit of work, on item events. string"""
+
+
 ITEM_OUTCOME: Final = "progress.item.outcome"
 """completed, failed or skipped, on item events. string"""
 
+
 STAGE: Final = "stage"
 """Value of progress.level.type for stages, and of progress.unit where stages are what is counted."""
+
 
 # --- standard attributes that are used beside ours ----------------------------------------------------------------
 
 SERVICE_NAME: Final = "service.name"
 """Resource attribute: name of the service that works. string"""
+
+
 SERVICE_INSTANCE_ID: Final = "service.instance.id"
 """Resource attribute: the process that works. string"""
+
+
 EXCEPTION_MESSAGE: Final = "exception.message"
 """Text of an error, on item events. string"""
+
+
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 """Traceback of an error, on spans and log records. string"""
+
 
 # --- events -------------------------------------------------------------------------------------------------------
 
 EVENT_STARTED: Final = "progress.started"
 """A level began."""
+
+
 EVENT_UPDATED: Final = "progress.updated"
 """A level advanced; on spans written when a quarter of the work is passed."""
+
+
 EVENT_ITEM: Final = "progress.item"
 """One unit of work ended, with its outcome."""
+
+
 EVENT_FINISHED: Final = "progress.finished"
 """A level ended, in whatever way."""
+
+
 EVENT_HEARTBEAT: Final = "progress.heartbeat"
 """The process that works is alive."""
+
+
 EVENT_STALLED: Final = "progress.stalled"
 """A running level has not advanced for longer than expected."""
+
+
 EVENT_PREVIEW: Final = "progress.preview"
 """A preview of the work half done has been stored."""
+
 
 EVENTS: Final = (
     EVENT_STARTED,
@@ -113,6 +189,7 @@ EVENTS: Final = (
     EVENT_STALLED,
     EVENT_PREVIEW,
 )
+
 
 ATTRIBUTES: Final = (
     OPERATION_ID,
@@ -145,6 +222,7 @@ ATTRIBUTES: Final = (
     ITEM_OUTCOME,
 )
 
+
 # --- metrics ------------------------------------------------------------------------------------------------------
 
 
@@ -163,8 +241,14 @@ class Metric:
 
 
 _OPERATION: Final = ("operation_id", "operation_type")
+
+
 _BATCH: Final = ("batch_id", "batch_type")
+
+
 _SUFFIXES: Final = {"1": "", "s": "_seconds", "By": "_bytes"}
+
+
 _LEVEL: Final = ("operation_id", "operation_type", "level")
 
 
@@ -186,147 +270,242 @@ OPERATION_INFO: Final = _gauge(
     ("operation_id", "operation_type", "name", "trace_id", "preview_url"),
     "Constant 1; carries what describes an operation.",
 )
+
+
 OPERATION_STATUS: Final = _gauge(
     "progress.operation.status",
     ("operation_id", "operation_type", "status"),
     "1 for the status an operation is in, 0 for the others.",
 )
+
+
 OPERATION_CONDITION: Final = _gauge(
     "progress.operation.condition",
     ("operation_id", "operation_type", "condition"),
     "1 for how an operation fares, 0 for the others; operations that ended have none.",
 )
+
+
 OPERATION_ESTIMATED: Final = _gauge(
     "progress.operation.estimated",
     _OPERATION,
     "1 while the ratio of a running operation rests on an estimate, because an opaque step runs; else 0.",
 )
+
+
 OPERATION_RATIO: Final = _gauge(
     "progress.operation.ratio", _OPERATION, "Fraction of the operation done, 0 to 1; absent while unknown."
 )
+
+
 OPERATION_CURRENT: Final = _gauge("progress.operation.current", _OPERATION, "Units of work done by the operation.")
+
+
 OPERATION_TARGET: Final = _gauge(
     "progress.operation.target", _OPERATION, "Units of work the operation has in all; absent while unknown."
 )
+
+
 OPERATION_FAILED: Final = _gauge("progress.operation.failed", _OPERATION, "Units of work of the operation that failed.")
+
+
 OPERATION_START: Final = _gauge("progress.operation.start_timestamp", _OPERATION, "When the operation started, Unix time.", "s")
+
+
 OPERATION_LAST_ADVANCE: Final = _gauge(
     "progress.operation.last_advance_timestamp", _OPERATION, "When the operation last advanced, Unix time.", "s"
 )
+
+
 OPERATION_EXPECTED_END: Final = _gauge(
     "progress.operation.expected_end_timestamp",
     _OPERATION,
     "When the operation is expected to end, Unix time; absent while unknown.",
     "s",
 )
+
+
 OPERATION_EXPECTED_END_LOWER: Final = _gauge(
     "progress.operation.expected_end_lower_timestamp",
     _OPERATION,
     "Lower bound of the expected end, Unix time; absent while unknown.",
     "s",
 )
+
+
 OPERATION_EXPECTED_END_UPPER: Final = _gauge(
     "progress.operation.expected_end_upper_timestamp",
     _OPERATION,
     "Upper bound of the expected end, Unix time; absent while unknown.",
     "s",
 )
+
+
 OPERATION_DEADLINE: Final = _gauge(
     "progress.operation.deadline_timestamp", _OPERATION, "When the operation has to be done, Unix time.", "s"
 )
+
+
 OPERATION_REMAINING: Final = _gauge(
     "progress.operation.remaining", _OPERATION, "Time the operation still needs; absent while unknown.", "s"
 )
+
+
 LEVEL_RATIO: Final = _gauge("progress.level.ratio", _LEVEL, "Fraction of the level done, 0 to 1; absent while unknown.")
+
+
 LEVEL_CURRENT: Final = _gauge("progress.level.current", _LEVEL, "Units of work done by the level.")
+
+
 LEVEL_TARGET: Final = _gauge("progress.level.target", _LEVEL, "Units of work the level has in all; absent while unknown.")
+
+
 LEVEL_ESTIMATED: Final = _gauge(
     "progress.level.estimated", _LEVEL, "1 where the ratio of a running level rests on an estimate; absent elsewhere."
 )
+
+
 LEVEL_STATUS: Final = _gauge(
     "progress.level.status", (*_LEVEL, "status"), "1 for the status a level is in; only that one is present."
 )
+
+
 OPERATIONS: Final = _gauge(
     "progress.operations",
     ("operation_type", "status", "condition"),
     "Number of operations now, by status and condition.",
 )
+
+
 OPERATIONS_FINISHED: Final = _counter(
     "progress.operations.finished", ("operation_type", "status"), "Operations that ended, by status."
 )
+
+
 OPERATION_DURATION: Final = _histogram(
     "progress.operation.duration", ("operation_type", "status"), "How long ended operations took.", "s"
 )
+
+
 ITEMS: Final = _counter(
     "progress.items",
     ("operation_type", "level_type", "outcome"),
     "Units of work done in levels of a type, by outcome.",
 )
+
+
 OPERATION_CPU: Final = _gauge(
     "progress.operation.cpu_ratio", _OPERATION, "Processor use of the operation's process, 1 for one busy core."
 )
+
+
 OPERATION_MEMORY: Final = _gauge("progress.operation.memory", _OPERATION, "Resident memory of the operation's process.", "By")
+
+
 OPERATION_GPU: Final = _gauge(
     "progress.operation.gpu_ratio",
     _OPERATION,
     "Use of the GPUs by the operation's process, 0 to 1; absent without NVIDIA's library.",
 )
+
+
 OPERATION_GPU_MEMORY: Final = _gauge(
     "progress.operation.gpu_memory",
     _OPERATION,
     "GPU memory of the operation's process; absent without NVIDIA's library.",
     "By",
 )
+
+
 BATCH_INFO: Final = _gauge(
     "progress.batch.info", ("batch_id", "batch_type", "name"), "Constant 1; carries what describes a batch."
 )
+
+
 BATCH_RATIO: Final = _gauge("progress.batch.ratio", _BATCH, "Fraction of the batch done, 0 to 1; absent while unknown.")
+
+
 BATCH_TARGET: Final = _gauge("progress.batch.target", _BATCH, "Operations the batch has in all; absent while unknown.")
+
+
 BATCH_OPERATIONS: Final = _gauge("progress.batch.operations", (*_BATCH, "status"), "Operations of the batch by status.")
+
+
 BATCH_REMAINING: Final = _gauge(
     "progress.batch.remaining", _BATCH, "Time the batch still needs at its pace of late; absent while unknown.", "s"
 )
+
+
 ETA_ERROR: Final = _histogram(
     "progress.eta.error_ratio",
     ("operation_type",),
     "Distance between predicted and true remaining time, as a fraction of the duration.",
 )
+
+
 ETA_INTERVALS: Final = _counter(
     "progress.eta.intervals",
     ("operation_type", "outcome"),
     "Intervals of predictions whose operation has completed, by whether they held the end: covered or missed.",
 )
+
+
 PREVIEWS: Final = _counter(
     "progress.previews", ("outcome",), "Previews by what became of them: stored, unchanged, dropped (busy), refused or failed."
 )
+
+
 SERIES_SHOWN: Final = _gauge(
     "progress.series.shown", ("metric_group",), "Operations, levels and batches that the last scrape or export showed."
 )
+
+
 SERIES_LIMIT: Final = _gauge("progress.series.limit", ("metric_group",), "How many operations, levels and batches can be shown.")
+
+
 JOURNAL_SIZE: Final = _gauge(
     "progress.journal.size", (), "Size of the journal's files, its write-ahead log included; absent without a file.", "By"
 )
+
+
 SERIES_DROPPED: Final = _counter(
     "progress.series.dropped",
     ("metric_group",),
     "Operations and levels left out of scrapes and exports because a cap was reached.",
 )
+
+
 UPDATES_REJECTED: Final = _counter("progress.updates.rejected", ("reason",), "Bad values that were ignored.")
+
+
 SINK_ERRORS: Final = _counter(
     "progress.sink.errors", ("sink",), "Failures inside of telemetry that the work never saw, by sink or place."
 )
+
+
 EVENTS_DROPPED: Final = _counter(
     "progress.events.dropped", ("reason",), "Events, snapshots or callbacks let go because a bound was reached."
 )
+
+
 TICK_DURATION: Final = _histogram("progress.tick.duration", (), "Time taken by a tick of the collector thread.", "s")
+
+
 SERVER_CLIENTS: Final = _gauge("progress.server.clients", ("transport",), "Clients that are connected to the streams.")
+
+
 SERVER_MESSAGES: Final = _counter("progress.server.messages", ("transport",), "Messages sent to clients of the streams.")
+
+
 SERVER_COALESCED: Final = _counter(
     "progress.server.coalesced", ("transport",), "Snapshots a client was not sent because a newer one of the operation was there."
 )
+
+
 SERVER_REFUSED: Final = _counter(
     "progress.server.refused", ("reason",), "Requests, connections and messages the server refused, or clients it let go."
 )
+
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All metrics, in the order above."""

@@ -16,16 +16,20 @@ from itertools import accumulate, islice, pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from otel_progress.errors import ConfigurationError
-from otel_progress.text import cut, identifier
+from otel_progress.text import normalize_id, truncate
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
+
 MAX_STAGES: Final = 1000
 """Most stages one kind of work can have; it also stops an endless iterable."""
 
+
 StageName: TypeAlias = "str | Enum"
 """What names a stage: text, or an Enum member, which stands for its own name."""
+
+
 StagesLike: TypeAlias = "Stages | str | Mapping[Any, float] | type[Enum] | Iterable[StageName]"
 """Whatever :func:`as_stages` understands; the keys of a mapping are stage names."""
 
@@ -94,10 +98,10 @@ class Stages:
         names, starts = [name for name, _ in pairs], [start for _, start in pairs]
         for (previous, before), (name, start) in pairwise(pairs):
             if start <= before:
-                msg = f"Stage {_shown(name)} starts at {_percent(start)}, not after {_shown(previous)} at {_percent(before)}."
+                msg = f"Stage {_quoted(name)} starts at {_percent(start)}, not after {_quoted(previous)} at {_percent(before)}."
                 raise ConfigurationError(f"{msg} Percent starts have to ascend: put the stages in order.")
         if starts and starts[-1] > 100:
-            msg = f"Stage {_shown(names[-1])} starts at {_percent(starts[-1])}: percent starts are from 0 to 100."
+            msg = f"Stage {_quoted(names[-1])} starts at {_percent(starts[-1])}: percent starts are from 0 to 100."
             raise ConfigurationError(f"{msg} If the values are weights, use Stages(...), or from_enum(..., weights=True).")
         from fractions import Fraction
 
@@ -125,17 +129,17 @@ class Stages:
         Registering the same again does nothing; other stages under a known name are refused unless ``replace`` is true.
         """
         if not isinstance(category, str) or not category:
-            msg = f"A category of stages is named {_shown(category)}: expected a text that is not empty, such as 'image'."
+            msg = f"A category of stages is named {_quoted(category)}: expected a text that is not empty, such as 'image'."
             raise ConfigurationError(msg)
         made = as_stages(stages)
         if made is None:
-            msg = f"Category {_shown(category)} was registered without stages: give some, such as Stages(load=1, work=9)."
+            msg = f"Category {_quoted(category)} was registered without stages: give some, such as Stages(load=1, work=9)."
             raise ConfigurationError(msg)
         # setdefault and assignment are single atomic steps of a dict, so threads need no lock that a fork could leave held.
         if replace:
             _registry()[category] = made
         elif _registry().setdefault(category, made) != made:
-            msg = f"Category {_shown(category)} already has other stages. Pass replace=True to change them, or use another name."
+            msg = f"Category {_quoted(category)} already has other stages. Pass replace=True to change them, or use another name."
             raise ConfigurationError(msg)
         return made
 
@@ -145,7 +149,7 @@ class Stages:
         found = _registry().get(category) if isinstance(category, str) else None
         if found is None:
             hint = f"{_guess(category, cls.categories())} Known are: {_listed(cls.categories())}."
-            msg = f"There are no stages for the category {_shown(category)}.{hint}"
+            msg = f"There are no stages for the category {_quoted(category)}.{hint}"
             raise ConfigurationError(f"{msg} Others are added with Stages.register(category, stages).")
         return found
 
@@ -163,14 +167,14 @@ class Stages:
         """Return the place of a stage, from 0."""
         found = self._index.get(stage_name(name))
         if found is None:
-            msg = f"There is no stage {_shown(name)}.{_guess(name, self.names)} The stages are: {_listed(self.names)}."
+            msg = f"There is no stage {_quoted(name)}.{_guess(name, self.names)} The stages are: {_listed(self.names)}."
             raise ConfigurationError(msg)
         return found
 
     def overall(self, name: StageName, ratio: float) -> float:
         """Return the ratio of the whole (0 to 1) when stage ``name`` is done to ``ratio`` (0 to 1) and all before it are done."""
         if not 0.0 <= ratio <= 1.0:
-            msg = f"Stage {_shown(name)} cannot be at ratio {ratio!r}: expected a number from 0 to 1."
+            msg = f"Stage {_quoted(name)} cannot be at ratio {ratio!r}: expected a number from 0 to 1."
             raise ConfigurationError(msg)
         place = self.index(name)
         end = self._stages[place + 1].start if place + 1 < len(self._stages) else 1.0
@@ -189,22 +193,22 @@ class Stages:
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, (str, Enum)):
-            return identifier(value.name if isinstance(value, Enum) else value) in self._index
+            return normalize_id(value.name if isinstance(value, Enum) else value) in self._index
         return value in self._stages
 
     def __repr__(self) -> str:
-        weights = ", ".join(f"{cut(stage.name, 40)!r}: {stage.weight:.6g}" for stage in self._stages)
+        weights = ", ".join(f"{truncate(stage.name, 40)!r}: {stage.weight:.6g}" for stage in self._stages)
         return f"Stages({{{weights}}})"
 
 
 def stage_name(value: StageName) -> str:
     """Return the name of a stage: of an Enum member its name, of a text the id its level has."""
     if isinstance(value, Enum):
-        return identifier(value.name)
+        return normalize_id(value.name)
     if not isinstance(value, str) or not value:
-        msg = f"A stage is named {_shown(value)}: expected a text that is not empty, or an Enum member."
+        msg = f"A stage is named {_quoted(value)}: expected a text that is not empty, or an Enum member."
         raise ConfigurationError(msg)
-    return identifier(value)
+    return normalize_id(value)
 
 
 def as_stages(value: StagesLike | None) -> Stages | None:
@@ -225,14 +229,14 @@ def as_stages(value: StagesLike | None) -> Stages | None:
         names = [stage_name(name) for name in islice(value, MAX_STAGES + 1)]
         _check_unique(names)
         return Stages(dict.fromkeys(names, 1))
-    msg = f"Stages cannot be made from {_shown(value)}: expected Stages, a category, weights by name, an Enum class or names."
+    msg = f"Stages cannot be made from {_quoted(value)}: expected Stages, a category, weights by name, an Enum class or names."
     raise ConfigurationError(msg)
 
 
 def _pairs(mapping: object, named: Mapping[str, float]) -> list[tuple[str, object]]:
     """Return (name, value) of a mapping and keywords together."""
     if mapping is not None and not isinstance(mapping, Mapping):
-        msg = f"Stages were given as {_shown(mapping)}: expected keywords or one mapping from name to number."
+        msg = f"Stages were given as {_quoted(mapping)}: expected keywords or one mapping from name to number."
         raise ConfigurationError(f"{msg} A category is looked up with Stages.named(...).")
     items = [*(mapping.items() if mapping else ()), *named.items()]
     pairs = [(stage_name(name), value) for name, value in items]
@@ -249,14 +253,14 @@ def _check_unique(names: list[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            msg = f"Stage {_shown(name)} is there twice: every stage needs a name of its own."
+            msg = f"Stage {_quoted(name)} is there twice: every stage needs a name of its own."
             raise ConfigurationError(msg)
         seen.add(name)
 
 
 def _members(enum: type[Enum]) -> list[Enum]:
     if not isinstance(enum, EnumMeta):
-        msg = f"Stages cannot be made from {_shown(enum)}: expected an Enum class with one member a stage."
+        msg = f"Stages cannot be made from {_quoted(enum)}: expected an Enum class with one member a stage."
         raise ConfigurationError(msg)
     for name, member in enum.__members__.items():
         if name != member.name:  # Enum makes a repeated value an alias, so the stage would vanish without a word
@@ -276,7 +280,7 @@ def _number(name: str, value: object, what: str) -> Fraction:
         number = Fraction(repr(float(value)))
     if number >= 0 and not isinstance(value, bool):
         return number
-    msg = f"Stage {_shown(name)} has the {what} {_shown(value)}: expected a finite number, zero or more."
+    msg = f"Stage {_quoted(name)} has the {what} {_quoted(value)}: expected a finite number, zero or more."
     raise ConfigurationError(msg)
 
 
@@ -284,15 +288,15 @@ def _percent(start: Fraction) -> str:
     return f"{float(start):g} %" if start < 10**9 else "more than a billion %"
 
 
-def _shown(value: object) -> str:
+def _quoted(value: object) -> str:
     try:
-        return cut(repr(value.name if isinstance(value, Enum) else value), 80)
+        return truncate(repr(value.name if isinstance(value, Enum) else value), 80)
     except Exception:
         return f"<{type(value).__name__}>"
 
 
 def _listed(names: Iterable[str]) -> str:
-    return cut(", ".join(_shown(name) for name in names), 400)
+    return truncate(", ".join(_quoted(name) for name in names), 400)
 
 
 def _guess(name: object, known: Iterable[str]) -> str:

@@ -26,20 +26,29 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from otel_progress import semconv
-from otel_progress.assembly import Sources
 from otel_progress.config import start
 from otel_progress.errors import ConfigurationError
 from otel_progress.operations import OperationSnapshot
-from otel_progress.runtime.running import Runtime
+from otel_progress.runtime.builder import ClockAndIds
+from otel_progress.runtime.runtime import Runtime
 
 WALL: Final = 1_700_000_000.0
 """Unix seconds at which a :class:`FakeClock` starts."""
+
+
 MONOTONIC: Final = 5_000.0
 """Its monotonic seconds at the same moment."""
+
+
 _END_S: Final = 30.0
 """How long a recording may take to end: what a slow disk leaves open would be met by the next test."""
-PASSING: Final = frozenset({semconv.SEQUENCE, semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST})
+
+
+VOLATILE_ATTRIBUTES: Final = frozenset(
+    {semconv.SEQUENCE, semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST}
+)
 """Attributes that :func:`forest` leaves out: how often something was looked at, and foretold, is no property of the work."""
+
 
 Tree: TypeAlias = "dict[str, Any]"
 """One span as plain data: name, attributes, and, where there are any, status, events and children."""
@@ -111,9 +120,9 @@ class Recorder:
         """Return the spans that have been exported, in the order of their ends."""
         return self.exporter.get_finished_spans()
 
-    def forest(self, *, leave_out: Iterable[str] = PASSING) -> list[Tree]:
+    def span_trees(self, *, leave_out: Iterable[str] = VOLATILE_ATTRIBUTES) -> list[Tree]:
         """Return the exported spans as nested plain data; see :func:`forest`."""
-        return forest(self.spans(), leave_out=leave_out)
+        return span_trees(self.spans(), leave_out=leave_out)
 
     def operation(self, operation_id: str) -> OperationSnapshot:
         """Return an operation as it is now. Raises KeyError when there is none of this id."""
@@ -148,7 +157,7 @@ def recording(
         provider = TracerProvider(sampler=sampler, id_generator=ids, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     arguments = {"store": "memory:", "console": False, "otlp": False, "resources": False, "strict": strict, **settings}
-    sources = Sources(clock.monotonic, clock.wall, ids.run_id)
+    sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
     runtime = start(arguments, provider, environ={}, sources=sources, fresh=True)
     if not ticking:
         runtime.store.on_wake = _nothing
@@ -158,7 +167,7 @@ def recording(
         runtime.shutdown(_END_S)
 
 
-def forest(spans: Iterable[ReadableSpan], *, leave_out: Iterable[str] = PASSING) -> list[Tree]:
+def span_trees(spans: Iterable[ReadableSpan], *, leave_out: Iterable[str] = VOLATILE_ATTRIBUTES) -> list[Tree]:
     """Return finished spans as nested plain data, to compare or print whole trees.
 
     Spans without a parent among ``spans`` come first, children inside of theirs, each in the order of their starts (span ids break
@@ -211,4 +220,4 @@ def _nothing() -> None:
     return None
 
 
-__all__ = ["ConfigurationError", "CountingIds", "FakeClock", "Recorder", "Tree", "forest", "recording", "wait_until"]
+__all__ = ["ConfigurationError", "CountingIds", "FakeClock", "Recorder", "Tree", "recording", "span_trees", "wait_until"]

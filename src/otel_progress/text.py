@@ -7,17 +7,24 @@ from typing import Final
 
 MAX_ID: Final = 256
 """Longest identifier or type, in characters."""
+
+
 MAX_NAME: Final = 256
 """Longest name, in characters."""
+
+
 MAX_TEXT: Final = 1024
 """Longest message or metadata value, in characters."""
+
+
 MAX_DETAILS: Final = 8192
 """Longest error details (a traceback), in characters."""
+
 
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
-def cut(value: object, limit: int = MAX_TEXT) -> str:
+def truncate(value: object, limit: int = MAX_TEXT) -> str:
     """Return ``value`` as valid Unicode of at most ``limit`` characters; what is cut off becomes one ``…``."""
     text = value if type(value) is str else _as_text(value)
     if len(text) > limit:
@@ -28,7 +35,7 @@ def cut(value: object, limit: int = MAX_TEXT) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def identifier(value: object) -> str:
+def normalize_id(value: object) -> str:
     """Return ``value`` as an id of at most 256 characters; a longer one keeps its start and gets a digest, so it stays unique."""
     text = value if type(value) is str else _as_text(value)
     if len(text) <= MAX_ID and text.isascii():
@@ -42,7 +49,7 @@ def identifier(value: object) -> str:
     return f"{start[: MAX_ID - 17]}~{digest}"
 
 
-def segment(type_: str, id_: str) -> str:
+def encode_segment(type_: str, id_: str) -> str:
     """Return the path segment ``type:id``; ``/`` and ``%`` (and ``:`` in the type) are percent-encoded, as in URLs."""
     if "%" in type_ or "/" in type_ or ":" in type_:
         type_ = type_.replace("%", "%25").replace("/", "%2F").replace(":", "%3A")
@@ -51,7 +58,7 @@ def segment(type_: str, id_: str) -> str:
     return f"{type_}:{id_}"
 
 
-def printable(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return ``text`` on one line with control, escape and direction characters shown as escapes, for terminals and logs."""
     if text.isprintable():
         return text

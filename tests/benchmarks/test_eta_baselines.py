@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from tqdm import tqdm as real_tqdm
 
-from otel_progress.observations import Trajectory
+from otel_progress.records import Trajectory
 
 SPEEDS = {
     "steady": [1.0] * 12,

@@ -12,7 +12,7 @@ from benchmarks.eta_scores import mean, score
 from benchmarks.eta_traces import Run
 
 from otel_progress import Eta
-from otel_progress.observations import Trajectory
+from otel_progress.records import Trajectory
 from tests.support.eta_replays import BY_NAME, STEADY, asked_at, steady, told
 
 

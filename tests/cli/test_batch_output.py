@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from otel_progress.cli.showing import _facts
+from otel_progress.batches import BatchDeclaration
+from otel_progress.cli.commands.show import _facts
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import Failure, Status
-from otel_progress.observations import BatchInfo, ResourceSample, ResourceUse
+from otel_progress.records import ResourceSample, ResourceUse
 from tests.support.command_line import EVIL, documents, run, url_of
 from tests.support.factories import batch, ended, local_instance, operation, snapshot
 
@@ -33,8 +34,8 @@ def store(tmp_path: Path) -> str:
     error = Failure("OSError", EVIL, f"Traceback\n {EVIL}")
     failed = ended(run="r3", operation_id="c", id="c", ended_at=now - 1, status=Status.FAILED, error=error, **shared)
     declared = (
-        BatchInfo("thumbs-1", "Thumbnails", "images", 4, now - 10, None, 1),
-        BatchInfo("evil", EVIL, EVIL, None, now - 20, now - 15, 1),
+        BatchDeclaration("thumbs-1", "Thumbnails", "images", 4, now - 10, None, 1),
+        BatchDeclaration("evil", EVIL, EVIL, None, now - 20, now - 15, 1),
     )
     journal = SqliteJournal(tmp_path / "progress.db")
     journal.write(batch(running, done, failed, batches=declared, instance=here, at=now, clock=clock))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_progress import bundled
-from otel_progress.bundled import read_bundle
+from otel_progress import assets as bundled
+from otel_progress.assets import read_bundle
 from otel_progress.codec import SCHEMA
 from tests.support.command_line import documents, run
 

@@ -31,7 +31,7 @@ def test_cancel_asks_the_worker(store: str, tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, "friday-42 is asked to stop. See: otel-progress watch friday-42\n")
     assert requested(tmp_path) is not None
     journal = SqliteJournal(tmp_path / "progress.db")
-    (request,) = journal.requests(local_instance(os.getpid()).id)
+    (request,) = journal.cancel_requests(local_instance(os.getpid()).id)
     journal.close()
     assert (request.operation_id, request.reason) == ("friday-42", EVIL)
     assert "cancelling" in run("--store", store, "ls").stdout

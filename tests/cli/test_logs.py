@@ -11,8 +11,8 @@ import pytest
 
 from otel_progress.codec import decode_log
 from otel_progress.journal import SqliteJournal
-from otel_progress.model import Snapshot
-from otel_progress.observations import LogRecord
+from otel_progress.model import LevelSnapshot
+from otel_progress.records import LogRecord
 from tests.support.cli_process import finish, interrupt, start
 from tests.support.command_line import EVIL, documents, present, run
 from tests.support.factories import ended, local_instance, snapshot
@@ -36,7 +36,7 @@ def record(number: int, message: str = "hello", **fields: object) -> LogRecord:
     return LogRecord(number=number, message=message, **{**values, **fields})  # type: ignore[arg-type]
 
 
-def done() -> Snapshot:
+def done() -> LevelSnapshot:
     """Return the end of that operation, now: one of long ago would be past retention."""
     return ended(sequence=9, instance=local_instance(os.getpid()).id, ended_at=time.time())
 

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from otel_progress.cli.output import as_json, table
+from otel_progress.cli.output import table
+from otel_progress.exports import as_json
 
 ROWS = [("STATUS", "ID", "EMPTY", "NAME", "MESSAGE"), ("running", "a" * 60, "", "混合トラック", "a message " * 20)]
 

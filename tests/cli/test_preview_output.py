@@ -19,7 +19,7 @@ pytest.importorskip("PIL.Image", reason="pillow is not installed: it makes the p
 from PIL import Image
 
 import otel_progress as progress
-from otel_progress.cli.previewing import blocks, iterm, kitty, way_of
+from otel_progress.cli.preview_output import blocks, image_protocol, iterm, kitty
 from otel_progress.testing import recording
 
 
@@ -108,10 +108,10 @@ def test_a_batch_has_none(kept: str) -> None:
 )
 def test_the_terminal_says_what_it_shows(environ: dict[str, str], way: str | None) -> None:
     """By its environment a terminal is known; where colours are not wanted nothing is drawn."""
-    assert way_of(environ, "UTF-8", None) == way
-    assert way_of(environ, "UTF-8", False) is None
+    assert image_protocol(environ, "UTF-8", None) == way
+    assert image_protocol(environ, "UTF-8", False) is None
     if way == "blocks":
-        assert way_of(environ, "latin-1", None) is None
+        assert image_protocol(environ, "latin-1", None) is None
 
 
 def test_sequences_carry_the_content() -> None:

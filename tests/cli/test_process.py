@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from otel_progress.journal import SqliteJournal
-from otel_progress.protocols import Batch
+from otel_progress.protocols import ChangeSet
 from tests.support.cli_process import finish, interrupt, start
 from tests.support.command_line import TIMEOUT_S, clean_environ, present
 from tests.support.factories import batch, ended, local_instance, snapshot
@@ -21,7 +21,7 @@ from tests.support.factories import batch, ended, local_instance, snapshot
 pytestmark = pytest.mark.process
 
 
-def changed(**fields: object) -> Batch:
+def changed(**fields: object) -> ChangeSet:
     """Return a change of the operation that runs in the journal of ``fill``."""
     return present(snapshot(sequence=9, current=22, instance=local_instance(os.getpid()).id, **fields))
 

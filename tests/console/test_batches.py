@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from otel_progress.batches import BatchCursor
+from otel_progress.console.batches import MAX_BATCHES, batch_line, batch_text
+from otel_progress.console.glyphs import ASCII, UNICODE
+from otel_progress.console.plain import INTERVAL_S, PlainConsole
+from otel_progress.console.terminal import LiveConsole
 from otel_progress.errors import JournalError
-from otel_progress.exporters.console import LiveConsole
-from otel_progress.exporters.console_batches import MAX_BATCHES, batch_line, batch_text
-from otel_progress.exporters.console_glyphs import ASCII, UNICODE
-from otel_progress.exporters.console_plain import INTERVAL_S, PlainConsole
 from otel_progress.model import Status
-from otel_progress.observations import BatchPlace
 from otel_progress.operations import BatchSnapshot
 from tests.support.factories import WALL, operation, snapshot
 from tests.support.terminal import Clock, Shelf, Terminal, tick
@@ -85,7 +85,7 @@ def test_a_journal_that_cannot_be_read_for_a_moment_ends_no_display() -> None:
     """The operations are drawn without the batches."""
 
     class Torn(Shelf):
-        def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> list[BatchSnapshot]:
+        def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> list[BatchSnapshot]:
             raise JournalError(f"{limit} {after}")
 
     terminal, shelf = Terminal(110), Torn(operation())

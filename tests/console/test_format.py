@@ -10,18 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_progress.exporters.console_format import (
-    count,
-    duration,
-    left,
-    moment,
-    percentage,
-    plural,
-    quantity,
-    rate,
-    remaining,
-    roughly,
-)
+from otel_progress.console.format import count, duration, left, moment, percentage, plural, quantity, rate, remaining, roughly
 from otel_progress.model import Eta
 from tests.support.estimate_cases import CASES, EtaCase
 from tests.support.factories import CLOCK

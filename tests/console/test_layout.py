@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from otel_progress.exporters.console_glyphs import ASCII, glyphs_for
-from otel_progress.exporters.console_plain import operation_line
-from otel_progress.exporters.console_tree import ProgressTree, render, render_ended
+from otel_progress.console.glyphs import ASCII, glyphs_for
+from otel_progress.console.layout import ProgressTree, render, render_ended
+from otel_progress.console.plain import operation_line
 from otel_progress.model import Eta, Failure, Status
 from otel_progress.operations import OperationSnapshot
 from tests.support.estimate_cases import WAITS

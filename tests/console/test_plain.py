@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 
-from otel_progress.exporters.console_plain import PlainConsole
+from otel_progress.console.plain import PlainConsole
 from otel_progress.model import Eta, Failure, Status
 from tests.support.factories import CLOCK, WALL, ended, operation, snapshot
 from tests.support.terminal import Clock, Shelf, tick

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyte
 import pytest
 
-from otel_progress.exporters.console_region import Region
+from otel_progress.console.region import Region
 
 pytestmark = pytest.mark.process
 
@@ -23,7 +23,7 @@ import logging, sys, threading
 early = logging.StreamHandler()  # holds sys.stderr as it is before there is a display
 logging.basicConfig(handlers=[early], level=logging.INFO)
 import otel_progress as progress
-from otel_progress.exporters.console_region import Region
+from otel_progress.console.region import Region
 draw, drawn = Region.draw, threading.Event()
 
 def draw_and_tell(self, lines, above=()):

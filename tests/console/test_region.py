@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_progress.exporters.console_region import Region
+from otel_progress.console.region import Region
 from tests.support.terminal import Terminal
 
 
@@ -164,7 +164,7 @@ def test_whatever_is_written_stays_as_it_would_be_without_a_block(steps: list[st
 
 FORKING = """
 import os, signal, sys, threading
-from otel_progress.exporters.console_region import Region
+from otel_progress.console.region import Region
 region = Region(sys.stdout, size=lambda: (80, 24))
 region.draw([("bar", 3)])
 held = threading.Event()

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from otel_progress.exporters.console import MAX_SHARE, LiveConsole, make_console
-from otel_progress.exporters.console_plain import PlainConsole
+from otel_progress.console.plain import PlainConsole
+from otel_progress.console.terminal import MAX_SHARE, LiveConsole, make_console
 from otel_progress.model import Failure, Status
 from otel_progress.protocols import Sink
 from tests.support.factories import CLOCK, ended, operation, snapshot

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import otel_progress as progress
-from otel_progress.exporters.console_plain import operation_line
-from otel_progress.exporters.console_tree import render
-from otel_progress.journal.sqlite import SqliteJournal
+from otel_progress.console.layout import render
+from otel_progress.console.plain import operation_line
+from otel_progress.journal.sqlite.journal import SqliteJournal
 from otel_progress.operations import OperationSnapshot
 from otel_progress.testing import recording
 from tests.support.factories import CLOCK, ended, operation, snapshot
@@ -59,7 +59,7 @@ def test_a_level_waits_with_its_operation(seconds: float) -> None:
     song = snapshot("song:1", current=10, total=20, ratio=0.5, started_clock=CLOCK + 20.0, paused_s=20.0)
     read = operation(root, [song, ended("song:2", current=30, paused_s=30.0)], clock=CLOCK + seconds)
     assert paces(read) == ["2.0/s", "30.0/min", "2.0/s"]
-    assert [read.worked_of(level) for level in (read.root, *read.levels)] == [30.0, 20.0, 30.0]
+    assert [read.active_seconds_of(level) for level in (read.root, *read.levels)] == [30.0, 20.0, 30.0]
 
 
 def test_what_an_earlier_session_did_is_no_pace_of_this_one(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_what_an_earlier_session_did_is_no_pace_of_this_one(tmp_path: Path) -> N
         assert shown() == ["2.0/s", "2.0/s"]
         read = journal.get("job")
         assert read is not None
-        assert (read.root.current, read.root.resumed_from, read.root.done_here) == (920, 900, 20)
+        assert (read.root.current, read.root.resumed_from, read.root.done_this_session) == (920, 900, 20)
         assert [(level.current, level.resumed_from) for level in read.levels] == [(40, 30)]
         journal.close()
 

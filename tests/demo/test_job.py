@@ -16,10 +16,10 @@ import pytest
 from otel_progress import Level, config
 from otel_progress.demo import code_map, job, run, sources
 from otel_progress.demo import measure as measuring
-from otel_progress.instances import host_class
 from otel_progress.journal import open_journal
 from otel_progress.model import Outcome, Status
-from otel_progress.observations import HistoryKey
+from otel_progress.processes import host_class
+from otel_progress.records import TrajectoryKey
 from tests.support.demo_journal import PATIENCE_S, kept
 
 
@@ -117,7 +117,7 @@ def test_surveys_of_the_same_sources_learn_from_each_other(tree: Path, store: st
     run(str(tree), quick=True, store=store, prometheus_port=0, console=False)
     journal = open_journal(store, read_only=True)
     try:
-        whole = HistoryKey("code_survey", "", host_class(), str(tree))
+        whole = TrajectoryKey("code_survey", "", host_class(), str(tree))
         assert len(journal.trajectories(whole)) == 2
         assert len(journal.trajectories(replace(whole, eta_key=f"part of {tree}"))) == 1
     finally:

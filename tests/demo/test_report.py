@@ -8,8 +8,8 @@ from rich.console import Console
 
 from otel_progress.demo import report
 from otel_progress.demo.measure import measure
+from otel_progress.demo.report import SHOWN, Survey, explain
 from otel_progress.demo.sources import SourceFile
-from otel_progress.demo.survey import SHOWN, Survey, explain
 
 LONG = "def long():\n" + "\n".join(f"    v{n} = {n}" for n in range(20)) + "\n"
 

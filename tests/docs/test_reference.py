@@ -17,9 +17,9 @@ from otel_progress import config, semconv, testing
 from otel_progress.cli import cli
 from otel_progress.cli.app import EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_UNREADABLE, EXIT_USAGE
 from otel_progress.codec import encode_batch, encode_event, encode_log, encode_operation, encode_resources, encode_sample
-from otel_progress.journal.schema import APPLICATION_ID, MIGRATIONS
+from otel_progress.journal.sqlite.schema import APPLICATION_ID, MIGRATIONS
 from otel_progress.model import Eta
-from otel_progress.settings import SETTINGS
+from otel_progress.settings.fields import SETTINGS
 from otel_progress.testing import Recorder
 from tests.support.documents import DOCUMENTS, PROJECT
 from tests.support.factories import log, resource_use, sample

@@ -7,7 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from otel_progress.eta import Trajectory, estimate, memory, records
+from otel_progress.eta import Trajectory, estimate
+from otel_progress.eta import cache as memory
+from otel_progress.eta.backtest import Backtest, run_backtest
+from otel_progress.eta.cache import KEPT, clear_cache
 from otel_progress.eta.curves import Curve
 from tests.support.sample_runs import jobs
 
@@ -16,16 +19,16 @@ from tests.support.sample_runs import jobs
 def learned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Note how long each history was of which the record was worked out; nothing is remembered from before."""
     lengths: list[int] = []
-    real = records.record
+    real = run_backtest
 
-    def record(history: list[Curve]) -> records.Record:
+    def record(history: list[Curve]) -> Backtest:
         lengths.append(len(history))
         return real(history)
 
-    monkeypatch.setattr(memory, "record", record)
-    memory.forget()
+    monkeypatch.setattr(memory, "run_backtest", record)
+    clear_cache()
     yield lengths
-    memory.forget()
+    clear_cache()
 
 
 def copied(history: list[Trajectory]) -> list[Trajectory]:
@@ -61,19 +64,19 @@ def test_the_last_twenty_count(learned: list[int]) -> None:
 
 def test_bounded(learned: list[int]) -> None:
     """Of many histories the least recently used is forgotten."""
-    histories = [[Trajectory(float(n))] for n in range(memory.KEPT + 1)]
+    histories = [[Trajectory(float(n))] for n in range(KEPT + 1)]
     for history in histories:
         estimate([], 0.0, history)
     estimate([], 0.0, histories[-1])
-    assert len(learned) == memory.KEPT + 1
+    assert len(learned) == KEPT + 1
     estimate([], 0.0, histories[0])
-    assert len(learned) == memory.KEPT + 2
+    assert len(learned) == KEPT + 2
 
 
 @pytest.mark.usefixtures("learned")
 def test_from_many_threads() -> None:
     """Threads that ask at once, of more histories than are kept, get what one alone gets."""
-    histories = [jobs(2, seed=seed) for seed in range(memory.KEPT + 10)]
+    histories = [jobs(2, seed=seed) for seed in range(KEPT + 10)]
     points = [(0.0, 0.0), (9.0, 0.1), (12.0, 0.2)]
     alone = [estimate(points, 12.0, history) for history in histories]
     with ThreadPoolExecutor(8) as pool:

@@ -7,7 +7,8 @@ from random import Random
 import pytest
 
 from otel_progress.eta import Trajectory, estimate
-from otel_progress.eta.interval import few, quantile
+from otel_progress.eta.intervals import small_sample_factor
+from otel_progress.quantiles import expected_rank_quantile
 from tests.support.sample_runs import ASKED, asked, job, jobs, seen, steady, stepped, trajectory
 
 
@@ -99,10 +100,10 @@ def test_runs_that_are_all_the_same() -> None:
 
 def test_quantile() -> None:
     """Between two values by interpolation, at the rule level x (n + 1), and never outside of them."""
-    assert quantile([1.0, 2.0, 3.0], 0.5) == 2.0
-    assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.5
-    assert quantile([1.0, 2.0], 0.99) == 2.0
-    assert quantile([1.0, 2.0], 0.01) == 1.0
+    assert expected_rank_quantile([1.0, 2.0, 3.0], 0.5) == 2.0
+    assert expected_rank_quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.5
+    assert expected_rank_quantile([1.0, 2.0], 0.99) == 2.0
+    assert expected_rank_quantile([1.0, 2.0], 0.01) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -117,4 +118,4 @@ def test_quantile() -> None:
 )
 def test_widening_for_few_runs(runs: int, confidence: float, student: float, normal: float) -> None:
     """It is Student's quantile (as tables have it) over the normal one, less what one run more makes better."""
-    assert few(runs, confidence) == pytest.approx(student / normal * (1 - 1 / runs**2) ** 0.5, rel=0.01)
+    assert small_sample_factor(runs, confidence) == pytest.approx(student / normal * (1 - 1 / runs**2) ** 0.5, rel=0.01)

@@ -9,8 +9,8 @@ import pytest
 
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta import Parallel, Trajectory, estimate
-from otel_progress.eta.blend import Errors, made
-from otel_progress.eta.experts import Forecast
+from otel_progress.eta.ensemble import Errors, sum_squared_errors
+from otel_progress.eta.predictors import Forecast
 
 SEEN = [(0.0, 0.0), (1.0, 0.1), (2.0, 0.2), (3.0, 0.3)]
 PAST = [Trajectory(10.0 + n, ((0.0, 0.0), (5.0, 0.5), (10.0, 1.0))) for n in range(5)]
@@ -71,5 +71,10 @@ def test_one_slow_step_among_few() -> None:
 def test_errors_of_runs_add_up() -> None:
     """What the experts erred in several runs is the mean over all forecasts, and nothing of no run."""
     late, early = Forecast(5.0, (10.0, None, 5.0, 5.0), ()), Forecast(5.0, (5.0, None, 5.0, 5.0), ())
-    assert Errors.of([made(10.0, [late]), made(10.0, [early, early])]).squares[5] == [pytest.approx(1 / 3), None, 0.0, 0.0]
+    assert Errors.of([sum_squared_errors(10.0, [late]), sum_squared_errors(10.0, [early, early])]).squares[5] == [
+        pytest.approx(1 / 3),
+        None,
+        0.0,
+        0.0,
+    ]
     assert Errors.of([]).squares[5] == [None] * 4

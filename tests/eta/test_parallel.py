@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta import Parallel, estimate
-from otel_progress.eta.lifetimes import lifetimes
-from otel_progress.eta.parallel import simulated
+from otel_progress.eta.parallel import simulate
+from otel_progress.eta.survival import lifetimes
 from tests.support.sample_runs import steady, trajectory
 
 DRAWN: dict[str, Callable[[Random], float]] = {
@@ -42,7 +42,7 @@ def schedule(durations: list[float], workers: int) -> Iterator[tuple[Parallel, f
 
 def remaining(children: Parallel) -> float:
     """Return the simulated seconds that are left."""
-    told = simulated(children)
+    told = simulate(children)
     assert told is not None
     return told.remaining_s
 
@@ -55,7 +55,7 @@ def test_beats_dividing_and_the_maximum(name: str, children: int, workers: int) 
     for seed in range(12):
         random = Random(seed)
         for known, left, end in schedule([DRAWN[name](random) for _ in range(children)], workers):
-            told = simulated(known)
+            told = simulate(known)
             assert told is not None
             mean = sum(known.ended) / len(known.ended)
             rests = [max(0.0, mean - lasted) for lasted in known.running]
@@ -70,7 +70,7 @@ def test_children_of_one_length_exactly() -> None:
     """Where every child takes as long the schedule is known, and the simulation is exact; also where rounds do not come out even."""
     for children, workers in ((20, 4), (103, 8), (7, 16)):
         for known, left, _ in schedule([10.0] * children, workers):
-            told = simulated(Parallel(known.ended, known.running, known.remaining, workers, known=[10.0]))
+            told = simulate(Parallel(known.ended, known.running, known.remaining, workers, known=[10.0]))
             assert told is not None
             assert (told.remaining_s, told.longest_s) == pytest.approx((left, 10.0))
 
@@ -92,7 +92,7 @@ def test_children_that_run_count_as_having_lasted() -> None:
 
 def test_past_runs_help_at_first() -> None:
     """Before any child has ended, those of past runs tell; without any nothing can be said of children."""
-    assert simulated(Parallel([], [0.0] * 4, 4, 4)) is None
+    assert simulate(Parallel([], [0.0] * 4, 4, 4)) is None
     assert remaining(Parallel([], [0.0] * 4, 4, 4, known=[10.0] * 3)) == pytest.approx(20.0)
 
 
@@ -160,7 +160,7 @@ def test_children_that_cannot_tell() -> None:
 @given(ended=SECONDS, running=SECONDS, known=SECONDS, remaining=st.integers(0, 10**7), workers=st.integers(1, 40))
 def test_always_sensible(ended: list[float], running: list[float], known: list[float], remaining: int, workers: int) -> None:
     """Whatever ran: a finite time that is not negative, or nothing where no duration is known."""
-    told = simulated(Parallel(ended, running, remaining, workers, known))
+    told = simulate(Parallel(ended, running, remaining, workers, known))
     if not ended and not known:
         assert told is None
     else:

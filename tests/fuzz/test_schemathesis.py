@@ -20,7 +20,7 @@ from schemathesis.checks import negative_data_rejection
 
 from otel_progress.journal import SqliteJournal
 from otel_progress.server import ServerSettings, create_app
-from otel_progress.server.options import Limits
+from otel_progress.server.settings import Limits
 from tests.support.sample_operations import EVIL_ID, NOW_CLOCK, NOW_WALL, fill
 
 pytestmark = pytest.mark.server

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from otel_progress import codec
-from otel_progress.export import EXPORTERS
+from otel_progress.exports import EXPORTERS
 from tests.support.golden.files import Golden
 from tests.support.golden.sample_journal import (
     NOW_CLOCK,

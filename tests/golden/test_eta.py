@@ -7,7 +7,7 @@ from dataclasses import astuple
 from benchmarks.eta_traces import FOLDER, Run, load
 
 from otel_progress.eta import Parallel, Trajectory, estimate
-from otel_progress.live.quantile import quantile
+from otel_progress.quantiles import interpolated_quantile
 from tests.support.golden.files import Golden
 
 SHARES = (0.02, 0.1, 0.3, 0.5, 0.8, 0.95)
@@ -44,7 +44,7 @@ def test_quantiles(golden: Golden) -> None:
     """Quantiles are interpolated linearly."""
     values = ([1.0], [3.0, 1.0], [0.1, 0.2, 0.7, 1.5, 9.0], [float(number * number) for number in range(17)])
     shares = (0.0, 0.1, 0.25, 0.5, 0.9, 0.99, 1.0)
-    golden.json("eta/quantiles.json", [[repr(quantile(one, share)) for share in shares] for one in values])
+    golden.json("eta/quantiles.json", [[repr(interpolated_quantile(one, share)) for share in shares] for one in values])
 
 
 def _along(run: Run, history: list[Trajectory]) -> list[str]:

@@ -21,14 +21,14 @@ import pytest
 
 import otel_progress
 from otel_progress import Level, Runtime, configure, testing
-from otel_progress.assembly import Assembly
+from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ConfigurationError
-from otel_progress.exporters.totals import Totals
-from otel_progress.recording import Recording
-from otel_progress.runtime.threads import started
-from otel_progress.settings import SETTINGS, Setting
-from otel_progress.trouble import trouble
-from otel_progress.values import Bad
+from otel_progress.instrument.arguments import Rejection
+from otel_progress.instrument.backend import RecordingBackend
+from otel_progress.metrics.counters import Totals
+from otel_progress.runtime.builder import _RuntimeBuilder
+from otel_progress.runtime.threads import start_daemon_thread
+from otel_progress.settings.fields import SETTINGS, Setting
 from tests.support.golden.files import Golden
 
 PACKAGE = Path(otel_progress.__file__).parent
@@ -169,24 +169,24 @@ def _python(code: str) -> list[str]:
 
 def test_values_of_labels(golden: Golden) -> None:
     """Values of labels that are literals in the sources: places of errors, reasons, sinks, dropped kinds, refusals."""
-    rejecting = (Recording.reject, Recording.note, Bad)
-    golden.lines("metrics/places.txt", sorted({*_first_texts(trouble), *_texts_at(2, started)}))
+    rejecting = (RecordingBackend.reject_value, RecordingBackend.report_rejection, Rejection)
+    golden.lines("metrics/places.txt", sorted({*_first_texts(report_internal_error), *_texts_at(2, start_daemon_thread)}))
     golden.lines("metrics/reasons.txt", sorted({text for one in rejecting for text in _first_texts(one)}))
-    golden.lines("metrics/sinks.txt", sorted({*_first_texts(Totals.sink_error), *_first_texts(Assembly._lane)}))
-    golden.lines("metrics/drops.txt", sorted(set(_first_texts(Totals.dropped))))
-    golden.lines("metrics/series_groups.txt", sorted(set(_first_texts(Totals.series_dropped))))
+    golden.lines("metrics/sinks.txt", sorted({*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._lane)}))
+    golden.lines("metrics/drops.txt", sorted(set(_first_texts(Totals.count_dropped))))
+    golden.lines("metrics/series_groups.txt", sorted(set(_first_texts(Totals.count_series_dropped))))
 
 
 def test_reasons_of_refusals(golden: Golden) -> None:
     """Reasons for which a server refuses: literals that are counted, returned next to an answer, or given to a deadline."""
     pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
     from otel_progress.server.connections import _Deadline
-    from otel_progress.server.counts import ServerCounts
-    from otel_progress.server.guard import Guard
-    from otel_progress.server.websocket import Socket
+    from otel_progress.server.counters import ServerCounters
+    from otel_progress.server.middleware import SecurityMiddleware
+    from otel_progress.server.streams.websocket import WebSocketEndpoint
 
-    found = {*_first_texts(ServerCounts.refused), *_texts_at(1, _Deadline.arm)}
-    deciding = {Guard._refusal.__name__, Socket._refusal.__name__}
+    found = {*_first_texts(ServerCounters.refused), *_texts_at(1, _Deadline.arm)}
+    deciding = {SecurityMiddleware._refusal.__name__, WebSocketEndpoint._refusal.__name__}
     for tree in _sources():
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef) and function.name in deciding:
@@ -200,7 +200,7 @@ def test_names_of_threads(golden: Golden) -> None:
     named = [node for node in _calls() if ast.unparse(node.func).endswith(("Thread", "ThreadPoolExecutor"))]
     keywords = [keyword for node in named for keyword in node.keywords if keyword.arg in ("name", "thread_name_prefix")]
     found = {text for keyword in keywords if (text := _text(keyword.value))}
-    found |= {f"otel-progress-{text}" for text in _texts_at(1, started)}
+    found |= {f"otel-progress-{text}" for text in _texts_at(1, start_daemon_thread)}
     golden.lines("threads.txt", sorted(found))
 
 

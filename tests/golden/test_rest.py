@@ -17,7 +17,7 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
 from otel_progress.operations import OperationSnapshot
-from otel_progress.previews.opening import open_store
+from otel_progress.previews.stores import open_store
 from otel_progress.server.static import page_files
 from tests.support.golden import server as web
 from tests.support.golden.files import Golden

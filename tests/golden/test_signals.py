@@ -63,7 +63,7 @@ def test_spans(golden: Golden) -> None:
     with recording(capture_logs=True) as recorder:
         _handles = do_work(recorder)
         provider_spans = recorder.spans()
-        golden.json("spans/forest.json", recorder.forest())
+        golden.json("spans/forest.json", recorder.span_trees())
     golden.json("spans/spans.json", [_span(span) for span in sorted(recorder.spans(), key=lambda one: one.context.span_id)])
     assert len(provider_spans) < len(recorder.spans())
 

@@ -17,7 +17,7 @@ import httpx
 from websockets.sync.client import ClientConnection, connect
 
 from otel_progress.journal import SqliteJournal
-from otel_progress.server.serve import Server
+from otel_progress.server.uvicorn_server import Server
 from tests.support.golden import server as web
 from tests.support.golden.files import Golden
 from tests.support.golden.sample_journal import late_changes, open_scene_journal, write_scene

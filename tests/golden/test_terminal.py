@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_progress.exporters.console import LiveConsole
-from otel_progress.exporters.console_plain import PlainConsole
+from otel_progress.console.plain import PlainConsole
+from otel_progress.console.terminal import LiveConsole
 from tests.support.golden.console import Clock, Terminal
 from tests.support.golden.files import Golden
 from tests.support.golden.sample_journal import CLOCK, WALL, batch, ended, open_scene_journal, other_operations, write_scene

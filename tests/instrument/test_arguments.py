@@ -15,7 +15,7 @@ import otel_progress as progress
 from otel_progress import Failure, Level, semconv
 from otel_progress.errors import RejectedTypeError, RejectedValueError
 from otel_progress.testing import Recorder
-from otel_progress.text import cut
+from otel_progress.text import truncate
 
 VALUES: list[tuple[Any, str]] = [
     (-1, "negative"),
@@ -265,7 +265,7 @@ def test_long_ids_stay_apart(recorder: Recorder) -> None:
 @pytest.mark.parametrize("text", ["\ud800" * 2000, "a\udfff" * 2000, "ü" * 2000])
 def test_cutting_keeps_to_its_bound(text: str, limit: int) -> None:
     """What replaces invalid characters is longer than they are, and is cut as well."""
-    assert len(cut(text, limit)) <= limit
+    assert len(truncate(text, limit)) <= limit
 
 
 class Scalar:

@@ -40,7 +40,7 @@ def test_five_hundred_tasks_on_a_pool(recorder: Recorder) -> None:
         assert batch.snapshot().throughput == pytest.approx(10.0)
     done = batch.snapshot()
     assert _counts(batch) == {"completed": 475, "failed": 25}
-    assert (done.ratio, done.remaining_s, done.over, done.status) == (1.0, 0.0, True, Status.FAILED)
+    assert (done.ratio, done.remaining_s, done.is_finished, done.status) == (1.0, 0.0, True, Status.FAILED)
     assert {one.operation_id for one in done.failed} == {f"t-{number}" for number in range(7, total, 20)}
     assert all(one.error is not None and one.error.type == "ValueError" for one in done.failed)
     assert [one.root.ended_at for one in done.failed] == sorted((one.root.ended_at or 0.0 for one in done.failed), reverse=True)
@@ -112,7 +112,7 @@ def test_an_exception_closes_a_batch() -> None:
     batch = progress.batch("b")
     with pytest.raises(KeyError), batch:
         raise KeyError
-    assert batch.snapshot().over
+    assert batch.snapshot().is_finished
     progress.operation("after").start().complete()
     assert _counts(batch) == {}
 
@@ -134,7 +134,7 @@ def test_declarations_go_out_with_the_next_batch(recorder: Recorder) -> None:
     store.resend()
     assert store.collect().batches == [last]
     with batch:  # and open once more
-        assert not batch.snapshot().over
+        assert not batch.snapshot().is_finished
     store.restart(store.instance)
     assert store.batches() == []
     batch.set_total(7)  # of the handle that was inherited: it is the parent's

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import otel_progress as progress
-from otel_progress import Snapshot, Status
+from otel_progress import LevelSnapshot, Status
 from otel_progress.testing import Recorder
 
 
@@ -21,7 +21,7 @@ async def numbers(count: int) -> AsyncIterator[int]:
         yield number
 
 
-def ended(recorder: Recorder) -> list[Snapshot]:
+def ended(recorder: Recorder) -> list[LevelSnapshot]:
     """Return the operations that ended, the first one first."""
     return [one.root for one in reversed(recorder.runtime.get_history())]
 

@@ -34,7 +34,7 @@ def test_a_setlist(recorder: Recorder) -> None:
         "progress.path": "song:s1/action:1",
         "progress.depth": 2,
     }
-    assert recorder.forest() == [
+    assert recorder.span_trees() == [
         {
             "name": "setlist",
             "attributes": {

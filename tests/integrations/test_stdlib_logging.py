@@ -12,11 +12,12 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import ConfigurationError
-from otel_progress.integrations.logs import MAX_ATTRIBUTES, LogHandler
-from otel_progress.live import logbook
-from otel_progress.observations import LogRecord
+from otel_progress.diagnostics import internal_error_counts, report_internal_error
+from otel_progress.integrations.stdlib_logging import MAX_ATTRIBUTES, LogHandler
+from otel_progress.live import buffers as logbook
+from otel_progress.live.buffers import MAX_LOGS_PER_LEVEL
+from otel_progress.records import LogRecord
 from otel_progress.testing import Recorder, recording
-from otel_progress.trouble import counts, trouble
 
 log = logging.getLogger("nightly.import")
 
@@ -197,9 +198,9 @@ def test_logging_from_within(captured: Recorder) -> None:
 def test_own_records_are_not_taken(captured: Recorder) -> None:
     """What this package and OpenTelemetry's exporters log is not carried away, or it would never end; similar names are."""
     with progress.operation("o", id="o"):
-        trouble("test_own_records", "something went wrong")
-        del counts["test_own_records"]
-        for name in ("otel_progress", "otel_progress.exporters", "opentelemetry.exporter.otlp", "opentelemetry.sdk.trace"):
+        report_internal_error("test_own_records", "something went wrong")
+        del internal_error_counts["test_own_records"]
+        for name in ("otel_progress", "otel_progress.otlp", "opentelemetry.exporter.otlp", "opentelemetry.sdk.trace"):
             logging.getLogger(name).warning("own")
         logging.getLogger("otel_progress_app").warning("mine")
     assert texts(captured) == ["mine"]
@@ -260,13 +261,13 @@ def test_after_its_end_a_level_takes_none(captured: Recorder) -> None:
 
 def test_many_records_are_bounded_and_counted(captured: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two ticks a bounded number waits; what is let go is counted, and memory keeps the newest of a level."""
-    monkeypatch.setattr(logbook, "MAX_WAITING", 500)
+    monkeypatch.setattr(logbook, "MAX_UNSENT_LOGS", 500)
     with progress.operation("o", id="o"):
         for number in range(505):
             handed(logging.INFO, "%d", number)
         store = captured.runtime.store
         assert len(store.collect().logs) == 500
-        assert len(texts(captured, limit=100_000)) == logbook.MAX_A_LEVEL
+        assert len(texts(captured, limit=100_000)) == MAX_LOGS_PER_LEVEL
 
 
 def test_threads_do_not_wait_for_each_other(captured: Recorder) -> None:
@@ -297,11 +298,11 @@ def test_threads_do_not_wait_for_each_other(captured: Recorder) -> None:
 
 def test_a_store_that_fails(captured: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong inside is counted and never reaches the line that logs."""
-    monkeypatch.setattr(captured.runtime.store, "log", None)
-    before = counts["logs"]
+    monkeypatch.setattr(captured.runtime.store, "add_log", None)
+    before = internal_error_counts["logs"]
     with progress.operation("o"):
         log.info("x")
-    assert counts["logs"] == before + 1
+    assert internal_error_counts["logs"] == before + 1
 
 
 @pytest.mark.process

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_progress.journal import Journal, SqliteJournal, forking
+from otel_progress.journal import Journal, SqliteJournal
+from otel_progress.journal.sqlite import connection as forking
 from tests.support.fake_time import FakeTime
 from tests.support.journal_processes import PATIENCE_S
 

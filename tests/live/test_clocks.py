@@ -164,5 +164,5 @@ def test_points_of_a_long_run_are_few(recorder: Recorder) -> None:
             op.increment()
             recorder.runtime.store.collect()
         assert recorder.operation("o").remaining_seconds == pytest.approx(1_000.0, rel=0.02)
-        assert op._node.course is not None
-        assert 32 <= len(op._node.course.points) <= 64
+        assert op._node.estimation is not None
+        assert 32 <= len(op._node.estimation.points) <= 64

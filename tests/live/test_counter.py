@@ -57,7 +57,7 @@ def test_threads_lose_nothing(kind: type[Counter]) -> None:
 
     def ones() -> None:
         for _ in range(20_000):
-            counter.one()
+            counter.count_one()
 
     def steps() -> None:
         for step in range(1, 2_001):
@@ -126,7 +126,7 @@ class CounterMachine(RuleBasedStateMachine):
         """Count ones."""
         for counter in self.counters:
             for _ in range(times):
-                counter.one()
+                counter.count_one()
         self.expected += times
         self.untouched = False
 
@@ -178,7 +178,7 @@ def test_what_is_set_is_read_exactly(kind: type[Counter], before: list[float], v
     counter = kind()
     for step in before:
         counter.add(step)
-        counter.one()
+        counter.count_one()
     counter.set(value)
     assert counter.value() == value
 

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import otel_progress as progress
-from otel_progress.instrument.handle import Level
-from otel_progress.live import logbook
-from otel_progress.live.logbook import Logbook
+from otel_progress.instrument.level import Level
+from otel_progress.live import buffers as logbook
+from otel_progress.live.buffers import LogBuffer
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.model import NO_METADATA
-from otel_progress.observations import LogRecord
+from otel_progress.records import LogRecord
 from otel_progress.testing import Recorder
 
 
@@ -31,22 +31,22 @@ def _record(node: Node, path: str = "", at: float = 0.0, severity: int = 20) -> 
 
 def _log(recorder: Recorder, level: Level, **fields: float) -> None:
     node = level._node
-    recorder.runtime.store.log(node, _record(node, node.path, recorder.clock.wall(), **fields))  # type: ignore[arg-type]
+    recorder.runtime.store.add_log(node, _record(node, node.path, recorder.clock.wall(), **fields))  # type: ignore[arg-type]
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "x:1", "x:2"])), max_size=120))
 def test_the_newest_records_are_kept(entries: list[tuple[str, str]]) -> None:
     """Against a model: the newest of a level, of an operation, and of all; read in order; each carried exactly once."""
     nodes = {name: _node(name) for name in "ab"}
-    book, model = Logbook(), [(name, _record(nodes[name], path)) for name, path in entries]
+    book, model = LogBuffer(), [(name, _record(nodes[name], path)) for name, path in entries]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logbook, "MAX_A_LEVEL", 5)
-        patch.setattr(logbook, "MAX_AN_OPERATION", 12)
-        patch.setattr(logbook, "MAX_IN_ALL", 17)
+        patch.setattr(logbook, "MAX_LOGS_PER_LEVEL", 5)
+        patch.setattr(logbook, "MAX_LOGS_PER_OPERATION", 12)
+        patch.setattr(logbook, "MAX_LOGS", 17)
         kept: list[tuple[str, LogRecord]] = []
         for name, record in model:
             assert book.add(nodes[name], record)
-            book.sort()
+            book.distribute()
             kept.append((name, record))
             for bound, belongs in (
                 (5, lambda one, who=name, where=record.path: one[0] == who and one[1].path == where),
@@ -57,18 +57,18 @@ def test_the_newest_records_are_kept(entries: list[tuple[str, str]]) -> None:
                 if len(alike) > bound:
                     kept.remove(alike[0])
         for name, node in nodes.items():
-            assert list(book.of(node.operation)) == [record for one, record in kept if one == name]
+            assert list(book.logs_of(node.operation)) == [record for one, record in kept if one == name]
         assert len(book._order) <= 2 * 17 + 1
-    assert book.take() == [record for _, record in model]
-    assert book.take() == []
+    assert book.drain() == [record for _, record in model]
+    assert book.drain() == []
 
 
 def test_too_many_that_wait_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """When no tick takes them, records beyond the bound are refused and not kept; after a tick there is room again."""
-    monkeypatch.setattr(logbook, "MAX_WAITING", 3)
-    node, book = _node("a"), Logbook()
+    monkeypatch.setattr(logbook, "MAX_UNSENT_LOGS", 3)
+    node, book = _node("a"), LogBuffer()
     assert [book.add(node, _record(node)) for _ in range(5)] == [True, True, True, False, False]
-    assert len(book.take()) == 3
+    assert len(book.drain()) == 3
     assert book.add(node, _record(node))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import otel_progress as progress
 from otel_progress import Condition, Status, semconv
-from otel_progress.journal.sqlite import SqliteJournal
+from otel_progress.journal.sqlite.journal import SqliteJournal
 from otel_progress.live import pauses
 from otel_progress.live.pauses import Pauses
 from otel_progress.testing import Recorder, recording
@@ -30,7 +30,7 @@ def test_a_pause_is_no_stall(recorder: Recorder) -> None:
             one = recorder.operation("o")
             assert (one.condition, one.message) == (Condition.PAUSED, "waiting for a licence")
             assert one.root.paused_clock == one.clock - 3600.0
-            assert one.root.worked(one.clock) == 40.0
+            assert one.root.active_seconds(one.clock) == 40.0
         one = recorder.operation("o")
         assert (one.condition, one.message, one.root.paused_s, one.root.paused_clock) == (Condition.OK, None, 3600.0, None)
         recorder.clock.advance(20.0)
@@ -102,7 +102,7 @@ def test_an_operation_that_ends_paused(recorder: Recorder) -> None:
     with op.paused():
         recorder.clock.advance(1.0)
     root = recorder.operation("o").root
-    assert (root.status, root.paused_s, root.paused_clock, root.worked(1e9)) == (Status.COMPLETED, 100.0, None, 0.0)
+    assert (root.status, root.paused_s, root.paused_clock, root.active_seconds(1e9)) == (Status.COMPLETED, 100.0, None, 0.0)
 
 
 def test_pauses_of_many_threads(recorder: Recorder) -> None:
@@ -156,7 +156,7 @@ def test_what_is_learned_leaves_pauses_out(recorder: Recorder) -> None:
                 with op.paused():
                     recorder.clock.advance(600.0)
                     recorder.tick()
-    lessons = recorder.runtime.store.collect().lessons
+    lessons = recorder.runtime.store.collect().trajectories
     whole = next(lesson.trajectory for lesson in lessons if not lesson.key.level)
     assert (whole.duration_s, dict(whole.stages)) == (20.0, {"a": 20.0})
     assert whole.points == ((0.0, 0.0), (5.0, 0.25), (10.0, 0.5), (15.0, 0.75), (20.0, 1.0))
@@ -225,8 +225,8 @@ def test_any_stretch_of_time(given_pauses: list[tuple[float, float]], one: float
         expected += max(0.0, min(end, clock + pause) - max(start, clock))
         assert book.end(clock + pause) == pytest.approx(pause)
         clock += pause
-    assert book.within(start, end) == pytest.approx(expected, abs=1e-9)  # sums of thousands of seconds are rounded
-    assert book.ended == pytest.approx(sum(pause for _, pause in given_pauses))
+    assert book.seconds_between(start, end) == pytest.approx(expected, abs=1e-9)  # sums of thousands of seconds are rounded
+    assert book.ended_seconds == pytest.approx(sum(pause for _, pause in given_pauses))
 
 
 def test_pauses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,8 +237,8 @@ def test_pauses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         book.begin(10.0 * number)
         book.end(10.0 * number + 1.0)
     assert len(book._starts) == len(book._ends) == len(book._sums) == 10
-    assert book.until(10_000.0) == pytest.approx(100.0)
-    assert book.within(905.0, 995.0) == pytest.approx(9.0)
+    assert book.seconds_before(10_000.0) == pytest.approx(100.0)
+    assert book.seconds_between(905.0, 995.0) == pytest.approx(9.0)
 
 
 def test_levels_know_of_the_pauses_since_they_started(tmp_path: Path) -> None:
@@ -250,7 +250,9 @@ def test_levels_know_of_the_pauses_since_they_started(tmp_path: Path) -> None:
         def worked() -> list[float]:
             assert recorder.runtime.force_flush(60.0)
             read = [reader.get("job") for reader in (recorder.runtime.reader, journal)]
-            found = [[round(one.worked_of(level), 6) for level in (one.root, *one.levels)] for one in read if one is not None]
+            found = [
+                [round(one.active_seconds_of(level), 6) for level in (one.root, *one.levels)] for one in read if one is not None
+            ]
             assert found[0] == found[1]
             return found[0]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_progress.live.predictions import MAX_REMEMBERED, Predictions, Verdict
+from otel_progress.live.predictions import MAX_REMEMBERED, Predictions, PredictionScore
 from otel_progress.model import Eta
 
 
@@ -19,10 +19,10 @@ def test_nothing_to_judge() -> None:
     """Without a prediction, or without a duration, there is no verdict."""
     remembered = Predictions()
     remembered.add(told(1.0, None))
-    assert remembered.judge(10.0) is None
+    assert remembered.score(10.0) is None
     remembered.add(told(2.0, 3.0))
-    assert remembered.judge(0.0) is None
-    assert remembered.judge(float("nan")) is None
+    assert remembered.score(0.0) is None
+    assert remembered.score(float("nan")) is None
 
 
 def test_a_prediction_that_stalls_by_half() -> None:
@@ -30,13 +30,13 @@ def test_a_prediction_that_stalls_by_half() -> None:
     remembered = Predictions()
     given = Eta(10.0, 8.0, 12.0, "estimated", "rate", 0, 0.0, 5.0, 20.0)
     remembered.add(given)
-    verdicts = remembered.judge(100.0)
+    verdicts = remembered.score(100.0)
     assert verdicts is not None
     first, middle, last = verdicts
-    assert (first, last) == (Verdict(0.9, covered=False), Verdict(0.9, covered=False))
+    assert (first, last) == (PredictionScore(0.9, covered=False), PredictionScore(0.9, covered=False))
     least = given.at(50.0).low_s
     assert least is not None
-    assert middle == Verdict((50.0 - least) / 100.0, covered=None)
+    assert middle == PredictionScore((50.0 - least) / 100.0, covered=None)
 
 
 @given(st.integers(1, 3000), st.floats(0.01, 100.0), st.floats(0.0, 1.0))
@@ -47,7 +47,7 @@ def test_the_one_that_stood_at_half_is_found(count: int, step: float, extra: flo
         remembered.add(told(number * step, number * step))  # says when it was made
         assert len(remembered._kept) <= MAX_REMEMBERED + 1
     duration = (count + extra) * step
-    verdicts = remembered.judge(duration)
+    verdicts = remembered.score(duration)
     assert verdicts is not None
     first, middle, last = verdicts
     assert first.error == pytest.approx(abs(2 * step - duration) / duration)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import otel_progress as progress
-from otel_progress.live.usage import Usage
-from otel_progress.observations import ResourceSample
+from otel_progress.live.resource_usage import UsageAccumulator
+from otel_progress.records import ResourceSample
 from otel_progress.testing import Recorder
 
 SAMPLES = st.lists(
@@ -31,7 +31,7 @@ SAMPLES = st.lists(
 @given(SAMPLES)
 def test_means_and_peaks_are_those_of_the_samples(samples: list[ResourceSample]) -> None:
     """Samples without a GPU's figures are none of its mean; everything else is over all of them."""
-    usage = Usage()
+    usage = UsageAccumulator()
     for sample in samples:
         use = usage.add(sample)
     assert (use.last, use.samples) == (samples[-1], len(samples))
@@ -52,7 +52,7 @@ def test_an_operation_has_the_samples_of_its_own_time(recorder: Recorder) -> Non
 
     def look(cpu: float) -> None:
         clock.advance(1.0)
-        store.sample(ResourceSample(clock.wall(), clock.monotonic(), cpu, 1000))
+        store.add_sample(ResourceSample(clock.wall(), clock.monotonic(), cpu, 1000))
 
     look(8.0)
     clock.advance(0.5)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import otel_progress as progress
-from otel_progress import Level, Snapshot, Stages, Status
+from otel_progress import Level, LevelSnapshot, Stages, Status
 from otel_progress.live import rollup
 from otel_progress.testing import Recorder, recording
 
@@ -160,7 +160,7 @@ class RollUp(RuleBasedStateMachine):
         assert one.get_overall_progress().completed >= 0
 
 
-def check(node: Model, found: Snapshot) -> None:
+def check(node: Model, found: LevelSnapshot) -> None:
     """Compare a snapshot with the model."""
     assert found.status is node.status
     assert found.current == pytest.approx(node.current())
@@ -183,21 +183,21 @@ RATIOS = st.none() | st.floats(0, 1)
 @given(st.lists(st.tuples(st.floats(0, 1e6), STATUSES, RATIOS), max_size=30))
 def test_staged_is_a_weighted_mean(stages: list[tuple[float, Status, float | None]]) -> None:
     """The ratio of stages is between 0 and 1, none when they weigh nothing, 1 when all are done."""
-    ratio = rollup.staged(stages)
+    ratio = rollup.ratio_of_stages(stages)
     whole = math.fsum(weight for weight, _, _ in stages)
     if whole == 0:
         assert ratio is None
         return
     assert ratio is not None
     assert 0.0 <= ratio <= 1.0
-    assert rollup.staged([(weight, Status.COMPLETED, None) for weight, _, _ in stages]) == pytest.approx(1.0)
-    assert rollup.staged([(weight, Status.PENDING, None) for weight, _, _ in stages]) == 0.0
+    assert rollup.ratio_of_stages([(weight, Status.COMPLETED, None) for weight, _, _ in stages]) == pytest.approx(1.0)
+    assert rollup.ratio_of_stages([(weight, Status.PENDING, None) for weight, _, _ in stages]) == 0.0
 
 
 @given(st.floats(0, 1e300), st.none() | st.floats(0, 1e300), st.floats(0, 1e300))
 def test_counted_is_a_ratio_or_nothing(current: float, total: float | None, partial: float) -> None:
     """Never NaN, never beyond 0 to 1, nothing while the total is unknown or zero."""
-    ratio = rollup.counted(current, total, partial)
+    ratio = rollup.ratio_of_count(current, total, partial)
     if not total:
         assert ratio is None
     else:

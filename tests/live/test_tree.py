@@ -12,7 +12,7 @@ from otel_progress import Status
 from otel_progress.live.node import Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.live.tree import Limits
-from otel_progress.runtime.lane import Waiting
+from otel_progress.runtime.sink_worker import PendingChanges
 from otel_progress.testing import Recorder, recording
 from tests.support.factories import instance
 
@@ -40,7 +40,7 @@ def test_a_retry_is_the_same_level(recorder: Recorder) -> None:
 
 def test_a_retry_begins_without_children(recorder: Recorder) -> None:
     """What was below the first attempt is gone from live state and, at once, from every sink; what is below now stays there."""
-    store, sink = recorder.runtime.store, Waiting()
+    store, sink = recorder.runtime.store, PendingChanges()
     with progress.operation("o", id="o") as op:
         with op.level("song", 1) as level:
             level.level("old", 1).start().level("deep", 1).start().complete()
@@ -59,7 +59,7 @@ def test_a_retry_begins_without_children(recorder: Recorder) -> None:
             assert told(sink) == sorted(one.path for one in recorder.operation("o").levels)
 
 
-def told(sink: Waiting) -> list[str]:
+def told(sink: PendingChanges) -> list[str]:
     """Return the levels a sink has been told of and not told to forget."""
     return sorted(path for _, path in sink._snapshots if path)
 

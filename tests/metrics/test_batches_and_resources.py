@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from otel_progress import semconv
-from otel_progress.exporters.exposition import exposition
-from otel_progress.exporters.prometheus import ProgressCollector
-from otel_progress.exporters.totals import Totals
+from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics.counters import Totals
+from otel_progress.metrics.exposition import render_exposition
 from otel_progress.model import Status
 from tests.support.factories import WALL as START
 from tests.support.metrics_operations import Shelf, a_batch, operation, use
@@ -134,7 +134,7 @@ def test_counts_that_cannot_be_read_hurt_nobody() -> None:
 )
 def test_a_scrape_is_text_unless_openmetrics_is_asked_for(accept: str) -> None:
     """What is asked for decides the format; a header that makes no sense gets the text, or OpenMetrics when it says that."""
-    body, content_type = exposition(ProgressCollector(Shelf([operation(current=3)])), accept)
+    body, content_type = render_exposition(ProgressCollector(Shelf([operation(current=3)])), accept)
     assert content_type.isprintable()
     if content_type.startswith("application/openmetrics-text"):
         assert body.endswith(b"# EOF\n")
@@ -147,6 +147,6 @@ def test_a_scrape_is_text_unless_openmetrics_is_asked_for(accept: str) -> None:
 def test_openmetrics_is_what_prometheus_asks_for() -> None:
     """The header Prometheus sends gets OpenMetrics of its version."""
     accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4,*/*;q=0.1"
-    body, content_type = exposition(ProgressCollector(Shelf([operation(current=3)])), accept)
+    body, content_type = render_exposition(ProgressCollector(Shelf([operation(current=3)])), accept)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert any(family.name == "progress_operation_current" for family in parse_openmetrics(body.decode()))

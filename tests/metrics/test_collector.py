@@ -17,8 +17,8 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from otel_progress import semconv
-from otel_progress.exporters.prometheus import ProgressCollector
-from otel_progress.exporters.totals import Totals
+from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from tests.support.factories import WALL as START
 from tests.support.factories import batch
@@ -288,7 +288,7 @@ class _Other(Collector):
 def test_a_failing_reader_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
     """When the reader fails, totals and other collectors stay; one warning is logged, and each failure counts."""
     totals = Totals()
-    totals.rejected("negative")
+    totals.count_rejected("negative")
     shelf = Shelf([operation()], error=OSError("disk gone"))
     registry = CollectorRegistry()
     registry.register(ProgressCollector(shelf, totals=totals))
@@ -315,7 +315,7 @@ def test_totals_become_counters_and_histograms() -> None:
     totals = Totals()
     ended = operation(elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
     totals.write(batch(ended.root, items={("render", "frame", "completed"): 41, ("render", "frame", "failed"): 1}))
-    totals.tick(0.004)
+    totals.observe_tick(0.004)
     collector = ProgressCollector(Shelf(), totals=totals)
     assert values(collector, semconv.OPERATIONS_FINISHED) == {("render", "completed"): 1.0}
     assert values(collector, semconv.ITEMS) == {("render", "frame", "completed"): 41.0, ("render", "frame", "failed"): 1.0}

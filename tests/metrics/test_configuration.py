@@ -54,7 +54,7 @@ def test_without_a_journal_there_is_no_size() -> None:
 def test_a_server_knows_where_its_previews_are(tmp_path: Path, public_url: str | None) -> None:
     """The address is the one people use where that is known, else the server's own."""
     pytest.importorskip("fastapi")
-    from otel_progress.server.serve import Server
+    from otel_progress.server.uvicorn_server import Server
 
     with closing(SqliteJournal(tmp_path / "p.db")) as journal:
         journal.write(batch(snapshot(previews=2), previews=[preview(2)]))

@@ -14,22 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_progress import semconv
-from otel_progress.exporters.endings import REMEMBERED_RUNS, Endings
-from otel_progress.exporters.labels import MAX_LABEL_TEXT, OTHER, BoundedLabels, label_id, label_text
-from otel_progress.exporters.totals import (
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.metrics.counters import (
     BOUNDS,
     MAX_ITEM_TYPES,
     MAX_OPERATION_TYPES,
     MAX_REASONS,
+    REMEMBERED_RUNS,
     Distribution,
+    EndTracker,
     Totals,
     TraceExample,
 )
-from otel_progress.model import Eta, Snapshot, Status
+from otel_progress.metrics.labels import MAX_LABEL_TEXT, OTHER, BoundedLabels, label_id, label_text
+from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.protocols import Sink
 from otel_progress.semconv import Metric
 from otel_progress.text import MAX_ID
-from otel_progress.trouble import trouble
 from tests.support.factories import CLOCK, WALL, batch, ended, snapshot
 
 DONE = ("setlist", "completed")
@@ -45,7 +46,7 @@ def distribution(totals: Totals, metric: Metric, *labels: str) -> Distribution:
     return totals.read().distributions[metric][labels]
 
 
-def predicting(worked: float, remaining: float | None, low: float | None = None, high: float | None = None) -> Snapshot:
+def predicting(worked: float, remaining: float | None, low: float | None = None, high: float | None = None) -> LevelSnapshot:
     """Return a running operation with an estimate made ``worked`` seconds after its start."""
     return snapshot(eta=Eta(remaining, low, high, "estimated", "rate", 0, CLOCK + worked))
 
@@ -146,16 +147,16 @@ def test_other_ends_say_nothing_of_predictions(fields: dict[str, Any]) -> None:
 
 def test_memory_is_bounded_by_what_runs() -> None:
     """Ended and evicted runs leave nothing but a bounded list of ids."""
-    endings = Endings()
+    endings = EndTracker()
     running = [
         snapshot(run=f"r{n}", eta=Eta(1.0, None, None, "estimated", "rate", 0, CLOCK + worked))
         for n in range(2 * REMEMBERED_RUNS)
         for worked in range(4)
     ]
-    endings.take(batch(*running))
-    endings.take(batch(*(ended(run=f"r{n}") for n in range(0, 2 * REMEMBERED_RUNS, 2))))
-    endings.take(batch(evicted=[(f"r{n}", "") for n in range(1, 2 * REMEMBERED_RUNS, 2)]))
-    endings.take(batch(*(ended(run=f"s{n}") for n in range(REMEMBERED_RUNS))))
+    endings.find_ends(batch(*running))
+    endings.find_ends(batch(*(ended(run=f"r{n}") for n in range(0, 2 * REMEMBERED_RUNS, 2))))
+    endings.find_ends(batch(evicted=[(f"r{n}", "") for n in range(1, 2 * REMEMBERED_RUNS, 2)]))
+    endings.find_ends(batch(*(ended(run=f"s{n}") for n in range(REMEMBERED_RUNS))))
     assert endings._foretold == {}
     assert len(endings._ended) == REMEMBERED_RUNS
 
@@ -171,14 +172,14 @@ def test_an_evicted_level_does_not_take_its_run_with_it() -> None:
 def test_plain_counters() -> None:
     """Each method counts under its own metric; ticks are observed when they are a length of time."""
     totals = Totals()
-    totals.rejected("negative")
-    totals.rejected("negative")
-    totals.sink_error("journal")
-    totals.dropped("queue", 5)
-    totals.dropped("queue", 0)
-    totals.series_dropped("level", -3)
+    totals.count_rejected("negative")
+    totals.count_rejected("negative")
+    totals.count_sink_error("journal")
+    totals.count_dropped("queue", 5)
+    totals.count_dropped("queue", 0)
+    totals.count_series_dropped("level", -3)
     for seconds in (0.004, math.nan, -1.0):
-        totals.tick(seconds)
+        totals.observe_tick(seconds)
     assert totals.read().counters == {
         semconv.UPDATES_REJECTED: {("negative",): 2},
         semconv.SINK_ERRORS: {("journal",): 1},
@@ -204,7 +205,7 @@ def test_labels_are_bounded_and_nothing_is_lost() -> None:
     totals.write(batch(*(ended(run=f"r{n}", operation_type=f"t{n}") for n in range(count))))
     totals.write(batch(items={("t", f"l{n}", "failed"): 1 for n in range(count)}))
     for n in range(count):
-        totals.rejected(f"reason {n}")
+        totals.count_rejected(f"reason {n}")
     found = [counter(totals, metric) for metric in (semconv.OPERATIONS_FINISHED, semconv.ITEMS, semconv.UPDATES_REJECTED)]
     assert [len(series) for series in found] == [MAX_OPERATION_TYPES + 1, MAX_ITEM_TYPES + 1, MAX_REASONS + 1]
     assert [sum(series.values()) for series in found] == [count] * 3
@@ -217,8 +218,8 @@ def test_counts_from_many_threads_are_exact() -> None:
 
     def work(place: int) -> None:
         for _ in range(2_000):
-            totals.rejected("nan")
-            totals.tick(0.001 * place)
+            totals.count_rejected("nan")
+            totals.observe_tick(0.001 * place)
             if not place:
                 totals.read()
 
@@ -239,7 +240,7 @@ def test_a_child_forked_while_the_lock_is_held_can_count() -> None:
         if not child:
             try:
                 signal.alarm(60)  # a child that waits for ever fails the test instead of hanging it
-                totals.rejected("nan")
+                totals.count_rejected("nan")
                 os._exit(0 if counter(totals, semconv.UPDATES_REJECTED) == {("nan",): 1} else 1)
             finally:  # whatever fails, the child runs no tests
                 os._exit(2)
@@ -272,12 +273,12 @@ def test_bounded_labels_keep_the_first() -> None:
 
 def test_troubles_inside_of_telemetry_are_counted() -> None:
     """What failed at a place that is no sink is a series of its own, counted since these totals began."""
-    trouble("callback", "an earlier one")
+    report_internal_error("callback", "an earlier one")
     totals = Totals()
     for _ in range(2):
-        trouble("callback", "a callback raised", error=ValueError("no"))
-    trouble("sink journal", "counted by its lane")
-    totals.sink_error("journal")
+        report_internal_error("callback", "a callback raised", error=ValueError("no"))
+    report_internal_error("sink journal", "counted by its lane")
+    totals.count_sink_error("journal")
     found = counter(totals, semconv.SINK_ERRORS)
     assert (found["callback",], found["journal",]) == (2, 1)
     assert ("sink journal",) not in found

@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from otel_progress import semconv
-from otel_progress.exporters.exposition import exposition
-from otel_progress.exporters.prometheus import ProgressCollector
-from otel_progress.exporters.totals import Totals
+from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics.counters import Totals
+from otel_progress.metrics.exposition import render_exposition
 from otel_progress.model import Status
 from tests.support.factories import batch
 from tests.support.metrics_operations import Shelf, a_batch, level, operation, use
@@ -36,7 +36,7 @@ def everything(id_: str = "op", text: str = "render", value: float = 3.5) -> Pro
     totals = Totals()
     ended = operation("ended", elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
     totals.write(batch(ended.root, items={("render", "frame", "completed"): 41}))
-    totals.tick(0.004)
+    totals.observe_tick(0.004)
     work = [
         operation(
             id_, text, name=text, levels=[level(f"t:{text}", ratio=0.25)], ratio=0.5, current=value, resources=use(1.5, 2_000)
@@ -63,7 +63,7 @@ def by_the_client(collector: ProgressCollector, accept: str) -> tuple[bytes, str
 @pytest.mark.parametrize("accept", FORMATS)
 def test_it_is_what_the_client_writes(accept: str) -> None:
     """All formats and ways to write names: the same families with the same bytes, gauges first, and one end."""
-    body, content_type = exposition(everything(), accept)
+    body, content_type = render_exposition(everything(), accept)
     expected, expected_type = by_the_client(everything(), accept)
     assert content_type == expected_type
     assert families(body) == families(expected)
@@ -77,7 +77,7 @@ NUMBERS = st.floats() | st.integers(-(10**30), 10**30) | st.sampled_from([0.0, -
 @given(st.text(max_size=50), st.text(max_size=50), NUMBERS, st.sampled_from(["", FORMATS[4]]))
 def test_any_text_and_number_is_written_as_the_client_does(id_: str, text: str, value: float, accept: str) -> None:
     """Quotes, backslashes, line ends and every size of number."""
-    assert families(exposition(everything(id_, text, value), accept)[0]) == families(
+    assert families(render_exposition(everything(id_, text, value), accept)[0]) == families(
         by_the_client(everything(id_, text, value), accept)[0]
     )
 
@@ -85,6 +85,6 @@ def test_any_text_and_number_is_written_as_the_client_does(id_: str, text: str, 
 def test_nothing_to_show_is_an_exposition_too() -> None:
     """Without any operation there are the totals, in valid form."""
     for accept in FORMATS:
-        assert families(exposition(ProgressCollector(Shelf()), accept)[0]) == families(
+        assert families(render_exposition(ProgressCollector(Shelf()), accept)[0]) == families(
             by_the_client(ProgressCollector(Shelf()), accept)[0]
         )

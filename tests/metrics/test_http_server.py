@@ -18,9 +18,8 @@ import pytest
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
-from otel_progress.exporters import prometheus_server
-from otel_progress.exporters.prometheus import ProgressCollector
-from otel_progress.exporters.prometheus_server import MAX_CONNECTIONS, MetricsServer, serve_metrics
+from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics.http_server import MAX_CONNECTIONS, MetricsServer, _Handler, serve_metrics
 from tests.support.loopback import listens, own_host
 from tests.support.metrics_operations import Shelf, operation
 from tests.support.metrics_scrape import parse_openmetrics
@@ -130,7 +129,7 @@ def test_silent_clients_do_not_block_others(server: MetricsServer) -> None:
 
 def test_silent_clients_are_let_go(monkeypatch: pytest.MonkeyPatch, server: MetricsServer) -> None:
     """A client that keeps silent is disconnected after the time limit."""
-    monkeypatch.setattr(prometheus_server._Handler, "timeout", 0.05)
+    monkeypatch.setattr(_Handler, "timeout", 0.05)
     with socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as client:
         with contextlib.suppress(ConnectionError):  # the limit may be over before it has said anything
             client.sendall(b"GET /metr")
@@ -139,7 +138,7 @@ def test_silent_clients_are_let_go(monkeypatch: pytest.MonkeyPatch, server: Metr
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch, server: MetricsServer) -> None:
     """Beyond the bound connections are closed at once; when others end there is room again."""
-    monkeypatch.setattr(prometheus_server._Handler, "timeout", 10 * PATIENCE_S)  # none is let go for its silence
+    monkeypatch.setattr(_Handler, "timeout", 10 * PATIENCE_S)  # none is let go for its silence
     with contextlib.ExitStack() as stack:
         for _ in range(MAX_CONNECTIONS):
             stack.enter_context(socket.create_connection((server.host, server.port), timeout=PATIENCE_S))

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from otel_progress import semconv
-from otel_progress.exporters.prometheus import ProgressCollector
-from otel_progress.exporters.totals import Totals
+from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from otel_progress.semconv import Metric
 from tests.support.factories import WALL as START
@@ -63,11 +63,11 @@ def rich_scene() -> tuple[Shelf, Totals]:
     totals = Totals()
     totals.write(batch(operation("done", "setlist", ratio=0.5, eta=eta(20.0, 1.0, 40.0)).root))
     totals.write(batch(ended.root, items={("setlist", "song", "completed"): 7, ("setlist", "song", "failed"): 1}))
-    totals.rejected("negative")
-    totals.sink_error("journal")
-    totals.dropped("events")
-    totals.preview("stored")
-    totals.tick(0.003)
+    totals.count_rejected("negative")
+    totals.count_sink_error("journal")
+    totals.count_dropped("events")
+    totals.count_preview("stored")
+    totals.observe_tick(0.003)
     many = [operation(f"many-{n}", started_at=START - n) for n in range(3)]
     batches = [a_batch(total=500, ratio=0.5, completed=240, failed=10, running=8, remaining_s=31.0)]
     batches += [a_batch(text, text, name=text) for text in HOSTILE]

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_progress import semconv
-from otel_progress.exporters.prometheus import ProgressCollector
-from otel_progress.exporters.totals import Totals
+from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
-from otel_progress.previews.addresses import MAX_ADDRESS
+from otel_progress.previews.media import MAX_ADDRESS
 from tests.support.factories import CLOCK
 from tests.support.factories import WALL as START
 from tests.support.metrics_operations import Shelf, a_batch, eta, level, operation
@@ -200,6 +200,6 @@ def test_previews_are_counted_by_what_became_of_them() -> None:
     """Each outcome is a counter of its own."""
     totals = Totals()
     for outcome in ("stored", "stored", "dropped"):
-        totals.preview(outcome)
+        totals.count_preview(outcome)
     collector = ProgressCollector(Shelf(), totals=totals)
     assert values(collector, semconv.PREVIEWS) == {("stored",): 2.0, ("dropped",): 1.0}

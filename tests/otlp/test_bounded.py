@@ -10,17 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
-from otel_progress.exporters import otlp_sender
-from otel_progress.exporters.otlp_sender import (
-    SHUTDOWN_S,
-    ExportMonitor,
-    ShutdownBudget,
-    capture_exporter_logs,
-    run_with_timeout,
-)
+from otel_progress.otlp import bounded as otlp_sender
+from otel_progress.otlp.bounded import SHUTDOWN_S, ExportMonitor, ShutdownBudget, capture_exporter_logs, run_with_timeout
 from otel_progress.testing import FakeClock
 
-LOGGER = "otel_progress.exporters.otlp_sender"
+LOGGER = "otel_progress.otlp.bounded"
 LONG_S = 60.0
 """Far longer than any test. No test may wait this long."""
 

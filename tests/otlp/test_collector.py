@@ -14,14 +14,14 @@ import pytest
 from opentelemetry import trace
 
 from otel_progress import semconv
-from otel_progress.exporters.otel_logs_shim import build_event_log
-from otel_progress.exporters.otlp import build_resource, build_tracer_provider
-from otel_progress.exporters.otlp_events import OtlpEvents
-from otel_progress.exporters.otlp_metrics import build_otlp_metrics
-from otel_progress.exporters.series import Caps, read_operations, rows
-from otel_progress.exporters.totals import Totals
+from otel_progress.metrics.counters import Totals
+from otel_progress.metrics.series import Caps, read_operations, rows
 from otel_progress.model import Failure, Outcome, Status
 from otel_progress.operations import Event, OperationSnapshot
+from otel_progress.otlp.events import OtlpEvents
+from otel_progress.otlp.exporters import build_resource, build_tracer_provider
+from otel_progress.otlp.metrics import build_otlp_metrics
+from otel_progress.otlp.sdk_compat import build_event_log
 from otel_progress.protocols import Reader
 from tests.support import loopback, servers
 from tests.support.otlp_receiver import Receiver, attributes, receiving

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.process
 
 WORKER = """
 import otel_progress as progress
-from otel_progress.exporters.otlp_sender import ShutdownBudget
+from otel_progress.otlp.bounded import ShutdownBudget
 
 ShutdownBudget.__init__.__defaults__ = (60.0,)  # the time limit has tests of its own
 

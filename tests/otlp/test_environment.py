@@ -13,12 +13,12 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
-from otel_progress.exporters.otel_logs_shim import build_event_log
-from otel_progress.exporters.otlp import build_resource, build_tracer_provider
-from otel_progress.exporters.otlp_metrics import build_otlp_metrics
-from otel_progress.exporters.otlp_sender import ExportMonitor
-from otel_progress.exporters.otlp_settings import SIGNALS, otlp_wanted, protocol, wanted_signals
-from otel_progress.exporters.totals import Totals
+from otel_progress.metrics.counters import Totals
+from otel_progress.otlp.bounded import ExportMonitor
+from otel_progress.otlp.environment import SIGNALS, otlp_wanted, protocol, wanted_signals
+from otel_progress.otlp.exporters import build_resource, build_tracer_provider
+from otel_progress.otlp.metrics import build_otlp_metrics
+from otel_progress.otlp.sdk_compat import build_event_log
 from otel_progress.sampling import ProgressSampler
 from tests.support.metrics_operations import Shelf
 
@@ -167,8 +167,8 @@ def test_disabled_sdk_gives_spans_that_do_nothing(monkeypatch: pytest.MonkeyPatc
 def test_no_exporter_is_imported_before_it_is_made() -> None:
     """Neither gRPC nor an HTTP client is loaded by a provider that exports nothing."""
     code = (
-        "import sys; from otel_progress.exporters.otlp import build_tracer_provider; "
-        "import otel_progress.exporters.otlp_events, otel_progress.exporters.otlp_metrics; "
+        "import sys; from otel_progress.otlp.exporters import build_tracer_provider; "
+        "import otel_progress.otlp.events, otel_progress.otlp.metrics; "
         "build_tracer_provider('n', otlp=False, instance_id='i').shutdown(); "
         "print([m for m in ('grpc', 'requests', 'google.protobuf') if m in sys.modules])"
     )

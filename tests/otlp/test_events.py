@@ -9,10 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from otel_progress import semconv
-from otel_progress.exporters.otlp_event_fields import MAX_BODY, MAX_METADATA, level_event
-from otel_progress.exporters.otlp_events import HEARTBEAT_S, OtlpEvents
 from otel_progress.model import Failure, Outcome, Status
 from otel_progress.operations import Event
+from otel_progress.otlp.event_codec import MAX_BODY, MAX_METADATA, level_event
+from otel_progress.otlp.events import HEARTBEAT_S, OtlpEvents
 from tests.support.otlp_records import SPAN, TRACE, WALL, Told, batch, ended, level
 
 STARTED, UPDATED, FINISHED = semconv.EVENT_STARTED, semconv.EVENT_UPDATED, semconv.EVENT_FINISHED

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from otel_progress import semconv
-from otel_progress.exporters import otel_logs_shim
-from otel_progress.exporters.otel_logs_shim import LogEvent
-from otel_progress.exporters.otlp_logs import MAX_ATTRIBUTES, OtlpLogs, log_event, severity_number
-from otel_progress.observations import LogRecord
+from otel_progress.otlp import sdk_compat as otel_logs_shim
+from otel_progress.otlp.logs import MAX_ATTRIBUTES, OtlpLogs, log_event, severity_number
+from otel_progress.otlp.sdk_compat import LogEvent
+from otel_progress.records import LogRecord
 from tests.support.factories import batch
 from tests.support.otlp_log_exporter import emitted
 from tests.support.otlp_receiver import attributes, receiving, value
@@ -24,7 +24,7 @@ SPAN = "b7ad6b7169203331"
 WORKER = """
 import logging
 import otel_progress as progress
-from otel_progress.exporters.otlp_sender import ShutdownBudget
+from otel_progress.otlp.bounded import ShutdownBudget
 
 ShutdownBudget.__init__.__defaults__ = (60.0,)  # the time limit has tests of its own
 

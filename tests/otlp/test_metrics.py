@@ -18,17 +18,17 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 
 from otel_progress import semconv
-from otel_progress.exporters.otlp_metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split
-from otel_progress.exporters.series import Caps
-from otel_progress.exporters.surroundings import Surroundings
-from otel_progress.exporters.totals import Totals
+from otel_progress.metrics.counters import Totals
+from otel_progress.metrics.series import Caps
+from otel_progress.metrics.sources import MetricSources
 from otel_progress.model import Status
-from otel_progress.observations import ResourceSample, ResourceUse
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
+from otel_progress.otlp.metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split
 from otel_progress.protocols import Reader
+from otel_progress.records import ResourceSample, ResourceUse
 from tests.support.otlp_records import WALL, ListedReader, batch, ended, level
 
-LOGGER = "otel_progress.exporters.otlp_metrics"
+LOGGER = "otel_progress.otlp.metrics"
 FLUSH_S = 60.0
 """How long an export may take; reached only when it never ends."""
 
@@ -150,7 +150,7 @@ def test_batches_and_resources_are_exported_as_they_are_scraped() -> None:
 
 def test_what_is_around_operations_is_exported_as_it_is_scraped() -> None:
     """Conditions, addresses of previews, caps and the journal's size have the names and labels of the scrape."""
-    around = Surroundings.of("https://progress.example.org", lambda: 4096)
+    around = MetricSources.of("https://progress.example.org", lambda: 4096)
     with exporting(ListedReader([operation(1, previews=3, estimated=True)]), around=around) as (metrics, kept):
         assert metrics.force_flush(FLUSH_S)
         exported = kept.last()
@@ -227,13 +227,13 @@ def test_delta_is_what_was_added_since_the_last_export(monkeypatch: pytest.Monke
 def test_broken_reader_leaves_the_totals_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     """When operations cannot be read the totals still go out, the failure is counted, and the log says it once."""
     totals = Totals()
-    totals.rejected("negative")
+    totals.count_rejected("negative")
     with caplog.at_level(logging.WARNING), exporting(ListedReader(broken=True), totals) as (metrics, kept):
         assert metrics.force_flush(FLUSH_S)
         assert metrics.force_flush(FLUSH_S)
         assert semconv.UPDATES_REJECTED.name in kept.last()
     assert totals.read().counters[semconv.SINK_ERRORS][("otlp",)] >= 2
-    assert [record.name for record in caplog.records if record.name.startswith("otel_progress.exporters.otlp")] == [LOGGER]
+    assert [record.name for record in caplog.records if record.name.startswith("otel_progress.otlp")] == [LOGGER]
 
 
 def test_large_exports_are_split_without_losing_a_point() -> None:

@@ -6,7 +6,7 @@ import pytest
 from opentelemetry import trace
 
 from otel_progress import semconv
-from otel_progress.exporters.otel_logs_shim import LogEvent
+from otel_progress.otlp.sdk_compat import LogEvent
 from tests.support.otlp_log_exporter import emitted
 from tests.support.otlp_records import SPAN, TRACE, WALL
 

@@ -14,12 +14,12 @@ from typing import cast
 import pytest
 
 from otel_progress import semconv
-from otel_progress.exporters.otel_logs_shim import build_event_log
-from otel_progress.exporters.otlp import build_resource, build_tracer_provider
-from otel_progress.exporters.otlp_events import OtlpEvents
-from otel_progress.exporters.otlp_metrics import build_otlp_metrics
-from otel_progress.exporters.otlp_sender import SHUTDOWN_S, ShutdownBudget
-from otel_progress.exporters.totals import Totals
+from otel_progress.metrics.counters import Totals
+from otel_progress.otlp.bounded import SHUTDOWN_S, ShutdownBudget
+from otel_progress.otlp.events import OtlpEvents
+from otel_progress.otlp.exporters import build_resource, build_tracer_provider
+from otel_progress.otlp.metrics import build_otlp_metrics
+from otel_progress.otlp.sdk_compat import build_event_log
 from otel_progress.protocols import Reader
 from tests.support.otlp_records import ListedReader, batch, level
 
@@ -62,7 +62,7 @@ def test_nothing_blocks_raises_or_repeats_itself(caplog: pytest.LogCaptureFixtur
     events = OtlpEvents(log)
     reader = cast("Reader", ListedReader())
     totals = Totals()
-    totals.rejected("negative")
+    totals.count_rejected("negative")
     metrics = build_otlp_metrics(reader, totals, resource, budget=budget, on_error=lambda: errors.append("metrics"))
     began = time.monotonic()
     for _ in range(3):
@@ -76,10 +76,10 @@ def test_nothing_blocks_raises_or_repeats_itself(caplog: pytest.LogCaptureFixtur
     metrics.close()
     assert time.monotonic() - began < EXPORTER_TIMEOUT_S / 4
     assert sorted(set(errors)) == ["events", "metrics", "spans"]
-    logged = (record for record in caplog.records if record.name.startswith(("otel_progress.exporters.", "opentelemetry")))
+    logged = (record for record in caplog.records if record.name.startswith(("otel_progress.otlp.", "opentelemetry")))
     warnings = [record for record in logged if record.levelno >= logging.WARNING]
     assert len(warnings) == 3
-    assert {record.name for record in warnings} == {"otel_progress.exporters.otlp_sender"}
+    assert {record.name for record in warnings} == {"otel_progress.otlp.bounded"}
 
 
 @pytest.mark.process
@@ -87,8 +87,8 @@ def test_nothing_blocks_raises_or_repeats_itself(caplog: pytest.LogCaptureFixtur
 def test_process_with_a_dead_collector_ends_by_itself() -> None:
     """A program that does nothing but work ends normally, soon, with its own result, though its exports hang."""
     code = (
-        "from otel_progress.exporters.otlp import build_tracer_provider\n"
-        "from otel_progress.exporters.otlp_sender import ShutdownBudget\n"
+        "from otel_progress.otlp.exporters import build_tracer_provider\n"
+        "from otel_progress.otlp.bounded import ShutdownBudget\n"
         "provider = build_tracer_provider('nightly', otlp=True, instance_id='i', budget=ShutdownBudget(0.5))\n"
         "provider.get_tracer('t').start_span('op', attributes={'progress.operation.id': 'x'}).end()\n"
         "print('done')\n"

@@ -10,9 +10,9 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "otel_progress"
 SDK = ("opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.proto")
-MAY_IMPORT_THE_SDK = ("exporters", "integrations", "testing", "processor", "sampling", "runtime.tracing", "server")
+MAY_IMPORT_THE_SDK = ("integrations", "otlp", "processor", "runtime.providers", "sampling", "server", "testing")
 UNSTABLE = ("opentelemetry._logs", "opentelemetry.sdk._logs")
-SHIM = "exporters/otel_logs_shim.py"
+SHIM = "otlp/sdk_compat.py"
 
 
 def modules() -> list[str]:

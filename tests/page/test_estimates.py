@@ -78,7 +78,9 @@ def test_a_pause_is_no_part_of_a_pace(ask: Ask) -> None:
     read = [operation(one, clock=CLOCK + 80.0) for one in (root, paused, replace(paused, paused_clock=None), over)]
     later = [[encode_operation(one), seconds] for one in read for seconds in (0.0, 500.0)]
     found = ask("return given.map(([doc, later]) => store.workedOf(doc, later));", later)
-    assert found == [replace(one, clock=one.clock + seconds).worked_of(one.root) for one in read for seconds in (0.0, 500.0)]
+    assert found == [
+        replace(one, clock=one.clock + seconds).active_seconds_of(one.root) for one in read for seconds in (0.0, 500.0)
+    ]
     assert found == [80.0, 580.0, 40.0, 40.0, 60.0, 560.0, 80.0, 80.0]
     found = ask("return given.map(([doc]) => store.speedOf({ doc, points: [] }));", later[::2])
     assert found == pytest.approx([1.5, 3.0, 2.0, 1.5])

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import otel_progress as progress
-from otel_progress.observations import Preview
-from otel_progress.previews.book import Book, Bounds
+from otel_progress.previews.retention import Bounds, PreviewRetention
+from otel_progress.records import Preview
 from otel_progress.testing import Recorder, recording
 from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
@@ -37,7 +37,7 @@ def preview(number: int, at: float, size: int = 10, digest: str = "") -> Preview
 )
 def test_bounds_hold_and_ends_stay(gaps: list[float], sizes: list[int], digests: list[int], bounds: Bounds) -> None:
     """Whatever comes: the newest is kept, bounds hold, content that is still needed is never deleted, and the rest always is."""
-    book, at, content = Book(), 0.0, set()
+    book, at, content = PreviewRetention(), 0.0, set()
     for number, (gap, size, digest) in enumerate(zip(gaps, sizes, digests, strict=False), 1):
         at += gap
         one = preview(number, at, size, f"{digest:064x}")
@@ -53,7 +53,7 @@ def test_bounds_hold_and_ends_stay(gaps: list[float], sizes: list[int], digests:
 
 def test_thinning_keeps_the_beginning_and_even_gaps() -> None:
     """Of a thousand at equal times fifty are left, the first and the last among them, at gaps that differ by a factor of four at most."""
-    book = Book()
+    book = PreviewRetention()
     for number in range(1, 1001):
         book.add(preview(number, float(number)), Bounds(50, 10**9, 1e9))
     numbers = [one.number for one in book.kept]

@@ -13,11 +13,11 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import semconv
-from otel_progress.exporters.otel_logs_shim import LogEvent
-from otel_progress.exporters.otlp_events import OtlpEvents
 from otel_progress.journal import open_journal
-from otel_progress.previews.opening import open_store
-from otel_progress.protocols import Batch
+from otel_progress.otlp.events import OtlpEvents
+from otel_progress.otlp.sdk_compat import LogEvent
+from otel_progress.previews.stores import open_store
+from otel_progress.protocols import ChangeSet
 from otel_progress.testing import Recorder, recording
 from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
@@ -74,7 +74,7 @@ def test_the_event_log_tells_of_each() -> None:
                 settle(recorder)
             batches.append(collect())
             span_id = frame.span.get_span_context().span_id
-    assert isinstance(batches[0], Batch)
+    assert isinstance(batches[0], ChangeSet)
     assert sum(not preview.location for preview in batches[0].previews) == 2
     sink.write(batches[0])
     told = [event for event in kept.events if event.name == semconv.EVENT_PREVIEW]
@@ -90,7 +90,7 @@ def test_the_number_of_the_last_is_in_every_view(tmp_path: Path) -> None:
     """Snapshots, the journal and the metrics say how many there are; the metrics say where to look."""
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from otel_progress.exporters.prometheus import ProgressCollector
+    from otel_progress.metrics.collector import ProgressCollector
 
     url = f"sqlite:///{tmp_path}/j.db"
     with (

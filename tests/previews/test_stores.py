@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from otel_progress.errors import ConfigurationError, PreviewError
-from otel_progress.previews.local import LocalStore
-from otel_progress.previews.opening import open_store
-from otel_progress.previews.stores import MemoryStore, Store
+from otel_progress.previews.stores import open_store
+from otel_progress.previews.stores.base import Store
+from otel_progress.previews.stores.local import LocalStore
+from otel_progress.previews.stores.memory import MemoryStore
 
 RUN = "0123456789abcdef"
 CONTENT = b"\x89PNG and so on"

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import otel_progress as progress
-from otel_progress import codec, redaction, secret_forms
+from otel_progress import codec, redaction
+from otel_progress.diagnostics import internal_error_counts
 from otel_progress.redaction import Redactor
-from otel_progress.secret_forms import REDACTED, redact_text, sensitive
+from otel_progress.redaction.patterns import _JOINED, _SECRETS, REDACTED, is_sensitive_key, redact_text
 from otel_progress.testing import Recorder, recording
-from otel_progress.trouble import counts
 
 SECRET = "hunter2-and-more"
 
@@ -30,13 +30,13 @@ HARMLESS = """author authority author_name secretary tokens tokens_processed tok
 @pytest.mark.parametrize("key", SENSITIVE)
 def test_sensitive_keys(key: str) -> None:
     """A key that ends with the word for a secret names one, in snake, kebab and camel case."""
-    assert sensitive(key)
+    assert is_sensitive_key(key)
 
 
 @pytest.mark.parametrize("key", HARMLESS)
 def test_harmless_keys(key: str) -> None:
     """A key that only contains such letters, or counts such things, does not."""
-    assert not sensitive(key)
+    assert not is_sensitive_key(key)
 
 
 TEXTS = {
@@ -97,7 +97,7 @@ def test_ordinary_texts(text: str) -> None:
 
 def test_the_quick_look_misses_no_key() -> None:
     """Every key that names a secret has a word in it by which a text is looked at more closely."""
-    for key in (*SENSITIVE, *secret_forms._SECRETS, *secret_forms._JOINED):
+    for key in (*SENSITIVE, *_SECRETS, *_JOINED):
         assert redact_text(f"{key}={SECRET}") == f"{key}=[redacted]" or key.isdigit(), key
 
 
@@ -230,11 +230,11 @@ def test_a_function_that_fails(bad: Any) -> None:
             raise RuntimeError(text)
         return bad
 
-    before = counts["redaction"]
+    before = internal_error_counts["redaction"]
     with recording(redact=hook) as recorder, progress.operation("o", id="o", who="Ada") as op:
         op.update(message="hello")
         assert (recorder.operation("o").message, op.snapshot().metadata["who"]) == (REDACTED, REDACTED)
-    assert counts["redaction"] >= before + 2
+    assert internal_error_counts["redaction"] >= before + 2
 
 
 def test_a_function_that_makes_progress_itself() -> None:

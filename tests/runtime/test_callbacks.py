@@ -12,10 +12,10 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import ConfigurationError, OperationSnapshot, semconv
-from otel_progress.protocols import Batch
+from otel_progress.protocols import ChangeSet
 from otel_progress.runtime import callbacks as mailboxes
 from otel_progress.runtime.callbacks import Callbacks
-from otel_progress.runtime.lane import Lane
+from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.testing import Recorder, recording, wait_until
 
 PATIENCE_S = 60.0
@@ -118,7 +118,7 @@ def test_an_update_never_follows_the_end(recorder: Recorder) -> None:
     op = progress.operation("o").start()
     running = recorder.runtime.store.view(op._node)
     op.complete()
-    recorder.runtime._callbacks.post("updated", running)
+    recorder.runtime._callbacks.submit("updated", running)
     assert recorder.runtime.force_flush(PATIENCE_S)
     assert told.events == ["started", "completed"]
 
@@ -130,7 +130,7 @@ class Sink:
         self.written: list[str] = []
         self.closed = False
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: ChangeSet) -> None:
         """Take a batch."""
         self.written.extend(snapshot.status.value for snapshot in batch.snapshots)
 
@@ -148,7 +148,7 @@ def test_a_callback_that_hangs(release: threading.Event, monkeypatch: pytest.Mon
         release.wait()
 
     with recording() as recorder:
-        recorder.runtime.lanes.append(Lane("beside", sink))
+        recorder.runtime._sink_workers.append(SinkWorker("beside", sink))
         progress.add_callback(hang)
         progress.add_callback(told)
         with progress.operation("o"):
@@ -170,10 +170,10 @@ def test_a_callback_that_hangs(release: threading.Event, monkeypatch: pytest.Mon
 def test_what_sinks_are_owed_is_written_when_no_time_is_left(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
     """A callback that hangs until the time of a shutdown is over leaves the sinks enough to write what waits and be closed."""
     sink = Sink()
-    lane = Lane("beside", sink)
+    lane = SinkWorker("beside", sink)
     monkeypatch.setattr(lane, "_start", lambda: None)  # what waits is written by the shutdown itself, after the callbacks
     with recording() as recorder:
-        recorder.runtime.lanes.append(lane)
+        recorder.runtime._sink_workers.append(lane)
         progress.add_callback(lambda _event, _operation: release.wait())
         with progress.operation("o"):
             pass

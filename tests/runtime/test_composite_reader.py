@@ -205,12 +205,12 @@ def test_a_cancel_reaches_another_process(recorder: Recorder, other: Other) -> N
 
 def test_a_request_for_an_earlier_run_is_none_of_the_next(recorder: Recorder) -> None:
     """What was asked of a run that has ended does not stop the run that took its id."""
-    from otel_progress.observations import CancelRequest
+    from otel_progress.records import CancelRequest
 
     with progress.operation("o", id="x"):
-        recorder.runtime.hear([CancelRequest("an-earlier-run", "x", "enough", WALL)])
+        recorder.runtime._apply_cancel_requests([CancelRequest("an-earlier-run", "x", "enough", WALL)])
         assert recorder.operation("x").cancel_requested_at is None
-        recorder.runtime.hear([CancelRequest(recorder.operation("x").run, "x", "enough", WALL)])
+        recorder.runtime._apply_cancel_requests([CancelRequest(recorder.operation("x").run, "x", "enough", WALL)])
         assert recorder.operation("x").cancel_requested_at is not None
 
 

@@ -12,9 +12,10 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler
 
 import otel_progress as progress
-from otel_progress import Status, trouble
-from otel_progress.protocols import Batch
-from otel_progress.runtime.lane import Lane
+from otel_progress import Status
+from otel_progress.diagnostics import internal_error_counts, report_internal_error
+from otel_progress.protocols import ChangeSet
+from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.testing import Recorder, recording, wait_until
 
 
@@ -143,7 +144,7 @@ class BadSink:
     def __init__(self) -> None:
         self.calls = 0
 
-    def write(self, batch: Batch) -> None:  # noqa: ARG002 - the protocol's signature
+    def write(self, batch: ChangeSet) -> None:  # noqa: ARG002 - the protocol's signature
         """Fail."""
         self.calls += 1
         raise BrokenError
@@ -157,7 +158,7 @@ class BadSink:
 def test_a_sink_that_raises(lenient: Recorder) -> None:
     """A sink that fails at every write and at the end is counted and logged once, and other sinks get everything."""
     sink, runtime = BadSink(), lenient.runtime
-    runtime.lanes.append(Lane("bad", sink, on_error=runtime.totals.sink_error))
+    runtime._sink_workers.append(SinkWorker("bad", sink, on_error=runtime.totals.count_sink_error))
     for _ in range(3):
         check(lenient, work())
         assert runtime.force_flush(60.0) is False
@@ -268,8 +269,8 @@ def test_logging_that_raises(lenient: Recorder) -> None:
     """Warnings about bad values and troubles are not worth an exception in the caller's work."""
     op = progress.operation("job", total=-1).start()
     op.update(current="many")  # type: ignore[arg-type]
-    trouble.counts.pop("test", None)  # so that it is the first one there, which is logged
-    trouble.trouble("test", "something", error=ValueError("x"))
+    internal_error_counts.pop("test", None)  # so that it is the first one there, which is logged
+    report_internal_error("test", "something", error=ValueError("x"))
     op.complete()
     assert lenient.runtime.get_history()[0].status is Status.COMPLETED
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.process
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 QUIET = "console=False, otlp=False, tick=0.01"
 PATIENT = """
-from otel_progress.runtime.running import Runtime
+from otel_progress.runtime.runtime import Runtime
 Runtime.shutdown.__defaults__ = (60.0,)
 """
 """At their end processes wait for a disk that may be slow just now as long as it takes: it is not the time that is tested."""
@@ -150,7 +150,7 @@ def test_the_testing_kit_needs_no_pytest(tmp_path: Path) -> None:
         with recording() as recorder:
             with progress.operation("o"):
                 pass
-            print(recorder.forest()[0]["name"])
+            print(recorder.span_trees()[0]["name"])
         """,
         patient=False,
     )
@@ -275,23 +275,29 @@ def test_forks_while_threads_work(tmp_path: Path) -> None:
 
 @forking
 @pytest.mark.parametrize(
-    "place", ["counter._creating", "node._creating", "trouble._lock", "recording.slot.active.warnings._lock"]
+    "place",
+    [
+        "live.counter:counter._creating",
+        "live.node:node._creating",
+        "diagnostics:diagnostics._lock",
+        "instrument.backend:backend.backend_slot.current.warnings._lock",
+    ],
 )
 def test_no_lock_crosses_a_fork(tmp_path: Path, place: str) -> None:
     """A lock that another thread holds at the moment of a fork does not stop the child."""
-    module, _, attribute = place.partition(".")
-    package = "otel_progress.live" if module in ("counter", "node") else "otel_progress"
+    module, _, lock = place.partition(":")
+    package, _, name = f"otel_progress.{module}".rpartition(".")
     run(
         tmp_path,
         f"""
         import os, signal, threading
         import otel_progress as progress
-        from otel_progress import trouble
-        from {package} import {module}
+        from otel_progress.diagnostics import report_internal_error
+        from {package} import {name}
         progress.configure(store="memory:", {QUIET})
         held, forked = threading.Event(), threading.Event()
         def hold():
-            with {module}.{attribute}:
+            with {lock}:
                 held.set()
                 forked.wait(0.2)  # a fork may wait until the lock is free
         holder = threading.Thread(target=hold)
@@ -304,7 +310,7 @@ def test_no_lock_crosses_a_fork(tmp_path: Path, place: str) -> None:
                 op.increment(2)
                 op.item("a", outcome="failed")
                 op.update(total=-1)
-            trouble.trouble("test", "something")
+            report_internal_error("test", "something")
             os._exit(0)
         forked.set()
         holder.join()

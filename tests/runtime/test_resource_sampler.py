@@ -14,11 +14,11 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import MissingExtraError
-from otel_progress.observations import ResourceSample
-from otel_progress.runtime import usage
-from otel_progress.runtime.usage import Gpus, Sampler
+from otel_progress.diagnostics import internal_error_counts
+from otel_progress.records import ResourceSample
+from otel_progress.runtime import resource_sampler as usage
+from otel_progress.runtime.resource_sampler import Gpus, ResourceSampler
 from otel_progress.testing import FakeClock, Recorder, recording
-from otel_progress.trouble import counts
 
 psutil = pytest.importorskip("psutil")
 
@@ -57,13 +57,13 @@ def test_a_running_operation_has_samples(sampled: Recorder) -> None:
 def test_the_processor_is_really_measured() -> None:
     """A process that spends processor time has a share of it; the clock of this test says that a second went by."""
     clock, taken = FakeClock(), list[ResourceSample]()
-    sampler = Sampler(clock.monotonic, clock.wall, taken.append)
-    sampler.look(lambda: True)
+    sampler = ResourceSampler(clock.monotonic, clock.wall, taken.append)
+    sampler.sample_if_due(lambda: True)
     before = psutil.Process().cpu_times()
     while psutil.Process().cpu_times().user - before.user < 0.05:
         sum(range(10_000))
     clock.advance(1.0)
-    sampler.look(lambda: True)
+    sampler.sample_if_due(lambda: True)
     (sample,) = taken
     assert 0.04 <= sample.cpu_ratio < 5.0
     sampler.close()
@@ -89,7 +89,7 @@ def test_a_batch_carries_the_sample(sampled: Recorder) -> None:
     with progress.operation("o", id="a"), progress.operation("o", id="b"):
         sampled.tick()
         sampled.clock.advance(1.0)
-        sampled.runtime.sampler.look(lambda: True)  # type: ignore[union-attr]
+        sampled.runtime.sampler.sample_if_due(lambda: True)  # type: ignore[union-attr]
         batch = sampled.runtime.store.collect()
         assert batch.sample is not None
         assert {use.last for use in batch.resources.values()} == {batch.sample}
@@ -103,14 +103,14 @@ def test_trouble_turns_it_off_once(sampled: Recorder, monkeypatch: pytest.Monkey
     def refuse(*_: object) -> Any:
         raise psutil.AccessDenied
 
-    before = counts["resources"]
+    before = internal_error_counts["resources"]
     with progress.operation("o", id="o"):
         sampled.tick()
         monkeypatch.setattr(sampled.runtime.sampler._process, "cpu_times", refuse)  # type: ignore[union-attr]
         for _ in range(5):
             tick(sampled, 1.0)
         assert sampled.operation("o").resources is None
-    assert counts["resources"] == before + 1
+    assert internal_error_counts["resources"] == before + 1
     assert not sampled.runtime.sampler.working  # type: ignore[union-attr]
 
 
@@ -270,16 +270,16 @@ def test_shares_of_gpus(
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, nvml: Nvml | None) -> None:
     """No library, no driver or no device is no trouble."""
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    before = counts["gpu"]
+    before = internal_error_counts["gpu"]
     assert Gpus.find() is None
-    assert counts["gpu"] == before
+    assert internal_error_counts["gpu"] == before
 
 
 def test_a_gpu_in_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples and the use of an operation have the GPU; one that is lost is counted once and left out, the rest goes on."""
     nvml = Nvml(Device(80, 900, [(ME, 500, 70)]))
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    before = counts["gpu"]
+    before = internal_error_counts["gpu"]
     with recording(resources=True) as recorder:
         with progress.operation("o", id="o"):
             tick(recorder, 1.0)
@@ -293,7 +293,7 @@ def test_a_gpu_in_samples(monkeypatch: pytest.MonkeyPatch) -> None:
             last = recorder.operation("o").resources
             assert last is not None
             assert (last.samples, last.last.gpu_ratio, last.gpu_peak) == (4, None, 0.7)
-        assert counts["gpu"] == before + 1
+        assert internal_error_counts["gpu"] == before + 1
         assert nvml.open == 0
 
 

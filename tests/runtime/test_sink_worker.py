@@ -14,14 +14,14 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import semconv
+from otel_progress.diagnostics import internal_error_counts
 from otel_progress.errors import JournalError
 from otel_progress.journal import open_journal
-from otel_progress.protocols import Batch
-from otel_progress.runtime import lane as lanes
-from otel_progress.runtime.lane import Lane
+from otel_progress.protocols import ChangeSet
+from otel_progress.runtime import sink_worker as lanes
+from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.runtime.ticker import Ticker
 from otel_progress.testing import Recorder, recording, wait_until
-from otel_progress.trouble import counts
 from tests.support.factories import batch, ended, event, lesson, snapshot
 
 
@@ -29,14 +29,14 @@ class Sink:
     """Keeps what it is given; fails or waits when told to."""
 
     def __init__(self) -> None:
-        self.batches: list[Batch] = []
+        self.batches: list[ChangeSet] = []
         self.failing = False
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
         self.closed = False
 
-    def write(self, one: Batch) -> None:
+    def write(self, one: ChangeSet) -> None:
         """Take a batch, or refuse it."""
         self.entered.set()
         self.gate.wait()
@@ -64,11 +64,11 @@ def sink() -> Iterator[Sink]:
 
 def test_what_a_written_batch_had_is_told(sink: Sink) -> None:
     """Whoever listens to a lane hears of each batch that was written, with what was in it."""
-    written: list[Batch] = []
-    lane = Lane("heard", sink, on_written=written.append)
-    lane.post(batch(lessons=[lesson("a")]))
+    written: list[ChangeSet] = []
+    lane = SinkWorker("heard", sink, on_written=written.append)
+    lane.submit(batch(trajectories=[lesson("a")]))
     assert lane.close(60.0)
-    assert [one.run for told in written for one in told.lessons] == ["a"]
+    assert [one.run for told in written for one in told.trajectories] == ["a"]
 
 
 def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch, sink: Sink) -> None:
@@ -76,12 +76,12 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch, sink: Sink) -> N
     monkeypatch.setattr(lanes, "MAX_SNAPSHOTS", 10)
     monkeypatch.setattr(lanes, "MAX_EVENTS", 5)
     dropped: list[int] = []
-    lane = Lane("sink", sink, on_dropped=lambda name, count: dropped.append(count))
+    lane = SinkWorker("sink", sink, on_dropped=lambda name, count: dropped.append(count))
     sink.gate.clear()
-    lane.post(batch())
+    lane.submit(batch())
     assert sink.entered.wait(60.0)
-    lane.post(batch(*(snapshot(f"a:{n}") for n in range(12)), events=[event(n) for n in range(6)]))
-    lane.post(batch(evicted=[("run-1", f"b:{n}") for n in range(30)]))
+    lane.submit(batch(*(snapshot(f"a:{n}") for n in range(12)), events=[event(n) for n in range(6)]))
+    lane.submit(batch(evicted=[("run-1", f"b:{n}") for n in range(30)]))
     sink.gate.set()
     assert lane.flush(60.0)
     assert sink.paths == [f"a:{n}" for n in range(2, 12)]
@@ -95,11 +95,11 @@ def test_a_sink_that_fails_and_recovers_gets_everything(sink: Sink) -> None:
     """What was refused comes again, merged with what is newer, and recovery is told once."""
     errors: list[str] = []
     recovered = threading.Event()
-    lane = Lane("sink", sink, on_error=errors.append, on_recovered=recovered.set)
+    lane = SinkWorker("sink", sink, on_error=errors.append, on_recovered=recovered.set)
     sink.failing = True
-    lane.post(batch(snapshot("a:1", 1), snapshot("a:2", 2), events=[event(1)], items={("o", "a", "failed"): 1}))
+    lane.submit(batch(snapshot("a:1", 1), snapshot("a:2", 2), events=[event(1)], items={("o", "a", "failed"): 1}))
     assert lane.flush(60.0) is False
-    lane.post(batch(snapshot("a:1", 3), events=[event(2)], items={("o", "a", "failed"): 1}))
+    lane.submit(batch(snapshot("a:1", 3), events=[event(2)], items={("o", "a", "failed"): 1}))
     assert lane.flush(60.0) is False
     sink.failing = False
     assert lane.flush(60.0), "flushing tries again what was refused"
@@ -112,8 +112,8 @@ def test_a_sink_that_fails_and_recovers_gets_everything(sink: Sink) -> None:
     assert sink.closed
 
 
-@pytest.mark.parametrize("end", [Lane.flush, Lane.close], ids=["flush", "close"])
-def test_flush_waits_for_a_lock(sink: Sink, monkeypatch: pytest.MonkeyPatch, end: Callable[[Lane, float], bool]) -> None:
+@pytest.mark.parametrize("end", [SinkWorker.flush, SinkWorker.close], ids=["flush", "close"])
+def test_flush_waits_for_a_lock(sink: Sink, monkeypatch: pytest.MonkeyPatch, end: Callable[[SinkWorker, float], bool]) -> None:
     """A flush tries again while the sink refuses a batch temporarily, as a journal does that another process has locked."""
     monkeypatch.setattr(lanes, "RETRY_S", 0.001)
     refusals = [JournalError("locked"), JournalError("locked"), JournalError("locked")]
@@ -121,14 +121,14 @@ def test_flush_waits_for_a_lock(sink: Sink, monkeypatch: pytest.MonkeyPatch, end
         refusal.is_temporary = True
     write = sink.write
 
-    def refuse(one: Batch) -> None:
+    def refuse(one: ChangeSet) -> None:
         if refusals:
             raise refusals.pop()
         write(one)
 
     monkeypatch.setattr(sink, "write", refuse)
-    lane = Lane("sink", sink)
-    lane.post(batch(ended()))
+    lane = SinkWorker("sink", sink)
+    lane.submit(batch(ended()))
     assert end(lane, 60.0)
     assert sink.paths == [""]
     assert lane.close(60.0)
@@ -137,15 +137,15 @@ def test_flush_waits_for_a_lock(sink: Sink, monkeypatch: pytest.MonkeyPatch, end
 def test_flush_of_a_locked_sink_ends(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flush returns False at the end of its time while the sink still refuses temporarily."""
 
-    def refuse(one: Batch) -> None:
+    def refuse(one: ChangeSet) -> None:
         del one
         error = JournalError("locked")
         error.is_temporary = True
         raise error
 
     monkeypatch.setattr(sink, "write", refuse)
-    lane = Lane("sink", sink)
-    lane.post(batch(ended()))
+    lane = SinkWorker("sink", sink)
+    lane.submit(batch(ended()))
     assert lane.flush(0.2) is False
     monkeypatch.undo()
     assert lane.close(60.0)
@@ -154,25 +154,25 @@ def test_flush_of_a_locked_sink_ends(sink: Sink, monkeypatch: pytest.MonkeyPatch
 
 def test_closing_tries_once_more(sink: Sink) -> None:
     """What a sink refused before it recovered is written when the lane is closed."""
-    lane = Lane("sink", sink)
+    lane = SinkWorker("sink", sink)
     sink.failing = True
-    lane.post(batch(ended()))
+    lane.submit(batch(ended()))
     assert lane.flush(60.0) is False
     sink.failing = False
     assert lane.close(60.0)
     assert sink.paths == [""]
-    lane.post(batch(snapshot("late:1")))
+    lane.submit(batch(snapshot("late:1")))
     assert sink.paths == [""]
 
 
 def test_a_lane_without_work_closes_its_sink(sink: Sink) -> None:
     """A lane that never had a batch has no thread, and closes all the same."""
-    lane = Lane("sink", sink)
+    lane = SinkWorker("sink", sink)
     assert lane.close(60.0)
     assert sink.closed
 
 
-class Impatient(Lane):
+class Impatient(SinkWorker):
     """Waits for its sink but a moment in the end, whatever it is allowed; remembers what that was."""
 
     allowed = 0.0
@@ -187,13 +187,13 @@ def test_a_sink_that_hangs_holds_up_nobody(lenient: Recorder, sink: Sink) -> Non
     """Beside a hung sink another one gets every tick and the end, and the end waits no longer than allowed."""
     other = Sink()
     hung = Impatient("hung", sink)
-    lenient.runtime.lanes += [hung, Lane("other", other)]
+    lenient.runtime._sink_workers += [hung, SinkWorker("other", other)]
     sink.gate.clear()
     with progress.operation("o", id="o", total=100) as op:
         for _ in range(20):
             op.increment()
             lenient.tick()
-            assert lenient.runtime.lanes[1].flush(60.0)
+            assert lenient.runtime._sink_workers[1].flush(60.0)
     assert other.batches[-1].snapshots[0].current == 20
     assert lenient.runtime.force_flush(0.05) is False
     assert lenient.runtime.shutdown(timeout=60.0) is False
@@ -205,11 +205,11 @@ def test_a_sink_that_hangs_holds_up_nobody(lenient: Recorder, sink: Sink) -> Non
 
 def test_a_slow_sink_does_not_slow_the_ticks(lenient: Recorder, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what a write takes of the processor, not how long it waits for a disk or a network, makes the pauses of ticks longer."""
-    ticker = Ticker(lenient.runtime.store, [lane := Lane("slow", sink)], interval=0.02)
+    ticker = Ticker(lenient.runtime.store, [lane := SinkWorker("slow", sink)], interval=0.02)
     for used, pause in ((0.001, 0.02), (0.09, 0.91)):
         only = SimpleNamespace(thread_time=iter([3.0, 3.0 + used]).__next__, monotonic=time.monotonic)
         monkeypatch.setattr(lanes, "time", only)
-        lane.post(batch())
+        lane.submit(batch())
         assert lane.flush(60.0)
         assert ticker.pause(0.0) == pytest.approx(pause)
     assert lane.close(60.0)
@@ -227,7 +227,7 @@ def test_a_refused_batch_keeps_the_ticks_going() -> None:
     with recording(ticking=True, tick=0.001, strict=False) as recorder:
         sink = Sink()
         sink.failing = True
-        recorder.runtime.lanes.append(Lane("sink", sink))
+        recorder.runtime._sink_workers.append(SinkWorker("sink", sink))
         with progress.operation("o"):
             wait_until(sink.entered.is_set, 60.0)
         recorder.clock.advance(2.0)
@@ -245,7 +245,7 @@ def test_the_ticker_sleeps_and_wakes() -> None:
     """Nothing is collected while nothing runs; what begins wakes the ticks, and heartbeats go on while it runs."""
     with recording(ticking=True, tick=0.001) as recorder:
         sink = Sink()
-        recorder.runtime.lanes.append(Lane("sink", sink))
+        recorder.runtime._sink_workers.append(SinkWorker("sink", sink))
         ticker = recorder.runtime.ticker
         assert ticker._thread is None
         for _ in range(3):
@@ -263,12 +263,12 @@ def test_the_ticker_sleeps_and_wakes() -> None:
 def test_a_sink_that_wants_every_tick(recorder: Recorder) -> None:
     """The console's lane gets a batch every tick, others only news and a heartbeat a second."""
     eager, other = Sink(), Sink()
-    recorder.runtime.lanes += [Lane("eager", eager, every_tick=True), Lane("other", other)]
+    recorder.runtime._sink_workers += [SinkWorker("eager", eager, every_tick=True), SinkWorker("other", other)]
     with progress.operation("o"):
         for _ in range(10):
             recorder.clock.advance(0.3)
             recorder.tick()
-            assert all(lane.flush(60.0) for lane in recorder.runtime.lanes)
+            assert all(lane.flush(60.0) for lane in recorder.runtime._sink_workers)
     assert (len(eager.batches), len(other.batches)) == (10, 3)
 
 
@@ -276,7 +276,7 @@ def test_a_tick_that_fails_is_counted(lenient: Recorder, monkeypatch: pytest.Mon
     """An error inside of a tick ends neither the ticks nor the work."""
     calls = []
 
-    def fail() -> Batch:
+    def fail() -> ChangeSet:
         calls.append(1)
         raise ValueError("broken")
 
@@ -311,10 +311,10 @@ class Recorder_:  # noqa: N801 - a context of this module
 def test_what_a_sink_lets_go_by_itself_is_counted(sink: Sink) -> None:
     """A sink with a bound of its own says how much it dropped in all; each write tells what has come since."""
     told: list[tuple[str, int]] = []
-    lane = Lane("journal", sink, on_dropped=lambda name, count: told.append((name, count)))
+    lane = SinkWorker("journal", sink, on_dropped=lambda name, count: told.append((name, count)))
     for dropped in (0, 3, 3, 5):
         sink.dropped = dropped  # type: ignore[attr-defined]
-        lane.post(batch(snapshot()))
+        lane.submit(batch(snapshot()))
         assert lane.flush(60.0)
     assert lane.close(60.0)
     assert told == [("journal", 3), ("journal", 2)]
@@ -339,29 +339,29 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_without_a_thread_the_flush_writes(sink: Sink, no_threads: list[str]) -> None:
     """While exit handlers run CPython 3.12 starts no thread: what waits is written by whoever flushes, and that is no trouble."""
     del no_threads
-    before = counts["sink quiet"]
-    lane = Lane("quiet", sink)
-    lane.post(batch(snapshot("a:1", 5)))
-    lane.post(batch(snapshot("a:1", 6), snapshot("a:2")))
-    assert lane.behind
+    before = internal_error_counts["sink quiet"]
+    lane = SinkWorker("quiet", sink)
+    lane.submit(batch(snapshot("a:1", 5)))
+    lane.submit(batch(snapshot("a:1", 6), snapshot("a:2")))
+    assert lane.has_backlog
     assert sink.paths == []
 
     assert lane.close(60.0)
 
     assert sink.paths == ["a:1", "a:2"]
     assert sink.closed
-    assert not lane.behind
-    assert counts["sink quiet"] == before
+    assert not lane.has_backlog
+    assert internal_error_counts["sink quiet"] == before
 
 
 def test_without_a_thread_a_failing_sink_is_told(sink: Sink, no_threads: list[str]) -> None:
     """A sink that refuses what a flush writes makes the flush say no; too many threads are a trouble of the place."""
     no_threads.append("can't start new thread")
     sink.failing = True
-    lane = Lane("crowded", sink)
-    before = counts["sink crowded"]
-    lane.post(batch(snapshot("a:1", 5)))
-    assert counts["sink crowded"] == before + 1
+    lane = SinkWorker("crowded", sink)
+    before = internal_error_counts["sink crowded"]
+    lane.submit(batch(snapshot("a:1", 5)))
+    assert internal_error_counts["sink crowded"] == before + 1
 
     assert not lane.flush(60.0)
     sink.failing = False

@@ -27,7 +27,7 @@ def journal(tmp_path: Path) -> Iterator[SqliteJournal]:
 def serve() -> Iterator[Callable[..., Any]]:
     """Make clients of applications over a reader; the threads those started end with the test."""
     from otel_progress.server import ServerSettings, create_app
-    from otel_progress.server.options import Limits
+    from otel_progress.server.settings import Limits
     from tests.support.rest_client import Client
     from tests.support.server_threads import threads_end
 

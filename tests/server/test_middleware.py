@@ -14,11 +14,11 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from otel_progress import trouble
+from otel_progress import diagnostics
 from otel_progress.journal import SqliteJournal
 from otel_progress.server import ServerSettings, create_app, security
-from otel_progress.server.guard import HEADERS
-from otel_progress.server.options import Limits
+from otel_progress.server.middleware import HEADERS
+from otel_progress.server.settings import Limits
 from tests.support.rest_client import Client, raw_request, refusals, scope_of
 from tests.support.server_threads import threads_end
 
@@ -53,11 +53,11 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(
     client: Client, journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is counted as trouble and nothing asked of the worker when the connection breaks."""
-    monkeypatch.setattr(trouble, "counts", Counter())
+    monkeypatch.setattr(diagnostics, "internal_error_counts", Counter())
     part = {"type": "http.request", "body": b'{"reason": "half', "more_body": True}
     asyncio.run(raw_request(client.app, scope_of(CANCEL, "POST"), part, {"type": "http.disconnect"}))
-    assert not trouble.counts
-    assert not journal.requests("instance-1")
+    assert not diagnostics.internal_error_counts
+    assert not journal.cancel_requests("instance-1")
 
 
 def test_an_address_is_bounded(client: Client) -> None:

@@ -188,7 +188,7 @@ def test_the_cookie_alone_changes_nothing(
     client = serve(journal, controller=journal, token=TOKEN, allowed_origins=(BOARD,))
     answer = client.post(CANCEL, headers={"cookie": cookie_of(client), **headers})
     assert answer.status_code == status, answer.text
-    assert bool(journal.requests("instance-1")) is (status == 202)
+    assert bool(journal.cancel_requests("instance-1")) is (status == 202)
 
 
 @pytest.mark.parametrize("headers", [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}])

@@ -18,8 +18,8 @@ import pytest
 import otel_progress as progress
 from otel_progress.errors import ConfigurationError
 from otel_progress.server import connections
-from otel_progress.server.connections import ConnectionLimits
-from otel_progress.server.serve import Server
+from otel_progress.server.settings import ConnectionLimits
+from otel_progress.server.uvicorn_server import Server
 from otel_progress.testing import Recorder
 from tests.support.api_server import PATIENCE_S, answers, get, is_free, serving, stream, until
 from tests.support.server_threads import threads_end
@@ -281,7 +281,7 @@ def test_the_command_serves_the_first_work_of_the_machine(tmp_path: Path) -> Non
 
 def test_a_worker_shows_its_own_counters(recorder: Recorder) -> None:
     """/metrics of a server that was given a runtime's totals shows them; without them it cannot know."""
-    recorder.runtime.totals.dropped("journal", 3)
+    recorder.runtime.totals.count_dropped("journal", 3)
     for totals, shown in ((recorder.runtime.totals, True), (None, False)):
         with serving(recorder, totals=totals) as server:
             text = get(f"{server.url}metrics").text

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_progress.parsing import parse_moment
+from otel_progress.settings.parsing import parse_moment
 
 NOW = 1_700_000_000.0
 

@@ -10,8 +10,8 @@ import pytest
 
 from otel_progress import ConfigurationError
 from otel_progress.cli.checks import all_checks
-from otel_progress.cli.scope import Scope
-from otel_progress.settings import SETTINGS, Settings
+from otel_progress.cli.context import CliContext
+from otel_progress.settings.fields import SETTINGS, Settings
 from otel_progress.testing import recording
 
 TOKEN = "a-token_with.24~chars/+="
@@ -107,7 +107,7 @@ def test_a_token_is_shown_nowhere() -> None:
         again = recorder.runtime.settings.with_arguments(token="quite-another-token-here")
         differences = recorder.runtime.settings.differences(again, {"token": 1})
         assert differences == ["token: another one"]
-    shown = str(all_checks(Scope("memory:", None), {**os.environ, "OTEL_PROGRESS_TOKEN": TOKEN}))
+    shown = str(all_checks(CliContext("memory:", None), {**os.environ, "OTEL_PROGRESS_TOKEN": TOKEN}))
     assert "OTEL_PROGRESS_TOKEN=(set, not shown)" in shown
     assert TOKEN not in shown
 
@@ -122,7 +122,7 @@ def test_doctor_looks_at_what_is_observed(monkeypatch: pytest.MonkeyPatch, tmp_p
     }
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    found = {(finding.check, finding.state): finding.text for finding in all_checks(Scope("memory:", None), environ)}
+    found = {(finding.check, finding.state): finding.text for finding in all_checks(CliContext("memory:", None), environ)}
     assert "cannot be read" in found["token", "problem"]
     assert "is off" in found["redaction", "note"]
     assert "WARNING" in found["logs", "ok"]

@@ -158,7 +158,7 @@ def test_there_is_something_of_every_kind(seen: Seen) -> None:
 @pytest.mark.parametrize("metric", semconv.METRICS, ids=lambda metric: metric.name)
 def test_every_name_survives_the_translation(metric: semconv.Metric) -> None:
     """The Prometheus name in semconv is what translating the OpenTelemetry name gives, with the unit as it is sent."""
-    from otel_progress.exporters.otlp_metrics import _gauge_unit
+    from otel_progress.otlp.metrics import _gauge_unit
 
     kinds: dict[str, Kind] = {"gauge": "gauge", "counter": "sum", "histogram": "histogram"}
     unit = _gauge_unit(metric) if metric.kind == "gauge" else metric.unit

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from otel_progress.journal import SqliteJournal
-from otel_progress.server.serve import Server
+from otel_progress.server.uvicorn_server import Server
 from otel_progress.testing import Recorder
 from tests.support.server_threads import threads_end
 

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from otel_progress.journal import SqliteJournal
-from otel_progress.protocols import Batch
+from otel_progress.protocols import ChangeSet
 from tests.support.command_line import TIMEOUT_S, clean_environ
 
 COMMAND = [sys.executable, "-m", "otel_progress"]
@@ -36,7 +36,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
         process.wait()
 
 
-def interrupt(process: subprocess.Popen[str], path: Path, news: Batch) -> str:
+def interrupt(process: subprocess.Popen[str], path: Path, news: ChangeSet) -> str:
     """Press Ctrl-C once ``news`` are written to the journal and shown by the command; return what that writes to stderr.
 
     Not at its first line: while modules are imported an interrupt may hit a callback of the interpreter, where it is printed and

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from otel_progress.cli import cli
 from otel_progress.journal import SqliteJournal
-from otel_progress.model import Failure, Outcome, Snapshot, Status
-from otel_progress.protocols import Batch
+from otel_progress.model import Failure, LevelSnapshot, Outcome, Status
+from otel_progress.protocols import ChangeSet
 from tests.support.factories import batch, ended, event, local_instance, snapshot
 
 _OF_THE_TERMINAL = frozenset({"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"})
@@ -65,7 +65,7 @@ def fill(path: Path) -> None:
     journal.close()
 
 
-def present(*snapshots: Snapshot, **fields: Any) -> Batch:
+def present(*snapshots: LevelSnapshot, **fields: Any) -> ChangeSet:
     """Return a batch that this process writes now, which no reader takes for abandoned."""
     return batch(*snapshots, instance=local_instance(os.getpid()), at=time.time(), clock=time.monotonic(), **fields)
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from otel_progress import semconv
-from otel_progress.instances import this_host
-from otel_progress.model import NO_METADATA, Instance, LevelInfo, Snapshot, Status
-from otel_progress.observations import BatchInfo, HistoryKey, Lesson, LogRecord, Preview, ResourceSample, ResourceUse, Trajectory
+from otel_progress.batches import BatchDeclaration
+from otel_progress.model import NO_METADATA, Instance, LevelInfo, LevelSnapshot, Status
 from otel_progress.operations import Event, OperationSnapshot
-from otel_progress.protocols import Batch
-from otel_progress.text import segment
+from otel_progress.processes import this_host
+from otel_progress.protocols import ChangeSet
+from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse, Trajectory, TrajectoryEntry, TrajectoryKey
+from otel_progress.text import encode_segment
 
 WALL = 1_700_000_000.0
 """Unix seconds at which everything in a test starts, unless told otherwise."""
@@ -32,7 +33,7 @@ def local_instance(pid: int, **fields: Any) -> Instance:
     return instance(id=f"local-{pid}", pid=pid, host=this_host(), **fields)
 
 
-def snapshot(path: str = "", sequence: int = 1, **fields: Any) -> Snapshot:
+def snapshot(path: str = "", sequence: int = 1, **fields: Any) -> LevelSnapshot:
     """Return a running level; fields of its LevelInfo can be named as well. ``path`` is empty for the operation itself."""
     type_, _, id_ = path.rpartition("/")[2].partition(":") if path else ("setlist", "", "friday-42")
     info = {
@@ -78,16 +79,16 @@ def snapshot(path: str = "", sequence: int = 1, **fields: Any) -> Snapshot:
     given = fields.pop("info", None)
     info.update({name: value for name, value in fields.items() if name in _INFO_FIELDS})
     state.update({name: value for name, value in fields.items() if name not in _INFO_FIELDS})
-    return Snapshot(info=given or LevelInfo(**info), sequence=sequence, **state)
+    return LevelSnapshot(info=given or LevelInfo(**info), sequence=sequence, **state)
 
 
-def ended(path: str = "", sequence: int = 2, **fields: Any) -> Snapshot:
+def ended(path: str = "", sequence: int = 2, **fields: Any) -> LevelSnapshot:
     """Return a completed level that took a minute."""
     values = {"status": Status.COMPLETED, "ended_at": WALL + 60.0, "duration_s": 60.0}
     return snapshot(path, sequence, **{**values, **fields})
 
 
-def operation(root: Snapshot | None = None, levels: Sequence[Snapshot] = (), **fields: Any) -> OperationSnapshot:
+def operation(root: LevelSnapshot | None = None, levels: Sequence[LevelSnapshot] = (), **fields: Any) -> OperationSnapshot:
     """Return an operation as read a minute after its start."""
     values = {"read_at": WALL + 60.0, "clock": CLOCK + 60.0, "instance": instance()}
     return OperationSnapshot(root=root or snapshot(), levels=tuple(levels), **{**values, **fields})
@@ -133,22 +134,22 @@ def resource_use(last: ResourceSample | None = None, **fields: Any) -> ResourceU
     return ResourceUse(last=last or sample(), **{**values, **fields})
 
 
-def batch_info(id: str = "thumbnails", sequence: int = 1, **fields: Any) -> BatchInfo:
+def batch_info(id: str = "thumbnails", sequence: int = 1, **fields: Any) -> BatchDeclaration:
     """Return the declaration of a batch of five operations."""
     values = {"name": f"Name of {id}", "type": "batch", "total": 5, "started_at": WALL, "ended_at": None}
-    return BatchInfo(id=id, sequence=sequence, **{**values, **fields})
+    return BatchDeclaration(id=id, sequence=sequence, **{**values, **fields})
 
 
-def history_key(level: str = "", **fields: Any) -> HistoryKey:
+def history_key(level: str = "", **fields: Any) -> TrajectoryKey:
     """Return what runs of a setlist on machines of one kind have in common."""
-    return HistoryKey(**{"operation_type": "setlist", "level": level, "host_class": "linux-x86_64-2", "eta_key": "", **fields})
+    return TrajectoryKey(**{"operation_type": "setlist", "level": level, "host_class": "linux-x86_64-2", "eta_key": "", **fields})
 
 
-def lesson(run: str = "run-1", duration: float = 60.0, key: HistoryKey | None = None, **fields: Any) -> Lesson:
+def lesson(run: str = "run-1", duration: float = 60.0, key: TrajectoryKey | None = None, **fields: Any) -> TrajectoryEntry:
     """Return what a run taught that was steady."""
     points = tuple((duration * part / 4, part / 4) for part in range(5))
     values = {"at": WALL + duration, "trajectory": Trajectory(duration, points)}
-    return Lesson(key=key or history_key(), run=run, **{**values, **fields})
+    return TrajectoryEntry(key=key or history_key(), run=run, **{**values, **fields})
 
 
 def preview(number: int = 1, path: str = "", **fields: Any) -> Preview:
@@ -171,11 +172,11 @@ def preview(number: int = 1, path: str = "", **fields: Any) -> Preview:
     return Preview(path=path, number=number, **{**values, **fields})
 
 
-def batch(*snapshots: Snapshot, **fields: Any) -> Batch:
+def batch(*snapshots: LevelSnapshot, **fields: Any) -> ChangeSet:
     """Return a batch of the default instance."""
-    return Batch(**{"instance": instance(), "at": WALL, "clock": CLOCK, "snapshots": snapshots, **fields})
+    return ChangeSet(**{"instance": instance(), "at": WALL, "clock": CLOCK, "snapshots": snapshots, **fields})
 
 
 def path_of(*segments: tuple[str, str]) -> str:
     """Return the path of (type, id) pairs."""
-    return "/".join(segment(type_, id_) for type_, id_ in segments)
+    return "/".join(encode_segment(type_, id_) for type_, id_ in segments)

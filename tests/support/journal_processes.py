@@ -18,7 +18,7 @@ PATIENCE_S: Final = 60.0
 """How long a journal of a test waits for another: on a machine that others use, a process may stand still with the lock in its hand."""
 
 _PATIENT: Final = f"""
-from otel_progress.journal import forking
+from otel_progress.journal.sqlite import connection as forking
 forking.BUSY_TIMEOUT_S = {PATIENCE_S}
 """
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from otel_progress.model import Eta, Snapshot, Status
-from otel_progress.observations import BatchPlace, LogRecord, ResourceSample, ResourceUse
+from otel_progress.batches import BatchCursor
+from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.records import LogRecord, ResourceSample, ResourceUse
 from tests.support import factories
 from tests.support.factories import CLOCK
 from tests.support.factories import WALL as START
@@ -41,7 +42,7 @@ def a_batch(id: str = "thumbnails", type: str = "images", elapsed: float = 10.0,
     return BatchSnapshot(id=id, type=type, counts=counts, **{**known, **unknown, **fields})
 
 
-def level(path: str, elapsed: float = 10.0, **state: Any) -> Snapshot:
+def level(path: str, elapsed: float = 10.0, **state: Any) -> LevelSnapshot:
     """Return a level at ``path`` of no operation in particular."""
     return factories.snapshot(path, **_at(elapsed, state))
 
@@ -120,7 +121,7 @@ class Shelf:
         """Return the batch of that id."""
         return next((one for one in self.groups if one.id == batch_id), None)
 
-    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:  # noqa: ARG002 - of a Reader
+    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:  # noqa: ARG002 - of a Reader
         """Return the batches, as they are now."""
         if self.error is not None:
             raise self.error

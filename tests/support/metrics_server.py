@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from otel_progress.exporters.prometheus import ProgressCollector
-from otel_progress.exporters.prometheus_server import MetricsServer, serve_metrics
+from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics.http_server import MetricsServer, serve_metrics
 
 PATIENCE_S = 60.0
 """How long to wait for what is to happen; reached only when it never does."""

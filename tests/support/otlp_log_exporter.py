@@ -8,7 +8,7 @@ from opentelemetry.sdk import _logs as logs_sdk
 from opentelemetry.sdk._logs import export as logs_export
 from opentelemetry.sdk.resources import Resource
 
-from otel_progress.exporters.otel_logs_shim import EventLog, LogEvent
+from otel_progress.otlp.sdk_compat import EventLog, LogEvent
 
 InMemory: Any = getattr(logs_export, "InMemoryLogRecordExporter", None) or logs_export.InMemoryLogExporter
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from otel_progress.exporters.otel_logs_shim import LogEvent
-from otel_progress.model import NO_METADATA, Instance, LevelInfo, Snapshot, Status
-from otel_progress.observations import BatchPlace
+from otel_progress.batches import BatchCursor
+from otel_progress.model import NO_METADATA, Instance, LevelInfo, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import Batch
+from otel_progress.otlp.sdk_compat import LogEvent
+from otel_progress.protocols import ChangeSet
 
 WALL = 1_800_000_000.0
 """Wall time at clock 0."""
@@ -19,7 +19,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
 
 
-def level(path: str = "", *, run: str = "run-1", clock: float = 0.0, started: float | None = 0.0, **values: Any) -> Snapshot:
+def level(path: str = "", *, run: str = "run-1", clock: float = 0.0, started: float | None = 0.0, **values: Any) -> LevelSnapshot:
     """Return a running level as seen at ``clock`` that started at ``started``; ``values`` are fields of Snapshot or LevelInfo."""
     segment = path.rpartition("/")[2] or "setlist:friday-42"
     type_, _, id_ = segment.partition(":")
@@ -44,7 +44,7 @@ def level(path: str = "", *, run: str = "run-1", clock: float = 0.0, started: fl
         instance=INSTANCE.id,
     )
     of_info = {name: values.pop(name) for name in list(values) if name in LevelInfo.__dataclass_fields__}
-    snapshot = Snapshot(
+    snapshot = LevelSnapshot(
         info=replace(info, **of_info),
         sequence=1,
         status=Status.RUNNING,
@@ -69,7 +69,7 @@ def level(path: str = "", *, run: str = "run-1", clock: float = 0.0, started: fl
     return replace(snapshot, **values)
 
 
-def ended(snapshot: Snapshot, clock: float, status: Status = Status.COMPLETED, **values: Any) -> Snapshot:
+def ended(snapshot: LevelSnapshot, clock: float, status: Status = Status.COMPLETED, **values: Any) -> LevelSnapshot:
     """Return ``snapshot`` ended at ``clock``."""
     started = snapshot.info.started_clock or 0.0
     at = WALL + clock
@@ -77,9 +77,11 @@ def ended(snapshot: Snapshot, clock: float, status: Status = Status.COMPLETED, *
     return replace(snapshot, status=status, **{"sequence": snapshot.sequence + 1, **end, **values})
 
 
-def batch(clock: float, *snapshots: Snapshot, events: Sequence[Event] = (), evicted: Sequence[tuple[str, str]] = ()) -> Batch:
+def batch(
+    clock: float, *snapshots: LevelSnapshot, events: Sequence[Event] = (), evicted: Sequence[tuple[str, str]] = ()
+) -> ChangeSet:
     """Return what a tick at ``clock`` hands to sinks."""
-    return Batch(INSTANCE, WALL + clock, clock, snapshots, events, evicted)
+    return ChangeSet(INSTANCE, WALL + clock, clock, snapshots, events, evicted)
 
 
 @dataclass
@@ -122,6 +124,6 @@ class ListedReader:
         """Return the ended operations."""
         return [one for one in self.done if operation_type in (None, one.operation_type)][:limit]
 
-    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
         """Return the batches."""
         return self.groups[:limit] if after is None else []

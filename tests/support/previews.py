@@ -10,7 +10,7 @@ from PIL import Image
 
 import otel_progress as progress
 from otel_progress import semconv
-from otel_progress.observations import Preview
+from otel_progress.records import Preview
 from otel_progress.testing import Recorder
 
 PATIENCE_S = 60.0

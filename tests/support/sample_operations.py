@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from otel_progress.model import Failure, Outcome, Snapshot, Status
-from otel_progress.observations import BatchInfo
+from otel_progress.batches import BatchDeclaration
+from otel_progress.model import Failure, LevelSnapshot, Outcome, Status
 from otel_progress.protocols import Sink
 from tests.support.factories import CLOCK, WALL, batch, ended, event, log, path_of, sample, snapshot
 
@@ -35,12 +35,12 @@ def fill(journal: Sink) -> None:
             ],
             logs=[log(1), log(2, SONG, severity=40, severity_text="ERROR", message=EVIL_TEXT), log(3, SONG)],
             sample=sample(30.0),
-            batches=[BatchInfo("b/1", "thumbnails", "batch", 4, WALL, None, 1)],
+            batches=[BatchDeclaration("b/1", "thumbnails", "batch", 4, WALL, None, 1)],
         )
     )
 
 
-def _other_operations() -> list[Snapshot]:
+def _other_operations() -> list[LevelSnapshot]:
     evil = snapshot(
         operation_id=EVIL_ID, id=EVIL_ID, run="run-evil", name=EVIL_TEXT, message=EVIL_TEXT, metadata={EVIL_TEXT: EVIL_TEXT},
         started_at=WALL + 1,

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from otel_progress.batches import BatchCursor
 from otel_progress.model import Status
-from otel_progress.observations import BatchPlace, Preview
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.server.follower import Follower
+from otel_progress.records import Preview
+from otel_progress.server.streams.subscriber import Subscriber
 from tests.support.factories import operation, snapshot
 from tests.support.server_threads import threads_end
 
@@ -70,7 +71,7 @@ class Scripted:
     def previews(self, operation_id: str, *, limit: int = 100) -> Sequence[Preview]:
         return ()
 
-    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
         return []
 
 
@@ -101,16 +102,16 @@ def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
         asyncio.run(main())
 
 
-def seen(follower: Follower) -> list[str]:
+def seen(follower: Subscriber) -> list[str]:
     """Take what there is; return the kinds of all taken so far, and keep (kind, sequence) of each."""
     kept: list[tuple[str, int]] = follower.__dict__.setdefault("seen", [])
-    for message in follower.take():
+    for message in follower.next_messages():
         document = json.loads(message.sse.decode().partition("data: ")[2])
         kept.append((message.kind, document.get("sequence", 0)))
     return [kind for kind, _ in kept]
 
 
-async def eventually(condition: Callable[[], object], follower: Follower) -> object:
+async def eventually(condition: Callable[[], object], follower: Subscriber) -> object:
     """Take messages until something is true; fail after a minute."""
     deadline = time.monotonic() + 60.0
     while True:

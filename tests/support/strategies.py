@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from otel_progress.model import Eta, Failure, Outcome, Snapshot, Status
-from otel_progress.text import segment
+from otel_progress.model import Eta, Failure, LevelSnapshot, Outcome, Status
+from otel_progress.text import encode_segment
 from tests.support.factories import event, snapshot
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -28,11 +28,11 @@ EXTRA = st.fixed_dictionaries(
         "resumed_from": COUNT,
     }
 )
-PATH = st.lists(st.builds(segment, TEXT, TEXT), min_size=1, max_size=3).map("/".join)
+PATH = st.lists(st.builds(encode_segment, TEXT, TEXT), min_size=1, max_size=3).map("/".join)
 
 
 @st.composite
-def snapshots(draw: st.DrawFn, path: str) -> Snapshot:
+def snapshots(draw: st.DrawFn, path: str) -> LevelSnapshot:
     """Any snapshot of the level at ``path``."""
     return snapshot(
         path,

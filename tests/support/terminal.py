@@ -7,10 +7,11 @@ from typing import Any
 
 import pyte
 
-from otel_progress.model import Snapshot
-from otel_progress.observations import BatchPlace, LogRecord, ResourceSample
+from otel_progress.batches import BatchCursor
+from otel_progress.model import LevelSnapshot
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import Batch
+from otel_progress.protocols import ChangeSet
+from otel_progress.records import LogRecord, ResourceSample
 from tests.support.factories import CLOCK, WALL, instance
 
 
@@ -91,7 +92,7 @@ class Shelf:
         """Return the batch of this id."""
         return next((one for one in self.groups if one.id == batch_id), None)
 
-    def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
         """Return the batches."""
         return self.groups[:limit] if after is None else []
 
@@ -112,6 +113,6 @@ class Clock:
         return self.now
 
 
-def tick(*snapshots: Snapshot, seconds: float = 0.0) -> Batch:
+def tick(*snapshots: LevelSnapshot, seconds: float = 0.0) -> ChangeSet:
     """Return the batch of a tick so long after the start."""
-    return Batch(instance(), WALL + seconds, CLOCK + seconds, snapshots)
+    return ChangeSet(instance(), WALL + seconds, CLOCK + seconds, snapshots)

@@ -50,7 +50,7 @@ def test_helpers_and_handles() -> None:
             stage.item("tile 2", outcome=progress.Outcome.SKIPPED)
             assert_type(stage.span, Span)
             assert_type(stage.path, str)
-            assert_type(stage.snapshot(), progress.Snapshot)
+            assert_type(stage.snapshot(), progress.LevelSnapshot)
             assert_type(stage.snapshot().ratio, "float | None")
             assert_type(stage.eta, "progress.Eta | None")
         assert_type(op.opaque(expected=30), progress.OpaqueStep)
@@ -123,7 +123,7 @@ def test_queries() -> None:
         op.increment()
         running = progress.get_operation("r")
         assert running is not None
-        assert_type(running.get_level(""), "progress.Snapshot | None")
+        assert_type(running.get_level(""), "progress.LevelSnapshot | None")
         assert_type(running.get_overall_progress(), progress.OverallProgress)
         assert_type(running.status, progress.Status)
         assert_type(running.condition, progress.Condition)

@@ -11,35 +11,43 @@ from typing import Any, Final
 
 import click
 
-from otel_progress.cli.output import Fault, say_error
-from otel_progress.cli.scope import Scope
+from otel_progress.cli.context import CliContext
+from otel_progress.cli.output import CliError, say_error
 from otel_progress.errors import ConfigurationError, JournalError, ProgressError
 
 EXIT_PROBLEM: Final = 1
 """Not found, problems found, or (with --exit-status) the operation did not complete."""
+
+
 EXIT_USAGE: Final = 2
 """A wrong option, argument or setting."""
+
+
 EXIT_UNREADABLE: Final = 3
 """The journal cannot be read."""
+
+
 EXIT_INTERRUPTED: Final = 130
 """Ctrl-C, where the outcome that was asked for is not known."""
 
+
 _COMMANDS: Final[Mapping[str, str]] = {
-    "ls": "otel_progress.cli.listing:ls",
-    "show": "otel_progress.cli.showing:show",
-    "watch": "otel_progress.cli.watching:watch",
-    "serve": "otel_progress.cli.serving:serve",
-    "history": "otel_progress.cli.listing:history",
-    "logs": "otel_progress.cli.logs:logs",
-    "cancel": "otel_progress.cli.requesting:cancel",
-    "rm": "otel_progress.cli.requesting:rm",
-    "export": "otel_progress.cli.exporting:export",
-    "dashboards": "otel_progress.cli.bundling:dashboards",
-    "rules": "otel_progress.cli.bundling:rules",
-    "demo": "otel_progress.cli.demonstration:demo",
-    "doctor": "otel_progress.cli.doctoring:doctor",
-    "completion": "otel_progress.cli.completion:completion",
+    "ls": "otel_progress.cli.commands.ls:ls",
+    "show": "otel_progress.cli.commands.show:show",
+    "watch": "otel_progress.cli.commands.watch:watch",
+    "serve": "otel_progress.cli.commands.serve:serve",
+    "history": "otel_progress.cli.commands.ls:history",
+    "logs": "otel_progress.cli.commands.logs:logs",
+    "cancel": "otel_progress.cli.commands.control:cancel",
+    "rm": "otel_progress.cli.commands.control:rm",
+    "export": "otel_progress.cli.commands.export:export",
+    "dashboards": "otel_progress.cli.commands.export:dashboards",
+    "rules": "otel_progress.cli.commands.export:rules",
+    "demo": "otel_progress.cli.commands.demo:demo",
+    "doctor": "otel_progress.cli.commands.doctor:doctor",
+    "completion": "otel_progress.cli.commands.completion:completion",
 }
+
 
 _EPILOG: Final = """\b
 Exit codes:
@@ -124,11 +132,11 @@ class App(click.Group):
         except BrokenPipeError as error:  # before click sees it, which would exit with 1
             raise click.exceptions.Exit(_hang_up()) from error
         except JournalError as error:
-            raise Fault(str(error), EXIT_UNREADABLE) from error
+            raise CliError(str(error), EXIT_UNREADABLE) from error
         except ConfigurationError as error:
-            raise Fault(str(error), EXIT_USAGE) from error
+            raise CliError(str(error), EXIT_USAGE) from error
         except ProgressError as error:
-            raise Fault(str(error), EXIT_PROBLEM) from error
+            raise CliError(str(error), EXIT_PROBLEM) from error
 
 
 def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:  # noqa: ARG001 - the signature is click's
@@ -157,7 +165,7 @@ def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None: 
 @click.pass_context
 def cli(ctx: click.Context, store: str | None, color: str) -> None:
     """See long-running work while it runs: what every process of this machine is doing, and what it did."""
-    ctx.obj = Scope.of(store, color, os.environ)
+    ctx.obj = CliContext.of(store, color, os.environ)
     ctx.color = ctx.obj.color
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

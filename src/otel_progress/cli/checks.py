@@ -18,22 +18,30 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from otel_progress.cli.scope import Scope
+from otel_progress.cli.context import CliContext
+from otel_progress.console.format import moment, quantity
 from otel_progress.errors import ConfigurationError, ProgressError
-from otel_progress.exporters.console_format import moment, quantity
-from otel_progress.secret_forms import redact_text
-from otel_progress.settings import PREFIX, SETTINGS, Settings
-from otel_progress.text import printable
+from otel_progress.redaction.patterns import redact_text
+from otel_progress.settings.fields import PREFIX, SETTINGS, Settings
+from otel_progress.text import escape_controls
 
 State: TypeAlias = Literal["ok", "note", "problem"]
+
+
 _PACKAGES: Final = ("otel-progress", "opentelemetry-api", "opentelemetry-sdk", "prometheus-client", "rich", "click")
+
+
 _EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     "server": ("fastapi", "uvicorn"),
     "resources": ("psutil",),
     "redis": ("redis",),
     "previews": ("PIL", "fsspec"),
 }
+
+
 _OLDEST_PYTHON: Final = (3, 10)
+
+
 _FIRST_SANE_YEAR: Final = 1_704_067_200.0  # 2024; a clock before that has never been set
 
 
@@ -46,13 +54,13 @@ class Finding:
     text: str
 
 
-def all_checks(scope: Scope, environ: Mapping[str, str]) -> list[Finding]:
+def all_checks(scope: CliContext, environ: Mapping[str, str]) -> list[Finding]:
     """Return what all checks find."""
     findings = [*_python(), *_versions(), *_extras(), *_clock(), *_variables(environ)]
     try:
         settings = scope.settings()
     except ConfigurationError as error:
-        return [*findings, Finding("settings", "problem", printable(str(error)))]
+        return [*findings, Finding("settings", "problem", escape_controls(str(error)))]
     ports = [
         *_port("/metrics", settings.prometheus_host, settings.prometheus_port),
         *_port("the server", settings.server_host, settings.server_port),
@@ -107,19 +115,19 @@ def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
     secret = {variable for setting in SETTINGS if setting.secret for variable in setting.variables}
     for name in sorted(environ):
         if name in known:
-            value = "(set, not shown)" if name in secret else printable(redact_text(environ[name])[:200])
+            value = "(set, not shown)" if name in secret else escape_controls(redact_text(environ[name])[:200])
             yield Finding("environment", "ok", f"{name}={value}")
         elif name.startswith(PREFIX) and name != "OTEL_PROGRESS_COMPLETE":
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(known))}"
-            yield Finding("environment", "problem", f"{printable(name[:100])} is not a setting; {hint}")
+            yield Finding("environment", "problem", f"{escape_controls(name[:100])} is not a setting; {hint}")
 
 
 def _server(settings: Settings) -> Iterator[Finding]:
     try:
         token = settings.read_token()
     except ConfigurationError as error:
-        yield Finding("token", "problem", printable(str(error)))
+        yield Finding("token", "problem", escape_controls(str(error)))
         return
     if token is not None:
         yield Finding("token", "ok", "is set; it is asked for by the server and the page")
@@ -153,10 +161,10 @@ def _port(what: str, host: str, port: int | None) -> Iterator[Finding]:
             probe.bind((host, port))
     except OSError as error:
         reason = error.strerror or str(error)
-        text = f"{printable(host)}:{port}: {reason}. Fine if your own work serves {what} there; else choose another port"
+        text = f"{escape_controls(host)}:{port}: {reason}. Fine if your own work serves {what} there; else choose another port"
         yield Finding("port", "note", text)
     else:
-        yield Finding("port", "ok", f"{printable(host)}:{port} is free")
+        yield Finding("port", "ok", f"{escape_controls(host)}:{port} is free")
 
 
 def _journal(settings: Settings) -> Iterator[Finding]:
@@ -168,11 +176,11 @@ def _journal(settings: Settings) -> Iterator[Finding]:
     try:
         journal = open_journal(settings.store)
     except ProgressError as error:
-        yield Finding("journal", "problem", printable(str(error)))
+        yield Finding("journal", "problem", escape_controls(str(error)))
         return
     with closing(journal):
         path = journal.path if isinstance(journal, SqliteJournal) else default_path()
-    yield Finding("journal", "ok", printable(str(path)))
+    yield Finding("journal", "ok", escape_controls(str(path)))
     yield from _place(path)
     if path.exists():
         yield from _contents(settings.store, path)
@@ -205,13 +213,13 @@ def _contents(url: str, path: Path) -> Iterator[Finding]:
             ended = journal.history(limit=100_000)
         yield from _integrity(path)
     except (ProgressError, sqlite3.Error) as error:
-        yield Finding("integrity", "problem", printable(str(error)))
+        yield Finding("integrity", "problem", escape_controls(str(error)))
         return
     size = sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
     yield Finding("size", "ok", f"{quantity(size, 'byte')}, {len(active)} operations under way, {len(ended)} ended")
     alive = {operation.instance.pid: operation.instance for operation in active if operation.instance and operation.alive}
     for instance in alive.values():
-        yield Finding("instance", "ok", f"{printable(instance.service)}, process {instance.pid}, is at work")
+        yield Finding("instance", "ok", f"{escape_controls(instance.service)}, process {instance.pid}, is at work")
     gone = sum(not operation.alive for operation in active)
     if gone:
         yield Finding(
@@ -227,5 +235,5 @@ def _integrity(path: Path) -> Iterator[Finding]:
     if verdict == ["ok"]:
         yield Finding("integrity", "ok", "quick_check finds nothing")
     else:
-        text = f"the file is damaged ({printable('; '.join(verdict))[:200]}); move it away, a new one is made: {path}"
+        text = f"the file is damaged ({escape_controls('; '.join(verdict))[:200]}); move it away, a new one is made: {path}"
         yield Finding("integrity", "problem", text)

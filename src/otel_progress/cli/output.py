@@ -10,18 +10,18 @@ from typing import Final
 import click
 
 from otel_progress.codec import SCHEMA, Document, encode_operation
-from otel_progress.export import as_json
-from otel_progress.exporters.console_cells import cut_cells
-from otel_progress.exporters.console_glyphs import CONDITION_STYLES, STATUS_STYLES
+from otel_progress.console.format import cut_cells
+from otel_progress.console.glyphs import CONDITION_STYLES, STATUS_STYLES
+from otel_progress.exports import as_json
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
-from otel_progress.text import printable
+from otel_progress.text import escape_controls
 
 _LEAST_CUT: Final = 12
 """Columns narrower than this are never cut, and a last column of less is not worth its place."""
 
 
-class Fault(click.ClickException):
+class CliError(click.ClickException):
     """An error of the command line: one line on stderr, and an exit code."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
@@ -29,7 +29,7 @@ class Fault(click.ClickException):
         setattr(self, "exit_code", exit_code)  # noqa: B010 - a class variable to click's types, read from the instance
 
 
-def say(text: str = "") -> None:
+def echo(text: str = "") -> None:
     """Write one line to stdout. Colours (of ``paint``) are taken out where they do not belong; ``text`` is trusted otherwise."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -38,7 +38,7 @@ def say(text: str = "") -> None:
 def say_error(message: str) -> None:
     """Write ``error: message`` to stderr, on one line."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    line = f"error: {printable(' '.join(message.split()))}"
+    line = f"error: {escape_controls(' '.join(message.split()))}"
     click.echo(line.encode(encoding, "backslashreplace").decode(encoding), err=True)
 
 
@@ -57,7 +57,7 @@ def operations_document(operations: Sequence[OperationSnapshot]) -> Document:
     return {"schema": SCHEMA, "operations": [encode_operation(operation, levels=False) for operation in operations]}
 
 
-def paint(text: str, style: str) -> str:
+def style_text(text: str, style: str) -> str:
     """Return text in a style of the display's tables (``bold yellow``)."""
     if not style or not text:
         return text
@@ -96,13 +96,15 @@ def table(
         for index, wanted in sizes.items():
             size = wanted if room is None else max(0, min(wanted, room))
             cell = cut_cells(row[index], size)
-            cells.append(paint(cell if index == max(sizes) else set_cell_size(cell, size), style.get(index, style.get(-1, ""))))
+            cells.append(
+                style_text(cell if index == max(sizes) else set_cell_size(cell, size), style.get(index, style.get(-1, "")))
+            )
             room = None if room is None else room - size - 2
-        say("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())
 
 
 def terminal_width() -> int | None:
     """Return the columns of the terminal on stdout, None when it is a file or a pipe."""
-    from otel_progress.exporters.console_region import terminal_size
+    from otel_progress.console.region import terminal_size
 
     return terminal_size(sys.stdout)[0] if sys.stdout.isatty() else None

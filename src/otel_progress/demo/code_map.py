@@ -16,14 +16,25 @@ from otel_progress.demo.sources import SourceFile
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
 WIDTH, HEIGHT, LEGEND = 512, 320, 18
 """Pixels of the map; the legend is below it."""
+
+
 BACKGROUND: Final = (24, 26, 33)
+
+
 UNREAD: Final = (58, 62, 74)
+
+
 PLAIN: Final = (96, 112, 128)
 """The colour of a file without functions."""
+
+
 BROKEN: Final = (255, 64, 160)
 """The colour of a file that does not compile."""
+
+
 SCALE: Final = ((1.0, (38, 110, 190)), (2.5, (46, 170, 150)), (5.0, (240, 200, 70)), (10.0, (225, 75, 50)))
 """Colours by the mean complexity of a file's functions, with those between them blended; beyond the last it is the last."""
 

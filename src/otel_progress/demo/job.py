@@ -27,28 +27,46 @@ from rich.text import Text
 import otel_progress as progress
 from otel_progress import text
 from otel_progress.demo import code_map, measure, report, sources
-from otel_progress.demo.survey import Findings, Survey
+from otel_progress.demo.report import Findings, Survey
 from otel_progress.errors import ConfigurationError
-from otel_progress.parsing import DEFAULT_PORT, ConsoleMode, PreviewAt
-from otel_progress.settings import Settings
+from otel_progress.settings.fields import Settings
+from otel_progress.settings.parsing import DEFAULT_PORT, ConsoleMode, PreviewAt
 
 if TYPE_CHECKING:
     from otel_progress import Level, Runtime
 
+
 SERVICE: Final = "otel-progress-demo"
+
+
 PORT: Final = 9464
 """Where /metrics is served unless told otherwise: the port OpenTelemetry's Prometheus exporters use."""
+
+
 PAGE_PORT: Final = DEFAULT_PORT
 """Where the page is served unless told otherwise."""
+
+
 EXIT_USAGE: Final = 2
+
+
 EXIT_INTERRUPTED: Final = 130
 """128 and the number of SIGINT, as shells have it."""
 
+
 logger = logging.getLogger("code_survey")
+
+
 logger.addHandler(logging.NullHandler())  # or logging itself would print warnings where nobody captures them
+
+
 logger.setLevel(logging.INFO)
+
+
 MAPPED_AT: Final = tuple(part / 20 for part in range(1, 20))
 """When the map is taken as a preview: a time-lapse of nineteen pictures, and the whole one at the end."""
+
+
 _STAGES: Final = {"discover": 0.02, "analyse": 0.96, "report": 0.02}
 
 
@@ -191,7 +209,7 @@ def _show(op: Level, made: Survey, at: PreviewAt) -> None:
 def _name(path: str | None) -> str:
     if path is None:
         return f"Survey of the sources of Python {sys.version_info.major}.{sys.version_info.minor}"
-    return f"Survey of {text.printable(path)}"
+    return f"Survey of {text.escape_controls(path)}"
 
 
 def _limit(path: str | None, quick: bool) -> int | None:
@@ -209,7 +227,7 @@ def _command(settings: Settings) -> str:
             beside = beside.relative_to(Path.cwd())
         command = shlex.quote(str(beside))
     store = "" if settings.store == Settings().store else f" --store {shlex.quote(settings.store)}"
-    return text.printable(command + store)
+    return text.escape_controls(command + store)
 
 
 def _configured(settings: Settings, store: str | None, console: ConsoleMode | None) -> Runtime:

@@ -12,15 +12,26 @@ from typing import Final, TypeAlias
 
 ERRORS: Final = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError, tokenize.TokenError)
 """What a source that is not a Python program makes :func:`measure` raise: also null bytes, unknown encodings, endless nesting."""
+
+
 COPY_LINES: Final = 8
 """Functions of fewer lines are too alike by nature to be called copies."""
 
+
 _Function: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef"
+
+
 _FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 _BRANCHES: Final = frozenset(
     {ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.comprehension, ast.match_case, ast.Assert}
 )
+
+
 _WITHOUT_LINE: Final = frozenset({tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER})
+
+
 _LAYOUT: Final = _WITHOUT_LINE | {tokenize.NL, tokenize.NEWLINE}
 
 

@@ -14,20 +14,31 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from otel_progress.errors import ConfigurationError
-from otel_progress.text import printable
+from otel_progress.text import escape_controls
 
 MAX_ENTRIES: Final = 500_000
 """Most directory entries looked at, so that ``demo /`` ends."""
+
+
 MAX_FILE: Final = 4 * 1024 * 1024
 """Largest file that is examined, in bytes."""
+
+
 MAX_DEPTH: Final = 3
 """Folders below this depth count as part of the one above."""
+
+
 FULL_BYTES: Final = 32 * 1024 * 1024
 """Most source a survey of the interpreter takes in: about half a minute of work."""
+
+
 QUICK_BYTES: Final = 2 * 1024 * 1024
 """Most source that ``--quick`` takes in."""
+
+
 TOP: Final = "(top level)"
 """Name of the group of files that are in no folder of their own."""
+
 
 _OTHERS: Final = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 
@@ -79,6 +90,8 @@ class Folder:
 
 
 Found: TypeAlias = "SourceFile | Left"
+
+
 Order: TypeAlias = Literal["name", "smallest"]
 
 
@@ -95,7 +108,7 @@ def interpreter_roots() -> list[Root]:
 
 def checked_root(text: str) -> Root:
     """Return the root for a path given by a user. Raises :class:`SourceError` unless it is a folder with Python files below."""
-    shown = printable(text)[:200]
+    shown = escape_controls(text)[:200]
     advice = "Give a folder that has Python files in it, or none to survey this interpreter's own sources."
     try:
         mode = Path(text).stat().st_mode

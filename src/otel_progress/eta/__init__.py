@@ -1,10 +1,10 @@
 """Remaining time as pure functions of (progress so far, elapsed time, past runs): no clock, no I/O, usable offline."""
 
+from otel_progress.eta.curves import shrink
 from otel_progress.eta.estimate import estimate
 from otel_progress.eta.opaque import estimate_opaque, opaque_ratio
 from otel_progress.eta.parallel import Parallel
-from otel_progress.eta.shrink import shrink
 from otel_progress.model import Eta
-from otel_progress.observations import Trajectory
+from otel_progress.records import Trajectory
 
 __all__ = ["Eta", "Parallel", "Trajectory", "estimate", "estimate_opaque", "opaque_ratio", "shrink"]

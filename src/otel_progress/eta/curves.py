@@ -1,4 +1,4 @@
-"""Progress as a curve: checked, put in order, and ready to be asked when a fraction was reached."""
+"""A long curve as a short one of the same shape."""
 
 from __future__ import annotations
 
@@ -12,15 +12,47 @@ from typing import Final, TypeAlias
 
 from otel_progress.errors import RejectedValueError
 
+Point = tuple[float, float]
+
+
+def shrink(points: Sequence[Point], most: int = 64) -> list[Point]:
+    """Return at most ``most`` of these (elapsed, fraction) points, ascending in both: the first, the last, and those that keep the shape.
+
+    They are evenly spaced along the curve, time and fraction each as a share of its whole: so a pause keeps points, and a leap too. Both
+    ends of the longest gap stay, so that it can still be told how long work was silent. With m = ``most`` - 4, what is left
+    out is off the straight line between its neighbours by no more than 2/m of the duration and 2/m of the progress.
+    """
+    if most < 4:
+        msg = f"most: expected at least 4 points, got {most}"
+        raise ValueError(msg)
+    if len(points) <= most:
+        return list(points)
+    (start, base), (end, done) = points[0], points[-1]
+    duration, progress = (end - start) or 1.0, (done - base) or 1.0
+    lengths = [(time - start) / duration + (fraction - base) / progress for time, fraction in points]
+    longest = max(range(1, len(points)), key=lambda n: points[n][0] - points[n - 1][0])
+    wanted = most - 3  # beside the last, and the two ends of the longest gap
+    kept = {0, len(points) - 1, longest - 1, longest}
+    kept.update(min(len(points) - 1, bisect_left(lengths, lengths[-1] * n / wanted)) for n in range(1, wanted))
+    return [points[n] for n in sorted(kept)]
+
+
 Points: TypeAlias = "Sequence[tuple[float, float]]"
 """(elapsed seconds, fraction done 0 to 1), ascending in time."""
 
+
 MOST_POINTS: Final = 128
 """Of longer curves only so many points, evenly spaced, are looked at, and..."""
+
+
 LATEST: Final = 16
 """...so many last ones: what an estimate costs stays bounded, and what happened last is seen as it was."""
+
+
 LONGEST: Final = 1e15
 """Seconds (thirty million years) beyond which a time is a mistake: sums and quotients of shorter ones stay finite."""
+
+
 ROUNDING: Final = 1e-9
 """How far a fraction may be above 1, or a time before the one before it, for rounding's sake."""
 
@@ -31,7 +63,7 @@ class Curve:
 
     ``duration`` is its length in seconds (so far, for a run that goes on), ``gap`` the longest time without an advance. ``moments``
     are running sums of seconds x twice the fraction done since the base, from which the pace of any part follows at once
-    (:mod:`~otel_progress.eta.rate`).
+    (:mod:`~otel_progress.eta.predictors`).
     """
 
     duration: float

@@ -5,10 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from otel_progress.eta.backtest import MIN_RUNS
 from otel_progress.eta.gaps import STALLED
-from otel_progress.eta.interval import quantile
-from otel_progress.eta.records import FEWEST
 from otel_progress.model import Eta, EtaBasis
+from otel_progress.quantiles import expected_rank_quantile
 
 
 def from_durations(durations: Sequence[float], elapsed: float, confidence: float, basis: EtaBasis = "durations") -> Eta:
@@ -25,10 +25,10 @@ def from_durations(durations: Sequence[float], elapsed: float, confidence: float
     longer = durations[bisect_right(durations, elapsed) :]
     if not longer:
         return Eta(least, None, None, "holding", basis, runs, longest, 0.0, (STALLED - 1.0) * longest).at(elapsed)
-    remaining = max(least, quantile(longer, 0.5) - elapsed)
+    remaining = max(least, expected_rank_quantile(longer, 0.5) - elapsed)
     low = high = None
-    if runs >= FEWEST:
-        low = max(0.0, min(remaining, quantile(longer, (1.0 - confidence) / 2) - elapsed))
-        high = max(remaining, quantile(longer, (1.0 + confidence) / 2) - elapsed)
+    if runs >= MIN_RUNS:
+        low = max(0.0, min(remaining, expected_rank_quantile(longer, (1.0 - confidence) / 2) - elapsed))
+        high = max(remaining, expected_rank_quantile(longer, (1.0 + confidence) / 2) - elapsed)
     until = min(longer[0] - elapsed, remaining - least)
     return Eta(remaining, low, high, "estimated", basis, runs, elapsed, until, STALLED * longest - elapsed)

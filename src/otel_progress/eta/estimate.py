@@ -8,19 +8,21 @@ from itertools import pairwise
 from typing import Final
 
 from otel_progress.errors import RejectedValueError
-from otel_progress.eta.blend import Blend, blended
+from otel_progress.eta.cache import PreparedHistory, prepare_history
 from otel_progress.eta.curves import LONGEST, Curve, Points, checked, curve, is_seconds
 from otel_progress.eta.durations import from_durations
-from otel_progress.eta.experts import OWN, Alignment, forecast, median
+from otel_progress.eta.ensemble import Blend, blend_forecast
 from otel_progress.eta.gaps import STALLED, without_pauses
-from otel_progress.eta.memory import Lessons, lessons
-from otel_progress.eta.parallel import Parallel, Simulation, simulated
-from otel_progress.eta.rate import pace
+from otel_progress.eta.parallel import Parallel, Simulation, simulate
+from otel_progress.eta.predictors import OWN, HistoryAlignment, forecast, recent_rate
 from otel_progress.model import Eta, EtaBasis
-from otel_progress.observations import Trajectory
+from otel_progress.quantiles import median
+from otel_progress.records import Trajectory
 
 RECENT: Final = 8
 """The usual step is the median of so many last ones."""
+
+
 TOLERATED: Final = 1e-6
 """Seconds by which ``elapsed`` may lie before the last point, for rounding's sake."""
 
@@ -61,10 +63,10 @@ def estimate(
     if times and times[-1] > elapsed + TOLERATED:
         msg = f"elapsed: expected a time from the last point's on ({times[-1]} s), got {elapsed}"
         raise RejectedValueError(msg)
-    learned = lessons(history)
+    learned = prepare_history(history)
     run = curve(times[-1], times, fractions) if times else curve(0.0, (0.0,), (0.0,))
     if parallel is not None:
-        children = simulated(parallel)
+        children = simulate(parallel)
         if children is not None:
             return _beside(run, learned, confidence, elapsed, children)
     if not times or (len(times) < 2 and not learned.curves):
@@ -81,11 +83,11 @@ def _check(elapsed: float, confidence: float) -> None:
         raise RejectedValueError(msg)
 
 
-def _aged(run: Curve, learned: Lessons, confidence: float) -> Eta:
+def _aged(run: Curve, learned: PreparedHistory, confidence: float) -> Eta:
     """Return the estimate as it stood at the last advance: from there on it ages like any other."""
     usual = without_pauses(run, learned.curves)
-    beside = Alignment(usual, learned.curves)
-    blend = blended(forecast(beside, len(usual.times) - 1), learned.record.errors)
+    beside = HistoryAlignment(usual, learned.curves)
+    blend = blend_forecast(forecast(beside, len(usual.times) - 1), learned.record.errors)
     at = run.times[-1]
     if blend is None:
         return Eta(None, None, None, "unknown", "none", 0, at)
@@ -96,28 +98,28 @@ def _aged(run: Curve, learned: Lessons, confidence: float) -> Eta:
     return Eta(blend.span, low, high, "estimated", basis, len(learned.curves), at, min(blend.span, due), stalls or None)
 
 
-def _bounds(blend: Blend, learned: Lessons, confidence: float) -> tuple[float | None, float | None]:
+def _bounds(blend: Blend, learned: PreparedHistory, confidence: float) -> tuple[float | None, float | None]:
     wide = learned.half_width(blend, confidence)
     return (None, None) if wide is None else (max(0.0, blend.span - wide), blend.span + wide)
 
 
-def _next_gap(beside: Alignment) -> tuple[float, float]:
+def _next_gap(beside: HistoryAlignment) -> tuple[float, float]:
     """Return after how many seconds the next advance is due, and how many it may take: as in past runs from here on, or at this pace."""
     run = beside.run
     steps = [later - earlier for earlier, later in pairwise(run.fractions[-RECENT - 1 :])]
     if beside.durations:
         return beside.next_gap(run.fractions[-1] + median(steps) if steps else None)
-    due = median(steps) * (pace(run, len(run.times) - 1) or 0.0) if steps else 0.0
+    due = median(steps) * (recent_rate(run, len(run.times) - 1) or 0.0) if steps else 0.0
     return due, due
 
 
-def _beside(run: Curve, learned: Lessons, confidence: float, elapsed: float, children: Simulation) -> Eta:
+def _beside(run: Curve, learned: PreparedHistory, confidence: float, elapsed: float, children: Simulation) -> Eta:
     """Return the estimate of work done by children side by side: their simulation takes the place of the own pace."""
     at = run.times[-1]
     usual = without_pauses(run, learned.curves)
-    told = forecast(Alignment(usual, learned.curves), len(usual.times) - 1)
+    told = forecast(HistoryAlignment(usual, learned.curves), len(usual.times) - 1)
     spans = (*told.spans[:OWN], children.remaining_s + elapsed - at)
-    blend = blended(replace(told, spans=spans), learned.record.errors)
+    blend = blend_forecast(replace(told, spans=spans), learned.record.errors)
     assert blend is not None  # the simulation has answered
     basis: EtaBasis = "parallel" if blend.own > 0.5 else "history"
     low, high = _bounds(blend, learned, confidence)

@@ -8,13 +8,17 @@ from operator import sub
 from typing import Final
 
 from otel_progress.eta.curves import Curve, curve, time_at
-from otel_progress.eta.experts import median
-from otel_progress.eta.rate import TINY
+from otel_progress.eta.predictors import TINY
+from otel_progress.quantiles import median
 
 FAR: Final = 5.0
 """A gap so many times as long as any usual one is no pace but a pause, unless past runs made it at the same place."""
+
+
 RARE: Final = 10
 """At most one gap in so many can be a pause: what happens more often is how the work goes."""
+
+
 STALLED: Final = 3.0
 """The longest gap to expect is so many times the longest one known: beyond it a run counts as stalled."""
 

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from otel_progress.errors import RejectedValueError
+from otel_progress.eta.cache import prepare_history
 from otel_progress.eta.curves import LONGEST, is_seconds
 from otel_progress.eta.durations import from_durations
-from otel_progress.eta.memory import lessons
 from otel_progress.model import Eta
-from otel_progress.observations import Trajectory
+from otel_progress.records import Trajectory
 
 SHARPNESS: Final = 6
 """How late the curve bends: true to the time for two thirds of it (to 1.3 %)."""
+
+
 MOST: Final = 0.99
 """A step that has not ended is never shown further than this."""
 
@@ -46,7 +48,7 @@ def estimate_opaque(
         if not is_seconds(seconds):
             msg = f"{name}: expected a number of seconds from 0 to {LONGEST:g}, got {seconds}"
             raise RejectedValueError(msg)
-    durations = lessons(history).durations
+    durations = prepare_history(history).durations
     if durations:
         return from_durations(durations, elapsed, confidence)
     return from_durations(() if expected is None else (expected,), elapsed, confidence, "expected")

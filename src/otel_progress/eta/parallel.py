@@ -11,16 +11,24 @@ from typing import Final
 
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta.curves import LONGEST, is_seconds
-from otel_progress.eta.lifetimes import GOLDEN, lifetimes
+from otel_progress.eta.survival import GOLDEN, lifetimes
 
 ROUNDS: Final = 2
 """The last so many children of each worker are played through; those before only shift when that begins."""
-PLAYED: Final = 96
+
+
+MAX_SIMULATED: Final = 96
 """So many children are played through for an estimate, over as many repetitions as that allows..."""
+
+
 REPEATS: Final = (1, 12)
 """...but at least and at most so many."""
-CROWD: Final = 128
+
+
+MAX_WORKERS: Final = 128
 """More workers than this are played as so many, with as much of the work: when the last one ends hardly depends on it."""
+
+
 TABLE: Final = 34
 """So many equally likely durations stand for the distribution."""
 
@@ -48,7 +56,7 @@ class Simulation:
     longest_s: float
 
 
-def simulated(children: Parallel) -> Simulation | None:
+def simulate(children: Parallel) -> Simulation | None:
     """Play through the children that are left; None while no duration of any child is known.
 
     Whenever a worker is free, the next child starts on it. A child that runs has as long to go as those that lasted longer than it.
@@ -65,12 +73,12 @@ def simulated(children: Parallel) -> Simulation | None:
     workers, running, remaining = _crowd(children)
     rounds = max(0, remaining // workers - ROUNDS)  # whole ones: how the last round falls out is what matters
     played = remaining - rounds * workers
-    repeats = min(max(PLAYED // (played + len(running) + 1), REPEATS[0]), REPEATS[1])
-    fresh = cycle([lives.beyond(0.0, n * GOLDEN % 1.0) for n in range(min(TABLE, played * repeats))])
+    repeats = min(max(MAX_SIMULATED // (played + len(running) + 1), REPEATS[0]), REPEATS[1])
+    fresh = cycle([lives.remaining_after(0.0, n * GOLDEN % 1.0) for n in range(min(TABLE, played * repeats))])
     total = 0.0
     for repeat in range(repeats):
         shift = (repeat + 0.5) / repeats
-        free = [lives.beyond(lasted, (n * GOLDEN + shift) % 1.0) for n, lasted in enumerate(running)]
+        free = [lives.remaining_after(lasted, (n * GOLDEN + shift) % 1.0) for n, lasted in enumerate(running)]
         free += [0.0] * (workers - len(free))
         heapify(free)
         for duration in islice(fresh, played):
@@ -83,12 +91,12 @@ def simulated(children: Parallel) -> Simulation | None:
 def _crowd(children: Parallel) -> tuple[int, Sequence[float], int]:
     """Return the workers to play with, what runs on them, and how many children they have to do."""
     workers = max(children.workers, len(children.running))
-    if workers <= CROWD:
+    if workers <= MAX_WORKERS:
         return workers, children.running, children.remaining
     running = children.running
-    kept = round(len(running) * CROWD / workers)
+    kept = round(len(running) * MAX_WORKERS / workers)
     drawn = [running[(2 * n + 1) * len(running) // (2 * kept)] for n in range(kept)]
-    return CROWD, drawn, round(children.remaining * CROWD / workers)
+    return MAX_WORKERS, drawn, round(children.remaining * MAX_WORKERS / workers)
 
 
 def _check(children: Parallel) -> None:

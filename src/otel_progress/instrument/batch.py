@@ -7,15 +7,14 @@ from types import TracebackType
 
 from opentelemetry import context as context_api
 
-from otel_progress import values
-from otel_progress.instrument import begin
-from otel_progress.instrument.handle import Level
+from otel_progress.instrument.arguments import DeadlineLike, EtaKey, Rejection, make_level_arguments, parse_batch_id, parse_number
+from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend, backend_slot
+from otel_progress.instrument.context import detach_if_current
+from otel_progress.instrument.level import Level
 from otel_progress.model import Number
 from otel_progress.operations import BatchSnapshot
-from otel_progress.recording import BATCH_KEY, Recording, slot
 from otel_progress.stages import StagesLike
-from otel_progress.text import cut, identifier
-from otel_progress.values import Bad, DeadlineLike, EtaKey
+from otel_progress.text import normalize_id, truncate
 
 
 class OperationBatch:
@@ -25,13 +24,13 @@ class OperationBatch:
     made by :meth:`operation` do; in any process those that name its id. Made by :func:`otel_progress.batch`. Inert until ``configure``.
     """
 
-    __slots__ = ("__weakref__", "_asked", "_closed", "_id", "_recording", "_scope", "_started", "_token")
+    __slots__ = ("__weakref__", "_arguments", "_closed", "_id", "_recording", "_scope", "_started", "_token")
 
     def __init__(self, name: object, id: object, type: object, total: object, scope: str) -> None:
-        self._asked = (name, id, type, total)
+        self._arguments = (name, id, type, total)
         self._scope = scope
         self._id = ""
-        self._recording: Recording | None = None
+        self._recording: RecordingBackend | None = None
         self._started = False
         self._closed = False
         self._token: object = None
@@ -65,14 +64,14 @@ class OperationBatch:
     ) -> Level:
         """Make an operation of this batch, in whatever thread or task; see :func:`otel_progress.operation`."""
         asked = ("operation", type, id, name, total, unit, None, deadline, stages, metadata, self.join, eta_key, self._scope)
-        return Level(begin.request(asked), None)
+        return Level(make_level_arguments(asked), None)
 
     def set_total(self, total: int) -> None:
         """Say how many operations there are in all, a whole number of at least 0."""
         self.start()
         if self._recording is None:
             return
-        clean = _whole(self._recording, total)
+        clean = _count_or_none(self._recording, total)
         if clean is not None:
             self._recording.store.set_batch_total(self._id, clean)
 
@@ -97,9 +96,9 @@ class OperationBatch:
             return known
         now = time.time()
         from otel_progress import batches  # an import that only those pay for who ask
-        from otel_progress.observations import BatchInfo, BatchTally
+        from otel_progress.batches import BatchDeclaration, BatchTally
 
-        return batches.summarise(BatchInfo(self._id, "", "batch", None, now, None, 0), BatchTally(), (), (), now)
+        return batches.summarise(BatchDeclaration(self._id, "", "batch", None, now, None, 0), BatchTally(), (), (), now)
 
     def __enter__(self) -> OperationBatch:
         if self._closed:  # once more: it is open again, under the id it has
@@ -113,7 +112,7 @@ class OperationBatch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         token, self._token = self._token, None
         if token is not None:
-            begin.leave(token, BATCH_KEY, self._id)
+            detach_if_current(token, BATCH_KEY, self._id)
         self.close()
 
     async def __aenter__(self) -> OperationBatch:
@@ -128,28 +127,28 @@ class OperationBatch:
         return f"<OperationBatch {self._id!r}>" if self._started else "<OperationBatch, not started>"
 
     def _declare(self) -> None:
-        name, id_, type_, total = self._asked
+        name, id_, type_, total = self._arguments
         id_ = self._id or id_
-        clean = begin.batch_id(id_) if id_ is not None else None
+        clean = parse_batch_id(id_) if id_ is not None else None
         self._id = clean if isinstance(clean, str) else ""
-        recording = slot.active
+        recording = backend_slot.current
         if recording is None:
             return
-        if isinstance(clean, Bad):  # it goes on under an id that is made
-            recording.reject(clean.reason, clean.text)
+        if isinstance(clean, Rejection):  # it goes on under an id that is made
+            recording.reject_value(clean.reason, clean.text)
             clean = None
-        many = None if total is None else _whole(recording, total)
+        many = None if total is None else _count_or_none(recording, total)
         self._recording = recording
-        self._id = recording.store.declare_batch(clean, cut(name, 256), identifier(type_) or "batch", many)
+        self._id = recording.store.declare_batch(clean, truncate(name, 256), normalize_id(type_) or "batch", many)
 
 
-def _whole(recording: Recording, value: object) -> int | None:
+def _count_or_none(recording: RecordingBackend, value: object) -> int | None:
     """Return a number of operations; None when it is none, which is told."""
-    clean = values.number(value, "the total of a batch")
-    if isinstance(clean, Bad):
-        recording.reject(clean.reason, clean.text, of_type=clean.of_type)
+    clean = parse_number(value, "the total of a batch")
+    if isinstance(clean, Rejection):
+        recording.reject_value(clean.reason, clean.text, of_type=clean.wrong_type)
         return None
     if clean != int(clean):
-        recording.reject("type", f"the total of a batch must be a whole number of operations, not {clean}", of_type=True)
+        recording.reject_value("type", f"the total of a batch must be a whole number of operations, not {clean}", of_type=True)
         return None
     return int(clean)

@@ -15,43 +15,52 @@ from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from otel_progress import redaction, semconv
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.instrument.backend import span_start_guard
 from otel_progress.live.node import Node
 from otel_progress.model import Failure, MetadataValue
 from otel_progress.model import Status as LevelStatus
-from otel_progress.recording import own
-from otel_progress.text import cut
-from otel_progress.trouble import trouble
+from otel_progress.text import truncate
 
 if TYPE_CHECKING:
-    from otel_progress.observations import Preview
+    from otel_progress.records import Preview
+
 
 MAX_METADATA_ATTRIBUTES: Final = 64
 """Metadata keys written on a span; an SDK keeps 128 attributes by default and drops the oldest beyond."""
+
+
 SAFE_ATTRIBUTES: Final = 30
 """Attributes a span can have before the oldest may have gone; limits below 32 are in use nowhere."""
+
+
 MAX_EVENTS: Final = 8
 """Events on a span, the exception included; some back ends keep no more."""
 
 
 MAX_TRACE: Final = 65_536
 """Longest text of an exception on a span, in characters, where texts are redacted."""
+
+
 _ERRORS: Final = (semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST)
+
+
 _RECORDED_AT: Final = "__otel_progress_recorded_at__"
 
 
-def start(tracer: Callable[[str], Tracer], scope: str, node: Node, context: context_api.Context) -> Span:
+def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context: context_api.Context) -> Span:
     """Start the span of a level; INVALID_SPAN when the tracer fails."""
-    own.starting = True
+    span_start_guard.starting = True
     try:
-        return tracer(scope).start_span(node.spec.type, context, attributes=identity(node))
+        return tracer(scope).start_span(node.spec.type, context, attributes=identity_attributes(node))
     except Exception:
-        trouble("span", "a tracer or span processor failed at the start of a span; the work goes on")
+        report_internal_error("span", "a tracer or span processor failed at the start of a span; the work goes on")
         return INVALID_SPAN
     finally:
-        own.starting = False
+        span_start_guard.starting = False
 
 
-def identity(node: Node) -> dict[str, AttributeValue]:
+def identity_attributes(node: Node) -> dict[str, AttributeValue]:
     """Return the attributes that say which level this is."""
     operation = node.operation
     attributes: dict[str, AttributeValue] = {
@@ -73,7 +82,7 @@ def identity(node: Node) -> dict[str, AttributeValue]:
     return attributes
 
 
-def final(node: Node) -> dict[str, AttributeValue]:
+def final_attributes(node: Node) -> dict[str, AttributeValue]:
     """Return the attributes that say how far a level came, from its last figures; what is unknown is absent."""
     attributes: dict[str, AttributeValue] = {
         semconv.CURRENT: node.current,
@@ -87,7 +96,7 @@ def final(node: Node) -> dict[str, AttributeValue]:
     if node.failed:
         attributes[semconv.FAILED] = node.failed
     if node.message is not None:
-        attributes[semconv.MESSAGE] = redaction.message(node.message)
+        attributes[semconv.MESSAGE] = redaction.redact_message(node.message)
     if node.error is not None:
         attributes[semconv.ERROR_TYPE] = node.error.type
     if node.estimated:
@@ -95,16 +104,16 @@ def final(node: Node) -> dict[str, AttributeValue]:
     return attributes
 
 
-def _judged(node: Node) -> dict[str, AttributeValue]:
+def eta_error_attributes(node: Node) -> dict[str, AttributeValue]:
     """Return how good the predictions of an operation's end were; nothing unless it completed and there were any."""
-    if node.course is None or node.status is not LevelStatus.COMPLETED:
+    if node.estimation is None or node.status is not LevelStatus.COMPLETED:
         return {}
     start = node.started_clock or 0.0
-    verdicts = node.course.predictions.judge(node.operation.worked(start, start + (node.duration or 0.0)))
+    verdicts = node.estimation.predictions.score(node.operation.active_seconds(start, start + (node.duration or 0.0)))
     return {} if verdicts is None else {name: verdict.error for name, verdict in zip(_ERRORS, verdicts, strict=True)}
 
 
-def finish(node: Node) -> None:
+def finish_span(node: Node) -> None:
     """Write the final values of an ended level on its span, end it, and let go of it: the level may be kept for long."""
     span = node.span
     if span is INVALID_SPAN:
@@ -115,23 +124,23 @@ def finish(node: Node) -> None:
             return
         _write(span, node)
     except Exception:
-        trouble("span", "the final values of a span could not be written")
+        report_internal_error("span", "the final values of a span could not be written")
     try:
         span.end()
     except Exception:
-        trouble("span", "a span processor failed at the end of a span; the work goes on")
+        report_internal_error("span", "a span processor failed at the end of a span; the work goes on")
 
 
 def _write(span: Span, node: Node) -> None:
-    attributes = final(node)
+    attributes = final_attributes(node)
     if node.parent is None:
-        attributes.update(_judged(node))
+        attributes.update(eta_error_attributes(node))
     if node.metadata:
         attributes = {**_metadata(node.metadata), **attributes}
     present = getattr(span, "attributes", None)
     if present is None or len(present) + len(attributes) > SAFE_ATTRIBUTES:
         # Past its limit an SDK drops the oldest attributes, and those are the identity: written again, they are the newest.
-        attributes.update(identity(node))
+        attributes.update(identity_attributes(node))
     span.set_attributes(attributes)
     if node.status is LevelStatus.FAILED:
         span.set_status(Status(StatusCode.ERROR, None if node.error is None else node.error.message))
@@ -151,22 +160,22 @@ def record_exception(node: Node, error: BaseException) -> None:
             error.__dict__[_RECORDED_AT] = (node.operation.run, node.path)
             node.span.record_exception(error, _redacted(error))
     except Exception:
-        trouble("span", "an exception could not be recorded on its span")
+        report_internal_error("span", "an exception could not be recorded on its span")
 
 
 def _redacted(error: BaseException) -> dict[str, AttributeValue] | None:
     """Return the attributes of an exception's event that take the place of those a tracer would write; None when it may write them."""
-    if redaction.slot.active is None:
+    if redaction.redactor_slot.current is None:
         return None
     whole = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     texts = {semconv.EXCEPTION_MESSAGE: str(error), semconv.EXCEPTION_STACKTRACE: whole}
     clean: dict[str, AttributeValue] = {
-        name: redaction.text("error", cut(text, MAX_TRACE), MAX_TRACE) for name, text in texts.items()
+        name: redaction.redact_value("error", truncate(text, MAX_TRACE), MAX_TRACE) for name, text in texts.items()
     }
     return None if clean == texts else clean
 
 
-def item_event(node: Node, name: str, outcome: str, error: Failure | None) -> None:
+def add_item_event(node: Node, name: str, outcome: str, error: Failure | None) -> None:
     """Put the event of an item on the level's span, within the bound of events."""
     attributes: dict[str, AttributeValue] = {semconv.ITEM_NAME: name, semconv.ITEM_OUTCOME: outcome}
     if error is not None:
@@ -175,7 +184,7 @@ def item_event(node: Node, name: str, outcome: str, error: Failure | None) -> No
     add_event(node, semconv.EVENT_ITEM, attributes, limit=MAX_EVENTS - 4)
 
 
-def preview_event(node: Node, preview: Preview, address: str) -> None:
+def add_preview_event(node: Node, preview: Preview, address: str) -> None:
     """Put the event of a stored preview on the level's span, within the bound of events. ``address`` is empty while it is not known."""
     attributes: dict[str, AttributeValue] = {
         semconv.PREVIEW_NAME: preview.name,
@@ -187,14 +196,14 @@ def preview_event(node: Node, preview: Preview, address: str) -> None:
     add_event(node, semconv.EVENT_PREVIEW, attributes, limit=MAX_EVENTS - 2)
 
 
-def milestone(node: Node) -> None:
+def add_quarter_event(node: Node) -> None:
     """Put an event on the span when another quarter of the work is passed."""
     if node.ratio is None or node.status.finished:
         return
     quarter = int(node.ratio * 4)
     if quarter > node.quarter:
         node.quarter = quarter
-        add_event(node, semconv.EVENT_UPDATED, final(node))
+        add_event(node, semconv.EVENT_UPDATED, final_attributes(node))
 
 
 def add_event(node: Node, name: str, attributes: Mapping[str, AttributeValue], *, limit: int = MAX_EVENTS - 1) -> None:
@@ -205,9 +214,9 @@ def add_event(node: Node, name: str, attributes: Mapping[str, AttributeValue], *
     try:
         node.span.add_event(name, attributes)
     except Exception:
-        trouble("span", "an event could not be put on a span")
+        report_internal_error("span", "an event could not be put on a span")
 
 
-def in_context(span: Span) -> context_api.Context:
+def context_with_span(span: Span) -> context_api.Context:
     """Return the current context with ``span`` as its span, unchanged when the span is of no trace."""
     return trace.set_span_in_context(span) if span.get_span_context().is_valid else context_api.get_current()

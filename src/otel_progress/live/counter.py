@@ -24,20 +24,27 @@ from otel_progress.fork import fork_safe_lock
 if TYPE_CHECKING:
     from otel_progress.model import Number
 
+
 T = TypeVar("T")
+
+
 _FULL: Final = sys.maxsize
+
+
 _ZERO: Final = (0, 0)
+
+
 _creating: Final = fork_safe_lock()
 
 
 class GilCounter:
     """Counts units of work; ``one()`` is the hot path. Exact across threads under the GIL."""
 
-    __slots__ = ("_left", "_start", "_steps", "_sum", "one")
+    __slots__ = ("_left", "_start", "_steps", "_sum", "count_one")
 
     def __init__(self) -> None:
         self._left: repeat[bool] = repeat(True, _FULL)
-        self.one: Callable[[], object] = self._left.__next__
+        self.count_one: Callable[[], object] = self._left.__next__
         """Count one unit. A C function: about 20 ns."""
         self._start: tuple[Number, Number] = _ZERO
         """The count, and what had been counted in C when it was so: a pair, so that both change in one step."""
@@ -115,7 +122,7 @@ class LockCounter:
         self.touched = False
         """True once anything was counted or set."""
 
-    def one(self) -> None:
+    def count_one(self) -> None:
         """Count one unit."""
         self.add(1)
 

@@ -16,27 +16,28 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from otel_progress.fork import fork_safe_lock
 from otel_progress.live.counter import Counter, GilCounter, LockCounter
-from otel_progress.model import NO_METADATA, Failure, LevelInfo, MetadataValue, Number, Snapshot, Status
+from otel_progress.model import NO_METADATA, Failure, LevelInfo, LevelSnapshot, MetadataValue, Number, Status
 from otel_progress.stages import Stages
 
 if TYPE_CHECKING:
-    from otel_progress.live.course import Course
+    from otel_progress.live.estimation_state import EstimationState
     from otel_progress.live.opaque import Opaque
     from otel_progress.live.pauses import Pauses
-    from otel_progress.live.usage import Usage
-    from otel_progress.observations import HistoryKey, ResourceUse, Trajectory
+    from otel_progress.live.resource_usage import UsageAccumulator
     from otel_progress.operations import Event
+    from otel_progress.records import ResourceUse, Trajectory, TrajectoryKey
+
 
 _creating: Final = fork_safe_lock()
 
 
-class NotReady(Exception):  # noqa: N818 - a signal between two parts, never an error anybody sees
+class CounterMissing(Exception):  # noqa: N818 - a signal between two parts, never an error anybody sees
     """Raised by ``one`` of what cannot count yet: the handle has to begin, or to make its counter, and count again."""
 
 
-def not_ready() -> None:
+def raise_counter_missing() -> None:
     """Raise NotReady."""
-    raise NotReady
+    raise CounterMissing
 
 
 class Spec(NamedTuple):
@@ -60,11 +61,9 @@ class Operation:
 
     __slots__ = (
         "__weakref__",
-        "announced",
         "cancel_reason",
         "cancel_requested_at",
-        "courses",
-        "curves",
+        "estimated_levels",
         "failed",
         "failures",
         "finished",
@@ -79,12 +78,14 @@ class Operation:
         "previews",
         "resources",
         "resumed",
+        "resumed_units",
         "root",
         "run",
         "sequence",
         "stall_after",
-        "taken_up",
+        "start_delivered",
         "trace",
+        "trajectories",
         "type",
         "usage",
     )
@@ -96,7 +97,7 @@ class Operation:
         self.instance = instance
         self.stall_after = stall_after
         self.root: Node | None = None
-        self.announced = False
+        self.start_delivered = False
         """Whether its start has been told to callbacks; updates come after that."""
         self.orphaned = False
         """Whether a handle of its nodes was garbage-collected since the store looked last."""
@@ -111,13 +112,13 @@ class Operation:
         self.failures: deque[Event] = deque()
         self.pauses: Pauses | None = None
         """When the work was paused; None while it never was."""
-        self.courses = 0
+        self.estimated_levels = 0
         """How many of its running levels have a course."""
-        self.curves: dict[HistoryKey, deque[Trajectory]] = {}
+        self.trajectories: dict[TrajectoryKey, deque[Trajectory]] = {}
         """What levels left that completed: for their siblings, and, once the operation completes, for later runs."""
         self.resumed = False
         """Whether part of the work was done by an earlier session: such a run does not teach."""
-        self.taken_up: dict[str, Number] | None = None
+        self.resumed_units: dict[str, Number] | None = None
         """How many units that was, by the path of the level; None while there were none."""
         self.overdue_after: float | None = None
         self.previews = 0
@@ -126,29 +127,29 @@ class Operation:
         self.cancel_requested_at: float | None = None
         """When somebody asked for the operation to stop, in Unix seconds, and why."""
         self.cancel_reason: str | None = None
-        self.usage: Usage | None = None
+        self.usage: UsageAccumulator | None = None
         """Adds up what the process uses; ``resources`` is what it came to last."""
         self.resources: ResourceUse | None = None
         self.next_log: Callable[[], int] = count(1).__next__
         """Number of the next log record."""
 
-    def worked(self, start: float, end: float) -> float:
+    def active_seconds(self, start: float, end: float) -> float:
         """Return the seconds from ``start`` to ``end`` (monotonic) that were not paused."""
-        return max(0.0, end - start if self.pauses is None else end - start - self.pauses.within(start, end))
+        return max(0.0, end - start if self.pauses is None else end - start - self.pauses.seconds_between(start, end))
 
 
-class Below:
+class Children:
     """What a node knows of the levels below it: those that are kept, and what the ended ones came to."""
 
     __slots__ = (
         "auto_ids",
-        "born",
-        "done",
+        "cancelled_weight",
+        "created",
+        "done_weight",
         "estimated",
         "failed",
-        "left",
         "nodes",
-        "partial",
+        "partial_weight",
         "running",
         "skipped",
         "stage",
@@ -158,12 +159,12 @@ class Below:
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self.running = 0
-        self.born = 0
+        self.created = 0
         self.auto_ids: dict[str, int] = {}
-        self.done: Number = 0
+        self.done_weight: Number = 0
         self.failed = 0
         self.skipped = 0
-        self.partial = self.left = 0.0
+        self.partial_weight = self.cancelled_weight = 0.0
         """The weighted ratios of levels that are not done: of those that run and those that were cancelled, and of the latter alone."""
         self.estimated = 0
         """How many of the levels directly below rest on an estimate."""
@@ -178,10 +179,11 @@ class Node:
         "advanced_at",
         "advanced_clock",
         "attempt",
-        "below",
+        "children",
         "clamped",
+        "count_one",
+        "counted_completed",
         "counter",
-        "course",
         "current",
         "declared",
         "depth",
@@ -190,30 +192,31 @@ class Node:
         "ended_at",
         "error",
         "estimated",
+        "estimation",
+        "evicted",
         "failed",
         "failures",
-        "gone",
+        "has_advanced",
         "id",
         "info",
+        "last_count",
         "longest_gap",
         "message",
         "metadata",
-        "moved",
         "name",
         "observed_at",
         "observed_clock",
-        "one",
         "opaque",
         "operation",
         "order",
         "orphaned",
         "parent",
-        "part",
         "path",
+        "path_segment",
         "quarter",
         "ratio",
-        "seen",
-        "sent",
+        "reported_ratio",
+        "sent_sequence",
         "sequence",
         "skipped",
         "skips",
@@ -224,8 +227,6 @@ class Node:
         "started_at",
         "started_clock",
         "status",
-        "tallied",
-        "told",
         "total",
         "trace",
         "tracked",
@@ -237,7 +238,7 @@ class Node:
         self.parent = parent
         self.path = path
         self.depth: int = 0 if parent is None else parent.depth + 1
-        self.part = ""
+        self.path_segment = ""
         self.id = id_
         self.name = spec.name if spec.name is not None else id_
         self.spec = spec
@@ -249,31 +250,31 @@ class Node:
         self.attempt = 1
         self.order = 0
         self.declared = False
-        self.below: Below | None = None
+        self.children: Children | None = None
         self.counter: GilCounter | LockCounter | None = None
         self.failures: GilCounter | LockCounter | None = None
         self.skips: GilCounter | LockCounter | None = None
         self.opaque: Opaque | None = None
         """The opaque step that is in force here."""
-        self.course: Course | None = None
+        self.estimation: EstimationState | None = None
         """How it has come along, once a tick has seen it."""
         self.tracked = False
-        self.one: Callable[[], object] = not_ready
+        self.count_one: Callable[[], object] = raise_counter_missing
         """What a handle calls for one unit."""
         self.span: Span = INVALID_SPAN
         self.trace: tuple[int, int] | None = None
         """Trace and span id: of the level's own span, or of the plain one it was made from."""
         self.span_events = self.quarter = 0
         self.info: LevelInfo | None = None
-        self.snapshot: Snapshot | None = None
-        self.seen: Number = 0
+        self.snapshot: LevelSnapshot | None = None
+        self.last_count: Number = 0
         self.current: Number = 0
         self.ratio: float | None = None
         self.failed = self.skipped = self.sequence = 0
-        self.sent = 0
+        self.sent_sequence = 0
         """The sequence number that the last batch had; 0 when sinks know nothing of this level."""
-        self.tallied: Number = 0
-        self.told: float | None = None
+        self.counted_completed: Number = 0
+        self.reported_ratio: float | None = None
         """The ratio that the parent's ``partial`` holds for this node while it runs."""
         self.observed_at = self.observed_clock = self.longest_gap = 0.0
         self.started_at: float | None = None
@@ -283,9 +284,9 @@ class Node:
         self.ended_at: float | None = None
         self.duration: float | None = None
         self.dirty = True
-        self.moved = self.estimated = self.orphaned = self.gone = self.clamped = self.warned = False
+        self.has_advanced = self.estimated = self.orphaned = self.evicted = self.clamped = self.warned = False
 
-    def counting(self) -> GilCounter | LockCounter:
+    def ensure_counter(self) -> GilCounter | LockCounter:
         """Return the node's counter, making it at the first call."""
         counter = self.counter
         if counter is None:
@@ -293,8 +294,8 @@ class Node:
                 counter = self.counter
                 if counter is None:
                     counter = self.counter = Counter()
-                    if self.one is not_ready:
-                        self.one = counter.one
+                    if self.count_one is raise_counter_missing:
+                        self.count_one = counter.count_one
         return counter
 
     def fail_one(self) -> None:
@@ -302,16 +303,16 @@ class Node:
         if self.failures is None:
             with _creating:
                 self.failures = self.failures or Counter()
-        self.failures.one()
+        self.failures.count_one()
 
     def skip_one(self) -> None:
         """Count one skipped unit (besides counting it as done)."""
         if self.skips is None:
             with _creating:
                 self.skips = self.skips or Counter()
-        self.skips.one()
+        self.skips.count_one()
 
 
-def merged(old: Mapping[str, MetadataValue], new: Mapping[str, MetadataValue]) -> Mapping[str, MetadataValue]:
+def merge_metadata(old: Mapping[str, MetadataValue], new: Mapping[str, MetadataValue]) -> Mapping[str, MetadataValue]:
     """Return ``old`` overlaid with ``new``; never changes ``old``, which snapshots share."""
     return {**old, **new} if old else (new or NO_METADATA)

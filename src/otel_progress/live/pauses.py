@@ -12,14 +12,14 @@ MAX_PAUSES: Final = 1_000
 class Pauses:
     """The pauses of one operation, nested ones counted once. Not for two threads at a time; times are monotonic seconds."""
 
-    __slots__ = ("_depth", "_ends", "_starts", "_sums", "message", "said", "since")
+    __slots__ = ("_depth", "_ends", "_starts", "_sums", "pause_message", "since", "work_message")
 
     def __init__(self) -> None:
         self.since: float | None = None
         """When the pause that is on began; None while the work goes on."""
-        self.said: str | None = None
+        self.pause_message: str | None = None
         """What a pause says as the message of the operation, and ``message`` what the work had said before."""
-        self.message: str | None = None
+        self.work_message: str | None = None
         self._depth = 0
         self._starts: list[float] = []
         self._ends: list[float] = []
@@ -50,16 +50,16 @@ class Pauses:
         return clock - since
 
     @property
-    def ended(self) -> float:
+    def ended_seconds(self) -> float:
         """Seconds of all pauses that are over."""
         return self._sums[-1] if self._sums else 0.0
 
-    def until(self, clock: float) -> float:
+    def seconds_before(self, clock: float) -> float:
         """Return the seconds that were paused up to ``clock``."""
         last = bisect_right(self._starts, clock) - 1
         paused = 0.0 if last < 0 else self._sums[last] - max(0.0, self._ends[last] - clock)
         return paused if self.since is None else paused + max(0.0, clock - self.since)
 
-    def within(self, start: float, end: float) -> float:
+    def seconds_between(self, start: float, end: float) -> float:
         """Return the seconds from ``start`` to ``end`` that were paused."""
-        return self.until(end) - self.until(start)
+        return self.seconds_before(end) - self.seconds_before(start)

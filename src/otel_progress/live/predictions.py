@@ -8,11 +8,13 @@ from otel_progress.model import Eta
 
 MAX_REMEMBERED: Final = 16
 """Predictions that are remembered of one run."""
-LATE: Final = 0.25
+
+
+OVERDUE_FRACTION: Final = 0.25
 """A run is overdue so much of its expected time beyond its interval: every tenth ordinary run ends a little beyond that."""
 
 
-class Verdict(NamedTuple):
+class PredictionScore(NamedTuple):
     """How good a prediction was: its distance from the end over the duration, and whether its interval held the end (None: it had none)."""
 
     error: float
@@ -49,7 +51,7 @@ class Predictions:
             del kept[1:-1:2]
             self._spacing = eta.clock / MAX_REMEMBERED
 
-    def judge(self, duration: float) -> tuple[Verdict, Verdict, Verdict] | None:
+    def score(self, duration: float) -> tuple[PredictionScore, PredictionScore, PredictionScore] | None:
         """Return verdicts on the first prediction, on the one that stood at half of ``duration``, and on the last.
 
         None when nothing was predicted, or the duration is no measure.
@@ -59,18 +61,18 @@ class Predictions:
             return None
         half = duration / 2
         standing = next((eta for eta in reversed(self._kept) if eta.clock <= half), first)
-        return _verdict(first, duration), _verdict(standing.at(half), duration), _verdict(self._kept[-1], duration)
+        return _score(first, duration), _score(standing.at(half), duration), _score(self._kept[-1], duration)
 
 
-def allowance(eta: Eta) -> float | None:
+def overdue_threshold(eta: Eta) -> float | None:
     """Return after how many seconds of work a run is overdue by an estimate (whose ``clock`` is in such); None without an interval."""
     if eta.remaining_s is None or eta.high_s is None:
         return None
-    return eta.clock + eta.high_s + LATE * (eta.clock + eta.remaining_s)
+    return eta.clock + eta.high_s + OVERDUE_FRACTION * (eta.clock + eta.remaining_s)
 
 
-def _verdict(eta: Eta, duration: float) -> Verdict:
+def _score(eta: Eta, duration: float) -> PredictionScore:
     left = duration - eta.clock
     predicted = eta.remaining_s if eta.remaining_s is not None else eta.low_s or 0.0
     covered = None if eta.low_s is None or eta.high_s is None else eta.low_s <= left <= eta.high_s
-    return Verdict(abs(predicted - left) / duration, covered)
+    return PredictionScore(abs(predicted - left) / duration, covered)

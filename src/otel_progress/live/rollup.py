@@ -18,7 +18,7 @@ from otel_progress.model import Number, Status
 _ROUNDING = 1e-9
 
 
-def staged(stages: Iterable[tuple[float, Status, float | None]]) -> float | None:
+def ratio_of_stages(stages: Iterable[tuple[float, Status, float | None]]) -> float | None:
     """Return the weighted ratio of (weight, status, ratio) stages; None when they weigh nothing."""
     parts = [(weight, weight * _share(status, ratio)) for weight, status, ratio in stages]
     whole = math.fsum(weight for weight, _ in parts)
@@ -31,12 +31,12 @@ def _share(status: Status, ratio: float | None) -> float:
     return ratio or 0.0
 
 
-def exceeds(current: Number, total: Number) -> bool:
+def exceeds_total(current: Number, total: Number) -> bool:
     """Tell whether ``current`` is more than ``total``, by more than the rounding of binary fractions that were added up."""
     return current > total and not (type(current) is float and current - total <= _ROUNDING * total)
 
 
-def counted(current: Number, total: Number | None, partial: float = 0.0) -> float | None:
+def ratio_of_count(current: Number, total: Number | None, partial: float = 0.0) -> float | None:
     """Return (current + partial) / total within 0 to 1; None when the total is unknown or there is nothing to do."""
     if total is None or total <= 0:
         return None

@@ -14,36 +14,36 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from otel_progress.live.batches import Batches
-from otel_progress.live.estimating import Estimates
-from otel_progress.live.inbox import Inbox
-from otel_progress.live.interrupting import Interruptions
-from otel_progress.live.lessons import Book
-from otel_progress.live.logbook import Logbook
+from otel_progress.live.batches import BatchRegistry
+from otel_progress.live.buffers import EventBuffer, LogBuffer, PreviewBuffer
+from otel_progress.live.estimation.tracker import EstimateTracker
+from otel_progress.live.estimation.trajectories import TrajectoryCache
+from otel_progress.live.interruptions import Interruptions
 from otel_progress.live.node import Node, Operation, Spec
-from otel_progress.live.observe import changed, picture
-from otel_progress.live.previews import Gallery
-from otel_progress.live.reading import Reading
-from otel_progress.live.tree import Limits, Refused, Tree
-from otel_progress.live.usage import Usage
+from otel_progress.live.reader import LiveReader
+from otel_progress.live.resource_usage import UsageAccumulator
+from otel_progress.live.snapshots import needs_update, take_snapshot
+from otel_progress.live.tree import Limits, OpenRejected, Tree
 from otel_progress.model import Failure, Instance, MetadataValue, Outcome, Status
-from otel_progress.observations import LogRecord, Preview, ResourceSample, ResourceUse
-from otel_progress.protocols import Batch
-from otel_progress.redaction import shown
-from otel_progress.text import cut
+from otel_progress.protocols import ChangeSet
+from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
+from otel_progress.redaction import redact_snapshot
+from otel_progress.text import truncate
 
 MAX_SAMPLES: Final = 3_600
 """Looks at the use of resources that are kept: an hour of them, at one a second."""
+
+
 REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
 
 
-class LiveStore(Reading):
+class LiveStore(LiveReader):
     """All live levels of this process: a Reader, and the source of every batch.
 
     ``clock`` is monotonic, ``now`` wall time, both in seconds; ``ids`` makes unique hexadecimal ids. The hooks are all called without
     the lock: ``on_reject(reason, text)`` is told of what had to be refused and may raise, ``on_note(reason, text)`` of what was found
     wrong later; ``on_begin(node)`` hears of operations, ``on_end(node)`` of levels, ``on_advance(node)`` of each one that is in a batch,
-    ``on_wake()`` that there is something to collect, ``on_event_dropped()`` of an event let go. ``remembers`` says that somebody will
+    ``on_wake()`` that there is something to collect, ``on_event_dropped()``. ``has_trajectory_store`` says that somebody will
     answer what past runs left (see ``Estimates.recall``).
     """
 
@@ -56,7 +56,7 @@ class LiveStore(Reading):
         ids: Callable[[], str] = lambda: secrets.token_hex(8),
         limits: Limits | None = None,
         stall_after: float = 60.0,
-        remembers: bool = False,
+        has_trajectory_store: bool = False,
     ) -> None:
         self.clock = clock
         self.now = now
@@ -71,7 +71,7 @@ class LiveStore(Reading):
         self.on_previews_gone: Callable[[Sequence[str]], None] = _ignore_locations
         self._ids = ids
         self._stall_after = stall_after
-        self._remembers = remembers
+        self._has_trajectory_store = has_trajectory_store
         self.restart(instance)
 
     def restart(self, instance: Instance) -> None:
@@ -81,19 +81,19 @@ class LiveStore(Reading):
             node.status = Status.CANCELLED  # here, for the handles that were inherited; the parent process goes on with it
         self.instance = instance
         self._lock = threading.RLock()
-        self._tree = Tree(instance.id, self.limits, self.clock, self.now, self._ids, self._late, self._stall_after)
-        self.estimates = Estimates(self._lock, Book(remembers=self._remembers), self.clock)
+        self._tree = Tree(instance.id, self.limits, self.clock, self.now, self._ids, self._on_late_count, self._stall_after)
+        self.estimates = EstimateTracker(self._lock, TrajectoryCache(has_backend=self._has_trajectory_store), self.clock)
         self.interruptions = Interruptions(self._lock, self._tree, self.estimates, self.clock, self.now)
         self._ended: deque[Operation] = deque()
-        self._inbox = Inbox(self.limits)
-        self._logbook = Logbook()
-        self._gallery = Gallery()
-        self._batches = Batches(self.now)
+        self._events = EventBuffer(self.limits)
+        self._logs = LogBuffer()
+        self._previews = PreviewBuffer()
+        self._batches = BatchRegistry(self.now)
         self._samples: deque[ResourceSample] = deque(maxlen=MAX_SAMPLES)
         self._unsent_sample: ResourceSample | None = None
         self._resend = False
 
-    def _late(self) -> None:
+    def _on_late_count(self) -> None:
         self.on_reject("ended", "a unit was counted on a level that has ended; count before the end")
 
     # --- writing -----------------------------------------------------------------------------------------------
@@ -104,9 +104,9 @@ class LiveStore(Reading):
         return (
             not self._tree.active
             and not self._tree.closed
-            and not self._inbox
-            and not self._logbook
-            and not self._gallery
+            and not self._events
+            and not self._logs
+            and not self._previews
             and not self._batches.waiting
         )
 
@@ -115,9 +115,9 @@ class LiveStore(Reading):
         try:
             with self._lock:
                 node = self._open(parent, spec)
-        except Refused as refused:
+        except OpenRejected as refused:
             self.on_reject(refused.reason, refused.text)  # without the lock: it logs, and may raise
-            if not refused.again:
+            if not refused.can_rename:
                 return None
             with self._lock:
                 node = self._open(parent, spec, rename=True)
@@ -142,7 +142,7 @@ class LiveStore(Reading):
         try:
             with self._lock:
                 node = self._tree.open_stage(parent, spec, ended)
-        except Refused as refused:
+        except OpenRejected as refused:
             self.on_reject(refused.reason, refused.text)
             return None
         for each in ended:
@@ -168,16 +168,16 @@ class LiveStore(Reading):
         for each in ended:
             self.on_end(each)
         if self._tree.notes:
-            self._tell_notes()
+            self._report_notes()
         return True
 
-    def _tell_notes(self) -> None:
+    def _report_notes(self) -> None:
         with self._lock:
             notes, self._tree.notes = self._tree.notes, []
         for reason, text in notes:
             self.on_note(reason, text)
 
-    def record(
+    def add_item(
         self,
         node: Node,
         name: str,
@@ -186,20 +186,20 @@ class LiveStore(Reading):
         metadata: Mapping[str, MetadataValue],
     ) -> None:
         """Remember one unit of work; let it go, counted, when too many wait for the next tick. Takes no lock."""
-        if not self._inbox.record(node, name, outcome, error, metadata, self.now()):
+        if not self._events.record(node, name, outcome, error, metadata, self.now()):
             self.on_event_dropped()
 
-    def log(self, node: Node, record: LogRecord) -> None:
+    def add_log(self, node: Node, record: LogRecord) -> None:
         """Remember a log record of a level; let it go, counted, when too many wait for the next tick. Takes no lock."""
-        if not self._logbook.add(node, record):
+        if not self._logs.add(node, record):
             self.on_event_dropped()
         self.on_wake()
 
-    def keep_preview(self, node: Node, preview: Preview, gone: Sequence[Preview] = ()) -> None:
+    def add_preview(self, node: Node, preview: Preview, gone: Sequence[Preview] = ()) -> None:
         """Remember a preview that was stored, and that others (without their location) made room for it."""
         operation = node.operation
         with self._lock:
-            self._gallery.add(operation, preview, gone)
+            self._previews.add(operation, preview, gone)
             root = operation.root
             if root is not None:
                 root.dirty = True
@@ -208,14 +208,14 @@ class LiveStore(Reading):
                     root.snapshot = None
         self.on_wake()
 
-    def sample(self, sample: ResourceSample) -> None:
+    def add_sample(self, sample: ResourceSample) -> None:
         """Take a look at what this process uses: part of the use of every operation that is active now."""
         with self._lock:
             self._samples.append(sample)
             self._unsent_sample = sample
             for operation in self._tree.operations.values():
                 if operation.usage is None:
-                    operation.usage = Usage()
+                    operation.usage = UsageAccumulator()
                 operation.resources = operation.usage.add(sample)
 
     def declare_batch(self, id_: str | None, name: str, type_: str, total: int | None) -> str:
@@ -249,7 +249,7 @@ class LiveStore(Reading):
             if operation is None or (run is not None and operation.run != run):
                 return False
             if operation.cancel_requested_at is None:
-                operation.cancel_reason = cut(reason)  # first: whoever sees the moment finds the reason
+                operation.cancel_reason = truncate(reason)  # first: whoever sees the moment finds the reason
                 operation.cancel_requested_at = self.now()
                 if operation.root is not None:
                     operation.root.dirty = True
@@ -262,8 +262,8 @@ class LiveStore(Reading):
             deleted = [operation for operation in self._ended if operation.id == operation_id]
             self._ended = deque(operation for operation in self._ended if operation.id != operation_id)
             for operation in deleted:
-                self._logbook.forget(operation)
-            locations = self._gallery.forget(deleted)
+                self._logs.drop_operation(operation)
+            locations = self._previews.drop_operations(deleted)
         self.on_previews_gone(locations)
         return len(deleted)
 
@@ -273,58 +273,58 @@ class LiveStore(Reading):
         for earlier in reversed(self._ended):
             kept += len(earlier.finished) + len(earlier.failed)
             if kept > self.limits.history_levels and earlier.root is not None and earlier is not operation:
-                earlier.root.below = None
+                earlier.root.children = None
                 earlier.finished.clear()
                 earlier.failed.clear()
         if len(self._ended) > self.limits.history:
             forgotten = self._ended.popleft()
-            self._logbook.forget(forgotten)
-            self._gallery.forget([forgotten])
+            self._logs.drop_operation(forgotten)
+            self._previews.drop_operations([forgotten])
 
     # --- collecting: once a tick -------------------------------------------------------------------------------
 
-    def collect(self) -> Batch:
+    def collect(self) -> ChangeSet:
         """Return what changed since the last time. Holds the lock for one node at a time, so no caller waits long."""
         self._close_orphans()
         clock, now = self.clock(), self.now()
-        self.estimates.stir(clock)
+        self.estimates.refresh_opaque(clock)
         with self._lock:
             active = list(self._tree.active)
         # A reader may have measured a node since the last batch; then it has not changed since, and is to be told all the same.
-        due = active if self._resend else [node for node in active if node.sequence != node.sent or changed(node)]
+        due = active if self._resend else [node for node in active if node.sequence != node.sent_sequence or needs_update(node)]
         fresh = self._observe_changed(due, clock, now)
         with self._lock:
-            events = self._inbox.take()
+            events = self._events.drain()
             ended = list(self._tree.closed)
             self._tree.closed.clear()
             evicted, self._tree.evicted = self._tree.evicted, []
             items, self._tree.items = self._tree.items, {}
             for node in ended:
                 if node.sequence == 0:
-                    self._tree.measure(node, clock, now)
+                    self._tree.update_figures(node, clock, now)
                 if node.status.finished:
                     self.estimates.finish(node)
-            lessons = self.estimates.book.take()
-            logs = self._logbook.take()
+            lessons = self.estimates.trajectories.drain()
+            logs = self._logs.drain()
             sample, self._unsent_sample = self._unsent_sample, None
             resources = {} if sample is None else self._resources()
-            batches = self._batches.take(everything=self._resend)
-            previews = self._gallery.take()
+            batches = self._batches.drain(everything=self._resend)
+            previews = self._previews.drain()
             self._resend = False
         fresh.update(dict.fromkeys(self.estimates.estimate(clock)))  # after the ended ones: what they leave counts already
         nodes = sorted(dict.fromkeys((*fresh, *ended)), key=lambda node: node.depth)
         snapshots = []
         for node in nodes:
             with self._lock:
-                if _gone(node):
+                if _is_evicted(node):
                     continue
-                node.sent = node.sequence
-                snapshot = picture(node)
-            snapshots.append(shown(snapshot))
+                node.sent_sequence = node.sequence
+                snapshot = take_snapshot(node)
+            snapshots.append(redact_snapshot(snapshot))
             self.on_advance(node)
         if self._tree.notes:
-            self._tell_notes()
-        return Batch(
+            self._report_notes()
+        return ChangeSet(
             self.instance,
             now,
             clock,
@@ -358,8 +358,8 @@ class LiveStore(Reading):
                 with self._lock:
                     if node.status is not Status.RUNNING:
                         continue
-                    self._tree.measure(node, clock, now)
-                    self.estimates.look(node, clock)
+                    self._tree.update_figures(node, clock, now)
+                    self.estimates.observe(node, clock)
                 fresh[node] = None
                 if node.parent is not None:
                     by_depth.setdefault(depth - 1, {})[node.parent] = None
@@ -375,10 +375,10 @@ class LiveStore(Reading):
             self.close(node, Status.CANCELLED, message=REASON_COLLECTED)
 
 
-def _gone(node: Node) -> bool:
+def _is_evicted(node: Node) -> bool:
     here: Node | None = node
     while here is not None:
-        if here.gone:
+        if here.evicted:
             return True
         here = here.parent
     return False

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from otel_progress import semconv
-from otel_progress.live.node import Below, Node, Operation, Spec
-from otel_progress.live.observe import changed, measure
+from otel_progress.live.node import Children, Node, Operation, Spec
+from otel_progress.live.snapshots import needs_update, update_figures
 from otel_progress.model import NO_METADATA, Number, Status
 from otel_progress.stages import Stages
-from otel_progress.text import segment
+from otel_progress.text import encode_segment
 
 REASON_PARENT_ENDED: Final = "ended with its parent"
 
@@ -35,14 +35,14 @@ class Limits:
     waiting_levels: int = 100_000
 
 
-class Refused(Exception):  # noqa: N818 - a signal to the live store, never an error anybody sees
-    """Something was not begun. ``again`` says that it can be under another id, once the caller has been told."""
+class OpenRejected(Exception):  # noqa: N818 - a signal to the live store, never an error anybody sees
+    """Something was not begun. ``can_rename`` says that it can be under another id, once the caller has been told."""
 
-    def __init__(self, reason: str, text: str, *, again: bool = False) -> None:
+    def __init__(self, reason: str, text: str, *, can_rename: bool = False) -> None:
         super().__init__(reason, text)
         self.reason = reason
         self.text = text
-        self.again = again
+        self.can_rename = can_rename
 
 
 class Tree:
@@ -72,7 +72,7 @@ class Tree:
         self._clock = clock
         self._now = now
         self._ids = ids
-        self._late = late
+        self._on_late_count = late
         self._stall_after = stall_after
         self.notes: list[tuple[str, str]] = []
 
@@ -96,39 +96,39 @@ class Tree:
         """Begin a stage: end the one before, skip declared ones between. Raises Refused when it is unknown or lies behind."""
         if parent not in self.active:
             raise _has_ended(f"stage {spec.name!r}")
-        stages = None if parent.below is None else parent.below.stages
+        stages = None if parent.children is None else parent.children.stages
         if stages is None:
             self._end_stage(parent, ended)
             stage = self._new_child(parent, spec, rename=True)
         else:
             stage = self._declared_stage(stages, spec.id or "", ended)
         self._begin(stage)
-        if parent.below is not None:
-            parent.below.stage = stage
+        if parent.children is not None:
+            parent.children.stage = stage
         return stage
 
     def _end_stage(self, parent: Node, ended: list[Node]) -> None:
-        stage = None if parent.below is None else parent.below.stage
+        stage = None if parent.children is None else parent.children.stage
         if stage is not None:
             self.close(stage, Status.COMPLETED, ended)
 
     def _declared_stage(self, stages: list[Node], name: str, ended: list[Node]) -> Node:
         names = [stage.id for stage in stages]
         if name not in names:
-            raise Refused("stage", f"stage {name!r} was not begun; the declared stages are {', '.join(names)}")
+            raise OpenRejected("stage", f"stage {name!r} was not begun; the declared stages are {', '.join(names)}")
         index = names.index(name)
         reached = max((i for i, stage in enumerate(stages) if stage.status is not Status.PENDING), default=-1)
         stage = stages[index]
         if index < reached or stage.status not in (Status.PENDING, Status.FAILED, Status.CANCELLED):
             msg = f"stage {name!r} was refused: {names[reached]!r} has been reached, and stages only go forward"
-            raise Refused("stage", msg)
+            raise OpenRejected("stage", msg)
         for earlier in stages[:index]:
             if earlier.status is Status.RUNNING:
                 self.close(earlier, Status.COMPLETED, ended)
             elif earlier.status is Status.PENDING:
                 self._skip(earlier)
         if stage.status.finished:
-            stage = stages[index] = self._again(stage, stage.spec)
+            stage = stages[index] = self._reopen(stage, stage.spec)
         return stage
 
     def _new_operation(self, spec: Spec, rename: bool) -> Node:
@@ -142,62 +142,67 @@ class Tree:
         return node
 
     def _new_child(self, parent: Node, spec: Spec, rename: bool) -> Node:
-        below = parent.below
+        below = parent.children
         if below is None:
-            below = parent.below = Below()
+            below = parent.children = Children()
         type_, id_ = spec.type, spec.id
         if id_ is None:
             id_, part = _number(below, type_)
         else:
-            part = segment(type_, id_)
+            part = encode_segment(type_, id_)
             before = below.nodes.get(part)
             if before is not None:
                 if before.status.finished:
-                    return self._again(before, spec)
+                    return self._reopen(before, spec)
                 id_ = _other_id(id_, {node.id for node in below.nodes.values() if node.spec.type == type_}, type_, rename)
-                part = segment(type_, id_)
+                part = encode_segment(type_, id_)
         node = Node(parent.operation, parent, f"{parent.path}/{part}" if parent.path else part, id_, spec)
-        node.part = part
+        node.path_segment = part
         if spec.name is None and spec.id is None:
             node.name = f"{type_} {id_}"
-        node.order = below.born
-        below.born += 1
+        node.order = below.created
+        below.created += 1
         below.nodes[part] = node
         return node
 
-    def _again(self, before: Node, spec: Spec) -> Node:
+    def _reopen(self, before: Node, spec: Spec) -> Node:
         """Enter an ended level once more: the same place, one attempt on, its earlier outcome taken back."""
         node = Node(before.operation, before.parent, before.path, before.id, spec)
         node.name = spec.name if spec.name is not None else before.name
-        node.attempt, node.order, node.declared, node.part = before.attempt + 1, before.order, before.declared, before.part
-        node.sent = before.sent
-        if node.operation.taken_up is not None:
-            node.operation.taken_up.pop(node.path, None)
-        self._forget(before)
-        below = None if before.parent is None else before.parent.below
+        node.attempt, node.order, node.declared, node.path_segment = (
+            before.attempt + 1,
+            before.order,
+            before.declared,
+            before.path_segment,
+        )
+        node.sent_sequence = before.sent_sequence
+        if node.operation.resumed_units is not None:
+            node.operation.resumed_units.pop(node.path, None)
+        self._discard_attempt(before)
+        below = None if before.parent is None else before.parent.children
         if below is not None:
             if before.status is Status.CANCELLED and not before.declared:
-                share = before.spec.weight * (before.told or 0.0)
-                below.left -= share
-                below.partial -= share
+                share = before.spec.weight * (before.reported_ratio or 0.0)
+                below.cancelled_weight -= share
+                below.partial_weight -= share
             elif not before.declared:
-                below.done -= before.spec.weight
-            lost, passed = _units_lost(before)
+                below.done_weight -= before.spec.weight
+            lost, passed = _failed_and_skipped_units(before)
             below.failed -= lost
             below.skipped -= passed
-            below.nodes[before.part] = node
+            below.nodes[before.path_segment] = node
         return node
 
-    def _forget(self, before: Node) -> None:
+    def _discard_attempt(self, before: Node) -> None:
         """Let go of an earlier attempt with all below it; sinks are told of the latter, the level itself goes on there."""
         for node in walk(before):
-            node.gone = True
+            node.evicted = True
             self.closed.pop(node, None)
-            if node is not before and node.sent:
+            if node is not before and node.sent_sequence:
                 self.evicted.append((node.operation.run, node.path))
         for kept in (before.operation.finished, before.operation.failed):
-            if any(node.gone for node in kept):
-                left = [node for node in kept if not node.gone]
+            if any(node.evicted for node in kept):
+                left = [node for node in kept if not node.evicted]
                 kept.clear()
                 kept.extend(left)
 
@@ -209,9 +214,9 @@ class Tree:
         self.active[node] = None
         parent = node.parent
         if parent is not None:
-            if parent.below is not None:
-                parent.below.running += 1
-            parent.dirty = parent.moved = True
+            if parent.children is not None:
+                parent.children.running += 1
+            parent.dirty = parent.has_advanced = True
         if node.declared:
             self.closed.pop(node, None)
         if node.spec.stages is not None:
@@ -226,8 +231,8 @@ class Tree:
             child.declared = True
             announced.append(child)
             self.closed[child] = None
-        if node.below is not None:
-            node.below.stages = announced
+        if node.children is not None:
+            node.children.stages = announced
 
     # --- end ---------------------------------------------------------------------------------------------------
 
@@ -235,7 +240,7 @@ class Tree:
         """End a level and what still runs below it; the nodes that ended are added to ``ended``, children first."""
         if node not in self.active:
             return
-        if node.below is not None and node.below.running:
+        if node.children is not None and node.children.running:
             running = [child for child in walk(node) if child is not node and child.status is Status.RUNNING]
             for child in reversed(running):
                 if child.declared and child.parent is node and status is Status.COMPLETED:
@@ -246,7 +251,7 @@ class Tree:
         self._end(node, status, ended)
 
     def _end(self, node: Node, status: Status, ended: list[Node]) -> None:
-        below = node.below
+        below = node.children
         if below is not None and below.stages is not None and status in (Status.COMPLETED, Status.SKIPPED):
             for stage in below.stages:
                 if stage.status is Status.PENDING:
@@ -256,17 +261,17 @@ class Tree:
             node.operation.pauses.close(clock)
         node.status, node.ended_at = status, now
         node.duration = max(0.0, clock - (node.started_clock or 0.0))
-        node.moved = True
-        node.one = self._late
-        self.measure(node, clock, now)
+        node.has_advanced = True
+        node.count_one = self._on_late_count
+        self.update_figures(node, clock, now)
         self._fold(node, status)
         ended.append(node)
 
     def _skip(self, stage: Node) -> None:
         stage.status = Status.SKIPPED
-        if stage.parent is not None and stage.parent.below is not None:
-            stage.parent.below.skipped += 1
-        self.measure(stage, self._clock(), self._now())
+        if stage.parent is not None and stage.parent.children is not None:
+            stage.parent.children.skipped += 1
+        self.update_figures(stage, self._clock(), self._now())
         self.closed[stage] = None
 
     def _fold(self, node: Node, status: Status) -> None:
@@ -274,21 +279,21 @@ class Tree:
         del self.active[node]
         self.closed[node] = None
         if len(self.closed) > self._limits.waiting_levels:
-            self._let_go()
+            self._drop_oldest_closed()
         parent, operation = node.parent, node.operation
         if parent is None:
             self.operations.pop(operation.id, None)
             return
         failed = status is Status.FAILED
-        below = parent.below
+        below = parent.children
         if below is not None:
             below.running -= 1
             if status is Status.CANCELLED and not node.declared:
-                below.left += node.spec.weight * (node.told or 0.0)
+                below.cancelled_weight += node.spec.weight * (node.reported_ratio or 0.0)
             if below.running == 0:
-                below.partial = below.left  # exactly: what was added and taken away has left its rounding
+                below.partial_weight = below.cancelled_weight  # exactly: what was added and taken away has left its rounding
             if status is not Status.COMPLETED or node.failed or node.skipped:
-                lost, passed = _units_lost(node)
+                lost, passed = _failed_and_skipped_units(node)
                 below.failed += lost
                 below.skipped += passed
             if below.stage is node:
@@ -296,35 +301,35 @@ class Tree:
             if node.declared:
                 return
             if status is not Status.CANCELLED:
-                below.done += node.spec.weight
+                below.done_weight += node.spec.weight
         kept = operation.failed if failed else operation.finished
         kept.append(node)
         if len(kept) > (self._limits.failed_levels if failed else self._limits.levels):
             self._evict(kept.popleft())
 
-    def _let_go(self) -> None:
+    def _drop_oldest_closed(self) -> None:
         """Forget the ended level that has waited longest for a tick: ticks are stuck."""
         del self.closed[next(iter(self.closed))]
         self.notes.append(("waiting", "ended levels were left out of the journal and exports: no tick took them in time"))
 
     def _evict(self, node: Node) -> None:
-        node.gone = True
-        if node.operation.taken_up is not None:
-            node.operation.taken_up.pop(node.path, None)
+        node.evicted = True
+        if node.operation.resumed_units is not None:
+            node.operation.resumed_units.pop(node.path, None)
         self.closed.pop(node, None)
-        below = None if node.parent is None else node.parent.below
-        if below is not None and below.nodes.get(node.part) is node:
-            del below.nodes[node.part]
-        if node.sent:
+        below = None if node.parent is None else node.parent.children
+        if below is not None and below.nodes.get(node.path_segment) is node:
+            del below.nodes[node.path_segment]
+        if node.sent_sequence:
             self.evicted.append((node.operation.run, node.path))
 
     # --- figures -----------------------------------------------------------------------------------------------
 
-    def measure(self, node: Node, clock: float, now: float) -> None:
+    def update_figures(self, node: Node, clock: float, now: float) -> None:
         """Take the node's figures and count the units of work done since they were taken last."""
         failed, skipped = node.failed, node.skipped
-        measure(node, clock, now)
-        if node.counter is None and node.below is None and node.failures is None and node.skips is None:
+        update_figures(node, clock, now)
+        if node.counter is None and node.children is None and node.failures is None and node.skips is None:
             return  # there was nothing to be counted
         if node.clamped:
             self._warn_clamped(node)
@@ -334,15 +339,15 @@ class Tree:
             self._count(node, "skipped", node.skipped - skipped)
         # By their highest mark, since an outcome may be known before its unit is done.
         completed = node.current - node.failed - node.skipped
-        if completed > node.tallied:
-            self._count(node, "completed", completed - node.tallied)
-            node.tallied = completed
+        if completed > node.counted_completed:
+            self._count(node, "completed", completed - node.counted_completed)
+            node.counted_completed = completed
 
-    def refresh(self, node: Node, clock: float, now: float) -> bool:
+    def update_if_needed(self, node: Node, clock: float, now: float) -> bool:
         """Take the node's figures if they have changed, and tell whether they have; those below it come before."""
-        due = node.sequence == 0 or (node.status is Status.RUNNING and changed(node))
+        due = node.sequence == 0 or (node.status is Status.RUNNING and needs_update(node))
         if due:
-            self.measure(node, clock, now)
+            self.update_figures(node, clock, now)
         return due
 
     def _warn_clamped(self, node: Node) -> None:
@@ -357,20 +362,20 @@ class Tree:
         self.items[key] = self.items.get(key, 0) + units
 
 
-def _has_ended(what: str) -> Refused:
-    return Refused("ended", f"{what} was not begun: the level above it has ended; begin it before that")
+def _has_ended(what: str) -> OpenRejected:
+    return OpenRejected("ended", f"{what} was not begun: the level above it has ended; begin it before that")
 
 
 def _other_id(id_: str, taken: Container[str], what: str, rename: bool) -> str:
     """Return a free id made from one in use. Raises Refused unless ``rename``: the caller is to be told first."""
     if not rename:
-        raise Refused("duplicate_id", f"{what} {id_!r} is running already; give each one its own id", again=True)
+        raise OpenRejected("duplicate_id", f"{what} {id_!r} is running already; give each one its own id", can_rename=True)
     return next(other for n in itertools.count(2) if (other := f"{id_}~{n}") not in taken)
 
 
-def _number(below: Below, type_: str) -> tuple[str, str]:
+def _number(below: Children, type_: str) -> tuple[str, str]:
     """Return the next number as the id of a level of this type, past those that are some level's own id, and its segment."""
-    stem = segment(type_, "")
+    stem = encode_segment(type_, "")
     while True:
         number = below.auto_ids[type_] = below.auto_ids.get(type_, 0) + 1
         id_ = str(number)
@@ -379,7 +384,7 @@ def _number(below: Below, type_: str) -> tuple[str, str]:
             return id_, part
 
 
-def _units_lost(node: Node) -> tuple[int, int]:
+def _failed_and_skipped_units(node: Node) -> tuple[int, int]:
     """Return how many of the parent's units failed and were skipped in an ended level.
 
     A level counts one unit above, or as many as it weighs. Where its own units are the parent's (its weight is its total, as for a
@@ -401,7 +406,7 @@ def walk(node: Node) -> Iterator[Node]:
     while waiting:
         here = waiting.pop()
         yield here
-        if here.below is not None:
-            children = list(here.below.nodes.values())  # in one step of C, so that a begin in another thread does no harm
+        if here.children is not None:
+            children = list(here.children.nodes.values())  # in one step of C, so that a begin in another thread does no harm
             children.sort(key=lambda child: child.order, reverse=True)
             waiting.extend(children)

@@ -14,18 +14,31 @@ from otel_progress.errors import PreviewError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
 MAX_WHOLE: Final = 4 * 1024 * 1024
 """Bytes of an array that is copied whole on the caller's thread; of a larger one only every second, third … row."""
+
+
 MAX_ROWS: Final = 6 * 1024 * 1024
 """Bytes of such a copy; of an array that is still too large only every second, third … column as well."""
+
+
 MAX_THINNED: Final = 15 * 256 * 1024
 """Bytes of that one, which takes twice the time a byte."""
+
+
 MAX_APART: Final = 300_000
 """Pixels of a copy of an array whose pixels do not lie beside each other, as in a view of every second one: each is copied alone."""
+
+
 MAX_FRESH: Final = 1024 * 1024
 """Bytes of a copy for which no memory is at hand yet: the system takes longer to give memory than the copy takes."""
+
+
 MAX_CALLED: Final = 64 * 1024 * 1024
 """Bytes of an array that is copied whole when a function returns it, off the caller's thread."""
+
+
 _CHANNELS: Final = (1, 2, 3, 4)
 
 

@@ -13,10 +13,11 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_progress.errors import PreviewError
-from otel_progress.text import cut
+from otel_progress.text import truncate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
 
 MAX_COPIED: Final = 16 * 1024 * 1024
 """Bytes that the copy of a figure may have."""
@@ -49,7 +50,7 @@ def copy_figure(figure: Any) -> bytes:
     try:
         _Pickler(figure, buffer).dump(figure)
     except Exception as error:
-        msg = f"the figure cannot be copied ({cut(f'{type(error).__name__}: {error}', 100)}): pass a function that draws it"
+        msg = f"the figure cannot be copied ({truncate(f'{type(error).__name__}: {error}', 100)}): pass a function that draws it"
         raise PreviewError(msg) from error
     content = buffer.getvalue()
     if len(content) > MAX_COPIED:

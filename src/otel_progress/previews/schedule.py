@@ -6,6 +6,8 @@ from typing import Final, Literal, TypeAlias
 
 At: TypeAlias = 'tuple[float, ...] | float | Literal["always"]'
 """Fractions (ascending, above 0 and at most 1), a number of seconds, or ``always``."""
+
+
 DEFAULT_AT: Final[tuple[float, ...]] = (0.25, 0.5, 0.75)
 
 

@@ -9,17 +9,27 @@ from typing import Any, Final
 
 from otel_progress import redaction
 from otel_progress.errors import PreviewError
-from otel_progress.previews.media import JSON, TEXT, Made
-from otel_progress.text import cut
+from otel_progress.previews.media import JSON, TEXT, RenderedPreview
+from otel_progress.text import truncate
 
 MAX_TEXT: Final = 65_536
 """Longest text preview, in characters; the rest is cut off."""
+
+
 MAX_VALUES: Final = 5_000
 """Values in a JSON preview, those inside of others counted."""
+
+
 MAX_DEPTH: Final = 32
 """How deep the values of a JSON preview may lie in each other."""
+
+
 _MAX_STRING: Final = 1_024
+
+
 _LEAST: Final = -(2**63)
+
+
 _MOST: Final = 2**63 - 1
 
 
@@ -39,9 +49,9 @@ def _copied(value: object, left: list[int], depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return cut(value, _MAX_STRING)
+        return truncate(value, _MAX_STRING)
     if isinstance(value, dict):
-        return {cut(key, _MAX_STRING): _copied(one, left, depth + 1) for key, one in list(value.items())}
+        return {truncate(key, _MAX_STRING): _copied(one, left, depth + 1) for key, one in list(value.items())}
     if isinstance(value, (list, tuple)):
         return [_copied(one, left, depth + 1) for one in list(value)]
     if isinstance(value, Real):  # numpy's numbers as well
@@ -61,15 +71,15 @@ def _number(value: Real) -> int | float | None:
     return number if math.isfinite(number) else None
 
 
-def make_text(text: str) -> Made:
+def make_text(text: str) -> RenderedPreview:
     """Return a text, cut and redacted, as a preview."""
-    return Made(TEXT, redaction.text("preview", cut(text, MAX_TEXT), MAX_TEXT).encode())
+    return RenderedPreview(TEXT, redaction.redact_value("preview", truncate(text, MAX_TEXT), MAX_TEXT).encode())
 
 
-def make_json(value: Any) -> Made:
+def make_json(value: Any) -> RenderedPreview:
     """Return copied JSON data, redacted key by key, as a preview."""
     text = json.dumps(_redacted("preview", value), ensure_ascii=False, allow_nan=False, indent=1)
-    return Made(JSON, text.encode())
+    return RenderedPreview(JSON, text.encode())
 
 
 def parse_json(text: str) -> Any:
@@ -77,13 +87,13 @@ def parse_json(text: str) -> Any:
     try:
         return copy_json(json.loads(text))
     except (ValueError, RecursionError) as error:
-        msg = f"the content is no JSON ({cut(error, 80)})"
+        msg = f"the content is no JSON ({truncate(error, 80)})"
         raise PreviewError(msg) from None
 
 
 def _redacted(key: str, value: Any) -> Any:
     """Return JSON data as it may be shown: texts redacted, and values under keys that name a secret replaced."""
-    rules = redaction.slot.active
+    rules = redaction.redactor_slot.current
     if rules is None or value is None:
         return value
     if isinstance(value, dict):

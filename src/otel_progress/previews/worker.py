@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from otel_progress.trouble import trouble
+from otel_progress.diagnostics import report_internal_error
 
 MAX_WAITING: Final = 16
 """Previews that may wait to be made; each holds a copy of what the caller passed."""
+
+
 MAX_CHORES: Final = 1_000
 """Other things to be done that may wait: content to be deleted or marked as in use."""
 
@@ -39,7 +41,7 @@ class Worker:
             self._previews.append(job)
             return self._start()
 
-    def chore(self, job: Callable[[], None]) -> None:
+    def submit_background(self, job: Callable[[], None]) -> None:
         """Leave something else to be done, when there is nothing to be made."""
         with self._changed:
             if not self._closed:
@@ -73,7 +75,7 @@ class Worker:
             except RuntimeError as error:  # too many of them, or the interpreter is about to end
                 self._previews.clear()
                 self._chores.clear()
-                trouble("previews", "the thread that makes previews could not be started", error=error)
+                report_internal_error("previews", "the thread that makes previews could not be started", error=error)
                 return False
             self._thread = thread
         self._changed.notify_all()
@@ -92,6 +94,6 @@ class Worker:
             try:
                 job()
             except Exception as error:
-                trouble("previews", "a preview could not be dealt with", error=error)
+                report_internal_error("previews", "a preview could not be dealt with", error=error)
             del job  # what it holds may be large
             time.sleep(0)  # the work goes first

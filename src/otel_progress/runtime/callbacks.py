@@ -11,22 +11,28 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
+from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ConfigurationError
 from otel_progress.operations import OperationSnapshot
-from otel_progress.text import cut
-from otel_progress.trouble import trouble
+from otel_progress.text import truncate
 
 CallbackEvent: TypeAlias = Literal["started", "updated", "completed", "failed", "cancelled", "skipped"]
 """What a callback is told: how an operation began, went on, or ended."""
+
+
 Callback: TypeAlias = Callable[[CallbackEvent, OperationSnapshot], object]
 """Called with the event and the operation as it was then, levels included."""
+
+
 MAX_WAITING: Final = 1_000
 """Starts and ends that may wait for a callback that is slow; beyond, the oldest are let go and counted."""
+
+
 _NEVER: Final = float("-inf")
 """When a run was last told of that never was. Not 0: the monotonic clock may have begun less than an interval ago, with the machine."""
 
 
-class Mailbox:
+class CallbackWorker:
     """Delivers to one callback from one thread."""
 
     def __init__(self, callback: Callback, interval: float, on_dropped: Callable[[int], None]) -> None:
@@ -44,7 +50,7 @@ class Mailbox:
         self._thread = threading.Thread(target=self._run, name="otel-progress-callback", daemon=True)
         self._thread.start()
 
-    def post(self, event: CallbackEvent, operation: OperationSnapshot) -> None:
+    def submit(self, event: CallbackEvent, operation: OperationSnapshot) -> None:
         """Leave an event; an end takes the update that waits with it."""
         dropped = 0
         with self._changed:
@@ -93,7 +99,7 @@ class Mailbox:
                 self.callback(event, operation)
             except Exception as error:
                 name = getattr(self.callback, "__qualname__", type(self.callback).__qualname__)
-                trouble("callback", f"the callback {name} raised", error=error)
+                report_internal_error("callback", f"the callback {name} raised", error=error)
 
     def _due(self) -> float | None:
         """Return the seconds until something may be delivered, None while there is nothing."""
@@ -119,7 +125,7 @@ class Callbacks:
     """All callbacks of a runtime."""
 
     def __init__(self, on_dropped: Callable[[int], None]) -> None:
-        self._boxes: tuple[Mailbox, ...] = ()
+        self._boxes: tuple[CallbackWorker, ...] = ()
         self._on_dropped = on_dropped
 
     def __bool__(self) -> bool:
@@ -131,10 +137,10 @@ class Callbacks:
             msg = f"a callback has to be callable with an event and an operation, which a {type(callback).__name__} is not"
             raise ConfigurationError(msg)
         if not isinstance(interval, (int, float)) or not 0.0 <= interval <= threading.TIMEOUT_MAX:
-            msg = f"the interval of a callback is a number of seconds from 0, not {cut(interval, 64)}"
+            msg = f"the interval of a callback is a number of seconds from 0, not {truncate(interval, 64)}"
             raise ConfigurationError(msg)
         self.remove(callback)
-        self._boxes = (*self._boxes, Mailbox(callback, interval, self._on_dropped))
+        self._boxes = (*self._boxes, CallbackWorker(callback, interval, self._on_dropped))
 
     def remove(self, callback: Callback) -> None:
         """Do not call ``callback`` again; nothing happens when it is not there."""
@@ -143,10 +149,10 @@ class Callbacks:
                 box.close()
         self._boxes = tuple(box for box in self._boxes if box.callback != callback)
 
-    def post(self, event: CallbackEvent, operation: OperationSnapshot) -> None:
+    def submit(self, event: CallbackEvent, operation: OperationSnapshot) -> None:
         """Tell every callback."""
         for box in self._boxes:
-            box.post(event, operation)
+            box.submit(event, operation)
 
     def flush(self, timeout: float) -> bool:
         """Wait until every callback has been told everything."""

@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from otel_progress.diagnostics import report_internal_error
 from otel_progress.live.store import LiveStore
-from otel_progress.protocols import Batch
-from otel_progress.runtime.lane import Lane
-from otel_progress.runtime.threads import started
-from otel_progress.trouble import trouble
+from otel_progress.protocols import ChangeSet
+from otel_progress.runtime.sink_worker import SinkWorker
+from otel_progress.runtime.threads import start_daemon_thread
 
-SHARE: Final = 0.09
+MAX_TIME_SHARE: Final = 0.09
 """The part of the time that collecting and writing may take: below the promised tenth, since threads cost more than they see."""
+
+
 HEARTBEAT_S: Final = 1.0
 """How often lanes get a batch although nothing changed: the sign of life."""
 
@@ -30,12 +32,12 @@ class Ticker:
     def __init__(
         self,
         store: LiveStore,
-        lanes: Sequence[Lane],
+        lanes: Sequence[SinkWorker],
         *,
         interval: float = 0.1,
         before: Callable[[], None] = lambda: None,
         watching: Callable[[], bool] = lambda: False,
-        after: Callable[[Batch, float], None] = lambda batch, seconds: None,
+        after: Callable[[ChangeSet, float], None] = lambda batch, seconds: None,
     ) -> None:
         self._store = store
         self.lanes = lanes
@@ -67,7 +69,9 @@ class Ticker:
         with self._starting:
             if self._thread is not None or self._stop.is_set():
                 return
-            self._thread = started(self._run, "ticker", "ticker", "the thread that collects progress could not be started")
+            self._thread = start_daemon_thread(
+                self._run, "ticker", "ticker", "the thread that collects progress could not be started"
+            )
             if self._thread is None:  # the next begin tries again; the tick at the end needs no thread
                 self._asleep = True
 
@@ -77,13 +81,13 @@ class Ticker:
         with self._turn:
             self._before()
             batch = self._store.collect()
-            carries = _carries(batch)
+            carries = has_changes(batch)
             beat = carries or batch.clock - self._beat_at >= HEARTBEAT_S
             if beat:
                 self._beat_at = batch.clock
             for lane in self.lanes:
                 if beat or lane.every_tick:
-                    lane.post(batch)
+                    lane.submit(batch)
             seconds = time.perf_counter() - began
             self._after(batch, seconds)
         return seconds
@@ -91,7 +95,7 @@ class Ticker:
     def pause(self, seconds: float) -> float:
         """Return how long to wait after a tick of ``seconds``, the last writes of the sinks counted in."""
         busy = seconds + sum(lane.seconds for lane in self.lanes)
-        return max(self._interval - seconds, busy * (1 / SHARE - 1))
+        return max(self._interval - seconds, busy * (1 / MAX_TIME_SHARE - 1))
 
     def stop(self, timeout: float) -> None:
         """Tick once more and end the thread."""
@@ -110,7 +114,7 @@ class Ticker:
                 self._stop.wait(self.pause(seconds))
 
     def _idle(self) -> bool:
-        return self._store.idle and not self._watching() and not any(lane.behind for lane in self.lanes)
+        return self._store.idle and not self._watching() and not any(lane.has_backlog for lane in self.lanes)
 
     def _sleep(self) -> None:
         self._wake.clear()
@@ -123,11 +127,11 @@ class Ticker:
         try:
             return self.tick()
         except Exception as error:
-            trouble("tick", "a tick failed; the work goes on, progress is seen at the next one", error=error)
+            report_internal_error("tick", "a tick failed; the work goes on, progress is seen at the next one", error=error)
             return self._interval
 
 
-def _carries(batch: Batch) -> bool:
+def has_changes(batch: ChangeSet) -> bool:
     """True when a batch says more than that the process is alive."""
     told = batch.snapshots or batch.events or batch.evicted or batch.items or batch.logs or batch.batches or batch.resources
-    return bool(told or batch.lessons or batch.previews) or batch.sample is not None
+    return bool(told or batch.trajectories or batch.previews) or batch.sample is not None

@@ -1,6 +1,7 @@
 """The server: REST, streams and the live page over any Reader. Needs ``pip install 'otel-progress[server]'``."""
 
 from otel_progress.errors import MissingExtraError
+from otel_progress.server.settings import Limits, ServerSettings
 
 try:
     from otel_progress.server.app import create_app
@@ -8,6 +9,6 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"anyio", "fastapi", "pydantic", "starlette"}:
         raise
     raise MissingExtraError("The server", "server") from error
-from otel_progress.server.options import Limits, ServerSettings
+
 
 __all__ = ["Limits", "ServerSettings", "create_app"]

@@ -13,27 +13,28 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_progress.errors import JournalError
-from otel_progress.exporters.prometheus import ProgressCollector
-from otel_progress.exporters.surroundings import PublicUrl
-from otel_progress.exporters.totals import Totals
-from otel_progress.previews.stores import Store
-from otel_progress.protocols import Controller, Measured, Reader
+from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics.counters import Totals
+from otel_progress.metrics.sources import PublicUrl
+from otel_progress.previews.stores.base import Store
+from otel_progress.protocols import Controller, Reader, SizedStorage
 from otel_progress.server import problems
 from otel_progress.server.api import add_endpoints
 from otel_progress.server.api.parameters import only_known_parameters
-from otel_progress.server.asking import Asking
-from otel_progress.server.counts import ServerCounts
-from otel_progress.server.documents import Exported
-from otel_progress.server.guard import Guard
-from otel_progress.server.hub import Hub
-from otel_progress.server.limits import StreamLimits
-from otel_progress.server.options import ServerSettings
-from otel_progress.server.pages import login_form, page_routes
-from otel_progress.server.services import Services
-from otel_progress.server.stream import stream_routes
+from otel_progress.server.counters import ServerCounters
+from otel_progress.server.middleware import SecurityMiddleware
+from otel_progress.server.reader_pool import ReaderPool
+from otel_progress.server.schemas import Exported
+from otel_progress.server.settings import ServerSettings, StreamLimits
+from otel_progress.server.state import AppState
+from otel_progress.server.static import login_form, page_routes
+from otel_progress.server.streams.hub import Hub
+from otel_progress.server.streams.sse import stream_routes
 
 VERSION: Final = "1"
 """Version of the API, also in its paths."""
+
+
 _DESCRIPTION: Final = "Progress of long-running work: operations, their levels, events and logs, as they are now."
 
 
@@ -56,11 +57,11 @@ def create_app(
     Closing the reader is left to the caller.
     """
     settings = settings or ServerSettings()
-    counts = ServerCounts()
-    size = reader.size_bytes if isinstance(reader, Measured) else None
+    counts = ServerCounters()
+    size = reader.size_bytes if isinstance(reader, SizedStorage) else None
     collector = ProgressCollector(reader, totals=totals, more=counts.read, public_url=public_url, journal_size=size)
     hub = Hub(reader, counts, limits=streams)
-    services = Services(reader, controller, settings, counts, Asking(settings.limits, counts), collector, hub, previews)
+    services = AppState(reader, controller, settings, counts, ReaderPool(settings.limits, counts), collector, hub, previews)
     app = _Application(services)
     app.state.services = services
     app.state.hub = hub
@@ -80,7 +81,7 @@ def create_app(
 class _Application(FastAPI):
     """FastAPI with the guard around everything, errors of the framework's own middleware included."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: AppState) -> None:
         @asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             del app
@@ -106,7 +107,7 @@ class _Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Return what every request passes through."""
-        return Guard(super().build_middleware_stack(), self._services.settings, self._services.counts, _login)
+        return SecurityMiddleware(super().build_middleware_stack(), self._services.settings, self._services.counts, _login)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, made once."""

@@ -6,40 +6,28 @@ import asyncio
 import contextlib
 import logging
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from otel_progress.server.settings import ConnectionLimits
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_progress.server.counts import ServerCounts
+    from otel_progress.server.counters import ServerCounters
+
 
 _quiet: Final = logging.getLogger("otel_progress.server.connections")
 """What uvicorn says of broken requests and clients that went: nothing to be told to whoever runs the server, and no one's own logger."""
+
+
 _quiet.setLevel(logging.CRITICAL)
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Bounds of connections: ``most`` at a time, the times in seconds, the buffers in bytes.
-
-    ``request_s`` is how long a client may take to send the head of a request, and again to send its body; ``blocked_s`` how long it
-    may take no more of an answer. ``buffer`` waits in this process for a client that is slow, ``kernel_buffer`` in the system's.
-    """
-
-    most: int = 2_000
-    request_s: float = 10.0
-    blocked_s: float = 30.0
-    idle_s: int = 15
-    buffer: int = 64 * 1024
-    kernel_buffer: int = 128 * 1024
-
-
-def protocols(limits: ConnectionLimits, counts: ServerCounts) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
+def protocols(limits: ConnectionLimits, counts: ServerCounters) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
     """Return the classes of HTTP and WebSocket connections for uvicorn that keep to ``limits`` and count in ``counts``."""
     http = type("LimitedHttp", (_Http,), {"limits": limits, "counts": counts})
     ws = type("LimitedSocket", (_Socket,), {"limits": limits, "counts": counts})
@@ -63,7 +51,7 @@ class _Deadline:
         self.reason = reason
         self._timer = self._loop.call_later(seconds, self._cut, reason)
 
-    def lost(self, reason: str, error: Exception | None, counts: ServerCounts) -> None:
+    def lost(self, reason: str, error: Exception | None, counts: ServerCounters) -> None:
         """Call it off, as the connection is gone; where the system was first to give up on the client, that is counted for us."""
         if self._timer is not None and self.reason == reason and isinstance(error, TimeoutError):
             counts.refused(reason)
@@ -80,7 +68,7 @@ class _Http(H11Protocol):
     """An HTTP connection: closed at once when there are too many, and cut off when its client is too slow."""
 
     limits: ConnectionLimits
-    counts: ServerCounts
+    counts: ServerCounters
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -146,7 +134,7 @@ class _Socket(WebSocketsSansIOProtocol):
     """A WebSocket connection that is cut off when its client takes nothing any more."""
 
     limits: ConnectionLimits
-    counts: ServerCounts
+    counts: ServerCounters
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

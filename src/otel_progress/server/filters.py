@@ -10,10 +10,10 @@ from typing import Final
 from starlette.datastructures import QueryParams
 
 from otel_progress.model import Status
-from otel_progress.observations import SEVERITIES
 from otel_progress.operations import Condition, OperationSnapshot
-from otel_progress.parsing import parse_moment
-from otel_progress.server.problems import Problem, shown
+from otel_progress.records import SEVERITIES
+from otel_progress.server.problems import Problem, quote_text
+from otel_progress.settings.parsing import parse_moment
 
 SINCE_PATTERN: Final = (
     r"^([0-9]{1,11}(\.[0-9]{1,9})?|[1-9][0-9]{0,8}(ms|s|m|h|d)"
@@ -21,7 +21,11 @@ SINCE_PATTERN: Final = (
     r"([Zz]|[+-](0[0-9]|1[0-4]):[0-5][0-9]))$"
 )
 """For the OpenAPI document: moments that are always taken (the 29th to 31st are, too, where the month has them)."""
+
+
 SEVERITY_PATTERN: Final = "^([0-9]{1,3}|" + "|".join(SEVERITIES) + ")$"
+
+
 METADATA_PREFIX: Final = "metadata."
 """Parameters such as ``metadata.customer=acme`` ask for operations with that value."""
 
@@ -52,7 +56,7 @@ class OperationFilter:
         """Whether operations that have ended can be among them."""
         return not self.statuses or any(status.finished for status in self.statuses)
 
-    def takes(self, operation: OperationSnapshot) -> bool:
+    def matches(self, operation: OperationSnapshot) -> bool:
         """Tell whether an operation is wanted."""
         root = operation.root
         return (
@@ -101,7 +105,7 @@ def severity_of(text: str | None) -> int:
 
 
 def _refused(name: str, text: str, expected: str) -> Problem:
-    detail = f"{shown(text)!r} is not understood; expected {expected}."
+    detail = f"{quote_text(text)!r} is not understood; expected {expected}."
     return Problem(422, f"The parameter {name}: {detail}", errors=[(f"query {name}", detail)])
 
 

@@ -16,12 +16,15 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from otel_progress.export import as_json
-from otel_progress.text import cut, printable
+from otel_progress.exports import as_json
+from otel_progress.text import escape_controls, truncate
 
 MEDIA_TYPE: Final = "application/problem+json"
+
+
 _MOST_ERRORS: Final = 20
 """Errors told of one request."""
+
 
 SCHEMA: Final[Mapping[str, Any]] = {
     "title": "Problem",
@@ -84,9 +87,9 @@ class Problem(Exception):  # noqa: N818 - it is what RFC 9457 calls it
         await self.response()(scope, receive, send)
 
 
-def shown(text: str) -> str:
+def quote_text(text: str) -> str:
     """Return what a client sent as it may stand in a sentence: on one line, without escapes, of bounded length."""
-    return printable(cut(text, 100))
+    return escape_controls(truncate(text, 100))
 
 
 def describe(status: int, text: str) -> dict[int | str, dict[str, Any]]:
@@ -110,7 +113,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         detail = "There is nothing at this path. What there is stands in /openapi.json."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(allowed_methods(request))
-        detail = f"This path does not take {shown(request.method)}. It takes: {headers['Allow']}."
+        detail = f"This path does not take {quote_text(request.method)}. It takes: {headers['Allow']}."
     elif error.status_code == HTTPStatus.BAD_REQUEST:
         detail = "The body cannot be parsed. Expected a JSON object in UTF-8."
     else:
@@ -123,7 +126,7 @@ async def on_invalid(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    errors = [(_place(one.get("loc", ())), shown(str(one.get("msg", "not valid")))) for one in found[:_MOST_ERRORS]]
+    errors = [(_place(one.get("loc", ())), quote_text(str(one.get("msg", "not valid")))) for one in found[:_MOST_ERRORS]]
     first = f"{errors[0][0]}: {errors[0][1]}" if errors else "a value is not valid"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"The request is not valid. {first}{more}.", errors=errors).response()
@@ -132,7 +135,7 @@ async def on_invalid(request: Request, error: Exception) -> Response:
 async def on_journal_error(request: Request, error: Exception) -> Response:
     """Answer when the journal cannot be read: it says itself what is wrong and what to do."""
     del request
-    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, printable(str(error)), headers={"Retry-After": "1"}).response()
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, escape_controls(str(error)), headers={"Retry-After": "1"}).response()
 
 
 async def on_failure(request: Request, error: Exception) -> Response:
@@ -156,4 +159,4 @@ def allowed_methods(request: Request) -> list[str]:
 
 
 def _place(location: Sequence[object]) -> str:
-    return shown(" ".join(str(part) for part in location))
+    return quote_text(" ".join(str(part) for part in location))

@@ -10,13 +10,18 @@ from urllib.parse import parse_qsl, urlsplit
 
 from starlette.types import Scope
 
-from otel_progress.server.options import ServerSettings, is_address, is_loopback, is_unspecified
+from otel_progress.server.settings import ServerSettings, is_address, is_loopback, is_unspecified
 
 COOKIE: Final = "otel_progress_token"
 """The cookie of the login form."""
+
+
 STREAMS: Final = frozenset({"/api/v1/stream", "/api/v1/ws"})
 """Where the token may stand in the query, because browsers cannot send headers there."""
+
+
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 

@@ -8,20 +8,20 @@ from dataclasses import replace
 import pytest
 
 from otel_progress.journal import Journal
-from otel_progress.model import Snapshot, Status
+from otel_progress.model import LevelSnapshot, Status
 from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, resource_use, snapshot
 from tests.support.fake_time import FakeTime
 
 
-def _one(number: int, **fields: object) -> Snapshot:
+def _one(number: int, **fields: object) -> LevelSnapshot:
     return snapshot(operation_id=f"o{number}", run=f"r{number}", batch="thumbnails", **fields)
 
 
-def _done(number: int, **fields: object) -> Snapshot:
+def _done(number: int, **fields: object) -> LevelSnapshot:
     return ended(operation_id=f"o{number}", run=f"r{number}", batch="thumbnails", **{"ended_at": WALL + number, **fields})
 
 
-def _mixed() -> list[Snapshot]:
+def _mixed() -> list[LevelSnapshot]:
     failed = [_done(n, status=Status.FAILED) for n in (3, 4)]
     others = [_done(5, status=Status.CANCELLED), _done(6, status=Status.SKIPPED)]
     return [_done(1), _done(2), *failed, *others, _one(7, ratio=0.5), _one(8, status=Status.PENDING)]
@@ -56,7 +56,7 @@ def test_operations_of_several_processes_make_one_batch(open_another: Callable[.
         other.write(batch(_done(2, sequence=sequence)))
     found = one.batch("thumbnails")
     assert found is not None
-    assert (found.counts[Status.COMPLETED], found.over, found.status) == (2, True, Status.COMPLETED)
+    assert (found.counts[Status.COMPLETED], found.is_finished, found.status) == (2, True, Status.COMPLETED)
 
 
 def test_a_batch_that_nobody_declared_is_known_by_its_operations(journal: Journal) -> None:
@@ -84,7 +84,7 @@ def test_declarations_merge_by_their_sequence(journal: Journal, backwards: bool)
     journal.write(batch(batches=[replace(infos[1], sequence=3, ended_at=WALL + 9)]))
     found = journal.batch("thumbnails")
     assert found is not None
-    assert (found.over, found.ended_at) == (True, WALL + 9)
+    assert (found.is_finished, found.ended_at) == (True, WALL + 9)
 
 
 def test_batches_that_are_not_over_come_first_then_the_newest(journal: Journal) -> None:
@@ -98,7 +98,7 @@ def test_batches_that_are_not_over_come_first_then_the_newest(journal: Journal) 
     running = snapshot(operation_id="a", run="a", batch="closing")
     journal.write(batch(running, ended(operation_id="b", run="b", batch="done"), batches=infos))
     assert [found.id for found in journal.batches()] == ["open", "closing", "closed", "done"]
-    assert [found.over for found in journal.batches()] == [False, False, True, True]
+    assert [found.is_finished for found in journal.batches()] == [False, False, True, True]
     assert [found.id for found in journal.batches(limit=1)] == ["open"]
     assert list(journal.batches(limit=0)) == []
 

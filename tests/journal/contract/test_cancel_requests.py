@@ -8,13 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
-from otel_progress import instances
 from otel_progress.errors import JournalError
-from otel_progress.instances import UNVERIFIED_TIMEOUT_S
 from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.model import Status
-from otel_progress.observations import CancelRequest
 from otel_progress.operations import Condition
+from otel_progress.processes import UNVERIFIED_TIMEOUT_S, current_instance, this_host
+from otel_progress.records import CancelRequest
 from tests.support.factories import (
     WALL,
     batch,
@@ -35,14 +34,14 @@ def test_a_request_reaches_the_worker_and_every_view(open_another: Callable[...,
     """Asked from another process: the worker hears it after its next write, readers see when it was asked."""
     worker, server = open_another(), open_another()
     worker.write(batch(snapshot(), snapshot(operation_id="o2", run="r2")))
-    assert list(worker.requests("instance-1")) == []
+    assert list(worker.cancel_requests("instance-1")) == []
     fake_time.pass_(5.0)
     assert server.request_cancel("friday-42", "takes too long") is True
     worker.write(batch())
     expected = [CancelRequest("run-1", "friday-42", "takes too long", WALL + 5)]
-    assert list(worker.requests("instance-1")) == expected
-    assert list(worker.requests("instance-1")) == expected
-    assert list(worker.requests("other")) == []
+    assert list(worker.cancel_requests("instance-1")) == expected
+    assert list(worker.cancel_requests("instance-1")) == expected
+    assert list(worker.cancel_requests("other")) == []
     views = [server.get("friday-42"), server.active()[-1], server.active(levels=False)[-1]]
     assert [view and view.cancel_requested_at for view in views] == [WALL + 5] * 3
     assert [view.cancel_requested_at for view in server.active() if view.operation_id == "o2"] == [None]
@@ -51,18 +50,18 @@ def test_a_request_reaches_the_worker_and_every_view(open_another: Callable[...,
 def test_a_request_from_the_same_process_is_heard_too(journal: Journal) -> None:
     """A worker that serves its own page asks itself."""
     journal.write(batch(snapshot()))
-    assert list(journal.requests("instance-1")) == []
+    assert list(journal.cancel_requests("instance-1")) == []
     assert journal.request_cancel("friday-42", "") is True
-    assert [request.run for request in journal.requests("instance-1")] == ["run-1"]
+    assert [request.run for request in journal.cancel_requests("instance-1")] == ["run-1"]
 
 
 def test_whoever_never_wrote_hears_requests_too(open_another: Callable[..., Journal]) -> None:
     """The answer does not hang on what this journal has done before."""
-    assert list(open_another().requests("instance-1")) == []
+    assert list(open_another().cancel_requests("instance-1")) == []
     worker = open_another()
     worker.write(batch(snapshot()))
     worker.request_cancel("friday-42", "stop")
-    assert [request.reason for request in open_another().requests("instance-1")] == ["stop"]
+    assert [request.reason for request in open_another().cancel_requests("instance-1")] == ["stop"]
 
 
 def test_the_first_request_of_a_run_stays(journal: Journal, fake_time: FakeTime) -> None:
@@ -71,7 +70,7 @@ def test_the_first_request_of_a_run_stays(journal: Journal, fake_time: FakeTime)
     journal.request_cancel("friday-42", "first")
     fake_time.pass_(9.0)
     assert journal.request_cancel("friday-42", "second") is True
-    assert [(request.reason, request.at) for request in journal.requests("instance-1")] == [("first", WALL)]
+    assert [(request.reason, request.at) for request in journal.cancel_requests("instance-1")] == [("first", WALL)]
 
 
 def test_only_an_active_run_can_be_cancelled(journal: Journal) -> None:
@@ -80,10 +79,10 @@ def test_only_an_active_run_can_be_cancelled(journal: Journal) -> None:
     journal.write(batch(snapshot(run="run-1")))
     journal.request_cancel("friday-42", "stop")
     journal.write(batch(ended(run="run-1")))
-    assert list(journal.requests("instance-1")) == []
+    assert list(journal.cancel_requests("instance-1")) == []
     assert journal.request_cancel("friday-42", "too late") is False
     journal.write(batch(snapshot(run="run-2")))
-    assert list(journal.requests("instance-1")) == []
+    assert list(journal.cancel_requests("instance-1")) == []
     assert journal.get("friday-42").cancel_requested_at is None  # type: ignore[union-attr]
     assert [operation.cancel_requested_at for operation in journal.history()] == [WALL]
 
@@ -105,7 +104,7 @@ def test_a_reason_is_cut_and_made_valid(journal: Journal) -> None:
     """Ten million characters and half a surrogate pair become a short text."""
     journal.write(batch(snapshot()))
     journal.request_cancel("friday-42", "\ud83d" + "x" * 10_000_000)
-    (request,) = journal.requests("instance-1")
+    (request,) = journal.cancel_requests("instance-1")
     assert request.reason.startswith("\\ud83dxxx")
     assert len(request.reason) == 1024
 
@@ -137,7 +136,7 @@ def test_a_run_whose_process_has_ended_is_over(journal: Journal) -> None:
     """A dead process of this host can be looked at, so its runs need no time to be forgotten; those of a living one stay."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    dead, here = local_instance(process.pid), instances.current_instance("tests")
+    dead, here = local_instance(process.pid), current_instance("tests")
     journal.write(batch(snapshot(instance=dead.id), snapshot("song:1", instance=dead.id), instance=dead, events=[event(1)]))
     waiting = {"status": Status.PENDING, "started_at": None, "started_clock": None}
     journal.write(batch(snapshot(run="run-2", instance=dead.id, **waiting), instance=dead))
@@ -165,7 +164,7 @@ def test_work_elsewhere_is_over_when_nothing_was_heard_for_ten_minutes(
 
 def test_the_clock_of_the_machine_says_how_old_a_sign_of_life_of_its_containers_is(journal: Journal, fake_time: FakeTime) -> None:
     """A step of the wall clock makes no work of another container on this machine old enough to be forgotten."""
-    name, boot, _ = instances.this_host().rsplit("/", 2)
+    name, boot, _ = this_host().rsplit("/", 2)
     if not boot:
         pytest.skip("this system has no boot id")
     journal.write(batch(snapshot(), instance=instance(host=f"{name}/{boot}/another")))
@@ -197,7 +196,7 @@ def test_what_comes_late_for_a_deleted_run_stays_nowhere(open_another: Callable[
     parent.write(batch(ended(sequence=9)))
     assert parent.delete("friday-42") == 1
     child.write(batch(logs=[log(1, "song:1")], events=[event(1)], resources={"run-1": resource_use()}, instance=helper))
-    with parent._reading.use() as connection:
+    with parent._reading.acquire() as connection:
         for table in ("logs", "events", "uses"):
             orphans = f"SELECT count(*) FROM {table} WHERE operation NOT IN (SELECT key FROM operations)"
             assert connection.execute(orphans).fetchone() == (0,)
@@ -214,5 +213,5 @@ def test_a_journal_for_reading_refuses_both(open_another: Callable[..., Journal]
         reader.request_cancel("friday-42", "stop")
     with pytest.raises(JournalError, match="without read_only"):
         reader.delete("o2")
-    assert list(worker.requests("instance-1")) == []
+    assert list(worker.cancel_requests("instance-1")) == []
     assert len(reader.history()) == 1

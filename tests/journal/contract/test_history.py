@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from otel_progress.journal import Journal, SqliteJournal, queries
-from otel_progress.journal.liveness import Moment
+from otel_progress.journal import Journal, SqliteJournal
+from otel_progress.journal.liveness import ReadTime
+from otel_progress.journal.sqlite.reader import history
 from tests.support.factories import WALL, batch, ended, snapshot
 
 
@@ -68,7 +69,7 @@ def test_a_page_reads_no_more_than_itself(open_another: Callable[..., SqliteJour
         with journal._reading.transaction("DEFERRED") as connection:
             asked: list[str] = []
             connection.set_trace_callback(asked.append)
-            queries.history(connection, arguments[0], 5, arguments[1], arguments[2], Moment(WALL, 0.0))
+            history(connection, arguments[0], 5, arguments[1], arguments[2], ReadTime(WALL, 0.0))
             connection.set_trace_callback(None)
             (page, *_) = [query for query in asked if "ORDER BY o.finished_at" in query]
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {page}"))

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 
-from otel_progress import instances
 from otel_progress.journal import Journal
 from otel_progress.model import Eta, Failure, Outcome, Status
 from otel_progress.operations import Condition
+from otel_progress.processes import current_instance, this_host
 from otel_progress.protocols import Reader, Sink
 from tests.support.factories import CLOCK, WALL, batch, ended, event, instance, local_instance, snapshot
 from tests.support.fake_time import FakeTime
@@ -275,7 +275,7 @@ def test_a_worker_on_another_host_is_judged_by_its_heartbeat(journal: Journal, f
 
 def test_a_step_of_the_wall_clock_changes_nothing_on_this_machine(journal: Journal, fake_time: FakeTime) -> None:
     """Elapsed time and liveness come from the monotonic clock, which all processes of a boot share."""
-    neighbour = instance(host=instances.this_host() + "-other-container")
+    neighbour = instance(host=this_host() + "-other-container")
     journal.write(batch(snapshot(), instance=neighbour))
     fake_time.clock += 5.0
     for step in (3600.0, -7200.0):
@@ -287,7 +287,7 @@ def test_a_step_of_the_wall_clock_changes_nothing_on_this_machine(journal: Journ
 
 def test_a_living_process_of_this_host_is_not_dead_for_lack_of_a_heartbeat(journal: Journal, fake_time: FakeTime) -> None:
     """A stopped or starved process is stalled, not abandoned."""
-    me = replace(instances.current_instance("tests"), id="instance-1")
+    me = replace(current_instance("tests"), id="instance-1")
     journal.write(batch(snapshot(), instance=me))
     fake_time.pass_(3600.0)
     found = journal.get("friday-42")
@@ -309,7 +309,7 @@ def test_a_dead_process_of_this_host_is_abandoned_at_once(journal: Journal) -> N
 
 def test_a_reused_process_id_is_another_process(journal: Journal) -> None:
     """The process that has this id now started at another time."""
-    me = instances.current_instance("tests")
+    me = current_instance("tests")
     assert me.pid == os.getpid()
     if me.start is None:
         pytest.skip("this system does not tell when a process started")

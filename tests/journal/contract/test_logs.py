@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_progress.journal import Journal, SqliteJournal
-from otel_progress.journal.keeping import LOGS_A_LEVEL, LOGS_AN_OPERATION
-from otel_progress.observations import LogRecord
+from otel_progress.journal.sqlite.writer import MAX_LOGS_PER_LEVEL, MAX_LOGS_PER_OPERATION
+from otel_progress.records import LogRecord
 from tests.support.factories import WALL, batch, ended, instance, log, snapshot
 from tests.support.strategies import METADATA, PATH, REAL, TEXT
 
@@ -98,22 +98,22 @@ def test_a_record_sent_twice_is_kept_once(journal: Journal) -> None:
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_level_keeps_its_newest_records(journal: Journal, at_once: bool) -> None:
     """A level that talks very much loses its own oldest records, and nobody else's."""
-    records = [log(number, "song:1") for number in range(2, LOGS_A_LEVEL + 302)]
+    records = [log(number, "song:1") for number in range(2, MAX_LOGS_PER_LEVEL + 302)]
     journal.write(batch(snapshot(), logs=[log(1, "song:2")]))
     for start in range(0, len(records), len(records) if at_once else 100):
         journal.write(batch(logs=records[start:] if at_once else records[start : start + 100]))
     kept = [record.number for record in journal.logs("friday-42", limit=100_000)]
-    assert kept == [1, *range(302, LOGS_A_LEVEL + 302)]
+    assert kept == [1, *range(302, MAX_LOGS_PER_LEVEL + 302)]
 
 
 def test_an_operation_keeps_its_newest_records(journal: Journal) -> None:
     """Many levels that talk a little lose the oldest records of all."""
-    records = [log(number, f"song:{number % 20}") for number in range(1, LOGS_AN_OPERATION + 1_001)]
+    records = [log(number, f"song:{number % 20}") for number in range(1, MAX_LOGS_PER_OPERATION + 1_001)]
     journal.write(batch(snapshot(), snapshot(operation_id="o2", run="r2"), logs=[log(operation_id="o2", run="r2")]))
     for start in range(0, len(records), 2_500):
         journal.write(batch(logs=records[start : start + 2_500]))
     kept = [record.number for record in journal.logs("friday-42", limit=100_000)]
-    assert kept == list(range(1_001, LOGS_AN_OPERATION + 1_001))
+    assert kept == list(range(1_001, MAX_LOGS_PER_OPERATION + 1_001))
     assert len(journal.logs("o2")) == 1
 
 

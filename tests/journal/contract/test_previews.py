@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_progress.journal import Journal, previews
-from otel_progress.observations import Preview
+from otel_progress.journal import Journal
+from otel_progress.journal.sqlite import previews
+from otel_progress.records import Preview
 from tests.support.factories import batch, ended, instance, preview, snapshot
 from tests.support.fake_time import FakeTime
 
@@ -92,7 +93,7 @@ def test_previews_go_with_their_operation_after_its_time(open_another: Opener, f
 
 def test_very_many_are_deleted_over_many_transactions(open_another: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deleting takes some rows at a time, and still tells each location once."""
-    monkeypatch.setattr("otel_progress.journal.sqlite.ROWS_A_PASS", 50)
+    monkeypatch.setattr("otel_progress.journal.sqlite.journal.ROWS_A_PASS", 50)
     told: list[str] = []
     journal = open_another(on_deleted=told.extend)
     found = [preview(number) for number in range(1, 201)]

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_progress.journal import Journal, SqliteJournal
-from otel_progress.journal.keeping import SAMPLES_AN_INSTANCE
-from otel_progress.observations import ResourceSample, ResourceUse
+from otel_progress.journal.sqlite.writer import MAX_SAMPLES_PER_INSTANCE
+from otel_progress.records import ResourceSample, ResourceUse
 from tests.support.factories import CLOCK, WALL, batch, ended, instance, resource_use, sample, snapshot
 from tests.support.strategies import COUNT, REAL
 
@@ -57,10 +57,10 @@ def test_samples_are_those_of_the_time_an_operation_ran(journal: Journal) -> Non
 def test_a_process_keeps_its_newest_samples(journal: Journal) -> None:
     """A process that runs for days stays within its bound, and one sent twice is kept once."""
     journal.write(batch(snapshot(), sample=sample(0)))
-    for second in (*range(SAMPLES_AN_INSTANCE + 5), SAMPLES_AN_INSTANCE + 4):
+    for second in (*range(MAX_SAMPLES_PER_INSTANCE + 5), MAX_SAMPLES_PER_INSTANCE + 4):
         journal.write(batch(sample=sample(second)))
     clocks = [one.clock - CLOCK for one in journal.resources("friday-42", limit=100_000)]
-    assert clocks == list(range(5, SAMPLES_AN_INSTANCE + 5))
+    assert clocks == list(range(5, MAX_SAMPLES_PER_INSTANCE + 5))
 
 
 def test_every_view_carries_what_an_operation_used(open_another: Callable[..., Journal]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_progress.journal import SqliteJournal
-from otel_progress.model import Snapshot
+from otel_progress.model import LevelSnapshot
 from otel_progress.operations import Event
 from tests.support.factories import WALL, batch
 from tests.support.strategies import EVENTS, PATH, snapshots
@@ -24,7 +24,7 @@ def test_what_is_written_comes_back(data: st.DataObject) -> None:
     paths = data.draw(st.lists(PATH, unique=True, max_size=4))
     events: list[Event] = data.draw(EVENTS)
     with tempfile.TemporaryDirectory() as directory, closing(_open(Path(directory, "j.db"))) as journal:
-        kept: dict[str, Snapshot] = {}
+        kept: dict[str, LevelSnapshot] = {}
         for _ in range(2):
             tick = [data.draw(snapshots(path)) for path in ("", *paths)]
             journal.write(batch(*tick, events=events))

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_progress.journal import Journal, lessons
-from otel_progress.observations import HistoryKey, Lesson, Trajectory
-from otel_progress.protocols import Histories
+from otel_progress.journal import Journal
+from otel_progress.journal.sqlite import trajectories as lessons
+from otel_progress.journal.sqlite.trajectories import MAX_POINTS
+from otel_progress.protocols import TrajectorySource
+from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
 from tests.support.factories import WALL, batch, ended, history_key, lesson
 from tests.support.fake_time import FakeTime
 
@@ -18,19 +20,19 @@ KEY = history_key()
 ELSEWHERE = history_key(host_class="linux-aarch64-8")
 
 
-def durations(journal: Journal, key: HistoryKey = KEY, limit: int = 20) -> list[float]:
+def durations(journal: Journal, key: TrajectoryKey = KEY, limit: int = 20) -> list[float]:
     """Return how long the runs took that a journal remembers under a key."""
     return [trajectory.duration_s for trajectory in journal.trajectories(key, limit)]
 
 
-def taught(journal: Journal, *found: Lesson) -> None:
+def taught(journal: Journal, *found: TrajectoryEntry) -> None:
     """Let a journal keep lessons as a worker writes them."""
-    journal.write(batch(lessons=found))
+    journal.write(batch(trajectories=found))
 
 
 def test_trajectories_come_back_oldest_first(journal: Journal) -> None:
     """Points and stages are what they were, and the newest run is the last."""
-    assert isinstance(journal, Histories)
+    assert isinstance(journal, TrajectorySource)
     first = Trajectory(61.5, ((0.0, 0.0), (12.25, 0.5), (61.5, 1.0)), {"mix": 40.25, "master": 21.25})
     taught(journal, lesson("r1", trajectory=first))
     taught(journal, lesson("r2", 70.0))
@@ -44,7 +46,7 @@ def test_trajectories_come_back_oldest_first(journal: Journal) -> None:
     [history_key(operation_type="podcast"), history_key("song"), history_key(eta_key="4k"), ELSEWHERE],
     ids=["type", "level", "eta_key", "host"],
 )
-def test_each_key_keeps_its_own_last_twenty(journal: Journal, other: HistoryKey) -> None:
+def test_each_key_keeps_its_own_last_twenty(journal: Journal, other: TrajectoryKey) -> None:
     """The oldest under a key make room for new ones; those under another key stay."""
     taught(journal, *(lesson(f"o{n}", 1.0 + n, other) for n in range(3)))
     for number in range(25):
@@ -80,8 +82,8 @@ def test_the_newest_is_who_came_last_whatever_the_clock_said(journal: Journal) -
 def test_lessons_outlive_their_operations(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
     """What the retention takes has taught nevertheless; who deletes an operation takes back what it taught, at any time."""
     journal = open_another(retention_s=60.0)
-    journal.write(batch(ended(), lessons=[lesson()]))
-    journal.write(batch(ended(operation_id="o2", run="r2"), lessons=[lesson("r2", 70.0)]))
+    journal.write(batch(ended(), trajectories=[lesson()]))
+    journal.write(batch(ended(operation_id="o2", run="r2"), trajectories=[lesson("r2", 70.0)]))
     fake_time.pass_(3600.0)
     for _ in range(2):
         journal.write(batch(at=fake_time.now))
@@ -96,16 +98,16 @@ def test_deleting_forgets_the_lessons_of_all_runs(journal: Journal) -> None:
     """All ended runs of an id go with their lessons; other operations keep theirs."""
     for number in range(3):
         journal.write(
-            batch(ended(run=f"r{number}"), lessons=[lesson(f"r{number}"), lesson(f"r{number}", key=history_key("song"))])
+            batch(ended(run=f"r{number}"), trajectories=[lesson(f"r{number}"), lesson(f"r{number}", key=history_key("song"))])
         )
-    journal.write(batch(ended(operation_id="o2", run="x"), lessons=[lesson("x", 5.0)]))
+    journal.write(batch(ended(operation_id="o2", run="x"), trajectories=[lesson("x", 5.0)]))
     assert journal.delete("friday-42") == 3
     assert (durations(journal), durations(journal, history_key("song"))) == ([5.0], [])
 
 
 def test_the_table_is_bounded_and_what_learned_nothing_goes_first(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """With keys without end those under which nothing was learned for the longest time go."""
-    monkeypatch.setattr(lessons, "MAX_LESSONS", 10)
+    monkeypatch.setattr(lessons, "MAX_TRAJECTORIES", 10)
     for number in range(14):
         taught(journal, lesson(f"r{number}", 1.0 + number, history_key(eta_key=str(number % 12))))
     kept = {key: durations(journal, history_key(eta_key=str(key))) for key in range(12)}
@@ -127,13 +129,15 @@ def test_whatever_is_taught_hurts_nobody(
     journal: Journal, duration: float, points: list[tuple[float, float]], stages: dict[str, float], names: tuple[str, ...]
 ) -> None:
     """Any numbers and any text can be written; what comes back is finite, bounded and in order."""
-    key = HistoryKey(*names)
-    journal.write(batch(ended(operation_id="any"), lessons=[lesson(key=key, trajectory=Trajectory(duration, points, stages))]))
+    key = TrajectoryKey(*names)
+    journal.write(
+        batch(ended(operation_id="any"), trajectories=[lesson(key=key, trajectory=Trajectory(duration, points, stages))])
+    )
     for found in journal.trajectories(key):
         assert 0.0 <= found.duration_s < float("inf")
         times = [time for time, _ in found.points]
         assert times == sorted(times)
-        assert len(times) <= lessons.MAX_POINTS
+        assert len(times) <= MAX_POINTS
         assert all(0.0 <= fraction <= 1.0 for _, fraction in found.points)
         assert all(0.0 <= seconds < float("inf") for seconds in found.stages.values())
     journal.delete("any")
@@ -144,7 +148,7 @@ def test_a_long_curve_is_thinned_evenly(journal: Journal) -> None:
     points = tuple((float(second), second / 1000) for second in range(1001))
     taught(journal, lesson(trajectory=Trajectory(1000.0, points)))
     (found,) = journal.trajectories(KEY)
-    assert len(found.points) == lessons.MAX_POINTS
+    assert len(found.points) == MAX_POINTS
     assert (found.points[0], found.points[-1]) == ((0.0, 0.0), (1000.0, 1.0))
     steps = [later[0] - earlier[0] for earlier, later in zip(found.points, found.points[1:], strict=False)]
     assert max(steps) - min(steps) <= 1.0

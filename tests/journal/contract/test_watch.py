@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from otel_progress.journal import Journal, forking, queries
+from otel_progress.journal import Journal
+from otel_progress.journal.sqlite import reader
+from otel_progress.journal.sqlite.connection import StoppedByForkError
 from otel_progress.operations import Condition, OperationSnapshot
 from tests.support.factories import CLOCK, batch, ended, event, snapshot
 from tests.support.fake_time import FakeTime
@@ -94,15 +96,15 @@ def test_a_look_that_a_fork_stops_is_repeated(open_another: Callable[..., Journa
     writer.write(batch(snapshot()))
     assert _seen(next(watch)) == [("friday-42", 1)]
     writer.write(batch(snapshot(sequence=2)))
-    with_levels, stops = queries.with_levels, [1]
+    with_levels, stops = reader.with_levels, [1]
 
     def stopped(*arguments: Any) -> Any:
         if stops:
             stops.pop()
-            raise forking.StoppedByForkError
+            raise StoppedByForkError
         return with_levels(*arguments)
 
-    monkeypatch.setattr(queries, "with_levels", stopped)
+    monkeypatch.setattr(reader, "with_levels", stopped)
     assert _seen(next(watch)) == [("friday-42", 2)]
     assert stops == []
     watch.close()

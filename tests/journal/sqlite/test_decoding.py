@@ -50,7 +50,7 @@ def journal(path: Path, fake_time: FakeTime) -> Iterator[SqliteJournal]:
     records = [log(1), log(2, attributes={"gain": 1.5})]
     old = ended(operation_id="old", run="old", batch="thumbnails")
     journal.write(batch(root, *levels, old, events=[event(1), event(2)], logs=records, sample=sample(), batches=[batch_info()]))
-    journal.write(batch(lessons=[lesson()], previews=[preview()]))
+    journal.write(batch(trajectories=[lesson()], previews=[preview()]))
     journal.write(batch(sample=sample(2.0), resources={"run-1": resource_use()}))
     journal.request_cancel("friday-42", "stop")
     yield journal

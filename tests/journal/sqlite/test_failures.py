@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from otel_progress.errors import JournalError
-from otel_progress.journal import SqliteJournal, forking
+from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite import connection as forking
 from tests.support.factories import WALL, batch, event, snapshot
 from tests.support.fake_time import FakeTime
 from tests.support.journal_processes import run
@@ -165,7 +166,8 @@ from dataclasses import replace
 from pathlib import Path
 from tests.support.factories import WALL, batch, snapshot
 from otel_progress.errors import JournalError
-from otel_progress.journal import SqliteJournal, forking
+from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite import connection as forking
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

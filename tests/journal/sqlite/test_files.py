@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError
-from otel_progress.journal import SqliteJournal, default_path, open_journal, schema
+from otel_progress.journal import SqliteJournal, default_path, open_journal
+from otel_progress.journal.sqlite import schema
 from tests.support.factories import batch, ended, preview, snapshot
 from tests.support.journal_processes import hear, run, running, tell
 
@@ -64,10 +65,10 @@ def test_other_urls_are_refused(url: str) -> None:
 
 def test_redis_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package the error names the extra, with it that this release cannot do it."""
-    monkeypatch.setattr("otel_progress.journal.opening.find_spec", lambda name: None)
+    monkeypatch.setattr("otel_progress.journal.registry.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"otel-progress\[redis\]"):
         open_journal("redis://localhost")
-    monkeypatch.setattr("otel_progress.journal.opening.find_spec", lambda name: object())
+    monkeypatch.setattr("otel_progress.journal.registry.find_spec", lambda name: object())
     with pytest.raises(ConfigurationError, match="no Redis journal yet"):
         open_journal("rediss://localhost")
 

@@ -13,8 +13,9 @@ from typing import Final
 import pytest
 
 from otel_progress import codec
-from otel_progress.journal import SqliteJournal, schema
-from otel_progress.model import Eta, Snapshot, Status
+from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite import schema
+from otel_progress.model import Eta, LevelSnapshot, Status
 from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, event, history_key, lesson, log, preview, snapshot
 from tests.support.journal_processes import run
 
@@ -61,13 +62,13 @@ def _older(path: Path, version: int) -> None:
     connection.close()
 
 
-def _add_level(connection: sqlite3.Connection, key: int, operation: int, level: Snapshot) -> None:
+def _add_level(connection: sqlite3.Connection, key: int, operation: int, level: LevelSnapshot) -> None:
     info = {name: value for name, value in codec.encode_info(level.info).items() if name != "batch"}
     connection.execute("INSERT INTO levels VALUES (?, ?, ?, ?)", (key, operation, level.path, json.dumps(info)))
     connection.execute(OLD_ADD, (*_old_state(level), key))
 
 
-def _old_state(level: Snapshot) -> list[object]:
+def _old_state(level: LevelSnapshot) -> list[object]:
     given = {
         "metadata": None,
         "error": None,
@@ -104,7 +105,7 @@ def test_work_goes_on_in_a_file_of_an_earlier_version(path: Path, version: int) 
     _older(path, version)
     journal = SqliteJournal(path, now=lambda: WALL, clock=lambda: CLOCK)
     root = ended(sequence=9, batch="b", stall_after_s=7.0, paused_s=3.0, previews=1)
-    told = {"logs": [log(1)], "batches": [batch_info("b", total=1)], "previews": [preview()], "lessons": [lesson()]}
+    told = {"logs": [log(1)], "batches": [batch_info("b", total=1)], "previews": [preview()], "trajectories": [lesson()]}
     journal.write(batch(root, **told))
     assert [operation.run for operation in journal.history()] == ["r3", "run-1", "r2"]
     assert len(journal.logs("friday-42")) == 1
@@ -114,7 +115,7 @@ def test_work_goes_on_in_a_file_of_an_earlier_version(path: Path, version: int) 
     assert operation is not None
     assert operation.root == root
     assert found is not None
-    assert found.over
+    assert found.is_finished
     assert journal.delete("o3") == 1
     journal.close()
 

@@ -69,12 +69,12 @@ for n in range(30):
         number = next(sequence)
         logs = [log(number, operation_id=names["operation_id"], run=names["run"])]
         journal.write(batch(snapshot(sequence=number, current=number, **names), instance=me, logs=logs, sample=sample(number)))
-        asked = [request.run for request in journal.requests("worker")]
+        asked = [request.run for request in journal.cancel_requests("worker")]
         if names["run"] in asked:
             break
     journal.write(batch(ended(sequence=next(sequence), **names), instance=me))
     cancelled.append(names["run"])
-    assert names["run"] not in [request.run for request in journal.requests("worker")]
+    assert names["run"] not in [request.run for request in journal.cancel_requests("worker")]
 print(len(cancelled))
 journal.close()
 """
@@ -98,8 +98,8 @@ def test_cancelling_and_deleting_while_a_worker_writes(path: Path) -> None:
         assert deleted == 30
         found = journal.batch("all")
         assert found is not None
-        assert (found.finished, found.over) == (30, True)
-        with journal._reading.use() as connection:
+        assert (found.finished_count, found.is_finished) == (30, True)
+        with journal._reading.acquire() as connection:
             for table in ("operations", "levels", "states", "logs", "uses", "requests"):
                 assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
     _assert_sound(path)
@@ -134,7 +134,8 @@ import os, sys, warnings
 from pathlib import Path
 from tests.support.factories import WALL, batch, event, snapshot
 from otel_progress.errors import JournalError
-from otel_progress.journal import SqliteJournal, forking
+from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite import connection as forking
 
 path = Path(sys.argv[1])
 journal = SqliteJournal(path, now=lambda: WALL)
@@ -260,12 +261,12 @@ _LONG_WRITE_OF_ROWS = _LONG_WRITE.replace("MANY_ROWS", "True")
 
 _LONG_QUERY = f"""{_FORK}
 import threading
-from otel_progress.journal import forking
+from otel_progress.journal.sqlite import connection as forking
 started, calls = threading.Event(), []
 
 @forking.repeat_after_fork
 def query():
-    with journal._reading.use(is_query=True) as connection:
+    with journal._reading.acquire(is_query=True) as connection:
         calls.append(1)
         started.set()
         if len(calls) == 1:
@@ -302,7 +303,7 @@ while not journal._writing.lock.locked():
 
 def child():
     assert len(journal.active()) == 1
-    assert not journal._writing._unusable
+    assert not journal._writing._inherited
 
 assert has_ended_well(in_child(child))
 other.communicate(b"\\n")

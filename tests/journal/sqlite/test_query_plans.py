@@ -8,22 +8,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from otel_progress.journal import SqliteJournal
-from otel_progress.journal.handle import Handle
-from otel_progress.journal.liveness import Moment
-from otel_progress.journal.watching import Watcher
+from otel_progress.journal.liveness import ReadTime
+from otel_progress.journal.sqlite.connection import ManagedConnection
+from otel_progress.journal.sqlite.watcher import Watcher
 from otel_progress.model import Status
 from tests.support.factories import batch, batch_info, ended, history_key, lesson, preview, snapshot
 from tests.support.fake_time import FakeTime
 
 
 @contextmanager
-def _asked(handle: Handle) -> Iterator[list[str]]:
+def _asked(handle: ManagedConnection) -> Iterator[list[str]]:
     """Collect the statements that a connection runs."""
     asked: list[str] = []
-    with handle.use() as connection:
+    with handle.acquire() as connection:
         connection.set_trace_callback(asked.append)
     yield asked
-    with handle.use() as connection:
+    with handle.acquire() as connection:
         connection.set_trace_callback(None)
 
 
@@ -36,7 +36,7 @@ def test_an_idle_watch_asks_for_the_version_only(path: Path, fake_time: FakeTime
     """Looking fifty times a second is cheap: nothing is read until something was written, or half a second has passed."""
     journal = SqliteJournal(path, now=fake_time.read_now, clock=fake_time.read_clock)
     journal.write(batch(snapshot()))
-    watcher = Watcher(path, lambda: Moment(fake_time.now, fake_time.clock), read_only=True, levels=False)
+    watcher = Watcher(path, lambda: ReadTime(fake_time.now, fake_time.clock), read_only=True, levels=False)
     watch = watcher.follow(0.02, fake_time.sleep)
     next(watch)
     with _asked(watcher._handle) as asked:
@@ -55,15 +55,15 @@ def test_a_worker_hears_nothing_for_next_to_nothing(open_another: Callable[..., 
     """Asking after every write runs no query while nobody else has written."""
     worker = open_another()
     worker.write(batch(snapshot()))
-    worker.requests("instance-1")
+    worker.cancel_requests("instance-1")
     with _asked(worker._writing) as asked:
-        worker.requests("instance-1")
-        worker.requests("instance-1")
+        worker.cancel_requests("instance-1")
+        worker.cancel_requests("instance-1")
     assert asked == ["PRAGMA data_version"] * 2
     open_another().write(batch(snapshot(run="r2", operation_id="o2")))
     with _asked(worker._writing) as asked:
-        worker.requests("instance-1")
-        worker.requests("instance-1")
+        worker.cancel_requests("instance-1")
+        worker.cancel_requests("instance-1")
     assert len(asked) == 3
 
 
@@ -75,7 +75,7 @@ def test_a_batch_is_counted_along_an_index(open_another: Callable[..., SqliteJou
     journal.write(batch(*roots, *running, batches=[batch_info("b")]))
     with _asked(journal._reading) as asked:
         assert journal.batch("b") is not None
-    with journal._reading.use() as connection:
+    with journal._reading.acquire() as connection:
         plan = _explained(connection, asked)
     operations = [step for step in plan if " o " in f"{step} " or "operations" in step]
     assert operations
@@ -109,11 +109,11 @@ def test_moving_on_binds_nine_values(open_another: Callable[..., SqliteJournal])
 def test_what_is_learned_and_seen_is_found_along_an_index(open_another: Callable[..., SqliteJournal]) -> None:
     """Reading and deleting trajectories and previews never walks over all there are."""
     journal = open_another()
-    journal.write(batch(ended(), lessons=[lesson()], previews=[preview()]))
+    journal.write(batch(ended(), trajectories=[lesson()], previews=[preview()]))
     with _asked(journal._reading) as asked:
         assert len(journal.trajectories(history_key())) == len(journal.previews("friday-42")) == 1
         assert journal.delete("friday-42") == 1
-    with journal._reading.use() as connection:
+    with journal._reading.acquire() as connection:
         statements = [
             one for one in asked if one.startswith(("SELECT", "DELETE")) and ("trajectories" in one or "previews" in one)
         ]

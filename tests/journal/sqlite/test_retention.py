@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from otel_progress import instances
-from otel_progress.journal import SqliteJournal, retention
+from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite import retention
+from otel_progress.processes import current_instance
 from tests.support.factories import WALL, batch, ended, event, instance, snapshot
 from tests.support.fake_time import FakeTime
 
@@ -18,7 +19,7 @@ MIB = 1024 * 1024
 @pytest.fixture
 def me() -> object:
     """The process that runs the tests, which lives."""
-    return replace(instances.current_instance("tests"), id="instance-1")
+    return replace(current_instance("tests"), id="instance-1")
 
 
 def _open(path: Path, time: FakeTime, **options: object) -> SqliteJournal:
@@ -27,7 +28,7 @@ def _open(path: Path, time: FakeTime, **options: object) -> SqliteJournal:
 
 def _rows(journal: SqliteJournal) -> dict[str, int]:
     tables = ("operations", "levels", "states", "events", "instances")
-    with journal._reading.use() as connection:
+    with journal._reading.acquire() as connection:
         return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 

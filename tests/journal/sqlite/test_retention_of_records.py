@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from otel_progress import instances
-from otel_progress.journal import SqliteJournal, retention
-from otel_progress.model import Snapshot, Status
+from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite import retention
+from otel_progress.model import LevelSnapshot, Status
+from otel_progress.processes import current_instance
 from tests.support.factories import WALL, batch, batch_info, ended, instance, log, resource_use, sample, snapshot
 from tests.support.fake_time import FakeTime
 
@@ -21,7 +22,7 @@ def _open(path: Path, time: FakeTime, **options: object) -> SqliteJournal:
 
 
 def _count(journal: SqliteJournal, *tables: str) -> list[int]:
-    with journal._reading.use() as connection:
+    with journal._reading.acquire() as connection:
         return [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
 
 
@@ -44,14 +45,14 @@ def test_nothing_of_an_ended_operation_stays_behind(path: Path, fake_time: FakeT
     journal.close()
 
 
-def _in_batch(number: int, at: float, status: Status = Status.COMPLETED) -> Snapshot:
+def _in_batch(number: int, at: float, status: Status = Status.COMPLETED) -> LevelSnapshot:
     return ended(operation_id=f"o{number}", run=f"r{number}", batch="thumbnails", ended_at=at, status=status)
 
 
 def test_a_batch_outlives_its_operations_with_its_counts(path: Path, fake_time: FakeTime) -> None:
     """As long as something of it runs or is recent it stays; what retention deletes is counted on, once."""
     journal = _open(path, fake_time, retention_s=3600.0)
-    me = replace(instances.current_instance("tests"), id="instance-1")
+    me = replace(current_instance("tests"), id="instance-1")
     first = [_in_batch(number, WALL + number, Status.FAILED if number < 3 else Status.COMPLETED) for number in range(10)]
     running = snapshot(operation_id="long", run="long", batch="thumbnails")
     journal.write(batch(running, *first, instance=me, batches=[batch_info(total=12)]))
@@ -67,7 +68,7 @@ def test_a_batch_outlives_its_operations_with_its_counts(path: Path, fake_time: 
     _tick(journal, fake_time, 1800.0)
     found = journal.batch("thumbnails")
     assert found is not None
-    assert (found.finished, found.over, found.status) == (12, True, Status.FAILED)
+    assert (found.finished_count, found.is_finished, found.status) == (12, True, Status.FAILED)
     _tick(journal, fake_time, 1900.0)
     _tick(journal, fake_time, 1900.0)
     assert journal.batch("thumbnails") is None
@@ -83,7 +84,7 @@ def test_the_counts_are_right_at_every_moment_of_a_long_deletion(
     journal = _open(path, fake_time, retention_s=60.0)
     roots = [_in_batch(number, WALL + number / 10) for number in range(150)]
     running = snapshot(operation_id="long", run="long", batch="thumbnails")
-    me = replace(instances.current_instance("tests"), id="instance-1")
+    me = replace(current_instance("tests"), id="instance-1")
     journal.write(batch(*roots, running, instance=me, batches=[batch_info(total=200)]))
     fake_time.pass_(3600.0)
     kept = []
@@ -112,7 +113,7 @@ def test_a_declaration_without_operations_goes_after_its_time(path: Path, fake_t
 
 def test_logs_and_samples_keep_within_the_size_of_the_file(path: Path, fake_time: FakeTime) -> None:
     """When only living operations are left, their oldest records go, down to a thousand each."""
-    me = replace(instances.current_instance("tests"), id="instance-1")
+    me = replace(current_instance("tests"), id="instance-1")
     journal = _open(path, fake_time, max_bytes=MIB)
     for number in range(4):
         gone = instance(f"gone-{number}")

@@ -14,11 +14,11 @@ import pytest
 import otel_progress as progress
 import otel_progress.eta
 from otel_progress import Condition, Eta, semconv
+from otel_progress.diagnostics import internal_error_counts
 from otel_progress.errors import RejectedValueError
-from otel_progress.instances import host_class
-from otel_progress.live import estimating
+from otel_progress.live.estimation import tracker as estimating
+from otel_progress.processes import host_class
 from otel_progress.testing import Recorder, recording
-from otel_progress.trouble import counts
 
 Spy = Callable[..., Eta]
 
@@ -83,7 +83,7 @@ def test_never_with_the_lock_held(recorder: Recorder, monkeypatch: pytest.Monkey
 
 def test_a_tick_makes_so_many(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound of a tick the rest waits for the next ones, operations ahead of levels."""
-    monkeypatch.setattr(estimating, "MAX_A_TICK", 5)
+    monkeypatch.setattr(estimating, "MAX_ESTIMATES_PER_TICK", 5)
     store = recorder.runtime.store
     handles = [progress.operation("o", total=10).start() for _ in range(8)]
     levels = [handles[0].level("x", total=10).start() for _ in range(4)]
@@ -125,7 +125,7 @@ def test_levels_worth_it_have_estimates(recorder: Recorder) -> None:
 
 def test_an_estimate_has_a_sequence_number_of_its_own(recorder: Recorder) -> None:
     """Copies of a level with the same sequence number say the same: a new estimate is a new number."""
-    seen: dict[int, progress.Snapshot] = {}
+    seen: dict[int, progress.LevelSnapshot] = {}
     with progress.operation("o", id="o", total=100) as op:
         for number in range(100):
             recorder.clock.advance(0.4)
@@ -196,9 +196,9 @@ def test_an_estimator_that_fails(recorder: Recorder, monkeypatch: pytest.MonkeyP
         raise ArithmeticError("sums")
 
     monkeypatch.setattr(otel_progress.eta, "estimate", estimate)
-    before = counts["eta"]
+    before = internal_error_counts["eta"]
     run(recorder)
-    assert counts["eta"] > before
+    assert internal_error_counts["eta"] > before
     with progress.operation("o", total=2) as op:
         op.increment()
         assert op.eta is None
@@ -206,7 +206,7 @@ def test_an_estimator_that_fails(recorder: Recorder, monkeypatch: pytest.MonkeyP
 
 def test_levels_that_are_followed_are_bounded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound levels go without an estimate, until others have ended; nothing is left when all have."""
-    monkeypatch.setattr(estimating, "MAX_COURSES", 3)
+    monkeypatch.setattr(estimating, "MAX_ESTIMATED_LEVELS_PER_OPERATION", 3)
     estimates = recorder.runtime.store.estimates
     with progress.operation("o", id="o") as op:
         levels = [op.level("x", total=10).start() for _ in range(5)]
@@ -225,7 +225,7 @@ def test_levels_that_are_followed_are_bounded(recorder: Recorder, monkeypatch: p
             recorder.tick()
         assert levels[3].eta is not None
     recorder.tick()
-    assert (estimates._followed, len(estimates._turns), estimates._levels) == ({}, 0, 0)
+    assert (estimates._followed, len(estimates._scheduler), estimates._levels) == ({}, 0, 0)
 
 
 def test_resumed_work(recorder: Recorder) -> None:
@@ -240,8 +240,8 @@ def test_resumed_work(recorder: Recorder) -> None:
             op.increment()
             recorder.tick()
         assert recorder.operation("o").remaining_seconds == pytest.approx(40.0, rel=0.05)
-        assert op._node.course is not None
-        assert (op._node.course.origin, op._node.course.points[0]) == (1.0, (0.0, 0.5))
+        assert op._node.estimation is not None
+        assert (op._node.estimation.origin, op._node.estimation.points[0]) == (1.0, (0.0, 0.5))
     items = recorder.runtime.totals.read().counters[semconv.ITEMS]
     assert sum(items.values()) == 10
 
@@ -260,8 +260,8 @@ def test_a_level_that_resumes(recorder: Recorder) -> None:
                 recorder.tick()
             assert level.eta is not None
             assert level.eta.remaining_s == pytest.approx(10.0, rel=0.05)
-            assert op._node.course is not None
-            assert op._node.course.points[0][1] >= 0.4
+            assert op._node.estimation is not None
+            assert op._node.estimation.points[0][1] >= 0.4
         recorder.tick()
 
 
@@ -314,7 +314,12 @@ def test_importing_costs_nothing() -> None:
     """The package alone loads no estimator, nor the records that only running configurations need."""
     script = "import sys, otel_progress; print([name for name in sys.modules if name.startswith('otel_progress.')])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
-    for name in ("otel_progress.eta", "otel_progress.observations", "otel_progress.live.estimating", "otel_progress.live.store"):
+    for name in (
+        "otel_progress.eta",
+        "otel_progress.records",
+        "otel_progress.live.estimation.tracker",
+        "otel_progress.live.store",
+    ):
         assert f"{name!r}" not in done.stdout
 
 

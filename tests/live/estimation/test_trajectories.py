@@ -11,16 +11,16 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import Status, semconv
-from otel_progress.instances import host_class
-from otel_progress.live import lessons as book_module
-from otel_progress.live.lessons import MAX_KEYS, MAX_RUNS, Book, longest_gap
+from otel_progress.diagnostics import internal_error_counts
+from otel_progress.live.estimation import trajectories as book_module
+from otel_progress.live.estimation.trajectories import MAX_CACHED_KEYS, MAX_TRAJECTORIES_PER_KEY, TrajectoryCache, longest_gap
 from otel_progress.live.store import LiveStore
-from otel_progress.observations import HistoryKey, Lesson, Trajectory
+from otel_progress.processes import host_class
+from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
 from otel_progress.testing import CountingIds, Recorder, recording, wait_until
-from otel_progress.trouble import counts
 
 
-def run(recorder: Recorder, steps: int = 4, seconds: float = 5.0, **asked: object) -> Sequence[Lesson]:
+def run(recorder: Recorder, steps: int = 4, seconds: float = 5.0, **asked: object) -> Sequence[TrajectoryEntry]:
     """Work through an operation of so many steps; return what it left."""
     with progress.operation("job", total=steps, **asked) as op:  # type: ignore[arg-type]
         recorder.tick()
@@ -28,13 +28,13 @@ def run(recorder: Recorder, steps: int = 4, seconds: float = 5.0, **asked: objec
             recorder.clock.advance(seconds)
             op.increment()
             recorder.tick()
-    return recorder.runtime.store.collect().lessons
+    return recorder.runtime.store.collect().trajectories
 
 
 def test_a_run_that_completed_teaches(recorder: Recorder) -> None:
     """The batch with the end of an operation has its curve, under its type, this kind of machine and the caller's bucket."""
     (lesson,) = run(recorder, eta_key="1080p")
-    assert lesson.key == HistoryKey("job", "", host_class(), "1080p")
+    assert lesson.key == TrajectoryKey("job", "", host_class(), "1080p")
     assert lesson.trajectory == Trajectory(20.0, ((0.0, 0.0), (5.0, 0.25), (10.0, 0.5), (15.0, 0.75), (20.0, 1.0)), {})
     assert lesson.run == recorder.runtime.get_history()[0].run
     assert lesson.at == recorder.clock.wall()
@@ -53,7 +53,7 @@ def test_levels_teach_by_their_shape(recorder: Recorder) -> None:
                         recorder.clock.advance(1.0 + number)
                         song.increment()
                         recorder.tick()
-    lessons = recorder.runtime.store.collect().lessons
+    lessons = recorder.runtime.store.collect().trajectories
     by_level: dict[str, list[float]] = {}
     for lesson in lessons:
         by_level.setdefault(lesson.key.level, []).append(lesson.trajectory.duration_s)
@@ -75,8 +75,8 @@ def test_other_runs_do_not_teach(recorder: Recorder, end: str) -> None:
         op.complete()
     else:
         {"fail": lambda: op.fail("no"), "cancel": op.cancel, "skip": op.skip}[end]()
-    assert recorder.runtime.store.collect().lessons == []
-    assert recorder.runtime.store.estimates.book.history(HistoryKey("job", "", host_class())) == ()
+    assert recorder.runtime.store.collect().trajectories == []
+    assert recorder.runtime.store.estimates.trajectories.history(TrajectoryKey("job", "", host_class())) == ()
 
 
 def test_levels_that_did_not_complete_do_not_teach(recorder: Recorder) -> None:
@@ -88,7 +88,7 @@ def test_levels_that_did_not_complete_do_not_teach(recorder: Recorder) -> None:
             recorder.clock.advance(2.0)
             level.fail("no") if status is Status.FAILED else level.complete()
             recorder.tick()
-    lessons = recorder.runtime.store.collect().lessons
+    lessons = recorder.runtime.store.collect().trajectories
     assert sorted(lesson.key.level for lesson in lessons) == ["", "x"]
 
 
@@ -96,7 +96,7 @@ def test_a_run_between_two_ticks_teaches_its_length(recorder: Recorder) -> None:
     """An operation that no tick saw running has no curve, but a length."""
     with progress.operation("job"):
         recorder.clock.advance(0.05)
-    (lesson,) = recorder.runtime.store.collect().lessons
+    (lesson,) = recorder.runtime.store.collect().trajectories
     assert lesson.trajectory == Trajectory(0.05, (), {})
 
 
@@ -168,11 +168,11 @@ class _Journal:
     """Answers what past runs left, and remembers what it was asked."""
 
     def __init__(self) -> None:
-        self.kept: dict[HistoryKey, list[Trajectory]] = {}
-        self.asked: list[HistoryKey] = []
+        self.kept: dict[TrajectoryKey, list[Trajectory]] = {}
+        self.asked: list[TrajectoryKey] = []
         self.broken = False
 
-    def trajectories(self, key: HistoryKey, limit: int = 20) -> Sequence[Trajectory]:
+    def trajectories(self, key: TrajectoryKey, limit: int = 20) -> Sequence[Trajectory]:
         """Return what was put in."""
         self.asked.append(key)
         if self.broken:
@@ -184,13 +184,13 @@ class _Journal:
 def store(recorder: Recorder) -> LiveStore:
     """Return a live store that has a journal to ask."""
     store = recorder.runtime.store
-    store._remembers = True
+    store._has_trajectory_store = True
     store.restart(store.instance)
     return store
 
 
 LINE = Trajectory(20.0, tuple((2.0 * n, n / 10) for n in range(11)))
-KEY = HistoryKey("job", "", host_class())
+KEY = TrajectoryKey("job", "", host_class())
 
 
 def test_the_journal_is_asked_once_an_operation(recorder: Recorder, store: LiveStore) -> None:
@@ -200,9 +200,9 @@ def test_the_journal_is_asked_once_an_operation(recorder: Recorder, store: LiveS
         with progress.operation("job", total=10) as op:
             recorder.clock.advance(0.1)
             recorder.tick()
-            store.estimates.recall(journal.trajectories)
+            store.estimates.load_trajectories(journal.trajectories)
             recorder.tick()
-            store.estimates.recall(journal.trajectories)
+            store.estimates.load_trajectories(journal.trajectories)
             eta = op.eta
             assert (0 if eta is None else eta.runs) == runs
             op.fail("so that it does not teach")
@@ -215,32 +215,32 @@ def test_what_the_journal_has_is_not_counted_twice(recorder: Recorder, store: Li
     """A run of this process counts from memory until the journal has it, and from there after."""
     journal, estimates = _Journal(), store.estimates
     written = run(recorder)
-    assert len(estimates.book.history(KEY)) == 1
+    assert len(estimates.trajectories.history(KEY)) == 1
     journal.kept[KEY] = [LINE, written[0].trajectory]
     with progress.operation("job"):
         recorder.tick()
-        estimates.recall(journal.trajectories)  # not told yet that it was saved: both are there
-        assert len(estimates.book.history(KEY)) == 3
+        estimates.load_trajectories(journal.trajectories)  # not told yet that it was saved: both are there
+        assert len(estimates.trajectories.history(KEY)) == 3
     recorder.tick()
     recorder.clock.advance(1.0)
     with progress.operation("job"):
         recorder.tick()
-        estimates.recall(journal.trajectories, written)
-        assert estimates.book.history(KEY)[:2] == (LINE, written[0].trajectory)
-        assert len(estimates.book.history(KEY)) == 3  # and the length of the one before
+        estimates.load_trajectories(journal.trajectories, written)
+        assert estimates.trajectories.history(KEY)[:2] == (LINE, written[0].trajectory)
+        assert len(estimates.trajectories.history(KEY)) == 3  # and the length of the one before
 
 
 def test_a_journal_that_cannot_be_read(recorder: Recorder, store: LiveStore) -> None:
     """A failure is counted and not raised; the same is asked again after the next write."""
-    journal, before = _Journal(), counts["history"]
+    journal, before = _Journal(), internal_error_counts["history"]
     journal.broken = True
     with progress.operation("job", total=10) as op:
         recorder.tick()
-        store.estimates.recall(journal.trajectories)
-        assert counts["history"] == before + 1
+        store.estimates.load_trajectories(journal.trajectories)
+        assert internal_error_counts["history"] == before + 1
         assert op.eta is None
         journal.broken, journal.kept[KEY] = False, [LINE]
-        store.estimates.recall(journal.trajectories)
+        store.estimates.load_trajectories(journal.trajectories)
         recorder.tick()
         assert op.eta is not None
 
@@ -287,15 +287,15 @@ with progress.configure(store={url!r}, console=False, otlp=False, resources=Fals
 
 def test_the_book_is_bounded() -> None:
     """However many keys and runs, only the last ones of each are remembered, and what is asked for stays within the keys."""
-    book = Book(remembers=True)
-    for number in range(2 * MAX_KEYS):
+    book = TrajectoryCache(has_backend=True)
+    for number in range(2 * MAX_CACHED_KEYS):
         key = book.key("job", f"level{number}", None, 0.0)
-        book.learn([Lesson(key, "r", 0.0, Trajectory(float(n))) for n in range(30)] if number % 500 == 0 else [])
-    last = book.key("job", f"level{2 * MAX_KEYS - 500}", None, 0.0)
+        book.add([TrajectoryEntry(key, "r", 0.0, Trajectory(float(n))) for n in range(30)] if number % 500 == 0 else [])
+    last = book.key("job", f"level{2 * MAX_CACHED_KEYS - 500}", None, 0.0)
     assert [one.duration_s for one in book.history(last)] == [float(n) for n in range(10, 30)]
-    assert len(book._shelves) == len(book._wanted) == MAX_KEYS
-    assert len(book.wanted()) == book_module.MAX_ASKED
-    assert len(next(iter(reversed(book._shelves.values()))).own) <= MAX_RUNS
+    assert len(book._shelves) == len(book._wanted) == MAX_CACHED_KEYS
+    assert len(book.take_pending_keys()) == book_module.MAX_KEYS_PER_QUERY
+    assert len(next(iter(reversed(book._shelves.values()))).own) <= MAX_TRAJECTORIES_PER_KEY
 
 
 def test_lessons_of_one_run_are_bounded(recorder: Recorder) -> None:
@@ -310,10 +310,10 @@ def test_lessons_of_one_run_are_bounded(recorder: Recorder) -> None:
                 recorder.tick()
                 recorder.clock.advance(1.0)
             recorder.tick()
-    lessons = recorder.runtime.store.collect().lessons
+    lessons = recorder.runtime.store.collect().trajectories
     levels = [lesson.key.level for lesson in lessons]
     assert len(set(levels)) == 65
-    assert levels.count("kind0") == MAX_RUNS
+    assert levels.count("kind0") == MAX_TRAJECTORIES_PER_KEY
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_buckets(recorder: Recorder, given: object, kept: str | None) -> None:
         recorder.clock.advance(1.0)
 
     work()
-    (lesson,) = recorder.runtime.store.collect().lessons
+    (lesson,) = recorder.runtime.store.collect().trajectories
     assert lesson.key.eta_key == kept if kept is not None else 0 < len(lesson.key.eta_key) <= 256
 
 
@@ -342,7 +342,7 @@ def test_bad_buckets(lenient: Recorder, given: object) -> None:
     """What is no bucket is counted and left out; the operation runs."""
     with progress.batch("b") as batch, batch.operation("job", eta_key=given) as op:  # type: ignore[arg-type]
         assert op.recording
-    (lesson,) = lenient.runtime.store.collect().lessons
+    (lesson,) = lenient.runtime.store.collect().trajectories
     assert lesson.key.eta_key == ""
     assert lenient.runtime.totals.read().counters[semconv.UPDATES_REJECTED] == {("eta_key",): 1}
 

@@ -15,7 +15,7 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 
 import otel_progress as progress
 from otel_progress.journal import SqliteJournal
-from otel_progress.server.paging import Place, write_cursor, write_parts
+from otel_progress.server.pagination import PageCursor, encode_cursor, write_cursor
 from otel_progress.testing import FakeClock, recording
 from otel_progress.text import MAX_ID
 from tests.support.factories import WALL, batch, batch_info, ended
@@ -92,16 +92,16 @@ def test_the_worker_itself_pages_through_the_same(tmp_path: Path, serve: Callabl
     "cursor",
     [
         "AAAA",
-        write_cursor(Place(1.0, "run-1"), "-started"),
-        write_parts("batches", 1.0, 0.0, "b"),
-        write_parts("batches", 1.0, 0, 1.0, "b"),
-        write_parts("batches", 1.0, False, 1.0, None),
-        write_parts("batches", 1.0, False, "1", "b"),
-        write_parts("batches", float("nan"), False, 1.0, "b"),
-        write_parts("batches", 1.0, True, float("inf"), "b"),
-        write_parts("batches", 10**400, True, 1.0, "b"),
-        write_parts("batches", True, True, 1.0, "b"),
-        write_parts("batches", 1.0, True, 1.0, "b", "c"),
+        write_cursor(PageCursor(1.0, "run-1"), "-started"),
+        encode_cursor("batches", 1.0, 0.0, "b"),
+        encode_cursor("batches", 1.0, 0, 1.0, "b"),
+        encode_cursor("batches", 1.0, False, 1.0, None),
+        encode_cursor("batches", 1.0, False, "1", "b"),
+        encode_cursor("batches", float("nan"), False, 1.0, "b"),
+        encode_cursor("batches", 1.0, True, float("inf"), "b"),
+        encode_cursor("batches", 10**400, True, 1.0, "b"),
+        encode_cursor("batches", True, True, 1.0, "b"),
+        encode_cursor("batches", 1.0, True, 1.0, "b", "c"),
     ],
 )
 def test_a_forged_cursor_is_refused(client: Any, cursor: str) -> None:

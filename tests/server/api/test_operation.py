@@ -20,14 +20,27 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_progress import trouble
+from otel_progress import diagnostics
 from otel_progress.codec import decode_operation
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
-from otel_progress.observations import CancelRequest
 from otel_progress.operations import OperationSnapshot
-from otel_progress.server import documents
-from otel_progress.server.options import Limits
+from otel_progress.records import CancelRequest
+from otel_progress.server.schemas import (
+    Batch,
+    BatchSummary,
+    Category,
+    Event,
+    Exported,
+    Level,
+    Levels,
+    Log,
+    Operation,
+    OperationTree,
+    Progress,
+    Sample,
+)
+from otel_progress.server.settings import Limits
 from otel_progress.testing import Recorder
 from tests.support.factories import WALL, batch, ended, instance, snapshot
 from tests.support.servers import poll
@@ -262,21 +275,21 @@ def test_a_defect_is_a_problem_document_and_one_log_line(
             assert operation_id
             raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(trouble, "counts", Counter())
+    monkeypatch.setattr(diagnostics, "internal_error_counts", Counter())
     client = serve(Broken(Path("/nowhere")))
     for _ in range(2):
         document = client.problem(500, FRIDAY)
     assert "secret" not in document["detail"]
     told = [record for record in caplog.records if "a request could not be answered" in record.getMessage()]
     assert [(record.name, record.levelname) for record in told] == [("otel_progress", "WARNING")]
-    assert trouble.counts["server"] == 2
+    assert diagnostics.internal_error_counts["server"] == 2
 
 
 def test_cancelling_reaches_the_worker(client: Any, journal: SqliteJournal) -> None:
     """A request to stop is kept where the worker looks for it, with its reason."""
     answer = client.post(f"{FRIDAY}/cancel", json={"reason": "too loud"})
     assert (answer.status_code, answer.json()["reason"], answer.json()["run"]) == (202, "too loud", "run-1")
-    (request,) = journal.requests("instance-1")
+    (request,) = journal.cancel_requests("instance-1")
     assert isinstance(request, CancelRequest)
     assert (request.operation_id, request.reason) == ("friday-42", "too loud")
     assert client.json(FRIDAY)["cancel_requested_at"] is not None
@@ -320,7 +333,7 @@ def test_bad_bodies_are_refused_and_change_nothing(client: Any, journal: SqliteJ
     answer = client.post(f"{FRIDAY}/cancel", content=content, headers=headers)
     assert answer.status_code in {400, 422}, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    assert not journal.requests("instance-1")
+    assert not journal.cancel_requests("instance-1")
 
 
 def test_what_has_ended_cannot_be_cancelled_nor_what_runs_deleted(client: Any, journal: SqliteJournal) -> None:
@@ -372,18 +385,18 @@ def _models(schema: Any, value: Any, path: str = "$") -> Iterator[str]:
 @pytest.mark.parametrize(
     ("url", "model", "key"),
     [
-        (FRIDAY, documents.OperationTree, None),
-        (f"{FRIDAY}/progress", documents.Progress, None),
-        (f"{FRIDAY}/levels", documents.Levels, None),
-        (f"{FRIDAY}/levels", documents.Level, "levels"),
-        (f"{FRIDAY}/events", documents.Event, "events"),
-        (f"{FRIDAY}/logs", documents.Log, "logs"),
-        (f"{FRIDAY}/resources", documents.Sample, "samples"),
-        (f"{FRIDAY}/export", documents.Exported, None),
-        ("/api/v1/operations", documents.Operation, "operations"),
-        ("/api/v1/batches", documents.BatchSummary, "batches"),
-        ("/api/v1/batches/b%2F1", documents.Batch, None),
-        ("/api/v1/stages", documents.Category, "stages"),
+        (FRIDAY, OperationTree, None),
+        (f"{FRIDAY}/progress", Progress, None),
+        (f"{FRIDAY}/levels", Levels, None),
+        (f"{FRIDAY}/levels", Level, "levels"),
+        (f"{FRIDAY}/events", Event, "events"),
+        (f"{FRIDAY}/logs", Log, "logs"),
+        (f"{FRIDAY}/resources", Sample, "samples"),
+        (f"{FRIDAY}/export", Exported, None),
+        ("/api/v1/operations", Operation, "operations"),
+        ("/api/v1/batches", BatchSummary, "batches"),
+        ("/api/v1/batches/b%2F1", Batch, None),
+        ("/api/v1/stages", Category, "stages"),
     ],
 )
 def test_documents_have_exactly_the_fields_of_their_models(client: Any, url: str, model: Any, key: str | None) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_progress.journal import SqliteJournal
-from otel_progress.server.paging import SORTS, Place, page_of, read_cursor, write_cursor
+from otel_progress.server.pagination import SORTS, PageCursor, paginate, read_cursor, write_cursor
 from otel_progress.server.problems import Problem
 from otel_progress.text import MAX_NAME
 from tests.support.factories import WALL, batch, ended, snapshot
@@ -151,13 +151,13 @@ def test_a_cursor_of_another_order_is_refused(client: Any) -> None:
 )
 def test_cursors_round_trip(value: float | None, run: str, sort: str) -> None:
     """What a cursor holds comes out of it as it went in."""
-    assert read_cursor(write_cursor(Place(value, run), sort), sort) == Place(value, run)
+    assert read_cursor(write_cursor(PageCursor(value, run), sort), sort) == PageCursor(value, run)
 
 
 def test_a_cursor_has_room_for_any_name() -> None:
     """Also for the longest one of letters that become three when their case is folded, and for one that is no proper text."""
     for name in ("ΐ" * MAX_NAME, "😀" * MAX_NAME, "\ud800" * MAX_NAME):
-        place = Place(name.casefold(), "run")
+        place = PageCursor(name.casefold(), "run")
         assert read_cursor(write_cursor(place, "name"), "name") == place
 
 
@@ -172,9 +172,9 @@ def test_any_text_is_a_cursor_or_a_problem(text: str) -> None:
 def test_a_cursor_with_a_value_of_another_kind_is_refused(value: Any) -> None:
     """A forged cursor cannot bring a comparison of texts with numbers about."""
     with pytest.raises(Problem):
-        read_cursor(write_cursor(Place(value, "run"), "started"), "started")
+        read_cursor(write_cursor(PageCursor(value, "run"), "started"), "started")
 
 
 def test_a_page_of_nothing_is_the_last() -> None:
     """An empty list has one page."""
-    assert page_of([], "name", 10, None) == ([], None)
+    assert paginate([], "name", 10, None) == ([], None)

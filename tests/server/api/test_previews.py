@@ -17,7 +17,7 @@ from PIL import Image
 
 import otel_progress as progress
 from otel_progress.journal import open_journal
-from otel_progress.previews.opening import open_store
+from otel_progress.previews.stores import open_store
 from otel_progress.server import ServerSettings, create_app
 from otel_progress.testing import Recorder, recording
 from tests.support.api_server import PATIENCE_S, get, serving, stream, until

@@ -14,8 +14,7 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 import otel_progress as progress
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import Outcome
-from otel_progress.server.paging import Place, write_cursor, write_parts
-from otel_progress.server.record_pages import EVENTS, page_of_records
+from otel_progress.server.pagination import EVENTS, PageCursor, encode_cursor, page_of_records, write_cursor
 from otel_progress.testing import recording
 from tests.support.factories import WALL, batch, event, instance, log, preview, sample, snapshot
 
@@ -113,15 +112,15 @@ def test_a_cursor_of_an_earlier_run_is_refused(client: Any, journal: SqliteJourn
     "cursor",
     [
         "AAAA",
-        write_cursor(Place(1.0, "run-1"), "-ended"),
-        write_parts("logs", 1, 1, "run-1"),
-        write_parts("events", 1.5, 1, "run-1"),
-        write_parts("events", "1", 1, "run-1"),
-        write_parts("events", 2**63, 1, "run-1"),
-        write_parts("events", 1, 0, "run-1"),
-        write_parts("events", 1, 10**9, "run-1"),
-        write_parts("events", 1, 1),
-        write_parts("events", 1, 1, "run-1", "more"),
+        write_cursor(PageCursor(1.0, "run-1"), "-ended"),
+        encode_cursor("logs", 1, 1, "run-1"),
+        encode_cursor("events", 1.5, 1, "run-1"),
+        encode_cursor("events", "1", 1, "run-1"),
+        encode_cursor("events", 2**63, 1, "run-1"),
+        encode_cursor("events", 1, 0, "run-1"),
+        encode_cursor("events", 1, 10**9, "run-1"),
+        encode_cursor("events", 1, 1),
+        encode_cursor("events", 1, 1, "run-1", "more"),
     ],
 )
 def test_a_cursor_of_another_list_is_refused(client: Any, cursor: str) -> None:
@@ -132,7 +131,7 @@ def test_a_cursor_of_another_list_is_refused(client: Any, cursor: str) -> None:
 @pytest.mark.parametrize("clock", [float("nan"), float("inf"), True])
 def test_a_moment_that_is_none_is_refused(client: Any, clock: float) -> None:
     """The clock of a sample is a finite number."""
-    client.problem(422, f"{FRIDAY}/resources", params={"cursor": write_parts("samples", clock, 1, "run-1")})
+    client.problem(422, f"{FRIDAY}/resources", params={"cursor": encode_cursor("samples", clock, 1, "run-1")})
 
 
 def test_a_record_that_is_gone_takes_no_other_with_it() -> None:
@@ -175,6 +174,6 @@ def test_samples_of_a_process_come_in_pages(serve: Callable[..., Any]) -> None:
         store = recorder.runtime.store
         for _ in range(3):
             recorder.clock.advance(1.0)
-            store.sample(sample(at=recorder.clock.wall(), clock=recorder.clock.monotonic()))
+            store.add_sample(sample(at=recorder.clock.wall(), clock=recorder.clock.monotonic()))
         (whole,) = walk(serve(store), "resources", 600)
         assert walk(serve(store), "resources", 2) == [whole[1:], whole[:1]]

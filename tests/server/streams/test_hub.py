@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from otel_progress.codec import encode_operation
 from otel_progress.errors import JournalError
-from otel_progress.server import feed
-from otel_progress.server.counts import ServerCounts
-from otel_progress.server.encoding import Encoder
-from otel_progress.server.followed import LINGER_S
-from otel_progress.server.follower import PIECE_MESSAGES, Follower, Selection
-from otel_progress.server.hub import Hub
-from otel_progress.server.limits import StreamLimits
+from otel_progress.server.counters import ServerCounters
+from otel_progress.server.settings import StreamLimits
+from otel_progress.server.streams import reader_watch as feed
+from otel_progress.server.streams.hub import Hub
+from otel_progress.server.streams.messages import Encoder
+from otel_progress.server.streams.subscriber import PIECE_MESSAGES, Selection, Subscriber
+from otel_progress.server.streams.subscriptions import LINGER_S
 from otel_progress.testing import FakeClock
 from tests.support.factories import event, operation
 from tests.support.scripted_reader import Scripted, a_batch, an, an_ended, eventually, in_a_loop, seen
@@ -33,22 +33,22 @@ class Watching:
 
     def __init__(self, **limits: Any) -> None:
         self.clock = FakeClock()
-        self.counts = ServerCounts()
+        self.counts = ServerCounters()
         self.reader = Scripted()
         self.hub = Hub(self.reader, self.counts, limits=StreamLimits(**limits), clock=self.clock.monotonic)  # type: ignore[arg-type]
         self.hub._start = lambda: None  # type: ignore[method-assign] - no watch, no tasks: a test is the reader
         self.hub.primed = True
 
-    def client(self, wide: Selection | None = Selection(), ids: Sequence[str] = ()) -> Follower:  # noqa: B008 - frozen
+    def client(self, wide: Selection | None = Selection(), ids: Sequence[str] = ()) -> Subscriber:  # noqa: B008 - frozen
         follower = self.hub.attach("sse")
         follower.begin(wide, ids, levels=False)
         return follower
 
 
-def told(follower: Follower) -> list[tuple[str, str, int]]:
+def told(follower: Subscriber) -> list[tuple[str, str, int]]:
     """Take everything; return (kind, operation, sequence of the snapshot) of each."""
     found = []
-    while messages := follower.take():
+    while messages := follower.next_messages():
         assert len(messages) <= PIECE_MESSAGES
         for message in messages:
             document = json.loads(message.sse.decode().partition("data: ")[2])
@@ -84,7 +84,7 @@ def test_resuming_leaves_no_gap_and_no_double(steps: list[tuple[str, int]], most
             if follower.is_behind():
                 state.clear()
                 follower.restart()
-            for message in follower.take():
+            for message in follower.next_messages():
                 document = json.loads(message.sse.decode().partition("data: ")[2])
                 before = state.get(document["run"])
                 assert before is None or before < document["sequence"], "a double, or out of order"
@@ -144,7 +144,7 @@ def test_a_message_is_encoded_once() -> None:
         watching = Watching()
         clients = [watching.client() for _ in range(3)]
         watching.hub.apply([an("a")])
-        messages = [client.take()[0] for client in clients]
+        messages = [client.next_messages()[0] for client in clients]
         assert messages[0] is messages[1] is messages[2]
         assert messages[0].sse is messages[1].sse
 
@@ -180,7 +180,7 @@ def test_ended_operations_age() -> None:
         watching = Watching(ended_age_s=60.0)
         watching.hub.apply([an("runs"), an_ended("ended")])
         watching.clock.advance(61.0)
-        watching.hub.keep_house()
+        watching.hub.run_maintenance()
         assert told(watching.client()) == [("snapshot", "runs", 1)]
 
     in_a_loop(scene)
@@ -224,9 +224,9 @@ def test_what_is_deleted_is_told_once() -> None:
         hub, client = watching.hub, watching.client()
         hub.apply([an_ended("a")])
         told(client)
-        hub.gone("a", "run of a")
-        hub.gone("a", "run of a")
-        hub.gone("b", "never seen")
+        hub.mark_deleted("a", "run of a")
+        hub.mark_deleted("a", "run of a")
+        hub.mark_deleted("b", "never seen")
         assert [kind for kind, *_ in told(client)] == ["gone"]
 
     in_a_loop(scene)
@@ -239,10 +239,10 @@ def test_a_client_that_does_not_take_a_write_is_let_go() -> None:
         watching = Watching(blocked_s=30.0)
         never = asyncio.Event()
 
-        async def stuck() -> Follower:
+        async def stuck() -> Subscriber:
             follower = watching.client()
             try:
-                with follower.blocking():
+                with follower.timed_write():
                     await never.wait()
             except asyncio.CancelledError:
                 return follower
@@ -252,12 +252,12 @@ def test_a_client_that_does_not_take_a_write_is_let_go() -> None:
         watching.client()
         await asyncio.sleep(0)
         watching.clock.advance(29.0)
-        watching.hub.keep_house()
+        watching.hub.run_maintenance()
         await asyncio.sleep(0)
         assert not task.done()
         watching.clock.advance(2.0)
-        watching.hub.keep_house()
-        assert (await task).let_go
+        watching.hub.run_maintenance()
+        assert (await task).evicted
         assert any(series == {("slow",): 1} for series in watching.counts.read().values())
 
     in_a_loop(scene)
@@ -271,7 +271,7 @@ def test_items_and_the_past_come_to_who_names_an_operation() -> None:
         reader.operations["old"] = an_ended("old")
         reader.operations["a"] = an("a")
         reader.items["a"] = [event(1, operation_id="a", name="before")]
-        hub = Hub(reader, ServerCounts(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
+        hub = Hub(reader, ServerCounters(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
         follower = hub.attach("sse")
         follower.begin(None, ["old", "a"], levels=False)
         await eventually(follower.is_up_to_date, follower)
@@ -296,7 +296,7 @@ def test_a_journal_that_fails_and_comes_back(monkeypatch: pytest.MonkeyPatch) ->
     async def scene() -> None:
         reader = Scripted()
         reader.operations["a"] = an("a")
-        hub = Hub(reader, ServerCounts(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
+        hub = Hub(reader, ServerCounters(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
         follower = hub.attach("sse")
         follower.begin(Selection(), (), levels=False)
         await eventually(lambda: "snapshot" in seen(follower), follower)
@@ -317,7 +317,7 @@ def test_one_watch_for_all_and_none_for_nobody() -> None:
 
     async def scene() -> None:
         clock, reader = FakeClock(), Scripted()
-        hub = Hub(reader, ServerCounts(), limits=StreamLimits(interval_s=0.005), clock=clock.monotonic)  # type: ignore[arg-type]
+        hub = Hub(reader, ServerCounters(), limits=StreamLimits(interval_s=0.005), clock=clock.monotonic)  # type: ignore[arg-type]
         clients = [hub.attach("sse") for _ in range(5)]
         clients[0].begin(Selection(), (), levels=False)
         epoch = hub.epoch
@@ -326,12 +326,12 @@ def test_one_watch_for_all_and_none_for_nobody() -> None:
         for client in clients:
             hub.detach(client)
         clock.advance(LINGER_S - 1.0)
-        hub.keep_house()
+        hub.run_maintenance()
         assert hub.attach("sse") in hub.followers
         assert hub.epoch == epoch
         hub.detach(next(iter(hub.followers)))
         clock.advance(LINGER_S + 1.0)
-        hub.keep_house()
+        hub.run_maintenance()
         last = hub.attach("sse")
         assert hub.epoch != epoch, "what happened in between was not watched, so no old place may be resumed"
         hub.detach(last)
@@ -351,12 +351,12 @@ def test_the_quick_encoder_says_what_the_codec_says(root: Any, alive: bool) -> N
 
 def test_a_deleted_run_is_gone_at_once_also_one_that_never_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """An abandoned run that was deleted by its id and run is told without waiting for the next comparison; a newer one stays."""
-    monkeypatch.setattr("otel_progress.server.looking.SWEEP_EVERY_S", 1e6)
+    monkeypatch.setattr("otel_progress.server.streams.poller.SWEEP_EVERY_S", 1e6)
 
     async def scene() -> None:
         reader = Scripted()
         reader.operations.update({"a": an("a"), "b": an("b")})
-        hub = Hub(reader, ServerCounts(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
+        hub = Hub(reader, ServerCounters(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
         follower = hub.attach("sse")
         follower.begin(Selection(), (), levels=False)
         await eventually(lambda: seen(follower).count("snapshot") == 2, follower)

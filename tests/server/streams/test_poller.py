@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from otel_progress.observations import BatchPlace
+from otel_progress.batches import BatchCursor
 from otel_progress.operations import BatchSnapshot
-from otel_progress.server import looking
-from otel_progress.server.counts import ServerCounts
-from otel_progress.server.follower import Selection
-from otel_progress.server.hub import Hub
-from otel_progress.server.limits import StreamLimits
+from otel_progress.server.counters import ServerCounters
+from otel_progress.server.settings import StreamLimits
+from otel_progress.server.streams import poller as looking
+from otel_progress.server.streams.hub import Hub
+from otel_progress.server.streams.subscriber import Selection
 from tests.support.scripted_reader import Scripted, a_batch, an, an_ended, eventually, in_a_loop, seen
 
 
@@ -26,7 +26,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
         del event, seconds
         await asyncio.sleep(0.005)
 
-    monkeypatch.setattr(looking, "set_within", a_moment)
+    monkeypatch.setattr(looking, "wait_for_event", a_moment)
 
 
 def test_what_vanished_is_found_out() -> None:
@@ -35,7 +35,7 @@ def test_what_vanished_is_found_out() -> None:
     async def scene() -> None:
         reader = Scripted()
         reader.operations.update({"a": an("a"), "b": an("b"), "c": an("c")})
-        hub = Hub(reader, ServerCounts(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
+        hub = Hub(reader, ServerCounters(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
         follower = hub.attach("sse")
         follower.begin(Selection(), (), levels=False)
         await eventually(lambda: seen(follower).count("snapshot") == 3, follower)
@@ -44,7 +44,7 @@ def test_what_vanished_is_found_out() -> None:
         assert {message.operation_id for message in hub.known_runs()} == {"b", "c"}
         reader.operations["b"] = an_ended("b", 9)
         reader.operations["b again"] = an_ended("b", 9, run="another")
-        hub.missing(reader.get("b"), "b", "run of b")
+        hub.resolve_missing(reader.get("b"), "b", "run of b")
         await eventually(lambda: ("snapshot", 9) in follower.__dict__["seen"], follower)
         hub.forget("b")
         await eventually(lambda: seen(follower).count("gone") == 2, follower)
@@ -60,13 +60,13 @@ def test_batches_are_told_when_they_say_something_new() -> None:
         now: tuple[BatchSnapshot, ...] = ()
         looks = 0
 
-        def batches(self, limit: int = 100, *, after: BatchPlace | None = None) -> tuple[BatchSnapshot, ...]:
+        def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> tuple[BatchSnapshot, ...]:
             self.looks += 1
             return self.now[:limit] if after is None else ()
 
     async def scene() -> None:
         reader = Batching()
-        hub = Hub(reader, ServerCounts(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
+        hub = Hub(reader, ServerCounters(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
         follower = hub.attach("sse")
         follower.begin(Selection(), (), levels=False)
         reader.now = (a_batch("b1"),)

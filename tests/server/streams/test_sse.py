@@ -11,8 +11,8 @@ import pytest
 
 import otel_progress as progress
 from otel_progress.journal import SqliteJournal
-from otel_progress.server.limits import StreamLimits
-from otel_progress.server.serve import Server
+from otel_progress.server.settings import StreamLimits
+from otel_progress.server.uvicorn_server import Server
 from otel_progress.testing import Recorder
 from tests.support.api_server import PATIENCE_S, Told, get, serving, serving_nothing, stream, until
 from tests.support.factories import batch, ended

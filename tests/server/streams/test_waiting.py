@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 
-from otel_progress.server.waiting import set_within
+from otel_progress.server.streams.waiting import wait_for_event
 
 
 @pytest.mark.parametrize("steps", range(8))
@@ -20,7 +20,7 @@ def test_a_cancellation_is_never_lost(steps: int) -> None:
 
         async def work() -> None:
             while True:
-                await set_within(event, 600.0)
+                await wait_for_event(event, 600.0)
                 event.clear()
 
         task = asyncio.ensure_future(work())
@@ -44,8 +44,8 @@ def test_the_time_runs_out_or_the_event_comes() -> None:
 
     async def scene() -> None:
         event = asyncio.Event()
-        assert await set_within(event, 0.001) is False
+        assert await wait_for_event(event, 0.001) is False
         event.set()
-        assert await set_within(event, 600.0) is True
+        assert await wait_for_event(event, 600.0) is True
 
     asyncio.run(scene())

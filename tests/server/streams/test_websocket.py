@@ -12,8 +12,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import otel_progress as progress
-from otel_progress.server.limits import StreamLimits
-from otel_progress.server.serve import Server
+from otel_progress.server.settings import StreamLimits
+from otel_progress.server.uvicorn_server import Server
 from otel_progress.testing import FakeClock, Recorder
 from tests.support.api_server import PATIENCE_S, serving, serving_nothing
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
+from otel_progress.batches import BatchCursor
 from otel_progress.codec import encode_batch, encode_event, encode_log, encode_operation, encode_preview, encode_sample
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import Outcome
-from otel_progress.observations import BatchPlace, CancelRequest, Preview, Trajectory
 from otel_progress.operations import OperationSnapshot
+from otel_progress.records import CancelRequest, Preview, Trajectory
 from tests.support.golden.sample_journal import HISTORY_KEYS, OPERATION_IDS, SONG, WALL
 
 T = TypeVar("T")
@@ -22,7 +23,7 @@ def answers_of(journal: SqliteJournal) -> dict[str, Any]:
     newest = journal.history(limit=2)[-1]
     end = newest.root.ended_at
     assert end is not None
-    place = BatchPlace(WALL + 120.0, False, WALL, "open")
+    place = BatchCursor(WALL + 120.0, False, WALL, "open")
     with closing(journal.watch(0.0)) as watch:  # type: ignore[type-var]
         watched = next(watch)
     return {
@@ -53,7 +54,7 @@ def answers_of(journal: SqliteJournal) -> dict[str, Any]:
         "batches(after)": [encode_batch(one, operations=False) for one in journal.batches(after=place)],
         "watch": _operations(watched),
         "trajectories": [_list(trajectory_document, journal.trajectories(key)) for key in HISTORY_KEYS],
-        "requests": _list(request_document, journal.requests("instance-1")),
+        "requests": _list(request_document, journal.cancel_requests("instance-1")),
     }
 
 

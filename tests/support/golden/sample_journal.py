@@ -11,11 +11,11 @@ from typing import Final
 
 from otel_progress import semconv
 from otel_progress.journal import SqliteJournal
-from otel_progress.model import Eta, Failure, Outcome, Snapshot, Status
-from otel_progress.observations import HistoryKey, LogRecord, Trajectory
+from otel_progress.model import Eta, Failure, LevelSnapshot, Outcome, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.previews.stores import Store
-from otel_progress.protocols import Batch
+from otel_progress.previews.stores.base import Store
+from otel_progress.protocols import ChangeSet
+from otel_progress.records import LogRecord, Trajectory, TrajectoryKey
 from tests.support.factories import (
     CLOCK,
     WALL,
@@ -46,7 +46,7 @@ VERSE: Final = f"{SONG}/{path_of(('verse', 'a/b'))}"
 STAGE: Final = path_of(("stage", "mix"))
 FULL_ETA: Final = Eta(90.5, 60.25, 180.0, "estimated", "history", 5, CLOCK + 60.0, counts_down_s=300.0, stalls_after_s=900.0)
 ERROR: Final = Failure("OSError", TEXT, "Traceback (most recent call last):\n  line 7\nOSError: gone")
-HISTORY_KEYS: Final[Sequence[HistoryKey]] = (
+HISTORY_KEYS: Final[Sequence[TrajectoryKey]] = (
     history_key(),
     history_key("song"),
     history_key("stage:mix"),
@@ -79,7 +79,7 @@ def running_operation() -> OperationSnapshot:
     )  # fmt: skip
 
 
-def running_levels() -> list[Snapshot]:
+def running_levels() -> list[LevelSnapshot]:
     """Return the levels of a running operation, the operation itself first."""
     return [
         snapshot(
@@ -131,7 +131,7 @@ def batch_snapshot() -> BatchSnapshot:
     )  # fmt: skip
 
 
-def change_sets() -> Iterator[Batch]:
+def change_sets() -> Iterator[ChangeSet]:
     """Yield what the writers write into the journal, in this order: every kind of record and of status."""
     yield batch(
         *running_levels(),
@@ -153,7 +153,7 @@ def change_sets() -> Iterator[Batch]:
             preview(2, SONG, name="notes", media_type="text/plain; charset=utf-8", width=None, height=None, ratio=None),
             preview(3, VERSE, media_type="image/webp"),
         ],
-        lessons=[
+        trajectories=[
             lesson(f"past-{number}", 50.0 + number, key, trajectory=_trajectory(50.0 + number))
             for number, key in enumerate(HISTORY_KEYS)
         ],
@@ -174,7 +174,7 @@ def change_sets() -> Iterator[Batch]:
     )
 
 
-def late_changes() -> Batch:
+def late_changes() -> ChangeSet:
     """Return what happens to the running operation after everything else: an item and a preview."""
     first = running_levels()[0]
     return batch(
@@ -186,13 +186,13 @@ def late_changes() -> Batch:
     )
 
 
-def other_operations() -> list[Snapshot]:
+def other_operations() -> list[LevelSnapshot]:
     """Return operations of every other status."""
 
-    def other(id_: str, run: str, type_: str = "backup", **fields: object) -> Snapshot:
+    def other(id_: str, run: str, type_: str = "backup", **fields: object) -> LevelSnapshot:
         return snapshot(operation_id=id_, id=id_, run=run, operation_type=type_, type=type_, **fields)
 
-    def over(id_: str, run: str, status: Status, end: float, **fields: object) -> Snapshot:
+    def over(id_: str, run: str, status: Status, end: float, **fields: object) -> LevelSnapshot:
         times = {"ended_at": WALL + end, "duration_s": end}
         return other(id_, run, **{"status": status, "current": 5, "total": 5, "ratio": 1.0, **times, **fields})
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from otel_progress.previews.stores import Store
+from otel_progress.previews.stores.base import Store
 from otel_progress.protocols import Controller, Reader
 from otel_progress.server import ServerSettings, create_app
-from otel_progress.server.limits import StreamLimits
-from otel_progress.server.options import Limits
-from otel_progress.server.serve import Server
+from otel_progress.server.settings import Limits, StreamLimits
+from otel_progress.server.uvicorn_server import Server
 from tests.support.rest_client import Client
 from tests.support.server_threads import threads_end
 

@@ -123,10 +123,10 @@ def _mishaps(world: World, number: int) -> None:
     """Let something go wrong inside of telemetry now and then."""
     totals = world.recorder.runtime.totals
     if number % 31 == 5:
-        totals.rejected("negative" if number % 2 else "not a number")
+        totals.count_rejected("negative" if number % 2 else "not a number")
     if number % 67 == 7:
-        totals.sink_error("otlp.traces")
+        totals.count_sink_error("otlp.traces")
     if number % 53 == 11:
-        totals.dropped("events", 3)
+        totals.count_dropped("events", 3)
     if number % 41 == 3:
         be_refused(world)

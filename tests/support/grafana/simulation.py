@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
-from otel_progress.exporters.prometheus import ProgressCollector
-from otel_progress.exporters.prometheus_server import serve_metrics
-from otel_progress.journal.sqlite import SqliteJournal
+from otel_progress.journal.sqlite.journal import SqliteJournal
 from otel_progress.live.store import LiveStore
+from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics.http_server import serve_metrics
 from otel_progress.model import Instance
-from otel_progress.previews.opening import open_store
-from otel_progress.server.serve import Server
+from otel_progress.previews.stores import open_store
+from otel_progress.server.uvicorn_server import Server
 from otel_progress.testing import FakeClock, Recorder, recording
 from tests.support import factories
 from tests.support.grafana.jobs import Job

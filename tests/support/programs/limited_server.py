@@ -6,9 +6,8 @@ import sys
 import threading
 
 import otel_progress as progress
-from otel_progress.server.connections import ConnectionLimits
-from otel_progress.server.limits import StreamLimits
-from otel_progress.server.serve import Server
+from otel_progress.server.settings import ConnectionLimits, StreamLimits
+from otel_progress.server.uvicorn_server import Server
 from otel_progress.testing import recording
 
 OPERATIONS = 200

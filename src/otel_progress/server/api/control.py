@@ -9,62 +9,64 @@ from fastapi import Body
 from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA
-from otel_progress.export import as_json
-from otel_progress.instances import UNVERIFIED_TIMEOUT_S
+from otel_progress.exports import as_json
+from otel_progress.processes import UNVERIFIED_TIMEOUT_S
 from otel_progress.protocols import Controller
 from otel_progress.server.api.parameters import OperationId
-from otel_progress.server.documents import CancelReason
-from otel_progress.server.problems import Problem, shown
-from otel_progress.server.services import Served, Services
+from otel_progress.server.problems import Problem, quote_text
+from otel_progress.server.schemas import CancelReason
+from otel_progress.server.state import AppState, AppStateDep
 
 
 async def cancel_operation(
-    services: Served,
+    services: AppStateDep,
     operation_id: OperationId,
     body: Annotated[CancelReason, Body(description="Why it should stop.")] = CancelReason(),  # noqa: B008 - it is frozen in effect
 ) -> Response:
     """Ask the worker of an operation to stop. It stops by itself at the next element of `track`, or where it looks."""
-    document = await services.asking.ask(_cancel, services, operation_id, body.reason)
+    document = await services.asking.run(_cancel, services, operation_id, body.reason)
     return Response(as_json(document).encode(), HTTPStatus.ACCEPTED, media_type="application/json")
 
 
-async def delete_operation(services: Served, operation_id: OperationId) -> Response:
+async def delete_operation(services: AppStateDep, operation_id: OperationId) -> Response:
     """Forget an operation that has ended, or that was abandoned: all its runs, with their events and logs.
 
     An abandoned one is forgotten once its process is gone for certain; where that cannot be seen, on another machine or in another
     container, ten minutes after its last sign of life.
     """
-    services.hub.forget(operation_id, await services.asking.ask(_delete, services, operation_id))
+    services.hub.forget(operation_id, await services.asking.run(_delete, services, operation_id))
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
-def _cancel(services: Services, operation_id: str, reason: str) -> dict[str, str]:
+def _cancel(services: AppState, operation_id: str, reason: str) -> dict[str, str]:
     controller = _controller(services)
     operation = services.find(operation_id)
     if operation.status.finished or not controller.request_cancel(operation_id, reason):
-        raise Problem(409, f"The operation {shown(operation_id)!r} has ended ({operation.status}): there is nothing to stop.")
+        raise Problem(
+            409, f"The operation {quote_text(operation_id)!r} has ended ({operation.status}): there is nothing to stop."
+        )
     return {"schema": SCHEMA, "operation_id": operation_id, "run": operation.run, "reason": reason}
 
 
-def _delete(services: Services, operation_id: str) -> str:
+def _delete(services: AppState, operation_id: str) -> str:
     """Delete the runs of an operation and return the newest one's; refuse while that is, or may be, under way."""
     controller = _controller(services)
     operation = services.find(operation_id)
     if operation.alive and not operation.status.finished:
-        msg = f"The operation {shown(operation_id)!r} has not ended: only what is over can be deleted. Cancel it, or wait."
+        msg = f"The operation {quote_text(operation_id)!r} has not ended: only what is over can be deleted. Cancel it, or wait."
         raise Problem(409, msg)
     controller.delete(operation_id)
     left = services.reader.get(operation_id)
     if left is not None and left.run == operation.run:
         msg = (
-            f"The process of {shown(operation_id)!r} seems to be dead, but it may work elsewhere without being heard. "
+            f"The process of {quote_text(operation_id)!r} seems to be dead, but it may work elsewhere without being heard. "
             f"It can be deleted {UNVERIFIED_TIMEOUT_S / 60:.0f} minutes after its last sign of life."
         )
         raise Problem(409, msg)
     return operation.run
 
 
-def _controller(services: Services) -> Controller:
+def _controller(services: AppState) -> Controller:
     if services.controller is None:
         raise Problem(501, "This server only reads: it was started without a way to reach workers.")
     return services.controller

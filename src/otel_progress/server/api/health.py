@@ -5,8 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from otel_progress.exporters.exposition import exposition
-from otel_progress.server.services import Served
+from otel_progress.metrics.exposition import render_exposition
+from otel_progress.server.state import AppStateDep
 
 
 async def healthz() -> Response:
@@ -14,13 +14,13 @@ async def healthz() -> Response:
     return JSONResponse({"status": "ok"})
 
 
-async def readyz(services: Served) -> Response:
+async def readyz(services: AppStateDep) -> Response:
     """Say whether the journal can be read."""
-    await services.asking.ask(services.reader.history, None, 1)
+    await services.asking.run(services.reader.history, None, 1)
     return JSONResponse({"status": "ok"})
 
 
-async def metrics(request: Request, services: Served) -> Response:
+async def metrics(request: Request, services: AppStateDep) -> Response:
     """Return operations, batches and the server's own counts for Prometheus, as text or OpenMetrics by Accept."""
-    body, media_type = await services.asking.ask(exposition, services.collector, request.headers.get("accept", ""))
+    body, media_type = await services.asking.run(render_exposition, services.collector, request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": media_type})

@@ -8,12 +8,15 @@ from fastapi import Depends, Path, Query
 from starlette.requests import Request
 
 from otel_progress.server.filters import METADATA_PREFIX, SINCE_PATTERN
-from otel_progress.server.problems import Problem, describe, shown
+from otel_progress.server.problems import Problem, describe, quote_text
 
 MAX_RECORDS: Final = 5_000
 """Most events, log records or samples in one answer."""
+
+
 MAX_NUMBER: Final = 2**63 - 1
 """Largest number of a record."""
+
 
 _MANY: Final = frozenset({"status", "condition", "type", "metadata", "batch"})
 """Parameters that may be given several times, where an endpoint has them as lists."""
@@ -34,7 +37,11 @@ async def batch_id_of(
 
 
 OperationId: TypeAlias = Annotated[str, Depends(operation_id_of)]
+
+
 BatchId: TypeAlias = Annotated[str, Depends(batch_id_of)]
+
+
 Since: TypeAlias = Annotated[
     str | None,
     Query(
@@ -42,10 +49,16 @@ Since: TypeAlias = Annotated[
         json_schema_extra={"pattern": SINCE_PATTERN},
     ),
 ]
+
+
 PathBelow: TypeAlias = Annotated[str | None, Query(description="Only this level and what is below it: its `path`.")]
+
+
 Records: TypeAlias = Annotated[
     int, Query(ge=1, le=MAX_RECORDS, description="At most so many: the newest ones. `next` leads to those before them.")
 ]
+
+
 Cursor: TypeAlias = Annotated[str | None, Query(description="`next` of the page before. Leave it out for the first page.")]
 
 
@@ -59,8 +72,8 @@ async def only_known_parameters(request: Request) -> None:
         if name.startswith(METADATA_PREFIX) and "metadata" in known:
             continue
         if name not in known:
-            detail = f"There is no parameter {shown(name)!r} here. There are: {', '.join(sorted(known)) or 'none'}."
-            raise Problem(422, detail, errors=[(f"query {shown(name)}", detail)])
+            detail = f"There is no parameter {quote_text(name)!r} here. There are: {', '.join(sorted(known)) or 'none'}."
+            raise Problem(422, detail, errors=[(f"query {quote_text(name)}", detail)])
         if name not in _MANY and len(request.query_params.getlist(name)) > 1:
             detail = f"The parameter {name} is there more than once. Give it one value."
             raise Problem(422, detail, errors=[(f"query {name}", detail)])

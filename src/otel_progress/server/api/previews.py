@@ -13,29 +13,34 @@ from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_preview
 from otel_progress.errors import PreviewError
-from otel_progress.observations import Preview
-from otel_progress.previews.addresses import address_of
-from otel_progress.previews.media import SUFFIXES
-from otel_progress.previews.stores import name_in, read_checked
+from otel_progress.previews.media import SUFFIXES, address_of
+from otel_progress.previews.stores.base import read_checked, relative_name
+from otel_progress.records import Preview
 from otel_progress.server.api.parameters import MAX_NUMBER, Cursor, OperationId, PathBelow, Records
+from otel_progress.server.pagination import PREVIEWS, page_of_records
 from otel_progress.server.problems import Problem
-from otel_progress.server.record_pages import PREVIEWS, page_of_records
-from otel_progress.server.services import Served, Services
+from otel_progress.server.state import AppState, AppStateDep
 from otel_progress.server.static import matches
 
 MOST: Final = 10_000
 """Previews of an operation that are looked through for one."""
+
+
 _SAFE: Final = {
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "cross-origin",  # dashboards elsewhere show them; who may ask is decided by the token
 }
+
+
 _FOREVER: Final = "private, max-age=31536000, immutable"
+
+
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 async def list_previews(
-    services: Served, operation_id: OperationId, path: PathBelow = None, limit: Records = 100, cursor: Cursor = None
+    services: AppStateDep, operation_id: OperationId, path: PathBelow = None, limit: Records = 100, cursor: Cursor = None
 ) -> Response:
     """List previews of an operation: the newest ones, oldest first; `next` leads to older ones.
 
@@ -55,7 +60,7 @@ async def list_previews(
 
 async def get_preview(
     request: Request,
-    services: Served,
+    services: AppStateDep,
     operation_id: OperationId,
     number: Annotated[int, Path(ge=0, le=MAX_NUMBER, description="Number of the preview.")],
     digest: Annotated[
@@ -76,7 +81,7 @@ async def get_preview(
         preview = _find(services, operation_id, number, digest)
         return preview, None if matches(known, f'"{preview.digest}"') else _content(services, preview)
 
-    preview, content = await services.asking.ask(read)
+    preview, content = await services.asking.run(read)
     headers = {**_SAFE, "ETag": f'"{preview.digest}"', "Cache-Control": _FOREVER if digest else "private, no-cache"}
     if content is None:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -90,7 +95,7 @@ def _document(preview: Preview) -> Document:
     return {**encode_preview(preview), "url": f"{address}?digest={preview.digest}" if address else None}
 
 
-def _find(services: Services, operation_id: str, number: int, digest: str | None) -> Preview:
+def _find(services: AppState, operation_id: str, number: int, digest: str | None) -> Preview:
     previews = services.reader.previews(operation_id, limit=MOST)
     found = next((preview for preview in previews if preview.number == number), None)
     if found is None:
@@ -103,10 +108,10 @@ def _find(services: Services, operation_id: str, number: int, digest: str | None
     return found
 
 
-def _content(services: Services, preview: Preview) -> bytes:
+def _content(services: AppState, preview: Preview) -> bytes:
     """Return the content of a preview as it was stored, and nothing that somebody put into its place."""
     store = services.previews
-    if store is None or name_in(store.base, preview.location) is None:
+    if store is None or relative_name(store.base, preview.location) is None:
         raise Problem(
             404, "This server does not know the place of the preview: start it with the same OTEL_PROGRESS_PREVIEWS as the work."
         )

@@ -10,16 +10,16 @@ from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_event, encode_log, encode_sample
 from otel_progress.model import Outcome
-from otel_progress.observations import LogRecord, ResourceSample
 from otel_progress.operations import Event
+from otel_progress.records import LogRecord, ResourceSample
 from otel_progress.server.api.parameters import MAX_NUMBER, Cursor, OperationId, PathBelow, Records, Since
 from otel_progress.server.filters import SEVERITY_PATTERN, severity_of, since_of
-from otel_progress.server.record_pages import EVENTS, LOGS, SAMPLES, page_of_records
-from otel_progress.server.services import Served
+from otel_progress.server.pagination import EVENTS, LOGS, SAMPLES, page_of_records
+from otel_progress.server.state import AppStateDep
 
 
 async def list_events(
-    services: Served,
+    services: AppStateDep,
     operation_id: OperationId,
     outcome: Annotated[Outcome | None, Query(description="Only items that ended so.")] = None,
     since: Since = None,
@@ -42,7 +42,7 @@ async def list_events(
 
 
 async def list_logs(
-    services: Served,
+    services: AppStateDep,
     operation_id: OperationId,
     since: Since = None,
     level: Annotated[
@@ -74,7 +74,7 @@ async def list_logs(
 
 
 async def list_resources(
-    services: Served, operation_id: OperationId, since: Since = None, limit: Records = 600, cursor: Cursor = None
+    services: AppStateDep, operation_id: OperationId, since: Since = None, limit: Records = 600, cursor: Cursor = None
 ) -> Response:
     """List what the process of an operation used while it ran: the newest samples, oldest first; `next` leads to older ones."""
     start = since_of(since)

@@ -10,24 +10,52 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 
 from otel_progress.previews.media import SUFFIXES
-from otel_progress.server import documents
-from otel_progress.server.api import catalogue, control, health, operation, operations, previews, records
+from otel_progress.server.api import control, health, operations, previews, records
+from otel_progress.server.api.batches import get_batch, list_batches, list_stages
+from otel_progress.server.api.operations import export_operation, get_levels, get_operation, get_progress
 from otel_progress.server.api.parameters import common_problems
 from otel_progress.server.problems import describe
+from otel_progress.server.schemas import (
+    Batch,
+    Batches,
+    CancelAccepted,
+    Events,
+    Health,
+    Levels,
+    Logs,
+    Operation,
+    Operations,
+    OperationTree,
+    Previews,
+    Progress,
+    Samples,
+    StageCategories,
+)
 
 Answers: TypeAlias = "dict[int | str, dict[str, Any]]"
 """What a path may answer, by status, as the OpenAPI document tells it."""
 
+
 _NO_OPERATION: Final = describe(404, "There is no such operation, or nothing at that place in it.")
+
+
 _CONTROL: Final = {
     **describe(408, "The body came too slowly."),
     **describe(409, "The operation is not in a state for that."),
     **describe(413, "The body is too long."),
     **describe(501, "The server only reads."),
 }
+
+
 _NOT_MODIFIED: Final[Answers] = {304: {"description": "Nothing happened since the answer with this ETag."}}
+
+
 _TAGGED: Final[Answers] = {200: {"headers": {"ETag": {"schema": {"type": "string"}}}}}
+
+
 _TEXT: Final[dict[str, str]] = {"type": "string"}
+
+
 _EXPORT: Final[Answers] = {
     200: {
         "description": "Successful Response",
@@ -38,11 +66,15 @@ _EXPORT: Final[Answers] = {
         },
     }
 }
+
+
 _PREVIEW: Final[Answers] = {
     200: {"description": "The content.", "content": {media_type.partition(";")[0]: {"schema": _TEXT} for media_type in SUFFIXES}},
     304: {"description": "The client has it."},
     **describe(410, "The content is no longer kept, or the number is of another run now."),
 }
+
+
 _METRICS: Final[Answers] = {
     200: {
         "description": "Successful Response",
@@ -66,48 +98,51 @@ class Endpoint:
 
 
 _V1: Final = "/api/v1"
+
+
 _ONE: Final = f"{_V1}/operations/{{operation_id}}"
 
+
 ENDPOINTS: Final = (
-    Endpoint(f"{_V1}/operations", operations.list_operations, "operations", documents.Operations),
-    Endpoint(f"{_V1}/history", operations.list_history, "operations", documents.Operations),
+    Endpoint(f"{_V1}/operations", operations.list_operations, "operations", Operations),
+    Endpoint(f"{_V1}/history", operations.list_history, "operations", Operations),
     Endpoint(
         _ONE,
-        operation.get_operation,
+        get_operation,
         "operations",
-        documents.OperationTree | documents.Operation,
+        OperationTree | Operation,
         answers={**_NO_OPERATION, **_NOT_MODIFIED, **_TAGGED},
     ),
-    Endpoint(f"{_ONE}/progress", operation.get_progress, "operations", documents.Progress, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/levels", operation.get_levels, "operations", documents.Levels, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/events", records.list_events, "operations", documents.Events, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/logs", records.list_logs, "operations", documents.Logs, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/resources", records.list_resources, "operations", documents.Samples, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/previews", previews.list_previews, "operations", documents.Previews, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/progress", get_progress, "operations", Progress, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/levels", get_levels, "operations", Levels, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/events", records.list_events, "operations", Events, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/logs", records.list_logs, "operations", Logs, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/resources", records.list_resources, "operations", Samples, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/previews", previews.list_previews, "operations", Previews, answers=_NO_OPERATION),
     Endpoint(f"{_ONE}/previews/{{number}}", previews.get_preview, "operations", answers={**_NO_OPERATION, **_PREVIEW}),
-    Endpoint(f"{_ONE}/export", operation.export_operation, "operations", answers={**_NO_OPERATION, **_EXPORT}),
+    Endpoint(f"{_ONE}/export", export_operation, "operations", answers={**_NO_OPERATION, **_EXPORT}),
     Endpoint(
         f"{_ONE}/cancel",
         control.cancel_operation,
         "control",
-        documents.Cancelling,
+        CancelAccepted,
         method="POST",
         status=202,
         answers={**_NO_OPERATION, **_CONTROL, **describe(400, "The body is no JSON.")},
     ),
     Endpoint(_ONE, control.delete_operation, "control", method="DELETE", status=204, answers={**_NO_OPERATION, **_CONTROL}),
-    Endpoint(f"{_V1}/batches", catalogue.list_batches, "batches", documents.Batches),
+    Endpoint(f"{_V1}/batches", list_batches, "batches", Batches),
     Endpoint(
         f"{_V1}/batches/{{batch_id}}",
-        catalogue.get_batch,
+        get_batch,
         "batches",
-        documents.Batch,
+        Batch,
         answers=describe(404, "There is no such batch."),
     ),
-    Endpoint(f"{_V1}/stages", catalogue.list_stages, "stages", documents.StageCategories),
+    Endpoint(f"{_V1}/stages", list_stages, "stages", StageCategories),
     Endpoint("/metrics", health.metrics, "server", answers=_METRICS),
-    Endpoint("/healthz", health.healthz, "server", documents.State, secured=False),
-    Endpoint("/readyz", health.readyz, "server", documents.State),
+    Endpoint("/healthz", health.healthz, "server", Health, secured=False),
+    Endpoint("/readyz", health.readyz, "server", Health),
 )
 """All endpoints of the OpenAPI document."""
 

@@ -1,0 +1,1 @@
+"""Terminal displays: a live tree on a terminal, plain lines elsewhere."""

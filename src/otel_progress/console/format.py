@@ -1,0 +1,196 @@
+"""Text measured in terminal cells: wide characters take two, combining ones none."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+from typing import Final
+
+from rich.cells import cell_len, set_cell_size
+
+from otel_progress.model import Eta, Number
+from otel_progress.text import escape_controls
+
+
+def fit(text: str, width: int, more: str = "…") -> str:
+    """Return ``text`` cut or padded to exactly ``width`` cells."""
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    return cut_cells(text, width, more)
+
+
+def cut_cells(text: str, width: int, more: str = "…") -> str:
+    """Return ``text`` cut to at most ``width`` cells; what is cut off becomes ``more``."""
+    if cell_len(text) <= width:
+        return text
+    if width <= cell_len(more):
+        return set_cell_size(text, max(0, width))
+    return set_cell_size(text, width - cell_len(more)) + more
+
+
+UNKNOWN: Final = "?"
+"""What stands for a figure that is not finite or not known."""
+
+
+_BYTE_UNITS: Final = frozenset({"byte", "bytes", "b", "by"})
+
+
+_PREFIXES: Final = ("", "k", "M", "G", "T", "P", "E")
+
+
+_LARGEST_PLAIN: Final = 1_000_000
+
+
+_MAX_UNIT: Final = 16
+
+
+_SHORTEST_S: Final = 0.1
+
+
+_LONGEST_S: Final = 1e15
+"""A duration beyond this is no duration, and its digits would fill a line."""
+
+
+_LEAST_S: Final = 1.0
+""""At least" less than this says nothing."""
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in its two largest units: ``0.4s``, ``12s``, ``1m 23s``, ``2h 05m``, ``3d 04h``."""
+    if seconds is None or not abs(seconds) <= _LONGEST_S:  # nor is NaN
+        return UNKNOWN
+    seconds = max(0.0, seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+def moment(timestamp: float | None) -> str:
+    """Return Unix seconds as local ISO 8601 time with its zone, to the second."""
+    if timestamp is None:
+        return UNKNOWN
+    try:
+        return datetime.fromtimestamp(timestamp, tz=timezone.utc).astimezone().isoformat(timespec="seconds")
+    except (OverflowError, OSError, ValueError):  # another process's row may hold any number
+        return UNKNOWN
+
+
+def percentage(ratio: float | None, *, estimated: bool = False) -> str:
+    """Return a ratio as whole per cent, rounded down so that 100% means done; empty while unknown. An estimated one is ``~42%``."""
+    if ratio is None or not math.isfinite(ratio):
+        return ""
+    return f"{'~' if estimated else ''}{math.floor(min(1.0, max(0.0, ratio)) * 100 + 1e-9)}%"
+
+
+def left(eta: Eta | None, *, bounds: bool = True) -> str:
+    """Return an estimate for a line of figures: ``12m 05s left (10m to 15m)``, ``at least 3m 00s left``, ``any moment``.
+
+    Empty while it knows nothing. ``bounds`` False leaves the interval out.
+    """
+    return _remaining(eta, " left", bounds=bounds)
+
+
+def remaining(eta: Eta | None, *, bounds: bool = True) -> str:
+    """Return the same under a heading that says "remaining" already: ``12m 05s (10m to 15m)``, ``at least 3m 00s``."""
+    return _remaining(eta, "", bounds=bounds)
+
+
+def _remaining(eta: Eta | None, word: str, *, bounds: bool) -> str:
+    if eta is None:
+        return ""
+    if eta.remaining_s is None:  # stalled: all that is known is that less than this cannot be
+        least = eta.low_s
+        return f"at least {duration(least)}{word}" if least is not None and _LEAST_S <= least < math.inf else ""
+    text = f"{duration(eta.remaining_s)}{word}" if not eta.remaining_s < _SHORTEST_S else "any moment"
+    if not bounds or eta.low_s is None or eta.high_s is None:
+        return text
+    low, high = roughly(eta.low_s), roughly(eta.high_s, up=True)
+    return text if low == high else f"{text} ({low} to {high})"
+
+
+def roughly(seconds: float, *, up: bool = False) -> str:
+    """Return a duration without a precision that a bound does not have: ``8s``, ``1m 20s``, ``12m``, ``2h 05m``.
+
+    Rounded down, or ``up``, so that an interval gets wider by it and never narrower.
+    """
+    if not abs(seconds) <= _LONGEST_S:  # nor is NaN
+        return UNKNOWN
+    step = 1 if seconds < 60 else 10 if seconds < 600 else 60
+    steps = math.ceil(seconds / step - 1e-6) if up else math.floor(seconds / step + 1e-6)
+    whole = max(0, steps) * step
+    if whole < 60:
+        return f"{whole}s"
+    return duration(whole) if whole >= 3600 or whole % 60 else f"{whole // 60}m"
+
+
+def quantity(value: Number, unit: str | None = None) -> str:
+    """Return a count without its unit: ``250``, ``3.5``, ``12.3M``; for bytes with it: ``1.2 MB``."""
+    if not math.isfinite(value):
+        return UNKNOWN
+    if is_bytes(unit):
+        return _scaled(float(value), " ") + "B"
+    if abs(value) >= _LARGEST_PLAIN:
+        return _scaled(float(value), "")
+    return f"{value:.4g}" if isinstance(value, float) and not value.is_integer() else str(int(value))
+
+
+def count(current: Number, total: Number | None, unit: str | None) -> str:
+    """Return what is done of what: ``100/500 files``, ``3 files`` while the total is unknown, ``1.2 MB/3.4 GB``."""
+    done = quantity(current, unit)
+    amount = done if total is None else f"{done}/{quantity(total, unit)}"
+    if unit is None or is_bytes(unit):
+        return amount
+    return f"{amount} {plural(unit, current if total is None else total)}"
+
+
+def rate(current: Number, seconds: float, unit: str | None) -> str:
+    """Return units a second, or a minute or hour when that is slow; empty before anything can be said."""
+    if seconds < _SHORTEST_S or current <= 0 or not math.isfinite(current) or not math.isfinite(seconds):
+        return ""
+    per_second = current / seconds
+    if is_bytes(unit):
+        return f"{quantity(per_second, unit)}/s"
+    if per_second >= 1.0:
+        return f"{_significant(per_second)}/s"
+    if per_second * 60.0 >= 1.0:
+        return f"{_significant(per_second * 60.0)}/min"
+    return f"{_significant(per_second * 3600.0)}/h"
+
+
+def is_bytes(unit: str | None) -> bool:
+    """Return whether a unit means bytes, whose counts are shown in kB, MB, GB."""
+    return unit is not None and unit.lower() in _BYTE_UNITS
+
+
+def plural(unit: str, number: Number) -> str:
+    """Return an English unit for a number of them; symbols and short forms (``%``, ``MB``, ``px``) stay as they are."""
+    unit = escape_controls(unit if len(unit) <= _MAX_UNIT else unit[: _MAX_UNIT - 1] + "…")
+    if number == 1 or len(unit) < 3 or not unit.isascii() or not unit.isalpha() or not unit.islower() or unit.endswith("s"):
+        return unit
+    if unit.endswith(("x", "z", "ch", "sh")):
+        return unit + "es"
+    if unit.endswith("y") and unit[-2] not in "aeiou":
+        return unit[:-1] + "ies"
+    return unit + "s"
+
+
+def _significant(value: float) -> str:
+    if value >= _LARGEST_PLAIN:
+        return _scaled(value, "")
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}"
+
+
+def _scaled(value: float, gap: str) -> str:
+    """Return a number with a decimal prefix: ``999``, ``1.2k``, ``34.5M``."""
+    index = 0
+    while abs(value) >= 999.95 and index < len(_PREFIXES) - 1:
+        value /= 1000.0
+        index += 1
+    return f"{value:.0f}{gap}" if index == 0 else f"{value:.1f}{gap}{_PREFIXES[index]}"

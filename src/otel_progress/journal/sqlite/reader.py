@@ -1,0 +1,306 @@
+"""Reads events, log records, previews and samples out of an open journal. Every function runs within the caller's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import isfinite
+from typing import Any, Final, TypeAlias
+
+from otel_progress.journal.decoding import SAMPLE
+from otel_progress.journal.liveness import Heartbeat, ReadTime
+from otel_progress.journal.sqlite import previews as kept
+from otel_progress.journal.sqlite import rows
+from otel_progress.journal.sqlite.connection import query_all
+from otel_progress.journal.sqlite.rows import EVENT, LOG, STATE
+from otel_progress.model import Instance, LevelSnapshot, Outcome
+from otel_progress.operations import Event, OperationSnapshot
+from otel_progress.records import LogRecord, Preview, ResourceSample
+
+_NEWEST_RUN: Final = "SELECT key, operation_type, run FROM operations WHERE operation_id = ? ORDER BY key DESC LIMIT 1"
+
+
+_IN: Final = "(path = ? OR (path > ? AND path < ?))"
+"""A level and what is below it: "/" and "0" are neighbours, so a subtree is a range of paths."""
+
+
+def events(
+    connection: sqlite3.Connection,
+    operation_id: str,
+    level: str | None,
+    outcome: Outcome | None,
+    since: float | None,
+    upto: int | None,
+    limit: int,
+) -> list[Event]:
+    """Return the newest events of the newest run, oldest first; ``upto`` is the highest number."""
+    for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
+        conditions = (
+            (_IN, _subtree(level)),
+            ("outcome = ?", None if outcome is None else (outcome.value,)),
+            ("at >= ?", None if since is None else (since,)),
+            ("number <= ?", None if upto is None else (upto,)),
+        )
+        found = _newest(connection, "events", EVENT, key, conditions, limit)
+        decoded = (rows.decode_event_row(operation_id, operation_type, run, row) for row in found)
+        return [event for event in decoded if event is not None]
+    return []
+
+
+def logs(
+    connection: sqlite3.Connection,
+    operation_id: str,
+    path: str | None,
+    severity: int,
+    since: float | None,
+    after: int,
+    upto: int | None,
+    limit: int,
+) -> list[LogRecord]:
+    """Return the newest log records of the newest run, oldest first: numbers above ``after``, and not above ``upto``."""
+    for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
+        conditions = (
+            (_IN, _subtree(path)),
+            ("severity >= ?", (severity,) if severity > 0 else None),
+            ("at >= ?", None if since is None else (since,)),
+            ("number > ?", (after,)),
+            ("number <= ?", None if upto is None else (upto,)),
+        )
+        found = _newest(connection, "logs", LOG, key, conditions, limit)
+        decoded = (rows.decode_log_row(operation_id, operation_type, run, row) for row in found)
+        return [record for record in decoded if record is not None]
+    return []
+
+
+def previews(connection: sqlite3.Connection, operation_id: str, path: str | None, upto: int | None, limit: int) -> list[Preview]:
+    """Return the newest previews of the newest run, oldest first; ``upto`` is the highest number."""
+    for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
+        conditions = ((_IN, _subtree(path)), ("number <= ?", None if upto is None else (upto,)))
+        found = _newest(connection, "previews", kept.PREVIEW, key, conditions, limit)
+        decoded = (kept.preview_of(operation_id, operation_type, run, row) for row in found)
+        return [preview for preview in decoded if preview is not None]
+    return []
+
+
+def samples(
+    connection: sqlite3.Connection, operation_id: str, since: float | None, upto: float | None, limit: int, moment: ReadTime
+) -> list[ResourceSample]:
+    """Return the newest samples of the newest run's process that were taken while the run lasted, oldest first.
+
+    ``since`` in Unix seconds; ``upto`` is the latest moment on the worker's clock.
+    """
+    last = "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1"
+    for _, operation in operations(connection, last, (operation_id,), moment):
+        root = operation.root
+        where = "instance = ?"
+        bound: list[object] = [root.info.instance]
+        started, duration = root.info.started_clock, root.duration_s
+        for condition, value in (
+            ("clock >= ?", started),
+            ("clock <= ?", None if started is None or duration is None else started + duration),
+            ("at >= ?", since),
+            ("clock <= ?", upto),
+        ):
+            if value is not None:
+                where += f" AND {condition}"
+                bound.append(value)
+        query = f"SELECT {', '.join(SAMPLE)} FROM samples WHERE {where} ORDER BY clock DESC LIMIT ?"
+        decoded = (rows.decode_sample_row(row) for row in reversed(query_all(connection, query, (*bound, limit))))
+        return [sample for sample in decoded if sample is not None]
+    return []
+
+
+def _newest(
+    connection: sqlite3.Connection,
+    table: str,
+    columns: Sequence[str],
+    key: int,
+    conditions: Sequence[tuple[str, Sequence[object] | None]],
+    limit: int,
+) -> list[Any]:
+    """Return the newest numbered rows of an operation, oldest first."""
+    given = [(condition, values) for condition, values in conditions if values is not None]
+    where = " AND ".join(("operation = ?", *(condition for condition, _ in given)))
+    bound = (key, *(value for _, values in given for value in values), limit)
+    query = f"SELECT {', '.join(columns)} FROM {table} WHERE {where} ORDER BY number DESC, writer DESC LIMIT ?"
+    return query_all(connection, query, bound)[::-1]
+
+
+def _subtree(path: str | None) -> tuple[str, str, str] | None:
+    return (path, f"{path}/", f"{path}0") if path else None
+
+
+Found: TypeAlias = "tuple[int, OperationSnapshot]"
+"""An operation with its key."""
+
+
+_CHUNK: Final = 500
+"""Values bound to one statement; SQLite's oldest limit is 999."""
+
+
+_DERIVED: Final = {"stall_after_s": "coalesce(s.stall_after_s, max(60.0, 3.0 * s.longest_gap_s))"}
+"""Where a worker of a version before wrote, what follows from its columns."""
+
+
+_STATE: Final = ", ".join(_DERIVED.get(column, f"s.{column}") for column in STATE)
+
+
+_OPERATION: Final = f"""SELECT o.key, o.instance, u.use, r.at, l.info, {_STATE} FROM operations o
+    JOIN levels l ON l.operation = o.key AND l.path = '' JOIN states s ON s.level = l.key
+    LEFT JOIN uses u ON u.operation = o.key LEFT JOIN requests r ON r.operation = o.key"""
+
+
+_LEVEL: Final = f"SELECT l.operation, l.info, {_STATE} FROM levels l JOIN states s ON s.level = l.key"
+
+
+_ACTIVE: Final = "WHERE o.finished_at IS NULL"
+
+
+_PULSE: Final = "SELECT id, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock FROM instances"
+
+
+def newest_run(connection: sqlite3.Connection, operation_id: str, moment: ReadTime) -> OperationSnapshot | None:
+    """Return the newest run of an operation with its levels."""
+    found = operations(connection, "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1", (operation_id,), moment)
+    return with_levels(connection, found)[0] if found else None
+
+
+def active(connection: sqlite3.Connection, moment: ReadTime) -> list[Found]:
+    """Return what has not ended, newest first, without levels."""
+    return operations(connection, f"{_ACTIVE} ORDER BY o.key DESC", (), moment)
+
+
+def changed(connection: sqlite3.Connection, revision: int, moment: ReadTime) -> list[Found]:
+    """Return what was written after ``revision``, ended or not, newest first, without levels."""
+    found = operations(connection, f"{_ACTIVE} AND o.revision > ?", (revision,), moment)
+    found += operations(connection, "WHERE o.finished_at IS NOT NULL AND o.revision > ?", (revision,), moment)
+    return sorted(found, key=lambda item: -item[0])
+
+
+def history(
+    connection: sqlite3.Connection,
+    operation_type: str | None,
+    limit: int,
+    before: tuple[float, str] | None,
+    since: float | None,
+    moment: ReadTime,
+) -> list[OperationSnapshot]:
+    """Return what has ended, last first, without levels. Rows that do not decode do not shorten the page."""
+    found: list[OperationSnapshot] = []
+    while len(found) < limit:
+        where = "o.finished_at IS NOT NULL"
+        bound: list[object] = []
+        for condition, values in (
+            ("o.operation_type = ?", None if operation_type is None else (operation_type,)),
+            ("(o.finished_at, o.run) < (?, ?)", before),
+            ("o.finished_at >= ?", None if since is None else (since,)),
+        ):
+            if values is not None:
+                where += f" AND {condition}"
+                bound += values
+        bound.append(min(limit - len(found), _CHUNK))
+        page = (
+            f"SELECT o.finished_at, o.run, o.key FROM operations o WHERE {where} ORDER BY o.finished_at DESC, o.run DESC LIMIT ?"
+        )
+        ends = query_all(connection, page, bound)
+        if not ends:
+            break
+        before, keys = ends[-1][:2], [key for *_, key in ends]
+        known = dict(operations(connection, f"WHERE o.key IN ({_marks(keys)})", keys, moment))
+        found += (known[key] for key in keys if key in known)
+    return found
+
+
+def revision(connection: sqlite3.Connection) -> int:
+    """Return the number of the last transaction that changed an operation."""
+    (number,) = connection.execute("SELECT revision FROM counters").fetchone()
+    return int(number)
+
+
+def heartbeats(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Heartbeat]:
+    """Return the last sign of life of processes, by id; one that left none, or none that can be read, is missing."""
+    found = {}
+    for chunk in _chunks(list(ids)):
+        for row in query_all(connection, f"{_PULSE} WHERE id IN ({_marks(chunk)})", chunk):
+            if (pulse := _pulse(row)) is not None:
+                found[pulse.instance.id] = pulse
+    return found
+
+
+def with_levels(connection: sqlite3.Connection, found: Sequence[Found]) -> list[OperationSnapshot]:
+    """Return the operations with the levels kept below them."""
+    levels: dict[int, list[LevelSnapshot]] = {key: [] for key, _ in found}
+    for chunk in _chunks(list(levels)):
+        for key, info, *state in query_all(
+            connection, f"{_LEVEL} WHERE l.operation IN ({_marks(chunk)}) AND l.path <> ''", chunk
+        ):
+            if (level := rows.decode_snapshot_row(info, state)) is not None:
+                levels[key].append(level)
+    return [replace(operation, levels=in_tree_order(levels[key]), _index={}) for key, operation in found]
+
+
+def in_tree_order(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
+    """Return levels so that each comes after its parent and before its parent's next sibling; siblings by ``order``."""
+    known = {level.info.path: level for level in levels}
+    children: dict[str, list[LevelSnapshot]] = {}
+    for level in known.values():
+        above = level.info.parent_path
+        while above and above not in known:  # the parent is not kept, or another process has not written it yet
+            above = above.rpartition("/")[0]
+        children.setdefault(above or "", []).append(level)
+    for siblings in children.values():
+        siblings.sort(key=lambda level: (level.info.order, level.info.path), reverse=True)  # the first one is taken off the end
+    result, waiting = [], children.get("", [])
+    while waiting:
+        level = waiting.pop()
+        result.append(level)
+        waiting += children.get(level.info.path, ())
+    return tuple(result)
+
+
+def operations(connection: sqlite3.Connection, rest: str, bound: Sequence[object], moment: ReadTime) -> list[Found]:
+    """Return the operations of a query that goes on with ``rest``, without their levels."""
+    answer = query_all(connection, f"{_OPERATION} {rest}", bound)
+    known = heartbeats(connection, {row[1] for row in answer})
+    found = []
+    for key, instance, use, cancelled, info, *state in answer:
+        if (root := rows.decode_snapshot_row(info, state)) is not None:
+            found.append((key, _operation(root, known.get(instance), use, cancelled, moment)))
+    return found
+
+
+def _operation(root: LevelSnapshot, pulse: Heartbeat | None, use: Any, cancelled: Any, moment: ReadTime) -> OperationSnapshot:
+    instance = None if pulse is None else pulse.instance
+    if pulse is None:  # its process left no sign of life, so the snapshot itself is the last one
+        pulse = Heartbeat(Instance(root.info.instance, 0, "", "", 0.0), root.observed_at, root.observed_clock)
+    alive, clock = moment.liveness_of(pulse)
+    return OperationSnapshot(
+        root,
+        (),
+        moment.now,
+        clock,
+        instance,
+        alive,
+        resources=None if use is None else rows.decode_use_or_none(use),
+        cancel_requested_at=cancelled if type(cancelled) is float and isfinite(cancelled) else None,
+    )
+
+
+def _pulse(row: Sequence[Any]) -> Heartbeat | None:
+    identity, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock = row
+    if {type(identity), type(host), type(service)} != {str} or {type(heartbeat_at), type(heartbeat_clock)} != {float}:
+        return None
+    if type(pid) is not int or type(started_at) is not float or not (start is None or type(start) is int):
+        return None
+    if not isfinite(heartbeat_at) or not isfinite(heartbeat_clock) or not isfinite(started_at):
+        return None
+    return Heartbeat(Instance(identity, pid, host, service, started_at, start), heartbeat_at, heartbeat_clock)
+
+
+def _chunks(values: list[Any]) -> Iterable[list[Any]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))

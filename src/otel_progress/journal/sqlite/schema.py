@@ -1,0 +1,167 @@
+"""The tables of the SQLite journal and the steps that bring an older file up to date.
+
+A level has two rows: ``levels`` holds what stays the same from its start to its end, ``states`` what changes. The second is
+narrow on purpose, since it is written on every tick: a tick of 1,000 changed levels touches some 30 pages instead of 150.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from otel_progress.errors import JournalError
+
+APPLICATION_ID: Final = 0x6F747072
+"""``PRAGMA application_id`` of a journal ("otpr"), which tells it from any other SQLite file."""
+
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        # One row: what tells this journal from another in its place, the number of the last transaction that changed an
+        # operation, and the last key given to a level. Keys are never used twice, so that a writer that remembers one over
+        # a deletion can never write into another level.
+        """CREATE TABLE counters (
+            id INTEGER PRIMARY KEY CHECK (id = 1), journal TEXT NOT NULL, revision INTEGER NOT NULL, level_key INTEGER NOT NULL
+        )""",
+        "INSERT INTO counters VALUES (1, lower(hex(randomblob(16))), 0, 0)",
+        """CREATE TABLE instances (
+            id TEXT PRIMARY KEY NOT NULL, pid INTEGER NOT NULL, host TEXT NOT NULL, service TEXT NOT NULL,
+            started_at REAL NOT NULL, start INTEGER, heartbeat_at REAL NOT NULL, heartbeat_clock REAL NOT NULL
+        ) WITHOUT ROWID""",
+        """CREATE TABLE operations (
+            key INTEGER PRIMARY KEY AUTOINCREMENT, revision INTEGER NOT NULL, run TEXT NOT NULL UNIQUE,
+            operation_id TEXT NOT NULL, operation_type TEXT NOT NULL, instance TEXT NOT NULL,
+            recorded_at REAL NOT NULL, finished_at REAL
+        )""",
+        "CREATE INDEX operations_by_id ON operations (operation_id)",
+        "CREATE INDEX operations_active ON operations (key) WHERE finished_at IS NULL",
+        "CREATE INDEX operations_finished ON operations (finished_at) WHERE finished_at IS NOT NULL",
+        "CREATE INDEX operations_finished_by_type ON operations (operation_type, finished_at) WHERE finished_at IS NOT NULL",
+        "CREATE INDEX operations_finished_by_revision ON operations (revision) WHERE finished_at IS NOT NULL",
+        """CREATE TABLE levels (
+            key INTEGER PRIMARY KEY, operation INTEGER NOT NULL, path TEXT NOT NULL, info TEXT NOT NULL,
+            UNIQUE (operation, path)
+        )""",
+        # current and total have no type, so that 3 stays an integer and 3.0 a float.
+        """CREATE TABLE states (
+            level INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, current NOT NULL, ratio REAL, message TEXT,
+            observed_at REAL NOT NULL, observed_clock REAL NOT NULL, advanced_at REAL, advanced_clock REAL,
+            longest_gap_s REAL NOT NULL, status TEXT NOT NULL, total, failed INTEGER NOT NULL, skipped INTEGER NOT NULL,
+            metadata TEXT, error TEXT, stage TEXT, eta TEXT, ended_at REAL, duration_s REAL
+        )""",
+        # The writer's id is in the key because processes that share a run number their events each for itself.
+        """CREATE TABLE events (
+            operation INTEGER NOT NULL, number INTEGER NOT NULL, writer TEXT NOT NULL, path TEXT NOT NULL,
+            level_type TEXT NOT NULL, kind TEXT NOT NULL, at REAL NOT NULL, name TEXT, outcome TEXT, error TEXT, metadata TEXT,
+            PRIMARY KEY (operation, number, writer)
+        ) WITHOUT ROWID""",
+    ),
+    (
+        # status is how it ended, null until then: what a batch is counted by without a look at the states.
+        "ALTER TABLE operations ADD COLUMN batch TEXT",
+        "ALTER TABLE operations ADD COLUMN status TEXT",
+        "CREATE INDEX operations_by_batch ON operations (batch, status, finished_at) WHERE batch IS NOT NULL",
+        # With the run, which makes the order of the history total, so that its pages neither overlap nor leave gaps.
+        "DROP INDEX operations_finished",
+        "DROP INDEX operations_finished_by_type",
+        "CREATE INDEX operations_finished ON operations (finished_at, run) WHERE finished_at IS NOT NULL",
+        """CREATE INDEX operations_finished_by_type ON operations (operation_type, finished_at, run)
+            WHERE finished_at IS NOT NULL""",
+        """CREATE TABLE logs (
+            key INTEGER PRIMARY KEY, operation INTEGER NOT NULL, number INTEGER NOT NULL, writer TEXT NOT NULL,
+            path TEXT NOT NULL, at REAL NOT NULL, severity INTEGER NOT NULL, severity_text TEXT NOT NULL, logger TEXT NOT NULL,
+            message TEXT NOT NULL, details TEXT, attributes TEXT, trace_id TEXT, span_id TEXT, UNIQUE (operation, number, writer)
+        )""",
+        "CREATE INDEX logs_by_level ON logs (operation, path, number)",
+        """CREATE TABLE samples (
+            instance TEXT NOT NULL, at REAL NOT NULL, clock REAL NOT NULL, cpu_ratio REAL NOT NULL, memory_bytes INTEGER NOT NULL,
+            gpu_ratio REAL, gpu_memory_bytes INTEGER, PRIMARY KEY (instance, clock)
+        ) WITHOUT ROWID""",
+        # What the process of an operation used. Not a column of operations, whose rows every tick writes.
+        "CREATE TABLE uses (operation INTEGER PRIMARY KEY, use TEXT NOT NULL)",
+        "CREATE TABLE requests (operation INTEGER PRIMARY KEY, reason TEXT NOT NULL, at REAL NOT NULL)",
+        # A declaration (sequence 0: none, only operations that name it) and, from completed on, what the operations came to that
+        # were deleted.
+        """CREATE TABLE batches (
+            id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, type TEXT NOT NULL, total INTEGER, started_at REAL NOT NULL,
+            ended_at REAL, sequence INTEGER NOT NULL, seen_at REAL NOT NULL, completed INTEGER NOT NULL DEFAULT 0,
+            failed INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0, skipped INTEGER NOT NULL DEFAULT 0,
+            ends TEXT, last_end REAL
+        ) WITHOUT ROWID""",
+    ),
+    (
+        # It takes the place of longest_gap_s. That stays, as workers of earlier versions that have the file open go on writing it;
+        # where they did, stall_after_s is NULL and follows from the gap when it is read.
+        "ALTER TABLE states ADD COLUMN stall_after_s REAL",
+        # What most levels do not have: an estimated ratio, pauses, previews, an expectation. NULL when it is all at its default.
+        "ALTER TABLE states ADD COLUMN extra TEXT",
+        # What later runs learn from, so it outlives its operation. The number tells levels of one shape in one run apart; level and
+        # host are those of HistoryKey. Newer rows have higher keys, whatever steps the clock of the wall makes.
+        """CREATE TABLE trajectories (
+            key INTEGER PRIMARY KEY, operation_type TEXT NOT NULL, level TEXT NOT NULL, eta_key TEXT NOT NULL,
+            host_class TEXT NOT NULL, run TEXT NOT NULL, number INTEGER NOT NULL, operation_id TEXT, at REAL NOT NULL,
+            trajectory TEXT NOT NULL, UNIQUE (operation_type, level, eta_key, host_class, run, number)
+        )""",
+        "CREATE INDEX trajectories_by_operation ON trajectories (operation_id)",
+        # What there is to see of an operation; the content is elsewhere.
+        """CREATE TABLE previews (
+            operation INTEGER NOT NULL, number INTEGER NOT NULL, writer TEXT NOT NULL, path TEXT NOT NULL, at REAL NOT NULL,
+            name TEXT NOT NULL, media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, digest TEXT NOT NULL, location TEXT NOT NULL,
+            width INTEGER, height INTEGER, ratio REAL, PRIMARY KEY (operation, number, writer)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX previews_by_location ON previews (location)",
+    ),
+)
+"""Step n brings a file of version n to version n + 1 (``PRAGMA user_version``). Only ever append."""
+
+
+# One statement, so that a migration by another process is seen as a whole or not at all.
+_WHAT_IT_IS: Final = """SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_user_version, pragma_application_id"""
+
+
+def version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the schema version of an open file, 0 for an empty one. Raises JournalError when it is not a journal."""
+    found, application, tables = connection.execute(_WHAT_IT_IS).fetchone()
+    if application != APPLICATION_ID and (tables or found):
+        msg = f"{path} is an SQLite database of something else, not a journal of otel-progress. Name another file."
+        raise JournalError(msg)
+    return int(found)
+
+
+def identity(connection: sqlite3.Connection) -> str:
+    """Return what tells this journal from any other; an inode does not, as a new file may get the one of the file it replaces."""
+    (journal,) = connection.execute("SELECT journal FROM counters").fetchone()
+    return str(journal)
+
+
+def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
+    """Bring an open file to the newest version, in one transaction. Raises JournalError when the file is newer than this code."""
+    if _is_current(connection, path, migrations):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if not _is_current(connection, path, migrations):  # another process may have been first
+            for step in migrations[version(connection, path) :]:
+                for statement in step:
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _is_current(connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]]) -> bool:
+    found = version(connection, path)
+    if found > len(migrations):
+        msg = (
+            f"{path} was written by a newer otel-progress (schema {found}; this one knows up to {len(migrations)}). "
+            "Upgrade this installation, or name another file."
+        )
+        raise JournalError(msg)
+    return found == len(migrations)

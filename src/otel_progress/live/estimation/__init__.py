@@ -1,0 +1,1 @@
+"""Estimates of remaining time for running levels."""

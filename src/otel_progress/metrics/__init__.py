@@ -1,0 +1,1 @@
+"""Prometheus metrics: the series, the counters, the collector and its HTTP server."""

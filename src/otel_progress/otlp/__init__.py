@@ -1,0 +1,1 @@
+"""OTLP export of spans, events, logs and metrics."""

@@ -1,0 +1,197 @@
+"""OTLP exporters with bounded shutdown: one shared time budget, a failure count, and one log line per outage.
+
+The SDK runs an exporter on its own threads and retries within the exporter's timeout. By default, shutdown waits 30 s per signal.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+SHUTDOWN_S: Final = 3.0
+"""How long a process waits at its end for its telemetry, all signals together, in seconds."""
+
+
+_GRACE_S: Final = 0.12
+"""Seconds that a signal still waits after the others have used up the budget."""
+
+
+_MAX_WAITS: Final = 5
+"""Waits that the budget reserves a grace for: events, spans, metrics, the tracer provider at exit, and one spare."""
+
+
+_EXPORTER_MODULES: Final = "opentelemetry.exporter."
+
+
+_logger = logging.getLogger(__name__)
+
+
+_on_this_thread = threading.local()
+
+
+class ShutdownBudget:
+    """The time that all signals together may wait at shutdown: ``limit_s`` seconds, used only while one waits. Thread-safe."""
+
+    def __init__(self, limit_s: float = SHUTDOWN_S) -> None:
+        self._grace_s = min(_GRACE_S, limit_s / (2 * _MAX_WAITS))
+        self._left_s = limit_s - _MAX_WAITS * self._grace_s
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def wait(self) -> Iterator[float]:
+        """Yield how long the block may wait, in seconds, and take the time it needs from the budget."""
+        started = time.monotonic()
+        yield max(self._left_s, self._grace_s)
+        with self._lock:
+            self._left_s -= time.monotonic() - started
+
+
+class ExportMonitor(Generic[T]):
+    """Calls an exporter, counts its failures and logs one line per outage. Never raises.
+
+    ``name`` is the signal in log lines. ``export`` returns whether the collector accepted the batch. ``stop`` closes the exporter.
+    ``on_error`` is called once for each lost batch. The SDK never exports two batches of one exporter at the same time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        export: Callable[[T], bool],
+        stop: Callable[[], object],
+        *,
+        budget: ShutdownBudget | None = None,
+        on_error: Callable[[], object] | None = None,
+    ) -> None:
+        self.budget = budget or ShutdownBudget()
+        self.last_log_message = ""
+        self.failures = 0
+        self._name = name
+        self._export = export
+        self._stop = stop
+        self._on_error = on_error
+        self._in_flight: list[int] = []
+        """Holds the id of this process during an export. The thread that removes it reports the outcome."""
+        self._stopped = False
+        self._in_outage = False
+
+    def export(self, batch: T) -> bool:
+        """Export one batch on the current thread. Return whether the collector accepted it; False after :meth:`stop`."""
+        if self._stopped:
+            return False
+        self._in_flight[:] = [os.getpid()]  # replaces an entry that a forked child inherited
+        self.last_log_message = ""
+        accepted = False
+        with _capturing_logs(self):
+            try:
+                accepted = self._export(batch)
+            except Exception as exc:
+                self.last_log_message = f"{type(exc).__name__}: {exc}"
+        if not self._finish_export():
+            return False  # stop() has reported this batch as lost
+        try:
+            if accepted:
+                self._report_success()
+            else:
+                self._report_failure(self.last_log_message or "the exporter gave no reason")
+        except Exception:
+            _logger.debug("The outcome of an export of %s could not be reported.", self._name, exc_info=True)
+        return accepted
+
+    def stop(self) -> None:
+        """Close the exporter. A batch that is still being exported is lost. Safe to call twice."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._finish_export():
+            cause = self.last_log_message and f" ({self.last_log_message})"
+            self._report_failure(f"the last batch was not accepted within the time for shutdown{cause}")
+        with _capturing_logs(self):
+            try:
+                self._stop()
+            except Exception as exc:
+                _logger.debug("The exporter of %s could not be closed: %s", self._name, exc)
+
+    @contextmanager
+    def stopped_on_error(self) -> Iterator[None]:
+        """Close the exporter if the block fails. An invalid setting of a processor then leaves no open connection."""
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
+
+    def flush(self, timeout_s: float, flush: Callable[[], object]) -> bool:
+        """Run ``flush`` for at most ``timeout_s`` seconds. Return whether it ended in time and every batch was accepted."""
+        failures = self.failures
+        return run_with_timeout(timeout_s, flush) and self.failures == failures
+
+    def _finish_export(self) -> bool:
+        """Remove the mark of a running export. Return True for the one thread that has to report the outcome."""
+        try:
+            return self._in_flight.pop() == os.getpid()
+        except IndexError:
+            return False
+
+    def _report_failure(self, reason: str) -> None:
+        self.failures += 1
+        first, self._in_outage = not self._in_outage, True
+        if first:
+            _logger.warning(
+                "OTLP export of %s failed: %s. The work continues. Further failures are only counted until an export succeeds.",
+                self._name,
+                reason,
+            )
+        if self._on_error is not None:
+            self._on_error()
+
+    def _report_success(self) -> None:
+        ended, self._in_outage = self._in_outage, False
+        if ended:
+            _logger.info("OTLP export of %s succeeds again, after %d lost batches.", self._name, self.failures)
+
+
+def run_with_timeout(timeout_s: float, call: Callable[[], object]) -> bool:
+    """Run ``call`` on a thread. Return whether it ended within ``timeout_s`` seconds. If not, it continues in the background."""
+    thread = threading.Thread(target=call, name="otel-progress-flush", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is shutting down; closing the provider exports what is pending
+        return False
+    thread.join(max(0.0, timeout_s))
+    return not thread.is_alive()
+
+
+class _capturing_logs:  # noqa: N801 - reads as a statement
+    """Redirects the exporter's warnings on the current thread to a monitor."""
+
+    def __init__(self, monitor: ExportMonitor[Any]) -> None:
+        self._monitor = monitor
+
+    def __enter__(self) -> None:
+        _on_this_thread.monitor = self._monitor
+
+    def __exit__(self, *_: object) -> None:
+        _on_this_thread.monitor = None
+
+
+def capture_exporter_logs(exporter: object) -> None:
+    """Let an ExportMonitor report the warnings of this exporter. Exporters that run without a monitor log as before."""
+    for cls in type(exporter).__mro__:
+        if cls.__module__.startswith(_EXPORTER_MODULES):
+            logging.getLogger(cls.__module__).addFilter(_is_not_captured)
+
+
+def _is_not_captured(record: logging.LogRecord) -> bool:
+    monitor = getattr(_on_this_thread, "monitor", None)
+    if monitor is None or record.levelno < logging.WARNING:
+        return True
+    monitor.last_log_message = record.getMessage()
+    return False

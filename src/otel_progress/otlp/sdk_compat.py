@@ -1,0 +1,183 @@
+"""The only module that imports OpenTelemetry's logs modules, whose names start with an underscore and still change.
+
+``emit`` takes keyword arguments from 1.38 on. 1.37 takes a record of the SDK.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from opentelemetry import _logs as logs_api
+from opentelemetry.context import Context
+from opentelemetry.sdk import _logs as logs_sdk
+from opentelemetry.sdk._logs import export as logs_export
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+
+from otel_progress.model import MetadataValue
+from otel_progress.otlp.bounded import ExportMonitor, ShutdownBudget
+from otel_progress.otlp.environment import Protocol
+from otel_progress.otlp.exporters import configuration_errors, make_exporter
+
+_SCOPE: Final = "otel_progress"
+
+
+MAX_SCOPES: Final = 500
+"""Loggers whose records go out under their own name."""
+
+
+_QUEUE: Final = 8192
+
+
+_QUEUE_VARIABLE: Final = "OTEL_BLRP_MAX_QUEUE_SIZE"
+
+
+_EMIT_TAKES_KEYWORDS: Final = "event_name" in inspect.signature(logs_sdk.Logger.emit).parameters
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """One event or log record to emit: ``at`` in Unix seconds, ids in hexadecimal or None, ``error`` for severity ERROR, not INFO.
+
+    A log record has no ``name``; its ``severity`` is OpenTelemetry's number (1 to 24), ``scope`` the name of its logger.
+    """
+
+    name: str | None
+    body: str
+    at: float
+    trace_id: str | None
+    span_id: str | None
+    attributes: Mapping[str, MetadataValue]
+    error: bool = False
+    severity: int | None = None
+    severity_text: str | None = None
+    scope: str | None = None
+
+
+class EventLog:
+    """Emits events through a LoggerProvider of the SDK, and closes it. ``monitor`` is that of its exporter, if there is one."""
+
+    def __init__(self, provider: logs_sdk.LoggerProvider, monitor: ExportMonitor[Any] | None = None) -> None:
+        self._provider = provider
+        self._monitor = monitor
+        self._logger: Any = provider.get_logger(_SCOPE)
+        self._loggers: dict[str, Any] = {}
+
+    def emit(self, event: LogEvent) -> None:
+        """Queue one event. Never waits."""
+        logger = self._logger if event.scope is None else self._get_logger(event.scope)
+        fields = _to_fields(event)
+        if _EMIT_TAKES_KEYWORDS:
+            logger.emit(**fields)
+        else:
+            sdk: Any = logs_sdk
+            logger.emit(sdk.LogRecord(resource=self._provider.resource, **fields))
+
+    def _get_logger(self, scope: str) -> Any:
+        """Return the logger of a scope; the scopes beyond ``MAX_SCOPES`` share one."""
+        found = self._loggers.get(scope)
+        if found is None:
+            if len(self._loggers) >= MAX_SCOPES:
+                return self._logger
+            found = self._loggers[scope] = self._provider.get_logger(scope)
+        return found
+
+    def force_flush(self, timeout_s: float) -> bool:
+        """Return True when everything emitted so far was accepted within ``timeout_s`` seconds."""
+        return self._monitor is None or self._monitor.flush(timeout_s, self._provider.force_flush)
+
+    def close(self) -> None:
+        """Export what is pending, within the ShutdownBudget, and close."""
+        self._provider.shutdown()
+
+
+def build_event_log(
+    resource: Resource, *, budget: ShutdownBudget | None = None, on_error: Callable[[], object] | None = None
+) -> EventLog:
+    """Return an EventLog with the OTLP exporter that the environment describes. Raises ConfigurationError."""
+    # Why: one tick can start more levels than the SDK's default queue holds, and a start must never be lost.
+    size = None if os.environ.get(_QUEUE_VARIABLE) else _QUEUE
+    with configuration_errors("logs"):
+        bounded = _BoundedLogExporter(make_exporter("logs", os.environ, _log_exporter), budget, on_error)
+        provider = logs_sdk.LoggerProvider(resource=resource, shutdown_on_exit=False)
+        with bounded.monitor.stopped_on_error():
+            provider.add_log_record_processor(_BoundedLogProcessor(bounded, max_queue_size=size))
+        return EventLog(provider, bounded.monitor)
+
+
+class _BoundedLogExporter:
+    """Exports records through an ExportMonitor. It has no base class, because the SDK renamed that one in 1.39."""
+
+    def __init__(self, exporter: Any, budget: ShutdownBudget | None, on_error: Callable[[], object] | None) -> None:
+        def export(batch: Sequence[Any]) -> bool:
+            return bool(exporter.export(batch).name == "SUCCESS")
+
+        self.monitor: ExportMonitor[Sequence[Any]] = ExportMonitor(
+            "events", export, exporter.shutdown, budget=budget, on_error=on_error
+        )
+
+    def export(self, batch: Sequence[Any]) -> None:
+        self.monitor.export(batch)
+
+    def shutdown(self) -> None:
+        self.monitor.stop()
+
+
+class _BoundedLogProcessor(logs_export.BatchLogRecordProcessor):
+    """A batch processor whose ``shutdown`` honours the ShutdownBudget."""
+
+    def __init__(self, exporter: _BoundedLogExporter, *, max_queue_size: int | None) -> None:
+        super().__init__(exporter, max_queue_size=max_queue_size)  # type: ignore[arg-type]
+        self._budget = exporter.monitor.budget
+
+    def shutdown(self) -> None:
+        # Why: the public shutdown() takes no timeout and waits 30 s.
+        with self._budget.wait() as timeout_s:
+            self._batch_processor.shutdown(timeout_millis=int(timeout_s * 1000))
+
+
+def _log_exporter(chosen: Protocol) -> Any:
+    if chosen == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+
+        return OTLPLogExporter()
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogExporter
+
+    return HttpLogExporter()
+
+
+def _to_fields(event: LogEvent) -> dict[str, Any]:
+    if event.severity is not None:
+        severity = logs_api.SeverityNumber(event.severity)
+    else:
+        severity = logs_api.SeverityNumber.ERROR if event.error else logs_api.SeverityNumber.INFO
+    return {
+        "timestamp": int(event.at * 1e9),
+        "context": _context(event),
+        "severity_number": severity,
+        "severity_text": severity.name if event.severity_text is None else event.severity_text,
+        "body": event.body,
+        "attributes": event.attributes,
+        "event_name": event.name,
+    }
+
+
+def _context(event: LogEvent) -> Context:
+    """A context with the level's span and nothing else: whatever is current in the thread that emits has no part in it.
+
+    The span is there even when it is the invalid one, as an empty context would mean the current one.
+    """
+    return set_span_in_context(NonRecordingSpan(_span_context(event)), Context())
+
+
+def _span_context(event: LogEvent) -> SpanContext:
+    try:
+        trace_id, span_id = int(event.trace_id or "0", 16), int(event.span_id or "0", 16)
+    except ValueError:
+        return INVALID_SPAN_CONTEXT
+    place = SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.DEFAULT))
+    return place if place.is_valid else INVALID_SPAN_CONTEXT

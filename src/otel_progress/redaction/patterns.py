@@ -1,0 +1,226 @@
+"""How secrets look: which keys name one, and which parts of a text are one. A text is looked at in time linear to its length."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+REDACTED: Final = "[redacted]"
+"""What stands in the place of a secret."""
+
+
+# --- keys ---------------------------------------------------------------------------------------------------------
+
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+
+
+_SECRETS: Final = frozenset(
+    {
+        "authorization",
+        "cookie",
+        "cookies",
+        "credential",
+        "credentials",
+        "jwt",
+        "passphrase",
+        "passwd",
+        "password",
+        "passwords",
+        "secret",
+        "secrets",
+        "token",
+    }
+)
+"""Words that name a secret where a key ends with them."""
+
+
+_JOINED: Final = (
+    *("password", "passwd", "passphrase", "apikey", "accesskey", "secretkey", "privatekey", "clientsecret"),
+    *("accesstoken", "authtoken", "refreshtoken", "bearertoken", "sessionid", "sessid", "setcookie"),
+)
+"""Ends of words that people write as one: ``pgpassword``, ``xapikey``."""
+
+
+_KEYS: Final = frozenset(
+    {
+        "access",
+        "account",
+        "api",
+        "auth",
+        "client",
+        "encryption",
+        "master",
+        "private",
+        "secret",
+        "shared",
+        "signing",
+        "ssh",
+        "storage",
+    }
+)
+"""Words that make a ``key`` after them a secret; ``primary_key`` and ``sort_key`` are none."""
+
+
+_QUALIFIERS: Final = frozenset(
+    {
+        "b64",
+        "base64",
+        "data",
+        "encrypted",
+        "file",
+        "hash",
+        "header",
+        "id",
+        "ids",
+        "key",
+        "new",
+        "old",
+        "plain",
+        "raw",
+        "string",
+        "text",
+        "value",
+    }
+)
+"""Words that may follow the one that names a secret: ``token_value``. Any other makes it something else, as in ``token_count``."""
+
+
+@lru_cache(maxsize=4096)
+def is_sensitive_key(key: str) -> bool:
+    """True when a key names a secret, word by word whether in snake, kebab or camel case: ``dbPassword``, not ``token_count``."""
+    words = [word.lower() for word in _WORD.findall(key)]
+    while len(words) > 1 and (words[-1] in _QUALIFIERS or words[-1].isdigit()) and not _names_secret(words):
+        words.pop()
+    return bool(words) and _names_secret(words)
+
+
+def _names_secret(words: list[str]) -> bool:
+    """True when the last word, with the one before it, names a secret."""
+    last, before = words[-1], words[-2] if len(words) > 1 else ""
+    if last in _SECRETS or last.endswith(_JOINED):
+        return True
+    if last in ("key", "keys"):
+        return before in _KEYS
+    if last == "pwd":
+        return bool(before)  # alone it is the working directory
+    if last in ("auth", "session"):  # "training_session" is none of those a server keeps
+        return before in ("", "basic", "http", "login", "proxy", "user", "web", "x")
+    return last == "id" and before == "session"
+
+
+# --- texts --------------------------------------------------------------------------------------------------------
+
+_SHORTEST_FORM: Final = 15
+
+
+_LONG_RUN: Final = re.compile(r"[A-Za-z0-9_\-]{15}")
+
+
+_PAIR: Final = re.compile(
+    r"(?<![A-Za-z0-9_.\-])-{0,3}([A-Za-z_][A-Za-z0-9_.\-]{0,80})(\\?[\"']?[ \t]{0,4}(?:=>|==|:=|[:=])[ \t]{0,4})"
+)
+
+
+_OPTION: Final = re.compile(r"(?<![A-Za-z0-9_.\-])--([A-Za-z][A-Za-z0-9_.\-]{0,80})([ \t]{1,4})(?=[^\s\-])")
+
+
+_VALUE: Final = re.compile(r"""\\"(?:[^"\\]|\\[^"])*(?:\\")?|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|[^\s,;&"']+""", re.DOTALL)
+
+
+_SCHEME: Final = re.compile(r"(?:bearer|basic|digest|token|negotiate|apikey)[ \t]+(?=\S)", re.IGNORECASE)
+
+
+_LINE: Final = re.compile(r"[^\r\n\"'}]+")
+
+
+_WHOLE_LINE: Final = frozenset({"authorization", "cookie", "cookies"})
+
+
+_LOOSE: Final = frozenset({"auth", "session"})
+"""Keys that, before a colon in a sentence, are ordinary words."""
+
+
+_USERINFO: Final = re.compile(r"(://[^\s/?#:@\"'<>]*:)([^\s/?#\"'<>]+)(@|…\Z)")
+
+
+_BEARER: Final = re.compile(r"(\bbearer[ \t]+)(?=[^\s]{0,4096}?[0-9._])[A-Za-z0-9._~+/=\-]{8,}", re.IGNORECASE)
+
+
+_FORMS: Final = re.compile(
+    r"(?<![A-Za-z0-9_\-])(?:"
+    r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"  # AWS access keys
+    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_\-]{16,}"  # GitHub, GitLab
+    r"|xox[abeoprs]-[A-Za-z0-9\-]{10,}"  # Slack
+    r"|AIza[A-Za-z0-9_\-]{30,}"  # Google
+    r"|[sr]k[-_](?:live_|test_|ant-|proj-)?[A-Za-z0-9_\-]{20,}"  # Stripe, OpenAI, Anthropic
+    r"|eyJ[A-Za-z0-9_\-]{10,}(?:\.[A-Za-z0-9_\-]*){0,4}"  # JSON web tokens, also cut ones
+    r")"
+)
+
+
+_PEM: Final = re.compile(r"(-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----).*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)", re.DOTALL)
+
+
+def redact_text(text: str) -> str:
+    """Return a text without what looks like a secret in it: ``password=…``, ``Authorization: …``, ``//user:…@``, known forms of keys."""
+    if "://" in text:
+        text = _USERINFO.sub(rf"\1{REDACTED}\3", text)
+    if len(text) >= 5 and _names_any(text.lower()):
+        if "PRIVATE KEY" in text:
+            text = _PEM.sub(rf"\1{REDACTED}", text)
+        if ":" in text or "=" in text:
+            text = _values(_PAIR, text)
+        if "--" in text:
+            text = _values(_OPTION, text)
+        text = _BEARER.sub(rf"\1{REDACTED}", text)
+    if len(text) >= _SHORTEST_FORM and _LONG_RUN.search(text):
+        text = _FORMS.sub(REDACTED, text)
+    return text
+
+
+def _names_any(lower: str) -> bool:
+    """Tell whether a text may name a secret at all: most do not, and a search for a few words is quicker than any pattern."""
+    return (
+        "pass" in lower
+        or "key" in lower
+        or "token" in lower
+        or "secret" in lower
+        or "auth" in lower
+        or "cookie" in lower
+        or "sess" in lower
+        or "bearer" in lower
+        or "credential" in lower
+        or "pwd" in lower
+        or "jwt" in lower
+    )
+
+
+def _values(pattern: re.Pattern[str], text: str) -> str:
+    """Replace what follows each key that names a secret."""
+    parts: list[str] = []
+    done = 0
+    for match in pattern.finditer(text):
+        key = match[1]
+        if match.start() < done or not is_sensitive_key(key) or (":" in match[2] and key.lower() in _LOOSE):
+            continue
+        end = _end_of_value(key, text, match.end())
+        if end > match.end():
+            parts += (text[done : match.end()], _mark(text, match.end()))
+            done = end
+    return "".join((*parts, text[done:])) if parts else text
+
+
+def _mark(text: str, start: int) -> str:
+    """Return the mark in the quotes that the value had, so that JSON stays JSON."""
+    quote = text[start : start + 2] if text[start] == "\\" else text[start]
+    return f"{quote}{REDACTED}{quote}" if quote[-1] in "\"'" else REDACTED
+
+
+def _end_of_value(key: str, text: str, start: int) -> int:
+    line = _LINE.match(text, start)
+    if line is not None and key.lower().rpartition("-")[2] in _WHOLE_LINE:  # a header: its value has spaces
+        return line.end()
+    scheme = _SCHEME.match(text, start)
+    value = _VALUE.match(text, start if scheme is None else scheme.end())
+    return start if value is None else value.end()

@@ -1,0 +1,57 @@
+"""What operations are grouped and divided by: batches, and the stages of each category of work."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+from starlette.responses import Response
+
+from otel_progress.codec import SCHEMA, Document, encode_batch
+from otel_progress.server.api.parameters import BatchId, Cursor
+from otel_progress.server.pagination import MAX_PAGE, PAGE, page_of_batches
+from otel_progress.server.problems import Problem, quote_text
+from otel_progress.server.state import AppState, AppStateDep
+from otel_progress.stages import Stages
+
+
+async def list_batches(
+    services: AppStateDep,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="At most so many.")] = PAGE,
+    cursor: Cursor = None,
+) -> Response:
+    """List batches, without their operations: those that are not over first, then the newest first."""
+
+    def read() -> Document:
+        batches, following = page_of_batches(services.reader, limit, cursor)
+        return {"schema": SCHEMA, "batches": [encode_batch(batch, operations=False) for batch in batches], "next": following}
+
+    return await services.answer(read)
+
+
+async def get_batch(services: AppStateDep, batch_id: BatchId) -> Response:
+    """Return a batch with its active and failed operations."""
+    return await services.answer(_batch, services, batch_id)
+
+
+async def list_stages(services: AppStateDep) -> Response:
+    """List the stages of every category, with their weights and starts: built-in ones, and those registered in this process."""
+    return await services.answer(_stages)
+
+
+def _batch(services: AppState, batch_id: str) -> Document:
+    batch = services.reader.batch(batch_id)
+    if batch is None:
+        raise Problem(404, f"There is no batch {quote_text(batch_id)!r}: it was never declared here, or is no longer kept.")
+    return encode_batch(batch)
+
+
+def _stages() -> Document:
+    found = [
+        {
+            "category": category,
+            "stages": [{"name": one.name, "weight": one.weight, "start": one.start} for one in Stages.named(category)],
+        }
+        for category in Stages.categories()
+    ]
+    return {"schema": SCHEMA, "stages": found, "next": None}
