@@ -37,16 +37,24 @@ def document(results: Mapping[str, Sequence[Row]]) -> str:
     parts = [_HEAD, f"Last results: {machine.today()}, {machine.shape()}, {machine.libraries()}.\n"]
     for name, rows in results.items():
         benchmark = find(name)
-        parts.append(f"## {benchmark.title}\n\n`python -m benchmarks {name}`. {benchmark.method}\n\n{markdown(rows)}\n")
+        parts.append(
+            f"## {benchmark.title}\n\n`python -m benchmarks {name}`. {benchmark.method}\n\n{markdown(rows)}\n"
+        )
     return "\n".join(parts)
 
 
 def summary(page: str) -> str:
     """Return the rows of a page that promise something, for the README: what, measured, promised, met; and when and where."""
     last = next(line for line in page.splitlines() if line.startswith("Last results: "))
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.startswith("| ")
+    ]
     promised = [row for row in rows if len(row) == _COLUMNS and row[3] not in ("", "target", "---")]
-    table = [f"| {what} | {ratio or cost} | {target} | {met} |" for what, cost, ratio, target, met in promised]
+    table = [
+        f"| {what} | {ratio or cost} | {target} | {met} |" for what, cost, ratio, target, met in promised
+    ]
     return "\n".join([last, "", "| what | measured | promised | met |", "| --- | --- | --- | --- |", *table])
 
 

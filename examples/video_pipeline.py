@@ -143,14 +143,18 @@ class Shown:
                 seen.append(level.ratio)
 
 
-def opaque(op: progress.Level, step: Step, program: str, *arguments: object, expected: float | None = None) -> Told:
+def opaque(
+    op: progress.Level, step: Step, program: str, *arguments: object, expected: float | None = None
+) -> Told:
     """Run a program as an opaque stage of the pipeline; return what was told of it. Raises StepError when the program fails."""
     with op.stage(step).opaque(expected) as stage:
         foretold = stage.eta
         run(program, *arguments)
         nearly = stage.snapshot()
     ended = stage.snapshot()
-    return Told(foretold, nearly.ratio if nearly.estimated else None, ended.duration_s or 0.0, ended.info.attempt)
+    return Told(
+        foretold, nearly.ratio if nearly.estimated else None, ended.duration_s or 0.0, ended.info.attempt
+    )
 
 
 def encode(op: progress.Level, folder: Path, frames: int) -> Told:

@@ -43,7 +43,9 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the shell blocks are for bash")
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
-def test_blocks_run_and_print_what_is_shown(program: Program, environ: dict[str, str], tmp_path: Path) -> None:
+def test_blocks_run_and_print_what_is_shown(
+    program: Program, environ: dict[str, str], tmp_path: Path
+) -> None:
     """The blocks of a program run in order without an error, and print what the text after them shows."""
     if any("curl " in block.text for block in program.blocks):
         require("curl")
@@ -66,7 +68,9 @@ def test_blocks_run_and_print_what_is_shown(program: Program, environ: dict[str,
     for block, printed in zip(program.blocks, json.loads(done.stdout), strict=True):
         if block.prints is not None:
             pattern = ".*?".join(map(re.escape, _with_ports(block.prints, free).rstrip().split("…")))
-            assert re.fullmatch(pattern, printed.rstrip(), re.DOTALL), f"{program.name}, line {block.line} prints:\n{printed}"
+            assert re.fullmatch(pattern, printed.rstrip(), re.DOTALL), (
+                f"{program.name}, line {block.line} prints:\n{printed}"
+            )
 
 
 def _with_ports(text: str, free: dict[str, str]) -> str:
@@ -86,7 +90,11 @@ def test_javascript_blocks_are_javascript(language: str, tmp_path: Path) -> None
             source = tmp_path / f"line_{block.line}.mjs"
             source.write_text(block.text if language == "js" else imports, encoding="utf-8")
             done = subprocess.run(
-                [require("node"), "--check", str(source)], capture_output=True, text=True, timeout=60, check=False
+                [require("node"), "--check", str(source)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
             )
             assert done.returncode == 0, f"{document.name}, line {block.line}: {done.stderr}"
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Final
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
-DOCUMENTS: Final = sorted([PROJECT / "README.md", PROJECT / "CHANGELOG.md", *(PROJECT / "docs").rglob("*.md")])
+DOCUMENTS: Final = sorted(
+    [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *(PROJECT / "docs").rglob("*.md")]
+)
 _BLOCK: Final = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+?) -->\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
@@ -52,9 +54,19 @@ def blocks(document: Path) -> Iterator[Block]:
     matches = list(_BLOCK.finditer(text))
     for number, match in enumerate(matches):
         after = matches[number + 1] if number + 1 < len(matches) else None
-        answered = after is not None and after["language"] == "text" and not text[match.end() : after.start()].strip()
+        answered = (
+            after is not None
+            and after["language"] == "text"
+            and not text[match.end() : after.start()].strip()
+        )
         line = text.count("\n", 0, match.start("text")) + 1
-        yield Block(match["language"], match["text"], line, match["reason"], after["text"] if answered and after else None)
+        yield Block(
+            match["language"],
+            match["text"],
+            line,
+            match["reason"],
+            after["text"] if answered and after else None,
+        )
 
 
 def programs() -> Iterator[Program]:

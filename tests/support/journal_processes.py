@@ -66,7 +66,9 @@ def start(program: str, *arguments: object, **options: object) -> subprocess.Pop
     """Run a program with its output captured."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, _PATHS))}
     command = [sys.executable, "-W", "error", "-c", _PATIENT + program, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
 
 
 @contextmanager
