@@ -143,7 +143,7 @@ def test_a_restart_of_the_server_loses_nothing(tmp_path: Path, open_tab: Callabl
         page.evaluate(WORDS)
         serving.kill()
         expect(page.locator(".connection .word")).to_have_text("Reconnecting…")
-        expect(page.locator(".banner")).to_contain_text("What you see is as of")
+        expect(page.locator(".banner")).to_contain_text("Data as of")
         expect(rows).to_have_count(2)
         for word in ("half-way", "nearly"):
             runner.go_on()
@@ -191,11 +191,11 @@ def test_conditions_are_told_apart_in_words(worker: Worker, site: str, tab: Tab)
     expect(page.get_by_role("treeitem", name="Photo sync, Running")).to_be_visible()
     page.goto(f"{site}#/operations/c-asked")
     page.get_by_role("button", name="Cancel…").click()
-    page.get_by_role("dialog").get_by_role("button", name="Ask it to stop").click()
+    page.get_by_role("dialog").get_by_role("button", name="Request cancel").click()
     expected = {
         "Friday setlist": ("Abandoned", "no sign of life"),
         "Quarterly report": ("Overdue", "past its deadline"),
-        "Photo sync": ("Cancelling", "Asked to stop"),
+        "Photo sync": ("Cancelling", "Cancel requested"),
         "Digest": ("Failed", "ConnectionRefusedError: mail.example.org refused"),
     }
     colours = set()

@@ -142,7 +142,7 @@ def test_texts_and_hostile_names_are_only_text(working: progress.Runtime, shared
         panel = page.get_by_role("region", name="Previews")
         expect(panel.locator("pre")).to_contain_text('"html": "<img src=x onerror=alert(1)>')
         expect(panel.get_by_role("slider")).to_be_hidden()
-        series = panel.get_by_role("combobox", name="Which previews")
+        series = panel.get_by_role("combobox", name="Preview series")
         series.select_option(label="notes")
         expect(panel.locator("pre")).to_have_text("<img src=x onerror=alert(1)>\ufffd")
         expect(panel.get_by_role("img")).to_have_count(0)

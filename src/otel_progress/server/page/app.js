@@ -1,4 +1,4 @@
-/** The live page: puts its parts together, and follows the address after the #. */
+/** The live page: creates its parts and shows the view named in the URL fragment. */
 
 import { BatchesView } from "./batches.js";
 import { ConnectionState } from "./connection.js";
@@ -49,11 +49,11 @@ class App {
     addEventListener("resize", () => this.draw());
     document.addEventListener("visibilitychange", () => this.#look());
     document.addEventListener("keydown", (event) => this.#key(event));
-    setInterval(() => this.#tick(), 1000); // the one clock of the page
+    setInterval(() => this.#tick(), 1000); // the only timer of the page
     this.#navigate();
   }
 
-  /** Draws soon; any number of calls are one frame. */
+  /** Schedules one frame, however often it is called. */
   draw() {
     this.#frame.request();
   }
@@ -62,18 +62,18 @@ class App {
     if (location.hash !== hash) location.hash = hash;
   }
 
-  /** Closes the details: back to the list, with the focus on it. */
+  /** Closes the details: shows the list again and moves the focus to it. */
   close() {
     this.go(this.#address(this.operations.filters));
     this.operations.focusTree();
   }
 
-  /** Keeps the filters in the address, so that it can be shared. */
+  /** Writes the filters to the URL so that it can be shared. */
   keepFilters(filters) {
     history.replaceState(null, "", this.#address(filters, this.#route.id));
   }
 
-  /** Follows what is open, and what is shown in full. */
+  /** Subscribes to the open operations and to the one shown in full. */
   follow() {
     const { view, id } = this.#route;
     this.following.set(view === "operations" && id !== null ? [...this.operations.openIds.filter((one) => one !== id), id] : this.operations.openIds);
@@ -98,7 +98,7 @@ class App {
     this.draw();
   }
 
-  /** What began and ended before the full set, or while there was no connection: asked for after it, so that there is no gap. */
+  /** Requests operations that started and ended before the full set or during a disconnect, so that none is missing. */
   async #loadRecent() {
     const now = Date.now();
     if (this.client.state.state === "polling" && now - this.#recentAt < RECENT_EVERY_MS) return;
@@ -107,7 +107,7 @@ class App {
       const { operations } = await this.client.request("history", { query: { limit: RECENT } });
       for (const operation of operations.reverse()) this.#take(operation);
     } catch {
-      // The connection says what is wrong; what ends from now on comes by itself.
+      // The connection status reports the error; later ends arrive through the stream.
     }
   }
 
@@ -159,7 +159,7 @@ class App {
     else this.#title();
   }
 
-  /** A page nobody looks at lets go of its streams after a while: a browser has few connections for a host. */
+  /** Closes the streams of a hidden page after a while: a browser allows few connections per host. */
   #look() {
     clearTimeout(this.#quiet);
     this.#quiet = 0;

@@ -1,8 +1,8 @@
-/** A question before something that cannot be undone, as a modal dialog. */
+/** Modal confirmation dialog for actions that cannot be undone. */
 
 import { h } from "./dom.js";
 
-/** Asks; resolves with true when it was confirmed. */
+/** Opens the dialog; resolves with true when the user confirms. */
 export function ask({ title, text, yes, no = "Back", danger = false }) {
   return new Promise((resolve) => {
     const confirm = h("button", { type: "submit", value: "yes", class: danger ? "danger" : "primary" }, yes);

@@ -1,4 +1,4 @@
-/** Batches: many operations as one. A card for each, and one batch in full with its failed operations. */
+/** Batches: one card per batch, and one batch in full with its failed operations. */
 
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
@@ -12,7 +12,7 @@ const EVERY_MS = 1500;
 export class BatchesView {
   #context;
   #id = null;
-  #whole = null; // the document of the one in full
+  #whole = null; // the document of the batch shown in full
   #why = "";
   #timer = 0;
   #cards = h("ul", { class: "batch-cards" });
@@ -21,7 +21,7 @@ export class BatchesView {
   #failed = h("ul", { class: "links" });
   #active = h("ul", { class: "links" });
   #back = h("p", {}, h("a", { href: "#/batches" }, "← All batches"));
-  #lists = [section("Failed", this.#failed), section("Under way", this.#active)];
+  #lists = [section("Failed", this.#failed), section("Running", this.#active)];
   element = h("section", { class: "batches page", "aria-label": "Batches", hidden: true }, this.#back, this.#empty, this.#cards, this.#one, ...this.#lists);
 
   constructor(context) {
@@ -49,7 +49,7 @@ export class BatchesView {
       }
       this.#why = "";
     } catch (error) {
-      this.#why = error.status === 404 ? "There is no batch of this id, or it is no longer kept." : error.message;
+      this.#why = error.status === 404 ? "No batch has this id, or the batch has expired." : error.message;
     }
     this.#context.draw();
     const over = this.#whole && hasEnded(this.#whole.doc.status);

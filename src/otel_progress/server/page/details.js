@@ -1,4 +1,4 @@
-/** One operation in full, beside the list; on a phone in its place. */
+/** One operation in full, next to the list; on a phone it replaces the list. */
 
 import { ask } from "./ask.js";
 import { bindBar, makeBar } from "./bar.js";
@@ -65,7 +65,7 @@ export class Details {
       remove: h("button", { type: "button", class: "danger", onclick: () => this.#delete() }, "Delete…"),
       json: h("a", { download: true }, "Export JSON"),
       csv: h("a", { download: true }, "Export CSV"),
-      batch: h("a", {}, "Its batch"),
+      batch: h("a", {}, "Batch"),
       answer: h("p", { class: "answer", role: "status" }),
       errorType: h("strong", { dir: "auto" }),
       errorText: p("error-text"),
@@ -91,7 +91,7 @@ export class Details {
     return { ...parts, body: h("div", { class: "body" }, hero, actions, parts.answer, ...sections, this.#logs.element) };
   }
 
-  /** Shows an operation by its id; null closes. */
+  /** Shows an operation by its id; null closes the details. */
   set(id) {
     if (id === this.#id) return;
     this.#id = id;
@@ -119,7 +119,7 @@ export class Details {
       const why = this.#context.following.missing.get(this.#id);
       setText(parts.name, clean(this.#id, 200));
       setText(parts.sub, "");
-      setText(parts.missing, why ? "There is no operation of this id: it never began, or is no longer kept." : "Loading…");
+      setText(parts.missing, why ? "No operation has this id: it never started, or it has expired." : "Loading…");
       return;
     }
     const kind = kindOf(entry, now);
@@ -212,14 +212,14 @@ export class Details {
 
   async #cancel() {
     const id = this.#id;
-    const text = "The worker is asked to stop and does so at its next safe point. What it has done so far stays.";
-    if (!(await ask({ title: "Cancel this operation?", text, yes: "Ask it to stop", danger: true }))) return;
-    await this.#send("POST", `operations/${encodeURIComponent(id)}/cancel`, { reason: "Cancelled on the live page." }, "The worker was asked to stop.");
+    const text = "The process is asked to stop and does so at its next safe point. Completed work is kept.";
+    if (!(await ask({ title: "Cancel this operation?", text, yes: "Request cancel", danger: true }))) return;
+    await this.#send("POST", `operations/${encodeURIComponent(id)}/cancel`, { reason: "Cancelled on the live page." }, "Cancel requested.");
   }
 
   async #delete() {
     const id = this.#id;
-    const text = "All its runs that are over go, with their events and logs. This cannot be undone.";
+    const text = "Deletes all finished runs of this operation with their events and logs. This cannot be undone.";
     if (!(await ask({ title: "Delete this operation?", text, yes: "Delete", danger: true }))) return;
     const run = this.#context.store.find(id)?.doc.run;
     if (!(await this.#send("DELETE", `operations/${encodeURIComponent(id)}`, undefined, "Deleted."))) return;

@@ -1,4 +1,4 @@
-// Shows openapi.json as a page. Everything is written as text: nothing of the document is taken as markup.
+// Renders openapi.json as a page. All content is set as text, never parsed as markup.
 
 const METHODS = ["get", "post", "put", "patch", "delete"];
 
@@ -9,7 +9,7 @@ function element(name, text = "", attributes = {}) {
   return made;
 }
 
-/** What type a schema stands for, in a few words. */
+/** Describes the type of a schema in a few words. */
 function typeOf(schema) {
   if (!schema) return "";
   if (schema.$ref) return schema.$ref.split("/").pop();
@@ -45,7 +45,7 @@ function answerRow([status, answer]) {
   return [status, answer.description ?? "", types.join(", ")];
 }
 
-/** A line for a shell that asks this server, quoted so that it can be pasted. */
+/** Builds a curl command for this server, quoted for pasting into a shell. */
 function example(method, path) {
   const address = new URL(`.${path}`, document.baseURI).href.replaceAll("%7B", "{").replaceAll("%7D", "}");
   const verb = method === "get" ? "" : ` -X ${method.toUpperCase()}`;

@@ -1,4 +1,4 @@
-/** The plain facts of an operation and the caller's metadata, as lists of terms. */
+/** Facts of an operation and the caller's metadata as definition lists. */
 
 import { clean, h, keyed, setText } from "./dom.js";
 import { becauseOf, etaOf, intervalText, leftText } from "./eta.js";
@@ -7,7 +7,7 @@ import { hasEnded } from "./progress-shared.js";
 import { elapsedOf } from "./rows.js";
 import { speedOf } from "./store.js";
 
-/** Terms and texts of an operation; those without a text are left out. */
+/** Terms and texts of an operation; entries without a text are omitted. */
 export function factsOf(entry, kind, now) {
   const { doc } = entry;
   const ended = hasEnded(doc.status);
@@ -27,7 +27,7 @@ export function factsOf(entry, kind, now) {
   ].filter(([, text]) => text);
 }
 
-/** What is known of the estimate; when that comes to be is said at the top. */
+/** Describes the estimate; the header shows its end. */
 function estimated({ doc, at }, now) {
   const eta = etaOf(doc, doc, Math.max(0, now - at) / 1000);
   if (leftText(eta) === null) return [];

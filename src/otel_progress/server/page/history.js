@@ -1,4 +1,4 @@
-/** The history: what ended, the last one first, with how long each took beside the others of its type. */
+/** History: finished operations, newest first, each duration compared with others of its type. */
 
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
 import { count, duration, moment } from "./format.js";
@@ -18,8 +18,8 @@ export class HistoryView {
   #summary = h("p", { class: "summary", role: "status" });
   #body = h("tbody");
   #table = h("table", {}, h("thead", {}, h("tr", {}, ...["Status", "Operation", "Ended", "Duration", "Done"].map((title) => h("th", { scope: "col" }, title)))), this.#body);
-  #more = h("button", { type: "button", class: "primary", onclick: () => this.#load() }, "Show older ones");
-  #empty = h("div", { class: "nothing" }, h("p", { class: "big" }, "Nothing has ended yet."));
+  #more = h("button", { type: "button", class: "primary", onclick: () => this.#load() }, "Show older");
+  #empty = h("div", { class: "nothing" }, h("p", { class: "big" }, "No finished operations yet."));
   element = h("section", { class: "history page", "aria-label": "History", hidden: true }, h("div", { class: "filters" }, this.#field, this.#types, this.#summary), this.#empty, this.#table, this.#more);
 
   constructor(context) {
@@ -27,7 +27,7 @@ export class HistoryView {
     this.#field.addEventListener("change", () => this.set(true, this.#field.value.trim()));
   }
 
-  /** Shows the history anew, of one type or all. */
+  /** Reloads the history of one type or of all. */
   set(visible, type = this.#type) {
     show(this.element, visible);
     if (!visible) {

@@ -1,4 +1,4 @@
-/** Log records of one operation: the newest few hundred, followed while it runs, from a severity on. */
+/** Log records of one operation: the newest few hundred from a minimum severity, updated while it runs. */
 
 import { clean, cleanLines, h, setText, show } from "./dom.js";
 import { moment } from "./format.js";
@@ -29,7 +29,7 @@ export class Logs {
     this.#follow.addEventListener("change", () => this.#toEnd());
   }
 
-  /** Shows the records of a run; null for none. `active` is whether more may come. */
+  /** Shows the records of a run; null for none. `active`: more records may arrive. */
   show(id, run, active) {
     const ended = this.#active && !active;
     this.#active = active;

@@ -1,4 +1,4 @@
-/** The list of operations: counts that filter, a search, and the tree. */
+/** List of operations: counts that filter, a search, and the tree. */
 
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
 import { select, SORTS } from "./selection.js";
@@ -10,20 +10,20 @@ const batchAddress = (id) => `#/batches/${encodeURIComponent(id)}`;
 const COMPACT_BELOW = 720;
 const NARROW_BELOW = 1000;
 const HEIGHTS = { wide: { operation: 4.25, level: 2.25 }, compact: { operation: 7.75, level: 3.5 } }; // rem
-const KEEP = ["running", "failed"]; // counted also when there are none
+const KEEP = ["running", "failed"]; // counted even at zero
 
 export class OperationsView {
   #context;
   #tree;
   #counts = h("div", { class: "counts", role: "group", "aria-label": "Show only" });
-  #search = h("input", { type: "search", placeholder: "Search (press /)", "aria-label": "Search operations", title: "Looks in names, ids, types and messages", maxlength: "200" });
+  #search = h("input", { type: "search", placeholder: "Search (press /)", "aria-label": "Search operations", title: "Searches names, ids, types and messages", maxlength: "200" });
   #type = h("select", { "aria-label": "Type" });
   #sort = h("select", { "aria-label": "Order" }, ...Object.entries(SORTS).map(([value, { label }]) => h("option", { value }, label)));
   #runway = h("div", { class: "runway", role: "none" });
   #list = h("div", { class: "tree", role: "tree", tabindex: "0", "aria-label": "Operations" }, this.#runway);
   #empty = h("div", { class: "nothing", role: "status" }, h("p", { class: "big" }), h("p"));
-  #open = new Set(); // keys of what is open
-  #opened = new Map(); // run → operation id of open operations, in the order they were opened
+  #open = new Set(); // keys of the open rows
+  #opened = new Map(); // run → operation id of open operations, in opening order
   element;
 
   constructor(context) {
@@ -38,7 +38,7 @@ export class OperationsView {
     for (const field of [this.#search, this.#type, this.#sort]) field.addEventListener("input", () => this.#filter());
   }
 
-  /** Ids of the operations that are open in place. */
+  /** Ids of the operations that are open in the list. */
   get openIds() {
     return [...this.#opened.values()];
   }
@@ -51,7 +51,7 @@ export class OperationsView {
     this.#search.focus();
   }
 
-  /** Takes over filters of an address: {text, kind, type, sort}. */
+  /** Applies the filters of a URL: {text, kind, type, sort}. */
   setFilters({ text, kind, type, sort }) {
     if (document.activeElement !== this.#search) this.#search.value = text ?? "";
     this.#sort.value = sort in SORTS ? sort : "newest";
@@ -152,7 +152,7 @@ export class OperationsView {
   }
 
   #drawTypes(types) {
-    if (document.activeElement === this.#type) return; // an open menu does not change under the hand
+    if (document.activeElement === this.#type) return; // an open menu must not change
     const shown = this.filters.type && !types.includes(this.filters.type) ? [this.filters.type, ...types] : types;
     keyed(this.#type, ["", ...shown], (type) => type, (type) => h("option", { value: type }), (node, type) => setText(node, type === "" ? "All types" : clean(type, 60)));
     if (this.#type.value !== this.filters.type) this.#type.value = this.filters.type;
@@ -165,8 +165,8 @@ export class OperationsView {
     if (found) return;
     const [big, small] = this.#empty.children;
     const loading = !this.#context.ready;
-    setText(big, loading ? "Connecting…" : known ? "Nothing matches." : "Nothing runs.");
-    setText(small, loading ? "" : known ? "Change the search or the filter to see other operations." : "Operations appear here by themselves, as soon as a program begins one.");
+    setText(big, loading ? "Connecting…" : known ? "No matches." : "No running operations.");
+    setText(small, loading ? "" : known ? "Change the search or the filter to see other operations." : "Operations appear here as soon as a program starts one.");
   }
 }
 

@@ -1,4 +1,4 @@
-/** What the process of an operation uses: processor and memory as lines over time, their mean and peak in words. */
+/** Resource use of an operation's process: CPU and memory as lines over time, mean and peak in words. */
 
 import { h, setText, show } from "./dom.js";
 import { quantity, ratio } from "./format.js";
@@ -17,7 +17,7 @@ export class Resources {
     this.#client = client;
   }
 
-  /** Shows those of an operation; null for none. */
+  /** Shows the resource use of an operation; null for none. */
   show(doc) {
     if (doc?.run !== this.#run) {
       this.#run = doc?.run ?? null;
@@ -37,7 +37,7 @@ export class Resources {
       const newest = samples.at(-1)?.at ?? 0;
       this.#samples = [...samples, ...this.#samples.filter(({ at }) => at > newest)];
     } catch {
-      // Without a past the line begins now.
+      // Without earlier samples the line starts now.
     }
   }
 

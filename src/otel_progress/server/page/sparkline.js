@@ -1,4 +1,4 @@
-/** A line over time, as SVG: small, without axes, its figures in words beside it. */
+/** Sparkline in SVG: small, without axes; the figures are next to it in words. */
 
 import { setAttribute, svg } from "./dom.js";
 
@@ -12,7 +12,7 @@ export function makeSparkline(label) {
   return Object.assign(svg("svg", attributes, area, line), { parts: { area, line } });
 }
 
-/** Draws `points` of [time, value] from 0 up to `top` or the largest value. */
+/** Draws `points` of [time, value] from 0 to `top` or the largest value. */
 export function bindSparkline(node, points, { top = 0, label } = {}) {
   const shown = points.length > MOST ? points.filter((_, i) => i % Math.ceil(points.length / MOST) === 0) : points;
   const most = Math.max(top, ...shown.map(([, value]) => value)) || 1;

@@ -1,4 +1,4 @@
-/** Stage cards: for each announced stage what is done of what, what failed, and its most recent items with their outcome. */
+/** Stage cards: progress and failures of each announced stage, and its most recent items with their outcome. */
 
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
@@ -8,7 +8,7 @@ import { bindSign, KINDS, makeSign } from "./states.js";
 const MOST_CARDS = 60;
 const RECENT = 3;
 
-/** The announced stages right below an operation, in their order. */
+/** The announced stages directly below an operation, in order. */
 export const stagesOf = (levels) =>
   levels.filter((level) => level.declared && !level.path.includes("/")).sort((a, b) => a.order - b.order).slice(0, MOST_CARDS);
 
@@ -59,7 +59,7 @@ function bindCard(card, stage, items) {
   keyed(parts.items, items, (item) => item.number, createItem, bindItem);
 }
 
-/** One item in a line: its outcome as sign and word, its name, and why it failed. */
+/** One item in a line: outcome as icon and word, name, and reason of a failure. */
 export function createItem() {
   const parts = {
     sign: makeSign(),

@@ -1,4 +1,4 @@
-/** The tree: operations that open in place onto their levels; moved about in with the arrow keys. */
+/** Tree of operations whose levels open in place, with arrow-key navigation. */
 
 import { setAttribute } from "./dom.js";
 import { VirtualList } from "./list.js";
@@ -6,7 +6,7 @@ import { bindRow, createRow } from "./rows.js";
 
 const MOST_LEVELS = 2000;
 
-/** Groups levels by the path of their parent, in their order. */
+/** Groups levels by the path of their parent, in order. */
 export function childrenOf(levels) {
   const groups = new Map();
   for (const level of levels) {
@@ -18,7 +18,7 @@ export function childrenOf(levels) {
   return groups;
 }
 
-/** Rows of the levels below `parent`, those below open ones included. */
+/** Rows of the levels below `parent`, including those below open levels. */
 export function levelRows({ entry, now, levels, isOpen, height, depth = 1, parentKind = null }) {
   const { run } = entry.doc;
   const groups = childrenOf(levels);
@@ -37,7 +37,7 @@ export function levelRows({ entry, now, levels, isOpen, height, depth = 1, paren
   return rows;
 }
 
-/** A tree in an element with role="tree": the focus stays on it, and aria-activedescendant names the row. */
+/** An element with role="tree": it keeps the focus, and aria-activedescendant names the row. */
 export class Tree {
   #element;
   #list;
@@ -69,10 +69,10 @@ export class Tree {
     this.#list.update(rows);
     const place = this.#list.indexOf(this.#active);
     if (place >= 0) this.#place = place;
-    else this.#go(Math.min(this.#place, rows.length - 1), false); // its row has gone: the one in its place
+    else this.#go(Math.min(this.#place, rows.length - 1), false); // the row was removed: select the one at its position
   }
 
-  /** Moves to a row, shows it and takes the focus. */
+  /** Selects a row, scrolls to it and takes the focus. */
   focus(key) {
     this.#go(this.#list.indexOf(key), true);
     this.#element.focus({ preventScroll: true });
