@@ -28,13 +28,21 @@ class App {
   #recentAt = 0;
 
   constructor() {
-    this.following = new Following(this.client, { onOperation: (operation) => this.#take(operation), onChange: () => this.draw() });
+    this.following = new Following(this.client, {
+      onOperation: (operation) => this.#take(operation),
+      onChange: () => this.draw(),
+    });
     this.operations = new OperationsView(this);
     this.details = new Details(this);
     this.batches = new BatchesView(this);
     this.history = new HistoryView(this);
     this.main = document.querySelector("main");
-    this.main.append(this.operations.element, this.details.element, this.batches.element, this.history.element);
+    this.main.append(
+      this.operations.element,
+      this.details.element,
+      this.batches.element,
+      this.history.element,
+    );
     document.querySelector("header .status").append(this.#connection.element);
     this.main.before(this.#connection.banner);
   }
@@ -44,7 +52,10 @@ class App {
       if (state.state === "reconnecting") this.#away = true;
       this.#connection.set(state);
     });
-    this.client.subscribe("*", (operation) => this.#take(operation), { onBatch: (batch) => this.store.foldBatch(batch, performance.now() - 1000 * this.client.ageOf(batch)), onMessage: (kind, data) => this.#hear(kind, data) });
+    this.client.subscribe("*", (operation) => this.#take(operation), {
+      onBatch: (batch) => this.store.foldBatch(batch, performance.now() - 1000 * this.client.ageOf(batch)),
+      onMessage: (kind, data) => this.#hear(kind, data),
+    });
     addEventListener("hashchange", () => this.#navigate());
     addEventListener("resize", () => this.draw());
     document.addEventListener("visibilitychange", () => this.#look());
@@ -76,7 +87,11 @@ class App {
   /** Subscribes to the open operations and to the one shown in full. */
   follow() {
     const { view, id } = this.#route;
-    this.following.set(view === "operations" && id !== null ? [...this.operations.openIds.filter((one) => one !== id), id] : this.operations.openIds);
+    this.following.set(
+      view === "operations" && id !== null
+        ? [...this.operations.openIds.filter((one) => one !== id), id]
+        : this.operations.openIds,
+    );
   }
 
   #take(operation) {
@@ -126,14 +141,20 @@ class App {
     this.history.set(known === "history", wanted.get("type") ?? "");
     show(this.operations.element, known === "operations");
     setAttribute(this.main, "data-details", known === "operations" && this.#route.id !== null);
-    for (const link of document.querySelectorAll("header nav a")) setAttribute(link, "aria-current", link.hash === `#/${known}` ? "page" : null);
+    for (const link of document.querySelectorAll("header nav a"))
+      setAttribute(link, "aria-current", link.hash === `#/${known}` ? "page" : null);
     this.follow();
     this.#draw();
-    if (this.#route.id !== null && known === "operations" && before.id !== this.#route.id) this.details.focus();
+    if (this.#route.id !== null && known === "operations" && before.id !== this.#route.id)
+      this.details.focus();
   }
 
   #address({ text, kind, type, sort }, id = null) {
-    const query = new URLSearchParams(Object.entries({ q: text, show: kind, type, sort: sort === "newest" ? "" : sort }).filter(([, value]) => value));
+    const query = new URLSearchParams(
+      Object.entries({ q: text, show: kind, type, sort: sort === "newest" ? "" : sort }).filter(
+        ([, value]) => value,
+      ),
+    );
     return `#/operations${id === null ? "" : `/${encodeURIComponent(id)}`}${query.size ? `?${query}` : ""}`;
   }
 
@@ -148,7 +169,12 @@ class App {
 
   #title() {
     const running = [...this.store.active.values()].filter(({ doc }) => !hasEnded(doc.status));
-    const one = running.length === 1 && running[0].doc.percentage !== null ? `${Math.floor(running[0].doc.percentage)} % · ` : running.length ? `${running.length} running · ` : "";
+    const one =
+      running.length === 1 && running[0].doc.percentage !== null
+        ? `${Math.floor(running[0].doc.percentage)} % · `
+        : running.length
+          ? `${running.length} running · `
+          : "";
     const title = `${one}otel-progress`;
     if (document.title !== title) document.title = title;
   }
@@ -171,7 +197,13 @@ class App {
   }
 
   #key(event) {
-    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.closest("input, select, textarea, dialog")) return;
+    if (
+      event.key !== "/" ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.target.closest("input, select, textarea, dialog")
+    )
+      return;
     event.preventDefault();
     this.operations.focusSearch();
   }
@@ -185,6 +217,16 @@ function decode(text) {
   }
 }
 
-const named = (query) => Object.fromEntries([["text", "q"], ["kind", "show"], ["type", "type"], ["sort", "sort"]].filter(([, name]) => query.has(name)).map(([field, name]) => [field, query.get(name)]));
+const named = (query) =>
+  Object.fromEntries(
+    [
+      ["text", "q"],
+      ["kind", "show"],
+      ["type", "type"],
+      ["sort", "sort"],
+    ]
+      .filter(([, name]) => query.has(name))
+      .map(([field, name]) => [field, query.get(name)]),
+  );
 
 new App().start();

@@ -11,7 +11,12 @@ export function ask({ title, text, yes, no = "Back", danger = false }) {
       { method: "dialog" },
       h("h2", { id: "ask-title" }, title),
       h("p", { dir: "auto" }, text),
-      h("div", { class: "buttons" }, h("button", { type: "submit", value: "no", autofocus: true }, no), confirm),
+      h(
+        "div",
+        { class: "buttons" },
+        h("button", { type: "submit", value: "no", autofocus: true }, no),
+        confirm,
+      ),
     );
     const dialog = h("dialog", { "aria-labelledby": "ask-title" }, form);
     dialog.addEventListener("close", () => {

@@ -4,7 +4,9 @@ import { h, setAttribute } from "./dom.js";
 
 /** Creates a bar. Inside rows it is decorative, because the row's label contains the figures. */
 export function makeBar({ decorative = false } = {}) {
-  const roles = decorative ? { "aria-hidden": "true" } : { role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100" };
+  const roles = decorative
+    ? { "aria-hidden": "true" }
+    : { role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100" };
   return h("div", { class: "bar", ...roles }, h("div", { class: "fill" }));
 }
 
@@ -17,7 +19,11 @@ export function bindBar(bar, percentage, kind, { label = null, estimated = false
   if (label !== null) setAttribute(bar, "aria-label", label);
   if (bar.hasAttribute("role")) {
     setAttribute(bar, "aria-valuenow", known ? Math.floor(percentage) : null); // without aria-valuenow a progressbar is indeterminate
-    setAttribute(bar, "aria-valuetext", known ? (estimated ? `about ${Math.floor(percentage)} %, estimated` : null) : "unknown total");
+    setAttribute(
+      bar,
+      "aria-valuetext",
+      known ? (estimated ? `about ${Math.floor(percentage)} %, estimated` : null) : "unknown total",
+    );
   }
   const width = known ? `${Math.min(100, Math.max(0, percentage)).toFixed(2)}%` : "100%";
   const fill = bar.firstChild;

@@ -3,7 +3,16 @@
 import { clean, h, setAttribute, setText, show } from "./dom.js";
 import { moment, passed } from "./format.js";
 
-const WORDS = { connecting: "Connecting…", live: "Live", polling: "Polling", reconnecting: "Reconnecting…", stale: "Stale", unauthorized: "Not allowed", idle: "Idle", closed: "Closed" };
+const WORDS = {
+  connecting: "Connecting…",
+  live: "Live",
+  polling: "Polling",
+  reconnecting: "Reconnecting…",
+  stale: "Stale",
+  unauthorized: "Not allowed",
+  idle: "Idle",
+  closed: "Closed",
+};
 const GRACE_MS = 400; // a reconnect within this time (a proxy closed an idle connection) is not reported
 
 export class ConnectionState {
@@ -14,7 +23,14 @@ export class ConnectionState {
   #state = { state: "connecting", since: Date.now(), detail: null };
   #lastNews = Date.now();
   #restarted = 0;
-  element = h("div", { class: "connection" }, h("span", { class: "dot", "aria-hidden": "true" }), this.#word, this.#since, this.#said);
+  element = h(
+    "div",
+    { class: "connection" },
+    h("span", { class: "dot", "aria-hidden": "true" }),
+    this.#word,
+    this.#since,
+    this.#said,
+  );
   banner = this.#banner;
 
   set(state) {
@@ -36,7 +52,8 @@ export class ConnectionState {
 
   draw() {
     const { state, since, detail } = this.#state;
-    const broken = ["reconnecting", "stale", "unauthorized"].includes(state) && Date.now() - since >= GRACE_MS;
+    const broken =
+      ["reconnecting", "stale", "unauthorized"].includes(state) && Date.now() - since >= GRACE_MS;
     const shown = broken || !["reconnecting"].includes(state) ? state : "live";
     const fresh = shown === "live" && Date.now() - this.#restarted < 8000;
     const words = fresh ? "Live again: the server has restarted" : WORDS[shown];
@@ -52,5 +69,7 @@ export class ConnectionState {
 function banner(state, lastNews, detail) {
   const age = `Data as of ${moment(lastNews / 1000, { exact: true })}.`;
   if (state === "unauthorized") return "The server requires its token. Reload the page to log in.";
-  return [age, detail && clean(detail, 300), state === "reconnecting" ? "Reconnecting automatically." : ""].filter(Boolean).join(" ");
+  return [age, detail && clean(detail, 300), state === "reconnecting" ? "Reconnecting automatically." : ""]
+    .filter(Boolean)
+    .join(" ");
 }

@@ -30,14 +30,20 @@ export function svg(tag, attributes = {}, ...children) {
 export function clean(text, longest = LONGEST) {
   const all = String(text ?? "");
   const short = all.length > longest ? `${all.slice(0, longest)}…` : all;
-  return short.replace(STACKED, "$1").replace(UNSEEN, (sign) => (sign === "\n" || sign === "\t" ? " " : "\ufffd"));
+  return short
+    .replace(STACKED, "$1")
+    .replace(UNSEEN, (sign) => (sign === "\n" || sign === "\t" ? " " : "\ufffd"));
 }
 
 /** Cleans untrusted text and keeps its line breaks, such as a traceback. */
 export function cleanLines(text, longest = 100_000) {
   const all = String(text ?? "");
-  const short = all.length > longest ? `${all.slice(0, longest)}\n… (${all.length - longest} more characters)` : all;
-  return short.replace(/\r\n/g, "\n").replace(STACKED, "$1").replace(UNSEEN, (sign) => (sign === "\n" || sign === "\t" ? sign : "\ufffd"));
+  const short =
+    all.length > longest ? `${all.slice(0, longest)}\n… (${all.length - longest} more characters)` : all;
+  return short
+    .replace(/\r\n/g, "\n")
+    .replace(STACKED, "$1")
+    .replace(UNSEEN, (sign) => (sign === "\n" || sign === "\t" ? sign : "\ufffd"));
 }
 
 /** Sets the text of an element only if it differs, because an unchanged write still costs layout. */

@@ -13,7 +13,16 @@ export function etaAt(eta, clock) {
   const remaining = Math.max(0, eta.remaining_s - gone);
   const low = eta.low_s === null ? null : Math.max(0, eta.low_s - gone);
   if (stalls !== null && since > stalls) {
-    return { ...eta, remaining_s: null, low_s: low ?? remaining, high_s: null, state: "stalled", clock, counts_down_s: 0, stalls_after_s: 0 };
+    return {
+      ...eta,
+      remaining_s: null,
+      low_s: low ?? remaining,
+      high_s: null,
+      state: "stalled",
+      clock,
+      counts_down_s: 0,
+      stalls_after_s: 0,
+    };
   }
   return {
     ...eta,
@@ -53,7 +62,8 @@ export function calm(entry, eta, now) {
   }
   const end = now + 1000 * eta.remaining_s;
   const { shown } = entry;
-  if (!shown || Math.abs(end - shown.end) > CALM_SHARE * 1000 * Math.max(eta.remaining_s, 1)) entry.shown = { end, at: now };
+  if (!shown || Math.abs(end - shown.end) > CALM_SHARE * 1000 * Math.max(eta.remaining_s, 1))
+    entry.shown = { end, at: now };
   else if (now > shown.at) {
     const passed_ = now - shown.at;
     if (eta.state === "holding") shown.end += passed_;
@@ -66,7 +76,8 @@ export function calm(entry, eta, now) {
 /** `12 min 05 s left`, `any moment`, `at least 3 min 00 s left` while stalled; null if unknown. */
 export function leftText(eta) {
   if (eta === null) return null;
-  if (eta.remaining_s === null) return eta.low_s !== null && eta.low_s >= 1 ? `at least ${passed(eta.low_s)} left` : null;
+  if (eta.remaining_s === null)
+    return eta.low_s !== null && eta.low_s >= 1 ? `at least ${passed(eta.low_s)} left` : null;
   return eta.remaining_s < 1 ? "any moment" : `${passed(eta.remaining_s)} left`;
 }
 
@@ -79,6 +90,11 @@ export function intervalText({ low_s: low, high_s: high }) {
 
 /** The basis of an estimate in words. */
 export function becauseOf({ basis, runs }) {
-  if (basis === "history" || basis === "durations") return `from ${runs} earlier ${runs === 1 ? "run" : "runs"}`;
-  return { rate: "from its recent rate", parallel: "from levels running in parallel", expected: "as declared" }[basis] ?? "";
+  if (basis === "history" || basis === "durations")
+    return `from ${runs} earlier ${runs === 1 ? "run" : "runs"}`;
+  return (
+    { rate: "from its recent rate", parallel: "from levels running in parallel", expected: "as declared" }[
+      basis
+    ] ?? ""
+  );
 }

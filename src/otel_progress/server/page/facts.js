@@ -21,7 +21,12 @@ export function factsOf(entry, kind, now) {
     ["Deadline", doc.deadline_at === null ? "" : moment(doc.deadline_at)],
     ["Skipped", doc.skipped ? String(doc.skipped) : ""],
     ["Attempt", doc.attempt > 1 ? String(doc.attempt) : ""],
-    ["Worker", worker ? `${clean(worker.service, 80)}, process ${worker.pid} on ${clean(worker.host.split("/")[0], 80)}` : ""],
+    [
+      "Worker",
+      worker
+        ? `${clean(worker.service, 80)}, process ${worker.pid} on ${clean(worker.host.split("/")[0], 80)}`
+        : "",
+    ],
     ["Trace", doc.trace_id ?? ""],
     ["Run", clean(doc.run, 80)],
   ].filter(([, text]) => text);
@@ -37,14 +42,25 @@ function estimated({ doc, at }, now) {
 
 /** Metadata as terms and texts. */
 export const metadataOf = (metadata) =>
-  Object.entries(metadata ?? {}).slice(0, 200).map(([key, value]) => [clean(key, 120), clean(Array.isArray(value) ? value.join(", ") : String(value), 2000)]);
+  Object.entries(metadata ?? {})
+    .slice(0, 200)
+    .map(([key, value]) => [
+      clean(key, 120),
+      clean(Array.isArray(value) ? value.join(", ") : String(value), 2000),
+    ]);
 
 /** Fills a <dl>. */
 export function bindTerms(list, terms) {
-  keyed(list, terms, ([term]) => term, createTerm, (node, [term, text]) => {
-    setText(node.parts.term, term);
-    setText(node.parts.text, text);
-  });
+  keyed(
+    list,
+    terms,
+    ([term]) => term,
+    createTerm,
+    (node, [term, text]) => {
+      setText(node.parts.term, term);
+      setText(node.parts.text, text);
+    },
+  );
 }
 
 function createTerm() {

@@ -25,7 +25,8 @@ export class Following {
     const wanted = new Set(ids.slice(-MOST_OPEN));
     if (wanted.size === this.#ids.size && [...wanted].every((id) => this.#ids.has(id))) return;
     const added = [...wanted].filter((id) => !this.#ids.has(id));
-    for (const kept of [this.levels, this.items, this.missing, this.previews]) for (const id of kept.keys()) if (!wanted.has(id)) kept.delete(id);
+    for (const kept of [this.levels, this.items, this.missing, this.previews])
+      for (const id of kept.keys()) if (!wanted.has(id)) kept.delete(id);
     this.#ids = wanted;
     const end = this.#end;
     this.#end = wanted.size ? this.#subscribe([...wanted]) : null;
@@ -52,7 +53,11 @@ export class Following {
   }
 
   #subscribe(ids) {
-    const options = { levels: true, onItem: (item) => this.#add(item.operation_id, [item]), onMessage: (kind, data) => this.#hear(kind, data) };
+    const options = {
+      levels: true,
+      onItem: (item) => this.#add(item.operation_id, [item]),
+      onMessage: (kind, data) => this.#hear(kind, data),
+    };
     return this.#client.subscribe(ids, (operation) => this.#take(operation), options);
   }
 
@@ -89,8 +94,13 @@ export class Following {
 
   async #load(id) {
     try {
-      const { events } = await this.#client.request(`operations/${encodeURIComponent(id)}/events`, { query: { limit: MOST_ITEMS } });
-      this.#add(id, events.filter((event) => event.outcome !== null));
+      const { events } = await this.#client.request(`operations/${encodeURIComponent(id)}/events`, {
+        query: { limit: MOST_ITEMS },
+      });
+      this.#add(
+        id,
+        events.filter((event) => event.outcome !== null),
+      );
     } catch {
       // See above.
     }

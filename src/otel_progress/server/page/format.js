@@ -7,8 +7,18 @@ const BYTES = new Set(["by", "byte", "bytes", "b"]);
 const PREFIXES = ["", "k", "M", "G", "T", "P", "E"];
 const plain = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const exactClock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const day = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const exactClock = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+});
+const day = new Intl.DateTimeFormat(undefined, {
+  weekday: "short",
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+});
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 const two = (value) => String(value).padStart(2, "0");
@@ -26,7 +36,8 @@ export function duration(seconds) {
 }
 
 /** A duration without tenths, for values that change every second. */
-export const passed = (seconds) => (known(seconds) && seconds < 10 ? `${Math.floor(Math.max(0, seconds))} s` : duration(seconds));
+export const passed = (seconds) =>
+  known(seconds) && seconds < 10 ? `${Math.floor(Math.max(0, seconds))} s` : duration(seconds);
 
 /** A duration at the precision of a bound: `8 s`, `1 min 20 s`, `12 min`, `2 h 05 min`; rounded down or up. */
 export function roughly(seconds, up = false) {
@@ -48,7 +59,8 @@ export function moment(at, { exact = false } = {}) {
 /** `14:30 – 14:41` in the reader's locale, with dates unless both are today; one time if they look the same. */
 export function moments(first, last) {
   const dates = [first, last].map((at) => new Date(at * 1000));
-  if (moment(first) === moment(last) || !dates.every((date) => Math.abs(date.getTime()) < 1e14)) return moment(first);
+  if (moment(first) === moment(last) || !dates.every((date) => Math.abs(date.getTime()) < 1e14))
+    return moment(first);
   const today = new Date().toDateString();
   return (dates.every((date) => date.toDateString() === today) ? clock : day).formatRange(...dates);
 }
@@ -69,7 +81,9 @@ export function quantity(value, unit) {
 
 /** `100 of 500 files`, `100 files` while the total is unknown, `1.2 GB of 3.4 GB`. */
 export function count(current, total, unit) {
-  const amount = known(total) ? `${quantity(current, unit)} of ${quantity(total, unit)}` : quantity(current, unit);
+  const amount = known(total)
+    ? `${quantity(current, unit)} of ${quantity(total, unit)}`
+    : quantity(current, unit);
   return !unit || isBytes(unit) ? amount : `${amount} ${plural(unit, known(total) ? total : current)}`;
 }
 
@@ -77,7 +91,12 @@ export function count(current, total, unit) {
 export function rate(perSecond, unit) {
   if (!known(perSecond) || perSecond <= 0) return "";
   if (isBytes(unit)) return `${quantity(perSecond, unit)}/s`;
-  const [value, per] = perSecond >= 0.95 ? [perSecond, "s"] : perSecond * 60 >= 0.95 ? [perSecond * 60, "min"] : [perSecond * 3600, "h"];
+  const [value, per] =
+    perSecond >= 0.95
+      ? [perSecond, "s"]
+      : perSecond * 60 >= 0.95
+        ? [perSecond * 60, "min"]
+        : [perSecond * 3600, "h"];
   const shown = value >= 99.5 ? quantity(Math.round(value)) : value.toFixed(1);
   return unit ? `${shown} ${plural(unit, 2)}/${per}` : `${shown}/${per}`;
 }

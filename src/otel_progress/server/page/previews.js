@@ -33,7 +33,14 @@ export class Previews {
   constructor(client) {
     this.#client = client;
     const figure = h("figure", {}, this.#image, this.#text, this.#gone, this.#caption);
-    this.element = h("section", { class: "previews", "aria-label": "Previews", hidden: true }, h("h3", {}, "Previews"), this.#select, figure, this.#lapse);
+    this.element = h(
+      "section",
+      { class: "previews", "aria-label": "Previews", hidden: true },
+      h("h3", {}, "Previews"),
+      this.#select,
+      figure,
+      this.#lapse,
+    );
     this.#play.addEventListener("click", () => (this.#timer ? this.#pause() : this.#start()));
     this.#slider.addEventListener("input", () => this.#slide());
     this.#select.addEventListener("change", () => this.#choose(this.#select.value));
@@ -61,7 +68,9 @@ export class Previews {
     this.#loading = true;
     this.#number = number;
     try {
-      const { previews } = await this.#client.request(`operations/${encodeURIComponent(id)}/previews`, { query: { limit: MOST } });
+      const { previews } = await this.#client.request(`operations/${encodeURIComponent(id)}/previews`, {
+        query: { limit: MOST },
+      });
       if (run !== this.#run) return;
       this.#all = previews.filter((one) => one.run === run && one.url);
       this.#draw();
@@ -82,7 +91,13 @@ export class Previews {
     const kinds = new Map(this.#all.map((one) => [seriesOf(one), one]));
     if (!kinds.has(this.#series)) this.#series = seriesOf(this.#all.at(-1));
     show(this.#select, kinds.size > 1);
-    const options = [...kinds].map(([key, { path, name }]) => h("option", { value: key, selected: key === this.#series }, clean(path ? `${name} of ${path}` : name, 120)));
+    const options = [...kinds].map(([key, { path, name }]) =>
+      h(
+        "option",
+        { value: key, selected: key === this.#series },
+        clean(path ? `${name} of ${path}` : name, 120),
+      ),
+    );
     if (this.#select.options.length !== kinds.size) this.#select.replaceChildren(...options);
     const shown = this.#shown;
     const found = shown.findIndex((one) => one.number === this.#at);
@@ -97,7 +112,17 @@ export class Previews {
 
   #drawOne(preview, place) {
     const isPicture = preview.media_type.startsWith("image/");
-    setText(this.#caption, [clean(preview.name, 80), preview.ratio === null ? null : percent(100 * preview.ratio), moment(preview.at, { exact: true }), place].filter(Boolean).join(" · "));
+    setText(
+      this.#caption,
+      [
+        clean(preview.name, 80),
+        preview.ratio === null ? null : percent(100 * preview.ratio),
+        moment(preview.at, { exact: true }),
+        place,
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    );
     if (this.#drawn === preview.url) return;
     this.#drawn = preview.url;
     show(this.#gone, false);

@@ -78,7 +78,8 @@ export class Channel {
     let trouble = null;
     const onEvent = (event) => {
       const document = JSON.parse(event.data);
-      if (event.event === "stale") trouble = document.stale ? (document.detail ?? "The journal cannot be read.") : null;
+      if (event.event === "stale")
+        trouble = document.stale ? (document.detail ?? "The journal cannot be read.") : null;
       else this.#take(event, document);
       this.#say(trouble ? "stale" : "live", trouble);
     };
@@ -113,7 +114,8 @@ export class Channel {
   #take({ event, id }, document) {
     this.#failures = 0;
     this.#blocked = false;
-    if (event === "ready") this.#finish().catch(() => {}); // the next full set brings what could not be requested
+    if (event === "ready")
+      this.#finish().catch(() => {}); // the next full set brings what could not be requested
     else this.#tell(event, document);
     if (id) this.#lastId = id;
   }
@@ -150,14 +152,18 @@ export class Channel {
     const vanished = seen ? [...this.#active].filter(([run]) => !seen.has(run)) : [];
     for (const [run] of vanished) this.#active.delete(run);
     const unknown = (this.#wanted.ids ?? []).filter((id) => !this.#known.has(id) && !this.#missing.has(id));
-    for (const id of [...vanished.map(([, id]) => id), ...unknown].slice(0, MOST_ASKED)) await this.#ask(id, signal);
+    for (const id of [...vanished.map(([, id]) => id), ...unknown].slice(0, MOST_ASKED))
+      await this.#ask(id, signal);
     this.#tell("ready", { complete: seen !== null });
   }
 
   async #ask(id, signal) {
     const query = { levels: this.#wanted.levels };
     try {
-      this.#tell("snapshot", await this.#transport.request(`operations/${encodeURIComponent(id)}`, { query, signal }));
+      this.#tell(
+        "snapshot",
+        await this.#transport.request(`operations/${encodeURIComponent(id)}`, { query, signal }),
+      );
     } catch (error) {
       if (error.status !== 404) throw error;
       this.#miss(id, error);

@@ -3,7 +3,8 @@
 export type Status = "pending" | "running" | "completed" | "failed" | "cancelled" | "skipped";
 export type Condition = "ok" | "stalled" | "abandoned" | "overdue" | "paused";
 export type Outcome = "completed" | "failed" | "skipped";
-export type Connection = "idle" | "connecting" | "live" | "polling" | "reconnecting" | "stale" | "unauthorized" | "closed";
+export type Connection =
+  "idle" | "connecting" | "live" | "polling" | "reconnecting" | "stale" | "unauthorized" | "closed";
 export type MetadataValue = string | boolean | number | string[] | boolean[] | number[];
 
 export interface Failure {
@@ -91,7 +92,14 @@ export interface Operation extends Level {
   clock: number;
   cancel_requested_at: number | null;
   batch: string | null;
-  worker: { id: string; pid: number; host: string; service: string; started_at: number; start: number | null } | null;
+  worker: {
+    id: string;
+    pid: number;
+    host: string;
+    service: string;
+    started_at: number;
+    start: number | null;
+  } | null;
   /** Parents before children; only if levels were requested. */
   levels?: Level[];
 }
@@ -203,7 +211,11 @@ export class ProgressClient {
   constructor(options?: ClientOptions);
   readonly state: ConnectionState;
   /** Subscribes to one id, several, or "*"; returns an unsubscribe function. */
-  subscribe(target: string | string[], callback: (operation: Operation) => void, options?: SubscribeOptions): () => void;
+  subscribe(
+    target: string | string[],
+    callback: (operation: Operation) => void,
+    options?: SubscribeOptions,
+  ): () => void;
   /** Called once per run, when it ends in any way but failure. */
   onComplete(id: string | string[], callback: (operation: Operation) => void): () => void;
   /** Called when it fails, does not exist, or may not be read. */
@@ -212,10 +224,15 @@ export class ProgressClient {
   /** Seconds since a document was read, by the server's clock: add them to `elapsed_seconds` of a running operation. */
   ageOf(operation: Operation): number;
   /** Requests a page of operations: `list({status: ["running"], type: "import", limit: 50, cursor})`. Rejects with ProgressError. */
-  list(query?: Record<string, string | number | boolean | string[] | null | undefined>): Promise<OperationList>;
+  list(
+    query?: Record<string, string | number | boolean | string[] | null | undefined>,
+  ): Promise<OperationList>;
   get(id: string, options?: { levels?: boolean }): Promise<Operation>;
   /** Sends any request below /api/v1/. */
-  request(path: string, options?: { query?: object; method?: string; body?: unknown; signal?: AbortSignal }): Promise<any>;
+  request(
+    path: string,
+    options?: { query?: object; method?: string; body?: unknown; signal?: AbortSignal },
+  ): Promise<any>;
   /** While above 0, polls only at this interval in milliseconds: for a hidden page. */
   setQuiet(milliseconds: number): void;
   close(): void;

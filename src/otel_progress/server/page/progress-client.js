@@ -66,7 +66,13 @@ export class ProgressClient {
     const order = ["unauthorized", "stale", "reconnecting", "connecting", "polling", "live"];
     const states = [this.#channels.all, this.#channels.named].filter(Boolean).map((channel) => channel.state);
     const worst = order.find((name) => states.some((one) => one.state === name));
-    return states.find((one) => one.state === worst) ?? { state: this.#closed ? "closed" : "idle", since: Date.now(), detail: null };
+    return (
+      states.find((one) => one.state === worst) ?? {
+        state: this.#closed ? "closed" : "idle",
+        since: Date.now(),
+        detail: null,
+      }
+    );
   }
 
   /** Age of an operation's document in seconds: `read_at` uses the server's clock, which may differ from ours. */
@@ -88,7 +94,13 @@ export class ProgressClient {
   async request(path, { query = {}, method = "GET", body, signal } = {}) {
     const headers = this.#headers({ Accept: "application/json" });
     if (body !== undefined) headers["Content-Type"] = "application/json";
-    const init = { method, headers, signal, cache: "no-store", body: body === undefined ? undefined : JSON.stringify(body) };
+    const init = {
+      method,
+      headers,
+      signal,
+      cache: "no-store",
+      body: body === undefined ? undefined : JSON.stringify(body),
+    };
     const response = await this.#fetch(this.#url(path, query), init);
     return response.status === 204 ? null : response.json();
   }
@@ -145,7 +157,8 @@ export class ProgressClient {
 
   #transport() {
     return {
-      stream: (query, init) => this.#fetch(this.#url("stream", query), { ...init, headers: this.#headers(init.headers) }),
+      stream: (query, init) =>
+        this.#fetch(this.#url("stream", query), { ...init, headers: this.#headers(init.headers) }),
       request: (path, options) => this.request(path, options),
       allowed: () => this.#options.stream && !this.#quiet,
       interval: () => this.#quiet || this.#interval(),
@@ -164,8 +177,10 @@ export class ProgressClient {
       if ((one.ids === null) !== (name === "all")) continue;
       if (kind === "snapshot") this.#deliver(one, data);
       else if (kind === "missing" && one.ids?.includes(data.operation_id)) one.fail(data.error);
-      else if (kind === "item" && (one.ids === null || one.ids.includes(data.operation_id))) safely(one.onItem, data);
-      else if (kind === "preview" && (one.ids === null || one.ids.includes(data.operation_id))) safely(one.onPreview, data);
+      else if (kind === "item" && (one.ids === null || one.ids.includes(data.operation_id)))
+        safely(one.onItem, data);
+      else if (kind === "preview" && (one.ids === null || one.ids.includes(data.operation_id)))
+        safely(one.onPreview, data);
       else if (kind === "batch") safely(one.onBatch, data);
       safely(one.onMessage, kind, data);
     }
@@ -189,7 +204,8 @@ export class ProgressClient {
   #url(path, query) {
     const url = new URL(`api/v1/${path}`, this.#options.base);
     for (const [key, value] of Object.entries(query)) {
-      for (const one of Array.isArray(value) ? value : [value]) if (one !== undefined && one !== null) url.searchParams.append(key, one);
+      for (const one of Array.isArray(value) ? value : [value])
+        if (one !== undefined && one !== null) url.searchParams.append(key, one);
     }
     return url;
   }
@@ -205,7 +221,10 @@ export class ProgressClient {
     this.#compare(response.headers.get("date"));
     if (response.ok) return response;
     const problem = await response.json().catch(() => null);
-    throw new ProgressError(problem?.detail ?? `The server answered with ${response.status}.`, { status: response.status, problem });
+    throw new ProgressError(problem?.detail ?? `The server answered with ${response.status}.`, {
+      status: response.status,
+      problem,
+    });
   }
 
   /** The Date header has whole seconds, so a difference below two seconds is ignored. */
@@ -218,9 +237,23 @@ export class ProgressClient {
 class Subscription {
   #runs = new Map(); // run → true once its end was reported; bounded, see deliver
 
-  constructor(target, callback, { levels = false, pollInterval, onComplete, onError, onItem, onBatch, onMessage } = {}) {
+  constructor(
+    target,
+    callback,
+    { levels = false, pollInterval, onComplete, onError, onItem, onBatch, onMessage } = {},
+  ) {
     this.ids = target === "*" ? null : [...new Set([target].flat().map(String))];
-    Object.assign(this, { callback, levels, pollInterval, onComplete, onError, onItem, onBatch, onMessage, told: false });
+    Object.assign(this, {
+      callback,
+      levels,
+      pollInterval,
+      onComplete,
+      onError,
+      onItem,
+      onBatch,
+      onMessage,
+      told: false,
+    });
   }
 
   deliver(operation) {
@@ -231,7 +264,11 @@ class Subscription {
     this.#runs.set(operation.run, true);
     if (this.#runs.size > 1000) this.#runs.delete(this.#runs.keys().next().value);
     if (operation.status !== "failed") safely(this.onComplete, operation);
-    else safely(this.onError, new ProgressError(operation.error?.message ?? "The operation failed.", { operation }));
+    else
+      safely(
+        this.onError,
+        new ProgressError(operation.error?.message ?? "The operation failed.", { operation }),
+      );
   }
 
   fail(error) {

@@ -12,8 +12,14 @@ const startOf = ({ doc }) => doc.started_at ?? doc.observed_at;
 /** Sort orders by their label in the menu. Unknown values come last. */
 export const SORTS = {
   newest: { label: "Newest first", by: (a, b) => startOf(b.entry) - startOf(a.entry) },
-  attention: { label: "Problems first", by: (a, b) => ATTENTION[a.kind] - ATTENTION[b.kind] || startOf(b.entry) - startOf(a.entry) },
-  remaining: { label: "Ending soonest", by: (a, b) => last(a.entry.doc.remaining_seconds) - last(b.entry.doc.remaining_seconds) },
+  attention: {
+    label: "Problems first",
+    by: (a, b) => ATTENTION[a.kind] - ATTENTION[b.kind] || startOf(b.entry) - startOf(a.entry),
+  },
+  remaining: {
+    label: "Ending soonest",
+    by: (a, b) => last(a.entry.doc.remaining_seconds) - last(b.entry.doc.remaining_seconds),
+  },
   progress: { label: "Most done", by: (a, b) => (b.entry.doc.ratio ?? -1) - (a.entry.doc.ratio ?? -1) },
   name: { label: "Name", by: (a, b) => a.entry.doc.name.localeCompare(b.entry.doc.name) },
 };
@@ -51,8 +57,11 @@ export function select(store, { text = "", kind = "", type = "", sort = "newest"
 /** A batch in place of its operations, with an entry that sorts like one. */
 function addBatch(batch, kind, groups) {
   const ended = hasEnded(batch.doc.status);
-  if (!(ended && kind === "active")) groups[ended ? 1 : 0].push({ entry: batch, kind: batch.doc.status, batch: true });
+  if (!(ended && kind === "active"))
+    groups[ended ? 1 : 0].push({ entry: batch, kind: batch.doc.status, batch: true });
 }
 
 const mentions = ({ operation_id: id, name, operation_type: type, message }, needle) =>
-  [id, name, type, message].some((part) => typeof part === "string" && part.slice(0, 2000).toLowerCase().includes(needle));
+  [id, name, type, message].some(
+    (part) => typeof part === "string" && part.slice(0, 2000).toLowerCase().includes(needle),
+  );

@@ -10,11 +10,20 @@ const RECENT = 3;
 
 /** The announced stages directly below an operation, in order. */
 export const stagesOf = (levels) =>
-  levels.filter((level) => level.declared && !level.path.includes("/")).sort((a, b) => a.order - b.order).slice(0, MOST_CARDS);
+  levels
+    .filter((level) => level.declared && !level.path.includes("/"))
+    .sort((a, b) => a.order - b.order)
+    .slice(0, MOST_CARDS);
 
 /** Fills the list of cards. `items` are item events, oldest first. */
 export function bindStages(container, levels, items) {
-  keyed(container, stagesOf(levels), (stage) => stage.path, createCard, (card, stage) => bindCard(card, stage, recentOf(stage, items)));
+  keyed(
+    container,
+    stagesOf(levels),
+    (stage) => stage.path,
+    createCard,
+    (card, stage) => bindCard(card, stage, recentOf(stage, items)),
+  );
 }
 
 function recentOf(stage, items) {
@@ -39,7 +48,17 @@ function createCard() {
   };
   const { sign, name, word, bar, items } = parts;
   const head = h("p", { class: "head" }, sign, name, parts.percent);
-  return Object.assign(h("li", { class: "card" }, head, bar, h("div", { class: "sums" }, parts.count, word, parts.failed), items), { parts });
+  return Object.assign(
+    h(
+      "li",
+      { class: "card" },
+      head,
+      bar,
+      h("div", { class: "sums" }, parts.count, word, parts.failed),
+      items,
+    ),
+    { parts },
+  );
 }
 
 function bindCard(card, stage, items) {
@@ -50,7 +69,10 @@ function bindCard(card, stage, items) {
   setText(parts.name, name);
   setText(parts.word, KINDS[stage.status].word);
   setText(parts.percent, stage.status === "pending" ? "" : percent(stage.percentage, stage.estimated));
-  bindBar(parts.bar, stage.status === "pending" ? 0 : stage.percentage, stage.status, { label: name, estimated: stage.estimated });
+  bindBar(parts.bar, stage.status === "pending" ? 0 : stage.percentage, stage.status, {
+    label: name,
+    estimated: stage.estimated,
+  });
   const counted = stage.current > 0 || stage.total !== null;
   setText(parts.count, counted ? count(stage.current, stage.total, stage.unit) : "");
   show(parts.failed, stage.failed > 0);

@@ -28,7 +28,8 @@ export function conditionOf({ doc, at }, now) {
   const later = Math.max(0, now - at) / 1000;
   const clock = doc.clock + later;
   const elapsed = doc.elapsed_seconds + later;
-  if (doc.deadline_at !== null && doc.started_at !== null && elapsed > doc.deadline_at - doc.started_at) return "overdue";
+  if (doc.deadline_at !== null && doc.started_at !== null && elapsed > doc.deadline_at - doc.started_at)
+    return "overdue";
   if (doc.overdue_after_s !== null && workedOf(doc, later) > doc.overdue_after_s) return "overdue";
   if (doc.paused_clock !== null) return "paused";
   const since = doc.advanced_clock ?? doc.started_clock;
@@ -49,23 +50,31 @@ export function kindOf(entry, now) {
 export function reasonOf(entry, kind, now) {
   const { doc } = entry;
   const later = Math.max(0, now - entry.at) / 1000;
-  if (kind === "failed") return doc.error ? [doc.error.type, doc.error.message].filter(Boolean).join(": ") : "Failed without a reason.";
+  if (kind === "failed")
+    return doc.error
+      ? [doc.error.type, doc.error.message].filter(Boolean).join(": ")
+      : "Failed without a reason.";
   if (kind === "abandoned") return "Its process no longer sends heartbeats. The work has stopped.";
   if (kind === "overdue") {
-    const late = doc.deadline_at === null ? NaN : doc.elapsed_seconds + later - (doc.deadline_at - doc.started_at);
-    return late > 0 ? `${passed(late)} past its deadline.` : "Later than the upper bound of the first estimate.";
+    const late =
+      doc.deadline_at === null ? NaN : doc.elapsed_seconds + later - (doc.deadline_at - doc.started_at);
+    return late > 0
+      ? `${passed(late)} past its deadline.`
+      : "Later than the upper bound of the first estimate.";
   }
   if (kind === "stalled") {
     const idle = doc.clock + later - (doc.advanced_clock ?? doc.started_clock ?? doc.clock);
     return `No progress for ${passed(idle)}. Its process is alive.`;
   }
   if (kind === "paused") return `Paused for ${passed(doc.clock + later - doc.paused_clock)}.`; // its message gives the reason
-  if (kind === "cancelling") return `Cancel requested ${passed(Date.now() / 1000 - doc.cancel_requested_at)} ago. Waiting for the process.`;
+  if (kind === "cancelling")
+    return `Cancel requested ${passed(Date.now() / 1000 - doc.cancel_requested_at)} ago. Waiting for the process.`;
   return "";
 }
 
 /** Creates the icon of a kind; `bindSign` sets which. */
-export const makeSign = () => svg("svg", { class: "sign", viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path"));
+export const makeSign = () =>
+  svg("svg", { class: "sign", viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path"));
 
 export function bindSign(sign, kind) {
   setAttribute(sign.firstChild, "d", KINDS[kind].sign);

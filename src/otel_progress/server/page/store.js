@@ -81,7 +81,9 @@ export class Store {
   #leastWanted() {
     const all = [...this.ended.values()];
     const inBatch = all.filter(({ doc }) => doc.batch !== null);
-    return (inBatch.length > MOST_ENDED / 2 ? inBatch : all).reduce((first, one) => (endedAt(one) < endedAt(first) ? one : first));
+    return (inBatch.length > MOST_ENDED / 2 ? inBatch : all).reduce((first, one) =>
+      endedAt(one) < endedAt(first) ? one : first,
+    );
   }
 
   #keep(entry) {
@@ -102,7 +104,8 @@ export class Store {
 
 /** Active seconds of an operation, `later` after its document was read: active_seconds() of the Python package. */
 export function workedOf(doc, later = 0) {
-  const paused = hasEnded(doc.status) || doc.paused_clock === null ? 0 : Math.max(0, doc.clock + later - doc.paused_clock);
+  const paused =
+    hasEnded(doc.status) || doc.paused_clock === null ? 0 : Math.max(0, doc.clock + later - doc.paused_clock);
   return Math.max(0, doc.elapsed_seconds + (hasEnded(doc.status) ? 0 : later) - doc.paused_s - paused);
 }
 
@@ -121,7 +124,8 @@ export function speedOf({ doc, points }) {
 const endedAt = ({ doc }) => doc.ended_at ?? 0;
 const began = ({ doc }) => doc.started_at ?? doc.observed_at;
 const newer = (entry, other) => (other && began(other) > began(entry) ? other : entry);
-const isOlder = (doc, known) => doc.sequence < known.sequence || (doc.sequence === known.sequence && doc.read_at < known.read_at);
+const isOlder = (doc, known) =>
+  doc.sequence < known.sequence || (doc.sequence === known.sequence && doc.read_at < known.read_at);
 
 /** Stores a point for the rate: the last 30 active seconds, at most one point per second. */
 function note({ doc, points }) {

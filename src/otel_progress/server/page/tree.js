@@ -29,7 +29,19 @@ export function levelRows({ entry, now, levels, isOpen, height, depth = 1, paren
       if (rows.length >= MOST_LEVELS) return;
       const key = `${run}\u0000${level.path}`;
       const open = groups.has(level.path) ? isOpen(key) : null;
-      rows.push({ kind: "level", key, level, depth: below, height, open, place: place + 1, siblings: group.length, parentKind, entry, now });
+      rows.push({
+        kind: "level",
+        key,
+        level,
+        depth: below,
+        height,
+        open,
+        place: place + 1,
+        siblings: group.length,
+        parentKind,
+        entry,
+        now,
+      });
       if (open) walk(level.path, below + 1);
     });
   };
@@ -50,7 +62,11 @@ export class Tree {
     this.#element = element;
     this.#onToggle = onToggle;
     this.#onOpen = onOpen;
-    this.#list = new VirtualList(element, runway, { create: createRow, bind: bindRow, onDraw: () => this.#mark() });
+    this.#list = new VirtualList(element, runway, {
+      create: createRow,
+      bind: bindRow,
+      onDraw: () => this.#mark(),
+    });
     element.addEventListener("keydown", (event) => {
       if (event.altKey || event.ctrlKey || event.metaKey) return;
       if (event.key === "Escape") onClose();
@@ -95,12 +111,20 @@ export class Tree {
     const { rows } = this.#list;
     const row = rows[this.#place];
     const page = Math.max(1, Math.floor(this.#element.clientHeight / (row?.height ?? 40)) - 1);
-    const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
+    const moves = {
+      ArrowDown: 1,
+      ArrowUp: -1,
+      PageDown: page,
+      PageUp: -page,
+      Home: -Infinity,
+      End: Infinity,
+    };
     if (key in moves) this.#go(Math.min(rows.length - 1, Math.max(0, this.#place + moves[key])), true);
     else if (!row) return false;
     else if (key === "ArrowRight") this.#right(row);
     else if (key === "ArrowLeft") this.#left(row);
-    else if (key === "Enter" || key === " ") row.kind === "operation" || row.kind === "batch" ? this.#onOpen(row) : this.#toggle(row);
+    else if (key === "Enter" || key === " ")
+      row.kind === "operation" || row.kind === "batch" ? this.#onOpen(row) : this.#toggle(row);
     else return false;
     return true;
   }
@@ -130,7 +154,8 @@ export class Tree {
   #mark() {
     const node = this.#list.nodeOf(this.#active);
     setAttribute(this.#element, "aria-activedescendant", node?.id ?? null);
-    for (const other of this.#element.querySelectorAll("[data-active]")) if (other !== node) other.removeAttribute("data-active");
+    for (const other of this.#element.querySelectorAll("[data-active]"))
+      if (other !== node) other.removeAttribute("data-active");
     if (node) setAttribute(node, "data-active", true);
   }
 }

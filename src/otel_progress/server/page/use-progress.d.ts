@@ -1,4 +1,11 @@
-import type { ClientOptions, Connection, Operation, ProgressClient, ProgressError, Status } from "./progress-client.js";
+import type {
+  ClientOptions,
+  Connection,
+  Operation,
+  ProgressClient,
+  ProgressError,
+  Status,
+} from "./progress-client.js";
 
 export interface UseProgressOptions {
   /** Poll interval in milliseconds where streams are blocked. */
