@@ -113,7 +113,10 @@ class App {
     this.draw();
   }
 
-  /** Requests operations that started and ended before the full set or during a disconnect, so that none is missing. */
+  /**
+   * Requests operations that started and ended before the full set or during a disconnect, so that
+   * none is missing.
+   */
   async #loadRecent() {
     const now = Date.now();
     if (this.client.state.state === "polling" && now - this.#recentAt < RECENT_EVERY_MS) return;
@@ -185,7 +188,9 @@ class App {
     else this.#title();
   }
 
-  /** Closes the streams of a hidden page after a while: a browser allows few connections per host. */
+  /**
+   * Closes the streams of a hidden page after a while: a browser allows few connections per host.
+   */
   #look() {
     clearTimeout(this.#quiet);
     this.#quiet = 0;

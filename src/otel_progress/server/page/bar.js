@@ -1,4 +1,6 @@
-/** Progress bar with the same content for screen readers; with an unknown total it shows no value. */
+/**
+ * Progress bar with the same content for screen readers; with an unknown total it shows no value.
+ */
 
 import { h, setAttribute } from "./dom.js";
 
@@ -10,7 +12,10 @@ export function makeBar({ decorative = false } = {}) {
   return h("div", { class: "bar", ...roles }, h("div", { class: "fill" }));
 }
 
-/** Sets the percentage (null if unknown), the kind that colours the bar, and whether the value is `estimated`. */
+/**
+ * Sets the percentage (null if unknown), the kind that colours the bar, and whether the value is
+ * `estimated`.
+ */
 export function bindBar(bar, percentage, kind, { label = null, estimated = false } = {}) {
   const known = percentage !== null && percentage !== undefined;
   setAttribute(bar, "data-kind", kind);
@@ -18,7 +23,8 @@ export function bindBar(bar, percentage, kind, { label = null, estimated = false
   setAttribute(bar, "data-estimated", known && estimated === true);
   if (label !== null) setAttribute(bar, "aria-label", label);
   if (bar.hasAttribute("role")) {
-    setAttribute(bar, "aria-valuenow", known ? Math.floor(percentage) : null); // without aria-valuenow a progressbar is indeterminate
+    // Without aria-valuenow a progressbar is indeterminate.
+    setAttribute(bar, "aria-valuenow", known ? Math.floor(percentage) : null);
     setAttribute(
       bar,
       "aria-valuetext",

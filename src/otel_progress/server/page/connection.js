@@ -13,7 +13,8 @@ const WORDS = {
   idle: "Idle",
   closed: "Closed",
 };
-const GRACE_MS = 400; // a reconnect within this time (a proxy closed an idle connection) is not reported
+// A reconnect within this time (a proxy closed an idle connection) is not reported.
+const GRACE_MS = 400;
 
 export class ConnectionState {
   #word = h("span", { class: "word" });
@@ -60,7 +61,8 @@ export class ConnectionState {
     setAttribute(this.element, "data-state", shown);
     setText(this.#word, words);
     setText(this.#since, broken ? `for ${passed((Date.now() - since) / 1000)}` : "");
-    if (this.#said.textContent !== words) setText(this.#said, words); // a live region is read out on every change
+    // A live region is read out on every change.
+    if (this.#said.textContent !== words) setText(this.#said, words);
     show(this.#banner, broken);
     if (broken) setText(this.#banner, banner(state, this.#lastNews, detail));
   }

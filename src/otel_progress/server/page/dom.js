@@ -4,9 +4,13 @@ const SVG = "http://www.w3.org/2000/svg";
 const LONGEST = 400;
 // Control characters and characters that change the text direction.
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069\u200e\u200f\u2028\u2029]/g;
-const STACKED = /(\p{M}{3})\p{M}+/gu; // more than three combining marks on one letter would cover neighbouring lines
+// More than three combining marks on one letter would cover neighbouring lines.
+const STACKED = /(\p{M}{3})\p{M}+/gu;
 
-/** Creates an element: `h("p", {class: "note", role: "status"}, "text", child)`. `onclick` etc. add listeners. */
+/**
+ * Creates an element: `h("p", {class: "note", role: "status"}, "text", child)`. `onclick` etc. add
+ * listeners.
+ */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -26,7 +30,10 @@ export function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Cleans untrusted text for one line: bounded length, visible control characters, no direction changes. */
+/**
+ * Cleans untrusted text for one line: bounded length, visible control characters, no direction
+ * changes.
+ */
 export function clean(text, longest = LONGEST) {
   const all = String(text ?? "");
   const short = all.length > longest ? `${all.slice(0, longest)}…` : all;
@@ -46,7 +53,9 @@ export function cleanLines(text, longest = 100_000) {
     .replace(UNSEEN, (sign) => (sign === "\n" || sign === "\t" ? sign : "\ufffd"));
 }
 
-/** Sets the text of an element only if it differs, because an unchanged write still costs layout. */
+/**
+ * Sets the text of an element only if it differs, because an unchanged write still costs layout.
+ */
 export function setText(element, text) {
   if (element.firstChild?.nodeValue !== text || element.childNodes.length > 1) element.textContent = text;
 }
@@ -66,7 +75,10 @@ export function show(element, visible) {
   if (element.hasAttribute("hidden") === visible) element.toggleAttribute("hidden", !visible); // SVG elements have no `hidden` property
 }
 
-/** Updates the children of an element to match `items`, one node per key: existing nodes are reused and moved. */
+/**
+ * Updates the children of an element to match `items`, one node per key: existing nodes are reused
+ * and moved.
+ */
 export function keyed(container, items, keyOf, create, bind) {
   const nodes = (container.nodesByKey ??= new Map());
   const wanted = new Set();

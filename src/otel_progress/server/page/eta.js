@@ -1,9 +1,14 @@
-/** Computes and formats the estimate of the remaining time. It never changes what is stored or streamed. */
+/**
+ * Computes and formats the estimate of the remaining time. It never changes what is stored or
+ * streamed.
+ */
 
 import { passed, roughly } from "./format.js";
 import { hasEnded } from "./progress-shared.js";
 
-/** The estimate at `clock` if nothing advanced since: Eta.at of the Python package, field by field. */
+/**
+ * The estimate at `clock` if nothing advanced since: Eta.at of the Python package, field by field.
+ */
 export function etaAt(eta, clock) {
   const since = Math.max(0, clock - eta.clock);
   if (since === 0) return eta;
@@ -36,13 +41,19 @@ export function etaAt(eta, clock) {
   };
 }
 
-/** The estimate of a level (or operation) `seconds` after its document was read; null without one. */
+/**
+ * The estimate of a level (or operation) `seconds` after its document was read; null without one.
+ */
 export function etaOf(doc, level, seconds) {
   if (!level.eta || hasEnded(level.status) || !doc.alive) return null;
-  return etaAt(level.eta, Math.min(doc.clock + seconds, doc.paused_clock ?? Infinity)); // a pause also stops the estimate
+  // A pause also stops the estimate.
+  return etaAt(level.eta, Math.min(doc.clock + seconds, doc.paused_clock ?? Infinity));
 }
 
-/** Seconds since the last advance that exceed the allowance of the estimate: its end was that much earlier. */
+/**
+ * Seconds since the last advance that exceed the allowance of the estimate: its end was that much
+ * earlier.
+ */
 export function heldFor(doc, { eta }, seconds) {
   const since = Math.min(doc.clock + seconds, doc.paused_clock ?? Infinity) - eta.clock;
   return Math.max(0, since - (eta.counts_down_s ?? Infinity));
@@ -52,8 +63,9 @@ const CALM_MS = 3000;
 const CALM_SHARE = 0.15;
 
 /**
- * Smooths the remaining seconds for display: a small change of the expected end is applied over some seconds
- * to avoid flicker, a large one at once. While the estimate waits for an advance, the display waits too.
+ * Smooths the remaining seconds for display: a small change of the expected end is applied over
+ * some seconds to avoid flicker, a large one at once. While the estimate waits for an advance, the
+ * display waits too.
  */
 export function calm(entry, eta, now) {
   if (eta.remaining_s === null) {

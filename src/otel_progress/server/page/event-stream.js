@@ -4,7 +4,10 @@ import { ProgressError } from "./progress-shared.js";
 
 const MAX_MESSAGE = 64 * 1024 * 1024;
 
-/** Reads server-sent events until the body ends; `onBytes` is called for all data, including heartbeats. */
+/**
+ * Reads server-sent events until the body ends; `onBytes` is called for all data, including
+ * heartbeats.
+ */
 export async function readEvents(body, onEvent, onBytes = () => {}) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -36,7 +39,10 @@ export async function readEvents(body, onEvent, onBytes = () => {}) {
   }
 }
 
-/** Watchdog timers that fire when `heard()` is not called in time: the first reports, the second disconnects. */
+/**
+ * Watchdog timers that fire when `heard()` is not called in time: the first reports, the second
+ * disconnects.
+ */
 export class Silence {
   #timers = [];
   #alarms;

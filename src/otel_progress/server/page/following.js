@@ -1,4 +1,6 @@
-/** Levels and items of open operations: subscribed by id while they are open, dropped afterwards. */
+/**
+ * Levels and items of open operations: subscribed by id while they are open, dropped afterwards.
+ */
 
 const MOST_OPEN = 20;
 const MOST_ITEMS = 200;

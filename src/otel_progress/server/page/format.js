@@ -39,7 +39,10 @@ export function duration(seconds) {
 export const passed = (seconds) =>
   known(seconds) && seconds < 10 ? `${Math.floor(Math.max(0, seconds))} s` : duration(seconds);
 
-/** A duration at the precision of a bound: `8 s`, `1 min 20 s`, `12 min`, `2 h 05 min`; rounded down or up. */
+/**
+ * A duration at the precision of a bound: `8 s`, `1 min 20 s`, `12 min`, `2 h 05 min`; rounded down
+ * or up.
+ */
 export function roughly(seconds, up = false) {
   if (!known(seconds)) return UNKNOWN;
   const step = seconds < 60 ? 1 : seconds < 600 ? 10 : 60;
@@ -56,7 +59,10 @@ export function moment(at, { exact = false } = {}) {
   return (exact ? exactClock : clock).format(date);
 }
 
-/** `14:30 – 14:41` in the reader's locale, with dates unless both are today; one time if they look the same. */
+/**
+ * `14:30 – 14:41` in the reader's locale, with dates unless both are today; one time if they look
+ * the same.
+ */
 export function moments(first, last) {
   const dates = [first, last].map((at) => new Date(at * 1000));
   if (moment(first) === moment(last) || !dates.every((date) => Math.abs(date.getTime()) < 1e14))
@@ -65,7 +71,9 @@ export function moments(first, last) {
   return (dates.every((date) => date.toDateString() === today) ? clock : day).formatRange(...dates);
 }
 
-/** `62 %`; one decimal below 10; "–" if unknown. Never 100 before the end. An estimate is `~62 %`. */
+/**
+ * `62 %`; one decimal below 10; "–" if unknown. Never 100 before the end. An estimate is `~62 %`.
+ */
 export function percent(percentage, estimated = false) {
   if (!known(percentage)) return UNKNOWN;
   const shown = percentage < 10 ? Math.floor(percentage * 10) / 10 : Math.floor(percentage);

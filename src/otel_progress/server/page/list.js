@@ -16,7 +16,10 @@ export class VirtualList {
   #frame = 0;
   #onDraw;
 
-  /** `create(kind)` creates a node, `bind(node, row)` fills it; rows are {key, kind, height} plus data for `bind`. */
+  /**
+   * `create(kind)` creates a node, `bind(node, row)` fills it; rows are {key, kind, height} plus
+   * data for `bind`.
+   */
   constructor(scroller, runway, { create, bind, onDraw = () => {} }) {
     this.#scroller = scroller;
     this.#runway = runway;
@@ -72,7 +75,8 @@ export class VirtualList {
 
   #anchor() {
     const { scrollTop } = this.#scroller;
-    if (scrollTop < 4 || !this.#rows.length) return null; // at the top, new rows push the others down
+    // At the top, new rows push the others down.
+    if (scrollTop < 4 || !this.#rows.length) return null;
     const place = Math.min(this.#find(scrollTop), this.#rows.length - 1);
     return { key: this.#rows[place].key, offset: scrollTop - this.#tops[place] };
   }

@@ -1,4 +1,7 @@
-/** Log records of one operation: the newest few hundred from a minimum severity, updated while it runs. */
+/**
+ * Log records of one operation: the newest few hundred from a minimum severity, updated while it
+ * runs.
+ */
 
 import { clean, cleanLines, h, setText, show } from "./dom.js";
 import { moment } from "./format.js";

@@ -9,7 +9,8 @@ import { levelRows, Tree } from "./tree.js";
 const batchAddress = (id) => `#/batches/${encodeURIComponent(id)}`;
 const COMPACT_BELOW = 720;
 const NARROW_BELOW = 1000;
-const HEIGHTS = { wide: { operation: 4.25, level: 2.25 }, compact: { operation: 7.75, level: 3.5 } }; // rem
+// Rem.
+const HEIGHTS = { wide: { operation: 4.25, level: 2.25 }, compact: { operation: 7.75, level: 3.5 } };
 const KEEP = ["running", "failed"]; // counted even at zero
 
 export class OperationsView {

@@ -130,7 +130,8 @@ export class Previews {
     show(this.#text, !isPicture);
     if (!isPicture) this.#read(preview.url);
     else {
-      for (const side of ["width", "height"]) setAttribute(this.#image, side, preview[side]); // reserves the space before the image loads
+      // Reserves the space before the image loads.
+      for (const side of ["width", "height"]) setAttribute(this.#image, side, preview[side]);
       setAttribute(this.#image, "alt", `Preview ${describe(preview)}`);
       setAttribute(this.#image, "src", preview.url);
     }

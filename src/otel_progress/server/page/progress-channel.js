@@ -1,4 +1,7 @@
-/** One connection of the client, open while it has subscriptions: a stream, or polling where streams are blocked. */
+/**
+ * One connection of the client, open while it has subscriptions: a stream, or polling where streams
+ * are blocked.
+ */
 
 import { readEvents, Silence } from "./event-stream.js";
 import { hasEnded, ProgressError } from "./progress-shared.js";
@@ -26,7 +29,8 @@ export class Channel {
   #blocked = false; // a stream was refused, or failed right after polling had worked
   #known = new Map(); // id → newest document of operations subscribed by id
   #missing = new Set();
-  #active = new Map(); // run → id of running operations, to request their end if a new full set omits them
+  // Run → id of running operations, to request their end if a new full set omits them.
+  #active = new Map();
   #seen = null; // runs of the full set being received
   state = { state: "connecting", since: Date.now(), detail: null };
 
@@ -145,7 +149,10 @@ export class Channel {
     this.#known.delete(id);
   }
 
-  /** After the full set: requests operations that ran before but are missing, and missing ids; then emits "ready". */
+  /**
+   * After the full set: requests operations that ran before but are missing, and missing ids; then
+   * emits "ready".
+   */
   async #finish(signal) {
     const seen = this.#seen;
     this.#seen = null;
@@ -183,7 +190,8 @@ export class Channel {
     this.#failures = 0;
     this.#say("polling");
     if (!this.#blocked) {
-      this.#blocked = true; // until a stream delivers data: the server was unreachable, so a stream may work now
+      // Until a stream delivers data: the server was unreachable, so a stream may work now.
+      this.#blocked = true;
       this.#streamAt = 0;
       return;
     }
@@ -206,14 +214,16 @@ export class Channel {
   async #recover(error) {
     this.#failures += 1;
     const interrupted = error.name === "AbortError";
-    if (error instanceof SyntaxError) this.#lastId = ""; // a damaged message: start again from the full set
+    // A damaged message: start again from the full set.
+    if (error instanceof SyntaxError) this.#lastId = "";
     if (error.status === 401 || error.status === 403) {
       this.#say("unauthorized", error.message);
       for (const id of this.#wanted.ids ?? []) this.#miss(id, error);
     } else if (this.#failures > 1 || !interrupted) {
       this.#say("reconnecting", interrupted ? "The server does not answer." : error.message);
     }
-    // Polling is tried after a refusal, after a stream that fails although polling works, and after every fourth
+    // Polling is tried after a refusal, after a stream that fails although polling works, and after
+    // every fourth
     // failure in a row. If polling fails too, streams are tried again.
     const polled = Date.now() < this.#streamAt;
     this.#blocked ||= REFUSED.has(error.status);

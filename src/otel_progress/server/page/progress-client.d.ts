@@ -1,4 +1,7 @@
-/** Types of progress-client.js. Documents are those of the REST API: times in Unix seconds (`*_at`) or seconds; null if unknown. */
+/**
+ * Types of progress-client.js. Documents are those of the REST API: times in Unix seconds (`*_at`)
+ * or seconds; null if unknown.
+ */
 
 export type Status = "pending" | "running" | "completed" | "failed" | "cancelled" | "skipped";
 export type Condition = "ok" | "stalled" | "abandoned" | "overdue" | "paused";
@@ -148,7 +151,10 @@ export class ProgressError extends Error {
 }
 
 export interface ClientOptions {
-  /** Address of the server's page, such as `http://127.0.0.1:7764/`; default: relative to the current page. */
+  /**
+   * Address of the server's page, such as `http://127.0.0.1:7764/`; default: relative to the
+   * current page.
+   */
   baseUrl?: string;
   /** Sent as `Authorization: Bearer …`; on the server's own page the cookie is used. */
   token?: string | null;
@@ -190,7 +196,10 @@ export interface SubscribeOptions {
   onItem?: (item: Item) => void;
   onPreview?: (preview: Preview) => void;
   onBatch?: (batch: Batch) => void;
-  /** Every message in order: "reset" (drop everything, the full set follows), "snapshot", "ready", "item", "preview", "batch", "gone", "missing". */
+  /**
+   * Every message in order: "reset" (drop everything, the full set follows), "snapshot", "ready",
+   * "item", "preview", "batch", "gone", "missing".
+   */
   onMessage?: (kind: string, data: any) => void;
 }
 
@@ -221,9 +230,15 @@ export class ProgressClient {
   /** Called when it fails, does not exist, or may not be read. */
   onError(id: string | string[], callback: (error: ProgressError) => void): () => void;
   onState(callback: (state: ConnectionState) => void): () => void;
-  /** Seconds since a document was read, by the server's clock: add them to `elapsed_seconds` of a running operation. */
+  /**
+   * Seconds since a document was read, by the server's clock: add them to `elapsed_seconds` of a
+   * running operation.
+   */
   ageOf(operation: Operation): number;
-  /** Requests a page of operations: `list({status: ["running"], type: "import", limit: 50, cursor})`. Rejects with ProgressError. */
+  /**
+   * Requests a page of operations: `list({status: ["running"], type: "import", limit: 50,
+   * cursor})`. Rejects with ProgressError.
+   */
   list(
     query?: Record<string, string | number | boolean | string[] | null | undefined>,
   ): Promise<OperationList>;

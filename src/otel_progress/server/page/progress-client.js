@@ -1,10 +1,10 @@
 /**
- * progress-client: subscribes to operations of an otel-progress server and reports connection problems.
- *
- * It uses one connection for all operations ("*") and one for operations by id. Both read server-sent events
- * with fetch(). Unlike EventSource, this shows heartbeats (so silence is noticed), allows an Authorization header
- * and shows why a request was refused. A broken connection is restored within two seconds and resumes at its last
- * event. Where streams are blocked, the client polls instead.
+ * progress-client: subscribes to operations of an otel-progress server and reports connection
+ * problems.  It uses one connection for all operations ("*") and one for operations by id. Both
+ * read server-sent events with fetch(). Unlike EventSource, this shows heartbeats (so silence is
+ * noticed), allows an Authorization header and shows why a request was refused. A broken connection
+ * is restored within two seconds and resumes at its last event. Where streams are blocked, the
+ * client polls instead.
  */
 
 import { Channel } from "./progress-channel.js";
@@ -33,8 +33,8 @@ export class ProgressClient {
   }
 
   /**
-   * Calls `callback(operation)` with each new state of one operation, of several (a list of ids), or of all ("*").
-   * Returns a function that ends the subscription.
+   * Calls `callback(operation)` with each new state of one operation, of several (a list of ids),
+   * or of all ("*"). Returns a function that ends the subscription.
    */
   subscribe(target, callback, options = {}) {
     if (this.#closed) throw new ProgressError("The client is closed. Create a new one.");
@@ -44,7 +44,10 @@ export class ProgressClient {
     return () => this.#subscriptions.delete(subscription) && this.#regroupSoon();
   }
 
-  /** Calls `callback(operation)` once, when the operation ends in any way but failure. Returns an unsubscribe function. */
+  /**
+   * Calls `callback(operation)` once, when the operation ends in any way but failure. Returns an
+   * unsubscribe function.
+   */
   onComplete(id, callback) {
     return this.subscribe(id, () => {}, { onComplete: callback });
   }
@@ -54,7 +57,10 @@ export class ProgressClient {
     return this.subscribe(id, () => {}, { onError: callback });
   }
 
-  /** Calls `callback({state, since, detail})` now and on every change of the connection. Returns an unsubscribe function. */
+  /**
+   * Calls `callback({state, since, detail})` now and on every change of the connection. Returns an
+   * unsubscribe function.
+   */
   onState(callback) {
     this.#listeners.add(callback);
     callback(this.state);
@@ -75,7 +81,10 @@ export class ProgressClient {
     );
   }
 
-  /** Age of an operation's document in seconds: `read_at` uses the server's clock, which may differ from ours. */
+  /**
+   * Age of an operation's document in seconds: `read_at` uses the server's clock, which may differ
+   * from ours.
+   */
   ageOf({ read_at: readAt }) {
     return Math.max(0, (Date.now() + this.#skew) / 1000 - readAt);
   }
@@ -123,7 +132,8 @@ export class ProgressClient {
   #regroupSoon() {
     if (this.#regroup) return;
     this.#regroup = true;
-    queueMicrotask(() => this.#regroupNow()); // subscriptions made in the same task share one connection
+    // Subscriptions made in the same task share one connection.
+    queueMicrotask(() => this.#regroupNow());
   }
 
   #regroupNow() {

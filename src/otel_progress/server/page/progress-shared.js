@@ -5,7 +5,10 @@ const ENDED = new Set(["completed", "failed", "cancelled", "skipped"]);
 /** True if an operation with this status has ended. */
 export const hasEnded = (status) => ENDED.has(status);
 
-/** A refused request or a failed operation; `status` is the HTTP status, 0 if the server was not reached. */
+/**
+ * A refused request or a failed operation; `status` is the HTTP status, 0 if the server was not
+ * reached.
+ */
 export class ProgressError extends Error {
   constructor(message, { status = 0, operation = null, problem = null } = {}) {
     super(message);

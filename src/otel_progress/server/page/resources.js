@@ -1,4 +1,7 @@
-/** Resource use of an operation's process: CPU and memory as lines over time, mean and peak in words. */
+/**
+ * Resource use of an operation's process: CPU and memory as lines over time, mean and peak in
+ * words.
+ */
 
 import { h, setText, show } from "./dom.js";
 import { quantity, ratio } from "./format.js";

@@ -36,8 +36,8 @@ export function bindRow(node, row) {
 }
 
 /**
- * Remaining time and time of the end, in words: `["2 min 10 s left", "ends 14:32 · for 10 s"]`. Where the row has
- * too little space, only the interval is shown.
+ * Remaining time and time of the end, in words: `["2 min 10 s left", "ends 14:32 · for 10 s"]`.
+ * Where the row has too little space, only the interval is shown.
  */
 export function remainingOf(entry, kind, now) {
   const { doc, at } = entry;
@@ -60,8 +60,9 @@ const MOST_HELD_S = 5;
 const MOST_HELD_SHARE = 0.1;
 
 /**
- * `ends 14:32`, or `ends 14:30 – 14:41` if the interval is wide enough to see: the times expected when the estimate
- * was made. They do not move with the clock. If the estimate has waited long for an advance, none are shown.
+ * `ends 14:32`, or `ends 14:30 – 14:41` if the interval is wide enough to see: the times expected
+ * when the estimate was made. They do not move with the clock. If the estimate has waited long for
+ * an advance, none are shown.
  */
 function endText({ remaining_s: left, low_s: low, high_s: high }, held) {
   if (left === null || left < 1 || held > Math.max(MOST_HELD_S, MOST_HELD_SHARE * left) || held > left)

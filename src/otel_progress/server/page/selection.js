@@ -4,7 +4,8 @@ import { hasEnded } from "./progress-shared.js";
 import { KINDS, kindOf } from "./states.js";
 
 const ATTENTION = Object.fromEntries(Object.keys(KINDS).map((kind, place) => [kind, place]));
-const TROUBLES = new Set(["stalled", "overdue", "abandoned", "cancelling"]); // failed operations are listed with their batch
+// Failed operations are listed with their batch.
+const TROUBLES = new Set(["stalled", "overdue", "abandoned", "cancelling"]);
 const last = (value) => (value === null || value === undefined ? Infinity : value);
 const endOf = ({ doc }) => doc.ended_at ?? doc.started_at + doc.elapsed_seconds;
 const startOf = ({ doc }) => doc.started_at ?? doc.observed_at;
@@ -25,8 +26,8 @@ export const SORTS = {
 };
 
 /**
- * Returns {rows: [{entry, kind}], counts: by kind, types}, filtered by {text, kind, type} and sorted, active first.
- * Without a filter, the healthy operations of a batch are one row: [{batch}].
+ * Returns {rows: [{entry, kind}], counts: by kind, types}, filtered by {text, kind, type} and
+ * sorted, active first. Without a filter, the healthy operations of a batch are one row: [{batch}].
  */
 export function select(store, { text = "", kind = "", type = "", sort = "newest" }, now) {
   const needle = text.trim().toLowerCase();

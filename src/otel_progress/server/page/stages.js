@@ -1,4 +1,7 @@
-/** Stage cards: progress and failures of each announced stage, and its most recent items with their outcome. */
+/**
+ * Stage cards: progress and failures of each announced stage, and its most recent items with their
+ * outcome.
+ */
 
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";

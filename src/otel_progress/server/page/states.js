@@ -1,4 +1,7 @@
-/** State of an operation: one kind with a colour (in page.css), a word, an icon and, where needed, a reason. */
+/**
+ * State of an operation: one kind with a colour (in page.css), a word, an icon and, where needed, a
+ * reason.
+ */
 
 import { hasEnded } from "./progress-shared.js";
 import { passed } from "./format.js";
@@ -21,7 +24,10 @@ export const KINDS = {
 };
 const FILLED = new Set(["running"]);
 
-/** The condition of an active operation now, also without news: the rule of OperationSnapshot.condition in Python. */
+/**
+ * The condition of an active operation now, also without news: the rule of
+ * OperationSnapshot.condition in Python.
+ */
 export function conditionOf({ doc, at }, now) {
   if (doc.status !== "running") return "ok";
   if (!doc.alive) return "abandoned";
@@ -36,7 +42,9 @@ export function conditionOf({ doc, at }, now) {
   return since !== null && clock - since > doc.stall_after_s ? "stalled" : "ok";
 }
 
-/** The kind to show: an end takes precedence over a condition, a condition over a cancel request. */
+/**
+ * The kind to show: an end takes precedence over a condition, a condition over a cancel request.
+ */
 export function kindOf(entry, now) {
   const { doc } = entry;
   if (hasEnded(doc.status) || doc.status === "pending") return doc.status;
@@ -66,7 +74,8 @@ export function reasonOf(entry, kind, now) {
     const idle = doc.clock + later - (doc.advanced_clock ?? doc.started_clock ?? doc.clock);
     return `No progress for ${passed(idle)}. Its process is alive.`;
   }
-  if (kind === "paused") return `Paused for ${passed(doc.clock + later - doc.paused_clock)}.`; // its message gives the reason
+  // Its message gives the reason.
+  if (kind === "paused") return `Paused for ${passed(doc.clock + later - doc.paused_clock)}.`;
   if (kind === "cancelling")
     return `Cancel requested ${passed(Date.now() / 1000 - doc.cancel_requested_at)} ago. Waiting for the process.`;
   return "";

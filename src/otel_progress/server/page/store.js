@@ -33,7 +33,9 @@ export class Store {
     return found;
   }
 
-  /** Stores a document unless a newer one is known. `at`: when it was read, as performance.now(). */
+  /**
+   * Stores a document unless a newer one is known. `at`: when it was read, as performance.now().
+   */
   fold(doc, at) {
     this.#fresh?.add(doc.run);
     const known = this.get(doc.run);
@@ -102,7 +104,10 @@ export class Store {
   }
 }
 
-/** Active seconds of an operation, `later` after its document was read: active_seconds() of the Python package. */
+/**
+ * Active seconds of an operation, `later` after its document was read: active_seconds() of the
+ * Python package.
+ */
 export function workedOf(doc, later = 0) {
   const paused =
     hasEnded(doc.status) || doc.paused_clock === null ? 0 : Math.max(0, doc.clock + later - doc.paused_clock);
@@ -113,7 +118,8 @@ export function workedOf(doc, later = 0) {
 export function speedOf({ doc, points }) {
   if (doc.unit === "stage") return null; // stages have no meaningful rate
   const worked = workedOf(doc);
-  const done = Math.max(0, doc.current - doc.resumed_from); // work of an earlier session does not count for the rate
+  // Work of an earlier session does not count for the rate.
+  const done = Math.max(0, doc.current - doc.resumed_from);
   if (doc.duration_s !== null) return worked > 0.1 ? done / worked : null;
   const first = points[0];
   const last = points.at(-1);

@@ -85,7 +85,8 @@ export class Tree {
     this.#list.update(rows);
     const place = this.#list.indexOf(this.#active);
     if (place >= 0) this.#place = place;
-    else this.#go(Math.min(this.#place, rows.length - 1), false); // the row was removed: select the one at its position
+    // The row was removed: select the one at its position.
+    else this.#go(Math.min(this.#place, rows.length - 1), false);
   }
 
   /** Selects a row, scrolls to it and takes the focus. */

@@ -38,7 +38,10 @@ export interface Hooks {
   useEffect: (effect: () => (() => void) | undefined, dependencies: readonly unknown[]) => void;
 }
 
-/** Creates the hook `useProgress`; all components share one client: `options.client`, or one created with `options`. */
+/**
+ * Creates the hook `useProgress`; all components share one client: `options.client`, or one created
+ * with `options`.
+ */
 export function createUseProgress(
   React: Hooks,
   options?: ClientOptions & { client?: ProgressClient },

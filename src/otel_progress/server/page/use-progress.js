@@ -10,7 +10,10 @@
 
 import { createProgressClient, hasEnded } from "./progress-client.js";
 
-/** Creates the hook. All components share one client, created with `options` when the first component mounts. */
+/**
+ * Creates the hook. All components share one client, created with `options` when the first
+ * component mounts.
+ */
 export function createUseProgress(React, options = {}) {
   let shared = null;
   const client = () => (shared ??= options.client ?? createProgressClient(options));
@@ -19,7 +22,8 @@ export function createUseProgress(React, options = {}) {
     const [operation, setOperation] = React.useState(null);
     const [error, setError] = React.useState(null);
     const [connection, setConnection] = React.useState("connecting");
-    // A ref to the newest callbacks: a component may pass new functions each time without subscribing again.
+    // A ref to the newest callbacks: a component may pass new functions each time without
+    // subscribing again.
     const callbacks = React.useRef({});
     callbacks.current = { onComplete, onError };
 
