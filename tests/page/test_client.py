@@ -25,7 +25,9 @@ START = """async ({id, options}) => {
   window.seen = {snapshots: [], complete: [], errors: [], items: [], states: []};
   window.client = createProgressClient({baseUrl: location.origin, pollInterval: 100, ...options});
   client.onState(({state}) => seen.states.push(state));
-  const record = ({current, status, levels}) => seen.snapshots.push([current, status, levels?.length ?? null]);
+  const record = (operation) => {
+    seen.snapshots.push([operation.current, operation.status, operation.levels?.length ?? null]);
+  };
   window.end = client.subscribe(id, record, {
     levels: true,
     onComplete: (operation) => seen.complete.push(operation.status),
@@ -93,9 +95,7 @@ def test_subscription_receives_run_until_end(site: str, tab: Tab) -> None:
         op.increment()
     wait_until(page, "seen.complete.length")
     errors = page.evaluate("seen.errors")
-    assert [
-        one for one in errors if one[1] != 404
-    ] == []
+    assert [one for one in errors if one[1] != 404] == []
     assert page.evaluate("[seen.complete, seen.snapshots.at(-1)]") == [["completed"], [3, "completed", 0]]
 
 
@@ -110,9 +110,8 @@ def test_client_without_streams_polls(site: str, tab: Tab) -> None:
         wait_until(page, "seen.snapshots.at(-1)[0] === 1")
     wait_until(page, "seen.complete.length")
     assert page.evaluate("seen.complete") == ["completed"]
-    tab.troubles[:] = [
-        trouble for trouble in tab.troubles if "501" not in trouble
-    ]  # the browser's own word for the refusal above
+    # The browser itself reports the refused stream.
+    tab.troubles[:] = [trouble for trouble in tab.troubles if "501" not in trouble]
 
 
 def test_polling_all_operations_reports_their_ends(site: str, tab: Tab) -> None:

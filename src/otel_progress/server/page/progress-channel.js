@@ -223,8 +223,7 @@ export class Channel {
       this.#say("reconnecting", interrupted ? "The server does not answer." : error.message);
     }
     // Polling is tried after a refusal, after a stream that fails although polling works, and after
-    // every fourth
-    // failure in a row. If polling fails too, streams are tried again.
+    // every fourth failure in a row. If polling fails too, streams are tried again.
     const polled = Date.now() < this.#streamAt;
     this.#blocked ||= REFUSED.has(error.status);
     if (polled) this.#streamAt = 0;
