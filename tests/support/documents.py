@@ -1,8 +1,9 @@
-"""The project's documents: their fenced blocks as programs that can be run, and their links.
+"""Fenced blocks of the documents as programs, and their links.
 
-A Python block that imports otel_progress begins a program; the Python and shell blocks after it go on with it, up to the next such
-block. A text block right after one of them is what it prints, with ``…`` for what differs from run to run.
-``<!-- not run: REASON -->`` before a block keeps it from being run.
+A Python block that imports otel_progress starts a program. The Python and shell blocks after it
+continue the program, up to the next such block. A text block right after one of them is its
+expected output, with ``…`` for varying parts. ``<!-- not run: REASON -->`` before a block excludes
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _BEGINS: Final = re.compile(r"^import otel_progress\b", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, text, line in the document, why it is not run, and what it should print."""
+    """A fenced block: language, text, line, reason for not running it, and expected output."""
 
     language: str
     text: str
@@ -37,14 +38,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Program:
-    """Blocks of one document that are run one after the other, in one process."""
+    """Blocks of one document that run one after the other in one process."""
 
     document: Path
     blocks: list[Block] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        """Where it begins, for people."""
+        """Location of the first block."""
         return f"{self.document.relative_to(PROJECT).as_posix()}:{self.blocks[0].line}"
 
 
@@ -70,7 +71,7 @@ def blocks(document: Path) -> Iterator[Block]:
 
 
 def programs() -> Iterator[Program]:
-    """Yield everything in the documents that is to be run."""
+    """Yield all programs of the documents."""
     for document in DOCUMENTS:
         program: Program | None = None
         for block in blocks(document):
@@ -86,7 +87,7 @@ def programs() -> Iterator[Program]:
 
 
 def excused() -> Iterator[tuple[str, Block]]:
-    """Yield (place, block) of everything that could be run and is not."""
+    """Yield (location, block) of everything that could run but does not."""
     for document in DOCUMENTS:
         for block in blocks(document):
             if block.reason:
@@ -94,7 +95,7 @@ def excused() -> Iterator[tuple[str, Block]]:
 
 
 def links(document: Path) -> Iterator[str]:
-    """Yield the targets of the links and pictures of a document that lie in the project, code left out."""
+    """Yield the targets of local links and pictures of a document, outside of code."""
     text = re.sub(r"`[^`\n]*`", "", _BLOCK.sub("", document.read_text(encoding="utf-8")))
     for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text):
         if not re.match(r"[a-z]+:", target):
@@ -102,7 +103,7 @@ def links(document: Path) -> Iterator[str]:
 
 
 def anchors(document: Path) -> set[str]:
-    """Return the anchors of a document's headings, made as GitHub makes them."""
+    """Return the anchors of a document's headings, in GitHub's format."""
     text = _BLOCK.sub("", document.read_text(encoding="utf-8"))
     found = set()
     for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def answers_of(journal: SqliteJournal) -> dict[str, Any]:
-    """Return what every reading method of a journal that holds the state returns."""
+    """Return the results of every reading method of a journal with the sample state."""
     id_, error = OPERATION_IDS[0], Outcome.FAILED
     newest = journal.history(limit=2)[-1]
     end = newest.root.ended_at
@@ -69,7 +69,7 @@ def answers_of(journal: SqliteJournal) -> dict[str, Any]:
 
 
 def preview_document(preview: Preview) -> dict[str, Any]:
-    """Return the document of a preview with the location of its content, which the public one leaves out."""
+    """Return the document of a preview, including the location of its content."""
     return {**encode_preview(preview), "location": preview.location}
 
 
@@ -80,7 +80,7 @@ def trajectory_document(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def request_document(request: CancelRequest) -> dict[str, Any]:
-    """Return a request to cancel as a JSON value."""
+    """Return a cancel request as a JSON value."""
     return {
         "run": request.run,
         "operation_id": request.operation_id,

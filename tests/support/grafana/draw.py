@@ -1,7 +1,8 @@
-"""Draws the pictures of the guide: ``python -m tests.support.grafana.draw --render PROGRAM``, from the root of the repository.
+"""Draw the pictures of the guide: ``python -m tests.support.grafana.draw --render PROGRAM``.
 
-PROGRAM draws a dashboard's JSON with live data into a PNG: ``PROGRAM FILE --prometheus URL --out PNG [--var NAME=VALUE]``.
-The data is a week in the life of the worker that the tests know, then the present with an operation in each state.
+Run it in the root of the repository. PROGRAM draws a dashboard's JSON with live data into a PNG:
+``PROGRAM FILE --prometheus URL --out PNG [--var NAME=VALUE]``. The data is a simulated week of the
+test worker, followed by one operation in each state.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ IMAGES = Path(__file__).parents[3] / "docs" / "images"
 RULES = sorted((Path(__file__).parents[3] / "deploy" / "prometheus" / "rules").glob("*.yml"))
 STALLED = 'ALERTS{alertname="ProgressOperationStalled",alertstate="firing"}'
 LEVELS = (".+", *(f"stage:{name}" for name in ("prepare", "render", "encode", "demux", "mux")))
-"""Titles of gauges that have no value in some picture."""
+"""Titles of gauges without a value in some pictures."""
 DAYS, HOURS = 7.0, 3.5
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture: its name, the dashboard, and the options of the program that draws it."""
+    """A picture: its name, dashboard, and options of the drawing program."""
 
     name: str
     board: str
