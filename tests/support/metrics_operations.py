@@ -1,4 +1,4 @@
-"""Operations and batches for the tests of metrics, and a Reader that holds them."""
+"""Operations and batches for the tests of metrics, and a Reader that returns them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
 def operation(id: str = "op", type: str = "render", elapsed: float = 10.0, **state: Any) -> OperationSnapshot:
-    """Return an operation read ``elapsed`` seconds after its start; ``state`` are fields of its root or the root's info."""
+    """Return an operation read ``elapsed`` seconds after its start.
+
+    ``state`` are fields of its root or of the root's info.
+    """
     levels = tuple(state.pop("levels", ()))
     resources = state.pop("resources", None)
     names = {
@@ -39,7 +42,7 @@ def operation(id: str = "op", type: str = "render", elapsed: float = 10.0, **sta
 def use(
     cpu: float = 0.5, memory: int = 100_000_000, gpu: float | None = None, gpu_memory: int | None = None
 ) -> ResourceUse:
-    """Return what a process used, looked at once."""
+    """Return the resource use of a process with one sample."""
     last = ResourceSample(START, CLOCK, cpu, memory, gpu, gpu_memory)
     return ResourceUse(last, 1, cpu, cpu, memory, memory, gpu, gpu, gpu_memory)
 
@@ -47,7 +50,7 @@ def use(
 def a_batch(
     id: str = "thumbnails", type: str = "images", elapsed: float = 10.0, **fields: Any
 ) -> BatchSnapshot:
-    """Return a batch that started at the start; counts of statuses are given by name, as ``failed=3``."""
+    """Return a batch. Counts of statuses are given by name, as ``failed=3``."""
     counts = MappingProxyType({status: fields.pop(status.value, 0) for status in Status})
     known: dict[str, Any] = {
         "name": "A batch",
@@ -67,7 +70,7 @@ def a_batch(
 
 
 def level(path: str, elapsed: float = 10.0, **state: Any) -> LevelSnapshot:
-    """Return a level at ``path`` of no operation in particular."""
+    """Return a level at ``path`` of any operation."""
     return factories.snapshot(path, **_at(elapsed, state))
 
 
@@ -89,7 +92,9 @@ def eta(
 
 @dataclass
 class Shelf:
-    """A Reader over two lists; ``elapsed`` is set to let time pass, ``error`` to make every answer fail."""
+    """A Reader over two lists. Set ``elapsed`` to advance time, ``error`` to make every method
+    fail.
+    """
 
     running: list[OperationSnapshot] = field(default_factory=list)
     ended: list[OperationSnapshot] = field(default_factory=list)
@@ -113,7 +118,7 @@ class Shelf:
         )
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
-        """Return what runs."""
+        """Return the running operations."""
         found = self._now(self.running)
         return found if levels else [replace(one, levels=()) for one in found]
 
@@ -125,23 +130,23 @@ class Shelf:
         before: tuple[float, str] | None = None,
         since: float | None = None,
     ) -> Sequence[OperationSnapshot]:
-        """Return what ended; metrics ask for no pages."""
+        """Return the finished operations. Metrics request no pages."""
         assert before is since is None
         found = [one for one in self._now(self.ended) if operation_type in (None, one.operation_type)]
         return [replace(one, levels=()) for one in found[:limit]]
 
     def events(self, operation_id: str, **_: Any) -> Sequence[Event]:
-        """Return nothing: metrics ask for no events."""
+        """Return nothing, because metrics request no events."""
         del operation_id
         return ()
 
     def logs(self, operation_id: str, **_: Any) -> Sequence[LogRecord]:
-        """Return nothing: metrics ask for no logs."""
+        """Return nothing, because metrics request no logs."""
         del operation_id
         return ()
 
     def resources(self, operation_id: str, **_: Any) -> Sequence[ResourceSample]:
-        """Return nothing: metrics show what an operation's snapshot has."""
+        """Return nothing, because metrics use only the operation's snapshot."""
         del operation_id
         return ()
 
@@ -150,12 +155,12 @@ class Shelf:
         return next((one for one in self.groups if one.id == batch_id), None)
 
     def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:  # noqa: ARG002 - of a Reader
-        """Return the batches, as they are now."""
+        """Return the batches."""
         if self.error is not None:
             raise self.error
         return [replace(one, read_at=START + self.elapsed + self.wall_step) for one in self.groups[:limit]]
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield what runs, once."""
+        """Yield the running operations once."""
         del interval
         yield self.active(levels=levels)

@@ -1,4 +1,4 @@
-"""A reader for the tests of streams that returns scripted operations, and helpers to run a hub over it."""
+"""A Reader that returns scripted operations, and helpers to run a hub over it."""
 
 # ruff: noqa: ARG002, D102 - the signatures are the protocol's
 
@@ -23,9 +23,10 @@ from tests.support.server_threads import threads_end
 
 
 class Scripted:
-    """A reader that says what a test put into it; its watch yields whatever was queued.
+    """A Reader with scripted results; its watch yields the queued ones.
 
-    It is read in threads while the test goes on, so each reads a copy. A watch begins when ``there`` is set.
+    It is read in threads while the test continues, so each call reads a copy. A watch starts when
+    ``there`` is set.
     """
 
     def __init__(self) -> None:
@@ -84,18 +85,18 @@ def an(id_: str, sequence: int = 1, *, run: str | None = None, **fields: Any) ->
 
 
 def an_ended(id_: str, sequence: int = 9, **fields: Any) -> OperationSnapshot:
-    """Return a completed one."""
+    """Return a completed operation."""
     return an(id_, sequence, status=Status.COMPLETED, ended_at=1.0, duration_s=1.0, **fields)
 
 
 def a_batch(id_: str) -> BatchSnapshot:
-    """Return a batch in which nothing has happened."""
+    """Return an empty batch."""
     counts = dict.fromkeys(Status, 0)
     return BatchSnapshot(id_, id_, "batch", 10, 1.0, None, 2.0, counts, 0.0, None, None, (), ())
 
 
 def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
-    """Run a coroutine function to its end, and wait for the threads that its hub has left."""
+    """Run a coroutine function to its end, and wait for the threads of its hub."""
 
     async def main() -> None:
         await test()
@@ -105,7 +106,9 @@ def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
 
 
 def seen(follower: Subscriber) -> list[str]:
-    """Take what there is; return the kinds of all taken so far, and keep (kind, sequence) of each."""
+    """Read the available messages. Return all kinds read so far, and record (kind, sequence) of
+    each.
+    """
     kept: list[tuple[str, int]] = follower.__dict__.setdefault("seen", [])
     for message in follower.next_messages():
         document = json.loads(message.sse.decode().partition("data: ")[2])
@@ -114,7 +117,7 @@ def seen(follower: Subscriber) -> list[str]:
 
 
 async def eventually(condition: Callable[[], object], follower: Subscriber) -> object:
-    """Take messages until something is true; fail after a minute."""
+    """Read messages until a condition is true. Fail after one minute."""
     deadline = time.monotonic() + 60.0
     while True:
         seen(follower)
