@@ -54,12 +54,18 @@ def serving_nothing(folder: Path, **arguments: Any) -> Iterator[Server]:
 
 
 def get(url: str, **options: Any) -> httpx.Response:
-    """Return the response of a loopback server. Certificates are not read, because that is slow."""
+    """Return the response of a loopback server.
+
+    Certificates are not read, because that is slow.
+    """
     return httpx.get(url, timeout=PATIENCE_S, trust_env=False, verify=False, **options)
 
 
 def answers(url: str) -> bool:
-    """Return whether an ordinary request succeeds. It fails when the server is at its limit."""
+    """Return whether an ordinary request succeeds.
+
+    It fails when the server is at its limit.
+    """
     try:
         return get(url).status_code == 200
     except httpx.TransportError:
@@ -67,8 +73,9 @@ def answers(url: str) -> bool:
 
 
 def is_free(port: int) -> bool:
-    """Return whether a loopback port is free. Poll it, because any process may use the port in
-    between.
+    """Return whether a loopback port is free.
+
+    Poll it, because any process may use the port in between.
     """
     try:
         with socket.create_server(("127.0.0.1", port)):
@@ -79,8 +86,9 @@ def is_free(port: int) -> bool:
 
 @contextmanager
 def stream(server: Server, query: str = "", **headers: str) -> Iterator[Iterator[Told]]:
-    """Follow the stream and yield each event on arrival. A silence of ``PATIENCE_S`` fails the
-    test.
+    """Follow the stream and yield each event on arrival.
+
+    A silence of ``PATIENCE_S`` fails the test.
     """
     with (
         httpx.Client(timeout=PATIENCE_S, trust_env=False, verify=False) as client,

@@ -101,7 +101,10 @@ def held_port() -> socket.socket:
 
 
 class Tab:
-    """A page and a record of errors, dialogs and policy violations. A correct page causes none."""
+    """A page and a record of errors, dialogs and policy violations.
+
+    A correct page causes none.
+    """
 
     def __init__(self, context: BrowserContext, folder: Path) -> None:
         self.page: Page = context.new_page()

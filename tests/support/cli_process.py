@@ -40,7 +40,9 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 def interrupt(process: subprocess.Popen[str], path: Path, news: ChangeSet) -> str:
-    """Press Ctrl-C once ``news`` are in the journal and shown by the command. Return its stderr.
+    """Press Ctrl-C once ``news`` are in the journal and shown by the command.
+
+    Return its stderr.
 
     It waits for more than the first line: while modules are imported, an interrupt may hit a
     callback of the interpreter, where it is only printed.

@@ -50,7 +50,10 @@ class Program:
 
 
 def blocks(document: Path) -> Iterator[Block]:
-    """Yield the fenced blocks of a document. A text block is part of the one it follows."""
+    """Yield the fenced blocks of a document.
+
+    A text block is part of the one it follows.
+    """
     text = document.read_text(encoding="utf-8")
     matches = list(_BLOCK.finditer(text))
     for number, match in enumerate(matches):

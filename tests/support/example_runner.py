@@ -49,7 +49,10 @@ class Runner:
         )
 
     def example(self, name: str, *arguments: object) -> str:
-        """Run an example and return its output. A warning or an error on stderr fails the test."""
+        """Run an example and return its output.
+
+        A warning or an error on stderr fails the test.
+        """
         done = self(EXAMPLES / name, *arguments)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr, done.stderr

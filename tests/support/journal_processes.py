@@ -76,8 +76,9 @@ def start(program: str, *arguments: object, **options: object) -> subprocess.Pop
 
 @contextmanager
 def running(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Run a program with a pipe to its stdin, see ``tell`` and ``hear``. It is killed after the
-    block.
+    """Run a program with a pipe to its stdin, see ``tell`` and ``hear``.
+
+    It is killed after the block.
     """
     process = start(program, *arguments, stdin=subprocess.PIPE)
     try:

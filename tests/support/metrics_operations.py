@@ -92,8 +92,9 @@ def eta(
 
 @dataclass
 class Shelf:
-    """A Reader over two lists. Set ``elapsed`` to advance time, ``error`` to make every method
-    fail.
+    """A Reader over two lists.
+
+    Set ``elapsed`` to advance time, ``error`` to make every method fail.
     """
 
     running: list[OperationSnapshot] = field(default_factory=list)

@@ -20,7 +20,10 @@ def connections(server: MetricsServer) -> list[threading.Thread]:
 
 
 def wait_for_connections(server: MetricsServer) -> None:
-    """Wait until each accepted connection has ended. Its client must have disconnected."""
+    """Wait until each accepted connection has ended.
+
+    Its client must have disconnected.
+    """
     for thread in connections(server):
         thread.join(PATIENCE_S)
         assert not thread.is_alive(), "a connection is still served"

@@ -15,8 +15,9 @@ PROBLEM = "application/problem+json"
 
 @dataclass
 class Client:
-    """Client of an ASGI application. Each request runs in a new event loop; exceptions fail the
-    test.
+    """Client of an ASGI application.
+
+    Each request runs in a new event loop; exceptions fail the test.
     """
 
     app: Any

@@ -33,8 +33,9 @@ def trajectory(points: Points, tail: float = 0.0) -> Trajectory:
 
 
 def job(random: Random, steps: int = 40, noise: float = 0.1, pace: float = 1.0) -> Trajectory:
-    """Return a run with a slow start, a slow middle third and a fast end. The rate differs between
-    runs.
+    """Return a run with a slow start, a slow middle third and a fast end.
+
+    The rate differs between runs.
     """
     pace *= random.uniform(0.8, 1.25)
     shape = [8.0] + [3.0 if steps / 3 < n < 2 * steps / 3 else 1.0 for n in range(1, steps)]
@@ -63,8 +64,9 @@ def asked(
 
 
 def error(run: Trajectory, history: Sequence[Trajectory], parts: Sequence[float] = ASKED) -> float:
-    """Return the mean |error| / duration of the estimates at these parts of a run. A missing
-    estimate counts as 1.
+    """Return the mean |error| / duration of the estimates at these parts of a run.
+
+    A missing estimate counts as 1.
     """
     errors = []
     for part in parts:

@@ -106,8 +106,9 @@ def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
 
 
 def seen(follower: Subscriber) -> list[str]:
-    """Read the available messages. Return all kinds read so far, and record (kind, sequence) of
-    each.
+    """Read the available messages.
+
+    Return all kinds read so far, and record (kind, sequence) of each.
     """
     kept: list[tuple[str, int]] = follower.__dict__.setdefault("seen", [])
     for message in follower.next_messages():

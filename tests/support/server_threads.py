@@ -12,8 +12,9 @@ SERVING = ("otel-progress-server", "otel-progress-feed", "otel-progress-looker",
 
 @contextmanager
 def threads_end() -> Iterator[None]:
-    """After the block, wait for the server threads that it started. One that continues fails the
-    test.
+    """After the block, wait for the server threads that it started.
+
+    One that continues fails the test.
     """
     before = set(threading.enumerate())
     yield

@@ -28,8 +28,9 @@ T = TypeVar("T")
 
 
 def require(binary: str) -> str:
-    """Return the path of a program. Without it, skip the test, or fail if the environment requires
-    servers.
+    """Return the path of a program.
+
+    Without it, skip the test, or fail if the environment requires servers.
     """
     found = shutil.which(
         binary, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
@@ -75,7 +76,10 @@ def answers(url: str) -> bool:
 
 
 def poll(ask: Callable[[], T | None], timeout: float = START_TIMEOUT_S, what: str = "an answer") -> T:
-    """Return the first true result of ``ask``. Fail the test after ``timeout`` seconds."""
+    """Return the first true result of ``ask``.
+
+    Fail the test after ``timeout`` seconds.
+    """
     # Generous, because the machine may be busy.
     timeout = max(timeout, START_TIMEOUT_S)
     deadline = time.monotonic() + timeout

@@ -96,7 +96,10 @@ def serving_journal(store: str, token_file: Path, folder: Path) -> Iterator[int]
 
 @contextmanager
 def working(id: str, store: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run the stalling worker with a pipe to its stdin. Yield it with its metrics port."""
+    """Run the stalling worker with a pipe to its stdin.
+
+    Yield it with its metrics port.
+    """
     command = [sys.executable, str(PROGRAMS / "stalling_worker.py"), id, store]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:

@@ -52,8 +52,9 @@ def boards() -> dict[str, dict[str, Any]]:
 
 
 def panels(board: Mapping[str, Any], *, rows: bool = False) -> Iterator[dict[str, Any]]:
-    """Yield the panels of a dashboard, including those in collapsed rows. Rows themselves are
-    optional.
+    """Yield the panels of a dashboard, including those in collapsed rows.
+
+    Rows themselves are optional.
     """
     for panel in board["panels"]:
         if panel["type"] != "row" or rows:
@@ -91,7 +92,9 @@ def promql_of(query: str) -> tuple[str, str | None]:
 
 
 def fill(expression: str, values: Mapping[str, str | list[str]]) -> str:
-    """Return an expression with its variables filled in. A list becomes a regular expression.
+    """Return an expression with its variables filled in.
+
+    A list becomes a regular expression.
 
     With the format regex a value becomes a regular expression without quoting, except for All.
     """

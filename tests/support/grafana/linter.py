@@ -187,8 +187,9 @@ def _matched(board: Board, label: str) -> Iterator[Finding]:
 
 
 def target_counter_agg(board: Board) -> Iterator[Finding]:
-    """Counters are shown only as rates or increases. Like the linter, this rule recognises them by
-    name.
+    """Counters are shown only as rates or increases.
+
+    Like the linter, this rule recognises them by name.
     """
     for panel, tree in _trees(board):
         for node, above in nodes(tree):

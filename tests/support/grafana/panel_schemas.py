@@ -43,7 +43,10 @@ _PLAIN: Final = {str: "string", bool: "boolean", int: "integer", float: "number"
 
 
 def schema(kind: type, **replaced: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON schema of a class of the SDK. ``replaced`` are schemas for some of its keys."""
+    """Return the JSON schema of a class of the SDK.
+
+    ``replaced`` are schemas for some of its keys.
+    """
     definitions: dict[str, Any] = {}
     root = _object(kind, definitions)
     root["properties"].update(replaced)

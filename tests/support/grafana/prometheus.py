@@ -26,7 +26,10 @@ class Prometheus:
         self.url = url
 
     def ask(self, path: str, **parameters: str) -> Any:
-        """Return the data of a response. Raises AssertionError with the reason of a refusal."""
+        """Return the data of a response.
+
+        Raises AssertionError with the reason of a refusal.
+        """
         request = urllib.request.Request(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:

@@ -125,8 +125,9 @@ class World:
 
 @contextmanager
 def world(folder: Path, *, before: float, series: int = 1000) -> Iterator[World]:
-    """Create the simulation ``before`` seconds in the past. Its exporters answer over HTTP from the
-    start.
+    """Create the simulation ``before`` seconds in the past.
+
+    Its exporters answer over HTTP from the start.
     """
     clock = FakeClock(wall=time.time() - before, monotonic=1_000_000.0)
     path = folder / "journal.db"

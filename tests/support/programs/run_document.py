@@ -26,7 +26,10 @@ def main() -> None:
 
 
 def python(module: ModuleType, block: dict[str, Any]) -> str:
-    """Run Python code and return its output. Tracebacks show the lines of the document."""
+    """Run Python code and return its output.
+
+    Tracebacks show the lines of the document.
+    """
     source = "\n" * (block["line"] - 1) + block["text"]
     linecache.cache[block["name"]] = (len(source), None, source.splitlines(True), block["name"])
     with redirect_stdout(io.StringIO()) as out:
@@ -35,8 +38,9 @@ def python(module: ModuleType, block: dict[str, Any]) -> str:
 
 
 def shell(block: dict[str, Any]) -> str:
-    """Run shell commands and return their output. A command that fails ends the program with an
-    error.
+    """Run shell commands and return their output.
+
+    A command that fails ends the program with an error.
     """
     from otel_progress.config import current_runtime
 

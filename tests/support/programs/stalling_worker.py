@@ -12,8 +12,9 @@ import otel_progress as progress
 
 
 def main(id: str, store: str) -> None:
-    """Run an operation ``id`` with the journal ``store``. The first line of stdout is the metrics
-    port.
+    """Run an operation ``id`` with the journal ``store``.
+
+    The first line of stdout is the metrics port.
     """
     runtime = progress.configure(
         service_name="stalling", store=store, prometheus_port=0, stall_after=1, console=False, resources=False

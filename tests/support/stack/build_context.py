@@ -32,8 +32,9 @@ def instructions() -> Iterator[Instruction]:
 
 
 def sent(path: str) -> bool:
-    """Return whether a file is in the context. The last pattern that matches it or a parent folder
-    decides.
+    """Return whether a file is in the context.
+
+    The last pattern that matches it or a parent folder decides.
     """
     allowed = True
     for pattern in (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines():
