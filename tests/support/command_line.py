@@ -1,4 +1,4 @@
-"""The command line in tests, with a journal that holds some operations of this machine."""
+"""The command line in tests, with a journal of operations of this machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def url_of(path: Path) -> str:
 
 
 def fill(path: Path) -> None:
-    """Write a journal with a running, an abandoned, a failed and a completed operation."""
+    """Write a journal with a running, abandoned, failed and completed operation."""
     now, clock = time.time(), time.monotonic()
     here = local_instance(os.getpid())
     moments = {
@@ -86,8 +86,9 @@ def fill(path: Path) -> None:
 
 
 def present(*snapshots: LevelSnapshot, **fields: Any) -> ChangeSet:
-    """Return a change set that this process writes now, so that readers do not consider it
-    abandoned.
+    """Return a change set of this process and of now.
+
+    Readers do not consider its operations abandoned.
     """
     return batch(
         *snapshots, instance=local_instance(os.getpid()), at=time.time(), clock=time.monotonic(), **fields
@@ -95,7 +96,7 @@ def present(*snapshots: LevelSnapshot, **fields: Any) -> ChangeSet:
 
 
 def clean_environ() -> dict[str, str]:
-    """Return the environment without our settings and without settings of terminal or CI."""
+    """Return the environment without our settings and those of terminal or CI."""
     return {
         name: value
         for name, value in os.environ.items()

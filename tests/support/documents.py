@@ -27,7 +27,7 @@ _BEGINS: Final = re.compile(r"^import otel_progress\b", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: language, text, line, reason for not running it, and expected output."""
+    """A fenced block: language, text, line, reason to skip it, expected output."""
 
     language: str
     text: str

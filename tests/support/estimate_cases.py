@@ -1,4 +1,4 @@
-"""Table of estimates and their values at later times, used for the package and the page."""
+"""Table of estimates and their later values, for the package and the page."""
 
 from __future__ import annotations
 
@@ -99,8 +99,9 @@ CASES: Final = (
 
 @dataclass(frozen=True)
 class ConditionCase:
-    """A root level read one minute after its start, and its condition some seconds later without
-    news.
+    """A root level read one minute after its start, and its later condition.
+
+    No news arrives in between.
     """
 
     condition: Condition

@@ -41,7 +41,8 @@ def results_with(ours: Sums, others: Sums) -> dict[tuple[str, str, str], Sums]:
 
 
 def sums(error: float, covered: int = 80, jumps: float = 0.05) -> Sums:
-    """Return the sums of a hundred estimates in one run, three quarters of them late, with a mean
-    error.
+    """Return the sums of a hundred estimates in one run with a mean error.
+
+    Three quarters of the estimates are late.
     """
     return Sums(100, 100, 100 * error, 100 * error, 75, 75 * error, 75 * error, 100, covered, 10.0, 1, jumps)

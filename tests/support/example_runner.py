@@ -13,7 +13,10 @@ EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 
 
 class Runner:
-    """Python with its own state directory, without inherited settings, and with warnings as errors."""
+    """Python with its own state directory and with warnings as errors.
+
+    It inherits no settings.
+    """
 
     def __init__(self, state: Path) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}

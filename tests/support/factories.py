@@ -31,7 +31,7 @@ _INFO_FIELDS = frozenset(LevelInfo.__dataclass_fields__)
 
 
 def instance(id: str = "instance-1", **fields: Any) -> Instance:
-    """Return a process on another host, so that only its heartbeat shows whether it is alive."""
+    """Return a process on another host. Only its heartbeat shows if it is alive."""
     values = {
         "pid": 4711,
         "host": "elsewhere/boot/1",

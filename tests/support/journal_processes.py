@@ -1,4 +1,4 @@
-"""Programs that tests run in separate processes, with the package and these helpers importable."""
+"""Programs that tests run in separate processes with the test helpers."""
 
 from __future__ import annotations
 

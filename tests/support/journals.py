@@ -9,6 +9,6 @@ from tests.support.factories import batch
 
 
 def make_journal(store: str) -> None:
-    """Create the journal at this URL if it is missing, because no server starts without one."""
+    """Create the journal at this URL if missing. No server starts without one."""
     with closing(open_journal(store)) as journal:
         journal.write(batch())

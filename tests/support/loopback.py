@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 
 def own_host() -> str:
-    """Return a loopback address of this process only, or 127.0.0.1 if there is no other."""
+    """Return a loopback address of this process only, or 127.0.0.1."""
     pid = os.getpid()
     host = f"127.{1 + (pid >> 16) % 254}.{pid >> 8 & 255}.{pid & 255}"
     if sys.platform != "linux":

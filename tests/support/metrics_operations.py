@@ -75,7 +75,7 @@ def level(path: str, elapsed: float = 10.0, **state: Any) -> LevelSnapshot:
 
 
 def _at(elapsed: float, state: dict[str, Any]) -> dict[str, Any]:
-    """Return ``state`` with the times of a snapshot taken ``elapsed`` seconds after the start."""
+    """Return ``state`` with the times of a snapshot after ``elapsed`` seconds."""
     times = {"observed_at": START + elapsed, "observed_clock": CLOCK + elapsed}
     if state.get("status", Status.RUNNING).finished:
         times.update(ended_at=START + elapsed, duration_s=elapsed)

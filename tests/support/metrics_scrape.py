@@ -33,7 +33,10 @@ def exposition(collector: Collector, *, openmetrics: bool = False) -> str:
 
 
 def samples(collector: Collector) -> list[Sample]:
-    """Return all samples of a scrape, after checking that both formats hold the same unique series."""
+    """Return all samples of a scrape.
+
+    It checks that both formats hold the same unique series.
+    """
     text, openmetrics = (list(_parsed(collector, openmetrics=flag)) for flag in (False, True))
     keys = [(sample.name, *sorted(sample.labels.items())) for sample in openmetrics]
     assert len(set(keys)) == len(keys), "a series is there twice"
@@ -54,7 +57,7 @@ def _parsed(collector: Collector, *, openmetrics: bool) -> Iterator[Sample]:
 
 
 def values(collector: Collector, metric: Metric, suffix: str = "") -> dict[tuple[str, ...], float]:
-    """Return the values of one metric by the values of its labels, in the metric's order."""
+    """Return the values of one metric by its label values, in order."""
     labels = (*metric.labels, "le") if suffix == "_bucket" else metric.labels
     return {
         tuple(sample.labels[label] for label in labels): sample.value

@@ -1,4 +1,4 @@
-"""An OTLP/HTTP receiver on a free loopback port that parses and stores all requests."""
+"""An OTLP/HTTP receiver on a free loopback port that stores all requests."""
 
 from __future__ import annotations
 

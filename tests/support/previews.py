@@ -1,4 +1,4 @@
-"""Previews in tests: created by a level like in applications, and read from storage."""
+"""Previews in tests: created by a level and read from storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""REST clients in tests that call the application directly, without socket and server."""
+"""REST clients in tests that call the application directly, without a socket."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Client:
 
 
 async def raw_request(app: Any, scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the messages that an application sends for a scope and the given received messages."""
+    """Return the messages that an application sends for a scope and messages."""
     sent: list[dict[str, Any]] = []
     waiting = list(messages)
 

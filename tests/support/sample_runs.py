@@ -28,7 +28,7 @@ def stepped(gaps: Sequence[float]) -> Points:
 
 
 def trajectory(points: Points, tail: float = 0.0) -> Trajectory:
-    """Return a run as stored in the history, ending ``tail`` seconds after its last point."""
+    """Return a run as stored in the history, ``tail`` seconds after its last point."""
     return Trajectory(points[-1][0] + tail, points)
 
 

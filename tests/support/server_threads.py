@@ -1,4 +1,4 @@
-"""Wait for the threads of closed servers and hubs, so that none affects a later test."""
+"""Wait for the threads of closed servers, so that none affects a later test."""
 
 from __future__ import annotations
 

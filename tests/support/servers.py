@@ -1,4 +1,4 @@
-"""Real servers for tests: found on the path, started on a free loopback port, stopped by pid."""
+"""Real servers for tests, started on a free loopback port, stopped by pid."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tests.support.factories import CLOCK, WALL, instance
 
 
 class Terminal:
-    """A text stream of a terminal with so many columns and rows; records the written frames."""
+    """A text stream of a terminal of a given size that records the frames."""
 
     encoding = "utf-8"
     closed = False

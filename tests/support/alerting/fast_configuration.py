@@ -36,7 +36,7 @@ def quick_rules(document: Any) -> Any:
 
 
 def quick_prometheus(document: Any, targets: Mapping[str, int], alertmanager: int) -> Any:
-    """Return prometheus.yml with short intervals and each job's target on a loopback port.
+    """Return prometheus.yml with short intervals and loopback ports per job.
 
     A job without a port has no target.
     """
@@ -50,7 +50,7 @@ def quick_prometheus(document: Any, targets: Mapping[str, int], alertmanager: in
 
 
 def quick_alertmanager(document: Any, webhook: int) -> Any:
-    """Return alertmanager.yml without group delays and with its webhooks on another port."""
+    """Return alertmanager.yml without group delays, with webhooks on another port."""
     made = copy.deepcopy(document)
     for route in (made["route"], *made["route"]["routes"]):
         route.update({key: value for key, value in ROUTE_TIMES.items() if key in route})

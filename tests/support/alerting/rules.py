@@ -71,7 +71,7 @@ def load(file: Path) -> Any:
 
 
 def embedded_queries(template: str) -> list[str]:
-    """Return the expressions in an annotation, with a letter in place of every template value."""
+    """Return the expressions in an annotation, with a letter for every template value."""
     found = []
     for formatted, values, literal in _EMBEDDED.findall(template):
         for _ in re.findall(r"\$labels\.\w+", values):

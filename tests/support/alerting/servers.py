@@ -44,7 +44,7 @@ class Alertmanager:
 
 @contextmanager
 def alertmanager(folder: Path, webhook: int) -> Iterator[Alertmanager]:
-    """Run Alertmanager with the shipped configuration, sending to the port ``webhook``."""
+    """Run Alertmanager with the shipped configuration and the port ``webhook``."""
     log = folder / "alertmanager.log"
     command = [
         require("prometheus-alertmanager"),
@@ -78,7 +78,7 @@ def prometheus(config: Path, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def serving_journal(store: str, token_file: Path, folder: Path) -> Iterator[int]:
-    """Run `otel-progress serve` on the journal ``store`` with a token file and yield its port."""
+    """Run `otel-progress serve` on the journal ``store`` and yield its port."""
     make_journal(store)
     log = folder / "server.log"
     serve = ["serve", "--port", "0", "--token-file", str(token_file)]

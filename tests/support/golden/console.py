@@ -23,8 +23,9 @@ NOW: Final = re.compile(r'"(read_at|clock)": ?[0-9.]+')
 
 
 def invoke(store: Path, *arguments: str, columns: int = 120) -> str:
-    """Return exit code, output and errors of a command line as one text, without the journal's
-    path.
+    """Return exit code, output and errors of a command line as one text.
+
+    The journal's path is replaced.
     """
     result: Result = run(
         "--store", f"sqlite:///{store}", *arguments, env={"COLUMNS": str(columns), "TZ": "UTC"}

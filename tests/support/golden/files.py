@@ -52,7 +52,7 @@ class Golden:
         self.text(name, json.dumps(actual, indent=2, ensure_ascii=False) + "\n")
 
     def needs(self, *packages: str) -> None:
-        """Skip the test if other versions of packages that affect the output are installed."""
+        """Skip the test if other versions of relevant packages are installed."""
         path = DATA / "versions.json"
         known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
         now = installed(*packages)

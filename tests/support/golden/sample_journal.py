@@ -290,7 +290,10 @@ PICTURE: Final = b"a preview"
 
 
 def write_with_content(path: Path, store: Store) -> None:
-    """Write a journal with the sample state and a further preview whose content is in ``store``."""
+    """Write a journal with the sample state and a further preview.
+
+    The content of that preview is in ``store``.
+    """
     write_scene(path)
     digest = hashlib.sha256(PICTURE).hexdigest()
     location = store.write("run-1", digest, "image/png", PICTURE)

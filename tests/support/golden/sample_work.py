@@ -1,4 +1,4 @@
-"""A fixed program: every kind of level, end, item, log and batch, with a fake clock."""
+"""A fixed program with every kind of level, end, item, log and batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Panels, queries and variables of the committed dashboards, interpolated like in Grafana."""
+"""Panels, queries and variables of the committed dashboards."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ STAGES = {"prepare": 10, "render": 75, "encode": 15}
 def render(
     id: str, *, frames: int = 60, pace: float = 4.0, deadline: float | None = None, previews: bool = False
 ) -> Job:
-    """Render frames in stages and complete; with ``previews`` a partial picture is shown."""
+    """Render frames in stages and complete, with optional previews."""
     op = progress.operation("render", f"Render of {id}", id=id, stages=STAGES, deadline=deadline).start()
     # A reference is kept, because a collected handle ends as abandoned.
     stage = op.stage("prepare").start()

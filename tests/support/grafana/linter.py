@@ -70,7 +70,7 @@ def _choice(board: Board, name: str) -> Iterator[Finding]:
 
 
 def template_label_promql(board: Board) -> Iterator[Finding]:
-    """Queries of variables are functions of the Prometheus data source around valid PromQL."""
+    """Queries of variables are Prometheus functions around valid PromQL."""
     for one in variables(board, "query"):
         try:
             expression, _ = promql_of(query_of(one))
@@ -201,7 +201,7 @@ def target_counter_agg(board: Board) -> Iterator[Finding]:
 
 
 def uneditable(board: Board) -> Iterator[Finding]:
-    """The dashboard is not editable, because a change would be lost with the next release."""
+    """The dashboard is not editable, because a release would overwrite changes."""
     if board.get("editable") is not False:
         yield "dashboard", "is editable"
 

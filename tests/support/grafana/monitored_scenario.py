@@ -1,4 +1,4 @@
-"""The dashboard scenario with a Prometheus that scrapes it, queried like Grafana does."""
+"""The dashboard scenario with a Prometheus, queried like Grafana does."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def settled(client: Prometheus) -> float | None:
 
 
 def choices(board: dict[str, Any], **chosen: str | list[str]) -> dict[str, str | list[str]]:
-    """Return the values of all variables of a dashboard: All, except for the given ones."""
+    """Return the values of a dashboard's variables: All, except for the given ones."""
     values: dict[str, str | list[str]] = {"window": "1h"}
     values |= {one["name"]: one["allValue"] for one in variables(board, "query") if one.get("allValue")}
     return {**values, "operation_id": scenario.RUNNING, "level": ".+", **chosen}
 
 
 def unfinished(stage: Stage) -> set[str]:
-    """Return the ids of all operations without an end, including the one whose process is dead."""
+    """Return the ids of all operations without an end, also of dead processes."""
     return {one.operation_id for one in stage.world.recorder.runtime.get_active_operations()} | {
         scenario.ABANDONED
     }

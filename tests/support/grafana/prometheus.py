@@ -1,4 +1,4 @@
-"""A separate Prometheus, filled with recorded samples, that scrapes the simulation's exporters."""
+"""A Prometheus with recorded samples that scrapes the simulation's exporters."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Prometheus:
 def prometheus(
     folder: Path, written: Path, targets: Mapping[str, str], *, rules: Sequence[str]
 ) -> Iterator[Prometheus]:
-    """Run a Prometheus with the recorded samples that scrapes the targets every second."""
+    """Run a Prometheus with the recorded samples and a scrape interval of 1 s."""
     data = folder / "prometheus"
     with written.open("a") as out:
         out.write("# EOF\n")

@@ -1,4 +1,4 @@
-"""Selectors and result labels of a PromQL expression, computed without a Prometheus."""
+"""Selectors and result labels of a PromQL expression, from its syntax tree."""
 
 from __future__ import annotations
 

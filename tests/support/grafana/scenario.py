@@ -1,4 +1,4 @@
-"""The dashboard scenario: hours of finished runs, then one operation in each state."""
+"""The dashboard scenario: hours of runs, then one operation in each state."""
 
 from __future__ import annotations
 
@@ -36,10 +36,9 @@ BATCH: Final = "thumbnails"
 
 
 def live_through(world: World, out: TextIO, *, hours: float, step: float, pause: float = 1500.0) -> None:
-    """Simulate hours of runs of several types, one about every ``pause`` seconds, recorded every
-    ``step``.
+    """Simulate hours of runs of several types, one about every ``pause`` seconds.
 
-    They end with an operation in each state.
+    Samples are recorded every ``step``. Finally, there is an operation in each state.
     """
     seconds = hours * 3600.0
     _runs(world, seconds - 2400.0, pause)

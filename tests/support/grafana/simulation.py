@@ -1,4 +1,4 @@
-"""A real worker, a server over its journal, and an idle exporter, with a fake clock.
+"""A real worker, a server over its journal, and an exporter, on a fake clock.
 
 Their metrics can be recorded for ``promtool tsdb create-blocks-from openmetrics``, so that a
 Prometheus has days of history at once. After that it scrapes the same exporters over HTTP.
@@ -50,7 +50,7 @@ class World:
         heapq.heappush(self._waiting, (self.clock.monotonic() + after, next(self._order), job))
 
     def advance(self, seconds: float, resolution: float = 1.0) -> None:
-        """Advance the time and run each job when it is due; tick every ``resolution`` seconds."""
+        """Advance the time and run due jobs; tick every ``resolution`` seconds."""
         end = self.clock.monotonic() + seconds
         while (now := self.clock.monotonic()) < end:
             self._work_until(min(end, now + resolution))
@@ -69,7 +69,7 @@ class World:
         self.clock.advance(max(0.0, moment - self.clock.monotonic()))
 
     def end(self) -> None:
-        """Close all waiting jobs now, so that the garbage collector does not end their work later."""
+        """Close all waiting jobs, before the garbage collector ends their work."""
         while self._waiting:
             self._waiting.pop()[2].close()
 

@@ -1,4 +1,6 @@
-"""A worker that records one of everything and then idles, to compare scraped and pushed metrics.
+"""A worker that records one of everything and then idles.
+
+Scraped and pushed metrics are compared.
 
 ``python idle_worker.py`` prints the address of its metrics once they have been pushed. It ends when
 its stdin is closed.
@@ -13,7 +15,7 @@ import otel_progress as progress
 
 
 def work() -> progress.Level:
-    """End operations in every way, count items, and return an operation that keeps running."""
+    """End operations in every way, count items, return a running operation."""
     with progress.operation(
         "backup", 'Backup of ünïcode "quotes" and \\slashes\\', id="backup-1", total=4, unit="file"
     ) as op:

@@ -1,5 +1,6 @@
-"""A server with small limits: ``python limited_server.py`` serves a thousand operations and prints
-its port.
+"""A server with small limits.
+
+``python limited_server.py`` serves a thousand operations and prints its port.
 """
 
 from __future__ import annotations

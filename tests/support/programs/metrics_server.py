@@ -23,9 +23,7 @@ from tests.support.metrics_server import PATIENCE_S, serving, wait_for_connectio
 
 
 def starved(server: MetricsServer) -> None:
-    """Use up the descriptors until the server has failed twice to accept the client, then free
-    them.
-    """
+    """Use up the descriptors until two accepts have failed, then free them."""
     import os
     import resource
 

@@ -1,4 +1,4 @@
-"""Run the blocks of one program, given as JSON on stdin; write their outputs as JSON to stdout.
+"""Run the blocks of one program: JSON on stdin, their outputs as JSON on stdout.
 
 Shell blocks run in parallel to the program, like in a second terminal, after all earlier data was
 flushed.

@@ -1,5 +1,6 @@
-"""A worker that advances to 30 of 100, stalls until it reads a line, then continues slowly until
-stdin ends.
+"""A worker that stalls at 30 of 100 until it reads a line.
+
+Then it continues slowly until stdin ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Docker build context: files that .dockerignore includes, and the Dockerfile's instructions."""
+"""The Docker build context and the instructions of the Dockerfile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.stack.files import DEPLOY, PROJECT
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction of the Dockerfile with its arguments, without comments and line breaks."""
+    """One instruction of the Dockerfile with its arguments."""
 
     stage: str
     name: str

@@ -1,4 +1,4 @@
-"""Schemas of configuration files for which no package has one, after each program's documentation.
+"""Schemas of configuration files, written after each program's documentation.
 
 They contain the options that this project uses or may use, so that a misspelt one is found.
 Sources: the reference pages of Grafana 13 ("Provision Grafana", "Provision the … data source"),

@@ -1,4 +1,4 @@
-"""Files of the stack as data, and the content of their images, for comparisons in tests."""
+"""Files of the stack as data, and the content of their images."""
 
 from __future__ import annotations
 
@@ -120,6 +120,6 @@ def address(text: str) -> tuple[str, int, str]:
 
 
 def assert_reachable(text: str) -> None:
-    """Fail unless an address belongs to a service of the stack and to a port on which it listens."""
+    """Fail unless an address is a service of the stack with a port it listens on."""
     host, port, _ = address(text)
     assert port in LISTENS.get(host, set()), f"nothing listens at {text}"

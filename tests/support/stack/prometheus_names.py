@@ -1,4 +1,4 @@
-"""Translation of OTLP metrics to Prometheus series, after the OpenTelemetry specification.
+"""Translation of OTLP metrics to Prometheus series, after the specification.
 
 See "Prometheus and OpenMetrics compatibility". The Collector's ``prometheus`` exporter and
 Prometheus' own OTLP endpoint do this with the strategy ``UnderscoreEscapingWithSuffixes``: an
@@ -49,8 +49,9 @@ def prometheus_label(name: str) -> str:
 
 
 def series(metric: Any) -> Iterator[tuple[Series, float]]:
-    """Yield the series of an OTLP metric with their values: for a histogram its cumulative buckets,
-    count and sum.
+    """Yield the series of an OTLP metric with their values.
+
+    A histogram has cumulative buckets, count and sum.
     """
     kind: Kind = metric.WhichOneof("data")
     name = prometheus_name(metric.name, metric.unit, kind)
