@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import otel_progress
-from otel_progress import Level, Runtime, configure, testing
+from otel_progress import Level, Runtime, configure, semconv, testing
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ConfigurationError
-from otel_progress.instrument.arguments import Rejection
 from otel_progress.instrument.backend import RecordingBackend
+from otel_progress.instrument.rejections import Rejection
 from otel_progress.metrics.counters import Totals
 from otel_progress.runtime.builder import _RuntimeBuilder
 from otel_progress.runtime.threads import start_daemon_thread
@@ -181,19 +181,20 @@ def _python(code: str) -> list[str]:
 
 
 def test_values_of_labels(golden: Golden) -> None:
-    """Values of labels that are literals in the sources: places of errors, reasons, sinks, dropped kinds, refusals."""
+    """Values of labels: places of errors, reasons, sinks, dropped kinds. mypy checks that only they are used."""
     rejecting = (RecordingBackend.reject_value, RecordingBackend.report_rejection, Rejection)
+    places = {*_first_texts(report_internal_error), *_texts_at(2, start_daemon_thread)}
+    assert places <= {*get_args(semconv.InternalErrorPlace)}
+    assert {text for one in rejecting for text in _first_texts(one)} <= {*get_args(semconv.RejectionReason)}
+    sinks = {*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._lane)}
+    assert sinks == {*get_args(semconv.SinkName)}
     golden.lines(
-        "metrics/places.txt",
-        sorted({*_first_texts(report_internal_error), *_texts_at(2, start_daemon_thread)}),
-    )
-    golden.lines("metrics/reasons.txt", sorted({text for one in rejecting for text in _first_texts(one)}))
-    golden.lines(
-        "metrics/sinks.txt",
-        sorted({*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._lane)}),
-    )
-    golden.lines("metrics/drops.txt", sorted(set(_first_texts(Totals.count_dropped))))
-    golden.lines("metrics/series_groups.txt", sorted(set(_first_texts(Totals.count_series_dropped))))
+        "metrics/places.txt", sorted({*get_args(semconv.InternalErrorPlace), semconv.sink_place("*")})
+    )  # type: ignore[arg-type]
+    golden.lines("metrics/reasons.txt", sorted(get_args(semconv.RejectionReason)))
+    golden.lines("metrics/sinks.txt", sorted(get_args(semconv.SinkName)))
+    golden.lines("metrics/drops.txt", sorted(get_args(semconv.DropReason)))
+    golden.lines("metrics/series_groups.txt", sorted(get_args(semconv.SeriesGroup)))
 
 
 def test_reasons_of_refusals(golden: Golden) -> None:
@@ -213,7 +214,8 @@ def test_reasons_of_refusals(golden: Golden) -> None:
                     node for node in ast.walk(function) if isinstance(node, ast.Tuple) and len(node.elts) == 2
                 ]
                 found |= {text for pair in returned for one in pair.elts if (text := _text(one)) is not None}
-    golden.lines("metrics/refusals.txt", sorted(text for text in found if text.isalpha()))
+    assert {text for text in found if text.isalpha()} == {*get_args(semconv.RefusalReason)}
+    golden.lines("metrics/refusals.txt", sorted(get_args(semconv.RefusalReason)))
 
 
 def test_names_of_threads(golden: Golden) -> None:
