@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import otel_progress
-from otel_progress import Level, Runtime, configure, testing
+from otel_progress import Level, Runtime, configure, semconv, testing
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ConfigurationError
-from otel_progress.instrument.arguments import Rejection
 from otel_progress.instrument.backend import RecordingBackend
+from otel_progress.instrument.rejections import Rejection
 from otel_progress.metrics.counters import Totals
 from otel_progress.runtime.builder import _RuntimeBuilder
 from otel_progress.runtime.threads import start_daemon_thread
@@ -166,7 +166,7 @@ os.register_at_fork = shown
 
 
 def _python(code: str) -> list[str]:
-    """Return the output lines of a program that runs without settings and with an empty home."""
+    """Return the output lines of a program without settings and with an empty home."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={
@@ -184,27 +184,24 @@ def _python(code: str) -> list[str]:
 
 
 def test_label_values_equal_golden_file(golden: Golden) -> None:
-    """Label values that are literals in the sources: places of errors, reasons, sinks, dropped
-    kinds, refusals.
-    """
+    """Label values. mypy checks that the code uses only these."""
     rejecting = (RecordingBackend.reject_value, RecordingBackend.report_rejection, Rejection)
+    places = {*_first_texts(report_internal_error), *_texts_at(2, start_daemon_thread)}
+    assert places <= {*get_args(semconv.InternalErrorPlace)}
+    assert {text for one in rejecting for text in _first_texts(one)} <= {*get_args(semconv.RejectionReason)}
+    sinks = {*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._lane)}
+    assert sinks == {*get_args(semconv.SinkName)}
     golden.lines(
-        "metrics/places.txt",
-        sorted({*_first_texts(report_internal_error), *_texts_at(2, start_daemon_thread)}),
-    )
-    golden.lines("metrics/reasons.txt", sorted({text for one in rejecting for text in _first_texts(one)}))
-    golden.lines(
-        "metrics/sinks.txt",
-        sorted({*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._lane)}),
-    )
-    golden.lines("metrics/drops.txt", sorted(set(_first_texts(Totals.count_dropped))))
-    golden.lines("metrics/series_groups.txt", sorted(set(_first_texts(Totals.count_series_dropped))))
+        "metrics/places.txt", sorted({*get_args(semconv.InternalErrorPlace), semconv.sink_place("*")})
+    )  # type: ignore[arg-type]
+    golden.lines("metrics/reasons.txt", sorted(get_args(semconv.RejectionReason)))
+    golden.lines("metrics/sinks.txt", sorted(get_args(semconv.SinkName)))
+    golden.lines("metrics/drops.txt", sorted(get_args(semconv.DropReason)))
+    golden.lines("metrics/series_groups.txt", sorted(get_args(semconv.SeriesGroup)))
 
 
 def test_refusal_reasons_equal_golden_file(golden: Golden) -> None:
-    """Reasons of server refusals: literals that are counted, returned next to a response, or given
-    to a deadline.
-    """
+    """Reasons of server refusals that are literals in the sources."""
     pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
     from otel_progress.server.connections import _Deadline
     from otel_progress.server.counters import ServerCounters
@@ -220,7 +217,8 @@ def test_refusal_reasons_equal_golden_file(golden: Golden) -> None:
                     node for node in ast.walk(function) if isinstance(node, ast.Tuple) and len(node.elts) == 2
                 ]
                 found |= {text for pair in returned for one in pair.elts if (text := _text(one)) is not None}
-    golden.lines("metrics/refusals.txt", sorted(text for text in found if text.isalpha()))
+    assert {text for text in found if text.isalpha()} == {*get_args(semconv.RefusalReason)}
+    golden.lines("metrics/refusals.txt", sorted(get_args(semconv.RefusalReason)))
 
 
 def test_thread_names_equal_golden_file(golden: Golden) -> None:
@@ -269,9 +267,7 @@ def _first_texts(function: Callable[..., object]) -> Iterator[str]:
 
 
 def _texts_at(place: int, function: Callable[..., object]) -> Iterator[str]:
-    """Yield the literal at one position of the arguments in all calls of this function, also as
-    ``on_NAME``.
-    """
+    """Yield the literal at one argument position in all calls of a function."""
     names = {function.__name__, f"on_{function.__name__.removeprefix('_')}"}
     for node in _calls():
         if len(node.args) > place:

@@ -202,9 +202,9 @@ def test_bad_values_raise_when_strict() -> None:
     """Strict, a total that is none and an empty id are errors that say what was expected."""
     with pytest.raises(progress.ProgressError, match="at least 0"):
         progress.batch("b", total=-1).start()
-    with pytest.raises(progress.ProgressError, match="must not be empty"):
+    with pytest.raises(progress.ProgressError, match="Invalid batch id '': expected a text"):
         progress.batch("b", id="").start()
-    with pytest.raises(progress.ProgressError, match="must not be empty"):
+    with pytest.raises(progress.ProgressError, match="Invalid batch id '': expected a text"):
         progress.operation("job", batch="").start()
 
 

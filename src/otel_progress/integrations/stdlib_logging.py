@@ -17,7 +17,7 @@ from opentelemetry import trace
 from otel_progress import redaction
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.arguments import format_traceback, normalize_metadata
-from otel_progress.instrument.context import current_level
+from otel_progress.instrument.context import get_current_level
 from otel_progress.model import Status
 from otel_progress.records import NO_ATTRIBUTES, Attribute, LogRecord
 from otel_progress.text import MAX_DETAILS, MAX_NAME, truncate
@@ -74,7 +74,7 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Leave a record with the level in force; nothing happens where none is."""
-        level = current_level()
+        level = get_current_level()
         node = None if level is None else level._node
         if node is not None and node.status is Status.RUNNING:
             self._store.add_log(node, _convert(record, node, self._store.now()))

@@ -28,6 +28,7 @@ from otel_progress.model import Failure, Instance, MetadataValue, Outcome, Statu
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
 from otel_progress.redaction import redact_snapshot
+from otel_progress.semconv import RejectionReason
 from otel_progress.text import truncate
 
 MAX_SAMPLES: Final = 3_600
@@ -61,8 +62,8 @@ class LiveStore(LiveReader):
         self.clock = clock
         self.now = now
         self.limits = limits or Limits()
-        self.on_reject: Callable[[str, str], None] = _ignore_rejection
-        self.on_note: Callable[[str, str], None] = _ignore_rejection
+        self.on_reject: Callable[[RejectionReason, str], None] = _ignore_rejection
+        self.on_note: Callable[[RejectionReason, str], None] = _ignore_rejection
         self.on_wake: Callable[[], None] = _ignore
         self.on_begin: Callable[[Node], None] = _ignore_node
         self.on_end: Callable[[Node], None] = _ignore_node
@@ -410,5 +411,5 @@ def _ignore_locations(locations: Sequence[str]) -> None:
     del locations
 
 
-def _ignore_rejection(reason: str, text: str) -> None:
+def _ignore_rejection(reason: RejectionReason, text: str) -> None:
     del reason, text

@@ -20,7 +20,15 @@ from otel_progress.live.predictions import Predictions
 from otel_progress.metrics.labels import BoundedLabels
 from otel_progress.model import Eta, LevelSnapshot, Number, Status
 from otel_progress.protocols import ChangeSet
-from otel_progress.semconv import Metric
+from otel_progress.semconv import (
+    DropReason,
+    IntervalOutcome,
+    Metric,
+    PreviewOutcome,
+    RejectionReason,
+    SeriesGroup,
+    SinkName,
+)
 
 MAX_OPERATION_TYPES: Final = 100
 """Operation types that have series of their own; the others share the label ``other``."""
@@ -142,23 +150,23 @@ class Totals:
     def close(self) -> None:
         """Do nothing: totals stay readable to the end of the process."""
 
-    def count_rejected(self, reason: str) -> None:
+    def count_rejected(self, reason: RejectionReason) -> None:
         """Count a bad value that was ignored."""
         self._reason(semconv.UPDATES_REJECTED, reason, 1)
 
-    def count_sink_error(self, sink: str) -> None:
+    def count_sink_error(self, sink: SinkName) -> None:
         """Count a batch that a sink could not take."""
         self._reason(semconv.SINK_ERRORS, sink, 1)
 
-    def count_dropped(self, reason: str, count: int = 1) -> None:
+    def count_dropped(self, reason: DropReason | SinkName, count: int = 1) -> None:
         """Count events, snapshots or callbacks that were let go because a bound was reached."""
         self._reason(semconv.EVENTS_DROPPED, reason, count)
 
-    def count_preview(self, outcome: str, count: int = 1) -> None:
+    def count_preview(self, outcome: PreviewOutcome, count: int = 1) -> None:
         """Count previews by what became of them: ``stored``, ``unchanged``, ``dropped``, ``refused`` or ``failed``."""
         self._reason(semconv.PREVIEWS, outcome, count)
 
-    def count_series_dropped(self, metric_group: str, count: int) -> None:
+    def count_series_dropped(self, metric_group: SeriesGroup, count: int) -> None:
         """Count operations or levels that a scrape left out because of its cap."""
         self._reason(semconv.SERIES_DROPPED, metric_group, count)
 
@@ -239,10 +247,10 @@ REMEMBERED_RUNS: Final = 1000
 """How many ended runs are remembered by id, so that a late copy of one is not counted again."""
 
 
-COVERED: Final = "covered"
+COVERED: Final[IntervalOutcome] = "covered"
 
 
-MISSED: Final = "missed"
+MISSED: Final[IntervalOutcome] = "missed"
 """Whether the interval of a prediction held the end: values of the label ``outcome``."""
 
 

@@ -24,6 +24,7 @@ from otel_progress.protocols import CancelRequestSource, ChangeSet, Sink, Trajec
 from otel_progress.runtime.providers import TracerProviders
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.runtime.sink_worker import SinkWorker
+from otel_progress.semconv import SinkName
 from otel_progress.settings.fields import Settings
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class _RuntimeBuilder:
 
     def _lane(
         self,
-        name: str,
+        name: SinkName,
         sink: Sink,
         *,
         every_tick: bool = False,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.instrument import spans
-from otel_progress.instrument.backend import CallSiteWarnings, RecordingBackend, backend_slot
+from otel_progress.instrument.backend import RecordingBackend, backend_slot
+from otel_progress.instrument.rejections import CallSiteWarnings
 from otel_progress.live.node import Node
 from otel_progress.live.store import LiveStore
 from otel_progress.metrics.counters import Totals

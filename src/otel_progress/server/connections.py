@@ -12,6 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from otel_progress.semconv import RefusalReason
 from otel_progress.server.settings import ConnectionLimits
 
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ def protocols(
 class _Deadline:
     """A moment at which a connection is cut off, unless it is called off before."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, cut: Callable[[str], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, cut: Callable[[RefusalReason], None]) -> None:
         self._loop = loop
         self._cut = cut
         self._timer: asyncio.TimerHandle | None = None
-        self.reason = ""
+        self.reason: RefusalReason | None = None
 
-    def arm(self, seconds: float, reason: str) -> None:
+    def arm(self, seconds: float, reason: RefusalReason) -> None:
         """Cut off after ``seconds``; a deadline for the same reason that runs already stays as it is."""
         if self._timer is not None and self.reason == reason:
             return
@@ -53,7 +54,7 @@ class _Deadline:
         self.reason = reason
         self._timer = self._loop.call_later(seconds, self._cut, reason)
 
-    def lost(self, reason: str, error: Exception | None, counts: ServerCounters) -> None:
+    def lost(self, reason: RefusalReason, error: Exception | None, counts: ServerCounters) -> None:
         """Call it off, as the connection is gone; where the system was first to give up on the client, that is counted for us."""
         if self._timer is not None and self.reason == reason and isinstance(error, TimeoutError):
             counts.refused(reason)
@@ -126,7 +127,7 @@ class _Http(H11Protocol):
         else:
             self._reading.disarm()
 
-    def _cut(self, reason: str) -> None:
+    def _cut(self, reason: RefusalReason) -> None:
         if not self.transport.is_closing() or reason == "slow":
             self.counts.refused(reason)
             self.transport.abort()
@@ -155,7 +156,7 @@ class _Socket(WebSocketsSansIOProtocol):
         self._writing.lost("slow", exc, self.counts)
         super().connection_lost(exc)
 
-    def _cut(self, reason: str) -> None:
+    def _cut(self, reason: RefusalReason) -> None:
         self.counts.refused(reason)
         self.transport.abort()
 

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.semconv import RefusalReason
 from otel_progress.server import security
 from otel_progress.server.problems import Problem, failure, quote_text
 from otel_progress.server.settings import ServerSettings
@@ -133,7 +134,7 @@ class SecurityMiddleware:
             {"type": "websocket.close", "code": 1008, "reason": ""}
         )  # 403; browsers tell their pages no more in any case
 
-    def _refusal(self, scope: Scope) -> tuple[str, ASGIApp] | None:
+    def _refusal(self, scope: Scope) -> tuple[RefusalReason, ASGIApp] | None:
         """Return why a request or connection is refused, and what answers it; None when it is not."""
         settings, path = self._settings, security.path_of(scope)
         if (

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
+from otel_progress.semconv import Transport
 from otel_progress.server.settings import StreamLimits
 from otel_progress.server.streams.backlog import Backlog
 from otel_progress.server.streams.messages import (
@@ -77,7 +78,7 @@ class Hub:
 
     # --- clients --------------------------------------------------------------------------------------------------
 
-    def attach(self, transport: str) -> Subscriber:
+    def attach(self, transport: Transport) -> Subscriber:
         """Return the place of a new client. The caller has looked at :attr:`full`; it calls :meth:`detach` in the end."""
         self._start()
         follower = Subscriber(self, transport)

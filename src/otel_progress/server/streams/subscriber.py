@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from otel_progress.semconv import Transport
     from otel_progress.server.streams.hub import Hub
     from otel_progress.server.streams.messages import Message
 
@@ -41,7 +42,7 @@ class Subscriber:
     client went, ``let_go`` when it was let go because it did not read.
     """
 
-    def __init__(self, hub: Hub, transport: str) -> None:
+    def __init__(self, hub: Hub, transport: Transport) -> None:
         self.hub = hub
         self.transport = transport
         self.wake = asyncio.Event()

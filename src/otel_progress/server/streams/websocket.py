@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
+from otel_progress.semconv import RefusalReason
 from otel_progress.server import security
 from otel_progress.server.settings import ServerSettings
 from otel_progress.server.streams.hub import Hub
@@ -81,7 +82,7 @@ class WebSocketEndpoint:
             hub.detach(follower)
             await asyncio.gather(listening, return_exceptions=True)
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope) -> tuple[int, RefusalReason] | None:
         # Closed after the handshake, as a browser tells its page the code of a close, and nothing of a refused handshake.
         if not security.origin_allowed(scope, self._settings):
             return NO_ORIGIN, "origin"
