@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.sampling import (
 import otel_progress as progress
 from otel_progress import config
 from otel_progress.operations import OperationSnapshot
-from otel_progress.runtime.builder import ClockAndIds
+from otel_progress.runtime.components import ClockAndIds
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.sampling import ProgressSampler
 from otel_progress.testing import CountingIds, FakeClock, recording
@@ -109,7 +109,7 @@ def started(provider: Any, environ: dict[str, str] | None = None) -> Iterator[Ru
     settings = {"store": "memory:", "console": False, "otlp": False, "strict": True}
     sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
     with config.start(settings, provider, environ=environ or {}, sources=sources) as runtime:
-        runtime.store.on_wake = lambda: None
+        runtime.ticker.set_background(False)
         yield runtime
         KEPT.clear()
 

@@ -9,12 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_progress.errors import ConfigurationError
-from otel_progress.instrument.backend import RecordingBackend
-from otel_progress.live.store import LiveStore
-from otel_progress.metrics.counters import Totals
-from otel_progress.processes import current_instance
-from otel_progress.runtime.builder import ClockAndIds, _RuntimeBuilder
-from otel_progress.runtime.providers import TracerProviders
+from otel_progress.runtime.builder import _RuntimeBuilder
+from otel_progress.runtime.components import ClockAndIds, RuntimeComponents
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.settings.fields import Settings
 from otel_progress.settings.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule
@@ -165,6 +161,4 @@ def _again(runtime: Runtime, arguments: Mapping[str, object], provider: TracerPr
 
 def _disabled(settings: Settings) -> Runtime:
     """Return a runtime that records nothing: every helper stays inert."""
-    store = LiveStore(current_instance(settings.service_name or "unknown_service"))
-    tracing = TracerProviders(store)
-    return Runtime(settings, store, RecordingBackend(store, tracing.tracer), Totals(), tracing)
+    return Runtime(settings, RuntimeComponents(settings, ClockAndIds()))

@@ -29,7 +29,7 @@ from otel_progress import semconv
 from otel_progress.config import start
 from otel_progress.errors import ConfigurationError
 from otel_progress.operations import OperationSnapshot
-from otel_progress.runtime.builder import ClockAndIds
+from otel_progress.runtime.components import ClockAndIds
 from otel_progress.runtime.runtime import Runtime
 
 WALL: Final = 1_700_000_000.0
@@ -170,7 +170,7 @@ def recording(
     sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
     runtime = start(arguments, provider, environ={}, sources=sources, fresh=True)
     if not ticking:
-        runtime.store.on_wake = _nothing
+        runtime.ticker.set_background(False)
     try:
         yield Recorder(runtime, clock, provider, exporter)
     finally:
@@ -226,10 +226,6 @@ def wait_until(condition: Callable[[], object], timeout: float = 30.0) -> None:
         pause.wait(0.001)
     msg = f"the condition did not come true within {timeout} s"
     raise TimeoutError(msg)
-
-
-def _nothing() -> None:
-    return None
 
 
 __all__ = [

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-import secrets
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_progress import redaction
 from otel_progress.errors import MissingExtraError
-from otel_progress.instrument.backend import RecordingBackend, backend_slot
+from otel_progress.instrument.backend import backend_slot
 from otel_progress.journal import Journal, open_journal
-from otel_progress.live.store import LiveStore
-from otel_progress.metrics.counters import Totals
 from otel_progress.otlp.bounded import ShutdownBudget
 from otel_progress.otlp.environment import wanted_signals
 from otel_progress.otlp.exporters import build_resource
-from otel_progress.processes import current_instance
 from otel_progress.protocols import CancelRequestSource, ChangeSet, Sink, TrajectorySource
-from otel_progress.runtime.providers import TracerProviders
+from otel_progress.runtime.components import ClockAndIds, RuntimeComponents
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.semconv import SinkName
@@ -30,15 +24,6 @@ from otel_progress.settings.fields import Settings
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
-
-
-@dataclass(frozen=True, slots=True)
-class ClockAndIds:
-    """Where a runtime takes its time (monotonic and Unix seconds) and unique ids from; tests give their own."""
-
-    clock: Callable[[], float] = time.monotonic
-    now: Callable[[], float] = time.time
-    ids: Callable[[], str] = lambda: secrets.token_hex(8)
 
 
 class _RuntimeBuilder:
@@ -51,26 +36,17 @@ class _RuntimeBuilder:
         token = None if settings.server_port is None else settings.read_token()
         sampling = _samples(settings)
         journal = _journal(settings, self._discard)
-        self.totals = Totals()
-        self.store = LiveStore(
-            current_instance(settings.service_name or "unknown_service"),
-            clock=sources.clock,
-            now=sources.now,
-            ids=sources.ids,
-            stall_after=settings.stall_after,
-            has_trajectory_store=isinstance(journal, TrajectorySource),
+        components = self.components = RuntimeComponents(
+            settings, sources, has_trajectory_store=isinstance(journal, TrajectorySource)
         )
-        self.tracing = TracerProviders(self.store)
-        recording = self.recording = RecordingBackend(
-            self.store, self.tracing.tracer, settings.strict, self.totals.count_rejected
-        )
-        self.store.on_reject, self.store.on_note = recording.reject_value, recording.report_rejection
-        self.runtime = Runtime(settings, self.store, recording, self.totals, self.tracing)
+        self.totals, self.store, self.tracing = components.totals, components.store, components.tracing
+        recording = self.recording = components.backend
+        self.runtime = Runtime(settings, components)
         try:
             self._metrics()
             self._trace(provider)
             self._export()
-            self.runtime.journal = journal
+            components.journal = journal
             self._preview(journal)
             self._serve(token)
         except BaseException:
@@ -119,9 +95,7 @@ class _RuntimeBuilder:
             now=self.store.now,
             clock=self.store.clock,
         )
-        self.runtime.previewer = self.recording.previewer = previewer
-        if journal is None:
-            self.store.on_previews_gone = previewer.discard
+        self.components.previewer = self.recording.previewer = previewer
 
     def _discard(self, locations: Sequence[str]) -> None:
         """Delete the content of previews that the journal no longer tells of."""
@@ -131,7 +105,7 @@ class _RuntimeBuilder:
     def _sample(self) -> None:
         from otel_progress.runtime.resource_sampler import ResourceSampler
 
-        sampler = self.runtime.sampler = ResourceSampler(
+        sampler = self.components.sampler = ResourceSampler(
             self.store.clock, self.store.now, self.store.add_sample
         )
         self.runtime._close_callbacks.append(lambda timeout: sampler.close())

@@ -12,28 +12,22 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.fork import ForkPhase, on_fork
-from otel_progress.instrument import spans
-from otel_progress.instrument.backend import RecordingBackend, backend_slot
+from otel_progress.instrument.backend import backend_slot
 from otel_progress.instrument.rejections import CallSiteWarnings
-from otel_progress.live.node import Node
-from otel_progress.live.store import LiveStore
-from otel_progress.metrics.counters import Totals
 from otel_progress.model import Outcome, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.processes import current_instance
-from otel_progress.protocols import ChangeSet, Reader
+from otel_progress.protocols import Reader
 from otel_progress.records import CancelRequest, LogRecord
-from otel_progress.runtime.callbacks import Callback, CallbackEvent, Callbacks
+from otel_progress.runtime.callbacks import Callback, Callbacks
+from otel_progress.runtime.components import RuntimeComponents
 from otel_progress.runtime.composite_reader import CompositeReader
-from otel_progress.runtime.ticker import Ticker
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from otel_progress.previews.service import PreviewService
-    from otel_progress.runtime.providers import TracerProviders
     from otel_progress.runtime.resource_sampler import ResourceSampler
-    from otel_progress.runtime.sink_worker import SinkWorker
     from otel_progress.settings.fields import Settings
 
 
@@ -61,47 +55,44 @@ class Runtime:
     ``store`` is the live store of this process: a Reader that has read-your-own-writes.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: LiveStore,
-        recording: RecordingBackend,
-        totals: Totals,
-        tracing: TracerProviders,
-    ) -> None:
+    def __init__(self, settings: Settings, components: RuntimeComponents) -> None:
         self.settings = settings
-        self.store = store
-        self.totals = totals
-        self.journal: Reader | None = None
+        self._components = components
+        self.store = components.store
+        self.totals = components.totals
+        self.ticker = components.ticker
         self.metrics_url: str | None = None
         self.server_url: str | None = None
         """Where the API and the page are served from this process, when they are."""
-        self.sampler: ResourceSampler | None = None
-        self.previewer: PreviewService | None = None
-        self._sink_workers: list[SinkWorker] = []
+        self._sink_workers = components.sink_workers
         self._flush_callbacks: list[Callable[[float], bool]] = []
         self._close_callbacks: list[CloseCallback] = []
-        self._tracing = tracing
-        self._recording = recording
-        self._callbacks = Callbacks(lambda count: totals.count_dropped("callback", count))
-        self.ticker = Ticker(
-            store,
-            self._sink_workers,
-            interval=settings.tick,
-            before=self._before_tick,
-            after=self._after_tick,
-            watching=lambda: tracing.processor.watching,
-        )
+        self._tracing = components.tracing
+        self._recording = components.backend
         self._pid = os.getpid()
         self._ended = False
         self._ending = threading.Lock()
         """Taken by the one thread that shuts down, for good; never waited for, so a signal handler may shut down as well."""
-        store.on_wake = self.ticker.wake
-        store.on_begin = self._on_operation_started
-        store.on_end = self._on_level_ended
-        store.on_advance = spans.add_quarter_event
-        store.on_event_dropped = lambda: totals.count_dropped("event")
         on_fork(phase=ForkPhase.RUNTIME, owner=self, after_in_child=Runtime._after_fork)
+
+    @property
+    def journal(self) -> Reader | None:
+        """The journal of this process, or None."""
+        return self._components.journal
+
+    @property
+    def previewer(self) -> PreviewService | None:
+        """The part that makes and stores previews, or None."""
+        return self._components.previewer
+
+    @property
+    def sampler(self) -> ResourceSampler | None:
+        """The part that samples the resource usage of this process, or None."""
+        return self._components.sampler
+
+    @property
+    def _callbacks(self) -> Callbacks:
+        return self._components.callbacks
 
     @property
     def is_shut_down(self) -> bool:
@@ -243,43 +234,6 @@ class Runtime:
     ) -> None:
         self.shutdown()
 
-    def _before_tick(self) -> None:
-        self._tracing.processor.look()
-        if self.sampler is not None:
-            self.sampler.sample_if_due(self.store.active_roots)
-        if self.previewer is not None:
-            self.previewer.run_due_work(lambda: [node.operation.run for node in self.store.active_roots()])
-
-    # --- what the store tells ----------------------------------------------------------------------------------
-
-    def _on_operation_started(self, node: Node) -> None:
-        if self._callbacks:
-            self._post("started", node)
-        node.operation.start_delivered = True
-
-    def _on_level_ended(self, node: Node) -> None:
-        spans.finish_span(node)
-        if self.previewer is not None:
-            self.previewer.forget(node)
-            if node.parent is None:
-                self.previewer.operation_ended(node.operation.run)
-        if node.parent is None and self._callbacks:
-            self._post(node.status.value, node)  # type: ignore[arg-type]
-
-    def _post(self, event: CallbackEvent, node: Node) -> None:
-        try:
-            operation = self.store.view(node)
-            self._callbacks.submit(event, operation)
-        except Exception as error:
-            report_internal_error("callback", "a callback could not be told", error=error)
-
-    def _after_tick(self, batch: ChangeSet, seconds: float) -> None:
-        self.totals.write(batch)
-        self.totals.observe_tick(seconds)
-        if self._callbacks:
-            for operation in self.store.running({snapshot.info.run for snapshot in batch.snapshots}):
-                self._callbacks.submit("updated", operation)
-
     # --- fork --------------------------------------------------------------------------------------------------
 
     def _after_fork(self) -> None:
@@ -299,5 +253,5 @@ class Runtime:
         self.server_url = None  # the parent serves; a child that did as well would answer for another process
         self._recording.warnings = CallSiteWarnings()
         self.ticker.restart()
-        self._callbacks = Callbacks(lambda count: self.totals.count_dropped("callback", count))
+        self._components.restart_callbacks()
         self._tracing.processor.restart()
