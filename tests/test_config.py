@@ -60,7 +60,7 @@ def test_arguments_come_before_the_environment_and_defaults(
     settings = progress.configure(**QUIET, tick=0.5, tracer_provider=provider).settings
     assert (settings.tick, settings.stall_after, settings.retention) == (0.5, 300.0, 86_400.0)
     assert (settings.service_name, settings.strict) == ("nightly", False)
-    assert config.current_runtime().store.instance.service == "nightly"  # type: ignore[union-attr]
+    assert config.current_runtime()._store.instance.service == "nightly"  # type: ignore[union-attr]
 
 
 @pytest.mark.usefixtures("monkeypatch")
@@ -75,7 +75,7 @@ def test_the_resource_names_the_service() -> None:
     """The service's name in OTEL_RESOURCE_ATTRIBUTES counts where no other says it."""
     environ = {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test,service.name=nightly%20run"}
     with config.start(QUIET, TracerProvider(shutdown_on_exit=False), environ=environ) as runtime:
-        assert runtime.store.instance.service == "nightly run"
+        assert runtime._store.instance.service == "nightly run"
 
 
 BAD: list[tuple[str, Any, str]] = [
@@ -195,13 +195,16 @@ def test_configuring_after_a_shutdown(provider: TracerProvider) -> None:
             assert progress.get_operation("old") is None
 
 
-def test_shutting_down(provider: TracerProvider, caplog: pytest.LogCaptureFixture) -> None:
+def test_shutting_down(
+    provider: TracerProvider, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What runs ends as cancelled with its reason; doing it again, and from several threads, does nothing more."""
     runtime = progress.configure(**QUIET, tracer_provider=provider)
     op = progress.operation("o", id="o").start()
     level = op.level("x").start()
     closed: list[float] = []
-    runtime._close_callbacks.append(closed.append)
+    close = runtime._providers.close
+    monkeypatch.setattr(runtime._providers, "close", lambda timeout: (closed.append(timeout), close(timeout)))
     with caplog.at_level(logging.WARNING):
         threads = [threading.Thread(target=runtime.shutdown, args=(PATIENCE_S,)) for _ in range(4)]
         for thread in threads:

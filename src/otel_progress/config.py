@@ -9,12 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_progress.errors import ConfigurationError
-from otel_progress.instrument.backend import RecordingBackend
-from otel_progress.live.store import LiveStore
-from otel_progress.metrics.counters import Totals
-from otel_progress.processes import current_instance
-from otel_progress.runtime.builder import ClockAndIds, _RuntimeBuilder
-from otel_progress.runtime.providers import TracerProviders
+from otel_progress.runtime.builder import build_runtime
+from otel_progress.runtime.components import ClockAndIds
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.settings.fields import Settings
 from otel_progress.settings.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule
@@ -118,6 +114,7 @@ def start(
     *,
     environ: Mapping[str, str] | None = None,
     sources: ClockAndIds | None = None,
+    has_ticker: bool = True,
     fresh: bool = False,
 ) -> Runtime:
     """Do what :func:`configure` does with its arguments by name. ``fresh`` refuses to go on with a running configuration."""
@@ -134,11 +131,7 @@ def start(
         settings = Settings.from_environ(os.environ if environ is None else environ).with_arguments(
             **arguments
         )
-        runtime = (
-            _RuntimeBuilder(settings, provider, sources or ClockAndIds()).runtime
-            if settings.enabled
-            else _disabled(settings)
-        )
+        runtime = build_runtime(settings, provider, sources, has_ticker=has_ticker)
         _current[:] = [runtime]
         atexit.register(runtime.shutdown)
         return runtime
@@ -161,10 +154,3 @@ def _again(runtime: Runtime, arguments: Mapping[str, object], provider: TracerPr
     if provider is not None and runtime.settings.enabled:
         runtime.join(provider)
     return runtime
-
-
-def _disabled(settings: Settings) -> Runtime:
-    """Return a runtime that records nothing: every helper stays inert."""
-    store = LiveStore(current_instance(settings.service_name or "unknown_service"))
-    tracing = TracerProviders(store)
-    return Runtime(settings, store, RecordingBackend(store, tracing.tracer), Totals(), tracing)

@@ -190,7 +190,7 @@ def test_values_of_labels(golden: Golden) -> None:
     golden.lines("metrics/reasons.txt", sorted({text for one in rejecting for text in _first_texts(one)}))
     golden.lines(
         "metrics/sinks.txt",
-        sorted({*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._lane)}),
+        sorted({*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._add_sink)}),
     )
     golden.lines("metrics/drops.txt", sorted(set(_first_texts(Totals.count_dropped))))
     golden.lines("metrics/series_groups.txt", sorted(set(_first_texts(Totals.count_series_dropped))))

@@ -41,8 +41,8 @@ def working(shared: Serving, store: str) -> Iterator[progress.Runtime]:
 def offer(runtime: progress.Runtime, level: progress.Level, value: object, name: str = "latent") -> None:
     """Take a preview, and have it told to everybody."""
     level.preview(value, name)
-    assert runtime.previewer is not None
-    assert runtime.previewer.flush(PATIENCE_S)
+    assert runtime._previews is not None
+    assert runtime._previews.flush(PATIENCE_S)
     assert runtime.force_flush(PATIENCE_S)
 
 

@@ -6,33 +6,28 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.instrument import spans
-from otel_progress.instrument.backend import CallSiteWarnings, RecordingBackend, backend_slot
+from otel_progress.instrument.backend import CallSiteWarnings, backend_slot
 from otel_progress.live.node import Node
-from otel_progress.live.store import LiveStore
-from otel_progress.metrics.counters import Totals
 from otel_progress.model import Outcome, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.processes import current_instance
-from otel_progress.protocols import ChangeSet, Reader
-from otel_progress.records import CancelRequest, LogRecord
+from otel_progress.protocols import ChangeSet
+from otel_progress.records import LogRecord
 from otel_progress.runtime.callbacks import Callback, CallbackEvent, Callbacks
-from otel_progress.runtime.composite_reader import CompositeReader
 from otel_progress.runtime.ticker import Ticker
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from otel_progress.previews.service import PreviewService
-    from otel_progress.runtime.providers import TracerProviders
-    from otel_progress.runtime.resource_sampler import ResourceSampler
-    from otel_progress.runtime.sink_worker import SinkWorker
+    from otel_progress.metrics.collector import ProgressCollector
+    from otel_progress.runtime.components import RuntimeComponents
+    from otel_progress.runtime.composite_reader import CompositeReader
     from otel_progress.settings.fields import Settings
 
 
@@ -47,76 +42,97 @@ PREVIEWS_SHARE: Final = 0.4
 """Share of that time that previews which are being made may take: a function that hangs is left behind."""
 
 
-class CloseCallback(Protocol):
-    """Something to be closed at the end, within a time."""
-
-    def __call__(self, timeout: float) -> object:
-        """Close within ``timeout`` seconds."""
-
-
 class Runtime:
-    """What :func:`otel_progress.configure` returns. Usable in ``with``; shut down at exit by itself.
+    """Running configuration, as :func:`otel_progress.configure` returns it.
 
-    ``store`` is the live store of this process: a Reader that has read-your-own-writes.
+    A context manager that shuts down at its end. Otherwise it shuts down at interpreter exit.
+    All methods may be called from any thread.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: LiveStore,
-        recording: RecordingBackend,
-        totals: Totals,
-        tracing: TracerProviders,
-    ) -> None:
-        self.settings = settings
-        self.store = store
-        self.totals = totals
-        self.journal: Reader | None = None
-        self.metrics_url: str | None = None
-        self.server_url: str | None = None
-        """Where the API and the page are served from this process, when they are."""
-        self.sampler: ResourceSampler | None = None
-        self.previewer: PreviewService | None = None
-        self._sink_workers: list[SinkWorker] = []
-        self._flush_callbacks: list[Callable[[float], bool]] = []
-        self._close_callbacks: list[CloseCallback] = []
-        self._tracing = tracing
-        self._recording = recording
-        self._callbacks = Callbacks(lambda count: totals.count_dropped("callback", count))
-        self.ticker = Ticker(
-            store,
+    def __init__(self, components: RuntimeComponents) -> None:
+        self._components = components
+        self._settings = components.settings
+        self._store = components.store
+        self._totals = components.totals
+        self._providers = components.providers
+        self._recording = components.recording
+        self._previews = components.previews
+        self._sampler = components.sampler
+        self._sink_workers = list(components.sink_workers)
+        self._callbacks = self._build_callbacks()
+        self._ticker = Ticker(
+            self._store,
             self._sink_workers,
-            interval=settings.tick,
+            interval=self._settings.tick,
             before=self._before_tick,
             after=self._after_tick,
-            watching=lambda: tracing.processor.watching,
+            watching=lambda: components.providers.processor.watching,
         )
         self._pid = os.getpid()
-        self._ended = False
-        self._ending = threading.Lock()
-        """Taken by the one thread that shuts down, for good; never waited for, so a signal handler may shut down as well."""
-        store.on_wake = self.ticker.wake
+        self._is_shut_down = False
+        # Why: the thread that shuts down takes it permanently. No thread waits for it, so a
+        # signal handler may shut down as well.
+        self._shutting_down = threading.Lock()
+        self._attach_store()
+        on_fork(phase=ForkPhase.RUNTIME, owner=self, after_in_child=Runtime._after_fork)
+
+    def _attach_store(self) -> None:
+        store, totals = self._store, self._totals
+        store.on_reject = self._recording.reject_value
+        store.on_note = self._recording.report_rejection
         store.on_begin = self._on_operation_started
         store.on_end = self._on_level_ended
         store.on_advance = spans.add_quarter_event
         store.on_event_dropped = lambda: totals.count_dropped("event")
-        on_fork(phase=ForkPhase.RUNTIME, owner=self, after_in_child=Runtime._after_fork)
+        if not self._components.has_ticker:
+            return
+        store.on_wake = self._ticker.wake
+        # Why: a span may have started since the provider was joined.
+        if not store.idle or self._providers.processor.watching:
+            self._ticker.wake()
+
+    def _build_callbacks(self) -> Callbacks:
+        totals = self._totals
+        return Callbacks(lambda count: totals.count_dropped("callback", count))
+
+    @property
+    def settings(self) -> Settings:
+        """Settings in effect."""
+        return self._settings
+
+    @property
+    def metrics_url(self) -> str | None:
+        """URL of ``/metrics`` of this process, or None when it is not served."""
+        return self._components.metrics_url
+
+    @property
+    def server_url(self) -> str | None:
+        """URL of the API and the page of this process, or None when they are not served."""
+        return self._components.urls.own
 
     @property
     def is_shut_down(self) -> bool:
-        """True after shutdown."""
-        return self._ended
-
-    # --- queries -----------------------------------------------------------------------------------------------
+        """True after :meth:`shutdown`."""
+        return self._is_shut_down
 
     @property
     def reader(self) -> CompositeReader:
-        """Everything that is known here: what this process does as of now, and what the journal keeps."""
-        return CompositeReader(self.store, self.journal)
+        """Reader of the live operations of this process and of the journal."""
+        return self._components.reader
 
-    def journal_size(self) -> int | None:
-        """Return the size of the journal's files in bytes; None without one."""
-        return self.reader.size_bytes()
+    def metrics_collector(self) -> ProgressCollector:
+        """Return a collector of this runtime's metrics, to register with a Prometheus registry."""
+        from otel_progress.metrics.collector import ProgressCollector
+
+        return ProgressCollector(
+            self._store,
+            totals=self._totals,
+            retention_s=self._settings.metrics_retention,
+            public_url=self._components.urls.read_public_url,
+            journal_size=self.reader.size_bytes,
+        )
+
+    # --- queries -----------------------------------------------------------------------------------------------
 
     def get_operation(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of this id with its levels: live ones as of now, else from the journal; None when unknown."""
@@ -124,7 +140,7 @@ class Runtime:
 
     def get_active_operations(self) -> list[OperationSnapshot]:
         """Return the operations of this process that have not ended, with their levels, newest first."""
-        return list(self.store.active())
+        return list(self._store.active())
 
     def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
         """Return ended operations, the last one first: those of this process, and those the journal keeps."""
@@ -168,14 +184,6 @@ class Runtime:
         """
         return self.reader.request_cancel(operation_id, reason)
 
-    def _apply_cancel_requests(self, requests: Sequence[CancelRequest]) -> None:
-        """Take requests that came through the journal; those for runs that have ended meanwhile are none of the next one."""
-        if requests:
-            running = {node.operation.run for node in self.store.active_roots()}
-            for request in requests:
-                if request.run in running:
-                    self.store.request_cancel(request.operation_id, request.reason)
-
     def add_callback(self, callback: Callback, interval: float = 0.1) -> None:
         """Call ``callback(event, operation)`` from a thread of its own at starts, ends, and at most every ``interval`` seconds."""
         self._callbacks.add(callback, interval)
@@ -185,47 +193,50 @@ class Runtime:
         self._callbacks.remove(callback)
 
     def join(self, provider: TracerProvider) -> None:
-        """Follow the spans of one more tracer provider; the first one joined so makes the helpers' spans from then on."""
-        self._tracing.add(provider, given=True)
+        """Follow the spans of another tracer provider.
+
+        The first provider that is joined explicitly creates the spans of levels from then on.
+        """
+        self._providers.add(provider, given=True)
 
     # --- the end -----------------------------------------------------------------------------------------------
 
     def force_flush(self, timeout: float = 5.0) -> bool:
         """Bring everything up to now to the journal, callbacks and exporters; False when not all was taken within ``timeout`` s."""
         deadline = time.monotonic() + timeout
-        previewed = self.previewer is None or self.previewer.flush(timeout * PREVIEWS_SHARE)
-        self.ticker.tick()
+        previewed = self._previews is None or self._previews.flush(timeout * PREVIEWS_SHARE)
+        self._ticker.tick()
         flushes = [
             *(lane.flush for lane in self._sink_workers),
-            self._tracing.flush,
-            *self._flush_callbacks,
+            self._providers.flush,
+            *self._components.flush_callbacks,
             self._callbacks.flush,
         ]
         return all([previewed, *[flush(max(0.0, deadline - time.monotonic())) for flush in flushes]])
 
     def shutdown(self, timeout: float = SHUTDOWN_S) -> bool:
         """End what still runs as cancelled, write and export everything, close every part. Idempotent; never raises."""
-        if self._pid != os.getpid() or not self._ending.acquire(blocking=False):
+        if self._pid != os.getpid() or not self._shutting_down.acquire(blocking=False):
             return True
-        self._ended = True
+        self._is_shut_down = True
         atexit.unregister(self.shutdown)
         deadline = time.monotonic() + timeout
         done = True
         if backend_slot.current is self._recording:  # first, so that nothing begins any more
             backend_slot.current = None
         try:
-            if self.previewer is not None:  # before the last tick, which tells of them
-                done = self.previewer.close(timeout * PREVIEWS_SHARE)
-            for operation in list(self.store.active_roots()):
-                self.store.close(operation, Status.CANCELLED, message=REASON_EXIT)
-            self.ticker.stop(timeout)
+            if self._previews is not None:  # before the last tick, which tells of them
+                done = self._previews.close(timeout * PREVIEWS_SHARE)
+            for operation in list(self._store.active_roots()):
+                self._store.close(operation, Status.CANCELLED, message=REASON_EXIT)
+            self._ticker.stop(timeout)
             done = self._callbacks.flush(max(0.1, deadline - time.monotonic())) and done
             for lane in self._sink_workers:
                 done = lane.close(max(0.1, deadline - time.monotonic())) and done
         except Exception as error:
             report_internal_error("shutdown", "progress could not be shut down completely", error=error)
             done = False
-        for end in (self._tracing.close, *self._close_callbacks):
+        for end in (self._providers.close, *self._components.close_callbacks):
             try:
                 end(max(0.1, deadline - time.monotonic()))
             except Exception as error:
@@ -243,11 +254,11 @@ class Runtime:
         self.shutdown()
 
     def _before_tick(self) -> None:
-        self._tracing.processor.look()
-        if self.sampler is not None:
-            self.sampler.sample_if_due(self.store.active_roots)
-        if self.previewer is not None:
-            self.previewer.run_due_work(lambda: [node.operation.run for node in self.store.active_roots()])
+        self._providers.processor.look()
+        if self._sampler is not None:
+            self._sampler.sample_if_due(self._store.active_roots)
+        if self._previews is not None:
+            self._previews.run_due_work(lambda: [node.operation.run for node in self._store.active_roots()])
 
     # --- what the store tells ----------------------------------------------------------------------------------
 
@@ -258,45 +269,47 @@ class Runtime:
 
     def _on_level_ended(self, node: Node) -> None:
         spans.finish_span(node)
-        if self.previewer is not None:
-            self.previewer.forget(node)
+        if self._previews is not None:
+            self._previews.forget(node)
             if node.parent is None:
-                self.previewer.operation_ended(node.operation.run)
+                self._previews.operation_ended(node.operation.run)
         if node.parent is None and self._callbacks:
             self._post(node.status.value, node)  # type: ignore[arg-type]
 
     def _post(self, event: CallbackEvent, node: Node) -> None:
         try:
-            operation = self.store.view(node)
+            operation = self._store.view(node)
             self._callbacks.submit(event, operation)
         except Exception as error:
             report_internal_error("callback", "a callback could not be told", error=error)
 
     def _after_tick(self, batch: ChangeSet, seconds: float) -> None:
-        self.totals.write(batch)
-        self.totals.observe_tick(seconds)
+        self._totals.write(batch)
+        self._totals.observe_tick(seconds)
         if self._callbacks:
-            for operation in self.store.running({snapshot.info.run for snapshot in batch.snapshots}):
+            for operation in self._store.running({snapshot.info.run for snapshot in batch.snapshots}):
                 self._callbacks.submit("updated", operation)
 
     # --- fork --------------------------------------------------------------------------------------------------
 
     def _after_fork(self) -> None:
         """In a forked child: a new instance without the parent's levels, threads or terminal; its own levels are recorded."""
-        if self._ended:
+        if self._is_shut_down:
             return
         self._pid = os.getpid()
-        self._ending = threading.Lock()
-        self.store.restart(current_instance(self.store.instance.service))
+        self._shutting_down = threading.Lock()
+        self._store.restart(current_instance(self._store.instance.service))
         self._sink_workers[:] = [lane for lane in self._sink_workers if lane.name != "console"]
         for lane in self._sink_workers:
             lane.restart()
-        if self.sampler is not None:
-            self.sampler.restart()
-        if self.previewer is not None:
-            self.previewer.restart()
-        self.server_url = None  # the parent serves; a child that did as well would answer for another process
+        if self._sampler is not None:
+            self._sampler.restart()
+        if self._previews is not None:
+            self._previews.restart()
+        self._components.urls.own = (
+            None  # the parent serves; a child that did as well would answer for another process
+        )
         self._recording.warnings = CallSiteWarnings()
-        self.ticker.restart()
-        self._callbacks = Callbacks(lambda count: self.totals.count_dropped("callback", count))
-        self._tracing.processor.restart()
+        self._ticker.restart()
+        self._callbacks = self._build_callbacks()
+        self._providers.processor.restart()
