@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import otel_progress as progress
 from otel_progress import ConfigurationError, Status, config
-from otel_progress.settings.fields import SETTINGS, Settings
+from otel_progress.settings.fields import Settings
 from otel_progress.testing import Recorder, recording, wait_until
 
 PATIENCE_S = 60.0
@@ -136,22 +136,6 @@ def test_what_is_no_provider(given: Any) -> None:
     with pytest.raises(ConfigurationError, match="tracer_provider"):
         progress.configure(**QUIET, tracer_provider=given)
     assert config.current_runtime() is None
-
-
-def test_every_argument_is_a_setting() -> None:
-    """Arguments, settings and their fields are the same names in the same order; every one has its variable and a meaning."""
-    import dataclasses
-    import inspect
-
-    names = [setting.name for setting in SETTINGS]
-    assert sorted(names) == sorted(field.name for field in dataclasses.fields(Settings))
-    arguments = set(inspect.signature(progress.configure).parameters) - {"tracer_provider"}
-    assert arguments == set(names)
-    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
-    for setting in SETTINGS:
-        assert setting.variables[0] == f"OTEL_PROGRESS_{setting.name.upper()}"
-        assert setting.meaning.endswith(".")
-        assert setting.default == defaults[setting.name]
 
 
 @pytest.mark.usefixtures("ended")
@@ -311,3 +295,12 @@ def test_the_runtime_is_let_go() -> None:
         return all(one() is None for one in runtimes)
 
     wait_until(gone, 60.0)
+
+
+def test_runtime_public_names_are_its_settings_reader_urls_and_verbs(recorder: Recorder) -> None:
+    """Components such as the live store and the ticker are private."""
+    values = {"is_shut_down", "metrics_url", "reader", "server_url", "settings"}
+    queries = {"get_active_operations", "get_batch", "get_events", "get_history", "get_logs", "get_operation"}
+    verbs = {"add_callback", "force_flush", "join", "remove_callback", "request_cancel", "shutdown"}
+    public_names = {name for name in dir(recorder.runtime) if not name.startswith("_")}
+    assert public_names == {*values, *queries, *verbs, "metrics_collector"}

@@ -70,7 +70,7 @@ def test_levels_of_an_event_query(recorder: Recorder) -> None:
     assert [event.name for event in progress.get_events("o", level="x:1")] == ["1", "1 below"]
     assert [event.name for event in progress.get_events("o", level="")] == ["1", "1 below", "10", "10 below"]
     assert recorder.runtime.reader.events("o", limit=1)[0].name == "10 below"
-    assert recorder.runtime.reader.events("o", limit=0) == []
+    assert list(recorder.runtime.reader.events("o", limit=0)) == []
 
 
 def test_a_reader_takes_nothing_from_the_ticks(recorder: Recorder) -> None:

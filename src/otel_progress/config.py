@@ -77,35 +77,8 @@ def configure(
     used, and for one that contradicts the running configuration, and MissingExtraError for what needs packages that are not installed;
     nothing is changed then.
     """
-    arguments = {
-        "service_name": service_name,
-        "store": store,
-        "prometheus_port": prometheus_port,
-        "prometheus_host": prometheus_host,
-        "otlp": otlp,
-        "console": console,
-        "strict": strict,
-        "tick": tick,
-        "retention": retention,
-        "metrics_retention": metrics_retention,
-        "stall_after": stall_after,
-        "capture_logs": capture_logs,
-        "redact": redact,
-        "resources": resources,
-        "previews": previews,
-        "preview_at": preview_at,
-        "preview_edge": preview_edge,
-        "preview_format": preview_format,
-        "preview_count": preview_count,
-        "preview_size": preview_size,
-        "public_url": public_url,
-        "server_port": server_port,
-        "server_host": server_host,
-        "token": token,
-        "token_file": token_file,
-        "enabled": enabled,
-    }
-    return start(arguments, tracer_provider)
+    arguments = dict(locals())  # first statement: exactly the arguments
+    return start(arguments, arguments.pop("tracer_provider"))
 
 
 def start(

@@ -25,7 +25,7 @@ RedactRule: TypeAlias = bool | Callable[[str, str], str]
 """Whether to redact secrets, or what to do with a key and a text after that."""
 
 
-PreviewAt: TypeAlias = "str | float | Sequence[float]"
+PreviewAt: TypeAlias = str | float | Sequence[float]
 """When to take previews: fractions, seconds, or ``always``."""
 
 
