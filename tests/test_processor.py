@@ -231,7 +231,7 @@ def test_force_flush_of_the_provider_looks(recorder: Recorder, tracer: Tracer) -
 
 def test_the_ticker_wakes_for_plain_spans(lenient: Recorder) -> None:
     """A plain span is found by the background ticks alone, without a helper running."""
-    lenient.runtime._store.on_wake = lenient.runtime._ticker.wake
+    lenient.runtime._ticker.set_background(True)
     with lenient.provider.get_tracer("user").start_as_current_span("import") as span:
         span.set_attribute("progress.total", 4)
         wait_until(lenient.runtime.get_active_operations, 60.0)

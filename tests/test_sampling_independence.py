@@ -109,7 +109,7 @@ def started(provider: Any, environ: dict[str, str] | None = None) -> Iterator[Ru
     settings = {"store": "memory:", "console": False, "otlp": False, "strict": True}
     sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
     with config.start(settings, provider, environ=environ or {}, sources=sources) as runtime:
-        runtime._store.on_wake = lambda: None
+        runtime._ticker.set_background(False)
         yield runtime
         KEPT.clear()
 

@@ -87,7 +87,6 @@ def start(
     *,
     environ: Mapping[str, str] | None = None,
     sources: ClockAndIds | None = None,
-    has_ticker: bool = True,
     fresh: bool = False,
 ) -> Runtime:
     """Do what :func:`configure` does with its arguments by name. ``fresh`` refuses to go on with a running configuration."""
@@ -104,7 +103,7 @@ def start(
         settings = Settings.from_environ(os.environ if environ is None else environ).with_arguments(
             **arguments
         )
-        runtime = build_runtime(settings, provider, sources, has_ticker=has_ticker)
+        runtime = build_runtime(settings, provider, sources)
         _current[:] = [runtime]
         atexit.register(runtime.shutdown)
         return runtime

@@ -58,7 +58,7 @@ class ProgressSpanProcessor(SpanProcessor):
                 if len(self._watched) >= MAX_WATCHED:
                     self._let_go()
                 self._watched[span.get_span_context().span_id] = (span, above)
-            self._store.on_wake()
+            self._store.notify_change()
         except Exception as error:
             report_internal_error("processor", "a span could not be watched for progress", error=error)
 

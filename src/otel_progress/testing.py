@@ -168,7 +168,9 @@ def recording(
         **settings,
     }
     sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
-    runtime = start(arguments, provider, environ={}, sources=sources, has_ticker=ticking, fresh=True)
+    runtime = start(arguments, provider, environ={}, sources=sources, fresh=True)
+    if not ticking:
+        runtime._ticker.set_background(False)
     try:
         yield Recorder(runtime, clock, provider, exporter)
     finally:

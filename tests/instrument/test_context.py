@@ -176,7 +176,7 @@ def test_a_forgotten_operation_takes_its_levels_along(recorder: Recorder) -> Non
 
 def test_many_threads_at_once(recorder: Recorder) -> None:
     """Threads that begin, count and end levels of one operation lose none of it while it is being read."""
-    recorder.runtime._store.on_wake = recorder.runtime._ticker.wake
+    recorder.runtime._ticker.set_background(True)
     with progress.operation("o", id="o", total=400) as op:
 
         def work(worker: int) -> None:

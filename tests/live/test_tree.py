@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import otel_progress as progress
 from otel_progress import Status
+from otel_progress.live.listener import NullListener
 from otel_progress.live.node import Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.live.tree import Limits
@@ -216,8 +217,13 @@ def test_a_child_of_no_weight_fails_for_itself(recorder: Recorder) -> None:
 def test_what_waits_for_a_stuck_tick_is_bounded(below: bool) -> None:
     """Without a tick, ended operations and levels are let go beyond the bound, the oldest first, and that is told."""
     told: list[str] = []
-    store = LiveStore(instance(), limits=Limits(waiting_levels=3))
-    store.on_note = lambda reason, text: told.append(reason)
+
+    class Listener(NullListener):
+        def on_late_rejection(self, reason: str, text: str) -> None:
+            assert "left out of the journal" in text
+            told.append(reason)
+
+    store = LiveStore(instance(), limits=Limits(waiting_levels=3), listener=Listener())
     parent = store.open(None, spec("all", "all")) if below else None
     for number in range(10):
         node = store.open(parent, spec("one", str(number)))

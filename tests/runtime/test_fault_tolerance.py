@@ -130,7 +130,7 @@ def test_a_foreign_sdk_that_raises(step: str) -> None:
     settings = {"store": "memory:", "console": False, "otlp": False}
     provider: Any = BadProvider(step)
     with config.start(settings, provider, environ={}) as runtime:
-        runtime._store.on_wake = lambda: None
+        runtime._ticker.set_background(False)
         operation_id = work()
         one = runtime.get_operation(operation_id)
         assert one is not None
@@ -301,7 +301,7 @@ def test_threads_that_cannot_be_started(lenient: Recorder, monkeypatch: pytest.M
             return start(thread)
         raise RuntimeError("can't start new thread")
 
-    lenient.runtime._store.on_wake = lenient.runtime._ticker.wake
+    lenient.runtime._ticker.set_background(True)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     operation_id = work()
     one = lenient.operation(operation_id)
@@ -338,7 +338,7 @@ def test_an_interrupt_while_a_level_begins(
     with progress.operation("outer", id="outer") as outer:
         with monkeypatch.context() as patched:
             if place == "in the store":
-                patched.setattr(recorder.runtime._store, "on_wake", interrupted)
+                patched.setattr(recorder.runtime._store, "notify_change", interrupted)
             else:
                 patched.setattr(recorder.runtime._recording, "tracer", lambda scope: Interrupted())
             with (

@@ -214,7 +214,7 @@ def test_a_slow_sink_does_not_slow_the_ticks(
     lenient: Recorder, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only what a write takes of the processor, not how long it waits for a disk or a network, makes the pauses of ticks longer."""
-    ticker = Ticker(lenient.runtime._store, [lane := SinkWorker("slow", sink)], interval=0.02)
+    ticker = Ticker(lambda: lenient.runtime._store, [lane := SinkWorker("slow", sink)], interval=0.02)
     for used, pause in ((0.001, 0.02), (0.09, 0.91)):
         only = SimpleNamespace(thread_time=iter([3.0, 3.0 + used]).__next__, monotonic=time.monotonic)
         monkeypatch.setattr(lanes, "time", only)
@@ -226,7 +226,7 @@ def test_a_slow_sink_does_not_slow_the_ticks(
 
 def test_ticks_stretch_with_what_they_cost(lenient: Recorder) -> None:
     """A tick that took long is followed by a pause that makes it less than a tenth of the time; a short one by the interval."""
-    ticker = Ticker(lenient.runtime._store, [], interval=0.1)
+    ticker = Ticker(lambda: lenient.runtime._store, [], interval=0.1)
     assert ticker.pause(0.001) == pytest.approx(0.099)
     assert 0.08 < 0.5 / (0.5 + ticker.pause(0.5)) < 0.1
 
@@ -310,14 +310,14 @@ class Recorder_:  # noqa: N801 - a context of this module
     """Ticks every millisecond within the block."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self._store, self._ticker = recorder.runtime._store, recorder.runtime._ticker
+        self._ticker = recorder.runtime._ticker
 
     def __enter__(self) -> None:
         self._ticker._interval = 0.001
-        self._store.on_wake = self._ticker.wake
+        self._ticker.set_background(True)
 
     def __exit__(self, *_: object) -> None:
-        self._store.on_wake = lambda: None
+        self._ticker.set_background(False)
 
 
 def test_what_a_sink_lets_go_by_itself_is_counted(sink: Sink) -> None:

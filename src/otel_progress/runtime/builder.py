@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Final
 
 from otel_progress import redaction
 from otel_progress.errors import MissingExtraError
-from otel_progress.instrument.backend import RecordingBackend, backend_slot
+from otel_progress.instrument.backend import backend_slot
 from otel_progress.journal import Journal, open_journal
 from otel_progress.live.store import LiveStore
-from otel_progress.metrics.counters import Totals
 from otel_progress.otlp.bounded import ShutdownBudget
 from otel_progress.otlp.environment import wanted_signals
 from otel_progress.otlp.exporters import build_resource
-from otel_progress.processes import current_instance
 from otel_progress.protocols import CancelRequestSource, ChangeSet, Sink, TrajectorySource
 from otel_progress.records import CancelRequest
-from otel_progress.runtime.components import ClockAndIds, CloseCallback, RuntimeComponents, ServerUrls
-from otel_progress.runtime.composite_reader import CompositeReader
-from otel_progress.runtime.providers import TracerProviders
+from otel_progress.runtime.components import ClockAndIds, RuntimeComponents
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.settings.fields import Settings
@@ -30,40 +26,24 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
-    from otel_progress.integrations.stdlib_logging import LogHandler
-    from otel_progress.previews.service import PreviewService
-    from otel_progress.runtime.resource_sampler import ResourceSampler
-
-
-_UNKNOWN_SERVICE: Final = "unknown_service"
-
 
 _FAILED_BUILD_SHUTDOWN_S: Final = 1.0
 """Time limit for closing the finished components when another one cannot be built, in seconds."""
 
 
 def build_runtime(
-    settings: Settings,
-    provider: TracerProvider | None = None,
-    sources: ClockAndIds | None = None,
-    *,
-    has_ticker: bool = True,
+    settings: Settings, provider: TracerProvider | None = None, sources: ClockAndIds | None = None
 ) -> Runtime:
     """Build a runtime and make it the active recording.
 
-    The runtime joins ``provider``, or the global provider when that is None. Without
-    ``has_ticker`` no background thread collects changes. A runtime of settings with
-    ``enabled=False`` records nothing. Raises ConfigurationError or MissingExtraError
-    after it has closed what it had built.
+    The runtime joins ``provider``, or the global provider when that is None. A runtime of
+    settings with ``enabled=False`` records nothing. Raises ConfigurationError or
+    MissingExtraError after it has closed what it had built.
     """
     sources = sources or ClockAndIds()
     if settings.enabled:
-        return _RuntimeBuilder(settings, sources, has_ticker=has_ticker).build(provider)
-    store = LiveStore(current_instance(settings.service_name or _UNKNOWN_SERVICE))
-    providers = TracerProviders(store)
-    recording = RecordingBackend(store, providers.tracer)
-    reader = CompositeReader(store, None)
-    return Runtime(RuntimeComponents(settings, store, recording, Totals(), providers, reader, ServerUrls()))
+        return _RuntimeBuilder(settings, sources).build(provider)
+    return Runtime(RuntimeComponents(settings, sources))
 
 
 class _RuntimeBuilder:
@@ -72,35 +52,16 @@ class _RuntimeBuilder:
     Everything that may be rejected comes first. A failure closes the components built so far.
     """
 
-    def __init__(self, settings: Settings, sources: ClockAndIds, *, has_ticker: bool) -> None:
+    def __init__(self, settings: Settings, sources: ClockAndIds) -> None:
         self._settings = settings
-        self._has_ticker = has_ticker
         self._signals = wanted_signals(os.environ, otlp=settings.otlp)
         self._budget = ShutdownBudget()
         self._token = None if settings.server_port is None else settings.read_token()
         self._is_sampling = _is_sampling(settings)
-        self._previews: PreviewService | None = None
         self._journal = _open_journal(settings, self._discard_previews)
-        self._totals = Totals()
-        self._store = LiveStore(
-            current_instance(settings.service_name or _UNKNOWN_SERVICE),
-            clock=sources.clock,
-            now=sources.now,
-            ids=sources.ids,
-            stall_after=settings.stall_after,
-            has_trajectory_store=isinstance(self._journal, TrajectorySource),
-        )
-        self._providers = TracerProviders(self._store)
-        self._recording = RecordingBackend(
-            self._store, self._providers.tracer, settings.strict, self._totals.count_rejected
-        )
-        self._reader = CompositeReader(self._store, self._journal)
-        self._urls = ServerUrls(configured=settings.public_url)
-        self._metrics_url: str | None = None
-        self._sampler: ResourceSampler | None = None
-        self._sink_workers: list[SinkWorker] = []
-        self._flush_callbacks: list[Callable[[float], bool]] = []
-        self._close_callbacks: list[CloseCallback] = []
+        self._components = RuntimeComponents(settings, sources, self._journal)
+        self._store = self._components.store
+        self._totals = self._components.totals
 
     def build(self, provider: TracerProvider | None) -> Runtime:
         """Build all components and the runtime, and start to record."""
@@ -113,7 +74,7 @@ class _RuntimeBuilder:
             self._build_previews()
             self._serve_api()
         except BaseException:
-            Runtime(self._components()).shutdown(_FAILED_BUILD_SHUTDOWN_S)
+            Runtime(self._components).shutdown(_FAILED_BUILD_SHUTDOWN_S)
             if journal is not None:
                 journal.close()
             raise
@@ -122,31 +83,11 @@ class _RuntimeBuilder:
         self._add_console()
         if self._is_sampling:
             self._build_sampler()
-        handler = self._build_log_handler()
-        runtime = Runtime(self._components())
+        runtime = Runtime(self._components)
         redaction.redactor_slot.current = _build_redactor(self._settings)
-        if handler is not None:
-            handler.install()
-        backend_slot.current = self._recording
+        self._capture_logs()
+        backend_slot.current = self._components.recording
         return runtime
-
-    def _components(self) -> RuntimeComponents:
-        return RuntimeComponents(
-            self._settings,
-            self._store,
-            self._recording,
-            self._totals,
-            self._providers,
-            self._reader,
-            self._urls,
-            sink_workers=tuple(self._sink_workers),
-            flush_callbacks=tuple(self._flush_callbacks),
-            close_callbacks=tuple(self._close_callbacks),
-            previews=self._previews,
-            sampler=self._sampler,
-            metrics_url=self._metrics_url,
-            has_ticker=self._has_ticker,
-        )
 
     # --- journal ---------------------------------------------------------------------------------
 
@@ -160,8 +101,7 @@ class _RuntimeBuilder:
 
     def _discard_previews(self, locations: Sequence[str]) -> None:
         """Delete the content of previews whose journal entries were deleted."""
-        if self._previews is not None:
-            self._previews.discard(locations)
+        self._components.discard_previews(locations)
 
     # --- sinks and exporters ---------------------------------------------------------------------
 
@@ -182,7 +122,7 @@ class _RuntimeBuilder:
             on_recovered=self._store.resend,
             on_written=on_written,
         )
-        self._sink_workers.append(worker)
+        self._components.sink_workers.append(worker)
 
     def _add_console(self) -> None:
         from otel_progress.console.terminal import make_console
@@ -193,9 +133,9 @@ class _RuntimeBuilder:
 
     def _join_provider(self, provider: TracerProvider | None) -> None:
         if provider is not None:
-            self._providers.add(provider, given=True)
+            self._components.providers.add(provider, given=True)
             return
-        self._providers.add_global(
+        self._components.providers.add_global(
             self._settings.service_name,
             self._store.instance.id,
             export="traces" in self._signals,
@@ -221,7 +161,7 @@ class _RuntimeBuilder:
         if self._settings.capture_logs is not False:
             self._add_sink("logs", OtlpLogs(log))
         self._add_sink("events", OtlpEvents(log, address=self._get_preview_url))
-        self._flush_callbacks.append(log.force_flush)
+        self._components.flush_callbacks.append(log.force_flush)
 
     def _export_metrics(self) -> None:
         """Export metrics over OTLP."""
@@ -235,12 +175,12 @@ class _RuntimeBuilder:
             self._build_resource(),
             budget=self._budget,
             on_error=lambda: self._totals.count_sink_error("otlp.metrics"),
-            public_url=self._urls.read_public_url,
-            journal_size=self._reader.size_bytes,
+            public_url=self._components.read_public_url,
+            journal_size=self._components.reader.size_bytes,
         )
-        self._flush_callbacks.append(metrics.force_flush)
+        self._components.flush_callbacks.append(metrics.force_flush)
         # The shutdown budget limits how long this takes.
-        self._close_callbacks.append(lambda timeout: metrics.close())
+        self._components.close_callbacks.append(lambda timeout: metrics.close())
 
     def _build_resource(self) -> Resource:
         return build_resource(self._settings.service_name, self._store.instance.id)
@@ -257,12 +197,12 @@ class _RuntimeBuilder:
             self._store,
             totals=self._totals,
             retention_s=self._settings.metrics_retention,
-            public_url=self._urls.read_public_url,
-            journal_size=self._reader.size_bytes,
+            public_url=self._components.read_public_url,
+            journal_size=self._components.reader.size_bytes,
         )
         server = serve_metrics(collector, self._settings.prometheus_port, self._settings.prometheus_host)
-        self._metrics_url = server.url
-        self._close_callbacks.append(lambda timeout: server.close())
+        self._components.metrics_url = server.url
+        self._components.close_callbacks.append(lambda timeout: server.close())
 
     def _serve_api(self) -> None:
         """Serve the API and the page from this process. Raises MissingExtraError."""
@@ -276,19 +216,20 @@ class _RuntimeBuilder:
             raise
         except ImportError as error:
             raise MissingExtraError("Serving progress", "server") from error
+        previews = self._components.previews
         server = Server(
-            self._reader,
+            self._components.reader,
             host=self._settings.server_host,
             port=port,
             token=self._token,
-            controller=self._reader,
+            controller=self._components.reader,
             totals=self._totals,
-            public_url=self._urls.read_public_url(),
-            previews=None if self._previews is None else self._previews.store,
+            public_url=self._components.read_public_url(),
+            previews=None if previews is None else previews.store,
         )
         server.start()
-        self._urls.own = server.url
-        self._close_callbacks.append(server.close)
+        self._components.server_url = server.url
+        self._components.close_callbacks.append(server.close)
 
     # --- previews, resources, logs ---------------------------------------------------------------
 
@@ -308,35 +249,35 @@ class _RuntimeBuilder:
         style = PreviewSettings(
             settings.preview_at, settings.preview_edge, FORMATS[settings.preview_format], bounds
         )
-        self._previews = self._recording.previewer = PreviewService(
+        self._components.previews = self._components.recording.previewer = PreviewService(
             open_store(settings.previews, _journal_path(self._journal)),
             style,
             count=self._totals.count_preview,
-            base=self._urls.read_public_url,
+            base=self._components.read_public_url,
             now=self._store.now,
             clock=self._store.clock,
         )
-        if self._journal is None:
-            self._store.on_previews_gone = self._previews.discard
 
     def _get_preview_url(self, operation_id: str, number: int) -> str:
-        return "" if self._previews is None else self._previews.address(operation_id, number)
+        previews = self._components.previews
+        return "" if previews is None else previews.address(operation_id, number)
 
     def _build_sampler(self) -> None:
         from otel_progress.runtime.resource_sampler import ResourceSampler
 
         sampler = ResourceSampler(self._store.clock, self._store.now, self._store.add_sample)
-        self._sampler = sampler
-        self._close_callbacks.append(lambda timeout: sampler.close())
+        self._components.sampler = sampler
+        self._components.close_callbacks.append(lambda timeout: sampler.close())
 
-    def _build_log_handler(self) -> LogHandler | None:
-        if self._settings.capture_logs is False:
-            return None
+    def _capture_logs(self) -> None:
+        severity = self._settings.capture_logs
+        if severity is False:
+            return
         from otel_progress.integrations.stdlib_logging import LogHandler
 
-        handler = LogHandler(self._store, self._settings.capture_logs)
-        self._close_callbacks.append(lambda timeout: handler.close())
-        return handler
+        handler = LogHandler(self._store, severity)
+        handler.install()
+        self._components.close_callbacks.append(lambda timeout: handler.close())
 
 
 def apply_cancel_requests(store: LiveStore, requests: Sequence[CancelRequest]) -> None:

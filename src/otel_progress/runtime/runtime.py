@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.fork import ForkPhase, on_fork
-from otel_progress.instrument import spans
 from otel_progress.instrument.backend import CallSiteWarnings, backend_slot
-from otel_progress.live.node import Node
 from otel_progress.model import Outcome, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.processes import current_instance
-from otel_progress.protocols import ChangeSet
 from otel_progress.records import LogRecord
-from otel_progress.runtime.callbacks import Callback, CallbackEvent, Callbacks
-from otel_progress.runtime.ticker import Ticker
+from otel_progress.runtime.callbacks import Callback, Callbacks
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -54,46 +50,22 @@ class Runtime:
         self._settings = components.settings
         self._store = components.store
         self._totals = components.totals
+        self._ticker = components.ticker
         self._providers = components.providers
         self._recording = components.recording
         self._previews = components.previews
         self._sampler = components.sampler
-        self._sink_workers = list(components.sink_workers)
-        self._callbacks = self._build_callbacks()
-        self._ticker = Ticker(
-            self._store,
-            self._sink_workers,
-            interval=self._settings.tick,
-            before=self._before_tick,
-            after=self._after_tick,
-            watching=lambda: components.providers.processor.watching,
-        )
+        self._sink_workers = components.sink_workers
         self._pid = os.getpid()
         self._is_shut_down = False
         # Why: the thread that shuts down takes it permanently. No thread waits for it, so a
         # signal handler may shut down as well.
         self._shutting_down = threading.Lock()
-        self._attach_store()
         on_fork(phase=ForkPhase.RUNTIME, owner=self, after_in_child=Runtime._after_fork)
 
-    def _attach_store(self) -> None:
-        store, totals = self._store, self._totals
-        store.on_reject = self._recording.reject_value
-        store.on_note = self._recording.report_rejection
-        store.on_begin = self._on_operation_started
-        store.on_end = self._on_level_ended
-        store.on_advance = spans.add_quarter_event
-        store.on_event_dropped = lambda: totals.count_dropped("event")
-        if not self._components.has_ticker:
-            return
-        store.on_wake = self._ticker.wake
-        # Why: a span may have started since the provider was joined.
-        if not store.idle or self._providers.processor.watching:
-            self._ticker.wake()
-
-    def _build_callbacks(self) -> Callbacks:
-        totals = self._totals
-        return Callbacks(lambda count: totals.count_dropped("callback", count))
+    @property
+    def _callbacks(self) -> Callbacks:
+        return self._components.callbacks
 
     @property
     def settings(self) -> Settings:
@@ -108,7 +80,7 @@ class Runtime:
     @property
     def server_url(self) -> str | None:
         """URL of the API and the page of this process, or None when they are not served."""
-        return self._components.urls.own
+        return self._components.server_url
 
     @property
     def is_shut_down(self) -> bool:
@@ -128,7 +100,7 @@ class Runtime:
             self._store,
             totals=self._totals,
             retention_s=self._settings.metrics_retention,
-            public_url=self._components.urls.read_public_url,
+            public_url=self._components.read_public_url,
             journal_size=self.reader.size_bytes,
         )
 
@@ -253,43 +225,6 @@ class Runtime:
     ) -> None:
         self.shutdown()
 
-    def _before_tick(self) -> None:
-        self._providers.processor.look()
-        if self._sampler is not None:
-            self._sampler.sample_if_due(self._store.active_roots)
-        if self._previews is not None:
-            self._previews.run_due_work(lambda: [node.operation.run for node in self._store.active_roots()])
-
-    # --- what the store tells ----------------------------------------------------------------------------------
-
-    def _on_operation_started(self, node: Node) -> None:
-        if self._callbacks:
-            self._post("started", node)
-        node.operation.start_delivered = True
-
-    def _on_level_ended(self, node: Node) -> None:
-        spans.finish_span(node)
-        if self._previews is not None:
-            self._previews.forget(node)
-            if node.parent is None:
-                self._previews.operation_ended(node.operation.run)
-        if node.parent is None and self._callbacks:
-            self._post(node.status.value, node)  # type: ignore[arg-type]
-
-    def _post(self, event: CallbackEvent, node: Node) -> None:
-        try:
-            operation = self._store.view(node)
-            self._callbacks.submit(event, operation)
-        except Exception as error:
-            report_internal_error("callback", "a callback could not be told", error=error)
-
-    def _after_tick(self, batch: ChangeSet, seconds: float) -> None:
-        self._totals.write(batch)
-        self._totals.observe_tick(seconds)
-        if self._callbacks:
-            for operation in self._store.running({snapshot.info.run for snapshot in batch.snapshots}):
-                self._callbacks.submit("updated", operation)
-
     # --- fork --------------------------------------------------------------------------------------------------
 
     def _after_fork(self) -> None:
@@ -306,10 +241,9 @@ class Runtime:
             self._sampler.restart()
         if self._previews is not None:
             self._previews.restart()
-        self._components.urls.own = (
-            None  # the parent serves; a child that did as well would answer for another process
-        )
+        # Why: the server runs in the parent only.
+        self._components.server_url = None
         self._recording.warnings = CallSiteWarnings()
         self._ticker.restart()
-        self._callbacks = self._build_callbacks()
+        self._components.restart_callbacks()
         self._providers.processor.restart()
