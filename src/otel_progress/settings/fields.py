@@ -15,6 +15,17 @@ from urllib.parse import unquote
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
+from otel_progress.settings.defaults import (
+    DEFAULT_HOST,
+    DEFAULT_METRICS_RETENTION_S,
+    DEFAULT_PREVIEW_BYTES,
+    DEFAULT_PREVIEW_COUNT,
+    DEFAULT_PREVIEW_EDGE_PIXELS,
+    DEFAULT_PREVIEW_RATIOS,
+    DEFAULT_RETENTION_S,
+    DEFAULT_STALL_AFTER_S,
+    DEFAULT_TICK_S,
+)
 from otel_progress.settings.parsing import (
     MAX_TOKEN,
     ConsoleMode,
@@ -97,7 +108,7 @@ class Settings:
     prometheus_port: int | None = _setting(
         None, parse_port, "Port of /metrics. 0 selects a free port. Off when not set."
     )
-    prometheus_host: str = _setting("127.0.0.1", parse_text, "Address of /metrics.")
+    prometheus_host: str = _setting(DEFAULT_HOST, parse_text, "Address of /metrics.")
     otlp: bool | None = _setting(
         None,
         parse_bool,
@@ -111,15 +122,19 @@ class Settings:
     strict: bool = _setting(
         False, parse_bool, "Whether invalid values raise an exception instead of being counted. For tests."
     )
-    tick: float = _setting(0.1, parse_tick, "Interval of collecting progress while an operation is running.")
+    tick: float = _setting(
+        DEFAULT_TICK_S, parse_tick, "Interval of collecting progress while an operation is running."
+    )
     retention: float = _setting(
-        86_400.0, parse_duration, "How long the journal stores operations after their end."
+        DEFAULT_RETENTION_S, parse_duration, "How long the journal stores operations after their end."
     )
     metrics_retention: float = _setting(
-        300.0, parse_duration, "How long the series of an operation stay on /metrics after its end."
+        DEFAULT_METRICS_RETENTION_S,
+        parse_duration,
+        "How long the series of an operation stay on /metrics after its end.",
     )
     stall_after: float = _setting(
-        60.0,
+        DEFAULT_STALL_AFTER_S,
         parse_duration,
         "Shortest time without an advance after which an operation counts as stalled.",
     )
@@ -148,23 +163,25 @@ class Settings:
         "or a URL that fsspec supports, such as `s3://bucket/previews`. `false` disables previews.",
     )
     preview_at: tuple[float, ...] | float | Literal["always"] = _setting(
-        (0.25, 0.5, 0.75),
+        DEFAULT_PREVIEW_RATIOS,
         parse_preview_at,
         "When previews are captured: at fractions of the level (`25%,50%,75%`), at an interval (`30s`), or "
         "`always`.",
     )
-    preview_edge: int = _setting(512, parse_edge, "Longer side of previews, in pixels.")
+    preview_edge: int = _setting(
+        DEFAULT_PREVIEW_EDGE_PIXELS, parse_edge, "Longer side of previews, in pixels."
+    )
     preview_format: Literal["png", "webp", "jpeg"] = _setting(
         "png", parse_picture_format, "Image format of previews: `png`, `webp` or `jpeg`."
     )
     preview_count: int = _setting(
-        50,
+        DEFAULT_PREVIEW_COUNT,
         parse_count,
         "Maximum number of stored previews per operation. Beyond it previews are thinned out evenly over "
         "the run.",
     )
     preview_size: int = _setting(
-        16 * 1024 * 1024, parse_size, "Maximum size of the stored previews per operation, in bytes."
+        DEFAULT_PREVIEW_BYTES, parse_size, "Maximum size of the stored previews per operation, in bytes."
     )
     public_url: str | None = _setting(
         None,
@@ -178,7 +195,7 @@ class Settings:
         "Port on which this process serves the API and the page. 0 selects a free port. Off when not set.",
     )
     server_host: str = _setting(
-        "127.0.0.1",
+        DEFAULT_HOST,
         parse_text,
         "Address of the API and the page. Any address but loopback requires a token.",
     )
