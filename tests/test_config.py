@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import urllib.request
@@ -32,8 +33,6 @@ def provider() -> TracerProvider:
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin without any variable of ours or of OpenTelemetry."""
-    import os
-
     for name in list(os.environ):
         if name.startswith("OTEL_"):
             monkeypatch.delenv(name)
@@ -295,6 +294,44 @@ def test_the_runtime_is_let_go() -> None:
         return all(one() is None for one in runtimes)
 
     wait_until(gone, 60.0)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_configure_in_child_forked_during_configure_of_another_thread_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch, provider: TracerProvider
+) -> None:
+    """The child replaces the lock, because the thread that holds it does not exist there."""
+    is_building, may_finish = threading.Event(), threading.Event()
+    build_runtime = config.build_runtime
+
+    def build_slowly(*arguments: Any) -> Any:
+        is_building.set()
+        may_finish.wait(PATIENCE_S)
+        return build_runtime(*arguments)
+
+    def configure() -> None:
+        with progress.configure(**QUIET, tracer_provider=provider):
+            pass
+
+    monkeypatch.setattr(config, "build_runtime", build_slowly)
+    thread = threading.Thread(target=configure)
+    thread.start()
+    assert is_building.wait(PATIENCE_S)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            may_finish.set()
+            child_thread = threading.Thread(target=configure, daemon=True)
+            child_thread.start()
+            child_thread.join(PATIENCE_S)
+            os._exit(1 if child_thread.is_alive() else 0)
+        finally:
+            os._exit(2)
+    may_finish.set()
+    thread.join(PATIENCE_S)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_runtime_public_names_are_its_settings_reader_urls_and_verbs(recorder: Recorder) -> None:

@@ -168,7 +168,7 @@ def recording(
         **settings,
     }
     sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
-    runtime = start(arguments, provider, environ={}, sources=sources, fresh=True)
+    runtime = start(arguments, provider, environ={}, sources=sources, is_exclusive=True)
     if not ticking:
         runtime._ticker.set_background(False)
     try:

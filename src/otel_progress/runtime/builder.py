@@ -133,7 +133,7 @@ class _RuntimeBuilder:
 
     def _join_provider(self, provider: TracerProvider | None) -> None:
         if provider is not None:
-            self._components.providers.add(provider, given=True)
+            self._components.providers.add(provider, is_explicit=True)
             return
         self._components.providers.add_global(
             self._settings.service_name,

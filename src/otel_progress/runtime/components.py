@@ -90,7 +90,7 @@ class RuntimeComponents:
         self.reader = CompositeReader(self.store, journal)
         self.providers = TracerProviders(self.store)
         self.recording = RecordingBackend(
-            self.store, self.providers.tracer, settings.strict, self.totals.count_rejected
+            self.store, self.providers.get_tracer, settings.strict, self.totals.count_rejected
         )
 
     def read_public_url(self) -> str | None:

@@ -169,7 +169,7 @@ class Runtime:
 
         The first provider that is joined explicitly creates the spans of levels from then on.
         """
-        self._providers.add(provider, given=True)
+        self._providers.add(provider, is_explicit=True)
 
     # --- the end -----------------------------------------------------------------------------------------------
 
