@@ -1,4 +1,4 @@
-"""A running configuration: the live store, the ticker with its lanes, what reads and what serves, and how all of it ends."""
+"""Public class of a running configuration: queries, requests, callbacks, flush and shutdown."""
 
 from __future__ import annotations
 
@@ -28,14 +28,23 @@ if TYPE_CHECKING:
 
 
 REASON_EXIT: Final = "the process ended first"
+"""Message of operations that a shutdown cancels."""
 
 
 SHUTDOWN_S: Final = 5.0
-"""How long a shutdown waits for sinks and exporters, in seconds."""
+"""Time limit of a shutdown, in seconds. Sinks and exporters that take longer lose data."""
+
+
+FLUSH_S: Final = 5.0
+"""Time limit of a flush, in seconds. Beyond it the flush returns False."""
 
 
 PREVIEWS_SHARE: Final = 0.4
-"""Share of that time that previews which are being made may take: a function that hangs is left behind."""
+"""Share of the time limit for previews in progress. Beyond it a preview is abandoned."""
+
+
+_MIN_CLOSE_S: Final = 0.1
+"""Time that each component has to close after the time limit is used up, in seconds."""
 
 
 class Runtime:
@@ -104,18 +113,18 @@ class Runtime:
             journal_size=self.reader.size_bytes,
         )
 
-    # --- queries -----------------------------------------------------------------------------------------------
+    # --- queries ---------------------------------------------------------------------------------
 
     def get_operation(self, operation_id: str) -> OperationSnapshot | None:
-        """Return the newest run of this id with its levels: live ones as of now, else from the journal; None when unknown."""
+        """Return the newest run of an operation with its levels, or None for an unknown id."""
         return self.reader.get(operation_id)
 
     def get_active_operations(self) -> list[OperationSnapshot]:
-        """Return the operations of this process that have not ended, with their levels, newest first."""
+        """Return the active operations of this process with their levels, newest first."""
         return list(self._store.active())
 
     def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
-        """Return ended operations, the last one first: those of this process, and those the journal keeps."""
+        """Return ended operations of this process and of the journal, the last ended first."""
         return list(self.reader.history(operation_type, limit))
 
     def get_events(
@@ -126,7 +135,11 @@ class Runtime:
         outcome: Outcome | None = None,
         since: float | None = None,
     ) -> list[Event]:
-        """Return the kept events of the newest run of this id, oldest first; ``level`` is a path and takes in what is below."""
+        """Return the stored events of the newest run of an operation, oldest first.
+
+        ``level`` is the path of a level. Events of the levels below it are included. ``since``
+        is in Unix seconds.
+        """
         return list(self.reader.events(operation_id, level=level, outcome=outcome, since=since))
 
     def get_logs(
@@ -138,30 +151,39 @@ class Runtime:
         since: float | None = None,
         limit: int = 1000,
     ) -> list[LogRecord]:
-        """Return the newest ``limit`` captured log records of the newest run of this id, oldest first.
+        """Return the newest ``limit`` log records of the newest run of an operation, oldest first.
 
-        ``path`` is a level's and takes in what is below; ``severity`` the least number of ``logging``; ``since`` in Unix seconds.
+        ``path`` is the path of a level. Records of the levels below it are included.
+        ``severity`` is the lowest number of ``logging``. ``since`` is in Unix seconds.
         """
         return list(self.reader.logs(operation_id, path=path, severity=severity, since=since, limit=limit))
 
     def get_batch(self, batch_id: str) -> BatchSnapshot | None:
-        """Return a batch of operations as it is now, those of other processes included; None when it is unknown."""
+        """Return a batch, or None for an unknown id.
+
+        Operations of other processes are included.
+        """
         return self.reader.batch(batch_id)
 
     def request_cancel(self, operation_id: str, reason: str = "") -> bool:
-        """Ask the active run of this id to stop, in this process or, through the journal, another; False when there is none.
+        """Request that the active run of an operation stops. Return False when there is none.
 
-        Its worker decides: ``Level.cancel_requested`` becomes true, and ``track`` stops between two elements.
-        Raises JournalError when another process would have to be asked and the journal cannot be written.
+        The request reaches other processes through the journal. The instrumented code decides:
+        ``Level.cancel_requested`` becomes True, and ``track`` stops between two elements.
+        Raises JournalError if the request is for another process and cannot be written.
         """
         return self.reader.request_cancel(operation_id, reason)
 
     def add_callback(self, callback: Callback, interval: float = 0.1) -> None:
-        """Call ``callback(event, operation)`` from a thread of its own at starts, ends, and at most every ``interval`` seconds."""
+        """Call ``callback(event, operation)`` at starts, ends and updates of operations.
+
+        Each callback has its own thread. Updates of an operation are at least ``interval``
+        seconds apart. Adding a callback again changes its interval.
+        """
         self._callbacks.add(callback, interval)
 
     def remove_callback(self, callback: Callback) -> None:
-        """Do not call ``callback`` any more."""
+        """Stop calling ``callback``."""
         self._callbacks.remove(callback)
 
     def join(self, provider: TracerProvider) -> None:
@@ -171,51 +193,72 @@ class Runtime:
         """
         self._providers.add(provider, is_explicit=True)
 
-    # --- the end -----------------------------------------------------------------------------------------------
+    # --- flush and shutdown ----------------------------------------------------------------------
 
-    def force_flush(self, timeout: float = 5.0) -> bool:
-        """Bring everything up to now to the journal, callbacks and exporters; False when not all was taken within ``timeout`` s."""
+    def force_flush(self, timeout: float = FLUSH_S) -> bool:
+        """Send all progress so far to the journal, callbacks and exporters.
+
+        Return False if a receiver failed or took longer than ``timeout`` seconds.
+        """
         deadline = time.monotonic() + timeout
-        previewed = self._previews is None or self._previews.flush(timeout * PREVIEWS_SHARE)
+        is_complete = self._previews is None or self._previews.flush(timeout * PREVIEWS_SHARE)
         self._ticker.tick()
         flushes = [
-            *(lane.flush for lane in self._sink_workers),
+            *(worker.flush for worker in self._sink_workers),
             self._providers.flush,
             *self._components.flush_callbacks,
             self._callbacks.flush,
         ]
-        return all([previewed, *[flush(max(0.0, deadline - time.monotonic())) for flush in flushes]])
+        for flush in flushes:
+            is_complete = flush(max(0.0, deadline - time.monotonic())) and is_complete
+        return is_complete
 
     def shutdown(self, timeout: float = SHUTDOWN_S) -> bool:
-        """End what still runs as cancelled, write and export everything, close every part. Idempotent; never raises."""
+        """Cancel active operations, write and export everything, and close all components.
+
+        Return False if a component failed or took longer than ``timeout`` seconds. Further
+        calls do nothing and return True. Never raises.
+        """
         if self._pid != os.getpid() or not self._shutting_down.acquire(blocking=False):
             return True
         self._is_shut_down = True
         atexit.unregister(self.shutdown)
         deadline = time.monotonic() + timeout
-        done = True
-        if backend_slot.current is self._recording:  # first, so that nothing begins any more
+        # Why first: no level may start during the shutdown.
+        if backend_slot.current is self._recording:
             backend_slot.current = None
+        is_complete = self._finish_recording(timeout, deadline)
+        is_complete = self._close_components(deadline) and is_complete
+        self._callbacks.close()
+        return is_complete
+
+    def _finish_recording(self, timeout: float, deadline: float) -> bool:
+        """Cancel active operations and write the last changes to callbacks and sinks."""
+        is_complete = True
         try:
-            if self._previews is not None:  # before the last tick, which tells of them
-                done = self._previews.close(timeout * PREVIEWS_SHARE)
-            for operation in list(self._store.active_roots()):
-                self._store.close(operation, Status.CANCELLED, message=REASON_EXIT)
+            # Why first: the last tick collects the finished previews.
+            if self._previews is not None:
+                is_complete = self._previews.close(timeout * PREVIEWS_SHARE)
+            for root in list(self._store.active_roots()):
+                self._store.close(root, Status.CANCELLED, message=REASON_EXIT)
             self._ticker.stop(timeout)
-            done = self._callbacks.flush(max(0.1, deadline - time.monotonic())) and done
-            for lane in self._sink_workers:
-                done = lane.close(max(0.1, deadline - time.monotonic())) and done
+            is_complete = self._callbacks.flush(_remaining_s(deadline)) and is_complete
+            for worker in self._sink_workers:
+                is_complete = worker.close(_remaining_s(deadline)) and is_complete
         except Exception as error:
             report_internal_error("shutdown", "progress could not be shut down completely", error=error)
-            done = False
-        for end in (self._providers.close, *self._components.close_callbacks):
+            return False
+        return is_complete
+
+    def _close_components(self, deadline: float) -> bool:
+        is_complete = True
+        for close in (self._providers.close, *self._components.close_callbacks):
             try:
-                end(max(0.1, deadline - time.monotonic()))
+                close(_remaining_s(deadline))
             except Exception as error:
-                report_internal_error("shutdown", "a part could not be shut down", error=error)
-                done = False
-        self._callbacks.close()
-        return done
+                report_internal_error("shutdown", "a component could not be closed", error=error)
+                is_complete = False
+        return is_complete
 
     def __enter__(self) -> Runtime:
         return self
@@ -225,18 +268,21 @@ class Runtime:
     ) -> None:
         self.shutdown()
 
-    # --- fork --------------------------------------------------------------------------------------------------
+    # --- fork ------------------------------------------------------------------------------------
 
     def _after_fork(self) -> None:
-        """In a forked child: a new instance without the parent's levels, threads or terminal; its own levels are recorded."""
+        """Continue in a forked child as a new instance.
+
+        The child records its own levels. It has no levels, threads or terminal of the parent.
+        """
         if self._is_shut_down:
             return
         self._pid = os.getpid()
         self._shutting_down = threading.Lock()
         self._store.restart(current_instance(self._store.instance.service))
-        self._sink_workers[:] = [lane for lane in self._sink_workers if lane.name != "console"]
-        for lane in self._sink_workers:
-            lane.restart()
+        self._sink_workers[:] = [worker for worker in self._sink_workers if worker.name != "console"]
+        for worker in self._sink_workers:
+            worker.restart()
         if self._sampler is not None:
             self._sampler.restart()
         if self._previews is not None:
@@ -247,3 +293,7 @@ class Runtime:
         self._ticker.restart()
         self._components.restart_callbacks()
         self._providers.processor.restart()
+
+
+def _remaining_s(deadline: float) -> float:
+    return max(_MIN_CLOSE_S, deadline - time.monotonic())
