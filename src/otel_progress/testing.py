@@ -114,7 +114,7 @@ class Recorder:
 
     def tick(self) -> None:
         """Collect now, as the background thread does by itself outside of tests."""
-        self.runtime.ticker.tick()
+        self.runtime._ticker.tick()
 
     def spans(self) -> tuple[ReadableSpan, ...]:
         """Return the spans that have been exported, in the order of their ends."""
@@ -168,9 +168,9 @@ def recording(
         **settings,
     }
     sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
-    runtime = start(arguments, provider, environ={}, sources=sources, fresh=True)
+    runtime = start(arguments, provider, environ={}, sources=sources, is_exclusive=True)
     if not ticking:
-        runtime.ticker.set_background(False)
+        runtime._ticker.set_background(False)
     try:
         yield Recorder(runtime, clock, provider, exporter)
     finally:

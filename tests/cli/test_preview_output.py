@@ -32,8 +32,8 @@ def kept(tmp_path: Path) -> str:
             picture = Image.new("RGB", (40, 20), (200, 30, 10))
             for name, value in (("latent", picture), (EVIL, EVIL), ("state", {"loss": 0.5})):
                 op.preview(value, name)
-                assert recorder.runtime.previewer is not None
-                assert recorder.runtime.previewer.flush(TIMEOUT_S)
+                assert recorder.runtime._previews is not None
+                assert recorder.runtime._previews.flush(TIMEOUT_S)
         with progress.operation("render", id="none", total=1):
             pass
     return url

@@ -189,7 +189,7 @@ def test_label_values_equal_golden_file(golden: Golden) -> None:
     places = {*_first_texts(report_internal_error), *_texts_at(2, start_daemon_thread)}
     assert places <= {*get_args(semconv.InternalErrorPlace)}
     assert {text for one in rejecting for text in _first_texts(one)} <= {*get_args(semconv.RejectionReason)}
-    sinks = {*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._lane)}
+    sinks = {*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._add_sink)}
     assert sinks == {*get_args(semconv.SinkName)}
     golden.lines(
         "metrics/places.txt", sorted({*get_args(semconv.InternalErrorPlace), semconv.sink_place("*")})

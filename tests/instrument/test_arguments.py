@@ -55,7 +55,7 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 def rejected(recorder: Recorder) -> dict[str, int]:
     """Return how many updates were rejected, by reason."""
-    counters = recorder.runtime.totals.read().counters.get(semconv.UPDATES_REJECTED, {})
+    counters = recorder.runtime._totals.read().counters.get(semconv.UPDATES_REJECTED, {})
     return {reason: int(count) for (reason,), count in counters.items()}
 
 

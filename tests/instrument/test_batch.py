@@ -123,7 +123,7 @@ def test_an_exception_closes_a_batch() -> None:
 
 def test_declarations_go_out_with_the_next_batch(recorder: Recorder) -> None:
     """New and changed ones once, the newest sequence last; all of them again when a sink missed one; a fork forgets them."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     batch = progress.batch("Thumbs", id="t", type="thumbs", total=3).start()
     assert not store.idle
     (first,) = store.collect().batches
@@ -155,7 +155,7 @@ def test_declarations_go_out_with_the_next_batch(recorder: Recorder) -> None:
 
 def test_memory_of_a_batch_is_bounded(recorder: Recorder) -> None:
     """However many operations end, counts stay exact and what is kept of them is a hundred ends and a hundred failures."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     with progress.batch("many", id="m") as batch:
         for _ in range(600):
             progress.operation("job").start().fail("no")
@@ -169,7 +169,7 @@ def test_memory_of_a_batch_is_bounded(recorder: Recorder) -> None:
 
 def test_the_oldest_batches_that_are_over_go(recorder: Recorder) -> None:
     """The number of batches is bounded; those still open, or with an operation that runs, stay longer than those that are over."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     busy = progress.batch("busy", id="busy").start()
     running = busy.operation("job").start()
     busy.close()

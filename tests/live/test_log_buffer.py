@@ -42,7 +42,7 @@ def _record(node: Node, path: str = "", at: float = 0.0, severity: int = 20) -> 
 
 def _log(recorder: Recorder, level: Level, **fields: float) -> None:
     node = level._node
-    recorder.runtime.store.add_log(node, _record(node, node.path, recorder.clock.wall(), **fields))  # type: ignore[arg-type]
+    recorder.runtime._store.add_log(node, _record(node, node.path, recorder.clock.wall(), **fields))  # type: ignore[arg-type]
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "x:1", "x:2"])), max_size=120))
@@ -85,7 +85,7 @@ def test_too_many_that_wait_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_records_are_found_and_stay_with_an_ended_operation(recorder: Recorder) -> None:
     """By place, severity, moment and number; after the end as before, and not after the operation was deleted."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     with progress.operation("job", id="j") as op, op.level("x", 1) as one, op.level("x", 10) as ten:
         _log(recorder, op)
         recorder.clock.advance(1.0)
@@ -105,7 +105,7 @@ def test_records_are_found_and_stay_with_an_ended_operation(recorder: Recorder) 
 
 def test_a_batch_carries_records_once(recorder: Recorder) -> None:
     """The next batch has every new record, also one that was read before; the store is idle after that."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     op = progress.operation("job", id="j").start()
     _log(recorder, op)
     assert len(store.logs("j")) == 1

@@ -48,7 +48,7 @@ def test_means_and_peaks_are_those_of_the_samples(samples: list[ResourceSample])
 
 def test_an_operation_has_the_samples_of_its_own_time(recorder: Recorder) -> None:
     """What was used before an operation began and after it ended is none of it; the next batch carries the last look once."""
-    store, clock = recorder.runtime.store, recorder.clock
+    store, clock = recorder.runtime._store, recorder.clock
 
     def look(cpu: float) -> None:
         clock.advance(1.0)

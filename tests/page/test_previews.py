@@ -43,8 +43,8 @@ def store_preview(
 ) -> None:
     """Create a preview and publish it."""
     level.preview(value, name)
-    assert runtime.previewer is not None
-    assert runtime.previewer.flush(PATIENCE_S)
+    assert runtime._previews is not None
+    assert runtime._previews.flush(PATIENCE_S)
     assert runtime.force_flush(PATIENCE_S)
 
 

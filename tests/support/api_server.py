@@ -34,7 +34,7 @@ class Told:
 def serving(recorder: Recorder, **arguments: Any) -> Iterator[Server]:
     """Serve the operations of a recorder on a free port for the length of the block."""
     with threads_end():
-        server = Server(recorder.runtime.store, port=0, **arguments)
+        server = Server(recorder.runtime.reader, port=0, **arguments)
         try:
             server.start()
             yield server

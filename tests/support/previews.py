@@ -18,9 +18,9 @@ PATIENCE_S = 60.0
 
 
 def settle(recorder: Recorder) -> None:
-    """Wait until every submitted preview is processed."""
-    assert recorder.runtime.previewer is not None
-    assert recorder.runtime.previewer.flush(PATIENCE_S)
+    """Wait until everything offered has been dealt with."""
+    assert recorder.runtime._previews is not None
+    assert recorder.runtime._previews.flush(PATIENCE_S)
 
 
 def outcomes(recorder: Recorder) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def outcomes(recorder: Recorder) -> dict[str, Any]:
     settle(recorder)
     return {
         outcome: count
-        for (outcome,), count in recorder.runtime.totals.read().counters.get(semconv.PREVIEWS, {}).items()
+        for (outcome,), count in recorder.runtime._totals.read().counters.get(semconv.PREVIEWS, {}).items()
     }
 
 
@@ -39,9 +39,9 @@ def stored(recorder: Recorder, operation_id: str) -> list[Preview]:
 
 
 def content_of(recorder: Recorder, preview: Preview) -> bytes:
-    """Return the stored content."""
-    assert recorder.runtime.previewer is not None
-    content = recorder.runtime.previewer.store.read(preview.location)
+    """Return what was stored."""
+    assert recorder.runtime._previews is not None
+    content = recorder.runtime._previews.store.read(preview.location)
     assert len(content) == preview.size_bytes
     return content
 

@@ -29,8 +29,9 @@ from otel_progress import text
 from otel_progress.demo import code_map, measure, report, sources
 from otel_progress.demo.report import Findings, Survey
 from otel_progress.errors import ConfigurationError
+from otel_progress.settings.defaults import DEFAULT_PORT
 from otel_progress.settings.fields import Settings
-from otel_progress.settings.parsing import DEFAULT_PORT, ConsoleMode, PreviewAt
+from otel_progress.settings.parsing import ConsoleMode, PreviewAt
 
 if TYPE_CHECKING:
     from otel_progress import Level, Runtime

@@ -12,7 +12,8 @@ from urllib.parse import unquote_to_bytes
 
 from otel_progress.errors import ConfigurationError, MissingExtraError
 from otel_progress.journal.protocol import Journal
-from otel_progress.journal.sqlite.journal import DEFAULT_MAX_BYTES, DEFAULT_RETENTION_S, SqliteJournal
+from otel_progress.journal.sqlite.journal import DEFAULT_MAX_BYTES, SqliteJournal
+from otel_progress.settings.defaults import DEFAULT_RETENTION_S
 from otel_progress.text import escape_controls
 
 MIN_BYTES: Final = 1024 * 1024

@@ -29,6 +29,7 @@ from otel_progress.model import Failure, Instance, MetadataValue, Outcome, Statu
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
 from otel_progress.redaction import redact_snapshot
+from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.text import truncate
 
 MAX_SAMPLES: Final = 3_600
@@ -53,7 +54,7 @@ class LiveStore(LiveReader):
         now: Callable[[], float] = time.time,
         ids: Callable[[], str] = lambda: secrets.token_hex(8),
         limits: Limits | None = None,
-        stall_after: float = 60.0,
+        stall_after: float = DEFAULT_STALL_AFTER_S,
         has_trajectory_store: bool = False,
         listener: StoreListener | None = None,
     ) -> None:

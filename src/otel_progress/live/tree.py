@@ -16,6 +16,7 @@ from otel_progress.live.node import Children, Node, Operation, Spec
 from otel_progress.live.snapshots import needs_update, update_figures
 from otel_progress.model import NO_METADATA, Number, Status
 from otel_progress.semconv import RejectionReason
+from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.stages import Stages
 from otel_progress.text import encode_segment
 
@@ -61,7 +62,7 @@ class Tree:
         now: Callable[[], float],
         ids: Callable[[], str],
         late: Callable[[], None],
-        stall_after: float = 60.0,
+        stall_after: float = DEFAULT_STALL_AFTER_S,
     ) -> None:
         self.active: dict[Node, None] = {}
         self.operations: dict[str, Operation] = {}

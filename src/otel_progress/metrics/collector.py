@@ -22,6 +22,7 @@ from otel_progress.metrics.series import TRACE_ID, Caps, finite, read_rows
 from otel_progress.metrics.sources import JournalSize, MetricSources, PublicUrl
 from otel_progress.model import Number
 from otel_progress.semconv import METRICS, Metric
+from otel_progress.settings.defaults import DEFAULT_METRICS_RETENTION_S
 
 if TYPE_CHECKING:
     from otel_progress.protocols import Reader
@@ -59,7 +60,7 @@ class ProgressCollector(Collector):
         max_level_depth: int = 2,
         max_levels: int = 5000,
         max_batches: int = 100,
-        retention_s: float = 300.0,
+        retention_s: float = DEFAULT_METRICS_RETENTION_S,
         more: Callable[[], Counted] | None = None,
         public_url: PublicUrl = None,
         journal_size: JournalSize = None,

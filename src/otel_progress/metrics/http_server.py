@@ -23,6 +23,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from otel_progress.errors import ConfigurationError
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.metrics.exposition import metrics_app
+from otel_progress.settings.defaults import DEFAULT_HOST, MAX_PORT
 
 if TYPE_CHECKING:
     from otel_progress.metrics.collector import ProgressCollector
@@ -94,12 +95,12 @@ class MetricsServer:
             logger.debug("The metrics server could not be woken to close.", exc_info=True)
 
 
-def serve_metrics(collector: ProgressCollector, port: int = 0, host: str = "127.0.0.1") -> MetricsServer:
+def serve_metrics(collector: ProgressCollector, port: int = 0, host: str = DEFAULT_HOST) -> MetricsServer:
     """Serve ``collector`` on ``http://host:port/metrics`` and return the running server; port 0 takes a free one.
 
     ``/healthz`` answers ``ok``, every other path 404. Raises ConfigurationError when that address cannot be listened on.
     """
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= MAX_PORT:
         msg = f"The port for metrics is {port!r}: expected a whole number from 0 (any free port) to 65535."
         raise ConfigurationError(msg)
     try:

@@ -21,6 +21,7 @@ from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 from otel_progress.previews.media import address_of
 from otel_progress.semconv import Metric
+from otel_progress.settings.defaults import DEFAULT_METRICS_RETENTION_S
 
 if TYPE_CHECKING:
     from otel_progress.protocols import Reader
@@ -57,7 +58,7 @@ class Caps:
     levels_per_operation: int = 50
     depth: int = 2
     levels: int = 5000
-    retention_s: float = 300.0
+    retention_s: float = DEFAULT_METRICS_RETENTION_S
     batches: int = 100
 
 

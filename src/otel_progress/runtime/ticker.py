@@ -16,6 +16,7 @@ from otel_progress.live.store import LiveStore
 from otel_progress.protocols import ChangeSet
 from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.runtime.threads import start_daemon_thread
+from otel_progress.settings.defaults import DEFAULT_TICK_S
 
 MAX_TIME_SHARE: Final = 0.09
 """The part of the time that collecting and writing may take: below the promised tenth, since threads cost more than they see."""
@@ -38,7 +39,7 @@ class Ticker:
         get_store: Callable[[], LiveStore],
         lanes: Sequence[SinkWorker],
         *,
-        interval: float = 0.1,
+        interval: float = DEFAULT_TICK_S,
         before: Callable[[], None] = lambda: None,
         watching: Callable[[], bool] = lambda: False,
         after: Callable[[ChangeSet, float], None] = lambda batch, seconds: None,

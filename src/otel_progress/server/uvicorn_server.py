@@ -29,7 +29,7 @@ from otel_progress.server.settings import (
     is_unspecified,
 )
 from otel_progress.server.streams.hub import Hub
-from otel_progress.settings.parsing import DEFAULT_PORT
+from otel_progress.settings.defaults import DEFAULT_HOST, DEFAULT_PORT, MAX_PORT
 
 if TYPE_CHECKING:
     from otel_progress.metrics.counters import Totals
@@ -58,7 +58,7 @@ class Server:
         self,
         reader: Reader,
         *,
-        host: str = "127.0.0.1",
+        host: str = DEFAULT_HOST,
         port: int = DEFAULT_PORT,
         token: str | None = None,
         controller: Controller | None = None,
@@ -78,7 +78,7 @@ class Server:
                 "use the host 127.0.0.1, or allow it by name (allow_public, --allow-public-without-token)."
             )
             raise ConfigurationError(msg)
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= MAX_PORT:
             msg = f"The port of the server is {port!r}: expected a whole number from 0 (any free port) to 65535."
             raise ConfigurationError(msg)
         # Refused before anything is bound.

@@ -170,15 +170,15 @@ def test_a_process_answers_for_itself_in_pages(serve: Callable[..., Any], tmp_pa
         progress.operation("setlist", id="friday-42", total=5) as op,
     ):
         runtime = recorder.runtime
-        assert runtime.previewer is not None
+        assert runtime._previews is not None
         for number in range(5):
             recorder.clock.advance(1.0)
             op.item(f"item {number}")
             logging.getLogger("nightly").warning("message %d", number)
             op.preview(f"text {number}")
-            assert runtime.previewer.flush(60)
+            assert runtime._previews.flush(60)
         assert runtime.force_flush(60.0)
-        client = serve(runtime.store if where == "live" else runtime.reader)
+        client = serve(runtime._store if where == "live" else runtime.reader)
         for kind in ("events", "logs", "previews"):
             (whole,) = walk(client, kind, 5000)
             pages = walk(client, kind, 2)
@@ -189,7 +189,7 @@ def test_a_process_answers_for_itself_in_pages(serve: Callable[..., Any], tmp_pa
 def test_samples_of_a_process_come_in_pages(serve: Callable[..., Any]) -> None:
     """Samples that only the live store has come in pages by the worker's own clock."""
     with recording() as recorder, progress.operation("setlist", id="friday-42"):
-        store = recorder.runtime.store
+        store = recorder.runtime._store
         for _ in range(3):
             recorder.clock.advance(1.0)
             store.add_sample(sample(at=recorder.clock.wall(), clock=recorder.clock.monotonic()))

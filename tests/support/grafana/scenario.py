@@ -124,8 +124,8 @@ def be_refused(world: World) -> None:
 
 
 def _mishaps(world: World, number: int) -> None:
-    """Cause an internal error of telemetry now and then."""
-    totals = world.recorder.runtime.totals
+    """Let something go wrong inside of telemetry now and then."""
+    totals = world.recorder.runtime._totals
     if number % 31 == 5:
         totals.count_rejected("negative" if number % 2 else "not a number")
     if number % 67 == 7:

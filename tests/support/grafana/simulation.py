@@ -148,9 +148,9 @@ def world(folder: Path, *, before: float, series: int = 1000) -> Iterator[World]
             Server(journal, port=0, host="127.0.0.1", previews=open_store(str(folder / "previews"), None))
         )
         url = f"http://127.0.0.1:{server.port}"
-        totals, size = runtime.totals, journal.size_bytes
+        totals, size = runtime._totals, journal.size_bytes
         worker = ProgressCollector(
-            runtime.store, totals=totals, max_operations=series, public_url=url, journal_size=size
+            runtime._store, totals=totals, max_operations=series, public_url=url, journal_size=size
         )
         served = {
             WORKER: stack.enter_context(serve_metrics(worker)),

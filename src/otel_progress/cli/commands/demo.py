@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from otel_progress.cli.context import CliContext
+from otel_progress.settings.defaults import MAX_PORT
 
 
 @click.command(
@@ -19,12 +20,12 @@ Examples:
 @click.option("--quick", is_flag=True, help="A part of it, in less than five seconds.")
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=click.IntRange(0, MAX_PORT),
     help="Serve /metrics there while it runs; 0: any free one. [env: OTEL_PROGRESS_PROMETHEUS_PORT]",
 )
 @click.option(
     "--server-port",
-    type=click.IntRange(0, 65535),
+    type=click.IntRange(0, MAX_PORT),
     help="Serve the page there while it runs; 0: any free one. [env: OTEL_PROGRESS_SERVER_PORT]",
 )
 @click.pass_obj

@@ -10,7 +10,7 @@ import click
 from otel_progress.cli.context import CliContext
 from otel_progress.cli.output import echo
 from otel_progress.errors import MissingExtraError
-from otel_progress.settings.parsing import DEFAULT_PORT
+from otel_progress.settings.defaults import DEFAULT_PORT, MAX_PORT
 
 if TYPE_CHECKING:
     from otel_progress.server.uvicorn_server import Server
@@ -30,7 +30,7 @@ Examples:
 )
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=click.IntRange(0, MAX_PORT),
     help=f"Port; 0 takes a free one. [env: OTEL_PROGRESS_SERVER_PORT; default: {DEFAULT_PORT}]",
 )
 @click.option(

@@ -38,11 +38,8 @@ from otel_progress.model import Outcome
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import CancelRequest, LogRecord, Preview, ResourceSample, Trajectory, TrajectoryKey
+from otel_progress.settings.defaults import DEFAULT_RETENTION_S
 from otel_progress.text import truncate
-
-DEFAULT_RETENTION_S: Final = 86_400.0
-"""How long ended operations are kept, in seconds."""
-
 
 DEFAULT_MAX_BYTES: Final = 256 * 1024 * 1024
 """Size of the file from which the oldest ended operations go early; the write-ahead log beside it takes some 8 MiB more."""
