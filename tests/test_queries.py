@@ -10,7 +10,7 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import Outcome, Status
-from otel_progress.protocols import Reader
+from otel_progress.protocols import EventQuery, Reader
 from otel_progress.testing import CountingIds, FakeClock, Recorder, recording
 
 
@@ -69,8 +69,8 @@ def test_levels_of_an_event_query(recorder: Recorder) -> None:
                     below.item(f"{id_} below")
     assert [event.name for event in progress.get_events("o", level="x:1")] == ["1", "1 below"]
     assert [event.name for event in progress.get_events("o", level="")] == ["1", "1 below", "10", "10 below"]
-    assert recorder.runtime.store.events("o", limit=1)[0].name == "10 below"
-    assert recorder.runtime.store.events("o", limit=0) == []
+    assert recorder.runtime.store.events("o", EventQuery(limit=1))[0].name == "10 below"
+    assert recorder.runtime.store.events("o", EventQuery(limit=0)) == []
 
 
 def test_a_reader_takes_nothing_from_the_ticks(recorder: Recorder) -> None:

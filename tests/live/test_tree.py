@@ -12,6 +12,7 @@ from otel_progress import Status
 from otel_progress.live.node import Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.live.tree import Limits
+from otel_progress.protocols import EventQuery
 from otel_progress.runtime.sink_worker import PendingChanges
 from otel_progress.testing import Recorder, recording
 from tests.support.factories import instance
@@ -161,7 +162,10 @@ def test_forty_thousand_events(lenient: Recorder) -> None:
                 lenient.tick()
         assert op.snapshot().current == 40_000
         events = lenient.runtime.get_events("o")
-    assert len(lenient.runtime.store.events("o", limit=10_000)) <= limits.events + limits.failed_events
+    assert (
+        len(lenient.runtime.store.events("o", EventQuery(limit=10_000)))
+        <= limits.events + limits.failed_events
+    )
     assert len(events) <= 1_000
     dropped = {
         key: units for one in lenient.runtime.totals.read().counters.values() for key, units in one.items()

@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_progress import redaction
@@ -111,7 +110,7 @@ class _RuntimeBuilder:
             settings.preview_at, settings.preview_edge, FORMATS[settings.preview_format], bounds
         )
         previewer = PreviewService(
-            open_store(settings.previews, journal_path(journal)),
+            open_store(settings.previews, None if journal is None else journal.location),
             style,
             count=self.totals.count_preview,
             base=self._public_url,
@@ -278,12 +277,6 @@ def _journal(settings: Settings, on_deleted: Callable[[Sequence[str]], None]) ->
     if settings.store == "memory:":
         return None
     return open_journal(settings.store, retention_s=settings.retention, on_deleted=on_deleted)
-
-
-def journal_path(journal: object) -> Path | None:
-    """Return the file of a journal, None for one that has none."""
-    path = getattr(journal, "path", None)
-    return path if isinstance(path, Path) else None
 
 
 def _samples(settings: Settings) -> bool:

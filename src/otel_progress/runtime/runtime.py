@@ -24,6 +24,7 @@ from otel_progress.protocols import ChangeSet, Reader
 from otel_progress.records import CancelRequest, LogRecord
 from otel_progress.runtime.callbacks import Callback, CallbackEvent, Callbacks
 from otel_progress.runtime.composite_reader import CompositeReader
+from otel_progress.runtime.reader_facade import ReaderFacade
 from otel_progress.runtime.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -110,9 +111,9 @@ class Runtime:
     # --- queries -----------------------------------------------------------------------------------------------
 
     @property
-    def reader(self) -> CompositeReader:
+    def reader(self) -> ReaderFacade:
         """Everything that is known here: what this process does as of now, and what the journal keeps."""
-        return CompositeReader(self.store, self.journal)
+        return ReaderFacade(CompositeReader(self.store, self.journal))
 
     def journal_size(self) -> int | None:
         """Return the size of the journal's files in bytes; None without one."""
@@ -128,7 +129,7 @@ class Runtime:
 
     def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
         """Return ended operations, the last one first: those of this process, and those the journal keeps."""
-        return list(self.reader.history(operation_type, limit))
+        return list(self.reader.history(operation_type=operation_type, limit=limit))
 
     def get_events(
         self,
@@ -139,7 +140,7 @@ class Runtime:
         since: float | None = None,
     ) -> list[Event]:
         """Return the kept events of the newest run of this id, oldest first; ``level`` is a path and takes in what is below."""
-        return list(self.reader.events(operation_id, level=level, outcome=outcome, since=since))
+        return list(self.reader.events(operation_id, path=level, outcome=outcome, since=since))
 
     def get_logs(
         self,

@@ -16,7 +16,7 @@ from otel_progress.console.glyphs import STATUS_STYLES, Glyphs, glyphs_for
 from otel_progress.console.rows import cancelling_note, clean, condition_note, failure_text, title
 from otel_progress.model import Eta, LevelSnapshot, Outcome, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import EventQuery, PreviewQuery, Reader
 from otel_progress.records import ResourceUse
 from otel_progress.text import escape_controls
 
@@ -90,12 +90,12 @@ def show(
         within = path or None
         failed = reader.events(
             operation.operation_id,
-            level=within,
-            outcome=Outcome.FAILED,
-            limit=10_000 if errors else _FAILED_ITEMS,
+            EventQuery(within, Outcome.FAILED, limit=10_000 if errors else _FAILED_ITEMS),
         )
-        happened = reader.events(operation.operation_id, level=within, limit=100_000) if events else ()
-        stored = reader.previews(operation.operation_id, path=within, limit=_PREVIEWS) if previews else ()
+        happened = reader.events(operation.operation_id, EventQuery(within, limit=100_000)) if events else ()
+        stored = (
+            reader.previews(operation.operation_id, PreviewQuery(within, limit=_PREVIEWS)) if previews else ()
+        )
     levels = _below(operation, base, depth)
     if as_json:
         document = encode_operation(operation, levels=True)

@@ -16,6 +16,7 @@ from otel_progress.codec import SCHEMA, Document, encode_level, encode_operation
 from otel_progress.exports import EXPORTERS, as_json
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
+from otel_progress.protocols import EventQuery, HistoryQuery
 from otel_progress.server.api.parameters import Cursor, OperationId, Since
 from otel_progress.server.filters import OperationFilter, metadata_of, since_of
 from otel_progress.server.pagination import (
@@ -98,7 +99,7 @@ def _matching(services: AppState, wanted: OperationFilter) -> list[OperationSnap
         by_run.update((operation.run, operation) for operation in reader.active(levels=False))
     if wanted.wants_ended:
         only = next(iter(wanted.types)) if len(wanted.types) == 1 else None
-        ended = reader.history(only, services.settings.limits.ended, since=wanted.since)
+        ended = reader.history(HistoryQuery(only, services.settings.limits.ended, since=wanted.since))
         by_run.update((operation.run, operation) for operation in ended)
     return [operation for operation in by_run.values() if wanted.matches(operation)]
 
@@ -107,7 +108,7 @@ def _history(
     services: AppState, type_: str | None, since: float | None, limit: int, place: PageCursor | None
 ) -> Document:
     before = None if place is None or place.value is None else (float(place.value), place.run)
-    found = services.reader.history(type_, limit + 1, before=before, since=since)
+    found = services.reader.history(HistoryQuery(type_, limit + 1, before, since))
     page = list(found[:limit])
     if len(found) <= limit:
         return _document(page, None)
@@ -196,7 +197,9 @@ async def export_operation(
 
     def read() -> bytes:
         operation = services.find(operation_id)
-        events = () if format == "csv" else services.reader.events(operation_id, limit=_MOST_EVENTS)
+        events = (
+            () if format == "csv" else services.reader.events(operation_id, EventQuery(limit=_MOST_EVENTS))
+        )
         return "".join(f"{line}\n" for line in EXPORTERS[format](operation, events)).encode()
 
     body = await services.asking.run(read)

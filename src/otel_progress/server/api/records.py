@@ -11,6 +11,7 @@ from starlette.responses import Response
 from otel_progress.codec import SCHEMA, Document, encode_event, encode_log, encode_sample
 from otel_progress.model import Outcome
 from otel_progress.operations import Event
+from otel_progress.protocols import EventQuery, LogQuery, ResourceQuery
 from otel_progress.records import LogRecord, ResourceSample
 from otel_progress.server.api.parameters import MAX_NUMBER, Cursor, OperationId, PathBelow, Records, Since
 from otel_progress.server.filters import SEVERITY_PATTERN, severity_of, since_of
@@ -30,14 +31,12 @@ async def list_events(
     """List events of an operation: items with their outcome. The newest ones, oldest first; `next` leads to older ones."""
     start = since_of(since)
 
-    def ask(upto: int | None, most: int) -> Sequence[Event]:
-        return services.reader.events(
-            operation_id, level=level or None, outcome=outcome, since=start, upto=upto, limit=most
-        )
+    def fetch(max_number: int | None, count: int) -> Sequence[Event]:
+        return services.reader.events(operation_id, EventQuery(level, outcome, start, max_number, count))
 
     def read() -> Document:
         run = services.find(operation_id).run
-        events, following = page_of_records(EVENTS, ask, run, limit, cursor)
+        events, following = page_of_records(EVENTS, fetch, run, limit, cursor)
         return {"schema": SCHEMA, "events": [encode_event(event) for event in events], "next": following}
 
     return await services.answer(read)
@@ -64,20 +63,13 @@ async def list_logs(
     """List log records of an operation: the newest ones, oldest first; `next` leads to older ones."""
     start, severity = since_of(since), severity_of(level)
 
-    def ask(upto: int | None, most: int) -> Sequence[LogRecord]:
-        return services.reader.logs(
-            operation_id,
-            path=path or None,
-            severity=severity,
-            since=start,
-            after=after,
-            upto=upto,
-            limit=most,
-        )
+    def fetch(max_number: int | None, count: int) -> Sequence[LogRecord]:
+        query = LogQuery(path, severity, start, after, max_number, count)
+        return services.reader.logs(operation_id, query)
 
     def read() -> Document:
         run = services.find(operation_id).run
-        records, following = page_of_records(LOGS, ask, run, limit, cursor)
+        records, following = page_of_records(LOGS, fetch, run, limit, cursor)
         return {"schema": SCHEMA, "logs": [encode_log(record) for record in records], "next": following}
 
     return await services.answer(read)
@@ -93,12 +85,12 @@ async def list_resources(
     """List what the process of an operation used while it ran: the newest samples, oldest first; `next` leads to older ones."""
     start = since_of(since)
 
-    def ask(upto: float | None, most: int) -> Sequence[ResourceSample]:
-        return services.reader.resources(operation_id, since=start, upto=upto, limit=most)
+    def fetch(max_clock: float | None, count: int) -> Sequence[ResourceSample]:
+        return services.reader.resources(operation_id, ResourceQuery(start, max_clock, count))
 
     def read() -> Document:
         run = services.find(operation_id).run
-        samples, following = page_of_records(SAMPLES, ask, run, limit, cursor)
+        samples, following = page_of_records(SAMPLES, fetch, run, limit, cursor)
         return {"schema": SCHEMA, "samples": [encode_sample(sample) for sample in samples], "next": following}
 
     return await services.answer(read)
