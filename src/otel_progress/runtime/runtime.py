@@ -135,12 +135,12 @@ class Runtime:
         self,
         operation_id: str,
         *,
-        level: str | None = None,
+        path: str | None = None,
         outcome: Outcome | None = None,
         since: float | None = None,
     ) -> list[Event]:
-        """Return the kept events of the newest run of this id, oldest first; ``level`` is a path and takes in what is below."""
-        return list(self.reader.events(operation_id, path=level, outcome=outcome, since=since))
+        """Return the stored events of the newest run, oldest first. ``path`` includes the subtree."""
+        return list(self.reader.events(operation_id, path=path, outcome=outcome, since=since))
 
     def get_logs(
         self,

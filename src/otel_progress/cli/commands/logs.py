@@ -28,33 +28,32 @@ _MAX_RECORDS_PER_POLL: Final = 10_000
 
 @click.command(
     epilog="""\b
-With --follow it ends when the operation has ended, or with Ctrl-C.
+With --follow, the command ends with the operation or with Ctrl-C.
 
 \b
 Examples:
   otel-progress logs friday-42
-  otel-progress logs friday-42 --level WARNING --since 15m
+  otel-progress logs friday-42 --severity WARNING --since 15m
   otel-progress logs friday-42 --path song:12 --limit 20
   otel-progress logs friday-42 --follow --json | jq .message
 """
 )
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id)
 @click.option(
-    "--level",
-    "severity",
-    metavar="LEVEL",
+    "--severity",
+    metavar="SEVERITY",
     callback=severity_of,
     shell_complete=complete_severity,
-    help="Least severity: DEBUG to CRITICAL, or a number.",
+    help="Lowest severity: DEBUG to CRITICAL, or a number.",
 )
 @click.option(
     "--since",
     metavar="WHEN",
     callback=moment_of,
-    help="Not before: 15m (that long ago), 2026-01-31T12:00:00Z, or Unix seconds.",
+    help="Earliest time: 15m (that long ago), 2026-01-31T12:00:00Z, or Unix seconds.",
 )
-@click.option("--path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3.")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what comes.")
+@click.option("--path", metavar="PATH", help="Only this level and its subtree, as song:12/action:3.")
+@click.option("--follow", "-f", is_flag=True, help="Print new records until the operation ends.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 1_000_000),

@@ -33,7 +33,7 @@ _PREVIEWS = 1_000
     epilog="""\b
 Examples:
   otel-progress show friday-42
-  otel-progress show friday --level song:12 --depth 2
+  otel-progress show friday --path song:12 --depth 2
   otel-progress show friday-42 --errors
   otel-progress show friday-42 --previews
   otel-progress show friday-42 --json
@@ -41,9 +41,7 @@ Examples:
 """
 )
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id_or_batch)
-@click.option(
-    "--level", "path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3."
-)
+@click.option("--path", metavar="PATH", help="Only this level and its subtree, as song:12/action:3.")
 @click.option(
     "--depth",
     type=click.IntRange(0),
@@ -79,7 +77,7 @@ def show(
         if isinstance(operation, BatchSnapshot):
             if path or depth is not None or events or previews:
                 msg = (
-                    f"{escape_controls(operation.id)!r} is a batch: --level, --depth, --events and --previews "
+                    f"{escape_controls(operation.id)!r} is a batch: --path, --depth, --events and --previews "
                     "are for the operations in it."
                 )
                 raise click.UsageError(msg)
