@@ -31,9 +31,9 @@ def test_one_reads_ones_own_writes() -> None:
             found = active.get_level("x:1")
             assert found is not None
             assert (found.current, found.failed) == (1, 1)
-            assert [
-                event.name for event in progress.get_events("j", level="x:1", outcome=Outcome.FAILED)
-            ] == ["a"]
+            assert [event.name for event in progress.get_events("j", path="x:1", outcome=Outcome.FAILED)] == [
+                "a"
+            ]
         assert progress.get_history() == []
     overall = progress.get_history("job")[0].get_overall_progress()
     assert (overall.percentage, overall.completed, overall.failed, overall.total) == (100.0, 3, 0, 4)
@@ -67,8 +67,8 @@ def test_levels_of_an_event_query(recorder: Recorder) -> None:
                 level.item(id_)
                 with level.level("y", 1) as below:
                     below.item(f"{id_} below")
-    assert [event.name for event in progress.get_events("o", level="x:1")] == ["1", "1 below"]
-    assert [event.name for event in progress.get_events("o", level="")] == ["1", "1 below", "10", "10 below"]
+    assert [event.name for event in progress.get_events("o", path="x:1")] == ["1", "1 below"]
+    assert [event.name for event in progress.get_events("o", path="")] == ["1", "1 below", "10", "10 below"]
     assert recorder.runtime.reader.events("o", limit=1)[0].name == "10 below"
     assert list(recorder.runtime.reader.events("o", limit=0)) == []
 

@@ -14,6 +14,7 @@ from otel_progress.live import buffers as logbook
 from otel_progress.live.buffers import LogBuffer
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.model import NO_METADATA
+from otel_progress.protocols import LogQuery
 from otel_progress.records import LogRecord
 from otel_progress.testing import Recorder
 
@@ -93,11 +94,11 @@ def test_records_are_found_and_stay_with_an_ended_operation(recorder: Recorder) 
         _log(recorder, ten)
     for _ in range(2):
         assert [record.number for record in store.logs("j")] == [1, 2, 3]
-        assert [record.number for record in store.logs("j", path="x:1")] == [2]
-        assert [record.number for record in store.logs("j", severity=30)] == [2]
-        assert [record.number for record in store.logs("j", since=recorder.clock.wall())] == [2, 3]
-        assert [record.number for record in store.logs("j", after=1, limit=1)] == [3]
-        assert store.logs("j", limit=0) == store.logs("nobody") == []
+        assert [record.number for record in store.logs("j", LogQuery(path="x:1"))] == [2]
+        assert [record.number for record in store.logs("j", LogQuery(severity=30))] == [2]
+        assert [record.number for record in store.logs("j", LogQuery(since=recorder.clock.wall()))] == [2, 3]
+        assert [record.number for record in store.logs("j", LogQuery(after=1, limit=1))] == [3]
+        assert store.logs("j", LogQuery(limit=0)) == store.logs("nobody") == []
         recorder.tick()
     assert store.delete("j") == 1
     assert store.logs("j") == []

@@ -109,7 +109,7 @@ def test_own_and_other_processes(recorder: Recorder, other: Other) -> None:
         assert active["mine"].root.current == 1  # the journal has 0
         assert [one.operation_id for one in reader.history()].count("over") == 1
         assert {one.operation_id for one in reader.history()} == {"over", "done"}
-        assert [one.operation_id for one in reader.history("elsewhere")] == ["done"]
+        assert [one.operation_id for one in reader.history(operation_type="elsewhere")] == ["done"]
         assert reader.history(limit=0) == []
         theirs = reader.get("theirs")
         assert theirs is not None

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from otel_progress.batches import BatchCursor, cursor_of
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import BatchQuery, Reader
 from otel_progress.records import LogRecord, Preview, ResourceSample
 from otel_progress.server.problems import Problem
 
@@ -174,7 +174,7 @@ def page_of_batches(
     Raises Problem (422) when the cursor is none that was given out for batches.
     """
     after = _read_batch_cursor(cursor) if cursor else None
-    found = reader.batches(limit + 1, after=after)
+    found = reader.batches(BatchQuery(limit + 1, after))
     page = found[:limit]
     if len(found) <= limit:
         return page, None
