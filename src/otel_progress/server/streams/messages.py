@@ -8,7 +8,6 @@ from typing import Any, Final, Literal, TypeAlias
 from otel_progress import codec
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
 from otel_progress.exports import as_json
-from otel_progress.model import LevelSnapshot
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.records import Preview
 
@@ -228,14 +227,13 @@ def encode_text(document: object) -> str:
 def _fixed(operation: OperationSnapshot) -> str:
     worker = operation.instance
     document: dict[str, Any] = {"schema": codec.SCHEMA, **codec.encode_info(operation.root.info)}
-    names = ("id", "pid", "host", "service", "started_at", "start")
-    document["worker"] = None if worker is None else {name: getattr(worker, name) for name in names}
+    document["worker"] = None if worker is None else codec.encode_instance(worker)
     return encode_text(document)[:-1]
 
 
 def _changing(operation: OperationSnapshot) -> dict[str, Any]:
     root, resources = operation.root, operation.resources
-    document = _state(root)
+    document = {**codec.encode_figures(root), **codec.encode_details(root)}
     document["elapsed_seconds"] = root.elapsed(operation.clock)
     document["condition"] = operation.condition.value
     document["remaining_seconds"] = operation.remaining_seconds
@@ -245,50 +243,3 @@ def _changing(operation: OperationSnapshot) -> dict[str, Any]:
     document["cancel_requested_at"] = operation.cancel_requested_at
     document["resources"] = None if resources is None else codec.encode_resources(resources)
     return document
-
-
-def _state(root: LevelSnapshot) -> dict[str, Any]:
-    ratio, eta, metadata = root.ratio, root.eta, root.metadata
-    return {
-        "sequence": root.sequence,
-        "current": root.current,
-        "total": root.total,
-        "ratio": ratio,
-        "failed": root.failed,
-        "skipped": root.skipped,
-        "message": root.message,
-        "stage": root.stage,
-        "observed_at": root.observed_at,
-        "observed_clock": root.observed_clock,
-        "advanced_at": root.advanced_at,
-        "advanced_clock": root.advanced_clock,
-        "stall_after_s": root.stall_after_s,
-        "ended_at": root.ended_at,
-        "duration_s": root.duration_s,
-        "estimated": root.estimated,
-        "paused_clock": root.paused_clock,
-        "paused_s": root.paused_s,
-        "previews": root.previews,
-        "overdue_after_s": root.overdue_after_s,
-        "resumed_from": root.resumed_from,
-        "status": root.status.value,
-        "completed": root.completed,
-        "percentage": None if ratio is None else 100.0 * ratio,
-        "metadata": {
-            key: list(value) if isinstance(value, tuple) else value for key, value in metadata.items()
-        },
-        "error": codec.encode_failure(root.error),
-        "eta": None
-        if eta is None
-        else {
-            "remaining_s": eta.remaining_s,
-            "low_s": eta.low_s,
-            "high_s": eta.high_s,
-            "state": eta.state,
-            "basis": eta.basis,
-            "runs": eta.runs,
-            "clock": eta.clock,
-            "counts_down_s": eta.counts_down_s,
-            "stalls_after_s": eta.stalls_after_s,
-        },
-    }
