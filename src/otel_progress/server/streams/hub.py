@@ -159,10 +159,10 @@ class Hub:
             self.subscriptions.moved(ids, cursor)
         )
 
-    def follow(self, follower: Subscriber, id_: str, *, levels: bool) -> None:
+    def follow(self, wake_event: asyncio.Event, id_: str, *, levels: bool) -> None:
         """Keep an operation's tree and items for a client from now on; ``followed.unfollow`` ends that."""
         if (
-            self.subscriptions.follow(follower, id_, levels=levels, head=self.head)
+            self.subscriptions.follow(wake_event, id_, levels=levels, head=self.head)
             and self._poller is not None
         ):
             self._poller.wake()
@@ -179,7 +179,7 @@ class Hub:
                 self.subscriptions.changed(following)
                 if message.ended:
                     following.follow_up_delays = list(LATER_S)
-                self._wake(following.followers)
+                _set_all(following.wake_events)
             if message.batch is not None and self._poller is not None:
                 self._poller.batches_changed()
         self._wake_wide()
@@ -199,7 +199,7 @@ class Hub:
             return
         self._backlog.put(gone_message(before))
         if following is not None:
-            self._wake(following.followers)
+            _set_all(following.wake_events)
         self._wake_wide()
 
     def apply_poll_result(self, found: PollResult) -> None:
@@ -217,7 +217,7 @@ class Hub:
             told.assign_number(self.epoch, self._backlog.next_number(), None)
             following.add(told)
         following.was_polled = following.was_polled or found.levels or not following.levels
-        self._wake(following.followers)
+        _set_all(following.wake_events)
 
     def batches(self, batches: Iterable[BatchSnapshot]) -> None:
         """Take in batches that changed."""
@@ -298,7 +298,7 @@ class Hub:
         if self._keeper is not None:
             self._keeper.cancel()
             self._keeper = None
-        self._wake(self.followers)
+        self._wake_all()
 
     def _notify(self) -> None:
         self._on_loop(self._drain)
@@ -322,7 +322,7 @@ class Hub:
             if self._begun and self._poller is not None:
                 self._poller.sweep_soon()  # while nobody watched, operations may have ended or gone
             self._begun, self.primed = begun, True
-        self._wake(self.followers)
+        self._wake_all()
 
     async def _keep(self) -> None:
         """Once a second: what is old goes, who blocks is let go, and without clients the watching ends."""
@@ -357,9 +357,8 @@ class Hub:
             whole.assign_number(self.epoch, self._backlog.next_number(), following.tree_message)
             following.tree_message = whole
 
-    def _wake(self, followers: Iterable[Subscriber]) -> None:
-        for follower in followers:
-            follower.wake.set()
+    def _wake_all(self) -> None:
+        _set_all(follower.wake for follower in self.followers)
 
     def _wake_wide(self) -> None:
         for follower in self.followers:
@@ -371,3 +370,8 @@ class Hub:
         return Backlog(
             secrets.token_hex(6), self.clock, most_ended=limits.most_ended, ended_age_s=limits.ended_age_s
         )
+
+
+def _set_all(events: Iterable[asyncio.Event]) -> None:
+    for event in events:
+        event.set()

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.protocols import Reader
 from otel_progress.records import Preview
+from otel_progress.server.settings import StreamLimits
+from otel_progress.server.streams.messages import Message
+from otel_progress.server.streams.subscriptions import SubscriptionTable
 from otel_progress.server.streams.waiting import wait_for_event
-
-if TYPE_CHECKING:
-    from otel_progress.protocols import Reader
-    from otel_progress.server.streams.hub import Hub
-
 
 T = TypeVar("T")
 
@@ -62,10 +61,31 @@ class PollResult:
     previews: Sequence[Preview] = ()
 
 
+class PollTarget(Protocol):
+    """The hub as the poller uses it: the operations to poll, and methods that receive the results."""
+
+    clock: Callable[[], float]
+    limits: StreamLimits
+    subscriptions: SubscriptionTable
+
+    @property
+    def followers(self) -> Collection[object]: ...
+
+    def apply_poll_result(self, found: PollResult) -> None: ...
+
+    def batches(self, batches: Iterable[BatchSnapshot]) -> None: ...
+
+    def has_batch_readers(self) -> bool: ...
+
+    def known_runs(self) -> Iterable[Message]: ...
+
+    def resolve_missing(self, operation: OperationSnapshot | None, operation_id: str, run: str) -> None: ...
+
+
 class TreePoller:
     """One task with one thread, for all clients of a hub: it is late when there is much to look at, and never more than that."""
 
-    def __init__(self, hub: Hub, reader: Reader) -> None:
+    def __init__(self, hub: PollTarget, reader: Reader) -> None:
         self._hub = hub
         self._reader = reader
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="otel-progress-looker")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from otel_progress.server.streams.hub import Hub
-    from otel_progress.server.streams.messages import Message
-
+from otel_progress.server.streams.messages import Message
+from otel_progress.server.streams.subscriptions import SubscriptionTable
 
 PIECE_MESSAGES: Final = 48
 """Most messages handed out at once: what a client that stopped reading holds on to."""
@@ -33,6 +31,28 @@ class Selection:
         )
 
 
+class Timeline(Protocol):
+    """The numbered messages that a subscriber reads, and the operations that it can follow by id."""
+
+    clock: Callable[[], float]
+    primed: bool
+    subscriptions: SubscriptionTable
+
+    @property
+    def head(self) -> int: ...
+
+    @property
+    def floor(self) -> int: ...
+
+    def after(self, cursor: int) -> Sequence[Message]: ...
+
+    def of(self, id_: str, cursor: int, *, levels: bool) -> Iterator[Message]: ...
+
+    def changed_ids(self, ids: Mapping[str, bool], cursor: int) -> Iterable[str]: ...
+
+    def follow(self, wake_event: asyncio.Event, id_: str, *, levels: bool) -> None: ...
+
+
 class Subscriber:
     """A place in the sequence of a hub: what it gets next is whatever has a higher number and is wanted, oldest first.
 
@@ -41,7 +61,7 @@ class Subscriber:
     client went, ``let_go`` when it was let go because it did not read.
     """
 
-    def __init__(self, hub: Hub, transport: str) -> None:
+    def __init__(self, hub: Timeline, transport: str) -> None:
         self.hub = hub
         self.transport = transport
         self.wake = asyncio.Event()
@@ -92,9 +112,9 @@ class Subscriber:
                 self._initial[id_] = None
                 continue
             if before is not None:
-                self.hub.subscriptions.unfollow(self, id_)
+                self.hub.subscriptions.unfollow(self.wake, id_, levels=before)
             self.operation_ids[id_] = levels
-            self.hub.follow(self, id_, levels=levels)
+            self.hub.follow(self.wake, id_, levels=levels)
             self._initial[id_] = None
         self.wake.set()
 
@@ -104,8 +124,7 @@ class Subscriber:
             self.global_selection = None
         for id_ in list(self.operation_ids) if ids is None else ids:
             if id_ in self.operation_ids:
-                self.hub.subscriptions.unfollow(self, id_)
-                del self.operation_ids[id_]
+                self.hub.subscriptions.unfollow(self.wake, id_, levels=self.operation_ids.pop(id_))
                 self._initial.pop(id_, None)
 
     @property

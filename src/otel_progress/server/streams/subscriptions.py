@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from otel_progress.operations import Event
 from otel_progress.records import Preview
 from otel_progress.semconv import EVENT_ITEM
-
-if TYPE_CHECKING:
-    from otel_progress.server.streams.messages import Message
-    from otel_progress.server.streams.subscriber import Subscriber
-
+from otel_progress.server.streams.messages import Message
 
 MOST_ITEMS: Final = 500
 """Items remembered of one operation, for clients that are behind."""
@@ -37,7 +34,6 @@ class OperationSubscription:
         "began",
         "due_at",
         "follow_up_delays",
-        "followers",
         "forgotten_up_to",
         "has_baseline",
         "items",
@@ -49,13 +45,14 @@ class OperationSubscription:
         "run",
         "shown",
         "tree_message",
+        "wake_events",
         "was_polled",
     )
 
     def __init__(self, operation_id: str, began: int, due_at: float) -> None:
         self.operation_id = operation_id
         self.began = began
-        self.followers: set[Subscriber] = set()
+        self.wake_events: set[asyncio.Event] = set()
         self.levels = 0
         self.tree_message: Message | None = None
         self.items: deque[Message] = deque()
@@ -148,13 +145,13 @@ class SubscriptionTable:
         known = (self._ids.get(id_) for id_ in ids)
         return all(following is not None and following.floor <= cursor for following in known)
 
-    def follow(self, follower: Subscriber, id_: str, *, levels: bool, head: int) -> bool:
+    def follow(self, wake_event: asyncio.Event, id_: str, *, levels: bool, head: int) -> bool:
         """Keep an operation's tree and items from ``head`` on; tell whether it has to be looked at."""
         now = self._clock()
         following = self._ids.get(id_)
         if following is None:
             following = self._ids[id_] = OperationSubscription(id_, head, now)
-        following.followers.add(follower)
+        following.wake_events.add(wake_event)
         following.left_at = None
         if levels:
             following.levels += 1
@@ -164,16 +161,16 @@ class SubscriptionTable:
                 following.was_polled = False  # its tree has not been
         return following.due_at is not None
 
-    def unfollow(self, follower: Subscriber, id_: str) -> None:
+    def unfollow(self, wake_event: asyncio.Event, id_: str, *, levels: bool) -> None:
         """Keep them no longer for this client."""
         following = self._ids.get(id_)
         if following is None:  # the hub began anew since
             return
-        following.followers.discard(follower)
-        if follower.operation_ids.get(id_):
+        following.wake_events.discard(wake_event)
+        if levels:
             following.levels -= 1
             self._trees -= following.levels == 0
-        if not following.followers:
+        if not following.wake_events:
             following.left_at = self._clock()
 
     def changed(self, following: OperationSubscription) -> None:
@@ -201,7 +198,7 @@ class SubscriptionTable:
         due = [
             one
             for one in self._ids.values()
-            if one.due_at is not None and one.due_at <= now and one.followers
+            if one.due_at is not None and one.due_at <= now and one.wake_events
         ]
         due.sort(key=lambda one: (one.was_polled, one.due_at))
         for following in due[:most]:
