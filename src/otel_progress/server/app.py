@@ -96,7 +96,7 @@ class _Application(FastAPI):
                 yield
             finally:
                 services.hub.close()
-                services.asking.close()
+                services.reader_pool.close()
 
         super().__init__(
             title="otel-progress",

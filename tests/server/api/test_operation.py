@@ -239,7 +239,7 @@ def test_a_reader_that_takes_too_long_is_a_problem(serve: Callable[..., Any], jo
     assert "did not answer within" in client.problem(503, FRIDAY)["detail"]
     client.problem(503, FRIDAY)
     assert client.json("/healthz") == {"status": "ok"}
-    client.app.state.services.asking._limits = Limits(
+    client.app.state.services.reader_pool._limits = Limits(
         answer_s=60.0
     )  # how long a good answer takes is a matter of the machine
     release.set()

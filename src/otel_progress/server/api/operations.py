@@ -156,7 +156,7 @@ async def get_operation(
             return tag, None
         return tag, as_json(encode_operation(operation, levels=levels)).encode()
 
-    tag, body = await services.asking.run(read)
+    tag, body = await services.reader_pool.run(read)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if body is None:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -199,7 +199,7 @@ async def export_operation(
         events = () if format == "csv" else services.reader.events(operation_id, limit=_MOST_EVENTS)
         return "".join(f"{line}\n" for line in EXPORTERS[format](operation, events)).encode()
 
-    body = await services.asking.run(read)
+    body = await services.reader_pool.run(read)
     headers = {"Content-Disposition": _attachment(operation_id, format)}
     return Response(body, headers=headers, media_type=EXPORT_TYPES[format])
 
