@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict
 
 from otel_progress.model import (
     NO_METADATA,
     Eta,
+    EtaBasis,
+    EtaState,
     Failure,
     Instance,
     LevelInfo,
@@ -25,7 +29,7 @@ from otel_progress.model import (
     Outcome,
     Status,
 )
-from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
 
 SCHEMA: Final = "otel-progress/1"
@@ -39,133 +43,312 @@ Document: TypeAlias = "dict[str, Any]"
 """A JSON object."""
 
 
-_INFO_FIELDS: Final = (
-    "operation_id",
-    "operation_type",
-    "run",
-    "path",
-    "type",
-    "id",
-    "name",
-    "unit",
-    "weight",
-    "declared",
-    "attempt",
-    "order",
-    "started_at",
-    "started_clock",
-    "deadline_at",
-    "trace_id",
-    "span_id",
-    "instance",
-)
+Scalar: TypeAlias = str | bool | int | float
 
 
-_STATE_FIELDS: Final = (
-    "sequence",
-    "current",
-    "total",
-    "ratio",
-    "failed",
-    "skipped",
-    "message",
-    "stage",
-    "observed_at",
-    "observed_clock",
-    "advanced_at",
-    "advanced_clock",
-    "stall_after_s",
-    "ended_at",
-    "duration_s",
-)
+Metadata: TypeAlias = dict[str, Scalar | list[Scalar]]
 
 
-_LATER_FIELDS: Final = (
-    "estimated",
-    "paused_clock",
-    "paused_s",
-    "previews",
-    "overdue_after_s",
-    "resumed_from",
-)
-"""Fields of a level that documents of older writers do not have."""
+UnixTime: TypeAlias = Annotated[float, "Unix seconds."]
 
 
-_ALL_STATE_FIELDS: Final = (*_STATE_FIELDS, *_LATER_FIELDS)
+Seconds: TypeAlias = Annotated[float, "Seconds."]
 
 
-_ETA_FIELDS: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock")
+Clock: TypeAlias = Annotated[float, "Seconds on the worker's monotonic clock."]
 
 
-_LATER_ETA_FIELDS: Final = ("counts_down_s", "stalls_after_s")
+Ratio: TypeAlias = Annotated[float, "0 to 1."]
 
 
-_ALL_ETA_FIELDS: Final = (*_ETA_FIELDS, *_LATER_ETA_FIELDS)
+SchemaName: TypeAlias = Annotated[Literal["otel-progress/1"], "Name and version of the documents."]
 
 
-_LOG_FIELDS: Final = (
-    "operation_id",
-    "operation_type",
-    "run",
-    "path",
-    "number",
-    "at",
-    "severity",
-    "severity_text",
-    "logger",
-    "message",
-    "details",
-    "trace_id",
-    "span_id",
-)
+class FailureDocument(TypedDict):
+    """Why something failed."""
+
+    type: Annotated[str, "Class of the error."]
+    message: str
+    details: Annotated[str | None, "A traceback, where there is one."]
 
 
-_PREVIEW_FIELDS: Final = (
-    "operation_id",
-    "operation_type",
-    "run",
-    "path",
-    "number",
-    "at",
-    "name",
-    "media_type",
-    "size_bytes",
-    "digest",
-    "width",
-    "height",
-    "ratio",
-)
+class EtaDocument(TypedDict):
+    """An estimate of the remaining time, made at `clock`; `remaining_seconds` of the operation is what is left of it when it is read."""
+
+    remaining_s: Annotated[Seconds | None, "Null while unknown, and while stalled."]
+    low_s: Annotated[
+        Seconds | None, "Lower end of the interval; null below three past runs. While stalled: at least this."
+    ]
+    high_s: Seconds | None
+    state: EtaState
+    basis: Annotated[EtaBasis, "What it mostly rests on."]
+    runs: Annotated[int, "Past runs it rests on."]
+    clock: Clock
+    counts_down_s: Annotated[
+        Seconds | None, "It counts down for so long without an advance, then holds; null: to 0."
+    ]
+    stalls_after_s: Annotated[
+        Seconds | None, "Without an advance it is stalled so long after `clock`; null: never."
+    ]
 
 
-_SAMPLE_FIELDS: Final = ("at", "clock", "cpu_ratio", "memory_bytes", "gpu_ratio", "gpu_memory_bytes")
+class LevelDocument(TypedDict):
+    """One level of an operation. What is unknown is null."""
+
+    operation_id: str
+    operation_type: str
+    run: Annotated[str, "Unique id of this execution; the same operation can run again."]
+    path: Annotated[str, "`type:id` of each step down, joined by `/`; empty for the operation itself."]
+    type: str
+    id: str
+    name: str
+    unit: str | None
+    weight: float
+    declared: Annotated[bool, "Whether it is a stage that was announced up front."]
+    attempt: int
+    order: int
+    started_at: UnixTime | None
+    started_clock: Clock | None
+    deadline_at: UnixTime | None
+    trace_id: str | None
+    span_id: str | None
+    instance: Annotated[str, "Id of the process that works."]
+    sequence: Annotated[int, "Grows with each change."]
+    status: Status
+    current: Annotated[float, "Units of work done, failed and skipped ones included."]
+    total: float | None
+    completed: Annotated[float, "Units that succeeded."]
+    failed: int
+    skipped: int
+    ratio: Ratio | None
+    percentage: float | None
+    message: str | None
+    stage: Annotated[str | None, "Id of the running stage."]
+    observed_at: UnixTime
+    observed_clock: Clock
+    advanced_at: UnixTime | None
+    advanced_clock: Clock | None
+    stall_after_s: Seconds
+    ended_at: UnixTime | None
+    duration_s: Seconds | None
+    estimated: Annotated[bool, "True where the ratio rests on an estimate, because an opaque step runs."]
+    paused_clock: Annotated[Clock | None, "Since when the operation is paused; null when it is not."]
+    paused_s: Annotated[Seconds, "Seconds of earlier pauses."]
+    previews: Annotated[int, "Number of the last preview; 0 without any."]
+    overdue_after_s: Annotated[
+        Seconds | None, "Seconds of work that the first interval allowed for the whole run."
+    ]
+    resumed_from: Annotated[
+        float, "Units of `current` that an earlier session had done: no part of the pace."
+    ]
+    elapsed_seconds: Seconds
+    metadata: Metadata
+    error: FailureDocument | None
+    eta: EtaDocument | None
 
 
-_USE_FIELDS: Final = (
-    "samples",
-    "cpu_mean",
-    "cpu_peak",
-    "memory_mean",
-    "memory_peak",
-    "gpu_mean",
-    "gpu_peak",
-    "gpu_memory_peak",
-)
+class SampleDocument(TypedDict):
+    """What a process used at one moment."""
+
+    at: UnixTime
+    clock: Clock
+    cpu_ratio: Annotated[float, "1 for one core that is busy."]
+    memory_bytes: int
+    gpu_ratio: Ratio | None
+    gpu_memory_bytes: int | None
 
 
-_BATCH_FIELDS: Final = (
-    "id",
-    "name",
-    "type",
-    "total",
-    "started_at",
-    "ended_at",
-    "read_at",
-    "ratio",
-    "throughput",
-)
+class ResourceUseDocument(TypedDict):
+    """What a process used while an operation ran."""
+
+    last: SampleDocument
+    samples: int
+    cpu_mean: float
+    cpu_peak: float
+    memory_mean: float
+    memory_peak: int
+    gpu_mean: Ratio | None
+    gpu_peak: Ratio | None
+    gpu_memory_peak: int | None
 
 
-_INSTANCE_FIELDS: Final = ("id", "pid", "host", "service", "started_at", "start")
+class WorkerDocument(TypedDict):
+    """A process that works."""
+
+    id: str
+    pid: int
+    host: str
+    service: str
+    started_at: UnixTime
+    start: int | None
+
+
+class OperationDocument(LevelDocument):
+    """An operation without the levels below it."""
+
+    schema: SchemaName
+    batch: Annotated[str | None, "Id of its batch."]
+    condition: Condition
+    remaining_seconds: Seconds | None
+    alive: bool
+    read_at: UnixTime
+    clock: Clock
+    cancel_requested_at: UnixTime | None
+    resources: ResourceUseDocument | None
+    worker: WorkerDocument | None
+
+
+class OperationTreeDocument(OperationDocument):
+    """An operation with the levels kept below it, parents before children."""
+
+    levels: list[LevelDocument]
+
+
+class EventDocument(TypedDict):
+    """Something that happened to a level."""
+
+    operation_id: str
+    operation_type: str
+    run: str
+    path: str
+    level_type: str
+    kind: str
+    number: Annotated[int, "Orders the events of a run."]
+    at: UnixTime
+    name: str | None
+    outcome: Outcome | None
+    error: FailureDocument | None
+    metadata: Metadata
+
+
+class LogDocument(TypedDict):
+    """One record of the worker's logging."""
+
+    operation_id: str
+    operation_type: str
+    run: str
+    path: str
+    number: Annotated[int, "Orders the records of a run."]
+    at: UnixTime
+    severity: Annotated[int, "10 debug, 20 info, 30 warning, 40 error, 50 critical."]
+    severity_text: str
+    logger: str
+    message: str
+    details: str | None
+    trace_id: str | None
+    span_id: str | None
+    attributes: Metadata
+
+
+class PreviewDocument(TypedDict):
+    """What work looked like half done."""
+
+    operation_id: str
+    operation_type: str
+    run: str
+    path: str
+    number: Annotated[
+        int, "Orders the previews of a run, from 1; some in between may have made room for others."
+    ]
+    at: UnixTime
+    name: str
+    media_type: str
+    size_bytes: int
+    digest: Annotated[str, "SHA-256 of the content, in hexadecimal."]
+    width: Annotated[int | None, "Pixels; null for texts."]
+    height: int | None
+    ratio: Annotated[Ratio | None, "How far the operation was."]
+
+
+class CountsDocument(TypedDict):
+    """Operations by status."""
+
+    pending: int
+    running: int
+    completed: int
+    failed: int
+    cancelled: int
+    skipped: int
+
+
+class BatchSummaryDocument(TypedDict):
+    """Many operations as one."""
+
+    schema: SchemaName
+    id: str
+    name: str
+    type: str
+    total: int | None
+    started_at: UnixTime
+    ended_at: UnixTime | None
+    read_at: UnixTime
+    ratio: Ratio | None
+    throughput: Annotated[float | None, "Operations ended a second, of late."]
+    status: Status
+    counts: CountsDocument
+    finished: int
+    percentage: float | None
+    elapsed_seconds: Seconds
+    remaining_seconds: Seconds | None
+
+
+class BatchDocument(BatchSummaryDocument):
+    """A batch with its active and failed operations, the newest first, at most 100 each."""
+
+    active: list[OperationDocument]
+    failed: list[OperationDocument]
+
+
+def _field_names(record: Any, *, without: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the names of a dataclass's fields in order, without some of them."""
+    return tuple(field.name for field in fields(record) if field.name not in without)
+
+
+def _optional_field_names(record: Any) -> tuple[str, ...]:
+    """Return the names of a dataclass's fields that have a default."""
+    return tuple(field.name for field in fields(record) if field.default is not MISSING)
+
+
+# ``batch`` is in documents of operations only.
+_INFO_FIELDS: Final = _field_names(LevelInfo, without=("batch",))
+
+
+# The fields that are not here are converted, not copied.
+_STATE_FIELDS: Final = _field_names(LevelSnapshot, without=("info", "status", "metadata", "error", "eta"))
+
+
+# Documents of older writers do not have these.
+_OPTIONAL_STATE_FIELDS: Final = _optional_field_names(LevelSnapshot)
+
+
+_ETA_FIELDS: Final = _field_names(Eta)
+
+
+_OPTIONAL_ETA_FIELDS: Final = _optional_field_names(Eta)
+
+
+_LOG_FIELDS: Final = _field_names(LogRecord, without=("attributes",))
+
+
+_PREVIEW_FIELDS: Final = _field_names(Preview, without=("location",))
+
+
+_SAMPLE_FIELDS: Final = _field_names(ResourceSample)
+
+
+_USE_FIELDS: Final = _field_names(ResourceUse, without=("last",))
+
+
+_INSTANCE_FIELDS: Final = _field_names(Instance)
+
+
+_BATCH_FIELDS: Final = _field_names(BatchSnapshot, without=("counts", "remaining_s", "active", "failed"))
+
+
+_get_state_values: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgetter(*_STATE_FIELDS)
+
+
+_get_eta_values: Final[Callable[[Eta], tuple[Any, ...]]] = attrgetter(*_ETA_FIELDS)
 
 
 def dumps(document: object) -> str:
@@ -184,7 +367,7 @@ def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Do
         clock=operation.clock,
         cancel_requested_at=operation.cancel_requested_at,
         resources=None if operation.resources is None else encode_resources(operation.resources),
-        worker=None if operation.instance is None else _pick(operation.instance, _INSTANCE_FIELDS),
+        worker=None if operation.instance is None else encode_instance(operation.instance),
     )
     if levels:
         document["levels"] = [encode_level(level, operation.clock) for level in operation.levels]
@@ -210,22 +393,32 @@ def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
 
 def encode_level(snapshot: LevelSnapshot, clock: float) -> Document:
     """Return the object of one level as seen at ``clock``."""
-    document = encode_info(snapshot.info)
-    document.update(_pick(snapshot, _ALL_STATE_FIELDS))
+    return {
+        **encode_info(snapshot.info),
+        **encode_figures(snapshot),
+        "elapsed_seconds": snapshot.elapsed(clock),
+        **encode_details(snapshot),
+    }
+
+
+def encode_figures(snapshot: LevelSnapshot) -> Document:
+    """Return the numbers and texts of a level's object that change, with its status."""
+    document: Document = dict(zip(_STATE_FIELDS, _get_state_values(snapshot), strict=True))
     ratio = snapshot.ratio
-    document.update(
-        status=snapshot.status.value,
-        completed=snapshot.completed,
-        percentage=None if ratio is None else 100.0 * ratio,
-        elapsed_seconds=snapshot.elapsed(clock),
-        metadata={
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in snapshot.metadata.items()
-        },
-        error=encode_failure(snapshot.error),
-        eta=None if snapshot.eta is None else _pick(snapshot.eta, _ALL_ETA_FIELDS),
-    )
+    document["status"] = snapshot.status.value
+    document["completed"] = snapshot.completed
+    document["percentage"] = None if ratio is None else 100.0 * ratio
     return document
+
+
+def encode_details(snapshot: LevelSnapshot) -> Document:
+    """Return the parts of a level's object that change and are objects: metadata, error and estimate."""
+    eta = snapshot.eta
+    return {
+        "metadata": _encode_attributes(snapshot.metadata),
+        "error": encode_failure(snapshot.error),
+        "eta": None if eta is None else dict(zip(_ETA_FIELDS, _get_eta_values(eta), strict=True)),
+    }
 
 
 def decode_level(document: Mapping[str, Any]) -> LevelSnapshot:
@@ -238,8 +431,8 @@ def decode_level(document: Mapping[str, Any]) -> LevelSnapshot:
         status=Status(document["status"]),
         metadata=decode_metadata(document.get("metadata")),
         error=decode_failure(document.get("error")),
-        eta=None if eta is None else Eta(**_take(eta, _ETA_FIELDS, _LATER_ETA_FIELDS)),
-        **_take(document, _STATE_FIELDS, _LATER_FIELDS),
+        eta=None if eta is None else Eta(**_pick_known(eta, _ETA_FIELDS, _OPTIONAL_ETA_FIELDS)),
+        **_pick_known(document, _STATE_FIELDS, _OPTIONAL_STATE_FIELDS),
     )
 
 
@@ -270,9 +463,7 @@ def encode_event(event: Event) -> Document:
         "name": event.name,
         "outcome": None if event.outcome is None else event.outcome.value,
         "error": encode_failure(event.error),
-        "metadata": {
-            key: list(value) if isinstance(value, tuple) else value for key, value in event.metadata.items()
-        },
+        "metadata": _encode_attributes(event.metadata),
     }
 
 
@@ -298,9 +489,7 @@ def decode_event(document: Mapping[str, Any]) -> Event:
 def encode_log(record: LogRecord) -> Document:
     """Return the object of one log record."""
     document = _pick(record, _LOG_FIELDS)
-    document["attributes"] = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in record.attributes.items()
-    }
+    document["attributes"] = _encode_attributes(record.attributes)
     return document
 
 
@@ -338,6 +527,11 @@ def encode_resources(use: ResourceUse) -> Document:
 def decode_resources(document: Mapping[str, Any]) -> ResourceUse:
     """Return what an operation's process used from an object."""
     return ResourceUse(decode_sample(document["last"]), **{name: document[name] for name in _USE_FIELDS})
+
+
+def encode_instance(instance: Instance) -> Document:
+    """Return the object of a process that works."""
+    return _pick(instance, _INSTANCE_FIELDS)
 
 
 def encode_batch(batch: BatchSnapshot, *, operations: bool = True) -> Document:
@@ -391,12 +585,13 @@ def finite(value: float | None) -> float | None:
     return value if value is None or math.isfinite(value) else None
 
 
-def _take(document: Mapping[str, Any], names: tuple[str, ...], later: tuple[str, ...]) -> Document:
-    """Return the fields of a document: ``names``, which have to be there, and ``later`` ones as far as they are."""
-    return {
-        **{name: document[name] for name in names},
-        **{name: document[name] for name in later if name in document},
-    }
+def _encode_attributes(attributes: Mapping[str, MetadataValue]) -> Document:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in attributes.items()}
+
+
+def _pick_known(document: Mapping[str, Any], names: tuple[str, ...], optional: tuple[str, ...]) -> Document:
+    """Return the fields of a document. Raises KeyError where one is missing that is not optional."""
+    return {name: document[name] for name in names if name in document or name not in optional}
 
 
 def _pick(record: object, names: tuple[str, ...]) -> Document:

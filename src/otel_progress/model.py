@@ -12,12 +12,12 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-Number: TypeAlias = "int | float"
+Number: TypeAlias = int | float
 """A count of work: bytes, files, seconds of video."""
 
 
 MetadataValue: TypeAlias = (
-    "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
+    str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]
 )
 """What a metadata value becomes: the attribute types of OpenTelemetry."""
 
@@ -84,11 +84,11 @@ class Instance:
     start: int | None = None
 
 
-EtaState: TypeAlias = 'Literal["estimated", "holding", "stalled", "unknown"]'
+EtaState: TypeAlias = Literal["estimated", "holding", "stalled", "unknown"]
 """``estimated`` counts down; ``holding`` waits for an advance that is due; ``stalled`` knows "at least ``low_s``"; ``unknown`` nothing."""
 
 
-EtaBasis: TypeAlias = 'Literal["history", "rate", "parallel", "durations", "expected", "none"]'
+EtaBasis: TypeAlias = Literal["history", "rate", "parallel", "durations", "expected", "none"]
 """What an estimate mostly rests on: past runs' curves, this run's own rate, a simulation of the children that are left, past runs'
 durations alone (the total is unknown), what an opaque step was said to take, or nothing."""
 
@@ -224,6 +224,7 @@ class LevelSnapshot:
     stall_after_s: float
     ended_at: float | None
     duration_s: float | None
+    # Documents and journals of older versions do not have the fields below. The journal stores them by position: append only.
     estimated: bool = False
     paused_clock: float | None = None
     paused_s: float = 0.0

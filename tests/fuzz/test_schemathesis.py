@@ -38,7 +38,7 @@ _settings = ServerSettings(allowed_hosts=("testserver",), limits=_limits)
 _app = create_app(_journal, settings=_settings, controller=_journal)
 atexit.register(_folder.cleanup)
 atexit.register(_journal.close)
-atexit.register(_app.state.services.asking.close)
+atexit.register(_app.state.services.reader_pool.close)
 
 schema = schemathesis.openapi.from_asgi("/openapi.json", _app)
 

@@ -45,7 +45,7 @@ def serve() -> Iterator[Callable[..., Any]]:
     with threads_end():
         yield make
         for app in apps:
-            app.state.services.asking.close()
+            app.state.services.reader_pool.close()
 
 
 @pytest.fixture

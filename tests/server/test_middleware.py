@@ -177,7 +177,7 @@ def test_mounted_under_a_prefix(journal: SqliteJournal) -> None:
     assert client.problem(404, "/work/progress/nope")["detail"].startswith("There is nothing at this path")
     stream = scope_of(f"/work/progress/api/v1/stream?access_token={TOKEN}", root_path="/work/progress")
     assert security.authorised(stream, ServerSettings(token=TOKEN))
-    app.state.services.asking.close()
+    app.state.services.reader_pool.close()
 
 
 def test_behind_a_proxy_that_takes_the_prefix_off(journal: SqliteJournal, serve: Callable[..., Any]) -> None:
@@ -219,6 +219,6 @@ def test_streams_start_without_a_lifespan(journal: SqliteJournal) -> None:
 
     with threads_end():
         status, body = asyncio.run(stream())
-        app.state.services.asking.close()
+        app.state.services.reader_pool.close()
     assert status == 200
     assert b"event: snapshot" in body

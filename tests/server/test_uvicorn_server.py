@@ -156,7 +156,7 @@ def test_whom_the_system_gives_up_on_is_counted_as_slow(
 
 def test_too_many_connections_are_closed_at_once(recorder: Recorder) -> None:
     """One more than the limit is closed and counted; when another one goes there is room again."""
-    with serving(recorder, connections=ConnectionLimits(most=2, request_s=600.0)) as server:
+    with serving(recorder, connections=ConnectionLimits(max_connections=2, request_s=600.0)) as server:
         first, second, third = (socket.create_connection(("127.0.0.1", server.port)) for _ in range(3))
         with second, third:
             with first:

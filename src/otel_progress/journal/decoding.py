@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 from otel_progress import codec
-from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, MetadataValue, Number
+from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, LevelSnapshot, MetadataValue
 from otel_progress.records import ResourceSample, ResourceUse
 
 DECODE_ERRORS: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
@@ -35,12 +36,15 @@ ETA: Final = (
 """The order of an estimate in its array; before the third version of the journal the last two were not there."""
 
 
-EXTRA: Final = ("estimated", "paused_clock", "paused_s", "previews", "overdue_after_s", "resumed_from")
-"""The order of what most levels do not have in its array, which may lack the last ones: they are as in ``NO_EXTRA`` then."""
+_OPTIONAL_FIELDS: Final = tuple(field for field in fields(LevelSnapshot) if field.default is not MISSING)
 
 
-NO_EXTRA: Final = (False, None, 0.0, 0, None, 0)
-"""Its defaults: nothing is kept then."""
+EXTRA: Final = tuple(field.name for field in _OPTIONAL_FIELDS)
+"""Order of a snapshot's optional fields in its array. A shorter array, of an older version, has the defaults at its end."""
+
+
+NO_EXTRA: Final[tuple[Any, ...]] = tuple(field.default for field in _OPTIONAL_FIELDS)
+"""Defaults of the optional fields. A level that has only defaults has no array."""
 
 
 SAMPLE: Final = ("at", "clock", "cpu_ratio", "memory_bytes", "gpu_ratio", "gpu_memory_bytes")
@@ -156,25 +160,27 @@ def _eta(text: str) -> Eta:
     return eta
 
 
-def _extra(text: str) -> tuple[bool, float | None, float, int, float | None, Number]:
+def _get_optional_field_types() -> tuple[frozenset[type], ...]:
+    hints = get_type_hints(LevelSnapshot)
+    return tuple(frozenset(get_args(hints[name]) or (hints[name],)) for name in EXTRA)
+
+
+_EXTRA_TYPES: Final = _get_optional_field_types()
+
+
+def _extra(text: str) -> tuple[Any, ...]:
     values: list[Any] = list(_decode(text)[: len(EXTRA)])
     values += NO_EXTRA[len(values) :]
-    estimated, paused_clock, paused_s, previews, overdue_after_s, resumed_from = values
-    if type(estimated) is not bool or type(previews) is not int:
-        raise TypeError(text)
-    if (
-        not {type(paused_clock), type(paused_s), type(overdue_after_s)} <= NUMBER_OR_NONE
-        or type(resumed_from) not in NUMBER
-    ):
-        raise TypeError(text)
-    return (
-        estimated,
-        paused_clock,
-        0.0 if paused_s is None else paused_s,
-        max(0, previews),
-        overdue_after_s,
-        max(0, resumed_from),
-    )
+    return tuple(map(_check_extra_value, values, _EXTRA_TYPES, NO_EXTRA))
+
+
+def _check_extra_value(value: Any, types: frozenset[type], default: Any) -> Any:
+    """Return a value of a type its field may have. Unknown numbers have the default, and counts are at least 0."""
+    if value is None:
+        return default
+    if type(value) not in types and not (float in types and type(value) is int):
+        raise TypeError(value)
+    return max(0, value) if int in types else value
 
 
 def _use(text: str) -> ResourceUse:

@@ -24,7 +24,7 @@ from otel_progress.server.api.parameters import reject_unknown_parameters
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.middleware import SecurityMiddleware
 from otel_progress.server.reader_pool import ReaderPool
-from otel_progress.server.schemas import Exported
+from otel_progress.server.schemas import ExportedDocument, build_model
 from otel_progress.server.settings import ServerSettings, StreamLimits
 from otel_progress.server.state import AppState
 from otel_progress.server.static import login_form, page_routes
@@ -96,7 +96,7 @@ class _Application(FastAPI):
                 yield
             finally:
                 services.hub.close()
-                services.asking.close()
+                services.reader_pool.close()
 
         super().__init__(
             title="otel-progress",
@@ -127,7 +127,8 @@ class _Application(FastAPI):
             document = super().openapi()
             schemas = document["components"]["schemas"]
             schemas["Problem"] = dict(problems.SCHEMA)
-            schemas["Exported"] = Exported.model_json_schema(ref_template="#/components/schemas/{model}")
+            exported = build_model(ExportedDocument)
+            schemas["Exported"] = exported.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas["Exported"].pop("$defs", None)  # all of them are there from the other documents
             if self._services.settings.token is not None:
                 document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}

@@ -57,7 +57,7 @@ class _Deadline:
     def lost(self, reason: RefusalReason, error: Exception | None, counts: ServerCounters) -> None:
         """Call it off, as the connection is gone; where the system was first to give up on the client, that is counted for us."""
         if self._timer is not None and self.reason == reason and isinstance(error, TimeoutError):
-            counts.refused(reason)
+            counts.count_refusal(reason)
         self.disarm()
 
     def disarm(self) -> None:
@@ -83,9 +83,9 @@ class _Http(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.limits.most:
+        if len(self.connections) > self.limits.max_connections:
             self._refused = True
-            self.counts.refused("connections")
+            self.counts.count_refusal("connections")
             transport.abort()
             return
         _bound(transport, self.limits)
@@ -129,7 +129,7 @@ class _Http(H11Protocol):
 
     def _cut(self, reason: RefusalReason) -> None:
         if not self.transport.is_closing() or reason == "slow":
-            self.counts.refused(reason)
+            self.counts.count_refusal(reason)
             self.transport.abort()
 
 
@@ -157,7 +157,7 @@ class _Socket(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def _cut(self, reason: RefusalReason) -> None:
-        self.counts.refused(reason)
+        self.counts.count_refusal(reason)
         self.transport.abort()
 
 

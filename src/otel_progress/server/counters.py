@@ -23,19 +23,19 @@ class ServerCounters:
             semconv.SERVER_REFUSED: Counter(),
         }
 
-    def clients(self, transport: Transport, change: int) -> None:
+    def count_clients(self, transport: Transport, change: int) -> None:
         """Count a client that came (+1) or went (-1)."""
         self._add(semconv.SERVER_CLIENTS, transport, change)
 
-    def sent(self, transport: Transport, number: int) -> None:
+    def count_sent(self, transport: Transport, number: int) -> None:
         """Count messages sent."""
         self._add(semconv.SERVER_MESSAGES, transport, number)
 
-    def coalesced(self, transport: Transport, number: int) -> None:
+    def count_coalesced(self, transport: Transport, number: int) -> None:
         """Count snapshots a client was not sent because a newer one of the operation was there."""
         self._add(semconv.SERVER_COALESCED, transport, number)
 
-    def refused(self, reason: RefusalReason) -> None:
+    def count_refusal(self, reason: RefusalReason) -> None:
         """Count a request, connection or message that was refused; ``reason`` is one of a few words of ours, never a client's."""
         self._add(semconv.SERVER_REFUSED, reason, 1)
 

@@ -90,7 +90,7 @@ class SecurityMiddleware:
         try:
             refusal = self._refusal(scope)
             if refusal is not None:
-                self._counts.refused(refusal[0])
+                self._counts.count_refusal(refusal[0])
                 await refusal[1](scope, receive, answer)
                 return
             if self._is_preflight(scope):
@@ -115,7 +115,7 @@ class SecurityMiddleware:
             try:
                 receive = await self._body(receive)
             except Problem as problem:
-                self._counts.refused("body")
+                self._counts.count_refusal("body")
                 await problem(scope, receive, answer)
                 return
         if scope["method"] == "HEAD" and security.path_of(scope) not in security.STREAMS:
@@ -128,7 +128,7 @@ class SecurityMiddleware:
         if refusal is None:
             await self._app(scope, receive, send)
             return
-        self._counts.refused(refusal[0])
+        self._counts.count_refusal(refusal[0])
         await receive()  # the handshake; an answer before it was read is an error
         await send(
             {"type": "websocket.close", "code": 1008, "reason": ""}

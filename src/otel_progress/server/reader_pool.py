@@ -40,7 +40,7 @@ class ReaderPool:
         """Return ``question(*arguments, **named)``, run in a thread. Raises Problem (503) when busy or out of time."""
         limits = self._limits
         if self._open >= limits.readers + limits.waiting:
-            self._counts.refused("busy")
+            self._counts.count_refusal("busy")
             raise Problem(
                 503,
                 "Too many requests wait to be answered. Ask again in a moment, and less often.",
@@ -56,7 +56,7 @@ class ReaderPool:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(answer), limits.answer_s)
         except asyncio.TimeoutError:
-            self._counts.refused("timeout")
+            self._counts.count_refusal("timeout")
             msg = f"The journal did not answer within {limits.answer_s:g} seconds. See whether its disk is busy or its file locked."
             raise Problem(503, msg, headers=_RETRY) from None
 

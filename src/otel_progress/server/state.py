@@ -30,14 +30,14 @@ class AppState:
     controller: Controller | None
     settings: ServerSettings
     counts: ServerCounters
-    asking: ReaderPool
+    reader_pool: ReaderPool
     collector: ProgressCollector
     hub: Hub
     previews: Store | None = None
 
     async def answer(self, question: Callable[..., Any], /, *arguments: Any, **named: Any) -> Response:
         """Return what ``question(*arguments, **named)`` returns as JSON; asked and written in a thread, where it delays nobody."""
-        body = await self.asking.run(lambda: as_json(question(*arguments, **named)).encode())
+        body = await self.reader_pool.run(lambda: as_json(question(*arguments, **named)).encode())
         return Response(body, media_type="application/json")
 
     def find(self, operation_id: str) -> OperationSnapshot:

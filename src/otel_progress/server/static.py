@@ -126,7 +126,7 @@ async def _log_in(request: Request) -> Response:
         return _onward()
     token = await _token_of(request)
     if not security.is_token(token, settings):
-        services.counts.refused("token")
+        services.counts.count_refusal("token")
         if "text/html" in request.headers.get("accept", ""):
             return RedirectResponse("login?failed", HTTPStatus.SEE_OTHER)
         raise Problem(401, "The token is wrong.", headers=_CHALLENGE)

@@ -210,7 +210,7 @@ class _Uvicorn(uvicorn.Server):
             server.close()
         self._hub.close()
         for _ in range(10 * GRACE_S):
-            if self.force_exit or not self._hub.followers:
+            if self.force_exit or not self._hub.subscribers:
                 break
             await asyncio.sleep(0.05)
         await super().shutdown(sockets)

@@ -73,7 +73,7 @@ def ask(journal: Any, folder: Path) -> Iterator[Callable[..., Client]]:
     with threads_end():
         yield make
         for app in apps:
-            app.state.services.asking.close()
+            app.state.services.reader_pool.close()
 
 
 def test_previews_are_listed_with_where_they_are(ask: Callable[..., Client]) -> None:

@@ -35,7 +35,7 @@ def test_the_full_set_then_ready_then_changes(recorder: Recorder) -> None:
         assert change.document["current"] == 1
         assert change.document["message"] == "a\nb\r\n\n: \u2028 event: gone"
         assert "levels" not in change.document
-        poll(lambda: not server.hub.followers)
+        poll(lambda: not server.hub.subscribers)
 
 
 def test_resuming_over_the_wire(recorder: Recorder) -> None:
@@ -48,7 +48,7 @@ def test_resuming_over_the_wire(recorder: Recorder) -> None:
         with stream(server) as told:
             last = until(told, "ready")[-1].id
         one.increment()
-        poll(lambda: server.hub.head > int(last.partition("-")[2]))  # until it is there to be missed
+        poll(lambda: server.hub.last_number > int(last.partition("-")[2]))  # until it is there to be missed
         with stream(server, **{"Last-Event-ID": last}) as told:
             missed = until(told, "ready")
         assert [event.document.get("operation_id") for event in missed] == ["one", None]
@@ -123,7 +123,7 @@ def test_what_cannot_be_followed_is_refused(small: Server, query: str, status: i
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert len(answer.json()["detail"]) > 20
-    assert not small.hub.followers
+    assert not small.hub.subscribers
 
 
 def test_heartbeats_and_retry(recorder: Recorder) -> None:

@@ -35,7 +35,7 @@ def asking(
     with threads_end():
         app = create_app(reader, settings=settings, controller=controller, previews=previews)
         yield Client(app)
-        app.state.services.asking.close()
+        app.state.services.reader_pool.close()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def main() -> None:
             recorder.runtime._store,
             port=0,
             streams=StreamLimits(clients=600, blocked_s=3.0, interval_s=0.2),
-            connections=ConnectionLimits(most=1_100, request_s=3.0, blocked_s=3.0),
+            connections=ConnectionLimits(max_connections=1_100, request_s=3.0, blocked_s=3.0),
         )
         server.start()
         sys.stdout.write(f"{server.port}\n")

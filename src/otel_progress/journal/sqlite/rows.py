@@ -32,7 +32,7 @@ from otel_progress.journal.decoding import (
     decode_sample_values,
     decode_use_column,
 )
-from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, LevelSnapshot, Number, Outcome, Status
+from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, LevelSnapshot, Outcome, Status
 from otel_progress.operations import Event
 from otel_progress.records import LogRecord, ResourceSample, ResourceUse
 
@@ -160,7 +160,7 @@ def rest_row(rest: tuple[Any, ...]) -> Row:
         None if eta is None else _eta_text(eta),
         ended_at,
         duration_s,
-        None if extra == NO_EXTRA else _extra_text(*extra),
+        None if extra == NO_EXTRA else _extra_text(extra),
     )
 
 
@@ -340,23 +340,14 @@ def _failure_text(failure: Failure) -> str:
     return _dumps(codec.encode_failure(failure))
 
 
-def _extra_text(
-    estimated: bool,
-    paused_clock: float | None,
-    paused_s: float,
-    previews: int,
-    overdue_after_s: float | None,
-    resumed_from: Number,
-) -> str:
+def _extra_text(extra: tuple[Any, ...]) -> str:
     """Return the column ``extra``: an array, in the order of EXTRA."""
-    values = (
-        estimated,
-        codec.finite(paused_clock),
-        codec.finite(paused_s) or 0.0,
-        previews,
-        codec.finite(overdue_after_s),
+    return _dumps(
+        [
+            default if type(value) is float and not isfinite(value) else value
+            for value, default in zip(extra, NO_EXTRA, strict=True)
+        ]
     )
-    return _dumps((*values, codec.finite(resumed_from) or 0))
 
 
 def _eta_text(eta: Eta) -> str:

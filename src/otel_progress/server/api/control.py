@@ -24,7 +24,7 @@ async def cancel_operation(
     body: Annotated[CancelReason, Body(description="Why it should stop.")] = CancelReason(),  # noqa: B008 - it is frozen in effect
 ) -> Response:
     """Ask the worker of an operation to stop. It stops by itself at the next element of `track`, or where it looks."""
-    document = await services.asking.run(_cancel, services, operation_id, body.reason)
+    document = await services.reader_pool.run(_cancel, services, operation_id, body.reason)
     return Response(as_json(document).encode(), HTTPStatus.ACCEPTED, media_type="application/json")
 
 
@@ -34,7 +34,7 @@ async def delete_operation(services: AppStateDep, operation_id: OperationId) -> 
     An abandoned one is forgotten once its process is gone for certain; where that cannot be seen, on another machine or in another
     container, ten minutes after its last sign of life.
     """
-    services.hub.forget(operation_id, await services.asking.run(_delete, services, operation_id))
+    services.hub.report_deleted(operation_id, await services.reader_pool.run(_delete, services, operation_id))
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 

@@ -17,13 +17,13 @@ async def healthz() -> Response:
 
 async def readyz(services: AppStateDep) -> Response:
     """Say whether the journal can be read."""
-    await services.asking.run(services.reader.history, HistoryQuery(limit=1))
+    await services.reader_pool.run(services.reader.history, HistoryQuery(limit=1))
     return JSONResponse({"status": "ok"})
 
 
 async def metrics(request: Request, services: AppStateDep) -> Response:
     """Return operations, batches and the server's own counts for Prometheus, as text or OpenMetrics by Accept."""
-    body, media_type = await services.asking.run(
+    body, media_type = await services.reader_pool.run(
         render_exposition, services.collector, request.headers.get("accept", "")
     )
     return Response(body, headers={"Content-Type": media_type})

@@ -157,7 +157,7 @@ async def get_operation(
             return tag, None
         return tag, as_json(encode_operation(operation, levels=levels)).encode()
 
-    tag, body = await services.asking.run(read)
+    tag, body = await services.reader_pool.run(read)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if body is None:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -202,7 +202,7 @@ async def export_operation(
         )
         return "".join(f"{line}\n" for line in EXPORTERS[format](operation, events)).encode()
 
-    body = await services.asking.run(read)
+    body = await services.reader_pool.run(read)
     headers = {"Content-Disposition": _attachment(operation_id, format)}
     return Response(body, headers=headers, media_type=EXPORT_TYPES[format])
 

@@ -87,7 +87,7 @@ async def get_preview(
         preview = _find(services, operation_id, number, digest)
         return preview, None if matches(known, f'"{preview.digest}"') else _content(services, preview)
 
-    preview, content = await services.asking.run(read)
+    preview, content = await services.reader_pool.run(read)
     headers = {
         **_SAFE,
         "ETag": f'"{preview.digest}"',

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 
+from otel_progress.codec import BatchDocument, OperationDocument, OperationTreeDocument
 from otel_progress.previews.media import SUFFIXES
 from otel_progress.server.api import control, health, operations, previews, records
 from otel_progress.server.api.batches import get_batch, list_batches, list_stages
@@ -16,20 +17,18 @@ from otel_progress.server.api.operations import export_operation, get_levels, ge
 from otel_progress.server.api.parameters import describe_common_problems
 from otel_progress.server.problems import describe
 from otel_progress.server.schemas import (
-    Batch,
-    Batches,
-    CancelAccepted,
-    Events,
-    Health,
-    Levels,
-    Logs,
-    Operation,
-    Operations,
-    OperationTree,
-    Previews,
-    Progress,
-    Samples,
-    StageCategories,
+    BatchesDocument,
+    CancelAcceptedDocument,
+    EventsDocument,
+    HealthDocument,
+    LevelsDocument,
+    LogsDocument,
+    OperationsDocument,
+    PreviewsDocument,
+    ProgressDocument,
+    SamplesDocument,
+    StageCategoriesDocument,
+    build_model,
 )
 
 Answers: TypeAlias = "dict[int | str, dict[str, Any]]"
@@ -93,7 +92,7 @@ class Endpoint:
     path: str
     function: Callable[..., Any]
     tag: str
-    model: Any = None  # a document's class, or a union of them
+    model: Any = None  # a TypedDict, or a union of them
     method: str = "GET"
     status: int = 200
     answers: Answers = field(default_factory=dict)
@@ -107,21 +106,25 @@ _ONE: Final = f"{_V1}/operations/{{operation_id}}"
 
 
 ENDPOINTS: Final = (
-    Endpoint(f"{_V1}/operations", operations.list_operations, "operations", Operations),
-    Endpoint(f"{_V1}/history", operations.list_history, "operations", Operations),
+    Endpoint(f"{_V1}/operations", operations.list_operations, "operations", OperationsDocument),
+    Endpoint(f"{_V1}/history", operations.list_history, "operations", OperationsDocument),
     Endpoint(
         _ONE,
         get_operation,
         "operations",
-        OperationTree | Operation,
+        OperationTreeDocument | OperationDocument,
         answers={**_NO_OPERATION, **_NOT_MODIFIED, **_TAGGED},
     ),
-    Endpoint(f"{_ONE}/progress", get_progress, "operations", Progress, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/levels", get_levels, "operations", Levels, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/events", records.list_events, "operations", Events, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/logs", records.list_logs, "operations", Logs, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/resources", records.list_resources, "operations", Samples, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/previews", previews.list_previews, "operations", Previews, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/progress", get_progress, "operations", ProgressDocument, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/levels", get_levels, "operations", LevelsDocument, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/events", records.list_events, "operations", EventsDocument, answers=_NO_OPERATION),
+    Endpoint(f"{_ONE}/logs", records.list_logs, "operations", LogsDocument, answers=_NO_OPERATION),
+    Endpoint(
+        f"{_ONE}/resources", records.list_resources, "operations", SamplesDocument, answers=_NO_OPERATION
+    ),
+    Endpoint(
+        f"{_ONE}/previews", previews.list_previews, "operations", PreviewsDocument, answers=_NO_OPERATION
+    ),
     Endpoint(
         f"{_ONE}/previews/{{number}}",
         previews.get_preview,
@@ -133,7 +136,7 @@ ENDPOINTS: Final = (
         f"{_ONE}/cancel",
         control.cancel_operation,
         "control",
-        CancelAccepted,
+        CancelAcceptedDocument,
         method="POST",
         status=202,
         answers={**_NO_OPERATION, **_CONTROL, **describe(400, "The body is no JSON.")},
@@ -146,18 +149,18 @@ ENDPOINTS: Final = (
         status=204,
         answers={**_NO_OPERATION, **_CONTROL},
     ),
-    Endpoint(f"{_V1}/batches", list_batches, "batches", Batches),
+    Endpoint(f"{_V1}/batches", list_batches, "batches", BatchesDocument),
     Endpoint(
         f"{_V1}/batches/{{batch_id}}",
         get_batch,
         "batches",
-        Batch,
+        BatchDocument,
         answers=describe(404, "There is no such batch."),
     ),
-    Endpoint(f"{_V1}/stages", list_stages, "stages", StageCategories),
+    Endpoint(f"{_V1}/stages", list_stages, "stages", StageCategoriesDocument),
     Endpoint("/metrics", health.metrics, "server", answers=_METRICS),
-    Endpoint("/healthz", health.healthz, "server", Health, secured=False),
-    Endpoint("/readyz", health.readyz, "server", Health),
+    Endpoint("/healthz", health.healthz, "server", HealthDocument, secured=False),
+    Endpoint("/readyz", health.readyz, "server", HealthDocument),
 )
 """All endpoints of the OpenAPI document."""
 
@@ -173,7 +176,7 @@ def add_endpoints(app: FastAPI) -> None:
             operation_id=one.function.__name__,
             tags=[one.tag],
             status_code=one.status,
-            response_model=one.model,
+            response_model=build_model(one.model),
             response_class=Response if one.model is None else JSONResponse,
             responses={**describe_common_problems(secured=one.secured), **one.answers},
             openapi_extra=None if one.secured else {"security": []},
