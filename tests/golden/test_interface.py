@@ -231,7 +231,7 @@ def test_names_of_threads(golden: Golden) -> None:
 
 
 def test_names_of_loggers(golden: Golden) -> None:
-    """Names of the loggers; a module's own logger has the name of the module."""
+    """Names of the loggers, "(of a class)" where the argument is no literal."""
     found = set()
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -81,11 +81,11 @@ def test_nothing_blocks_raises_or_repeats_itself(caplog: pytest.LogCaptureFixtur
     logged = (
         record
         for record in caplog.records
-        if record.name.startswith(("otel_progress.otlp.", "opentelemetry"))
+        if record.name.startswith(("otel_progress.otlp", "opentelemetry"))
     )
     warnings = [record for record in logged if record.levelno >= logging.WARNING]
     assert len(warnings) == 3
-    assert {record.name for record in warnings} == {"otel_progress.otlp.bounded"}
+    assert {record.name for record in warnings} == {"otel_progress.otlp"}
 
 
 @pytest.mark.process
