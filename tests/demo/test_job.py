@@ -56,7 +56,7 @@ def test_the_page_is_served_meanwhile_and_its_address_comes_first(
     """While files are examined, the address that was printed answers with the survey; afterwards nobody listens there."""
     pytest.importorskip("uvicorn")
     answers: list[str] = []
-    measure = measuring.measure
+    measure = measuring.measure_source
 
     def ask_and_measure(data: bytes, name: str) -> measuring.Measures:
         runtime = config.current_runtime()
@@ -183,7 +183,7 @@ def test_metrics_are_served_meanwhile(tree: Path, store: str, monkeypatch: pytes
             scrapes.append(answer.read().decode())
         return measure(data, name)
 
-    measure = measuring.measure
+    measure = measuring.measure_source
     monkeypatch.setattr(measuring, "measure", scrape_and_measure)
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
     assert len(scrapes) == 5
@@ -214,7 +214,7 @@ def test_an_unreadable_file_fails_alone(
     tree: Path, store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is gone when its turn comes is a failed item; the others are examined."""
-    discover = job._discover
+    discover = job._discover_files
 
     def discover_and_lose(stage: Level, roots: Sequence[sources.Root]) -> list[sources.SourceFile]:
         found = discover(stage, roots)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from otel_progress.cli.context import CliContext
-from otel_progress.cli.output import CliError, say_error
+from otel_progress.cli.output import CliError, echo_error
 from otel_progress.errors import ConfigurationError, JournalError, ProgressError
 
 EXIT_PROBLEM: Final = 1
@@ -109,13 +109,13 @@ class App(click.Group):
             sys.stdout.flush()
         except click.UsageError as error:
             where = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
-            code = _fail(f"{error.format_message()}{where}", EXIT_USAGE)
+            code = _report_error(f"{error.format_message()}{where}", EXIT_USAGE)
         except click.ClickException as error:
-            code = _fail(error.format_message(), error.exit_code)
+            code = _report_error(error.format_message(), error.exit_code)
         except click.Abort:
             code = EXIT_INTERRUPTED
         except BrokenPipeError:
-            code = _hang_up()
+            code = _discard_output()
         sys.exit(code if isinstance(code, int) else 0)
 
     def make_context(
@@ -125,14 +125,14 @@ class App(click.Group):
         try:
             return super().make_context(info_name, args, parent, **extra)
         except BrokenPipeError as error:
-            raise click.exceptions.Exit(_hang_up()) from error
+            raise click.exceptions.Exit(_discard_output()) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors of otel-progress become one line and an exit code."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:  # before click sees it, which would exit with 1
-            raise click.exceptions.Exit(_hang_up()) from error
+            raise click.exceptions.Exit(_discard_output()) from error
         except JournalError as error:
             raise CliError(str(error), EXIT_UNREADABLE) from error
         except ConfigurationError as error:
@@ -141,7 +141,7 @@ class App(click.Group):
             raise CliError(str(error), EXIT_PROBLEM) from error
 
 
-def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:  # noqa: ARG001 - the signature is click's
+def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:  # noqa: ARG001 - the signature is click's
     if wanted and not ctx.resilient_parsing:
         from importlib.metadata import PackageNotFoundError, version
 
@@ -175,7 +175,7 @@ def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None: 
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_version,
+    callback=_print_version,
     help="Show the version and exit.",
 )
 @click.pass_context
@@ -192,12 +192,12 @@ def main() -> None:
     cli(prog_name="otel-progress")
 
 
-def _fail(message: str, code: int) -> int:
-    say_error(message)
+def _report_error(message: str, code: int) -> int:
+    echo_error(message)
     return code
 
 
-def _hang_up() -> int:
+def _discard_output() -> int:
     """End quietly when the reader of our output has gone (``| head -1``): nothing is left to be flushed at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from otel_progress.cli.context import CliContext
-from otel_progress.console.format import moment, quantity
+from otel_progress.console.format import format_moment, format_quantity
 from otel_progress.errors import ConfigurationError, ProgressError
 from otel_progress.redaction.patterns import redact_text
 from otel_progress.settings.fields import PREFIX, SETTINGS, Settings
@@ -46,10 +46,10 @@ _EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-_OLDEST_PYTHON: Final = (3, 10)
+_MIN_PYTHON: Final = (3, 10)
 
 
-_FIRST_SANE_YEAR: Final = 1_704_067_200.0  # 2024; a clock before that has never been set
+_MIN_CLOCK_S: Final = 1_704_067_200.0  # 2024; a clock before that has never been set
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,36 +61,42 @@ class Finding:
     text: str
 
 
-def all_checks(scope: CliContext, environ: Mapping[str, str]) -> list[Finding]:
+def run_checks(scope: CliContext, environ: Mapping[str, str]) -> list[Finding]:
     """Return what all checks find."""
-    findings = [*_python(), *_versions(), *_extras(), *_clock(), *_variables(environ)]
+    findings = [
+        *_check_python(),
+        *_check_packages(),
+        *_check_extras(),
+        *_check_clock(),
+        *_check_environment(environ),
+    ]
     try:
         settings = scope.settings()
     except ConfigurationError as error:
         return [*findings, Finding("settings", "problem", escape_controls(str(error)))]
     ports = [
-        *_port("/metrics", settings.prometheus_host, settings.prometheus_port),
-        *_port("the server", settings.server_host, settings.server_port),
+        *_check_port("/metrics", settings.prometheus_host, settings.prometheus_port),
+        *_check_port("the server", settings.server_host, settings.server_port),
     ]
     return [
         *findings,
         Finding("settings", "ok", "can be read"),
         *ports,
-        *_server(settings),
-        *_observing(settings),
-        *_journal(settings),
+        *_check_server(settings),
+        *_check_capture(settings),
+        *_check_journal(settings),
     ]
 
 
-def _python() -> Iterator[Finding]:
+def _check_python() -> Iterator[Finding]:
     text = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
-    fine = sys.version_info >= _OLDEST_PYTHON
+    fine = sys.version_info >= _MIN_PYTHON
     yield Finding(
         "python", "ok" if fine else "problem", text if fine else f"{text}; otel-progress needs 3.10 or newer"
     )
 
 
-def _versions() -> Iterator[Finding]:
+def _check_packages() -> Iterator[Finding]:
     for name in _PACKAGES:
         try:
             yield Finding("package", "ok", f"{name} {version(name)}")
@@ -100,7 +106,7 @@ def _versions() -> Iterator[Finding]:
             yield Finding("package", state, f"{name} {fix}")
 
 
-def _extras() -> Iterator[Finding]:
+def _check_extras() -> Iterator[Finding]:
     for extra, modules in _EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
         text = (
@@ -111,19 +117,19 @@ def _extras() -> Iterator[Finding]:
         yield Finding("extra", "note" if missing else "ok", text)
 
 
-def _clock() -> Iterator[Finding]:
+def _check_clock() -> Iterator[Finding]:
     now = time.time()
-    if now < _FIRST_SANE_YEAR:
+    if now < _MIN_CLOCK_S:
         yield Finding(
             "clock",
             "problem",
-            f"it is {moment(now)}, says the clock; set it, or journals of other machines look odd",
+            f"it is {format_moment(now)}, says the clock; set it, or journals of other machines look odd",
         )
     else:
-        yield Finding("clock", "ok", moment(now))
+        yield Finding("clock", "ok", format_moment(now))
 
 
-def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
+def _check_environment(environ: Mapping[str, str]) -> Iterator[Finding]:
     known = {variable for setting in SETTINGS for variable in setting.variables}
     secret = {variable for setting in SETTINGS if setting.secret for variable in setting.variables}
     for name in sorted(environ):
@@ -138,7 +144,7 @@ def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("environment", "problem", f"{escape_controls(name[:100])} is not a setting; {hint}")
 
 
-def _server(settings: Settings) -> Iterator[Finding]:
+def _check_server(settings: Settings) -> Iterator[Finding]:
     try:
         token = settings.read_token()
     except ConfigurationError as error:
@@ -155,7 +161,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _observing(settings: Settings) -> Iterator[Finding]:
+def _check_capture(settings: Settings) -> Iterator[Finding]:
     """Tell what is observed beside the work: log records, the use of resources; and whether secrets are left in."""
     if settings.capture_logs is not False:
         name = logging.getLevelName(settings.capture_logs)
@@ -184,7 +190,7 @@ def _observing(settings: Settings) -> Iterator[Finding]:
         yield Finding("resources", "ok", f"processor and memory are sampled once a second, {gpu}")
 
 
-def _port(what: str, host: str, port: int | None) -> Iterator[Finding]:
+def _check_port(what: str, host: str, port: int | None) -> Iterator[Finding]:
     if not port:
         return
     try:
@@ -200,7 +206,7 @@ def _port(what: str, host: str, port: int | None) -> Iterator[Finding]:
         yield Finding("port", "ok", f"{escape_controls(host)}:{port} is free")
 
 
-def _journal(settings: Settings) -> Iterator[Finding]:
+def _check_journal(settings: Settings) -> Iterator[Finding]:
     from otel_progress.journal import SqliteJournal, default_path, open_journal
 
     if settings.store == "memory:":
@@ -216,12 +222,12 @@ def _journal(settings: Settings) -> Iterator[Finding]:
     with closing(journal):
         path = journal.path if isinstance(journal, SqliteJournal) else default_path()
     yield Finding("journal", "ok", escape_controls(str(path)))
-    yield from _place(path)
+    yield from _check_writable(path)
     if path.exists():
-        yield from _contents(settings.store, path)
+        yield from _check_contents(settings.store, path)
 
 
-def _place(path: Path) -> Iterator[Finding]:
+def _check_writable(path: Path) -> Iterator[Finding]:
     """Look whether the file can be written, without writing it."""
     if path.exists():
         writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
@@ -241,20 +247,22 @@ def _place(path: Path) -> Iterator[Finding]:
         )
 
 
-def _contents(url: str, path: Path) -> Iterator[Finding]:
+def _check_contents(url: str, path: Path) -> Iterator[Finding]:
     from otel_progress.journal import open_journal
 
     try:
         with closing(open_journal(url, read_only=True)) as journal:
             active = journal.active(levels=False)
             ended = journal.history(limit=100_000)
-        yield from _integrity(path)
+        yield from _check_integrity(path)
     except (ProgressError, sqlite3.Error) as error:
         yield Finding("integrity", "problem", escape_controls(str(error)))
         return
     size = sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
     yield Finding(
-        "size", "ok", f"{quantity(size, 'byte')}, {len(active)} operations under way, {len(ended)} ended"
+        "size",
+        "ok",
+        f"{format_quantity(size, 'byte')}, {len(active)} operations under way, {len(ended)} ended",
     )
     alive = {
         operation.instance.pid: operation.instance
@@ -274,7 +282,7 @@ def _contents(url: str, path: Path) -> Iterator[Finding]:
         )
 
 
-def _integrity(path: Path) -> Iterator[Finding]:
+def _check_integrity(path: Path) -> Iterator[Finding]:
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
         (schema,) = connection.execute("PRAGMA user_version").fetchone()
         verdict = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]

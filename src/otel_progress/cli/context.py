@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from otel_progress.records import LogRecord, Preview, ResourceSample
 
 
-_DEFAULTS: Final = frozenset({"sqlite:", "sqlite://", "sqlite:///"})
+_DEFAULT_STORES: Final = frozenset({"sqlite:", "sqlite://", "sqlite:///"})
 
 
-_MOST_IDS: Final = 10_000
+_MAX_IDS: Final = 10_000
 
 
-_MOST_BATCHES: Final = 1_000
+_MAX_COMPLETED_BATCHES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class CliContext:
         if url.lower().startswith("memory:"):
             msg = "The store memory: can only be read in its own process. Use sqlite: in the work, and here."
             raise ConfigurationError(msg)
-        with closing(_open(url) or AwaitedJournal(url)) as reader:
+        with closing(_open_journal(url) or AwaitedJournal(url)) as reader:
             yield reader
 
     def previews(self) -> Store | None:
@@ -203,11 +203,11 @@ class AwaitedJournal:
         """Return the journal once it is there. Raises JournalError when it cannot be read."""
         with self._lock:
             if self._journal is None:
-                self._journal = _open(self._url)
+                self._journal = _open_journal(self._url)
             return self._journal
 
 
-def _open(url: str) -> Journal | None:
+def _open_journal(url: str) -> Journal | None:
     """Open a journal for reading; None when it is the default one and not there, or not yet: a worker may just be making it."""
     from otel_progress.journal import open_journal
     from otel_progress.journal.sqlite.connection import NothingRecordedError
@@ -215,54 +215,54 @@ def _open(url: str) -> Journal | None:
     try:
         return open_journal(url, read_only=True)
     except NothingRecordedError:
-        if url.lower() in _DEFAULTS:
+        if url.lower() in _DEFAULT_STORES:
             return None
         raise
 
 
-def find(reader: Reader, wanted: str) -> OperationSnapshot:
+def find_operation(reader: Reader, wanted: str) -> OperationSnapshot:
     """Return the operation whose id is ``wanted`` or the only one that begins so. Raises Fault with near ids otherwise."""
     found = reader.get(wanted)
     if found is not None:
         return found
-    ids = known_ids(reader)
+    ids = list_ids(reader)
     matches = [id_ for id_ in ids if wanted and id_.startswith(wanted)]
     if len(matches) == 1 and (found := reader.get(matches[0])) is not None:
         return found
     shown = escape_controls(wanted[:100])
     if matches:
-        msg = f"{shown!r} is the beginning of {len(matches)} ids: {_some(matches)}. Type more of it."
+        msg = f"{shown!r} is the beginning of {len(matches)} ids: {_join_some(matches)}. Type more of it."
         raise CliError(msg)
     if (batch := reader.batch(wanted)) is not None:
         msg = f"{shown!r} is a batch of operations. See: otel-progress show {escape_controls(batch.id)}"
         raise CliError(msg)
     near = get_close_matches(wanted[:256], ids, n=3, cutoff=0.5)
-    hint = f"Did you mean {_some(near)}?" if near else "See: otel-progress ls --all"
+    hint = f"Did you mean {_join_some(near)}?" if near else "See: otel-progress ls --all"
     msg = f"There is no operation {shown!r}. {hint}"
     raise CliError(msg)
 
 
-def known_ids(reader: Reader) -> list[str]:
+def list_ids(reader: Reader) -> list[str]:
     """Return the ids of the operations of a journal, the newest first, each once."""
-    operations = (*reader.active(levels=False), *reader.history(limit=_MOST_IDS))
+    operations = (*reader.active(levels=False), *reader.history(limit=_MAX_IDS))
     return list(dict.fromkeys(operation.operation_id for operation in operations))
 
 
 def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's signature
     """Return the ids a shell may complete to; nothing when the journal cannot be read."""
-    return _completed(ctx, incomplete, known_ids)
+    return _complete_ids(ctx, incomplete, list_ids)
 
 
 def complete_id_or_batch(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Return the ids of operations and batches a shell may complete to."""
-    return _completed(
+    return _complete_ids(
         ctx,
         incomplete,
-        lambda reader: [*(batch.id for batch in reader.batches(_MOST_BATCHES)), *known_ids(reader)],
+        lambda reader: [*(batch.id for batch in reader.batches(_MAX_COMPLETED_BATCHES)), *list_ids(reader)],
     )
 
 
-def _completed(ctx: click.Context, incomplete: str, ids: Callable[[Reader], list[str]]) -> list[str]:
+def _complete_ids(ctx: click.Context, incomplete: str, ids: Callable[[Reader], list[str]]) -> list[str]:
     try:
         root = ctx.find_root()
         with CliContext.of(root.params.get("store"), "never", os.environ).reader() as reader:
@@ -271,6 +271,6 @@ def _completed(ctx: click.Context, incomplete: str, ids: Callable[[Reader], list
         return []
 
 
-def _some(ids: Sequence[str], most: int = 5) -> str:
+def _join_some(ids: Sequence[str], most: int = 5) -> str:
     shown = ", ".join(escape_controls(id_) for id_ in ids[:most])
     return shown + (f" and {len(ids) - most} more" if len(ids) > most else "")

@@ -17,7 +17,7 @@ from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.text import escape_controls
 
-_LEAST_CUT: Final = 12
+_MIN_CUT_CELLS: Final = 12
 """Columns narrower than this are never cut, and a last column of less is not worth its place."""
 
 
@@ -35,14 +35,14 @@ def echo(text: str = "") -> None:
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def say_error(message: str) -> None:
+def echo_error(message: str) -> None:
     """Write ``error: message`` to stderr, on one line."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     line = f"error: {escape_controls(' '.join(message.split()))}"
     click.echo(line.encode(encoding, "backslashreplace").decode(encoding), err=True)
 
 
-def say_json(document: object) -> None:
+def echo_json(document: object) -> None:
     """Write a document as one line of JSON that is safe for every encoding and every terminal."""
     text = as_json(document)
     try:
@@ -52,7 +52,7 @@ def say_json(document: object) -> None:
     click.echo(text)
 
 
-def operations_document(operations: Sequence[OperationSnapshot]) -> Document:
+def build_operations_document(operations: Sequence[OperationSnapshot]) -> Document:
     """Return the document of a list of operations, without their levels."""
     return {
         "schema": SCHEMA,
@@ -69,14 +69,14 @@ def style_text(text: str, style: str) -> str:
     return click.style(text, fg=colour, bold="bold" in words or None, dim="dim" in words or None)
 
 
-def status_word(status: Status, condition: Condition) -> tuple[str, str]:
+def get_status_label(status: Status, condition: Condition) -> tuple[str, str]:
     """Return what to call the state of an operation, and its style: its condition when that is not ok, else its status."""
     if condition is Condition.OK:
         return status.value, STATUS_STYLES[status]
     return condition.value, CONDITION_STYLES[condition]
 
 
-def table(
+def write_table(
     rows: Sequence[Sequence[str]],
     styles: Sequence[Mapping[int, str]],
     width: int | None,
@@ -96,11 +96,13 @@ def table(
     }
     if width is not None:
         sizes = {
-            index: min(size, max(_LEAST_CUT, width // 4)) if index != max(sizes) else size
+            index: min(size, max(_MIN_CUT_CELLS, width // 4)) if index != max(sizes) else size
             for index, size in sizes.items()
         }
         for index in spare:
-            if sum(sizes.values()) + 2 * (len(sizes) - 1) > width + max(0, sizes[max(sizes)] - _LEAST_CUT):
+            if sum(sizes.values()) + 2 * (len(sizes) - 1) > width + max(
+                0, sizes[max(sizes)] - _MIN_CUT_CELLS
+            ):
                 sizes.pop(index, None)
     for row, style in zip(rows, styles, strict=True):
         room, cells = width, []
@@ -117,8 +119,8 @@ def table(
         echo("  ".join(cells).rstrip())
 
 
-def terminal_width() -> int | None:
+def get_terminal_width() -> int | None:
     """Return the columns of the terminal on stdout, None when it is a file or a pipe."""
-    from otel_progress.console.region import terminal_size
+    from otel_progress.console.region import get_terminal_size
 
-    return terminal_size(sys.stdout)[0] if sys.stdout.isatty() else None
+    return get_terminal_size(sys.stdout)[0] if sys.stdout.isatty() else None

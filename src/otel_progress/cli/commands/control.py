@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from otel_progress.cli.context import CliContext, complete_id, find
-from otel_progress.cli.output import CliError, echo, say_json
+from otel_progress.cli.context import CliContext, complete_id, find_operation
+from otel_progress.cli.output import CliError, echo, echo_json
 from otel_progress.codec import SCHEMA
-from otel_progress.console.format import moment
-from otel_progress.console.rows import clean
+from otel_progress.console.format import format_moment
+from otel_progress.console.rows import clean_text
 from otel_progress.operations import OperationSnapshot
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S
 from otel_progress.text import escape_controls
@@ -39,11 +39,11 @@ Examples:
 def cancel(scope: CliContext, operation_id: str, reason: str, as_json: bool) -> None:
     """Ask a running operation to stop. Exits with 1 when it has no active run."""
     with scope.reader() as reader:
-        operation = find(reader, operation_id)
+        operation = find_operation(reader, operation_id)
     with scope.controller() as controller:
         asked = controller.request_cancel(operation.operation_id, reason)
     if as_json:
-        say_json(
+        echo_json(
             {
                 "schema": SCHEMA,
                 "operation_id": operation.operation_id,
@@ -52,10 +52,10 @@ def cancel(scope: CliContext, operation_id: str, reason: str, as_json: bool) -> 
             }
         )
     if not asked:
-        msg = f"{operation.operation_id!r} has no active run to cancel: {_ended(operation)}."
+        msg = f"{operation.operation_id!r} has no active run to cancel: {_describe_end(operation)}."
         raise CliError(msg)
     if not as_json:
-        echo(_answer(operation))
+        echo(_describe_request(operation))
 
 
 @click.command(
@@ -79,24 +79,24 @@ def rm(scope: CliContext, operation_ids: Sequence[str], as_json: bool) -> None:
     with scope.reader() as reader:
         for id_ in wanted:  # before anything is forgotten: all of them or none
             if reader.get(id_) is None:
-                near = find(reader, id_).operation_id
+                near = find_operation(reader, id_).operation_id
                 msg = f"There is no operation {escape_controls(id_[:100])!r}. Type the whole ID to forget it: {escape_controls(near)}"
                 raise CliError(msg)
         under_way = {operation.operation_id: operation.alive for operation in reader.active(levels=False)}
     with scope.controller() as controller:
         counts = {id_: controller.delete(id_) for id_ in wanted}
     if as_json:
-        say_json({"schema": SCHEMA, "deleted": counts})
+        echo_json({"schema": SCHEMA, "deleted": counts})
     else:
         for id_, count in counts.items():
             if count:
-                echo(f"Forgot {count} run{'' if count == 1 else 's'} of {clean(id_)}.")
+                echo(f"Forgot {count} run{'' if count == 1 else 's'} of {clean_text(id_)}.")
     kept = [id_ for id_, count in counts.items() if not count and id_ in under_way]
     if kept:
-        raise CliError(_why_it_stays(kept, under_way))
+        raise CliError(_explain_kept(kept, under_way))
 
 
-def _why_it_stays(kept: Sequence[str], under_way: Mapping[str, bool]) -> str:
+def _explain_kept(kept: Sequence[str], under_way: Mapping[str, bool]) -> str:
     """Return why operations were not forgotten; ``under_way`` says of each whether its process lives."""
     alive = [id_ for id_ in kept if under_way[id_]]
     if alive:
@@ -107,16 +107,16 @@ def _why_it_stays(kept: Sequence[str], under_way: Mapping[str, bool]) -> str:
     )
 
 
-def _answer(operation: OperationSnapshot) -> str:
-    id_ = clean(operation.operation_id)
+def _describe_request(operation: OperationSnapshot) -> str:
+    id_ = clean_text(operation.operation_id)
     if operation.cancel_requested_at is not None:
-        return f"{id_} was asked to stop at {moment(operation.cancel_requested_at)} already."
+        return f"{id_} was asked to stop at {format_moment(operation.cancel_requested_at)} already."
     if not operation.alive:
         return f"{id_} is asked to stop, but its process gives no sign of life."
     return f"{id_} is asked to stop. See: otel-progress watch {id_}"
 
 
-def _ended(operation: OperationSnapshot) -> str:
+def _describe_end(operation: OperationSnapshot) -> str:
     if not operation.status.finished:
         return "it has just ended"
-    return f"{operation.status.value} at {moment(operation.root.ended_at)}"
+    return f"{operation.status.value} at {format_moment(operation.root.ended_at)}"

@@ -6,9 +6,9 @@ import os
 
 import click
 
-from otel_progress.cli.checks import Finding, all_checks
+from otel_progress.cli.checks import Finding, run_checks
 from otel_progress.cli.context import CliContext
-from otel_progress.cli.output import echo, say_json, style_text
+from otel_progress.cli.output import echo, echo_json, style_text
 from otel_progress.codec import SCHEMA
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
@@ -26,16 +26,16 @@ Examples:
 @click.pass_obj
 def doctor(scope: CliContext, as_json: bool) -> None:
     """Check the installation, the journal and the environment; exit with 1 when something is wrong."""
-    findings = all_checks(scope, os.environ)
+    findings = run_checks(scope, os.environ)
     if as_json:
         entries = [{"check": entry.check, "state": entry.state, "text": entry.text} for entry in findings]
-        say_json({"schema": SCHEMA, "findings": entries})
+        echo_json({"schema": SCHEMA, "findings": entries})
     else:
         for entry in findings:
-            _write(entry)
+            _write_finding(entry)
     if any(entry.state == "problem" for entry in findings):
         raise click.exceptions.Exit(1)
 
 
-def _write(entry: Finding) -> None:
+def _write_finding(entry: Finding) -> None:
     echo(f"{style_text(f'{entry.state:<8}', _STYLES[entry.state])} {entry.check:<12} {entry.text}")

@@ -13,13 +13,13 @@ from typing import Final
 import click
 
 from otel_progress.assets import Bundle, read_bundle
-from otel_progress.cli.context import CliContext, complete_id, find
-from otel_progress.cli.output import CliError, echo, say_json
+from otel_progress.cli.context import CliContext, complete_id, find_operation
+from otel_progress.cli.output import CliError, echo, echo_json
 from otel_progress.codec import SCHEMA
 from otel_progress.exports import EXPORTERS
 from otel_progress.text import escape_controls
 
-_ALL_EVENTS: Final = 10_000_000
+_MAX_EVENTS: Final = 10_000_000
 
 
 @click.command(
@@ -54,18 +54,18 @@ Examples:
 def export(scope: CliContext, operation_id: str, format_: str, output: Path | None) -> None:
     """Write one operation with its levels and events."""
     with scope.reader() as reader:
-        operation = find(reader, operation_id)
-        events = () if format_ == "csv" else reader.events(operation.operation_id, limit=_ALL_EVENTS)
+        operation = find_operation(reader, operation_id)
+        events = () if format_ == "csv" else reader.events(operation.operation_id, limit=_MAX_EVENTS)
     lines = EXPORTERS[format_](operation, events)
     if output is None or str(output) == "-":
         encoding = sys.stdout.encoding or "utf-8"
         for line in lines:
             click.echo(line.encode(encoding, "backslashreplace").decode(encoding))
         return
-    _save(output, lines)
+    _write_lines(output, lines)
 
 
-def _save(path: Path, lines: Iterator[str]) -> None:
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
     """Write a file at once or not at all."""
     try:
         with NamedTemporaryFile(
@@ -86,11 +86,11 @@ def _save(path: Path, lines: Iterator[str]) -> None:
         raise CliError(msg) from error
 
 
-_MODE: Final = 0o644
+_FILE_MODE: Final = 0o644
 """Who else may read them: Grafana and Prometheus seldom run as the user who exports."""
 
 
-def _named(ctx: click.Context, parameter: click.Parameter, value: str) -> Path:
+def _parse_directory(ctx: click.Context, parameter: click.Parameter, value: str) -> Path:
     """Return the directory; an empty one, as of a variable that is not set, would be the current one."""
     del ctx, parameter
     if not value.strip():
@@ -99,13 +99,13 @@ def _named(ctx: click.Context, parameter: click.Parameter, value: str) -> Path:
     return Path(value)
 
 
-_directory = click.argument("directory", metavar="DIR", type=click.Path(), callback=_named)
+_directory_argument = click.argument("directory", metavar="DIR", type=click.Path(), callback=_parse_directory)
 
 
-_force = click.option("--force", is_flag=True, help="Replace files that are there and differ.")
+_force_option = click.option("--force", is_flag=True, help="Replace files that are there and differ.")
 
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document that lists the files.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document that lists the files.")
 
 
 @click.group(
@@ -118,7 +118,7 @@ Examples:
 @click.pass_context
 def dashboards(ctx: click.Context) -> None:
     """Grafana dashboards that come with this package."""
-    _help(ctx)
+    _print_help(ctx)
 
 
 @dashboards.command(
@@ -129,12 +129,12 @@ Examples:
   otel-progress dashboards export . --json
 """,
 )
-@_directory
-@_force
-@_as_json
+@_directory_argument
+@_force_option
+@_json_option
 def export_dashboards(directory: Path, force: bool, as_json: bool) -> None:
     """Write the dashboards into DIR, to be imported or provisioned. Nothing is written when a file there differs."""
-    _export("dashboards", directory, force=force, as_json=as_json)
+    _export_bundle("dashboards", directory, force=force, as_json=as_json)
 
 
 @click.group(
@@ -147,7 +147,7 @@ Examples:
 @click.pass_context
 def rules(ctx: click.Context) -> None:
     """Recording and alerting rules for Prometheus that come with this package."""
-    _help(ctx)
+    _print_help(ctx)
 
 
 @rules.command(
@@ -158,41 +158,41 @@ Examples:
   otel-progress rules export . --force && promtool check rules progress.*.yml
 """,
 )
-@_directory
-@_force
-@_as_json
+@_directory_argument
+@_force_option
+@_json_option
 def export_rules(directory: Path, force: bool, as_json: bool) -> None:
     """Write the rules into DIR, to be named under rule_files. Nothing is written when a file there differs."""
-    _export("rules", directory, force=force, as_json=as_json)
+    _export_bundle("rules", directory, force=force, as_json=as_json)
 
 
-def _help(ctx: click.Context) -> None:
+def _print_help(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
-def _export(bundle: Bundle, directory: Path, *, force: bool, as_json: bool) -> None:
+def _export_bundle(bundle: Bundle, directory: Path, *, force: bool, as_json: bool) -> None:
     wanted = read_bundle(bundle)
     try:
-        present = {name: _content(directory / name) for name in wanted}
+        present = {name: _read_content(directory / name) for name in wanted}
         changed = {name: content for name, content in wanted.items() if present[name] != content}
         differing = [name for name in changed if present[name] is not None]
         if differing and not force:
             msg = (
-                f"{_shown(directory)} has files that differ: {', '.join(differing)}. Nothing was written. "
+                f"{_quote_path(directory)} has files that differ: {', '.join(differing)}. Nothing was written. "
                 "Give --force to replace them, or another directory."
             )
             raise CliError(msg)
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory, changed)
+        _write_files(directory, changed)
     except OSError as error:
         where = escape_controls(str(error.filename or directory))
         msg = f"Cannot write to {where!r}: {error.strerror or error}. Name a directory that can be made and written."
         raise CliError(msg) from error
-    _tell(directory, wanted, changed, as_json=as_json)
+    _list_files(directory, wanted, changed, as_json=as_json)
 
 
-def _content(path: Path) -> bytes | None:
+def _read_content(path: Path) -> bytes | None:
     """Return what a file holds, None when there is none."""
     try:
         return path.read_bytes()
@@ -200,7 +200,7 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def _write(directory: Path, contents: Mapping[str, bytes]) -> None:
+def _write_files(directory: Path, contents: Mapping[str, bytes]) -> None:
     """Write all files beside their places first: whoever reads the directory meanwhile sees whole files, and a full disk no change."""
     parts: dict[Path, Path] = {}
     try:
@@ -210,7 +210,7 @@ def _write(directory: Path, contents: Mapping[str, bytes]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(file.name).chmod(_MODE)
+            Path(file.name).chmod(_FILE_MODE)
         for part, path in parts.items():
             part.replace(path)
     finally:
@@ -219,7 +219,7 @@ def _write(directory: Path, contents: Mapping[str, bytes]) -> None:
                 part.unlink()
 
 
-def _tell(
+def _list_files(
     directory: Path, wanted: Mapping[str, bytes], changed: Mapping[str, bytes], *, as_json: bool
 ) -> None:
     if as_json:
@@ -231,11 +231,11 @@ def _tell(
             }
             for name, content in wanted.items()
         ]
-        say_json({"schema": SCHEMA, "files": listed})
+        echo_json({"schema": SCHEMA, "files": listed})
         return
     for name in wanted:
         echo(f"{escape_controls(str(directory / name))}{'' if name in changed else '  (unchanged)'}")
 
 
-def _shown(directory: Path) -> str:
+def _quote_path(directory: Path) -> str:
     return repr(escape_controls(str(directory)))

@@ -10,18 +10,18 @@ from typing import Final
 
 import click
 
-from otel_progress.cli.context import CliContext, complete_id, find
-from otel_progress.cli.options import complete_severity, moment_of, severity_of
-from otel_progress.cli.output import echo, say_json, style_text
+from otel_progress.cli.context import CliContext, complete_id, find_operation
+from otel_progress.cli.options import complete_severity, parse_severity, parse_since
+from otel_progress.cli.output import echo, echo_json, style_text
 from otel_progress.codec import SCHEMA, encode_log
-from otel_progress.console.format import moment
-from otel_progress.console.rows import clean
+from otel_progress.console.format import format_moment
+from otel_progress.console.rows import clean_text
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import Reader
 from otel_progress.records import SEVERITIES, LogRecord
 from otel_progress.text import escape_controls
 
-_AT_ONCE: Final = 10_000
+_MAX_RECORDS_PER_POLL: Final = 10_000
 """Records that one look takes in while following."""
 
 
@@ -42,14 +42,14 @@ Examples:
     "--level",
     "severity",
     metavar="LEVEL",
-    callback=severity_of,
+    callback=parse_severity,
     shell_complete=complete_severity,
     help="Least severity: DEBUG to CRITICAL, or a number.",
 )
 @click.option(
     "--since",
     metavar="WHEN",
-    callback=moment_of,
+    callback=parse_since,
     help="Not before: 15m (that long ago), 2026-01-31T12:00:00Z, or Unix seconds.",
 )
 @click.option("--path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3.")
@@ -83,14 +83,14 @@ def logs(
 ) -> None:
     """Show the log records of an operation, the oldest first. The work keeps them with capture_logs=True."""
     with scope.reader() as reader:
-        operation = find(reader, operation_id)
+        operation = find_operation(reader, operation_id)
         id_ = operation.operation_id
         records = reader.logs(id_, path=path or None, severity=severity, since=since, limit=limit)
         if follow:
             with suppress(KeyboardInterrupt):  # how it is ended
-                _write(records, as_json)
+                _write_records(records, as_json)
                 after = max((record.number for record in records), default=0)
-                _follow(
+                _follow_records(
                     reader,
                     operation,
                     after,
@@ -101,7 +101,7 @@ def logs(
                     since=since,
                 )
         elif as_json:
-            say_json(
+            echo_json(
                 {
                     "schema": SCHEMA,
                     "operation_id": id_,
@@ -110,12 +110,12 @@ def logs(
                 }
             )
         elif records:
-            _write(records, as_json)
+            _write_records(records, as_json)
         else:
             echo("No log records. Work keeps them when it is configured with capture_logs=True.")
 
 
-def _follow(
+def _follow_records(
     reader: Reader,
     operation: OperationSnapshot,
     after: int,
@@ -133,30 +133,37 @@ def _follow(
         # Asked before the records: those that were kept until the end are seen after it.
         running = any(one.run == operation.run for one in reader.active(levels=False))
         found = reader.logs(
-            operation.operation_id, path=path, severity=severity, since=since, after=after, limit=_AT_ONCE
+            operation.operation_id,
+            path=path,
+            severity=severity,
+            since=since,
+            after=after,
+            limit=_MAX_RECORDS_PER_POLL,
         )
         records = [record for record in found if record.run == operation.run]
         after = max((record.number for record in records), default=after)
-        _write(records, as_json)
+        _write_records(records, as_json)
 
 
-def _write(records: Iterable[LogRecord], as_json: bool) -> None:
+def _write_records(records: Iterable[LogRecord], as_json: bool) -> None:
     for record in records:
         if as_json:
-            say_json(encode_log(record))
+            echo_json(encode_log(record))
             continue
         level = style_text(
-            f"{clean(record.severity_text) or record.severity:<8}", severity_style(record.severity)
+            f"{clean_text(record.severity_text) or record.severity:<8}", get_severity_style(record.severity)
         )
-        place = f" {style_text(clean(record.path), 'dim')}" if record.path else ""
+        place = f" {style_text(clean_text(record.path), 'dim')}" if record.path else ""
         first, *more = record.message.splitlines() or [""]
-        echo(f"{moment(record.at)} {level} {clean(record.logger)}{place}: {escape_controls(first)}")
+        echo(
+            f"{format_moment(record.at)} {level} {clean_text(record.logger)}{place}: {escape_controls(first)}"
+        )
         for line in (*more, *(record.details or "").splitlines()):
             echo(f"    {escape_controls(line)}")
     sys.stdout.flush()
 
 
-def severity_style(severity: int) -> str:
+def get_severity_style(severity: int) -> str:
     """Return the style of a severity: red from ERROR on, yellow from WARNING on, dim below INFO."""
     if severity >= SEVERITIES["ERROR"]:
         return "bold red" if severity >= SEVERITIES["CRITICAL"] else "red"

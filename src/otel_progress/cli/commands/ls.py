@@ -7,16 +7,29 @@ from typing import Final
 
 import click
 
-from otel_progress.cli.batch_output import MAX_BATCHES, batch_table, write_batch_summary
+from otel_progress.cli.batch_output import MAX_BATCHES, write_batch_summary, write_batch_table
 from otel_progress.cli.context import CliContext
-from otel_progress.cli.output import echo, operations_document, say_json, status_word, table, terminal_width
+from otel_progress.cli.output import (
+    build_operations_document,
+    echo,
+    echo_json,
+    get_status_label,
+    get_terminal_width,
+    write_table,
+)
 from otel_progress.codec import SCHEMA, encode_batch
-from otel_progress.console.format import count, duration, moment, percentage, remaining
-from otel_progress.console.rows import cancelling_note, clean, failure_text
+from otel_progress.console.format import (
+    format_count,
+    format_duration,
+    format_moment,
+    format_percentage,
+    format_remaining,
+)
+from otel_progress.console.rows import clean_text, format_cancelling, format_failure
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 
-_HISTORY_IN_LS: Final = 1000
+_MAX_HISTORY: Final = 1000
 
 
 _HEADER: Final = (
@@ -34,7 +47,9 @@ _HEADER: Final = (
 )
 
 
-_SPARE: Final = tuple(_HEADER.index(name) for name in ("STARTED", "TYPE", "NAME", "FAILED", "LEFT", "COUNT"))
+_OPTIONAL_COLUMNS: Final = tuple(
+    _HEADER.index(name) for name in ("STARTED", "TYPE", "NAME", "FAILED", "LEFT", "COUNT")
+)
 
 
 @click.command(
@@ -81,7 +96,7 @@ def ls(
         batches = reader.batches(MAX_BATCHES) if only_batches or not filtered else ()
         operations = [] if only_batches else list(reader.active(levels=False))
         if not only_batches and (everything or (status is not None and Status(status).finished)):
-            operations += reader.history(type_, _HISTORY_IN_LS)
+            operations += reader.history(type_, _MAX_HISTORY)
     if only_batches:
         _write_batches(
             [one for one in batches if type_ in (None, one.type) and status in (None, one.status.value)],
@@ -97,19 +112,21 @@ def ls(
     ]
     at_work = [batch for batch in batches if not batch.is_finished]
     if as_json:
-        document = operations_document(operations)
-        say_json({**document, "batches": [encode_batch(batch, operations=False) for batch in at_work]})
+        document = build_operations_document(operations)
+        echo_json({**document, "batches": [encode_batch(batch, operations=False) for batch in at_work]})
         return
-    _write(operations, as_json, "No operation is under way." if not everything else "No operations.")
+    _write_operations(
+        operations, as_json, "No operation is under way." if not everything else "No operations."
+    )
     if at_work:
         write_batch_summary(at_work)
 
 
 def _write_batches(batches: Sequence[BatchSnapshot], as_json: bool) -> None:
     if as_json:
-        say_json({"schema": SCHEMA, "batches": [encode_batch(batch, operations=False) for batch in batches]})
+        echo_json({"schema": SCHEMA, "batches": [encode_batch(batch, operations=False) for batch in batches]})
     elif batches:
-        batch_table(batches)
+        write_batch_table(batches)
     else:
         echo("No batches.")
 
@@ -132,12 +149,12 @@ def history(scope: CliContext, type_: str | None, limit: int, as_json: bool) -> 
     """List the operations that have ended, the last one first."""
     with scope.reader() as reader:
         operations = reader.history(type_, limit)
-    _write(operations, as_json, "No operation has ended.")
+    _write_operations(operations, as_json, "No operation has ended.")
 
 
-def _write(operations: Sequence[OperationSnapshot], as_json: bool, nothing: str) -> None:
+def _write_operations(operations: Sequence[OperationSnapshot], as_json: bool, nothing: str) -> None:
     if as_json:
-        say_json(operations_document(operations))
+        echo_json(build_operations_document(operations))
         return
     if not operations:
         echo(f"{nothing} Try: otel-progress demo")
@@ -145,25 +162,27 @@ def _write(operations: Sequence[OperationSnapshot], as_json: bool, nothing: str)
     rows: list[tuple[str, ...]] = [_HEADER]
     styles: list[dict[int, str]] = [{-1: "dim"}]
     for operation in operations:
-        word, style = cancelling_note(operation) or status_word(operation.status, operation.condition)
-        rows.append(_row(operation, word))
+        word, style = format_cancelling(operation) or get_status_label(operation.status, operation.condition)
+        rows.append(_build_row(operation, word))
         styles.append({0: style, 6: "red"})
-    table(rows, styles, terminal_width(), _SPARE)
+    write_table(rows, styles, get_terminal_width(), _OPTIONAL_COLUMNS)
 
 
-def _row(operation: OperationSnapshot, word: str) -> tuple[str, ...]:
+def _build_row(operation: OperationSnapshot, word: str) -> tuple[str, ...]:
     root = operation.root
-    name = clean(operation.name)
+    name = clean_text(operation.name)
     return (
         word,
-        clean(operation.operation_id),
-        clean(operation.operation_type),
-        name if name != clean(operation.operation_id) else "",
-        percentage(root.ratio, estimated=root.estimated),
-        count(root.current, root.total, root.info.unit) if root.current or root.total is not None else "",
+        clean_text(operation.operation_id),
+        clean_text(operation.operation_type),
+        name if name != clean_text(operation.operation_id) else "",
+        format_percentage(root.ratio, estimated=root.estimated),
+        format_count(root.current, root.total, root.info.unit)
+        if root.current or root.total is not None
+        else "",
         str(root.failed) if root.failed else "",
-        moment(root.info.started_at)[:19].replace("T", " "),
-        duration(operation.elapsed_seconds),
-        remaining(operation.eta, bounds=False),
-        failure_text(root) if root.status is Status.FAILED else clean(root.message),
+        format_moment(root.info.started_at)[:19].replace("T", " "),
+        format_duration(operation.elapsed_seconds),
+        format_remaining(operation.eta, bounds=False),
+        format_failure(root) if root.status is Status.FAILED else clean_text(root.message),
     )

@@ -69,12 +69,12 @@ def serve(
     settings = scope.settings().with_arguments(server_host=host, server_port=port, token_file=token_file)
     token = settings.read_token()
     with scope.reader() as reader:
-        server = _imported()(
+        server = _import_server()(
             reader,
             host=settings.server_host,
             port=DEFAULT_PORT if settings.server_port is None else settings.server_port,
             token=token,
-            controller=_Asked(scope),
+            controller=_JournalController(scope),
             allow_public=allow_public_without_token,
             allowed_hosts=allow_host,
             allowed_origins=allow_origin,
@@ -91,7 +91,7 @@ def serve(
             server.close()
 
 
-class _Asked:
+class _JournalController:
     """A Controller that opens the journal for writing when something is asked of it: serving by itself writes nothing."""
 
     def __init__(self, scope: CliContext) -> None:
@@ -108,7 +108,7 @@ class _Asked:
             return controller.delete(operation_id)
 
 
-def _imported() -> type[Server]:
+def _import_server() -> type[Server]:
     try:
         from otel_progress.server.uvicorn_server import Server
     except ModuleNotFoundError as exc:

@@ -8,25 +8,40 @@ import click
 
 from otel_progress import semconv
 from otel_progress.cli.batch_output import find_batch, write_batch
-from otel_progress.cli.context import CliContext, complete_id_or_batch, find
-from otel_progress.cli.output import CliError, echo, say_json, status_word, style_text
+from otel_progress.cli.context import CliContext, complete_id_or_batch, find_operation
+from otel_progress.cli.output import CliError, echo, echo_json, get_status_label, style_text
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
-from otel_progress.console.format import count, duration, left, moment, percentage, quantity, rate, remaining
-from otel_progress.console.glyphs import STATUS_STYLES, Glyphs, glyphs_for
-from otel_progress.console.rows import cancelling_note, clean, condition_note, failure_text, title
+from otel_progress.console.format import (
+    format_count,
+    format_duration,
+    format_moment,
+    format_percentage,
+    format_quantity,
+    format_rate,
+    format_remaining,
+    format_time_left,
+)
+from otel_progress.console.glyphs import STATUS_STYLES, Glyphs, choose_glyphs
+from otel_progress.console.rows import (
+    clean_text,
+    format_cancelling,
+    format_condition,
+    format_failure,
+    format_title,
+)
 from otel_progress.model import Eta, LevelSnapshot, Outcome, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import Reader
 from otel_progress.records import ResourceUse
 from otel_progress.text import escape_controls
 
-_FAILED_ITEMS = 20
+_MAX_FAILED_ITEMS = 20
 
 
-_MAX_INDENT = 40
+_MAX_INDENT_CELLS = 40
 
 
-_PREVIEWS = 1_000
+_MAX_PREVIEWS = 1_000
 
 
 @click.command(
@@ -75,7 +90,7 @@ def show(
 ) -> None:
     """Show one operation, or one batch: where it stands, its levels, what failed. The beginning of its ID is enough."""
     with scope.reader() as reader:
-        operation = _operation_or_batch(reader, operation_id)
+        operation = _find_target(reader, operation_id)
         if isinstance(operation, BatchSnapshot):
             if path or depth is not None or events or previews:
                 msg = (
@@ -83,20 +98,20 @@ def show(
                     "are for the operations in it."
                 )
                 raise click.UsageError(msg)
-            say_json(encode_batch(operation)) if as_json else write_batch(operation, errors=errors)
-            _exit(operation.status, exit_status)
+            echo_json(encode_batch(operation)) if as_json else write_batch(operation, errors=errors)
+            _exit_with_status(operation.status, exit_status)
             return
-        base = _level(operation, path)
+        base = _find_level(operation, path)
         within = path or None
         failed = reader.events(
             operation.operation_id,
             level=within,
             outcome=Outcome.FAILED,
-            limit=10_000 if errors else _FAILED_ITEMS,
+            limit=10_000 if errors else _MAX_FAILED_ITEMS,
         )
         happened = reader.events(operation.operation_id, level=within, limit=100_000) if events else ()
-        stored = reader.previews(operation.operation_id, path=within, limit=_PREVIEWS) if previews else ()
-    levels = _below(operation, base, depth)
+        stored = reader.previews(operation.operation_id, path=within, limit=_MAX_PREVIEWS) if previews else ()
+    levels = _select_levels(operation, base, depth)
     if as_json:
         document = encode_operation(operation, levels=True)
         kept = {level.path for level in levels} | ({base.path} if path else set())
@@ -107,28 +122,28 @@ def show(
             document["preview_records"] = [
                 {**encode_preview(preview), "location": preview.location} for preview in stored
             ]
-        say_json(document)
+        echo_json(document)
     else:
-        _write(operation, base, levels, failed, happened, errors=errors)
+        _write_operation(operation, base, levels, failed, happened, errors=errors)
         if previews:
             from otel_progress.cli.preview_output import write_previews
 
             write_previews(stored, scope.previews(), color=scope.color)
-    _exit(operation.status, exit_status)
+    _exit_with_status(operation.status, exit_status)
 
 
-def _exit(status: Status, asked: bool) -> None:
+def _exit_with_status(status: Status, asked: bool) -> None:
     if asked and status in (Status.FAILED, Status.CANCELLED):
         raise click.exceptions.Exit(1)
 
 
-def _operation_or_batch(reader: Reader, wanted: str) -> OperationSnapshot | BatchSnapshot:
+def _find_target(reader: Reader, wanted: str) -> OperationSnapshot | BatchSnapshot:
     """Return what ``wanted`` names: an operation's whole id before a batch's, before the beginning of either."""
     found = reader.get(wanted) or reader.batch(wanted)
     if found is not None:
         return found
     try:
-        return find(reader, wanted)
+        return find_operation(reader, wanted)
     except CliError:
         batch = find_batch(reader, wanted)
         if batch is None:
@@ -136,7 +151,7 @@ def _operation_or_batch(reader: Reader, wanted: str) -> OperationSnapshot | Batc
         return batch
 
 
-def _level(operation: OperationSnapshot, path: str | None) -> LevelSnapshot:
+def _find_level(operation: OperationSnapshot, path: str | None) -> LevelSnapshot:
     if not path:
         return operation.root
     found = operation.get_level(path)
@@ -151,7 +166,9 @@ def _level(operation: OperationSnapshot, path: str | None) -> LevelSnapshot:
     return found
 
 
-def _below(operation: OperationSnapshot, base: LevelSnapshot, depth: int | None) -> list[LevelSnapshot]:
+def _select_levels(
+    operation: OperationSnapshot, base: LevelSnapshot, depth: int | None
+) -> list[LevelSnapshot]:
     prefix = f"{base.path}/" if base.path else ""
     deepest = None if depth is None else base.info.depth + depth
     return [
@@ -163,7 +180,7 @@ def _below(operation: OperationSnapshot, base: LevelSnapshot, depth: int | None)
     ]
 
 
-def _write(
+def _write_operation(
     operation: OperationSnapshot,
     base: LevelSnapshot,
     levels: Sequence[LevelSnapshot],
@@ -174,20 +191,22 @@ def _write(
 ) -> None:
     import sys
 
-    glyphs = glyphs_for(getattr(sys.stdout, "encoding", None))
-    echo(f"{style_text(clean(base.info.name) or title(base), 'bold')}  {clean(base.info.type)}")
+    glyphs = choose_glyphs(getattr(sys.stdout, "encoding", None))
+    echo(
+        f"{style_text(clean_text(base.info.name) or format_title(base), 'bold')}  {clean_text(base.info.type)}"
+    )
     for name, value in _facts(operation, base):
         echo(f"  {style_text(f'{name:<10}', 'dim')} {value}")
     if base.error is not None and errors:
-        _details(base, "             ")
+        _write_details(base, "             ")
     if levels:
         echo()
         echo(style_text("Levels", "bold"))
     for level in levels:
-        indent = "  " * min(level.info.depth - base.info.depth, _MAX_INDENT)
-        echo(indent + _level_line(level, operation, glyphs))
+        indent = "  " * min(level.info.depth - base.info.depth, _MAX_INDENT_CELLS)
+        echo(indent + _format_level(level, operation, glyphs))
         if level.error is not None and errors:
-            _details(level, indent + "    ")
+            _write_details(level, indent + "    ")
     if failed:
         echo()
         echo(
@@ -195,66 +214,69 @@ def _write(
             + ("" if errors else style_text("  (the latest; all with --errors)", "dim"))
         )
     for event in failed:
-        echo(f"  {moment(event.at)[11:19]} {_event_text(event)}")
+        echo(f"  {format_moment(event.at)[11:19]} {_format_event(event)}")
     if events:
         echo()
         echo(style_text("Events", "bold"))
     for event in events:
-        echo(f"  {moment(event.at)} {clean(event.kind)} {_event_text(event)}")
+        echo(f"  {format_moment(event.at)} {clean_text(event.kind)} {_format_event(event)}")
 
 
 def _facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple[str, str]]:
     is_root = level is operation.root
     info, elapsed = level.info, level.elapsed(operation.clock)
     if is_root:
-        yield "id", clean(operation.operation_id)
-        word, style = status_word(operation.status, operation.condition)
-        note = condition_note(operation, operation.condition)
+        yield "id", clean_text(operation.operation_id)
+        word, style = get_status_label(operation.status, operation.condition)
+        note = format_condition(operation, operation.condition)
         yield "status", style_text(f"{level.status.value}, {note[0]}" if note else word, style)
-        if (asked := cancelling_note(operation)) is not None:
-            yield "cancel", style_text(f"asked to stop at {moment(operation.cancel_requested_at)}", asked[1])
+        if (asked := format_cancelling(operation)) is not None:
+            yield (
+                "cancel",
+                style_text(f"asked to stop at {format_moment(operation.cancel_requested_at)}", asked[1]),
+            )
     else:
-        yield "operation", clean(operation.operation_id)
-        yield "path", clean(level.path)
+        yield "operation", clean_text(operation.operation_id)
+        yield "path", clean_text(level.path)
         yield "status", style_text(level.status.value, STATUS_STYLES[level.status])
-    yield "progress", _figures(level, operation) or "not known"
+    yield "progress", _format_figures(level, operation) or "not known"
     if level.message:
-        yield "message", clean(level.message)
+        yield "message", clean_text(level.message)
     if level.error is not None:
-        yield "error", style_text(failure_text(level), "red")
+        yield "error", style_text(format_failure(level), "red")
     if info.attempt > 1:
         yield "attempt", str(info.attempt)
     if info.started_at is not None:
-        yield "started", moment(info.started_at)
+        yield "started", format_moment(info.started_at)
     if level.ended_at is not None:
-        yield "ended", moment(level.ended_at)
-    yield "duration" if level.status.finished else "elapsed", duration(elapsed)
+        yield "ended", format_moment(level.ended_at)
+    yield "duration" if level.status.finished else "elapsed", format_duration(elapsed)
     eta = operation.eta_of(level)
-    if told := remaining(eta):
-        yield "remaining", told + _because(eta)
+    if told := format_remaining(eta):
+        yield "remaining", told + _describe_basis(eta)
     if info.deadline_at is not None:
-        yield "deadline", moment(info.deadline_at)
+        yield "deadline", format_moment(info.deadline_at)
     if operation.instance is not None and is_root:
         worker = operation.instance
         gone = "" if operation.alive or level.status.finished else ", gone"
         yield (
             "worker",
-            f"{clean(worker.service)}, process {worker.pid} on {clean(worker.host).partition('/')[0]}{gone}",
+            f"{clean_text(worker.service)}, process {worker.pid} on {clean_text(worker.host).partition('/')[0]}{gone}",
         )
     if operation.resources is not None and is_root:
-        yield from _resources(operation.resources, over=level.status.finished)
+        yield from _resource_facts(operation.resources, over=level.status.finished)
     if info.batch and is_root:
-        yield "batch", clean(info.batch)
+        yield "batch", clean_text(info.batch)
     if info.trace_id:
-        yield "trace", clean(info.trace_id)
+        yield "trace", clean_text(info.trace_id)
     for key, value in level.metadata.items():
         yield (
             "metadata",
-            f"{clean(key)} = {clean(', '.join(map(str, value)) if isinstance(value, tuple) else str(value))}",
+            f"{clean_text(key)} = {clean_text(', '.join(map(str, value)) if isinstance(value, tuple) else str(value))}",
         )
 
 
-def _because(eta: Eta | None) -> str:
+def _describe_basis(eta: Eta | None) -> str:
     """Return what an estimate rests on, in words."""
     if eta is None:
         return ""
@@ -267,62 +289,68 @@ def _because(eta: Eta | None) -> str:
     }.get(eta.basis, "")
 
 
-def _resources(use: ResourceUse, *, over: bool) -> Iterator[tuple[str, str]]:
+def _resource_facts(use: ResourceUse, *, over: bool) -> Iterator[tuple[str, str]]:
     """Yield what the process uses now (not once the operation is over), on the whole and at most."""
     last = use.last
     yield (
         "cpu",
-        _use(
-            None if over else percentage_of_core(last.cpu_ratio),
-            *map(percentage_of_core, (use.cpu_mean, use.cpu_peak)),
+        _format_use(
+            None if over else format_core_percentage(last.cpu_ratio),
+            *map(format_core_percentage, (use.cpu_mean, use.cpu_peak)),
         ),
     )
-    sizes = [quantity(value, "byte") for value in (last.memory_bytes, use.memory_mean, use.memory_peak)]
-    yield "memory", _use(None if over else sizes[0], *sizes[1:])
+    sizes = [
+        format_quantity(value, "byte") for value in (last.memory_bytes, use.memory_mean, use.memory_peak)
+    ]
+    yield "memory", _format_use(None if over else sizes[0], *sizes[1:])
     if use.gpu_mean is not None and use.gpu_peak is not None:
-        now = None if over or last.gpu_ratio is None else percentage_of_core(last.gpu_ratio)
-        yield "gpu", _use(now, *map(percentage_of_core, (use.gpu_mean, use.gpu_peak)))
+        now = None if over or last.gpu_ratio is None else format_core_percentage(last.gpu_ratio)
+        yield "gpu", _format_use(now, *map(format_core_percentage, (use.gpu_mean, use.gpu_peak)))
     if use.gpu_memory_peak is not None:
-        yield "gpu memory", f"peak {quantity(use.gpu_memory_peak, 'byte')}"
+        yield "gpu memory", f"peak {format_quantity(use.gpu_memory_peak, 'byte')}"
 
 
-def percentage_of_core(ratio: float) -> str:
+def format_core_percentage(ratio: float) -> str:
     """Return a use of processors as tools show it: 150% for one and a half busy cores."""
     return f"{100.0 * ratio:.0f}%"
 
 
-def _use(now: str | None, mean: str, peak: str) -> str:
+def _format_use(now: str | None, mean: str, peak: str) -> str:
     return ("" if now is None else f"{now}, ") + f"mean {mean}, peak {peak}"
 
 
-def _figures(level: LevelSnapshot, operation: OperationSnapshot) -> str:
+def _format_figures(level: LevelSnapshot, operation: OperationSnapshot) -> str:
     unit = level.info.unit
     parts = (
-        percentage(level.ratio, estimated=level.estimated),
-        count(level.current, level.total, unit) if level.current or level.total is not None else "",
+        format_percentage(level.ratio, estimated=level.estimated),
+        format_count(level.current, level.total, unit) if level.current or level.total is not None else "",
         ""
         if unit == semconv.STAGE
-        else rate(level.done_this_session, operation.active_seconds_of(level), unit),
+        else format_rate(level.done_this_session, operation.active_seconds_of(level), unit),
         style_text(f"{level.failed} failed", "red") if level.failed else "",
         f"{level.skipped} skipped" if level.skipped else "",
     )
     return "  ".join(part for part in parts if part)
 
 
-def _level_line(level: LevelSnapshot, operation: OperationSnapshot, glyphs: Glyphs) -> str:
+def _format_level(level: LevelSnapshot, operation: OperationSnapshot, glyphs: Glyphs) -> str:
     elapsed = level.elapsed(operation.clock)
     style = STATUS_STYLES[level.status]
     word = "" if level.status in (Status.RUNNING, Status.COMPLETED) else style_text(level.status.value, style)
     attempt = style_text(f"attempt {level.info.attempt}", "yellow") if level.info.attempt > 1 else ""
-    text = style_text(failure_text(level), "red") if level.status is Status.FAILED else clean(level.message)
-    time = duration(elapsed) if level.info.started_clock is not None else ""
-    if time and (ahead := left(operation.eta_of(level))):
+    text = (
+        style_text(format_failure(level), "red")
+        if level.status is Status.FAILED
+        else clean_text(level.message)
+    )
+    time = format_duration(elapsed) if level.info.started_clock is not None else ""
+    if time and (ahead := format_time_left(operation.eta_of(level))):
         time += f", {ahead}"
     parts = (
         style_text(glyphs.status(level.status), style),
-        title(level),
+        format_title(level),
         word,
-        _figures(level, operation),
+        _format_figures(level, operation),
         attempt,
         time,
         text,
@@ -330,19 +358,24 @@ def _level_line(level: LevelSnapshot, operation: OperationSnapshot, glyphs: Glyp
     return "  ".join(part for part in (f"{parts[0]} {parts[1]}", *parts[2:]) if part)
 
 
-def _details(level: LevelSnapshot, indent: str) -> None:
+def _write_details(level: LevelSnapshot, indent: str) -> None:
     if level.error is None:
         return
     for line in (level.error.details or level.error.message).splitlines():
         echo(indent + escape_controls(line))
 
 
-def _event_text(event: Event) -> str:
+def _format_event(event: Event) -> str:
     outcome = event.outcome.value if event.outcome is not None else ""
     error = (
         ""
         if event.error is None
-        else style_text(clean(f"{event.error.type}: {event.error.message}".strip(": ")), "red")
+        else style_text(clean_text(f"{event.error.type}: {event.error.message}".strip(": ")), "red")
     )
-    parts = (clean(event.path), clean(event.name), "" if event.outcome is Outcome.FAILED else outcome, error)
+    parts = (
+        clean_text(event.path),
+        clean_text(event.name),
+        "" if event.outcome is Outcome.FAILED else outcome,
+        error,
+    )
     return "  ".join(part for part in parts if part)

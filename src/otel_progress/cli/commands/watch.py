@@ -11,15 +11,15 @@ from typing import Final
 
 import click
 
-from otel_progress.cli.context import CliContext, complete_id, find
-from otel_progress.cli.output import say_json
+from otel_progress.cli.context import CliContext, complete_id, find_operation
+from otel_progress.cli.output import echo_json
 from otel_progress.codec import encode_operation
 from otel_progress.errors import JournalError
 from otel_progress.model import Status
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import Reader
 
-_REMEMBERED: Final = 1000
+_MAX_REMEMBERED_RUNS: Final = 1000
 """Ends that are remembered, so that an operation a reader yields again is not told twice."""
 
 
@@ -64,13 +64,14 @@ def watch(
         raise click.UsageError(msg)
     with scope.reader() as reader:
         wanted = {
-            operation.operation_id: operation for operation in (find(reader, id_) for id_ in operation_ids)
+            operation.operation_id: operation
+            for operation in (find_operation(reader, id_) for id_ in operation_ids)
         }
         if once:
             _write_once(reader, wanted, as_json, scope.color)
             return
         try:
-            statuses = _Watch(reader, wanted, as_json, scope.color).run(interval)
+            statuses = _WatchSession(reader, wanted, as_json, scope.color).run(interval)
         except KeyboardInterrupt:
             if exit_status:
                 raise
@@ -80,7 +81,7 @@ def watch(
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def _interrupts_ignored() -> Iterator[None]:
     """Let no Ctrl-C come in between while everything is closed: it is over already."""
     try:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -93,7 +94,7 @@ def _undisturbed() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-class _Watch:
+class _WatchSession:
     """One watch: the display, and how the operations that were named have ended."""
 
     def __init__(
@@ -105,7 +106,7 @@ class _Watch:
         self._wanted = wanted
         self._ended = {id_: operation for id_, operation in wanted.items() if operation.status.finished}
         self._told: deque[str] = deque(
-            (operation.run for operation in self._ended.values()), maxlen=_REMEMBERED
+            (operation.run for operation in self._ended.values()), maxlen=_MAX_REMEMBERED_RUNS
         )
         self._console = (
             None if as_json else make_console(reader, stream=sys.stdout, color=color, batches=not wanted)
@@ -129,7 +130,7 @@ class _Watch:
                 if self._wanted and self._ended.keys() == self._wanted.keys():
                     break
         finally:
-            with _undisturbed():
+            with _interrupts_ignored():
                 if isinstance(changes, Generator):
                     changes.close()
                 if self._console is not None:
@@ -139,7 +140,7 @@ class _Watch:
     def _show(self, changed: Sequence[OperationSnapshot], ended: Sequence[OperationSnapshot]) -> None:
         if self._console is None:
             for operation in (*changed, *ended):
-                say_json(encode_operation(operation))
+                echo_json(encode_operation(operation))
             sys.stdout.flush()
             return
         active: Sequence[OperationSnapshot] = ()
@@ -147,7 +148,9 @@ class _Watch:
             JournalError
         ):  # when that is more than a journal being replaced, the watch itself raises it
             active = self._reader.active()  # all anew: time goes on for those that did not change
-        self._console.show([operation for operation in active if self._is_wanted(operation)], ended)
+        self._console.show_operations(
+            [operation for operation in active if self._is_wanted(operation)], ended
+        )
 
     def _is_wanted(self, operation: OperationSnapshot) -> bool:
         return not self._wanted or operation.operation_id in self._wanted
@@ -159,14 +162,14 @@ def _write_once(
     operations = list(wanted.values()) if wanted else list(reader.active())
     if as_json:
         for operation in operations:
-            say_json(encode_operation(operation))
+            echo_json(encode_operation(operation))
         return
     if not operations:
         click.echo("No operation is under way.")
         return
     from rich.console import Console
 
-    from otel_progress.console.glyphs import glyphs_for
+    from otel_progress.console.glyphs import choose_glyphs
     from otel_progress.console.layout import ProgressTree
 
     console = Console(
@@ -175,4 +178,4 @@ def _write_once(
         no_color=True if color is False else None,
         highlight=False,
     )
-    console.print(ProgressTree(operations, glyphs=glyphs_for(console.encoding)), soft_wrap=False)
+    console.print(ProgressTree(operations, glyphs=choose_glyphs(console.encoding)), soft_wrap=False)
