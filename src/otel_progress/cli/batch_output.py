@@ -1,12 +1,12 @@
-"""Batches on the command line: one in full, or some in a table."""
+"""Batches on the command line: one in full, or several in a table."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from otel_progress.cli.output import echo, get_terminal_width, style_text, write_table
+from otel_progress.cli.output import echo, get_terminal_width, style_text, write_facts, write_table
 from otel_progress.console.batches import draw_bar, format_batch, format_batch_figures, format_batch_rate
 from otel_progress.console.format import format_count, format_duration, format_moment, format_percentage
 from otel_progress.console.glyphs import STATUS_STYLES, choose_glyphs
@@ -17,13 +17,15 @@ from otel_progress.protocols import Reader
 from otel_progress.text import escape_controls
 
 MAX_BATCHES: Final = 1000
-"""Batches that a list, and the search for the beginning of an id, take in."""
+"""Batches that a list, a search by prefix and shell completion read, the newest."""
 
 
 _MAX_SUMMARY_LINES: Final = 5
+"""Batches listed below ``ls``; the others are counted."""
 
 
 _MAX_OPERATIONS: Final = 10
+"""Active or failed operations listed for a batch; the others are counted."""
 
 
 _BAR_CELLS: Final = 30
@@ -41,73 +43,72 @@ _HEADER: Final = (
     "STARTED",
     "TIME",
     "LEFT",
-    "PACE",
+    "RATE",
 )
 
 
 _OPTIONAL_COLUMNS: Final = tuple(
-    _HEADER.index(name) for name in ("STARTED", "TYPE", "NAME", "PACE", "LEFT", "RUNNING")
+    _HEADER.index(name) for name in ("STARTED", "TYPE", "NAME", "RATE", "LEFT", "RUNNING")
 )
+"""Columns omitted on a narrow terminal, in this order."""
 
 
-def find_batch(reader: Reader, wanted: str) -> BatchSnapshot | None:
-    """Return the batch whose id is ``wanted``, or the only one whose id begins so."""
-    found = reader.batch(wanted)
-    if found is not None or not wanted:
-        return found
-    matches = [batch.id for batch in reader.batches(MAX_BATCHES) if batch.id.startswith(wanted)]
+def find_batch(reader: Reader, id_or_prefix: str) -> BatchSnapshot | None:
+    """Return the batch of an ID or of a prefix that matches one ID only; None if there is none."""
+    batch = reader.batch(id_or_prefix)
+    if batch is not None or not id_or_prefix:
+        return batch
+    matches = [batch.id for batch in reader.batches(MAX_BATCHES) if batch.id.startswith(id_or_prefix)]
     return reader.batch(matches[0]) if len(matches) == 1 else None
 
 
 def write_batch(batch: BatchSnapshot, *, errors: bool) -> None:
-    """Write a batch: where it stands, what runs, what failed; with ``errors`` all that failed, and the details."""
-    glyphs = choose_glyphs(getattr(sys.stdout, "encoding", None))
-    style = STATUS_STYLES[batch.status]
-    echo(f"{style_text(clean_text(batch.name) or clean_text(batch.id), 'bold')}  {clean_text(batch.type)}")
-    drawn = draw_bar(batch.ratio, _BAR_CELLS, glyphs)
-    figures = "  ".join(
-        style_text(text, look)
-        for text, look in format_batch_figures(batch)[: 2 if batch.ratio is not None else 1]
+    """Write a batch with its active and failed operations.
+
+    With ``errors`` all failed operations are listed, with error details.
+    """
+    title = clean_text(batch.name) or clean_text(batch.id)
+    echo(f"{style_text(title, 'bold')}  {clean_text(batch.type)}")
+    write_facts(_collect_facts(batch))
+    active_count = batch.counts[Status.RUNNING] + batch.counts[Status.PENDING]
+    _write_operations("Active", batch.active, active_count, _MAX_OPERATIONS)
+    max_failed = len(batch.failed) if errors else _MAX_OPERATIONS
+    _write_operations("Failed", batch.failed, batch.counts[Status.FAILED], max_failed, details=errors)
+
+
+def _collect_facts(batch: BatchSnapshot) -> Iterator[tuple[str, str]]:
+    style, is_finished = STATUS_STYLES[batch.status], batch.is_finished
+    yield "id", clean_text(batch.id)
+    yield "status", style_text(batch.status.value, style)
+    yield "progress", _format_progress(batch, style)
+    yield "counts", _format_counts(batch)
+    yield "rate", format_batch_rate(batch)
+    yield "started", format_moment(batch.started_at)
+    if is_finished and batch.ended_at is not None:
+        yield "finished", format_moment(batch.ended_at)
+    yield "duration" if is_finished else "elapsed", format_duration(batch.elapsed_seconds)
+    yield "remaining", _format_time_left(batch)
+
+
+def _format_progress(batch: BatchSnapshot, style: str) -> str:
+    figures = format_batch_figures(batch)[: 2 if batch.ratio is not None else 1]
+    text = "  ".join(style_text(figure, figure_style) for figure, figure_style in figures)
+    bar = draw_bar(batch.ratio, _BAR_CELLS, choose_glyphs(getattr(sys.stdout, "encoding", None)))
+    return f"{style_text(bar, style)}  {text}" if bar else text
+
+
+def _format_counts(batch: BatchSnapshot) -> str:
+    return "  ".join(
+        style_text(f"{count} {status.value}", STATUS_STYLES[status])
+        for status in Status
+        if (count := batch.counts[status])
     )
-    facts = (
-        ("id", clean_text(batch.id)),
-        ("status", style_text(batch.status.value, style)),
-        ("progress", f"{style_text(drawn, style)}  {figures}" if drawn else figures),
-        (
-            "counts",
-            "  ".join(
-                style_text(f"{number} {one.value}", STATUS_STYLES[one])
-                for one in Status
-                if (number := batch.counts[one])
-            ),
-        ),
-        ("pace", format_batch_rate(batch)),
-        ("started", format_moment(batch.started_at)),
-        ("ended", format_moment(batch.ended_at) if batch.is_finished and batch.ended_at is not None else ""),
-        ("duration" if batch.is_finished else "elapsed", format_duration(batch.elapsed_seconds)),
-        (
-            "remaining",
-            format_duration(batch.remaining_s)
-            if batch.remaining_s is not None and not batch.is_finished
-            else "",
-        ),
-    )
-    for name, value in facts:
-        if value:
-            echo(f"  {style_text(f'{name:<10}', 'dim')} {value}")
-    _write_operations(
-        "Under way",
-        batch.active,
-        batch.counts[Status.RUNNING] + batch.counts[Status.PENDING],
-        _MAX_OPERATIONS,
-    )
-    _write_operations(
-        "Failed",
-        batch.failed,
-        batch.counts[Status.FAILED],
-        len(batch.failed) if errors else _MAX_OPERATIONS,
-        details=errors,
-    )
+
+
+def _format_time_left(batch: BatchSnapshot) -> str:
+    if batch.remaining_s is None or batch.is_finished:
+        return ""
+    return format_duration(batch.remaining_s)
 
 
 def write_batch_table(batches: Sequence[BatchSnapshot]) -> None:
@@ -116,12 +117,12 @@ def write_batch_table(batches: Sequence[BatchSnapshot]) -> None:
     styles: list[dict[int, str]] = [{-1: "dim"}]
     for batch in batches:
         rows.append(_build_row(batch))
-        styles.append({0: STATUS_STYLES[batch.status], 7: "red"})
+        styles.append({0: STATUS_STYLES[batch.status], _HEADER.index("FAILED"): "red"})
     write_table(rows, styles, get_terminal_width(), _OPTIONAL_COLUMNS)
 
 
 def write_batch_summary(batches: Sequence[BatchSnapshot]) -> None:
-    """Write the batches that are under way below a list of operations, one line each."""
+    """Write active batches below a list of operations, one line per batch."""
     echo()
     echo(style_text("Batches", "bold"))
     for batch in batches[:_MAX_SUMMARY_LINES]:
@@ -143,33 +144,30 @@ def _build_row(batch: BatchSnapshot) -> tuple[str, ...]:
         str(counts[Status.FAILED]) if counts[Status.FAILED] else "",
         format_moment(batch.started_at)[:19].replace("T", " "),
         format_duration(batch.elapsed_seconds),
-        format_duration(batch.remaining_s) if batch.remaining_s is not None and not batch.is_finished else "",
+        _format_time_left(batch),
         format_batch_rate(batch),
     )
 
 
 def _write_operations(
-    title: str, operations: Sequence[OperationSnapshot], count: int, most: int, *, details: bool = False
+    title: str, operations: Sequence[OperationSnapshot], total: int, limit: int, *, details: bool = False
 ) -> None:
+    """Write up to ``limit`` operations under a title; ``total`` counts the ones that exist."""
     if not operations:
         return
     echo()
-    left = max(0, count - min(most, len(operations)))
-    echo(style_text(title, "bold") + (style_text(f"  (the newest; {left} more)", "dim") if left else ""))
-    for operation in operations[:most]:
+    omitted = max(0, total - min(limit, len(operations)))
+    hint = style_text(f"  (newest first, {omitted} more not listed)", "dim") if omitted else ""
+    echo(style_text(title, "bold") + hint)
+    for operation in operations[:limit]:
         root = operation.root
-        text = (
-            style_text(format_failure(root), "red")
-            if root.status is Status.FAILED
-            else clean_text(root.message)
-        )
-        name = clean_text(operation.name) if operation.name != operation.operation_id else ""
+        is_failed = root.status is Status.FAILED
         parts = (
             clean_text(operation.operation_id),
-            name,
+            clean_text(operation.name) if operation.name != operation.operation_id else "",
             format_percentage(root.ratio),
             format_duration(operation.elapsed_seconds),
-            text,
+            style_text(format_failure(root), "red") if is_failed else clean_text(root.message),
         )
         echo("  " + "  ".join(part for part in parts if part))
         if details and root.error is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import click
@@ -74,6 +74,13 @@ def get_status_label(status: Status, condition: Condition) -> tuple[str, str]:
     if condition is Condition.OK:
         return status.value, STATUS_STYLES[status]
     return condition.value, CONDITION_STYLES[condition]
+
+
+def write_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Write one line per label and value; values may be styled, facts without a value are omitted."""
+    for label, value in facts:
+        if value:
+            echo(f"  {style_text(f'{label:<10}', 'dim')} {value}")
 
 
 def write_table(
