@@ -135,10 +135,12 @@ def test_sequences_carry_the_content() -> None:
 def test_half_blocks_show_two_pixels_a_cell() -> None:
     """A cell has the upper pixel in its foreground and the lower one in its background, in 24-bit colours or of the 256."""
     rows: Any = [[(255, 0, 0), (255, 0, 0)], [(0, 0, 255), (10, 10, 10)]]
-    assert list(draw_blocks(rows, deep=True)) == [
+    assert list(draw_blocks(rows, is_true_colour=True)) == [
         "\x1b[38;2;255;0;0;48;2;0;0;255m▀\x1b[38;2;255;0;0;48;2;10;10;10m▀\x1b[0m"
     ]
-    assert list(draw_blocks(rows, deep=False)) == ["\x1b[38;5;196;48;5;21m▀\x1b[38;5;196;48;5;232m▀\x1b[0m"]
+    assert list(draw_blocks(rows, is_true_colour=False)) == [
+        "\x1b[38;5;196;48;5;21m▀\x1b[38;5;196;48;5;232m▀\x1b[0m"
+    ]
 
 
 @pytest.mark.process

@@ -6,7 +6,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from otel_progress.cli.output import echo, get_terminal_width, style_text, write_facts, write_table
+from otel_progress.cli.output import (
+    MAX_BATCHES,
+    echo,
+    get_terminal_width,
+    style_text,
+    write_facts,
+    write_table,
+)
 from otel_progress.console.batches import draw_bar, format_batch, format_batch_figures, format_batch_rate
 from otel_progress.console.format import format_count, format_duration, format_moment, format_percentage
 from otel_progress.console.glyphs import STATUS_STYLES, choose_glyphs
@@ -15,10 +22,6 @@ from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
 from otel_progress.protocols import Reader
 from otel_progress.text import escape_controls
-
-MAX_BATCHES: Final = 1000
-"""Batches that a list, a search by prefix and shell completion read, the newest."""
-
 
 _MAX_SUMMARY_LINES: Final = 5
 """Batches listed below ``ls``; the others are counted."""

@@ -1,4 +1,4 @@
-"""The checks of ``doctor``: each yields findings, raises nothing and changes nothing."""
+"""Checks of ``doctor``. Each check yields findings, raises no exception and changes nothing."""
 
 from __future__ import annotations
 
@@ -49,20 +49,25 @@ _EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
 _MIN_PYTHON: Final = (3, 10)
 
 
-_MIN_CLOCK_S: Final = 1_704_067_200.0  # 2024; a clock before that has never been set
+_MAX_HISTORY: Final = 100_000
+"""Finished operations counted, the newest."""
+
+
+_MIN_CLOCK_S: Final = 1_704_067_200.0
+"""Start of 2024 in Unix seconds. An earlier clock was never set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found: fine, worth knowing, or wrong (then the text says what to do)."""
+    """Result of one check. The text of a problem includes its fix."""
 
     check: str
     state: State
     text: str
 
 
-def run_checks(scope: CliContext, environ: Mapping[str, str]) -> list[Finding]:
-    """Return what all checks find."""
+def run_checks(context: CliContext, environ: Mapping[str, str]) -> list[Finding]:
+    """Return the findings of all checks."""
     findings = [
         *_check_python(),
         *_check_packages(),
@@ -71,17 +76,14 @@ def run_checks(scope: CliContext, environ: Mapping[str, str]) -> list[Finding]:
         *_check_environment(environ),
     ]
     try:
-        settings = scope.settings()
+        settings = context.settings()
     except ConfigurationError as error:
         return [*findings, Finding("settings", "problem", escape_controls(str(error)))]
-    ports = [
-        *_check_port("/metrics", settings.prometheus_host, settings.prometheus_port),
-        *_check_port("the server", settings.server_host, settings.server_port),
-    ]
     return [
         *findings,
-        Finding("settings", "ok", "can be read"),
-        *ports,
+        Finding("settings", "ok", "are valid"),
+        *_check_port("/metrics", settings.prometheus_host, settings.prometheus_port),
+        *_check_port("the server", settings.server_host, settings.server_port),
         *_check_server(settings),
         *_check_capture(settings),
         *_check_journal(settings),
@@ -90,10 +92,10 @@ def run_checks(scope: CliContext, environ: Mapping[str, str]) -> list[Finding]:
 
 def _check_python() -> Iterator[Finding]:
     text = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
-    fine = sys.version_info >= _MIN_PYTHON
-    yield Finding(
-        "python", "ok" if fine else "problem", text if fine else f"{text}; otel-progress needs 3.10 or newer"
-    )
+    if sys.version_info >= _MIN_PYTHON:
+        yield Finding("python", "ok", text)
+    else:
+        yield Finding("python", "problem", f"{text}; otel-progress requires Python 3.10 or newer")
 
 
 def _check_packages() -> Iterator[Finding]:
@@ -102,19 +104,18 @@ def _check_packages() -> Iterator[Finding]:
             yield Finding("package", "ok", f"{name} {version(name)}")
         except PackageNotFoundError:
             state: State = "note" if name == "otel-progress" else "problem"
-            fix = "runs from its sources" if state == "note" else f"is not installed: pip install {name}"
+            fix = "runs from a source tree" if state == "note" else f"is not installed: pip install {name}"
             yield Finding("package", state, f"{name} {fix}")
 
 
 def _check_extras() -> Iterator[Finding]:
     for extra, modules in _EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
-        text = (
-            f"{extra} is installed"
-            if not missing
-            else f"{extra} is not installed (optional): pip install 'otel-progress[{extra}]'"
-        )
-        yield Finding("extra", "note" if missing else "ok", text)
+        if missing:
+            fix = f"pip install 'otel-progress[{extra}]'"
+            yield Finding("extra", "note", f"{extra} is not installed (optional): {fix}")
+        else:
+            yield Finding("extra", "ok", f"{extra} is installed")
 
 
 def _check_clock() -> Iterator[Finding]:
@@ -123,7 +124,7 @@ def _check_clock() -> Iterator[Finding]:
         yield Finding(
             "clock",
             "problem",
-            f"it is {format_moment(now)}, says the clock; set it, or journals of other machines look odd",
+            f"the clock is {format_moment(now)}; set it, or times of other machines are wrong",
         )
     else:
         yield Finding("clock", "ok", format_moment(now))
@@ -134,13 +135,13 @@ def _check_environment(environ: Mapping[str, str]) -> Iterator[Finding]:
     secret = {variable for setting in SETTINGS if setting.secret for variable in setting.variables}
     for name in sorted(environ):
         if name in known:
-            value = (
-                "(set, not shown)" if name in secret else escape_controls(redact_text(environ[name])[:200])
-            )
+            value = "(set, hidden)" if name in secret else escape_controls(redact_text(environ[name])[:200])
             yield Finding("environment", "ok", f"{name}={value}")
         elif name.startswith(PREFIX) and name != "OTEL_PROGRESS_COMPLETE":
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(known))}"
+            similar = get_close_matches(name, known, n=1)
+            hint = (
+                f"did you mean {similar[0]}?" if similar else f"the settings are {', '.join(sorted(known))}"
+            )
             yield Finding("environment", "problem", f"{escape_controls(name[:100])} is not a setting; {hint}")
 
 
@@ -151,46 +152,46 @@ def _check_server(settings: Settings) -> Iterator[Finding]:
         yield Finding("token", "problem", escape_controls(str(error)))
         return
     if token is not None:
-        yield Finding("token", "ok", "is set; it is asked for by the server and the page")
+        yield Finding("token", "ok", "is set; the server and the page require it")
     missing = [module for module in _EXTRAS["server"] if find_spec(module) is None]
     if settings.server_port is not None and missing:
         yield Finding(
             "server",
             "problem",
-            "OTEL_PROGRESS_SERVER_PORT is set, but pip install 'otel-progress[server]' is missing",
+            "OTEL_PROGRESS_SERVER_PORT is set, but the server is not installed: pip install 'otel-progress[server]'",
         )
 
 
 def _check_capture(settings: Settings) -> Iterator[Finding]:
-    """Tell what is observed beside the work: log records, the use of resources; and whether secrets are left in."""
+    """Check the capture of log records and resource use, and the redaction of secrets."""
     if settings.capture_logs is not False:
         name = logging.getLevelName(settings.capture_logs)
         yield Finding(
             "logs",
             "ok",
-            f"records from {name} are captured, as far as the root logger's own level lets them through",
+            f"records from {name} on are captured, if the level of the root logger permits them",
         )
     if settings.redact is False:
         yield Finding(
             "redaction",
             "note",
-            "is off: passwords and tokens in metadata, messages and logs are kept and shown",
+            "is off: passwords and tokens in metadata, messages and logs are stored and shown",
         )
-    found = find_spec("psutil") is not None
-    if settings.resources is True and not found:
+    has_psutil = find_spec("psutil") is not None
+    if settings.resources is True and not has_psutil:
         yield Finding(
             "resources", "problem", "OTEL_PROGRESS_RESOURCES is true: pip install 'otel-progress[resources]'"
         )
-    elif settings.resources is not False and found:
+    elif settings.resources is not False and has_psutil:
         gpu = (
-            "GPUs by NVIDIA's library"
+            "NVIDIA GPUs too"
             if find_spec("pynvml") is not None
-            else "no GPUs (pip install nvidia-ml-py)"
+            else "GPUs are not (pip install nvidia-ml-py)"
         )
-        yield Finding("resources", "ok", f"processor and memory are sampled once a second, {gpu}")
+        yield Finding("resources", "ok", f"processor and memory are sampled once per second, {gpu}")
 
 
-def _check_port(what: str, host: str, port: int | None) -> Iterator[Finding]:
+def _check_port(service: str, host: str, port: int | None) -> Iterator[Finding]:
     if not port:
         return
     try:
@@ -200,7 +201,7 @@ def _check_port(what: str, host: str, port: int | None) -> Iterator[Finding]:
             probe.bind((host, port))
     except OSError as error:
         reason = error.strerror or str(error)
-        text = f"{escape_controls(host)}:{port}: {reason}. Fine if your own work serves {what} there; else choose another port"
+        text = f"{escape_controls(host)}:{port}: {reason}. Choose another port, unless your program serves {service} there"
         yield Finding("port", "note", text)
     else:
         yield Finding("port", "ok", f"{escape_controls(host)}:{port} is free")
@@ -211,7 +212,7 @@ def _check_journal(settings: Settings) -> Iterator[Finding]:
 
     if settings.store == "memory:":
         yield Finding(
-            "journal", "note", "memory: is seen by its own process only; use sqlite: to look from outside"
+            "journal", "note", "memory: is readable only in its own process; use sqlite: for other processes"
         )
         return
     try:
@@ -228,22 +229,22 @@ def _check_journal(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_writable(path: Path) -> Iterator[Finding]:
-    """Look whether the file can be written, without writing it."""
+    """Check whether the file is writable, without writing to it."""
     if path.exists():
-        writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-        fix = (
-            "can be written"
-            if writable
-            else f"cannot be written, and neither can its directory be; give yourself the right: {path}"
-        )
-        yield Finding("writable", "ok" if writable else "problem", fix)
+        if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            yield Finding("writable", "ok", "is writable")
+        else:
+            text = f"the file or its directory is not writable; change the permissions of {path}"
+            yield Finding("writable", "problem", escape_controls(text))
         return
     parent = next(folder for folder in path.parents if folder.exists())
     if os.access(parent, os.W_OK):
-        yield Finding("writable", "ok", "does not exist yet; the first work makes it")
+        yield Finding("writable", "ok", "does not exist yet; the first operation creates it")
     else:
         yield Finding(
-            "writable", "problem", f"does not exist, and cannot be made in {parent}: set OTEL_PROGRESS_STORE"
+            "writable",
+            "problem",
+            escape_controls(f"does not exist and cannot be created in {parent}; set OTEL_PROGRESS_STORE"),
         )
 
 
@@ -253,7 +254,7 @@ def _check_contents(url: str, path: Path) -> Iterator[Finding]:
     try:
         with closing(open_journal(url, read_only=True)) as journal:
             active = journal.active(levels=False)
-            ended = journal.history(limit=100_000)
+            finished = journal.history(limit=_MAX_HISTORY)
         yield from _check_integrity(path)
     except (ProgressError, sqlite3.Error) as error:
         yield Finding("integrity", "problem", escape_controls(str(error)))
@@ -262,7 +263,7 @@ def _check_contents(url: str, path: Path) -> Iterator[Finding]:
     yield Finding(
         "size",
         "ok",
-        f"{format_quantity(size, 'byte')}, {len(active)} operations under way, {len(ended)} ended",
+        f"{format_quantity(size, 'byte')}, {len(active)} active operations, {len(finished)} finished",
     )
     alive = {
         operation.instance.pid: operation.instance
@@ -271,14 +272,14 @@ def _check_contents(url: str, path: Path) -> Iterator[Finding]:
     }
     for instance in alive.values():
         yield Finding(
-            "instance", "ok", f"{escape_controls(instance.service)}, process {instance.pid}, is at work"
+            "instance", "ok", f"{escape_controls(instance.service)}, pid {instance.pid}, is running"
         )
-    gone = sum(not operation.alive for operation in active)
-    if gone:
+    abandoned_count = sum(not operation.alive for operation in active)
+    if abandoned_count:
         yield Finding(
             "instance",
             "note",
-            f"{gone} operations were abandoned by their process: otel-progress ls --condition abandoned",
+            f"{abandoned_count} operations are abandoned, their process has exited: otel-progress ls --condition abandoned",
         )
 
 
@@ -288,7 +289,8 @@ def _check_integrity(path: Path) -> Iterator[Finding]:
         verdict = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
     yield Finding("schema", "ok", f"version {schema}, SQLite {sqlite3.sqlite_version}")
     if verdict == ["ok"]:
-        yield Finding("integrity", "ok", "quick_check finds nothing")
+        yield Finding("integrity", "ok", "quick_check found no problem")
     else:
-        text = f"the file is damaged ({escape_controls('; '.join(verdict))[:200]}); move it away, a new one is made: {path}"
+        reason = escape_controls("; ".join(verdict))[:200]
+        text = f"the file is damaged ({reason}); move it away, then a new one is created: {escape_controls(str(path))}"
         yield Finding("integrity", "problem", text)

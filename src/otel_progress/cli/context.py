@@ -1,4 +1,4 @@
-"""What all commands share: which journal to read, and how an operation is found in it."""
+"""Shared state of commands: the journal, the colour option and the lookup of operations."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from otel_progress.cli.output import CliError
+from otel_progress.cli.output import MAX_BATCHES, CliError
 from otel_progress.errors import ConfigurationError
 from otel_progress.settings.fields import Settings
-from otel_progress.text import escape_controls
+from otel_progress.text import MAX_ID, escape_controls
 
 if TYPE_CHECKING:
     from otel_progress.batches import BatchCursor
@@ -29,24 +29,23 @@ if TYPE_CHECKING:
 
 
 _DEFAULT_STORES: Final = frozenset({"sqlite:", "sqlite://", "sqlite:///"})
+"""Names of the default journal."""
 
 
 _MAX_IDS: Final = 10_000
-
-
-_MAX_COMPLETED_BATCHES: Final = 1_000
+"""Finished operations searched for a prefix or a similar ID, the newest."""
 
 
 @dataclass(frozen=True, slots=True)
 class CliContext:
-    """The options before the command: the store (None: not given) and whether to colour (None: each stream decides)."""
+    """Global options: the store (None: from the environment) and colour (None: depends on the stream)."""
 
     store: str | None
     color: bool | None
 
     @classmethod
-    def of(cls, store: str | None, color: str, environ: Mapping[str, str]) -> CliContext:
-        """Return the scope of options and environment."""
+    def from_options(cls, store: str | None, color: str, environ: Mapping[str, str]) -> CliContext:
+        """Return the context for the options ``--store`` and ``--color`` and the environment."""
         if color != "auto":
             return cls(store, color == "always")
         if environ.get("NO_COLOR"):
@@ -54,39 +53,42 @@ class CliContext:
         return cls(store, True if environ.get("FORCE_COLOR") else None)
 
     def settings(self) -> Settings:
-        """Return the settings in force: options before environment before defaults. Raises ConfigurationError."""
+        """Return the current settings: options before environment before defaults.
+
+        Raises ConfigurationError if a setting is invalid.
+        """
         return Settings.from_environ(os.environ).with_arguments(store=self.store)
 
     @contextmanager
     def reader(self) -> Iterator[Reader]:
-        """Open the journal for reading. Before the first work on this machine the default one is empty, and no error."""
+        """Open the journal for reading. A default journal that does not exist yet is read as empty."""
         url = self.settings().store
         if url.lower().startswith("memory:"):
-            msg = "The store memory: can only be read in its own process. Use sqlite: in the work, and here."
+            msg = "Invalid store 'memory:': expected a store that other processes can read. Use sqlite: here and in the program."
             raise ConfigurationError(msg)
         with closing(_open_journal(url) or AwaitedJournal(url)) as reader:
             yield reader
 
     def previews(self) -> Store | None:
-        """Return where the content of previews is kept; None when none is."""
+        """Return the store of preview content; None if previews are disabled."""
         from otel_progress.journal.registry import path_of
         from otel_progress.previews.stores import open_store
 
         settings = self.settings()
         return None if settings.previews is False else open_store(settings.previews, path_of(settings.store))
 
-    def _forget(self, locations: Sequence[str]) -> None:
-        """Delete the content of previews whose operations are gone."""
+    def _delete_previews(self, locations: Sequence[str]) -> None:
+        """Delete the preview content of deleted operations."""
         store = self.previews()
         if store is not None:
             store.delete(locations)
 
     @contextmanager
     def controller(self) -> Iterator[Controller]:
-        """Open the journal for requests. Only after ``reader`` has found something in it: it would be made otherwise."""
+        """Open the journal for writing. Creates the file, so call it only after ``reader`` found an operation."""
         from otel_progress.journal import open_journal
 
-        journal = open_journal(self.settings().store, on_deleted=self._forget)
+        journal = open_journal(self.settings().store, on_deleted=self._delete_previews)
         try:
             yield journal
         finally:
@@ -94,7 +96,7 @@ class CliContext:
 
 
 class AwaitedJournal:
-    """A Reader of the default journal: of nothing before the first work on this machine, of the journal from then on."""
+    """Reader of the default journal that is empty until the journal file exists."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -102,18 +104,18 @@ class AwaitedJournal:
         self._journal: Journal | None = None
 
     def close(self) -> None:
-        """Close the journal, if it came."""
+        """Close the journal if it was opened."""
         if self._journal is not None:
             self._journal.close()
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
-        """Return the newest run of an id."""
-        journal = self._come()
+        """Return the newest run of an ID."""
+        journal = self._open_if_present()
         return None if journal is None else journal.get(operation_id)
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
-        """Return what has not ended."""
-        journal = self._come()
+        """Return the active operations."""
+        journal = self._open_if_present()
         return () if journal is None else journal.active(levels=levels)
 
     def history(
@@ -124,8 +126,8 @@ class AwaitedJournal:
         before: tuple[float, str] | None = None,
         since: float | None = None,
     ) -> Sequence[OperationSnapshot]:
-        """Return what has ended."""
-        journal = self._come()
+        """Return finished operations."""
+        journal = self._open_if_present()
         return () if journal is None else journal.history(operation_type, limit, before=before, since=since)
 
     def events(
@@ -138,8 +140,8 @@ class AwaitedJournal:
         upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[Event]:
-        """Return the newest events of an id."""
-        journal = self._come()
+        """Return the newest events of an ID."""
+        journal = self._open_if_present()
         if journal is None:
             return ()
         return journal.events(operation_id, level=level, outcome=outcome, since=since, upto=upto, limit=limit)
@@ -155,8 +157,8 @@ class AwaitedJournal:
         upto: int | None = None,
         limit: int = 1000,
     ) -> Sequence[LogRecord]:
-        """Return log records of an id."""
-        journal = self._come()
+        """Return the newest log records of an ID."""
+        journal = self._open_if_present()
         if journal is None:
             return ()
         return journal.logs(
@@ -166,41 +168,41 @@ class AwaitedJournal:
     def resources(
         self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
     ) -> Sequence[ResourceSample]:
-        """Return samples of what the process of an id used."""
-        journal = self._come()
+        """Return the resource samples of the process of an ID."""
+        journal = self._open_if_present()
         return () if journal is None else journal.resources(operation_id, since=since, upto=upto, limit=limit)
 
     def previews(
         self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
     ) -> Sequence[Preview]:
-        """Return the stored previews of an id."""
-        journal = self._come()
+        """Return the stored previews of an ID."""
+        journal = self._open_if_present()
         return () if journal is None else journal.previews(operation_id, path=path, upto=upto, limit=limit)
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
-        """Return a batch."""
-        journal = self._come()
+        """Return the batch of an ID."""
+        journal = self._open_if_present()
         return None if journal is None else journal.batch(batch_id)
 
     def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
         """Return the newest batches."""
-        journal = self._come()
+        journal = self._open_if_present()
         return () if journal is None else journal.batches(limit, after=after)
 
     def size_bytes(self) -> int | None:
         """Return the size of the journal's files."""
-        journal = self._come()
+        journal = self._open_if_present()
         return None if journal is None else journal.size_bytes()
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield nothing until the first work begins, then what the journal yields."""
-        while (journal := self._come()) is None:
+        """Yield no changes until the journal exists, then the changes of the journal."""
+        while (journal := self._open_if_present()) is None:
             yield ()
             time.sleep(interval)
         yield from journal.watch(interval, levels=levels)
 
-    def _come(self) -> Journal | None:
-        """Return the journal once it is there. Raises JournalError when it cannot be read."""
+    def _open_if_present(self) -> Journal | None:
+        """Return the journal, None while its file does not exist. Raises JournalError if it is unreadable."""
         with self._lock:
             if self._journal is None:
                 self._journal = _open_journal(self._url)
@@ -208,7 +210,7 @@ class AwaitedJournal:
 
 
 def _open_journal(url: str) -> Journal | None:
-    """Open a journal for reading; None when it is the default one and not there, or not yet: a worker may just be making it."""
+    """Open a journal for reading; None if it is the default one and its file does not exist yet."""
     from otel_progress.journal import open_journal
     from otel_progress.journal.sqlite.connection import NothingRecordedError
 
@@ -220,57 +222,66 @@ def _open_journal(url: str) -> Journal | None:
         raise
 
 
-def find_operation(reader: Reader, wanted: str) -> OperationSnapshot:
-    """Return the operation whose id is ``wanted`` or the only one that begins so. Raises Fault with near ids otherwise."""
-    found = reader.get(wanted)
-    if found is not None:
-        return found
+def find_operation(reader: Reader, id_or_prefix: str) -> OperationSnapshot:
+    """Return the operation of an ID, or of a prefix that matches one ID only.
+
+    Raises CliError with similar IDs otherwise.
+    """
+    operation = reader.get(id_or_prefix)
+    if operation is not None:
+        return operation
     ids = list_ids(reader)
-    matches = [id_ for id_ in ids if wanted and id_.startswith(wanted)]
-    if len(matches) == 1 and (found := reader.get(matches[0])) is not None:
-        return found
-    shown = escape_controls(wanted[:100])
+    matches = [id_ for id_ in ids if id_or_prefix and id_.startswith(id_or_prefix)]
+    if len(matches) == 1 and (operation := reader.get(matches[0])) is not None:
+        return operation
+    invalid = f"Invalid operation ID {escape_controls(id_or_prefix[:100])!r}"
     if matches:
-        msg = f"{shown!r} is the beginning of {len(matches)} ids: {_join_some(matches)}. Type more of it."
+        msg = (
+            f"{invalid}: expected a prefix of one ID, found {len(matches)}: {_join_some(matches)}. "
+            "Type more characters."
+        )
         raise CliError(msg)
-    if (batch := reader.batch(wanted)) is not None:
-        msg = f"{shown!r} is a batch of operations. See: otel-progress show {escape_controls(batch.id)}"
+    if (batch := reader.batch(id_or_prefix)) is not None:
+        msg = (
+            f"{invalid}: expected an operation, found a batch. "
+            f"Use: otel-progress show {escape_controls(batch.id)}"
+        )
         raise CliError(msg)
-    near = get_close_matches(wanted[:256], ids, n=3, cutoff=0.5)
-    hint = f"Did you mean {_join_some(near)}?" if near else "See: otel-progress ls --all"
-    msg = f"There is no operation {shown!r}. {hint}"
+    similar = get_close_matches(id_or_prefix[:MAX_ID], ids, n=3, cutoff=0.5)
+    hint = f"Did you mean {_join_some(similar)}?" if similar else "To list all: otel-progress ls --all"
+    msg = f"{invalid}: expected the ID of a stored operation. {hint}"
     raise CliError(msg)
 
 
 def list_ids(reader: Reader) -> list[str]:
-    """Return the ids of the operations of a journal, the newest first, each once."""
+    """Return the distinct IDs of the operations of a journal, newest first."""
     operations = (*reader.active(levels=False), *reader.history(limit=_MAX_IDS))
     return list(dict.fromkeys(operation.operation_id for operation in operations))
 
 
-def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's signature
-    """Return the ids a shell may complete to; nothing when the journal cannot be read."""
+def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Return the operation IDs that complete ``incomplete``; empty if the journal is unreadable."""
     return _complete_ids(ctx, incomplete, list_ids)
 
 
 def complete_id_or_batch(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
-    """Return the ids of operations and batches a shell may complete to."""
+    """Return the IDs of operations and batches that complete ``incomplete``."""
     return _complete_ids(
         ctx,
         incomplete,
-        lambda reader: [*(batch.id for batch in reader.batches(_MAX_COMPLETED_BATCHES)), *list_ids(reader)],
+        lambda reader: [*(batch.id for batch in reader.batches(MAX_BATCHES)), *list_ids(reader)],
     )
 
 
 def _complete_ids(ctx: click.Context, incomplete: str, ids: Callable[[Reader], list[str]]) -> list[str]:
     try:
         root = ctx.find_root()
-        with CliContext.of(root.params.get("store"), "never", os.environ).reader() as reader:
+        with CliContext.from_options(root.params.get("store"), "never", os.environ).reader() as reader:
             return [id_ for id_ in ids(reader) if id_.startswith(incomplete) and id_.isprintable()]
-    except Exception:  # whatever it is, the shell's line is no place for it
+    except Exception:  # an error message would disturb the command line that is being completed
         return []
 
 
-def _join_some(ids: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(escape_controls(id_) for id_ in ids[:most])
-    return shown + (f" and {len(ids) - most} more" if len(ids) > most else "")
+def _join_some(ids: Sequence[str], limit: int = 5) -> str:
+    shown = ", ".join(escape_controls(id_) for id_ in ids[:limit])
+    return shown + (f" and {len(ids) - limit} more" if len(ids) > limit else "")

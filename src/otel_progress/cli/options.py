@@ -1,4 +1,4 @@
-"""What ``--since`` and ``--level`` may say: moments and severities. Bad values are told at once, with what was expected."""
+"""Parsers of option values: moments and severities."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from otel_progress.settings.parsing import parse_moment
 from otel_progress.text import escape_controls
 
 _MAX_SEVERITY_DIGITS: Final = 3
+"""Digits of a numeric severity; longer numbers are rejected."""
 
 
 def parse_since(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
-    """Return Unix seconds: of ``15m``, which is that long ago, of ``2026-01-31T12:00:00Z``, or of a number. A callback of click."""
+    """Parse ``15m`` (15 minutes ago), ISO 8601 or Unix seconds to Unix seconds. A click callback."""
     if text is None:
         return None
     try:
         return parse_moment(text, time.time(), local=True)
     except ValueError as error:
-        raise _invalid_value(ctx, param, text, "moment", f"expected {error}") from None
+        raise _invalid_value(ctx, param, text, "moment", str(error)) from None
 
 
 def parse_severity(ctx: click.Context, param: click.Parameter, text: str | None) -> int:
-    """Return the number of ``logging`` for a name or a number; 0 when none is given. A callback of click."""
+    """Parse a severity name or number to the number of ``logging``; None is 0. A click callback."""
     if text is None:
         return 0
     word = text.strip()
@@ -38,17 +39,18 @@ def parse_severity(ctx: click.Context, param: click.Parameter, text: str | None)
             param,
             text,
             "severity",
-            f"expected one of {', '.join(SEVERITIES)}, or a number from 0 to 999",
+            f"one of {', '.join(SEVERITIES)}, or a number from 0 to 999",
         )
     return number
 
 
 def complete_severity(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's signature
-    """Return the names a shell may complete to."""
+    """Return the severity names that start with ``incomplete``."""
     return [name for name in SEVERITIES if name.startswith(incomplete.upper())]
 
 
 def _invalid_value(
-    ctx: click.Context, param: click.Parameter, text: str, what: str, expected: str
+    ctx: click.Context, param: click.Parameter, text: str, thing: str, expected: str
 ) -> click.BadParameter:
-    return click.BadParameter(f"{escape_controls(repr(text[:100]))} is no {what}; {expected}.", ctx, param)
+    message = f"Invalid {thing} {escape_controls(repr(text[:100]))}: expected {expected}."
+    return click.BadParameter(message, ctx, param)

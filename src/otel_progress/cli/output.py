@@ -1,4 +1,4 @@
-"""What commands write: text that no terminal can be harmed by, JSON that goes through any pipe, errors in one line."""
+"""Output of commands: text, tables, JSON documents and errors, safe for every terminal."""
 
 from __future__ import annotations
 
@@ -17,20 +17,28 @@ from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.text import escape_controls
 
+MAX_BATCHES: Final = 1000
+"""Batches that a list, a search by prefix and shell completion read, the newest."""
+
+
 _MIN_CUT_CELLS: Final = 12
-"""Columns narrower than this are never cut, and a last column of less is not worth its place."""
+"""Narrowest width of a cut column; narrower columns are never cut."""
 
 
 class CliError(click.ClickException):
-    """An error of the command line: one line on stderr, and an exit code."""
+    """Error of the command line: one line on stderr and an exit code."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
-        setattr(self, "exit_code", exit_code)  # noqa: B010 - a class variable to click's types, read from the instance
+        # Why: click declares exit_code as a class variable, but reads it from the instance.
+        setattr(self, "exit_code", exit_code)  # noqa: B010
 
 
 def echo(text: str = "") -> None:
-    """Write one line to stdout. Colours (of ``paint``) are taken out where they do not belong; ``text`` is trusted otherwise."""
+    """Write one line to stdout, without colours if stdout does not support them.
+
+    Other control characters are not removed: the caller escapes untrusted text.
+    """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
 
@@ -43,7 +51,7 @@ def echo_error(message: str) -> None:
 
 
 def echo_json(document: object) -> None:
-    """Write a document as one line of JSON that is safe for every encoding and every terminal."""
+    """Write a document as one line of JSON, in ASCII if stdout cannot encode it."""
     text = as_json(document)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -53,7 +61,7 @@ def echo_json(document: object) -> None:
 
 
 def build_operations_document(operations: Sequence[OperationSnapshot]) -> Document:
-    """Return the document of a list of operations, without their levels."""
+    """Return the JSON document of a list of operations, without their levels."""
     return {
         "schema": SCHEMA,
         "operations": [encode_operation(operation, levels=False) for operation in operations],
@@ -61,7 +69,7 @@ def build_operations_document(operations: Sequence[OperationSnapshot]) -> Docume
 
 
 def style_text(text: str, style: str) -> str:
-    """Return text in a style of the display's tables (``bold yellow``)."""
+    """Return text with a style such as ``bold yellow``."""
     if not style or not text:
         return text
     words = style.split()
@@ -70,7 +78,7 @@ def style_text(text: str, style: str) -> str:
 
 
 def get_status_label(status: Status, condition: Condition) -> tuple[str, str]:
-    """Return what to call the state of an operation, and its style: its condition when that is not ok, else its status."""
+    """Return the label and style of a state: the condition if it is not ok, otherwise the status."""
     if condition is Condition.OK:
         return status.value, STATUS_STYLES[status]
     return condition.value, CONDITION_STYLES[condition]
@@ -87,12 +95,12 @@ def write_table(
     rows: Sequence[Sequence[str]],
     styles: Sequence[Mapping[int, str]],
     width: int | None,
-    spare: Sequence[int] = (),
+    optional: Sequence[int] = (),
 ) -> None:
-    """Write rows, the first one the header, in columns; those without content are left out.
+    """Write rows in columns; the first row is the header, empty columns are omitted.
 
-    On a terminal of ``width`` cells the columns in ``spare`` go first when there is no room, and the last one is cut; None never
-    cuts. ``styles`` has each row's styles by column.
+    On a terminal of ``width`` cells, the columns in ``optional`` are omitted first if space is short, then the
+    last column is cut. None never cuts. ``styles`` has the styles of each row by column; -1 is the default.
     """
     from rich.cells import cell_len, set_cell_size
 
@@ -106,15 +114,15 @@ def write_table(
             index: min(size, max(_MIN_CUT_CELLS, width // 4)) if index != max(sizes) else size
             for index, size in sizes.items()
         }
-        for index in spare:
+        for index in optional:
             if sum(sizes.values()) + 2 * (len(sizes) - 1) > width + max(
                 0, sizes[max(sizes)] - _MIN_CUT_CELLS
             ):
                 sizes.pop(index, None)
     for row, style in zip(rows, styles, strict=True):
-        room, cells = width, []
-        for index, wanted in sizes.items():
-            size = wanted if room is None else max(0, min(wanted, room))
+        free_cells, cells = width, []
+        for index, column_size in sizes.items():
+            size = column_size if free_cells is None else max(0, min(column_size, free_cells))
             cell = cut_cells(row[index], size)
             cells.append(
                 style_text(
@@ -122,12 +130,12 @@ def write_table(
                     style.get(index, style.get(-1, "")),
                 )
             )
-            room = None if room is None else room - size - 2
+            free_cells = None if free_cells is None else free_cells - size - 2
         echo("  ".join(cells).rstrip())
 
 
 def get_terminal_width() -> int | None:
-    """Return the columns of the terminal on stdout, None when it is a file or a pipe."""
+    """Return the width of the terminal on stdout in cells; None for a file or pipe."""
     from otel_progress.console.region import get_terminal_size
 
     return get_terminal_size(sys.stdout)[0] if sys.stdout.isatty() else None

@@ -1,11 +1,12 @@
-"""``logs``: the log records that were made inside of an operation."""
+"""``logs``: the log records of an operation."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 import click
@@ -22,12 +23,12 @@ from otel_progress.records import SEVERITIES, LogRecord
 from otel_progress.text import escape_controls
 
 _MAX_RECORDS_PER_POLL: Final = 10_000
-"""Records that one look takes in while following."""
+"""Records read per poll with ``--follow``; of more than these only the newest are written."""
 
 
 @click.command(
     epilog="""\b
-With --follow it ends when the operation has ended, or with Ctrl-C.
+With --follow, the command ends when the operation finishes, or with Ctrl-C.
 
 \b
 Examples:
@@ -50,28 +51,30 @@ Examples:
     "--since",
     metavar="WHEN",
     callback=parse_since,
-    help="Not before: 15m (that long ago), 2026-01-31T12:00:00Z, or Unix seconds.",
+    help="Only records since then: 15m (15 minutes ago), 2026-01-31T12:00:00Z, or Unix seconds.",
 )
 @click.option("--path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3.")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what comes.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with new records until the operation finishes.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 1_000_000),
     default=1000,
     show_default=True,
-    help="At most so many, the newest.",
+    help="Maximum number of records; the newest are shown.",
 )
 @click.option(
     "--interval",
     type=click.FloatRange(0.05, 3600),
     default=0.25,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between polls with --follow.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document; with --follow one line a record.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Write one JSON document; with --follow one line per record."
+)
 @click.pass_obj
 def logs(
-    scope: CliContext,
+    context: CliContext,
     operation_id: str,
     severity: int,
     since: float | None,
@@ -81,68 +84,71 @@ def logs(
     interval: float,
     as_json: bool,
 ) -> None:
-    """Show the log records of an operation, the oldest first. The work keeps them with capture_logs=True."""
-    with scope.reader() as reader:
+    """Show the log records of an operation, oldest first.
+
+    Log records are stored if the operation runs with capture_logs=True.
+    """
+    with context.reader() as reader:
         operation = find_operation(reader, operation_id)
-        id_ = operation.operation_id
-        records = reader.logs(id_, path=path or None, severity=severity, since=since, limit=limit)
+        query = _LogFilter(operation.operation_id, path or None, severity, since)
+        records = query.read(reader, limit=limit)
         if follow:
-            with suppress(KeyboardInterrupt):  # how it is ended
+            # Why: Ctrl-C is the usual way to end --follow, so it is not an error.
+            with suppress(KeyboardInterrupt):
                 _write_records(records, as_json)
-                after = max((record.number for record in records), default=0)
-                _follow_records(
-                    reader,
-                    operation,
-                    after,
-                    interval,
-                    as_json,
-                    path=path or None,
-                    severity=severity,
-                    since=since,
-                )
+                _follow_records(reader, operation, query, _last_number(records, 0), interval, as_json)
         elif as_json:
-            echo_json(
-                {
-                    "schema": SCHEMA,
-                    "operation_id": id_,
-                    "run": operation.run,
-                    "logs": [encode_log(record) for record in records],
-                }
-            )
+            document = {"schema": SCHEMA, "operation_id": operation.operation_id, "run": operation.run}
+            echo_json({**document, "logs": [encode_log(record) for record in records]})
         elif records:
             _write_records(records, as_json)
         else:
-            echo("No log records. Work keeps them when it is configured with capture_logs=True.")
+            echo("No log records. To store them, call configure(capture_logs=True) in the program.")
+
+
+@dataclass(frozen=True, slots=True)
+class _LogFilter:
+    """Operation and conditions of the wanted log records."""
+
+    operation_id: str
+    path: str | None
+    severity: int
+    since: float | None
+
+    def read(self, reader: Reader, *, limit: int, after: int = 0) -> Sequence[LogRecord]:
+        """Return the newest matching records whose number is above ``after``."""
+        return reader.logs(
+            self.operation_id,
+            path=self.path,
+            severity=self.severity,
+            since=self.since,
+            after=after,
+            limit=limit,
+        )
 
 
 def _follow_records(
     reader: Reader,
     operation: OperationSnapshot,
+    query: _LogFilter,
     after: int,
     interval: float,
     as_json: bool,
-    *,
-    path: str | None,
-    severity: int,
-    since: float | None,
 ) -> None:
-    """Write what comes until the run has ended, and everything that was kept before its end."""
-    running = not operation.status.finished
-    while running:
+    """Write new records until the run has finished, including the ones stored before its end."""
+    is_active = not operation.status.finished
+    while is_active:
         time.sleep(interval)
-        # Asked before the records: those that were kept until the end are seen after it.
-        running = any(one.run == operation.run for one in reader.active(levels=False))
-        found = reader.logs(
-            operation.operation_id,
-            path=path,
-            severity=severity,
-            since=since,
-            after=after,
-            limit=_MAX_RECORDS_PER_POLL,
-        )
-        records = [record for record in found if record.run == operation.run]
-        after = max((record.number for record in records), default=after)
+        # Why: the status is read before the records, so the last read includes the final records.
+        is_active = any(active.run == operation.run for active in reader.active(levels=False))
+        new_records = query.read(reader, after=after, limit=_MAX_RECORDS_PER_POLL)
+        records = [record for record in new_records if record.run == operation.run]
+        after = _last_number(records, after)
         _write_records(records, as_json)
+
+
+def _last_number(records: Iterable[LogRecord], default: int) -> int:
+    return max((record.number for record in records), default=default)
 
 
 def _write_records(records: Iterable[LogRecord], as_json: bool) -> None:
@@ -150,21 +156,20 @@ def _write_records(records: Iterable[LogRecord], as_json: bool) -> None:
         if as_json:
             echo_json(encode_log(record))
             continue
-        level = style_text(
-            f"{clean_text(record.severity_text) or record.severity:<8}", get_severity_style(record.severity)
-        )
-        place = f" {style_text(clean_text(record.path), 'dim')}" if record.path else ""
-        first, *more = record.message.splitlines() or [""]
+        severity = clean_text(record.severity_text) or str(record.severity)
+        path = f" {style_text(clean_text(record.path), 'dim')}" if record.path else ""
+        first_line, *other_lines = record.message.splitlines() or [""]
         echo(
-            f"{format_moment(record.at)} {level} {clean_text(record.logger)}{place}: {escape_controls(first)}"
+            f"{format_moment(record.at)} {style_text(f'{severity:<8}', get_severity_style(record.severity))} "
+            f"{clean_text(record.logger)}{path}: {escape_controls(first_line)}"
         )
-        for line in (*more, *(record.details or "").splitlines()):
+        for line in (*other_lines, *(record.details or "").splitlines()):
             echo(f"    {escape_controls(line)}")
     sys.stdout.flush()
 
 
 def get_severity_style(severity: int) -> str:
-    """Return the style of a severity: red from ERROR on, yellow from WARNING on, dim below INFO."""
+    """Return the style of a severity: red for errors, yellow for warnings, dim below INFO."""
     if severity >= SEVERITIES["ERROR"]:
         return "bold red" if severity >= SEVERITIES["CRITICAL"] else "red"
     if severity >= SEVERITIES["WARNING"]:

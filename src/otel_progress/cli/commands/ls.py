@@ -8,9 +8,10 @@ from typing import Final
 
 import click
 
-from otel_progress.cli.batch_output import MAX_BATCHES, write_batch_summary, write_batch_table
+from otel_progress.cli.batch_output import write_batch_summary, write_batch_table
 from otel_progress.cli.context import CliContext
 from otel_progress.cli.output import (
+    MAX_BATCHES,
     build_operations_document,
     echo,
     echo_json,
