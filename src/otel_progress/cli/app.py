@@ -1,4 +1,4 @@
-"""The command ``otel-progress``: global options, lazily imported commands, and exit codes."""
+"""The command ``otel-progress``: global options, lazy commands and exit codes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -33,7 +34,7 @@ EXIT_INTERRUPTED: Final = 130
 
 _COMMANDS: Final[Mapping[str, str]] = {
     "ls": "otel_progress.cli.commands.ls:ls",
-    "show": "otel_progress.cli.commands.show:show",
+    "show": "otel_progress.cli.commands.show:show_target",
     "watch": "otel_progress.cli.commands.watch:watch",
     "serve": "otel_progress.cli.commands.serve:serve",
     "history": "otel_progress.cli.commands.ls:history",
@@ -67,14 +68,17 @@ Examples:
 
 
 class App(click.Group):
-    """Command group that imports commands on use and reports errors as one line on stderr."""
+    """Command group with lazy imports that reports errors as one line on stderr."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names of all commands, in the order of the help."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import and return a command; None if the name is unknown."""
+        """Import and return a command.
+
+        None if the name is unknown.
+        """
         target = _COMMANDS.get(cmd_name)
         if target is None:
             return None
@@ -85,7 +89,10 @@ class App(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command named first in ``args``. Raises UsageError with a similar name if unknown."""
+        """Return the command named first in ``args``.
+
+        Raises UsageError with a similar name if the command is unknown.
+        """
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
             similar = get_close_matches(args[0], _COMMANDS, n=1)
             hint = f" Did you mean {similar[0]}?" if similar else ""
@@ -101,21 +108,27 @@ class App(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run the command line and exit. Without ``standalone_mode``, return or raise click's exceptions."""
+        """Run the command line and exit. Without ``standalone_mode``, return or raise."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
         except click.UsageError as error:
-            hint = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
-            code = _report_error(f"{error.format_message()}{hint}", EXIT_USAGE)
+            message = error.format_message()
+            if error.ctx is not None:
+                end = "" if message.endswith((".", "?")) else "."
+                message = f"{message}{end} See: {error.ctx.command_path} --help"
+            code = _report_error(message, EXIT_USAGE)
         except click.ClickException as error:
             code = _report_error(error.format_message(), error.exit_code)
         except click.Abort:
             code = EXIT_INTERRUPTED
         except BrokenPipeError:
             code = _discard_output()
+        except OSError as error:  # for example stdout on a full disk
+            code = _report_error(f"Input or output failed: {error}.", EXIT_PROBLEM)
+            _discard_output()
         sys.exit(code if isinstance(code, int) else 0)
 
     def make_context(
@@ -189,6 +202,11 @@ def cli(ctx: click.Context, store: str | None, color: str) -> None:
 
 def main() -> None:
     """Run the command line of this process."""
+    # Why: Python sets a closed standard stream to None.
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     cli(prog_name="otel-progress")
 
 
@@ -198,6 +216,9 @@ def _report_error(message: str, code: int) -> int:
 
 
 def _discard_output() -> int:
-    """Discard further output after the reader of stdout has exited (``| head -1``); return 0."""
+    """Discard further output after the reader of stdout has exited.
+
+    Return 0. An example is ``| head -1``.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

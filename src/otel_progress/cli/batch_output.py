@@ -24,11 +24,17 @@ from otel_progress.protocols import Reader
 from otel_progress.text import escape_controls
 
 _MAX_SUMMARY_LINES: Final = 5
-"""Batches listed below ``ls``; the others are counted."""
+"""Batches listed below ``ls``.
+
+The others are counted.
+"""
 
 
 _MAX_OPERATIONS: Final = 10
-"""Active or failed operations listed for a batch; the others are counted."""
+"""Active or failed operations listed for a batch.
+
+The others are counted.
+"""
 
 
 _BAR_CELLS: Final = 30
@@ -57,7 +63,10 @@ _OPTIONAL_COLUMNS: Final = tuple(
 
 
 def find_batch(reader: Reader, id_or_prefix: str) -> BatchSnapshot | None:
-    """Return the batch of an ID or of a prefix that matches one ID only; None if there is none."""
+    """Return the batch of an ID or of a unique prefix.
+
+    None if no batch or several match.
+    """
     batch = reader.batch(id_or_prefix)
     if batch is not None or not id_or_prefix:
         return batch
@@ -155,7 +164,10 @@ def _build_row(batch: BatchSnapshot) -> tuple[str, ...]:
 def _write_operations(
     title: str, operations: Sequence[OperationSnapshot], total: int, limit: int, *, details: bool = False
 ) -> None:
-    """Write up to ``limit`` operations under a title; ``total`` counts the ones that exist."""
+    """Write up to ``limit`` operations under a title.
+
+    ``total`` counts the ones that exist.
+    """
     if not operations:
         return
     echo()

@@ -1,4 +1,7 @@
-"""Checks of ``doctor``. Each check yields findings, raises no exception and changes nothing."""
+"""Checks of ``doctor``.
+
+Each yields findings, raises no exception and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,8 @@ def run_checks(context: CliContext, environ: Mapping[str, str]) -> list[Finding]
 
 
 def _check_python() -> Iterator[Finding]:
-    text = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
+    interpreter = f"{platform.python_implementation()} {platform.python_version()}"
+    text = f"{interpreter} on {platform.system()} {platform.machine()}"
     if sys.version_info >= _MIN_PYTHON:
         yield Finding("python", "ok", text)
     else:
@@ -158,7 +162,8 @@ def _check_server(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "server",
             "problem",
-            "OTEL_PROGRESS_SERVER_PORT is set, but the server is not installed: pip install 'otel-progress[server]'",
+            "OTEL_PROGRESS_SERVER_PORT is set, but the server is not installed: "
+            "pip install 'otel-progress[server]'",
         )
 
 
@@ -201,7 +206,8 @@ def _check_port(service: str, host: str, port: int | None) -> Iterator[Finding]:
             probe.bind((host, port))
     except OSError as error:
         reason = error.strerror or str(error)
-        text = f"{escape_controls(host)}:{port}: {reason}. Choose another port, unless your program serves {service} there"
+        fix = f"Choose another port, unless your program serves {service} there"
+        text = f"{escape_controls(host)}:{port}: {reason}. {fix}"
         yield Finding("port", "note", text)
     else:
         yield Finding("port", "ok", f"{escape_controls(host)}:{port} is free")
@@ -279,7 +285,8 @@ def _check_contents(url: str, path: Path) -> Iterator[Finding]:
         yield Finding(
             "instance",
             "note",
-            f"{abandoned_count} operations are abandoned, their process has exited: otel-progress ls --condition abandoned",
+            f"{abandoned_count} operations are abandoned, their process has exited: "
+            "otel-progress ls --condition abandoned",
         )
 
 
@@ -292,5 +299,6 @@ def _check_integrity(path: Path) -> Iterator[Finding]:
         yield Finding("integrity", "ok", "quick_check found no problem")
     else:
         reason = escape_controls("; ".join(verdict))[:200]
-        text = f"the file is damaged ({reason}); move it away, then a new one is created: {escape_controls(str(path))}"
+        fix = f"move it away, then a new one is created: {escape_controls(str(path))}"
+        text = f"the file is damaged ({reason}); {fix}"
         yield Finding("integrity", "problem", text)

@@ -1,4 +1,4 @@
-"""Shared state of commands: the journal, the colour option and the lookup of operations."""
+"""Context of all commands: journal, colour option and lookup of operations."""
 
 from __future__ import annotations
 
@@ -38,14 +38,17 @@ _MAX_IDS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class CliContext:
-    """Global options: the store (None: from the environment) and colour (None: depends on the stream)."""
+    """Global options.
+
+    ``store`` None means the environment, ``color`` None depends on the stream.
+    """
 
     store: str | None
     color: bool | None
 
     @classmethod
     def from_options(cls, store: str | None, color: str, environ: Mapping[str, str]) -> CliContext:
-        """Return the context for the options ``--store`` and ``--color`` and the environment."""
+        """Return the context for ``--store``, ``--color`` and the environment."""
         if color != "auto":
             return cls(store, color == "always")
         if environ.get("NO_COLOR"):
@@ -61,16 +64,25 @@ class CliContext:
 
     @contextmanager
     def reader(self) -> Iterator[Reader]:
-        """Open the journal for reading. A default journal that does not exist yet is read as empty."""
+        """Open the journal for reading.
+
+        A default journal that does not exist yet is read as empty.
+        """
         url = self.settings().store
         if url.lower().startswith("memory:"):
-            msg = "Invalid store 'memory:': expected a store that other processes can read. Use sqlite: here and in the program."
+            msg = (
+                "Invalid store 'memory:': expected a store that other processes can read. "
+                "Use sqlite: here and in the program."
+            )
             raise ConfigurationError(msg)
         with closing(_open_journal(url) or AwaitedJournal(url)) as reader:
             yield reader
 
     def previews(self) -> Store | None:
-        """Return the store of preview content; None if previews are disabled."""
+        """Return the store of preview content.
+
+        None if previews are disabled.
+        """
         from otel_progress.journal.registry import path_of
         from otel_progress.previews.stores import open_store
 
@@ -85,7 +97,10 @@ class CliContext:
 
     @contextmanager
     def controller(self) -> Iterator[Controller]:
-        """Open the journal for writing. Creates the file, so call it only after ``reader`` found an operation."""
+        """Open the journal for writing.
+
+        Creates the file, so call it only after ``reader`` found an operation.
+        """
         from otel_progress.journal import open_journal
 
         journal = open_journal(self.settings().store, on_deleted=self._delete_previews)
@@ -202,7 +217,10 @@ class AwaitedJournal:
         yield from journal.watch(interval, levels=levels)
 
     def _open_if_present(self) -> Journal | None:
-        """Return the journal, None while its file does not exist. Raises JournalError if it is unreadable."""
+        """Return the journal, None while its file does not exist.
+
+        Raises JournalError if the file is unreadable.
+        """
         with self._lock:
             if self._journal is None:
                 self._journal = _open_journal(self._url)
@@ -210,7 +228,10 @@ class AwaitedJournal:
 
 
 def _open_journal(url: str) -> Journal | None:
-    """Open a journal for reading; None if it is the default one and its file does not exist yet."""
+    """Open a journal for reading.
+
+    None if it is the default journal and its file does not exist yet.
+    """
     from otel_progress.journal import open_journal
     from otel_progress.journal.sqlite.connection import NothingRecordedError
 
@@ -260,7 +281,10 @@ def list_ids(reader: Reader) -> list[str]:
 
 
 def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
-    """Return the operation IDs that complete ``incomplete``; empty if the journal is unreadable."""
+    """Return the operation IDs that complete ``incomplete``.
+
+    Empty if the journal is unreadable.
+    """
     return _complete_ids(ctx, incomplete, list_ids)
 
 

@@ -12,11 +12,17 @@ from otel_progress.settings.parsing import parse_moment
 from otel_progress.text import escape_controls
 
 _MAX_SEVERITY_DIGITS: Final = 3
-"""Digits of a numeric severity; longer numbers are rejected."""
+"""Digits of a numeric severity.
+
+Longer numbers are rejected.
+"""
 
 
 def parse_since(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
-    """Parse ``15m`` (15 minutes ago), ISO 8601 or Unix seconds to Unix seconds. A click callback."""
+    """Parse a moment to Unix seconds.
+
+    A click callback. Accepts ``15m`` (15 minutes ago), ISO 8601 and Unix seconds.
+    """
     if text is None:
         return None
     try:
@@ -26,7 +32,10 @@ def parse_since(ctx: click.Context, param: click.Parameter, text: str | None) ->
 
 
 def parse_severity(ctx: click.Context, param: click.Parameter, text: str | None) -> int:
-    """Parse a severity name or number to the number of ``logging``; None is 0. A click callback."""
+    """Parse a severity name or number to the number of ``logging``.
+
+    A click callback. None becomes 0.
+    """
     if text is None:
         return 0
     word = text.strip()
@@ -51,6 +60,6 @@ def complete_severity(ctx: click.Context, param: click.Parameter, incomplete: st
 
 def _invalid_value(
     ctx: click.Context, param: click.Parameter, text: str, thing: str, expected: str
-) -> click.BadParameter:
-    message = f"Invalid {thing} {escape_controls(repr(text[:100]))}: expected {expected}."
-    return click.BadParameter(message, ctx, param)
+) -> click.UsageError:
+    value = escape_controls(repr(text[:100]))
+    return click.UsageError(f"Invalid {thing} {value} for {param.opts[0]}: expected {expected}.", ctx)

@@ -1,4 +1,4 @@
-"""Output of commands: text, tables, JSON documents and errors, safe for every terminal."""
+"""Output of commands: text, tables, JSON and errors, safe for every terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ MAX_BATCHES: Final = 1000
 
 
 _MIN_CUT_CELLS: Final = 12
-"""Narrowest width of a cut column; narrower columns are never cut."""
+"""Narrowest width of a cut column.
+
+Narrower columns are never cut.
+"""
 
 
 class CliError(click.ClickException):
@@ -78,14 +81,20 @@ def style_text(text: str, style: str) -> str:
 
 
 def get_status_label(status: Status, condition: Condition) -> tuple[str, str]:
-    """Return the label and style of a state: the condition if it is not ok, otherwise the status."""
+    """Return the label and style of a state.
+
+    The label is the condition, or the status if the condition is ok.
+    """
     if condition is Condition.OK:
         return status.value, STATUS_STYLES[status]
     return condition.value, CONDITION_STYLES[condition]
 
 
 def write_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Write one line per label and value; values may be styled, facts without a value are omitted."""
+    """Write one line per label and value.
+
+    Values may be styled. Facts without a value are omitted.
+    """
     for label, value in facts:
         if value:
             echo(f"  {style_text(f'{label:<10}', 'dim')} {value}")
@@ -97,10 +106,11 @@ def write_table(
     width: int | None,
     optional: Sequence[int] = (),
 ) -> None:
-    """Write rows in columns; the first row is the header, empty columns are omitted.
+    """Write rows in columns. The first row is the header.
 
-    On a terminal of ``width`` cells, the columns in ``optional`` are omitted first if space is short, then the
-    last column is cut. None never cuts. ``styles`` has the styles of each row by column; -1 is the default.
+    Empty columns are omitted. On a terminal of ``width`` cells the columns in ``optional`` are
+    omitted until the table fits, then the last column is cut. A ``width`` of None never cuts.
+    ``styles`` has the styles of each row by column, with -1 as the default.
     """
     from rich.cells import cell_len, set_cell_size
 
@@ -135,7 +145,10 @@ def write_table(
 
 
 def get_terminal_width() -> int | None:
-    """Return the width of the terminal on stdout in cells; None for a file or pipe."""
+    """Return the width of the terminal on stdout in cells.
+
+    None for a file or pipe.
+    """
     from otel_progress.console.region import get_terminal_size
 
     return get_terminal_size(sys.stdout)[0] if sys.stdout.isatty() else None

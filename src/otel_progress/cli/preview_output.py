@@ -1,4 +1,4 @@
-"""Previews on the command line: a list, and the newest as images if the terminal supports them."""
+"""Previews on the command line: a list, and images if the terminal supports them."""
 
 from __future__ import annotations
 
@@ -38,11 +38,17 @@ _MAX_LINES: Final = 24
 
 
 _MAX_TEXT_LINES: Final = 40
-"""Lines of a text preview that are written; the others are counted."""
+"""Lines of a text preview that are written.
+
+The others are counted.
+"""
 
 
 _CHUNK_BYTES: Final = 4_096
-"""Longest chunk of kitty's protocol; longer images are sent in several chunks."""
+"""Longest chunk of kitty's protocol.
+
+Longer images are sent in several chunks.
+"""
 
 
 def write_previews(previews: Sequence[Preview], store: Store | None, *, color: bool | None) -> None:
@@ -68,7 +74,10 @@ def write_previews(previews: Sequence[Preview], store: Store | None, *, color: b
 
 
 def image_protocol(environ: Mapping[str, str], encoding: str, color: bool | None) -> ImageProtocol | None:
-    """Return the image protocol of a terminal; None without images or colours."""
+    """Return the image protocol of a terminal.
+
+    None without images or colours.
+    """
     term, program = environ.get("TERM", ""), environ.get("TERM_PROGRAM", "")
     if color is False or term in ("", "dumb") or (environ.get("NO_COLOR") and not color):
         return None
@@ -130,7 +139,7 @@ def _format_text(content: bytes) -> Iterator[str]:
 
 
 def encode_kitty(png: bytes, lines: int) -> str:
-    """Return the escape sequences of kitty's graphics protocol for a PNG, ``lines`` high."""
+    """Return the sequences of kitty's graphics protocol for a PNG, ``lines`` high."""
     text = base64.b64encode(png).decode("ascii")
     chunks = [text[at : at + _CHUNK_BYTES] for at in range(0, len(text), _CHUNK_BYTES)]
     first = f"a=T,f=100,q=2,r={lines},"
@@ -147,7 +156,10 @@ def encode_iterm(content: bytes, lines: int) -> str:
 
 
 def draw_blocks(rows: Sequence[Sequence[tuple[int, int, int]]], *, is_true_colour: bool) -> Iterator[str]:
-    """Yield lines of half blocks, the upper pixel in the foreground, in 24-bit colours or 256 colours."""
+    """Yield an image as lines of half blocks.
+
+    The upper pixel is the foreground. Uses 24-bit colours or the nearest of 256.
+    """
     encode = _encode_true_colour if is_true_colour else _encode_indexed_colour
     for upper, lower in zip(rows[::2], rows[1::2], strict=True):
         line, previous = "", ("", "")

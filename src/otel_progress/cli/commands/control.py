@@ -1,4 +1,4 @@
-"""``cancel`` and ``rm``: request cancellation of operations, and delete finished ones."""
+"""``cancel`` and ``rm``: cancellation requests and deletion of operations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from otel_progress.text import escape_controls
 
 @click.command(
     epilog="""\b
-The program receives the request within a moment. progress.track() stops between two elements, and the handle's
-cancel_requested becomes true. A program that uses neither continues.
+The program receives the request within a moment. progress.track() stops between two elements,
+and the handle's cancel_requested becomes true. A program that uses neither continues.
 
 \b
 Examples:
@@ -67,9 +67,9 @@ def cancel(context: CliContext, operation_id: str, reason: str, as_json: bool) -
 
 @click.command(
     epilog="""\b
-Deletes all finished and abandoned runs of an ID with their levels, events and logs. An active operation is not
-deleted: cancel it first. An abandoned run on another machine or in another container is deleted from ten minutes
-after its last heartbeat, because its process cannot be checked.
+Deletes all finished and abandoned runs of an ID with their levels, events and logs. An active
+operation is not deleted: cancel it first. The process of a run on another machine or in another
+container cannot be checked. Such a run can be deleted ten minutes after its last heartbeat.
 
 \b
 Examples:
@@ -103,7 +103,10 @@ def rm(context: CliContext, operation_ids: Sequence[str], as_json: bool) -> None
 
 
 def _require_whole_ids(reader: Reader, ids: Sequence[str]) -> None:
-    """Raise CliError unless every ID exists. Checked before the first deletion: all are deleted or none."""
+    """Raise CliError unless every ID exists.
+
+    Runs before the first deletion, so all operations are deleted or no operation.
+    """
     for id_ in ids:
         if reader.get(id_) is None:
             match = escape_controls(find_operation(reader, id_).operation_id)
@@ -115,7 +118,10 @@ def _require_whole_ids(reader: Reader, ids: Sequence[str]) -> None:
 
 
 def _explain_kept(ids: Sequence[str], active: Mapping[str, bool]) -> str:
-    """Return why operations were not deleted; ``active`` maps IDs to whether their process is alive."""
+    """Return why operations were not deleted.
+
+    ``active`` maps IDs to whether their process is alive.
+    """
     alive_ids = [id_ for id_ in ids if active[id_]]
     if alive_ids:
         return (

@@ -33,7 +33,8 @@ def demo(
 ) -> None:
     """Survey Python source files with live progress.
 
-    Surveys the files below PATH, or the files of this Python. Shows progress here, in a browser and as metrics.
+    Surveys the files below PATH, or the files of this Python.
+    Shows progress here, in a browser and as metrics.
     """
     from otel_progress.demo import run
 

@@ -1,4 +1,4 @@
-"""``export``, ``dashboards`` and ``rules``: operations and bundled files for other programs."""
+"""``export``, ``dashboards`` and ``rules``: files for other programs."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ _FILE_MODE: Final = 0o644
 
 
 def _parse_directory(ctx: click.Context, parameter: click.Parameter, value: str) -> Path:
-    """Return the directory. Reject an empty name, which would be the current directory."""
-    del ctx, parameter
+    """Return the directory. Rejects an empty name, which means the current one."""
+    del parameter
     if not value.strip():
-        msg = "expected a directory name. Use . for the current directory."
-        raise click.BadParameter(msg)
+        msg = f"Invalid directory {value[:100]!r}: expected a name. Use . for the current directory."
+        raise click.UsageError(msg, ctx)
     return Path(value)
 
 
@@ -208,7 +208,10 @@ def _export_bundle(bundle: Bundle, directory: Path, *, force: bool, as_json: boo
 
 
 def _read_content(path: Path) -> bytes | None:
-    """Return the content of a file; None if the file does not exist."""
+    """Return the content of a file.
+
+    None if the file does not exist.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:

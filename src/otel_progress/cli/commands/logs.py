@@ -23,7 +23,10 @@ from otel_progress.records import SEVERITIES, LogRecord
 from otel_progress.text import escape_controls
 
 _MAX_RECORDS_PER_POLL: Final = 10_000
-"""Records read per poll with ``--follow``; of more than these only the newest are written."""
+"""Records read per poll with ``--follow``.
+
+Of more than these only the newest are written.
+"""
 
 
 @click.command(
@@ -135,7 +138,7 @@ def _follow_records(
     interval: float,
     as_json: bool,
 ) -> None:
-    """Write new records until the run has finished, including the ones stored before its end."""
+    """Write new records until the run has finished, including its last ones."""
     is_active = not operation.status.finished
     while is_active:
         time.sleep(interval)
@@ -169,7 +172,7 @@ def _write_records(records: Iterable[LogRecord], as_json: bool) -> None:
 
 
 def get_severity_style(severity: int) -> str:
-    """Return the style of a severity: red for errors, yellow for warnings, dim below INFO."""
+    """Return the style of a severity: red, yellow, none for INFO, or dim."""
     if severity >= SEVERITIES["ERROR"]:
         return "bold red" if severity >= SEVERITIES["CRITICAL"] else "red"
     if severity >= SEVERITIES["WARNING"]:

@@ -99,18 +99,18 @@ def serve(
 
 
 class _JournalController:
-    """Controller that opens the journal for writing only during a request. The server only reads."""
+    """Controller that opens the journal for writing only during a request."""
 
     def __init__(self, context: CliContext) -> None:
         self._context = context
 
     def request_cancel(self, operation_id: str, reason: str) -> bool:
-        """Request cancellation of the active run of this ID; False if there is none."""
+        """Request cancellation of the active run of this ID. False if no run is active."""
         with self._context.controller() as controller:
             return controller.request_cancel(operation_id, reason)
 
     def delete(self, operation_id: str) -> int:
-        """Delete the finished and abandoned runs of this ID; return their number."""
+        """Delete the finished and abandoned runs of this ID. Return their number."""
         with self._context.controller() as controller:
             return controller.delete(operation_id)
 

@@ -55,12 +55,18 @@ _MAX_PREVIEWS: Final = 1_000
 
 
 _MAX_INDENT_STEPS: Final = 40
-"""Indentation of a level; deeper levels are indented like this one."""
+"""Indentation of a level.
+
+Deeper levels are indented like this one.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class _OperationView:
-    """Records of one operation below the chosen level. Records that were not requested are empty."""
+    """Records of one operation below a level.
+
+    Records that were not requested are empty.
+    """
 
     operation: OperationSnapshot
     base: LevelSnapshot
@@ -71,6 +77,7 @@ class _OperationView:
 
 
 @click.command(
+    "show",
     epilog="""\b
 Examples:
   otel-progress show friday-42
@@ -79,7 +86,7 @@ Examples:
   otel-progress show friday-42 --previews
   otel-progress show friday-42 --json
   otel-progress show thumbnails --errors
-"""
+""",
 )
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id_or_batch)
 @click.option(
@@ -101,7 +108,7 @@ Examples:
 @click.option("--exit-status", is_flag=True, help="Exit with 1 if the operation failed or was cancelled.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON document with the levels.")
 @click.pass_obj
-def show(
+def show_target(
     context: CliContext,
     operation_id: str,
     path: str | None,
@@ -146,7 +153,10 @@ def _exit_with_status(status: Status, is_requested: bool) -> None:
 
 
 def _find_target(reader: Reader, id_or_prefix: str) -> OperationSnapshot | BatchSnapshot:
-    """Return the operation or batch of an ID. Whole IDs come before prefixes, operations before batches."""
+    """Return the operation or batch of an ID or prefix.
+
+    Whole IDs precede prefixes, operations precede batches.
+    """
     target = reader.get(id_or_prefix) or reader.batch(id_or_prefix)
     if target is not None:
         return target
@@ -257,7 +267,7 @@ def _write_view(view: _OperationView, *, errors: bool) -> None:
 
 
 def _collect_facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple[str, str]]:
-    """Yield the facts of a level as label and text, in the order in which they are written."""
+    """Yield the facts of a level as label and text, in display order."""
     is_root = level is operation.root
     yield from _root_state_facts(operation) if is_root else _level_state_facts(operation, level)
     yield "progress", _format_figures(level, operation) or "unknown"
@@ -333,7 +343,10 @@ def _describe_basis(eta: Eta | None) -> str:
 
 
 def _resource_facts(use: ResourceUse, *, is_finished: bool) -> Iterator[tuple[str, str]]:
-    """Yield the mean and peak resource use of the process, with the current use while it runs."""
+    """Yield the mean and peak resource use of the process.
+
+    While it runs, the current use is included.
+    """
     last = use.last
     cpu = [format_core_percentage(ratio) for ratio in (last.cpu_ratio, use.cpu_mean, use.cpu_peak)]
     yield "cpu", _format_use(None if is_finished else cpu[0], *cpu[1:])
@@ -347,7 +360,7 @@ def _resource_facts(use: ResourceUse, *, is_finished: bool) -> Iterator[tuple[st
 
 
 def format_core_percentage(ratio: float) -> str:
-    """Return processor use as a percentage of one core: ``150%`` for one and a half busy cores."""
+    """Return processor use as a percentage of one core. Two busy cores are ``200%``."""
     return f"{100.0 * ratio:.0f}%"
 
 

@@ -25,8 +25,8 @@ _MAX_REMEMBERED_RUNS: Final = 1000
 
 @click.command(
     epilog="""\b
-Ends with Ctrl-C, or with IDs when all of them have finished. Ctrl-C exits with 0; with --exit-status it exits with
-130, because the outcome is not known.
+Ends with Ctrl-C, or with IDs when all of them have finished. Ctrl-C exits with 0; with
+--exit-status it exits with 130, because the outcome is not known.
 
 \b
 Examples:
@@ -64,8 +64,8 @@ def watch(
     """Watch active operations: bars on a terminal, lines elsewhere."""
     if exit_status and not operation_ids:
         msg = (
-            "Invalid option --exit-status: expected at least one ID with it. "
-            "Example: otel-progress watch friday-42 --exit-status"
+            "Invalid option --exit-status: expected at least one ID with it, "
+            "as in otel-progress watch friday-42 --exit-status."
         )
         raise click.UsageError(msg)
     with context.reader() as reader:
@@ -99,7 +99,10 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 class _WatchSession:
-    """Display of one watch, and the final state of the operations in ``wanted`` (empty: all operations)."""
+    """Display of one watch and final state of the operations.
+
+    ``wanted`` is empty for all operations.
+    """
 
     def __init__(
         self, reader: Reader, wanted: dict[str, OperationSnapshot], as_json: bool, color: bool | None
@@ -117,7 +120,7 @@ class _WatchSession:
         )
 
     def run(self, interval: float) -> list[Status]:
-        """Show changes until all wanted operations have finished; return their final statuses.
+        """Show changes until the wanted operations have finished. Return their statuses.
 
         Without wanted operations, run until Ctrl-C.
         """
@@ -154,9 +157,9 @@ class _WatchSession:
             sys.stdout.flush()
             return
         active: Sequence[OperationSnapshot] = ()
-        # Why: a journal that is being replaced fails only briefly. A lasting error is raised by watch().
+        # Why: a journal that is being replaced fails only briefly. watch() raises a lasting error.
         with suppress(JournalError):
-            # Why: all operations are read again, because the elapsed time of unchanged ones also changes.
+            # Why: the elapsed time of unchanged operations also changes, so all are read again.
             active = self._reader.active()
         self._console.show_operations(
             [operation for operation in active if self._is_wanted(operation)], finished
