@@ -57,7 +57,7 @@ def test_the_page_is_served_meanwhile_and_its_address_comes_first(
     """While files are examined, the address that was printed answers with the survey; afterwards nobody listens there."""
     pytest.importorskip("uvicorn")
     answers: list[str] = []
-    measure = measuring.measure
+    measure = measuring.measure_source
 
     def ask_and_measure(data: bytes, name: str) -> measuring.Measures:
         runtime = config.current_runtime()
@@ -68,7 +68,7 @@ def test_the_page_is_served_meanwhile_and_its_address_comes_first(
             answers.append(answer.read().decode())
         return measure(data, name)
 
-    monkeypatch.setattr(measuring, "measure", ask_and_measure)
+    monkeypatch.setattr(measure, "measure_source", ask_and_measure)
     assert run(str(tree), store=store, prometheus_port=0, server_port=0, console=False) == 0
     first = capsys.readouterr().err.splitlines()[0]
     assert re.fullmatch(
@@ -184,8 +184,8 @@ def test_metrics_are_served_meanwhile(tree: Path, store: str, monkeypatch: pytes
             scrapes.append(answer.read().decode())
         return measure(data, name)
 
-    measure = measuring.measure
-    monkeypatch.setattr(measuring, "measure", scrape_and_measure)
+    measure = measuring.measure_source
+    monkeypatch.setattr(measure, "measure_source", scrape_and_measure)
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
     assert len(scrapes) == 5
     assert 'operation_type="code_survey",status="running"} 1.0' in scrapes[-1]
@@ -215,14 +215,14 @@ def test_an_unreadable_file_fails_alone(
     tree: Path, store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is gone when its turn comes is a failed item; the others are examined."""
-    discover = job._discover
+    discover = job._discover_files
 
     def discover_and_lose(stage: Level, roots: Sequence[sources.Root]) -> list[sources.SourceFile]:
         found = discover(stage, roots)
         (tree / "two" / "only.py").unlink()
         return found
 
-    monkeypatch.setattr(job, "_discover", discover_and_lose)
+    monkeypatch.setattr(job, "_discover_files", discover_and_lose)
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
     assert "two/only.py: No such file or directory" in capsys.readouterr().out
     assert kept(store).status is Status.COMPLETED

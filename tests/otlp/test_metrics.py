@@ -28,7 +28,7 @@ from otel_progress.protocols import Reader
 from otel_progress.records import ResourceSample, ResourceUse
 from tests.support.otlp_records import WALL, ListedReader, batch, ended, level
 
-LOGGER = "otel_progress.otlp.metrics"
+LOGGER = "otel_progress.otlp"
 FLUSH_S = 60.0
 """How long an export may take; reached only when it never ends."""
 

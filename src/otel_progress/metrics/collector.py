@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from otel_progress.protocols import Reader
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("otel_progress.metrics")
 
 
 Counted: TypeAlias = "Mapping[Metric, Mapping[tuple[str, ...], Number]]"

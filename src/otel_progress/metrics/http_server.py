@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from otel_progress.metrics.collector import ProgressCollector
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("otel_progress.metrics")
 
 
 REQUEST_TIMEOUT_S: Final = 10.0

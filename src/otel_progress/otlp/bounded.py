@@ -31,7 +31,7 @@ _MAX_WAITS: Final = 5
 _EXPORTER_MODULES: Final = "opentelemetry.exporter."
 
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("otel_progress.otlp")
 
 
 _on_this_thread = threading.local()

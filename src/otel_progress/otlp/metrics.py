@@ -63,7 +63,7 @@ _TEMPORALITY: Final = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 _SCOPE: Final = InstrumentationScope("otel_progress")
 
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("otel_progress.otlp")
 
 
 class OtlpMetrics:

@@ -1,4 +1,4 @@
-"""``logs`` command: log records of an operation."""
+"""``logs``: the log records of an operation."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from typing import Final
 
 import click
 
-from otel_progress.cli.context import CliContext, complete_id, find
-from otel_progress.cli.options import complete_severity, moment_of, severity_of
-from otel_progress.cli.output import echo, say_json, style_text
+from otel_progress.cli.context import CliContext, complete_id, find_operation
+from otel_progress.cli.options import complete_severity, parse_severity, parse_since
+from otel_progress.cli.output import echo, echo_json, style_text
 from otel_progress.codec import SCHEMA, encode_log
-from otel_progress.console.format import moment
-from otel_progress.console.rows import clean
+from otel_progress.console.format import format_moment
+from otel_progress.console.rows import clean_text
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import LogQuery, Reader
 from otel_progress.records import SEVERITIES, LogRecord
 from otel_progress.text import escape_controls
 
 _MAX_RECORDS_PER_POLL: Final = 10_000
-"""Newest records that one poll reads while following. Older ones since the previous poll are skipped."""
+"""Records read per poll with ``--follow``.
+
+Of more than these only the newest are written.
+"""
 
 
 @click.command(
     epilog="""\b
-With --follow, the command ends with the operation or with Ctrl-C.
+With --follow, the command ends when the operation finishes, or with Ctrl-C.
 
 \b
 Examples:
@@ -42,36 +45,38 @@ Examples:
 @click.option(
     "--severity",
     metavar="SEVERITY",
-    callback=severity_of,
+    callback=parse_severity,
     shell_complete=complete_severity,
     help="Lowest severity: DEBUG to CRITICAL, or a number.",
 )
 @click.option(
     "--since",
     metavar="WHEN",
-    callback=moment_of,
-    help="Earliest time: 15m (that long ago), 2026-01-31T12:00:00Z, or Unix seconds.",
+    callback=parse_since,
+    help="Only records since then: 15m (15 minutes ago), 2026-01-31T12:00:00Z, or Unix seconds.",
 )
-@click.option("--path", metavar="PATH", help="Only this level and its subtree, as song:12/action:3.")
-@click.option("--follow", "-f", is_flag=True, help="Print new records until the operation ends.")
+@click.option("--path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with new records until the operation finishes.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 1_000_000),
     default=1000,
     show_default=True,
-    help="At most so many, the newest.",
+    help="Maximum number of records; the newest are shown.",
 )
 @click.option(
     "--interval",
     type=click.FloatRange(0.05, 3600),
     default=0.25,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between polls with --follow.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document; with --follow one line a record.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Write one JSON document; with --follow one line per record."
+)
 @click.pass_obj
 def logs(
-    scope: CliContext,
+    context: CliContext,
     operation_id: str,
     severity: int,
     since: float | None,
@@ -81,66 +86,71 @@ def logs(
     interval: float,
     as_json: bool,
 ) -> None:
-    """Show the log records of an operation, oldest first. Requires capture_logs=True in the work."""
-    query = LogQuery(path, severity, since, limit=limit)
-    with scope.reader() as reader:
-        operation = find(reader, operation_id)
+    """Show the log records of an operation, oldest first.
+
+    Log records are stored if the operation runs with capture_logs=True.
+    """
+    with context.reader() as reader:
+        operation = find_operation(reader, operation_id)
+        query = LogQuery(path or None, severity, since, limit=limit)
         records = reader.logs(operation.operation_id, query)
         if follow:
-            # Ctrl-C ends the command regularly.
+            # Why: Ctrl-C is the usual way to end --follow, so it is not an error.
             with suppress(KeyboardInterrupt):
                 _write_records(records, as_json)
-                after = max((record.number for record in records), default=0)
-                query = replace(query, after=after, limit=_MAX_RECORDS_PER_POLL)
+                query = replace(query, after=_last_number(records, 0), limit=_MAX_RECORDS_PER_POLL)
                 _follow_records(reader, operation, query, interval, as_json)
         elif as_json:
-            say_json(
-                {
-                    "schema": SCHEMA,
-                    "operation_id": operation.operation_id,
-                    "run": operation.run,
-                    "logs": [encode_log(record) for record in records],
-                }
-            )
+            document = {"schema": SCHEMA, "operation_id": operation.operation_id, "run": operation.run}
+            echo_json({**document, "logs": [encode_log(record) for record in records]})
         elif records:
             _write_records(records, as_json)
         else:
-            echo("No log records. Work keeps them when it is configured with capture_logs=True.")
+            echo("No log records. To store them, call configure(capture_logs=True) in the program.")
 
 
 def _follow_records(
-    reader: Reader, operation: OperationSnapshot, query: LogQuery, interval: float, as_json: bool
+    reader: Reader,
+    operation: OperationSnapshot,
+    query: LogQuery,
+    interval: float,
+    as_json: bool,
 ) -> None:
-    """Write new records until the run has ended, including those from just before its end."""
-    is_running = not operation.status.finished
-    while is_running:
+    """Write new records until the run has finished, including its last ones."""
+    is_active = not operation.status.finished
+    while is_active:
         time.sleep(interval)
-        # Why before the records: the last records of a run are stored when the run is no longer active.
-        is_running = any(active.run == operation.run for active in reader.active(levels=False))
-        found = reader.logs(operation.operation_id, query)
-        records = [record for record in found if record.run == operation.run]
-        query = replace(query, after=max((record.number for record in records), default=query.after))
+        # Why: the status is read before the records, so the last read includes the final records.
+        is_active = any(active.run == operation.run for active in reader.active(levels=False))
+        new_records = reader.logs(operation.operation_id, query)
+        records = [record for record in new_records if record.run == operation.run]
+        query = replace(query, after=_last_number(records, query.after))
         _write_records(records, as_json)
+
+
+def _last_number(records: Iterable[LogRecord], default: int) -> int:
+    return max((record.number for record in records), default=default)
 
 
 def _write_records(records: Iterable[LogRecord], as_json: bool) -> None:
     for record in records:
         if as_json:
-            say_json(encode_log(record))
+            echo_json(encode_log(record))
             continue
-        severity = style_text(
-            f"{clean(record.severity_text) or record.severity:<8}", severity_style(record.severity)
+        severity = clean_text(record.severity_text) or str(record.severity)
+        path = f" {style_text(clean_text(record.path), 'dim')}" if record.path else ""
+        first_line, *other_lines = record.message.splitlines() or [""]
+        echo(
+            f"{format_moment(record.at)} {style_text(f'{severity:<8}', get_severity_style(record.severity))} "
+            f"{clean_text(record.logger)}{path}: {escape_controls(first_line)}"
         )
-        path = f" {style_text(clean(record.path), 'dim')}" if record.path else ""
-        first, *more = record.message.splitlines() or [""]
-        echo(f"{moment(record.at)} {severity} {clean(record.logger)}{path}: {escape_controls(first)}")
-        for line in (*more, *(record.details or "").splitlines()):
+        for line in (*other_lines, *(record.details or "").splitlines()):
             echo(f"    {escape_controls(line)}")
     sys.stdout.flush()
 
 
-def severity_style(severity: int) -> str:
-    """Return the style of a severity: red from ERROR on, yellow from WARNING on, dim below INFO."""
+def get_severity_style(severity: int) -> str:
+    """Return the style of a severity: red, yellow, none for INFO, or dim."""
     if severity >= SEVERITIES["ERROR"]:
         return "bold red" if severity >= SEVERITIES["CRITICAL"] else "red"
     if severity >= SEVERITIES["WARNING"]:

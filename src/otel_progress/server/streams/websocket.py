@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
+from otel_progress.semconv import RefusalReason
 from otel_progress.server import security
 from otel_progress.server.settings import ServerSettings
 from otel_progress.server.streams.hub import Hub
