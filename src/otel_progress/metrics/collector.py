@@ -43,7 +43,7 @@ class ProgressCollector(Collector):
     At most ``max_operations`` operations have series (running ones before ended ones, the newest first), and of each at most
     ``max_levels_per_operation`` levels down to ``max_level_depth`` (running ones first), ``max_levels`` in all; at most
     ``max_batches`` batches. Ended operations and batches vanish ``retention_s`` seconds after their end. ``totals`` are the counters
-    of this process; without it only what scrapes leave out is counted. ``more`` returns what else is to be shown: the counts of
+    of this process; without it only what scrapes leave out is counted. ``extra`` returns what else is to be shown: the counts of
     a server. ``public_url`` is the base address under which a server has the previews, or a function that returns it or None;
     ``journal_size`` returns the size of a journal in bytes, or None. ``collect`` never raises: when the reader fails, one warning
     is logged, the failure is counted, and only the totals are shown.
@@ -60,7 +60,7 @@ class ProgressCollector(Collector):
         max_levels: int = 5000,
         max_batches: int = 100,
         retention_s: float = 300.0,
-        more: Callable[[], Counted] | None = None,
+        extra: Callable[[], Counted] | None = None,
         public_url: PublicUrl = None,
         journal_size: JournalSize = None,
     ) -> None:
@@ -69,7 +69,7 @@ class ProgressCollector(Collector):
         self._caps = Caps(
             max_operations, max_levels_per_operation, max_level_depth, max_levels, retention_s, max_batches
         )
-        self._more = more
+        self._extra = extra
         self._sources = MetricSources.of(public_url, journal_size)
         self._failing = False
 
@@ -106,7 +106,7 @@ class ProgressCollector(Collector):
 
     def _counted_elsewhere(self) -> Counted:
         try:
-            return {} if self._more is None else self._more()
+            return {} if self._extra is None else self._extra()
         except Exception:
             self._totals.count_sink_error("prometheus")
             logger.debug("The counts of a server cannot be read.", exc_info=True)
