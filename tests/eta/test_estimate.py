@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_progress.errors import RejectedValueError
-from otel_progress.eta import Eta, Trajectory, estimate
+from otel_progress.eta import Eta, Parallel, Trajectory, estimate
 from tests.support.sample_runs import error, job, jobs, seen, steady, stepped, trajectory
 
 STEPS = st.lists(st.tuples(st.floats(0.0, 1e4), st.floats(0.0, 1.0)), max_size=40)
@@ -310,3 +310,39 @@ def test_runs_without_length() -> None:
     assert estimate([(0.0, 0.0)], 0.0, [nothing] * 4).remaining_s == 0.0
     assert estimate([(0.0, 0.0), (0.0, 0.5)], 0.0, []).state == "unknown"
     assert estimate([(0.0, 0.0), (0.0, 0.5), (1.0, 0.75)], 1.0, [nothing] * 4).remaining_s is not None
+
+
+FINISHED = [(0.0, 0.0), (0.0, 1.0)]
+ROUNDED = Trajectory(
+    13986.125,
+    [
+        (0.0, 0.0),
+        (0.0, 0.3657142857142857),
+        (0.0, 0.7314285714285714),
+        (0.0, 0.9142857142857143),
+        (3986.125, 0.9142857142857143),
+        (13986.125, 1.0),
+    ],
+)
+OVERSHOOTING = Trajectory(100.0, [(0.0, 0.0), (100.00000005, 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("points", "history"),
+    [(FINISHED, [ROUNDED]), (FINISHED, [OVERSHOOTING] * 3), ([(0.0, 0.0), (90.0, 1.0)], [OVERSHOOTING] * 3)],
+    ids=["interpolated time", "point after the duration", "point after the duration, scaled"],
+)
+def test_estimate_with_rounding_errors_is_not_negative(
+    points: list[tuple[float, float]], history: list[Trajectory]
+) -> None:
+    """A finished run has no time left, although the times of past runs are rounded."""
+    eta = estimate(points, points[-1][0], history)
+    assert eta.remaining_s == eta.counts_down_s == 0.0
+    assert [bound for bound in (eta.low_s, eta.high_s) if bound is not None and bound < 0.0] == []
+
+
+def test_parallel_estimate_just_before_the_last_point_is_not_negative() -> None:
+    """``elapsed`` may be slightly less than the time of the last point."""
+    children = Parallel(ended=(0.0,), running=(), remaining=0, workers=1)
+    eta = estimate([(0.0, 0.0), (90.0, 1.0)], 90.0 - 9e-7, [], parallel=children)
+    assert eta.remaining_s == 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from threading import Lock
 from typing import Final, TypeVar
 
 from otel_progress.errors import RejectedValueError
@@ -14,6 +13,7 @@ from otel_progress.eta.curves import LONGEST, ROUNDING, Curve, checked, curve, i
 from otel_progress.eta.ensemble import Blend
 from otel_progress.eta.gaps import without_pauses
 from otel_progress.eta.intervals import calibrated, half_width
+from otel_progress.fork import fork_safe_lock
 from otel_progress.records import Trajectory
 
 MAX_TRAJECTORIES_PER_KEY: Final = 20
@@ -61,7 +61,7 @@ _kept: OrderedDict[tuple[int, ...], PreparedHistory] = OrderedDict()
 _alike: OrderedDict[tuple[float, ...], PreparedHistory] = OrderedDict()
 
 
-_lock = Lock()
+_lock: Final = fork_safe_lock()
 
 
 def prepare_history(history: Sequence[Trajectory]) -> PreparedHistory:
@@ -124,6 +124,8 @@ def _curve(trajectory: Trajectory, what: str) -> Curve | None:
     if times[-1] > duration * (1.0 + ROUNDING):
         msg = f"{what}.points: expected times up to its duration of {duration} s, got {times[-1]}"
         raise RejectedValueError(msg)
+    if times[-1] > duration:  # by a rounding error
+        times = [min(time, duration) for time in times]
     if fractions[-1] < 1.0:
         times, fractions = [*times, duration], [*fractions, 1.0]
     usual = without_pauses(curve(duration, times, fractions), ()).gap

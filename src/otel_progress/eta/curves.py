@@ -86,8 +86,9 @@ def time_at(times: Sequence[float], fractions: Sequence[float], fraction: float)
         return times[0]
     if after == len(fractions):
         return times[-1]
-    earlier, done = times[after - 1], fractions[after - 1]
-    return earlier + (times[after] - earlier) * (fraction - done) / (fractions[after] - done)
+    earlier, done, later = times[after - 1], fractions[after - 1], times[after]
+    # Why min: a rounding error must not put the time after the end of the run.
+    return min(later, earlier + (later - earlier) * (fraction - done) / (fractions[after] - done))
 
 
 def curve(

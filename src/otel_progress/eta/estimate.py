@@ -130,7 +130,7 @@ def _beside(
     at = run.times[-1]
     usual = without_pauses(run, learned.curves)
     told = forecast(HistoryAlignment(usual, learned.curves), len(usual.times) - 1)
-    spans = (*told.spans[:OWN], children.remaining_s + elapsed - at)
+    spans = (*told.spans[:OWN], max(0.0, children.remaining_s + elapsed - at))
     blend = blend_forecast(replace(told, spans=spans), learned.record.errors)
     assert blend is not None  # the simulation has answered
     basis: EtaBasis = "parallel" if blend.own > 0.5 else "history"

@@ -146,10 +146,9 @@ class HistoryAlignment:
                 if after == 0 or after == len(fractions):
                     found.append(times[after and -1])
                 else:
-                    earlier, done = times[after - 1], fractions[after - 1]
-                    found.append(
-                        earlier + (times[after] - earlier) * (fraction - done) / (fractions[after] - done)
-                    )
+                    earlier, done, later = times[after - 1], fractions[after - 1], times[after]
+                    time = earlier + (later - earlier) * (fraction - done) / (fractions[after] - done)
+                    found.append(time if time < later else later)
         return found
 
     def next_gap(self, until: float | None) -> tuple[float, float]:
