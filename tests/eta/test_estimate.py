@@ -219,25 +219,25 @@ def test_very_many_points() -> None:
 @pytest.mark.parametrize(
     ("points", "elapsed", "text"),
     [
-        ([(0.0, 0.0), (1.0, nan)], 2.0, r"points\[1\]: expected finite numbers, got \(1.0, nan\)"),
-        ([(0.0, 0.0), (inf, 0.5)], 2.0, r"points\[1\]: expected finite numbers"),
+        ([(0.0, 0.0), (1.0, nan)], 2.0, r"Invalid points\[1\] \(1.0, nan\): expected finite numbers"),
+        ([(0.0, 0.0), (inf, 0.5)], 2.0, r"Invalid points\[1\] \(inf, 0.5\): expected finite numbers"),
         (
             [(0.0, 0.0), (5.0, 0.2), (4.0, 0.3)],
             6.0,
-            r"points\[2\]: expected times from 0 on that ascend, got 4.0 after 5.0",
+            r"Invalid points\[2\], time 4.0: expected ascending times, so at least 5.0",
         ),
-        ([(-1.0, 0.0)], 6.0, r"points\[0\]: expected times from 0 on"),
-        ([(0.0, 0.0), (1.0, 50.0)], 2.0, r"points\[1\]: expected a fraction from 0 to 1, got 50.0"),
-        ([(0.0, 0.0), (1.0, -0.1)], 2.0, r"points\[1\]: expected a fraction"),
-        ([(0.0, 0.0), (1.0, "half")], 2.0, r"points: expected pairs of numbers"),
-        ([(0.0,), (1.0, 0.5)], 2.0, r"points: expected pairs of numbers"),
+        ([(-1.0, 0.0)], 6.0, r"Invalid points\[0\], time -1.0: expected ascending times, so at least 0.0"),
+        ([(0.0, 0.0), (1.0, 50.0)], 2.0, r"Invalid points\[1\], fraction 50.0: expected 0 to 1"),
+        ([(0.0, 0.0), (1.0, -0.1)], 2.0, r"Invalid points\[1\], fraction -0.1: expected 0 to 1"),
+        ([(0.0, 0.0), (1.0, "half")], 2.0, r"Invalid points: expected pairs of numbers"),
+        ([(0.0,), (1.0, 0.5)], 2.0, r"Invalid points: expected pairs of numbers"),
         (
             [(0.0, 0.0), (5.0, 0.5)],
             3.0,
-            r"elapsed: expected a time from the last point's on \(5.0 s\), got 3.0",
+            r"Invalid elapsed 3.0: expected at least the time of the last point \(5.0 s\)",
         ),
-        ([], nan, r"elapsed: expected a number of seconds from 0 to 1e\+15, got nan"),
-        ([], -1.0, r"elapsed: expected a number"),
+        ([], nan, r"Invalid elapsed nan: expected seconds from 0 to 1e\+15"),
+        ([], -1.0, r"Invalid elapsed -1.0: expected seconds"),
     ],
 )
 def test_garbage(points: list[tuple[float, float]], elapsed: float, text: str) -> None:
@@ -249,16 +249,21 @@ def test_garbage(points: list[tuple[float, float]], elapsed: float, text: str) -
 def test_garbage_of_past_runs() -> None:
     """Past runs are checked too, and named by their place; and so is the confidence."""
     good = trajectory(steady())
-    with pytest.raises(RejectedValueError, match=r"history\[1\].duration_s: expected .* got nan"):
+    with pytest.raises(RejectedValueError, match=r"Invalid history\[1\].duration_s nan: expected"):
         estimate([], 0.0, [good, Trajectory(nan)])
-    with pytest.raises(RejectedValueError, match=r"history\[0\].points\[1\]: expected a fraction"):
+    with pytest.raises(
+        RejectedValueError, match=r"Invalid history\[0\].points\[1\], fraction 2.0: expected 0 to 1"
+    ):
         estimate([], 0.0, [Trajectory(5.0, [(0.0, 0.0), (5.0, 2.0)])])
     with pytest.raises(
-        RejectedValueError, match=r"history\[0\].points: expected times up to its duration of 5.0 s, got 9.0"
+        RejectedValueError,
+        match=r"Invalid history\[0\].points, time 9.0: expected at most its duration of 5.0 s",
     ):
         estimate([], 0.0, [Trajectory(5.0, [(0.0, 0.0), (9.0, 1.0)])])
     for confidence in (0.0, 1.0, 80.0, nan):
-        with pytest.raises(RejectedValueError, match="confidence: expected a share between 0 and 1"):
+        with pytest.raises(
+            RejectedValueError, match=r"Invalid confidence .*: expected a share between 0 and 1"
+        ):
             estimate([], 0.0, [good], confidence=confidence)
 
 

@@ -17,7 +17,7 @@ from otel_progress.journal import Journal, open_journal
 from otel_progress.live.store import LiveStore
 from otel_progress.metrics.counters import Totals
 from otel_progress.otlp.bounded import ShutdownBudget
-from otel_progress.otlp.environment import wanted_signals
+from otel_progress.otlp.environment import select_signals
 from otel_progress.otlp.exporters import build_resource
 from otel_progress.processes import current_instance
 from otel_progress.protocols import CancelRequestSource, ChangeSet, Sink, TrajectorySource
@@ -45,7 +45,7 @@ class _RuntimeBuilder:
 
     def __init__(self, settings: Settings, provider: TracerProvider | None, sources: ClockAndIds) -> None:
         self.settings = settings
-        self.signals = wanted_signals(os.environ, otlp=settings.otlp)
+        self.signals = select_signals(os.environ, otlp=settings.otlp)
         self.budget = ShutdownBudget()
         token = None if settings.server_port is None else settings.read_token()
         sampling = _samples(settings)

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.otlp.bounded import ShutdownBudget
-from otel_progress.otlp.exporters import build_tracer_provider, span_processor
+from otel_progress.otlp.exporters import build_span_processor, build_tracer_provider
 from otel_progress.processor import ProgressSpanProcessor
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class TracerProviders:
                 trace.set_tracer_provider(existing)
                 _made[:] = [existing]
         if export and existing in _made and existing not in _exporting:
-            _made[0].add_span_processor(span_processor(os.environ, budget=budget, on_error=on_error))
+            _made[0].add_span_processor(build_span_processor(os.environ, budget=budget, on_error=on_error))
             _exporting.append(_made[0])
         self.add(existing, given=False)
 
