@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import otel_progress as progress
-from otel_progress.metrics.collector import ProgressCollector
-from otel_progress.metrics.exposition import render_exposition
+from otel_progress.metrics import ProgressCollector, render_exposition
 
 SCENES: Final = (
     (1, 0),

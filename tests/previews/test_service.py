@@ -90,7 +90,7 @@ def test_the_number_of_the_last_is_in_every_view(tmp_path: Path) -> None:
     """Snapshots, the journal and the metrics say how many there are; the metrics say where to look."""
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from otel_progress.metrics.collector import ProgressCollector
+    from otel_progress.metrics import ProgressCollector
 
     url = f"sqlite:///{tmp_path}/j.db"
     with (

@@ -113,9 +113,6 @@ class PreviewService:
         self._touch_at: float | None = None
         self._memory: list[bytearray] = []
         self._warm = False
-        renew = getattr(self.store, "renew", None)
-        if renew is not None:
-            renew()
 
     # --- the caller's thread -----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from otel_progress.instrument.backend import backend_slot
 from otel_progress.journal import Journal, open_journal
 from otel_progress.live.store import LiveStore
 from otel_progress.otlp.bounded import ShutdownBudget
-from otel_progress.otlp.environment import wanted_signals
+from otel_progress.otlp.environment import select_signals
 from otel_progress.otlp.exporters import build_resource
 from otel_progress.protocols import CancelRequestSource, ChangeSet, Sink, TrajectorySource
 from otel_progress.records import CancelRequest
@@ -54,7 +54,7 @@ class _RuntimeBuilder:
 
     def __init__(self, settings: Settings, sources: ClockAndIds) -> None:
         self._settings = settings
-        self._signals = wanted_signals(os.environ, otlp=settings.otlp)
+        self._signals = select_signals(os.environ, otlp=settings.otlp)
         self._budget = ShutdownBudget()
         self._token = None if settings.server_port is None else settings.read_token()
         self._is_sampling = _is_sampling(settings)

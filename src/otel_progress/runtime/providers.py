@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.otlp.bounded import ShutdownBudget
-from otel_progress.otlp.exporters import build_tracer_provider, span_processor
+from otel_progress.otlp.exporters import build_span_processor, build_tracer_provider
 from otel_progress.processor import ProgressSpanProcessor
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class TracerProviders:
             trace.set_tracer_provider(provider)
             _own_providers[:] = [provider]
         if export and provider in _own_providers and provider not in _exporting_providers:
-            processor = span_processor(os.environ, budget=budget, on_error=on_error)
+            processor = build_span_processor(os.environ, budget=budget, on_error=on_error)
             _own_providers[0].add_span_processor(processor)
             _exporting_providers.append(_own_providers[0])
         self.add(provider, is_explicit=False)

@@ -62,7 +62,7 @@ def create_app(
     counts = ServerCounters()
     size = reader.size_bytes if isinstance(reader, SizedStorage) else None
     collector = ProgressCollector(
-        reader, totals=totals, more=counts.read, public_url=public_url, journal_size=size
+        reader, totals=totals, extra=counts.read, public_url=public_url, journal_size=size
     )
     hub = Hub(reader, counts, limits=streams)
     services = AppState(

@@ -18,7 +18,7 @@ from typing import Final, TextIO
 
 from otel_progress.journal.sqlite.journal import SqliteJournal
 from otel_progress.live.store import LiveStore
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.http_server import serve_metrics
 from otel_progress.model import Instance
 from otel_progress.previews.stores import open_store

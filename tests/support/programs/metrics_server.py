@@ -16,7 +16,7 @@ import urllib.request
 from contextlib import suppress
 from unittest import mock
 
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.http_server import MetricsServer
 from tests.support.metrics_operations import Shelf, operation
 from tests.support.metrics_server import PATIENCE_S, serving, wait_for_connections
