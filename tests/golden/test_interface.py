@@ -208,7 +208,7 @@ def test_refusal_reasons_equal_golden_file(golden: Golden) -> None:
     from otel_progress.server.middleware import SecurityMiddleware
     from otel_progress.server.streams.websocket import WebSocketEndpoint
 
-    found = {*_first_texts(ServerCounters.refused), *_texts_at(1, _Deadline.arm)}
+    found = {*_first_texts(ServerCounters.count_refusal), *_texts_at(1, _Deadline.arm)}
     deciding = {SecurityMiddleware._refusal.__name__, WebSocketEndpoint._refusal.__name__}
     for tree in _sources():
         for function in ast.walk(tree):
