@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,18 +60,16 @@ def test_blocks_run_and_print_what_is_shown(program: Program, environ: dict[str,
         }
         for block in program.blocks
     ]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", FORK_IS_MEANT, str(RUNNER)],
-        input=json.dumps(given),
-        capture_output=True,
-        encoding="utf-8",
-        env=environ,
-        cwd=tmp_path,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for block, printed in zip(program.blocks, json.loads(done.stdout), strict=True):
+    command = [sys.executable, "-W", "error", "-W", FORK_IS_MEANT, str(RUNNER)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, encoding="utf-8", env=environ, cwd=tmp_path, start_new_session=True) as process:
+        try:
+            output, errors = process.communicate(json.dumps(given), timeout=120)
+        finally:  # what the shell blocks started in the background ends with the program
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors
+    for block, printed in zip(program.blocks, json.loads(output), strict=True):
         if block.prints is not None:
             pattern = ".*?".join(map(re.escape, _with_ports(block.prints, free).rstrip().split("…")))
             assert re.fullmatch(pattern, printed.rstrip(), re.DOTALL), f"{program.name}, line {block.line} prints:\n{printed}"
