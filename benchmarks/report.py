@@ -24,7 +24,7 @@ HEADLINES: Final = {
 """Rows of the page that the README shows, by name, with the label they have there."""
 _HEAD: Final = """# Benchmarks
 
-What otel-progress costs, beside tqdm, rich and the bare OpenTelemetry SDK. Written by `python -m benchmarks
+The cost of otel-progress next to tqdm, rich and the bare OpenTelemetry SDK. Written by `python -m benchmarks
 --write`, which also writes five of its lines into README.md; do not edit.
 
     python -m benchmarks                  # all, a few minutes
