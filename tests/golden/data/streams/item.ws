@@ -1,0 +1,1 @@
+{"type":"progress.item","id":"EPOCH-NUMBER","event":{"operation_id":"friday-42","operation_type":"setlist","run":"run-1","path":"song:07","level_type":"song","kind":"progress.item","number":9,"at":1700000118.0,"name":"late","outcome":"completed","error":null,"metadata":{}}}

@@ -1,0 +1,1 @@
+{"type":"progress.preview","id":"EPOCH-NUMBER","preview":{"operation_id":"friday-42","operation_type":"setlist","run":"run-1","path":"song:07","number":9,"at":1700000118.0,"name":"preview","media_type":"image/png","size_bytes":1009,"digest":"0000000000000000000000000000000000000000000000000000000000000009","width":512,"height":256,"ratio":0.25}}

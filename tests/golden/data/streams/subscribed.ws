@@ -1,0 +1,1 @@
+{"type":"subscribed","operations":["friday-42"]}

@@ -1,0 +1,87 @@
+"""Answers of readers as JSON values, encoded by the public codec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any, TypeVar
+
+from tests.golden.scene import HISTORY_KEYS, OPERATION_IDS, SONG, WALL
+
+from otel_progress.codec import encode_batch, encode_event, encode_log, encode_operation, encode_preview, encode_sample
+from otel_progress.journal import SqliteJournal
+from otel_progress.model import Outcome
+from otel_progress.observations import BatchPlace, CancelRequest, Preview, Trajectory
+from otel_progress.operations import OperationSnapshot
+
+T = TypeVar("T")
+
+
+def answers_of(journal: SqliteJournal) -> dict[str, Any]:
+    """Return what every reading method of a journal that holds the state returns."""
+    id_, error = OPERATION_IDS[0], Outcome.FAILED
+    newest = journal.history(limit=2)[-1]
+    end = newest.root.ended_at
+    assert end is not None
+    place = BatchPlace(WALL + 120.0, False, WALL, "open")
+    with closing(journal.watch(0.0)) as watch:  # type: ignore[type-var]
+        watched = next(watch)
+    return {
+        "get": {one: None if (found := journal.get(one)) is None else encode_operation(found) for one in OPERATION_IDS},
+        "active": _operations(journal.active()),
+        "active(levels=False)": _operations(journal.active(levels=False), levels=False),
+        "history": _operations(journal.history(), levels=False),
+        "history(type)": _operations(journal.history("setlist"), levels=False),
+        "history(before)": _operations(journal.history(before=(end, newest.run), limit=2), levels=False),
+        "history(since)": _operations(journal.history(since=WALL + 64.0), levels=False),
+        "events": _list(encode_event, journal.events(id_)),
+        "events(below)": _list(encode_event, journal.events(id_, level=SONG)),
+        "events(outcome)": _list(encode_event, journal.events(id_, outcome=error)),
+        "events(since)": _list(encode_event, journal.events(id_, since=WALL + 3.0)),
+        "events(upto, limit)": _list(encode_event, journal.events(id_, upto=3, limit=1)),
+        "logs": _list(encode_log, journal.logs(id_)),
+        "logs(path)": _list(encode_log, journal.logs(id_, path=SONG)),
+        "logs(severity)": _list(encode_log, journal.logs(id_, severity=30)),
+        "logs(since)": _list(encode_log, journal.logs(id_, since=WALL + 3.0)),
+        "logs(after)": _list(encode_log, journal.logs(id_, after=1)),
+        "logs(upto, limit)": _list(encode_log, journal.logs(id_, upto=2, limit=1)),
+        "resources": _list(encode_sample, journal.resources(id_)),
+        "resources(since)": _list(encode_sample, journal.resources(id_, since=WALL + 60.0)),
+        "previews": _list(preview_document, journal.previews(id_)),
+        "previews(path)": _list(preview_document, journal.previews(id_, path=SONG)),
+        "batch": {one: _batch(journal, one) for one in ("thumbnails", "closed", "open", "missing")},
+        "batches": [encode_batch(one, operations=False) for one in journal.batches()],
+        "batches(after)": [encode_batch(one, operations=False) for one in journal.batches(after=place)],
+        "watch": _operations(watched),
+        "trajectories": [_list(trajectory_document, journal.trajectories(key)) for key in HISTORY_KEYS],
+        "requests": _list(request_document, journal.requests("instance-1")),
+    }
+
+
+def preview_document(preview: Preview) -> dict[str, Any]:
+    """Return the document of a preview with the location of its content, which the public one leaves out."""
+    return {**encode_preview(preview), "location": preview.location}
+
+
+def trajectory_document(trajectory: Trajectory) -> dict[str, Any]:
+    """Return a trajectory as a JSON value."""
+    points = [list(point) for point in trajectory.points]
+    return {"duration_s": trajectory.duration_s, "points": points, "stages": dict(trajectory.stages)}
+
+
+def request_document(request: CancelRequest) -> dict[str, Any]:
+    """Return a request to cancel as a JSON value."""
+    return {"run": request.run, "operation_id": request.operation_id, "reason": request.reason, "at": request.at}
+
+
+def _operations(found: Sequence[OperationSnapshot], *, levels: bool = True) -> list[dict[str, Any]]:
+    return [encode_operation(one, levels=levels) for one in found]
+
+
+def _batch(journal: SqliteJournal, batch_id: str) -> dict[str, Any] | None:
+    found = journal.batch(batch_id)
+    return None if found is None else encode_batch(found)
+
+
+def _list(encode: Callable[[T], dict[str, Any]], found: Sequence[T]) -> list[dict[str, Any]]:
+    return [encode(one) for one in found]

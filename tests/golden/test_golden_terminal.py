@@ -1,0 +1,47 @@
+"""The live display at three widths, and plain lines, for the fixed state."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from tests.golden.comparing import Golden
+from tests.golden.consoles import Clock, Terminal
+from tests.golden.scene import CLOCK, WALL, batch, ended, open_scene_journal, other_operations, write_scene
+
+from otel_progress.exporters.console import LiveConsole
+from otel_progress.exporters.console_plain import PlainConsole
+
+MOMENT = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d")
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_live_display(golden: Golden, tmp_path: Path, width: int) -> None:
+    """The lines on the screen, then those after an operation ended, then what is written byte for byte."""
+    write_scene(tmp_path / "progress.db")
+    terminal, clock = Terminal(width, 40), Clock()
+    with open_scene_journal(tmp_path / "progress.db") as journal:
+        console = LiveConsole(journal, terminal, clock=clock, size=terminal.size)
+        console.write(batch(at=WALL + 120.0, clock=CLOCK + 120.0))
+        first = terminal.lines()
+        clock.now += 10.0
+        console.write(batch(ended(name="Sunday"), *other_operations(), at=WALL + 120.0, clock=CLOCK + 120.0))
+        console.close()
+    second = terminal.lines()
+    raw = "".join(terminal.writes).replace("\x1b", "\\e").replace("\r", "\\r")
+    golden.lines(f"terminal/live-{width}.txt", [*first, "-" * width, *second, "-" * width, raw])
+
+
+def test_plain_lines(golden: Golden, tmp_path: Path) -> None:
+    """Lines of states, of ends and of batches, without their moment."""
+    write_scene(tmp_path / "progress.db")
+    stream, clock = io.StringIO(), Clock()
+    with open_scene_journal(tmp_path / "progress.db") as journal:
+        console = PlainConsole(journal, stream, clock=clock)
+        for _ in range(3):
+            console.write(batch(ended(name="Sunday"), *other_operations(), at=WALL + 120.0, clock=CLOCK + 120.0))
+            clock.now += 10.0
+        console.close()
+    golden.lines("terminal/plain.txt", [MOMENT.sub("MOMENT", line) for line in stream.getvalue().splitlines()])
