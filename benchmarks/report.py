@@ -12,10 +12,20 @@ from benchmarks.table import Row, markdown
 MARK: Final = "<!-- benchmarks -->"
 END: Final = "<!-- end -->"
 _COLUMNS: Final = 5
+HEADLINES: Final = {
+    "track, configured, over a list": "One iteration of `track`, relative to tqdm",
+    "increment()": "One `increment()`, relative to `tqdm.update()`",
+    "1,000 operations, 10,000 updates/s, journal and gauges on: process": (
+        "Processor use with 1,000 operations and 10,000 updates per second"
+    ),
+    "1,000 operations, 100 clients: p99 from call to client": "99th percentile from the call to one of 100 stream clients",
+    "published traces, 3 to 20 runs of history: error": "Error of the remaining time with history, on published traces",
+}
+"""Rows of the page that the README shows, by name, with the label they have there."""
 _HEAD: Final = """# Benchmarks
 
-What otel-progress costs, beside tqdm, rich and the bare OpenTelemetry SDK. Written by `python -m benchmarks
---write`, which also writes the summary in README.md; do not edit.
+The cost of otel-progress next to tqdm, rich and the bare OpenTelemetry SDK. Written by `python -m benchmarks
+--write`, which also writes five of its lines into README.md; do not edit.
 
     python -m benchmarks                  # all, a few minutes
     python -m benchmarks track span       # some
@@ -42,12 +52,16 @@ def document(results: Mapping[str, Sequence[Row]]) -> str:
 
 
 def summary(page: str) -> str:
-    """Return the rows of a page that promise something, for the README: what, measured, promised, met; and when and where."""
+    """Return the five headline rows of a page for the README, with the date and the machine."""
     last = next(line for line in page.splitlines() if line.startswith("Last results: "))
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")]
-    promised = [row for row in rows if len(row) == _COLUMNS and row[3] not in ("", "target", "---")]
-    table = [f"| {what} | {ratio or cost} | {target} | {met} |" for what, cost, ratio, target, met in promised]
-    return "\n".join([last, "", "| what | measured | promised | met |", "| --- | --- | --- | --- |", *table])
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")]
+    rows = {row[0]: row for row in cells if len(row) == _COLUMNS}
+    table = []
+    for name, label in HEADLINES.items():
+        if name in rows:
+            _, cost, ratio, target, _ = rows[name]
+            table.append(f"| {label} | {ratio or cost} | {target} |")
+    return "\n".join([last, "", "| measurement | result | target |", "| --- | --- | --- |", *table])
 
 
 def with_summary(readme: str, page: str) -> str:

@@ -6,7 +6,9 @@ import json
 import subprocess
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from tests.support.documents import DOCUMENTS, blocks
 from tests.support.servers import require
@@ -17,6 +19,15 @@ QUERIES = [block.text for path in DOCUMENTS for block in blocks(path) if block.l
 SCRAPES = [
     block.text for path in DOCUMENTS for block in blocks(path) if block.language == "yaml" and "scrape_configs" in block.text
 ]
+
+
+MANIFESTS = [
+    pytest.param(block.text, id=f"{path.name}:{block.line}")
+    for path in DOCUMENTS
+    for block in blocks(path)
+    if block.language == "yaml" and block.text.startswith("apiVersion: batch/")
+]
+KUBERNETES = "1.37.0"
 
 
 def promtool(*arguments: object) -> None:
@@ -40,3 +51,9 @@ def test_scrape_configuration_is_taken(text: str, tmp_path: Path) -> None:
     file = tmp_path / "prometheus.yml"
     file.write_text(text, encoding="utf-8")
     promtool("check", "config", file)
+
+
+@pytest.mark.parametrize("text", MANIFESTS)
+def test_kubernetes_manifest_is_valid(text: str) -> None:
+    """Manifests that the documents show have no field that Kubernetes does not know."""
+    kubernetes_validate.validate(yaml.safe_load(text), KUBERNETES, strict=True)

@@ -23,6 +23,6 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_links_are_found() -> None:
     """The README links to the documents, so the test above has something to look at."""
-    assert {"docs/guide.md", "docs/reference.md", "docs/design.md"} <= {
+    assert {"docs/tutorial.md", "docs/how-to/index.md", "docs/reference.md", "docs/design.md"} <= {
         link.partition("#")[0] for link in links(PROJECT / "README.md")
     }

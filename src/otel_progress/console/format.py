@@ -174,7 +174,7 @@ def plural(unit: str, number: Number) -> str:
     unit = escape_controls(unit if len(unit) <= _MAX_UNIT else unit[: _MAX_UNIT - 1] + "…")
     if number == 1 or len(unit) < 3 or not unit.isascii() or not unit.isalpha() or not unit.islower() or unit.endswith("s"):
         return unit
-    if unit.endswith(("x", "z", "ch", "sh")):
+    if unit.endswith(("x", "z", "ch", "sh")) and unit != "epoch":
         return unit + "es"
     if unit.endswith("y") and unit[-2] not in "aeiou":
         return unit[:-1] + "ies"

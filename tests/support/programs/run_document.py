@@ -11,6 +11,7 @@ import linecache
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,8 +21,16 @@ def main() -> None:
     given = json.load(sys.stdin)
     module = ModuleType("__main__")
     sys.modules["__main__"] = module  # decorators and pickles look names up there
-    printed = [python(module, block) if block["language"] == "python" else shell(block) for block in given]
+    printed = [run(module, block) for block in given]
     sys.stdout.write(json.dumps(printed))
+
+
+def run(module: ModuleType, block: dict[str, Any]) -> str:
+    """Write the block to its file, or run it; return what it printed."""
+    if block["file"]:
+        Path(block["file"]).write_text(block["text"], encoding="utf-8")
+        return ""
+    return python(module, block) if block["language"] == "python" else shell(block)
 
 
 def python(module: ModuleType, block: dict[str, Any]) -> str:
