@@ -8,6 +8,8 @@ The phrases are in ``banned_phrases.csv``: one regular expression and one replac
 Code in backticks, quotations in double quotes, SQL and the list of phrases are exempt.
 """
 
+# ruff: noqa: T201
+
 from __future__ import annotations
 
 import ast
@@ -322,7 +324,7 @@ def main(arguments: list[str]) -> int:
     """Print the findings of the given paths; exit code 1 if any of them is enforced."""
     project = HERE.parents[1]
     if arguments == ["--update"]:
-        print(update_allowances(project))  # noqa: T201
+        print(update_allowances(project))
         return 0
     missing = [argument for argument in arguments if not Path(argument).exists()]
     if missing or any(argument.startswith("-") for argument in arguments):
@@ -334,9 +336,9 @@ def main(arguments: list[str]) -> int:
     files = expand_paths(map(Path.resolve, map(Path, arguments))) if arguments else project_files(project)
     findings = [found for path in files for found in check_file(path)]
     for found in findings:
-        print(found)  # noqa: T201
+        print(found)
     enforced = sum(found.kind in ENFORCED for found in findings)
-    print(f"{enforced} enforced, {len(findings) - enforced} advice")  # noqa: T201
+    print(f"{enforced} enforced, {len(findings) - enforced} advice")
     return int(enforced > 0)
 
 
