@@ -15,7 +15,7 @@ from tests.servers import require
 
 from otel_progress.cli.app import cli
 
-PARTS = ("What it means.", "Look at.", "Do.", "When it is noise.")
+PARTS = ("Meaning.", "Check.", "Action.", "False alarm.")
 _PROMQL = re.compile(r"```promql\n(.*?)```", re.DOTALL)
 _YAML = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 NAMES = sorted({alert.name for alert in alerts()})
