@@ -1,7 +1,8 @@
-"""docs/benchmarks.md, written from the results and the catalogue, so that no figure in it was typed by hand."""
+"""Writer of docs/benchmarks.md and of the summary in README.md."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -24,21 +25,21 @@ HEADLINES: Final = {
 """Rows of the page that the README shows, by name, with the label they have there."""
 _HEAD: Final = """# Benchmarks
 
-The cost of otel-progress next to tqdm, rich and the bare OpenTelemetry SDK. Written by `python -m benchmarks
---write`, which also writes five of its lines into README.md; do not edit.
+The overhead of otel-progress, compared with tqdm, rich and the plain OpenTelemetry SDK.
+`python -m benchmarks --write` writes this page and the summary in README.md. Do not edit it.
 
     python -m benchmarks                  # all, a few minutes
     python -m benchmarks track span       # some
     python -m benchmarks --effort quick   # a fifth of the work
     python -m benchmarks --write          # all, into this page and README.md
 
-Run it from the root of the repository, on a machine that does nothing else, with tqdm and rich installed. The command
-ends with 1 when something promised is not met.
+Run the command in the root of the repository, on an idle machine, with tqdm and rich installed. The
+exit code is 1 if a target is not met.
 
-Times depend on the machine, so what is promised are ratios, taken in one run: all variants of a benchmark take turns,
-round after round, each round from another one on, and the best time of each counts (a median where it says so).
-Garbage is collected before each measurement and the collector left on during it, for all alike. Every benchmark runs
-in a process of its own, without the `OTEL_*` variables of the shell.
+Times depend on the machine. The targets are therefore ratios within one run. All variants of a
+benchmark run in turns, and each round starts with another variant. The best time of each variant
+counts, or the median where stated. Garbage is collected before each measurement, and the collector
+is enabled during it. Each benchmark runs in its own process, without `OTEL_*` variables.
 """
 
 
@@ -47,7 +48,8 @@ def document(results: Mapping[str, Sequence[Row]]) -> str:
     parts = [_HEAD, f"Last results: {machine.today()}, {machine.shape()}, {machine.libraries()}.\n"]
     for name, rows in results.items():
         benchmark = find(name)
-        parts.append(f"## {benchmark.title}\n\n`python -m benchmarks {name}`. {benchmark.method}\n\n{markdown(rows)}\n")
+        method = textwrap.fill(f"`python -m benchmarks {name}`. {benchmark.method}", 100, break_on_hyphens=False)
+        parts.append(f"## {benchmark.title}\n\n{method}\n\n{markdown(rows)}\n")
     return "\n".join(parts)
 
 

@@ -15,7 +15,7 @@ from tests.support.alerting.expressions import FROM_PROMETHEUS, exposed, labels_
 from tests.support.alerting.rules import ALERTMANAGER, ALERTS_PAGE, CONFIGURED, RUNBOOK, alerts, load, recordings
 from tests.support.servers import require
 
-PARTS = ("What it means.", "Look at.", "Do.", "When it is noise.")
+PARTS = ("Meaning.", "Check.", "Action.", "False alarm.")
 _PROMQL = re.compile(r"```promql\n(.*?)```", re.DOTALL)
 _YAML = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 NAMES = sorted({alert.name for alert in alerts()})
