@@ -19,7 +19,11 @@ from benchmarks.table import Row, text
 
 PAGE: Final = Path("docs/benchmarks.md")
 README: Final = Path("README.md")
-EFFORTS: Final = {"full": Effort(), "quick": Effort(share=0.2, rounds=5), "tiny": Effort(share=0.001, rounds=1)}
+EFFORTS: Final = {
+    "full": Effort(),
+    "quick": Effort(share=0.2, rounds=5),
+    "tiny": Effort(share=0.001, rounds=1),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,9 +62,15 @@ def _in_a_process(name: str, effort: str) -> list[Row]:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     known = [benchmark.name for benchmark in BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all when none is given: {', '.join(known)}")
-    parser.add_argument("--effort", choices=EFFORTS, default="full", help="full takes minutes, tiny seconds and says nothing")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and the summary in README.md; runs all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"all when none is given: {', '.join(known)}"
+    )
+    parser.add_argument(
+        "--effort", choices=EFFORTS, default="full", help="full takes minutes, tiny seconds and says nothing"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write docs/benchmarks.md and the summary in README.md; runs all"
+    )
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.write and options.names:

@@ -18,7 +18,17 @@ import otel_progress as progress
 from otel_progress.metrics.collector import ProgressCollector
 from otel_progress.metrics.exposition import render_exposition
 
-SCENES: Final = ((1, 0), (1, 10), (1, 100), (10, 10), (100, 0), (100, 10), (1_000, 0), (1_000, 10), (2_000, 10))
+SCENES: Final = (
+    (1, 0),
+    (1, 10),
+    (1, 100),
+    (10, 10),
+    (100, 0),
+    (100, 10),
+    (1_000, 0),
+    (1_000, 10),
+    (2_000, 10),
+)
 """(operations, levels of each): the last ones are beyond the caps, which are 1,000 operations, 50 levels of one and 5,000 in all."""
 SCRAPES: Final = 5
 SCRAPES_A_DAY: Final = 86_400 // 15
@@ -39,10 +49,15 @@ class Cost:
 
 def measure(operations: int, levels: int, scrapes: int = SCRAPES) -> Cost:
     """Begin that many operations with as many levels each, scrape them, and end them."""
-    with progress.configure(store="memory:", console=False, otlp=False, resources=False) as runtime, ExitStack() as running:
+    with (
+        progress.configure(store="memory:", console=False, otlp=False, resources=False) as runtime,
+        ExitStack() as running,
+    ):
         for number in range(operations):
             op = running.enter_context(
-                progress.operation("import", f"Import {number}", id=f"import-{number:06}", total=levels or 100, deadline=3600)
+                progress.operation(
+                    "import", f"Import {number}", id=f"import-{number:06}", total=levels or 100, deadline=3600
+                )
             )
             if not levels:
                 op.increment(10)

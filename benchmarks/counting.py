@@ -51,7 +51,13 @@ def run(effort: Effort) -> Iterator[Row]:
     for name, ns in over.items():
         ratio = ns / over["tqdm.update()"]
         if name.startswith("increment()"):
-            yield judged(name, f"{ns:.0f} ns", f"{ratio:.2f} × tqdm.update()", f"≤ {TARGET} × tqdm.update()", met=ratio <= TARGET)
+            yield judged(
+                name,
+                f"{ns:.0f} ns",
+                f"{ratio:.2f} × tqdm.update()",
+                f"≤ {TARGET} × tqdm.update()",
+                met=ratio <= TARGET,
+            )
         else:
             yield Row(name, f"{ns:.0f} ns", f"{ratio:.2f} × tqdm.update()")
     yield _from_threads(effort.count(PER_THREAD))
@@ -59,7 +65,9 @@ def run(effort: Effort) -> Iterator[Row]:
 
 def _from_threads(each: int) -> Row:
     with configured(), progress.operation("count") as level:
-        threads = [threading.Thread(target=_increment, args=(level, repeat(None, each))) for _ in range(THREADS)]
+        threads = [
+            threading.Thread(target=_increment, args=(level, repeat(None, each))) for _ in range(THREADS)
+        ]
         began = time.perf_counter()
         for thread in threads:
             thread.start()
@@ -69,7 +77,9 @@ def _from_threads(each: int) -> Row:
         counted = level.snapshot().current
     expected = THREADS * each
     what = f"{THREADS} threads × {each:,} increment()"
-    return judged(what, f"{seconds:.2f} s", f"{counted:,} counted", f"{expected:,} exactly", met=counted == expected)
+    return judged(
+        what, f"{seconds:.2f} s", f"{counted:,} counted", f"{expected:,} exactly", met=counted == expected
+    )
 
 
 @contextmanager

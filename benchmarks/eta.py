@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TraceError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    scenarios = [scenario for scenario in SCENARIOS if not options.scenario or scenario.name in options.scenario]
+    scenarios = [
+        scenario for scenario in SCENARIOS if not options.scenario or scenario.name in options.scenario
+    ]
     costs = list(cost(Effort()))
     rows, found = list(costs), {}
     for name, groups in sources.items():
@@ -50,15 +52,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = found[name] = replay(series_of(groups), scenarios)
         rows += promises(results, name) if name != _RECORDED and not options.workload else []
         if not (options.json or options.write):
-            _say(f"# {name[0].upper()}{name[1:]}: {_count(groups)} runs of {len({key[0] for key in groups})} jobs\n")
+            _say(
+                f"# {name[0].upper()}{name[1:]}: {_count(groups)} runs of {len({key[0] for key in groups})} jobs\n"
+            )
             _say(tables(results, scenarios) + f"\n\nReplayed in {perf_counter() - began:.0f} s.\n")
     if options.json:
-        traces = {name: {"runs": _count(sources[name]), "scenarios": document(found[name], scenarios)} for name in sources}
-        _say(json.dumps({"machine": machine.shape(), "promises": [_as_document(row) for row in rows], "traces": traces}))
+        traces = {
+            name: {"runs": _count(sources[name]), "scenarios": document(found[name], scenarios)}
+            for name in sources
+        }
+        _say(
+            json.dumps(
+                {
+                    "machine": machine.shape(),
+                    "promises": [_as_document(row) for row in rows],
+                    "traces": traces,
+                }
+            )
+        )
     else:
         _say(text(rows))
     if options.write:
-        PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), figures(found, costs)), encoding="utf-8")
+        PAGE.write_text(
+            with_figures(PAGE.read_text(encoding="utf-8"), figures(found, costs)), encoding="utf-8"
+        )
     return int(any(row.met == "NO" for row in rows))
 
 
@@ -89,13 +106,20 @@ def _fewer(groups: Groups, effort: Effort) -> Groups:
 def _sources(given: str | None, workload: str | None) -> dict[str, Groups]:
     """Return the traces to replay, by what the report calls them. Raises TraceError."""
     if given is not None:
-        name = _RECORDED if FOLDER in (Path(given).resolve(), *Path(given).resolve().parents) else Path(given).name
+        name = (
+            _RECORDED
+            if FOLDER in (Path(given).resolve(), *Path(given).resolve().parents)
+            else Path(given).name
+        )
         sources = {name: load(Path(given))}
     else:
         sources = {_RECORDED: load(FOLDER)} | ({_PUBLISHED: load(SHARED)} if SHARED.is_dir() else {})
     if workload is None:
         return sources
-    chosen = {name: {key: runs for key, runs in groups.items() if key[0] == workload} for name, groups in sources.items()}
+    chosen = {
+        name: {key: runs for key, runs in groups.items() if key[0] == workload}
+        for name, groups in sources.items()
+    }
     if not any(chosen.values()):
         known = sorted({key[0] for groups in sources.values() for key in groups})
         msg = f"there are no runs of {workload!r}; there are {', '.join(known)}"
@@ -126,15 +150,23 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.eta", description=main.__doc__)
     parser.add_argument(
-        "--traces", metavar="PATH", help="a .jsonl or .jsonl.gz file, or a folder of them, instead of the usual ones"
+        "--traces",
+        metavar="PATH",
+        help="a .jsonl or .jsonl.gz file, or a folder of them, instead of the usual ones",
     )
     parser.add_argument("--workload", metavar="NAME", help="only the runs of this job")
     parser.add_argument(
-        "--scenario", metavar="NAME", action="append", choices=names, help=f"only this; may be repeated: {', '.join(names)}"
+        "--scenario",
+        metavar="NAME",
+        action="append",
+        choices=names,
+        help=f"only this; may be repeated: {', '.join(names)}",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document with all figures")
     parser.add_argument(
-        "--write", action="store_true", help=f"write the figures into {PAGE.parent.name}/{PAGE.name}; replays everything"
+        "--write",
+        action="store_true",
+        help=f"write the figures into {PAGE.parent.name}/{PAGE.name}; replays everything",
     )
     options = parser.parse_args(arguments)
     if options.write and (options.json or options.traces or options.workload or options.scenario):

@@ -40,11 +40,19 @@ def cost(effort: Effort) -> Iterator[Row]:
     elapsed, known = present[-1][0] + 1.0, history(0)
     times = effort.count(200)
     usual = _median_us([lambda: estimate(present, elapsed, known)] * times)
-    yield judged(f"one estimate, {HISTORY} runs of history", f"{usual:.0f} µs", "", f"≤ {BOUND_US:g} µs", met=usual <= BOUND_US)
+    yield judged(
+        f"one estimate, {HISTORY} runs of history",
+        f"{usual:.0f} µs",
+        "",
+        f"≤ {BOUND_US:g} µs",
+        met=usual <= BOUND_US,
+    )
     fresh = [history(seed) for seed in range(1, 1 + max(3, times // 10))]
     first = _median_us([lambda past=past: estimate(present, elapsed, past) for past in fresh])  # type: ignore[misc]
     yield Row(f"  the first one of a new history of {HISTORY} runs", f"{first:.0f} µs")
-    yield Row("  one without history", f"{_median_us([lambda: estimate(present, elapsed, ())] * times):.0f} µs")
+    yield Row(
+        "  one without history", f"{_median_us([lambda: estimate(present, elapsed, ())] * times):.0f} µs"
+    )
 
 
 def _median_us(jobs: list[Callable[[], object]]) -> float:

@@ -42,7 +42,9 @@ class Job:
 def corpus(smallest: int = 2_000, largest: int = 120_000) -> list[Path]:
     """Return the modules of the standard library between two sizes in bytes, in the order of their names."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = sorted(path for path in root.rglob("*.py") if not {"site-packages", "test", "tests"} & set(path.parts))
+    found = sorted(
+        path for path in root.rglob("*.py") if not {"site-packages", "test", "tests"} & set(path.parts)
+    )
     return [path for path in found if smallest <= path.stat().st_size <= largest]
 
 
@@ -99,10 +101,14 @@ def pipeline(operation: Level, files: Sequence[Path], size: float) -> None:
             _counted(stage, sum(1 for _ in tokenize.tokenize(io.BytesIO(text).readline)))
     with operation.stage("pack") as stage, ThreadPoolExecutor(_STAGE_WORKERS) as pool:
         stage.set_total(len(texts))
-        packed = list(pool.map(lambda text: _counted(stage, lzma.compress(text, preset=6 | lzma.PRESET_EXTREME)), texts))
+        packed = list(
+            pool.map(lambda text: _counted(stage, lzma.compress(text, preset=6 | lzma.PRESET_EXTREME)), texts)
+        )
     with operation.stage("verify"):
         whole = bz2.compress(b"".join(texts))
-        if [lzma.decompress(small) for small in packed] != texts or len(bz2.decompress(whole)) != sum(map(len, texts)):
+        if [lzma.decompress(small) for small in packed] != texts or len(bz2.decompress(whole)) != sum(
+            map(len, texts)
+        ):
             msg = "what was packed does not unpack to the same"
             raise AssertionError(msg)
 

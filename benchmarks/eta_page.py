@@ -35,7 +35,11 @@ def figures(results: Mapping[str, Results], costs: Sequence[Row]) -> str:
     parts = [f"Written by `python -m benchmarks.eta --write`, {machine.today()}, {machine.shape()}."]
     for name, found in results.items():
         means = [(one.title, scores[MEAN]) for one in SCENARIOS if (scores := table_of(found, one.name))]
-        parts += [f"### {name[0].upper()}{name[1:]}", "In the mean of the jobs:", "\n".join(_table("scenario", means))]
+        parts += [
+            f"### {name[0].upper()}{name[1:]}",
+            "In the mean of the jobs:",
+            "\n".join(_table("scenario", means)),
+        ]
         by_job = [(job, scores) for job, scores in table_of(found, "history").items() if job != MEAN]
         parts += ["Each job, with 3 to 20 runs of history:", "\n".join(_table("job", by_job))]
     return "\n\n".join([*parts, "### Cost", markdown(costs)])
@@ -45,7 +49,16 @@ def _table(first: str, rows: Sequence[tuple[str, Mapping[str, Score]]]) -> Itera
     yield f"| {first} | " + " | ".join(_HEADS) + " |"
     yield "|" + " --- |" * (1 + len(_HEADS))
     for name, scores in rows:
-        yield " | ".join([f"| {name}", *figures_of(scores[OURS]), *(percent(scores[other].error) for other in BASELINES)]) + " |"
+        yield (
+            " | ".join(
+                [
+                    f"| {name}",
+                    *figures_of(scores[OURS]),
+                    *(percent(scores[other].error) for other in BASELINES),
+                ]
+            )
+            + " |"
+        )
 
 
 def with_figures(page: str, written: str) -> str:

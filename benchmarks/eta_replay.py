@@ -92,7 +92,11 @@ def series_of(groups: Groups) -> list[Series]:
     """Return the runs of each job and system, each with the history of the next system by name that has enough runs of that job."""
     made = []
     for (workload, system), runs in groups.items():
-        others = [key for key in groups if key[0] == workload and key[1] != system and len(groups[key]) >= LEAST_HISTORY]
+        others = [
+            key
+            for key in groups
+            if key[0] == workload and key[1] != system and len(groups[key]) >= LEAST_HISTORY
+        ]
         later = [key for key in others if key[1] > system] or others
         foreign = tuple(run.trajectory for run in groups[later[0]][:MOST_HISTORY]) if later else ()
         made.append(Series(runs, foreign))
@@ -134,10 +138,16 @@ def replay_series(series: Series, scenarios: Sequence[Scenario], answer: Estimat
         for scenario in scenarios:
             which = (scenario.history, scenario.foreign)
             if which not in pasts:  # one object for all scenarios: it is one history
-                pasts[which] = tuple(series.foreign if scenario.foreign else past[max(0, place - scenario.history) : place])
+                pasts[which] = tuple(
+                    series.foreign if scenario.foreign else past[max(0, place - scenario.history) : place]
+                )
             if scenario.foreign and not pasts[which]:
                 continue
-            known = [duration for before in series.runs[:place] for _, duration in before.children] if scenario.history else []
+            known = (
+                [duration for before in series.runs[:place] for _, duration in before.children]
+                if scenario.history
+                else []
+            )
             asked = list(questions(scenario, run, pasts[which], known[-MOST_HISTORY:]))
             if asked:
                 for name, sums in _judge(asked, answer).items():
@@ -149,7 +159,10 @@ def _judge(asked: Sequence[Asked], answer: Estimate) -> Mapping[str, Sums]:
     """Return what everybody's answers to the questions about one run came to."""
     judged = {OURS: Sums(questions=len(asked), runs=1, pausing=sum(one.pausing for one in asked))}
     etas = [
-        answer(one.question.points, one.question.elapsed, one.question.history, parallel=one.question.parallel) for one in asked
+        answer(
+            one.question.points, one.question.elapsed, one.question.history, parallel=one.question.parallel
+        )
+        for one in asked
     ]
     for one, eta in zip(asked, etas, strict=True):
         judged[OURS].bounded(one, eta, duration(one))

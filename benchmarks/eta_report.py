@@ -56,7 +56,10 @@ def _table(scenario: Scenario, scores: Mapping[str, Mapping[str, Score]]) -> str
         if workload != MEAN
     ]
     lines += [[f"{MEAN} {name}", *figures_of(figures)] for name, figures in scores[MEAN].items()]
-    widths = [max(len(line[column]) for line in [heads, *lines] if column < len(line)) for column in range(len(heads))]
+    widths = [
+        max(len(line[column]) for line in [heads, *lines] if column < len(line))
+        for column in range(len(heads))
+    ]
     text = "\n".join(
         "  ".join(
             cell.rjust(width) if place else cell.ljust(width)
@@ -70,7 +73,9 @@ def _table(scenario: Scenario, scores: Mapping[str, Mapping[str, Score]]) -> str
 def figures_of(figures: Score) -> list[str]:
     """Return the figures as texts, in the order of the columns."""
     return [
-        f"{figures.jumps:.3f}" if name == "jumps" and figures.jumps is not None else percent(getattr(figures, name))
+        f"{figures.jumps:.3f}"
+        if name == "jumps" and figures.jumps is not None
+        else percent(getattr(figures, name))
         for name, _ in _COLUMNS
     ]
 
@@ -79,7 +84,13 @@ def percent(value: float | None) -> str:
     """Return a share as text, with three digits; ``-`` for none."""
     if value is None:
         return "-"
-    return f"{100 * value:.0f} %" if value >= 0.9995 else f"{100 * value:.2f} %" if value < 0.1 else f"{100 * value:.1f} %"
+    return (
+        f"{100 * value:.0f} %"
+        if value >= 0.9995
+        else f"{100 * value:.2f} %"
+        if value < 0.1
+        else f"{100 * value:.1f} %"
+    )
 
 
 def _pauses(scores: Mapping[str, Mapping[str, Score]]) -> str:
@@ -110,14 +121,23 @@ def promises(results: Results, what: str) -> list[Row]:
 
 
 def _rivals(scores: Mapping[str, Mapping[str, Score]], what: str) -> Row:
-    lost = [f"{name} on {workload}" for workload, of in scores.items() for name in BASELINES if not _better(of[OURS], of[name])]
+    lost = [
+        f"{name} on {workload}"
+        for workload, of in scores.items()
+        for name in BASELINES
+        if not _better(of[OURS], of[name])
+    ]
     ours, others = scores[MEAN][OURS], {name: scores[MEAN][name].error for name in BASELINES}
     answered = {name: error for name, error in others.items() if error is not None}
     best = min(answered, key=lambda name: answered[name], default="")
     verdict = (
-        f"not than {', '.join(lost)}" if lost else f"{percent(ours.error)}, the next best ({best}) {percent(others.get(best))}"
+        f"not than {', '.join(lost)}"
+        if lost
+        else f"{percent(ours.error)}, the next best ({best}) {percent(others.get(best))}"
     )
-    return judged(f"{what}: better than {', '.join(BASELINES)}", verdict, "", "on every workload", met=not lost)
+    return judged(
+        f"{what}: better than {', '.join(BASELINES)}", verdict, "", "on every workload", met=not lost
+    )
 
 
 def _coverage(scores: Mapping[str, Mapping[str, Score]], what: str) -> Row:
@@ -126,7 +146,13 @@ def _coverage(scores: Mapping[str, Mapping[str, Score]], what: str) -> Row:
     low, high = COVERAGE
     shown = f"{percent(min(known))} to {percent(max(known))}" if known else "-"
     met = len(known) == len(coverages) and all(low <= coverage <= high for coverage in known)
-    return judged(f"{what}: coverage of the 80 % interval", shown, "", f"{100 * low:g} % to {100 * high:g} % on each", met=met)
+    return judged(
+        f"{what}: coverage of the 80 % interval",
+        shown,
+        "",
+        f"{100 * low:g} % to {100 * high:g} % on each",
+        met=met,
+    )
 
 
 def _better(ours: Score, other: Score) -> bool:

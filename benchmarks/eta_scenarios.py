@@ -63,7 +63,9 @@ class Scenario:
     children: bool = False
 
 
-def questions(scenario: Scenario, run: Run, history: Sequence[Trajectory], known: Sequence[float] = ()) -> Iterator[Asked]:
+def questions(
+    scenario: Scenario, run: Run, history: Sequence[Trajectory], known: Sequence[float] = ()
+) -> Iterator[Asked]:
     """Ask about a run on the grid, with ``history`` as the earlier runs; nothing where the scenario cannot be.
 
     ``known`` are the durations of earlier runs' children, as far as the journal would keep them.
@@ -75,7 +77,12 @@ def questions(scenario: Scenario, run: Run, history: Sequence[Trajectory], known
         elapsed = share * episode.duration_s
         parallel = _parallel(run, elapsed, known) if scenario.children else None
         pausing = episode.paused is not None and episode.paused[0] <= elapsed < episode.paused[1]
-        yield Asked(Question(episode.known(elapsed), elapsed, history, parallel), episode.duration_s - elapsed, share, pausing)
+        yield Asked(
+            Question(episode.known(elapsed), elapsed, history, parallel),
+            episode.duration_s - elapsed,
+            share,
+            pausing,
+        )
 
 
 def _parallel(run: Run, elapsed: float, known: Sequence[float]) -> Parallel:

@@ -64,7 +64,10 @@ def _share(part: float, whole: int) -> float | None:
 def mean(scores: Sequence[Score]) -> Score:
     """Return the mean of workloads: each counts the same, however many runs it has; where one has no figure the others' mean."""
     questions, *columns = zip(*(astuple(one) for one in scores), strict=True)
-    means = [fmean(known) if (known := [value for value in column if value is not None]) else None for column in columns]
+    means = [
+        fmean(known) if (known := [value for value in column if value is not None]) else None
+        for column in columns
+    ]
     return Score(sum(questions), *means)
 
 
@@ -72,7 +75,11 @@ def table_of(results: Results, scenario: str) -> dict[str, dict[str, Score]]:
     """Return the scores of a scenario by workload, ``mean`` last, and by who answered; empty when it could not be asked."""
     workloads = _ordered(workload for name, workload, _ in results if name == scenario)
     scores = {
-        workload: {who: score(sums) for (name, of, who), sums in results.items() if (name, of) == (scenario, workload)}
+        workload: {
+            who: score(sums)
+            for (name, of, who), sums in results.items()
+            if (name, of) == (scenario, workload)
+        }
         for workload in workloads
     }
     if scores:

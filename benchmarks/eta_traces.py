@@ -66,7 +66,11 @@ class Run:
         """The run as history: with no more points than the journal keeps of one, evenly chosen, the first and the last among them."""
         last = len(self.points) - 1
         most = min(last, MOST_POINTS - 1)
-        kept = self.points if most == last else tuple(self.points[round(place * last / most)] for place in range(most + 1))
+        kept = (
+            self.points
+            if most == last
+            else tuple(self.points[round(place * last / most)] for place in range(most + 1))
+        )
         return Trajectory(self.duration_s, kept, self.stages)
 
 
@@ -77,7 +81,9 @@ Groups: TypeAlias = "dict[tuple[str, str], list[Run]]"
 def write(path: Path, header: Header, runs: Iterable[Run]) -> None:
     """Write a file of ours. The same runs give the same bytes."""
     lines = [{"format": FORMAT, **asdict(header)}]
-    lines += [{name: value for name, value in asdict(run).items() if value} | {"number": run.number} for run in runs]
+    lines += [
+        {name: value for name, value in asdict(run).items() if value} | {"number": run.number} for run in runs
+    ]
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
@@ -175,7 +181,10 @@ def _points(document: Mapping[str, Any], duration: float, where: str) -> Points:
         if not isinstance(times, list) or not times:
             msg = f"{where}: checkpoints_s is a list of seconds that is not empty"
             raise TraceError(msg)
-        points = ((0.0, 0.0), *((_seconds(at, "checkpoints_s", where), (i + 1) / len(times)) for i, at in enumerate(times)))
+        points = (
+            (0.0, 0.0),
+            *((_seconds(at, "checkpoints_s", where), (i + 1) / len(times)) for i, at in enumerate(times)),
+        )
     else:
         points = _pairs(document.get("points"), "points", where)
     if not points or points[0][0] != 0.0:
@@ -198,7 +207,12 @@ def _pairs(value: object, name: str, where: str) -> Points:
 
 
 def _seconds(value: object, name: str, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value < 0
+    ):
         msg = f"{where}: {name} has numbers of at least 0, not {value!r}"
         raise TraceError(msg)
     return float(value)

@@ -46,14 +46,24 @@ async def main(port: int, seconds: float, named: int, everything: int) -> None:
     by_name: list[float] = []
     of_all: list[float] = []
     queries = [
-        "?" + "&".join(f"operation=load-{(client * FOLLOWED + place) % OPERATIONS}" for place in range(FOLLOWED))
+        "?"
+        + "&".join(f"operation=load-{(client * FOLLOWED + place) % OPERATIONS}" for place in range(FOLLOWED))
         for client in range(named)
     ]
     clients = [follow(port, query, until, warm, by_name) for query in queries]
     clients += [follow(port, "", until, warm, of_all) for _ in range(everything)]
     await asyncio.gather(*clients)
     cpu = time.process_time() / (time.monotonic() - began)
-    print(json.dumps({"named": _thinned(by_name), "all": _thinned(of_all), "counts": [len(by_name), len(of_all)], "cpu": cpu}))  # noqa: T201
+    print(  # noqa: T201
+        json.dumps(
+            {
+                "named": _thinned(by_name),
+                "all": _thinned(of_all),
+                "counts": [len(by_name), len(of_all)],
+                "cpu": cpu,
+            }
+        )
+    )
 
 
 def _thinned(latencies: list[float]) -> list[float]:

@@ -52,13 +52,18 @@ def command(effort: Effort) -> Iterator[Row]:
                 seconds[name].append(time.perf_counter() - began)
     middle = {name: median(times[1:]) for name, times in seconds.items()}
     for name, typical in middle.items():
-        yield Row(name, f"{typical * 1e3:.0f} ms", f"{typical / middle['python -c pass']:.1f} × python -c pass")
+        yield Row(
+            name, f"{typical * 1e3:.0f} ms", f"{typical / middle['python -c pass']:.1f} × python -c pass"
+        )
 
 
 def _journal(path: Path) -> str:
     """Make a journal with one operation in it, from another process; return its address."""
     store = f"sqlite:///{path}"
-    _run("-c", f"import otel_progress as p\nwith p.configure(store={store!r}, console=False), p.operation('run'): pass")
+    _run(
+        "-c",
+        f"import otel_progress as p\nwith p.configure(store={store!r}, console=False), p.operation('run'): pass",
+    )
     return store
 
 

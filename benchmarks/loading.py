@@ -49,7 +49,9 @@ class Usage:
     def now(cls, runtime: Runtime) -> Usage:
         """Return the use up to now."""
         ticks = runtime.totals.read().distributions.get(TICK_DURATION, {}).get(())
-        threads = {thread.name: cpu for thread in threading.enumerate() if (cpu := _cpu_of(thread)) is not None}
+        threads = {
+            thread.name: cpu for thread in threading.enumerate() if (cpu := _cpu_of(thread)) is not None
+        }
         count, seconds = (0, 0.0) if ticks is None else (sum(ticks.counts), ticks.sum)
         return cls(time.process_time(), time.monotonic(), count, seconds, threads)
 
@@ -78,7 +80,9 @@ def busy(effort: Effort) -> Iterator[Row]:
     count = effort.count(OPERATIONS)
     with _observed() as runtime, ExitStack() as stack:
         operations = [
-            stack.enter_context(progress.operation("load", f"operation {number}", id=f"load-{number}", total=1_000_000))
+            stack.enter_context(
+                progress.operation("load", f"operation {number}", id=f"load-{number}", total=1_000_000)
+            )
             for number in range(count)
         ]
         _update(operations, effort.seconds(1.0))
@@ -120,7 +124,9 @@ def idle(effort: Effort) -> Iterator[Row]:
     what = "nothing active, journal and gauges on"
     yield judged(f"{what}: ticks", f"{used.ticks} in {used.wall:.1f} s", "", "0", met=used.ticks == 0)
     share = used.cpu / used.wall
-    yield judged(f"{what}: process", f"{share:.2%} of a core", "", f"≤ {IDLE_TARGET:.1%}", met=share <= IDLE_TARGET)
+    yield judged(
+        f"{what}: process", f"{share:.2%} of a core", "", f"≤ {IDLE_TARGET:.1%}", met=share <= IDLE_TARGET
+    )
 
 
 def _until_asleep(runtime: Runtime) -> None:

@@ -21,4 +21,6 @@ def shape() -> str:
 
 def libraries() -> str:
     """Return the versions of what is measured beside."""
-    return ", ".join(f"{name} {version(name)}" for name in ("opentelemetry-sdk", "tqdm", "rich", "prometheus-client"))
+    return ", ".join(
+        f"{name} {version(name)}" for name in ("opentelemetry-sdk", "tqdm", "rich", "prometheus-client")
+    )

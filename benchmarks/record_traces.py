@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clear_environment()
     files, runs = corpus(), []
     before = os.getloadavg()[0]
-    with _burning(os.cpu_count() or 1 if options.machine == "busy" else 0) as burners, configured(resources=False):
+    with (
+        _burning(os.cpu_count() or 1 if options.machine == "busy" else 0) as burners,
+        configured(resources=False),
+    ):
         for number in range(options.repeats):
             runs += [record(job, files, options.machine, number, _size(job, number)) for job in JOBS]
             took = ", ".join(f"{run.workload} {run.duration_s:.2f} s" for run in runs[-len(JOBS) :])
@@ -86,7 +89,11 @@ def record(job: Job, files: Sequence[Path], machine_name: str, number: int, size
         number=number,
         duration_s=round(ended.root.duration_s, 4),
         points=_thinned(watcher.points, ended.root.duration_s),
-        stages={level.info.id: round(level.duration_s or 0.0, 4) for level in ended.levels if level.info.type == "stage"},
+        stages={
+            level.info.id: round(level.duration_s or 0.0, 4)
+            for level in ended.levels
+            if level.info.type == "stage"
+        },
         children=_children(ended) if job.workers else (),
         workers=job.workers,
     )
@@ -116,7 +123,11 @@ class _Watcher:
 
     def _look(self) -> None:
         seen = progress.get_operation(self._id)
-        if seen is not None and seen.ratio is not None and (not self.points or seen.ratio > self.points[-1][1]):
+        if (
+            seen is not None
+            and seen.ratio is not None
+            and (not self.points or seen.ratio > self.points[-1][1])
+        ):
             self.points.append((seen.elapsed_seconds, seen.ratio))
 
 
@@ -160,7 +171,9 @@ def _say(line: str) -> None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.record_traces", description=main.__doc__)
-    parser.add_argument("machine", choices=("idle", "busy"), help="busy starts processes that burn, one a core")
+    parser.add_argument(
+        "machine", choices=("idle", "busy"), help="busy starts processes that burn, one a core"
+    )
     parser.add_argument("--repeats", type=int, default=30, help="runs of each job (default 30)")
     parser.add_argument("--folder", default=str(FOLDER), help="where the file goes (default %(default)s)")
     parser.add_argument("--note", default="", help="what else ran on the machine, for the file's first line")

@@ -95,4 +95,10 @@ def _begin_and_end(operation: progress.Level, count: int) -> None:
 
 
 def _grown(what: str, growth: int) -> Row:
-    return judged(what, f"{growth / 1024:+,.0f} KiB", "", f"≤ {GROWTH_TARGET // 1024:,} KiB", met=growth <= GROWTH_TARGET)
+    return judged(
+        what,
+        f"{growth / 1024:+,.0f} KiB",
+        "",
+        f"≤ {GROWTH_TARGET // 1024:,} KiB",
+        met=growth <= GROWTH_TARGET,
+    )

@@ -48,7 +48,9 @@ def document(results: Mapping[str, Sequence[Row]]) -> str:
     parts = [_HEAD, f"Last results: {machine.today()}, {machine.shape()}, {machine.libraries()}.\n"]
     for name, rows in results.items():
         benchmark = find(name)
-        method = textwrap.fill(f"`python -m benchmarks {name}`. {benchmark.method}", 100, break_on_hyphens=False)
+        method = textwrap.fill(
+            f"`python -m benchmarks {name}`. {benchmark.method}", 100, break_on_hyphens=False
+        )
         parts.append(f"## {benchmark.title}\n\n{method}\n\n{markdown(rows)}\n")
     return "\n".join(parts)
 
@@ -56,7 +58,11 @@ def document(results: Mapping[str, Sequence[Row]]) -> str:
 def summary(page: str) -> str:
     """Return the five headline rows of a page for the README, with the date and the machine."""
     last = next(line for line in page.splitlines() if line.startswith("Last results: "))
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.startswith("| ")
+    ]
     rows = {row[0]: row for row in cells if len(row) == _COLUMNS}
     table = []
     for name, label in HEADLINES.items():

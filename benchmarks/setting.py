@@ -22,7 +22,9 @@ def clear_environment() -> None:
 @contextmanager
 def configured(provider: Any = None, store: str = "memory:", **settings: Any) -> Iterator[Runtime]:
     """Record progress for a while: live store and ticker on, spans made by a provider (one without processors unless given)."""
-    runtime = progress.configure(store=store, console=False, otlp=False, tracer_provider=provider or TracerProvider(), **settings)
+    runtime = progress.configure(
+        store=store, console=False, otlp=False, tracer_provider=provider or TracerProvider(), **settings
+    )
     try:
         yield runtime
     finally:

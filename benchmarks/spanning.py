@@ -48,7 +48,9 @@ class Attributes(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Take what was added."""
         if span.parent is not None:
-            self.final = {name: value for name, value in (span.attributes or {}).items() if name not in self.first}
+            self.final = {
+                name: value for name, value in (span.attributes or {}).items() if name not in self.first
+            }
 
 
 def attributes_of_a_level() -> Attributes:
@@ -64,9 +66,14 @@ def attributes_of_a_level() -> Attributes:
 def run(effort: Effort) -> Iterator[Row]:
     """Measure both in ``with`` (which also makes them current) and by explicit start and end."""
     count = effort.count(SPANS)
-    batches = BatchSpanProcessor(_Discard(), max_queue_size=65_536)  # as large as no span is dropped, whatever the machine does
+    batches = BatchSpanProcessor(
+        _Discard(), max_queue_size=65_536
+    )  # as large as no span is dropped, whatever the machine does
     same = attributes_of_a_level()
-    for title, bare, ours in (("with", _bare_with, _level_with), ("start … end", _bare_explicit, _level_explicit)):
+    for title, bare, ours in (
+        ("with", _bare_with, _level_with),
+        ("start … end", _bare_explicit, _level_explicit),
+    ):
         seconds = best_seconds(
             [
                 Variant("span", lambda bare=bare: _spans(batches, same, bare, count)),  # type: ignore[misc]
@@ -77,7 +84,13 @@ def run(effort: Effort) -> Iterator[Row]:
         span, level = seconds["span"] / count * 1e6, seconds["level"] / count * 1e6
         yield Row(f"SDK span, {title}, {len(same.first)} + {len(same.final)} attributes", f"{span:.1f} µs")
         ratio = level / span
-        yield judged(f"level, {title}", f"{level:.1f} µs", f"{ratio:.2f} × span", f"≤ {TARGET} × span", met=ratio <= TARGET)
+        yield judged(
+            f"level, {title}",
+            f"{level:.1f} µs",
+            f"{ratio:.2f} × span",
+            f"≤ {TARGET} × span",
+            met=ratio <= TARGET,
+        )
     batches.shutdown()  # type: ignore[no-untyped-call]
 
 

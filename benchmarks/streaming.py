@@ -38,25 +38,41 @@ def latency(effort: Effort) -> Iterator[Row]:
         store = f"sqlite:///{Path(directory) / 'journal.db'}"
         with configured(store=store) as runtime, ExitStack() as stack:
             operations = [
-                stack.enter_context(progress.operation("load", f"operation {number}", id=f"load-{number}", total=1_000_000))
+                stack.enter_context(
+                    progress.operation("load", f"operation {number}", id=f"load-{number}", total=1_000_000)
+                )
                 for number in range(count)
             ]
             runtime.force_flush(FLUSH_S)  # a server of a journal that is not there yet would not start
             with _updated(operations), _served(store) as (server, port):
                 time.sleep(effort.seconds(1.0))
                 mine, theirs, began = time.process_time(), _cpu_of(server.pid), time.monotonic()
-                command = [sys.executable, "-m", "benchmarks.following", str(port), str(seconds), str(named), str(everything)]
-                seen = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+                command = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.following",
+                    str(port),
+                    str(seconds),
+                    str(named),
+                    str(everything),
+                ]
+                seen = json.loads(
+                    subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                )
                 wall = time.monotonic() - began
                 used = (time.process_time() - mine) / wall, (_cpu_of(server.pid) - theirs) / wall
                 counts = _counts(port)
     yield from _rows(seen, used, counts, f"{count:,} operations, {named + everything} clients")
 
 
-def _rows(seen: dict[str, Any], used: tuple[float, float], counts: dict[str, float], what: str) -> Iterator[Row]:
+def _rows(
+    seen: dict[str, Any], used: tuple[float, float], counts: dict[str, float], what: str
+) -> Iterator[Row]:
     everyone = sorted(seen["named"] + seen["all"])
     p99 = max(_at(seen["named"], 0.99), _at(seen["all"], 0.99))
-    yield judged(f"{what}: p99 from call to client", f"{p99:.0f} ms", "", f"≤ {TARGET_MS:.0f} ms", met=p99 <= TARGET_MS)
+    yield judged(
+        f"{what}: p99 from call to client", f"{p99:.0f} ms", "", f"≤ {TARGET_MS:.0f} ms", met=p99 <= TARGET_MS
+    )
     for name, latencies, number in (
         ("ten operations each", seen["named"], seen["counts"][0]),
         ("everything", seen["all"], seen["counts"][1]),
@@ -67,9 +83,13 @@ def _rows(seen: dict[str, Any], used: tuple[float, float], counts: dict[str, flo
             f"{middle:.0f}, {_at(latencies, 0.99):.0f}, {last:.0f} ms",
             f"{number:,} snapshots",
         )
-    yield Row("  processor: worker, server, clients", f"{used[0]:.0%}, {used[1]:.0%}, {seen['cpu']:.0%} of a core")
     yield Row(
-        "  messages sent, versions coalesced", f"{counts['messages']:,.0f}, {counts['coalesced']:,.0f}", f"{len(everyone):,} kept"
+        "  processor: worker, server, clients", f"{used[0]:.0%}, {used[1]:.0%}, {seen['cpu']:.0%} of a core"
+    )
+    yield Row(
+        "  messages sent, versions coalesced",
+        f"{counts['messages']:,.0f}, {counts['coalesced']:,.0f}",
+        f"{len(everyone):,} kept",
     )
 
 
@@ -115,7 +135,11 @@ def _counts(port: int) -> dict[str, float]:
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = answer.read().decode().splitlines()
     return {
-        name: sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"progress_server_{name}_total"))
+        name: sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith(f"progress_server_{name}_total")
+        )
         for name in ("messages", "coalesced")
     }
 

@@ -33,7 +33,10 @@ def text(rows: Sequence[Row]) -> str:
     """Return the rows in aligned columns under their headings."""
     lines = [HEADINGS, *(astuple(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -175,23 +175,33 @@ def denoise_all(folder: Path, files: int) -> None:
         print(f"resumes from {before} of {files}")
     names = [folder / f"recording-{number:03}.wav" for number in range(files)]
     paths = [path if path.exists() else record(folder, number) for number, path in enumerate(names)]
-    with progress.operation("denoising", f"{files} recordings", id="denoising", total=files, unit="file") as op:
+    with progress.operation(
+        "denoising", f"{files} recordings", id="denoising", total=files, unit="file"
+    ) as op:
         lowered = process(op, paths, checkpoint)
         checkpoint.remove()
     failed = sum(outcome == "failed" for outcome in checkpoint.done.values())
     quieter = f", noise lower by {np.mean(lowered):.1f} dB" if lowered else ""
-    print(f"{len(checkpoint.done)} of {files} files, {failed} failed, {len(lowered)} denoised in this session{quieter}")
+    print(
+        f"{len(checkpoint.done)} of {files} files, {failed} failed, {len(lowered)} denoised in this session{quieter}"
+    )
 
 
 def main() -> None:
     """Denoise the recordings. Ctrl-C stops the run, which can be resumed."""
     parser = argparse.ArgumentParser(description="Denoise recordings with checkpoints.")
     parser.add_argument("--files", type=int, default=500, help="how many recordings (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="where to keep recordings and checkpoints (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where to keep recordings and checkpoints (default: a temporary folder)"
+    )
     asked = parser.parse_args()
     if asked.files < 1:
         parser.error("expected --files of at least 1")
-    again = "" if asked.folder is None else f"; resume with: python examples/audio_batch.py --folder {asked.folder}"
+    again = (
+        ""
+        if asked.folder is None
+        else f"; resume with: python examples/audio_batch.py --folder {asked.folder}"
+    )
     try:
         with progress.configure(service_name="audio-example"), ExitStack() as stack:
             folder = asked.folder or Path(stack.enter_context(TemporaryDirectory()))

@@ -42,7 +42,10 @@ def write_files(folder: Path) -> list[Path]:
 
 def verify(batch: progress.OperationBatch, path: Path) -> None:
     """Compare one file with its checksum, as an operation of the batch."""
-    with suppress(DamagedError), batch.operation("verify", path.name, id=path.stem, total=SIZE, unit="byte") as op:
+    with (
+        suppress(DamagedError),
+        batch.operation("verify", path.name, id=path.stem, total=SIZE, unit="byte") as op,
+    ):
         content = path.read_bytes()
         data, expected = content[:-4], int.from_bytes(content[-4:], "big")
         op.increment(len(data))
@@ -63,7 +66,9 @@ def main() -> None:
             pool.submit(verify, batch, path)
     runtime.force_flush()
     found = batch.snapshot()
-    print(f"{found.finished_count} of {found.total} files, {found.counts[progress.Status.FAILED]} damaged, batch {found.status}")
+    print(
+        f"{found.finished_count} of {found.total} files, {found.counts[progress.Status.FAILED]} damaged, batch {found.status}"
+    )
 
 
 if __name__ == "__main__":

@@ -24,14 +24,18 @@ def primes_below(limit: int) -> list[int]:
     progress.current_level().update(total=len(candidates), limit=limit)
     for candidate in candidates:
         if is_prime[candidate]:
-            is_prime[candidate * candidate :: candidate] = bytes(len(range(candidate * candidate, limit, candidate)))
+            is_prime[candidate * candidate :: candidate] = bytes(
+                len(range(candidate * candidate, limit, candidate))
+            )
         progress.current_level().increment()
     return [number for number, prime in enumerate(is_prime) if prime]
 
 
 def main() -> None:
     """Use the library twice: without and with a configuration."""
-    print(f"without configure: {len(primes_below(1_000))} primes, recorded: {progress.current_level().recording}")
+    print(
+        f"without configure: {len(primes_below(1_000))} primes, recorded: {progress.current_level().recording}"
+    )
     with progress.configure(service_name="library-example"):
         with progress.operation("number_theory", "Primes", id="primes", total=2) as op:
             for limit in (10_000, 100_000):
@@ -40,7 +44,9 @@ def main() -> None:
         done = progress.get_operation("primes")
         if done is not None:
             for level in done.levels:
-                print(f"{level.path}: {level.current}/{level.total}, {level.status}, limit {level.metadata['limit']}")
+                print(
+                    f"{level.path}: {level.current}/{level.total}, {level.status}, limit {level.metadata['limit']}"
+                )
 
 
 if __name__ == "__main__":

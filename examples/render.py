@@ -79,7 +79,9 @@ def palette(points: npt.NDArray[np.complex128]) -> tuple[npt.NDArray[np.float64]
     coarse = np.concatenate([escape(row) for row in points[::16, ::16]])
     seen = np.sort(coarse[np.isfinite(coarse)])
     steps = seen[np.linspace(0, seen.size - 1, 256).astype(int)] if seen.size else np.arange(256.0)
-    stops = np.array([(7, 10, 48), (32, 107, 203), (237, 255, 255), (255, 170, 0), (110, 20, 20), (7, 10, 48)], float)
+    stops = np.array(
+        [(7, 10, 48), (32, 107, 203), (237, 255, 255), (255, 170, 0), (110, 20, 20), (7, 10, 48)], float
+    )
     at = np.linspace(0, len(stops) - 1, 257)
     channels = [np.interp(at, np.arange(len(stops)), stops[:, channel]) for channel in range(3)]
     colours = np.stack(channels, axis=1).astype(np.uint8)
@@ -105,7 +107,8 @@ def png(picture: npt.NDArray[np.uint8]) -> bytes:
         (b"IEND", b""),
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
     )
 
 
@@ -175,10 +178,17 @@ def render(op: progress.Level, queue: progress.Level, size: int, output: Path, w
     watch.stop()
 
 
-def submit(runtime: progress.Runtime, pool: ThreadPoolExecutor, number: int, size: int, output: Path) -> Watch:
+def submit(
+    runtime: progress.Runtime, pool: ThreadPoolExecutor, number: int, size: int, output: Path
+) -> Watch:
     """Queue a rendering for the thread that renders, and wait for it. Runs of the same ``size`` are alike."""
     op = progress.operation(
-        "rendering", f"Mandelbrot {size}", id=f"rendering-{number}", stages=STAGES, eta_key=["size"], size=size
+        "rendering",
+        f"Mandelbrot {size}",
+        id=f"rendering-{number}",
+        stages=STAGES,
+        eta_key=["size"],
+        size=size,
     )
     watch = Watch()
     op.start()
@@ -208,7 +218,11 @@ def print_result(number: int, watch: Watch) -> Result:
     line, error = f"run {number}: ended after {watch.end:.2f} s; at 25 % no end was predicted", None
     if eta is not None and eta.remaining_s is not None:
         error = watch.relative_error(at + eta.remaining_s)
-        interval = "" if eta.low_s is None or eta.high_s is None else f" ({at + eta.low_s:.2f} to {at + eta.high_s:.2f} s)"
+        interval = (
+            ""
+            if eta.low_s is None or eta.high_s is None
+            else f" ({at + eta.low_s:.2f} to {at + eta.high_s:.2f} s)"
+        )
         line = (
             f"run {number}: ended after {watch.end:.2f} s; at 25 % {at + eta.remaining_s:.2f} s{interval} was predicted "
             f"from {eta.runs} earlier run{'s' if eta.runs > 1 else ''}, {error:.1%} off"
@@ -220,9 +234,13 @@ def print_result(number: int, watch: Watch) -> Result:
 
 def main() -> None:
     """Render the picture several times and print how good the estimates were."""
-    parser = argparse.ArgumentParser(description="Render a picture several times, with estimates from history and previews.")
+    parser = argparse.ArgumentParser(
+        description="Render a picture several times, with estimates from history and previews."
+    )
     parser.add_argument("--runs", type=int, default=6, help="how often (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=960, help="width in pixels, at least 64 (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=int, default=960, help="width in pixels, at least 64 (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, help="where to keep the picture (default: nowhere)")
     asked = parser.parse_args()
     if asked.runs < 1 or asked.size < 64:
@@ -252,7 +270,11 @@ def render_all(runs: int, size: int, output: Path | None) -> list[Result]:
         ThreadPoolExecutor(max_workers=1) as pool,
     ):
         for number in range(1, runs + 1):
-            results.append(print_result(number, submit(runtime, pool, number, size, output or Path(folder, "picture.png"))))
+            results.append(
+                print_result(
+                    number, submit(runtime, pool, number, size, output or Path(folder, "picture.png"))
+                )
+            )
             runtime.force_flush(60.0)  # the next run starts at once and uses the history of this one
     return results
 

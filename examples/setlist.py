@@ -167,7 +167,9 @@ def render(item: Song, folder: Path, seconds: int) -> None:
 
 def process(setlist: tuple[Song, ...], folder: Path, seconds: int) -> None:
     """Render every song; a song that fails does not stop the others."""
-    with progress.operation("setlist_processing", "Friday setlist", id=OPERATION_ID, total=len(setlist), unit="song") as op:
+    with progress.operation(
+        "setlist_processing", "Friday setlist", id=OPERATION_ID, total=len(setlist), unit="song"
+    ) as op:
         for item in setlist:
             op.update(message=item.name)
             level = song(op, item)
@@ -190,7 +192,9 @@ def summary(operation: progress.OperationSnapshot) -> list[str]:
         stems = operation.get_level(f"song:{item.id}/action:stems")
         if level is None:
             continue
-        attempts = f", stems at attempt {stems.info.attempt}" if stems is not None and stems.info.attempt > 1 else ""
+        attempts = (
+            f", stems at attempt {stems.info.attempt}" if stems is not None and stems.info.attempt > 1 else ""
+        )
         why = f": {level.error.message}" if level.error is not None else ""
         lines.append(f"  {item.name}: {level.status}{attempts}{why}")
     return lines

@@ -143,14 +143,18 @@ class RatioRecorder:
                 seen.append(level.ratio)
 
 
-def opaque(op: progress.Level, step: Step, program: str, *arguments: object, expected: float | None = None) -> StepRecord:
+def opaque(
+    op: progress.Level, step: Step, program: str, *arguments: object, expected: float | None = None
+) -> StepRecord:
     """Run a program as an opaque stage of the pipeline; return its record. Raises StepError if the program fails."""
     with op.stage(step).opaque(expected) as stage:
         predicted = stage.eta
         run(program, *arguments)
         nearly = stage.snapshot()
     ended = stage.snapshot()
-    return StepRecord(predicted, nearly.ratio if nearly.estimated else None, ended.duration_s or 0.0, ended.info.attempt)
+    return StepRecord(
+        predicted, nearly.ratio if nearly.estimated else None, ended.duration_s or 0.0, ended.info.attempt
+    )
 
 
 def encode(op: progress.Level, folder: Path, frames: int) -> StepRecord:

@@ -11,7 +11,9 @@ from grafana.writing import DASHBOARDS, differing, write
 def main() -> int:
     """Write or compare; return 1 when a file differs."""
     parser = argparse.ArgumentParser(prog="python -m grafana", description="Generate the Grafana dashboards.")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is not what would be written")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail when a file is not what would be written"
+    )
     if not parser.parse_args().check:
         write(DASHBOARDS)
         return 0

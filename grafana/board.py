@@ -20,22 +20,52 @@ REFRESHES: Final = ["5s", "10s", "30s", "1m", "5m", "15m"]
 
 def board(place: Place, variables: list[Variable], *, span: str, refresh: str) -> dashboard.Dashboard:
     """Return a dashboard without panels: named, tagged, linked to the others, not editable, with the last ``span`` shown."""
-    made = dashboard.Dashboard(place.title).uid(place.uid).description(f"{place.about}.").tags([TAG]).readonly().version(1)
-    made = made.timezone("browser").time(f"now-{span}", "now").refresh(refresh).tooltip(model.DashboardCursorSync.CROSSHAIR)
+    made = (
+        dashboard.Dashboard(place.title)
+        .uid(place.uid)
+        .description(f"{place.about}.")
+        .tags([TAG])
+        .readonly()
+        .version(1)
+    )
+    made = (
+        made.timezone("browser")
+        .time(f"now-{span}", "now")
+        .refresh(refresh)
+        .tooltip(model.DashboardCursorSync.CROSSHAIR)
+    )
     made = made.timepicker(dashboard.TimePicker().refresh_intervals(REFRESHES)).variables(list(variables))
     return made.links(list(between(place)))
 
 
-def mark(name: str, expression: str, *, title: str, text: str, colour: str, at_value: bool = False) -> dashboard.AnnotationQuery:
+def mark(
+    name: str, expression: str, *, title: str, text: str, colour: str, at_value: bool = False
+) -> dashboard.AnnotationQuery:
     """Return an annotation from PromQL; with ``at_value`` it stands where the value (milliseconds since 1970) says."""
-    query = prometheus_builder.Dataquery().datasource(source(PROMETHEUS)).ref_id("Anno").expr(expression).range()
-    made = dashboard.AnnotationQuery().name(name).datasource(source(PROMETHEUS)).enable(True).icon_color(colour)
-    made = made.expr(expression).title_format(title).text_format(text).tag_keys("alertname,severity,operation_type")
+    query = (
+        prometheus_builder.Dataquery().datasource(source(PROMETHEUS)).ref_id("Anno").expr(expression).range()
+    )
+    made = (
+        dashboard.AnnotationQuery().name(name).datasource(source(PROMETHEUS)).enable(True).icon_color(colour)
+    )
+    made = (
+        made.expr(expression)
+        .title_format(title)
+        .text_format(text)
+        .tag_keys("alertname,severity,operation_type")
+    )
     return made.target(query).use_value_for_time(at_value)
 
 
 def built_in() -> dashboard.AnnotationQuery:
     """Return the annotations that people write in Grafana, as it adds them to each dashboard itself."""
     store = common.DataSourceRef(type_val="grafana", uid="-- Grafana --")
-    made = dashboard.AnnotationQuery().name("Annotations & Alerts").datasource(store).enable(True).hide(True).built_in(1)
+    made = (
+        dashboard.AnnotationQuery()
+        .name("Annotations & Alerts")
+        .datasource(store)
+        .enable(True)
+        .hide(True)
+        .built_in(1)
+    )
     return made.icon_color("rgba(0, 211, 255, 1)").type("dashboard")

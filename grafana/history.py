@@ -63,7 +63,9 @@ def _grown(window_: str, *labels: str) -> str:
 
 def _failure(window_: str, *labels: str) -> str:
     """Return the fraction that failed: 0 where operations ended and none did, absent where none ended."""
-    failed = total(increase(semconv.OPERATIONS_FINISHED, window_, is_("status", Status.FAILED.value)), *labels)
+    failed = total(
+        increase(semconv.OPERATIONS_FINISHED, window_, is_("status", Status.FAILED.value)), *labels
+    )
     everything = _grown(window_, *labels)
     return f"({failed} or 0 * {everything}) / ({everything} > 0)"
 
@@ -94,7 +96,9 @@ def _error_now() -> stat.Panel:
     text_ = "Half of the forecasts were nearer to the true end than this fraction of the duration."
     thresholds = steps((None, GREY), (0, GREEN), (0.1, YELLOW), (0.3, RED))
     return number(
-        About("Forecast error (median)", text_, RATIO, _NO_FORECAST), now(quantile(0.5, semconv.ETA_ERROR, _ALL)), thresholds
+        About("Forecast error (median)", text_, RATIO, _NO_FORECAST),
+        now(quantile(0.5, semconv.ETA_ERROR, _ALL)),
+        thresholds,
     ).decimals(1)
 
 
@@ -104,11 +108,15 @@ def _coverage_now() -> stat.Panel:
         "far more is too wide, far fewer too narrow."
     )
     thresholds = steps((None, GREY), (0, RED), (0.6, YELLOW), (0.7, GREEN), (0.95, YELLOW))
-    return number(About("Interval coverage", text_, RATIO, _NO_FORECAST), now(_covered(_ALL)), thresholds).decimals(0)
+    return number(
+        About("Interval coverage", text_, RATIO, _NO_FORECAST), now(_covered(_ALL)), thresholds
+    ).decimals(0)
 
 
 def _durations() -> heatmap.Panel:
-    buckets = total(increase(semconv.OPERATION_DURATION, "$__rate_interval", _COMPLETED, suffix="_bucket"), "le")
+    buckets = total(
+        increase(semconv.OPERATION_DURATION, "$__rate_interval", _COMPLETED, suffix="_bucket"), "le"
+    )
     query = Query(buckets, "{{le}}", format=prometheus.PromQueryFormat.HEATMAP, exemplars=True)
     return heat_map(
         About(
@@ -163,7 +171,11 @@ def _failure_ratio() -> timeseries.Panel:
 
 
 def _by_day() -> timeseries.Panel:
-    query = Query(f"round({total(increase(semconv.OPERATIONS_FINISHED, '1d', ahead=True), 'status')})", "{{status}}", step="1d")
+    query = Query(
+        f"round({total(increase(semconv.OPERATIONS_FINISHED, '1d', ahead=True), 'status')})",
+        "{{status}}",
+        step="1d",
+    )
     panel = columns(
         About(
             "Operations a day",
@@ -179,7 +191,11 @@ def _by_day() -> timeseries.Panel:
 
 
 def _items_by_day() -> timeseries.Panel:
-    query = Query(f"round({total(increase(semconv.ITEMS, '1d', ahead=True), 'operation_type')})", "{{operation_type}}", step="1d")
+    query = Query(
+        f"round({total(increase(semconv.ITEMS, '1d', ahead=True), 'operation_type')})",
+        "{{operation_type}}",
+        step="1d",
+    )
     return columns(
         About(
             "Units of work a day",
@@ -192,15 +208,20 @@ def _items_by_day() -> timeseries.Panel:
 
 
 def _error() -> bargauge.Panel:
-    text_ = "Half of the forecasts of each type were nearer to the true end than this fraction of the duration."
+    text_ = (
+        "Half of the forecasts of each type were nearer to the true end than this fraction of the duration."
+    )
     query = now(quantile(0.5, semconv.ETA_ERROR, _ALL, "operation_type"), "{{operation_type}}")
-    panel = bars(About("Forecast error by type", text_, RATIO, _NO_FORECAST), [query]).min(0).max(1).decimals(1)
+    panel = (
+        bars(About("Forecast error by type", text_, RATIO, _NO_FORECAST), [query]).min(0).max(1).decimals(1)
+    )
     return panel.thresholds(steps((None, GREY), (0, GREEN), (0.1, YELLOW), (0.3, RED)))
 
 
 def _errors() -> timeseries.Panel:
     queries = [
-        Query(quantile(q, semconv.ETA_ERROR, _PER, "operation_type"), f"{{{{operation_type}}}} p{q * 100:g}") for q in (0.5, 0.9)
+        Query(quantile(q, semconv.ETA_ERROR, _PER, "operation_type"), f"{{{{operation_type}}}} p{q * 100:g}")
+        for q in (0.5, 0.9)
     ]
     text_ = "Half, and nine tenths, of the forecasts of a type were nearer to the true end than this fraction of the duration."
     return lines(About("Forecast error over time", text_, RATIO, _NO_FORECAST), *queries)
@@ -216,4 +237,6 @@ def _coverage() -> timeseries.Panel:
         legend=("mean", "lastNotNull"),
     )
     panel = panel.max(1).thresholds(steps((None, "transparent"), (0.8, GREY)))
-    return panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(kinds.GraphThresholdsStyleMode.DASHED))
+    return panel.thresholds_style(
+        common.GraphThresholdsStyleConfig().mode(kinds.GraphThresholdsStyleMode.DASHED)
+    )

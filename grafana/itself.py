@@ -58,27 +58,38 @@ def _prometheus(metric: str) -> str:
 def _none_is_good(title: str, description: str, metric: Metric) -> stat.Panel:
     """Return how often something bad was counted: green at none, grey while no exporter answers."""
     counted = f"round({total(increase(metric, _ALL))}) or {known_zero()}"
-    panel = number(About(title, description, COUNT, _SILENT), now(counted), steps((None, GREY), (0, GREEN), (1, RED)))
+    panel = number(
+        About(title, description, COUNT, _SILENT), now(counted), steps((None, GREY), (0, GREEN), (1, RED))
+    )
     return panel.mappings(words(("0", "none", GREEN)))
 
 
 def _exporters() -> stat.Panel:
     found = f"count(count by (job, instance) ({series(semconv.SERIES_LIMIT)}))"
     return number(
-        About("Exporters", "Processes whose metrics of otel-progress arrive: workers and servers.", COUNT, "none answers"),
+        About(
+            "Exporters",
+            "Processes whose metrics of otel-progress arrive: workers and servers.",
+            COUNT,
+            "none answers",
+        ),
         now(found),
     )
 
 
 def _errors_now() -> stat.Panel:
     return _none_is_good(
-        "Sink errors", "Failures inside of telemetry within the shown time. The work never saw them.", semconv.SINK_ERRORS
+        "Sink errors",
+        "Failures inside of telemetry within the shown time. The work never saw them.",
+        semconv.SINK_ERRORS,
     )
 
 
 def _rejected_now() -> stat.Panel:
     return _none_is_good(
-        "Rejected updates", "Bad values that callers gave within the shown time; they were ignored.", semconv.UPDATES_REJECTED
+        "Rejected updates",
+        "Bad values that callers gave within the shown time; they were ignored.",
+        semconv.UPDATES_REJECTED,
     )
 
 
@@ -100,7 +111,10 @@ def _let_go() -> stat.Panel:
 
 def _journal_now() -> stat.Panel:
     text_ = "Size of the largest journal, its write-ahead log included."
-    return number(About("Journal", text_, BYTES, "unknown: no journal in a file"), now(once(series(semconv.JOURNAL_SIZE))))
+    return number(
+        About("Journal", text_, BYTES, "unknown: no journal in a file"),
+        now(once(series(semconv.JOURNAL_SIZE))),
+    )
 
 
 def _scrapes() -> timeseries.Panel:
@@ -111,7 +125,9 @@ def _scrapes() -> timeseries.Panel:
         "Nothing was scraped: metrics may come by OTLP",
     )
     return lines(
-        about, Query(once(_prometheus(SCRAPE_DURATION), "job", "instance"), "{{job}} {{instance}}"), legend=("max", "lastNotNull")
+        about,
+        Query(once(_prometheus(SCRAPE_DURATION), "job", "instance"), "{{job}} {{instance}}"),
+        legend=("max", "lastNotNull"),
     )
 
 
@@ -123,13 +139,18 @@ def _samples() -> timeseries.Panel:
         "Nothing was scraped: metrics may come by OTLP",
     )
     return lines(
-        about, Query(once(_prometheus(SCRAPE_SAMPLES), "job", "instance"), "{{job}} {{instance}}"), legend=("max", "lastNotNull")
+        about,
+        Query(once(_prometheus(SCRAPE_SAMPLES), "job", "instance"), "{{job}} {{instance}}"),
+        legend=("max", "lastNotNull"),
     )
 
 
 def _ticks() -> timeseries.Panel:
     queries = [
-        Query(quantile(q, semconv.TICK_DURATION, "$__rate_interval", "instance"), f"{{{{instance}}}} p{q * 100:g}")
+        Query(
+            quantile(q, semconv.TICK_DURATION, "$__rate_interval", "instance"),
+            f"{{{{instance}}}} p{q * 100:g}",
+        )
         for q in (0.5, 0.99)
     ]
     text_ = "How long the collector thread took to look at everything once: ten times a second while something runs."
@@ -172,11 +193,17 @@ def _dropped() -> timeseries.Panel:
 
 def _series() -> bargauge.Panel:
     labels = ("metric_group",)
-    shown, limit = (total(series(metric), "job", "instance", *labels) for metric in (semconv.SERIES_SHOWN, semconv.SERIES_LIMIT))
+    shown, limit = (
+        total(series(metric), "job", "instance", *labels)
+        for metric in (semconv.SERIES_SHOWN, semconv.SERIES_LIMIT)
+    )
     used = f"max by (metric_group) ({shown} / ({limit} > 0))"
     text_ = "How much of its cap the fullest exporter uses, for operations, levels and batches. What is beyond a cap is not shown at all."
     panel = (
-        bars(About("Series against the cap", text_, RATIO, _SILENT), [now(used, "{{metric_group}}")]).min(0).max(1).decimals(0)
+        bars(About("Series against the cap", text_, RATIO, _SILENT), [now(used, "{{metric_group}}")])
+        .min(0)
+        .max(1)
+        .decimals(0)
     )
     return panel.thresholds(steps((None, GREY), (0, GREEN), (0.7, YELLOW), (0.9, ORANGE), (1, RED)))
 
@@ -204,7 +231,13 @@ def _journal() -> timeseries.Panel:
 def _clients() -> timeseries.Panel:
     query = Query(total(series(semconv.SERVER_CLIENTS), "transport"), "{{transport}}")
     return lines(
-        About("Server clients", "Clients that are connected to the streams of servers.", COUNT, "No server answers"), query
+        About(
+            "Server clients",
+            "Clients that are connected to the streams of servers.",
+            COUNT,
+            "No server answers",
+        ),
+        query,
     ).decimals(0)
 
 
@@ -214,7 +247,9 @@ def _messages() -> timeseries.Panel:
         Query(total(rate(semconv.SERVER_COALESCED), "transport"), "{{transport}} coalesced"),
     )
     text_ = "Messages sent to clients a second, and snapshots that a slow client was spared because a newer one was there."
-    return lines(About("Messages and coalesced", text_, "mps", "No server answers, or nobody has connected"), *queries)
+    return lines(
+        About("Messages and coalesced", text_, "mps", "No server answers, or nobody has connected"), *queries
+    )
 
 
 def _refused() -> timeseries.Panel:

@@ -60,7 +60,9 @@ class Grid:
         self._y += 1
         return row
 
-    def _place(self, height: int, panels: tuple[tuple[Placeable, int], ...]) -> list[cog.Builder[model.Panel]]:
+    def _place(
+        self, height: int, panels: tuple[tuple[Placeable, int], ...]
+    ) -> list[cog.Builder[model.Panel]]:
         placed: list[cog.Builder[model.Panel]] = []
         x = 0
         for panel, width in panels:

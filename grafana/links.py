@@ -40,6 +40,12 @@ def to_trace(field: str) -> list[dict[str, object]]:
     """Return the link of a table's cell to the trace whose id is in ``field``, in Explore."""
     query = {"refId": "A", "queryType": "traceql", "query": f'${{__data.fields["{field}"]}}', "limit": 20}
     query["datasource"] = {"type": "tempo", "uid": f"${{{TEMPO}}}"}
-    pane = {"datasource": f"${{{TEMPO}}}", "queries": [query], "range": {"from": "${__from}", "to": "${__to}"}}
+    pane = {
+        "datasource": f"${{{TEMPO}}}",
+        "queries": [query],
+        "range": {"from": "${__from}", "to": "${__to}"},
+    }
     panes = quote(json.dumps({"trace": pane}, separators=(",", ":")), safe="${}[]_.")
-    return [{"title": "Open the trace", "url": f"/explore?schemaVersion=1&panes={panes}", "targetBlank": False}]
+    return [
+        {"title": "Open the trace", "url": f"/explore?schemaVersion=1&panes={panes}", "targetBlank": False}
+    ]

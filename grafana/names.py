@@ -27,10 +27,16 @@ class Place:
 
 
 OVERVIEW: Final = Place(
-    "otel-progress-overview", "Progress overview", "apps", "All operations: what runs, what is in trouble, when it will be done"
+    "otel-progress-overview",
+    "Progress overview",
+    "apps",
+    "All operations: what runs, what is in trouble, when it will be done",
 )
 OPERATION: Final = Place(
-    "otel-progress-operation", "Operation", "info", "One operation in depth: progress, forecast, levels, logs and trace"
+    "otel-progress-operation",
+    "Operation",
+    "info",
+    "One operation in depth: progress, forecast, levels, logs and trace",
 )
 HISTORY: Final = Place(
     "otel-progress-history",

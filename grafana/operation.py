@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana_foundation_sdk.builders import dashboard, gauge, logs, stat, statetimeline, table, text, timeseries
+from grafana_foundation_sdk.builders import (
+    dashboard,
+    gauge,
+    logs,
+    stat,
+    statetimeline,
+    table,
+    text,
+    timeseries,
+)
 from grafana_foundation_sdk.models import common as kinds
 
 from grafana import facts
@@ -34,7 +43,20 @@ from grafana.panels import (
     trace_view,
 )
 from grafana.promql import CHOSEN, CHOSEN_LEVEL, Chosen, among, each, last_known, once, rate, series, total
-from grafana.states import BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, in_order, level_state, mapping, operation_state, words
+from grafana.states import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    in_order,
+    level_state,
+    mapping,
+    operation_state,
+    words,
+)
 from grafana.tables import bar, grid, state, values, word
 from grafana.tables import text as text_column
 from grafana.variables import base, chosen_operation
@@ -60,7 +82,9 @@ def build() -> dashboard.Dashboard:
     alerts = mark("Alerts", firing, title="{{alertname}}", text="{{operation_id}}", colour=RED)
     made = made.annotations([built_in(), started, alerts])
     place = Grid(made)
-    place.band(4, (_name(), 6), (_state(), 3), (_done(), 3), (_left(), 3), (_end(), 4), (_quiet(), 3), (_failed(), 2))
+    place.band(
+        4, (_name(), 6), (_state(), 3), (_done(), 3), (_left(), 3), (_end(), 4), (_quiet(), 3), (_failed(), 2)
+    )
     place.band(11, (_forecast(), 16), (_preview(), 8))
     place.band(9, (_states(), 12), (_levels(), 12))
     place.heading("Work and resources")
@@ -81,14 +105,17 @@ def _known(metric: semconv.Metric) -> str:
 def _name() -> stat.Panel:
     described = once(last_known(series(semconv.OPERATION_INFO, CHOSEN)), "name", "operation_type")
     panel = number(
-        About("Operation", "The name it was given, and its type.", PLAIN, _GONE), now(described, "{{name}} ({{operation_type}})")
+        About("Operation", "The name it was given, and its type.", PLAIN, _GONE),
+        now(described, "{{name}} ({{operation_type}})"),
     )
     return panel.text_mode(kinds.BigValueTextMode.NAME).color_mode(kinds.BigValueColorMode.NONE)
 
 
 def _state() -> stat.Panel:
     text_ = "Its status, or what is wrong while it runs. When its series are gone only an end is still known."
-    panel = number(About("State", text_, PLAIN), now(operation_state(CHOSEN, ended=True)), steps((None, GREY)))
+    panel = number(
+        About("State", text_, PLAIN), now(operation_state(CHOSEN, ended=True)), steps((None, GREY))
+    )
     return panel.mappings(mapping()).color_mode(kinds.BigValueColorMode.BACKGROUND_SOLID)
 
 
@@ -97,7 +124,11 @@ def _done() -> stat.Panel:
         f"({_known(semconv.OPERATION_RATIO)})", each(semconv.OPERATION_ESTIMATED, CHOSEN), "operation_id"
     )
     text_ = "The fraction done, or done when it was last seen; estimated while a step runs that cannot report. Unknown without a total."
-    panel = number(About("Progress", text_, RATIO), now(ratio)).decimals(1).display_name(f"${{__field.labels.{facts.BASIS}}}")
+    panel = (
+        number(About("Progress", text_, RATIO), now(ratio))
+        .decimals(1)
+        .display_name(f"${{__field.labels.{facts.BASIS}}}")
+    )
     return panel.text_mode(kinds.BigValueTextMode.VALUE_AND_NAME)
 
 
@@ -108,11 +139,15 @@ def _left() -> stat.Panel:
 
 def _end() -> stat.Panel:
     text_ = "When it should be done, by its forecast."
-    return _unless_ended("Expected end", text_, MOMENT, facts.milliseconds(each(semconv.OPERATION_EXPECTED_END, CHOSEN)))
+    return _unless_ended(
+        "Expected end", text_, MOMENT, facts.milliseconds(each(semconv.OPERATION_EXPECTED_END, CHOSEN))
+    )
 
 
 def _quiet() -> stat.Panel:
-    return _unless_ended("Quiet for", "The time since it last advanced, while it has not ended.", CLOCK, facts.quiet(CHOSEN))
+    return _unless_ended(
+        "Quiet for", "The time since it last advanced, while it has not ended.", CLOCK, facts.quiet(CHOSEN)
+    )
 
 
 def _unless_ended(title: str, description: str, unit: str, expression: str) -> stat.Panel:
@@ -180,7 +215,9 @@ def _states() -> statetimeline.Panel:
     named = f'label_replace({ordered}, "level", "$1", "level", "{semconv.STAGE}:([^/]+)")'
     queries = [Query(operation_state(CHOSEN), "the operation"), Query(named, "{{level}}")]
     text_ = "The state of the operation, and below it of each of its stages in the order in which they began, over time."
-    return timeline(About("Stages", text_, PLAIN, "Nothing is known of this operation in this time"), queries, mapping())
+    return timeline(
+        About("Stages", text_, PLAIN, "Nothing is known of this operation in this time"), queries, mapping()
+    )
 
 
 def _of_levels(metric: semconv.Metric) -> str:
@@ -199,7 +236,9 @@ def _levels() -> table.Panel:
     ratio, guess = of(semconv.LEVEL_RATIO), of(semconv.LEVEL_ESTIMATED)
     of_basis = f"{guess} or 0 * ({ratio})"
     columns = [
-        state("State", _or_last(level_state(CHOSEN, CHOSEN_LEVEL), level_state(CHOSEN, CHOSEN_LEVEL, last=True))),
+        state(
+            "State", _or_last(level_state(CHOSEN, CHOSEN_LEVEL), level_state(CHOSEN, CHOSEN_LEVEL, last=True))
+        ),
         text_column("Level", "level"),
         bar("Progress", ratio, 170),
         word("Basis", of_basis, facts.basis_words(), 100),
@@ -210,11 +249,17 @@ def _levels() -> table.Panel:
         "The levels below the operation as they stand, or when they were last seen. "
         "An exporter shows at most 50 of each operation, running ones first, two deep."
     )
-    return grid(About("Levels", text_, PLAIN, "It has no levels, or ended before the shown time"), columns, sort="State")
+    return grid(
+        About("Levels", text_, PLAIN, "It has no levels, or ended before the shown time"),
+        columns,
+        sort="State",
+    )
 
 
 def _dial() -> gauge.Panel:
-    ratio, guess, there = (_of_levels(one) for one in (semconv.LEVEL_RATIO, semconv.LEVEL_ESTIMATED, semconv.LEVEL_CURRENT))
+    ratio, guess, there = (
+        _of_levels(one) for one in (semconv.LEVEL_RATIO, semconv.LEVEL_ESTIMATED, semconv.LEVEL_CURRENT)
+    )
     text_ = "The fraction of this level that is done, or was when last seen; estimated while it cannot report. Unknown without a total."
     shown = facts.or_uncounted(facts.split_by_basis(ratio, guess, "level"), ratio, there, "level")
     panel = dial(About(f"${LEVEL}", text_, RATIO, "no levels"), now(shown)).mappings(facts.uncounted())
@@ -223,7 +268,10 @@ def _dial() -> gauge.Panel:
 
 
 def _work() -> timeseries.Panel:
-    queries = (Query(each(semconv.OPERATION_CURRENT, CHOSEN), "done"), Query(each(semconv.OPERATION_TARGET, CHOSEN), "target"))
+    queries = (
+        Query(each(semconv.OPERATION_CURRENT, CHOSEN), "done"),
+        Query(each(semconv.OPERATION_TARGET, CHOSEN), "target"),
+    )
     about = About(
         "Done against target",
         "Units of work done, and how many there are; no target while nobody knows.",
@@ -231,13 +279,23 @@ def _work() -> timeseries.Panel:
         "Nothing is known of this operation in this time",
     )
     panel = override(lines(about, *queries), "done", color=colour(BLUE), custom_fillOpacity=15)
-    return override(panel, "target", color=colour(GREY), custom_lineStyle={"fill": "dash", "dash": [8, 6]}, custom_fillOpacity=0)
+    return override(
+        panel,
+        "target",
+        color=colour(GREY),
+        custom_lineStyle={"fill": "dash", "dash": [8, 6]},
+        custom_fillOpacity=0,
+    )
 
 
 def _throughput() -> timeseries.Panel:
     query = Query(facts.speed(CHOSEN, window="$__rate_interval"), "units a second")
-    about = About("Throughput", "Units of work done a second.", "cps", "Nothing is known of this operation in this time")
-    return override(lines(about, query, legend=("mean", "max", "lastNotNull")), "units a second", color=colour(BLUE))
+    about = About(
+        "Throughput", "Units of work done a second.", "cps", "Nothing is known of this operation in this time"
+    )
+    return override(
+        lines(about, query, legend=("mean", "max", "lastNotNull")), "units a second", color=colour(BLUE)
+    )
 
 
 def _items() -> timeseries.Panel:
@@ -261,7 +319,9 @@ def _processor() -> timeseries.Panel:
         Query(each(semconv.OPERATION_GPU, CHOSEN), "GPU"),
     )
     text_ = "Use of processor and GPU by the process that runs it; one busy core is 100 %."
-    about = About("Processor and GPU", text_, RATIO, "Resources are not watched: install otel-progress[resources]")
+    about = About(
+        "Processor and GPU", text_, RATIO, "Resources are not watched: install otel-progress[resources]"
+    )
     return lines(about, *queries, legend=("mean", "max", "lastNotNull")).axis_soft_max(0.1)
 
 

@@ -28,7 +28,19 @@ from grafana.panels import (
     steps,
 )
 from grafana.promql import counted, each, grown, is_, known_zero, once, rate, series, total
-from grafana.states import BLUE, COLOURS, GREEN, GREY, NUMBERS, ORANGE, RED, UNKNOWN, YELLOW, operation_state, words
+from grafana.states import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    NUMBERS,
+    ORANGE,
+    RED,
+    UNKNOWN,
+    YELLOW,
+    operation_state,
+    words,
+)
 from grafana.tables import bar, grid, hidden, state, text, values, word
 from grafana.variables import base, kept_operation
 from otel_progress import semconv
@@ -44,17 +56,31 @@ def build() -> dashboard.Dashboard:
     alerts = mark("Alerts", facts.firing(), title="{{alertname}}", text="{{operation_id}}", colour=RED)
     made = made.annotations([built_in(), alerts])
     place = Grid(made)
-    place.band(4, (_running(), 4), (_stalled(), 4), (_failed(), 4), (_late(), 4), (_abandoned(), 4), (_alert_count(), 4))
+    place.band(
+        4,
+        (_running(), 4),
+        (_stalled(), 4),
+        (_failed(), 4),
+        (_late(), 4),
+        (_abandoned(), 4),
+        (_alert_count(), 4),
+    )
     place.band(11, (_operations(), 24))
     place.band(7, (_batches(), 14), (_by_type(), 10))
     place.band(7, (_stalled_list(), 14), (_alerts(), 10))
-    place.folded("Over time", (8, ((_states_over_time(), 12), (_ended(), 12))), (8, ((_units(), 12), (_speeds(), 12))))
+    place.folded(
+        "Over time", (8, ((_states_over_time(), 12), (_ended(), 12))), (8, ((_units(), 12), (_speeds(), 12)))
+    )
     return made
 
 
 def _trouble(title: str, description: str, expression: str, colour_: str) -> stat.Panel:
     """Return a count that is green at 0, and grey, not green, while nobody can know."""
-    panel = number(About(title, description, COUNT, _SILENT), now(expression), steps((None, GREY), (0, GREEN), (1, colour_)))
+    panel = number(
+        About(title, description, COUNT, _SILENT),
+        now(expression),
+        steps((None, GREY), (0, GREEN), (1, colour_)),
+    )
     return panel.mappings(words(("0", "none", GREEN)))
 
 
@@ -63,7 +89,9 @@ def _running() -> stat.Panel:
     distinct = f"count({facts.in_status(Status.RUNNING)})"
     by_exporter = total(series(semconv.OPERATIONS, is_("status", Status.RUNNING.value)), "job", "instance")
     text_ = "Operations that run now, each counted once though a worker and a server may both export it."
-    return number(About("Running", text_, COUNT, _SILENT), now(f"max({distinct} or {by_exporter} or {known_zero()})"))
+    return number(
+        About("Running", text_, COUNT, _SILENT), now(f"max({distinct} or {by_exporter} or {known_zero()})")
+    )
 
 
 def _stalled() -> stat.Panel:
@@ -84,9 +112,7 @@ def _late() -> stat.Panel:
 
 
 def _abandoned() -> stat.Panel:
-    text_ = (
-        "Operations whose process gives no sign of life any more. Only a server or another process can tell: the worker is gone."
-    )
+    text_ = "Operations whose process gives no sign of life any more. Only a server or another process can tell: the worker is gone."
     return _trouble("Abandoned", text_, counted(facts.in_condition(Condition.ABANDONED)), RED)
 
 
@@ -95,7 +121,9 @@ def _alert_count() -> stat.Panel:
     text_ = "Alerts of otel-progress that fire. Known only while the alert that always fires does: else no rules are loaded."
     about = About("Alerts firing", text_, COUNT, "unknown: no rules are loaded")
     query = now(f"count({facts.firing()}) or 0 * count({always})")
-    return number(about, query, steps((None, GREY), (0, GREEN), (1, RED))).mappings(words(("0", "none", GREEN)))
+    return number(about, query, steps((None, GREY), (0, GREEN), (1, RED))).mappings(
+        words(("0", "none", GREEN))
+    )
 
 
 def _operations() -> table.Panel:
@@ -159,7 +187,9 @@ def _batches() -> table.Panel:
         values("Done", of(Status.COMPLETED), COUNT, 60),
         values("Failed", of(Status.FAILED), COUNT, 60),
         values("Time left", once(series(semconv.BATCH_REMAINING), *keys), CLOCK, 90),
-        hidden("Described", f"topk by ({', '.join(keys)}) (1, {once(series(semconv.BATCH_INFO), *keys, 'name')})"),
+        hidden(
+            "Described", f"topk by ({', '.join(keys)}) (1, {once(series(semconv.BATCH_INFO), *keys, 'name')})"
+        ),
     ]
     about = About(
         "Batches",
@@ -173,9 +203,7 @@ def _batches() -> table.Panel:
 def _by_type() -> bargauge.Panel:
     mean = f"avg by (operation_type) ({each(semconv.OPERATION_RATIO)} and {facts.ON_OPERATION} ({facts.unfinished()}))"
     nobody_knows = f"0 * count by (operation_type) ({facts.unfinished()}) - 1"
-    text_ = (
-        "How far the operations under way are, as the mean of each type. Unknown where no operation of the type knows its total."
-    )
+    text_ = "How far the operations under way are, as the mean of each type. Unknown where no operation of the type knows its total."
     panel = bars(
         About("Progress by type", text_, RATIO, "No operation is under way, or no exporter answers"),
         [now(f"{mean} or {nobody_knows}", "{{operation_type}}")],
@@ -210,15 +238,22 @@ def _alerts() -> table.Panel:
         facts.firing(str(is_("severity", "info"))),
     )
     columns_ = [
-        word("Severity", f"max by (alertname, operation_id, operation_type) ({' or '.join(ranked)})", severities, 90),
+        word(
+            "Severity",
+            f"max by (alertname, operation_id, operation_type) ({' or '.join(ranked)})",
+            severities,
+            90,
+        ),
         text("Alert", "alertname", custom_minWidth=220),
         text("Operation", "operation_id", 170, links=to_operation("Operation"), noValue="–"),
         text("Type", "operation_type", 120, noValue="–"),
     ]
-    description = (
-        "Alerts of otel-progress that fire now, as Prometheus sees them, the gravest first. Some are of no one operation."
+    description = "Alerts of otel-progress that fire now, as Prometheus sees them, the gravest first. Some are of no one operation."
+    return grid(
+        About("Firing alerts", description, PLAIN, "No alert fires, or no rules are loaded"),
+        columns_,
+        sort="Severity",
     )
-    return grid(About("Firing alerts", description, PLAIN, "No alert fires, or no rules are loaded"), columns_, sort="Severity")
 
 
 def _states_over_time() -> timeseries.Panel:
@@ -265,7 +300,10 @@ def _speeds() -> timeseries.Panel:
     query = Query(f"topk(10, {facts.speed(window='$__rate_interval')})", "{{operation_id}}")
     return lines(
         About(
-            "Fastest operations", "The ten operations with the most units a second.", "cps", "No operation advanced in this time"
+            "Fastest operations",
+            "The ten operations with the most units a second.",
+            "cps",
+            "No operation advanced in this time",
         ),
         query,
     )

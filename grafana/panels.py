@@ -70,7 +70,9 @@ class Query:
     def build(self, ref: str) -> prometheus_builder.Dataquery:
         """Return the query of a panel under the letter ``ref``."""
         made = prometheus_builder.Dataquery().datasource(source(PROMETHEUS)).ref_id(ref).expr(self.expression)
-        made = made.legend_format(self.legend).format(self.format).editor_mode(prometheus.QueryEditorMode.CODE)
+        made = (
+            made.legend_format(self.legend).format(self.format).editor_mode(prometheus.QueryEditorMode.CODE)
+        )
         made = made.instant() if self.instant else made.range()
         if self.step is not None:
             made = made.interval(self.step)
@@ -122,8 +124,18 @@ def number(about: About, query: Query, thresholds: dashboard.ThresholdsConfig | 
 
 def dial(about: About, query: Query) -> gauge.Panel:
     """Return a gauge from 0 to 1."""
-    panel = dress(gauge.Panel(), about, [query]).min(0).max(1).decimals(0).thresholds(steps((None, GREY), (0, BLUE)))
-    panel = panel.reduce_options(_reduced("lastNotNull")).show_threshold_markers(False).show_threshold_labels(False)
+    panel = (
+        dress(gauge.Panel(), about, [query])
+        .min(0)
+        .max(1)
+        .decimals(0)
+        .thresholds(steps((None, GREY), (0, BLUE)))
+    )
+    panel = (
+        panel.reduce_options(_reduced("lastNotNull"))
+        .show_threshold_markers(False)
+        .show_threshold_labels(False)
+    )
     return panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
 
 
@@ -134,25 +146,45 @@ def bars(about: About, queries: Sequence[Query]) -> bargauge.Panel:
         .orientation(kinds.VizOrientation.HORIZONTAL)
         .reduce_options(_reduced("lastNotNull"))
     )
-    panel = panel.display_mode(kinds.BarGaugeDisplayMode.BASIC).value_mode(kinds.BarGaugeValueMode.TEXT).show_unfilled(True)
+    panel = (
+        panel.display_mode(kinds.BarGaugeDisplayMode.BASIC)
+        .value_mode(kinds.BarGaugeValueMode.TEXT)
+        .show_unfilled(True)
+    )
     panel = panel.name_placement(kinds.BarGaugeNamePlacement.AUTO).sizing(kinds.BarGaugeSizing.MANUAL)
     panel = panel.text(common.VizTextDisplayOptions().value_size(16))
-    return panel.min_viz_height(16).max_viz_height(24).min_viz_width(8).thresholds(steps((None, GREY), (0, BLUE)))
+    return (
+        panel.min_viz_height(16)
+        .max_viz_height(24)
+        .min_viz_width(8)
+        .thresholds(steps((None, GREY), (0, BLUE)))
+    )
 
 
 def lines(about: About, *queries: Query, legend: Sequence[str] = ("lastNotNull",)) -> timeseries.Panel:
     """Return lines over time, with a table of names and last values below. A gap stays a gap."""
-    panel = dress(timeseries.Panel(), about, queries).line_width(1.5).fill_opacity(0 if len(queries) > 1 else 8).span_nulls(False)
+    panel = (
+        dress(timeseries.Panel(), about, queries)
+        .line_width(1.5)
+        .fill_opacity(0 if len(queries) > 1 else 8)
+        .span_nulls(False)
+    )
     panel = panel.show_points(kinds.VisibilityMode.AUTO).legend(_legend(legend)).tooltip(_tooltip())
     panel = panel.thresholds(steps((None, GREY)))
-    return panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC)).axis_soft_min(0)
+    return panel.color_scheme(
+        dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC)
+    ).axis_soft_min(0)
 
 
 def columns(about: About, *queries: Query, legend: Sequence[str] = ("sum",)) -> timeseries.Panel:
     """Return stacked columns over time."""
     stack = common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A")
     panel = (
-        lines(about, *queries, legend=legend).draw_style(kinds.GraphDrawStyle.BARS).fill_opacity(80).line_width(0).stacking(stack)
+        lines(about, *queries, legend=legend)
+        .draw_style(kinds.GraphDrawStyle.BARS)
+        .fill_opacity(80)
+        .line_width(0)
+        .stacking(stack)
     )
     return panel.bar_alignment(kinds.BarAlignment.BEFORE).bar_width_factor(0.8)
 
@@ -162,28 +194,57 @@ def counts(about: About, query: Query) -> timeseries.Panel:
     return columns(about, query).decimals(0).interval("1m")
 
 
-def timeline(about: About, queries: Sequence[Query], mappings: list[model.ValueMapping]) -> statetimeline.Panel:
+def timeline(
+    about: About, queries: Sequence[Query], mappings: list[model.ValueMapping]
+) -> statetimeline.Panel:
     """Return a strip of states over time for each series."""
     panel = (
-        dress(statetimeline.Panel(), about, queries).mappings(mappings).merge_values(True).show_value(kinds.VisibilityMode.AUTO)
+        dress(statetimeline.Panel(), about, queries)
+        .mappings(mappings)
+        .merge_values(True)
+        .show_value(kinds.VisibilityMode.AUTO)
     )
-    panel = panel.row_height(0.8).align_value(kinds.TimelineValueAlignment.LEFT).fill_opacity(85).line_width(0)
-    panel = panel.legend(_legend((), display=kinds.LegendDisplayMode.LIST)).tooltip(_tooltip(kinds.TooltipDisplayMode.SINGLE))
-    return panel.thresholds(steps((None, GREY))).color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
+    panel = (
+        panel.row_height(0.8).align_value(kinds.TimelineValueAlignment.LEFT).fill_opacity(85).line_width(0)
+    )
+    panel = panel.legend(_legend((), display=kinds.LegendDisplayMode.LIST)).tooltip(
+        _tooltip(kinds.TooltipDisplayMode.SINGLE)
+    )
+    return panel.thresholds(steps((None, GREY))).color_scheme(
+        dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS)
+    )
 
 
 def heat_map(about: About, query: Query) -> heatmap.Panel:
     """Return a heatmap of a histogram's buckets over time. The unit is that of the buckets."""
-    panel = dress(heatmap.Panel(), about, [query]).calculate(False).cell_gap(1).show_value(kinds.VisibilityMode.NEVER)
+    panel = (
+        dress(heatmap.Panel(), about, [query])
+        .calculate(False)
+        .cell_gap(1)
+        .show_value(kinds.VisibilityMode.NEVER)
+    )
     panel = panel.cell_values(heatmap.CellValues().unit(COUNT).decimals(0))
     axis = heatmap.YAxisConfig().unit(about.unit).axis_placement(kinds.AxisPlacement.LEFT)
-    colours = heatmap.HeatmapColorOptions().mode(heat.HeatmapColorMode.SCHEME).scheme("Blues").steps(32).reverse(False)
-    panel = panel.y_axis(axis).color(colours.scale(heat.HeatmapColorScale.EXPONENTIAL).exponent(0.5).fill("dark-blue"))
+    colours = (
+        heatmap.HeatmapColorOptions()
+        .mode(heat.HeatmapColorMode.SCHEME)
+        .scheme("Blues")
+        .steps(32)
+        .reverse(False)
+    )
+    panel = panel.y_axis(axis).color(
+        colours.scale(heat.HeatmapColorScale.EXPONENTIAL).exponent(0.5).fill("dark-blue")
+    )
     panel = panel.filter_values(heatmap.FilterValueRange().le(1e-9)).rows_frame(
         heatmap.RowsHeatmapOptions().layout(kinds.HeatmapCellLayout.AUTO)
     )
     panel = panel.show_legend().exemplars_color("rgba(255,120,10,0.9)")
-    return panel.tooltip(heatmap.HeatmapTooltip().mode(kinds.TooltipDisplayMode.SINGLE).y_histogram(False).show_color_scale(True))
+    return panel.tooltip(
+        heatmap.HeatmapTooltip()
+        .mode(kinds.TooltipDisplayMode.SINGLE)
+        .y_histogram(False)
+        .show_color_scale(True)
+    )
 
 
 def picture(about: About, variable: str) -> text.Panel:
@@ -194,17 +255,53 @@ def picture(about: About, variable: str) -> text.Panel:
 
 def log_lines(about: About, expression: str) -> logs.Panel:
     """Return the log lines that Loki finds, the newest first."""
-    query = loki_builder.Dataquery().datasource(source(LOKI)).ref_id("A").expr(expression).query_type("range").max_lines(500)
-    panel = logs.Panel().title(about.title).description(about.description).datasource(source(LOKI)).with_target(query)
-    panel = panel.show_time(True).wrap_log_message(True).enable_log_details(True).sort_order(kinds.LogsSortOrder.DESCENDING)
-    return panel.prettify_log_message(False).dedup_strategy(kinds.LogsDedupStrategy.NONE).no_value(about.empty).unit(about.unit)
+    query = (
+        loki_builder.Dataquery()
+        .datasource(source(LOKI))
+        .ref_id("A")
+        .expr(expression)
+        .query_type("range")
+        .max_lines(500)
+    )
+    panel = (
+        logs.Panel()
+        .title(about.title)
+        .description(about.description)
+        .datasource(source(LOKI))
+        .with_target(query)
+    )
+    panel = (
+        panel.show_time(True)
+        .wrap_log_message(True)
+        .enable_log_details(True)
+        .sort_order(kinds.LogsSortOrder.DESCENDING)
+    )
+    return (
+        panel.prettify_log_message(False)
+        .dedup_strategy(kinds.LogsDedupStrategy.NONE)
+        .no_value(about.empty)
+        .unit(about.unit)
+    )
 
 
 def trace_view(about: About, query: str) -> dashboard.Panel:
     """Return the trace that Tempo has under an id. The SDK has no builder for this kind of panel: it has no options."""
-    asked = tempo_builder.Dataquery().datasource(source(TEMPO)).ref_id("A").query_type("traceql").query(query).limit(20)
+    asked = (
+        tempo_builder.Dataquery()
+        .datasource(source(TEMPO))
+        .ref_id("A")
+        .query_type("traceql")
+        .query(query)
+        .limit(20)
+    )
     asked = asked.table_type(tempo_model.SearchTableType.TRACES)
-    panel = dashboard.Panel().type("traces").title(about.title).description(about.description).datasource(source(TEMPO))
+    panel = (
+        dashboard.Panel()
+        .type("traces")
+        .title(about.title)
+        .description(about.description)
+        .datasource(source(TEMPO))
+    )
     return panel.with_target(asked).no_value(about.empty).unit(about.unit)
 
 
@@ -235,7 +332,11 @@ def _reduced(calculation: Reduce) -> common.ReduceDataOptions:
 def _legend(calcs: Sequence[str], display: kinds.LegendDisplayMode | None = None) -> common.VizLegendOptions:
     shown = display or (kinds.LegendDisplayMode.TABLE if calcs else kinds.LegendDisplayMode.LIST)
     return (
-        common.VizLegendOptions().show_legend(True).display_mode(shown).placement(kinds.LegendPlacement.BOTTOM).calcs(list(calcs))
+        common.VizLegendOptions()
+        .show_legend(True)
+        .display_mode(shown)
+        .placement(kinds.LegendPlacement.BOTTOM)
+        .calcs(list(calcs))
     )
 
 

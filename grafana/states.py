@@ -64,7 +64,10 @@ def unknown() -> model.SpecialValueMap:
 
 def words(*pairs: tuple[str, str, str]) -> list[model.ValueMapping]:
     """Return a mapping from (value, word, colour), with null and NaN as unknown."""
-    results = {value: model.ValueMappingResult(text=word, color=colour, index=n) for n, (value, word, colour) in enumerate(pairs)}
+    results = {
+        value: model.ValueMappingResult(text=word, color=colour, index=n)
+        for n, (value, word, colour) in enumerate(pairs)
+    }
     return [model.ValueMap(options=results), unknown()]
 
 
@@ -73,9 +76,15 @@ def operation_state(*matchers: Matcher, ended: bool = False) -> str:
 
     With ``ended`` also of those that ended within the shown time and have no series any more: an end stays true, anything else does not.
     """
-    terms = [_term(state, semconv.OPERATION_STATUS, "status", *matchers) for state, _ in _STATES if isinstance(state, Status)]
+    terms = [
+        _term(state, semconv.OPERATION_STATUS, "status", *matchers)
+        for state, _ in _STATES
+        if isinstance(state, Status)
+    ]
     terms += [
-        _term(state, semconv.OPERATION_CONDITION, "condition", *matchers) for state, _ in _STATES if isinstance(state, Condition)
+        _term(state, semconv.OPERATION_CONDITION, "condition", *matchers)
+        for state, _ in _STATES
+        if isinstance(state, Condition)
     ]
     now = once(" or ".join(terms), *OPERATION)
     if not ended:
@@ -88,7 +97,10 @@ def operation_state(*matchers: Matcher, ended: bool = False) -> str:
 def level_state(*matchers: Matcher, last: bool = False) -> str:
     """Return the number of each level's state; with ``last`` of those that ended within the shown time, how they ended."""
     chosen = [state for state, _ in _STATES if isinstance(state, Status) and (state.finished or not last)]
-    return once(" or ".join(_term(state, semconv.LEVEL_STATUS, "status", *matchers, last=last) for state in chosen), "level")
+    return once(
+        " or ".join(_term(state, semconv.LEVEL_STATUS, "status", *matchers, last=last) for state in chosen),
+        "level",
+    )
 
 
 def in_order(states: str, *matchers: Matcher) -> str:
@@ -96,13 +108,17 @@ def in_order(states: str, *matchers: Matcher) -> str:
 
     Prometheus sorts the answer by labels, ``begun`` before ``level``: so the moment is made a label, the same all over the shown time.
     """
-    running = f"{once(series(semconv.LEVEL_STATUS, is_('status', Status.RUNNING.value), *matchers), 'level')} == 1"
+    running = (
+        f"{once(series(semconv.LEVEL_STATUS, is_('status', Status.RUNNING.value), *matchers), 'level')} == 1"
+    )
     began = f"min_over_time(timestamp({running})[$__range:$__interval] @ end())"
     there = once(f"last_over_time({series(semconv.LEVEL_STATUS, *matchers)}[$__range] @ end())", "level")
     moments = f"{began} or on (level) 0 * {there} + {_NOT_YET}"
     return f'({states}) + on (level) group_left (begun) 0 * count_values by (level) ("begun", {moments})'
 
 
-def _term(state: Status | Condition, metric: semconv.Metric, label: str, *matchers: Matcher, last: bool = False) -> str:
+def _term(
+    state: Status | Condition, metric: semconv.Metric, label: str, *matchers: Matcher, last: bool = False
+) -> str:
     selector = series(metric, is_(label, state.value), *matchers)
     return f"{NUMBERS[state]} * ({last_known(selector) if last else selector} == 1)"

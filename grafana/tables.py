@@ -79,7 +79,9 @@ def hidden(heading: str, query: str) -> Column:
 def grid(about: About, columns: Sequence[Column], *, sort: str, descending: bool = True) -> table.Panel:
     """Return a table with one row for each set of labels that its queries share."""
     asked = [column for column in columns if column.query is not None]
-    queries = [Query(column.query or "", instant=True, format=prometheus.PromQueryFormat.TABLE) for column in asked]
+    queries = [
+        Query(column.query or "", instant=True, format=prometheus.PromQueryFormat.TABLE) for column in asked
+    ]
     panel: Any = dress(table.Panel(), About(about.title, about.description, about.unit, about.empty), queries)
     only = len(asked) == 1
     names = {
@@ -89,7 +91,12 @@ def grid(about: About, columns: Sequence[Column], *, sort: str, descending: bool
     order = {name: place for place, name in enumerate(names.values())}
     renames = {names[column.heading]: column.heading for column in columns if column.shown}
     excluded = {**_HIDDEN, **{names[column.heading]: True for column in columns if not column.shown}}
-    organised = {"excludeByName": excluded, "indexByName": order, "renameByName": renames, "includeByName": {}}
+    organised = {
+        "excludeByName": excluded,
+        "indexByName": order,
+        "renameByName": renames,
+        "includeByName": {},
+    }
     if not only:
         panel = panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
     panel = panel.with_transformation(model.DataTransformerConfig(id_val="organize", options=organised))
@@ -104,5 +111,12 @@ def grid(about: About, columns: Sequence[Column], *, sort: str, descending: bool
         }
         panel = panel.override_by_name(column.heading, as_properties(looks))
     panel = panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(descending)])
-    panel = panel.cell_height(kinds.TableCellHeight.SM).show_header(True).align(kinds.FieldTextAlignment.AUTO).min_width(60)
-    return panel.thresholds(steps((None, GREY))).color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))  # type: ignore[no-any-return]
+    panel = (
+        panel.cell_height(kinds.TableCellHeight.SM)
+        .show_header(True)
+        .align(kinds.FieldTextAlignment.AUTO)
+        .min_width(60)
+    )
+    return panel.thresholds(steps((None, GREY))).color_scheme(
+        dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS)
+    )  # type: ignore[no-any-return]

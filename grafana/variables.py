@@ -21,7 +21,12 @@ MOST_LEVELS: Final = 50
 """What an exporter shows of one operation, unless it is told otherwise."""
 _KINDS: Final = {PROMETHEUS: "prometheus", LOKI: "loki", TEMPO: "tempo"}
 
-Variable = dashboard.QueryVariable | dashboard.DatasourceVariable | dashboard.TextBoxVariable | dashboard.CustomVariable
+Variable = (
+    dashboard.QueryVariable
+    | dashboard.DatasourceVariable
+    | dashboard.TextBoxVariable
+    | dashboard.CustomVariable
+)
 
 
 def source(name: str) -> common.DataSourceRef:
@@ -39,7 +44,12 @@ def base(*, hidden: tuple[str, ...] = ()) -> list[Variable]:
         "Scrape jobs, or service names where metrics come by OTLP",
     )
     scoped = f"{semconv.SERIES_LIMIT.prometheus}{{{SCOPE[0]}}}"
-    instances = _many(INSTANCE, "Instance", f"label_values({scoped}, instance)", "Processes that export: workers and servers")
+    instances = _many(
+        INSTANCE,
+        "Instance",
+        f"label_values({scoped}, instance)",
+        "Processes that export: workers and servers",
+    )
     known = f"{semconv.OPERATION_STATUS.prometheus}{{{SCOPE[0]},{SCOPE[1]}}}"
     types = _many(TYPE, "Type", f"label_values({known}, operation_type)", "Kinds of operations")
     if TYPE in hidden:
@@ -62,7 +72,9 @@ def kept_operation() -> Variable:
 def chosen_operation() -> list[Variable]:
     """Return the choice of one operation, and what follows from it: its levels, its trace and its last preview."""
     known = f"{semconv.OPERATION_STATUS.prometheus}{{{SCOPE[0]},{SCOPE[1]},{CHOSEN_TYPE}}}"
-    chosen = _query(ID, "Operation", f"label_values({known}, operation_id)", "The operation that this dashboard shows")
+    chosen = _query(
+        ID, "Operation", f"label_values({known}, operation_id)", "The operation that this dashboard shows"
+    )
     return [
         chosen,
         _levels(),
@@ -99,7 +111,9 @@ def _query(name: str, label: str, query: str, text: str) -> dashboard.QueryVaria
     # Grafana's own form of a query; 2 is what it sorts and refreshes by: alphabetical, and whenever the time changes.
     wrapped: dict[str, object] = {"query": query, "refId": f"variable-{name}"}
     made = made.query(wrapped).definition(query)
-    return made.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(model.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC)
+    return made.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(
+        model.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC
+    )
 
 
 def _levels() -> dashboard.QueryVariable:
@@ -133,7 +147,9 @@ def _preview() -> dashboard.QueryVariable:
     picture = f"<a href='$1' target='_blank'><img src='$1' alt='{NO_PICTURE}' style='{style}'></a>"
     shown = f"<p style='text-align: center'>{picture}</p>"
     found = f'label_replace({_newest("preview_url")}, "{PREVIEW}", "{shown}", "preview_url", "(.+)")'
-    none = f'label_replace(vector(0), "{PREVIEW}", "<p style=\'text-align: center\'>{NO_PREVIEW}</p>", "", "")'
+    none = (
+        f'label_replace(vector(0), "{PREVIEW}", "<p style=\'text-align: center\'>{NO_PREVIEW}</p>", "", "")'
+    )
     query = f"query_result({found} or on () {none})"
     return (
         _query(PREVIEW, "Preview", query, "Its last preview, as HTML")

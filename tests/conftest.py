@@ -66,8 +66,12 @@ def _nothing_left_behind() -> Iterator[None]:
     running = config.current_runtime()
     if running is not None:
         running.shutdown()
-    threads = [one for one in threading.enumerate() if one.name.startswith("otel-progress") and one not in before]
-    threads = [one for one in threads if not one.name.startswith(SERVING)]  # a server may be that of many tests; see there
+    threads = [
+        one for one in threading.enumerate() if one.name.startswith("otel-progress") and one not in before
+    ]
+    threads = [
+        one for one in threads if not one.name.startswith(SERVING)
+    ]  # a server may be that of many tests; see there
     for thread in threads:
         thread.join(30.0)
     assert running is None, "the test left progress configured: use the fixtures, or shut the runtime down"

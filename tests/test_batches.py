@@ -89,11 +89,17 @@ def test_the_newest_declaration_wins_where_it_knows() -> None:
 @given(
     INFOS,
     st.lists(st.tuples(st.sampled_from(ENDED), MOMENTS), max_size=150),
-    st.lists(st.tuples(st.none() | st.floats(0, 1), st.sampled_from((Status.RUNNING, Status.PENDING))), max_size=120),
+    st.lists(
+        st.tuples(st.none() | st.floats(0, 1), st.sampled_from((Status.RUNNING, Status.PENDING))),
+        max_size=120,
+    ),
     st.floats(WALL - 1e3, WALL + 2e6),
 )
 def test_a_summary_is_sound_whatever_comes(
-    info: BatchDeclaration, ends: list[tuple[Status, float]], active: list[tuple[float | None, Status]], read_at: float
+    info: BatchDeclaration,
+    ends: list[tuple[Status, float]],
+    active: list[tuple[float | None, Status]],
+    read_at: float,
 ) -> None:
     """Counts add up, the ratio is within 0 and 1 and known with the total, no figure is negative or endless, lists are bounded."""
     tally = BatchTally()
@@ -122,7 +128,9 @@ def test_the_ratio_is_what_is_done_over_the_total(ratios: list[float], finished:
     tally = _tally(*range(finished))
     batch = summarise(_info(total), tally, [_running(ratio) for ratio in ratios], (), WALL + 100)
     assert batch.ratio == pytest.approx(min(1.0, (finished + sum(ratios)) / total))
-    capped = summarise(_info(total), tally, (), (), WALL + 100, running=len(ratios), running_ratio=sum(ratios))
+    capped = summarise(
+        _info(total), tally, (), (), WALL + 100, running=len(ratios), running_ratio=sum(ratios)
+    )
     assert (capped.ratio, capped.counts[Status.RUNNING]) == (batch.ratio, len(ratios))
 
 
@@ -153,7 +161,9 @@ def test_a_change_of_pace_is_followed() -> None:
 def test_bursts_have_a_steady_pace() -> None:
     """A pool of twenty whose tasks take a minute each has one pace, right after a burst and right before the next one."""
     bursts = [60.0 * n + 0.01 * worker for n in range(1, 5) for worker in range(20)]
-    paces = [summarise(_info(None), _tally(*bursts), (), (), WALL + at).throughput for at in (240.2, 270.0, 300.0)]
+    paces = [
+        summarise(_info(None), _tally(*bursts), (), (), WALL + at).throughput for at in (240.2, 270.0, 300.0)
+    ]
     assert all(pace == pytest.approx(20 / 60, rel=0.2) for pace in paces)
 
 
@@ -184,7 +194,12 @@ def test_an_over_batch_stays_as_it_ended() -> None:
     for info in (_info(4), _info(None, ended_at=WALL + 2), _info(9, ended_at=WALL + 2)):
         batch = summarise(info, tally, (), (), WALL + 1000)
         assert batch.is_finished
-        assert (batch.status, batch.remaining_s, batch.elapsed_seconds, batch.throughput) == (Status.FAILED, 0.0, 4.0, 1.0)
+        assert (batch.status, batch.remaining_s, batch.elapsed_seconds, batch.throughput) == (
+            Status.FAILED,
+            0.0,
+            4.0,
+            1.0,
+        )
     running = summarise(_info(None, ended_at=WALL + 2), tally, [_running(0.5)], (), WALL + 8)
     assert (running.status, running.ended_at, running.elapsed_seconds) == (Status.RUNNING, None, 8.0)
     assert running.remaining_s is not None

@@ -21,7 +21,11 @@ def operations(draw: st.DrawFn) -> OperationSnapshot:
     """Any operation with a few levels."""
     paths = draw(st.lists(PATH, unique=True, max_size=3))
     return OperationSnapshot(
-        draw(snapshots("")), tuple(draw(snapshots(path)) for path in paths), draw(REAL), draw(REAL), alive=draw(st.booleans())
+        draw(snapshots("")),
+        tuple(draw(snapshots(path)) for path in paths),
+        draw(REAL),
+        draw(REAL),
+        alive=draw(st.booleans()),
     )
 
 
@@ -45,7 +49,10 @@ def test_derived_fields() -> None:
     eta = Eta(30.0, 20.0, 40.0, "estimated", "rate", 0, 5_010.0)
     root = snapshot(total=10, current=4, failed=1, ratio=0.4, eta=eta)
     document = codec.encode_operation(operation(root, clock=5_020.0))
-    derived = {name: document[name] for name in ("percentage", "completed", "elapsed_seconds", "remaining_seconds", "condition")}
+    derived = {
+        name: document[name]
+        for name in ("percentage", "completed", "elapsed_seconds", "remaining_seconds", "condition")
+    }
     assert derived == {
         "percentage": 40.0,
         "completed": 3,
@@ -100,7 +107,15 @@ def test_documents_of_older_writers_can_be_read() -> None:
     eta = Eta(30.0, 20.0, 40.0, "estimated", "rate", 0, 5_010.0)
     document = codec.encode_operation(operation(snapshot(eta=eta), [snapshot("a:1")]))
     for level in (document, *document["levels"]):
-        for name in ("stall_after_s", "estimated", "paused_clock", "paused_s", "previews", "overdue_after_s", "resumed_from"):
+        for name in (
+            "stall_after_s",
+            "estimated",
+            "paused_clock",
+            "paused_s",
+            "previews",
+            "overdue_after_s",
+            "resumed_from",
+        ):
             del level[name]
         level["longest_gap_s"] = 30.0
     for name in ("counts_down_s", "stalls_after_s"):

@@ -49,7 +49,9 @@ def ended() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ended")
-def test_arguments_come_before_the_environment_and_defaults(provider: TracerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_come_before_the_environment_and_defaults(
+    provider: TracerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An argument counts, else its variable, else the default; an empty variable counts as none."""
     monkeypatch.setenv("OTEL_PROGRESS_TICK", "250ms")
     monkeypatch.setenv("OTEL_PROGRESS_STALL_AFTER", "5m")
@@ -101,7 +103,9 @@ BAD: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "expected"), BAD, ids=lambda value: str(value)[:16] if not isinstance(value, int) else "n"
+    ("name", "value", "expected"),
+    BAD,
+    ids=lambda value: str(value)[:16] if not isinstance(value, int) else "n",
 )
 def test_a_bad_argument(name: str, value: Any, expected: str) -> None:
     """A value that cannot be used is refused with its name and what was expected, and nothing is configured."""
@@ -163,7 +167,9 @@ def test_configuring_again(provider: TracerProvider) -> None:
 def test_contradicting_what_runs(provider: TracerProvider) -> None:
     """Another value is refused, and the message has both; what runs goes on."""
     runtime = progress.configure(**QUIET, tick=0.2, tracer_provider=provider)
-    with pytest.raises(ConfigurationError, match=r"tick: 0\.2 and 0\.5; strict: False and True|strict.*tick") as error:
+    with pytest.raises(
+        ConfigurationError, match=r"tick: 0\.2 and 0\.5; strict: False and True|strict.*tick"
+    ) as error:
         progress.configure(tick=0.5, strict=True)
     assert "shutdown()" in str(error.value)
     assert config.current_runtime() is runtime
@@ -207,7 +213,11 @@ def test_shutting_down(provider: TracerProvider, caplog: pytest.LogCaptureFixtur
     assert level.snapshot().status is Status.CANCELLED
     assert runtime.is_shut_down
     assert len(closed) == 1
-    assert [record.getMessage() for record in caplog.records if record.name.startswith(("otel_progress", "opentelemetry"))] == []
+    assert [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith(("otel_progress", "opentelemetry"))
+    ] == []
 
 
 def test_after_a_shutdown_everything_is_inert(lenient: Recorder) -> None:
@@ -254,7 +264,10 @@ def test_a_port_in_use(provider: TracerProvider, tmp_path: Path) -> None:
     with progress.configure(**{**settings, "prometheus_port": 0}, tracer_provider=provider) as runtime:
         assert runtime.metrics_url is not None
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
-        with progress.operation("o", id="served"), direct.open(runtime.metrics_url, timeout=PATIENCE_S) as answer:
+        with (
+            progress.operation("o", id="served"),
+            direct.open(runtime.metrics_url, timeout=PATIENCE_S) as answer,
+        ):
             assert 'operation_id="served"' in answer.read().decode()
 
 

@@ -130,7 +130,14 @@ def register(owner: Owner, phase: ForkPhase, name: str) -> None:
 def test_hooks_run_in_the_order_of_their_phases() -> None:
     """The order of registration decides only within a phase; hooks before a fork run the other way round."""
     owner = Owner()
-    shuffled = [ForkPhase.RUNTIME, ForkPhase.LOCKS, ForkPhase.OUTPUTS, ForkPhase.JOURNAL, ForkPhase.CACHES, ForkPhase.IMPORTS]
+    shuffled = [
+        ForkPhase.RUNTIME,
+        ForkPhase.LOCKS,
+        ForkPhase.OUTPUTS,
+        ForkPhase.JOURNAL,
+        ForkPhase.CACHES,
+        ForkPhase.IMPORTS,
+    ]
     for phase in shuffled:
         register(owner, phase, phase.name)
     register(owner, ForkPhase.CACHES, "CACHES 2")
@@ -224,7 +231,9 @@ def test_two_threads_may_fork_at_once() -> None:
     """Forks of several threads wait for one another, so that their hooks do not mix."""
     owner, results = Owner(), []
     register(owner, ForkPhase.CACHES, "x")
-    threads = [threading.Thread(target=lambda: results.append(fork_and_get(lambda: "done"))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: results.append(fork_and_get(lambda: "done"))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -236,7 +245,11 @@ def test_two_threads_may_fork_at_once() -> None:
 def test_only_one_module_registers_with_the_interpreter() -> None:
     """All hooks go through ``on_fork``, which alone defines their order."""
     root = Path(otel_progress.__file__).parent
-    found = [path.relative_to(root).as_posix() for path in root.rglob("*.py") if "register_at_fork" in path.read_text("utf-8")]
+    found = [
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if "register_at_fork" in path.read_text("utf-8")
+    ]
     assert found == ["fork.py"]
     lines = (root / "fork.py").read_text("utf-8").splitlines()
     assert sum("os.register_at_fork(" in line for line in lines) == 1

@@ -39,16 +39,29 @@ def test_paused_work_keeps_its_estimate_and_nobody_else_has_one() -> None:
 AMOUNTS = st.none() | st.floats(0.0, 1e6)
 
 
-@given(st.floats(0.0, 1e6), st.floats(0.0, 1.0), st.floats(1.0, 3.0), AMOUNTS, AMOUNTS, st.lists(st.floats(0.0, 1e6), min_size=1))
+@given(
+    st.floats(0.0, 1e6),
+    st.floats(0.0, 1.0),
+    st.floats(1.0, 3.0),
+    AMOUNTS,
+    AMOUNTS,
+    st.lists(st.floats(0.0, 1e6), min_size=1),
+)
 def test_it_never_slides_and_never_says_what_cannot_be(
-    remaining: float, low: float, high: float, counts: float | None, stalls: float | None, moments: list[float]
+    remaining: float,
+    low: float,
+    high: float,
+    counts: float | None,
+    stalls: float | None,
+    moments: list[float],
 ) -> None:
     """Whenever it is looked at: nothing grows, nothing is negative, and the bounds stay around it."""
     made = Eta(remaining, low * remaining, high * remaining, "estimated", "history", 3, CLOCK, counts, stalls)
     seen = [made.at(CLOCK + moment) for moment in sorted(moments)]
     least = [eta.low_s if eta.remaining_s is None else eta.remaining_s for eta in seen]
     assert all(
-        later is not None and 0.0 <= later <= (earlier or 0.0) for earlier, later in zip([remaining, *least], least, strict=False)
+        later is not None and 0.0 <= later <= (earlier or 0.0)
+        for earlier, later in zip([remaining, *least], least, strict=False)
     )
     for eta in seen:
         if eta.remaining_s is not None:

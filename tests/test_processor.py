@@ -23,7 +23,10 @@ def tracer(recorder: Recorder) -> Tracer:
 def paths(recorder: Recorder) -> dict[str, list[str]]:
     """Return the paths of all levels, of running and ended operations, by operation type."""
     known = [*recorder.runtime.get_active_operations(), *recorder.runtime.get_history()]
-    return {one.operation_type: [level.path for level in recorder.operation(one.operation_id).levels] for one in known}
+    return {
+        one.operation_type: [level.path for level in recorder.operation(one.operation_id).levels]
+        for one in known
+    }
 
 
 def test_a_span_with_progress_is_an_operation(recorder: Recorder, tracer: Tracer) -> None:
@@ -35,10 +38,18 @@ def test_a_span_with_progress_is_an_operation(recorder: Recorder, tracer: Tracer
         span.set_attribute("progress.metadata.table", "users")
         recorder.tick()
         (live,) = recorder.runtime.get_active_operations()
-        assert (live.operation_type, live.name, live.ratio, live.message) == ("import", "import", 0.25, "rows")
+        assert (live.operation_type, live.name, live.ratio, live.message) == (
+            "import",
+            "import",
+            0.25,
+            "rows",
+        )
         assert dict(live.metadata) == {"table": "users"}
         context = span.get_span_context()
-        assert (live.root.info.trace_id, live.root.info.span_id) == (f"{context.trace_id:032x}", f"{context.span_id:016x}")
+        assert (live.root.info.trace_id, live.root.info.span_id) == (
+            f"{context.trace_id:032x}",
+            f"{context.span_id:016x}",
+        )
         recorder.clock.advance(3.0)
         span.set_attribute("progress.current", 9)
     ended = recorder.operation(live.operation_id)
@@ -54,8 +65,16 @@ def test_a_span_with_progress_is_an_operation(recorder: Recorder, tracer: Tracer
 
 def test_names_of_the_vocabulary_are_taken_over(recorder: Recorder, tracer: Tracer) -> None:
     """Id, type, name and unit that a span carries are those of its operation."""
-    given = {"operation.id": "i-1", "operation.type": "import", "operation.name": "Import", "unit": "row", "total": 1}
-    with tracer.start_as_current_span("x", attributes={f"progress.{name}": value for name, value in given.items()}):
+    given = {
+        "operation.id": "i-1",
+        "operation.type": "import",
+        "operation.name": "Import",
+        "unit": "row",
+        "total": 1,
+    }
+    with tracer.start_as_current_span(
+        "x", attributes={f"progress.{name}": value for name, value in given.items()}
+    ):
         recorder.tick()
         one = recorder.operation("i-1")
     assert (one.operation_type, one.name, one.root.info.unit) == ("import", "Import", "row")
@@ -102,7 +121,10 @@ def test_helpers_below_a_plain_span(recorder: Recorder, tracer: Tracer) -> None:
 
 def test_a_failed_span(recorder: Recorder, tracer: Tracer) -> None:
     """An exception in a plain span fails its level, with the span's description."""
-    with pytest.raises(OSError, match="gone"), tracer.start_as_current_span("import", attributes={"progress.total": 1}):
+    with (
+        pytest.raises(OSError, match="gone"),
+        tracer.start_as_current_span("import", attributes={"progress.total": 1}),
+    ):
         raise OSError("gone")
     (one,) = recorder.runtime.get_history()
     assert one.status is Status.FAILED
@@ -112,7 +134,9 @@ def test_a_failed_span(recorder: Recorder, tracer: Tracer) -> None:
 
 def test_the_error_type_a_span_names(recorder: Recorder, tracer: Tracer) -> None:
     """A span's own error.type is the failure's."""
-    with tracer.start_as_current_span("import", attributes={"progress.total": 1, "error.type": "timeout"}) as span:
+    with tracer.start_as_current_span(
+        "import", attributes={"progress.total": 1, "error.type": "timeout"}
+    ) as span:
         span.set_status(SpanStatus(StatusCode.ERROR))
     (one,) = recorder.runtime.get_history()
     assert one.error is not None
@@ -171,7 +195,9 @@ def test_ending_while_being_looked_at(recorder: Recorder, tracer: Tracer) -> Non
         thread.start()
     try:
         for number in range(600):
-            with tracer.start_as_current_span("quick", attributes={"progress.operation.id": str(number), "progress.total": 1}):
+            with tracer.start_as_current_span(
+                "quick", attributes={"progress.operation.id": str(number), "progress.total": 1}
+            ):
                 pass
     finally:
         stop.set()
@@ -185,7 +211,9 @@ def test_ending_while_being_looked_at(recorder: Recorder, tracer: Tracer) -> Non
 def test_a_span_with_the_id_of_its_parent(recorder: Recorder, tracer: Tracer) -> None:
     """Ids from a generator that repeats itself, as in tests, lead in no circle, and what follows is seen as ever."""
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
-    context = trace.set_span_in_context(trace.NonRecordingSpan(trace.SpanContext(1, 3, is_remote=False, trace_flags=flags)))
+    context = trace.set_span_in_context(
+        trace.NonRecordingSpan(trace.SpanContext(1, 3, is_remote=False, trace_flags=flags))
+    )
     for number in range(6):  # the third one has the id of the span they all say they are in
         given = {"progress.operation.id": str(number), "progress.total": 1}
         with tracer.start_as_current_span("quick", context, attributes=given):

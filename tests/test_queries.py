@@ -31,7 +31,9 @@ def test_one_reads_ones_own_writes() -> None:
             found = active.get_level("x:1")
             assert found is not None
             assert (found.current, found.failed) == (1, 1)
-            assert [event.name for event in progress.get_events("j", level="x:1", outcome=Outcome.FAILED)] == ["a"]
+            assert [
+                event.name for event in progress.get_events("j", level="x:1", outcome=Outcome.FAILED)
+            ] == ["a"]
         assert progress.get_history() == []
     overall = progress.get_history("job")[0].get_overall_progress()
     assert (overall.percentage, overall.completed, overall.failed, overall.total) == (100.0, 3, 0, 4)
@@ -47,7 +49,9 @@ def test_answers_are_told_apart(recorder: Recorder) -> None:
     assert [one.operation_id for one in progress.get_history()] == ["4", "3", "2", "1", "0"]
     assert [one.operation_id for one in progress.get_history("odd")] == ["3", "1"]
     assert [one.operation_id for one in progress.get_history(limit=2)] == ["4", "3"]
-    assert progress.get_history(limit=0) == progress.get_history(limit=-1) == progress.get_history("none") == []
+    assert (
+        progress.get_history(limit=0) == progress.get_history(limit=-1) == progress.get_history("none") == []
+    )
     assert progress.get_operation("5") is None
     assert progress.get_events("5") == []
     at = progress.get_events("2")[0].at
@@ -96,7 +100,9 @@ def test_sequences_grow_and_batches_fold(recorder: Recorder) -> None:
             with op.level("x", number) as level:
                 level.increment()
                 batch = store.collect()
-                assert [one.info.depth for one in batch.snapshots] == sorted(one.info.depth for one in batch.snapshots)
+                assert [one.info.depth for one in batch.snapshots] == sorted(
+                    one.info.depth for one in batch.snapshots
+                )
                 assert min(one.sequence for one in batch.snapshots) > 0
                 newest = max(one.sequence for one in batch.snapshots)
                 assert newest > last
@@ -163,7 +169,10 @@ def test_the_journal_answers_for_what_memory_has_forgotten(tmp_path: Path) -> No
 def test_a_journal_that_cannot_be_read(tmp_path: Path) -> None:
     """When the journal fails, live answers are given all the same."""
     path = tmp_path / "progress.db"
-    with recording(store=f"sqlite:///{path}", strict=False) as recorder, progress.operation("o", id="o") as op:
+    with (
+        recording(store=f"sqlite:///{path}", strict=False) as recorder,
+        progress.operation("o", id="o") as op,
+    ):
         op.item("x")
         recorder.runtime.journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
         recorder.runtime.journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
@@ -182,7 +191,9 @@ def test_logs_and_requests_of_the_running_configuration() -> None:
     assert progress.request_cancel("j") is False
     with recording(capture_logs="INFO"), progress.operation("job", id="j") as op:
         logging.getLogger("work").warning("disk %d%% full", 91)
-        assert [(one.message, one.severity_text) for one in progress.get_logs("j")] == [("disk 91% full", "WARNING")]
+        assert [(one.message, one.severity_text) for one in progress.get_logs("j")] == [
+            ("disk 91% full", "WARNING")
+        ]
         assert progress.get_logs("j", severity=logging.ERROR) == []
         assert progress.request_cancel("other") is False
         assert not op.cancel_requested

@@ -24,7 +24,14 @@ from otel_progress import semconv
 from otel_progress.sampling import ProgressSampler
 
 PROGRESS = {semconv.OPERATION_ID: "friday-42", "user": "kept"}
-SAMPLERS = [ALWAYS_ON, ALWAYS_OFF, DEFAULT_ON, DEFAULT_OFF, TraceIdRatioBased(0.3), ParentBasedTraceIdRatio(0.3)]
+SAMPLERS = [
+    ALWAYS_ON,
+    ALWAYS_OFF,
+    DEFAULT_ON,
+    DEFAULT_OFF,
+    TraceIdRatioBased(0.3),
+    ParentBasedTraceIdRatio(0.3),
+]
 
 
 class Seen(SpanProcessor):

@@ -68,14 +68,25 @@ def facts(runtime: Runtime) -> list[Any]:
     for operation_id in ("job", "open"):
         one = runtime.get_operation(operation_id)
         assert one is not None
-        found.append([one.condition, one.elapsed_seconds, [described(level) for level in (one.root, *one.levels)]])
-        found.append([(event.name, event.path, event.outcome, event.number) for event in runtime.get_events(operation_id)])
+        found.append(
+            [one.condition, one.elapsed_seconds, [described(level) for level in (one.root, *one.levels)]]
+        )
+        found.append(
+            [
+                (event.name, event.path, event.outcome, event.number)
+                for event in runtime.get_events(operation_id)
+            ]
+        )
     return found
 
 
 def described(level: Any) -> dict[str, Any]:
     """Return a level's fields."""
-    fields = {name: getattr(level, name) for name in type(level).__slots__ if name not in ("info", "error", "metadata")}
+    fields = {
+        name: getattr(level, name)
+        for name in type(level).__slots__
+        if name not in ("info", "error", "metadata")
+    }
     hidden = ("trace_id", "span_id", "instance")
     info = {name: getattr(level.info, name) for name in type(level.info).__slots__ if name not in hidden}
     error = None if level.error is None else (level.error.type, level.error.message)
@@ -157,7 +168,10 @@ def test_a_second_provider_joined_late() -> None:
         with progress.operation("own", total=1) as op:
             assert config.configure(tracer_provider=late) is runtime
             assert config.configure(tracer_provider=late) is runtime
-            with op.level("child"), late.get_tracer("user").start_as_current_span("plain", attributes={"progress.total": 4}):
+            with (
+                op.level("child"),
+                late.get_tracer("user").start_as_current_span("plain", attributes={"progress.total": 4}),
+            ):
                 runtime.ticker.tick()
                 levels = found(runtime, op.operation_id).levels
                 assert [(level.info.type, level.total) for level in levels] == [("child", None), ("plain", 4)]

@@ -110,7 +110,11 @@ def test_a_keyword_may_be_called_like_the_parameter() -> None:
 def test_starts_are_percentages() -> None:
     """A stage lasts until the next one, the last until 100, and the first begins at 0."""
     made = Stages.from_starts(DOWNLOADING=5, TRANSCRIBING=25, SAVING=90.5)
-    expected = [Stage("DOWNLOADING", 0.25, 0.0), Stage("TRANSCRIBING", 0.655, 0.25), Stage("SAVING", 0.095, 0.905)]
+    expected = [
+        Stage("DOWNLOADING", 0.25, 0.0),
+        Stage("TRANSCRIBING", 0.655, 0.25),
+        Stage("SAVING", 0.095, 0.905),
+    ]
     assert list(made) == expected
     assert Stages.from_starts({"only": 100}) == Stages(only=1)
 
@@ -161,7 +165,9 @@ def test_overall_is_monotone_and_complete(weights: dict[str, float], ratios: lis
 def test_starts_are_kept(starts: list[float]) -> None:
     """Percent starts come back as fractions, except that the first stage takes from 0."""
     made = Stages.from_starts({f"s{place}": start for place, start in enumerate(sorted(starts))})
-    assert [stage.start for stage in made] == pytest.approx([0.0, *(start / 100 for start in sorted(starts)[1:])])
+    assert [stage.start for stage in made] == pytest.approx(
+        [0.0, *(start / 100 for start in sorted(starts)[1:])]
+    )
     assert math.fsum(stage.weight for stage in made) == pytest.approx(1.0)
 
 
@@ -182,7 +188,9 @@ def test_starts_that_do_not_ascend_are_refused(starts: list[float]) -> None:
 def test_bad_weights_are_refused(value: object) -> None:
     """A weight or start that is no finite number from zero up is named in the error, with its stage."""
     for make in (Stages, Stages.from_starts):
-        with pytest.raises(ConfigurationError, match=r"Stage 'b' has the (weight|start) .*expected a finite number"):
+        with pytest.raises(
+            ConfigurationError, match=r"Stage 'b' has the (weight|start) .*expected a finite number"
+        ):
             make({"a": 1, "b": value})  # type: ignore[dict-item]
 
 
@@ -224,7 +232,10 @@ class Pair(Enum):
         (lambda: Stages({"LOAD": 1, Phase.LOAD: 2}), "'LOAD' is there twice"),
         (lambda: Stages({"a": 1}, a=1), "'a' is there twice"),
         (lambda: Stages("image"), "looked up with Stages.named"),  # type: ignore[arg-type]
-        (lambda: Stages.from_starts(a=0, b=10**4000), "more than a billion %: percent starts are from 0 to 100"),
+        (
+            lambda: Stages.from_starts(a=0, b=10**4000),
+            "more than a billion %: percent starts are from 0 to 100",
+        ),
         (lambda: Stages.from_enum(TWIN), "B has the value of A"),
         (lambda: Stages.from_enum(Pair), r"'A' has the start \(1, 2\)"),
         (lambda: Stages.from_enum("Pair"), "expected an Enum class"),  # type: ignore[arg-type]
@@ -232,7 +243,10 @@ class Pair(Enum):
         (lambda: Stages(load=1)[Phase.WORK], "no stage 'WORK'"),
         (lambda: Stages(load=1).overall("load", 1.1), "expected a number from 0 to 1"),
         (lambda: Stages(load=1).overall("load", math.nan), "expected a number from 0 to 1"),
-        (lambda: Stages.named("imgae"), "Did you mean 'image'.*Known are: 'audio', 'default', 'image', 'video'"),
+        (
+            lambda: Stages.named("imgae"),
+            "Did you mean 'image'.*Known are: 'audio', 'default', 'image', 'video'",
+        ),
         (lambda: Stages.named(None), "no stages for the category None"),  # type: ignore[arg-type]
         (lambda: Stages.register("", Stages(a=1)), "category of stages is named ''"),
         (lambda: Stages.register("x", None), "without stages"),  # type: ignore[arg-type]

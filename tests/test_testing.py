@@ -6,7 +6,16 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import config
-from otel_progress.testing import MONOTONIC, WALL, CountingIds, FakeClock, Recorder, recording, span_trees, wait_until
+from otel_progress.testing import (
+    MONOTONIC,
+    WALL,
+    CountingIds,
+    FakeClock,
+    Recorder,
+    recording,
+    span_trees,
+    wait_until,
+)
 
 
 def test_a_clock_moved_by_hand() -> None:
@@ -28,7 +37,10 @@ def test_ids_are_the_same_in_every_run() -> None:
         with recording() as recorder:
             with progress.operation("o") as op, op.level("x"):
                 pass
-            spans = [(span.name, span.get_span_context().trace_id, span.get_span_context().span_id) for span in recorder.spans()]
+            spans = [
+                (span.name, span.get_span_context().trace_id, span.get_span_context().span_id)
+                for span in recorder.spans()
+            ]
             seen.append((op.operation_id, op.snapshot().info.run, spans))
     assert seen[0] == seen[1]
     assert seen[0][2] == [("x", 1, 2), ("o", 1, 1)]

@@ -38,7 +38,9 @@ def test_long_identifiers_stay_different() -> None:
 def test_segments_are_unambiguous(type_: str, id_: str, other_type: str, other_id: str) -> None:
     """Different types or ids make different segments, and none holds a path separator."""
     assert "/" not in encode_segment(type_, id_)
-    assert (encode_segment(type_, id_) == encode_segment(other_type, other_id)) == ((type_, id_) == (other_type, other_id))
+    assert (encode_segment(type_, id_) == encode_segment(other_type, other_id)) == (
+        (type_, id_) == (other_type, other_id)
+    )
 
 
 @given(ANY)

@@ -25,9 +25,15 @@ _HEAD: Final = "# Made from {source} by deploy/kubernetes/generate.py; do not ed
 def documents(project: Path = PROJECT) -> Iterator[tuple[Path, str]]:
     """Yield (path, text) of each file to write, relative to the project. Raises ValueError where a dashboard is too large."""
     for source in sorted((project / RULES).glob("*.yml")):
-        yield HERE / "rules" / f"{source.name.removesuffix('.yml')}.yaml", rule(source.relative_to(project), _text(source))
+        yield (
+            HERE / "rules" / f"{source.name.removesuffix('.yml')}.yaml",
+            rule(source.relative_to(project), _text(source)),
+        )
     for source in sorted((project / DASHBOARDS).glob("*.json")):
-        yield HERE / "dashboards" / f"{source.stem}.yaml", dashboard(source.relative_to(project), _text(source))
+        yield (
+            HERE / "dashboards" / f"{source.stem}.yaml",
+            dashboard(source.relative_to(project), _text(source)),
+        )
 
 
 def rule(source: Path, text: str) -> str:
@@ -58,7 +64,11 @@ def dashboard(source: Path, text: str) -> str:
 def stale(project: Path = PROJECT) -> list[str]:
     """Return the files that are not what they should be, or should not be at all."""
     wanted = dict(documents(project))
-    there = {path.relative_to(project) for folder in ("rules", "dashboards") for path in (project / HERE / folder).glob("*")}
+    there = {
+        path.relative_to(project)
+        for folder in ("rules", "dashboards")
+        for path in (project / HERE / folder).glob("*")
+    }
     different = {path for path, text in wanted.items() if path not in there or _text(project / path) != text}
     return sorted(path.as_posix() for path in different | (there - set(wanted)))
 

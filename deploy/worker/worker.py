@@ -38,7 +38,9 @@ logger = logging.getLogger("demo_worker")
 def survey(roots: Sequence[sources.Root]) -> None:
     """Survey sources as the demo does: three stages, a level for each package and folder."""
     name = "Survey of the sources"
-    job.survey(roots, operation_id=new_id("survey"), name=name, limit=SURVEY_BYTES, quick=False, what="interpreter")
+    job.survey(
+        roots, operation_id=new_id("survey"), name=name, limit=SURVEY_BYTES, quick=False, what="interpreter"
+    )
 
 
 def compress(roots: Sequence[sources.Root]) -> None:
@@ -46,7 +48,12 @@ def compress(roots: Sequence[sources.Root]) -> None:
     packages = largest(roots)
     total = sum(package.count for package in packages)
     with progress.operation(
-        "compression", "Compression of the sources", id=new_id("compression"), total=total, unit="file", packages=len(packages)
+        "compression",
+        "Compression of the sources",
+        id=new_id("compression"),
+        total=total,
+        unit="file",
+        packages=len(packages),
     ) as op:
         with ThreadPoolExecutor(WORKERS) as pool:
             try:
@@ -63,7 +70,9 @@ def compress(roots: Sequence[sources.Root]) -> None:
 def check(roots: Sequence[sources.Root]) -> None:
     """Check that sources are plain ASCII: a batch with an operation for each package, failed where one of its files is not."""
     packages = largest(roots)
-    with progress.batch("Encoding of the sources", id=new_id("encodings"), type="encodings", total=len(packages)) as batch:
+    with progress.batch(
+        "Encoding of the sources", id=new_id("encodings"), type="encodings", total=len(packages)
+    ) as batch:
         for package in packages:
             _check(batch, package)
 
@@ -95,7 +104,9 @@ def files(folder: sources.Folder) -> list[sources.SourceFile]:
 def _compress(op: progress.Level, package: sources.Folder) -> tuple[int, int]:
     """Return how many bytes a package has and how many are left of them."""
     before = after = 0
-    with op.level("package", package.name, package.name, total=package.count, unit="file", weight=package.count) as level:
+    with op.level(
+        "package", package.name, package.name, total=package.count, unit="file", weight=package.count
+    ) as level:
         for file in files(package):
             level.check_cancelled()
             level.update(message=file.name)
@@ -142,7 +153,9 @@ def terminate(number: int, frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Work until SIGTERM or SIGINT, or once; 0, or 1 when a single round failed."""
-    parser = argparse.ArgumentParser(prog="worker", description="Demo work on the Python sources of this machine.")
+    parser = argparse.ArgumentParser(
+        prog="worker", description="Demo work on the Python sources of this machine."
+    )
     parser.add_argument("--once", choices=JOBS, help="do one round of this and end")
     parser.add_argument("--pause", type=float, default=PAUSE_S, help="seconds between rounds")
     options = parser.parse_args(arguments)

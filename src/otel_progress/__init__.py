@@ -8,9 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError, OperationCancelledError, ProgressError
+from otel_progress.errors import (
+    ConfigurationError,
+    JournalError,
+    MissingExtraError,
+    OperationCancelledError,
+    ProgressError,
+)
 from otel_progress.instrument.level import Level, OpaqueStep, Pause, Track
-from otel_progress.instrument.tracer import ProgressTracer, batch, current_level, get_tracer, level, operation, track
+from otel_progress.instrument.tracer import (
+    ProgressTracer,
+    batch,
+    current_level,
+    get_tracer,
+    level,
+    operation,
+    track,
+)
 from otel_progress.model import Eta, Failure, LevelSnapshot, Outcome, Status
 from otel_progress.stages import Stage, Stages
 

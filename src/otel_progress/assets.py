@@ -31,7 +31,10 @@ _SUFFIXES: Final[Mapping[Bundle, str]] = {"dashboards": ".json", "rules": ".yml"
 
 def read_bundle(bundle: Bundle) -> dict[str, bytes]:
     """Return the contents of the files of a bundle by their names, sorted. Raises ProgressError when this installation has none."""
-    for place in (files("otel_progress") / "bundle" / bundle, Path(__file__).parents[2].joinpath(*_CHECKOUT[bundle])):
+    for place in (
+        files("otel_progress") / "bundle" / bundle,
+        Path(__file__).parents[2].joinpath(*_CHECKOUT[bundle]),
+    ):
         found = _read(place, _SUFFIXES[bundle])
         if found:
             return found

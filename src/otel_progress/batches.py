@@ -60,7 +60,9 @@ def merge(a: BatchDeclaration, b: BatchDeclaration) -> BatchDeclaration:
 def cursor_of(batch: BatchSnapshot, moment: float | None = None) -> BatchCursor:
     """Return where a batch stands in a list that was begun at ``moment`` (Unix seconds); without it, in one that begins now."""
     at = batch.read_at if moment is None else moment
-    return BatchCursor(at, was_finished_at(batch.is_finished, batch.ended_at, moment), batch.started_at, batch.id)
+    return BatchCursor(
+        at, was_finished_at(batch.is_finished, batch.ended_at, moment), batch.started_at, batch.id
+    )
 
 
 def was_finished_at(over: bool, ended_at: float | None, moment: float | None) -> bool:
@@ -98,7 +100,9 @@ def summarise(
     done = sum(one.ratio or 0.0 for one in active) if running_ratio is None else running_ratio
     pending = min(count, sum(one.status is Status.PENDING for one in active))
     last = tally.ends[-1] if tally.ends else None
-    over = not count and (info.ended_at is not None or (info.total is not None and tally.finished >= info.total > 0))
+    over = not count and (
+        info.ended_at is not None or (info.total is not None and tally.finished >= info.total > 0)
+    )
     ended_at = max((at for at in (info.ended_at, last) if at is not None), default=None) if over else None
     pace = _pace(info, tally, read_at) if ended_at is None else _whole_pace(info, tally, ended_at)
     return BatchSnapshot(
@@ -165,7 +169,9 @@ def _whole_pace(info: BatchDeclaration, tally: BatchTally, end: float) -> float 
     return tally.finished / seconds if tally.finished and seconds > _INSTANT else None
 
 
-def _remaining(info: BatchDeclaration, finished: int, running: int, done: float, pace: float | None) -> float | None:
+def _remaining(
+    info: BatchDeclaration, finished: int, running: int, done: float, pace: float | None
+) -> float | None:
     """Return the seconds that what is left takes at this pace: what is expected, and at least what runs already."""
     if pace is None or (info.total is None and info.ended_at is None):
         return None

@@ -14,7 +14,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from otel_progress.model import NO_METADATA, Eta, Failure, Instance, LevelInfo, LevelSnapshot, MetadataValue, Outcome, Status
+from otel_progress.model import (
+    NO_METADATA,
+    Eta,
+    Failure,
+    Instance,
+    LevelInfo,
+    LevelSnapshot,
+    MetadataValue,
+    Outcome,
+    Status,
+)
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
 
@@ -70,7 +80,14 @@ _STATE_FIELDS: Final = (
 )
 
 
-_LATER_FIELDS: Final = ("estimated", "paused_clock", "paused_s", "previews", "overdue_after_s", "resumed_from")
+_LATER_FIELDS: Final = (
+    "estimated",
+    "paused_clock",
+    "paused_s",
+    "previews",
+    "overdue_after_s",
+    "resumed_from",
+)
 """Fields of a level that documents of older writers do not have."""
 
 
@@ -135,7 +152,17 @@ _USE_FIELDS: Final = (
 )
 
 
-_BATCH_FIELDS: Final = ("id", "name", "type", "total", "started_at", "ended_at", "read_at", "ratio", "throughput")
+_BATCH_FIELDS: Final = (
+    "id",
+    "name",
+    "type",
+    "total",
+    "started_at",
+    "ended_at",
+    "read_at",
+    "ratio",
+    "throughput",
+)
 
 
 _INSTANCE_FIELDS: Final = ("id", "pid", "host", "service", "started_at", "start")
@@ -172,7 +199,9 @@ def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
         levels=tuple(decode_level(level) for level in document.get("levels", ())),
         read_at=document["read_at"],
         clock=document["clock"],
-        instance=None if worker is None else Instance(**{name: worker.get(name) for name in _INSTANCE_FIELDS}),
+        instance=None
+        if worker is None
+        else Instance(**{name: worker.get(name) for name in _INSTANCE_FIELDS}),
         alive=document["alive"],
         resources=None if resources is None else decode_resources(resources),
         cancel_requested_at=document.get("cancel_requested_at"),
@@ -189,7 +218,10 @@ def encode_level(snapshot: LevelSnapshot, clock: float) -> Document:
         completed=snapshot.completed,
         percentage=None if ratio is None else 100.0 * ratio,
         elapsed_seconds=snapshot.elapsed(clock),
-        metadata={key: list(value) if isinstance(value, tuple) else value for key, value in snapshot.metadata.items()},
+        metadata={
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in snapshot.metadata.items()
+        },
         error=encode_failure(snapshot.error),
         eta=None if snapshot.eta is None else _pick(snapshot.eta, _ALL_ETA_FIELDS),
     )
@@ -238,7 +270,9 @@ def encode_event(event: Event) -> Document:
         "name": event.name,
         "outcome": None if event.outcome is None else event.outcome.value,
         "error": encode_failure(event.error),
-        "metadata": {key: list(value) if isinstance(value, tuple) else value for key, value in event.metadata.items()},
+        "metadata": {
+            key: list(value) if isinstance(value, tuple) else value for key, value in event.metadata.items()
+        },
     }
 
 
@@ -264,7 +298,9 @@ def decode_event(document: Mapping[str, Any]) -> Event:
 def encode_log(record: LogRecord) -> Document:
     """Return the object of one log record."""
     document = _pick(record, _LOG_FIELDS)
-    document["attributes"] = {key: list(value) if isinstance(value, tuple) else value for key, value in record.attributes.items()}
+    document["attributes"] = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in record.attributes.items()
+    }
     return document
 
 
@@ -331,7 +367,9 @@ def encode_failure(failure: Failure | None) -> Document | None:
 
 def decode_failure(document: Mapping[str, Any] | None) -> Failure | None:
     """Return the error of an object."""
-    return None if document is None else Failure(document["type"], document["message"], document.get("details"))
+    return (
+        None if document is None else Failure(document["type"], document["message"], document.get("details"))
+    )
 
 
 def encode_metadata(metadata: Mapping[str, MetadataValue]) -> str | None:
@@ -343,7 +381,9 @@ def decode_metadata(document: Mapping[str, Any] | None) -> Mapping[str, Metadata
     """Return metadata from an object; lists become tuples."""
     if not document:
         return NO_METADATA
-    return MappingProxyType({key: tuple(value) if isinstance(value, list) else value for key, value in document.items()})
+    return MappingProxyType(
+        {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
+    )
 
 
 def finite(value: float | None) -> float | None:
@@ -353,7 +393,10 @@ def finite(value: float | None) -> float | None:
 
 def _take(document: Mapping[str, Any], names: tuple[str, ...], later: tuple[str, ...]) -> Document:
     """Return the fields of a document: ``names``, which have to be there, and ``later`` ones as far as they are."""
-    return {**{name: document[name] for name in names}, **{name: document[name] for name in later if name in document}}
+    return {
+        **{name: document[name] for name in names},
+        **{name: document[name] for name in later if name in document},
+    }
 
 
 def _pick(record: object, names: tuple[str, ...]) -> Document:

@@ -131,9 +131,13 @@ def start(
             raise ConfigurationError(msg)
         if running is not None:
             return _again(running, arguments, provider)
-        settings = Settings.from_environ(os.environ if environ is None else environ).with_arguments(**arguments)
+        settings = Settings.from_environ(os.environ if environ is None else environ).with_arguments(
+            **arguments
+        )
         runtime = (
-            _RuntimeBuilder(settings, provider, sources or ClockAndIds()).runtime if settings.enabled else _disabled(settings)
+            _RuntimeBuilder(settings, provider, sources or ClockAndIds()).runtime
+            if settings.enabled
+            else _disabled(settings)
         )
         _current[:] = [runtime]
         atexit.register(runtime.shutdown)

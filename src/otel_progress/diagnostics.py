@@ -35,4 +35,6 @@ def log_warning(text: str, *arguments: object, error: BaseException | None = Non
         logger.warning(text, *arguments, exc_info=error)
 
 
-report_hook_errors(lambda error: report_internal_error("fork", "progress could not be prepared for a fork", error=error))
+report_hook_errors(
+    lambda error: report_internal_error("fork", "progress could not be prepared for a fork", error=error)
+)

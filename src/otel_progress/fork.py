@@ -136,7 +136,13 @@ def fork_safe_lock() -> Lock:
     """
     lock = Lock()
     kind = type(lock)
-    on_fork(phase=ForkPhase.LOCKS, owner=lock, before=kind.acquire, after_in_parent=kind.release, after_in_child=kind.release)
+    on_fork(
+        phase=ForkPhase.LOCKS,
+        owner=lock,
+        before=kind.acquire,
+        after_in_parent=kind.release,
+        after_in_child=kind.release,
+    )
     return lock
 
 
@@ -175,7 +181,12 @@ def _renew_imports() -> None:
     _importing = RLock()
 
 
-on_fork(phase=ForkPhase.IMPORTS, before=_wait_for_imports, after_in_parent=_release_imports, after_in_child=_renew_imports)
+on_fork(
+    phase=ForkPhase.IMPORTS,
+    before=_wait_for_imports,
+    after_in_parent=_release_imports,
+    after_in_child=_renew_imports,
+)
 
 
 # --- running the hooks ---------------------------------------------------------------------------------------------

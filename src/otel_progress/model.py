@@ -16,7 +16,9 @@ Number: TypeAlias = "int | float"
 """A count of work: bytes, files, seconds of video."""
 
 
-MetadataValue: TypeAlias = "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
+MetadataValue: TypeAlias = (
+    "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
+)
 """What a metadata value becomes: the attribute types of OpenTelemetry."""
 
 
@@ -44,7 +46,9 @@ class Status(str, Enum):
         return self.value
 
 
-for _status in Status:  # kept with each, not worked out: it is asked several times for every row of every tick
+for (
+    _status
+) in Status:  # kept with each, not worked out: it is asked several times for every row of every tick
     _status.finished = _status not in (Status.PENDING, Status.RUNNING)  # type: ignore[misc]
 
 

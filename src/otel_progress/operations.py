@@ -9,7 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from otel_progress.model import NO_METADATA, Eta, Failure, Instance, LevelSnapshot, MetadataValue, Number, Outcome, Status
+from otel_progress.model import (
+    NO_METADATA,
+    Eta,
+    Failure,
+    Instance,
+    LevelSnapshot,
+    MetadataValue,
+    Number,
+    Outcome,
+    Status,
+)
 from otel_progress.records import ResourceUse
 
 
@@ -229,14 +239,18 @@ class BatchSnapshot:
         if self.counts[Status.FAILED]:
             return Status.FAILED
         return (
-            Status.CANCELLED if self.finished_count and self.counts[Status.CANCELLED] == self.finished_count else Status.COMPLETED
+            Status.CANCELLED
+            if self.finished_count and self.counts[Status.CANCELLED] == self.finished_count
+            else Status.COMPLETED
         )
 
     @property
     def is_finished(self) -> bool:
         """True when nothing runs and no more operations are expected: it was closed, or all of its total has ended."""
         running = self.counts[Status.RUNNING] + self.counts[Status.PENDING]
-        return not running and (self.ended_at is not None or (self.total is not None and self.finished_count >= self.total > 0))
+        return not running and (
+            self.ended_at is not None or (self.total is not None and self.finished_count >= self.total > 0)
+        )
 
     @property
     def elapsed_seconds(self) -> float:

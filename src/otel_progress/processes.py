@@ -42,7 +42,12 @@ def current_instance(service: str) -> Instance:
     """Return the record of this process, with a new unique id; ask again after a fork."""
     pid = os.getpid()
     return Instance(
-        id=str(uuid.uuid4()), pid=pid, host=this_host(), service=service, started_at=time.time(), start=_start_ticks(pid)
+        id=str(uuid.uuid4()),
+        pid=pid,
+        host=this_host(),
+        service=service,
+        started_at=time.time(),
+        start=_start_ticks(pid),
     )
 
 
@@ -55,7 +60,9 @@ def this_host() -> str:
 @lru_cache(maxsize=1)
 def host_class() -> str:
     """Return the kind of machine as ``system-machine-cores``, like ``linux-x86_64-2``: runs on one kind take about as long."""
-    machine = os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCESSOR_ARCHITECTURE", "unknown")
+    machine = (
+        os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCESSOR_ARCHITECTURE", "unknown")
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return f"{sys.platform}-{machine}-{cores}".lower()
 

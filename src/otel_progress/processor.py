@@ -82,7 +82,9 @@ class ProgressSpanProcessor(SpanProcessor):
                 try:
                     self._take(span_id, cast(Span, span))
                 except Exception as error:
-                    report_internal_error("processor", "the last progress of a span could not be read", error=error)
+                    report_internal_error(
+                        "processor", "the last progress of a span could not be read", error=error
+                    )
                 del self._watched[span_id]  # whatever could be read of it, it is over
                 node = self._nodes.pop(span_id, None)
             if node is not None:
@@ -118,7 +120,9 @@ class ProgressSpanProcessor(SpanProcessor):
             watched = list(self._watched.items())
         for span_id, (span, _) in watched:
             try:
-                with self._lock:  # for one span at a time, so that no end waits long; it may have ended meanwhile
+                with (
+                    self._lock
+                ):  # for one span at a time, so that no end waits long; it may have ended meanwhile
                     if span_id in self._watched:
                         self._take(span_id, span)
             except Exception as error:
@@ -139,7 +143,9 @@ class ProgressSpanProcessor(SpanProcessor):
     def _parent(self, span_id: int, span: Span) -> Node | None:
         """Return the running level a span is in: that of the nearest span above it that tells of progress, or a helper's."""
         above, parent = self._watched[span_id][1], span.parent
-        passed = {span_id}  # ids that a generator gives twice, as those of tests do, must not lead in a circle
+        passed = {
+            span_id
+        }  # ids that a generator gives twice, as those of tests do, must not lead in a circle
         while parent is not None and parent.span_id in self._watched and parent.span_id not in passed:
             passed.add(parent.span_id)
             outer = self._watched[parent.span_id][0]

@@ -37,7 +37,9 @@ def get_events(
 ) -> list[Event]:
     """Return the kept item events of the newest run of this id, oldest first."""
     runtime = current_runtime()
-    return [] if runtime is None else runtime.get_events(operation_id, level=level, outcome=outcome, since=since)
+    return (
+        [] if runtime is None else runtime.get_events(operation_id, level=level, outcome=outcome, since=since)
+    )
 
 
 def get_batch(batch_id: str) -> BatchSnapshot | None:
@@ -47,7 +49,12 @@ def get_batch(batch_id: str) -> BatchSnapshot | None:
 
 
 def get_logs(
-    operation_id: str, *, path: str | None = None, severity: int = 0, since: float | None = None, limit: int = 1000
+    operation_id: str,
+    *,
+    path: str | None = None,
+    severity: int = 0,
+    since: float | None = None,
+    limit: int = 1000,
 ) -> list[LogRecord]:
     """Return captured log records of the newest run of this id, oldest first; see :meth:`Runtime.get_logs`."""
     runtime = current_runtime()

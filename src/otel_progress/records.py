@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-Attribute: TypeAlias = "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
+Attribute: TypeAlias = (
+    "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
+)
 """The attribute types of OpenTelemetry."""
 
 
 NO_ATTRIBUTES: Final[Mapping[str, Attribute]] = MappingProxyType({})
 
 
-SEVERITIES: Final[Mapping[str, int]] = MappingProxyType({"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50})
+SEVERITIES: Final[Mapping[str, int]] = MappingProxyType(
+    {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+)
 """The names of Python's ``logging`` and their numbers; records may have numbers in between."""
 
 

@@ -46,10 +46,14 @@ class ProgressSampler(Sampler):
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
         """Return ``root``'s result, or one that records without sampling when it drops a progress span."""
-        if trace_state is None:  # as the SDK itself calls a sampler: some of those in use do not know the last parameter
+        if (
+            trace_state is None
+        ):  # as the SDK itself calls a sampler: some of those in use do not know the last parameter
             result = self._root.should_sample(parent_context, trace_id, name, kind, attributes, links)
         else:
-            result = self._root.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+            result = self._root.should_sample(
+                parent_context, trace_id, name, kind, attributes, links, trace_state
+            )
         if result.decision is not Decision.DROP or not attributes or not _is_progress(attributes):
             return result
         # A dropping sampler returns no attributes, as nobody would read them; here they are what makes the span useful.

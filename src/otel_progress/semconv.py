@@ -298,7 +298,9 @@ OPERATION_RATIO: Final = _gauge(
 )
 
 
-OPERATION_CURRENT: Final = _gauge("progress.operation.current", _OPERATION, "Units of work done by the operation.")
+OPERATION_CURRENT: Final = _gauge(
+    "progress.operation.current", _OPERATION, "Units of work done by the operation."
+)
 
 
 OPERATION_TARGET: Final = _gauge(
@@ -306,14 +308,21 @@ OPERATION_TARGET: Final = _gauge(
 )
 
 
-OPERATION_FAILED: Final = _gauge("progress.operation.failed", _OPERATION, "Units of work of the operation that failed.")
+OPERATION_FAILED: Final = _gauge(
+    "progress.operation.failed", _OPERATION, "Units of work of the operation that failed."
+)
 
 
-OPERATION_START: Final = _gauge("progress.operation.start_timestamp", _OPERATION, "When the operation started, Unix time.", "s")
+OPERATION_START: Final = _gauge(
+    "progress.operation.start_timestamp", _OPERATION, "When the operation started, Unix time.", "s"
+)
 
 
 OPERATION_LAST_ADVANCE: Final = _gauge(
-    "progress.operation.last_advance_timestamp", _OPERATION, "When the operation last advanced, Unix time.", "s"
+    "progress.operation.last_advance_timestamp",
+    _OPERATION,
+    "When the operation last advanced, Unix time.",
+    "s",
 )
 
 
@@ -351,17 +360,23 @@ OPERATION_REMAINING: Final = _gauge(
 )
 
 
-LEVEL_RATIO: Final = _gauge("progress.level.ratio", _LEVEL, "Fraction of the level done, 0 to 1; absent while unknown.")
+LEVEL_RATIO: Final = _gauge(
+    "progress.level.ratio", _LEVEL, "Fraction of the level done, 0 to 1; absent while unknown."
+)
 
 
 LEVEL_CURRENT: Final = _gauge("progress.level.current", _LEVEL, "Units of work done by the level.")
 
 
-LEVEL_TARGET: Final = _gauge("progress.level.target", _LEVEL, "Units of work the level has in all; absent while unknown.")
+LEVEL_TARGET: Final = _gauge(
+    "progress.level.target", _LEVEL, "Units of work the level has in all; absent while unknown."
+)
 
 
 LEVEL_ESTIMATED: Final = _gauge(
-    "progress.level.estimated", _LEVEL, "1 where the ratio of a running level rests on an estimate; absent elsewhere."
+    "progress.level.estimated",
+    _LEVEL,
+    "1 where the ratio of a running level rests on an estimate; absent elsewhere.",
 )
 
 
@@ -395,11 +410,15 @@ ITEMS: Final = _counter(
 
 
 OPERATION_CPU: Final = _gauge(
-    "progress.operation.cpu_ratio", _OPERATION, "Processor use of the operation's process, 1 for one busy core."
+    "progress.operation.cpu_ratio",
+    _OPERATION,
+    "Processor use of the operation's process, 1 for one busy core.",
 )
 
 
-OPERATION_MEMORY: Final = _gauge("progress.operation.memory", _OPERATION, "Resident memory of the operation's process.", "By")
+OPERATION_MEMORY: Final = _gauge(
+    "progress.operation.memory", _OPERATION, "Resident memory of the operation's process.", "By"
+)
 
 
 OPERATION_GPU: Final = _gauge(
@@ -422,17 +441,26 @@ BATCH_INFO: Final = _gauge(
 )
 
 
-BATCH_RATIO: Final = _gauge("progress.batch.ratio", _BATCH, "Fraction of the batch done, 0 to 1; absent while unknown.")
+BATCH_RATIO: Final = _gauge(
+    "progress.batch.ratio", _BATCH, "Fraction of the batch done, 0 to 1; absent while unknown."
+)
 
 
-BATCH_TARGET: Final = _gauge("progress.batch.target", _BATCH, "Operations the batch has in all; absent while unknown.")
+BATCH_TARGET: Final = _gauge(
+    "progress.batch.target", _BATCH, "Operations the batch has in all; absent while unknown."
+)
 
 
-BATCH_OPERATIONS: Final = _gauge("progress.batch.operations", (*_BATCH, "status"), "Operations of the batch by status.")
+BATCH_OPERATIONS: Final = _gauge(
+    "progress.batch.operations", (*_BATCH, "status"), "Operations of the batch by status."
+)
 
 
 BATCH_REMAINING: Final = _gauge(
-    "progress.batch.remaining", _BATCH, "Time the batch still needs at its pace of late; absent while unknown.", "s"
+    "progress.batch.remaining",
+    _BATCH,
+    "Time the batch still needs at its pace of late; absent while unknown.",
+    "s",
 )
 
 
@@ -451,20 +479,29 @@ ETA_INTERVALS: Final = _counter(
 
 
 PREVIEWS: Final = _counter(
-    "progress.previews", ("outcome",), "Previews by what became of them: stored, unchanged, dropped (busy), refused or failed."
+    "progress.previews",
+    ("outcome",),
+    "Previews by what became of them: stored, unchanged, dropped (busy), refused or failed.",
 )
 
 
 SERIES_SHOWN: Final = _gauge(
-    "progress.series.shown", ("metric_group",), "Operations, levels and batches that the last scrape or export showed."
+    "progress.series.shown",
+    ("metric_group",),
+    "Operations, levels and batches that the last scrape or export showed.",
 )
 
 
-SERIES_LIMIT: Final = _gauge("progress.series.limit", ("metric_group",), "How many operations, levels and batches can be shown.")
+SERIES_LIMIT: Final = _gauge(
+    "progress.series.limit", ("metric_group",), "How many operations, levels and batches can be shown."
+)
 
 
 JOURNAL_SIZE: Final = _gauge(
-    "progress.journal.size", (), "Size of the journal's files, its write-ahead log included; absent without a file.", "By"
+    "progress.journal.size",
+    (),
+    "Size of the journal's files, its write-ahead log included; absent without a file.",
+    "By",
 )
 
 
@@ -479,33 +516,49 @@ UPDATES_REJECTED: Final = _counter("progress.updates.rejected", ("reason",), "Ba
 
 
 SINK_ERRORS: Final = _counter(
-    "progress.sink.errors", ("sink",), "Failures inside of telemetry that the work never saw, by sink or place."
+    "progress.sink.errors",
+    ("sink",),
+    "Failures inside of telemetry that the work never saw, by sink or place.",
 )
 
 
 EVENTS_DROPPED: Final = _counter(
-    "progress.events.dropped", ("reason",), "Events, snapshots or callbacks let go because a bound was reached."
+    "progress.events.dropped",
+    ("reason",),
+    "Events, snapshots or callbacks let go because a bound was reached.",
 )
 
 
-TICK_DURATION: Final = _histogram("progress.tick.duration", (), "Time taken by a tick of the collector thread.", "s")
+TICK_DURATION: Final = _histogram(
+    "progress.tick.duration", (), "Time taken by a tick of the collector thread.", "s"
+)
 
 
-SERVER_CLIENTS: Final = _gauge("progress.server.clients", ("transport",), "Clients that are connected to the streams.")
+SERVER_CLIENTS: Final = _gauge(
+    "progress.server.clients", ("transport",), "Clients that are connected to the streams."
+)
 
 
-SERVER_MESSAGES: Final = _counter("progress.server.messages", ("transport",), "Messages sent to clients of the streams.")
+SERVER_MESSAGES: Final = _counter(
+    "progress.server.messages", ("transport",), "Messages sent to clients of the streams."
+)
 
 
 SERVER_COALESCED: Final = _counter(
-    "progress.server.coalesced", ("transport",), "Snapshots a client was not sent because a newer one of the operation was there."
+    "progress.server.coalesced",
+    ("transport",),
+    "Snapshots a client was not sent because a newer one of the operation was there.",
 )
 
 
 SERVER_REFUSED: Final = _counter(
-    "progress.server.refused", ("reason",), "Requests, connections and messages the server refused, or clients it let go."
+    "progress.server.refused",
+    ("reason",),
+    "Requests, connections and messages the server refused, or clients it let go.",
 )
 
 
-METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+METRICS: Final[tuple[Metric, ...]] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Metric)
+)
 """All metrics, in the order above."""

@@ -75,7 +75,9 @@ class Stages:
         Starts ascend. A stage lasts until the next one starts, the last one until 100. The first stage begins at 0 even when
         its start is later, so that nothing of the whole belongs to no stage.
         """
-        return cls._from_starts([(name, _number(name, value, "start")) for name, value in _pairs(starts, named)])
+        return cls._from_starts(
+            [(name, _number(name, value, "start")) for name, value in _pairs(starts, named)]
+        )
 
     @classmethod
     def from_enum(cls, enum: type[Enum], *, weights: bool = False) -> Stages:
@@ -91,7 +93,9 @@ class Stages:
         numbered = values in (list(range(len(values))), list(range(1, len(values) + 1)))
         if numbered or all(isinstance(value, str) for value in values):
             return cls(dict.fromkeys(members, 1))
-        return cls._from_starts([(member.name, _number(member.name, member.value, "start")) for member in members])
+        return cls._from_starts(
+            [(member.name, _number(member.name, member.value, "start")) for member in members]
+        )
 
     @classmethod
     def _from_starts(cls, pairs: list[tuple[str, Fraction]]) -> Stages:
@@ -102,7 +106,9 @@ class Stages:
                 raise ConfigurationError(f"{msg} Percent starts have to ascend: put the stages in order.")
         if starts and starts[-1] > 100:
             msg = f"Stage {_quoted(names[-1])} starts at {_percent(starts[-1])}: percent starts are from 0 to 100."
-            raise ConfigurationError(f"{msg} If the values are weights, use Stages(...), or from_enum(..., weights=True).")
+            raise ConfigurationError(
+                f"{msg} If the values are weights, use Stages(...), or from_enum(..., weights=True)."
+            )
         from fractions import Fraction
 
         edges = [Fraction(0), *starts[1:], Fraction(100)]
@@ -118,7 +124,10 @@ class Stages:
         from fractions import Fraction
 
         starts = accumulate(weights, initial=Fraction(0))
-        stages = tuple(Stage(name, float(w), float(start)) for name, w, start in zip(names, weights, starts, strict=False))
+        stages = tuple(
+            Stage(name, float(w), float(start))
+            for name, w, start in zip(names, weights, starts, strict=False)
+        )
         object.__setattr__(self, "_stages", stages)
         object.__setattr__(self, "_index", {name: place for place, name in enumerate(names)})
 
@@ -236,7 +245,9 @@ def as_stages(value: StagesLike | None) -> Stages | None:
 def _pairs(mapping: object, named: Mapping[str, float]) -> list[tuple[str, object]]:
     """Return (name, value) of a mapping and keywords together."""
     if mapping is not None and not isinstance(mapping, Mapping):
-        msg = f"Stages were given as {_quoted(mapping)}: expected keywords or one mapping from name to number."
+        msg = (
+            f"Stages were given as {_quoted(mapping)}: expected keywords or one mapping from name to number."
+        )
         raise ConfigurationError(f"{msg} A category is looked up with Stages.named(...).")
     items = [*(mapping.items() if mapping else ()), *named.items()]
     pairs = [(stage_name(name), value) for name, value in items]
@@ -246,9 +257,7 @@ def _pairs(mapping: object, named: Mapping[str, float]) -> list[tuple[str, objec
 
 def _check_unique(names: list[str]) -> None:
     if len(names) > MAX_STAGES:
-        msg = (
-            f"There are more than {MAX_STAGES} stages: use levels for parts that are many, and stages for the phases around them."
-        )
+        msg = f"There are more than {MAX_STAGES} stages: use levels for parts that are many, and stages for the phases around them."
         raise ConfigurationError(msg)
     seen: set[str] = set()
     for name in names:
@@ -263,9 +272,13 @@ def _members(enum: type[Enum]) -> list[Enum]:
         msg = f"Stages cannot be made from {_quoted(enum)}: expected an Enum class with one member a stage."
         raise ConfigurationError(msg)
     for name, member in enum.__members__.items():
-        if name != member.name:  # Enum makes a repeated value an alias, so the stage would vanish without a word
+        if (
+            name != member.name
+        ):  # Enum makes a repeated value an alias, so the stage would vanish without a word
             msg = f"In {enum.__name__}, {name} has the value of {member.name} and so is no member of its own."
-            raise ConfigurationError(f"{msg} Give each member its own value, or use Stages({{'name': weight, ...}}).")
+            raise ConfigurationError(
+                f"{msg} Give each member its own value, or use Stages({{'name': weight, ...}})."
+            )
     return list(enum)
 
 

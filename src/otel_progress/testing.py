@@ -128,7 +128,10 @@ class Recorder:
         """Return an operation as it is now. Raises KeyError when there is none of this id."""
         found = self.runtime.get_operation(operation_id)
         if found is None:
-            known = [one.operation_id for one in (*self.runtime.get_active_operations(), *self.runtime.get_history())]
+            known = [
+                one.operation_id
+                for one in (*self.runtime.get_active_operations(), *self.runtime.get_history())
+            ]
             msg = f"there is no operation {operation_id!r}; there are: {', '.join(known) or 'none'}"
             raise KeyError(msg)
         return found
@@ -156,7 +159,14 @@ def recording(
     if provider is None:
         provider = TracerProvider(sampler=sampler, id_generator=ids, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    arguments = {"store": "memory:", "console": False, "otlp": False, "resources": False, "strict": strict, **settings}
+    arguments = {
+        "store": "memory:",
+        "console": False,
+        "otlp": False,
+        "resources": False,
+        "strict": strict,
+        **settings,
+    }
     sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
     runtime = start(arguments, provider, environ={}, sources=sources, fresh=True)
     if not ticking:
@@ -167,7 +177,9 @@ def recording(
         runtime.shutdown(_END_S)
 
 
-def span_trees(spans: Iterable[ReadableSpan], *, leave_out: Iterable[str] = VOLATILE_ATTRIBUTES) -> list[Tree]:
+def span_trees(
+    spans: Iterable[ReadableSpan], *, leave_out: Iterable[str] = VOLATILE_ATTRIBUTES
+) -> list[Tree]:
     """Return finished spans as nested plain data, to compare or print whole trees.
 
     Spans without a parent among ``spans`` come first, children inside of theirs, each in the order of their starts (span ids break
@@ -220,4 +232,13 @@ def _nothing() -> None:
     return None
 
 
-__all__ = ["ConfigurationError", "CountingIds", "FakeClock", "Recorder", "Tree", "recording", "span_trees", "wait_until"]
+__all__ = [
+    "ConfigurationError",
+    "CountingIds",
+    "FakeClock",
+    "Recorder",
+    "Tree",
+    "recording",
+    "span_trees",
+    "wait_until",
+]

@@ -32,7 +32,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, from the root of the repository."""
     environ = {**os.environ, "OTEL_PROGRESS_STORE": "nonsense:", "OTEL_SDK_DISABLED": "true", "no_proxy": "*"}
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environ, check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=ROOT, env=environ, check=False, capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.mark.process
@@ -70,7 +72,10 @@ def test_summary_with_full_page_has_five_rows() -> None:
 
 def test_the_readme_has_the_last_results() -> None:
     """The figures of the README are those of docs/benchmarks.md, which one command writes."""
-    readme, page = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    readme, page = (
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8"),
+    )
     assert with_summary(readme, page) == readme
 
 
@@ -154,7 +159,7 @@ def test_tables_line_up_and_escape() -> None:
     """Columns are as wide as their widest cell; a bar in a cell does not end it in Markdown."""
     rows = [Row("a", "1 ns"), Row("a | longer one", "22 ns")]
     first, *others = text(rows).splitlines()
-    assert {line.index(cell) for line, cell in zip((first, *others), ("cost", "1 ns", "22 ns"), strict=True)} == {
-        len(rows[1].what) + 2
-    }
+    assert {
+        line.index(cell) for line, cell in zip((first, *others), ("cost", "1 ns", "22 ns"), strict=True)
+    } == {len(rows[1].what) + 2}
     assert r"| a \| longer one | 22 ns |" in markdown(rows)

@@ -32,8 +32,12 @@ def test_tqdm_by_hand() -> None:
     """Two looks: work 0.3·0.1 then 0.3·0.2 + 0.7·0.03, time 0.3·1 then 0.3·1 + 0.7·0.3; one look a moment later changes nothing."""
     points = ((0.0, 0.0), (1.0, 0.1), (2.0, 0.3))
     assert eta_baselines.tqdm(Question(points, 2.5, ())) == pytest.approx(0.7 * 0.51 / 0.081)
-    assert eta_baselines.tqdm(Question((*points, (2.05, 0.31)), 2.5, ())) == pytest.approx(0.69 * 0.51 / 0.081)
-    assert eta_baselines.tqdm(Question(((0.0, 0.0), (0.05, 0.2)), 0.1, ())) == pytest.approx(0.4)  # before any look: the average
+    assert eta_baselines.tqdm(Question((*points, (2.05, 0.31)), 2.5, ())) == pytest.approx(
+        0.69 * 0.51 / 0.081
+    )
+    assert eta_baselines.tqdm(Question(((0.0, 0.0), (0.05, 0.2)), 0.1, ())) == pytest.approx(
+        0.4
+    )  # before any look: the average
 
 
 @pytest.mark.parametrize("steps", SPEEDS.values(), ids=SPEEDS)
@@ -104,5 +108,12 @@ def test_ninja_disbelieves_a_tenfold_difference_once_it_is_sure() -> None:
 def test_time_at_a_ratio() -> None:
     """Between two points on the straight line; before the first and past the last those."""
     points = ((0.0, 0.25), (10.0, 0.5), (30.0, 0.75))
-    assert [time_at(points, ratio) for ratio in (0.1, 0.25, 0.375, 0.5, 0.625, 0.9)] == [0.0, 0.0, 5.0, 10.0, 20.0, 30.0]
+    assert [time_at(points, ratio) for ratio in (0.1, 0.25, 0.375, 0.5, 0.625, 0.9)] == [
+        0.0,
+        0.0,
+        5.0,
+        10.0,
+        20.0,
+        30.0,
+    ]
     assert time_at((), 0.5) == 0.0

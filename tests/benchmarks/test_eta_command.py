@@ -44,7 +44,11 @@ def test_the_document_has_the_figures_of_the_tables() -> None:
     results = results_with(sums(0.007), sums(0.05))
     document = eta_report.document(results, [BY_NAME["history"], BY_NAME["resume"]])
     assert document["resume"] == {}
-    assert document["history"][MEAN][OURS]["error"] == document["history"]["job"][OURS]["error"] == pytest.approx(0.007)
+    assert (
+        document["history"][MEAN][OURS]["error"]
+        == document["history"]["job"][OURS]["error"]
+        == pytest.approx(0.007)
+    )
     table = eta_report.tables(results, [BY_NAME["history"], BY_NAME["resume"]])
     assert table.splitlines()[0] == "3 to 20 runs of history (history)"
     assert "Resumed" not in table
@@ -55,7 +59,9 @@ def test_the_document_has_the_figures_of_the_tables() -> None:
 
 def test_the_page_has_the_figures_between_its_marks() -> None:
     """What is written is a table of scenarios and one of jobs, each row as wide as its heading; the rest of the page stays."""
-    written = eta_page.figures({"own traces": results_with(sums(0.007), sums(0.05))}, [Row("one estimate", "9 µs")])
+    written = eta_page.figures(
+        {"own traces": results_with(sums(0.007), sums(0.05))}, [Row("one estimate", "9 µs")]
+    )
     page = eta_page.with_figures(f"before {eta_page.MARK} old {eta_page.END} after", written)
     assert page.startswith(f"before {eta_page.MARK}\n")
     assert page.endswith(f"{eta_page.END} after")
@@ -63,7 +69,17 @@ def test_the_page_has_the_figures_between_its_marks() -> None:
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     named = [row.split(" | ")[0] for row in rows]
     scenario = BY_NAME["history"].title
-    assert named == ["| scenario", "| ---", f"| {scenario}", "| job", "| ---", "| job", "| what", "| ---", "| one estimate"]
+    assert named == [
+        "| scenario",
+        "| ---",
+        f"| {scenario}",
+        "| job",
+        "| ---",
+        "| job",
+        "| what",
+        "| ---",
+        "| one estimate",
+    ]
     assert len({row.count("|") for row in rows[:6]}) == 1
     assert " 0.70 % | 0.70 % | 0.70 % | " in rows[2]
     with pytest.raises(ValueError, match="no place for figures"):
@@ -96,7 +112,9 @@ def traces(tmp_path: Path) -> Path:
     return tmp_path / "small.jsonl.gz"
 
 
-def test_the_command_prints_a_table_for_each_scenario(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table_for_each_scenario(
+    traces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All scenarios that these runs can be in, everybody in the mean, and what an estimate costs."""
     assert eta.main(["--traces", str(traces)]) in (0, 1)
     printed = capsys.readouterr().out

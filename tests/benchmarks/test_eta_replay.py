@@ -63,7 +63,12 @@ def test_children_are_told_as_they_are() -> None:
     run = steady(0, children=((0.0, 2.0), (0.5, 4.0), (2.0, 1.0), (6.0, 4.0)), workers=2)
     parallel = asked_at("children", run, 0.25).question.parallel
     assert parallel is not None
-    assert (list(parallel.ended), list(parallel.running), parallel.remaining, parallel.workers) == ([2.0], [2.0, 0.5], 1, 2)
+    assert (list(parallel.ended), list(parallel.running), parallel.remaining, parallel.workers) == (
+        [2.0],
+        [2.0, 0.5],
+        1,
+        2,
+    )
     assert list(questions(BY_NAME["children"], steady(0), ())) == []
 
 
@@ -99,9 +104,17 @@ def test_foreign_history_is_the_next_system_of_the_same_job() -> None:
     """By name, the first after the last; systems with too few runs teach nobody, and other jobs do not count."""
     groups = {
         (workload, system): [steady(number, duration, workload, system) for number in range(count)]
-        for workload, system, duration, count in (("a", "x", 1.0, 3), ("a", "y", 2.0, 4), ("a", "z", 3.0, 2), ("b", "x", 4.0, 3))
+        for workload, system, duration, count in (
+            ("a", "x", 1.0, 3),
+            ("a", "y", 2.0, 4),
+            ("a", "z", 3.0, 2),
+            ("b", "x", 4.0, 3),
+        )
     }
-    made = {(one.runs[0].workload, one.runs[0].system): {past.duration_s for past in one.foreign} for one in series_of(groups)}
+    made = {
+        (one.runs[0].workload, one.runs[0].system): {past.duration_s for past in one.foreign}
+        for one in series_of(groups)
+    }
     assert made == {("a", "x"): {2.0}, ("a", "y"): {1.0}, ("a", "z"): {1.0}, ("b", "x"): set()}
 
 
@@ -134,7 +147,9 @@ def test_jumps_add_up() -> None:
         return told(None if shift is None else 10.0 - elapsed + shift)
 
     ours = score(
-        replay_series(Series([steady(number) for number in range(4)]), [BY_NAME["history"]], answer)["history", "job", OURS]
+        replay_series(Series([steady(number) for number in range(4)]), [BY_NAME["history"]], answer)[
+            "history", "job", OURS
+        ]
     )
     assert ours.answered == pytest.approx(13 / 19)
     assert ours.jumps == pytest.approx(12 * 0.2)
@@ -146,9 +161,15 @@ def test_at_least_in_a_pause() -> None:
     def answer(points: Any, elapsed: float, history: Any, parallel: Any = None) -> Eta:  # noqa: ARG001 - as estimate
         return told(None, 7.0 if elapsed < 8.0 else 8.0, None, "stalled")
 
-    ours = score(replay_series(Series([steady(number) for number in range(4)]), [BY_NAME["stall"]], answer)["stall", "job", OURS])
+    ours = score(
+        replay_series(Series([steady(number) for number in range(4)]), [BY_NAME["stall"]], answer)[
+            "stall", "job", OURS
+        ]
+    )
     assert (ours.answered, ours.error, ours.jumps, ours.coverage) == (0.0, None, None, None)
-    assert ours.at_least == 1.0  # truths are 9.75 down to 5.25 by 0.75; "at least" 7 until 8 s, 8 from then on
+    assert (
+        ours.at_least == 1.0
+    )  # truths are 9.75 down to 5.25 by 0.75; "at least" 7 until 8 s, 8 from then on
     assert ours.at_least_true == pytest.approx(4 / 7)
 
 
@@ -167,7 +188,9 @@ def test_two_processes_come_to_the_same() -> None:
 
 def test_a_steady_job_is_foretold_exactly() -> None:
     """The estimator itself, in every scenario in which nothing unforeseen happens: hardly an error, and it always answers."""
-    results = replay_series(Series([steady(number) for number in range(5)], (steady(9).trajectory,) * 3), SCENARIOS)
+    results = replay_series(
+        Series([steady(number) for number in range(5)], (steady(9).trajectory,) * 3), SCENARIOS
+    )
     for name in ("history", "1 run", "3 runs", "foreign", "resume"):
         ours = score(results[name, "job", OURS])
         assert ours.error is not None
@@ -179,8 +202,12 @@ def test_a_steady_job_is_foretold_exactly() -> None:
 
 def test_the_mean_counts_workloads_not_runs() -> None:
     """A workload with many runs weighs no more than one with few; one without a figure is left out of that figure alone."""
-    one = score(Sums(questions=100, answers=100, error=10.0, late_answers=100, late_error=10.0, runs=10, jumps=1.0))
-    two = score(Sums(questions=10, answers=5, error=1.5, runs=1, jumps=0.3, intervals=4, covered=3, width=2.0))
+    one = score(
+        Sums(questions=100, answers=100, error=10.0, late_answers=100, late_error=10.0, runs=10, jumps=1.0)
+    )
+    two = score(
+        Sums(questions=10, answers=5, error=1.5, runs=1, jumps=0.3, intervals=4, covered=3, width=2.0)
+    )
     both = mean([one, two])
     assert (both.questions, both.answered) == (110, pytest.approx(0.75))
     assert both.error == pytest.approx((0.1 + 0.3) / 2)

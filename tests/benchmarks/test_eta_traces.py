@@ -22,7 +22,13 @@ from tests.support.eta_replays import BY_NAME, STEADY, steady
 
 def line(**changes: Any) -> str:
     """Return a run as a line, with changes; a change to None leaves the name out."""
-    usual = {"workload": "job", "system": "here", "number": 0, "duration_s": 4.0, "points": [[0, 0], [1, 0.5]]}
+    usual = {
+        "workload": "job",
+        "system": "here",
+        "number": 0,
+        "duration_s": 4.0,
+        "points": [[0, 0], [1, 0.5]],
+    }
     return json.dumps({name: value for name, value in (usual | changes).items() if value is not None})
 
 
@@ -150,11 +156,28 @@ def test_the_recorded_traces_tell_nothing_of_a_machine() -> None:
         text = gzip.decompress(file.read_bytes()).decode()
         header = json.loads(text.splitlines()[0])
         assert header["format"] == FORMAT
-        assert set(header) == {"format", "machine", "recorded", "shape", "burners", "load_before", "load_after", "note"}
+        assert set(header) == {
+            "format",
+            "machine",
+            "recorded",
+            "shape",
+            "burners",
+            "load_before",
+            "load_after",
+            "note",
+        }
         assert (header["burners"] > 0) == (file.name == "busy.jsonl.gz")
         told = {word for each in text.splitlines() for word in texts(json.loads(each))}
-        jobs = {job.name for job in eta_jobs.JOBS} | {stage for job in eta_jobs.JOBS for stage in job.declared}
-        assert told <= {*json.loads(line()), *("stages", "children", "workers"), *header, *header.values(), *jobs}
+        jobs = {job.name for job in eta_jobs.JOBS} | {
+            stage for job in eta_jobs.JOBS for stage in job.declared
+        }
+        assert told <= {
+            *json.loads(line()),
+            *("stages", "children", "workers"),
+            *header,
+            *header.values(),
+            *jobs,
+        }
         assert (header["format"], header["note"]) == (FORMAT, "")
         assert header["machine"] == file.name.partition(".")[0]
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", header["recorded"])

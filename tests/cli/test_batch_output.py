@@ -32,7 +32,9 @@ def store(tmp_path: Path) -> str:
     )  # fmt: skip
     done = ended(run="r2", operation_id="b", id="b", ended_at=now - 2, **shared)
     error = Failure("OSError", EVIL, f"Traceback\n {EVIL}")
-    failed = ended(run="r3", operation_id="c", id="c", ended_at=now - 1, status=Status.FAILED, error=error, **shared)
+    failed = ended(
+        run="r3", operation_id="c", id="c", ended_at=now - 1, status=Status.FAILED, error=error, **shared
+    )
     declared = (
         BatchDeclaration("thumbs-1", "Thumbnails", "images", 4, now - 10, None, 1),
         BatchDeclaration("evil", EVIL, EVIL, None, now - 20, now - 15, 1),
@@ -99,13 +101,20 @@ def test_ls_lists_batches(store: str) -> None:
     table = run("--store", store, "ls", "--batches").stdout
     assert [line.split()[1] for line in table.splitlines()[1:]] == ["thumbs-1", "evil"]
     assert not UNSAFE & set(table)
-    assert [one["id"] for one in documents(run("--store", store, "ls", "--json"))[0]["batches"]] == ["thumbs-1"]
-    assert [one["id"] for one in documents(run("--store", store, "ls", "--batches", "--json"))[0]["batches"]] == [
+    assert [one["id"] for one in documents(run("--store", store, "ls", "--json"))[0]["batches"]] == [
+        "thumbs-1"
+    ]
+    assert [
+        one["id"] for one in documents(run("--store", store, "ls", "--batches", "--json"))[0]["batches"]
+    ] == [
         "thumbs-1",
         "evil",
     ]
     assert [
-        one["id"] for one in documents(run("--store", store, "ls", "--batches", "--type", "images", "--json"))[0]["batches"]
+        one["id"]
+        for one in documents(run("--store", store, "ls", "--batches", "--type", "images", "--json"))[0][
+            "batches"
+        ]
     ] == ["thumbs-1"]
     assert run("--store", store, "ls", "--batches", "--all").exit_code == 2
     assert run("ls", "--batches").stdout == "No batches.\n"
@@ -118,7 +127,9 @@ def test_the_exit_status_can_be_the_batchs(store: str) -> None:
 
 def test_show_tells_what_the_process_uses() -> None:
     """Now, mean and peak while it runs; once it has ended there is no now."""
-    use = ResourceUse(ResourceSample(1.0, 1.0, 1.5, 200_000_000), 9, 1.2, 2.0, 150e6, 300_000_000, 0.5, 0.75, 4_000_000_000)
+    use = ResourceUse(
+        ResourceSample(1.0, 1.0, 1.5, 200_000_000), 9, 1.2, 2.0, 150e6, 300_000_000, 0.5, 0.75, 4_000_000_000
+    )
     running = operation(resources=use)
     facts = dict(_facts(running, running.root))
     assert facts["cpu"] == "150%, mean 120%, peak 200%"

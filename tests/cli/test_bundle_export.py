@@ -40,7 +40,9 @@ def test_again_nothing_changes(bundle: str, tmp_path: Path) -> None:
     assert {(entry["path"], entry["bytes"], entry["state"]) for entry in listed["files"]} == {
         (str(path), path.stat().st_size, "unchanged") for path in tmp_path.iterdir()
     }
-    assert all(line.endswith("(unchanged)") for line in run(bundle, "export", str(tmp_path)).stdout.splitlines())
+    assert all(
+        line.endswith("(unchanged)") for line in run(bundle, "export", str(tmp_path)).stdout.splitlines()
+    )
 
 
 @each
@@ -87,7 +89,9 @@ def test_an_installation_without_the_files(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @each
 @pytest.mark.parametrize("directory", ["", " "])
-def test_an_empty_directory_is_refused(bundle: str, directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_directory_is_refused(
+    bundle: str, directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A variable of a script that is not set is not the current directory: nothing is written, and it is said what is."""
     monkeypatch.chdir(tmp_path)
     done = run(bundle, "export", directory, "--force")

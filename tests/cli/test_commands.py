@@ -19,13 +19,27 @@ UNSAFE = set("\x1b\x07\r\u202e\x9b")
 
 def ids(store: str, *arguments: str) -> list[str]:
     """Return the ids that ``ls`` lists."""
-    return [entry["operation_id"] for entry in documents(run("--store", store, "ls", "--json", *arguments))[0]["operations"]]
+    return [
+        entry["operation_id"]
+        for entry in documents(run("--store", store, "ls", "--json", *arguments))[0]["operations"]
+    ]
 
 
 def test_ls_is_a_table_of_what_runs(store: str) -> None:
     """With figures, and the condition where it is not well."""
     lines = run("--store", store, "ls").stdout.splitlines()
-    assert lines[0].split() == ["STATUS", "ID", "TYPE", "NAME", "DONE", "COUNT", "FAILED", "STARTED", "TIME", "MESSAGE"]
+    assert lines[0].split() == [
+        "STATUS",
+        "ID",
+        "TYPE",
+        "NAME",
+        "DONE",
+        "COUNT",
+        "FAILED",
+        "STARTED",
+        "TIME",
+        "MESSAGE",
+    ]
     assert [line.split()[:2] for line in lines[1:]] == [["abandoned", "lost"], ["running", "friday-42"]]
     assert "21/50 songs" in lines[2]
     assert re.search(r" 1m \d\ds ", lines[2])
@@ -88,7 +102,11 @@ def test_show_goes_into_the_details(store: str) -> None:
 def test_show_as_json_can_be_read_back(store: str) -> None:
     """It is the document of the codec, levels and events with it."""
     (document,) = documents(run("--store", store, "show", "friday-42", "--events", "--json"))
-    assert [level.path for level in decode_operation(document).levels] == ["song:12", "song:12/action:1", "song:13"]
+    assert [level.path for level in decode_operation(document).levels] == [
+        "song:12",
+        "song:12/action:1",
+        "song:13",
+    ]
     assert document["condition"] == "ok"
     assert document["percentage"] == 42.0
     assert [event["name"] for event in document["events"]] == ["a.wav", "=cmd"]
@@ -99,7 +117,9 @@ def test_the_beginning_of_an_id_is_enough(store: str) -> None:
     assert run("--store", store, "show", "fri").exit_code == 0
     result = run("--store", store, "show", "backup")
     assert result.exit_code == 1
-    assert result.stderr == "error: 'backup' is the beginning of 2 ids: backup-2, backup-1. Type more of it.\n"
+    assert (
+        result.stderr == "error: 'backup' is the beginning of 2 ids: backup-2, backup-1. Type more of it.\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["show", "export", "watch"])
@@ -130,7 +150,9 @@ def test_watch_once_writes_a_frame(store: str) -> None:
     text = run("--store", store, "watch", "--once").stdout
     assert "42%" in text
     assert "abandoned" in text
-    assert {entry["operation_id"] for entry in documents(run("--store", store, "watch", "--once", "--json"))} == {
+    assert {
+        entry["operation_id"] for entry in documents(run("--store", store, "watch", "--once", "--json"))
+    } == {
         "lost",
         "friday-42",
     }
@@ -143,7 +165,10 @@ def test_export_as_json_and_lines(store: str, tmp_path: Path) -> None:
     document = json.loads(target.read_text(encoding="utf-8"))
     assert (len(document["levels"]), len(document["events"])) == (3, 2)
     assert sorted(path.name for path in tmp_path.glob("*out*")) == ["out.json"]
-    records = [entry["record"] for entry in documents(run("--store", store, "export", "friday-42", "--format", "jsonl"))]
+    records = [
+        entry["record"]
+        for entry in documents(run("--store", store, "export", "friday-42", "--format", "jsonl"))
+    ]
     assert records == ["operation", "level", "level", "level", "event", "event"]
 
 
@@ -182,7 +207,14 @@ def test_a_file_that_cannot_be_written_is_told(store: str, tmp_path: Path) -> No
 )
 def test_no_escape_passes(store: str, line: str) -> None:
     """Whatever stands in the journal or on the command line, nothing a terminal would obey comes out."""
-    result = run("--store", store, "--color", "never", *line.split(" "), env={"OTEL_PROGRESS_EVIL": EVIL.replace("\r\n", "")})
+    result = run(
+        "--store",
+        store,
+        "--color",
+        "never",
+        *line.split(" "),
+        env={"OTEL_PROGRESS_EVIL": EVIL.replace("\r\n", "")},
+    )
     assert not UNSAFE & set(result.stdout + result.stderr)
 
 
@@ -204,7 +236,9 @@ def test_every_command_has_help_with_examples() -> None:
         assert command.name == name
         assert command.get_short_help_str(), name
         assert f"otel-progress {name}" in (command.epilog or "") or f" {name}" in (command.epilog or ""), name
-        assert all(getattr(option, "help", "") for option in command.params if option.param_type_name == "option"), name
+        assert all(
+            getattr(option, "help", "") for option in command.params if option.param_type_name == "option"
+        ), name
         assert run(name, "--help").exit_code == 0
     assert "Exit codes:" in run("--help").stdout
     assert run().stdout == run("--help").stdout
@@ -226,7 +260,11 @@ def test_completion_prints_a_script(shell: str) -> None:
 
 def test_ids_are_completed(store: str) -> None:
     """From the journal that the environment names; when it cannot be read, to nothing."""
-    env = {"_OTEL_PROGRESS_COMPLETE": "bash_complete", "COMP_WORDS": "otel-progress show back", "COMP_CWORD": "2"}
+    env = {
+        "_OTEL_PROGRESS_COMPLETE": "bash_complete",
+        "COMP_WORDS": "otel-progress show back",
+        "COMP_CWORD": "2",
+    }
     result = run(env={**env, "OTEL_PROGRESS_STORE": store})
     assert sorted(result.stdout.split()) == ["plain,backup-1", "plain,backup-2"]
     assert run(env={**env, "OTEL_PROGRESS_STORE": "nonsense"}).stdout.strip() == ""

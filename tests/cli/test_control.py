@@ -28,7 +28,10 @@ def test_cancel_asks_the_worker(store: str, tmp_path: Path) -> None:
     import os
 
     result = run("--store", store, "cancel", "fri", "--reason", EVIL)
-    assert (result.exit_code, result.stdout) == (0, "friday-42 is asked to stop. See: otel-progress watch friday-42\n")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "friday-42 is asked to stop. See: otel-progress watch friday-42\n",
+    )
     assert requested(tmp_path) is not None
     journal = SqliteJournal(tmp_path / "progress.db")
     (request,) = journal.cancel_requests(local_instance(os.getpid()).id)

@@ -36,7 +36,9 @@ def test_a_wrong_command_line_ends_with_2(arguments: tuple[str, ...], expected: 
 def test_the_environment_names_the_store(store: str) -> None:
     """An option comes before it; a bad variable is told by its name."""
     assert "friday-42" in run("ls", env={"OTEL_PROGRESS_STORE": store}).stdout
-    assert "friday-42" in run("--store", store, "ls", env={"OTEL_PROGRESS_STORE": "sqlite:///nowhere.db"}).stdout
+    assert (
+        "friday-42" in run("--store", store, "ls", env={"OTEL_PROGRESS_STORE": "sqlite:///nowhere.db"}).stdout
+    )
     result = run("ls", env={"OTEL_PROGRESS_TICK": "soon"})
     assert result.exit_code == 2
     assert "OTEL_PROGRESS_TICK" in result.stderr
@@ -76,7 +78,10 @@ def test_doctor_knows_every_setting_and_the_near_misses() -> None:
     """A misspelt variable is a problem, with the name that was meant."""
     result = run("doctor", env={"OTEL_PROGRESS_PROMETEUS_PORT": "1", "OTEL_PROGRESS_TICK": "100ms"})
     assert result.exit_code == 1
-    assert "OTEL_PROGRESS_PROMETEUS_PORT is not a setting; did you mean OTEL_PROGRESS_PROMETHEUS_PORT?" in result.stdout
+    assert (
+        "OTEL_PROGRESS_PROMETEUS_PORT is not a setting; did you mean OTEL_PROGRESS_PROMETHEUS_PORT?"
+        in result.stdout
+    )
     assert "OTEL_PROGRESS_TICK=100ms" in result.stdout
 
 
@@ -84,7 +89,9 @@ def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     """A value that cannot be used, a file that is not a journal, a damaged one."""
     result = run("doctor", "--json", env={"OTEL_PROGRESS_TICK": "soon"})
     assert result.exit_code == 1
-    assert [entry["check"] for entry in documents(result)[0]["findings"] if entry["state"] == "problem"] == ["settings"]
+    assert [entry["check"] for entry in documents(result)[0]["findings"] if entry["state"] == "problem"] == [
+        "settings"
+    ]
     (tmp_path / "text.db").write_text("not a database at all " * 100)
     result = run("--store", url_of(tmp_path / "text.db"), "doctor")
     assert result.exit_code == 1

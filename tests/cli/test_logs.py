@@ -111,7 +111,10 @@ def test_severities_have_colours(logged: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--level", "loud"), "'loud' is no severity; expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL, or a number"),
+        (
+            ("--level", "loud"),
+            "'loud' is no severity; expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL, or a number",
+        ),
         (("--level", "-1"), "'-1' is no severity"),
         (("--level", "9999"), "'9999' is no severity"),
         (("--since", "soon"), "'soon' is no moment; expected how long ago (90s, 15m, 24h, 7d)"),
@@ -143,13 +146,18 @@ def test_no_records_says_how_to_get_some(store: str) -> None:
 def test_logs_of_what_is_not_there(store: str) -> None:
     """Like every command with an id."""
     result = run("--store", store, "logs", "firday-42")
-    assert (result.exit_code, result.stderr) == (1, "error: There is no operation 'firday-42'. Did you mean friday-42?\n")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "error: There is no operation 'firday-42'. Did you mean friday-42?\n",
+    )
 
 
 @pytest.mark.process
 def test_follow_goes_on_until_the_operation_has_ended(logged: str, tmp_path: Path) -> None:
     """Each record is written once, also the one kept together with the end; then the command ends with 0."""
-    process = start(logged, "logs", "friday-42", "--follow", "--level", "INFO", "--interval", "0.05", "--json")
+    process = start(
+        logged, "logs", "friday-42", "--follow", "--level", "INFO", "--interval", "0.05", "--json"
+    )
     assert process.stdout is not None
     seen = [json.loads(process.stdout.readline())["number"] for _ in range(4)]
     journal = SqliteJournal(tmp_path / "progress.db")
@@ -187,7 +195,12 @@ def test_a_new_run_of_the_id_is_not_mixed_in(logged: str, tmp_path: Path) -> Non
     for _ in range(5):
         process.stdout.readline()
     journal = SqliteJournal(tmp_path / "progress.db")
-    again = snapshot(run="run-2", started_at=time.time(), started_clock=time.monotonic(), instance=local_instance(os.getpid()).id)
+    again = snapshot(
+        run="run-2",
+        started_at=time.time(),
+        started_clock=time.monotonic(),
+        instance=local_instance(os.getpid()).id,
+    )
     journal.write(present(done(), again, logs=(record(1, "of the new run", run="run-2"),)))
     rest, _ = finish(process)
     journal.close()

@@ -13,7 +13,10 @@ from rich.cells import cell_len
 from otel_progress.cli.output import table
 from otel_progress.exports import as_json
 
-ROWS = [("STATUS", "ID", "EMPTY", "NAME", "MESSAGE"), ("running", "a" * 60, "", "混合トラック", "a message " * 20)]
+ROWS = [
+    ("STATUS", "ID", "EMPTY", "NAME", "MESSAGE"),
+    ("running", "a" * 60, "", "混合トラック", "a message " * 20),
+]
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 120])
@@ -35,7 +38,11 @@ def test_a_table_in_a_pipe_is_never_cut(capsys: pytest.CaptureFixture[str]) -> N
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[]), max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=[]), max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
 )
@@ -48,7 +55,8 @@ def test_any_document_becomes_one_safe_line_of_json(document: dict[str, object])
     line = as_json(document)
     assert "\n" not in line
     assert not any(
-        ord(character) < 32 or 0x7F <= ord(character) < 0xA0 or 0xD800 <= ord(character) < 0xE000 for character in line
+        ord(character) < 32 or 0x7F <= ord(character) < 0xA0 or 0xD800 <= ord(character) < 0xE000
+        for character in line
     )
     assert json.loads(line, parse_constant=pytest.fail) == _without_oddities(document)
 

@@ -51,7 +51,10 @@ def test_a_pipe_gets_a_list(kept: str, tmp_path: Path) -> None:
     assert all(line.isprintable() for line in lines)
     assert "▀" not in output
     assert "Previews" not in run("--store", kept, "show", "r").output
-    assert run("--store", kept, "show", "none", "--previews").output.splitlines()[-2:] == ["Previews", "  none"]
+    assert run("--store", kept, "show", "none", "--previews").output.splitlines()[-2:] == [
+        "Previews",
+        "  none",
+    ]
 
 
 def test_json_has_their_records(kept: str) -> None:
@@ -122,7 +125,8 @@ def test_sequences_carry_the_content() -> None:
     assert max(len(text) for _, text in pieces) == 4096
     assert [options for options, _ in pieces] == ["a=T,f=100,q=2,r=24,m=1", "m=1", "m=1", "m=0"]
     told = re.fullmatch(
-        r"\x1b\]1337;File=inline=1;size=10000;height=9;preserveAspectRatio=1:([A-Za-z0-9+/=]*)\x07", iterm(content, 9)
+        r"\x1b\]1337;File=inline=1;size=10000;height=9;preserveAspectRatio=1:([A-Za-z0-9+/=]*)\x07",
+        iterm(content, 9),
     )
     assert told is not None
     assert base64.b64decode(told[1]) == content
@@ -131,7 +135,9 @@ def test_sequences_carry_the_content() -> None:
 def test_half_blocks_show_two_pixels_a_cell() -> None:
     """A cell has the upper pixel in its foreground and the lower one in its background, in 24-bit colours or of the 256."""
     rows: Any = [[(255, 0, 0), (255, 0, 0)], [(0, 0, 255), (10, 10, 10)]]
-    assert list(blocks(rows, deep=True)) == ["\x1b[38;2;255;0;0;48;2;0;0;255m▀\x1b[38;2;255;0;0;48;2;10;10;10m▀\x1b[0m"]
+    assert list(blocks(rows, deep=True)) == [
+        "\x1b[38;2;255;0;0;48;2;0;0;255m▀\x1b[38;2;255;0;0;48;2;10;10;10m▀\x1b[0m"
+    ]
     assert list(blocks(rows, deep=False)) == ["\x1b[38;5;196;48;5;21m▀\x1b[38;5;196;48;5;232m▀\x1b[0m"]
 
 
@@ -143,7 +149,13 @@ def test_on_a_terminal_the_picture_is_drawn(kept: str) -> None:
 
     parent, child = pty.openpty()
     environ = clean_environ()
-    environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "60", "LINES": "60", "PYTHONUTF8": "1"}
+    environ |= {
+        "TERM": "xterm-256color",
+        "COLORTERM": "truecolor",
+        "COLUMNS": "60",
+        "LINES": "60",
+        "PYTHONUTF8": "1",
+    }
     for name in ("TMUX", "TERM_PROGRAM", "KITTY_WINDOW_ID", "LC_TERMINAL"):
         environ.pop(name, None)
     command = [sys.executable, "-m", "otel_progress", "--store", kept, "show", "r", "--previews"]

@@ -31,7 +31,9 @@ def test_ctrl_c_ends_watch_with_0(store: str, tmp_path: Path) -> None:
     process = start(store, "watch")
     assert process.stdout is not None
     lines = process.stdout.readline() + process.stdout.readline()
-    end = ended(operation_id="short", run="short", ended_at=time.time(), instance=local_instance(os.getpid()).id)
+    end = ended(
+        operation_id="short", run="short", ended_at=time.time(), instance=local_instance(os.getpid()).id
+    )
     errors = interrupt(process, tmp_path / "progress.db", present(end))
     assert "running 42% 21/50 songs" in lines
     assert (process.returncode, errors) == (0, "")
@@ -56,7 +58,9 @@ def test_watch_follows_another_process_to_the_end(store: str, tmp_path: Path) ->
     names = {"run": "r4", "operation_id": "lost", "id": "lost"}
     journal.write(batch(snapshot(sequence=2, ratio=0.9, **names)))
     assert json.loads(process.stdout.readline())["ratio"] == 0.9
-    journal.write(batch(ended(sequence=3, ratio=1.0, ended_at=time.time(), **names)))  # long ago it would be past retention
+    journal.write(
+        batch(ended(sequence=3, ratio=1.0, ended_at=time.time(), **names))
+    )  # long ago it would be past retention
     journal.close()
     rest, errors = finish(process)
     assert [json.loads(line)["status"] for line in rest.splitlines()] == ["completed"]
@@ -64,9 +68,12 @@ def test_watch_follows_another_process_to_the_end(store: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "arguments", [("ls", "--all"), ("export", "friday-42", "--format", "csv"), ("--help",), ("watch", "--json")]
+    "arguments",
+    [("ls", "--all"), ("export", "friday-42", "--format", "csv"), ("--help",), ("watch", "--json")],
 )
-def test_a_reader_that_leaves_early_is_no_error(store: str, arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_reader_that_leaves_early_is_no_error(
+    store: str, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
     """``| head -1``: nothing is said, nothing is left to be flushed; a watch finds out when there is something to write."""
     process = start(store, *arguments)
     assert process.stdout is not None
@@ -101,7 +108,9 @@ print(sorted(name for name in sys.modules if name in heavy), file=sys.stderr)
 def test_looking_imports_no_sdk(store: str, arguments: tuple[str, ...]) -> None:
     """Commands that only read start fast."""
     command = [sys.executable, "-c", IMPORTS, "--store", store, *arguments]
-    run = subprocess.run(command, env=clean_environ(), capture_output=True, text=True, check=True, timeout=TIMEOUT_S)
+    run = subprocess.run(
+        command, env=clean_environ(), capture_output=True, text=True, check=True, timeout=TIMEOUT_S
+    )
     assert run.stderr == "[]\n"
 
 
@@ -112,7 +121,9 @@ def test_watch_waits_for_the_first_work_of_a_machine(tmp_path: Path, made: bool)
     if made:
         path.parent.mkdir(parents=True)
         path.touch()
-    process = start("sqlite:", "watch", "--json", "--interval", "0.05", XDG_STATE_HOME=str(tmp_path / "fresh"))
+    process = start(
+        "sqlite:", "watch", "--json", "--interval", "0.05", XDG_STATE_HOME=str(tmp_path / "fresh")
+    )
     first = {"operation_id": "first", "instance": local_instance(os.getpid()).id}
     with closing(SqliteJournal(path)) as journal:
         journal.write(present(snapshot(**first)))

@@ -31,7 +31,11 @@ def test_show_and_watch_leave_pauses_out(tmp_path: Path) -> None:
         "ended_at": now,
         "paused_s": 4_900.0,
     }
-    journal.write(batch(tape, reel, ended(current=200, total=200, ratio=1.0, **film), instance=here, at=now, clock=clock))
+    journal.write(
+        batch(
+            tape, reel, ended(current=200, total=200, ratio=1.0, **film), instance=here, at=now, clock=clock
+        )
+    )
     journal.close()
     store = ("--store", url_of(tmp_path / "progress.db"))
     shown = run(*store, "show", "tape").stdout

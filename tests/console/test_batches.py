@@ -24,7 +24,9 @@ EVIL = "\x1b]0;evil\x07[bold]\r\nline\u202e"
 UNSAFE = set("\x1b\x07\r\n\u202e")
 
 
-def group(id: str = "thumbs", name: str = "Thumbnails", total: int | None = 40, **counts: int) -> BatchSnapshot:
+def group(
+    id: str = "thumbs", name: str = "Thumbnails", total: int | None = 40, **counts: int
+) -> BatchSnapshot:
     """Return a batch as read ten seconds after it began; counts by status."""
     found = MappingProxyType({status: counts.get(status.value, 0) for status in Status})
     ended = sum(count for status, count in found.items() if status.finished)
@@ -44,7 +46,10 @@ def test_a_batch_under_way_has_one_line_below() -> None:
     live(terminal, shelf).show(shelf.active())
     *above, line = terminal.lines()
     assert any("friday-42" in one for one in above)
-    assert line == "● images Thumbnails ━━━━━─────────────── 25% 10/40 operations 4 running 1 failed 2.0/s after 10s 9.0s left"
+    assert (
+        line
+        == "● images Thumbnails ━━━━━─────────────── 25% 10/40 operations 4 running 1 failed 2.0/s after 10s 9.0s left"
+    )
 
 
 def test_no_more_than_a_few_batches_and_half_of_the_screen() -> None:
@@ -68,7 +73,9 @@ def test_a_batch_that_is_over_leaves_its_line_behind() -> None:
     console.show(shelf.active())
     shelf.operations, shelf.groups = (), [replace(group(completed=38, failed=2), ended_at=WALL + 8)]
     console.close()
-    assert terminal.lines() == ["✗ images Thumbnails ━━━━━━━━━━━━━━━━━━━━ 100% 40/40 operations 2 failed 2.0/s in 8.0s"]
+    assert terminal.lines() == [
+        "✗ images Thumbnails ━━━━━━━━━━━━━━━━━━━━ 100% 40/40 operations 2 failed 2.0/s in 8.0s"
+    ]
 
 
 def test_a_batch_without_operations_says_nothing_yet() -> None:
@@ -97,7 +104,10 @@ def test_a_journal_that_cannot_be_read_for_a_moment_ends_no_display() -> None:
 @pytest.mark.parametrize("glyphs", [UNICODE, ASCII])
 def test_a_line_fits_and_harms_no_terminal(width: int, glyphs: Any) -> None:
     """Whatever a batch is called and however narrow the terminal is."""
-    for one in (group(EVIL, EVIL, total=None, running=3), group("x" * 10_000, "漢字" * 5_000, total=3, failed=1)):
+    for one in (
+        group(EVIL, EVIL, total=None, running=3),
+        group("x" * 10_000, "漢字" * 5_000, total=3, failed=1),
+    ):
         line = batch_line(one, width, glyphs)
         assert line.cell_len <= width
         assert not UNSAFE & set(line.plain)
@@ -123,7 +133,9 @@ def test_plain_lines_tell_of_batches_at_each_interval_and_at_the_end() -> None:
     assert stream.getvalue().count("images Thumbnails (thumbs) running 25% 10/40 operations 4 running") == 1
     shelf.operations, shelf.groups = (), [replace(group(completed=40), ended_at=WALL + 8)]
     console.close()
-    assert stream.getvalue().splitlines()[-1].endswith("(thumbs) completed 100% 40/40 operations 2.0/s in 8.0s")
+    assert (
+        stream.getvalue().splitlines()[-1].endswith("(thumbs) completed 100% 40/40 operations 2.0/s in 8.0s")
+    )
 
 
 def test_an_operation_that_was_asked_to_stop_is_cancelling() -> None:
@@ -134,7 +146,9 @@ def test_an_operation_that_was_asked_to_stop_is_cancelling() -> None:
     assert "cancelling" in terminal.lines()[0]
     PlainConsole(Shelf(asked), stream, clock=Clock()).show([asked])  # type: ignore[arg-type]
     assert " running cancelling " in stream.getvalue()
-    over = operation(snapshot(status=Status.CANCELLED, ended_at=WALL + 9, duration_s=9.0), cancel_requested_at=WALL + 5)
+    over = operation(
+        snapshot(status=Status.CANCELLED, ended_at=WALL + 9, duration_s=9.0), cancel_requested_at=WALL + 5
+    )
     ended = io.StringIO()
     PlainConsole(Shelf(over), ended, clock=Clock()).show((), [over])  # type: ignore[arg-type]
     assert "cancelled" in ended.getvalue()

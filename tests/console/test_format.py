@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_progress.console.format import count, duration, left, moment, percentage, plural, quantity, rate, remaining, roughly
+from otel_progress.console.format import (
+    count,
+    duration,
+    left,
+    moment,
+    percentage,
+    plural,
+    quantity,
+    rate,
+    remaining,
+    roughly,
+)
 from otel_progress.model import Eta
 from tests.support.estimate_cases import CASES, EtaCase
 from tests.support.factories import CLOCK
@@ -43,7 +54,9 @@ def test_a_duration_has_its_two_largest_units(seconds: float | None, text: str) 
 @given(st.floats())
 def test_every_number_has_a_duration(seconds: float) -> None:
     """Another process's row may hold any number: nothing raises, nothing says 60s."""
-    assert re.fullmatch(r"\?|\d\.\ds|[1-5]?\ds|[1-5]?\dm [0-5]\ds|[12]?\dh [0-5]\dm|\d+d [0-2]\dh", duration(seconds))
+    assert re.fullmatch(
+        r"\?|\d\.\ds|[1-5]?\ds|[1-5]?\dm [0-5]\ds|[12]?\dh [0-5]\dm|\d+d [0-2]\dh", duration(seconds)
+    )
 
 
 @given(st.none() | st.floats())
@@ -53,7 +66,8 @@ def test_every_number_has_a_moment(timestamp: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "text"), [(None, ""), (math.nan, ""), (0.0, "0%"), (0.29, "29%"), (0.999, "99%"), (1.0, "100%"), (7.0, "100%")]
+    ("ratio", "text"),
+    [(None, ""), (math.nan, ""), (0.0, "0%"), (0.29, "29%"), (0.999, "99%"), (1.0, "100%"), (7.0, "100%")],
 )
 def test_a_percentage_says_100_only_when_all_is_done(ratio: float | None, text: str) -> None:
     """It is rounded down, and empty while unknown; an estimated one is marked."""
@@ -135,7 +149,9 @@ def test_a_count_has_its_unit(current: float, total: float | None, unit: str | N
         (2_500_000, 2, "byte", "1.2 MB/s"),
     ],
 )
-def test_a_slow_rate_is_told_by_the_minute_or_hour(current: float, elapsed: float, unit: str | None, text: str) -> None:
+def test_a_slow_rate_is_told_by_the_minute_or_hour(
+    current: float, elapsed: float, unit: str | None, text: str
+) -> None:
     """So that it never reads 0.0/s; before anything is done there is none."""
     assert rate(current, elapsed, unit) == text
 

@@ -40,7 +40,13 @@ def setlist(**fields: object) -> OperationSnapshot:
         snapshot("song:12", name="Blue", current=5, total=10, ratio=0.5, order=4),
         snapshot("song:12/action:1", name="Export", current=3, order=0),
         *(ended(f"song:{number}", order=5 + number) for number in range(3)),
-        ended("song:9", name="Red", status=Status.FAILED, error=Failure("ValueError", "bad rate\nand more"), order=30),
+        ended(
+            "song:9",
+            name="Red",
+            status=Status.FAILED,
+            error=Failure("ValueError", "bad rate\nand more"),
+            order=30,
+        ),
     ]
     return operation(root, levels, **fields)
 
@@ -78,7 +84,9 @@ def test_what_rests_on_an_estimate_is_marked_everywhere() -> None:
         eta=Eta(30.0, None, None, "estimated", "expected", 0, CLOCK),
     )
     stage = snapshot("stage:encode", declared=True, name="encode", ratio=0.5, estimated=True)
-    lines = text(operation(snapshot(ratio=0.25, estimated=True), [stage, step], clock=CLOCK + 10.0), width=100)
+    lines = text(
+        operation(snapshot(ratio=0.25, estimated=True), [stage, step], clock=CLOCK + 10.0), width=100
+    )
     assert "~25%" in lines[0]
     assert "encode ~50%" in lines[1]
     assert [line for line in lines if "ffmpeg" in line and "~50%" in line and "10s, 20s left" in line]
@@ -86,13 +94,17 @@ def test_what_rests_on_an_estimate_is_marked_everywhere() -> None:
 
 def test_a_level_waits_with_its_operation() -> None:
     """While the operation is paused the estimates of its levels stand still; once it is abandoned they have none."""
-    song = snapshot("song:12", name="Blue", ratio=0.5, eta=Eta(300.0, None, None, "estimated", "history", 5, CLOCK))
+    song = snapshot(
+        "song:12", name="Blue", ratio=0.5, eta=Eta(300.0, None, None, "estimated", "history", 5, CLOCK)
+    )
     root = snapshot(ratio=0.5, paused_clock=CLOCK + 60.0)
     assert "4m 00s left" in text(operation(root, [song], clock=CLOCK + 9000.0), width=100)[1]
     assert "left" not in text(operation(root, [song], alive=False), width=100)[1]
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(20.0, "4m 40s left"), (80.0, "4m 30s left"), (95.0, "at least 3m 30s left")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(20.0, "4m 40s left"), (80.0, "4m 30s left"), (95.0, "at least 3m 30s left")]
+)
 def test_the_remaining_time_ages_as_the_record_does(seconds: float, words: str) -> None:
     """It counts down, waits, and then says at least so much; the line in a log says the same."""
     found = operation(snapshot(ratio=0.5, eta=WAITS, stall_after_s=1e6), clock=CLOCK + seconds)
@@ -102,7 +114,9 @@ def test_the_remaining_time_ages_as_the_record_does(seconds: float, words: str) 
 
 def test_an_unknown_total_looks_unknown() -> None:
     """Its bar travels with time, and there is no percentage."""
-    frames = {text(operation(snapshot(current=3), clock=CLOCK + seconds))[0] for seconds in (60.0, 60.5, 61.0)}
+    frames = {
+        text(operation(snapshot(current=3), clock=CLOCK + seconds))[0] for seconds in (60.0, 60.5, 61.0)
+    }
     assert len(frames) == 3
     assert not any("%" in frame for frame in frames)
 
@@ -136,7 +150,10 @@ def test_at_forty_columns_the_figures_stay() -> None:
 
 def test_the_newest_operations_are_kept_and_the_oldest_is_on_top() -> None:
     """Operations come newest first; a new one appears below, and moves nothing."""
-    operations = [operation(snapshot(name=f"n{number}", ratio=0.1, operation_id=f"n{number}")) for number in range(9, -1, -1)]
+    operations = [
+        operation(snapshot(name=f"n{number}", ratio=0.1, operation_id=f"n{number}"))
+        for number in range(9, -1, -1)
+    ]
     shown = [line.plain.split()[1] for line in render(operations, width=80, height=5)]
     assert shown == ["n6", "n7", "n8", "n9", "6"]
 
@@ -161,7 +178,9 @@ def test_a_condition_is_told_in_words(fields: dict[str, object], word: str) -> N
 def test_how_it_fares_is_never_cut_away() -> None:
     """Where the line has no room for it, it takes the next one, before the message."""
     found = setlist(clock=CLOCK + 200.0)
-    found = replace(found, root=replace(found.root, paused_clock=CLOCK + 60.0, message="Waiting for a robot arm"))
+    found = replace(
+        found, root=replace(found.root, paused_clock=CLOCK + 60.0, message="Waiting for a robot arm")
+    )
     assert text(found, width=80)[1] == "  paused for 2m 20s 1 failed Waiting for a robot arm"
     assert "paused for 2m 20s" in text(found, width=140)[0]
 
@@ -175,7 +194,10 @@ def test_hostile_text_is_shown_as_escapes() -> None:
     """Neither rich's markup nor the terminal's escapes nor line ends come through."""
     evil = "\x1b]0;title\x07[bold]x[/]\n\u202e"
     root = snapshot(name=evil, message=evil, ratio=0.1)
-    shown = text(operation(root, [ended("song:1", name=evil, status=Status.FAILED, error=Failure(evil, evil))]), width=300)
+    shown = text(
+        operation(root, [ended("song:1", name=evil, status=Status.FAILED, error=Failure(evil, evil))]),
+        width=300,
+    )
     assert "[bold]x[/]\\n\\u202e" in shown[0]
     assert not any(character in "".join(shown) for character in "\x1b\x07\n\u202e")
 
@@ -195,8 +217,12 @@ def test_wide_characters_are_measured_in_cells() -> None:
 def test_any_text_and_any_width_make_lines(name: str, message: str, width: int, ratio: float | None) -> None:
     """Whatever another process has written, a frame fits and can be encoded."""
     levels = [snapshot("song:1", name=message, ratio=ratio, current=1)]
-    lines = render([operation(snapshot(name=name, message=message, ratio=ratio), levels)], width=width, height=10)
-    assert all(line.cell_len <= width and "\n" not in line.plain and "\x1b" not in line.plain for line in lines)
+    lines = render(
+        [operation(snapshot(name=name, message=message, ratio=ratio), levels)], width=width, height=10
+    )
+    assert all(
+        line.cell_len <= width and "\n" not in line.plain and "\x1b" not in line.plain for line in lines
+    )
 
 
 def test_ten_thousand_levels_cost_a_bounded_frame() -> None:
@@ -218,7 +244,9 @@ def test_ascii_stands_in_where_the_encoding_cannot() -> None:
     assert glyphs_for("latin-1") is ASCII
     assert glyphs_for(None) is ASCII
     assert glyphs_for("no-such-encoding") is ASCII
-    shown = "".join(line.plain for line in render([setlist()], width=80, height=24, glyphs=glyphs_for("ascii")))
+    shown = "".join(
+        line.plain for line in render([setlist()], width=80, height=24, glyphs=glyphs_for("ascii"))
+    )
     assert shown.isascii()
 
 
@@ -240,13 +268,23 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_stays_after_the_end() -> None:
     """One line for the operation, some for its failed levels, the rest counted."""
     failed = [
-        ended(f"song:{number}", name=f"s{number}", status=Status.FAILED, error=Failure("OSError", "gone")) for number in range(8)
+        ended(f"song:{number}", name=f"s{number}", status=Status.FAILED, error=Failure("OSError", "gone"))
+        for number in range(8)
     ]
     root = ended(
-        status=Status.FAILED, ratio=0.5, current=5, total=10, unit="song", failed=8, error=Failure("OSError", "disk full")
+        status=Status.FAILED,
+        ratio=0.5,
+        current=5,
+        total=10,
+        unit="song",
+        failed=8,
+        error=Failure("OSError", "disk full"),
     )
     lines = [line.plain for line in render_ended(operation(root, failed), width=100)]
-    assert lines[0] == "✗ setlist Name of friday-42 failed at 50% 5/10 songs 8 failed in 1m 00s OSError: disk full"
+    assert (
+        lines[0]
+        == "✗ setlist Name of friday-42 failed at 50% 5/10 songs 8 failed in 1m 00s OSError: disk full"
+    )
     assert lines[1] == "  ✗ song s3 OSError: gone"
     assert lines[6] == "  … 3 more failed"
     assert len(lines) == 7

@@ -59,7 +59,10 @@ def test_a_line_has_time_condition_and_what_remains() -> None:
 def test_failed_levels_get_a_line_each_up_to_a_bound() -> None:
     """Ten thousand broken files do not fill a disk; how many were left out is told at the end."""
     log = Log(operation())
-    broken = [snapshot(f"file:{number}", status=Status.FAILED, error=Failure("OSError", "gone")) for number in range(10_000)]
+    broken = [
+        snapshot(f"file:{number}", status=Status.FAILED, error=Failure("OSError", "gone"))
+        for number in range(10_000)
+    ]
     log.console.write(tick(snapshot(), *broken))
     log.console.write(tick(ended()))
     log.console.close()

@@ -60,7 +60,9 @@ class Session:
 
     def __init__(self, *arguments: str, redirect: Path | None = None) -> None:
         ours, theirs = pty.openpty()
-        environ = {name: value for name, value in os.environ.items() if name not in {"CI", "NO_COLOR", "TERM"}}
+        environ = {
+            name: value for name, value in os.environ.items() if name not in {"CI", "NO_COLOR", "TERM"}
+        }
         stdout = theirs if redirect is None else redirect.open("w")
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *arguments],
@@ -101,7 +103,11 @@ def test_print_and_logging_live_with_the_bars() -> None:
     """What the program writes comes out whole and in order, its bars are seen meanwhile, and one line stays of them."""
     session = Session()
     lines = session.end()
-    expected = [text for number in range(3) for text in (f"printed {number} {'x' * 60}", f"logged {number}", "begun and ended")]
+    expected = [
+        text
+        for number in range(3)
+        for text in (f"printed {number} {'x' * 60}", f"logged {number}", "begun and ended")
+    ]
     written = [line.removeprefix("INFO:root:") for line in lines]
     assert written[:9] == expected
     last, final = sorted(written[9:])  # the end is drawn on the next tick, so either may come first

@@ -40,7 +40,9 @@ def test_rectangles_fill_the_box_by_weight(weights: list[int]) -> None:
 
 def test_rectangles_are_as_the_paper_has_them() -> None:
     """The example of Bruls, Huizing and van Wijk (6, 6, 4, 3, 2, 2, 1 in 6 by 4) comes out as in its figure 5."""
-    made = [tuple(round(side, 2) for side in one) for one in squarified([6, 6, 4, 3, 2, 2, 1], Box(0, 0, 6, 4))]
+    made = [
+        tuple(round(side, 2) for side in one) for one in squarified([6, 6, 4, 3, 2, 2, 1], Box(0, 0, 6, 4))
+    ]
     assert made == [
         (0, 0, 3, 2),
         (0, 2, 3, 2),
@@ -69,7 +71,10 @@ def test_colours_go_from_plain_to_branched() -> None:
     assert colour_of(1e9) == code_map.SCALE[-1][1]
     low, high = code_map.SCALE[0], code_map.SCALE[1]
     middle = colour_of((low[0] + high[0]) / 2)
-    assert all(min(one, two) <= between <= max(one, two) for one, two, between in zip(low[1], high[1], middle, strict=True))
+    assert all(
+        min(one, two) <= between <= max(one, two)
+        for one, two, between in zip(low[1], high[1], middle, strict=True)
+    )
 
 
 def test_what_is_read_is_coloured() -> None:
@@ -78,7 +83,10 @@ def test_what_is_read_is_coloured() -> None:
     files = [file("calm", 400), file("wild", 300), file("flat", 200), file("broken", 100)]
     drawn = code_map.begin(files)
     assert drawn is not None
-    centres = {path: (round(box.left + box.width / 2), round(box.top + box.height / 2)) for path, box in layout(files)}
+    centres = {
+        path: (round(box.left + box.width / 2), round(box.top + box.height / 2))
+        for path, box in layout(files)
+    }
     assert {drawn.image.getpixel(centre) for centre in centres.values()} == {code_map.UNREAD}
     branches = "\n".join(f"    if x == {n}:\n        return {n}" for n in range(30))
     drawn.add(files[0], measure(b"def f():\n    return 1\n", "calm"))

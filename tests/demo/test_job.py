@@ -61,14 +61,18 @@ def test_the_page_is_served_meanwhile_and_its_address_comes_first(
     def ask_and_measure(data: bytes, name: str) -> measuring.Measures:
         runtime = config.current_runtime()
         assert runtime is not None
-        with urllib.request.urlopen(f"{runtime.server_url}api/v1/operations?type=code_survey", timeout=PATIENCE_S) as answer:
+        with urllib.request.urlopen(
+            f"{runtime.server_url}api/v1/operations?type=code_survey", timeout=PATIENCE_S
+        ) as answer:
             answers.append(answer.read().decode())
         return measure(data, name)
 
     monkeypatch.setattr(measuring, "measure", ask_and_measure)
     assert run(str(tree), store=store, prometheus_port=0, server_port=0, console=False) == 0
     first = capsys.readouterr().err.splitlines()[0]
-    assert re.fullmatch(r"Watch it in a browser: http://127\.0\.0\.1:\d+/#/operations/survey-[0-9a-f]{8}", first)
+    assert re.fullmatch(
+        r"Watch it in a browser: http://127\.0\.0\.1:\d+/#/operations/survey-[0-9a-f]{8}", first
+    )
     assert kept(store).operation_id in answers[0]
     address = first.partition(": ")[2].partition("#")[0]
     with pytest.raises(urllib.error.URLError):
@@ -81,7 +85,9 @@ def test_without_the_servers_packages_it_says_how_to_get_them(
     """The survey is made all the same."""
     monkeypatch.setattr(job, "find_spec", lambda _: None)
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
-    assert capsys.readouterr().err.startswith("To watch it in a browser: pip install 'otel-progress[server]'\n")
+    assert capsys.readouterr().err.startswith(
+        "To watch it in a browser: pip install 'otel-progress[server]'\n"
+    )
 
 
 def test_the_map_grows_as_previews(tree: Path, store: str) -> None:
@@ -94,13 +100,19 @@ def test_the_map_grows_as_previews(tree: Path, store: str) -> None:
     finally:
         journal.close()
     assert {(one.path, one.name, one.media_type) for one in previews} == {("", "map", "image/png")}
-    with image.open(BytesIO(urllib.request.urlopen(previews[-1].location, timeout=PATIENCE_S).read())) as last:
+    with image.open(
+        BytesIO(urllib.request.urlopen(previews[-1].location, timeout=PATIENCE_S).read())
+    ) as last:
         colours = {colour for _, colour in last.convert("RGB").getcolors(100_000)}
     assert code_map.BROKEN in colours
 
 
 def test_without_pil_there_is_no_map_and_no_word_about_it(
-    tree: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tree: Path,
+    store: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The survey is made all the same."""
     monkeypatch.setitem(sys.modules, "PIL", None)
@@ -132,7 +144,9 @@ def test_its_logs_are_kept(tree: Path, store: str, capsys: pytest.CaptureFixture
         records = journal.logs(kept(store).operation_id, severity=30)
     finally:
         journal.close()
-    assert [(one.logger, one.path) for one in records] == [("code_survey", "stage:analyse/package:one/folder:deep")]
+    assert [(one.logger, one.path) for one in records] == [
+        ("code_survey", "stage:analyse/package:one/folder:deep")
+    ]
     assert "does not compile" in records[0].message
     assert "does not compile" not in capsys.readouterr().err
 
@@ -148,7 +162,10 @@ def test_failed_and_skipped_files_are_items(tree: Path, store: str) -> None:
         assert (failed.name, failed.path) == ("bad.py", "stage:analyse/package:one/folder:deep")
         assert failed.error is not None
         assert failed.error.type == "SyntaxError"
-        assert (skipped.name, skipped.metadata["reason"]) == (str(tree / "two" / "link.py"), "a symbolic link")
+        assert (skipped.name, skipped.metadata["reason"]) == (
+            str(tree / "two" / "link.py"),
+            "a symbolic link",
+        )
         assert len(journal.events(operation_id, outcome=Outcome.COMPLETED)) == 4
     finally:
         journal.close()

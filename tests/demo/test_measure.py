@@ -78,7 +78,9 @@ def test_copies_have_one_shape() -> None:
     assert examine("def f():\n    return 1\n").functions[0].shape is None
 
 
-@pytest.mark.parametrize("source", [b"", b"\n", b"# only a comment", b"x = 1", b"\xef\xbb\xbfx = 1\r\n", b"\x0cx = 1\n"])
+@pytest.mark.parametrize(
+    "source", [b"", b"\n", b"# only a comment", b"x = 1", b"\xef\xbb\xbfx = 1\r\n", b"\x0cx = 1\n"]
+)
 def test_unusual_sources_are_fine(source: bytes) -> None:
     """Empty files, a missing last newline, a byte order mark and a form feed are all Python."""
     found = examine(source)
@@ -117,7 +119,12 @@ def test_what_is_no_python_is_refused(source: bytes) -> None:
 
 
 @settings(max_examples=200)
-@given(st.one_of(st.binary(max_size=200), st.text(alphabet="def f():\n \tifx=1#'\"\\\r\x0c", max_size=80).map(str.encode)))
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(alphabet="def f():\n \tifx=1#'\"\\\r\x0c", max_size=80).map(str.encode),
+    )
+)
 def test_any_bytes_are_measured_or_refused(source: bytes) -> None:
     """Whatever a file holds, it is measured with counts that agree, or raises one of the known errors."""
     try:

@@ -58,7 +58,9 @@ def test_totals_add_up_by_package() -> None:
 def test_functions_are_ranked() -> None:
     """The longest and the most branched functions come first, and lists are bounded."""
     many = "\n".join(f"def f{n}():\n    return {n}\n" for n in range(20))
-    found = surveyed({"a.py": LONG + many + "def branched(x):\n    return x if x else 1 if x > 2 else 3\n"}).findings
+    found = surveyed(
+        {"a.py": LONG + many + "def branched(x):\n    return x if x else 1 if x > 2 else 3\n"}
+    ).findings
     assert found.longest[0].function.name == "long"
     assert found.most_complex[0].function.name == "branched"
     assert len(found.longest) == len(found.most_complex) == SHOWN
@@ -119,7 +121,8 @@ def test_report_shows_hostile_names_harmlessly() -> None:
     """Terminal escapes, markup, newlines and lone surrogates in names and reasons are shown, not obeyed, and never fail."""
     survey = Survey()
     survey.add_problem(
-        file("[red]\x1b[2J\n\udcff\u202e.py", package="[bold]p\x07"), SyntaxError("worse\x1b]0;title\x07" + "x" * 10_000)
+        file("[red]\x1b[2J\n\udcff\u202e.py", package="[bold]p\x07"),
+        SyntaxError("worse\x1b]0;title\x07" + "x" * 10_000),
     )
     for _, conclude in survey.sections():
         conclude()

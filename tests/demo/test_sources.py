@@ -26,7 +26,9 @@ def labels(root: Path) -> list[str]:
 
 def left(root: Path) -> dict[str, str]:
     """Return what a walk leaves, by file name."""
-    return {Path(found.path).name: found.reason for found in sources.walk(Root(root)) if isinstance(found, Left)}
+    return {
+        Path(found.path).name: found.reason for found in sources.walk(Root(root)) if isinstance(found, Left)
+    }
 
 
 def test_walk_finds_python_files_in_order(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ pytestmark = pytest.mark.server
 
 QUERIES = [block.text for path in DOCUMENTS for block in blocks(path) if block.language == "promql"]
 SCRAPES = [
-    block.text for path in DOCUMENTS for block in blocks(path) if block.language == "yaml" and "scrape_configs" in block.text
+    block.text
+    for path in DOCUMENTS
+    for block in blocks(path)
+    if block.language == "yaml" and "scrape_configs" in block.text
 ]
 
 
@@ -32,7 +35,9 @@ KUBERNETES = "1.37.0"
 
 def promtool(*arguments: object) -> None:
     """Run promtool; what it refuses fails the test with its words."""
-    done = subprocess.run([require("promtool"), *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [require("promtool"), *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

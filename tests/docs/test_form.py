@@ -8,7 +8,11 @@ import pytest
 from documents import DOCUMENTS, PROJECT, links
 
 HOW_TO = PROJECT / "docs" / "how-to"
-PAGES = [path for path in DOCUMENTS if path.parent == HOW_TO or path.name in ("README.md", "tutorial.md", "index.md")]
+PAGES = [
+    path
+    for path in DOCUMENTS
+    if path.parent == HOW_TO or path.name in ("README.md", "tutorial.md", "index.md")
+]
 MAX_COLUMNS = 100
 MAX_LINES = 200
 """About three screens."""
@@ -22,7 +26,9 @@ def test_page_lines_fit_the_columns(page: Path) -> None:
     assert [n for n, line in lines if len(line) > MAX_COLUMNS and not line.lstrip().startswith(exempt)] == []
 
 
-@pytest.mark.parametrize("page", [path for path in PAGES if path.parent == HOW_TO], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page", [path for path in PAGES if path.parent == HOW_TO], ids=lambda path: path.name
+)
 def test_how_to_page_is_at_most_three_screens_and_indexed(page: Path) -> None:
     """A how-to page is short, and the index leads to it."""
     assert len(page.read_text(encoding="utf-8").splitlines()) <= MAX_LINES

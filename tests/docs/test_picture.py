@@ -16,15 +16,17 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def words(picture: str) -> str:
     """Return the text of an SVG."""
-    return "".join("".join(element.itertext()) for element in ElementTree.fromstring(picture).iter(f"{SVG}text")).replace(
-        "\xa0", " "
-    )
+    return "".join(
+        "".join(element.itertext()) for element in ElementTree.fromstring(picture).iter(f"{SVG}text")
+    ).replace("\xa0", " ")
 
 
 def fetched(picture: str) -> list[str]:
     """Return the addresses in an SVG, without the names of its own elements and what lies inside of it."""
     return [
-        address for address in re.findall(r"url\(([^)]*)\)|href=\"([^\"]*)\"", picture) if not "".join(address).startswith("#")
+        address
+        for address in re.findall(r"url\(([^)]*)\)|href=\"([^\"]*)\"", picture)
+        if not "".join(address).startswith("#")
     ]
 
 

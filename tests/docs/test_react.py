@@ -52,22 +52,32 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False
+    )
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The Chromium of the system."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: it drives the browser"
+    )
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=require("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        chromium = playwright.chromium.launch(
+            executable_path=require("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
         yield chromium
         chromium.close()
 
 
-def test_react_component_with_running_operation_shows_each_change(bundle: str, browser: Browser, tmp_path: Path) -> None:
+def test_react_component_with_running_operation_shows_each_change(
+    bundle: str, browser: Browser, tmp_path: Path
+) -> None:
     """The component renders the percentage, follows it, and calls onComplete at the end."""
-    runtime = progress.configure(store=f"sqlite:///{tmp_path / 'journal.db'}", console=False, server_port=0, tick=0.05)
+    runtime = progress.configure(
+        store=f"sqlite:///{tmp_path / 'journal.db'}", console=False, server_port=0, tick=0.05
+    )
     with runtime:
         job = progress.operation("backup", id="backup-7", total=4).start()
         job.increment()
@@ -76,7 +86,9 @@ def test_react_component_with_running_operation_shows_each_change(bundle: str, b
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
         html = PAGE.format(bundle.replace("</script", "<\\/script"))
-        page.route("**/react.html", lambda route: route.fulfill(content_type="text/html; charset=utf-8", body=html))
+        page.route(
+            "**/react.html", lambda route: route.fulfill(content_type="text/html; charset=utf-8", body=html)
+        )
         page.goto(f"{runtime.server_url}react.html")
         page.wait_for_selector("progress[value='25']")
         job.increment(message="half")

@@ -16,7 +16,14 @@ import otel_progress as progress
 from otel_progress import config, semconv, testing
 from otel_progress.cli import cli
 from otel_progress.cli.app import EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_UNREADABLE, EXIT_USAGE
-from otel_progress.codec import encode_batch, encode_event, encode_log, encode_operation, encode_resources, encode_sample
+from otel_progress.codec import (
+    encode_batch,
+    encode_event,
+    encode_log,
+    encode_operation,
+    encode_resources,
+    encode_sample,
+)
 from otel_progress.journal.sqlite.schema import APPLICATION_ID, MIGRATIONS
 from otel_progress.model import Eta
 from otel_progress.settings.fields import SETTINGS
@@ -56,7 +63,9 @@ def writer() -> ModuleType:
     return script("reference")
 
 
-@pytest.mark.parametrize("document", [path for path in DOCUMENTS if "docs" in path.parts], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if "docs" in path.parts], ids=lambda path: path.name
+)
 def test_generated_parts_are_what_the_script_writes(document: Path, writer: ModuleType) -> None:
     """The committed text is what ``scripts/reference`` makes of the code; run it when this fails."""
     text = document.read_text(encoding="utf-8")
@@ -65,8 +74,12 @@ def test_generated_parts_are_what_the_script_writes(document: Path, writer: Modu
 
 def test_every_generated_part_is_in_a_document(writer: ModuleType) -> None:
     """Nothing the script can write is left out of the documents."""
-    used = {match[2] for path in DOCUMENTS for match in writer.BLOCK.finditer(path.read_text(encoding="utf-8"))}
-    assert used == {name.removesuffix("_block") for name in vars(writer) if name.endswith("_block")} - {"name"}
+    used = {
+        match[2] for path in DOCUMENTS for match in writer.BLOCK.finditer(path.read_text(encoding="utf-8"))
+    }
+    assert used == {name.removesuffix("_block") for name in vars(writer) if name.endswith("_block")} - {
+        "name"
+    }
 
 
 def test_every_setting_is_there() -> None:
@@ -85,7 +98,9 @@ def test_configure_takes_every_setting() -> None:
 
 def test_every_standard_variable_that_is_read_is_there() -> None:
     """Variables of OpenTelemetry that the code names are explained, however they are put together."""
-    read = {name for name in re.findall(r"\bOTEL_[A-Z_]+[A-Z]\b", SOURCE) if not name.startswith("OTEL_PROGRESS")}
+    read = {
+        name for name in re.findall(r"\bOTEL_[A-Z_]+[A-Z]\b", SOURCE) if not name.startswith("OTEL_PROGRESS")
+    }
     explained = set(re.findall(r"OTEL_[A-Z_]+[A-Z]\b", section("Standard variables") + section("Settings")))
     assert {name for name in read if not any(known.startswith(name) for known in explained)} == set()
 
@@ -108,14 +123,21 @@ def test_documents_use_only_public_names() -> None:
     """``progress.…`` in the code of any document is a name of the package."""
     found = set()
     for path in DOCUMENTS:
-        for block in re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        for block in re.findall(
+            r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        ):
             found |= set(re.findall(r"(?<![\w\"'.])progress\.([A-Za-z_]+)\b(?!\.py)", block))
     assert found - {"testing", "exporters"} <= set(progress.__all__)
 
 
 def test_every_attribute_and_event_is_there() -> None:
     """The tables hold the names of semconv, and no others."""
-    standard = {semconv.SERVICE_NAME, semconv.SERVICE_INSTANCE_ID, semconv.EXCEPTION_MESSAGE, semconv.METADATA_PREFIX}
+    standard = {
+        semconv.SERVICE_NAME,
+        semconv.SERVICE_INSTANCE_ID,
+        semconv.EXCEPTION_MESSAGE,
+        semconv.METADATA_PREFIX,
+    }
     standard.add(semconv.EXCEPTION_STACKTRACE)
     assert first_cells(section("Attributes")) == set(semconv.ATTRIBUTES) | standard
     assert first_cells(section("Events")) == set(semconv.EVENTS)
@@ -131,8 +153,12 @@ def test_queries_name_metrics_that_exist() -> None:
     series = {metric.prometheus: metric for metric in semconv.METRICS}
     asked = 0
     for path in DOCUMENTS:
-        for query in re.findall(r"^```promql\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
-            for name, _, labels in re.findall(r"(progress_\w+?)(_bucket|_sum|_count)?\b(?:\{(.*?)\})?", query):
+        for query in re.findall(
+            r"^```promql\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        ):
+            for name, _, labels in re.findall(
+                r"(progress_\w+?)(_bucket|_sum|_count)?\b(?:\{(.*?)\})?", query
+            ):
                 assert name in series, query
                 assert set(re.findall(r"(\w+)=", labels)) <= set(series[name].labels), query
                 asked += 1
@@ -147,14 +173,18 @@ def command_names(group: click.Group) -> list[str]:
 def test_every_command_and_option_is_there() -> None:
     """Each command has its part, and in it each of its options and arguments; no other command is described."""
     text = section("Commands")
-    parts = dict(re.findall(r"^### `otel-progress ?(\w*)`\n(.*?)(?=^### |\Z)", text, re.DOTALL | re.MULTILINE))
+    parts = dict(
+        re.findall(r"^### `otel-progress ?(\w*)`\n(.*?)(?=^### |\Z)", text, re.DOTALL | re.MULTILINE)
+    )
     assert isinstance(cli, click.Group)
     assert set(parts) == {"", *command_names(cli)}
     for name in command_names(cli):
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         options = {opt for param in command.params if isinstance(param, click.Option) for opt in param.opts}
-        documented = {opt for cell in first_cells(parts[name]) for opt in re.findall(r"(?<!\w)--?[a-z][a-z-]*", cell)}
+        documented = {
+            opt for cell in first_cells(parts[name]) for opt in re.findall(r"(?<!\w)--?[a-z][a-z-]*", cell)
+        }
         assert documented == options | {"--help"} | ({"-h"} & documented), name
 
 
@@ -201,7 +231,10 @@ def test_every_table_of_the_journal_is_there() -> None:
         for statement in step:
             connection.execute(statement)
     made = {
-        name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        name
+        for (name,) in connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        )
     }
     connection.close()
     text = section("The journal file")

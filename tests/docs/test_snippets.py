@@ -46,7 +46,9 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the shell blocks are for bash")
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
-def test_blocks_run_and_print_what_is_shown(program: Program, environ: dict[str, str], tmp_path: Path) -> None:
+def test_blocks_run_and_print_what_is_shown(
+    program: Program, environ: dict[str, str], tmp_path: Path
+) -> None:
     """The blocks of a program run in order without an error, and print what the text after them shows."""
     if any("curl " in block.text for block in program.blocks):
         require("curl")
@@ -66,7 +68,9 @@ def test_blocks_run_and_print_what_is_shown(program: Program, environ: dict[str,
     ]
     command = [sys.executable, "-W", "error", "-W", FORK_IS_MEANT, str(RUNNER)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, encoding="utf-8", env=environ, cwd=tmp_path, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, **pipes, encoding="utf-8", env=environ, cwd=tmp_path, start_new_session=True
+    ) as process:
         try:
             output, errors = process.communicate(json.dumps(given), timeout=120)
         finally:  # what the shell blocks started in the background ends with the program
@@ -76,7 +80,9 @@ def test_blocks_run_and_print_what_is_shown(program: Program, environ: dict[str,
     for block, printed in zip(program.blocks, json.loads(output), strict=True):
         if block.prints is not None:
             pattern = ".*?".join(map(re.escape, _with_ports(block.prints, free).rstrip().split("…")))
-            assert re.fullmatch(pattern, printed.rstrip(), re.DOTALL), f"{program.name}, line {block.line} prints:\n{printed}"
+            assert re.fullmatch(pattern, printed.rstrip(), re.DOTALL), (
+                f"{program.name}, line {block.line} prints:\n{printed}"
+            )
 
 
 def _compile(program: Program) -> None:
@@ -102,7 +108,11 @@ def test_javascript_blocks_are_javascript(language: str, tmp_path: Path) -> None
             source = tmp_path / f"line_{block.line}.mjs"
             source.write_text(block.text if language == "js" else imports, encoding="utf-8")
             done = subprocess.run(
-                [require("node"), "--check", str(source)], capture_output=True, text=True, timeout=60, check=False
+                [require("node"), "--check", str(source)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
             )
             assert done.returncode == 0, f"{document.name}, line {block.line}: {done.stderr}"
 

@@ -45,7 +45,11 @@ for path in progress.track(["a", "b"], "checksum"):
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     """The environment of every process here: a machine of its own as far as state goes, and no setting of ours."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_") and name != "COLUMNS"}
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("OTEL_") and name != "COLUMNS"
+    }
     return {**ours, "XDG_STATE_HOME": str(tmp_path)}
 
 
@@ -68,7 +72,9 @@ def worker(environ: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
 def look(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a second terminal would."""
     command = [sys.executable, "-m", "otel_progress", *arguments]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    return subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
 
 
 def get(url: str) -> str:
@@ -102,7 +108,10 @@ def test_a_second_terminal_sees_the_work(worker: subprocess.Popen[str], environ:
         assert text in shown
     assert "Friday setlist" in look(environ, "watch", "--once").stdout
     metrics = get(url)
-    assert 'progress_operation_ratio{operation_id="friday-42",operation_type="setlist_processing"} 0.85' in metrics
+    assert (
+        'progress_operation_ratio{operation_id="friday-42",operation_type="setlist_processing"} 0.85'
+        in metrics
+    )
     assert worker.stdin is not None
     worker.stdin.write("\n")
     worker.stdin.flush()

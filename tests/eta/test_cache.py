@@ -39,7 +39,10 @@ def copied(history: list[Trajectory]) -> list[Trajectory]:
 def test_same_runs_are_found_again(learned: list[int]) -> None:
     """The same trajectories in another list, and equal ones read anew, need nothing to be worked out."""
     history = jobs(6)
-    told = [estimate([(0.0, 0.0), (9.0, 0.1)], 9.0, past) for past in (history, list(history), tuple(history), copied(history))]
+    told = [
+        estimate([(0.0, 0.0), (9.0, 0.1)], 9.0, past)
+        for past in (history, list(history), tuple(history), copied(history))
+    ]
     assert learned == [6]
     assert told[1:] == told[:1] * 3
 

@@ -39,7 +39,11 @@ def test_few_of_the_same(steps: list[tuple[float, float]], most: int) -> None:
     assert short == sorted(set(points) & set(short)) or len(set(points)) < len(points)
     assert longest(short) >= longest(points)
     gap = longest(points)
-    assert any(later - earlier == gap for (earlier, _), (later, _) in pairwise(short)) or len(points) <= most or gap == 0.0
+    assert (
+        any(later - earlier == gap for (earlier, _), (later, _) in pairwise(short))
+        or len(points) <= most
+        or gap == 0.0
+    )
 
 
 @given(steps=STEPS)

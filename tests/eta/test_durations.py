@@ -32,10 +32,19 @@ def test_past_the_longest() -> None:
     assert (held.remaining_s, held.state) == (10.0, "holding")
     assert estimate([], 140.0, TOOK).remaining_s == 10.0
     stalled = estimate([], 151.0, TOOK)
-    assert (stalled.remaining_s, stalled.low_s, stalled.high_s, stalled.state) == (None, 10.0, None, "stalled")
+    assert (stalled.remaining_s, stalled.low_s, stalled.high_s, stalled.state) == (
+        None,
+        10.0,
+        None,
+        "stalled",
+    )
 
 
-@given(durations=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=25), elapsed=st.floats(0.0, 1e7), more=st.floats(0.0, 1e6))
+@given(
+    durations=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=25),
+    elapsed=st.floats(0.0, 1e7),
+    more=st.floats(0.0, 1e6),
+)
 def test_in_order(durations: list[float], elapsed: float, more: float) -> None:
     """Whatever they are, low <= remaining <= high, nothing is negative, and time alone never makes the total shorter."""
     history = [Trajectory(seconds) for seconds in durations]
@@ -92,5 +101,7 @@ def test_opaque_step_by_past_runs() -> None:
 @pytest.mark.parametrize(("elapsed", "expected"), [(nan, 1.0), (-1.0, 1.0), (1.0, inf), (1.0, -3.0)])
 def test_opaque_garbage(elapsed: float, expected: float) -> None:
     """Times that are none are refused by name."""
-    with pytest.raises(RejectedValueError, match=r"(elapsed|expected): expected a number of seconds from 0 to 1e\+15, got"):
+    with pytest.raises(
+        RejectedValueError, match=r"(elapsed|expected): expected a number of seconds from 0 to 1e\+15, got"
+    ):
         estimate_opaque(elapsed, [], expected=expected)

@@ -34,7 +34,10 @@ PASTS = st.lists(STEPS.map(lambda steps: trajectory(curve(steps))), max_size=5)
 def alike(one: Eta, other: Eta) -> bool:
     """Tell whether two estimates say the same, to rounding."""
     numbers = ("remaining_s", "low_s", "high_s", "clock", "counts_down_s", "stalls_after_s")
-    told = [tuple(nan if (value := getattr(eta, name)) is None else value for name in numbers) for eta in (one, other)]
+    told = [
+        tuple(nan if (value := getattr(eta, name)) is None else value for name in numbers)
+        for eta in (one, other)
+    ]
     same = told[0] == pytest.approx(told[1], rel=1e-6, abs=1e-6, nan_ok=True)
     return bool(same) and (one.state, one.basis, one.runs) == (other.state, other.basis, other.runs)
 
@@ -43,7 +46,14 @@ def test_steady_work_alone() -> None:
     """At one pace and without past runs the estimate is exact, and says what it rests on."""
     eta = estimate(steady()[:21], 40.0, [])
     assert eta.remaining_s == pytest.approx(60.0)
-    assert (eta.state, eta.basis, eta.runs, eta.low_s, eta.high_s, eta.clock) == ("estimated", "rate", 0, None, None, 40.0)
+    assert (eta.state, eta.basis, eta.runs, eta.low_s, eta.high_s, eta.clock) == (
+        "estimated",
+        "rate",
+        0,
+        None,
+        None,
+        40.0,
+    )
 
 
 def test_work_of_the_same_shape() -> None:
@@ -70,7 +80,9 @@ def test_history_beats_every_simple_rule() -> None:
     for run in runs:
         own = error(run, [])
         usual = median(past.duration_s for past in history)
-        constant = sum(abs(max(0.0, usual - run.duration_s * part) - run.duration_s * (1 - part)) for part in LATE) / len(LATE)
+        constant = sum(
+            abs(max(0.0, usual - run.duration_s * part) - run.duration_s * (1 - part)) for part in LATE
+        ) / len(LATE)
         assert error(run, history) < 0.5 * min(own, constant / run.duration_s)
         assert error(run, history, LATE) < 0.02
 
@@ -139,13 +151,19 @@ def test_slow_first_step() -> None:
 
 def test_total_that_grows() -> None:
     """When twice as much turns out to be to do the fraction falls by half: the pace is that of the work done, at once."""
-    points = [(float(second), second / 100) for second in range(41)] + [(40.0, 0.2), (41.0, 0.205), (42.0, 0.21)]
+    points = [(float(second), second / 100) for second in range(41)] + [
+        (40.0, 0.2),
+        (41.0, 0.205),
+        (42.0, 0.21),
+    ]
     assert estimate(points, 42.0, []).remaining_s == pytest.approx(158.0, rel=0.01)
 
 
 def test_total_that_shrinks() -> None:
     """When half of it turns out to be needless the fraction leaps: after as much work again the estimate is right to 10 %."""
-    points = [(float(second), second / 200) for second in range(51)] + [(float(second), second / 100) for second in range(51, 76)]
+    points = [(float(second), second / 200) for second in range(51)] + [
+        (float(second), second / 100) for second in range(51, 76)
+    ]
     assert estimate(points, 75.0, []).remaining_s == pytest.approx(25.0, rel=0.10)
 
 
@@ -169,7 +187,9 @@ def test_past_run_that_was_resumed() -> None:
 def test_done_before_the_end() -> None:
     """At fraction 1 what past runs still took after it is left, and without any nothing: any moment now."""
     done = steady(50.0)
-    assert estimate(done, 50.0, [trajectory(steady(100.0), tail=10.0)]).remaining_s == pytest.approx(5.0, rel=0.15)
+    assert estimate(done, 50.0, [trajectory(steady(100.0), tail=10.0)]).remaining_s == pytest.approx(
+        5.0, rel=0.15
+    )
     eta = estimate(done, 50.5, [])
     assert (eta.remaining_s, eta.state) == (0.0, "holding")
 
@@ -191,7 +211,9 @@ def test_very_many_points() -> None:
     points = [(float(n), n / 200_000) for n in range(100_001)]
     assert estimate(points, 100_000.0, []).remaining_s == pytest.approx(100_000.0, rel=0.01)
     whole = [(float(n), n / 200_000) for n in range(200_001)]
-    assert estimate(points, 100_000.0, [trajectory(whole)] * 3).remaining_s == pytest.approx(100_000.0, rel=0.01)
+    assert estimate(points, 100_000.0, [trajectory(whole)] * 3).remaining_s == pytest.approx(
+        100_000.0, rel=0.01
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,13 +221,21 @@ def test_very_many_points() -> None:
     [
         ([(0.0, 0.0), (1.0, nan)], 2.0, r"points\[1\]: expected finite numbers, got \(1.0, nan\)"),
         ([(0.0, 0.0), (inf, 0.5)], 2.0, r"points\[1\]: expected finite numbers"),
-        ([(0.0, 0.0), (5.0, 0.2), (4.0, 0.3)], 6.0, r"points\[2\]: expected times from 0 on that ascend, got 4.0 after 5.0"),
+        (
+            [(0.0, 0.0), (5.0, 0.2), (4.0, 0.3)],
+            6.0,
+            r"points\[2\]: expected times from 0 on that ascend, got 4.0 after 5.0",
+        ),
         ([(-1.0, 0.0)], 6.0, r"points\[0\]: expected times from 0 on"),
         ([(0.0, 0.0), (1.0, 50.0)], 2.0, r"points\[1\]: expected a fraction from 0 to 1, got 50.0"),
         ([(0.0, 0.0), (1.0, -0.1)], 2.0, r"points\[1\]: expected a fraction"),
         ([(0.0, 0.0), (1.0, "half")], 2.0, r"points: expected pairs of numbers"),
         ([(0.0,), (1.0, 0.5)], 2.0, r"points: expected pairs of numbers"),
-        ([(0.0, 0.0), (5.0, 0.5)], 3.0, r"elapsed: expected a time from the last point's on \(5.0 s\), got 3.0"),
+        (
+            [(0.0, 0.0), (5.0, 0.5)],
+            3.0,
+            r"elapsed: expected a time from the last point's on \(5.0 s\), got 3.0",
+        ),
         ([], nan, r"elapsed: expected a number of seconds from 0 to 1e\+15, got nan"),
         ([], -1.0, r"elapsed: expected a number"),
     ],
@@ -223,7 +253,9 @@ def test_garbage_of_past_runs() -> None:
         estimate([], 0.0, [good, Trajectory(nan)])
     with pytest.raises(RejectedValueError, match=r"history\[0\].points\[1\]: expected a fraction"):
         estimate([], 0.0, [Trajectory(5.0, [(0.0, 0.0), (5.0, 2.0)])])
-    with pytest.raises(RejectedValueError, match=r"history\[0\].points: expected times up to its duration of 5.0 s, got 9.0"):
+    with pytest.raises(
+        RejectedValueError, match=r"history\[0\].points: expected times up to its duration of 5.0 s, got 9.0"
+    ):
         estimate([], 0.0, [Trajectory(5.0, [(0.0, 0.0), (9.0, 1.0)])])
     for confidence in (0.0, 1.0, 80.0, nan):
         with pytest.raises(RejectedValueError, match="confidence: expected a share between 0 and 1"):
@@ -248,7 +280,9 @@ def test_always_sensible(steps: list[tuple[float, float]], since: float, history
 
 @settings(max_examples=60)
 @given(steps=STEPS, early=st.floats(0.0, 1e5), later=st.floats(0.0, 1e5), history=PASTS)
-def test_ages_by_one_rule(steps: list[tuple[float, float]], early: float, later: float, history: list[Trajectory]) -> None:
+def test_ages_by_one_rule(
+    steps: list[tuple[float, float]], early: float, later: float, history: list[Trajectory]
+) -> None:
     """Asked again without an advance it says what the earlier answer has become by then: readers need not ask."""
     points = [*curve(steps), (2e4 * len(steps) + 1.0, 1.0)]
     at = points[-1][0] + min(early, later)

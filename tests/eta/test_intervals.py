@@ -118,4 +118,6 @@ def test_quantile() -> None:
 )
 def test_widening_for_few_runs(runs: int, confidence: float, student: float, normal: float) -> None:
     """It is Student's quantile (as tables have it) over the normal one, less what one run more makes better."""
-    assert small_sample_factor(runs, confidence) == pytest.approx(student / normal * (1 - 1 / runs**2) ** 0.5, rel=0.01)
+    assert small_sample_factor(runs, confidence) == pytest.approx(
+        student / normal * (1 - 1 / runs**2) ** 0.5, rel=0.01
+    )

@@ -20,22 +20,36 @@ PAST = [Trajectory(10.0 + n, ((0.0, 0.0), (5.0, 0.5), (10.0, 1.0))) for n in ran
     ("points", "elapsed", "history", "text"),
     [
         ([(0.0, 0.0), (1e308, 0.5)], 1e15, PAST, r"points\[1\]: expected at most 1e\+15 seconds"),
-        ([(0.0, 0.0), (1e308, 0.1), (1.2e308, 0.2)], 1e15, [], r"points\[2\]: expected at most 1e\+15 seconds"),
+        (
+            [(0.0, 0.0), (1e308, 0.1), (1.2e308, 0.2)],
+            1e15,
+            [],
+            r"points\[2\]: expected at most 1e\+15 seconds",
+        ),
         (SEEN, 1e308, PAST, r"elapsed: expected a number of seconds from 0 to 1e\+15"),
         (SEEN, 10**400, PAST, r"elapsed: expected a number of seconds from 0 to 1e\+15"),
         ([(0.0, 0.0), (10**400, 1.0)], 3.0, PAST, r"points: expected pairs of numbers"),
-        (SEEN, 3.0, [Trajectory(1e308, ())], r"history\[0\].duration_s: expected a number of seconds from 0 to 1e\+15"),
+        (
+            SEEN,
+            3.0,
+            [Trajectory(1e308, ())],
+            r"history\[0\].duration_s: expected a number of seconds from 0 to 1e\+15",
+        ),
         (SEEN, 3.0, [Trajectory(inf, ())], r"history\[0\].duration_s: expected a number of seconds"),
         ([*SEEN, (nan, 0.4)], 5.0, PAST, r"points\[4\]: expected finite numbers"),
     ],
 )
-def test_refused(points: list[tuple[float, float]], elapsed: float, history: list[Trajectory], text: str) -> None:
+def test_refused(
+    points: list[tuple[float, float]], elapsed: float, history: list[Trajectory], text: str
+) -> None:
     """Times that cannot be meant are refused by name: their sums would overflow, and the answer be no number."""
     with pytest.raises(RejectedValueError, match=text):
         estimate(points, elapsed, history)
 
 
-@pytest.mark.parametrize("parallel", [Parallel([1.0], [], 10**400, 4), Parallel([1.0], [1e308], 3, 4), Parallel([1.0], [], 1, 0)])
+@pytest.mark.parametrize(
+    "parallel", [Parallel([1.0], [], 10**400, 4), Parallel([1.0], [1e308], 3, 4), Parallel([1.0], [], 1, 0)]
+)
 def test_refused_of_children(parallel: Parallel) -> None:
     """So are those of children, and counts that do not fit a number."""
     with pytest.raises(RejectedValueError, match="parallel"):
@@ -55,7 +69,9 @@ def test_refused_of_children(parallel: Parallel) -> None:
         (SEEN, 3.0, PAST, {"parallel": Parallel([1e15, 0.0], [1e15], 10**9, 4)}),
     ],
 )
-def test_answered(points: list[tuple[float, float]], elapsed: float, history: list[Trajectory], options: dict[str, Any]) -> None:
+def test_answered(
+    points: list[tuple[float, float]], elapsed: float, history: list[Trajectory], options: dict[str, Any]
+) -> None:
     """What is extreme and possible is answered: with finite numbers that are not negative."""
     eta = estimate(points, elapsed, history, **options)
     told = [eta.remaining_s, eta.low_s, eta.high_s, eta.counts_down_s, eta.stalls_after_s]
@@ -65,13 +81,17 @@ def test_answered(points: list[tuple[float, float]], elapsed: float, history: li
 def test_one_slow_step_among_few() -> None:
     """Without a history the second step of three times the first is hardly believed to be the pace of what follows."""
     eta = estimate([(0.0, 0.0), (1.0, 0.05), (4.0, 0.1)], 4.0, ())
-    assert eta.remaining_s == pytest.approx(0.9 * (20.0 + 40.0 / 7))  # that of the first, and a seventh of the difference
+    assert eta.remaining_s == pytest.approx(
+        0.9 * (20.0 + 40.0 / 7)
+    )  # that of the first, and a seventh of the difference
 
 
 def test_errors_of_runs_add_up() -> None:
     """What the experts erred in several runs is the mean over all forecasts, and nothing of no run."""
     late, early = Forecast(5.0, (10.0, None, 5.0, 5.0), ()), Forecast(5.0, (5.0, None, 5.0, 5.0), ())
-    assert Errors.of([sum_squared_errors(10.0, [late]), sum_squared_errors(10.0, [early, early])]).squares[5] == [
+    assert Errors.of([sum_squared_errors(10.0, [late]), sum_squared_errors(10.0, [early, early])]).squares[
+        5
+    ] == [
         pytest.approx(1 / 3),
         None,
         0.0,

@@ -127,7 +127,9 @@ def test_a_million_to_come() -> None:
     """However many are to come, the end is played and the rest is in proportion; the work for it is the same."""
     random = Random(1)
     ended = [random.uniform(5.0, 15.0) for _ in range(5000)]
-    assert remaining(Parallel(ended, [3.0] * 8, 1_000_000, 8)) == pytest.approx(1_000_000 * 10.0 / 8, rel=0.01)
+    assert remaining(Parallel(ended, [3.0] * 8, 1_000_000, 8)) == pytest.approx(
+        1_000_000 * 10.0 / 8, rel=0.01
+    )
 
 
 def test_estimate_with_children() -> None:
@@ -157,8 +159,12 @@ def test_children_that_cannot_tell() -> None:
 
 
 @example(ended=[1e6], running=[], known=[5e-324, 1e-300], remaining=10**7, workers=1)
-@given(ended=SECONDS, running=SECONDS, known=SECONDS, remaining=st.integers(0, 10**7), workers=st.integers(1, 40))
-def test_always_sensible(ended: list[float], running: list[float], known: list[float], remaining: int, workers: int) -> None:
+@given(
+    ended=SECONDS, running=SECONDS, known=SECONDS, remaining=st.integers(0, 10**7), workers=st.integers(1, 40)
+)
+def test_always_sensible(
+    ended: list[float], running: list[float], known: list[float], remaining: int, workers: int
+) -> None:
     """Whatever ran: a finite time that is not negative, or nothing where no duration is known."""
     told = simulate(Parallel(ended, running, remaining, workers, known))
     if not ended and not known:
@@ -172,10 +178,16 @@ def test_always_sensible(ended: list[float], running: list[float], known: list[f
 @pytest.mark.parametrize(
     ("children", "text"),
     [
-        (Parallel([nan], [], 0, 1), r"parallel.ended\[0\]: expected a number of seconds from 0 to 1e\+15, got nan"),
+        (
+            Parallel([nan], [], 0, 1),
+            r"parallel.ended\[0\]: expected a number of seconds from 0 to 1e\+15, got nan",
+        ),
         (Parallel([1.0], [-2.0], 0, 1), r"parallel.running\[0\]: .* got -2.0"),
         (Parallel([1.0], [], 0, 1, known=[1.0, inf]), r"parallel.known\[1\]: .* got inf"),
-        (Parallel([1.0], [], -1, 1), r"parallel: expected remaining >= 0 and workers >= 1, at most 1e\+15, got -1 and 1"),
+        (
+            Parallel([1.0], [], -1, 1),
+            r"parallel: expected remaining >= 0 and workers >= 1, at most 1e\+15, got -1 and 1",
+        ),
         (Parallel([1.0], [], 0, 0), r"parallel: .* got 0 and 0"),
     ],
 )

@@ -36,7 +36,10 @@ def test_setlist_records_errors_and_retries(setlist: tuple[Runner, str]) -> None
     attempts = {path: by_path[f"{path}/action:stems"]["attempt"] for path in ("song:1", "song:2", "song:3")}
     assert attempts == {"song:1": 1, "song:2": 2, "song:3": 3}
     assert by_path["song:2/action:stems"]["failed"] == 0
-    assert by_path["song:3/action:stems/block:check-131"]["error"]["message"] == "ValueError: 4000 Hz, not 8000 Hz"
+    assert (
+        by_path["song:3/action:stems/block:check-131"]["error"]["message"]
+        == "ValueError: 4000 Hz, not 8000 Hz"
+    )
     assert "Night Drive: completed, stems at attempt 2" in printed
     assert "2 of 4 songs rendered, 1 failed" in printed
 
@@ -90,7 +93,9 @@ def test_threads_count_in_the_level_they_run_in(run: Runner) -> None:
     printed = run.example("threads.py")
 
     found = run.document("show", "threads")
-    assert {level["path"]: level["current"] for level in found["levels"]} == {f"part:{part}": 200 for part in range(8)}
+    assert {level["path"]: level["current"] for level in found["levels"]} == {
+        f"part:{part}": 200 for part in range(8)
+    }
     assert (found["current"], found["total"]) == (8, 8)
     assert printed.startswith("8/8 parts, 1600 blocks, ")
 
@@ -129,7 +134,12 @@ def test_batch_counts_its_operations_and_what_failed(run: Runner) -> None:
 
     found = run.document("show", "checksums")
     assert printed == "500 of 500 files, 25 damaged, batch failed\n"
-    assert (found["total"], found["finished"], found["percentage"], found["status"]) == (500, 500, 100.0, "failed")
+    assert (found["total"], found["finished"], found["percentage"], found["status"]) == (
+        500,
+        500,
+        100.0,
+        "failed",
+    )
     assert (found["counts"]["completed"], found["counts"]["failed"]) == (475, 25)
     assert {one["error"]["type"] for one in found["failed"]} == {"__main__.DamagedError"}
     assert run.document("show", "file-020")["batch"] == "checksums"

@@ -52,7 +52,10 @@ def test_render_learns_when_it_ends(run: Runner, tmp_path: Path) -> None:
     assert [one["number"] for one in learned] == ["4", "5", "6"]
     assert all(one["interval"] for one in learned)
     off, average = (median(float(one[name]) for one in learned) for name in ("off", "average"))
-    assert summary == f"after 3 runs: at 25 % the estimate is {off:.1f}% of the duration off, the average rate {average:.1f}%"
+    assert (
+        summary
+        == f"after 3 runs: at 25 % the estimate is {off:.1f}% of the duration off, the average rate {average:.1f}%"
+    )
     ends = [float(one["end"]) for one in runs[1:]]  # the first one also loads what the others find loaded
     spread = 100.0 * (max(ends) - min(ends)) / median(ends)
     assert off < 15.0 + spread
@@ -65,7 +68,9 @@ def test_render_learns_when_it_ends(run: Runner, tmp_path: Path) -> None:
     execution = levels(found)["stage:execution"]
     assert execution["current"] == execution["total"] == 6 + 12 + 24 + 48 + 96
     shown = run("-m", "otel_progress", "show", "rendering-6", "--previews")
-    assert re.search(r"mandelbrot stage:execution  128x96 image/png", shown.stdout), shown.stdout + shown.stderr
+    assert re.search(r"mandelbrot stage:execution  128x96 image/png", shown.stdout), (
+        shown.stdout + shown.stderr
+    )
 
 
 def test_video_pipeline_estimates_what_cannot_report(run: Runner) -> None:
@@ -137,17 +142,30 @@ def test_audio_batch_of_five_hundred_goes_on_where_it_was_stopped(run: Runner, t
     assert process.returncode == 1, errors
     assert errors.splitlines()[-1].startswith("interrupted; resume with: ")
     (stopped,) = run.document("history")["operations"]
-    assert (stopped["status"], stopped["message"], done_in(checkpoint)) == ("cancelled", "KeyboardInterrupt", 100)
+    assert (stopped["status"], stopped["message"], done_in(checkpoint)) == (
+        "cancelled",
+        "KeyboardInterrupt",
+        100,
+    )
 
     first, last = run.example("audio_batch.py", "--folder", folder).splitlines()
     assert first == "resumes from 100 of 500"
-    lowered = re.fullmatch(r"500 of 500 files, 10 failed, (\d+) denoised in this session, noise lower by ([\d.]+) dB", last)
+    lowered = re.fullmatch(
+        r"500 of 500 files, 10 failed, (\d+) denoised in this session, noise lower by ([\d.]+) dB", last
+    )
     assert lowered is not None, last
     assert int(lowered[1]) == 500 - 100 - 8
     assert float(lowered[2]) > 10.0
     found = json.loads(run("-m", "otel_progress", "export", "denoising").stdout)
-    assert (found["status"], found["current"], found["failed"], found["message"]) == ("completed", 500, 8, "500 of 500")
-    failed = {event["name"]: event["error"]["message"] for event in found["events"] if event["outcome"] == "failed"}
+    assert (found["status"], found["current"], found["failed"], found["message"]) == (
+        "completed",
+        500,
+        8,
+        "500 of 500",
+    )
+    failed = {
+        event["name"]: event["error"]["message"] for event in found["events"] if event["outcome"] == "failed"
+    }
     assert failed["recording-499.wav"] == "recording-499.wav has 1478 of 8000 samples"
     assert len(list(folder.glob("*.clean.wav"))) >= 490
     assert not checkpoint.exists()

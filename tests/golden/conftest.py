@@ -11,7 +11,9 @@ from tests.support.golden.files import Golden
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--update-golden``; the environment variable ``UPDATE_GOLDEN=1`` has the same effect."""
-    parser.addoption("--update-golden", action="store_true", default=False, help="Rewrite the files in tests/golden/data.")
+    parser.addoption(
+        "--update-golden", action="store_true", default=False, help="Rewrite the files in tests/golden/data."
+    )
 
 
 @pytest.fixture

@@ -44,7 +44,17 @@ def _document(name: str) -> object:
     return codec.encode_batch(batch_snapshot())
 
 
-DOCUMENTS = ("operation", "operation_min", "levels", "events", "logs", "preview", "sample", "resources", "batch")
+DOCUMENTS = (
+    "operation",
+    "operation_min",
+    "levels",
+    "events",
+    "logs",
+    "preview",
+    "sample",
+    "resources",
+    "batch",
+)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -64,4 +74,6 @@ def test_every_document_can_be_decoded() -> None:
 @pytest.mark.parametrize("name", ["json", "jsonl", "csv"])
 def test_export(golden: Golden, name: str) -> None:
     """Every line of an export, byte for byte."""
-    golden.text(f"export/export.{name}", "\n".join(EXPORTERS[name](running_operation(), event_records())) + "\n")
+    golden.text(
+        f"export/export.{name}", "\n".join(EXPORTERS[name](running_operation(), event_records())) + "\n"
+    )

@@ -33,10 +33,18 @@ def test_estimates_of_parallel_children(golden: Golden) -> None:
     """Children side by side, with and without history."""
     points = [(float(second), second / 20) for second in range(11)]
     history = [Trajectory(20.0 + number, [(0.0, 0.0), (10.0, 0.45), (20.0, 1.0)]) for number in range(4)]
-    children = [Parallel([3.0, 4.0, 5.0], [1.0, 2.5], pending, workers) for pending in (0, 1, 7) for workers in (1, 2, 8)]
+    children = [
+        Parallel([3.0, 4.0, 5.0], [1.0, 2.5], pending, workers)
+        for pending in (0, 1, 7)
+        for workers in (1, 2, 8)
+    ]
     golden.json(
         "eta/parallel.json",
-        [repr(astuple(estimate(points, 11.0, past, parallel=one))) for past in ([], history) for one in children],
+        [
+            repr(astuple(estimate(points, 11.0, past, parallel=one)))
+            for past in ([], history)
+            for one in children
+        ],
     )
 
 
@@ -44,7 +52,10 @@ def test_quantiles(golden: Golden) -> None:
     """Quantiles are interpolated linearly."""
     values = ([1.0], [3.0, 1.0], [0.1, 0.2, 0.7, 1.5, 9.0], [float(number * number) for number in range(17)])
     shares = (0.0, 0.1, 0.25, 0.5, 0.9, 0.99, 1.0)
-    golden.json("eta/quantiles.json", [[repr(interpolated_quantile(one, share)) for share in shares] for one in values])
+    golden.json(
+        "eta/quantiles.json",
+        [[repr(interpolated_quantile(one, share)) for share in shares] for one in values],
+    )
 
 
 def _along(run: Run, history: list[Trajectory]) -> list[str]:

@@ -67,7 +67,10 @@ def test_signatures(golden: Golden) -> None:
     """Every public name with its signature and members."""
     golden.lines("configure.sig", [f"{name}: {text}" for name, text in _parameters(configure)])
     found: list[str] = []
-    for name, thing in [(name, vars(otel_progress).get(name) or getattr(otel_progress, name)) for name in otel_progress.__all__]:
+    for name, thing in [
+        (name, vars(otel_progress).get(name) or getattr(otel_progress, name))
+        for name in otel_progress.__all__
+    ]:
         found += _described(name, thing)
     for thing in (Runtime, Level):
         assert thing.__name__ in otel_progress.__all__
@@ -83,7 +86,12 @@ def _described(name: str, thing: Any) -> Iterator[str]:
         yield f"class {name}({', '.join(base.__name__ for base in thing.__bases__ if base is not object)})"
         fields = dataclasses.fields(thing) if dataclasses.is_dataclass(thing) else ()
         yield from (f"    {one.name}: {one.type}" for one in fields if not one.name.startswith("_"))
-        own = {name: member for one in reversed(thing.__mro__) if _is_ours(one) for name, member in vars(one).items()}
+        own = {
+            name: member
+            for one in reversed(thing.__mro__)
+            if _is_ours(one)
+            for name, member in vars(one).items()
+        }
         for member_name, member in sorted(own.items()):
             plain = getattr(member, "__func__", member)
             if isinstance(member, property) and not member_name.startswith("_"):
@@ -158,7 +166,12 @@ def _python(code: str) -> list[str]:
     """Return the lines that a program writes, without those of a command; it has no settings and an empty home."""
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONPATH": str(PACKAGE.parent), "OTEL_SDK_DISABLED": "false"},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": "/nonexistent",
+            "PYTHONPATH": str(PACKAGE.parent),
+            "OTEL_SDK_DISABLED": "false",
+        },
         capture_output=True,
         text=True,
         timeout=60,
@@ -170,9 +183,15 @@ def _python(code: str) -> list[str]:
 def test_values_of_labels(golden: Golden) -> None:
     """Values of labels that are literals in the sources: places of errors, reasons, sinks, dropped kinds, refusals."""
     rejecting = (RecordingBackend.reject_value, RecordingBackend.report_rejection, Rejection)
-    golden.lines("metrics/places.txt", sorted({*_first_texts(report_internal_error), *_texts_at(2, start_daemon_thread)}))
+    golden.lines(
+        "metrics/places.txt",
+        sorted({*_first_texts(report_internal_error), *_texts_at(2, start_daemon_thread)}),
+    )
     golden.lines("metrics/reasons.txt", sorted({text for one in rejecting for text in _first_texts(one)}))
-    golden.lines("metrics/sinks.txt", sorted({*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._lane)}))
+    golden.lines(
+        "metrics/sinks.txt",
+        sorted({*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._lane)}),
+    )
     golden.lines("metrics/drops.txt", sorted(set(_first_texts(Totals.count_dropped))))
     golden.lines("metrics/series_groups.txt", sorted(set(_first_texts(Totals.count_series_dropped))))
 
@@ -190,7 +209,9 @@ def test_reasons_of_refusals(golden: Golden) -> None:
     for tree in _sources():
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef) and function.name in deciding:
-                returned = [node for node in ast.walk(function) if isinstance(node, ast.Tuple) and len(node.elts) == 2]
+                returned = [
+                    node for node in ast.walk(function) if isinstance(node, ast.Tuple) and len(node.elts) == 2
+                ]
                 found |= {text for pair in returned for one in pair.elts if (text := _text(one)) is not None}
     golden.lines("metrics/refusals.txt", sorted(text for text in found if text.isalpha()))
 
@@ -198,7 +219,12 @@ def test_reasons_of_refusals(golden: Golden) -> None:
 def test_names_of_threads(golden: Golden) -> None:
     """Names of threads that are literals in the sources; an asterisk is the name of a sink or of another part."""
     named = [node for node in _calls() if ast.unparse(node.func).endswith(("Thread", "ThreadPoolExecutor"))]
-    keywords = [keyword for node in named for keyword in node.keywords if keyword.arg in ("name", "thread_name_prefix")]
+    keywords = [
+        keyword
+        for node in named
+        for keyword in node.keywords
+        if keyword.arg in ("name", "thread_name_prefix")
+    ]
     found = {text for keyword in keywords if (text := _text(keyword.value))}
     found |= {f"otel-progress-{text}" for text in _texts_at(1, start_daemon_thread)}
     golden.lines("threads.txt", sorted(found))
@@ -211,7 +237,10 @@ def test_names_of_loggers(golden: Golden) -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "logging.getLogger" and node.args:
                 module = ".".join(["otel_progress", *path.relative_to(PACKAGE).with_suffix("").parts])
-                found.add(_text(node.args[0]) or (module if ast.unparse(node.args[0]) == "__name__" else "(of a class)"))
+                found.add(
+                    _text(node.args[0])
+                    or (module if ast.unparse(node.args[0]) == "__name__" else "(of a class)")
+                )
     golden.lines("loggers.txt", sorted(found))
 
 

@@ -65,12 +65,17 @@ def test_rows_of_a_fixed_state(golden: Golden, tmp_path: Path) -> None:
 def _schema(connection: sqlite3.Connection) -> Iterator[str]:
     for pragma in ("user_version", "application_id", "journal_mode", "auto_vacuum"):
         yield f"PRAGMA {pragma} = {connection.execute(f'PRAGMA {pragma}').fetchone()[0]};\n"
-    for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY type, name"):
+    for kind, name, sql in connection.execute(
+        "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
+    ):
         yield f"{sql or f'-- {kind} {name}'};\n"
 
 
 def _rows(connection: sqlite3.Connection) -> Iterator[str]:
-    names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+    names = [
+        name
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    ]
     for name in names:
         columns = [column for _, column, *_ in connection.execute(f"PRAGMA table_info({name})")]
         rows = [list(row) for row in connection.execute(f"SELECT * FROM {name}")]

@@ -21,7 +21,13 @@ from otel_progress.previews.stores import open_store
 from otel_progress.server.static import page_files
 from tests.support.golden import server as web
 from tests.support.golden.files import Golden
-from tests.support.golden.sample_journal import PICTURE, TEXT, open_scene_journal, write_scene, write_with_content
+from tests.support.golden.sample_journal import (
+    PICTURE,
+    TEXT,
+    open_scene_journal,
+    write_scene,
+    write_with_content,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -36,8 +42,14 @@ ORIGIN = "https://board.example.org"
 ANSWERS = {
     "operations": ("GET", f"{API}/operations"),
     "operations-page": ("GET", f"{API}/operations?limit=2&sort=started"),
-    "operations-filtered": ("GET", f"{API}/operations?status=running&type=setlist&metadata=customer%3Dacme&q=fri"),
-    "operations-condition": ("GET", f"{API}/operations?condition=abandoned&condition=paused&batch=thumbnails&sort=-name"),
+    "operations-filtered": (
+        "GET",
+        f"{API}/operations?status=running&type=setlist&metadata=customer%3Dacme&q=fri",
+    ),
+    "operations-condition": (
+        "GET",
+        f"{API}/operations?condition=abandoned&condition=paused&batch=thumbnails&sort=-name",
+    ),
     "history": ("GET", f"{API}/history"),
     "history-page": ("GET", f"{API}/history?limit=2&type=backup&since=1700000061"),
     "operation": ("GET", ONE),
@@ -78,7 +90,11 @@ ANSWERS = {
 
 Asked = tuple[str, str, dict[str, Any]]
 PROBLEMS: dict[str, Asked] = {
-    "400-body": ("POST", f"{ONE}/cancel", {"content": b"\xff", "headers": {"Content-Type": "application/json"}}),
+    "400-body": (
+        "POST",
+        f"{ONE}/cancel",
+        {"content": b"\xff", "headers": {"Content-Type": "application/json"}},
+    ),
     "400-query": ("GET", f"{API}/stream?operation=%FF", {}),
     "403-origin": ("GET", ONE, {"headers": {"Origin": "https://evil.example.org"}}),
     "404-path": ("GET", "/nothing", {}),
@@ -117,7 +133,10 @@ def client(tmp_path: Path) -> Iterator[Client]:
     """A client of an application over the state that may also control."""
     store = open_store(str(tmp_path / "previews"), tmp_path / "progress.db")
     write_with_content(tmp_path / "progress.db", store)
-    with open_scene_journal(tmp_path / "progress.db") as journal, web.asking(journal, controller=journal, previews=store) as made:
+    with (
+        open_scene_journal(tmp_path / "progress.db") as journal,
+        web.asking(journal, controller=journal, previews=store) as made,
+    ):
         yield made
 
 
@@ -144,7 +163,8 @@ def test_conditional_and_cross_origin_requests(golden: Golden, client: Client) -
     digest = client.json(f"{ONE}/previews")["previews"][-1]["digest"]
     golden.text("rest/preview-digest.txt", _shown(client.get(f"{ONE}/previews/4?digest={digest}")))
     golden.text(
-        "rest/preview-not-modified.txt", _shown(client.get(f"{ONE}/previews/4", headers={"If-None-Match": f'"{digest}"'}))
+        "rest/preview-not-modified.txt",
+        _shown(client.get(f"{ONE}/previews/4", headers={"If-None-Match": f'"{digest}"'})),
     )
     golden.text("rest/cross-origin.txt", _shown(client.get("/healthz", headers={"Origin": ORIGIN})))
     asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "GET"}
@@ -153,7 +173,9 @@ def test_conditional_and_cross_origin_requests(golden: Golden, client: Client) -
 
 def test_a_server_that_only_reads(golden: Golden, tmp_path: Path) -> None:
     """Without a controller requests are refused; without a store previews have no content."""
-    write_with_content(tmp_path / "progress.db", open_store(str(tmp_path / "previews"), tmp_path / "progress.db"))
+    write_with_content(
+        tmp_path / "progress.db", open_store(str(tmp_path / "previews"), tmp_path / "progress.db")
+    )
     with open_scene_journal(tmp_path / "progress.db") as journal, web.asking(journal) as client:
         golden.text("problems/501-cancel.txt", _shown(client.post(f"{ONE}/cancel")))
         golden.text("problems/501-delete.txt", _shown(client.delete(ONE)))
@@ -174,7 +196,8 @@ class BrokenJournal(SqliteJournal):
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [("503-journal", JournalError("progress.db cannot be read.")), ("500", RuntimeError("secret"))]
+    ("status", "error"),
+    [("503-journal", JournalError("progress.db cannot be read.")), ("500", RuntimeError("secret"))],
 )
 def test_a_journal_that_cannot_be_read(golden: Golden, tmp_path: Path, status: str, error: Exception) -> None:
     """An error of the journal is a 503; any other one is a 500 that says nothing of the error."""
@@ -190,11 +213,15 @@ def test_a_server_with_a_token(golden: Golden, tmp_path: Path) -> None:
         golden.text("problems/401-page.txt", _shown(asked.get("/", headers={"Accept": "text/html"})))
         golden.text("problems/401-log-in.txt", _shown(asked.post("/login", data={"token": "wrong"})))
         golden.text("problems/401-stream.txt", _shown(asked.get(f"{API}/stream")))
-        golden.text("rest/token.txt", _shown(asked.get("/readyz", headers={"Authorization": f"Bearer {TOKEN}"})))
+        golden.text(
+            "rest/token.txt", _shown(asked.get("/readyz", headers={"Authorization": f"Bearer {TOKEN}"}))
+        )
         login = asked.post("/login", data={"token": TOKEN})
         golden.text("rest/log-in-token.txt", _shown(login))
         cookie = login.headers["set-cookie"].partition(";")[0]
-        golden.text("problems/403-forgery.txt", _shown(asked.post(f"{ONE}/cancel", headers={"Cookie": cookie})))
+        golden.text(
+            "problems/403-forgery.txt", _shown(asked.post(f"{ONE}/cancel", headers={"Cookie": cookie}))
+        )
 
 
 def test_openapi(golden: Golden, client: Client) -> None:
@@ -208,18 +235,28 @@ def test_metrics(golden: Golden, client: Client) -> None:
     client.get(f"{API}/stream?levels=true")
     client.get(ONE, headers={"Host": "evil.example.org"})
     answer = client.get("/metrics")
-    lines = [line for line in answer.text.splitlines(keepends=True) if not line.startswith("progress_journal_bytes ")]
+    lines = [
+        line
+        for line in answer.text.splitlines(keepends=True)
+        if not line.startswith("progress_journal_bytes ")
+    ]
     golden.text("metrics/server.txt", "".join(lines))
 
 
 def test_files_of_the_page(golden: Golden) -> None:
     """Name, media type and hash of each file that browsers get."""
-    golden.lines("page.txt", [f"{name} {file.media_type} {file.tag}" for name, file in sorted(page_files().items())])
+    golden.lines(
+        "page.txt", [f"{name} {file.media_type} {file.tag}" for name, file in sorted(page_files().items())]
+    )
 
 
 def _shown(answer: httpx.Response) -> str:
     """Return status, headers and body as text; pages by their media type alone, as their files are their own golden files."""
-    headers = {name: value for name, value in answer.headers.items() if name not in ("content-length", "date", "server")}
+    headers = {
+        name: value
+        for name, value in answer.headers.items()
+        if name not in ("content-length", "date", "server")
+    }
     if "set-cookie" in headers:
         headers["set-cookie"] = re.sub(r"expires=[^;]*", "expires=DATE", headers["set-cookie"])
     kind = headers.get("content-type", "")
@@ -229,4 +266,6 @@ def _shown(answer: httpx.Response) -> str:
         body = json.dumps(json.loads(answer.text), indent=2, ensure_ascii=False)
     else:
         body = repr(answer.content) if answer.content == PICTURE else answer.text
-    return "\n".join([str(answer.status_code), *(f"{name}: {headers[name]}" for name in sorted(headers)), "", body, ""])
+    return "\n".join(
+        [str(answer.status_code), *(f"{name}: {headers[name]}" for name in sorted(headers)), "", body, ""]
+    )

@@ -64,7 +64,10 @@ def test_spans(golden: Golden) -> None:
         _handles = do_work(recorder)
         provider_spans = recorder.spans()
         golden.json("spans/forest.json", recorder.span_trees())
-    golden.json("spans/spans.json", [_span(span) for span in sorted(recorder.spans(), key=lambda one: one.context.span_id)])
+    golden.json(
+        "spans/spans.json",
+        [_span(span) for span in sorted(recorder.spans(), key=lambda one: one.context.span_id)],
+    )
     assert len(provider_spans) < len(recorder.spans())
 
 
@@ -73,7 +76,9 @@ def test_scrapes(golden: Golden) -> None:
     with recording(prometheus_port=0, capture_logs=True) as recorder:
         _handles = do_work(recorder)
         assert recorder.runtime.metrics_url is not None
-        golden.text("metrics/scrape.txt", _without_measured(scrape(recorder.runtime.metrics_url, "text/plain")))
+        golden.text(
+            "metrics/scrape.txt", _without_measured(scrape(recorder.runtime.metrics_url, "text/plain"))
+        )
         text = scrape(recorder.runtime.metrics_url, "application/openmetrics-text")
         golden.text("metrics/scrape.openmetrics", _without_measured(text))
 
@@ -89,7 +94,9 @@ def test_otlp_logs_and_metrics(golden: Golden, monkeypatch: pytest.MonkeyPatch) 
             assert recorder.runtime.force_flush(FLUSH_S)
             requests = receiver.requests()
     golden.json("otlp/logs.json", _flat(requests["/v1/logs"], "resourceLogs", "scopeLogs", "logRecords"))
-    golden.json("otlp/metrics.json", _flat(requests["/v1/metrics"][-1:], "resourceMetrics", "scopeMetrics", "metrics"))
+    golden.json(
+        "otlp/metrics.json", _flat(requests["/v1/metrics"][-1:], "resourceMetrics", "scopeMetrics", "metrics")
+    )
 
 
 @pytest.mark.process
@@ -97,7 +104,9 @@ def test_otlp_traces_of_a_process(golden: Golden) -> None:
     """Resource, scopes and spans of a process that is configured by the standard variables."""
     with receiving() as receiver:
         environ = {
-            name: text for name, text in os.environ.items() if not name.startswith("OTEL_") and "proxy" not in name.lower()
+            name: text
+            for name, text in os.environ.items()
+            if not name.startswith("OTEL_") and "proxy" not in name.lower()
         }
         environ |= {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.port}",
@@ -107,7 +116,14 @@ def test_otlp_traces_of_a_process(golden: Golden) -> None:
             "OTEL_METRICS_EXPORTER": "none",
             "OTEL_LOGS_EXPORTER": "none",
         }
-        done = subprocess.run([sys.executable, str(WORKER)], env=environ, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [sys.executable, str(WORKER)],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert (done.returncode, done.stderr) == (0, "")
         requests = receiver.requests()
     golden.json("otlp/traces.json", _flat(requests["/v1/traces"], "resourceSpans", "scopeSpans", "spans"))
@@ -137,17 +153,26 @@ def _normal(value: Any) -> Any:
         if value.get("key") in REPLACED:
             return {"key": value["key"], "value": REPLACED[value["key"]]}
         if value.get("name") in MEASURED:
-            return {"name": value["name"], "unit": value.get("unit"), "points": "MEASURED", "kind": sorted(value)}
+            return {
+                "name": value["name"],
+                "unit": value.get("unit"),
+                "points": "MEASURED",
+                "kind": sorted(value),
+            }
         return {key: _field(key, entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return sorted((_normal(entry) for entry in value), key=lambda entry: json.dumps(entry, sort_keys=True))
+        return sorted(
+            (_normal(entry) for entry in value), key=lambda entry: json.dumps(entry, sort_keys=True)
+        )
     return value
 
 
 def _field(key: str, entry: Any) -> Any:
     if key.endswith("UnixNano"):
         return _time(entry)
-    return "ID" if key in IDS and len(set(entry[:12])) > 3 else _normal(entry)  # ids of a recording are small numbers
+    return (
+        "ID" if key in IDS and len(set(entry[:12])) > 3 else _normal(entry)
+    )  # ids of a recording are small numbers
 
 
 def _time(text: str) -> str:
@@ -173,7 +198,9 @@ def _span(span: ReadableSpan) -> dict[str, Any]:
         "status": [span.status.status_code.name, span.status.description],
         "scope": [scope.name, scope.version, scope.schema_url],
         "attributes": _sorted(span.attributes),
-        "events": [[event.name, _time(str(event.timestamp)), _sorted(event.attributes)] for event in span.events],
+        "events": [
+            [event.name, _time(str(event.timestamp)), _sorted(event.attributes)] for event in span.events
+        ],
         "links": [_link(link) for link in span.links],
     }
 
@@ -188,6 +215,12 @@ def _sorted(attributes: Any) -> dict[str, Any]:
 
 def _without_measured(text: str) -> str:
     """Return an exposition without values that the system's clock has a part in."""
-    lines = [re.sub(r" \S+$", " MEASURED", line) if line.startswith(MEASURED) else line for line in text.splitlines()]
-    lines = [re.sub(r" \S+$", " CREATED", line) if "_created" in line.split("{")[0].split(" ")[0] else line for line in lines]
+    lines = [
+        re.sub(r" \S+$", " MEASURED", line) if line.startswith(MEASURED) else line
+        for line in text.splitlines()
+    ]
+    lines = [
+        re.sub(r" \S+$", " CREATED", line) if "_created" in line.split("{")[0].split(" ")[0] else line
+        for line in lines
+    ]
     return "\n".join(lines) + "\n"

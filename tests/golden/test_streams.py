@@ -44,7 +44,9 @@ def test_server_sent_events(golden: Golden, journal: SqliteJournal) -> None:
         golden.text("streams/retry.sse", _joined(found, "retry: "))
         found = _frames(server, "", "event: ready", last_event_id="nonsense")
         golden.text("streams/reset.sse", _joined(found, "event: reset"))
-        golden.text("streams/heartbeat.sse", _joined(_frames(server, "?type=none", ": heartbeat"), ": heartbeat"))
+        golden.text(
+            "streams/heartbeat.sse", _joined(_frames(server, "?type=none", ": heartbeat"), ": heartbeat")
+        )
         found = _frames(server, "?operation=friday-42&levels=true", "event: preview", journal=journal)
         golden.text("streams/tree.sse", _joined(found[: found.index(READY)], "event: snapshot"))
         golden.text("streams/item.sse", _joined(found, "event: item"))
@@ -72,7 +74,9 @@ def test_messages_of_the_websocket(golden: Golden, journal: SqliteJournal) -> No
             golden.text("streams/item.ws", _of_type(found, "progress.item"))
             golden.text("streams/preview.ws", _of_type(found, "progress.preview"))
             client.send('{"type":"unsubscribe","operations":"*"}')
-            golden.text("streams/unsubscribed.ws", _of_type(_received(client, "unsubscribed"), "unsubscribed"))
+            golden.text(
+                "streams/unsubscribed.ws", _of_type(_received(client, "unsubscribed"), "unsubscribed")
+            )
             client.send('{"type":"ping"}')
             golden.text("streams/pong.ws", _of_type(_received(client, "pong"), "pong"))
             errors = [_error(client, said) for said in ERRORS]
@@ -145,7 +149,9 @@ def _joined(frames: list[str], start: str) -> str:
 
 
 def _delete(server: Server, operation_id: str) -> None:
-    answer = httpx.delete(f"{server.url}api/v1/operations/{operation_id}", timeout=web.PATIENCE_S, trust_env=False, verify=False)
+    answer = httpx.delete(
+        f"{server.url}api/v1/operations/{operation_id}", timeout=web.PATIENCE_S, trust_env=False, verify=False
+    )
     assert answer.status_code == 204
 
 

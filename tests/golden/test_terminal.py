@@ -12,7 +12,15 @@ from otel_progress.console.plain import PlainConsole
 from otel_progress.console.terminal import LiveConsole
 from tests.support.golden.console import Clock, Terminal
 from tests.support.golden.files import Golden
-from tests.support.golden.sample_journal import CLOCK, WALL, batch, ended, open_scene_journal, other_operations, write_scene
+from tests.support.golden.sample_journal import (
+    CLOCK,
+    WALL,
+    batch,
+    ended,
+    open_scene_journal,
+    other_operations,
+    write_scene,
+)
 
 MOMENT = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d")
 
@@ -41,7 +49,11 @@ def test_plain_lines(golden: Golden, tmp_path: Path) -> None:
     with open_scene_journal(tmp_path / "progress.db") as journal:
         console = PlainConsole(journal, stream, clock=clock)
         for _ in range(3):
-            console.write(batch(ended(name="Sunday"), *other_operations(), at=WALL + 120.0, clock=CLOCK + 120.0))
+            console.write(
+                batch(ended(name="Sunday"), *other_operations(), at=WALL + 120.0, clock=CLOCK + 120.0)
+            )
             clock.now += 10.0
         console.close()
-    golden.lines("terminal/plain.txt", [MOMENT.sub("MOMENT", line) for line in stream.getvalue().splitlines()])
+    golden.lines(
+        "terminal/plain.txt", [MOMENT.sub("MOMENT", line) for line in stream.getvalue().splitlines()]
+    )

@@ -36,7 +36,9 @@ each_panel = pytest.mark.parametrize(
 def columns(panel: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the properties of a panel's overrides, by the name of the column or series."""
     found = panel.get("fieldConfig", {}).get("overrides", ())
-    return {one["matcher"]["options"]: {each["id"]: each["value"] for each in one["properties"]} for one in found}
+    return {
+        one["matcher"]["options"]: {each["id"]: each["value"] for each in one["properties"]} for one in found
+    }
 
 
 def test_files_are_what_the_generator_makes() -> None:
@@ -55,7 +57,9 @@ def test_check_tells_a_file_that_differs(tmp_path: Path) -> None:
     (tmp_path / "progress-history.json").unlink()
     (tmp_path / "mine.json").write_text("{}")
     assert differing(tmp_path) == ["mine.json", "progress-history.json", "progress-self.json"]
-    done = subprocess.run([sys.executable, "-m", "grafana", "--check"], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "grafana", "--check"], cwd=ROOT, capture_output=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -64,7 +68,12 @@ def test_head(name: str) -> None:
     """A dashboard has the classic schema, a fixed uid, the tag, no id of some Grafana, and nothing that an import would ask for."""
     board = BOARDS[name]
     (place,) = [place for place in PLACES if place.file == name]
-    assert (board["uid"], board["title"], board["tags"], board["editable"]) == (place.uid, place.title, [TAG], False)
+    assert (board["uid"], board["title"], board["tags"], board["editable"]) == (
+        place.uid,
+        place.title,
+        [TAG],
+        False,
+    )
     assert board["schemaVersion"] <= 42
     assert board.get("id") is None
     assert not {"__inputs", "__requires", "__elements", "apiVersion", "spec"} & set(board)
@@ -129,7 +138,10 @@ def test_links_of_cells(name: str, panel: dict[str, Any]) -> None:
         target = uids[LINKS.match(link["url"])["uid"]]  # type: ignore[index]
         known = {one["name"] for one in target["templating"]["list"]}
         assert "${__url_time_range}" in link["url"]
-        assert {*re.findall(r"var-(\w+)=", link["url"]), *re.findall(r"\${(\w+):queryparam}", link["url"])} <= known
+        assert {
+            *re.findall(r"var-(\w+)=", link["url"]),
+            *re.findall(r"\${(\w+):queryparam}", link["url"]),
+        } <= known
     assert name in BOARDS
 
 
@@ -170,12 +182,18 @@ def threshold_lists(panel: dict[str, Any]) -> list[list[dict[str, Any]]]:
 def test_panel_of_its_kind(name: str, panel: dict[str, Any]) -> None:
     """Kinds of panels that Grafana's linter does not know have what they need to be read."""
     assert name
-    kind, options, defaults = panel["type"], panel.get("options", {}), panel.get("fieldConfig", {}).get("defaults", {})
+    kind, options, defaults = (
+        panel["type"],
+        panel.get("options", {}),
+        panel.get("fieldConfig", {}).get("defaults", {}),
+    )
     if kind == "table":
         assert options["sortBy"][0]["displayName"] in columns(panel)
         assert all("unit" in properties for properties in columns(panel).values())
         widths = {"custom.width", "custom.minWidth"}
-        assert all(widths & set(properties) for properties in columns(panel).values()), "a narrow screen leaves 60 pixels"
+        assert all(widths & set(properties) for properties in columns(panel).values()), (
+            "a narrow screen leaves 60 pixels"
+        )
         (organise,) = [one["options"] for one in panel["transformations"] if one["id"] == "organize"]
         assert set(organise["renameByName"].values()) == set(columns(panel))
     elif kind in ("bargauge", "gauge"):
@@ -186,14 +204,26 @@ def test_panel_of_its_kind(name: str, panel: dict[str, Any]) -> None:
         assert options["legend"]["showLegend"] is True
         assert options["tooltip"]["mode"] == "multi"
         per_interval = any("$__interval_ms" in target["expr"] for target in panel["targets"])
-        assert per_interval is (panel.get("interval") == "1m"), "of less than four scrapes no event is one column"
+        assert per_interval is (panel.get("interval") == "1m"), (
+            "of less than four scrapes no event is one column"
+        )
         added_up = "sum" in options["legend"]["calcs"]
-        assert not (added_up and any("[$__rate_interval]" in target["expr"] for target in panel["targets"]) and not per_interval)
+        assert not (
+            added_up
+            and any("[$__rate_interval]" in target["expr"] for target in panel["targets"])
+            and not per_interval
+        )
     elif kind == "stat":
         assert options["graphMode"] == "none"
-        assert all(target["instant"] for target in panel["targets"]), "an old value would be shown as if it still held"
+        assert all(target["instant"] for target in panel["targets"]), (
+            "an old value would be shown as if it still held"
+        )
     if kind != "timeseries" and kind != "heatmap" and kind != "state-timeline":
-        assert all(target.get("instant") for target in panel.get("targets", ()) if target["datasource"]["type"] == "prometheus")
+        assert all(
+            target.get("instant")
+            for target in panel.get("targets", ())
+            if target["datasource"]["type"] == "prometheus"
+        )
 
 
 def test_one_mapping_of_states() -> None:
@@ -220,8 +250,15 @@ def test_one_mapping_of_states() -> None:
 
 def test_preview_keeps_its_shape() -> None:
     """The picture's style has only what Grafana's sanitizer lets through (object-fit it takes out), and no fixed pair of sides."""
-    (one,) = [variable for variable in BOARDS["progress-operation.json"]["templating"]["list"] if variable["name"] == "preview"]
-    styles = [dict(rule.split(": ") for rule in style.split("; ")) for style in re.findall(r"style='(.*?)'", query_of(one))]
+    (one,) = [
+        variable
+        for variable in BOARDS["progress-operation.json"]["templating"]["list"]
+        if variable["name"] == "preview"
+    ]
+    styles = [
+        dict(rule.split(": ") for rule in style.split("; "))
+        for style in re.findall(r"style='(.*?)'", query_of(one))
+    ]
     assert {name for style in styles for name in style} == {"max-width", "max-height", "text-align"}
 
 
@@ -229,7 +266,9 @@ def test_pictures_are_there() -> None:
     """The guide shows each dashboard."""
     guide = (ROOT / "docs" / "grafana.md").read_text("utf-8")
     shown = set(re.findall(r"\]\((images/grafana-[\w-]+\.png)\)", guide))
-    assert {f"images/grafana-{place.file.removeprefix('progress-').removesuffix('.json')}.png" for place in PLACES} <= shown
+    assert {
+        f"images/grafana-{place.file.removeprefix('progress-').removesuffix('.json')}.png" for place in PLACES
+    } <= shown
     for picture in shown:
         assert (ROOT / "docs" / picture).read_bytes().startswith(b"\x89PNG")
 

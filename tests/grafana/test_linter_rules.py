@@ -15,7 +15,10 @@ from tests.support.grafana.linter import RULES
 BOARDS = boards()
 ALERTS = "alerts are a series of Prometheus' own rules, which have the labels of the rule and neither job nor instance"
 EXCEPTIONS = {
-    ("panel-no-targets-rule", "Last preview"): "a picture comes from a variable: no kind of panel shows one from a query",
+    (
+        "panel-no-targets-rule",
+        "Last preview",
+    ): "a picture comes from a variable: no kind of panel shows one from a query",
     ("target-job-rule", "Alerts firing: ALERTS"): ALERTS,
     ("target-job-rule", "Firing alerts: ALERTS"): ALERTS,
     ("target-instance-rule", "Alerts firing: ALERTS"): ALERTS,
@@ -73,9 +76,13 @@ SPOILT: dict[str, Callable[[dict[str, Any]], object]] = {
     "template-datasource-rule": lambda board: variable(board, "loki_datasource").update(name="logs"),
     "template-job-rule": lambda board: variable(board, "job").update(multi=False),
     "template-instance-rule": lambda board: variable(board, "instance").update(allValue=".*"),
-    "template-label-promql-rule": lambda board: variable(board, "job")["query"].update(query="label_values(up{, job)"),
+    "template-label-promql-rule": lambda board: variable(board, "job")["query"].update(
+        query="label_values(up{, job)"
+    ),
     "template-on-time-change-reload-rule": lambda board: variable(board, "job").update(refresh=1),
-    "panel-datasource-rule": lambda board: table(board)["targets"][0]["datasource"].update(uid="P1809F7CD0C75ACF3"),
+    "panel-datasource-rule": lambda board: table(board)["targets"][0]["datasource"].update(
+        uid="P1809F7CD0C75ACF3"
+    ),
     "panel-title-description-rule": lambda board: table(board).update(description=" "),
     "panel-units-rule": lambda board: table(board)["fieldConfig"]["defaults"].update(unit="parsec"),
     "panel-no-targets-rule": lambda board: table(board).update(targets=[]),

@@ -10,7 +10,16 @@ import pytest
 
 from otel_progress import semconv
 from tests.support.grafana import promql
-from tests.support.grafana.dashboards import Target, boards, fill, plain, promql_of, query_of, targets, variables
+from tests.support.grafana.dashboards import (
+    Target,
+    boards,
+    fill,
+    plain,
+    promql_of,
+    query_of,
+    targets,
+    variables,
+)
 
 UNUSED: dict[semconv.Metric, str] = {}
 """Metrics that no dashboard shows, and why."""
@@ -29,7 +38,9 @@ def asked_by_variables() -> list[tuple[str, str]]:
     for name, board in BOARDS.items():
         for variable in variables(board, "query"):
             expression, label = promql_of(query_of(variable))
-            found.append((f"{name}: variable {variable['name']} {label or ''}", fill(expression, plain(board))))
+            found.append(
+                (f"{name}: variable {variable['name']} {label or ''}", fill(expression, plain(board)))
+            )
         asked = [one for one in board["annotations"]["list"] if "expr" in one]
         found += [(f"{name}: annotation {one['name']}", fill(one["expr"], plain(board))) for one in asked]
     return found
@@ -43,7 +54,9 @@ def test_metrics_and_labels_exist(target: Target) -> None:
     assert named <= given
 
 
-@pytest.mark.parametrize(("where", "expression"), asked_by_variables(), ids=lambda value: value if ": " in value else "")
+@pytest.mark.parametrize(
+    ("where", "expression"), asked_by_variables(), ids=lambda value: value if ": " in value else ""
+)
 def test_variables_and_annotations_exist(where: str, expression: str) -> None:
     """Variables and annotations ask for metrics of the conventions, too, and list values of labels that these have."""
     given = promql.labels(promql_parser.parse(expression))
@@ -56,14 +69,18 @@ def test_texts_name_labels_that_exist() -> None:
     for name, board in BOARDS.items():
         for panel in board["panels"]:
             if panel["type"] == "table":
-                given = set().union(*(promql.labels(parsed(Target(name, panel, one))) for one in panel["targets"]))
+                given = set().union(
+                    *(promql.labels(parsed(Target(name, panel, one))) for one in panel["targets"])
+                )
                 (organise,) = [one["options"] for one in panel["transformations"] if one["id"] == "organize"]
                 columns = {column for column in organise["renameByName"] if not column.startswith("Value")}
                 assert columns <= given, (name, panel["title"])
         for annotation in board["annotations"]["list"]:
             texts = annotation.get("titleFormat", "") + annotation.get("textFormat", "")
             named = set(re.findall(r"{{(\w+)}}", texts))
-            assert not named or named <= promql.labels(promql_parser.parse(fill(annotation["expr"], plain(board)))), (
+            assert not named or named <= promql.labels(
+                promql_parser.parse(fill(annotation["expr"], plain(board)))
+            ), (
                 name,
                 annotation,
             )
@@ -71,7 +88,9 @@ def test_texts_name_labels_that_exist() -> None:
 
 def test_every_metric_is_shown() -> None:
     """What is exported is on a dashboard, or in the list of what is not, with the reason."""
-    trees = [parsed(target) for target in PROMETHEUS] + [promql_parser.parse(text) for _, text in asked_by_variables()]
+    trees = [parsed(target) for target in PROMETHEUS] + [
+        promql_parser.parse(text) for _, text in asked_by_variables()
+    ]
     used = set().union(*(promql.metrics(tree) for tree in trees))
     bare = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used} | used
     missing = [metric for metric in semconv.METRICS if metric.prometheus not in bare]
@@ -102,4 +121,7 @@ def test_logs_and_traces_are_found_by_our_attribute() -> None:
     """Loki is asked by the operation's id in the form it gives to attributes, and Tempo by the trace that the gauges name."""
     attribute = semconv.OPERATION_ID.replace(".", "_")
     others = {target.kind: target.expression for target in targets() if target.kind != "prometheus"}
-    assert others == {"loki": f'{{service_name=~".+"}} | {attribute}=~`${{operation_id:regex}}`', "tempo": "${trace_id}"}
+    assert others == {
+        "loki": f'{{service_name=~".+"}} | {attribute}=~`${{operation_id:regex}}`',
+        "tempo": "${trace_id}",
+    }

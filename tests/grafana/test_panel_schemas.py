@@ -20,10 +20,23 @@ OURS = [(name, panel) for name, board in BOARDS.items() for panel in panels(boar
 VALIDATORS = {kind: Draft202012Validator(schemas.of_panel(kind)) for kind in schemas.MODULES}
 QUERY = Draft202012Validator(schemas.of_query())
 NO_SCHEMA = {"traces": "Grafana publishes none for it: it has no options"}
-OVERRIDES = {"unit", "decimals", "min", "max", "mappings", "thresholds", "color", "links", "noValue", "displayName"}
+OVERRIDES = {
+    "unit",
+    "decimals",
+    "min",
+    "max",
+    "mappings",
+    "thresholds",
+    "color",
+    "links",
+    "noValue",
+    "displayName",
+}
 
 
-@pytest.mark.parametrize(("name", "panel"), OURS, ids=lambda value: value["title"] if isinstance(value, dict) else value[9:-5])
+@pytest.mark.parametrize(
+    ("name", "panel"), OURS, ids=lambda value: value["title"] if isinstance(value, dict) else value[9:-5]
+)
 def test_panel_is_of_its_schema(name: str, panel: dict[str, Any]) -> None:
     """A panel's options, settings of fields and everything else are as the schema of its kind has them."""
     assert name
@@ -33,7 +46,9 @@ def test_panel_is_of_its_schema(name: str, panel: dict[str, Any]) -> None:
     assert [error.message for error in VALIDATORS[panel["type"]].iter_errors(panel)] == []
 
 
-@pytest.mark.parametrize(("name", "panel"), OURS, ids=lambda value: value["title"] if isinstance(value, dict) else value[9:-5])
+@pytest.mark.parametrize(
+    ("name", "panel"), OURS, ids=lambda value: value["title"] if isinstance(value, dict) else value[9:-5]
+)
 def test_overrides_are_of_the_schema(name: str, panel: dict[str, Any]) -> None:
     """What is set for one column or series is a setting of fields, or of its kind of panel, with a value of the right type."""
     assert name
@@ -46,7 +61,9 @@ def test_overrides_are_of_the_schema(name: str, panel: dict[str, Any]) -> None:
             else:
                 assert key in OVERRIDES
             part = {**known[key], "$defs": VALIDATORS[panel["type"]].schema["$defs"]}
-            assert [error.message for error in Draft202012Validator(part).iter_errors(one["value"])] == [], one
+            assert [error.message for error in Draft202012Validator(part).iter_errors(one["value"])] == [], (
+                one
+            )
 
 
 def test_queries_are_of_the_schema() -> None:
@@ -59,7 +76,9 @@ def test_queries_are_of_the_schema() -> None:
 @pytest.mark.parametrize("name", BOARDS)
 def test_dashboard_survives_the_sdk(name: str) -> None:
     """Read into the SDK's own types and written again, a dashboard loses nothing."""
-    again = json.loads(json.dumps(dashboard.Dashboard.from_json(copy.deepcopy(BOARDS[name])), cls=JSONEncoder))
+    again = json.loads(
+        json.dumps(dashboard.Dashboard.from_json(copy.deepcopy(BOARDS[name])), cls=JSONEncoder)
+    )
     assert again == BOARDS[name]
 
 

@@ -14,7 +14,16 @@ import pytest
 
 from otel_progress import semconv
 from tests.support.grafana import scenario
-from tests.support.grafana.dashboards import Target, boards, fill, panels, promql_of, query_of, targets, variables
+from tests.support.grafana.dashboards import (
+    Target,
+    boards,
+    fill,
+    panels,
+    promql_of,
+    query_of,
+    targets,
+    variables,
+)
 from tests.support.grafana.monitored_scenario import HOURS, Stage, choices, gone, staged, unfinished
 from tests.support.grafana.simulation import IDLE, JOBS, WORKER
 
@@ -143,7 +152,9 @@ def test_numbers_of_the_overview(stage: Stage) -> None:
         if target.board == "progress-overview.json" and target.panel["title"] in expected:
             (found,) = stage.answer(target, choices(BOARDS[target.board]))
             wanted = expected[target.panel["title"]]
-            assert float(found["value"][1]) == (len(unfinished(stage)) if wanted is None else wanted), str(target)
+            assert float(found["value"][1]) == (len(unfinished(stage)) if wanted is None else wanted), str(
+                target
+            )
 
 
 def test_states_of_operations(stage: Stage) -> None:
@@ -152,7 +163,10 @@ def test_states_of_operations(stage: Stage) -> None:
 
     (target,) = [one for one in ASKED if one.panel["title"] == "Operations" and one.json["refId"] == "A"]
     words = {str(number): state.value for state, number in NUMBERS.items()}
-    found = {one["metric"]["operation_id"]: words[one["value"][1]] for one in stage.answer(target, choices(BOARDS[target.board]))}
+    found = {
+        one["metric"]["operation_id"]: words[one["value"][1]]
+        for one in stage.answer(target, choices(BOARDS[target.board]))
+    }
     expected = {
         scenario.RUNNING: "running",
         scenario.STALLED: "stalled",
@@ -168,8 +182,14 @@ def test_states_of_operations(stage: Stage) -> None:
 
 def test_an_end_is_remembered(stage: Stage) -> None:
     """An operation whose series are gone still has the state in which it ended; one that just vanished has none."""
-    (target,) = [one for one in ASKED if one.panel["title"] == "State" and one.board == "progress-operation.json"]
-    gone = [one for one in stage.world.recorder.runtime.get_history("render", 50) if one.operation_id.startswith("show-")]
+    (target,) = [
+        one for one in ASKED if one.panel["title"] == "State" and one.board == "progress-operation.json"
+    ]
+    gone = [
+        one
+        for one in stage.world.recorder.runtime.get_history("render", 50)
+        if one.operation_id.startswith("show-")
+    ]
     (found,) = stage.answer(target, choices(BOARDS[target.board], operation_id=gone[-1].operation_id))
     assert found["value"][1] == "1"
 
@@ -177,14 +197,19 @@ def test_an_end_is_remembered(stage: Stage) -> None:
 VARIABLES = [(name, one) for name, board in BOARDS.items() for one in variables(board, "query")]
 
 
-@pytest.mark.parametrize(("name", "variable"), VARIABLES, ids=lambda value: value["name"] if isinstance(value, dict) else value)
+@pytest.mark.parametrize(
+    ("name", "variable"), VARIABLES, ids=lambda value: value["name"] if isinstance(value, dict) else value
+)
 def test_variable_finds_values(stage: Stage, name: str, variable: dict[str, Any]) -> None:
     """A variable finds its values, those of the story among them."""
     expression, label = promql_of(query_of(variable))
     expression = fill(expression, choices(BOARDS[name]))
     if label is None:
         texts = [
-            "{" + ",".join(f'{key}="{value}"' for key, value in one["metric"].items()) + "} " + one["value"][1]
+            "{"
+            + ",".join(f'{key}="{value}"' for key, value in one["metric"].items())
+            + "} "
+            + one["value"][1]
             for one in stage.prometheus.instant(expression, stage.now)
         ]
         found = [match[1] for text in texts if (match := re.search(variable["regex"].strip("/"), text))]
@@ -192,7 +217,9 @@ def test_variable_finds_values(stage: Stage, name: str, variable: dict[str, Any]
         assert variable["name"] != "level" or set(STAGES) <= set(found)
         return
     start = stage.now - HOURS * 3600
-    found = stage.prometheus.ask(f"label/{label}/values", **{"match[]": expression, "start": f"{start}", "end": f"{stage.now}"})
+    found = stage.prometheus.ask(
+        f"label/{label}/values", **{"match[]": expression, "start": f"{start}", "end": f"{stage.now}"}
+    )
     expected = {
         "job": set(JOBS),
         "instance": set(stage.world.targets.values()),
@@ -213,7 +240,8 @@ def test_annotations_find_data(stage: Stage, name: str) -> None:
         found = stage.prometheus.range(expression, stage.now - 600, stage.now, 1.0)
         assert found
         assert all(
-            set(re.findall(r"{{(\w+)}}", annotation["titleFormat"] + annotation["textFormat"])) <= set(one["metric"])
+            set(re.findall(r"{{(\w+)}}", annotation["titleFormat"] + annotation["textFormat"]))
+            <= set(one["metric"])
             for one in found
         )
 
@@ -222,7 +250,10 @@ def test_dials_of_levels(stage: Stage) -> None:
     """The repeated gauge has one value for each level: its ratio, or what is shown as unknown, never 0; and none without levels."""
     (target,) = [one for one in ASKED if one.panel.get("repeat") == "level"]
     board = BOARDS[target.board]
-    found = {level: stage.answer(target, choices(board, level=[level])) for level in ("stage:prepare", "stage:encode")}
+    found = {
+        level: stage.answer(target, choices(board, level=[level]))
+        for level in ("stage:prepare", "stage:encode")
+    }
     assert [one["value"][1] for one in found["stage:prepare"]] == ["1"]
     ((unknown,),) = [[one["value"][1] for one in found["stage:encode"]]]
     assert target.panel["fieldConfig"]["defaults"]["mappings"][0]["options"][unknown]["text"] == "unknown"
@@ -234,14 +265,18 @@ def levels(stage: Stage, operation: str) -> list[str]:
     name = "progress-operation.json"
     (variable,) = [one for one in variables(BOARDS[name], "query") if one["name"] == "level"]
     expression, _ = promql_of(query_of(variable))
-    found = stage.prometheus.instant(fill(expression, choices(BOARDS[name], operation_id=operation)), stage.now)
+    found = stage.prometheus.instant(
+        fill(expression, choices(BOARDS[name], operation_id=operation)), stage.now
+    )
     return [one["metric"]["level"] for one in found]
 
 
 def test_levels_are_those_that_are_shown(stage: Stage) -> None:
     """A gauge stands for each level that is there now, not for each that has ever been; of one whose series are gone the last."""
     at_most = 50
-    shown = f'count({semconv.LEVEL_CURRENT.prometheus}{{job="{WORKER}",operation_id="{scenario.MANY_LEVELS}"}})'
+    shown = (
+        f'count({semconv.LEVEL_CURRENT.prometheus}{{job="{WORKER}",operation_id="{scenario.MANY_LEVELS}"}})'
+    )
     (now,) = stage.prometheus.instant(shown, stage.now)
     assert len(levels(stage, scenario.MANY_LEVELS)) == int(now["value"][1]) == at_most
     ended = gone(stage)
@@ -251,7 +286,11 @@ def test_levels_are_those_that_are_shown(stage: Stage) -> None:
 
 def test_levels_are_remembered(stage: Stage) -> None:
     """Of an operation whose series are gone the table still has how each level ended, and the gauge how far it was."""
-    asked = {(one.panel["title"], one.json["refId"]): one for one in ASKED if one.panel["title"] in ("Levels", "$level")}
+    asked = {
+        (one.panel["title"], one.json["refId"]): one
+        for one in ASKED
+        if one.panel["title"] in ("Levels", "$level")
+    }
     chosen = choices(BOARDS["progress-operation.json"], operation_id=gone(stage), level="stage:prepare")
     values = {key: [one["value"][1] for one in stage.answer(target, chosen)] for key, target in asked.items()}
     assert values["Levels", "A"] == ["1"]
@@ -261,7 +300,10 @@ def test_levels_are_remembered(stage: Stage) -> None:
 def stages(stage: Stage, operation: str) -> list[str]:
     """Return the names of an operation's stages from the top of the timeline down."""
     (target,) = [one for one in ASKED if one.panel["title"] == "Stages" and one.json["refId"] == "B"]
-    return [one["metric"]["level"] for one in stage.answer(target, choices(BOARDS[target.board], operation_id=operation))]
+    return [
+        one["metric"]["level"]
+        for one in stage.answer(target, choices(BOARDS[target.board], operation_id=operation))
+    ]
 
 
 def test_stages_stand_in_their_order(stage: Stage) -> None:
@@ -273,10 +315,14 @@ def test_stages_stand_in_their_order(stage: Stage) -> None:
 def test_stages_of_the_same_name(stage: Stage) -> None:
     """Where several levels have stages of the same names, each is a strip of its own."""
     found = stages(stage, scenario.TWINS)
-    assert sorted(found) == [f"site:{site}/stage:{name}" for site in ("east", "west") for name in ("report", "walk")]
+    assert sorted(found) == [
+        f"site:{site}/stage:{name}" for site in ("east", "west") for name in ("report", "walk")
+    ]
 
 
-@pytest.mark.parametrize("title", ["Rejected updates by reason", "Events let go by reason", "Operations ended"])
+@pytest.mark.parametrize(
+    "title", ["Rejected updates by reason", "Events let go by reason", "Operations ended"]
+)
 def test_columns_add_up(stage: Stage, title: str) -> None:
     """What columns of counts add up to, as their legend does, is what was counted: no event stands in two columns."""
     (target,) = [one for one in ASKED if one.panel["title"] == title]

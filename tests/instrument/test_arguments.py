@@ -48,7 +48,9 @@ USES: dict[str, Callable[[Level, Any], object]] = {
 def warned(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     """Return the warnings about lines of this file: the handler hears every thread of the process, also one that a test before left."""
     here = f"({rejected.__code__.co_filename}:"
-    return [record for record in caplog.records if record.name == "otel_progress" and here in record.getMessage()]
+    return [
+        record for record in caplog.records if record.name == "otel_progress" and here in record.getMessage()
+    ]
 
 
 def rejected(recorder: Recorder) -> dict[str, int]:
@@ -60,7 +62,11 @@ def rejected(recorder: Recorder) -> dict[str, int]:
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize(("value", "reason"), VALUES, ids=[repr(value)[:12] for value, _ in VALUES])
 def test_a_bad_number_is_ignored(
-    lenient: Recorder, caplog: pytest.LogCaptureFixture, use: Callable[[Level, Any], object], value: Any, reason: str
+    lenient: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    use: Callable[[Level, Any], object],
+    value: Any,
+    reason: str,
 ) -> None:
     """The last good value stays, the work goes on, the caller is warned once, and each one is counted."""
     with progress.operation("o", total=10) as op:
@@ -111,10 +117,18 @@ def test_numbers_of_other_libraries(value: Any) -> None:
 @pytest.mark.parametrize(
     ("use", "reason", "text"),
     [
-        (lambda op: op.update(current=11), "beyond_total", "at most the total 10, not 11; raise it with set_total"),
+        (
+            lambda op: op.update(current=11),
+            "beyond_total",
+            "at most the total 10, not 11; raise it with set_total",
+        ),
         (lambda op: op.increment(11), "beyond_total", "at most the total 10, not 11"),
         (lambda op: [op.increment() for _ in range(11)], "beyond_total", "at most the total 10, not 11"),
-        (lambda op: op.item("a", outcome="lost"), "outcome", "must be 'completed', 'failed' or 'skipped', not 'lost'"),
+        (
+            lambda op: op.item("a", outcome="lost"),
+            "outcome",
+            "must be 'completed', 'failed' or 'skipped', not 'lost'",
+        ),
         (lambda op: op.level("x", stages={"a": -1}).start(), "stages", "finite number, zero or more"),
         (lambda op: op.level("x", stages=5).start(), "stages", "Stages cannot be made"),
         (lambda op: op.stage(5).start(), "stage", "expected a text"),
@@ -123,7 +137,10 @@ def test_numbers_of_other_libraries(value: Any) -> None:
 )
 def test_other_bad_values(recorder: Recorder, use: Callable[[Level], object], reason: str, text: str) -> None:
     """Counts beyond the total, outcomes and stages that do not exist: strict says what would be right."""
-    with progress.operation("o", total=10) as op, pytest.raises((RejectedValueError, RejectedTypeError), match=text):
+    with (
+        progress.operation("o", total=10) as op,
+        pytest.raises((RejectedValueError, RejectedTypeError), match=text),
+    ):
         use(op)
     assert rejected(recorder) == {reason: 1}
 
@@ -222,7 +239,18 @@ class OddError(Exception):
     """An error of this module."""
 
 
-TEXTS = ["", "ü€😀", "\ud800", "\x00\x1b[31m", "a\nb", "x" * 10_000_000, "\ud800" * 3_000, "a/b:c%d", "‮evil", " "]
+TEXTS = [
+    "",
+    "ü€😀",
+    "\ud800",
+    "\x00\x1b[31m",
+    "a\nb",
+    "x" * 10_000_000,
+    "\ud800" * 3_000,
+    "a/b:c%d",
+    "‮evil",
+    " ",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=[ascii(text[:6]) for text in TEXTS])
@@ -240,10 +268,19 @@ def test_any_text(recorder: Recorder, text: str) -> None:
     bounds += [(event.name or "", 1024)]
     for snapshot in (one.root, *one.levels):
         assert one.get_level(snapshot.path) is snapshot
-        bounds += [(snapshot.info.id, 256), (snapshot.info.name, 256), (snapshot.info.type, 256), (snapshot.info.unit or "", 64)]
+        bounds += [
+            (snapshot.info.id, 256),
+            (snapshot.info.name, 256),
+            (snapshot.info.type, 256),
+            (snapshot.info.unit or "", 64),
+        ]
         bounds += [(str(value), 1024) for value in snapshot.metadata.values()]
         if snapshot.error is not None:
-            bounds += [(snapshot.error.type, 256), (snapshot.error.message, 1024), (snapshot.error.details or "", 8192)]
+            bounds += [
+                (snapshot.error.type, 256),
+                (snapshot.error.message, 1024),
+                (snapshot.error.details or "", 8192),
+            ]
     for value, bound in bounds:
         assert len(value) <= bound
         value.encode()
@@ -287,7 +324,9 @@ class Scalar:
 @pytest.mark.usefixtures("recorder")
 def test_scalars_of_numerical_libraries() -> None:
     """A scalar with item() is its plain value, where that is one."""
-    with progress.operation("o", a=Scalar(3), b=Scalar(0.5), c=Scalar(ValueError("many")), d=Scalar([1])) as op:
+    with progress.operation(
+        "o", a=Scalar(3), b=Scalar(0.5), c=Scalar(ValueError("many")), d=Scalar([1])
+    ) as op:
         assert dict(op.snapshot().metadata) == {"a": 3, "b": 0.5, "c": "a scalar", "d": "a scalar"}
 
 

@@ -29,7 +29,9 @@ def test_five_hundred_tasks_on_a_pool(recorder: Recorder) -> None:
             batch.operation("thumbnail", f"picture {number}", id=f"t-{number}", total=2) as op,
         ):
             op.increment(2)
-            until_it_has_ended.enter_context(turn)  # so that the ends are a tenth of a second apart, whatever thread waits
+            until_it_has_ended.enter_context(
+                turn
+            )  # so that the ends are a tenth of a second apart, whatever thread waits
             recorder.clock.advance(0.1)
             if number % 20 == 7:
                 raise ValueError(number)
@@ -43,7 +45,9 @@ def test_five_hundred_tasks_on_a_pool(recorder: Recorder) -> None:
     assert (done.ratio, done.remaining_s, done.is_finished, done.status) == (1.0, 0.0, True, Status.FAILED)
     assert {one.operation_id for one in done.failed} == {f"t-{number}" for number in range(7, total, 20)}
     assert all(one.error is not None and one.error.type == "ValueError" for one in done.failed)
-    assert [one.root.ended_at for one in done.failed] == sorted((one.root.ended_at or 0.0 for one in done.failed), reverse=True)
+    assert [one.root.ended_at for one in done.failed] == sorted(
+        (one.root.ended_at or 0.0 for one in done.failed), reverse=True
+    )
     assert done.throughput == pytest.approx(10.0, rel=0.05)  # of the whole, from its beginning
     assert progress.get_batch(batch.id) is not None
 
@@ -123,7 +127,13 @@ def test_declarations_go_out_with_the_next_batch(recorder: Recorder) -> None:
     batch = progress.batch("Thumbs", id="t", type="thumbs", total=3).start()
     assert not store.idle
     (first,) = store.collect().batches
-    assert (first.id, first.name, first.type, first.total, first.ended_at) == ("t", "Thumbs", "thumbs", 3, None)
+    assert (first.id, first.name, first.type, first.total, first.ended_at) == (
+        "t",
+        "Thumbs",
+        "thumbs",
+        3,
+        None,
+    )
     assert store.collect().batches == []
     batch.set_total(5)
     batch.close()

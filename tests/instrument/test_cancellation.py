@@ -26,7 +26,11 @@ def _generator(count: int) -> Iterator[int]:
 
 def test_every_handle_of_the_operation_knows(recorder: Recorder) -> None:
     """The operation's and those below it, at once; other operations and inert handles do not."""
-    with progress.operation("other") as other, progress.operation("job", id="j") as op, op.level("x") as level:
+    with (
+        progress.operation("other") as other,
+        progress.operation("job", id="j") as op,
+        op.level("x") as level,
+    ):
         assert not op.cancel_requested
         level.check_cancelled()
         _cancel(recorder)
@@ -90,7 +94,9 @@ def test_deleting_leaves_what_runs(recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize(
-    "make", [lambda: list(range(9)), lambda: _generator(9), itertools.count], ids=["list", "generator", "endless"]
+    "make",
+    [lambda: list(range(9)), lambda: _generator(9), itertools.count],
+    ids=["list", "generator", "endless"],
 )
 def test_track_stops_between_two_elements(strict: bool, make: Callable[[], Iterator[int]]) -> None:
     """The body that runs is finished, no further element is taken from the source, and each one handed out counts once."""
@@ -157,7 +163,9 @@ def test_an_async_track_stops(recorder: Recorder) -> None:
 
 
 @given(st.integers(0, 40), st.none() | st.integers(0, 50), st.none() | st.integers(0, 50), st.booleans())
-def test_counts_are_exact_however_a_loop_ends(count: int, cancel_at: int | None, leave_at: int | None, listed: bool) -> None:
+def test_counts_are_exact_however_a_loop_ends(
+    count: int, cancel_at: int | None, leave_at: int | None, listed: bool
+) -> None:
     """To the end, by a request, or by a break: elements come in order, none lost or twice, and what was done is what is counted."""
     with recording(strict=False) as recorder:
         seen: list[int] = []

@@ -22,7 +22,9 @@ from otel_progress.testing import Recorder, wait_until
 def parents(recorder: Recorder) -> dict[str, str | None]:
     """Return the parent's span name by span name."""
     names = {span.get_span_context().span_id: span.name for span in recorder.spans()}
-    return {span.name: None if span.parent is None else names[span.parent.span_id] for span in recorder.spans()}
+    return {
+        span.name: None if span.parent is None else names[span.parent.span_id] for span in recorder.spans()
+    }
 
 
 def test_children_of_a_handle_in_other_threads(recorder: Recorder) -> None:

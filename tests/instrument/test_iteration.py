@@ -42,7 +42,9 @@ def test_a_list_is_counted_to_its_length(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize(("given", "total"), [(None, None), (5, 5)])
-def test_a_generator_has_the_total_it_is_given(lenient: Recorder, given: int | None, total: int | None) -> None:
+def test_a_generator_has_the_total_it_is_given(
+    lenient: Recorder, given: int | None, total: int | None
+) -> None:
     """An iterable without a length has no total of its own."""
     tracked = progress.track(iter(range(5)), total=given)
     assert list(tracked) == [0, 1, 2, 3, 4]

@@ -20,8 +20,19 @@ def test_with_completes_and_counts(recorder: Recorder) -> None:
         op.increment(2, message="halfway")
         live = op.snapshot()
     ended = op.snapshot()
-    assert (live.status, live.current, live.total, live.ratio, live.message) == (Status.RUNNING, 3, 4, 0.75, "halfway")
-    assert (live.info.name, live.info.unit, live.info.operation_type, live.info.path) == ("Survey", "file", "survey", "")
+    assert (live.status, live.current, live.total, live.ratio, live.message) == (
+        Status.RUNNING,
+        3,
+        4,
+        0.75,
+        "halfway",
+    )
+    assert (live.info.name, live.info.unit, live.info.operation_type, live.info.path) == (
+        "Survey",
+        "file",
+        "survey",
+        "",
+    )
     assert dict(live.metadata) == {"source": "disk"}
     assert (ended.status, ended.current, ended.ratio, ended.duration_s) == (Status.COMPLETED, 3, 1.0, 2.0)
 
@@ -71,10 +82,16 @@ def test_items_count_by_outcome_and_are_remembered(recorder: Recorder) -> None:
     assert (inner.current, inner.completed, inner.failed, inner.skipped) == (3, 1, 1, 1)
     assert outer.current == 1
     failed = recorder.runtime.get_events("s", outcome=Outcome.FAILED)
-    assert [(event.name, event.path, dict(event.metadata)) for event in failed] == [("b.py", "package:core", {"size": 3})]
+    assert [(event.name, event.path, dict(event.metadata)) for event in failed] == [
+        ("b.py", "package:core", {"size": 3})
+    ]
     assert failed[0].error is not None
     assert (failed[0].error.type, failed[0].error.message) == ("ValueError", "bad")
-    assert [event.name for event in recorder.runtime.get_events("s", level="package:core")] == ["a.py", "b.py", "c.py"]
+    assert [event.name for event in recorder.runtime.get_events("s", level="package:core")] == [
+        "a.py",
+        "b.py",
+        "c.py",
+    ]
     assert [event.number for event in recorder.runtime.get_events("s")] == [1, 2, 3, 4]
 
 
@@ -88,7 +105,11 @@ def test_items_count_by_outcome_and_are_remembered(recorder: Recorder) -> None:
     ],
 )
 def test_explicit_ends(
-    recorder: Recorder, end: Callable[[progress.Level], None], status: Status, message: str | None, ratio: float
+    recorder: Recorder,
+    end: Callable[[progress.Level], None],
+    status: Status,
+    message: str | None,
+    ratio: float,
 ) -> None:
     """A handle used by hand ends as it is told, and leaving a block afterwards changes nothing."""
     with progress.operation("survey", total=2) as op:
@@ -96,7 +117,12 @@ def test_explicit_ends(
         end(op)
         recorder.clock.advance(60.0)
     snapshot = op.snapshot()
-    assert (snapshot.status, snapshot.message, snapshot.ratio, snapshot.duration_s) == (status, message, ratio, 0.0)
+    assert (snapshot.status, snapshot.message, snapshot.ratio, snapshot.duration_s) == (
+        status,
+        message,
+        ratio,
+        0.0,
+    )
     assert len(recorder.spans()) == 1
 
 

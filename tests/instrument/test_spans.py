@@ -75,7 +75,9 @@ def test_a_setlist(recorder: Recorder) -> None:
                                 "progress.status": "failed",
                             },
                             "status": ("ERROR", "flat"),
-                            "events": [("exception", {"exception.type": "ValueError", "exception.message": "flat"})],
+                            "events": [
+                                ("exception", {"exception.type": "ValueError", "exception.message": "flat"})
+                            ],
                         },
                         {
                             "name": "action",
@@ -183,14 +185,23 @@ def test_no_more_than_sixteen_attributes_and_eight_events(recorder: Recorder) ->
     for span in recorder.spans():
         ours = [name for name in span.attributes if name.startswith("progress.")]
         assert len(ours) <= 16
-        events = [event for event in span.events if "own" not in str(event.attributes.get("exception.message"))]
+        events = [
+            event for event in span.events if "own" not in str(event.attributes.get("exception.message"))
+        ]
         assert len(events) <= 8
     fullest = recorder.spans()[-2]
     assert fullest.attributes[semconv.ATTEMPT] == 2
     assert len(fullest.attributes) == 17  # sixteen, and the error's type
 
 
-IDENTITY = {semconv.OPERATION_ID, semconv.OPERATION_TYPE, semconv.PATH, semconv.DEPTH, semconv.LEVEL_ID, semconv.LEVEL_TYPE}
+IDENTITY = {
+    semconv.OPERATION_ID,
+    semconv.OPERATION_TYPE,
+    semconv.PATH,
+    semconv.DEPTH,
+    semconv.LEVEL_ID,
+    semconv.LEVEL_TYPE,
+}
 
 
 @pytest.mark.parametrize("limit", [128, 64, 40, 32])

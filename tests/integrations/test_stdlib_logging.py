@@ -66,8 +66,13 @@ def test_records_belong_to_the_level_in_force(captured: Recorder) -> None:
         ("step:1", 40, "ERROR", 2),
         ("", 10, "DEBUG", 3),
     ]
-    assert {(record.logger, record.operation_id, record.operation_type) for record in found} == {("nightly.import", "o", "o")}
-    assert (texts(captured, path="step:1"), texts(captured, severity=20)) == (["in 1"], ["started with file", "in 1"])
+    assert {(record.logger, record.operation_id, record.operation_type) for record in found} == {
+        ("nightly.import", "o", "o")
+    }
+    assert (texts(captured, path="step:1"), texts(captured, severity=20)) == (
+        ["in 1"],
+        ["started with file", "in 1"],
+    )
     assert texts(captured, limit=1) == ["near the end"]
 
 
@@ -118,11 +123,19 @@ def test_exceptions_and_stacks(captured: Recorder) -> None:
 def test_extra_becomes_attributes(captured: Recorder) -> None:
     """What was given as extra= is kept as clean attributes, bounded in number; what logging itself adds is not."""
     with progress.operation("o", id="o"):
-        log.info("one", extra={"file": "a.mp3", "size": 3, "parts": [1, 2], "odd": object, "password": "hunter2"})
+        log.info(
+            "one", extra={"file": "a.mp3", "size": 3, "parts": [1, 2], "odd": object, "password": "hunter2"}
+        )
         log.info("two", extra={f"key{number}": number for number in range(100)})
         log.info("three")
     one, two, three = captured.runtime.get_logs("o")
-    assert one.attributes == {"file": "a.mp3", "size": 3, "parts": (1, 2), "odd": str(object), "password": "[redacted]"}
+    assert one.attributes == {
+        "file": "a.mp3",
+        "size": 3,
+        "parts": (1, 2),
+        "odd": str(object),
+        "password": "[redacted]",
+    }
     assert (len(two.attributes), dict(three.attributes)) == (MAX_ATTRIBUTES, {})
 
 
@@ -177,7 +190,9 @@ def handed(level: int, text: Any, *args: Any) -> None:
     ],
     ids=range(8),
 )
-def test_what_cannot_be_formatted(captured: Recorder, text: Any, args: tuple[Any, ...], expected: str | None) -> None:
+def test_what_cannot_be_formatted(
+    captured: Recorder, text: Any, args: tuple[Any, ...], expected: str | None
+) -> None:
     """Arguments that do not fit, texts that raise and texts of any length never raise; something readable is kept, bounded."""
     with progress.operation("o", id="o"):
         handed(logging.INFO, text, *args)
@@ -200,7 +215,12 @@ def test_own_records_are_not_taken(captured: Recorder) -> None:
     with progress.operation("o", id="o"):
         report_internal_error("test_own_records", "something went wrong")
         del internal_error_counts["test_own_records"]
-        for name in ("otel_progress", "otel_progress.otlp", "opentelemetry.exporter.otlp", "opentelemetry.sdk.trace"):
+        for name in (
+            "otel_progress",
+            "otel_progress.otlp",
+            "opentelemetry.exporter.otlp",
+            "opentelemetry.sdk.trace",
+        ):
             logging.getLogger(name).warning("own")
         logging.getLogger("otel_progress_app").warning("mine")
     assert texts(captured) == ["mine"]
@@ -334,7 +354,17 @@ def test_a_forked_child(captured: Recorder) -> None:
 
 @pytest.mark.parametrize(
     ("given", "level"),
-    [(True, 20), (False, False), ("debug", 10), ("Warning", 30), ("true", 20), ("1", 20), ("off", False), (25, 25), ("25", 25)],
+    [
+        (True, 20),
+        (False, False),
+        ("debug", 10),
+        ("Warning", 30),
+        ("true", 20),
+        ("1", 20),
+        ("off", False),
+        (25, 25),
+        ("25", 25),
+    ],
 )
 def test_the_setting(given: Any, level: Any) -> None:
     """True is INFO; names and numbers of logging are taken, from the environment as well."""

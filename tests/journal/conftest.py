@@ -40,7 +40,9 @@ def open_another(request: pytest.FixtureRequest, path: Path, fake_time: FakeTime
 
     def open_(**options: object) -> Journal:
         assert request.param == "sqlite"
-        journal = SqliteJournal(path, now=fake_time.read_now, clock=fake_time.read_clock, sleep=fake_time.sleep, **options)
+        journal = SqliteJournal(
+            path, now=fake_time.read_now, clock=fake_time.read_clock, sleep=fake_time.sleep, **options
+        )
         opened.append(journal)
         return journal
 

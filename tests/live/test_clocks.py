@@ -130,13 +130,18 @@ def test_a_naive_deadline_beyond_a_change_of_the_clocks() -> None:
                 assert op.snapshot().info.deadline_at == expected
 
 
-@pytest.mark.parametrize("deadline", [datetime.max, datetime.min, timedelta(days=-1), "tomorrow", float("nan")])  # noqa: DTZ901 - naive on purpose
+@pytest.mark.parametrize(
+    "deadline",
+    [datetime.max, datetime.min, timedelta(days=-1), "tomorrow", float("nan")],  # noqa: DTZ901 - naive on purpose
+)
 def test_deadlines_that_cannot_be(lenient: Recorder, deadline: object) -> None:
     """A deadline that is no moment is refused, and the operation runs without; one in the past is overdue at once."""
     with progress.operation("o", id="o", deadline=deadline) as op:  # type: ignore[arg-type]
         at = op.snapshot().info.deadline_at
         lenient.clock.advance(0.1)
-        assert lenient.operation("o").condition is (Condition.OVERDUE if at is not None and at < WALL else Condition.OK)
+        assert lenient.operation("o").condition is (
+            Condition.OVERDUE if at is not None and at < WALL else Condition.OK
+        )
     assert lenient.operation("o").status is Status.COMPLETED
 
 

@@ -46,7 +46,9 @@ def asking() -> Iterator[Asking]:
     ],
 )
 @pytest.mark.usefixtures("lenient")
-def test_warnings_are_logged_without_the_lock(asking: Asking, use: Callable[[progress.Level], object]) -> None:
+def test_warnings_are_logged_without_the_lock(
+    asking: Asking, use: Callable[[progress.Level], object]
+) -> None:
     """While a warning is being logged, other threads read and work."""
     with progress.operation("o", id="o", total=1, stages={"a": 1}) as op, op.level("x", 1):
         use(op)

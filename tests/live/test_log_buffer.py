@@ -26,7 +26,18 @@ def _node(name: str) -> Node:
 def _record(node: Node, path: str = "", at: float = 0.0, severity: int = 20) -> LogRecord:
     operation = node.operation
     number = operation.next_log()
-    return LogRecord(operation.id, operation.type, operation.run, path, number, at, severity, "INFO", "app", f"record {number}")
+    return LogRecord(
+        operation.id,
+        operation.type,
+        operation.run,
+        path,
+        number,
+        at,
+        severity,
+        "INFO",
+        "app",
+        f"record {number}",
+    )
 
 
 def _log(recorder: Recorder, level: Level, **fields: float) -> None:

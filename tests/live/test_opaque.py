@@ -195,7 +195,9 @@ def test_history_fills_in(recorder: Recorder) -> None:
         (None, [0.0], True, None),
     ],
 )
-def test_who_knows_better(given: float | None, durations: list[float], whole: bool, expected: float | None) -> None:
+def test_who_knows_better(
+    given: float | None, durations: list[float], whole: bool, expected: float | None
+) -> None:
     """Past runs that agree know better than the caller how long a whole step takes; of a block within a level only the caller knows."""
     step = Opaque(0.0, given, 0, whole=whole)
     assert expected_duration(step, durations, 3.0, None) == expected

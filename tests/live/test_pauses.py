@@ -32,13 +32,20 @@ def test_a_pause_is_no_stall(recorder: Recorder) -> None:
             assert one.root.paused_clock == one.clock - 3600.0
             assert one.root.active_seconds(one.clock) == 40.0
         one = recorder.operation("o")
-        assert (one.condition, one.message, one.root.paused_s, one.root.paused_clock) == (Condition.OK, None, 3600.0, None)
+        assert (one.condition, one.message, one.root.paused_s, one.root.paused_clock) == (
+            Condition.OK,
+            None,
+            3600.0,
+            None,
+        )
         recorder.clock.advance(20.0)
         assert recorder.operation("o").condition is Condition.OK
         recorder.clock.advance(0.1)
         assert recorder.operation("o").condition is Condition.STALLED
         op.increment()
-        assert recorder.operation("o").root.stall_after_s == pytest.approx(3 * 60.1)  # the gap without the pause
+        assert recorder.operation("o").root.stall_after_s == pytest.approx(
+            3 * 60.1
+        )  # the gap without the pause
 
 
 def test_an_estimate_waits(recorder: Recorder) -> None:
@@ -102,7 +109,12 @@ def test_an_operation_that_ends_paused(recorder: Recorder) -> None:
     with op.paused():
         recorder.clock.advance(1.0)
     root = recorder.operation("o").root
-    assert (root.status, root.paused_s, root.paused_clock, root.active_seconds(1e9)) == (Status.COMPLETED, 100.0, None, 0.0)
+    assert (root.status, root.paused_s, root.paused_clock, root.active_seconds(1e9)) == (
+        Status.COMPLETED,
+        100.0,
+        None,
+        0.0,
+    )
 
 
 def test_pauses_of_many_threads(recorder: Recorder) -> None:
@@ -116,7 +128,10 @@ def test_pauses_of_many_threads(recorder: Recorder) -> None:
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(pause, range(8)))
-        assert (recorder.operation("o").condition, recorder.operation("o").root.paused_clock) == (Condition.OK, None)
+        assert (recorder.operation("o").condition, recorder.operation("o").root.paused_clock) == (
+            Condition.OK,
+            None,
+        )
 
 
 def test_async_with(recorder: Recorder) -> None:
@@ -225,7 +240,9 @@ def test_any_stretch_of_time(given_pauses: list[tuple[float, float]], one: float
         expected += max(0.0, min(end, clock + pause) - max(start, clock))
         assert book.end(clock + pause) == pytest.approx(pause)
         clock += pause
-    assert book.seconds_between(start, end) == pytest.approx(expected, abs=1e-9)  # sums of thousands of seconds are rounded
+    assert book.seconds_between(start, end) == pytest.approx(
+        expected, abs=1e-9
+    )  # sums of thousands of seconds are rounded
     assert book.ended_seconds == pytest.approx(sum(pause for _, pause in given_pauses))
 
 
@@ -251,7 +268,9 @@ def test_levels_know_of_the_pauses_since_they_started(tmp_path: Path) -> None:
             assert recorder.runtime.force_flush(60.0)
             read = [reader.get("job") for reader in (recorder.runtime.reader, journal)]
             found = [
-                [round(one.active_seconds_of(level), 6) for level in (one.root, *one.levels)] for one in read if one is not None
+                [round(one.active_seconds_of(level), 6) for level in (one.root, *one.levels)]
+                for one in read
+                if one is not None
             ]
             assert found[0] == found[1]
             return found[0]

@@ -16,7 +16,12 @@ from otel_progress import Level, LevelSnapshot, Stages, Status
 from otel_progress.live import rollup
 from otel_progress.testing import Recorder, recording
 
-ENDS = {"complete": Status.COMPLETED, "fail": Status.FAILED, "cancel": Status.CANCELLED, "skip": Status.SKIPPED}
+ENDS = {
+    "complete": Status.COMPLETED,
+    "fail": Status.FAILED,
+    "cancel": Status.CANCELLED,
+    "skip": Status.SKIPPED,
+}
 PARTLY = (Status.RUNNING, Status.CANCELLED)
 
 
@@ -35,7 +40,11 @@ class Model:
 
     def current(self) -> float:
         """Own counting, or the children that are done by their weights; never beyond the total."""
-        ended = sum(child.weight for child in self.children if child.status.finished and child.status is not Status.CANCELLED)
+        ended = sum(
+            child.weight
+            for child in self.children
+            if child.status.finished and child.status is not Status.CANCELLED
+        )
         current = ended if self.own is None else self.own
         return current if self.total is None else min(current, self.total)
 
@@ -47,7 +56,9 @@ class Model:
             return None
         parts = 0.0
         if self.own is None:
-            parts = sum(child.weight * (child.ratio() or 0.0) for child in self.children if child.status in PARTLY)
+            parts = sum(
+                child.weight * (child.ratio() or 0.0) for child in self.children if child.status in PARTLY
+            )
         return min(1.0, (self.current() + parts) / self.total)
 
     def below(self) -> Iterator[Model]:
@@ -190,7 +201,9 @@ def test_staged_is_a_weighted_mean(stages: list[tuple[float, Status, float | Non
         return
     assert ratio is not None
     assert 0.0 <= ratio <= 1.0
-    assert rollup.ratio_of_stages([(weight, Status.COMPLETED, None) for weight, _, _ in stages]) == pytest.approx(1.0)
+    assert rollup.ratio_of_stages(
+        [(weight, Status.COMPLETED, None) for weight, _, _ in stages]
+    ) == pytest.approx(1.0)
     assert rollup.ratio_of_stages([(weight, Status.PENDING, None) for weight, _, _ in stages]) == 0.0
 
 
@@ -208,7 +221,9 @@ def test_counted_is_a_ratio_or_nothing(current: float, total: float | None, part
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     weights=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any),
-    steps=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.sampled_from(sorted(ENDS))), max_size=8),
+    steps=st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 4), st.sampled_from(sorted(ENDS))), max_size=8
+    ),
 )
 def test_stages_against_a_model(weights: list[int], steps: list[tuple[int, int, str]]) -> None:
     """Whatever stages are tried in whatever order, the ratio is the weighted one, never falls by going on, and ends at 1."""
@@ -220,7 +235,9 @@ def test_stages_against_a_model(weights: list[int], steps: list[tuple[int, int, 
         with progress.operation("o", id="o", stages=stages) as op:
             for index, done, how in steps:
                 index %= len(weights)
-                reached = max((at for at, (status, _) in enumerate(state) if status is not Status.PENDING), default=-1)
+                reached = max(
+                    (at for at, (status, _) in enumerate(state) if status is not Status.PENDING), default=-1
+                )
                 again = state[index][0] in (Status.FAILED, Status.CANCELLED)
                 stage = op.stage(names[index]).start()
                 assert stage.recording == (index > reached or (index == reached and again))

@@ -49,7 +49,11 @@ def test_a_retry_begins_without_children(recorder: Recorder) -> None:
         with op.level("song", 1) as level:
             both = level.level("both", 1).start()
             sink.add(store.collect())
-            assert told(sink) == ["song:1", "song:1/both:1"] == [one.path for one in recorder.operation("o").levels]
+            assert (
+                told(sink)
+                == ["song:1", "song:1/both:1"]
+                == [one.path for one in recorder.operation("o").levels]
+            )
             for number in range(1_000):
                 level.level("filler", number).start().complete()
             sink.add(store.collect())
@@ -120,7 +124,11 @@ def test_twelve_thousand_levels() -> None:
             assert len(one.levels) == limits.levels + limits.failed_levels
             assert sum(level.status is Status.FAILED for level in one.levels) == limits.failed_levels
         recorder.tick()
-        items = {key: units for series in recorder.runtime.totals.read().counters.values() for key, units in series.items()}
+        items = {
+            key: units
+            for series in recorder.runtime.totals.read().counters.values()
+            for key, units in series.items()
+        }
         assert items["o", "file", "completed"] == 10_800
 
 
@@ -155,7 +163,9 @@ def test_forty_thousand_events(lenient: Recorder) -> None:
         events = lenient.runtime.get_events("o")
     assert len(lenient.runtime.store.events("o", limit=10_000)) <= limits.events + limits.failed_events
     assert len(events) <= 1_000
-    dropped = {key: units for one in lenient.runtime.totals.read().counters.values() for key, units in one.items()}
+    dropped = {
+        key: units for one in lenient.runtime.totals.read().counters.values() for key, units in one.items()
+    }
     assert dropped["event",] == 40_000 - 10_001 - limits.waiting_events
 
 

@@ -21,7 +21,12 @@ from tests.support.metrics_scrape import of_work, parse_openmetrics, values
 
 OP = ("op", "render")
 BATCH = ("thumbnails", "images")
-RESOURCES = (semconv.OPERATION_CPU, semconv.OPERATION_MEMORY, semconv.OPERATION_GPU, semconv.OPERATION_GPU_MEMORY)
+RESOURCES = (
+    semconv.OPERATION_CPU,
+    semconv.OPERATION_MEMORY,
+    semconv.OPERATION_GPU,
+    semconv.OPERATION_GPU_MEMORY,
+)
 
 
 def test_what_a_process_uses_is_shown_while_it_works() -> None:
@@ -50,12 +55,16 @@ def test_a_batch_has_its_series() -> None:
     assert values(collector, semconv.BATCH_TARGET) == {BATCH: 500.0}
     assert values(collector, semconv.BATCH_REMAINING) == {BATCH: 31.0}
     counts = {"pending": 0, "running": 8, "completed": 240, "failed": 10, "cancelled": 0, "skipped": 0}
-    assert values(collector, semconv.BATCH_OPERATIONS) == {(*BATCH, status): count for status, count in counts.items()}
+    assert values(collector, semconv.BATCH_OPERATIONS) == {
+        (*BATCH, status): count for status, count in counts.items()
+    }
 
 
 def test_what_is_unknown_of_a_batch_is_absent() -> None:
     """A batch without a total has counts, and neither ratio nor target nor remaining time; a NaN is not shown either."""
-    collector = ProgressCollector(Shelf(groups=[a_batch(running=1), a_batch("b", ratio=float("nan"), remaining_s=float("inf"))]))
+    collector = ProgressCollector(
+        Shelf(groups=[a_batch(running=1), a_batch("b", ratio=float("nan"), remaining_s=float("inf"))])
+    )
     unknown = (semconv.BATCH_RATIO, semconv.BATCH_TARGET, semconv.BATCH_REMAINING)
     assert [values(collector, metric) for metric in unknown] == [{}, {}, {}]
     assert len(values(collector, semconv.BATCH_OPERATIONS)) == 12
@@ -76,7 +85,9 @@ def test_batches_are_capped_and_the_rest_is_counted() -> None:
     totals = Totals()
     shelf = Shelf(groups=[a_batch(f"b{number}") for number in range(5)])
     collector = ProgressCollector(shelf, totals=totals, max_batches=3)
-    assert set(values(collector, semconv.BATCH_INFO)) == {(f"b{number}", "images", "A batch") for number in range(3)}
+    assert set(values(collector, semconv.BATCH_INFO)) == {
+        (f"b{number}", "images", "A batch") for number in range(3)
+    }
     scrapes = 2  # one for each format
     assert totals.read().counters[semconv.SERIES_DROPPED]["batch",] == 2 * scrapes
     assert values(ProgressCollector(shelf, max_batches=0), semconv.BATCH_INFO) == {}
@@ -84,15 +95,24 @@ def test_batches_are_capped_and_the_rest_is_counted() -> None:
 
 def test_batches_that_look_alike_make_one_series() -> None:
     """Two batches whose labels are the same after escaping are shown once: a series twice would break the scrape."""
-    collector = ProgressCollector(Shelf(groups=[a_batch("a\x1b", completed=1), a_batch("a\\x1b", completed=2)]))
-    assert [value for labels, value in values(collector, semconv.BATCH_OPERATIONS).items() if labels[2] == "completed"] == [1.0]
+    collector = ProgressCollector(
+        Shelf(groups=[a_batch("a\x1b", completed=1), a_batch("a\\x1b", completed=2)])
+    )
+    assert [
+        value
+        for labels, value in values(collector, semconv.BATCH_OPERATIONS).items()
+        if labels[2] == "completed"
+    ] == [1.0]
 
 
 @given(id_=st.text(), type_=st.text(), name=st.text())
 def test_any_text_of_a_batch_stays_on_its_line(id_: str, type_: str, name: str) -> None:
     """Whatever a batch is called, both formats parse and no label has a control character."""
     found = of_work(ProgressCollector(Shelf(groups=[a_batch(id_, type_, name=name)])))
-    assert {sample.name for sample in found} == {semconv.BATCH_INFO.prometheus, semconv.BATCH_OPERATIONS.prometheus}
+    assert {sample.name for sample in found} == {
+        semconv.BATCH_INFO.prometheus,
+        semconv.BATCH_OPERATIONS.prometheus,
+    }
     texts = [text for sample in found for text in sample.labels.values()]
     assert all(len(text) <= 256 for text in texts)
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for text in texts for character in text)
@@ -141,7 +161,9 @@ def test_a_scrape_is_text_unless_openmetrics_is_asked_for(accept: str) -> None:
         assert parse_openmetrics(body.decode())
         return
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
-    assert "progress_operation_current" in {family.name for family in text_string_to_metric_families(body.decode())}
+    assert "progress_operation_current" in {
+        family.name for family in text_string_to_metric_families(body.decode())
+    }
 
 
 def test_openmetrics_is_what_prometheus_asks_for() -> None:

@@ -87,7 +87,11 @@ def test_the_expected_end_stays_put_while_time_passes() -> None:
 def test_unknown_means_absent() -> None:
     """An operation that tells nothing has no series for what is not known; the level neither."""
     collector = ProgressCollector(Shelf([operation(levels=[level("file:1")])]))
-    assert [metric.name for metric in (*OPTIONAL, semconv.LEVEL_RATIO, semconv.LEVEL_TARGET) if values(collector, metric)] == []
+    assert [
+        metric.name
+        for metric in (*OPTIONAL, semconv.LEVEL_RATIO, semconv.LEVEL_TARGET)
+        if values(collector, metric)
+    ] == []
     assert values(collector, semconv.OPERATION_CURRENT) == {OP: 0.0}
     assert values(collector, semconv.OPERATION_INFO) == {(*OP, "An operation", "", ""): 1.0}
 
@@ -96,7 +100,9 @@ def test_unknown_means_absent() -> None:
 def test_status_is_an_enum(status: Status) -> None:
     """An operation has one series for each status and 1 for its own; a level only its own."""
     running = operation(status=status, levels=[level("file:1", status=status)])
-    collector = ProgressCollector(Shelf([running] if not status.finished else [], [running] if status.finished else []))
+    collector = ProgressCollector(
+        Shelf([running] if not status.finished else [], [running] if status.finished else [])
+    )
     expected = {(*OP, other.value): float(other is status) for other in Status}
     assert values(collector, semconv.OPERATION_STATUS) == expected
     if not status.finished:
@@ -105,7 +111,11 @@ def test_status_is_an_enum(status: Status) -> None:
 
 def test_levels_have_path_labels_down_to_a_depth() -> None:
     """Levels show ratio, current, target and status under their path; deeper ones are left out and not counted."""
-    deep = [level("song:1", current=2, total=4, ratio=0.5), level("song:1/action:a", current=1), level("song:1/action:a/block:x")]
+    deep = [
+        level("song:1", current=2, total=4, ratio=0.5),
+        level("song:1/action:a", current=1),
+        level("song:1/action:a/block:x"),
+    ]
     collector = ProgressCollector(Shelf([operation(levels=deep)]))
     assert values(collector, semconv.LEVEL_RATIO) == {(*OP, "song:1"): 0.5}
     assert values(collector, semconv.LEVEL_TARGET) == {(*OP, "song:1"): 4.0}
@@ -163,7 +173,9 @@ def test_the_cap_keeps_running_and_new_ones_and_counts_the_rest() -> None:
     collector = ProgressCollector(shelf, max_operations=4)
     assert [labels[0] for labels in values(collector, semconv.OPERATION_CURRENT)] == ["r2", "r1", "r0", "e0"]
     before = values(collector, semconv.SERIES_DROPPED)[("operation",)]
-    assert values(collector, semconv.SERIES_DROPPED)[("operation",)] - before == 2 * 2  # each look is two scrapes
+    assert (
+        values(collector, semconv.SERIES_DROPPED)[("operation",)] - before == 2 * 2
+    )  # each look is two scrapes
     assert values(ProgressCollector(shelf, max_operations=2), semconv.OPERATION_CURRENT).keys() == {
         ("r2", "render"),
         ("r1", "render"),
@@ -175,7 +187,9 @@ def test_all_operations_are_counted_beyond_the_cap() -> None:
     running = [operation(f"r{n}") for n in range(5)]
     late = operation("late", deadline_at=START + 1)
     dead = replace(operation("dead"), alive=False)
-    collector = ProgressCollector(Shelf([*running, late, dead, operation("p", status=Status.PENDING)]), max_operations=1)
+    collector = ProgressCollector(
+        Shelf([*running, late, dead, operation("p", status=Status.PENDING)]), max_operations=1
+    )
     assert values(collector, semconv.OPERATIONS) == {
         ("render", "running", "ok"): 5.0,
         ("render", "running", "overdue"): 1.0,
@@ -186,7 +200,9 @@ def test_all_operations_are_counted_beyond_the_cap() -> None:
 
 def test_types_beyond_the_bound_are_counted_as_other() -> None:
     """A caller who makes a type of every id gets 100 types and ``other``; the most frequent types keep their name."""
-    running = [operation(f"r{n}", f"type{n:03}") for n in range(150)] + [operation(f"m{n}", "zzz") for n in range(7)]
+    running = [operation(f"r{n}", f"type{n:03}") for n in range(150)] + [
+        operation(f"m{n}", "zzz") for n in range(7)
+    ]
     counts = values(ProgressCollector(Shelf(running)), semconv.OPERATIONS)
     assert len(counts) == 101
     assert counts["zzz", "running", "ok"] == 7.0
@@ -195,7 +211,9 @@ def test_types_beyond_the_bound_are_counted_as_other() -> None:
 
 def test_levels_are_capped_per_operation_and_in_all() -> None:
     """Running levels are kept before others; both caps count what they leave out."""
-    levels = [level(f"file:{n}", status=Status.RUNNING if n in (3, 7) else Status.COMPLETED) for n in range(10)]
+    levels = [
+        level(f"file:{n}", status=Status.RUNNING if n in (3, 7) else Status.COMPLETED) for n in range(10)
+    ]
     shelf = Shelf([operation(f"r{n}", levels=levels, started_at=START - n) for n in range(3)])
     shown = values(ProgressCollector(shelf, max_levels_per_operation=2), semconv.LEVEL_CURRENT)
     assert sorted(labels[2] for labels in shown) == ["file:3"] * 3 + ["file:7"] * 3
@@ -213,7 +231,10 @@ def test_no_levels_when_switched_off() -> None:
 
 def test_two_runs_of_one_id_make_one_series() -> None:
     """A repeated id shows its newest run, an active one before an ended one: a series twice would make the scrape invalid."""
-    twice = [operation("op", run="old", current=1, started_at=START), operation("op", run="new", current=2, started_at=START + 5)]
+    twice = [
+        operation("op", run="old", current=1, started_at=START),
+        operation("op", run="new", current=2, started_at=START + 5),
+    ]
     ended = [operation("op", run="older", current=3, status=Status.FAILED)]
     collector = ProgressCollector(Shelf(twice, ended))
     assert values(collector, semconv.OPERATION_CURRENT) == {OP: 2.0}
@@ -230,7 +251,13 @@ def test_what_ends_between_the_two_reads_is_shown_once() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 10**400, "text"], ids=str)
 def test_no_value_that_a_gauge_cannot_hold(bad: Any) -> None:
     """Values that are not finite numbers, from a writer that is not ours, leave their series out and nothing else."""
-    known: dict[str, Any] = {"current": bad, "total": bad, "ratio": bad, "advanced_at": bad, "eta": eta(bad, bad, bad)}
+    known: dict[str, Any] = {
+        "current": bad,
+        "total": bad,
+        "ratio": bad,
+        "advanced_at": bad,
+        "eta": eta(bad, bad, bad),
+    }
     if isinstance(bad, (str, int)):
         del known["eta"]
     collector = ProgressCollector(Shelf([operation(**known), operation("good", ratio=0.5)]))
@@ -250,7 +277,10 @@ def test_any_text_parses_and_stays_on_its_line(id_: str, type_: str, name: str, 
     assert len(found[semconv.OPERATION_INFO.prometheus]["name"]) <= 128
     assert len(found[semconv.LEVEL_CURRENT.prometheus]["level"]) <= 256
     assert found[semconv.OPERATION_INFO.prometheus]["trace_id"] == ""
-    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in exposition(collector).replace("\n", ""))
+    assert not any(
+        ord(character) < 32 or 127 <= ord(character) < 160
+        for character in exposition(collector).replace("\n", "")
+    )
 
 
 def test_lone_surrogates_and_huge_texts_do_not_break_a_scrape() -> None:
@@ -314,11 +344,16 @@ def test_totals_become_counters_and_histograms() -> None:
     """Counters keep their sums, histograms cumulate their buckets and carry exemplars in OpenMetrics only."""
     totals = Totals()
     ended = operation(elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
-    totals.write(batch(ended.root, items={("render", "frame", "completed"): 41, ("render", "frame", "failed"): 1}))
+    totals.write(
+        batch(ended.root, items={("render", "frame", "completed"): 41, ("render", "frame", "failed"): 1})
+    )
     totals.observe_tick(0.004)
     collector = ProgressCollector(Shelf(), totals=totals)
     assert values(collector, semconv.OPERATIONS_FINISHED) == {("render", "completed"): 1.0}
-    assert values(collector, semconv.ITEMS) == {("render", "frame", "completed"): 41.0, ("render", "frame", "failed"): 1.0}
+    assert values(collector, semconv.ITEMS) == {
+        ("render", "frame", "completed"): 41.0,
+        ("render", "frame", "failed"): 1.0,
+    }
     buckets = values(collector, semconv.OPERATION_DURATION, "_bucket")
     assert buckets["render", "completed", "30.0"] == 0.0
     assert buckets["render", "completed", "60.0"] == buckets["render", "completed", "+Inf"] == 1.0
@@ -340,9 +375,15 @@ def test_an_exemplar_needs_a_real_trace_id() -> None:
 
 def test_names_help_labels_and_units_are_those_of_the_conventions() -> None:
     """Every family is in semconv.METRICS with the same kind and help, and describe() names them all."""
-    described = {(family.name, family.type, family.documentation) for family in ProgressCollector(Shelf()).describe()}
+    described = {
+        (family.name, family.type, family.documentation) for family in ProgressCollector(Shelf()).describe()
+    }
     assert described == {
-        (metric.prometheus.removesuffix("_total") if metric.kind == "counter" else metric.prometheus, metric.kind, metric.help)
+        (
+            metric.prometheus.removesuffix("_total") if metric.kind == "counter" else metric.prometheus,
+            metric.kind,
+            metric.help,
+        )
         for metric in semconv.METRICS
     }
 

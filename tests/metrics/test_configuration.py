@@ -20,7 +20,9 @@ from tests.support.metrics_server import PATIENCE_S
 def scraped(url: str | None) -> dict[str, list[tuple[dict[str, str], float]]]:
     """Return the labels and values of the samples at an address, by name."""
     assert url is not None
-    with urllib.request.urlopen(f"{url.rstrip('/').removesuffix('/metrics')}/metrics", timeout=PATIENCE_S) as answer:
+    with urllib.request.urlopen(
+        f"{url.rstrip('/').removesuffix('/metrics')}/metrics", timeout=PATIENCE_S
+    ) as answer:
         text = answer.read().decode()
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(text):
@@ -33,7 +35,10 @@ def test_both_ports_tell_the_size_of_the_journal(tmp_path: Path) -> None:
     """The gauge is the size of the files that are there, on the worker's own port and on the server's."""
     pytest.importorskip("fastapi")
     path = tmp_path / "p.db"
-    with recording(store=f"sqlite:///{path}", prometheus_port=0, server_port=0) as recorder, progress.operation("render", id="a"):
+    with (
+        recording(store=f"sqlite:///{path}", prometheus_port=0, server_port=0) as recorder,
+        progress.operation("render", id="a"),
+    ):
         recorder.tick()
         wait_until(lambda: recorder.runtime.journal_size())
         for url in (recorder.runtime.metrics_url, recorder.runtime.server_url):

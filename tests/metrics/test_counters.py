@@ -46,7 +46,9 @@ def distribution(totals: Totals, metric: Metric, *labels: str) -> Distribution:
     return totals.read().distributions[metric][labels]
 
 
-def predicting(worked: float, remaining: float | None, low: float | None = None, high: float | None = None) -> LevelSnapshot:
+def predicting(
+    worked: float, remaining: float | None, low: float | None = None, high: float | None = None
+) -> LevelSnapshot:
     """Return a running operation with an estimate made ``worked`` seconds after its start."""
     return snapshot(eta=Eta(remaining, low, high, "estimated", "rate", 0, CLOCK + worked))
 
@@ -67,7 +69,9 @@ def test_an_ended_operation_is_counted_once() -> None:
     assert not any(counter(totals, semconv.OPERATIONS_FINISHED).values())
     for _ in range(3):
         totals.write(batch(ended(), ended(sequence=3), ended("song:1")))
-    assert {labels: count for labels, count in counter(totals, semconv.OPERATIONS_FINISHED).items() if count} == {DONE: 1}
+    assert {
+        labels: count for labels, count in counter(totals, semconv.OPERATIONS_FINISHED).items() if count
+    } == {DONE: 1}
     assert sum(distribution(totals, semconv.OPERATION_DURATION, *DONE).counts) == 1
 
 
@@ -87,7 +91,9 @@ def test_a_duration_that_is_none_is_not_observed(duration: float | None) -> None
     assert totals.read().distributions == {}
 
 
-@pytest.mark.parametrize(("duration", "bucket"), [(0.0, 0), (0.1, 0), (0.11, 1), (60.0, 6), (86_400.0, 14), (1e9, 15)])
+@pytest.mark.parametrize(
+    ("duration", "bucket"), [(0.0, 0), (0.1, 0), (0.11, 1), (60.0, 6), (86_400.0, 14), (1e9, 15)]
+)
 def test_a_bound_belongs_to_the_bucket_below_it(duration: float, bucket: int) -> None:
     """Buckets are 'less or equal', as Prometheus has them, and the last one has no end."""
     totals = Totals()
@@ -137,7 +143,9 @@ def test_a_paused_run_is_judged_by_its_work() -> None:
     assert distribution(totals, semconv.ETA_ERROR, "setlist").sum == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize("fields", [{"status": Status.CANCELLED}, {"started_clock": None}, {"duration_s": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"status": Status.CANCELLED}, {"started_clock": None}, {"duration_s": 0.0}], ids=str
+)
 def test_other_ends_say_nothing_of_predictions(fields: dict[str, Any]) -> None:
     """A cancelled operation, or one without a length, is no measure of how good a prediction was."""
     totals = Totals()
@@ -206,7 +214,10 @@ def test_labels_are_bounded_and_nothing_is_lost() -> None:
     totals.write(batch(items={("t", f"l{n}", "failed"): 1 for n in range(count)}))
     for n in range(count):
         totals.count_rejected(f"reason {n}")
-    found = [counter(totals, metric) for metric in (semconv.OPERATIONS_FINISHED, semconv.ITEMS, semconv.UPDATES_REJECTED)]
+    found = [
+        counter(totals, metric)
+        for metric in (semconv.OPERATIONS_FINISHED, semconv.ITEMS, semconv.UPDATES_REJECTED)
+    ]
     assert [len(series) for series in found] == [MAX_OPERATION_TYPES + 1, MAX_ITEM_TYPES + 1, MAX_REASONS + 1]
     assert [sum(series.values()) for series in found] == [count] * 3
     assert (OTHER, OTHER, "failed") in found[1]

@@ -39,12 +39,20 @@ def everything(id_: str = "op", text: str = "render", value: float = 3.5) -> Pro
     totals.observe_tick(0.004)
     work = [
         operation(
-            id_, text, name=text, levels=[level(f"t:{text}", ratio=0.25)], ratio=0.5, current=value, resources=use(1.5, 2_000)
+            id_,
+            text,
+            name=text,
+            levels=[level(f"t:{text}", ratio=0.25)],
+            ratio=0.5,
+            current=value,
+            resources=use(1.5, 2_000),
         ),
         replace(operation(f"{id_}2", text), alive=False),
     ]
     counts = {semconv.SERVER_MESSAGES: {("sse",): 5}, semconv.SERVER_CLIENTS: {("sse",): 2}}
-    return ProgressCollector(Shelf(work, [ended], groups=[a_batch(text, running=2)]), totals=totals, more=lambda: counts)
+    return ProgressCollector(
+        Shelf(work, [ended], groups=[a_batch(text, running=2)]), totals=totals, more=lambda: counts
+    )
 
 
 def families(body: bytes) -> list[bytes]:
@@ -67,15 +75,29 @@ def test_it_is_what_the_client_writes(accept: str) -> None:
     expected, expected_type = by_the_client(everything(), accept)
     assert content_type == expected_type
     assert families(body) == families(expected)
-    assert body.endswith(b"# EOF\n") is expected.endswith(b"# EOF\n") is content_type.startswith("application/openmetrics")
-    assert body.count(b"# TYPE ") == len({line for line in body.splitlines() if line.startswith(b"# TYPE ")}) > 20
+    assert (
+        body.endswith(b"# EOF\n")
+        is expected.endswith(b"# EOF\n")
+        is content_type.startswith("application/openmetrics")
+    )
+    assert (
+        body.count(b"# TYPE ")
+        == len({line for line in body.splitlines() if line.startswith(b"# TYPE ")})
+        > 20
+    )
 
 
-NUMBERS = st.floats() | st.integers(-(10**30), 10**30) | st.sampled_from([0.0, -0.0, 1, 1e6, 1234567.0, 1e21, 5e-324])
+NUMBERS = (
+    st.floats()
+    | st.integers(-(10**30), 10**30)
+    | st.sampled_from([0.0, -0.0, 1, 1e6, 1234567.0, 1e21, 5e-324])
+)
 
 
 @given(st.text(max_size=50), st.text(max_size=50), NUMBERS, st.sampled_from(["", FORMATS[4]]))
-def test_any_text_and_number_is_written_as_the_client_does(id_: str, text: str, value: float, accept: str) -> None:
+def test_any_text_and_number_is_written_as_the_client_does(
+    id_: str, text: str, value: float, accept: str
+) -> None:
     """Quotes, backslashes, line ends and every size of number."""
     assert families(render_exposition(everything(id_, text, value), accept)[0]) == families(
         by_the_client(everything(id_, text, value), accept)[0]

@@ -45,7 +45,9 @@ def server(shelf: Shelf) -> Iterator[MetricsServer]:
 def alone(scene: str) -> None:
     """Run a scene with a server that is alone in its process; it writes nothing but that it is done."""
     command = [sys.executable, "-m", "tests.support.programs.metrics_server", scene]
-    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=240, check=False)
+    ended = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=240, check=False
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
@@ -73,7 +75,10 @@ def test_serves_text_by_default(server: MetricsServer) -> None:
     status, headers, body = fetch(server.url)
     assert (status, server.host) == (200, "127.0.0.1")
     assert headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert f'{semconv.OPERATION_RATIO.prometheus}{{operation_id="op",operation_type="render"}} 0.5\n'.encode() in body
+    assert (
+        f'{semconv.OPERATION_RATIO.prometheus}{{operation_id="op",operation_type="render"}} 0.5\n'.encode()
+        in body
+    )
 
 
 def test_negotiates_openmetrics_and_gzip(server: MetricsServer) -> None:
@@ -174,7 +179,9 @@ def test_recovers_from_a_lack_of_threads(monkeypatch: pytest.MonkeyPatch, server
 
 def test_a_port_in_use_is_a_clear_error(server: MetricsServer, shelf: Shelf) -> None:
     """The error names the port and the way out."""
-    with pytest.raises(ConfigurationError, match=rf"Port {server.port} of 127.0.0.1 is in use.*0 for a free one"):
+    with pytest.raises(
+        ConfigurationError, match=rf"Port {server.port} of 127.0.0.1 is in use.*0 for a free one"
+    ):
         serve_metrics(ProgressCollector(shelf), server.port)
 
 
@@ -259,7 +266,9 @@ def test_a_forked_child_lets_go_of_the_port(shelf: Shelf) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_a_collector_that_breaks_is_an_error_page(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_collector_that_breaks_is_an_error_page(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     """A collector that raises while it is rendered makes a 500 and a log record, not a traceback in the terminal."""
 
     class Broken(ProgressCollector):

@@ -31,7 +31,9 @@ def test_an_end_counts_from_there() -> None:
     totals = Totals()
     collector = ProgressCollector(Shelf(), totals=totals)
     totals.write(batch(operation("one", "render").root))
-    totals.write(batch(operation("one", "render", status=Status.COMPLETED).root, operation("two", "render").root))
+    totals.write(
+        batch(operation("one", "render", status=Status.COMPLETED).root, operation("two", "render").root)
+    )
     assert values(collector, semconv.OPERATIONS_FINISHED) == {
         ("render", "completed"): 1.0,
         ("render", "failed"): 0.0,
@@ -44,5 +46,7 @@ def test_types_are_bounded() -> None:
     totals = Totals()
     for number in range(2 * MAX_OPERATION_TYPES):
         totals.write(batch(operation(f"op-{number}", f"type-{number}").root))
-    types = {labels[0] for labels in values(ProgressCollector(Shelf(), totals=totals), semconv.OPERATIONS_FINISHED)}
+    types = {
+        labels[0] for labels in values(ProgressCollector(Shelf(), totals=totals), semconv.OPERATIONS_FINISHED)
+    }
     assert len(types) <= MAX_OPERATION_TYPES + 1

@@ -40,7 +40,10 @@ HOSTILE = [
 
 def rich_scene() -> tuple[Shelf, Totals]:
     """Return operations and totals that make every metric of the conventions show up."""
-    levels = [level("song:1", current=1, total=4, ratio=0.25, estimated=True), level("song:2", status=Status.PENDING)]
+    levels = [
+        level("song:1", current=1, total=4, ratio=0.25, estimated=True),
+        level("song:2", status=Status.PENDING),
+    ]
     busy = operation(
         "friday-42",
         "setlist",
@@ -58,11 +61,15 @@ def rich_scene() -> tuple[Shelf, Totals]:
         previews=2,
         resources=use(1.5, 200_000_000, 0.7, 4_000_000_000),
     )
-    strange = [operation(text, text or "t", name=text, run=f"s{n}", ratio=n / 10) for n, text in enumerate(HOSTILE)]
+    strange = [
+        operation(text, text or "t", name=text, run=f"s{n}", ratio=n / 10) for n, text in enumerate(HOSTILE)
+    ]
     ended = operation("done", "setlist", elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
     totals = Totals()
     totals.write(batch(operation("done", "setlist", ratio=0.5, eta=eta(20.0, 1.0, 40.0)).root))
-    totals.write(batch(ended.root, items={("setlist", "song", "completed"): 7, ("setlist", "song", "failed"): 1}))
+    totals.write(
+        batch(ended.root, items={("setlist", "song", "completed"): 7, ("setlist", "song", "failed"): 1})
+    )
     totals.count_rejected("negative")
     totals.count_sink_error("journal")
     totals.count_dropped("events")
@@ -105,14 +112,20 @@ def test_the_scene_shows_every_metric(collector: ProgressCollector) -> None:
     """What the linter and Prometheus look at below is all there is."""
     found = {sample.name for sample in samples(collector)}
     suffix = {"gauge": "", "counter": "", "histogram": "_bucket"}
-    assert [metric.name for metric in semconv.METRICS if metric.prometheus + suffix[metric.kind] not in found] == []
+    assert [
+        metric.name for metric in semconv.METRICS if metric.prometheus + suffix[metric.kind] not in found
+    ] == []
 
 
 def test_promtool_finds_nothing(collector: ProgressCollector) -> None:
     """`promtool check metrics` accepts the exposition and has no remark."""
     text = exposition(collector).encode()
     result = subprocess.run(
-        [require("promtool"), "check", "metrics"], input=text, capture_output=True, timeout=PATIENCE_S, check=False
+        [require("promtool"), "check", "metrics"],
+        input=text,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
@@ -121,7 +134,11 @@ def test_promtool_would_find_something() -> None:
     """The check above can fail: a gauge named like a counter is reported."""
     text = b"# HELP bad_total Bad.\n# TYPE bad_total gauge\nbad_total 1\n"
     result = subprocess.run(
-        [require("promtool"), "check", "metrics"], input=text, capture_output=True, timeout=PATIENCE_S, check=False
+        [require("promtool"), "check", "metrics"],
+        input=text,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert result.returncode != 0
 
@@ -155,11 +172,16 @@ class Prometheus:
     def query(self, metric: Metric, selector: str = "", suffix: str = "") -> dict[tuple[str, ...], float]:
         """Return the present values of a metric by the values of its labels; an empty label is one Prometheus does not keep."""
         found = self.at_the_scrape(f"{metric.prometheus}{suffix}{selector}")
-        return {tuple(one["metric"].get(label, "") for label in metric.labels): float(one["value"][1]) for one in found}
+        return {
+            tuple(one["metric"].get(label, "") for label in metric.labels): float(one["value"][1])
+            for one in found
+        }
 
 
 @pytest.fixture(scope="module")
-def prometheus(collector: ProgressCollector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(
+    collector: ProgressCollector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
     """Run a Prometheus that scrapes the collector twice a second, and wait for the first scrape."""
     binary, host, tmp_path = require("prometheus"), own_host(), tmp_path_factory.mktemp("prometheus")
     address = f"{host}:{free_ports(host, 1)[0]}"
@@ -178,7 +200,9 @@ def prometheus(collector: ProgressCollector, tmp_path_factory: pytest.TempPathFa
             "--enable-feature=exemplar-storage",
         ]
         log = tmp_path / "prometheus.log"
-        with running(command, ready=lambda: answers(f"http://{address}/-/ready"), log=log, timeout=PATIENCE_S):
+        with running(
+            command, ready=lambda: answers(f"http://{address}/-/ready"), log=log, timeout=PATIENCE_S
+        ):
             client = Prometheus(address)
             poll(client.remember, timeout=PATIENCE_S, what="series in Prometheus")
             yield client
@@ -192,7 +216,9 @@ def test_prometheus_scrapes_it(prometheus: Prometheus, collector: ProgressCollec
     assert prometheus.query(semconv.OPERATION_RATIO)[labels] == 0.25
     assert prometheus.query(semconv.OPERATION_EXPECTED_END)[labels] == START + 40
     assert prometheus.query(semconv.OPERATION_STATUS, '{operation_type="setlist"} == 1') == status
-    assert prometheus.query(semconv.OPERATION_CONDITION, '{operation_type="setlist"} == 1') == {(*labels, "ok"): 1.0}
+    assert prometheus.query(semconv.OPERATION_CONDITION, '{operation_type="setlist"} == 1') == {
+        (*labels, "ok"): 1.0
+    }
     assert prometheus.query(semconv.JOURNAL_SIZE) == {(): 4096.0}
     (info,) = prometheus.query(semconv.OPERATION_INFO, '{operation_id="friday-42"}')
     assert info[-1] == "https://progress.example.org/api/v1/operations/friday-42/previews/2"
@@ -217,6 +243,10 @@ def test_prometheus_knows_kinds_help_and_exemplars(prometheus: Prometheus) -> No
     for metric in semconv.METRICS:
         name = metric.prometheus.removesuffix("_total") if metric.kind == "counter" else metric.prometheus
         assert [(one["type"], one["help"]) for one in metadata[name]] == [(metric.kind, metric.help)]
-    query = {"query": f"{semconv.OPERATION_DURATION.prometheus}_bucket", "start": str(START - 60), "end": str(START + 1e9)}
+    query = {
+        "query": f"{semconv.OPERATION_DURATION.prometheus}_bucket",
+        "start": str(START - 60),
+        "end": str(START + 1e9),
+    }
     exemplars = prometheus.ask("query_exemplars", **query)
     assert {one["labels"]["trace_id"] for series in exemplars for one in series["exemplars"]} == {TRACE_ID}

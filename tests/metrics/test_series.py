@@ -20,7 +20,11 @@ from tests.support.metrics_operations import Shelf, a_batch, eta, level, operati
 from tests.support.metrics_scrape import of_work, values
 
 OP = ("op", "render")
-BOUNDS = (semconv.OPERATION_EXPECTED_END, semconv.OPERATION_EXPECTED_END_LOWER, semconv.OPERATION_EXPECTED_END_UPPER)
+BOUNDS = (
+    semconv.OPERATION_EXPECTED_END,
+    semconv.OPERATION_EXPECTED_END_LOWER,
+    semconv.OPERATION_EXPECTED_END_UPPER,
+)
 
 
 def ends(collector: ProgressCollector) -> list[float | None]:
@@ -43,7 +47,9 @@ def test_condition_is_an_enum(condition: Condition) -> None:
     """An operation that has not ended has one series for each condition and 1 for its own."""
     one = CONDITIONS[condition]
     collector = ProgressCollector(Shelf([one], elapsed=one.read_at - START))
-    assert values(collector, semconv.OPERATION_CONDITION) == {(*OP, each.value): float(each is condition) for each in Condition}
+    assert values(collector, semconv.OPERATION_CONDITION) == {
+        (*OP, each.value): float(each is condition) for each in Condition
+    }
     assert values(collector, semconv.OPERATIONS) == {("render", "running", condition.value): 1.0}
 
 
@@ -59,8 +65,15 @@ def test_what_waits_in_a_queue_is_ok_and_what_ended_has_no_condition() -> None:
 
 def test_estimated_ratios_are_marked_while_they_run() -> None:
     """An operation says 0 or 1; of levels only those that run on an estimate have a series."""
-    levels = [level("step:a", estimated=True), level("step:b"), level("step:c", estimated=True, status=Status.COMPLETED)]
-    shelf = Shelf([operation(estimated=True, levels=levels), operation("plain")], [operation("done", status=Status.COMPLETED)])
+    levels = [
+        level("step:a", estimated=True),
+        level("step:b"),
+        level("step:c", estimated=True, status=Status.COMPLETED),
+    ]
+    shelf = Shelf(
+        [operation(estimated=True, levels=levels), operation("plain")],
+        [operation("done", status=Status.COMPLETED)],
+    )
     collector = ProgressCollector(shelf)
     found = values(collector, semconv.OPERATION_ESTIMATED)
     assert found == {OP: 1.0, ("plain", "render"): 0.0, ("done", "render"): 0.0}
@@ -76,7 +89,11 @@ def test_the_expected_end_ages_as_the_estimate_does() -> None:
     for elapsed in (10.0, 18.0, 25.0):
         shelf.elapsed = elapsed
         seen[elapsed] = (values(collector, semconv.OPERATION_REMAINING)[OP], *ends(collector))
-    assert seen == {10.0: (30.0, 40.0, 20.0, 45.0), 18.0: (22.0, 40.0, 20.0, 45.0), 25.0: (22.0, 47.0, 27.0, 52.0)}
+    assert seen == {
+        10.0: (30.0, 40.0, 20.0, 45.0),
+        18.0: (22.0, 40.0, 20.0, 45.0),
+        25.0: (22.0, 47.0, 27.0, 52.0),
+    }
 
 
 def test_a_stalled_estimate_has_no_end_but_not_before() -> None:
@@ -96,7 +113,9 @@ def test_a_worker_that_goes_on_estimating_moves_no_bound_while_stalled() -> None
     """The lower bound counts from the last advance, not from when the estimate "at least" was made."""
     for elapsed in (40.0, 60.0):
         estimate = eta(None, 80.0, None, elapsed=elapsed, state="stalled")
-        shelf = Shelf([operation(elapsed=elapsed, eta=estimate, advanced_clock=CLOCK + 10.0)], elapsed=elapsed)
+        shelf = Shelf(
+            [operation(elapsed=elapsed, eta=estimate, advanced_clock=CLOCK + 10.0)], elapsed=elapsed
+        )
         assert ends(ProgressCollector(shelf)) == [None, 90.0, None]
 
 
@@ -164,7 +183,9 @@ def test_the_last_preview_has_an_address_once_the_server_has_one() -> None:
 @pytest.mark.parametrize("id_", ["x" * 100_000, "ü" * 1_000, "\ud800"])
 def test_an_address_is_bounded_and_valid(id_: str) -> None:
     """An id that another process made up costs at most its preview."""
-    (address,) = previews(ProgressCollector(Shelf([operation(id_, previews=1)]), public_url="https://example.org"))
+    (address,) = previews(
+        ProgressCollector(Shelf([operation(id_, previews=1)]), public_url="https://example.org")
+    )
     assert len(address) <= MAX_ADDRESS
     assert address.isascii()
 

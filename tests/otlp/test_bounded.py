@@ -11,7 +11,13 @@ from collections.abc import Callable
 import pytest
 
 from otel_progress.otlp import bounded as otlp_sender
-from otel_progress.otlp.bounded import SHUTDOWN_S, ExportMonitor, ShutdownBudget, capture_exporter_logs, run_with_timeout
+from otel_progress.otlp.bounded import (
+    SHUTDOWN_S,
+    ExportMonitor,
+    ShutdownBudget,
+    capture_exporter_logs,
+    run_with_timeout,
+)
 from otel_progress.testing import FakeClock
 
 LOGGER = "otel_progress.otlp.bounded"
@@ -67,7 +73,11 @@ def test_an_outage_is_logged_once_and_its_end_once(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.INFO, logger="otel_progress"):
         for number in range(6):
             monitor.export(str(number))
-    assert [record.levelname for record in caplog.records if record.name == LOGGER] == ["WARNING", "INFO", "WARNING"]
+    assert [record.levelname for record in caplog.records if record.name == LOGGER] == [
+        "WARNING",
+        "INFO",
+        "WARNING",
+    ]
     assert len(errors) == monitor.failures == 4
 
 
@@ -141,7 +151,10 @@ def test_log_lines_of_an_exporter_become_the_reason(caplog: pytest.LogCaptureFix
     assert [record.name for record in caplog.records if record.name in (LOGGER, logger.name)] == [LOGGER]
     assert "Failed to export: code 503" in caplog.text
     exporter.export("x")
-    assert [record.name for record in caplog.records if record.name in (LOGGER, logger.name)] == [LOGGER, logger.name]
+    assert [record.name for record in caplog.records if record.name in (LOGGER, logger.name)] == [
+        LOGGER,
+        logger.name,
+    ]
 
 
 def test_error_in_counting_does_not_stop_the_export() -> None:

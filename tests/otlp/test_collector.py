@@ -40,13 +40,18 @@ def rotel() -> str:
     """
     found = importlib.util.find_spec("rotel")
     binary = Path(found.origin).with_name("rotel-agent") if found is not None and found.origin else None
-    if binary is not None and subprocess.run([str(binary), "--version"], capture_output=True, check=False).returncode == 0:
+    if (
+        binary is not None
+        and subprocess.run([str(binary), "--version"], capture_output=True, check=False).returncode == 0
+    ):
         return str(binary)
     return servers.require("rotel-agent")
 
 
 @pytest.fixture(params=["grpc", "http/protobuf"])
-def received(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+def received(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Receiver]:
     """Point the environment at a running collector, by one of the protocols; yield the receiver behind it."""
     host = loopback.own_host()
     grpc, http = loopback.free_ports(host, 2)
@@ -76,7 +81,9 @@ def received(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
             yield receiver
 
 
-def test_spans_arrive_whole_and_only_sampled_ones(received: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_arrive_whole_and_only_sampled_ones(
+    received: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sampled tree arrives once, with parents and attributes; under always_off nothing does, though its spans record."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     silent = build_tracer_provider("nightly", otlp=True, instance_id="worker-1")
@@ -104,12 +111,27 @@ def test_spans_arrive_whole_and_only_sampled_ones(received: Receiver, monkeypatc
 
 def test_events_arrive_whole(received: Receiver) -> None:
     """Every event of a run arrives with its name, time, severity, place and attributes, as a direct emitter is told them."""
-    item = Event("friday-42", "setlist", "run-1", "song:1", "song", semconv.EVENT_ITEM, 1, WALL + 2.5, "x.wav", Outcome.FAILED)
+    item = Event(
+        "friday-42",
+        "setlist",
+        "run-1",
+        "song:1",
+        "song",
+        semconv.EVENT_ITEM,
+        1,
+        WALL + 2.5,
+        "x.wav",
+        Outcome.FAILED,
+    )
     root = level(metadata={"rate": 44100, "tags": ("a", "b"), "größe": "ü"})
     song = level("song:1", clock=1.0, started=1.0)
     batches = [
         batch(1.0, root, song),
-        batch(2.5, replace(song, sequence=2, current=4, ratio=0.4), events=[replace(item, error=Failure("OSError", "gone"))]),
+        batch(
+            2.5,
+            replace(song, sequence=2, current=4, ratio=0.4),
+            events=[replace(item, error=Failure("OSError", "gone"))],
+        ),
         batch(3.0, ended(replace(song, sequence=3), 3.0, Status.FAILED, error=Failure("OSError", "gone"))),
         batch(9.0, ended(replace(root, sequence=4), 9.0)),
     ]
@@ -120,7 +142,9 @@ def test_events_arrive_whole(received: Receiver) -> None:
         direct.write(one)
         sent.write(one)
     assert log.force_flush(FLUSH_S)
-    records = servers.poll(lambda: received.records() if len(received.records()) >= len(told.events) else None, what="records")
+    records = servers.poll(
+        lambda: received.records() if len(received.records()) >= len(told.events) else None, what="records"
+    )
     assert len(told.events) == 6
     assert all({name: resource[name] for name in SERVICE} == SERVICE for resource, _ in records)
     got = sorted((_plain(record) for _, record in records), key=repr)
@@ -139,7 +163,9 @@ def test_metrics_arrive_whole(received: Receiver) -> None:
     metrics = build_otlp_metrics(reader, totals, build_resource("nightly", "worker-1"))
     assert metrics.force_flush(FLUSH_S)
     finished, duration = semconv.OPERATIONS_FINISHED.name, semconv.OPERATION_DURATION.name
-    servers.poll(lambda: {finished, duration} <= {metric.name for _, metric in received.metrics()}, what="metrics")
+    servers.poll(
+        lambda: {finished, duration} <= {metric.name for _, metric in received.metrics()}, what="metrics"
+    )
     gauges = {
         (metric.name, *sorted(attributes(point).items()), point.as_double)
         for _, metric in received.metrics()
@@ -164,12 +190,21 @@ def _plain(record: Any) -> tuple[Any, ...]:
     found = attributes(record)
     name = getattr(record, "event_name", None) or found.pop("event.name")
     place = (record.trace_id.hex(), record.span_id.hex())
-    return (name, record.time_unix_nano, record.severity_text, record.body.string_value, place, sorted(found.items(), key=repr))
+    return (
+        name,
+        record.time_unix_nano,
+        record.severity_text,
+        record.body.string_value,
+        place,
+        sorted(found.items(), key=repr),
+    )
 
 
 def _expected(event: Any) -> tuple[Any, ...]:
     place = (event.trace_id or "", event.span_id or "")
-    given = {key: list(value) if isinstance(value, tuple) else value for key, value in event.attributes.items()}
+    given = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in event.attributes.items()
+    }
     severity = "ERROR" if event.error else "INFO"
     return (event.name, int(event.at * 1e9), severity, event.body, place, sorted(given.items(), key=repr))
 

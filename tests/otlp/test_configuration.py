@@ -38,7 +38,9 @@ def work(port: int, **variables: str) -> None:
         "OTEL_SERVICE_NAME": "importer",
         **variables,
     }
-    result = subprocess.run([sys.executable, "-c", WORKER], env=environ, capture_output=True, text=True, timeout=240, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", WORKER], env=environ, capture_output=True, text=True, timeout=240, check=False
+    )
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -55,7 +57,11 @@ def test_the_standard_variables_are_enough() -> None:
     for event in (semconv.EVENT_STARTED, semconv.EVENT_ITEM, semconv.EVENT_FINISHED):
         assert (event, "friday") in told
     names = {metric.name for _, metric in metrics}
-    assert {semconv.OPERATION_RATIO.name, semconv.OPERATIONS_FINISHED.name, semconv.OPERATION_DURATION.name} <= names
+    assert {
+        semconv.OPERATION_RATIO.name,
+        semconv.OPERATIONS_FINISHED.name,
+        semconv.OPERATION_DURATION.name,
+    } <= names
 
 
 def test_a_signal_can_be_kept_in() -> None:

@@ -77,7 +77,9 @@ def test_unknown_protocol_is_refused_by_name(name: str, monkeypatch: pytest.Monk
         ("http/protobuf", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000"),
     ],
 )
-def test_setting_an_exporter_cannot_use_is_refused(chosen: str, name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_an_exporter_cannot_use_is_refused(
+    chosen: str, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the SDK raises for a bad setting comes as a ConfigurationError that says which signal and which variables."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", chosen)
     monkeypatch.setenv(name, value)
@@ -124,7 +126,11 @@ def test_refused_setting_leaves_no_thread_and_no_open_exporter(
     with pytest.raises(ConfigurationError, match=r"cannot be set up: \S+( \S+)*[^.]\. Correct"):
         build()
     assert len(closed) == 1
-    assert [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith(("otel-", "Otel"))] == []
+    assert [
+        thread.name
+        for thread in set(threading.enumerate()) - before
+        if thread.name.startswith(("otel-", "Otel"))
+    ] == []
 
 
 def test_resource_says_who_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +165,9 @@ def test_disabled_sdk_gives_spans_that_do_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "nonsense that would be refused")
     provider = build_tracer_provider("nightly", otlp=True, instance_id="i")
     assert isinstance(provider, TracerProvider)
-    assert not provider.get_tracer("t").start_span("op", attributes={semconv.OPERATION_ID: "x"}).is_recording()
+    assert (
+        not provider.get_tracer("t").start_span("op", attributes={semconv.OPERATION_ID: "x"}).is_recording()
+    )
     provider.shutdown()
 
 
@@ -172,5 +180,7 @@ def test_no_exporter_is_imported_before_it_is_made() -> None:
         "build_tracer_provider('n', otlp=False, instance_id='i').shutdown(); "
         "print([m for m in ('grpc', 'requests', 'google.protobuf') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout.strip() == "[]"

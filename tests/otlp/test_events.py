@@ -34,7 +34,10 @@ def test_start_and_end_are_told_with_their_own_times(events: OtlpEvents, told: T
     """A level that begins and ends within one tick has both events, stamped with when it happened, not with the tick."""
     root = level(clock=5.0, started=1.0)
     events.write(batch(5.0, ended(root, 4.0)))
-    assert [(event.name, event.at) for event in told.events] == [(STARTED, WALL + 1.0), (FINISHED, WALL + 4.0)]
+    assert [(event.name, event.at) for event in told.events] == [
+        (STARTED, WALL + 1.0),
+        (FINISHED, WALL + 4.0),
+    ]
 
 
 def test_updates_are_at_most_one_a_second_and_the_last_value_is_sent(events: OtlpEvents, told: Told) -> None:
@@ -95,7 +98,13 @@ def test_pending_stage_is_told_once_it_runs(events: OtlpEvents, told: Told) -> N
     late = level("stage:late", started=None, status=Status.PENDING)
     events.write(batch(0.0, queue, late))
     assert told.events == []
-    events.write(batch(1.0, level("stage:queue", started=1.0, sequence=2), ended(late, 1.0, Status.SKIPPED, duration_s=None)))
+    events.write(
+        batch(
+            1.0,
+            level("stage:queue", started=1.0, sequence=2),
+            ended(late, 1.0, Status.SKIPPED, duration_s=None),
+        )
+    )
     assert told.names() == [STARTED, FINISHED]
 
 
@@ -139,7 +148,9 @@ def test_item_goes_out_with_the_place_of_its_level(events: OtlpEvents, told: Tol
 
 def test_item_of_a_level_that_is_not_known_says_where_it_was(events: OtlpEvents, told: Told) -> None:
     """An item of a level that came and went between two ticks still says its operation, path and type."""
-    item = Event("friday-42", "setlist", "run-1", "song:9", "song", semconv.EVENT_ITEM, 1, WALL, "x", Outcome.COMPLETED)
+    item = Event(
+        "friday-42", "setlist", "run-1", "song:9", "song", semconv.EVENT_ITEM, 1, WALL, "x", Outcome.COMPLETED
+    )
     events.write(batch(1.0, events=[item]))
     (event,) = told.events
     assert event.attributes[semconv.PATH] == "song:9"
@@ -184,7 +195,10 @@ def test_beyond_the_cap_only_start_and_end_are_told(told: Told) -> None:
     events.write(batch(2.0, third))
     events.write(batch(4.0, replace(third, sequence=2, current=3)))
     events.write(batch(6.0, ended(replace(third, sequence=3), 6.0)))
-    assert [event.name for event in told.events if event.attributes[semconv.PATH] == "song:3"] == [STARTED, FINISHED]
+    assert [event.name for event in told.events if event.attributes[semconv.PATH] == "song:3"] == [
+        STARTED,
+        FINISHED,
+    ]
     assert events.dropped == 2
 
 
@@ -214,7 +228,11 @@ def test_late_level_of_an_ended_operation_is_no_new_start(events: OtlpEvents, to
 
 def test_finished_event_of_a_failure_is_an_error_with_its_reason(events: OtlpEvents, told: Told) -> None:
     """The end of a failed level has severity error, the error's type and text; a cancelled one has not."""
-    events.write(batch(1.0, ended(level(), 1.0, Status.FAILED, error=Failure("ValueError", "bad\nfile", "Traceback …"))))
+    events.write(
+        batch(
+            1.0, ended(level(), 1.0, Status.FAILED, error=Failure("ValueError", "bad\nfile", "Traceback …"))
+        )
+    )
     events.write(batch(2.0, ended(level(run="run-2"), 2.0, Status.CANCELLED)))
     failed, cancelled = (event for event in told.events if event.name == FINISHED)
     assert failed.error
@@ -227,7 +245,14 @@ def test_finished_event_of_a_failure_is_an_error_with_its_reason(events: OtlpEve
 def test_attributes_name_the_level_and_its_progress() -> None:
     """The attributes of an update are exactly identity, progress and the caller's metadata."""
     snapshot = level(
-        "song:1", current=3, ratio=0.3, failed=1, message="Executing", unit="action", sequence=8, metadata={"rate": 44100}
+        "song:1",
+        current=3,
+        ratio=0.3,
+        failed=1,
+        message="Executing",
+        unit="action",
+        sequence=8,
+        metadata={"rate": 44100},
     )
     event = level_event(UPDATED, snapshot, WALL)
     assert dict(event.attributes) == {

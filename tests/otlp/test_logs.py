@@ -54,7 +54,9 @@ def work(port: int, capture: Any, **variables: str) -> None:
         **variables,
     }
     code = WORKER % (capture,)
-    result = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=240, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=240, check=False
+    )
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -71,7 +73,9 @@ def test_records_arrive_with_trace_and_severity() -> None:
         ("could not read", "ERROR", 17),
     ]
     warning, error = records
-    assert {(record.trace_id, record.span_id) for record in records} == {(spans["file"].trace_id, spans["file"].span_id)}
+    assert {(record.trace_id, record.span_id) for record in records} == {
+        (spans["file"].trace_id, spans["file"].span_id)
+    }
     assert attributes(warning) == {
         "size": 3,
         semconv.OPERATION_ID: "friday",

@@ -61,7 +61,12 @@ class Kept(MetricExporter):
     def last(self) -> dict[str, Any]:
         """Return the metrics of the last export by name."""
         data = self.exported[-1]
-        return {metric.name: metric for r in data.resource_metrics for scope in r.scope_metrics for metric in scope.metrics}
+        return {
+            metric.name: metric
+            for r in data.resource_metrics
+            for scope in r.scope_metrics
+            for metric in scope.metrics
+        }
 
 
 class Whole(BoundedMetricExporter):
@@ -81,7 +86,9 @@ def operation(number: int, clock: float = 1.0, **values: Any) -> OperationSnapsh
 
 
 @contextmanager
-def exporting(reader: ListedReader, totals: Totals | None = None, **options: Any) -> Iterator[tuple[OtlpMetrics, Kept]]:
+def exporting(
+    reader: ListedReader, totals: Totals | None = None, **options: Any
+) -> Iterator[tuple[OtlpMetrics, Kept]]:
     """Run OtlpMetrics over a reader, exporting only when flushed."""
     kept = Kept()
     metrics = OtlpMetrics(
@@ -109,7 +116,9 @@ def test_gauges_have_the_names_units_and_labels_of_semconv() -> None:
         exported = kept.last()
     known = {metric.name: metric for metric in semconv.METRICS}
     for name, metric in exported.items():
-        plain = known[name].kind == "gauge" and known[name].unit == "1" and not name.endswith("ratio")  # or it would become one
+        plain = (
+            known[name].kind == "gauge" and known[name].unit == "1" and not name.endswith("ratio")
+        )  # or it would become one
         assert (metric.unit, metric.description) == ("" if plain else known[name].unit, known[name].help)
         assert all(tuple(point.attributes) == known[name].labels for point in metric.data.data_points)
     assert values(exported[semconv.OPERATION_RATIO.name]) == {("op-1", "setlist"): 0.3}
@@ -136,9 +145,14 @@ def test_series_vanish_with_their_operation_after_the_retention() -> None:
 def test_batches_and_resources_are_exported_as_they_are_scraped() -> None:
     """Points of a batch and of what a process uses have the names, units and labels of semconv."""
     counts = {status: 2 if status is Status.FAILED else 0 for status in Status}
-    thumbnails = BatchSnapshot("b", "Many", "images", 4, WALL, None, WALL + 1, counts, 0.5, None, None, (), ())
+    thumbnails = BatchSnapshot(
+        "b", "Many", "images", 4, WALL, None, WALL + 1, counts, 0.5, None, None, (), ()
+    )
     use = ResourceUse(ResourceSample(WALL, 1.0, 0.25, 2_000), 1, 0.25, 0.25, 2_000.0, 2_000)
-    with exporting(ListedReader([replace(operation(1), resources=use)], groups=[thumbnails])) as (metrics, kept):
+    with exporting(ListedReader([replace(operation(1), resources=use)], groups=[thumbnails])) as (
+        metrics,
+        kept,
+    ):
         assert metrics.force_flush(FLUSH_S)
         exported = kept.last()
     assert values(exported[semconv.OPERATION_MEMORY.name]) == {("op-1", "setlist"): 2_000}
@@ -151,7 +165,10 @@ def test_batches_and_resources_are_exported_as_they_are_scraped() -> None:
 def test_what_is_around_operations_is_exported_as_it_is_scraped() -> None:
     """Conditions, addresses of previews, caps and the journal's size have the names and labels of the scrape."""
     around = MetricSources.of("https://progress.example.org", lambda: 4096)
-    with exporting(ListedReader([operation(1, previews=3, estimated=True)]), around=around) as (metrics, kept):
+    with exporting(ListedReader([operation(1, previews=3, estimated=True)]), around=around) as (
+        metrics,
+        kept,
+    ):
         assert metrics.force_flush(FLUSH_S)
         exported = kept.last()
     (info,) = values(exported[semconv.OPERATION_INFO.name])
@@ -233,7 +250,9 @@ def test_broken_reader_leaves_the_totals_and_one_warning(caplog: pytest.LogCaptu
         assert metrics.force_flush(FLUSH_S)
         assert semconv.UPDATES_REJECTED.name in kept.last()
     assert totals.read().counters[semconv.SINK_ERRORS][("otlp",)] >= 2
-    assert [record.name for record in caplog.records if record.name.startswith("otel_progress.otlp")] == [LOGGER]
+    assert [record.name for record in caplog.records if record.name.startswith("otel_progress.otlp")] == [
+        LOGGER
+    ]
 
 
 def test_large_exports_are_split_without_losing_a_point() -> None:

@@ -13,7 +13,9 @@ from tests.support.otlp_records import SPAN, TRACE, WALL
 
 def test_event_becomes_a_record_with_all_its_parts() -> None:
     """Name, time, severity, text, attributes and the span it belongs to arrive as they were given."""
-    (record,) = emitted(LogEvent(semconv.EVENT_STARTED, "text", WALL + 0.5, TRACE, SPAN, {semconv.CURRENT: 3}))
+    (record,) = emitted(
+        LogEvent(semconv.EVENT_STARTED, "text", WALL + 0.5, TRACE, SPAN, {semconv.CURRENT: 3})
+    )
     assert record.event_name == semconv.EVENT_STARTED
     assert dict(record.attributes) == {semconv.CURRENT: 3}
     assert (record.body, record.severity_text, record.severity_number.value) == ("text", "INFO", 9)
@@ -27,8 +29,12 @@ def test_error_has_severity_error() -> None:
     assert (record.severity_text, record.severity_number.value) == ("ERROR", 17)
 
 
-@pytest.mark.parametrize(("trace_id", "span_id"), [(None, None), ("nonsense", SPAN), (TRACE, ""), ("f" * 33, SPAN)])
-def test_without_a_valid_place_the_current_span_has_no_part_in_it(trace_id: str | None, span_id: str | None) -> None:
+@pytest.mark.parametrize(
+    ("trace_id", "span_id"), [(None, None), ("nonsense", SPAN), (TRACE, ""), ("f" * 33, SPAN)]
+)
+def test_without_a_valid_place_the_current_span_has_no_part_in_it(
+    trace_id: str | None, span_id: str | None
+) -> None:
     """An event without valid ids belongs to no span, whatever span is current in the thread that emits it."""
     current = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=False))
     with trace.use_span(current):

@@ -63,7 +63,9 @@ def test_nothing_blocks_raises_or_repeats_itself(caplog: pytest.LogCaptureFixtur
     reader = cast("Reader", ListedReader())
     totals = Totals()
     totals.count_rejected("negative")
-    metrics = build_otlp_metrics(reader, totals, resource, budget=budget, on_error=lambda: errors.append("metrics"))
+    metrics = build_otlp_metrics(
+        reader, totals, resource, budget=budget, on_error=lambda: errors.append("metrics")
+    )
     began = time.monotonic()
     for _ in range(3):
         provider.get_tracer("t").start_span("op", attributes={semconv.OPERATION_ID: "x"}).end()
@@ -76,7 +78,11 @@ def test_nothing_blocks_raises_or_repeats_itself(caplog: pytest.LogCaptureFixtur
     metrics.close()
     assert time.monotonic() - began < EXPORTER_TIMEOUT_S / 4
     assert sorted(set(errors)) == ["events", "metrics", "spans"]
-    logged = (record for record in caplog.records if record.name.startswith(("otel_progress.otlp.", "opentelemetry")))
+    logged = (
+        record
+        for record in caplog.records
+        if record.name.startswith(("otel_progress.otlp.", "opentelemetry"))
+    )
     warnings = [record for record in logged if record.levelno >= logging.WARNING]
     assert len(warnings) == 3
     assert {record.name for record in warnings} == {"otel_progress.otlp.bounded"}
@@ -94,7 +100,12 @@ def test_process_with_a_dead_collector_ends_by_itself() -> None:
         "print('done')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=EXPORTER_TIMEOUT_S / 4, env=os.environ
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=EXPORTER_TIMEOUT_S / 4,
+        env=os.environ,
     )
     assert (done.returncode, done.stdout) == (0, "done\n")
     assert done.stderr.count("\n") == 1
@@ -116,7 +127,12 @@ def test_all_signals_together_end_within_the_documented_time(explicit: bool) -> 
         "started = time.monotonic()\n"
     ) + ("runtime.shutdown()\n" if explicit else "")
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=EXPORTER_TIMEOUT_S / 4, env=os.environ
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=EXPORTER_TIMEOUT_S / 4,
+        env=os.environ,
     )
     assert done.returncode == 0
     assert float(done.stdout) <= SHUTDOWN_S + BUSY_MACHINE_S

@@ -29,7 +29,9 @@ HERE: Final = Path(__file__).resolve().parent
 PHRASES_FILE: Final = HERE / "banned_phrases.csv"
 ALLOWANCES_FILE: Final = HERE / "language_allowances.csv"
 
-BANNED_FUNCTION_NAMES: Final = frozenset(["take", "look", "keep", "show", "tell", "of", "place", "made", "found", "one"])
+BANNED_FUNCTION_NAMES: Final = frozenset(
+    ["take", "look", "keep", "show", "tell", "of", "place", "made", "found", "one"]
+)
 MAX_FIRST_LINE_LENGTH: Final = 80
 MAX_PROSE_COLUMNS: Final = 100
 
@@ -55,12 +57,16 @@ _EXEMPT_FOLDERS: Final = frozenset({"__pycache__", "node_modules", "golden", "tr
 _PLAIN_TEXT_SUFFIXES: Final = frozenset({".sh", ".yml", ".yaml", ".toml", ".cfg", ".css", ".txt"})
 _SCRIPT_SUFFIXES: Final = frozenset({".js", ".ts", ".mjs", ".jsx"})
 
-_SQL: Final = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|PRAGMA|WITH|BEGIN|COMMIT|ROLLBACK|REPLACE)\b")
+_SQL: Final = re.compile(
+    r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|PRAGMA|WITH|BEGIN|COMMIT|ROLLBACK|REPLACE)\b"
+)
 _SQL_FENCE: Final = re.compile(r"^ *```sql\n.*?^ *```", re.DOTALL | re.MULTILINE)
 _CODE: Final = re.compile(r"``[^`]+``|`[^`\n]+`")
 _QUOTATION: Final = re.compile(r'(?<!\w)"[^"\n]{1,200}"|“[^”]{1,200}”')
 _ODD_OPENING: Final = re.compile(r"(?:What|Whose|Who|How|Where|Whether)\b")
-_CODE_IN_SCRIPT: Final = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`", re.DOTALL)
+_CODE_IN_SCRIPT: Final = re.compile(
+    r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`", re.DOTALL
+)
 _LABEL_ATTRIBUTES: Final = frozenset({"title", "alt", "placeholder", "aria-label", "content", "value"})
 
 
@@ -90,7 +96,9 @@ def read_phrases(path: Path = PHRASES_FILE) -> list[tuple[re.Pattern[str], str]]
     """Read the banned phrases with their replacements. A space in a pattern also matches a line break."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return [(re.compile(row["pattern"].replace(" ", r"\s+"), re.IGNORECASE), row["replacement"]) for row in rows]
+    return [
+        (re.compile(row["pattern"].replace(" ", r"\s+"), re.IGNORECASE), row["replacement"]) for row in rows
+    ]
 
 
 _PHRASES: Final = read_phrases()
@@ -135,7 +143,9 @@ def check_python(path: Path, source: str) -> Iterator[Finding]:
             yield from find_phrases(path, Prose(node.lineno, str(node.value.value)))
     if not is_test:
         for node in ast.walk(tree):
-            is_message = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+            is_message = (
+                isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+            )
             if is_message and not _SQL.match(node.value):
                 yield from find_phrases(path, Prose(node.lineno, node.value), quotations_exempt=False)
     for number, line in enumerate(source.splitlines(), 1):
@@ -144,7 +154,11 @@ def check_python(path: Path, source: str) -> Iterator[Finding]:
 
 
 def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _check_name(path: Path, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[Finding]:
@@ -162,7 +176,9 @@ def check_docstring(path: Path, node: ast.Constant) -> Iterator[Finding]:
     yield from find_phrases(path, Prose(node.lineno, text))
     first, *_ = text.strip().splitlines() or [""]
     if len(first) > MAX_FIRST_LINE_LENGTH:
-        yield Finding(path, node.lineno, "first line", f"{len(first)} characters", f"at most {MAX_FIRST_LINE_LENGTH}")
+        yield Finding(
+            path, node.lineno, "first line", f"{len(first)} characters", f"at most {MAX_FIRST_LINE_LENGTH}"
+        )
     if opening := _ODD_OPENING.match(first):
         yield Finding(path, node.lineno, "opening", opening[0], "a noun phrase or an imperative")
     for offset, line in enumerate(text.splitlines()):
@@ -210,7 +226,9 @@ def check_script(path: Path, source: str) -> Iterator[Finding]:
     for match in _CODE_IN_SCRIPT.finditer(source):
         is_comment = match[0].startswith("/")
         text = match[0] if is_comment else match[0][1:-1]
-        yield from find_phrases(path, Prose(source.count("\n", 0, match.start()) + 1, text), quotations_exempt=is_comment)
+        yield from find_phrases(
+            path, Prose(source.count("\n", 0, match.start()) + 1, text), quotations_exempt=is_comment
+        )
 
 
 class _PageText(HTMLParser):
@@ -228,7 +246,9 @@ class _PageText(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         del tag
-        self.found += [Prose(self.getpos()[0], value or "") for name, value in attrs if name in _LABEL_ATTRIBUTES]
+        self.found += [
+            Prose(self.getpos()[0], value or "") for name, value in attrs if name in _LABEL_ATTRIBUTES
+        ]
 
 
 def check_page(path: Path, source: str) -> Iterator[Finding]:
@@ -254,7 +274,9 @@ def check_file(path: Path) -> list[Finding]:
     """Return the findings of a file in the order of its lines. Unknown file types have none."""
     if path.name in _EXEMPT_NAMES:
         return []
-    check = {".py": check_python, ".md": check_markdown, ".html": check_page, ".svg": check_page}.get(path.suffix)
+    check = {".py": check_python, ".md": check_markdown, ".html": check_page, ".svg": check_page}.get(
+        path.suffix
+    )
     if path.suffix in _SCRIPT_SUFFIXES:
         check = check_script
     elif path.suffix in _PLAIN_TEXT_SUFFIXES or path.name in (
@@ -267,7 +289,9 @@ def check_file(path: Path) -> list[Finding]:
     elif not path.suffix:
         with path.open("rb") as file:
             shebang = file.readline(80)
-        check = check_python if b"python" in shebang else check_plain_text if shebang.startswith(b"#!") else check
+        check = (
+            check_python if b"python" in shebang else check_plain_text if shebang.startswith(b"#!") else check
+        )
     if check is None:
         return []
     return sorted(check(path, path.read_text(encoding="utf-8")), key=lambda found: found.line)
@@ -309,7 +333,9 @@ def read_allowances(path: Path = ALLOWANCES_FILE) -> dict[str, int]:
 def update_allowances(project: Path) -> str:
     """Write today's counts as allowances unless the total grew. Return a message."""
     counts, allowed = count_findings(project), read_allowances()
-    counts.update({path: number for path, number in allowed.items() if path.endswith("--help")})  # counted by the test
+    counts.update(
+        {path: number for path, number in allowed.items() if path.endswith("--help")}
+    )  # counted by the test
     total, budget = sum(counts.values()), sum(allowed.values())
     if allowed and total > budget:
         return f"Not updated: {total} findings exceed the {budget} that are allowed."

@@ -51,7 +51,11 @@ def test_command_help_has_no_more_findings_than_allowed() -> None:
     """The rendered ``--help`` of every command follows the rules."""
     texts = list(help_texts(cli, click.Context(cli, info_name="otel-progress")))
     assert len(texts) > 10
-    found = [f"{name} --help: {finding.text}" for name, text in texts for finding in find_phrases(Path(), Prose(1, text))]
+    found = [
+        f"{name} --help: {finding.text}"
+        for name, text in texts
+        for finding in find_phrases(Path(), Prose(1, text))
+    ]
     assert len(found) <= read_allowances().get("otel-progress --help", 0), found
 
 
@@ -72,7 +76,9 @@ def test_command_help_has_no_more_findings_than_allowed() -> None:
         ("values.yaml", "# 500 bytes an operation\n", ["500 bytes an operation"]),
     ],
 )
-def test_check_file_text_with_a_banned_phrase_is_found(tmp_path: Path, name: str, text: str, expected: list[str]) -> None:
+def test_check_file_text_with_a_banned_phrase_is_found(
+    tmp_path: Path, name: str, text: str, expected: list[str]
+) -> None:
     """Phrases are found in each kind of file, also across lines."""
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")

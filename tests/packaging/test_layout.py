@@ -10,7 +10,15 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "otel_progress"
 SDK = ("opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.proto")
-MAY_IMPORT_THE_SDK = ("integrations", "otlp", "processor", "runtime.providers", "sampling", "server", "testing")
+MAY_IMPORT_THE_SDK = (
+    "integrations",
+    "otlp",
+    "processor",
+    "runtime.providers",
+    "sampling",
+    "server",
+    "testing",
+)
 UNSTABLE = ("opentelemetry._logs", "opentelemetry.sdk._logs")
 SHIM = "otlp/sdk_compat.py"
 

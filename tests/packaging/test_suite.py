@@ -55,7 +55,9 @@ def markers(tree: ast.Module) -> set[str]:
     return {
         node.attr
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and ast.unparse(node.value) == "pytest.mark"
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Attribute)
+        and ast.unparse(node.value) == "pytest.mark"
     }
 
 
@@ -90,10 +92,16 @@ def test_helpers_are_in_support_only() -> None:
     others = {
         name_of(path)
         for path in FILES
-        if not path.is_relative_to(TESTS / "support") and not path.name.startswith("test_") and path.name != "conftest.py"
+        if not path.is_relative_to(TESTS / "support")
+        and not path.name.startswith("test_")
+        and path.name != "conftest.py"
     }
     assert others == {"__init__.py"}
-    assert not [name_of(path) for path in (TESTS / "support").rglob("*.py") if path.name.startswith(("test_", "conftest"))]
+    assert not [
+        name_of(path)
+        for path in (TESTS / "support").rglob("*.py")
+        if path.name.startswith(("test_", "conftest"))
+    ]
 
 
 def test_markers_in_use_are_registered(pytestconfig: pytest.Config) -> None:

@@ -49,9 +49,13 @@ def base_python() -> Path:
 
 def run(python: Path | str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run an interpreter away from the sources, so that only what is installed can be imported."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "PYTHON", "COV"))}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "PYTHON", "COV"))
+    }
     command = [str(python), "-W", "error", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def test_wheel_holds_exactly_the_package(wheel: zipfile.ZipFile) -> None:
@@ -60,7 +64,8 @@ def test_wheel_holds_exactly_the_package(wheel: zipfile.ZipFile) -> None:
     expected = {
         path.relative_to(source).as_posix()
         for path in source.rglob("*")
-        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(source).parts)
+        if path.is_file()
+        and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(source).parts)
     }
     for bundle, folder in (("dashboards", "grafana/dashboards"), ("rules", "deploy/prometheus/rules")):
         expected |= {f"otel_progress/bundle/{bundle}/{path.name}" for path in (PROJECT / folder).iterdir()}
@@ -122,7 +127,9 @@ def test_version_from_a_base_install(base_python: Path, tmp_path: Path) -> None:
     """``otel-progress --version`` answers without any extra, with the version of the wheel."""
     done = run(base_python, "-m", "otel_progress", "--version", cwd=tmp_path)
     command = base_python.parent / "otel-progress"
-    script = subprocess.run([command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    script = subprocess.run(
+        [command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
     code = "from importlib.metadata import version; print(version('otel-progress'))"
     version = run(base_python, "-c", code, cwd=tmp_path).stdout.strip()
     assert script.returncode == 0, script.stderr

@@ -15,7 +15,13 @@ from tests.support.servers import require
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--js-flags=--expose-gc"]
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--js-flags=--expose-gc",
+]
 TIMEOUT_MS = 30_000
 """How long the page may take to show something: far longer than it does, as the machine may be busy."""
 
@@ -25,7 +31,9 @@ TIMEOUT_MS = 30_000
 )  # not longer: while it is there its event loop is the thread's, and asyncio.run() of other tests fails
 def browser() -> Iterator[Browser]:
     """The system's own Chromium, once a session."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: it drives the browser"
+    )
     binary = require("chromium")
     sync_api.expect.set_options(timeout=TIMEOUT_MS)
     with sync_api.sync_playwright() as playwright:
@@ -54,7 +62,9 @@ def shared(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 @pytest.fixture
 def site(shared: Serving, store: str) -> Iterator[str]:
     """The address of the shared server, while this process works for its journal."""
-    with progress.configure(service_name="page", store=store, console=False, resources=True, capture_logs=True, tick=0.05):
+    with progress.configure(
+        service_name="page", store=store, console=False, resources=True, capture_logs=True, tick=0.05
+    ):
         yield shared.url
 
 
@@ -65,7 +75,9 @@ def open_tab(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
     contexts = []
 
     def make(**options: Any) -> Tab:
-        context = browser.new_context(**{"viewport": {"width": 1360, "height": 860}, "locale": "en-GB", **options})
+        context = browser.new_context(
+            **{"viewport": {"width": 1360, "height": 860}, "locale": "en-GB", **options}
+        )
         context.set_default_timeout(TIMEOUT_MS)
         contexts.append(context)
         tabs.append(Tab(context, tmp_path))

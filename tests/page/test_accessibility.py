@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: it drives the browser"
+)
 expect = sync_api.expect
 
 CONTRASTS = """() => {
@@ -50,7 +52,9 @@ CONTRASTS = """() => {
 @pytest.fixture
 def work(site: str) -> Iterator[str]:
     """Operations of every kind that is quickly made; the address of the page."""
-    with progress.operation("setlist", "Reachable setlist", id="reach", total=2, unit="song", stages={"load": 1, "mix": 2}) as op:
+    with progress.operation(
+        "setlist", "Reachable setlist", id="reach", total=2, unit="song", stages={"load": 1, "mix": 2}
+    ) as op:
         with op.stage("load") as stage:
             stage.set_total(5)
             stage.item("a.wav")
@@ -167,7 +171,9 @@ def test_every_text_has_contrast(work: str, open_tab: Callable[..., Tab], scheme
     for view in ("reach", "reach-failed", "reach-late"):
         tab.page.goto(f"{work}#/operations/{view}")
         expect(tab.page.get_by_role("region", name="About")).to_be_visible()
-        expect(tab.page.get_by_role("treeitem", name="Reachable setlist, Running")).to_be_visible()  # the list comes by itself
+        expect(
+            tab.page.get_by_role("treeitem", name="Reachable setlist, Running")
+        ).to_be_visible()  # the list comes by itself
         tab.shoot(f"{scheme}-{view}")
         found = tab.page.evaluate(CONTRASTS)
         assert len(found) > 30
@@ -192,7 +198,9 @@ def test_a_phone_shows_all_of_it(work: str, open_tab: Callable[..., Tab]) -> Non
     page = tab.page
     for view in ("operations", "operations/reach", "batches", "history"):
         page.goto(f"{work}#/{view}")
-        expect(page.locator(f"header nav a[aria-current=page][href='#/{view.partition('/')[0]}']")).to_be_visible()
+        expect(
+            page.locator(f"header nav a[aria-current=page][href='#/{view.partition('/')[0]}']")
+        ).to_be_visible()
         expect(page.locator("main > :visible").first).to_be_visible()
         beyond = """() => [...document.querySelectorAll('main *, header *')]
           .filter((node) => node.checkVisibility() && !node.closest('.counts, .lines, pre'))

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: it drives the browser"
+)
 
 START = """async ({id, options}) => {
   const {createProgressClient} = await import('/static/progress-client.js');
@@ -86,7 +88,9 @@ def test_a_subscription_sees_a_run_to_its_end(site: str, tab: Tab) -> None:
         op.increment()
     until(page, "seen.complete.length")
     errors = page.evaluate("seen.errors")
-    assert [one for one in errors if one[1] != 404] == []  # that it was not in the journal yet is no fault of the client
+    assert [
+        one for one in errors if one[1] != 404
+    ] == []  # that it was not in the journal yet is no fault of the client
     assert page.evaluate("[seen.complete, seen.snapshots.at(-1)]") == [["completed"], [3, "completed", 0]]
 
 
@@ -110,7 +114,10 @@ def test_polling_everything_tells_how_things_ended(site: str, tab: Tab) -> None:
     """A list that is polled has only what runs: what is no longer in it is asked for, so that no end is missed."""
     page = bare(tab, site)
     op = progress.operation("job", id="client-list", total=3).start()
-    page.evaluate(START.replace("operation.current", "operation.operation_id"), {"id": "*", "options": {"stream": False}})
+    page.evaluate(
+        START.replace("operation.current", "operation.operation_id"),
+        {"id": "*", "options": {"stream": False}},
+    )
     until(page, "seen.snapshots.some(([id, status]) => id === 'client-list' && status === 'running')")
     op.fail(RuntimeError("no paper"))
     until(page, "seen.snapshots.some(([id, status]) => id === 'client-list' && status === 'failed')")
@@ -157,11 +164,15 @@ def test_lists_and_single_requests(site: str, tab: Tab) -> None:
     query = "client.list({type: 'listed', status: ['completed'], limit: 2}).then(({operations, next}) => [operations.length, typeof next])"
     until(page, f"{query}.then((found) => found[0] === 2)")
     assert page.evaluate(query) == [2, "string"]
-    assert page.evaluate("client.get('client-listed-1').then(({operation_id, levels}) => [operation_id, levels])") == [
+    assert page.evaluate(
+        "client.get('client-listed-1').then(({operation_id, levels}) => [operation_id, levels])"
+    ) == [
         "client-listed-1",
         [],
     ]
-    refused = page.evaluate("client.list({limit: 0}).catch(({status, message, problem}) => [status, message === problem.detail])")
+    refused = page.evaluate(
+        "client.list({limit: 0}).catch(({status, message, problem}) => [status, message === problem.detail])"
+    )
     assert refused == [422, True]
     tab.troubles[:] = [trouble for trouble in tab.troubles if "422" not in trouble]
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: it drives the browser"
+)
 expect = sync_api.expect
 
 MARKUP = "<img src=x onerror=alert(1)><script>window.hit=1</script>"
@@ -53,7 +55,10 @@ def test_hostile_names_are_text_and_harm_nothing(site: str, tab: Tab) -> None:
         expect(page.get_by_role("region", name="Levels")).to_be_visible()
         expect(page.locator(".recent .item")).to_have_count(1)
         assert (
-            page.evaluate("document.querySelector('.details').scrollWidth - document.querySelector('.details').clientWidth") == 0
+            page.evaluate(
+                "document.querySelector('.details').scrollWidth - document.querySelector('.details').clientWidth"
+            )
+            == 0
         )
     rows = page.locator(".row.operation:visible")
     assert len(set(rows.evaluate_all("nodes => nodes.map(node => node.offsetHeight)"))) == 1

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: it drives the browser"
+)
 expect = sync_api.expect
 
 Ask = Callable[[str, object], Any]
@@ -36,7 +38,9 @@ def ask(browser: Any, shared: Serving) -> Any:
     page.goto(f"{shared.url}static/icon.svg")  # the modules alone: nothing else runs
 
     def run(body: str, given: object) -> Any:
-        modules = "Promise.all(['eta', 'states', 'rows', 'store'].map((name) => import(`/static/${name}.js`)))"
+        modules = (
+            "Promise.all(['eta', 'states', 'rows', 'store'].map((name) => import(`/static/${name}.js`)))"
+        )
         code = f"async (given) => {{ const [eta, states, rows, store] = await {modules}; {body} }}"
         return page.evaluate(code, json.loads(json.dumps(given)))
 
@@ -56,8 +60,16 @@ def test_the_estimate_of_an_operation_is_the_one_readers_have(ask: Ask) -> None:
     root = snapshot(eta=WAITS)
     paused = replace(root, paused_clock=CLOCK + 20.0)
     over = replace(root, status=Status.COMPLETED, duration_s=1.0)
-    read = [operation(root), operation(paused), operation(root, alive=False), operation(over), operation(snapshot())]
-    found = ask("return given.map((doc) => eta.etaOf(doc, doc, 60));", [encode_operation(one) for one in read])
+    read = [
+        operation(root),
+        operation(paused),
+        operation(root, alive=False),
+        operation(over),
+        operation(snapshot()),
+    ]
+    found = ask(
+        "return given.map((doc) => eta.etaOf(doc, doc, 60));", [encode_operation(one) for one in read]
+    )
     expected = [replace(one, clock=one.clock + 60.0).eta for one in read]
     assert found == [None if one is None else asdict(one) for one in expected]
     assert [one is None for one in found] == [False, False, True, True, True]
@@ -75,11 +87,15 @@ def test_a_pause_is_no_part_of_a_pace(ask: Ask) -> None:
     root = snapshot(current=120, advanced_clock=CLOCK)
     paused = replace(root, paused_clock=CLOCK + 60.0, paused_s=20.0)
     over = replace(paused, status=Status.COMPLETED, duration_s=100.0)
-    read = [operation(one, clock=CLOCK + 80.0) for one in (root, paused, replace(paused, paused_clock=None), over)]
+    read = [
+        operation(one, clock=CLOCK + 80.0) for one in (root, paused, replace(paused, paused_clock=None), over)
+    ]
     later = [[encode_operation(one), seconds] for one in read for seconds in (0.0, 500.0)]
     found = ask("return given.map(([doc, later]) => store.workedOf(doc, later));", later)
     assert found == [
-        replace(one, clock=one.clock + seconds).active_seconds_of(one.root) for one in read for seconds in (0.0, 500.0)
+        replace(one, clock=one.clock + seconds).active_seconds_of(one.root)
+        for one in read
+        for seconds in (0.0, 500.0)
     ]
     assert found == [80.0, 580.0, 40.0, 40.0, 60.0, 560.0, 80.0, 80.0]
     found = ask("return given.map(([doc]) => store.speedOf({ doc, points: [] }));", later[::2])
@@ -101,7 +117,10 @@ def test_the_speed_of_late_is_of_the_time_worked(ask: Ask) -> None:
     steps += [(3_619.0 + n, 18 + 2 * n, None, 3_600.0) for n in range(1, 10)]
     docs = [
         encode_operation(
-            operation(snapshot(sequence=number, current=done, paused_clock=since, paused_s=earlier), clock=CLOCK + second)
+            operation(
+                snapshot(sequence=number, current=done, paused_clock=since, paused_s=earlier),
+                clock=CLOCK + second,
+            )
         )
         for number, (second, done, since, earlier) in enumerate(steps)
     ]
@@ -137,7 +156,8 @@ def test_no_end_moves_on_with_the_clock(ask: Ask) -> None:
     """The end is the one that was expected when the estimate was made, until it has waited for long; stalled and paused there is none."""
     root = snapshot(eta=WAITS, stall_after_s=1e6)
     docs = [
-        encode_operation(one) for one in (operation(root, clock=CLOCK), operation(replace(root, paused_clock=CLOCK), clock=CLOCK))
+        encode_operation(one)
+        for one in (operation(root, clock=CLOCK), operation(replace(root, paused_clock=CLOCK), clock=CLOCK))
     ]
     found = ask(
         """const now = Date.now;
@@ -164,7 +184,10 @@ def test_no_end_moves_on_with_the_clock(ask: Ask) -> None:
 def test_a_row_shows_an_interval_whole(ask: Ask) -> None:
     """Where both do not fit, the moments stay and the time it has run is left to the details; without an end it is there."""
     wide = replace(WAITS, low_s=60.0, high_s=3_000.0, counts_down_s=None, stalls_after_s=None)
-    docs = [encode_operation(operation(snapshot(eta=eta, stall_after_s=1e6), clock=CLOCK + 80.0)) for eta in (wide, None)]
+    docs = [
+        encode_operation(operation(snapshot(eta=eta, stall_after_s=1e6), clock=CLOCK + 80.0))
+        for eta in (wide, None)
+    ]
     (_, whole, brief), (_, one, same) = ask(
         """return given.map((doc) => rows.remainingOf({ doc, at: 0, points: [] }, "running", 0));""", docs
     )
@@ -194,7 +217,9 @@ def test_only_what_is_shown_is_calm(ask: Ask) -> None:
 
 def test_what_waits_is_shown_as_it_is(ask: Ask) -> None:
     """An estimate that holds does not go up and down on the page."""
-    made = asdict(replace(WAITS, remaining_s=8.0, low_s=None, high_s=None, counts_down_s=1.0, stalls_after_s=None))
+    made = asdict(
+        replace(WAITS, remaining_s=8.0, low_s=None, high_s=None, counts_down_s=1.0, stalls_after_s=None)
+    )
     shown = ask(
         """const entry = {};
         return [...Array(40).keys()].map((n) => eta.calm(entry, eta.etaAt(given, given.clock + n / 4), 250 * n));""",

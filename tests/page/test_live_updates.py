@@ -19,7 +19,9 @@ from tests.support.servers import poll
 
 pytestmark = pytest.mark.browser
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: it drives the browser"
+)
 expect = sync_api.expect
 
 WORKER = """
@@ -62,7 +64,9 @@ class Worker:
     def __init__(self, store: str, operation_id: str) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         command = [sys.executable, "-c", WORKER, store, operation_id]
-        self.process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def reach(self, word: str) -> None:
         """Wait until it stands still at a place."""
@@ -107,7 +111,9 @@ def test_a_run_is_shown_from_start_to_end(worker: Worker, shared: Serving, tab: 
     card = details.locator(".card", has_text="download")
     expect(card.locator(".count")).to_have_text("2 of 4")
     expect(card).to_contain_text("1 failed")
-    expect(card.locator(".item")).to_have_text(["Failed: solo.wavValueError: no such take", "Completed: intro.wav"])
+    expect(card.locator(".item")).to_have_text(
+        ["Failed: solo.wavValueError: no such take", "Completed: intro.wav"]
+    )
     expect(details.locator(".message")).to_have_text("Fetching from the archive")
     expect(details.get_by_role("region", name="Metadata")).to_contain_text("Blue Note")
     expect(row).to_have_accessible_name(re.compile("Friday setlist, Running, 12.%, 0 of 2 stages"))
@@ -144,10 +150,16 @@ def test_a_restart_of_the_server_loses_nothing(tmp_path: Path, open_tab: Callabl
             runner.reach(word)
         runner.go_on()
         assert runner.process.wait(PATIENCE_S) == 0
-        with progress.configure(store=store, console=False), progress.operation("job", "Brief job", id="brief"):
+        with (
+            progress.configure(store=store, console=False),
+            progress.operation("job", "Brief job", id="brief"),
+        ):
             pass
         serving.start()
-        poll(lambda: "Live again: the server has restarted" in page.evaluate("words"), what="word of the restart")
+        poll(
+            lambda: "Live again: the server has restarted" in page.evaluate("words"),
+            what="word of the restart",
+        )
         expect(page.locator(".banner")).to_be_hidden()
         expect(page.get_by_role("treeitem", name="Friday setlist, Completed, 100")).to_have_count(1)
         expect(page.get_by_role("treeitem", name="Brief job, Completed")).to_have_count(1)
@@ -167,7 +179,9 @@ def test_conditions_are_told_apart_in_words(worker: Worker, site: str, tab: Tab)
     worker.reach("begun")
     page = tab.page
     page.goto(site)
-    expect(page.locator(".row.operation", has_text="Friday setlist").filter(has_text="Running")).to_be_visible()
+    expect(
+        page.locator(".row.operation", has_text="Friday setlist").filter(has_text="Running")
+    ).to_be_visible()
     worker.process.send_signal(signal.SIGKILL)
     worker.process.wait(PATIENCE_S)
     late = progress.operation("report", "Quarterly report", id="c-late", total=4, deadline=0.001).start()
@@ -186,7 +200,9 @@ def test_conditions_are_told_apart_in_words(worker: Worker, site: str, tab: Tab)
     }
     colours = set()
     for name, (word, reason) in expected.items():
-        row = page.locator(".row.operation", has=page.get_by_text(name, exact=True)).filter(has_text=word).first
+        row = (
+            page.locator(".row.operation", has=page.get_by_text(name, exact=True)).filter(has_text=word).first
+        )
         expect(row.locator(".chip")).to_have_text(word)
         expect(row.locator(".note")).to_contain_text(reason)
         colours.add(row.locator(".chip").evaluate("node => getComputedStyle(node).color"))
@@ -245,7 +261,9 @@ def test_what_ended_can_be_deleted(site: str, tab: Tab) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-def test_what_was_abandoned_can_be_deleted(worker: Worker, site: str, tab: Tab, request: pytest.FixtureRequest) -> None:
+def test_what_was_abandoned_can_be_deleted(
+    worker: Worker, site: str, tab: Tab, request: pytest.FixtureRequest
+) -> None:
     """Nobody works on it any more, so it needs no end of its own to go."""
     worker.reach("begun")
     page = tab.page

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: it drives the browser"
+)
 expect = sync_api.expect
 
 TOKEN = "a-token-of-the-tests"
@@ -27,7 +29,10 @@ def guarded(tmp_path: Path) -> Iterator[Serving]:
     """A server with a token, and one operation to see."""
     store = f"sqlite:///{tmp_path}/journal.db"
     serving = Serving(store, tmp_path / "serve.log", token=TOKEN)
-    with progress.configure(store=store, console=False), progress.operation("secret", "Secret work", id="secret", total=2):
+    with (
+        progress.configure(store=store, console=False),
+        progress.operation("secret", "Secret work", id="secret", total=2),
+    ):
         try:
             serving.start()
             yield serving
@@ -52,7 +57,12 @@ def test_the_form_lets_in_who_has_the_token(guarded: Serving, tab: Tab) -> None:
     expect(page.get_by_role("treeitem", name="Secret work, Running")).to_be_visible()
     expect(page.locator(".connection .word")).to_have_text("Live")
     assert TOKEN not in page.url
-    assert page.evaluate("document.cookie + JSON.stringify({...localStorage}) + JSON.stringify({...sessionStorage})") == "{}{}"
+    assert (
+        page.evaluate(
+            "document.cookie + JSON.stringify({...localStorage}) + JSON.stringify({...sessionStorage})"
+        )
+        == "{}{}"
+    )
 
 
 def test_a_token_that_is_no_longer_taken_is_told(guarded: Serving, tab: Tab) -> None:

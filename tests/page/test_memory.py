@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: it drives the browser"
+)
 expect = sync_api.expect
 
 ACTIVE = 1_000
@@ -45,7 +47,10 @@ def busy(tmp_path: Path) -> Iterator[Serving]:
 
 def test_a_thousand_operations_have_nodes_for_those_in_view(busy: Serving, tab: Tab) -> None:
     """All can be scrolled to and are counted, but only a screenful of rows exists, the same ones used again and again."""
-    handles = [progress.operation("import", f"Import {n:04}", id=f"import-{n:04}", total=100).start() for n in range(ACTIVE)]
+    handles = [
+        progress.operation("import", f"Import {n:04}", id=f"import-{n:04}", total=100).start()
+        for n in range(ACTIVE)
+    ]
     page = tab.page
     page.goto(f"{busy.url}#/operations?sort=name")
     expect(page.get_by_role("button", name="Running")).to_have_text("Running1,000")
@@ -89,7 +94,9 @@ def test_a_day_of_short_operations_leaves_nothing_behind(busy: Serving, tab: Tab
             with progress.operation("job", f"Job {n}", id=f"job-{n}", total=UPDATES) as op:
                 for _ in range(UPDATES):
                     op.increment(message=f"step of {n}")
-        expect(page.get_by_role("treeitem", name=f"Job {first + number - 1}, Completed")).to_have_count(1, timeout=30_000)
+        expect(page.get_by_role("treeitem", name=f"Job {first + number - 1}, Completed")).to_have_count(
+            1, timeout=30_000
+        )
         expect(page.get_by_role("button", name="Completed")).to_have_text("Completed200")
 
     run(0, SHORT // 10)  # until the lists are full

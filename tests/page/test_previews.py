@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: it drives the browser"
+)
 pytest.importorskip("PIL.Image", reason="pillow is not installed: it makes the previews")
 
 expect = sync_api.expect
@@ -81,7 +83,9 @@ def test_previews_come_and_play(working: progress.Runtime, shared: Serving, tab:
         for step in range(3):
             op.increment()
             offer(working, op, shade(60 * step))
-            expect(panel.get_by_role("img")).to_have_attribute("alt", f"Preview “latent” at {25 * (step + 1)}\u00a0%")
+            expect(panel.get_by_role("img")).to_have_attribute(
+                "alt", f"Preview “latent” at {25 * (step + 1)}\u00a0%"
+            )
         picture, slider = panel.get_by_role("img"), panel.get_by_role("slider", name="Preview")
         expect(slider).to_have_attribute("aria-valuetext", re.compile("^3 of 3, “latent” at 75"))
         page.wait_for_function("() => document.querySelector('.previews img').naturalWidth === 64")
@@ -92,12 +96,16 @@ def test_previews_come_and_play(working: progress.Runtime, shared: Serving, tab:
         expect(panel.locator("figcaption")).to_contain_text("1 of 3")
         offer(working, op, shade(240))
         expect(slider).to_have_attribute("max", "3")
-        expect(picture).to_have_attribute("alt", "Preview “latent” at 25\u00a0%")  # who looks at an early one goes on doing so
+        expect(picture).to_have_attribute(
+            "alt", "Preview “latent” at 25\u00a0%"
+        )  # who looks at an early one goes on doing so
         stop_the_clock(page)
         panel.get_by_role("button", name="Play").click()
         expect(panel.get_by_role("button", name="Pause")).to_be_visible()
         for number in (2, 3, 4):
-            expect(picture).to_have_js_property("complete", True)  # one that is still on its way is waited for
+            expect(picture).to_have_js_property(
+                "complete", True
+            )  # one that is still on its way is waited for
             page.clock.run_for(600)
             expect(slider).to_have_attribute("aria-valuetext", re.compile(f"^{number} of 4"))
         expect(panel.get_by_role("button", name="Play")).to_be_visible()  # at the end it stands still
@@ -155,7 +163,9 @@ def test_one_that_is_gone_says_so(working: progress.Runtime, shared: Serving, st
     tab.troubles[:] = [trouble for trouble in tab.troubles if "410" not in trouble]
 
 
-def test_calm_people_decide_themselves(working: progress.Runtime, shared: Serving, open_tab: Callable[..., Tab]) -> None:
+def test_calm_people_decide_themselves(
+    working: progress.Runtime, shared: Serving, open_tab: Callable[..., Tab]
+) -> None:
     """With reduced motion nothing moves by itself; who presses the button gets slow steps."""
     page = open_tab(reduced_motion="reduce").page
     page.clock.install()

@@ -30,7 +30,12 @@ def bomb(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 class Odd:
@@ -97,7 +102,9 @@ NO_PICTURES: list[tuple[object, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "reason"), NO_PICTURES, ids=[str(number) for number in range(len(NO_PICTURES))])
+@pytest.mark.parametrize(
+    ("value", "reason"), NO_PICTURES, ids=[str(number) for number in range(len(NO_PICTURES))]
+)
 def test_what_is_no_picture_is_refused(value: object, reason: str, caplog: pytest.LogCaptureFixture) -> None:
     """It is counted as refused, the log says why in one line that no terminal is harmed by, and the work hears nothing."""
     with recording() as recorder, progress.operation("render", total=1) as op:
@@ -117,7 +124,9 @@ def test_only_regular_files_are_read(recorder: Recorder, tmp_path: Path, what: s
 
     path = tmp_path / "x.png"
     with socket.socket(socket.AF_UNIX) as server:
-        {"pipe": lambda: os.mkfifo(path), "folder": path.mkdir, "socket": lambda: server.bind(str(path))}[what]()
+        {"pipe": lambda: os.mkfifo(path), "folder": path.mkdir, "socket": lambda: server.bind(str(path))}[
+            what
+        ]()
         with progress.operation("render", total=1) as op:
             op.preview(path, at="always")
             assert outcomes(recorder) == {"refused": 1}
@@ -137,7 +146,9 @@ def test_a_file_that_only_looks_like_a_text_is_harmless(recorder: Recorder, tmp_
         assert stored(recorder, op.operation_id)[0].size_bytes < 300_000
 
 
-def test_a_function_that_fails_is_counted_and_the_next_one_is_made(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_function_that_fails_is_counted_and_the_next_one_is_made(
+    lenient: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever a function raises stays out of the work, is logged once, and harms no other preview."""
 
     def fail() -> object:
@@ -154,7 +165,10 @@ def test_a_function_that_fails_is_counted_and_the_next_one_is_made(lenient: Reco
 def test_a_place_that_cannot_be_written_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A disk or folder that refuses costs the previews, and nothing else."""
     (tmp_path / "file").write_text("in the way")
-    with recording(previews=str(tmp_path / "file" / "below")) as recorder, progress.operation("render", total=1) as op:
+    with (
+        recording(previews=str(tmp_path / "file" / "below")) as recorder,
+        progress.operation("render", total=1) as op,
+    ):
         op.preview("text", at="always")
         assert outcomes(recorder) == {"failed": 1}
     assert "NotADirectoryError" in caplog.text or "FileExistsError" in caplog.text
@@ -251,7 +265,11 @@ def test_without_pil_there_are_texts_and_one_warning() -> None:
     """Where the extra is missing, pictures are refused with one line that says what to install; texts and JSON work."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WITHOUT_PIL], capture_output=True, text=True, env=environ, timeout=2 * PATIENCE_S
+        [sys.executable, "-W", "error", "-c", WITHOUT_PIL],
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=2 * PATIENCE_S,
     )
     lines = done.stdout.splitlines()
     assert lines[:2] == [

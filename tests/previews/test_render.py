@@ -13,7 +13,18 @@ from PIL import Image
 
 import otel_progress as progress
 from otel_progress.testing import Recorder, recording
-from tests.support.previews import PATIENCE_S, content_of, encoded, image_of, json_of, one, outcomes, settle, shown, stored
+from tests.support.previews import (
+    PATIENCE_S,
+    content_of,
+    encoded,
+    image_of,
+    json_of,
+    one,
+    outcomes,
+    settle,
+    shown,
+    stored,
+)
 
 np = pytest.importorskip("numpy", reason="numpy is not installed: it makes the arrays")
 
@@ -35,7 +46,8 @@ def test_a_small_picture_is_not_made_larger(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"]
+    "mode",
+    ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"],
 )
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
 def test_every_mode_of_pictures_in_every_format(mode: str, format: str) -> None:
@@ -148,7 +160,9 @@ def test_a_figure_is_drawn_as_it_was(recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview])
-def test_bytes_of_a_picture_are_encoded_anew(recorder: Recorder, format: str, wrap: Callable[[bytes], object]) -> None:
+def test_bytes_of_a_picture_are_encoded_anew(
+    recorder: Recorder, format: str, wrap: Callable[[bytes], object]
+) -> None:
     """The bytes of a picture in any of the usual formats become a PNG."""
     image = shown(recorder, wrap(encoded(Image.new("RGB", (700, 350), (250, 250, 250)), format)))
     assert (image.format, image.size) == ("PNG", (512, 256))
@@ -185,11 +199,17 @@ def test_a_path_is_read_when_it_is_made(recorder: Recorder, tmp_path: Path) -> N
     (tmp_path / "state.json").write_text('{"loss": 0.5}')
     assert shown(recorder, tmp_path / "latest.png").getpixel((0, 0)) == RED
     text = one(recorder, tmp_path / "notes.txt")
-    assert (text.media_type, content_of(recorder, text).decode(), text.width) == ("text/plain; charset=utf-8", "héllo", None)
+    assert (text.media_type, content_of(recorder, text).decode(), text.width) == (
+        "text/plain; charset=utf-8",
+        "héllo",
+        None,
+    )
     assert json_of(recorder, one(recorder, tmp_path / "state.json")) == {"loss": 0.5}
 
 
-def test_a_picture_that_was_only_opened_is_read_off_the_callers_thread(recorder: Recorder, tmp_path: Path) -> None:
+def test_a_picture_that_was_only_opened_is_read_off_the_callers_thread(
+    recorder: Recorder, tmp_path: Path
+) -> None:
     """An image of PIL that has not been decoded stays so for its caller, who may close it at once."""
     (tmp_path / "step.png").write_bytes(encoded(Image.new("RGB", (5, 4), RED)))
     with progress.operation("render", total=1) as op:
@@ -214,12 +234,20 @@ def test_a_long_text_is_cut(recorder: Recorder) -> None:
 
 def test_json_is_kept_as_it_was_and_without_secrets(recorder: Recorder) -> None:
     """Dicts and lists are copied when offered; numbers JSON has not become null, and secrets are left out."""
-    data = {"loss": [0.5, float("nan"), np.float32(1.5), np.int64(7), 2**70, True, None], 3: ("a",), "password": "hunter2"}
+    data = {
+        "loss": [0.5, float("nan"), np.float32(1.5), np.int64(7), 2**70, True, None],
+        3: ("a",),
+        "password": "hunter2",
+    }
     with progress.operation("fit", total=1) as op:
         op.preview(data, at="always")
         data["loss"] = "changed"
         found = json_of(recorder, stored(recorder, op.operation_id)[0])
-    assert found == {"loss": [0.5, None, 1.5, 7, float(2**70), True, None], "3": ["a"], "password": "[redacted]"}
+    assert found == {
+        "loss": [0.5, None, 1.5, 7, float(2**70), True, None],
+        "3": ["a"],
+        "password": "[redacted]",
+    }
 
 
 def test_secrets_in_texts_are_redacted(recorder: Recorder) -> None:

@@ -25,7 +25,21 @@ def files(folder: Path) -> list[str]:
 def preview(number: int, at: float, size: int = 10, digest: str = "") -> Preview:
     """Return a record of a preview."""
     digest = digest or f"{number:064x}"
-    return Preview("r", "render", "0" * 16, "", number, at, "preview", "image/png", size, digest, f"memory:/{digest}", 1, 1)
+    return Preview(
+        "r",
+        "render",
+        "0" * 16,
+        "",
+        number,
+        at,
+        "preview",
+        "image/png",
+        size,
+        digest,
+        f"memory:/{digest}",
+        1,
+        1,
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -35,7 +49,9 @@ def preview(number: int, at: float, size: int = 10, digest: str = "") -> Preview
     digests=st.lists(st.integers(0, 20), min_size=80, max_size=80),
     bounds=st.builds(Bounds, st.integers(1, 12), st.integers(20, 400), st.floats(50.0, 1e6)),
 )
-def test_bounds_hold_and_ends_stay(gaps: list[float], sizes: list[int], digests: list[int], bounds: Bounds) -> None:
+def test_bounds_hold_and_ends_stay(
+    gaps: list[float], sizes: list[int], digests: list[int], bounds: Bounds
+) -> None:
     """Whatever comes: the newest is kept, bounds hold, content that is still needed is never deleted, and the rest always is."""
     book, at, content = PreviewRetention(), 0.0, set()
     for number, (gap, size, digest) in enumerate(zip(gaps, sizes, digests, strict=False), 1):
@@ -47,7 +63,9 @@ def test_bounds_hold_and_ends_stay(gaps: list[float], sizes: list[int], digests:
         assert book.kept[-1] is one
         assert content == {kept.location for kept in book.kept}
         assert len(book.kept) <= bounds.count
-        assert len(book.kept) == 1 or sum({k.location: k.size_bytes for k in book.kept}.values()) <= bounds.size
+        assert (
+            len(book.kept) == 1 or sum({k.location: k.size_bytes for k in book.kept}.values()) <= bounds.size
+        )
         assert all(at - kept.at <= bounds.age for kept in book.kept)
 
 
@@ -64,7 +82,9 @@ def test_thinning_keeps_the_beginning_and_even_gaps() -> None:
 
 def test_what_makes_room_is_gone_everywhere(tmp_path: Path) -> None:
     """A preview that was thinned out is in no list, its file is deleted, and its number is not given again."""
-    with recording(previews=str(tmp_path), preview_count=3, preview_at="always", store=f"sqlite:///{tmp_path}/j.db") as recorder:
+    with recording(
+        previews=str(tmp_path), preview_count=3, preview_at="always", store=f"sqlite:///{tmp_path}/j.db"
+    ) as recorder:
         with progress.operation("render", id="r", total=10) as op:
             for step in range(10):
                 recorder.clock.advance(1.0)
@@ -77,14 +97,19 @@ def test_what_makes_room_is_gone_everywhere(tmp_path: Path) -> None:
             assert live[0].number == 1
             assert live[-1].number == op.snapshot().previews == 10
             assert recorder.runtime.journal is not None
-            assert [one.number for one in recorder.runtime.journal.previews("r")] == [one.number for one in live]
+            assert [one.number for one in recorder.runtime.journal.previews("r")] == [
+                one.number for one in live
+            ]
             assert content_of(recorder, live[0]) == b"step 0"
         assert len(list(tmp_path.rglob("*.txt"))) == 3
 
 
 def test_unchanged_content_is_not_stored_twice(tmp_path: Path) -> None:
     """The same picture again is no new preview; one that comes back is, and shares what is stored."""
-    with recording(previews=str(tmp_path), preview_at="always") as recorder, progress.operation("render", total=1) as op:
+    with (
+        recording(previews=str(tmp_path), preview_at="always") as recorder,
+        progress.operation("render", total=1) as op,
+    ):
         for text in ("a", "a", "b", "a", "a"):
             op.preview(text)
             settle(recorder)

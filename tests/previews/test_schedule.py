@@ -66,7 +66,9 @@ def test_a_level_without_a_total_goes_by_the_one_above(recorder: Recorder) -> No
         frame.preview("too early")
         op.increment()
         frame.preview("half of the operation")
-        assert [content_of(recorder, preview) for preview in stored(recorder, op.operation_id)] == [b"half of the operation"]
+        assert [content_of(recorder, preview) for preview in stored(recorder, op.operation_id)] == [
+            b"half of the operation"
+        ]
     with progress.operation("endless") as op:
         op.increment()
         op.preview("nobody knows")

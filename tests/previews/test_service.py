@@ -108,7 +108,9 @@ def test_the_number_of_the_last_is_in_every_view(tmp_path: Path) -> None:
         assert found.root.previews == 1
         registry = CollectorRegistry()
         registry.register(
-            ProgressCollector(recorder.runtime.store, totals=recorder.runtime.totals, public_url="https://p.example.org")
+            ProgressCollector(
+                recorder.runtime.store, totals=recorder.runtime.totals, public_url="https://p.example.org"
+            )
         )
         text = generate_latest(registry).decode()
     assert 'preview_url="https://p.example.org/api/v1/operations/r/previews/1"' in text
@@ -200,7 +202,11 @@ def test_another_place_by_its_url(tmp_path: Path) -> None:
 
 def test_previews_of_a_level_and_what_is_below(recorder: Recorder) -> None:
     """Previews can be asked for by the path of a level, and the newest of them by number."""
-    with progress.operation("render", id="r", total=1) as op, op.level("frame", 1) as frame, frame.level("pass", 2) as below:
+    with (
+        progress.operation("render", id="r", total=1) as op,
+        op.level("frame", 1) as frame,
+        frame.level("pass", 2) as below,
+    ):
         for level in (op, frame, below):
             level.preview(level.path, at="always")
             settle(recorder)
@@ -219,7 +225,9 @@ def test_the_same_id_again_begins_anew(tmp_path: Path) -> None:
                 op.preview(text, at="always")
                 settle(recorder)
             assert recorder.runtime.force_flush(PATIENCE_S)
-            assert [(one.number, content_of(recorder, one).decode()) for one in stored(recorder, "r")] == [(1, text)]
+            assert [(one.number, content_of(recorder, one).decode()) for one in stored(recorder, "r")] == [
+                (1, text)
+            ]
 
 
 FORK = """
@@ -261,7 +269,9 @@ def test_a_forked_child_makes_its_own(tmp_path: Path, when: str) -> None:
     """After a fork both go on: the child with its own thread, and without what the parent was making or importing."""
     script = FORK
     if when != "at any time":
-        script = SLOW_IMPORT + FORK.replace(FIRST, f"parent.preview('not due', at=[1.0])\nassert begun.wait(60)\n{FIRST}")
+        script = SLOW_IMPORT + FORK.replace(
+            FIRST, f"parent.preview('not due', at=[1.0])\nassert begun.wait(60)\n{FIRST}"
+        )
     url = f"sqlite:///{tmp_path}/j.db"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     done = subprocess.run(

@@ -110,7 +110,19 @@ def test_any_text(before: str, after: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["eyJ", "://a:", "password='", 'password="\\', "--a ", "a=", "A", "a.", "-----BEGIN PRIVATE KEY", "bearer a"]
+    "part",
+    [
+        "eyJ",
+        "://a:",
+        "password='",
+        'password="\\',
+        "--a ",
+        "a=",
+        "A",
+        "a.",
+        "-----BEGIN PRIVATE KEY",
+        "bearer a",
+    ],
 )
 def test_time_is_linear(part: str) -> None:
     """A text sixteen times as long takes about sixteen times as long, not two hundred times: the worst of several looks is let go."""
@@ -136,9 +148,14 @@ def everything(recorder: Recorder) -> str:
     documents += [codec.encode_level(one, 0.0) for one in batch.snapshots]
     documents += [codec.encode_event(one) for one in batch.events]
     documents += [
-        codec.encode_event(one) for operation in operations for one in recorder.runtime.get_events(operation.operation_id)
+        codec.encode_event(one)
+        for operation in operations
+        for one in recorder.runtime.get_events(operation.operation_id)
     ]
-    spans = [(span.attributes, span.status.description, [event.attributes for event in span.events]) for span in recorder.spans()]
+    spans = [
+        (span.attributes, span.status.description, [event.attributes for event in span.events])
+        for span in recorder.spans()
+    ]
     return f"{codec.dumps(documents)} {[(dict(a or {}), d, [dict(e or {}) for e in events]) for a, d, events in spans]}"
 
 
@@ -191,8 +208,15 @@ def test_switched_off() -> None:
 
 def test_flags_stay() -> None:
     """That there is a password is no secret."""
-    with recording() as recorder, progress.operation("o", id="o", has_password=True, password_count=3, token=5):
-        assert recorder.operation("o").metadata == {"has_password": True, "password_count": 3, "token": REDACTED}
+    with (
+        recording() as recorder,
+        progress.operation("o", id="o", has_password=True, password_count=3, token=5),
+    ):
+        assert recorder.operation("o").metadata == {
+            "has_password": True,
+            "password_count": 3,
+            "token": REDACTED,
+        }
 
 
 def test_an_own_function() -> None:
@@ -243,7 +267,9 @@ def test_a_function_that_makes_progress_itself() -> None:
     def hook(_: str, text: str) -> str:
         with progress.operation("inner", id="inner", who="Bo") as inner:
             inner.update(message="inner")
-        seen = threading.Thread(target=recorder.runtime.store.active_roots, daemon=True)  # needs the store's lock
+        seen = threading.Thread(
+            target=recorder.runtime.store.active_roots, daemon=True
+        )  # needs the store's lock
         seen.start()
         seen.join(60.0)
         return text if not seen.is_alive() else "a lock was held"
@@ -275,7 +301,9 @@ def test_plain_spans(recorder: Recorder) -> None:
     """Metadata, message and status of a plain span are redacted on their way into progress."""
     tracer = recorder.provider.get_tracer("plain")
     with tracer.start_as_current_span("plain") as span:
-        span.set_attributes({"progress.operation.id": "p", "progress.total": 3, "progress.metadata.password": SECRET})
+        span.set_attributes(
+            {"progress.operation.id": "p", "progress.total": 3, "progress.metadata.password": SECRET}
+        )
         span.set_attribute("progress.message", f"token={SECRET}")
         recorder.tick()
         one = recorder.operation("p")

@@ -55,7 +55,9 @@ def test_every_alert_reaches_its_receiver(alert: Any) -> None:
 
 def test_an_unknown_severity_reaches_somebody() -> None:
     """What no route asks for ends at the default receiver, which is a webhook."""
-    tested = amtool("config", "routes", "test", f"--config.file={ALERTMANAGER}", "alertname=Else", "severity=odd")
+    tested = amtool(
+        "config", "routes", "test", f"--config.file={ALERTMANAGER}", "alertname=Else", "severity=odd"
+    )
     assert tested.stdout.strip() == "default"
     receivers = {one["name"]: one for one in load(ALERTMANAGER)["receivers"]}
     assert set(receivers) == set(RECEIVERS.values())
@@ -89,7 +91,9 @@ def test_inhibition_demands_every_label_it_compares() -> None:
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
     """Run a real Alertmanager whose webhooks nobody answers."""
     with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen: who connects is refused, and no other server gets the port
+        nobody.bind(
+            ("127.0.0.1", 0)
+        )  # and does not listen: who connects is refused, and no other server gets the port
         with alertmanager(tmp_path_factory.mktemp("alertmanager"), nobody.getsockname()[1]) as server:
             yield server
 
@@ -118,6 +122,11 @@ def test_a_real_alertmanager_inhibits_what_it_should(real: Alertmanager) -> None
         labels("late without labels", "PastDeadline"),
         labels("estimate without labels", "EtaOverrun"),
     )
-    inhibited = {"same operation", "same operation, late", "late and over its estimate", "stalled and over its estimate"}
+    inhibited = {
+        "same operation",
+        "same operation, late",
+        "late and over its estimate",
+        "stalled and over its estimate",
+    }
     poll(lambda: {case for case, state in real.inhibited().items() if state} == inhibited, what="inhibition")
     assert len(real.inhibited()) == 13

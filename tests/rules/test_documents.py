@@ -12,7 +12,15 @@ import yaml
 
 from otel_progress.cli.app import cli
 from tests.support.alerting.expressions import FROM_PROMETHEUS, exposed, labels_of
-from tests.support.alerting.rules import ALERTMANAGER, ALERTS_PAGE, CONFIGURED, RUNBOOK, alerts, load, recordings
+from tests.support.alerting.rules import (
+    ALERTMANAGER,
+    ALERTS_PAGE,
+    CONFIGURED,
+    RUNBOOK,
+    alerts,
+    load,
+    recordings,
+)
 from tests.support.servers import require
 
 PARTS = ("Meaning.", "Check.", "Action.", "False alarm.")
@@ -24,7 +32,9 @@ SNIPPETS = _YAML.findall(ALERTS_PAGE.read_text(encoding="utf-8"))
 
 def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a tool of Prometheus or Alertmanager, and return what came of it."""
-    return subprocess.run([require(tool), *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [require(tool), *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def section(name: str) -> str:
@@ -39,7 +49,9 @@ def test_the_runbook_says_what_to_do(name: str) -> None:
     places = [text.index(f"**{part}**") for part in PARTS]
     assert places == sorted(places)
     assert _PROMQL.search(text)
-    assert re.search(r"\*(Operation|History and ETA\s+accuracy|otel-progress itself|Targets|Rules)\*|`otel-progress ", text)
+    assert re.search(
+        r"\*(Operation|History and ETA\s+accuracy|otel-progress itself|Targets|Rules)\*|`otel-progress ", text
+    )
 
 
 def test_the_runbook_has_no_alert_that_is_not_there() -> None:
@@ -59,13 +71,19 @@ def test_queries_of_the_runbook_ask_for_what_exists(query: str) -> None:
 
 def test_the_page_lists_every_alert_with_its_severity() -> None:
     """The table has one row for each alert, with the severities of its rules."""
-    rows = dict(re.findall(r"^\| \[(\w+)\]\([^)]*\) \| ([^|]+) \|", ALERTS_PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    rows = dict(
+        re.findall(
+            r"^\| \[(\w+)\]\([^)]*\) \| ([^|]+) \|", ALERTS_PAGE.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     severities: dict[str, list[str]] = {}
     for alert in alerts():
         known = severities.setdefault(alert.name, [])
         if alert.labels["severity"] not in known:
             known.append(alert.labels["severity"])
-    assert {name: ", ".join(found) for name, found in severities.items()} == {name: row.strip() for name, row in rows.items()}
+    assert {name: ", ".join(found) for name, found in severities.items()} == {
+        name: row.strip() for name, row in rows.items()
+    }
 
 
 def test_the_page_lists_every_recording_rule() -> None:
@@ -87,7 +105,12 @@ def test_rules_of_the_page_are_accepted(snippet: str, tmp_path: Path) -> None:
 def test_windows_of_the_page_are_the_ones_the_rules_ask_for() -> None:
     """The name to record is the one the rule for windows reads."""
     windows = [one for one in SNIPPETS if "my-progress-windows" in one]
-    recorded = {rule["record"] for one in windows for group in yaml.safe_load(one)["groups"] for rule in group["rules"]}
+    recorded = {
+        rule["record"]
+        for one in windows
+        for group in yaml.safe_load(one)["groups"]
+        for rule in group["rules"]
+    }
     assert recorded == {CONFIGURED}
     assert any(CONFIGURED in rule.expression for rule in recordings())
 
@@ -111,7 +134,8 @@ def test_receivers_and_routes_of_the_page_are_accepted(tmp_path: Path) -> None:
     """The example receivers in place of the shipped ones, and the example route before the others, pass amtool and do what is said."""
     document = load(ALERTMANAGER)
     receivers, routes = (
-        yaml.safe_load(next(one for one in SNIPPETS if f"{key}:" in one))[key] for key in ("receivers", "routes")
+        yaml.safe_load(next(one for one in SNIPPETS if f"{key}:" in one))[key]
+        for key in ("receivers", "routes")
     )
     assert {one["name"] for one in receivers} == {one["name"] for one in document["receivers"]}
     document["receivers"] = receivers
@@ -121,14 +145,23 @@ def test_receivers_and_routes_of_the_page_are_accepted(tmp_path: Path) -> None:
     checked = run("amtool", "check-config", str(file))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     for operation_type, receiver in (("import", "info"), ("backup", "default")):
-        labels = ("alertname=ProgressFailureRatioHigh", "severity=warning", f"operation_type={operation_type}")
-        assert run("amtool", "config", "routes", "test", f"--config.file={file}", *labels).stdout.strip() == receiver
+        labels = (
+            "alertname=ProgressFailureRatioHigh",
+            "severity=warning",
+            f"operation_type={operation_type}",
+        )
+        assert (
+            run("amtool", "config", "routes", "test", f"--config.file={file}", *labels).stdout.strip()
+            == receiver
+        )
 
 
 @pytest.mark.parametrize("page", [RUNBOOK, ALERTS_PAGE], ids=lambda page: page.name)
 def test_commands_of_the_pages_exist(page: Path) -> None:
     """Every `otel-progress` command that is told has the options it is told with."""
-    told = re.findall(r"^otel-progress ([^\n`]+)|`otel-progress ([^`]+)`", page.read_text(encoding="utf-8"), re.MULTILINE)
+    told = re.findall(
+        r"^otel-progress ([^\n`]+)|`otel-progress ([^`]+)`", page.read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert told
     for command in ((" ".join(one)).split() for one in told):
         group: click.Command | None = cli

@@ -58,7 +58,11 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         token_file = tmp_path / "token"
         token_file.write_text(TOKEN)
         server = stack.enter_context(serving_journal(store, token_file, tmp_path))
-        targets = {"otel-progress-worker": metrics, "otel-progress-server": server, "alertmanager": manager.port}
+        targets = {
+            "otel-progress-worker": metrics,
+            "otel-progress-server": server,
+            "alertmanager": manager.port,
+        }
         config = write_prometheus(tmp_path / "prometheus", targets, manager.port, TOKEN)
         stack.enter_context(prometheus(config, tmp_path))
         yield Scene(worker, webhook)
@@ -81,7 +85,11 @@ def the_watchdog_arrives(scene: Scene) -> None:
     """Check that the alert that always fires comes to its own receiver and to nobody else."""
     told = scene.told("ProgressWatchdog", "firing", "/watchdog")
     assert told["labels"] == {"alertname": "ProgressWatchdog", "severity": "none"}
-    watchdogs = {path for path, message in scene.webhook.messages if message["groupLabels"]["alertname"] == "ProgressWatchdog"}
+    watchdogs = {
+        path
+        for path, message in scene.webhook.messages
+        if message["groupLabels"]["alertname"] == "ProgressWatchdog"
+    }
     assert watchdogs == {"/watchdog"}
 
 
@@ -113,9 +121,17 @@ def the_server_tells_that_nobody_works(scene: Scene, dies: float) -> None:
     told = scene.told("ProgressOperationAbandoned", "firing", "/alerts/critical")
     assert told["labels"] == {"alertname": "ProgressOperationAbandoned", "severity": "critical", **LABELS}
     assert "Its process is gone" in told["annotations"]["description"]
-    assert scene.told("ProgressTargetDown", "firing", "/alerts", job="otel-progress-worker")["labels"]["reason"] == "down"
+    assert (
+        scene.told("ProgressTargetDown", "firing", "/alerts", job="otel-progress-worker")["labels"]["reason"]
+        == "down"
+    )
     # Only what began after the death counts: a worker that the machine let wait for seconds was rightly called stalled before it.
-    alerts = [alert for _, message in list(scene.webhook.messages) for alert in message["alerts"] if began(alert) > dies]
+    alerts = [
+        alert
+        for _, message in list(scene.webhook.messages)
+        for alert in message["alerts"]
+        if began(alert) > dies
+    ]
     fired = {alert["labels"]["alertname"] for alert in alerts if alert["status"] == "firing"}
     assert {"ProgressOperationAbandoned"} <= fired <= {"ProgressOperationAbandoned", "ProgressTargetDown"}
 

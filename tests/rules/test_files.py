@@ -31,7 +31,12 @@ SITUATIONS = ("firing", "not firing", "resolving", "restart", "missing scrape", 
 ALWAYS = "ProgressWatchdog"
 """The alert that can neither be silent nor resolve."""
 NAMES = {
-    *("ProgressOperationStalled", "ProgressOperationAbandoned", "ProgressOperationPastDeadline", "ProgressOperationEtaOverrun"),
+    *(
+        "ProgressOperationStalled",
+        "ProgressOperationAbandoned",
+        "ProgressOperationPastDeadline",
+        "ProgressOperationEtaOverrun",
+    ),
     *("ProgressFailureRatioHigh", "ProgressNoRecentSuccess", "ProgressSeriesDropped", "ProgressSinkErrors"),
     *("ProgressTargetDown", ALWAYS),
 }
@@ -112,7 +117,9 @@ def test_every_situation_has_a_unit_test(file: Path) -> None:
         checks = [*group.get("alert_rule_test", []), *group.get("promql_expr_test", [])]
         assert checks, group["name"]
         assert any(alert in str(check) for check in checks), group["name"]
-    assert any(group.get("alert_rule_test") for group in document["tests"]), "texts and links are not compared"
+    assert any(group.get("alert_rule_test") for group in document["tests"]), (
+        "texts and links are not compared"
+    )
 
 
 def test_unit_tests_evaluate_groups_in_a_fixed_order() -> None:
@@ -141,7 +148,9 @@ def test_every_alert_says_enough(rule: Rule) -> None:
 def test_ages_and_shares_are_written_for_people() -> None:
     """Durations go through humanizeDuration and shares through humanizePercentage: no bare seconds, no bare fractions."""
     for rule in alerts():
-        shown = re.findall(r"\{\{-? *(?:\$value|\. \| first \| value) *(\|[^}]*)?-?\}\}", rule.annotations["description"])
+        shown = re.findall(
+            r"\{\{-? *(?:\$value|\. \| first \| value) *(\|[^}]*)?-?\}\}", rule.annotations["description"]
+        )
         if "seconds" in rule.expression or "timestamp" in rule.expression:
             assert shown, rule.id
             assert all("humanizeDuration" in one or "humanizePercentage" in one for one in shown), rule.id
@@ -156,7 +165,11 @@ def test_work_that_waits_is_never_stalled() -> None:
 
 def test_alerts_about_operations_forget_who_exposed_them() -> None:
     """No gauge of operations is asked for outside of an aggregation that drops job and instance, so nothing fires twice."""
-    of_operations = {metric.prometheus for metric in semconv.METRICS if metric.labels[:2] == ("operation_id", "operation_type")}
+    of_operations = {
+        metric.prometheus
+        for metric in semconv.METRICS
+        if metric.labels[:2] == ("operation_id", "operation_type")
+    }
     for rule in alerts():
         used = {name for name in of_operations if name in rule.expression}
         assert not used, f"{rule.id} asks for {used} directly"

@@ -21,7 +21,10 @@ ABOUT = {"operation_id": "otel-progress-operation", "operation_type": "otel-prog
 def dashboards() -> dict[str, Any]:
     """Return the dashboards that are shipped, by uid."""
     files = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
-    return {document["uid"]: document for document in (json.loads(file.read_text(encoding="utf-8")) for file in files)}
+    return {
+        document["uid"]: document
+        for document in (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    }
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.id)
@@ -44,7 +47,9 @@ def test_the_dashboard_exists_and_has_the_variables(alert: Rule) -> None:
     assert {"from", "to"} <= set(parameters)
     chosen = {name: value for name, value in parameters.items() if name not in ("from", "to")}
     assert {name.removeprefix("var-") for name in chosen} <= names
-    assert all(value == f"{{{{ $labels.{name.removeprefix('var-')} | urlquery }}}}" for name, value in chosen.items())
+    assert all(
+        value == f"{{{{ $labels.{name.removeprefix('var-')} | urlquery }}}}" for name, value in chosen.items()
+    )
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.id)

@@ -55,7 +55,9 @@ def release() -> Iterator[threading.Event]:
         (lambda op: op.skip(), "skipped"),
     ],
 )
-def test_start_and_end_are_told(recorder: Recorder, end: Callable[[progress.Level], None], event: str) -> None:
+def test_start_and_end_are_told(
+    recorder: Recorder, end: Callable[[progress.Level], None], event: str
+) -> None:
     """Each operation's start and end come with the operation as it was then, levels included."""
     told = Told()
     progress.add_callback(told)
@@ -159,7 +161,9 @@ def test_a_callback_that_hangs(release: threading.Event, monkeypatch: pytest.Mon
         flush = recorder.runtime._callbacks.flush
 
         def give_up(_timeout: float) -> bool:
-            wait_until(lambda: sink.written[-1:] == ["completed"], PATIENCE_S)  # while callbacks are waited for
+            wait_until(
+                lambda: sink.written[-1:] == ["completed"], PATIENCE_S
+            )  # while callbacks are waited for
             return flush(0.01)
 
         monkeypatch.setattr(recorder.runtime._callbacks, "flush", give_up)
@@ -167,11 +171,15 @@ def test_a_callback_that_hangs(release: threading.Event, monkeypatch: pytest.Mon
     assert sink.closed
 
 
-def test_what_sinks_are_owed_is_written_when_no_time_is_left(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_sinks_are_owed_is_written_when_no_time_is_left(
+    release: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A callback that hangs until the time of a shutdown is over leaves the sinks enough to write what waits and be closed."""
     sink = Sink()
     lane = SinkWorker("beside", sink)
-    monkeypatch.setattr(lane, "_start", lambda: None)  # what waits is written by the shutdown itself, after the callbacks
+    monkeypatch.setattr(
+        lane, "_start", lambda: None
+    )  # what waits is written by the shutdown itself, after the callbacks
     with recording() as recorder:
         recorder.runtime._sink_workers.append(lane)
         progress.add_callback(lambda _event, _operation: release.wait())
@@ -181,7 +189,9 @@ def test_what_sinks_are_owed_is_written_when_no_time_is_left(release: threading.
     assert (sink.written[-1:], sink.closed) == (["completed"], True)
 
 
-def test_a_mailbox_is_bounded(recorder: Recorder, release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mailbox_is_bounded(
+    recorder: Recorder, release: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Behind a callback that hangs only so many starts and ends wait; the rest is counted."""
     monkeypatch.setattr(mailboxes, "MAX_WAITING", 50)
     hanging = threading.Event()

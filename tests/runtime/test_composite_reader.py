@@ -145,7 +145,9 @@ def test_the_newest_run_counts(recorder: Recorder, url: str) -> None:
         assert [one.name for one in recorder.runtime.get_events("x")] == ["second"]
     newer = snapshot(operation_id="x", run="elsewhere", started_at=WALL + 100.0)
     with closing(open_journal(url)) as journal:
-        journal.write(batch(newer, events=(event(1, operation_id="x", run="elsewhere", name="third"),), at=WALL + 100.0))
+        journal.write(
+            batch(newer, events=(event(1, operation_id="x", run="elsewhere", name="third"),), at=WALL + 100.0)
+        )
     assert recorder.runtime.get_operation("x").run == "elsewhere"  # type: ignore[union-attr]
     assert [one.name for one in recorder.runtime.get_events("x")] == ["third"]
 
@@ -160,9 +162,14 @@ def test_logs_of_both(url: str, caplog: pytest.LogCaptureFixture) -> None:
         logging.getLogger("x").info("new")
         found = recorder.runtime.reader.logs("o")
         assert [record.number for record in found] == [1, 2, 3, 4, 5, 6]
-        assert [record.message for record in recorder.runtime.reader.logs("o", after=4)] == ["written 4", "new"]
+        assert [record.message for record in recorder.runtime.reader.logs("o", after=4)] == [
+            "written 4",
+            "new",
+        ]
         with closing(open_journal(url, read_only=True)) as journal:
-            assert [record.message for record in journal.logs("o")] == [f"written {number}" for number in range(5)]
+            assert [record.message for record in journal.logs("o")] == [
+                f"written {number}" for number in range(5)
+            ]
 
 
 def test_samples_of_both(url: str) -> None:
@@ -186,9 +193,15 @@ def test_watching_both(recorder: Recorder, other: Other) -> None:
         assert {one.operation_id for one in next(watch)} == {"mine", "theirs"}
         op.increment()
         own = [[one.operation_id for one in next(watch) if one.operation_id != "theirs"] for _ in range(2)]
-        assert own == [["mine"], []]  # theirs may be told at any time: its clock goes, and so does its estimate
+        assert own == [
+            ["mine"],
+            [],
+        ]  # theirs may be told at any time: its clock goes, and so does its estimate
         other.go_on()
-        wait_until(lambda: ("theirs", Status.COMPLETED) in [(one.operation_id, one.status) for one in next(watch)], 60.0)
+        wait_until(
+            lambda: ("theirs", Status.COMPLETED) in [(one.operation_id, one.status) for one in next(watch)],
+            60.0,
+        )
         watch.close()
 
 
@@ -210,7 +223,9 @@ def test_a_request_for_an_earlier_run_is_none_of_the_next(recorder: Recorder) ->
     with progress.operation("o", id="x"):
         recorder.runtime._apply_cancel_requests([CancelRequest("an-earlier-run", "x", "enough", WALL)])
         assert recorder.operation("x").cancel_requested_at is None
-        recorder.runtime._apply_cancel_requests([CancelRequest(recorder.operation("x").run, "x", "enough", WALL)])
+        recorder.runtime._apply_cancel_requests(
+            [CancelRequest(recorder.operation("x").run, "x", "enough", WALL)]
+        )
         assert recorder.operation("x").cancel_requested_at is not None
 
 

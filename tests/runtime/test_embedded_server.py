@@ -41,7 +41,9 @@ def get(url: str | None, path: str, token: str | None = None) -> Any:
 def serving(url: str | None, operation_id: str) -> bool:
     """Tell whether a server that knows this operation answers; the port of one that ended may be another process's by then."""
     try:
-        return any(one["operation_id"] == operation_id for one in get(url, "/api/v1/operations")["operations"])
+        return any(
+            one["operation_id"] == operation_id for one in get(url, "/api/v1/operations")["operations"]
+        )
     except (OSError, http.client.HTTPException, ValueError, KeyError):  # nobody, or somebody else
         return False
 
@@ -100,7 +102,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
             with pytest.raises(ConfigurationError), recording(**settings):
                 pass
             assert config.current_runtime() is None
-    with recording(store=store, server_port=0) as recorder:  # not the port that was taken: by now another process may have it
+    with recording(
+        store=store, server_port=0
+    ) as recorder:  # not the port that was taken: by now another process may have it
         assert recorder.runtime.server_url is not None
 
 
@@ -122,7 +126,10 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the server's packages are missing the error says what to install; without server_port nobody misses them."""
     for name in ("fastapi", "uvicorn"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'otel-progress\[server\]'"), recording(server_port=0):
+    with (
+        pytest.raises(MissingExtraError, match=r"pip install 'otel-progress\[server\]'"),
+        recording(server_port=0),
+    ):
         pass
     with recording() as recorder:
         assert recorder.runtime.server_url is None

@@ -162,7 +162,9 @@ def test_a_sink_that_raises(lenient: Recorder) -> None:
     for _ in range(3):
         check(lenient, work())
         assert runtime.force_flush(60.0) is False
-    errors = {labels: value for one in runtime.totals.read().counters.values() for labels, value in one.items()}
+    errors = {
+        labels: value for one in runtime.totals.read().counters.values() for labels, value in one.items()
+    }
     assert errors["bad",] >= 3
     assert runtime.shutdown(60.0) is False
     assert sink.calls >= 4
@@ -196,7 +198,9 @@ class Evil:
     def _fail(self, *_: Any) -> Any:
         raise BrokenError
 
-    __str__ = __repr__ = __index__ = __float__ = __len__ = __eq__ = __bool__ = __iter__ = __lt__ = __format__ = _fail
+    __str__ = __repr__ = __index__ = __float__ = __len__ = __eq__ = __bool__ = __iter__ = __lt__ = (
+        __format__
+    ) = _fail
     __hash__ = None  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:
@@ -210,7 +214,18 @@ class EvilList(list[Any]):
         raise BrokenError
 
 
-EVIL: list[Any] = [Evil(), EvilList([1]), BrokenError(), 10**5000, -(10**5000), b"\xff", object(), type, [Evil()], {"a": Evil()}]
+EVIL: list[Any] = [
+    Evil(),
+    EvilList([1]),
+    BrokenError(),
+    10**5000,
+    -(10**5000),
+    b"\xff",
+    object(),
+    type,
+    [Evil()],
+    {"a": Evil()},
+]
 
 
 @pytest.mark.parametrize("value", EVIL, ids=lambda value: type(value).__name__)
@@ -293,7 +308,10 @@ def test_threads_that_cannot_be_started(lenient: Recorder, monkeypatch: pytest.M
     assert (one.status, len(one.levels)) == (Status.COMPLETED, 3)
     monkeypatch.setattr(threading.Thread, "start", start)
     with progress.operation("later"):
-        wait_until(lambda: lenient.runtime.ticker._thread is not None and lenient.runtime.ticker._thread.is_alive(), 60.0)
+        wait_until(
+            lambda: lenient.runtime.ticker._thread is not None and lenient.runtime.ticker._thread.is_alive(),
+            60.0,
+        )
     assert lenient.runtime.get_active_operations() == []
 
 
@@ -307,7 +325,9 @@ class Interrupted(trace.NoOpTracer):
 
 @pytest.mark.parametrize("place", ["in the store", "in the tracer"])
 @pytest.mark.parametrize("below", [False, True], ids=["operation", "level"])
-def test_an_interrupt_while_a_level_begins(recorder: Recorder, monkeypatch: pytest.MonkeyPatch, place: str, below: bool) -> None:
+def test_an_interrupt_while_a_level_begins(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, place: str, below: bool
+) -> None:
     """It reaches the caller, and the level that had begun by then, which nobody holds, is cancelled and not left running."""
 
     def interrupted() -> None:
@@ -319,7 +339,10 @@ def test_an_interrupt_while_a_level_begins(recorder: Recorder, monkeypatch: pyte
                 patched.setattr(recorder.runtime.store, "on_wake", interrupted)
             else:
                 patched.setattr(recorder.runtime._recording, "tracer", lambda scope: Interrupted())
-            with pytest.raises(KeyboardInterrupt), outer.level("inner") if below else progress.operation("inner", id="inner"):
+            with (
+                pytest.raises(KeyboardInterrupt),
+                outer.level("inner") if below else progress.operation("inner", id="inner"),
+            ):
                 pytest.fail("it began")
         running = [one.operation_id for one in recorder.runtime.get_active_operations()]
         assert running == ["outer"]

@@ -19,7 +19,15 @@ def test_waiting_batches_are_merged() -> None:
     waiting = PendingChanges()
     assert waiting.drain() is None
     waiting.add(batch(snapshot("a:1", 5), events=[event(1)], items={("o", "a", "completed"): 2}, clock=10.0))
-    waiting.add(batch(snapshot("", 7), snapshot("a:1", 4), events=[event(2)], items={("o", "a", "completed"): 3}, clock=9.0))
+    waiting.add(
+        batch(
+            snapshot("", 7),
+            snapshot("a:1", 4),
+            events=[event(2)],
+            items={("o", "a", "completed"): 3},
+            clock=9.0,
+        )
+    )
     merged = waiting.drain()
     assert merged is not None
     assert [(one.path, one.sequence) for one in merged.snapshots] == [("", 7), ("a:1", 5)]
@@ -55,7 +63,10 @@ def test_lessons_and_previews_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waiting.add(many) == 3 + 2
     left = waiting.drain()
     assert left is not None
-    assert ([one.run for one in left.trajectories], [one.number for one in left.previews]) == (["3", "4"], [3])
+    assert ([one.run for one in left.trajectories], [one.number for one in left.previews]) == (
+        ["3", "4"],
+        [3],
+    )
     assert waiting.drain() is None
 
 
@@ -79,7 +90,9 @@ def test_observations_are_merged() -> None:
     waiting = PendingChanges()
     info = BatchDeclaration("b", "thumbnails", "batch", 500, WALL, None, 1)
     closed = BatchDeclaration("b", "thumbnails", "batch", None, WALL, WALL + 9.0, 2)
-    waiting.add(batch(logs=[record(1)], sample=sample(1.0), resources={"a": use(1), "b": use(1)}, batches=(info,)))
+    waiting.add(
+        batch(logs=[record(1)], sample=sample(1.0), resources={"a": use(1), "b": use(1)}, batches=(info,))
+    )
     waiting.add(batch(logs=[record(2)], sample=sample(2.0), resources={"a": use(2)}, batches=(closed,)))
     waiting.add(batch(logs=[record(3)]))
     taken = waiting.drain()
@@ -107,9 +120,15 @@ def test_waiting_records_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"logs": [record(1)]}, {"sample": sample(1.0)}, {"batches": (BatchDeclaration("b", "b", "batch", 1, WALL, None, 1),)}],
+    [
+        {"logs": [record(1)]},
+        {"sample": sample(1.0)},
+        {"batches": (BatchDeclaration("b", "b", "batch", 1, WALL, None, 1),)},
+    ],
 )
-def test_a_tick_hands_on_whatever_it_has(recorder: Recorder, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tick_hands_on_whatever_it_has(
+    recorder: Recorder, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A batch with nothing but a record, a sample or a declaration goes to the lanes at once, not with the next sign of life."""
     told: list[Any] = []
 
@@ -124,7 +143,9 @@ def test_a_tick_hands_on_whatever_it_has(recorder: Recorder, fields: dict[str, A
     recorder.runtime._sink_workers.append(lane)
     recorder.tick()
     wait_until(lambda: len(told) == 1, 60.0)
-    monkeypatch.setattr(recorder.runtime.store, "collect", lambda: batch(clock=recorder.clock.monotonic(), **fields))
+    monkeypatch.setattr(
+        recorder.runtime.store, "collect", lambda: batch(clock=recorder.clock.monotonic(), **fields)
+    )
     recorder.tick()
     wait_until(lambda: len(told) == 2, 60.0)
     monkeypatch.undo()

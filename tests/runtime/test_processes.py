@@ -222,7 +222,11 @@ def test_a_forked_child(tmp_path: Path) -> None:
     assert len({(pid, name) for pid, name in spans if name == "parent"}) == 1
     assert pids["child"] != pids["parent"]
     found = journal(tmp_path)
-    assert (found["parent"]["status"], found["parent"]["current"], found["parent"]["message"]) == ("completed", 3, None)
+    assert (found["parent"]["status"], found["parent"]["current"], found["parent"]["message"]) == (
+        "completed",
+        3,
+        None,
+    )
     assert (found["child"]["status"], found["child"]["current"]) == ("completed", 1)
     assert found["below"]["status"] == "completed"
     assert found["child"]["pid"] != found["parent"]["pid"]

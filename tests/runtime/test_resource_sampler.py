@@ -119,7 +119,10 @@ def test_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "available", lambda: False)
     with recording(resources="auto") as recorder:
         assert recorder.runtime.sampler is None
-    with pytest.raises(MissingExtraError, match=r"pip install 'otel-progress\[resources\]'"), recording(resources=True):
+    with (
+        pytest.raises(MissingExtraError, match=r"pip install 'otel-progress\[resources\]'"),
+        recording(resources=True),
+    ):
         pass
 
 
@@ -158,7 +161,9 @@ with recording(resources=True) as recorder, progress.operation("o"):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_child_samples_itself() -> None:
     """A child looks at its own process, also when its parent had given up."""
-    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "True True\n", "")
 
 
@@ -223,7 +228,11 @@ class Nvml(ModuleType):
         return Record(total=2 * device.used, used=device.used, free=device.used)
 
     def nvmlDeviceGetProcessUtilization(self, device: Device, since: int) -> list[Record]:  # noqa: N802, D102 - NVML's own name
-        found = [Record(pid=pid, smUtil=share, timeStamp=since + 1) for pid, _, share in device.processes if share is not None]
+        found = [
+            Record(pid=pid, smUtil=share, timeStamp=since + 1)
+            for pid, _, share in device.processes
+            if share is not None
+        ]
         if not found:
             raise self.NVMLError("Not Found")
         return found
@@ -247,13 +256,25 @@ def read(monkeypatch: pytest.MonkeyPatch, *devices: Device) -> tuple[float | Non
 @pytest.mark.parametrize(
     ("devices", "expected"),
     [
-        ([Device(90, 800, [(ME, 300, 40), (OTHER, 500, 50)])], (0.4, 300)),  # the driver tells the share of a process
+        (
+            [Device(90, 800, [(ME, 300, 40), (OTHER, 500, 50)])],
+            (0.4, 300),
+        ),  # the driver tells the share of a process
         ([Device(90, 800, [(ME, 300, None)])], (0.9, 300)),  # it does not: the whole device's
         ([Device(90, 800, [(ME, None, None)])], (0.9, 0)),  # nor its memory
-        ([Device(90, 800, [(ME, 300, 20)]), Device(50, 700, [(ME, 100, 60)])], (0.4, 400)),  # two in use: mean and sum
-        ([Device(90, 800, [(ME, 300, 20)]), Device(50, 700, [(OTHER, 700, 50)])], (0.2, 300)),  # one is used by others
+        (
+            [Device(90, 800, [(ME, 300, 20)]), Device(50, 700, [(ME, 100, 60)])],
+            (0.4, 400),
+        ),  # two in use: mean and sum
+        (
+            [Device(90, 800, [(ME, 300, 20)]), Device(50, 700, [(OTHER, 700, 50)])],
+            (0.2, 300),
+        ),  # one is used by others
         ([Device(50, 700, [(OTHER, 700, 50)])], (None, None)),
-        ([Device(50, 700, [(NOBODY, 700, 50)])], (0.5, 700)),  # as seen from a container with process ids of its own
+        (
+            [Device(50, 700, [(NOBODY, 700, 50)])],
+            (0.5, 700),
+        ),  # as seen from a container with process ids of its own
         ([Device(50, 700)], (0.5, 700)),
         ([Device(0, 10)], (None, None)),
     ],
@@ -266,7 +287,9 @@ def test_shares_of_gpus(
     assert (share, memory) == (pytest.approx(expected[0]), expected[1])
 
 
-@pytest.mark.parametrize("nvml", [None, Nvml(), Nvml(Device(), driver=False)], ids=["not installed", "no device", "no driver"])
+@pytest.mark.parametrize(
+    "nvml", [None, Nvml(), Nvml(Device(), driver=False)], ids=["not installed", "no device", "no driver"]
+)
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, nvml: Nvml | None) -> None:
     """No library, no driver or no device is no trouble."""
     monkeypatch.setitem(sys.modules, "pynvml", nvml)

@@ -97,14 +97,19 @@ def test_a_sink_that_fails_and_recovers_gets_everything(sink: Sink) -> None:
     recovered = threading.Event()
     lane = SinkWorker("sink", sink, on_error=errors.append, on_recovered=recovered.set)
     sink.failing = True
-    lane.submit(batch(snapshot("a:1", 1), snapshot("a:2", 2), events=[event(1)], items={("o", "a", "failed"): 1}))
+    lane.submit(
+        batch(snapshot("a:1", 1), snapshot("a:2", 2), events=[event(1)], items={("o", "a", "failed"): 1})
+    )
     assert lane.flush(60.0) is False
     lane.submit(batch(snapshot("a:1", 3), events=[event(2)], items={("o", "a", "failed"): 1}))
     assert lane.flush(60.0) is False
     sink.failing = False
     assert lane.flush(60.0), "flushing tries again what was refused"
     assert recovered.wait(60.0)
-    assert sorted((one.path, one.sequence) for taken in sink.batches for one in taken.snapshots) == [("a:1", 3), ("a:2", 2)]
+    assert sorted((one.path, one.sequence) for taken in sink.batches for one in taken.snapshots) == [
+        ("a:1", 3),
+        ("a:2", 2),
+    ]
     assert [one.number for taken in sink.batches for one in taken.events] == [1, 2]
     assert sum(units for taken in sink.batches for units in taken.items.values()) == 2
     assert set(errors) == {"sink"}
@@ -113,7 +118,9 @@ def test_a_sink_that_fails_and_recovers_gets_everything(sink: Sink) -> None:
 
 
 @pytest.mark.parametrize("end", [SinkWorker.flush, SinkWorker.close], ids=["flush", "close"])
-def test_flush_waits_for_a_lock(sink: Sink, monkeypatch: pytest.MonkeyPatch, end: Callable[[SinkWorker, float], bool]) -> None:
+def test_flush_waits_for_a_lock(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch, end: Callable[[SinkWorker, float], bool]
+) -> None:
     """A flush tries again while the sink refuses a batch temporarily, as a journal does that another process has locked."""
     monkeypatch.setattr(lanes, "RETRY_S", 0.001)
     refusals = [JournalError("locked"), JournalError("locked"), JournalError("locked")]
@@ -203,7 +210,9 @@ def test_a_sink_that_hangs_holds_up_nobody(lenient: Recorder, sink: Sink) -> Non
     assert not sink.closed
 
 
-def test_a_slow_sink_does_not_slow_the_ticks(lenient: Recorder, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_sink_does_not_slow_the_ticks(
+    lenient: Recorder, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only what a write takes of the processor, not how long it waits for a disk or a network, makes the pauses of ticks longer."""
     ticker = Ticker(lenient.runtime.store, [lane := SinkWorker("slow", sink)], interval=0.02)
     for used, pause in ((0.001, 0.02), (0.09, 0.91)):
@@ -263,7 +272,10 @@ def test_the_ticker_sleeps_and_wakes() -> None:
 def test_a_sink_that_wants_every_tick(recorder: Recorder) -> None:
     """The console's lane gets a batch every tick, others only news and a heartbeat a second."""
     eager, other = Sink(), Sink()
-    recorder.runtime._sink_workers += [SinkWorker("eager", eager, every_tick=True), SinkWorker("other", other)]
+    recorder.runtime._sink_workers += [
+        SinkWorker("eager", eager, every_tick=True),
+        SinkWorker("other", other),
+    ]
     with progress.operation("o"):
         for _ in range(10):
             recorder.clock.advance(0.3)
@@ -382,7 +394,13 @@ def late():
         op.increment(3)
 atexit.register(late)
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     journal = open_journal(f"sqlite:///{tmp_path / 'late.db'}", read_only=True)
     kept = journal.get("late")

@@ -34,7 +34,10 @@ def serve() -> Iterator[Callable[..., Any]]:
     apps = []
 
     def make(reader: Any, *, controller: Any = None, **settings: Any) -> Client:
-        settings = {"limits": Limits(body_s=60.0, answer_s=60.0), **settings}  # where time runs out a test says so
+        settings = {
+            "limits": Limits(body_s=60.0, answer_s=60.0),
+            **settings,
+        }  # where time runs out a test says so
         app = create_app(reader, settings=ServerSettings(**settings), controller=controller)
         apps.append(app)
         return Client(app)

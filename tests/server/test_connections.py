@@ -60,7 +60,11 @@ def flooded(port: int, process: Any, clients: list[socket.socket]) -> dict[str, 
     grown = process.memory_info().rss - before
     assert grown < GROWTH, f"{grown / 2**20:.0f} MiB"
     assert sum(asked) >= 18, "an ordinary request has its turn among all these"
-    poll(lambda: metrics(url).get('progress_server_clients{transport="sse"}') == 0.0, 120.0, "end of the slow clients")
+    poll(
+        lambda: metrics(url).get('progress_server_clients{transport="sse"}') == 0.0,
+        120.0,
+        "end of the slow clients",
+    )
     poll(lambda: len(process.net_connections()) < 20, 120.0, "end of the connections")
     return poll(lambda: metrics(url), what="metrics")
 
@@ -71,7 +75,9 @@ def many_files(wanted: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         pytest.skip(f"this system allows {hard} open files: the flood needs {wanted}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft if soft == resource.RLIM_INFINITY else max(soft, wanted), hard))
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (soft if soft == resource.RLIM_INFINITY else max(soft, wanted), hard)
+    )
     try:
         yield
     finally:

@@ -102,7 +102,9 @@ def test_every_answer_has_the_safe_headers(client: Client, method: str, path: st
         ("OPTIONS", LIST, "GET, HEAD"),
     ],
 )
-def test_other_methods_are_refused_with_those_that_work(client: Client, method: str, path: str, allow: str) -> None:
+def test_other_methods_are_refused_with_those_that_work(
+    client: Client, method: str, path: str, allow: str
+) -> None:
     """405, and Allow has every method of the path."""
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allow)
@@ -142,7 +144,10 @@ def test_paths_cannot_leave_the_table_of_files(client: Client, path: str) -> Non
 def test_files_are_asked_for_once(client: Client) -> None:
     """A file has its type and an ETag; who has it is told so."""
     answer = client.get("/static/docs.js")
-    assert (answer.headers["content-type"], answer.headers["cache-control"]) == ("text/javascript; charset=utf-8", "no-cache")
+    assert (answer.headers["content-type"], answer.headers["cache-control"]) == (
+        "text/javascript; charset=utf-8",
+        "no-cache",
+    )
     assert client.get("/static/docs.js", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
 
 
@@ -197,7 +202,11 @@ def test_streams_start_without_a_lifespan(journal: SqliteJournal) -> None:
             await leave.wait()
             return {"type": "http.disconnect"}
 
-        scope = scope_of("/progress/api/v1/stream") | {"type": "http", "asgi": {"version": "3.0"}, "scheme": "http"}
+        scope = scope_of("/progress/api/v1/stream") | {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "scheme": "http",
+        }
         asking = asyncio.create_task(parent(scope, receive, sent.put))
         status = int((await asyncio.wait_for(sent.get(), 60))["status"])
         body = b""

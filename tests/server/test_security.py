@@ -43,7 +43,18 @@ def cookie_of(client: Client, **headers: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "path", [LIST, "/api/v1/operations/x", "/metrics", "/readyz", "/openapi.json", "/docs", "/", "/nope", "/api/v1/stream"]
+    "path",
+    [
+        LIST,
+        "/api/v1/operations/x",
+        "/metrics",
+        "/readyz",
+        "/openapi.json",
+        "/docs",
+        "/",
+        "/nope",
+        "/api/v1/stream",
+    ],
 )
 def test_without_the_token_nothing_is_told(locked: Client, path: str) -> None:
     """Everything but health asks for the token, unknown paths too, and says how to send it."""
@@ -83,7 +94,12 @@ def test_the_token_opens_everything(locked: Client) -> None:
 def test_the_query_takes_the_token_for_streams_only() -> None:
     """Browsers can send no header with a stream; there, and only there, the address may carry the token."""
     settings = ServerSettings(token=TOKEN)
-    for path, allowed in (("/api/v1/stream", True), ("/api/v1/ws", True), (LIST, False), ("/api/v1/stream/x", False)):
+    for path, allowed in (
+        ("/api/v1/stream", True),
+        ("/api/v1/ws", True),
+        (LIST, False),
+        ("/api/v1/stream/x", False),
+    ):
         assert security.authorised(scope_of(f"{path}?access_token={TOKEN}"), settings) is allowed
     assert not security.authorised(scope_of("/api/v1/stream?access_token=" + "x=&" * 2_000), settings)
 
@@ -154,7 +170,11 @@ def test_a_wrong_token_does_not_log_in(locked: Client) -> None:
     locked.problem(401, "/login", "POST", content=b"\x00")
     locked.problem(422, "/login", "POST", content=b"\xff\xfe")
     again = locked.post("/login", data={"token": "wrong-horse"}, headers={"accept": "text/html"})
-    assert (again.status_code, again.headers["location"], "set-cookie" in again.headers) == (303, "login?failed", False)
+    assert (again.status_code, again.headers["location"], "set-cookie" in again.headers) == (
+        303,
+        "login?failed",
+        False,
+    )
     assert refusals(locked)["token"] == 3
 
 
@@ -191,7 +211,9 @@ def test_the_cookie_alone_changes_nothing(
     assert bool(journal.cancel_requests("instance-1")) is (status == 202)
 
 
-@pytest.mark.parametrize("headers", [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}])
+@pytest.mark.parametrize(
+    "headers", [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}]
+)
 def test_without_a_token_other_sites_still_change_nothing(client: Client, headers: dict[str, str]) -> None:
     """A page that the user looks at cannot cancel what runs on their machine."""
     client.problem(403, CANCEL, "POST", headers=headers)
@@ -307,10 +329,14 @@ def test_cross_origin_reading_is_closed_by_default(client: Client) -> None:
     assert client.request("OPTIONS", LIST, headers=preflight).status_code == 403
 
 
-def test_an_allowed_origin_may_read_without_credentials(journal: SqliteJournal, serve: Callable[..., Any]) -> None:
+def test_an_allowed_origin_may_read_without_credentials(
+    journal: SqliteJournal, serve: Callable[..., Any]
+) -> None:
     """An origin of the list gets its preflight and its answer; cookies are never asked for."""
     client = serve(journal, token=TOKEN, allowed_origins=(BOARD,))
-    preflight = client.request("OPTIONS", LIST, headers={"origin": BOARD, "access-control-request-method": "DELETE"})
+    preflight = client.request(
+        "OPTIONS", LIST, headers={"origin": BOARD, "access-control-request-method": "DELETE"}
+    )
     assert preflight.status_code == 204
     assert preflight.headers["access-control-allow-origin"] == BOARD
     assert "authorization" in preflight.headers["access-control-allow-headers"]

@@ -58,7 +58,9 @@ def test_a_taken_port_is_said(recorder: Recorder) -> None:
         ({"root_path": "/x/"}, "root path"),
     ],
 )
-def test_what_cannot_be_served_is_refused(recorder: Recorder, arguments: dict[str, object], text: str) -> None:
+def test_what_cannot_be_served_is_refused(
+    recorder: Recorder, arguments: dict[str, object], text: str
+) -> None:
     """A public address without a token, and every value that makes no sense, is refused before anything is served."""
     with pytest.raises(ConfigurationError, match=text):
         Server(recorder.runtime.store, **{"port": 0, **arguments})  # type: ignore[arg-type]
@@ -90,7 +92,9 @@ def child_that_stays() -> Iterator[None]:
     begun, beginning = os.pipe()
     ending, over = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 on, for a fork beside threads, as in this test
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of Python 3.12 on, for a fork beside threads, as in this test
         child = os.fork()
     if child == 0:
         os.close(over)
@@ -116,19 +120,27 @@ def test_who_does_not_get_on_with_a_request_is_cut_off(recorder: Recorder, sent:
     """A head or a body that does not come in time ends the connection, however it was begun."""
     server = Server(recorder.runtime.store, port=0, connections=ConnectionLimits(request_s=0.1))
     with threads_end(), closing(server), socket.create_connection(("127.0.0.1", server.port)) as client:
-        client.sendall(sent)  # before anybody takes the connection and its time begins, so that it is read first for certain
+        client.sendall(
+            sent
+        )  # before anybody takes the connection and its time begins, so that it is read first for certain
         server.start()
         assert ends(client)
         poll(lambda: {(reason,): 1} in server.counts.read().values())
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system does not give up on clients by itself")
-def test_whom_the_system_gives_up_on_is_counted_as_slow(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system does not give up on clients by itself"
+)
+def test_whom_the_system_gives_up_on_is_counted_as_slow(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a machine so busy that the system is first to cut off a client that takes nothing, it is counted all the same."""
     monkeypatch.setattr(connections._Http, "_cut", lambda _connection, _reason: None)
     with (
         progress.operation("load", id="load", message="x" * 900) as operation,
-        serving(recorder, connections=ConnectionLimits(blocked_s=0.1, buffer=1024, kernel_buffer=1024)) as server,
+        serving(
+            recorder, connections=ConnectionLimits(blocked_s=0.1, buffer=1024, kernel_buffer=1024)
+        ) as server,
         socket.socket() as client,
     ):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
@@ -169,7 +181,9 @@ def command(*arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
     """Run the command; whatever a test does, it does not outlive the block."""
     line = [sys.executable, "-m", "otel_progress", *arguments]
     pipe = subprocess.PIPE
-    with subprocess.Popen(line, env={**os.environ, **environ}, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(
+        line, env={**os.environ, **environ}, stdout=pipe, stderr=pipe, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -187,7 +201,9 @@ def test_the_command_serves_until_told_to_stop(tmp_path: Path, number: signal.Si
         assert line, process.stderr.read()
         url = line.split()[2]
         assert get(f"{url}api/v1/operations").json()["operations"] == []
-        with httpx.stream("GET", f"{url}api/v1/stream", timeout=PATIENCE_S, trust_env=False, verify=False) as answer:
+        with httpx.stream(
+            "GET", f"{url}api/v1/stream", timeout=PATIENCE_S, trust_env=False, verify=False
+        ) as answer:
             lines = answer.iter_lines()
             assert next(lines) == "retry: 1000"
             process.send_signal(number)
@@ -209,7 +225,9 @@ def test_the_command_serves_until_told_to_stop(tmp_path: Path, number: signal.Si
 )
 def test_the_command_refuses_what_it_cannot_serve(arguments: list[str], text: str, tmp_path: Path) -> None:
     """One line on stderr, exit code 2, and no server."""
-    with command("serve", "--port", "0", *arguments, XDG_STATE_HOME=str(tmp_path), HOME=str(tmp_path)) as process:
+    with command(
+        "serve", "--port", "0", *arguments, XDG_STATE_HOME=str(tmp_path), HOME=str(tmp_path)
+    ) as process:
         output, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert output == ""
@@ -245,7 +263,10 @@ def test_the_command_serves_where_the_environment_says(tmp_path: Path) -> None:
         "OTEL_PROGRESS_TOKEN": "correct-horse-battery",
     }
     (tmp_path / "token").write_text("another-horse-battery", encoding="utf-8")
-    for options, token in (((), "correct-horse-battery"), (("--token-file", str(tmp_path / "token")), "another-horse-battery")):
+    for options, token in (
+        ((), "correct-horse-battery"),
+        (("--token-file", str(tmp_path / "token")), "another-horse-battery"),
+    ):
         with command("serve", *options, **environ) as process:
             assert process.stdout is not None
             url = process.stdout.readline().split()[2]
@@ -272,7 +293,9 @@ def test_the_command_serves_the_first_work_of_the_machine(tmp_path: Path) -> Non
             f"assert runtime.force_flush({PATIENCE_S})\n"  # a shutdown waits for a few seconds only
             "runtime.shutdown()"
         )
-        subprocess.run([sys.executable, "-c", work], env={**os.environ, **environ}, check=True, timeout=PATIENCE_S)
+        subprocess.run(
+            [sys.executable, "-c", work], env={**os.environ, **environ}, check=True, timeout=PATIENCE_S
+        )
         found = get(f"{url}api/v1/operations/first")
         assert found.json()["status"] == "completed"
         process.terminate()
@@ -286,7 +309,10 @@ def test_a_worker_shows_its_own_counters(recorder: Recorder) -> None:
         with serving(recorder, totals=totals) as server:
             text = get(f"{server.url}metrics").text
         assert (
-            any(line.startswith("progress_") and "journal" in line and line.endswith(" 3.0") for line in text.splitlines())
+            any(
+                line.startswith("progress_") and "journal" in line and line.endswith(" 3.0")
+                for line in text.splitlines()
+            )
             is shown
         )
 

@@ -32,7 +32,8 @@ def test_what_is_a_moment(text: str, moment: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", ".", "-5", "nan", "9" * 400, "m", "2023-11-14T22:13", "2023-02-30T00:00:00Z", "²", None, 5]
+    "text",
+    ["", "soon", ".", "-5", "nan", "9" * 400, "m", "2023-11-14T22:13", "2023-02-30T00:00:00Z", "²", None, 5],
 )
 def test_what_is_none(text: object) -> None:
     """Anything else is told with what was expected."""

@@ -74,7 +74,9 @@ def test_a_bad_token_is_refused_and_not_shown(bad: str, tmp_path: Path) -> None:
         lambda: Settings().with_arguments(token_file=str(path)).read_token(),
     ]
     for attempt in attempts:
-        with pytest.raises(ConfigurationError, match=r"16 to 4096 characters.*secrets.token_urlsafe") as error:
+        with pytest.raises(
+            ConfigurationError, match=r"16 to 4096 characters.*secrets.token_urlsafe"
+        ) as error:
             attempt()
         assert bad not in str(error.value)
         assert bad[:10] not in str(error.value) or bad == "short"
@@ -122,7 +124,10 @@ def test_doctor_looks_at_what_is_observed(monkeypatch: pytest.MonkeyPatch, tmp_p
     }
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    found = {(finding.check, finding.state): finding.text for finding in all_checks(CliContext("memory:", None), environ)}
+    found = {
+        (finding.check, finding.state): finding.text
+        for finding in all_checks(CliContext("memory:", None), environ)
+    }
     assert "cannot be read" in found["token", "problem"]
     assert "is off" in found["redaction", "note"]
     assert "WARNING" in found["logs", "ok"]

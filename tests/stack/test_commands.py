@@ -33,7 +33,12 @@ WORKER = DEPLOY / "worker" / "worker.py"
 def script(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a script of the image as its container does."""
     return subprocess.run(
-        [sys.executable, str(path), *arguments], capture_output=True, text=True, check=False, timeout=120, env=environment()
+        [sys.executable, str(path), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=environment(),
     )
 
 
@@ -102,7 +107,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     mine["OTEL_PROGRESS_PROMETHEUS_PORT"] = str(worker)
     with (
         servers.running(serving, ready=lambda: healthy(server), log=folder / "server.log", env=shared),
-        servers.running(working, ready=lambda: healthy(worker), log=folder / "worker.log", env={**shared, **mine}) as process,
+        servers.running(
+            working, ready=lambda: healthy(worker), log=folder / "worker.log", env={**shared, **mine}
+        ) as process,
     ):
         yield Stack(server, worker, process, token.read_text(encoding="ascii"), folder)
 
@@ -173,7 +180,10 @@ def test_prometheus_scrapes_both_with_its_own_configuration(stack: Stack) -> Non
         ANY,
     ]
     with servers.running(command, ready=lambda: is_ready(log), log=log):
-        servers.poll(lambda: _up(port_told(log) or 0) == {"otel-progress-server", "otel-progress-worker"}, what="both targets")
+        servers.poll(
+            lambda: _up(port_told(log) or 0) == {"otel-progress-server", "otel-progress-worker"},
+            what="both targets",
+        )
 
 
 def _up(port: int) -> set[str]:
@@ -184,7 +194,9 @@ def _up(port: int) -> set[str]:
 
 def test_the_worker_ends_when_it_is_told_to(stack: Stack) -> None:
     """SIGTERM, which ``docker compose stop`` sends, ends it cleanly by itself, and what ran is cancelled, not abandoned."""
-    assert services()["worker"]["stop_grace_period"] == "20s"  # Docker's ten are few for a machine that has a lot to do
+    assert (
+        services()["worker"]["stop_grace_period"] == "20s"
+    )  # Docker's ten are few for a machine that has a lot to do
     stack.process.send_signal(signal.SIGTERM)
     assert stack.process.wait(timeout=120) == 0
     _, text = ask(stack.server, "/api/v1/operations", Authorization=f"Bearer {stack.token}")
@@ -202,13 +214,20 @@ def test_one_round_ends_by_itself(tmp_path: Path) -> None:
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "no_proxy": "*",
         }
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env={**shared, **pushing})
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=120, env={**shared, **pushing}
+        )
         assert done.returncode == 0, done.stderr
-        finished = [metric for _, metric in receiver.metrics() if metric.name == semconv.OPERATIONS_FINISHED.name][-1]
+        finished = [
+            metric for _, metric in receiver.metrics() if metric.name == semconv.OPERATIONS_FINISHED.name
+        ][-1]
     listed = [sys.executable, "-m", "otel_progress", "history", "--json"]
     shown = subprocess.run(listed, capture_output=True, text=True, check=True, timeout=120, env=shared).stdout
     found = json.loads(shown)["operations"]
     assert {one["operation_type"] for one in found} == {"encoding_check"}
     assert found
-    assert {one["status"] for one in found} <= {"completed", "failed"}  # which of them, the installed packages decide
+    assert {one["status"] for one in found} <= {
+        "completed",
+        "failed",
+    }  # which of them, the installed packages decide
     assert sum(point.as_int for point in finished.sum.data_points) == len(found)

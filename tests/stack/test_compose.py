@@ -25,13 +25,32 @@ from tests.support.stack.files import (
 
 pytestmark = pytest.mark.stack
 
-EXPECTED = {"prepare", "server", "worker", "job", "collector", "prometheus", "alertmanager", "tempo", "loki", "grafana", "redis"}
+EXPECTED = {
+    "prepare",
+    "server",
+    "worker",
+    "job",
+    "collector",
+    "prometheus",
+    "alertmanager",
+    "tempo",
+    "loki",
+    "grafana",
+    "redis",
+}
 NAMES = sorted(EXPECTED)
 
 
 def test_the_file_is_a_compose_file() -> None:
     """It keeps to the compose specification's own schema."""
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(COMPOSE),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -40,7 +59,14 @@ def test_the_schema_is_not_empty(tmp_path: Any) -> None:
     """The check above can fail: a service with a misspelt key is refused."""
     wrong = tmp_path / "docker-compose.yml"
     wrong.write_text("services:\n  a:\n    imagee: b\n", encoding="utf-8")
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(wrong)]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(wrong),
+    ]
     assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 1
 
 
@@ -60,7 +86,9 @@ def test_images_are_pinned(name: str) -> None:
     found, tag = image(services()[name])
     assert re.fullmatch(r"v?[0-9]+\.[0-9]+\.[0-9]+(-alpine)?", tag)
     if found in BUILT:
-        (version,) = re.findall(r'^version = "(.+)"$', (PROJECT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+        (version,) = re.findall(
+            r'^version = "(.+)"$', (PROJECT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE
+        )
         assert tag == version
         assert services()[name]["build"]["target"] == found.removeprefix("otel-progress-")
 
@@ -141,14 +169,23 @@ def test_nothing_waits_for_itself() -> None:
     found = services()
     started: set[str] = set()
     while len(started) < len(found):
-        ready = {name for name, service in found.items() if name not in started and set(service.get("depends_on", {})) <= started}
+        ready = {
+            name
+            for name, service in found.items()
+            if name not in started and set(service.get("depends_on", {})) <= started
+        }
         assert ready, f"these wait for each other: {sorted(set(found) - started)}"
         started |= ready
 
 
 def test_volumes_are_declared_and_used() -> None:
     """Every named volume is declared, and none is for nothing."""
-    used = {source for service in services().values() for source, _, _ in mounts(service) if not source.startswith(".")}
+    used = {
+        source
+        for service in services().values()
+        for source, _, _ in mounts(service)
+        if not source.startswith(".")
+    }
     assert used == set(compose()["volumes"])
 
 
@@ -165,7 +202,10 @@ def test_worker_and_server_share_the_journal_and_only_that() -> None:
     """The journal is mounted at one place in all that use it; the token only where it is asked for or given."""
     where = {
         volume: {
-            name: target for name, service in services().items() for source, target, _ in mounts(service) if source == volume
+            name: target
+            for name, service in services().items()
+            for source, target, _ in mounts(service)
+            if source == volume
         }
         for volume in ("journal", "secrets")
     }
@@ -173,7 +213,10 @@ def test_worker_and_server_share_the_journal_and_only_that() -> None:
     assert set(where["journal"].values()) == {"/var/lib/otel-progress/state"}
     assert set(where["secrets"]) == {"prepare", "server", "prometheus"}
     writers = {
-        name for name, service in services().items() for source, _, ro in mounts(service) if source == "secrets" and not ro
+        name
+        for name, service in services().items()
+        for source, _, ro in mounts(service)
+        if source == "secrets" and not ro
     }
     assert writers == {"prepare"}
 

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.stack
 
 PROMETHEUS: dict[str, Any] = load(DEPLOY / "prometheus" / "prometheus.yml")
 SOURCES = provisioned()
-PROVIDER: dict[str, Any] = load(DEPLOY / "grafana" / "provisioning" / "dashboards" / "progress.yaml")["providers"][0]
+PROVIDER: dict[str, Any] = load(DEPLOY / "grafana" / "provisioning" / "dashboards" / "progress.yaml")[
+    "providers"
+][0]
 COLLECTOR: dict[str, Any] = load(DEPLOY / "collector" / "config.yaml")
 TEMPO: dict[str, Any] = load(DEPLOY / "tempo" / "tempo.yaml")
 LOKI: dict[str, Any] = load(DEPLOY / "loki" / "loki.yaml")
@@ -41,7 +43,12 @@ def targets(job: dict[str, Any]) -> list[str]:
 def test_the_ports_of_the_table_are_those_of_the_configurations() -> None:
     """LISTENS, which the other tests trust, is what the configurations say."""
     protocols = COLLECTOR["receivers"]["otlp"]["protocols"]
-    own = [protocols["grpc"], protocols["http"], COLLECTOR["exporters"]["prometheus"], COLLECTOR["extensions"]["health_check"]]
+    own = [
+        protocols["grpc"],
+        protocols["http"],
+        COLLECTOR["exporters"]["prometheus"],
+        COLLECTOR["extensions"]["health_check"],
+    ]
     assert {address(one["endpoint"])[1] for one in own} == LISTENS["collector"]
     receiver = TEMPO["distributor"]["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"]
     assert {TEMPO["server"]["http_listen_port"], address(receiver)[1]} == LISTENS["tempo"]
@@ -62,7 +69,9 @@ def test_prometheus_scrapes_what_is_there() -> None:
                 assert_reachable(target)
     assert targets(JOBS["otel-progress-server"]) == ["server:7764"]
     assert targets(JOBS["otel-progress-worker"]) == ["worker:9464"]
-    assert targets(JOBS["otel-progress-pushed"]) == [f"collector:{address(COLLECTOR['exporters']['prometheus']['endpoint'])[1]}"]
+    assert targets(JOBS["otel-progress-pushed"]) == [
+        f"collector:{address(COLLECTOR['exporters']['prometheus']['endpoint'])[1]}"
+    ]
     assert JOBS["otel-progress-pushed"]["honor_labels"] is True
 
 
@@ -76,7 +85,9 @@ def test_prometheus_has_the_token_the_server_asks_for() -> None:
     assert services()["prepare"]["command"] == [asked]
     assert asked.rpartition("/")[2] == path.rpartition("/")[2]
     for name in ("server", "prepare"):
-        assert ("secrets", asked.rpartition("/")[0]) in {(source, target) for source, target, _ in mounts(services()[name])}
+        assert ("secrets", asked.rpartition("/")[0]) in {
+            (source, target) for source, target, _ in mounts(services()[name])
+        }
 
 
 def test_the_server_answers_to_the_name_prometheus_uses() -> None:
@@ -106,7 +117,11 @@ def test_alerts_go_to_the_alertmanager() -> None:
 @pytest.mark.parametrize("name", ["prometheus", "alertmanager", "tempo", "loki", "collector"])
 def test_the_configuration_named_is_the_one_mounted(name: str) -> None:
     """The file a program is told to read is one of the project's, at that path."""
-    (path,) = [match[1] for word in services()[name]["command"] if (match := re.fullmatch(r"-{1,2}config(?:\.file)?=(.+)", word))]
+    (path,) = [
+        match[1]
+        for word in services()[name]["command"]
+        if (match := re.fullmatch(r"-{1,2}config(?:\.file)?=(.+)", word))
+    ]
     found = host_path(services()[name], path)
     assert found is not None
     assert found.is_file()
@@ -126,7 +141,9 @@ def test_the_configuration_named_is_the_one_mounted(name: str) -> None:
 )
 def test_what_is_written_lies_on_a_volume(name: str, path: str) -> None:
     """The roots are read-only, so each program's data have a volume that outlives the container."""
-    writable = [target for source, target, ro in mounts(services()[name]) if not ro and not source.startswith(".")]
+    writable = [
+        target for source, target, ro in mounts(services()[name]) if not ro and not source.startswith(".")
+    ]
     assert any(path == target or path.startswith(f"{target}/") for target in writable)
 
 
@@ -211,7 +228,10 @@ def test_dashboards_are_mounted_where_grafana_looks() -> None:
     folder = host_path(services()["grafana"], PROVIDER["options"]["path"])
     assert folder == PROJECT / "grafana" / "dashboards"
     assert PROVIDER["folder"] == "Progress"
-    home = host_path(services()["grafana"], services()["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    home = host_path(
+        services()["grafana"],
+        services()["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"],
+    )
     assert home is not None
     assert home.is_file()
 

@@ -20,7 +20,9 @@ def test_services_images_and_ports_are_named(name: str) -> None:
     service = services()[name]
     (row,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{name}` |")]
     assert ("built here" in row) if "build" in service else (f"`{':'.join(image(service))}`" in row)
-    assert re.findall(r"\b[0-9]{4,5}\b", row.split("|")[3]) == [port.split(":")[1] for port in service.get("ports", ())]
+    assert re.findall(r"\b[0-9]{4,5}\b", row.split("|")[3]) == [
+        port.split(":")[1] for port in service.get("ports", ())
+    ]
 
 
 def test_no_other_versions_are_named() -> None:
@@ -33,7 +35,9 @@ def test_no_other_versions_are_named() -> None:
 def test_files_that_are_named_exist() -> None:
     """Paths of the repository in the guide are those of files that are there."""
     text = re.sub(r"`[a-z/-]+:v?[0-9][^`]*`", "", TEXT)  # images
-    paths = set(re.findall(r"(?<![\w/.-])((?:deploy|tests|docs|benchmarks)/[A-Za-z0-9_./-]*[A-Za-z0-9_])", text))
+    paths = set(
+        re.findall(r"(?<![\w/.-])((?:deploy|tests|docs|benchmarks)/[A-Za-z0-9_./-]*[A-Za-z0-9_])", text)
+    )
     assert "deploy/kubernetes/kustomization.yaml" in paths
     assert {path for path in paths if not (PROJECT / path).exists()} == set()
 
@@ -46,7 +50,11 @@ def test_the_token_is_read_where_it_is_made() -> None:
 
 def test_the_memory_is_that_of_the_containers() -> None:
     """What has to be spared is the sum of the limits of what starts by itself."""
-    limits = [int(service["mem_limit"].removesuffix("m")) for service in services().values() if "profiles" not in service]
+    limits = [
+        int(service["mem_limit"].removesuffix("m"))
+        for service in services().values()
+        if "profiles" not in service
+    ]
     assert f"add up to {sum(limits) / 1024:.1f} GiB" in TEXT
 
 

@@ -26,7 +26,15 @@ def arguments(name: str, stage: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "path", [".git/config", "tests/conftest.py", "progress.db", "src/x.db-wal", "src/otel_progress/__pycache__/a.pyc", ".env"]
+    "path",
+    [
+        ".git/config",
+        "tests/conftest.py",
+        "progress.db",
+        "src/x.db-wal",
+        "src/otel_progress/__pycache__/a.pyc",
+        ".env",
+    ],
 )
 def test_what_is_nobody_elses_business_is_not_sent(path: str) -> None:
     """History, tests, journals, caches and local settings do not reach the builder."""
@@ -53,7 +61,10 @@ def test_the_base_is_slim_and_pinned() -> None:
     """Both stages begin with the same slim image, of a version that does not move."""
     (base,) = [one.arguments for one in ALL if one.name == "ARG"]
     assert re.fullmatch(r"PYTHON=3\.[0-9]+\.[0-9]+-slim-[a-z]+", base)
-    assert [one.arguments for one in ALL if one.name == "FROM"][:2] == ["python:${PYTHON} AS build", "python:${PYTHON} AS server"]
+    assert [one.arguments for one in ALL if one.name == "FROM"][:2] == [
+        "python:${PYTHON} AS build",
+        "python:${PYTHON} AS server",
+    ]
 
 
 @pytest.mark.parametrize(("stage", "service"), [("server", "server"), ("worker", "worker")])
@@ -80,7 +91,9 @@ def test_the_journal_is_where_the_volume_is() -> None:
     assert arguments("VOLUME", "server") == ['["/var/lib/otel-progress/state"]']
     (made,) = [one for one in arguments("RUN", "server") if "install" in one]
     assert "--owner=10001 --group=10001 --mode=0700 /var/lib/otel-progress/state" in made
-    for _, target, _ in mounts(services()["prepare"]):  # an empty volume takes its owner over from the folder it is mounted on
+    for _, target, _ in mounts(
+        services()["prepare"]
+    ):  # an empty volume takes its owner over from the folder it is mounted on
         assert f" {target}" in made.partition("--mode=0755")[2]
 
 
@@ -94,7 +107,16 @@ def test_the_package_builds_from_what_is_sent(tmp_path: Path) -> None:
                 target = context / path.relative_to(PROJECT)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheels), str(context)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(wheels),
+        str(context),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = wheels.iterdir()

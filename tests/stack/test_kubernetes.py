@@ -24,7 +24,9 @@ KUBERNETES = "1.37.0"
 """The release whose schemas are asked; what is used here has been the same since 1.25."""
 DOCUMENTS = {path.relative_to(FOLDER).as_posix(): load(path) for path in sorted(FOLDER.rglob("*.yaml"))}
 CUSTOM = {
-    kind: json.loads((Path(__file__).parent / "operator" / f"{kind.lower()}.json").read_text(encoding="utf-8"))
+    kind: json.loads(
+        (Path(__file__).parent / "operator" / f"{kind.lower()}.json").read_text(encoding="utf-8")
+    )
     for kind in ("PrometheusRule", "ServiceMonitor")
 }
 """The schemas of the Prometheus Operator's own kinds; where they are from is said in them."""
@@ -35,7 +37,9 @@ def of_kind(kind: str) -> list[dict[str, Any]]:
     return [document for document in DOCUMENTS.values() if document["kind"] == kind]
 
 
-@pytest.mark.parametrize("name", [name for name, one in DOCUMENTS.items() if one["kind"] not in {*CUSTOM, "Kustomization"}])
+@pytest.mark.parametrize(
+    "name", [name for name, one in DOCUMENTS.items() if one["kind"] not in {*CUSTOM, "Kustomization"}]
+)
 def test_core_documents_keep_to_the_schemas_of_kubernetes(name: str) -> None:
     """Deployment, Service, ConfigMaps and the rest are valid, with no field that Kubernetes does not know."""
     kubernetes_validate.validate(DOCUMENTS[name], KUBERNETES, strict=True)
@@ -80,11 +84,23 @@ def test_the_images_are_those_of_the_dockerfile() -> None:
 
 def test_labels_and_ports_lead_from_monitor_to_pod() -> None:
     """ServiceMonitor, Service and Deployment find each other, port by port."""
-    (deployment,), (service,), (monitor,) = of_kind("Deployment"), of_kind("Service"), of_kind("ServiceMonitor")
+    (deployment,), (service,), (monitor,) = (
+        of_kind("Deployment"),
+        of_kind("Service"),
+        of_kind("ServiceMonitor"),
+    )
     pod = deployment["spec"]["template"]
-    assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"] == pod["metadata"]["labels"]
+    assert (
+        deployment["spec"]["selector"]["matchLabels"]
+        == service["spec"]["selector"]
+        == pod["metadata"]["labels"]
+    )
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    open_ports = {port["name"]: port["containerPort"] for container in pod["spec"]["containers"] for port in container["ports"]}
+    open_ports = {
+        port["name"]: port["containerPort"]
+        for container in pod["spec"]["containers"]
+        for port in container["ports"]
+    }
     assert {port["targetPort"]: port["port"] for port in service["spec"]["ports"]} == open_ports
     assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} == set(open_ports)
 
@@ -101,8 +117,14 @@ def test_jobs_have_the_names_that_rules_know() -> None:
 def test_the_secret_is_named_alike_everywhere() -> None:
     """Pod, monitor and the command that makes the secret agree on its name and key; no secret lies in the repository."""
     (deployment,), (monitor,) = of_kind("Deployment"), of_kind("ServiceMonitor")
-    (volume,) = [one["secret"]["secretName"] for one in deployment["spec"]["template"]["spec"]["volumes"] if "secret" in one]
-    (asked,) = [one["authorization"]["credentials"] for one in monitor["spec"]["endpoints"] if "authorization" in one]
+    (volume,) = [
+        one["secret"]["secretName"]
+        for one in deployment["spec"]["template"]["spec"]["volumes"]
+        if "secret" in one
+    ]
+    (asked,) = [
+        one["authorization"]["credentials"] for one in monitor["spec"]["endpoints"] if "authorization" in one
+    ]
     assert (asked["name"], asked["key"]) == (volume, "token")
     assert f"secret generic {volume}" in GUIDE.read_text(encoding="utf-8")
     assert of_kind("Secret") == []
@@ -121,7 +143,9 @@ def test_containers_are_locked_down() -> None:
             "capabilities": {"drop": ["ALL"]},
         }
         assert "memory" in container["resources"]["limits"]
-        assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} <= {
+            volume["name"] for volume in pod["volumes"]
+        }
 
 
 @pytest.fixture(scope="module")

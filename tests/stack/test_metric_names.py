@@ -34,7 +34,9 @@ MOVES = {
     semconv.SERIES_LIMIT: "a push may have fewer series than a scrape",
 }
 """Metrics whose values may differ between the two, and why; their names and labels may not."""
-ESTIMATES = tuple(metric.prometheus for metric in MOVES if "what remains" in MOVES[metric] or MOVES[metric] == "counts down")
+ESTIMATES = tuple(
+    metric.prometheus for metric in MOVES if "what remains" in MOVES[metric] or MOVES[metric] == "counts down"
+)
 """Those that may even be there in one and not yet in the other, as an estimate takes a moment to be made."""
 
 
@@ -67,7 +69,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
             scraped = _scraped(answer.read().decode())
         # The collector has taken everything, and may pass it on in several parts.
         pushed = servers.poll(
-            lambda: _pushed(receiver, at_least=len(without_estimates(scraped))), what="as many series as were scraped"
+            lambda: _pushed(receiver, at_least=len(without_estimates(scraped))),
+            what="as many series as were scraped",
         )
         worker.communicate("", timeout=120)
         assert worker.returncode == 0
@@ -82,14 +85,24 @@ def without_estimates(found: Iterable[Series]) -> set[Series]:
 def _collector(grpc: int, http: int, receiver: Receiver, folder: Path) -> list[str]:
     found = importlib.util.find_spec("rotel")
     binary = Path(found.origin).with_name("rotel-agent") if found is not None and found.origin else None
-    if binary is None or subprocess.run([str(binary), "--version"], capture_output=True, check=False).returncode != 0:
+    if (
+        binary is None
+        or subprocess.run([str(binary), "--version"], capture_output=True, check=False).returncode != 0
+    ):
         binary = Path(servers.require("rotel-agent"))
     return [
         *(str(binary), "start"),
         *("--otlp-grpc-endpoint", f"127.0.0.1:{grpc}", "--otlp-http-endpoint", f"127.0.0.1:{http}"),
         *("--exporter", "otlp", "--otlp-exporter-protocol", "http"),
         *("--otlp-exporter-endpoint", f"http://127.0.0.1:{receiver.port}"),
-        *("--batch-timeout", "50ms", "--pid-file", str(folder / "rotel.pid"), "--log-file", str(folder / "rotel.log")),
+        *(
+            "--batch-timeout",
+            "50ms",
+            "--pid-file",
+            str(folder / "rotel.pid"),
+            "--log-file",
+            str(folder / "rotel.log"),
+        ),
     ]
 
 
@@ -105,7 +118,12 @@ def _worker(endpoint: str, folder: Path) -> subprocess.Popen[str]:
     }
     command = [sys.executable, str(WORKER)]
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None, text=True, env={**plain, **environment}
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=None,
+        text=True,
+        env={**plain, **environment},
     )
 
 
@@ -133,7 +151,9 @@ def test_every_value_is_the_same(seen: Seen) -> None:
     moves = tuple(metric.prometheus for metric in MOVES)
     still = {one for one in set(seen.scraped) & set(seen.pushed) if not one[0].startswith(moves)}
     assert len(still) > 50
-    assert {one: seen.pushed[one] for one in still} == pytest.approx({one: seen.scraped[one] for one in still})
+    assert {one: seen.pushed[one] for one in still} == pytest.approx(
+        {one: seen.scraped[one] for one in still}
+    )
 
 
 def test_there_is_something_of_every_kind(seen: Seen) -> None:

@@ -65,7 +65,12 @@ def test_threads_stop_between_two_files(tmp_path: Path) -> None:
     path = os.pathsep.join((str(DEPLOY / "worker"), os.environ.get("PYTHONPATH", "")))
     command = [sys.executable, "-c", INTERRUPTED, str(sources), str(tmp_path / "journal.db")]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "PYTHONPATH": path}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr
     ended = json.loads(done.stdout)

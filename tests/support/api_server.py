@@ -45,7 +45,11 @@ def serving(recorder: Recorder, **arguments: Any) -> Iterator[Server]:
 @contextmanager
 def serving_nothing(folder: Path, **arguments: Any) -> Iterator[Server]:
     """Serve a journal in which nothing happened: for the tests of a file that ask what needs no operations."""
-    with threads_end(), closing(SqliteJournal(folder / "progress.db")) as journal, Server(journal, port=0, **arguments) as server:
+    with (
+        threads_end(),
+        closing(SqliteJournal(folder / "progress.db")) as journal,
+        Server(journal, port=0, **arguments) as server,
+    ):
         yield server
 
 

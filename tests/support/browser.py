@@ -46,10 +46,26 @@ class Serving:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         make_journal(self._store)
-        command = [sys.executable, "-m", "otel_progress", "--store", self._store, "serve", "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "otel_progress",
+            "--store",
+            self._store,
+            "serve",
+            "--port",
+            str(self.port),
+        ]
         with self._log.open("ab") as output:
-            self._process = subprocess.Popen(command, env=self._environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        poll(lambda: self._process is None or self._process.poll() is not None or answers(f"{self.url}healthz"), what="server")
+            self._process = subprocess.Popen(
+                command, env=self._environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        poll(
+            lambda: (
+                self._process is None or self._process.poll() is not None or answers(f"{self.url}healthz")
+            ),
+            what="server",
+        )
         assert self._process.poll() is None, self._log.read_text(errors="replace")[-500:]
 
     def kill(self) -> None:

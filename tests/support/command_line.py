@@ -16,7 +16,9 @@ from otel_progress.model import Failure, LevelSnapshot, Outcome, Status
 from otel_progress.protocols import ChangeSet
 from tests.support.factories import batch, ended, event, local_instance, snapshot
 
-_OF_THE_TERMINAL = frozenset({"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"})
+_OF_THE_TERMINAL = frozenset(
+    {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"}
+)
 
 EVIL = "\x1b]0;evil\x07[bold]\r\nline\u202e\x9b2J"
 """Text no terminal may get as it is."""
@@ -35,15 +37,33 @@ def fill(path: Path) -> None:
     """Write a journal: one operation that runs here, one abandoned elsewhere, one that failed, one that completed."""
     now, clock = time.time(), time.monotonic()
     here = local_instance(os.getpid())
-    moments = {"started_at": now - 63, "started_clock": clock - 63, "observed_at": now, "observed_clock": clock}
+    moments = {
+        "started_at": now - 63,
+        "started_clock": clock - 63,
+        "observed_at": now,
+        "observed_clock": clock,
+    }
     moments |= {"advanced_at": now, "advanced_clock": clock, "instance": here.id}
     journal = SqliteJournal(path)
     running = (
-        snapshot(current=21, total=50, unit="song", ratio=0.42, failed=2, message="Mixing", metadata={"rate": 44100}, **moments),
+        snapshot(
+            current=21,
+            total=50,
+            unit="song",
+            ratio=0.42,
+            failed=2,
+            message="Mixing",
+            metadata={"rate": 44100},
+            **moments,
+        ),
         snapshot("song:12", current=3, total=10, ratio=0.3, name="Blue", order=1, **moments),
         snapshot("song:12/action:1", current=3, name="Export", **moments),
         ended(
-            "song:13", name="Red", status=Status.FAILED, error=Failure("ValueError", "bad rate", "Traceback\n  line 7"), order=2
+            "song:13",
+            name="Red",
+            status=Status.FAILED,
+            error=Failure("ValueError", "bad rate", "Traceback\n  line 7"),
+            order=2,
         ),
     )
     items = (
@@ -67,12 +87,18 @@ def fill(path: Path) -> None:
 
 def present(*snapshots: LevelSnapshot, **fields: Any) -> ChangeSet:
     """Return a batch that this process writes now, which no reader takes for abandoned."""
-    return batch(*snapshots, instance=local_instance(os.getpid()), at=time.time(), clock=time.monotonic(), **fields)
+    return batch(
+        *snapshots, instance=local_instance(os.getpid()), at=time.time(), clock=time.monotonic(), **fields
+    )
 
 
 def clean_environ() -> dict[str, str]:
     """Return the environment without settings of ours and without what a terminal or a CI system says of colours and sizes."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_") and name not in _OF_THE_TERMINAL}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("OTEL_") and name not in _OF_THE_TERMINAL
+    }
 
 
 def run(*arguments: str, env: dict[str, str | None] | None = None) -> Result:

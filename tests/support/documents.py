@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Final
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
-DOCUMENTS: Final = sorted([PROJECT / "README.md", PROJECT / "CHANGELOG.md", *(PROJECT / "docs").rglob("*.md")])
+DOCUMENTS: Final = sorted(
+    [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *(PROJECT / "docs").rglob("*.md")]
+)
 _BLOCK: Final = re.compile(
     r"^(?P<comments>(?:<!-- (?:not run|file|needs): [^\n]+? -->\n)*)(?P<indent> *)```(?P<language>\w*)\n"
     r"(?P<text>.*?)^(?P=indent)```$",
@@ -67,7 +69,11 @@ def blocks(document: Path) -> Iterator[Block]:
     matches = list(_BLOCK.finditer(text))
     for number, match in enumerate(matches):
         after = matches[number + 1] if number + 1 < len(matches) else None
-        answered = after is not None and after["language"] == "text" and not text[match.end() : after.start()].strip()
+        answered = (
+            after is not None
+            and after["language"] == "text"
+            and not text[match.end() : after.start()].strip()
+        )
         line = text.count("\n", 0, match.start("text")) + 1
         comments = dict(_COMMENT.findall(match["comments"]))
         yield Block(
@@ -88,7 +94,9 @@ def programs() -> Iterator[Program]:
         for block in blocks(document):
             if block.reason or (block.language not in ("python", "sh") and block.file is None):
                 continue
-            if program is None or (_starts_program(block) and not (block.file and all(each.file for each in program.blocks))):
+            if program is None or (
+                _starts_program(block) and not (block.file and all(each.file for each in program.blocks))
+            ):
                 if program is not None:
                     yield program
                 program = Program(document)
@@ -100,7 +108,10 @@ def programs() -> Iterator[Program]:
 def _starts_program(block: Block) -> bool:
     if block.language != "python":
         return False
-    return bool(re.search(r"^import otel_progress\b", block.text, re.MULTILINE) or (block.file and _STARTS.search(block.text)))
+    return bool(
+        re.search(r"^import otel_progress\b", block.text, re.MULTILINE)
+        or (block.file and _STARTS.search(block.text))
+    )
 
 
 def excused() -> Iterator[tuple[str, Block]]:

@@ -21,7 +21,9 @@ class EtaCase:
     text: str
 
 
-def eta(remaining_s: float | None, low_s: float | None = None, high_s: float | None = None, **fields: Any) -> Eta:
+def eta(
+    remaining_s: float | None, low_s: float | None = None, high_s: float | None = None, **fields: Any
+) -> Eta:
     """Return an estimate made when everything starts, from five earlier runs."""
     given = {"state": "estimated", "basis": "history", "runs": 5, "clock": CLOCK}
     return Eta(remaining_s, low_s, high_s, **{**given, **fields})
@@ -68,10 +70,24 @@ CASES: Final = (
         "at least 4m 30s left",
     ),
     EtaCase("runs out", eta(5.0, 3.0, 9.0), 60.0, _later(60.0, 0.0, 0.0, 0.0), "any moment"),
-    EtaCase("may take longer", eta(5.0, 3.0, 90.0), 60.0, _later(60.0, 0.0, 0.0, 30.0), "any moment (0s to 30s)"),
+    EtaCase(
+        "may take longer", eta(5.0, 3.0, 90.0), 60.0, _later(60.0, 0.0, 0.0, 30.0), "any moment (0s to 30s)"
+    ),
     EtaCase("one bound", eta(50.0, None, 90.0), 10.0, _later(10.0, 40.0, None, 80.0), "40s left"),
-    EtaCase("unknown", eta(None, state="unknown", basis="none"), 9.0, _later(9.0, None, state="unknown", basis="none"), ""),
-    EtaCase("told stalled", eta(None, 30.0, **STALLED), 9.0, _later(9.0, None, 30.0, **STALLED), "at least 30s left"),
+    EtaCase(
+        "unknown",
+        eta(None, state="unknown", basis="none"),
+        9.0,
+        _later(9.0, None, state="unknown", basis="none"),
+        "",
+    ),
+    EtaCase(
+        "told stalled",
+        eta(None, 30.0, **STALLED),
+        9.0,
+        _later(9.0, None, 30.0, **STALLED),
+        "at least 30s left",
+    ),
     EtaCase("no least", eta(None, 0.2, **STALLED), 9.0, _later(9.0, None, 0.2, **STALLED), ""),
 )
 
@@ -87,7 +103,12 @@ class ConditionCase:
 
     def read(self, seconds: float = 0.0) -> OperationSnapshot:
         """Return the operation as somebody sees it who reads so many seconds later."""
-        return operation(snapshot(**self.root), read_at=WALL + 60.0 + seconds, clock=CLOCK + 60.0 + seconds, alive=self.alive)
+        return operation(
+            snapshot(**self.root),
+            read_at=WALL + 60.0 + seconds,
+            clock=CLOCK + 60.0 + seconds,
+            alive=self.alive,
+        )
 
 
 _LONG: Final = {"stall_after_s": 1e6}
@@ -107,5 +128,7 @@ CONDITIONS: Final = (
     ConditionCase(Condition.OK, 0.0, {**_LONG, "deadline_at": WALL + 60.5}),
     ConditionCase(Condition.ABANDONED, 0.0, {"deadline_at": WALL}, alive=False),
     ConditionCase(Condition.OK, 1e4, {"status": Status.PENDING, "started_at": None, "started_clock": None}),
-    ConditionCase(Condition.OK, 1e4, {"status": Status.COMPLETED, "ended_at": WALL + 60.0, "duration_s": 60.0}),
+    ConditionCase(
+        Condition.OK, 1e4, {"status": Status.COMPLETED, "ended_at": WALL + 60.0, "duration_s": 60.0}
+    ),
 )

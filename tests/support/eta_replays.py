@@ -15,7 +15,9 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 STEADY = tuple((float(second), second / 10) for second in range(11))
 
 
-def steady(number: int, duration: float = 10.0, workload: str = "job", system: str = "here", **more: Any) -> Run:
+def steady(
+    number: int, duration: float = 10.0, workload: str = "job", system: str = "here", **more: Any
+) -> Run:
     """Return a run of ten equal steps."""
     points = tuple((at * duration / 10, ratio) for at, ratio in STEADY)
     return Run(workload, system, number, duration, points, **more)
@@ -26,7 +28,9 @@ def asked_at(scenario: str, run: Run, share: float) -> Asked:
     return next(one for one in questions(BY_NAME[scenario], run, ()) if one.share == share)
 
 
-def told(remaining: float | None, low: float | None = None, high: float | None = None, state: Any = "estimated") -> Eta:
+def told(
+    remaining: float | None, low: float | None = None, high: float | None = None, state: Any = "estimated"
+) -> Eta:
     """Return an estimate as the estimator would."""
     return Eta(remaining, low, high, state, "history", 3, 0.0)
 

@@ -17,20 +17,35 @@ class Runner:
 
     def __init__(self, state: Path) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-        self._environ = environ | {"XDG_STATE_HOME": str(state), "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8"}
+        self._environ = environ | {
+            "XDG_STATE_HOME": str(state),
+            "PYTHONWARNINGS": "error",
+            "PYTHONIOENCODING": "utf-8",
+        }
 
     def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Run Python until it ends."""
         command = [sys.executable, *map(str, arguments)]
         return subprocess.run(
-            command, capture_output=True, text=True, encoding="utf-8", env=self._environ, timeout=120, check=False
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env=self._environ,
+            timeout=120,
+            check=False,
         )
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         """Start Python; whoever does has to end it."""
         command = [sys.executable, *map(str, arguments)]
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=self._environ
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=self._environ,
         )
 
     def example(self, name: str, *arguments: object) -> str:

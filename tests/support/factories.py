@@ -11,7 +11,15 @@ from otel_progress.model import NO_METADATA, Instance, LevelInfo, LevelSnapshot,
 from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.processes import this_host
 from otel_progress.protocols import ChangeSet
-from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse, Trajectory, TrajectoryEntry, TrajectoryKey
+from otel_progress.records import (
+    LogRecord,
+    Preview,
+    ResourceSample,
+    ResourceUse,
+    Trajectory,
+    TrajectoryEntry,
+    TrajectoryKey,
+)
 from otel_progress.text import encode_segment
 
 WALL = 1_700_000_000.0
@@ -24,7 +32,13 @@ _INFO_FIELDS = frozenset(LevelInfo.__dataclass_fields__)
 
 def instance(id: str = "instance-1", **fields: Any) -> Instance:
     """Return a process on another host, so that only its heartbeat tells whether it lives."""
-    values = {"pid": 4711, "host": "elsewhere/boot/1", "service": "nightly", "started_at": WALL, "start": None}
+    values = {
+        "pid": 4711,
+        "host": "elsewhere/boot/1",
+        "service": "nightly",
+        "started_at": WALL,
+        "start": None,
+    }
     return Instance(id=id, **{**values, **fields})
 
 
@@ -88,7 +102,9 @@ def ended(path: str = "", sequence: int = 2, **fields: Any) -> LevelSnapshot:
     return snapshot(path, sequence, **{**values, **fields})
 
 
-def operation(root: LevelSnapshot | None = None, levels: Sequence[LevelSnapshot] = (), **fields: Any) -> OperationSnapshot:
+def operation(
+    root: LevelSnapshot | None = None, levels: Sequence[LevelSnapshot] = (), **fields: Any
+) -> OperationSnapshot:
     """Return an operation as read a minute after its start."""
     values = {"read_at": WALL + 60.0, "clock": CLOCK + 60.0, "instance": instance()}
     return OperationSnapshot(root=root or snapshot(), levels=tuple(levels), **{**values, **fields})
@@ -142,10 +158,20 @@ def batch_info(id: str = "thumbnails", sequence: int = 1, **fields: Any) -> Batc
 
 def history_key(level: str = "", **fields: Any) -> TrajectoryKey:
     """Return what runs of a setlist on machines of one kind have in common."""
-    return TrajectoryKey(**{"operation_type": "setlist", "level": level, "host_class": "linux-x86_64-2", "eta_key": "", **fields})
+    return TrajectoryKey(
+        **{
+            "operation_type": "setlist",
+            "level": level,
+            "host_class": "linux-x86_64-2",
+            "eta_key": "",
+            **fields,
+        }
+    )
 
 
-def lesson(run: str = "run-1", duration: float = 60.0, key: TrajectoryKey | None = None, **fields: Any) -> TrajectoryEntry:
+def lesson(
+    run: str = "run-1", duration: float = 60.0, key: TrajectoryKey | None = None, **fields: Any
+) -> TrajectoryEntry:
     """Return what a run taught that was steady."""
     points = tuple((duration * part / 4, part / 4) for part in range(5))
     values = {"at": WALL + duration, "trajectory": Trajectory(duration, points)}

@@ -23,22 +23,46 @@ def operation(id: str = "op", type: str = "render", elapsed: float = 10.0, **sta
     """Return an operation read ``elapsed`` seconds after its start; ``state`` are fields of its root or the root's info."""
     levels = tuple(state.pop("levels", ()))
     resources = state.pop("resources", None)
-    names = {"operation_id": id, "operation_type": type, "run": f"run of {id}", "type": type, "name": "An operation"}
+    names = {
+        "operation_id": id,
+        "operation_type": type,
+        "run": f"run of {id}",
+        "type": type,
+        "name": "An operation",
+    }
     root = factories.snapshot("", **{**names, **_at(elapsed, state)})
-    return OperationSnapshot(root, levels, START + elapsed, CLOCK + elapsed, factories.instance(), resources=resources)
+    return OperationSnapshot(
+        root, levels, START + elapsed, CLOCK + elapsed, factories.instance(), resources=resources
+    )
 
 
-def use(cpu: float = 0.5, memory: int = 100_000_000, gpu: float | None = None, gpu_memory: int | None = None) -> ResourceUse:
+def use(
+    cpu: float = 0.5, memory: int = 100_000_000, gpu: float | None = None, gpu_memory: int | None = None
+) -> ResourceUse:
     """Return what a process used, looked at once."""
     last = ResourceSample(START, CLOCK, cpu, memory, gpu, gpu_memory)
     return ResourceUse(last, 1, cpu, cpu, memory, memory, gpu, gpu, gpu_memory)
 
 
-def a_batch(id: str = "thumbnails", type: str = "images", elapsed: float = 10.0, **fields: Any) -> BatchSnapshot:
+def a_batch(
+    id: str = "thumbnails", type: str = "images", elapsed: float = 10.0, **fields: Any
+) -> BatchSnapshot:
     """Return a batch that started at the start; counts of statuses are given by name, as ``failed=3``."""
     counts = MappingProxyType({status: fields.pop(status.value, 0) for status in Status})
-    known: dict[str, Any] = {"name": "A batch", "total": None, "started_at": START, "ended_at": None, "read_at": START + elapsed}
-    unknown: dict[str, Any] = {"ratio": None, "throughput": None, "remaining_s": None, "active": (), "failed": ()}
+    known: dict[str, Any] = {
+        "name": "A batch",
+        "total": None,
+        "started_at": START,
+        "ended_at": None,
+        "read_at": START + elapsed,
+    }
+    unknown: dict[str, Any] = {
+        "ratio": None,
+        "throughput": None,
+        "remaining_s": None,
+        "active": (),
+        "failed": (),
+    }
     return BatchSnapshot(id=id, type=type, counts=counts, **{**known, **unknown, **fields})
 
 
@@ -55,7 +79,9 @@ def _at(elapsed: float, state: dict[str, Any]) -> dict[str, Any]:
     return {**times, **state}
 
 
-def eta(remaining: float | None, low: float | None, high: float | None, elapsed: float = 10.0, **fields: Any) -> Eta:
+def eta(
+    remaining: float | None, low: float | None, high: float | None, elapsed: float = 10.0, **fields: Any
+) -> Eta:
     """Return an estimate made ``elapsed`` seconds after the start."""
     known = {"state": "estimated", "basis": "rate", "runs": 0}
     return Eta(remaining, low, high, clock=CLOCK + elapsed, **{**known, **fields})
@@ -82,7 +108,9 @@ class Shelf:
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the operation of that id."""
-        return next((one for one in self._now([*self.running, *self.ended]) if one.operation_id == operation_id), None)
+        return next(
+            (one for one in self._now([*self.running, *self.ended]) if one.operation_id == operation_id), None
+        )
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         """Return what runs."""

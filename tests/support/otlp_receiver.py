@@ -105,7 +105,9 @@ def receiving() -> Iterator[Receiver]:
             pass
 
     class Server(ThreadingHTTPServer):
-        daemon_threads = False  # closing waits for the threads of requests: none is left to the test after this one
+        daemon_threads = (
+            False  # closing waits for the threads of requests: none is left to the test after this one
+        )
 
     with Server(("127.0.0.1", 0), Handler) as server:
         receiver.port = server.server_address[1]

@@ -19,7 +19,9 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
 
 
-def level(path: str = "", *, run: str = "run-1", clock: float = 0.0, started: float | None = 0.0, **values: Any) -> LevelSnapshot:
+def level(
+    path: str = "", *, run: str = "run-1", clock: float = 0.0, started: float | None = 0.0, **values: Any
+) -> LevelSnapshot:
     """Return a running level as seen at ``clock`` that started at ``started``; ``values`` are fields of Snapshot or LevelInfo."""
     segment = path.rpartition("/")[2] or "setlist:friday-42"
     type_, _, id_ = segment.partition(":")
@@ -69,7 +71,9 @@ def level(path: str = "", *, run: str = "run-1", clock: float = 0.0, started: fl
     return replace(snapshot, **values)
 
 
-def ended(snapshot: LevelSnapshot, clock: float, status: Status = Status.COMPLETED, **values: Any) -> LevelSnapshot:
+def ended(
+    snapshot: LevelSnapshot, clock: float, status: Status = Status.COMPLETED, **values: Any
+) -> LevelSnapshot:
     """Return ``snapshot`` ended at ``clock``."""
     started = snapshot.info.started_clock or 0.0
     at = WALL + clock
@@ -78,7 +82,10 @@ def ended(snapshot: LevelSnapshot, clock: float, status: Status = Status.COMPLET
 
 
 def batch(
-    clock: float, *snapshots: LevelSnapshot, events: Sequence[Event] = (), evicted: Sequence[tuple[str, str]] = ()
+    clock: float,
+    *snapshots: LevelSnapshot,
+    events: Sequence[Event] = (),
+    evicted: Sequence[tuple[str, str]] = (),
 ) -> ChangeSet:
     """Return what a tick at ``clock`` hands to sinks."""
     return ChangeSet(INSTANCE, WALL + clock, clock, snapshots, events, evicted)

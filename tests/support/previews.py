@@ -26,7 +26,10 @@ def settle(recorder: Recorder) -> None:
 def outcomes(recorder: Recorder) -> dict[str, Any]:
     """Return how many previews became what."""
     settle(recorder)
-    return {outcome: count for (outcome,), count in recorder.runtime.totals.read().counters.get(semconv.PREVIEWS, {}).items()}
+    return {
+        outcome: count
+        for (outcome,), count in recorder.runtime.totals.read().counters.get(semconv.PREVIEWS, {}).items()
+    }
 
 
 def stored(recorder: Recorder, operation_id: str) -> list[Preview]:

@@ -57,7 +57,9 @@ class Client:
 
     async def _request(self, method: str, url: str, **options: Any) -> httpx.Response:
         transport = httpx.ASGITransport(app=self.app, root_path=self.root_path)
-        async with httpx.AsyncClient(transport=transport, base_url=self.base_url, headers=self.headers) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url=self.base_url, headers=self.headers
+        ) as client:
             return await client.request(method, url, **options)
 
 
@@ -75,11 +77,17 @@ async def raw_request(app: Any, scope: dict[str, Any], *messages: dict[str, Any]
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    await app({"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", **scope}, receive, send)
+    await app(
+        {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", **scope},
+        receive,
+        send,
+    )
     return sent
 
 
-def scope_of(path: str, method: str = "GET", headers: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+def scope_of(
+    path: str, method: str = "GET", headers: dict[str, str] | None = None, **more: Any
+) -> dict[str, Any]:
     """Return the ASGI scope of a request, as uvicorn would make it."""
     from urllib.parse import unquote
 
@@ -101,4 +109,6 @@ def scope_of(path: str, method: str = "GET", headers: dict[str, str] | None = No
 
 def refusals(client: Client) -> dict[str, Any]:
     """Return how often the server refused, by reason."""
-    return {label: count for (label,), count in client.app.state.services.counts.read()[SERVER_REFUSED].items()}
+    return {
+        label: count for (label,), count in client.app.state.services.counts.read()[SERVER_REFUSED].items()
+    }

@@ -24,14 +24,24 @@ def fill(journal: Sink) -> None:
     journal.write(
         batch(
             snapshot(
-                name="Friday", current=3, total=10, ratio=0.3, metadata={"customer": "acme", "tries": 3, "tags": ("a", "b")}
+                name="Friday",
+                current=3,
+                total=10,
+                ratio=0.3,
+                metadata={"customer": "acme", "tries": 3, "tags": ("a", "b")},
             ),
             snapshot(SONG, current=1, total=4, ratio=0.25, failed=1),
             snapshot(VERSE, message="in a verse"),
             *_other_operations(),
             events=[
                 event(1, SONG, name="one", outcome=Outcome.COMPLETED),
-                event(2, SONG, name=EVIL_TEXT, outcome=Outcome.FAILED, error=Failure("OSError", EVIL_TEXT, "Traceback")),
+                event(
+                    2,
+                    SONG,
+                    name=EVIL_TEXT,
+                    outcome=Outcome.FAILED,
+                    error=Failure("OSError", EVIL_TEXT, "Traceback"),
+                ),
             ],
             logs=[log(1), log(2, SONG, severity=40, severity_text="ERROR", message=EVIL_TEXT), log(3, SONG)],
             sample=sample(30.0),

@@ -36,7 +36,9 @@ def job(random: Random, steps: int = 40, noise: float = 0.1, pace: float = 1.0) 
     """Return a run of a job with a slow start, a slow middle third and a quick end, whose pace differs from run to run."""
     pace *= random.uniform(0.8, 1.25)
     shape = [8.0] + [3.0 if steps / 3 < n < 2 * steps / 3 else 1.0 for n in range(1, steps)]
-    return trajectory(stepped([pace * gap * random.uniform(1 - noise, 1 + noise) for gap in shape]), tail=pace)
+    return trajectory(
+        stepped([pace * gap * random.uniform(1 - noise, 1 + noise) for gap in shape]), tail=pace
+    )
 
 
 def jobs(count: int, seed: int = 1, pace: float = 1.0) -> list[Trajectory]:
@@ -50,7 +52,9 @@ def seen(run: Trajectory, at: float) -> Points:
     return list(run.points[: bisect_right([time for time, _ in run.points], at)])
 
 
-def asked(run: Trajectory, history: Sequence[Trajectory], part: float, confidence: float = 0.8) -> tuple[float, Eta]:
+def asked(
+    run: Trajectory, history: Sequence[Trajectory], part: float, confidence: float = 0.8
+) -> tuple[float, Eta]:
     """Return what was truly left of a run at this part of it, in seconds, and what was said."""
     at = run.duration_s * part
     return run.duration_s - at, estimate(seen(run, at), at, history, confidence=confidence)

@@ -62,7 +62,9 @@ class Scripted:
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         return [one for one in list(self.operations.values()) if not one.status.finished]
 
-    def history(self, operation_type: str | None = None, limit: int = 100, **named: Any) -> Sequence[OperationSnapshot]:
+    def history(
+        self, operation_type: str | None = None, limit: int = 100, **named: Any
+    ) -> Sequence[OperationSnapshot]:
         return [one for one in list(self.operations.values()) if one.status.finished]
 
     def events(self, operation_id: str, *, limit: int = 1000, **named: Any) -> Sequence[Event]:

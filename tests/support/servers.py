@@ -29,7 +29,9 @@ T = TypeVar("T")
 
 def require(binary: str) -> str:
     """Return the path of a program; without it skip the test, or fail it when the environment says so."""
-    found = shutil.which(binary, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]))
+    found = shutil.which(
+        binary, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    )
     if found is not None:
         return found
     reason = f"{binary} is not installed: this test runs the real one"
@@ -71,7 +73,9 @@ def answers(url: str) -> bool:
 
 def poll(ask: Callable[[], T | None], timeout: float = START_TIMEOUT_S, what: str = "an answer") -> T:
     """Return the first answer of ``ask`` that is not None, False or empty; fail the test after ``timeout`` seconds."""
-    timeout = max(timeout, START_TIMEOUT_S)  # what is to come true in a moment may take long on a machine that others use
+    timeout = max(
+        timeout, START_TIMEOUT_S
+    )  # what is to come true in a moment may take long on a machine that others use
     deadline = time.monotonic() + timeout
     while True:
         answer = ask()

@@ -13,7 +13,9 @@ REAL = st.floats(allow_nan=False, allow_infinity=False).map(lambda value: value 
 COUNT = st.integers(0, 2**63 - 1)
 NUMBER = COUNT | REAL
 METADATA = st.dictionaries(
-    TEXT, TEXT | st.booleans() | st.integers() | REAL | st.lists(TEXT).map(tuple) | st.lists(REAL).map(tuple), max_size=4
+    TEXT,
+    TEXT | st.booleans() | st.integers() | REAL | st.lists(TEXT).map(tuple) | st.lists(REAL).map(tuple),
+    max_size=4,
 )
 FAILURE = st.builds(Failure, TEXT, TEXT, st.none() | TEXT)
 MAYBE = st.none() | REAL

@@ -61,14 +61,18 @@ class Shelf:
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the operation of this id."""
-        return next((operation for operation in self.operations if operation.operation_id == operation_id), None)
+        return next(
+            (operation for operation in self.operations if operation.operation_id == operation_id), None
+        )
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:  # noqa: ARG002
         """Return what has not ended, and count the question."""
         self.asked += 1
         return [operation for operation in self.operations if not operation.status.finished]
 
-    def history(self, operation_type: str | None = None, limit: int = 100, **_: Any) -> Sequence[OperationSnapshot]:
+    def history(
+        self, operation_type: str | None = None, limit: int = 100, **_: Any
+    ) -> Sequence[OperationSnapshot]:
         """Return what has ended."""
         del operation_type
         return [operation for operation in self.operations if operation.status.finished][:limit]

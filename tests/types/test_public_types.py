@@ -38,7 +38,9 @@ def recorder() -> Iterator[Recorder]:
 
 def test_helpers_and_handles() -> None:
     """Operations, levels and stages are Levels; so is what ``with`` gives."""
-    with progress.operation("render", "A frame", id=7, total=2, unit="tile", deadline=60.0, stages=Phase, shot="s1") as op:
+    with progress.operation(
+        "render", "A frame", id=7, total=2, unit="tile", deadline=60.0, stages=Phase, shot="s1"
+    ) as op:
         assert_type(op, progress.Level)
         with op.stage(Phase.WORKING) as stage:
             assert_type(stage, progress.Level)

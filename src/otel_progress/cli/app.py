@@ -82,7 +82,9 @@ class App(click.Group):
         command: click.Command = getattr(import_module(module), name)
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command that ``args`` begin with. Raises UsageError with a near one when there is none."""
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
             near = get_close_matches(args[0], _COMMANDS, n=1)
@@ -150,9 +152,16 @@ def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None: 
         ctx.exit()
 
 
-@click.command(cls=App, epilog=_EPILOG, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=App,
+    epilog=_EPILOG,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
-    "--store", metavar="URL", help="Journal to read: sqlite: (the default file) or sqlite:///PATH. [env: OTEL_PROGRESS_STORE]"
+    "--store",
+    metavar="URL",
+    help="Journal to read: sqlite: (the default file) or sqlite:///PATH. [env: OTEL_PROGRESS_STORE]",
 )
 @click.option(
     "--color",
@@ -161,7 +170,14 @@ def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None: 
     show_default=True,
     help="Colours; auto honours NO_COLOR and FORCE_COLOR.",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def cli(ctx: click.Context, store: str | None, color: str) -> None:
     """See long-running work while it runs: what every process of this machine is doing, and what it did."""

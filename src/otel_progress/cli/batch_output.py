@@ -29,7 +29,20 @@ _LISTED: Final = 10
 _BAR: Final = 30
 
 
-_HEADER: Final = ("STATUS", "ID", "TYPE", "NAME", "DONE", "COUNT", "RUNNING", "FAILED", "STARTED", "TIME", "LEFT", "PACE")
+_HEADER: Final = (
+    "STATUS",
+    "ID",
+    "TYPE",
+    "NAME",
+    "DONE",
+    "COUNT",
+    "RUNNING",
+    "FAILED",
+    "STARTED",
+    "TIME",
+    "LEFT",
+    "PACE",
+)
 
 
 _SPARE: Final = tuple(_HEADER.index(name) for name in ("STARTED", "TYPE", "NAME", "PACE", "LEFT", "RUNNING"))
@@ -50,26 +63,43 @@ def write_batch(batch: BatchSnapshot, *, errors: bool) -> None:
     style = STATUS_STYLES[batch.status]
     echo(f"{style_text(clean(batch.name) or clean(batch.id), 'bold')}  {clean(batch.type)}")
     drawn = bar(batch.ratio, _BAR, glyphs)
-    figures = "  ".join(style_text(text, look) for text, look in batch_figures(batch)[: 2 if batch.ratio is not None else 1])
+    figures = "  ".join(
+        style_text(text, look) for text, look in batch_figures(batch)[: 2 if batch.ratio is not None else 1]
+    )
     facts = (
         ("id", clean(batch.id)),
         ("status", style_text(batch.status.value, style)),
         ("progress", f"{style_text(drawn, style)}  {figures}" if drawn else figures),
         (
             "counts",
-            "  ".join(style_text(f"{number} {one.value}", STATUS_STYLES[one]) for one in Status if (number := batch.counts[one])),
+            "  ".join(
+                style_text(f"{number} {one.value}", STATUS_STYLES[one])
+                for one in Status
+                if (number := batch.counts[one])
+            ),
         ),
         ("pace", batch_pace(batch)),
         ("started", moment(batch.started_at)),
         ("ended", moment(batch.ended_at) if batch.is_finished and batch.ended_at is not None else ""),
         ("duration" if batch.is_finished else "elapsed", duration(batch.elapsed_seconds)),
-        ("remaining", duration(batch.remaining_s) if batch.remaining_s is not None and not batch.is_finished else ""),
+        (
+            "remaining",
+            duration(batch.remaining_s) if batch.remaining_s is not None and not batch.is_finished else "",
+        ),
     )
     for name, value in facts:
         if value:
             echo(f"  {style_text(f'{name:<10}', 'dim')} {value}")
-    _operations("Under way", batch.active, batch.counts[Status.RUNNING] + batch.counts[Status.PENDING], _LISTED)
-    _operations("Failed", batch.failed, batch.counts[Status.FAILED], len(batch.failed) if errors else _LISTED, details=errors)
+    _operations(
+        "Under way", batch.active, batch.counts[Status.RUNNING] + batch.counts[Status.PENDING], _LISTED
+    )
+    _operations(
+        "Failed",
+        batch.failed,
+        batch.counts[Status.FAILED],
+        len(batch.failed) if errors else _LISTED,
+        details=errors,
+    )
 
 
 def batch_table(batches: Sequence[BatchSnapshot]) -> None:
@@ -110,7 +140,9 @@ def _row(batch: BatchSnapshot) -> tuple[str, ...]:
     )
 
 
-def _operations(title: str, operations: Sequence[OperationSnapshot], count: int, most: int, *, details: bool = False) -> None:
+def _operations(
+    title: str, operations: Sequence[OperationSnapshot], count: int, most: int, *, details: bool = False
+) -> None:
     if not operations:
         return
     echo()
@@ -120,7 +152,13 @@ def _operations(title: str, operations: Sequence[OperationSnapshot], count: int,
         root = operation.root
         text = style_text(failure_text(root), "red") if root.status is Status.FAILED else clean(root.message)
         name = clean(operation.name) if operation.name != operation.operation_id else ""
-        parts = (clean(operation.operation_id), name, percentage(root.ratio), duration(operation.elapsed_seconds), text)
+        parts = (
+            clean(operation.operation_id),
+            name,
+            percentage(root.ratio),
+            duration(operation.elapsed_seconds),
+            text,
+        )
         echo("  " + "  ".join(part for part in parts if part))
         if details and root.error is not None:
             for line in (root.error.details or "").splitlines():

@@ -28,7 +28,14 @@ from otel_progress.text import escape_controls
 State: TypeAlias = Literal["ok", "note", "problem"]
 
 
-_PACKAGES: Final = ("otel-progress", "opentelemetry-api", "opentelemetry-sdk", "prometheus-client", "rich", "click")
+_PACKAGES: Final = (
+    "otel-progress",
+    "opentelemetry-api",
+    "opentelemetry-sdk",
+    "prometheus-client",
+    "rich",
+    "click",
+)
 
 
 _EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -78,7 +85,9 @@ def all_checks(scope: CliContext, environ: Mapping[str, str]) -> list[Finding]:
 def _python() -> Iterator[Finding]:
     text = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
     fine = sys.version_info >= _OLDEST_PYTHON
-    yield Finding("python", "ok" if fine else "problem", text if fine else f"{text}; otel-progress needs 3.10 or newer")
+    yield Finding(
+        "python", "ok" if fine else "problem", text if fine else f"{text}; otel-progress needs 3.10 or newer"
+    )
 
 
 def _versions() -> Iterator[Finding]:
@@ -105,7 +114,11 @@ def _extras() -> Iterator[Finding]:
 def _clock() -> Iterator[Finding]:
     now = time.time()
     if now < _FIRST_SANE_YEAR:
-        yield Finding("clock", "problem", f"it is {moment(now)}, says the clock; set it, or journals of other machines look odd")
+        yield Finding(
+            "clock",
+            "problem",
+            f"it is {moment(now)}, says the clock; set it, or journals of other machines look odd",
+        )
     else:
         yield Finding("clock", "ok", moment(now))
 
@@ -115,7 +128,9 @@ def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
     secret = {variable for setting in SETTINGS if setting.secret for variable in setting.variables}
     for name in sorted(environ):
         if name in known:
-            value = "(set, not shown)" if name in secret else escape_controls(redact_text(environ[name])[:200])
+            value = (
+                "(set, not shown)" if name in secret else escape_controls(redact_text(environ[name])[:200])
+            )
             yield Finding("environment", "ok", f"{name}={value}")
         elif name.startswith(PREFIX) and name != "OTEL_PROGRESS_COMPLETE":
             near = get_close_matches(name, known, n=1)
@@ -133,21 +148,39 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield Finding("token", "ok", "is set; it is asked for by the server and the page")
     missing = [module for module in _EXTRAS["server"] if find_spec(module) is None]
     if settings.server_port is not None and missing:
-        yield Finding("server", "problem", "OTEL_PROGRESS_SERVER_PORT is set, but pip install 'otel-progress[server]' is missing")
+        yield Finding(
+            "server",
+            "problem",
+            "OTEL_PROGRESS_SERVER_PORT is set, but pip install 'otel-progress[server]' is missing",
+        )
 
 
 def _observing(settings: Settings) -> Iterator[Finding]:
     """Tell what is observed beside the work: log records, the use of resources; and whether secrets are left in."""
     if settings.capture_logs is not False:
         name = logging.getLevelName(settings.capture_logs)
-        yield Finding("logs", "ok", f"records from {name} are captured, as far as the root logger's own level lets them through")
+        yield Finding(
+            "logs",
+            "ok",
+            f"records from {name} are captured, as far as the root logger's own level lets them through",
+        )
     if settings.redact is False:
-        yield Finding("redaction", "note", "is off: passwords and tokens in metadata, messages and logs are kept and shown")
+        yield Finding(
+            "redaction",
+            "note",
+            "is off: passwords and tokens in metadata, messages and logs are kept and shown",
+        )
     found = find_spec("psutil") is not None
     if settings.resources is True and not found:
-        yield Finding("resources", "problem", "OTEL_PROGRESS_RESOURCES is true: pip install 'otel-progress[resources]'")
+        yield Finding(
+            "resources", "problem", "OTEL_PROGRESS_RESOURCES is true: pip install 'otel-progress[resources]'"
+        )
     elif settings.resources is not False and found:
-        gpu = "GPUs by NVIDIA's library" if find_spec("pynvml") is not None else "no GPUs (pip install nvidia-ml-py)"
+        gpu = (
+            "GPUs by NVIDIA's library"
+            if find_spec("pynvml") is not None
+            else "no GPUs (pip install nvidia-ml-py)"
+        )
         yield Finding("resources", "ok", f"processor and memory are sampled once a second, {gpu}")
 
 
@@ -171,7 +204,9 @@ def _journal(settings: Settings) -> Iterator[Finding]:
     from otel_progress.journal import SqliteJournal, default_path, open_journal
 
     if settings.store == "memory:":
-        yield Finding("journal", "note", "memory: is seen by its own process only; use sqlite: to look from outside")
+        yield Finding(
+            "journal", "note", "memory: is seen by its own process only; use sqlite: to look from outside"
+        )
         return
     try:
         journal = open_journal(settings.store)
@@ -201,7 +236,9 @@ def _place(path: Path) -> Iterator[Finding]:
     if os.access(parent, os.W_OK):
         yield Finding("writable", "ok", "does not exist yet; the first work makes it")
     else:
-        yield Finding("writable", "problem", f"does not exist, and cannot be made in {parent}: set OTEL_PROGRESS_STORE")
+        yield Finding(
+            "writable", "problem", f"does not exist, and cannot be made in {parent}: set OTEL_PROGRESS_STORE"
+        )
 
 
 def _contents(url: str, path: Path) -> Iterator[Finding]:
@@ -216,14 +253,24 @@ def _contents(url: str, path: Path) -> Iterator[Finding]:
         yield Finding("integrity", "problem", escape_controls(str(error)))
         return
     size = sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
-    yield Finding("size", "ok", f"{quantity(size, 'byte')}, {len(active)} operations under way, {len(ended)} ended")
-    alive = {operation.instance.pid: operation.instance for operation in active if operation.instance and operation.alive}
+    yield Finding(
+        "size", "ok", f"{quantity(size, 'byte')}, {len(active)} operations under way, {len(ended)} ended"
+    )
+    alive = {
+        operation.instance.pid: operation.instance
+        for operation in active
+        if operation.instance and operation.alive
+    }
     for instance in alive.values():
-        yield Finding("instance", "ok", f"{escape_controls(instance.service)}, process {instance.pid}, is at work")
+        yield Finding(
+            "instance", "ok", f"{escape_controls(instance.service)}, process {instance.pid}, is at work"
+        )
     gone = sum(not operation.alive for operation in active)
     if gone:
         yield Finding(
-            "instance", "note", f"{gone} operations were abandoned by their process: otel-progress ls --condition abandoned"
+            "instance",
+            "note",
+            f"{gone} operations were abandoned by their process: otel-progress ls --condition abandoned",
         )
 
 

@@ -159,7 +159,9 @@ class AwaitedJournal:
         journal = self._come()
         if journal is None:
             return ()
-        return journal.logs(operation_id, path=path, severity=severity, since=since, after=after, upto=upto, limit=limit)
+        return journal.logs(
+            operation_id, path=path, severity=severity, since=since, after=after, upto=upto, limit=limit
+        )
 
     def resources(
         self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
@@ -254,7 +256,9 @@ def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
 def complete_id_or_batch(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Return the ids of operations and batches a shell may complete to."""
     return _completed(
-        ctx, incomplete, lambda reader: [*(batch.id for batch in reader.batches(_MOST_BATCHES)), *known_ids(reader)]
+        ctx,
+        incomplete,
+        lambda reader: [*(batch.id for batch in reader.batches(_MOST_BATCHES)), *known_ids(reader)],
     )
 
 

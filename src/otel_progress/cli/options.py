@@ -33,7 +33,13 @@ def severity_of(ctx: click.Context, param: click.Parameter, text: str | None) ->
     if number is None and word.isascii() and word.isdecimal() and len(word) <= _DIGITS:
         number = int(word)
     if number is None:
-        raise _refused(ctx, param, text, "severity", f"expected one of {', '.join(SEVERITIES)}, or a number from 0 to 999")
+        raise _refused(
+            ctx,
+            param,
+            text,
+            "severity",
+            f"expected one of {', '.join(SEVERITIES)}, or a number from 0 to 999",
+        )
     return number
 
 
@@ -42,5 +48,7 @@ def complete_severity(ctx: click.Context, param: click.Parameter, incomplete: st
     return [name for name in SEVERITIES if name.startswith(incomplete.upper())]
 
 
-def _refused(ctx: click.Context, param: click.Parameter, text: str, what: str, expected: str) -> click.BadParameter:
+def _refused(
+    ctx: click.Context, param: click.Parameter, text: str, what: str, expected: str
+) -> click.BadParameter:
     return click.BadParameter(f"{escape_controls(repr(text[:100]))} is no {what}; {expected}.", ctx, param)

@@ -54,7 +54,10 @@ def say_json(document: object) -> None:
 
 def operations_document(operations: Sequence[OperationSnapshot]) -> Document:
     """Return the document of a list of operations, without their levels."""
-    return {"schema": SCHEMA, "operations": [encode_operation(operation, levels=False) for operation in operations]}
+    return {
+        "schema": SCHEMA,
+        "operations": [encode_operation(operation, levels=False) for operation in operations],
+    }
 
 
 def style_text(text: str, style: str) -> str:
@@ -74,7 +77,10 @@ def status_word(status: Status, condition: Condition) -> tuple[str, str]:
 
 
 def table(
-    rows: Sequence[Sequence[str]], styles: Sequence[Mapping[int, str]], width: int | None, spare: Sequence[int] = ()
+    rows: Sequence[Sequence[str]],
+    styles: Sequence[Mapping[int, str]],
+    width: int | None,
+    spare: Sequence[int] = (),
 ) -> None:
     """Write rows, the first one the header, in columns; those without content are left out.
 
@@ -84,10 +90,15 @@ def table(
     from rich.cells import cell_len, set_cell_size
 
     sizes = {
-        index: max(cell_len(row[index]) for row in rows) for index in range(len(rows[0])) if any(row[index] for row in rows[1:])
+        index: max(cell_len(row[index]) for row in rows)
+        for index in range(len(rows[0]))
+        if any(row[index] for row in rows[1:])
     }
     if width is not None:
-        sizes = {index: min(size, max(_LEAST_CUT, width // 4)) if index != max(sizes) else size for index, size in sizes.items()}
+        sizes = {
+            index: min(size, max(_LEAST_CUT, width // 4)) if index != max(sizes) else size
+            for index, size in sizes.items()
+        }
         for index in spare:
             if sum(sizes.values()) + 2 * (len(sizes) - 1) > width + max(0, sizes[max(sizes)] - _LEAST_CUT):
                 sizes.pop(index, None)
@@ -97,7 +108,10 @@ def table(
             size = wanted if room is None else max(0, min(wanted, room))
             cell = cut_cells(row[index], size)
             cells.append(
-                style_text(cell if index == max(sizes) else set_cell_size(cell, size), style.get(index, style.get(-1, "")))
+                style_text(
+                    cell if index == max(sizes) else set_cell_size(cell, size),
+                    style.get(index, style.get(-1, "")),
+                )
             )
             room = None if room is None else room - size - 2
         echo("  ".join(cells).rstrip())

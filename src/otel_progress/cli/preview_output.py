@@ -50,7 +50,11 @@ def write_previews(previews: Sequence[Preview], store: Store | None, *, color: b
         return
     for preview in previews:
         echo(f"  {_line(preview)}")
-    way = image_protocol(os.environ, getattr(sys.stdout, "encoding", None) or "", color) if sys.stdout.isatty() else None
+    way = (
+        image_protocol(os.environ, getattr(sys.stdout, "encoding", None) or "", color)
+        if sys.stdout.isatty()
+        else None
+    )
     newest = {(preview.path, preview.name): preview for preview in previews}
     for preview in [*newest.values()][-MOST_SHOWN:]:
         _show(preview, store, way)
@@ -120,7 +124,8 @@ def kitty(png: bytes, lines: int) -> str:
     pieces = [text[at : at + _CHUNK] for at in range(0, len(text), _CHUNK)]
     first = f"a=T,f=100,q=2,r={lines},"
     return "".join(
-        f"\x1b_G{first if index == 0 else ''}m={int(index < len(pieces) - 1)};{piece}\x1b\\" for index, piece in enumerate(pieces)
+        f"\x1b_G{first if index == 0 else ''}m={int(index < len(pieces) - 1)};{piece}\x1b\\"
+        for index, piece in enumerate(pieces)
     )
 
 

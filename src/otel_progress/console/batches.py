@@ -43,7 +43,11 @@ class BatchWatch:
         A batch that waits for its first operation says nothing yet. Nothing comes while a journal cannot be read.
         """
         try:
-            at_work = [one for one in self._reader.batches(MAX_BATCHES) if not one.is_finished and any(one.counts.values())]
+            at_work = [
+                one
+                for one in self._reader.batches(MAX_BATCHES)
+                if not one.is_finished and any(one.counts.values())
+            ]
             gone = self._shown - {batch.id for batch in at_work}
             found = [self._reader.batch(id_) for id_ in sorted(gone)]
         except JournalError:
@@ -73,12 +77,20 @@ def batch_figures(batch: BatchSnapshot) -> list[Part]:
     parts = [
         (percentage(batch.ratio), "bold"),
         (count(batch.finished_count, batch.total, _UNIT), ""),
-        (f"{counts[Status.RUNNING]} running" if counts[Status.RUNNING] else "", STATUS_STYLES[Status.RUNNING]),
+        (
+            f"{counts[Status.RUNNING]} running" if counts[Status.RUNNING] else "",
+            STATUS_STYLES[Status.RUNNING],
+        ),
         (f"{counts[Status.FAILED]} failed" if counts[Status.FAILED] else "", "red"),
         (f"{counts[Status.CANCELLED]} cancelled" if counts[Status.CANCELLED] else "", "yellow"),
         (batch_pace(batch), "dim"),
         (f"in {duration(elapsed)}" if batch.is_finished else f"after {duration(elapsed)}", "dim"),
-        (f"{duration(batch.remaining_s)} left" if batch.remaining_s is not None and not batch.is_finished else "", "dim"),
+        (
+            f"{duration(batch.remaining_s)} left"
+            if batch.remaining_s is not None and not batch.is_finished
+            else "",
+            "dim",
+        ),
     ]
     return [part for part in parts if part[0]]
 
@@ -108,4 +120,6 @@ def batch_text(batch: BatchSnapshot) -> str:
     """Return a batch as plain text: its title, its id when that is another, its status and its figures."""
     id_ = clean(batch.id)
     named = f" ({id_})" if id_ != clean(batch.name) else ""
-    return " ".join((f"{batch_title(batch)}{named}", batch.status.value, *(text for text, _ in batch_figures(batch))))
+    return " ".join(
+        (f"{batch_title(batch)}{named}", batch.status.value, *(text for text, _ in batch_figures(batch)))
+    )

@@ -107,7 +107,9 @@ def _remaining(eta: Eta | None, word: str, *, bounds: bool) -> str:
         return ""
     if eta.remaining_s is None:  # stalled: all that is known is that less than this cannot be
         least = eta.low_s
-        return f"at least {duration(least)}{word}" if least is not None and _LEAST_S <= least < math.inf else ""
+        return (
+            f"at least {duration(least)}{word}" if least is not None and _LEAST_S <= least < math.inf else ""
+        )
     text = f"{duration(eta.remaining_s)}{word}" if not eta.remaining_s < _SHORTEST_S else "any moment"
     if not bounds or eta.low_s is None or eta.high_s is None:
         return text
@@ -172,7 +174,14 @@ def is_bytes(unit: str | None) -> bool:
 def plural(unit: str, number: Number) -> str:
     """Return an English unit for a number of them; symbols and short forms (``%``, ``MB``, ``px``) stay as they are."""
     unit = escape_controls(unit if len(unit) <= _MAX_UNIT else unit[: _MAX_UNIT - 1] + "…")
-    if number == 1 or len(unit) < 3 or not unit.isascii() or not unit.isalpha() or not unit.islower() or unit.endswith("s"):
+    if (
+        number == 1
+        or len(unit) < 3
+        or not unit.isascii()
+        or not unit.isalpha()
+        or not unit.islower()
+        or unit.endswith("s")
+    ):
         return unit
     if unit.endswith(("x", "z", "ch", "sh")) and unit != "epoch":
         return unit + "es"

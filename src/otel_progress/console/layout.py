@@ -14,7 +14,18 @@ from rich.text import Text
 
 from otel_progress.console.format import cut_cells, duration, left
 from otel_progress.console.glyphs import STATUS_STYLES, UNICODE, Glyphs
-from otel_progress.console.rows import MAX_FAILED, Part, Row, clean, failed_parts, failure_text, figures, rows, state_notes, title
+from otel_progress.console.rows import (
+    MAX_FAILED,
+    Part,
+    Row,
+    clean,
+    failed_parts,
+    failure_text,
+    figures,
+    rows,
+    state_notes,
+    title,
+)
 from otel_progress.model import Status
 from otel_progress.operations import OperationSnapshot
 
@@ -64,10 +75,14 @@ class ProgressTree:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines, for ``Console.print``."""
-        yield from render(self.operations, width=options.max_width, height=self.height or 10_000, glyphs=self.glyphs)
+        yield from render(
+            self.operations, width=options.max_width, height=self.height or 10_000, glyphs=self.glyphs
+        )
 
 
-def render(operations: Sequence[OperationSnapshot], *, width: int, height: int, glyphs: Glyphs = UNICODE) -> list[Text]:
+def render(
+    operations: Sequence[OperationSnapshot], *, width: int, height: int, glyphs: Glyphs = UNICODE
+) -> list[Text]:
     """Return at most ``height`` lines of at most ``width`` cells that show the operations and their levels."""
     if height < 1 or not operations:
         return []
@@ -88,16 +103,28 @@ def render_ended(operation: OperationSnapshot, *, width: int, glyphs: Glyphs = U
     root = operation.root
     shown, amount, _ = figures(root, operation.active_seconds_of(root))
     style = STATUS_STYLES[root.status]
-    parts: list[Part] = [(glyphs.status(root.status), style), (title(root), "bold"), (root.status.value, style)]
+    parts: list[Part] = [
+        (glyphs.status(root.status), style),
+        (title(root), "bold"),
+        (root.status.value, style),
+    ]
     if root.status is not Status.COMPLETED and shown:
         parts.append((f"at {shown}", style))
     parts += [(amount, ""), *state_notes(root), (f"in {duration(operation.elapsed_seconds)}", "dim")]
-    parts.append((failure_text(root), "red") if root.status is Status.FAILED else (clean(root.message), "dim"))
+    parts.append(
+        (failure_text(root), "red") if root.status is Status.FAILED else (clean(root.message), "dim")
+    )
     lines = [_line(parts, width, glyphs)]
     failed = [level for level in operation.levels if level.status is Status.FAILED]
-    lines.extend(_line(failed_parts(level, glyphs), width, glyphs, indent=2) for level in failed[-MAX_FAILED:])
+    lines.extend(
+        _line(failed_parts(level, glyphs), width, glyphs, indent=2) for level in failed[-MAX_FAILED:]
+    )
     if len(failed) > MAX_FAILED:
-        lines.append(_line(((f"{glyphs.more} {len(failed) - MAX_FAILED} more failed", "dim"),), width, glyphs, indent=2))
+        lines.append(
+            _line(
+                ((f"{glyphs.more} {len(failed) - MAX_FAILED} more failed", "dim"),), width, glyphs, indent=2
+            )
+        )
     return lines
 
 
@@ -120,7 +147,10 @@ class _Columns:
         label = max((_label_width(row, width) for row in bars), default=0)
         label = min(label, max(_MIN_LABEL, width * (35 if width >= _WIDE else 29) // 100))
         shares = _shares(bars, bounds=True)
-        bounds = width >= _WIDE_ENOUGH and label + sum(share + 1 for share in shares.values() if share) + 1 + _GOOD_BAR <= width
+        bounds = (
+            width >= _WIDE_ENOUGH
+            and label + sum(share + 1 for share in shares.values() if share) + 1 + _GOOD_BAR <= width
+        )
         if not bounds:
             shares = _shares(bars, bounds=False)
         taken = label + sum(share + 1 for share in shares.values() if share)
@@ -135,12 +165,17 @@ class _Columns:
         inline = bool(message) and spare - _MIN_BAR >= min(wanted, _MIN_MESSAGE)
         beside = min(wanted, max(_MIN_MESSAGE + 1, spare // 2)) if inline else 0
         bar = min(_MAX_BAR, max(_MIN_BAR, spare - beside))
-        return cls(label, bar if taken + 1 + _MIN_BAR <= width else 0, inline_message=inline, bounds=bounds, **shares)
+        return cls(
+            label, bar if taken + 1 + _MIN_BAR <= width else 0, inline_message=inline, bounds=bounds, **shares
+        )
 
 
 def _shares(bars: Sequence[Row], *, bounds: bool) -> dict[str, int]:
     cells = [_cells(row, bounds=bounds) for row in bars]
-    return {name: max((cell_len(cell[index]) for cell in cells), default=0) for index, name in enumerate(_CELL_NAMES)}
+    return {
+        name: max((cell_len(cell[index]) for cell in cells), default=0)
+        for index, name in enumerate(_CELL_NAMES)
+    }
 
 
 _CELL_NAMES: Final = ("percentage", "count", "rate", "time")
@@ -175,7 +210,10 @@ def _lines(row: Row, columns: _Columns, width: int, glyphs: Glyphs) -> list[tupl
         _bar(line, row, columns.bar, glyphs)
     shares = (columns.percentage, columns.count, columns.rate, columns.time)
     for share, cell, (style, align) in zip(
-        shares, _cells(row, bounds=columns.bounds), (("bold", ">"), ("", ">"), ("dim", ">"), ("dim", "<")), strict=True
+        shares,
+        _cells(row, bounds=columns.bounds),
+        (("bold", ">"), ("", ">"), ("dim", ">"), ("dim", "<")),
+        strict=True,
     ):
         if share:
             gap = " " * (share - cell_len(cell))
@@ -225,9 +263,13 @@ def _bar(line: Text, row: Row, width: int, glyphs: Glyphs) -> None:
     style = STATUS_STYLES[level.status]
     if level.ratio is None:
         span = width - len(glyphs.pulse)
-        step = 0 if row.frozen or level.status.finished else int(row.elapsed * _PULSE_CELLS_PER_S) % (2 * span)
+        step = (
+            0 if row.frozen or level.status.finished else int(row.elapsed * _PULSE_CELLS_PER_S) % (2 * span)
+        )
         start = step if step <= span else 2 * span - step
-        line.append(glyphs.rest * start, "dim").append(glyphs.pulse, style).append(glyphs.rest * (span - start), "dim")
+        line.append(glyphs.rest * start, "dim").append(glyphs.pulse, style).append(
+            glyphs.rest * (span - start), "dim"
+        )
         return
     halves = int(min(1.0, max(0.0, level.ratio)) * width * 2 + 1e-9)
     filled = glyphs.full * (halves // 2) + (glyphs.half if halves % 2 else "")

@@ -10,7 +10,15 @@ from typing import Final, TextIO
 from otel_progress.console.batches import BatchWatch, batch_text
 from otel_progress.console.format import duration, left, moment
 from otel_progress.console.rate_limit import RateLimiter
-from otel_progress.console.rows import cancelling_note, clean, condition_note, failure_text, figures, state_notes, title
+from otel_progress.console.rows import (
+    cancelling_note,
+    clean,
+    condition_note,
+    failure_text,
+    figures,
+    state_notes,
+    title,
+)
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import ChangeSet, Reader
@@ -21,7 +29,9 @@ def ended_roots(batch: ChangeSet) -> list[LevelSnapshot]:
     return [snapshot for snapshot in batch.snapshots if not snapshot.info.path and snapshot.status.finished]
 
 
-def ended_operation(reader: Reader, batch: ChangeSet, root: LevelSnapshot, *, levels: bool = True) -> OperationSnapshot:
+def ended_operation(
+    reader: Reader, batch: ChangeSet, root: LevelSnapshot, *, levels: bool = True
+) -> OperationSnapshot:
     """Return an ended operation with its levels as the reader still has them; without, when it has a newer run of that id."""
     if levels:
         found = reader.get(root.info.operation_id)
@@ -113,7 +123,13 @@ class PlainConsole:
 
     def _failed_level(self, level: LevelSnapshot, at: float) -> None:
         if self._allowance.allow():
-            parts = (moment(at), clean(level.info.operation_id), title(level), Status.FAILED.value, failure_text(level))
+            parts = (
+                moment(at),
+                clean(level.info.operation_id),
+                title(level),
+                Status.FAILED.value,
+                failure_text(level),
+            )
             self._put(" ".join(part for part in parts if part))
 
     def _state(self, active: Callable[[], Sequence[OperationSnapshot]]) -> None:
@@ -125,7 +141,9 @@ class PlainConsole:
         for operation in operations[:MAX_OPERATIONS]:
             self._put(operation_line(operation))
         if len(operations) > MAX_OPERATIONS:
-            self._put(f"{moment(operations[0].read_at)} and {len(operations) - MAX_OPERATIONS} more operations")
+            self._put(
+                f"{moment(operations[0].read_at)} and {len(operations) - MAX_OPERATIONS} more operations"
+            )
         self._groups()
 
     def _groups(self, *, under_way: bool = True) -> None:

@@ -16,7 +16,9 @@ PER_SECOND: Final = 2.0
 class RateLimiter:
     """A token bucket over lines. Not safe for several threads at once; a console is written to by one."""
 
-    def __init__(self, clock: Callable[[], float], *, burst: float = BURST, per_second: float = PER_SECOND) -> None:
+    def __init__(
+        self, clock: Callable[[], float], *, burst: float = BURST, per_second: float = PER_SECOND
+    ) -> None:
         self._clock = clock
         self._burst = burst
         self._per_second = per_second

@@ -67,7 +67,11 @@ class Region:
         """Return whether the terminal takes output; one stopped by Ctrl-S would hold up whoever writes."""
         try:
             return bool(select.select([], [self._stream.fileno()], [], 0)[1])
-        except (OSError, ValueError, AttributeError):  # no file descriptor, or a platform that selects sockets only
+        except (
+            OSError,
+            ValueError,
+            AttributeError,
+        ):  # no file descriptor, or a platform that selects sockets only
             return True
 
     def draw(self, lines: Sequence[tuple[str, int]], above: Sequence[str] = ()) -> None:
@@ -111,7 +115,9 @@ class Region:
         """Write somebody else's ``text`` above the block: it is taken away here and comes back with the next frame."""
         with self._lock:
             if self._cells and text:
-                with contextlib.suppress(OSError, ValueError):  # their write meets the same fate and tells them
+                with contextlib.suppress(
+                    OSError, ValueError
+                ):  # their write meets the same fate and tells them
                     self._put(f"{self._to_top()}{_wipe(self._rows())}{_back_to(self._partial_line)}")
                 self._cells = []
             result = write(text)

@@ -114,7 +114,9 @@ def figures(level: LevelSnapshot, worked: float) -> tuple[str, str, str]:
     """Return percentage, count and rate of a level that has worked so many seconds; each empty when there is nothing to say."""
     unit = level.info.unit
     amount = count(level.current, level.total, unit) if level.current > 0 or level.total is not None else ""
-    speed = "" if unit == semconv.STAGE else rate(level.done_this_session, worked, unit)  # stages are no pace of anything
+    speed = (
+        "" if unit == semconv.STAGE else rate(level.done_this_session, worked, unit)
+    )  # stages are no pace of anything
     return percentage(level.ratio, estimated=level.estimated), amount, speed
 
 
@@ -168,7 +170,9 @@ class _Tree:
             if level.status is Status.RUNNING:
                 running.append(level)
         if len(running) > height:
-            running = heapq.nsmallest(height, running, key=lambda level: (level.info.depth, -level.info.order))
+            running = heapq.nsmallest(
+                height, running, key=lambda level: (level.info.depth, -level.info.order)
+            )
         self._running = {level.info.path for level in running}
 
     def below(self, parent: LevelSnapshot) -> Iterator[Row]:
@@ -186,10 +190,17 @@ class _Tree:
             if not child.info.declared or self._worth_a_line(child):
                 yield self._bar(child)
                 yield from self.below(child)
-        yield from self._ended([child for child in children if child.status.finished and not child.info.declared], indent)
+        yield from self._ended(
+            [child for child in children if child.status.finished and not child.info.declared], indent
+        )
 
     def _worth_a_line(self, stage: LevelSnapshot) -> bool:
-        return stage.total is not None or stage.current > 0 or bool(stage.message) or stage.info.path in self._children
+        return (
+            stage.total is not None
+            or stage.current > 0
+            or bool(stage.message)
+            or stage.info.path in self._children
+        )
 
     def _bar(self, level: LevelSnapshot) -> Row:
         info = level.info
@@ -213,7 +224,9 @@ class _Tree:
         parts: list[Part] = []
         for stage in sorted(stages, key=lambda level: level.info.order):
             name = clean(stage.info.name or stage.info.id)
-            shown = percentage(stage.ratio, estimated=stage.estimated) if stage.status is Status.RUNNING else ""
+            shown = (
+                percentage(stage.ratio, estimated=stage.estimated) if stage.status is Status.RUNNING else ""
+            )
             style = STATUS_STYLES[stage.status]
             parts.append((f"{self._glyphs.status(stage.status)} {name}{' ' if shown else ''}{shown} ", style))
         return Row((_STAGES, 0), indent, tuple(parts))
@@ -221,11 +234,15 @@ class _Tree:
     def _ended(self, ended: Sequence[LevelSnapshot], indent: int) -> Iterator[Row]:
         failed = [level for level in ended if level.status is Status.FAILED]
         if len(ended) > len(failed):
-            text = f"{self._glyphs.more} {len(ended)} finished" + (f", {len(failed)} failed" if failed else "")
+            text = f"{self._glyphs.more} {len(ended)} finished" + (
+                f", {len(failed)} failed" if failed else ""
+            )
             yield Row((_FOLDED, 0), indent, ((text, "dim"),))
         elif len(failed) > MAX_FAILED:
             yield Row((_FOLDED, 0), indent, ((f"{self._glyphs.more} {len(failed)} failed", "dim"),))
-        latest = heapq.nlargest(MAX_FAILED, failed, key=lambda level: (level.ended_at or 0.0, level.info.order))
+        latest = heapq.nlargest(
+            MAX_FAILED, failed, key=lambda level: (level.ended_at or 0.0, level.info.order)
+        )
         for number, level in enumerate(latest):
             yield Row((_FAILED + number, 0), indent, failed_parts(level, self._glyphs))
 

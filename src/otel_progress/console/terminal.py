@@ -63,7 +63,11 @@ class LiveConsole:
         self._region = Region(self._stream, size=size)
         # Only turns styles into escapes (or not: NO_COLOR); what reaches the terminal goes through the region.
         self._console = Console(
-            file=io.StringIO(), force_terminal=True, width=10_000, highlight=False, no_color=None if color is None else not color
+            file=io.StringIO(),
+            force_terminal=True,
+            width=10_000,
+            highlight=False,
+            no_color=None if color is None else not color,
         )
         self._glyphs = glyphs_for(self._stream.encoding)
         self._allowance = RateLimiter(clock)
@@ -77,7 +81,9 @@ class LiveConsole:
             return
         began = self._clock()
         roots = _failed_first(ended_roots(batch))
-        self._ended.extend(ended_operation(self._reader, batch, root) for root in roots if self._allowance.allow())
+        self._ended.extend(
+            ended_operation(self._reader, batch, root) for root in roots if self._allowance.allow()
+        )
         early = began + _TOLERANCE_S < self._due
         if early and not roots:
             return
@@ -109,12 +115,18 @@ class LiveConsole:
         height = max(1, rows - 1)
         groups = [batch_line(batch, width, self._glyphs) for batch in at_work][: height // 2]
         lines = [*render(active, width=width, height=height - len(groups), glyphs=self._glyphs), *groups]
-        above = [line for operation in self._ended for line in render_ended(operation, width=width, glyphs=self._glyphs)]
+        above = [
+            line
+            for operation in self._ended
+            for line in render_ended(operation, width=width, glyphs=self._glyphs)
+        ]
         above.extend(batch_line(batch, width, self._glyphs) for batch in over)
         if not active or self._allowance.suppressed > 100:
             above.extend(self._refused())
         try:
-            self._region.draw([(self._paint(line), line.cell_len) for line in lines], [self._paint(line) for line in above])
+            self._region.draw(
+                [(self._paint(line), line.cell_len) for line in lines], [self._paint(line) for line in above]
+            )
         except (OSError, ValueError):
             self._gone = True
             self._region.release()

@@ -82,7 +82,11 @@ class CodeMap:
         self._draw.rectangle((left, top, right, bottom), fill=colour)
 
     def _explain(self) -> None:
-        entries = [(UNREAD, "not read yet"), (PLAIN, "no functions"), *((colour, f"{at:g}") for at, colour in SCALE)]
+        entries = [
+            (UNREAD, "not read yet"),
+            (PLAIN, "no functions"),
+            *((colour, f"{at:g}") for at, colour in SCALE),
+        ]
         entries[-1] = (SCALE[-1][1], f"{SCALE[-1][0]:g} branches and more")
         entries.append((BROKEN, "does not compile"))
         left, top = 4, HEIGHT + 4
@@ -109,7 +113,9 @@ def layout(files: Sequence[SourceFile]) -> Iterator[tuple[str, Box]]:
     for file in files:
         packages.setdefault(file.folder[0], []).append(file)
     groups = sorted(packages.values(), key=_weight, reverse=True)
-    for group, box in zip(groups, squarified(list(map(_weight, groups)), Box(0, 0, WIDTH, HEIGHT)), strict=True):
+    for group, box in zip(
+        groups, squarified(list(map(_weight, groups)), Box(0, 0, WIDTH, HEIGHT)), strict=True
+    ):
         # A pixel more between packages than between files.
         inner = box._replace(width=max(1.0, box.width - 1), height=max(1.0, box.height - 1))
         ordered = sorted(group, key=_size, reverse=True)
@@ -174,6 +180,8 @@ def colour_of(complexity: float) -> tuple[int, int, int]:
     for (low, before), (high, after) in pairwise(SCALE):
         if complexity <= high:
             share = (complexity - low) / (high - low)
-            red, green, blue = (round(one + share * (other - one)) for one, other in zip(before, after, strict=True))
+            red, green, blue = (
+                round(one + share * (other - one)) for one, other in zip(before, after, strict=True)
+            )
             return red, green, blue
     return SCALE[-1][1]

@@ -135,7 +135,9 @@ def survey(
     made = Survey()
     stages = progress.Stages(_STAGES)
     kind = f"{'part of ' if quick else ''}{what}"
-    with progress.operation("code_survey", name, id=operation_id, stages=stages, eta_key=kind, quick=quick) as op:
+    with progress.operation(
+        "code_survey", name, id=operation_id, stages=stages, eta_key=kind, quick=quick
+    ) as op:
         with op.stage("discover") as stage:
             files = _discover(stage, roots)
             chosen = sources.choose(files, limit, "smallest" if quick else "name")
@@ -183,7 +185,9 @@ def _analyse(parent: Level, kind: str, folder: sources.Folder, made: Survey, op:
 
     The map of all files is a preview of the operation ``op``.
     """
-    with parent.level(kind, folder.name, folder.name, total=folder.count, unit="file", weight=folder.count) as level:
+    with parent.level(
+        kind, folder.name, folder.name, total=folder.count, unit="file", weight=folder.count
+    ) as level:
         for below in folder.folders:
             _analyse(level, "folder", below, made, op)
         for file in folder.files:
@@ -235,10 +239,14 @@ def _configured(settings: Settings, store: str | None, console: ConsoleMode | No
     serves = _can_serve(settings)
     metrics = _port(settings.prometheus_port, settings.prometheus_host, PORT)
     page = _port(settings.server_port, settings.server_host, PAGE_PORT) if serves else None
-    configure = partial(progress.configure, service_name=SERVICE, store=store, capture_logs=True, console=console)
+    configure = partial(
+        progress.configure, service_name=SERVICE, store=store, capture_logs=True, console=console
+    )
     try:
         return configure(prometheus_port=metrics, server_port=page)
-    except ConfigurationError:  # if it is for a port, it was taken since it was looked at: two demos may begin at once
+    except (
+        ConfigurationError
+    ):  # if it is for a port, it was taken since it was looked at: two demos may begin at once
         free_metrics = settings.prometheus_port or 0
         free_page = (settings.server_port or 0) if serves else None
         if (free_metrics, free_page) == (metrics, page):
@@ -248,7 +256,9 @@ def _configured(settings: Settings, store: str | None, console: ConsoleMode | No
 
 def _can_serve(settings: Settings) -> bool:
     """Return whether the page can be served. A port that was asked for is tried all the same, so that it is told what is missing."""
-    return settings.server_port is not None or all(find_spec(name) is not None for name in ("fastapi", "uvicorn"))
+    return settings.server_port is not None or all(
+        find_spec(name) is not None for name in ("fastapi", "uvicorn")
+    )
 
 
 def _port(wanted: int | None, host: str, usual: int) -> int:

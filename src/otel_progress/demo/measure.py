@@ -25,7 +25,17 @@ _FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 _BRANCHES: Final = frozenset(
-    {ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.comprehension, ast.match_case, ast.Assert}
+    {
+        ast.If,
+        ast.IfExp,
+        ast.For,
+        ast.AsyncFor,
+        ast.While,
+        ast.ExceptHandler,
+        ast.comprehension,
+        ast.match_case,
+        ast.Assert,
+    }
 )
 
 
@@ -82,7 +92,9 @@ class _Tally:
 def measure(data: bytes, name: str) -> Measures:
     """Return the measures of the source ``data``; ``name`` stands in error texts. Raises one of :data:`ERRORS`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an invalid escape in a file under examination is not the examiner's warning
+        warnings.simplefilter(
+            "ignore"
+        )  # an invalid escape in a file under examination is not the examiner's warning
         tree = ast.parse(data, name)
         tally = _examine(tree)
         # Some mistakes only the compiler sees: 'return' outside a function, a late 'from __future__'.

@@ -135,11 +135,15 @@ class Survey:
         return self._packages.setdefault(name, PackageTotals(name))
 
     def _rank_packages(self) -> None:
-        self.findings.packages = sorted(self._packages.values(), key=lambda totals: (-totals.code_lines, totals.name))
+        self.findings.packages = sorted(
+            self._packages.values(), key=lambda totals: (-totals.code_lines, totals.name)
+        )
 
     def _rank_functions(self) -> None:
         self.findings.longest = nlargest(SHOWN, self._places, key=lambda place: place.function.lines)
-        self.findings.most_complex = nlargest(SHOWN, self._places, key=lambda place: place.function.complexity)
+        self.findings.most_complex = nlargest(
+            SHOWN, self._places, key=lambda place: place.function.complexity
+        )
 
     def _rank_imports(self) -> None:
         self.findings.imports = sorted(self._imports.items(), key=lambda item: (-item[1], item[0]))
@@ -175,7 +179,9 @@ def explain(error: BaseException) -> str:
 _PACKAGES: Final = 2 * SHOWN
 
 
-def before(console: Console, operation_id: str, command: str | None, metrics_url: str | None, page_url: str | None) -> None:
+def before(
+    console: Console, operation_id: str, command: str | None, metrics_url: str | None, page_url: str | None
+) -> None:
     """Say how to watch the survey while it runs, the page first.
 
     ``command`` is how to call ours; None when nothing is kept for it to read. ``page_url`` is None where the server's packages are missing.
@@ -191,7 +197,9 @@ def before(console: Console, operation_id: str, command: str | None, metrics_url
         commands.append((f"{command} logs {operation_id} --follow", "its log records as they come"))
     if metrics_url is not None:
         commands.append((f"curl {metrics_url}", "its gauges, for Prometheus"))
-    console.print(Text(f"Survey {operation_id} begins.{' While it runs, in a second terminal:' if commands else ''}"))
+    console.print(
+        Text(f"Survey {operation_id} begins.{' While it runs, in a second terminal:' if commands else ''}")
+    )
     _commands(console, commands)
 
 
@@ -272,7 +280,10 @@ def _same_files(console: Console, groups: Sequence[Sequence[str]]) -> None:
 
 
 def _copies(console: Console, groups: Sequence[Sequence[Place]]) -> None:
-    lines = [f"{len(places)} times {places[0].function.lines:,} lines: {_joined(map(_place, places[:3]))}" for places in groups]
+    lines = [
+        f"{len(places)} times {places[0].function.lines:,} lines: {_joined(map(_place, places[:3]))}"
+        for places in groups
+    ]
     _listed(console, f"Functions copied from file to file: {len(groups):,} groups", lines, SHOWN)
 
 

@@ -79,7 +79,11 @@ def prepare_history(history: Sequence[Trajectory]) -> PreparedHistory:
             return found
         durations = tuple([trajectory.duration_s for trajectory in recent])
         alike = _alike.get(durations)
-    made = replace(alike, trajectories=recent) if alike is not None and _same(alike.trajectories, recent) else _learned(recent)
+    made = (
+        replace(alike, trajectories=recent)
+        if alike is not None and _same(alike.trajectories, recent)
+        else _learned(recent)
+    )
     with _lock:
         _keep(_kept, key, made)
         _keep(_alike, durations, made)
@@ -98,8 +102,14 @@ def _keep(kept: OrderedDict[_Key, PreparedHistory], key: _Key, made: PreparedHis
 
 
 def _learned(history: Sequence[Trajectory]) -> PreparedHistory:
-    curves = [shape for n, trajectory in enumerate(history) if (shape := _curve(trajectory, f"history[{n}]")) is not None]
-    return PreparedHistory(history, curves, sorted(trajectory.duration_s for trajectory in history), run_backtest(curves))
+    curves = [
+        shape
+        for n, trajectory in enumerate(history)
+        if (shape := _curve(trajectory, f"history[{n}]")) is not None
+    ]
+    return PreparedHistory(
+        history, curves, sorted(trajectory.duration_s for trajectory in history), run_backtest(curves)
+    )
 
 
 def _curve(trajectory: Trajectory, what: str) -> Curve | None:

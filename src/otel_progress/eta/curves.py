@@ -33,7 +33,9 @@ def shrink(points: Sequence[Point], most: int = 64) -> list[Point]:
     longest = max(range(1, len(points)), key=lambda n: points[n][0] - points[n - 1][0])
     wanted = most - 3  # beside the last, and the two ends of the longest gap
     kept = {0, len(points) - 1, longest - 1, longest}
-    kept.update(min(len(points) - 1, bisect_left(lengths, lengths[-1] * n / wanted)) for n in range(1, wanted))
+    kept.update(
+        min(len(points) - 1, bisect_left(lengths, lengths[-1] * n / wanted)) for n in range(1, wanted)
+    )
     return [points[n] for n in sorted(kept)]
 
 
@@ -88,7 +90,9 @@ def time_at(times: Sequence[float], fractions: Sequence[float], fraction: float)
     return earlier + (times[after] - earlier) * (fraction - done) / (fractions[after] - done)
 
 
-def curve(duration: float, times: Sequence[float], fractions: Sequence[float], gap: float | None = None) -> Curve:
+def curve(
+    duration: float, times: Sequence[float], fractions: Sequence[float], gap: float | None = None
+) -> Curve:
     """Return the curve through these ascending points; ``gap`` when the longest is known better than the points show it."""
     gaps = list(map(sub, times[1:], times))
     base = fractions[0]
@@ -131,7 +135,9 @@ def checked(points: Points, what: str = "points") -> tuple[list[float], list[flo
         times.insert(0, 0.0)
         fractions.insert(0, 0.0)
     elif len(times) > 1 and times[1] == 0.0:
-        base = bisect_right(times, 0.0) - 1  # what is done at 0 seconds took none: only the last of them is a base
+        base = (
+            bisect_right(times, 0.0) - 1
+        )  # what is done at 0 seconds took none: only the last of them is a base
         del times[:base], fractions[:base]
     if len(set(fractions)) < len(fractions):
         times, fractions = _advances(times, fractions)

@@ -11,7 +11,9 @@ from otel_progress.model import Eta, EtaBasis
 from otel_progress.quantiles import expected_rank_quantile
 
 
-def from_durations(durations: Sequence[float], elapsed: float, confidence: float, basis: EtaBasis = "durations") -> Eta:
+def from_durations(
+    durations: Sequence[float], elapsed: float, confidence: float, basis: EtaBasis = "durations"
+) -> Eta:
     """Return the median of those ``durations`` (ascending, seconds) that are longer than ``elapsed``, less that.
 
     Never less than the mean distance between them: where they lie apart, the next may lie further. The interval holds their quantiles.
@@ -24,7 +26,9 @@ def from_durations(durations: Sequence[float], elapsed: float, confidence: float
     least = (longest - durations[0]) / max(1, runs - 1)
     longer = durations[bisect_right(durations, elapsed) :]
     if not longer:
-        return Eta(least, None, None, "holding", basis, runs, longest, 0.0, (STALLED - 1.0) * longest).at(elapsed)
+        return Eta(least, None, None, "holding", basis, runs, longest, 0.0, (STALLED - 1.0) * longest).at(
+            elapsed
+        )
     remaining = max(least, expected_rank_quantile(longer, 0.5) - elapsed)
     low = high = None
     if runs >= MIN_RUNS:

@@ -65,10 +65,16 @@ class Errors:
         sums = [sum(column) for column in zip(*runs, strict=True)]
         if not sums:
             return NO_ERRORS
-        flat = [total / count if count else None for total, count in zip(sums[:_CELLS], sums[_CELLS:], strict=True)]
+        flat = [
+            total / count if count else None
+            for total, count in zip(sums[:_CELLS], sums[_CELLS:], strict=True)
+        ]
         means = [flat[n : n + PREDICTORS] for n in range(0, _CELLS, PREDICTORS)]
         return cls(
-            [[_mean(_known(column)) for column in zip(*means[max(0, n - 1) : n + 2], strict=True)] for n in range(BUCKETS)]
+            [
+                [_mean(_known(column)) for column in zip(*means[max(0, n - 1) : n + 2], strict=True)]
+                for n in range(BUCKETS)
+            ]
         )
 
 
@@ -150,7 +156,9 @@ def _views(told: Forecast, errors: Errors) -> list[_View]:
             held, prior = (DEFAULT_WEIGHT, DEFAULT_ERRORS[expert] ** 2) if known is None else (PRIOR, known)
             prior += MIN_RELATIVE_ERROR * MIN_RELATIVE_ERROR
             square = (held * prior + squares[expert]) / (held + looks[expert])
-            views.append(_View(expert, span, prior, square, (held * prior + regrets[expert]) / (held + looks[expert])))
+            views.append(
+                _View(expert, span, prior, square, (held * prior + regrets[expert]) / (held + looks[expert]))
+            )
     return views
 
 

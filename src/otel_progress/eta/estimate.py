@@ -95,7 +95,17 @@ def _aged(run: Curve, learned: PreparedHistory, confidence: float) -> Eta:
     low, high = _bounds(blend, learned, confidence)
     due, longest = _next_gap(beside)
     stalls = STALLED * max(longest, usual.gap, max((past.gap for past in learned.curves), default=0.0))
-    return Eta(blend.span, low, high, "estimated", basis, len(learned.curves), at, min(blend.span, due), stalls or None)
+    return Eta(
+        blend.span,
+        low,
+        high,
+        "estimated",
+        basis,
+        len(learned.curves),
+        at,
+        min(blend.span, due),
+        stalls or None,
+    )
 
 
 def _bounds(blend: Blend, learned: PreparedHistory, confidence: float) -> tuple[float | None, float | None]:
@@ -113,7 +123,9 @@ def _next_gap(beside: HistoryAlignment) -> tuple[float, float]:
     return due, due
 
 
-def _beside(run: Curve, learned: PreparedHistory, confidence: float, elapsed: float, children: Simulation) -> Eta:
+def _beside(
+    run: Curve, learned: PreparedHistory, confidence: float, elapsed: float, children: Simulation
+) -> Eta:
     """Return the estimate of work done by children side by side: their simulation takes the place of the own pace."""
     at = run.times[-1]
     usual = without_pauses(run, learned.curves)
@@ -126,4 +138,8 @@ def _beside(run: Curve, learned: PreparedHistory, confidence: float, elapsed: fl
     stalls = STALLED * max(children.longest_s, usual.gap)
     eta = Eta(blend.span, low, high, "estimated", basis, len(learned.curves), at, None, stalls or None)
     now = eta.at(elapsed)
-    return now if now.remaining_s is None else replace(now, counts_down_s=min(children.longest_s, now.remaining_s))
+    return (
+        now
+        if now.remaining_s is None
+        else replace(now, counts_down_s=min(children.longest_s, now.remaining_s))
+    )

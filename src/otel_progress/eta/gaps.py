@@ -55,14 +55,18 @@ def _expected(run: Curve, n: int, history: Sequence[Curve]) -> float:
     if not history:
         paces = [
             gap / max(done, TINY)
-            for gap, done in zip(map(sub, run.times[1:], run.times), map(sub, run.fractions[1:], run.fractions), strict=True)
+            for gap, done in zip(
+                map(sub, run.times[1:], run.times), map(sub, run.fractions[1:], run.fractions), strict=True
+            )
         ]
         return median(paces) * (run.fractions[n + 1] - run.fractions[n])
     start, end, last = run.fractions[n], run.fractions[n + 1], run.fractions[-1]
     rest = run.times[-1] - run.times[0] - (run.times[n + 1] - run.times[n])
     expected = []
     for past in history:
-        base, before, after, until = (time_at(past.times, past.fractions, at) for at in (run.fractions[0], start, end, last))
+        base, before, after, until = (
+            time_at(past.times, past.fractions, at) for at in (run.fractions[0], start, end, last)
+        )
         step = after - before
         others = until - base - step
         expected.append(max(step, step * rest / others) if others > 0.0 else step)

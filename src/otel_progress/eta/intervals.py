@@ -39,7 +39,12 @@ def half_width(residuals: Residuals, blend: Blend, runs: int, confidence: float)
         return None
     first, last = _near(residuals.shares, blend.share)
     scores = residuals.scores[first:last] or residuals.scores
-    return expected_rank_quantile(sorted(scores), confidence) * small_sample_factor(runs, confidence) * blend.spread * blend.whole
+    return (
+        expected_rank_quantile(sorted(scores), confidence)
+        * small_sample_factor(runs, confidence)
+        * blend.spread
+        * blend.whole
+    )
 
 
 def calibrated(residuals: Residuals, runs: int, confidence: float) -> float:
@@ -52,8 +57,16 @@ def calibrated(residuals: Residuals, runs: int, confidence: float) -> float:
     for share, score, run in zip(residuals.shares, residuals.scores, residuals.runs, strict=True):
         if run >= MIN_RUNS:
             first, last = _near(residuals.shares, share)
-            before = [s for s, n in zip(residuals.scores[first:last], residuals.runs[first:last], strict=True) if n < run]
-            wide = expected_rank_quantile(sorted(before), confidence) * small_sample_factor(run, confidence) if before else 0.0
+            before = [
+                s
+                for s, n in zip(residuals.scores[first:last], residuals.runs[first:last], strict=True)
+                if n < run
+            ]
+            wide = (
+                expected_rank_quantile(sorted(before), confidence) * small_sample_factor(run, confidence)
+                if before
+                else 0.0
+            )
             found.append(score / wide if wide > 0.0 else MISS_SCORE if score > 0.0 else 1.0)
     if not found:
         return 1.0

@@ -28,7 +28,9 @@ def opaque_ratio(elapsed: float, expected: float) -> float:
     """
     if not (elapsed > 0.0 and expected > 0.0):
         return 0.0
-    x = min(elapsed / expected, 10.0)  # from where on the formula is 1 to six digits, and its power might overflow
+    x = min(
+        elapsed / expected, 10.0
+    )  # from where on the formula is 1 to six digits, and its power might overflow
     bent: float = (1.0 + x**SHARPNESS) ** (1.0 / SHARPNESS)
     return min(MOST, x / bent)
 

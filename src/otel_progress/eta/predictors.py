@@ -138,13 +138,18 @@ class HistoryAlignment:
         if found is None:
             fraction = self.run.fractions[index]
             found = self._reached[index] = []
-            for times, fractions in self._pasts:  # time_at, written out: of every estimate this takes the most
+            for (
+                times,
+                fractions,
+            ) in self._pasts:  # time_at, written out: of every estimate this takes the most
                 after = bisect_left(fractions, fraction)
                 if after == 0 or after == len(fractions):
                     found.append(times[after and -1])
                 else:
                     earlier, done = times[after - 1], fractions[after - 1]
-                    found.append(earlier + (times[after] - earlier) * (fraction - done) / (fractions[after] - done))
+                    found.append(
+                        earlier + (times[after] - earlier) * (fraction - done) / (fractions[after] - done)
+                    )
         return found
 
     def next_gap(self, until: float | None) -> tuple[float, float]:
@@ -182,7 +187,10 @@ def forecast(beside: HistoryAlignment, last: int) -> Forecast:
     for index in sorted({run.index_at(share * now) for share in MARKS}):
         took = now - run.times[index]
         if 0 < index < last and took > 0.0:
-            spans = (*_warps(beside, index, beside.times_reached(last)), _own(run, index, run.fractions[last]))
+            spans = (
+                *_warps(beside, index, beside.times_reached(last)),
+                _own(run, index, run.fractions[last]),
+            )
             errors.append(tuple([None if span is None else relative_error(span, took) for span in spans]))  # type: ignore[arg-type]
     return Forecast(now, (*_warps(beside, last, beside.durations), _own(run, last, 1.0)), errors)
 
@@ -192,7 +200,9 @@ def _own(run: Curve, index: int, until: float) -> float | None:
     return None if seconds is None else max(0.0, until - run.fractions[index]) * seconds
 
 
-def _warps(beside: HistoryAlignment, index: int, ends: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+def _warps(
+    beside: HistoryAlignment, index: int, ends: Sequence[float]
+) -> tuple[float | None, float | None, float | None]:
     """Return the medians over past runs of the seconds from the advance ``index`` on until ``ends``, warped in three ways."""
     run = beside.run
     there = beside.times_reached(index)
@@ -204,7 +214,11 @@ def _warps(beside: HistoryAlignment, index: int, ends: Sequence[float]) -> tuple
         return plain, plain, plain
     recent = beginning(run, index, RECENT)
     whole = _scaled(spans, there, beside.times_reached(0), run.times[index] - run.times[0])
-    return whole, _scaled(spans, there, beside.times_reached(recent), run.times[index] - run.times[recent]), plain
+    return (
+        whole,
+        _scaled(spans, there, beside.times_reached(recent), run.times[index] - run.times[recent]),
+        plain,
+    )
 
 
 def _scaled(spans: Sequence[float], there: Sequence[float], before: Sequence[float], took: float) -> float:
@@ -212,7 +226,9 @@ def _scaled(spans: Sequence[float], there: Sequence[float], before: Sequence[flo
     since = list(map(sub, there, before))
     if min(since) > INSTANT:
         return took * median(list(map(truediv, spans, since)))
-    return median([span * took / past if past > INSTANT else span for span, past in zip(spans, since, strict=True)])
+    return median(
+        [span * took / past if past > INSTANT else span for span, past in zip(spans, since, strict=True)]
+    )
 
 
 def relative_error(said: float, took: float) -> float:

@@ -55,10 +55,14 @@ class Lifetimes:
             return self.excess * luck * 2.0
         survived = self.ended[before - 1] if before else 0.0
         place = bisect_right(self.ended, survived + luck * (1.0 - survived))
-        return (self.durations[place] if place < len(self.durations) else self.durations[-1] + self.excess) - lasted
+        return (
+            self.durations[place] if place < len(self.durations) else self.durations[-1] + self.excess
+        ) - lasted
 
 
-def lifetimes(ended: Sequence[float], running: Sequence[float], known: Sequence[float] = ()) -> Lifetimes | None:
+def lifetimes(
+    ended: Sequence[float], running: Sequence[float], known: Sequence[float] = ()
+) -> Lifetimes | None:
     """Return how long children last; None while no duration of any is known.
 
     ``known`` are of past runs. They count at the pace of this one, as far as it shows (machines are busy or idle for a whole run), and

@@ -60,7 +60,9 @@ def parse_number(value: object, what: str) -> Number | Rejection:
     if kind is int or kind is float:
         plain: Number = value  # type: ignore[assignment]
     elif isinstance(value, (bool, str, bytes)) or value is None:
-        return Rejection("type", f"{what} must be a number of at least 0, not {_quoted(value)}", wrong_type=True)
+        return Rejection(
+            "type", f"{what} must be a number of at least 0, not {_quoted(value)}", wrong_type=True
+        )
     else:
         try:
             plain = operator.index(value)  # type: ignore[arg-type]
@@ -68,7 +70,9 @@ def parse_number(value: object, what: str) -> Number | Rejection:
             try:
                 plain = float(value)  # type: ignore[arg-type]
             except Exception:
-                return Rejection("type", f"{what} must be a number of at least 0, not {_quoted(value)}", wrong_type=True)
+                return Rejection(
+                    "type", f"{what} must be a number of at least 0, not {_quoted(value)}", wrong_type=True
+                )
     if plain < 0:
         return Rejection("negative", f"{what} must be at least 0, not {_quoted(plain)}")
     if plain > _MAX_INT or plain != plain:
@@ -133,7 +137,9 @@ def resolve_eta_key(value: object, metadata: Mapping[str, MetadataValue]) -> str
         return normalize_id(value)
     if isinstance(value, (list, tuple)) and value and all(isinstance(key, str) for key in value):
         return normalize_id(",".join(f"{key}={metadata.get(key, '')}" for key in value))
-    return Rejection("eta_key", f"eta_key must be a text or a list of metadata keys, not {_quoted(value)}", wrong_type=True)
+    return Rejection(
+        "eta_key", f"eta_key must be a text or a list of metadata keys, not {_quoted(value)}", wrong_type=True
+    )
 
 
 def parse_deadline(value: object, now: float) -> float | Rejection | None:
@@ -151,7 +157,9 @@ def _moment(value: datetime) -> float | Rejection:
     try:
         return value.timestamp()
     except Exception:  # before or beyond what the system's clock can say, or a foreign time zone
-        return Rejection("type", f"deadline must be a moment this system can tell, not {_quoted(value)}", wrong_type=True)
+        return Rejection(
+            "type", f"deadline must be a moment this system can tell, not {_quoted(value)}", wrong_type=True
+        )
 
 
 def parse_outcome(value: object) -> Outcome | Rejection:
@@ -159,13 +167,17 @@ def parse_outcome(value: object) -> Outcome | Rejection:
     try:
         return Outcome(value)
     except Exception:  # no outcome, or something that cannot even be compared with one
-        return Rejection("outcome", f"outcome must be 'completed', 'failed' or 'skipped', not {_quoted(value)}")
+        return Rejection(
+            "outcome", f"outcome must be 'completed', 'failed' or 'skipped', not {_quoted(value)}"
+        )
 
 
 def to_failure(error: object) -> Failure:
     """Return why something failed, redacted, from an exception (with its traceback, the end of it), a Failure or a text."""
     if isinstance(error, Failure):
-        return _failure(error.type, error.message, None if error.details is None else truncate(error.details, MAX_DETAILS))
+        return _failure(
+            error.type, error.message, None if error.details is None else truncate(error.details, MAX_DETAILS)
+        )
     if isinstance(error, BaseException):
         return _failure(qualified_type_name(error), error, format_traceback(error))
     return _failure("error", "" if error is None else error, None)
@@ -193,7 +205,10 @@ def format_traceback(error: BaseException) -> str | None:
 
 def total_exceeded(node: Node, current: Number) -> Rejection:
     """Say that ``current`` is more than the node's total."""
-    return Rejection("beyond_total", f"current must be at most the total {node.total}, not {current}; raise it with set_total()")
+    return Rejection(
+        "beyond_total",
+        f"current must be at most the total {node.total}, not {current}; raise it with set_total()",
+    )
 
 
 def _quoted(value: object) -> str:
@@ -228,7 +243,9 @@ class LevelArguments(NamedTuple):
     scope: str
 
 
-make_level_arguments: Final = cast("Callable[[tuple[object, ...]], LevelArguments]", partial(tuple.__new__, LevelArguments))
+make_level_arguments: Final = cast(
+    "Callable[[tuple[object, ...]], LevelArguments]", partial(tuple.__new__, LevelArguments)
+)
 """Make a Request from a tuple of all its fields: half the time of calling the class, at the start of every level."""
 
 
@@ -239,11 +256,15 @@ _NOTHING_GIVEN: Final = (None,) * 7
 _make_spec: Final = cast("Callable[[tuple[object, ...]], Spec]", partial(tuple.__new__, Spec))
 
 
-def normalize_arguments(recording: RecordingBackend, request: LevelArguments, parent: Node | None = None) -> Spec:
+def normalize_arguments(
+    recording: RecordingBackend, request: LevelArguments, parent: Node | None = None
+) -> Spec:
     """Return the request with every value cleaned; what cannot be used is refused and left out."""
     what, type_, id_, name, total, unit, weight, deadline, stages, metadata, batch, eta_key, _ = request
     if parent is not None and what == "level" and not metadata and request[2:9] == _NOTHING_GIVEN:
-        return _make_spec((normalize_id(type_) or "level", None, None, None, None, 1, None, None, NO_METADATA, None, None))
+        return _make_spec(
+            (normalize_id(type_) or "level", None, None, None, None, 1, None, None, NO_METADATA, None, None)
+        )
     kept = normalize_metadata(metadata) if metadata else NO_METADATA
     if deadline is not None:
         deadline = _value_or_none(recording, parse_deadline(deadline, recording.store.now()))
@@ -253,7 +274,9 @@ def normalize_arguments(recording: RecordingBackend, request: LevelArguments, pa
             None if id_ is None else normalize_id(id_),
             None if name is None else truncate(name, 256),
             None if total is None else _number_or_none(recording, total, "the total"),
-            truncate(unit, 64) if unit is not None else (semconv.STAGE if stages is not None and total is None else None),
+            truncate(unit, 64)
+            if unit is not None
+            else (semconv.STAGE if stages is not None and total is None else None),
             1 if weight is None else _weight(recording, weight),
             deadline,
             None if stages is None else _stages(recording, stages),
@@ -279,10 +302,14 @@ def _resolve_batch(recording: RecordingBackend, given: object) -> str | None:
 
 def parse_batch_id(value: object) -> str | Rejection:
     """Return the id of a batch."""
-    return normalize_id(value) or Rejection("batch", "the id of a batch must not be empty; leave it out to have one made")
+    return normalize_id(value) or Rejection(
+        "batch", "the id of a batch must not be empty; leave it out to have one made"
+    )
 
 
-def _eta_key_or_none(recording: RecordingBackend, eta_key: object, metadata: Mapping[str, MetadataValue]) -> str | None:
+def _eta_key_or_none(
+    recording: RecordingBackend, eta_key: object, metadata: Mapping[str, MetadataValue]
+) -> str | None:
     """Return the bucket of runs that an operation learns from."""
     clean = resolve_eta_key(eta_key, metadata)
     if isinstance(clean, Rejection):
@@ -327,6 +354,7 @@ def parse_expected_seconds(expected: object) -> float | Rejection | None:
         return clean
     if clean == 0:
         return Rejection(
-            "expected", "the expected time of an opaque step must be more than 0 s; leave it out when nothing is known"
+            "expected",
+            "the expected time of an opaque step must be more than 0 s; leave it out when nothing is known",
         )
     return float(clean)

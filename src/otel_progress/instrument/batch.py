@@ -7,7 +7,14 @@ from types import TracebackType
 
 from opentelemetry import context as context_api
 
-from otel_progress.instrument.arguments import DeadlineLike, EtaKey, Rejection, make_level_arguments, parse_batch_id, parse_number
+from otel_progress.instrument.arguments import (
+    DeadlineLike,
+    EtaKey,
+    Rejection,
+    make_level_arguments,
+    parse_batch_id,
+    parse_number,
+)
 from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend, backend_slot
 from otel_progress.instrument.context import detach_if_current
 from otel_progress.instrument.level import Level
@@ -63,7 +70,21 @@ class OperationBatch:
         **metadata: object,
     ) -> Level:
         """Make an operation of this batch, in whatever thread or task; see :func:`otel_progress.operation`."""
-        asked = ("operation", type, id, name, total, unit, None, deadline, stages, metadata, self.join, eta_key, self._scope)
+        asked = (
+            "operation",
+            type,
+            id,
+            name,
+            total,
+            unit,
+            None,
+            deadline,
+            stages,
+            metadata,
+            self.join,
+            eta_key,
+            self._scope,
+        )
         return Level(make_level_arguments(asked), None)
 
     def set_total(self, total: int) -> None:
@@ -98,7 +119,9 @@ class OperationBatch:
         from otel_progress import batches  # an import that only those pay for who ask
         from otel_progress.batches import BatchDeclaration, BatchTally
 
-        return batches.summarise(BatchDeclaration(self._id, "", "batch", None, now, None, 0), BatchTally(), (), (), now)
+        return batches.summarise(
+            BatchDeclaration(self._id, "", "batch", None, now, None, 0), BatchTally(), (), (), now
+        )
 
     def __enter__(self) -> OperationBatch:
         if self._closed:  # once more: it is open again, under the id it has
@@ -109,7 +132,9 @@ class OperationBatch:
             self._token = context_api.attach(context_api.set_value(BATCH_KEY, self._id))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         token, self._token = self._token, None
         if token is not None:
             detach_if_current(token, BATCH_KEY, self._id)
@@ -139,7 +164,9 @@ class OperationBatch:
             clean = None
         many = None if total is None else _count_or_none(recording, total)
         self._recording = recording
-        self._id = recording.store.declare_batch(clean, truncate(name, 256), normalize_id(type_) or "batch", many)
+        self._id = recording.store.declare_batch(
+            clean, truncate(name, 256), normalize_id(type_) or "batch", many
+        )
 
 
 def _count_or_none(recording: RecordingBackend, value: object) -> int | None:
@@ -149,6 +176,8 @@ def _count_or_none(recording: RecordingBackend, value: object) -> int | None:
         recording.reject_value(clean.reason, clean.text, of_type=clean.wrong_type)
         return None
     if clean != int(clean):
-        recording.reject_value("type", f"the total of a batch must be a whole number of operations, not {clean}", of_type=True)
+        recording.reject_value(
+            "type", f"the total of a batch must be a whole number of operations, not {clean}", of_type=True
+        )
         return None
     return int(clean)

@@ -41,7 +41,9 @@ def parent_context(above: Level | None) -> context_api.Context:
 def context_with(level: Level) -> context_api.Context:
     """Return the current context with the level and its span in force."""
     node, entries = level._node, {**context_api.get_current(), LEVEL_KEY: level}
-    if node.spec.batch is not None:  # an operation of a batch is one unit of it: those that begin in it are their own affair
+    if (
+        node.spec.batch is not None
+    ):  # an operation of a batch is one unit of it: those that begin in it are their own affair
         entries[BATCH_KEY] = None
     if node.trace is not None:
         entries[_SPAN_KEY] = level.span
@@ -66,5 +68,8 @@ def detach(token: object) -> None:
         return
     try:
         reset(token)
-    except (ValueError, RuntimeError):  # made in another context, or undone already: the caller's context is as it should be
+    except (
+        ValueError,
+        RuntimeError,
+    ):  # made in another context, or undone already: the caller's context is as it should be
         return

@@ -79,7 +79,9 @@ class Level(LevelBase):
 
     def increment(self, n: Number = 1, message: str | None = None) -> None:
         """Count ``n`` more units of work done (a number of at least 0) and, if given, say what is being done."""
-        if n is _ONE and message is None:  # by identity: the == of a wrong type may raise, and True is no number
+        if (
+            n is _ONE and message is None
+        ):  # by identity: the == of a wrong type may raise, and True is no number
             try:
                 self._node.count_one()
             except CounterMissing:
@@ -224,13 +226,19 @@ class Level(LevelBase):
         """Make a level below this one, in whatever thread or task; see :func:`otel_progress.level`."""
         scope = self._arguments[-1]
         return Level(
-            make_level_arguments(("level", type, id, name, total, unit, weight, None, stages, metadata, None, None, scope)), self
+            make_level_arguments(
+                ("level", type, id, name, total, unit, weight, None, stages, metadata, None, None, scope)
+            ),
+            self,
         )
 
     def stage(self, name: str | Enum) -> Level:
         """Make the handle of a stage; beginning it ends the stage before it. Stages only go forward."""
         scope = self._arguments.scope
-        return Level(LevelArguments("stage", name, name, name, None, None, None, None, None, {}, None, None, scope), self)
+        return Level(
+            LevelArguments("stage", name, name, name, None, None, None, None, None, {}, None, None, scope),
+            self,
+        )
 
     def track(
         self,
@@ -247,7 +255,9 @@ class Level(LevelBase):
         scope = self._arguments.scope
 
         def make(total: Number | None) -> Level:
-            asked = LevelArguments("level", type, None, name, total, unit, weight, None, None, metadata, None, None, scope)
+            asked = LevelArguments(
+                "level", type, None, name, total, unit, weight, None, None, metadata, None, None, scope
+            )
             return Level(asked, self)
 
         return Track(iterable, total, make)
@@ -324,7 +334,9 @@ class Level(LevelBase):
             self._token = context_api.attach(context_with(self))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         token, self._token = self._token, None
         if token is not None:
             detach_if_current(token, LEVEL_KEY, self)
@@ -375,7 +387,11 @@ class Level(LevelBase):
                 node = self.start()._node
             if node.status is not Status.RUNNING:
                 if self._recording is not None:
-                    self._reject(Rejection("ended", f"{self._arguments.type} has ended; nothing can be changed after that"))
+                    self._reject(
+                        Rejection(
+                            "ended", f"{self._arguments.type} has ended; nothing can be changed after that"
+                        )
+                    )
                 return None
         return node
 
@@ -406,7 +422,11 @@ class Level(LevelBase):
         whole = merge_metadata(node.metadata, clean)
         if len(whole) > MAX_METADATA:
             whole = dict(list(whole.items())[:MAX_METADATA])
-            self._reject(Rejection("metadata", f"a level keeps {MAX_METADATA} metadata keys; the newest ones were left out"))
+            self._reject(
+                Rejection(
+                    "metadata", f"a level keeps {MAX_METADATA} metadata keys; the newest ones were left out"
+                )
+            )
         node.metadata = whole
 
     def _reject(self, bad: Rejection) -> None:
@@ -434,7 +454,9 @@ class Block:
     def __enter__(self) -> Level:
         raise NotImplementedError
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         raise NotImplementedError
 
     async def __aenter__(self) -> Level:
@@ -469,9 +491,13 @@ class OpaqueStep(Block):
         self._entered.append((owns, marked))
         return level
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         owns, marked = self._entered.pop()
-        if owns:  # the mark goes with the level: between the two there is no moment at which nothing is known of it
+        if (
+            owns
+        ):  # the mark goes with the level: between the two there is no moment at which nothing is known of it
             self._level.__exit__(kind, error, traceback)
         if marked is not None:
             marked[0].store.interruptions.end_opaque(marked[1])
@@ -494,10 +520,14 @@ class Pause(Block):
         if recording is None:
             self._entered.append(None)
         else:
-            self._entered.append((recording, node, recording.store.interruptions.start_pause(node.operation, self._reason)))
+            self._entered.append(
+                (recording, node, recording.store.interruptions.start_pause(node.operation, self._reason))
+            )
         return level
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         paused = self._entered.pop()
         if paused is not None:
             recording, node, before = paused
@@ -515,7 +545,10 @@ class Track(Generic[T]):
     __slots__ = ("_handle", "_iterable", "_make", "_total")
 
     def __init__(
-        self, iterable: Iterable[T] | AsyncIterable[T], total: Number | None, make: Callable[[Number | None], Level]
+        self,
+        iterable: Iterable[T] | AsyncIterable[T],
+        total: Number | None,
+        make: Callable[[Number | None], Level],
     ) -> None:
         self._iterable = iterable
         self._total = total if total is not None or not isinstance(iterable, Sized) else _length(iterable)
@@ -551,5 +584,7 @@ class Track(Generic[T]):
 
     def _begin(self) -> Level:
         if self._handle is not None and (self._handle._node.tracked or self._handle._node.status.finished):
-            self._handle = None  # of an iteration before, or of one that is under way: each is a level of its own
+            self._handle = (
+                None  # of an iteration before, or of one that is under way: each is a level of its own
+            )
         return self.level.start()

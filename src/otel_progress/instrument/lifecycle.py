@@ -67,7 +67,9 @@ def start_level(request: LevelArguments, above: Level | None) -> tuple[Node, Rec
         if context.is_valid:
             node.trace = (context.trace_id, context.span_id)
         node.span, node.info, node.dirty = span, None, True
-        if node.status is not Status.RUNNING:  # ended by another thread meanwhile, before its span was there to be ended
+        if (
+            node.status is not Status.RUNNING
+        ):  # ended by another thread meanwhile, before its span was there to be ended
             spans.finish_span(node)
     except ProgressError:
         raise

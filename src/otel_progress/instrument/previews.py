@@ -34,7 +34,9 @@ def offer_preview(
         previewer.refuse(error)
 
 
-def _offer(previewer: PreviewService, store: LiveStore, node: Node, value: object, name: str, at: PreviewAt | None) -> None:
+def _offer(
+    previewer: PreviewService, store: LiveStore, node: Node, value: object, name: str, at: PreviewAt | None
+) -> None:
     when = previewer.style.at if at is None else _when(at)
     turn = previewer.turn(node)
     mark = due(when, turn.taken.get(name), ratio_of(node) if isinstance(when, tuple) else None, store.clock())
@@ -43,7 +45,9 @@ def _offer(previewer: PreviewService, store: LiveStore, node: Node, value: objec
     operation = node.operation
     root = operation.root
     ratio = None if root is None else ratio_of(root)
-    place = PreviewContext(operation.id, operation.type, operation.run, node.path, name, store.now(), ratio, operation.previews)
+    place = PreviewContext(
+        operation.id, operation.type, operation.run, node.path, name, store.now(), ratio, operation.previews
+    )
     previewer.offer(turn, mark, place, value, partial(_on_preview_stored, previewer, store, node))
 
 
@@ -51,7 +55,9 @@ def _when(at: object) -> At:
     try:
         return _parsed(tuple(at) if isinstance(at, list) else at)
     except (ValueError, TypeError) as error:
-        expected = error if isinstance(error, ValueError) else PREVIEW_AT  # the other one: it cannot even be looked up
+        expected = (
+            error if isinstance(error, ValueError) else PREVIEW_AT
+        )  # the other one: it cannot even be looked up
         msg = f"at={truncate(repr(at), 60)} says nothing of when: expected {expected}"
         raise PreviewError(msg) from None
 

@@ -54,7 +54,9 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
     try:
         return tracer(scope).start_span(node.spec.type, context, attributes=identity_attributes(node))
     except Exception:
-        report_internal_error("span", "a tracer or span processor failed at the start of a span; the work goes on")
+        report_internal_error(
+            "span", "a tracer or span processor failed at the start of a span; the work goes on"
+        )
         return INVALID_SPAN
     finally:
         span_start_guard.starting = False
@@ -109,8 +111,14 @@ def eta_error_attributes(node: Node) -> dict[str, AttributeValue]:
     if node.estimation is None or node.status is not LevelStatus.COMPLETED:
         return {}
     start = node.started_clock or 0.0
-    verdicts = node.estimation.predictions.score(node.operation.active_seconds(start, start + (node.duration or 0.0)))
-    return {} if verdicts is None else {name: verdict.error for name, verdict in zip(_ERRORS, verdicts, strict=True)}
+    verdicts = node.estimation.predictions.score(
+        node.operation.active_seconds(start, start + (node.duration or 0.0))
+    )
+    return (
+        {}
+        if verdicts is None
+        else {name: verdict.error for name, verdict in zip(_ERRORS, verdicts, strict=True)}
+    )
 
 
 def finish_span(node: Node) -> None:
@@ -156,7 +164,11 @@ def record_exception(node: Node, error: BaseException) -> None:
     try:
         # Kept on the exception itself: its id() may be that of an earlier one, and a reference to it would keep frames alive.
         run, path = error.__dict__.get(_RECORDED_AT, ("", ""))
-        if run != node.operation.run or not path.startswith(f"{node.path}/" if node.path else "") or path == node.path:
+        if (
+            run != node.operation.run
+            or not path.startswith(f"{node.path}/" if node.path else "")
+            or path == node.path
+        ):
             error.__dict__[_RECORDED_AT] = (node.operation.run, node.path)
             node.span.record_exception(error, _redacted(error))
     except Exception:
@@ -170,7 +182,8 @@ def _redacted(error: BaseException) -> dict[str, AttributeValue] | None:
     whole = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     texts = {semconv.EXCEPTION_MESSAGE: str(error), semconv.EXCEPTION_STACKTRACE: whole}
     clean: dict[str, AttributeValue] = {
-        name: redaction.redact_value("error", truncate(text, MAX_TRACE), MAX_TRACE) for name, text in texts.items()
+        name: redaction.redact_value("error", truncate(text, MAX_TRACE), MAX_TRACE)
+        for name, text in texts.items()
     }
     return None if clean == texts else clean
 
@@ -206,7 +219,9 @@ def add_quarter_event(node: Node) -> None:
         add_event(node, semconv.EVENT_UPDATED, final_attributes(node))
 
 
-def add_event(node: Node, name: str, attributes: Mapping[str, AttributeValue], *, limit: int = MAX_EVENTS - 1) -> None:
+def add_event(
+    node: Node, name: str, attributes: Mapping[str, AttributeValue], *, limit: int = MAX_EVENTS - 1
+) -> None:
     """Add an event to the level's span unless ``limit`` events are there; one place is kept for an exception."""
     if node.span_events >= limit or node.span is INVALID_SPAN:
         return

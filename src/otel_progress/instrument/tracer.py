@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from otel_progress.instrument.arguments import SCOPE, DeadlineLike, EtaKey, LevelArguments, make_level_arguments
+from otel_progress.instrument.arguments import (
+    SCOPE,
+    DeadlineLike,
+    EtaKey,
+    LevelArguments,
+    make_level_arguments,
+)
 from otel_progress.instrument.context import current_level as _current_level
 from otel_progress.instrument.level import Level, Track
 from otel_progress.instrument.lifecycle import NOOP_NODE
@@ -26,7 +32,10 @@ def current_level() -> Level:
     """Return the level in force in this context; an inert one, whose methods do nothing, when there is none."""
     level = _current_level()
     if level is None:
-        level = Level(LevelArguments("level", "none", None, None, None, None, None, None, None, {}, None, None, SCOPE), None)
+        level = Level(
+            LevelArguments("level", "none", None, None, None, None, None, None, None, {}, None, None, SCOPE),
+            None,
+        )
         level._node = NOOP_NODE
     return level
 
@@ -63,16 +72,34 @@ class ProgressTracer:
         """
         joined = batch if batch is None or isinstance(batch, str) else _join_of(batch)
         asked = make_level_arguments(
-            ("operation", type, id, name, total, unit, None, deadline, stages, metadata, joined, eta_key, self.name)
+            (
+                "operation",
+                type,
+                id,
+                name,
+                total,
+                unit,
+                None,
+                deadline,
+                stages,
+                metadata,
+                joined,
+                eta_key,
+                self.name,
+            )
         )
         return Level(asked, None)
 
-    def batch(self, name: str, *, id: object = None, type: str = "batch", total: int | None = None) -> OperationBatch:
+    def batch(
+        self, name: str, *, id: object = None, type: str = "batch", total: int | None = None
+    ) -> OperationBatch:
         """Make the handle of a batch: many operations with one aggregate, to be used in ``with`` or by hand.
 
         ``total`` is the number of operations expected; ``id`` is what other processes join it by, and generated when not given.
         """
-        from otel_progress.instrument.batch import OperationBatch  # only programs that have batches pay for it
+        from otel_progress.instrument.batch import (
+            OperationBatch,
+        )  # only programs that have batches pay for it
 
         return OperationBatch(name, id, type, total, self.name)
 
@@ -94,7 +121,9 @@ class ProgressTracer:
         again is another attempt. ``weight`` is how many units it counts for in the level above (1 unless given).
         """
         return Level(
-            make_level_arguments(("level", type, id, name, total, unit, weight, None, stages, metadata, None, None, self.name)),
+            make_level_arguments(
+                ("level", type, id, name, total, unit, weight, None, stages, metadata, None, None, self.name)
+            ),
             None,
         )
 
@@ -116,7 +145,22 @@ class ProgressTracer:
 
         def make(total: Number | None) -> Level:
             return Level(
-                LevelArguments("level", type, None, name, total, unit, weight, None, None, metadata, None, None, self.name), None
+                LevelArguments(
+                    "level",
+                    type,
+                    None,
+                    name,
+                    total,
+                    unit,
+                    weight,
+                    None,
+                    None,
+                    metadata,
+                    None,
+                    None,
+                    self.name,
+                ),
+                None,
             )
 
         return Track(iterable, total, make)

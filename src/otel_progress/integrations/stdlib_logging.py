@@ -40,7 +40,12 @@ _OWN: Final = ("otel_progress", "opentelemetry.exporter", "opentelemetry.sdk")
 
 _STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
     *("message", "asctime", "taskName"),
-    *("otelSpanID", "otelTraceID", "otelTraceSampled", "otelServiceName"),  # of OpenTelemetry's own instrumentation of logging
+    *(
+        "otelSpanID",
+        "otelTraceID",
+        "otelTraceSampled",
+        "otelServiceName",
+    ),  # of OpenTelemetry's own instrumentation of logging
 }
 
 
@@ -55,7 +60,9 @@ class LogHandler(logging.Handler):
     def handle(self, record: logging.LogRecord) -> bool:
         """Take a record without the lock of the handler: there is nothing to guard, and other threads are not to wait for it."""
         if not _is_own(record.name) and not getattr(self._inside, "handling", False):
-            self._inside.handling = True  # what a __str__ of an argument logs is not taken, or it would go on for ever
+            self._inside.handling = (
+                True  # what a __str__ of an argument logs is not taken, or it would go on for ever
+            )
             try:
                 if self.filter(record):
                     self.emit(record)

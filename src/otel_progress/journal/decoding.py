@@ -21,7 +21,17 @@ DECODE_ERRORS: Final = (ValueError, KeyError, TypeError, AttributeError, Recursi
 """What decoding a row that nobody of ours wrote may raise."""
 
 
-ETA: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock", "counts_down_s", "stalls_after_s")
+ETA: Final = (
+    "remaining_s",
+    "low_s",
+    "high_s",
+    "state",
+    "basis",
+    "runs",
+    "clock",
+    "counts_down_s",
+    "stalls_after_s",
+)
 """The order of an estimate in its array; before the third version of the journal the last two were not there."""
 
 
@@ -37,7 +47,16 @@ SAMPLE: Final = ("at", "clock", "cpu_ratio", "memory_bytes", "gpu_ratio", "gpu_m
 """The order of a sample, as columns and in an array."""
 
 
-USE: Final = ("samples", "cpu_mean", "cpu_peak", "memory_mean", "memory_peak", "gpu_mean", "gpu_peak", "gpu_memory_peak")
+USE: Final = (
+    "samples",
+    "cpu_mean",
+    "cpu_peak",
+    "memory_mean",
+    "memory_peak",
+    "gpu_mean",
+    "gpu_peak",
+    "gpu_memory_peak",
+)
 """The order of what an operation used, after its last sample."""
 
 
@@ -83,7 +102,16 @@ def _cached(decode: Callable[[str], _Value]) -> Callable[[str], _Value]:
 
 def _info(text: str) -> LevelInfo:
     info = codec.decode_info(_object(text))
-    strings = (info.operation_id, info.operation_type, info.run, info.path, info.type, info.id, info.name, info.instance)
+    strings = (
+        info.operation_id,
+        info.operation_type,
+        info.run,
+        info.path,
+        info.type,
+        info.id,
+        info.name,
+        info.instance,
+    )
     numbers = {type(info.weight), type(info.attempt), type(info.order)}
     maybe = {type(info.started_at), type(info.started_clock), type(info.deadline_at)}
     texts = {type(info.unit), type(info.trace_id), type(info.span_id), type(info.batch)}
@@ -105,14 +133,21 @@ def _is_known(value: object) -> bool:
 
 def _failure(text: str) -> Failure:
     failure = codec.decode_failure(_object(text))
-    if failure is None or {type(failure.type), type(failure.message)} != {str} or type(failure.details) not in TEXT_OR_NONE:
+    if (
+        failure is None
+        or {type(failure.type), type(failure.message)} != {str}
+        or type(failure.details) not in TEXT_OR_NONE
+    ):
         raise TypeError(text)
     return failure
 
 
 def _eta(text: str) -> Eta:
     eta = Eta(*_decode(text)[: len(ETA)])
-    if not {type(eta.remaining_s), type(eta.low_s), type(eta.high_s)} <= NUMBER_OR_NONE or type(eta.clock) not in NUMBER:
+    if (
+        not {type(eta.remaining_s), type(eta.low_s), type(eta.high_s)} <= NUMBER_OR_NONE
+        or type(eta.clock) not in NUMBER
+    ):
         raise TypeError(text)
     if {type(eta.state), type(eta.basis)} != {str} or type(eta.runs) is not int:
         raise TypeError(text)
@@ -127,14 +162,26 @@ def _extra(text: str) -> tuple[bool, float | None, float, int, float | None, Num
     estimated, paused_clock, paused_s, previews, overdue_after_s, resumed_from = values
     if type(estimated) is not bool or type(previews) is not int:
         raise TypeError(text)
-    if not {type(paused_clock), type(paused_s), type(overdue_after_s)} <= NUMBER_OR_NONE or type(resumed_from) not in NUMBER:
+    if (
+        not {type(paused_clock), type(paused_s), type(overdue_after_s)} <= NUMBER_OR_NONE
+        or type(resumed_from) not in NUMBER
+    ):
         raise TypeError(text)
-    return estimated, paused_clock, 0.0 if paused_s is None else paused_s, max(0, previews), overdue_after_s, max(0, resumed_from)
+    return (
+        estimated,
+        paused_clock,
+        0.0 if paused_s is None else paused_s,
+        max(0, previews),
+        overdue_after_s,
+        max(0, resumed_from),
+    )
 
 
 def _use(text: str) -> ResourceUse:
     values = _decode(text)
-    use = ResourceUse(decode_sample_values(values[: len(SAMPLE)]), *values[len(SAMPLE) : len(SAMPLE) + len(USE)])
+    use = ResourceUse(
+        decode_sample_values(values[: len(SAMPLE)]), *values[len(SAMPLE) : len(SAMPLE) + len(USE)]
+    )
     maybe = {type(use.gpu_mean), type(use.gpu_peak), type(use.gpu_memory_peak)}
     if not {type(getattr(use, name)) for name in USE[:5]} <= NUMBER or not maybe <= NUMBER_OR_NONE:
         raise TypeError(text)
@@ -160,7 +207,9 @@ def _object(text: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise TypeError(text)
     if "\\u" in text:
-        valid: dict[str, Any] = _decode(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8"))
+        valid: dict[str, Any] = _decode(
+            json.dumps(document, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+        )
         return valid
     return document
 

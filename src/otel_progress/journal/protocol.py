@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from otel_progress.protocols import CancelRequestSource, Controller, Reader, Sink, SizedStorage, TrajectorySource
+from otel_progress.protocols import (
+    CancelRequestSource,
+    Controller,
+    Reader,
+    Sink,
+    SizedStorage,
+    TrajectorySource,
+)
 
 
 @runtime_checkable

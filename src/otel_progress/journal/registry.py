@@ -29,7 +29,9 @@ def default_path() -> Path:
         base = Path(state) if state else Path.home() / "AppData" / "Local"
     else:
         state = os.environ.get("XDG_STATE_HOME", "")
-        base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"  # a relative one is to be ignored (XDG)
+        base = (
+            Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+        )  # a relative one is to be ignored (XDG)
     return base / "otel-progress" / "progress.db"
 
 
@@ -50,13 +52,19 @@ def open_journal(
     MissingExtraError when packages are missing.
     """
     if not retention_s >= 0:
-        msg = f"The retention is {retention_s!r}; it has to be a number of seconds, 0 or more (86400 is a day)."
+        msg = (
+            f"The retention is {retention_s!r}; it has to be a number of seconds, 0 or more (86400 is a day)."
+        )
         raise ConfigurationError(msg)
     if max_bytes < MIN_BYTES:
-        msg = f"The size bound of the journal is {max_bytes!r} bytes; it has to be {MIN_BYTES} (1 MiB) or more."
+        msg = (
+            f"The size bound of the journal is {max_bytes!r} bytes; it has to be {MIN_BYTES} (1 MiB) or more."
+        )
         raise ConfigurationError(msg)
     path = _path(url)
-    journal = SqliteJournal(path, retention_s=retention_s, max_bytes=max_bytes, read_only=read_only, on_deleted=on_deleted)
+    journal = SqliteJournal(
+        path, retention_s=retention_s, max_bytes=max_bytes, read_only=read_only, on_deleted=on_deleted
+    )
     if read_only:
         journal.check()
     return journal
@@ -88,4 +96,6 @@ def _path(url: str) -> Path:
 
 def _refused(url: str) -> ConfigurationError:
     shown = escape_controls(url if len(url) <= 200 else url[:199] + "…")
-    return ConfigurationError(f"The store {shown!r} is not a journal. {_ACCEPTED_URLS}; write ? and # in a path as %3F and %23.")
+    return ConfigurationError(
+        f"The store {shown!r} is not a journal. {_ACCEPTED_URLS}; write ? and # in a path as %3F and %23."
+    )

@@ -60,7 +60,9 @@ def _storable(value: Any) -> Any:
         return value if -_INT64 <= value < _INT64 else _as_float(value)
     if isinstance(value, Mapping):
         return {_storable(str(key)): _storable_in_json(item) for key, item in value.items()}
-    return _storable_in_json(value) if is_dataclass(value) else value  # records within records are kept as JSON
+    return (
+        _storable_in_json(value) if is_dataclass(value) else value
+    )  # records within records are kept as JSON
 
 
 def _storable_in_json(value: Any) -> Any:

@@ -49,7 +49,13 @@ class BatchState:
         """Return what the ended operations came to."""
         count = self.counts
         ends = tuple(sorted(self.ends))  # they are not in order where the wall clock was set back
-        return BatchTally(count[Status.COMPLETED], count[Status.FAILED], count[Status.CANCELLED], count[Status.SKIPPED], ends)
+        return BatchTally(
+            count[Status.COMPLETED],
+            count[Status.FAILED],
+            count[Status.CANCELLED],
+            count[Status.SKIPPED],
+            ends,
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -61,7 +67,10 @@ class BatchState:
 
     def rank(self, moment: float | None) -> tuple[bool, float, str]:
         """Return what it is sorted by in a list that was begun at ``moment`` (Unix seconds; None: now)."""
-        over, ended_at = self.is_finished, max((at for at in (self.info.ended_at, *self.ends) if at is not None), default=None)
+        over, ended_at = (
+            self.is_finished,
+            max((at for at in (self.info.ended_at, *self.ends) if at is not None), default=None),
+        )
         return sort_key(was_finished_at(over, ended_at, moment), self.info.started_at, self.info.id)
 
 
@@ -128,7 +137,9 @@ class BatchRegistry:
     def newest(self, after: BatchCursor | None = None) -> Sequence[BatchState]:
         """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
         moment = None if after is None else after.listed_at
-        ranked = sorted((batch.rank(moment), batch) for batch in self._known.values())  # ids differ, so batches are not compared
+        ranked = sorted(
+            (batch.rank(moment), batch) for batch in self._known.values()
+        )  # ids differ, so batches are not compared
         return [batch for place, batch in ranked if after is None or place > cursor_sort_key(after)]
 
     def drain(self, *, everything: bool = False) -> list[BatchDeclaration]:

@@ -149,7 +149,9 @@ class LogBuffer:
         while self._kept > MAX_LOGS:
             shelf, arrival = self._order.popleft()
             self._kept -= shelf.drop(arrival)
-        if len(self._order) > 2 * MAX_LOGS:  # most of it is gone by other bounds: look through it once in a long while
+        if (
+            len(self._order) > 2 * MAX_LOGS
+        ):  # most of it is gone by other bounds: look through it once in a long while
             self._order = deque(one for one in self._order if one[1] in one[0].records)
 
 

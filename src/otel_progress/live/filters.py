@@ -12,7 +12,9 @@ from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.records import LogRecord, Preview, ResourceSample
 
 
-def filter_previews(previews: Sequence[Preview], path: str | None, upto: int | None, limit: int) -> Sequence[Preview]:
+def filter_previews(
+    previews: Sequence[Preview], path: str | None, upto: int | None, limit: int
+) -> Sequence[Preview]:
     """Return the newest ``limit`` previews of a level and of what is below it, up to number ``upto``, in their order."""
     if upto is not None:
         previews = [one for one in previews if one.number <= upto]
@@ -25,7 +27,12 @@ T = TypeVar("T")
 
 
 def filter_events(
-    kept: Iterable[Event], level: str | None, outcome: Outcome | None, since: float | None, upto: int | None, limit: int
+    kept: Iterable[Event],
+    level: str | None,
+    outcome: Outcome | None,
+    since: float | None,
+    upto: int | None,
+    limit: int,
 ) -> Sequence[Event]:
     """Return the newest ``limit`` of the events that match, oldest first; ``level`` takes in what is below it."""
     found = [
@@ -69,7 +76,9 @@ def filter_samples(
         return []
     start, end = root.started_clock, math.inf if root.duration is None else root.started_clock + root.duration
     end = end if upto is None else min(end, upto)
-    return _newest([one for one in kept if start <= one.clock <= end and (since is None or one.at >= since)], limit)
+    return _newest(
+        [one for one in kept if start <= one.clock <= end and (since is None or one.at >= since)], limit
+    )
 
 
 def filter_ended(
@@ -79,7 +88,8 @@ def filter_ended(
     found = [
         view
         for view in sorted(views, key=_ending, reverse=True)
-        if (before is None or _ending(view) < before) and (since is None or (view.root.ended_at or 0.0) >= since)
+        if (before is None or _ending(view) < before)
+        and (since is None or (view.root.ended_at or 0.0) >= since)
     ]
     return found[: max(0, limit)]
 

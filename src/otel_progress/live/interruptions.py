@@ -67,7 +67,9 @@ class Interruptions:
             root.dirty = True
             if since is not None and pauses.end(clock) > 0.0:
                 self._exclude_pause(operation, since, clock)
-            if pauses.since is None and pauses.pause_message is not None:  # those of several threads end in any order
+            if (
+                pauses.since is None and pauses.pause_message is not None
+            ):  # those of several threads end in any order
                 if root.message is pauses.pause_message:
                     root.message = pauses.work_message
                 pauses.pause_message = pauses.work_message = None
@@ -127,7 +129,9 @@ class Interruptions:
             operation.resumed_units = operation.resumed_units or {}
             operation.resumed_units[node.path] = current
             node.ensure_counter().set(current)
-            node.counted_completed = max(node.counted_completed, current)  # those units were counted when they were done
+            node.counted_completed = max(
+                node.counted_completed, current
+            )  # those units were counted when they were done
             clock, now = self._clock(), self._now()
             course = self._estimates.follow(node)
             if course is not None:

@@ -135,7 +135,9 @@ class Operation:
 
     def active_seconds(self, start: float, end: float) -> float:
         """Return the seconds from ``start`` to ``end`` (monotonic) that were not paused."""
-        return max(0.0, end - start if self.pauses is None else end - start - self.pauses.seconds_between(start, end))
+        return max(
+            0.0, end - start if self.pauses is None else end - start - self.pauses.seconds_between(start, end)
+        )
 
 
 class Children:
@@ -313,6 +315,8 @@ class Node:
         self.skips.count_one()
 
 
-def merge_metadata(old: Mapping[str, MetadataValue], new: Mapping[str, MetadataValue]) -> Mapping[str, MetadataValue]:
+def merge_metadata(
+    old: Mapping[str, MetadataValue], new: Mapping[str, MetadataValue]
+) -> Mapping[str, MetadataValue]:
     """Return ``old`` overlaid with ``new``; never changes ``old``, which snapshots share."""
     return {**old, **new} if old else (new or NO_METADATA)

@@ -23,7 +23,9 @@ class Opaque:
         self.depth = 1
         self.looked = since
 
-    def ratio(self, worked: float, current: Number, total: Number | None, ratio: float | None) -> float | None:
+    def ratio(
+        self, worked: float, current: Number, total: Number | None, ratio: float | None
+    ) -> float | None:
         """Return the estimated ratio of the level after ``worked`` seconds of the step; None when nothing is expected of it.
 
         Where the level has a total, the step stands for its next unit, and what is truly done (``current``, ``ratio``) is never

@@ -14,7 +14,13 @@ from otel_progress.batches import MAX_LISTED, BatchCursor, summarise
 from otel_progress.live.batches import BatchRegistry, BatchState
 from otel_progress.live.buffers import EventBuffer, LogBuffer, PreviewBuffer
 from otel_progress.live.estimation.tracker import EstimateTracker
-from otel_progress.live.filters import filter_ended, filter_events, filter_logs, filter_previews, filter_samples
+from otel_progress.live.filters import (
+    filter_ended,
+    filter_events,
+    filter_logs,
+    filter_previews,
+    filter_samples,
+)
 from otel_progress.live.node import Node, Operation
 from otel_progress.live.snapshots import take_snapshot
 from otel_progress.live.tree import Tree, walk
@@ -92,7 +98,9 @@ class LiveReader:
     def active_roots(self) -> list[Node]:
         """Return the nodes of all active operations."""
         with self._lock:
-            return [operation.root for operation in self._tree.operations.values() if operation.root is not None]
+            return [
+                operation.root for operation in self._tree.operations.values() if operation.root is not None
+            ]
 
     def history(
         self,
@@ -105,7 +113,9 @@ class LiveReader:
         """Return ended operations, the last one first, without their levels."""
         with self._lock:
             ended = [op for op in self._ended if operation_type is None or op.type == operation_type]
-        return filter_ended((self._view(operation, levels=False) for operation in ended), before, since, limit)
+        return filter_ended(
+            (self._view(operation, levels=False) for operation in ended), before, since, limit
+        )
 
     def events(
         self,
@@ -185,7 +195,10 @@ class LiveReader:
             info, tally, roots = members.info, members.tally(), list(reversed(members.active))
             pictures = [take_snapshot(root) for root in roots[:MAX_LISTED]]
             failures, ratios = list(members.failed), sum(root.ratio or 0.0 for root in roots)
-        active = [self._operation(root.operation, (redact_snapshot(one),)) for root, one in zip(roots, pictures, strict=False)]
+        active = [
+            self._operation(root.operation, (redact_snapshot(one),))
+            for root, one in zip(roots, pictures, strict=False)
+        ]
         failed = [self._operation(None, (redact_snapshot(one),)) for one in failures]
         return summarise(info, tally, active, failed, self.now(), running=len(roots), running_ratio=ratios)
 
@@ -197,7 +210,10 @@ class LiveReader:
         pause = threading.Event()
         while True:
             with self._lock:
-                operations = [*self._tree.operations.values(), *(one for one in self._ended if one.run not in over)]
+                operations = [
+                    *self._tree.operations.values(),
+                    *(one for one in self._ended if one.run not in over),
+                ]
                 over = {ended.run for ended in self._ended}
             views = [self._view(operation, levels=levels) for operation in operations]
             yield [view for view in views if seen.get(view.run) != view.root.sequence]
@@ -230,7 +246,9 @@ class LiveReader:
         """Estimate a level now if that is due; the tick does it for all, and readers that come before it do not wait for that."""
         self.estimates.estimate(self.clock(), (node,))
 
-    def _view(self, operation: Operation, *, levels: bool = True, estimate: bool = False) -> OperationSnapshot:
+    def _view(
+        self, operation: Operation, *, levels: bool = True, estimate: bool = False
+    ) -> OperationSnapshot:
         assert operation.root is not None
         nodes = self._refresh(operation.root)
         if estimate:

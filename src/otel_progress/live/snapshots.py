@@ -66,11 +66,17 @@ def update_figures(node: Node, clock: float, now: float) -> None:
         node.has_advanced
         or node.sequence == 0
         or current != node.current
-        or (ratio != node.ratio and not (estimated or node.estimated))  # what is estimated goes there and back: no advance
+        or (
+            ratio != node.ratio and not (estimated or node.estimated)
+        )  # what is estimated goes there and back: no advance
     )
     node.has_advanced = False
     if advanced and status is not Status.PENDING:
-        if node.sequence and node.advanced_clock is not None and clock - node.advanced_clock > node.longest_gap:
+        if (
+            node.sequence
+            and node.advanced_clock is not None
+            and clock - node.advanced_clock > node.longest_gap
+        ):
             node.longest_gap = clock - node.advanced_clock
         node.advanced_clock, node.advanced_at = clock, now
     node.current, node.ratio = current, ratio
@@ -148,13 +154,20 @@ def _figures(node: Node, below: Children | None) -> tuple[Number, float | None]:
     if total is not None and current > total:  # children beyond the total are structure, not a mistake
         node.clamped, current = own and rollup.exceeds_total(current, total), total
     if below is not None and below.stages is not None:
-        return current, rollup.ratio_of_stages((stage.spec.weight, stage.status, stage.ratio) for stage in below.stages)
+        return current, rollup.ratio_of_stages(
+            (stage.spec.weight, stage.status, stage.ratio) for stage in below.stages
+        )
     return current, None if total is None else rollup.ratio_of_count(current, total, partial)
 
 
 def _shown_total(node: Node, below: Children | None) -> Number | None:
     """Return the total; the number of stages where those are what is counted."""
-    if node.total is None and below is not None and below.stages is not None and not (node.counter and node.counter.touched):
+    if (
+        node.total is None
+        and below is not None
+        and below.stages is not None
+        and not (node.counter and node.counter.touched)
+    ):
         return len(below.stages)
     return node.total
 
@@ -165,7 +178,9 @@ def _estimated(node: Node, current: Number, ratio: float | None, clock: float) -
         return ratio, False
     below, step = node.children, node.opaque
     estimated = below is not None and below.estimated > 0
-    if step is None or (below is not None and below.stages is not None):  # where there are stages, they say how far it is
+    if step is None or (
+        below is not None and below.stages is not None
+    ):  # where there are stages, they say how far it is
         return ratio, estimated
     shown = step.ratio(node.operation.active_seconds(step.since, clock), current, node.total, ratio)
     return (ratio, estimated) if shown is None else (shown, True)

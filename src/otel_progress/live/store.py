@@ -78,11 +78,17 @@ class LiveStore(LiveReader):
         """Forget everything and go on as another instance: what a forked child does. New lock, no inherited level."""
         inherited: Tree | None = getattr(self, "_tree", None)
         for node in () if inherited is None else list(inherited.active):
-            node.status = Status.CANCELLED  # here, for the handles that were inherited; the parent process goes on with it
+            node.status = (
+                Status.CANCELLED
+            )  # here, for the handles that were inherited; the parent process goes on with it
         self.instance = instance
         self._lock = threading.RLock()
-        self._tree = Tree(instance.id, self.limits, self.clock, self.now, self._ids, self._on_late_count, self._stall_after)
-        self.estimates = EstimateTracker(self._lock, TrajectoryCache(has_backend=self._has_trajectory_store), self.clock)
+        self._tree = Tree(
+            instance.id, self.limits, self.clock, self.now, self._ids, self._on_late_count, self._stall_after
+        )
+        self.estimates = EstimateTracker(
+            self._lock, TrajectoryCache(has_backend=self._has_trajectory_store), self.clock
+        )
         self.interruptions = Interruptions(self._lock, self._tree, self.estimates, self.clock, self.now)
         self._ended: deque[Operation] = deque()
         self._events = EventBuffer(self.limits)
@@ -150,7 +156,9 @@ class LiveStore(LiveReader):
         self.on_wake()
         return node
 
-    def close(self, node: Node, status: Status, *, error: Failure | None = None, message: str | None = None) -> bool:
+    def close(
+        self, node: Node, status: Status, *, error: Failure | None = None, message: str | None = None
+    ) -> bool:
         """End a level and whatever still runs below it; False when it had ended before."""
         ended: list[Node] = []
         with self._lock:
@@ -291,7 +299,11 @@ class LiveStore(LiveReader):
         with self._lock:
             active = list(self._tree.active)
         # A reader may have measured a node since the last batch; then it has not changed since, and is to be told all the same.
-        due = active if self._resend else [node for node in active if node.sequence != node.sent_sequence or needs_update(node)]
+        due = (
+            active
+            if self._resend
+            else [node for node in active if node.sequence != node.sent_sequence or needs_update(node)]
+        )
         fresh = self._observe_changed(due, clock, now)
         with self._lock:
             events = self._events.drain()
@@ -311,7 +323,9 @@ class LiveStore(LiveReader):
             batches = self._batches.drain(everything=self._resend)
             previews = self._previews.drain()
             self._resend = False
-        fresh.update(dict.fromkeys(self.estimates.estimate(clock)))  # after the ended ones: what they leave counts already
+        fresh.update(
+            dict.fromkeys(self.estimates.estimate(clock))
+        )  # after the ended ones: what they leave counts already
         nodes = sorted(dict.fromkeys((*fresh, *ended)), key=lambda node: node.depth)
         snapshots = []
         for node in nodes:

@@ -115,12 +115,16 @@ class Tree:
     def _declared_stage(self, stages: list[Node], name: str, ended: list[Node]) -> Node:
         names = [stage.id for stage in stages]
         if name not in names:
-            raise OpenRejected("stage", f"stage {name!r} was not begun; the declared stages are {', '.join(names)}")
+            raise OpenRejected(
+                "stage", f"stage {name!r} was not begun; the declared stages are {', '.join(names)}"
+            )
         index = names.index(name)
         reached = max((i for i, stage in enumerate(stages) if stage.status is not Status.PENDING), default=-1)
         stage = stages[index]
         if index < reached or stage.status not in (Status.PENDING, Status.FAILED, Status.CANCELLED):
-            msg = f"stage {name!r} was refused: {names[reached]!r} has been reached, and stages only go forward"
+            msg = (
+                f"stage {name!r} was refused: {names[reached]!r} has been reached, and stages only go forward"
+            )
             raise OpenRejected("stage", msg)
         for earlier in stages[:index]:
             if earlier.status is Status.RUNNING:
@@ -154,7 +158,9 @@ class Tree:
             if before is not None:
                 if before.status.finished:
                     return self._reopen(before, spec)
-                id_ = _other_id(id_, {node.id for node in below.nodes.values() if node.spec.type == type_}, type_, rename)
+                id_ = _other_id(
+                    id_, {node.id for node in below.nodes.values() if node.spec.type == type_}, type_, rename
+                )
                 part = encode_segment(type_, id_)
         node = Node(parent.operation, parent, f"{parent.path}/{part}" if parent.path else part, id_, spec)
         node.path_segment = part
@@ -226,7 +232,9 @@ class Tree:
         """Announce the stages as pending children."""
         announced = []
         for stage in stages:
-            spec = Spec(semconv.STAGE, stage.name, stage.name, None, None, stage.weight, None, None, NO_METADATA)
+            spec = Spec(
+                semconv.STAGE, stage.name, stage.name, None, None, stage.weight, None, None, NO_METADATA
+            )
             child = self._new_child(node, spec, rename=True)
             child.declared = True
             announced.append(child)
@@ -244,7 +252,9 @@ class Tree:
             running = [child for child in walk(node) if child is not node and child.status is Status.RUNNING]
             for child in reversed(running):
                 if child.declared and child.parent is node and status is Status.COMPLETED:
-                    self._end(child, status, ended)  # the last stage ends as the ones before it do: with what comes after
+                    self._end(
+                        child, status, ended
+                    )  # the last stage ends as the ones before it do: with what comes after
                     continue
                 child.message = REASON_PARENT_ENDED
                 self._end(child, Status.CANCELLED, ended)
@@ -291,7 +301,9 @@ class Tree:
             if status is Status.CANCELLED and not node.declared:
                 below.cancelled_weight += node.spec.weight * (node.reported_ratio or 0.0)
             if below.running == 0:
-                below.partial_weight = below.cancelled_weight  # exactly: what was added and taken away has left its rounding
+                below.partial_weight = (
+                    below.cancelled_weight
+                )  # exactly: what was added and taken away has left its rounding
             if status is not Status.COMPLETED or node.failed or node.skipped:
                 lost, passed = _failed_and_skipped_units(node)
                 below.failed += lost
@@ -310,7 +322,9 @@ class Tree:
     def _drop_oldest_closed(self) -> None:
         """Forget the ended level that has waited longest for a tick: ticks are stuck."""
         del self.closed[next(iter(self.closed))]
-        self.notes.append(("waiting", "ended levels were left out of the journal and exports: no tick took them in time"))
+        self.notes.append(
+            ("waiting", "ended levels were left out of the journal and exports: no tick took them in time")
+        )
 
     def _evict(self, node: Node) -> None:
         node.evicted = True
@@ -369,7 +383,9 @@ def _has_ended(what: str) -> OpenRejected:
 def _other_id(id_: str, taken: Container[str], what: str, rename: bool) -> str:
     """Return a free id made from one in use. Raises Refused unless ``rename``: the caller is to be told first."""
     if not rename:
-        raise OpenRejected("duplicate_id", f"{what} {id_!r} is running already; give each one its own id", can_rename=True)
+        raise OpenRejected(
+            "duplicate_id", f"{what} {id_!r} is running already; give each one its own id", can_rename=True
+        )
     return next(other for n in itertools.count(2) if (other := f"{id_}~{n}") not in taken)
 
 
@@ -407,6 +423,8 @@ def walk(node: Node) -> Iterator[Node]:
         here = waiting.pop()
         yield here
         if here.children is not None:
-            children = list(here.children.nodes.values())  # in one step of C, so that a begin in another thread does no harm
+            children = list(
+                here.children.nodes.values()
+            )  # in one step of C, so that a begin in another thread does no harm
             children.sort(key=lambda child: child.order, reverse=True)
             waiting.extend(children)

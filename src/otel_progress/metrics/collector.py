@@ -66,7 +66,9 @@ class ProgressCollector(Collector):
     ) -> None:
         self._reader = reader
         self._totals = Totals() if totals is None else totals
-        self._caps = Caps(max_operations, max_levels_per_operation, max_level_depth, max_levels, retention_s, max_batches)
+        self._caps = Caps(
+            max_operations, max_levels_per_operation, max_level_depth, max_levels, retention_s, max_batches
+        )
         self._more = more
         self._sources = MetricSources.of(public_url, journal_size)
         self._failing = False
@@ -89,7 +91,10 @@ class ProgressCollector(Collector):
             reading = Scrape()
             self._totals.count_sink_error("prometheus")
             if not self._failing:
-                logger.warning("The metrics of operations cannot be read; only totals are shown until they can.", exc_info=True)
+                logger.warning(
+                    "The metrics of operations cannot be read; only totals are shown until they can.",
+                    exc_info=True,
+                )
             self._failing = True
         else:
             self._failing = False
@@ -141,13 +146,17 @@ def _add_distribution(family: Any, labels: tuple[str, ...], distribution: Distri
     """Add the samples of a histogram: Prometheus' buckets are cumulated."""
     buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
     below = 0
-    for bound, count, example in zip((*distribution.bounds, math.inf), distribution.counts, distribution.examples, strict=True):
+    for bound, count, example in zip(
+        (*distribution.bounds, math.inf), distribution.counts, distribution.examples, strict=True
+    ):
         below += count
         upper = "+Inf" if bound == math.inf else repr(float(bound))
         if example is None or not TRACE_ID.fullmatch(example.trace_id):
             buckets.append((upper, below))
         else:
-            buckets.append((upper, below, Exemplar({"trace_id": example.trace_id}, example.value, finite(example.at))))
+            buckets.append(
+                (upper, below, Exemplar({"trace_id": example.trace_id}, example.value, finite(example.at)))
+            )
     family.add_metric(labels, buckets, distribution.sum)
 
 

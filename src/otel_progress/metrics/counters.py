@@ -38,7 +38,23 @@ MAX_REASONS: Final = 50
 
 
 BOUNDS: Final[Mapping[Metric, tuple[float, ...]]] = {
-    semconv.OPERATION_DURATION: (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10800, 21600, 43200, 86400),
+    semconv.OPERATION_DURATION: (
+        0.1,
+        0.5,
+        1,
+        5,
+        10,
+        30,
+        60,
+        300,
+        600,
+        1800,
+        3600,
+        10800,
+        21600,
+        43200,
+        86400,
+    ),
     semconv.ETA_ERROR: (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5),
     semconv.TICK_DURATION: (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
 }
@@ -105,13 +121,17 @@ class Totals:
     def write(self, batch: ChangeSet) -> None:
         """Count what ended and what was done since the last batch. Called from one thread at a time, as for every Sink."""
         endings = self._endings.find_ends(batch)
-        begun = {one.info.operation_type for one in batch.snapshots if not one.path and not one.status.finished}
+        begun = {
+            one.info.operation_type for one in batch.snapshots if not one.path and not one.status.finished
+        }
         with self._lock:
             for operation_type in begun - self._begun:
                 self._begin(operation_type)
             for (operation_type, level_type, outcome), units in batch.items.items():
                 if 0 < units < math.inf:
-                    self._count(semconv.ITEMS, (*self._item_types.fit(operation_type, level_type), outcome), units)
+                    self._count(
+                        semconv.ITEMS, (*self._item_types.fit(operation_type, level_type), outcome), units
+                    )
             for metric, (operation_type, *others), amount, snapshot in endings:
                 labels = (*self._types.fit(operation_type), *others)
                 if metric.kind == "counter":
@@ -161,7 +181,9 @@ class Totals:
             counters[semconv.SINK_ERRORS] = {**counters.get(semconv.SINK_ERRORS, {}), **troubles}
         distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = {}
         for metric, labels, counts, total, examples in copies:
-            distributions.setdefault(metric, {})[labels] = Distribution(BOUNDS[metric], counts, total, examples)
+            distributions.setdefault(metric, {})[labels] = Distribution(
+                BOUNDS[metric], counts, total, examples
+            )
         return TotalsReading(counters, distributions)
 
     def _begin(self, operation_type: str) -> None:
@@ -185,7 +207,9 @@ class Totals:
         series = self._counters.setdefault(metric, {})
         series[labels] = series.get(labels, 0) + amount
 
-    def _observe(self, metric: Metric, labels: tuple[str, ...], value: float, snapshot: LevelSnapshot | None) -> None:
+    def _observe(
+        self, metric: Metric, labels: tuple[str, ...], value: float, snapshot: LevelSnapshot | None
+    ) -> None:
         one = self._series_of(metric, labels)
         bucket = bisect_left(BOUNDS[metric], value)
         one.counts[bucket] += 1

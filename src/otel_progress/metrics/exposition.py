@@ -101,7 +101,9 @@ def _gauges(reading: Scrape, encode: Callable[[Collector], bytes]) -> bytes:
     return "".join(pieces).encode()
 
 
-def _lines(metric: Metric, samples: Sequence[tuple[tuple[str, ...], Number]], written: _Labels) -> Iterable[str]:
+def _lines(
+    metric: Metric, samples: Sequence[tuple[tuple[str, ...], Number]], written: _Labels
+) -> Iterable[str]:
     name, number = metric.prometheus, _number
     if not metric.labels:
         return [f"{name} {number(value)}\n" for _, value in samples]

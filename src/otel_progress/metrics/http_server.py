@@ -75,7 +75,9 @@ class MetricsServer:
     def __enter__(self) -> MetricsServer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _serve(self) -> None:
@@ -101,7 +103,9 @@ def serve_metrics(collector: ProgressCollector, port: int = 0, host: str = "127.
         msg = f"The port for metrics is {port!r}: expected a whole number from 0 (any free port) to 65535."
         raise ConfigurationError(msg)
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         server = _Server(family, address, _routes(metrics_app(collector)))
     except (OSError, UnicodeError) as exc:
         raise ConfigurationError(_describe_bind_error(exc, host, port)) from exc
@@ -179,7 +183,11 @@ def _routes(metrics: _Application) -> _Application:
                 return metrics(environ, start_response)
             except Exception:
                 logger.warning("The metrics could not be rendered.", exc_info=True)
-                return _text(start_response, "500 Internal Server Error", "The metrics could not be rendered; see the log.\n")
+                return _text(
+                    start_response,
+                    "500 Internal Server Error",
+                    "The metrics could not be rendered; see the log.\n",
+                )
         if path == "/healthz":
             return _text(start_response, "200 OK", "ok\n")
         return _text(start_response, "404 Not Found", "There is nothing here. The metrics are at /metrics.\n")
@@ -188,7 +196,9 @@ def _routes(metrics: _Application) -> _Application:
 
 
 def _text(start_response: Callable[..., Any], status: str, text: str) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")])
+    start_response(
+        status, [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]
+    )
     return [text.encode()]
 
 

@@ -61,7 +61,9 @@ class Caps:
     batches: int = 100
 
 
-def read_rows(reader: Reader, caps: Caps, totals: Totals, around: MetricSources | None = None) -> Iterator[Row]:
+def read_rows(
+    reader: Reader, caps: Caps, totals: Totals, around: MetricSources | None = None
+) -> Iterator[Row]:
     """Read once and yield all gauges; what the caps leave out is counted in ``totals``. Raises what the reader raises."""
     around = around or MetricSources()
     yield from rows(read_operations(reader, caps), caps, totals, public_url=around.read_public_url())
@@ -73,13 +75,24 @@ def read_rows(reader: Reader, caps: Caps, totals: Totals, around: MetricSources 
 def read_operations(reader: Reader, caps: Caps) -> list[OperationSnapshot]:
     """Return each run once: active ones, then those that ended within the retention, the newest first."""
     active = reader.active(levels=caps.levels_per_operation > 0 and caps.levels > 0)
-    ended = [operation for operation in reader.history(limit=caps.operations) if _age(operation) <= caps.retention_s]
-    gone = {operation.run for operation in ended}  # a run that ended between the two questions is in both answers
+    ended = [
+        operation
+        for operation in reader.history(limit=caps.operations)
+        if _age(operation) <= caps.retention_s
+    ]
+    gone = {
+        operation.run for operation in ended
+    }  # a run that ended between the two questions is in both answers
     running = [operation for operation in active if operation.run not in gone]
-    return [*sorted(running, key=lambda operation: operation.root.info.started_at or 0.0, reverse=True), *ended]
+    return [
+        *sorted(running, key=lambda operation: operation.root.info.started_at or 0.0, reverse=True),
+        *ended,
+    ]
 
 
-def rows(operations: Sequence[OperationSnapshot], caps: Caps, totals: Totals, *, public_url: str | None = None) -> Iterator[Row]:
+def rows(
+    operations: Sequence[OperationSnapshot], caps: Caps, totals: Totals, *, public_url: str | None = None
+) -> Iterator[Row]:
     """Yield the gauges of operations and levels; what the caps leave out is counted in ``totals``.
 
     Of two runs with one id the newer is shown: a series can exist only once. ``public_url`` is the base address of previews.
@@ -154,7 +167,9 @@ def _finite_rows(rough: Iterator[_RawRow]) -> Iterator[Row]:
 def _counts(operations: Sequence[OperationSnapshot]) -> Iterator[_RawRow]:
     """Count all operations, also those beyond the cap, by type (the most frequent ones), status and condition."""
     types = Counter(label_id(operation.operation_type) for operation in operations)
-    frequent = {name for name, _ in sorted(types.items(), key=lambda item: (-item[1], item[0]))[:MAX_OPERATION_TYPES]}
+    frequent = {
+        name for name, _ in sorted(types.items(), key=lambda item: (-item[1], item[0]))[:MAX_OPERATION_TYPES]
+    }
     counts: Counter[tuple[str, ...]] = Counter()
     for operation in operations:
         name = label_id(operation.operation_type)
@@ -163,7 +178,9 @@ def _counts(operations: Sequence[OperationSnapshot]) -> Iterator[_RawRow]:
         yield semconv.OPERATIONS, labels, count
 
 
-def _operation(labels: tuple[str, str], operation: OperationSnapshot, public_url: str | None) -> Iterator[_RawRow]:
+def _operation(
+    labels: tuple[str, str], operation: OperationSnapshot, public_url: str | None
+) -> Iterator[_RawRow]:
     root = operation.root
     info = root.info
     trace_id = info.trace_id if info.trace_id and TRACE_ID.fullmatch(info.trace_id) else ""
@@ -246,7 +263,9 @@ def _choose(levels: list[LevelSnapshot], most: int) -> list[LevelSnapshot]:
     """Return at most ``most`` levels: running ones first, then those seen last."""
     if len(levels) <= most:
         return levels
-    return sorted(levels, key=lambda level: (level.status is not Status.RUNNING, -level.observed_at))[: max(0, most)]
+    return sorted(levels, key=lambda level: (level.status is not Status.RUNNING, -level.observed_at))[
+        : max(0, most)
+    ]
 
 
 def _levels(operation: tuple[str, str], levels: list[LevelSnapshot]) -> Iterator[_RawRow]:

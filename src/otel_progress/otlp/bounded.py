@@ -155,7 +155,9 @@ class ExportMonitor(Generic[T]):
     def _report_success(self) -> None:
         ended, self._in_outage = self._in_outage, False
         if ended:
-            _logger.info("OTLP export of %s succeeds again, after %d lost batches.", self._name, self.failures)
+            _logger.info(
+                "OTLP export of %s succeeds again, after %d lost batches.", self._name, self.failures
+            )
 
 
 def run_with_timeout(timeout_s: float, call: Callable[[], object]) -> bool:

@@ -76,7 +76,9 @@ def item_event(event: Event, info: LevelInfo | None) -> LogEvent:
         words.append(f"({event.error.type}: {event.error.message})")
     body = _text(" ".join(word for word in words if word))
     trace_id, span_id = (None, None) if info is None else (info.trace_id, info.span_id)
-    return LogEvent(event.kind, body, event.at, trace_id, span_id, attributes, event.outcome is Outcome.FAILED)
+    return LogEvent(
+        event.kind, body, event.at, trace_id, span_id, attributes, event.outcome is Outcome.FAILED
+    )
 
 
 def preview_event(preview: Preview, info: LevelInfo | None, address: str) -> LogEvent:
@@ -95,7 +97,8 @@ def preview_event(preview: Preview, info: LevelInfo | None, address: str) -> Log
         attributes[semconv.PREVIEW_URL] = address
     _put_number(attributes, semconv.RATIO, preview.ratio)
     body = _text(
-        f"preview {preview.number} {preview.name}" + (f": {address}" if len(address) <= MAX_BODY // 2 and address else "")
+        f"preview {preview.number} {preview.name}"
+        + (f": {address}" if len(address) <= MAX_BODY // 2 and address else "")
     )
     trace_id, span_id = (None, None) if info is None else (info.trace_id, info.span_id)
     return LogEvent(semconv.EVENT_PREVIEW, body, preview.at, trace_id, span_id, attributes)
@@ -176,7 +179,11 @@ def _progress(snapshot: LevelSnapshot) -> str:
     done = f"{snapshot.current:g}" if isinstance(snapshot.current, float) else str(snapshot.current)
     of = "" if snapshot.total is None else f" of {snapshot.total}"
     unit = "" if not snapshot.info.unit else f" {snapshot.info.unit}"
-    percent = "" if snapshot.ratio is None else f" ({'~' if snapshot.estimated else ''}{100.0 * snapshot.ratio:.0f} %)"
+    percent = (
+        ""
+        if snapshot.ratio is None
+        else f" ({'~' if snapshot.estimated else ''}{100.0 * snapshot.ratio:.0f} %)"
+    )
     return f"{done}{of}{unit}{percent}"
 
 

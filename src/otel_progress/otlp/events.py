@@ -129,7 +129,9 @@ class OtlpEvents:
 
     def _is_over(self, info: LevelInfo) -> bool:
         """True for a level that was seen to end, or whose operation was: what comes late is no new start."""
-        return (info.run, info.path, info.attempt) in self._ended or (bool(info.path) and (info.run, "", 0) in self._ended)
+        return (info.run, info.path, info.attempt) in self._ended or (
+            bool(info.path) and (info.run, "", 0) in self._ended
+        )
 
     def _began_now(self, info: LevelInfo) -> bool:
         """True when a level that is not followed started since the last batch, so that its start has not been told."""
@@ -156,7 +158,11 @@ class OtlpEvents:
         self._emit_level(semconv.EVENT_UPDATED, level.latest, level.latest.observed_at)
 
     def _emit_due_updates(self, clock: float) -> None:
-        over = [key for key, level in self._waiting.items() if not level.due or clock - level.told_clock >= UPDATE_S]
+        over = [
+            key
+            for key, level in self._waiting.items()
+            if not level.due or clock - level.told_clock >= UPDATE_S
+        ]
         for key in over:
             level = self._waiting.pop(key)
             if level.due:
@@ -202,7 +208,11 @@ class OtlpEvents:
     def _emit_previews(self, batch: ChangeSet) -> None:
         """Tell previews, those that are gone left out."""
         stored = [preview for preview in batch.previews if preview.location]
-        here = {(snapshot.info.run, snapshot.path): snapshot.info for snapshot in batch.snapshots} if stored else {}
+        here = (
+            {(snapshot.info.run, snapshot.path): snapshot.info for snapshot in batch.snapshots}
+            if stored
+            else {}
+        )
         for preview in stored:
             address = self._address(preview.operation_id, preview.number)
             self._emitter.emit(fields.preview_event(preview, self._place(preview, here), address))

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
 
-__all__ = ["build_resource", "build_tracer_provider", "configuration_errors", "make_exporter", "otlp_wanted", "span_processor"]
+__all__ = [
+    "build_resource",
+    "build_tracer_provider",
+    "configuration_errors",
+    "make_exporter",
+    "otlp_wanted",
+    "span_processor",
+]
 
 
 E = TypeVar("E")
@@ -66,7 +73,10 @@ def build_resource(service_name: str | None, instance_id: str) -> Resource:
 
 
 def span_processor(
-    environ: Mapping[str, str], *, budget: ShutdownBudget | None = None, on_error: Callable[[], object] | None = None
+    environ: Mapping[str, str],
+    *,
+    budget: ShutdownBudget | None = None,
+    on_error: Callable[[], object] | None = None,
 ) -> BoundedSpanProcessor:
     """Return a batch processor with the OTLP exporter the environment describes, with a bounded shutdown."""
     with configuration_errors("traces"):
@@ -92,7 +102,9 @@ def configuration_errors(signal: Signal) -> Iterator[None]:
         raise
     except Exception as exc:
         batch = {"traces": "OTEL_BSP_*", "logs": "OTEL_BLRP_*", "metrics": "OTEL_METRIC_EXPORT_*"}[signal]
-        reason = " ".join(str(exc).split()).rstrip(".")  # the SDK's texts have line breaks and full stops of their own
+        reason = " ".join(str(exc).split()).rstrip(
+            "."
+        )  # the SDK's texts have line breaks and full stops of their own
         msg = (
             f"OTLP export of {signal} cannot be set up: {reason}. Correct the OTEL_EXPORTER_OTLP_* variables "
             f"(endpoint, headers, timeout, compression, certificates) or {batch}."
@@ -104,7 +116,11 @@ class BoundedSpanExporter(SpanExporter):
     """Exports spans through an ExportMonitor."""
 
     def __init__(
-        self, exporter: SpanExporter, *, budget: ShutdownBudget | None = None, on_error: Callable[[], object] | None = None
+        self,
+        exporter: SpanExporter,
+        *,
+        budget: ShutdownBudget | None = None,
+        on_error: Callable[[], object] | None = None,
     ) -> None:
         def export(spans: Sequence[ReadableSpan]) -> bool:
             return exporter.export(spans) is SpanExportResult.SUCCESS

@@ -117,12 +117,15 @@ class OtlpMetrics:
         points: dict[Metric, list[NumberDataPoint]] = {}
         try:
             for metric, labels, value in read_rows(self._reader, self._caps, self._totals, self._sources):
-                points.setdefault(metric, []).append(NumberDataPoint(_attributes(metric, labels), 0, now_ns, value))
+                points.setdefault(metric, []).append(
+                    NumberDataPoint(_attributes(metric, labels), 0, now_ns, value)
+                )
         except Exception:  # the store may be gone; the totals can still be told
             self._totals.count_sink_error("otlp")
             if not self._failing:
                 _logger.warning(
-                    "The metrics of operations cannot be read; only totals are exported until they can.", exc_info=True
+                    "The metrics of operations cannot be read; only totals are exported until they can.",
+                    exc_info=True,
                 )
             self._failing = True
             return
@@ -135,15 +138,23 @@ class OtlpMetrics:
         reading = self._totals.read()
         for metric, counted in reading.counters.items():
             sums = [
-                NumberDataPoint(_attributes(metric, labels), self._since_ns, now_ns, self._change(metric, labels, value))
+                NumberDataPoint(
+                    _attributes(metric, labels), self._since_ns, now_ns, self._change(metric, labels, value)
+                )
                 for labels, value in counted.items()
             ]
-            yield MetricPoints(metric.name, metric.help, metric.unit, Sum(sums, temporality, is_monotonic=True))
+            yield MetricPoints(
+                metric.name, metric.help, metric.unit, Sum(sums, temporality, is_monotonic=True)
+            )
         for metric, distributions in reading.distributions.items():
-            histograms = [self._histogram(metric, labels, one, now_ns) for labels, one in distributions.items()]
+            histograms = [
+                self._histogram(metric, labels, one, now_ns) for labels, one in distributions.items()
+            ]
             yield MetricPoints(metric.name, metric.help, metric.unit, Histogram(histograms, temporality))
 
-    def _histogram(self, metric: Metric, labels: tuple[str, ...], one: Distribution, now_ns: int) -> HistogramDataPoint:
+    def _histogram(
+        self, metric: Metric, labels: tuple[str, ...], one: Distribution, now_ns: int
+    ) -> HistogramDataPoint:
         counts, total = one.counts, one.sum
         if self._delta:
             counts_before, total_before = self._before.get((metric, labels), ((0,) * len(counts), 0.0))
@@ -197,7 +208,11 @@ class BoundedMetricExporter(MetricExporter):
     """Exports metrics through an ExportMonitor, in requests of a bounded size."""
 
     def __init__(
-        self, exporter: MetricExporter, *, budget: ShutdownBudget | None = None, on_error: Callable[[], object] | None = None
+        self,
+        exporter: MetricExporter,
+        *,
+        budget: ShutdownBudget | None = None,
+        on_error: Callable[[], object] | None = None,
     ) -> None:
         super().__init__()
 
@@ -272,7 +287,9 @@ def _attributes(metric: Metric, labels: tuple[str, ...]) -> Mapping[str, str]:
 
 
 def _exemplars(one: Distribution) -> list[Exemplar]:
-    found = (example for example in one.examples if example is not None and TRACE_ID.fullmatch(example.trace_id))
+    found = (
+        example for example in one.examples if example is not None and TRACE_ID.fullmatch(example.trace_id)
+    )
     # Without a span id the SDK's encoder leaves the trace out as well, so an exemplar names the trace as an attribute.
     return [Exemplar({"trace_id": e.trace_id}, float(e.value), int((e.at or 0.0) * 1e9)) for e in found]
 
@@ -282,6 +299,8 @@ def _metric_exporter(chosen: Protocol) -> MetricExporter:
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 
         return OTLPMetricExporter()
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetricExporter
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import (
+        OTLPMetricExporter as HttpMetricExporter,
+    )
 
     return HttpMetricExporter()

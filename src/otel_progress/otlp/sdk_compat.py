@@ -16,7 +16,13 @@ from opentelemetry.context import Context
 from opentelemetry.sdk import _logs as logs_sdk
 from opentelemetry.sdk._logs import export as logs_export
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+    set_span_in_context,
+)
 
 from otel_progress.model import MetadataValue
 from otel_progress.otlp.bounded import ExportMonitor, ShutdownBudget
@@ -112,7 +118,9 @@ def build_event_log(
 class _BoundedLogExporter:
     """Exports records through an ExportMonitor. It has no base class, because the SDK renamed that one in 1.39."""
 
-    def __init__(self, exporter: Any, budget: ShutdownBudget | None, on_error: Callable[[], object] | None) -> None:
+    def __init__(
+        self, exporter: Any, budget: ShutdownBudget | None, on_error: Callable[[], object] | None
+    ) -> None:
         def export(batch: Sequence[Any]) -> bool:
             return bool(exporter.export(batch).name == "SUCCESS")
 

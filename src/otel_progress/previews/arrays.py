@@ -44,7 +44,9 @@ _CHANNELS: Final = (1, 2, 3, 4)
 
 def is_array(value: object) -> bool:
     """Tell whether a value is a numpy array."""
-    kind = getattr(sys.modules.get("numpy"), "ndarray", None)  # absent while another thread is still importing it
+    kind = getattr(
+        sys.modules.get("numpy"), "ndarray", None
+    )  # absent while another thread is still importing it
     return kind is not None and isinstance(value, kind)
 
 
@@ -69,7 +71,9 @@ def copy_array(array: Any, edge: int, *, into: bytearray | None = None, at_leisu
     _check(array)
     size = array.size * array.itemsize  # not nbytes: a broadcast view has few of its own
     whole, most, least = (
-        (MAX_WHOLE, MAX_ROWS, MAX_THINNED) if into is not None else ((MAX_CALLED if at_leisure else MAX_FRESH),) * 3
+        (MAX_WHOLE, MAX_ROWS, MAX_THINNED)
+        if into is not None
+        else ((MAX_CALLED if at_leisure else MAX_FRESH),) * 3
     )
     # In the order of memory, whatever the order of the axes: a transposed array is copied as fast as the one it is a view of.
     order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
@@ -82,8 +86,14 @@ def copy_array(array: Any, edge: int, *, into: bytearray | None = None, at_leisu
         if rows and size <= most * step:
             pixels, later = pixels[_every(step, outer)], step
         else:
-            step = max(step, ceil(sqrt(size / least)), 1 if rows else ceil(sqrt(array.shape[0] * array.shape[1] / MAX_APART)))
-            if order[-1] == 2 and pixels.strides[2] == pixels.itemsize:  # a pixel at a time instead of a number at a time
+            step = max(
+                step,
+                ceil(sqrt(size / least)),
+                1 if rows else ceil(sqrt(array.shape[0] * array.shape[1] / MAX_APART)),
+            )
+            if (
+                order[-1] == 2 and pixels.strides[2] == pixels.itemsize
+            ):  # a pixel at a time instead of a number at a time
                 pixels = pixels.view(np.dtype((np.void, pixels.itemsize * pixels.shape[2])))
             pixels = pixels[_every(step, outer, inner)]
     if into is None or pixels.size * pixels.itemsize > len(into):

@@ -28,7 +28,9 @@ class CapturedValue:
     context: Context | None = None
 
 
-def capture_value(value: object, edge: int, *, into: bytearray | None = None, at_leisure: bool = False) -> CapturedValue:
+def capture_value(
+    value: object, edge: int, *, into: bytearray | None = None, at_leisure: bool = False
+) -> CapturedValue:
     """Return what to make a preview of; an array is copied as :func:`otel_progress.previews.arrays.copy_array` says.
 
     Raises PreviewError when there can be none.
@@ -38,7 +40,9 @@ def capture_value(value: object, edge: int, *, into: bytearray | None = None, at
     if is_image(value):
         copied = copy_image(value)
         return (
-            CapturedValue("path", os.fspath(copied)) if isinstance(copied, (str, os.PathLike)) else CapturedValue("image", copied)
+            CapturedValue("path", os.fspath(copied))
+            if isinstance(copied, (str, os.PathLike))
+            else CapturedValue("image", copied)
         )
     if isinstance(value, str):
         return CapturedValue("text", truncate(value, texts.MAX_TEXT))

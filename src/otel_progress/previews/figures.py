@@ -25,7 +25,9 @@ MAX_COPIED: Final = 16 * 1024 * 1024
 
 def is_figure(value: object) -> bool:
     """Tell whether a value is a matplotlib figure."""
-    kind = getattr(sys.modules.get("matplotlib.figure"), "Figure", None)  # absent while another thread is still importing it
+    kind = getattr(
+        sys.modules.get("matplotlib.figure"), "Figure", None
+    )  # absent while another thread is still importing it
     return kind is not None and isinstance(value, kind)
 
 
@@ -61,14 +63,18 @@ def copy_figure(figure: Any) -> bytes:
 
 def draw_copy(content: bytes, edge: int) -> Image:
     """Return the picture of a copied figure."""
-    return draw_figure(pickle.loads(content), edge)  # made by copy_figure in this process, from this process's own objects
+    return draw_figure(
+        pickle.loads(content), edge
+    )  # made by copy_figure in this process, from this process's own objects
 
 
 def draw_figure(figure: Any, edge: int) -> Image:
     """Return the picture of a figure, with about twice as many pixels as are needed."""
     from PIL.Image import frombuffer
 
-    agg: Any = import_module("matplotlib.backends.backend_agg")  # as Any: the types of matplotlib are nobody's need here
+    agg: Any = import_module(
+        "matplotlib.backends.backend_agg"
+    )  # as Any: the types of matplotlib are nobody's need here
 
     figure.set_dpi(max(1.0, min(float(figure.dpi), 2 * edge / max(1e-3, *figure.get_size_inches()))))
     canvas = agg.FigureCanvasAgg(figure)

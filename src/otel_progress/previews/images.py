@@ -47,7 +47,13 @@ _ready = False
 _COPIED_EDGE: Final = 1024
 
 
-_MARKUP: Final = ((b"<svg", "SVG"), (b"<!doctype html", "HTML"), (b"<html", "HTML"), (b"<?xml", "XML"), (b"%pdf", "PDF"))
+_MARKUP: Final = (
+    (b"<svg", "SVG"),
+    (b"<!doctype html", "HTML"),
+    (b"<html", "HTML"),
+    (b"<?xml", "XML"),
+    (b"%pdf", "PDF"),
+)
 
 
 def is_image(value: object) -> bool:
@@ -202,7 +208,10 @@ def cells(content: bytes, columns: int, rows: int) -> list[list[tuple[int, int, 
     need_pillow()
     image = _plain(open_picture(content, max(columns, 2 * rows)), alpha=False).convert("RGB")
     scale = min(columns / image.width, 2 * rows / image.height)
-    width, height = (max(1, min(most, round(side * scale))) for side, most in zip(image.size, (columns, 2 * rows), strict=True))
+    width, height = (
+        max(1, min(most, round(side * scale)))
+        for side, most in zip(image.size, (columns, 2 * rows), strict=True)
+    )
     height += height % 2
     raw = image.resize((width, height)).tobytes()
     line = [tuple(raw[at : at + 3]) for at in range(0, len(raw), 3)]

@@ -25,7 +25,9 @@ TEXT: Final = "text/plain; charset=utf-8"
 JSON: Final = "application/json"
 
 
-SUFFIXES: Final[Mapping[str, str]] = MappingProxyType({PNG: "png", WEBP: "webp", JPEG: "jpg", TEXT: "txt", JSON: "json"})
+SUFFIXES: Final[Mapping[str, str]] = MappingProxyType(
+    {PNG: "png", WEBP: "webp", JPEG: "jpg", TEXT: "txt", JSON: "json"}
+)
 """Every media type there is, with what its files end in. Nothing else is ever stored or served."""
 
 

@@ -27,7 +27,11 @@ def read_file(path: str, limit: int) -> bytes:
     try:
         # A pipe would be waited for without O_NONBLOCK; for regular files it means nothing.
         descriptor = os.open(
-            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
+            path,
+            os.O_RDONLY
+            | getattr(os, "O_NONBLOCK", 0)
+            | getattr(os, "O_BINARY", 0)
+            | getattr(os, "O_NOCTTY", 0),
         )
     except (OSError, ValueError) as error:
         msg = f"the file {shown!r} cannot be opened ({getattr(error, 'strerror', None) or type(error).__name__})"

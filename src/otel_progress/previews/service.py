@@ -123,7 +123,9 @@ class PreviewService:
         turn = self._turns.get(level)
         if turn is not None:
             return turn
-        if not self._warm:  # at the first offer, which is hardly ever due: the first one that is need not wait for anything
+        if (
+            not self._warm
+        ):  # at the first offer, which is hardly ever due: the first one that is need not wait for anything
             self._warm = True
             self._worker.submit_background(self._warm_up)
         return self._turns.setdefault(level, LevelPreviewState())
@@ -237,7 +239,10 @@ class PreviewService:
             self._release(turn, into)
 
     def _keep(
-        self, place: PreviewContext, made: RenderedPreview, deliver: Callable[[Preview, Sequence[Preview]], None]
+        self,
+        place: PreviewContext,
+        made: RenderedPreview,
+        deliver: Callable[[Preview, Sequence[Preview]], None],
     ) -> Outcome:
         book, digest = self._book(place.run), made.digest
         if book.is_unchanged(place.path, place.name, digest):
@@ -297,11 +302,18 @@ class PreviewService:
     def _say(self, what: str, error: Exception) -> None:
         """Log a failure of each kind once: a reason we know in words, anything else with its traceback."""
         known = isinstance(error, (PreviewError, MissingExtraError))
-        why = escape_controls(truncate(error if known else f"{type(error).__name__}: {truncate(error, 200)}", 400))
+        why = escape_controls(
+            truncate(error if known else f"{type(error).__name__}: {truncate(error, 200)}", 400)
+        )
         key = why if known else type(error).__name__
         if key not in self._told and len(self._told) < _MAX_TOLD:
             self._told.add(key)
-            log_warning("%s: %s (further ones of the kind are only counted)", what, why, error=None if known else error)
+            log_warning(
+                "%s: %s (further ones of the kind are only counted)",
+                what,
+                why,
+                error=None if known else error,
+            )
 
 
 def gone_one(preview: Preview) -> Preview:

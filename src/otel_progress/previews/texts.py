@@ -56,7 +56,9 @@ def _copied(value: object, left: list[int], depth: int) -> Any:
         return [_copied(one, left, depth + 1) for one in list(value)]
     if isinstance(value, Real):  # numpy's numbers as well
         return _number(value)
-    msg = f"JSON cannot hold a {type(value).__name__}: expected dict, list, str, numbers, true, false and None"
+    msg = (
+        f"JSON cannot hold a {type(value).__name__}: expected dict, list, str, numbers, true, false and None"
+    )
     raise PreviewError(msg)
 
 
@@ -73,7 +75,9 @@ def _number(value: Real) -> int | float | None:
 
 def make_text(text: str) -> RenderedPreview:
     """Return a text, cut and redacted, as a preview."""
-    return RenderedPreview(TEXT, redaction.redact_value("preview", truncate(text, MAX_TEXT), MAX_TEXT).encode())
+    return RenderedPreview(
+        TEXT, redaction.redact_value("preview", truncate(text, MAX_TEXT), MAX_TEXT).encode()
+    )
 
 
 def make_json(value: Any) -> RenderedPreview:

@@ -69,13 +69,17 @@ class Worker:
 
     def _start(self) -> bool:
         if self._thread is None:
-            thread = threading.Thread(target=self._run, args=(self._changed,), name="otel-progress-previews", daemon=True)
+            thread = threading.Thread(
+                target=self._run, args=(self._changed,), name="otel-progress-previews", daemon=True
+            )
             try:
                 thread.start()
             except RuntimeError as error:  # too many of them, or the interpreter is about to end
                 self._previews.clear()
                 self._chores.clear()
-                report_internal_error("previews", "the thread that makes previews could not be started", error=error)
+                report_internal_error(
+                    "previews", "the thread that makes previews could not be started", error=error
+                )
                 return False
             self._thread = thread
         self._changed.notify_all()

@@ -79,13 +79,16 @@ class Redactor:
         try:
             clean = hook(key, text)
         except Exception as error:
-            report_internal_error("redaction", "the function given as redact= raised; the text is not shown", error=error)
+            report_internal_error(
+                "redaction", "the function given as redact= raised; the text is not shown", error=error
+            )
             return self._mark
         finally:
             self._inside.hook = False
         if not isinstance(clean, str):
             report_internal_error(
-                "redaction", f"the function given as redact= returned a {type(clean).__name__} instead of a text; it is not shown"
+                "redaction",
+                f"the function given as redact= returned a {type(clean).__name__} instead of a text; it is not shown",
             )
             return self._mark
         return clean

@@ -125,7 +125,9 @@ _PAIR: Final = re.compile(
 _OPTION: Final = re.compile(r"(?<![A-Za-z0-9_.\-])--([A-Za-z][A-Za-z0-9_.\-]{0,80})([ \t]{1,4})(?=[^\s\-])")
 
 
-_VALUE: Final = re.compile(r"""\\"(?:[^"\\]|\\[^"])*(?:\\")?|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|[^\s,;&"']+""", re.DOTALL)
+_VALUE: Final = re.compile(
+    r"""\\"(?:[^"\\]|\\[^"])*(?:\\")?|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|[^\s,;&"']+""", re.DOTALL
+)
 
 
 _SCHEME: Final = re.compile(r"(?:bearer|basic|digest|token|negotiate|apikey)[ \t]+(?=\S)", re.IGNORECASE)
@@ -144,7 +146,9 @@ _LOOSE: Final = frozenset({"auth", "session"})
 _USERINFO: Final = re.compile(r"(://[^\s/?#:@\"'<>]*:)([^\s/?#\"'<>]+)(@|…\Z)")
 
 
-_BEARER: Final = re.compile(r"(\bbearer[ \t]+)(?=[^\s]{0,4096}?[0-9._])[A-Za-z0-9._~+/=\-]{8,}", re.IGNORECASE)
+_BEARER: Final = re.compile(
+    r"(\bbearer[ \t]+)(?=[^\s]{0,4096}?[0-9._])[A-Za-z0-9._~+/=\-]{8,}", re.IGNORECASE
+)
 
 
 _FORMS: Final = re.compile(
@@ -159,7 +163,9 @@ _FORMS: Final = re.compile(
 )
 
 
-_PEM: Final = re.compile(r"(-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----).*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)", re.DOTALL)
+_PEM: Final = re.compile(
+    r"(-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----).*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)", re.DOTALL
+)
 
 
 def redact_text(text: str) -> str:

@@ -107,7 +107,9 @@ class _RuntimeBuilder:
         from otel_progress.previews.stores import open_store
 
         bounds = Bounds(settings.preview_count, settings.preview_size, settings.retention)
-        style = PreviewSettings(settings.preview_at, settings.preview_edge, FORMATS[settings.preview_format], bounds)
+        style = PreviewSettings(
+            settings.preview_at, settings.preview_edge, FORMATS[settings.preview_format], bounds
+        )
         previewer = PreviewService(
             open_store(settings.previews, journal_path(journal)),
             style,
@@ -128,7 +130,9 @@ class _RuntimeBuilder:
     def _sample(self) -> None:
         from otel_progress.runtime.resource_sampler import ResourceSampler
 
-        sampler = self.runtime.sampler = ResourceSampler(self.store.clock, self.store.now, self.store.add_sample)
+        sampler = self.runtime.sampler = ResourceSampler(
+            self.store.clock, self.store.now, self.store.add_sample
+        )
         self.runtime._close_callbacks.append(lambda timeout: sampler.close())
 
     def _capture(self, level: int) -> None:
@@ -151,16 +155,31 @@ class _RuntimeBuilder:
             raise MissingExtraError("Serving progress", "server") from error
         reader = self.runtime.reader
         host = self.settings.server_host
-        url, store = self._public_url(), None if self.runtime.previewer is None else self.runtime.previewer.store
+        url, store = (
+            self._public_url(),
+            None if self.runtime.previewer is None else self.runtime.previewer.store,
+        )
         server = Server(
-            reader, host=host, port=port, token=token, controller=reader, totals=self.totals, public_url=url, previews=store
+            reader,
+            host=host,
+            port=port,
+            token=token,
+            controller=reader,
+            totals=self.totals,
+            public_url=url,
+            previews=store,
         )
         server.start()
         self.runtime.server_url = server.url
         self.runtime._close_callbacks.append(server.close)
 
     def _lane(
-        self, name: str, sink: Sink, *, every_tick: bool = False, on_written: Callable[[ChangeSet], None] = lambda batch: None
+        self,
+        name: str,
+        sink: Sink,
+        *,
+        every_tick: bool = False,
+        on_written: Callable[[ChangeSet], None] = lambda batch: None,
     ) -> None:
         lane = SinkWorker(
             name,
@@ -210,9 +229,13 @@ class _RuntimeBuilder:
             from otel_progress.otlp.sdk_compat import build_event_log
 
             log = build_event_log(
-                self._resource(), budget=self.budget, on_error=lambda: self.totals.count_sink_error("otlp.logs")
+                self._resource(),
+                budget=self.budget,
+                on_error=lambda: self.totals.count_sink_error("otlp.logs"),
             )
-            if self.settings.capture_logs is not False:  # ahead of the events, whose sink closes what both go out through
+            if (
+                self.settings.capture_logs is not False
+            ):  # ahead of the events, whose sink closes what both go out through
                 self._lane("logs", OtlpLogs(log))
             self._lane("events", OtlpEvents(log, address=self._preview_address))
             self.runtime._flush_callbacks.append(log.force_flush)
@@ -229,7 +252,9 @@ class _RuntimeBuilder:
                 journal_size=self.runtime.journal_size,
             )
             self.runtime._flush_callbacks.append(metrics.force_flush)
-            self.runtime._close_callbacks.append(lambda timeout: metrics.close())  # the ShutdownBudget bounds it
+            self.runtime._close_callbacks.append(
+                lambda timeout: metrics.close()
+            )  # the ShutdownBudget bounds it
 
     def _public_url(self) -> str | None:
         """Return where people find the previews: as it was set, else at this process's own server."""

@@ -47,7 +47,9 @@ class CompositeReader:
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         """Return all operations that have not ended, newest first: those of this process, and those of the others."""
         live = self._store.active(levels=levels)
-        kept: Sequence[OperationSnapshot] = self._query_journal(lambda journal: journal.active(levels=levels), ())
+        kept: Sequence[OperationSnapshot] = self._query_journal(
+            lambda journal: journal.active(levels=levels), ()
+        )
         return sorted((*live, *self._from_other_processes(kept)), key=_start, reverse=True)
 
     def history(
@@ -109,7 +111,9 @@ class CompositeReader:
         """Return the newest ``limit`` events of the newest run, oldest first."""
 
         def ask(reader: Reader) -> Sequence[Event]:
-            return reader.events(operation_id, level=level, outcome=outcome, since=since, upto=upto, limit=limit)
+            return reader.events(
+                operation_id, level=level, outcome=outcome, since=since, upto=upto, limit=limit
+            )
 
         return self._numbered(operation_id, ask, limit)
 
@@ -127,11 +131,15 @@ class CompositeReader:
         """Return log records of the newest run, oldest first."""
 
         def ask(reader: Reader) -> Sequence[LogRecord]:
-            return reader.logs(operation_id, path=path, severity=severity, since=since, after=after, upto=upto, limit=limit)
+            return reader.logs(
+                operation_id, path=path, severity=severity, since=since, after=after, upto=upto, limit=limit
+            )
 
         return self._numbered(operation_id, ask, limit)
 
-    def _numbered(self, operation_id: str, ask: Callable[[Reader], Sequence[Numbered]], limit: int) -> Sequence[Numbered]:
+    def _numbered(
+        self, operation_id: str, ask: Callable[[Reader], Sequence[Numbered]], limit: int
+    ) -> Sequence[Numbered]:
         """Return numbered records of the newest run: the journal keeps more of them, the live store has the last ones."""
         live: Sequence[Numbered] = ask(self._store)
         kept: Sequence[Numbered] = self._query_journal(ask, ())
@@ -140,7 +148,9 @@ class CompositeReader:
         newest = self.get(operation_id)
         by_number: dict[int, Numbered] = {}
         for records in (kept, live):
-            by_number.update({record.number: record for record in records if newest is None or record.run == newest.run})
+            by_number.update(
+                {record.number: record for record in records if newest is None or record.run == newest.run}
+            )
         return [by_number[number] for number in sorted(by_number)][-limit:] if limit > 0 else ()
 
     def resources(
@@ -174,23 +184,38 @@ class CompositeReader:
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch as it is now, or None."""
-        return _more_complete(self._store.batch(batch_id), self._query_journal(lambda journal: journal.batch(batch_id), None))
+        return _more_complete(
+            self._store.batch(batch_id), self._query_journal(lambda journal: journal.batch(batch_id), None)
+        )
 
     def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
         """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
         live = {batch.id: batch for batch in self._store.batches(limit, after=after)}
-        listed: Sequence[BatchSnapshot] | None = self._query_journal(lambda journal: journal.batches(limit, after=after), None)
+        listed: Sequence[BatchSnapshot] | None = self._query_journal(
+            lambda journal: journal.batches(limit, after=after), None
+        )
         if listed is None:
             return list(live.values())
         kept = {batch.id: batch for batch in listed}
         found = []
-        for id_ in {**live, **kept}:  # what only one of them has here may stand elsewhere in the other, which may know more of it
+        for id_ in {
+            **live,
+            **kept,
+        }:  # what only one of them has here may stand elsewhere in the other, which may know more of it
             known = kept.get(id_)
-            batch = self.batch(id_) if known is None else _more_complete(live.get(id_) or self._store.batch(id_), known)
+            batch = (
+                self.batch(id_)
+                if known is None
+                else _more_complete(live.get(id_) or self._store.batch(id_), known)
+            )
             if batch is not None:
-                found.append((cursor_sort_key(cursor_of(batch, None if after is None else after.listed_at)), batch))
+                found.append(
+                    (cursor_sort_key(cursor_of(batch, None if after is None else after.listed_at)), batch)
+                )
         found.sort(key=itemgetter(0))
-        return [batch for rank, batch in found if after is None or rank > cursor_sort_key(after)][: max(0, limit)]
+        return [batch for rank, batch in found if after is None or rank > cursor_sort_key(after)][
+            : max(0, limit)
+        ]
 
     # --- requests ----------------------------------------------------------------------------------------------
 

@@ -43,7 +43,9 @@ class _Base(NamedTuple):
 class ResourceSampler:
     """Makes samples of this process. ``clock`` is monotonic, ``now`` wall time; ``take`` gets each sample."""
 
-    def __init__(self, clock: Callable[[], float], now: Callable[[], float], take: Callable[[ResourceSample], None]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], now: Callable[[], float], take: Callable[[ResourceSample], None]
+    ) -> None:
         self._clock = clock
         self._now = now
         self._take = take
@@ -62,13 +64,17 @@ class ResourceSampler:
         if not self.working or self._clock() < self._due:
             return
         if not active():
-            self._base = None  # a share of the processor over a time without work would say nothing of the next
+            self._base = (
+                None  # a share of the processor over a time without work would say nothing of the next
+            )
             return
         try:
             self._sample()
         except Exception as error:
             self.working = False
-            report_internal_error("resources", "what this process uses cannot be asked; it is not tried again", error=error)
+            report_internal_error(
+                "resources", "what this process uses cannot be asked; it is not tried again", error=error
+            )
 
     def close(self) -> None:
         """Let go of NVIDIA's library."""
@@ -95,7 +101,11 @@ class ResourceSampler:
             return
         self._due = here.clock + SAMPLE_INTERVAL_S
         ratio, gpu_memory = (None, None) if self._gpus is None else self._gpus.read()
-        self._take(ResourceSample(self._now(), here.clock, max(0.0, here.busy - base.busy) / elapsed, memory, ratio, gpu_memory))
+        self._take(
+            ResourceSample(
+                self._now(), here.clock, max(0.0, here.busy - base.busy) / elapsed, memory, ratio, gpu_memory
+            )
+        )
 
 
 class Gpus:
@@ -120,10 +130,14 @@ class Gpus:
         """Return the devices; None without NVIDIA's library, its driver, or a device."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # one of the packages of this name says that it is to be replaced by another
+                warnings.simplefilter(
+                    "ignore"
+                )  # one of the packages of this name says that it is to be replaced by another
                 import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
             pynvml.nvmlInit()
-            devices = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+            devices = [
+                pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
+            ]
         except Exception:  # not installed, or nothing there: what a machine without such a device looks like
             return None
         return cls(pynvml, devices) if devices else None
@@ -136,7 +150,9 @@ class Gpus:
             looks = [look for look in map(self._device, range(len(self._devices))) if look is not None]
         except Exception as error:
             self.close()
-            report_internal_error("gpu", "what is used of a GPU cannot be asked; it is not tried again", error=error)
+            report_internal_error(
+                "gpu", "what is used of a GPU cannot be asked; it is not tried again", error=error
+            )
             return None, None
         if not looks:
             return None, None

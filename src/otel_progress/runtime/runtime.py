@@ -61,7 +61,12 @@ class Runtime:
     """
 
     def __init__(
-        self, settings: Settings, store: LiveStore, recording: RecordingBackend, totals: Totals, tracing: TracerProviders
+        self,
+        settings: Settings,
+        store: LiveStore,
+        recording: RecordingBackend,
+        totals: Totals,
+        tracing: TracerProviders,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -126,13 +131,24 @@ class Runtime:
         return list(self.reader.history(operation_type, limit))
 
     def get_events(
-        self, operation_id: str, *, level: str | None = None, outcome: Outcome | None = None, since: float | None = None
+        self,
+        operation_id: str,
+        *,
+        level: str | None = None,
+        outcome: Outcome | None = None,
+        since: float | None = None,
     ) -> list[Event]:
         """Return the kept events of the newest run of this id, oldest first; ``level`` is a path and takes in what is below."""
         return list(self.reader.events(operation_id, level=level, outcome=outcome, since=since))
 
     def get_logs(
-        self, operation_id: str, *, path: str | None = None, severity: int = 0, since: float | None = None, limit: int = 1000
+        self,
+        operation_id: str,
+        *,
+        path: str | None = None,
+        severity: int = 0,
+        since: float | None = None,
+        limit: int = 1000,
     ) -> list[LogRecord]:
         """Return the newest ``limit`` captured log records of the newest run of this id, oldest first.
 
@@ -221,7 +237,9 @@ class Runtime:
     def __enter__(self) -> Runtime:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.shutdown()
 
     def _before_tick(self) -> None:

@@ -291,7 +291,9 @@ class SinkWorker:
             self._on_written(batch)
         except Exception as error:
             report_internal_error(
-                f"sink {self.name}", f"what was asked through the {self.name} cannot be heard: {truncate(error)}", error=error
+                f"sink {self.name}",
+                f"what was asked through the {self.name} cannot be heard: {truncate(error)}",
+                error=error,
             )
 
     def _write(self, batch: ChangeSet) -> bool:
@@ -303,7 +305,9 @@ class SinkWorker:
             self._error_is_temporary = getattr(error, "is_temporary", False) is True
             self._on_error(self.name)
             report_internal_error(
-                f"sink {self.name}", f"the {self.name} cannot take progress, the work goes on: {truncate(error)}", error=error
+                f"sink {self.name}",
+                f"the {self.name} cannot take progress, the work goes on: {truncate(error)}",
+                error=error,
             )
             return False
         finally:

@@ -119,7 +119,9 @@ class Ticker:
     def _sleep(self) -> None:
         self._wake.clear()
         self._asleep = True
-        if self._idle() and not self._stop.is_set():  # after saying so: a begin in between is seen here, or wakes us
+        if (
+            self._idle() and not self._stop.is_set()
+        ):  # after saying so: a begin in between is seen here, or wakes us
             self._wake.wait()
         self._asleep = False
 
@@ -127,11 +129,21 @@ class Ticker:
         try:
             return self.tick()
         except Exception as error:
-            report_internal_error("tick", "a tick failed; the work goes on, progress is seen at the next one", error=error)
+            report_internal_error(
+                "tick", "a tick failed; the work goes on, progress is seen at the next one", error=error
+            )
             return self._interval
 
 
 def has_changes(batch: ChangeSet) -> bool:
     """True when a batch says more than that the process is alive."""
-    told = batch.snapshots or batch.events or batch.evicted or batch.items or batch.logs or batch.batches or batch.resources
+    told = (
+        batch.snapshots
+        or batch.events
+        or batch.evicted
+        or batch.items
+        or batch.logs
+        or batch.batches
+        or batch.resources
+    )
     return bool(told or batch.trajectories or batch.previews) or batch.sample is not None

@@ -35,7 +35,9 @@ VERSION: Final = "1"
 """Version of the API, also in its paths."""
 
 
-_DESCRIPTION: Final = "Progress of long-running work: operations, their levels, events and logs, as they are now."
+_DESCRIPTION: Final = (
+    "Progress of long-running work: operations, their levels, events and logs, as they are now."
+)
 
 
 def create_app(
@@ -59,9 +61,13 @@ def create_app(
     settings = settings or ServerSettings()
     counts = ServerCounters()
     size = reader.size_bytes if isinstance(reader, SizedStorage) else None
-    collector = ProgressCollector(reader, totals=totals, more=counts.read, public_url=public_url, journal_size=size)
+    collector = ProgressCollector(
+        reader, totals=totals, more=counts.read, public_url=public_url, journal_size=size
+    )
     hub = Hub(reader, counts, limits=streams)
-    services = AppState(reader, controller, settings, counts, ReaderPool(settings.limits, counts), collector, hub, previews)
+    services = AppState(
+        reader, controller, settings, counts, ReaderPool(settings.limits, counts), collector, hub, previews
+    )
     app = _Application(services)
     app.state.services = services
     app.state.hub = hub
@@ -99,7 +105,11 @@ class _Application(FastAPI):
             docs_url=None,
             redoc_url=None,
             redirect_slashes=False,
-            telemetry={"tracing": False, "metrics": False, "logs": False},  # requests for progress are no part of the work traced
+            telemetry={
+                "tracing": False,
+                "metrics": False,
+                "logs": False,
+            },  # requests for progress are no part of the work traced
             lifespan=lifespan,
             dependencies=[Depends(only_known_parameters)],
         )
@@ -107,7 +117,9 @@ class _Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Return what every request passes through."""
-        return SecurityMiddleware(super().build_middleware_stack(), self._services.settings, self._services.counts, _login)
+        return SecurityMiddleware(
+            super().build_middleware_stack(), self._services.settings, self._services.counts, _login
+        )
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, made once."""

@@ -27,7 +27,9 @@ _quiet: Final = logging.getLogger("otel_progress.server.connections")
 _quiet.setLevel(logging.CRITICAL)
 
 
-def protocols(limits: ConnectionLimits, counts: ServerCounters) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
+def protocols(
+    limits: ConnectionLimits, counts: ServerCounters
+) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
     """Return the classes of HTTP and WebSocket connections for uvicorn that keep to ``limits`` and count in ``counts``."""
     http = type("LimitedHttp", (_Http,), {"limits": limits, "counts": counts})
     ws = type("LimitedSocket", (_Socket,), {"limits": limits, "counts": counts})
@@ -167,7 +169,9 @@ def _bound(transport: asyncio.Transport, limits: ConnectionLimits) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.kernel_buffer)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # a client whose network is gone is noticed, and not after a quarter of an hour
+        if hasattr(
+            socket, "TCP_USER_TIMEOUT"
+        ):  # a client whose network is gone is noticed, and not after a quarter of an hour
             sock.setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.blocked_s * 2000)
             )  # after our own, which count

@@ -124,4 +124,7 @@ def _text(value: object) -> str:
 
 
 def _mentions(operation: OperationSnapshot, text: str) -> bool:
-    return any(text in (part or "").casefold() for part in (operation.operation_id, operation.name, operation.message))
+    return any(
+        text in (part or "").casefold()
+        for part in (operation.operation_id, operation.name, operation.message)
+    )

@@ -65,7 +65,9 @@ class SecurityMiddleware:
     ``login`` answers in place of a page when the token is missing. Refusals are counted by reason.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, counts: ServerCounters, login: ASGIApp) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, counts: ServerCounters, login: ASGIApp
+    ) -> None:
         self._app = app
         self._settings = settings
         self._counts = counts
@@ -99,7 +101,9 @@ class SecurityMiddleware:
             await problem(scope, receive, answer)
         except ClientDisconnect:
             return  # who asked has gone: nothing to answer, and nothing wrong here
-        except Exception as error:  # whatever it is: a response, and one line in the log instead of one a request
+        except (
+            Exception
+        ) as error:  # whatever it is: a response, and one line in the log instead of one a request
             report_internal_error("server", "a request could not be answered", error=error)
             if not answer.started:
                 await failure()(scope, receive, answer)
@@ -125,13 +129,20 @@ class SecurityMiddleware:
             return
         self._counts.refused(refusal[0])
         await receive()  # the handshake; an answer before it was read is an error
-        await send({"type": "websocket.close", "code": 1008, "reason": ""})  # 403; browsers tell their pages no more in any case
+        await send(
+            {"type": "websocket.close", "code": 1008, "reason": ""}
+        )  # 403; browsers tell their pages no more in any case
 
     def _refusal(self, scope: Scope) -> tuple[str, ASGIApp] | None:
         """Return why a request or connection is refused, and what answers it; None when it is not."""
         settings, path = self._settings, security.path_of(scope)
-        if len(scope.get("raw_path") or b"") + len(scope.get("query_string", b"")) > settings.limits.url_bytes:
-            return "url", Problem(414, f"The address is longer than {settings.limits.url_bytes} bytes: shorten its parameters.")
+        if (
+            len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+            > settings.limits.url_bytes
+        ):
+            return "url", Problem(
+                414, f"The address is longer than {settings.limits.url_bytes} bytes: shorten its parameters."
+            )
         if not security.host_allowed(scope, settings):
             return "host", Problem(421, _host_problem(scope))
         posts_login = path == "/login" and scope["type"] == "http"
@@ -140,12 +151,17 @@ class SecurityMiddleware:
         if self._is_preflight(scope) or posts_login or path in _OPEN or path.startswith(_OPEN_FILES):
             return None
         if not security.authorised(scope, settings):
-            if scope["type"] == "http" and path in _PAGES and "text/html" in (security.header_of(scope, "accept") or ""):
+            if (
+                scope["type"] == "http"
+                and path in _PAGES
+                and "text/html" in (security.header_of(scope, "accept") or "")
+            ):
                 return "token", self._login
             return "token", unauthorised()
         if scope["type"] == "http" and security.forgery(scope, settings):
             return "forgery", Problem(
-                403, "A request with the cookie has to come from the server's own page. Send the token as bearer."
+                403,
+                "A request with the cookie has to come from the server's own page. Send the token as bearer.",
             )
         return None
 
@@ -164,7 +180,9 @@ class SecurityMiddleware:
         try:
             body = await asyncio.wait_for(_read(receive, limits.body_bytes), limits.body_s)
         except asyncio.TimeoutError:
-            raise Problem(HTTPStatus.REQUEST_TIMEOUT, f"The body did not come within {limits.body_s:g} seconds.") from None
+            raise Problem(
+                HTTPStatus.REQUEST_TIMEOUT, f"The body did not come within {limits.body_s:g} seconds."
+            ) from None
         messages = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:

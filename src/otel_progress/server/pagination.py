@@ -166,7 +166,9 @@ _TYPES: Final = (frozenset({int, float}), frozenset({bool}), frozenset({int, flo
 _LARGEST: Final = 2.0**63
 
 
-def page_of_batches(reader: Reader, limit: int, cursor: str | None) -> tuple[Sequence[BatchSnapshot], str | None]:
+def page_of_batches(
+    reader: Reader, limit: int, cursor: str | None
+) -> tuple[Sequence[BatchSnapshot], str | None]:
     """Return the page after ``cursor`` (the first one without it) and the cursor of the next one, None when it is the last.
 
     Raises Problem (422) when the cursor is none that was given out for batches.
@@ -194,7 +196,9 @@ def _read_batch_cursor(cursor: str) -> BatchCursor:
 
 
 def _invalid_batch_cursor() -> Problem:
-    return refused("It is none that this list gave out. Take it from next of the page before; or leave it out.")
+    return refused(
+        "It is none that this list gave out. Take it from next of the page before; or leave it out."
+    )
 
 
 R = TypeVar("R")
@@ -255,9 +259,13 @@ def _read_record_cursor(cursor: str, kind: Kind[R], run: str) -> tuple[Any, int]
     if not 1 <= known <= _MOST_ALIKE or not -(2**63) <= place < 2**63 or not math.isfinite(place):
         raise _invalid_record_cursor()
     if of != run:
-        raise refused("It is of an earlier run of this operation, and there is a newer one. Begin again without it.")
+        raise refused(
+            "It is of an earlier run of this operation, and there is a newer one. Begin again without it."
+        )
     return place, known
 
 
 def _invalid_record_cursor() -> Problem:
-    return refused("It is none that this list gave out. Take it from next of the page before; or leave it out.")
+    return refused(
+        "It is none that this list gave out. Take it from next of the page before; or leave it out."
+    )

@@ -126,16 +126,23 @@ async def on_invalid(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    errors = [(_place(one.get("loc", ())), quote_text(str(one.get("msg", "not valid")))) for one in found[:_MOST_ERRORS]]
+    errors = [
+        (_place(one.get("loc", ())), quote_text(str(one.get("msg", "not valid"))))
+        for one in found[:_MOST_ERRORS]
+    ]
     first = f"{errors[0][0]}: {errors[0][1]}" if errors else "a value is not valid"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"The request is not valid. {first}{more}.", errors=errors).response()
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY, f"The request is not valid. {first}{more}.", errors=errors
+    ).response()
 
 
 async def on_journal_error(request: Request, error: Exception) -> Response:
     """Answer when the journal cannot be read: it says itself what is wrong and what to do."""
     del request
-    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, escape_controls(str(error)), headers={"Retry-After": "1"}).response()
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE, escape_controls(str(error)), headers={"Retry-After": "1"}
+    ).response()
 
 
 async def on_failure(request: Request, error: Exception) -> Response:

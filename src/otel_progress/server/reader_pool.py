@@ -41,7 +41,11 @@ class ReaderPool:
         limits = self._limits
         if self._open >= limits.readers + limits.waiting:
             self._counts.refused("busy")
-            raise Problem(503, "Too many requests wait to be answered. Ask again in a moment, and less often.", headers=_RETRY)
+            raise Problem(
+                503,
+                "Too many requests wait to be answered. Ask again in a moment, and less often.",
+                headers=_RETRY,
+            )
         if self._pool is None:
             self._pool = ThreadPoolExecutor(limits.readers, thread_name_prefix="otel-progress-reader")
         answer = self._pool.submit(partial(question, *arguments, **named))
@@ -53,9 +57,7 @@ class ReaderPool:
             return await asyncio.wait_for(asyncio.wrap_future(answer), limits.answer_s)
         except asyncio.TimeoutError:
             self._counts.refused("timeout")
-            msg = (
-                f"The journal did not answer within {limits.answer_s:g} seconds. See whether its disk is busy or its file locked."
-            )
+            msg = f"The journal did not answer within {limits.answer_s:g} seconds. See whether its disk is busy or its file locked."
             raise Problem(503, msg, headers=_RETRY) from None
 
     def close(self) -> None:

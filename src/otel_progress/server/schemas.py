@@ -34,7 +34,9 @@ Ratio: TypeAlias = Annotated[float, Field(description="0 to 1.")]
 Next: TypeAlias = Annotated[str | None, Field(description="Cursor of the next page; null on the last one.")]
 
 
-Schema: TypeAlias = Annotated[Literal["otel-progress/1"], Field(description="Name and version of the documents.")]
+Schema: TypeAlias = Annotated[
+    Literal["otel-progress/1"], Field(description="Name and version of the documents.")
+]
 
 
 assert SCHEMA == "otel-progress/1"
@@ -64,8 +66,12 @@ class Eta(_Document):
     basis: EtaBasis = Field(description="What it mostly rests on.")
     runs: int = Field(description="Past runs it rests on.")
     clock: Clock
-    counts_down_s: Seconds | None = Field(description="It counts down for so long without an advance, then holds; null: to 0.")
-    stalls_after_s: Seconds | None = Field(description="Without an advance it is stalled so long after `clock`; null: never.")
+    counts_down_s: Seconds | None = Field(
+        description="It counts down for so long without an advance, then holds; null: to 0."
+    )
+    stalls_after_s: Seconds | None = Field(
+        description="Without an advance it is stalled so long after `clock`; null: never."
+    )
 
 
 class Level(_Document):
@@ -74,7 +80,9 @@ class Level(_Document):
     operation_id: str
     operation_type: str
     run: str = Field(description="Unique id of this execution; the same operation can run again.")
-    path: str = Field(description="`type:id` of each step down, joined by `/`; empty for the operation itself.")
+    path: str = Field(
+        description="`type:id` of each step down, joined by `/`; empty for the operation itself."
+    )
     type: str
     id: str
     name: str
@@ -107,12 +115,18 @@ class Level(_Document):
     stall_after_s: Seconds
     ended_at: Unix | None
     duration_s: Seconds | None
-    estimated: bool = Field(description="True where the ratio rests on an estimate, because an opaque step runs.")
+    estimated: bool = Field(
+        description="True where the ratio rests on an estimate, because an opaque step runs."
+    )
     paused_clock: Clock | None = Field(description="Since when the operation is paused; null when it is not.")
     paused_s: Seconds = Field(description="Seconds of earlier pauses.")
     previews: int = Field(description="Number of the last preview; 0 without any.")
-    overdue_after_s: Seconds | None = Field(description="Seconds of work that the first interval allowed for the whole run.")
-    resumed_from: float = Field(description="Units of `current` that an earlier session had done: no part of the pace.")
+    overdue_after_s: Seconds | None = Field(
+        description="Seconds of work that the first interval allowed for the whole run."
+    )
+    resumed_from: float = Field(
+        description="Units of `current` that an earlier session had done: no part of the pace."
+    )
     elapsed_seconds: Seconds
     metadata: Metadata
     error: Failure | None
@@ -335,7 +349,9 @@ class Preview(_Document):
     operation_type: str
     run: str
     path: str
-    number: int = Field(description="Orders the previews of a run, from 1; some in between may have made room for others.")
+    number: int = Field(
+        description="Orders the previews of a run, from 1; some in between may have made room for others."
+    )
     at: Unix
     name: str
     media_type: str

@@ -94,7 +94,11 @@ def authorised(scope: Scope, settings: ServerSettings) -> bool:
 
 def has_bearer(scope: Scope, settings: ServerSettings) -> bool:
     """Tell whether the token itself is there: in the Authorization header, or in the query of a stream."""
-    tokens = [value.partition(" ")[2].strip() for value in headers_of(scope, "authorization") if value[:7].lower() == "bearer "]
+    tokens = [
+        value.partition(" ")[2].strip()
+        for value in headers_of(scope, "authorization")
+        if value[:7].lower() == "bearer "
+    ]
     if path_of(scope) in STREAMS:
         query = scope.get("query_string", b"").decode("latin-1")
         tokens += [value for name, value in _pairs(query) if name == "access_token"]
@@ -104,7 +108,9 @@ def has_bearer(scope: Scope, settings: ServerSettings) -> bool:
 def has_cookie(scope: Scope, settings: ServerSettings) -> bool:
     """Tell whether the cookie of the login form is there."""
     expected = cookie_value(settings)
-    pairs = (pair.strip().partition("=") for value in headers_of(scope, "cookie") for pair in value.split(";"))
+    pairs = (
+        pair.strip().partition("=") for value in headers_of(scope, "cookie") for pair in value.split(";")
+    )
     return any([_equal(value, expected) for name, _, value in pairs if name == COOKIE])
 
 
@@ -130,7 +136,9 @@ def forgery(scope: Scope, settings: ServerSettings) -> bool:
         return True
     if settings.token is None or has_bearer(scope, settings):
         return False
-    return site != "same-origin" and not (site is None and origin is not None and is_same_origin(scope, origin))
+    return site != "same-origin" and not (
+        site is None and origin is not None and is_same_origin(scope, origin)
+    )
 
 
 def _pairs(query: str) -> Iterator[tuple[str, str]]:
@@ -173,4 +181,6 @@ def _matches(name: str, allowed: str) -> bool:
     return allowed in {"*", name} or (allowed.startswith("*.") and name.endswith(allowed[1:]))
 
 
-_HOST_CHARACTERS: Final[frozenset[str]] = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
+_HOST_CHARACTERS: Final[frozenset[str]] = frozenset(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
+)

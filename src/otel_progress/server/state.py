@@ -44,7 +44,10 @@ class AppState:
         """Return the newest run of an id. Blocks; raises Problem (404) when there is none."""
         operation = self.reader.get(operation_id)
         if operation is None:
-            raise Problem(404, f"There is no operation {quote_text(operation_id)!r}: it never ran here, or is no longer kept.")
+            raise Problem(
+                404,
+                f"There is no operation {quote_text(operation_id)!r}: it never ran here, or is no longer kept.",
+            )
         return operation
 
 

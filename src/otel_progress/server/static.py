@@ -145,7 +145,11 @@ async def _log_in(request: Request) -> Response:
 async def _log_out(request: Request) -> Response:
     response = _onward("login")
     response.delete_cookie(
-        security.COOKIE, path=_prefix(request), httponly=True, samesite="strict", secure=request.url.scheme == "https"
+        security.COOKIE,
+        path=_prefix(request),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
     )
     return response
 
@@ -158,7 +162,11 @@ def _onward(where: str = "./") -> Response:
 def _prefix(request: Request) -> str:
     """Return the path for the cookie; a prefix with anything in it that means something to a cookie is left out."""
     prefix = str(request.scope.get("root_path", ""))
-    return prefix if prefix.isascii() and prefix.isprintable() and not set(prefix) & set(';," ') and prefix else "/"
+    return (
+        prefix
+        if prefix.isascii() and prefix.isprintable() and not set(prefix) & set(';," ') and prefix
+        else "/"
+    )
 
 
 async def _token_of(request: Request) -> str:

@@ -21,7 +21,13 @@ from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.server.app import create_app
 from otel_progress.server.connections import protocols
 from otel_progress.server.counters import ServerCounters
-from otel_progress.server.settings import ConnectionLimits, ServerSettings, StreamLimits, is_loopback, is_unspecified
+from otel_progress.server.settings import (
+    ConnectionLimits,
+    ServerSettings,
+    StreamLimits,
+    is_loopback,
+    is_unspecified,
+)
 from otel_progress.server.streams.hub import Hub
 from otel_progress.settings.parsing import DEFAULT_PORT
 
@@ -80,7 +86,9 @@ class Server:
         self._socket = _bind(host, port)
         self.host = host
         self.port = int(self._socket.getsockname()[1])
-        settings = ServerSettings(host, self.port, token, tuple(allowed_hosts), tuple(allowed_origins), root_path)
+        settings = ServerSettings(
+            host, self.port, token, tuple(allowed_hosts), tuple(allowed_origins), root_path
+        )
         public = public_url or self.url
         app = create_app(
             reader,
@@ -93,7 +101,9 @@ class Server:
         )
         self.hub: Hub = app.state.hub
         self.counts: ServerCounters = app.state.services.counts
-        self._uvicorn = _Uvicorn(_config(app, root_path, connections or ConnectionLimits(), self.counts), self.hub)
+        self._uvicorn = _Uvicorn(
+            _config(app, root_path, connections or ConnectionLimits(), self.counts), self.hub
+        )
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
         on_fork(phase=ForkPhase.OUTPUTS, owner=self, after_in_child=Server.give_up_after_fork)
@@ -156,7 +166,9 @@ class Server:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _serve(self) -> None:
@@ -228,7 +240,9 @@ def _config(app: Any, root_path: str, limits: ConnectionLimits, counts: ServerCo
 def _bind(host: str, port: int) -> socket.socket:
     name = host.strip("[]")
     try:
-        family, _, _, _, address = socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, address = socket.getaddrinfo(
+            name or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
         raise ConfigurationError(_describe_bind_error(exc, host, port)) from exc

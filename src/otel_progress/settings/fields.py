@@ -73,17 +73,40 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         parse_text,
         "Where progress is kept: `memory:`, `sqlite:` (one file in the user's state directory) or `sqlite:///path`.",
     ),
-    _setting("prometheus_port", None, parse_port, "Port on which to serve /metrics; 0 for any free one. Off when not set."),
-    _setting("prometheus_host", "127.0.0.1", parse_text, "Address on which to serve /metrics."),
-    _setting("otlp", None, parse_bool, "Whether to export over OTLP. When not set: if an `OTEL_EXPORTER_OTLP_*` endpoint is."),
     _setting(
-        "console", "auto", parse_console, "Progress on stderr: `auto` (bars on a terminal, else lines), `true` (bars) or `false`."
+        "prometheus_port",
+        None,
+        parse_port,
+        "Port on which to serve /metrics; 0 for any free one. Off when not set.",
+    ),
+    _setting("prometheus_host", "127.0.0.1", parse_text, "Address on which to serve /metrics."),
+    _setting(
+        "otlp",
+        None,
+        parse_bool,
+        "Whether to export over OTLP. When not set: if an `OTEL_EXPORTER_OTLP_*` endpoint is.",
+    ),
+    _setting(
+        "console",
+        "auto",
+        parse_console,
+        "Progress on stderr: `auto` (bars on a terminal, else lines), `true` (bars) or `false`.",
     ),
     _setting("strict", False, parse_bool, "Whether bad values raise instead of being counted; for tests."),
     _setting("tick", 0.1, parse_tick, "How often progress is collected while something runs."),
     _setting("retention", 86_400.0, parse_duration, "How long the journal keeps ended operations."),
-    _setting("metrics_retention", 300.0, parse_duration, "How long the series of an ended operation stay on /metrics."),
-    _setting("stall_after", 60.0, parse_duration, "Shortest time without an advance after which an operation counts as stalled."),
+    _setting(
+        "metrics_retention",
+        300.0,
+        parse_duration,
+        "How long the series of an ended operation stay on /metrics.",
+    ),
+    _setting(
+        "stall_after",
+        60.0,
+        parse_duration,
+        "Shortest time without an advance after which an operation counts as stalled.",
+    ),
     _setting(
         "capture_logs",
         False,
@@ -118,7 +141,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "When previews are taken: at fractions of the level (`25%,50%,75%`), every so many seconds (`30s`), or `always`.",
     ),
     _setting("preview_edge", 512, parse_edge, "Longer side of previews, in pixels."),
-    _setting("preview_format", "png", parse_picture_format, "What pictures are encoded as: `png`, `webp` or `jpeg`."),
+    _setting(
+        "preview_format",
+        "png",
+        parse_picture_format,
+        "What pictures are encoded as: `png`, `webp` or `jpeg`.",
+    ),
     _setting(
         "preview_count",
         50,
@@ -138,7 +166,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         parse_port,
         "Port on which to serve the API and the page from the worker; 0 for any free one. Off when not set.",
     ),
-    _setting("server_host", "127.0.0.1", parse_text, "Address on which to serve them; any but loopback needs a token."),
+    _setting(
+        "server_host",
+        "127.0.0.1",
+        parse_text,
+        "Address on which to serve them; any but loopback needs a token.",
+    ),
     _setting(
         "token",
         None,
@@ -147,7 +180,9 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         secret=True,
     ),
     _setting("token_file", None, parse_path, "File with that secret instead, read when it is needed."),
-    _setting("enabled", True, parse_bool, "Whether anything is recorded at all; false leaves every helper inert."),
+    _setting(
+        "enabled", True, parse_bool, "Whether anything is recorded at all; false leaves every helper inert."
+    ),
 )
 """All settings, in the order of their documentation."""
 
@@ -190,10 +225,14 @@ class Settings:
         for setting in SETTINGS:
             variable = next((name for name in setting.variables if environ.get(name, "").strip()), None)
             if variable is not None:
-                found[setting.name] = _parsed(setting, environ[variable], f"the environment variable {variable}")
+                found[setting.name] = _parsed(
+                    setting, environ[variable], f"the environment variable {variable}"
+                )
         if "service_name" not in found and (service := _service_of_resource(environ)):
             found["service_name"] = service
-        return cls(**_one_token(found, "the environment variables OTEL_PROGRESS_TOKEN and OTEL_PROGRESS_TOKEN_FILE"))
+        return cls(
+            **_one_token(found, "the environment variables OTEL_PROGRESS_TOKEN and OTEL_PROGRESS_TOKEN_FILE")
+        )
 
     def with_arguments(self, **arguments: object) -> Settings:
         """Return these settings overlaid with arguments; None counts as not given. Raises ConfigurationError."""
@@ -209,7 +248,9 @@ class Settings:
 
     def differences(self, other: Settings, names: Mapping[str, object]) -> list[str]:
         """Return "name: this value and that value" for each of ``names`` in which two settings differ; no secret is shown."""
-        pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name in names]
+        pairs = [
+            (f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name in names
+        ]
         return [
             f"{name}: another one" if name in _SECRET else f"{name}: {_quoted(mine)} and {_quoted(theirs)}"
             for name, mine, theirs in pairs

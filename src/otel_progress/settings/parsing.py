@@ -52,7 +52,16 @@ _TIME: Final = re.compile(  # RFC 3339, and shorter where the zone may be left o
 _FAR: Final = 3e11  # Unix seconds after the year 9999, in which no moment lies
 
 
-_SIZES: Final = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SIZES: Final = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
 
 
 _TRUTHS: Final = frozenset({"true", "1", "yes", "on", "false", "0", "no", "off"})
@@ -112,7 +121,11 @@ def parse_duration(value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value) if value < 2**63 else math.inf
     else:
-        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*", value) if isinstance(value, str) else None
+        match = (
+            re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*", value)
+            if isinstance(value, str)
+            else None
+        )
         if match is None:
             raise ValueError(expected)
         seconds = float(match[1]) * _UNITS[match[2]]
@@ -167,7 +180,9 @@ def parse_tick(value: object) -> float:
 
 def parse_capture(value: object) -> int | Literal[False]:
     """Return the least severity of log records to capture, False for none."""
-    expected = "true, false, one of DEBUG, INFO, WARNING, ERROR and CRITICAL, or a number of logging from 1 to 100"
+    expected = (
+        "true, false, one of DEBUG, INFO, WARNING, ERROR and CRITICAL, or a number of logging from 1 to 100"
+    )
     text = value.strip().upper() if isinstance(value, str) else ""
     if text in SEVERITIES:
         return SEVERITIES[text]
@@ -224,9 +239,7 @@ def parse_previews(value: object) -> str | Literal[False]:
     return "auto" if text.strip().lower() == "auto" else text.strip()
 
 
-PREVIEW_AT: Final = (
-    "fractions of the work (25%,50%,75%, or as an argument a sequence such as (0.25, 0.5)), a duration (30s), or always"
-)
+PREVIEW_AT: Final = "fractions of the work (25%,50%,75%, or as an argument a sequence such as (0.25, 0.5)), a duration (30s), or always"
 """What :func:`parse_preview_at` expects."""
 
 
@@ -261,7 +274,9 @@ def parse_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
     else:
-        match = re.fullmatch(r"\s*([0-9]{1,18})\s*([a-z]*)\s*", value.lower()) if isinstance(value, str) else None
+        match = (
+            re.fullmatch(r"\s*([0-9]{1,18})\s*([a-z]*)\s*", value.lower()) if isinstance(value, str) else None
+        )
         if match is None or match[2] not in _SIZES:
             raise ValueError(expected)
         size = int(match[1]) * _SIZES[match[2]]
@@ -284,9 +299,7 @@ def parse_picture_format(value: object) -> Literal["png", "webp", "jpeg"]:
 
 def parse_base_url(value: object) -> str:
     """Return the address of a server, without a slash at its end."""
-    expected = (
-        "the address of the server as people reach it: http or https, a host, perhaps a path (https://progress.example.org)"
-    )
+    expected = "the address of the server as people reach it: http or https, a host, perhaps a path (https://progress.example.org)"
     text = value.strip() if isinstance(value, str) else ""
     try:
         parts = urlsplit(text)

@@ -18,7 +18,12 @@ def _one(number: int, **fields: object) -> LevelSnapshot:
 
 
 def _done(number: int, **fields: object) -> LevelSnapshot:
-    return ended(operation_id=f"o{number}", run=f"r{number}", batch="thumbnails", **{"ended_at": WALL + number, **fields})
+    return ended(
+        operation_id=f"o{number}",
+        run=f"r{number}",
+        batch="thumbnails",
+        **{"ended_at": WALL + number, **fields},
+    )
 
 
 def _mixed() -> list[LevelSnapshot]:
@@ -30,11 +35,18 @@ def _mixed() -> list[LevelSnapshot]:
 def test_a_batch_counts_its_operations(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
     """Counts by status, ratio, and the active and failed ones, newest first; other operations are not in it."""
     journal = open_another()
-    journal.write(batch(*_mixed(), snapshot(), ended(operation_id="x", run="x"), batches=[batch_info(total=10)]))
+    journal.write(
+        batch(*_mixed(), snapshot(), ended(operation_id="x", run="x"), batches=[batch_info(total=10)])
+    )
     fake_time.pass_(10.0)
     found = journal.batch("thumbnails")
     assert found is not None
-    assert (found.name, found.total, found.started_at, found.ended_at) == ("Name of thumbnails", 10, WALL, None)
+    assert (found.name, found.total, found.started_at, found.ended_at) == (
+        "Name of thumbnails",
+        10,
+        WALL,
+        None,
+    )
     expected = {"completed": 2, "failed": 2, "cancelled": 1, "skipped": 1, "running": 1, "pending": 1}
     assert {status.value: count for status, count in found.counts.items()} == expected
     assert found.ratio == pytest.approx(0.65)
@@ -112,8 +124,12 @@ def test_lists_are_short_and_counts_are_whole(journal: Journal) -> None:
     assert found is not None
     assert (found.counts[Status.RUNNING], found.counts[Status.FAILED]) == (240, 130)
     assert found.ratio == pytest.approx((130 + 240 * 0.25) / 500)
-    assert [operation.operation_id for operation in found.active] == [f"o{number}" for number in range(239, 139, -1)]
-    assert [operation.operation_id for operation in found.failed] == [f"o{number}" for number in range(1129, 1029, -1)]
+    assert [operation.operation_id for operation in found.active] == [
+        f"o{number}" for number in range(239, 139, -1)
+    ]
+    assert [operation.operation_id for operation in found.failed] == [
+        f"o{number}" for number in range(1129, 1029, -1)
+    ]
 
 
 def test_deleted_operations_stay_counted(journal: Journal, fake_time: FakeTime) -> None:
@@ -132,7 +148,9 @@ def test_deleted_operations_stay_counted(journal: Journal, fake_time: FakeTime) 
 
 def test_hostile_declarations_cost_only_themselves(journal: Journal) -> None:
     """Half a surrogate pair or a number past 64 bits changes one value; the work that comes with it is kept."""
-    journal.write(batch(snapshot(current=3), batches=[batch_info("b\ud800", name="n\udfff", total=2**70), batch_info()]))
+    journal.write(
+        batch(snapshot(current=3), batches=[batch_info("b\ud800", name="n\udfff", total=2**70), batch_info()])
+    )
     assert {found.id for found in journal.batches()} == {"b\\ud800", "thumbnails"}
     odd = journal.batch("b\ud800")
     assert odd is not None

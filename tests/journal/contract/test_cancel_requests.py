@@ -30,7 +30,9 @@ from tests.support.factories import (
 from tests.support.fake_time import FakeTime
 
 
-def test_a_request_reaches_the_worker_and_every_view(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
+def test_a_request_reaches_the_worker_and_every_view(
+    open_another: Callable[..., Journal], fake_time: FakeTime
+) -> None:
     """Asked from another process: the worker hears it after its next write, readers see when it was asked."""
     worker, server = open_another(), open_another()
     worker.write(batch(snapshot(), snapshot(operation_id="o2", run="r2")))
@@ -70,7 +72,9 @@ def test_the_first_request_of_a_run_stays(journal: Journal, fake_time: FakeTime)
     journal.request_cancel("friday-42", "first")
     fake_time.pass_(9.0)
     assert journal.request_cancel("friday-42", "second") is True
-    assert [(request.reason, request.at) for request in journal.cancel_requests("instance-1")] == [("first", WALL)]
+    assert [(request.reason, request.at) for request in journal.cancel_requests("instance-1")] == [
+        ("first", WALL)
+    ]
 
 
 def test_only_an_active_run_can_be_cancelled(journal: Journal) -> None:
@@ -115,10 +119,23 @@ def test_deleting_forgets_what_ended_with_everything_of_it(journal: Journal) -> 
         run = f"run-{number}"
         journal.write(batch(snapshot(run=run)))
         journal.request_cancel("friday-42", "stop")
-        journal.write(batch(ended(run=run), ended("song:1", run=run), events=[event(1, run=run)], logs=[log(1, run=run)]))
-    journal.write(batch(ended(run="x", operation_id="other"), events=[event(1, run="x", operation_id="other")]))
+        journal.write(
+            batch(
+                ended(run=run), ended("song:1", run=run), events=[event(1, run=run)], logs=[log(1, run=run)]
+            )
+        )
+    journal.write(
+        batch(ended(run="x", operation_id="other"), events=[event(1, run="x", operation_id="other")])
+    )
     running = snapshot(run="run-3", batch="thumbnails")
-    journal.write(batch(running, snapshot("song:2", run="run-3"), events=[event(9, run="run-3")], logs=[log(9, run="run-3")]))
+    journal.write(
+        batch(
+            running,
+            snapshot("song:2", run="run-3"),
+            events=[event(9, run="run-3")],
+            logs=[log(9, run="run-3")],
+        )
+    )
     assert journal.delete("friday-42") == 2
     assert [operation.run for operation in journal.history()] == ["x"]
     found = journal.get("friday-42")
@@ -137,7 +154,11 @@ def test_a_run_whose_process_has_ended_is_over(journal: Journal) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     dead, here = local_instance(process.pid), current_instance("tests")
-    journal.write(batch(snapshot(instance=dead.id), snapshot("song:1", instance=dead.id), instance=dead, events=[event(1)]))
+    journal.write(
+        batch(
+            snapshot(instance=dead.id), snapshot("song:1", instance=dead.id), instance=dead, events=[event(1)]
+        )
+    )
     waiting = {"status": Status.PENDING, "started_at": None, "started_clock": None}
     journal.write(batch(snapshot(run="run-2", instance=dead.id, **waiting), instance=dead))
     journal.write(batch(snapshot(run="run-3", instance=here.id), instance=here))
@@ -162,7 +183,9 @@ def test_work_elsewhere_is_over_when_nothing_was_heard_for_ten_minutes(
     assert journal.get("friday-42") is None
 
 
-def test_the_clock_of_the_machine_says_how_old_a_sign_of_life_of_its_containers_is(journal: Journal, fake_time: FakeTime) -> None:
+def test_the_clock_of_the_machine_says_how_old_a_sign_of_life_of_its_containers_is(
+    journal: Journal, fake_time: FakeTime
+) -> None:
     """A step of the wall clock makes no work of another container on this machine old enough to be forgotten."""
     name, boot, _ = this_host().rsplit("/", 2)
     if not boot:
@@ -180,7 +203,9 @@ def test_what_was_deleted_can_run_again(open_another: Callable[..., Journal]) ->
     worker, server = open_another(), open_another()
     worker.write(batch(ended(), ended("song:1"), instance=instance()))
     assert server.delete("friday-42") == 1
-    worker.write(batch(snapshot(run="run-2", sequence=5, current=2), snapshot("song:1", run="run-2", sequence=6)))
+    worker.write(
+        batch(snapshot(run="run-2", sequence=5, current=2), snapshot("song:1", run="run-2", sequence=6))
+    )
     worker.write(batch(snapshot(run="run-2", sequence=7, current=3)))
     found = server.get("friday-42")
     assert found is not None
@@ -195,7 +220,11 @@ def test_what_comes_late_for_a_deleted_run_stays_nowhere(open_another: Callable[
     child.write(batch(snapshot("song:1", instance="child"), instance=helper))
     parent.write(batch(ended(sequence=9)))
     assert parent.delete("friday-42") == 1
-    child.write(batch(logs=[log(1, "song:1")], events=[event(1)], resources={"run-1": resource_use()}, instance=helper))
+    child.write(
+        batch(
+            logs=[log(1, "song:1")], events=[event(1)], resources={"run-1": resource_use()}, instance=helper
+        )
+    )
     with parent._reading.acquire() as connection:
         for table in ("logs", "events", "uses"):
             orphans = f"SELECT count(*) FROM {table} WHERE operation NOT IN (SELECT key FROM operations)"
@@ -206,7 +235,9 @@ def test_what_comes_late_for_a_deleted_run_stays_nowhere(open_another: Callable[
 def test_a_journal_for_reading_refuses_both(open_another: Callable[..., Journal]) -> None:
     """The error says how to open it, and nothing has changed."""
     worker = open_another()
-    worker.write(batch(snapshot(), ended(operation_id="o2", run="r2"), sample=sample(), batches=[batch_info()]))
+    worker.write(
+        batch(snapshot(), ended(operation_id="o2", run="r2"), sample=sample(), batches=[batch_info()])
+    )
     worker.write(batch(resources={"run-1": resource_use()}))
     reader = open_another(read_only=True)
     with pytest.raises(JournalError, match="without read_only"):

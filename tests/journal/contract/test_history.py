@@ -17,7 +17,10 @@ def _write(journal: Journal, count: int) -> list[str]:
     """Write runs of which many ended at one moment; return them in the order of the history."""
     chance = random.Random(1)
     ends = [(WALL + chance.randint(0, 20), f"r-{number}", number % 2) for number in range(count)]
-    roots = [ended(run=run, operation_id=run, operation_type=f"type{parity}", ended_at=end) for end, run, parity in ends]
+    roots = [
+        ended(run=run, operation_id=run, operation_type=f"type{parity}", ended_at=end)
+        for end, run, parity in ends
+    ]
     journal.write(batch(snapshot(), *roots))
     return [run for _, run, _ in sorted(ends, reverse=True)]
 
@@ -50,7 +53,9 @@ def test_pages_of_one_type_and_since_a_moment(journal: Journal) -> None:
     assert list(journal.history(since=WALL + 21)) == list(journal.history(limit=-1)) == []
 
 
-def test_a_row_that_does_not_decode_does_not_end_the_pages(open_another: Callable[..., SqliteJournal]) -> None:
+def test_a_row_that_does_not_decode_does_not_end_the_pages(
+    open_another: Callable[..., SqliteJournal],
+) -> None:
     """A page is full as long as there is something for it."""
     journal = open_another()
     expected = _write(journal, 30)
@@ -65,7 +70,12 @@ def test_a_page_reads_no_more_than_itself(open_another: Callable[..., SqliteJour
     """The history is read along an index, whatever the filters: it is neither scanned nor sorted."""
     journal = open_another()
     _write(journal, 50)
-    for arguments in [(None, None, None), ("type1", None, None), (None, (WALL, "x"), WALL), ("type0", (WALL, "x"), WALL)]:
+    for arguments in [
+        (None, None, None),
+        ("type1", None, None),
+        (None, (WALL, "x"), WALL),
+        ("type0", (WALL, "x"), WALL),
+    ]:
         with journal._reading.transaction("DEFERRED") as connection:
             asked: list[str] = []
             connection.set_trace_callback(asked.append)

@@ -54,7 +54,9 @@ def test_a_snapshot_comes_back_as_it_was_written(journal: Journal) -> None:
         deadline_at=WALL + 100,
         trace_id="0" * 32,
     )
-    level = snapshot("song:ü’%2F\x00", current=2**53 + 1, total=2**62, unit="byte", weight=0.25, declared=True)
+    level = snapshot(
+        "song:ü’%2F\x00", current=2**53 + 1, total=2**62, unit="byte", weight=0.25, declared=True
+    )
     journal.write(batch(root, level))
     found = journal.get("friday-42")
     assert found is not None
@@ -154,7 +156,9 @@ def test_a_retry_replaces_what_stays_the_same(journal: Journal) -> None:
     journal.write(batch(snapshot("song:1", sequence=3, attempt=2, name="again")))
     found = journal.get("friday-42")
     assert found is not None
-    assert [(level.info.attempt, level.info.name, level.status) for level in found.levels] == [(2, "again", Status.RUNNING)]
+    assert [(level.info.attempt, level.info.name, level.status) for level in found.levels] == [
+        (2, "again", Status.RUNNING)
+    ]
 
 
 def test_an_id_that_ran_twice_shows_its_newest_run(journal: Journal) -> None:
@@ -170,7 +174,9 @@ def test_an_id_that_ran_twice_shows_its_newest_run(journal: Journal) -> None:
 
 def test_active_and_history_are_apart_and_newest_first(journal: Journal) -> None:
     """An operation is active until it ends; history filters by type and stops at the limit."""
-    journal.write(batch(*(snapshot(operation_id=f"o{n}", run=f"r{n}", operation_type=f"type{n % 2}") for n in range(4))))
+    journal.write(
+        batch(*(snapshot(operation_id=f"o{n}", run=f"r{n}", operation_type=f"type{n % 2}") for n in range(4)))
+    )
     journal.write(batch(snapshot("song:1", operation_id="o3", run="r3")))
     assert [operation.operation_id for operation in journal.active()] == ["o3", "o2", "o1", "o0"]
     assert [len(operation.levels) for operation in journal.active()] == [1, 0, 0, 0]
@@ -190,7 +196,9 @@ def test_levels_of_another_process_wait_for_their_operation(open_another: Callab
     """A child process may write its levels before the parent has written the operation itself."""
     child, parent = open_another(), open_another()
     helper = instance("child")
-    child.write(batch(snapshot("song:1/block:1", instance="child"), instance=helper, events=[event(1, "song:1")]))
+    child.write(
+        batch(snapshot("song:1/block:1", instance="child"), instance=helper, events=[event(1, "song:1")])
+    )
     assert child.get("friday-42") is None
     assert list(child.active()) == []
     parent.write(batch(snapshot(), events=[event(1, "song:2")]))
@@ -206,7 +214,9 @@ def test_events_filter_by_level_outcome_and_time(journal: Journal) -> None:
     failure = Failure("SyntaxError", "invalid syntax", None)
     written = [
         event(1, "song:1", outcome=Outcome.COMPLETED, name="a.wav"),
-        event(2, "song:1/action:a", outcome=Outcome.FAILED, name="b.wav", error=failure, metadata={"line": 3}),
+        event(
+            2, "song:1/action:a", outcome=Outcome.FAILED, name="b.wav", error=failure, metadata={"line": 3}
+        ),
         event(3, "song:10", outcome=Outcome.FAILED),
         event(4),
     ]
@@ -238,13 +248,22 @@ def test_an_event_sent_twice_is_kept_once(journal: Journal) -> None:
         {"current": 2**70, "total": 2**80},
         {"current": -(10**400)},
         {"message": "half \ud83d a pair", "name": "\udcff"},
-        {"metadata": {"k\udc00": "v\ud800", "nan": float("nan"), "all": (1.0, float("inf")), "big": 10**5000}},
+        {
+            "metadata": {
+                "k\udc00": "v\ud800",
+                "nan": float("nan"),
+                "all": (1.0, float("inf")),
+                "big": 10**5000,
+            }
+        },
         {"error": Failure("E\ud800", "m", "d\udfff")},
         {"eta": Eta(float("nan"), 1.0, float("inf"), "steady", "history", 3, CLOCK)},
         {"observed_at": float("inf"), "stall_after_s": float("inf")},
     ],
 )
-def test_values_that_cannot_be_stored_cost_only_themselves(journal: Journal, fields: dict[str, object]) -> None:
+def test_values_that_cannot_be_stored_cost_only_themselves(
+    journal: Journal, fields: dict[str, object]
+) -> None:
     """A number past 64 bits, half a surrogate pair or a NaN changes one value; everything else in the batch is kept."""
     level = snapshot("song:1", **fields)
     journal.write(batch(snapshot(), level, snapshot("song:2"), events=[event(1, name="x\ud800")]))
@@ -273,7 +292,9 @@ def test_a_worker_on_another_host_is_judged_by_its_heartbeat(journal: Journal, f
     assert (found.alive, found.condition, found.elapsed_seconds) == (False, Condition.ABANDONED, 14.0)
 
 
-def test_a_step_of_the_wall_clock_changes_nothing_on_this_machine(journal: Journal, fake_time: FakeTime) -> None:
+def test_a_step_of_the_wall_clock_changes_nothing_on_this_machine(
+    journal: Journal, fake_time: FakeTime
+) -> None:
     """Elapsed time and liveness come from the monotonic clock, which all processes of a boot share."""
     neighbour = instance(host=this_host() + "-other-container")
     journal.write(batch(snapshot(), instance=neighbour))
@@ -285,7 +306,9 @@ def test_a_step_of_the_wall_clock_changes_nothing_on_this_machine(journal: Journ
         assert (found.alive, found.elapsed_seconds) == (True, 5.0)
 
 
-def test_a_living_process_of_this_host_is_not_dead_for_lack_of_a_heartbeat(journal: Journal, fake_time: FakeTime) -> None:
+def test_a_living_process_of_this_host_is_not_dead_for_lack_of_a_heartbeat(
+    journal: Journal, fake_time: FakeTime
+) -> None:
     """A stopped or starved process is stalled, not abandoned."""
     me = replace(current_instance("tests"), id="instance-1")
     journal.write(batch(snapshot(), instance=me))

@@ -42,7 +42,10 @@ RECORDS = st.lists(
 @given(RECORDS)
 def test_any_records_come_back_in_the_order_of_their_numbers(written: list[LogRecord]) -> None:
     """Whatever text a record carries, it is read as it was written."""
-    with tempfile.TemporaryDirectory() as directory, closing(SqliteJournal(Path(directory, "j.db"), now=lambda: WALL)) as journal:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        closing(SqliteJournal(Path(directory, "j.db"), now=lambda: WALL)) as journal,
+    ):
         journal.write(batch(snapshot(), logs=written))
         assert list(journal.logs("friday-42")) == sorted(written, key=lambda record: record.number)
 
@@ -51,7 +54,14 @@ def test_records_filter_by_place_severity_time_and_number(journal: Journal) -> N
     """A path takes in what is below it and no neighbour; the limit keeps the newest; the oldest come first."""
     written = [
         log(1, "song:1", severity=10, severity_text="DEBUG"),
-        log(2, "song:1/action:a", severity=40, severity_text="ERROR", details="Traceback", attributes={"take": 3}),
+        log(
+            2,
+            "song:1/action:a",
+            severity=40,
+            severity_text="ERROR",
+            details="Traceback",
+            attributes={"take": 3},
+        ),
         log(3, "song:10", severity=35),
         log(4, trace_id="0" * 32, span_id="1" * 16),
     ]
@@ -109,7 +119,9 @@ def test_a_level_keeps_its_newest_records(journal: Journal, at_once: bool) -> No
 def test_an_operation_keeps_its_newest_records(journal: Journal) -> None:
     """Many levels that talk a little lose the oldest records of all."""
     records = [log(number, f"song:{number % 20}") for number in range(1, MAX_LOGS_PER_OPERATION + 1_001)]
-    journal.write(batch(snapshot(), snapshot(operation_id="o2", run="r2"), logs=[log(operation_id="o2", run="r2")]))
+    journal.write(
+        batch(snapshot(), snapshot(operation_id="o2", run="r2"), logs=[log(operation_id="o2", run="r2")])
+    )
     for start in range(0, len(records), 2_500):
         journal.write(batch(logs=records[start : start + 2_500]))
     kept = [record.number for record in journal.logs("friday-42", limit=100_000)]
@@ -139,7 +151,12 @@ def test_a_question_with_half_a_pair_finds_nothing(journal: Journal) -> None:
     half = "\ud800"
     assert list(journal.logs("friday-42", path=half)) == list(journal.events("friday-42", level=half)) == []
     assert list(journal.logs(half)) == list(journal.history(half)) == list(journal.resources(half)) == []
-    assert (journal.get(half), journal.batch(half), journal.request_cancel(half, half), journal.delete(half)) == (
+    assert (
+        journal.get(half),
+        journal.batch(half),
+        journal.request_cancel(half, half),
+        journal.delete(half),
+    ) == (
         None,
         None,
         False,

@@ -64,10 +64,15 @@ def test_one_without_a_location_is_no_longer_kept(open_another: Opener) -> None:
 def test_who_keeps_the_content_is_told_what_is_deleted(open_another: Opener) -> None:
     """Once the rows are gone for good, each location is told once; one that another run still shows is not, until that goes too."""
     told: list[str] = []
-    journal = open_another(on_deleted=lambda locations: told.extend((*locations, f"{len(journal.previews('friday-42'))} left")))
+    journal = open_another(
+        on_deleted=lambda locations: told.extend((*locations, f"{len(journal.previews('friday-42'))} left"))
+    )
     shared = preview(1, run="r1").location
     journal.write(
-        batch(ended(run="r1"), previews=[preview(1, run="r1"), preview(2, run="r1"), preview(3, run="r1", location=shared)])
+        batch(
+            ended(run="r1"),
+            previews=[preview(1, run="r1"), preview(2, run="r1"), preview(3, run="r1", location=shared)],
+        )
     )
     other = {"operation_id": "other", "run": "x"}
     journal.write(batch(ended(**other), previews=[preview(1, location=shared, **other)]))
@@ -82,7 +87,13 @@ def test_previews_go_with_their_operation_after_its_time(open_another: Opener, f
     told: list[str] = []
     me = instance()
     journal = open_another(retention_s=600.0, on_deleted=told.extend)
-    journal.write(batch(ended(run="old", operation_id="old"), previews=[preview(1, run="old", operation_id="old")], instance=me))
+    journal.write(
+        batch(
+            ended(run="old", operation_id="old"),
+            previews=[preview(1, run="old", operation_id="old")],
+            instance=me,
+        )
+    )
     journal.write(batch(snapshot(), previews=[preview(1)], instance=me))
     for _ in range(20):
         fake_time.pass_(60.0)
@@ -91,7 +102,9 @@ def test_previews_go_with_their_operation_after_its_time(open_another: Opener, f
     assert numbers(journal.previews("friday-42")) == [1]
 
 
-def test_very_many_are_deleted_over_many_transactions(open_another: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_many_are_deleted_over_many_transactions(
+    open_another: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Deleting takes some rows at a time, and still tells each location once."""
     monkeypatch.setattr("otel_progress.journal.sqlite.journal.ROWS_A_PASS", 50)
     told: list[str] = []

@@ -18,14 +18,19 @@ from tests.support.factories import CLOCK, WALL, batch, ended, instance, resourc
 from tests.support.strategies import COUNT, REAL
 
 SAMPLE = st.builds(ResourceSample, REAL, REAL, REAL, COUNT, st.none() | REAL, st.none() | COUNT)
-USE = st.builds(ResourceUse, SAMPLE, COUNT, REAL, REAL, REAL, COUNT, st.none() | REAL, st.none() | REAL, st.none() | COUNT)
+USE = st.builds(
+    ResourceUse, SAMPLE, COUNT, REAL, REAL, REAL, COUNT, st.none() | REAL, st.none() | REAL, st.none() | COUNT
+)
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(SAMPLE, unique_by=lambda one: one.clock, max_size=5), USE)
 def test_samples_and_use_come_back_as_written(written: list[ResourceSample], use: ResourceUse) -> None:
     """Samples come in the order of the process' own clock, what an operation used comes with it."""
-    with tempfile.TemporaryDirectory() as directory, closing(SqliteJournal(Path(directory, "j.db"), now=lambda: WALL)) as journal:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        closing(SqliteJournal(Path(directory, "j.db"), now=lambda: WALL)) as journal,
+    ):
         journal.write(batch(snapshot(started_clock=None)))
         for one in written:
             journal.write(batch(sample=one))
@@ -67,9 +72,20 @@ def test_every_view_carries_what_an_operation_used(open_another: Callable[..., J
     """The newest is in get, active, watch and, after the end, in the history."""
     journal = open_another()
     journal.write(batch(snapshot(), resources={"run-1": resource_use(), "no-such-run": resource_use()}))
-    use = resource_use(sample(1.0, gpu_ratio=0.25, gpu_memory_bytes=7), samples=11, gpu_mean=0.2, gpu_peak=0.3, gpu_memory_peak=9)
+    use = resource_use(
+        sample(1.0, gpu_ratio=0.25, gpu_memory_bytes=7),
+        samples=11,
+        gpu_mean=0.2,
+        gpu_peak=0.3,
+        gpu_memory_peak=9,
+    )
     journal.write(batch(resources={"run-1": use}))
-    seen = [journal.get("friday-42"), *journal.active(), *journal.active(levels=False), *next(journal.watch())]
+    seen = [
+        journal.get("friday-42"),
+        *journal.active(),
+        *journal.active(levels=False),
+        *next(journal.watch()),
+    ]
     assert [operation and operation.resources for operation in seen] == [use] * 4
     journal.write(batch(ended()))
     assert [operation.resources for operation in journal.history()] == [use]

@@ -64,7 +64,9 @@ def test_levels_of_one_shape_in_one_run_are_all_kept(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize(("own", "expected"), [(0, 4), (1, 3), (2, 2), (3, 0)])
-def test_those_of_other_hosts_come_first_while_there_are_few(journal: Journal, own: int, expected: int) -> None:
+def test_those_of_other_hosts_come_first_while_there_are_few(
+    journal: Journal, own: int, expected: int
+) -> None:
     """With fewer than three from this class of host the newest of others come before them, within the limit."""
     taught(journal, *(lesson(f"e{n}", 1.0 + n, ELSEWHERE) for n in range(6)))
     taught(journal, *(lesson(f"r{n}", 100.0 + n) for n in range(own)))
@@ -98,14 +100,19 @@ def test_deleting_forgets_the_lessons_of_all_runs(journal: Journal) -> None:
     """All ended runs of an id go with their lessons; other operations keep theirs."""
     for number in range(3):
         journal.write(
-            batch(ended(run=f"r{number}"), trajectories=[lesson(f"r{number}"), lesson(f"r{number}", key=history_key("song"))])
+            batch(
+                ended(run=f"r{number}"),
+                trajectories=[lesson(f"r{number}"), lesson(f"r{number}", key=history_key("song"))],
+            )
         )
     journal.write(batch(ended(operation_id="o2", run="x"), trajectories=[lesson("x", 5.0)]))
     assert journal.delete("friday-42") == 3
     assert (durations(journal), durations(journal, history_key("song"))) == ([5.0], [])
 
 
-def test_the_table_is_bounded_and_what_learned_nothing_goes_first(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_bounded_and_what_learned_nothing_goes_first(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With keys without end those under which nothing was learned for the longest time go."""
     monkeypatch.setattr(lessons, "MAX_TRAJECTORIES", 10)
     for number in range(14):
@@ -126,12 +133,19 @@ NUMBER = st.floats(0, 1e7) | st.floats()
     names=st.tuples(st.text(), st.text(), st.text(), st.text()),
 )
 def test_whatever_is_taught_hurts_nobody(
-    journal: Journal, duration: float, points: list[tuple[float, float]], stages: dict[str, float], names: tuple[str, ...]
+    journal: Journal,
+    duration: float,
+    points: list[tuple[float, float]],
+    stages: dict[str, float],
+    names: tuple[str, ...],
 ) -> None:
     """Any numbers and any text can be written; what comes back is finite, bounded and in order."""
     key = TrajectoryKey(*names)
     journal.write(
-        batch(ended(operation_id="any"), trajectories=[lesson(key=key, trajectory=Trajectory(duration, points, stages))])
+        batch(
+            ended(operation_id="any"),
+            trajectories=[lesson(key=key, trajectory=Trajectory(duration, points, stages))],
+        )
     )
     for found in journal.trajectories(key):
         assert 0.0 <= found.duration_s < float("inf")
@@ -156,5 +170,10 @@ def test_a_long_curve_is_thinned_evenly(journal: Journal) -> None:
 
 def test_stages_without_end_cost_only_themselves(journal: Journal) -> None:
     """A run with thousands of stages is kept without them."""
-    taught(journal, lesson(trajectory=Trajectory(9.0, ((0.0, 0.0), (9.0, 1.0)), {f"stage {n}": 1.0 for n in range(9_000)})))
+    taught(
+        journal,
+        lesson(
+            trajectory=Trajectory(9.0, ((0.0, 0.0), (9.0, 1.0)), {f"stage {n}": 1.0 for n in range(9_000)})
+        ),
+    )
     assert list(journal.trajectories(KEY)) == [Trajectory(9.0, ((0.0, 0.0), (9.0, 1.0)))]

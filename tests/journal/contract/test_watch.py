@@ -52,7 +52,9 @@ def test_changes_come_once_and_folded(open_another: Callable[..., Journal], fake
     watch.close()
 
 
-def test_an_operation_that_began_and_ended_between_two_looks_is_seen(open_another: Callable[..., Journal]) -> None:
+def test_an_operation_that_began_and_ended_between_two_looks_is_seen(
+    open_another: Callable[..., Journal],
+) -> None:
     """Nothing is too short to be seen."""
     writer, watch = open_another(), open_another().watch()
     writer.write(batch())
@@ -61,7 +63,9 @@ def test_an_operation_that_began_and_ended_between_two_looks_is_seen(open_anothe
     assert _seen(next(watch)) == [("friday-42", 2)]
 
 
-def test_a_worker_that_falls_silent_is_told_once(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
+def test_a_worker_that_falls_silent_is_told_once(
+    open_another: Callable[..., Journal], fake_time: FakeTime
+) -> None:
     """Nobody writes when a worker dies, so time alone has to bring its operations up, with their levels."""
     writer, watch = open_another(), open_another().watch()
     writer.write(batch(snapshot(), snapshot("song:1")))
@@ -86,11 +90,17 @@ def test_a_heartbeat_alone_brings_no_news(open_another: Callable[..., Journal], 
         writer.write(batch(at=fake_time.now, clock=fake_time.clock))
         told += [operation.condition for operation in next(watch)]
     assert told == [Condition.STALLED]
-    writer.write(batch(replace(root, sequence=2, advanced_clock=fake_time.clock), at=fake_time.now, clock=fake_time.clock))
+    writer.write(
+        batch(
+            replace(root, sequence=2, advanced_clock=fake_time.clock), at=fake_time.now, clock=fake_time.clock
+        )
+    )
     assert [operation.condition for operation in next(watch)] == [Condition.OK]
 
 
-def test_a_look_that_a_fork_stops_is_repeated(open_another: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_that_a_fork_stops_is_repeated(
+    open_another: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A look that was stopped after it read the revision loses no change."""
     writer, watch = open_another(), open_another().watch()
     writer.write(batch(snapshot()))

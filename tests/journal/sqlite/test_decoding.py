@@ -49,7 +49,17 @@ def journal(path: Path, fake_time: FakeTime) -> Iterator[SqliteJournal]:
     levels = [snapshot("song:1"), ended("song:2")]
     records = [log(1), log(2, attributes={"gain": 1.5})]
     old = ended(operation_id="old", run="old", batch="thumbnails")
-    journal.write(batch(root, *levels, old, events=[event(1), event(2)], logs=records, sample=sample(), batches=[batch_info()]))
+    journal.write(
+        batch(
+            root,
+            *levels,
+            old,
+            events=[event(1), event(2)],
+            logs=records,
+            sample=sample(),
+            batches=[batch_info()],
+        )
+    )
     journal.write(batch(trajectories=[lesson()], previews=[preview()]))
     journal.write(batch(sample=sample(2.0), resources={"run-1": resource_use()}))
     journal.request_cancel("friday-42", "stop")
@@ -90,8 +100,12 @@ _COLUMNS = {
 
 
 @pytest.mark.parametrize("value", ["9e999", "-9e999"])
-@pytest.mark.parametrize(("table", "column"), [(table, column) for table, names in _COLUMNS.items() for column in names.split()])
-def test_an_infinite_column_never_comes_out(journal: SqliteJournal, table: str, column: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table, names in _COLUMNS.items() for column in names.split()]
+)
+def test_an_infinite_column_never_comes_out(
+    journal: SqliteJournal, table: str, column: str, value: str
+) -> None:
     """Every document can be written as JSON, and what else there is stays readable."""
     with journal._writing.transaction("IMMEDIATE") as connection:
         connection.execute(f"UPDATE OR IGNORE {table} SET {column} = {value}")
@@ -115,12 +129,17 @@ _IN_TEXT = {
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 @pytest.mark.parametrize(("table", "column"), _IN_TEXT)
-def test_no_number_within_json_never_comes_out(journal: SqliteJournal, table: str, column: str, value: str) -> None:
+def test_no_number_within_json_never_comes_out(
+    journal: SqliteJournal, table: str, column: str, value: str
+) -> None:
     """NaN and infinities within a text are unknown, or cost the record that needs the number."""
     text = _IN_TEXT[table, column]
     with journal._writing.transaction("IMMEDIATE") as connection:
         if text is None:
-            connection.execute("UPDATE levels SET info = replace(info, ?, ?)", (f'"started_at":{WALL}', f'"started_at":{value}'))
+            connection.execute(
+                "UPDATE levels SET info = replace(info, ?, ?)",
+                (f'"started_at":{WALL}', f'"started_at":{value}'),
+            )
         else:
             connection.execute(f"UPDATE {table} SET {column} = ?", (text.replace("X", value),))
     documents = _documents(journal)
@@ -140,7 +159,15 @@ def test_no_number_within_json_never_comes_out(journal: SqliteJournal, table: st
 
 
 _STRANGE = {
-    ("states", "extra"): ["", "[]", "{}", "7", "[1, 2, 3, 4, 5]", '[false, "a", 0.0, 1, null]', "[false, null, 0.0, 1.5, null]"],
+    ("states", "extra"): [
+        "",
+        "[]",
+        "{}",
+        "7",
+        "[1, 2, 3, 4, 5]",
+        '[false, "a", 0.0, 1, null]',
+        "[false, null, 0.0, 1.5, null]",
+    ],
     ("states", "eta"): [
         '[1.0, 1.0, 1.0, "estimated", "rate", 1, 1.0, "soon", 1.0]',
         '[1.0, 1.0, 1.0, "a", "b", 1, 1.0, [], 1.0]',

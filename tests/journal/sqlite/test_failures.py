@@ -58,7 +58,9 @@ def test_a_lock_is_waited_for_then_told_then_forgotten(path: Path, monkeypatch: 
 def test_a_write_that_fails_leaves_nothing_half_done(journal: SqliteJournal, path: Path) -> None:
     """A batch is kept as a whole or not at all, and the journal does not believe it wrote what was rolled back."""
     other = sqlite3.connect(path)
-    other.execute("CREATE TRIGGER refuse BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no such luck'); END")
+    other.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no such luck'); END"
+    )
     other.commit()
     new = (snapshot(sequence=2), snapshot("song:2"), snapshot(operation_id="o2", run="r2"))
     with pytest.raises(JournalError, match="no such luck"):
@@ -207,10 +209,14 @@ def test_a_quota_is_told_and_survived(path: Path) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.skipif(sys.platform != "linux" or shutil.which("mount") is None, reason="needs a small file system")
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("mount") is None, reason="needs a small file system"
+)
 def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
     """The same on a file system that is full, until something else on it is deleted."""
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], check=False, capture_output=True
+    ).returncode:
         pytest.skip("may not mount a small file system here")
     try:
         (tmp_path / "ballast").write_bytes(bytes(600_000))

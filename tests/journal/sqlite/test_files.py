@@ -161,7 +161,10 @@ def test_a_journal_of_a_newer_version_is_refused(path: Path) -> None:
 def test_an_older_journal_is_migrated_with_its_content(path: Path) -> None:
     """Steps that the file has not seen are run, once, and what is recorded stays."""
     _change(path, "SELECT 1")
-    steps = (*schema.MIGRATIONS, ("ALTER TABLE levels ADD COLUMN colour TEXT", "UPDATE levels SET colour = 'red'"))
+    steps = (
+        *schema.MIGRATIONS,
+        ("ALTER TABLE levels ADD COLUMN colour TEXT", "UPDATE levels SET colour = 'red'"),
+    )
     connection = sqlite3.connect(path, isolation_level=None)
     for _ in range(2):
         schema.migrate(connection, path, steps)
@@ -175,7 +178,9 @@ def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
     _change(path, "SELECT 1")
     connection = sqlite3.connect(path, isolation_level=None)
     with pytest.raises(sqlite3.OperationalError):
-        schema.migrate(connection, path, (*schema.MIGRATIONS, ("ALTER TABLE levels ADD COLUMN colour TEXT", "NO SQL")))
+        schema.migrate(
+            connection, path, (*schema.MIGRATIONS, ("ALTER TABLE levels ADD COLUMN colour TEXT", "NO SQL"))
+        )
     assert connection.execute("SELECT * FROM levels").description[-1][0] == "info"
     assert connection.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
     connection.close()
@@ -209,7 +214,9 @@ for n in range(2):
 
 
 @pytest.mark.process
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="has to be root to become somebody else")
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="has to be root to become somebody else"
+)
 def test_a_directory_of_somebody_else_is_a_clear_error() -> None:
     """Without the right to write, the error names the path and the fix, and every later tick says the same."""
     program = """

@@ -16,7 +16,19 @@ from otel_progress import codec
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite import schema
 from otel_progress.model import Eta, LevelSnapshot, Status
-from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, event, history_key, lesson, log, preview, snapshot
+from tests.support.factories import (
+    CLOCK,
+    WALL,
+    batch,
+    batch_info,
+    ended,
+    event,
+    history_key,
+    lesson,
+    log,
+    preview,
+    snapshot,
+)
 from tests.support.journal_processes import run
 
 OLD_STATE: Final = (
@@ -25,9 +37,7 @@ OLD_STATE: Final = (
 )  # fmt: skip
 """Columns of states in the first two versions, in the order in which their workers wrote them."""
 OLD_ADD: Final = f"INSERT INTO states ({', '.join(OLD_STATE)}, level) VALUES ({', '.join('?' * 20)})"
-OLD_MOVE_ON: Final = (
-    f"UPDATE states SET {', '.join(f'{column} = ?' for column in OLD_STATE[:9])} WHERE level = ? AND sequence < ?"
-)
+OLD_MOVE_ON: Final = f"UPDATE states SET {', '.join(f'{column} = ?' for column in OLD_STATE[:9])} WHERE level = ? AND sequence < ?"
 OLD_ETA: Final = '[30.0,20.0,50.0,"estimated","rate",0,5000.0]'
 """An estimate as it was kept: without what says how it ages."""
 GAPS: Final = {"": 30.0, "song:1": 2.0}
@@ -47,7 +57,11 @@ def _older(path: Path, version: int) -> None:
     process = ("instance-1", 4711, "elsewhere/boot/1", "nightly", WALL, None, WALL, CLOCK)
     connection.execute("INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?)", process)
     connection.execute("UPDATE counters SET revision = 5, level_key = 4")
-    roots = [snapshot(), ended(operation_id="o2", run="r2"), ended(operation_id="o3", run="r3", ended_at=WALL + 90)]
+    roots = [
+        snapshot(),
+        ended(operation_id="o2", run="r2"),
+        ended(operation_id="o3", run="r3", ended_at=WALL + 90),
+    ]
     add = """INSERT INTO operations (key, revision, run, operation_id, operation_type, instance, recorded_at, finished_at)
         VALUES (?, 5, ?, ?, 'setlist', 'instance-1', ?, ?)"""
     for key, root in enumerate(roots, 1):
@@ -57,14 +71,17 @@ def _older(path: Path, version: int) -> None:
     connection.execute("UPDATE states SET eta = ? WHERE level = 4", (OLD_ETA,))
     happened = (1, 1, "instance-1", "", "setlist", "progress.item", WALL + 1)
     connection.execute(
-        "INSERT INTO events (operation, number, writer, path, level_type, kind, at) VALUES (?,?,?,?,?,?,?)", happened
+        "INSERT INTO events (operation, number, writer, path, level_type, kind, at) VALUES (?,?,?,?,?,?,?)",
+        happened,
     )
     connection.close()
 
 
 def _add_level(connection: sqlite3.Connection, key: int, operation: int, level: LevelSnapshot) -> None:
     info = {name: value for name, value in codec.encode_info(level.info).items() if name != "batch"}
-    connection.execute("INSERT INTO levels VALUES (?, ?, ?, ?)", (key, operation, level.path, json.dumps(info)))
+    connection.execute(
+        "INSERT INTO levels VALUES (?, ?, ?, ?)", (key, operation, level.path, json.dumps(info))
+    )
     connection.execute(OLD_ADD, (*_old_state(level), key))
 
 
@@ -94,7 +111,12 @@ def test_a_file_of_an_earlier_version_is_read(path: Path, version: int, read_onl
     assert [operation.run for operation in journal.history()] == ["r3", "r2"]
     assert journal.history("setlist")[0].status is Status.COMPLETED
     assert list(journal.events("friday-42")) == [event(1)]
-    assert list(journal.logs("friday-42")) == list(journal.resources("friday-42")) == list(journal.batches()) == []
+    assert (
+        list(journal.logs("friday-42"))
+        == list(journal.resources("friday-42"))
+        == list(journal.batches())
+        == []
+    )
     assert list(journal.previews("friday-42")) == list(journal.trajectories(history_key())) == []
     journal.close()
 
@@ -105,7 +127,12 @@ def test_work_goes_on_in_a_file_of_an_earlier_version(path: Path, version: int) 
     _older(path, version)
     journal = SqliteJournal(path, now=lambda: WALL, clock=lambda: CLOCK)
     root = ended(sequence=9, batch="b", stall_after_s=7.0, paused_s=3.0, previews=1)
-    told = {"logs": [log(1)], "batches": [batch_info("b", total=1)], "previews": [preview()], "trajectories": [lesson()]}
+    told = {
+        "logs": [log(1)],
+        "batches": [batch_info("b", total=1)],
+        "previews": [preview()],
+        "trajectories": [lesson()],
+    }
     journal.write(batch(root, **told))
     assert [operation.run for operation in journal.history()] == ["r3", "run-1", "r2"]
     assert len(journal.logs("friday-42")) == 1
@@ -148,7 +175,9 @@ def test_a_worker_of_an_earlier_version_goes_on_meanwhile(path: Path, version: i
 
 
 @pytest.mark.process
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="has to be root to become somebody else")
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="has to be root to become somebody else"
+)
 def test_who_may_not_upgrade_is_told_what_to_do() -> None:
     """A reader that cannot write the file says which version it has and who could help; the file stays as it is."""
     program = """

@@ -43,7 +43,9 @@ def test_writers_at_once_lose_nothing_and_readers_never_wait(path: Path) -> None
             assert [item.number for item in reader.events(f"p{n}")] == list(range(1, 152))
 
 
-def _write_all(processes: Sequence[subprocess.Popen[str]], count: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+def _write_all(
+    processes: Sequence[subprocess.Popen[str]], count: int, meanwhile: Callable[[], None] = lambda: None
+) -> None:
     """Let all processes write ``count`` batches at once, and wait until they have."""
     for process in processes:
         tell(process, count)
@@ -116,7 +118,9 @@ def test_a_killed_worker_loses_no_batch_and_breaks_nothing(path: Path) -> None:
             pid = int(hear(process))
             for _ in range(chance.randint(1, 40)):
                 taken = int(hear(process))
-            threading.Event().wait(chance.random() * 0.003)  # so that the moment falls anywhere within a write
+            threading.Event().wait(
+                chance.random() * 0.003
+            )  # so that the moment falls anywhere within a write
             os.kill(pid, signal.SIGKILL)
             while (line := hear(process)) != "over":
                 taken = int(line)
@@ -126,7 +130,9 @@ def test_a_killed_worker_loses_no_batch_and_breaks_nothing(path: Path) -> None:
                 assert found is not None
                 assert found.root.sequence in {taken, taken + 1}
                 assert max(level.sequence for level in found.levels) == found.root.sequence
-                assert [item.number for item in reader.events(name)] == list(range(1, found.root.sequence + 1))
+                assert [item.number for item in reader.events(name)] == list(
+                    range(1, found.root.sequence + 1)
+                )
 
 
 _FORK = """

@@ -70,7 +70,10 @@ def test_a_worker_hears_nothing_for_next_to_nothing(open_another: Callable[..., 
 def test_a_batch_is_counted_along_an_index(open_another: Callable[..., SqliteJournal]) -> None:
     """No operation is looked at to be counted, and only those that are listed are read."""
     journal = open_another()
-    roots = [ended(operation_id=f"o{n}", run=f"r{n}", batch="b", status=list(Status)[2 + n % 4]) for n in range(300)]
+    roots = [
+        ended(operation_id=f"o{n}", run=f"r{n}", batch="b", status=list(Status)[2 + n % 4])
+        for n in range(300)
+    ]
     running = [snapshot(operation_id=f"a{n}", run=f"a{n}", batch="b", ratio=0.5) for n in range(10)]
     journal.write(batch(*roots, *running, batches=[batch_info("b")]))
     with _asked(journal._reading) as asked:
@@ -100,7 +103,9 @@ def test_moving_on_binds_nine_values(open_another: Callable[..., SqliteJournal])
     had = {"paused_s": 3.0, "previews": 2, "overdue_after_s": 90.0, "resumed_from": 3}
     journal.write(batch(snapshot(**had), snapshot("song:1")))
     with _asked(journal._writing) as asked:
-        journal.write(batch(snapshot(sequence=2, current=1, **had), snapshot("song:1", sequence=3, current=1)))
+        journal.write(
+            batch(snapshot(sequence=2, current=1, **had), snapshot("song:1", sequence=3, current=1))
+        )
     updates = [one for one in asked if one.startswith("UPDATE states")]
     assert len(updates) == 2
     assert all(one.count(" = ") == 10 and "extra" not in one for one in updates)
@@ -115,7 +120,9 @@ def test_what_is_learned_and_seen_is_found_along_an_index(open_another: Callable
         assert journal.delete("friday-42") == 1
     with journal._reading.acquire() as connection:
         statements = [
-            one for one in asked if one.startswith(("SELECT", "DELETE")) and ("trajectories" in one or "previews" in one)
+            one
+            for one in asked
+            if one.startswith(("SELECT", "DELETE")) and ("trajectories" in one or "previews" in one)
         ]
         plan = [row[3] for one in statements for row in connection.execute(f"EXPLAIN QUERY PLAN {one}")]
     assert len(statements) >= 6

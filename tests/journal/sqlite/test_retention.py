@@ -46,7 +46,9 @@ def test_ended_operations_go_after_their_time_with_all_they_have(path: Path, fak
     journal.close()
 
 
-def test_abandoned_operations_go_too_and_living_ones_never(path: Path, fake_time: FakeTime, me: object) -> None:
+def test_abandoned_operations_go_too_and_living_ones_never(
+    path: Path, fake_time: FakeTime, me: object
+) -> None:
     """An operation of a dead process goes after the same time, one of a living process stays however old it is."""
     journal = _open(path, fake_time, retention_s=3600.0)
     dead = instance("dead")
@@ -70,7 +72,9 @@ def test_a_worker_whose_operation_was_deleted_brings_it_back(path: Path, fake_ti
     other = instance("other")
     janitor.write(batch(instance=other, at=fake_time.now))
     fake_time.pass_(60.0)
-    janitor.write(batch(snapshot(operation_id="o2", run="r2", instance="other"), instance=other, at=fake_time.now))
+    janitor.write(
+        batch(snapshot(operation_id="o2", run="r2", instance="other"), instance=other, at=fake_time.now)
+    )
     assert [operation.operation_id for operation in janitor.active()] == ["o2"]
     worker.write(batch(snapshot(sequence=2, current=5), snapshot("song:1", sequence=3), at=fake_time.now))
     found = janitor.get("friday-42")
@@ -117,11 +121,15 @@ def test_one_endless_operation_keeps_its_newest_events(path: Path, fake_time: Fa
     journal.close()
 
 
-def test_a_pass_is_bounded_and_goes_on(path: Path, fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_is_bounded_and_goes_on(
+    path: Path, fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Deleting very much is spread over many ticks."""
     monkeypatch.setattr(retention, "ROWS_A_PASS", 100)
     journal = _open(path, fake_time, retention_s=60.0)
-    journal.write(batch(ended(), *(ended(f"song:{n}") for n in range(250)), events=[event(n) for n in range(450)]))
+    journal.write(
+        batch(ended(), *(ended(f"song:{n}") for n in range(250)), events=[event(n) for n in range(450)])
+    )
     fake_time.pass_(3600.0)
     left = []
     for _ in range(9):

@@ -11,7 +11,17 @@ from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite import retention
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.processes import current_instance
-from tests.support.factories import WALL, batch, batch_info, ended, instance, log, resource_use, sample, snapshot
+from tests.support.factories import (
+    WALL,
+    batch,
+    batch_info,
+    ended,
+    instance,
+    log,
+    resource_use,
+    sample,
+    snapshot,
+)
 from tests.support.fake_time import FakeTime
 
 MIB = 1024 * 1024
@@ -34,7 +44,11 @@ def _tick(journal: SqliteJournal, time: FakeTime, seconds: float) -> None:
 def test_nothing_of_an_ended_operation_stays_behind(path: Path, fake_time: FakeTime) -> None:
     """Logs, use and request go with their operation, samples with the last operation of a process that is gone."""
     journal = _open(path, fake_time, retention_s=3600.0)
-    journal.write(batch(snapshot(), sample=sample(), resources={"run-1": resource_use()}, logs=[log(1), log(2, "song:1")]))
+    journal.write(
+        batch(
+            snapshot(), sample=sample(), resources={"run-1": resource_use()}, logs=[log(1), log(2, "song:1")]
+        )
+    )
     journal.request_cancel("friday-42", "stop")
     journal.write(batch(ended(), sample=sample(1)))
     tables = ("operations", "logs", "uses", "requests", "samples", "instances")
@@ -53,7 +67,10 @@ def test_a_batch_outlives_its_operations_with_its_counts(path: Path, fake_time: 
     """As long as something of it runs or is recent it stays; what retention deletes is counted on, once."""
     journal = _open(path, fake_time, retention_s=3600.0)
     me = replace(current_instance("tests"), id="instance-1")
-    first = [_in_batch(number, WALL + number, Status.FAILED if number < 3 else Status.COMPLETED) for number in range(10)]
+    first = [
+        _in_batch(number, WALL + number, Status.FAILED if number < 3 else Status.COMPLETED)
+        for number in range(10)
+    ]
     running = snapshot(operation_id="long", run="long", batch="thumbnails")
     journal.write(batch(running, *first, instance=me, batches=[batch_info(total=12)]))
     for _ in range(3):
@@ -121,7 +138,9 @@ def test_logs_and_samples_keep_within_the_size_of_the_file(path: Path, fake_time
     journal.write(batch(snapshot(), instance=me))
     for start in range(1, 9_000, 250):
         fake_time.pass_(30.0)
-        records = [log(number, f"song:{number % 20}", message="x" * 300) for number in range(start, start + 250)]
+        records = [
+            log(number, f"song:{number % 20}", message="x" * 300) for number in range(start, start + 250)
+        ]
         journal.write(batch(instance=me, at=fake_time.now, logs=records))
         assert path.stat().st_size < 1.5 * MIB
     kept = [record.number for record in journal.logs("friday-42", limit=100_000)]

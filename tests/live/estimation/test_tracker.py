@@ -131,7 +131,10 @@ def test_an_estimate_has_a_sequence_number_of_its_own(recorder: Recorder) -> Non
             recorder.clock.advance(0.4)
             if number % 3:
                 op.increment()
-            for snapshot in (*(recorder.runtime.store.collect().snapshots if number % 2 else ()), op.snapshot()):
+            for snapshot in (
+                *(recorder.runtime.store.collect().snapshots if number % 2 else ()),
+                op.snapshot(),
+            ):
                 assert seen.setdefault(snapshot.sequence, snapshot) == snapshot
 
 
@@ -291,7 +294,8 @@ def test_errors_of_the_predictions_are_on_the_span(recorder: Recorder) -> None:
         recorder.tick()
     attributes = dict(recorder.spans()[0].attributes or {})
     first, middle, last = (
-        attributes[name] for name in (semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST)
+        attributes[name]
+        for name in (semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST)
     )
     assert isinstance(first, float)
     assert isinstance(middle, float)
@@ -299,7 +303,13 @@ def test_errors_of_the_predictions_are_on_the_span(recorder: Recorder) -> None:
     assert first > 0.5  # eighty seconds were foretold
     assert middle == pytest.approx(first)  # it still stood at half, after 8.5 s of 17
     assert 0.0 <= last < 0.2
-    assert sum(name.startswith("progress.") and not name.startswith(semconv.METADATA_PREFIX) for name in attributes) <= 16
+    assert (
+        sum(
+            name.startswith("progress.") and not name.startswith(semconv.METADATA_PREFIX)
+            for name in attributes
+        )
+        <= 16
+    )
     with progress.operation("job", total=10) as op:
         for _ in range(3):
             recorder.clock.advance(1.0)
@@ -313,7 +323,9 @@ def test_errors_of_the_predictions_are_on_the_span(recorder: Recorder) -> None:
 def test_importing_costs_nothing() -> None:
     """The package alone loads no estimator, nor the records that only running configurations need."""
     script = "import sys, otel_progress; print([name for name in sys.modules if name.startswith('otel_progress.')])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
     for name in (
         "otel_progress.eta",
         "otel_progress.records",

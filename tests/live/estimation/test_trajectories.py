@@ -13,14 +13,21 @@ import otel_progress as progress
 from otel_progress import Status, semconv
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.live.estimation import trajectories as book_module
-from otel_progress.live.estimation.trajectories import MAX_CACHED_KEYS, MAX_TRAJECTORIES_PER_KEY, TrajectoryCache, longest_gap
+from otel_progress.live.estimation.trajectories import (
+    MAX_CACHED_KEYS,
+    MAX_TRAJECTORIES_PER_KEY,
+    TrajectoryCache,
+    longest_gap,
+)
 from otel_progress.live.store import LiveStore
 from otel_progress.processes import host_class
 from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
 from otel_progress.testing import CountingIds, Recorder, recording, wait_until
 
 
-def run(recorder: Recorder, steps: int = 4, seconds: float = 5.0, **asked: object) -> Sequence[TrajectoryEntry]:
+def run(
+    recorder: Recorder, steps: int = 4, seconds: float = 5.0, **asked: object
+) -> Sequence[TrajectoryEntry]:
     """Work through an operation of so many steps; return what it left."""
     with progress.operation("job", total=steps, **asked) as op:  # type: ignore[arg-type]
         recorder.tick()
@@ -35,7 +42,9 @@ def test_a_run_that_completed_teaches(recorder: Recorder) -> None:
     """The batch with the end of an operation has its curve, under its type, this kind of machine and the caller's bucket."""
     (lesson,) = run(recorder, eta_key="1080p")
     assert lesson.key == TrajectoryKey("job", "", host_class(), "1080p")
-    assert lesson.trajectory == Trajectory(20.0, ((0.0, 0.0), (5.0, 0.25), (10.0, 0.5), (15.0, 0.75), (20.0, 1.0)), {})
+    assert lesson.trajectory == Trajectory(
+        20.0, ((0.0, 0.0), (5.0, 0.25), (10.0, 0.5), (15.0, 0.75), (20.0, 1.0)), {}
+    )
     assert lesson.run == recorder.runtime.get_history()[0].run
     assert lesson.at == recorder.clock.wall()
 
@@ -57,7 +66,12 @@ def test_levels_teach_by_their_shape(recorder: Recorder) -> None:
     by_level: dict[str, list[float]] = {}
     for lesson in lessons:
         by_level.setdefault(lesson.key.level, []).append(lesson.trajectory.duration_s)
-    assert by_level == {"": [13.0], "stage:load": [1.0], "stage:play": [12.0], "stage:play/song": [2.0, 4.0, 6.0]}
+    assert by_level == {
+        "": [13.0],
+        "stage:load": [1.0],
+        "stage:play": [12.0],
+        "stage:play/song": [2.0, 4.0, 6.0],
+    }
     assert lessons[0].trajectory.stages == {"load": 1.0, "play": 12.0}
 
 
@@ -161,7 +175,9 @@ def test_an_unknown_total_is_estimated_by_past_lengths(recorder: Recorder) -> No
         later = recorder.operation("c").eta
         assert later is not None
         assert (later.clock, later.basis) == (recorder.clock.monotonic(), "durations")
-        assert 70.0 - 62.1 <= (later.remaining_s or 0.0) <= 10.0  # the longest it took, or as long again as before counting held
+        assert (
+            70.0 - 62.1 <= (later.remaining_s or 0.0) <= 10.0
+        )  # the longest it took, or as long again as before counting held
 
 
 class _Journal:
@@ -281,7 +297,9 @@ with progress.configure(store={url!r}, console=False, otlp=False, resources=Fals
                 if runs:
                     wait_until(lambda op=op, runs=runs: op.eta is not None and op.eta.runs == runs, 60.0)  # type: ignore[misc]
                 op.fail("so that it does not teach")
-            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+            done = subprocess.run(
+                [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+            )
             assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -290,7 +308,11 @@ def test_the_book_is_bounded() -> None:
     book = TrajectoryCache(has_backend=True)
     for number in range(2 * MAX_CACHED_KEYS):
         key = book.key("job", f"level{number}", None, 0.0)
-        book.add([TrajectoryEntry(key, "r", 0.0, Trajectory(float(n))) for n in range(30)] if number % 500 == 0 else [])
+        book.add(
+            [TrajectoryEntry(key, "r", 0.0, Trajectory(float(n))) for n in range(30)]
+            if number % 500 == 0
+            else []
+        )
     last = book.key("job", f"level{2 * MAX_CACHED_KEYS - 500}", None, 0.0)
     assert [one.duration_s for one in book.history(last)] == [float(n) for n in range(10, 30)]
     assert len(book._shelves) == len(book._wanted) == MAX_CACHED_KEYS

@@ -25,8 +25,12 @@ LIST = "/api/v1/batches"
 
 def fill_up(journal: SqliteJournal) -> list[str]:
     """Declare ten batches, several of which started at one moment, and return the ids of all there are in the order of the list."""
-    open_ones = [batch_info(f"open-{number}", started_at=WALL - number // 2, total=None) for number in range(6)]
-    closed = [batch_info(f"shut-{number}", started_at=WALL - number // 3, ended_at=WALL + 5) for number in range(4)]
+    open_ones = [
+        batch_info(f"open-{number}", started_at=WALL - number // 2, total=None) for number in range(6)
+    ]
+    closed = [
+        batch_info(f"shut-{number}", started_at=WALL - number // 3, ended_at=WALL + 5) for number in range(4)
+    ]
     journal.write(batch(batches=[*reversed(open_ones), *closed]))
     return [one.id for one in (*open_ones, *closed)] + ["b/1"]  # whose first operation started earlier
 
@@ -61,7 +65,9 @@ def test_what_begins_and_ends_meanwhile_moves_no_page(client: Any, journal: Sqli
         after = NOW_WALL + number  # what ends now ends after the first page was read
         journal.write(batch(batches=[batch_info(f"new-{number}", started_at=after, total=None)]))
         for id_ in (f"open-{number - 1}", f"open-{6 - number}"):
-            journal.write(batch(batches=[batch_info(id_, sequence=9, started_at=WALL, total=None, ended_at=after)]))
+            journal.write(
+                batch(batches=[batch_info(id_, sequence=9, started_at=WALL, total=None, ended_at=after)])
+            )
 
     assert [id_ for page in walk(client, 2, work_goes_on) for id_ in page] == expected
     assert client.json(LIST)["batches"][0]["id"].startswith("new-")
@@ -72,14 +78,23 @@ def test_the_worker_itself_pages_through_the_same(tmp_path: Path, serve: Callabl
     store = f"sqlite:///{tmp_path}/p.db"
     with recording(store=store, clock=FakeClock(wall=WALL)) as recorder:
         for number in range(4):
-            group = progress.batch(f"mine-{number}", id=f"mine-{number}", total=None if number % 2 else 1).start()
+            group = progress.batch(
+                f"mine-{number}", id=f"mine-{number}", total=None if number % 2 else 1
+            ).start()
             with progress.operation("job", id=f"job-{number}", batch=group):
                 pass
         assert recorder.runtime.force_flush(60.0)
         with closing(SqliteJournal(tmp_path / "p.db")) as other:
-            theirs = [batch_info(f"theirs-{number}", started_at=WALL - number, total=None) for number in range(3)]
+            theirs = [
+                batch_info(f"theirs-{number}", started_at=WALL - number, total=None) for number in range(3)
+            ]
             more = ended(
-                operation_id="x", run="x", batch="mine-0", status=progress.Status.RUNNING, ended_at=None, duration_s=None
+                operation_id="x",
+                run="x",
+                batch="mine-0",
+                status=progress.Status.RUNNING,
+                ended_at=None,
+                duration_s=None,
             )
             other.write(batch(more, batches=theirs))
         client = serve(recorder.runtime.reader)

@@ -65,7 +65,9 @@ def test_an_id_of_any_characters_is_found(client: Any) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    id_=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(lambda text: text not in {".", ".."})
+    id_=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
+        lambda text: text not in {".", ".."}
+    )
 )
 def test_ids_round_trip_through_paths(client: Any, id_: str) -> None:
     """Whatever an id is, percent-encoded it reaches the reader unchanged: the problem names it, or it is found."""
@@ -131,7 +133,8 @@ def test_resources_are_listed(client: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/progress", "/levels", "/events", "/logs", "/resources", "/previews", "/previews/1", "/export"]
+    "path",
+    ["", "/progress", "/levels", "/events", "/logs", "/resources", "/previews", "/previews/1", "/export"],
 )
 def test_an_unknown_operation_is_a_problem_everywhere(client: Any, path: str) -> None:
     """Below an id that is not there nothing is there."""
@@ -144,7 +147,13 @@ def test_export_in_every_format(client: Any) -> None:
     assert [len(whole["levels"]), len(whole["events"])] == [2, 2]
     lines = client.get(f"{FRIDAY}/export?format=jsonl")
     assert lines.headers["content-type"] == "application/jsonl"
-    assert [json.loads(line)["record"] for line in lines.text.splitlines()] == ["operation", "level", "level", "event", "event"]
+    assert [json.loads(line)["record"] for line in lines.text.splitlines()] == [
+        "operation",
+        "level",
+        "level",
+        "event",
+        "event",
+    ]
     table = client.get(f"{EVIL}/export?format=csv")
     (row,) = csv.DictReader(io.StringIO(table.text))
     assert not set(table.text) & set("\x1b\x07\x00")
@@ -227,7 +236,9 @@ def test_a_reader_that_takes_too_long_is_a_problem(serve: Callable[..., Any], jo
     assert "did not answer within" in client.problem(503, FRIDAY)["detail"]
     client.problem(503, FRIDAY)
     assert client.json("/healthz") == {"status": "ok"}
-    client.app.state.services.asking._limits = Limits(answer_s=60.0)  # how long a good answer takes is a matter of the machine
+    client.app.state.services.asking._limits = Limits(
+        answer_s=60.0
+    )  # how long a good answer takes is a matter of the machine
     release.set()
     poll(lambda: client.get(FRIDAY).status_code == 200)
     hanging.close()
@@ -251,7 +262,9 @@ def test_too_many_questions_at_once_are_refused(serve: Callable[..., Any], journ
     app = serve(hanging, limits=Limits(answer_s=60.0, readers=1, waiting=1)).app
 
     async def flood() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), base_url="http://localhost"
+        ) as client:
             waiting = [asyncio.create_task(client.get(FRIDAY)) for _ in range(5)]
             done: set[Any] = set()
             while len(done) < 3:
@@ -327,7 +340,9 @@ def test_cancelling_works_on_a_live_store(recorder: Recorder, serve: Callable[..
         b'{"reason": ' + b"9" * 5000 + b"}",
     ],
 )
-def test_bad_bodies_are_refused_and_change_nothing(client: Any, journal: SqliteJournal, content: bytes) -> None:
+def test_bad_bodies_are_refused_and_change_nothing(
+    client: Any, journal: SqliteJournal, content: bytes
+) -> None:
     """A body that is not what the document says is refused, and nothing was asked of the worker."""
     headers = {"content-type": "application/json"}
     answer = client.post(f"{FRIDAY}/cancel", content=content, headers=headers)
@@ -336,7 +351,9 @@ def test_bad_bodies_are_refused_and_change_nothing(client: Any, journal: SqliteJ
     assert not journal.cancel_requests("instance-1")
 
 
-def test_what_has_ended_cannot_be_cancelled_nor_what_runs_deleted(client: Any, journal: SqliteJournal) -> None:
+def test_what_has_ended_cannot_be_cancelled_nor_what_runs_deleted(
+    client: Any, journal: SqliteJournal
+) -> None:
     """Both are conflicts that say how it stands."""
     journal.write(batch(at=NOW_WALL, clock=NOW_CLOCK))  # a sign of life
     assert "completed" in client.problem(409, "/api/v1/operations/done-0/cancel", "POST")["detail"]
@@ -354,11 +371,17 @@ def test_deleting_forgets_an_ended_operation(client: Any, journal: SqliteJournal
     client.problem(404, "/api/v1/operations/done-1", "DELETE")
 
 
-def test_what_was_abandoned_is_deleted_once_its_process_is_gone_for_certain(client: Any, journal: SqliteJournal) -> None:
+def test_what_was_abandoned_is_deleted_once_its_process_is_gone_for_certain(
+    client: Any, journal: SqliteJournal
+) -> None:
     """While it may only be unheard it is a conflict that says when; the work of others stays."""
     for minutes, id_ in ((9, "silent"), (11, "lost")):
         journal.write(
-            batch(snapshot(run=id_, operation_id=id_, instance=id_), instance=instance(id_), at=NOW_WALL - 60.0 * minutes)
+            batch(
+                snapshot(run=id_, operation_id=id_, instance=id_),
+                instance=instance(id_),
+                at=NOW_WALL - 60.0 * minutes,
+            )
         )
     detail = client.problem(409, "/api/v1/operations/silent", "DELETE")["detail"]
     assert "10 minutes after its last sign of life" in detail
@@ -367,7 +390,9 @@ def test_what_was_abandoned_is_deleted_once_its_process_is_gone_for_certain(clie
     assert journal.get("silent") is not None
 
 
-def test_without_a_controller_nothing_can_be_changed(serve: Callable[..., Any], journal: SqliteJournal) -> None:
+def test_without_a_controller_nothing_can_be_changed(
+    serve: Callable[..., Any], journal: SqliteJournal
+) -> None:
     """A server that only reads says so."""
     client = serve(journal)
     client.problem(501, f"{FRIDAY}/cancel", "POST")
@@ -399,7 +424,9 @@ def _models(schema: Any, value: Any, path: str = "$") -> Iterator[str]:
         ("/api/v1/stages", Category, "stages"),
     ],
 )
-def test_documents_have_exactly_the_fields_of_their_models(client: Any, url: str, model: Any, key: str | None) -> None:
+def test_documents_have_exactly_the_fields_of_their_models(
+    client: Any, url: str, model: Any, key: str | None
+) -> None:
     """The OpenAPI document names every field there is, and none that is not."""
     document = client.json(url)
     if key is None:
@@ -408,13 +435,25 @@ def test_documents_have_exactly_the_fields_of_their_models(client: Any, url: str
     assert set(document) == {"schema", key, "next"}
     (first, *_) = document[key]
     # An operation's own level among levels has its batch, too.
-    assert list(_models(model, {name: value for name, value in first.items() if name != "batch" or key == "operations"})) == []
+    assert (
+        list(
+            _models(
+                model,
+                {name: value for name, value in first.items() if name != "batch" or key == "operations"},
+            )
+        )
+        == []
+    )
     model.model_validate(first)
 
 
 def test_numbers_that_json_has_not_become_null(client: Any, journal: SqliteJournal) -> None:
     """A worker that wrote infinities breaks no document."""
-    journal.write(batch(ended(operation_id="odd", id="odd", run="run-odd", ratio=float("inf"), stall_after_s=float("inf"))))
+    journal.write(
+        batch(
+            ended(operation_id="odd", id="odd", run="run-odd", ratio=float("inf"), stall_after_s=float("inf"))
+        )
+    )
     assert json.loads(client.get("/api/v1/operations/odd").content)["ratio"] is None
 
 

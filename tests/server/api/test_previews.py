@@ -36,7 +36,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with recording(store=f"sqlite:///{folder}/progress.db", preview_at="always", strict=False) as recorder:
         with progress.operation("render", id="render-1", total=4) as op, op.level("frame", 7) as frame:
             op.increment()
-            for level, value in ((op, Image.new("RGB", (600, 300), "red")), (frame, EVIL), (op, {"html": EVIL})):
+            for level, value in (
+                (op, Image.new("RGB", (600, 300), "red")),
+                (frame, EVIL),
+                (op, {"html": EVIL}),
+            ):
                 level.preview(value, "latent")
                 assert recorder.runtime.previewer is not None
                 assert recorder.runtime.previewer.flush(PATIENCE_S)
@@ -77,7 +81,12 @@ def test_previews_are_listed_with_where_they_are(ask: Callable[..., Client]) -> 
     client = ask()
     document = client.json(f"{ONE}/previews")
     picture, text, data = document["previews"]
-    assert (picture["number"], picture["name"], picture["media_type"], picture["path"]) == (1, "latent", "image/png", "")
+    assert (picture["number"], picture["name"], picture["media_type"], picture["path"]) == (
+        1,
+        "latent",
+        "image/png",
+        "",
+    )
     assert (picture["width"], picture["height"], picture["ratio"]) == (512, 256, 0.25)
     assert (text["path"], text["width"], data["media_type"]) == ("frame:7", None, "application/json")
     assert not any("location" in one or "file:" in str(one) for one in document["previews"])
@@ -90,7 +99,9 @@ def test_previews_are_listed_with_where_they_are(ask: Callable[..., Client]) -> 
     assert client.json(ONE)["previews"] == 3
 
 
-@pytest.mark.parametrize(("number", "media_type"), [(1, "image/png"), (2, "text/plain; charset=utf-8"), (3, "application/json")])
+@pytest.mark.parametrize(
+    ("number", "media_type"), [(1, "image/png"), (2, "text/plain; charset=utf-8"), (3, "application/json")]
+)
 def test_content_is_nothing_but_what_it_is(ask: Callable[..., Client], number: int, media_type: str) -> None:
     """Whatever the content says, a browser is told its one type, not to guess, and to run nothing of it."""
     answer = ask().get(f"{ONE}/previews/{number}")
@@ -99,7 +110,9 @@ def test_content_is_nothing_but_what_it_is(ask: Callable[..., Client], number: i
     assert headers.get_list("content-type") == [media_type]
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["content-security-policy"] == "sandbox; default-src 'none'"
-    assert headers["cross-origin-resource-policy"] == "cross-origin"  # so that a Grafana elsewhere can show it
+    assert (
+        headers["cross-origin-resource-policy"] == "cross-origin"
+    )  # so that a Grafana elsewhere can show it
     assert headers["content-disposition"].startswith(f'inline; filename="preview-{number}.')
     assert "access-control-allow-origin" not in headers
 
@@ -161,7 +174,9 @@ def test_the_token_is_asked_for(ask: Callable[..., Client]) -> None:
         client.problem(421, path, headers={"Host": "evil.example.org"})
 
 
-def test_content_that_was_changed_or_deleted_is_gone(ask: Callable[..., Client], journal: Any, folder: Path) -> None:
+def test_content_that_was_changed_or_deleted_is_gone(
+    ask: Callable[..., Client], journal: Any, folder: Path
+) -> None:
     """What somebody puts into the place of content is not served, nor is a link; what was deleted is told as gone."""
     client = ask()
     store = open_store("auto", folder / "progress.db")
@@ -185,7 +200,10 @@ def test_content_that_was_changed_or_deleted_is_gone(ask: Callable[..., Client],
 
 def test_a_worker_serves_what_it_keeps_in_memory() -> None:
     """With a store in memory the worker's own server has the content as well."""
-    with recording(server_port=0, preview_at="always") as recorder, progress.operation("render", id="r", total=1) as op:
+    with (
+        recording(server_port=0, preview_at="always") as recorder,
+        progress.operation("render", id="r", total=1) as op,
+    ):
         op.preview("in memory")
         assert recorder.runtime.previewer is not None
         assert recorder.runtime.previewer.flush(PATIENCE_S)

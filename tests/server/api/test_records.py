@@ -35,7 +35,9 @@ def fill_up(journal: SqliteJournal) -> None:
         )
 
 
-def walk(client: Any, kind: str, limit: int, between: Callable[[], None] = lambda: None, **query: Any) -> list[list[float]]:
+def walk(
+    client: Any, kind: str, limit: int, between: Callable[[], None] = lambda: None, **query: Any
+) -> list[list[float]]:
     """Return the places of the records, page by page."""
     pages: list[list[float]] = []
     cursor: str | None = None
@@ -71,7 +73,14 @@ def test_what_comes_meanwhile_moves_no_page(client: Any, journal: SqliteJournal,
 
     def work_goes_on() -> None:
         number = next(numbers)
-        journal.write(batch(events=[event(number)], logs=[log(number)], previews=[preview(number)], sample=sample(float(number))))
+        journal.write(
+            batch(
+                events=[event(number)],
+                logs=[log(number)],
+                previews=[preview(number)],
+                sample=sample(float(number)),
+            )
+        )
 
     assert [place for page in walk(client, kind, 1, work_goes_on) for place in page] == before
     assert walk(client, kind, 5000)[0][-1] != before[0]
@@ -91,10 +100,14 @@ def test_filters_hold_on_every_page(client: Any, journal: SqliteJournal) -> None
 def test_processes_that_share_a_run_share_numbers(client: Any, journal: SqliteJournal, limit: int) -> None:
     """Each process numbers its own events: those of one number stand on both sides of a cursor, and none is lost or comes twice."""
     for writer in "abc":
-        journal.write(batch(instance=instance(writer), events=[event(20, name=writer), event(21, name=writer)]))
+        journal.write(
+            batch(instance=instance(writer), events=[event(20, name=writer), event(21, name=writer)])
+        )
     seen, cursor = [], None
     while not seen or cursor:
-        document = client.json(f"{FRIDAY}/events", params={"limit": limit} | ({"cursor": cursor} if cursor else {}))
+        document = client.json(
+            f"{FRIDAY}/events", params={"limit": limit} | ({"cursor": cursor} if cursor else {})
+        )
         seen[:0] = [(one["number"], one["name"]) for one in document["events"]]
         cursor = document["next"]
     assert seen[2:] == [(number, writer) for number in (20, 21) for writer in "abc"]
@@ -125,7 +138,10 @@ def test_a_cursor_of_an_earlier_run_is_refused(client: Any, journal: SqliteJourn
 )
 def test_a_cursor_of_another_list_is_refused(client: Any, cursor: str) -> None:
     """Cursors of other lists, and forged ones, are problems that say where to take one from."""
-    assert "next of the page before" in client.problem(422, f"{FRIDAY}/events", params={"cursor": cursor})["detail"]
+    assert (
+        "next of the page before"
+        in client.problem(422, f"{FRIDAY}/events", params={"cursor": cursor})["detail"]
+    )
 
 
 @pytest.mark.parametrize("clock", [float("nan"), float("inf"), True])
@@ -148,7 +164,9 @@ def test_a_record_that_is_gone_takes_no_other_with_it() -> None:
 def test_a_process_answers_for_itself_in_pages(serve: Callable[..., Any], tmp_path: Path, where: str) -> None:
     """The live store, alone or with a journal behind it, gives the same pages as a journal."""
     with (
-        recording(store=f"sqlite:///{tmp_path}/p.db", capture_logs="WARNING", preview_at="always") as recorder,
+        recording(
+            store=f"sqlite:///{tmp_path}/p.db", capture_logs="WARNING", preview_at="always"
+        ) as recorder,
         progress.operation("setlist", id="friday-42", total=5) as op,
     ):
         runtime = recorder.runtime

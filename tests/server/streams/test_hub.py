@@ -103,7 +103,9 @@ def test_resuming_leaves_no_gap_and_no_double(steps: list[tuple[str, int]], most
         for step, number in steps:
             if step in {"change", "end"}:
                 sequence += 1
-                run = f"{number}-{sum(run.startswith(f'{number}-') and end for run, (_, end) in truth.items())}"
+                run = (
+                    f"{number}-{sum(run.startswith(f'{number}-') and end for run, (_, end) in truth.items())}"
+                )
                 truth[run] = sequence, step == "end"
                 make = an_ended if step == "end" else an
                 hub.apply([make(str(number), sequence, run=run)])
@@ -305,7 +307,9 @@ def test_a_journal_that_fails_and_comes_back(monkeypatch: pytest.MonkeyPatch) ->
         await eventually(lambda: hub.trouble == "the disk is away", follower)
         reader.operations["a"] = an("a", 7)
         reader.there.set()
-        await eventually(lambda: hub.trouble is None and ("snapshot", 7) in follower.__dict__["seen"], follower)
+        await eventually(
+            lambda: hub.trouble is None and ("snapshot", 7) in follower.__dict__["seen"], follower
+        )
         assert reader.watches == 2
         hub.close()
 

@@ -59,8 +59,15 @@ def test_resuming_over_the_wire(recorder: Recorder) -> None:
 
 def test_by_id_with_levels_and_items(recorder: Recorder) -> None:
     """Who names an operation can have its levels, and is told of its items."""
-    with progress.operation("survey", id="one") as one, progress.operation("survey", id="two"), serving(recorder) as server:
-        with stream(server, "?operation=one&operation=absent&levels=true") as told, one.level("folder", id="src") as folder:
+    with (
+        progress.operation("survey", id="one") as one,
+        progress.operation("survey", id="two"),
+        serving(recorder) as server,
+    ):
+        with (
+            stream(server, "?operation=one&operation=absent&levels=true") as told,
+            one.level("folder", id="src") as folder,
+        ):
             until(told, "ready")
             folder.item("a.py", outcome="failed")
             recorder.tick()
@@ -76,7 +83,11 @@ def test_by_id_with_levels_and_items(recorder: Recorder) -> None:
 
 def test_by_type(recorder: Recorder) -> None:
     """A type filters, also operations that begin later."""
-    with progress.operation("video", id="a"), progress.operation("audio", id="b"), serving(recorder) as server:
+    with (
+        progress.operation("video", id="a"),
+        progress.operation("audio", id="b"),
+        serving(recorder) as server,
+    ):
         with stream(server, "?type=audio") as told:
             first = until(told, "ready")
             with progress.operation("video", id="c"), progress.operation("audio", id="d"):
@@ -87,7 +98,9 @@ def test_by_type(recorder: Recorder) -> None:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with small limits, the same for all tests."""
-    with serving_nothing(tmp_path_factory.mktemp("small"), streams=StreamLimits(subscriptions=2, trees=1)) as server:
+    with serving_nothing(
+        tmp_path_factory.mktemp("small"), streams=StreamLimits(subscriptions=2, trees=1)
+    ) as server:
         yield server
 
 
@@ -117,7 +130,9 @@ def test_heartbeats_and_retry(recorder: Recorder) -> None:
     """A browser is told to come back soon, and a silent stream shows that it lives."""
     with (
         serving(recorder, streams=StreamLimits(heartbeat_s=0.05)) as server,
-        httpx.stream("GET", f"{server.url}api/v1/stream", timeout=PATIENCE_S, trust_env=False, verify=False) as answer,
+        httpx.stream(
+            "GET", f"{server.url}api/v1/stream", timeout=PATIENCE_S, trust_env=False, verify=False
+        ) as answer,
     ):
         lines = answer.iter_lines()
         assert next(lines) == "retry: 1000"
@@ -152,7 +167,9 @@ def test_what_is_deleted_is_told_at_once(tmp_path: Path) -> None:
     server = Server(journal, port=0, controller=journal)
     with threads_end(), closing(journal), server, stream(server, "?operation=old&levels=true") as told:
         assert until(told, "ready")[0].document["operation_id"] == "old"
-        answer = httpx.delete(f"{server.url}api/v1/operations/old", timeout=PATIENCE_S, trust_env=False, verify=False)
+        answer = httpx.delete(
+            f"{server.url}api/v1/operations/old", timeout=PATIENCE_S, trust_env=False, verify=False
+        )
         assert answer.status_code == 204
         assert until(told, "gone")[-1].document == {"run": "run-old", "operation_id": "old"}
         with stream(server, "?operation=old&levels=true") as later:

@@ -41,7 +41,11 @@ def hear(client: ClientConnection, kind: str) -> dict[str, Any]:
 
 def test_state_at_once_then_updates(recorder: Recorder) -> None:
     """A subscription is confirmed, the current state comes, then what changes; and no more after unsubscribing."""
-    with progress.operation("survey", id="one", total=9) as one, serving(recorder) as server, connected(server) as client:
+    with (
+        progress.operation("survey", id="one", total=9) as one,
+        serving(recorder) as server,
+        connected(server) as client,
+    ):
         say(client, type="subscribe", operations=["one"])
         assert hear(client, "subscribed")["operations"] == ["one"]
         assert hear(client, "progress.update")["operation"]["current"] == 0
@@ -69,7 +73,9 @@ def test_everything(recorder: Recorder) -> None:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with small limits, the same for all tests; each has a connection of its own."""
-    with serving_nothing(tmp_path_factory.mktemp("small"), streams=StreamLimits(subscriptions=2, trees=1)) as server:
+    with serving_nothing(
+        tmp_path_factory.mktemp("small"), streams=StreamLimits(subscriptions=2, trees=1)
+    ) as server:
         yield server
 
 
@@ -116,7 +122,9 @@ def test_a_bad_message_gets_an_error_and_the_connection_stays(small: Server, sai
 def test_a_client_that_talks_too_much_is_slowed(recorder: Recorder) -> None:
     """Beyond its allowance a message is answered by an error instead of being followed."""
     with serving(recorder) as server:
-        server.hub.clock = FakeClock().monotonic  # the allowance grows with time, and how long sending takes is not known
+        server.hub.clock = (
+            FakeClock().monotonic
+        )  # the allowance grows with time, and how long sending takes is not known
         with connected(server) as client:
             for _ in range(101):
                 say(client, type="ping")
@@ -141,6 +149,8 @@ def test_strangers_are_refused(recorder: Recorder) -> None:
             pass
         with pytest.raises(InvalidStatus, match="403"), connected(server, origin="https://evil.example"):
             pass
-        with connected(server, additional_headers={"Authorization": "Bearer correct-horse-battery"}) as client:
+        with connected(
+            server, additional_headers={"Authorization": "Bearer correct-horse-battery"}
+        ) as client:
             say(client, type="ping")
             hear(client, "pong")

@@ -17,7 +17,11 @@ _SUFFIXES: Final = {"gauge": ("",), "counter": ("",), "histogram": ("_bucket", "
 
 def exposed() -> dict[str, frozenset[str]]:
     """Return the labels of every series the exporter can show, by name."""
-    return {metric.prometheus + suffix: _labels(metric, suffix) for metric in METRICS for suffix in _SUFFIXES[metric.kind]}
+    return {
+        metric.prometheus + suffix: _labels(metric, suffix)
+        for metric in METRICS
+        for suffix in _SUFFIXES[metric.kind]
+    }
 
 
 def _labels(metric: Metric, suffix: str) -> frozenset[str]:

@@ -47,7 +47,12 @@ class Rule:
 @lru_cache(maxsize=1)
 def rules() -> tuple[Rule, ...]:
     """Return every rule that is shipped, in the order of the files."""
-    return tuple(_rule(group["name"], one) for file in RULE_FILES for group in load(file)["groups"] for one in group["rules"])
+    return tuple(
+        _rule(group["name"], one)
+        for file in RULE_FILES
+        for group in load(file)["groups"]
+        for one in group["rules"]
+    )
 
 
 def alerts() -> tuple[Rule, ...]:
@@ -72,11 +77,15 @@ def embedded_queries(template: str) -> list[str]:
         for _ in re.findall(r"\$labels\.\w+", values):
             formatted = formatted.replace("%q", '"x"', 1)
         found.append(formatted or literal.replace('\\"', '"'))
-    assert len(found) == len(re.findall(r"\bquery\b", template)), f"an embedded query was not understood: {template}"
+    assert len(found) == len(re.findall(r"\bquery\b", template)), (
+        f"an embedded query was not understood: {template}"
+    )
     return found
 
 
 def _rule(group: str, document: Mapping[str, Any]) -> Rule:
     alert = "alert" in document
     name = document["alert" if alert else "record"]
-    return Rule(group, name, alert, document["expr"], document.get("labels", {}), document.get("annotations", {}))
+    return Rule(
+        group, name, alert, document["expr"], document.get("labels", {}), document.get("annotations", {})
+    )

@@ -35,7 +35,11 @@ class Alertmanager:
         """Return whether each alert is inhibited, by its label ``case``."""
         with urllib.request.urlopen(self._url, timeout=60) as answer:
             found = json.load(answer)
-        return {one["labels"]["case"]: bool(one["status"]["inhibitedBy"]) for one in found if "case" in one["labels"]}
+        return {
+            one["labels"]["case"]: bool(one["status"]["inhibitedBy"])
+            for one in found
+            if "case" in one["labels"]
+        }
 
 
 @contextmanager

@@ -30,7 +30,9 @@ class Webhook:
                 """Say nothing."""
 
         class Server(ThreadingHTTPServer):
-            daemon_threads = False  # closing waits for the threads of requests: none is left to the test after this one
+            daemon_threads = (
+                False  # closing waits for the threads of requests: none is left to the test after this one
+            )
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]

@@ -21,7 +21,9 @@ NOW: Final = re.compile(r'"(read_at|clock)": ?[0-9.]+')
 
 def invoke(store: Path, *arguments: str, columns: int = 120) -> str:
     """Return exit code, output and errors of a command line in one text, without the path of the journal."""
-    result: Result = run("--store", f"sqlite:///{store}", *arguments, env={"COLUMNS": str(columns), "TZ": "UTC"})
+    result: Result = run(
+        "--store", f"sqlite:///{store}", *arguments, env={"COLUMNS": str(columns), "TZ": "UTC"}
+    )
     text = f"exit code {result.exit_code}\n--- stdout\n{result.stdout}--- stderr\n{result.stderr}"
     return NOW.sub(r'"\1": NOW', text.replace(str(store.parent), "FOLDER"))
 

@@ -7,7 +7,14 @@ from contextlib import closing
 from typing import Any, TypeVar
 
 from otel_progress.batches import BatchCursor
-from otel_progress.codec import encode_batch, encode_event, encode_log, encode_operation, encode_preview, encode_sample
+from otel_progress.codec import (
+    encode_batch,
+    encode_event,
+    encode_log,
+    encode_operation,
+    encode_preview,
+    encode_sample,
+)
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import Outcome
 from otel_progress.operations import OperationSnapshot
@@ -27,7 +34,10 @@ def answers_of(journal: SqliteJournal) -> dict[str, Any]:
     with closing(journal.watch(0.0)) as watch:  # type: ignore[type-var]
         watched = next(watch)
     return {
-        "get": {one: None if (found := journal.get(one)) is None else encode_operation(found) for one in OPERATION_IDS},
+        "get": {
+            one: None if (found := journal.get(one)) is None else encode_operation(found)
+            for one in OPERATION_IDS
+        },
         "active": _operations(journal.active()),
         "active(levels=False)": _operations(journal.active(levels=False), levels=False),
         "history": _operations(journal.history(), levels=False),
@@ -71,7 +81,12 @@ def trajectory_document(trajectory: Trajectory) -> dict[str, Any]:
 
 def request_document(request: CancelRequest) -> dict[str, Any]:
     """Return a request to cancel as a JSON value."""
-    return {"run": request.run, "operation_id": request.operation_id, "reason": request.reason, "at": request.at}
+    return {
+        "run": request.run,
+        "operation_id": request.operation_id,
+        "reason": request.reason,
+        "at": request.at,
+    }
 
 
 def _operations(found: Sequence[OperationSnapshot], *, levels: bool = True) -> list[dict[str, Any]]:

@@ -38,8 +38,13 @@ class Golden:
         if actual != expected:
             before, after = _lines(expected), _lines(actual)
             diff = list(difflib.unified_diff(before, after, f"{name} (golden)", f"{name} (now)", lineterm=""))
-            shown = diff[:MAX_DIFF_LINES] + [f"… {len(diff) - MAX_DIFF_LINES} more lines"] * (len(diff) > MAX_DIFF_LINES)
-            pytest.fail(f"{name} differs. Update with: pytest tests/golden --update-golden\n" + "\n".join(shown), pytrace=False)
+            shown = diff[:MAX_DIFF_LINES] + [f"… {len(diff) - MAX_DIFF_LINES} more lines"] * (
+                len(diff) > MAX_DIFF_LINES
+            )
+            pytest.fail(
+                f"{name} differs. Update with: pytest tests/golden --update-golden\n" + "\n".join(shown),
+                pytrace=False,
+            )
 
     def json(self, name: str, actual: object) -> None:
         """Compare a JSON value, written with two spaces of indentation. The order of the keys counts."""

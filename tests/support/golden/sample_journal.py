@@ -44,7 +44,9 @@ TEXT: Final = "Größe \"<b>\" 'x' =1+1 \x1b[31m\u202e\u2028 \\ % 混合 😀"
 SONG: Final = path_of(("song", "07"))
 VERSE: Final = f"{SONG}/{path_of(('verse', 'a/b'))}"
 STAGE: Final = path_of(("stage", "mix"))
-FULL_ETA: Final = Eta(90.5, 60.25, 180.0, "estimated", "history", 5, CLOCK + 60.0, counts_down_s=300.0, stalls_after_s=900.0)
+FULL_ETA: Final = Eta(
+    90.5, 60.25, 180.0, "estimated", "history", 5, CLOCK + 60.0, counts_down_s=300.0, stalls_after_s=900.0
+)
 ERROR: Final = Failure("OSError", TEXT, "Traceback (most recent call last):\n  line 7\nOSError: gone")
 HISTORY_KEYS: Final[Sequence[TrajectoryKey]] = (
     history_key(),
@@ -116,14 +118,29 @@ def log_records() -> list[LogRecord]:
     """Return log records of the running operation."""
     return [
         log(1),
-        log(2, SONG, severity=40, severity_text="ERROR", message=TEXT, details="Traceback", attributes={"n": 1, "t": ("a",)}),
+        log(
+            2,
+            SONG,
+            severity=40,
+            severity_text="ERROR",
+            message=TEXT,
+            details="Traceback",
+            attributes={"n": 1, "t": ("a",)},
+        ),
         log(3, VERSE, severity=10, severity_text="DEBUG", trace_id=f"{1:032x}", span_id=f"{2:016x}"),
     ]
 
 
 def batch_snapshot() -> BatchSnapshot:
     """Return a batch that has a value in every field."""
-    counts = {Status.PENDING: 1, Status.RUNNING: 2, Status.COMPLETED: 3, Status.FAILED: 1, Status.CANCELLED: 1, Status.SKIPPED: 1}
+    counts = {
+        Status.PENDING: 1,
+        Status.RUNNING: 2,
+        Status.COMPLETED: 3,
+        Status.FAILED: 1,
+        Status.CANCELLED: 1,
+        Status.SKIPPED: 1,
+    }
     failed = operation(ended(run="run-2", operation_id="failed-1", status=Status.FAILED, error=ERROR))
     return BatchSnapshot(
         id="thumbnails", name=TEXT, type="night", total=12, started_at=WALL, ended_at=None, read_at=NOW_WALL, counts=counts,
@@ -150,7 +167,15 @@ def change_sets() -> Iterator[ChangeSet]:
         items={("setlist", "song", "completed"): 3},
         previews=[
             preview(1),
-            preview(2, SONG, name="notes", media_type="text/plain; charset=utf-8", width=None, height=None, ratio=None),
+            preview(
+                2,
+                SONG,
+                name="notes",
+                media_type="text/plain; charset=utf-8",
+                width=None,
+                height=None,
+                ratio=None,
+            ),
             preview(3, VERSE, media_type="image/webp"),
         ],
         trajectories=[
@@ -159,7 +184,14 @@ def change_sets() -> Iterator[ChangeSet]:
         ],
     )
     yield batch(
-        snapshot(run="run-lost", operation_id="lost-1", id="lost-1", operation_type="backup", type="backup", ratio=0.1),
+        snapshot(
+            run="run-lost",
+            operation_id="lost-1",
+            id="lost-1",
+            operation_type="backup",
+            type="backup",
+            ratio=0.1,
+        ),
         instance=instance("instance-2", pid=4712, service="backups", start=77),
         at=WALL,
     )
@@ -194,16 +226,50 @@ def other_operations() -> list[LevelSnapshot]:
 
     def over(id_: str, run: str, status: Status, end: float, **fields: object) -> LevelSnapshot:
         times = {"ended_at": WALL + end, "duration_s": end}
-        return other(id_, run, **{"status": status, "current": 5, "total": 5, "ratio": 1.0, **times, **fields})
+        return other(
+            id_, run, **{"status": status, "current": 5, "total": 5, "ratio": 1.0, **times, **fields}
+        )
 
     return [
         other("pending-1", "run-pending", status=Status.PENDING, started_at=None, started_clock=None),
-        other("paused-1", "run-paused", paused_clock=CLOCK + 20.0, paused_s=1.5, message="waiting for a license", ratio=0.5),
+        other(
+            "paused-1",
+            "run-paused",
+            paused_clock=CLOCK + 20.0,
+            paused_s=1.5,
+            message="waiting for a license",
+            ratio=0.5,
+        ),
         other("opaque-1", "run-opaque", ratio=0.25, estimated=True, stall_after_s=1e6),
         over("done-1", "run-done", Status.COMPLETED, 60.0, batch="thumbnails"),
-        over("failed-1", "run-failed", Status.FAILED, 61.0, batch="thumbnails", error=ERROR, ratio=0.5, current=2.5),
-        over("cancelled-1", "run-cancelled", Status.CANCELLED, 62.0, batch="closed", message="canceled by an operator"),
-        over("skipped-1", "run-skipped", Status.SKIPPED, 63.0, batch="closed", total=None, ratio=None, current=0),
+        over(
+            "failed-1",
+            "run-failed",
+            Status.FAILED,
+            61.0,
+            batch="thumbnails",
+            error=ERROR,
+            ratio=0.5,
+            current=2.5,
+        ),
+        over(
+            "cancelled-1",
+            "run-cancelled",
+            Status.CANCELLED,
+            62.0,
+            batch="closed",
+            message="canceled by an operator",
+        ),
+        over(
+            "skipped-1",
+            "run-skipped",
+            Status.SKIPPED,
+            63.0,
+            batch="closed",
+            total=None,
+            ratio=None,
+            current=0,
+        ),
         over("again-1", "run-again-1", Status.FAILED, 64.0, error=Failure("ValueError", "first run")),
         over("again-1", "run-again-2", Status.COMPLETED, 65.0, attempt=2),
         other(TEXT, "run-text", name=TEXT, message=TEXT, metadata={TEXT: TEXT}, batch=TEXT),
@@ -211,7 +277,9 @@ def other_operations() -> list[LevelSnapshot]:
 
 
 def _trajectory(duration: float) -> Trajectory:
-    return Trajectory(duration, tuple((duration * part / 4, part / 4) for part in range(5)), {"mix": 20.0, "master": 10.5})
+    return Trajectory(
+        duration, tuple((duration * part / 4, part / 4) for part in range(5)), {"mix": 20.0, "master": 10.5}
+    )
 
 
 PICTURE: Final = b"a preview"

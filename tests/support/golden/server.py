@@ -20,7 +20,11 @@ PATIENCE_S = 30.0
 
 @contextmanager
 def asking(
-    reader: Reader, *, controller: Controller | None = None, previews: Store | None = None, token: str | None = None
+    reader: Reader,
+    *,
+    controller: Controller | None = None,
+    previews: Store | None = None,
+    token: str | None = None,
 ) -> Iterator[Client]:
     """Return a client of an application over ``reader``."""
     limits = Limits(body_s=60.0, answer_s=60.0)

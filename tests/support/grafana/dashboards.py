@@ -79,7 +79,9 @@ def query_of(variable: Mapping[str, Any]) -> str:
 
 def promql_of(query: str) -> tuple[str, str | None]:
     """Return the PromQL in the query of a variable, and the label whose values it lists (None: it looks at whole series)."""
-    found = re.fullmatch(r"label_values\((?P<selector>.+),\s*(?P<label>\w+)\)|query_result\((?P<result>.+)\)", query, re.DOTALL)
+    found = re.fullmatch(
+        r"label_values\((?P<selector>.+),\s*(?P<label>\w+)\)|query_result\((?P<result>.+)\)", query, re.DOTALL
+    )
     assert found is not None, f"no query of a Prometheus variable: {query}"
     return found["selector"] or found["result"], found["label"]
 
@@ -94,7 +96,11 @@ def fill(expression: str, values: Mapping[str, str | list[str]]) -> str:
     def value(match: re.Match[str]) -> str:
         found = named[match["name"] or match["braced"]]
         if match["format"] == "regex":
-            return found if found == ".+" else "|".join(_pattern(one) for one in ([found] if isinstance(found, str) else found))
+            return (
+                found
+                if found == ".+"
+                else "|".join(_pattern(one) for one in ([found] if isinstance(found, str) else found))
+            )
         if isinstance(found, str):
             return found
         return "(" + "|".join(_quoted(_pattern(one)) for one in found) + ")"

@@ -47,9 +47,17 @@ PICTURES = (
     Picture("overview-over-time", "overview", ("--expand-rows",)),
     Picture("overview-quiet", "overview", ("--var", f"job={IDLE}")),
     Picture("operation", "operation", ("--var", f"operation_id={scenario.RUNNING}", "--from", "now-15m")),
-    Picture("operation-stalled", "operation", ("--var", f"operation_id={scenario.STALLED}", "--from", "now-15m")),
-    Picture("operation-failed", "operation", ("--var", f"operation_id={scenario.FAILED}", "--from", "now-15m")),
-    Picture("operation-estimated", "operation", ("--var", f"operation_id={scenario.ESTIMATED}", "--from", "now-15m")),
+    Picture(
+        "operation-stalled", "operation", ("--var", f"operation_id={scenario.STALLED}", "--from", "now-15m")
+    ),
+    Picture(
+        "operation-failed", "operation", ("--var", f"operation_id={scenario.FAILED}", "--from", "now-15m")
+    ),
+    Picture(
+        "operation-estimated",
+        "operation",
+        ("--var", f"operation_id={scenario.ESTIMATED}", "--from", "now-15m"),
+    ),
     Picture("history", "history"),
     Picture("self", "self", ("--from", "now-3h")),
 )
@@ -59,18 +67,26 @@ def main() -> int:
     """Live through the week and draw what was asked for; return 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.grafana.draw", description=__doc__)
     parser.add_argument("--render", type=Path, required=True, help="the program that draws")
-    parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures; by default that of the guide")
+    parser.add_argument(
+        "--out", type=Path, default=IMAGES, help="folder of the pictures; by default that of the guide"
+    )
     parser.add_argument("--only", nargs="*", help="names of pictures; by default all")
     asked = parser.parse_args()
     with TemporaryDirectory() as folder, ExitStack() as stack:
         made = stack.enter_context(world(Path(folder), before=DAYS * 86_400.0 + HOURS * 3600.0))
         written = Path(folder) / "written.om"
         for _ in range(2):  # clients of the stream
-            stack.enter_context(urllib.request.urlopen(f"http://{made.targets[SERVER]}/api/v1/stream", timeout=3600))
+            stack.enter_context(
+                urllib.request.urlopen(f"http://{made.targets[SERVER]}/api/v1/stream", timeout=3600)
+            )
         with written.open("w") as out:
             scenario.live_days(made, out, days=DAYS, step=240.0, pause=3600.0)
             scenario.live_days(
-                made, out, days=(time.time() - made.clock.wall()) / 86_400.0 - HOURS / 24.0, step=15.0, pause=3600.0
+                made,
+                out,
+                days=(time.time() - made.clock.wall()) / 86_400.0 - HOURS / 24.0,
+                step=15.0,
+                pause=3600.0,
             )
             scenario.live_through(made, out, hours=HOURS, step=15.0, pause=1200.0)
             while (behind := time.time() - made.clock.wall()) > 5.0:
@@ -78,7 +94,8 @@ def main() -> int:
                 made.write_down(out)
         # Nobody waits for a picture.
         rules = [
-            re.sub(r"\bfor: \w+", "for: 0s", path.read_text("utf-8").replace("interval: 1m", "interval: 1s")) for path in RULES
+            re.sub(r"\bfor: \w+", "for: 0s", path.read_text("utf-8").replace("interval: 1m", "interval: 1s"))
+            for path in RULES
         ]
         client = stack.enter_context(prometheus(Path(folder), written, made.targets, rules=rules))
         poll(lambda: client.instant(STALLED, time.time()), timeout=90.0, what="an alert")
@@ -95,7 +112,18 @@ def draw(program: Path, picture: Picture, url: str, folder: Path, made: World) -
     board, png = FOLDER / f"progress-{picture.board}.json", folder / f"grafana-{picture.name}.png"
     titles = [panel["title"] for panel in panels(json.loads(board.read_text("utf-8")))]
     allowed = [word for title in (*titles, *LEVELS) for word in ("--allow-empty", title)]
-    command = [str(program), str(board), "--prometheus", url, "--out", str(png), "--width", "1600", *allowed, *picture.options]
+    command = [
+        str(program),
+        str(board),
+        "--prometheus",
+        url,
+        "--out",
+        str(png),
+        "--width",
+        "1600",
+        *allowed,
+        *picture.options,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     sys.stdout.write(f"{png.name}: {done.returncode}\n{done.stderr}")
 

@@ -22,7 +22,9 @@ STAGES = {"prepare": 10, "render": 75, "encode": 15}
 """Weights of the stages of a render."""
 
 
-def render(id: str, *, frames: int = 60, pace: float = 4.0, deadline: float | None = None, previews: bool = False) -> Job:
+def render(
+    id: str, *, frames: int = 60, pace: float = 4.0, deadline: float | None = None, previews: bool = False
+) -> Job:
     """Render frames in stages, and complete; with ``previews`` the picture is shown as far as it has come."""
     op = progress.operation("render", f"Render of {id}", id=id, stages=STAGES, deadline=deadline).start()
     stage = op.stage("prepare").start()  # kept: what nobody holds on to any more is taken for given up
@@ -64,7 +66,12 @@ def survey(id: str, *, pages: int, pace: float = 3.0) -> Job:
 
 
 def ingest(
-    id: str, *, files: int = 200, pace: float = 2.0, fails_after: int | None = None, stalls_after: int | None = None
+    id: str,
+    *,
+    files: int = 200,
+    pace: float = 2.0,
+    fails_after: int | None = None,
+    stalls_after: int | None = None,
 ) -> Job:
     """Take in files; some fail. It fails as a whole after ``fails_after`` files, and stands still for ever after ``stalls_after``."""
     op = progress.operation("ingest", f"Ingest {id}", id=id, total=files, unit="file").start()
@@ -90,16 +97,22 @@ def cancelled(id: str, *, after: float = 60.0) -> Job:
 
 def backup(id: str, *, deadline: float, blocks: int = 400, pace: float = 10.0) -> Job:
     """Copy blocks, too slowly for the deadline."""
-    op = progress.operation("backup", f"Backup {id}", id=id, total=blocks, unit="block", deadline=deadline).start()
+    op = progress.operation(
+        "backup", f"Backup {id}", id=id, total=blocks, unit="block", deadline=deadline
+    ).start()
     for _ in range(blocks):
         yield pace
         op.increment()
     op.complete()
 
 
-def thumbnails(batch: progress.OperationBatch, number: int, *, fails: bool = False, pictures: int = 20, pace: float = 2.0) -> Job:
+def thumbnails(
+    batch: progress.OperationBatch, number: int, *, fails: bool = False, pictures: int = 20, pace: float = 2.0
+) -> Job:
     """Make the thumbnails of one album: one operation of a batch."""
-    op = batch.operation("thumbnails", f"Album {number}", id=f"album-{number:02}", total=pictures, unit="picture").start()
+    op = batch.operation(
+        "thumbnails", f"Album {number}", id=f"album-{number:02}", total=pictures, unit="picture"
+    ).start()
     for done in range(pictures):
         yield pace
         if fails and done == pictures // 2:
@@ -122,7 +135,9 @@ def paused(id: str, *, after: float = 120.0) -> Job:
 
 def opaque(id: str, *, expected: float = 600.0) -> Job:
     """Run a step that cannot report."""
-    op = progress.operation("encode", f"Encode {id}", id=id, stages={"demux": 10, "encode": 80, "mux": 10}).start()
+    op = progress.operation(
+        "encode", f"Encode {id}", id=id, stages={"demux": 10, "encode": 80, "mux": 10}
+    ).start()
     stage = op.stage("demux").start()
     yield 30.0
     stage.complete()

@@ -111,7 +111,10 @@ def panel_units(board: Board) -> Iterator[Finding]:
         if panel["type"] == "text":
             continue
         overrides = [
-            one for override in panel["fieldConfig"]["overrides"] for one in override["properties"] if one["id"] == "unit"
+            one
+            for override in panel["fieldConfig"]["overrides"]
+            for one in override["properties"]
+            if one["id"] == "unit"
         ]
         for unit in (panel["fieldConfig"]["defaults"].get("unit", ""), *(one["value"] for one in overrides)):
             if unit not in UNITS:
@@ -152,7 +155,12 @@ def target_rate_interval(board: Board) -> Iterator[Finding]:
     """Rates are over Grafana's ``$__rate_interval``, which knows how often is scraped."""
     for panel, tree in _trees(board):
         for node, above in nodes(tree):
-            if type(node) is promql_parser.MatrixSelector and above and above[-1].func.name in _RATES and node.range != _WINDOW:
+            if (
+                type(node) is promql_parser.MatrixSelector
+                and above
+                and above[-1].func.name in _RATES
+                and node.range != _WINDOW
+            ):
                 yield panel["title"], f"has a fixed window: {above[-1]}"
 
 

@@ -52,7 +52,9 @@ def staged(folder: Path) -> Iterator[Stage]:
     """Live through the story, and let Prometheus scrape what became of it."""
     with ExitStack() as stack:
         made = stack.enter_context(world(folder, before=HOURS * 3600 + 2 * LOOKBACK_S))
-        stream = stack.enter_context(urllib.request.urlopen(f"http://{made.targets[SERVER]}/api/v1/stream", timeout=30))
+        stream = stack.enter_context(
+            urllib.request.urlopen(f"http://{made.targets[SERVER]}/api/v1/stream", timeout=30)
+        )
         with (folder / "written.om").open("w") as out:
             scenario.live_through(made, out, hours=HOURS, step=20.0, pause=150.0)
         assert stream.status == 200
@@ -70,7 +72,10 @@ def settled(client: Prometheus) -> float | None:
     if len(last) < len(JOBS):
         return None
     moment = min(float(one["value"][1]) for one in last) - 0.001
-    held = (f"count(count_over_time(up[5m]) >= 2 and up == 1) == {len(JOBS)}", 'ALERTS{alertname="ProgressOperationStalled"}')
+    held = (
+        f"count(count_over_time(up[5m]) >= 2 and up == 1) == {len(JOBS)}",
+        'ALERTS{alertname="ProgressOperationStalled"}',
+    )
     is_new_day = moment % 86_400.0 < 10.0  # panels of whole days need some scrapes of this one
     return moment if not is_new_day and all(client.instant(one, moment) for one in held) else None
 
@@ -84,7 +89,9 @@ def choices(board: dict[str, Any], **chosen: str | list[str]) -> dict[str, str |
 
 def unfinished(stage: Stage) -> set[str]:
     """Return the ids of all operations that have not ended: what runs here, and the one whose process is gone."""
-    return {one.operation_id for one in stage.world.recorder.runtime.get_active_operations()} | {scenario.ABANDONED}
+    return {one.operation_id for one in stage.world.recorder.runtime.get_active_operations()} | {
+        scenario.ABANDONED
+    }
 
 
 def gone(stage: Stage) -> str:

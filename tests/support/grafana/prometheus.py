@@ -42,16 +42,28 @@ class Prometheus:
 
     def range(self, expression: str, start: float, end: float, step: float) -> list[Any]:
         """Return the series between two moments."""
-        return self.ask("query_range", query=expression, start=f"{start:.3f}", end=f"{end:.3f}", step=f"{step:g}")["result"]  # type: ignore[no-any-return]
+        return self.ask(
+            "query_range", query=expression, start=f"{start:.3f}", end=f"{end:.3f}", step=f"{step:g}"
+        )["result"]  # type: ignore[no-any-return]
 
 
 @contextmanager
-def prometheus(folder: Path, written: Path, targets: Mapping[str, str], *, rules: Sequence[str]) -> Iterator[Prometheus]:
+def prometheus(
+    folder: Path, written: Path, targets: Mapping[str, str], *, rules: Sequence[str]
+) -> Iterator[Prometheus]:
     """Run a Prometheus that holds what was written down and scrapes the targets every second."""
     data = folder / "prometheus"
     with written.open("a") as out:
         out.write("# EOF\n")
-    command = [require("promtool"), "tsdb", "create-blocks-from", "openmetrics", "--quiet", str(written), str(data)]
+    command = [
+        require("promtool"),
+        "tsdb",
+        "create-blocks-from",
+        "openmetrics",
+        "--quiet",
+        str(written),
+        str(data),
+    ]
     made = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert made.returncode == 0, made.stderr
     jobs = [{"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in targets.items()]
@@ -71,6 +83,10 @@ def prometheus(folder: Path, written: Path, targets: Mapping[str, str], *, rules
         ANY,
     ]
     # What was written down has no marks of series that end, as scrapes leave them: they are over when nothing comes for this long.
-    kept = ["--storage.tsdb.retention.time=90d", "--enable-feature=exemplar-storage", f"--query.lookback-delta={LOOKBACK_S:g}s"]
+    kept = [
+        "--storage.tsdb.retention.time=90d",
+        "--enable-feature=exemplar-storage",
+        f"--query.lookback-delta={LOOKBACK_S:g}s",
+    ]
     with running([require("prometheus"), *arguments, *kept], ready=lambda: is_ready(log), log=log):
         yield Prometheus(address(log))

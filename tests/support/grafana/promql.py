@@ -16,7 +16,9 @@ _OWN: Final = {
     semconv_name: set(metric.labels)
     for metric in semconv.METRICS
     for semconv_name in (
-        [metric.prometheus] if metric.kind != "histogram" else [metric.prometheus + suffix for suffix in _SUFFIXES]
+        [metric.prometheus]
+        if metric.kind != "histogram"
+        else [metric.prometheus + suffix for suffix in _SUFFIXES]
     )
 }
 FOREIGN: Final = {
@@ -47,7 +49,9 @@ def nodes(tree: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
         yield node, above
         below = [getattr(node, name, None) for name in ("lhs", "rhs", "expr", "param", "vector_selector")]
         arguments = getattr(node, "args", None) or ()
-        waiting += [(one, (*above, node)) for one in (*below, *arguments) if isinstance(one, promql_parser.Expr)]
+        waiting += [
+            (one, (*above, node)) for one in (*below, *arguments) if isinstance(one, promql_parser.Expr)
+        ]
 
 
 def selectors(tree: Any) -> list[Any]:
@@ -105,7 +109,9 @@ def _called(node: Any) -> set[str]:
     inner = set().union(*(labels(one) for one in arguments)) if arguments else set()
     if node.func.name == "label_replace":
         _, made, _, taken, _ = arguments
-        assert not taken.val or taken.val in inner, f"label_replace takes {taken.val!r} of series that have {sorted(inner)}"
+        assert not taken.val or taken.val in inner, (
+            f"label_replace takes {taken.val!r} of series that have {sorted(inner)}"
+        )
         return inner | {made.val}
     if node.func.name == "histogram_quantile":
         assert "le" in inner, "a quantile needs the label le"

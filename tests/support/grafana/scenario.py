@@ -114,7 +114,9 @@ def _crash(world: World) -> Job:
 
 def be_refused(world: World) -> None:
     """Ask the server for something in a way that it refuses, so that it counts that."""
-    request = urllib.request.Request(f"http://{world.targets[SERVER]}/api/v1/operations", headers={"Host": "elsewhere.example"})
+    request = urllib.request.Request(
+        f"http://{world.targets[SERVER]}/api/v1/operations", headers={"Host": "elsewhere.example"}
+    )
     with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=10):
         pass
 

@@ -76,10 +76,21 @@ class World:
     def abandon(self, id: str, type: str) -> None:
         """Leave an operation in the journal whose process was on another machine and has not been heard of for an hour."""
         gone = Instance(
-            id=f"gone-{id}", pid=7, host="elsewhere/boot/1", service="nightly", started_at=self.clock.wall() - 7200, start=None
+            id=f"gone-{id}",
+            pid=7,
+            host="elsewhere/boot/1",
+            service="nightly",
+            started_at=self.clock.wall() - 7200,
+            start=None,
         )
         started = {"started_at": self.clock.wall() - 7200, "started_clock": 100.0, "instance": gone.id}
-        names = {"operation_id": id, "operation_type": type, "run": f"run of {id}", "name": f"Index of {id}", "type": type}
+        names = {
+            "operation_id": id,
+            "operation_type": type,
+            "run": f"run of {id}",
+            "name": f"Index of {id}",
+            "type": type,
+        }
         at = {
             "observed_at": self.clock.wall() - 3600,
             "observed_clock": 3700.0,
@@ -118,7 +129,13 @@ def world(folder: Path, *, before: float, series: int = 1000) -> Iterator[World]
     path = folder / "journal.db"
     with ExitStack() as stack:
         recorder = stack.enter_context(
-            recording(clock=clock, store=f"sqlite:///{path}", retention="60d", resources=True, previews=str(folder / "previews"))
+            recording(
+                clock=clock,
+                store=f"sqlite:///{path}",
+                retention="60d",
+                resources=True,
+                previews=str(folder / "previews"),
+            )
         )
         runtime = recorder.runtime
         journal = SqliteJournal(path, retention_s=60 * 86_400.0, now=clock.wall, clock=clock.monotonic)
@@ -128,7 +145,9 @@ def world(folder: Path, *, before: float, series: int = 1000) -> Iterator[World]
         )
         url = f"http://127.0.0.1:{server.port}"
         totals, size = runtime.totals, journal.size_bytes
-        worker = ProgressCollector(runtime.store, totals=totals, max_operations=series, public_url=url, journal_size=size)
+        worker = ProgressCollector(
+            runtime.store, totals=totals, max_operations=series, public_url=url, journal_size=size
+        )
         served = {
             WORKER: stack.enter_context(serve_metrics(worker)),
             IDLE: stack.enter_context(serve_metrics(_nothing_to_show())),

@@ -13,7 +13,9 @@ import otel_progress as progress
 
 def work() -> progress.Level:
     """End operations in every way, count items, and leave one operation running; return it."""
-    with progress.operation("backup", 'Backup of ünïcode "quotes" and \\slashes\\', id="backup-1", total=4, unit="file") as op:
+    with progress.operation(
+        "backup", 'Backup of ünïcode "quotes" and \\slashes\\', id="backup-1", total=4, unit="file"
+    ) as op:
         op.item("a")
         op.item("b", outcome="failed", error=OSError("gone"))
         op.item("c", outcome="skipped", reason="empty")
@@ -28,7 +30,9 @@ def work() -> progress.Level:
         for number in range(2):
             with batch.operation("part", f"part {number}", total=1) as part:
                 part.increment()
-    running = progress.operation("render", "A picture", id="render-1", stages={"queue": 1, "draw": 9}, deadline=3600).start()
+    running = progress.operation(
+        "render", "A picture", id="render-1", stages={"queue": 1, "draw": 9}, deadline=3600
+    ).start()
     running.stage("queue").start().complete()
     stage = running.stage("draw").start()
     stage.set_total(10)

@@ -16,7 +16,10 @@ OPERATIONS = 200
 def main() -> None:
     """Serve until stdin ends."""
     with recording() as recorder:
-        operations = [progress.operation("load", id=f"load-{number}", total=10**9).__enter__() for number in range(OPERATIONS)]
+        operations = [
+            progress.operation("load", id=f"load-{number}", total=10**9).__enter__()
+            for number in range(OPERATIONS)
+        ]
         server = Server(
             recorder.runtime.store,
             port=0,

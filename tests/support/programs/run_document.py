@@ -50,7 +50,11 @@ def shell(block: dict[str, Any]) -> str:
     if runtime is not None:
         runtime.force_flush()
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block["text"]], capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-euo", "pipefail", "-c", block["text"]],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     if done.returncode:
         msg = f"{block['name']}:{block['line']} exited with {done.returncode}:\n{done.stdout}{done.stderr}"

@@ -51,7 +51,13 @@ def _matches(path: str, pattern: str) -> bool:
 
 def _expression(pattern: str) -> re.Pattern[str]:
     """Return a pattern of .dockerignore as a regular expression: ``**/`` is any number of folders, ``*`` no slash."""
-    made = re.escape(pattern).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*").replace(r"\[", "[").replace(r"\]", "]")
+    made = (
+        re.escape(pattern)
+        .replace(r"\*\*/", "(?:.*/)?")
+        .replace(r"\*", "[^/]*")
+        .replace(r"\[", "[")
+        .replace(r"\]", "]")
+    )
     return re.compile(made)
 
 

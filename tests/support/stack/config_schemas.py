@@ -18,7 +18,12 @@ _URL: Final = {"type": "string", "pattern": r"^http://[a-z0-9.]+:[0-9]+(/[a-z]+)
 
 
 def _object(*required: str, **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
 
 
 def _list(items: Any) -> dict[str, Any]:
@@ -42,7 +47,9 @@ _PROMETHEUS: Final = _object(
     prometheusVersion=_TEXT,
     timeInterval=_DURATION,
     manageAlerts=_BOOL,
-    exemplarTraceIdDestinations=_list(_object("name", "datasourceUid", name=_TEXT, datasourceUid=_TEXT, urlDisplayLabel=_TEXT)),
+    exemplarTraceIdDestinations=_list(
+        _object("name", "datasourceUid", name=_TEXT, datasourceUid=_TEXT, urlDisplayLabel=_TEXT)
+    ),
 )
 _TAGS: Final = _list(_object("key", key=_TEXT, value=_TEXT))
 _TEMPO: Final = _object(
@@ -93,7 +100,18 @@ _ALERTMANAGER: Final = _object(
 
 
 def _source(kind: str, data: Any) -> dict[str, Any]:
-    return _object("name", "uid", "type", "access", "url", "editable", "jsonData", **_SOURCE, type={"const": kind}, jsonData=data)
+    return _object(
+        "name",
+        "uid",
+        "type",
+        "access",
+        "url",
+        "editable",
+        "jsonData",
+        **_SOURCE,
+        type={"const": kind},
+        jsonData=data,
+    )
 
 
 GRAFANA_DATASOURCES: Final = _object(
@@ -136,7 +154,10 @@ GRAFANA_DASHBOARDS: Final = _object(
     ),
 )
 _COMPACTION: Final = _object(
-    block_retention=_DURATION, compacted_block_retention=_DURATION, compaction_window=_DURATION, max_block_bytes=_COUNT
+    block_retention=_DURATION,
+    compacted_block_retention=_DURATION,
+    compaction_window=_DURATION,
+    max_block_bytes=_COUNT,
 )
 _PATH: Final = _object("path", path={"type": "string", "pattern": "^/"})
 TEMPO: Final = _object(
@@ -147,12 +168,17 @@ TEMPO: Final = _object(
     server=_object("http_listen_port", http_listen_port=_COUNT, grpc_listen_port=_COUNT, log_level=_TEXT),
     distributor=_object(
         "receivers",
-        receivers=_object("otlp", otlp=_object("protocols", protocols=_object(grpc=_object("endpoint", endpoint=_ENDPOINT)))),
+        receivers=_object(
+            "otlp", otlp=_object("protocols", protocols=_object(grpc=_object("endpoint", endpoint=_ENDPOINT)))
+        ),
     ),
-    storage=_object("trace", trace=_object("backend", "local", "wal", backend={"const": "local"}, local=_PATH, wal=_PATH)),
+    storage=_object(
+        "trace", trace=_object("backend", "local", "wal", backend={"const": "local"}, local=_PATH, wal=_PATH)
+    ),
     backend_scheduler=_object(
         provider=_object(
-            retention=_object(interval=_DURATION), compaction=_object(measure_interval=_DURATION, compaction=_COMPACTION)
+            retention=_object(interval=_DURATION),
+            compaction=_object(measure_interval=_DURATION, compaction=_COMPACTION),
         ),
         local_work_path=_TEXT,
     ),
@@ -207,7 +233,9 @@ LOKI: Final = _object(
     analytics=_object(reporting_enabled=_BOOL),
 )
 COLLECTOR: Final = {
-    "receivers": {"otlp": _object(protocols=_object(grpc=_object(endpoint=_ENDPOINT), http=_object(endpoint=_ENDPOINT)))},
+    "receivers": {
+        "otlp": _object(protocols=_object(grpc=_object(endpoint=_ENDPOINT), http=_object(endpoint=_ENDPOINT)))
+    },
     "processors": {
         "memory_limiter": _object(
             "check_interval", "limit_mib", check_interval=_DURATION, limit_mib=_COUNT, spike_limit_mib=_COUNT

@@ -33,7 +33,15 @@ Prometheus and Alertmanager are on busybox (distroless variants have another tag
 (from 3.6.5) are distroless and have a flag ``-health``. The Collector is made from scratch and has nothing.
 """
 BUNDLED_PLUGINS: Final = {
-    *("elasticsearch", "grafana-postgresql-datasource", "grafana-pyroscope-datasource", "influxdb", "jaeger", "loki", "mssql"),
+    *(
+        "elasticsearch",
+        "grafana-postgresql-datasource",
+        "grafana-pyroscope-datasource",
+        "influxdb",
+        "jaeger",
+        "loki",
+        "mssql",
+    ),
     *("mysql", "opentsdb", "prometheus", "stackdriver", "tempo", "zipkin"),
 }
 """What lies in data/plugins-bundled of Grafana's image, 13.2: the datasources that are processes of their own."""
@@ -71,7 +79,9 @@ def services() -> dict[str, dict[str, Any]]:
 
 def provisioned() -> list[dict[str, Any]]:
     """Return the datasources that Grafana is given."""
-    found: list[dict[str, Any]] = load(DEPLOY / "grafana" / "provisioning" / "datasources" / "stack.yaml")["datasources"]
+    found: list[dict[str, Any]] = load(DEPLOY / "grafana" / "provisioning" / "datasources" / "stack.yaml")[
+        "datasources"
+    ]
     return found
 
 
@@ -92,7 +102,11 @@ def host_path(service: dict[str, Any], inside: str) -> Path | None:
     """Return the file of the project that a path inside of a container is; None when no mount holds it."""
     for source, target, _ in mounts(service):
         if inside == target or inside.startswith(f"{target}/"):
-            return None if not source.startswith("./") else PROJECT / source[2:] / inside[len(target) :].lstrip("/")
+            return (
+                None
+                if not source.startswith("./")
+                else PROJECT / source[2:] / inside[len(target) :].lstrip("/")
+            )
     return None
 
 

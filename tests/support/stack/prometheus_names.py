@@ -54,13 +54,19 @@ def series(metric: Any) -> Iterator[tuple[Series, float]]:
     for point in getattr(metric, kind).data_points:
         labels = {prometheus_label(key): str(value) for key, value in attributes(point).items()}
         if kind != "histogram":
-            yield _series(name, labels), float(point.as_int if point.WhichOneof("value") == "as_int" else point.as_double)
+            yield (
+                _series(name, labels),
+                float(point.as_int if point.WhichOneof("value") == "as_int" else point.as_double),
+            )
             continue
         below = 0
         for bound, count in zip([*point.explicit_bounds, float("inf")], point.bucket_counts, strict=True):
             below += count
             yield (
-                _series(f"{name}_bucket", {**labels, "le": "+Inf" if bound == float("inf") else repr(float(bound))}),
+                _series(
+                    f"{name}_bucket",
+                    {**labels, "le": "+Inf" if bound == float("inf") else repr(float(bound))},
+                ),
                 float(below),
             )
         yield _series(f"{name}_count", labels), float(point.count)

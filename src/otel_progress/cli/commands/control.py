@@ -29,7 +29,10 @@ Examples:
 )
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id)
 @click.option(
-    "--reason", default="cancelled from the command line", show_default=True, help="Why; the operation's message says it."
+    "--reason",
+    default="cancelled from the command line",
+    show_default=True,
+    help="Why; the operation's message says it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
@@ -40,7 +43,14 @@ def cancel(scope: CliContext, operation_id: str, reason: str, as_json: bool) -> 
     with scope.controller() as controller:
         asked = controller.request_cancel(operation.operation_id, reason)
     if as_json:
-        say_json({"schema": SCHEMA, "operation_id": operation.operation_id, "run": operation.run, "cancel_requested": asked})
+        say_json(
+            {
+                "schema": SCHEMA,
+                "operation_id": operation.operation_id,
+                "run": operation.run,
+                "cancel_requested": asked,
+            }
+        )
     if not asked:
         msg = f"{operation.operation_id!r} has no active run to cancel: {_ended(operation)}."
         raise CliError(msg)

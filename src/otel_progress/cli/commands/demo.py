@@ -32,4 +32,6 @@ def demo(scope: CliContext, path: str | None, quick: bool, port: int | None, ser
     """Survey Python sources (this interpreter's own, or those in PATH): watch it in a browser, here, and by its metrics."""
     from otel_progress.demo import run
 
-    raise click.exceptions.Exit(run(path, quick=quick, store=scope.store, prometheus_port=port, server_port=server_port))
+    raise click.exceptions.Exit(
+        run(path, quick=quick, store=scope.store, prometheus_port=port, server_port=server_port)
+    )

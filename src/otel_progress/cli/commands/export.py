@@ -36,8 +36,20 @@ Examples:
 """
 )
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id)
-@click.option("--format", "format_", type=click.Choice(list(EXPORTERS)), default="json", show_default=True, help="What to write.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write; - or nothing is stdout.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(list(EXPORTERS)),
+    default="json",
+    show_default=True,
+    help="What to write.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write; - or nothing is stdout.",
+)
 @click.pass_obj
 def export(scope: CliContext, operation_id: str, format_: str, output: Path | None) -> None:
     """Write one operation with its levels and events."""
@@ -207,10 +219,16 @@ def _write(directory: Path, contents: Mapping[str, bytes]) -> None:
                 part.unlink()
 
 
-def _tell(directory: Path, wanted: Mapping[str, bytes], changed: Mapping[str, bytes], *, as_json: bool) -> None:
+def _tell(
+    directory: Path, wanted: Mapping[str, bytes], changed: Mapping[str, bytes], *, as_json: bool
+) -> None:
     if as_json:
         listed = [
-            {"path": str(directory / name), "bytes": len(content), "state": "written" if name in changed else "unchanged"}
+            {
+                "path": str(directory / name),
+                "bytes": len(content),
+                "state": "written" if name in changed else "unchanged",
+            }
             for name, content in wanted.items()
         ]
         say_json({"schema": SCHEMA, "files": listed})

@@ -54,8 +54,20 @@ Examples:
 )
 @click.option("--path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what comes.")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="At most so many, the newest.")
-@click.option("--interval", type=click.FloatRange(0.05, 3600), default=0.25, show_default=True, help="Seconds between two looks.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1_000_000),
+    default=1000,
+    show_default=True,
+    help="At most so many, the newest.",
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.05, 3600),
+    default=0.25,
+    show_default=True,
+    help="Seconds between two looks.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document; with --follow one line a record.")
 @click.pass_obj
 def logs(
@@ -78,10 +90,24 @@ def logs(
             with suppress(KeyboardInterrupt):  # how it is ended
                 _write(records, as_json)
                 after = max((record.number for record in records), default=0)
-                _follow(reader, operation, after, interval, as_json, path=path or None, severity=severity, since=since)
+                _follow(
+                    reader,
+                    operation,
+                    after,
+                    interval,
+                    as_json,
+                    path=path or None,
+                    severity=severity,
+                    since=since,
+                )
         elif as_json:
             say_json(
-                {"schema": SCHEMA, "operation_id": id_, "run": operation.run, "logs": [encode_log(record) for record in records]}
+                {
+                    "schema": SCHEMA,
+                    "operation_id": id_,
+                    "run": operation.run,
+                    "logs": [encode_log(record) for record in records],
+                }
             )
         elif records:
             _write(records, as_json)
@@ -106,7 +132,9 @@ def _follow(
         time.sleep(interval)
         # Asked before the records: those that were kept until the end are seen after it.
         running = any(one.run == operation.run for one in reader.active(levels=False))
-        found = reader.logs(operation.operation_id, path=path, severity=severity, since=since, after=after, limit=_AT_ONCE)
+        found = reader.logs(
+            operation.operation_id, path=path, severity=severity, since=since, after=after, limit=_AT_ONCE
+        )
         records = [record for record in found if record.run == operation.run]
         after = max((record.number for record in records), default=after)
         _write(records, as_json)
@@ -117,7 +145,9 @@ def _write(records: Iterable[LogRecord], as_json: bool) -> None:
         if as_json:
             say_json(encode_log(record))
             continue
-        level = style_text(f"{clean(record.severity_text) or record.severity:<8}", severity_style(record.severity))
+        level = style_text(
+            f"{clean(record.severity_text) or record.severity:<8}", severity_style(record.severity)
+        )
         place = f" {style_text(clean(record.path), 'dim')}" if record.path else ""
         first, *more = record.message.splitlines() or [""]
         echo(f"{moment(record.at)} {level} {clean(record.logger)}{place}: {escape_controls(first)}")

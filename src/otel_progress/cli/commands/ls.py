@@ -19,7 +19,19 @@ from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 _HISTORY_IN_LS: Final = 1000
 
 
-_HEADER: Final = ("STATUS", "ID", "TYPE", "NAME", "DONE", "COUNT", "FAILED", "STARTED", "TIME", "LEFT", "MESSAGE")
+_HEADER: Final = (
+    "STATUS",
+    "ID",
+    "TYPE",
+    "NAME",
+    "DONE",
+    "COUNT",
+    "FAILED",
+    "STARTED",
+    "TIME",
+    "LEFT",
+    "MESSAGE",
+)
 
 
 _SPARE: Final = tuple(_HEADER.index(name) for name in ("STARTED", "TYPE", "NAME", "FAILED", "LEFT", "COUNT"))
@@ -37,10 +49,18 @@ Examples:
 @click.option("--all", "everything", is_flag=True, help="Ended operations too.")
 @click.option("--type", "type_", metavar="TYPE", help="Only operations of this type.")
 @click.option(
-    "--status", type=click.Choice([status.value for status in Status]), help="Only this status; ended ones imply --all."
+    "--status",
+    type=click.Choice([status.value for status in Status]),
+    help="Only this status; ended ones imply --all.",
 )
-@click.option("--condition", type=click.Choice([condition.value for condition in Condition]), help="Only this condition.")
-@click.option("--batches", "only_batches", is_flag=True, help="Batches instead of operations, those that are over too.")
+@click.option(
+    "--condition",
+    type=click.Choice([condition.value for condition in Condition]),
+    help="Only this condition.",
+)
+@click.option(
+    "--batches", "only_batches", is_flag=True, help="Batches instead of operations, those that are over too."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def ls(
@@ -63,7 +83,10 @@ def ls(
         if not only_batches and (everything or (status is not None and Status(status).finished)):
             operations += reader.history(type_, _HISTORY_IN_LS)
     if only_batches:
-        _write_batches([one for one in batches if type_ in (None, one.type) and status in (None, one.status.value)], as_json)
+        _write_batches(
+            [one for one in batches if type_ in (None, one.type) and status in (None, one.status.value)],
+            as_json,
+        )
         return
     operations = [
         operation
@@ -100,7 +123,9 @@ Examples:
 """
 )
 @click.option("--type", "type_", metavar="TYPE", help="Only operations of this type.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def history(scope: CliContext, type_: str | None, limit: int, as_json: bool) -> None:

@@ -39,9 +39,21 @@ Examples:
     help="File that holds the token to ask for. [env: OTEL_PROGRESS_TOKEN_FILE; the token itself: OTEL_PROGRESS_TOKEN]",
 )
 @click.option("--allow-public-without-token", is_flag=True, help="Answer anybody who reaches the address.")
-@click.option("--allow-host", multiple=True, metavar="NAME", help="Another name clients may call the server by; can be repeated.")
-@click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="Web origin whose pages may ask; can be repeated.")
-@click.option("--root-path", default="", metavar="PATH", help="Prefix that a proxy in front takes off, such as /progress.")
+@click.option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="Another name clients may call the server by; can be repeated.",
+)
+@click.option(
+    "--allow-origin", multiple=True, metavar="ORIGIN", help="Web origin whose pages may ask; can be repeated."
+)
+@click.option(
+    "--root-path",
+    default="",
+    metavar="PATH",
+    help="Prefix that a proxy in front takes off, such as /progress.",
+)
 @click.pass_obj
 def serve(
     scope: CliContext,

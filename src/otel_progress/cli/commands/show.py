@@ -41,12 +41,25 @@ Examples:
 """
 )
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id_or_batch)
-@click.option("--level", "path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3.")
-@click.option("--depth", type=click.IntRange(0), metavar="N", help="Levels to at most this depth (1: the operation's own).")
+@click.option(
+    "--level", "path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3."
+)
+@click.option(
+    "--depth",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Levels to at most this depth (1: the operation's own).",
+)
 @click.option("--events", is_flag=True, help="The events too: every item with its outcome.")
 @click.option("--errors", is_flag=True, help="The details of every error too, and all items that failed.")
-@click.option("--previews", is_flag=True, help="The previews too: a list of them, and the newest as pictures on a terminal.")
-@click.option("--exit-status", is_flag=True, help="Exit with 1 when the operation has failed or was cancelled.")
+@click.option(
+    "--previews",
+    is_flag=True,
+    help="The previews too: a list of them, and the newest as pictures on a terminal.",
+)
+@click.option(
+    "--exit-status", is_flag=True, help="Exit with 1 when the operation has failed or was cancelled."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, with levels (and events).")
 @click.pass_obj
 def show(
@@ -76,7 +89,10 @@ def show(
         base = _level(operation, path)
         within = path or None
         failed = reader.events(
-            operation.operation_id, level=within, outcome=Outcome.FAILED, limit=10_000 if errors else _FAILED_ITEMS
+            operation.operation_id,
+            level=within,
+            outcome=Outcome.FAILED,
+            limit=10_000 if errors else _FAILED_ITEMS,
         )
         happened = reader.events(operation.operation_id, level=within, limit=100_000) if events else ()
         stored = reader.previews(operation.operation_id, path=within, limit=_PREVIEWS) if previews else ()
@@ -88,7 +104,9 @@ def show(
         if events or errors:
             document["events"] = [encode_event(event) for event in (happened if events else failed)]
         if previews:
-            document["preview_records"] = [{**encode_preview(preview), "location": preview.location} for preview in stored]
+            document["preview_records"] = [
+                {**encode_preview(preview), "location": preview.location} for preview in stored
+            ]
         say_json(document)
     else:
         _write(operation, base, levels, failed, happened, errors=errors)
@@ -123,7 +141,9 @@ def _level(operation: OperationSnapshot, path: str | None) -> LevelSnapshot:
         return operation.root
     found = operation.get_level(path)
     if found is None:
-        top = ", ".join(escape_controls(level.path) for level in operation.levels if level.info.depth == 1)[:200]
+        top = ", ".join(escape_controls(level.path) for level in operation.levels if level.info.depth == 1)[
+            :200
+        ]
         msg = f"{operation.operation_id!r} has no level {path!r}, or it is no longer kept. " + (
             f"Its levels begin with: {top}" if top else "It has no levels."
         )
@@ -137,7 +157,9 @@ def _below(operation: OperationSnapshot, base: LevelSnapshot, depth: int | None)
     return [
         level
         for level in operation.levels
-        if level.path.startswith(prefix) and level.path != base.path and (deepest is None or level.info.depth <= deepest)
+        if level.path.startswith(prefix)
+        and level.path != base.path
+        and (deepest is None or level.info.depth <= deepest)
     ]
 
 
@@ -168,7 +190,10 @@ def _write(
             _details(level, indent + "    ")
     if failed:
         echo()
-        echo(style_text("Failed items", "bold") + ("" if errors else style_text("  (the latest; all with --errors)", "dim")))
+        echo(
+            style_text("Failed items", "bold")
+            + ("" if errors else style_text("  (the latest; all with --errors)", "dim"))
+        )
     for event in failed:
         echo(f"  {moment(event.at)[11:19]} {_event_text(event)}")
     if events:
@@ -212,7 +237,10 @@ def _facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple
     if operation.instance is not None and is_root:
         worker = operation.instance
         gone = "" if operation.alive or level.status.finished else ", gone"
-        yield "worker", f"{clean(worker.service)}, process {worker.pid} on {clean(worker.host).partition('/')[0]}{gone}"
+        yield (
+            "worker",
+            f"{clean(worker.service)}, process {worker.pid} on {clean(worker.host).partition('/')[0]}{gone}",
+        )
     if operation.resources is not None and is_root:
         yield from _resources(operation.resources, over=level.status.finished)
     if info.batch and is_root:
@@ -220,7 +248,10 @@ def _facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple
     if info.trace_id:
         yield "trace", clean(info.trace_id)
     for key, value in level.metadata.items():
-        yield "metadata", f"{clean(key)} = {clean(', '.join(map(str, value)) if isinstance(value, tuple) else str(value))}"
+        yield (
+            "metadata",
+            f"{clean(key)} = {clean(', '.join(map(str, value)) if isinstance(value, tuple) else str(value))}",
+        )
 
 
 def _because(eta: Eta | None) -> str:
@@ -229,9 +260,11 @@ def _because(eta: Eta | None) -> str:
         return ""
     if eta.basis in ("history", "durations"):
         return f", from {eta.runs} earlier run{'' if eta.runs == 1 else 's'}"
-    return {"rate": ", from its recent pace", "parallel": ", from what runs at the same time", "expected": ", as declared"}.get(
-        eta.basis, ""
-    )
+    return {
+        "rate": ", from its recent pace",
+        "parallel": ", from what runs at the same time",
+        "expected": ", as declared",
+    }.get(eta.basis, "")
 
 
 def _resources(use: ResourceUse, *, over: bool) -> Iterator[tuple[str, str]]:
@@ -239,7 +272,10 @@ def _resources(use: ResourceUse, *, over: bool) -> Iterator[tuple[str, str]]:
     last = use.last
     yield (
         "cpu",
-        _use(None if over else percentage_of_core(last.cpu_ratio), *map(percentage_of_core, (use.cpu_mean, use.cpu_peak))),
+        _use(
+            None if over else percentage_of_core(last.cpu_ratio),
+            *map(percentage_of_core, (use.cpu_mean, use.cpu_peak)),
+        ),
     )
     sizes = [quantity(value, "byte") for value in (last.memory_bytes, use.memory_mean, use.memory_peak)]
     yield "memory", _use(None if over else sizes[0], *sizes[1:])
@@ -264,7 +300,9 @@ def _figures(level: LevelSnapshot, operation: OperationSnapshot) -> str:
     parts = (
         percentage(level.ratio, estimated=level.estimated),
         count(level.current, level.total, unit) if level.current or level.total is not None else "",
-        "" if unit == semconv.STAGE else rate(level.done_this_session, operation.active_seconds_of(level), unit),
+        ""
+        if unit == semconv.STAGE
+        else rate(level.done_this_session, operation.active_seconds_of(level), unit),
         style_text(f"{level.failed} failed", "red") if level.failed else "",
         f"{level.skipped} skipped" if level.skipped else "",
     )
@@ -280,7 +318,15 @@ def _level_line(level: LevelSnapshot, operation: OperationSnapshot, glyphs: Glyp
     time = duration(elapsed) if level.info.started_clock is not None else ""
     if time and (ahead := left(operation.eta_of(level))):
         time += f", {ahead}"
-    parts = (style_text(glyphs.status(level.status), style), title(level), word, _figures(level, operation), attempt, time, text)
+    parts = (
+        style_text(glyphs.status(level.status), style),
+        title(level),
+        word,
+        _figures(level, operation),
+        attempt,
+        time,
+        text,
+    )
     return "  ".join(part for part in (f"{parts[0]} {parts[1]}", *parts[2:]) if part)
 
 
@@ -293,6 +339,10 @@ def _details(level: LevelSnapshot, indent: str) -> None:
 
 def _event_text(event: Event) -> str:
     outcome = event.outcome.value if event.outcome is not None else ""
-    error = "" if event.error is None else style_text(clean(f"{event.error.type}: {event.error.message}".strip(": ")), "red")
+    error = (
+        ""
+        if event.error is None
+        else style_text(clean(f"{event.error.type}: {event.error.message}".strip(": ")), "red")
+    )
     parts = (clean(event.path), clean(event.name), "" if event.outcome is Outcome.FAILED else outcome, error)
     return "  ".join(part for part in parts if part)

@@ -37,18 +37,35 @@ Examples:
 """
 )
 @click.argument("operation_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_id)
-@click.option("--interval", type=click.FloatRange(0.05, 3600), default=0.25, show_default=True, help="Seconds between two looks.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.05, 3600),
+    default=0.25,
+    show_default=True,
+    help="Seconds between two looks.",
+)
 @click.option("--once", is_flag=True, help="Write what is under way, and end.")
 @click.option("--exit-status", is_flag=True, help="With IDs: exit with 1 unless all of them completed.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON a change: the operation with its levels.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One line of JSON a change: the operation with its levels."
+)
 @click.pass_obj
-def watch(scope: CliContext, operation_ids: Sequence[str], interval: float, once: bool, exit_status: bool, as_json: bool) -> None:
+def watch(
+    scope: CliContext,
+    operation_ids: Sequence[str],
+    interval: float,
+    once: bool,
+    exit_status: bool,
+    as_json: bool,
+) -> None:
     """Watch operations move, as bars on a terminal and as lines elsewhere."""
     if exit_status and not operation_ids:
         msg = "--exit-status needs the ID of at least one operation, as in: otel-progress watch friday-42 --exit-status"
         raise click.UsageError(msg)
     with scope.reader() as reader:
-        wanted = {operation.operation_id: operation for operation in (find(reader, id_) for id_ in operation_ids)}
+        wanted = {
+            operation.operation_id: operation for operation in (find(reader, id_) for id_ in operation_ids)
+        }
         if once:
             _write_once(reader, wanted, as_json, scope.color)
             return
@@ -79,14 +96,20 @@ def _undisturbed() -> Iterator[None]:
 class _Watch:
     """One watch: the display, and how the operations that were named have ended."""
 
-    def __init__(self, reader: Reader, wanted: dict[str, OperationSnapshot], as_json: bool, color: bool | None) -> None:
+    def __init__(
+        self, reader: Reader, wanted: dict[str, OperationSnapshot], as_json: bool, color: bool | None
+    ) -> None:
         from otel_progress.console.terminal import make_console
 
         self._reader = reader
         self._wanted = wanted
         self._ended = {id_: operation for id_, operation in wanted.items() if operation.status.finished}
-        self._told: deque[str] = deque((operation.run for operation in self._ended.values()), maxlen=_REMEMBERED)
-        self._console = None if as_json else make_console(reader, stream=sys.stdout, color=color, batches=not wanted)
+        self._told: deque[str] = deque(
+            (operation.run for operation in self._ended.values()), maxlen=_REMEMBERED
+        )
+        self._console = (
+            None if as_json else make_console(reader, stream=sys.stdout, color=color, batches=not wanted)
+        )
 
     def run(self, interval: float) -> list[Status]:
         """Show changes until the named operations have ended (without names: until Ctrl-C); return how they ended."""
@@ -95,7 +118,11 @@ class _Watch:
             self._show((), list(self._ended.values()))
             for changed in changes:
                 found = [operation for operation in changed if self._is_wanted(operation)]
-                ended = [operation for operation in found if operation.status.finished and operation.run not in self._told]
+                ended = [
+                    operation
+                    for operation in found
+                    if operation.status.finished and operation.run not in self._told
+                ]
                 self._told.extend(operation.run for operation in ended)
                 self._ended.update({operation.operation_id: operation for operation in ended if self._wanted})
                 self._show([operation for operation in found if not operation.status.finished], ended)
@@ -116,7 +143,9 @@ class _Watch:
             sys.stdout.flush()
             return
         active: Sequence[OperationSnapshot] = ()
-        with suppress(JournalError):  # when that is more than a journal being replaced, the watch itself raises it
+        with suppress(
+            JournalError
+        ):  # when that is more than a journal being replaced, the watch itself raises it
             active = self._reader.active()  # all anew: time goes on for those that did not change
         self._console.show([operation for operation in active if self._is_wanted(operation)], ended)
 
@@ -124,7 +153,9 @@ class _Watch:
         return not self._wanted or operation.operation_id in self._wanted
 
 
-def _write_once(reader: Reader, wanted: dict[str, OperationSnapshot], as_json: bool, color: bool | None) -> None:
+def _write_once(
+    reader: Reader, wanted: dict[str, OperationSnapshot], as_json: bool, color: bool | None
+) -> None:
     operations = list(wanted.values()) if wanted else list(reader.active())
     if as_json:
         for operation in operations:
@@ -138,5 +169,10 @@ def _write_once(reader: Reader, wanted: dict[str, OperationSnapshot], as_json: b
     from otel_progress.console.glyphs import glyphs_for
     from otel_progress.console.layout import ProgressTree
 
-    console = Console(file=sys.stdout, force_terminal=color or None, no_color=True if color is False else None, highlight=False)
+    console = Console(
+        file=sys.stdout,
+        force_terminal=color or None,
+        no_color=True if color is False else None,
+        highlight=False,
+    )
     console.print(ProgressTree(operations, glyphs=glyphs_for(console.encoding)), soft_wrap=False)

@@ -56,13 +56,17 @@ _SAVE: Final = """INSERT INTO batches (id, name, type, total, started_at, ended_
     ended_at = excluded.ended_at, sequence = excluded.sequence, seen_at = excluded.seen_at"""
 
 
-_COUNTS: Final = "SELECT batch, status, count(*) FROM operations WHERE batch IS NOT NULL GROUP BY batch, status"
+_COUNTS: Final = (
+    "SELECT batch, status, count(*) FROM operations WHERE batch IS NOT NULL GROUP BY batch, status"
+)
 
 
 _COUNT: Final = "SELECT status, count(*) FROM operations WHERE batch = ? GROUP BY status"
 
 
-_ENDS: Final = "SELECT finished_at FROM operations WHERE batch = ? AND status = ? ORDER BY finished_at DESC LIMIT ?"
+_ENDS: Final = (
+    "SELECT finished_at FROM operations WHERE batch = ? AND status = ? ORDER BY finished_at DESC LIMIT ?"
+)
 
 
 _RATIOS: Final = """SELECT total(min(1.0, max(0.0, s.ratio))) FROM operations o
@@ -70,7 +74,9 @@ _RATIOS: Final = """SELECT total(min(1.0, max(0.0, s.ratio))) FROM operations o
     WHERE o.batch = ? AND o.status IS NULL AND s.ratio IS NOT NULL"""
 
 
-_ACTIVE: Final = "WHERE o.batch = ? AND o.status IS NULL AND o.finished_at IS NULL ORDER BY o.key DESC LIMIT ?"
+_ACTIVE: Final = (
+    "WHERE o.batch = ? AND o.status IS NULL AND o.finished_at IS NULL ORDER BY o.key DESC LIMIT ?"
+)
 
 
 _FAILED: Final = "WHERE o.batch = ? AND o.status = 'failed' ORDER BY o.finished_at DESC, o.key DESC LIMIT ?"
@@ -104,7 +110,9 @@ def get(connection: sqlite3.Connection, batch_id: str, moment: ReadTime) -> Batc
     return None
 
 
-def newest(connection: sqlite3.Connection, limit: int, moment: ReadTime, after: BatchCursor | None) -> list[BatchSnapshot]:
+def newest(
+    connection: sqlite3.Connection, limit: int, moment: ReadTime, after: BatchCursor | None
+) -> list[BatchSnapshot]:
     """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
     begun, last = (None, None) if after is None else (after.listed_at, cursor_sort_key(after))
     counts: dict[str, dict[str | None, int]] = {}
@@ -116,7 +124,9 @@ def newest(connection: sqlite3.Connection, limit: int, moment: ReadTime, after: 
             of_it = counts.get(info.id, {})
             tally, running = _tally(row, of_it), of_it.get(None, 0)
             glance = summarise(info, tally, (), (), moment.now, running=running, running_ratio=0.0)
-            here = sort_key(was_finished_at(glance.is_finished, glance.ended_at, begun), info.started_at, info.id)
+            here = sort_key(
+                was_finished_at(glance.is_finished, glance.ended_at, begun), info.started_at, info.id
+            )
             if last is None or here > last:
                 found.append((here, info, tally, running))
     found.sort(key=lambda item: item[0])
@@ -150,11 +160,15 @@ def _summary(
 ) -> BatchSnapshot:
     failed: Sequence[OperationSnapshot] = ()
     if tally.failed:
-        failed = [operation for _, operation in operations(connection, _FAILED, (info.id, MAX_LISTED), moment)]
+        failed = [
+            operation for _, operation in operations(connection, _FAILED, (info.id, MAX_LISTED), moment)
+        ]
     if tally.finished:
         ends = list(tally.ends)
         for status in ENDED:
-            ends += (end for (end,) in connection.execute(_ENDS, (info.id, status, MAX_ENDS)) if isfinite(end))
+            ends += (
+                end for (end,) in connection.execute(_ENDS, (info.id, status, MAX_ENDS)) if isfinite(end)
+            )
         tally = replace(tally, ends=tuple(sorted(ends)[-MAX_ENDS:]))
     if not running:
         return summarise(info, tally, (), failed, moment.now)
@@ -168,7 +182,9 @@ def _summary(
 def _tally(row: Sequence[Any], counts: dict[str | None, int]) -> BatchTally:
     """Return how the operations ended, those that were deleted (columns of ``row``) and those that are kept."""
     gone = zip(ENDED, row[len(_INFO) : -1], strict=True)
-    completed, failed, cancelled, skipped = (_natural(number) + counts.get(status, 0) for status, number in gone)
+    completed, failed, cancelled, skipped = (
+        _natural(number) + counts.get(status, 0) for status, number in gone
+    )
     return BatchTally(completed, failed, cancelled, skipped, _ends_of(row[-1]))
 
 

@@ -131,7 +131,12 @@ class JournalConnection(sqlite3.Connection):
 def connect(uri: str, fork: ForkState) -> JournalConnection:
     """Return a connection to an SQLite URI that a fork can stop through ``fork``."""
     connection = sqlite3.connect(
-        uri, uri=True, timeout=_BUSY_SLICE_S, isolation_level=None, check_same_thread=False, factory=JournalConnection
+        uri,
+        uri=True,
+        timeout=_BUSY_SLICE_S,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=JournalConnection,
     )
     connection.fork = fork
     return connection
@@ -154,7 +159,11 @@ def repeat_after_fork(use: Callable[P, R]) -> Callable[P, R]:
 def register(handle: ManagedConnection) -> None:
     """Close this handle's connection before each fork."""
     on_fork(
-        phase=ForkPhase.JOURNAL, owner=handle, before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+        phase=ForkPhase.JOURNAL,
+        owner=handle,
+        before=_before,
+        after_in_parent=_after_in_parent,
+        after_in_child=_after_in_child,
     )
 
 
@@ -314,7 +323,9 @@ class ManagedConnection:
             self.journal = schema.identity(self._connection)
             if self._detect_replacement and before not in {None, self.journal}:
                 msg = f"{self.path} was removed or replaced while in use. A new journal is started there."
-                raise JournalError(msg)  # what was written is gone: the writer has to know, to write everything again
+                raise JournalError(
+                    msg
+                )  # what was written is gone: the writer has to know, to write everything again
         return self._connection
 
     def _recover(self, exc: sqlite3.Error) -> None:
@@ -349,13 +360,13 @@ def describe_sqlite_error(exc: sqlite3.Error, path: Path) -> str:
     """Return what is wrong with the journal and what to do, in one sentence or two."""
     text = str(exc)
     if _is_locked(exc):
-        return f"{path} is locked by another process ({text}). Close what holds it; it is tried again by itself."
+        return (
+            f"{path} is locked by another process ({text}). Close what holds it; it is tried again by itself."
+        )
     if "full" in text:
         return f"No room to write {path} ({text}). Free some space on that disk, or set the store to another path."
     if "not a database" in text or "malformed" in text:
-        return (
-            f"{path} is damaged or not an SQLite database ({text}). Move it away (with its -wal and -shm) and a new one is made."
-        )
+        return f"{path} is damaged or not an SQLite database ({text}). Move it away (with its -wal and -shm) and a new one is made."
     if "readonly" in text or "unable to open" in text or "authorized" in text:
         return f"{path} cannot be opened or written ({text}). Check that the directory exists and is writable by this user."
     if "disk I/O" in text:
@@ -383,7 +394,9 @@ def _open_to_write(path: Path, fork: ForkState) -> sqlite3.Connection:
     _create(path)
     connection = _connect(path, fork)
     with _closing_on_error(connection):
-        if schema.version(connection, path) == 0:  # only then, as both write and so would fail on a locked or full disk
+        if (
+            schema.version(connection, path) == 0
+        ):  # only then, as both write and so would fail on a locked or full disk
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _set_wal(connection, path)
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -394,23 +407,21 @@ def _open_to_write(path: Path, fork: ForkState) -> sqlite3.Connection:
 
 def _open_to_read(path: Path, fork: ForkState) -> sqlite3.Connection:
     if _inode(path) is None:
-        msg = (
-            f"Nothing has been recorded yet at {path}. Run something that is instrumented, or name another journal with --store."
-        )
+        msg = f"Nothing has been recorded yet at {path}. Run something that is instrumented, or name another journal with --store."
         raise NothingRecordedError(msg)
     connection = _connect(path, fork)
     with _closing_on_error(connection):
         if schema.version(connection, path) == 0:
-            msg = f"Nothing has been recorded yet in {path}, which is empty. Name another journal with --store."
+            msg = (
+                f"Nothing has been recorded yet in {path}, which is empty. Name another journal with --store."
+            )
             raise NothingRecordedError(msg)
         try:
             schema.migrate(connection, path)
         except sqlite3.OperationalError as exc:
             found, known = schema.version(connection, path), len(schema.MIGRATIONS)
             fix = "Run this once as a user who may write it, while nothing else does."
-            msg = (
-                f"{path} is of an older otel-progress (schema {found}, this one is {known}) and cannot be upgraded ({exc}). {fix}"
-            )
+            msg = f"{path} is of an older otel-progress (schema {found}, this one is {known}) and cannot be upgraded ({exc}). {fix}"
             raise JournalError(msg) from exc
         connection.execute("PRAGMA query_only = ON")
     return connection

@@ -15,8 +15,22 @@ from otel_progress.journal.sanitize import sanitize_text
 from otel_progress.journal.sqlite import batches
 from otel_progress.journal.sqlite.cancel_requests import CancelRequestPoller, insert_request, requests_of
 from otel_progress.journal.sqlite.connection import ManagedConnection, repeat_after_fork
-from otel_progress.journal.sqlite.reader import active, events, history, logs, newest_run, previews, samples, with_levels
-from otel_progress.journal.sqlite.retention import ROWS_A_PASS, Retention, delete_finished_runs, vacuum_free_pages
+from otel_progress.journal.sqlite.reader import (
+    active,
+    events,
+    history,
+    logs,
+    newest_run,
+    previews,
+    samples,
+    with_levels,
+)
+from otel_progress.journal.sqlite.retention import (
+    ROWS_A_PASS,
+    Retention,
+    delete_finished_runs,
+    vacuum_free_pages,
+)
 from otel_progress.journal.sqlite.trajectories import newest
 from otel_progress.journal.sqlite.watcher import Watcher
 from otel_progress.journal.sqlite.writer import Writer
@@ -99,7 +113,11 @@ class SqliteJournal:
         """Delete what is old when it is time; return the locations of previews that are not needed any more."""
         with self._writing.acquire() as connection:
             moment = self._moment()
-            return self._retention.run(connection, moment) if self._retention.is_due(connection, moment.clock) else ()
+            return (
+                self._retention.run(connection, moment)
+                if self._retention.is_due(connection, moment.clock)
+                else ()
+            )
 
     def close(self) -> None:
         """Close the file; the last process to do so folds the write-ahead log into it."""
@@ -174,7 +192,13 @@ class SqliteJournal:
         highest number.
         """
         where = None if path is None else sanitize_text(path)
-        numbers = (_count(severity), since, _count(after), None if upto is None else _count(upto), _count(limit))
+        numbers = (
+            _count(severity),
+            since,
+            _count(after),
+            None if upto is None else _count(upto),
+            _count(limit),
+        )
         with self._reading.transaction("DEFERRED") as connection:
             return logs(connection, sanitize_text(operation_id), where, *numbers)
 
@@ -187,7 +211,9 @@ class SqliteJournal:
         ``since`` in Unix seconds; ``upto`` is the latest ``clock``.
         """
         with self._reading.transaction("DEFERRED") as connection:
-            return samples(connection, sanitize_text(operation_id), since, upto, _count(limit), self._moment())
+            return samples(
+                connection, sanitize_text(operation_id), since, upto, _count(limit), self._moment()
+            )
 
     @repeat_after_fork
     def previews(
@@ -224,7 +250,9 @@ class SqliteJournal:
 
         A request to cancel is a change; a new ``resources`` alone is none, and comes along with the next change.
         """
-        return Watcher(self.path, self._moment, read_only=self._read_only, levels=levels).follow(interval, self._sleep)
+        return Watcher(self.path, self._moment, read_only=self._read_only, levels=levels).follow(
+            interval, self._sleep
+        )
 
     @repeat_after_fork
     def request_cancel(self, operation_id: str, reason: str) -> bool:
@@ -280,7 +308,9 @@ class SqliteJournal:
         try:
             self._on_deleted(locations)
         except Exception as error:
-            report_internal_error("previews", f"the content of deleted previews may stay: {error}", error=error)
+            report_internal_error(
+                "previews", f"the content of deleted previews may stay: {error}", error=error
+            )
 
     def _refuse_read_only(self) -> None:
         if self._read_only:

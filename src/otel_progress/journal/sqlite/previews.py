@@ -28,7 +28,9 @@ PREVIEW: Final = (
 _row_of: Final[Callable[[Preview], tuple[Any, ...]]] = attrgetter(*PREVIEW)
 
 
-_ADD: Final = f"INSERT OR IGNORE INTO previews (operation, writer, {', '.join(PREVIEW)}) VALUES ({', '.join('?' * 13)})"
+_ADD: Final = (
+    f"INSERT OR IGNORE INTO previews (operation, writer, {', '.join(PREVIEW)}) VALUES ({', '.join('?' * 13)})"
+)
 
 
 _REMOVE: Final = "DELETE FROM previews WHERE operation = ? AND number = ? AND writer = ?"
@@ -97,5 +99,18 @@ def preview_of(operation_id: str, operation_type: str, run: str, row: Sequence[A
         return None
     known = None if ratio is None or not isfinite(ratio) else ratio
     return Preview(
-        operation_id, operation_type, run, path, number, at, name, media_type, size_bytes, digest, location, width, height, known
+        operation_id,
+        operation_type,
+        run,
+        path,
+        number,
+        at,
+        name,
+        media_type,
+        size_bytes,
+        digest,
+        location,
+        width,
+        height,
+        known,
     )

@@ -18,7 +18,9 @@ from otel_progress.model import Instance, LevelSnapshot, Outcome
 from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.records import LogRecord, Preview, ResourceSample
 
-_NEWEST_RUN: Final = "SELECT key, operation_type, run FROM operations WHERE operation_id = ? ORDER BY key DESC LIMIT 1"
+_NEWEST_RUN: Final = (
+    "SELECT key, operation_type, run FROM operations WHERE operation_id = ? ORDER BY key DESC LIMIT 1"
+)
 
 
 _IN: Final = "(path = ? OR (path > ? AND path < ?))"
@@ -73,7 +75,9 @@ def logs(
     return []
 
 
-def previews(connection: sqlite3.Connection, operation_id: str, path: str | None, upto: int | None, limit: int) -> list[Preview]:
+def previews(
+    connection: sqlite3.Connection, operation_id: str, path: str | None, upto: int | None, limit: int
+) -> list[Preview]:
     """Return the newest previews of the newest run, oldest first; ``upto`` is the highest number."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
         conditions = ((_IN, _subtree(path)), ("number <= ?", None if upto is None else (upto,)))
@@ -84,7 +88,12 @@ def previews(connection: sqlite3.Connection, operation_id: str, path: str | None
 
 
 def samples(
-    connection: sqlite3.Connection, operation_id: str, since: float | None, upto: float | None, limit: int, moment: ReadTime
+    connection: sqlite3.Connection,
+    operation_id: str,
+    since: float | None,
+    upto: float | None,
+    limit: int,
+    moment: ReadTime,
 ) -> list[ResourceSample]:
     """Return the newest samples of the newest run's process that were taken while the run lasted, oldest first.
 
@@ -106,7 +115,9 @@ def samples(
                 where += f" AND {condition}"
                 bound.append(value)
         query = f"SELECT {', '.join(SAMPLE)} FROM samples WHERE {where} ORDER BY clock DESC LIMIT ?"
-        decoded = (rows.decode_sample_row(row) for row in reversed(query_all(connection, query, (*bound, limit))))
+        decoded = (
+            rows.decode_sample_row(row) for row in reversed(query_all(connection, query, (*bound, limit)))
+        )
         return [sample for sample in decoded if sample is not None]
     return []
 
@@ -123,7 +134,9 @@ def _newest(
     given = [(condition, values) for condition, values in conditions if values is not None]
     where = " AND ".join(("operation = ?", *(condition for condition, _ in given)))
     bound = (key, *(value for _, values in given for value in values), limit)
-    query = f"SELECT {', '.join(columns)} FROM {table} WHERE {where} ORDER BY number DESC, writer DESC LIMIT ?"
+    query = (
+        f"SELECT {', '.join(columns)} FROM {table} WHERE {where} ORDER BY number DESC, writer DESC LIMIT ?"
+    )
     return query_all(connection, query, bound)[::-1]
 
 
@@ -157,12 +170,18 @@ _LEVEL: Final = f"SELECT l.operation, l.info, {_STATE} FROM levels l JOIN states
 _ACTIVE: Final = "WHERE o.finished_at IS NULL"
 
 
-_PULSE: Final = "SELECT id, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock FROM instances"
+_PULSE: Final = (
+    "SELECT id, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock FROM instances"
+)
 
 
-def newest_run(connection: sqlite3.Connection, operation_id: str, moment: ReadTime) -> OperationSnapshot | None:
+def newest_run(
+    connection: sqlite3.Connection, operation_id: str, moment: ReadTime
+) -> OperationSnapshot | None:
     """Return the newest run of an operation with its levels."""
-    found = operations(connection, "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1", (operation_id,), moment)
+    found = operations(
+        connection, "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1", (operation_id,), moment
+    )
     return with_levels(connection, found)[0] if found else None
 
 
@@ -200,9 +219,7 @@ def history(
                 where += f" AND {condition}"
                 bound += values
         bound.append(min(limit - len(found), _CHUNK))
-        page = (
-            f"SELECT o.finished_at, o.run, o.key FROM operations o WHERE {where} ORDER BY o.finished_at DESC, o.run DESC LIMIT ?"
-        )
+        page = f"SELECT o.finished_at, o.run, o.key FROM operations o WHERE {where} ORDER BY o.finished_at DESC, o.run DESC LIMIT ?"
         ends = query_all(connection, page, bound)
         if not ends:
             break
@@ -246,11 +263,15 @@ def in_tree_order(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
     children: dict[str, list[LevelSnapshot]] = {}
     for level in known.values():
         above = level.info.parent_path
-        while above and above not in known:  # the parent is not kept, or another process has not written it yet
+        while (
+            above and above not in known
+        ):  # the parent is not kept, or another process has not written it yet
             above = above.rpartition("/")[0]
         children.setdefault(above or "", []).append(level)
     for siblings in children.values():
-        siblings.sort(key=lambda level: (level.info.order, level.info.path), reverse=True)  # the first one is taken off the end
+        siblings.sort(
+            key=lambda level: (level.info.order, level.info.path), reverse=True
+        )  # the first one is taken off the end
     result, waiting = [], children.get("", [])
     while waiting:
         level = waiting.pop()
@@ -259,7 +280,9 @@ def in_tree_order(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
     return tuple(result)
 
 
-def operations(connection: sqlite3.Connection, rest: str, bound: Sequence[object], moment: ReadTime) -> list[Found]:
+def operations(
+    connection: sqlite3.Connection, rest: str, bound: Sequence[object], moment: ReadTime
+) -> list[Found]:
     """Return the operations of a query that goes on with ``rest``, without their levels."""
     answer = query_all(connection, f"{_OPERATION} {rest}", bound)
     known = heartbeats(connection, {row[1] for row in answer})
@@ -270,7 +293,9 @@ def operations(connection: sqlite3.Connection, rest: str, bound: Sequence[object
     return found
 
 
-def _operation(root: LevelSnapshot, pulse: Heartbeat | None, use: Any, cancelled: Any, moment: ReadTime) -> OperationSnapshot:
+def _operation(
+    root: LevelSnapshot, pulse: Heartbeat | None, use: Any, cancelled: Any, moment: ReadTime
+) -> OperationSnapshot:
     instance = None if pulse is None else pulse.instance
     if pulse is None:  # its process left no sign of life, so the snapshot itself is the last one
         pulse = Heartbeat(Instance(root.info.instance, 0, "", "", 0.0), root.observed_at, root.observed_clock)
@@ -289,7 +314,10 @@ def _operation(root: LevelSnapshot, pulse: Heartbeat | None, use: Any, cancelled
 
 def _pulse(row: Sequence[Any]) -> Heartbeat | None:
     identity, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock = row
-    if {type(identity), type(host), type(service)} != {str} or {type(heartbeat_at), type(heartbeat_clock)} != {float}:
+    if {type(identity), type(host), type(service)} != {str} or {
+        type(heartbeat_at),
+        type(heartbeat_clock),
+    } != {float}:
         return None
     if type(pid) is not int or type(started_at) is not float or not (start is None or type(start) is int):
         return None

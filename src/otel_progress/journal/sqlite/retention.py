@@ -24,12 +24,12 @@ _SOME_LEVELS: Final = "SELECT key FROM levels WHERE operation = ? ORDER BY key L
 _END: Final = "SELECT batch, status, finished_at FROM operations WHERE key = ? AND batch IS NOT NULL AND finished_at IS NOT NULL"
 
 
-_ENDED_RUNS: Final = "SELECT key FROM operations WHERE operation_id = ? AND finished_at IS NOT NULL ORDER BY key LIMIT ?"
-
-
-_OPEN_RUNS: Final = (
-    "SELECT key, instance, recorded_at FROM operations WHERE operation_id = ? AND finished_at IS NULL ORDER BY key"
+_ENDED_RUNS: Final = (
+    "SELECT key FROM operations WHERE operation_id = ? AND finished_at IS NOT NULL ORDER BY key LIMIT ?"
 )
+
+
+_OPEN_RUNS: Final = "SELECT key, instance, recorded_at FROM operations WHERE operation_id = ? AND finished_at IS NULL ORDER BY key"
 
 
 class OperationDeleter:
@@ -72,7 +72,9 @@ class OperationDeleter:
 
     def instance(self, instance: str) -> bool:
         """Delete a process with its samples; return True when all of it is gone."""
-        query = "samples WHERE instance = ? AND clock IN (SELECT clock FROM samples WHERE instance = ? LIMIT ?)"
+        query = (
+            "samples WHERE instance = ? AND clock IN (SELECT clock FROM samples WHERE instance = ? LIMIT ?)"
+        )
         self._delete(query, instance, instance, max(0, self.left))
         if self.left <= 0:
             return False
@@ -172,7 +174,9 @@ class Retention:
         """Return True when it is time for a pass (``clock`` in monotonic seconds), or when the file is too large."""
         if self._next is None:
             self._next = clock + AGAIN_S  # not within the first tick: a short run need not pay for it
-        return clock >= self._next or (clock - self._last >= AGAIN_S and _file_bytes(connection) > self._max_bytes)
+        return clock >= self._next or (
+            clock - self._last >= AGAIN_S and _file_bytes(connection) > self._max_bytes
+        )
 
     def run(self, connection: sqlite3.Connection, moment: ReadTime) -> list[str]:
         """Do one pass, in a transaction of its own; return the locations of previews that nothing refers to any more."""
@@ -194,14 +198,22 @@ class Retention:
         self._next = moment.clock + (EVERY_S if deletion.left > 0 else AGAIN_S)
         return unreferenced
 
-    def _shrink(self, deletion: OperationDeleter, connection: sqlite3.Connection, abandoned: list[int], moment: ReadTime) -> None:
+    def _shrink(
+        self,
+        deletion: OperationDeleter,
+        connection: sqlite3.Connection,
+        abandoned: list[int],
+        moment: ReadTime,
+    ) -> None:
         """Delete whole operations, those that ended first before others; only when none is left, what is old of running ones."""
         for key in (*_finished(connection, math.inf), *abandoned):
             if deletion.left <= 0 or self._is_small(connection):
                 return
             self.dropped += deletion.operation(key)
         _forget_instances(deletion, connection, moment.now - UNVERIFIED_TIMEOUT_S)
-        for key, *_ in connection.execute("SELECT key FROM operations WHERE finished_at IS NULL ORDER BY key").fetchall():
+        for key, *_ in connection.execute(
+            "SELECT key FROM operations WHERE finished_at IS NULL ORDER BY key"
+        ).fetchall():
             for table in ("events", "logs"):
                 if deletion.left <= 0 or self._is_small(connection):
                     return

@@ -56,7 +56,18 @@ ADVANCE: Final = (
 """Columns of ``states`` that nearly every change touches; alone where possible, as an UPDATE costs by the bound value."""
 
 
-_REST: Final = ("status", "total", "failed", "skipped", "metadata", "error", "stage", "eta", "ended_at", "duration_s")
+_REST: Final = (
+    "status",
+    "total",
+    "failed",
+    "skipped",
+    "metadata",
+    "error",
+    "stage",
+    "eta",
+    "ended_at",
+    "duration_s",
+)
 
 
 REST: Final = (*_REST, "extra")
@@ -70,7 +81,18 @@ EVENT: Final = ("path", "level_type", "kind", "number", "at", "name", "outcome",
 """Columns of ``events`` that make an event."""
 
 
-_LOG_VALUES: Final = ("path", "number", "at", "severity", "severity_text", "logger", "message", "details", "trace_id", "span_id")
+_LOG_VALUES: Final = (
+    "path",
+    "number",
+    "at",
+    "severity",
+    "severity_text",
+    "logger",
+    "message",
+    "details",
+    "trace_id",
+    "span_id",
+)
 
 
 LOG: Final = (*_LOG_VALUES, "attributes")
@@ -106,8 +128,12 @@ _STATUS: Final = {status.value: status for status in Status}
 
 
 _KIND: Final = {  # what each column of STATE may hold
-    **dict.fromkeys(("sequence", "current", "observed_at", "observed_clock", "stall_after_s", "failed", "skipped"), NUMBER),
-    **dict.fromkeys(("ratio", "advanced_at", "advanced_clock", "total", "ended_at", "duration_s"), NUMBER_OR_NONE),
+    **dict.fromkeys(
+        ("sequence", "current", "observed_at", "observed_clock", "stall_after_s", "failed", "skipped"), NUMBER
+    ),
+    **dict.fromkeys(
+        ("ratio", "advanced_at", "advanced_clock", "total", "ended_at", "duration_s"), NUMBER_OR_NONE
+    ),
     **dict.fromkeys(("message", "metadata", "error", "stage", "eta", "extra"), TEXT_OR_NONE),
     "status": frozenset({str}),
 }
@@ -173,12 +199,30 @@ def decode_snapshot_row(info: str, state: Sequence[Any]) -> LevelSnapshot | None
     try:
         if not _fits(tuple(map(type, state))):
             return None
-        (sequence, current, ratio, message, observed_at, observed_clock, advanced_at, advanced_clock, stall_after_s) = state[:9]
+        (
+            sequence,
+            current,
+            ratio,
+            message,
+            observed_at,
+            observed_clock,
+            advanced_at,
+            advanced_clock,
+            stall_after_s,
+        ) = state[:9]
         (status, total, failed, skipped, metadata, error, stage, eta, ended_at, duration_s, extra) = state[9:]
         # An infinity makes the sum one, or NaN; SQLite itself keeps no NaN.
         known = sequence + current + observed_at + observed_clock + stall_after_s + failed + skipped
-        maybe = (ratio or 0.0) + (advanced_at or 0.0) + (advanced_clock or 0.0) + (total or 0.0) + (ended_at or 0.0)
-        if not isfinite(known + maybe + (duration_s or 0.0)) and (tamed := _replace_non_finite(state)) != list(state):
+        maybe = (
+            (ratio or 0.0)
+            + (advanced_at or 0.0)
+            + (advanced_clock or 0.0)
+            + (total or 0.0)
+            + (ended_at or 0.0)
+        )
+        if not isfinite(known + maybe + (duration_s or 0.0)) and (
+            tamed := _replace_non_finite(state)
+        ) != list(state):
             return decode_snapshot_row(info, tamed)
         return LevelSnapshot(
             decode_info_column(info),
@@ -244,7 +288,9 @@ def decode_log_row(operation_id: str, operation_type: str, run: str, row: Sequen
             return None
         known = NO_METADATA if attributes is None else decode_metadata_column(attributes)
         named = dict(zip(_LOG_VALUES, values, strict=True))
-        return LogRecord(operation_id=operation_id, operation_type=operation_type, run=run, attributes=known, **named)
+        return LogRecord(
+            operation_id=operation_id, operation_type=operation_type, run=run, attributes=known, **named
+        )
     except DECODE_ERRORS:
         return None
 
@@ -303,7 +349,13 @@ def _extra_text(
     resumed_from: Number,
 ) -> str:
     """Return the column ``extra``: an array, in the order of EXTRA."""
-    values = (estimated, codec.finite(paused_clock), codec.finite(paused_s) or 0.0, previews, codec.finite(overdue_after_s))
+    values = (
+        estimated,
+        codec.finite(paused_clock),
+        codec.finite(paused_s) or 0.0,
+        previews,
+        codec.finite(overdue_after_s),
+    )
     return _dumps((*values, codec.finite(resumed_from) or 0))
 
 

@@ -137,7 +137,9 @@ def identity(connection: sqlite3.Connection) -> str:
     return str(journal)
 
 
-def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
+def migrate(
+    connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]] = MIGRATIONS
+) -> None:
     """Bring an open file to the newest version, in one transaction. Raises JournalError when the file is newer than this code."""
     if _is_current(connection, path, migrations):
         return

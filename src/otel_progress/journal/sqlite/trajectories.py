@@ -71,7 +71,9 @@ def insert_entries(connection: sqlite3.Connection, lessons: Sequence[TrajectoryE
         text = _text_of(lesson.trajectory)
         if text is None:
             continue
-        number = numbers[lesson.key, lesson.run]  # levels of one shape are told apart by their order in the run
+        number = numbers[
+            lesson.key, lesson.run
+        ]  # levels of one shape are told apart by their order in the run
         numbers[lesson.key, lesson.run] += 1
         connection.execute(_ADD, (*_values(lesson.key), lesson.run, number, lesson.at, text, lesson.run))
     for key in {key for key, _ in numbers}:
@@ -122,8 +124,12 @@ def _text_of(trajectory: Trajectory) -> str | None:
     """
     if not _is_duration(trajectory.duration_s):
         return None
-    points = [value for point in _thinned(trajectory.points) for value in (_short(point[0]), _short(point[1]))]
-    stages = {str(name): _short(duration) for name, duration in trajectory.stages.items() if _is_duration(duration)}
+    points = [
+        value for point in _thinned(trajectory.points) for value in (_short(point[0]), _short(point[1]))
+    ]
+    stages = {
+        str(name): _short(duration) for name, duration in trajectory.stages.items() if _is_duration(duration)
+    }
     duration = _short(trajectory.duration_s)  # as its points are, or the last of them would lie beyond it
     text = _dumps((duration, points, stages))
     return text if len(text) <= MAX_TEXT else _dumps((duration, points, {}))
@@ -147,7 +153,11 @@ def _trajectory_of(text: Any) -> Trajectory | None:
         points = tuple(zip(flat[0::2], flat[1::2], strict=True))
         if len(points) > MAX_POINTS or not _is_duration(duration) or not all(map(_is_duration, flat)):
             return None
-        if not _ascends(points) or not isinstance(stages, Mapping) or not all(map(_is_duration, stages.values())):
+        if (
+            not _ascends(points)
+            or not isinstance(stages, Mapping)
+            or not all(map(_is_duration, stages.values()))
+        ):
             return None
         return Trajectory(duration, points, stages)
     except DECODE_ERRORS:

@@ -39,7 +39,9 @@ class Watcher:
         self._pulses_version: tuple[int, int] | None = None
         self._next_aged = -math.inf
 
-    def follow(self, interval: float, sleep: Callable[[float], None]) -> Iterator[Sequence[OperationSnapshot]]:
+    def follow(
+        self, interval: float, sleep: Callable[[float], None]
+    ) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield what ``Reader.watch`` promises, until closed."""
         try:
             yield self._look(self._moment())
@@ -107,11 +109,15 @@ class Watcher:
             self._version, self._revision = version, revision  # at the end, as a use that fails is repeated
         return found
 
-    def _changed(self, connection: sqlite3.Connection, moment: ReadTime) -> tuple[int, list[OperationSnapshot]]:
+    def _changed(
+        self, connection: sqlite3.Connection, moment: ReadTime
+    ) -> tuple[int, list[OperationSnapshot]]:
         """Return the newest revision with the operations that have changed since the last one."""
         newest = reader.revision(connection)
         if self._revision < 0:
             changed = reader.active(connection, moment)
         else:
             changed = reader.changed(connection, self._revision, moment) if newest != self._revision else []
-        return newest, reader.with_levels(connection, changed) if self._levels else [operation for _, operation in changed]
+        return newest, reader.with_levels(connection, changed) if self._levels else [
+            operation for _, operation in changed
+        ]

@@ -48,7 +48,9 @@ _TRIM_OPERATION: Final = """DELETE FROM logs WHERE operation = ? AND number <=
     (SELECT number FROM logs WHERE operation = ? ORDER BY number DESC LIMIT 1 OFFSET ?)"""
 
 
-_ADD_SAMPLE: Final = f"INSERT OR IGNORE INTO samples (instance, {', '.join(SAMPLE)}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_ADD_SAMPLE: Final = (
+    f"INSERT OR IGNORE INTO samples (instance, {', '.join(SAMPLE)}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 _TRIM_SAMPLES: Final = """DELETE FROM samples WHERE instance = ? AND clock <=
@@ -59,12 +61,16 @@ _USE: Final = """INSERT INTO uses (operation, use) SELECT ?, ? WHERE EXISTS (SEL
     ON CONFLICT (operation) DO UPDATE SET use = excluded.use"""
 
 
-def insert_logs(connection: sqlite3.Connection, writer: str, records: Sequence[tuple[int, LogRecord]]) -> None:
+def insert_logs(
+    connection: sqlite3.Connection, writer: str, records: Sequence[tuple[int, LogRecord]]
+) -> None:
     """Keep log records, each with the key of its operation; the oldest ones make room. A number that is there already stays."""
     connection.executemany(_ADD_LOG, [(key, writer, *rows.log_row(record)) for key, record in records])
     levels = {(key, record.path) for key, record in records}
     connection.executemany(_TRIM_LEVEL, [(key, path, key, path, MAX_LOGS_PER_LEVEL) for key, path in levels])
-    connection.executemany(_TRIM_OPERATION, [(key, key, MAX_LOGS_PER_OPERATION) for key in {key for key, _ in levels}])
+    connection.executemany(
+        _TRIM_OPERATION, [(key, key, MAX_LOGS_PER_OPERATION) for key in {key for key, _ in levels}]
+    )
 
 
 def insert_sample(connection: sqlite3.Connection, instance: str, sample: ResourceSample) -> None:
@@ -130,7 +136,9 @@ _FIND_LEVEL: Final = """SELECT l.key, s.sequence FROM levels l JOIN states s ON 
 _ADD_LEVEL: Final = "INSERT INTO levels (key, operation, path, info) VALUES (?, ?, ?, ?)"
 
 
-_ADD_STATE: Final = f"INSERT INTO states ({', '.join(STATE)}, level, longest_gap_s) VALUES ({_marks(len(STATE) + 1)}, 0.0)"
+_ADD_STATE: Final = (
+    f"INSERT INTO states ({', '.join(STATE)}, level, longest_gap_s) VALUES ({_marks(len(STATE) + 1)}, 0.0)"
+)
 
 
 _REPLACE_INFO: Final = "UPDATE levels SET info = ? WHERE key = ?"
@@ -151,7 +159,9 @@ _TOUCH: Final = "UPDATE operations SET revision = ? WHERE key = ?"
 _FINISH: Final = "UPDATE operations SET finished_at = ?, status = ? WHERE key = ?"
 
 
-_ADD_EVENT: Final = f"INSERT OR IGNORE INTO events (operation, writer, {', '.join(EVENT)}) VALUES ({_marks(len(EVENT) + 2)})"
+_ADD_EVENT: Final = (
+    f"INSERT OR IGNORE INTO events (operation, writer, {', '.join(EVENT)}) VALUES ({_marks(len(EVENT) + 2)})"
+)
 
 
 _ONE: Final = "operation = ? AND path = ?"
@@ -203,7 +213,9 @@ class _WritePlan:
         if rest == written.rest:
             self._moved.append((*rows.advance_of(snapshot), written.key, snapshot.sequence))
         else:
-            self._changed.append((*rows.advance_of(snapshot), *rows.rest_row(rest), written.key, snapshot.sequence))
+            self._changed.append(
+                (*rows.advance_of(snapshot), *rows.rest_row(rest), written.key, snapshot.sequence)
+            )
             written.rest = rest
         new = written.info is not snapshot.info
         if new:
@@ -284,14 +296,18 @@ class Writer:
         if batch.snapshots or batch.evicted:
             connection.execute(_REVISE)
             (self._revision,) = connection.execute(_REVISION).fetchone()
-        if batch.evicted:  # before the snapshots: a level that was folded and entered again within one tick is there
+        if (
+            batch.evicted
+        ):  # before the snapshots: a level that was folded and entered again within one tick is there
             self._evict(connection, batch)
         if not self._in_parts(connection, batch):
             self.reset_cache()
             self._in_parts(connection, batch)
         if batch.events:
             writer, keyed = batch.instance.id, self._with_operation_keys(connection, batch, batch.events)
-            connection.executemany(_ADD_EVENT, [(key, writer, *rows.event_row(event)) for key, event in keyed])
+            connection.executemany(
+                _ADD_EVENT, [(key, writer, *rows.event_row(event)) for key, event in keyed]
+            )
         self._observed(connection, batch)
         for snapshot in batch.snapshots:
             if snapshot.status.finished:
@@ -301,7 +317,9 @@ class Writer:
         """Write the snapshots some at a time, so that a large batch needs no large memory."""
         parts = range(0, len(batch.snapshots), MAX_SNAPSHOTS_PER_CHUNK)
         return all(
-            self._snapshots(connection, replace(batch, snapshots=batch.snapshots[at : at + MAX_SNAPSHOTS_PER_CHUNK]))
+            self._snapshots(
+                connection, replace(batch, snapshots=batch.snapshots[at : at + MAX_SNAPSHOTS_PER_CHUNK])
+            )
             for at in parts
         )
 
@@ -318,14 +336,22 @@ class Writer:
             levels = self._levels[operation]
             written = levels.get(info.path)
             if written is None:
-                written = levels[info.path] = self._find(connection, operation, info.path) or plan.add(operation, snapshot)
+                written = levels[info.path] = self._find(connection, operation, info.path) or plan.add(
+                    operation, snapshot
+                )
                 self._remembered += 1
             if snapshot.sequence > written.sequence:
                 plan.change(operation, written, snapshot)
         return plan.run(connection, self._revision, batch.at)
 
     def _operation(
-        self, connection: sqlite3.Connection, run: str, operation_id: str, operation_type: str, instance: str, at: float
+        self,
+        connection: sqlite3.Connection,
+        run: str,
+        operation_id: str,
+        operation_type: str,
+        instance: str,
+        at: float,
     ) -> int:
         """Return the key of a run. A process that has only levels of it makes the row too; the root's own completes it."""
         connection.execute(_ADD_OPERATION, (run, operation_id, operation_type, instance, at))
@@ -341,7 +367,9 @@ class Writer:
     def _observed(self, connection: sqlite3.Connection, batch: ChangeSet) -> None:
         """Write what is there beside the levels; on most ticks there is nothing."""
         if batch.logs:
-            insert_logs(connection, batch.instance.id, self._with_operation_keys(connection, batch, batch.logs))
+            insert_logs(
+                connection, batch.instance.id, self._with_operation_keys(connection, batch, batch.logs)
+            )
         if batch.sample is not None:
             insert_sample(connection, batch.instance.id, batch.sample)
         if batch.resources:
@@ -382,7 +410,9 @@ class Writer:
                 below.append((key, path + "/", path + "0"))
                 self._remembered -= self._levels.get(key, {}).pop(path, None) is not None
         for where, keys in ((_ONE, one), (_BELOW, below)):
-            connection.executemany(f"DELETE FROM states WHERE level IN (SELECT key FROM levels WHERE {where})", keys)
+            connection.executemany(
+                f"DELETE FROM states WHERE level IN (SELECT key FROM levels WHERE {where})", keys
+            )
             connection.executemany(f"DELETE FROM levels WHERE {where}", keys)
         connection.executemany(_TOUCH, [(self._revision, key) for key in {key for key, _ in one}])
 

@@ -16,7 +16,9 @@ def level_shape(node: Node) -> str:
     here = node
     while here.parent is not None:
         kind = here.spec.type
-        parts.append(encode_segment(kind, here.id) if kind == semconv.STAGE else encode_segment(kind, "")[:-1])
+        parts.append(
+            encode_segment(kind, here.id) if kind == semconv.STAGE else encode_segment(kind, "")[:-1]
+        )
         here = here.parent
     return "/".join(reversed(parts))
 
@@ -38,7 +40,9 @@ def build_trajectory(node: Node, course: EstimationState | None) -> Trajectory:
     """Return what a level that completed leaves to learn from: its length, its curve and the lengths of its stages, pauses left out."""
     duration = active_duration(node)
     points = () if course is None else course.points
-    kept = [(round(at, 6), round(ratio, 6)) for at, ratio in points if at < duration and ratio < 1.0][: MAX_POINTS - 1]
+    kept = [(round(at, 6), round(ratio, 6)) for at, ratio in points if at < duration and ratio < 1.0][
+        : MAX_POINTS - 1
+    ]
     return Trajectory(round(duration, 6), (*kept, (round(duration, 6), 1.0)) if kept else (), _stages(node))
 
 

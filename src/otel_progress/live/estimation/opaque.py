@@ -17,7 +17,9 @@ AGREEMENT: Final = 0.25
 """Past runs agree when the middle half of their durations spans no more than this part of the median."""
 
 
-def expected_duration(step: Opaque, durations: Sequence[float], worked: float, total: Number | None) -> float | None:
+def expected_duration(
+    step: Opaque, durations: Sequence[float], worked: float, total: Number | None
+) -> float | None:
     """Return how long a step is expected to take, in seconds; None when nothing is known.
 
     ``durations`` are those of past runs of the level. They say what a step takes that is the whole level (their median), that is one
@@ -39,6 +41,6 @@ def expected_duration(step: Opaque, durations: Sequence[float], worked: float, t
 def _agree(durations: Sequence[float]) -> bool:
     if len(durations) < ENOUGH_RUNS:
         return False
-    return interpolated_quantile(durations, 0.75) - interpolated_quantile(durations, 0.25) <= AGREEMENT * interpolated_quantile(
-        durations, 0.5
-    )
+    return interpolated_quantile(durations, 0.75) - interpolated_quantile(
+        durations, 0.25
+    ) <= AGREEMENT * interpolated_quantile(durations, 0.5)

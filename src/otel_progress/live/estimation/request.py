@@ -55,7 +55,11 @@ class EstimateRequest(NamedTuple):
 
 
 def build_request(
-    node: Node, course: EstimationState, history: Sequence[Trajectory], known: Sequence[Trajectory], clock: float
+    node: Node,
+    course: EstimationState,
+    history: Sequence[Trajectory],
+    known: Sequence[Trajectory],
+    clock: float,
 ) -> EstimateRequest | None:
     """Copy what an estimate of a level needs; None when there is nothing to make one from.
 
@@ -72,7 +76,12 @@ def build_request(
         before = points or ((0.0, 0.0),)
         points = (*before, (elapsed, max(node.ratio, before[-1][1])))
     expected = None
-    if step is not None and step.expected is not None and (step.expected == step.given or not history) and _is_all(node, step):
+    if (
+        step is not None
+        and step.expected is not None
+        and (step.expected == step.given or not history)
+        and _is_all(node, step)
+    ):
         expected = (step.expected, node.operation.active_seconds(step.since, clock))
     children = _children(node, course, known, clock) if settled else None
     if len(points) < 2 and not history and children is None and expected is None:
@@ -93,7 +102,9 @@ def _unsettled(
     return (points[:1], ()) if resumed else ((), history)
 
 
-def _children(node: Node, course: EstimationState, known: Sequence[Trajectory], clock: float) -> ParallelChildren | None:
+def _children(
+    node: Node, course: EstimationState, known: Sequence[Trajectory], clock: float
+) -> ParallelChildren | None:
     """Return how the levels below come along where several run at once; None where they do not, or are not what counts."""
     below, workers = node.children, max(course.recent_worker_counts, default=0)
     counted = node.counter is not None and node.counter.touched
@@ -103,7 +114,11 @@ def _children(node: Node, course: EstimationState, known: Sequence[Trajectory], 
     each = sum(child.spec.weight for child in newest) / len(newest)
     return ParallelChildren(
         [active_duration(child) for child in newest if child.status is Status.COMPLETED],
-        [node.operation.active_seconds(one.started_clock or clock, clock) for one in newest if one.status is Status.RUNNING],
+        [
+            node.operation.active_seconds(one.started_clock or clock, clock)
+            for one in newest
+            if one.status is Status.RUNNING
+        ],
         max(0, round((node.total - below.done_weight) / each) - below.running) if each > 0 else 0,
         workers,
         [one.duration_s for one in known],

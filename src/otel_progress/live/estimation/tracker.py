@@ -15,7 +15,11 @@ from otel_progress.live.estimation.levels import is_estimable, level_shape
 from otel_progress.live.estimation.opaque import expected_duration
 from otel_progress.live.estimation.request import EstimateRequest, build_request, run_estimate
 from otel_progress.live.estimation.scheduler import EstimateScheduler
-from otel_progress.live.estimation.trajectories import MAX_TRAJECTORIES_PER_KEY, TrajectoryCache, collect_trajectories
+from otel_progress.live.estimation.trajectories import (
+    MAX_TRAJECTORIES_PER_KEY,
+    TrajectoryCache,
+    collect_trajectories,
+)
 from otel_progress.live.estimation_state import EstimationState
 from otel_progress.live.node import Node, Operation
 from otel_progress.live.predictions import overdue_threshold
@@ -45,7 +49,9 @@ OPAQUE_REFRESH_S: Final = 0.25
 class EstimateTracker:
     """The courses of all running levels. ``lock`` is the live store's: methods that say so are called with it held."""
 
-    def __init__(self, lock: AbstractContextManager[object], book: TrajectoryCache, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, lock: AbstractContextManager[object], book: TrajectoryCache, clock: Callable[[], float]
+    ) -> None:
         self.trajectories = book
         self._lock = lock
         self._clock = clock
@@ -64,13 +70,18 @@ class EstimateTracker:
             return course
         operation = node.operation
         if node.parent is not None:
-            if operation.estimated_levels >= MAX_ESTIMATED_LEVELS_PER_OPERATION or self._levels >= MAX_ESTIMATED_LEVELS:
+            if (
+                operation.estimated_levels >= MAX_ESTIMATED_LEVELS_PER_OPERATION
+                or self._levels >= MAX_ESTIMATED_LEVELS
+            ):
                 self._full = True
                 return None
             operation.estimated_levels += 1
             self._levels += 1
         root = operation.root or node
-        key = self.trajectories.key(operation.type, level_shape(node), root.spec.eta_key, root.started_clock or 0.0)
+        key = self.trajectories.key(
+            operation.type, level_shape(node), root.spec.eta_key, root.started_clock or 0.0
+        )
         node.estimation = course = EstimationState(key)
         self._followed[node] = None
         self._apply_trajectories(node, course)
@@ -100,7 +111,9 @@ class EstimateTracker:
 
     def finish(self, node: Node) -> None:
         """Let go of a level that ended; one that completed leaves its curve to its siblings, an operation that did to later runs."""
-        if node.parent is None:  # it may be over before a tick saw it; how long it took is worth knowing all the same
+        if (
+            node.parent is None
+        ):  # it may be over before a tick saw it; how long it took is worth knowing all the same
             self.follow(node)
         if node.estimation is None:
             return
@@ -120,7 +133,9 @@ class EstimateTracker:
 
     def _drop_finished(self, ended: Operation | None = None) -> None:
         """Let go of levels that ended unseen (entered again, or let go before a tick took them), and of all of an operation's."""
-        for node in [one for one in self._followed if one.operation is ended or (one.evicted and one.status.finished)]:
+        for node in [
+            one for one in self._followed if one.operation is ended or (one.evicted and one.status.finished)
+        ]:
             self._drop(node)
 
     def track_opaque(self, node: Node) -> None:
@@ -170,7 +185,9 @@ class EstimateTracker:
             try:
                 found = ask(key)
             except Exception as error:
-                report_internal_error("history", "what past runs left cannot be read; estimates go without it", error=error)
+                report_internal_error(
+                    "history", "what past runs left cannot be read; estimates go without it", error=error
+                )
                 with self._lock:
                     self.trajectories.requeue(keys[number:])
                 return
@@ -196,7 +213,11 @@ class EstimateTracker:
                 step = node.opaque
                 if step is None or node.status is not Status.RUNNING:
                     del self._opaque[node]
-                elif clock - step.looked >= OPAQUE_REFRESH_S and step.expected is not None and not _paused(node):
+                elif (
+                    clock - step.looked >= OPAQUE_REFRESH_S
+                    and step.expected is not None
+                    and not _paused(node)
+                ):
                     step.looked, node.dirty = clock, True
 
     def estimate(self, clock: float, nodes: Iterable[Node] | None = None) -> list[Node]:
@@ -231,11 +252,15 @@ class EstimateTracker:
         child = (
             None
             if node.children is None
-            else next((one.estimation for one in reversed(node.children.nodes.values()) if one.estimation), None)
+            else next(
+                (one.estimation for one in reversed(node.children.nodes.values()) if one.estimation), None
+            )
         )
         known = () if child is None else self.trajectories.history(child.key)
         asking = build_request(node, course, self._history(node, course), known, clock)
-        early = len(course.points) > 1 and (asking is None or len(asking.points) < 2)  # its pace says nothing yet, but soon will
+        early = len(course.points) > 1 and (
+            asking is None or len(asking.points) < 2
+        )  # its pace says nothing yet, but soon will
         if asking is not None or early:
             self._scheduler.defer(node, course, clock)
             course.has_new_data = early
@@ -244,7 +269,12 @@ class EstimateTracker:
     def _apply_result(self, asking: EstimateRequest, eta: Eta | None) -> bool:
         """Take an answer over: from then on the level has it, under a sequence number of its own."""
         node, course, operation = asking.node, asking.course, asking.node.operation
-        if node.status is not Status.RUNNING or node.estimation is not course or _paused(node) or eta is course.eta:
+        if (
+            node.status is not Status.RUNNING
+            or node.estimation is not course
+            or _paused(node)
+            or eta is course.eta
+        ):
             return False
         course.eta = eta
         if eta is not None and node.parent is None:

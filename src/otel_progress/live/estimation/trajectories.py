@@ -55,7 +55,9 @@ class _CacheEntry:
         for surplus in list(islice(self.own, max(0, len(self.own) - MAX_TRAJECTORIES_PER_KEY))):
             del self.own[surplus]
             self.saved.discard(surplus)
-        self.known = (*self.base, *(lesson.trajectory for lesson in self.own.values()))[-MAX_TRAJECTORIES_PER_KEY:]
+        self.known = (*self.base, *(lesson.trajectory for lesson in self.own.values()))[
+            -MAX_TRAJECTORIES_PER_KEY:
+        ]
         self.gap = max((longest_gap(one) for one in self.known), default=0.0)
 
 
@@ -182,6 +184,10 @@ def collect_trajectories(node: Node, course: EstimationState | None) -> Iterable
         return ()
     at = node.ended_at or 0.0
     lessons = [TrajectoryEntry(course.key, operation.run, at, curve)]
-    lessons += [TrajectoryEntry(key, operation.run, at, one) for key, curves in operation.trajectories.items() for one in curves]
+    lessons += [
+        TrajectoryEntry(key, operation.run, at, one)
+        for key, curves in operation.trajectories.items()
+        for one in curves
+    ]
     operation.trajectories = {}
     return lessons

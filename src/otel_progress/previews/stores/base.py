@@ -49,7 +49,9 @@ def relative_name(base: str, location: str) -> str | None:
 def read_checked(store: Store, preview: Preview) -> bytes:
     """Return the content of a preview as it was stored. Raises PreviewError when it is not there, or something else in its place."""
     content = store.read(preview.location)
-    if not hmac.compare_digest(hashlib.sha256(content).hexdigest().encode(), preview.digest.encode("utf-8", "replace")):
+    if not hmac.compare_digest(
+        hashlib.sha256(content).hexdigest().encode(), preview.digest.encode("utf-8", "replace")
+    ):
         raise PreviewError("the content of the preview is no longer what was stored")
     return content
 
@@ -57,4 +59,6 @@ def read_checked(store: Store, preview: Preview) -> bytes:
 def foreign_location_error(location: str) -> PreviewError:
     """Return the error for a location of another store."""
     del location  # it may be of anywhere: not to be repeated to whoever asks
-    return PreviewError("the preview is kept in another place than the one that is looked at: set the same previews= there")
+    return PreviewError(
+        "the preview is kept in another place than the one that is looked at: set the same previews= there"
+    )

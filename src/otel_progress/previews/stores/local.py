@@ -72,7 +72,9 @@ class LocalStore:
     def delete(self, locations: Iterable[str]) -> int:
         """Forget content, and the folder of a run that is empty then."""
         deleted = 0
-        for path in {path for path in map(self._path, locations) if path is not None and not path.parent.is_symlink()}:
+        for path in {
+            path for path in map(self._path, locations) if path is not None and not path.parent.is_symlink()
+        }:
             with suppress(FileNotFoundError):
                 path.unlink()
                 deleted += 1
@@ -89,7 +91,11 @@ class LocalStore:
     def sweep(self, before: float) -> int:
         """Forget the runs whose folder and files are all older than ``before``, and parts of files that nobody finished."""
         try:
-            runs = [entry for entry in os.scandir(self.folder) if is_folder(entry.name) and entry.is_dir(follow_symlinks=False)]
+            runs = [
+                entry
+                for entry in os.scandir(self.folder)
+                if is_folder(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
         except FileNotFoundError:
             return 0
         return sum(self._sweep_run(Path(entry.path), before) for entry in runs)
@@ -97,7 +103,11 @@ class LocalStore:
     def _sweep_run(self, folder: Path, before: float) -> int:
         with suppress(FileNotFoundError):
             files = [entry for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)]
-            own = [file for file in files if is_name(f"{folder.name}/{file.name}") or _HALF_WRITTEN.fullmatch(file.name)]
+            own = [
+                file
+                for file in files
+                if is_name(f"{folder.name}/{file.name}") or _HALF_WRITTEN.fullmatch(file.name)
+            ]
             if folder.stat().st_mtime >= before or any(file.stat().st_mtime >= before for file in own):
                 return 0
             for file in own:

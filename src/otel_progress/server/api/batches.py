@@ -24,7 +24,11 @@ async def list_batches(
 
     def read() -> Document:
         batches, following = page_of_batches(services.reader, limit, cursor)
-        return {"schema": SCHEMA, "batches": [encode_batch(batch, operations=False) for batch in batches], "next": following}
+        return {
+            "schema": SCHEMA,
+            "batches": [encode_batch(batch, operations=False) for batch in batches],
+            "next": following,
+        }
 
     return await services.answer(read)
 
@@ -42,7 +46,10 @@ async def list_stages(services: AppStateDep) -> Response:
 def _batch(services: AppState, batch_id: str) -> Document:
     batch = services.reader.batch(batch_id)
     if batch is None:
-        raise Problem(404, f"There is no batch {quote_text(batch_id)!r}: it was never declared here, or is no longer kept.")
+        raise Problem(
+            404,
+            f"There is no batch {quote_text(batch_id)!r}: it was never declared here, or is no longer kept.",
+        )
     return encode_batch(batch)
 
 
@@ -50,7 +57,9 @@ def _stages() -> Document:
     found = [
         {
             "category": category,
-            "stages": [{"name": one.name, "weight": one.weight, "start": one.start} for one in Stages.named(category)],
+            "stages": [
+                {"name": one.name, "weight": one.weight, "start": one.start} for one in Stages.named(category)
+            ],
         }
         for category in Stages.categories()
     ]

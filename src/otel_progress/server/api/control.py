@@ -43,7 +43,8 @@ def _cancel(services: AppState, operation_id: str, reason: str) -> dict[str, str
     operation = services.find(operation_id)
     if operation.status.finished or not controller.request_cancel(operation_id, reason):
         raise Problem(
-            409, f"The operation {quote_text(operation_id)!r} has ended ({operation.status}): there is nothing to stop."
+            409,
+            f"The operation {quote_text(operation_id)!r} has ended ({operation.status}): there is nothing to stop.",
         )
     return {"schema": SCHEMA, "operation_id": operation_id, "run": operation.run, "reason": reason}
 

@@ -22,5 +22,7 @@ async def readyz(services: AppStateDep) -> Response:
 
 async def metrics(request: Request, services: AppStateDep) -> Response:
     """Return operations, batches and the server's own counts for Prometheus, as text or OpenMetrics by Accept."""
-    body, media_type = await services.asking.run(render_exposition, services.collector, request.headers.get("accept", ""))
+    body, media_type = await services.asking.run(
+        render_exposition, services.collector, request.headers.get("accept", "")
+    )
     return Response(body, headers={"Content-Type": media_type})

@@ -18,7 +18,15 @@ from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.server.api.parameters import Cursor, OperationId, Since
 from otel_progress.server.filters import OperationFilter, metadata_of, since_of
-from otel_progress.server.pagination import MAX_PAGE, PAGE, PageCursor, Sort, paginate, read_cursor, write_cursor
+from otel_progress.server.pagination import (
+    MAX_PAGE,
+    PAGE,
+    PageCursor,
+    Sort,
+    paginate,
+    read_cursor,
+    write_cursor,
+)
 from otel_progress.server.problems import Problem, quote_text
 from otel_progress.server.state import AppState, AppStateDep
 from otel_progress.server.static import matches
@@ -41,7 +49,9 @@ async def list_operations(
     ] = [],  # noqa: B006
     q: Annotated[str, Query(max_length=200, description="With this text in id, name or message.")] = "",
     since: Since = None,
-    sort: Annotated[Sort, Query(description="The order; `-` turns it round. What is unknown comes last.")] = "-started",
+    sort: Annotated[
+        Sort, Query(description="The order; `-` turns it round. What is unknown comes last.")
+    ] = "-started",
     limit: Limit = PAGE,
     cursor: Cursor = None,
 ) -> Response:
@@ -93,7 +103,9 @@ def _matching(services: AppState, wanted: OperationFilter) -> list[OperationSnap
     return [operation for operation in by_run.values() if wanted.matches(operation)]
 
 
-def _history(services: AppState, type_: str | None, since: float | None, limit: int, place: PageCursor | None) -> Document:
+def _history(
+    services: AppState, type_: str | None, since: float | None, limit: int, place: PageCursor | None
+) -> Document:
     before = None if place is None or place.value is None else (float(place.value), place.run)
     found = services.reader.history(type_, limit + 1, before=before, since=since)
     page = list(found[:limit])
@@ -159,8 +171,12 @@ async def get_progress(services: AppStateDep, operation_id: OperationId) -> Resp
 async def get_levels(
     services: AppStateDep,
     operation_id: OperationId,
-    path: Annotated[str, Query(description="Path of the level to begin with; empty for the operation itself.")] = "",
-    depth: Annotated[int, Query(ge=0, le=_MAX_DEPTH, description="How many steps below it: 0 for the level alone.")] = _MAX_DEPTH,
+    path: Annotated[
+        str, Query(description="Path of the level to begin with; empty for the operation itself.")
+    ] = "",
+    depth: Annotated[
+        int, Query(ge=0, le=_MAX_DEPTH, description="How many steps below it: 0 for the level alone.")
+    ] = _MAX_DEPTH,
 ) -> Response:
     """Return a level and the levels kept below it, parents before children."""
     return await services.answer(_levels, services, operation_id, path, depth)
@@ -171,7 +187,9 @@ async def export_operation(
     operation_id: OperationId,
     format: Annotated[
         Literal["json", "jsonl", "csv"],
-        Query(description="`json`: one document with levels and events; `jsonl`: a line for each; `csv`: a row for each level."),
+        Query(
+            description="`json`: one document with levels and events; `jsonl`: a line for each; `csv`: a row for each level."
+        ),
     ] = "json",
 ) -> Response:
     """Return an operation with its levels and events as a file."""
@@ -211,14 +229,23 @@ def _levels(services: AppState, operation_id: str, path: str, depth: int) -> Doc
     operation = services.find(operation_id)
     top = operation.get_level(path)
     if top is None:
-        raise Problem(404, f"The operation has no level {quote_text(path)!r}: it never had, or the level is no longer kept.")
+        raise Problem(
+            404,
+            f"The operation has no level {quote_text(path)!r}: it never had, or the level is no longer kept.",
+        )
     deepest = top.info.depth + depth
     below = [
         level
         for level in operation.levels
-        if level is not top and level.info.depth <= deepest and (not path or level.path.startswith(f"{path}/"))
+        if level is not top
+        and level.info.depth <= deepest
+        and (not path or level.path.startswith(f"{path}/"))
     ]
-    return {"schema": SCHEMA, "levels": [encode_level(level, operation.clock) for level in (top, *below)], "next": None}
+    return {
+        "schema": SCHEMA,
+        "levels": [encode_level(level, operation.clock) for level in (top, *below)],
+        "next": None,
+    }
 
 
 def _attachment(operation_id: str, suffix: str) -> str:

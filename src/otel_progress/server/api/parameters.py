@@ -23,7 +23,9 @@ _MANY: Final = frozenset({"status", "condition", "type", "metadata", "batch"})
 
 
 async def operation_id_of(
-    operation_id: Annotated[str, Path(description="Id of the operation; `/` in it is sent as `%2F`.", min_length=1)],
+    operation_id: Annotated[
+        str, Path(description="Id of the operation; `/` in it is sent as `%2F`.", min_length=1)
+    ],
 ) -> str:
     """Return the id in a path as the caller chose it: the guard leaves ``/`` and ``%`` encoded."""
     return operation_id.replace("%2F", "/").replace("%25", "%")
@@ -51,15 +53,24 @@ Since: TypeAlias = Annotated[
 ]
 
 
-PathBelow: TypeAlias = Annotated[str | None, Query(description="Only this level and what is below it: its `path`.")]
-
-
-Records: TypeAlias = Annotated[
-    int, Query(ge=1, le=MAX_RECORDS, description="At most so many: the newest ones. `next` leads to those before them.")
+PathBelow: TypeAlias = Annotated[
+    str | None, Query(description="Only this level and what is below it: its `path`.")
 ]
 
 
-Cursor: TypeAlias = Annotated[str | None, Query(description="`next` of the page before. Leave it out for the first page.")]
+Records: TypeAlias = Annotated[
+    int,
+    Query(
+        ge=1,
+        le=MAX_RECORDS,
+        description="At most so many: the newest ones. `next` leads to those before them.",
+    ),
+]
+
+
+Cursor: TypeAlias = Annotated[
+    str | None, Query(description="`next` of the page before. Leave it out for the first page.")
+]
 
 
 async def only_known_parameters(request: Request) -> None:

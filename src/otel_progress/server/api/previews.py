@@ -40,7 +40,11 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 async def list_previews(
-    services: AppStateDep, operation_id: OperationId, path: PathBelow = None, limit: Records = 100, cursor: Cursor = None
+    services: AppStateDep,
+    operation_id: OperationId,
+    path: PathBelow = None,
+    limit: Records = 100,
+    cursor: Cursor = None,
 ) -> Response:
     """List previews of an operation: the newest ones, oldest first; `next` leads to older ones.
 
@@ -66,7 +70,8 @@ async def get_preview(
     digest: Annotated[
         str | None,
         Query(
-            description="SHA-256 of the content: only this very content, which may be kept for ever.", pattern="^[0-9a-f]{64}$"
+            description="SHA-256 of the content: only this very content, which may be kept for ever.",
+            pattern="^[0-9a-f]{64}$",
         ),
     ] = None,
 ) -> Response:
@@ -82,7 +87,11 @@ async def get_preview(
         return preview, None if matches(known, f'"{preview.digest}"') else _content(services, preview)
 
     preview, content = await services.asking.run(read)
-    headers = {**_SAFE, "ETag": f'"{preview.digest}"', "Cache-Control": _FOREVER if digest else "private, no-cache"}
+    headers = {
+        **_SAFE,
+        "ETag": f'"{preview.digest}"',
+        "Cache-Control": _FOREVER if digest else "private, no-cache",
+    }
     if content is None:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     headers["Content-Disposition"] = f'inline; filename="preview-{number}.{SUFFIXES[preview.media_type]}"'
@@ -100,7 +109,9 @@ def _find(services: AppState, operation_id: str, number: int, digest: str | None
     found = next((preview for preview in previews if preview.number == number), None)
     if found is None:
         newest = f"the last one is {previews[-1].number}" if previews else "it has none"
-        raise Problem(404, f"There is no preview {number} of this operation, or it made room for others: {newest}.")
+        raise Problem(
+            404, f"There is no preview {number} of this operation, or it made room for others: {newest}."
+        )
     if digest is not None and digest != found.digest:
         raise Problem(410, f"Preview {number} is of another run now: list the previews again.")
     if found.media_type not in SUFFIXES or not _DIGEST.fullmatch(found.digest):
@@ -113,7 +124,8 @@ def _content(services: AppState, preview: Preview) -> bytes:
     store = services.previews
     if store is None or relative_name(store.base, preview.location) is None:
         raise Problem(
-            404, "This server does not know the place of the preview: start it with the same OTEL_PROGRESS_PREVIEWS as the work."
+            404,
+            "This server does not know the place of the preview: start it with the same OTEL_PROGRESS_PREVIEWS as the work.",
         )
     try:
         return read_checked(store, preview)
@@ -121,5 +133,7 @@ def _content(services: AppState, preview: Preview) -> bytes:
         raise Problem(410, f"The content of this preview cannot be shown: {error}.") from None
     except Exception as error:  # whatever a library of another's storage raises
         raise Problem(
-            503, f"The place of the previews does not answer ({type(error).__name__}).", headers={"Retry-After": "5"}
+            503,
+            f"The place of the previews does not answer ({type(error).__name__}).",
+            headers={"Retry-After": "5"},
         ) from error

@@ -31,7 +31,9 @@ async def list_events(
     start = since_of(since)
 
     def ask(upto: int | None, most: int) -> Sequence[Event]:
-        return services.reader.events(operation_id, level=level or None, outcome=outcome, since=start, upto=upto, limit=most)
+        return services.reader.events(
+            operation_id, level=level or None, outcome=outcome, since=start, upto=upto, limit=most
+        )
 
     def read() -> Document:
         run = services.find(operation_id).run
@@ -53,7 +55,9 @@ async def list_logs(
         ),
     ] = None,
     path: PathBelow = None,
-    after: Annotated[int, Query(ge=0, le=MAX_NUMBER, description="Only records with a higher `number`: to follow them.")] = 0,
+    after: Annotated[
+        int, Query(ge=0, le=MAX_NUMBER, description="Only records with a higher `number`: to follow them.")
+    ] = 0,
     limit: Records = 1_000,
     cursor: Cursor = None,
 ) -> Response:
@@ -62,7 +66,13 @@ async def list_logs(
 
     def ask(upto: int | None, most: int) -> Sequence[LogRecord]:
         return services.reader.logs(
-            operation_id, path=path or None, severity=severity, since=start, after=after, upto=upto, limit=most
+            operation_id,
+            path=path or None,
+            severity=severity,
+            since=start,
+            after=after,
+            upto=upto,
+            limit=most,
         )
 
     def read() -> Document:
@@ -74,7 +84,11 @@ async def list_logs(
 
 
 async def list_resources(
-    services: AppStateDep, operation_id: OperationId, since: Since = None, limit: Records = 600, cursor: Cursor = None
+    services: AppStateDep,
+    operation_id: OperationId,
+    since: Since = None,
+    limit: Records = 600,
+    cursor: Cursor = None,
 ) -> Response:
     """List what the process of an operation used while it ran: the newest samples, oldest first; `next` leads to older ones."""
     start = since_of(since)

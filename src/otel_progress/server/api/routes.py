@@ -69,7 +69,10 @@ _EXPORT: Final[Answers] = {
 
 
 _PREVIEW: Final[Answers] = {
-    200: {"description": "The content.", "content": {media_type.partition(";")[0]: {"schema": _TEXT} for media_type in SUFFIXES}},
+    200: {
+        "description": "The content.",
+        "content": {media_type.partition(";")[0]: {"schema": _TEXT} for media_type in SUFFIXES},
+    },
     304: {"description": "The client has it."},
     **describe(410, "The content is no longer kept, or the number is of another run now."),
 }
@@ -119,7 +122,12 @@ ENDPOINTS: Final = (
     Endpoint(f"{_ONE}/logs", records.list_logs, "operations", Logs, answers=_NO_OPERATION),
     Endpoint(f"{_ONE}/resources", records.list_resources, "operations", Samples, answers=_NO_OPERATION),
     Endpoint(f"{_ONE}/previews", previews.list_previews, "operations", Previews, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/previews/{{number}}", previews.get_preview, "operations", answers={**_NO_OPERATION, **_PREVIEW}),
+    Endpoint(
+        f"{_ONE}/previews/{{number}}",
+        previews.get_preview,
+        "operations",
+        answers={**_NO_OPERATION, **_PREVIEW},
+    ),
     Endpoint(f"{_ONE}/export", export_operation, "operations", answers={**_NO_OPERATION, **_EXPORT}),
     Endpoint(
         f"{_ONE}/cancel",
@@ -130,7 +138,14 @@ ENDPOINTS: Final = (
         status=202,
         answers={**_NO_OPERATION, **_CONTROL, **describe(400, "The body is no JSON.")},
     ),
-    Endpoint(_ONE, control.delete_operation, "control", method="DELETE", status=204, answers={**_NO_OPERATION, **_CONTROL}),
+    Endpoint(
+        _ONE,
+        control.delete_operation,
+        "control",
+        method="DELETE",
+        status=204,
+        answers={**_NO_OPERATION, **_CONTROL},
+    ),
     Endpoint(f"{_V1}/batches", list_batches, "batches", Batches),
     Endpoint(
         f"{_V1}/batches/{{batch_id}}",

@@ -20,7 +20,12 @@ class Backlog:
     """
 
     def __init__(
-        self, epoch: str, clock: Callable[[], float], *, most_ended: int = MOST_ENDED, ended_age_s: float = ENDED_AGE_S
+        self,
+        epoch: str,
+        clock: Callable[[], float],
+        *,
+        most_ended: int = MOST_ENDED,
+        ended_age_s: float = ENDED_AGE_S,
     ) -> None:
         self.epoch = epoch
         self.last_number = 0

@@ -26,7 +26,12 @@ from otel_progress.server.streams.messages import (
 from otel_progress.server.streams.poller import PollResult, TreePoller
 from otel_progress.server.streams.reader_watch import ReaderWatch
 from otel_progress.server.streams.subscriber import Subscriber
-from otel_progress.server.streams.subscriptions import LATER_S, LINGER_S, OperationSubscription, SubscriptionTable
+from otel_progress.server.streams.subscriptions import (
+    LATER_S,
+    LINGER_S,
+    OperationSubscription,
+    SubscriptionTable,
+)
 
 if TYPE_CHECKING:
     from otel_progress.protocols import Reader
@@ -156,7 +161,10 @@ class Hub:
 
     def follow(self, follower: Subscriber, id_: str, *, levels: bool) -> None:
         """Keep an operation's tree and items for a client from now on; ``followed.unfollow`` ends that."""
-        if self.subscriptions.follow(follower, id_, levels=levels, head=self.head) and self._poller is not None:
+        if (
+            self.subscriptions.follow(follower, id_, levels=levels, head=self.head)
+            and self._poller is not None
+        ):
             self._poller.wake()
 
     # --- what changes ---------------------------------------------------------------------------------------------
@@ -180,7 +188,11 @@ class Hub:
         """Tell that a run was deleted or has expired."""
         following = self.subscriptions.get(operation_id)
         before = self._backlog.get(run_key(run))
-        if following is not None and following.tree_message is not None and following.tree_message.key[1] == run:
+        if (
+            following is not None
+            and following.tree_message is not None
+            and following.tree_message.key[1] == run
+        ):
             before = before or following.tree_message
             following.tree_message = None
         if before is None or before.kind == "gone":
@@ -227,7 +239,8 @@ class Hub:
     def has_batch_readers(self) -> bool:
         """Tell whether any client is told of batches."""
         return any(
-            one.global_selection is not None and (one.global_selection.batch is not None or not one.global_selection.types)
+            one.global_selection is not None
+            and (one.global_selection.batch is not None or not one.global_selection.types)
             for one in self.followers
         )
 
@@ -355,4 +368,6 @@ class Hub:
 
     def _new_backlog(self) -> Backlog:
         limits = self.limits
-        return Backlog(secrets.token_hex(6), self.clock, most_ended=limits.most_ended, ended_age_s=limits.ended_age_s)
+        return Backlog(
+            secrets.token_hex(6), self.clock, most_ended=limits.most_ended, ended_age_s=limits.ended_age_s
+        )

@@ -141,19 +141,30 @@ def gone_message(before: Message) -> Message:
 
 def item_message(event: Event) -> Message:
     """Return the message of an item."""
-    return Message("item", ("item", ""), lambda: encode_text(encode_event(event)), operation_id=event.operation_id)
+    return Message(
+        "item", ("item", ""), lambda: encode_text(encode_event(event)), operation_id=event.operation_id
+    )
 
 
 def preview_message(preview: Preview) -> Message:
     """Return the message of a stored preview."""
-    return Message("preview", ("preview", ""), lambda: encode_text(encode_preview(preview)), operation_id=preview.operation_id)
+    return Message(
+        "preview",
+        ("preview", ""),
+        lambda: encode_text(encode_preview(preview)),
+        operation_id=preview.operation_id,
+    )
 
 
 def batch_message(batch: BatchSnapshot) -> Message:
     """Return the message of a batch, without its operations."""
     key = ("batch", batch.id)
     return Message(
-        "batch", key, lambda: encode_text(encode_batch(batch, operations=False)), batch=batch.id, ended=batch.is_finished
+        "batch",
+        key,
+        lambda: encode_text(encode_batch(batch, operations=False)),
+        batch=batch.id,
+        ended=batch.is_finished,
     )
 
 
@@ -263,7 +274,9 @@ def _state(root: LevelSnapshot) -> dict[str, Any]:
         "status": root.status.value,
         "completed": root.completed,
         "percentage": None if ratio is None else 100.0 * ratio,
-        "metadata": {key: list(value) if isinstance(value, tuple) else value for key, value in metadata.items()},
+        "metadata": {
+            key: list(value) if isinstance(value, tuple) else value for key, value in metadata.items()
+        },
         "error": codec.encode_failure(root.error),
         "eta": None
         if eta is None

@@ -117,16 +117,25 @@ class TreePoller:
         due = hub.subscriptions.due(_AT_ONCE)
         first = any(not following.was_polled for following in due)
         if due:
-            jobs = [(one.operation_id, one.levels > 0, one.was_polled, one.has_baseline, one.number) for one in due]
+            jobs = [
+                (one.operation_id, one.levels > 0, one.was_polled, one.has_baseline, one.number)
+                for one in due
+            ]
             for found in await self._in_thread(lambda: [self._look(*job) for job in jobs]):
                 hub.apply_poll_result(found)
         pause = BATCHES_EVERY_S if self._batches_dirty else BATCHES_AT_LEAST_S
         if now - self._batches_at >= pause and hub.has_batch_readers():
             self._batches_at, self._batches_dirty = now, False
             hub.batches(self._changed(await self._in_thread(self._reader.batches)))
-        if now - self._swept_at >= SWEEP_EVERY_S and hub.followers and (self._sweeping is None or self._sweeping.done()):
+        if (
+            now - self._swept_at >= SWEEP_EVERY_S
+            and hub.followers
+            and (self._sweeping is None or self._sweeping.done())
+        ):
             self._swept_at = now
-            self._sweeping = asyncio.get_running_loop().create_task(self._reconcile())  # it rests in between: nobody waits for it
+            self._sweeping = asyncio.get_running_loop().create_task(
+                self._reconcile()
+            )  # it rests in between: nobody waits for it
         return first
 
     def _look(self, operation_id: str, levels: bool, looked: bool, based: bool, number: int) -> PollResult:
@@ -135,13 +144,24 @@ class TreePoller:
         if based and len(events) == _FEW and events[0].number > number:
             events = self._reader.events(operation_id, limit=_MANY)
         return PollResult(
-            operation_id, levels, operation, events, self._reader.previews(operation_id, limit=_FEW if based else 1)
+            operation_id,
+            levels,
+            operation,
+            events,
+            self._reader.previews(operation_id, limit=_FEW if based else 1),
         )
 
     def _changed(self, batches: Sequence[BatchSnapshot]) -> list[BatchSnapshot]:
         """Return the batches that say something new, the earliest first."""
         now: dict[str, tuple[object, ...]] = {
-            batch.id: (batch.name, batch.type, batch.total, batch.ended_at, batch.ratio, *batch.counts.values())
+            batch.id: (
+                batch.name,
+                batch.type,
+                batch.total,
+                batch.ended_at,
+                batch.ratio,
+                *batch.counts.values(),
+            )
             for batch in batches
         }
         changed = [batch for batch in reversed(batches) if self._batches.get(batch.id) != now[batch.id]]
@@ -157,7 +177,10 @@ class TreePoller:
 
     async def _reconcile_once(self) -> None:
         hub = self._hub
-        remembered = [(message.operation_id, message.key[1], message.ended, message.number) for message in hub.known_runs()]
+        remembered = [
+            (message.operation_id, message.key[1], message.ended, message.number)
+            for message in hub.known_runs()
+        ]
         await asyncio.sleep(_SETTLED_S)
         runs = await self._in_thread(self._present)
         known = {message.key[1]: message.number for message in hub.known_runs()}

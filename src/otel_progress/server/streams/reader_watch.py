@@ -60,11 +60,16 @@ class ReaderWatch:
                 self._put((), str(error))
             except Exception as error:  # whatever a reader of somebody else's may raise
                 report_internal_error("server", "The operations could not be followed", error=error)
-                self._put((), f"The operations cannot be read ({type(error).__name__}). See the server's log.")
+                self._put(
+                    (), f"The operations cannot be read ({type(error).__name__}). See the server's log."
+                )
             self._stopping.wait(RETRY_S)
 
     def _follow(self) -> None:
-        watch = cast("Generator[Sequence[OperationSnapshot], Any, Any]", self._reader.watch(self._interval, levels=False))
+        watch = cast(
+            "Generator[Sequence[OperationSnapshot], Any, Any]",
+            self._reader.watch(self._interval, levels=False),
+        )
         with closing(watch):
             for number, found in enumerate(watch):
                 if self._stopping.is_set():

@@ -52,7 +52,9 @@ def stream_routes(hub: Hub, settings: ServerSettings) -> Sequence[BaseRoute]:
 async def _no_socket(request: Request) -> Response:
     """Answer a plain request to the WebSocket."""
     del request
-    msg = "This path is a WebSocket. Connect to it with a client of those, or follow /api/v1/stream over HTTP."
+    msg = (
+        "This path is a WebSocket. Connect to it with a client of those, or follow /api/v1/stream over HTTP."
+    )
     raise Problem(426, msg, headers={"Upgrade": "websocket", "Connection": "Upgrade"})
 
 
@@ -71,7 +73,10 @@ class SseEndpoint:
             wanted = StreamQuery(scope, hub.limits.subscriptions)
             if wanted.levels and not hub.subscriptions.has_tree_for(wanted.ids):
                 hub.counts.refused("levels")
-                raise Problem(503, "Too many operations are followed with their levels. Follow this one without, or try later.")
+                raise Problem(
+                    503,
+                    "Too many operations are followed with their levels. Follow this one without, or try later.",
+                )
         except Problem as problem:
             await problem(scope, receive, send)
             return
@@ -93,7 +98,9 @@ class SseEndpoint:
             raise Problem(503, "The server is shutting down.", headers={"Retry-After": "1"})
         if self._hub.full:
             self._hub.counts.refused("clients")
-            raise Problem(503, "Too many clients follow this server. Try again later.", headers={"Retry-After": "5"})
+            raise Problem(
+                503, "Too many clients follow this server. Try again later.", headers={"Retry-After": "5"}
+            )
 
 
 class StreamQuery:
@@ -108,7 +115,9 @@ class StreamQuery:
                 max_num_fields=_MOST_FIELDS,
             )
         except ValueError:
-            raise Problem(400, f"The query cannot be read: expected at most {_MOST_FIELDS} fields in UTF-8.") from None
+            raise Problem(
+                400, f"The query cannot be read: expected at most {_MOST_FIELDS} fields in UTF-8."
+            ) from None
         self.ids = list(dict.fromkeys(value for name, value in fields if name == "operation"))
         types = [value for name, value in fields if name == "type"]
         batches = [value for name, value in fields if name == "batch"]
@@ -117,14 +126,19 @@ class StreamQuery:
             if any(not 0 < len(value) <= MAX_ID for value in values):
                 raise Problem(422, f"{name} is empty or too long: expected 1 to {MAX_ID} characters.")
         if len(self.ids) > most or len(types) > most:
-            raise Problem(422, f"Too many operations or types are named: expected at most {most}. Leave them out to follow all.")
+            raise Problem(
+                422,
+                f"Too many operations or types are named: expected at most {most}. Leave them out to follow all.",
+            )
         if len(batches) > 1:
             raise Problem(422, "batch is there more than once: expected one id.")
         if levels[-1] not in {"true", "false", "1", "0"}:
             raise Problem(422, "levels is neither true nor false.")
         self.levels = levels[-1] in {"true", "1"}
         if self.levels and not self.ids:
-            raise Problem(422, "levels=true needs operation=ID: the levels of everything would be too much for anybody.")
+            raise Problem(
+                422, "levels=true needs operation=ID: the levels of everything would be too much for anybody."
+            )
         self.selection = Selection(frozenset(types), batches[0] if batches else None)
 
 

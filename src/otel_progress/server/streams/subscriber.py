@@ -28,7 +28,9 @@ class Selection:
         """Tell whether a message is among them."""
         if message.kind == "batch":
             return message.batch == self.batch if self.batch is not None else not self.types
-        return (not self.types or message.type in self.types) and (self.batch is None or message.batch == self.batch)
+        return (not self.types or message.type in self.types) and (
+            self.batch is None or message.batch == self.batch
+        )
 
 
 class Subscriber:
@@ -56,7 +58,9 @@ class Subscriber:
         self._begun = 0
         self._initial: dict[str, None] = {}
 
-    def begin(self, wide: Selection | None, ids: Iterable[str], *, levels: bool, only: Selection | None = None) -> None:
+    def begin(
+        self, wide: Selection | None, ids: Iterable[str], *, levels: bool, only: Selection | None = None
+    ) -> None:
         """Want something from the very start: the full set first. ``only`` narrows what is named by id."""
         self.global_selection, self._id_selection = wide, only
         self._global_cursor = self._cursor = 0
@@ -123,7 +127,9 @@ class Subscriber:
         hub = self.hub
         if self.global_selection is not None and hub.floor > max(self._global_cursor, self._begun):
             return True
-        return any(hub.subscriptions.floor_of(id_) > max(self._cursor, self._begun) for id_ in self.operation_ids)
+        return any(
+            hub.subscriptions.floor_of(id_) > max(self._cursor, self._begun) for id_ in self.operation_ids
+        )
 
     def is_up_to_date(self) -> bool:
         """Tell whether everything there was at the beginning has been taken, and everything named by id has been looked for."""
@@ -131,7 +137,11 @@ class Subscriber:
         reached = self.global_selection is None or self._global_cursor >= self._begun
         named = not self.operation_ids or self._cursor >= self._begun
         return (
-            hub.primed and reached and named and not self._initial and all(map(hub.subscriptions.has_looked, self.operation_ids))
+            hub.primed
+            and reached
+            and named
+            and not self._initial
+            and all(map(hub.subscriptions.has_looked, self.operation_ids))
         )
 
     def next_messages(self) -> list[Message]:
@@ -143,7 +153,11 @@ class Subscriber:
         while self._initial and len(found) < PIECE_MESSAGES:
             id_ = next(iter(self._initial))
             del self._initial[id_]
-            found += [message for message in self._of(id_, 0) if message.number <= self._cursor and message.kind not in _EVENTS]
+            found += [
+                message
+                for message in self._of(id_, 0)
+                if message.number <= self._cursor and message.kind not in _EVENTS
+            ]
         return found
 
     def _take_named(self) -> list[Message]:
@@ -151,7 +165,11 @@ class Subscriber:
         if not self.operation_ids or cursor >= head:
             self._cursor = head
             return []
-        found = [message for id_ in self.hub.changed_ids(self.operation_ids, cursor) for message in self._of(id_, cursor)]
+        found = [
+            message
+            for id_ in self.hub.changed_ids(self.operation_ids, cursor)
+            for message in self._of(id_, cursor)
+        ]
         found.sort(key=lambda message: message.number)
         return self._piece(found, "_cursor")
 

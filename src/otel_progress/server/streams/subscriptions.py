@@ -98,7 +98,9 @@ class OperationSubscription:
         told = self.number if run == self.run else -(2**63)
         self.has_baseline = True
         self.run, self.number = run, events[-1].number
-        return [] if first else [event for event in events if event.number > told and event.kind == EVENT_ITEM]
+        return (
+            [] if first else [event for event in events if event.number > told and event.kind == EVENT_ITEM]
+        )
 
     def new_previews(self, previews: Sequence[Preview]) -> list[Preview]:
         """Return those among the newest previews that were not told yet; at the first look none."""
@@ -196,7 +198,11 @@ class SubscriptionTable:
     def due(self, most: int) -> list[OperationSubscription]:
         """Return operations that have to be looked at now, those never looked at first."""
         now = self._clock()
-        due = [one for one in self._ids.values() if one.due_at is not None and one.due_at <= now and one.followers]
+        due = [
+            one
+            for one in self._ids.values()
+            if one.due_at is not None and one.due_at <= now and one.followers
+        ]
         due.sort(key=lambda one: (one.was_polled, one.due_at))
         for following in due[:most]:
             following.due_at, following.looked_at = (
@@ -208,5 +214,7 @@ class SubscriptionTable:
     def forget_left(self) -> None:
         """Forget those that nobody has followed for a while."""
         oldest = self._clock() - LINGER_S
-        for id_ in [id_ for id_, one in self._ids.items() if one.left_at is not None and one.left_at < oldest]:
+        for id_ in [
+            id_ for id_, one in self._ids.items() if one.left_at is not None and one.left_at < oldest
+        ]:
             del self._ids[id_]

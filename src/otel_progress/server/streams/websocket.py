@@ -129,12 +129,19 @@ class _WebSocketSession:
                 await asyncio.sleep(hub.pause_s)
             await follower.wake.wait()
         if not follower.disconnected:
-            await self._send_event({"type": "websocket.close", "code": GOING_AWAY, "reason": "The server is going away."})
+            await self._send_event(
+                {"type": "websocket.close", "code": GOING_AWAY, "reason": "The server is going away."}
+            )
 
     async def _catch_up(self) -> None:
         hub, follower = self._hub, self._follower
         if follower.is_behind():
-            await self._send_json({"type": "reset", "reason": "This client was too slow, and what it missed is no longer there."})
+            await self._send_json(
+                {
+                    "type": "reset",
+                    "reason": "This client was too slow, and what it missed is no longer there.",
+                }
+            )
             self._ready = False
             follower.restart()
         while (messages := follower.next_messages()) and not (hub.closed or follower.disconnected):
@@ -169,20 +176,26 @@ class _WebSocketSession:
             follower.unfollow(ids)
             await self._send_json({"type": "unsubscribed", "operations": "*" if ids is None else ids})
         else:
-            raise SubscriptionError("Unknown type", "Expected a message of type subscribe, unsubscribe or ping.")
+            raise SubscriptionError(
+                "Unknown type", "Expected a message of type subscribe, unsubscribe or ping."
+            )
 
     def _check(self, ids: list[str] | None, levels: bool) -> None:
         most = self._hub.limits.subscriptions
         if ids is None:
             if levels:
-                raise SubscriptionError("levels of everything", "Name the operations to follow with their levels.")
+                raise SubscriptionError(
+                    "levels of everything", "Name the operations to follow with their levels."
+                )
         elif len({*ids, *self._follower.operation_ids}) > most:
             raise SubscriptionError(
-                "Too many subscriptions", f'One client can name {most} operations. Unsubscribe from some, or subscribe to "*".'
+                "Too many subscriptions",
+                f'One client can name {most} operations. Unsubscribe from some, or subscribe to "*".',
             )
         elif levels and not self._hub.subscriptions.has_tree_for(ids):
             raise SubscriptionError(
-                "Too many trees", "Too many operations are followed with their levels. Subscribe with levels false."
+                "Too many trees",
+                "Too many operations are followed with their levels. Subscribe with levels false.",
             )
 
     async def _count(self) -> None:
@@ -193,7 +206,8 @@ class _WebSocketSession:
         if self._allowance < 1.0:
             await asyncio.sleep(1.0 / MESSAGES_PER_S)  # and meanwhile nothing more is read from it
             raise SubscriptionError(
-                "Too many messages", f"A client may send {MESSAGES_PER_S:g} messages a second. This one was not looked at."
+                "Too many messages",
+                f"A client may send {MESSAGES_PER_S:g} messages a second. This one was not looked at.",
             )
         self._allowance -= 1.0
 
@@ -218,7 +232,9 @@ def _parse(event: Any) -> dict[str, Any]:
             "No JSON", 'Expected a JSON object such as {"type":"subscribe","operations":["friday-42"]}.'
         ) from None
     if not isinstance(document, dict):
-        raise SubscriptionError("No object", 'Expected a JSON object such as {"type":"subscribe","operations":["friday-42"]}.')
+        raise SubscriptionError(
+            "No object", 'Expected a JSON object such as {"type":"subscribe","operations":["friday-42"]}.'
+        )
     return document
 
 
@@ -232,6 +248,7 @@ def _ids(message: dict[str, Any]) -> list[str] | None:
     for id_ in wanted:
         if not isinstance(id_, str) or not 0 < len(id_) <= MAX_ID:
             raise SubscriptionError(
-                "Not an id", f"Expected ids of 1 to {MAX_ID} characters, and found {escape_controls(truncate(repr(id_), 60))}."
+                "Not an id",
+                f"Expected ids of 1 to {MAX_ID} characters, and found {escape_controls(truncate(repr(id_), 60))}.",
             )
     return list(dict.fromkeys(wanted))
