@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from documents import DOCUMENTS, PROJECT, links
+
+from tests.support.documents import DOCUMENTS, PROJECT, links
 
 HOW_TO = PROJECT / "docs" / "how-to"
 PAGES = [

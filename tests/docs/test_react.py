@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from documents import PROJECT, blocks
-from tests.servers import REQUIRED, require
 
 import otel_progress as progress
+from tests.support.documents import PROJECT, blocks
+from tests.support.servers import REQUIRED, require
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -1,6 +1,6 @@
 """The language of the project: no banned phrases or function names, short first lines of docstrings.
 
-``python tests/packaging/language_rules.py PATH`` lists the findings of a file or folder.
+``python tests/support/language/language_rules.py PATH`` lists the findings of a file or folder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import click
 import pytest
-from tests.packaging.language_rules import (
+
+from otel_progress.cli import cli
+from tests.support.language.language_rules import (
     ENFORCED,
     Prose,
     check_file,
@@ -19,8 +21,6 @@ from tests.packaging.language_rules import (
     read_allowances,
     read_phrases,
 )
-
-from otel_progress.cli import cli
 
 PROJECT = Path(__file__).resolve().parents[2]
 FILES = [path for path in project_files(PROJECT) if path.suffix != ".json"]

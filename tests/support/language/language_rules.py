@@ -1,7 +1,7 @@
 """Checker of the writing rules in CONTRIBUTING.md. It needs only the standard library.
 
-    python tests/packaging/language_rules.py [PATH ...]     list every finding of files and folders
-    python tests/packaging/language_rules.py --update       lower the allowances to today's counts
+    python tests/support/language/language_rules.py [PATH ...]     list every finding of files and folders
+    python tests/support/language/language_rules.py --update       lower the allowances to today's counts
 
 A finding is printed as ``file:line: what -> replacement``. Without a path, the whole project is checked.
 The phrases are in ``banned_phrases.csv``: one regular expression and one replacement per line.
@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 HERE: Final = Path(__file__).resolve().parent
 PHRASES_FILE: Final = HERE / "banned_phrases.csv"
-ALLOWANCES_FILE: Final = HERE / "language_allowances.csv"
+ALLOWANCES_FILE: Final = HERE / "allowances.csv"
 
 BANNED_FUNCTION_NAMES: Final = frozenset(
     ["take", "look", "keep", "show", "tell", "of", "place", "made", "found", "one"]
@@ -51,7 +51,7 @@ _CHECKED_FOLDERS: Final = (
     ".github",
 )
 _EXEMPT_NAMES: Final = frozenset(
-    {"language_rules.py", "test_language_rules.py", PHRASES_FILE.name, ALLOWANCES_FILE.name, "LICENSE"}
+    {"language_rules.py", "test_language.py", PHRASES_FILE.name, ALLOWANCES_FILE.name, "LICENSE"}
 )
 _EXEMPT_FOLDERS: Final = frozenset({"__pycache__", "node_modules", "golden", "traces", "images"})
 _PLAIN_TEXT_SUFFIXES: Final = frozenset({".sh", ".yml", ".yaml", ".toml", ".cfg", ".css", ".txt"})
@@ -348,7 +348,7 @@ def update_allowances(project: Path) -> str:
 
 def main(arguments: list[str]) -> int:
     """Print the findings of the given paths; exit code 1 if any of them is enforced."""
-    project = HERE.parents[1]
+    project = HERE.parents[2]
     if arguments == ["--update"]:
         print(update_allowances(project))
         return 0
