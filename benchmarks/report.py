@@ -13,6 +13,7 @@ from benchmarks.table import Row, markdown
 MARK: Final = "<!-- benchmarks -->"
 END: Final = "<!-- end -->"
 _COLUMNS: Final = 5
+_MAX_COLUMNS: Final = 100
 HEADLINES: Final = {
     "track, configured, over a list": "One iteration of `track`, relative to tqdm",
     "increment()": "One `increment()`, relative to `tqdm.update()`",
@@ -45,19 +46,22 @@ is enabled during it. Each benchmark runs in its own process, without `OTEL_*` v
 
 def document(results: Mapping[str, Sequence[Row]]) -> str:
     """Return the whole page for the results of some benchmarks, by name."""
-    parts = [_HEAD, f"Last results: {machine.today()}, {machine.shape()}, {machine.libraries()}.\n"]
+    last = f"Last results: {machine.today()}, {machine.shape()}, {machine.libraries()}."
+    parts = [_HEAD, f"{_fill(last)}\n"]
     for name, rows in results.items():
         benchmark = find(name)
-        method = textwrap.fill(
-            f"`python -m benchmarks {name}`. {benchmark.method}", 100, break_on_hyphens=False
-        )
+        method = _fill(f"`python -m benchmarks {name}`. {benchmark.method}")
         parts.append(f"## {benchmark.title}\n\n{method}\n\n{markdown(rows)}\n")
     return "\n".join(parts)
 
 
+def _fill(text: str) -> str:
+    return textwrap.fill(text, _MAX_COLUMNS, break_on_hyphens=False)
+
+
 def summary(page: str) -> str:
     """Return the five headline rows of a page for the README, with the date and the machine."""
-    last = next(line for line in page.splitlines() if line.startswith("Last results: "))
+    last = page[page.index("Last results: ") :].partition("\n\n")[0]
     cells = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in page.splitlines()

@@ -26,6 +26,9 @@ PROGRAMS = list(programs())
 PORTS = ("9464", "7764", "8000")
 """The ports the documents use; another process may have them, so free ones are put in their place."""
 
+SLEEP_FACTOR = 4
+"""Factor of the seconds that shell blocks sleep, because a program starts slowly on a loaded machine."""
+
 FORK_IS_MEANT = "ignore:This process:DeprecationWarning"
 """Python 3.12 and newer warn of every fork of a process with threads; the guide shows one on purpose."""
 
@@ -59,7 +62,7 @@ def test_blocks_run_and_print_what_is_shown(
     given = [
         {
             "language": block.language,
-            "text": _with_ports(block.text, free),
+            "text": _with_longer_sleeps(_with_ports(block.text, free)),
             "line": block.line,
             "name": name,
             "file": block.file,
@@ -92,9 +95,14 @@ def _compile(program: Program) -> None:
 
 
 def _with_ports(text: str, free: dict[str, str]) -> str:
+    # Why one substitution: a free port may contain the digits of another.
+    return re.sub("|".join(free), lambda found: free[found[0]], text)
+
+
+def _with_longer_sleeps(text: str) -> str:
     return re.sub(
-        "|".join(free), lambda found: free[found[0]], text
-    )  # in one go: a free port may have the digits of another in it
+        r"^sleep (\d+)$", lambda found: f"sleep {SLEEP_FACTOR * int(found[1])}", text, flags=re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize("language", ["js", "jsx"])
