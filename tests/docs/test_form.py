@@ -1,4 +1,4 @@
-"""The README, the tutorial and the how-to guides keep the form that their readers rely on."""
+"""Form of the README, tutorial and how-to guides: line and page length, index."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def test_page_lines_fit_the_columns(page: Path) -> None:
     "page", [path for path in PAGES if path.parent == HOW_TO], ids=lambda path: path.name
 )
 def test_how_to_page_is_at_most_three_screens_and_indexed(page: Path) -> None:
-    """A how-to page is short, and the index leads to it."""
+    """A how-to page is short, and the index links to it."""
     assert len(page.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
     assert page.name == "index.md" or page.name in set(links(HOW_TO / "index.md"))

@@ -34,7 +34,7 @@ PAGE = '<!doctype html><html lang="en"><title>t</title><div id="root"></div><scr
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The component of the documents with a page around it, bundled as the page says, for a browser."""
+    """The component of the document and a page, bundled as the document describes."""
     npm, folder = require("npm"), tmp_path_factory.mktemp("react")
     (component,) = [block.text for block in blocks(COMPONENT) if block.language == "jsx"]
     (folder / "package.json").write_text("{}", encoding="utf-8")
@@ -74,7 +74,7 @@ def browser() -> Iterator[Browser]:
 def test_react_component_with_running_operation_shows_each_change(
     bundle: str, browser: Browser, tmp_path: Path
 ) -> None:
-    """The component renders the percentage, follows it, and calls onComplete at the end."""
+    """The component renders the percentage and calls ``onComplete`` at the end."""
     runtime = progress.configure(
         store=f"sqlite:///{tmp_path / 'journal.db'}", console=False, server_port=0, tick=0.05
     )

@@ -1,4 +1,5 @@
-"""The language of the project: no banned phrases or function names, short first lines of docstrings.
+"""The language of the project: no banned phrases or function names, short first lines of
+docstrings.
 
 ``python tests/support/language/language_rules.py PATH`` lists the findings of a file or folder.
 """
