@@ -185,7 +185,7 @@ def pluralize_unit(unit: str, number: Number) -> str:
         or unit.endswith("s")
     ):
         return unit
-    if unit.endswith(("x", "z", "ch", "sh")):
+    if unit.endswith(("x", "z", "ch", "sh")) and unit != "epoch":
         return unit + "es"
     if unit.endswith("y") and unit[-2] not in "aeiou":
         return unit[:-1] + "ies"

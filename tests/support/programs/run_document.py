@@ -12,6 +12,7 @@ import linecache
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,9 +21,17 @@ def main() -> None:
     """Run all blocks; stop at the first that fails."""
     given = json.load(sys.stdin)
     module = ModuleType("__main__")
-    sys.modules["__main__"] = module  # decorators and pickle look names up there
-    printed = [python(module, block) if block["language"] == "python" else shell(block) for block in given]
+    sys.modules["__main__"] = module  # decorators and pickles look names up there
+    printed = [run(module, block) for block in given]
     sys.stdout.write(json.dumps(printed))
+
+
+def run(module: ModuleType, block: dict[str, Any]) -> str:
+    """Write the block to its file, or run it; return what it printed."""
+    if block["file"]:
+        Path(block["file"]).write_text(block["text"], encoding="utf-8")
+        return ""
+    return python(module, block) if block["language"] == "python" else shell(block)
 
 
 def python(module: ModuleType, block: dict[str, Any]) -> str:

@@ -116,7 +116,7 @@ export const ratio = (value) => (known(value) ? `${Math.round(value * 100)} %` :
 export function plural(unit, number) {
   const short = clean(unit, 23);
   if (number === 1 || !/^[a-z]{3,}$/.test(short) || short.endsWith("s")) return short;
-  if (/(x|z|ch|sh)$/.test(short)) return `${short}es`;
+  if (/(x|z|ch|sh)$/.test(short) && short !== "epoch") return `${short}es`;
   return /[^aeiou]y$/.test(short) ? `${short.slice(0, -1)}ies` : `${short}s`;
 }
 
