@@ -210,5 +210,5 @@ def test_a_runtime_that_ended_watches_no_spans() -> None:
         runtime.ticker.tick()
         assert len(runtime.get_active_operations()) == 1
         assert before.store.active() == []
-        assert not before._tracing.processor.watching
+        assert not before._tracing.processor.is_watching
     assert before.store.history() == []

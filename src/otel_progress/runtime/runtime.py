@@ -90,7 +90,7 @@ class Runtime:
             interval=settings.tick,
             before=self._before_tick,
             after=self._after_tick,
-            watching=lambda: tracing.processor.watching,
+            watching=lambda: tracing.processor.is_watching,
         )
         self._pid = os.getpid()
         self._ended = False
@@ -244,7 +244,7 @@ class Runtime:
         self.shutdown()
 
     def _before_tick(self) -> None:
-        self._tracing.processor.look()
+        self._tracing.processor.read_spans()
         if self.sampler is not None:
             self.sampler.sample_if_due(self.store.active_roots)
         if self.previewer is not None:
