@@ -174,8 +174,8 @@ def test_a_journal_that_cannot_be_read(tmp_path: Path) -> None:
         progress.operation("o", id="o") as op,
     ):
         op.item("x")
-        recorder.runtime.reader._journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
-        recorder.runtime.reader._journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
+        recorder.runtime._components.reader._journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
+        recorder.runtime._components.reader._journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
         assert progress.get_operation("nothing") is None
         assert progress.get_history() == []
         assert progress.get_events("o")

@@ -46,7 +46,10 @@ class OperationBatch:
         self._token: object = None
 
     def start(self) -> OperationBatch:
-        """Declare the batch without ``with``. Call :meth:`close` after its last operation started."""
+        """Declare the batch without ``with``.
+
+        Call :meth:`close` after its last operation started.
+        """
         if not self._started:
             self._started = True
             self._declare()

@@ -65,7 +65,7 @@ def start_level(
     except ProgressError:
         raise
     except Exception:
-        report_internal_error("begin", "Starting the span of a level failed. The work continues without it.")
+        report_internal_error("start", "Starting the span of a level failed. The work continues without it.")
         return (NOOP_NODE, None) if node is None else (node, backend)
     except BaseException as error:
         # KeyboardInterrupt: the caller never receives the handle, so close the level here.
@@ -81,7 +81,10 @@ def _get_started_node(level: LevelHandle) -> Node:
 
 
 def _open_node(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
-    """Add a node to the live store. Returns None if the store or strict mode rejected it."""
+    """Add a node to the live store.
+
+    Returns None if the store or strict mode rejected it.
+    """
     if arguments.kind == "stage":
         node = _open_stage(backend, arguments, parent)
     else:
@@ -122,7 +125,7 @@ def take_level_snapshot(node: Node, backend: RecordingBackend | None) -> LevelSn
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Return whether an exception means that the work was interrupted instead of failed."""
+    """Return whether an exception means an interruption instead of a failure."""
     if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
         return True
     # Why sys.modules: importing asyncio takes longer than importing this package.

@@ -75,7 +75,7 @@ class RuntimeComponents:
             interval=settings.tick,
             before=self._before_tick,
             after=self._after_tick,
-            watching=lambda: self.providers.processor.watching,
+            watching=lambda: self.providers.processor.is_watching,
         )
         # Why: bound once, because the store calls it whenever a level starts.
         self.on_change = self.ticker.wake
@@ -109,7 +109,7 @@ class RuntimeComponents:
     # --- ticks -----------------------------------------------------------------------------------
 
     def _before_tick(self) -> None:
-        self.providers.processor.look()
+        self.providers.processor.read_spans()
         if self.sampler is not None:
             self.sampler.sample_if_due(self.store.active_roots)
         if self.previews is not None:
