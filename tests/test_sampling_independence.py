@@ -209,6 +209,6 @@ def test_a_runtime_that_ended_watches_no_spans() -> None:
         span.set_attribute("progress.total", 2)
         runtime.ticker.tick()
         assert len(runtime.get_active_operations()) == 1
-        assert before.store.active() == []
+        assert before.store.reader.active() == []
         assert not before._tracing.processor.watching
-    assert before.store.history() == []
+    assert before.store.reader.history() == []

@@ -70,8 +70,8 @@ def test_a_finalizer_in_mid_tick(lenient: Recorder) -> None:
         for _ in range(6):
             loops.append(iter(op.track(range(3))))
             next(loops[-1])
-        lenient.runtime.store._tree._clock = collecting
-        lenient.runtime.store.clock = collecting
+        lenient.runtime.store._state.tree._clock = collecting
+        lenient.runtime.store._state.clock = collecting
         lenient.tick()
         with op.level("x"):
             lenient.operation("o")

@@ -33,7 +33,7 @@ with progress.configure(store=sys.argv[1], console=False, otlp=False, tick=0.01)
         sys.stdin.readline()
         op.increment()
         assert runtime.force_flush(60.0)
-        print(op.cancel_requested, runtime.store.get(sys.argv[2]).cancel_requested_at is not None, flush=True)
+        print(op.cancel_requested, runtime.store.reader.get(sys.argv[2]).cancel_requested_at is not None, flush=True)
     assert runtime.force_flush(60.0)
 """
 

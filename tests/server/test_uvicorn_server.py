@@ -39,7 +39,7 @@ def test_it_serves_and_frees_its_port(recorder: Recorder) -> None:
 def test_a_taken_port_is_said(recorder: Recorder) -> None:
     """Two servers cannot share a port; the second one says so, and what to do."""
     with serving(recorder) as server, pytest.raises(ConfigurationError, match=r"in use.*another port"):
-        Server(recorder.runtime.store, port=server.port)
+        Server(recorder.runtime.store.reader, port=server.port)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_cannot_be_served_is_refused(
 ) -> None:
     """A public address without a token, and every value that makes no sense, is refused before anything is served."""
     with pytest.raises(ConfigurationError, match=text):
-        Server(recorder.runtime.store, **{"port": 0, **arguments})  # type: ignore[arg-type]
+        Server(recorder.runtime.store.reader, **{"port": 0, **arguments})  # type: ignore[arg-type]
 
 
 def test_open_streams_end_with_the_server(recorder: Recorder) -> None:
@@ -118,7 +118,7 @@ UPLOAD = b"POST /api/v1/operations/x/cancel HTTP/1.1\r\nHost: localhost\r\nConte
 @pytest.mark.parametrize(("sent", "reason"), [(b"", "head"), (b"GET / HT", "head"), (UPLOAD, "body")])
 def test_who_does_not_get_on_with_a_request_is_cut_off(recorder: Recorder, sent: bytes, reason: str) -> None:
     """A head or a body that does not come in time ends the connection, however it was begun."""
-    server = Server(recorder.runtime.store, port=0, connections=ConnectionLimits(request_s=0.1))
+    server = Server(recorder.runtime.store.reader, port=0, connections=ConnectionLimits(request_s=0.1))
     with threads_end(), closing(server), socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(
             sent

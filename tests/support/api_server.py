@@ -34,7 +34,7 @@ class Told:
 def serving(recorder: Recorder, **arguments: Any) -> Iterator[Server]:
     """Serve the operations of a recorder on a free port; when the block is left, nothing of the server runs any more."""
     with threads_end():
-        server = Server(recorder.runtime.store, port=0, **arguments)
+        server = Server(recorder.runtime.store.reader, port=0, **arguments)
         try:
             server.start()
             yield server

@@ -67,7 +67,7 @@ class _RuntimeBuilder:
         """Take what others asked of this process, and what past runs left, after each successful write of the journal."""
         journal = self.runtime.journal
         if isinstance(journal, TrajectorySource):
-            self.store.estimates.load_trajectories(journal.trajectories, written.trajectories)
+            self.store.load_trajectories(journal.trajectories, written.trajectories)
         if isinstance(journal, CancelRequestSource):
             self.runtime._apply_cancel_requests(journal.cancel_requests(self.store.instance.id))
 
@@ -173,7 +173,7 @@ class _RuntimeBuilder:
         from otel_progress.metrics.http_server import serve_metrics
 
         collector = ProgressCollector(
-            self.store,
+            self.store.reader,
             totals=self.totals,
             retention_s=self.settings.metrics_retention,
             public_url=self._public_url,
@@ -217,7 +217,7 @@ class _RuntimeBuilder:
             from otel_progress.otlp.metrics import build_otlp_metrics
 
             metrics = build_otlp_metrics(
-                self.store,
+                self.store.reader,
                 self.totals,
                 self._resource(),
                 budget=self.budget,
@@ -243,7 +243,7 @@ class _RuntimeBuilder:
     def _console(self) -> None:
         from otel_progress.console.terminal import make_console
 
-        console = make_console(self.store, mode=self.settings.console)
+        console = make_console(self.store.reader, mode=self.settings.console)
         if console is not None:
             self._lane("console", console, every_tick=True)
 

@@ -86,15 +86,19 @@ class RuntimeComponents:
     def _before_tick(self) -> None:
         self.tracing.processor.look()
         if self.sampler is not None:
-            self.sampler.sample_if_due(self.store.active_roots)
+            self.sampler.sample_if_due(self.store.reader.get_active_roots)
         if self.previewer is not None:
-            self.previewer.run_due_work(lambda: [node.operation.run for node in self.store.active_roots()])
+            self.previewer.run_due_work(
+                lambda: [node.operation.run for node in self.store.reader.get_active_roots()]
+            )
 
     def _after_tick(self, change_set: ChangeSet, seconds: float) -> None:
         self.totals.write(change_set)
         self.totals.observe_tick(seconds)
         if self.callbacks:
-            for operation in self.store.running({snapshot.info.run for snapshot in change_set.snapshots}):
+            for operation in self.store.reader.get_running(
+                {snapshot.info.run for snapshot in change_set.snapshots}
+            ):
                 self.callbacks.submit("updated", operation)
 
     # --- notifications of the store ----------------------------------------------------------------------------
@@ -136,7 +140,7 @@ class RuntimeComponents:
 
     def _submit_to_callbacks(self, event: CallbackEvent, node: Node) -> None:
         try:
-            operation = self.store.view(node)
+            operation = self.store.reader.get_operation(node)
             self.callbacks.submit(event, operation)
         except Exception as error:
             report_internal_error("callback", "a callback could not be told", error=error)

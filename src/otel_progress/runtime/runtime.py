@@ -115,7 +115,7 @@ class Runtime:
 
     def get_active_operations(self) -> list[OperationSnapshot]:
         """Return the operations of this process that have not ended, with their levels, newest first."""
-        return list(self.store.active())
+        return list(self.store.reader.active())
 
     def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
         """Return ended operations, the last one first: those of this process, and those the journal keeps."""
@@ -162,7 +162,7 @@ class Runtime:
     def _apply_cancel_requests(self, requests: Sequence[CancelRequest]) -> None:
         """Take requests that came through the journal; those for runs that have ended meanwhile are none of the next one."""
         if requests:
-            running = {node.operation.run for node in self.store.active_roots()}
+            running = {node.operation.run for node in self.store.reader.get_active_roots()}
             for request in requests:
                 if request.run in running:
                     self.store.request_cancel(request.operation_id, request.reason)
@@ -207,8 +207,8 @@ class Runtime:
         try:
             if self.previewer is not None:  # before the last tick, which tells of them
                 done = self.previewer.close(timeout * PREVIEWS_SHARE)
-            for operation in list(self.store.active_roots()):
-                self.store.close(operation, Status.CANCELLED, message=REASON_EXIT)
+            for operation in list(self.store.reader.get_active_roots()):
+                self.store.end_level(operation, Status.CANCELLED, message=REASON_EXIT)
             self.ticker.stop(timeout)
             done = self._callbacks.flush(max(0.1, deadline - time.monotonic())) and done
             for lane in self._sink_workers:
