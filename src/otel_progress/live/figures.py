@@ -13,10 +13,7 @@ def needs_update(node: Node) -> bool:
 
 
 def update_figures_locked(node: Node, clock: float, now: float) -> None:
-    """Update the node's figures under a new sequence number, and report the changes to the parent.
-
-    ``clock`` is in monotonic seconds, ``now`` in Unix seconds.
-    """
+    """Update the node's figures at ``clock`` and ``now``, and report the changes to the parent."""
     status, children = node.status, node.children
     node.dirty = False
     node.snapshot = None

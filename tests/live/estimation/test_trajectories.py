@@ -90,12 +90,7 @@ def test_other_runs_do_not_teach(recorder: Recorder, end: str) -> None:
     else:
         {"fail": lambda: op.fail("no"), "cancel": op.cancel, "skip": op.skip}[end]()
     assert recorder.runtime.store.collect().trajectories == []
-    assert (
-        recorder.runtime.store._state.estimates.trajectories.list_history_locked(
-            TrajectoryKey("job", "", host_class())
-        )
-        == ()
-    )
+    assert list_history(recorder.runtime.store) == ()
 
 
 def test_levels_that_did_not_complete_do_not_teach(recorder: Recorder) -> None:
@@ -210,6 +205,12 @@ def store(recorder: Recorder) -> LiveStore:
     return store
 
 
+def list_history(store: LiveStore) -> tuple[Trajectory, ...]:
+    """Return the cached trajectories of operations of the type "job"."""
+    with store._state.lock:
+        return store._state.estimates.trajectories.list_history_locked(KEY)
+
+
 LINE = Trajectory(20.0, tuple((2.0 * n, n / 10) for n in range(11)))
 KEY = TrajectoryKey("job", "", host_class())
 
@@ -234,21 +235,21 @@ def test_the_journal_is_asked_once_an_operation(recorder: Recorder, store: LiveS
 
 def test_what_the_journal_has_is_not_counted_twice(recorder: Recorder, store: LiveStore) -> None:
     """A run of this process counts from memory until the journal has it, and from there after."""
-    journal, estimates = _Journal(), store._state.estimates
+    journal = _Journal()
     written = run(recorder)
-    assert len(estimates.trajectories.list_history_locked(KEY)) == 1
+    assert len(list_history(store)) == 1
     journal.kept[KEY] = [LINE, written[0].trajectory]
     with progress.operation("job"):
         recorder.tick()
-        estimates.load_trajectories(journal.trajectories)  # not told yet that it was saved: both are there
-        assert len(estimates.trajectories.list_history_locked(KEY)) == 3
+        store.load_trajectories(journal.trajectories)  # not told yet that it was saved: both are there
+        assert len(list_history(store)) == 3
     recorder.tick()
     recorder.clock.advance(1.0)
     with progress.operation("job"):
         recorder.tick()
-        estimates.load_trajectories(journal.trajectories, written)
-        assert estimates.trajectories.list_history_locked(KEY)[:2] == (LINE, written[0].trajectory)
-        assert len(estimates.trajectories.list_history_locked(KEY)) == 3  # and the length of the one before
+        store.load_trajectories(journal.trajectories, written)
+        assert list_history(store)[:2] == (LINE, written[0].trajectory)
+        assert len(list_history(store)) == 3  # and the length of the one before
 
 
 def test_a_journal_that_cannot_be_read(recorder: Recorder, store: LiveStore) -> None:
