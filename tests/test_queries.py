@@ -122,15 +122,15 @@ def test_a_batch_says_who_and_when(recorder: Recorder) -> None:
 
 def test_the_store_is_a_reader(recorder: Recorder) -> None:
     """The live store has the protocol every view is written against; watch tells first all, then changes, then ends."""
-    store: Reader = recorder.runtime._store
-    assert isinstance(store, Reader)
+    reader: Reader = recorder.runtime._store.reader
+    assert isinstance(reader, Reader)
     with progress.operation("a", id="a", total=3) as a, progress.operation("b", id="b"):
-        watching = store.watch(0.0)
+        watching = reader.watch(0.0)
         assert [one.operation_id for one in next(watching)] == ["a", "b"]
         assert list(next(watching)) == []
         a.increment()
         assert [(one.operation_id, one.ratio) for one in next(watching)] == [("a", 1 / 3)]
-        assert [one.levels for one in store.active(levels=False)] == [[], []]
+        assert [one.levels for one in reader.active(levels=False)] == [[], []]
     assert sorted(one.operation_id for one in next(watching)) == ["a", "b"]
     assert list(next(watching)) == []
     watching.close()  # type: ignore[attr-defined]

@@ -92,9 +92,9 @@ def test_the_same_id_at_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_strict_refuses_the_same_id(recorder: Recorder) -> None:
     """Strict raises, and begins nothing."""
     with progress.operation("o", id="o") as op, op.level("song", 1):
-        with pytest.raises(ValueError, match="song '1' is running already; give each one its own id"):
+        with pytest.raises(ValueError, match="Invalid song id '1': expected an id that is not in use"):
             op.level("song", 1).start()
-        with pytest.raises(ValueError, match="operation 'o' is running already"):
+        with pytest.raises(ValueError, match="Invalid operation id 'o'"):
             progress.operation("o", id="o").start()
     assert len(recorder.runtime.get_history()) == 1
 
@@ -224,11 +224,11 @@ def test_what_waits_for_a_stuck_tick_is_bounded(below: bool) -> None:
             told.append(reason)
 
     store = LiveStore(instance(), limits=Limits(waiting_levels=3), listener=Listener())
-    parent = store.open(None, spec("all", "all")) if below else None
+    parent = store.start_level(None, spec("all", "all")) if below else None
     for number in range(10):
-        node = store.open(parent, spec("one", str(number)))
+        node = store.start_level(parent, spec("one", str(number)))
         assert node is not None
-        store.close(node, Status.COMPLETED)
+        store.end_level(node, Status.COMPLETED)
     ended = [one.info.id for one in store.collect().snapshots if one.status.finished]
     assert ended == ["7", "8", "9"]
     assert told == ["waiting"] * 7

@@ -118,7 +118,7 @@ def test_an_update_never_follows_the_end(recorder: Recorder) -> None:
     told = Told()
     progress.add_callback(told)
     op = progress.operation("o").start()
-    running = recorder.runtime._store.view(op._node)
+    running = recorder.runtime._store.reader.get_operation(op._node)
     op.complete()
     recorder.runtime._callbacks.submit("updated", running)
     assert recorder.runtime.force_flush(PATIENCE_S)

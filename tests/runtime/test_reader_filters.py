@@ -52,10 +52,10 @@ class Model:
             kind: [] for kind in ("events", "logs", "previews", "resources", "history")
         }
         runtime = recorder.runtime
-        assert runtime.journal is not None
+        assert runtime._components.journal is not None
         self.readers: Mapping[str, Reader] = {
-            "live": runtime.store,
-            "journal": runtime.journal,
+            "live": runtime._store,
+            "journal": runtime._components.journal,
             "composite": runtime.reader,
         }
 
@@ -66,7 +66,7 @@ class Model:
 
     def write_step(self, number: int, level: Level, chosen: random.Random) -> None:
         """Write one record of each kind for a level."""
-        store, clock, node = self.recorder.runtime.store, self.recorder.clock, level._node  # type: ignore[attr-defined]
+        store, clock, node = self.recorder.runtime._store, self.recorder.clock, level._node  # type: ignore[attr-defined]
         clock.advance(1.0)
         at, path = clock.wall(), node.path
         outcome = chosen.choice([Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED])

@@ -73,7 +73,7 @@ def test_nothing_is_asked_while_nothing_runs(sampled: Recorder) -> None:
     """Without an active operation no sample is taken, and what the process did meanwhile counts for none that comes."""
     for _ in range(5):
         tick(sampled, 1.0)
-    assert list(sampled.runtime._store._samples) == []
+    assert list(sampled.runtime._store._state.samples) == []
     with progress.operation("o", id="o"):
         tick(sampled, 1.0)
         assert sampled.operation("o").resources is None
@@ -81,7 +81,7 @@ def test_nothing_is_asked_while_nothing_runs(sampled: Recorder) -> None:
         assert sampled.operation("o").resources is not None
     tick(sampled, 1.0)
     tick(sampled, 100.0)
-    assert len(sampled.runtime._store._samples) == 1
+    assert len(sampled.runtime._store._state.samples) == 1
 
 
 def test_a_batch_carries_the_sample(sampled: Recorder) -> None:

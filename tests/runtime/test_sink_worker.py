@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from otel_progress.runtime.ticker import Ticker
 
 import otel_progress as progress
 from otel_progress import semconv
@@ -20,7 +21,6 @@ from otel_progress.journal import open_journal
 from otel_progress.protocols import ChangeSet
 from otel_progress.runtime import sink_worker as lanes
 from otel_progress.runtime.sink_worker import SinkWorker
-from otel_progress.runtime.ticker import Ticker
 from otel_progress.testing import Recorder, recording, wait_until
 from tests.support.factories import batch, ended, event, lesson, snapshot
 

@@ -117,7 +117,7 @@ class OperationBatch:
         :func:`otel_progress.get_batch` includes other processes.
         """
         self.start()
-        snapshot = None if self._backend is None else self._backend.store.batch(self._id)
+        snapshot = None if self._backend is None else self._backend.store.reader.batch(self._id)
         if snapshot is not None:
             return snapshot
         now = time.time()

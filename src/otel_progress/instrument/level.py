@@ -205,7 +205,7 @@ class Level:
         node = self._get_running_node()
         units = None if node is None else self._accept_current(node, current)
         if node is not None and units is not None:
-            self._backend.store.interruptions.resume_from(node, units)  # type: ignore[union-attr]
+            self._backend.store.resume_from(node, units)  # type: ignore[union-attr]
 
     def preview(self, image: object, name: str = "preview", *, at: PreviewAt | None = None) -> None:
         """Offer a preview of the work. It is captured only if a preview is due.
@@ -332,7 +332,7 @@ class Level:
         """End the level as completed."""
         node = self._node
         if node.status is Status.RUNNING and self._backend is not None:
-            self._backend.store.close(node, Status.COMPLETED)
+            self._backend.store.end_level(node, Status.COMPLETED)
         else:
             self._end(Status.COMPLETED)
 
@@ -357,7 +357,7 @@ class Level:
             return
         if isinstance(error, BaseException):
             spans.record_exception(node, error)
-        self._backend.store.close(
+        self._backend.store.end_level(
             node,
             status,
             error=None if status is not Status.FAILED else to_failure(error),
@@ -469,7 +469,7 @@ class Level:
         It is None while no estimate exists, and after the level ended.
         """
         self.start()
-        return None if self._backend is None else self._backend.store.eta(self._node)
+        return None if self._backend is None else self._backend.store.reader.get_eta(self._node)
 
     def __repr__(self) -> str:
         node = self._node
@@ -551,8 +551,8 @@ class OpaqueStep:
         is_owner = level._node is UNSTARTED_NODE
         if is_owner:
             level.__enter__()
-        if level._backend is not None and level._backend.store.interruptions.start_opaque(
-            level._node, self._expected, whole=is_owner
+        if level._backend is not None and level._backend.store.start_opaque(
+            level._node, self._expected, is_whole_level=is_owner
         ):
             marked = (level._backend, level._node)
         self._entries.append((is_owner, marked))
@@ -567,7 +567,7 @@ class OpaqueStep:
             self._level.__exit__(kind, error, traceback)
         if marked is not None:
             backend, node = marked
-            backend.store.interruptions.end_opaque(node)
+            backend.store.end_opaque(node)
 
     async def __aenter__(self) -> Level:
         return self.__enter__()
@@ -595,7 +595,7 @@ class Pause:
         if backend is None:
             self._entries.append(None)
         else:
-            previous_message = backend.store.interruptions.start_pause(node.operation, self._reason)
+            previous_message = backend.store.start_pause(node.operation, self._reason)
             self._entries.append((backend, node, previous_message))
         return level
 
@@ -605,7 +605,7 @@ class Pause:
         entry = self._entries.pop()
         if entry is not None:
             backend, node, previous_message = entry
-            backend.store.interruptions.end_pause(node.operation, self._reason, previous_message)
+            backend.store.end_pause(node.operation, self._reason, previous_message)
 
     async def __aenter__(self) -> Level:
         return self.__enter__()

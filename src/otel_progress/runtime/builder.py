@@ -95,7 +95,7 @@ class _RuntimeBuilder:
         """Read cancel requests and trajectories from the journal. Runs after each successful write."""
         journal = self._journal
         if isinstance(journal, TrajectorySource):
-            self._store.estimates.load_trajectories(journal.trajectories, written.trajectories)
+            self._store.load_trajectories(journal.trajectories, written.trajectories)
         if isinstance(journal, CancelRequestSource):
             apply_cancel_requests(self._store, journal.cancel_requests(self._store.instance.id))
 
@@ -127,7 +127,7 @@ class _RuntimeBuilder:
     def _add_console(self) -> None:
         from otel_progress.console.terminal import make_console
 
-        console = make_console(self._store, mode=self._settings.console)
+        console = make_console(self._store.reader, mode=self._settings.console)
         if console is not None:
             self._add_sink("console", console, every_tick=True)
 
@@ -170,7 +170,7 @@ class _RuntimeBuilder:
         from otel_progress.otlp.metrics import build_otlp_metrics
 
         metrics = build_otlp_metrics(
-            self._store,
+            self._store.reader,
             self._totals,
             self._build_resource(),
             budget=self._budget,
@@ -194,7 +194,7 @@ class _RuntimeBuilder:
         from otel_progress.metrics.http_server import serve_metrics
 
         collector = ProgressCollector(
-            self._store,
+            self._store.reader,
             totals=self._totals,
             retention_s=self._settings.metrics_retention,
             public_url=self._components.read_public_url,

@@ -111,18 +111,20 @@ class RuntimeComponents:
     def _before_tick(self) -> None:
         self.providers.processor.read_spans()
         if self.sampler is not None:
-            self.sampler.sample_if_due(self.store.active_roots)
+            self.sampler.sample_if_due(self.store.reader.get_active_roots)
         if self.previews is not None:
             self.previews.run_due_work(self._list_active_runs)
 
     def _list_active_runs(self) -> list[str]:
-        return [root.operation.run for root in self.store.active_roots()]
+        return [root.operation.run for root in self.store.reader.get_active_roots()]
 
     def _after_tick(self, change_set: ChangeSet, seconds: float) -> None:
         self.totals.write(change_set)
         self.totals.observe_tick(seconds)
         if self.callbacks:
-            for operation in self.store.running({snapshot.info.run for snapshot in change_set.snapshots}):
+            for operation in self.store.reader.get_running(
+                {snapshot.info.run for snapshot in change_set.snapshots}
+            ):
                 self.callbacks.submit("updated", operation)
 
     # --- notifications of the store --------------------------------------------------------------
@@ -169,7 +171,7 @@ class RuntimeComponents:
 
     def _submit_to_callbacks(self, event: CallbackEvent, node: Node) -> None:
         try:
-            operation = self.store.view(node)
+            operation = self.store.reader.get_operation(node)
             self.callbacks.submit(event, operation)
         except Exception as error:
             report_internal_error("callback", "an event could not be submitted to the callbacks", error=error)

@@ -45,7 +45,7 @@ class CompositeReader:
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of this id with its levels, or None."""
-        live = self._store.get(operation_id)
+        live = self._store.reader.get(operation_id)
         if live is not None and not live.status.finished:
             return live
         kept = self._query_journal(lambda journal: journal.get(operation_id), None)
@@ -55,7 +55,7 @@ class CompositeReader:
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         """Return all operations that have not ended, newest first: those of this process, and those of the others."""
-        live = self._store.active(levels=levels)
+        live = self._store.reader.active(levels=levels)
         kept: Sequence[OperationSnapshot] = self._query_journal(
             lambda journal: journal.active(levels=levels), ()
         )
@@ -63,14 +63,14 @@ class CompositeReader:
 
     def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
         """Return ended operations without their levels, the last one first."""
-        live = self._store.history(query)
+        live = self._store.reader.history(query)
         stored: Sequence[OperationSnapshot] = self._query_journal(lambda journal: journal.history(query), ())
         by_run = {operation.run: operation for operation in (*stored, *live)}
         return sorted(by_run.values(), key=_end, reverse=True)[: query.limit]
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield operations: first all active ones, then whatever changed, every ``interval`` seconds."""
-        live = self._store.watch(interval, levels=levels)
+        live = self._store.reader.watch(interval, levels=levels)
         kept = self._watched(levels=levels)
         try:
             for changed in live:
@@ -118,7 +118,7 @@ class CompositeReader:
         self, operation_id: str, query: ResourceQuery = ResourceQuery()
     ) -> Sequence[ResourceSample]:
         """Return samples of the process that were made during the newest run, oldest first."""
-        live = self._store.resources(operation_id, query)
+        live = self._store.reader.resources(operation_id, query)
         stored: Sequence[ResourceSample] = self._query_journal(
             lambda journal: journal.resources(operation_id, query), ()
         )
@@ -136,7 +136,7 @@ class CompositeReader:
 
         The journal has more records than the live store, which has the newest ones.
         """
-        live = read(self._store)
+        live = read(self._store.reader)
         stored: Sequence[Numbered] = self._query_journal(read, ())
         if not live and not stored:
             return ()
@@ -153,12 +153,13 @@ class CompositeReader:
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch as it is now, or None."""
         return _more_complete(
-            self._store.batch(batch_id), self._query_journal(lambda journal: journal.batch(batch_id), None)
+            self._store.reader.batch(batch_id),
+            self._query_journal(lambda journal: journal.batch(batch_id), None),
         )
 
     def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         """Return batches: unfinished ones first, then the newest first, then by id."""
-        live = {batch.id: batch for batch in self._store.batches(query)}
+        live = {batch.id: batch for batch in self._store.reader.batches(query)}
         listed: Sequence[BatchSnapshot] | None = self._query_journal(
             lambda journal: journal.batches(query), None
         )
@@ -186,7 +187,7 @@ class CompositeReader:
         """
         if stored is None:
             return self.batch(batch_id)
-        return _more_complete(live or self._store.batch(batch_id), stored)
+        return _more_complete(live or self._store.reader.batch(batch_id), stored)
 
     # --- requests ----------------------------------------------------------------------------------------------
 
