@@ -14,7 +14,7 @@ import pytest
 from otel_progress.processes import (
     HEARTBEAT_TIMEOUT_S,
     UNVERIFIED_TIMEOUT_S,
-    _start_ticks,
+    _read_start_ticks,
     current_instance,
     is_alive,
     is_gone,
@@ -49,7 +49,7 @@ def test_the_host_tells_boots_and_containers_apart() -> None:
 def test_a_living_process_is_alive_however_old_its_heartbeat() -> None:
     """A process of this host is looked at, so that a stopped one is not taken for dead."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    record = replace(current_instance("x"), pid=process.pid, start=_start_ticks(process.pid))
+    record = replace(current_instance("x"), pid=process.pid, start=_read_start_ticks(process.pid))
     assert record.start is not None
     process.send_signal(signal.SIGSTOP)
     assert is_alive(record, 0.0, 1e6)

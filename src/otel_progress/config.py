@@ -29,7 +29,10 @@ _current: list[Runtime] = []
 
 
 def _renew_lock() -> None:
-    """Replace the lock in a forked child, where a thread of the parent may have held it."""
+    """Replace the lock in a forked child.
+
+    A thread that does not exist there may have held it.
+    """
     global _lock
     _lock = threading.Lock()
 

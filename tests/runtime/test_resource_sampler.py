@@ -16,7 +16,7 @@ import otel_progress as progress
 from otel_progress import MissingExtraError
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.records import ResourceSample
-from otel_progress.runtime import resource_sampler as usage
+from otel_progress.runtime import resource_sampler
 from otel_progress.runtime.resource_sampler import Gpus, ResourceSampler
 from otel_progress.testing import FakeClock, Recorder, recording
 
@@ -111,12 +111,12 @@ def test_trouble_turns_it_off_once(sampled: Recorder, monkeypatch: pytest.Monkey
             tick(sampled, 1.0)
         assert sampled.operation("o").resources is None
     assert internal_error_counts["resources"] == before + 1
-    assert not sampled.runtime._sampler.working  # type: ignore[union-attr]
+    assert not sampled.runtime._sampler.is_working  # type: ignore[union-attr]
 
 
 def test_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without psutil, auto does without and true says what to install."""
-    monkeypatch.setattr(usage, "available", lambda: False)
+    monkeypatch.setattr(resource_sampler, "is_psutil_installed", lambda: False)
     with recording(resources="auto") as recorder:
         assert recorder.runtime._sampler is None
     with (
@@ -145,7 +145,7 @@ def tick():
 
 with recording(resources=True) as recorder, progress.operation("o"):
     tick()
-    recorder.runtime._sampler.working = False
+    recorder.runtime._sampler.is_working = False
     if os.fork() == 0:
         with progress.operation("o", id="child"):
             tick()
@@ -248,7 +248,7 @@ def read(monkeypatch: pytest.MonkeyPatch, *devices: Device) -> tuple[float | Non
     """Return what is read of such devices."""
     monkeypatch.setitem(sys.modules, "pynvml", Nvml(*devices))
     monkeypatch.setattr(psutil, "pid_exists", {ME, OTHER}.__contains__)
-    gpus = Gpus.find()
+    gpus = Gpus.detect()
     assert gpus is not None
     return gpus.read()
 
@@ -294,7 +294,7 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, nvml: Nvml | None) -> No
     """No library, no driver or no device is no trouble."""
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     before = internal_error_counts["gpu"]
-    assert Gpus.find() is None
+    assert Gpus.detect() is None
     assert internal_error_counts["gpu"] == before
 
 

@@ -1,4 +1,4 @@
-"""Components of a runtime. They depend on each other, so they are created in order."""
+"""Components of a runtime, and the listener of its live store."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class CloseCallback(Protocol):
 
 
 class RuntimeComponents:
-    """Live store with the components that write and read it. The listener of the store.
+    """Live store, its listener, and the components that write and read the store.
 
     The builder adds optional components before it creates the :class:`Runtime`, which closes
     them. ``flush_callbacks`` return False after their timeout. ``close_callbacks`` are called
@@ -94,7 +94,7 @@ class RuntimeComponents:
         )
 
     def read_public_url(self) -> str | None:
-        """Return the URL of the server for clients: the configured one, else the own server's."""
+        """Return the configured public URL, else the URL of the own server."""
         return self.settings.public_url or self.server_url
 
     def restart_callbacks(self) -> None:
