@@ -63,7 +63,7 @@ def measure(operations: int, levels: int, scrapes: int = SCRAPES) -> Cost:
                 op.increment(10)
             for place in range(levels):
                 running.enter_context(op.level("file", place, total=100)).increment(50)
-        collector = ProgressCollector(runtime._store, totals=runtime._totals)
+        collector = ProgressCollector(runtime._store.reader, totals=runtime._totals)
         best, body = float("inf"), b""
         for _ in range(scrapes):
             began = time.perf_counter()

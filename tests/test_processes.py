@@ -18,7 +18,7 @@ from otel_progress.processes import (
     current_instance,
     is_alive,
     is_gone,
-    same_boot,
+    is_same_boot,
     this_host,
 )
 
@@ -39,9 +39,9 @@ def test_this_host_contains_name_boot_and_namespace() -> None:
     assert name
     assert boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert f"pid:[{namespace}]" == str(Path("/proc/self/ns/pid").readlink())
-    assert same_boot(f"other/{boot}/1")
-    assert not same_boot(f"{name}/other/{namespace}")
-    assert not same_boot("")
+    assert is_same_boot(f"other/{boot}/1")
+    assert not is_same_boot(f"{name}/other/{namespace}")
+    assert not is_same_boot("")
 
 
 @pytest.mark.process

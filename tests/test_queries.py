@@ -69,8 +69,8 @@ def test_levels_of_an_event_query(recorder: Recorder) -> None:
                     below.item(f"{id_} below")
     assert [event.name for event in progress.get_events("o", level="x:1")] == ["1", "1 below"]
     assert [event.name for event in progress.get_events("o", level="")] == ["1", "1 below", "10", "10 below"]
-    assert recorder.runtime.reader.events("o", limit=1)[0].name == "10 below"
-    assert list(recorder.runtime.reader.events("o", limit=0)) == []
+    assert recorder.runtime._store.reader.events("o", limit=1)[0].name == "10 below"
+    assert recorder.runtime._store.reader.events("o", limit=0) == []
 
 
 def test_a_reader_takes_nothing_from_the_ticks(recorder: Recorder) -> None:
@@ -122,15 +122,15 @@ def test_a_batch_says_who_and_when(recorder: Recorder) -> None:
 
 def test_the_store_is_a_reader(recorder: Recorder) -> None:
     """The live store has the protocol every view is written against; watch tells first all, then changes, then ends."""
-    store: Reader = recorder.runtime._store
-    assert isinstance(store, Reader)
+    reader: Reader = recorder.runtime._store.reader
+    assert isinstance(reader, Reader)
     with progress.operation("a", id="a", total=3) as a, progress.operation("b", id="b"):
-        watching = store.watch(0.0)
+        watching = reader.watch(0.0)
         assert [one.operation_id for one in next(watching)] == ["a", "b"]
         assert list(next(watching)) == []
         a.increment()
         assert [(one.operation_id, one.ratio) for one in next(watching)] == [("a", 1 / 3)]
-        assert [one.levels for one in store.active(levels=False)] == [[], []]
+        assert [one.levels for one in reader.active(levels=False)] == [[], []]
     assert sorted(one.operation_id for one in next(watching)) == ["a", "b"]
     assert list(next(watching)) == []
     watching.close()  # type: ignore[attr-defined]
@@ -138,7 +138,7 @@ def test_the_store_is_a_reader(recorder: Recorder) -> None:
 
 def test_a_run_that_is_over_before_the_next_look(recorder: Recorder) -> None:
     """A watcher is told of a run that began and ended between two looks, once."""
-    watching = recorder.runtime.reader.watch(0.0)
+    watching = recorder.runtime._store.reader.watch(0.0)
     assert list(next(watching)) == []
     with progress.operation("quick", id="q"):
         pass

@@ -85,7 +85,7 @@ def host_class() -> str:
 on_fork(phase=ForkPhase.CACHES, after_in_child=this_host.cache_clear)
 
 
-def same_boot(host: str) -> bool:
+def is_same_boot(host: str) -> bool:
     """True if ``host`` is on the same boot of this machine.
 
     Monotonic clocks agree within one boot.

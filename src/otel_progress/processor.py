@@ -172,7 +172,7 @@ class ProgressSpanProcessor(SpanProcessor):
             None,
             NO_METADATA,
         )
-        node = self._store.open(parent, spec)
+        node = self._store.start_level(parent, spec)
         if node is None:
             return None
         node.trace = (span.get_span_context().trace_id, span_id)
@@ -185,7 +185,7 @@ class ProgressSpanProcessor(SpanProcessor):
         if failed:
             kind = (span.attributes or {}).get(semconv.ERROR_TYPE, "error")
             error = Failure(normalize_id(kind), truncate(span.status.description or ""))
-        self._store.close(node, Status.FAILED if failed else Status.COMPLETED, error=error)
+        self._store.end_level(node, Status.FAILED if failed else Status.COMPLETED, error=error)
 
 
 def _tells(attributes: Mapping[str, Any]) -> bool:

@@ -90,7 +90,7 @@ def test_what_makes_room_is_gone_everywhere(tmp_path: Path) -> None:
                 recorder.clock.advance(1.0)
                 op.preview(f"step {step}")
                 settle(recorder)
-            live = recorder.runtime.reader.previews("r")
+            live = recorder.runtime._store.reader.previews("r")
             assert recorder.runtime.force_flush(PATIENCE_S)
             assert [one.number for one in live] == [one.number for one in stored(recorder, "r")]
             assert len(live) == 3

@@ -109,7 +109,9 @@ def test_the_number_of_the_last_is_in_every_view(tmp_path: Path) -> None:
         registry = CollectorRegistry()
         registry.register(
             ProgressCollector(
-                recorder.runtime._store, totals=recorder.runtime._totals, public_url="https://p.example.org"
+                recorder.runtime._store.reader,
+                totals=recorder.runtime._totals,
+                public_url="https://p.example.org",
             )
         )
         text = generate_latest(registry).decode()

@@ -122,7 +122,7 @@ def test_update_submitted_after_the_end_is_not_delivered(recorder: Recorder) -> 
     recorded = CallRecorder()
     progress.add_callback(recorded)
     op = progress.operation("o").start()
-    running = recorder.runtime._store.view(op._node)
+    running = recorder.runtime._store.reader.get_operation(op._node)
     op.complete()
     recorder.runtime._callbacks.submit("updated", running)
     assert recorder.runtime.force_flush(PATIENCE_S)

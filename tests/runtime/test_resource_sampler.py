@@ -73,7 +73,7 @@ def test_sampler_without_active_operation_takes_no_sample(sampled: Recorder) -> 
     """Processor time between two operations does not count for the second one."""
     for _ in range(5):
         tick(sampled, 1.0)
-    assert list(sampled.runtime._store._samples) == []
+    assert list(sampled.runtime._store._state.samples) == []
     with progress.operation("o", id="o"):
         tick(sampled, 1.0)
         assert sampled.operation("o").resources is None
@@ -81,7 +81,7 @@ def test_sampler_without_active_operation_takes_no_sample(sampled: Recorder) -> 
         assert sampled.operation("o").resources is not None
     tick(sampled, 1.0)
     tick(sampled, 100.0)
-    assert len(sampled.runtime._store._samples) == 1
+    assert len(sampled.runtime._store._state.samples) == 1
 
 
 def test_change_set_after_a_sample_contains_it(sampled: Recorder) -> None:

@@ -78,4 +78,4 @@ class LevelBase:
     def eta(self) -> Eta | None:
         """The estimate of this level's remaining time as of now; None while there is none, and once it has ended."""
         self.start()
-        return None if self._recording is None else self._recording.store.eta(self._node)
+        return None if self._recording is None else self._recording.store.reader.get_eta(self._node)

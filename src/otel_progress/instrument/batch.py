@@ -112,7 +112,7 @@ class OperationBatch:
         :func:`otel_progress.get_batch` takes in other processes as well.
         """
         self.start()
-        known = None if self._recording is None else self._recording.store.batch(self._id)
+        known = None if self._recording is None else self._recording.store.reader.batch(self._id)
         if known is not None:
             return known
         now = time.time()

@@ -189,7 +189,7 @@ class Level(LevelBase):
         node = self._running_node()
         clean = None if node is None else self._clean_current(node, current)
         if node is not None and clean is not None:
-            self._recording.store.interruptions.resume_from(node, clean)  # type: ignore[union-attr]
+            self._recording.store.resume_from(node, clean)  # type: ignore[union-attr]
 
     def preview(self, image: object, name: str = "preview", *, at: PreviewAt | None = None) -> None:
         """Offer what the work looks like now; it is taken when one is due, and costs some microseconds when none is.
@@ -297,7 +297,7 @@ class Level(LevelBase):
         """End it: the work is done."""
         node = self._node
         if node.status is Status.RUNNING and self._recording is not None:
-            self._recording.store.close(node, Status.COMPLETED)
+            self._recording.store.end_level(node, Status.COMPLETED)
         else:
             self._end(Status.COMPLETED)
 
@@ -319,7 +319,7 @@ class Level(LevelBase):
             return
         if isinstance(error, BaseException):
             spans.record_exception(node, error)
-        self._recording.store.close(
+        self._recording.store.end_level(
             node,
             status,
             error=None if status is not Status.FAILED else to_failure(error),
@@ -484,8 +484,8 @@ class OpaqueStep(Block):
         owns = level._node is UNSTARTED_NODE
         if owns:
             level.__enter__()
-        if level._recording is not None and level._recording.store.interruptions.start_opaque(
-            level._node, self._expected, whole=owns
+        if level._recording is not None and level._recording.store.start_opaque(
+            level._node, self._expected, is_whole_level=owns
         ):
             marked = (level._recording, level._node)
         self._entered.append((owns, marked))
@@ -500,7 +500,7 @@ class OpaqueStep(Block):
         ):  # the mark goes with the level: between the two there is no moment at which nothing is known of it
             self._level.__exit__(kind, error, traceback)
         if marked is not None:
-            marked[0].store.interruptions.end_opaque(marked[1])
+            marked[0].store.end_opaque(marked[1])
 
 
 class Pause(Block):
@@ -520,9 +520,7 @@ class Pause(Block):
         if recording is None:
             self._entered.append(None)
         else:
-            self._entered.append(
-                (recording, node, recording.store.interruptions.start_pause(node.operation, self._reason))
-            )
+            self._entered.append((recording, node, recording.store.start_pause(node.operation, self._reason)))
         return level
 
     def __exit__(
@@ -531,7 +529,7 @@ class Pause(Block):
         paused = self._entered.pop()
         if paused is not None:
             recording, node, before = paused
-            recording.store.interruptions.end_pause(node.operation, self._reason, before)
+            recording.store.end_pause(node.operation, self._reason, before)
 
 
 class Track(Generic[T]):

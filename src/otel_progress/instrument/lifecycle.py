@@ -13,7 +13,7 @@ from otel_progress.instrument.arguments import LevelArguments, normalize_argumen
 from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.context import parent_context
 from otel_progress.live.node import Node, Operation, Spec
-from otel_progress.live.snapshots import take_snapshot
+from otel_progress.live.snapshots import build_snapshot
 from otel_progress.model import NO_METADATA, LevelSnapshot, Status
 from otel_progress.stages import stage_name
 
@@ -29,7 +29,6 @@ def _make_placeholder_node() -> Node:
 def _make_noop_node() -> Node:
     node = _make_placeholder_node()
     node.count_one = cast(Callable[[], object], repeat(None).__next__)
-    take_snapshot(node)
     return node
 
 
@@ -56,7 +55,7 @@ def start_level(request: LevelArguments, above: Level | None) -> tuple[Node, Rec
         if request[0] == "stage":
             node = _open_stage(recording, request, parent)
         else:
-            node = recording.store.open(parent, normalize_arguments(recording, request, parent))
+            node = recording.store.start_level(parent, normalize_arguments(recording, request, parent))
         if node is None:
             return NOOP_NODE, None
         if recording.strict:
@@ -78,7 +77,7 @@ def start_level(request: LevelArguments, above: Level | None) -> tuple[Node, Rec
         return (NOOP_NODE, None) if node is None else (node, recording)
     except BaseException as error:  # an interrupt: no handle will end what began here
         if node is not None:
-            recording.store.close(node, Status.CANCELLED, message=type(error).__name__)
+            recording.store.end_level(node, Status.CANCELLED, message=type(error).__name__)
         raise
     return node, recording
 
@@ -91,7 +90,11 @@ def _open_stage(recording: RecordingBackend, request: LevelArguments, parent: No
         recording.reject_value("stage", str(error))
         return None
     spec = normalize_arguments(recording, request._replace(id=name, name=name), parent)
-    return recording.store.open(None, spec) if parent is None else recording.store.open_stage(parent, spec)
+    return (
+        recording.store.start_level(None, spec)
+        if parent is None
+        else recording.store.start_stage(parent, spec)
+    )
 
 
 class _StrictCounter:
@@ -115,4 +118,4 @@ class _StrictCounter:
 
 def take_level_snapshot(node: Node, recording: RecordingBackend | None) -> LevelSnapshot:
     """Return the level as it is now; an empty, pending one when nothing is recorded."""
-    return take_snapshot(NOOP_NODE) if recording is None else recording.store.snapshot(node)
+    return build_snapshot(NOOP_NODE) if recording is None else recording.store.reader.get_level(node)

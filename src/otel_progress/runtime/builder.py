@@ -98,7 +98,7 @@ class _RuntimeBuilder:
         """
         journal = self._journal
         if isinstance(journal, TrajectorySource):
-            self._store.estimates.load_trajectories(journal.trajectories, written.trajectories)
+            self._store.load_trajectories(journal.trajectories, written.trajectories)
         if isinstance(journal, CancelRequestSource):
             apply_cancel_requests(self._store, journal.cancel_requests(self._store.instance.id))
 
@@ -130,7 +130,7 @@ class _RuntimeBuilder:
     def _add_console(self) -> None:
         from otel_progress.console.terminal import make_console
 
-        console = make_console(self._store, mode=self._settings.console)
+        console = make_console(self._store.reader, mode=self._settings.console)
         if console is not None:
             self._add_sink("console", console, every_tick=True)
 
@@ -173,7 +173,7 @@ class _RuntimeBuilder:
         from otel_progress.otlp.metrics import build_otlp_metrics
 
         metrics = build_otlp_metrics(
-            self._store,
+            self._store.reader,
             self._totals,
             self._build_resource(),
             budget=self._budget,
@@ -193,16 +193,9 @@ class _RuntimeBuilder:
     def _serve_metrics(self) -> None:
         if self._settings.prometheus_port is None:
             return
-        from otel_progress.metrics.collector import ProgressCollector
         from otel_progress.metrics.http_server import serve_metrics
 
-        collector = ProgressCollector(
-            self._store,
-            totals=self._totals,
-            retention_s=self._settings.metrics_retention,
-            public_url=self._components.read_public_url,
-            journal_size=self._components.reader.size_bytes,
-        )
+        collector = self._components.build_metrics_collector()
         server = serve_metrics(collector, self._settings.prometheus_port, self._settings.prometheus_host)
         self._components.metrics_url = server.url
         self._components.close_callbacks.append(lambda timeout: server.close())

@@ -36,7 +36,7 @@ class CompositeReader:
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of this id with its levels, or None."""
-        live = self._store.get(operation_id)
+        live = self._store.reader.get(operation_id)
         if live is not None and not live.status.finished:
             return live
         kept = self._query_journal(lambda journal: journal.get(operation_id), None)
@@ -46,7 +46,7 @@ class CompositeReader:
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         """Return all operations that have not ended, newest first: those of this process, and those of the others."""
-        live = self._store.active(levels=levels)
+        live = self._store.reader.active(levels=levels)
         kept: Sequence[OperationSnapshot] = self._query_journal(
             lambda journal: journal.active(levels=levels), ()
         )
@@ -61,7 +61,7 @@ class CompositeReader:
         since: float | None = None,
     ) -> Sequence[OperationSnapshot]:
         """Return ended operations, the last one first, without their levels."""
-        live = self._store.history(operation_type, limit, before=before, since=since)
+        live = self._store.reader.history(operation_type, limit, before=before, since=since)
         kept: Sequence[OperationSnapshot] = self._query_journal(
             lambda journal: journal.history(operation_type, limit, before=before, since=since), ()
         )
@@ -70,7 +70,7 @@ class CompositeReader:
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield operations: first all active ones, then whatever changed, every ``interval`` seconds."""
-        live = self._store.watch(interval, levels=levels)
+        live = self._store.reader.watch(interval, levels=levels)
         kept = self._watched(levels=levels)
         try:
             for changed in live:
@@ -141,7 +141,7 @@ class CompositeReader:
         self, operation_id: str, ask: Callable[[Reader], Sequence[Numbered]], limit: int
     ) -> Sequence[Numbered]:
         """Return numbered records of the newest run: the journal keeps more of them, the live store has the last ones."""
-        live: Sequence[Numbered] = ask(self._store)
+        live: Sequence[Numbered] = ask(self._store.reader)
         kept: Sequence[Numbered] = self._query_journal(ask, ())
         if not live and not kept:
             return ()
@@ -161,7 +161,7 @@ class CompositeReader:
         def ask(reader: Reader) -> Sequence[ResourceSample]:
             return reader.resources(operation_id, since=since, upto=upto, limit=limit)
 
-        live: Sequence[ResourceSample] = ask(self._store)
+        live: Sequence[ResourceSample] = ask(self._store.reader)
         kept: Sequence[ResourceSample] = self._query_journal(ask, ())
         newest = self.get(operation_id) if kept else None
         if newest is None:
@@ -185,12 +185,13 @@ class CompositeReader:
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch as it is now, or None."""
         return _more_complete(
-            self._store.batch(batch_id), self._query_journal(lambda journal: journal.batch(batch_id), None)
+            self._store.reader.batch(batch_id),
+            self._query_journal(lambda journal: journal.batch(batch_id), None),
         )
 
     def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
         """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
-        live = {batch.id: batch for batch in self._store.batches(limit, after=after)}
+        live = {batch.id: batch for batch in self._store.reader.batches(limit, after=after)}
         listed: Sequence[BatchSnapshot] | None = self._query_journal(
             lambda journal: journal.batches(limit, after=after), None
         )
@@ -206,7 +207,7 @@ class CompositeReader:
             batch = (
                 self.batch(id_)
                 if known is None
-                else _more_complete(live.get(id_) or self._store.batch(id_), known)
+                else _more_complete(live.get(id_) or self._store.reader.batch(id_), known)
             )
             if batch is not None:
                 found.append(

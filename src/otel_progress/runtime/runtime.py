@@ -103,15 +103,7 @@ class Runtime:
 
     def metrics_collector(self) -> ProgressCollector:
         """Return a collector of this runtime's metrics for a Prometheus registry."""
-        from otel_progress.metrics.collector import ProgressCollector
-
-        return ProgressCollector(
-            self._store,
-            totals=self._totals,
-            retention_s=self._settings.metrics_retention,
-            public_url=self._components.read_public_url,
-            journal_size=self.reader.size_bytes,
-        )
+        return self._components.build_metrics_collector()
 
     # --- queries ---------------------------------------------------------------------------------
 
@@ -121,7 +113,7 @@ class Runtime:
 
     def get_active_operations(self) -> list[OperationSnapshot]:
         """Return the active operations of this process with their levels, newest first."""
-        return list(self._store.active())
+        return list(self._store.reader.active())
 
     def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
         """Return ended operations of this process and the journal, newest end first."""
@@ -241,8 +233,8 @@ class Runtime:
             # Why first: the last tick collects the finished previews.
             if self._previews is not None:
                 is_complete = self._previews.close(timeout * PREVIEWS_SHARE)
-            for root in list(self._store.active_roots()):
-                self._store.close(root, Status.CANCELLED, message=REASON_EXIT)
+            for root in list(self._store.reader.get_active_roots()):
+                self._store.end_level(root, Status.CANCELLED, message=REASON_EXIT)
             self._ticker.stop(timeout)
             is_complete = self._callbacks.flush(_remaining_s(deadline)) and is_complete
             for worker in self._sink_workers:

@@ -250,7 +250,7 @@ class Settings:
             values["token"] = None
         return replace(self, **values)
 
-    def differences(self, other: Settings, names: Mapping[str, object]) -> list[str]:
+    def list_differences(self, other: Settings, names: Mapping[str, object]) -> list[str]:
         """Return ``name: this value and that value`` for each of ``names`` that differs.
 
         Secrets are not shown.

@@ -178,7 +178,7 @@ def test_a_process_answers_for_itself_in_pages(serve: Callable[..., Any], tmp_pa
             op.preview(f"text {number}")
             assert runtime._previews.flush(60)
         assert runtime.force_flush(60.0)
-        client = serve(runtime._store if where == "live" else runtime.reader)
+        client = serve(runtime._store.reader if where == "live" else runtime.reader)
         for kind in ("events", "logs", "previews"):
             (whole,) = walk(client, kind, 5000)
             pages = walk(client, kind, 2)
@@ -193,5 +193,5 @@ def test_samples_of_a_process_come_in_pages(serve: Callable[..., Any]) -> None:
         for _ in range(3):
             recorder.clock.advance(1.0)
             store.add_sample(sample(at=recorder.clock.wall(), clock=recorder.clock.monotonic()))
-        (whole,) = walk(serve(store), "resources", 600)
-        assert walk(serve(store), "resources", 2) == [whole[1:], whole[:1]]
+        (whole,) = walk(serve(store.reader), "resources", 600)
+        assert walk(serve(store.reader), "resources", 2) == [whole[1:], whole[:1]]
