@@ -10,7 +10,7 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import Outcome, Status
-from otel_progress.protocols import Reader
+from otel_progress.protocols import EventQuery, Reader
 from otel_progress.testing import CountingIds, FakeClock, Recorder, recording
 
 
@@ -31,9 +31,9 @@ def test_one_reads_ones_own_writes() -> None:
             found = active.get_level("x:1")
             assert found is not None
             assert (found.current, found.failed) == (1, 1)
-            assert [
-                event.name for event in progress.get_events("j", level="x:1", outcome=Outcome.FAILED)
-            ] == ["a"]
+            assert [event.name for event in progress.get_events("j", path="x:1", outcome=Outcome.FAILED)] == [
+                "a"
+            ]
         assert progress.get_history() == []
     overall = progress.get_history("job")[0].get_overall_progress()
     assert (overall.percentage, overall.completed, overall.failed, overall.total) == (100.0, 3, 0, 4)
@@ -67,10 +67,10 @@ def test_levels_of_an_event_query(recorder: Recorder) -> None:
                 level.item(id_)
                 with level.level("y", 1) as below:
                     below.item(f"{id_} below")
-    assert [event.name for event in progress.get_events("o", level="x:1")] == ["1", "1 below"]
-    assert [event.name for event in progress.get_events("o", level="")] == ["1", "1 below", "10", "10 below"]
-    assert recorder.runtime._store.reader.events("o", limit=1)[0].name == "10 below"
-    assert recorder.runtime._store.reader.events("o", limit=0) == []
+    assert [event.name for event in progress.get_events("o", path="x:1")] == ["1", "1 below"]
+    assert [event.name for event in progress.get_events("o", path="")] == ["1", "1 below", "10", "10 below"]
+    assert recorder.runtime._store.reader.events("o", EventQuery(limit=1))[0].name == "10 below"
+    assert recorder.runtime._store.reader.events("o", EventQuery(limit=0)) == []
 
 
 def test_a_reader_takes_nothing_from_the_ticks(recorder: Recorder) -> None:
@@ -174,8 +174,8 @@ def test_a_journal_that_cannot_be_read(tmp_path: Path) -> None:
         progress.operation("o", id="o") as op,
     ):
         op.item("x")
-        recorder.runtime.reader._journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
-        recorder.runtime.reader._journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
+        recorder.runtime._components.journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
+        recorder.runtime._components.journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
         assert progress.get_operation("nothing") is None
         assert progress.get_history() == []
         assert progress.get_events("o")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from otel_progress.batches import BatchCursor
 from otel_progress.console.batches import MAX_BATCHES, batch_line, batch_text
 from otel_progress.console.glyphs import ASCII, UNICODE
 from otel_progress.console.plain import INTERVAL_S, PlainConsole
@@ -17,6 +16,7 @@ from otel_progress.console.terminal import LiveConsole
 from otel_progress.errors import JournalError
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot
+from otel_progress.protocols import BatchQuery
 from tests.support.factories import WALL, operation, snapshot
 from tests.support.terminal import Clock, Shelf, Terminal, tick
 
@@ -92,8 +92,8 @@ def test_a_journal_that_cannot_be_read_for_a_moment_ends_no_display() -> None:
     """The operations are drawn without the batches."""
 
     class Torn(Shelf):
-        def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> list[BatchSnapshot]:
-            raise JournalError(f"{limit} {after}")
+        def batches(self, query: BatchQuery = BatchQuery()) -> list[BatchSnapshot]:
+            raise JournalError(str(query))
 
     terminal, shelf = Terminal(110), Torn(operation())
     live(terminal, shelf).show(shelf.active())

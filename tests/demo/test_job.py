@@ -19,6 +19,7 @@ from otel_progress.demo import measure as measuring
 from otel_progress.journal import open_journal
 from otel_progress.model import Outcome, Status
 from otel_progress.processes import host_class
+from otel_progress.protocols import EventQuery, LogQuery
 from otel_progress.records import TrajectoryKey
 from tests.support.demo_journal import PATIENCE_S, kept
 
@@ -141,7 +142,7 @@ def test_its_logs_are_kept(tree: Path, store: str, capsys: pytest.CaptureFixture
     run(str(tree), store=store, prometheus_port=0, console=False)
     journal = open_journal(store, read_only=True)
     try:
-        records = journal.logs(kept(store).operation_id, severity=30)
+        records = journal.logs(kept(store).operation_id, LogQuery(severity=30))
     finally:
         journal.close()
     assert [(one.logger, one.path) for one in records] == [
@@ -157,8 +158,8 @@ def test_failed_and_skipped_files_are_items(tree: Path, store: str) -> None:
     journal = open_journal(store, read_only=True)
     try:
         operation_id = kept(store).operation_id
-        (failed,) = journal.events(operation_id, outcome=Outcome.FAILED)
-        (skipped,) = journal.events(operation_id, outcome=Outcome.SKIPPED)
+        (failed,) = journal.events(operation_id, EventQuery(outcome=Outcome.FAILED))
+        (skipped,) = journal.events(operation_id, EventQuery(outcome=Outcome.SKIPPED))
         assert (failed.name, failed.path) == ("bad.py", "stage:analyse/package:one/folder:deep")
         assert failed.error is not None
         assert failed.error.type == "SyntaxError"
@@ -166,7 +167,7 @@ def test_failed_and_skipped_files_are_items(tree: Path, store: str) -> None:
             str(tree / "two" / "link.py"),
             "a symbolic link",
         )
-        assert len(journal.events(operation_id, outcome=Outcome.COMPLETED)) == 4
+        assert len(journal.events(operation_id, EventQuery(outcome=Outcome.COMPLETED))) == 4
     finally:
         journal.close()
 

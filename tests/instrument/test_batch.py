@@ -12,6 +12,7 @@ import pytest
 import otel_progress as progress
 from otel_progress import Status
 from otel_progress.live.batches import MAX_BATCHES
+from otel_progress.protocols import BatchQuery
 from otel_progress.testing import Recorder
 
 
@@ -178,11 +179,11 @@ def test_the_oldest_batches_that_are_over_go(recorder: Recorder) -> None:
     for number in range(MAX_BATCHES + 20):
         with progress.batch("b", id=number):
             recorder.clock.advance(1.0)
-    ids = [one.id for one in store.reader.batches(limit=1_000)]
+    ids = [one.id for one in store.reader.batches(BatchQuery(limit=1_000))]
     assert len(ids) == MAX_BATCHES
     assert ids[:3] == ["open", "busy", str(MAX_BATCHES + 19)]
-    assert [one.id for one in store.reader.batches(limit=1)] == ["open"]
-    assert store.reader.batches(limit=0) == []
+    assert [one.id for one in store.reader.batches(BatchQuery(limit=1))] == ["open"]
+    assert store.reader.batches(BatchQuery(limit=0)) == []
     running.complete()
 
 

@@ -13,6 +13,7 @@ from otel_progress.instrument.level import Level
 from otel_progress.live.buffers import LogBuffer
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.model import NO_METADATA
+from otel_progress.protocols import LogQuery
 from otel_progress.records import LogRecord
 from otel_progress.testing import Recorder
 
@@ -90,11 +91,13 @@ def test_records_are_found_and_stay_with_an_ended_operation(recorder: Recorder) 
         _log(recorder, ten)
     for _ in range(2):
         assert [record.number for record in store.reader.logs("j")] == [1, 2, 3]
-        assert [record.number for record in store.reader.logs("j", path="x:1")] == [2]
-        assert [record.number for record in store.reader.logs("j", severity=30)] == [2]
-        assert [record.number for record in store.reader.logs("j", since=recorder.clock.wall())] == [2, 3]
-        assert [record.number for record in store.reader.logs("j", after=1, limit=1)] == [3]
-        assert store.reader.logs("j", limit=0) == store.reader.logs("nobody") == []
+        assert [record.number for record in store.reader.logs("j", LogQuery(path="x:1"))] == [2]
+        assert [record.number for record in store.reader.logs("j", LogQuery(severity=30))] == [2]
+        assert [
+            record.number for record in store.reader.logs("j", LogQuery(since=recorder.clock.wall()))
+        ] == [2, 3]
+        assert [record.number for record in store.reader.logs("j", LogQuery(after=1, limit=1))] == [3]
+        assert store.reader.logs("j", LogQuery(limit=0)) == store.reader.logs("nobody") == []
         recorder.tick()
     assert store.delete("j") == 1
     assert store.reader.logs("j") == []

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import otel_progress as progress
 from otel_progress.live.resource_usage import UsageAccumulator
+from otel_progress.protocols import ResourceQuery
 from otel_progress.records import ResourceSample
 from otel_progress.testing import Recorder
 
@@ -69,5 +70,5 @@ def test_an_operation_has_the_samples_of_its_own_time(recorder: Recorder) -> Non
     look(9.0)
     assert recorder.operation("j").resources == use
     assert [one.cpu_ratio for one in store.reader.resources("j")] == [1.0, 3.0]
-    assert [one.cpu_ratio for one in store.reader.resources("j", limit=1)] == [3.0]
+    assert [one.cpu_ratio for one in store.reader.resources("j", ResourceQuery(limit=1))] == [3.0]
     assert store.reader.resources("nobody") == []

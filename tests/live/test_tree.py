@@ -13,6 +13,7 @@ from otel_progress.live.listener import NullListener
 from otel_progress.live.node import Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.live.tree import Limits
+from otel_progress.protocols import EventQuery
 from otel_progress.runtime.sink_worker import PendingChanges
 from otel_progress.testing import Recorder, recording
 from tests.support.factories import instance
@@ -163,7 +164,8 @@ def test_forty_thousand_events(lenient: Recorder) -> None:
         assert op.snapshot().current == 40_000
         events = lenient.runtime.get_events("o")
     assert (
-        len(lenient.runtime._store.reader.events("o", limit=10_000)) <= limits.events + limits.failed_events
+        len(lenient.runtime._store.reader.events("o", EventQuery(limit=10_000)))
+        <= limits.events + limits.failed_events
     )
     assert len(events) <= 1_000
     dropped = {

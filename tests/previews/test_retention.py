@@ -96,8 +96,8 @@ def test_what_makes_room_is_gone_everywhere(tmp_path: Path) -> None:
             assert len(live) == 3
             assert live[0].number == 1
             assert live[-1].number == op.snapshot().previews == 10
-            assert recorder.runtime.reader._journal is not None
-            assert [one.number for one in recorder.runtime.reader._journal.previews("r")] == [
+            assert recorder.runtime._components.journal is not None
+            assert [one.number for one in recorder.runtime._components.journal.previews("r")] == [
                 one.number for one in live
             ]
             assert content_of(recorder, live[0]) == b"step 0"

@@ -112,7 +112,9 @@ def test_reader_merges_operations_of_this_and_other_processes(
         assert active["mine"].root.current == 1  # the journal has 0
         assert [operation.operation_id for operation in reader.history()].count("over") == 1
         assert {operation.operation_id for operation in reader.history()} == {"over", "done"}
-        assert [operation.operation_id for operation in reader.history("elsewhere")] == ["done"]
+        assert [operation.operation_id for operation in reader.history(operation_type="elsewhere")] == [
+            "done"
+        ]
         assert reader.history(limit=0) == []
         theirs = reader.get("theirs")
         assert theirs is not None

@@ -11,22 +11,19 @@ from pathlib import Path
 from typing import Final
 
 import otel_progress
+from otel_progress.journal.sqlite.limits import JournalLimits
 
 _PATHS = (Path(otel_progress.__file__).parents[1], Path(__file__).parents[2])
 
-PATIENCE_S: Final = 60.0
-"""How long a journal of a test waits for another: on a machine that others use, a process may stand still with the lock in its hand."""
-
-_PATIENT: Final = f"""
-from otel_progress.journal.sqlite import connection as forking
-forking.BUSY_TIMEOUT_S = {PATIENCE_S}
-"""
+PATIENT: Final = JournalLimits(busy_timeout_s=60.0)
+"""Limits for journals of several processes. On a loaded machine a process may hold its lock for long."""
 
 _WRITING: Final = """
 import os, signal, sys
 from pathlib import Path
 from tests.support.factories import WALL, batch, event, instance, snapshot
 from otel_progress.journal import SqliteJournal
+from tests.support.journal_processes import PATIENT
 
 def write(journal, name, n):
     root = snapshot(sequence=n, operation_id=name, run=name, instance=name, current=n, message=f"step {n}")
@@ -36,7 +33,8 @@ def write(journal, name, n):
 """
 
 WRITE_AS_TOLD: Final = f"""{_WRITING}
-journal = SqliteJournal(Path(sys.argv[1]), now=lambda: WALL)  # the time of the records: by another one they would be past retention
+# Why WALL: it is the time of the records. With the current time they would exceed the retention.
+journal = SqliteJournal(Path(sys.argv[1]), limits=PATIENT, now=lambda: WALL)
 n = 0
 for line in sys.stdin:
     for _ in range(int(line)):
@@ -51,7 +49,7 @@ for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         print(os.getpid(), flush=True)
-        journal = SqliteJournal(Path(sys.argv[1]), now=lambda: WALL)
+        journal = SqliteJournal(Path(sys.argv[1]), limits=PATIENT, now=lambda: WALL)
         for n in range(1, 201):
             write(journal, line.strip(), n)
         while True:
@@ -65,7 +63,7 @@ for line in sys.stdin:
 def start(program: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
     """Run a program with its output captured."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, _PATHS))}
-    command = [sys.executable, "-W", "error", "-c", _PATIENT + program, *map(str, arguments)]
+    command = [sys.executable, "-W", "error", "-c", program, *map(str, arguments)]
     return subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )

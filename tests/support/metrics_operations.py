@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from otel_progress.batches import BatchCursor
 from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.protocols import BatchQuery, EventQuery, HistoryQuery, LogQuery, ResourceQuery
 from otel_progress.records import LogRecord, ResourceSample, ResourceUse
 from tests.support import factories
 from tests.support.factories import CLOCK
@@ -117,43 +117,40 @@ class Shelf:
         found = self._now(self.running)
         return found if levels else [replace(one, levels=()) for one in found]
 
-    def history(
-        self,
-        operation_type: str | None = None,
-        limit: int = 100,
-        *,
-        before: tuple[float, str] | None = None,
-        since: float | None = None,
-    ) -> Sequence[OperationSnapshot]:
-        """Return what ended; metrics ask for no pages."""
-        assert before is since is None
-        found = [one for one in self._now(self.ended) if operation_type in (None, one.operation_type)]
-        return [replace(one, levels=()) for one in found[:limit]]
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
+        """Return ended operations. Metrics request no pages."""
+        assert query.before is query.since is None
+        found = [one for one in self._now(self.ended) if query.operation_type in (None, one.operation_type)]
+        return [replace(one, levels=()) for one in found[: query.limit]]
 
-    def events(self, operation_id: str, **_: Any) -> Sequence[Event]:
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
         """Return nothing: metrics ask for no events."""
-        del operation_id
+        del operation_id, query
         return ()
 
-    def logs(self, operation_id: str, **_: Any) -> Sequence[LogRecord]:
+    def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
         """Return nothing: metrics ask for no logs."""
-        del operation_id
+        del operation_id, query
         return ()
 
-    def resources(self, operation_id: str, **_: Any) -> Sequence[ResourceSample]:
+    def resources(
+        self, operation_id: str, query: ResourceQuery = ResourceQuery()
+    ) -> Sequence[ResourceSample]:
         """Return nothing: metrics show what an operation's snapshot has."""
-        del operation_id
+        del operation_id, query
         return ()
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return the batch of that id."""
         return next((one for one in self.groups if one.id == batch_id), None)
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:  # noqa: ARG002 - of a Reader
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         """Return the batches, as they are now."""
         if self.error is not None:
             raise self.error
-        return [replace(one, read_at=START + self.elapsed + self.wall_step) for one in self.groups[:limit]]
+        return [
+            replace(one, read_at=START + self.elapsed + self.wall_step) for one in self.groups[: query.limit]
+        ]
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield what runs, once."""

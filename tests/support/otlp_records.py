@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from otel_progress.batches import BatchCursor
 from otel_progress.model import NO_METADATA, Instance, LevelInfo, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.otlp.sdk_compat import LogEvent
-from otel_progress.protocols import ChangeSet
+from otel_progress.protocols import BatchQuery, ChangeSet, HistoryQuery
 
 WALL = 1_800_000_000.0
 """Wall time at clock 0."""
@@ -127,10 +126,10 @@ class ListedReader:
             raise OSError(msg)
         return [operation if levels else replace(operation, levels=()) for operation in self.running]
 
-    def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
         """Return the ended operations."""
-        return [one for one in self.done if operation_type in (None, one.operation_type)][:limit]
+        return [one for one in self.done if query.operation_type in (None, one.operation_type)][: query.limit]
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         """Return the batches."""
-        return self.groups[:limit] if after is None else []
+        return self.groups[: query.limit] if query.after is None else []

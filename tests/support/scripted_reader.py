@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from otel_progress.batches import BatchCursor
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.protocols import BatchQuery, EventQuery, HistoryQuery, PreviewQuery
 from otel_progress.records import Preview
 from otel_progress.server.streams.subscriber import Subscriber
 from tests.support.factories import operation, snapshot
@@ -62,18 +62,16 @@ class Scripted:
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         return [one for one in list(self.operations.values()) if not one.status.finished]
 
-    def history(
-        self, operation_type: str | None = None, limit: int = 100, **named: Any
-    ) -> Sequence[OperationSnapshot]:
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
         return [one for one in list(self.operations.values()) if one.status.finished]
 
-    def events(self, operation_id: str, *, limit: int = 1000, **named: Any) -> Sequence[Event]:
-        return self.items.get(operation_id, [])[-limit:]
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
+        return self.items.get(operation_id, [])[-query.limit :]
 
-    def previews(self, operation_id: str, *, limit: int = 100) -> Sequence[Preview]:
+    def previews(self, operation_id: str, query: PreviewQuery = PreviewQuery()) -> Sequence[Preview]:
         return ()
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         return []
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pyte
 
-from otel_progress.batches import BatchCursor
 from otel_progress.model import LevelSnapshot
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import ChangeSet
+from otel_progress.protocols import BatchQuery, ChangeSet, EventQuery, HistoryQuery, LogQuery, ResourceQuery
 from otel_progress.records import LogRecord, ResourceSample
 from tests.support.factories import CLOCK, WALL, instance
 
@@ -70,35 +68,34 @@ class Shelf:
         self.asked += 1
         return [operation for operation in self.operations if not operation.status.finished]
 
-    def history(
-        self, operation_type: str | None = None, limit: int = 100, **_: Any
-    ) -> Sequence[OperationSnapshot]:
-        """Return what has ended."""
-        del operation_type
-        return [operation for operation in self.operations if operation.status.finished][:limit]
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
+        """Return ended operations."""
+        return [operation for operation in self.operations if operation.status.finished][: query.limit]
 
-    def events(self, operation_id: str, **_: Any) -> Sequence[Event]:
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
         """Return nothing: the display asks for no events."""
-        del operation_id
+        del operation_id, query
         return ()
 
-    def logs(self, operation_id: str, **_: Any) -> Sequence[LogRecord]:
+    def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
         """Return nothing: the display asks for no logs."""
-        del operation_id
+        del operation_id, query
         return ()
 
-    def resources(self, operation_id: str, **_: Any) -> Sequence[ResourceSample]:
+    def resources(
+        self, operation_id: str, query: ResourceQuery = ResourceQuery()
+    ) -> Sequence[ResourceSample]:
         """Return nothing: the display asks for no samples."""
-        del operation_id
+        del operation_id, query
         return ()
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return the batch of this id."""
         return next((one for one in self.groups if one.id == batch_id), None)
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         """Return the batches."""
-        return self.groups[:limit] if after is None else []
+        return self.groups[: query.limit] if query.after is None else []
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield everything once."""

@@ -13,7 +13,7 @@ from otel_progress.console.glyphs import STATUS_STYLES, glyphs_for
 from otel_progress.console.rows import clean, failure_text
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import BatchQuery, Reader
 from otel_progress.text import escape_controls
 
 MAX_BATCHES: Final = 1000
@@ -53,7 +53,7 @@ def find_batch(reader: Reader, wanted: str) -> BatchSnapshot | None:
     found = reader.batch(wanted)
     if found is not None or not wanted:
         return found
-    matches = [batch.id for batch in reader.batches(MAX_BATCHES) if batch.id.startswith(wanted)]
+    matches = [batch.id for batch in reader.batches(BatchQuery(MAX_BATCHES)) if batch.id.startswith(wanted)]
     return reader.batch(matches[0]) if len(matches) == 1 else None
 
 

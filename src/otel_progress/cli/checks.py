@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import socket
-import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,12 +13,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from otel_progress.cli.context import CliContext
 from otel_progress.console.format import moment, quantity
 from otel_progress.errors import ConfigurationError, ProgressError
+from otel_progress.protocols import HistoryQuery
 from otel_progress.redaction.patterns import redact_text
 from otel_progress.settings.fields import PREFIX, SETTINGS, Settings
 from otel_progress.text import escape_controls
@@ -201,7 +199,7 @@ def _port(what: str, host: str, port: int | None) -> Iterator[Finding]:
 
 
 def _journal(settings: Settings) -> Iterator[Finding]:
-    from otel_progress.journal import SqliteJournal, default_path, open_journal
+    from otel_progress.journal import open_journal
 
     if settings.store == "memory:":
         yield Finding(
@@ -214,45 +212,24 @@ def _journal(settings: Settings) -> Iterator[Finding]:
         yield Finding("journal", "problem", escape_controls(str(error)))
         return
     with closing(journal):
-        path = journal.path if isinstance(journal, SqliteJournal) else default_path()
-    yield Finding("journal", "ok", escape_controls(str(path)))
-    yield from _place(path)
-    if path.exists():
-        yield from _contents(settings.store, path)
+        found = [Finding(one.check, one.state, escape_controls(one.text)) for one in journal.diagnose()]
+        location, size = str(journal.location), journal.size_bytes()
+    yield Finding("journal", "ok", escape_controls(location))
+    yield from found
+    if size is not None and not any(one.check == "integrity" and one.state == "problem" for one in found):
+        yield from _contents(settings.store, size)
 
 
-def _place(path: Path) -> Iterator[Finding]:
-    """Look whether the file can be written, without writing it."""
-    if path.exists():
-        writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-        fix = (
-            "can be written"
-            if writable
-            else f"cannot be written, and neither can its directory be; give yourself the right: {path}"
-        )
-        yield Finding("writable", "ok" if writable else "problem", fix)
-        return
-    parent = next(folder for folder in path.parents if folder.exists())
-    if os.access(parent, os.W_OK):
-        yield Finding("writable", "ok", "does not exist yet; the first work makes it")
-    else:
-        yield Finding(
-            "writable", "problem", f"does not exist, and cannot be made in {parent}: set OTEL_PROGRESS_STORE"
-        )
-
-
-def _contents(url: str, path: Path) -> Iterator[Finding]:
+def _contents(url: str, size: int) -> Iterator[Finding]:
     from otel_progress.journal import open_journal
 
     try:
         with closing(open_journal(url, read_only=True)) as journal:
             active = journal.active(levels=False)
-            ended = journal.history(limit=100_000)
-        yield from _integrity(path)
-    except (ProgressError, sqlite3.Error) as error:
+            ended = journal.history(HistoryQuery(limit=100_000))
+    except ProgressError as error:
         yield Finding("integrity", "problem", escape_controls(str(error)))
         return
-    size = sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
     yield Finding(
         "size", "ok", f"{quantity(size, 'byte')}, {len(active)} operations under way, {len(ended)} ended"
     )
@@ -272,15 +249,3 @@ def _contents(url: str, path: Path) -> Iterator[Finding]:
             "note",
             f"{gone} operations were abandoned by their process: otel-progress ls --condition abandoned",
         )
-
-
-def _integrity(path: Path) -> Iterator[Finding]:
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
-        (schema,) = connection.execute("PRAGMA user_version").fetchone()
-        verdict = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
-    yield Finding("schema", "ok", f"version {schema}, SQLite {sqlite3.sqlite_version}")
-    if verdict == ["ok"]:
-        yield Finding("integrity", "ok", "quick_check finds nothing")
-    else:
-        text = f"the file is damaged ({escape_controls('; '.join(verdict))[:200]}); move it away, a new one is made: {path}"
-        yield Finding("integrity", "problem", text)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -15,17 +13,14 @@ import click
 
 from otel_progress.cli.output import CliError
 from otel_progress.errors import ConfigurationError
+from otel_progress.protocols import BatchQuery, HistoryQuery
 from otel_progress.settings.fields import Settings
 from otel_progress.text import escape_controls
 
 if TYPE_CHECKING:
-    from otel_progress.batches import BatchCursor
-    from otel_progress.journal import Journal
-    from otel_progress.model import Outcome
-    from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+    from otel_progress.operations import OperationSnapshot
     from otel_progress.previews.stores.base import Store
     from otel_progress.protocols import Controller, Reader
-    from otel_progress.records import LogRecord, Preview, ResourceSample
 
 
 _DEFAULTS: Final = frozenset({"sqlite:", "sqlite://", "sqlite:///"})
@@ -64,16 +59,22 @@ class CliContext:
         if url.lower().startswith("memory:"):
             msg = "The store memory: can only be read in its own process. Use sqlite: in the work, and here."
             raise ConfigurationError(msg)
-        with closing(_open(url) or AwaitedJournal(url)) as reader:
-            yield reader
+        from otel_progress.journal import open_journal
+
+        missing_ok = url.lower() in _DEFAULTS
+        with closing(open_journal(url, read_only=True, missing_ok=missing_ok)) as journal:
+            yield journal
 
     def previews(self) -> Store | None:
         """Return where the content of previews is kept; None when none is."""
-        from otel_progress.journal.registry import path_of
+        from otel_progress.journal import open_journal
         from otel_progress.previews.stores import open_store
 
         settings = self.settings()
-        return None if settings.previews is False else open_store(settings.previews, path_of(settings.store))
+        if settings.previews is False:
+            return None
+        with closing(open_journal(settings.store)) as journal:
+            return open_store(settings.previews, journal.location)
 
     def _forget(self, locations: Sequence[str]) -> None:
         """Delete the content of previews whose operations are gone."""
@@ -91,133 +92,6 @@ class CliContext:
             yield journal
         finally:
             journal.close()
-
-
-class AwaitedJournal:
-    """A Reader of the default journal: of nothing before the first work on this machine, of the journal from then on."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._lock = threading.Lock()  # a server reads from several threads
-        self._journal: Journal | None = None
-
-    def close(self) -> None:
-        """Close the journal, if it came."""
-        if self._journal is not None:
-            self._journal.close()
-
-    def get(self, operation_id: str) -> OperationSnapshot | None:
-        """Return the newest run of an id."""
-        journal = self._come()
-        return None if journal is None else journal.get(operation_id)
-
-    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
-        """Return what has not ended."""
-        journal = self._come()
-        return () if journal is None else journal.active(levels=levels)
-
-    def history(
-        self,
-        operation_type: str | None = None,
-        limit: int = 100,
-        *,
-        before: tuple[float, str] | None = None,
-        since: float | None = None,
-    ) -> Sequence[OperationSnapshot]:
-        """Return what has ended."""
-        journal = self._come()
-        return () if journal is None else journal.history(operation_type, limit, before=before, since=since)
-
-    def events(
-        self,
-        operation_id: str,
-        *,
-        level: str | None = None,
-        outcome: Outcome | None = None,
-        since: float | None = None,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[Event]:
-        """Return the newest events of an id."""
-        journal = self._come()
-        if journal is None:
-            return ()
-        return journal.events(operation_id, level=level, outcome=outcome, since=since, upto=upto, limit=limit)
-
-    def logs(
-        self,
-        operation_id: str,
-        *,
-        path: str | None = None,
-        severity: int = 0,
-        since: float | None = None,
-        after: int = 0,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[LogRecord]:
-        """Return log records of an id."""
-        journal = self._come()
-        if journal is None:
-            return ()
-        return journal.logs(
-            operation_id, path=path, severity=severity, since=since, after=after, upto=upto, limit=limit
-        )
-
-    def resources(
-        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
-    ) -> Sequence[ResourceSample]:
-        """Return samples of what the process of an id used."""
-        journal = self._come()
-        return () if journal is None else journal.resources(operation_id, since=since, upto=upto, limit=limit)
-
-    def previews(
-        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
-    ) -> Sequence[Preview]:
-        """Return the stored previews of an id."""
-        journal = self._come()
-        return () if journal is None else journal.previews(operation_id, path=path, upto=upto, limit=limit)
-
-    def batch(self, batch_id: str) -> BatchSnapshot | None:
-        """Return a batch."""
-        journal = self._come()
-        return None if journal is None else journal.batch(batch_id)
-
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
-        """Return the newest batches."""
-        journal = self._come()
-        return () if journal is None else journal.batches(limit, after=after)
-
-    def size_bytes(self) -> int | None:
-        """Return the size of the journal's files."""
-        journal = self._come()
-        return None if journal is None else journal.size_bytes()
-
-    def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield nothing until the first work begins, then what the journal yields."""
-        while (journal := self._come()) is None:
-            yield ()
-            time.sleep(interval)
-        yield from journal.watch(interval, levels=levels)
-
-    def _come(self) -> Journal | None:
-        """Return the journal once it is there. Raises JournalError when it cannot be read."""
-        with self._lock:
-            if self._journal is None:
-                self._journal = _open(self._url)
-            return self._journal
-
-
-def _open(url: str) -> Journal | None:
-    """Open a journal for reading; None when it is the default one and not there, or not yet: a worker may just be making it."""
-    from otel_progress.journal import open_journal
-    from otel_progress.journal.sqlite.connection import NothingRecordedError
-
-    try:
-        return open_journal(url, read_only=True)
-    except NothingRecordedError:
-        if url.lower() in _DEFAULTS:
-            return None
-        raise
 
 
 def find(reader: Reader, wanted: str) -> OperationSnapshot:
@@ -244,7 +118,7 @@ def find(reader: Reader, wanted: str) -> OperationSnapshot:
 
 def known_ids(reader: Reader) -> list[str]:
     """Return the ids of the operations of a journal, the newest first, each once."""
-    operations = (*reader.active(levels=False), *reader.history(limit=_MOST_IDS))
+    operations = (*reader.active(levels=False), *reader.history(HistoryQuery(limit=_MOST_IDS)))
     return list(dict.fromkeys(operation.operation_id for operation in operations))
 
 
@@ -258,7 +132,10 @@ def complete_id_or_batch(ctx: click.Context, param: click.Parameter, incomplete:
     return _completed(
         ctx,
         incomplete,
-        lambda reader: [*(batch.id for batch in reader.batches(_MOST_BATCHES)), *known_ids(reader)],
+        lambda reader: [
+            *(batch.id for batch in reader.batches(BatchQuery(_MOST_BATCHES))),
+            *known_ids(reader),
+        ],
     )
 
 

@@ -1,4 +1,4 @@
-"""What ``--since`` and ``--level`` may say: moments and severities. Bad values are told at once, with what was expected."""
+"""What ``--since`` and ``--severity`` may say: moments and severities. Bad values are told at once, with what was expected."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from otel_progress.console.rows import Part, clean
 from otel_progress.errors import JournalError
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import BatchQuery, Reader
 
 MAX_BATCHES: Final = 3
 """Batches that a display shows at a time."""
@@ -45,7 +45,7 @@ class BatchWatch:
         try:
             at_work = [
                 one
-                for one in self._reader.batches(MAX_BATCHES)
+                for one in self._reader.batches(BatchQuery(MAX_BATCHES))
                 if not one.is_finished and any(one.counts.values())
             ]
             gone = self._shown - {batch.id for batch in at_work}

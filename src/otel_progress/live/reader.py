@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Sequence
 
-from otel_progress.batches import MAX_LISTED, BatchCursor, summarise
+from otel_progress.batches import MAX_LISTED, summarise
 from otel_progress.live.batches import BatchState
 from otel_progress.live.filters import (
-    filter_ended,
     filter_events,
+    filter_history,
     filter_logs,
     filter_previews,
     filter_samples,
@@ -22,8 +22,16 @@ from otel_progress.live.node import Node, Operation
 from otel_progress.live.snapshots import take_snapshot_locked
 from otel_progress.live.state import StoreState
 from otel_progress.live.tree import walk_levels
-from otel_progress.model import Eta, LevelSnapshot, Outcome, Status
+from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.protocols import (
+    BatchQuery,
+    EventQuery,
+    HistoryQuery,
+    LogQuery,
+    PreviewQuery,
+    ResourceQuery,
+)
 from otel_progress.records import LogRecord, Preview, ResourceSample
 from otel_progress.redaction import redact_snapshot
 
@@ -94,84 +102,45 @@ class LiveReader:
             for operation in reversed(operations)
         ]
 
-    def history(
-        self,
-        operation_type: str | None = None,
-        limit: int = 100,
-        *,
-        before: tuple[float, str] | None = None,
-        since: float | None = None,
-    ) -> Sequence[OperationSnapshot]:
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
         """Return ended operations without their levels, the last ended one first."""
         with self._state.lock:
-            ended = [op for op in self._state.ended if operation_type is None or op.type == operation_type]
-        return filter_ended(
-            (self._take_operation(operation, levels=False) for operation in ended), before, since, limit
-        )
+            ended = [op for op in self._state.ended if query.operation_type in (None, op.type)]
+        return filter_history((self._take_operation(operation, levels=False) for operation in ended), query)
 
-    def events(
-        self,
-        operation_id: str,
-        *,
-        level: str | None = None,
-        outcome: Outcome | None = None,
-        since: float | None = None,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[Event]:
-        """Return the newest ``limit`` events of the newest run, oldest first.
-
-        ``level`` is a path. Events of the levels below it match, too.
-        """
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
+        """Return the newest matching events of the newest run, oldest first."""
         with self._state.lock:
             operation = self._state.find_operation_locked(operation_id)
             if operation is None:
                 return []
             self._state.events.distribute_locked()
             events = [*operation.items, *operation.failures]
-        return filter_events(events, level, outcome, since, upto, limit)
+        return filter_events(events, query)
 
-    def logs(
-        self,
-        operation_id: str,
-        *,
-        path: str | None = None,
-        severity: int = 0,
-        since: float | None = None,
-        after: int = 0,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[LogRecord]:
-        """Return the newest ``limit`` log records of the newest run, oldest first.
-
-        Records of the levels below ``path`` match, too.
-        """
+    def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
+        """Return the newest matching log records of the newest run, oldest first."""
         with self._state.lock:
             operation = self._state.find_operation_locked(operation_id)
             records = () if operation is None else self._state.logs.list_logs_locked(operation)
-        return filter_logs(records, path, severity, since, after, upto, limit)
+        return filter_logs(records, query)
 
     def resources(
-        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
+        self, operation_id: str, query: ResourceQuery = ResourceQuery()
     ) -> Sequence[ResourceSample]:
         """Return the resource samples of this process during the newest run, oldest first."""
         with self._state.lock:
             operation = self._state.find_operation_locked(operation_id)
             root = None if operation is None else operation.root
             samples = list(self._state.samples)
-        return filter_samples(samples, root, since, upto, limit)
+        return filter_samples(samples, root, query)
 
-    def previews(
-        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
-    ) -> Sequence[Preview]:
-        """Return the newest ``limit`` previews of the newest run, oldest first.
-
-        Previews of the levels below ``path`` match, too.
-        """
+    def previews(self, operation_id: str, query: PreviewQuery = PreviewQuery()) -> Sequence[Preview]:
+        """Return the newest matching previews of the newest run, oldest first."""
         with self._state.lock:
             operation = self._state.find_operation_locked(operation_id)
             found = () if operation is None else self._state.previews.list_previews_locked(operation)
-        return filter_previews(found, path, upto, limit)
+        return filter_previews(found, query)
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch with the operations of this process, or None."""
@@ -180,11 +149,11 @@ class LiveReader:
             batch = self._state.batches.get_batch_locked(batch_id)
         return None if batch is None else self._summarise_batch(batch)
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
-        """Return the batches of this process: unfinished ones first, then the newest first, then by id."""
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
+        """Return the batches of this process: unfinished ones first, then newest first, then by id."""
         self._state.end_orphans()
         with self._state.lock:
-            batches = self._state.batches.list_newest_locked(after)[: max(0, limit)]
+            batches = self._state.batches.list_newest_locked(query.after)[: query.limit]
         return [self._summarise_batch(batch) for batch in batches]
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:

@@ -20,6 +20,7 @@ from otel_progress.metrics.sources import MetricSources
 from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 from otel_progress.previews.media import address_of
+from otel_progress.protocols import BatchQuery, HistoryQuery
 from otel_progress.semconv import Metric
 from otel_progress.settings.defaults import DEFAULT_METRICS_RETENTION_S
 
@@ -69,7 +70,9 @@ def read_rows(
     around = around or MetricSources()
     yield from rows(read_operations(reader, caps), caps, totals, public_url=around.read_public_url())
     # Twice the cap is asked for, so that what it leaves out can be told without reading every batch there ever was.
-    yield from batch_rows(reader.batches(2 * caps.batches) if caps.batches > 0 else (), caps, totals)
+    yield from batch_rows(
+        reader.batches(BatchQuery(2 * caps.batches)) if caps.batches > 0 else (), caps, totals
+    )
     yield from _finite_rows(iter([(semconv.JOURNAL_SIZE, (), around.read_journal_size())]))
 
 
@@ -78,7 +81,7 @@ def read_operations(reader: Reader, caps: Caps) -> list[OperationSnapshot]:
     active = reader.active(levels=caps.levels_per_operation > 0 and caps.levels > 0)
     ended = [
         operation
-        for operation in reader.history(limit=caps.operations)
+        for operation in reader.history(HistoryQuery(limit=caps.operations))
         if _age(operation) <= caps.retention_s
     ]
     gone = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from otel_progress import redaction
@@ -246,7 +245,7 @@ class _RuntimeBuilder:
             settings.preview_at, settings.preview_edge, FORMATS[settings.preview_format], bounds
         )
         self._components.previews = self._components.recording.previewer = PreviewService(
-            open_store(settings.previews, _journal_path(self._journal)),
+            open_store(settings.previews, None if self._journal is None else self._journal.location),
             style,
             count=self._totals.count_preview,
             base=self._components.read_public_url,
@@ -283,12 +282,6 @@ def apply_cancel_requests(store: LiveStore, requests: Sequence[CancelRequest]) -
     """
     for request in requests:
         store.request_cancel(request.operation_id, request.reason, run=request.run)
-
-
-def _journal_path(journal: object) -> Path | None:
-    """Return the file of a journal, or None when it has no file."""
-    path = getattr(journal, "path", None)
-    return path if isinstance(path, Path) else None
 
 
 def _open_journal(settings: Settings, on_deleted: Callable[[Sequence[str]], None]) -> Journal | None:

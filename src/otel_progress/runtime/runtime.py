@@ -17,13 +17,13 @@ from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.processes import current_instance
 from otel_progress.records import LogRecord
 from otel_progress.runtime.callbacks import Callback, Callbacks
+from otel_progress.runtime.reader_facade import ReaderFacade
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from otel_progress.metrics.collector import ProgressCollector
     from otel_progress.runtime.components import RuntimeComponents
-    from otel_progress.runtime.composite_reader import CompositeReader
     from otel_progress.settings.fields import Settings
 
 
@@ -97,9 +97,9 @@ class Runtime:
         return self._is_shut_down
 
     @property
-    def reader(self) -> CompositeReader:
+    def reader(self) -> ReaderFacade:
         """Reader of the live operations of this process and of the journal."""
-        return self._components.reader
+        return ReaderFacade(self._components.reader)
 
     def metrics_collector(self) -> ProgressCollector:
         """Return a collector of this runtime's metrics for a Prometheus registry."""
@@ -117,22 +117,22 @@ class Runtime:
 
     def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
         """Return ended operations of this process and the journal, newest end first."""
-        return list(self.reader.history(operation_type, limit))
+        return list(self.reader.history(operation_type=operation_type, limit=limit))
 
     def get_events(
         self,
         operation_id: str,
         *,
-        level: str | None = None,
+        path: str | None = None,
         outcome: Outcome | None = None,
         since: float | None = None,
     ) -> list[Event]:
         """Return the stored events of the newest run of an operation, oldest first.
 
-        ``level`` is the path of a level. Events of the levels below it are included. ``since``
+        ``path`` is the path of a level. Events of the levels below it are included. ``since``
         is in Unix seconds.
         """
-        return list(self.reader.events(operation_id, level=level, outcome=outcome, since=since))
+        return list(self.reader.events(operation_id, path=path, outcome=outcome, since=since))
 
     def get_logs(
         self,

@@ -20,7 +20,7 @@ from otel_progress.previews.stores.base import Store
 from otel_progress.protocols import Controller, Reader, SizedStorage
 from otel_progress.server import problems
 from otel_progress.server.api import add_endpoints
-from otel_progress.server.api.parameters import only_known_parameters
+from otel_progress.server.api.parameters import reject_unknown_parameters
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.middleware import SecurityMiddleware
 from otel_progress.server.reader_pool import ReaderPool
@@ -111,7 +111,7 @@ class _Application(FastAPI):
                 "logs": False,
             },  # requests for progress are no part of the work traced
             lifespan=lifespan,
-            dependencies=[Depends(only_known_parameters)],
+            dependencies=[Depends(reject_unknown_parameters)],
         )
         self._services = services
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args
 
-from otel_progress.batches import BatchCursor, cursor_of
+from otel_progress.batches import BatchCursor, create_cursor
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import BatchQuery, Reader
 from otel_progress.records import LogRecord, Preview, ResourceSample
 from otel_progress.server.problems import Problem
 
@@ -174,12 +174,12 @@ def page_of_batches(
     Raises Problem (422) when the cursor is none that was given out for batches.
     """
     after = _read_batch_cursor(cursor) if cursor else None
-    found = reader.batches(limit + 1, after=after)
+    found = reader.batches(BatchQuery(limit + 1, after))
     page = found[:limit]
     if len(found) <= limit:
         return page, None
     begun = max(batch.read_at for batch in found) if after is None else after.listed_at
-    last = cursor_of(page[-1], None if after is None else begun)
+    last = create_cursor(page[-1], None if after is None else begun)
     return page, encode_cursor(_ORDER, begun, last.is_finished, last.started_at, last.id)
 
 

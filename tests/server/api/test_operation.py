@@ -108,7 +108,7 @@ def test_events_are_filtered(client: Any) -> None:
     assert [event["number"] for event in client.json(f"{url}?outcome=failed")["events"]] == [2]
     assert [event["number"] for event in client.json(f"{url}?limit=1")["events"]] == [2]
     assert [event["number"] for event in client.json(url, params={"since": str(WALL + 2)})["events"]] == [2]
-    assert client.json(url, params={"level": VERSE})["events"] == []
+    assert client.json(url, params={"path": VERSE})["events"] == []
 
 
 def test_logs_are_filtered_and_followed(client: Any) -> None:
@@ -119,11 +119,11 @@ def test_logs_are_filtered_and_followed(client: Any) -> None:
         return [record["number"] for record in client.json(url, params=query)["logs"]]
 
     assert numbers() == [1, 2, 3]
-    assert numbers(level="error") == numbers(level="40") == [2]
+    assert numbers(severity="error") == numbers(severity="40") == [2]
     assert numbers(path=SONG) == [2, 3]
     assert numbers(after=2) == [3]
     assert numbers(since="2023-11-14T22:13:22+00:00") == [2, 3]
-    assert "CRITICAL or a number" in client.problem(422, f"{url}?level=loud")["detail"]
+    assert "CRITICAL or a number" in client.problem(422, f"{url}?severity=loud")["detail"]
 
 
 def test_resources_are_listed(client: Any) -> None:

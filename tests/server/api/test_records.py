@@ -92,7 +92,7 @@ def test_filters_hold_on_every_page(client: Any, journal: SqliteJournal) -> None
     assert walk(client, "events", 1, outcome="failed") == [[14], [12], [2]]
     assert walk(client, "events", 2, since=str(WALL + 11)) == [[14, 15], [12, 13], [11]]
     assert walk(client, "logs", 2, after=11) == [[14, 15], [12, 13]]
-    assert walk(client, "logs", 1, level="error") == [[2]]
+    assert walk(client, "logs", 1, severity="error") == [[2]]
     assert walk(client, "previews", 1, path="song:07") == [[]]
 
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from otel_progress.batches import BatchCursor
 from otel_progress.operations import BatchSnapshot
+from otel_progress.protocols import BatchQuery
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.settings import StreamLimits
 from otel_progress.server.streams import poller as looking
@@ -60,9 +60,9 @@ def test_batches_are_told_when_they_say_something_new() -> None:
         now: tuple[BatchSnapshot, ...] = ()
         looks = 0
 
-        def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> tuple[BatchSnapshot, ...]:
+        def batches(self, query: BatchQuery = BatchQuery()) -> tuple[BatchSnapshot, ...]:
             self.looks += 1
-            return self.now[:limit] if after is None else ()
+            return self.now[: query.limit] if query.after is None else ()
 
     async def scene() -> None:
         reader = Batching()

@@ -17,6 +17,7 @@ from otel_progress.cli.context import CliContext, complete_id, find
 from otel_progress.cli.output import CliError, echo, say_json
 from otel_progress.codec import SCHEMA
 from otel_progress.exports import EXPORTERS
+from otel_progress.protocols import EventQuery
 from otel_progress.text import escape_controls
 
 _ALL_EVENTS: Final = 10_000_000
@@ -55,7 +56,9 @@ def export(scope: CliContext, operation_id: str, format_: str, output: Path | No
     """Write one operation with its levels and events."""
     with scope.reader() as reader:
         operation = find(reader, operation_id)
-        events = () if format_ == "csv" else reader.events(operation.operation_id, limit=_ALL_EVENTS)
+        events = (
+            () if format_ == "csv" else reader.events(operation.operation_id, EventQuery(limit=_ALL_EVENTS))
+        )
     lines = EXPORTERS[format_](operation, events)
     if output is None or str(output) == "-":
         encoding = sys.stdout.encoding or "utf-8"

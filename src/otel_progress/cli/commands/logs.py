@@ -1,4 +1,4 @@
-"""``logs``: the log records that were made inside of an operation."""
+"""``logs`` command: log records of an operation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import click
@@ -17,43 +18,42 @@ from otel_progress.codec import SCHEMA, encode_log
 from otel_progress.console.format import moment
 from otel_progress.console.rows import clean
 from otel_progress.operations import OperationSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import LogQuery, Reader
 from otel_progress.records import SEVERITIES, LogRecord
 from otel_progress.text import escape_controls
 
-_AT_ONCE: Final = 10_000
-"""Records that one look takes in while following."""
+_MAX_RECORDS_PER_POLL: Final = 10_000
+"""Newest records that one poll reads while following. Older ones since the previous poll are skipped."""
 
 
 @click.command(
     epilog="""\b
-With --follow it ends when the operation has ended, or with Ctrl-C.
+With --follow, the command ends with the operation or with Ctrl-C.
 
 \b
 Examples:
   otel-progress logs friday-42
-  otel-progress logs friday-42 --level WARNING --since 15m
+  otel-progress logs friday-42 --severity WARNING --since 15m
   otel-progress logs friday-42 --path song:12 --limit 20
   otel-progress logs friday-42 --follow --json | jq .message
 """
 )
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id)
 @click.option(
-    "--level",
-    "severity",
-    metavar="LEVEL",
+    "--severity",
+    metavar="SEVERITY",
     callback=severity_of,
     shell_complete=complete_severity,
-    help="Least severity: DEBUG to CRITICAL, or a number.",
+    help="Lowest severity: DEBUG to CRITICAL, or a number.",
 )
 @click.option(
     "--since",
     metavar="WHEN",
     callback=moment_of,
-    help="Not before: 15m (that long ago), 2026-01-31T12:00:00Z, or Unix seconds.",
+    help="Earliest time: 15m (that long ago), 2026-01-31T12:00:00Z, or Unix seconds.",
 )
-@click.option("--path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3.")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what comes.")
+@click.option("--path", metavar="PATH", help="Only this level and its subtree, as song:12/action:3.")
+@click.option("--follow", "-f", is_flag=True, help="Print new records until the operation ends.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 1_000_000),
@@ -81,76 +81,59 @@ def logs(
     interval: float,
     as_json: bool,
 ) -> None:
-    """Show the log records of an operation, the oldest first. The work keeps them with capture_logs=True."""
+    """Show the log records of an operation, oldest first. Requires capture_logs=True in the work."""
+    query = LogQuery(path, severity, since, limit=limit)
     with scope.reader() as reader:
         operation = find(reader, operation_id)
-        id_ = operation.operation_id
-        records = reader.logs(id_, path=path or None, severity=severity, since=since, limit=limit)
+        records = reader.logs(operation.operation_id, query)
         if follow:
-            with suppress(KeyboardInterrupt):  # how it is ended
-                _write(records, as_json)
+            # Ctrl-C ends the command regularly.
+            with suppress(KeyboardInterrupt):
+                _write_records(records, as_json)
                 after = max((record.number for record in records), default=0)
-                _follow(
-                    reader,
-                    operation,
-                    after,
-                    interval,
-                    as_json,
-                    path=path or None,
-                    severity=severity,
-                    since=since,
-                )
+                query = replace(query, after=after, limit=_MAX_RECORDS_PER_POLL)
+                _follow_records(reader, operation, query, interval, as_json)
         elif as_json:
             say_json(
                 {
                     "schema": SCHEMA,
-                    "operation_id": id_,
+                    "operation_id": operation.operation_id,
                     "run": operation.run,
                     "logs": [encode_log(record) for record in records],
                 }
             )
         elif records:
-            _write(records, as_json)
+            _write_records(records, as_json)
         else:
             echo("No log records. Work keeps them when it is configured with capture_logs=True.")
 
 
-def _follow(
-    reader: Reader,
-    operation: OperationSnapshot,
-    after: int,
-    interval: float,
-    as_json: bool,
-    *,
-    path: str | None,
-    severity: int,
-    since: float | None,
+def _follow_records(
+    reader: Reader, operation: OperationSnapshot, query: LogQuery, interval: float, as_json: bool
 ) -> None:
-    """Write what comes until the run has ended, and everything that was kept before its end."""
-    running = not operation.status.finished
-    while running:
+    """Write new records until the run has ended, including those from just before its end."""
+    is_running = not operation.status.finished
+    while is_running:
         time.sleep(interval)
-        # Asked before the records: those that were kept until the end are seen after it.
-        running = any(one.run == operation.run for one in reader.active(levels=False))
-        found = reader.logs(
-            operation.operation_id, path=path, severity=severity, since=since, after=after, limit=_AT_ONCE
-        )
+        # Why before the records: the last records of a run are stored when the run is no longer active.
+        is_running = any(active.run == operation.run for active in reader.active(levels=False))
+        found = reader.logs(operation.operation_id, query)
         records = [record for record in found if record.run == operation.run]
-        after = max((record.number for record in records), default=after)
-        _write(records, as_json)
+        query = replace(query, after=max((record.number for record in records), default=query.after))
+        _write_records(records, as_json)
 
 
-def _write(records: Iterable[LogRecord], as_json: bool) -> None:
+def _write_records(records: Iterable[LogRecord], as_json: bool) -> None:
     for record in records:
         if as_json:
             say_json(encode_log(record))
             continue
-        level = style_text(
+        severity = style_text(
             f"{clean(record.severity_text) or record.severity:<8}", severity_style(record.severity)
         )
-        place = f" {style_text(clean(record.path), 'dim')}" if record.path else ""
+        path = f" {style_text(clean(record.path), 'dim')}" if record.path else ""
         first, *more = record.message.splitlines() or [""]
-        echo(f"{moment(record.at)} {level} {clean(record.logger)}{place}: {escape_controls(first)}")
+        echo(f"{moment(record.at)} {severity} {clean(record.logger)}{path}: {escape_controls(first)}")
         for line in (*more, *(record.details or "").splitlines()):
             echo(f"    {escape_controls(line)}")
     sys.stdout.flush()

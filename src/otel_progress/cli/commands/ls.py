@@ -15,6 +15,7 @@ from otel_progress.console.format import count, duration, moment, percentage, re
 from otel_progress.console.rows import cancelling_note, clean, failure_text
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
+from otel_progress.protocols import BatchQuery, HistoryQuery
 
 _HISTORY_IN_LS: Final = 1000
 
@@ -78,10 +79,10 @@ def ls(
         raise click.UsageError(msg)
     with scope.reader() as reader:
         filtered = any(one is not None for one in (type_, status, condition))
-        batches = reader.batches(MAX_BATCHES) if only_batches or not filtered else ()
+        batches = reader.batches(BatchQuery(MAX_BATCHES)) if only_batches or not filtered else ()
         operations = [] if only_batches else list(reader.active(levels=False))
         if not only_batches and (everything or (status is not None and Status(status).finished)):
-            operations += reader.history(type_, _HISTORY_IN_LS)
+            operations += reader.history(HistoryQuery(type_, _HISTORY_IN_LS))
     if only_batches:
         _write_batches(
             [one for one in batches if type_ in (None, one.type) and status in (None, one.status.value)],
@@ -131,7 +132,7 @@ Examples:
 def history(scope: CliContext, type_: str | None, limit: int, as_json: bool) -> None:
     """List the operations that have ended, the last one first."""
     with scope.reader() as reader:
-        operations = reader.history(type_, limit)
+        operations = reader.history(HistoryQuery(type_, limit))
     _write(operations, as_json, "No operation has ended.")
 
 

@@ -16,7 +16,7 @@ from otel_progress.console.glyphs import STATUS_STYLES, Glyphs, glyphs_for
 from otel_progress.console.rows import cancelling_note, clean, condition_note, failure_text, title
 from otel_progress.model import Eta, LevelSnapshot, Outcome, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import EventQuery, PreviewQuery, Reader
 from otel_progress.records import ResourceUse
 from otel_progress.text import escape_controls
 
@@ -33,7 +33,7 @@ _PREVIEWS = 1_000
     epilog="""\b
 Examples:
   otel-progress show friday-42
-  otel-progress show friday --level song:12 --depth 2
+  otel-progress show friday --path song:12 --depth 2
   otel-progress show friday-42 --errors
   otel-progress show friday-42 --previews
   otel-progress show friday-42 --json
@@ -41,9 +41,7 @@ Examples:
 """
 )
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id_or_batch)
-@click.option(
-    "--level", "path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3."
-)
+@click.option("--path", metavar="PATH", help="Only this level and its subtree, as song:12/action:3.")
 @click.option(
     "--depth",
     type=click.IntRange(0),
@@ -79,7 +77,7 @@ def show(
         if isinstance(operation, BatchSnapshot):
             if path or depth is not None or events or previews:
                 msg = (
-                    f"{escape_controls(operation.id)!r} is a batch: --level, --depth, --events and --previews "
+                    f"{escape_controls(operation.id)!r} is a batch: --path, --depth, --events and --previews "
                     "are for the operations in it."
                 )
                 raise click.UsageError(msg)
@@ -90,12 +88,12 @@ def show(
         within = path or None
         failed = reader.events(
             operation.operation_id,
-            level=within,
-            outcome=Outcome.FAILED,
-            limit=10_000 if errors else _FAILED_ITEMS,
+            EventQuery(within, Outcome.FAILED, limit=10_000 if errors else _FAILED_ITEMS),
         )
-        happened = reader.events(operation.operation_id, level=within, limit=100_000) if events else ()
-        stored = reader.previews(operation.operation_id, path=within, limit=_PREVIEWS) if previews else ()
+        happened = reader.events(operation.operation_id, EventQuery(within, limit=100_000)) if events else ()
+        stored = (
+            reader.previews(operation.operation_id, PreviewQuery(within, limit=_PREVIEWS)) if previews else ()
+        )
     levels = _below(operation, base, depth)
     if as_json:
         document = encode_operation(operation, levels=True)

@@ -13,11 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_level, encode_operation
-from otel_progress.exports import EXPORTERS, as_json
+from otel_progress.exports import EXPORTERS, encode_json_line
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
+from otel_progress.protocols import EventQuery, HistoryQuery
 from otel_progress.server.api.parameters import Cursor, OperationId, Since
-from otel_progress.server.filters import OperationFilter, metadata_of, since_of
+from otel_progress.server.filters import OperationFilter, parse_metadata, parse_since
 from otel_progress.server.pagination import (
     MAX_PAGE,
     PAGE,
@@ -64,9 +65,9 @@ async def list_operations(
         frozenset(condition),
         frozenset(type),
         frozenset(batch),
-        metadata_of(request.query_params, metadata),
+        parse_metadata(request.query_params, metadata),
         q,
-        since_of(since),
+        parse_since(since),
     )
     if cursor:
         read_cursor(cursor, sort)  # refused before anything is read
@@ -82,7 +83,7 @@ async def list_history(
 ) -> Response:
     """List operations that have ended, the last one first, without their levels."""
     place = read_cursor(cursor, "-ended") if cursor else None
-    return await services.answer(_history, services, type, since_of(since), limit, place)
+    return await services.answer(_history, services, type, parse_since(since), limit, place)
 
 
 def _list(services: AppState, wanted: OperationFilter, sort: str, limit: int, cursor: str | None) -> Document:
@@ -94,11 +95,11 @@ def _matching(services: AppState, wanted: OperationFilter) -> list[OperationSnap
     """Return the operations that are wanted, each run once, also when it ended between the two questions."""
     reader = services.reader
     by_run: dict[str, OperationSnapshot] = {}
-    if wanted.wants_active:
+    if wanted.can_match_active:
         by_run.update((operation.run, operation) for operation in reader.active(levels=False))
-    if wanted.wants_ended:
+    if wanted.can_match_ended:
         only = next(iter(wanted.types)) if len(wanted.types) == 1 else None
-        ended = reader.history(only, services.settings.limits.ended, since=wanted.since)
+        ended = reader.history(HistoryQuery(only, services.settings.limits.ended, since=wanted.since))
         by_run.update((operation.run, operation) for operation in ended)
     return [operation for operation in by_run.values() if wanted.matches(operation)]
 
@@ -107,7 +108,7 @@ def _history(
     services: AppState, type_: str | None, since: float | None, limit: int, place: PageCursor | None
 ) -> Document:
     before = None if place is None or place.value is None else (float(place.value), place.run)
-    found = services.reader.history(type_, limit + 1, before=before, since=since)
+    found = services.reader.history(HistoryQuery(type_, limit + 1, before, since))
     page = list(found[:limit])
     if len(found) <= limit:
         return _document(page, None)
@@ -154,7 +155,7 @@ async def get_operation(
         tag = _tag(operation, levels)
         if matches(known, tag):
             return tag, None
-        return tag, as_json(encode_operation(operation, levels=levels)).encode()
+        return tag, encode_json_line(encode_operation(operation, levels=levels)).encode()
 
     tag, body = await services.asking.run(read)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
@@ -196,7 +197,9 @@ async def export_operation(
 
     def read() -> bytes:
         operation = services.find(operation_id)
-        events = () if format == "csv" else services.reader.events(operation_id, limit=_MOST_EVENTS)
+        events = (
+            () if format == "csv" else services.reader.events(operation_id, EventQuery(limit=_MOST_EVENTS))
+        )
         return "".join(f"{line}\n" for line in EXPORTERS[format](operation, events)).encode()
 
     body = await services.asking.run(read)

@@ -15,6 +15,7 @@ from otel_progress.codec import SCHEMA, Document, encode_preview
 from otel_progress.errors import PreviewError
 from otel_progress.previews.media import SUFFIXES, address_of
 from otel_progress.previews.stores.base import read_checked, relative_name
+from otel_progress.protocols import PreviewQuery
 from otel_progress.records import Preview
 from otel_progress.server.api.parameters import MAX_NUMBER, Cursor, OperationId, PathBelow, Records
 from otel_progress.server.pagination import PREVIEWS, page_of_records
@@ -51,12 +52,12 @@ async def list_previews(
     The `url` of each leads to its content, which never changes under it.
     """
 
-    def ask(upto: int | None, most: int) -> Sequence[Preview]:
-        return services.reader.previews(operation_id, path=path or None, upto=upto, limit=most)
+    def fetch(max_number: int | None, count: int) -> Sequence[Preview]:
+        return services.reader.previews(operation_id, PreviewQuery(path, max_number, count))
 
     def read() -> Document:
         run = services.find(operation_id).run
-        found, following = page_of_records(PREVIEWS, ask, run, limit, cursor)
+        found, following = page_of_records(PREVIEWS, fetch, run, limit, cursor)
         return {"schema": SCHEMA, "previews": [_document(preview) for preview in found], "next": following}
 
     return await services.answer(read)
@@ -105,7 +106,7 @@ def _document(preview: Preview) -> Document:
 
 
 def _find(services: AppState, operation_id: str, number: int, digest: str | None) -> Preview:
-    previews = services.reader.previews(operation_id, limit=MOST)
+    previews = services.reader.previews(operation_id, PreviewQuery(limit=MOST))
     found = next((preview for preview in previews if preview.number == number), None)
     if found is None:
         newest = f"the last one is {previews[-1].number}" if previews else "it has none"

@@ -13,7 +13,7 @@ from otel_progress.previews.media import SUFFIXES
 from otel_progress.server.api import control, health, operations, previews, records
 from otel_progress.server.api.batches import get_batch, list_batches, list_stages
 from otel_progress.server.api.operations import export_operation, get_levels, get_operation, get_progress
-from otel_progress.server.api.parameters import common_problems
+from otel_progress.server.api.parameters import describe_common_problems
 from otel_progress.server.problems import describe
 from otel_progress.server.schemas import (
     Batch,
@@ -175,6 +175,6 @@ def add_endpoints(app: FastAPI) -> None:
             status_code=one.status,
             response_model=one.model,
             response_class=Response if one.model is None else JSONResponse,
-            responses={**common_problems(secured=one.secured), **one.answers},
+            responses={**describe_common_problems(secured=one.secured), **one.answers},
             openapi_extra=None if one.secured else {"security": []},
         )

@@ -60,7 +60,7 @@ export class Logs {
     const run = this.#run;
     this.#abort = new AbortController();
     try {
-      const query = { level: this.#level.value, after: this.#after, limit: MOST };
+      const query = { severity: this.#level.value, after: this.#after, limit: MOST };
       const { signal } = this.#abort;
       const { logs } = await this.#client.request(`operations/${encodeURIComponent(this.#id)}/logs`, { query, signal });
       if (run === this.#run) this.#add(logs.filter((record) => record.run === run));

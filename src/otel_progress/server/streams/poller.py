@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.protocols import EventQuery, HistoryQuery, PreviewQuery
 from otel_progress.records import Preview
 from otel_progress.server.streams.waiting import wait_for_event
 
@@ -140,15 +141,15 @@ class TreePoller:
 
     def _look(self, operation_id: str, levels: bool, looked: bool, based: bool, number: int) -> PollResult:
         operation = self._reader.get(operation_id) if levels or not looked else None
-        events = self._reader.events(operation_id, limit=_FEW if based else 1)
+        events = self._reader.events(operation_id, EventQuery(limit=_FEW if based else 1))
         if based and len(events) == _FEW and events[0].number > number:
-            events = self._reader.events(operation_id, limit=_MANY)
+            events = self._reader.events(operation_id, EventQuery(limit=_MANY))
         return PollResult(
             operation_id,
             levels,
             operation,
             events,
-            self._reader.previews(operation_id, limit=_FEW if based else 1),
+            self._reader.previews(operation_id, PreviewQuery(limit=_FEW if based else 1)),
         )
 
     def _changed(self, batches: Sequence[BatchSnapshot]) -> list[BatchSnapshot]:
@@ -193,7 +194,7 @@ class TreePoller:
 
     def _present(self) -> set[str]:
         active = self._reader.active(levels=False)
-        ended = self._reader.history(limit=2 * self._hub.limits.most_ended)
+        ended = self._reader.history(HistoryQuery(limit=2 * self._hub.limits.most_ended))
         return {operation.run for operation in (*active, *ended)}
 
     async def _in_thread(self, question: Callable[[], T]) -> T:
