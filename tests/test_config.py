@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import CollectorRegistry, generate_latest
 
 import otel_progress as progress
 from otel_progress import ConfigurationError, Status, config
@@ -345,3 +346,23 @@ def test_runtime_public_names_are_its_settings_reader_urls_and_verbs(recorder: R
     verbs = {"add_callback", "force_flush", "join", "remove_callback", "request_cancel", "shutdown"}
     public_names = {name for name in dir(recorder.runtime) if not name.startswith("_")}
     assert public_names == {*values, *queries, *verbs, "metrics_collector"}
+
+
+@pytest.mark.parametrize("name", ["is_shut_down", "metrics_url", "reader", "server_url", "settings"])
+def test_runtime_value_cannot_be_assigned(recorder: Recorder, name: str) -> None:
+    """Only the builder decides about the components of a runtime."""
+    with pytest.raises(AttributeError):
+        setattr(recorder.runtime, name, None)
+
+
+def test_metrics_collector_shows_operations_and_totals_in_an_own_registry(recorder: Recorder) -> None:
+    """Each collector may be registered with another registry."""
+    with progress.operation("o", id="x", total=2) as op:
+        op.increment()
+        recorder.tick()
+        for _ in range(2):
+            registry = CollectorRegistry()
+            registry.register(recorder.runtime.metrics_collector())
+            text = generate_latest(registry).decode()
+            assert 'progress_operation_ratio{operation_id="x",operation_type="o"} 0.5' in text
+            assert "progress_tick_duration_seconds_count 1.0" in text
