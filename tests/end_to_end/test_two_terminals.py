@@ -97,8 +97,8 @@ def list_operations(environ: dict[str, str], *arguments: str) -> list[dict[str, 
     """Return the operations that a command prints as JSON."""
     result = run_cli(environ, *arguments, "--json")
     assert result.returncode == 0, result.stderr
-    found: list[dict[str, object]] = json.loads(result.stdout)["operations"]
-    return found
+    operations: list[dict[str, object]] = json.loads(result.stdout)["operations"]
+    return operations
 
 
 def test_second_terminal_shows_active_operation_and_later_its_history(

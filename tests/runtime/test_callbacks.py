@@ -242,11 +242,11 @@ def test_callback_added_again_is_called_once_per_event(recorder: Recorder) -> No
 
 def test_callback_may_query_and_start_operations(recorder: Recorder) -> None:
     """It runs without a lock of the runtime."""
-    found = []
+    operations = []
 
     def query_and_start(_event: str, operation: OperationSnapshot) -> None:
         if operation.operation_type == "o":
-            found.append(progress.get_operation("o"))
+            operations.append(progress.get_operation("o"))
             with progress.operation("inner"):
                 pass
 
@@ -254,7 +254,7 @@ def test_callback_may_query_and_start_operations(recorder: Recorder) -> None:
     with progress.operation("o", id="o"):
         pass
     assert recorder.runtime.force_flush(PATIENCE_S)
-    assert all(found)
+    assert all(operations)
     assert len(progress.get_history("inner")) == 2
 
 

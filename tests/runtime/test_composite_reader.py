@@ -131,12 +131,12 @@ def test_history_pages_of_store_and_journal_have_no_gaps_or_doubles(recorder: Re
             pass
         if number == 3:
             assert recorder.runtime.force_flush(60.0)
-    found: list[str] = []
+    ids: list[str] = []
     before = None
     while page := recorder.runtime.reader.history(limit=3, before=before):
-        found += [operation.operation_id for operation in page]
+        ids += [operation.operation_id for operation in page]
         before = (page[-1].root.ended_at or 0.0, page[-1].run)
-    assert found == ["6", "5", "4", "3", "2", "1", "0"]
+    assert ids == ["6", "5", "4", "3", "2", "1", "0"]
 
 
 def test_reader_returns_the_newest_run_of_an_id(recorder: Recorder, url: str) -> None:
@@ -165,8 +165,8 @@ def test_logs_of_store_and_journal_are_merged_in_order(url: str, caplog: pytest.
             logging.getLogger("x").info("written %d", number)
         assert recorder.runtime.force_flush(60.0)
         logging.getLogger("x").info("new")
-        found = recorder.runtime.reader.logs("o")
-        assert [record.number for record in found] == [1, 2, 3, 4, 5, 6]
+        records = recorder.runtime.reader.logs("o")
+        assert [record.number for record in records] == [1, 2, 3, 4, 5, 6]
         assert [record.message for record in recorder.runtime.reader.logs("o", after=4)] == [
             "written 4",
             "new",
@@ -184,9 +184,9 @@ def test_resource_samples_of_store_and_journal_are_merged(url: str) -> None:
         for _ in range(4):
             recorder.clock.advance(1.0)
             assert recorder.runtime.force_flush(60.0)
-        found = recorder.runtime.reader.resources("o")
-        assert [sample.at for sample in found] == sorted({sample.at for sample in found})
-        assert len(found) == 3
+        samples = recorder.runtime.reader.resources("o")
+        assert [sample.at for sample in samples] == sorted({sample.at for sample in samples})
+        assert len(samples) == 3
 
 
 @pytest.mark.process

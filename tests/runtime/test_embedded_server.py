@@ -90,10 +90,10 @@ def test_embedded_server_with_token_file_requires_the_token(tmp_path: Path) -> N
 
 def test_embedded_server_with_invalid_settings_is_rejected(tmp_path: Path) -> None:
     """Nothing is configured then."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         store = f"sqlite:///{tmp_path}/p.db"
         invalid: list[dict[str, Any]] = [
             {"server_port": port, "store": store},

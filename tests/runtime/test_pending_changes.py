@@ -29,8 +29,8 @@ def test_pending_changes_merge_change_sets() -> None:
     )
     merged = pending.drain()
     assert merged is not None
-    assert [(one.path, one.sequence) for one in merged.snapshots] == [("", 7), ("a:1", 5)]
-    assert [one.number for one in merged.events] == [1, 2]
+    assert [(snapshot.path, snapshot.sequence) for snapshot in merged.snapshots] == [("", 7), ("a:1", 5)]
+    assert [event.number for event in merged.events] == [1, 2]
     assert dict(merged.items) == {("o", "a", "completed"): 5}
     assert merged.clock == 10.0
     assert pending.drain() is None
@@ -43,7 +43,7 @@ def test_eviction_removes_waiting_snapshots() -> None:
     pending.add(batch(snapshot("a:2", 9), evicted=[("run-1", "a:1"), ("run-1", "a:2")]))
     merged = pending.drain()
     assert merged is not None
-    assert [one.path for one in merged.snapshots] == ["a:2"]
+    assert [snapshot.path for snapshot in merged.snapshots] == ["a:2"]
     assert merged.evicted == (("run-1", "a:1"),)
 
 
@@ -54,14 +54,14 @@ def test_trajectories_and_previews_beyond_limit_drop_the_oldest() -> None:
     pending.add(batch(trajectories=[lesson("b")], previews=[preview(2)]))
     merged = pending.drain()
     assert merged is not None
-    assert [one.run for one in merged.trajectories] == ["a", "b"]
-    assert [one.number for one in merged.previews] == [1, 2]
+    assert [entry.run for entry in merged.trajectories] == ["a", "b"]
+    assert [preview.number for preview in merged.previews] == [1, 2]
     bounded = PendingChanges(PendingLimits(trajectories=2, previews=1))
     many = batch(trajectories=[lesson(str(n)) for n in range(5)], previews=[preview(n) for n in range(1, 4)])
     assert bounded.add(many) == 3 + 2
     left = bounded.drain()
     assert left is not None
-    assert ([one.run for one in left.trajectories], [one.number for one in left.previews]) == (
+    assert ([entry.run for entry in left.trajectories], [preview.number for preview in left.previews]) == (
         ["3", "4"],
         [3],
     )
@@ -95,7 +95,7 @@ def test_logs_samples_and_batches_are_merged() -> None:
     pending.add(batch(logs=[record(3)]))
     merged = pending.drain()
     assert merged is not None
-    assert [one.number for one in merged.logs] == [1, 2, 3]
+    assert [record.number for record in merged.logs] == [1, 2, 3]
     assert merged.sample == sample(2.0)
     assert merged.resources == {"a": use(2), "b": use(1)}
     (declaration,) = merged.batches
@@ -112,7 +112,7 @@ def test_log_records_beyond_limit_drop_the_oldest() -> None:
     assert pending.add(batch(logs=[record(number) for number in range(25)])) == 15
     merged = pending.drain()
     assert merged is not None
-    assert [one.number for one in merged.logs] == list(range(15, 25))
+    assert [record.number for record in merged.logs] == list(range(15, 25))
 
 
 @pytest.mark.parametrize(

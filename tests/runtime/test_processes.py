@@ -77,9 +77,9 @@ def test_process_without_shutdown_writes_its_last_state_at_exit(tmp_path: Path) 
         left.increment(2)
         """,
     )
-    found = read_journal(tmp_path)
-    assert (found["done"]["status"], found["done"]["current"]) == ("completed", 1)
-    assert (found["left"]["status"], found["left"]["current"], found["left"]["message"]) == (
+    operations = read_journal(tmp_path)
+    assert (operations["done"]["status"], operations["done"]["current"]) == ("completed", 1)
+    assert (operations["left"]["status"], operations["left"]["current"], operations["left"]["message"]) == (
         "cancelled",
         2,
         "the process ended first",
@@ -126,8 +126,8 @@ def test_active_generators_loops_and_threads_do_not_disturb_the_exit(tmp_path: P
         started.wait()
         """,
     )
-    found = read_journal(tmp_path)
-    assert (found["generator"]["status"], found["thread"]["status"]) == ("cancelled", "cancelled")
+    operations = read_journal(tmp_path)
+    assert (operations["generator"]["status"], operations["thread"]["status"]) == ("cancelled", "cancelled")
 
 
 def test_instrumentation_without_configure_imports_no_sdk(tmp_path: Path) -> None:
@@ -237,15 +237,19 @@ def test_forked_child_records_its_operations_as_another_process(tmp_path: Path) 
     spans = [tuple(line) for line in lines]
     assert len({(pid, name) for pid, name in spans if name == "parent"}) == 1
     assert pids["child"] != pids["parent"]
-    found = read_journal(tmp_path)
-    assert (found["parent"]["status"], found["parent"]["current"], found["parent"]["message"]) == (
+    operations = read_journal(tmp_path)
+    assert (
+        operations["parent"]["status"],
+        operations["parent"]["current"],
+        operations["parent"]["message"],
+    ) == (
         "completed",
         3,
         None,
     )
-    assert (found["child"]["status"], found["child"]["current"]) == ("completed", 1)
-    assert found["below"]["status"] == "completed"
-    assert found["child"]["pid"] != found["parent"]["pid"]
+    assert (operations["child"]["status"], operations["child"]["current"]) == ("completed", 1)
+    assert operations["below"]["status"] == "completed"
+    assert operations["child"]["pid"] != operations["parent"]["pid"]
 
 
 @needs_fork
@@ -286,8 +290,8 @@ def test_fork_while_threads_record_does_not_block_the_child(tmp_path: Path) -> N
             thread.join()
         """,
     )
-    found = read_journal(tmp_path)
-    assert {found[f"c{number}"]["status"] for number in range(10)} == {"completed"}
+    operations = read_journal(tmp_path)
+    assert {operations[f"c{number}"]["status"] for number in range(10)} == {"completed"}
     with sqlite3.connect(next(tmp_path.rglob("*.db"))) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()

@@ -230,14 +230,14 @@ class Nvml(ModuleType):
         return Record(total=2 * device.used, used=device.used, free=device.used)
 
     def nvmlDeviceGetProcessUtilization(self, device: Device, since: int) -> list[Record]:  # noqa: N802, D102 - NVML's own name
-        found = [
+        samples = [
             Record(pid=pid, smUtil=share, timeStamp=since + 1)
             for pid, _, share in device.processes
             if share is not None
         ]
-        if not found:
+        if not samples:
             raise self.NVMLError("Not Found")
-        return found
+        return samples
 
 
 ME = os.getpid()

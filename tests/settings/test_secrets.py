@@ -126,14 +126,14 @@ def test_doctor_reports_token_file_redaction_and_captured_logs(
     }
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    found = {
+    findings = {
         (finding.check, finding.state): finding.text
         for finding in all_checks(CliContext("memory:", None), environ)
     }
-    assert "cannot be read" in found["token", "problem"]
-    assert "is off" in found["redaction", "note"]
-    assert "WARNING" in found["logs", "ok"]
-    assert "hunter2" not in str(found)
+    assert "cannot be read" in findings["token", "problem"]
+    assert "is off" in findings["redaction", "note"]
+    assert "WARNING" in findings["logs", "ok"]
+    assert "hunter2" not in str(findings)
 
 
 @pytest.mark.parametrize(

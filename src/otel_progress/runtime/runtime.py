@@ -145,9 +145,9 @@ class Runtime:
     ) -> list[LogRecord]:
         """Return captured log records of the newest run of an operation, oldest first.
 
-        At most the newest ``limit`` records are returned.
-        ``path`` is the path of a level. Records of the levels below it are included.
-        ``severity`` is the lowest number of ``logging``. ``since`` is in Unix seconds.
+        At most the newest ``limit`` records are returned. ``path`` is the path of a level.
+        Records of the levels below it are included. ``severity`` is the lowest number of
+        ``logging``. ``since`` is in Unix seconds.
         """
         return list(self.reader.logs(operation_id, path=path, severity=severity, since=since, limit=limit))
 
