@@ -237,8 +237,8 @@ def test_force_flush_reads_running_spans(recorder: Recorder, tracer: Tracer) -> 
         assert len(recorder.runtime.get_active_operations()) == 1
 
 
-def test_ticker_wakes_for_plain_spans(lenient: Recorder) -> None:
-    """Background ticks find a plain span without a running helper."""
+def test_the_ticker_wakes_for_plain_spans(lenient: Recorder) -> None:
+    """A plain span is found by the background ticks alone, without a helper running."""
     lenient.runtime._ticker.set_background(True)
     with lenient.provider.get_tracer("user").start_as_current_span("import") as span:
         span.set_attribute("progress.total", 4)

@@ -69,8 +69,8 @@ def test_levels_of_an_event_query(recorder: Recorder) -> None:
                     below.item(f"{id_} below")
     assert [event.name for event in progress.get_events("o", path="x:1")] == ["1", "1 below"]
     assert [event.name for event in progress.get_events("o", path="")] == ["1", "1 below", "10", "10 below"]
-    assert recorder.runtime.reader.events("o", limit=1)[0].name == "10 below"
-    assert list(recorder.runtime.reader.events("o", limit=0)) == []
+    assert recorder.runtime._store.reader.events("o", EventQuery(limit=1))[0].name == "10 below"
+    assert recorder.runtime._store.reader.events("o", EventQuery(limit=0)) == []
 
 
 def test_a_reader_takes_nothing_from_the_ticks(recorder: Recorder) -> None:
@@ -138,7 +138,7 @@ def test_the_store_is_a_reader(recorder: Recorder) -> None:
 
 def test_a_run_that_is_over_before_the_next_look(recorder: Recorder) -> None:
     """A watcher is told of a run that began and ended between two looks, once."""
-    watching = recorder.runtime.reader.watch(0.0)
+    watching = recorder.runtime._store.reader.watch(0.0)
     assert list(next(watching)) == []
     with progress.operation("quick", id="q"):
         pass
@@ -174,8 +174,8 @@ def test_a_journal_that_cannot_be_read(tmp_path: Path) -> None:
         progress.operation("o", id="o") as op,
     ):
         op.item("x")
-        recorder.runtime._components.reader._journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
-        recorder.runtime._components.reader._journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
+        recorder.runtime._components.journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
+        recorder.runtime._components.journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
         assert progress.get_operation("nothing") is None
         assert progress.get_history() == []
         assert progress.get_events("o")

@@ -209,6 +209,6 @@ def test_a_runtime_that_ended_watches_no_spans() -> None:
         span.set_attribute("progress.total", 2)
         runtime._ticker.tick()
         assert len(runtime.get_active_operations()) == 1
-        assert before._store.reader.active() == []
-        assert not before._providers.processor.is_watching
-    assert before._store.reader.history() == []
+        assert list(before.reader.active()) == []
+        assert not before._providers.processor.watching
+    assert list(before.reader.history()) == []

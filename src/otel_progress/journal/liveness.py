@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from otel_progress.model import Instance
-from otel_progress.processes import HEARTBEAT_TIMEOUT_S, is_alive, is_gone, same_boot
+from otel_progress.processes import HEARTBEAT_TIMEOUT_S, is_alive, is_gone, is_same_boot
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class ReadTime:
 
     def is_gone(self, pulse: Heartbeat) -> bool:
         """Return True when the worker is dead for certain, see :func:`otel_progress.processes.is_gone`."""
-        if same_boot(pulse.instance.host):
+        if is_same_boot(pulse.instance.host):
             return is_gone(pulse.instance, pulse.heartbeat_clock, self.clock)
         return is_gone(pulse.instance, pulse.heartbeat_at, self.now)
 
     def _look(self, pulse: Heartbeat) -> tuple[bool, float]:
         # Within one boot the monotonic clock is the same for all, so a step of the wall clock has no part in it.
-        if same_boot(pulse.instance.host):
+        if is_same_boot(pulse.instance.host):
             alive = is_alive(pulse.instance, pulse.heartbeat_clock, self.clock)
             return alive, max(self.clock, pulse.heartbeat_clock) if alive else pulse.heartbeat_clock
         alive = is_alive(pulse.instance, pulse.heartbeat_at, self.now)

@@ -1,4 +1,4 @@
-"""Components of a runtime. They depend on each other, so they are created in order."""
+"""Components of a runtime, and the listener of its live store."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from otel_progress.semconv import RejectionReason
 
 if TYPE_CHECKING:
     from otel_progress.journal import Journal
+    from otel_progress.metrics.collector import ProgressCollector
     from otel_progress.previews.service import PreviewService
     from otel_progress.runtime.resource_sampler import ResourceSampler
     from otel_progress.runtime.sink_worker import SinkWorker
@@ -50,7 +51,7 @@ class CloseCallback(Protocol):
 
 
 class RuntimeComponents:
-    """Live store with the components that write and read it. The listener of the store.
+    """Live store, its listener, and the components that write and read the store.
 
     The builder adds optional components before it creates the :class:`Runtime`, which closes
     them. ``flush_callbacks`` return False after their timeout. ``close_callbacks`` are called
@@ -95,8 +96,21 @@ class RuntimeComponents:
         )
 
     def read_public_url(self) -> str | None:
-        """Return the URL of the server for clients: the configured one, else the own server's."""
+        """Return the configured public URL, else the URL of the own server."""
         return self.settings.public_url or self.server_url
+
+    def build_metrics_collector(self) -> ProgressCollector:
+        """Return a Prometheus collector of the live operations and totals."""
+        # Why here: the module is slow to import.
+        from otel_progress.metrics.collector import ProgressCollector
+
+        return ProgressCollector(
+            self.store.reader,
+            totals=self.totals,
+            retention_s=self.settings.metrics_retention,
+            public_url=self.read_public_url,
+            journal_size=self.reader.size_bytes,
+        )
 
     def restart_callbacks(self) -> None:
         """Remove all callbacks, as a forked child does."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args
 
-from otel_progress.batches import BatchCursor, cursor_of
+from otel_progress.batches import BatchCursor, create_cursor
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import BatchQuery, Reader
 from otel_progress.records import LogRecord, Preview, ResourceSample
@@ -179,7 +179,7 @@ def page_of_batches(
     if len(found) <= limit:
         return page, None
     begun = max(batch.read_at for batch in found) if after is None else after.listed_at
-    last = cursor_of(page[-1], None if after is None else begun)
+    last = create_cursor(page[-1], None if after is None else begun)
     return page, encode_cursor(_ORDER, begun, last.is_finished, last.started_at, last.id)
 
 

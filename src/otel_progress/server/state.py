@@ -10,7 +10,7 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from otel_progress.exports import as_json
+from otel_progress.exports import encode_json_line
 from otel_progress.metrics.collector import ProgressCollector
 from otel_progress.operations import OperationSnapshot
 from otel_progress.previews.stores.base import Store
@@ -37,7 +37,7 @@ class AppState:
 
     async def answer(self, question: Callable[..., Any], /, *arguments: Any, **named: Any) -> Response:
         """Return what ``question(*arguments, **named)`` returns as JSON; asked and written in a thread, where it delays nobody."""
-        body = await self.reader_pool.run(lambda: as_json(question(*arguments, **named)).encode())
+        body = await self.reader_pool.run(lambda: encode_json_line(question(*arguments, **named)).encode())
         return Response(body, media_type="application/json")
 
     def find(self, operation_id: str) -> OperationSnapshot:
