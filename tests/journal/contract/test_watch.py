@@ -106,15 +106,15 @@ def test_a_look_that_a_fork_stops_is_repeated(
     writer.write(batch(snapshot()))
     assert _seen(next(watch)) == [("friday-42", 1)]
     writer.write(batch(snapshot(sequence=2)))
-    with_levels, stops = reader.with_levels, [1]
+    add_levels, stops = reader.add_levels, [1]
 
     def stopped(*arguments: Any) -> Any:
         if stops:
             stops.pop()
             raise StoppedByForkError
-        return with_levels(*arguments)
+        return add_levels(*arguments)
 
-    monkeypatch.setattr(reader, "with_levels", stopped)
+    monkeypatch.setattr(reader, "add_levels", stopped)
     assert _seen(next(watch)) == [("friday-42", 2)]
     assert stops == []
     watch.close()
