@@ -1,4 +1,4 @@
-"""One reader over the live store and the journal, and what comes to a worker through the journal: real files, real processes."""
+"""CompositeReader over a live store and a journal, with real files and processes."""
 
 from __future__ import annotations
 
@@ -89,15 +89,15 @@ def other(url: str) -> Iterator[Other]:
         yield made
 
 
-def test_it_is_a_reader_and_a_controller(recorder: Recorder) -> None:
-    """It has both protocols."""
+def test_facade_implements_both_protocols(recorder: Recorder) -> None:
+    """It is a Reader and a Controller."""
     assert isinstance(recorder.runtime.reader, Reader)
     assert isinstance(recorder.runtime.reader, Controller)
 
 
 @pytest.mark.process
-def test_own_and_other_processes(recorder: Recorder, other: Other) -> None:
-    """Active operations and history have what this process and the others do, each run once, and this one's as of now."""
+def test_active_and_history_include_other_processes(recorder: Recorder, other: Other) -> None:
+    """Each run is returned once, and own runs are current."""
     reader = recorder.runtime.reader
     with progress.operation("here", id="mine", total=2) as op:
         with progress.operation("here", id="over"):
@@ -118,8 +118,8 @@ def test_own_and_other_processes(recorder: Recorder, other: Other) -> None:
     other.go_on()
 
 
-def test_pages_of_history(recorder: Recorder) -> None:
-    """Pages follow each other without a gap or a double, whoever keeps what."""
+def test_history_pages_of_both_sources_are_complete(recorder: Recorder) -> None:
+    """Pages neither overlap nor leave gaps."""
     for number in range(7):
         recorder.clock.advance(1.0)
         with progress.operation("o", id=str(number)):
@@ -134,8 +134,8 @@ def test_pages_of_history(recorder: Recorder) -> None:
     assert found == ["6", "5", "4", "3", "2", "1", "0"]
 
 
-def test_the_newest_run_counts(recorder: Recorder, url: str) -> None:
-    """Of two runs of one id the one that began last is told, with its events and no others."""
+def test_operation_with_two_runs_returns_the_newest(recorder: Recorder, url: str) -> None:
+    """Only events of the newest run are returned."""
     with progress.operation("o", id="x") as op:
         op.item("first")
     assert recorder.runtime.force_flush(60.0)
@@ -152,8 +152,8 @@ def test_the_newest_run_counts(recorder: Recorder, url: str) -> None:
     assert [one.name for one in recorder.runtime.get_events("x")] == ["third"]
 
 
-def test_logs_of_both(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The journal has the older records, memory those that are not written yet; together they are complete and in order."""
+def test_logs_of_both_sources_are_complete_and_sorted(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The journal has older records, and memory has unwritten ones."""
     caplog.set_level(logging.INFO, logger="x")
     with recording(store=url, capture_logs=True) as recorder, progress.operation("o", id="o"):
         for number in range(5):
@@ -172,8 +172,8 @@ def test_logs_of_both(url: str, caplog: pytest.LogCaptureFixture) -> None:
             ]
 
 
-def test_samples_of_both(url: str) -> None:
-    """Samples are told once each, oldest first."""
+def test_samples_of_both_sources_are_returned_once(url: str) -> None:
+    """They are sorted by time."""
     pytest.importorskip("psutil")
     with recording(store=url, resources=True) as recorder, progress.operation("o", id="o"):
         for _ in range(4):
@@ -185,8 +185,8 @@ def test_samples_of_both(url: str) -> None:
 
 
 @pytest.mark.process
-def test_watching_both(recorder: Recorder, other: Other) -> None:
-    """A watch tells first all that is active anywhere, then changes of both, and ends without leaving anything open."""
+def test_watch_yields_changes_of_both_sources(recorder: Recorder, other: Other) -> None:
+    """Closing it closes both watches."""
     with progress.operation("here", id="mine", total=2) as op:
         assert recorder.runtime.force_flush(60.0)
         watch: Any = recorder.runtime.reader.watch(0.01)
@@ -206,8 +206,8 @@ def test_watching_both(recorder: Recorder, other: Other) -> None:
 
 
 @pytest.mark.process
-def test_a_cancel_reaches_another_process(recorder: Recorder, other: Other) -> None:
-    """A request goes to the live run of this process, or through the journal to the process that works; else to nobody."""
+def test_cancel_request_reaches_another_process(recorder: Recorder, other: Other) -> None:
+    """Own runs have precedence."""
     with progress.operation("here", id="mine"):
         assert recorder.runtime.request_cancel("mine", "enough")
         assert recorder.operation("mine").cancel_requested_at is not None
@@ -216,8 +216,8 @@ def test_a_cancel_reaches_another_process(recorder: Recorder, other: Other) -> N
     assert other.go_on() == "True True"
 
 
-def test_a_request_for_an_earlier_run_is_none_of_the_next(recorder: Recorder) -> None:
-    """What was asked of a run that has ended does not stop the run that took its id."""
+def test_cancel_request_of_ended_run_is_ignored(recorder: Recorder) -> None:
+    """The run that reuses its id continues."""
     from otel_progress.records import CancelRequest
 
     with progress.operation("o", id="x"):
@@ -229,8 +229,8 @@ def test_a_request_for_an_earlier_run_is_none_of_the_next(recorder: Recorder) ->
         assert recorder.operation("x").cancel_requested_at is not None
 
 
-def test_deleting(recorder: Recorder) -> None:
-    """Ended runs go from memory and journal, and are counted once; what runs stays."""
+def test_delete_removes_runs_from_both_sources(recorder: Recorder) -> None:
+    """A run in both is counted once, and active runs are kept."""
     for _ in range(2):
         with progress.operation("o", id="x"):
             pass
@@ -241,8 +241,8 @@ def test_deleting(recorder: Recorder) -> None:
         assert recorder.runtime.get_operation("x") is not None
 
 
-def test_a_journal_that_is_gone(recorder: Recorder, tmp_path: Path) -> None:
-    """What is live is told when the journal cannot be read."""
+def test_unreadable_journal_leaves_live_results(recorder: Recorder, tmp_path: Path) -> None:
+    """Queries raise no errors."""
     with progress.operation("o", id="x"):
         assert recorder.runtime.force_flush(60.0)
         for file in tmp_path.iterdir():

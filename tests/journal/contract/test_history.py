@@ -1,4 +1,4 @@
-"""The history of a journal, page by page."""
+"""Pages of the history of a journal."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def _write(journal: Journal, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_pages_neither_overlap_nor_leave_gaps(journal: Journal, size: int) -> None:
-    """Each page goes on after the last one of the page before, also among many that ended at one moment."""
+def test_history_pages_of_equal_ends_neither_overlap_nor_leave_gaps(journal: Journal, size: int) -> None:
+    """Each page continues after the last operation of the previous one."""
     expected = _write(journal, 200)
     found: list[str] = []
     before = None
@@ -38,8 +38,8 @@ def test_pages_neither_overlap_nor_leave_gaps(journal: Journal, size: int) -> No
     assert found == expected
 
 
-def test_pages_of_one_type_and_since_a_moment(journal: Journal) -> None:
-    """Filters and the page's start go together."""
+def test_history_page_with_type_and_since_is_filtered(journal: Journal) -> None:
+    """Filters and cursor are combined."""
     _write(journal, 100)
     every = journal.history(HistoryQuery("type1", limit=1000))
     assert len(every) == 50
@@ -58,10 +58,10 @@ def test_pages_of_one_type_and_since_a_moment(journal: Journal) -> None:
     )
 
 
-def test_a_row_that_does_not_decode_does_not_end_the_pages(
+def test_history_page_with_invalid_row_is_full(
     open_another: Callable[..., SqliteJournal],
 ) -> None:
-    """A page is full as long as there is something for it."""
+    """Reading continues behind rows that cannot be decoded."""
     journal = open_another()
     expected = _write(journal, 30)
     with journal._writing.transaction("IMMEDIATE") as connection:
@@ -74,8 +74,8 @@ def test_a_row_that_does_not_decode_does_not_end_the_pages(
     ]
 
 
-def test_a_page_reads_no_more_than_itself(open_another: Callable[..., SqliteJournal]) -> None:
-    """The history is read along an index, whatever the filters: it is neither scanned nor sorted."""
+def test_history_page_with_any_filter_uses_an_index(open_another: Callable[..., SqliteJournal]) -> None:
+    """The history is neither scanned nor sorted."""
     journal = open_another()
     _write(journal, 50)
     for query in [

@@ -1,4 +1,4 @@
-"""Following a journal: what is active, then what changes."""
+"""Watching a journal."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ def _seen(operations: list[OperationSnapshot]) -> list[tuple[str, int]]:
     return sorted((operation.operation_id, operation.root.sequence) for operation in operations)
 
 
-def test_the_first_view_is_all_that_is_active(journal: Journal) -> None:
-    """The first view has the active operations with their levels, and comes at once."""
+def test_watch_yields_active_operations_first(journal: Journal) -> None:
+    """They have their levels."""
     journal.write(batch(snapshot(), snapshot("song:1"), ended(operation_id="old", run="r0")))
     (first,) = islice(journal.watch(), 1)
     assert [(operation.operation_id, len(operation.levels)) for operation in first] == [("friday-42", 1)]
 
 
-def test_changes_come_once_and_folded(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
-    """Between two looks only the newest state counts, what did not change is left out, an end comes once."""
+def test_watch_yields_only_newest_state_of_changes(
+    open_another: Callable[..., Journal], fake_time: FakeTime
+) -> None:
+    """Unchanged operations are omitted, and an end is yielded once."""
     writer, watch = open_another(), open_another().watch(interval=0.5)
     writer.write(batch(snapshot(), snapshot(operation_id="quiet", run="r2")))
     assert len(next(watch)) == 2
@@ -52,10 +54,10 @@ def test_changes_come_once_and_folded(open_another: Callable[..., Journal], fake
     watch.close()
 
 
-def test_an_operation_that_began_and_ended_between_two_looks_is_seen(
+def test_watch_yields_operation_that_started_and_ended_between_polls(
     open_another: Callable[..., Journal],
 ) -> None:
-    """Nothing is too short to be seen."""
+    """No operation is too short."""
     writer, watch = open_another(), open_another().watch()
     writer.write(batch())
     assert list(next(watch)) == []
@@ -63,10 +65,10 @@ def test_an_operation_that_began_and_ended_between_two_looks_is_seen(
     assert _seen(next(watch)) == [("friday-42", 2)]
 
 
-def test_a_worker_that_falls_silent_is_told_once(
+def test_watch_yields_abandoned_operation_once(
     open_another: Callable[..., Journal], fake_time: FakeTime
 ) -> None:
-    """Nobody writes when a worker dies, so time alone has to bring its operations up, with their levels."""
+    """The condition changes by time alone."""
     writer, watch = open_another(), open_another().watch()
     writer.write(batch(snapshot(), snapshot("song:1")))
     assert [operation.condition for operation in next(watch)] == [Condition.OK]
@@ -79,8 +81,10 @@ def test_a_worker_that_falls_silent_is_told_once(
     assert [operation.condition for operation in next(watch)] == [Condition.OK]
 
 
-def test_a_heartbeat_alone_brings_no_news(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
-    """Heartbeats keep an operation from being abandoned without being a change; standing still for long is one."""
+def test_watch_with_heartbeats_only_yields_stalled_operation(
+    open_another: Callable[..., Journal], fake_time: FakeTime
+) -> None:
+    """A heartbeat is not a change."""
     writer, watch = open_another(), open_another().watch(interval=10.0)
     root = snapshot()
     writer.write(batch(root))
@@ -98,10 +102,10 @@ def test_a_heartbeat_alone_brings_no_news(open_another: Callable[..., Journal], 
     assert [operation.condition for operation in next(watch)] == [Condition.OK]
 
 
-def test_a_look_that_a_fork_stops_is_repeated(
+def test_watch_stopped_by_fork_repeats_poll(
     open_another: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look that was stopped after it read the revision loses no change."""
+    """No change is lost."""
     writer, watch = open_another(), open_another().watch()
     writer.write(batch(snapshot()))
     assert _seen(next(watch)) == [("friday-42", 1)]

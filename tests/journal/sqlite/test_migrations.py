@@ -1,4 +1,4 @@
-"""Journals of earlier versions under this one: brought up to date with what is in them, while their workers go on."""
+"""Journals of earlier schema versions."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def _old_state(level: LevelSnapshot) -> list[object]:
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("read_only", [True, False])
-def test_a_file_of_an_earlier_version_is_read(path: Path, version: int, read_only: bool) -> None:
-    """Everything in it comes out, also for who only reads; new questions have empty answers."""
+def test_older_file_is_read_completely(path: Path, version: int, read_only: bool) -> None:
+    """New queries return empty results."""
     _older(path, version)
     journal = SqliteJournal(path, limits=PATIENT, read_only=read_only, now=lambda: WALL, clock=lambda: CLOCK)
     found = journal.get("friday-42")
@@ -123,8 +123,8 @@ def test_a_file_of_an_earlier_version_is_read(path: Path, version: int, read_onl
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_work_goes_on_in_a_file_of_an_earlier_version(path: Path, version: int) -> None:
-    """A worker that was upgraded writes to it as to any other, and what ended before can be deleted."""
+def test_older_file_is_written_and_deleted_from(path: Path, version: int) -> None:
+    """A process of this version uses it like any other file."""
     _older(path, version)
     journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL, clock=lambda: CLOCK)
     root = ended(sequence=9, batch="b", stall_after_s=7.0, paused_s=3.0, previews=1)
@@ -149,8 +149,8 @@ def test_work_goes_on_in_a_file_of_an_earlier_version(path: Path, version: int) 
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_worker_of_an_earlier_version_goes_on_meanwhile(path: Path, version: int) -> None:
-    """A process that has the file open when it is upgraded writes on with the statements that it knows, and is understood."""
+def test_process_of_earlier_version_continues_after_migration(path: Path, version: int) -> None:
+    """Its rows are decoded."""
     _older(path, version)
     old = sqlite3.connect(path, isolation_level=None)
     assert old.execute("PRAGMA user_version").fetchone() == (version,)
@@ -179,8 +179,8 @@ def test_a_worker_of_an_earlier_version_goes_on_meanwhile(path: Path, version: i
 @pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() != 0, reason="has to be root to become somebody else"
 )
-def test_who_may_not_upgrade_is_told_what_to_do() -> None:
-    """A reader that cannot write the file says which version it has and who could help; the file stays as it is."""
+def test_reader_without_permission_to_migrate_raises_clear_error() -> None:
+    """The file is not changed."""
     program = """
 import os, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Several processes on one file: writing at once, being killed, forking."""
+"""Several processes and forks on one file."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from tests.support.journal_processes import (
 
 
 @pytest.mark.process
-def test_writers_at_once_lose_nothing_and_readers_never_wait(path: Path) -> None:
-    """Four processes write while one reads: every answer is one consistent state, and in the end everything is there."""
+def test_concurrent_writers_lose_nothing(path: Path) -> None:
+    """Every result of a concurrent reader is consistent."""
     with ExitStack() as stack:
         processes = [stack.enter_context(running(WRITE_AS_TOLD, path, f"p{n}")) for n in range(4)]
         _write_all(processes, 1)
@@ -93,8 +93,8 @@ journal.close()
 
 
 @pytest.mark.process
-def test_cancelling_and_deleting_while_a_worker_writes(path: Path) -> None:
-    """Another process cancels each run and deletes ended ones at once; the worker notices the one, not the other."""
+def test_cancel_and_delete_during_writes_work(path: Path) -> None:
+    """Another process cancels each run and deletes ended ones."""
     with (
         running(_WORK_ON, path) as worker,
         closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal,
@@ -121,8 +121,8 @@ def test_cancelling_and_deleting_while_a_worker_writes(path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_a_killed_worker_loses_no_batch_and_breaks_nothing(path: Path) -> None:
-    """Killed at any moment: what was taken is there, as a whole, the file is sound, and its operation is abandoned."""
+def test_killed_process_loses_no_written_change_set(path: Path) -> None:
+    """The file is sound, and the operation is abandoned."""
     chance = random.Random(7)
     with running(WRITE_UNTIL_KILLED, path) as process:
         for name in (f"p{round_}" for round_ in range(12)):
@@ -366,14 +366,14 @@ journal.close()
         pytest.param(_FORK_WITHIN_A_USE, id="by the thread that uses it"),
     ],
 )
-def test_no_connection_crosses_a_fork(path: Path, program: str) -> None:
-    """Parent and child continue with their own connections. A fork stops a long use; a child of a use that hangs raises an error."""
+def test_fork_shares_no_connection(path: Path, program: str) -> None:
+    """A fork stops a long use, and a child of a use that hangs raises an error."""
     assert run(program, path) == ""
     _assert_sound(path)
 
 
-def test_threads_share_a_journal(path: Path) -> None:
-    """Readers ask from any thread while the ticker writes."""
+def test_journal_is_used_by_several_threads(path: Path) -> None:
+    """Readers query while the ticker writes."""
     journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
     journal.write(batch(snapshot()))
     trouble: list[BaseException] = []

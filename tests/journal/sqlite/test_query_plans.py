@@ -1,4 +1,4 @@
-"""What looking at a journal takes, counted in statements and plans, as times differ from machine to machine."""
+"""Statements and query plans of journal queries."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _explained(connection: sqlite3.Connection, statements: list[str]) -> list[st
     return [row[3] for query in queries for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
 
 
-def test_an_idle_watch_asks_for_the_version_only(path: Path, fake_time: FakeTime) -> None:
-    """Looking fifty times a second is cheap: nothing is read until something was written, or half a second has passed."""
+def test_idle_watch_reads_only_the_version(path: Path, fake_time: FakeTime) -> None:
+    """Nothing is read until another process writes or half a second has passed."""
     journal = SqliteJournal(path, now=fake_time.read_now, clock=fake_time.read_clock)
     journal.write(batch(snapshot()))
     watcher = Watcher(
@@ -58,8 +58,8 @@ def test_an_idle_watch_asks_for_the_version_only(path: Path, fake_time: FakeTime
     journal.close()
 
 
-def test_a_worker_hears_nothing_for_next_to_nothing(open_another: Callable[..., SqliteJournal]) -> None:
-    """Asking after every write runs no query while nobody else has written."""
+def test_cancel_request_poll_without_writes_runs_no_query(open_another: Callable[..., SqliteJournal]) -> None:
+    """Only other connections make it query."""
     worker = open_another()
     worker.write(batch(snapshot()))
     worker.cancel_requests("instance-1")
@@ -74,8 +74,8 @@ def test_a_worker_hears_nothing_for_next_to_nothing(open_another: Callable[..., 
     assert len(asked) == 3
 
 
-def test_a_batch_is_counted_along_an_index(open_another: Callable[..., SqliteJournal]) -> None:
-    """No operation is looked at to be counted, and only those that are listed are read."""
+def test_batch_is_counted_by_index(open_another: Callable[..., SqliteJournal]) -> None:
+    """Only listed operations are read."""
     journal = open_another()
     roots = [
         ended(operation_id=f"o{n}", run=f"r{n}", batch="b", status=list(Status)[2 + n % 4])
@@ -93,8 +93,8 @@ def test_a_batch_is_counted_along_an_index(open_another: Callable[..., SqliteJou
     assert sum("COVERING INDEX operations_by_batch" in step for step in operations) >= 5
 
 
-def test_a_watch_without_levels_reads_roots_only(open_another: Callable[..., SqliteJournal]) -> None:
-    """The operations come as they are, with nothing below them, at first and with each change."""
+def test_watch_without_levels_reads_roots_only(open_another: Callable[..., SqliteJournal]) -> None:
+    """This applies to the first result and to changes."""
     journal = open_another()
     journal.write(batch(snapshot(), snapshot("song:1")))
     watch = open_another().watch(levels=False)
@@ -104,8 +104,8 @@ def test_a_watch_without_levels_reads_roots_only(open_another: Callable[..., Sql
     watch.close()
 
 
-def test_moving_on_binds_nine_values(open_another: Callable[..., SqliteJournal]) -> None:
-    """What a tick mostly brings is the short update, also of a level that has pauses, previews and an expectation."""
+def test_advance_of_level_binds_nine_values(open_another: Callable[..., SqliteJournal]) -> None:
+    """Pauses, previews and estimates do not need the long update."""
     journal = open_another()
     had = {"paused_s": 3.0, "previews": 2, "overdue_after_s": 90.0, "resumed_from": 3}
     journal.write(batch(snapshot(**had), snapshot("song:1")))
@@ -118,8 +118,8 @@ def test_moving_on_binds_nine_values(open_another: Callable[..., SqliteJournal])
     assert all(one.count(" = ") == 10 and "extra" not in one for one in updates)
 
 
-def test_what_is_learned_and_seen_is_found_along_an_index(open_another: Callable[..., SqliteJournal]) -> None:
-    """Reading and deleting trajectories and previews never walks over all there are."""
+def test_trajectories_and_previews_use_an_index(open_another: Callable[..., SqliteJournal]) -> None:
+    """Reading and deleting never scan the tables."""
     journal = open_another()
     journal.write(batch(ended(), trajectories=[lesson()], previews=[preview()]))
     with _asked(journal._reading) as asked:

@@ -1,4 +1,4 @@
-"""What goes beside operations and events: logs, samples, requests, and what stays of batches whose operations are gone."""
+"""Deletion of logs, samples, requests and batches."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def _tick(journal: SqliteJournal, time: FakeTime, seconds: float) -> None:
     journal.write(batch(at=time.now, clock=time.clock, instance=instance("janitor")))
 
 
-def test_nothing_of_an_ended_operation_stays_behind(path: Path, fake_time: FakeTime) -> None:
-    """Logs, use and request go with their operation, samples with the last operation of a process that is gone."""
+def test_ended_operation_is_deleted_with_all_records(path: Path, fake_time: FakeTime) -> None:
+    """Samples are deleted with the last operation of their process."""
     journal = _open(path, fake_time, retention_s=3600.0)
     journal.write(
         batch(
@@ -63,8 +63,8 @@ def _in_batch(number: int, at: float, status: Status = Status.COMPLETED) -> Leve
     return ended(operation_id=f"o{number}", run=f"r{number}", batch="thumbnails", ended_at=at, status=status)
 
 
-def test_a_batch_outlives_its_operations_with_its_counts(path: Path, fake_time: FakeTime) -> None:
-    """As long as something of it runs or is recent it stays; what retention deletes is counted on, once."""
+def test_batch_outlives_its_deleted_operations(path: Path, fake_time: FakeTime) -> None:
+    """Deleted operations are counted once."""
     journal = _open(path, fake_time, retention_s=3600.0)
     me = replace(current_instance("tests"), id="instance-1")
     first = [
@@ -93,8 +93,8 @@ def test_a_batch_outlives_its_operations_with_its_counts(path: Path, fake_time: 
     journal.close()
 
 
-def test_the_counts_are_right_at_every_moment_of_a_long_deletion(path: Path, fake_time: FakeTime) -> None:
-    """Deleting is spread over many passes; in none of them is an operation missing or counted twice."""
+def test_batch_counts_are_exact_during_long_deletion(path: Path, fake_time: FakeTime) -> None:
+    """No operation is missing or counted twice between passes."""
     journal = _open(path, fake_time, retention_s=60.0, limits=JournalLimits(rows_per_pass=25))
     roots = [_in_batch(number, WALL + number / 10) for number in range(150)]
     running = snapshot(operation_id="long", run="long", batch="thumbnails")
@@ -114,8 +114,8 @@ def test_the_counts_are_right_at_every_moment_of_a_long_deletion(path: Path, fak
     journal.close()
 
 
-def test_a_declaration_without_operations_goes_after_its_time(path: Path, fake_time: FakeTime) -> None:
-    """A batch that never came to anything is kept as long as what ended."""
+def test_declaration_without_operations_is_deleted_after_retention(path: Path, fake_time: FakeTime) -> None:
+    """It is kept as long as ended operations."""
     journal = _open(path, fake_time, retention_s=3600.0)
     journal.write(batch(batches=[batch_info()]))
     _tick(journal, fake_time, 3500.0)
@@ -125,8 +125,8 @@ def test_a_declaration_without_operations_goes_after_its_time(path: Path, fake_t
     journal.close()
 
 
-def test_logs_and_samples_keep_within_the_size_of_the_file(path: Path, fake_time: FakeTime) -> None:
-    """When only living operations are left, their oldest records go, down to a thousand each."""
+def test_logs_and_samples_stay_within_size_limit(path: Path, fake_time: FakeTime) -> None:
+    """A thousand records per active operation are kept."""
     me = replace(current_instance("tests"), id="instance-1")
     journal = _open(path, fake_time, max_bytes=MIB)
     for number in range(4):
