@@ -40,19 +40,19 @@ with progress.configure(store=sys.argv[1], console=False, otlp=False, tick=0.01)
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """Where a journal is to be."""
+    """URL of the journal of this test."""
     return f"sqlite:///{tmp_path}/p.db"
 
 
 @pytest.fixture
 def recorder(url: str) -> Iterator[Recorder]:
-    """Record with a journal."""
+    """A recorder with a journal."""
     with recording(store=url, clock=FakeClock(wall=WALL)) as made:
         yield made
 
 
 class Other:
-    """A worker in a process of its own, which waits within an operation."""
+    """Another process, which waits within an operation."""
 
     def __init__(self, url: str, id_: str) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
@@ -66,25 +66,25 @@ class Other:
         assert self.read() == "ready"
 
     def read(self) -> str:
-        """Return its next line."""
+        """Return the next line of its output."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def go_on(self) -> str:
-        """Let it end; return what it says of requests."""
+    def resume(self) -> str:
+        """Resume the process until its end, and return its output about requests."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return self.read()
 
     def close(self) -> None:
-        """Wait for its end."""
+        """Wait for the end of the process."""
         self.process.communicate(timeout=60)
 
 
 @pytest.fixture
 def other(url: str) -> Iterator[Other]:
-    """A worker elsewhere that runs ``theirs``."""
+    """Another process that runs the operation ``theirs``."""
     with closing(Other(url, "theirs")) as made:
         yield made
 
@@ -106,7 +106,8 @@ def test_active_and_history_include_other_processes(recorder: Recorder, other: O
         op.increment()
         active = {one.operation_id: one for one in reader.active()}
         assert set(active) == {"mine", "theirs"}
-        assert active["mine"].root.current == 1  # the journal has 0
+        # The journal still has 0.
+        assert active["mine"].root.current == 1
         assert [one.operation_id for one in reader.history()].count("over") == 1
         assert {one.operation_id for one in reader.history()} == {"over", "done"}
         assert [one.operation_id for one in reader.history(operation_type="elsewhere")] == ["done"]
@@ -115,7 +116,7 @@ def test_active_and_history_include_other_processes(recorder: Recorder, other: O
         assert theirs is not None
         assert theirs.root.failed == 1
         assert [one.name for one in reader.events("theirs")] == ["a"]
-    other.go_on()
+    other.resume()
 
 
 def test_history_pages_of_both_sources_are_complete(recorder: Recorder) -> None:
@@ -193,11 +194,9 @@ def test_watch_yields_changes_of_both_sources(recorder: Recorder, other: Other) 
         assert {one.operation_id for one in next(watch)} == {"mine", "theirs"}
         op.increment()
         own = [[one.operation_id for one in next(watch) if one.operation_id != "theirs"] for _ in range(2)]
-        assert own == [
-            ["mine"],
-            [],
-        ]  # theirs may be told at any time: its clock goes, and so does its estimate
-        other.go_on()
+        # The other operation may be yielded at any time, because its estimate changes.
+        assert own == [["mine"], []]
+        other.resume()
         wait_until(
             lambda: ("theirs", Status.COMPLETED) in [(one.operation_id, one.status) for one in next(watch)],
             60.0,
@@ -213,7 +212,7 @@ def test_cancel_request_reaches_another_process(recorder: Recorder, other: Other
         assert recorder.operation("mine").cancel_requested_at is not None
     assert not recorder.runtime.request_cancel("nobody", "enough")
     assert recorder.runtime.request_cancel("theirs", "enough")
-    assert other.go_on() == "True True"
+    assert other.resume() == "True True"
 
 
 def test_cancel_request_of_ended_run_is_ignored(recorder: Recorder) -> None:
@@ -252,4 +251,5 @@ def test_unreadable_journal_leaves_live_results(recorder: Recorder, tmp_path: Pa
         assert [one.operation_id for one in next(iter(reader.watch(0.01)))] == ["x"]
         assert reader.logs("x") == ()
         for file in tmp_path.iterdir():
-            file.unlink(missing_ok=True)  # SQLite itself may have removed what it no longer needs
+            # SQLite may have removed the file itself.
+            file.unlink(missing_ok=True)

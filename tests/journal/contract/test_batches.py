@@ -14,11 +14,11 @@ from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, resou
 from tests.support.fake_time import FakeTime
 
 
-def _one(number: int, **fields: object) -> LevelSnapshot:
+def _build_running(number: int, **fields: object) -> LevelSnapshot:
     return snapshot(operation_id=f"o{number}", run=f"r{number}", batch="thumbnails", **fields)
 
 
-def _done(number: int, **fields: object) -> LevelSnapshot:
+def _build_ended(number: int, **fields: object) -> LevelSnapshot:
     return ended(
         operation_id=f"o{number}",
         run=f"r{number}",
@@ -27,19 +27,26 @@ def _done(number: int, **fields: object) -> LevelSnapshot:
     )
 
 
-def _mixed() -> list[LevelSnapshot]:
-    failed = [_done(n, status=Status.FAILED) for n in (3, 4)]
-    others = [_done(5, status=Status.CANCELLED), _done(6, status=Status.SKIPPED)]
-    return [_done(1), _done(2), *failed, *others, _one(7, ratio=0.5), _one(8, status=Status.PENDING)]
+def _build_mixed() -> list[LevelSnapshot]:
+    failed = [_build_ended(n, status=Status.FAILED) for n in (3, 4)]
+    others = [_build_ended(5, status=Status.CANCELLED), _build_ended(6, status=Status.SKIPPED)]
+    return [
+        _build_ended(1),
+        _build_ended(2),
+        *failed,
+        *others,
+        _build_running(7, ratio=0.5),
+        _build_running(8, status=Status.PENDING),
+    ]
 
 
 def test_batch_with_operations_counts_them_by_status(
     open_another: Callable[..., Journal], fake_time: FakeTime
 ) -> None:
-    """Only operations of the batch are counted, and active and failed ones are listed newest first."""
+    """Active and failed operations are listed newest first."""
     journal = open_another()
     journal.write(
-        batch(*_mixed(), snapshot(), ended(operation_id="x", run="x"), batches=[batch_info(total=10)])
+        batch(*_build_mixed(), snapshot(), ended(operation_id="x", run="x"), batches=[batch_info(total=10)])
     )
     fake_time.pass_(10.0)
     found = journal.batch("thumbnails")
@@ -66,11 +73,11 @@ def test_batch_with_operations_of_several_processes_counts_each_once(
 ) -> None:
     """An end that is written twice is counted once."""
     one, other = open_another(), open_another()
-    one.write(batch(_one(1), batches=[batch_info(total=2)]))
-    other.write(batch(_one(2)))
-    one.write(batch(_done(1, sequence=2)))
+    one.write(batch(_build_running(1), batches=[batch_info(total=2)]))
+    other.write(batch(_build_running(2)))
+    one.write(batch(_build_ended(1, sequence=2)))
     for sequence in (2, 3):
-        other.write(batch(_done(2, sequence=sequence)))
+        other.write(batch(_build_ended(2, sequence=sequence)))
     found = one.batch("thumbnails")
     assert found is not None
     assert (found.counts[Status.COMPLETED], found.is_finished, found.status) == (2, True, Status.COMPLETED)
@@ -78,8 +85,12 @@ def test_batch_with_operations_of_several_processes_counts_each_once(
 
 def test_batch_without_declaration_starts_with_its_first_operation(journal: Journal) -> None:
     """Its name is its id until a declaration names it."""
-    journal.write(batch(_one(2, started_at=WALL + 50)))
-    journal.write(batch(_one(1, started_at=WALL + 20), _done(3, started_at=None, observed_at=WALL + 90)))
+    journal.write(batch(_build_running(2, started_at=WALL + 50)))
+    journal.write(
+        batch(
+            _build_running(1, started_at=WALL + 20), _build_ended(3, started_at=None, observed_at=WALL + 90)
+        )
+    )
     found = journal.batch("thumbnails")
     assert found is not None
     assert (found.name, found.total, found.ratio, found.started_at) == ("thumbnails", None, None, WALL + 20)
@@ -122,8 +133,8 @@ def test_batches_query_returns_unfinished_ones_first(journal: Journal) -> None:
 
 def test_batch_with_many_operations_lists_100_and_counts_all(journal: Journal) -> None:
     """The ratios of unlisted operations count too."""
-    active = [_one(number, ratio=0.25) for number in range(240)]
-    failed = [_done(number, status=Status.FAILED) for number in range(1000, 1130)]
+    active = [_build_running(number, ratio=0.25) for number in range(240)]
+    failed = [_build_ended(number, status=Status.FAILED) for number in range(1000, 1130)]
     journal.write(batch(*active, *failed, batches=[batch_info(total=500)]))
     found = journal.batch("thumbnails")
     assert found is not None
@@ -139,7 +150,7 @@ def test_batch_with_many_operations_lists_100_and_counts_all(journal: Journal) -
 
 def test_batch_after_deletion_keeps_counts(journal: Journal, fake_time: FakeTime) -> None:
     """Deleting ended operations changes neither counts nor throughput."""
-    journal.write(batch(*_mixed(), batches=[batch_info(total=10)], resources={"r1": resource_use()}))
+    journal.write(batch(*_build_mixed(), batches=[batch_info(total=10)], resources={"r1": resource_use()}))
     fake_time.pass_(10.0)
     before = journal.batch("thumbnails")
     assert before is not None

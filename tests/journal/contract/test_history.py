@@ -14,8 +14,11 @@ from otel_progress.protocols import HistoryQuery
 from tests.support.factories import WALL, batch, ended, snapshot
 
 
-def _write(journal: Journal, count: int) -> list[str]:
-    """Write runs of which many ended at one moment; return them in the order of the history."""
+def _write_ended_runs(journal: Journal, count: int) -> list[str]:
+    """Write ended runs, and return them in the order of the history.
+
+    Many of them end at one time.
+    """
     chance = random.Random(1)
     ends = [(WALL + chance.randint(0, 20), f"r-{number}", number % 2) for number in range(count)]
     roots = [
@@ -29,7 +32,7 @@ def _write(journal: Journal, count: int) -> list[str]:
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_history_pages_of_equal_ends_neither_overlap_nor_leave_gaps(journal: Journal, size: int) -> None:
     """Each page continues after the last operation of the previous one."""
-    expected = _write(journal, 200)
+    expected = _write_ended_runs(journal, 200)
     found: list[str] = []
     before = None
     while page := journal.history(HistoryQuery(limit=size, before=before)):
@@ -40,7 +43,7 @@ def test_history_pages_of_equal_ends_neither_overlap_nor_leave_gaps(journal: Jou
 
 def test_history_page_with_type_and_since_is_filtered(journal: Journal) -> None:
     """Filters and cursor are combined."""
-    _write(journal, 100)
+    _write_ended_runs(journal, 100)
     every = journal.history(HistoryQuery("type1", limit=1000))
     assert len(every) == 50
     assert {operation.operation_type for operation in every} == {"type1"}
@@ -63,7 +66,7 @@ def test_history_page_with_invalid_row_is_full(
 ) -> None:
     """Reading continues behind rows that cannot be decoded."""
     journal = open_another()
-    expected = _write(journal, 30)
+    expected = _write_ended_runs(journal, 30)
     with journal._writing.transaction("IMMEDIATE") as connection:
         for run in expected[2:9]:
             key = "SELECT l.key FROM levels l JOIN operations o ON o.key = l.operation WHERE o.run = ?"
@@ -77,7 +80,7 @@ def test_history_page_with_invalid_row_is_full(
 def test_history_page_with_any_filter_uses_an_index(open_another: Callable[..., SqliteJournal]) -> None:
     """The history is neither scanned nor sorted."""
     journal = open_another()
-    _write(journal, 50)
+    _write_ended_runs(journal, 50)
     for query in [
         HistoryQuery(limit=5),
         HistoryQuery("type1", limit=5),

@@ -17,7 +17,7 @@ from tests.support.factories import CLOCK, batch, ended, event, snapshot
 from tests.support.fake_time import FakeTime
 
 
-def _seen(operations: list[OperationSnapshot]) -> list[tuple[str, int]]:
+def _get_sequences(operations: list[OperationSnapshot]) -> list[tuple[str, int]]:
     return sorted((operation.operation_id, operation.root.sequence) for operation in operations)
 
 
@@ -37,7 +37,7 @@ def test_watch_yields_only_newest_state_of_changes(
     assert len(next(watch)) == 2
     for number in (2, 3, 4):
         writer.write(batch(snapshot(sequence=number)))
-    assert _seen(next(watch)) == [("friday-42", 4)]
+    assert _get_sequences(next(watch)) == [("friday-42", 4)]
     assert list(next(watch)) == []
     writer.write(batch(events=[event(1)]))
     assert list(next(watch)) == []
@@ -48,7 +48,7 @@ def test_watch_yields_only_newest_state_of_changes(
     (changed,) = next(watch)
     assert changed.levels == ()
     writer.write(batch(ended(sequence=6)))
-    assert _seen(next(watch)) == [("friday-42", 6)]
+    assert _get_sequences(next(watch)) == [("friday-42", 6)]
     assert list(next(watch)) == []
     assert set(fake_time.naps) == {0.5}
     watch.close()
@@ -62,7 +62,7 @@ def test_watch_yields_operation_that_started_and_ended_between_polls(
     writer.write(batch())
     assert list(next(watch)) == []
     writer.write(batch(ended(sequence=2)))
-    assert _seen(next(watch)) == [("friday-42", 2)]
+    assert _get_sequences(next(watch)) == [("friday-42", 2)]
 
 
 def test_watch_yields_abandoned_operation_once(
@@ -108,7 +108,7 @@ def test_watch_stopped_by_fork_repeats_poll(
     """No change is lost."""
     writer, watch = open_another(), open_another().watch()
     writer.write(batch(snapshot()))
-    assert _seen(next(watch)) == [("friday-42", 1)]
+    assert _get_sequences(next(watch)) == [("friday-42", 1)]
     writer.write(batch(snapshot(sequence=2)))
     add_levels, stops = reader.add_levels, [1]
 
@@ -119,6 +119,6 @@ def test_watch_stopped_by_fork_repeats_poll(
         return add_levels(*arguments)
 
     monkeypatch.setattr(reader, "add_levels", stopped)
-    assert _seen(next(watch)) == [("friday-42", 2)]
+    assert _get_sequences(next(watch)) == [("friday-42", 2)]
     assert stops == []
     watch.close()

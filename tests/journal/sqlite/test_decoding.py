@@ -67,8 +67,8 @@ def journal(path: Path, fake_time: FakeTime) -> Iterator[SqliteJournal]:
     journal.close()
 
 
-def _documents(journal: SqliteJournal) -> dict[str, object]:
-    """Return everything that can be asked for, as the documents that leave this machine."""
+def _encode_all_results(journal: SqliteJournal) -> dict[str, object]:
+    """Return the results of all queries as JSON documents."""
     found = journal.get("friday-42")
     watch = journal.watch()
     views = [*([found] if found else []), *journal.active(), *journal.history(), *next(watch)]
@@ -109,7 +109,7 @@ def test_row_with_infinite_column_is_encoded_as_json(
     """Other rows stay readable."""
     with journal._writing.transaction("IMMEDIATE") as connection:
         connection.execute(f"UPDATE OR IGNORE {table} SET {column} = {value}")
-    documents = _documents(journal)
+    documents = _encode_all_results(journal)
     if table not in {"operations", "batches"}:
         assert {one["operation_id"] for one in documents["operations"]} >= {"friday-42", "old"}  # type: ignore[attr-defined]
 
@@ -142,7 +142,7 @@ def test_json_column_with_invalid_number_is_unknown(
             )
         else:
             connection.execute(f"UPDATE {table} SET {column} = ?", (text.replace("X", value),))
-    documents = _documents(journal)
+    documents = _encode_all_results(journal)
     assert {one["operation_id"] for one in documents["operations"]} == {"friday-42", "old"}  # type: ignore[attr-defined]
     found = journal.get("friday-42")
     assert found is not None
@@ -208,7 +208,7 @@ def test_invalid_record_decodes_to_none(journal: SqliteJournal, table: str, colu
     """No error is raised."""
     with journal._writing.transaction("IMMEDIATE") as connection, suppress(sqlite3.IntegrityError):
         connection.execute(f"UPDATE {table} SET {column} = ?", (value,))
-    documents = _documents(journal)
+    documents = _encode_all_results(journal)
     if table != "states":
         assert documents[table] == []
     assert len(documents["events"]) == 2  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def journal(path: Path) -> Iterator[SqliteJournal]:
     journal.close()
 
 
-def _sequence(journal: SqliteJournal) -> int:
+def _read_sequence(journal: SqliteJournal) -> int:
     found = journal.get("friday-42")
     assert found is not None
     return found.root.sequence
@@ -46,11 +46,11 @@ def test_locked_file_fails_writes_until_it_is_unlocked(path: Path) -> None:
     for number in (2, 3):
         with pytest.raises(JournalError, match="locked by another process"):
             impatient.write(batch(snapshot(sequence=number)))
-    assert _sequence(impatient) == 1
+    assert _read_sequence(impatient) == 1
     other.execute("ROLLBACK")
     other.close()
     impatient.write(batch(snapshot(sequence=4)))
-    assert _sequence(impatient) == 4
+    assert _read_sequence(impatient) == 4
     impatient.close()
 
 
@@ -64,12 +64,12 @@ def test_failed_write_stores_nothing(journal: SqliteJournal, path: Path) -> None
     new = (snapshot(sequence=2), snapshot("song:2"), snapshot(operation_id="o2", run="r2"))
     with pytest.raises(JournalError, match="no such luck"):
         journal.write(batch(*new, events=[event(1)]))
-    assert (_sequence(journal), len(journal.active())) == (1, 1)
+    assert (_read_sequence(journal), len(journal.active())) == (1, 1)
     other.execute("DROP TRIGGER refuse")
     other.commit()
     other.close()
     journal.write(batch(*(replace(item, sequence=3) for item in new), events=[event(1)]))
-    assert (_sequence(journal), len(journal.active()), len(journal.events("friday-42"))) == (3, 2, 1)
+    assert (_read_sequence(journal), len(journal.active()), len(journal.events("friday-42"))) == (3, 2, 1)
 
 
 @pytest.mark.parametrize("replacement", [None, "empty"])
@@ -78,7 +78,7 @@ def test_file_removed_while_open_fails_one_write_and_is_created_again(
 ) -> None:
     """Readers find the new file."""
     reader = SqliteJournal(path, limits=PATIENT, read_only=True)
-    assert _sequence(reader) == 1
+    assert _read_sequence(reader) == 1
     for name in path.parent.iterdir():
         name.unlink()
     if replacement is not None:
@@ -119,7 +119,7 @@ def test_damaged_file_raises_error_and_is_kept(path: Path) -> None:
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(4096)
-        file.write(random.Random(7).randbytes(size - 8192))  # not by chance something that makes sense
+        file.write(random.Random(7).randbytes(size - 8192))
     with pytest.raises(JournalError, match=r"damaged.*Move it away"):
         journal.write(batch(*(snapshot(f"song:{n}", sequence=2) for n in range(300))))
     with pytest.raises(JournalError, match=r"damaged.*Move it away"):
@@ -131,7 +131,7 @@ def test_damaged_file_raises_error_and_is_kept(path: Path) -> None:
     with contextlib.suppress(JournalError):
         journal.write(batch())
     journal.write(batch(snapshot(sequence=3)))
-    assert _sequence(journal) == 3
+    assert _read_sequence(journal) == 3
     journal.close()
 
 
@@ -176,7 +176,8 @@ from tests.support.journal_processes import PATIENT
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)  # by a later one retention would take away what is written here
+# Why WALL: with a later time, retention would delete the records.
+journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
 journal.write(batch(snapshot()))
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

@@ -51,7 +51,8 @@ def test_sqlite_url_names_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 REFUSED = """
-sqlite memory: sqlite:a.db sqlite:/a.db sqlite://host/a.db sqlite:///a.db?x=1 sqlite:///a%00 sqlite:///dir/ file:///x postgresql://x
+sqlite memory: sqlite:a.db sqlite:/a.db sqlite://host/a.db sqlite:///a.db?x=1 sqlite:///a%00 sqlite:///dir/
+file:///x postgresql://x
 """
 
 
@@ -151,7 +152,7 @@ def test_database_of_another_program_is_not_changed(path: Path) -> None:
 
 def test_journal_of_newer_version_raises_error(path: Path) -> None:
     """The file is not changed."""
-    _change(path, f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
+    _execute(path, f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
     with pytest.raises(JournalError, match=r"newer otel-progress.*Upgrade"):
         open_journal(f"sqlite:///{path}", read_only=True)
     with pytest.raises(JournalError, match=r"newer otel-progress.*Upgrade"):
@@ -160,7 +161,7 @@ def test_journal_of_newer_version_raises_error(path: Path) -> None:
 
 def test_older_journal_is_migrated_once(path: Path) -> None:
     """Its content is kept."""
-    _change(path, "SELECT 1")
+    _execute(path, "SELECT 1")
     steps = (
         *schema.MIGRATIONS,
         ("ALTER TABLE levels ADD COLUMN colour TEXT", "UPDATE levels SET colour = 'red'"),
@@ -175,7 +176,7 @@ def test_older_journal_is_migrated_once(path: Path) -> None:
 
 def test_failed_migration_changes_nothing(path: Path) -> None:
     """All steps run in one transaction."""
-    _change(path, "SELECT 1")
+    _execute(path, "SELECT 1")
     connection = sqlite3.connect(path, isolation_level=None)
     with pytest.raises(sqlite3.OperationalError):
         schema.migrate(
@@ -199,7 +200,8 @@ print("ready", flush=True)
 sys.stdin.readline()
 for n in range(2):
     journal = SqliteJournal(Path(sys.argv[1]), limits=PATIENT)
-    journal.write(batch(snapshot(operation_id=sys.argv[2], run=sys.argv[2], sequence=n), instance=instance(sys.argv[2])))
+    root = snapshot(operation_id=sys.argv[2], run=sys.argv[2], sequence=n)
+    journal.write(batch(root, instance=instance(sys.argv[2])))
     journal.close()
 """
     with ExitStack() as stack:
@@ -236,7 +238,8 @@ for _ in range(2):
     except JournalError as exc:
         print(exc)
 """
-    with tempfile.TemporaryDirectory() as directory:  # pytest's own are for root only, all the way up
+    # Why not tmp_path: only root can access the parent directories of pytest.
+    with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         first, second = run(program, Path(directory, "progress.db")).splitlines()
     assert first == second
@@ -252,7 +255,7 @@ def test_path_through_a_file_raises_clear_error(tmp_path: Path) -> None:
         SqliteJournal(tmp_path).write(batch())
 
 
-def _change(path: Path, statement: str) -> None:
+def _execute(path: Path, statement: str) -> None:
     journal = SqliteJournal(path, limits=PATIENT)
     journal.write(batch(snapshot()))
     journal.close()
