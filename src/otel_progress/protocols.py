@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from otel_progress.batches import BatchCursor, BatchDeclaration
 from otel_progress.model import Instance, LevelSnapshot, Number, Outcome
@@ -159,10 +159,6 @@ class BatchQuery(_Query):
 
     limit: int = 100
     after: BatchCursor | None = None
-
-
-RecordQuery: TypeAlias = EventQuery | LogQuery | ResourceQuery | PreviewQuery
-"""Query of records that belong to one operation."""
 
 
 @runtime_checkable

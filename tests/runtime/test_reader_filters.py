@@ -252,6 +252,16 @@ def test_history_query_returns_last_ended_operations_first(
     assert [operation.run for operation in found] == [row[1] for row in matching[: max(0, limit)]]
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_query_with_numbers_beyond_64_bits_is_limited(model: Model, reader: str) -> None:
+    """Every Reader accepts them, although SQLite cannot store them."""
+    events = EventQuery(max_number=2**70, limit=2**70)
+    logs = LogQuery(severity=-1, after=-1, max_number=2**70, limit=2**70)
+    expected = [row[0] for row in model.get_rows("events", reader)]
+    assert [event.number for event in model.readers[reader].events("job", events)] == expected
+    assert [record.number for record in model.readers[reader].logs("job", logs)] == expected
+
+
 def test_facade_with_keywords_equals_query(model: Model) -> None:
     """The facade builds a query of its keyword arguments, and rejects both at once."""
     facade: Any = model.recorder.runtime.reader

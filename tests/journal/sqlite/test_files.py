@@ -102,6 +102,44 @@ def test_reader_of_missing_file_creates_nothing(path: Path) -> None:
     assert not path.parent.exists()
 
 
+@pytest.mark.parametrize("is_empty_file", [False, True])
+def test_missing_file_with_missing_ok_is_empty_until_created(path: Path, is_empty_file: bool) -> None:
+    """Queries, the size and a watch work, and create no file."""
+    if is_empty_file:
+        path.parent.mkdir()
+        path.touch()
+    reader = SqliteJournal(path, limits=PATIENT, read_only=True, missing_ok=True, sleep=lambda _: None)
+    reader.check()
+    watch = reader.watch()
+    assert reader.get("friday-42") is reader.batch("thumbnails") is None
+    assert [*reader.active(), *reader.history(), *reader.events("friday-42"), *reader.batches()] == []
+    assert [next(watch), next(watch)] == [[], []]
+    assert path.exists() == is_empty_file
+    writer = SqliteJournal(path, limits=PATIENT)
+    writer.write(batch(snapshot()))
+    assert [operation.operation_id for operation in reader.active()] == ["friday-42"]
+    assert [operation.operation_id for operation in next(watch)] == ["friday-42"]
+    watch.close()  # type: ignore[attr-defined]
+    writer.close()
+    reader.close()
+
+
+def test_diagnosis_of_missing_sound_and_damaged_file_reports_findings(path: Path) -> None:
+    """The diagnosis creates and changes nothing."""
+    journal = SqliteJournal(path, limits=PATIENT)
+    assert journal.location == path
+    assert [(finding.check, finding.state) for finding in journal.diagnose()] == [("writable", "ok")]
+    assert not path.exists()
+    journal.write(batch(snapshot()))
+    journal.close()
+    states = [(finding.check, finding.state) for finding in journal.diagnose()]
+    assert states == [("writable", "ok"), ("schema", "ok"), ("integrity", "ok")]
+    path.write_bytes(b"no database, but long enough to be read as the header of one" * 20)
+    writable, integrity = journal.diagnose()
+    assert (writable.state, integrity.check, integrity.state) == ("ok", "integrity", "problem")
+    assert "Move it away" in integrity.text
+
+
 def test_reader_of_empty_file_raises_nothing_recorded(path: Path) -> None:
     """The file is not changed."""
     path.parent.mkdir()
