@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from otel_progress.batches import BatchCursor, BatchDeclaration
 from otel_progress.model import Instance, LevelSnapshot, Number, Outcome
@@ -87,8 +87,8 @@ class _Query:
 class HistoryQuery(_Query):
     """Selects ended operations, the last one first.
 
-    ``operation_type`` selects one type. ``since`` is the earliest end in Unix seconds. ``before`` is
-    the (end, run) of the last operation of the previous page and continues after it.
+    ``operation_type`` selects one type. ``since`` is the earliest end in Unix seconds. ``before``
+    continues after a page, and is the (end, run) of its last operation.
     """
 
     operation_type: str | None = None
@@ -159,10 +159,6 @@ class BatchQuery(_Query):
 
     limit: int = 100
     after: BatchCursor | None = None
-
-
-RecordQuery: TypeAlias = EventQuery | LogQuery | ResourceQuery | PreviewQuery
-"""Query of records that belong to one operation."""
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet, Sink
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse, TrajectoryEntry
 from otel_progress.runtime.threads import start_daemon_thread
-from otel_progress.semconv import SinkName
+from otel_progress.semconv import SinkName, sink_place
 from otel_progress.text import truncate
 
 MAX_SNAPSHOTS: Final = 200_000
