@@ -176,7 +176,7 @@ def test_mounted_under_a_prefix(journal: SqliteJournal) -> None:
     assert client.get("/work/progress/docs").status_code == 200
     assert client.problem(404, "/work/progress/nope")["detail"].startswith("There is nothing at this path")
     stream = scope_of(f"/work/progress/api/v1/stream?access_token={TOKEN}", root_path="/work/progress")
-    assert security.authorised(stream, ServerSettings(token=TOKEN))
+    assert security.is_authorised(stream, ServerSettings(token=TOKEN))
     app.state.services.reader_pool.close()
 
 

@@ -100,8 +100,8 @@ def test_the_query_takes_the_token_for_streams_only() -> None:
         (LIST, False),
         ("/api/v1/stream/x", False),
     ):
-        assert security.authorised(scope_of(f"{path}?access_token={TOKEN}"), settings) is allowed
-    assert not security.authorised(scope_of("/api/v1/stream?access_token=" + "x=&" * 2_000), settings)
+        assert security.is_authorised(scope_of(f"{path}?access_token={TOKEN}"), settings) is allowed
+    assert not security.is_authorised(scope_of("/api/v1/stream?access_token=" + "x=&" * 2_000), settings)
 
 
 def test_settings_never_show_the_token() -> None:
@@ -258,7 +258,7 @@ def test_without_a_token_other_sites_still_change_nothing(client: Client, header
 )
 def test_hosts(host: str, settings: dict[str, Any], allowed: bool) -> None:
     """The Host header has to name this server: another name that was made to point here does not."""
-    assert security.host_allowed(scope_of("/", headers={"host": host}), ServerSettings(**settings)) is allowed
+    assert security.is_host_allowed(scope_of("/", headers={"host": host}), ServerSettings(**settings)) is allowed
 
 
 def test_a_request_for_another_host_is_misdirected(client: Client) -> None:
@@ -272,7 +272,7 @@ def test_two_hosts_are_none() -> None:
     """A request with two Host headers means something else to a proxy than to us."""
     scope = scope_of("/")
     scope["headers"] += [(b"host", b"localhost")]
-    assert not security.host_allowed(scope, ServerSettings())
+    assert not security.is_host_allowed(scope, ServerSettings())
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_origins(origin: str | None, host: str, allowed: bool) -> None:
     """Pages of this server and of the list may ask, and programs that are no pages."""
     headers = {"host": host} if origin is None else {"host": host, "origin": origin}
     settings = ServerSettings(allowed_hosts=("*",), allowed_origins=("https://other.example",))
-    assert security.origin_allowed(scope_of("/", headers=headers), settings) is allowed
+    assert security.is_origin_allowed(scope_of("/", headers=headers), settings) is allowed
 
 
 @given(
@@ -313,10 +313,10 @@ def test_no_header_gets_past_or_breaks_the_checks(headers: dict[str, str]) -> No
     settings = ServerSettings(token=TOKEN)
     for method in ("GET", "POST"):
         scope = scope_of("/api/v1/stream?access_token=%ff", method, headers)
-        security.host_allowed(scope, settings)
-        security.origin_allowed(scope, settings)
-        security.forgery(scope, settings)
-        assert not security.authorised(scope, settings)
+        security.is_host_allowed(scope, settings)
+        security.is_origin_allowed(scope, settings)
+        security.may_be_forged(scope, settings)
+        assert not security.is_authorised(scope, settings)
 
 
 def test_cross_origin_reading_is_closed_by_default(client: Client) -> None:

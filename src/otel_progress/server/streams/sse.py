@@ -38,9 +38,6 @@ _HEADERS: Final = [
 ]
 
 
-_MAX_FIELDS: Final = 1_100
-
-
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -80,7 +77,7 @@ class SseEndpoint:
         subscriber = hub.attach("sse")
         disconnect = asyncio.get_running_loop().create_task(_wait_for_disconnect(receive, subscriber))
         try:
-            last_event_id = security.header_of(scope, "last-event-id")
+            last_event_id = security.get_header(scope, "last-event-id")
             await _SseSession(hub, subscriber, send).run(query, last_event_id)
         except asyncio.CancelledError:
             if not subscriber.evicted:
@@ -91,7 +88,7 @@ class SseEndpoint:
             hub.detach(subscriber)
 
     def _check_access(self, scope: Scope) -> None:
-        if not security.authorised(scope, self._settings):
+        if not security.is_authorised(scope, self._settings):
             msg = "The token is missing or wrong. Send it as: Authorization: Bearer TOKEN."
             raise Problem(401, msg, headers={"WWW-Authenticate": "Bearer"})
         if self._hub.closed:
@@ -151,10 +148,12 @@ def _parse_fields(scope: Scope) -> Mapping[str, list[str]]:
             scope.get("query_string", b"").decode("latin-1"),
             keep_blank_values=True,
             errors="strict",
-            max_num_fields=_MAX_FIELDS,
+            max_num_fields=security.MAX_QUERY_FIELDS,
         )
     except ValueError:
-        raise Problem(400, f"Invalid query: expected at most {_MAX_FIELDS} fields in UTF-8.") from None
+        raise Problem(
+            400, f"Invalid query: expected at most {security.MAX_QUERY_FIELDS} fields in UTF-8."
+        ) from None
     for name, value in pairs:
         if name in fields:
             fields[name].append(value)

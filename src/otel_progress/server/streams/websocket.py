@@ -90,9 +90,9 @@ class WebSocketEndpoint:
         """Return the close code and reason of a refused client."""
         # Why: the connection closes after the handshake. A browser reports the code of a close to its
         # page, but nothing about a rejected handshake.
-        if not security.origin_allowed(scope, self._settings):
+        if not security.is_origin_allowed(scope, self._settings):
             return NO_ORIGIN, "origin"
-        if not security.authorised(scope, self._settings):
+        if not security.is_authorised(scope, self._settings):
             return NO_TOKEN, "token"
         if self._hub.closed:
             return GOING_AWAY, "closing"
