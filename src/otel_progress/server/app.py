@@ -1,4 +1,4 @@
-"""`create_app()`: ASGI application over any Reader, to serve or to mount in another application."""
+"""ASGI application over any Reader, to serve or to mount."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def create_app(
     public_url: PublicUrl = None,
     previews: Store | None = None,
 ) -> FastAPI:
-    """Return an ASGI application over ``reader``: REST, streams, the page and ``/metrics``.
+    """Return an ASGI application over ``reader``: REST, streams and the page.
 
-    Any ASGI server can serve it, and it can be mounted under any prefix. A parent application does not
-    have to run its lifespan, because the first client starts the streams. Without ``controller`` the
-    API is read-only. ``totals`` are the counters of a runtime, which ``/metrics`` includes.
-    ``public_url`` is the base URL for users, which ``/metrics`` uses in the URLs of previews.
-    ``previews`` is the store of their content. Clients of a mounted application use the parent's host
-    names: list them in ``allowed_hosts``. The caller closes the reader.
+    Any ASGI server can serve it, and it can be mounted under any prefix. A parent application does
+    not have to run its lifespan, because the first client starts the streams. Without
+    ``controller`` the API is read-only. ``totals`` are the counters of a runtime, which
+    ``/metrics`` includes. ``public_url`` is the base URL for users, which ``/metrics`` uses in the
+    URLs of previews. ``previews`` is the store of their content. Clients of a mounted application
+    use the parent's host names: list them in ``allowed_hosts``. The caller closes the reader.
     """
     settings = settings or ServerSettings()
     counts = ServerCounters()
@@ -87,7 +87,10 @@ def create_app(
 
 
 class _Application(FastAPI):
-    """FastAPI application inside the security middleware, which also handles the framework's errors."""
+    """FastAPI application inside the security middleware.
+
+    It also handles errors of the framework.
+    """
 
     def __init__(self, services: AppState) -> None:
         @asynccontextmanager

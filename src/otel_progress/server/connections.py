@@ -1,4 +1,4 @@
-"""uvicorn connections with limits on their number, on slow clients and on write buffers."""
+"""uvicorn connections with limits on number, slow clients and buffers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _silenced_logger.setLevel(logging.CRITICAL)
 def build_protocols(
     limits: ConnectionLimits, counts: ServerCounters
 ) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
-    """Return classes of HTTP and WebSocket connections for uvicorn with ``limits`` and ``counts``."""
+    """Return classes of HTTP and WebSocket connections with limits for uvicorn."""
     http = type("LimitedHttp", (_Http,), {"limits": limits, "counts": counts})
     ws = type("LimitedSocket", (_WebSocket,), {"limits": limits, "counts": counts})
     return http, ws
@@ -50,7 +50,10 @@ class _Deadline:
         self._timer = self._loop.call_later(seconds, self._abort, reason)
 
     def handle_loss(self, reason: str, error: Exception | None, counts: ServerCounters) -> None:
-        """Cancel the timer of a lost connection. Count a client that the operating system timed out."""
+        """Cancel the timer of a lost connection.
+
+        Count a client that the operating system timed out.
+        """
         if self._timer is not None and self.reason == reason and isinstance(error, TimeoutError):
             counts.count_refusal(reason)
         self.disarm()
@@ -63,7 +66,7 @@ class _Deadline:
 
 
 class _Http(H11Protocol):
-    """HTTP connection that is aborted when there are too many, or when its client is too slow."""
+    """Cancel the timer of a lost connection, and count a timeout of the system."""
 
     limits: ConnectionLimits
     counts: ServerCounters
@@ -111,7 +114,10 @@ class _Http(H11Protocol):
         self._writing.disarm()
 
     def _watch_reading(self) -> None:
-        """Start a timer for the part that the client is sending. Data that arrives does not extend it."""
+        """Start a timer for the part that the client is sending.
+
+        Data that arrives does not extend it.
+        """
         client_state = self.conn.their_state
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             self._reading.disarm()
@@ -157,7 +163,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
 
 def _limit_buffers(transport: asyncio.Transport, limits: ConnectionLimits) -> None:
-    """Limit the write buffers, so that a slow client receives recent messages instead of old ones."""
+    """Limit the write buffers, so that slow clients receive recent messages."""
     transport.set_write_buffer_limits(high=limits.buffer)
     sock = cast("socket.socket | None", transport.get_extra_info("socket"))
     if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
@@ -165,8 +171,8 @@ def _limit_buffers(transport: asyncio.Transport, limits: ConnectionLimits) -> No
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.kernel_buffer)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # Why: without it a client whose network is down is detected after a quarter of an hour. It is
-        # longer than our own timeout, which counts the client.
+        # Why: without it a client whose network is down is detected after a quarter of an hour.
+        # It is longer than our own timeout, which counts the client.
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             timeout_ms = int(limits.blocked_s * 2000)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)

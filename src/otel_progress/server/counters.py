@@ -1,4 +1,4 @@
-"""Counters of a server for ``/metrics``: clients, messages, coalesced snapshots and refusals."""
+"""Counters of a server for ``/metrics``: clients, messages and refusals."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ class ServerCounters:
         self._add(semconv.SERVER_COALESCED, transport, number)
 
     def count_refusal(self, reason: str) -> None:
-        """Count a refused request, connection or message. ``reason`` is a fixed word, never client text."""
+        """Count a refused request, connection or message.
+
+        ``reason`` is a fixed word, never client text.
+        """
         self._add(semconv.SERVER_REFUSED, reason, 1)
 
     def read(self) -> Mapping[Metric, Mapping[tuple[str, ...], Number]]:

@@ -1,4 +1,7 @@
-"""What a client may ask for in a query: moments, severities, and which operations. Bad values become problems that say the fix."""
+"""What a client may ask for in a query: moments, severities, and which operations.
+
+Bad values become problems that say the fix.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,9 @@ METADATA_PREFIX: Final = "metadata."
 class OperationFilter:
     """Which operations are wanted: all that is given has to hold; of several statuses, types and so on any one does.
 
-    ``metadata`` are (key, value), value None for any; ``text`` is looked for in id, name and message, whatever the case;
-    ``since`` takes in what was still under way at that moment (Unix seconds) or later.
+    ``metadata`` are (key, value), value None for any; ``text`` is looked for in id, name and
+    message, whatever the case; ``since`` takes in what was still under way at that moment (Unix
+    seconds) or later.
     """
 
     statuses: frozenset[Status] = frozenset()

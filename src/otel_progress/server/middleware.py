@@ -1,4 +1,4 @@
-"""ASGI middleware: validates requests, adds security headers, handles unexpected exceptions.
+"""ASGI middleware: request checks, security headers, unexpected exceptions.
 
 It does not buffer responses, so streams work through it.
 """
@@ -21,8 +21,8 @@ from otel_progress.server.problems import Problem, build_internal_problem, quote
 from otel_progress.server.settings import ServerSettings
 
 CONTENT_SECURITY_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
 
@@ -35,7 +35,10 @@ HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-"""Headers of every response. Without caching headers of its own a response is not cached."""
+"""Headers of every response.
+
+Without caching headers of its own a response is not cached.
+"""
 
 
 _OPEN: Final = frozenset({"/healthz", "/login"})
@@ -134,7 +137,7 @@ class SecurityMiddleware:
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
 
     def _find_refusal(self, scope: Scope) -> tuple[str, ASGIApp] | None:
-        """Return the reason to refuse a request, and the application that answers it, or None."""
+        """Return the reason to refuse a request and its response, or None."""
         settings, path = self._settings, security.mounted_path(scope)
         url_bytes = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
         if url_bytes > settings.limits.url_bytes:
@@ -157,7 +160,8 @@ class SecurityMiddleware:
         if scope["type"] == "http" and security.may_be_forged(scope, settings):
             return "forgery", Problem(
                 403,
-                "Possible request forgery: expected a request of the server's own page. Send the token as a bearer token.",
+                "Possible request forgery: expected a request of the server's own page. "
+                "Send the token as a bearer token.",
             )
         return None
 
@@ -171,7 +175,10 @@ class SecurityMiddleware:
         return security.get_header(scope, "access-control-request-method") is not None
 
     async def _read_body(self, receive: Receive) -> Receive:
-        """Return a ``receive`` with the whole body. Raises Problem when it is too long or too slow."""
+        """Return a ``receive`` with the whole body.
+
+        Raises Problem when it is too long or too slow.
+        """
         limits = self._settings.limits
         try:
             body = await asyncio.wait_for(_read_all(receive, limits.body_bytes), limits.body_s)
@@ -215,7 +222,10 @@ class _ResponseWrapper:
 
 
 def keep_encoded_separators(scope: Scope) -> str:
-    """Return the path with ``/`` and ``%`` in segments still encoded: an id with a slash is one segment."""
+    """Return the path with ``/`` and ``%`` in segments still encoded.
+
+    An id with a slash is therefore one segment.
+    """
     raw = scope.get("raw_path")
     if not raw:
         return str(scope["path"])
@@ -225,7 +235,10 @@ def keep_encoded_separators(scope: Scope) -> str:
 
 def build_unauthorised_problem() -> Problem:
     """Return the problem of a request without the token."""
-    msg = "The token is missing or wrong. Send it as: Authorization: Bearer TOKEN. In a browser, log in at /login."
+    msg = (
+        "The token is missing or wrong. Send it as: Authorization: Bearer TOKEN. "
+        "In a browser, log in at /login."
+    )
     return Problem(401, msg, headers={"WWW-Authenticate": 'Bearer realm="otel-progress"'})
 
 

@@ -1,4 +1,4 @@
-"""Pages of operations, batches and records, with cursors that continue after the last entry.
+"""Pages of operations, batches and records, with cursors.
 
 A cursor contains the sort value and the run of the last operation. Operations that start or end
 between two requests therefore do not move others to another page. Where the sort value itself
@@ -33,10 +33,13 @@ _MAX_CURSOR_CHARACTERS: Final = 4_096
 
 
 Sort: TypeAlias = Literal[
-    "started", "-started", "ended", "-ended", "name", "-name", "type", "-type", "ratio", "-ratio", "elapsed", "-elapsed",
-    "remaining", "-remaining",
+    "started", "-started", "ended", "-ended", "name", "-name", "type", "-type",
+    "ratio", "-ratio", "elapsed", "-elapsed", "remaining", "-remaining",
 ]  # fmt: skip
-"""Sort orders. ``-`` reverses the order. Unknown values are last in both directions."""
+"""Sort orders. ``-`` reverses the order.
+
+Unknown values are last in both directions.
+"""
 
 
 SORTS: Final[tuple[str, ...]] = get_args(Sort)
@@ -61,7 +64,7 @@ _TEXTS: Final = frozenset({"name", "type"})
 
 @dataclass(frozen=True, slots=True)
 class PageCursor:
-    """Position of an operation in an order: its sort value, and its run to order equal values."""
+    """Position of an operation in an order: its sort value and its run."""
 
     value: _Value
     run: str
@@ -70,7 +73,9 @@ class PageCursor:
 def paginate(
     operations: Sequence[OperationSnapshot], sort: str, limit: int, cursor: str | None
 ) -> tuple[list[OperationSnapshot], str | None]:
-    """Return the page after ``cursor`` (the first one without it) and the cursor of the next, or None.
+    """Return the page after ``cursor`` and the cursor of the next page, or None.
+
+    Without ``cursor`` it is the first page.
 
     Raises Problem (422) when the cursor is not valid for this order.
     """
@@ -95,7 +100,10 @@ def write_cursor(position: PageCursor, sort: str) -> str:
 
 
 def read_cursor(cursor: str, sort: str) -> PageCursor:
-    """Return the position of a cursor. Raises Problem (422) when it is not valid for this order."""
+    """Return the position of a cursor.
+
+    Raises Problem (422) when it is not valid for this order.
+    """
     parts = decode_cursor(cursor, sort)
     if parts is None or len(parts) != 2 or type(parts[1]) is not str or not _is_sort_value(parts[0], sort):
         raise build_cursor_problem("Use next of the previous page with the same sort, or leave it out.")
@@ -110,7 +118,7 @@ def encode_cursor(order: str, *parts: float | str | None) -> str:
 
 
 def decode_cursor(cursor: str, order: str) -> Sequence[Any] | None:
-    """Return the unchecked values of a cursor, None when it is not valid for this order."""
+    """Return the values of a cursor, None when it is not valid for this order."""
     try:
         if len(cursor) > _MAX_CURSOR_CHARACTERS or not cursor.isascii():
             return None
@@ -146,7 +154,10 @@ def _build_position(operation: OperationSnapshot, key: Callable[[OperationSnapsh
 
 
 def _sort_key(entry: tuple[PageCursor, object]) -> tuple[bool, Any, str]:
-    """Return the sort key. Values of one order are all texts or all numbers, except None."""
+    """Return the sort key.
+
+    Values of one order are all texts or all numbers, except None.
+    """
     position = entry[0]
     if position.value is None:
         return False, 0, position.run
@@ -176,7 +187,9 @@ _LARGEST: Final = 2.0**63
 def page_of_batches(
     reader: Reader, limit: int, cursor: str | None
 ) -> tuple[Sequence[BatchSnapshot], str | None]:
-    """Return the page after ``cursor`` (the first one without it) and the cursor of the next, or None.
+    """Return the page after ``cursor`` and the cursor of the next page, or None.
+
+    Without ``cursor`` it is the first page.
 
     Raises Problem (422) when the cursor is not valid for batches.
     """
@@ -211,12 +224,15 @@ R = TypeVar("R")
 
 
 _MAX_EQUAL: Final = 10_000
-"""Records of one position that a cursor can count. A cursor with more is not valid."""
+"""Records of one position that a cursor can count.
+
+A cursor with more is not valid.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[R]):
-    """Records of one kind: their name in cursors, their position, and the types of the position.
+    """Records of one kind: name in cursors, position, and types of the position.
 
     The position of records grows within a run.
     """
@@ -241,16 +257,19 @@ PREVIEWS: Final[Kind[Preview]] = Kind("previews", lambda preview: preview.number
 def page_of_records(
     kind: Kind[R], query: Callable[[Any, int], Sequence[R]], run: str, limit: int, cursor: str | None
 ) -> tuple[Sequence[R], str | None]:
-    """Return the page after ``cursor`` (the newest one without it) and the cursor of the next, or None.
+    """Return the page before ``cursor`` and the cursor of the next page, or None.
+
+    Without ``cursor`` it is the page with the newest records.
 
     ``query(max_position, max_records)`` returns the newest ``max_records`` records of the run up to
-    that position, oldest first. Raises Problem (422) when the cursor is not valid for this kind and run.
+    that position, oldest first. Raises Problem (422) when the cursor is not valid for this kind and
+    run.
     """
     max_position, sent_count = _read_record_cursor(cursor, kind, run) if cursor else (None, 0)
     records = query(max_position, limit + sent_count + 1)
     equal = sum(kind.get_position(record) == max_position for record in records) if sent_count else 0
-    # Why: processes that share a run number their records independently. Several records may have the
-    # same position, before and after a cursor.
+    # Why: processes that share a run number their records independently. Several records may
+    # have the same position, before and after a cursor.
     rest = records[: len(records) - min(sent_count, equal)]
     page = rest[-limit:]
     if len(rest) <= limit:
@@ -263,7 +282,7 @@ def page_of_records(
 
 
 def _read_record_cursor(cursor: str, kind: Kind[R], run: str) -> tuple[Any, int]:
-    """Return the position of a cursor, and how many records of that position were sent."""
+    """Return the position of a cursor, and the number of sent records there."""
     parts = decode_cursor(cursor, kind.name)
     if parts is None or len(parts) != 3 or type(parts[0]) not in kind.types or type(parts[1]) is not int:
         raise _invalid_record_cursor()

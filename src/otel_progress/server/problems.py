@@ -106,7 +106,7 @@ async def handle_problem(request: Request, error: Exception) -> Response:
 
 
 async def handle_http_error(request: Request, error: Exception) -> Response:
-    """Return the response of a framework error: unknown path, unknown method, or invalid JSON."""
+    """Return the response of a framework error, such as an unknown path."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.NOT_FOUND:
@@ -122,7 +122,7 @@ async def handle_http_error(request: Request, error: Exception) -> Response:
 
 
 async def handle_validation_error(request: Request, error: Exception) -> Response:
-    """Return the response for parameters or a body that do not match the OpenAPI document."""
+    """Return the response for invalid parameters or an invalid body."""
     del request
     assert isinstance(error, RequestValidationError)
     validation_errors = error.errors()
@@ -137,7 +137,10 @@ async def handle_validation_error(request: Request, error: Exception) -> Respons
 
 
 async def handle_journal_error(request: Request, error: Exception) -> Response:
-    """Return the response for a journal that cannot be read. The error names the cause and the fix."""
+    """Return the response for a journal that cannot be read.
+
+    The error names the cause and the fix.
+    """
     del request
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE, escape_controls(str(error)), headers={"Retry-After": "1"}

@@ -1,4 +1,4 @@
-"""Thread pool for calls of a Reader, which block (SQLite waits for locks and disks)."""
+"""Thread pool for blocking calls of a Reader."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ class ReaderPool:
         self._lock = Lock()
 
     async def run(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> T:
-        """Call ``function`` in a thread. Raises Problem (503) when the queue is full or the time is over."""
+        """Call ``function`` in a thread.
+
+        Raises Problem (503) when the queue is full or the time is over.
+        """
         limits = self._limits
         if self._open >= limits.readers + limits.waiting:
             self._counts.count_refusal("busy")
@@ -54,7 +57,10 @@ class ReaderPool:
             return await asyncio.wait_for(asyncio.wrap_future(result), limits.answer_s)
         except asyncio.TimeoutError:
             self._counts.count_refusal("timeout")
-            msg = f"The journal did not answer within {limits.answer_s:g} seconds. Check for a busy disk or a locked file."
+            msg = (
+                f"The journal did not answer within {limits.answer_s:g} seconds. "
+                "Check for a busy disk or a locked file."
+            )
             raise Problem(503, msg, headers=_RETRY) from None
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""Access checks of one ASGI scope: host, origin and token. The same for REST and streams."""
+"""Access checks of one ASGI scope: host, origin and token.
+
+The same for REST and streams.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,9 @@ def mounted_path(scope: Scope) -> str:
 
 
 def is_host_allowed(scope: Scope, settings: ServerSettings) -> bool:
-    """Return True when the Host header names this server. It protects against DNS rebinding.
+    """Return True when the Host header names this server.
+
+    It protects against DNS rebinding.
 
     IP addresses are allowed when the server is bound to all addresses: rebinding needs a name.
     """
@@ -93,12 +98,15 @@ def is_same_origin(scope: Scope, origin: str) -> bool:
 
 
 def is_authorised(scope: Scope, settings: ServerSettings) -> bool:
-    """Return True when no token is required, or the request has it as bearer token, cookie or query."""
+    """Return True when no token is required, or the request contains it.
+
+    It can be a bearer token, a cookie, or for streams in the query.
+    """
     return settings.token is None or has_bearer(scope, settings) or has_cookie(scope, settings)
 
 
 def has_bearer(scope: Scope, settings: ServerSettings) -> bool:
-    """Return True when the Authorization header, or the query of a stream, contains the token."""
+    """Return True when a bearer token or the query of a stream is correct."""
     tokens = [
         value.partition(" ")[2].strip()
         for value in get_headers(scope, "authorization")
@@ -125,12 +133,15 @@ def is_token(text: str, settings: ServerSettings) -> bool:
 
 
 def build_cookie_value(settings: ServerSettings) -> str:
-    """Return the value of the login cookie: a hash, so that the browser does not store the token."""
+    """Return the value of the login cookie, a hash of the token.
+
+    The browser does not store the token itself.
+    """
     return hmac.new((settings.token or "").encode(), b"otel-progress cookie", hashlib.sha256).hexdigest()
 
 
 def may_be_forged(scope: Scope, settings: ServerSettings) -> bool:
-    """Return True when the page of another site may have sent a request that changes state (CSRF).
+    """Return True when another site may have sent a changing request (CSRF).
 
     Browsers report the site of a request. A request with only the cookie and no site is refused.
     """
@@ -158,7 +169,10 @@ def _equals(given: str, expected: str) -> bool:
 
 
 def _parse_host_name(host: str) -> str | None:
-    """Return the name in a Host header without its port, in lower case. None when it is not valid."""
+    """Return the name in a Host header without its port, in lower case.
+
+    None when it is not valid.
+    """
     parts = _split_authority(host)
     return None if parts is None else parts[0].rstrip(".").strip("[]")
 
@@ -169,7 +183,10 @@ def _split_with_port(authority: str, scheme: str) -> tuple[str, str] | None:
 
 
 def _split_authority(authority: str) -> tuple[str, str] | None:
-    """Return host and port of an authority, the port may be empty. None when it is not valid."""
+    """Return host and port of an authority, the port may be empty.
+
+    None when it is not valid.
+    """
     if authority.startswith("["):
         host, bracket, rest = authority.partition("]")
         host, separator, port = host + bracket, rest[:1], rest[1:]

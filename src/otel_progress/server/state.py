@@ -36,7 +36,10 @@ class AppState:
     previews: Store | None = None
 
     async def answer(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Response:
-        """Return the result of ``function`` as a JSON response. A thread calls it and encodes its result."""
+        """Return the result of ``function`` as a JSON response.
+
+        A thread calls it and encodes its result.
+        """
         body = await self.reader_pool.run(lambda: as_json(function(*arguments, **named)).encode())
         return Response(body, media_type="application/json")
 
@@ -46,7 +49,7 @@ class AppState:
         if operation is None:
             raise Problem(
                 404,
-                f"Unknown operation {quote_text(operation_id)!r}: it never ran here, or it was deleted or has expired.",
+                f"Unknown operation {quote_text(operation_id)!r}: it never ran here, or it was deleted.",
             )
         return operation
 

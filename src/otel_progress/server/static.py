@@ -59,7 +59,10 @@ def page_files() -> Mapping[str, StaticFile]:
 def build_file_response(
     request: Request, name: str, *, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a file of the table, or 304 when the client has it. Raises Problem (404) for an unknown name."""
+    """Return a file of the table, or 304 when the client has it.
+
+    Raises Problem (404) for an unknown name.
+    """
     file = page_files().get(name)
     if file is None:
         raise Problem(404, "Unknown file of the page.")
@@ -70,7 +73,7 @@ def build_file_response(
 
 
 def matches_etag(condition: str | None, tag: str) -> bool:
-    """Return True when an If-None-Match header names an ETag, compared weakly (RFC 9110, 13.1.2)."""
+    """Return True when an If-None-Match header names an ETag (weak comparison)."""
     if condition is None:
         return False
     names = {name.strip().removeprefix("W/") for name in condition.split(",")}
@@ -166,7 +169,7 @@ def _redirect(url: str = "./") -> Response:
 
 
 def _cookie_path(request: Request) -> str:
-    """Return the path for the cookie, ``/`` for a prefix with characters that a cookie cannot contain."""
+    """Return the path for the cookie, ``/`` when a cookie cannot contain the prefix."""
     prefix = str(request.scope.get("root_path", ""))
     return (
         prefix

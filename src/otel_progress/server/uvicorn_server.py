@@ -1,4 +1,4 @@
-"""uvicorn server for the application, in a thread or as the main work of a process."""
+"""uvicorn server for the application, in a thread or blocking."""
 
 from __future__ import annotations
 
@@ -43,20 +43,24 @@ GRACE_S: Final = 3
 
 
 _MAX_WS_MESSAGE_BYTES: Final = 1024 * 1024
-"""Larger WebSocket messages close the connection. Smaller messages that are too long get an error."""
+"""Larger WebSocket messages close the connection.
+
+Smaller messages that are too long get an error.
+"""
 
 
 _LISTEN_BACKLOG: Final = 2_048
 
 
 class Server:
-    """Serves a reader on ``http://host:port``, in a thread (:meth:`start`) or blocking (:meth:`run`).
+    """Server of a reader on ``http://host:port``, in a thread or blocking.
 
-    Every request needs ``token`` when it is set. An address that other machines can reach requires it,
-    unless ``allow_public``. ``controller`` handles requests to cancel and to delete. ``totals`` are the
-    counters of a runtime for ``/metrics``. ``public_url`` is the address for users when it differs from
-    the server's own. ``previews`` stores the content of previews. The constructor binds the address.
-    Raises ConfigurationError when a value is not valid or the address cannot be bound.
+    Every request needs ``token`` when it is set. An address that other machines can reach requires
+    it, unless ``allow_public``. ``controller`` handles requests to cancel and to delete. ``totals``
+    are the counters of a runtime for ``/metrics``. ``public_url`` is the address for users when it
+    differs from the server's own. ``previews`` stores the content of previews. The constructor
+    binds the address. Raises ConfigurationError when a value is not valid or the address cannot be
+    bound.
     """
 
     def __init__(
@@ -118,7 +122,10 @@ class Server:
         return self.url
 
     def run(self) -> None:
-        """Serve in the main thread until SIGTERM or SIGINT, then end all streams and return."""
+        """Serve in the main thread until SIGTERM or SIGINT.
+
+        Then end all streams and return.
+        """
         with self._handle_signals():
             self._serve()
 
@@ -143,8 +150,9 @@ class Server:
     def give_up_after_fork(self) -> None:
         """Close the inherited connections in a forked child.
 
-        They would otherwise stay open for their clients until the child ends. Their file descriptors
-        are redirected to the null device, because copies of the parent's objects will close them.
+        They would otherwise stay open for their clients until the child ends. Their file
+        descriptors are redirected to the null device, because copies of the parent's objects will
+        close them.
         """
         sockets: list[Any] = [self._socket]
         for connection in list(self._uvicorn.server_state.connections):
@@ -172,7 +180,8 @@ class Server:
     @contextlib.contextmanager
     def _handle_signals(self) -> Iterator[None]:
         """Stop the server on a signal."""
-        # Why: uvicorn's own handlers raise the signal again at the end, which changes the exit status.
+        # Why: uvicorn's own handlers raise the signal again at the end. That would change the
+        # exit status.
 
         def end(number: int, frame: FrameType | None) -> None:
             del frame
@@ -189,7 +198,7 @@ class Server:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn server that does not handle signals, and that ends the streams before the connections."""
+    """uvicorn server that handles no signals, and ends the streams first."""
 
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
@@ -238,7 +247,7 @@ def _build_config(
 
 
 def _check_address(host: str, port: object, *, has_access_control: bool) -> None:
-    """Raise ConfigurationError for an invalid port, or for a public address without access control."""
+    """Raise ConfigurationError for an invalid port or an unprotected public address."""
     if not (is_loopback(host) or has_access_control):
         msg = (
             f"Invalid host {host or 'all addresses'}: other machines can reach it without a token. "

@@ -20,7 +20,7 @@ async def list_batches(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Length of a page.")] = PAGE,
     cursor: Cursor = None,
 ) -> Response:
-    """List batches without their operations: running ones first, then the newest first."""
+    """List batches without their operations: running ones first, then newest first."""
 
     def read() -> Document:
         batches, next_cursor = page_of_batches(services.reader, limit, cursor)
@@ -39,7 +39,7 @@ async def get_batch(services: AppStateDep, batch_id: BatchId) -> Response:
 
 
 async def list_stages(services: AppStateDep) -> Response:
-    """List the stages of every category: built-in ones, and those registered in this process."""
+    """List the stages of every category, built-in and registered ones."""
     return await services.answer(_read_stages)
 
 

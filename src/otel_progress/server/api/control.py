@@ -23,16 +23,20 @@ async def cancel_operation(
     operation_id: OperationId,
     body: Annotated[CancelReason, Body(description="Reason of the request.")] = CancelReason(),  # noqa: B008 - never changed
 ) -> Response:
-    """Request an operation to stop. Its process stops at the next element of `track` or the next check."""
+    """Request an operation to stop.
+
+    Its process stops at the next element of `track` or the next check.
+    """
     document = await services.reader_pool.run(_cancel, services, operation_id, body.reason)
     return Response(as_json(document).encode(), HTTPStatus.ACCEPTED, media_type="application/json")
 
 
 async def delete_operation(services: AppStateDep, operation_id: OperationId) -> Response:
-    """Delete an ended or abandoned operation: all its runs, with their events and logs.
+    """Delete an ended or abandoned operation with its events and logs.
 
-    An abandoned operation can be deleted when its process no longer exists. On another machine or in
-    another container that is not visible: it can be deleted ten minutes after its last heartbeat.
+    An abandoned operation can be deleted when its process no longer exists. On another machine or
+    in another container that is not visible: it can be deleted ten minutes after its last
+    heartbeat.
     """
     run = await services.reader_pool.run(_delete, services, operation_id)
     services.hub.report_deleted(operation_id, run)
@@ -51,7 +55,10 @@ def _cancel(services: AppState, operation_id: str, reason: str) -> dict[str, str
 
 
 def _delete(services: AppState, operation_id: str) -> str:
-    """Delete the runs of an operation and return the newest. Raises Problem (409) while it may be running."""
+    """Delete the runs of an operation and return the newest.
+
+    Raises Problem (409) while it may be running.
+    """
     controller = _get_controller(services)
     operation = services.find(operation_id)
     if operation.alive and not operation.status.finished:
@@ -61,7 +68,7 @@ def _delete(services: AppState, operation_id: str) -> str:
     remaining = services.reader.get(operation_id)
     if remaining is not None and remaining.run == operation.run:
         msg = (
-            f"The process of {quote_text(operation_id)!r} sends no heartbeat, but it may run on another machine. "
+            f"The process of {quote_text(operation_id)!r} sends no heartbeat, but may run elsewhere. "
             f"Delete the operation {UNVERIFIED_TIMEOUT_S / 60:.0f} minutes after the last heartbeat."
         )
         raise Problem(409, msg)

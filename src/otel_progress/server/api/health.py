@@ -21,7 +21,10 @@ async def readyz(services: AppStateDep) -> Response:
 
 
 async def metrics(request: Request, services: AppStateDep) -> Response:
-    """Return the metrics for Prometheus: operations, batches and the server. Accept selects the format."""
+    """Return the metrics for Prometheus: operations, batches and the server.
+
+    Accept selects the format.
+    """
     body, media_type = await services.reader_pool.run(
         render_exposition, services.collector, request.headers.get("accept", "")
     )

@@ -1,4 +1,4 @@
-"""Endpoints of operations: lists, the history, one operation with its levels, and exports."""
+"""Endpoints of operations: lists, history, levels and exports."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ async def list_operations(
     metadata: Annotated[
         list[str],
         Query(
-            description="With this metadata: `key`, or `key=value`. `metadata.KEY=VALUE` works as well. All have to match."
+            description="With this metadata: `key` or `key=value`. All have to match. "
+            "`metadata.KEY=VALUE` works as well."
         ),
     ] = [],  # noqa: B006
     q: Annotated[str, Query(max_length=200, description="With this text in id, name or message.")] = "",
@@ -56,7 +57,7 @@ async def list_operations(
     limit: Limit = PAGE,
     cursor: Cursor = None,
 ) -> Response:
-    """List operations without their levels: running ones, and those that ended recently.
+    """List operations without their levels: running and recently ended ones.
 
     `since` includes operations that were running at that time. Of ended operations the newest 2,000
     are searched. The history has all.
@@ -96,7 +97,10 @@ def _list_page(
 
 
 def _read_matching(services: AppState, operation_filter: OperationFilter) -> list[OperationSnapshot]:
-    """Return the matching operations. A run that ends between the two queries is included once."""
+    """Return the matching operations.
+
+    A run that ends between the two queries is included once.
+    """
     reader = services.reader
     by_run: dict[str, OperationSnapshot] = {}
     if operation_filter.wants_active:
@@ -189,7 +193,8 @@ async def export_operation(
     format: Annotated[
         Literal["json", "jsonl", "csv"],
         Query(
-            description="`json`: one document with levels and events. `jsonl`: one line per level and event. `csv`: one row per level."
+            description="`json`: one document with levels and events. `jsonl`: one line per level and event. "
+            "`csv`: one row per level."
         ),
     ] = "json",
 ) -> Response:
@@ -206,7 +211,10 @@ async def export_operation(
 
 
 def _build_etag(operation: OperationSnapshot, levels: bool) -> str:
-    """Return a weak ETag. It includes the condition, but not figures that only depend on time."""
+    """Return a weak ETag.
+
+    It includes the condition, but not figures that only depend on time.
+    """
     resources = operation.resources
     parts = (
         operation.run,
@@ -250,7 +258,7 @@ def _read_levels(services: AppState, operation_id: str, path: str, depth: int) -
 
 
 def _build_attachment_header(operation_id: str, suffix: str) -> str:
-    """Return a Content-Disposition with a portable file name, and the exact name for newer clients."""
+    """Return a Content-Disposition with a portable and an exact file name."""
     portable = re.sub(r"[^A-Za-z0-9._-]+", "_", operation_id)[:100].strip("._-") or "operation"
     exact = quote(f"{operation_id[:100]}.{suffix}", safe="", errors="replace")
     return f"attachment; filename=\"{portable}.{suffix}\"; filename*=UTF-8''{exact}"

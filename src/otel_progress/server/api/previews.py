@@ -1,4 +1,4 @@
-"""Previews of an operation: the list, and the content with headers that prevent its execution."""
+"""Previews of an operation: the list, and the content in a sandbox."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from otel_progress.server.state import AppState, AppStateDep
 from otel_progress.server.static import matches_etag
 
 MAX_SEARCHED: Final = 10_000
-"""Newest previews of an operation that are searched for a number. Older ones are not found."""
+"""Newest previews of an operation that are searched for a number.
+
+Older ones are not found.
+"""
 
 
 _SANDBOX_HEADERS: Final = {
@@ -47,7 +50,9 @@ async def list_previews(
     limit: Records = 100,
     cursor: Cursor = None,
 ) -> Response:
-    """List previews of an operation: the newest ones, oldest first. `next` is the cursor of older ones.
+    """List previews of an operation: the newest ones, oldest first.
+
+    `next` is the cursor of older ones.
 
     `url` is the address of the content, which never changes.
     """
@@ -72,14 +77,15 @@ async def get_preview(
     digest: Annotated[
         str | None,
         Query(
-            description="SHA-256 of the content. The response has exactly this content, and can be cached permanently.",
+            description="SHA-256 of the content. With it the response can be cached permanently.",
             pattern="^[0-9a-f]{64}$",
         ),
     ] = None,
 ) -> Response:
     """Return a preview of the newest run of an operation: an image, a text, or JSON.
 
-    The response has an ETag. With `digest`, as in the `url` of the list, it can be cached permanently.
+    The response has an ETag. With `digest`, as in the `url` of the list, it can be cached
+    permanently.
     """
     cached_tags = request.headers.get("if-none-match")
 
@@ -122,12 +128,16 @@ def _find_preview(services: AppState, operation_id: str, number: int, digest: st
 
 
 def _read_content(services: AppState, preview: Preview) -> bytes:
-    """Return the content of a preview. Its digest is checked, so that only the stored content is sent."""
+    """Return the content of a preview.
+
+    Its digest is checked, so that only the stored content is sent.
+    """
     store = services.previews
     if store is None or relative_name(store.base, preview.location) is None:
         raise Problem(
             404,
-            "Unknown location of the preview. Start the server with the same OTEL_PROGRESS_PREVIEWS as the process.",
+            "Unknown location of the preview. "
+            "Start the server with the same OTEL_PROGRESS_PREVIEWS as the process.",
         )
     try:
         return read_checked(store, preview)

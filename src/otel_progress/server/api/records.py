@@ -27,7 +27,10 @@ async def list_events(
     limit: Records = 1_000,
     cursor: Cursor = None,
 ) -> Response:
-    """List events of an operation: items with their outcome. The newest ones, oldest first; `next` leads to older ones."""
+    """List events of an operation: items with their outcome.
+
+    The newest ones, oldest first; `next` leads to older ones.
+    """
     start = since_of(since)
 
     def ask(upto: int | None, most: int) -> Sequence[Event]:

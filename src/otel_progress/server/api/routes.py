@@ -1,4 +1,4 @@
-"""Table of the endpoints, from which the application and its OpenAPI document are built."""
+"""Table of the endpoints, the source of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _METRICS: Final[Responses] = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One path and method: its function, the type of its document, and further responses.
+    """One path and method with its function, document and further responses.
 
     ``model`` is a TypedDict or a union of TypedDicts.
     """
