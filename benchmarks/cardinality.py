@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import otel_progress as progress
-from otel_progress.metrics.collector import ProgressCollector
-from otel_progress.metrics.exposition import render_exposition
+from otel_progress.metrics import ProgressCollector, render_exposition
 
 SCENES: Final = (
     (1, 0),
@@ -63,7 +62,7 @@ def measure(operations: int, levels: int, scrapes: int = SCRAPES) -> Cost:
                 op.increment(10)
             for place in range(levels):
                 running.enter_context(op.level("file", place, total=100)).increment(50)
-        collector = ProgressCollector(runtime.store, totals=runtime.totals)
+        collector = ProgressCollector(runtime._store, totals=runtime._totals)
         best, body = float("inf"), b""
         for _ in range(scrapes):
             began = time.perf_counter()

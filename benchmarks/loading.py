@@ -48,7 +48,7 @@ class Usage:
     @classmethod
     def now(cls, runtime: Runtime) -> Usage:
         """Return the use up to now."""
-        ticks = runtime.totals.read().distributions.get(TICK_DURATION, {}).get(())
+        ticks = runtime._totals.read().distributions.get(TICK_DURATION, {}).get(())
         threads = {
             thread.name: cpu for thread in threading.enumerate() if (cpu := _cpu_of(thread)) is not None
         }
@@ -133,7 +133,7 @@ def _until_asleep(runtime: Runtime) -> None:
     """Wait until the end of the work is written and ticks have ceased; after a slow write the last one may come seconds later."""
     runtime.force_flush()
     deadline = time.monotonic() + ASLEEP_WITHIN_S
-    while not runtime.ticker._asleep and time.monotonic() < deadline:
+    while not runtime._ticker._asleep and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)  # what else the end of the work leaves to do
 

@@ -1,7 +1,8 @@
-"""docs/benchmarks.md, written from the results and the catalogue, so that no figure in it was typed by hand."""
+"""Writer of docs/benchmarks.md and of the summary in README.md."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -12,50 +13,67 @@ from benchmarks.table import Row, markdown
 MARK: Final = "<!-- benchmarks -->"
 END: Final = "<!-- end -->"
 _COLUMNS: Final = 5
+_MAX_COLUMNS: Final = 100
+HEADLINES: Final = {
+    "track, configured, over a list": "One iteration of `track`, relative to tqdm",
+    "increment()": "One `increment()`, relative to `tqdm.update()`",
+    "1,000 operations, 10,000 updates/s, journal and gauges on: process": (
+        "Processor use with 1,000 operations and 10,000 updates per second"
+    ),
+    "1,000 operations, 100 clients: p99 from call to client": "99th percentile from the call to one of 100 stream clients",
+    "published traces, 3 to 20 runs of history: error": "Error of the remaining time with history, on published traces",
+}
+"""Rows of the page that the README shows, by name, with the label they have there."""
 _HEAD: Final = """# Benchmarks
 
-What otel-progress costs, beside tqdm, rich and the bare OpenTelemetry SDK. Written by `python -m benchmarks
---write`, which also writes the summary in README.md; do not edit.
+The overhead of otel-progress, compared with tqdm, rich and the plain OpenTelemetry SDK.
+`python -m benchmarks --write` writes this page and the summary in README.md. Do not edit it.
 
     python -m benchmarks                  # all, a few minutes
     python -m benchmarks track span       # some
     python -m benchmarks --effort quick   # a fifth of the work
     python -m benchmarks --write          # all, into this page and README.md
 
-Run it from the root of the repository, on a machine that does nothing else, with tqdm and rich installed. The command
-ends with 1 when something promised is not met.
+Run the command in the root of the repository, on an idle machine, with tqdm and rich installed. The
+exit code is 1 if a target is not met.
 
-Times depend on the machine, so what is promised are ratios, taken in one run: all variants of a benchmark take turns,
-round after round, each round from another one on, and the best time of each counts (a median where it says so).
-Garbage is collected before each measurement and the collector left on during it, for all alike. Every benchmark runs
-in a process of its own, without the `OTEL_*` variables of the shell.
+Times depend on the machine. The targets are therefore ratios within one run. All variants of a
+benchmark run in turns, and each round starts with another variant. The best time of each variant
+counts, or the median where stated. Garbage is collected before each measurement, and the collector
+is enabled during it. Each benchmark runs in its own process, without `OTEL_*` variables.
 """
 
 
 def document(results: Mapping[str, Sequence[Row]]) -> str:
     """Return the whole page for the results of some benchmarks, by name."""
-    parts = [_HEAD, f"Last results: {machine.today()}, {machine.shape()}, {machine.libraries()}.\n"]
+    last = f"Last results: {machine.today()}, {machine.shape()}, {machine.libraries()}."
+    parts = [_HEAD, f"{_fill(last)}\n"]
     for name, rows in results.items():
         benchmark = find(name)
-        parts.append(
-            f"## {benchmark.title}\n\n`python -m benchmarks {name}`. {benchmark.method}\n\n{markdown(rows)}\n"
-        )
+        method = _fill(f"`python -m benchmarks {name}`. {benchmark.method}")
+        parts.append(f"## {benchmark.title}\n\n{method}\n\n{markdown(rows)}\n")
     return "\n".join(parts)
 
 
+def _fill(text: str) -> str:
+    return textwrap.fill(text, _MAX_COLUMNS, break_on_hyphens=False)
+
+
 def summary(page: str) -> str:
-    """Return the rows of a page that promise something, for the README: what, measured, promised, met; and when and where."""
-    last = next(line for line in page.splitlines() if line.startswith("Last results: "))
-    rows = [
+    """Return the five headline rows of a page for the README, with the date and the machine."""
+    last = page[page.index("Last results: ") :].partition("\n\n")[0]
+    cells = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in page.splitlines()
         if line.startswith("| ")
     ]
-    promised = [row for row in rows if len(row) == _COLUMNS and row[3] not in ("", "target", "---")]
-    table = [
-        f"| {what} | {ratio or cost} | {target} | {met} |" for what, cost, ratio, target, met in promised
-    ]
-    return "\n".join([last, "", "| what | measured | promised | met |", "| --- | --- | --- | --- |", *table])
+    rows = {row[0]: row for row in cells if len(row) == _COLUMNS}
+    table = []
+    for name, label in HEADLINES.items():
+        if name in rows:
+            _, cost, ratio, target, _ = rows[name]
+            table.append(f"| {label} | {ratio or cost} | {target} |")
+    return "\n".join([last, "", "| measurement | result | target |", "| --- | --- | --- |", *table])
 
 
 def with_summary(readme: str, page: str) -> str:

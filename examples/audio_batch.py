@@ -1,8 +1,9 @@
-"""Five hundred recordings are denoised on a pool of threads, with a checkpoint every ten, so that an interrupted run can be resumed.
+"""Denoise five hundred recordings in a thread pool, with a checkpoint every ten files, so that a run can be resumed.
 
-Each file is an item of one operation: denoised, or failed with its error, because some of them are damaged. At every checkpoint the
-operation says how far it is (``100 of 500``) and what is done is written to a file. A run that finds such a file goes on from there and
-says so with ``resume_from``: what an earlier session did is no part of the pace from which the remaining time is estimated.
+Each file is an item of one operation: denoised, or failed with its error, because some files are damaged. At every
+checkpoint the operation shows a message (``100 of 500``), and the finished files are written to a checkpoint file. A run
+that finds this file resumes there and reports it with ``resume_from``. The rate, and with it the remaining time, is that
+of the current session only.
 
     python examples/audio_batch.py [--files 500] [--folder FOLDER]
     otel-progress show denoising --errors
@@ -37,7 +38,7 @@ except ImportError as missing:
 RATE = 8_000
 SAMPLES = RATE
 QUIET = RATE // 8
-"""Samples at the beginning of each recording in which there is noise only."""
+"""Samples at the start of each recording that contain only noise."""
 WINDOW, HOP = 256, 128
 CHECKPOINT_EVERY = 10
 DAMAGED_EVERY = 50
@@ -49,7 +50,7 @@ Samples = npt.NDArray[np.float64]
 
 
 def record(folder: Path, number: int) -> Path:
-    """Write a recording: a tone that begins after an eighth of a second, in noise; every fiftieth is cut off."""
+    """Write a recording: a tone after an eighth of a second of noise; every fiftieth file is truncated."""
     random = np.random.default_rng(number)
     time = np.arange(SAMPLES) / RATE
     tone = 0.4 * np.sin(2 * np.pi * (200 + 3 * number) * time) * (np.arange(SAMPLES) >= QUIET)
@@ -68,7 +69,7 @@ def write(path: Path, samples: Samples) -> None:
 
 
 def read(path: Path) -> Samples:
-    """Return the samples of a file, from -1 to 1. Raises EOFError or wave.Error when it is not whole."""
+    """Return the samples of a file, from -1 to 1. Raises EOFError or wave.Error if it is truncated."""
     with wave.open(str(path), "rb") as file:
         frames = file.readframes(file.getnframes())
         if len(frames) != 2 * file.getnframes():
@@ -82,10 +83,10 @@ def read(path: Path) -> Samples:
 
 
 def gated(samples: Samples) -> Samples:
-    """Return the samples without what is no louder than the noise: a spectral gate.
+    """Remove everything that is not louder than the noise: a spectral gate.
 
-    The spectrum of each window is kept where it is three times as strong as in the quiet beginning, and damped by 20 dB elsewhere.
-    Windows overlap by half and are Hann's, whose sum is one.
+    The spectrum of each window is kept where it is three times as strong as at the quiet start, and damped by 20 dB
+    elsewhere. Hann windows that overlap by half add up to one.
     """
     window = np.hanning(WINDOW + 1)[:-1]
     padded = np.pad(samples, (HOP, WINDOW))
@@ -105,7 +106,7 @@ def loudness(samples: Samples) -> float:
 
 
 def denoise(path: Path) -> float:
-    """Write the denoised recording beside the noisy one; return by how many dB the noise of its quiet part is lower."""
+    """Write the denoised recording next to the noisy one; return the reduction of the noise in dB."""
     noisy = read(path)
     clean = gated(noisy)
     write(path.with_suffix(".clean.wav"), clean)
@@ -116,25 +117,25 @@ def denoise(path: Path) -> float:
 
 
 class Checkpoint:
-    """What is done, by name and outcome, in a file that is replaced as a whole."""
+    """Finished files by name and outcome, in a file that is replaced atomically."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.done: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def save(self) -> None:
-        """Write what is done."""
+        """Write the checkpoint."""
         fresh = self._path.with_suffix(".new")
         fresh.write_text(json.dumps(self.done), encoding="utf-8")
         fresh.replace(self._path)
 
     def remove(self) -> None:
-        """Forget it: there is nothing left to resume."""
+        """Delete the checkpoint: nothing is left to resume."""
         self._path.unlink(missing_ok=True)
 
 
 def results(paths: list[Path]) -> Generator[tuple[Path, Future[float]], None, None]:
-    """Denoise files on a pool of threads and yield each when it is done; what has not begun when the caller stops never does."""
+    """Denoise files in a thread pool and yield each result. If the caller stops, pending files are cancelled."""
     with ThreadPoolExecutor(max_workers=WORKERS) as pool:
         running = {pool.submit(denoise, path): path for path in paths}
         try:
@@ -145,12 +146,12 @@ def results(paths: list[Path]) -> Generator[tuple[Path, Future[float]], None, No
 
 
 def process(op: progress.Level, paths: list[Path], checkpoint: Checkpoint) -> list[float]:
-    """Denoise what is not done yet as items of ``op``; return by how many dB the noise is lower, for each file that went well."""
+    """Denoise the remaining files as items of ``op``; return the reduction of the noise in dB for each success."""
     lowered = []
     if checkpoint.done:
         op.resume_from(len(checkpoint.done))
     todo = [path for path in paths if path.name not in checkpoint.done]
-    with closing(results(todo)) as ended:  # or an interrupted run would go on with the others before it ends
+    with closing(results(todo)) as ended:  # otherwise an interrupted run would first finish the others
         for path, future in ended:
             try:
                 lowered.append(future.result())
@@ -167,11 +168,11 @@ def process(op: progress.Level, paths: list[Path], checkpoint: Checkpoint) -> li
 
 
 def denoise_all(folder: Path, files: int) -> None:
-    """Record what is not there, denoise it, and print what came of it."""
+    """Write missing recordings, denoise them, and print a summary."""
     checkpoint = Checkpoint(folder / STATE)
     before = len(checkpoint.done)
     if before:
-        print(f"goes on from {before} of {files}")
+        print(f"resumes from {before} of {files}")
     names = [folder / f"recording-{number:03}.wav" for number in range(files)]
     paths = [path if path.exists() else record(folder, number) for number, path in enumerate(names)]
     with progress.operation(
@@ -187,7 +188,7 @@ def denoise_all(folder: Path, files: int) -> None:
 
 
 def main() -> None:
-    """Denoise the recordings; Ctrl-C stops it, to be resumed."""
+    """Denoise the recordings. Ctrl-C stops the run, which can be resumed."""
     parser = argparse.ArgumentParser(description="Denoise recordings with checkpoints.")
     parser.add_argument("--files", type=int, default=500, help="how many recordings (default: %(default)s)")
     parser.add_argument(
@@ -199,7 +200,7 @@ def main() -> None:
     again = (
         ""
         if asked.folder is None
-        else f"; go on with: python examples/audio_batch.py --folder {asked.folder}"
+        else f"; resume with: python examples/audio_batch.py --folder {asked.folder}"
     )
     try:
         with progress.configure(service_name="audio-example"), ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""A batch: five hundred small operations on a pool of threads, of which some fail, seen as one.
+"""Group five hundred small operations of a thread pool, some of which fail, in a batch.
 
-Each file is an operation of its own, with its own status and error. The batch counts them, knows how far the whole is and when it will be
-done, and lists what failed. Other processes join it by its id.
+Each file is an operation with its own status and error. The batch counts them, has a ratio and a remaining time, and lists
+the failed ones. Other processes join it by its id.
 
     python examples/batch.py
     otel-progress show checksums --errors
@@ -24,11 +24,11 @@ SIZE = 64 * 1024
 
 
 class DamagedError(Exception):
-    """A file is not what its trailer says."""
+    """A file does not match its checksum."""
 
 
 def write_files(folder: Path) -> list[Path]:
-    """Write files that end with their checksum; every twentieth one has a byte that is wrong."""
+    """Write files that end with their checksum; every twentieth file has a wrong byte."""
     paths = []
     for number in range(FILES):
         data = bytearray((number + index) % 251 for index in range(256)) * (SIZE // 256)

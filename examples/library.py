@@ -1,7 +1,7 @@
-"""A library that reports progress without deciding anything: no ``configure``, no settings, no output.
+"""A library that reports progress: no ``configure``, no settings, no output.
 
-In a program that configures nothing, the calls below do nothing and cost next to nothing. In one that does, as ``main`` here,
-they show up below whatever level the program has open. The spans carry the library's name as their instrumentation scope.
+In a program that configures nothing, the calls below do almost nothing. In a program that does, as ``main`` here, they
+appear below the current level of the program. The spans carry the library's name as their instrumentation scope.
 
     python examples/library.py
 """
@@ -32,7 +32,7 @@ def primes_below(limit: int) -> list[int]:
 
 
 def main() -> None:
-    """Use the library twice: before anybody listens, and in a program that does."""
+    """Use the library twice: without and with a configuration."""
     print(
         f"without configure: {len(primes_below(1_000))} primes, recorded: {progress.current_level().recording}"
     )

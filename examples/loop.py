@@ -1,4 +1,4 @@
-"""A loop with progress, and nothing else: the files of a folder are hashed, and ``track`` counts them.
+"""Hash the files of a folder in a loop that ``track`` counts.
 
 python examples/loop.py [FOLDER]
 """

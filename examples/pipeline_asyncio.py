@@ -1,4 +1,4 @@
-"""A pipeline of asyncio tasks: stages for its phases, one level a document, an async generator that is tracked.
+"""A pipeline of asyncio tasks: stages for its phases, one level per document, and a tracked async generator.
 
 python examples/pipeline_asyncio.py
 """

@@ -1,15 +1,15 @@
-"""A picture is rendered several times, and the remaining time is learned from one run to the next.
+"""Render a picture several times, and estimate the remaining time of each run from the earlier ones.
 
-The picture is a part of the Mandelbrot set, refined in five passes: first every sixteenth row, at the end every row. A row through the
-set takes many times as long as one beside it, and a row of the last pass has sixteen times as many points as one of the first: whoever
-takes the average time a row so far is wrong until the end. The rendering has four stages (queue, preparation, execution, finalisation),
-and while it goes on it leaves previews of the picture.
+The picture is a part of the Mandelbrot set, refined in five passes: first every sixteenth row, in the last pass every row.
+A row through the set takes many times as long as a row outside of it. A row of the last pass has sixteen times as many
+points as a row of the first. So the average time per row is a bad predictor until the end. The rendering has four stages
+(queue, preparation, execution, finalisation), and it stores previews of the picture.
 
     python examples/render.py [--runs 6] [--size 960] [--output mandelbrot.png]
     otel-progress show rendering-6 --previews
 
-At a quarter of each run it is noted for when the end is foretold. The first run knows nothing but its own pace; with three runs behind it,
-one has an interval as well. Runs of the same size learn from each other, also from those of earlier days, through the journal.
+The program records the predicted end at a quarter of each run. The first run has only its own rate. After three runs the
+prediction has an interval as well. Runs of the same size share their history, also across days, through the journal.
 
 Needs numpy, and Pillow for the previews: pip install numpy 'otel-progress[previews]'
 """
@@ -42,9 +42,9 @@ CENTRE, WIDTH = -0.7436 + 0.1318j, 0.012
 ITERATIONS = 300
 PASSES = (16, 8, 4, 2, 1)
 STAGES = {"queue": 0.02, "preparation": 0.08, "execution": 0.80, "finalisation": 0.10}
-"""Shares as somebody might guess them. They are wrong for most sizes, which the estimate finds out by itself."""
+"""Guessed shares. They are wrong for most sizes, and the estimate corrects them."""
 QUARTER = 0.25
-LOOK_EVERY_S = 0.02
+RECORD_EVERY_S = 0.02
 ENOUGH_RUNS = 3
 
 # --- the picture -----------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def png(picture: npt.NDArray[np.uint8]) -> bytes:
 
 
 class Forecast(NamedTuple):
-    """For when the end was foretold ``at`` so many seconds after the start. Times are seconds since the start."""
+    """Prediction made ``at`` seconds after the start. Times are seconds since the start."""
 
     at: float
     eta: progress.Eta | None
@@ -124,31 +124,31 @@ class Forecast(NamedTuple):
 
 
 class Watch:
-    """Notes now and then what is foretold of a run, to compare it with the end that comes true."""
+    """Records the predictions of a run, to compare them with its real end."""
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
-        self._noted: list[Forecast] = []
+        self._started_at = time.monotonic()
+        self._predictions: list[Forecast] = []
         self.end = 0.0
 
-    def look(self, op: progress.Level) -> None:
-        """Note what is foretold, unless that was done a moment ago."""
-        at = time.monotonic() - self._begun
-        if not self._noted or at - self._noted[-1].at >= LOOK_EVERY_S:
+    def record(self, op: progress.Level) -> None:
+        """Record the current prediction, at most every 20 ms."""
+        at = time.monotonic() - self._started_at
+        if not self._predictions or at - self._predictions[-1].at >= RECORD_EVERY_S:
             ratio = op.snapshot().ratio
-            self._noted.append(Forecast(at, op.eta, at / ratio if ratio else None))
+            self._predictions.append(Forecast(at, op.eta, at / ratio if ratio else None))
 
     def stop(self) -> None:
-        """Note the end."""
-        self.end = time.monotonic() - self._begun
+        """Record the end."""
+        self.end = time.monotonic() - self._started_at
 
     @property
     def at_quarter(self) -> Forecast:
-        """What was foretold at a quarter of the duration."""
-        return [*(one for one in self._noted if one.at <= QUARTER * self.end), self._noted[0]][-1]
+        """The prediction at a quarter of the duration."""
+        return [*(one for one in self._predictions if one.at <= QUARTER * self.end), self._predictions[0]][-1]
 
-    def off(self, end: float) -> float:
-        """Return how far a foretold end is off, as a part of the duration."""
+    def relative_error(self, end: float) -> float:
+        """Return the error of a predicted end, as a fraction of the duration."""
         return abs(end - self.end) / self.end
 
 
@@ -170,7 +170,7 @@ def render(op: progress.Level, queue: progress.Level, size: int, output: Path, w
                 picture[row : row + step] = np.repeat(colours[shades], step, axis=0)[: points.shape[1]]
                 stage.increment()
                 stage.preview(picture, "mandelbrot")
-                watch.look(op)
+                watch.record(op)
         with op.stage("finalisation"):
             content = png(picture)
             output.write_bytes(content)
@@ -193,15 +193,11 @@ def submit(
     watch = Watch()
     op.start()
     queue = op.stage("queue").start()
-    runtime.force_flush(
-        60.0
-    )  # small pictures are half done before the first estimate on a busy machine; this one has it
+    runtime.force_flush(60.0)  # on a busy machine a small picture may be half done before the first estimate
     rendering = pool.submit(render, op, queue, size, output, watch)
     try:
         rendering.result()
-    except (
-        KeyboardInterrupt
-    ):  # it comes to this thread, which would otherwise wait until the other one is done
+    except KeyboardInterrupt:  # raised in this thread, which would otherwise wait for the other one
         progress.request_cancel(op.operation_id, "interrupted")
         wait([rendering])
         raise
@@ -209,37 +205,37 @@ def submit(
 
 
 class Result(NamedTuple):
-    """How far two foretold ends were off at a quarter of a run, as parts of its duration; None where none was foretold."""
+    """Errors of two predictions at a quarter of a run, as fractions of its duration; None without a prediction."""
 
     runs: int
     by_eta: float | None
     by_average: float | None
 
 
-def judged(number: int, watch: Watch) -> Result:
-    """Print what was foretold at a quarter of a run and what came true; return how far that was off."""
+def print_result(number: int, watch: Watch) -> Result:
+    """Print the prediction at a quarter of a run and its real end; return the errors."""
     at, eta, by_average = watch.at_quarter
-    line, error = f"run {number}: ended after {watch.end:.2f} s; at 25 % no end was foretold", None
+    line, error = f"run {number}: ended after {watch.end:.2f} s; at 25 % no end was predicted", None
     if eta is not None and eta.remaining_s is not None:
-        error = watch.off(at + eta.remaining_s)
+        error = watch.relative_error(at + eta.remaining_s)
         interval = (
             ""
             if eta.low_s is None or eta.high_s is None
             else f" ({at + eta.low_s:.2f} to {at + eta.high_s:.2f} s)"
         )
         line = (
-            f"run {number}: ended after {watch.end:.2f} s; at 25 % {at + eta.remaining_s:.2f} s{interval} was foretold "
+            f"run {number}: ended after {watch.end:.2f} s; at 25 % {at + eta.remaining_s:.2f} s{interval} was predicted "
             f"from {eta.runs} earlier run{'s' if eta.runs > 1 else ''}, {error:.1%} off"
         )
-    average = None if by_average is None else watch.off(by_average)
-    print(line if average is None else f"{line}; by the average pace {average:.1%}")
+    average = None if by_average is None else watch.relative_error(by_average)
+    print(line if average is None else f"{line}; by the average rate {average:.1%}")
     return Result(0 if eta is None else eta.runs, error, average)
 
 
 def main() -> None:
     """Render the picture several times and print how good the estimates were."""
     parser = argparse.ArgumentParser(
-        description="Render a picture several times, with learned estimates and previews."
+        description="Render a picture several times, with estimates from history and previews."
     )
     parser.add_argument("--runs", type=int, default=6, help="how often (default: %(default)s)")
     parser.add_argument(
@@ -261,12 +257,12 @@ def main() -> None:
     if by_eta and by_average:
         print(
             f"after {ENOUGH_RUNS} runs: at 25 % the estimate is {median(by_eta):.1%} of the duration off, "
-            f"the average pace {median(by_average):.1%}"
+            f"the average rate {median(by_average):.1%}"
         )
 
 
 def render_all(runs: int, size: int, output: Path | None) -> list[Result]:
-    """Render the picture so many times, one after the other; return how good the estimates were."""
+    """Render the picture ``runs`` times in sequence; return the errors of the predictions."""
     results = []
     with (
         TemporaryDirectory() as folder,
@@ -275,9 +271,11 @@ def render_all(runs: int, size: int, output: Path | None) -> list[Result]:
     ):
         for number in range(1, runs + 1):
             results.append(
-                judged(number, submit(runtime, pool, number, size, output or Path(folder, "picture.png")))
+                print_result(
+                    number, submit(runtime, pool, number, size, output or Path(folder, "picture.png"))
+                )
             )
-            runtime.force_flush(60.0)  # the next run begins at once, and is to learn from this one
+            runtime.force_flush(60.0)  # the next run starts at once and uses the history of this one
     return results
 
 

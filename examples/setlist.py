@@ -1,12 +1,12 @@
-"""A setlist is rendered: songs, their actions, the blocks of an action, each block a real subprocess; with errors and retries.
+"""Render a setlist: songs, their actions, and the blocks of an action, each a real subprocess, with errors and retries.
 
-The helpers ``song``, ``action`` and ``block`` are three lines each on the public API. What runs deep in the call stack fetches
-``current_level()`` and knows nothing else. An action that failed is entered again under its id: the same level, one attempt on.
+The helpers ``song``, ``action`` and ``block`` are three lines each on the public API. Code deep in the call stack uses only
+``current_level()``. An action that failed is entered again with its id: it is the same level with the next attempt.
 
     python examples/setlist.py [--fast]
 
 Each block writes or reads real WAV files in a temporary folder. Two songs are made to fail: one stem comes out truncated at the
-first attempt, which a retry mends; another has a wrong sample rate, which nothing mends.
+first attempt, which a retry repairs; another has a wrong sample rate, which no retry repairs.
 """
 
 # ruff: noqa: T201 - an example prints its result
@@ -28,12 +28,12 @@ OPERATION_ID = "friday-42"
 ATTEMPTS = 3
 RATE = 8_000
 
-# --- what there is to do -------------------------------------------------------------------------------------------
+# --- the songs -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Song:
-    """A song: its stems by pitch in hertz, and what is made to go wrong with it."""
+    """A song: its stems by pitch in hertz, and the errors to provoke."""
 
     id: str
     name: str
@@ -55,11 +55,11 @@ class BlockError(Exception):
     """A subprocess ended with an error; the text is the last line it wrote."""
 
 
-# --- helpers of one's own, on the public API ------------------------------------------------------------------------
+# --- helpers on the public API ------------------------------------------------------------------------
 
 
 def song(of: progress.Level, item: Song) -> progress.Level:
-    """A level for a song: its actions are what is counted."""
+    """A level for a song: it counts its actions."""
     return of.level("song", item.id, item.name, total=3, unit="action", stems=len(item.stems))
 
 
@@ -74,7 +74,7 @@ def block(id: str) -> progress.Level:
 
 
 def retried(work: Callable[[int], None]) -> None:
-    """Call ``work(attempt)`` until it does not fail. Raises what it raised at the last of three attempts."""
+    """Call ``work(attempt)`` until it succeeds. Raises the exception of the third attempt."""
     for attempt in range(1, ATTEMPTS):
         with suppress(BlockError):
             return work(attempt)
@@ -85,7 +85,7 @@ def retried(work: Callable[[int], None]) -> None:
 
 
 def track_line(line: str) -> None:
-    """Take over what a subprocess says about itself: ``seconds 2/5``."""
+    """Apply a line that a subprocess prints: ``seconds 2/5``."""
     word, _, figures = line.strip().partition(" ")
     if word == "seconds":
         done, _, total = figures.partition("/")
@@ -166,7 +166,7 @@ def render(item: Song, folder: Path, seconds: int) -> None:
 
 
 def process(setlist: tuple[Song, ...], folder: Path, seconds: int) -> None:
-    """Render every song; one that fails does not stop the others."""
+    """Render every song; a song that fails does not stop the others."""
     with progress.operation(
         "setlist_processing", "Friday setlist", id=OPERATION_ID, total=len(setlist), unit="song"
     ) as op:
@@ -181,7 +181,7 @@ def process(setlist: tuple[Song, ...], folder: Path, seconds: int) -> None:
 
 
 def summary(operation: progress.OperationSnapshot) -> list[str]:
-    """Return what became of it: overall, each song, and the actions that needed more than one attempt."""
+    """Return the result: overall, each song, and the actions with more than one attempt."""
     overall = operation.get_overall_progress()
     lines = [
         f"{operation.name}: {operation.status}, {overall.percentage:.0f} %, "

@@ -1,4 +1,4 @@
-"""Threads: a child made from a handle belongs to that handle, in whatever thread it runs.
+"""Threads: a child made from a handle belongs to that handle, in every thread.
 
 The current level is part of the context, and a new thread starts with an empty one. So pass the handle: ``op.level(...)`` works
 anywhere. Inside of ``with`` the child is the current level of its own thread.
@@ -26,7 +26,7 @@ def compress(op: progress.Level, part: int) -> int:
 
 
 def one_block(part: int, block: int) -> int:
-    """Compress one block. Knows nothing of handles, and still counts in the level it runs in."""
+    """Compress one block. Needs no handle: it counts on the current level."""
     size = len(zlib.compress(BLOCK, 1 + (part + block) % 9))
     progress.current_level().increment()
     return size

@@ -1,15 +1,15 @@
-"""A small video goes through a pipeline of real subprocesses, none of which says anything before it returns.
+"""Process a small video in a pipeline of subprocesses that report nothing before they return.
 
-The stages are an ``Enum`` of the percentages at which each begins. Drawing the frames counts; encoding, checking and packing them are
-subprocesses, so they are opaque steps: their progress is estimated, from what the caller expects or from how long they took in earlier
-runs, shown with ``~``, and never at its end before they are.
+The stages are an ``Enum`` of the percentages at which each starts. Drawing the frames is counted. Encoding, checking and
+packing are subprocesses, so they are opaque steps. Their progress is estimated from the expected duration, or from the
+durations of earlier runs. It is marked with ``~`` and does not reach its end before they do.
 
     python examples/video_pipeline.py [--runs 2] [--frames 60]
     otel-progress show video-2
 
-In each run a frame turns out to be truncated: the encoder fails, the frame is drawn again, and the stage is entered once more. The
-second run knows how long checking and packing take, and prints it; encoding is told to take ten milliseconds a frame, until three runs
-agree on something else.
+In each run one frame is truncated: the encoder fails, the frame is drawn again, and the stage is entered again. The second
+run has a history of checking and packing, and prints it. Encoding has an expected duration of ten milliseconds per frame,
+which three consistent runs override.
 
 Needs numpy: pip install numpy
 """
@@ -37,12 +37,12 @@ except ImportError as missing:
     raise SystemExit("This example draws with numpy: pip install numpy") from missing
 
 WIDTH, HEIGHT = 320, 180
-EXPECTED_A_FRAME = 0.01
-"""Seconds that encoding a frame should take, as somebody guessed once."""
+EXPECTED_S_PER_FRAME = 0.01
+"""Guessed seconds that encoding a frame takes."""
 
 
 class Step(Enum):
-    """The stages of the pipeline, and the percentage at which each begins."""
+    """The stages of the pipeline, and the percentage at which each starts."""
 
     DRAW = 0
     ENCODE = 10
@@ -101,7 +101,7 @@ class StepError(Exception):
 
 
 def run(program: str, *arguments: object) -> None:
-    """Run a Python program as a subprocess, which says nothing before it ends. Raises StepError when it ends with an error."""
+    """Run a Python program as a subprocess. Raises StepError if it ends with an error."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -120,8 +120,8 @@ def draw(path: Path, number: int) -> None:
 # --- the pipeline, with progress --------------------------------------------------------------------------------------
 
 
-class Told(NamedTuple):
-    """What was known of an opaque step at its start, the ratio shown right before its end, the seconds it took, the attempt that did it."""
+class StepRecord(NamedTuple):
+    """Estimate of an opaque step at its start, its last ratio, its duration in seconds, and its last attempt."""
 
     expected: progress.Eta | None
     shown: float | None
@@ -129,14 +129,14 @@ class Told(NamedTuple):
     attempt: int
 
 
-class Shown:
-    """A callback that remembers the estimated ratios of running steps, by operation, step and attempt."""
+class RatioRecorder:
+    """Callback that stores the estimated ratios of running steps, by operation, step and attempt."""
 
     def __init__(self) -> None:
         self.ratios: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
 
     def __call__(self, _: str, operation: progress.OperationSnapshot) -> None:
-        """Take in what a view would show now."""
+        """Store the ratios that a view would show now."""
         for level in operation.levels:
             seen = self.ratios[operation.operation_id, level.info.id, level.info.attempt]
             if level.estimated and level.ratio is not None and level.ratio not in seen:
@@ -145,21 +145,21 @@ class Shown:
 
 def opaque(
     op: progress.Level, step: Step, program: str, *arguments: object, expected: float | None = None
-) -> Told:
-    """Run a program as an opaque stage of the pipeline; return what was told of it. Raises StepError when the program fails."""
+) -> StepRecord:
+    """Run a program as an opaque stage of the pipeline; return its record. Raises StepError if the program fails."""
     with op.stage(step).opaque(expected) as stage:
-        foretold = stage.eta
+        predicted = stage.eta
         run(program, *arguments)
         nearly = stage.snapshot()
     ended = stage.snapshot()
-    return Told(
-        foretold, nearly.ratio if nearly.estimated else None, ended.duration_s or 0.0, ended.info.attempt
+    return StepRecord(
+        predicted, nearly.ratio if nearly.estimated else None, ended.duration_s or 0.0, ended.info.attempt
     )
 
 
-def encode(op: progress.Level, folder: Path, frames: int) -> Told:
-    """Encode all frames, of which one is damaged: the stage fails, the frame is mended, and the stage is entered again."""
-    expected = EXPECTED_A_FRAME * frames
+def encode(op: progress.Level, folder: Path, frames: int) -> StepRecord:
+    """Encode all frames, of which one is damaged: the stage fails, the frame is drawn again, and the stage is entered again."""
+    expected = EXPECTED_S_PER_FRAME * frames
     damaged = folder / f"{frames // 2:04}.rgb"
     with damaged.open("r+b") as frame:  # as a full disk would leave it
         frame.truncate(1_000)
@@ -169,41 +169,41 @@ def encode(op: progress.Level, folder: Path, frames: int) -> Told:
     return opaque(op, Step.ENCODE, ENCODE, folder, WIDTH, HEIGHT, expected=expected)
 
 
-def process(op: progress.Level, folder: Path, frames: int) -> dict[Step, Told]:
-    """Make the video; return what was told of its opaque steps."""
+def process(op: progress.Level, folder: Path, frames: int) -> dict[Step, StepRecord]:
+    """Make the video; return the records of its opaque steps."""
     with op.stage(Step.DRAW) as stage:
         stage.set_total(frames)
         for number in range(frames):
             draw(folder / f"{number:04}.rgb", number)
             stage.increment()
-    told = {
+    records = {
         Step.ENCODE: encode(op, folder, frames),
         Step.CHECK: opaque(op, Step.CHECK, CHECK, folder, WIDTH),
         Step.PACK: opaque(op, Step.PACK, PACK, folder),
     }
     size = (folder / "video.tar.gz").stat().st_size
     op.update(message=f"{frames} frames, {size:,} bytes", bytes=size)
-    return told
+    return records
 
 
-def line(step: Step, told: Told, shown: Sequence[float]) -> str:
-    """Return a line on an opaque step: what was expected of it when it began, how long it took, what was shown meanwhile."""
-    eta = told.expected
+def line(step: Step, record: StepRecord, shown: Sequence[float]) -> str:
+    """Return a line about an opaque step: its estimate at the start, its duration, and the ratios shown."""
+    eta = record.expected
     if eta is None or eta.remaining_s is None:
-        expected = "nothing known of it"
+        expected = "no estimate"
     elif eta.basis == "expected":
         expected = f"{eta.remaining_s:.2f} s expected"
     else:
-        expected = f"{eta.remaining_s:.2f} s learned from {eta.runs} earlier run{'s' if eta.runs > 1 else ''}"
-    if told.shown is not None and told.shown > max(shown, default=-1.0):
-        shown = [*shown, told.shown]
+        expected = f"{eta.remaining_s:.2f} s from {eta.runs} earlier run{'s' if eta.runs > 1 else ''}"
+    if record.shown is not None and record.shown > max(shown, default=-1.0):
+        shown = [*shown, record.shown]
     ratios = ", ".join(f"~{ratio:.0%}" for ratio in shown)
-    attempt = f" at attempt {told.attempt}" if told.attempt > 1 else ""
-    return f"  {step.name.lower():<6}  {expected}, took {told.took:.2f} s{attempt}{', shown as ' if ratios else ''}{ratios}"
+    attempt = f" at attempt {record.attempt}" if record.attempt > 1 else ""
+    return f"  {step.name.lower():<6}  {expected}, took {record.took:.2f} s{attempt}{', shown as ' if ratios else ''}{ratios}"
 
 
 def main() -> None:
-    """Make the video several times and print what was known of each step."""
+    """Make the video several times and print the record of each step."""
     parser = argparse.ArgumentParser(description="A pipeline of subprocesses with estimated progress.")
     parser.add_argument("--runs", type=int, default=2, help="how often (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=60, help="frames of the video (default: %(default)s)")
@@ -217,10 +217,10 @@ def main() -> None:
 
 
 def make_all(runs: int, frames: int) -> None:
-    """Make the video so many times, one after the other, and print what was known of each step."""
+    """Make the video ``runs`` times in sequence, and print the record of each step."""
     stages = progress.Stages.from_enum(Step)
     with progress.configure(service_name="video-example") as runtime:
-        shown = Shown()
+        shown = RatioRecorder()
         progress.add_callback(shown, interval=0.05)
         for number in range(1, runs + 1):
             with (
@@ -229,12 +229,12 @@ def make_all(runs: int, frames: int) -> None:
                     "video", "Waves", id=f"video-{number}", stages=stages, eta_key=["frames"], frames=frames
                 ) as op,
             ):
-                told = process(op, Path(folder), frames)
-            runtime.force_flush(60.0)  # the next run begins at once, and is to learn from this one
+                records = process(op, Path(folder), frames)
+            runtime.force_flush(60.0)  # the next run starts at once and uses the history of this one
             ended = op.snapshot()
             print(f"run {number}: {ended.status}, {ended.message}")
-            for step, known in told.items():
-                print(line(step, known, shown.ratios[op.operation_id, step.name, known.attempt]))
+            for step, record in records.items():
+                print(line(step, record, shown.ratios[op.operation_id, step.name, record.attempt]))
 
 
 if __name__ == "__main__":

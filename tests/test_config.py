@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import urllib.request
@@ -15,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import otel_progress as progress
 from otel_progress import ConfigurationError, Status, config
-from otel_progress.settings.fields import SETTINGS, Settings
+from otel_progress.settings.fields import Settings
 from otel_progress.testing import Recorder, recording, wait_until
 
 PATIENCE_S = 60.0
@@ -32,8 +33,6 @@ def provider() -> TracerProvider:
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin without any variable of ours or of OpenTelemetry."""
-    import os
-
     for name in list(os.environ):
         if name.startswith("OTEL_"):
             monkeypatch.delenv(name)
@@ -60,7 +59,7 @@ def test_arguments_come_before_the_environment_and_defaults(
     settings = progress.configure(**QUIET, tick=0.5, tracer_provider=provider).settings
     assert (settings.tick, settings.stall_after, settings.retention) == (0.5, 300.0, 86_400.0)
     assert (settings.service_name, settings.strict) == ("nightly", False)
-    assert config.current_runtime().store.instance.service == "nightly"  # type: ignore[union-attr]
+    assert config.current_runtime()._store.instance.service == "nightly"  # type: ignore[union-attr]
 
 
 @pytest.mark.usefixtures("monkeypatch")
@@ -75,7 +74,7 @@ def test_the_resource_names_the_service() -> None:
     """The service's name in OTEL_RESOURCE_ATTRIBUTES counts where no other says it."""
     environ = {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test,service.name=nightly%20run"}
     with config.start(QUIET, TracerProvider(shutdown_on_exit=False), environ=environ) as runtime:
-        assert runtime.store.instance.service == "nightly run"
+        assert runtime._store.instance.service == "nightly run"
 
 
 BAD: list[tuple[str, Any, str]] = [
@@ -138,22 +137,6 @@ def test_what_is_no_provider(given: Any) -> None:
     assert config.current_runtime() is None
 
 
-def test_every_argument_is_a_setting() -> None:
-    """Arguments, settings and their fields are the same names in the same order; every one has its variable and a meaning."""
-    import dataclasses
-    import inspect
-
-    names = [setting.name for setting in SETTINGS]
-    assert sorted(names) == sorted(field.name for field in dataclasses.fields(Settings))
-    arguments = set(inspect.signature(progress.configure).parameters) - {"tracer_provider"}
-    assert arguments == set(names)
-    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
-    for setting in SETTINGS:
-        assert setting.variables[0] == f"OTEL_PROGRESS_{setting.name.upper()}"
-        assert setting.meaning.endswith(".")
-        assert setting.default == defaults[setting.name]
-
-
 @pytest.mark.usefixtures("ended")
 def test_configuring_again(provider: TracerProvider) -> None:
     """The same again is the same runtime; what is not said again does not contradict."""
@@ -195,13 +178,16 @@ def test_configuring_after_a_shutdown(provider: TracerProvider) -> None:
             assert progress.get_operation("old") is None
 
 
-def test_shutting_down(provider: TracerProvider, caplog: pytest.LogCaptureFixture) -> None:
+def test_shutting_down(
+    provider: TracerProvider, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What runs ends as cancelled with its reason; doing it again, and from several threads, does nothing more."""
     runtime = progress.configure(**QUIET, tracer_provider=provider)
     op = progress.operation("o", id="o").start()
     level = op.level("x").start()
     closed: list[float] = []
-    runtime._close_callbacks.append(closed.append)
+    close = runtime._providers.close
+    monkeypatch.setattr(runtime._providers, "close", lambda timeout: (closed.append(timeout), close(timeout)))
     with caplog.at_level(logging.WARNING):
         threads = [threading.Thread(target=runtime.shutdown, args=(PATIENCE_S,)) for _ in range(4)]
         for thread in threads:
@@ -308,3 +294,50 @@ def test_the_runtime_is_let_go() -> None:
         return all(one() is None for one in runtimes)
 
     wait_until(gone, 60.0)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_configure_in_child_forked_during_configure_of_another_thread_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch, provider: TracerProvider
+) -> None:
+    """The child replaces the lock, because the thread that holds it does not exist there."""
+    is_building, may_finish = threading.Event(), threading.Event()
+    build_runtime = config.build_runtime
+
+    def build_slowly(*arguments: Any) -> Any:
+        is_building.set()
+        may_finish.wait(PATIENCE_S)
+        return build_runtime(*arguments)
+
+    def configure() -> None:
+        with progress.configure(**QUIET, tracer_provider=provider):
+            pass
+
+    monkeypatch.setattr(config, "build_runtime", build_slowly)
+    thread = threading.Thread(target=configure)
+    thread.start()
+    assert is_building.wait(PATIENCE_S)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            may_finish.set()
+            child_thread = threading.Thread(target=configure, daemon=True)
+            child_thread.start()
+            child_thread.join(PATIENCE_S)
+            os._exit(1 if child_thread.is_alive() else 0)
+        finally:
+            os._exit(2)
+    may_finish.set()
+    thread.join(PATIENCE_S)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_runtime_public_names_are_its_settings_reader_urls_and_verbs(recorder: Recorder) -> None:
+    """Components such as the live store and the ticker are private."""
+    values = {"is_shut_down", "metrics_url", "reader", "server_url", "settings"}
+    queries = {"get_active_operations", "get_batch", "get_events", "get_history", "get_logs", "get_operation"}
+    verbs = {"add_callback", "force_flush", "join", "remove_callback", "request_cancel", "shutdown"}
+    public_names = {name for name in dir(recorder.runtime) if not name.startswith("_")}
+    assert public_names == {*values, *queries, *verbs, "metrics_collector"}

@@ -172,7 +172,7 @@ def test_nothing_is_kept_of_ordinary_spans(recorder: Recorder, tracer: Tracer) -
     for _ in range(5_000):
         with tracer.start_as_current_span("ordinary"):
             pass
-    processor = recorder.runtime._tracing.processor
+    processor = recorder.runtime._providers.processor
     assert not processor.watching
     assert not processor._nodes
     spans = [tracer.start_span("ordinary") for _ in range(3_000)]
@@ -188,7 +188,7 @@ def test_ending_while_being_looked_at(recorder: Recorder, tracer: Tracer) -> Non
 
     def look() -> None:
         while not stop.is_set():
-            recorder.runtime._tracing.processor.look()
+            recorder.runtime._providers.processor.look()
 
     looking = [threading.Thread(target=look) for _ in range(2)]
     for thread in looking:
@@ -217,9 +217,9 @@ def test_a_span_with_the_id_of_its_parent(recorder: Recorder, tracer: Tracer) ->
     for number in range(6):  # the third one has the id of the span they all say they are in
         given = {"progress.operation.id": str(number), "progress.total": 1}
         with tracer.start_as_current_span("quick", context, attributes=given):
-            recorder.runtime._tracing.processor.look()
+            recorder.runtime._providers.processor.look()
     assert [one.operation_id for one in recorder.runtime.get_history()] == ["5", "4", "3", "2", "1", "0"]
-    assert not recorder.runtime._tracing.processor.watching
+    assert not recorder.runtime._providers.processor.watching
 
 
 def test_force_flush_of_the_provider_looks(recorder: Recorder, tracer: Tracer) -> None:
@@ -231,7 +231,7 @@ def test_force_flush_of_the_provider_looks(recorder: Recorder, tracer: Tracer) -
 
 def test_the_ticker_wakes_for_plain_spans(lenient: Recorder) -> None:
     """A plain span is found by the background ticks alone, without a helper running."""
-    lenient.runtime.store.on_wake = lenient.runtime.ticker.wake
+    lenient.runtime._ticker.set_background(True)
     with lenient.provider.get_tracer("user").start_as_current_span("import") as span:
         span.set_attribute("progress.total", 4)
         wait_until(lenient.runtime.get_active_operations, 60.0)
@@ -259,7 +259,7 @@ class Unreadable:
 @pytest.mark.parametrize("reads", [0, 1, 2])
 def test_spans_that_cannot_be_read(lenient: Recorder, reads: int) -> None:
     """What goes wrong while a span is looked at reaches neither the ticks nor the code that ends it."""
-    processor = lenient.runtime._tracing.processor
+    processor = lenient.runtime._providers.processor
     span = Unreadable(lenient.provider.get_tracer("user").start_span("x"), reads)
     processor.on_start(span)  # type: ignore[arg-type]
     processor.look()

@@ -31,9 +31,9 @@ def test_one_reads_ones_own_writes() -> None:
             found = active.get_level("x:1")
             assert found is not None
             assert (found.current, found.failed) == (1, 1)
-            assert [
-                event.name for event in progress.get_events("j", level="x:1", outcome=Outcome.FAILED)
-            ] == ["a"]
+            assert [event.name for event in progress.get_events("j", path="x:1", outcome=Outcome.FAILED)] == [
+                "a"
+            ]
         assert progress.get_history() == []
     overall = progress.get_history("job")[0].get_overall_progress()
     assert (overall.percentage, overall.completed, overall.failed, overall.total) == (100.0, 3, 0, 4)
@@ -67,15 +67,15 @@ def test_levels_of_an_event_query(recorder: Recorder) -> None:
                 level.item(id_)
                 with level.level("y", 1) as below:
                     below.item(f"{id_} below")
-    assert [event.name for event in progress.get_events("o", level="x:1")] == ["1", "1 below"]
-    assert [event.name for event in progress.get_events("o", level="")] == ["1", "1 below", "10", "10 below"]
-    assert recorder.runtime.store.events("o", limit=1)[0].name == "10 below"
-    assert recorder.runtime.store.events("o", limit=0) == []
+    assert [event.name for event in progress.get_events("o", path="x:1")] == ["1", "1 below"]
+    assert [event.name for event in progress.get_events("o", path="")] == ["1", "1 below", "10", "10 below"]
+    assert recorder.runtime.reader.events("o", limit=1)[0].name == "10 below"
+    assert list(recorder.runtime.reader.events("o", limit=0)) == []
 
 
 def test_a_reader_takes_nothing_from_the_ticks(recorder: Recorder) -> None:
     """What a reader has seen is still told to sinks, callbacks and spans at the next tick."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     with progress.operation("o", id="o", total=4) as op, op.level("x", 1, total=4) as level:
         store.collect()
         level.increment()
@@ -94,7 +94,7 @@ def test_a_reader_takes_nothing_from_the_ticks(recorder: Recorder) -> None:
 
 def test_sequences_grow_and_batches_fold(recorder: Recorder) -> None:
     """Within a run every snapshot has a greater number than the one before, parents stand before children."""
-    store, last = recorder.runtime.store, 0
+    store, last = recorder.runtime._store, 0
     with progress.operation("o", id="o", total=10) as op:
         for number in range(10):
             with op.level("x", number) as level:
@@ -114,15 +114,15 @@ def test_sequences_grow_and_batches_fold(recorder: Recorder) -> None:
 
 def test_a_batch_says_who_and_when(recorder: Recorder) -> None:
     """Batches carry the process and both clocks; an idle store has nothing to tell."""
-    batch = recorder.runtime.store.collect()
+    batch = recorder.runtime._store.collect()
     assert (batch.at, batch.clock) == (recorder.clock.wall(), recorder.clock.monotonic())
-    assert batch.instance is recorder.runtime.store.instance
+    assert batch.instance is recorder.runtime._store.instance
     assert not any((batch.snapshots, batch.events, batch.evicted, batch.items))
 
 
 def test_the_store_is_a_reader(recorder: Recorder) -> None:
     """The live store has the protocol every view is written against; watch tells first all, then changes, then ends."""
-    store: Reader = recorder.runtime.store
+    store: Reader = recorder.runtime._store
     assert isinstance(store, Reader)
     with progress.operation("a", id="a", total=3) as a, progress.operation("b", id="b"):
         watching = store.watch(0.0)
@@ -138,7 +138,7 @@ def test_the_store_is_a_reader(recorder: Recorder) -> None:
 
 def test_a_run_that_is_over_before_the_next_look(recorder: Recorder) -> None:
     """A watcher is told of a run that began and ended between two looks, once."""
-    watching = recorder.runtime.store.watch(0.0)
+    watching = recorder.runtime.reader.watch(0.0)
     assert list(next(watching)) == []
     with progress.operation("quick", id="q"):
         pass
@@ -174,8 +174,8 @@ def test_a_journal_that_cannot_be_read(tmp_path: Path) -> None:
         progress.operation("o", id="o") as op,
     ):
         op.item("x")
-        recorder.runtime.journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
-        recorder.runtime.journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
+        recorder.runtime.reader._journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
+        recorder.runtime.reader._journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
         assert progress.get_operation("nothing") is None
         assert progress.get_history() == []
         assert progress.get_events("o")

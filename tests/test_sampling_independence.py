@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.sampling import (
 import otel_progress as progress
 from otel_progress import config
 from otel_progress.operations import OperationSnapshot
-from otel_progress.runtime.builder import ClockAndIds
+from otel_progress.runtime.components import ClockAndIds
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.sampling import ProgressSampler
 from otel_progress.testing import CountingIds, FakeClock, recording
@@ -109,7 +109,7 @@ def started(provider: Any, environ: dict[str, str] | None = None) -> Iterator[Ru
     settings = {"store": "memory:", "console": False, "otlp": False, "strict": True}
     sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
     with config.start(settings, provider, environ=environ or {}, sources=sources) as runtime:
-        runtime.store.on_wake = lambda: None
+        runtime._ticker.set_background(False)
         yield runtime
         KEPT.clear()
 
@@ -172,7 +172,7 @@ def test_a_second_provider_joined_late() -> None:
                 op.level("child"),
                 late.get_tracer("user").start_as_current_span("plain", attributes={"progress.total": 4}),
             ):
-                runtime.ticker.tick()
+                runtime._ticker.tick()
                 levels = found(runtime, op.operation_id).levels
                 assert [(level.info.type, level.total) for level in levels] == [("child", None), ("plain", 4)]
         assert found(runtime, op.operation_id).root.current == 1
@@ -195,7 +195,7 @@ def test_a_provider_that_shuts_down_leaves_others_alone() -> None:
         with second.get_tracer("user").start_as_current_span("plain") as span:
             first.shutdown()
             span.set_attributes({"progress.current": 1, "progress.total": 2})
-            runtime.ticker.tick()
+            runtime._ticker.tick()
             (one,) = runtime.get_active_operations()
             assert (one.operation_type, one.ratio) == ("plain", 0.5)
 
@@ -207,8 +207,8 @@ def test_a_runtime_that_ended_watches_no_spans() -> None:
         pass
     with started(provider) as runtime, provider.get_tracer("user").start_as_current_span("plain") as span:
         span.set_attribute("progress.total", 2)
-        runtime.ticker.tick()
+        runtime._ticker.tick()
         assert len(runtime.get_active_operations()) == 1
-        assert before.store.active() == []
-        assert not before._tracing.processor.watching
-    assert before.store.history() == []
+        assert list(before.reader.active()) == []
+        assert not before._providers.processor.watching
+    assert list(before.reader.history()) == []

@@ -6,9 +6,12 @@ import logging
 import sys
 from collections import Counter
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from otel_progress.fork import fork_safe_lock, report_hook_errors
+
+if TYPE_CHECKING:
+    from otel_progress.semconv import InternalErrorPlace
 
 logger: Final = logging.getLogger("otel_progress")
 
@@ -20,7 +23,9 @@ internal_error_counts: Final[Counter[str]] = Counter()
 _lock: Final = fork_safe_lock()
 
 
-def report_internal_error(place: str, text: str, *, error: BaseException | None = None) -> None:
+def report_internal_error(
+    place: InternalErrorPlace, text: str, *, error: BaseException | None = None
+) -> None:
     """Count a failure at ``place`` and log the first one there, with its cause."""
     with _lock:
         internal_error_counts[place] += 1

@@ -16,8 +16,9 @@ from opentelemetry.trace import StatusCode
 
 from otel_progress import semconv
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.instrument.arguments import Rejection, normalize_metadata, parse_number
+from otel_progress.instrument.arguments import normalize_metadata, parse_number
 from otel_progress.instrument.backend import LEVEL_KEY, span_start_guard
+from otel_progress.instrument.rejections import Rejection
 from otel_progress.live.node import Node, Spec, merge_metadata
 from otel_progress.live.store import LiveStore
 from otel_progress.model import NO_METADATA, Failure, Number, Status
@@ -58,7 +59,7 @@ class ProgressSpanProcessor(SpanProcessor):
                 if len(self._watched) >= MAX_WATCHED:
                     self._let_go()
                 self._watched[span.get_span_context().span_id] = (span, above)
-            self._store.on_wake()
+            self._store.notify_change()
         except Exception as error:
             report_internal_error("processor", "a span could not be watched for progress", error=error)
 

@@ -87,6 +87,14 @@ class CancelRequest:
     at: float
 
 
+MAX_TRAJECTORIES_PER_KEY: Final = 20
+"""Maximum number of past runs per key that are stored and used by an estimate."""
+
+
+MAX_TRAJECTORY_POINTS: Final = 64
+"""Maximum number of points of a stored run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trajectory:
     """A run that succeeded, as a curve: what later runs of the same kind learn from. Times are in seconds, paused time left out.

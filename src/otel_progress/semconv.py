@@ -8,7 +8,7 @@ its OpenTelemetry name with dots as underscores, plus ``_seconds`` for unit ``s`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias, cast
 
 # --- span and event attributes -----------------------------------------------------------------------------------
 
@@ -221,6 +221,108 @@ ATTRIBUTES: Final = (
     ITEM_NAME,
     ITEM_OUTCOME,
 )
+
+
+# --- values of labels ----------------------------------------------------------------------------
+
+SinkName: TypeAlias = Literal[
+    "console", "events", "journal", "logs", "otlp", "otlp.logs", "otlp.metrics", "otlp.traces", "prometheus"
+]
+"""Name of a sink: label ``sink`` of ``progress.sink.errors``."""
+
+
+InternalErrorPlace: TypeAlias = Literal[
+    "begin",
+    "callback",
+    "eta",
+    "fork",
+    "gpu",
+    "history",
+    "journal",
+    "logs",
+    "metrics",
+    "otlp.traces",
+    "previews",
+    "processor",
+    "redaction",
+    "resources",
+    "server",
+    "shutdown",
+    "span",
+    "tick",
+    "ticker",
+]
+"""Component in which an internal error occurred: label ``sink`` of ``progress.sink.errors``.
+
+Internal errors of a sink have the place that :func:`sink_place` returns.
+"""
+
+
+def sink_place(name: SinkName) -> InternalErrorPlace:
+    """Return the place of internal errors of a sink."""
+    return cast("InternalErrorPlace", f"sink {name}")
+
+
+RejectionReason: TypeAlias = Literal[
+    "batch",
+    "beyond_total",
+    "duplicate_id",
+    "ended",
+    "eta_key",
+    "expected",
+    "metadata",
+    "negative",
+    "not_finite",
+    "outcome",
+    "stage",
+    "stages",
+    "type",
+    "waiting",
+]
+"""Why a value was rejected: label ``reason`` of ``progress.updates.rejected``."""
+
+
+DropReason: TypeAlias = Literal["callback", "event"]
+"""What was dropped outside of sinks: label ``reason`` of ``progress.events.dropped``.
+
+Drops of a sink have its name.
+"""
+
+
+PreviewOutcome: TypeAlias = Literal["stored", "unchanged", "dropped", "refused", "failed"]
+"""Outcome of a preview: label ``outcome`` of ``progress.previews``."""
+
+
+IntervalOutcome: TypeAlias = Literal["covered", "missed"]
+"""Whether a prediction interval contained the end: label of ``progress.eta.intervals``."""
+
+
+SeriesGroup: TypeAlias = Literal["operation", "level", "batch"]
+"""Kind of series: label ``metric_group`` of the ``progress.series`` metrics."""
+
+
+Transport: TypeAlias = Literal["sse", "ws"]
+"""Transport of a stream client: label ``transport`` of the ``progress.server`` metrics."""
+
+
+RefusalReason: TypeAlias = Literal[
+    "body",
+    "busy",
+    "clients",
+    "closing",
+    "connections",
+    "forgery",
+    "head",
+    "host",
+    "levels",
+    "message",
+    "origin",
+    "slow",
+    "timeout",
+    "token",
+    "url",
+]
+"""Why the server refused a request or client: label ``reason`` of ``progress.server.refused``."""
 
 
 # --- metrics ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from otel_progress import semconv
 from otel_progress.config import start
 from otel_progress.errors import ConfigurationError
 from otel_progress.operations import OperationSnapshot
-from otel_progress.runtime.builder import ClockAndIds
+from otel_progress.runtime.components import ClockAndIds
 from otel_progress.runtime.runtime import Runtime
 
 WALL: Final = 1_700_000_000.0
@@ -114,7 +114,7 @@ class Recorder:
 
     def tick(self) -> None:
         """Collect now, as the background thread does by itself outside of tests."""
-        self.runtime.ticker.tick()
+        self.runtime._ticker.tick()
 
     def spans(self) -> tuple[ReadableSpan, ...]:
         """Return the spans that have been exported, in the order of their ends."""
@@ -168,9 +168,9 @@ def recording(
         **settings,
     }
     sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
-    runtime = start(arguments, provider, environ={}, sources=sources, fresh=True)
+    runtime = start(arguments, provider, environ={}, sources=sources, is_exclusive=True)
     if not ticking:
-        runtime.store.on_wake = _nothing
+        runtime._ticker.set_background(False)
     try:
         yield Recorder(runtime, clock, provider, exporter)
     finally:
@@ -226,10 +226,6 @@ def wait_until(condition: Callable[[], object], timeout: float = 30.0) -> None:
         pause.wait(0.001)
     msg = f"the condition did not come true within {timeout} s"
     raise TimeoutError(msg)
-
-
-def _nothing() -> None:
-    return None
 
 
 __all__ = [

@@ -140,7 +140,7 @@ def test_show_tells_what_the_process_uses() -> None:
 
 
 def test_a_shell_completes_batches_severities_and_commands(store: str) -> None:
-    """The ids of operations and batches after show, names of logging after --level, and the new commands."""
+    """The ids of operations and batches after show, names of logging after --severity, and the new commands."""
 
     def completed(line: str) -> list[str]:
         words = f"otel-progress --store {store} {line}".rstrip("|")
@@ -152,5 +152,5 @@ def test_a_shell_completes_batches_severities_and_commands(store: str) -> None:
         return [answer.partition(",")[2] for answer in run(env=dict(env)).stdout.splitlines()]
 
     assert completed("show th") == ["thumbs-1"]
-    assert completed("logs a --level W") == ["WARNING"]
+    assert completed("logs a --severity W") == ["WARNING"]
     assert {"logs", "ls"} <= set(completed("l"))

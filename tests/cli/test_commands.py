@@ -90,10 +90,10 @@ def test_show_tells_all_of_an_operation(store: str) -> None:
 
 
 def test_show_goes_into_the_details(store: str) -> None:
-    """Tracebacks with --errors, everything that happened with --events, a part with --level and --depth."""
+    """Tracebacks with --errors, everything that happened with --events, a part with --path and --depth."""
     assert "line 7" in run("--store", store, "show", "friday-42", "--errors").stdout
     assert "=cmd  completed" in run("--store", store, "show", "friday-42", "--events").stdout
-    part = run("--store", store, "show", "friday-42", "--level", "song:12").stdout
+    part = run("--store", store, "show", "friday-42", "--path", "song:12").stdout
     assert "Export" in part
     assert "Red" not in part
     assert "Export" not in run("--store", store, "show", "friday-42", "--depth", "1").stdout
@@ -132,7 +132,7 @@ def test_an_unknown_id_suggests_near_ones(store: str, command: str) -> None:
 
 def test_an_unknown_level_names_those_there_are(store: str) -> None:
     """So that the next try works."""
-    result = run("--store", store, "show", "friday-42", "--level", "song:99")
+    result = run("--store", store, "show", "friday-42", "--path", "song:99")
     assert result.exit_code == 1
     assert "song:12, song:13" in result.stderr
 

@@ -18,7 +18,7 @@ from tests.support.command_line import documents, run, url_of
         (("history", "--limit", "0"), "not in the range"),
         (("show",), "Missing argument 'ID'"),
         (("watch", "--exit-status"), "needs the ID"),
-        (("--store", "ftp://x", "ls"), "is not a journal"),
+        (("--store", "ftp://x", "ls"), "expected the URL of a journal"),
         (("--store", "memory:", "ls"), "can only be read in its own process"),
         (("--store", "", "ls"), "expected a text that is not empty"),
     ],

@@ -67,14 +67,14 @@ def numbers(store: str, *arguments: str) -> list[int]:
     ("arguments", "expected"),
     [
         ((), [1, 2, 3, 4, 5]),
-        (("--level", "warning"), [3, 4, 5]),
-        (("--level", "35"), [4, 5]),
+        (("--severity", "warning"), [3, 4, 5]),
+        (("--severity", "35"), [4, 5]),
         (("--path", "song:12"), [2, 3]),
         (("--limit", "2"), [4, 5]),
         (("--since", "24h"), [1, 2, 3, 4, 5]),
         (("--since", str(NOW - 96.5)), [4, 5]),
         (("--since", "2100-01-01T00:00:00Z"), []),
-        (("--level", "CRITICAL"), []),
+        (("--severity", "CRITICAL"), []),
     ],
 )
 def test_logs_selects(logged: str, arguments: tuple[str, ...], expected: list[int]) -> None:
@@ -112,11 +112,11 @@ def test_severities_have_colours(logged: str) -> None:
     ("arguments", "expected"),
     [
         (
-            ("--level", "loud"),
+            ("--severity", "loud"),
             "'loud' is no severity; expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL, or a number",
         ),
-        (("--level", "-1"), "'-1' is no severity"),
-        (("--level", "9999"), "'9999' is no severity"),
+        (("--severity", "-1"), "'-1' is no severity"),
+        (("--severity", "9999"), "'9999' is no severity"),
         (("--since", "soon"), "'soon' is no moment; expected how long ago (90s, 15m, 24h, 7d)"),
         (("--since", "nan"), "is no moment"),
         (("--since", ""), "is no moment"),
@@ -156,7 +156,7 @@ def test_logs_of_what_is_not_there(store: str) -> None:
 def test_follow_goes_on_until_the_operation_has_ended(logged: str, tmp_path: Path) -> None:
     """Each record is written once, also the one kept together with the end; then the command ends with 0."""
     process = start(
-        logged, "logs", "friday-42", "--follow", "--level", "INFO", "--interval", "0.05", "--json"
+        logged, "logs", "friday-42", "--follow", "--severity", "INFO", "--interval", "0.05", "--json"
     )
     assert process.stdout is not None
     seen = [json.loads(process.stdout.readline())["number"] for _ in range(4)]

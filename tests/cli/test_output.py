@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from otel_progress.cli.output import table
+from otel_progress.cli.output import write_table
 from otel_progress.exports import as_json
 
 ROWS = [
@@ -22,7 +22,7 @@ ROWS = [
 @pytest.mark.parametrize("width", [20, 40, 80, 120])
 def test_a_table_fits_its_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
     """The columns that can be spared go first, and the last one is cut."""
-    table(ROWS, [{}, {}], width, spare=(3,))
+    write_table(ROWS, [{}, {}], width, spare=(3,))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(cell_len, lines)) <= width
     assert lines[0].startswith("STATUS")
@@ -32,7 +32,7 @@ def test_a_table_fits_its_terminal(width: int, capsys: pytest.CaptureFixture[str
 
 def test_a_table_in_a_pipe_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
     """What another program reads is whole."""
-    table(ROWS, [{}, {}], None)
+    write_table(ROWS, [{}, {}], None)
     assert "a" * 60 in (out := capsys.readouterr().out)
     assert ("a message " * 20).rstrip() in out
 

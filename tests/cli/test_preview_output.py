@@ -19,7 +19,7 @@ pytest.importorskip("PIL.Image", reason="pillow is not installed: it makes the p
 from PIL import Image
 
 import otel_progress as progress
-from otel_progress.cli.preview_output import blocks, image_protocol, iterm, kitty
+from otel_progress.cli.preview_output import draw_blocks, encode_iterm, encode_kitty, image_protocol
 from otel_progress.testing import recording
 
 
@@ -32,8 +32,8 @@ def kept(tmp_path: Path) -> str:
             picture = Image.new("RGB", (40, 20), (200, 30, 10))
             for name, value in (("latent", picture), (EVIL, EVIL), ("state", {"loss": 0.5})):
                 op.preview(value, name)
-                assert recorder.runtime.previewer is not None
-                assert recorder.runtime.previewer.flush(TIMEOUT_S)
+                assert recorder.runtime._previews is not None
+                assert recorder.runtime._previews.flush(TIMEOUT_S)
         with progress.operation("render", id="none", total=1):
             pass
     return url
@@ -120,13 +120,13 @@ def test_the_terminal_says_what_it_shows(environ: dict[str, str], way: str | Non
 def test_sequences_carry_the_content() -> None:
     """The content goes to kitty in pieces of at most 4096 characters, to iTerm2 in one; nothing of it is lost."""
     content = os.urandom(10_000)
-    pieces = re.findall(r"\x1b_G([^;]*);([A-Za-z0-9+/=]*)\x1b\\", kitty(content, 24))
+    pieces = re.findall(r"\x1b_G([^;]*);([A-Za-z0-9+/=]*)\x1b\\", encode_kitty(content, 24))
     assert base64.b64decode("".join(text for _, text in pieces)) == content
     assert max(len(text) for _, text in pieces) == 4096
     assert [options for options, _ in pieces] == ["a=T,f=100,q=2,r=24,m=1", "m=1", "m=1", "m=0"]
     told = re.fullmatch(
         r"\x1b\]1337;File=inline=1;size=10000;height=9;preserveAspectRatio=1:([A-Za-z0-9+/=]*)\x07",
-        iterm(content, 9),
+        encode_iterm(content, 9),
     )
     assert told is not None
     assert base64.b64decode(told[1]) == content
@@ -135,10 +135,12 @@ def test_sequences_carry_the_content() -> None:
 def test_half_blocks_show_two_pixels_a_cell() -> None:
     """A cell has the upper pixel in its foreground and the lower one in its background, in 24-bit colours or of the 256."""
     rows: Any = [[(255, 0, 0), (255, 0, 0)], [(0, 0, 255), (10, 10, 10)]]
-    assert list(blocks(rows, deep=True)) == [
+    assert list(draw_blocks(rows, is_true_colour=True)) == [
         "\x1b[38;2;255;0;0;48;2;0;0;255m▀\x1b[38;2;255;0;0;48;2;10;10;10m▀\x1b[0m"
     ]
-    assert list(blocks(rows, deep=False)) == ["\x1b[38;5;196;48;5;21m▀\x1b[38;5;196;48;5;232m▀\x1b[0m"]
+    assert list(draw_blocks(rows, is_true_colour=False)) == [
+        "\x1b[38;5;196;48;5;21m▀\x1b[38;5;196;48;5;232m▀\x1b[0m"
+    ]
 
 
 @pytest.mark.process

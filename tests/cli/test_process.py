@@ -146,3 +146,33 @@ def test_the_demo_runs_and_can_be_looked_at(tmp_path: Path) -> None:
     assert "bad.py" in output
     listed, _ = finish(start(store, "history", "--json"))
     assert [entry["status"] for entry in json.loads(listed)["operations"]] == ["completed"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="requires /dev/full")
+def test_command_on_full_disk_reports_one_line(store: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "otel_progress", "--store", store, "show", "friday-42"],
+            env=clean_environ(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_S,
+        )
+    assert process.returncode == 1
+    assert process.stderr == "error: Input or output failed: [Errno 28] No space left on device.\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="requires a POSIX shell")
+def test_command_with_closed_stdout_succeeds_silently(store: str) -> None:
+    command = [sys.executable, "-m", "otel_progress", "--store", store, "ls"]
+    process = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *command],
+        env=clean_environ(),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+    assert (process.returncode, process.stderr) == (0, "")

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from otel_progress.batches import BatchCursor
-from otel_progress.console.batches import MAX_BATCHES, batch_line, batch_text
+from otel_progress.console.batches import MAX_BATCHES, format_batch, render_batch
 from otel_progress.console.glyphs import ASCII, UNICODE
 from otel_progress.console.plain import INTERVAL_S, PlainConsole
 from otel_progress.console.terminal import LiveConsole
 from otel_progress.errors import JournalError
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot
+from otel_progress.protocols import BatchQuery
 from tests.support.factories import WALL, operation, snapshot
 from tests.support.terminal import Clock, Shelf, Terminal, tick
 
@@ -43,7 +43,7 @@ def test_a_batch_under_way_has_one_line_below() -> None:
     """Its bar, percentage, counts, pace and remaining time, under the operations."""
     terminal, shelf = Terminal(110), Shelf(operation())
     shelf.groups = [group(completed=9, failed=1, running=4)]
-    live(terminal, shelf).show(shelf.active())
+    live(terminal, shelf).show_operations(shelf.active())
     *above, line = terminal.lines()
     assert any("friday-42" in one for one in above)
     assert (
@@ -57,10 +57,10 @@ def test_no_more_than_a_few_batches_and_half_of_the_screen() -> None:
     shelf = Shelf(operation())
     shelf.groups = [group(f"b{number}", f"Many {number}", running=1) for number in range(10)]
     terminal = Terminal(80, 20)
-    live(terminal, shelf).show(shelf.active())
+    live(terminal, shelf).show_operations(shelf.active())
     assert sum("Many" in line for line in terminal.lines()) == MAX_BATCHES
     small = Terminal(80, 4)
-    live(small, shelf).show(shelf.active())
+    live(small, shelf).show_operations(shelf.active())
     assert sum("Many" in line for line in small.lines()) == 1
     assert any("friday-42" in line for line in small.lines())
 
@@ -70,7 +70,7 @@ def test_a_batch_that_is_over_leaves_its_line_behind() -> None:
     terminal, shelf = Terminal(110), Shelf(operation())
     shelf.groups = [group(completed=39, running=1)]
     console = live(terminal, shelf)
-    console.show(shelf.active())
+    console.show_operations(shelf.active())
     shelf.operations, shelf.groups = (), [replace(group(completed=38, failed=2), ended_at=WALL + 8)]
     console.close()
     assert terminal.lines() == [
@@ -82,9 +82,9 @@ def test_a_batch_without_operations_says_nothing_yet() -> None:
     """And none does when batches are not wanted, as while watching single operations."""
     terminal, shelf = Terminal(), Shelf(operation())
     shelf.groups = [group()]
-    live(terminal, shelf).show(shelf.active())
+    live(terminal, shelf).show_operations(shelf.active())
     shelf.groups = [group(running=1)]
-    live(terminal, shelf, batches=False).show(shelf.active())
+    live(terminal, shelf, batches=False).show_operations(shelf.active())
     assert not any("Thumbnails" in line for line in terminal.lines())
 
 
@@ -92,11 +92,11 @@ def test_a_journal_that_cannot_be_read_for_a_moment_ends_no_display() -> None:
     """The operations are drawn without the batches."""
 
     class Torn(Shelf):
-        def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> list[BatchSnapshot]:
-            raise JournalError(f"{limit} {after}")
+        def batches(self, query: BatchQuery = BatchQuery()) -> list[BatchSnapshot]:
+            raise JournalError(str(query))
 
     terminal, shelf = Terminal(110), Torn(operation())
-    live(terminal, shelf).show(shelf.active())
+    live(terminal, shelf).show_operations(shelf.active())
     assert any("friday-42" in line for line in terminal.lines())
 
 
@@ -108,15 +108,15 @@ def test_a_line_fits_and_harms_no_terminal(width: int, glyphs: Any) -> None:
         group(EVIL, EVIL, total=None, running=3),
         group("x" * 10_000, "漢字" * 5_000, total=3, failed=1),
     ):
-        line = batch_line(one, width, glyphs)
+        line = render_batch(one, width, glyphs)
         assert line.cell_len <= width
         assert not UNSAFE & set(line.plain)
-        assert not UNSAFE & set(batch_text(one))
+        assert not UNSAFE & set(format_batch(one))
 
 
 def test_an_unknown_total_has_no_bar_and_no_percentage() -> None:
     """Never 0 %, which would be a claim."""
-    line = batch_line(group(total=None, completed=3), 200, UNICODE).plain
+    line = render_batch(group(total=None, completed=3), 200, UNICODE).plain
     assert line.startswith("● images Thumbnails 3 operations")
     assert "%" not in line
 
@@ -142,14 +142,14 @@ def test_an_operation_that_was_asked_to_stop_is_cancelling() -> None:
     """Until it has; live and as a plain line."""
     asked = operation(cancel_requested_at=WALL + 5)
     terminal, stream = Terminal(110), io.StringIO()
-    live(terminal, Shelf(asked)).show([asked])
+    live(terminal, Shelf(asked)).show_operations([asked])
     assert "cancelling" in terminal.lines()[0]
-    PlainConsole(Shelf(asked), stream, clock=Clock()).show([asked])  # type: ignore[arg-type]
+    PlainConsole(Shelf(asked), stream, clock=Clock()).show_operations([asked])  # type: ignore[arg-type]
     assert " running cancelling " in stream.getvalue()
     over = operation(
         snapshot(status=Status.CANCELLED, ended_at=WALL + 9, duration_s=9.0), cancel_requested_at=WALL + 5
     )
     ended = io.StringIO()
-    PlainConsole(Shelf(over), ended, clock=Clock()).show((), [over])  # type: ignore[arg-type]
+    PlainConsole(Shelf(over), ended, clock=Clock()).show_operations((), [over])  # type: ignore[arg-type]
     assert "cancelled" in ended.getvalue()
     assert "cancelling" not in ended.getvalue()

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from otel_progress.console.glyphs import ASCII, glyphs_for
-from otel_progress.console.layout import ProgressTree, render, render_ended
-from otel_progress.console.plain import operation_line
+from otel_progress.console.glyphs import ASCII, choose_glyphs
+from otel_progress.console.layout import ProgressTree, render_finished, render_tree
+from otel_progress.console.plain import format_operation
 from otel_progress.model import Eta, Failure, Status
 from otel_progress.operations import OperationSnapshot
 from tests.support.estimate_cases import WAITS
@@ -53,7 +53,7 @@ def setlist(**fields: object) -> OperationSnapshot:
 
 def text(operation_: OperationSnapshot, width: int = 80, height: int = 24) -> list[str]:
     """Return the frame of one operation."""
-    return [line.plain.rstrip() for line in render([operation_], width=width, height=height)]
+    return [line.plain.rstrip() for line in render_tree([operation_], width=width, height=height)]
 
 
 def test_the_whole_tree_at_100_columns() -> None:
@@ -109,7 +109,7 @@ def test_the_remaining_time_ages_as_the_record_does(seconds: float, words: str) 
     """It counts down, waits, and then says at least so much; the line in a log says the same."""
     found = operation(snapshot(ratio=0.5, eta=WAITS, stall_after_s=1e6), clock=CLOCK + seconds)
     assert words in text(found, width=140)[0]
-    assert words in operation_line(found)
+    assert words in format_operation(found)
 
 
 def test_an_unknown_total_looks_unknown() -> None:
@@ -131,7 +131,7 @@ def test_a_message_stands_in_the_line_when_there_is_room() -> None:
 @pytest.mark.parametrize("height", [1, 2, 3, 5, 8, 24])
 def test_it_never_leaves_the_terminal(width: int, height: int) -> None:
     """No line is wider, and no frame higher than it may be, whatever the size."""
-    lines = render([setlist(), setlist()], width=width, height=height)
+    lines = render_tree([setlist(), setlist()], width=width, height=height)
     assert 1 <= len(lines) <= height
     assert max(line.cell_len for line in lines) <= width
 
@@ -154,7 +154,7 @@ def test_the_newest_operations_are_kept_and_the_oldest_is_on_top() -> None:
         operation(snapshot(name=f"n{number}", ratio=0.1, operation_id=f"n{number}"))
         for number in range(9, -1, -1)
     ]
-    shown = [line.plain.split()[1] for line in render(operations, width=80, height=5)]
+    shown = [line.plain.split()[1] for line in render_tree(operations, width=80, height=5)]
     assert shown == ["n6", "n7", "n8", "n9", "6"]
 
 
@@ -208,7 +208,7 @@ def test_wide_characters_are_measured_in_cells() -> None:
         snapshot("song:1", name="混合トラック" * 5, ratio=0.5, order=1),
         snapshot("song:2", name="plain", ratio=0.5, order=2),
     ]
-    lines = render([operation(snapshot(ratio=0.5), levels)], width=79, height=9)
+    lines = render_tree([operation(snapshot(ratio=0.5), levels)], width=79, height=9)
     assert len({line.cell_len for line in lines}) == 1
 
 
@@ -217,7 +217,7 @@ def test_wide_characters_are_measured_in_cells() -> None:
 def test_any_text_and_any_width_make_lines(name: str, message: str, width: int, ratio: float | None) -> None:
     """Whatever another process has written, a frame fits and can be encoded."""
     levels = [snapshot("song:1", name=message, ratio=ratio, current=1)]
-    lines = render(
+    lines = render_tree(
         [operation(snapshot(name=name, message=message, ratio=ratio), levels)], width=width, height=10
     )
     assert all(
@@ -241,11 +241,11 @@ def test_levels_nested_beyond_reason_are_left_out() -> None:
 
 def test_ascii_stands_in_where_the_encoding_cannot() -> None:
     """Latin-1 has no bars."""
-    assert glyphs_for("latin-1") is ASCII
-    assert glyphs_for(None) is ASCII
-    assert glyphs_for("no-such-encoding") is ASCII
+    assert choose_glyphs("latin-1") is ASCII
+    assert choose_glyphs(None) is ASCII
+    assert choose_glyphs("no-such-encoding") is ASCII
     shown = "".join(
-        line.plain for line in render([setlist()], width=80, height=24, glyphs=glyphs_for("ascii"))
+        line.plain for line in render_tree([setlist()], width=80, height=24, glyphs=choose_glyphs("ascii"))
     )
     assert shown.isascii()
 
@@ -280,7 +280,7 @@ def test_what_stays_after_the_end() -> None:
         failed=8,
         error=Failure("OSError", "disk full"),
     )
-    lines = [line.plain for line in render_ended(operation(root, failed), width=100)]
+    lines = [line.plain for line in render_finished(operation(root, failed), width=100)]
     assert (
         lines[0]
         == "✗ setlist Name of friday-42 failed at 50% 5/10 songs 8 failed in 1m 00s OSError: disk full"

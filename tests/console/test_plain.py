@@ -50,7 +50,7 @@ def test_a_line_has_time_condition_and_what_remains() -> None:
     """It stands for itself: whoever finds it in a log needs no other."""
     root = snapshot(ratio=0.5, failed=2, eta=Eta(90.0, None, None, "ok", "rate", 0, CLOCK + 300.0))
     log = Log()
-    log.console.show([operation(root, clock=CLOCK + 300.0)])
+    log.console.show_operations([operation(root, clock=CLOCK + 300.0)])
     line = log.lines()[0]
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d ", line)
     assert "running stalled for 5m 00s 50% 2 failed after 5m 00s 1m 30s left" in line
@@ -75,7 +75,7 @@ def test_hostile_text_stays_on_its_line() -> None:
     """No escape, no carriage return, no line end of a caller's reaches the log."""
     log = Log()
     evil = "\x1b[2J\r\nforged line\u2028"
-    log.console.show([operation(snapshot(name=evil, message=evil * 1000))])
+    log.console.show_operations([operation(snapshot(name=evil, message=evil * 1000))])
     assert len(log.stream.getvalue().splitlines()) == 1
     assert not set("\x1b\r\u2028") & set(log.stream.getvalue())
     assert len(log.lines()[0]) <= 1000
@@ -85,9 +85,9 @@ def test_only_some_of_very_many_operations_are_told_at_a_time() -> None:
     """The others are counted."""
     many = [operation(snapshot(run=f"r{number}", operation_id=f"o{number}")) for number in range(100)]
     log = Log(*many)
-    log.console.show(many)
+    log.console.show_operations(many)
     log.clock.now += 5.0
-    log.console.show(many)
+    log.console.show_operations(many)
     assert len(log.lines()) < 45
     assert any("and 80 more operations" in line for line in log.lines())
 

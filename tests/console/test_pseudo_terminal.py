@@ -145,11 +145,11 @@ def test_a_stopped_terminal_holds_up_nobody() -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w", encoding="utf-8") as stream:
         region = Region(stream)
-        assert region.ready()
+        assert region.is_ready()
         termios.tcflow(theirs, termios.TCOOFF)
-        assert not region.ready()
+        assert not region.is_ready()
         termios.tcflow(theirs, termios.TCOON)
-        assert region.ready()
+        assert region.is_ready()
     os.close(ours)
 
 

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from otel_progress.console.plain import PlainConsole
-from otel_progress.console.terminal import MAX_SHARE, LiveConsole, make_console
+from otel_progress.console.terminal import MAX_DRAWING_RATIO, LiveConsole, make_console
 from otel_progress.model import Failure, Status
 from otel_progress.protocols import Sink
 from tests.support.factories import CLOCK, ended, operation, snapshot
@@ -89,7 +89,7 @@ def test_slow_frames_come_less_often() -> None:
         stage.console.write(tick())
         stage.clock.now += 0.1
     spent = 0.5 * len(stage.terminal.writes)
-    assert 0.5 < spent <= 1.3 * MAX_SHARE * 100.0
+    assert 0.5 < spent <= 1.3 * MAX_DRAWING_RATIO * 100.0
 
 
 def test_a_thousand_ends_do_not_flood_the_terminal() -> None:

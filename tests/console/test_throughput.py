@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import otel_progress as progress
-from otel_progress.console.layout import render
-from otel_progress.console.plain import operation_line
+from otel_progress.console.layout import render_tree
+from otel_progress.console.plain import format_operation
 from otel_progress.journal.sqlite.journal import SqliteJournal
 from otel_progress.operations import OperationSnapshot
 from otel_progress.testing import recording
@@ -20,8 +20,8 @@ PACE = re.compile(r"[\d.]+/(?:s|min|h)\b")
 
 def paces(read: OperationSnapshot) -> list[str]:
     """Return the paces in the lines of an operation: those of its tree, then that in a log."""
-    lines = [line.plain for line in render([read], width=120, height=10)]
-    return PACE.findall("\n".join([*lines, operation_line(read)]))
+    lines = [line.plain for line in render_tree([read], width=120, height=10)]
+    return PACE.findall("\n".join([*lines, format_operation(read)]))
 
 
 def test_a_pause_does_not_slow_the_work_down() -> None:

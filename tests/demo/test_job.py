@@ -19,6 +19,7 @@ from otel_progress.demo import measure as measuring
 from otel_progress.journal import open_journal
 from otel_progress.model import Outcome, Status
 from otel_progress.processes import host_class
+from otel_progress.protocols import EventQuery, LogQuery
 from otel_progress.records import TrajectoryKey
 from tests.support.demo_journal import PATIENCE_S, kept
 
@@ -56,7 +57,7 @@ def test_the_page_is_served_meanwhile_and_its_address_comes_first(
     """While files are examined, the address that was printed answers with the survey; afterwards nobody listens there."""
     pytest.importorskip("uvicorn")
     answers: list[str] = []
-    measure = measuring.measure
+    measure = measuring.measure_source
 
     def ask_and_measure(data: bytes, name: str) -> measuring.Measures:
         runtime = config.current_runtime()
@@ -67,7 +68,7 @@ def test_the_page_is_served_meanwhile_and_its_address_comes_first(
             answers.append(answer.read().decode())
         return measure(data, name)
 
-    monkeypatch.setattr(measuring, "measure", ask_and_measure)
+    monkeypatch.setattr(measure, "measure_source", ask_and_measure)
     assert run(str(tree), store=store, prometheus_port=0, server_port=0, console=False) == 0
     first = capsys.readouterr().err.splitlines()[0]
     assert re.fullmatch(
@@ -141,7 +142,7 @@ def test_its_logs_are_kept(tree: Path, store: str, capsys: pytest.CaptureFixture
     run(str(tree), store=store, prometheus_port=0, console=False)
     journal = open_journal(store, read_only=True)
     try:
-        records = journal.logs(kept(store).operation_id, severity=30)
+        records = journal.logs(kept(store).operation_id, LogQuery(severity=30))
     finally:
         journal.close()
     assert [(one.logger, one.path) for one in records] == [
@@ -157,8 +158,8 @@ def test_failed_and_skipped_files_are_items(tree: Path, store: str) -> None:
     journal = open_journal(store, read_only=True)
     try:
         operation_id = kept(store).operation_id
-        (failed,) = journal.events(operation_id, outcome=Outcome.FAILED)
-        (skipped,) = journal.events(operation_id, outcome=Outcome.SKIPPED)
+        (failed,) = journal.events(operation_id, EventQuery(outcome=Outcome.FAILED))
+        (skipped,) = journal.events(operation_id, EventQuery(outcome=Outcome.SKIPPED))
         assert (failed.name, failed.path) == ("bad.py", "stage:analyse/package:one/folder:deep")
         assert failed.error is not None
         assert failed.error.type == "SyntaxError"
@@ -166,7 +167,7 @@ def test_failed_and_skipped_files_are_items(tree: Path, store: str) -> None:
             str(tree / "two" / "link.py"),
             "a symbolic link",
         )
-        assert len(journal.events(operation_id, outcome=Outcome.COMPLETED)) == 4
+        assert len(journal.events(operation_id, EventQuery(outcome=Outcome.COMPLETED))) == 4
     finally:
         journal.close()
 
@@ -183,8 +184,8 @@ def test_metrics_are_served_meanwhile(tree: Path, store: str, monkeypatch: pytes
             scrapes.append(answer.read().decode())
         return measure(data, name)
 
-    measure = measuring.measure
-    monkeypatch.setattr(measuring, "measure", scrape_and_measure)
+    measure = measuring.measure_source
+    monkeypatch.setattr(measure, "measure_source", scrape_and_measure)
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
     assert len(scrapes) == 5
     assert 'operation_type="code_survey",status="running"} 1.0' in scrapes[-1]
@@ -214,14 +215,14 @@ def test_an_unreadable_file_fails_alone(
     tree: Path, store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is gone when its turn comes is a failed item; the others are examined."""
-    discover = job._discover
+    discover = job._discover_files
 
     def discover_and_lose(stage: Level, roots: Sequence[sources.Root]) -> list[sources.SourceFile]:
         found = discover(stage, roots)
         (tree / "two" / "only.py").unlink()
         return found
 
-    monkeypatch.setattr(job, "_discover", discover_and_lose)
+    monkeypatch.setattr(job, "_discover_files", discover_and_lose)
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
     assert "two/only.py: No such file or directory" in capsys.readouterr().out
     assert kept(store).status is Status.COMPLETED

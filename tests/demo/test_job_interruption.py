@@ -41,7 +41,7 @@ def test_a_port_that_is_taken_at_the_last_moment_is_worked_around(
     store: str, tree: Path, taken: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """When both usual ports were free and another process is first all the same, free ones serve; one that was set does not give way."""
-    monkeypatch.setattr(job, "_port", lambda wanted, host, usual: taken if wanted is None else wanted)
+    monkeypatch.setattr(job, "_choose_port", lambda wanted, host, usual: taken if wanted is None else wanted)
     assert run(str(tree), store=store, console=False) == 0
     err = capsys.readouterr().err
     assert "curl http://127.0.0.1:" in err

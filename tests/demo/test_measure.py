@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_progress.demo.measure import ERRORS, Measures, measure
+from otel_progress.demo.measure import ERRORS, Measures, measure_source
 
 SAMPLE = b'''"""Module."""
 import os.path, sys
@@ -41,7 +41,7 @@ def outer():
 
 def examine(source: str | bytes) -> Measures:
     """Return the measures of a text."""
-    return measure(source if isinstance(source, bytes) else source.encode(), "sample.py")
+    return measure_source(source if isinstance(source, bytes) else source.encode(), "sample.py")
 
 
 def test_sample_is_counted() -> None:

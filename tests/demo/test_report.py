@@ -7,8 +7,8 @@ import io
 from rich.console import Console
 
 from otel_progress.demo import report
-from otel_progress.demo.measure import measure
-from otel_progress.demo.report import SHOWN, Survey, explain
+from otel_progress.demo.measure import measure_source
+from otel_progress.demo.report import MAX_SHOWN, Survey, explain_error
 from otel_progress.demo.sources import SourceFile
 
 LONG = "def long():\n" + "\n".join(f"    v{n} = {n}" for n in range(20)) + "\n"
@@ -23,8 +23,8 @@ def surveyed(contents: dict[str, str], *, package: str = "pkg") -> Survey:
     """Return a survey of some sources, with all conclusions drawn."""
     survey = Survey()
     for name, source in contents.items():
-        survey.add(file(name, package=package), measure(source.encode(), name))
-    for _, conclude in survey.sections():
+        survey.add(file(name, package=package), measure_source(source.encode(), name))
+    for _, conclude in survey.build_sections():
         conclude()
     return survey
 
@@ -32,17 +32,17 @@ def surveyed(contents: dict[str, str], *, package: str = "pkg") -> Survey:
 def shown(survey: Survey) -> str:
     """Return the report as text."""
     out = io.StringIO()
-    report.show(Console(file=out, width=100, soft_wrap=True), survey.findings, 1.25)
+    report.print_findings(Console(file=out, width=100, soft_wrap=True), survey.findings, 1.25)
     return out.getvalue()
 
 
 def test_totals_add_up_by_package() -> None:
     """Counts of packages come to those of the whole; the package with the most code comes first."""
     survey = Survey()
-    survey.add(file("a.py", package="small"), measure(b"import os\n", "a.py"))
-    survey.add(file("b.py", package="large"), measure(LONG.encode(), "b.py"))
+    survey.add(file("a.py", package="small"), measure_source(b"import os\n", "a.py"))
+    survey.add(file("b.py", package="large"), measure_source(LONG.encode(), "b.py"))
     survey.add_problem(file("c.py", package="large"), SyntaxError("bad"))
-    for _, conclude in survey.sections():
+    for _, conclude in survey.build_sections():
         conclude()
     found = survey.findings
     assert [(p.name, p.files, p.failed, p.code_lines, p.functions) for p in found.packages] == [
@@ -63,7 +63,7 @@ def test_functions_are_ranked() -> None:
     ).findings
     assert found.longest[0].function.name == "long"
     assert found.most_complex[0].function.name == "branched"
-    assert len(found.longest) == len(found.most_complex) == SHOWN
+    assert len(found.longest) == len(found.most_complex) == MAX_SHOWN
 
 
 def test_duplicates_are_found_once() -> None:
@@ -88,10 +88,10 @@ def test_imports_are_counted_by_file() -> None:
 
 def test_reasons_are_one_line_of_words() -> None:
     """Why a file failed is said with the line where there is one, and never as an empty text."""
-    assert explain(SyntaxError("bad", ("x.py", 3, 1, "x"))) == "line 3: bad"
-    assert explain(SyntaxError("unknown encoding: x")) == "unknown encoding: x"
-    assert explain(PermissionError(13, "Permission denied")) == "Permission denied"
-    assert explain(RecursionError()) == "RecursionError"
+    assert explain_error(SyntaxError("bad", ("x.py", 3, 1, "x"))) == "line 3: bad"
+    assert explain_error(SyntaxError("unknown encoding: x")) == "unknown encoding: x"
+    assert explain_error(PermissionError(13, "Permission denied")) == "Permission denied"
+    assert explain_error(RecursionError()) == "RecursionError"
 
 
 def test_report_has_every_section() -> None:
@@ -124,7 +124,7 @@ def test_report_shows_hostile_names_harmlessly() -> None:
         file("[red]\x1b[2J\n\udcff\u202e.py", package="[bold]p\x07"),
         SyntaxError("worse\x1b]0;title\x07" + "x" * 10_000),
     )
-    for _, conclude in survey.sections():
+    for _, conclude in survey.build_sections():
         conclude()
     found = shown(survey)
     assert "[red]" in found

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from otel_progress.demo import sources
-from otel_progress.demo.sources import TOP, Folder, Left, Root, SourceFile
+from otel_progress.demo.sources import TOP_LEVEL, Folder, Root, SkippedEntry, SourceFile
 from otel_progress.errors import ConfigurationError
 
 
@@ -21,13 +21,15 @@ def write(path: Path, content: str = "x = 1\n") -> Path:
 
 def labels(root: Path) -> list[str]:
     """Return what a walk finds to examine."""
-    return [found.label for found in sources.walk(Root(root)) if isinstance(found, SourceFile)]
+    return [found.label for found in sources.walk_files(Root(root)) if isinstance(found, SourceFile)]
 
 
 def left(root: Path) -> dict[str, str]:
     """Return what a walk leaves, by file name."""
     return {
-        Path(found.path).name: found.reason for found in sources.walk(Root(root)) if isinstance(found, Left)
+        Path(found.path).name: found.reason
+        for found in sources.walk_files(Root(root))
+        if isinstance(found, SkippedEntry)
     }
 
 
@@ -77,7 +79,7 @@ def test_walk_opens_no_pipe(tmp_path: Path) -> None:
 def test_walk_leaves_huge_files(tmp_path: Path) -> None:
     """A file over the bound is left, so that no single one takes the memory or the minute."""
     with write(tmp_path / "huge.py").open("r+b") as file:
-        file.truncate(sources.MAX_FILE + 1)
+        file.truncate(sources.MAX_FILE_BYTES + 1)
     assert labels(tmp_path) == []
     assert left(tmp_path) == {"huge.py": "larger than 4 MiB"}
 
@@ -86,16 +88,16 @@ def test_walk_ends_at_its_bound(tmp_path: Path) -> None:
     """A walk looks at so many entries and then says that it stopped."""
     for number in range(6):
         write(tmp_path / f"p{number}" / "one.py")
-    found = list(sources.walk(Root(tmp_path), max_entries=8))
+    found = list(sources.walk_files(Root(tmp_path), max_entries=8))
     assert len([f for f in found if isinstance(f, SourceFile)]) == 2
-    assert isinstance(found[-1], Left)
+    assert isinstance(found[-1], SkippedEntry)
     assert "more than 8 entries" in found[-1].reason
 
 
 def test_walk_reports_a_folder_it_cannot_read(tmp_path: Path) -> None:
     """A folder that is gone or closed is something that failed, with its error, and the walk goes on."""
-    (found,) = sources.walk(Root(tmp_path / "gone"))
-    assert isinstance(found, Left)
+    (found,) = sources.walk_files(Root(tmp_path / "gone"))
+    assert isinstance(found, SkippedEntry)
     assert isinstance(found.error, FileNotFoundError)
     assert "cannot be read" in found.reason
 
@@ -103,7 +105,7 @@ def test_walk_reports_a_folder_it_cannot_read(tmp_path: Path) -> None:
 def test_deep_folders_belong_to_the_one_above(tmp_path: Path) -> None:
     """Below three levels a file keeps its path but counts to the third folder."""
     write(tmp_path / "a/b/c/d/e/deep.py")
-    (found,) = sources.walk(Root(tmp_path, "site-packages/"))
+    (found,) = sources.walk_files(Root(tmp_path, "site-packages/"))
     assert isinstance(found, SourceFile)
     assert found.folder == ("site-packages/a", "b", "c")
     assert found.name == "d/e/deep.py"
@@ -114,10 +116,10 @@ def test_packages_nest_and_count(tmp_path: Path) -> None:
     """A folder with files and folders gets its own files as one more folder, so every folder has either."""
     for name in ("top.py", "a/one.py", "a/two.py", "a/b/three.py", "c/four.py"):
         write(tmp_path / name)
-    files = [found for found in sources.walk(Root(tmp_path)) if isinstance(found, SourceFile)]
-    top, a, c = sources.packages(files)
-    assert [(f.name, f.count) for f in (top, a, c)] == [(TOP, 1), ("a", 3), ("c", 1)]
-    assert [(f.name, f.count, len(f.files)) for f in a.folders] == [(TOP, 2, 2), ("b", 1, 1)]
+    files = [found for found in sources.walk_files(Root(tmp_path)) if isinstance(found, SourceFile)]
+    top, a, c = sources.group_by_package(files)
+    assert [(f.name, f.count) for f in (top, a, c)] == [(TOP_LEVEL, 1), ("a", 3), ("c", 1)]
+    assert [(f.name, f.count, len(f.files)) for f in a.folders] == [(TOP_LEVEL, 2, 2), ("b", 1, 1)]
     assert a.files == ()
     assert isinstance(c, Folder)
     assert [file.label for file in c.files] == ["c/four.py"]
@@ -131,16 +133,16 @@ def sized(name: str, size: int) -> SourceFile:
 def test_choose_keeps_within_its_bound() -> None:
     """Without a bound all files are taken; with one, those that fit in order; smallest folders first on request."""
     files = [sized("big", 50), sized("small", 1), sized("middle", 10)]
-    assert sources.choose(files, None) == files
-    assert [f.folder[0] for f in sources.choose(files, 55)] == ["big", "small"]
-    assert [f.folder[0] for f in sources.choose(files, 55, "smallest")] == ["small", "middle"]
-    assert [f.folder[0] for f in sources.choose(files, 0)] == ["big"]
-    assert sources.choose([], 10) == []
+    assert sources.select_files(files, None) == files
+    assert [f.folder[0] for f in sources.select_files(files, 55)] == ["big", "small"]
+    assert [f.folder[0] for f in sources.select_files(files, 55, "smallest")] == ["small", "middle"]
+    assert [f.folder[0] for f in sources.select_files(files, 0)] == ["big"]
+    assert sources.select_files([], 10) == []
 
 
 def test_interpreter_roots_have_sources() -> None:
     """By default the walk begins at the standard library, which has packages everybody knows."""
-    first, *others = sources.interpreter_roots()
+    first, *others = sources.find_interpreter_roots()
     assert (first.path / "json" / "__init__.py").is_file()
     assert first.prefix == ""
     assert all(root.prefix == "site-packages/" for root in others)
@@ -162,7 +164,7 @@ def test_unusable_paths_are_refused(tmp_path: Path, name: str, words: str) -> No
     write(tmp_path / "file.py")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigurationError) as caught:
-        sources.checked_root(f"{tmp_path}/{name}")
+        sources.parse_root(f"{tmp_path}/{name}")
     text = str(caught.value)
     assert words in text
     assert "Give a folder that has Python files" in text
@@ -173,4 +175,4 @@ def test_unusable_paths_are_refused(tmp_path: Path, name: str, words: str) -> No
 def test_usable_path_is_taken(tmp_path: Path) -> None:
     """A folder with one Python file somewhere below will do."""
     write(tmp_path / "a" / "b" / "one.py")
-    assert sources.checked_root(str(tmp_path)).path == tmp_path
+    assert sources.parse_root(str(tmp_path)).path == tmp_path

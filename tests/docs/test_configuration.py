@@ -1,4 +1,4 @@
-"""Configuration and queries for other programs that the documents show are taken by those programs."""
+"""Configuration and queries for other programs that documents show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 import subprocess
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from tests.support.documents import DOCUMENTS, blocks
 from tests.support.servers import require
@@ -22,16 +24,25 @@ SCRAPES = [
 ]
 
 
+MANIFESTS = [
+    pytest.param(block.text, id=f"{path.name}:{block.line}")
+    for path in DOCUMENTS
+    for block in blocks(path)
+    if block.language == "yaml" and block.text.startswith("apiVersion: batch/")
+]
+KUBERNETES = "1.37.0"
+
+
 def promtool(*arguments: object) -> None:
-    """Run promtool; what it refuses fails the test with its words."""
+    """Run promtool. The test fails with its messages if promtool rejects the input."""
     done = subprocess.run(
         [require("promtool"), *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_queries_are_promql(tmp_path: Path) -> None:
-    """Prometheus' own parser takes every query."""
+def test_promql_blocks_of_documents_are_accepted(tmp_path: Path) -> None:
+    """The parser of Prometheus accepts every query."""
     rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(QUERIES)]
     file = tmp_path / "rules.yml"
     file.write_text(json.dumps({"groups": [{"name": "documents", "rules": rules}]}), encoding="utf-8")
@@ -40,8 +51,14 @@ def test_queries_are_promql(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", SCRAPES)
-def test_scrape_configuration_is_taken(text: str, tmp_path: Path) -> None:
-    """Prometheus takes the lines that are shown for its configuration."""
+def test_scrape_configuration_of_documents_is_accepted(text: str, tmp_path: Path) -> None:
+    """Prometheus accepts the scrape configuration that a document shows."""
     file = tmp_path / "prometheus.yml"
     file.write_text(text, encoding="utf-8")
     promtool("check", "config", file)
+
+
+@pytest.mark.parametrize("text", MANIFESTS)
+def test_kubernetes_manifest_of_documents_is_valid(text: str) -> None:
+    """A manifest in a document has only fields that Kubernetes knows."""
+    kubernetes_validate.validate(yaml.safe_load(text), KUBERNETES, strict=True)

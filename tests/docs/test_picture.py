@@ -1,4 +1,4 @@
-"""The picture of the README is well-formed, shows what it says, and fetches nothing from anywhere."""
+"""The picture of the README: well-formed SVG with the expected text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def words(picture: str) -> str:
 
 
 def fetched(picture: str) -> list[str]:
-    """Return the addresses in an SVG, without the names of its own elements and what lies inside of it."""
+    """Return the external addresses in an SVG, without references to its own elements."""
     return [
         address
         for address in re.findall(r"url\(([^)]*)\)|href=\"([^\"]*)\"", picture)
@@ -30,8 +30,8 @@ def fetched(picture: str) -> list[str]:
     ]
 
 
-def test_the_picture_shows_the_demo() -> None:
-    """The committed picture has the operation, a stage and a share that is done; nothing in it is loaded from the network."""
+def test_committed_picture_has_operation_stage_and_ratio() -> None:
+    """The committed picture loads nothing from the network."""
     picture = (PROJECT / "docs" / "images" / "demo.svg").read_text(encoding="utf-8")
     assert "Survey of the sources of Python" in words(picture)
     assert re.search(r"stage analyse .*\d+%", re.sub(r"\s+", " ", words(picture)))
@@ -39,8 +39,8 @@ def test_the_picture_shows_the_demo() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the script needs a pseudo terminal")
-def test_a_screen_becomes_a_picture() -> None:
-    """What a terminal shows is drawn with its colours; markup in it stays text."""
+def test_draw_terminal_screen_has_colours_and_escaped_text() -> None:
+    """The picture has the colours of the terminal, and markup stays text."""
     import pyte
 
     screen = pyte.Screen(40, 5)

@@ -1,4 +1,4 @@
-"""The reference is complete in both directions: nothing that exists is missing, and nothing is there that does not exist."""
+"""Completeness of the reference: it has exactly the existing names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 
 
 def section(name: str) -> str:
-    """Return the text below a heading of the second rank."""
+    """Return the text below a second-level heading."""
     found = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", REFERENCE, re.DOTALL | re.MULTILINE)
     assert found is not None, name
     return found[1]
@@ -51,7 +51,7 @@ def first_cells(text: str) -> set[str]:
 
 
 def fields(name: str) -> set[str]:
-    """Return the fields the reference has of a part of the JSON document."""
+    """Return the documented fields of a part of the JSON document."""
     found = re.search(rf"<!-- fields: {name} -->\n\n(.*?)\n\n", REFERENCE, re.DOTALL)
     assert found is not None, name
     return first_cells(found[1])
@@ -64,16 +64,16 @@ def writer() -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "document", [path for path in DOCUMENTS if path.parent.name == "docs"], ids=lambda path: path.name
+    "document", [path for path in DOCUMENTS if "docs" in path.parts], ids=lambda path: path.name
 )
-def test_generated_parts_are_what_the_script_writes(document: Path, writer: ModuleType) -> None:
-    """The committed text is what ``scripts/reference`` makes of the code; run it when this fails."""
+def test_generated_parts_match_the_script(document: Path, writer: ModuleType) -> None:
+    """If this test fails, run ``scripts/reference``."""
     text = document.read_text(encoding="utf-8")
     assert text == writer.rewritten(text)
 
 
-def test_every_generated_part_is_in_a_document(writer: ModuleType) -> None:
-    """Nothing the script can write is left out of the documents."""
+def test_generated_parts_of_the_script_are_all_used(writer: ModuleType) -> None:
+    """Every part that the script can generate is in a document."""
     used = {
         match[2] for path in DOCUMENTS for match in writer.BLOCK.finditer(path.read_text(encoding="utf-8"))
     }
@@ -82,22 +82,22 @@ def test_every_generated_part_is_in_a_document(writer: ModuleType) -> None:
     }
 
 
-def test_every_setting_is_there() -> None:
-    """Arguments, variables: those of the settings table are those of the code."""
+def test_settings_table_has_every_setting() -> None:
+    """The table has exactly the arguments and variables of the code."""
     assert first_cells(section("Settings")) == {setting.name for setting in SETTINGS}
     documented = set(re.findall(r"`(OTEL_PROGRESS_[A-Z_]+|OTEL_SERVICE_NAME)`", section("Settings")))
     assert documented == {variable for setting in SETTINGS for variable in setting.variables}
 
 
-def test_configure_takes_every_setting() -> None:
-    """The signature of ``configure`` has each setting, and ``tracer_provider``, which the reference explains."""
+def test_configure_signature_has_every_setting() -> None:
+    """The reference also explains ``tracer_provider``."""
     arguments = set(config.configure.__kwdefaults__ or {})
     assert arguments == {setting.name for setting in SETTINGS} | {"tracer_provider"}
     assert "`tracer_provider`" in section("Settings")
 
 
-def test_every_standard_variable_that_is_read_is_there() -> None:
-    """Variables of OpenTelemetry that the code names are explained, however they are put together."""
+def test_standard_variables_that_code_reads_are_documented() -> None:
+    """Every OpenTelemetry variable in the code is explained, also in a pattern."""
     read = {
         name for name in re.findall(r"\bOTEL_[A-Z_]+[A-Z]\b", SOURCE) if not name.startswith("OTEL_PROGRESS")
     }
@@ -105,22 +105,22 @@ def test_every_standard_variable_that_is_read_is_there() -> None:
     assert {name for name in read if not any(known.startswith(name) for known in explained)} == set()
 
 
-def test_documents_name_only_variables_that_exist() -> None:
-    """A variable of ours that a document names is a setting."""
+def test_documents_with_variable_name_an_existing_setting() -> None:
+    """Every ``OTEL_PROGRESS_`` variable in a document is a setting."""
     known = {variable for setting in SETTINGS for variable in setting.variables}
     text = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     assert set(re.findall(r"\bOTEL_PROGRESS_[A-Z_]+[A-Z]\b", text)) <= known
 
 
-def test_every_public_name_is_there() -> None:
-    """The headings of the names are those of ``__all__``, in its order; likewise for the testing kit."""
+def test_headings_of_names_match_all() -> None:
+    """The headings are the names of ``__all__`` in order, also for the testing module."""
     assert re.findall(r"^### `(\w+)`$", section("Python names"), re.MULTILINE) == progress.__all__
     made_there = [name for name in testing.__all__ if name != "ConfigurationError"]
     assert re.findall(r"^### `(\w+)`$", section("Testing"), re.MULTILINE) == made_there
 
 
-def test_documents_use_only_public_names() -> None:
-    """``progress.…`` in the code of any document is a name of the package."""
+def test_documents_with_code_use_public_names() -> None:
+    """Every ``progress.…`` in the code of a document is a public name."""
     found = set()
     for path in DOCUMENTS:
         for block in re.findall(
@@ -130,8 +130,8 @@ def test_documents_use_only_public_names() -> None:
     assert found - {"testing", "exporters"} <= set(progress.__all__)
 
 
-def test_every_attribute_and_event_is_there() -> None:
-    """The tables hold the names of semconv, and no others."""
+def test_attribute_and_event_tables_match_semconv() -> None:
+    """The tables have exactly the names of semconv."""
     standard = {
         semconv.SERVICE_NAME,
         semconv.SERVICE_INSTANCE_ID,
@@ -143,13 +143,13 @@ def test_every_attribute_and_event_is_there() -> None:
     assert first_cells(section("Events")) == set(semconv.EVENTS)
 
 
-def test_every_metric_is_there() -> None:
-    """The table holds the metrics of semconv, and no others."""
+def test_metrics_table_matches_semconv() -> None:
+    """The table has exactly the metrics of semconv."""
     assert first_cells(section("Metrics")) == {metric.name for metric in semconv.METRICS}
 
 
-def test_queries_name_metrics_that_exist() -> None:
-    """PromQL in the documents asks for series that there are, with labels they have."""
+def test_promql_of_documents_uses_existing_metrics() -> None:
+    """Queries name existing series with labels that they have."""
     series = {metric.prometheus: metric for metric in semconv.METRICS}
     asked = 0
     for path in DOCUMENTS:
@@ -170,8 +170,8 @@ def command_names(group: click.Group) -> list[str]:
     return group.list_commands(click.Context(group))
 
 
-def test_every_command_and_option_is_there() -> None:
-    """Each command has its part, and in it each of its options and arguments; no other command is described."""
+def test_command_sections_have_every_option() -> None:
+    """Sections exist for exactly the commands, with all options and arguments."""
     text = section("Commands")
     parts = dict(
         re.findall(r"^### `otel-progress ?(\w*)`\n(.*?)(?=^### |\Z)", text, re.DOTALL | re.MULTILINE)
@@ -188,14 +188,14 @@ def test_every_command_and_option_is_there() -> None:
         assert documented == options | {"--help"} | ({"-h"} & documented), name
 
 
-def test_every_exit_code_is_there() -> None:
-    """The table has the codes of the command line."""
+def test_exit_code_table_has_every_code() -> None:
+    """The table has the exit codes of the command line."""
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", section("Exit codes"), re.MULTILINE)}
     assert codes == {0, EXIT_PROBLEM, EXIT_USAGE, EXIT_UNREADABLE, EXIT_INTERRUPTED}
 
 
-def test_every_field_of_the_json_document_is_there(recorder: Recorder) -> None:
-    """An operation with everything that can be in it has exactly the fields that are described."""
+def test_json_fields_of_full_operation_are_documented(recorder: Recorder) -> None:
+    """An operation with all optional parts has exactly the documented fields."""
     op = progress.operation("import", id="i", total=4, unit="file").start()
     op.item("a", outcome="failed", error=OSError("gone"))
     for name in "bc":
@@ -224,8 +224,8 @@ def test_every_field_of_the_json_document_is_there(recorder: Recorder) -> None:
     assert fields("batch") == set(encode_batch(batch))
 
 
-def test_every_table_of_the_journal_is_there() -> None:
-    """The file notes name the tables, the application id and the version of the schema."""
+def test_journal_notes_name_every_table() -> None:
+    """The reference names the tables, the application id and the schema version."""
     connection = sqlite3.connect(":memory:")
     for step in MIGRATIONS:
         for statement in step:

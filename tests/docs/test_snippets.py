@@ -1,11 +1,14 @@
-"""What the documents show is what happens: every block of code is run, and what it should print is compared."""
+"""Code blocks of the documents: every block is run, and its output is compared."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,16 +23,20 @@ pytestmark = pytest.mark.docs
 
 RUNNER = PROGRAMS / "run_document.py"
 PROGRAMS = list(programs())
-PORTS = ("9464", "7764")
-"""The ports the documents use; another process may have them, so free ones are put in their place."""
+PORTS = ("9464", "7764", "8000")
+"""Ports in the documents. They are replaced by free ports, because another process may use them."""
+
+SLEEP_FACTOR = 4
+"""Factor of the seconds that shell blocks sleep, because a program starts slowly on a loaded machine."""
 
 FORK_IS_MEANT = "ignore:This process:DeprecationWarning"
-"""Python 3.12 and newer warn of every fork of a process with threads; the guide shows one on purpose."""
+"""Python 3.12 and newer warn about every fork of a process with threads. A guide forks on purpose.
+"""
 
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """An environment without settings, with a state directory of its own, and with the command ``otel-progress`` on the PATH."""
+    """An environment without settings, with a state directory and ``otel-progress``."""
     beside = tmp_path / "bin"
     beside.mkdir()
     command = beside / "otel-progress"
@@ -43,29 +50,38 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the shell blocks are for bash")
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
-def test_blocks_run_and_print_what_is_shown(
+def test_program_blocks_run_and_print_expected_output(
     program: Program, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """The blocks of a program run in order without an error, and print what the text after them shows."""
+    """Blocks run in order without an error and print the text block after them."""
     if any("curl " in block.text for block in program.blocks):
         require("curl")
+    _compile(program)
+    if any(importlib.util.find_spec(module) is None for module in program.needs):
+        return  # Without the library, compiling is all that can be checked.
     name, free = str(program.document), {port: str(free_port()) for port in PORTS}
     given = [
-        {"language": block.language, "text": _with_ports(block.text, free), "line": block.line, "name": name}
+        {
+            "language": block.language,
+            "text": _with_longer_sleeps(_with_ports(block.text, free)),
+            "line": block.line,
+            "name": name,
+            "file": block.file,
+        }
         for block in program.blocks
     ]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", FORK_IS_MEANT, str(RUNNER)],
-        input=json.dumps(given),
-        capture_output=True,
-        encoding="utf-8",
-        env=environ,
-        cwd=tmp_path,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for block, printed in zip(program.blocks, json.loads(done.stdout), strict=True):
+    command = [sys.executable, "-W", "error", "-W", FORK_IS_MEANT, str(RUNNER)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(
+        command, **pipes, encoding="utf-8", env=environ, cwd=tmp_path, start_new_session=True
+    ) as process:
+        try:
+            output, errors = process.communicate(json.dumps(given), timeout=120)
+        finally:  # Why: programs that shell blocks started in the background end here.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors
+    for block, printed in zip(program.blocks, json.loads(output), strict=True):
         if block.prints is not None:
             pattern = ".*?".join(map(re.escape, _with_ports(block.prints, free).rstrip().split("…")))
             assert re.fullmatch(pattern, printed.rstrip(), re.DOTALL), (
@@ -73,15 +89,26 @@ def test_blocks_run_and_print_what_is_shown(
             )
 
 
+def _compile(program: Program) -> None:
+    for block in program.blocks:
+        if block.language == "python":
+            compile("\n" * (block.line - 1) + block.text, str(program.document), "exec")
+
+
 def _with_ports(text: str, free: dict[str, str]) -> str:
+    # Why one substitution: a free port may contain the digits of another.
+    return re.sub("|".join(free), lambda found: free[found[0]], text)
+
+
+def _with_longer_sleeps(text: str) -> str:
     return re.sub(
-        "|".join(free), lambda found: free[found[0]], text
-    )  # in one go: a free port may have the digits of another in it
+        r"^sleep (\d+)$", lambda found: f"sleep {SLEEP_FACTOR * int(found[1])}", text, flags=re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize("language", ["js", "jsx"])
-def test_javascript_blocks_are_javascript(language: str, tmp_path: Path) -> None:
-    """Every block of JavaScript in the documents parses as a module; those with JSX are checked by what they import only."""
+def test_javascript_blocks_parse_as_modules(language: str, tmp_path: Path) -> None:
+    """JavaScript parses as a module. Of JSX blocks, only the imports are checked."""
     for document in DOCUMENTS:
         for block in blocks(document):
             if block.language != language:
@@ -99,12 +126,12 @@ def test_javascript_blocks_are_javascript(language: str, tmp_path: Path) -> None
             assert done.returncode == 0, f"{document.name}, line {block.line}: {done.stderr}"
 
 
-def test_there_is_something_to_run() -> None:
-    """The blocks are really found: the README and the guide have code that is run."""
-    assert {program.document.name for program in PROGRAMS} >= {"README.md", "guide.md"}
+def test_programs_of_main_documents_are_found() -> None:
+    """The README, the tutorial and the how-to guides have code that is run."""
+    assert {program.document.name for program in PROGRAMS} >= {"README.md", "tutorial.md", "loops.md"}
 
 
-def test_every_exception_is_explained() -> None:
-    """A block that is not run says why, in a sentence."""
+def test_blocks_that_are_not_run_have_a_reason() -> None:
+    """The reason is a sentence."""
     unexplained = [place for place, block in excused() if len((block.reason or "").split()) < 3]
     assert unexplained == []

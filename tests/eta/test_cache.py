@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from otel_progress.eta import Trajectory, estimate
-from otel_progress.eta import cache as memory
+from otel_progress.eta import Trajectory, cache, estimate
 from otel_progress.eta.backtest import Backtest, run_backtest
-from otel_progress.eta.cache import KEPT, clear_cache
+from otel_progress.eta.cache import MAX_HISTORIES, clear_cache
 from otel_progress.eta.curves import Curve
+from tests.support.forks import needs_fork, run_in_child_forked_under
 from tests.support.sample_runs import jobs
 
 
@@ -25,7 +25,7 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         lengths.append(len(history))
         return real(history)
 
-    monkeypatch.setattr(memory, "run_backtest", record)
+    monkeypatch.setattr(cache, "run_backtest", record)
     clear_cache()
     yield lengths
     clear_cache()
@@ -67,21 +67,30 @@ def test_the_last_twenty_count(learned: list[int]) -> None:
 
 def test_bounded(learned: list[int]) -> None:
     """Of many histories the least recently used is forgotten."""
-    histories = [[Trajectory(float(n))] for n in range(KEPT + 1)]
+    histories = [[Trajectory(float(n))] for n in range(MAX_HISTORIES + 1)]
     for history in histories:
         estimate([], 0.0, history)
     estimate([], 0.0, histories[-1])
-    assert len(learned) == KEPT + 1
+    assert len(learned) == MAX_HISTORIES + 1
     estimate([], 0.0, histories[0])
-    assert len(learned) == KEPT + 2
+    assert len(learned) == MAX_HISTORIES + 2
 
 
 @pytest.mark.usefixtures("learned")
 def test_from_many_threads() -> None:
     """Threads that ask at once, of more histories than are kept, get what one alone gets."""
-    histories = [jobs(2, seed=seed) for seed in range(KEPT + 10)]
+    histories = [jobs(2, seed=seed) for seed in range(MAX_HISTORIES + 10)]
     points = [(0.0, 0.0), (9.0, 0.1), (12.0, 0.2)]
     alone = [estimate(points, 12.0, history) for history in histories]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
             assert list(pool.map(lambda history: estimate(points, 12.0, history), histories)) == alone
+
+
+@needs_fork
+@pytest.mark.usefixtures("learned")
+def test_cache_after_fork_under_its_lock_is_usable() -> None:
+    """The child can estimate, because the fork waits until the other thread has released the lock."""
+    history = jobs(4)
+    points = [(0.0, 0.0), (9.0, 0.1)]
+    assert run_in_child_forked_under(cache._lock, lambda: estimate(points, 9.0, history)) == 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_progress.eta import shrink
-from otel_progress.eta.curves import time_at
+from otel_progress.eta.curves import interpolate_time
 
 STEPS = st.lists(st.tuples(st.floats(0.0, 1e3), st.floats(1e-6, 1.0)), min_size=1, max_size=300)
 
@@ -55,8 +55,8 @@ def test_same_shape(steps: list[tuple[float, float]]) -> None:
     allowed = 2.0 / 60 * (points[-1][0] or 1.0) + 1e-6
     for time, fraction in points:
         near = (
-            time_at(times, fractions, max(0.0, fraction - 2.0 / 60)),
-            time_at(times, fractions, min(1.0, fraction + 2.0 / 60)),
+            interpolate_time(times, fractions, max(0.0, fraction - 2.0 / 60)),
+            interpolate_time(times, fractions, min(1.0, fraction + 2.0 / 60)),
         )
         assert near[0] - allowed <= time <= near[1] + allowed
 
@@ -70,5 +70,5 @@ def test_short_ones_stay() -> None:
 
 def test_too_few_to_ask_for() -> None:
     """Both ends and a gap need four points."""
-    with pytest.raises(ValueError, match="most: expected at least 4 points, got 3"):
+    with pytest.raises(ValueError, match="Invalid most 3: expected at least 4 points"):
         shrink([], most=3)

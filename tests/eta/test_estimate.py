@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_progress.errors import RejectedValueError
-from otel_progress.eta import Eta, Trajectory, estimate
+from otel_progress.eta import Eta, Parallel, Trajectory, estimate
 from tests.support.sample_runs import error, job, jobs, seen, steady, stepped, trajectory
 
 STEPS = st.lists(st.tuples(st.floats(0.0, 1e4), st.floats(0.0, 1.0)), max_size=40)
@@ -219,25 +219,25 @@ def test_very_many_points() -> None:
 @pytest.mark.parametrize(
     ("points", "elapsed", "text"),
     [
-        ([(0.0, 0.0), (1.0, nan)], 2.0, r"points\[1\]: expected finite numbers, got \(1.0, nan\)"),
-        ([(0.0, 0.0), (inf, 0.5)], 2.0, r"points\[1\]: expected finite numbers"),
+        ([(0.0, 0.0), (1.0, nan)], 2.0, r"Invalid points\[1\] \(1.0, nan\): expected finite numbers"),
+        ([(0.0, 0.0), (inf, 0.5)], 2.0, r"Invalid points\[1\] \(inf, 0.5\): expected finite numbers"),
         (
             [(0.0, 0.0), (5.0, 0.2), (4.0, 0.3)],
             6.0,
-            r"points\[2\]: expected times from 0 on that ascend, got 4.0 after 5.0",
+            r"Invalid points\[2\], time 4.0: expected ascending times, so at least 5.0",
         ),
-        ([(-1.0, 0.0)], 6.0, r"points\[0\]: expected times from 0 on"),
-        ([(0.0, 0.0), (1.0, 50.0)], 2.0, r"points\[1\]: expected a fraction from 0 to 1, got 50.0"),
-        ([(0.0, 0.0), (1.0, -0.1)], 2.0, r"points\[1\]: expected a fraction"),
-        ([(0.0, 0.0), (1.0, "half")], 2.0, r"points: expected pairs of numbers"),
-        ([(0.0,), (1.0, 0.5)], 2.0, r"points: expected pairs of numbers"),
+        ([(-1.0, 0.0)], 6.0, r"Invalid points\[0\], time -1.0: expected ascending times, so at least 0.0"),
+        ([(0.0, 0.0), (1.0, 50.0)], 2.0, r"Invalid points\[1\], fraction 50.0: expected 0 to 1"),
+        ([(0.0, 0.0), (1.0, -0.1)], 2.0, r"Invalid points\[1\], fraction -0.1: expected 0 to 1"),
+        ([(0.0, 0.0), (1.0, "half")], 2.0, r"Invalid points: expected pairs of numbers"),
+        ([(0.0,), (1.0, 0.5)], 2.0, r"Invalid points: expected pairs of numbers"),
         (
             [(0.0, 0.0), (5.0, 0.5)],
             3.0,
-            r"elapsed: expected a time from the last point's on \(5.0 s\), got 3.0",
+            r"Invalid elapsed 3.0: expected at least the time of the last point \(5.0 s\)",
         ),
-        ([], nan, r"elapsed: expected a number of seconds from 0 to 1e\+15, got nan"),
-        ([], -1.0, r"elapsed: expected a number"),
+        ([], nan, r"Invalid elapsed nan: expected seconds from 0 to 1e\+15"),
+        ([], -1.0, r"Invalid elapsed -1.0: expected seconds"),
     ],
 )
 def test_garbage(points: list[tuple[float, float]], elapsed: float, text: str) -> None:
@@ -249,16 +249,21 @@ def test_garbage(points: list[tuple[float, float]], elapsed: float, text: str) -
 def test_garbage_of_past_runs() -> None:
     """Past runs are checked too, and named by their place; and so is the confidence."""
     good = trajectory(steady())
-    with pytest.raises(RejectedValueError, match=r"history\[1\].duration_s: expected .* got nan"):
+    with pytest.raises(RejectedValueError, match=r"Invalid history\[1\].duration_s nan: expected"):
         estimate([], 0.0, [good, Trajectory(nan)])
-    with pytest.raises(RejectedValueError, match=r"history\[0\].points\[1\]: expected a fraction"):
+    with pytest.raises(
+        RejectedValueError, match=r"Invalid history\[0\].points\[1\], fraction 2.0: expected 0 to 1"
+    ):
         estimate([], 0.0, [Trajectory(5.0, [(0.0, 0.0), (5.0, 2.0)])])
     with pytest.raises(
-        RejectedValueError, match=r"history\[0\].points: expected times up to its duration of 5.0 s, got 9.0"
+        RejectedValueError,
+        match=r"Invalid history\[0\].points, time 9.0: expected at most its duration of 5.0 s",
     ):
         estimate([], 0.0, [Trajectory(5.0, [(0.0, 0.0), (9.0, 1.0)])])
     for confidence in (0.0, 1.0, 80.0, nan):
-        with pytest.raises(RejectedValueError, match="confidence: expected a share between 0 and 1"):
+        with pytest.raises(
+            RejectedValueError, match=r"Invalid confidence .*: expected a share between 0 and 1"
+        ):
             estimate([], 0.0, [good], confidence=confidence)
 
 
@@ -310,3 +315,39 @@ def test_runs_without_length() -> None:
     assert estimate([(0.0, 0.0)], 0.0, [nothing] * 4).remaining_s == 0.0
     assert estimate([(0.0, 0.0), (0.0, 0.5)], 0.0, []).state == "unknown"
     assert estimate([(0.0, 0.0), (0.0, 0.5), (1.0, 0.75)], 1.0, [nothing] * 4).remaining_s is not None
+
+
+FINISHED = [(0.0, 0.0), (0.0, 1.0)]
+ROUNDED = Trajectory(
+    13986.125,
+    [
+        (0.0, 0.0),
+        (0.0, 0.3657142857142857),
+        (0.0, 0.7314285714285714),
+        (0.0, 0.9142857142857143),
+        (3986.125, 0.9142857142857143),
+        (13986.125, 1.0),
+    ],
+)
+OVERSHOOTING = Trajectory(100.0, [(0.0, 0.0), (100.00000005, 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("points", "history"),
+    [(FINISHED, [ROUNDED]), (FINISHED, [OVERSHOOTING] * 3), ([(0.0, 0.0), (90.0, 1.0)], [OVERSHOOTING] * 3)],
+    ids=["interpolated time", "point after the duration", "point after the duration, scaled"],
+)
+def test_estimate_with_rounding_errors_is_not_negative(
+    points: list[tuple[float, float]], history: list[Trajectory]
+) -> None:
+    """A finished run has no time left, although the times of past runs are rounded."""
+    eta = estimate(points, points[-1][0], history)
+    assert eta.remaining_s == eta.counts_down_s == 0.0
+    assert [bound for bound in (eta.low_s, eta.high_s) if bound is not None and bound < 0.0] == []
+
+
+def test_parallel_estimate_just_before_the_last_point_is_not_negative() -> None:
+    """``elapsed`` may be slightly less than the time of the last point."""
+    children = Parallel(ended=(0.0,), running=(), remaining=0, workers=1)
+    eta = estimate([(0.0, 0.0), (90.0, 1.0)], 90.0 - 9e-7, [], parallel=children)
+    assert eta.remaining_s == 0.0

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from otel_progress.eta import Trajectory, estimate
-from otel_progress.eta.intervals import small_sample_factor
+from otel_progress.eta.intervals import compute_small_sample_factor
 from otel_progress.quantiles import expected_rank_quantile
 from tests.support.sample_runs import ASKED, asked, job, jobs, seen, steady, stepped, trajectory
 
@@ -118,6 +118,6 @@ def test_quantile() -> None:
 )
 def test_widening_for_few_runs(runs: int, confidence: float, student: float, normal: float) -> None:
     """It is Student's quantile (as tables have it) over the normal one, less what one run more makes better."""
-    assert small_sample_factor(runs, confidence) == pytest.approx(
+    assert compute_small_sample_factor(runs, confidence) == pytest.approx(
         student / normal * (1 - 1 / runs**2) ** 0.5, rel=0.01
     )

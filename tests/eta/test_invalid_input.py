@@ -19,24 +19,29 @@ PAST = [Trajectory(10.0 + n, ((0.0, 0.0), (5.0, 0.5), (10.0, 1.0))) for n in ran
 @pytest.mark.parametrize(
     ("points", "elapsed", "history", "text"),
     [
-        ([(0.0, 0.0), (1e308, 0.5)], 1e15, PAST, r"points\[1\]: expected at most 1e\+15 seconds"),
+        (
+            [(0.0, 0.0), (1e308, 0.5)],
+            1e15,
+            PAST,
+            r"Invalid points\[1\], time 1e\+308: expected at most 1e\+15 seconds",
+        ),
         (
             [(0.0, 0.0), (1e308, 0.1), (1.2e308, 0.2)],
             1e15,
             [],
-            r"points\[2\]: expected at most 1e\+15 seconds",
+            r"Invalid points\[2\], time 1.2e\+308: expected at most 1e\+15 seconds",
         ),
-        (SEEN, 1e308, PAST, r"elapsed: expected a number of seconds from 0 to 1e\+15"),
-        (SEEN, 10**400, PAST, r"elapsed: expected a number of seconds from 0 to 1e\+15"),
-        ([(0.0, 0.0), (10**400, 1.0)], 3.0, PAST, r"points: expected pairs of numbers"),
+        (SEEN, 1e308, PAST, r"Invalid elapsed 1e\+308: expected seconds from 0 to 1e\+15"),
+        (SEEN, 10**400, PAST, r"Invalid elapsed 10{400}: expected seconds from 0 to 1e\+15"),
+        ([(0.0, 0.0), (10**400, 1.0)], 3.0, PAST, r"Invalid points: expected pairs of numbers"),
         (
             SEEN,
             3.0,
             [Trajectory(1e308, ())],
-            r"history\[0\].duration_s: expected a number of seconds from 0 to 1e\+15",
+            r"Invalid history\[0\].duration_s 1e\+308: expected seconds from 0 to 1e\+15",
         ),
-        (SEEN, 3.0, [Trajectory(inf, ())], r"history\[0\].duration_s: expected a number of seconds"),
-        ([*SEEN, (nan, 0.4)], 5.0, PAST, r"points\[4\]: expected finite numbers"),
+        (SEEN, 3.0, [Trajectory(inf, ())], r"Invalid history\[0\].duration_s inf: expected seconds"),
+        ([*SEEN, (nan, 0.4)], 5.0, PAST, r"Invalid points\[4\] \(nan, 0.4\): expected finite numbers"),
     ],
 )
 def test_refused(
@@ -52,7 +57,7 @@ def test_refused(
 )
 def test_refused_of_children(parallel: Parallel) -> None:
     """So are those of children, and counts that do not fit a number."""
-    with pytest.raises(RejectedValueError, match="parallel"):
+    with pytest.raises(RejectedValueError, match=r"Invalid parallel\."):
         estimate(SEEN, 3.0, PAST, parallel=parallel)
 
 
@@ -89,12 +94,12 @@ def test_one_slow_step_among_few() -> None:
 def test_errors_of_runs_add_up() -> None:
     """What the experts erred in several runs is the mean over all forecasts, and nothing of no run."""
     late, early = Forecast(5.0, (10.0, None, 5.0, 5.0), ()), Forecast(5.0, (5.0, None, 5.0, 5.0), ())
-    assert Errors.of([sum_squared_errors(10.0, [late]), sum_squared_errors(10.0, [early, early])]).squares[
-        5
-    ] == [
+    assert Errors.from_runs(
+        [sum_squared_errors(10.0, [late]), sum_squared_errors(10.0, [early, early])]
+    ).squares[5] == [
         pytest.approx(1 / 3),
         None,
         0.0,
         0.0,
     ]
-    assert Errors.of([]).squares[5] == [None] * 4
+    assert Errors.from_runs([]).squares[5] == [None] * 4

@@ -20,12 +20,12 @@ pytestmark = pytest.mark.process
 
 RUN = re.compile(
     r"run (?P<number>\d+): ended after (?P<end>[\d.]+) s; at 25 % "
-    r"(?:no end was foretold|(?P<told>[\d.]+) s(?P<interval> \([\d.]+ to [\d.]+ s\))? was foretold "
+    r"(?:no end was predicted|(?P<told>[\d.]+) s(?P<interval> \([\d.]+ to [\d.]+ s\))? was predicted "
     r"from (?P<runs>\d+) earlier runs?, (?P<off>[\d.]+)% off)"
-    r"(?:; by the average pace (?P<average>[\d.]+)%)?"
+    r"(?:; by the average rate (?P<average>[\d.]+)%)?"
 )
 STEP = re.compile(
-    r"  (?P<name>\w+) +(?:(?P<expected>[\d.]+) s (?P<how>expected|learned from \d+ earlier runs?)|nothing known of it), "
+    r"  (?P<name>\w+) +(?:(?P<expected>[\d.]+) s (?P<how>expected|from \d+ earlier runs?)|no estimate), "
     r"took (?P<took>[\d.]+) s(?: at attempt (?P<attempt>\d+))?(?:, shown as (?P<shown>.+))?"
 )
 
@@ -54,7 +54,7 @@ def test_render_learns_when_it_ends(run: Runner, tmp_path: Path) -> None:
     off, average = (median(float(one[name]) for one in learned) for name in ("off", "average"))
     assert (
         summary
-        == f"after 3 runs: at 25 % the estimate is {off:.1f}% of the duration off, the average pace {average:.1f}%"
+        == f"after 3 runs: at 25 % the estimate is {off:.1f}% of the duration off, the average rate {average:.1f}%"
     )
     ends = [float(one["end"]) for one in runs[1:]]  # the first one also loads what the others find loaded
     spread = 100.0 * (max(ends) - min(ends)) / median(ends)
@@ -83,13 +83,7 @@ def test_video_pipeline_estimates_what_cannot_report(run: Runner) -> None:
     assert [line.partition(":")[2].partition(",")[0] for line in printed[::4]] == [" completed", " completed"]
     steps = [match for line in printed if (match := STEP.fullmatch(line))]
     assert [one["name"] for one in steps] == ["encode", "check", "pack"] * 2
-    assert [one["how"] for one in steps] == [
-        "expected",
-        None,
-        None,
-        "expected",
-        *["learned from 1 earlier run"] * 2,
-    ]
+    assert [one["how"] for one in steps] == ["expected", None, None, "expected", *["from 1 earlier run"] * 2]
     assert [one["attempt"] for one in steps] == ["2", None, None] * 2
     for before, after in zip(steps[1:3], steps[4:6], strict=True):
         # What was learned is how long the stage took, of which the program is nearly all.
@@ -146,7 +140,7 @@ def test_audio_batch_of_five_hundred_goes_on_where_it_was_stopped(run: Runner, t
     for path in blocked:
         path.unlink()
     assert process.returncode == 1, errors
-    assert errors.splitlines()[-1].startswith("interrupted; go on with: ")
+    assert errors.splitlines()[-1].startswith("interrupted; resume with: ")
     (stopped,) = run.document("history")["operations"]
     assert (stopped["status"], stopped["message"], done_in(checkpoint)) == (
         "cancelled",
@@ -155,7 +149,7 @@ def test_audio_batch_of_five_hundred_goes_on_where_it_was_stopped(run: Runner, t
     )
 
     first, last = run.example("audio_batch.py", "--folder", folder).splitlines()
-    assert first == "goes on from 100 of 500"
+    assert first == "resumes from 100 of 500"
     lowered = re.fullmatch(
         r"500 of 500 files, 10 failed, (\d+) denoised in this session, noise lower by ([\d.]+) dB", last
     )

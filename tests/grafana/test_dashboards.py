@@ -1,4 +1,4 @@
-"""The dashboards as files: what the generator makes, of one shape, linked to each other, and honest about what is not known."""
+"""The generated dashboards: form, links, thresholds and texts without data."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ each_panel = pytest.mark.parametrize(
 
 
 def columns(panel: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the properties of a panel's overrides, by the name of the column or series."""
+    """Return the properties of a panel's overrides by the name of the column."""
     found = panel.get("fieldConfig", {}).get("overrides", ())
     return {
         one["matcher"]["options"]: {each["id"]: each["value"] for each in one["properties"]} for one in found
     }
 
 
-def test_files_are_what_the_generator_makes() -> None:
-    """The committed files are byte for byte what the generator makes, and there is no other."""
+def test_committed_dashboards_match_the_generator() -> None:
+    """The files are equal byte for byte, and there is no other file."""
     assert differing(DASHBOARDS) == []
     assert set(files()) == set(BOARDS)
 
 
 @pytest.mark.process
-def test_check_tells_a_file_that_differs(tmp_path: Path) -> None:
-    """A changed, a missing and a foreign file are each named, and the command fails."""
+def test_check_with_different_files_names_each_and_fails(tmp_path: Path) -> None:
+    """A changed, a missing and an unknown file are reported."""
     for name, content in files().items():
         (tmp_path / name).write_bytes(content)
     assert differing(tmp_path) == []
@@ -64,8 +64,8 @@ def test_check_tells_a_file_that_differs(tmp_path: Path) -> None:
 
 
 @each_board
-def test_head(name: str) -> None:
-    """A dashboard has the classic schema, a fixed uid, the tag, no id of some Grafana, and nothing that an import would ask for."""
+def test_dashboard_head_has_fixed_uid_and_no_import_inputs(name: str) -> None:
+    """The head has the classic schema, the tag, and no id of a Grafana instance."""
     board = BOARDS[name]
     (place,) = [place for place in PLACES if place.file == name]
     assert (board["uid"], board["title"], board["tags"], board["editable"]) == (
@@ -82,8 +82,8 @@ def test_head(name: str) -> None:
 
 
 @each_board
-def test_grid(name: str) -> None:
-    """Panels have ids of their own, lie within the grid, and none lies over another, rows open or closed."""
+def test_panels_have_unique_ids_and_do_not_overlap(name: str) -> None:
+    """Panels lie within the grid, with open and with closed rows."""
     board = BOARDS[name]
     everything = list(panels(board, rows=True))
     assert len({panel["id"] for panel in everything}) == len(everything)
@@ -97,15 +97,15 @@ def test_grid(name: str) -> None:
         assert apart or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"], (one, other)
 
 
-def test_overview_is_taken_in_at_a_glance() -> None:
-    """The overview shows at most 12 panels before a row is opened."""
+def test_overview_before_rows_has_at_most_twelve_panels() -> None:
+    """Panels in closed rows do not count."""
     shown = [panel for panel in BOARDS["progress-overview.json"]["panels"] if panel["type"] != "row"]
     assert len(shown) <= 12
 
 
 @each_board
-def test_links_to_the_others(name: str) -> None:
-    """The head links to the three others, with the time and all choices; each of them exists, and has the variables to take them."""
+def test_dashboard_links_pass_time_and_variables(name: str) -> None:
+    """The head links to the three other dashboards, which have the variables."""
     board = BOARDS[name]
     uids = {one["uid"]: one for one in BOARDS.values()}
     assert {link["url"] for link in board["links"]} == {f"/d/{uid}" for uid in uids if uid != board["uid"]}
@@ -123,8 +123,8 @@ def test_links_to_the_others(name: str) -> None:
 
 
 @each_panel
-def test_links_of_cells(name: str, panel: dict[str, Any]) -> None:
-    """A link in a cell leads to a dashboard that exists, with its id in a variable it has and a column of this table, or to Explore."""
+def test_cell_links_lead_to_existing_dashboards(name: str, panel: dict[str, Any]) -> None:
+    """A link sets an existing variable from a column of the table, or opens Explore."""
     uids = {board["uid"]: board for board in BOARDS.values()}
     for link in [link for properties in columns(panel).values() for link in properties.get("links", ())]:
         fields = set(re.findall(r'__data\.fields\["(.+?)"\]', unquote(link["url"])))
@@ -146,10 +146,10 @@ def test_links_of_cells(name: str, panel: dict[str, Any]) -> None:
 
 
 @each_panel
-def test_says_when_there_is_no_data(name: str, panel: dict[str, Any]) -> None:
-    """A panel without data says something that is about it; a table says it of its cells as well, and never 0 or NaN."""
+def test_panel_without_data_has_a_message(name: str, panel: dict[str, Any]) -> None:
+    """A table has a text for its empty cells as well, never 0 or NaN."""
     assert name
-    if panel["type"] == "text":  # what it shows is a variable's, which always has a value
+    if panel["type"] == "text":  # Its value is that of a variable, which always has one.
         return
     message = panel["fieldConfig"]["defaults"]["noValue"]
     assert message.strip()
@@ -161,8 +161,8 @@ def test_says_when_there_is_no_data(name: str, panel: dict[str, Any]) -> None:
 
 
 @each_panel
-def test_missing_is_never_green(name: str, panel: dict[str, Any]) -> None:
-    """The lowest colour of thresholds, which is that of no data too, is not green."""
+def test_thresholds_without_data_are_not_green(name: str, panel: dict[str, Any]) -> None:
+    """The lowest colour of thresholds is also the colour without data."""
     assert name
     for thresholds in threshold_lists(panel):
         assert thresholds[0]["value"] is None
@@ -179,8 +179,8 @@ def threshold_lists(panel: dict[str, Any]) -> list[list[dict[str, Any]]]:
 
 
 @each_panel
-def test_panel_of_its_kind(name: str, panel: dict[str, Any]) -> None:
-    """Kinds of panels that Grafana's linter does not know have what they need to be read."""
+def test_panel_outside_the_linter_has_required_options(name: str, panel: dict[str, Any]) -> None:
+    """Grafana's linter does not know these kinds of panels."""
     assert name
     kind, options, defaults = (
         panel["type"],
@@ -226,8 +226,8 @@ def test_panel_of_its_kind(name: str, panel: dict[str, Any]) -> None:
         )
 
 
-def test_one_mapping_of_states() -> None:
-    """Every state has a number and a word, each a colour of its own that is not that of unknown, and all panels share the mapping."""
+def test_state_mapping_is_shared_and_has_distinct_colours() -> None:
+    """Every state has a number, a word and a colour other than that of unknown."""
     states = {*Status, *Condition} - {Condition.OK}
     assert set(NUMBERS) == states
     options = json.loads(json.dumps(mapping(), default=lambda one: one.to_json()))[0]["options"]
@@ -248,8 +248,8 @@ def test_one_mapping_of_states() -> None:
     assert all(one[0]["options"] == options for one in shared)
 
 
-def test_preview_keeps_its_shape() -> None:
-    """The picture's style has only what Grafana's sanitizer lets through (object-fit it takes out), and no fixed pair of sides."""
+def test_preview_image_keeps_its_aspect_ratio() -> None:
+    """The style passes Grafana's sanitizer, which removes object-fit."""
     (one,) = [
         variable
         for variable in BOARDS["progress-operation.json"]["templating"]["list"]
@@ -262,8 +262,8 @@ def test_preview_keeps_its_shape() -> None:
     assert {name for style in styles for name in style} == {"max-width", "max-height", "text-align"}
 
 
-def test_pictures_are_there() -> None:
-    """The guide shows each dashboard."""
+def test_guide_has_an_image_of_each_dashboard() -> None:
+    """The page on Grafana shows each dashboard."""
     guide = (ROOT / "docs" / "grafana.md").read_text("utf-8")
     shown = set(re.findall(r"\]\((images/grafana-[\w-]+\.png)\)", guide))
     assert {
@@ -274,8 +274,8 @@ def test_pictures_are_there() -> None:
 
 
 @each_board
-def test_time_and_refresh(name: str) -> None:
-    """A dashboard shows the time up to now and looks again by itself, at one of the intervals it offers."""
+def test_dashboard_time_ends_now_and_refreshes(name: str) -> None:
+    """The refresh interval is one of those that the dashboard offers."""
     board = BOARDS[name]
     assert board["time"]["to"] == "now"
     assert board["refresh"] in board["timepicker"]["refresh_intervals"]

@@ -1,4 +1,4 @@
-"""The dashboards keep the rules of Grafana's linter, and each rule finds what it is there for."""
+"""Grafana's linter rules for the dashboards, and a failing dashboard per rule."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ EXCEPTIONS = {
     ("target-instance-rule", "Alerts firing: ALERTS"): ALERTS,
     ("target-instance-rule", "Firing alerts: ALERTS"): ALERTS,
 }
-"""Findings that are as they should be, and why."""
+"""Findings that are intended, with the reason."""
 
 
-def found(rule: str, board: dict[str, Any]) -> set[tuple[str, str]]:
-    """Return where a rule finds something in a dashboard."""
+def find_with_rule(rule: str, board: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return the findings of a rule in a dashboard."""
     return {(rule, where) for where, _ in RULES[rule](board)}
 
 
-def test_there_are_seventeen() -> None:
-    """All rules of the linter are here."""
+def test_linter_has_all_seventeen_rules() -> None:
+    """The linter of Grafana has the same number."""
     assert len(RULES) == 17
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", BOARDS)
-def test_rule_is_kept(name: str, rule: str) -> None:
-    """A dashboard keeps a rule, or the exception has a reason."""
+def test_rule_has_no_finding_without_a_reason(name: str, rule: str) -> None:
+    """Intended findings are in the list of exceptions."""
     wrong = [finding for finding in RULES[rule](BOARDS[name]) if (rule, finding[0]) not in EXCEPTIONS]
     assert wrong == []
 
 
-def test_exceptions_are_needed() -> None:
-    """No exception outlives what it excuses."""
-    excused = set().union(*(found(rule, board) for rule in RULES for board in BOARDS.values()))
+def test_exceptions_are_all_needed() -> None:
+    """An exception without a finding has to be removed."""
+    excused = set().union(*(find_with_rule(rule, board) for rule in RULES for board in BOARDS.values()))
     assert set(EXCEPTIONS) <= excused
 
 
 def variable(board: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a variable of a dashboard, to be spoiled."""
+    """Return a variable of a dashboard for a change that breaks a rule."""
     return next(one for one in board["templating"]["list"] if one["name"] == name)
 
 
 def table(board: dict[str, Any]) -> dict[str, Any]:
-    """Return the first table of a dashboard, a kind that the linter does not look at."""
+    """Return the first table of a dashboard, a kind outside of Grafana's linter."""
     return next(panel for panel in panels(board) if panel["type"] == "table")
 
 
 def rewrite(pattern: str, to: str, kind: str = "table") -> Callable[[dict[str, Any]], None]:
-    """Return what spoils the queries of a kind of panels."""
+    """Return a change that breaks the queries of a kind of panels."""
 
     def spoil(board: dict[str, Any]) -> None:
         for panel in panels(board):
@@ -98,9 +98,9 @@ SPOILT: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_rule_finds_what_it_is_for(rule: str) -> None:
-    """A dashboard that is spoilt in the way a rule is about is found by this rule, tables and state timelines included."""
+def test_rule_with_broken_dashboard_finds_it(rule: str) -> None:
+    """Tables and state timelines are included."""
     board = copy.deepcopy(BOARDS["progress-operation.json"])
-    before = found(rule, board)
+    before = find_with_rule(rule, board)
     SPOILT[rule](board)
-    assert found(rule, board) - before
+    assert find_with_rule(rule, board) - before

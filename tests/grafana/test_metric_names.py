@@ -1,4 +1,4 @@
-"""Every metric and label that a dashboard asks for exists, and every metric is asked for or left out for a reason."""
+"""Metrics and labels in dashboards: all exist, and all are used or listed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.grafana.dashboards import (
 )
 
 UNUSED: dict[semconv.Metric, str] = {}
-"""Metrics that no dashboard shows, and why."""
+"""Metrics that no dashboard shows, with the reason."""
 BOARDS = boards()
 PROMETHEUS = [target for target in targets() if target.kind == "prometheus"]
 
@@ -33,7 +33,7 @@ def parsed(target: Target) -> Any:
 
 
 def asked_by_variables() -> list[tuple[str, str]]:
-    """Return the PromQL of all variables and annotations, with where it is."""
+    """Return the PromQL of all variables and annotations with its location."""
     found = []
     for name, board in BOARDS.items():
         for variable in variables(board, "query"):
@@ -47,8 +47,8 @@ def asked_by_variables() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("target", PROMETHEUS, ids=str)
-def test_metrics_and_labels_exist(target: Target) -> None:
-    """A query asks for metrics of the conventions, with labels that they have; so does its legend."""
+def test_query_uses_existing_metrics_and_labels(target: Target) -> None:
+    """The legend uses existing labels, too."""
     given = promql.labels(parsed(target))
     named = set(re.findall(r"{{\s*(\w+)\s*}}", target.json.get("legendFormat", "")))
     assert named <= given
@@ -57,15 +57,15 @@ def test_metrics_and_labels_exist(target: Target) -> None:
 @pytest.mark.parametrize(
     ("where", "expression"), asked_by_variables(), ids=lambda value: value if ": " in value else ""
 )
-def test_variables_and_annotations_exist(where: str, expression: str) -> None:
-    """Variables and annotations ask for metrics of the conventions, too, and list values of labels that these have."""
+def test_variables_and_annotations_use_existing_metrics(where: str, expression: str) -> None:
+    """They list values of labels that the metrics have."""
     given = promql.labels(promql_parser.parse(expression))
     label = where.rpartition(" ")[2]
     assert not label or ": annotation" in where or label in given
 
 
-def test_texts_name_labels_that_exist() -> None:
-    """Each column of a table, and each text of an annotation, shows a label that its queries give."""
+def test_texts_use_labels_of_their_queries() -> None:
+    """Columns of tables and texts of annotations are checked."""
     for name, board in BOARDS.items():
         for panel in board["panels"]:
             if panel["type"] == "table":
@@ -86,8 +86,8 @@ def test_texts_name_labels_that_exist() -> None:
             )
 
 
-def test_every_metric_is_shown() -> None:
-    """What is exported is on a dashboard, or in the list of what is not, with the reason."""
+def test_exported_metrics_are_on_a_dashboard_or_listed() -> None:
+    """The list has a reason per metric."""
     trees = [parsed(target) for target in PROMETHEUS] + [
         promql_parser.parse(text) for _, text in asked_by_variables()
     ]
@@ -98,14 +98,14 @@ def test_every_metric_is_shown() -> None:
     assert [metric.prometheus for metric in UNUSED if metric not in missing] == [], "in the list, but shown"
 
 
-def test_other_metrics_have_a_reason() -> None:
-    """Each metric that is not ours is really asked for somewhere, so that the list of exceptions does not outgrow its use."""
+def test_other_metrics_are_used_and_have_a_reason() -> None:
+    """An exception that no query needs has to be removed."""
     used = set().union(*(promql.metrics(parsed(target)) for target in PROMETHEUS))
     assert set(promql.FOREIGN) <= used
 
 
-def test_a_wrong_label_is_found() -> None:
-    """The check above can fail: a label that a metric has not, or that an aggregation has dropped, is noticed."""
+def test_labels_of_query_with_wrong_label_is_rejected() -> None:
+    """The checks above can fail: unknown labels, labels dropped by an aggregation."""
     ratio = semconv.OPERATION_RATIO.prometheus
     for wrong in (
         f'{ratio}{{level="x"}}',
@@ -117,8 +117,8 @@ def test_a_wrong_label_is_found() -> None:
             promql.labels(promql_parser.parse(wrong))
 
 
-def test_logs_and_traces_are_found_by_our_attribute() -> None:
-    """Loki is asked by the operation's id in the form it gives to attributes, and Tempo by the trace that the gauges name."""
+def test_log_and_trace_queries_use_the_attributes() -> None:
+    """Loki is queried by operation id, and Tempo by the trace id of the gauges."""
     attribute = semconv.OPERATION_ID.replace(".", "_")
     others = {target.kind: target.expression for target in targets() if target.kind != "prometheus"}
     assert others == {

@@ -1,4 +1,4 @@
-"""The dashboards' JSON is of the types that Grafana publishes: no key that it would not know, no value that it would not take."""
+"""Types of the dashboards' JSON: only keys and values of Grafana's schemas."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ OVERRIDES = {
 @pytest.mark.parametrize(
     ("name", "panel"), OURS, ids=lambda value: value["title"] if isinstance(value, dict) else value[9:-5]
 )
-def test_panel_is_of_its_schema(name: str, panel: dict[str, Any]) -> None:
-    """A panel's options, settings of fields and everything else are as the schema of its kind has them."""
+def test_panel_matches_the_schema_of_its_kind(name: str, panel: dict[str, Any]) -> None:
+    """Options and field settings are checked, too."""
     assert name
     if panel["type"] in NO_SCHEMA:
         assert not panel.get("options")
@@ -49,8 +49,8 @@ def test_panel_is_of_its_schema(name: str, panel: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "panel"), OURS, ids=lambda value: value["title"] if isinstance(value, dict) else value[9:-5]
 )
-def test_overrides_are_of_the_schema(name: str, panel: dict[str, Any]) -> None:
-    """What is set for one column or series is a setting of fields, or of its kind of panel, with a value of the right type."""
+def test_overrides_match_the_schema(name: str, panel: dict[str, Any]) -> None:
+    """An override sets a field setting with a value of the right type."""
     assert name
     for override in panel.get("fieldConfig", {}).get("overrides", ()):
         for one in override["properties"]:
@@ -66,16 +66,16 @@ def test_overrides_are_of_the_schema(name: str, panel: dict[str, Any]) -> None:
             )
 
 
-def test_queries_are_of_the_schema() -> None:
-    """Queries to Prometheus are of the classic shape, and not of the one that newer dashboards wrap them in."""
+def test_queries_match_the_classic_schema() -> None:
+    """Newer dashboards wrap queries in another form."""
     for target in targets():
         if target.kind == "prometheus":
             assert [error.message for error in QUERY.iter_errors(target.json)] == [], str(target)
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_dashboard_survives_the_sdk(name: str) -> None:
-    """Read into the SDK's own types and written again, a dashboard loses nothing."""
+def test_dashboard_in_the_sdk_round_trips(name: str) -> None:
+    """The types of Grafana's SDK read and write a dashboard without loss."""
     again = json.loads(
         json.dumps(dashboard.Dashboard.from_json(copy.deepcopy(BOARDS[name])), cls=JSONEncoder)
     )
@@ -94,8 +94,8 @@ def test_dashboard_survives_the_sdk(name: str) -> None:
         ("heatmap", ("options", "color", "scheme"), 7),
     ],
 )
-def test_a_wrong_option_is_found(kind: str, path: tuple[str, ...], value: object) -> None:
-    """The schemas refuse keys that there are not, and values of another type, in each kind of panel."""
+def test_panel_with_wrong_option_is_rejected(kind: str, path: tuple[str, ...], value: object) -> None:
+    """Each schema rejects unknown keys and values of another type."""
     panel = copy.deepcopy(next(panel for _, panel in OURS if panel["type"] == kind))
     place = panel
     for key in path[:-1]:

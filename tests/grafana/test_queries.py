@@ -1,7 +1,8 @@
-"""Every query of every panel, variable and annotation, asked of a real Prometheus that scrapes the real exporters.
+"""Queries of all panels, variables and annotations against a real Prometheus.
 
-A worker lives through an hour of runs that come and go (in a time moved by hand, written down for Prometheus) and ends with an operation
-in each state there is; from then on Prometheus scrapes it, a server over its journal, and a process in which nothing runs.
+A worker runs an hour of simulated operations, backfilled into Prometheus. It ends with an operation
+in each state.
+Then Prometheus scrapes this worker, a server over its journal, and a process without operations.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ EMPTY = {
     ("Memory", "B"): "this machine has no GPU",
     ("Operations under way", "A"): "nothing waits in a queue here: an operation is there from its start",
 }
-"""Queries that find nothing in this story, and why."""
+"""Queries without a result in this scenario, with the reason."""
 ZERO = {
     "Running",
     "Stalled",
@@ -48,9 +49,9 @@ ZERO = {
     "Series left out",
     "Events let go",
 }
-"""Panels that know that there is nothing, where an exporter answers and nothing runs."""
+"""Panels that show 0 if an exporter responds and nothing runs."""
 STAGES = ("stage:prepare", "stage:render", "stage:encode")
-"""Levels of the operation that the variables are asked about."""
+"""Levels of the operation that the variables select."""
 OPERATIONS = (
     scenario.RUNNING,
     scenario.STALLED,
@@ -71,24 +72,24 @@ OPERATIONS = (
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> None:
-    """Let the worker work on from test to test, where the fixture of this name would end it; the module's own fixture does."""
+    """Replace the fixture of this name. The worker continues from test to test."""
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Live through the story, and let Prometheus scrape what became of it."""
+    """Run the scenario and let Prometheus scrape the result."""
     with staged(tmp_path_factory.mktemp("grafana")) as made:
         yield made
 
 
 def finite(series: list[Any]) -> bool:
-    """Tell whether all values are numbers: what is not known has no series."""
+    """Return whether all values are finite. Unknown values have no series."""
     values = [sample for one in series for sample in one.get("values", [one.get("value")])]
     return all(text not in ("NaN", "+Inf", "-Inf") for _, text in values)
 
 
 def shown(target: Target) -> str:
-    """Return the operation in the story that has what a panel of the operation dashboard shows."""
+    """Return the operation of the scenario that has the data of a panel."""
     special = {
         ("Progress and forecast", "B"): scenario.ESTIMATED,
         ("Failed", "A"): scenario.STALLED,
@@ -99,16 +100,16 @@ def shown(target: Target) -> str:
 
 
 @pytest.mark.parametrize("target", ASKED, ids=str)
-def test_query_finds_data(stage: Stage, target: Target) -> None:
-    """A query finds what the story has, all of it numbers, unless there is a reason why it cannot."""
+def test_query_finds_finite_values(stage: Stage, target: Target) -> None:
+    """A query without a result needs a reason."""
     found = stage.answer(target, choices(BOARDS[target.board], operation_id=shown(target)))
     assert finite(found)
     assert bool(found) is ((target.panel["title"], target.json["refId"]) not in EMPTY)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_operation_dashboard_for_each_state(stage: Stage, operation: str) -> None:
-    """All queries about one operation are answered, with numbers only, whatever its state, its name, or whether there is one."""
+def test_operation_dashboard_in_each_state_has_finite_values(stage: Stage, operation: str) -> None:
+    """Unusual names and an unknown operation are included."""
     board = BOARDS["progress-operation.json"]
     for target in ASKED:
         if target.board == "progress-operation.json":
@@ -120,8 +121,8 @@ def test_operation_dashboard_for_each_state(stage: Stage, operation: str) -> Non
 
 
 @pytest.mark.parametrize("target", ASKED, ids=str)
-def test_query_where_nothing_runs(stage: Stage, target: Target) -> None:
-    """Of a process in which nothing has ever run counts are 0, and everything else has no data: neither an error nor NaN."""
+def test_query_without_operations_is_zero_or_empty(stage: Stage, target: Target) -> None:
+    """In a process without operations, counts are 0 and all other values are absent."""
     found = stage.answer(target, choices(BOARDS[target.board], job=[IDLE]))
     title = target.panel["title"]
     assert finite(found)
@@ -139,14 +140,14 @@ def test_query_where_nothing_runs(stage: Stage, target: Target) -> None:
 
 
 @pytest.mark.parametrize("target", [one for one in ASKED if one.panel["type"] == "stat"], ids=str)
-def test_no_exporter_is_unknown(stage: Stage, target: Target) -> None:
-    """Where no exporter answers, nothing is 0: there is no value at all, and the panel says unknown."""
-    if target.panel["title"] != "Alerts firing":  # of alerts Prometheus itself knows
+def test_query_without_an_exporter_is_unknown(stage: Stage, target: Target) -> None:
+    """Without an exporter, no value is 0 and the panel shows unknown."""
+    if target.panel["title"] != "Alerts firing":  # Prometheus itself has the metric of alerts.
         assert stage.answer(target, choices(BOARDS[target.board], job=["nobody"])) == []
 
 
-def test_numbers_of_the_overview(stage: Stage) -> None:
-    """The numbers are those of the story, each operation counted once though worker and server both export it."""
+def test_overview_numbers_match_the_scenario(stage: Stage) -> None:
+    """An operation that worker and server export counts once."""
     expected = {"Running": None, "Stalled": 1, "Past deadline": 1, "Abandoned": 1, "Alerts firing": 1}
     for target in ASKED:
         if target.board == "progress-overview.json" and target.panel["title"] in expected:
@@ -157,8 +158,8 @@ def test_numbers_of_the_overview(stage: Stage) -> None:
             )
 
 
-def test_states_of_operations(stage: Stage) -> None:
-    """Each operation is shown in the state that the story left it in."""
+def test_operation_states_match_the_scenario(stage: Stage) -> None:
+    """Each operation is displayed in its last state."""
     from grafana.states import NUMBERS
 
     (target,) = [one for one in ASKED if one.panel["title"] == "Operations" and one.json["refId"] == "A"]
@@ -180,8 +181,8 @@ def test_states_of_operations(stage: Stage) -> None:
     assert {one: found[one] for one in expected} == expected
 
 
-def test_an_end_is_remembered(stage: Stage) -> None:
-    """An operation whose series are gone still has the state in which it ended; one that just vanished has none."""
+def test_state_of_ended_operation_without_series_is_its_last(stage: Stage) -> None:
+    """An operation that disappeared without an end has no state."""
     (target,) = [
         one for one in ASKED if one.panel["title"] == "State" and one.board == "progress-operation.json"
     ]
@@ -200,8 +201,8 @@ VARIABLES = [(name, one) for name, board in BOARDS.items() for one in variables(
 @pytest.mark.parametrize(
     ("name", "variable"), VARIABLES, ids=lambda value: value["name"] if isinstance(value, dict) else value
 )
-def test_variable_finds_values(stage: Stage, name: str, variable: dict[str, Any]) -> None:
-    """A variable finds its values, those of the story among them."""
+def test_variable_finds_values_of_the_scenario(stage: Stage, name: str, variable: dict[str, Any]) -> None:
+    """The values of the scenario are among those of the variable."""
     expression, label = promql_of(query_of(variable))
     expression = fill(expression, choices(BOARDS[name]))
     if label is None:
@@ -230,8 +231,8 @@ def test_variable_finds_values(stage: Stage, name: str, variable: dict[str, Any]
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_annotations_find_data(stage: Stage, name: str) -> None:
-    """Annotations are there, each with the labels that its text names: the start of the operation, the alert that fires for it."""
+def test_annotations_have_the_labels_of_their_text(stage: Stage, name: str) -> None:
+    """The start of the operation and its alert are annotated."""
     for annotation in BOARDS[name]["annotations"]["list"]:
         if "expr" not in annotation:
             continue
@@ -246,8 +247,8 @@ def test_annotations_find_data(stage: Stage, name: str) -> None:
         )
 
 
-def test_dials_of_levels(stage: Stage) -> None:
-    """The repeated gauge has one value for each level: its ratio, or what is shown as unknown, never 0; and none without levels."""
+def test_level_gauges_have_one_value_per_level(stage: Stage) -> None:
+    """The value is the ratio or unknown, never 0. Without levels there is no gauge."""
     (target,) = [one for one in ASKED if one.panel.get("repeat") == "level"]
     board = BOARDS[target.board]
     found = {
@@ -261,7 +262,7 @@ def test_dials_of_levels(stage: Stage) -> None:
 
 
 def levels(stage: Stage, operation: str) -> list[str]:
-    """Return the levels that the variable offers of an operation, as Grafana reads them out of the answer."""
+    """Return the levels that the variable offers, parsed as in Grafana."""
     name = "progress-operation.json"
     (variable,) = [one for one in variables(BOARDS[name], "query") if one["name"] == "level"]
     expression, _ = promql_of(query_of(variable))
@@ -271,8 +272,8 @@ def levels(stage: Stage, operation: str) -> list[str]:
     return [one["metric"]["level"] for one in found]
 
 
-def test_levels_are_those_that_are_shown(stage: Stage) -> None:
-    """A gauge stands for each level that is there now, not for each that has ever been; of one whose series are gone the last."""
+def test_level_gauges_show_current_levels_only(stage: Stage) -> None:
+    """For an operation without series, they show its last levels."""
     at_most = 50
     shown = (
         f'count({semconv.LEVEL_CURRENT.prometheus}{{job="{WORKER}",operation_id="{scenario.MANY_LEVELS}"}})'
@@ -284,8 +285,8 @@ def test_levels_are_those_that_are_shown(stage: Stage) -> None:
     assert len(levels(stage, ended)) <= at_most
 
 
-def test_levels_are_remembered(stage: Stage) -> None:
-    """Of an operation whose series are gone the table still has how each level ended, and the gauge how far it was."""
+def test_levels_of_ended_operation_without_series_have_last_state(stage: Stage) -> None:
+    """The table has the status, and the gauge the ratio."""
     asked = {
         (one.panel["title"], one.json["refId"]): one
         for one in ASKED
@@ -306,14 +307,14 @@ def stages(stage: Stage, operation: str) -> list[str]:
     ]
 
 
-def test_stages_stand_in_their_order(stage: Stage) -> None:
-    """The timeline has the stages from the first to the last, not by name; a stage that has not begun stands last."""
+def test_stages_are_in_order_of_their_start(stage: Stage) -> None:
+    """Stages that have not started are last."""
     assert stages(stage, scenario.FINISHED) == ["prepare", "render", "encode"]
     assert stages(stage, scenario.ESTIMATED) == ["demux", "encode", "mux"]
 
 
-def test_stages_of_the_same_name(stage: Stage) -> None:
-    """Where several levels have stages of the same names, each is a strip of its own."""
+def test_stages_with_equal_names_have_a_strip_per_level(stage: Stage) -> None:
+    """Several levels may have stages of the same names."""
     found = stages(stage, scenario.TWINS)
     assert sorted(found) == [
         f"site:{site}/stage:{name}" for site in ("east", "west") for name in ("report", "walk")
@@ -323,11 +324,11 @@ def test_stages_of_the_same_name(stage: Stage) -> None:
 @pytest.mark.parametrize(
     "title", ["Rejected updates by reason", "Events let go by reason", "Operations ended"]
 )
-def test_columns_add_up(stage: Stage, title: str) -> None:
-    """What columns of counts add up to, as their legend does, is what was counted: no event stands in two columns."""
+def test_columns_of_counts_add_up_to_the_total(stage: Stage, title: str) -> None:
+    """Each event is in one column, so the total in the legend is the count."""
     (target,) = [one for one in ASKED if one.panel["title"] == title]
     (selector,) = re.findall(r"rate\((.*?)\[", target.expression)
-    # As Grafana fills it in: points a minute apart, and the interval of scrapes, here 20 seconds, on top.
+    # As Grafana substitutes it: one point per minute plus the scrape interval, here 20 seconds.
     values = {**choices(BOARDS[target.board]), "__interval_ms": "60000", "__rate_interval": "80s"}
     end, seconds = stage.now - stage.now % 60 - 120, 3600 * HOURS - 600
     columns = stage.prometheus.range(fill(target.expression, values), end - seconds, end, 60.0)
@@ -336,8 +337,8 @@ def test_columns_add_up(stage: Stage, title: str) -> None:
     assert shown == pytest.approx(float(counted["value"][1]), rel=0.1)
 
 
-def test_scrapes_are_of_the_real_exporters(stage: Stage) -> None:
-    """All three targets are up, and what the worker shows is what it would answer."""
+def test_scrapes_use_the_real_exporters(stage: Stage) -> None:
+    """All three targets are up, and the worker's series equal its response."""
     found = stage.prometheus.instant("up", stage.now)
     assert {(one["metric"]["job"], one["value"][1]) for one in found} == {(job, "1") for job in JOBS}
     ratio = f'{semconv.OPERATION_RATIO.prometheus}{{job="{WORKER}",operation_id="{scenario.STALLED}"}}'

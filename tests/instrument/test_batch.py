@@ -12,6 +12,7 @@ import pytest
 import otel_progress as progress
 from otel_progress import Status
 from otel_progress.live.batches import MAX_BATCHES
+from otel_progress.protocols import BatchQuery
 from otel_progress.testing import Recorder
 
 
@@ -123,7 +124,7 @@ def test_an_exception_closes_a_batch() -> None:
 
 def test_declarations_go_out_with_the_next_batch(recorder: Recorder) -> None:
     """New and changed ones once, the newest sequence last; all of them again when a sink missed one; a fork forgets them."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     batch = progress.batch("Thumbs", id="t", type="thumbs", total=3).start()
     assert not store.idle
     (first,) = store.collect().batches
@@ -155,7 +156,7 @@ def test_declarations_go_out_with_the_next_batch(recorder: Recorder) -> None:
 
 def test_memory_of_a_batch_is_bounded(recorder: Recorder) -> None:
     """However many operations end, counts stay exact and what is kept of them is a hundred ends and a hundred failures."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     with progress.batch("many", id="m") as batch:
         for _ in range(600):
             progress.operation("job").start().fail("no")
@@ -169,7 +170,7 @@ def test_memory_of_a_batch_is_bounded(recorder: Recorder) -> None:
 
 def test_the_oldest_batches_that_are_over_go(recorder: Recorder) -> None:
     """The number of batches is bounded; those still open, or with an operation that runs, stay longer than those that are over."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     busy = progress.batch("busy", id="busy").start()
     running = busy.operation("job").start()
     busy.close()
@@ -178,11 +179,11 @@ def test_the_oldest_batches_that_are_over_go(recorder: Recorder) -> None:
     for number in range(MAX_BATCHES + 20):
         with progress.batch("b", id=number):
             recorder.clock.advance(1.0)
-    ids = [one.id for one in store.batches(limit=1_000)]
+    ids = [one.id for one in store.batches(BatchQuery(limit=1_000))]
     assert len(ids) == MAX_BATCHES
     assert ids[:3] == ["open", "busy", str(MAX_BATCHES + 19)]
-    assert [one.id for one in store.batches(limit=1)] == ["open"]
-    assert store.batches(limit=0) == []
+    assert [one.id for one in store.batches(BatchQuery(limit=1))] == ["open"]
+    assert store.batches(BatchQuery(limit=0)) == []
     running.complete()
 
 
@@ -202,9 +203,9 @@ def test_bad_values_raise_when_strict() -> None:
     """Strict, a total that is none and an empty id are errors that say what was expected."""
     with pytest.raises(progress.ProgressError, match="at least 0"):
         progress.batch("b", total=-1).start()
-    with pytest.raises(progress.ProgressError, match="must not be empty"):
+    with pytest.raises(progress.ProgressError, match="Invalid batch id '': expected a text"):
         progress.batch("b", id="").start()
-    with pytest.raises(progress.ProgressError, match="must not be empty"):
+    with pytest.raises(progress.ProgressError, match="Invalid batch id '': expected a text"):
         progress.operation("job", batch="").start()
 
 

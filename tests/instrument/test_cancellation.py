@@ -17,7 +17,7 @@ from otel_progress.testing import Recorder, recording
 
 
 def _cancel(recorder: Recorder, id_: str = "j") -> None:
-    assert recorder.runtime.store.request_cancel(id_, "takes too long")
+    assert recorder.runtime._store.request_cancel(id_, "takes too long")
 
 
 def _generator(count: int) -> Iterator[int]:
@@ -63,7 +63,7 @@ def test_what_stops_is_cancelled_for_the_reason(recorder: Recorder) -> None:
 
 def test_a_request_is_for_the_run_that_is_active(recorder: Recorder) -> None:
     """There has to be one; the first request stays; a named run is meant alone; the next run of the id starts afresh."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     assert not store.request_cancel("j", "too early")
     with progress.operation("job", id="j") as op:
         run = recorder.operation("j").run
@@ -83,7 +83,7 @@ def test_a_request_is_for_the_run_that_is_active(recorder: Recorder) -> None:
 
 def test_deleting_leaves_what_runs(recorder: Recorder) -> None:
     """Only ended runs are forgotten; the active one of the same id and other operations stay."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     for id_ in ("j", "k"):
         progress.operation("job", id=id_).start().complete()
     with progress.operation("job", id="j"):

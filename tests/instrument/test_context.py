@@ -176,7 +176,7 @@ def test_a_forgotten_operation_takes_its_levels_along(recorder: Recorder) -> Non
 
 def test_many_threads_at_once(recorder: Recorder) -> None:
     """Threads that begin, count and end levels of one operation lose none of it while it is being read."""
-    recorder.runtime.store.on_wake = recorder.runtime.ticker.wake
+    recorder.runtime._ticker.set_background(True)
     with progress.operation("o", id="o", total=400) as op:
 
         def work(worker: int) -> None:
@@ -196,6 +196,6 @@ def test_many_threads_at_once(recorder: Recorder) -> None:
             thread.join()
         recorder.tick()
         assert op.snapshot().current == 400
-    wait_until(lambda: recorder.runtime.store.idle or recorder.tick(), 60.0)
+    wait_until(lambda: recorder.runtime._store.idle or recorder.tick(), 60.0)
     recorder.tick()  # takes its turn after the ticker's last one, which adds up what it collected at its end
-    assert recorder.runtime.totals.read().counters[semconv.ITEMS]["o", "part", "completed"] == 1200
+    assert recorder.runtime._totals.read().counters[semconv.ITEMS]["o", "part", "completed"] == 1200

@@ -87,7 +87,7 @@ def test_items_count_by_outcome_and_are_remembered(recorder: Recorder) -> None:
     ]
     assert failed[0].error is not None
     assert (failed[0].error.type, failed[0].error.message) == ("ValueError", "bad")
-    assert [event.name for event in recorder.runtime.get_events("s", level="package:core")] == [
+    assert [event.name for event in recorder.runtime.get_events("s", path="package:core")] == [
         "a.py",
         "b.py",
         "c.py",

@@ -81,7 +81,7 @@ def test_a_batch_carries_them_once(captured: Recorder) -> None:
     with progress.operation("o", id="o"):
         log.info("one")
         log.info("two")
-        store = captured.runtime.store
+        store = captured.runtime._store
         assert [record.message for record in store.collect().logs] == ["one", "two"]
         log.info("three")
         assert [record.message for record in store.collect().logs] == ["three"]
@@ -285,7 +285,7 @@ def test_many_records_are_bounded_and_counted(captured: Recorder, monkeypatch: p
     with progress.operation("o", id="o"):
         for number in range(505):
             handed(logging.INFO, "%d", number)
-        store = captured.runtime.store
+        store = captured.runtime._store
         assert len(store.collect().logs) == 500
         assert len(texts(captured, limit=100_000)) == MAX_LOGS_PER_LEVEL
 
@@ -318,7 +318,7 @@ def test_threads_do_not_wait_for_each_other(captured: Recorder) -> None:
 
 def test_a_store_that_fails(captured: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong inside is counted and never reaches the line that logs."""
-    monkeypatch.setattr(captured.runtime.store, "add_log", None)
+    monkeypatch.setattr(captured.runtime._store, "add_log", None)
     before = internal_error_counts["logs"]
     with progress.operation("o"):
         log.info("x")

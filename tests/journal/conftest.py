@@ -8,17 +8,10 @@ from pathlib import Path
 import pytest
 
 from otel_progress.journal import Journal, SqliteJournal
-from otel_progress.journal.sqlite import connection as forking
 from tests.support.fake_time import FakeTime
-from tests.support.journal_processes import PATIENCE_S
+from tests.support.journal_processes import PATIENT
 
 Opener = Callable[..., Journal]
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Journals wait long for one another, however busy the machine is; how a lock that stays is told has a test of its own."""
-    monkeypatch.setattr(forking, "BUSY_TIMEOUT_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -40,9 +33,8 @@ def open_another(request: pytest.FixtureRequest, path: Path, fake_time: FakeTime
 
     def open_(**options: object) -> Journal:
         assert request.param == "sqlite"
-        journal = SqliteJournal(
-            path, now=fake_time.read_now, clock=fake_time.read_clock, sleep=fake_time.sleep, **options
-        )
+        clocks = {"now": fake_time.read_now, "clock": fake_time.read_clock, "sleep": fake_time.sleep}
+        journal = SqliteJournal(path, **{"limits": PATIENT, **clocks, **options})
         opened.append(journal)
         return journal
 

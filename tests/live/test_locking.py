@@ -58,7 +58,7 @@ def test_warnings_are_logged_without_the_lock(
 
 def test_a_finalizer_in_mid_tick(lenient: Recorder) -> None:
     """A loop that the garbage collector closes in the middle of a tick or a begin ends its level, and nothing deadlocks."""
-    clock = lenient.runtime.store.clock
+    clock = lenient.runtime._store.clock
     loops: list[Iterator[int]] = []
 
     def collecting() -> float:
@@ -70,8 +70,8 @@ def test_a_finalizer_in_mid_tick(lenient: Recorder) -> None:
         for _ in range(6):
             loops.append(iter(op.track(range(3))))
             next(loops[-1])
-        lenient.runtime.store._tree._clock = collecting
-        lenient.runtime.store.clock = collecting
+        lenient.runtime._store._tree._clock = collecting
+        lenient.runtime._store.clock = collecting
         lenient.tick()
         with op.level("x"):
             lenient.operation("o")

@@ -14,6 +14,7 @@ from otel_progress.live import buffers as logbook
 from otel_progress.live.buffers import LogBuffer
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.model import NO_METADATA
+from otel_progress.protocols import LogQuery
 from otel_progress.records import LogRecord
 from otel_progress.testing import Recorder
 
@@ -42,7 +43,7 @@ def _record(node: Node, path: str = "", at: float = 0.0, severity: int = 20) -> 
 
 def _log(recorder: Recorder, level: Level, **fields: float) -> None:
     node = level._node
-    recorder.runtime.store.add_log(node, _record(node, node.path, recorder.clock.wall(), **fields))  # type: ignore[arg-type]
+    recorder.runtime._store.add_log(node, _record(node, node.path, recorder.clock.wall(), **fields))  # type: ignore[arg-type]
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "x:1", "x:2"])), max_size=120))
@@ -85,7 +86,7 @@ def test_too_many_that_wait_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_records_are_found_and_stay_with_an_ended_operation(recorder: Recorder) -> None:
     """By place, severity, moment and number; after the end as before, and not after the operation was deleted."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     with progress.operation("job", id="j") as op, op.level("x", 1) as one, op.level("x", 10) as ten:
         _log(recorder, op)
         recorder.clock.advance(1.0)
@@ -93,11 +94,11 @@ def test_records_are_found_and_stay_with_an_ended_operation(recorder: Recorder) 
         _log(recorder, ten)
     for _ in range(2):
         assert [record.number for record in store.logs("j")] == [1, 2, 3]
-        assert [record.number for record in store.logs("j", path="x:1")] == [2]
-        assert [record.number for record in store.logs("j", severity=30)] == [2]
-        assert [record.number for record in store.logs("j", since=recorder.clock.wall())] == [2, 3]
-        assert [record.number for record in store.logs("j", after=1, limit=1)] == [3]
-        assert store.logs("j", limit=0) == store.logs("nobody") == []
+        assert [record.number for record in store.logs("j", LogQuery(path="x:1"))] == [2]
+        assert [record.number for record in store.logs("j", LogQuery(severity=30))] == [2]
+        assert [record.number for record in store.logs("j", LogQuery(since=recorder.clock.wall()))] == [2, 3]
+        assert [record.number for record in store.logs("j", LogQuery(after=1, limit=1))] == [3]
+        assert store.logs("j", LogQuery(limit=0)) == store.logs("nobody") == []
         recorder.tick()
     assert store.delete("j") == 1
     assert store.logs("j") == []
@@ -105,7 +106,7 @@ def test_records_are_found_and_stay_with_an_ended_operation(recorder: Recorder) 
 
 def test_a_batch_carries_records_once(recorder: Recorder) -> None:
     """The next batch has every new record, also one that was read before; the store is idle after that."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     op = progress.operation("job", id="j").start()
     _log(recorder, op)
     assert len(store.logs("j")) == 1

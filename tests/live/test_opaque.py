@@ -218,7 +218,7 @@ def test_bad_expectations(expected: object) -> None:
         with progress.operation("o", id="o").opaque(expected=expected) as op:  # type: ignore[arg-type]
             lenient.clock.advance(1.0)
             assert (op.snapshot().ratio, op.recording) == (None, True)
-        refused = lenient.runtime.totals.read().counters[semconv.UPDATES_REJECTED]
+        refused = lenient.runtime._totals.read().counters[semconv.UPDATES_REJECTED]
         assert sum(refused.values()) == 1
 
 

@@ -171,7 +171,7 @@ def test_what_is_learned_leaves_pauses_out(recorder: Recorder) -> None:
                 with op.paused():
                     recorder.clock.advance(600.0)
                     recorder.tick()
-    lessons = recorder.runtime.store.collect().trajectories
+    lessons = recorder.runtime._store.collect().trajectories
     whole = next(lesson.trajectory for lesson in lessons if not lesson.key.level)
     assert (whole.duration_s, dict(whole.stages)) == (20.0, {"a": 20.0})
     assert whole.points == ((0.0, 0.0), (5.0, 0.25), (10.0, 0.5), (15.0, 0.75), (20.0, 1.0))

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector, render_exposition
 from otel_progress.metrics.counters import Totals
-from otel_progress.metrics.exposition import render_exposition
 from otel_progress.model import Status
 from tests.support.factories import WALL as START
 from tests.support.metrics_operations import Shelf, a_batch, operation, use
@@ -121,7 +120,7 @@ def test_any_text_of_a_batch_stays_on_its_line(id_: str, type_: str, name: str) 
 def test_a_server_adds_its_own_counts() -> None:
     """Counts of somebody else are read at each scrape and shown beside the totals."""
     sent: dict[tuple[str, ...], int] = {("sse",): 1}
-    collector = ProgressCollector(Shelf(), more=lambda: {semconv.SERVER_MESSAGES: sent})
+    collector = ProgressCollector(Shelf(), extra=lambda: {semconv.SERVER_MESSAGES: sent})
     assert values(collector, semconv.SERVER_MESSAGES) == {("sse",): 1.0}
     sent["sse",] = 5
     assert values(collector, semconv.SERVER_MESSAGES) == {("sse",): 5.0}
@@ -135,7 +134,7 @@ def test_counts_that_cannot_be_read_hurt_nobody() -> None:
         raise RuntimeError(msg)
 
     totals = Totals()
-    collector = ProgressCollector(Shelf([operation()]), totals=totals, more=fail)
+    collector = ProgressCollector(Shelf([operation()]), totals=totals, extra=fail)
     assert values(collector, semconv.OPERATION_CURRENT) == {OP: 0.0}
     assert totals.read().counters[semconv.SINK_ERRORS]["prometheus",] == 2
 

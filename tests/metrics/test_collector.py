@@ -17,7 +17,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from tests.support.factories import WALL as START

@@ -40,7 +40,7 @@ def test_both_ports_tell_the_size_of_the_journal(tmp_path: Path) -> None:
         progress.operation("render", id="a"),
     ):
         recorder.tick()
-        wait_until(lambda: recorder.runtime.journal_size())
+        wait_until(lambda: recorder.runtime.reader.size_bytes())
         for url in (recorder.runtime.metrics_url, recorder.runtime.server_url):
             before = path.stat().st_size  # it may grow at any time
             ((_, size),) = scraped(url)[semconv.JOURNAL_SIZE.prometheus]

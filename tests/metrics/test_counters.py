@@ -165,7 +165,7 @@ def test_memory_is_bounded_by_what_runs() -> None:
     endings.find_ends(batch(*(ended(run=f"r{n}") for n in range(0, 2 * REMEMBERED_RUNS, 2))))
     endings.find_ends(batch(evicted=[(f"r{n}", "") for n in range(1, 2 * REMEMBERED_RUNS, 2)]))
     endings.find_ends(batch(*(ended(run=f"s{n}") for n in range(REMEMBERED_RUNS))))
-    assert endings._foretold == {}
+    assert endings._predictions == {}
     assert len(endings._ended) == REMEMBERED_RUNS
 
 

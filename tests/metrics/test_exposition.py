@@ -11,9 +11,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector, render_exposition
 from otel_progress.metrics.counters import Totals
-from otel_progress.metrics.exposition import render_exposition
 from otel_progress.model import Status
 from tests.support.factories import batch
 from tests.support.metrics_operations import Shelf, a_batch, level, operation, use
@@ -51,7 +50,7 @@ def everything(id_: str = "op", text: str = "render", value: float = 3.5) -> Pro
     ]
     counts = {semconv.SERVER_MESSAGES: {("sse",): 5}, semconv.SERVER_CLIENTS: {("sse",): 2}}
     return ProgressCollector(
-        Shelf(work, [ended], groups=[a_batch(text, running=2)]), totals=totals, more=lambda: counts
+        Shelf(work, [ended], groups=[a_batch(text, running=2)]), totals=totals, extra=lambda: counts
     )
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.http_server import MAX_CONNECTIONS, MetricsServer, _Handler, serve_metrics
 from tests.support.loopback import listens, own_host
 from tests.support.metrics_operations import Shelf, operation

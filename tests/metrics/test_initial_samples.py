@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.counters import MAX_OPERATION_TYPES, Totals
 from otel_progress.model import Status
 from tests.support.factories import batch

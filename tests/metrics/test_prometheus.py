@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from otel_progress.semconv import Metric
@@ -100,7 +100,7 @@ def collector() -> ProgressCollector:
         max_operations=10,
         max_levels_per_operation=1,
         retention_s=1e9,
-        more=lambda: SERVED,
+        extra=lambda: SERVED,
         public_url="https://progress.example.org",
         journal_size=lambda: 4096,
     )

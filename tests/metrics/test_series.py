@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot

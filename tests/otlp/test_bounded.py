@@ -20,7 +20,7 @@ from otel_progress.otlp.bounded import (
 )
 from otel_progress.testing import FakeClock
 
-LOGGER = "otel_progress.otlp.bounded"
+LOGGER = "otel_progress.otlp"
 LONG_S = 60.0
 """Far longer than any test. No test may wait this long."""
 

@@ -15,7 +15,7 @@ from opentelemetry import trace
 
 from otel_progress import semconv
 from otel_progress.metrics.counters import Totals
-from otel_progress.metrics.series import Caps, read_operations, rows
+from otel_progress.metrics.series import Caps, operation_rows, read_operations
 from otel_progress.model import Failure, Outcome, Status
 from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.otlp.events import OtlpEvents
@@ -174,7 +174,7 @@ def test_metrics_arrive_whole(received: Receiver) -> None:
     }
     expected = {
         (metric.name, *sorted(zip(metric.labels, labels, strict=True)), value)
-        for metric, labels, value in rows(read_operations(reader, Caps()), Caps(), Totals())
+        for metric, labels, value in operation_rows(read_operations(reader, Caps()), Caps(), Totals())
         if metric.name not in own
     }
     assert gauges == expected

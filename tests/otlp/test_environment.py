@@ -15,7 +15,7 @@ from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
 from otel_progress.metrics.counters import Totals
 from otel_progress.otlp.bounded import ExportMonitor
-from otel_progress.otlp.environment import SIGNALS, otlp_wanted, protocol, wanted_signals
+from otel_progress.otlp.environment import SIGNALS, select_protocol, select_signals
 from otel_progress.otlp.exporters import build_resource, build_tracer_provider
 from otel_progress.otlp.metrics import build_otlp_metrics
 from otel_progress.otlp.sdk_compat import build_event_log
@@ -42,30 +42,31 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 )
 def test_environment_decides_which_signals_go_out(environ: dict[str, str], signals: tuple[str, ...]) -> None:
     """Endpoints and exporters turn signals on; ``none`` and a disabled SDK turn them off."""
-    assert wanted_signals(environ) == signals
-    assert otlp_wanted(environ) == bool(signals)
+    assert select_signals(environ) == signals
 
 
 def test_argument_wins_over_the_environment_but_not_over_none() -> None:
     """``otlp=True`` needs no variable, ``otlp=False`` heeds none; a signal that is ruled out by name stays in."""
-    assert wanted_signals({}, otlp=True) == SIGNALS
-    assert wanted_signals({ENDPOINT: "http://c:4317"}, otlp=False) == ()
-    assert wanted_signals({"OTEL_METRICS_EXPORTER": "none"}, otlp=True) == ("traces", "logs")
-    assert wanted_signals({"OTEL_SDK_DISABLED": "true"}, otlp=True) == ()
+    assert select_signals({}, otlp=True) == SIGNALS
+    assert select_signals({ENDPOINT: "http://c:4317"}, otlp=False) == ()
+    assert select_signals({"OTEL_METRICS_EXPORTER": "none"}, otlp=True) == ("traces", "logs")
+    assert select_signals({"OTEL_SDK_DISABLED": "true"}, otlp=True) == ()
 
 
 def test_own_protocol_wins_over_the_common_one() -> None:
     """Each signal can have its protocol; without any it is that of OpenTelemetry Python."""
     environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "http/protobuf"}
-    assert [protocol(signal, environ) for signal in SIGNALS] == ["grpc", "http/protobuf", "grpc"]
-    assert protocol("traces", {}) == "grpc"
+    assert [select_protocol(signal, environ) for signal in SIGNALS] == ["grpc", "http/protobuf", "grpc"]
+    assert select_protocol("traces", {}) == "grpc"
 
 
 @pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"])
 def test_unknown_protocol_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the variable, its value and the two that are accepted."""
     monkeypatch.setenv(name, "http/json")
-    with pytest.raises(ConfigurationError, match=rf"{name}='http/json' .*'grpc' or 'http/protobuf'"):
+    with pytest.raises(
+        ConfigurationError, match=rf"Invalid {name} 'http/json': expected 'grpc' or 'http/protobuf'"
+    ):
         build_tracer_provider("nightly", otlp=True, instance_id="i")
 
 

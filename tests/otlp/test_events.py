@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from otel_progress import semconv
 from otel_progress.model import Failure, Outcome, Status
 from otel_progress.operations import Event
-from otel_progress.otlp.event_codec import MAX_BODY, MAX_METADATA, level_event
+from otel_progress.otlp.event_codec import MAX_BODY, MAX_METADATA, build_level_event
 from otel_progress.otlp.events import HEARTBEAT_S, OtlpEvents
 from tests.support.otlp_records import SPAN, TRACE, WALL, Told, batch, ended, level
 
@@ -213,7 +213,7 @@ def test_memory_is_bounded_by_what_runs(told: Told) -> None:
         events.write(batch(number + 0.2, evicted=[(run, "song:2")]))
         events.write(batch(number + 0.3, ended(root, number + 0.3)))
     assert events.dropped == 0
-    assert events._followed == 0
+    assert events._level_count == 0
     assert not events._runs
     assert not events._waiting
 
@@ -223,7 +223,7 @@ def test_late_level_of_an_ended_operation_is_no_new_start(events: OtlpEvents, to
     events.write(batch(1.0, ended(level(), 1.0)))
     events.write(batch(2.0, level("song:1")))
     assert told.names() == [STARTED, FINISHED]
-    assert events._followed == 0
+    assert events._level_count == 0
 
 
 def test_finished_event_of_a_failure_is_an_error_with_its_reason(events: OtlpEvents, told: Told) -> None:
@@ -254,7 +254,7 @@ def test_attributes_name_the_level_and_its_progress() -> None:
         sequence=8,
         metadata={"rate": 44100},
     )
-    event = level_event(UPDATED, snapshot, WALL)
+    event = build_level_event(UPDATED, snapshot, WALL)
     assert dict(event.attributes) == {
         semconv.METADATA_PREFIX + "rate": 44100,
         semconv.OPERATION_ID: "friday-42",
@@ -288,7 +288,7 @@ def test_whatever_comes_in_an_event_stays_bounded_and_valid(text: str, number: f
     """Any Unicode, any number and any amount of metadata becomes bounded, encodable text and numbers that OTLP can carry."""
     metadata = {f"{text[:50]}{key}": text if key % 2 else number for key in range(entries)}
     snapshot = level("song:1", name=text, message=text, current=number, total=number, metadata=metadata)
-    event = level_event(UPDATED, snapshot, WALL)
+    event = build_level_event(UPDATED, snapshot, WALL)
     assert len(event.body) <= MAX_BODY
     event.body.encode()
     assert event.body.isprintable() or "\n" not in event.body
@@ -306,9 +306,9 @@ def test_whatever_comes_in_an_event_stays_bounded_and_valid(text: str, number: f
 def test_what_rests_on_an_estimate_says_so() -> None:
     """An opaque step's ratio is marked in the attributes and in the text; a true one has neither."""
     snapshot = replace(level("stage:encode"), ratio=0.42)
-    told = level_event(UPDATED, replace(snapshot, estimated=True), WALL)
+    told = build_level_event(UPDATED, replace(snapshot, estimated=True), WALL)
     assert told.attributes[semconv.ESTIMATED] is True
     assert "(~42 %)" in told.body
-    true = level_event(UPDATED, snapshot, WALL)
+    true = build_level_event(UPDATED, snapshot, WALL)
     assert semconv.ESTIMATED not in true.attributes
     assert "(42 %)" in true.body

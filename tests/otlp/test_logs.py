@@ -12,7 +12,7 @@ import pytest
 
 from otel_progress import semconv
 from otel_progress.otlp import sdk_compat as otel_logs_shim
-from otel_progress.otlp.logs import MAX_ATTRIBUTES, OtlpLogs, log_event, severity_number
+from otel_progress.otlp.logs import MAX_ATTRIBUTES, OtlpLogs, build_log_event, to_severity_number
 from otel_progress.otlp.sdk_compat import LogEvent
 from otel_progress.records import LogRecord
 from tests.support.factories import batch
@@ -119,7 +119,7 @@ def record(**fields: Any) -> LogRecord:
 
 def test_one_record() -> None:
     """A record has no event name; time, severity, ids and its logger's name as scope are its own."""
-    (one,) = emitted(log_event(record(attributes={"size": 3, "parts": ("a", "b")})))
+    (one,) = emitted(build_log_event(record(attributes={"size": 3, "parts": ("a", "b")})))
     assert not getattr(one, "event_name", None)
     assert (one.body, one.severity_text, one.severity_number.value) == ("text", "WARNING", 13)
     assert (one.trace_id, one.span_id) == (int(TRACE, 16), int(SPAN, 16))
@@ -149,7 +149,7 @@ def test_one_record() -> None:
 )
 def test_severities(level: int, number: int) -> None:
     """Levels of logging and numbers in between keep their order among OpenTelemetry's severities, whatever number they are."""
-    assert severity_number(level) == number
+    assert to_severity_number(level) == number
 
 
 def test_hostile_records() -> None:
@@ -164,7 +164,7 @@ def test_hostile_records() -> None:
         trace_id="nonsense",
         severity=-(2**70),
     )
-    (one,) = emitted(log_event(hostile))
+    (one,) = emitted(build_log_event(hostile))
     assert len(one.attributes) <= MAX_ATTRIBUTES + 4
     assert "big" not in one.attributes
     assert (one.trace_id or 0) == 0
@@ -173,7 +173,7 @@ def test_hostile_records() -> None:
 def test_loggers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only so many loggers have a scope of their own; the records of the others go out all the same."""
     monkeypatch.setattr(otel_logs_shim, "MAX_SCOPES", 3)
-    assert len(emitted(*(log_event(record(logger=f"logger {number}")) for number in range(10)))) == 10
+    assert len(emitted(*(build_log_event(record(logger=f"logger {number}")) for number in range(10)))) == 10
 
 
 def test_the_sink_shares_its_emitter() -> None:

@@ -23,12 +23,12 @@ from otel_progress.metrics.series import Caps
 from otel_progress.metrics.sources import MetricSources
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
-from otel_progress.otlp.metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split
+from otel_progress.otlp.metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split_metrics
 from otel_progress.protocols import Reader
 from otel_progress.records import ResourceSample, ResourceUse
 from tests.support.otlp_records import WALL, ListedReader, batch, ended, level
 
-LOGGER = "otel_progress.otlp.metrics"
+LOGGER = "otel_progress.otlp"
 FLUSH_S = 60.0
 """How long an export may take; reached only when it never ends."""
 
@@ -164,8 +164,8 @@ def test_batches_and_resources_are_exported_as_they_are_scraped() -> None:
 
 def test_what_is_around_operations_is_exported_as_it_is_scraped() -> None:
     """Conditions, addresses of previews, caps and the journal's size have the names and labels of the scrape."""
-    around = MetricSources.of("https://progress.example.org", lambda: 4096)
-    with exporting(ListedReader([operation(1, previews=3, estimated=True)]), around=around) as (
+    sources = MetricSources.from_arguments("https://progress.example.org", lambda: 4096)
+    with exporting(ListedReader([operation(1, previews=3, estimated=True)]), sources=sources) as (
         metrics,
         kept,
     ):
@@ -260,7 +260,7 @@ def test_large_exports_are_split_without_losing_a_point() -> None:
     with exporting(ListedReader([operation(number) for number in range(290)])) as (metrics, kept):
         assert metrics.force_flush(FLUSH_S)
     whole = kept.exported[0]
-    parts = list(split(whole, MAX_POINTS))
+    parts = list(split_metrics(whole, MAX_POINTS))
 
     def points(data: MetricsData) -> list[tuple[str, Any]]:
         scopes = data.resource_metrics[0].scope_metrics

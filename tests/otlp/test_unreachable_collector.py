@@ -79,13 +79,11 @@ def test_nothing_blocks_raises_or_repeats_itself(caplog: pytest.LogCaptureFixtur
     assert time.monotonic() - began < EXPORTER_TIMEOUT_S / 4
     assert sorted(set(errors)) == ["events", "metrics", "spans"]
     logged = (
-        record
-        for record in caplog.records
-        if record.name.startswith(("otel_progress.otlp.", "opentelemetry"))
+        record for record in caplog.records if record.name.startswith(("otel_progress.otlp", "opentelemetry"))
     )
     warnings = [record for record in logged if record.levelno >= logging.WARNING]
     assert len(warnings) == 3
-    assert {record.name for record in warnings} == {"otel_progress.otlp.bounded"}
+    assert {record.name for record in warnings} == {"otel_progress.otlp"}
 
 
 @pytest.mark.process

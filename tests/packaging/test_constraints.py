@@ -1,4 +1,4 @@
-"""The pins that the tests run with: plain versions, nothing that belongs to one machine."""
+"""The pinned versions of the test environment, without machine-specific entries."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def pins() -> list[str]:
     ]
 
 
-def test_only_names_and_versions() -> None:
-    """Every line is ``name==version``: no address, hash, path or marker can get in."""
+def test_constraint_lines_are_name_and_version() -> None:
+    """Every line is ``name==version``, without an address, hash, path or marker."""
     assert [line for line in pins() if not PIN.fullmatch(line)] == []
 
 
-def test_each_package_is_pinned_once() -> None:
-    """A package pinned to two versions could not be installed on any Python."""
+def test_constraints_with_package_pin_it_once() -> None:
+    """A package with two pinned versions could not be installed."""
     names = [line.partition("==")[0].lower().replace("_", "-") for line in pins()]
     assert sorted(names) == sorted(set(names))
 
 
-def test_what_is_installed_is_what_is_pinned() -> None:
-    """The packages these tests run with have the pinned versions."""
+def test_installed_packages_have_the_pinned_versions() -> None:
+    """Packages that are not needed on this Python may be missing."""
     if not any(found.metadata["Name"] == "otel-progress" for found in distributions()):
         pytest.skip("otel-progress is not installed: scripts/test installs it")
     different = {}
@@ -42,8 +42,8 @@ def test_what_is_installed_is_what_is_pinned() -> None:
         name, _, pinned = line.partition("==")
         try:
             installed = version(name)
-        except PackageNotFoundError:  # a backport that this Python does not need
+        except PackageNotFoundError:  # A backport that this Python does not need.
             continue
-        if Version(installed) != Version(pinned):  # one package tells its version as v0.0.21
+        if Version(installed) != Version(pinned):  # One package reports its version as v0.0.21.
             different[name] = (installed, pinned)
     assert different == {}

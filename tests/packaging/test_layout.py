@@ -1,4 +1,7 @@
-"""The import rules that import-linter cannot express: it takes ``opentelemetry`` for one package, but API and SDK differ."""
+"""Import rules that import-linter cannot express.
+
+import-linter treats ``opentelemetry`` as one package, but the API and the SDK differ.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,12 @@ def modules() -> list[str]:
 
 
 def dotted(module: str) -> str:
-    """Return the name under which a source file is imported, without the package's own."""
+    """Return the import name of a source file without the name of the package."""
     return module.removesuffix(".py").replace("/", ".")
 
 
 def imports(node: ast.AST) -> Iterator[str]:
-    """Yield what is imported anywhere below, also inside functions, but not for type checking only."""
+    """Yield all imports, also inside functions, but not those for type checking only."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             for otherwise in child.orelse:
@@ -49,28 +52,28 @@ def imports(node: ast.AST) -> Iterator[str]:
 
 
 def imported(module: str) -> set[str]:
-    """Return what one source file imports at run time."""
+    """Return the run-time imports of a source file."""
     return set(imports(ast.parse((SOURCE / module).read_bytes())))
 
 
 def is_within(name: str, packages: tuple[str, ...]) -> bool:
-    """Tell whether a module is one of some packages or below one."""
+    """Return whether a module is one of some packages or below one."""
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
 @pytest.mark.parametrize("module", [m for m in modules() if not is_within(dotted(m), MAY_IMPORT_THE_SDK)])
-def test_only_adapters_import_the_sdk(module: str) -> None:
-    """What instruments, counts, keeps and reads needs opentelemetry-api only, not even inside a function the SDK."""
+def test_modules_except_adapters_do_not_import_the_sdk(module: str) -> None:
+    """Instrumentation, live state, journal and readers need the API only."""
     assert [name for name in imported(module) if is_within(name, SDK)] == []
 
 
 @pytest.mark.parametrize("module", [m for m in modules() if m != SHIM])
-def test_the_unstable_logs_api_stays_in_its_shim(module: str) -> None:
-    """The underscore modules of the logs API still move: one file knows them."""
+def test_unstable_logs_api_is_imported_by_one_file(module: str) -> None:
+    """The underscore modules of the logs API still change."""
     assert [name for name in imported(module) if is_within(name, UNSTABLE)] == []
 
 
-def test_the_rules_see_what_they_look_for() -> None:
-    """The files that are allowed to import those really do, so the rules above can fail."""
+def test_allowed_files_import_the_sdk_and_logs_api() -> None:
+    """The allowed files use their permission, so the tests above can fail."""
     assert any(is_within(name, SDK) for name in imported("processor.py"))
     assert any(is_within(name, UNSTABLE) for name in imported(SHIM))

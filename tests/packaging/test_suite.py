@@ -1,4 +1,4 @@
-"""The rules of the test suite itself: where helpers are, what tests may import, and which markers exist."""
+"""Rules of the test suite: location of helpers, allowed imports and markers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUPPORT: Final = "tests.support"
 BUILT_IN: Final = {"parametrize", "skip", "skipif", "usefixtures", "xfail", "filterwarnings"}
 FILES: Final = sorted(TESTS.rglob("*.py"))
 MODULES: Final = {path.stem for path in FILES if not path.is_relative_to(TESTS / "support")} - {"__init__"}
-"""Names of tests, by which they could be imported from their own folder."""
+"""Names of test modules. A test could import them from its own folder."""
 
 
 def name_of(path: Path) -> str:
@@ -30,7 +30,7 @@ def trees() -> dict[str, ast.Module]:
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """Yield the full name of each module, or name of a module, that a file imports, at its top or within a function."""
+    """Yield the full names that a file imports, also within functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -40,7 +40,7 @@ def imported(tree: ast.Module) -> Iterator[str]:
 
 
 def forbidden(tree: ast.Module) -> list[str]:
-    """Return the imports of a file that lead into the tests, but not into ``tests.support``."""
+    """Return the imports of test modules other than ``tests.support``."""
     found = []
     for name in imported(tree):
         first, _, rest = name.partition(".")
@@ -61,8 +61,8 @@ def markers(tree: ast.Module) -> set[str]:
     }
 
 
-def test_no_file_imports_another_test() -> None:
-    """Tests, fixtures and helpers import of the tests only what is in ``tests.support``."""
+def test_files_of_tests_import_no_other_test() -> None:
+    """Tests, fixtures and helpers import only ``tests.support`` from the tests."""
     found = {name: forbidden(tree) for name, tree in trees().items()}
     assert {name: names for name, names in found.items() if names} == {}
     assert len(found) > 200
@@ -82,13 +82,13 @@ def test_no_file_imports_another_test() -> None:
         "def function():\n    from tests.supportive import name",
     ],
 )
-def test_forbidden_finds_import_of_test(source: str) -> None:
+def test_forbidden_with_import_of_a_test_finds_it(source: str) -> None:
     """Each way to import another test is found."""
     assert len(forbidden(ast.parse(source))) == 1
 
 
-def test_helpers_are_in_support_only() -> None:
-    """Outside of ``tests/support`` there are tests, fixtures, and the file that makes ``tests`` a package."""
+def test_files_outside_support_have_no_helpers() -> None:
+    """Outside of ``tests/support`` are only tests, fixtures and one ``__init__.py``."""
     others = {
         name_of(path)
         for path in FILES
@@ -105,7 +105,7 @@ def test_helpers_are_in_support_only() -> None:
 
 
 def test_markers_in_use_are_registered(pytestconfig: pytest.Config) -> None:
-    """Every marker is one of pytest or of pyproject.toml, and each of the latter but ``slow``, which is reserved, is in use."""
+    """All markers of pyproject.toml except ``slow`` are used."""
     registered = {line.partition(":")[0].partition("(")[0] for line in pytestconfig.getini("markers")}
     used = set().union(*(markers(tree) for tree in trees().values()))
     assert used - BUILT_IN <= registered

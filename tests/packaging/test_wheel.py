@@ -1,4 +1,4 @@
-"""What is shipped: the wheel that scripts/test built, looked at from outside and from an install without extras."""
+"""The built wheel: its content and an installation without extras."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAVY = (
 
 
 def from_scripts_test(variable: str) -> Path:
-    """Return a path that scripts/test hands over; a run by hand has none."""
+    """Return a path that scripts/test passes on, or skip the test."""
     value = os.environ.get(variable)
     if not value:
         pytest.skip(f"{variable} is not set: scripts/test builds and sets it")
@@ -36,19 +36,19 @@ def from_scripts_test(variable: str) -> Path:
 
 @pytest.fixture
 def wheel() -> Iterator[zipfile.ZipFile]:
-    """The built wheel, open."""
+    """The built wheel as an open archive."""
     with zipfile.ZipFile(from_scripts_test("OTEL_PROGRESS_TEST_WHEEL")) as archive:
         yield archive
 
 
 @pytest.fixture
 def base_python() -> Path:
-    """The interpreter of an environment that has the wheel without any extra."""
+    """The interpreter of an environment with the wheel and without extras."""
     return from_scripts_test("OTEL_PROGRESS_TEST_BASE_PYTHON")
 
 
 def run(python: Path | str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run an interpreter away from the sources, so that only what is installed can be imported."""
+    """Run an interpreter outside of the sources, so that it imports the wheel."""
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "PYTHON", "COV"))
     }
@@ -58,8 +58,8 @@ def run(python: Path | str, *arguments: str, cwd: Path) -> subprocess.CompletedP
     )
 
 
-def test_wheel_holds_exactly_the_package(wheel: zipfile.ZipFile) -> None:
-    """The wheel has every file of the package, the bundle, and nothing else: no tests, no caches, no stray top-level module."""
+def test_wheel_contains_exactly_the_package(wheel: zipfile.ZipFile) -> None:
+    """The wheel has the package and its assets, but no test, cache or other module."""
     source = PROJECT / "src"
     expected = {
         path.relative_to(source).as_posix()
@@ -74,8 +74,8 @@ def test_wheel_holds_exactly_the_package(wheel: zipfile.ZipFile) -> None:
     assert "otel_progress/py.typed" in shipped
 
 
-def test_wheel_carries_the_licence(wheel: zipfile.ZipFile) -> None:
-    """The licence text goes along, whole, and the metadata names it."""
+def test_wheel_contains_the_licence(wheel: zipfile.ZipFile) -> None:
+    """The licence text is complete, and the metadata names it."""
     (name,) = [name for name in wheel.namelist() if name.endswith("/licenses/LICENSE")]
     assert wheel.read(name) == (PROJECT / "LICENSE").read_bytes()
     assert b"Apache License" in wheel.read(name)
@@ -83,8 +83,8 @@ def test_wheel_carries_the_licence(wheel: zipfile.ZipFile) -> None:
     assert message_from_bytes(wheel.read(metadata))["License-Expression"] == "Apache-2.0"
 
 
-def test_wheel_declares_extras_and_command(wheel: zipfile.ZipFile) -> None:
-    """The metadata offers the extras that error messages tell people to install, and the command."""
+def test_wheel_metadata_has_extras_and_command(wheel: zipfile.ZipFile) -> None:
+    """The metadata has the extras that error messages recommend, and the command."""
     (metadata,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
     assert set(message_from_bytes(wheel.read(metadata)).get_all("Provides-Extra", [])) == {
         "server",
@@ -97,8 +97,8 @@ def test_wheel_declares_extras_and_command(wheel: zipfile.ZipFile) -> None:
     assert b"otel-progress = otel_progress.cli:main" in wheel.read(points)
 
 
-def test_the_installed_package_is_the_one_tested() -> None:
-    """When scripts/test runs the tests, they import the installed wheel and not the sources beside them."""
+def test_package_under_test_is_the_installed_wheel() -> None:
+    """With scripts/test, the tests import the installed wheel instead of the sources."""
     from_scripts_test("OTEL_PROGRESS_TEST_WHEEL")
     import otel_progress
 
@@ -106,8 +106,8 @@ def test_the_installed_package_is_the_one_tested() -> None:
 
 
 @pytest.mark.process
-def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
-    """Importing the package loads opentelemetry-api at most: no SDK, terminal, database, gauges or web packages."""
+def test_package_import_loads_no_optional_dependency(tmp_path: Path) -> None:
+    """The import loads opentelemetry-api at most."""
     from_scripts_test("OTEL_PROGRESS_TEST_WHEEL")
     code = f"import otel_progress, sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
     done = run(sys.executable, "-c", code, cwd=tmp_path)
@@ -115,16 +115,16 @@ def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_public_names_all_resolve(base_python: Path, tmp_path: Path) -> None:
-    """Every name of ``__all__`` can be had in a base install, and the list is sorted."""
+def test_public_names_in_a_base_install_resolve(base_python: Path, tmp_path: Path) -> None:
+    """``__all__`` is sorted, and every name resolves without extras."""
     code = "import otel_progress as p; [getattr(p, n) for n in p.__all__]; assert list(p.__all__) == sorted(p.__all__), p.__all__"
     done = run(base_python, "-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.process
-def test_version_from_a_base_install(base_python: Path, tmp_path: Path) -> None:
-    """``otel-progress --version`` answers without any extra, with the version of the wheel."""
+def test_version_option_in_a_base_install_prints_the_wheel_version(base_python: Path, tmp_path: Path) -> None:
+    """``otel-progress --version`` works without extras."""
     done = run(base_python, "-m", "otel_progress", "--version", cwd=tmp_path)
     command = base_python.parent / "otel-progress"
     script = subprocess.run(
@@ -139,15 +139,17 @@ def test_version_from_a_base_install(base_python: Path, tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("package", ["redis", "fastapi", "uvicorn", "PIL", "fsspec"])
-def test_base_install_has_no_extras(base_python: Path, tmp_path: Path, package: str) -> None:
-    """The environment of the base install really lacks the optional packages, or the tests beside this one prove nothing."""
+def test_base_install_without_extras_has_no_optional_package(
+    base_python: Path, tmp_path: Path, package: str
+) -> None:
+    """The environment has no optional packages, so the tests below can fail."""
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is not None)"
     assert run(base_python, "-c", code, cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.process
-def test_missing_extra_names_the_command(base_python: Path, tmp_path: Path) -> None:
-    """Asking for Redis without its package is an error that says which ``pip`` command brings it."""
+def test_missing_extra_error_names_the_pip_command(base_python: Path, tmp_path: Path) -> None:
+    """A Redis journal without its package is an error with the ``pip`` command."""
     code = "import otel_progress as p; p.configure(store='redis://127.0.0.1:1/0', console=False)"
     done = run(base_python, "-c", code, cwd=tmp_path)
     assert done.returncode != 0
@@ -155,8 +157,8 @@ def test_missing_extra_names_the_command(base_python: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.process
-def test_every_module_imports_in_a_base_install(base_python: Path, tmp_path: Path) -> None:
-    """No module needs an extra merely to be imported, except those that exist for one."""
+def test_modules_in_a_base_install_import_without_extras(base_python: Path, tmp_path: Path) -> None:
+    """Only the modules of an extra need the extra for the import."""
     code = (
         "import importlib, pkgutil, otel_progress\n"
         "from otel_progress.errors import MissingExtraError\n"

@@ -231,7 +231,7 @@ def test_where_nothing_is_recorded_nothing_is_taken(state: str) -> None:
                 pass
             if state == "switched off":
                 op = progress.operation("other", total=1).start()
-                assert recorder.runtime.previewer is None
+                assert recorder.runtime._previews is None
             op.preview(lambda: called.append(1), at="always")
     assert called == []
 
@@ -250,9 +250,9 @@ with progress.configure(store="memory:", console=False, resources=False, preview
     with progress.operation("render", id="r", total=1) as op:
         for value in (b"no picture", b"no picture", "text", {"json": 1}):
             op.preview(value)
-            assert runtime.previewer.flush(60)
+            assert runtime._previews.flush(60)
     print([preview.media_type for preview in runtime.reader.previews("r")])
-    print(sorted(runtime.totals.read().counters[semconv.PREVIEWS].items()))
+    print(sorted(runtime._totals.read().counters[semconv.PREVIEWS].items()))
 try:
     progress.configure(store="memory:", console=False, previews="s3://bucket/previews")
 except MissingExtraError as error:

@@ -66,7 +66,7 @@ def test_the_event_log_tells_of_each() -> None:
     kept, batches = Kept(), []
     sink = OtlpEvents(kept, address=lambda operation_id, number: f"http://x/{operation_id}/{number}")
     with recording(preview_count=2, preview_at="always") as recorder:
-        collect = recorder.runtime.store.collect
+        collect = recorder.runtime._store.collect
         with progress.operation("render", id="r", total=2) as op, op.level("frame", 7) as frame:
             op.increment()
             for number in range(4):
@@ -90,7 +90,7 @@ def test_the_number_of_the_last_is_in_every_view(tmp_path: Path) -> None:
     """Snapshots, the journal and the metrics say how many there are; the metrics say where to look."""
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from otel_progress.metrics.collector import ProgressCollector
+    from otel_progress.metrics import ProgressCollector
 
     url = f"sqlite:///{tmp_path}/j.db"
     with (
@@ -102,14 +102,14 @@ def test_the_number_of_the_last_is_in_every_view(tmp_path: Path) -> None:
         settle(recorder)
         assert (op.snapshot().previews, recorder.operation("r").root.previews) == (1, 1)
         assert recorder.runtime.force_flush(PATIENCE_S)
-        assert recorder.runtime.journal is not None
-        found = recorder.runtime.journal.get("r")
+        assert recorder.runtime.reader._journal is not None
+        found = recorder.runtime.reader._journal.get("r")
         assert found is not None
         assert found.root.previews == 1
         registry = CollectorRegistry()
         registry.register(
             ProgressCollector(
-                recorder.runtime.store, totals=recorder.runtime.totals, public_url="https://p.example.org"
+                recorder.runtime._store, totals=recorder.runtime._totals, public_url="https://p.example.org"
             )
         )
         text = generate_latest(registry).decode()
@@ -125,14 +125,14 @@ def test_one_that_is_ready_after_the_end_is_told_as_well(tmp_path: Path, store: 
     with recording(store=url) as recorder:
         with progress.operation("render", id="r", total=1) as op:
             op.preview(lambda: "late" if gate.wait(PATIENCE_S) else "", at="always")
-        recorder.runtime.ticker.tick()
+        recorder.runtime._ticker.tick()
         gate.set()
         assert [content_of(recorder, one) for one in stored(recorder, "r")] == [b"late"]
         assert recorder.operation("r").root.previews == 1
         assert recorder.runtime.force_flush(PATIENCE_S)
-        if recorder.runtime.journal is not None:
-            assert [one.number for one in recorder.runtime.journal.previews("r")] == [1]
-            found = recorder.runtime.journal.get("r")
+        if recorder.runtime.reader._journal is not None:
+            assert [one.number for one in recorder.runtime.reader._journal.previews("r")] == [1]
+            found = recorder.runtime.reader._journal.get("r")
             assert found is not None
             assert (found.root.previews, found.status.value) == (1, "completed")
     assert not [event for event, _ in events_on(recorder) if event == semconv.EVENT_PREVIEW]

@@ -17,6 +17,7 @@ from otel_progress.previews.stores import open_store
 from otel_progress.previews.stores.base import Store
 from otel_progress.previews.stores.local import LocalStore
 from otel_progress.previews.stores.memory import MemoryStore
+from tests.support.forks import needs_fork, run_in_child_forked_under
 
 RUN = "0123456789abcdef"
 CONTENT = b"\x89PNG and so on"
@@ -171,3 +172,11 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(ConfigurationError, match="pip install s3fs"):
         open_store("s3://bucket/previews", None)
+
+
+@needs_fork
+def test_memory_store_after_fork_under_its_lock_is_usable() -> None:
+    """The child can read, because the fork waits until the other thread has released the lock."""
+    store = MemoryStore()
+    location = store.write("run", "a" * 64, "image/png", b"content")
+    assert run_in_child_forked_under(store._lock, lambda: store.read(location)) == 0

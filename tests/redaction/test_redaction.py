@@ -142,7 +142,7 @@ def test_time_is_linear(part: str) -> None:
 
 def everything(recorder: Recorder) -> str:
     """Return all that any reader, sink or trace would see of the recorder's work."""
-    batch = recorder.runtime.store.collect()
+    batch = recorder.runtime._store.collect()
     operations = [*recorder.runtime.get_active_operations(), *recorder.runtime.get_history()]
     documents: list[Any] = [codec.encode_operation(one) for one in operations]
     documents += [codec.encode_level(one, 0.0) for one in batch.snapshots]
@@ -268,7 +268,7 @@ def test_a_function_that_makes_progress_itself() -> None:
         with progress.operation("inner", id="inner", who="Bo") as inner:
             inner.update(message="inner")
         seen = threading.Thread(
-            target=recorder.runtime.store.active_roots, daemon=True
+            target=recorder.runtime._store.active_roots, daemon=True
         )  # needs the store's lock
         seen.start()
         seen.join(60.0)

@@ -1,4 +1,4 @@
-"""Alertmanager's configuration: its own tool accepts it, alerts go where they should, and inhibition needs real labels."""
+"""The configuration of Alertmanager: validity, routing and inhibition."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ OPERATION = {"operation_id": "nightly", "operation_type": "backup"}
 
 
 def amtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run amtool and return what came of it."""
+    """Run amtool and return the result."""
     command = [require("amtool"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_amtool_accepts_it() -> None:
-    """`amtool check-config` finds the route, the inhibition rules and the receivers."""
+def test_check_config_finds_route_inhibitions_and_receivers() -> None:
+    """`amtool check-config` accepts the file."""
     checked = amtool("check-config", str(ALERTMANAGER))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "3 inhibit rules" in checked.stdout
     assert "4 receivers" in checked.stdout
 
 
-def test_amtool_would_refuse(tmp_path: Path) -> None:
-    """The check above can fail: a route to a receiver that is not there is refused."""
+def test_check_config_with_unknown_receiver_is_rejected(tmp_path: Path) -> None:
+    """The check above can fail."""
     broken = tmp_path / "broken.yml"
     broken.write_text(ALERTMANAGER.read_text().replace("receiver: watchdog", "receiver: nobody"))
     assert amtool("check-config", str(broken)).returncode != 0
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.id)
-def test_every_alert_reaches_its_receiver(alert: Any) -> None:
-    """`amtool config routes test` sends each alert to the receiver of its severity, and the watchdog to its own."""
+def test_alert_is_routed_to_the_receiver_of_its_severity(alert: Any) -> None:
+    """The watchdog has its own receiver."""
     severity = alert.labels["severity"]
     labels = [f"alertname={alert.name}", *(f"{key}={value}" for key, value in alert.labels.items())]
     routes = ("config", "routes", "test", f"--config.file={ALERTMANAGER}")
@@ -53,8 +53,8 @@ def test_every_alert_reaches_its_receiver(alert: Any) -> None:
     assert amtool(*routes, "--verify.receivers=nobody", *labels).returncode != 0
 
 
-def test_an_unknown_severity_reaches_somebody() -> None:
-    """What no route asks for ends at the default receiver, which is a webhook."""
+def test_alert_with_unknown_severity_is_routed_to_the_default() -> None:
+    """The default receiver is a webhook."""
     tested = amtool(
         "config", "routes", "test", f"--config.file={ALERTMANAGER}", "alertname=Else", "severity=odd"
     )
@@ -65,8 +65,8 @@ def test_an_unknown_severity_reaches_somebody() -> None:
     assert set(RECEIVERS) == set(SEVERITIES)
 
 
-def test_messages_are_grouped_by_kind_and_not_by_operation() -> None:
-    """500 operations that stall at once make one message, not 500."""
+def test_alerts_of_many_operations_are_one_message() -> None:
+    """500 operations that stall at the same time cause one message."""
     document = load(ALERTMANAGER)["route"]
     for route in (document, *document["routes"]):
         assert "operation_id" not in route.get("group_by", [])
@@ -74,8 +74,8 @@ def test_messages_are_grouped_by_kind_and_not_by_operation() -> None:
     assert document["group_by"] == ["alertname", "operation_type"]
 
 
-def test_inhibition_demands_every_label_it_compares() -> None:
-    """Each rule names the labels that have to be equal, and asks on both sides that each of them is there and not empty."""
+def test_inhibition_rules_require_each_compared_label() -> None:
+    """Every compared label is required on both sides and is not empty."""
     rules = load(ALERTMANAGER)["inhibit_rules"]
     assert len(rules) == 3
     names = {alert.name for alert in alerts()}
@@ -89,17 +89,18 @@ def test_inhibition_demands_every_label_it_compares() -> None:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
-    """Run a real Alertmanager whose webhooks nobody answers."""
+    """Run a real Alertmanager whose webhooks are unreachable."""
     with socket.socket() as nobody:
         nobody.bind(
             ("127.0.0.1", 0)
-        )  # and does not listen: who connects is refused, and no other server gets the port
+            # Why no listen(): connections are refused, and no other server gets the port.
+        )
         with alertmanager(tmp_path_factory.mktemp("alertmanager"), nobody.getsockname()[1]) as server:
             yield server
 
 
-def test_a_real_alertmanager_inhibits_what_it_should(real: Alertmanager) -> None:
-    """The graver alert silences the others of its own operation, and no alert of another one or without labels."""
+def test_inhibition_in_alertmanager_silences_the_same_operation_only(real: Alertmanager) -> None:
+    """The more severe alert silences others of its own operation only."""
 
     def labels(case: str, name: str, **more: str) -> dict[str, str]:
         return {"alertname": f"ProgressOperation{name}", "case": case, **more}

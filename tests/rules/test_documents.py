@@ -1,4 +1,4 @@
-"""The runbook and the page on alerts tell about every alert, and what they show is accepted by Prometheus and Alertmanager."""
+"""The runbook and the page on alerts: complete, and accepted by the tools."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.alerting.rules import (
 )
 from tests.support.servers import require
 
-PARTS = ("What it means.", "Look at.", "Do.", "When it is noise.")
+PARTS = ("Meaning.", "Check.", "Action.", "False alarm.")
 _PROMQL = re.compile(r"```promql\n(.*?)```", re.DOTALL)
 _YAML = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 NAMES = sorted({alert.name for alert in alerts()})
@@ -31,20 +31,20 @@ SNIPPETS = _YAML.findall(ALERTS_PAGE.read_text(encoding="utf-8"))
 
 
 def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a tool of Prometheus or Alertmanager, and return what came of it."""
+    """Run a tool of Prometheus or Alertmanager and return the result."""
     return subprocess.run(
         [require(tool), *arguments], capture_output=True, text=True, timeout=120, check=False
     )
 
 
 def section(name: str) -> str:
-    """Return what the runbook says under a heading."""
+    """Return the text below a heading of the runbook."""
     return RUNBOOK.read_text(encoding="utf-8").split(f"\n## {name}\n", 1)[1].split("\n## ", 1)[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_runbook_says_what_to_do(name: str) -> None:
-    """Each section has its four parts in order, a query to run, and a dashboard, page or command to look at."""
+def test_runbook_section_has_four_parts(name: str) -> None:
+    """The parts are in order, with a query and a dashboard, page or command."""
     text = section(name)
     places = [text.index(f"**{part}**") for part in PARTS]
     assert places == sorted(places)
@@ -54,14 +54,14 @@ def test_the_runbook_says_what_to_do(name: str) -> None:
     )
 
 
-def test_the_runbook_has_no_alert_that_is_not_there() -> None:
+def test_runbook_has_sections_of_existing_alerts_only() -> None:
     """Every section of the runbook belongs to an alert."""
     assert sorted(re.findall(r"^## (.+)$", RUNBOOK.read_text(encoding="utf-8"), re.MULTILINE)) == NAMES
 
 
 @pytest.mark.parametrize("query", _PROMQL.findall(RUNBOOK.read_text(encoding="utf-8")))
-def test_queries_of_the_runbook_ask_for_what_exists(query: str) -> None:
-    """Each parses, and its metrics and labels are exposed or recorded."""
+def test_runbook_query_uses_existing_metrics(query: str) -> None:
+    """Each query parses, and its metrics and labels are exposed or recorded."""
     names = {**exposed(), **FROM_PROMETHEUS, "ALERTS": frozenset({"alertname", "alertstate", "severity"})}
     for rule in recordings():
         names.setdefault(rule.name, frozenset({"operation_type"}))
@@ -69,8 +69,8 @@ def test_queries_of_the_runbook_ask_for_what_exists(query: str) -> None:
     labels_of(query, names)
 
 
-def test_the_page_lists_every_alert_with_its_severity() -> None:
-    """The table has one row for each alert, with the severities of its rules."""
+def test_alert_table_has_every_alert_with_its_severity() -> None:
+    """The table has one row per alert with the severities of its rules."""
     rows = dict(
         re.findall(
             r"^\| \[(\w+)\]\([^)]*\) \| ([^|]+) \|", ALERTS_PAGE.read_text(encoding="utf-8"), re.MULTILINE
@@ -86,24 +86,24 @@ def test_the_page_lists_every_alert_with_its_severity() -> None:
     }
 
 
-def test_the_page_lists_every_recording_rule() -> None:
-    """What can be asked for is told, and nothing else."""
+def test_recording_rule_table_has_every_rule() -> None:
+    """The table has exactly the recording rules."""
     told = re.findall(r"^\| `(progress:[\w:]+)` \|", ALERTS_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert told == [rule.name for rule in recordings()]
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("snippet", [one for one in SNIPPETS if one.startswith("groups:")])
-def test_rules_of_the_page_are_accepted(snippet: str, tmp_path: Path) -> None:
-    """Rules a reader may copy pass promtool, with every lint on and fatal."""
+def test_rules_of_the_page_pass_promtool(snippet: str, tmp_path: Path) -> None:
+    """Rules for copying pass promtool with every lint as an error."""
     file = tmp_path / "mine.yml"
     file.write_text(snippet, encoding="utf-8")
     checked = run("promtool", "check", "rules", "--lint=all", "--lint-fatal", str(file))
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_windows_of_the_page_are_the_ones_the_rules_ask_for() -> None:
-    """The name to record is the one the rule for windows reads."""
+def test_windows_of_the_page_are_recorded_as_the_rule_expects() -> None:
+    """The recorded name is the one that the rule for windows reads."""
     windows = [one for one in SNIPPETS if "my-progress-windows" in one]
     recorded = {
         rule["record"]
@@ -116,8 +116,8 @@ def test_windows_of_the_page_are_the_ones_the_rules_ask_for() -> None:
 
 
 @pytest.mark.server
-def test_the_configuration_of_the_page_is_accepted(tmp_path: Path) -> None:
-    """The lines for an existing Prometheus pass promtool, and have the job names that the rules know."""
+def test_prometheus_configuration_of_the_page_is_accepted(tmp_path: Path) -> None:
+    """The lines pass promtool and have the job names that the rules use."""
     snippet = next(one for one in SNIPPETS if "scrape_configs:" in one)
     file = tmp_path / "prometheus.yml"
     file.write_text(snippet, encoding="utf-8")
@@ -131,7 +131,7 @@ def test_the_configuration_of_the_page_is_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.server
 def test_receivers_and_routes_of_the_page_are_accepted(tmp_path: Path) -> None:
-    """The example receivers in place of the shipped ones, and the example route before the others, pass amtool and do what is said."""
+    """The examples replace or extend the shipped configuration and pass amtool."""
     document = load(ALERTMANAGER)
     receivers, routes = (
         yaml.safe_load(next(one for one in SNIPPETS if f"{key}:" in one))[key]
@@ -157,8 +157,8 @@ def test_receivers_and_routes_of_the_page_are_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [RUNBOOK, ALERTS_PAGE], ids=lambda page: page.name)
-def test_commands_of_the_pages_exist(page: Path) -> None:
-    """Every `otel-progress` command that is told has the options it is told with."""
+def test_commands_of_the_pages_have_their_options(page: Path) -> None:
+    """Every `otel-progress` command of a page exists and has the options."""
     told = re.findall(
         r"^otel-progress ([^\n`]+)|`otel-progress ([^`]+)`", page.read_text(encoding="utf-8"), re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""The real thing: a worker stalls, Prometheus sees it, Alertmanager tells a webhook; work goes on, and it is told as resolved."""
+"""Alerts from end to end: a worker stalls, and Alertmanager calls a webhook."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from tests.support.servers import poll
 pytestmark = [pytest.mark.process, pytest.mark.server]
 
 ID = 'nightly "42" \\ & ü {{ $value }}'
-"""An id that would break out of a query, a link or a template, if it could."""
+"""An id that tests the escaping in queries, links and templates."""
 LABELS = {"operation_id": ID, "operation_type": "backup"}
 TOKEN = "of-the-end-to-end-test"
-TELL_TIMEOUT_S = 90.0
+ALERT_TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A worker that is watched by everything that is shipped, and the webhook where its alerts arrive."""
+    """A worker with the shipped monitoring, and the webhook that receives its alerts."""
 
     worker: subprocess.Popen[bytes]
     webhook: Webhook
 
-    def told(self, name: str, status: str, path: str, **labels: str) -> dict[str, Any]:
-        """Wait for an alert of that name and status, with these labels, on that path of the webhook, and return the first one."""
+    def wait_for_alert(self, name: str, status: str, path: str, **labels: str) -> dict[str, Any]:
+        """Wait for an alert on a path of the webhook, and return the first one."""
 
         def arrived() -> list[dict[str, Any]]:
             found = self.webhook.alerts(name, status, path)
             return [one for one in found if labels.items() <= one["labels"].items()]
 
-        return poll(arrived, TELL_TIMEOUT_S, f"{status} {name} at {path}")[0]
+        return poll(arrived, ALERT_TIMEOUT_S, f"{status} {name} at {path}")[0]
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    """Run a worker, the server over its journal, Prometheus, Alertmanager and a webhook."""
+    """Run a worker, a server, Prometheus, Alertmanager and a webhook."""
     store = f"sqlite:///{tmp_path / 'journal.db'}"
     with ExitStack() as stack:
         webhook = stack.enter_context(Webhook().serving())
@@ -68,23 +68,23 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         yield Scene(worker, webhook)
 
 
-def test_from_a_worker_to_a_webhook(scene: Scene) -> None:
-    """The watchdog arrives; stalled work is told once, with values and links, and as resolved; then the worker dies."""
-    the_watchdog_arrives(scene)
-    stalled_work_is_told(scene)
+def test_alerts_of_stalled_and_dead_worker_arrive_at_the_webhook(scene: Scene) -> None:
+    """The stall is reported and resolved, then the worker dies."""
+    check_watchdog_arrives(scene)
+    check_stalled_work_is_reported(scene)
     assert scene.worker.stdin is not None
     scene.worker.stdin.write(b"go on\n")
     scene.worker.stdin.flush()
-    its_end_is_told(scene)
+    check_end_is_reported(scene)
     dies = time.time()
     scene.worker.send_signal(signal.SIGKILL)
-    the_server_tells_that_nobody_works(scene, dies)
+    check_abandoned_is_reported(scene, dies)
 
 
-def the_watchdog_arrives(scene: Scene) -> None:
-    """Check that the alert that always fires comes to its own receiver and to nobody else."""
-    told = scene.told("ProgressWatchdog", "firing", "/watchdog")
-    assert told["labels"] == {"alertname": "ProgressWatchdog", "severity": "none"}
+def check_watchdog_arrives(scene: Scene) -> None:
+    """Check that the watchdog arrives at its own receiver only."""
+    alert = scene.wait_for_alert("ProgressWatchdog", "firing", "/watchdog")
+    assert alert["labels"] == {"alertname": "ProgressWatchdog", "severity": "none"}
     watchdogs = {
         path
         for path, message in scene.webhook.messages
@@ -93,11 +93,11 @@ def the_watchdog_arrives(scene: Scene) -> None:
     assert watchdogs == {"/watchdog"}
 
 
-def stalled_work_is_told(scene: Scene) -> None:
-    """Check the alert: labels of the operation alone though two scrapes show it, values for people, links with the id."""
-    told = scene.told("ProgressOperationStalled", "firing", "/alerts")
-    assert told["labels"] == {"alertname": "ProgressOperationStalled", "severity": "warning", **LABELS}
-    annotations = told["annotations"]
+def check_stalled_work_is_reported(scene: Scene) -> None:
+    """Check labels of the operation, formatted values and links with the id."""
+    alert = scene.wait_for_alert("ProgressOperationStalled", "firing", "/alerts")
+    assert alert["labels"] == {"alertname": "ProgressOperationStalled", "severity": "warning", **LABELS}
+    annotations = alert["annotations"]
     assert annotations["summary"] == f"Operation {ID} (backup) is stalled"
     assert "it has not advanced for " in annotations["description"]
     assert annotations["description"].endswith("s and stands at 30%.")
@@ -107,37 +107,39 @@ def stalled_work_is_told(scene: Scene) -> None:
     assert annotations["runbook_url"].endswith("/docs/runbook.md#progressoperationstalled")
 
 
-def its_end_is_told(scene: Scene) -> None:
-    """Check that the same alert is told as resolved, and that there was never a second one of it."""
-    resolved = scene.told("ProgressOperationStalled", "resolved", "/alerts")
+def check_end_is_reported(scene: Scene) -> None:
+    """Check that the same alert is reported as resolved and was sent once."""
+    resolved = scene.wait_for_alert("ProgressOperationStalled", "resolved", "/alerts")
     assert resolved["labels"] == {"alertname": "ProgressOperationStalled", "severity": "warning", **LABELS}
     assert {alert["fingerprint"] for alert in scene.webhook.alerts("ProgressOperationStalled", "firing")} == {
         resolved["fingerprint"]
     }
 
 
-def the_server_tells_that_nobody_works(scene: Scene, dies: float) -> None:
-    """Check that a dead worker's operation, of which only the server still knows, is abandoned, not stalled; its target is down."""
-    told = scene.told("ProgressOperationAbandoned", "firing", "/alerts/critical")
-    assert told["labels"] == {"alertname": "ProgressOperationAbandoned", "severity": "critical", **LABELS}
-    assert "Its process is gone" in told["annotations"]["description"]
+def check_abandoned_is_reported(scene: Scene, dies: float) -> None:
+    """Check that the operation of a dead worker is abandoned and its target down."""
+    alert = scene.wait_for_alert("ProgressOperationAbandoned", "firing", "/alerts/critical")
+    assert alert["labels"] == {"alertname": "ProgressOperationAbandoned", "severity": "critical", **LABELS}
+    assert "Its process is gone" in alert["annotations"]["description"]
     assert (
-        scene.told("ProgressTargetDown", "firing", "/alerts", job="otel-progress-worker")["labels"]["reason"]
+        scene.wait_for_alert("ProgressTargetDown", "firing", "/alerts", job="otel-progress-worker")["labels"][
+            "reason"
+        ]
         == "down"
     )
-    # Only what began after the death counts: a worker that the machine let wait for seconds was rightly called stalled before it.
+    # Why only alerts after the death: a worker that was delayed for seconds was correctly stalled.
     alerts = [
         alert
         for _, message in list(scene.webhook.messages)
         for alert in message["alerts"]
-        if began(alert) > dies
+        if get_start_of_alert(alert) > dies
     ]
     fired = {alert["labels"]["alertname"] for alert in alerts if alert["status"] == "firing"}
     assert {"ProgressOperationAbandoned"} <= fired <= {"ProgressOperationAbandoned", "ProgressTargetDown"}
 
 
-def began(alert: dict[str, Any]) -> float:
-    """Return since when an alert fires, in Unix seconds."""
+def get_start_of_alert(alert: dict[str, Any]) -> float:
+    """Return the time since which an alert fires, in Unix seconds."""
     match = re.fullmatch(r"([^.Z+]+)(\.\d+)?(Z|[+-]\d\d:\d\d)", alert["startsAt"])
     assert match is not None, alert["startsAt"]
     zone = "+00:00" if match[3] == "Z" else match[3]

@@ -1,4 +1,4 @@
-"""What the tests with real servers change of the shipped configuration is times and addresses, nothing else."""
+"""Differences between test and shipped configuration: times and addresses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.alerting.rules import ALERTMANAGER, CONFIG, RULE_FILES, load
 
 
 def changes(before: Any, after: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Yield the path of everything that differs between two documents."""
+    """Yield the path of every difference between two documents."""
     if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
         for key in before:
             yield from changes(before[key], after[key], (*path, key))
@@ -31,16 +31,16 @@ def changes(before: Any, after: Any, path: tuple[str | int, ...] = ()) -> Iterat
 
 
 @pytest.mark.parametrize("file", RULE_FILES, ids=lambda file: file.name)
-def test_rules_differ_in_times_only(file: Any) -> None:
-    """No expression, label or annotation is touched."""
+def test_fast_rules_differ_in_times_only(file: Any) -> None:
+    """Expressions, labels and annotations are unchanged."""
     document = load(file)
     changed = list(changes(document, quick_rules(document)))
     assert changed
     assert {path[-1] for path in changed} <= {"interval", *RULE_TIMES}
 
 
-def test_prometheus_differs_in_times_and_addresses_only() -> None:
-    """Jobs, their authorization, external labels and relabelling are those that are shipped."""
+def test_fast_prometheus_differs_in_times_and_addresses_only() -> None:
+    """Jobs, authorization, external labels and relabelling are unchanged."""
     document = load(CONFIG)
     changed = list(changes(document, quick_prometheus(document, {"otel-progress-worker": 1}, 2)))
     assert {path[1] for path in changed if path[0] == "global"} == set(GLOBAL_TIMES)
@@ -49,8 +49,8 @@ def test_prometheus_differs_in_times_and_addresses_only() -> None:
     assert all("targets" in path for path in others)
 
 
-def test_alertmanager_differs_in_waits_and_addresses_only() -> None:
-    """Routes, grouping and inhibition are those that are shipped."""
+def test_fast_alertmanager_differs_in_waits_and_addresses_only() -> None:
+    """Routes, grouping and inhibition are unchanged."""
     document = load(ALERTMANAGER)
     changed = list(changes(document, quick_alertmanager(document, 1)))
     assert {path[-1] for path in changed} == {"url", *ROUTE_TIMES}

@@ -1,4 +1,4 @@
-"""The rules themselves: Prometheus' own tools accept them, and their unit tests cover every alert and can fail."""
+"""The rule files: valid for Prometheus, with a unit test per alert."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.server
 
 SITUATIONS = ("firing", "not firing", "resolving", "restart", "missing scrape", "stale series")
 ALWAYS = "ProgressWatchdog"
-"""The alert that can neither be silent nor resolve."""
+"""The alert that is never silent and never resolved."""
 NAMES = {
     *(
         "ProgressOperationStalled",
@@ -43,20 +43,20 @@ NAMES = {
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run promtool and return what came of it."""
+    """Run promtool and return the result."""
     command = [require("promtool"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_promtool_finds_nothing_in_the_rules() -> None:
-    """`promtool check rules` accepts the files with every lint on and fatal."""
+def test_check_rules_has_no_finding() -> None:
+    """`promtool check rules` accepts the files with every lint as an error."""
     checked = promtool("check", "rules", "--lint=all", "--lint-fatal", *RULE_FILES)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.count("SUCCESS") == len(RULE_FILES) == 2
 
 
-def test_promtool_would_find_something(tmp_path: Path) -> None:
-    """The check above can fail: a rule that is there twice is fatal."""
+def test_check_rules_with_duplicate_rule_is_rejected(tmp_path: Path) -> None:
+    """The check above can fail."""
     document = load(RULE_FILES[0])
     document["groups"][0]["rules"] *= 2
     twice = tmp_path / "twice.yml"
@@ -64,8 +64,8 @@ def test_promtool_would_find_something(tmp_path: Path) -> None:
     assert promtool("check", "rules", "--lint=all", "--lint-fatal", twice).returncode != 0
 
 
-def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
-    """`promtool check config` accepts prometheus.yml with the rules and the token where it says they are."""
+def test_check_config_with_rules_and_token_is_accepted(tmp_path: Path) -> None:
+    """prometheus.yml is valid with its rules and its token file."""
     shutil.copy(CONFIG, tmp_path)
     shutil.copytree(PROMETHEUS / "rules", tmp_path / "rules")
     without_token = promtool("check", "config", tmp_path / CONFIG.name)
@@ -77,15 +77,15 @@ def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
     assert without_token.returncode != 0, "the file with the token is not used"
 
 
-def test_unit_tests_pass() -> None:
+def test_unit_test_file_passes() -> None:
     """`promtool test rules` passes for every file."""
     tested = promtool("test", "rules", *UNIT_TESTS)
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert tested.stdout.count("SUCCESS") == len(UNIT_TESTS) == len(NAMES)
 
 
-def test_unit_tests_fail_when_an_alert_never_fires(tmp_path: Path) -> None:
-    """Each file of unit tests notices, by what it says of alerts alone, when none fires any more; so none passes whatever the rules say."""
+def test_unit_test_file_without_alerts_fails(tmp_path: Path) -> None:
+    """Each file detects that no alert fires any more, so it cannot pass for any rules."""
     (tmp_path / "rules").mkdir()
     for file in RULE_FILES:
         document = load(file)
@@ -105,8 +105,8 @@ def test_unit_tests_fail_when_an_alert_never_fires(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", UNIT_TESTS, ids=lambda file: file.name)
-def test_every_situation_has_a_unit_test(file: Path) -> None:
-    """Each alert has a file of unit tests with a group for every situation, and each group checks something."""
+def test_alert_has_a_unit_test_per_situation(file: Path) -> None:
+    """Each alert has a file with a group per situation, and each group has a check."""
     document = load(file)
     alert = file.read_text().split(":", 1)[0].removeprefix("# ")
     assert alert in NAMES
@@ -122,22 +122,22 @@ def test_every_situation_has_a_unit_test(file: Path) -> None:
     )
 
 
-def test_unit_tests_evaluate_groups_in_a_fixed_order() -> None:
-    """Every file names all groups, recording rules first: without it promtool takes any order, and results vary."""
+def test_unit_test_file_has_a_fixed_group_order() -> None:
+    """Recording rules are first. Otherwise promtool uses any order, and results vary."""
     order = list(dict.fromkeys(rule.group for rule in (*recordings(), *alerts())))
     for file in UNIT_TESTS:
         assert load(file)["group_eval_order"] == order
 
 
-def test_every_alert_is_there() -> None:
-    """The alerts are those that are promised, and recording rules have the prefix of the project."""
+def test_alert_names_are_the_documented_ones() -> None:
+    """Recording rules have the prefix of the project."""
     assert {rule.name for rule in alerts()} == NAMES
     assert all(re.fullmatch(r"progress:[a-z_]+:[a-z0-9_]+", rule.name) for rule in recordings())
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule.id)
-def test_every_alert_says_enough(rule: Rule) -> None:
-    """Each alert has a known severity, a summary, a description that fills in a value, and both links."""
+def test_alert_has_severity_summary_description_and_links(rule: Rule) -> None:
+    """The description contains a value."""
     assert rule.labels["severity"] in SEVERITIES
     assert set(rule.annotations) == {"summary", "description", "dashboard_url", "runbook_url"}
     assert "{{" in rule.annotations["description"]
@@ -145,8 +145,8 @@ def test_every_alert_says_enough(rule: Rule) -> None:
     assert len(rule.annotations["summary"]) <= 120
 
 
-def test_ages_and_shares_are_written_for_people() -> None:
-    """Durations go through humanizeDuration and shares through humanizePercentage: no bare seconds, no bare fractions."""
+def test_annotations_format_ages_and_ratios() -> None:
+    """Durations use humanizeDuration and ratios humanizePercentage."""
     for rule in alerts():
         shown = re.findall(
             r"\{\{-? *(?:\$value|\. \| first \| value) *(\|[^}]*)?-?\}\}", rule.annotations["description"]
@@ -156,15 +156,15 @@ def test_ages_and_shares_are_written_for_people() -> None:
             assert all("humanizeDuration" in one or "humanizePercentage" in one for one in shown), rule.id
 
 
-def test_work_that_waits_is_never_stalled() -> None:
-    """Stalled is a condition of its own beside paused, and the alert asks for that one alone."""
+def test_stalled_alert_excludes_paused_work() -> None:
+    """Stalled and paused are different conditions, and the alert selects stalled only."""
     stalled = next(rule for rule in alerts() if rule.name == "ProgressOperationStalled")
     assert 'condition="stalled"' in stalled.expression
     assert "paused" not in stalled.expression
 
 
-def test_alerts_about_operations_forget_who_exposed_them() -> None:
-    """No gauge of operations is asked for outside of an aggregation that drops job and instance, so nothing fires twice."""
+def test_alerts_on_operations_drop_job_and_instance() -> None:
+    """Gauges of operations are always aggregated, so no alert fires twice."""
     of_operations = {
         metric.prometheus
         for metric in semconv.METRICS
@@ -175,8 +175,8 @@ def test_alerts_about_operations_forget_who_exposed_them() -> None:
         assert not used, f"{rule.id} asks for {used} directly"
 
 
-def test_counters_are_never_asked_for_as_they_are() -> None:
-    """A counter stands in increase() or beside its own past, so that a restart is not taken for an event."""
+def test_counters_in_expressions_are_in_a_rate_or_difference() -> None:
+    """Counters are in increase() or compared with an earlier value."""
     for rule in rules():
         for metric in (metric for metric in semconv.METRICS if metric.kind == "counter"):
             if metric.prometheus in rule.expression:

@@ -1,4 +1,4 @@
-"""Every link of an alert leads somewhere: to a section of the runbook, and to a dashboard that has the variables it sets."""
+"""Links of alerts: to the runbook and to dashboards."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from tests.support.alerting.rules import CONFIG, ROOT, RUNBOOK, Rule, alerts, lo
 RUNBOOK_URL = "https://github.com/otel-progress/otel-progress/blob/main/docs/runbook.md"
 GRAFANA = '{{ or $externalLabels.grafana_url "http://127.0.0.1:3000" }}'
 ABOUT = {"operation_id": "otel-progress-operation", "operation_type": "otel-progress-history"}
-"""Which dashboard shows what an alert is about; alerts about neither are about otel-progress itself."""
+"""The dashboard of an alert by its subject. Alerts with neither label are about otel-progress
+itself.
+"""
 
 
 @lru_cache(maxsize=1)
 def dashboards() -> dict[str, Any]:
-    """Return the dashboards that are shipped, by uid."""
+    """Return the shipped dashboards by uid."""
     files = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
     return {
         document["uid"]: document
@@ -28,16 +30,16 @@ def dashboards() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.id)
-def test_the_runbook_has_a_section(alert: Rule) -> None:
-    """The runbook link ends in the anchor of a heading that is the name of the alert."""
+def test_runbook_link_ends_in_the_heading_of_the_alert(alert: Rule) -> None:
+    """The anchor of the link is the name of the alert."""
     page, _, anchor = alert.annotations["runbook_url"].partition("#")
     assert (page, anchor) == (RUNBOOK_URL, alert.name.lower())
     assert f"\n## {alert.name}\n" in RUNBOOK.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.id)
-def test_the_dashboard_exists_and_has_the_variables(alert: Rule) -> None:
-    """The dashboard link names the uid of a dashboard, and sets variables that are its own."""
+def test_dashboard_link_has_an_existing_uid_and_variables(alert: Rule) -> None:
+    """The dashboard of the link has all variables that the link sets."""
     match = re.fullmatch(re.escape(GRAFANA) + r"/d/([\w-]+)/\?(.*)", alert.annotations["dashboard_url"])
     assert match is not None
     uid, query = match.groups()
@@ -53,16 +55,16 @@ def test_the_dashboard_exists_and_has_the_variables(alert: Rule) -> None:
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.id)
-def test_the_dashboard_is_about_the_same(alert: Rule) -> None:
-    """An alert about an operation opens that operation, one about a type the history of that type, all others otel-progress itself."""
+def test_dashboard_link_opens_the_subject_of_the_alert(alert: Rule) -> None:
+    """Alerts on operations and types open their dashboards, others the internal one."""
     labels = re.findall(r"var-(\w+)=", alert.annotations["dashboard_url"])
     expected = next((ABOUT[label] for label in labels if label in ABOUT), "otel-progress-self")
     assert f"/d/{expected}/" in alert.annotations["dashboard_url"]
     assert ("$labels.operation_id" in alert.annotations["summary"]) == (expected == "otel-progress-operation")
 
 
-def test_the_address_of_grafana_is_configured_and_kept_out_of_the_labels() -> None:
-    """prometheus.yml sets the external label the links are made of, and drops it from the alerts themselves."""
+def test_external_label_of_grafana_is_set_and_dropped_from_alerts() -> None:
+    """prometheus.yml sets the label for links and removes it from the alerts."""
     document = load(CONFIG)
     assert document["global"]["external_labels"] == {"grafana_url": "http://127.0.0.1:3000"}
     assert {"action": "labeldrop", "regex": "grafana_url"} in document["alerting"]["alert_relabel_configs"]

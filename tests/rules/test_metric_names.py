@@ -1,4 +1,4 @@
-"""Every metric and label in an expression or an annotation is one the exporter shows, or one that a recording rule makes."""
+"""Metrics and labels in rules: exposed by the exporter or recorded by a rule."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from tests.support.alerting.rules import CONFIGURED, Rule, alerts, embedded_quer
 
 
 def known() -> dict[str, frozenset[str]]:
-    """Return the labels of everything that can be asked for: exposed series, Prometheus' own, recording rules."""
+    """Return the labels of every series: exposed, of Prometheus, and recorded."""
     found = {**exposed(), **FROM_PROMETHEUS, CONFIGURED: frozenset({"operation_type"})}
     for rule in recordings():
-        found.setdefault(rule.name, frozenset({"operation_type"}))  # a rule that remembers asks for itself
+        # A rule that reads its own earlier value.
+        found.setdefault(rule.name, frozenset({"operation_type"}))
         found[rule.name] = labels_of(rule.expression, found)
     return found
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.id)
-def test_expressions_ask_for_what_exists(rule: Rule) -> None:
-    """Each name is in semconv or a recording rule, and each label of a matcher, an aggregation or a match is one it has."""
+def test_expression_uses_existing_metrics_and_labels(rule: Rule) -> None:
+    """Each label of a matcher, aggregation or match belongs to its metric."""
     labels_of(rule.expression, known())
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule.id)
-def test_annotations_ask_for_what_exists(rule: Rule) -> None:
-    """Labels in texts and links are labels the alert has, and queries within them ask for what exists."""
+def test_annotation_uses_existing_metrics_and_labels(rule: Rule) -> None:
+    """Labels in texts and links belong to the alert, and queries use existing metrics."""
     names = known()
     has = labels_of(rule.expression, names) | set(rule.labels)
     for template in rule.annotations.values():
@@ -37,8 +38,8 @@ def test_annotations_ask_for_what_exists(rule: Rule) -> None:
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule.id)
-def test_every_label_of_a_name_in_a_query_is_quoted(rule: Rule) -> None:
-    """Ids of callers go into queries by %q and into links by urlquery, so no id breaks out of either."""
+def test_annotation_quotes_every_label_in_a_query(rule: Rule) -> None:
+    """Ids are escaped by %q in queries and by urlquery in links."""
     for name, template in rule.annotations.items():
         for verb in re.findall(r"%\w", "".join(embedded_queries(template))):
             pytest.fail(f"{rule.id}: {verb} is left in {name}")
@@ -48,16 +49,16 @@ def test_every_label_of_a_name_in_a_query_is_quoted(rule: Rule) -> None:
             assert len(labels) == template.count("$labels")
 
 
-def test_a_label_may_only_be_asked_for_once_it_is_there() -> None:
-    """The order of the recording rules is one in which each builds on those above it, or on itself."""
+def test_recording_rules_use_earlier_rules_only() -> None:
+    """Each rule depends on the rules above it or on itself."""
     above: set[str] = {*exposed(), *FROM_PROMETHEUS, CONFIGURED}
     for rule in recordings():
         assert names_in(rule.expression) <= above | {rule.name}
         above.add(rule.name)
 
 
-def test_every_recording_rule_is_used() -> None:
-    """Nothing is recorded that no alert needs."""
+def test_recording_rules_are_all_used() -> None:
+    """An alert uses each recording rule."""
     asked = {name for rule in rules() for name in names_in(rule.expression) if name != rule.name}
     assert {rule.name for rule in recordings()} <= asked
 
@@ -74,14 +75,14 @@ def test_every_recording_rule_is_used() -> None:
         ("progress:operations:unheard_of", "no such metric"),
     ],
 )
-def test_a_wrong_name_is_found(expression: str, complaint: str) -> None:
-    """The checks above can fail: a misspelt metric, a label that is not there, one that an aggregation has dropped."""
+def test_labels_of_expression_with_wrong_name_is_rejected(expression: str, complaint: str) -> None:
+    """The checks above fail for unknown metrics, unknown labels and dropped labels."""
     with pytest.raises(AssertionError, match=complaint):
         labels_of(expression, known())
 
 
-def test_labels_are_followed_through_an_expression() -> None:
-    """What an alert ends up with is what Prometheus gives it: without job and instance for operations."""
+def test_labels_of_expression_are_those_prometheus_returns() -> None:
+    """Alerts on operations have no job and instance."""
     names = known()
     of = {rule.id: labels_of(rule.expression, names) for rule in alerts()}
     assert of["ProgressOperationStalled-warning"] == {"operation_id", "operation_type"}

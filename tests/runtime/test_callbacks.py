@@ -118,7 +118,7 @@ def test_an_update_never_follows_the_end(recorder: Recorder) -> None:
     told = Told()
     progress.add_callback(told)
     op = progress.operation("o").start()
-    running = recorder.runtime.store.view(op._node)
+    running = recorder.runtime._store.view(op._node)
     op.complete()
     recorder.runtime._callbacks.submit("updated", running)
     assert recorder.runtime.force_flush(PATIENCE_S)
@@ -205,7 +205,7 @@ def test_a_mailbox_is_bounded(
     assert hanging.wait(PATIENCE_S)
     for _ in range(50):
         progress.operation("o").start().complete()
-    dropped = recorder.runtime.totals.read().counters[semconv.EVENTS_DROPPED]
+    dropped = recorder.runtime._totals.read().counters[semconv.EVENTS_DROPPED]
     assert dropped["callback",] == 51
 
 

@@ -33,7 +33,7 @@ with progress.configure(store=sys.argv[1], console=False, otlp=False, tick=0.01)
         sys.stdin.readline()
         op.increment()
         assert runtime.force_flush(60.0)
-        print(op.cancel_requested, runtime.store.get(sys.argv[2]).cancel_requested_at is not None, flush=True)
+        print(op.cancel_requested, runtime.reader.get(sys.argv[2]).cancel_requested_at is not None, flush=True)
     assert runtime.force_flush(60.0)
 """
 
@@ -109,7 +109,7 @@ def test_own_and_other_processes(recorder: Recorder, other: Other) -> None:
         assert active["mine"].root.current == 1  # the journal has 0
         assert [one.operation_id for one in reader.history()].count("over") == 1
         assert {one.operation_id for one in reader.history()} == {"over", "done"}
-        assert [one.operation_id for one in reader.history("elsewhere")] == ["done"]
+        assert [one.operation_id for one in reader.history(operation_type="elsewhere")] == ["done"]
         assert reader.history(limit=0) == []
         theirs = reader.get("theirs")
         assert theirs is not None
@@ -219,13 +219,14 @@ def test_a_cancel_reaches_another_process(recorder: Recorder, other: Other) -> N
 def test_a_request_for_an_earlier_run_is_none_of_the_next(recorder: Recorder) -> None:
     """What was asked of a run that has ended does not stop the run that took its id."""
     from otel_progress.records import CancelRequest
+    from otel_progress.runtime.builder import apply_cancel_requests
 
     with progress.operation("o", id="x"):
-        recorder.runtime._apply_cancel_requests([CancelRequest("an-earlier-run", "x", "enough", WALL)])
+        store = recorder.runtime._store
+        apply_cancel_requests(store, [CancelRequest("an-earlier-run", "x", "enough", WALL)])
         assert recorder.operation("x").cancel_requested_at is None
-        recorder.runtime._apply_cancel_requests(
-            [CancelRequest(recorder.operation("x").run, "x", "enough", WALL)]
-        )
+        run = recorder.operation("x").run
+        apply_cancel_requests(store, [CancelRequest(run, "x", "enough", WALL)])
         assert recorder.operation("x").cancel_requested_at is not None
 
 

@@ -130,7 +130,7 @@ def test_a_foreign_sdk_that_raises(step: str) -> None:
     settings = {"store": "memory:", "console": False, "otlp": False}
     provider: Any = BadProvider(step)
     with config.start(settings, provider, environ={}) as runtime:
-        runtime.store.on_wake = lambda: None
+        runtime._ticker.set_background(False)
         operation_id = work()
         one = runtime.get_operation(operation_id)
         assert one is not None
@@ -158,12 +158,12 @@ class BadSink:
 def test_a_sink_that_raises(lenient: Recorder) -> None:
     """A sink that fails at every write and at the end is counted and logged once, and other sinks get everything."""
     sink, runtime = BadSink(), lenient.runtime
-    runtime._sink_workers.append(SinkWorker("bad", sink, on_error=runtime.totals.count_sink_error))
+    runtime._sink_workers.append(SinkWorker("bad", sink, on_error=runtime._totals.count_sink_error))
     for _ in range(3):
         check(lenient, work())
         assert runtime.force_flush(60.0) is False
     errors = {
-        labels: value for one in runtime.totals.read().counters.values() for labels, value in one.items()
+        labels: value for one in runtime._totals.read().counters.values() for labels, value in one.items()
     }
     assert errors["bad",] >= 3
     assert runtime.shutdown(60.0) is False
@@ -301,7 +301,7 @@ def test_threads_that_cannot_be_started(lenient: Recorder, monkeypatch: pytest.M
             return start(thread)
         raise RuntimeError("can't start new thread")
 
-    lenient.runtime.store.on_wake = lenient.runtime.ticker.wake
+    lenient.runtime._ticker.set_background(True)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     operation_id = work()
     one = lenient.operation(operation_id)
@@ -309,7 +309,9 @@ def test_threads_that_cannot_be_started(lenient: Recorder, monkeypatch: pytest.M
     monkeypatch.setattr(threading.Thread, "start", start)
     with progress.operation("later"):
         wait_until(
-            lambda: lenient.runtime.ticker._thread is not None and lenient.runtime.ticker._thread.is_alive(),
+            lambda: (
+                lenient.runtime._ticker._thread is not None and lenient.runtime._ticker._thread.is_alive()
+            ),
             60.0,
         )
     assert lenient.runtime.get_active_operations() == []
@@ -336,7 +338,7 @@ def test_an_interrupt_while_a_level_begins(
     with progress.operation("outer", id="outer") as outer:
         with monkeypatch.context() as patched:
             if place == "in the store":
-                patched.setattr(recorder.runtime.store, "on_wake", interrupted)
+                patched.setattr(recorder.runtime._store, "notify_change", interrupted)
             else:
                 patched.setattr(recorder.runtime._recording, "tracer", lambda scope: Interrupted())
             with (

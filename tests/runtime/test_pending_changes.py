@@ -144,7 +144,7 @@ def test_a_tick_hands_on_whatever_it_has(
     recorder.tick()
     wait_until(lambda: len(told) == 1, 60.0)
     monkeypatch.setattr(
-        recorder.runtime.store, "collect", lambda: batch(clock=recorder.clock.monotonic(), **fields)
+        recorder.runtime._store, "collect", lambda: batch(clock=recorder.clock.monotonic(), **fields)
     )
     recorder.tick()
     wait_until(lambda: len(told) == 2, 60.0)

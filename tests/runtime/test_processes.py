@@ -173,7 +173,7 @@ def test_a_provider_that_comes_after_configure(tmp_path: Path) -> None:
         late.add_span_processor(SimpleSpanProcessor(exporter))
         assert progress.configure(tracer_provider=late) is runtime
         with progress.operation("after"), late.get_tracer("user").start_as_current_span("plain", attributes={{"progress.total": 1}}):
-            runtime.ticker.tick()
+            runtime._ticker.tick()
             print([one.name for one in runtime.get_active_operations()], [l.info.type for l in runtime.get_active_operations()[0].levels])
         print(sorted(span.name for span in exporter.get_finished_spans()))
         """,

@@ -73,7 +73,7 @@ def test_nothing_is_asked_while_nothing_runs(sampled: Recorder) -> None:
     """Without an active operation no sample is taken, and what the process did meanwhile counts for none that comes."""
     for _ in range(5):
         tick(sampled, 1.0)
-    assert list(sampled.runtime.store._samples) == []
+    assert list(sampled.runtime._store._samples) == []
     with progress.operation("o", id="o"):
         tick(sampled, 1.0)
         assert sampled.operation("o").resources is None
@@ -81,7 +81,7 @@ def test_nothing_is_asked_while_nothing_runs(sampled: Recorder) -> None:
         assert sampled.operation("o").resources is not None
     tick(sampled, 1.0)
     tick(sampled, 100.0)
-    assert len(sampled.runtime.store._samples) == 1
+    assert len(sampled.runtime._store._samples) == 1
 
 
 def test_a_batch_carries_the_sample(sampled: Recorder) -> None:
@@ -89,12 +89,12 @@ def test_a_batch_carries_the_sample(sampled: Recorder) -> None:
     with progress.operation("o", id="a"), progress.operation("o", id="b"):
         sampled.tick()
         sampled.clock.advance(1.0)
-        sampled.runtime.sampler.sample_if_due(lambda: True)  # type: ignore[union-attr]
-        batch = sampled.runtime.store.collect()
+        sampled.runtime._sampler.sample_if_due(lambda: True)  # type: ignore[union-attr]
+        batch = sampled.runtime._store.collect()
         assert batch.sample is not None
         assert {use.last for use in batch.resources.values()} == {batch.sample}
         assert len(batch.resources) == 2
-        assert sampled.runtime.store.collect().sample is None
+        assert sampled.runtime._store.collect().sample is None
 
 
 def test_trouble_turns_it_off_once(sampled: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,19 +106,19 @@ def test_trouble_turns_it_off_once(sampled: Recorder, monkeypatch: pytest.Monkey
     before = internal_error_counts["resources"]
     with progress.operation("o", id="o"):
         sampled.tick()
-        monkeypatch.setattr(sampled.runtime.sampler._process, "cpu_times", refuse)  # type: ignore[union-attr]
+        monkeypatch.setattr(sampled.runtime._sampler._process, "cpu_times", refuse)  # type: ignore[union-attr]
         for _ in range(5):
             tick(sampled, 1.0)
         assert sampled.operation("o").resources is None
     assert internal_error_counts["resources"] == before + 1
-    assert not sampled.runtime.sampler.working  # type: ignore[union-attr]
+    assert not sampled.runtime._sampler.working  # type: ignore[union-attr]
 
 
 def test_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without psutil, auto does without and true says what to install."""
     monkeypatch.setattr(usage, "available", lambda: False)
     with recording(resources="auto") as recorder:
-        assert recorder.runtime.sampler is None
+        assert recorder.runtime._sampler is None
     with (
         pytest.raises(MissingExtraError, match=r"pip install 'otel-progress\[resources\]'"),
         recording(resources=True),
@@ -129,9 +129,9 @@ def test_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_switched_off_and_auto() -> None:
     """False takes none; auto takes them where psutil is."""
     with recording(resources=False) as recorder:
-        assert recorder.runtime.sampler is None
+        assert recorder.runtime._sampler is None
     with recording(resources="auto") as recorder:
-        assert recorder.runtime.sampler is not None
+        assert recorder.runtime._sampler is not None
 
 
 FORKED = """
@@ -145,13 +145,13 @@ def tick():
 
 with recording(resources=True) as recorder, progress.operation("o"):
     tick()
-    recorder.runtime.sampler.working = False
+    recorder.runtime._sampler.working = False
     if os.fork() == 0:
         with progress.operation("o", id="child"):
             tick()
             tick()
             use = recorder.operation("child").resources
-            print(use is not None, recorder.runtime.sampler._process.pid == os.getpid(), flush=True)
+            print(use is not None, recorder.runtime._sampler._process.pid == os.getpid(), flush=True)
         os._exit(0)
     assert os.wait()[1] == 0
 """

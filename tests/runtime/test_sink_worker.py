@@ -214,7 +214,7 @@ def test_a_slow_sink_does_not_slow_the_ticks(
     lenient: Recorder, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only what a write takes of the processor, not how long it waits for a disk or a network, makes the pauses of ticks longer."""
-    ticker = Ticker(lenient.runtime.store, [lane := SinkWorker("slow", sink)], interval=0.02)
+    ticker = Ticker(lambda: lenient.runtime._store, [lane := SinkWorker("slow", sink)], interval=0.02)
     for used, pause in ((0.001, 0.02), (0.09, 0.91)):
         only = SimpleNamespace(thread_time=iter([3.0, 3.0 + used]).__next__, monotonic=time.monotonic)
         monkeypatch.setattr(lanes, "time", only)
@@ -226,7 +226,7 @@ def test_a_slow_sink_does_not_slow_the_ticks(
 
 def test_ticks_stretch_with_what_they_cost(lenient: Recorder) -> None:
     """A tick that took long is followed by a pause that makes it less than a tenth of the time; a short one by the interval."""
-    ticker = Ticker(lenient.runtime.store, [], interval=0.1)
+    ticker = Ticker(lambda: lenient.runtime._store, [], interval=0.1)
     assert ticker.pause(0.001) == pytest.approx(0.099)
     assert 0.08 < 0.5 / (0.5 + ticker.pause(0.5)) < 0.1
 
@@ -240,7 +240,7 @@ def test_a_refused_batch_keeps_the_ticks_going() -> None:
         with progress.operation("o"):
             wait_until(sink.entered.is_set, 60.0)
         recorder.clock.advance(2.0)
-        wait_until(lambda: recorder.runtime.store.idle, 60.0)
+        wait_until(lambda: recorder.runtime._store.idle, 60.0)
         sink.failing = False
 
         def taken() -> bool:
@@ -255,7 +255,7 @@ def test_the_ticker_sleeps_and_wakes() -> None:
     with recording(ticking=True, tick=0.001) as recorder:
         sink = Sink()
         recorder.runtime._sink_workers.append(SinkWorker("sink", sink))
-        ticker = recorder.runtime.ticker
+        ticker = recorder.runtime._ticker
         assert ticker._thread is None
         for _ in range(3):
             with progress.operation("o"):
@@ -265,8 +265,8 @@ def test_the_ticker_sleeps_and_wakes() -> None:
                 wait_until(lambda count=count: len(sink.batches) > count, 60.0)
             wait_until(lambda: ticker._asleep, 60.0)
             sink.batches.clear()
-        count = len(recorder.runtime.totals.read().distributions)
-        assert count == len(recorder.runtime.totals.read().distributions)
+        count = len(recorder.runtime._totals.read().distributions)
+        assert count == len(recorder.runtime._totals.read().distributions)
 
 
 def test_a_sink_that_wants_every_tick(recorder: Recorder) -> None:
@@ -293,12 +293,12 @@ def test_a_tick_that_fails_is_counted(lenient: Recorder, monkeypatch: pytest.Mon
         raise ValueError("broken")
 
     with recording_ticks(lenient):
-        collect = lenient.runtime.store.collect
-        monkeypatch.setattr(lenient.runtime.store, "collect", fail)
+        collect = lenient.runtime._store.collect
+        monkeypatch.setattr(lenient.runtime._store, "collect", fail)
         with progress.operation("o", id="o"):
             wait_until(lambda: len(calls) > 2, 60.0)
-            monkeypatch.setattr(lenient.runtime.store, "collect", collect)
-        wait_until(lambda: lenient.runtime.totals.read().counters.get(semconv.OPERATIONS_FINISHED), 60.0)
+            monkeypatch.setattr(lenient.runtime._store, "collect", collect)
+        wait_until(lambda: lenient.runtime._totals.read().counters.get(semconv.OPERATIONS_FINISHED), 60.0)
 
 
 def recording_ticks(recorder: Recorder) -> Recorder_:
@@ -310,14 +310,14 @@ class Recorder_:  # noqa: N801 - a context of this module
     """Ticks every millisecond within the block."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self._store, self._ticker = recorder.runtime.store, recorder.runtime.ticker
+        self._ticker = recorder.runtime._ticker
 
     def __enter__(self) -> None:
         self._ticker._interval = 0.001
-        self._store.on_wake = self._ticker.wake
+        self._ticker.set_background(True)
 
     def __exit__(self, *_: object) -> None:
-        self._store.on_wake = lambda: None
+        self._ticker.set_background(False)
 
 
 def test_what_a_sink_lets_go_by_itself_is_counted(sink: Sink) -> None:

@@ -39,7 +39,7 @@ def test_closed_server_frees_its_port(recorder: Recorder) -> None:
 def test_port_in_use_is_reported_with_a_fix(recorder: Recorder) -> None:
     """Two servers cannot share a port."""
     with serving(recorder) as server, pytest.raises(ConfigurationError, match=r"in use.*another port"):
-        Server(recorder.runtime.store, port=server.port)
+        Server(recorder.runtime.reader, port=server.port)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_invalid_argument_is_refused_before_serving(
 ) -> None:
     """A public address without a token is invalid, too."""
     with pytest.raises(ConfigurationError, match=text):
-        Server(recorder.runtime.store, **{"port": 0, **arguments})  # type: ignore[arg-type]
+        Server(recorder.runtime.reader, **{"port": 0, **arguments})  # type: ignore[arg-type]
 
 
 def test_open_stream_ends_cleanly_with_the_server(recorder: Recorder) -> None:
@@ -118,7 +118,7 @@ UPLOAD = b"POST /api/v1/operations/x/cancel HTTP/1.1\r\nHost: localhost\r\nConte
 @pytest.mark.parametrize(("sent", "reason"), [(b"", "head"), (b"GET / HT", "head"), (UPLOAD, "body")])
 def test_slow_request_is_aborted(recorder: Recorder, sent: bytes, reason: str) -> None:
     """A head or a body that is too slow ends the connection."""
-    server = Server(recorder.runtime.store, port=0, connections=ConnectionLimits(request_s=0.1))
+    server = Server(recorder.runtime.reader, port=0, connections=ConnectionLimits(request_s=0.1))
     with threads_end(), closing(server), socket.create_connection(("127.0.0.1", server.port)) as client:
         # Sent before the server accepts the connection and starts its timer.
         client.sendall(sent)
@@ -304,8 +304,8 @@ def test_serve_command_serves_a_journal_that_is_created_later(tmp_path: Path) ->
 
 def test_metrics_include_the_totals_of_a_runtime(recorder: Recorder) -> None:
     """A server without totals does not have them."""
-    recorder.runtime.totals.count_dropped("journal", 3)
-    for totals, shown in ((recorder.runtime.totals, True), (None, False)):
+    recorder.runtime._totals.count_dropped("journal", 3)
+    for totals, shown in ((recorder.runtime._totals, True), (None, False)):
         with serving(recorder, totals=totals) as server:
             text = get(f"{server.url}metrics").text
         assert (

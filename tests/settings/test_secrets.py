@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from otel_progress import ConfigurationError
-from otel_progress.cli.checks import all_checks
+from otel_progress.cli.checks import run_checks
 from otel_progress.cli.context import CliContext
 from otel_progress.settings.fields import SETTINGS, Settings
 from otel_progress.testing import recording
@@ -52,9 +52,9 @@ def test_the_file_is_read_when_it_is_needed(file: Path) -> None:
 
 def test_one_of_both(file: Path) -> None:
     """Both at once is refused; an argument of one kind takes the place of the environment's of the other."""
-    with pytest.raises(ConfigurationError, match="both set"):
+    with pytest.raises(ConfigurationError, match="both are set"):
         Settings.from_environ({"OTEL_PROGRESS_TOKEN": TOKEN, "OTEL_PROGRESS_TOKEN_FILE": str(file)})
-    with pytest.raises(ConfigurationError, match="both set"):
+    with pytest.raises(ConfigurationError, match="both are set"):
         Settings().with_arguments(token=TOKEN, token_file=str(file))
     other = "quite-another-token-here"
     environ = Settings.from_environ({"OTEL_PROGRESS_TOKEN": other})
@@ -88,7 +88,7 @@ def test_an_empty_token_file(content: bytes, tmp_path: Path) -> None:
     """An empty file is no token, or the server would stand open."""
     path = tmp_path / "token"
     path.write_bytes(content)
-    with pytest.raises(ConfigurationError, match="is empty; expected 16"):
+    with pytest.raises(ConfigurationError, match="it is empty, expected 16"):
         Settings().with_arguments(token_file=str(path)).read_token()
 
 
@@ -109,7 +109,7 @@ def test_a_token_is_shown_nowhere() -> None:
         again = recorder.runtime.settings.with_arguments(token="quite-another-token-here")
         differences = recorder.runtime.settings.differences(again, {"token": 1})
         assert differences == ["token: another one"]
-    shown = str(all_checks(CliContext("memory:", None), {**os.environ, "OTEL_PROGRESS_TOKEN": TOKEN}))
+    shown = str(run_checks(CliContext("memory:", None), {**os.environ, "OTEL_PROGRESS_TOKEN": TOKEN}))
     assert "OTEL_PROGRESS_TOKEN=(set, not shown)" in shown
     assert TOKEN not in shown
 
@@ -126,7 +126,7 @@ def test_doctor_looks_at_what_is_observed(monkeypatch: pytest.MonkeyPatch, tmp_p
         monkeypatch.setenv(name, value)
     found = {
         (finding.check, finding.state): finding.text
-        for finding in all_checks(CliContext("memory:", None), environ)
+        for finding in run_checks(CliContext("memory:", None), environ)
     }
     assert "cannot be read" in found["token", "problem"]
     assert "is off" in found["redaction", "note"]
@@ -167,7 +167,7 @@ def test_values(name: str, given: Any, expected: Any) -> None:
 )
 def test_bad_values(name: str, given: Any, expected: str) -> None:
     """What cannot be used is refused by name, with what was expected."""
-    with pytest.raises(ConfigurationError, match=f"the argument {name} is .*; expected {expected}"):
+    with pytest.raises(ConfigurationError, match=f"^Invalid argument {name}.*: expected {expected}"):
         Settings().with_arguments(**{name: given})
 
 

@@ -1,4 +1,4 @@
-"""The commands of the stack, run for real without Docker: token, health checks, server and worker, and Prometheus over both."""
+"""Commands of the stack without Docker: token, health checks, server, worker."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def script(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment of a container: no settings but those given, and no home to write to."""
+    """Return the environment of a container: only given settings, no writable home."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     return {**plain, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1", **more}
 
 
-def test_the_token_is_made_once(tmp_path: Path) -> None:
-    """The first start makes a token that the server takes; the second keeps it; every installation has another one."""
+def test_token_is_created_at_the_first_start_only(tmp_path: Path) -> None:
+    """The server accepts the token, and every installation has another one."""
     first, second = tmp_path / "a", tmp_path / "b"
     assert script(IMAGE / "make_token.py", str(first)).stdout.endswith(": made\n")
     token = first.read_text(encoding="ascii")
@@ -62,17 +62,17 @@ def test_the_token_is_made_once(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_an_empty_token_is_made_anew(tmp_path: Path) -> None:
-    """A file that a full disk left empty does not lock everybody out."""
+def test_token_file_that_is_empty_is_replaced(tmp_path: Path) -> None:
+    """A full disk may leave an empty file."""
     (tmp_path / "token").touch()
     assert script(IMAGE / "make_token.py", str(tmp_path / "token")).returncode == 0
     assert len((tmp_path / "token").read_text(encoding="ascii")) == 43
 
 
-def test_the_health_check_says_no() -> None:
-    """Where nothing answers the check fails and says what it asked."""
+def test_health_check_without_a_server_fails() -> None:
+    """The message has the URL."""
     with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen, so that nobody else does at this port
+        nobody.bind(("127.0.0.1", 0))  # Why no listen(): no other process can listen on this port.
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/healthz"
         done = script(IMAGE / "healthcheck.py", url)
     assert done.returncode == 1
@@ -92,7 +92,7 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Start the server before there is a journal, as its container is, then the worker."""
+    """Start the server before the journal exists, then the worker."""
     folder = tmp_path_factory.mktemp("stack")
     state, token = folder / "state", folder / "token"
     state.mkdir()
@@ -115,12 +115,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def healthy(port: int) -> bool:
-    """Tell what the health check of the image says."""
+    """Run the health check of the image."""
     return script(IMAGE / "healthcheck.py", f"http://127.0.0.1:{port}/healthz").returncode == 0
 
 
 def ask(port: int, path: str, **headers: str) -> tuple[int, str]:
-    """Return status and text of an answer."""
+    """Return status and text of a response."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -130,8 +130,8 @@ def ask(port: int, path: str, **headers: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_metrics_of_the_server_need_the_token(stack: Stack) -> None:
-    """Prometheus gets the metrics with the token under the service's name; without the token or under another name it does not."""
+def test_server_metrics_require_token_and_host_name(stack: Stack) -> None:
+    """Prometheus sends the token and uses the service's name."""
     bearer = f"Bearer {stack.token}"
     status, text = servers.poll(lambda: _with_series(stack, bearer), what="series in the server's metrics")
     assert status == 200
@@ -145,8 +145,8 @@ def _with_series(stack: Stack, bearer: str) -> tuple[int, str] | None:
     return found if "progress_operation_info{" in found[1] else None
 
 
-def test_server_and_worker_show_the_same_work(stack: Stack) -> None:
-    """What the worker does is in the API of the server, which reads the journal they share."""
+def test_server_shows_the_work_of_the_worker(stack: Stack) -> None:
+    """The API reads the journal that the worker writes."""
     bearer = f"Bearer {stack.token}"
 
     def types() -> set[str] | None:
@@ -157,8 +157,8 @@ def test_server_and_worker_show_the_same_work(stack: Stack) -> None:
     assert servers.poll(types, what="a check in the API") <= {"code_survey", "compression", "encoding_check"}
 
 
-def test_prometheus_scrapes_both_with_its_own_configuration(stack: Stack) -> None:
-    """The real Prometheus reads deploy/prometheus with the token beside it, and both jobs are up; only addresses are changed."""
+def test_prometheus_with_shipped_configuration_scrapes_both(stack: Stack) -> None:
+    """Only addresses in deploy/prometheus are changed."""
     folder = stack.folder / "prometheus"
     (folder / "secrets").mkdir(parents=True)
     (folder / "secrets" / "token").write_text(stack.token, encoding="ascii")
@@ -187,24 +187,24 @@ def test_prometheus_scrapes_both_with_its_own_configuration(stack: Stack) -> Non
 
 
 def _up(port: int) -> set[str]:
-    """Return the jobs whose last scrape went well; one that took longer than it may is followed by another."""
+    """Return the jobs whose last scrape succeeded, ignoring a single timeout."""
     _, text = ask(port, f"/api/v1/query?query={quote('up == 1')}")
     return {one["metric"]["job"] for one in json.loads(text)["data"]["result"]}
 
 
-def test_the_worker_ends_when_it_is_told_to(stack: Stack) -> None:
-    """SIGTERM, which ``docker compose stop`` sends, ends it cleanly by itself, and what ran is cancelled, not abandoned."""
+def test_worker_with_sigterm_cancels_its_work(stack: Stack) -> None:
+    """``docker compose stop`` sends SIGTERM. Nothing is left abandoned."""
     assert (
         services()["worker"]["stop_grace_period"] == "20s"
-    )  # Docker's ten are few for a machine that has a lot to do
+    )  # Docker's 10 s may be too short on a loaded machine.
     stack.process.send_signal(signal.SIGTERM)
     assert stack.process.wait(timeout=120) == 0
     _, text = ask(stack.server, "/api/v1/operations", Authorization=f"Bearer {stack.token}")
     assert {one["status"] for one in json.loads(text)["operations"]} <= {"completed", "failed", "cancelled"}
 
 
-def test_one_round_ends_by_itself(tmp_path: Path) -> None:
-    """The job of the compose file does its round, pushes its metrics as it ends, leaves its result in the journal, and ends with 0."""
+def test_job_with_one_round_pushes_metrics_and_exits(tmp_path: Path) -> None:
+    """The result is in the journal, and the exit code is 0."""
     command = [sys.executable, str(WORKER), *services()["job"]["command"]]
     with receiving() as receiver:
         shared = environment(XDG_STATE_HOME=str(tmp_path), OTEL_PROGRESS_CONSOLE="false")
@@ -229,5 +229,5 @@ def test_one_round_ends_by_itself(tmp_path: Path) -> None:
     assert {one["status"] for one in found} <= {
         "completed",
         "failed",
-    }  # which of them, the installed packages decide
+    }  # It depends on the installed packages.
     assert sum(point.as_int for point in finished.sum.data_points) == len(found)

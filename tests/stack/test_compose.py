@@ -1,4 +1,4 @@
-"""docker-compose.yml by itself: the schema of compose files, and the promises it makes about images, ports, checks and rights."""
+"""docker-compose.yml: its schema, images, ports, checks and rights."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ EXPECTED = {
 NAMES = sorted(EXPECTED)
 
 
-def test_the_file_is_a_compose_file() -> None:
-    """It keeps to the compose specification's own schema."""
+def test_compose_file_matches_the_specification() -> None:
+    """It matches the schema of the compose specification."""
     command = [
         sys.executable,
         "-m",
@@ -55,8 +55,8 @@ def test_the_file_is_a_compose_file() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_schema_is_not_empty(tmp_path: Any) -> None:
-    """The check above can fail: a service with a misspelt key is refused."""
+def test_compose_schema_with_misspelt_key_is_rejected(tmp_path: Any) -> None:
+    """The check above can fail."""
     wrong = tmp_path / "docker-compose.yml"
     wrong.write_text("services:\n  a:\n    imagee: b\n", encoding="utf-8")
     command = [
@@ -70,8 +70,8 @@ def test_the_schema_is_not_empty(tmp_path: Any) -> None:
     assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 1
 
 
-def test_it_starts_what_it_says() -> None:
-    """The services are those of the guide, and only the job and Redis wait to be asked for."""
+def test_services_are_those_of_the_guide() -> None:
+    """Only the job and Redis need a profile."""
     found = services()
     assert set(found) == EXPECTED
     assert {name: service["profiles"] for name, service in found.items() if "profiles" in service} == {
@@ -81,8 +81,8 @@ def test_it_starts_what_it_says() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_images_are_pinned(name: str) -> None:
-    """Every image has a tag with three numbers, which does not move; ours have the version of the package."""
+def test_images_have_fixed_tags(name: str) -> None:
+    """Tags have three numbers. Images of the project have the package version."""
     found, tag = image(services()[name])
     assert re.fullmatch(r"v?[0-9]+\.[0-9]+\.[0-9]+(-alpine)?", tag)
     if found in BUILT:
@@ -94,8 +94,8 @@ def test_images_are_pinned(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ports_are_bound_to_the_machine(name: str) -> None:
-    """No port is open to the network, and what is open is what the service listens on."""
+def test_ports_are_bound_to_the_loopback_address(name: str) -> None:
+    """A published port is one that the service listens on."""
     for port in services()[name].get("ports", ()):
         match = re.fullmatch(r"127\.0\.0\.1:([0-9]+):([0-9]+)", port)
         assert match is not None, port
@@ -103,15 +103,15 @@ def test_ports_are_bound_to_the_machine(name: str) -> None:
         assert int(match[2]) in LISTENS[name]
 
 
-def test_no_port_is_taken_twice() -> None:
-    """All services can run at once."""
+def test_ports_are_unique() -> None:
+    """All services can run at the same time."""
     ports = [port for service in services().values() for port in service.get("ports", ())]
     assert sorted(ports) == sorted(set(ports))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_container_is_locked_down(name: str) -> None:
-    """The root is read-only, no capability is left, no rights can be gained, memory and processes are bounded, logs as well."""
+def test_containers_are_read_only_and_limited(name: str) -> None:
+    """Capabilities, privileges, memory, processes and logs are restricted."""
     service = services()[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -124,15 +124,15 @@ def test_every_container_is_locked_down(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_runs_on_is_started_again(name: str) -> None:
-    """Services come back after a crash or a restart of the machine; what is meant to end does not."""
+def test_services_restart_and_jobs_do_not(name: str) -> None:
+    """Services restart after a crash or a reboot."""
     ends = name in {"prepare", "job"}
     assert services()[name]["restart"] == ("no" if ends else "unless-stopped")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_health_checks_use_what_the_image_has(name: str) -> None:
-    """A check runs a program of the image without a shell and asks the service's own port; an image without one has no check."""
+def test_health_checks_use_programs_of_the_image(name: str) -> None:
+    """A check needs no shell and uses the service's port."""
     service = services()[name]
     check: Any = service.get("healthcheck")
     programs = PROGRAMS[image(service)[0]]
@@ -149,8 +149,8 @@ def test_health_checks_use_what_the_image_has(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_waited_for_can_be_known(name: str) -> None:
-    """A condition of depends_on is one that comes true: healthy only with a check, completed only for what ends."""
+def test_dependencies_have_conditions_that_can_be_met(name: str) -> None:
+    """Healthy requires a check, completed requires a service that ends."""
     found = services()
     for other, how in found[name].get("depends_on", {}).items():
         check = found[other].get("healthcheck")
@@ -164,8 +164,8 @@ def test_what_is_waited_for_can_be_known(name: str) -> None:
             assert how["condition"] == "service_started"
 
 
-def test_nothing_waits_for_itself() -> None:
-    """There is an order in which everything can start."""
+def test_dependencies_have_no_cycle() -> None:
+    """All services can start in some order."""
     found = services()
     started: set[str] = set()
     while len(started) < len(found):
@@ -179,7 +179,7 @@ def test_nothing_waits_for_itself() -> None:
 
 
 def test_volumes_are_declared_and_used() -> None:
-    """Every named volume is declared, and none is for nothing."""
+    """Every named volume is declared and mounted."""
     used = {
         source
         for service in services().values()
@@ -190,16 +190,19 @@ def test_volumes_are_declared_and_used() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_mounted_files_exist(name: str) -> None:
-    """What is mounted from the project is there (Docker would make an empty folder of it) and cannot be written by the container."""
+def test_mounted_files_exist_and_are_read_only(name: str) -> None:
+    """Docker would create a folder in place of a missing file."""
     for source, _, read_only in mounts(services()[name]):
         if source.startswith("."):
             assert (PROJECT / source).exists(), source
             assert read_only, source
 
 
-def test_worker_and_server_share_the_journal_and_only_that() -> None:
-    """The journal is mounted at one place in all that use it; the token only where it is asked for or given."""
+def test_journal_and_token_are_mounted_where_needed() -> None:
+    """The journal has one path in all services.
+
+    The token is mounted only where it is used.
+    """
     where = {
         volume: {
             name: target
@@ -221,22 +224,22 @@ def test_worker_and_server_share_the_journal_and_only_that() -> None:
     assert writers == {"prepare"}
 
 
-def test_the_volume_of_tempo_has_an_owner_before_tempo_starts() -> None:
-    """Tempo waits for the container whose image says to whom its volume belongs."""
+def test_tempo_waits_for_the_owner_of_its_volume() -> None:
+    """The image of another container sets the owner."""
     assert "tempo" in {source for source, _, _ in mounts(services()["prepare"])}
     assert services()["tempo"]["depends_on"]["prepare"]["condition"] == "service_completed_successfully"
 
 
-def test_nobody_has_a_password() -> None:
-    """No password, token or key stands in the file: the one secret is made on the machine."""
+def test_compose_file_has_no_secret() -> None:
+    """The only secret is created on the machine."""
     for name, service in services().items():
         for variable, value in service.get("environment", {}).items():
             secret = re.search(r"PASSWORD|SECRET|TOKEN|KEY|USER$", variable)
             assert secret is None, f"{name}: {variable}={value}"
 
 
-def test_grafana_keeps_the_datasources_of_its_image() -> None:
-    """Its datasources are plugins that it would replace on the start; with a read-only root that fails, after it has ended them."""
+def test_grafana_does_not_install_its_datasource_plugins() -> None:
+    """An installation at start-up would fail on a read-only root."""
     service = services()["grafana"]
     environment = service["environment"]
     assert service["read_only"] is True
@@ -246,15 +249,15 @@ def test_grafana_keeps_the_datasources_of_its_image() -> None:
     assert len(disabled) == len(set(disabled))
 
 
-def test_grafana_has_the_memory_it_takes() -> None:
-    """Version 13 is ended at 512 MiB while a browser draws dashboards: it has more, and does not spend it on compressing."""
+def test_grafana_has_enough_memory() -> None:
+    """Version 13 exceeds 512 MiB while a browser draws dashboards."""
     service = services()["grafana"]
     assert int(service["mem_limit"].removesuffix("m")) >= 768
     assert service["environment"]["GF_SERVER_ENABLE_GZIP"] == "false"
 
 
-def test_grafana_shows_and_takes_nothing() -> None:
-    """Visitors are viewers without logging in, there is no first administrator, and no form to log in with."""
+def test_grafana_is_anonymous_and_read_only() -> None:
+    """Visitors are viewers. There is no administrator and no login form."""
     environment = services()["grafana"]["environment"]
     assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
     assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "true"

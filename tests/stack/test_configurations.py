@@ -1,4 +1,4 @@
-"""Each program's configuration by itself: only options that it knows, and pipelines of parts that are there."""
+"""Configuration files of the programs: known options and complete pipelines."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ COLLECTOR = DEPLOY / "collector" / "config.yaml"
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_options_are_known(name: str) -> None:
-    """Every option is one that the program's documentation has, with a value of its kind."""
+def test_options_are_documented(name: str) -> None:
+    """Every option is in the program's documentation and has the right type."""
     path, schema = FILES[name]
     jsonschema.Draft202012Validator(schema).validate(load(path))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_unknown_options_are_found(name: str) -> None:
-    """The check above can fail: an option more, and it does."""
+def test_options_with_unknown_key_are_rejected(name: str) -> None:
+    """The check above can fail."""
     path, schema = FILES[name]
     wrong = load(path)
     wrong["ingester"] = {}
@@ -46,16 +46,16 @@ def collector() -> dict[str, Any]:
     return found
 
 
-def test_components_of_the_collector_are_in_its_distribution(collector: dict[str, Any]) -> None:
-    """Every component is of a type that the contrib distribution has under this name, with options it knows."""
+def test_collector_components_are_in_the_distribution(collector: dict[str, Any]) -> None:
+    """The contrib distribution has each component with these options."""
     assert set(collector) == {"extensions", "receivers", "processors", "exporters", "service"}
     for kind, known in schemas.COLLECTOR.items():
         for name, options in collector[kind].items():
             jsonschema.Draft202012Validator(known[name.partition("/")[0]]).validate(options or {})
 
 
-def test_pipelines_are_made_of_what_is_declared(collector: dict[str, Any]) -> None:
-    """Every part of a pipeline is declared, and everything that is declared is in use."""
+def test_collector_pipelines_use_declared_components(collector: dict[str, Any]) -> None:
+    """All declared components are used."""
     pipelines = collector["service"]["pipelines"]
     assert set(pipelines) == {"traces", "logs", "metrics"}
     for kind in ("receivers", "processors", "exporters"):
@@ -64,15 +64,15 @@ def test_pipelines_are_made_of_what_is_declared(collector: dict[str, Any]) -> No
     assert collector["service"]["extensions"] == list(collector["extensions"])
 
 
-def test_pipelines_begin_by_looking_at_memory(collector: dict[str, Any]) -> None:
-    """The limiter is first, as its documentation asks, so that senders are refused before anything is kept; batches are made last."""
+def test_collector_pipelines_start_with_the_memory_limiter(collector: dict[str, Any]) -> None:
+    """Batches are last, as the documentation recommends."""
     for pipeline in collector["service"]["pipelines"].values():
         assert pipeline["receivers"] == ["otlp"]
         assert pipeline["processors"] == ["memory_limiter", "batch"]
 
 
-def test_names_of_metrics_are_translated_as_documented(collector: dict[str, Any]) -> None:
-    """The exporter makes the names that tests/support/stack/prometheus_names.py makes, with no label that a scrape does not have."""
+def test_collector_metric_names_match_the_scrape(collector: dict[str, Any]) -> None:
+    """The exporter and tests/support/stack/prometheus_names.py translate equally."""
     exporter = collector["exporters"]["prometheus"]
     assert exporter["translation_strategy"] == "UnderscoreEscapingWithSuffixes"
     assert exporter["without_scope_info"] is True
@@ -80,15 +80,15 @@ def test_names_of_metrics_are_translated_as_documented(collector: dict[str, Any]
     assert "namespace" not in exporter
 
 
-def test_only_the_service_is_a_label_of_logs() -> None:
-    """Ids of processes and operations do not become streams of Loki: the one label is the service's name."""
+def test_loki_label_is_the_service_only() -> None:
+    """Ids of processes and operations do not create streams."""
     attributes = load(FILES["loki"][0])["limits_config"]["otlp_config"]["resource_attributes"]
     assert attributes["ignore_defaults"] is True
     assert attributes["attributes_config"] == [{"action": "index_label", "attributes": ["service.name"]}]
 
 
-def test_traces_and_logs_are_kept_equally_long() -> None:
-    """Tempo's two parts agree on the retention, and Loki keeps what a trace links to as long."""
+def test_retention_of_traces_and_logs_is_equal() -> None:
+    """Both parts of Tempo and Loki have the same retention."""
     tempo, loki = load(FILES["tempo"][0]), load(FILES["loki"][0])
     retention = tempo["backend_worker"]["compaction"]["block_retention"]
     assert tempo["backend_scheduler"]["provider"]["compaction"]["compaction"]["block_retention"] == retention

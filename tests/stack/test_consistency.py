@@ -1,4 +1,4 @@
-"""What one file of the stack says of another: addresses, ports, mounted paths, uids, secrets and versions agree."""
+"""References between files of the stack: addresses, ports, paths, secrets."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def targets(job: dict[str, Any]) -> list[str]:
     return [target for static in job["static_configs"] for target in static["targets"]]
 
 
-def test_the_ports_of_the_table_are_those_of_the_configurations() -> None:
-    """LISTENS, which the other tests trust, is what the configurations say."""
+def test_port_table_matches_the_configurations() -> None:
+    """The other tests use the table LISTENS."""
     protocols = COLLECTOR["receivers"]["otlp"]["protocols"]
     own = [
         protocols["grpc"],
@@ -61,8 +61,8 @@ def test_the_ports_of_the_table_are_those_of_the_configurations() -> None:
     }
 
 
-def test_prometheus_scrapes_what_is_there() -> None:
-    """Every target is a service on a port that it listens on; server, worker and what was pushed are among them."""
+def test_scrape_targets_are_services_and_ports() -> None:
+    """Server, worker and pushed metrics are among the targets."""
     for job in JOBS.values():
         for target in targets(job):
             if not target.startswith("127.0.0.1:"):
@@ -75,8 +75,8 @@ def test_prometheus_scrapes_what_is_there() -> None:
     assert JOBS["otel-progress-pushed"]["honor_labels"] is True
 
 
-def test_prometheus_has_the_token_the_server_asks_for() -> None:
-    """The file Prometheus reads and the file the server reads are the one that the first start makes."""
+def test_token_files_of_prometheus_and_server_are_equal() -> None:
+    """The first start creates the file."""
     path = f"/etc/prometheus/{JOBS['otel-progress-server']['authorization']['credentials_file']}"
     folder = {target: source for source, target, _ in mounts(services()["prometheus"])}
     assert folder[path.rpartition("/")[0]] == "secrets"
@@ -90,14 +90,14 @@ def test_prometheus_has_the_token_the_server_asks_for() -> None:
         }
 
 
-def test_the_server_answers_to_the_name_prometheus_uses() -> None:
-    """Requests under a name that was not allowed are refused, so the service's name is."""
+def test_server_allows_the_host_name_of_prometheus() -> None:
+    """The server rejects other host names."""
     command = services()["server"]["command"]
     assert command[command.index("--allow-host") + 1] == address(targets(JOBS["otel-progress-server"])[0])[0]
 
 
-def test_rules_are_where_prometheus_looks() -> None:
-    """The patterns of rule_files match the files of this repository at the place where they are mounted."""
+def test_rule_file_patterns_match_the_mounted_rules() -> None:
+    """The patterns of rule_files match the files at their mount point."""
     found = set()
     for pattern in PROMETHEUS["rule_files"]:
         folder = host_path(services()["prometheus"], f"/etc/prometheus/{pattern.rpartition('/')[0]}")
@@ -106,8 +106,8 @@ def test_rules_are_where_prometheus_looks() -> None:
     assert found == {path.name for path in (DEPLOY / "prometheus" / "rules").iterdir()}
 
 
-def test_alerts_go_to_the_alertmanager() -> None:
-    """Prometheus sends alerts to the service, and Alertmanager reads the file that is mounted."""
+def test_alerts_are_sent_to_the_alertmanager() -> None:
+    """Alertmanager reads the mounted file."""
     for group in PROMETHEUS["alerting"]["alertmanagers"]:
         for target in targets(group):
             assert target == "alertmanager:9093"
@@ -115,8 +115,8 @@ def test_alerts_go_to_the_alertmanager() -> None:
 
 
 @pytest.mark.parametrize("name", ["prometheus", "alertmanager", "tempo", "loki", "collector"])
-def test_the_configuration_named_is_the_one_mounted(name: str) -> None:
-    """The file a program is told to read is one of the project's, at that path."""
+def test_configuration_arguments_name_mounted_files(name: str) -> None:
+    """The path in the arguments of a program is that of a mounted file."""
     (path,) = [
         match[1]
         for word in services()[name]["command"]
@@ -139,16 +139,16 @@ def test_the_configuration_named_is_the_one_mounted(name: str) -> None:
         ("grafana", "/var/lib/grafana"),
     ],
 )
-def test_what_is_written_lies_on_a_volume(name: str, path: str) -> None:
-    """The roots are read-only, so each program's data have a volume that outlives the container."""
+def test_data_folders_are_on_volumes(name: str, path: str) -> None:
+    """The roots are read-only, and data has to outlive the container."""
     writable = [
         target for source, target, ro in mounts(services()[name]) if not ro and not source.startswith(".")
     ]
     assert any(path == target or path.startswith(f"{target}/") for target in writable)
 
 
-def test_the_collector_sends_to_tempo_and_loki() -> None:
-    """Its exporters' endpoints are services on ports that take what is sent: OTLP over gRPC, and Loki's path for OTLP."""
+def test_collector_exports_to_tempo_and_loki() -> None:
+    """Endpoints are services with the right port and path."""
     exporters = COLLECTOR["exporters"]
     assert exporters["otlp_grpc/tempo"]["endpoint"] == "tempo:4317"
     assert exporters["otlp_http/loki"]["endpoint"] == "http://loki:3100/otlp"
@@ -157,36 +157,36 @@ def test_the_collector_sends_to_tempo_and_loki() -> None:
 
 
 @pytest.mark.parametrize("name", ["worker", "job"])
-def test_work_sends_to_the_collector(name: str) -> None:
-    """Spans and logs of the demo work go to the Collector's OTLP port, by the protocol that is spoken there."""
+def test_demo_work_exports_to_the_collector(name: str) -> None:
+    """The port matches the protocol."""
     environment = services()[name]["environment"]
     assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4317"
     assert environment["OTEL_EXPORTER_OTLP_PROTOCOL"] == "grpc"
     assert_reachable(environment["OTEL_EXPORTER_OTLP_ENDPOINT"])
 
 
-def test_every_metric_comes_one_way() -> None:
-    """The worker is scraped and pushes no metrics, the job pushes and is not scraped: nothing is counted twice."""
+def test_metrics_have_one_source_per_service() -> None:
+    """The worker is scraped, the job pushes, and nothing is counted twice."""
     worker, job = services()["worker"]["environment"], services()["job"]["environment"]
     assert (worker["OTEL_METRICS_EXPORTER"], worker["OTEL_PROGRESS_PROMETHEUS_PORT"]) == ("none", "9464")
     assert (job["OTEL_METRICS_EXPORTER"], job["OTEL_PROGRESS_PROMETHEUS_PORT"]) == ("otlp", "")
 
 
-def test_the_collector_ends_before_its_container() -> None:
-    """The limiter refuses before the container's memory is used up, with room for what is under way."""
+def test_collector_memory_limit_is_below_its_container() -> None:
+    """The limiter needs space for running requests."""
     limit = int(services()["collector"]["mem_limit"].removesuffix("m"))
     assert COLLECTOR["processors"]["memory_limiter"]["limit_mib"] <= 0.8 * limit
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source["uid"])
-def test_datasources_are_services(source: dict[str, Any]) -> None:
-    """The URL of each datasource is the service of that name on its port, and the uid is the name that links use."""
+def test_datasources_have_urls_of_services(source: dict[str, Any]) -> None:
+    """The uid is the name that links use."""
     assert source["uid"] == source["type"] == address(source["url"])[0]
     assert_reachable(source["url"])
 
 
-def test_signals_lead_to_each_other() -> None:
-    """Exemplars and logs lead to traces, traces to logs and metrics; every uid is one that is provisioned."""
+def test_links_between_signals_use_provisioned_datasources() -> None:
+    """Exemplars, logs and traces link to each other."""
     by_uid = {source["uid"]: source["jsonData"] for source in SOURCES}
     assert set(by_uid) == {"prometheus", "tempo", "loki", "alertmanager"}
     assert [one["datasourceUid"] for one in by_uid["prometheus"]["exemplarTraceIdDestinations"]] == ["tempo"]
@@ -196,8 +196,8 @@ def test_signals_lead_to_each_other() -> None:
     assert [source["uid"] for source in SOURCES if source.get("isDefault")] == ["prometheus"]
 
 
-def test_links_use_names_that_exist() -> None:
-    """The metrics, labels and attributes in the links between signals are those of semconv, and a $ is written twice."""
+def test_links_between_signals_use_existing_names() -> None:
+    """Metrics, labels and attributes are those of semconv, and each $ is doubled."""
     text = (DEPLOY / "grafana" / "provisioning" / "datasources" / "stack.yaml").read_text(encoding="utf-8")
     code = "\n".join(line.partition("#")[0] for line in text.splitlines())
     names = {metric.prometheus for metric in semconv.METRICS}
@@ -210,21 +210,21 @@ def test_links_use_names_that_exist() -> None:
     assert re.findall(r"(?<!\$)\$\$\{", code)
 
 
-def test_prometheus_asks_as_often_as_grafana_thinks() -> None:
-    """The datasource's interval is that of the scrapes: $__rate_interval is made of it."""
+def test_datasource_interval_equals_the_scrape_interval() -> None:
+    """Grafana computes $__rate_interval from it."""
     (prometheus,) = [source for source in SOURCES if source["uid"] == "prometheus"]
     assert prometheus["jsonData"]["timeInterval"] == PROMETHEUS["global"]["scrape_interval"]
 
 
-def test_exemplars_are_kept_from_exporter_to_link() -> None:
-    """Prometheus stores exemplars, and the link reads the label that the exporters write."""
+def test_exemplars_are_stored_and_linked() -> None:
+    """The link reads the label that the exporters write."""
     assert "--enable-feature=exemplar-storage" in services()["prometheus"]["command"]
     (prometheus,) = [source for source in SOURCES if source["uid"] == "prometheus"]
     assert [one["name"] for one in prometheus["jsonData"]["exemplarTraceIdDestinations"]] == ["trace_id"]
 
 
-def test_dashboards_are_mounted_where_grafana_looks() -> None:
-    """The provider reads the committed dashboards into the folder Progress, and the home page is one of them."""
+def test_dashboards_are_mounted_for_the_provider() -> None:
+    """The home page is one of them."""
     folder = host_path(services()["grafana"], PROVIDER["options"]["path"])
     assert folder == PROJECT / "grafana" / "dashboards"
     assert PROVIDER["folder"] == "Progress"
@@ -236,8 +236,8 @@ def test_dashboards_are_mounted_where_grafana_looks() -> None:
     assert home.is_file()
 
 
-def test_dashboards_find_their_datasources() -> None:
-    """Every type of datasource that a variable of a dashboard asks for is provisioned."""
+def test_dashboard_datasource_types_are_provisioned() -> None:
+    """Every datasource type of a dashboard variable is provisioned."""
     types = {source["type"] for source in SOURCES}
     for path in sorted((PROJECT / "grafana" / "dashboards").glob("*.json")):
         variables = json.loads(path.read_text(encoding="utf-8"))["templating"]["list"]
@@ -246,15 +246,15 @@ def test_dashboards_find_their_datasources() -> None:
         assert asked <= types, path.name
 
 
-def test_links_in_alerts_lead_to_this_grafana() -> None:
-    """The address of Grafana that alerts begin their links with is the one it is reached under."""
+def test_alert_links_use_the_address_of_grafana() -> None:
+    """The external label has the address at which Grafana is reachable."""
     url = PROMETHEUS["global"]["external_labels"]["grafana_url"]
     assert services()["grafana"]["environment"]["GF_SERVER_ROOT_URL"].rstrip("/") == url
     assert address(url)[1] in LISTENS["grafana"]
 
 
 @pytest.mark.parametrize("name", ["server", "worker", "job"])
-def test_previews_are_linked_to_the_server(name: str) -> None:
-    """The base address of previews is the one under which the page is reached from this machine."""
+def test_preview_links_use_the_address_of_the_server(name: str) -> None:
+    """The address is reachable from the browser on this machine."""
     assert services()[name]["environment"]["OTEL_PROGRESS_PUBLIC_URL"] == "http://127.0.0.1:7764"
     assert "127.0.0.1:7764:7764" in services()["server"]["ports"]

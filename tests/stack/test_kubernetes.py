@@ -1,4 +1,4 @@
-"""deploy/kubernetes: valid for the API server and the Prometheus Operator, wired to each other, and equal to their sources."""
+"""deploy/kubernetes: valid manifests, consistent names, generated files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.stack
 
 FOLDER = DEPLOY / "kubernetes"
 KUBERNETES = "1.37.0"
-"""The release whose schemas are asked; what is used here has been the same since 1.25."""
+"""The release of the schemas. The fields have not changed since 1.25."""
 DOCUMENTS = {path.relative_to(FOLDER).as_posix(): load(path) for path in sorted(FOLDER.rglob("*.yaml"))}
 CUSTOM = {
     kind: json.loads(
@@ -29,7 +29,7 @@ CUSTOM = {
     )
     for kind in ("PrometheusRule", "ServiceMonitor")
 }
-"""The schemas of the Prometheus Operator's own kinds; where they are from is said in them."""
+"""Schemas of the Prometheus Operator. Each names its source."""
 
 
 def of_kind(kind: str) -> list[dict[str, Any]]:
@@ -40,22 +40,22 @@ def of_kind(kind: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "name", [name for name, one in DOCUMENTS.items() if one["kind"] not in {*CUSTOM, "Kustomization"}]
 )
-def test_core_documents_keep_to_the_schemas_of_kubernetes(name: str) -> None:
-    """Deployment, Service, ConfigMaps and the rest are valid, with no field that Kubernetes does not know."""
+def test_core_documents_match_the_kubernetes_schemas(name: str) -> None:
+    """Unknown fields are rejected."""
     kubernetes_validate.validate(DOCUMENTS[name], KUBERNETES, strict=True)
 
 
 @pytest.mark.parametrize("name", [name for name, one in DOCUMENTS.items() if one["kind"] in CUSTOM])
-def test_custom_documents_keep_to_the_schemas_of_the_operator(name: str) -> None:
-    """ServiceMonitor and PrometheusRules are valid by the operator's own definitions, with no field that they do not know."""
+def test_custom_documents_match_the_operator_schemas(name: str) -> None:
+    """ServiceMonitor and PrometheusRule have known fields only."""
     document = DOCUMENTS[name]
     assert document["apiVersion"] == "monitoring.coreos.com/v1"
     assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
     jsonschema.Draft202012Validator(CUSTOM[document["kind"]]).validate(document["spec"])
 
 
-def test_misspelt_fields_are_found() -> None:
-    """The checks above can fail: a field more, in either kind of document, and they do."""
+def test_documents_with_misspelt_field_are_rejected() -> None:
+    """The checks above can fail."""
     deployment = json.loads(json.dumps(DOCUMENTS["deployment.yaml"]))
     deployment["spec"]["replica"] = 1
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -65,16 +65,16 @@ def test_misspelt_fields_are_found() -> None:
     assert not jsonschema.Draft202012Validator(CUSTOM["ServiceMonitor"]).is_valid(monitor["spec"])
 
 
-def test_the_kustomization_names_every_file() -> None:
-    """``kubectl apply --kustomize`` applies everything that lies here."""
+def test_kustomization_names_every_file() -> None:
+    """``kubectl apply --kustomize`` applies all files of the folder."""
     kustomization = DOCUMENTS["kustomization.yaml"]
     assert sorted(kustomization["resources"]) == sorted(set(DOCUMENTS) - {"kustomization.yaml"})
     (namespace,) = of_kind("Namespace")
     assert kustomization["namespace"] == namespace["metadata"]["name"]
 
 
-def test_the_images_are_those_of_the_dockerfile() -> None:
-    """Every image of the pod is renamed by the kustomization, with the tag that docker-compose.yml builds."""
+def test_kustomization_images_have_the_compose_tags() -> None:
+    """The kustomization renames every image of the pod."""
     (deployment,) = of_kind("Deployment")
     used = {container["image"] for container in deployment["spec"]["template"]["spec"]["containers"]}
     built = dict(service["image"].rsplit(":", 1) for service in services().values() if "build" in service)
@@ -82,8 +82,8 @@ def test_the_images_are_those_of_the_dockerfile() -> None:
     assert used == set(built)
 
 
-def test_labels_and_ports_lead_from_monitor_to_pod() -> None:
-    """ServiceMonitor, Service and Deployment find each other, port by port."""
+def test_monitor_service_and_pod_are_connected() -> None:
+    """Labels and ports match."""
     (deployment,), (service,), (monitor,) = (
         of_kind("Deployment"),
         of_kind("Service"),
@@ -105,8 +105,8 @@ def test_labels_and_ports_lead_from_monitor_to_pod() -> None:
     assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} == set(open_ports)
 
 
-def test_jobs_have_the_names_that_rules_know() -> None:
-    """What the monitor scrapes gets the job labels of deploy/prometheus/prometheus.yml, and asks with the token where one is needed."""
+def test_monitor_jobs_have_the_names_of_prometheus() -> None:
+    """The monitor sends the token where it is required."""
     (monitor,) = of_kind("ServiceMonitor")
     jobs = {job["job_name"]: job for job in load(DEPLOY / "prometheus" / "prometheus.yml")["scrape_configs"]}
     for endpoint in monitor["spec"]["endpoints"]:
@@ -114,8 +114,8 @@ def test_jobs_have_the_names_that_rules_know() -> None:
         assert ("authorization" in endpoint) == ("authorization" in jobs[name])
 
 
-def test_the_secret_is_named_alike_everywhere() -> None:
-    """Pod, monitor and the command that makes the secret agree on its name and key; no secret lies in the repository."""
+def test_secret_has_one_name_and_is_not_committed() -> None:
+    """Pod, monitor and the command in the guide agree on name and key."""
     (deployment,), (monitor,) = of_kind("Deployment"), of_kind("ServiceMonitor")
     (volume,) = [
         one["secret"]["secretName"]
@@ -130,8 +130,8 @@ def test_the_secret_is_named_alike_everywhere() -> None:
     assert of_kind("Secret") == []
 
 
-def test_containers_are_locked_down() -> None:
-    """Everything runs as a user with a number, on a read-only root, without rights and with bounded memory; the pod has no token."""
+def test_containers_are_read_only_and_limited() -> None:
+    """Containers have a numeric user, no privileges and no service account token."""
     (deployment,) = of_kind("Deployment")
     pod = deployment["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
@@ -159,19 +159,19 @@ def generator() -> ModuleType:
     return module
 
 
-def test_generated_files_are_up_to_date(generator: ModuleType) -> None:
-    """Rules and dashboards lie here as they are in their sources; if not: python deploy/kubernetes/generate.py."""
+def test_generated_files_match_their_sources(generator: ModuleType) -> None:
+    """If this fails, run deploy/kubernetes/generate.py."""
     assert generator.stale() == []
 
 
-def test_rules_are_the_rules() -> None:
-    """Each PrometheusRule has exactly the groups of the file it is made from."""
+def test_prometheus_rules_have_the_groups_of_the_source() -> None:
+    """Each PrometheusRule has exactly the groups of its file."""
     sources = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
     assert [rule["spec"] for rule in of_kind("PrometheusRule")] == [load(source) for source in sources]
 
 
-def test_dashboards_are_the_dashboards() -> None:
-    """Each ConfigMap has one dashboard, byte for byte, with the label and folder that Grafana's sidecar looks for."""
+def test_config_maps_have_one_dashboard_each() -> None:
+    """They have the label and folder for Grafana's sidecar."""
     maps = {name: data for one in of_kind("ConfigMap") for name, data in one["data"].items()}
     sources = {path.name: path for path in (PROJECT / "grafana" / "dashboards").glob("*.json")}
     assert {name: text.rstrip("\n") for name, text in maps.items()} == {
@@ -183,8 +183,8 @@ def test_dashboards_are_the_dashboards() -> None:
         assert len(next(iter(one["data"].values())).encode()) < 1024 * 1024
 
 
-def test_generating_notices_and_repairs(generator: ModuleType, tmp_path: Path) -> None:
-    """A changed rule, a new dashboard and a file that nothing is made into any more are told, written and removed."""
+def test_generate_with_changed_sources_updates_files(generator: ModuleType, tmp_path: Path) -> None:
+    """Changed, new and obsolete files are reported, written and removed."""
     rules, dashboards = tmp_path / generator.RULES, tmp_path / generator.DASHBOARDS
     rules.mkdir(parents=True)
     dashboards.mkdir(parents=True)
@@ -202,8 +202,8 @@ def test_generating_notices_and_repairs(generator: ModuleType, tmp_path: Path) -
     assert generator.stale(tmp_path) == ["deploy/kubernetes/rules/a.yaml"]
 
 
-def test_the_generator_refuses_other_arguments() -> None:
-    """A misspelt option is refused with how to use it, and nothing is written."""
+def test_generate_with_unknown_argument_is_rejected() -> None:
+    """Nothing is written."""
     command = [sys.executable, str(FOLDER / "generate.py"), "--chekc"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""The same names by scrape and over OTLP: one worker, scraped, and pushed through a real collector (rotel), series by series."""
+"""Metric names over OTLP and by scrape, with a real collector (rotel)."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ MOVES = {
     semconv.JOURNAL_SIZE: "grows with each tick",
     semconv.SERIES_LIMIT: "a push may have fewer series than a scrape",
 }
-"""Metrics whose values may differ between the two, and why; their names and labels may not."""
+"""Metrics whose values may differ, with the reason. Names and labels may not."""
 ESTIMATES = tuple(
     metric.prometheus for metric in MOVES if "what remains" in MOVES[metric] or MOVES[metric] == "counts down"
 )
-"""Those that may even be there in one and not yet in the other, as an estimate takes a moment to be made."""
+"""Metrics that may be missing in one of both, because estimates take time."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What came by either way: values by series."""
+    """Series and values by way of arrival."""
 
     scraped: dict[Series, float]
     pushed: dict[Series, float]
@@ -50,7 +50,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """Run the worker once, push its metrics through the collector, scrape it, and keep both."""
+    """Run the worker once, push its metrics through the collector, and scrape it."""
     folder = tmp_path_factory.mktemp("same-names")
     grpc, http = servers.free_port(), servers.free_port()
     with (
@@ -67,7 +67,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         assert url, "the worker ended early"
         with urlopen(url, timeout=60) as answer:
             scraped = _scraped(answer.read().decode())
-        # The collector has taken everything, and may pass it on in several parts.
+        # The collector has received everything and may send it in several parts.
         pushed = servers.poll(
             lambda: _pushed(receiver, at_least=len(without_estimates(scraped))),
             what="as many series as were scraped",
@@ -111,7 +111,7 @@ def _worker(endpoint: str, folder: Path) -> subprocess.Popen[str]:
     environment = {
         "OTEL_SERVICE_NAME": "still",
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-        "OTEL_METRIC_EXPORT_INTERVAL": "3600000",  # only when it is told to
+        "OTEL_METRIC_EXPORT_INTERVAL": "3600000",  # Only if it is enabled.
         "OTEL_PROGRESS_PROMETHEUS_PORT": "0",
         "OTEL_PROGRESS_STORE": f"sqlite://{folder / 'journal.db'}",
         "no_proxy": "*",
@@ -128,7 +128,7 @@ def _worker(endpoint: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def _pushed(receiver: Receiver, at_least: int) -> dict[Series, float]:
-    """Return what has come in; nothing before there is enough of it."""
+    """Return the received metrics as soon as they are complete."""
     found = {one: value for _, metric in receiver.metrics() for one, value in series(metric)}
     return found if len(without_estimates(found)) >= at_least else {}
 
@@ -141,13 +141,13 @@ def _scraped(text: str) -> dict[Series, float]:
     }
 
 
-def test_every_series_comes_both_ways(seen: Seen) -> None:
-    """What is pushed has, once translated, exactly the names and labels of the scrape, none more and none less."""
+def test_series_of_both_ways_are_equal(seen: Seen) -> None:
+    """Translated names and labels are those of the scrape."""
     assert without_estimates(seen.pushed) == without_estimates(seen.scraped)
 
 
-def test_every_value_is_the_same(seen: Seen) -> None:
-    """The values agree, but for those that time has moved on."""
+def test_values_of_both_ways_are_equal(seen: Seen) -> None:
+    """Values that depend on time are excluded."""
     moves = tuple(metric.prometheus for metric in MOVES)
     still = {one for one in set(seen.scraped) & set(seen.pushed) if not one[0].startswith(moves)}
     assert len(still) > 50
@@ -156,8 +156,8 @@ def test_every_value_is_the_same(seen: Seen) -> None:
     )
 
 
-def test_there_is_something_of_every_kind(seen: Seen) -> None:
-    """The worker made gauges, counters and histograms, of operations, levels and batches, so the tests above say something."""
+def test_series_include_every_kind(seen: Seen) -> None:
+    """There are gauges, counters and histograms of operations, levels and batches."""
     names = {name for name, _ in seen.scraped}
     for metric in (
         semconv.OPERATION_RATIO,
@@ -176,8 +176,8 @@ def test_there_is_something_of_every_kind(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("metric", semconv.METRICS, ids=lambda metric: metric.name)
-def test_every_name_survives_the_translation(metric: semconv.Metric) -> None:
-    """The Prometheus name in semconv is what translating the OpenTelemetry name gives, with the unit as it is sent."""
+def test_translation_of_each_name_matches_semconv(metric: semconv.Metric) -> None:
+    """The unit is the one that is sent."""
     from otel_progress.otlp.metrics import _gauge_unit
 
     kinds: dict[str, Kind] = {"gauge": "gauge", "counter": "sum", "histogram": "histogram"}
@@ -197,6 +197,6 @@ def test_every_name_survives_the_translation(metric: semconv.Metric) -> None:
         ("requests", "1", "histogram", "requests"),
     ],
 )
-def test_translation_does_as_the_specification_says(name: str, unit: str, kind: Kind, expected: str) -> None:
-    """Units are spelt out, ratios and totals marked, nothing is said twice."""
+def test_translation_follows_the_specification(name: str, unit: str, kind: Kind, expected: str) -> None:
+    """Units are spelt out, ratios and totals have suffixes without repetition."""
     assert prometheus_name(name, unit, kind) == expected

@@ -1,4 +1,4 @@
-"""The demo worker is told to stop in the middle of work on several threads: the threads hear of it, too."""
+"""Shutdown of the demo worker while several threads work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.stack.files import DEPLOY
 pytestmark = pytest.mark.stack
 
 FILES = 20
-"""Files in each of two packages, one for each thread: a thread that is not told does all of them."""
+"""Files per package and thread. A thread that is not interrupted processes all of them."""
 INTERRUPTED = """
 import json, os, signal, sys, threading
 from pathlib import Path
@@ -54,8 +54,8 @@ with progress.configure(console=False, store=f"sqlite:///{sys.argv[2]}"):
 """
 
 
-def test_threads_stop_between_two_files(tmp_path: Path) -> None:
-    """Ctrl-C or SIGTERM during the compression ends it as cancelled, before the packages under way are done."""
+def test_worker_with_signal_stops_threads_between_files(tmp_path: Path) -> None:
+    """Ctrl-C and SIGTERM cancel the work before the running packages are complete."""
     sources = tmp_path / "sources"
     for package in ("a", "b"):
         folder = sources / package

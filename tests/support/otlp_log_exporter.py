@@ -1,4 +1,4 @@
-"""An in-memory exporter of the logs SDK: the records that emitted events become."""
+"""An in-memory exporter of the logs SDK that stores the records of emitted events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ InMemory: Any = getattr(logs_export, "InMemoryLogRecordExporter", None) or logs_
 
 
 def emitted(*events: LogEvent) -> list[Any]:
-    """Return the records that events become."""
+    """Return the records of events."""
     exporter = InMemory()
     provider = logs_sdk.LoggerProvider(resource=Resource({"service.name": "nightly"}), shutdown_on_exit=False)
     provider.add_log_record_processor(logs_export.SimpleLogRecordProcessor(exporter))

@@ -59,7 +59,7 @@ CONDITION_STYLES: Final = {
 """Colour of a condition."""
 
 
-def glyphs_for(encoding: str | None) -> Glyphs:
+def choose_glyphs(encoding: str | None) -> Glyphs:
     """Return the Unicode signs when ``encoding`` can carry all of them, else the ASCII ones."""
     signs = "".join(str(getattr(UNICODE, name)) for name in Glyphs.__slots__)
     try:

@@ -7,29 +7,29 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TextIO
 
-from otel_progress.console.batches import BatchWatch, batch_text
-from otel_progress.console.format import duration, left, moment
+from otel_progress.console.batches import BatchWatch, format_batch
+from otel_progress.console.format import format_duration, format_moment, format_time_left
 from otel_progress.console.rate_limit import RateLimiter
 from otel_progress.console.rows import (
-    cancelling_note,
-    clean,
-    condition_note,
-    failure_text,
-    figures,
-    state_notes,
-    title,
+    clean_text,
+    format_cancelling,
+    format_condition,
+    format_failure,
+    format_figures,
+    format_state_notes,
+    format_title,
 )
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import ChangeSet, Reader
 
 
-def ended_roots(batch: ChangeSet) -> list[LevelSnapshot]:
+def find_finished_roots(batch: ChangeSet) -> list[LevelSnapshot]:
     """Return the operations that ended, as their own levels; one that ended twice under an id counts twice."""
     return [snapshot for snapshot in batch.snapshots if not snapshot.info.path and snapshot.status.finished]
 
 
-def ended_operation(
+def load_finished_operation(
     reader: Reader, batch: ChangeSet, root: LevelSnapshot, *, levels: bool = True
 ) -> OperationSnapshot:
     """Return an ended operation with its levels as the reader still has them; without, when it has a newer run of that id."""
@@ -48,7 +48,7 @@ MAX_OPERATIONS: Final = 20
 """Operations that get a line at one interval; the others are counted."""
 
 
-_MAX_LINE: Final = 1000
+_MAX_LINE_CHARS: Final = 1000
 
 
 class PlainConsole:
@@ -81,16 +81,18 @@ class PlainConsole:
         for snapshot in batch.snapshots:
             if snapshot.info.path and snapshot.status is Status.FAILED:
                 self._failed_level(snapshot, batch.at)
-        for root in _roots(batch.snapshots):
+        for root in _select_roots(batch.snapshots):
             if not root.status.finished and root.info.run not in self._known:
                 self._started(OperationSnapshot(root, (), batch.at, batch.clock, batch.instance))
-        for root in ended_roots(batch):
-            self._ended(ended_operation(self._reader, batch, root, levels=False))
+        for root in find_finished_roots(batch):
+            self._ended(load_finished_operation(self._reader, batch, root, levels=False))
         if self._known:
             self._state(lambda: self._reader.active(levels=False))
         self._count_refused(batch.at)
 
-    def show(self, active: Sequence[OperationSnapshot], ended: Sequence[OperationSnapshot] = ()) -> None:
+    def show_operations(
+        self, active: Sequence[OperationSnapshot], ended: Sequence[OperationSnapshot] = ()
+    ) -> None:
         """Write what changed since the last call: operations that are new, those that ended, the state of all when it is time."""
         for operation in active:
             if operation.run not in self._known:
@@ -111,7 +113,7 @@ class PlainConsole:
         if self._due is None:
             self._due = self._clock() + self._interval
         if self._allowance.allow():
-            self._put(operation_line(operation))
+            self._put(format_operation(operation))
 
     def _ended(self, operation: OperationSnapshot) -> None:
         self._known.pop(operation.run, None)
@@ -119,16 +121,16 @@ class PlainConsole:
             self._due = None
             self._groups()
         if self._allowance.allow():
-            self._put(operation_line(operation))
+            self._put(format_operation(operation))
 
     def _failed_level(self, level: LevelSnapshot, at: float) -> None:
         if self._allowance.allow():
             parts = (
-                moment(at),
-                clean(level.info.operation_id),
-                title(level),
+                format_moment(at),
+                clean_text(level.info.operation_id),
+                format_title(level),
                 Status.FAILED.value,
-                failure_text(level),
+                format_failure(level),
             )
             self._put(" ".join(part for part in parts if part))
 
@@ -139,54 +141,54 @@ class PlainConsole:
         self._due = now + self._interval
         operations = active()
         for operation in operations[:MAX_OPERATIONS]:
-            self._put(operation_line(operation))
+            self._put(format_operation(operation))
         if len(operations) > MAX_OPERATIONS:
             self._put(
-                f"{moment(operations[0].read_at)} and {len(operations) - MAX_OPERATIONS} more operations"
+                f"{format_moment(operations[0].read_at)} and {len(operations) - MAX_OPERATIONS} more operations"
             )
         self._groups()
 
     def _groups(self, *, under_way: bool = True) -> None:
         """Write the batches under way and those that are over since."""
-        at_work, over = ((), ()) if self._batches is None else self._batches.look()
+        at_work, over = ((), ()) if self._batches is None else self._batches.poll()
         for batch in (*(at_work if under_way else ()), *over):
-            self._put(f"{moment(batch.read_at)} {batch_text(batch)}")
+            self._put(f"{format_moment(batch.read_at)} {format_batch(batch)}")
 
     def _count_refused(self, at: float) -> None:
         if self._allowance.suppressed and (not self._known or self._allowance.allow()):
-            self._put(f"{moment(at)} {self._allowance.take_suppressed()} more changes not shown")
+            self._put(f"{format_moment(at)} {self._allowance.take_suppressed()} more changes not shown")
 
     def _put(self, line: str) -> None:
-        line = line if len(line) <= _MAX_LINE else line[: _MAX_LINE - 1] + "…"
+        line = line if len(line) <= _MAX_LINE_CHARS else line[: _MAX_LINE_CHARS - 1] + "…"
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         self._stream.flush()
 
 
-def operation_line(operation: OperationSnapshot) -> str:
+def format_operation(operation: OperationSnapshot) -> str:
     """Return an operation in one line: time, type, name, id, status, figures, condition, error or message."""
     root = operation.root
     elapsed = operation.elapsed_seconds
-    shown, amount, speed = figures(root, operation.active_seconds_of(root))
-    name = clean(operation.operation_id)
-    note, asked = condition_note(operation, operation.condition), cancelling_note(operation)
+    shown, amount, speed = format_figures(root, operation.active_seconds_of(root))
+    name = clean_text(operation.operation_id)
+    note, asked = format_condition(operation, operation.condition), format_cancelling(operation)
     parts = [
-        moment(operation.read_at),
-        title(root),
-        f"({name})" if name != clean(root.info.name) else "",
+        format_moment(operation.read_at),
+        format_title(root),
+        f"({name})" if name != clean_text(root.info.name) else "",
         root.status.value,
         note[0] if note else "",
         asked[0] if asked else "",
         shown,
         amount,
         speed,
-        *(text for text, _ in state_notes(root)),
-        f"in {duration(elapsed)}" if root.status.finished else f"after {duration(elapsed)}",
-        left(operation.eta),
+        *(text for text, _ in format_state_notes(root)),
+        f"in {format_duration(elapsed)}" if root.status.finished else f"after {format_duration(elapsed)}",
+        format_time_left(operation.eta),
     ]
-    text = failure_text(root) if root.status is Status.FAILED else clean(root.message)
+    text = format_failure(root) if root.status is Status.FAILED else clean_text(root.message)
     return " ".join(part for part in parts if part) + (f": {text}" if text else "")
 
 
-def _roots(snapshots: Iterable[LevelSnapshot]) -> Iterable[LevelSnapshot]:
+def _select_roots(snapshots: Iterable[LevelSnapshot]) -> Iterable[LevelSnapshot]:
     return (snapshot for snapshot in snapshots if not snapshot.info.path)

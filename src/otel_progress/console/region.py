@@ -23,11 +23,11 @@ from rich.cells import cell_len
 
 from otel_progress.fork import ForkPhase, on_fork
 
-_BEGIN: Final = "\x1b[?25l\x1b[?7l"
+_FRAME_START: Final = "\x1b[?25l\x1b[?7l"
 """Hide the cursor, and do not wrap lines: a character that is wider than thought cannot break the block."""
 
 
-_END: Final = "\x1b[?7h\x1b[?25h"
+_FRAME_END: Final = "\x1b[?7h\x1b[?25h"
 
 
 _CLEAR_LINE: Final = "\x1b[K"
@@ -39,7 +39,7 @@ _CLEAR_BELOW: Final = "\x1b[J"
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;:]*m")
 
 
-_MAX_BEGUN: Final = 1024
+_MAX_PARTIAL_LINE_CHARS: Final = 1024
 
 
 _FALLBACK_SIZE: Final = (80, 24)
@@ -50,20 +50,20 @@ class Region:
 
     def __init__(self, stream: TextIO, *, size: Callable[[], tuple[int, int]] | None = None) -> None:
         self._stream = stream
-        self._size = size or (lambda: terminal_size(stream))
+        self._size = size or (lambda: get_terminal_size(stream))
         self._lock = RLock()
         self._cells: list[int] = []
         self._width = 0
         self._partial_line = ""
         self._hooks: list[_Hook] = []
-        on_fork(phase=ForkPhase.OUTPUTS, owner=self, after_in_child=Region.forget)
+        on_fork(phase=ForkPhase.OUTPUTS, owner=self, after_in_child=Region.reset_in_child)
 
     @property
     def size(self) -> tuple[int, int]:
         """Columns and rows of the terminal now."""
         return self._size()
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Return whether the terminal takes output; one stopped by Ctrl-S would hold up whoever writes."""
         try:
             return bool(select.select([], [self._stream.fileno()], [], 0)[1])
@@ -84,21 +84,21 @@ class Region:
                 self.release()
                 return
             if lines and not self._hooks:
-                self._hooks = [_Hook(self, stream) for stream in _streams_on(self._stream)]
+                self._hooks = [_Hook(self, stream) for stream in _find_terminal_streams(self._stream)]
             for hook in self._hooks:
                 hook.flush()
             rows = self._rows()
-            frame = [_BEGIN, self._to_top()]
+            frame = [_FRAME_START, self._to_top()]
             if above:
                 self._partial_line = ""  # what was begun above can no longer be continued
             frame.extend(f"{line}{_CLEAR_LINE}\r\n" for line in above)
             frame.extend(f"{line}{_CLEAR_LINE}\r\n" for line, _ in lines)
-            frame.append(_CLEAR_BELOW if lines or above else _wipe(rows))
+            frame.append(_CLEAR_BELOW if lines or above else _clear_rows(rows))
             if not lines and self._partial_line:
-                frame.append(_back_to(self._partial_line))
+                frame.append(_return_to_line(self._partial_line))
             self._cells = [cells for _, cells in lines]
             self._width = self.size[0]
-            self._put("".join((*frame, _END)))
+            self._put("".join((*frame, _FRAME_END)))
             if not lines:
                 self.release()
 
@@ -118,15 +118,17 @@ class Region:
                 with contextlib.suppress(
                     OSError, ValueError
                 ):  # their write meets the same fate and tells them
-                    self._put(f"{self._to_top()}{_wipe(self._rows())}{_back_to(self._partial_line)}")
+                    self._put(
+                        f"{self._to_top()}{_clear_rows(self._rows())}{_return_to_line(self._partial_line)}"
+                    )
                 self._cells = []
             result = write(text)
             if self._hooks:
                 begun = text.rpartition("\n")[2] if "\n" in text else self._partial_line + text
-                self._partial_line = "\r".join(begun.split("\r")[-2:])[-_MAX_BEGUN:]
+                self._partial_line = "\r".join(begun.split("\r")[-2:])[-_MAX_PARTIAL_LINE_CHARS:]
             return result
 
-    def forget(self) -> None:
+    def reset_in_child(self) -> None:
         """Let go of the streams in a forked child, where a thread that no longer exists may hold the lock."""
         self._lock = RLock()
         self.release()
@@ -137,7 +139,7 @@ class Region:
             return f"\r\x1b[{self._rows()}A"
         if not self._partial_line:
             return ""
-        if not _can_continue(self._partial_line, self.size[0]):
+        if not _can_continue_line(self._partial_line, self.size[0]):
             self._partial_line = ""
         return "\r\n"
 
@@ -185,7 +187,7 @@ class _Hook:
             vars(self.stream).pop("writelines", None)
 
 
-def terminal_size(stream: TextIO) -> tuple[int, int]:
+def get_terminal_size(stream: TextIO) -> tuple[int, int]:
     """Return columns and rows of the terminal behind ``stream``; 80 and 24 when it does not say."""
     try:
         columns, rows = os.get_terminal_size(stream.fileno())
@@ -194,18 +196,18 @@ def terminal_size(stream: TextIO) -> tuple[int, int]:
     return columns or _FALLBACK_SIZE[0], rows or _FALLBACK_SIZE[1]
 
 
-def _can_continue(begun: str, width: int) -> bool:
+def _can_continue_line(begun: str, width: int) -> bool:
     """Return whether the end of a begun line can be found again: no control characters, and one row."""
     bare = _COLOURS.sub("", begun)
     return all(piece.isprintable() and cell_len(piece) < width for piece in bare.split("\r"))
 
 
-def _wipe(rows: int) -> str:
+def _clear_rows(rows: int) -> str:
     """Return what empties ``rows`` lines and comes back. Line by line: tmux scrolls away a screen cleared from its top."""
     return f"{_CLEAR_LINE}\r\n" * rows + f"\x1b[{rows}A" if rows else ""
 
 
-def _back_to(begun: str) -> str:
+def _return_to_line(begun: str) -> str:
     """Return what brings the cursor from the line below back to the end of a begun line."""
     if not begun:
         return ""
@@ -213,18 +215,18 @@ def _back_to(begun: str) -> str:
     return "\x1b[1A\r" + (f"\x1b[{column}C" if column else "")
 
 
-def _streams_on(stream: TextIO) -> list[TextIO]:
+def _find_terminal_streams(stream: TextIO) -> list[TextIO]:
     """Return the streams of this process that reach the terminal of ``stream`` and can be hooked."""
     found: list[TextIO] = []
     for candidate in (stream, sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         if candidate is None or any(candidate is known for known in found):
             continue
-        if (candidate is stream or _same_terminal(candidate, stream)) and hasattr(candidate, "__dict__"):
+        if (candidate is stream or _is_same_terminal(candidate, stream)) and hasattr(candidate, "__dict__"):
             found.append(candidate)
     return found
 
 
-def _same_terminal(one: TextIO, other: TextIO) -> bool:
+def _is_same_terminal(one: TextIO, other: TextIO) -> bool:
     try:
         return one.isatty() and os.fstat(one.fileno()).st_rdev == os.fstat(other.fileno()).st_rdev
     except (OSError, ValueError, AttributeError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from otel_progress import semconv
-from otel_progress.console.format import count, duration, percentage, rate
+from otel_progress.console.format import format_count, format_duration, format_percentage, format_rate
 from otel_progress.console.glyphs import CONDITION_STYLES, STATUS_STYLES, Glyphs
 from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.operations import Condition, OperationSnapshot
@@ -25,7 +25,7 @@ MAX_FAILED: Final = 5
 """Failed levels named below one parent; the others are counted."""
 
 
-MAX_PART: Final = 400
+MAX_PART_CHARS: Final = 400
 """Longest text handed on to the layout, in characters; no terminal line is longer."""
 
 
@@ -58,39 +58,39 @@ class Row:
     message: str = ""
 
 
-def rows(operations: Sequence[OperationSnapshot], glyphs: Glyphs, height: int) -> list[Row]:
+def build_rows(operations: Sequence[OperationSnapshot], glyphs: Glyphs, height: int) -> list[Row]:
     """Return the lines of the operations (given newest first), the oldest on top, so that a new one moves nothing.
 
     No more operations and levels are looked at than ``height`` lines can need; the newest are kept.
     """
     collected: list[Row] = []
     for number, operation in reversed(list(enumerate(operations[: max(1, height)]))):
-        collected.append(_operation_row(operation, glyphs, number))
-        collected.extend(_Tree(operation, glyphs, height).below(operation.root))
+        collected.append(_build_operation_row(operation, glyphs, number))
+        collected.extend(_LevelTree(operation, glyphs, height).below(operation.root))
     return collected
 
 
-def clean(text: str | None) -> str:
+def clean_text(text: str | None) -> str:
     """Return text that is safe on a terminal line: printable, one line, cut before it costs anything."""
-    return escape_controls(text[:MAX_PART]) if text else ""
+    return escape_controls(text[:MAX_PART_CHARS]) if text else ""
 
 
-def title(level: LevelSnapshot) -> str:
+def format_title(level: LevelSnapshot) -> str:
     """Return what a level is called: its type and its name, once when they are the same."""
     info = level.info
-    kind, name = clean(info.type), clean(info.name)
+    kind, name = clean_text(info.type), clean_text(info.name)
     return kind if not name or name == kind else f"{kind} {name}"
 
 
-def failure_text(level: LevelSnapshot) -> str:
+def format_failure(level: LevelSnapshot) -> str:
     """Return a level's error in one line: ``ValueError: bad rate``, or its message when there is no error."""
     if level.error is None:
-        return clean(level.message)
-    kind, message = clean(level.error.type), clean(level.error.message.strip().partition("\n")[0])
+        return clean_text(level.message)
+    kind, message = clean_text(level.error.type), clean_text(level.error.message.strip().partition("\n")[0])
     return f"{kind}: {message}" if message and kind else message or kind
 
 
-def condition_note(operation: OperationSnapshot, condition: Condition) -> Part | None:
+def format_condition(operation: OperationSnapshot, condition: Condition) -> Part | None:
     """Return a condition in words: ``stalled for 2m 10s``, ``paused for 5m 00s``; None when all is well."""
     if condition is Condition.OK:
         return None
@@ -99,28 +99,34 @@ def condition_note(operation: OperationSnapshot, condition: Condition) -> Part |
         since = root.advanced_clock if root.advanced_clock is not None else root.info.started_clock
     elif condition is Condition.PAUSED:  # why is its message
         since = root.paused_clock
-    text = condition.value if since is None else f"{condition.value} for {duration(operation.clock - since)}"
+    text = (
+        condition.value
+        if since is None
+        else f"{condition.value} for {format_duration(operation.clock - since)}"
+    )
     return text, CONDITION_STYLES[condition]
 
 
-def cancelling_note(operation: OperationSnapshot) -> Part | None:
+def format_cancelling(operation: OperationSnapshot) -> Part | None:
     """Return that somebody asked an operation to stop, while it has not."""
     if operation.cancel_requested_at is None or operation.status.finished:
         return None
     return "cancelling", STATUS_STYLES[Status.CANCELLED]
 
 
-def figures(level: LevelSnapshot, worked: float) -> tuple[str, str, str]:
+def format_figures(level: LevelSnapshot, worked: float) -> tuple[str, str, str]:
     """Return percentage, count and rate of a level that has worked so many seconds; each empty when there is nothing to say."""
     unit = level.info.unit
-    amount = count(level.current, level.total, unit) if level.current > 0 or level.total is not None else ""
+    amount = (
+        format_count(level.current, level.total, unit) if level.current > 0 or level.total is not None else ""
+    )
     speed = (
-        "" if unit == semconv.STAGE else rate(level.done_this_session, worked, unit)
+        "" if unit == semconv.STAGE else format_rate(level.done_this_session, worked, unit)
     )  # stages are no pace of anything
-    return percentage(level.ratio, estimated=level.estimated), amount, speed
+    return format_percentage(level.ratio, estimated=level.estimated), amount, speed
 
 
-def state_notes(level: LevelSnapshot) -> tuple[Part, ...]:
+def format_state_notes(level: LevelSnapshot) -> tuple[Part, ...]:
     """Return what a level's counts and attempts have to say: failed units, a retry."""
     notes = []
     if level.failed:
@@ -130,11 +136,11 @@ def state_notes(level: LevelSnapshot) -> tuple[Part, ...]:
     return tuple(notes)
 
 
-def _operation_row(operation: OperationSnapshot, glyphs: Glyphs, number: int) -> Row:
+def _build_operation_row(operation: OperationSnapshot, glyphs: Glyphs, number: int) -> Row:
     root, condition = operation.root, operation.condition
-    note = condition_note(operation, condition)
+    note = format_condition(operation, condition)
     style = CONDITION_STYLES[condition] or STATUS_STYLES[root.status]
-    kind, name = clean(root.info.type), clean(root.info.name)
+    kind, name = clean_text(root.info.type), clean_text(root.info.name)
     parts: tuple[Part, ...] = ((glyphs.status(root.status), style), (name or kind, "bold"))
     if name and name != kind:
         parts += ((kind, "dim"),)  # after the name: it is the part that may be cut
@@ -147,13 +153,14 @@ def _operation_row(operation: OperationSnapshot, glyphs: Glyphs, number: int) ->
         worked=operation.active_seconds_of(root),
         eta=operation.eta,
         frozen=condition is Condition.ABANDONED,
-        notes=tuple(one for one in (note, cancelling_note(operation)) if one is not None) + state_notes(root),
+        notes=tuple(one for one in (note, format_cancelling(operation)) if one is not None)
+        + format_state_notes(root),
         urgent=note is not None,
-        message=clean(operation.message),
+        message=clean_text(operation.message),
     )
 
 
-class _Tree:
+class _LevelTree:
     """The levels of one operation, grouped by parent once, walked from the top."""
 
     def __init__(self, operation: OperationSnapshot, glyphs: Glyphs, height: int) -> None:
@@ -204,7 +211,7 @@ class _Tree:
 
     def _bar(self, level: LevelSnapshot) -> Row:
         info = level.info
-        kind, name = clean(info.type), clean(info.name)
+        kind, name = clean_text(info.type), clean_text(info.name)
         parts: tuple[Part, ...] = ((self._glyphs.running, STATUS_STYLES[Status.RUNNING]),)
         parts += ((kind, "dim"), (name, "")) if name and name != kind else ((kind, ""),)
         return Row(
@@ -216,16 +223,18 @@ class _Tree:
             worked=self._worked_of(level),
             eta=self._eta_of(level),
             frozen=self._frozen,
-            notes=state_notes(level),
-            message=clean(level.message),
+            notes=format_state_notes(level),
+            message=clean_text(level.message),
         )
 
     def _stages(self, stages: Sequence[LevelSnapshot], indent: int) -> Row:
         parts: list[Part] = []
         for stage in sorted(stages, key=lambda level: level.info.order):
-            name = clean(stage.info.name or stage.info.id)
+            name = clean_text(stage.info.name or stage.info.id)
             shown = (
-                percentage(stage.ratio, estimated=stage.estimated) if stage.status is Status.RUNNING else ""
+                format_percentage(stage.ratio, estimated=stage.estimated)
+                if stage.status is Status.RUNNING
+                else ""
             )
             style = STATUS_STYLES[stage.status]
             parts.append((f"{self._glyphs.status(stage.status)} {name}{' ' if shown else ''}{shown} ", style))
@@ -244,9 +253,9 @@ class _Tree:
             MAX_FAILED, failed, key=lambda level: (level.ended_at or 0.0, level.info.order)
         )
         for number, level in enumerate(latest):
-            yield Row((_FAILED + number, 0), indent, failed_parts(level, self._glyphs))
+            yield Row((_FAILED + number, 0), indent, format_failed_level(level, self._glyphs))
 
 
-def failed_parts(level: LevelSnapshot, glyphs: Glyphs) -> tuple[Part, ...]:
+def format_failed_level(level: LevelSnapshot, glyphs: Glyphs) -> tuple[Part, ...]:
     """Return a failed level in one line: its title and its error."""
-    return ((glyphs.failed, "red"), (title(level), ""), (failure_text(level), "red"))
+    return ((glyphs.failed, "red"), (format_title(level), ""), (format_failure(level), "red"))

@@ -13,10 +13,10 @@ from typing import Final, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from otel_progress.console.batches import BatchWatch, batch_line
-from otel_progress.console.glyphs import glyphs_for
-from otel_progress.console.layout import render, render_ended
-from otel_progress.console.plain import PlainConsole, ended_operation, ended_roots
+from otel_progress.console.batches import BatchWatch, render_batch
+from otel_progress.console.glyphs import choose_glyphs
+from otel_progress.console.layout import render_finished, render_tree
+from otel_progress.console.plain import PlainConsole, find_finished_roots, load_finished_operation
 from otel_progress.console.rate_limit import RateLimiter
 from otel_progress.console.region import Region
 from otel_progress.errors import JournalError
@@ -29,7 +29,7 @@ REFRESH_S: Final = 0.1
 """Shortest time between two frames, in seconds."""
 
 
-MAX_SHARE: Final = 0.03
+MAX_DRAWING_RATIO: Final = 0.03
 """Largest share of wall time that drawing may take; after a slow frame the next one waits for longer."""
 
 
@@ -69,7 +69,7 @@ class LiveConsole:
             highlight=False,
             no_color=None if color is None else not color,
         )
-        self._glyphs = glyphs_for(self._stream.encoding)
+        self._glyphs = choose_glyphs(self._stream.encoding)
         self._allowance = RateLimiter(clock)
         self._ended: list[OperationSnapshot] = []
         self._due = 0.0
@@ -80,9 +80,9 @@ class LiveConsole:
         if self._gone:
             return
         began = self._clock()
-        roots = _failed_first(ended_roots(batch))
+        roots = _sort_failed_first(find_finished_roots(batch))
         self._ended.extend(
-            ended_operation(self._reader, batch, root) for root in roots if self._allowance.allow()
+            load_finished_operation(self._reader, batch, root) for root in roots if self._allowance.allow()
         )
         early = began + _TOLERANCE_S < self._due
         if early and not roots:
@@ -94,7 +94,9 @@ class LiveConsole:
             active = self._reader.active()
         self._draw(active, began)
 
-    def show(self, active: Sequence[OperationSnapshot], ended: Sequence[OperationSnapshot] = ()) -> None:
+    def show_operations(
+        self, active: Sequence[OperationSnapshot], ended: Sequence[OperationSnapshot] = ()
+    ) -> None:
         """Draw operations that somebody else has read: those that run, and those that ended since the last call."""
         if not self._gone:
             self._ended.extend(operation for operation in ended if self._allowance.allow())
@@ -107,20 +109,20 @@ class LiveConsole:
         self._region.release()
 
     def _draw(self, active: Sequence[OperationSnapshot], began: float) -> None:
-        if not self._region.ready():
+        if not self._region.is_ready():
             return
         columns, rows = self._region.size
         width = max(1, columns - 1)
-        at_work, over = ((), ()) if self._batches is None else self._batches.look()
+        at_work, over = ((), ()) if self._batches is None else self._batches.poll()
         height = max(1, rows - 1)
-        groups = [batch_line(batch, width, self._glyphs) for batch in at_work][: height // 2]
-        lines = [*render(active, width=width, height=height - len(groups), glyphs=self._glyphs), *groups]
+        groups = [render_batch(batch, width, self._glyphs) for batch in at_work][: height // 2]
+        lines = [*render_tree(active, width=width, height=height - len(groups), glyphs=self._glyphs), *groups]
         above = [
             line
             for operation in self._ended
-            for line in render_ended(operation, width=width, glyphs=self._glyphs)
+            for line in render_finished(operation, width=width, glyphs=self._glyphs)
         ]
-        above.extend(batch_line(batch, width, self._glyphs) for batch in over)
+        above.extend(render_batch(batch, width, self._glyphs) for batch in over)
         if not active or self._allowance.suppressed > 100:
             above.extend(self._refused())
         try:
@@ -133,12 +135,16 @@ class LiveConsole:
             raise
         self._ended.clear()
         spent = self._clock() - began
-        self._due = began + max(REFRESH_S, spent / MAX_SHARE)
+        self._due = began + max(REFRESH_S, spent / MAX_DRAWING_RATIO)
 
     def _batch_may_be_over(self) -> bool:
         """Return whether a batch was shown and nothing runs any more: it is closed after its last operation has ended."""
         with suppress(JournalError):
-            return self._batches is not None and self._batches.shown and not self._reader.active(levels=False)
+            return (
+                self._batches is not None
+                and self._batches.has_active
+                and not self._reader.active(levels=False)
+            )
         return False
 
     def _refused(self) -> list[Text]:
@@ -168,12 +174,12 @@ def make_console(
     target = stream if stream is not None else sys.stderr
     if mode is False or target is None:  # there is no stderr under pythonw
         return None
-    if mode is True or _can_draw(target, os.environ if environ is None else environ):
+    if mode is True or _can_draw_on(target, os.environ if environ is None else environ):
         return LiveConsole(reader, target, color=color, batches=batches)
     return PlainConsole(reader, target, batches=batches)
 
 
-def _can_draw(stream: TextIO, environ: Mapping[str, str]) -> bool:
+def _can_draw_on(stream: TextIO, environ: Mapping[str, str]) -> bool:
     """Return whether a stream is a terminal that takes escapes and that somebody looks at."""
     try:
         terminal = stream.isatty() and not stream.closed
@@ -186,5 +192,5 @@ def _can_draw(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return not Console(file=stream).legacy_windows
 
 
-def _failed_first(roots: list[LevelSnapshot]) -> list[LevelSnapshot]:
+def _sort_failed_first(roots: list[LevelSnapshot]) -> list[LevelSnapshot]:
     return sorted(roots, key=lambda root: root.status is not Status.FAILED)

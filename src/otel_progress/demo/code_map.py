@@ -58,20 +58,20 @@ class CodeMap:
         self._draw = Draw(image)
         self._boxes = boxes
         for path in boxes:
-            self._fill(path, UNREAD)
-        self._explain()
+            self._fill_box(path, UNREAD)
+        self._draw_legend()
 
     def add(self, file: SourceFile, measures: Measures) -> None:
         """Colour a file that has been examined."""
         functions = measures.functions
         mean = sum(function.complexity for function in functions) / len(functions) if functions else None
-        self._fill(file.path, PLAIN if mean is None else colour_of(mean))
+        self._fill_box(file.path, PLAIN if mean is None else choose_colour(mean))
 
     def add_problem(self, file: SourceFile) -> None:
         """Colour a file that could not be examined."""
-        self._fill(file.path, BROKEN)
+        self._fill_box(file.path, BROKEN)
 
-    def _fill(self, path: str, colour: tuple[int, int, int]) -> None:
+    def _fill_box(self, path: str, colour: tuple[int, int, int]) -> None:
         box = self._boxes.get(path)
         if box is None:
             return
@@ -81,7 +81,7 @@ class CodeMap:
         bottom = max(top, round(box.top + box.height) - 2)
         self._draw.rectangle((left, top, right, bottom), fill=colour)
 
-    def _explain(self) -> None:
+    def _draw_legend(self) -> None:
         entries = [
             (UNREAD, "not read yet"),
             (PLAIN, "no functions"),
@@ -96,7 +96,7 @@ class CodeMap:
             left += 12 + round(self._draw.textlength(words)) + 10
 
 
-def begin(files: Sequence[SourceFile]) -> CodeMap | None:
+def create_map(files: Sequence[SourceFile]) -> CodeMap | None:
     """Return the map of files that are still to be read; None without PIL, or without files."""
     if not files:
         return None
@@ -104,34 +104,34 @@ def begin(files: Sequence[SourceFile]) -> CodeMap | None:
         from PIL import Image
     except ImportError:
         return None
-    return CodeMap(Image.new("RGB", (WIDTH, HEIGHT + LEGEND), BACKGROUND), dict(layout(files)))
+    return CodeMap(Image.new("RGB", (WIDTH, HEIGHT + LEGEND), BACKGROUND), dict(layout_files(files)))
 
 
-def layout(files: Sequence[SourceFile]) -> Iterator[tuple[str, Box]]:
+def layout_files(files: Sequence[SourceFile]) -> Iterator[tuple[str, Box]]:
     """Yield the path of each file with its rectangle, whose area is its share of the bytes; the largest packages come first."""
     packages: dict[str, list[SourceFile]] = {}
     for file in files:
         packages.setdefault(file.folder[0], []).append(file)
-    groups = sorted(packages.values(), key=_weight, reverse=True)
+    groups = sorted(packages.values(), key=_weigh_group, reverse=True)
     for group, box in zip(
-        groups, squarified(list(map(_weight, groups)), Box(0, 0, WIDTH, HEIGHT)), strict=True
+        groups, squarify(list(map(_weigh_group, groups)), Box(0, 0, WIDTH, HEIGHT)), strict=True
     ):
         # A pixel more between packages than between files.
         inner = box._replace(width=max(1.0, box.width - 1), height=max(1.0, box.height - 1))
-        ordered = sorted(group, key=_size, reverse=True)
-        for file, place in zip(ordered, squarified(list(map(_size, ordered)), inner), strict=True):
+        ordered = sorted(group, key=_weigh_file, reverse=True)
+        for file, place in zip(ordered, squarify(list(map(_weigh_file, ordered)), inner), strict=True):
             yield file.path, place
 
 
-def _size(file: SourceFile) -> int:
+def _weigh_file(file: SourceFile) -> int:
     return max(1, file.size)
 
 
-def _weight(files: Sequence[SourceFile]) -> int:
-    return sum(map(_size, files))
+def _weigh_group(files: Sequence[SourceFile]) -> int:
+    return sum(map(_weigh_file, files))
 
 
-def squarified(weights: Sequence[float], box: Box) -> Iterator[Box]:
+def squarify(weights: Sequence[float], box: Box) -> Iterator[Box]:
     """Yield a rectangle for each weight (above 0, descending) that together fill ``box``, as near to squares as they come."""
     scale = box.width * box.height / sum(weights) if weights else 0.0
     areas = [weight * scale for weight in weights]
@@ -139,12 +139,12 @@ def squarified(weights: Sequence[float], box: Box) -> Iterator[Box]:
     while start < len(areas):
         side = max(min(box.width, box.height), 1e-9)
         end, total = start + 1, areas[start]
-        while end < len(areas) and _worst(areas[start], areas[end], total + areas[end], side) <= _worst(
-            areas[start], areas[end - 1], total, side
-        ):
+        while end < len(areas) and _worst_ratio(
+            areas[start], areas[end], total + areas[end], side
+        ) <= _worst_ratio(areas[start], areas[end - 1], total, side):
             total += areas[end]
             end += 1
-        yield from _row(areas[start:end], total, box)
+        yield from _layout_row(areas[start:end], total, box)
         thick = total / side
         if box.width >= box.height:
             box = Box(box.left + thick, box.top, max(0.0, box.width - thick), box.height)
@@ -153,13 +153,13 @@ def squarified(weights: Sequence[float], box: Box) -> Iterator[Box]:
         start = end
 
 
-def _worst(largest: float, smallest: float, total: float, side: float) -> float:
+def _worst_ratio(largest: float, smallest: float, total: float, side: float) -> float:
     """Return the worst ratio of sides in a row of areas that is laid along ``side``."""
     square = total * total
     return max(side * side * largest / square, square / (side * side * smallest))
 
 
-def _row(areas: Sequence[float], total: float, box: Box) -> Iterator[Box]:
+def _layout_row(areas: Sequence[float], total: float, box: Box) -> Iterator[Box]:
     """Yield the rectangles of one row, along the shorter side of the box."""
     along = 0.0
     side = max(min(box.width, box.height), 1e-9)
@@ -173,7 +173,7 @@ def _row(areas: Sequence[float], total: float, box: Box) -> Iterator[Box]:
         along += length
 
 
-def colour_of(complexity: float) -> tuple[int, int, int]:
+def choose_colour(complexity: float) -> tuple[int, int, int]:
     """Return the colour of a mean complexity."""
     if complexity <= SCALE[0][0]:
         return SCALE[0][1]

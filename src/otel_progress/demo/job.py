@@ -29,8 +29,9 @@ from otel_progress import text
 from otel_progress.demo import code_map, measure, report, sources
 from otel_progress.demo.report import Findings, Survey
 from otel_progress.errors import ConfigurationError
+from otel_progress.settings.defaults import DEFAULT_PORT
 from otel_progress.settings.fields import Settings
-from otel_progress.settings.parsing import DEFAULT_PORT, ConsoleMode, PreviewAt
+from otel_progress.settings.parsing import ConsoleMode, PreviewAt
 
 if TYPE_CHECKING:
     from otel_progress import Level, Runtime
@@ -63,7 +64,7 @@ logger.addHandler(logging.NullHandler())  # or logging itself would print warnin
 logger.setLevel(logging.INFO)
 
 
-MAPPED_AT: Final = tuple(part / 20 for part in range(1, 20))
+MAP_CAPTURE_RATIOS: Final = tuple(part / 20 for part in range(1, 20))
 """When the map is taken as a preview: a time-lapse of nineteen pictures, and the whole one at the end."""
 
 
@@ -88,19 +89,19 @@ def run(
     out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
     operation_id = f"survey-{secrets.token_hex(4)}"
     try:
-        roots = sources.interpreter_roots() if path is None else [sources.checked_root(path)]
+        roots = sources.find_interpreter_roots() if path is None else [sources.parse_root(path)]
         settings = Settings.from_environ(os.environ).with_arguments(
             store=store, prometheus_port=prometheus_port, server_port=server_port
         )
-        command = None if settings.store == "memory:" else _command(settings)
-        with _configured(settings, store, console) as runtime:
-            report.before(err, operation_id, command, runtime.metrics_url, runtime.server_url)
+        command = None if settings.store == "memory:" else _build_command(settings)
+        with _configure_runtime(settings, store, console) as runtime:
+            report.print_introduction(err, operation_id, command, runtime.metrics_url, runtime.server_url)
             started = time.monotonic()
-            findings = survey(
+            findings = run_survey(
                 roots,
                 operation_id=operation_id,
-                name=_name(path),
-                limit=_limit(path, quick),
+                name=_build_name(path),
+                limit=_choose_limit(path, quick),
                 quick=quick,
                 what="the interpreter" if path is None else str(Path(path).resolve()),
                 settle=runtime.force_flush,
@@ -112,12 +113,12 @@ def run(
     except KeyboardInterrupt:
         err.print(Text(f"Interrupted: the survey {operation_id} was cancelled."))
         return EXIT_INTERRUPTED
-    report.show(out, findings, elapsed)
-    report.after(out, operation_id, command)
+    report.print_findings(out, findings, elapsed)
+    report.print_next_steps(out, operation_id, command)
     return 0
 
 
-def survey(
+def run_survey(
     roots: Sequence[sources.Root],
     *,
     operation_id: str,
@@ -139,24 +140,24 @@ def survey(
         "code_survey", name, id=operation_id, stages=stages, eta_key=kind, quick=quick
     ) as op:
         with op.stage("discover") as stage:
-            files = _discover(stage, roots)
-            chosen = sources.choose(files, limit, "smallest" if quick else "name")
+            files = _discover_files(stage, roots)
+            chosen = sources.select_files(files, limit, "smallest" if quick else "name")
             made.findings.found = len(files)
             stage.update(message=f"{len(files):,} files found, {len(chosen):,} to examine")
             logger.info("%d files found, %d to examine", len(files), len(chosen))
         with op.stage("analyse") as stage:
             stage.set_total(len(chosen))
-            made.map = code_map.begin(chosen)
-            for package in sources.packages(chosen):
-                _analyse(stage, "package", package, made, op)
+            made.map = code_map.create_map(chosen)
+            for package in sources.group_by_package(chosen):
+                _analyse_folder(stage, "package", package, made, op)
         with op.stage("report") as stage:
-            sections = made.sections()
+            sections = made.build_sections()
             stage.set_total(len(sections))
             for title, conclude in sections:
                 stage.increment(message=title)
                 conclude()
             settle()
-            _show(op, made, "always")
+            _capture_map(op, made, "always")
         total = made.findings.total
         op.update(
             message=f"{total.files:,} files, {total.code_lines:,} lines of code, {total.failed:,} files that do not compile"
@@ -164,11 +165,11 @@ def survey(
     return made.findings
 
 
-def _discover(stage: Level, roots: Sequence[sources.Root]) -> list[sources.SourceFile]:
+def _discover_files(stage: Level, roots: Sequence[sources.Root]) -> list[sources.SourceFile]:
     files: list[sources.SourceFile] = []
     for root in roots:
         stage.update(message=f"looking through {root.path}")
-        for found in sources.walk(root):
+        for found in sources.walk_files(root):
             if isinstance(found, sources.SourceFile):
                 files.append(found)
                 stage.increment()
@@ -180,7 +181,7 @@ def _discover(stage: Level, roots: Sequence[sources.Root]) -> list[sources.Sourc
     return files
 
 
-def _analyse(parent: Level, kind: str, folder: sources.Folder, made: Survey, op: Level) -> None:
+def _analyse_folder(parent: Level, kind: str, folder: sources.Folder, made: Survey, op: Level) -> None:
     """Examine a folder as a level of ``parent`` that weighs as much as it has files. Not deeper than ``sources.MAX_DEPTH``.
 
     The map of all files is a preview of the operation ``op``.
@@ -189,12 +190,12 @@ def _analyse(parent: Level, kind: str, folder: sources.Folder, made: Survey, op:
         kind, folder.name, folder.name, total=folder.count, unit="file", weight=folder.count
     ) as level:
         for below in folder.folders:
-            _analyse(level, "folder", below, made, op)
+            _analyse_folder(level, "folder", below, made, op)
         for file in folder.files:
             level.update(message=file.name)
             try:
                 data = Path(file.path).read_bytes()
-                measures = measure.measure(data, file.label)
+                measures = measure.measure_source(data, file.label)
             except (OSError, *measure.ERRORS) as exc:
                 reason = made.add_problem(file, exc)
                 level.item(file.name, outcome="failed", error=exc, reason=reason)
@@ -202,27 +203,27 @@ def _analyse(parent: Level, kind: str, folder: sources.Folder, made: Survey, op:
             else:
                 made.add(file, measures)
                 level.item(file.name, lines=measures.lines, bytes=measures.size)
-            _show(op, made, MAPPED_AT)
+            _capture_map(op, made, MAP_CAPTURE_RATIOS)
 
 
-def _show(op: Level, made: Survey, at: PreviewAt) -> None:
+def _capture_map(op: Level, made: Survey, at: PreviewAt) -> None:
     if made.map is not None:
         op.preview(made.map.image, "map", at=at)
 
 
-def _name(path: str | None) -> str:
+def _build_name(path: str | None) -> str:
     if path is None:
         return f"Survey of the sources of Python {sys.version_info.major}.{sys.version_info.minor}"
     return f"Survey of {text.escape_controls(path)}"
 
 
-def _limit(path: str | None, quick: bool) -> int | None:
+def _choose_limit(path: str | None, quick: bool) -> int | None:
     if quick:
         return sources.QUICK_BYTES
     return sources.FULL_BYTES if path is None else None
 
 
-def _command(settings: Settings) -> str:
+def _build_command(settings: Settings) -> str:
     """Return what to type for the command in a second terminal: with its path when it is not on the PATH, and with the store."""
     command = "otel-progress"
     beside = Path(sys.executable).with_name(command)
@@ -234,11 +235,11 @@ def _command(settings: Settings) -> str:
     return text.escape_controls(command + store)
 
 
-def _configured(settings: Settings, store: str | None, console: ConsoleMode | None) -> Runtime:
+def _configure_runtime(settings: Settings, store: str | None, console: ConsoleMode | None) -> Runtime:
     """Configure with the ports that are set, and the usual ones for others; any free ones where somebody else is first to take those."""
-    serves = _can_serve(settings)
-    metrics = _port(settings.prometheus_port, settings.prometheus_host, PORT)
-    page = _port(settings.server_port, settings.server_host, PAGE_PORT) if serves else None
+    serves = _can_serve_page(settings)
+    metrics = _choose_port(settings.prometheus_port, settings.prometheus_host, PORT)
+    page = _choose_port(settings.server_port, settings.server_host, PAGE_PORT) if serves else None
     configure = partial(
         progress.configure, service_name=SERVICE, store=store, capture_logs=True, console=console
     )
@@ -254,14 +255,14 @@ def _configured(settings: Settings, store: str | None, console: ConsoleMode | No
     return configure(prometheus_port=free_metrics, server_port=free_page)
 
 
-def _can_serve(settings: Settings) -> bool:
+def _can_serve_page(settings: Settings) -> bool:
     """Return whether the page can be served. A port that was asked for is tried all the same, so that it is told what is missing."""
     return settings.server_port is not None or all(
         find_spec(name) is not None for name in ("fastapi", "uvicorn")
     )
 
 
-def _port(wanted: int | None, host: str, usual: int) -> int:
+def _choose_port(wanted: int | None, host: str, usual: int) -> int:
     """Return the port that is set, else the usual one, or 0 (any free one) when another process has that."""
     if wanted is not None:
         return wanted

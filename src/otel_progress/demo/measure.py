@@ -14,7 +14,7 @@ ERRORS: Final = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowE
 """What a source that is not a Python program makes :func:`measure` raise: also null bytes, unknown encodings, endless nesting."""
 
 
-COPY_LINES: Final = 8
+MIN_COPY_LINES: Final = 8
 """Functions of fewer lines are too alike by nature to be called copies."""
 
 
@@ -89,17 +89,17 @@ class _Tally:
     documented: int = 0
 
 
-def measure(data: bytes, name: str) -> Measures:
+def measure_source(data: bytes, name: str) -> Measures:
     """Return the measures of the source ``data``; ``name`` stands in error texts. Raises one of :data:`ERRORS`."""
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # an invalid escape in a file under examination is not the examiner's warning
         tree = ast.parse(data, name)
-        tally = _examine(tree)
+        tally = _tally_module(tree)
         # Some mistakes only the compiler sees: 'return' outside a function, a late 'from __future__'.
         compile(tree, name, "exec", dont_inherit=True)
-    lines, code, comments = _lines(data)
+    lines, code, comments = _count_lines(data)
     digest = hashlib.sha256(data).hexdigest()
     return Measures(
         len(data),
@@ -115,13 +115,13 @@ def measure(data: bytes, name: str) -> Measures:
     )
 
 
-def _examine(module: ast.Module) -> _Tally:
+def _tally_module(module: ast.Module) -> _Tally:
     """Go through every statement once, with what stands before its name and whether users of the module see it.
 
     A list of what is still to do instead of recursion: sources nest deeper than the interpreter's stack.
     """
     tally = _Tally()
-    _document(module, tally, public=bool(module.body))
+    _count_docstring(module, tally, public=bool(module.body))
     pending: list[tuple[ast.AST, str, bool]] = [(child, "", True) for child in module.body]
     while pending:
         node, before, public = pending.pop()
@@ -129,11 +129,11 @@ def _examine(module: ast.Module) -> _Tally:
             continue
         if isinstance(node, (ast.ClassDef, *_FUNCTIONS)):
             public = public and not node.name.startswith("_")
-            _document(node, tally, public=public)
+            _count_docstring(node, tally, public=public)
             if isinstance(node, ast.ClassDef):
                 tally.classes += 1
             else:
-                tally.functions.append(_function(node, f"{before}{node.name}"))
+                tally.functions.append(_measure_function(node, f"{before}{node.name}"))
                 public = False
             before = f"{before}{node.name}."
         elif isinstance(node, ast.Import):
@@ -144,21 +144,21 @@ def _examine(module: ast.Module) -> _Tally:
     return tally
 
 
-def _document(node: ast.Module | ast.ClassDef | _Function, tally: _Tally, *, public: bool) -> None:
+def _count_docstring(node: ast.Module | ast.ClassDef | _Function, tally: _Tally, *, public: bool) -> None:
     if public:
         tally.documentable += 1
         tally.documented += ast.get_docstring(node, clean=False) is not None
 
 
-def _function(node: _Function, name: str) -> Function:
+def _measure_function(node: _Function, name: str) -> Function:
     lines = (node.end_lineno or node.lineno) - node.lineno + 1
     shape = None
-    if lines >= COPY_LINES:
+    if lines >= MIN_COPY_LINES:
         shape = hashlib.blake2b(ast.dump(node).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return Function(name, node.lineno, lines, 1 + _decisions(node), shape)
+    return Function(name, node.lineno, lines, 1 + _count_decisions(node), shape)
 
 
-def _decisions(function: _Function) -> int:
+def _count_decisions(function: _Function) -> int:
     """Count what decides in a function, leaving out functions inside it, which count for themselves."""
     decisions = 0
     pending: list[ast.AST] = list(ast.iter_child_nodes(function))
@@ -177,7 +177,7 @@ def _decisions(function: _Function) -> int:
     return decisions
 
 
-def _lines(data: bytes) -> tuple[int, int, int]:
+def _count_lines(data: bytes) -> tuple[int, int, int]:
     """Return how many lines there are, how many have code (docstrings too), and how many only a comment."""
     code: set[int] = set()
     comments: set[int] = set()

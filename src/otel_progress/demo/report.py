@@ -18,7 +18,7 @@ from otel_progress.demo.measure import Function, Measures
 from otel_progress.demo.sources import SourceFile
 from otel_progress.text import escape_controls, truncate
 
-SHOWN: Final = 8
+MAX_SHOWN: Final = 8
 """Longest list in a report; packages get twice as many."""
 
 
@@ -94,7 +94,7 @@ class Survey:
 
     def add(self, file: SourceFile, measures: Measures) -> None:
         """Take in one file that could be examined."""
-        for totals in (self._package(file), self.findings.total):
+        for totals in (self._get_totals(file), self.findings.total):
             totals.files += 1
             totals.lines += measures.lines
             totals.code_lines += measures.code_lines
@@ -111,8 +111,8 @@ class Survey:
 
     def add_problem(self, file: SourceFile, error: BaseException) -> str:
         """Take in one file that could not be examined, and return the reason in words."""
-        reason = explain(error)
-        for totals in (self._package(file), self.findings.total):
+        reason = explain_error(error)
+        for totals in (self._get_totals(file), self.findings.total):
             totals.files += 1
             totals.failed += 1
         self.findings.problems.append(Problem(file.label, reason))
@@ -120,7 +120,7 @@ class Survey:
             self.map.add_problem(file)
         return reason
 
-    def sections(self) -> list[tuple[str, Callable[[], None]]]:
+    def build_sections(self) -> list[tuple[str, Callable[[], None]]]:
         """Return the parts of the report, each with the function that draws its conclusions into ``findings``."""
         return [
             ("packages", self._rank_packages),
@@ -130,7 +130,7 @@ class Survey:
             ("copied functions", self._find_copies),
         ]
 
-    def _package(self, file: SourceFile) -> PackageTotals:
+    def _get_totals(self, file: SourceFile) -> PackageTotals:
         name = file.folder[0]
         return self._packages.setdefault(name, PackageTotals(name))
 
@@ -140,9 +140,9 @@ class Survey:
         )
 
     def _rank_functions(self) -> None:
-        self.findings.longest = nlargest(SHOWN, self._places, key=lambda place: place.function.lines)
+        self.findings.longest = nlargest(MAX_SHOWN, self._places, key=lambda place: place.function.lines)
         self.findings.most_complex = nlargest(
-            SHOWN, self._places, key=lambda place: place.function.complexity
+            MAX_SHOWN, self._places, key=lambda place: place.function.complexity
         )
 
     def _rank_imports(self) -> None:
@@ -159,14 +159,16 @@ class Survey:
             if place.function.shape is not None and place.file not in whole:
                 shapes.setdefault(place.function.shape, []).append(place)
         copies = [places for places in shapes.values() if len(places) > 1]
-        self.findings.copies = sorted(copies, key=lambda places: (-_copied_lines(places), places[0].file))
+        self.findings.copies = sorted(
+            copies, key=lambda places: (-_count_copied_lines(places), places[0].file)
+        )
 
 
-def _copied_lines(places: list[Place]) -> int:
+def _count_copied_lines(places: list[Place]) -> int:
     return places[0].function.lines * (len(places) - 1)
 
 
-def explain(error: BaseException) -> str:
+def explain_error(error: BaseException) -> str:
     """Return in one line why a file could not be examined."""
     if isinstance(error, SyntaxError):
         place = f"line {error.lineno}: " if error.lineno else ""
@@ -176,10 +178,10 @@ def explain(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-_PACKAGES: Final = 2 * SHOWN
+_MAX_PACKAGES: Final = 2 * MAX_SHOWN
 
 
-def before(
+def print_introduction(
     console: Console, operation_id: str, command: str | None, metrics_url: str | None, page_url: str | None
 ) -> None:
     """Say how to watch the survey while it runs, the page first.
@@ -200,15 +202,15 @@ def before(
     console.print(
         Text(f"Survey {operation_id} begins.{' While it runs, in a second terminal:' if commands else ''}")
     )
-    _commands(console, commands)
+    _print_commands(console, commands)
 
 
-def after(console: Console, operation_id: str, command: str | None) -> None:
+def print_next_steps(console: Console, operation_id: str, command: str | None) -> None:
     """Say where the finished survey can be looked at, if it is kept."""
     if command is None:
         return
     console.print(Text("\nThe run is kept. Look at it with:", style="bold"))
-    _commands(
+    _print_commands(
         console,
         [
             (f"{command} show {operation_id}", "its stages and packages"),
@@ -221,42 +223,42 @@ def after(console: Console, operation_id: str, command: str | None) -> None:
     )
 
 
-def show(console: Console, findings: Findings, elapsed: float) -> None:
+def print_findings(console: Console, findings: Findings, elapsed: float) -> None:
     """Print the findings of a survey that took ``elapsed`` seconds."""
     total = findings.total
     left = f" of {findings.found:,}" if findings.found > total.files else ""
     size = f"{total.lines:,} lines, {total.code_lines:,} of code, {total.functions:,} functions"
     title = f"{total.files:,}{left} files in {len(findings.packages):,} packages: {size}, in {elapsed:.1f} s"
     console.print(Text(f"\n{title}", style="bold"))
-    _packages(console, findings.packages)
-    _functions(console, "Longest functions", findings.longest)
-    _functions(console, "Most branched functions", findings.most_complex)
-    imports = ", ".join(f"{name} ({count:,})" for name, count in findings.imports[: 2 * SHOWN])
+    _print_packages(console, findings.packages)
+    _print_functions(console, "Longest functions", findings.longest)
+    _print_functions(console, "Most branched functions", findings.most_complex)
+    imports = ", ".join(f"{name} ({count:,})" for name, count in findings.imports[: 2 * MAX_SHOWN])
     if imports:
-        _section(console, "Most imported modules, by files", [imports])
-    _same_files(console, findings.same_files)
-    _copies(console, findings.copies)
-    _listed(
+        _print_section(console, "Most imported modules, by files", [imports])
+    _print_same_files(console, findings.same_files)
+    _print_copies(console, findings.copies)
+    _print_list(
         console,
         f"Files that do not compile: {len(findings.problems):,}",
         [f"{problem.file}: {truncate(problem.reason, 160)}" for problem in findings.problems],
-        2 * SHOWN,
+        2 * MAX_SHOWN,
     )
 
 
-def _packages(console: Console, packages: Sequence[PackageTotals]) -> None:
+def _print_packages(console: Console, packages: Sequence[PackageTotals]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), show_edge=False)
     table.add_column("package", overflow="ellipsis", no_wrap=True, max_width=26)
     for title in ("files", "failed", "code", "functions", "complexity", "documented"):
         table.add_column(title, justify="right", no_wrap=True)
-    for totals in packages[:_PACKAGES]:
-        table.add_row(*map(_cell, _row(totals)))
+    for totals in packages[:_MAX_PACKAGES]:
+        table.add_row(*map(_build_cell, _build_row(totals)))
     console.print(table)
-    if len(packages) > _PACKAGES:
-        console.print(Text(f"and {len(packages) - _PACKAGES:,} smaller packages", style="dim"))
+    if len(packages) > _MAX_PACKAGES:
+        console.print(Text(f"and {len(packages) - _MAX_PACKAGES:,} smaller packages", style="dim"))
 
 
-def _row(totals: PackageTotals) -> tuple[str, ...]:
+def _build_row(totals: PackageTotals) -> tuple[str, ...]:
     mean, documented = totals.mean_complexity, totals.documented_ratio
     return (
         totals.name,
@@ -269,52 +271,55 @@ def _row(totals: PackageTotals) -> tuple[str, ...]:
     )
 
 
-def _functions(console: Console, title: str, places: Sequence[Place]) -> None:
-    lines = [f"{p.function.lines:,} lines, complexity {p.function.complexity:,}: {_place(p)}" for p in places]
-    _listed(console, title, lines, SHOWN)
-
-
-def _same_files(console: Console, groups: Sequence[Sequence[str]]) -> None:
-    lines = [f"{len(names)} times: {_joined(names[:3])}" for names in groups]
-    _listed(console, f"Files with the same content: {len(groups):,} groups", lines, SHOWN)
-
-
-def _copies(console: Console, groups: Sequence[Sequence[Place]]) -> None:
+def _print_functions(console: Console, title: str, places: Sequence[Place]) -> None:
     lines = [
-        f"{len(places)} times {places[0].function.lines:,} lines: {_joined(map(_place, places[:3]))}"
+        f"{p.function.lines:,} lines, complexity {p.function.complexity:,}: {_format_place(p)}"
+        for p in places
+    ]
+    _print_list(console, title, lines, MAX_SHOWN)
+
+
+def _print_same_files(console: Console, groups: Sequence[Sequence[str]]) -> None:
+    lines = [f"{len(names)} times: {_join_names(names[:3])}" for names in groups]
+    _print_list(console, f"Files with the same content: {len(groups):,} groups", lines, MAX_SHOWN)
+
+
+def _print_copies(console: Console, groups: Sequence[Sequence[Place]]) -> None:
+    lines = [
+        f"{len(places)} times {places[0].function.lines:,} lines: {_join_names(map(_format_place, places[:3]))}"
         for places in groups
     ]
-    _listed(console, f"Functions copied from file to file: {len(groups):,} groups", lines, SHOWN)
+    _print_list(console, f"Functions copied from file to file: {len(groups):,} groups", lines, MAX_SHOWN)
 
 
-def _joined(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     """Return the first two names; more are only hinted at."""
     first, second, *more = names
     return f"{first}, {second}{' …' if more else ''}"
 
 
-def _place(place: Place) -> str:
+def _format_place(place: Place) -> str:
     return f"{place.file}:{place.function.line} {place.function.name}"
 
 
-def _listed(console: Console, title: str, lines: Sequence[str], most: int) -> None:
+def _print_list(console: Console, title: str, lines: Sequence[str], most: int) -> None:
     """Print the first ``most`` lines under a title; nothing when there are none."""
     if lines:
         more = [f"and {len(lines) - most:,} more"] if len(lines) > most else []
-        _section(console, title, [*lines[:most], *more])
+        _print_section(console, title, [*lines[:most], *more])
 
 
-def _section(console: Console, title: str, lines: Iterable[str]) -> None:
+def _print_section(console: Console, title: str, lines: Iterable[str]) -> None:
     console.print(Text(f"\n{title}", style="bold"))
     for line in lines:
-        console.print(Text("  ").append(_cell(line)))
+        console.print(Text("  ").append(_build_cell(line)))
 
 
-def _commands(console: Console, commands: Sequence[tuple[str, str]]) -> None:
+def _print_commands(console: Console, commands: Sequence[tuple[str, str]]) -> None:
     width = max((len(command) for command, _ in commands), default=0)
     for command, what in commands:
         console.print(Text(f"  {command:<{width}}", style="cyan").append(Text(f"  {what}", style="default")))
 
 
-def _cell(value: str) -> Text:
+def _build_cell(value: str) -> Text:
     return Text(escape_controls(truncate(value)))

@@ -20,7 +20,7 @@ MAX_ENTRIES: Final = 500_000
 """Most directory entries looked at, so that ``demo /`` ends."""
 
 
-MAX_FILE: Final = 4 * 1024 * 1024
+MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 """Largest file that is examined, in bytes."""
 
 
@@ -36,11 +36,11 @@ QUICK_BYTES: Final = 2 * 1024 * 1024
 """Most source that ``--quick`` takes in."""
 
 
-TOP: Final = "(top level)"
+TOP_LEVEL: Final = "(top level)"
 """Name of the group of files that are in no folder of their own."""
 
 
-_OTHERS: Final = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
+_SKIPPED_FOLDERS: Final = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 
 
 class SourceError(ConfigurationError):
@@ -59,11 +59,11 @@ class SourceFile:
     @property
     def label(self) -> str:
         """What a person calls the file."""
-        return "/".join((*(part for part in self.folder if part != TOP), self.name))
+        return "/".join((*(part for part in self.folder if part != TOP_LEVEL), self.name))
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class SkippedEntry:
     """Something that is not examined: ``failed`` because it could not be read, or skipped because of what it is."""
 
     path: str
@@ -89,13 +89,13 @@ class Folder:
     count: int
 
 
-Found: TypeAlias = "SourceFile | Left"
+Entry: TypeAlias = "SourceFile | SkippedEntry"
 
 
 Order: TypeAlias = Literal["name", "smallest"]
 
 
-def interpreter_roots() -> list[Root]:
+def find_interpreter_roots() -> list[Root]:
     """Return where the running interpreter has its standard library and the packages installed beside it."""
     paths = sysconfig.get_paths()
     roots = [Root(Path(paths["stdlib"]))]
@@ -106,7 +106,7 @@ def interpreter_roots() -> list[Root]:
     return roots
 
 
-def checked_root(text: str) -> Root:
+def parse_root(text: str) -> Root:
     """Return the root for a path given by a user. Raises :class:`SourceError` unless it is a folder with Python files below."""
     shown = escape_controls(text)[:200]
     advice = "Give a folder that has Python files in it, or none to survey this interpreter's own sources."
@@ -124,13 +124,13 @@ def checked_root(text: str) -> Root:
         msg = f"The folder {shown!r} cannot be read: {reason}. {advice}"
         raise SourceError(msg) from exc
     root = Root(Path(text))
-    if not any(isinstance(found, SourceFile) for found in walk(root)):
+    if not any(isinstance(found, SourceFile) for found in walk_files(root)):
         msg = f"There are no Python files (*.py) in {shown!r}. {advice}"
         raise SourceError(msg)
     return root
 
 
-def walk(root: Root, *, max_entries: int = MAX_ENTRIES) -> Iterator[Found]:
+def walk_files(root: Root, *, max_entries: int = MAX_ENTRIES) -> Iterator[Entry]:
     """Yield the Python files below ``root`` by name, and what has to be left; ends with a Left when the bound is reached."""
     pending: list[tuple[str, tuple[str, ...]]] = [(str(root.path), ())]
     seen = 0
@@ -140,42 +140,42 @@ def walk(root: Root, *, max_entries: int = MAX_ENTRIES) -> Iterator[Found]:
             with os.scandir(path) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as exc:
-            yield Left(path, f"folder cannot be read: {exc.strerror}", exc)
+            yield SkippedEntry(path, f"folder cannot be read: {exc.strerror}", exc)
             continue
         if parts and any(entry.name == "pyvenv.cfg" for entry in found):
-            yield Left(path, "a virtual environment")
+            yield SkippedEntry(path, "a virtual environment")
             continue
         seen += len(found)
         if seen > max_entries:
-            yield Left(path, f"more than {max_entries:,} entries: the rest is left out")
+            yield SkippedEntry(path, f"more than {max_entries:,} entries: the rest is left out")
             return
         folders: list[tuple[str, tuple[str, ...]]] = []
         for entry in found:
             if entry.is_dir(follow_symlinks=False):
-                if not entry.name.startswith(".") and entry.name not in _OTHERS:
+                if not entry.name.startswith(".") and entry.name not in _SKIPPED_FOLDERS:
                     folders.append((entry.path, (*parts, entry.name)))
             elif entry.name.endswith(".py"):
-                yield _file(entry, parts, root.prefix)
+                yield _classify_entry(entry, parts, root.prefix)
         pending.extend(reversed(folders))
 
 
-def _file(entry: os.DirEntry[str], parts: tuple[str, ...], prefix: str) -> Found:
+def _classify_entry(entry: os.DirEntry[str], parts: tuple[str, ...], prefix: str) -> Entry:
     try:
         status = entry.stat(follow_symlinks=False)
     except OSError as exc:
-        return Left(entry.path, f"cannot be looked at: {exc.strerror}", exc)
+        return SkippedEntry(entry.path, f"cannot be looked at: {exc.strerror}", exc)
     if stat.S_ISLNK(status.st_mode):
-        return Left(entry.path, "a symbolic link")
+        return SkippedEntry(entry.path, "a symbolic link")
     if not stat.S_ISREG(status.st_mode):
-        return Left(entry.path, "not a regular file")
-    if status.st_size > MAX_FILE:
-        return Left(entry.path, f"larger than {MAX_FILE // 1024 // 1024} MiB")
-    first = f"{prefix}{parts[0]}" if parts else f"{prefix}{TOP}"
+        return SkippedEntry(entry.path, "not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        return SkippedEntry(entry.path, f"larger than {MAX_FILE_BYTES // 1024 // 1024} MiB")
+    first = f"{prefix}{parts[0]}" if parts else f"{prefix}{TOP_LEVEL}"
     folder = (first, *parts[1:MAX_DEPTH])
     return SourceFile(entry.path, folder, "/".join((*parts[MAX_DEPTH:], entry.name)), status.st_size)
 
 
-def choose(files: Sequence[SourceFile], limit: int | None, order: Order = "name") -> list[SourceFile]:
+def select_files(files: Sequence[SourceFile], limit: int | None, order: Order = "name") -> list[SourceFile]:
     """Return the files, folder by folder, that come to at most ``limit`` bytes (but at least one file); None is no limit.
 
     ``smallest`` takes the smallest folders first: the most packages for the least work.
@@ -198,19 +198,21 @@ def choose(files: Sequence[SourceFile], limit: int | None, order: Order = "name"
     return chosen
 
 
-def packages(files: Iterable[SourceFile]) -> tuple[Folder, ...]:
+def group_by_package(files: Iterable[SourceFile]) -> tuple[Folder, ...]:
     """Return the files as trees of folders, one a package, by name."""
-    return _folders([(file.folder, file) for file in files])
+    return _build_folders([(file.folder, file) for file in files])
 
 
-def _folders(files: Sequence[tuple[tuple[str, ...], SourceFile]]) -> tuple[Folder, ...]:
+def _build_folders(files: Sequence[tuple[tuple[str, ...], SourceFile]]) -> tuple[Folder, ...]:
     groups: dict[str, list[tuple[tuple[str, ...], SourceFile]]] = {}
     for parts, file in files:
         groups.setdefault(parts[0], []).append((parts[1:], file))
-    return tuple(_folder(name, group) for name, group in sorted(groups.items()))
+    return tuple(_build_folder(name, group) for name, group in sorted(groups.items()))
 
 
-def _folder(name: str, files: Sequence[tuple[tuple[str, ...], SourceFile]]) -> Folder:
+def _build_folder(name: str, files: Sequence[tuple[tuple[str, ...], SourceFile]]) -> Folder:
     if not any(parts for parts, _ in files):
         return Folder(name, tuple(file for _, file in files), (), len(files))
-    return Folder(name, (), _folders([(parts or (TOP,), file) for parts, file in files]), len(files))
+    return Folder(
+        name, (), _build_folders([(parts or (TOP_LEVEL,), file) for parts, file in files]), len(files)
+    )

@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 
-from otel_progress.batches import MAX_LISTED, BatchCursor, summarise
+from otel_progress.batches import MAX_LISTED, summarise
 from otel_progress.live.batches import BatchRegistry, BatchState
 from otel_progress.live.buffers import EventBuffer, LogBuffer, PreviewBuffer
 from otel_progress.live.estimation.tracker import EstimateTracker
 from otel_progress.live.filters import (
-    filter_ended,
     filter_events,
+    filter_history,
     filter_logs,
     filter_previews,
     filter_samples,
@@ -24,8 +24,16 @@ from otel_progress.live.filters import (
 from otel_progress.live.node import Node, Operation
 from otel_progress.live.snapshots import take_snapshot
 from otel_progress.live.tree import Tree, walk
-from otel_progress.model import Eta, Instance, LevelSnapshot, Outcome, Status
+from otel_progress.model import Eta, Instance, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.protocols import (
+    BatchQuery,
+    EventQuery,
+    HistoryQuery,
+    LogQuery,
+    PreviewQuery,
+    ResourceQuery,
+)
 from otel_progress.records import LogRecord, Preview, ResourceSample
 from otel_progress.redaction import redact_snapshot
 
@@ -102,75 +110,45 @@ class LiveReader:
                 operation.root for operation in self._tree.operations.values() if operation.root is not None
             ]
 
-    def history(
-        self,
-        operation_type: str | None = None,
-        limit: int = 100,
-        *,
-        before: tuple[float, str] | None = None,
-        since: float | None = None,
-    ) -> Sequence[OperationSnapshot]:
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
         """Return ended operations, the last one first, without their levels."""
         with self._lock:
-            ended = [op for op in self._ended if operation_type is None or op.type == operation_type]
-        return filter_ended(
-            (self._view(operation, levels=False) for operation in ended), before, since, limit
-        )
+            ended = [op for op in self._ended if query.operation_type in (None, op.type)]
+        return filter_history((self._view(operation, levels=False) for operation in ended), query)
 
-    def events(
-        self,
-        operation_id: str,
-        *,
-        level: str | None = None,
-        outcome: Outcome | None = None,
-        since: float | None = None,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[Event]:
-        """Return the newest ``limit`` events of the newest run, oldest first; ``level`` takes in what is below it."""
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
+        """Return the newest matching events of the newest run, oldest first."""
         with self._lock:
             operation = self._find(operation_id)
             if operation is None:
                 return []
             self._events.distribute()
             events = [*operation.items, *operation.failures]
-        return filter_events(events, level, outcome, since, upto, limit)
+        return filter_events(events, query)
 
-    def logs(
-        self,
-        operation_id: str,
-        *,
-        path: str | None = None,
-        severity: int = 0,
-        since: float | None = None,
-        after: int = 0,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[LogRecord]:
-        """Return kept log records of the newest run, oldest first; ``path`` takes in what is below it."""
+    def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
+        """Return the newest matching log records of the newest run, oldest first."""
         with self._lock:
             operation = self._find(operation_id)
             records = () if operation is None else self._logs.logs_of(operation)
-        return filter_logs(records, path, severity, since, after, upto, limit)
+        return filter_logs(records, query)
 
     def resources(
-        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
+        self, operation_id: str, query: ResourceQuery = ResourceQuery()
     ) -> Sequence[ResourceSample]:
-        """Return samples of this process taken while the newest run lasted, oldest first."""
+        """Return samples of this process that were made during the newest run, oldest first."""
         with self._lock:
             operation = self._find(operation_id)
             root = None if operation is None else operation.root
             samples = list(self._samples)
-        return filter_samples(samples, root, since, upto, limit)
+        return filter_samples(samples, root, query)
 
-    def previews(
-        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
-    ) -> Sequence[Preview]:
-        """Return the previews of the newest run, oldest first, the newest ``limit``; ``path`` takes in what is below it."""
+    def previews(self, operation_id: str, query: PreviewQuery = PreviewQuery()) -> Sequence[Preview]:
+        """Return the newest matching previews of the newest run, oldest first."""
         with self._lock:
             operation = self._find(operation_id)
             found = () if operation is None else self._previews.previews_of(operation)
-        return filter_previews(found, path, upto, limit)
+        return filter_previews(found, query)
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return a batch as far as this process knows it, or None."""
@@ -179,11 +157,11 @@ class LiveReader:
             members = self._batches.get(batch_id)
         return None if members is None else self._summarise_batch(members)
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         """Return the batches this process knows of, those that are not over first, then the newest first, then by id."""
         self._close_orphans()
         with self._lock:
-            found = self._batches.newest(after)[: max(0, limit)]
+            found = self._batches.newest(query.after)[: query.limit]
         return [self._summarise_batch(members) for members in found]
 
     def _summarise_batch(self, members: BatchState) -> BatchSnapshot:

@@ -19,6 +19,7 @@ from otel_progress.live.buffers import EventBuffer, LogBuffer, PreviewBuffer
 from otel_progress.live.estimation.tracker import EstimateTracker
 from otel_progress.live.estimation.trajectories import TrajectoryCache
 from otel_progress.live.interruptions import Interruptions
+from otel_progress.live.listener import NullListener, StoreListener
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.reader import LiveReader
 from otel_progress.live.resource_usage import UsageAccumulator
@@ -28,6 +29,7 @@ from otel_progress.model import Failure, Instance, MetadataValue, Outcome, Statu
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
 from otel_progress.redaction import redact_snapshot
+from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.text import truncate
 
 MAX_SAMPLES: Final = 3_600
@@ -40,11 +42,8 @@ REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
 class LiveStore(LiveReader):
     """All live levels of this process: a Reader, and the source of every batch.
 
-    ``clock`` is monotonic, ``now`` wall time, both in seconds; ``ids`` makes unique hexadecimal ids. The hooks are all called without
-    the lock: ``on_reject(reason, text)`` is told of what had to be refused and may raise, ``on_note(reason, text)`` of what was found
-    wrong later; ``on_begin(node)`` hears of operations, ``on_end(node)`` of levels, ``on_advance(node)`` of each one that is in a batch,
-    ``on_wake()`` that there is something to collect, ``on_event_dropped()``. ``has_trajectory_store`` says that somebody will
-    answer what past runs left (see ``Estimates.recall``).
+    ``clock`` is monotonic, ``now`` wall time, both in seconds; ``ids`` makes unique hexadecimal ids. ``listener`` receives
+    notifications, always without the lock. ``has_trajectory_store`` says that trajectories of past runs can be loaded.
     """
 
     def __init__(
@@ -55,20 +54,16 @@ class LiveStore(LiveReader):
         now: Callable[[], float] = time.time,
         ids: Callable[[], str] = lambda: secrets.token_hex(8),
         limits: Limits | None = None,
-        stall_after: float = 60.0,
+        stall_after: float = DEFAULT_STALL_AFTER_S,
         has_trajectory_store: bool = False,
+        listener: StoreListener | None = None,
     ) -> None:
         self.clock = clock
         self.now = now
         self.limits = limits or Limits()
-        self.on_reject: Callable[[str, str], None] = _ignore_rejection
-        self.on_note: Callable[[str, str], None] = _ignore_rejection
-        self.on_wake: Callable[[], None] = _ignore
-        self.on_begin: Callable[[Node], None] = _ignore_node
-        self.on_end: Callable[[Node], None] = _ignore_node
-        self.on_advance: Callable[[Node], None] = _ignore_node
-        self.on_event_dropped: Callable[[], None] = _ignore
-        self.on_previews_gone: Callable[[Sequence[str]], None] = _ignore_locations
+        self._listener: StoreListener = listener or NullListener()
+        self.notify_change: Callable[[], None] = self._listener.on_change
+        """The listener's method, bound once because every start of a level calls it."""
         self._ids = ids
         self._stall_after = stall_after
         self._has_trajectory_store = has_trajectory_store
@@ -100,7 +95,9 @@ class LiveStore(LiveReader):
         self._resend = False
 
     def _on_late_count(self) -> None:
-        self.on_reject("ended", "a unit was counted on a level that has ended; count before the end")
+        self._listener.on_rejection(
+            "ended", "a unit was counted on a level that has ended; count before the end"
+        )
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -122,15 +119,17 @@ class LiveStore(LiveReader):
             with self._lock:
                 node = self._open(parent, spec)
         except OpenRejected as refused:
-            self.on_reject(refused.reason, refused.text)  # without the lock: it logs, and may raise
+            self._listener.on_rejection(
+                refused.reason, refused.text
+            )  # without the lock: it logs, and may raise
             if not refused.can_rename:
                 return None
             with self._lock:
                 node = self._open(parent, spec, rename=True)
         try:
             if parent is None:
-                self.on_begin(node)
-            self.on_wake()
+                self._listener.on_operation_started(node)
+            self.notify_change()
         except BaseException as error:  # an interrupt, before anybody holds what began here
             self.close(node, Status.CANCELLED, message=type(error).__name__)
             raise
@@ -149,11 +148,11 @@ class LiveStore(LiveReader):
             with self._lock:
                 node = self._tree.open_stage(parent, spec, ended)
         except OpenRejected as refused:
-            self.on_reject(refused.reason, refused.text)
+            self._listener.on_rejection(refused.reason, refused.text)
             return None
         for each in ended:
-            self.on_end(each)
-        self.on_wake()
+            self._listener.on_level_ended(each)
+        self.notify_change()
         return node
 
     def close(
@@ -174,7 +173,7 @@ class LiveStore(LiveReader):
                 if node.spec.batch is not None:
                     self._batches.leave(node.spec.batch, node)
         for each in ended:
-            self.on_end(each)
+            self._listener.on_level_ended(each)
         if self._tree.notes:
             self._report_notes()
         return True
@@ -183,7 +182,7 @@ class LiveStore(LiveReader):
         with self._lock:
             notes, self._tree.notes = self._tree.notes, []
         for reason, text in notes:
-            self.on_note(reason, text)
+            self._listener.on_late_rejection(reason, text)
 
     def add_item(
         self,
@@ -195,13 +194,13 @@ class LiveStore(LiveReader):
     ) -> None:
         """Remember one unit of work; let it go, counted, when too many wait for the next tick. Takes no lock."""
         if not self._events.record(node, name, outcome, error, metadata, self.now()):
-            self.on_event_dropped()
+            self._listener.on_event_dropped()
 
     def add_log(self, node: Node, record: LogRecord) -> None:
         """Remember a log record of a level; let it go, counted, when too many wait for the next tick. Takes no lock."""
         if not self._logs.add(node, record):
-            self.on_event_dropped()
-        self.on_wake()
+            self._listener.on_event_dropped()
+        self.notify_change()
 
     def add_preview(self, node: Node, preview: Preview, gone: Sequence[Preview] = ()) -> None:
         """Remember a preview that was stored, and that others (without their location) made room for it."""
@@ -214,7 +213,7 @@ class LiveStore(LiveReader):
                 if root.status.finished:  # it is measured no more: who watches still hears of the number
                     operation.sequence = root.sequence = operation.sequence + 1
                     root.snapshot = None
-        self.on_wake()
+        self.notify_change()
 
     def add_sample(self, sample: ResourceSample) -> None:
         """Take a look at what this process uses: part of the use of every operation that is active now."""
@@ -232,20 +231,20 @@ class LiveStore(LiveReader):
             if id_ is None:
                 id_ = f"{type_}-{self._ids()[:8]}"
             self._batches.declare(id_, name, type_, total)
-        self.on_wake()
+        self.notify_change()
         return id_
 
     def set_batch_total(self, batch_id: str, total: int) -> None:
         """Say how many operations a batch has in all."""
         with self._lock:
             self._batches.set_total(batch_id, total)
-        self.on_wake()
+        self.notify_change()
 
     def close_batch(self, batch_id: str) -> None:
         """Say that no more operations of a batch come."""
         with self._lock:
             self._batches.close(batch_id)
-        self.on_wake()
+        self.notify_change()
 
     def request_cancel(self, operation_id: str, reason: str, *, run: str | None = None) -> bool:
         """Let the handles of the active run of this id know that it is asked to stop; False when there is none.
@@ -261,7 +260,7 @@ class LiveStore(LiveReader):
                 operation.cancel_requested_at = self.now()
                 if operation.root is not None:
                     operation.root.dirty = True
-        self.on_wake()
+        self.notify_change()
         return True
 
     def delete(self, operation_id: str) -> int:
@@ -272,7 +271,7 @@ class LiveStore(LiveReader):
             for operation in deleted:
                 self._logs.drop_operation(operation)
             locations = self._previews.drop_operations(deleted)
-        self.on_previews_gone(locations)
+        self._listener.on_previews_deleted(locations)
         return len(deleted)
 
     def _keep_ended(self, operation: Operation) -> None:
@@ -335,7 +334,7 @@ class LiveStore(LiveReader):
                 node.sent_sequence = node.sequence
                 snapshot = take_snapshot(node)
             snapshots.append(redact_snapshot(snapshot))
-            self.on_advance(node)
+            self._listener.on_level_collected(node)
         if self._tree.notes:
             self._report_notes()
         return ChangeSet(
@@ -396,19 +395,3 @@ def _is_evicted(node: Node) -> bool:
             return True
         here = here.parent
     return False
-
-
-def _ignore() -> None:
-    return None
-
-
-def _ignore_node(node: Node) -> None:
-    del node
-
-
-def _ignore_locations(locations: Sequence[str]) -> None:
-    del locations
-
-
-def _ignore_rejection(reason: str, text: str) -> None:
-    del reason, text

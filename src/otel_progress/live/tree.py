@@ -15,6 +15,8 @@ from otel_progress import semconv
 from otel_progress.live.node import Children, Node, Operation, Spec
 from otel_progress.live.snapshots import needs_update, update_figures
 from otel_progress.model import NO_METADATA, Number, Status
+from otel_progress.semconv import RejectionReason
+from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.stages import Stages
 from otel_progress.text import encode_segment
 
@@ -38,7 +40,7 @@ class Limits:
 class OpenRejected(Exception):  # noqa: N818 - a signal to the live store, never an error anybody sees
     """Something was not begun. ``can_rename`` says that it can be under another id, once the caller has been told."""
 
-    def __init__(self, reason: str, text: str, *, can_rename: bool = False) -> None:
+    def __init__(self, reason: RejectionReason, text: str, *, can_rename: bool = False) -> None:
         super().__init__(reason, text)
         self.reason = reason
         self.text = text
@@ -60,7 +62,7 @@ class Tree:
         now: Callable[[], float],
         ids: Callable[[], str],
         late: Callable[[], None],
-        stall_after: float = 60.0,
+        stall_after: float = DEFAULT_STALL_AFTER_S,
     ) -> None:
         self.active: dict[Node, None] = {}
         self.operations: dict[str, Operation] = {}
@@ -74,7 +76,7 @@ class Tree:
         self._ids = ids
         self._on_late_count = late
         self._stall_after = stall_after
-        self.notes: list[tuple[str, str]] = []
+        self.notes: list[tuple[RejectionReason, str]] = []
 
     # --- begin -------------------------------------------------------------------------------------------------
 

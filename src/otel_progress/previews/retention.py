@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from otel_progress.records import Preview
+from otel_progress.settings.defaults import DEFAULT_PREVIEW_BYTES, DEFAULT_PREVIEW_COUNT, DEFAULT_RETENTION_S
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """Of one operation: at most ``count`` previews of ``size`` bytes in all, none older than ``age`` seconds."""
 
-    count: int = 50
-    size: int = 16 * 1024 * 1024
-    age: float = 86_400.0
+    count: int = DEFAULT_PREVIEW_COUNT
+    size: int = DEFAULT_PREVIEW_BYTES
+    age: float = DEFAULT_RETENTION_S
 
 
 class PreviewRetention:

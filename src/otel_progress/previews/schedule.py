@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 At: TypeAlias = 'tuple[float, ...] | float | Literal["always"]'
 """Fractions (ascending, above 0 and at most 1), a number of seconds, or ``always``."""
-
-
-DEFAULT_AT: Final[tuple[float, ...]] = (0.25, 0.5, 0.75)
 
 
 def due(at: At, last: float | None, ratio: float | None, clock: float) -> float | None:

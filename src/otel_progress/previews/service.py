@@ -19,10 +19,11 @@ from otel_progress.previews.images import need_pillow
 from otel_progress.previews.media import RenderedPreview, address_of
 from otel_progress.previews.render import render_preview
 from otel_progress.previews.retention import Bounds, PreviewRetention
-from otel_progress.previews.schedule import DEFAULT_AT, At
+from otel_progress.previews.schedule import At
 from otel_progress.previews.stores.base import Store
 from otel_progress.previews.worker import Worker
 from otel_progress.records import Preview
+from otel_progress.settings.defaults import DEFAULT_PREVIEW_EDGE_PIXELS, DEFAULT_PREVIEW_RATIOS
 from otel_progress.text import escape_controls, truncate
 
 Outcome: TypeAlias = Literal["stored", "unchanged", "dropped", "refused", "failed"]
@@ -72,8 +73,8 @@ class PreviewContext:
 class PreviewSettings:
     """How previews are made, when (``at``), and how many are kept. ``edge`` is the longer side in pixels."""
 
-    at: At = DEFAULT_AT
-    edge: int = 512
+    at: At = DEFAULT_PREVIEW_RATIOS
+    edge: int = DEFAULT_PREVIEW_EDGE_PIXELS
     media_type: str = "image/png"
     bounds: Bounds = field(default_factory=Bounds)
 
@@ -112,9 +113,6 @@ class PreviewService:
         self._touch_at: float | None = None
         self._memory: list[bytearray] = []
         self._warm = False
-        renew = getattr(self.store, "renew", None)
-        if renew is not None:
-            renew()
 
     # --- the caller's thread -----------------------------------------------------------------------------------
 

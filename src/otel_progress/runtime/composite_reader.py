@@ -7,13 +7,22 @@ from contextlib import closing
 from operator import itemgetter
 from typing import TypeVar
 
-from otel_progress.batches import BatchCursor, cursor_of, cursor_sort_key
+from otel_progress.batches import cursor_of, cursor_sort_key
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ProgressError
 from otel_progress.live.store import LiveStore
-from otel_progress.model import Outcome
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import Controller, Reader, SizedStorage
+from otel_progress.protocols import (
+    BatchQuery,
+    Controller,
+    EventQuery,
+    HistoryQuery,
+    LogQuery,
+    PreviewQuery,
+    Reader,
+    ResourceQuery,
+    SizedStorage,
+)
 from otel_progress.records import LogRecord, Preview, ResourceSample
 
 T = TypeVar("T")
@@ -52,21 +61,12 @@ class CompositeReader:
         )
         return sorted((*live, *self._from_other_processes(kept)), key=_start, reverse=True)
 
-    def history(
-        self,
-        operation_type: str | None = None,
-        limit: int = 100,
-        *,
-        before: tuple[float, str] | None = None,
-        since: float | None = None,
-    ) -> Sequence[OperationSnapshot]:
-        """Return ended operations, the last one first, without their levels."""
-        live = self._store.history(operation_type, limit, before=before, since=since)
-        kept: Sequence[OperationSnapshot] = self._query_journal(
-            lambda journal: journal.history(operation_type, limit, before=before, since=since), ()
-        )
-        by_run = {operation.run: operation for operation in (*kept, *live)}
-        return sorted(by_run.values(), key=_end, reverse=True)[: max(0, limit)]
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
+        """Return ended operations without their levels, the last one first."""
+        live = self._store.history(query)
+        stored: Sequence[OperationSnapshot] = self._query_journal(lambda journal: journal.history(query), ())
+        by_run = {operation.run: operation for operation in (*stored, *live)}
+        return sorted(by_run.values(), key=_end, reverse=True)[: query.limit]
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield operations: first all active ones, then whatever changed, every ``interval`` seconds."""
@@ -98,87 +98,55 @@ class CompositeReader:
 
     # --- what belongs to one operation -------------------------------------------------------------------------
 
-    def events(
-        self,
-        operation_id: str,
-        *,
-        level: str | None = None,
-        outcome: Outcome | None = None,
-        since: float | None = None,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[Event]:
-        """Return the newest ``limit`` events of the newest run, oldest first."""
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
+        """Return the newest matching events of the newest run, oldest first."""
+        return self._merge_records(
+            operation_id, lambda reader: reader.events(operation_id, query), query.limit
+        )
 
-        def ask(reader: Reader) -> Sequence[Event]:
-            return reader.events(
-                operation_id, level=level, outcome=outcome, since=since, upto=upto, limit=limit
-            )
+    def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
+        """Return the newest matching log records of the newest run, oldest first."""
+        return self._merge_records(operation_id, lambda reader: reader.logs(operation_id, query), query.limit)
 
-        return self._numbered(operation_id, ask, limit)
+    def previews(self, operation_id: str, query: PreviewQuery = PreviewQuery()) -> Sequence[Preview]:
+        """Return the newest matching previews of the newest run, oldest first."""
+        return self._merge_records(
+            operation_id, lambda reader: reader.previews(operation_id, query), query.limit
+        )
 
-    def logs(
-        self,
-        operation_id: str,
-        *,
-        path: str | None = None,
-        severity: int = 0,
-        since: float | None = None,
-        after: int = 0,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[LogRecord]:
-        """Return log records of the newest run, oldest first."""
+    def resources(
+        self, operation_id: str, query: ResourceQuery = ResourceQuery()
+    ) -> Sequence[ResourceSample]:
+        """Return samples of the process that were made during the newest run, oldest first."""
+        live = self._store.resources(operation_id, query)
+        stored: Sequence[ResourceSample] = self._query_journal(
+            lambda journal: journal.resources(operation_id, query), ()
+        )
+        newest = self.get(operation_id) if stored else None
+        if newest is None:
+            return live
+        # The journal's newest run may precede the live one. Its samples are older than the live run's start.
+        by_clock = {sample.clock: sample for sample in (*stored, *live) if sample.at >= _start(newest)}
+        return [by_clock[clock] for clock in sorted(by_clock)][-query.limit :] if query.limit else []
 
-        def ask(reader: Reader) -> Sequence[LogRecord]:
-            return reader.logs(
-                operation_id, path=path, severity=severity, since=since, after=after, upto=upto, limit=limit
-            )
-
-        return self._numbered(operation_id, ask, limit)
-
-    def _numbered(
-        self, operation_id: str, ask: Callable[[Reader], Sequence[Numbered]], limit: int
+    def _merge_records(
+        self, operation_id: str, read: Callable[[Reader], Sequence[Numbered]], limit: int
     ) -> Sequence[Numbered]:
-        """Return numbered records of the newest run: the journal keeps more of them, the live store has the last ones."""
-        live: Sequence[Numbered] = ask(self._store)
-        kept: Sequence[Numbered] = self._query_journal(ask, ())
-        if not live and not kept:
+        """Merge the numbered records of the newest run.
+
+        The journal has more records than the live store, which has the newest ones.
+        """
+        live = read(self._store)
+        stored: Sequence[Numbered] = self._query_journal(read, ())
+        if not live and not stored:
             return ()
         newest = self.get(operation_id)
         by_number: dict[int, Numbered] = {}
-        for records in (kept, live):
+        for records in (stored, live):
             by_number.update(
                 {record.number: record for record in records if newest is None or record.run == newest.run}
             )
-        return [by_number[number] for number in sorted(by_number)][-limit:] if limit > 0 else ()
-
-    def resources(
-        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
-    ) -> Sequence[ResourceSample]:
-        """Return samples of the newest run's process taken while the run lasted, oldest first."""
-
-        def ask(reader: Reader) -> Sequence[ResourceSample]:
-            return reader.resources(operation_id, since=since, upto=upto, limit=limit)
-
-        live: Sequence[ResourceSample] = ask(self._store)
-        kept: Sequence[ResourceSample] = self._query_journal(ask, ())
-        newest = self.get(operation_id) if kept else None
-        if newest is None:
-            return live
-        # The journal's newest run may be an earlier one than the live one: its samples are older than that one's start.
-        by_clock = {sample.clock: sample for sample in (*kept, *live) if sample.at >= _start(newest)}
-        return [by_clock[clock] for clock in sorted(by_clock)][-limit:] if limit > 0 else []
-
-    def previews(
-        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
-    ) -> Sequence[Preview]:
-        """Return the stored previews of the newest run, oldest first."""
-
-        def ask(reader: Reader) -> Sequence[Preview]:
-            return reader.previews(operation_id, path=path, upto=upto, limit=limit)
-
-        return self._numbered(operation_id, ask, limit)
+        return [by_number[number] for number in sorted(by_number)][-limit:] if limit else ()
 
     # --- batches -----------------------------------------------------------------------------------------------
 
@@ -188,34 +156,37 @@ class CompositeReader:
             self._store.batch(batch_id), self._query_journal(lambda journal: journal.batch(batch_id), None)
         )
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
-        """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
-        live = {batch.id: batch for batch in self._store.batches(limit, after=after)}
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
+        """Return batches: unfinished ones first, then the newest first, then by id."""
+        live = {batch.id: batch for batch in self._store.batches(query)}
         listed: Sequence[BatchSnapshot] | None = self._query_journal(
-            lambda journal: journal.batches(limit, after=after), None
+            lambda journal: journal.batches(query), None
         )
         if listed is None:
             return list(live.values())
-        kept = {batch.id: batch for batch in listed}
-        found = []
-        for id_ in {
-            **live,
-            **kept,
-        }:  # what only one of them has here may stand elsewhere in the other, which may know more of it
-            known = kept.get(id_)
-            batch = (
-                self.batch(id_)
-                if known is None
-                else _more_complete(live.get(id_) or self._store.batch(id_), known)
-            )
-            if batch is not None:
-                found.append(
-                    (cursor_sort_key(cursor_of(batch, None if after is None else after.listed_at)), batch)
-                )
-        found.sort(key=itemgetter(0))
-        return [batch for rank, batch in found if after is None or rank > cursor_sort_key(after)][
-            : max(0, limit)
+        stored = {batch.id: batch for batch in listed}
+        merged = [self._merge_batch(id_, live.get(id_), stored.get(id_)) for id_ in {**live, **stored}]
+        listed_at = None if query.after is None else query.after.listed_at
+        ranked = [
+            (cursor_sort_key(cursor_of(batch, listed_at)), batch) for batch in merged if batch is not None
         ]
+        ranked.sort(key=itemgetter(0))
+        if query.after is not None:
+            last = cursor_sort_key(query.after)
+            ranked = [(rank, batch) for rank, batch in ranked if rank > last]
+        return [batch for _, batch in ranked[: query.limit]]
+
+    def _merge_batch(
+        self, batch_id: str, live: BatchSnapshot | None, stored: BatchSnapshot | None
+    ) -> BatchSnapshot | None:
+        """Return the more complete snapshot of a batch.
+
+        A batch that only one source lists may have another position in the other, which may know
+        more of its operations. So the other source is read too.
+        """
+        if stored is None:
+            return self.batch(batch_id)
+        return _more_complete(live or self._store.batch(batch_id), stored)
 
     # --- requests ----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from otel_progress.live.store import LiveStore
 from otel_progress.protocols import ChangeSet
 from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.runtime.threads import start_daemon_thread
+from otel_progress.settings.defaults import DEFAULT_TICK_S
 
 MAX_TIME_SHARE: Final = 0.09
 """The part of the time that collecting and writing may take: below the promised tenth, since threads cost more than they see."""
@@ -26,25 +27,30 @@ HEARTBEAT_S: Final = 1.0
 
 
 class Ticker:
-    """Ticks every ``interval`` seconds while ``store`` has something active. ``before`` is called ahead of
-    each collection, ``after`` with its batch; ``watching`` says that something may become active by itself."""
+    """Ticks every ``interval`` seconds while the store has an active level.
+
+    ``get_store`` returns the store, which may be created later than the ticker: the store's listener wakes the ticker.
+    ``before`` is called before each collection, ``after`` with its change set and the seconds it took.
+    ``watching`` returns True when a level may start without a call of ``wake``.
+    """
 
     def __init__(
         self,
-        store: LiveStore,
+        get_store: Callable[[], LiveStore],
         lanes: Sequence[SinkWorker],
         *,
-        interval: float = 0.1,
+        interval: float = DEFAULT_TICK_S,
         before: Callable[[], None] = lambda: None,
         watching: Callable[[], bool] = lambda: False,
         after: Callable[[ChangeSet, float], None] = lambda batch, seconds: None,
     ) -> None:
-        self._store = store
+        self._get_store = get_store
         self.lanes = lanes
         self._interval = interval
         self._before = before
         self._watching = watching
         self._after = after
+        self._in_background = True
         self.restart()
 
     def restart(self) -> None:
@@ -53,7 +59,7 @@ class Ticker:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self._asleep = True
+        self._asleep = self._in_background
         self._stop = threading.Event()
         self._beat_at = float("-inf")
 
@@ -64,6 +70,10 @@ class Ticker:
             if self._thread is None:
                 self._start()
             self._wake.set()
+
+    def set_background(self, enabled: bool) -> None:
+        """Allow or forbid ticks in the background. Tests forbid them and call ``tick()``."""
+        self._in_background = self._asleep = enabled
 
     def _start(self) -> None:
         with self._starting:
@@ -80,7 +90,7 @@ class Ticker:
         began = time.perf_counter()
         with self._turn:
             self._before()
-            batch = self._store.collect()
+            batch = self._get_store().collect()
             carries = has_changes(batch)
             beat = carries or batch.clock - self._beat_at >= HEARTBEAT_S
             if beat:
@@ -114,11 +124,15 @@ class Ticker:
                 self._stop.wait(self.pause(seconds))
 
     def _idle(self) -> bool:
-        return self._store.idle and not self._watching() and not any(lane.has_backlog for lane in self.lanes)
+        return (
+            self._get_store().idle
+            and not self._watching()
+            and not any(lane.has_backlog for lane in self.lanes)
+        )
 
     def _sleep(self) -> None:
         self._wake.clear()
-        self._asleep = True
+        self._asleep = self._in_background
         if (
             self._idle() and not self._stop.is_set()
         ):  # after saying so: a begin in between is seen here, or wakes us

@@ -20,7 +20,7 @@ from otel_progress.previews.stores.base import Store
 from otel_progress.protocols import Controller, Reader, SizedStorage
 from otel_progress.server import problems
 from otel_progress.server.api import add_endpoints
-from otel_progress.server.api.parameters import only_known_parameters
+from otel_progress.server.api.parameters import reject_unknown_parameters
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.middleware import SecurityMiddleware
 from otel_progress.server.reader_pool import ReaderPool
@@ -70,7 +70,7 @@ def create_app(
     counts = ServerCounters()
     size = reader.size_bytes if isinstance(reader, SizedStorage) else None
     collector = ProgressCollector(
-        reader, totals=totals, more=counts.read, public_url=public_url, journal_size=size
+        reader, totals=totals, extra=counts.read, public_url=public_url, journal_size=size
     )
     hub = Hub(reader, counts, limits=streams)
     services = AppState(
@@ -113,7 +113,7 @@ class _Application(FastAPI):
             # Requests for progress do not belong to the traced work.
             telemetry={"tracing": False, "metrics": False, "logs": False},
             lifespan=lifespan,
-            dependencies=[Depends(only_known_parameters)],
+            dependencies=[Depends(reject_unknown_parameters)],
         )
         self._services = services
 

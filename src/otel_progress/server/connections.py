@@ -13,6 +13,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from otel_progress.semconv import RefusalReason
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.settings import ConnectionLimits
 
@@ -35,13 +36,13 @@ def build_protocols(
 class _Deadline:
     """Timer that aborts a connection unless it is cancelled."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, abort: Callable[[str], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, abort: Callable[[RefusalReason], None]) -> None:
         self._loop = loop
         self._abort = abort
         self._timer: asyncio.TimerHandle | None = None
-        self.reason = ""
+        self.reason: RefusalReason | None = None
 
-    def arm(self, seconds: float, reason: str) -> None:
+    def arm(self, seconds: float, reason: RefusalReason) -> None:
         """Start the timer. A running timer for the same reason is not extended."""
         if self._timer is not None and self.reason == reason:
             return
@@ -49,7 +50,7 @@ class _Deadline:
         self.reason = reason
         self._timer = self._loop.call_later(seconds, self._abort, reason)
 
-    def handle_loss(self, reason: str, error: Exception | None, counts: ServerCounters) -> None:
+    def handle_loss(self, reason: RefusalReason, error: Exception | None, counts: ServerCounters) -> None:
         """Cancel the timer of a lost connection.
 
         Count a client that the operating system timed out.
@@ -128,7 +129,7 @@ class _Http(H11Protocol):
         else:
             self._reading.disarm()
 
-    def _abort(self, reason: str) -> None:
+    def _abort(self, reason: RefusalReason) -> None:
         if not self.transport.is_closing() or reason == "slow":
             self.counts.count_refusal(reason)
             self.transport.abort()
@@ -157,7 +158,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         self._writing.handle_loss("slow", exc, self.counts)
         super().connection_lost(exc)
 
-    def _abort(self, reason: str) -> None:
+    def _abort(self, reason: RefusalReason) -> None:
         self.counts.count_refusal(reason)
         self.transport.abort()
 

@@ -8,7 +8,7 @@ from threading import Lock
 
 from otel_progress import semconv
 from otel_progress.model import Number
-from otel_progress.semconv import Metric
+from otel_progress.semconv import Metric, RefusalReason, Transport
 
 
 class ServerCounters:
@@ -23,19 +23,19 @@ class ServerCounters:
             semconv.SERVER_REFUSED: Counter(),
         }
 
-    def count_clients(self, transport: str, change: int) -> None:
+    def count_clients(self, transport: Transport, change: int) -> None:
         """Count a client that connected (+1) or disconnected (-1)."""
         self._add(semconv.SERVER_CLIENTS, transport, change)
 
-    def count_sent(self, transport: str, number: int) -> None:
+    def count_sent(self, transport: Transport, number: int) -> None:
         """Count sent messages."""
         self._add(semconv.SERVER_MESSAGES, transport, number)
 
-    def count_coalesced(self, transport: str, number: int) -> None:
+    def count_coalesced(self, transport: Transport, number: int) -> None:
         """Count snapshots that a client did not receive because a newer one replaced them."""
         self._add(semconv.SERVER_COALESCED, transport, number)
 
-    def count_refusal(self, reason: str) -> None:
+    def count_refusal(self, reason: RefusalReason) -> None:
         """Count a refused request, connection or message.
 
         ``reason`` is a fixed word, never client text.

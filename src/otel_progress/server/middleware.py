@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.semconv import RefusalReason
 from otel_progress.server import security
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.problems import Problem, build_internal_problem, quote_text
@@ -136,7 +137,7 @@ class SecurityMiddleware:
         # The server answers 403. Browsers report no more than that to their pages.
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
 
-    def _find_refusal(self, scope: Scope) -> tuple[str, ASGIApp] | None:
+    def _find_refusal(self, scope: Scope) -> tuple[RefusalReason, ASGIApp] | None:
         """Return the reason to refuse a request and its response, or None."""
         settings, path = self._settings, security.mounted_path(scope)
         url_bytes = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from otel_progress.batches import BatchCursor, cursor_of
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import BatchQuery, Reader
 from otel_progress.records import LogRecord, Preview, ResourceSample
 from otel_progress.server.problems import Problem
 
@@ -194,7 +194,7 @@ def page_of_batches(
     Raises Problem (422) when the cursor is not valid for batches.
     """
     after = _read_batch_cursor(cursor) if cursor else None
-    batches = reader.batches(limit + 1, after=after)
+    batches = reader.batches(BatchQuery(limit + 1, after))
     page = batches[:limit]
     if len(batches) <= limit:
         return page, None
@@ -255,18 +255,18 @@ PREVIEWS: Final[Kind[Preview]] = Kind("previews", lambda preview: preview.number
 
 
 def page_of_records(
-    kind: Kind[R], query: Callable[[Any, int], Sequence[R]], run: str, limit: int, cursor: str | None
+    kind: Kind[R], fetch: Callable[[Any, int], Sequence[R]], run: str, limit: int, cursor: str | None
 ) -> tuple[Sequence[R], str | None]:
     """Return the page before ``cursor`` and the cursor of the next page, or None.
 
     Without ``cursor`` it is the page with the newest records.
 
-    ``query(max_position, max_records)`` returns the newest ``max_records`` records of the run up to
+    ``fetch(max_position, max_records)`` returns the newest ``max_records`` records of the run up to
     that position, oldest first. Raises Problem (422) when the cursor is not valid for this kind and
     run.
     """
     max_position, sent_count = _read_record_cursor(cursor, kind, run) if cursor else (None, 0)
-    records = query(max_position, limit + sent_count + 1)
+    records = fetch(max_position, limit + sent_count + 1)
     equal = sum(kind.get_position(record) == max_position for record in records) if sent_count else 0
     # Why: processes that share a run number their records independently. Several records may
     # have the same position, before and after a cursor.

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from otel_progress.errors import ConfigurationError
-from otel_progress.settings.parsing import DEFAULT_PORT, parse_token
+from otel_progress.settings.defaults import DEFAULT_HOST, DEFAULT_PORT
+from otel_progress.settings.parsing import parse_token
 from otel_progress.text import truncate
 
 MAX_ENDED: Final = 1_000
@@ -117,7 +118,7 @@ class ServerSettings:
     page. ``root_path`` is the prefix that a proxy removes.
     """
 
-    host: str = "127.0.0.1"
+    host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     token: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()

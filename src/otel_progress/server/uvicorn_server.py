@@ -30,7 +30,7 @@ from otel_progress.server.settings import (
     is_unspecified,
 )
 from otel_progress.server.streams.hub import Hub
-from otel_progress.settings.parsing import DEFAULT_PORT
+from otel_progress.settings.defaults import DEFAULT_HOST, DEFAULT_PORT, MAX_PORT
 
 if TYPE_CHECKING:
     from otel_progress.metrics.counters import Totals
@@ -67,7 +67,7 @@ class Server:
         self,
         reader: Reader,
         *,
-        host: str = "127.0.0.1",
+        host: str = DEFAULT_HOST,
         port: int = DEFAULT_PORT,
         token: str | None = None,
         controller: Controller | None = None,
@@ -255,7 +255,7 @@ def _check_address(host: str, port: object, *, has_access_control: bool) -> None
             "or allow public access (allow_public, --allow-public-without-token)."
         )
         raise ConfigurationError(msg)
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= MAX_PORT:
         msg = f"Invalid port {port!r}: expected an integer from 0 to 65535. Use 0 for any free port."
         raise ConfigurationError(msg)
 

@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from otel_progress.records import SEVERITIES
+from otel_progress.settings.defaults import MAX_PORT
 
 ConsoleMode: TypeAlias = Literal["auto"] | bool
 
@@ -25,12 +26,8 @@ RedactRule: TypeAlias = bool | Callable[[str, str], str]
 """Whether to redact secrets, or what to do with a key and a text after that."""
 
 
-PreviewAt: TypeAlias = "str | float | Sequence[float]"
+PreviewAt: TypeAlias = str | float | Sequence[float]
 """When to take previews: fractions, seconds, or ``always``."""
-
-
-DEFAULT_PORT: Final = 7764
-"""Port of the server unless told otherwise."""
 
 
 MIN_TOKEN: Final = 16
@@ -104,13 +101,13 @@ def parse_console(value: object) -> ConsoleMode:
 
 def parse_port(value: object) -> int:
     """Return a port; 0 stands for any free one."""
-    expected = "a port from 0 (any free one) to 65535"
+    expected = f"a port from 0 (any free one) to {MAX_PORT}"
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError(expected)
     if isinstance(value, str) and not re.fullmatch(r"\s*[0-9]{1,5}\s*", value):
         raise ValueError(expected)
     port = int(value)
-    if not 0 <= port <= 65535:
+    if not 0 <= port <= MAX_PORT:
         raise ValueError(expected)
     return port
 

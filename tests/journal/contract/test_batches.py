@@ -9,6 +9,7 @@ import pytest
 
 from otel_progress.journal import Journal
 from otel_progress.model import LevelSnapshot, Status
+from otel_progress.protocols import BatchQuery
 from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, resource_use, snapshot
 from tests.support.fake_time import FakeTime
 
@@ -111,8 +112,8 @@ def test_batches_that_are_not_over_come_first_then_the_newest(journal: Journal) 
     journal.write(batch(running, ended(operation_id="b", run="b", batch="done"), batches=infos))
     assert [found.id for found in journal.batches()] == ["open", "closing", "closed", "done"]
     assert [found.is_finished for found in journal.batches()] == [False, False, True, True]
-    assert [found.id for found in journal.batches(limit=1)] == ["open"]
-    assert list(journal.batches(limit=0)) == []
+    assert [found.id for found in journal.batches(BatchQuery(limit=1))] == ["open"]
+    assert list(journal.batches(BatchQuery(limit=0))) == []
 
 
 def test_lists_are_short_and_counts_are_whole(journal: Journal) -> None:

@@ -15,7 +15,7 @@ from otel_progress.journal import Journal
 from otel_progress.model import Eta, Failure, Outcome, Status
 from otel_progress.operations import Condition
 from otel_progress.processes import current_instance, this_host
-from otel_progress.protocols import Reader, Sink
+from otel_progress.protocols import EventQuery, HistoryQuery, Reader, Sink
 from tests.support.factories import CLOCK, WALL, batch, ended, event, instance, local_instance, snapshot
 from tests.support.fake_time import FakeTime
 
@@ -186,10 +186,10 @@ def test_active_and_history_are_apart_and_newest_first(journal: Journal) -> None
         journal.write(batch(done))
     assert [operation.operation_id for operation in journal.active()] == ["o1"]
     assert [operation.operation_id for operation in journal.history()] == ["o0", "o2", "o3"]
-    assert [operation.operation_id for operation in journal.history("type0")] == ["o0", "o2"]
-    assert [operation.operation_id for operation in journal.history(limit=1)] == ["o0"]
-    assert list(journal.history("type9")) == []
-    assert list(journal.history(limit=0)) == []
+    assert [operation.operation_id for operation in journal.history(HistoryQuery("type0"))] == ["o0", "o2"]
+    assert [operation.operation_id for operation in journal.history(HistoryQuery(limit=1))] == ["o0"]
+    assert list(journal.history(HistoryQuery("type9"))) == []
+    assert list(journal.history(HistoryQuery(limit=0))) == []
 
 
 def test_levels_of_another_process_wait_for_their_operation(open_another: Callable[..., Journal]) -> None:
@@ -223,16 +223,16 @@ def test_events_filter_by_level_outcome_and_time(journal: Journal) -> None:
     journal.write(batch(snapshot(), events=written))
 
     def numbers(**filters: object) -> list[int]:
-        return [item.number for item in journal.events("friday-42", **filters)]
+        return [item.number for item in journal.events("friday-42", EventQuery(**filters))]
 
     assert list(journal.events("friday-42")) == written
-    assert numbers(level="song:1") == [1, 2]
-    assert numbers(level="") == [1, 2, 3, 4]
+    assert numbers(path="song:1") == [1, 2]
+    assert numbers(path="") == [1, 2, 3, 4]
     assert numbers(outcome=Outcome.FAILED) == [2, 3]
     assert numbers(since=WALL + 3) == [3, 4]
     assert numbers(limit=2) == [3, 4]
     assert numbers(limit=0) == []
-    assert numbers(level="song:1", outcome=Outcome.FAILED, since=WALL) == [2]
+    assert numbers(path="song:1", outcome=Outcome.FAILED, since=WALL) == [2]
 
 
 def test_an_event_sent_twice_is_kept_once(journal: Journal) -> None:

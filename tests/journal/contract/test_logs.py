@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.sqlite.writer import MAX_LOGS_PER_LEVEL, MAX_LOGS_PER_OPERATION
+from otel_progress.protocols import EventQuery, HistoryQuery, LogQuery
 from otel_progress.records import LogRecord
 from tests.support.factories import WALL, batch, ended, instance, log, snapshot
 from tests.support.strategies import METADATA, PATH, REAL, TEXT
@@ -68,7 +69,7 @@ def test_records_filter_by_place_severity_time_and_number(journal: Journal) -> N
     journal.write(batch(snapshot(), logs=written))
 
     def numbers(**filters: object) -> list[int]:
-        return [record.number for record in journal.logs("friday-42", **filters)]
+        return [record.number for record in journal.logs("friday-42", LogQuery(**filters))]
 
     assert list(journal.logs("friday-42")) == written
     assert numbers(path="song:1") == [1, 2]
@@ -112,7 +113,7 @@ def test_a_level_keeps_its_newest_records(journal: Journal, at_once: bool) -> No
     journal.write(batch(snapshot(), logs=[log(1, "song:2")]))
     for start in range(0, len(records), len(records) if at_once else 100):
         journal.write(batch(logs=records[start:] if at_once else records[start : start + 100]))
-    kept = [record.number for record in journal.logs("friday-42", limit=100_000)]
+    kept = [record.number for record in journal.logs("friday-42", LogQuery(limit=100_000))]
     assert kept == [1, *range(302, MAX_LOGS_PER_LEVEL + 302)]
 
 
@@ -124,7 +125,7 @@ def test_an_operation_keeps_its_newest_records(journal: Journal) -> None:
     )
     for start in range(0, len(records), 2_500):
         journal.write(batch(logs=records[start : start + 2_500]))
-    kept = [record.number for record in journal.logs("friday-42", limit=100_000)]
+    kept = [record.number for record in journal.logs("friday-42", LogQuery(limit=100_000))]
     assert kept == list(range(1_001, MAX_LOGS_PER_OPERATION + 1_001))
     assert len(journal.logs("o2")) == 1
 
@@ -149,8 +150,17 @@ def test_a_question_with_half_a_pair_finds_nothing(journal: Journal) -> None:
     """An id, a path or a type that no database can hold is like one that nobody has."""
     journal.write(batch(snapshot(), logs=[log(1)]))
     half = "\ud800"
-    assert list(journal.logs("friday-42", path=half)) == list(journal.events("friday-42", level=half)) == []
-    assert list(journal.logs(half)) == list(journal.history(half)) == list(journal.resources(half)) == []
+    assert (
+        list(journal.logs("friday-42", LogQuery(path=half)))
+        == list(journal.events("friday-42", EventQuery(path=half)))
+        == []
+    )
+    assert (
+        list(journal.logs(half))
+        == list(journal.history(HistoryQuery(half)))
+        == list(journal.resources(half))
+        == []
+    )
     assert (
         journal.get(half),
         journal.batch(half),

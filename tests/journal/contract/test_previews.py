@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_progress.journal import Journal
-from otel_progress.journal.sqlite import previews
+from otel_progress.journal.sqlite.limits import JournalLimits
+from otel_progress.protocols import PreviewQuery
 from otel_progress.records import Preview
 from tests.support.factories import batch, ended, instance, preview, snapshot
 from tests.support.fake_time import FakeTime
@@ -30,9 +31,11 @@ def test_previews_come_back_oldest_first(journal: Journal) -> None:
     journal.write(batch(snapshot(previews=4), previews=found[:2]))
     journal.write(batch(previews=found[2:]))
     assert list(journal.previews("friday-42")) == found
-    assert numbers(journal.previews("friday-42", limit=2)) == [3, 4]
-    assert numbers(journal.previews("friday-42", path="song:1")) == [2, 3]
-    assert list(journal.previews("friday-42", limit=0)) == list(journal.previews("nobody")) == []
+    assert numbers(journal.previews("friday-42", PreviewQuery(limit=2))) == [3, 4]
+    assert numbers(journal.previews("friday-42", PreviewQuery(path="song:1"))) == [2, 3]
+    assert (
+        list(journal.previews("friday-42", PreviewQuery(limit=0))) == list(journal.previews("nobody")) == []
+    )
 
 
 def test_only_the_newest_run_is_shown(journal: Journal) -> None:
@@ -102,24 +105,20 @@ def test_previews_go_with_their_operation_after_its_time(open_another: Opener, f
     assert numbers(journal.previews("friday-42")) == [1]
 
 
-def test_very_many_are_deleted_over_many_transactions(
-    open_another: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_very_many_are_deleted_over_many_transactions(open_another: Opener) -> None:
     """Deleting takes some rows at a time, and still tells each location once."""
-    monkeypatch.setattr("otel_progress.journal.sqlite.journal.ROWS_A_PASS", 50)
     told: list[str] = []
-    journal = open_another(on_deleted=told.extend)
+    journal = open_another(on_deleted=told.extend, limits=JournalLimits(rows_per_pass=50))
     found = [preview(number) for number in range(1, 201)]
     journal.write(batch(ended(), previews=found))
     assert journal.delete("friday-42") == 1
     assert sorted(told) == sorted(one.location for one in found)
 
 
-def test_an_operation_keeps_its_newest(open_another: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operation_keeps_its_newest(open_another: Opener) -> None:
     """Whoever stores without end loses the oldest, and is told where they were."""
-    monkeypatch.setattr(previews, "PREVIEWS_AN_OPERATION", 10)
     told: list[str] = []
-    journal = open_another(on_deleted=told.extend)
+    journal = open_another(on_deleted=told.extend, limits=JournalLimits(previews_per_operation=10))
     for start in range(1, 26, 5):
         journal.write(batch(snapshot(), previews=[preview(start + number) for number in range(5)]))
     assert numbers(journal.previews("friday-42")) == list(range(16, 26))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.sqlite.writer import MAX_SAMPLES_PER_INSTANCE
+from otel_progress.protocols import ResourceQuery
 from otel_progress.records import ResourceSample, ResourceUse
 from tests.support.factories import CLOCK, WALL, batch, ended, instance, resource_use, sample, snapshot
 from tests.support.strategies import COUNT, REAL
@@ -50,7 +51,7 @@ def test_samples_are_those_of_the_time_an_operation_ran(journal: Journal) -> Non
     journal.write(batch(snapshot(run="r2", operation_id="o2", started_clock=CLOCK + 75)))
 
     def clocks(operation_id: str, **filters: object) -> list[float]:
-        return [one.clock - CLOCK for one in journal.resources(operation_id, **filters)]
+        return [one.clock - CLOCK for one in journal.resources(operation_id, ResourceQuery(**filters))]
 
     assert clocks("friday-42") == [20, 30, 40, 50, 60]
     assert clocks("o2") == [80, 90]
@@ -64,7 +65,7 @@ def test_a_process_keeps_its_newest_samples(journal: Journal) -> None:
     journal.write(batch(snapshot(), sample=sample(0)))
     for second in (*range(MAX_SAMPLES_PER_INSTANCE + 5), MAX_SAMPLES_PER_INSTANCE + 4):
         journal.write(batch(sample=sample(second)))
-    clocks = [one.clock - CLOCK for one in journal.resources("friday-42", limit=100_000)]
+    clocks = [one.clock - CLOCK for one in journal.resources("friday-42", ResourceQuery(limit=100_000))]
     assert clocks == list(range(5, MAX_SAMPLES_PER_INSTANCE + 5))
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_progress.journal import Journal
-from otel_progress.journal.sqlite import trajectories as lessons
+from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.trajectories import MAX_POINTS
 from otel_progress.protocols import TrajectorySource
 from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
@@ -111,10 +111,10 @@ def test_deleting_forgets_the_lessons_of_all_runs(journal: Journal) -> None:
 
 
 def test_the_table_is_bounded_and_what_learned_nothing_goes_first(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    open_another: Callable[..., Journal],
 ) -> None:
     """With keys without end those under which nothing was learned for the longest time go."""
-    monkeypatch.setattr(lessons, "MAX_TRAJECTORIES", 10)
+    journal = open_another(limits=JournalLimits(trajectories=10))
     for number in range(14):
         taught(journal, lesson(f"r{number}", 1.0 + number, history_key(eta_key=str(number % 12))))
     kept = {key: durations(journal, history_key(eta_key=str(key))) for key in range(12)}

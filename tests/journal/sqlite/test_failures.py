@@ -16,16 +16,16 @@ import pytest
 
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
-from otel_progress.journal.sqlite import connection as forking
+from otel_progress.journal.sqlite.limits import JournalLimits
 from tests.support.factories import WALL, batch, event, snapshot
 from tests.support.fake_time import FakeTime
-from tests.support.journal_processes import run
+from tests.support.journal_processes import PATIENT, run
 
 
 @pytest.fixture
 def journal(path: Path) -> Iterator[SqliteJournal]:
     """A journal that holds one operation at sequence 1."""
-    journal = SqliteJournal(path, now=lambda: WALL)
+    journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
     journal.write(batch(snapshot(), snapshot("song:1")))
     yield journal
     journal.close()
@@ -38,10 +38,9 @@ def _sequence(journal: SqliteJournal) -> int:
 
 
 @pytest.mark.usefixtures("journal")
-def test_a_lock_is_waited_for_then_told_then_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_is_waited_for_then_told_then_forgotten(path: Path) -> None:
     """While another process holds the file a write fails with the reason, readers still answer, and afterwards writes go on."""
-    monkeypatch.setattr(forking, "BUSY_TIMEOUT_S", 0.05)
-    impatient = SqliteJournal(path, now=lambda: WALL)
+    impatient = SqliteJournal(path, limits=JournalLimits(busy_timeout_s=0.05), now=lambda: WALL)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     for number in (2, 3):
@@ -78,7 +77,7 @@ def test_a_file_removed_while_open_is_told_once_and_made_anew(
     journal: SqliteJournal, path: Path, replacement: str | None
 ) -> None:
     """The first write after that fails, so that the worker sends everything again; readers find the new file."""
-    reader = SqliteJournal(path, read_only=True)
+    reader = SqliteJournal(path, limits=PATIENT, read_only=True)
     assert _sequence(reader) == 1
     for name in path.parent.iterdir():
         name.unlink()
@@ -96,7 +95,9 @@ def test_a_file_removed_while_open_is_told_once_and_made_anew(
 
 def test_a_watch_goes_on_in_the_new_file(journal: SqliteJournal, path: Path, fake_time: FakeTime) -> None:
     """Who watches sees an empty change while there is no file, and then what the new one holds."""
-    watch = SqliteJournal(path, read_only=True, now=lambda: WALL, sleep=fake_time.sleep).watch()
+    watch = SqliteJournal(
+        path, limits=PATIENT, read_only=True, now=lambda: WALL, sleep=fake_time.sleep
+    ).watch()
     assert len(next(watch)) == 1
     for name in path.parent.iterdir():
         name.unlink()
@@ -110,7 +111,7 @@ def test_a_watch_goes_on_in_the_new_file(journal: SqliteJournal, path: Path, fak
 
 def test_a_damaged_file_is_named_and_kept(path: Path) -> None:
     """Garbage in the middle of the file is told with the fix, nothing is deleted, and moving the file away helps."""
-    journal = SqliteJournal(path, now=lambda: WALL)
+    journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
     journal.write(batch(snapshot(), *(snapshot(f"song:{n}", message="x" * 500) for n in range(300))))
     journal.close()
     size = path.stat().st_size
@@ -169,11 +170,11 @@ from pathlib import Path
 from tests.support.factories import WALL, batch, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
-from otel_progress.journal.sqlite import connection as forking
+from tests.support.journal_processes import PATIENT
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-journal = SqliteJournal(path, now=lambda: WALL)  # by a later one retention would take away what is written here
+journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)  # by a later one retention would take away what is written here
 journal.write(batch(snapshot()))
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

@@ -16,6 +16,7 @@ from otel_progress import codec
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite import schema
 from otel_progress.model import Eta, LevelSnapshot, Status
+from otel_progress.protocols import HistoryQuery
 from tests.support.factories import (
     CLOCK,
     WALL,
@@ -29,7 +30,7 @@ from tests.support.factories import (
     preview,
     snapshot,
 )
-from tests.support.journal_processes import run
+from tests.support.journal_processes import PATIENT, run
 
 OLD_STATE: Final = (
     "sequence", "current", "ratio", "message", "observed_at", "observed_clock", "advanced_at", "advanced_clock", "longest_gap_s",
@@ -101,7 +102,7 @@ def _old_state(level: LevelSnapshot) -> list[object]:
 def test_a_file_of_an_earlier_version_is_read(path: Path, version: int, read_only: bool) -> None:
     """Everything in it comes out, also for who only reads; new questions have empty answers."""
     _older(path, version)
-    journal = SqliteJournal(path, read_only=read_only, now=lambda: WALL, clock=lambda: CLOCK)
+    journal = SqliteJournal(path, limits=PATIENT, read_only=read_only, now=lambda: WALL, clock=lambda: CLOCK)
     found = journal.get("friday-42")
     assert found is not None
     eta = Eta(30.0, 20.0, 50.0, "estimated", "rate", 0, 5000.0)
@@ -109,7 +110,7 @@ def test_a_file_of_an_earlier_version_is_read(path: Path, version: int, read_onl
     assert found.levels == (snapshot("song:1", sequence=3, current=2, stall_after_s=60.0, eta=eta),)
     assert (found.resources, found.cancel_requested_at) == (None, None)
     assert [operation.run for operation in journal.history()] == ["r3", "r2"]
-    assert journal.history("setlist")[0].status is Status.COMPLETED
+    assert journal.history(HistoryQuery("setlist"))[0].status is Status.COMPLETED
     assert list(journal.events("friday-42")) == [event(1)]
     assert (
         list(journal.logs("friday-42"))
@@ -125,7 +126,7 @@ def test_a_file_of_an_earlier_version_is_read(path: Path, version: int, read_onl
 def test_work_goes_on_in_a_file_of_an_earlier_version(path: Path, version: int) -> None:
     """A worker that was upgraded writes to it as to any other, and what ended before can be deleted."""
     _older(path, version)
-    journal = SqliteJournal(path, now=lambda: WALL, clock=lambda: CLOCK)
+    journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL, clock=lambda: CLOCK)
     root = ended(sequence=9, batch="b", stall_after_s=7.0, paused_s=3.0, previews=1)
     told = {
         "logs": [log(1)],
@@ -153,7 +154,7 @@ def test_a_worker_of_an_earlier_version_goes_on_meanwhile(path: Path, version: i
     _older(path, version)
     old = sqlite3.connect(path, isolation_level=None)
     assert old.execute("PRAGMA user_version").fetchone() == (version,)
-    journal = SqliteJournal(path, read_only=True, now=lambda: WALL, clock=lambda: CLOCK)
+    journal = SqliteJournal(path, limits=PATIENT, read_only=True, now=lambda: WALL, clock=lambda: CLOCK)
     assert len(journal.active()) == 1
     old.execute("BEGIN IMMEDIATE")
     moved = _old_state(snapshot(sequence=6, current=4))[:9]
@@ -185,9 +186,10 @@ import os, sys
 from pathlib import Path
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
+from tests.support.journal_processes import PATIENT
 os.setuid(65534)
 try:
-    SqliteJournal(Path(sys.argv[1]), read_only=True).check()
+    SqliteJournal(Path(sys.argv[1]), limits=PATIENT, read_only=True).check()
 except JournalError as exc:
     print(exc)
 """

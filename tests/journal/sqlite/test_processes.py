@@ -17,7 +17,15 @@ import pytest
 
 from otel_progress.journal import SqliteJournal
 from tests.support.factories import WALL, batch, event, snapshot
-from tests.support.journal_processes import WRITE_AS_TOLD, WRITE_UNTIL_KILLED, hear, run, running, tell
+from tests.support.journal_processes import (
+    PATIENT,
+    WRITE_AS_TOLD,
+    WRITE_UNTIL_KILLED,
+    hear,
+    run,
+    running,
+    tell,
+)
 
 
 @pytest.mark.process
@@ -26,7 +34,7 @@ def test_writers_at_once_lose_nothing_and_readers_never_wait(path: Path) -> None
     with ExitStack() as stack:
         processes = [stack.enter_context(running(WRITE_AS_TOLD, path, f"p{n}")) for n in range(4)]
         _write_all(processes, 1)
-        reader = SqliteJournal(path, read_only=True, now=lambda: WALL)
+        reader = SqliteJournal(path, limits=PATIENT, read_only=True, now=lambda: WALL)
         stack.callback(reader.close)
 
         def look() -> None:
@@ -60,8 +68,9 @@ import itertools, sys
 from pathlib import Path
 from tests.support.factories import WALL, batch, batch_info, ended, instance, log, sample, snapshot
 from otel_progress.journal import SqliteJournal
+from tests.support.journal_processes import PATIENT
 
-journal = SqliteJournal(Path(sys.argv[1]), now=lambda: WALL)
+journal = SqliteJournal(Path(sys.argv[1]), limits=PATIENT, now=lambda: WALL)
 me = instance("worker")
 cancelled, sequence = [], itertools.count(1)
 journal.write(batch(instance=me, batches=[batch_info("all", total=30)]))
@@ -86,7 +95,10 @@ journal.close()
 @pytest.mark.process
 def test_cancelling_and_deleting_while_a_worker_writes(path: Path) -> None:
     """Another process cancels each run and deletes ended ones at once; the worker notices the one, not the other."""
-    with running(_WORK_ON, path) as worker, closing(SqliteJournal(path, now=lambda: WALL)) as journal:
+    with (
+        running(_WORK_ON, path) as worker,
+        closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal,
+    ):
         deleted = 0
         while worker.poll() is None:
             for number in range(3):
@@ -125,7 +137,7 @@ def test_a_killed_worker_loses_no_batch_and_breaks_nothing(path: Path) -> None:
             while (line := hear(process)) != "over":
                 taken = int(line)
             _assert_sound(path)
-            with closing(SqliteJournal(path, read_only=True)) as reader:
+            with closing(SqliteJournal(path, limits=PATIENT, read_only=True)) as reader:
                 found = reader.get(name)
                 assert found is not None
                 assert found.root.sequence in {taken, taken + 1}
@@ -142,9 +154,10 @@ from tests.support.factories import WALL, batch, event, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite import connection as forking
+from tests.support.journal_processes import PATIENT
 
 path = Path(sys.argv[1])
-journal = SqliteJournal(path, now=lambda: WALL)
+journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
 journal.write(batch(snapshot()))
 warnings.filterwarnings("ignore", "This process")  # forking with threads is what is tested
 
@@ -293,7 +306,6 @@ import subprocess, threading, time
 hold = "import sqlite3, sys; one = sqlite3.connect(sys.argv[1]); one.execute('BEGIN IMMEDIATE'); print(flush=True); input()"
 other = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 other.stdout.readline()
-forking.BUSY_TIMEOUT_S = 60.0
 errors = []
 
 def write():
@@ -362,7 +374,7 @@ def test_no_connection_crosses_a_fork(path: Path, program: str) -> None:
 
 def test_threads_share_a_journal(path: Path) -> None:
     """Readers ask from any thread while the ticker writes."""
-    journal = SqliteJournal(path, now=lambda: WALL)
+    journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
     journal.write(batch(snapshot()))
     trouble: list[BaseException] = []
 

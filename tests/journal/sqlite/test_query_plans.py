@@ -36,7 +36,14 @@ def test_an_idle_watch_asks_for_the_version_only(path: Path, fake_time: FakeTime
     """Looking fifty times a second is cheap: nothing is read until something was written, or half a second has passed."""
     journal = SqliteJournal(path, now=fake_time.read_now, clock=fake_time.read_clock)
     journal.write(batch(snapshot()))
-    watcher = Watcher(path, lambda: ReadTime(fake_time.now, fake_time.clock), read_only=True, levels=False)
+    watcher = Watcher(
+        path,
+        lambda: ReadTime(fake_time.now, fake_time.clock),
+        read_only=True,
+        missing_ok=False,
+        levels=False,
+        busy_timeout_s=2.0,
+    )
     watch = watcher.follow(0.02, fake_time.sleep)
     next(watch)
     with _asked(watcher._handle) as asked:

@@ -9,7 +9,9 @@ import pytest
 
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite import retention
+from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.processes import current_instance
+from otel_progress.protocols import EventQuery
 from tests.support.factories import WALL, batch, ended, event, instance, snapshot
 from tests.support.fake_time import FakeTime
 
@@ -114,19 +116,16 @@ def test_one_endless_operation_keeps_its_newest_events(path: Path, fake_time: Fa
         fake_time.pass_(2.0)
         journal.write(batch(instance=me, events=[event(start + n, name="x" * 100) for n in range(500)]))
     assert path.stat().st_size < 1.5 * MIB
-    kept = [item.number for item in journal.events("friday-42", limit=100_000)]
+    kept = [item.number for item in journal.events("friday-42", EventQuery(limit=100_000))]
     assert kept == list(range(30_000 - len(kept), 30_000))
-    assert len(kept) >= retention.KEPT_EVENTS
+    assert len(kept) >= retention.KEPT_RECORDS_PER_OPERATION
     assert journal.dropped == 30_000 - len(kept)
     journal.close()
 
 
-def test_a_pass_is_bounded_and_goes_on(
-    path: Path, fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pass_is_bounded_and_goes_on(path: Path, fake_time: FakeTime) -> None:
     """Deleting very much is spread over many ticks."""
-    monkeypatch.setattr(retention, "ROWS_A_PASS", 100)
-    journal = _open(path, fake_time, retention_s=60.0)
+    journal = _open(path, fake_time, retention_s=60.0, limits=JournalLimits(rows_per_pass=100))
     journal.write(
         batch(ended(), *(ended(f"song:{n}") for n in range(250)), events=[event(n) for n in range(450)])
     )
@@ -135,7 +134,7 @@ def test_a_pass_is_bounded_and_goes_on(
     for _ in range(9):
         journal.write(batch(at=fake_time.now))
         left.append(sum(_rows(journal)[table] for table in ("levels", "events")))
-        fake_time.pass_(retention.AGAIN_S)
+        fake_time.pass_(retention.BUSY_INTERVAL_S)
     assert left == sorted(left, reverse=True)
     assert max(before - after for before, after in zip([701, *left], left, strict=False)) <= 101
     assert _rows(journal) == {"operations": 0, "levels": 0, "states": 0, "events": 0, "instances": 1}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite import retention
+from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.processes import current_instance
+from otel_progress.protocols import HistoryQuery, LogQuery
 from tests.support.factories import (
     WALL,
     batch,
@@ -93,12 +93,9 @@ def test_a_batch_outlives_its_operations_with_its_counts(path: Path, fake_time: 
     journal.close()
 
 
-def test_the_counts_are_right_at_every_moment_of_a_long_deletion(
-    path: Path, fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_counts_are_right_at_every_moment_of_a_long_deletion(path: Path, fake_time: FakeTime) -> None:
     """Deleting is spread over many passes; in none of them is an operation missing or counted twice."""
-    monkeypatch.setattr(retention, "ROWS_A_PASS", 25)
-    journal = _open(path, fake_time, retention_s=60.0)
+    journal = _open(path, fake_time, retention_s=60.0, limits=JournalLimits(rows_per_pass=25))
     roots = [_in_batch(number, WALL + number / 10) for number in range(150)]
     running = snapshot(operation_id="long", run="long", batch="thumbnails")
     me = replace(current_instance("tests"), id="instance-1")
@@ -106,12 +103,12 @@ def test_the_counts_are_right_at_every_moment_of_a_long_deletion(
     fake_time.pass_(3600.0)
     kept = []
     for _ in range(20):
-        _tick(journal, fake_time, retention.AGAIN_S)
+        _tick(journal, fake_time, retention.BUSY_INTERVAL_S)
         found = journal.batch("thumbnails")
         assert found is not None
         assert found.counts[Status.COMPLETED] == 150
         assert found.throughput is not None
-        kept.append(len(journal.history(limit=1000)))
+        kept.append(len(journal.history(HistoryQuery(limit=1000))))
     assert kept[0] > kept[1] > kept[5]
     assert kept[-1] == 0
     journal.close()
@@ -143,8 +140,8 @@ def test_logs_and_samples_keep_within_the_size_of_the_file(path: Path, fake_time
         ]
         journal.write(batch(instance=me, at=fake_time.now, logs=records))
         assert path.stat().st_size < 1.5 * MIB
-    kept = [record.number for record in journal.logs("friday-42", limit=100_000)]
-    assert len(kept) >= retention.KEPT_EVENTS
+    kept = [record.number for record in journal.logs("friday-42", LogQuery(limit=100_000))]
+    assert len(kept) >= retention.KEPT_RECORDS_PER_OPERATION
     assert kept == list(range(kept[0], 9_001))
     assert journal.dropped == 9_000 - len(kept)
     assert _count(journal, "samples", "instances") == [0, 1]

@@ -35,7 +35,7 @@ def run(
             recorder.clock.advance(seconds)
             op.increment()
             recorder.tick()
-    return recorder.runtime.store.collect().trajectories
+    return recorder.runtime._store.collect().trajectories
 
 
 def test_a_run_that_completed_teaches(recorder: Recorder) -> None:
@@ -62,7 +62,7 @@ def test_levels_teach_by_their_shape(recorder: Recorder) -> None:
                         recorder.clock.advance(1.0 + number)
                         song.increment()
                         recorder.tick()
-    lessons = recorder.runtime.store.collect().trajectories
+    lessons = recorder.runtime._store.collect().trajectories
     by_level: dict[str, list[float]] = {}
     for lesson in lessons:
         by_level.setdefault(lesson.key.level, []).append(lesson.trajectory.duration_s)
@@ -89,8 +89,10 @@ def test_other_runs_do_not_teach(recorder: Recorder, end: str) -> None:
         op.complete()
     else:
         {"fail": lambda: op.fail("no"), "cancel": op.cancel, "skip": op.skip}[end]()
-    assert recorder.runtime.store.collect().trajectories == []
-    assert recorder.runtime.store.estimates.trajectories.history(TrajectoryKey("job", "", host_class())) == ()
+    assert recorder.runtime._store.collect().trajectories == []
+    assert (
+        recorder.runtime._store.estimates.trajectories.history(TrajectoryKey("job", "", host_class())) == ()
+    )
 
 
 def test_levels_that_did_not_complete_do_not_teach(recorder: Recorder) -> None:
@@ -102,7 +104,7 @@ def test_levels_that_did_not_complete_do_not_teach(recorder: Recorder) -> None:
             recorder.clock.advance(2.0)
             level.fail("no") if status is Status.FAILED else level.complete()
             recorder.tick()
-    lessons = recorder.runtime.store.collect().trajectories
+    lessons = recorder.runtime._store.collect().trajectories
     assert sorted(lesson.key.level for lesson in lessons) == ["", "x"]
 
 
@@ -110,7 +112,7 @@ def test_a_run_between_two_ticks_teaches_its_length(recorder: Recorder) -> None:
     """An operation that no tick saw running has no curve, but a length."""
     with progress.operation("job"):
         recorder.clock.advance(0.05)
-    (lesson,) = recorder.runtime.store.collect().trajectories
+    (lesson,) = recorder.runtime._store.collect().trajectories
     assert lesson.trajectory == Trajectory(0.05, (), {})
 
 
@@ -199,7 +201,7 @@ class _Journal:
 @pytest.fixture
 def store(recorder: Recorder) -> LiveStore:
     """Return a live store that has a journal to ask."""
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     store._has_trajectory_store = True
     store.restart(store.instance)
     return store
@@ -332,7 +334,7 @@ def test_lessons_of_one_run_are_bounded(recorder: Recorder) -> None:
                 recorder.tick()
                 recorder.clock.advance(1.0)
             recorder.tick()
-    lessons = recorder.runtime.store.collect().trajectories
+    lessons = recorder.runtime._store.collect().trajectories
     levels = [lesson.key.level for lesson in lessons]
     assert len(set(levels)) == 65
     assert levels.count("kind0") == MAX_TRAJECTORIES_PER_KEY
@@ -355,7 +357,7 @@ def test_buckets(recorder: Recorder, given: object, kept: str | None) -> None:
         recorder.clock.advance(1.0)
 
     work()
-    (lesson,) = recorder.runtime.store.collect().trajectories
+    (lesson,) = recorder.runtime._store.collect().trajectories
     assert lesson.key.eta_key == kept if kept is not None else 0 < len(lesson.key.eta_key) <= 256
 
 
@@ -364,9 +366,9 @@ def test_bad_buckets(lenient: Recorder, given: object) -> None:
     """What is no bucket is counted and left out; the operation runs."""
     with progress.batch("b") as batch, batch.operation("job", eta_key=given) as op:  # type: ignore[arg-type]
         assert op.recording
-    (lesson,) = lenient.runtime.store.collect().trajectories
+    (lesson,) = lenient.runtime._store.collect().trajectories
     assert lesson.key.eta_key == ""
-    assert lenient.runtime.totals.read().counters[semconv.UPDATES_REJECTED] == {("eta_key",): 1}
+    assert lenient.runtime._totals.read().counters[semconv.UPDATES_REJECTED] == {("eta_key",): 1}
 
 
 def test_gaps_of_the_past() -> None:

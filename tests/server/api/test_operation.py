@@ -111,7 +111,7 @@ def test_events_are_filtered_by_outcome_path_and_time(client: Any) -> None:
     assert [event["number"] for event in client.json(f"{url}?outcome=failed")["events"]] == [2]
     assert [event["number"] for event in client.json(f"{url}?limit=1")["events"]] == [2]
     assert [event["number"] for event in client.json(url, params={"since": str(WALL + 2)})["events"]] == [2]
-    assert client.json(url, params={"level": VERSE})["events"] == []
+    assert client.json(url, params={"path": VERSE})["events"] == []
 
 
 def test_logs_are_filtered_and_continued_after_a_number(client: Any) -> None:
@@ -122,11 +122,11 @@ def test_logs_are_filtered_and_continued_after_a_number(client: Any) -> None:
         return [record["number"] for record in client.json(url, params=query)["logs"]]
 
     assert numbers() == [1, 2, 3]
-    assert numbers(level="error") == numbers(level="40") == [2]
+    assert numbers(severity="error") == numbers(severity="40") == [2]
     assert numbers(path=SONG) == [2, 3]
     assert numbers(after=2) == [3]
     assert numbers(since="2023-11-14T22:13:22+00:00") == [2, 3]
-    assert "CRITICAL or a number" in client.problem(422, f"{url}?level=loud")["detail"]
+    assert "CRITICAL or a number" in client.problem(422, f"{url}?severity=loud")["detail"]
 
 
 def test_resources_of_an_operation_are_listed(client: Any) -> None:
@@ -322,7 +322,7 @@ def test_cancel_on_a_live_store_reaches_the_handle(recorder: Recorder, serve: Ca
     """The server runs in the instrumented process."""
     import otel_progress as progress
 
-    store = recorder.runtime.store
+    store = recorder.runtime._store
     client = serve(store, controller=store)
     with progress.operation("survey", id="a/b") as operation:
         assert client.post("/api/v1/operations/a%2Fb/cancel", json={"reason": "enough"}).status_code == 202

@@ -42,8 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (op, {"html": EVIL}),
             ):
                 level.preview(value, "latent")
-                assert recorder.runtime.previewer is not None
-                assert recorder.runtime.previewer.flush(PATIENCE_S)
+                assert recorder.runtime._previews is not None
+                assert recorder.runtime._previews.flush(PATIENCE_S)
         with progress.operation("render", id=EVIL_ID, total=1) as op:
             op.preview("evil", EVIL)
         with progress.operation("render", id="nothing", total=1):
@@ -205,9 +205,9 @@ def test_server_of_the_process_serves_previews_in_memory() -> None:
         progress.operation("render", id="r", total=1) as op,
     ):
         op.preview("in memory")
-        assert recorder.runtime.previewer is not None
-        assert recorder.runtime.previewer.flush(PATIENCE_S)
-        answer = get(recorder.runtime.previewer.address("r", 1))
+        assert recorder.runtime._previews is not None
+        assert recorder.runtime._previews.flush(PATIENCE_S)
+        answer = get(recorder.runtime._previews.address("r", 1))
     assert (answer.status_code, answer.text) == (200, "in memory")
 
 
@@ -215,12 +215,12 @@ def test_stream_sends_each_new_preview(recorder: Recorder) -> None:
     """The snapshot contains the number of the last one."""
     with progress.operation("render", id="one", total=1) as op, serving(recorder) as server:
         op.preview("before", at="always")
-        assert recorder.runtime.previewer is not None
-        assert recorder.runtime.previewer.flush(PATIENCE_S)
+        assert recorder.runtime._previews is not None
+        assert recorder.runtime._previews.flush(PATIENCE_S)
         with stream(server, "?operation=one&levels=true") as told:
             assert "preview" not in [one.kind for one in until(told, "ready")]
             op.preview("after", "latent", at="always")
-            assert recorder.runtime.previewer.flush(PATIENCE_S)
+            assert recorder.runtime._previews.flush(PATIENCE_S)
             document = until(told, "preview")[-1].document
             assert (document["number"], document["name"], document["operation_id"]) == (2, "latent", "one")
             assert "location" not in document

@@ -92,7 +92,7 @@ def test_filters_apply_to_every_page(client: Any, journal: SqliteJournal) -> Non
     assert walk(client, "events", 1, outcome="failed") == [[14], [12], [2]]
     assert walk(client, "events", 2, since=str(WALL + 11)) == [[14, 15], [12, 13], [11]]
     assert walk(client, "logs", 2, after=11) == [[14, 15], [12, 13]]
-    assert walk(client, "logs", 1, level="error") == [[2]]
+    assert walk(client, "logs", 1, severity="error") == [[2]]
     assert walk(client, "previews", 1, path="song:07") == [[]]
 
 
@@ -172,15 +172,15 @@ def test_live_store_has_the_same_pages_as_a_journal(
         progress.operation("setlist", id="friday-42", total=5) as op,
     ):
         runtime = recorder.runtime
-        assert runtime.previewer is not None
+        assert runtime._previews is not None
         for number in range(5):
             recorder.clock.advance(1.0)
             op.item(f"item {number}")
             logging.getLogger("nightly").warning("message %d", number)
             op.preview(f"text {number}")
-            assert runtime.previewer.flush(60)
+            assert runtime._previews.flush(60)
         assert runtime.force_flush(60.0)
-        client = serve(runtime.store if where == "live" else runtime.reader)
+        client = serve(runtime._store if where == "live" else runtime.reader)
         for kind in ("events", "logs", "previews"):
             (whole,) = walk(client, kind, 5000)
             pages = walk(client, kind, 2)
@@ -191,7 +191,7 @@ def test_live_store_has_the_same_pages_as_a_journal(
 def test_samples_of_a_live_store_are_paged_by_clock(serve: Callable[..., Any]) -> None:
     """Only the process has them."""
     with recording() as recorder, progress.operation("setlist", id="friday-42"):
-        store = recorder.runtime.store
+        store = recorder.runtime._store
         for _ in range(3):
             recorder.clock.advance(1.0)
             store.add_sample(sample(at=recorder.clock.wall(), clock=recorder.clock.monotonic()))

@@ -17,7 +17,6 @@ from typing import Any, Final
 from otel_progress.batches import (
     MAX_ENDS,
     MAX_LISTED,
-    BatchCursor,
     BatchDeclaration,
     BatchTally,
     cursor_sort_key,
@@ -30,6 +29,7 @@ from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.journal.sqlite.reader import operations
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
+from otel_progress.protocols import BatchQuery
 
 ENDED: Final = ("completed", "failed", "cancelled", "skipped")
 """How an operation ends; columns of the tally in ``batches``."""
@@ -110,10 +110,9 @@ def get(connection: sqlite3.Connection, batch_id: str, moment: ReadTime) -> Batc
     return None
 
 
-def newest(
-    connection: sqlite3.Connection, limit: int, moment: ReadTime, after: BatchCursor | None
-) -> list[BatchSnapshot]:
-    """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
+def newest(connection: sqlite3.Connection, query: BatchQuery, moment: ReadTime) -> list[BatchSnapshot]:
+    """Return batches: unfinished ones first, then the newest first, then by id."""
+    after = query.after
     begun, last = (None, None) if after is None else (after.listed_at, cursor_sort_key(after))
     counts: dict[str, dict[str | None, int]] = {}
     for batch_id, status, count in query_all(connection, _COUNTS):
@@ -130,7 +129,9 @@ def newest(
             if last is None or here > last:
                 found.append((here, info, tally, running))
     found.sort(key=lambda item: item[0])
-    return [_summary(connection, info, tally, running, moment) for _, info, tally, running in found[:limit]]
+    return [
+        _summary(connection, info, tally, running, moment) for _, info, tally, running in found[: query.limit]
+    ]
 
 
 def fold(connection: sqlite3.Connection, gone: Sequence[tuple[str, str, float]]) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from otel_progress.errors import JournalError
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.journal.sqlite import schema
+from otel_progress.journal.sqlite.limits import JournalLimits
 
 _tolerant: Final = partial(str, encoding="utf-8", errors="replace")
 
@@ -50,10 +51,6 @@ GRACE_S: Final = 0.2
 
 PATIENCE_S: Final = 5.0
 """Maximum time a fork waits for a use of the journal, in seconds: a disk may hang. A child forked then cannot use the journal."""
-
-
-BUSY_TIMEOUT_S: Final = 2.0
-"""Maximum time a statement waits for the transaction of another process, in seconds."""
 
 
 _BUSY_SLICE_S: Final = 0.05
@@ -93,9 +90,13 @@ class ForkState:
 
 
 class JournalConnection(sqlite3.Connection):
-    """A connection whose statements wait for other processes up to ``BUSY_TIMEOUT_S``, and which a fork can stop between rows."""
+    """Connection whose statements wait up to ``busy_timeout_s`` for other processes.
+
+    A fork can stop its statements between two rows.
+    """
 
     fork: ForkState
+    busy_timeout_s: float
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         """Execute a statement, and repeat it while another process holds the lock."""
@@ -110,7 +111,8 @@ class JournalConnection(sqlite3.Connection):
                 if "locked" not in str(exc):
                     raise
                 now = time.monotonic()
-                deadline = now + BUSY_TIMEOUT_S - _BUSY_SLICE_S if deadline is None else deadline
+                if deadline is None:
+                    deadline = now + self.busy_timeout_s - _BUSY_SLICE_S
                 if now >= deadline:
                     raise
             time.sleep(_POLL_S)  # some statements fail without waiting for the lock
@@ -128,8 +130,8 @@ class JournalConnection(sqlite3.Connection):
             yield row
 
 
-def connect(uri: str, fork: ForkState) -> JournalConnection:
-    """Return a connection to an SQLite URI that a fork can stop through ``fork``."""
+def connect(uri: str, fork: ForkState, busy_timeout_s: float) -> JournalConnection:
+    """Open an SQLite URI. A fork can stop the statements through ``fork``."""
     connection = sqlite3.connect(
         uri,
         uri=True,
@@ -139,6 +141,7 @@ def connect(uri: str, fork: ForkState) -> JournalConnection:
         factory=JournalConnection,
     )
     connection.fork = fork
+    connection.busy_timeout_s = busy_timeout_s
     return connection
 
 
@@ -218,7 +221,14 @@ class ManagedConnection:
     fails once when another journal is in its place.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False, tells_loss: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        tells_loss: bool = False,
+        busy_timeout_s: float = JournalLimits().busy_timeout_s,
+    ) -> None:
         self.path = path
         self.generation = 0
         self.journal: str | None = None
@@ -230,6 +240,7 @@ class ManagedConnection:
         self._is_query = False
         self._read_only = read_only
         self._detect_replacement = tells_loss
+        self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._inherited = False
@@ -317,7 +328,8 @@ class ManagedConnection:
             self._drop()
         if self._connection is None:
             before = self.journal
-            self._connection = (_open_to_read if self._read_only else _open_to_write)(self.path, self.fork)
+            open_file = _open_to_read if self._read_only else _open_to_write
+            self._connection = open_file(self.path, self.fork, self._busy_timeout_s)
             self._inode = _inode(self.path)
             self.generation += 1
             self.journal = schema.identity(self._connection)
@@ -390,9 +402,9 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _open_to_write(path: Path, fork: ForkState) -> sqlite3.Connection:
+def _open_to_write(path: Path, fork: ForkState, busy_timeout_s: float) -> sqlite3.Connection:
     _create(path)
-    connection = _connect(path, fork)
+    connection = _connect(path, fork, busy_timeout_s)
     with _closing_on_error(connection):
         if (
             schema.version(connection, path) == 0
@@ -405,11 +417,11 @@ def _open_to_write(path: Path, fork: ForkState) -> sqlite3.Connection:
     return connection
 
 
-def _open_to_read(path: Path, fork: ForkState) -> sqlite3.Connection:
+def _open_to_read(path: Path, fork: ForkState, busy_timeout_s: float) -> sqlite3.Connection:
     if _inode(path) is None:
         msg = f"Nothing has been recorded yet at {path}. Run something that is instrumented, or name another journal with --store."
         raise NothingRecordedError(msg)
-    connection = _connect(path, fork)
+    connection = _connect(path, fork, busy_timeout_s)
     with _closing_on_error(connection):
         if schema.version(connection, path) == 0:
             msg = (
@@ -427,10 +439,10 @@ def _open_to_read(path: Path, fork: ForkState) -> sqlite3.Connection:
     return connection
 
 
-def _connect(path: Path, fork: ForkState) -> sqlite3.Connection:
+def _connect(path: Path, fork: ForkState, busy_timeout_s: float) -> sqlite3.Connection:
     # mode=rw never creates the file, and falls back to reading where it cannot be written.
     uri = f"file:{quote(str(path.absolute()))}?mode=rw"
-    return connect(uri, fork)
+    return connect(uri, fork, busy_timeout_s)
 
 
 def _set_wal(connection: sqlite3.Connection, path: Path) -> None:

@@ -10,12 +10,12 @@ from typing import Any, Final, TypeAlias
 
 from otel_progress.journal.decoding import SAMPLE
 from otel_progress.journal.liveness import Heartbeat, ReadTime
-from otel_progress.journal.sqlite import previews as kept
-from otel_progress.journal.sqlite import rows
+from otel_progress.journal.sqlite import previews, rows
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.journal.sqlite.rows import EVENT, LOG, STATE
-from otel_progress.model import Instance, LevelSnapshot, Outcome
+from otel_progress.model import Instance, LevelSnapshot
 from otel_progress.operations import Event, OperationSnapshot
+from otel_progress.protocols import EventQuery, HistoryQuery, LogQuery, PreviewQuery, ResourceQuery
 from otel_progress.records import LogRecord, Preview, ResourceSample
 
 _NEWEST_RUN: Final = (
@@ -23,84 +23,60 @@ _NEWEST_RUN: Final = (
 )
 
 
-_IN: Final = "(path = ? OR (path > ? AND path < ?))"
+_IN_SUBTREE: Final = "(path = ? OR (path > ? AND path < ?))"
 """A level and what is below it: "/" and "0" are neighbours, so a subtree is a range of paths."""
 
 
-def events(
-    connection: sqlite3.Connection,
-    operation_id: str,
-    level: str | None,
-    outcome: Outcome | None,
-    since: float | None,
-    upto: int | None,
-    limit: int,
-) -> list[Event]:
-    """Return the newest events of the newest run, oldest first; ``upto`` is the highest number."""
+def read_events(connection: sqlite3.Connection, operation_id: str, query: EventQuery) -> list[Event]:
+    """Return the newest matching events of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
-            (_IN, _subtree(level)),
-            ("outcome = ?", None if outcome is None else (outcome.value,)),
-            ("at >= ?", None if since is None else (since,)),
-            ("number <= ?", None if upto is None else (upto,)),
+            (_IN_SUBTREE, _subtree_range(query.path)),
+            ("outcome = ?", None if query.outcome is None else (query.outcome.value,)),
+            ("at >= ?", None if query.since is None else (query.since,)),
+            ("number <= ?", None if query.max_number is None else (query.max_number,)),
         )
-        found = _newest(connection, "events", EVENT, key, conditions, limit)
+        found = _select_newest(connection, "events", EVENT, key, conditions, query.limit)
         decoded = (rows.decode_event_row(operation_id, operation_type, run, row) for row in found)
         return [event for event in decoded if event is not None]
     return []
 
 
-def logs(
-    connection: sqlite3.Connection,
-    operation_id: str,
-    path: str | None,
-    severity: int,
-    since: float | None,
-    after: int,
-    upto: int | None,
-    limit: int,
-) -> list[LogRecord]:
-    """Return the newest log records of the newest run, oldest first: numbers above ``after``, and not above ``upto``."""
+def read_logs(connection: sqlite3.Connection, operation_id: str, query: LogQuery) -> list[LogRecord]:
+    """Return the newest matching log records of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
-            (_IN, _subtree(path)),
-            ("severity >= ?", (severity,) if severity > 0 else None),
-            ("at >= ?", None if since is None else (since,)),
-            ("number > ?", (after,)),
-            ("number <= ?", None if upto is None else (upto,)),
+            (_IN_SUBTREE, _subtree_range(query.path)),
+            ("severity >= ?", None if query.severity == 0 else (query.severity,)),
+            ("at >= ?", None if query.since is None else (query.since,)),
+            ("number > ?", (query.after,)),
+            ("number <= ?", None if query.max_number is None else (query.max_number,)),
         )
-        found = _newest(connection, "logs", LOG, key, conditions, limit)
+        found = _select_newest(connection, "logs", LOG, key, conditions, query.limit)
         decoded = (rows.decode_log_row(operation_id, operation_type, run, row) for row in found)
         return [record for record in decoded if record is not None]
     return []
 
 
-def previews(
-    connection: sqlite3.Connection, operation_id: str, path: str | None, upto: int | None, limit: int
-) -> list[Preview]:
-    """Return the newest previews of the newest run, oldest first; ``upto`` is the highest number."""
+def read_previews(connection: sqlite3.Connection, operation_id: str, query: PreviewQuery) -> list[Preview]:
+    """Return the newest matching previews of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
-        conditions = ((_IN, _subtree(path)), ("number <= ?", None if upto is None else (upto,)))
-        found = _newest(connection, "previews", kept.PREVIEW, key, conditions, limit)
-        decoded = (kept.preview_of(operation_id, operation_type, run, row) for row in found)
+        conditions = (
+            (_IN_SUBTREE, _subtree_range(query.path)),
+            ("number <= ?", None if query.max_number is None else (query.max_number,)),
+        )
+        found = _select_newest(connection, "previews", previews.PREVIEW, key, conditions, query.limit)
+        decoded = (previews.decode_preview_row(operation_id, operation_type, run, row) for row in found)
         return [preview for preview in decoded if preview is not None]
     return []
 
 
-def samples(
-    connection: sqlite3.Connection,
-    operation_id: str,
-    since: float | None,
-    upto: float | None,
-    limit: int,
-    moment: ReadTime,
+def read_samples(
+    connection: sqlite3.Connection, operation_id: str, query: ResourceQuery, moment: ReadTime
 ) -> list[ResourceSample]:
-    """Return the newest samples of the newest run's process that were taken while the run lasted, oldest first.
-
-    ``since`` in Unix seconds; ``upto`` is the latest moment on the worker's clock.
-    """
-    last = "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1"
-    for _, operation in operations(connection, last, (operation_id,), moment):
+    """Return samples of the newest run's process that were made during the run, oldest first."""
+    newest = "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1"
+    for _, operation in operations(connection, newest, (operation_id,), moment):
         root = operation.root
         where = "instance = ?"
         bound: list[object] = [root.info.instance]
@@ -108,21 +84,20 @@ def samples(
         for condition, value in (
             ("clock >= ?", started),
             ("clock <= ?", None if started is None or duration is None else started + duration),
-            ("at >= ?", since),
-            ("clock <= ?", upto),
+            ("at >= ?", query.since),
+            ("clock <= ?", query.max_clock),
         ):
             if value is not None:
                 where += f" AND {condition}"
                 bound.append(value)
-        query = f"SELECT {', '.join(SAMPLE)} FROM samples WHERE {where} ORDER BY clock DESC LIMIT ?"
-        decoded = (
-            rows.decode_sample_row(row) for row in reversed(query_all(connection, query, (*bound, limit)))
-        )
+        sql = f"SELECT {', '.join(SAMPLE)} FROM samples WHERE {where} ORDER BY clock DESC LIMIT ?"
+        found = reversed(query_all(connection, sql, (*bound, query.limit)))
+        decoded = (rows.decode_sample_row(row) for row in found)
         return [sample for sample in decoded if sample is not None]
     return []
 
 
-def _newest(
+def _select_newest(
     connection: sqlite3.Connection,
     table: str,
     columns: Sequence[str],
@@ -140,7 +115,7 @@ def _newest(
     return query_all(connection, query, bound)[::-1]
 
 
-def _subtree(path: str | None) -> tuple[str, str, str] | None:
+def _subtree_range(path: str | None) -> tuple[str, str, str] | None:
     return (path, f"{path}/", f"{path}0") if path else None
 
 
@@ -197,29 +172,31 @@ def changed(connection: sqlite3.Connection, revision: int, moment: ReadTime) -> 
     return sorted(found, key=lambda item: -item[0])
 
 
-def history(
-    connection: sqlite3.Connection,
-    operation_type: str | None,
-    limit: int,
-    before: tuple[float, str] | None,
-    since: float | None,
-    moment: ReadTime,
+def read_history(
+    connection: sqlite3.Connection, query: HistoryQuery, moment: ReadTime
 ) -> list[OperationSnapshot]:
-    """Return what has ended, last first, without levels. Rows that do not decode do not shorten the page."""
+    """Return ended operations without levels, the last one first.
+
+    Reading continues after rows that cannot be decoded, so they do not shorten the page.
+    """
     found: list[OperationSnapshot] = []
-    while len(found) < limit:
+    before = query.before
+    while len(found) < query.limit:
         where = "o.finished_at IS NOT NULL"
         bound: list[object] = []
         for condition, values in (
-            ("o.operation_type = ?", None if operation_type is None else (operation_type,)),
+            ("o.operation_type = ?", None if query.operation_type is None else (query.operation_type,)),
             ("(o.finished_at, o.run) < (?, ?)", before),
-            ("o.finished_at >= ?", None if since is None else (since,)),
+            ("o.finished_at >= ?", None if query.since is None else (query.since,)),
         ):
             if values is not None:
                 where += f" AND {condition}"
                 bound += values
-        bound.append(min(limit - len(found), _CHUNK))
-        page = f"SELECT o.finished_at, o.run, o.key FROM operations o WHERE {where} ORDER BY o.finished_at DESC, o.run DESC LIMIT ?"
+        bound.append(min(query.limit - len(found), _CHUNK))
+        page = (
+            f"SELECT o.finished_at, o.run, o.key FROM operations o WHERE {where} "
+            "ORDER BY o.finished_at DESC, o.run DESC LIMIT ?"
+        )
         ends = query_all(connection, page, bound)
         if not ends:
             break

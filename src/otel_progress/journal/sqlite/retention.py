@@ -15,7 +15,7 @@ from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.sqlite import batches, previews
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.journal.sqlite.reader import heartbeats
-from otel_progress.journal.sqlite.trajectories import bound, forget
+from otel_progress.journal.sqlite.trajectories import delete_trajectories, limit_trajectories
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S
 
 _SOME_LEVELS: Final = "SELECT key FROM levels WHERE operation = ? ORDER BY key LIMIT ?"
@@ -56,7 +56,7 @@ class OperationDeleter:
         return True
 
     def _previews(self, key: int) -> bool:
-        self._locations += previews.locations(self._connection, key, self.left)
+        self._locations += previews.read_locations(self._connection, key, self.left)
         return self.numbered("previews", key)
 
     def numbered(self, table: str, key: int, up_to: int | None = None) -> bool:
@@ -85,7 +85,7 @@ class OperationDeleter:
         """Count what is gone in the tallies of the batches; return the locations of previews that nothing refers to any more."""
         batches.fold(self._connection, self._gone)
         self._gone.clear()
-        return previews.unreferenced(self._connection, self._locations)
+        return previews.find_unreferenced(self._connection, self._locations)
 
     def _delete(self, what: str, *bound: object) -> None:
         self.left -= self._connection.execute(f"DELETE FROM {what}", bound).rowcount
@@ -105,7 +105,7 @@ def delete_finished_runs(
         if deletion.left <= 0 or not deletion.operation(key):
             break
         count += 1
-    forget(connection, operation_id)
+    delete_trajectories(connection, operation_id)
     return count, count == len(keys) and len(ended) < rows, deletion.finish()
 
 
@@ -121,32 +121,31 @@ def _orphans(connection: sqlite3.Connection, operation_id: str, moment: ReadTime
     return found
 
 
-EVERY_S: Final = 60.0
-"""Time between two passes that have nothing left to do, in seconds."""
+IDLE_INTERVAL_S: Final = 60.0
+"""Time to the next pass when the last one deleted everything due, in seconds."""
 
 
-AGAIN_S: Final = 1.0
-"""Time to the next pass when one did not finish, in seconds."""
+BUSY_INTERVAL_S: Final = 1.0
+"""Time to the next pass when the last one reached its row limit, in seconds."""
 
 
-ROWS_A_PASS: Final = 10_000
-"""Rows deleted in one pass at most."""
+PAGES_PER_PASS: Final = 4_000
+"""Maximum number of pages that one pass returns to the file system; the next pass continues."""
 
 
-PAGES_A_PASS: Final = 4_000
-"""Pages given back to the file system in one pass at most."""
+KEPT_RECORDS_PER_OPERATION: Final = 1_000
+"""Newest events, and newest log records, of an active operation that the size limit never deletes."""
 
 
-KEPT_EVENTS: Final = 1_000
-"""Events, and as many log records, that an active operation keeps in any case, its newest."""
+BYTES_PER_TRAJECTORY: Final = 16 * 1024
+"""The size limit divided by this is the maximum number of trajectories.
+
+A trajectory mostly needs 1 KiB, so all of them need less than a tenth of the file.
+"""
 
 
-BYTES_A_LESSON: Final = 16 * 1024
-"""There may be as many lessons as the bound of the file has times this: they mostly have 1 KiB, and so take a tenth of it."""
-
-
-ROOM: Final = 0.9
-"""A file that was too large is brought down to this fraction of the bound, so that the next tick does not start over."""
+TARGET_RATIO: Final = 0.9
+"""A file that is too large is reduced to this fraction of the limit, so that the next write fits."""
 
 
 _ACTIVE: Final = "SELECT key, instance, recorded_at FROM operations WHERE finished_at IS NULL ORDER BY key"
@@ -163,39 +162,40 @@ _UNUSED: Final = """SELECT id FROM instances WHERE heartbeat_at < ?
 class Retention:
     """When to clean up, and how. ``dropped`` counts operations, events and log records that had to go before their time."""
 
-    def __init__(self, retention_s: float, max_bytes: int) -> None:
+    def __init__(self, retention_s: float, max_bytes: int, rows_per_pass: int) -> None:
         self.dropped = 0
         self._retention_s = retention_s
         self._max_bytes = max_bytes
+        self._rows_per_pass = rows_per_pass
         self._next: float | None = None
         self._last = -math.inf
 
     def is_due(self, connection: sqlite3.Connection, clock: float) -> bool:
         """Return True when it is time for a pass (``clock`` in monotonic seconds), or when the file is too large."""
         if self._next is None:
-            self._next = clock + AGAIN_S  # not within the first tick: a short run need not pay for it
+            self._next = clock + BUSY_INTERVAL_S  # not within the first tick: a short run need not pay for it
         return clock >= self._next or (
-            clock - self._last >= AGAIN_S and _file_bytes(connection) > self._max_bytes
+            clock - self._last >= BUSY_INTERVAL_S and _file_bytes(connection) > self._max_bytes
         )
 
     def run(self, connection: sqlite3.Connection, moment: ReadTime) -> list[str]:
         """Do one pass, in a transaction of its own; return the locations of previews that nothing refers to any more."""
         connection.execute("BEGIN IMMEDIATE")
-        deletion = OperationDeleter(connection, ROWS_A_PASS)
+        deletion = OperationDeleter(connection, self._rows_per_pass)
         abandoned = _abandoned(connection, moment)
         horizon = moment.now - self._retention_s
-        _delete_all(deletion, _finished(connection, horizon))
+        _delete_all(deletion, _find_finished(connection, horizon, self._rows_per_pass))
         _delete_all(deletion, [key for key, last in abandoned if last < horizon])
-        _forget_instances(deletion, connection, horizon)
+        _delete_unused_instances(deletion, connection, horizon, self._rows_per_pass)
         batches.expire(connection, horizon)
-        bound(connection, self._max_bytes // BYTES_A_LESSON)
+        limit_trajectories(connection, self._max_bytes // BYTES_PER_TRAJECTORY)
         if _used_bytes(connection) > self._max_bytes:
             self._shrink(deletion, connection, [key for key, _ in abandoned], moment)
         unreferenced = deletion.finish()
         connection.execute("COMMIT")
         vacuum_free_pages(connection)
         self._last = moment.clock
-        self._next = moment.clock + (EVERY_S if deletion.left > 0 else AGAIN_S)
+        self._next = moment.clock + (IDLE_INTERVAL_S if deletion.left > 0 else BUSY_INTERVAL_S)
         return unreferenced
 
     def _shrink(
@@ -206,11 +206,11 @@ class Retention:
         moment: ReadTime,
     ) -> None:
         """Delete whole operations, those that ended first before others; only when none is left, what is old of running ones."""
-        for key in (*_finished(connection, math.inf), *abandoned):
+        for key in (*_find_finished(connection, math.inf, self._rows_per_pass), *abandoned):
             if deletion.left <= 0 or self._is_small(connection):
                 return
             self.dropped += deletion.operation(key)
-        _forget_instances(deletion, connection, moment.now - UNVERIFIED_TIMEOUT_S)
+        _delete_unused_instances(deletion, connection, moment.now - UNVERIFIED_TIMEOUT_S, self._rows_per_pass)
         for key, *_ in connection.execute(
             "SELECT key FROM operations WHERE finished_at IS NULL ORDER BY key"
         ).fetchall():
@@ -220,12 +220,12 @@ class Retention:
                 self._trim(deletion, connection, table, key)
 
     def _is_small(self, connection: sqlite3.Connection) -> bool:
-        return _used_bytes(connection) <= ROOM * self._max_bytes
+        return _used_bytes(connection) <= TARGET_RATIO * self._max_bytes
 
     def _trim(self, deletion: OperationDeleter, connection: sqlite3.Connection, table: str, key: int) -> None:
         before = deletion.left
         newest = f"SELECT number FROM {table} WHERE operation = ? ORDER BY number DESC LIMIT 1 OFFSET ?"
-        for (number,) in connection.execute(newest, (key, KEPT_EVENTS)).fetchall():
+        for (number,) in connection.execute(newest, (key, KEPT_RECORDS_PER_OPERATION)).fetchall():
             deletion.numbered(table, key, number)
         self.dropped += before - deletion.left
 
@@ -237,16 +237,18 @@ def _delete_all(deletion: OperationDeleter, keys: Sequence[int]) -> None:
         deletion.operation(key)
 
 
-def _forget_instances(deletion: OperationDeleter, connection: sqlite3.Connection, before: float) -> None:
+def _delete_unused_instances(
+    deletion: OperationDeleter, connection: sqlite3.Connection, before: float, rows: int
+) -> None:
     """Delete processes of which there is no operation and no newer sign of life, with their samples."""
-    for (instance,) in query_all(connection, _UNUSED, (before, ROWS_A_PASS)):
+    for (instance,) in query_all(connection, _UNUSED, (before, rows)):
         if deletion.left <= 0:
             return
         deletion.instance(instance)
 
 
-def _finished(connection: sqlite3.Connection, before: float) -> list[int]:
-    return [key for (key,) in connection.execute(_FINISHED, (before, ROWS_A_PASS))]
+def _find_finished(connection: sqlite3.Connection, before: float, rows: int) -> list[int]:
+    return [key for (key,) in connection.execute(_FINISHED, (before, rows))]
 
 
 def _abandoned(connection: sqlite3.Connection, moment: ReadTime) -> list[tuple[int, float]]:
@@ -281,5 +283,5 @@ def vacuum_free_pages(connection: sqlite3.Connection) -> None:
     """Shorten the file by what is free in it. That happens in the log first, so the log is written back as well."""
     if _pragma(connection, "freelist_count"):
         # As a script, because ``execute`` stops after the first page: the statement gives rows that have no columns.
-        connection.executescript(f"PRAGMA incremental_vacuum({PAGES_A_PASS})")
+        connection.executescript(f"PRAGMA incremental_vacuum({PAGES_PER_PASS})")
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

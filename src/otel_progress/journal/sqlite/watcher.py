@@ -13,7 +13,7 @@ from typing import Final
 from otel_progress.errors import JournalError
 from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.journal.sqlite import reader
-from otel_progress.journal.sqlite.connection import ManagedConnection, repeat_after_fork
+from otel_progress.journal.sqlite.connection import ManagedConnection, NothingRecordedError, repeat_after_fork
 from otel_progress.operations import Condition, OperationSnapshot
 
 AGED_EVERY_S: Final = 0.5
@@ -26,10 +26,20 @@ class Watcher:
     Operations come without their levels when ``levels`` is False, which takes a fraction of the time.
     """
 
-    def __init__(self, path: Path, moment: Callable[[], ReadTime], *, read_only: bool, levels: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        get_read_time: Callable[[], ReadTime],
+        *,
+        read_only: bool,
+        missing_ok: bool,
+        levels: bool,
+        busy_timeout_s: float,
+    ) -> None:
         self._path = path
-        self._handle = ManagedConnection(path, read_only=read_only)
-        self._moment = moment
+        self._handle = ManagedConnection(path, read_only=read_only, busy_timeout_s=busy_timeout_s)
+        self._missing_ok = missing_ok
+        self._get_read_time = get_read_time
         self._levels = levels
         self._version: tuple[int, int] | None = None
         self._journal: str | None = None
@@ -44,21 +54,27 @@ class Watcher:
     ) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield what ``Reader.watch`` promises, until closed."""
         try:
-            yield self._look(self._moment())
+            is_first = True
             while True:
-                sleep(interval)
                 try:
-                    found = self._look(self._moment())
-                except JournalError:
-                    if self._path.exists():
+                    changed = self._poll(self._get_read_time())
+                    is_first = False
+                except NothingRecordedError:
+                    if not self._missing_ok and (is_first or self._path.exists()):
                         raise
-                    found = []  # moved away by somebody: the worker makes a new one on its next tick
-                yield found
+                    changed = []
+                except JournalError:
+                    # A file that was moved away is created again by the next write of a process.
+                    if is_first or self._path.exists():
+                        raise
+                    changed = []
+                yield changed
+                sleep(interval)
         finally:
             with suppress(JournalError):
                 self._handle.close()
 
-    def _look(self, moment: ReadTime) -> list[OperationSnapshot]:
+    def _poll(self, moment: ReadTime) -> list[OperationSnapshot]:
         is_aged = moment.clock >= self._next_aged
         found = self._read(moment, is_aged)
         for operation in found:

@@ -14,8 +14,9 @@ from otel_progress.batches import BatchDeclaration
 from otel_progress.journal.decoding import SAMPLE
 from otel_progress.journal.sanitize import sanitize_change_set
 from otel_progress.journal.sqlite import batches, previews, rows
+from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.rows import ADVANCE, EVENT, LOG, STATE
-from otel_progress.journal.sqlite.trajectories import insert_entries
+from otel_progress.journal.sqlite.trajectories import insert_trajectories
 from otel_progress.model import LevelInfo, LevelSnapshot
 from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet
@@ -261,7 +262,8 @@ class _WritePlan:
 class Writer:
     """Knows what one connection has written. ``forget`` after anything that may have made that untrue."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: JournalLimits) -> None:
+        self._limits = limits
         self._operations: dict[str, int] = {}
         self._levels: dict[int, dict[str, _RowState]] = {}
         self._remembered = 0
@@ -378,10 +380,12 @@ class Writer:
         if batch.batches:
             batches.declare(connection, batch.batches, batch.at)
         if batch.trajectories:
-            insert_entries(connection, batch.trajectories)
+            insert_trajectories(connection, batch.trajectories, self._limits.trajectories)
         if batch.previews:
             keyed = self._with_operation_keys(connection, batch, batch.previews)
-            self.unreferenced = previews.keep(connection, batch.instance.id, keyed)
+            self.unreferenced = previews.store_previews(
+                connection, batch.instance.id, keyed, self._limits.previews_per_operation
+            )
 
     def _with_operation_keys(
         self, connection: sqlite3.Connection, batch: ChangeSet, records: Sequence[_Record]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
 from otel_progress.errors import PreviewError
+from otel_progress.fork import fork_safe_lock
 from otel_progress.previews.media import name_of
 from otel_progress.previews.stores.base import foreign_location_error, relative_name
 
@@ -22,7 +22,7 @@ class MemoryStore:
 
     def __init__(self, most: int = MAX_IN_MEMORY) -> None:
         self._most = most
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._size = 0
 
@@ -49,8 +49,9 @@ class MemoryStore:
 
     def delete(self, locations: Iterable[str]) -> int:
         """Forget content."""
+        dropped = list(locations)
         with self._lock:
-            return sum(self._drop(location) for location in locations)
+            return sum(map(self._drop, dropped))
 
     def touch(self, runs: Iterable[str]) -> None:
         """Do nothing: what is kept in memory goes by its size alone."""
@@ -59,10 +60,6 @@ class MemoryStore:
         """Do nothing: see :meth:`touch`."""
         del before
         return 0
-
-    def renew(self) -> None:
-        """In a forked child: a lock that nobody holds."""
-        self._lock = threading.Lock()
 
     def _drop(self, location: str) -> int:
         content = self._kept.pop(location, None)

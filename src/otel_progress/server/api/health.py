@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from otel_progress.metrics.exposition import render_exposition
+from otel_progress.protocols import HistoryQuery
 from otel_progress.server.state import AppStateDep
 
 
@@ -16,7 +17,7 @@ async def healthz() -> Response:
 
 async def readyz(services: AppStateDep) -> Response:
     """Return 200 when the journal can be read."""
-    await services.reader_pool.run(services.reader.history, None, 1)
+    await services.reader_pool.run(services.reader.history, HistoryQuery(limit=1))
     return JSONResponse({"status": "ok"})
 
 

@@ -16,8 +16,9 @@ from otel_progress.codec import SCHEMA, Document, encode_level, encode_operation
 from otel_progress.exports import EXPORTERS, as_json
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
+from otel_progress.protocols import EventQuery, HistoryQuery
 from otel_progress.server.api.parameters import Cursor, OperationId, Since
-from otel_progress.server.filters import OperationFilter, metadata_of, since_of
+from otel_progress.server.filters import OperationFilter, parse_metadata, parse_since
 from otel_progress.server.pagination import (
     MAX_PAGE,
     PAGE,
@@ -67,9 +68,9 @@ async def list_operations(
         frozenset(condition),
         frozenset(type),
         frozenset(batch),
-        metadata_of(request.query_params, metadata),
+        parse_metadata(request.query_params, metadata),
         q,
-        since_of(since),
+        parse_since(since),
     )
     if cursor:
         # An invalid cursor is refused before the journal is read.
@@ -86,7 +87,7 @@ async def list_history(
 ) -> Response:
     """List ended operations without their levels. The last ended one is first."""
     position = read_cursor(cursor, "-ended") if cursor else None
-    return await services.answer(_read_history, services, type, since_of(since), limit, position)
+    return await services.answer(_read_history, services, type, parse_since(since), limit, position)
 
 
 def _list_page(
@@ -103,12 +104,14 @@ def _read_matching(services: AppState, operation_filter: OperationFilter) -> lis
     """
     reader = services.reader
     by_run: dict[str, OperationSnapshot] = {}
-    if operation_filter.wants_active:
+    if operation_filter.can_match_active:
         by_run.update((operation.run, operation) for operation in reader.active(levels=False))
-    if operation_filter.wants_ended:
+    if operation_filter.can_match_ended:
         types = operation_filter.types
         only_type = next(iter(types)) if len(types) == 1 else None
-        ended = reader.history(only_type, services.settings.limits.ended, since=operation_filter.since)
+        ended = reader.history(
+            HistoryQuery(only_type, services.settings.limits.ended, since=operation_filter.since)
+        )
         by_run.update((operation.run, operation) for operation in ended)
     return [operation for operation in by_run.values() if operation_filter.matches(operation)]
 
@@ -117,7 +120,7 @@ def _read_history(
     services: AppState, type_: str | None, since: float | None, limit: int, position: PageCursor | None
 ) -> Document:
     before = None if position is None or position.value is None else (float(position.value), position.run)
-    operations = services.reader.history(type_, limit + 1, before=before, since=since)
+    operations = services.reader.history(HistoryQuery(type_, limit + 1, before, since))
     page = list(operations[:limit])
     if len(operations) <= limit:
         return _encode_page(page, None)
@@ -202,7 +205,8 @@ async def export_operation(
 
     def read() -> bytes:
         operation = services.find(operation_id)
-        events = () if format == "csv" else services.reader.events(operation_id, limit=_MAX_EXPORTED_EVENTS)
+        query = EventQuery(limit=_MAX_EXPORTED_EVENTS)
+        events = () if format == "csv" else services.reader.events(operation_id, query)
         return "".join(f"{line}\n" for line in EXPORTERS[format](operation, events)).encode()
 
     body = await services.reader_pool.run(read)

@@ -15,6 +15,7 @@ from otel_progress.codec import SCHEMA, Document, encode_preview
 from otel_progress.errors import PreviewError
 from otel_progress.previews.media import SUFFIXES, address_of
 from otel_progress.previews.stores.base import read_checked, relative_name
+from otel_progress.protocols import PreviewQuery
 from otel_progress.records import Preview
 from otel_progress.server.api.parameters import MAX_NUMBER, Cursor, OperationId, PathBelow, Records
 from otel_progress.server.pagination import PREVIEWS, page_of_records
@@ -57,12 +58,12 @@ async def list_previews(
     `url` is the address of the content, which never changes.
     """
 
-    def query(max_number: int | None, max_records: int) -> Sequence[Preview]:
-        return services.reader.previews(operation_id, path=path or None, upto=max_number, limit=max_records)
+    def fetch(max_number: int | None, count: int) -> Sequence[Preview]:
+        return services.reader.previews(operation_id, PreviewQuery(path, max_number, count))
 
     def read() -> Document:
         run = services.find(operation_id).run
-        previews, next_cursor = page_of_records(PREVIEWS, query, run, limit, cursor)
+        previews, next_cursor = page_of_records(PREVIEWS, fetch, run, limit, cursor)
         documents = [_encode_preview(preview) for preview in previews]
         return {"schema": SCHEMA, "previews": documents, "next": next_cursor}
 
@@ -115,7 +116,7 @@ def _encode_preview(preview: Preview) -> Document:
 
 
 def _find_preview(services: AppState, operation_id: str, number: int, digest: str | None) -> Preview:
-    previews = services.reader.previews(operation_id, limit=MAX_SEARCHED)
+    previews = services.reader.previews(operation_id, PreviewQuery(limit=MAX_SEARCHED))
     found = next((preview for preview in previews if preview.number == number), None)
     if found is None:
         newest = f"The newest one is {previews[-1].number}." if previews else "The operation has none."

@@ -14,7 +14,7 @@ from otel_progress.previews.media import SUFFIXES
 from otel_progress.server.api import control, health, operations, previews, records
 from otel_progress.server.api.batches import get_batch, list_batches, list_stages
 from otel_progress.server.api.operations import export_operation, get_levels, get_operation, get_progress
-from otel_progress.server.api.parameters import common_problems
+from otel_progress.server.api.parameters import describe_common_problems
 from otel_progress.server.problems import describe
 from otel_progress.server.schemas import (
     BatchesDocument,
@@ -193,6 +193,6 @@ def add_endpoints(app: FastAPI) -> None:
             status_code=endpoint.status,
             response_model=build_model(endpoint.model),
             response_class=Response if endpoint.model is None else JSONResponse,
-            responses={**common_problems(secured=endpoint.secured), **endpoint.responses},
+            responses={**describe_common_problems(secured=endpoint.secured), **endpoint.responses},
             openapi_extra=None if endpoint.secured else {"security": []},
         )

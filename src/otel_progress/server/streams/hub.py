@@ -11,6 +11,7 @@ from typing import Final
 
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
 from otel_progress.protocols import Reader
+from otel_progress.semconv import Transport
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.settings import StreamLimits
 from otel_progress.server.streams.backlog import Backlog
@@ -83,7 +84,7 @@ class Hub:
 
     # --- clients ----------------------------------------------------------------------------------
 
-    def attach(self, transport: str) -> Subscriber:
+    def attach(self, transport: Transport) -> Subscriber:
         """Add a client.
 
         The caller has checked :attr:`is_full`, and calls :meth:`detach` at the end.

@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeVar
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import EventQuery, HistoryQuery, PreviewQuery, Reader
 from otel_progress.records import Preview
 from otel_progress.server.settings import StreamLimits
 from otel_progress.server.streams.messages import Message
@@ -199,7 +199,7 @@ class TreePoller:
         """
         events: Sequence[Event] = ()
         for limit in (1, *_EVENT_LIMITS) if subscription.has_baseline else (1,):
-            events = self._reader.events(subscription.operation_id, limit=limit)
+            events = self._reader.events(subscription.operation_id, EventQuery(limit=limit))
             if len(events) < limit or not subscription.is_new_event(events[0]):
                 break
         return events
@@ -207,7 +207,7 @@ class TreePoller:
     def _read_previews(self, subscription: OperationSubscription) -> Sequence[Preview]:
         previews: Sequence[Preview] = ()
         for limit in (1, *_PREVIEW_LIMITS) if subscription.has_baseline else (1,):
-            previews = self._reader.previews(subscription.operation_id, limit=limit)
+            previews = self._reader.previews(subscription.operation_id, PreviewQuery(limit=limit))
             if len(previews) < limit or not subscription.is_new_preview(previews[0]):
                 break
         return previews
@@ -255,7 +255,7 @@ class TreePoller:
 
     def _read_runs(self) -> set[str]:
         active = self._reader.active(levels=False)
-        ended = self._reader.history(limit=2 * self._hub.limits.max_ended)
+        ended = self._reader.history(HistoryQuery(limit=2 * self._hub.limits.max_ended))
         return {operation.run for operation in (*active, *ended)}
 
     async def _run_in_thread(self, function: Callable[[], T]) -> T:

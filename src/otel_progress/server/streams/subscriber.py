@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from otel_progress.semconv import Transport
 from otel_progress.server.streams.messages import Message
 from otel_progress.server.streams.subscriptions import SubscriptionTable
 
@@ -73,7 +74,7 @@ class Subscriber:
     ``evicted`` when the hub disconnected it because it did not read.
     """
 
-    def __init__(self, hub: Timeline, transport: str) -> None:
+    def __init__(self, hub: Timeline, transport: Transport) -> None:
         self.hub = hub
         self.transport = transport
         self.wake = asyncio.Event()

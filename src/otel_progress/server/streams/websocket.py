@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
+from otel_progress.semconv import RefusalReason
 from otel_progress.server import security
 from otel_progress.server.settings import ServerSettings
 from otel_progress.server.streams.hub import Hub
@@ -86,7 +87,7 @@ class WebSocketEndpoint:
             hub.detach(subscriber)
             await asyncio.gather(receiver, return_exceptions=True)
 
-    def _check_access(self, scope: Scope) -> tuple[int, str] | None:
+    def _check_access(self, scope: Scope) -> tuple[int, RefusalReason] | None:
         """Return the close code and reason of a refused client."""
         # Why: the connection closes after the handshake. A browser reports the code of a close to
         # its page, but nothing about a rejected handshake.

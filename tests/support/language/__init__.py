@@ -1,0 +1,1 @@
+"""Checker of the writing rules and its list of banned phrases."""
