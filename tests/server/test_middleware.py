@@ -174,7 +174,7 @@ def test_application_mounted_under_a_prefix_serves_all_paths(journal: SqliteJour
     login = client.post("/work/progress/login", data={"token": TOKEN})
     assert "path=/work/progress;" in f"{login.headers['set-cookie'].lower()};"
     assert client.get("/work/progress/docs").status_code == 200
-    assert client.problem(404, "/work/progress/nope")["detail"].startswith("There is nothing at this path")
+    assert client.problem(404, "/work/progress/nope")["detail"].startswith("Unknown path")
     stream = scope_of(f"/work/progress/api/v1/stream?access_token={TOKEN}", root_path="/work/progress")
     assert security.is_authorised(stream, ServerSettings(token=TOKEN))
     app.state.services.reader_pool.close()

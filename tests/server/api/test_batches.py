@@ -123,7 +123,7 @@ def test_live_process_and_journal_are_one_list(tmp_path: Path, serve: Callable[.
 )
 def test_forged_cursor_is_refused(client: Any, cursor: str) -> None:
     """The problem says where a cursor comes from."""
-    assert "none that this list gave out" in client.problem(422, LIST, params={"cursor": cursor})["detail"]
+    assert "Invalid cursor" in client.problem(422, LIST, params={"cursor": cursor})["detail"]
 
 
 def test_cursor_of_batches_is_invalid_for_operations(client: Any, journal: SqliteJournal) -> None:

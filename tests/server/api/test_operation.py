@@ -79,7 +79,7 @@ def test_operation_id_round_trips_through_paths(client: Any, id_: str) -> None:
         assert answer.json()["operation_id"] == id_
     else:
         assert answer.status_code == 404
-        assert answer.json()["detail"].startswith("There is no operation")
+        assert answer.json()["detail"].startswith("Unknown operation")
 
 
 def test_progress_equals_the_fields_of_the_operation(client: Any) -> None:
@@ -298,8 +298,8 @@ def test_unexpected_exception_is_a_problem_and_one_log_line(
     for _ in range(2):
         document = client.problem(500, FRIDAY)
     assert "secret" not in document["detail"]
-    told = [record for record in caplog.records if "a request could not be answered" in record.getMessage()]
-    assert [(record.name, record.levelname) for record in told] == [("otel_progress", "WARNING")]
+    logged = [record for record in caplog.records if "A request could not be answered" in record.getMessage()]
+    assert [(record.name, record.levelname) for record in logged] == [("otel_progress", "WARNING")]
     assert diagnostics.internal_error_counts["server"] == 2
 
 
@@ -361,7 +361,7 @@ def test_cancel_of_an_ended_and_delete_of_a_running_operation_conflict(
     # A heartbeat.
     journal.write(batch(at=NOW_WALL, clock=NOW_CLOCK))
     assert "completed" in client.problem(409, "/api/v1/operations/done-0/cancel", "POST")["detail"]
-    assert "has not ended" in client.problem(409, FRIDAY, "DELETE")["detail"]
+    assert "is still running" in client.problem(409, FRIDAY, "DELETE")["detail"]
     client.problem(404, "/api/v1/operations/nobody/cancel", "POST")
     client.problem(404, "/api/v1/operations/nobody", "DELETE")
 
@@ -386,7 +386,7 @@ def test_abandoned_operation_is_deleted_after_the_timeout(client: Any, journal: 
             )
         )
     detail = client.problem(409, "/api/v1/operations/silent", "DELETE")["detail"]
-    assert "10 minutes after its last sign of life" in detail
+    assert "10 minutes after the last heartbeat" in detail
     assert client.delete("/api/v1/operations/lost").status_code == 204
     assert journal.get("lost") is None
     assert journal.get("silent") is not None

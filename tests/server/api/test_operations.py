@@ -110,7 +110,7 @@ def test_history_has_ended_operations_by_their_end(client: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "text"),
     [
         ("status=done", "query status"),
         ("limit=0", "query limit"),
@@ -123,18 +123,18 @@ def test_history_has_ended_operations_by_their_end(client: Any) -> None:
         ("since=" + "9" * 400, "Unix seconds"),
         ("since=-5", "Unix seconds"),
         ("q=" + "x" * 201, "query q"),
-        ("cursor=AAAA", "none that this list gave out"),
-        ("cursor=%00%ff", "none that this list gave out"),
-        ("cursor=" + "W1tb" * 900, "none that this list gave out"),
+        ("cursor=AAAA", "Invalid cursor"),
+        ("cursor=%00%ff", "Invalid cursor"),
+        ("cursor=" + "W1tb" * 900, "Invalid cursor"),
         ("statsu=failed", "Invalid parameter 'statsu'"),
         ("limit=1&limit=2", "expected one value"),
         ("%0d%0aSet-Cookie:x=1", "Invalid parameter"),
     ],
 )
-def test_invalid_parameter_is_refused(client: Any, query: str, said: str) -> None:
+def test_invalid_parameter_is_refused(client: Any, query: str, text: str) -> None:
     """It is never ignored."""
     document = client.problem(422, f"{LIST}?{query}")
-    assert said in document["detail"]
+    assert text in document["detail"]
     assert document["errors"]
     assert document["detail"].isprintable()
 

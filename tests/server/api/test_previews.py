@@ -134,8 +134,8 @@ def test_only_a_preview_with_digest_is_cached_permanently(ask: Callable[..., Cli
 def test_missing_preview_is_a_problem(ask: Callable[..., Client]) -> None:
     """Unknown numbers and digests of other runs have different problems."""
     client = ask()
-    assert "the last one is 3" in client.problem(404, f"{ONE}/previews/4")["detail"]
-    assert "it has none" in client.problem(404, "/api/v1/operations/nothing/previews/1")["detail"]
+    assert "The newest one is 3." in client.problem(404, f"{ONE}/previews/4")["detail"]
+    assert "The operation has none." in client.problem(404, "/api/v1/operations/nothing/previews/1")["detail"]
     assert "another run" in client.problem(410, f"{ONE}/previews/1?digest={'0' * 64}")["detail"]
     for bad in ("first", "-1", "1.5", str(2**64)):
         client.problem(422, f"{ONE}/previews/{bad}")

@@ -118,7 +118,7 @@ def test_cursor_of_an_earlier_run_is_refused(client: Any, journal: SqliteJournal
     """The problem says to start again."""
     cursor = client.json(f"{FRIDAY}/events?limit=1")["next"]
     journal.write(batch(snapshot(run="run-2", started_at=WALL + 90)))
-    assert "Begin again" in client.problem(422, f"{FRIDAY}/events?cursor={cursor}")["detail"]
+    assert "start again" in client.problem(422, f"{FRIDAY}/events?cursor={cursor}")["detail"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_cursor_of_an_earlier_run_is_refused(client: Any, journal: SqliteJournal
 def test_cursor_of_another_list_is_refused(client: Any, cursor: str) -> None:
     """Forged cursors are refused, too."""
     assert (
-        "next of the page before"
+        "next of the previous page"
         in client.problem(422, f"{FRIDAY}/events", params={"cursor": cursor})["detail"]
     )
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from otel_progress.codec import encode_operation
 from otel_progress.errors import JournalError
+from otel_progress.protocols import PreviewQuery
 from otel_progress.records import Preview
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.settings import PollIntervals, StreamLimits
@@ -304,8 +305,12 @@ class PreviewReader(Scripted):
         super().__init__()
         self.stored: list[Preview] = []
 
-    def previews(self, operation_id: str, *, limit: int = 100) -> Sequence[Preview]:
-        return [one for one in self.stored if one.operation_id == operation_id][-limit:]
+    def previews(
+        self,
+        operation_id: str,
+        query: PreviewQuery = PreviewQuery(),
+    ) -> Sequence[Preview]:
+        return [one for one in self.stored if one.operation_id == operation_id][-query.limit :]
 
 
 @pytest.mark.parametrize("levels", [False, True])
