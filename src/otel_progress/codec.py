@@ -1,9 +1,14 @@
-"""The one JSON form of operations, levels and events: for the command line, exports, the journal and whoever reads them.
+"""JSON codec of operations, levels, events and records.
 
-An operation is one object: the fields of its root level, what readers derive (``condition``, ``elapsed_seconds``,
-``remaining_seconds``, ``percentage``), and ``levels``, a flat list, parents before children, each with its ``path``. Unknown is
-``null``. ``*_at`` are Unix seconds, ``*_seconds`` durations, ``*_clock`` seconds on the worker's monotonic clock.
-Decoding ignores keys it does not know, so newer writers can be read.
+An operation is one object: the fields of its root level, derived fields (``condition``,
+``elapsed_seconds``, ``remaining_seconds``, ``percentage``), and ``levels``. That is a flat list,
+parents before children, each with its ``path``. Unknown values are ``null``. ``*_at`` are Unix
+seconds, ``*_seconds`` durations, ``*_clock`` seconds on the monotonic clock of the process.
+Decoding ignores unknown keys, so that documents of newer versions can be read.
+
+The TypedDicts declare the documents. The server generates its API schemas from them: a docstring or
+a text in ``Annotated`` is a description there. Field lists come from the dataclasses of the
+records.
 """
 
 from __future__ import annotations
@@ -33,14 +38,17 @@ from otel_progress.operations import BatchSnapshot, Condition, Event, OperationS
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
 
 SCHEMA: Final = "otel-progress/1"
-"""Name and version of the document, in its ``schema`` field; the version changes when a field changes its meaning."""
+"""Name and version of the documents, in the field ``schema``.
+
+The version changes when a field changes its meaning.
+"""
 
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 Document: TypeAlias = "dict[str, Any]"
-"""A JSON object."""
+"""JSON object."""
 
 
 Scalar: TypeAlias = str | bool | int | float
@@ -55,7 +63,7 @@ UnixTime: TypeAlias = Annotated[float, "Unix seconds."]
 Seconds: TypeAlias = Annotated[float, "Seconds."]
 
 
-Clock: TypeAlias = Annotated[float, "Seconds on the worker's monotonic clock."]
+Clock: TypeAlias = Annotated[float, "Seconds on the monotonic clock of the process."]
 
 
 Ratio: TypeAlias = Annotated[float, "0 to 1."]
@@ -65,46 +73,49 @@ SchemaName: TypeAlias = Annotated[Literal["otel-progress/1"], "Name and version 
 
 
 class FailureDocument(TypedDict):
-    """Why something failed."""
+    """Error of a level or an item."""
 
-    type: Annotated[str, "Class of the error."]
+    type: Annotated[str, "Class name of the error."]
     message: str
-    details: Annotated[str | None, "A traceback, where there is one."]
+    details: Annotated[str | None, "Traceback, if any."]
 
 
 class EtaDocument(TypedDict):
-    """An estimate of the remaining time, made at `clock`; `remaining_seconds` of the operation is what is left of it when it is read."""
+    """Estimate of the remaining time, computed at `clock`.
 
-    remaining_s: Annotated[Seconds | None, "Null while unknown, and while stalled."]
+    `remaining_seconds` of the operation is its value at the time of the read.
+    """
+
+    remaining_s: Annotated[Seconds | None, "Null while unknown and while stalled."]
     low_s: Annotated[
-        Seconds | None, "Lower end of the interval; null below three past runs. While stalled: at least this."
+        Seconds | None, "Lower bound. Null with fewer than three past runs. While stalled, the only bound."
     ]
     high_s: Seconds | None
     state: EtaState
-    basis: Annotated[EtaBasis, "What it mostly rests on."]
-    runs: Annotated[int, "Past runs it rests on."]
+    basis: Annotated[EtaBasis, "Main input of the estimate."]
+    runs: Annotated[int, "Number of past runs used."]
     clock: Clock
     counts_down_s: Annotated[
-        Seconds | None, "It counts down for so long without an advance, then holds; null: to 0."
+        Seconds | None, "Time for which the estimate counts down without an advance. Null: to 0."
     ]
     stalls_after_s: Annotated[
-        Seconds | None, "Without an advance it is stalled so long after `clock`; null: never."
+        Seconds | None, "Time after `clock` at which the estimate is stalled without an advance. Null: never."
     ]
 
 
 class LevelDocument(TypedDict):
-    """One level of an operation. What is unknown is null."""
+    """One level of an operation. Unknown values are null."""
 
     operation_id: str
     operation_type: str
-    run: Annotated[str, "Unique id of this execution; the same operation can run again."]
-    path: Annotated[str, "`type:id` of each step down, joined by `/`; empty for the operation itself."]
+    run: Annotated[str, "Unique id of this execution. The same operation can run again."]
+    path: Annotated[str, "`type:id` segments joined by `/`. Empty for the operation itself."]
     type: str
     id: str
     name: str
     unit: str | None
     weight: float
-    declared: Annotated[bool, "Whether it is a stage that was announced up front."]
+    declared: Annotated[bool, "True for a stage that was declared in advance."]
     attempt: int
     order: int
     started_at: UnixTime | None
@@ -112,10 +123,10 @@ class LevelDocument(TypedDict):
     deadline_at: UnixTime | None
     trace_id: str | None
     span_id: str | None
-    instance: Annotated[str, "Id of the process that works."]
-    sequence: Annotated[int, "Grows with each change."]
+    instance: Annotated[str, "Id of the process."]
+    sequence: Annotated[int, "Increases with each change."]
     status: Status
-    current: Annotated[float, "Units of work done, failed and skipped ones included."]
+    current: Annotated[float, "Finished units of work, including failed and skipped ones."]
     total: float | None
     completed: Annotated[float, "Units that succeeded."]
     failed: int
@@ -131,15 +142,15 @@ class LevelDocument(TypedDict):
     stall_after_s: Seconds
     ended_at: UnixTime | None
     duration_s: Seconds | None
-    estimated: Annotated[bool, "True where the ratio rests on an estimate, because an opaque step runs."]
-    paused_clock: Annotated[Clock | None, "Since when the operation is paused; null when it is not."]
-    paused_s: Annotated[Seconds, "Seconds of earlier pauses."]
-    previews: Annotated[int, "Number of the last preview; 0 without any."]
+    estimated: Annotated[bool, "True when the ratio depends on an estimate, because an opaque step runs."]
+    paused_clock: Annotated[Clock | None, "Start of the current pause. Null without one."]
+    paused_s: Annotated[Seconds, "Seconds of ended pauses."]
+    previews: Annotated[int, "Number of the last preview. 0 without previews."]
     overdue_after_s: Annotated[
-        Seconds | None, "Seconds of work that the first interval allowed for the whole run."
+        Seconds | None, "Longest expected duration without pauses, from the first interval."
     ]
     resumed_from: Annotated[
-        float, "Units of `current` that an earlier session had done: no part of the pace."
+        float, "Units of `current` that an earlier session finished. They do not count for the rate."
     ]
     elapsed_seconds: Seconds
     metadata: Metadata
@@ -148,18 +159,18 @@ class LevelDocument(TypedDict):
 
 
 class SampleDocument(TypedDict):
-    """What a process used at one moment."""
+    """Resource usage of a process at one moment."""
 
     at: UnixTime
     clock: Clock
-    cpu_ratio: Annotated[float, "1 for one core that is busy."]
+    cpu_ratio: Annotated[float, "1 means one busy core."]
     memory_bytes: int
     gpu_ratio: Ratio | None
     gpu_memory_bytes: int | None
 
 
 class ResourceUseDocument(TypedDict):
-    """What a process used while an operation ran."""
+    """Resource usage of a process while an operation ran."""
 
     last: SampleDocument
     samples: int
@@ -173,7 +184,7 @@ class ResourceUseDocument(TypedDict):
 
 
 class WorkerDocument(TypedDict):
-    """A process that works."""
+    """Instrumented process."""
 
     id: str
     pid: int
@@ -184,10 +195,10 @@ class WorkerDocument(TypedDict):
 
 
 class OperationDocument(LevelDocument):
-    """An operation without the levels below it."""
+    """Operation without the levels below it."""
 
     schema: SchemaName
-    batch: Annotated[str | None, "Id of its batch."]
+    batch: Annotated[str | None, "Id of the batch."]
     condition: Condition
     remaining_seconds: Seconds | None
     alive: bool
@@ -199,13 +210,13 @@ class OperationDocument(LevelDocument):
 
 
 class OperationTreeDocument(OperationDocument):
-    """An operation with the levels kept below it, parents before children."""
+    """Operation with the stored levels below it, parents before children."""
 
     levels: list[LevelDocument]
 
 
 class EventDocument(TypedDict):
-    """Something that happened to a level."""
+    """Event of a level."""
 
     operation_id: str
     operation_type: str
@@ -213,7 +224,7 @@ class EventDocument(TypedDict):
     path: str
     level_type: str
     kind: str
-    number: Annotated[int, "Orders the events of a run."]
+    number: Annotated[int, "Position of the event in its run."]
     at: UnixTime
     name: str | None
     outcome: Outcome | None
@@ -222,13 +233,13 @@ class EventDocument(TypedDict):
 
 
 class LogDocument(TypedDict):
-    """One record of the worker's logging."""
+    """Log record of the process."""
 
     operation_id: str
     operation_type: str
     run: str
     path: str
-    number: Annotated[int, "Orders the records of a run."]
+    number: Annotated[int, "Position of the record in its run."]
     at: UnixTime
     severity: Annotated[int, "10 debug, 20 info, 30 warning, 40 error, 50 critical."]
     severity_text: str
@@ -241,27 +252,25 @@ class LogDocument(TypedDict):
 
 
 class PreviewDocument(TypedDict):
-    """What work looked like half done."""
+    """Preview of the unfinished work of an operation."""
 
     operation_id: str
     operation_type: str
     run: str
     path: str
-    number: Annotated[
-        int, "Orders the previews of a run, from 1; some in between may have made room for others."
-    ]
+    number: Annotated[int, "Position of the preview in its run, from 1. Some numbers may be evicted."]
     at: UnixTime
     name: str
     media_type: str
     size_bytes: int
     digest: Annotated[str, "SHA-256 of the content, in hexadecimal."]
-    width: Annotated[int | None, "Pixels; null for texts."]
+    width: Annotated[int | None, "Pixels. Null for texts."]
     height: int | None
-    ratio: Annotated[Ratio | None, "How far the operation was."]
+    ratio: Annotated[Ratio | None, "Ratio of the operation at that time."]
 
 
 class CountsDocument(TypedDict):
-    """Operations by status."""
+    """Number of operations per status."""
 
     pending: int
     running: int
@@ -272,7 +281,7 @@ class CountsDocument(TypedDict):
 
 
 class BatchSummaryDocument(TypedDict):
-    """Many operations as one."""
+    """Summary of the operations of a batch."""
 
     schema: SchemaName
     id: str
@@ -283,7 +292,7 @@ class BatchSummaryDocument(TypedDict):
     ended_at: UnixTime | None
     read_at: UnixTime
     ratio: Ratio | None
-    throughput: Annotated[float | None, "Operations ended a second, of late."]
+    throughput: Annotated[float | None, "Recently ended operations per second."]
     status: Status
     counts: CountsDocument
     finished: int
@@ -293,31 +302,31 @@ class BatchSummaryDocument(TypedDict):
 
 
 class BatchDocument(BatchSummaryDocument):
-    """A batch with its active and failed operations, the newest first, at most 100 each."""
+    """Batch with its active and failed operations, the newest first, at most 100 each."""
 
     active: list[OperationDocument]
     failed: list[OperationDocument]
 
 
 def _field_names(record: Any, *, without: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the names of a dataclass's fields in order, without some of them."""
+    """Return the field names of a dataclass in order, except some."""
     return tuple(field.name for field in fields(record) if field.name not in without)
 
 
 def _optional_field_names(record: Any) -> tuple[str, ...]:
-    """Return the names of a dataclass's fields that have a default."""
+    """Return the names of the fields of a dataclass that have a default."""
     return tuple(field.name for field in fields(record) if field.default is not MISSING)
 
 
-# ``batch`` is in documents of operations only.
+# Only documents of operations have ``batch``.
 _INFO_FIELDS: Final = _field_names(LevelInfo, without=("batch",))
 
 
-# The fields that are not here are converted, not copied.
+# The excluded fields are converted, not copied.
 _STATE_FIELDS: Final = _field_names(LevelSnapshot, without=("info", "status", "metadata", "error", "eta"))
 
 
-# Documents of older writers do not have these.
+# Documents of older versions do not have these.
 _OPTIONAL_STATE_FIELDS: Final = _optional_field_names(LevelSnapshot)
 
 
@@ -351,13 +360,19 @@ _get_state_values: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgette
 _get_eta_values: Final[Callable[[Eta], tuple[Any, ...]]] = attrgetter(*_ETA_FIELDS)
 
 
+_MIN_STALL_AFTER_S: Final = 60.0
+
+
 def dumps(document: object) -> str:
-    """Return compact JSON; never ``NaN`` or ``Infinity``, which JSON does not have."""
+    """Return compact JSON.
+
+    Raises ValueError for NaN and infinities, which JSON does not have.
+    """
     return _encode(document)
 
 
 def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Document:
-    """Return the document of an operation, with its levels unless told otherwise."""
+    """Return the document of an operation, with its levels by default."""
     document: Document = {"schema": SCHEMA, **encode_level(operation.root, operation.clock)}
     document.update(
         condition=operation.condition.value,
@@ -375,7 +390,10 @@ def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Do
 
 
 def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
-    """Return the operation of a document. Raises KeyError, TypeError or ValueError when it is not one."""
+    """Return the operation of a document.
+
+    Raises KeyError, TypeError or ValueError for other documents.
+    """
     worker, resources = document.get("worker"), document.get("resources")
     return OperationSnapshot(
         root=decode_level(document),
@@ -392,7 +410,7 @@ def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
 
 
 def encode_level(snapshot: LevelSnapshot, clock: float) -> Document:
-    """Return the object of one level as seen at ``clock``."""
+    """Return the object of one level at ``clock``."""
     return {
         **encode_info(snapshot.info),
         **encode_figures(snapshot),
@@ -402,7 +420,7 @@ def encode_level(snapshot: LevelSnapshot, clock: float) -> Document:
 
 
 def encode_figures(snapshot: LevelSnapshot) -> Document:
-    """Return the numbers and texts of a level's object that change, with its status."""
+    """Return the status, numbers and texts of a level that change."""
     document: Document = dict(zip(_STATE_FIELDS, _get_state_values(snapshot), strict=True))
     ratio = snapshot.ratio
     document["status"] = snapshot.status.value
@@ -412,7 +430,7 @@ def encode_figures(snapshot: LevelSnapshot) -> Document:
 
 
 def encode_details(snapshot: LevelSnapshot) -> Document:
-    """Return the parts of a level's object that change and are objects: metadata, error and estimate."""
+    """Return the objects of a level that change: metadata, error and estimate."""
     eta = snapshot.eta
     return {
         "metadata": _encode_attributes(snapshot.metadata),
@@ -422,10 +440,10 @@ def encode_details(snapshot: LevelSnapshot) -> Document:
 
 
 def decode_level(document: Mapping[str, Any]) -> LevelSnapshot:
-    """Return the snapshot of a level's object, also of one that an older writer made."""
+    """Return the snapshot of a level's object, also of an older version."""
     eta = document.get("eta")
     if "stall_after_s" not in document and "longest_gap_s" in document:
-        document = {**document, "stall_after_s": max(60.0, 3.0 * document["longest_gap_s"])}
+        document = {**document, "stall_after_s": max(_MIN_STALL_AFTER_S, 3.0 * document["longest_gap_s"])}
     return LevelSnapshot(
         info=decode_info(document),
         status=Status(document["status"]),
@@ -437,7 +455,7 @@ def decode_level(document: Mapping[str, Any]) -> LevelSnapshot:
 
 
 def encode_info(info: LevelInfo) -> Document:
-    """Return the unchanging part of a level as an object."""
+    """Return the object of the unchanging part of a level."""
     document = _pick(info, _INFO_FIELDS)
     if not info.path:
         document["batch"] = info.batch
@@ -445,7 +463,7 @@ def encode_info(info: LevelInfo) -> Document:
 
 
 def decode_info(document: Mapping[str, Any]) -> LevelInfo:
-    """Return the unchanging part of a level's object."""
+    """Return the unchanging part of a level from its object."""
     return LevelInfo(**{name: document[name] for name in _INFO_FIELDS}, batch=document.get("batch"))
 
 
@@ -500,17 +518,20 @@ def decode_log(document: Mapping[str, Any]) -> LogRecord:
 
 
 def encode_preview(preview: Preview) -> Document:
-    """Return the object of one preview, without the place of its content."""
+    """Return the object of one preview, without the location of its content."""
     return _pick(preview, _PREVIEW_FIELDS)
 
 
 def decode_preview(document: Mapping[str, Any]) -> Preview:
-    """Return the preview of an object; where its content is, is the ``url`` it can be fetched from, empty when there is none."""
+    """Return the preview of an object.
+
+    ``url``, if any, becomes the location of its content.
+    """
     return Preview(**{name: document[name] for name in _PREVIEW_FIELDS}, location=document.get("url") or "")
 
 
 def encode_sample(sample: ResourceSample) -> Document:
-    """Return the object of one look at what a process uses."""
+    """Return the object of a sample of resource usage."""
     return _pick(sample, _SAMPLE_FIELDS)
 
 
@@ -520,22 +541,22 @@ def decode_sample(document: Mapping[str, Any]) -> ResourceSample:
 
 
 def encode_resources(use: ResourceUse) -> Document:
-    """Return the object of what an operation's process used."""
+    """Return the object of the resource usage of an operation."""
     return {"last": encode_sample(use.last), **_pick(use, _USE_FIELDS)}
 
 
 def decode_resources(document: Mapping[str, Any]) -> ResourceUse:
-    """Return what an operation's process used from an object."""
+    """Return the resource usage of an operation from its object."""
     return ResourceUse(decode_sample(document["last"]), **{name: document[name] for name in _USE_FIELDS})
 
 
 def encode_instance(instance: Instance) -> Document:
-    """Return the object of a process that works."""
+    """Return the object of an instrumented process."""
     return _pick(instance, _INSTANCE_FIELDS)
 
 
 def encode_batch(batch: BatchSnapshot, *, operations: bool = True) -> Document:
-    """Return the document of a batch, with its active and failed operations unless told otherwise."""
+    """Return the preview of an object, with ``url`` as its location."""
     document: Document = {
         "schema": SCHEMA,
         **_pick(batch, _BATCH_FIELDS),
@@ -553,7 +574,7 @@ def encode_batch(batch: BatchSnapshot, *, operations: bool = True) -> Document:
 
 
 def encode_failure(failure: Failure | None) -> Document | None:
-    """Return an error as an object."""
+    """Return the object of an error."""
     if failure is None:
         return None
     return {"type": failure.type, "message": failure.message, "details": failure.details}
@@ -567,12 +588,12 @@ def decode_failure(document: Mapping[str, Any] | None) -> Failure | None:
 
 
 def encode_metadata(metadata: Mapping[str, MetadataValue]) -> str | None:
-    """Return metadata as JSON text, None when there is none: what a journal keeps beside a level's columns."""
+    """Return metadata as JSON text for a journal column. None for empty metadata."""
     return dumps(dict(metadata)) if metadata else None
 
 
 def decode_metadata(document: Mapping[str, Any] | None) -> Mapping[str, MetadataValue]:
-    """Return metadata from an object; lists become tuples."""
+    """Return metadata from an object. Lists become tuples."""
     if not document:
         return NO_METADATA
     return MappingProxyType(
@@ -581,7 +602,10 @@ def decode_metadata(document: Mapping[str, Any] | None) -> Mapping[str, Metadata
 
 
 def finite(value: float | None) -> float | None:
-    """Return ``value`` unless it is NaN or infinite, which no JSON document and no gauge may carry."""
+    """Return ``value``, or None for NaN and infinities.
+
+    JSON and gauges do not allow them.
+    """
     return value if value is None or math.isfinite(value) else None
 
 
@@ -590,7 +614,10 @@ def _encode_attributes(attributes: Mapping[str, MetadataValue]) -> Document:
 
 
 def _pick_known(document: Mapping[str, Any], names: tuple[str, ...], optional: tuple[str, ...]) -> Document:
-    """Return the fields of a document. Raises KeyError where one is missing that is not optional."""
+    """Return the known fields of a document.
+
+    Raises KeyError when a required field is missing.
+    """
     return {name: document[name] for name in names if name in document or name not in optional}
 
 

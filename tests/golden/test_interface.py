@@ -209,7 +209,7 @@ def test_refusal_reasons_equal_golden_file(golden: Golden) -> None:
     from otel_progress.server.streams.websocket import WebSocketEndpoint
 
     found = {*_first_texts(ServerCounters.count_refusal), *_texts_at(1, _Deadline.arm)}
-    deciding = {SecurityMiddleware._refusal.__name__, WebSocketEndpoint._refusal.__name__}
+    deciding = {SecurityMiddleware._find_refusal.__name__, WebSocketEndpoint._check_access.__name__}
     for tree in _sources():
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef) and function.name in deciding:

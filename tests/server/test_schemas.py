@@ -1,4 +1,4 @@
-"""Schemas of the API, generated from the codec's TypedDicts, and the cost of one more field."""
+"""Schemas of the API, generated from the TypedDicts of the codec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents of the API for its OpenAPI document, generated from the TypedDicts of the JSON codec.
+"""Schemas of the API, generated from the TypedDicts of the JSON codec.
 
 Documents that only the server sends are declared here. Nothing is validated against the models at
 run time. Tests compare them with the documents of the endpoints.
@@ -43,11 +43,11 @@ from otel_progress.codec import (
 from otel_progress.model import Status
 from otel_progress.operations import Condition
 
-NextCursor: TypeAlias = Annotated[str | None, "Cursor of the next page; null on the last one."]
+NextCursor: TypeAlias = Annotated[str | None, "Cursor of the next page. Null on the last page."]
 
 
 class ProgressDocument(TypedDict):
-    """An operation in a few figures."""
+    """Main figures of an operation."""
 
     schema: SchemaName
     operation_id: str
@@ -71,7 +71,7 @@ class ProgressDocument(TypedDict):
 
 
 class StageDocument(TypedDict):
-    """One stage: its share of the whole and where it begins, both 0 to 1."""
+    """One stage: its share of the whole, and the ratio at its start, both 0 to 1."""
 
     name: str
     weight: Ratio
@@ -79,14 +79,14 @@ class StageDocument(TypedDict):
 
 
 class CategoryDocument(TypedDict):
-    """The stages of one kind of work, in their order."""
+    """Stages of one category of work, in order."""
 
     category: str
     stages: list[StageDocument]
 
 
 class CancelAcceptedDocument(TypedDict):
-    """A request to stop that the worker will hear of."""
+    """Accepted request to cancel an operation."""
 
     schema: SchemaName
     operation_id: str
@@ -100,7 +100,7 @@ class _PageDocument(TypedDict):
 
 
 class OperationsDocument(_PageDocument):
-    """A page of operations."""
+    """Page of operations."""
 
     operations: list[OperationDocument]
 
@@ -124,9 +124,9 @@ class LogsDocument(_PageDocument):
 
 
 class ListedPreviewDocument(PreviewDocument):
-    """What work looked like half done."""
+    """Preview of the unfinished work of an operation."""
 
-    url: Annotated[str | None, "Where the content is, below the address of the server."]
+    url: Annotated[str | None, "URL of the content, relative to the address of the server."]
 
 
 class PreviewsDocument(_PageDocument):
@@ -142,34 +142,36 @@ class SamplesDocument(_PageDocument):
 
 
 class BatchesDocument(_PageDocument):
-    """Batches: those that are not over first, then the newest first."""
+    """Batches: running ones first, then the newest first."""
 
     batches: list[BatchSummaryDocument]
 
 
 class StageCategoriesDocument(_PageDocument):
-    """All categories of stages."""
+    """Categories of stages."""
 
     stages: list[CategoryDocument]
 
 
 class ExportedDocument(OperationTreeDocument):
-    """An operation with its levels and events."""
+    """Operation with its levels and events."""
 
     events: list[EventDocument]
 
 
 class HealthDocument(TypedDict):
-    """How the server is."""
+    """Health of the server."""
 
     status: Literal["ok"]
 
 
 class CancelReason(BaseModel):
-    """Why an operation should stop."""
+    """Reason to cancel an operation."""
 
     model_config = ConfigDict(extra="forbid")
-    reason: str = Field(default="", max_length=1024, description="For people; kept with the operation.")
+    reason: str = Field(
+        default="", max_length=1024, description="Text for users. It is stored with the operation."
+    )
 
 
 class _Model(BaseModel):
@@ -181,7 +183,9 @@ _NAMES: Final = {ListedPreviewDocument: "Preview"}
 
 
 def build_model(document: Any) -> Any:
-    """Return the Pydantic model of a TypedDict, with the models of the TypedDicts that it contains.
+    """Return the Pydantic model of a TypedDict.
+
+    TypedDicts inside it become models, too.
 
     Other types, such as a union of TypedDicts, are returned with their parts converted. A text in
     ``Annotated`` becomes the description.

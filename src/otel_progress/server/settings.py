@@ -25,7 +25,10 @@ BATCH_POLL_S: Final = 1.0
 
 
 IDLE_BATCH_POLL_S: Final = 5.0
-"""The same without changes, in seconds. A declared batch may have no operation yet."""
+"""The same without changes, in seconds.
+
+A declared batch may have no operation yet.
+"""
 
 
 RECONCILE_S: Final = 10.0
@@ -40,8 +43,9 @@ WATCH_RETRY_S: Final = 0.5
 class PollIntervals:
     """Intervals of the poller of the streams, in seconds.
 
-    ``pause_s`` is between two rounds, ``idle_pause_s`` while no operation is followed by id. A change
-    that is newer than ``settle_s`` is not compared with the journal, which may not have it yet.
+    ``pause_s`` is between two rounds, ``idle_pause_s`` while no operation is followed by id. A
+    change that is newer than ``settle_s`` is not compared with the journal, which may not have it
+    yet.
     """
 
     pause_s: float = 0.05
@@ -55,10 +59,10 @@ class PollIntervals:
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """Limits of the streams: clients, ids per client, operations followed with levels, and seconds.
+    """Limits of the streams: numbers of clients and operations, and seconds.
 
-    ``interval_s`` is between two polls of the journal's watch, ``pause_s`` the shortest time between
-    two writes to one client. A client whose write blocks for ``blocked_s`` is disconnected.
+    ``interval_s`` is between two polls of the journal's watch, ``pause_s`` the shortest time
+    between two writes to one client. A client whose write blocks for ``blocked_s`` is disconnected.
     """
 
     clients: int = 1_000
@@ -84,11 +88,13 @@ _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,=:@-]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits per request, in bytes, seconds and counts. A request beyond one gets a problem document.
+    """Limits per request, in bytes, seconds and counts.
+
+    A request beyond one gets a problem document.
 
     ``body_s`` is the time for a client to send a body, ``answer_s`` the time for the journal to
-    answer. ``readers`` threads read at a time, and ``waiting`` more requests queue for them. Lists of
-    operations include the newest ``ended`` ended operations. The history has all.
+    answer. ``readers`` threads read at a time, and ``waiting`` more requests queue for them. Lists
+    of operations include the newest ``ended`` ended operations. The history has all.
     """
 
     body_bytes: int = 64 * 1024
@@ -105,11 +111,11 @@ class ServerSettings:
     """Settings of a server. Raises ConfigurationError when a value is not valid.
 
     ``host`` and ``port`` are the bound address. When ``token`` is set, every request needs it.
-    ``allowed_hosts`` are additional names for the Host header. ``*.example.org`` includes subdomains,
-    and ``*`` includes all names: use it only behind a proxy that checks them. Loopback names and the
-    bound host are always allowed. ``allowed_origins`` are web origins (``https://board.example.org``)
-    whose pages may send requests, in addition to the server's own page. ``root_path`` is the prefix
-    that a proxy removes.
+    ``allowed_hosts`` are additional names for the Host header. ``*.example.org`` includes
+    subdomains, and ``*`` includes all names: use it only behind a proxy that checks them. Loopback
+    names and the bound host are always allowed. ``allowed_origins`` are web origins
+    (``https://board.example.org``) whose pages may send requests, in addition to the server's own
+    page. ``root_path`` is the prefix that a proxy removes.
     """
 
     host: str = DEFAULT_HOST
@@ -139,7 +145,7 @@ class ServerSettings:
                 raise ConfigurationError(msg)
         if not _PREFIX.fullmatch(self.root_path):
             msg = (
-                f"Invalid root path {_quote(self.root_path)}: expected a URL prefix without a slash at its end. "
+                f"Invalid root path {_quote(self.root_path)}: expected no slash at the end. "
                 "Use a prefix such as /progress."
             )
             raise ConfigurationError(msg)
@@ -166,7 +172,10 @@ def is_unspecified(host: str) -> bool:
 
 
 def _check_token(token: str) -> None:
-    """Raise ConfigurationError for an invalid token. The message does not contain the token."""
+    """Raise ConfigurationError for an invalid token.
+
+    The message does not contain the token.
+    """
     try:
         is_valid = parse_token(token) == token
     except ValueError as error:
@@ -189,11 +198,11 @@ def _quote(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Limits of connections: ``max_connections`` at a time, times in seconds, buffers in bytes.
+    """Limits of connections: their number, times in seconds, buffers in bytes.
 
     ``request_s`` is the time for a client to send the head of a request, and again for its body.
-    After ``blocked_s`` without reading, the client is disconnected. ``buffer`` is the write buffer of
-    this process per connection, ``kernel_buffer`` the one of the operating system.
+    After ``blocked_s`` without reading, the client is disconnected. ``buffer`` is the write buffer
+    of this process per connection, ``kernel_buffer`` the one of the operating system.
     """
 
     max_connections: int = 2_000

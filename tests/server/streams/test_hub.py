@@ -1,4 +1,4 @@
-"""The hub without a network: every client gets the latest state, without gaps and duplicates."""
+"""The hub without a network: every client gets each latest state once."""
 
 # ruff: noqa: D102 - the signatures are the protocol's
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from otel_progress.codec import encode_operation
 from otel_progress.errors import JournalError
+from otel_progress.protocols import PreviewQuery
 from otel_progress.records import Preview
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.settings import PollIntervals, StreamLimits
@@ -29,7 +30,7 @@ from tests.support.strategies import snapshots
 
 
 class ManualHub:
-    """A hub to which the test reports changes, and its clients. Nothing runs in the background."""
+    """A hub without a watch: the test reports changes to it."""
 
     def __init__(self, **limits: Any) -> None:
         self.clock = FakeClock()
@@ -76,7 +77,7 @@ STEPS = st.lists(
 def test_clients_with_any_reconnects_receive_every_latest_state_once(
     steps: list[tuple[str, int]], max_ended: int
 ) -> None:
-    """Each client gets the latest state in order, for any sequence of changes and reconnects."""
+    """Changes, slow clients and reconnects come in any order."""
 
     async def run_scenario() -> None:
         manual = ManualHub(max_ended=max_ended)
@@ -272,7 +273,7 @@ def test_client_with_a_blocked_write_is_disconnected() -> None:
 
 
 def test_client_by_id_receives_ended_operations_and_new_items() -> None:
-    """An operation that ended before the client came is read from the journal. Items are sent once."""
+    """An operation that ended earlier is read from the journal."""
 
     async def run_scenario() -> None:
         reader = Scripted()
@@ -304,13 +305,17 @@ class PreviewReader(Scripted):
         super().__init__()
         self.stored: list[Preview] = []
 
-    def previews(self, operation_id: str, *, limit: int = 100) -> Sequence[Preview]:
-        return [one for one in self.stored if one.operation_id == operation_id][-limit:]
+    def previews(
+        self,
+        operation_id: str,
+        query: PreviewQuery = PreviewQuery(),
+    ) -> Sequence[Preview]:
+        return [one for one in self.stored if one.operation_id == operation_id][-query.limit :]
 
 
 @pytest.mark.parametrize("levels", [False, True])
 def test_item_and_preview_without_a_newer_snapshot_reach_a_client_by_id(levels: bool) -> None:
-    """They are polled, also when the watch reports no change, and the tree is not sent again."""
+    """They are polled without a change, and the tree is not sent again."""
 
     async def run_scenario() -> None:
         reader = PreviewReader()

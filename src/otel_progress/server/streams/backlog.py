@@ -16,7 +16,9 @@ _get_number = attrgetter("number")
 
 
 class Backlog:
-    """Latest message per key, ordered by number. A newer message of a key moves to the end.
+    """Latest message per key, ordered by number.
+
+    A newer message of a key moves to the end.
 
     ``last_number`` is the last assigned number. ``oldest_resumable`` is the highest number of an
     evicted message: a client with a lower cursor cannot resume. Used from one thread.

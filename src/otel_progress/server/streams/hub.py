@@ -1,4 +1,4 @@
-"""Hub of the streams: one watch of the reader, the latest message per subject, and a cursor per client."""
+"""Hub of the streams: one watch, the latest messages, a cursor per client."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ _MAX_CURSOR_DIGITS: Final = 18
 
 
 class Hub:
-    """Fan-out of changes to any number of clients. Watches the reader while there are clients.
+    """Fan-out of changes to any number of clients.
+
+    Watches the reader while there are clients.
 
     All methods belong to one event loop, except :meth:`close` and :meth:`report_deleted`, which are
     thread-safe. Overflow policy: *newest*. A slow client skips versions of an operation, which are
@@ -83,7 +85,10 @@ class Hub:
     # --- clients ----------------------------------------------------------------------------------
 
     def attach(self, transport: Transport) -> Subscriber:
-        """Add a client. The caller has checked :attr:`is_full`, and calls :meth:`detach` at the end."""
+        """Add a client.
+
+        The caller has checked :attr:`is_full`, and calls :meth:`detach` at the end.
+        """
         self._start()
         subscriber = Subscriber(self, transport)
         self.subscribers.add(subscriber)
@@ -107,11 +112,14 @@ class Hub:
 
     @property
     def pause_s(self) -> float:
-        """Time between two writes to one client. It grows with the clients, to bound all writes per second."""
+        """Time between two writes to one client.
+
+        It grows with the clients, to bound all writes per second.
+        """
         return max(self.limits.pause_s, len(self.subscribers) / _MAX_WRITES_PER_S)
 
     def find_cursor(self, last_event_id: str, ids: Iterable[str]) -> int | None:
-        """Return the cursor of a ``Last-Event-ID``, None when a message after it may be missing."""
+        """Return the cursor of a ``Last-Event-ID``, None when it cannot be resumed."""
         epoch, _, digits = last_event_id.partition("-")
         is_number = digits.isascii() and digits.isdecimal() and len(digits) <= _MAX_CURSOR_DIGITS
         if epoch != self._backlog.epoch or not is_number:
@@ -121,7 +129,7 @@ class Hub:
             return None
         return cursor if self.subscriptions.can_resume(ids, cursor) else None
 
-    # --- the timeline that subscribers read ---------------------------------------------------------
+    # --- timeline ---------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> str:
@@ -169,7 +177,10 @@ class Hub:
         )
 
     def follow(self, wake_event: asyncio.Event, id_: str, *, levels: bool) -> None:
-        """Poll an operation for a client from now on. ``subscriptions.unfollow`` ends that."""
+        """Poll an operation for a client from now on.
+
+        ``subscriptions.unfollow`` ends that.
+        """
         is_due = self.subscriptions.follow(wake_event, id_, levels=levels, last_number=self.last_number)
         if is_due and self._poller is not None:
             self._poller.wake()
@@ -256,7 +267,10 @@ class Hub:
         self.closed = False
 
     def report_deleted(self, operation_id: str, run: str | None = None) -> None:
-        """Send to all clients that the ended runs of an operation, and ``run``, were deleted. Thread-safe."""
+        """Send to all clients that runs of an operation were deleted.
+
+        These are its ended runs, and ``run``. Thread-safe.
+        """
 
         def report() -> None:
             messages = [*self._backlog.messages_of(operation_id)]
@@ -340,7 +354,7 @@ class Hub:
             self.run_maintenance()
 
     def run_maintenance(self) -> None:
-        """Expire old messages, disconnect blocked clients, and stop the watch without clients."""
+        """Expire messages, disconnect blocked clients, and stop an unused watch."""
         now, limits = self.clock(), self.limits
         self._backlog.expire()
         self.subscriptions.evict_unfollowed()
@@ -356,7 +370,7 @@ class Hub:
             self._stop()
 
     def _store_tree(self, subscription: OperationSubscription, result: PollResult) -> None:
-        """Store the polled operation, unless the watch reports it or it was deleted in the meantime."""
+        """Store the polled operation, unless the watch reports it or it was deleted."""
         operation = result.operation
         if operation is None:
             return

@@ -29,8 +29,9 @@ _WS_TYPES: Final = {
 class Message:
     """One change, with its number in the sequence of its hub.
 
-    ``key`` identifies the subject: a newer message of the same key replaces it. ``replaced_numbers``
-    are the numbers of the last few messages that this one replaced. ``encode`` returns its JSON.
+    ``key`` identifies the subject: a newer message of the same key replaces it.
+    ``replaced_numbers`` are the numbers of the last few messages that this one replaced. ``encode``
+    returns its JSON.
     """
 
     __slots__ = (
@@ -73,7 +74,7 @@ class Message:
         self._ws: str | None = None
 
     def assign_number(self, epoch: str, number: int, replaced: Message | None) -> None:
-        """Set the number of this message, and the numbers of the messages that it replaces."""
+        """Set the number of this message, and the numbers that it replaces."""
         self._epoch, self.number = epoch, number
         if replaced is not None:
             earlier = replaced.replaced_numbers[1 - _MAX_REPLACED_NUMBERS :]
@@ -89,8 +90,8 @@ class Message:
     @property
     def sse(self) -> bytes:
         """The message as a server-sent event."""
-        # Why: the JSON is encoded per transport, as few hubs have clients of both. A third copy would
-        # cost more memory than it saves time.
+        # Why: the JSON is encoded per transport, as few hubs have clients of both. A third copy
+        # would cost more memory than it saves time.
         if self._sse is None:
             text = f"event: {self.kind}\nid: {self._epoch}-{self.number}\ndata: {self._encode()}\n\n"
             self._sse = text.encode("utf-8", "replace")
@@ -116,7 +117,10 @@ def build_snapshot_message(operation: OperationSnapshot, encoder: Encoder) -> Me
 
 
 def build_tree_message(operation: OperationSnapshot, encoder: Encoder, *, levels: bool) -> Message:
-    """Return the message for clients that follow an operation by its id, with or without its levels."""
+    """Return the message of an operation for clients that follow it by id.
+
+    With ``levels`` the message contains the tree.
+    """
     encode = (lambda: encode_text(encode_operation(operation))) if levels else _LazyJson(encoder, operation)
     return _build_operation_message(operation, ("whole", operation.run), encode)
 
@@ -180,7 +184,10 @@ def _build_operation_message(
 
 
 class _LazyJson:
-    """Encodes an operation when called. Smaller than a closure: the backlog has one per operation."""
+    """Encodes an operation when called.
+
+    Smaller than a closure: the backlog has one per operation.
+    """
 
     __slots__ = ("_encoder", "_operation")
 
@@ -197,7 +204,7 @@ _MAX_CACHED_RUNS: Final = 4_096
 
 
 class Encoder:
-    """Encodes operations without their levels, with a cache of the parts that do not change.
+    """Return JSON text without characters that terminals or encoders reject.
 
     As JSON, the result equals ``codec.encode_operation(operation, levels=False)``.
     """

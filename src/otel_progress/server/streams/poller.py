@@ -36,12 +36,18 @@ _PREVIEW_LIMITS: Final = (50,)
 
 
 _REST_FACTOR: Final = 2.0
-"""Pause after a round, as a multiple of its duration. It bounds the share of time spent polling."""
+"""Pause after a round, as a multiple of its duration.
+
+It bounds the share of time spent polling.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """Result of polling one followed operation. ``operation`` is None when not requested or not found."""
+    """Result of polling one followed operation.
+
+    ``operation`` is None when not requested or not found.
+    """
 
     operation_id: str
     levels: bool
@@ -51,7 +57,10 @@ class PollResult:
 
 
 class PollTarget(Protocol):
-    """The part of the hub that the poller uses: operations to poll, and methods that receive results."""
+    """Result of polling one followed operation.
+
+    ``operation`` is None when it was not requested or not found.
+    """
 
     clock: Callable[[], float]
     limits: StreamLimits
@@ -134,7 +143,10 @@ class TreePoller:
                 await wait_for_event(self._awake, max(pause, _REST_FACTOR * duration))
 
     async def _run_round(self) -> bool:
-        """Run the polls that are due. Return True while a client still waits for its first poll."""
+        """Run the polls that are due.
+
+        Return True while a client still waits for its first poll.
+        """
         now = self._hub.clock()
         is_urgent = await self._poll_operations()
         await self._poll_batches(now)
@@ -181,7 +193,10 @@ class TreePoller:
         )
 
     def _read_events(self, subscription: OperationSubscription) -> Sequence[Event]:
-        """Read the newest events, as many as may be new: one, or more when the oldest of them is new."""
+        """Read the newest events, as many as may be new.
+
+        More are read while the oldest of them is new.
+        """
         events: Sequence[Event] = ()
         for limit in (1, *_EVENT_LIMITS) if subscription.has_baseline else (1,):
             events = self._reader.events(subscription.operation_id, EventQuery(limit=limit))
@@ -215,7 +230,7 @@ class TreePoller:
         return changed
 
     async def _reconcile(self) -> None:
-        """Find known runs that were deleted, expired, or ended without a report of the watch."""
+        """Find known runs that were deleted, expired, or ended unreported."""
         try:
             await self._reconcile_once()
         except Exception as error:

@@ -15,7 +15,7 @@ from otel_progress.server.settings import WATCH_RETRY_S
 
 
 class ReaderWatch:
-    """Watches ``reader`` until stopped, and stores the latest change per run until it is drained.
+    """Watches ``reader``, and stores the latest change per run until drained.
 
     The thread calls ``notify()`` when there is something to drain. ``interval`` is the time between
     two polls of the reader, ``retry_s`` the pause after an error, both in seconds.
@@ -50,7 +50,7 @@ class ReaderWatch:
         self._stopping.set()
 
     def drain(self) -> tuple[Sequence[OperationSnapshot], int, str | None]:
-        """Return the changes since the last drain, the number of watch starts, and the current error.
+        """Return the changes since the last drain, watch starts, and the error.
 
         The earliest change is first.
         """

@@ -1,4 +1,7 @@
-"""Server-sent events: ``GET /api/v1/stream`` sends changes, from the full set or after a cursor."""
+"""Server-sent events: ``GET /api/v1/stream`` sends changes.
+
+A client starts with the full set, or resumes after a cursor.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +41,14 @@ _HEADERS: Final = [
 ]
 
 
-_MAX_FIELDS: Final = 1_100
-
-
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 def stream_routes(hub: Hub, settings: ServerSettings) -> Sequence[BaseRoute]:
-    """Return the routes of both streams. They come before the other routes of the application."""
+    """Return the routes of both streams.
+
+    They come before the other routes of the application.
+    """
     return (
         Route("/api/v1/stream", SseEndpoint(hub, settings), methods=["GET"], name="stream"),
         WebSocketRoute("/api/v1/ws", WebSocketEndpoint(hub, settings), name="ws"),
@@ -68,7 +71,7 @@ class SseEndpoint:
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one client until it disconnects, the server closes, or it does not read for too long."""
+        """Serve one client until it disconnects, blocks, or the server closes."""
         hub = self._hub
         try:
             self._check_access(scope)
@@ -80,7 +83,7 @@ class SseEndpoint:
         subscriber = hub.attach("sse")
         disconnect = asyncio.get_running_loop().create_task(_wait_for_disconnect(receive, subscriber))
         try:
-            last_event_id = security.header_of(scope, "last-event-id")
+            last_event_id = security.get_header(scope, "last-event-id")
             await _SseSession(hub, subscriber, send).run(query, last_event_id)
         except asyncio.CancelledError:
             if not subscriber.evicted:
@@ -91,7 +94,7 @@ class SseEndpoint:
             hub.detach(subscriber)
 
     def _check_access(self, scope: Scope) -> None:
-        if not security.authorised(scope, self._settings):
+        if not security.is_authorised(scope, self._settings):
             msg = "The token is missing or wrong. Send it as: Authorization: Bearer TOKEN."
             raise Problem(401, msg, headers={"WWW-Authenticate": "Bearer"})
         if self._hub.closed:
@@ -104,13 +107,13 @@ class SseEndpoint:
     def _check_capacity(self, query: StreamQuery) -> None:
         if query.levels and not self._hub.subscriptions.has_tree_capacity(query.ids):
             self._hub.counts.count_refusal("levels")
-            msg = "Too many operations are followed with their levels. Follow without levels, or try again later."
+            msg = "Too many trees are followed. Follow without levels, or try again later."
             raise Problem(503, msg)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamQuery:
-    """Query of a stream: operations by id, with their levels or not, and a selection by type or batch."""
+    """Query of a stream: operations by id, and a selection by type or batch."""
 
     ids: Sequence[str]
     levels: bool
@@ -151,10 +154,12 @@ def _parse_fields(scope: Scope) -> Mapping[str, list[str]]:
             scope.get("query_string", b"").decode("latin-1"),
             keep_blank_values=True,
             errors="strict",
-            max_num_fields=_MAX_FIELDS,
+            max_num_fields=security.MAX_QUERY_FIELDS,
         )
     except ValueError:
-        raise Problem(400, f"Invalid query: expected at most {_MAX_FIELDS} fields in UTF-8.") from None
+        raise Problem(
+            400, f"Invalid query: expected at most {security.MAX_QUERY_FIELDS} fields in UTF-8."
+        ) from None
     for name, value in pairs:
         if name in fields:
             fields[name].append(value)
@@ -197,7 +202,10 @@ class _SseSession:
         return self._hub.closed or self._subscriber.disconnected
 
     async def _send_updates(self) -> None:
-        """Send all messages in bounded pieces. Each has the latest state at the time of its write."""
+        """Send all messages in bounded pieces.
+
+        Each has the latest state at the time of its write.
+        """
         hub, subscriber = self._hub, self._subscriber
         if subscriber.is_behind():
             await self._write(
@@ -220,7 +228,10 @@ class _SseSession:
             await self._write(_encode_event("ready", {}, f"{hub.epoch}-{subscriber.cursor}"))
 
     async def _wait_for_changes(self) -> None:
-        """Pause, so that many changes share one write. Then wait for a change, and send heartbeats."""
+        """Pause, so that many changes share one write.
+
+        Then wait for a change, and send heartbeats.
+        """
         subscriber, hub = self._subscriber, self._hub
         if not self._has_ended():
             await asyncio.sleep(hub.pause_s)

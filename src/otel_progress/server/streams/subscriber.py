@@ -21,7 +21,7 @@ PIECE_MESSAGES: Final = 48
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Filter of the operations that a client does not name: all, those of some types, or of one batch."""
+    """Filter of operations that a client does not name by id."""
 
     types: frozenset[str] = frozenset()
     batch: str | None = None
@@ -36,7 +36,7 @@ class Selection:
 
 
 class Timeline(Protocol):
-    """The part of the hub that a subscriber reads: numbered messages, and operations to follow by id."""
+    """Part of the hub that a subscriber reads."""
 
     clock: Callable[[], float]
     primed: bool
@@ -64,7 +64,9 @@ class Timeline(Protocol):
 
 
 class Subscriber:
-    """A cursor in the sequence of a hub. The next messages are those with a higher number, oldest first.
+    """A cursor in the sequence of a hub.
+
+    The next messages are those with a higher number, oldest first.
 
     ``global_selection`` selects operations by type or batch (None: none). ``operation_ids`` selects
     them by id, with their levels where True. A slow client skips versions, as the hub has only the
@@ -97,7 +99,10 @@ class Subscriber:
         levels: bool,
         id_selection: Selection | None = None,
     ) -> None:
-        """Start with the full set of messages. ``id_selection`` filters the operations named by id."""
+        """Start with the full set of messages.
+
+        ``id_selection`` filters the operations named by id.
+        """
         self.global_selection, self._id_selection = global_selection, id_selection
         self.follow(ids, levels=levels)
         self.restart()
@@ -146,7 +151,7 @@ class Subscriber:
 
     @contextmanager
     def timed_write(self) -> Iterator[None]:
-        """Record the time of a write, so that the hub can disconnect a client that blocks it."""
+        """Record the time of a write, so that the hub detects a blocked client."""
         self.blocked_since = self.hub.clock()
         try:
             yield
@@ -154,7 +159,10 @@ class Subscriber:
             self.blocked_since = None
 
     def is_behind(self) -> bool:
-        """Return True when a message for this client was evicted, so that it has to start again."""
+        """Return True when a message for this client was evicted.
+
+        It then has to start again.
+        """
         hub, start = self.hub, self._start_number
         if self.global_selection is not None and hub.oldest_resumable > max(self._global_cursor, start):
             return True
@@ -177,7 +185,9 @@ class Subscriber:
         )
 
     def next_messages(self) -> list[Message]:
-        """Return the next messages and advance the cursor. At most ``PIECE_MESSAGES`` per group.
+        """Return the next messages and advance the cursor.
+
+        At most ``PIECE_MESSAGES`` per group.
 
         The list is empty when there is nothing new.
         """
@@ -233,7 +243,7 @@ class Subscriber:
         return self.hub.last_number
 
     def _count_piece(self, messages: list[Message], cursor: int) -> list[Message]:
-        """Return the first ``PIECE_MESSAGES`` messages, and count the versions that they replace."""
+        """Return the first ``PIECE_MESSAGES`` messages, and count replaced versions."""
         piece = messages[:PIECE_MESSAGES]
         self.skipped += sum([message.count_skipped(cursor) for message in piece if message.replaced_numbers])
         return piece
@@ -249,4 +259,7 @@ _EVERYTHING: Final = Selection()
 
 
 _MOMENTARY_KINDS: Final = ("item", "preview")
-"""Kinds that describe a moment. Only clients that follow the operation at that moment receive them."""
+"""Kinds that describe a moment.
+
+Only clients that follow the operation at that moment receive them.
+"""

@@ -1,4 +1,4 @@
-"""Operations that clients follow by id: their trees, recent items and final snapshots of past runs."""
+"""Operations that clients follow by id: trees, items and ended runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_ITEMS: Final = 500
 
 
 FOLLOW_UP_DELAYS_S: Final = (0.5, 1.5, 4.0, 10.0)
-"""Delays of the polls after the end of an operation, in seconds: its last preview may arrive late."""
+"""Delays of the polls after the end of an operation, in seconds. Its last preview may be late."""
 
 
 TREE_POLL_S: Final = 0.25
@@ -33,11 +33,16 @@ ENDED_ITEM_POLL_S: Final = 10.0
 
 
 MAX_ITEM_POLLS_PER_S: Final = 100.0
-"""Polls per second for items of all operations without changes. With more operations each waits longer."""
+"""Polls per second for items of all operations without changes.
+
+With more operations each waits longer.
+"""
 
 
 class OperationSubscription:
-    """One followed id. ``start_number`` is the number of the sequence at which following started.
+    """One followed id.
+
+    ``start_number`` is the number of the sequence at which following started.
 
     ``tree_message`` has the operation with its levels, or as it was found in the past.
     """
@@ -110,7 +115,10 @@ class OperationSubscription:
         return preview.run != run or preview.number > number
 
     def select_new_items(self, events: Sequence[Event]) -> list[Event]:
-        """Return the items that are new. The first poll returns none: they are in the past."""
+        """Return the items that are new.
+
+        The first poll returns none: they are in the past.
+        """
         is_first, self.has_baseline = not self.has_baseline, True
         if not events:
             return []
@@ -132,11 +140,17 @@ class OperationSubscription:
 
 
 LINGER_S: Final = 60.0
-"""Time for which state is stored without clients, in seconds. A client that returns in time can resume."""
+"""Time for which state is stored without clients, in seconds.
+
+A client that returns in time can resume.
+"""
 
 
 class SubscriptionTable:
-    """All followed ids of one hub, at most ``max_trees`` of them with levels. Used from one thread."""
+    """All followed ids of one hub, at most ``max_trees`` of them with levels.
+
+    Used from one thread.
+    """
 
     def __init__(self, clock: Callable[[], float], max_trees: int) -> None:
         self._clock = clock
@@ -167,7 +181,10 @@ class SubscriptionTable:
         return all(known is not None and known.oldest_resumable <= cursor for known in subscriptions)
 
     def follow(self, wake_event: asyncio.Event, id_: str, *, levels: bool, last_number: int) -> bool:
-        """Follow an operation from ``last_number`` on. Return True when it has to be polled."""
+        """Follow an operation from ``last_number`` on.
+
+        Return True when it has to be polled.
+        """
         now = self._clock()
         subscription = self._by_id.get(id_)
         if subscription is None:
@@ -184,7 +201,10 @@ class SubscriptionTable:
         return subscription.due_at is not None
 
     def unfollow(self, wake_event: asyncio.Event, id_: str, *, levels: bool) -> None:
-        """Stop following an operation for one client. ``levels`` is the value that it followed with."""
+        """Stop following an operation for one client.
+
+        ``levels`` is the value that it followed with.
+        """
         subscription = self._by_id.get(id_)
         if subscription is None:
             # The hub was restarted.
@@ -197,7 +217,10 @@ class SubscriptionTable:
             subscription.left_at = self._clock()
 
     def schedule_poll(self, subscription: OperationSubscription) -> None:
-        """Schedule a poll of an operation that changed, at most one per ``TREE_POLL_S`` seconds."""
+        """Schedule a poll of an operation that changed.
+
+        Polls of one operation are at least ``TREE_POLL_S`` seconds apart.
+        """
         soon = max(self._clock(), subscription.polled_at + TREE_POLL_S)
         subscription.due_at = soon if subscription.due_at is None else min(soon, subscription.due_at)
 
@@ -216,7 +239,9 @@ class SubscriptionTable:
         return 0 if subscription is None else subscription.evicted_up_to
 
     def start_due_polls(self, max_number: int) -> list[OperationSubscription]:
-        """Return operations whose poll is due, those without any poll first, and schedule the next one.
+        """Return operations whose poll is due, and schedule their next poll.
+
+        Operations without any poll come first.
 
         ``tree_is_due`` is False where only items and previews are polled, as nothing else changed.
         """

@@ -1,4 +1,4 @@
-"""WebSocket: ``/api/v1/ws`` sends changes of the operations that a client subscribes to."""
+"""WebSocket: ``/api/v1/ws`` sends changes of subscribed operations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NO_ORIGIN: Final = 4403
 
 
 class SubscriptionError(Exception):
-    """Invalid message of a client, with a title and a sentence that names the expected form."""
+    """Invalid message of a client, with a title and a detail."""
 
     def __init__(self, title: str, detail: str) -> None:
         super().__init__(detail)
@@ -57,7 +57,7 @@ class WebSocketEndpoint:
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one client until it disconnects, the server closes, or it does not read for too long."""
+        """Serve one client until it disconnects, blocks, or the server closes."""
         if (await receive())["type"] != "websocket.connect":
             return
         # The client may disconnect during a write.
@@ -89,11 +89,11 @@ class WebSocketEndpoint:
 
     def _check_access(self, scope: Scope) -> tuple[int, RefusalReason] | None:
         """Return the close code and reason of a refused client."""
-        # Why: the connection closes after the handshake. A browser reports the code of a close to its
-        # page, but nothing about a rejected handshake.
-        if not security.origin_allowed(scope, self._settings):
+        # Why: the connection closes after the handshake. A browser reports the code of a close to
+        # its page, but nothing about a rejected handshake.
+        if not security.is_origin_allowed(scope, self._settings):
             return NO_ORIGIN, "origin"
-        if not security.authorised(scope, self._settings):
+        if not security.is_authorised(scope, self._settings):
             return NO_TOKEN, "token"
         if self._hub.closed:
             return GOING_AWAY, "closing"
@@ -201,7 +201,7 @@ class _WebSocketSession:
         elif len({*ids, *self._subscriber.operation_ids}) > max_ids:
             raise SubscriptionError(
                 "Too many subscriptions",
-                f'Expected at most {max_ids} operations per client. Unsubscribe from some, or subscribe to "*".',
+                f'Expected at most {max_ids} operations. Unsubscribe from some, or subscribe to "*".',
             )
         elif levels and not self._hub.subscriptions.has_tree_capacity(ids):
             raise SubscriptionError(
