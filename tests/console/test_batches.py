@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from otel_progress.batches import BatchCursor
-from otel_progress.console.batches import MAX_BATCHES, format_batch, render_batch
+from otel_progress.console.batches import MAX_SHOWN_BATCHES, format_batch, render_batch
 from otel_progress.console.glyphs import ASCII, UNICODE
 from otel_progress.console.plain import INTERVAL_S, PlainConsole
 from otel_progress.console.terminal import LiveConsole
@@ -58,7 +58,7 @@ def test_no_more_than_a_few_batches_and_half_of_the_screen() -> None:
     shelf.groups = [group(f"b{number}", f"Many {number}", running=1) for number in range(10)]
     terminal = Terminal(80, 20)
     live(terminal, shelf).show_operations(shelf.active())
-    assert sum("Many" in line for line in terminal.lines()) == MAX_BATCHES
+    assert sum("Many" in line for line in terminal.lines()) == MAX_SHOWN_BATCHES
     small = Terminal(80, 4)
     live(small, shelf).show_operations(shelf.active())
     assert sum("Many" in line for line in small.lines()) == 1

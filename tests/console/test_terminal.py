@@ -101,7 +101,7 @@ def test_a_thousand_ends_do_not_flood_the_terminal() -> None:
     lines = stage.terminal.lines()
     assert len(lines) == 21
     assert "unlucky" in lines[0]
-    assert lines[-1] == "… 980 more operations ended"
+    assert lines[-1] == "… 980 more operations finished"
 
 
 def test_what_runs_at_the_end_stays_on_the_screen() -> None:
