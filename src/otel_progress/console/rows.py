@@ -40,8 +40,8 @@ Longer texts are cut.
 class Rank(IntEnum):
     """Rank of a row. A small terminal shows the rows with the lowest ranks.
 
-    A running level has the rank ``LEVEL`` plus its depth, at most ``MAX_DEPTH``. The failed levels of
-    a parent have ``FAILED`` and the following ranks.
+    A running level has the rank ``LEVEL`` plus its depth, at most ``MAX_DEPTH``. The failed levels
+    of a parent have ``FAILED`` and the following ranks.
     """
 
     OPERATION = 0
