@@ -110,7 +110,7 @@ def test_a_token_is_shown_nowhere() -> None:
         differences = recorder.runtime.settings.differences(again, {"token": 1})
         assert differences == ["token: another one"]
     shown = str(run_checks(CliContext("memory:", None), {**os.environ, "OTEL_PROGRESS_TOKEN": TOKEN}))
-    assert "OTEL_PROGRESS_TOKEN=(set, not shown)" in shown
+    assert "OTEL_PROGRESS_TOKEN=(set, hidden)" in shown
     assert TOKEN not in shown
 
 
