@@ -1,4 +1,4 @@
-"""A loop with progress, and nothing else: the files of a folder are hashed, and ``track`` counts them.
+"""A loop with progress: hash the files of a folder with ``track``.
 
 python examples/loop.py [FOLDER]
 """

@@ -26,10 +26,8 @@ def store(tmp_path: Path) -> str:
     now, clock = time.time(), time.monotonic()
     here = local_instance(os.getpid())
     shared = {"instance": here.id, "operation_type": "thumbnail", "type": "thumbnail", "batch": "thumbs-1"}
-    running = snapshot(
-        run="r1", operation_id="a", id="a", ratio=0.5, started_at=now - 5, started_clock=clock - 5, observed_at=now,
-        observed_clock=clock, **shared,
-    )  # fmt: skip
+    times = {"started_at": now - 5, "started_clock": clock - 5, "observed_at": now, "observed_clock": clock}
+    running = snapshot(run="r1", operation_id="a", id="a", ratio=0.5, **times, **shared)
     done = ended(run="r2", operation_id="b", id="b", ended_at=now - 2, **shared)
     error = Failure("OSError", EVIL, f"Traceback\n {EVIL}")
     failed = ended(

@@ -95,7 +95,8 @@ IMPORTS = """
 import sys
 from otel_progress.cli import cli
 cli([*sys.argv[1:]], standalone_mode=False)
-heavy = ("opentelemetry.sdk", "prometheus_client", "opentelemetry.exporter", "rich.live", "rich.progress", "grpc")
+heavy = ("opentelemetry.sdk", "prometheus_client", "opentelemetry.exporter", "rich.live", "rich.progress",
+    "grpc")
 print(sorted(name for name in sys.modules if name in heavy), file=sys.stderr)
 """
 

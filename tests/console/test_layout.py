@@ -59,7 +59,8 @@ def text(operation_: OperationSnapshot, width: int = 80, height: int = 24) -> li
 def test_tree_at_100_columns_has_all_rows() -> None:
     """Finished levels are counted. Failed ones are listed with their error."""
     assert text(setlist(), width=100) == [
-        "● Friday setlist setlist ━━━━━━━────────── 42% 21/50 songs 21.0/min 1m 00s, 48s left 1 failed Mixing",
+        "● Friday setlist setlist ━━━━━━━────────── 42% 21/50 songs 21.0/min "
+        "1m 00s, 48s left 1 failed Mixing",
         "  ✓ queue  – preparation  ● execution 40%  · final",
         "  ● song Blue            ━━━━━━━━╸──────── 50%        5/10  5.0/min 1m 00s",
         "    ● action Export      ────━━━──────────               3  3.0/min 1m 00s",
