@@ -10,7 +10,7 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import Outcome, Status
-from otel_progress.protocols import Reader
+from otel_progress.protocols import EventQuery, Reader
 from otel_progress.testing import CountingIds, FakeClock, Recorder, recording
 
 
@@ -122,8 +122,8 @@ def test_change_set_has_process_and_clocks(recorder: Recorder) -> None:
 
 def test_live_store_is_a_reader(recorder: Recorder) -> None:
     """Its watch yields active operations, changes and ends."""
-    store: Reader = recorder.runtime._store.reader
-    assert isinstance(store, Reader)
+    reader: Reader = recorder.runtime._store.reader
+    assert isinstance(reader, Reader)
     with progress.operation("a", id="a", total=3) as a, progress.operation("b", id="b"):
         watching = reader.watch(0.0)
         assert [one.operation_id for one in next(watching)] == ["a", "b"]

@@ -13,6 +13,7 @@ from otel_progress.live.listener import NullListener
 from otel_progress.live.node import Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.live.tree import Limits
+from otel_progress.protocols import EventQuery
 from otel_progress.runtime.sink_worker import PendingChanges
 from otel_progress.testing import Recorder, recording
 from tests.support.factories import instance

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from otel_progress.runtime.ticker import Ticker
 
 import otel_progress as progress
 from otel_progress import semconv

@@ -109,8 +109,8 @@ def test_token_is_not_shown_in_repr_differences_and_doctor() -> None:
         again = recorder.runtime.settings.with_arguments(token="quite-another-token-here")
         differences = recorder.runtime.settings.list_differences(again, {"token": 1})
         assert differences == ["token: another value"]
-    shown = str(all_checks(CliContext("memory:", None), {**os.environ, "OTEL_PROGRESS_TOKEN": TOKEN}))
-    assert "OTEL_PROGRESS_TOKEN=(set, not shown)" in shown
+    shown = str(run_checks(CliContext("memory:", None), {**os.environ, "OTEL_PROGRESS_TOKEN": TOKEN}))
+    assert "OTEL_PROGRESS_TOKEN=(set, hidden)" in shown
     assert TOKEN not in shown
 
 

@@ -112,36 +112,41 @@ def write_table(
     omitted until the table fits, then the last column is cut. A ``width`` of None never cuts.
     ``styles`` has the styles of each row by column, with -1 as the default.
     """
-    from rich.cells import cell_len, set_cell_size
+    from rich.cells import set_cell_size
+
+    sizes = _measure_columns(rows, width, optional)
+    for row, style in zip(rows, styles, strict=True):
+        free_cells, cells = width, []
+        for index, column_size in sizes.items():
+            size = column_size if free_cells is None else max(0, min(column_size, free_cells))
+            cell = cut_cells(row[index], size)
+            padded = cell if index == max(sizes) else set_cell_size(cell, size)
+            cells.append(style_text(padded, style.get(index, style.get(-1, ""))))
+            free_cells = None if free_cells is None else free_cells - size - 2
+        echo("  ".join(cells).rstrip())
+
+
+def _measure_columns(
+    rows: Sequence[Sequence[str]], width: int | None, optional: Sequence[int]
+) -> dict[int, int]:
+    """Return the width in cells of each column that is shown, by index."""
+    from rich.cells import cell_len
 
     sizes = {
         index: max(cell_len(row[index]) for row in rows)
         for index in range(len(rows[0]))
         if any(row[index] for row in rows[1:])
     }
-    if width is not None:
-        sizes = {
-            index: min(size, max(_MIN_CUT_CELLS, width // 4)) if index != max(sizes) else size
-            for index, size in sizes.items()
-        }
-        for index in optional:
-            if sum(sizes.values()) + 2 * (len(sizes) - 1) > width + max(
-                0, sizes[max(sizes)] - _MIN_CUT_CELLS
-            ):
-                sizes.pop(index, None)
-    for row, style in zip(rows, styles, strict=True):
-        free_cells, cells = width, []
-        for index, column_size in sizes.items():
-            size = column_size if free_cells is None else max(0, min(column_size, free_cells))
-            cell = cut_cells(row[index], size)
-            cells.append(
-                style_text(
-                    cell if index == max(sizes) else set_cell_size(cell, size),
-                    style.get(index, style.get(-1, "")),
-                )
-            )
-            free_cells = None if free_cells is None else free_cells - size - 2
-        echo("  ".join(cells).rstrip())
+    if width is None:
+        return sizes
+    last = max(sizes)
+    max_size = max(_MIN_CUT_CELLS, width // 4)
+    sizes = {index: size if index == last else min(size, max_size) for index, size in sizes.items()}
+    for index in optional:
+        available = width + max(0, sizes[max(sizes)] - _MIN_CUT_CELLS)
+        if sum(sizes.values()) + 2 * (len(sizes) - 1) > available:
+            sizes.pop(index, None)
+    return sizes
 
 
 def get_terminal_width() -> int | None:

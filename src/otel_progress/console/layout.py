@@ -1,6 +1,7 @@
-"""The terminal display as lines of text: bars in columns, cut to the width and the height of a terminal. Pure.
+"""Layout of the terminal display: bars in columns, cut to the size of a terminal.
 
-A bar of an unknown total travels and has no percentage. The message gives way first, then the columns in ``_Columns`` order.
+A bar without a total moves and has no percentage. If space is short, the message is cut first, then
+the columns in the order of ``_Columns.fit``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from otel_progress.console.glyphs import STATUS_STYLES, UNICODE, Glyphs
 from otel_progress.console.rows import (
     MAX_FAILED,
     Part,
+    Rank,
     Row,
     build_rows,
     clean_text,
@@ -34,32 +36,46 @@ if TYPE_CHECKING:
 
 
 _MIN_LABEL_CELLS: Final = 12
+"""Width that a label always gets."""
 
 
 _WIDE_CELLS: Final = 100
+"""Width of a terminal from which labels get a larger share."""
 
 
 _MIN_BOUNDS_CELLS: Final = 120
-"""From so many cells on there may be intervals; below, messages are worth more."""
+"""Width from which intervals are shown.
+
+On a narrower terminal the message has priority.
+"""
 
 
 _MIN_BAR_CELLS: Final = 8
+"""Shortest bar.
+
+Without this space other columns are omitted, then the bar.
+"""
 
 
 _MAX_BAR_CELLS: Final = 30
+"""Longest bar.
+
+Further space stays empty.
+"""
 
 
 _GOOD_BAR_CELLS: Final = 16
-"""A bar is not made shorter than this to make room for intervals."""
+"""Shortest bar next to intervals.
+
+Without this space the intervals are omitted.
+"""
 
 
 _MIN_MESSAGE_CELLS: Final = 16
+"""Space for a message in the line of its bar.
 
-
-_NOTES_RANK: Final = 6
-
-
-_MESSAGE_RANK: Final = 60
+With less it gets a line of its own.
+"""
 
 
 _PULSE_CELLS_PER_S: Final = 6.0
@@ -67,14 +83,17 @@ _PULSE_CELLS_PER_S: Final = 6.0
 
 @dataclass(frozen=True, slots=True)
 class ProgressTree:
-    """A rich renderable of operations; at most ``height`` lines (None: all), as wide as the console lets it."""
+    """Rich renderable of operations with at most ``height`` lines.
+
+    None shows all lines.
+    """
 
     operations: Sequence[OperationSnapshot]
     height: int | None = None
     glyphs: Glyphs = UNICODE
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the lines, for ``Console.print``."""
+        """Yield the lines for ``Console.print``."""
         yield from render_tree(
             self.operations, width=options.max_width, height=self.height or 10_000, glyphs=self.glyphs
         )
@@ -83,35 +102,36 @@ class ProgressTree:
 def render_tree(
     operations: Sequence[OperationSnapshot], *, width: int, height: int, glyphs: Glyphs = UNICODE
 ) -> list[Text]:
-    """Return at most ``height`` lines of at most ``width`` cells that show the operations and their levels."""
+    """Return operations as at most ``height`` lines of at most ``width`` cells."""
     if height < 1 or not operations:
         return []
-    wanted = build_rows(operations, glyphs, height)
+    rows = build_rows(operations, glyphs, height)
     hidden = len(operations) - min(len(operations), height)
-    columns = _Columns.fit([row for row in wanted if row.level is not None], width)
-    lines = [line for row in wanted for line in _render_row(row, columns, width, glyphs)]
+    columns = _Columns.fit([row for row in rows if row.level is not None], width)
+    lines = [line for row in rows for line in _render_row(row, columns, width, glyphs)]
     if len(lines) + bool(hidden) > height:
-        kept = sorted(range(len(lines)), key=lambda index: (lines[index][0], index))[: height - 1]
-        dropped = len(lines) - len(kept) + hidden
-        lines = [lines[index] for index in sorted(kept)]
-        lines.append(((0, 0), _join_parts(((f"{glyphs.more} {dropped} more", "dim"),), width, glyphs)))
+        by_rank = sorted(range(len(lines)), key=lambda index: (lines[index][0], index))
+        shown = sorted(by_rank[: height - 1])
+        omitted = len(lines) - len(shown) + hidden
+        lines = [lines[index] for index in shown]
+        lines.append(((0, 0), _join_parts(((f"{glyphs.more} {omitted} more", "dim"),), width, glyphs)))
     return [line for _, line in lines]
 
 
 def render_finished(operation: OperationSnapshot, *, width: int, glyphs: Glyphs = UNICODE) -> list[Text]:
-    """Return the lines that stay when an operation has ended: one for itself, some for failed levels."""
+    """Return the final lines of a finished operation: result and failed levels."""
     root = operation.root
-    shown, amount, _ = format_figures(root, operation.active_seconds_of(root))
+    percentage, count, _ = format_figures(root, operation.active_seconds_of(root))
     style = STATUS_STYLES[root.status]
     parts: list[Part] = [
         (glyphs.status(root.status), style),
         (format_title(root), "bold"),
         (root.status.value, style),
     ]
-    if root.status is not Status.COMPLETED and shown:
-        parts.append((f"at {shown}", style))
+    if root.status is not Status.COMPLETED and percentage:
+        parts.append((f"at {percentage}", style))
     parts += [
-        (amount, ""),
+        (count, ""),
         *format_state_notes(root),
         (f"in {format_duration(operation.elapsed_seconds)}", "dim"),
     ]
@@ -135,7 +155,7 @@ def render_finished(operation: OperationSnapshot, *, width: int, glyphs: Glyphs 
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Widths of the columns in cells; 0 leaves a column out."""
+    """Widths of the columns in cells. A column of width 0 is omitted."""
 
     label: int
     bar: int
@@ -148,7 +168,10 @@ class _Columns:
 
     @classmethod
     def fit(cls, bars: Sequence[Row], width: int) -> _Columns:
-        """Share out a width: the interval of the remaining time goes first, then rate and times, then the bar, then the count."""
+        """Distribute a width.
+
+        If space is short, intervals are omitted first, then rate, times, count and bar.
+        """
         label = max((_measure_label(row, width) for row in bars), default=0)
         label = min(label, max(_MIN_LABEL_CELLS, width * (35 if width >= _WIDE_CELLS else 29) // 100))
         shares = _measure_columns(bars, bounds=True)
@@ -158,21 +181,21 @@ class _Columns:
         )
         if not bounds:
             shares = _measure_columns(bars, bounds=False)
-        taken = label + sum(share + 1 for share in shares.values() if share)
+        used = label + sum(share + 1 for share in shares.values() if share)
         for name in ("rate", "time", "count"):
-            if taken + 1 + _MIN_BAR_CELLS > width and shares[name]:
-                taken -= shares[name] + 1
+            if used + 1 + _MIN_BAR_CELLS > width and shares[name]:
+                used -= shares[name] + 1
                 shares[name] = 0
         notes = max((sum(cell_len(text) + 1 for text, _ in row.notes) for row in bars), default=0)
-        spare = width - taken - 1 - min(notes, 24)
+        spare = width - used - 1 - min(notes, 24)
         message = max((cell_len(row.message) for row in bars), default=0)
         wanted = min(message, 40) + 1 if message else 0
         inline = bool(message) and spare - _MIN_BAR_CELLS >= min(wanted, _MIN_MESSAGE_CELLS)
-        beside = min(wanted, max(_MIN_MESSAGE_CELLS + 1, spare // 2)) if inline else 0
-        bar = min(_MAX_BAR_CELLS, max(_MIN_BAR_CELLS, spare - beside))
+        message_cells = min(wanted, max(_MIN_MESSAGE_CELLS + 1, spare // 2)) if inline else 0
+        bar = min(_MAX_BAR_CELLS, max(_MIN_BAR_CELLS, spare - message_cells))
         return cls(
             label,
-            bar if taken + 1 + _MIN_BAR_CELLS <= width else 0,
+            bar if used + 1 + _MIN_BAR_CELLS <= width else 0,
             inline_message=inline,
             bounds=bounds,
             **shares,
@@ -193,11 +216,11 @@ _CELL_NAMES: Final = ("percentage", "count", "rate", "time")
 def _format_cells(row: Row, *, bounds: bool) -> tuple[str, str, str, str]:
     if row.level is None:
         return "", "", "", ""
-    shown, amount, speed = format_figures(row.level, row.worked)
+    percentage, count, rate = format_figures(row.level, row.active_s)
     time = format_duration(row.elapsed)
-    if ahead := format_time_left(row.eta, bounds=bounds):
-        time += f", {ahead}"
-    return shown, amount, speed, time
+    if time_left := format_time_left(row.eta, bounds=bounds):
+        time += f", {time_left}"
+    return percentage, count, rate, time
 
 
 def _measure_label(row: Row, width: int) -> int:
@@ -232,33 +255,36 @@ def _render_row(
     message: tuple[Part, ...] = ((row.message, "italic"),) if row.message else ()
     fit = line.cell_len + sum(cell_len(text) + 1 for text, _ in row.notes) <= width
     for text, style in (*(row.notes if fit else ()), *(message if fit and columns.inline_message else ())):
-        room = width - line.cell_len - 1
-        if room > 1:
-            line.append(" ").append(cut_cells(text, room, glyphs.more), style)
+        free_cells = width - line.cell_len - 1
+        if free_cells > 1:
+            line.append(" ").append(cut_cells(text, free_cells, glyphs.more), style)
     _crop_line(line, width)
     lines = [(row.rank, line)]
     if not fit:
-        rank = _NOTES_RANK if row.urgent else _MESSAGE_RANK
+        rank = Rank.NOTES if row.urgent else Rank.MESSAGE
         lines.append(
             ((rank, row.indent), _join_parts((*row.notes, *message), width, glyphs, indent=indent + 2))
         )
     elif message and not columns.inline_message:
-        lines.append(((_MESSAGE_RANK, row.indent), _join_parts(message, width, glyphs, indent=indent + 2)))
+        lines.append(((Rank.MESSAGE, row.indent), _join_parts(message, width, glyphs, indent=indent + 2)))
     return lines
 
 
 def _join_parts(parts: Sequence[Part], width: int, glyphs: Glyphs, indent: int = 0) -> Text:
-    """Return parts with a space between them, cut to ``width``; the last ones give way first."""
+    """Return parts joined by spaces and cut to ``width``.
+
+    The last parts are cut first.
+    """
     used = indent = min(indent, width)
     line = Text(" " * indent, no_wrap=True, overflow="crop")
     for text, style in parts:
         if not text:
             continue
         gap = 1 if used > indent else 0
-        room = width - used - gap
-        if room < 1:
+        free_cells = width - used - gap
+        if free_cells < 1:
             break
-        text = cut_cells(text, room, glyphs.more)
+        text = cut_cells(text, free_cells, glyphs.more)
         line.append(" " * gap).append(text, style or None)
         used += gap + cell_len(text)
     return line
@@ -276,14 +302,11 @@ def _append_bar(line: Text, row: Row, width: int, glyphs: Glyphs) -> None:
     style = STATUS_STYLES[level.status]
     if level.ratio is None:
         span = width - len(glyphs.pulse)
-        step = (
-            0 if row.frozen or level.status.finished else int(row.elapsed * _PULSE_CELLS_PER_S) % (2 * span)
-        )
+        is_moving = not row.frozen and not level.status.finished
+        step = int(row.elapsed * _PULSE_CELLS_PER_S) % (2 * span) if is_moving else 0
         start = step if step <= span else 2 * span - step
-        line.append(glyphs.rest * start, "dim").append(glyphs.pulse, style).append(
-            glyphs.rest * (span - start), "dim"
-        )
+        line.append(glyphs.rest * start, "dim").append(glyphs.pulse, style)
+        line.append(glyphs.rest * (span - start), "dim")
         return
-    halves = int(min(1.0, max(0.0, level.ratio)) * width * 2 + 1e-9)
-    filled = glyphs.full * (halves // 2) + (glyphs.half if halves % 2 else "")
-    line.append(filled, style).append(glyphs.rest * (width - len(filled)), "dim")
+    filled, empty = glyphs.draw_bar(level.ratio, width)
+    line.append(filled, style).append(empty, "dim")

@@ -1,4 +1,4 @@
-"""Adds up what the files come to, and draws the conclusions of the report."""
+"""Results of a survey: totals, rankings, and the printed report."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from otel_progress.demo.sources import SourceFile
 from otel_progress.text import escape_controls, truncate
 
 MAX_SHOWN: Final = 8
-"""Longest list in a report; packages get twice as many."""
+"""Longest list in the report, of packages twice as many.
+
+The others are counted.
+"""
 
 
 @dataclass(slots=True)
 class PackageTotals:
-    """What the files of one package come to."""
+    """Totals of the files of one package."""
 
     name: str
     files: int = 0
@@ -38,18 +41,18 @@ class PackageTotals:
 
     @property
     def mean_complexity(self) -> float | None:
-        """Complexity of a function on average; None without functions."""
+        """Mean complexity of the functions. None without functions."""
         return self.complexity / self.functions if self.functions else None
 
     @property
     def documented_ratio(self) -> float | None:
-        """Share of what is public that has a docstring, 0 to 1; None when nothing is."""
+        """Share of public names with a docstring, 0 to 1. None without public names."""
         return self.documented / self.documentable if self.documentable else None
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A function and the file it is in."""
+    """Function and its file."""
 
     file: str
     function: Function
@@ -57,7 +60,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A file that could not be examined, and why."""
+    """File that could not be examined, and the reason."""
 
     file: str
     reason: str
@@ -65,7 +68,10 @@ class Problem:
 
 @dataclass(slots=True)
 class Findings:
-    """The conclusions, each list with the weightiest first. ``found`` counts the files there are, examined or not."""
+    """Results of a survey, each list in descending order.
+
+    ``found`` counts all files, examined or not.
+    """
 
     total: PackageTotals
     found: int = 0
@@ -79,9 +85,11 @@ class Findings:
 
 
 class Survey:
-    """Collects measures file by file. ``sections`` draws the conclusions one after the other.
+    """Collects measures file by file.
 
-    ``map`` shows what has been read so far; it is set once the files are known, where it can be drawn.
+    The functions of ``build_sections`` fill ``findings``.
+    ``map`` shows the files examined so far. It is set when the files are known, if PIL is
+    installed.
     """
 
     def __init__(self) -> None:
@@ -93,7 +101,7 @@ class Survey:
         self._contents: dict[str, list[str]] = {}
 
     def add(self, file: SourceFile, measures: Measures) -> None:
-        """Take in one file that could be examined."""
+        """Include an examined file."""
         for totals in (self._get_totals(file), self.findings.total):
             totals.files += 1
             totals.lines += measures.lines
@@ -104,13 +112,13 @@ class Survey:
             totals.documented += measures.documented
         self._places.extend(Place(file.label, function) for function in measures.functions)
         self._imports.update(measures.imports)
-        if measures.code_lines:  # empty __init__ files are all alike
+        if measures.code_lines:  # empty __init__ files are not copies
             self._contents.setdefault(measures.sha256, []).append(file.label)
         if self.map is not None:
             self.map.add(file, measures)
 
     def add_problem(self, file: SourceFile, error: BaseException) -> str:
-        """Take in one file that could not be examined, and return the reason in words."""
+        """Include a file that could not be examined. Return the reason as text."""
         reason = explain_error(error)
         for totals in (self._get_totals(file), self.findings.total):
             totals.files += 1
@@ -121,7 +129,7 @@ class Survey:
         return reason
 
     def build_sections(self) -> list[tuple[str, Callable[[], None]]]:
-        """Return the parts of the report, each with the function that draws its conclusions into ``findings``."""
+        """Return the title of each section and the function that fills its findings."""
         return [
             ("packages", self._rank_packages),
             ("functions", self._rank_functions),
@@ -153,10 +161,10 @@ class Survey:
         self.findings.same_files = sorted(groups, key=lambda names: (-len(names), names[0]))
 
     def _find_copies(self) -> None:
-        whole = {name for names in self.findings.same_files for name in names[1:]}
+        duplicates = {name for names in self.findings.same_files for name in names[1:]}
         shapes: dict[bytes, list[Place]] = {}
         for place in self._places:
-            if place.function.shape is not None and place.file not in whole:
+            if place.function.shape is not None and place.file not in duplicates:
                 shapes.setdefault(place.function.shape, []).append(place)
         copies = [places for places in shapes.values() if len(places) > 1]
         self.findings.copies = sorted(
@@ -169,7 +177,7 @@ def _count_copied_lines(places: list[Place]) -> int:
 
 
 def explain_error(error: BaseException) -> str:
-    """Return in one line why a file could not be examined."""
+    """Return the reason why a file could not be examined, as one line."""
     if isinstance(error, SyntaxError):
         place = f"line {error.lineno}: " if error.lineno else ""
         return f"{place}{error.msg}"
@@ -179,46 +187,49 @@ def explain_error(error: BaseException) -> str:
 
 
 _MAX_PACKAGES: Final = 2 * MAX_SHOWN
+"""Packages listed in the report.
+
+The others are counted.
+"""
 
 
 def print_introduction(
     console: Console, operation_id: str, command: str | None, metrics_url: str | None, page_url: str | None
 ) -> None:
-    """Say how to watch the survey while it runs, the page first.
+    """Print how to watch the survey: the page, then the commands.
 
-    ``command`` is how to call ours; None when nothing is kept for it to read. ``page_url`` is None where the server's packages are missing.
+    ``command`` calls ``otel-progress``, None if the journal is not stored. ``page_url`` is None if
+    the server is not installed.
     """
     if page_url is not None:
         address = f"{page_url.rstrip('/')}/#/operations/{operation_id}"
-        console.print(Text("Watch it in a browser: ", style="bold").append(Text(address, style="bold cyan")))
+        console.print(Text("Watch in a browser: ", style="bold").append(Text(address, style="bold cyan")))
     else:
-        console.print(Text("To watch it in a browser: pip install 'otel-progress[server]'"))
+        console.print(Text("To watch in a browser: pip install 'otel-progress[server]'"))
     commands = []
     if command is not None:
         commands.append((f"{command} watch", "the same bars from another process"))
-        commands.append((f"{command} logs {operation_id} --follow", "its log records as they come"))
+        commands.append((f"{command} logs {operation_id} --follow", "its log records, live"))
     if metrics_url is not None:
-        commands.append((f"curl {metrics_url}", "its gauges, for Prometheus"))
-    console.print(
-        Text(f"Survey {operation_id} begins.{' While it runs, in a second terminal:' if commands else ''}")
-    )
+        commands.append((f"curl {metrics_url}", "its metrics, for Prometheus"))
+    console.print(Text(f"Survey {operation_id} starts.{' In a second terminal:' if commands else ''}"))
     _print_commands(console, commands)
 
 
 def print_next_steps(console: Console, operation_id: str, command: str | None) -> None:
-    """Say where the finished survey can be looked at, if it is kept."""
+    """Print the commands that show the finished survey, if it is stored."""
     if command is None:
         return
-    console.print(Text("\nThe run is kept. Look at it with:", style="bold"))
+    console.print(Text("\nThe survey is stored. To inspect it:", style="bold"))
     _print_commands(
         console,
         [
             (f"{command} show {operation_id}", "its stages and packages"),
-            (f"{command} show {operation_id} --errors", "every file that failed, and why"),
-            (f"{command} show {operation_id} --previews", "the map of the code, where PIL is installed"),
-            (f"{command} logs {operation_id}", "what it logged"),
-            (f"{command} history", "this run and those before it"),
-            (f"{command} export {operation_id} --format json", "everything, for a program"),
+            (f"{command} show {operation_id} --errors", "all failed files with their errors"),
+            (f"{command} show {operation_id} --previews", "the map of the code (requires PIL)"),
+            (f"{command} logs {operation_id}", "its log records"),
+            (f"{command} history", "this survey and earlier ones"),
+            (f"{command} export {operation_id} --format json", "all data, for other programs"),
         ],
     )
 
@@ -226,16 +237,18 @@ def print_next_steps(console: Console, operation_id: str, command: str | None) -
 def print_findings(console: Console, findings: Findings, elapsed: float) -> None:
     """Print the findings of a survey that took ``elapsed`` seconds."""
     total = findings.total
-    left = f" of {findings.found:,}" if findings.found > total.files else ""
+    of_all = f" of {findings.found:,}" if findings.found > total.files else ""
     size = f"{total.lines:,} lines, {total.code_lines:,} of code, {total.functions:,} functions"
-    title = f"{total.files:,}{left} files in {len(findings.packages):,} packages: {size}, in {elapsed:.1f} s"
+    title = (
+        f"{total.files:,}{of_all} files in {len(findings.packages):,} packages: {size}, in {elapsed:.1f} s"
+    )
     console.print(Text(f"\n{title}", style="bold"))
     _print_packages(console, findings.packages)
     _print_functions(console, "Longest functions", findings.longest)
-    _print_functions(console, "Most branched functions", findings.most_complex)
+    _print_functions(console, "Most complex functions", findings.most_complex)
     imports = ", ".join(f"{name} ({count:,})" for name, count in findings.imports[: 2 * MAX_SHOWN])
     if imports:
-        _print_section(console, "Most imported modules, by files", [imports])
+        _print_section(console, "Most imported modules, by number of files", [imports])
     _print_same_files(console, findings.same_files)
     _print_copies(console, findings.copies)
     _print_list(
@@ -286,14 +299,15 @@ def _print_same_files(console: Console, groups: Sequence[Sequence[str]]) -> None
 
 def _print_copies(console: Console, groups: Sequence[Sequence[Place]]) -> None:
     lines = [
-        f"{len(places)} times {places[0].function.lines:,} lines: {_join_names(map(_format_place, places[:3]))}"
+        f"{len(places)} times {places[0].function.lines:,} lines: "
+        f"{_join_names(map(_format_place, places[:3]))}"
         for places in groups
     ]
-    _print_list(console, f"Functions copied from file to file: {len(groups):,} groups", lines, MAX_SHOWN)
+    _print_list(console, f"Copied functions: {len(groups):,} groups", lines, MAX_SHOWN)
 
 
 def _join_names(names: Iterable[str]) -> str:
-    """Return the first two names; more are only hinted at."""
+    """Return the first two names, and an ellipsis if there are more."""
     first, second, *more = names
     return f"{first}, {second}{' …' if more else ''}"
 
@@ -302,11 +316,11 @@ def _format_place(place: Place) -> str:
     return f"{place.file}:{place.function.line} {place.function.name}"
 
 
-def _print_list(console: Console, title: str, lines: Sequence[str], most: int) -> None:
-    """Print the first ``most`` lines under a title; nothing when there are none."""
+def _print_list(console: Console, title: str, lines: Sequence[str], limit: int) -> None:
+    """Print the first ``limit`` lines under a title, nothing without lines."""
     if lines:
-        more = [f"and {len(lines) - most:,} more"] if len(lines) > most else []
-        _print_section(console, title, [*lines[:most], *more])
+        more = [f"and {len(lines) - limit:,} more"] if len(lines) > limit else []
+        _print_section(console, title, [*lines[:limit], *more])
 
 
 def _print_section(console: Console, title: str, lines: Iterable[str]) -> None:
@@ -317,8 +331,10 @@ def _print_section(console: Console, title: str, lines: Iterable[str]) -> None:
 
 def _print_commands(console: Console, commands: Sequence[tuple[str, str]]) -> None:
     width = max((len(command) for command, _ in commands), default=0)
-    for command, what in commands:
-        console.print(Text(f"  {command:<{width}}", style="cyan").append(Text(f"  {what}", style="default")))
+    for command, purpose in commands:
+        console.print(
+            Text(f"  {command:<{width}}", style="cyan").append(Text(f"  {purpose}", style="default"))
+        )
 
 
 def _build_cell(value: str) -> Text:

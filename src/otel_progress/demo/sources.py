@@ -1,6 +1,7 @@
-"""Finds Python sources: a bounded, sorted walk that follows no symbolic link, and groups of files by package.
+"""Search for Python files: a bounded, sorted walk, and groups of files by package.
 
-Nothing is opened here; files are only looked at with ``lstat``, so a named pipe called ``x.py`` blocks nobody.
+The walk follows no symbolic links and opens no file, so a named pipe called ``x.py`` cannot block
+it.
 """
 
 from __future__ import annotations
@@ -17,39 +18,57 @@ from otel_progress.errors import ConfigurationError
 from otel_progress.text import escape_controls
 
 MAX_ENTRIES: Final = 500_000
-"""Most directory entries looked at, so that ``demo /`` ends."""
+"""Directory entries read per root.
+
+Beyond that the walk stops, so ``demo /`` finishes.
+"""
 
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
-"""Largest file that is examined, in bytes."""
+"""Largest file that is examined.
+
+Larger ones are skipped.
+"""
 
 
 MAX_DEPTH: Final = 3
-"""Folders below this depth count as part of the one above."""
+"""Deepest folder with a level of its own.
+
+Deeper files belong to it.
+"""
 
 
 FULL_BYTES: Final = 32 * 1024 * 1024
-"""Most source a survey of the interpreter takes in: about half a minute of work."""
+"""Source examined of the interpreter, about half a minute.
+
+Further files are omitted.
+"""
 
 
 QUICK_BYTES: Final = 2 * 1024 * 1024
-"""Most source that ``--quick`` takes in."""
+"""Source examined with ``--quick``.
+
+Further files are omitted.
+"""
 
 
 TOP_LEVEL: Final = "(top level)"
-"""Name of the group of files that are in no folder of their own."""
+"""Name of the group of files outside of packages."""
 
 
 _SKIPPED_FOLDERS: Final = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 
 
 class SourceError(ConfigurationError):
-    """The path to survey cannot be used; the text says why and what to give instead."""
+    """Invalid path to survey."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file to examine. ``folder`` are the names of its package and the folders below it; ``name`` the rest; bytes."""
+    """File to examine.
+
+    ``folder`` has the names of its package and subfolders, ``name`` the rest. ``size`` is in bytes.
+    """
 
     path: str
     folder: tuple[str, ...]
@@ -58,13 +77,13 @@ class SourceFile:
 
     @property
     def label(self) -> str:
-        """What a person calls the file."""
+        """Path of the file for display, relative to its root."""
         return "/".join((*(part for part in self.folder if part != TOP_LEVEL), self.name))
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedEntry:
-    """Something that is not examined: ``failed`` because it could not be read, or skipped because of what it is."""
+    """File or folder that is not examined. With an ``error`` it is unreadable."""
 
     path: str
     reason: str
@@ -73,7 +92,7 @@ class SkippedEntry:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """Where a walk begins; ``prefix`` goes before the names of the packages found there."""
+    """Start of a walk. ``prefix`` precedes the names of the packages found there."""
 
     path: Path
     prefix: str = ""
@@ -81,7 +100,10 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Either a few files or a few folders, never both: so its share of the work done is the share of its parts."""
+    """Folder with either files or subfolders.
+
+    Its progress is the progress of its parts.
+    """
 
     name: str
     files: tuple[SourceFile, ...]
@@ -96,7 +118,7 @@ Order: TypeAlias = Literal["name", "smallest"]
 
 
 def find_interpreter_roots() -> list[Root]:
-    """Return where the running interpreter has its standard library and the packages installed beside it."""
+    """Return the folders of the standard library and of the installed packages."""
     paths = sysconfig.get_paths()
     roots = [Root(Path(paths["stdlib"]))]
     for key in ("purelib", "platlib"):
@@ -107,50 +129,57 @@ def find_interpreter_roots() -> list[Root]:
 
 
 def parse_root(text: str) -> Root:
-    """Return the root for a path given by a user. Raises :class:`SourceError` unless it is a folder with Python files below."""
+    """Return the root for a path.
+
+    Raises :class:`SourceError` if it is not a folder with Python files.
+    """
     shown = escape_controls(text)[:200]
-    advice = "Give a folder that has Python files in it, or none to survey this interpreter's own sources."
+    invalid = f"Invalid path {shown!r}: expected a folder with Python files (*.py)"
+    advice = "Without a path, this Python's own files are surveyed."
     try:
         mode = Path(text).stat().st_mode
         if not stat.S_ISDIR(mode):
-            msg = f"{shown!r} is not a folder. {advice}"
+            msg = f"{invalid}, found a file. {advice}"
             raise SourceError(msg)
         os.scandir(text).close()
     except FileNotFoundError as exc:
-        msg = f"There is no folder {shown!r}. {advice}"
+        msg = f"{invalid}, but it does not exist. {advice}"
         raise SourceError(msg) from exc
-    except (OSError, ValueError) as exc:  # ValueError: a null character in the path
+    except (OSError, ValueError) as exc:  # ValueError: the path contains a null character
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        msg = f"The folder {shown!r} cannot be read: {reason}. {advice}"
+        msg = f"{invalid}, but it is unreadable ({reason}). {advice}"
         raise SourceError(msg) from exc
     root = Root(Path(text))
-    if not any(isinstance(found, SourceFile) for found in walk_files(root)):
-        msg = f"There are no Python files (*.py) in {shown!r}. {advice}"
+    if not any(isinstance(entry, SourceFile) for entry in walk_files(root)):
+        msg = f"{invalid}, found no such files. {advice}"
         raise SourceError(msg)
     return root
 
 
 def walk_files(root: Root, *, max_entries: int = MAX_ENTRIES) -> Iterator[Entry]:
-    """Yield the Python files below ``root`` by name, and what has to be left; ends with a Left when the bound is reached."""
+    """Yield the Python files below ``root`` by name, and skipped entries.
+
+    The last entry is a skipped one if ``max_entries`` is reached.
+    """
     pending: list[tuple[str, tuple[str, ...]]] = [(str(root.path), ())]
-    seen = 0
+    entry_count = 0
     while pending:
         path, parts = pending.pop()
         try:
             with os.scandir(path) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+                sorted_entries = sorted(entries, key=lambda entry: entry.name)
         except OSError as exc:
-            yield SkippedEntry(path, f"folder cannot be read: {exc.strerror}", exc)
+            yield SkippedEntry(path, f"unreadable folder: {exc.strerror}", exc)
             continue
-        if parts and any(entry.name == "pyvenv.cfg" for entry in found):
+        if parts and any(entry.name == "pyvenv.cfg" for entry in sorted_entries):
             yield SkippedEntry(path, "a virtual environment")
             continue
-        seen += len(found)
-        if seen > max_entries:
-            yield SkippedEntry(path, f"more than {max_entries:,} entries: the rest is left out")
+        entry_count += len(sorted_entries)
+        if entry_count > max_entries:
+            yield SkippedEntry(path, f"more than {max_entries:,} entries: the others are omitted")
             return
         folders: list[tuple[str, tuple[str, ...]]] = []
-        for entry in found:
+        for entry in sorted_entries:
             if entry.is_dir(follow_symlinks=False):
                 if not entry.name.startswith(".") and entry.name not in _SKIPPED_FOLDERS:
                     folders.append((entry.path, (*parts, entry.name)))
@@ -163,7 +192,7 @@ def _classify_entry(entry: os.DirEntry[str], parts: tuple[str, ...], prefix: str
     try:
         status = entry.stat(follow_symlinks=False)
     except OSError as exc:
-        return SkippedEntry(entry.path, f"cannot be looked at: {exc.strerror}", exc)
+        return SkippedEntry(entry.path, f"unreadable file: {exc.strerror}", exc)
     if stat.S_ISLNK(status.st_mode):
         return SkippedEntry(entry.path, "a symbolic link")
     if not stat.S_ISREG(status.st_mode):
@@ -176,9 +205,10 @@ def _classify_entry(entry: os.DirEntry[str], parts: tuple[str, ...], prefix: str
 
 
 def select_files(files: Sequence[SourceFile], limit: int | None, order: Order = "name") -> list[SourceFile]:
-    """Return the files, folder by folder, that come to at most ``limit`` bytes (but at least one file); None is no limit.
+    """Return files of at most ``limit`` bytes in total, but at least one file.
 
-    ``smallest`` takes the smallest folders first: the most packages for the least work.
+    Without a limit all files are returned. With the order ``smallest`` the smallest folders are
+    included first, which gives the most packages for the least work.
     """
     if limit is None:
         return list(files)
@@ -188,18 +218,18 @@ def select_files(files: Sequence[SourceFile], limit: int | None, order: Order = 
     folders = list(groups.values())
     if order == "smallest":
         folders.sort(key=lambda group: (sum(file.size for file in group), group[0].folder))
-    chosen: list[SourceFile] = []
+    selected: list[SourceFile] = []
     size = 0
     for file in (file for group in folders for file in group):
         size += file.size
-        if size > limit and chosen:
+        if size > limit and selected:
             break
-        chosen.append(file)
-    return chosen
+        selected.append(file)
+    return selected
 
 
 def group_by_package(files: Iterable[SourceFile]) -> tuple[Folder, ...]:
-    """Return the files as trees of folders, one a package, by name."""
+    """Return the files as folder trees, one per package, sorted by name."""
     return _build_folders([(file.folder, file) for file in files])
 
 
