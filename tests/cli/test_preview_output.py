@@ -73,8 +73,8 @@ def test_content_that_is_gone_is_told(kept: str, tmp_path: Path) -> None:
         path.write_text("changed")
     result = run("--store", kept, "show", "r", "--previews")
     assert result.exit_code == 0
-    assert "no longer kept" in result.output
-    assert "no longer what was stored" in result.output
+    assert "no longer stored" in result.output
+    assert "has changed since it was stored" in result.output
     off = run("--store", kept, "show", "r", "--previews", env={"OTEL_PROGRESS_PREVIEWS": "false"})
     assert "previews=false" in off.output
 

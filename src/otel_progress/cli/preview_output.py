@@ -16,7 +16,7 @@ from otel_progress.console.format import moment, percentage, quantity
 from otel_progress.console.rows import clean
 from otel_progress.errors import MissingExtraError, PreviewError
 from otel_progress.previews import media
-from otel_progress.previews.images import as_png, cells, is_picture
+from otel_progress.previews.images import is_image_type, render_cells, to_png
 from otel_progress.previews.stores.base import Store, read_checked
 from otel_progress.records import Preview
 from otel_progress.text import escape_controls
@@ -82,7 +82,7 @@ def _line(preview: Preview) -> str:
 
 
 def _show(preview: Preview, store: Store | None, way: ImageProtocol | None) -> None:
-    isa = is_picture(preview.media_type)
+    isa = is_image_type(preview.media_type)
     if isa and way is None:
         return
     echo()
@@ -101,12 +101,12 @@ def _drawn(content: bytes, preview: Preview, way: ImageProtocol | None) -> Itera
     columns, lines = shutil.get_terminal_size()
     columns, lines = max(1, min(columns, _WIDEST)), max(1, min(lines - 4, _HIGHEST))
     if way == "kitty":
-        yield kitty(content if preview.media_type == media.PNG else as_png(content), lines)
+        yield kitty(content if preview.media_type == media.PNG else to_png(content), lines)
     elif way == "iterm":
         yield iterm(content, lines)
     else:
         deep = os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit")
-        yield from blocks(cells(content, columns, lines), deep=deep)
+        yield from blocks(render_cells(content, columns, lines), deep=deep)
 
 
 def _written(content: bytes) -> Iterator[str]:

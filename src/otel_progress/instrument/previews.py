@@ -12,7 +12,7 @@ from otel_progress.instrument import spans
 from otel_progress.live.node import Node
 from otel_progress.live.store import LiveStore
 from otel_progress.model import Status
-from otel_progress.previews.schedule import At, due
+from otel_progress.previews.schedule import At, find_due_mark
 from otel_progress.previews.service import PreviewContext, PreviewService
 from otel_progress.records import Preview
 from otel_progress.settings.parsing import PREVIEW_AT, PreviewAt, parse_preview_at
@@ -31,15 +31,17 @@ def offer_preview(
     try:
         _offer(previewer, store, node, value, truncate(name, MAX_NAME), at)
     except Exception as error:  # whatever a caller's type does when it is looked at
-        previewer.refuse(error)
+        previewer.count_refused(error)
 
 
 def _offer(
     previewer: PreviewService, store: LiveStore, node: Node, value: object, name: str, at: PreviewAt | None
 ) -> None:
-    when = previewer.style.at if at is None else _when(at)
-    turn = previewer.turn(node)
-    mark = due(when, turn.taken.get(name), ratio_of(node) if isinstance(when, tuple) else None, store.clock())
+    when = previewer.settings.at if at is None else _when(at)
+    turn = previewer.get_level_state(node)
+    mark = find_due_mark(
+        when, turn.marks.get(name), ratio_of(node) if isinstance(when, tuple) else None, store.clock()
+    )
     if mark is None:
         return
     operation = node.operation

@@ -259,7 +259,7 @@ class Runtime:
     def _on_level_ended(self, node: Node) -> None:
         spans.finish_span(node)
         if self.previewer is not None:
-            self.previewer.forget(node)
+            self.previewer.drop_level(node)
             if node.parent is None:
                 self.previewer.operation_ended(node.operation.run)
         if node.parent is None and self._callbacks:
