@@ -12,7 +12,10 @@ from otel_progress.metrics import collector, exposition
 
 
 def has_prometheus_client(code: str) -> str:
-    """Run ``code`` in a fresh interpreter. Return whether it loaded ``prometheus_client``."""
+    """Run ``code`` in a fresh interpreter.
+
+    Return whether it loaded ``prometheus_client``.
+    """
     program = f"import sys\n{code}\nprint('prometheus_client' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120

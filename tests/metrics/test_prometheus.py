@@ -1,4 +1,4 @@
-"""The real Prometheus: its linter finds nothing, and it scrapes and answers queries with our series."""
+"""Real Prometheus: its linter accepts the exposition, and it scrapes and queries the series."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ HOSTILE = [
 ]
 
 
-def rich_scene() -> tuple[Shelf, Totals]:
-    """Return operations and totals that make every metric of the conventions show up."""
+def build_full_scene() -> tuple[Shelf, Totals]:
+    """Return operations and totals with every metric of the conventions."""
     levels = [
         level("song:1", current=1, total=4, ratio=0.25, estimated=True),
         level("song:2", status=Status.PENDING),
@@ -92,8 +92,8 @@ SERVED = {
 
 @pytest.fixture(scope="module")
 def collector() -> ProgressCollector:
-    """Return a collector over that scene, with caps that are reached."""
-    shelf, totals = rich_scene()
+    """Return a collector of that scene with caps that are reached."""
+    shelf, totals = build_full_scene()
     collector = ProgressCollector(
         shelf,
         totals=totals,
@@ -108,8 +108,8 @@ def collector() -> ProgressCollector:
     return collector
 
 
-def test_the_scene_shows_every_metric(collector: ProgressCollector) -> None:
-    """What the linter and Prometheus look at below is all there is."""
+def test_scene_has_every_metric(collector: ProgressCollector) -> None:
+    """The checks below cover all metrics."""
     found = {sample.name for sample in samples(collector)}
     suffix = {"gauge": "", "counter": "", "histogram": "_bucket"}
     assert [
@@ -117,8 +117,8 @@ def test_the_scene_shows_every_metric(collector: ProgressCollector) -> None:
     ] == []
 
 
-def test_promtool_finds_nothing(collector: ProgressCollector) -> None:
-    """`promtool check metrics` accepts the exposition and has no remark."""
+def test_promtool_accepts_the_exposition(collector: ProgressCollector) -> None:
+    """``promtool check metrics`` prints nothing."""
     text = exposition(collector).encode()
     result = subprocess.run(
         [require("promtool"), "check", "metrics"],
@@ -130,8 +130,8 @@ def test_promtool_finds_nothing(collector: ProgressCollector) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
-def test_promtool_would_find_something() -> None:
-    """The check above can fail: a gauge named like a counter is reported."""
+def test_promtool_rejects_an_invalid_exposition() -> None:
+    """A gauge that is named like a counter is reported."""
     text = b"# HELP bad_total Bad.\n# TYPE bad_total gauge\nbad_total 1\n"
     result = subprocess.run(
         [require("promtool"), "check", "metrics"],
@@ -146,7 +146,8 @@ def test_promtool_would_find_something() -> None:
 class Prometheus:
     """A running Prometheus, asked over its HTTP API for what it knew at the moment of one scrape that went well.
 
-    A later scrape may fail on a busy machine, and what it was to bring is then absent from all moments after it.
+    A later scrape may fail on a busy machine, and what it was to bring is then absent from all
+    moments after it.
     """
 
     def __init__(self, address: str) -> None:
@@ -182,7 +183,7 @@ class Prometheus:
 def prometheus(
     collector: ProgressCollector, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes the collector twice a second, and wait for the first scrape."""
+    """Run a Prometheus that scrapes the collector, and wait for the first scrape."""
     binary, host, tmp_path = require("prometheus"), own_host(), tmp_path_factory.mktemp("prometheus")
     address = f"{host}:{free_ports(host, 1)[0]}"
     with serving(collector) as served:
@@ -208,8 +209,8 @@ def prometheus(
             yield client
 
 
-def test_prometheus_scrapes_it(prometheus: Prometheus, collector: ProgressCollector) -> None:
-    """A real server has the values, histograms, exemplars, help texts and kinds, and every hostile label as it was sent."""
+def test_prometheus_has_all_values_and_labels(prometheus: Prometheus, collector: ProgressCollector) -> None:
+    """Values, histograms and labels are those of the collector."""
     assert [one["value"][1] for one in prometheus.at_the_scrape("up")] == ["1"]
     labels = ("friday-42", "setlist")
     status = {(*labels, "running"): 1.0}
@@ -237,8 +238,8 @@ def test_prometheus_scrapes_it(prometheus: Prometheus, collector: ProgressCollec
     assert len(sent) == 10
 
 
-def test_prometheus_knows_kinds_help_and_exemplars(prometheus: Prometheus) -> None:
-    """The metadata that Prometheus keeps is that of the conventions, and the trace of a duration can be looked up."""
+def test_prometheus_has_kinds_help_and_exemplars(prometheus: Prometheus) -> None:
+    """The trace of a duration can be queried."""
     metadata = prometheus.ask("metadata")
     for metric in semconv.METRICS:
         name = metric.prometheus.removesuffix("_total") if metric.kind == "counter" else metric.prometheus

@@ -36,7 +36,8 @@ SERVICE = {semconv.SERVICE_NAME: "nightly", semconv.SERVICE_INSTANCE_ID: "worker
 def rotel() -> str:
     """Return the path of the collector's binary, which its wheel carries inside the package.
 
-    It needs the shared library of the interpreter it was made for: where that is missing it is as good as not installed.
+    It needs the shared library of the interpreter it was made for: where that is missing it is as
+    good as not installed.
     """
     found = importlib.util.find_spec("rotel")
     binary = Path(found.origin).with_name("rotel-agent") if found is not None and found.origin else None

@@ -27,7 +27,10 @@ EXPORTER_TIMEOUT_S = 240
 """What the exporters are told to wait for a collector: nothing here may take a fraction of it."""
 
 BUSY_MACHINE_S = 1.0
-"""Processor time that other tests may take from a process. The budget itself has exact tests with a fake clock."""
+"""Processor time that other tests may take from a process.
+
+The budget itself has exact tests with a fake clock.
+"""
 
 
 @pytest.fixture(params=["refuses", "never answers"])
