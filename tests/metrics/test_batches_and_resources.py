@@ -1,4 +1,4 @@
-"""Gauges of resources and batches, counters of a server, and rendering without a registry."""
+"""Gauges of resources and batches, counters of a server, and rendering."""
 
 from __future__ import annotations
 

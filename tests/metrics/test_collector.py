@@ -85,7 +85,7 @@ def test_expected_end_is_constant_while_time_passes() -> None:
 
 
 def test_unknown_values_have_no_series() -> None:
-    """This applies to operations and levels."""
+    """Neither operations nor levels have series for unknown values."""
     collector = ProgressCollector(Shelf([operation(levels=[level("file:1")])]))
     assert [
         metric.name
@@ -123,8 +123,8 @@ def test_levels_have_path_labels_up_to_the_maximum_depth() -> None:
     assert values(collector, semconv.SERIES_DROPPED) == {}
 
 
-def test_ended_operations_vanish_after_the_retention() -> None:
-    """A series lives for the retention after the end, then it and everything of its operation is gone."""
+def test_finished_operation_vanishes_after_the_retention() -> None:
+    """All series of the operation are gone."""
     shelf = Shelf(ended=[operation(elapsed=10.0, status=Status.COMPLETED, ratio=1.0, eta=eta(5.0, 1.0, 9.0))])
     collector = ProgressCollector(shelf, retention_s=60.0)
     shelf.elapsed = 70.0
@@ -137,8 +137,8 @@ def test_ended_operations_vanish_after_the_retention() -> None:
 
 
 @pytest.mark.parametrize("step", [-3600.0, 0.0, 3600.0])
-def test_a_step_of_the_wall_clock_does_not_change_the_retention(step: float) -> None:
-    """An hour's step of the wall clock neither keeps ended operations longer nor lets them vanish earlier."""
+def test_retention_ignores_steps_of_the_wall_clock(step: float) -> None:
+    """The step is an hour in either direction."""
     shelf = Shelf(ended=[operation(elapsed=10.0, status=Status.FAILED)], wall_step=step)
     collector = ProgressCollector(shelf, retention_s=60.0)
     shelf.elapsed = 69.0
@@ -148,14 +148,14 @@ def test_a_step_of_the_wall_clock_does_not_change_the_retention(step: float) -> 
 
 
 @pytest.mark.parametrize("clock", [-4_990.0, 20.0])
-def test_ends_of_an_earlier_boot_are_old(clock: float) -> None:
-    """After a reboot monotonic times compare to nothing, so the wall clock decides that an operation ended yesterday."""
+def test_retention_after_a_reboot_uses_the_wall_clock(clock: float) -> None:
+    """Monotonic times of different boots cannot be compared."""
     shelf = Shelf(ended=[operation(elapsed=10.0, status=Status.COMPLETED)], elapsed=clock, wall_step=86_400.0)
     assert of_work(ProgressCollector(shelf)) == []
 
 
-def test_an_end_without_a_start_ages_by_the_wall_clock() -> None:
-    """An operation skipped before it started has no monotonic times and still vanishes; one without an end is not shown."""
+def test_retention_without_a_start_time_uses_the_wall_clock() -> None:
+    """An operation without an end time is not exported."""
     skipped = operation(status=Status.SKIPPED, started_at=None, started_clock=None, duration_s=None)
     shelf = Shelf(ended=[skipped, operation("odd", status=Status.FAILED, ended_at=None)])
     collector = ProgressCollector(shelf, retention_s=60.0)
@@ -165,8 +165,8 @@ def test_an_end_without_a_start_ages_by_the_wall_clock() -> None:
     assert of_work(collector) == []
 
 
-def test_the_cap_keeps_running_and_new_ones_and_counts_the_rest() -> None:
-    """Beyond the cap ended operations go before running ones, old before new; every scrape counts what it left out."""
+def test_operations_beyond_the_cap_are_counted_at_each_scrape() -> None:
+    """Running operations and newer ones come first."""
     running = [operation(f"r{n}", started_at=START + n) for n in range(3)]
     ended = [operation(f"e{n}", status=Status.COMPLETED) for n in range(3)]
     shelf = Shelf(running, ended)
@@ -182,8 +182,8 @@ def test_the_cap_keeps_running_and_new_ones_and_counts_the_rest() -> None:
     }
 
 
-def test_all_operations_are_counted_beyond_the_cap() -> None:
-    """progress_operations counts every operation by type, status and condition, also those without series of their own."""
+def test_operation_count_includes_operations_beyond_the_cap() -> None:
+    """It has type, status and condition as labels."""
     running = [operation(f"r{n}") for n in range(5)]
     late = operation("late", deadline_at=START + 1)
     dead = replace(operation("dead"), alive=False)
@@ -314,8 +314,8 @@ def test_registering_does_not_read_and_reserves_all_names() -> None:
 
 class _Other(Collector):
     def collect(self) -> Iterable[Family]:
-        """Yield somebody else's gauge."""
-        yield GaugeMetricFamily("other_gauge", "Somebody else's.", 1.0)
+        """Yield the gauge of another collector."""
+        yield GaugeMetricFamily("other_gauge", "Of another collector.", 1.0)
 
 
 def test_failing_reader_leaves_totals_and_other_collectors(caplog: pytest.LogCaptureFixture) -> None:

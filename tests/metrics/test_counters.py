@@ -121,11 +121,10 @@ def test_predictions_are_rated_at_the_end() -> None:
     """The first prediction, the one at half of the duration and the last are rated."""
     totals = Totals()
     totals.write(batch(predicting_snapshot(10, 90.0, 10.0, 95.0)))  # 40 s too late of 60: 0.667, and covered
-    totals.write(batch(predicting_snapshot(12, 1.0)))  # neither of them
-    totals.write(
-        batch(predicting_snapshot(29, 28.0, 20.0, 30.0))
-    )  # stood at half: 3 s too early, 0.05, and missed
-    totals.write(batch(predicting_snapshot(31, None)))  # none made
+    totals.write(batch(predicting_snapshot(12, 1.0)))  # not rated
+    # current at half of the duration: 3 s too early, 0.05, and missed
+    totals.write(batch(predicting_snapshot(29, 28.0, 20.0, 30.0)))
+    totals.write(batch(predicting_snapshot(31, None)))  # no prediction
     totals.write(batch(predicting_snapshot(31, 20.0)))
     totals.write(batch(predicting_snapshot(54, 6.0)))  # right, and without an interval
     totals.write(batch(predicting_snapshot(54, 6.0)))  # the same again
@@ -255,10 +254,10 @@ def test_child_forked_under_the_lock_can_count() -> None:
         child = os.fork()
         if not child:
             try:
-                signal.alarm(60)  # a child that waits for ever fails the test instead of hanging it
+                signal.alarm(60)  # a child that hangs fails the test
                 totals.count_rejected("nan")
                 os._exit(0 if get_counter(totals, semconv.UPDATES_REJECTED) == {("nan",): 1} else 1)
-            finally:  # whatever fails, the child runs no tests
+            finally:  # the child never continues with the tests
                 os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

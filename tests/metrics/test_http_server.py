@@ -19,7 +19,7 @@ import pytest
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
 from otel_progress.metrics import ProgressCollector
-from otel_progress.metrics.http_server import MAX_CONNECTIONS, MetricsServer, _Handler, serve_metrics
+from otel_progress.metrics.http_server import MAX_CONNECTIONS, MetricsServer, serve_metrics
 from tests.support.loopback import listens, own_host
 from tests.support.metrics_operations import Shelf, operation
 from tests.support.metrics_scrape import parse_openmetrics
@@ -135,29 +135,27 @@ def test_silent_clients_do_not_block_others(server: MetricsServer) -> None:
         assert fetch(server.url)[0] == 200
 
 
-def test_silent_client_is_disconnected_after_the_timeout(
-    monkeypatch: pytest.MonkeyPatch, server: MetricsServer
-) -> None:
+def test_silent_client_is_disconnected_after_the_timeout(shelf: Shelf) -> None:
     """It has sent half of a request."""
-    monkeypatch.setattr(_Handler, "timeout", 0.05)
-    with socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as client:
-        with contextlib.suppress(ConnectionError):  # the limit may be over before it has said anything
+    with (
+        serving(ProgressCollector(shelf), timeout_s=0.05) as server,
+        socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as client,
+    ):
+        with contextlib.suppress(ConnectionError):  # the timeout may expire first
             client.sendall(b"GET /metr")
         assert is_disconnected(client)
 
 
-def test_connections_beyond_the_limit_are_closed(
-    monkeypatch: pytest.MonkeyPatch, server: MetricsServer
-) -> None:
+def test_connections_beyond_the_limit_are_closed(shelf: Shelf) -> None:
     """New connections are accepted once others end."""
-    monkeypatch.setattr(_Handler, "timeout", 10 * PATIENCE_S)  # none is let go for its silence
-    with contextlib.ExitStack() as stack:
-        for _ in range(MAX_CONNECTIONS):
-            stack.enter_context(socket.create_connection((server.host, server.port), timeout=PATIENCE_S))
-        with socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as extra:
-            assert is_disconnected(extra)
-        assert len(connections(server)) == MAX_CONNECTIONS
-    poll(lambda: answers(server.url), what="answer after the idle clients left")
+    with serving(ProgressCollector(shelf), timeout_s=10 * PATIENCE_S) as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(MAX_CONNECTIONS):
+                stack.enter_context(socket.create_connection((server.host, server.port), timeout=PATIENCE_S))
+            with socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as extra:
+                assert is_disconnected(extra)
+            assert len(connections(server)) == MAX_CONNECTIONS
+        poll(lambda: answers(server.url), what="response after the idle clients left")
 
 
 @pytest.mark.process
@@ -173,7 +171,7 @@ def test_server_without_threads_recovers(monkeypatch: pytest.MonkeyPatch, server
 
     def fail(thread: threading.Thread) -> None:
         if getattr(thread, "_target", None) != server._server.process_request_thread:
-            return start(thread)  # of somebody else in this process
+            return start(thread)  # a thread of another test
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
@@ -257,7 +255,7 @@ def test_forked_child_closes_its_copy_of_the_socket(shelf: Shelf) -> None:
             os.write(ready_in, b"x")
             os.read(gate_out, 1)
             os._exit(0)
-        finally:  # whatever fails, the child runs no tests
+        finally:  # the child never continues with the tests
             os._exit(1)
     os.close(gate_out)
     os.close(ready_in)

@@ -48,5 +48,5 @@ def test_package_without_a_name_raises_attribute_error() -> None:
     ],
 )
 def test_prometheus_client_is_imported_only_with_a_name_that_needs_it(code: str, expected: str) -> None:
-    """The package, its counters and a runtime without an endpoint do not load the client library."""
+    """The package, its counters and a runtime without an endpoint do not load it."""
     assert has_prometheus_client(code) == expected

@@ -1,4 +1,4 @@
-"""Real Prometheus: its linter accepts the exposition, and it scrapes and queries the series."""
+"""Real Prometheus: its linter, its scrapes and its queries."""
 
 from __future__ import annotations
 
@@ -144,35 +144,36 @@ def test_promtool_rejects_an_invalid_exposition() -> None:
 
 
 class Prometheus:
-    """A running Prometheus, asked over its HTTP API for what it knew at the moment of one scrape that went well.
+    """Client of a running Prometheus, which queries the time of one successful scrape.
 
-    A later scrape may fail on a busy machine, and what it was to bring is then absent from all
-    moments after it.
+    A later scrape may fail on a busy machine. Its series are then absent afterwards.
     """
 
     def __init__(self, address: str) -> None:
         self._base = f"http://{address}/api/v1"
         self._moment: dict[str, str] = {}
 
-    def remember(self) -> bool:
-        """Ask for the moment of the last scrape from now on; False when there is none yet."""
-        scraped = self.ask("query", query=f"timestamp({semconv.OPERATION_RATIO.prometheus})")["result"]
+    def use_last_scrape(self) -> bool:
+        """Query the time of the last scrape from now on. Return False without one."""
+        scraped = self.request_data("query", query=f"timestamp({semconv.OPERATION_RATIO.prometheus})")[
+            "result"
+        ]
         self._moment = {"time": f"{max(float(one['value'][1]) for one in scraped):.3f}"} if scraped else {}
         return bool(scraped)
 
-    def ask(self, path: str, **parameters: str) -> Any:
-        """Return the data of an answer."""
+    def request_data(self, path: str, **parameters: str) -> Any:
+        """Return the data of a response."""
         url = f"{self._base}/{path}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
             return json.load(answer)["data"]
 
-    def at_the_scrape(self, query: str) -> Any:
-        """Return the series of a query."""
-        return self.ask("query", query=query, **self._moment)["result"]
+    def query_at_scrape(self, query: str) -> Any:
+        """Return the series of a query at that time."""
+        return self.request_data("query", query=query, **self._moment)["result"]
 
     def query(self, metric: Metric, selector: str = "", suffix: str = "") -> dict[tuple[str, ...], float]:
-        """Return the present values of a metric by the values of its labels; an empty label is one Prometheus does not keep."""
-        found = self.at_the_scrape(f"{metric.prometheus}{suffix}{selector}")
+        """Return the values of a metric by label values. Prometheus drops empty labels."""
+        found = self.query_at_scrape(f"{metric.prometheus}{suffix}{selector}")
         return {
             tuple(one["metric"].get(label, "") for label in metric.labels): float(one["value"][1])
             for one in found
@@ -205,13 +206,13 @@ def prometheus(
             command, ready=lambda: answers(f"http://{address}/-/ready"), log=log, timeout=PATIENCE_S
         ):
             client = Prometheus(address)
-            poll(client.remember, timeout=PATIENCE_S, what="series in Prometheus")
+            poll(client.use_last_scrape, timeout=PATIENCE_S, what="series in Prometheus")
             yield client
 
 
 def test_prometheus_has_all_values_and_labels(prometheus: Prometheus, collector: ProgressCollector) -> None:
     """Values, histograms and labels are those of the collector."""
-    assert [one["value"][1] for one in prometheus.at_the_scrape("up")] == ["1"]
+    assert [one["value"][1] for one in prometheus.query_at_scrape("up")] == ["1"]
     labels = ("friday-42", "setlist")
     status = {(*labels, "running"): 1.0}
     assert prometheus.query(semconv.OPERATION_RATIO)[labels] == 0.25
@@ -240,7 +241,7 @@ def test_prometheus_has_all_values_and_labels(prometheus: Prometheus, collector:
 
 def test_prometheus_has_kinds_help_and_exemplars(prometheus: Prometheus) -> None:
     """The trace of a duration can be queried."""
-    metadata = prometheus.ask("metadata")
+    metadata = prometheus.request_data("metadata")
     for metric in semconv.METRICS:
         name = metric.prometheus.removesuffix("_total") if metric.kind == "counter" else metric.prometheus
         assert [(one["type"], one["help"]) for one in metadata[name]] == [(metric.kind, metric.help)]
@@ -249,5 +250,5 @@ def test_prometheus_has_kinds_help_and_exemplars(prometheus: Prometheus) -> None
         "start": str(START - 60),
         "end": str(START + 1e9),
     }
-    exemplars = prometheus.ask("query_exemplars", **query)
+    exemplars = prometheus.request_data("query_exemplars", **query)
     assert {one["labels"]["trace_id"] for series in exemplars for one in series["exemplars"]} == {TRACE_ID}

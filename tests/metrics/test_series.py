@@ -1,4 +1,4 @@
-"""Series for dashboards and alerts: condition, estimates, expected end, previews, caps, journal."""
+"""Series of conditions, estimates, previews, caps and the journal."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from otel_progress.previews.media import MAX_ADDRESS
 
 from otel_progress import semconv
 from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
+from otel_progress.previews.media import MAX_ADDRESS
 from tests.support.factories import CLOCK
 from tests.support.factories import WALL as START
 from tests.support.metrics_operations import Shelf, a_batch, eta, level, operation

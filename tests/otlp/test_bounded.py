@@ -1,4 +1,4 @@
-"""ExportMonitor and ShutdownBudget: bounded waits, counted failures, one log line per outage."""
+"""ExportMonitor and ShutdownBudget: bounded waits, failures and log lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import pytest
 
-from otel_progress.otlp import bounded as otlp_sender
 from otel_progress.otlp.bounded import (
     SHUTDOWN_S,
     ExportMonitor,
@@ -37,11 +36,10 @@ def test_export_returns_whether_the_batch_was_accepted() -> None:
     assert monitor.failures == 1
 
 
-def test_budget_bounds_the_sum_of_all_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budget_bounds_the_sum_of_all_waits() -> None:
     """Four signals that each wait as long as allowed stay below the limit."""
     clock = FakeClock(monotonic=100.0)
-    monkeypatch.setattr(otlp_sender, "time", clock)
-    budget = ShutdownBudget()
+    budget = ShutdownBudget(clock=clock.monotonic)
     waits = []
     for _ in range(4):
         with budget.wait() as timeout_s:
@@ -52,11 +50,10 @@ def test_budget_bounds_the_sum_of_all_waits(monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(waits) < SHUTDOWN_S
 
 
-def test_budget_is_used_only_while_a_signal_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budget_is_used_only_while_a_signal_waits() -> None:
     """A signal that is closed much later has what the others left."""
     clock = FakeClock(monotonic=100.0)
-    monkeypatch.setattr(otlp_sender, "time", clock)
-    budget = ShutdownBudget(10.0)
+    budget = ShutdownBudget(10.0, clock=clock.monotonic)
     with budget.wait() as first:
         clock.advance(1.0)
     clock.advance(1000.0)

@@ -1,4 +1,4 @@
-"""``configure`` with standard variables only: a real process sends all signals to a receiver."""
+"""``configure`` with standard variables only: all signals of a real process."""
 
 from __future__ import annotations
 

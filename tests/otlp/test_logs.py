@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from otel_progress import semconv
-from otel_progress.otlp import sdk_compat as otel_logs_shim
 from otel_progress.otlp.logs import MAX_ATTRIBUTES, OtlpLogs, build_log_event, to_severity_number
 from otel_progress.otlp.sdk_compat import LogEvent
 from otel_progress.records import LogRecord
@@ -68,10 +67,7 @@ def test_captured_records_arrive_with_span_severity_and_path() -> None:
         spans = {span.name: span for _, span in receiver.spans()}
         records = [record for _, record in receiver.records() if not record.event_name]
         events = {record.event_name for _, record in receiver.records() if record.event_name}
-    assert [
-        (value(record.body), record.severity_text, record.severity_number)
-        for record in records
-    ] == [
+    assert [(value(record.body), record.severity_text, record.severity_number) for record in records] == [
         ("password=[redacted]", "WARNING", 13),
         ("could not read", "ERROR", 17),
     ]
@@ -173,12 +169,10 @@ def test_record_with_extreme_values_is_emitted_within_limits() -> None:
     assert (one.trace_id or 0) == 0
 
 
-def test_loggers_beyond_the_limit_share_a_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loggers_beyond_the_limit_share_a_scope() -> None:
     """Their records are emitted."""
-    monkeypatch.setattr(otel_logs_shim, "MAX_SCOPES", 3)
-    assert (
-        len(emitted(*(build_log_event(make_record(logger=f"logger {number}")) for number in range(10)))) == 10
-    )
+    events = [build_log_event(make_record(logger=f"logger {number}")) for number in range(10)]
+    assert len(emitted(*events, max_scopes=3)) == 10
 
 
 def test_close_leaves_the_shared_emitter_open() -> None:
