@@ -210,5 +210,5 @@ def test_a_runtime_that_ended_watches_no_spans() -> None:
         runtime._ticker.tick()
         assert len(runtime.get_active_operations()) == 1
         assert list(before.reader.active()) == []
-        assert not before._providers.processor.watching
+        assert not before._providers.processor.is_watching
     assert list(before.reader.history()) == []

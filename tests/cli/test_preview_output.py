@@ -72,8 +72,8 @@ def test_preview_with_missing_or_changed_content_is_one_line(stored: str, tmp_pa
         path.write_text("changed")
     result = run("--store", stored, "show", "r", "--previews")
     assert result.exit_code == 0
-    assert "no longer kept" in result.output
-    assert "no longer what was stored" in result.output
+    assert "no longer stored" in result.output
+    assert "has changed since it was stored" in result.output
     off = run("--store", stored, "show", "r", "--previews", env={"OTEL_PROGRESS_PREVIEWS": "false"})
     assert "previews=false" in off.output
 

@@ -12,7 +12,10 @@ from otel_progress.metrics import collector, exposition
 
 
 def has_prometheus_client(code: str) -> str:
-    """Run ``code`` in a fresh interpreter. Return whether it loaded ``prometheus_client``."""
+    """Run ``code`` in a fresh interpreter.
+
+    Return whether it loaded ``prometheus_client``.
+    """
     program = f"import sys\n{code}\nprint('prometheus_client' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
@@ -45,5 +48,5 @@ def test_package_without_a_name_raises_attribute_error() -> None:
     ],
 )
 def test_prometheus_client_is_imported_only_with_a_name_that_needs_it(code: str, expected: str) -> None:
-    """The package, its counters and a runtime without an endpoint do not load the client library."""
+    """The package, its counters and a runtime without an endpoint do not load it."""
     assert has_prometheus_client(code) == expected

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from otel_progress.metrics import ProgressCollector
-from otel_progress.metrics.http_server import MetricsServer, serve_metrics
+from otel_progress.metrics.http_server import REQUEST_TIMEOUT_S, MetricsServer, serve_metrics
 
 PATIENCE_S = 60.0
 """Deadline for waits, reached only on failure."""
@@ -30,9 +30,15 @@ def wait_for_connections(server: MetricsServer) -> None:
 
 
 @contextmanager
-def serving(collector: ProgressCollector, port: int = 0, host: str = "127.0.0.1") -> Iterator[MetricsServer]:
+def serving(
+    collector: ProgressCollector,
+    port: int = 0,
+    host: str = "127.0.0.1",
+    *,
+    timeout_s: float = REQUEST_TIMEOUT_S,
+) -> Iterator[MetricsServer]:
     """Serve for the length of the block."""
-    with serve_metrics(collector, port, host) as server:
+    with serve_metrics(collector, port, host, timeout_s=timeout_s) as server:
         yield server
     server._thread.join(PATIENCE_S)
     wait_for_connections(server)

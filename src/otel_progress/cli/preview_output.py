@@ -16,7 +16,7 @@ from otel_progress.console.format import format_moment, format_percentage, forma
 from otel_progress.console.rows import clean_text
 from otel_progress.errors import MissingExtraError, PreviewError
 from otel_progress.previews import media
-from otel_progress.previews.images import as_png, cells, is_picture
+from otel_progress.previews.images import is_image_type, render_cells, to_png
 from otel_progress.previews.stores.base import Store, read_checked
 from otel_progress.records import Preview
 from otel_progress.text import escape_controls
@@ -100,7 +100,7 @@ def _format_preview(preview: Preview) -> str:
 
 
 def _write_content(preview: Preview, store: Store | None, protocol: ImageProtocol | None) -> None:
-    is_image = is_picture(preview.media_type)
+    is_image = is_image_type(preview.media_type)
     if is_image and protocol is None:
         return
     echo()
@@ -121,12 +121,12 @@ def _draw_picture(content: bytes, preview: Preview, protocol: ImageProtocol | No
     columns, lines = shutil.get_terminal_size()
     columns, lines = max(1, min(columns, _MAX_COLUMNS)), max(1, min(lines - 4, _MAX_LINES))
     if protocol == "kitty":
-        yield encode_kitty(content if preview.media_type == media.PNG else as_png(content), lines)
+        yield encode_kitty(content if preview.media_type == media.PNG else to_png(content), lines)
     elif protocol == "iterm":
         yield encode_iterm(content, lines)
     else:
         is_true_colour = os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit")
-        yield from draw_blocks(cells(content, columns, lines), is_true_colour=is_true_colour)
+        yield from draw_blocks(render_cells(content, columns, lines), is_true_colour=is_true_colour)
 
 
 def _format_text(content: bytes) -> Iterator[str]:

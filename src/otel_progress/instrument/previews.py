@@ -15,7 +15,7 @@ from otel_progress.instrument import spans
 from otel_progress.live.node import Node
 from otel_progress.live.store import LiveStore
 from otel_progress.model import Status
-from otel_progress.previews.schedule import At, due
+from otel_progress.previews.schedule import At, find_due_mark
 from otel_progress.previews.service import PreviewContext, PreviewService
 from otel_progress.records import Preview
 from otel_progress.settings.parsing import PREVIEW_AT, PreviewAt, parse_preview_at
@@ -34,16 +34,16 @@ def offer_preview(
     try:
         _offer(previewer, store, node, value, truncate(name, MAX_NAME), at)
     except Exception as error:  # A foreign type may raise any exception when it is read.
-        previewer.refuse(error)
+        previewer.count_refused(error)
 
 
 def _offer(
     previewer: PreviewService, store: LiveStore, node: Node, value: object, name: str, at: PreviewAt | None
 ) -> None:
-    schedule = previewer.style.at if at is None else _parse_schedule(at)
-    turn = previewer.turn(node)
+    schedule = previewer.settings.at if at is None else _parse_schedule(at)
+    state = previewer.get_level_state(node)
     ratio = compute_ratio(node) if isinstance(schedule, tuple) else None
-    mark = due(schedule, turn.taken.get(name), ratio, store.clock())
+    mark = find_due_mark(schedule, state.marks.get(name), ratio, store.clock())
     if mark is None:
         return
     operation = node.operation
@@ -59,7 +59,7 @@ def _offer(
         operation_ratio,
         operation.previews,
     )
-    previewer.offer(turn, mark, context, value, partial(_on_preview_stored, previewer, store, node))
+    previewer.offer(state, mark, context, value, partial(_on_preview_stored, previewer, store, node))
 
 
 def _parse_schedule(at: object) -> At:

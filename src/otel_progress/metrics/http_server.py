@@ -105,11 +105,18 @@ class MetricsServer:
             logger.debug("The metrics server could not be woken to close.", exc_info=True)
 
 
-def serve_metrics(collector: ProgressCollector, port: int = 0, host: str = DEFAULT_HOST) -> MetricsServer:
+def serve_metrics(
+    collector: ProgressCollector,
+    port: int = 0,
+    host: str = DEFAULT_HOST,
+    *,
+    timeout_s: float = REQUEST_TIMEOUT_S,
+) -> MetricsServer:
     """Serve ``collector`` at ``http://host:port/metrics``. Return the server.
 
-    Port 0 selects a free port. ``/healthz`` answers ``ok``, every other path 404. Raises
-    ConfigurationError if the port is invalid or the address cannot be bound.
+    Port 0 selects a free port. ``timeout_s`` is the maximum silence of a client in seconds.
+    ``/healthz`` answers ``ok``, every other path 404. Raises ConfigurationError if the port is
+    invalid or the address cannot be bound.
     """
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= MAX_PORT:
         msg = f"Invalid metrics port {port!r}: expected a whole number from 0 (any free port) to 65535."
@@ -118,7 +125,7 @@ def serve_metrics(collector: ProgressCollector, port: int = 0, host: str = DEFAU
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        server = _Server(family, address, _build_app(build_metrics_app(collector)))
+        server = _Server(family, address, _build_app(build_metrics_app(collector)), timeout_s)
     except (OSError, UnicodeError) as exc:
         raise ConfigurationError(_describe_bind_error(exc, host, port)) from exc
     return MetricsServer(server)
@@ -127,7 +134,12 @@ def serve_metrics(collector: ProgressCollector, port: int = 0, host: str = DEFAU
 class _Handler(WSGIRequestHandler):
     """Handles one request per connection, without log lines and with a timeout."""
 
-    timeout = REQUEST_TIMEOUT_S
+    server: _Server
+
+    def setup(self) -> None:
+        """Set the timeout of the connection."""
+        super().setup()
+        self.connection.settimeout(self.server.client_timeout_s)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing."""
@@ -146,8 +158,9 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     # On Windows the option would let two processes share the port.
     allow_reuse_address: ClassVar[bool] = os.name != "nt"  # type: ignore[misc]
 
-    def __init__(self, family: int, address: Any, application: _Application) -> None:
+    def __init__(self, family: int, address: Any, application: _Application, client_timeout_s: float) -> None:
         self.address_family = family
+        self.client_timeout_s = client_timeout_s
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(address, _Handler)
         self.set_app(application)

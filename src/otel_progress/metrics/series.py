@@ -20,7 +20,7 @@ from otel_progress.metrics.labels import OTHER, label_id, label_text
 from otel_progress.metrics.sources import MetricSources
 from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
-from otel_progress.previews.media import address_of
+from otel_progress.previews.media import build_preview_url
 from otel_progress.protocols import BatchQuery, HistoryQuery
 from otel_progress.semconv import Metric
 from otel_progress.settings.defaults import DEFAULT_METRICS_RETENTION_S
@@ -208,7 +208,7 @@ def _operation_rows(
     root = operation.root
     info = root.info
     trace_id = info.trace_id if info.trace_id and TRACE_ID.fullmatch(info.trace_id) else ""
-    preview = address_of(public_url, info.operation_id, root.previews)
+    preview = build_preview_url(public_url, info.operation_id, root.previews)
     yield semconv.OPERATION_INFO, (*labels, label_text(info.name), trace_id, preview), 1
     for status, value in _STATUSES:
         yield semconv.OPERATION_STATUS, (*labels, value), status is root.status

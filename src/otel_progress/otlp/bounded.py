@@ -46,7 +46,8 @@ class ShutdownBudget:
     The budget of ``limit_s`` seconds is used only while a signal waits. Thread-safe.
     """
 
-    def __init__(self, limit_s: float = SHUTDOWN_S) -> None:
+    def __init__(self, limit_s: float = SHUTDOWN_S, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._grace_s = min(_GRACE_S, limit_s / (2 * _MAX_WAITS))
         self._left_s = limit_s - _MAX_WAITS * self._grace_s
         self._lock = threading.Lock()
@@ -54,10 +55,10 @@ class ShutdownBudget:
     @contextmanager
     def wait(self) -> Iterator[float]:
         """Yield the seconds that the block may wait. Its duration reduces the budget."""
-        started = time.monotonic()
+        started = self._clock()
         yield max(self._left_s, self._grace_s)
         with self._lock:
-            self._left_s -= time.monotonic() - started
+            self._left_s -= self._clock() - started
 
 
 class ExportMonitor(Generic[T]):

@@ -81,7 +81,14 @@ class EventLog:
     ``monitor`` is that of the provider's exporter, if there is one.
     """
 
-    def __init__(self, provider: logs_sdk.LoggerProvider, monitor: ExportMonitor[Any] | None = None) -> None:
+    def __init__(
+        self,
+        provider: logs_sdk.LoggerProvider,
+        monitor: ExportMonitor[Any] | None = None,
+        *,
+        max_scopes: int = MAX_SCOPES,
+    ) -> None:
+        self._max_scopes = max_scopes
         self._provider = provider
         self._monitor = monitor
         self._logger: Any = provider.get_logger(_SCOPE)
@@ -98,10 +105,10 @@ class EventLog:
             logger.emit(sdk.LogRecord(resource=self._provider.resource, **fields))
 
     def _get_logger(self, scope: str) -> Any:
-        """Return the logger of a scope. Scopes beyond ``MAX_SCOPES`` share one."""
+        """Return the logger of a scope. Scopes beyond ``max_scopes`` share one."""
         logger = self._loggers.get(scope)
         if logger is None:
-            if len(self._loggers) >= MAX_SCOPES:
+            if len(self._loggers) >= self._max_scopes:
                 return self._logger
             logger = self._loggers[scope] = self._provider.get_logger(scope)
         return logger

@@ -163,7 +163,7 @@ class RuntimeComponents:
         """Finish the span and the previews of a level, and submit the end of an operation."""
         spans.finish_span(node)
         if self.previews is not None:
-            self.previews.forget(node)
+            self.previews.drop_level(node)
             if node.parent is None:
                 self.previews.operation_ended(node.operation.run)
         if node.parent is None and self.callbacks:

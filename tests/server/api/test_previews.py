@@ -184,9 +184,9 @@ def test_changed_or_deleted_content_is_not_served(
     before = path.read_bytes()
     try:
         path.write_bytes(b"<html>owned</html>")
-        assert "no longer what was stored" in client.problem(410, f"{ONE}/previews/2")["detail"]
+        assert "has changed since it was stored" in client.problem(410, f"{ONE}/previews/2")["detail"]
         path.unlink()
-        assert "no longer kept" in client.problem(410, f"{ONE}/previews/2")["detail"]
+        assert "no longer stored" in client.problem(410, f"{ONE}/previews/2")["detail"]
         path.symlink_to("/etc/passwd")
         client.problem(410, f"{ONE}/previews/2")
         path.unlink()

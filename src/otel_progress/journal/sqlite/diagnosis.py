@@ -43,7 +43,7 @@ def _check_integrity(path: Path) -> Iterator[JournalFinding]:
         errors = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
     yield JournalFinding("schema", "ok", f"version {schema}, SQLite {sqlite3.sqlite_version}")
     if errors == ["ok"]:
-        yield JournalFinding("integrity", "ok", "quick_check finds nothing")
+        yield JournalFinding("integrity", "ok", "quick_check found no problem")
         return
     text = f"the file is damaged ({'; '.join(errors)[:200]}); move it away, a new one is made: {path}"
     yield JournalFinding("integrity", "problem", text)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_preview
 from otel_progress.errors import PreviewError
-from otel_progress.previews.media import SUFFIXES, address_of
+from otel_progress.previews.media import SUFFIXES, build_preview_url
 from otel_progress.previews.stores.base import read_checked, relative_name
 from otel_progress.protocols import PreviewQuery
 from otel_progress.records import Preview
@@ -111,7 +111,7 @@ async def get_preview(
 
 
 def _encode_preview(preview: Preview) -> Document:
-    address = address_of("/", preview.operation_id, preview.number).removeprefix("/")
+    address = build_preview_url("/", preview.operation_id, preview.number).removeprefix("/")
     return {**encode_preview(preview), "url": f"{address}?digest={preview.digest}" if address else None}
 
 
