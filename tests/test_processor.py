@@ -148,7 +148,7 @@ def test_span_with_error_type_sets_that_of_the_failure(recorder: Recorder, trace
 
 
 def test_span_after_end_of_parent_becomes_an_operation(recorder: Recorder, tracer: Tracer) -> None:
-    """A span with its first progress after the end of its parent is a separate operation."""
+    """A span whose progress starts after the end of its parent is an operation."""
     outer = tracer.start_span("outer", attributes={"progress.total": 1})
     from opentelemetry.trace import set_span_in_context
 
@@ -175,7 +175,7 @@ def test_span_with_invalid_values_keeps_valid_ones(recorder: Recorder, tracer: T
 
 
 def test_processor_with_ordinary_spans_stays_bounded(recorder: Recorder, tracer: Tracer) -> None:
-    """Spans without progress leave no state, and the number of watched spans is limited."""
+    """Spans without progress leave no state, and the watched spans are limited."""
     for _ in range(5_000):
         with tracer.start_as_current_span("ordinary"):
             pass
@@ -266,7 +266,7 @@ class Unreadable:
 
 @pytest.mark.parametrize("reads", [0, 1, 2])
 def test_span_with_unreadable_attributes_is_dropped(lenient: Recorder, reads: int) -> None:
-    """Errors of reading a span reach neither the ticker nor the code that ends the span."""
+    """Errors of reading a span reach neither the ticker nor the caller of ``end``."""
     processor = lenient.runtime._tracing.processor
     span = Unreadable(lenient.provider.get_tracer("user").start_span("x"), reads)
     processor.on_start(span)  # type: ignore[arg-type]

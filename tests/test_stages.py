@@ -137,7 +137,7 @@ def test_stage_name_of_member_or_text_is_an_id() -> None:
 
 
 def test_overall_adds_previous_stages() -> None:
-    """The overall ratio is the weight of all previous stages plus the done part of this one."""
+    """The ratio is the weight of all previous stages plus the done part of this one."""
     stages = Stages(a=1, b=3, c=0)
     assert stages.overall("b", 0.5) == 0.625
     assert stages.overall("b", 1) == stages.overall("c", 0) == stages.overall("c", 1) == 1.0
@@ -267,7 +267,7 @@ def test_stages_with_invalid_value_have_specific_message(make: object, message: 
 
 
 def test_error_of_hostile_name_is_short_and_printable() -> None:
-    """The message of a 10 MB name with control characters is short and has none of them."""
+    """A 10 MB name with control characters has a short message without them."""
     with pytest.raises(ConfigurationError) as error:
         Stages(load=1).index("\x1b[2J\n" * 2_000_000)
     assert len(str(error.value)) < 600
