@@ -144,7 +144,7 @@ def test_async_track_stops_between_two_elements(recorder: Recorder) -> None:
     async def work(elements: AsyncIterator[int]) -> None:
         async with progress.operation("job", id="j") as op:
             async for element in op.track(elements):
-                seen.append(element)
+                received.append(element)
                 if element == 2:
                     _request_cancel(recorder)
 
@@ -154,9 +154,9 @@ def test_async_track_stops_between_two_elements(recorder: Recorder) -> None:
             await work(elements)
         return await elements.__anext__()
 
-    seen: list[int] = []
+    received: list[int] = []
     assert asyncio.run(main()) == 3
-    assert seen == [0, 1, 2]
+    assert received == [0, 1, 2]
     (level,) = recorder.operation("j").levels
     assert (level.current, level.status) == (3, Status.CANCELLED)
 
@@ -167,7 +167,7 @@ def test_track_with_any_end_counts_exactly(
 ) -> None:
     """Loops that finish, are cancelled or break yield in order and count each element."""
     with recording(strict=False) as recorder:
-        seen: list[int] = []
+        elements: list[int] = []
         raised = False
         with progress.operation("job", id="j") as op:
             loop = iter(op.track(list(range(count)) if listed else _generate(count)))
@@ -175,15 +175,15 @@ def test_track_with_any_end_counts_exactly(
                 for element in loop:
                     if element == leave_at:
                         break
-                    seen.append(element)
+                    elements.append(element)
                     if element == cancel_at:
                         _request_cancel(recorder)
             except OperationCancelledError:
                 raised = True
             loop.close()  # type: ignore[attr-defined]
             (level,) = recorder.operation("j").levels
-        assert seen == list(range(len(seen)))
-        assert level.current == len(seen)
+        assert elements == list(range(len(elements)))
+        assert level.current == len(elements)
         stopped = cancel_at is not None and cancel_at < count and (leave_at is None or cancel_at < leave_at)
         assert raised == stopped
         left = leave_at is not None and leave_at < count

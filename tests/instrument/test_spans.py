@@ -11,6 +11,104 @@ import otel_progress as progress
 from otel_progress import semconv
 from otel_progress.testing import Recorder, recording
 
+BASE = {"progress.operation.id": "f-42", "progress.operation.type": "setlist"}
+ACTION = {
+    **BASE,
+    "progress.level.id": "1",
+    "progress.level.name": "1",
+    "progress.level.type": "action",
+    "progress.path": "song:s1/action:1",
+    "progress.depth": 2,
+}
+SETLIST_TREES = [
+    {
+        "name": "setlist",
+        "attributes": {
+            **BASE,
+            "progress.current": 2,
+            "progress.depth": 0,
+            "progress.metadata.venue": "club",
+            "progress.operation.name": "Friday",
+            "progress.path": "",
+            "progress.ratio": 1.0,
+            "progress.status": "completed",
+            "progress.total": 2,
+        },
+        "children": [
+            {
+                "name": "song",
+                "attributes": {
+                    **BASE,
+                    "progress.current": 2,
+                    "progress.depth": 1,
+                    "progress.level.id": "s1",
+                    "progress.level.name": "Opener",
+                    "progress.level.type": "song",
+                    "progress.message": "tuning",
+                    "progress.path": "song:s1",
+                    "progress.ratio": 1.0,
+                    "progress.status": "completed",
+                    "progress.total": 2,
+                    "progress.unit": "action",
+                },
+                "children": [
+                    {
+                        "name": "action",
+                        "attributes": {
+                            **ACTION,
+                            "error.type": "ValueError",
+                            "progress.current": 0,
+                            "progress.status": "failed",
+                        },
+                        "status": ("ERROR", "flat"),
+                        "events": [
+                            ("exception", {"exception.type": "ValueError", "exception.message": "flat"})
+                        ],
+                    },
+                    {
+                        "name": "action",
+                        "attributes": {
+                            **ACTION,
+                            "progress.attempt": 2,
+                            "progress.current": 1,
+                            "progress.failed": 1,
+                            "progress.ratio": 1.0,
+                            "progress.status": "completed",
+                        },
+                        "events": [
+                            (
+                                "progress.item",
+                                {
+                                    "error.type": "error",
+                                    "exception.message": "clipped",
+                                    "progress.item.name": "take-1.wav",
+                                    "progress.item.outcome": "failed",
+                                },
+                            )
+                        ],
+                    },
+                ],
+            },
+            {
+                "name": "song",
+                "attributes": {
+                    **BASE,
+                    "progress.current": 0,
+                    "progress.depth": 1,
+                    "progress.level.id": "s2",
+                    "progress.level.name": "s2",
+                    "progress.level.type": "song",
+                    "progress.message": "no time",
+                    "progress.path": "song:s2",
+                    "progress.ratio": 1.0,
+                    "progress.status": "skipped",
+                },
+            },
+        ],
+    }
+]
+"""Span trees of the operation in the next test."""
+
 
 @pytest.mark.usefixtures("sdk_silence")
 def test_span_tree_of_operation_has_all_attributes(recorder: Recorder) -> None:
@@ -25,102 +123,7 @@ def test_span_tree_of_operation_has_all_attributes(recorder: Recorder) -> None:
             song.update(current=2)
         with op.level("song", "s2") as skipped:
             skipped.skip("no time")
-    base = {"progress.operation.id": "f-42", "progress.operation.type": "setlist"}
-    action = {
-        **base,
-        "progress.level.id": "1",
-        "progress.level.name": "1",
-        "progress.level.type": "action",
-        "progress.path": "song:s1/action:1",
-        "progress.depth": 2,
-    }
-    assert recorder.span_trees() == [
-        {
-            "name": "setlist",
-            "attributes": {
-                **base,
-                "progress.current": 2,
-                "progress.depth": 0,
-                "progress.metadata.venue": "club",
-                "progress.operation.name": "Friday",
-                "progress.path": "",
-                "progress.ratio": 1.0,
-                "progress.status": "completed",
-                "progress.total": 2,
-            },
-            "children": [
-                {
-                    "name": "song",
-                    "attributes": {
-                        **base,
-                        "progress.current": 2,
-                        "progress.depth": 1,
-                        "progress.level.id": "s1",
-                        "progress.level.name": "Opener",
-                        "progress.level.type": "song",
-                        "progress.message": "tuning",
-                        "progress.path": "song:s1",
-                        "progress.ratio": 1.0,
-                        "progress.status": "completed",
-                        "progress.total": 2,
-                        "progress.unit": "action",
-                    },
-                    "children": [
-                        {
-                            "name": "action",
-                            "attributes": {
-                                **action,
-                                "error.type": "ValueError",
-                                "progress.current": 0,
-                                "progress.status": "failed",
-                            },
-                            "status": ("ERROR", "flat"),
-                            "events": [
-                                ("exception", {"exception.type": "ValueError", "exception.message": "flat"})
-                            ],
-                        },
-                        {
-                            "name": "action",
-                            "attributes": {
-                                **action,
-                                "progress.attempt": 2,
-                                "progress.current": 1,
-                                "progress.failed": 1,
-                                "progress.ratio": 1.0,
-                                "progress.status": "completed",
-                            },
-                            "events": [
-                                (
-                                    "progress.item",
-                                    {
-                                        "error.type": "error",
-                                        "exception.message": "clipped",
-                                        "progress.item.name": "take-1.wav",
-                                        "progress.item.outcome": "failed",
-                                    },
-                                )
-                            ],
-                        },
-                    ],
-                },
-                {
-                    "name": "song",
-                    "attributes": {
-                        **base,
-                        "progress.current": 0,
-                        "progress.depth": 1,
-                        "progress.level.id": "s2",
-                        "progress.level.name": "s2",
-                        "progress.level.type": "song",
-                        "progress.message": "no time",
-                        "progress.path": "song:s2",
-                        "progress.ratio": 1.0,
-                        "progress.status": "skipped",
-                    },
-                },
-            ],
-        }
-    ]
+    assert recorder.span_trees() == SETLIST_TREES
 
 
 def test_exception_is_recorded_on_innermost_span(recorder: Recorder) -> None:
