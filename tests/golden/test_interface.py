@@ -189,7 +189,7 @@ def test_values_of_labels(golden: Golden) -> None:
     sinks = {*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._lane)}
     assert sinks == {*get_args(semconv.SinkName)}
     golden.lines(
-        "metrics/places.txt", sorted({*get_args(semconv.InternalErrorPlace), semconv.sink_place("*")})
+        "metrics/places.txt", sorted({*get_args(semconv.InternalErrorPlace), semconv.get_sink_place("*")})
     )  # type: ignore[arg-type]
     golden.lines("metrics/reasons.txt", sorted(get_args(semconv.RejectionReason)))
     golden.lines("metrics/sinks.txt", sorted(get_args(semconv.SinkName)))

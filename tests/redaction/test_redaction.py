@@ -297,7 +297,7 @@ def test_message_cache_is_bounded() -> None:
     """Different messages never fill the cache beyond its limit."""
     redactor = Redactor(max_cached_messages=8)
     for number in range(30):
-        assert redactor.message(f"file {number}") == f"file {number}"
+        assert redactor.redact_message(f"file {number}") == f"file {number}"
     assert len(redactor._cached_messages) == 6
 
 

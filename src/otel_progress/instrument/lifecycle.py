@@ -17,7 +17,7 @@ from otel_progress.instrument.rejections import Rejection, StrictCounter
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.snapshots import take_snapshot
 from otel_progress.model import NO_METADATA, LevelSnapshot, Status
-from otel_progress.stages import stage_name
+from otel_progress.stages import to_stage_name
 
 if TYPE_CHECKING:
     from otel_progress.instrument.handle import LevelHandle
@@ -98,7 +98,7 @@ def _open_node(backend: RecordingBackend, arguments: LevelArguments, parent: Nod
 def _open_stage(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
     """Add the node of a declared stage. Without declared stages it is a normal level."""
     try:
-        name = stage_name(cast(Any, arguments.type))
+        name = to_stage_name(cast(Any, arguments.type))
     except ProgressError as error:
         backend.reject(Rejection("stage", str(error)))
         return None

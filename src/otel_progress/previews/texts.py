@@ -104,4 +104,4 @@ def _redacted(key: str, value: Any) -> Any:
         return {name: _redacted(name, one) for name, one in value.items()}
     if isinstance(value, list):
         return [_redacted(key, one) for one in value]
-    return rules.metadata({key: value})[key]
+    return rules.redact_metadata({key: value})[key]

@@ -20,7 +20,7 @@ from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet, Sink
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse, TrajectoryEntry
 from otel_progress.runtime.threads import start_daemon_thread
-from otel_progress.semconv import SinkName, sink_place
+from otel_progress.semconv import SinkName, get_sink_place
 from otel_progress.text import truncate
 
 MAX_SNAPSHOTS: Final = 200_000
@@ -202,7 +202,10 @@ class SinkWorker:
     def _start(self) -> None:
         """Start the thread; without one the next batch tries again, and who asks for a flush writes what waits."""
         self._thread = start_daemon_thread(
-            self._run, self.name, sink_place(self.name), f"the thread of the {self.name} could not be started"
+            self._run,
+            self.name,
+            get_sink_place(self.name),
+            f"the thread of the {self.name} could not be started",
         )
 
     def _requeue_failed(self) -> int:
@@ -259,7 +262,9 @@ class SinkWorker:
         try:
             self.sink.close()
         except Exception as error:
-            report_internal_error(sink_place(self.name), f"the {self.name} could not be closed", error=error)
+            report_internal_error(
+                get_sink_place(self.name), f"the {self.name} could not be closed", error=error
+            )
         return done
 
     def _run(self) -> None:
@@ -292,7 +297,7 @@ class SinkWorker:
             self._on_written(batch)
         except Exception as error:
             report_internal_error(
-                sink_place(self.name),
+                get_sink_place(self.name),
                 f"what was asked through the {self.name} cannot be heard: {truncate(error)}",
                 error=error,
             )
@@ -306,7 +311,7 @@ class SinkWorker:
             self._error_is_temporary = getattr(error, "is_temporary", False) is True
             self._on_error(self.name)
             report_internal_error(
-                sink_place(self.name),
+                get_sink_place(self.name),
                 f"the {self.name} cannot take progress, the work goes on: {truncate(error)}",
                 error=error,
             )
