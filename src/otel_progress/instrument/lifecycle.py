@@ -61,6 +61,9 @@ def start_level(
         node = _open_node(backend, arguments, parent_node)
         if node is None:
             return NOOP_NODE, None
+        if backend.strict:
+            node.ensure_counter()
+            node.count_one = StrictCounter(node, backend.reject).count_one
         _start_span(backend, arguments, node, parent)
     except ProgressError:
         raise
@@ -83,16 +86,11 @@ def _get_started_node(level: LevelHandle) -> Node:
 def _open_node(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
     """Add a node to the live store.
 
-    Returns None if the store or strict mode rejected it.
+    Returns None if the level was rejected.
     """
     if arguments.kind == "stage":
-        node = _open_stage(backend, arguments, parent)
-    else:
-        node = backend.store.open(parent, normalize_arguments(backend, arguments, parent))
-    if node is not None and backend.strict:
-        node.ensure_counter()
-        node.count_one = StrictCounter(node, backend.reject).count_one
-    return node
+        return _open_stage(backend, arguments, parent)
+    return backend.store.open(parent, normalize_arguments(backend, arguments, parent))
 
 
 def _open_stage(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
