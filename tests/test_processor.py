@@ -6,11 +6,14 @@ import threading
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Status as SpanStatus
 from opentelemetry.trace import StatusCode, Tracer
 
 import otel_progress as progress
 from otel_progress import Status
+from otel_progress.live.store import LiveStore
+from otel_progress.processor import ProgressSpanProcessor
 from otel_progress.testing import Recorder, wait_until
 
 
@@ -182,11 +185,12 @@ def test_processor_with_ordinary_spans_stays_bounded(recorder: Recorder, tracer:
     processor = recorder.runtime._tracing.processor
     assert not processor.is_watching
     assert not processor._nodes
-    spans = [tracer.start_span("ordinary") for _ in range(3_000)]
-    assert len(processor._watched) == 2_000
+    bounded, bounded_tracer = add_processor(recorder.runtime.store, max_watched=20)
+    spans = [bounded_tracer.start_span("ordinary") for _ in range(30)]
+    assert len(bounded._watched) == 20
     for span in spans:
         span.end()
-    assert not processor.is_watching
+    assert not bounded.is_watching
 
 
 def test_span_that_ends_during_a_poll_ends_once(recorder: Recorder, tracer: Tracer) -> None:
@@ -243,6 +247,39 @@ def test_ticker_wakes_for_plain_spans(lenient: Recorder) -> None:
     with lenient.provider.get_tracer("user").start_as_current_span("import") as span:
         span.set_attribute("progress.total", 4)
         wait_until(lenient.runtime.get_active_operations, 60.0)
+
+
+def add_processor(store: LiveStore, max_watched: int) -> tuple[ProgressSpanProcessor, Tracer]:
+    """Return a processor with its own provider, and a tracer of this provider."""
+    processor = ProgressSpanProcessor(store, max_watched=max_watched)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    return processor, provider.get_tracer("user")
+
+
+def test_locked_methods_run_with_the_lock(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread owns the lock in each method whose name ends in ``_locked``."""
+    processor, tracer = add_processor(recorder.runtime.store, max_watched=1)
+    names = {name for name in vars(ProgressSpanProcessor) if name.endswith("_locked")}
+    called = set()
+
+    def check_lock(name: str) -> None:
+        method = getattr(processor, name)
+
+        def call(*arguments: object) -> object:
+            assert processor._lock._is_owned()  # type: ignore[attr-defined]
+            called.add(name)
+            return method(*arguments)
+
+        monkeypatch.setattr(processor, name, call)
+
+    for name in names:
+        check_lock(name)
+    for _ in range(2):
+        tracer.start_span("import", attributes={"progress.total": 1})
+        processor.read_spans()
+    assert called == names
+    assert len(names) == 4
 
 
 class Unreadable:
