@@ -6,11 +6,14 @@ import threading
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Status as SpanStatus
 from opentelemetry.trace import StatusCode, Tracer
 
 import otel_progress as progress
 from otel_progress import Status
+from otel_progress.live.store import LiveStore
+from otel_progress.processor import ProgressSpanProcessor
 from otel_progress.testing import Recorder, wait_until
 
 
@@ -148,7 +151,7 @@ def test_span_with_error_type_sets_that_of_the_failure(recorder: Recorder, trace
 
 
 def test_span_after_end_of_parent_becomes_an_operation(recorder: Recorder, tracer: Tracer) -> None:
-    """A span with its first progress after the end of its parent is a separate operation."""
+    """A span whose progress starts after the end of its parent is an operation."""
     outer = tracer.start_span("outer", attributes={"progress.total": 1})
     from opentelemetry.trace import set_span_in_context
 
@@ -175,18 +178,19 @@ def test_span_with_invalid_values_keeps_valid_ones(recorder: Recorder, tracer: T
 
 
 def test_processor_with_ordinary_spans_stays_bounded(recorder: Recorder, tracer: Tracer) -> None:
-    """Spans without progress leave no state, and the number of watched spans is limited."""
+    """Spans without progress leave no state, and the watched spans are limited."""
     for _ in range(5_000):
         with tracer.start_as_current_span("ordinary"):
             pass
     processor = recorder.runtime._providers.processor
     assert not processor.is_watching
     assert not processor._nodes
-    spans = [tracer.start_span("ordinary") for _ in range(3_000)]
-    assert len(processor._watched) == 2_000
+    bounded, bounded_tracer = add_processor(recorder.runtime._store, max_watched=20)
+    spans = [bounded_tracer.start_span("ordinary") for _ in range(30)]
+    assert len(bounded._watched) == 20
     for span in spans:
         span.end()
-    assert not processor.is_watching
+    assert not bounded.is_watching
 
 
 def test_span_that_ends_during_a_poll_ends_once(recorder: Recorder, tracer: Tracer) -> None:
@@ -245,6 +249,39 @@ def test_the_ticker_wakes_for_plain_spans(lenient: Recorder) -> None:
         wait_until(lenient.runtime.get_active_operations, 60.0)
 
 
+def add_processor(store: LiveStore, max_watched: int) -> tuple[ProgressSpanProcessor, Tracer]:
+    """Return a processor with its own provider, and a tracer of this provider."""
+    processor = ProgressSpanProcessor(store, max_watched=max_watched)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    return processor, provider.get_tracer("user")
+
+
+def test_locked_methods_run_with_the_lock(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread owns the lock in each method whose name ends in ``_locked``."""
+    processor, tracer = add_processor(recorder.runtime._store, max_watched=1)
+    names = {name for name in vars(ProgressSpanProcessor) if name.endswith("_locked")}
+    called = set()
+
+    def check_lock(name: str) -> None:
+        method = getattr(processor, name)
+
+        def call(*arguments: object) -> object:
+            assert processor._lock._is_owned()  # type: ignore[attr-defined]
+            called.add(name)
+            return method(*arguments)
+
+        monkeypatch.setattr(processor, name, call)
+
+    for name in names:
+        check_lock(name)
+    for _ in range(2):
+        tracer.start_span("import", attributes={"progress.total": 1})
+        processor.read_spans()
+    assert called == names
+    assert len(names) == 4
+
+
 class Unreadable:
     """A foreign span whose attributes raise after some reads."""
 
@@ -266,7 +303,7 @@ class Unreadable:
 
 @pytest.mark.parametrize("reads", [0, 1, 2])
 def test_span_with_unreadable_attributes_is_dropped(lenient: Recorder, reads: int) -> None:
-    """Errors of reading a span reach neither the ticker nor the code that ends the span."""
+    """Errors of reading a span reach neither the ticker nor the caller of ``end``."""
     processor = lenient.runtime._providers.processor
     span = Unreadable(lenient.provider.get_tracer("user").start_span("x"), reads)
     processor.on_start(span)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from otel_progress import stages as module
 from otel_progress.errors import ConfigurationError
-from otel_progress.stages import MAX_STAGES, Stage, Stages, as_stages, stage_name
+from otel_progress.stages import MAX_STAGES, Stage, Stages, to_stage_name, to_stages
 
 WEIGHTS = st.dictionaries(
     st.text(min_size=1, max_size=8),
@@ -131,13 +131,13 @@ def test_from_enum_accepts_starts_weights_texts_and_numbering() -> None:
 
 def test_stage_name_of_member_or_text_is_an_id() -> None:
     """The name of an Enum member is used. A text becomes the id of its level."""
-    assert stage_name(Word.LOAD) == "LOAD"
-    assert stage_name("\ud800") == "\\ud800"
-    assert len(stage_name("x" * 10_000_000)) == 256
+    assert to_stage_name(Word.LOAD) == "LOAD"
+    assert to_stage_name("\ud800") == "\\ud800"
+    assert len(to_stage_name("x" * 10_000_000)) == 256
 
 
 def test_overall_adds_previous_stages() -> None:
-    """The overall ratio is the weight of all previous stages plus the done part of this one."""
+    """The ratio is the weight of all previous stages plus the done part of this one."""
     stages = Stages(a=1, b=3, c=0)
     assert stages.overall("b", 0.5) == 0.625
     assert stages.overall("b", 1) == stages.overall("c", 0) == stages.overall("c", 1) == 1.0
@@ -254,10 +254,10 @@ class Pair(Enum):
         (lambda: Stages.register("", Stages(a=1)), "Invalid category ''"),
         (lambda: Stages.register("x", None), "Invalid stages None of category 'x'"),  # type: ignore[arg-type]
         (lambda: Stages.register("image", Stages(a=1)), "already has other stages. Pass replace=True"),
-        (lambda: as_stages(3), "Invalid stages 3"),  # type: ignore[arg-type]
-        (lambda: as_stages(b"ab"), "Invalid stages b'ab'"),  # type: ignore[arg-type]
-        (lambda: as_stages(["a", "b", "a"]), "Invalid stage 'a': expected a unique name"),
-        (lambda: as_stages(str(n) for n in itertools.count()), f"expected at most {MAX_STAGES}"),
+        (lambda: to_stages(3), "Invalid stages 3"),  # type: ignore[arg-type]
+        (lambda: to_stages(b"ab"), "Invalid stages b'ab'"),  # type: ignore[arg-type]
+        (lambda: to_stages(["a", "b", "a"]), "Invalid stage 'a': expected a unique name"),
+        (lambda: to_stages(str(n) for n in itertools.count()), f"expected at most {MAX_STAGES}"),
     ],
 )
 def test_stages_with_invalid_value_have_specific_message(make: object, message: str) -> None:
@@ -267,7 +267,7 @@ def test_stages_with_invalid_value_have_specific_message(make: object, message: 
 
 
 def test_error_of_hostile_name_is_short_and_printable() -> None:
-    """The message of a 10 MB name with control characters is short and has none of them."""
+    """A 10 MB name with control characters has a short message without them."""
     with pytest.raises(ConfigurationError) as error:
         Stages(load=1).index("\x1b[2J\n" * 2_000_000)
     assert len(str(error.value)) < 600
@@ -310,13 +310,13 @@ def test_register_from_threads_has_one_winner() -> None:
 def test_as_stages_accepts_all_documented_values() -> None:
     """Values are None, stages, a category, weights, an Enum class and names."""
     stages = Stages(a=1, b=1)
-    assert as_stages(None) is None
-    assert as_stages(stages) is stages
-    assert as_stages("image") is Stages.named("image")
-    assert as_stages({"a": 2, "b": 2}) == stages
-    assert as_stages(Phase) == Stages.from_enum(Phase)
-    assert as_stages(["a", "b"]) == as_stages(name for name in "ab") == stages
-    assert as_stages([Phase.LOAD, "x"]) == Stages(LOAD=1, x=1)
+    assert to_stages(None) is None
+    assert to_stages(stages) is stages
+    assert to_stages("image") is Stages.named("image")
+    assert to_stages({"a": 2, "b": 2}) == stages
+    assert to_stages(Phase) == Stages.from_enum(Phase)
+    assert to_stages(["a", "b"]) == to_stages(name for name in "ab") == stages
+    assert to_stages([Phase.LOAD, "x"]) == Stages(LOAD=1, x=1)
 
 
 def test_docstring_examples_succeed() -> None:

@@ -57,7 +57,7 @@ def test_recorder_operation_with_unknown_id_raises(recorder: Recorder) -> None:
 
 
 def test_span_trees_of_several_traces_are_ordered(recorder: Recorder) -> None:
-    """Roots are in the order of their starts. ``leave_out`` selects the hidden attributes."""
+    """Roots are in the order of their starts. ``leave_out`` hides attributes."""
     for name in ("a", "b"):
         with progress.operation(name) as op, op.level("x"), progress.level("y"):
             pass

@@ -211,10 +211,10 @@ def _has_progress(attributes: Mapping[str, Any]) -> bool:
 
 def _copy_attributes(attributes: Mapping[str, Any], node: Node) -> None:
     """Copy valid and changed values to the node: total, current, message and metadata."""
-    total = _number_or_none(attributes.get(semconv.TOTAL), "total")
+    total = _parse_number_or_none(attributes.get(semconv.TOTAL), "total")
     if total is not None and total != node.total:
         node.total, node.dirty = total, True
-    current = _number_or_none(attributes.get(semconv.CURRENT), "current")
+    current = _parse_number_or_none(attributes.get(semconv.CURRENT), "current")
     if current is not None and current != node.ensure_counter().value():
         node.ensure_counter().set(current)
         node.dirty = True
@@ -229,6 +229,6 @@ def _copy_attributes(attributes: Mapping[str, Any], node: Node) -> None:
             node.metadata, node.dirty = merge_metadata(node.metadata, metadata), True
 
 
-def _number_or_none(value: object, quantity: str) -> Number | None:
+def _parse_number_or_none(value: object, quantity: str) -> Number | None:
     number = None if value is None else parse_number(value, quantity)
     return None if isinstance(number, Rejection) else number

@@ -256,11 +256,11 @@ InternalErrorPlace: TypeAlias = Literal[
 ]
 """Component in which an internal error occurred: label ``sink`` of ``progress.sink.errors``.
 
-Internal errors of a sink have the place that :func:`sink_place` returns.
+Internal errors of a sink have the place that :func:`get_sink_place` returns.
 """
 
 
-def sink_place(name: SinkName) -> InternalErrorPlace:
+def get_sink_place(name: SinkName) -> InternalErrorPlace:
     """Return the place of internal errors of a sink."""
     return cast("InternalErrorPlace", f"sink {name}")
 
@@ -355,73 +355,73 @@ _SUFFIXES: Final = {"1": "", "s": "_seconds", "By": "_bytes"}
 _LEVEL: Final = ("operation_id", "operation_type", "level")
 
 
-def _gauge(name: str, labels: tuple[str, ...], text: str, unit: str = "1") -> Metric:
+def _define_gauge(name: str, labels: tuple[str, ...], text: str, unit: str = "1") -> Metric:
     return Metric(name, name.replace(".", "_") + _SUFFIXES[unit], "gauge", unit, labels, text)
 
 
-def _counter(name: str, labels: tuple[str, ...], text: str) -> Metric:
+def _define_counter(name: str, labels: tuple[str, ...], text: str) -> Metric:
     return Metric(name, name.replace(".", "_") + "_total", "counter", "1", labels, text)
 
 
-def _histogram(name: str, labels: tuple[str, ...], text: str, unit: str = "1") -> Metric:
+def _define_histogram(name: str, labels: tuple[str, ...], text: str, unit: str = "1") -> Metric:
     suffix = "_seconds" if unit == "s" else ""
     return Metric(name, name.replace(".", "_") + suffix, "histogram", unit, labels, text)
 
 
-OPERATION_INFO: Final = _gauge(
+OPERATION_INFO: Final = _define_gauge(
     "progress.operation.info",
     ("operation_id", "operation_type", "name", "trace_id", "preview_url"),
     "Constant 1, with labels that describe an operation.",
 )
 
 
-OPERATION_STATUS: Final = _gauge(
+OPERATION_STATUS: Final = _define_gauge(
     "progress.operation.status",
     ("operation_id", "operation_type", "status"),
     "1 for the current status of an operation, 0 for the others.",
 )
 
 
-OPERATION_CONDITION: Final = _gauge(
+OPERATION_CONDITION: Final = _define_gauge(
     "progress.operation.condition",
     ("operation_id", "operation_type", "condition"),
     "1 for the current condition of a running operation, 0 for the others.",
 )
 
 
-OPERATION_ESTIMATED: Final = _gauge(
+OPERATION_ESTIMATED: Final = _define_gauge(
     "progress.operation.estimated",
     _OPERATION,
     "1 while an opaque step runs, because the ratio is then an estimate. Else 0.",
 )
 
 
-OPERATION_RATIO: Final = _gauge(
+OPERATION_RATIO: Final = _define_gauge(
     "progress.operation.ratio", _OPERATION, "Fraction of the operation done, 0 to 1. Absent while unknown."
 )
 
 
-OPERATION_CURRENT: Final = _gauge(
+OPERATION_CURRENT: Final = _define_gauge(
     "progress.operation.current", _OPERATION, "Units of work done by the operation."
 )
 
 
-OPERATION_TARGET: Final = _gauge(
+OPERATION_TARGET: Final = _define_gauge(
     "progress.operation.target", _OPERATION, "Units of work of the operation in all. Absent while unknown."
 )
 
 
-OPERATION_FAILED: Final = _gauge(
+OPERATION_FAILED: Final = _define_gauge(
     "progress.operation.failed", _OPERATION, "Units of work of the operation that failed."
 )
 
 
-OPERATION_START: Final = _gauge(
+OPERATION_START: Final = _define_gauge(
     "progress.operation.start_timestamp", _OPERATION, "Start of the operation, Unix time.", "s"
 )
 
 
-OPERATION_LAST_ADVANCE: Final = _gauge(
+OPERATION_LAST_ADVANCE: Final = _define_gauge(
     "progress.operation.last_advance_timestamp",
     _OPERATION,
     "Last advance of the operation, Unix time.",
@@ -429,7 +429,7 @@ OPERATION_LAST_ADVANCE: Final = _gauge(
 )
 
 
-OPERATION_EXPECTED_END: Final = _gauge(
+OPERATION_EXPECTED_END: Final = _define_gauge(
     "progress.operation.expected_end_timestamp",
     _OPERATION,
     "Expected end of the operation, Unix time. Absent while unknown.",
@@ -437,7 +437,7 @@ OPERATION_EXPECTED_END: Final = _gauge(
 )
 
 
-OPERATION_EXPECTED_END_LOWER: Final = _gauge(
+OPERATION_EXPECTED_END_LOWER: Final = _define_gauge(
     "progress.operation.expected_end_lower_timestamp",
     _OPERATION,
     "Lower bound of the expected end, Unix time. Absent while unknown.",
@@ -445,7 +445,7 @@ OPERATION_EXPECTED_END_LOWER: Final = _gauge(
 )
 
 
-OPERATION_EXPECTED_END_UPPER: Final = _gauge(
+OPERATION_EXPECTED_END_UPPER: Final = _define_gauge(
     "progress.operation.expected_end_upper_timestamp",
     _OPERATION,
     "Upper bound of the expected end, Unix time. Absent while unknown.",
@@ -453,12 +453,12 @@ OPERATION_EXPECTED_END_UPPER: Final = _gauge(
 )
 
 
-OPERATION_DEADLINE: Final = _gauge(
+OPERATION_DEADLINE: Final = _define_gauge(
     "progress.operation.deadline_timestamp", _OPERATION, "Deadline of the operation, Unix time.", "s"
 )
 
 
-OPERATION_REMAINING: Final = _gauge(
+OPERATION_REMAINING: Final = _define_gauge(
     "progress.operation.remaining",
     _OPERATION,
     "Estimated remaining time of the operation. Absent while unknown.",
@@ -466,77 +466,77 @@ OPERATION_REMAINING: Final = _gauge(
 )
 
 
-LEVEL_RATIO: Final = _gauge(
+LEVEL_RATIO: Final = _define_gauge(
     "progress.level.ratio", _LEVEL, "Fraction of the level done, 0 to 1. Absent while unknown."
 )
 
 
-LEVEL_CURRENT: Final = _gauge("progress.level.current", _LEVEL, "Units of work done by the level.")
+LEVEL_CURRENT: Final = _define_gauge("progress.level.current", _LEVEL, "Units of work done by the level.")
 
 
-LEVEL_TARGET: Final = _gauge(
+LEVEL_TARGET: Final = _define_gauge(
     "progress.level.target", _LEVEL, "Units of work of the level in all. Absent while unknown."
 )
 
 
-LEVEL_ESTIMATED: Final = _gauge(
+LEVEL_ESTIMATED: Final = _define_gauge(
     "progress.level.estimated",
     _LEVEL,
     "1 while the ratio of a running level is an estimate. Else absent.",
 )
 
 
-LEVEL_STATUS: Final = _gauge(
+LEVEL_STATUS: Final = _define_gauge(
     "progress.level.status",
     (*_LEVEL, "status"),
     "1 for the current status of a level. Other statuses are absent.",
 )
 
 
-OPERATIONS: Final = _gauge(
+OPERATIONS: Final = _define_gauge(
     "progress.operations",
     ("operation_type", "status", "condition"),
     "Current number of operations by status and condition.",
 )
 
 
-OPERATIONS_FINISHED: Final = _counter(
+OPERATIONS_FINISHED: Final = _define_counter(
     "progress.operations.finished", ("operation_type", "status"), "Operations that ended, by status."
 )
 
 
-OPERATION_DURATION: Final = _histogram(
+OPERATION_DURATION: Final = _define_histogram(
     "progress.operation.duration", ("operation_type", "status"), "Duration of ended operations.", "s"
 )
 
 
-ITEMS: Final = _counter(
+ITEMS: Final = _define_counter(
     "progress.items",
     ("operation_type", "level_type", "outcome"),
     "Units of work done in levels of a type, by outcome.",
 )
 
 
-OPERATION_CPU: Final = _gauge(
+OPERATION_CPU: Final = _define_gauge(
     "progress.operation.cpu_ratio",
     _OPERATION,
     "Processor use of the operation's process. 1 is one busy core.",
 )
 
 
-OPERATION_MEMORY: Final = _gauge(
+OPERATION_MEMORY: Final = _define_gauge(
     "progress.operation.memory", _OPERATION, "Resident memory of the operation's process.", "By"
 )
 
 
-OPERATION_GPU: Final = _gauge(
+OPERATION_GPU: Final = _define_gauge(
     "progress.operation.gpu_ratio",
     _OPERATION,
     "GPU use of the operation's process, 0 to 1. Absent without NVIDIA's library.",
 )
 
 
-OPERATION_GPU_MEMORY: Final = _gauge(
+OPERATION_GPU_MEMORY: Final = _define_gauge(
     "progress.operation.gpu_memory",
     _OPERATION,
     "GPU memory of the operation's process. Absent without NVIDIA's library.",
@@ -544,29 +544,29 @@ OPERATION_GPU_MEMORY: Final = _gauge(
 )
 
 
-BATCH_INFO: Final = _gauge(
+BATCH_INFO: Final = _define_gauge(
     "progress.batch.info",
     ("batch_id", "batch_type", "name"),
     "Constant 1, with labels that describe a batch.",
 )
 
 
-BATCH_RATIO: Final = _gauge(
+BATCH_RATIO: Final = _define_gauge(
     "progress.batch.ratio", _BATCH, "Fraction of the batch done, 0 to 1. Absent while unknown."
 )
 
 
-BATCH_TARGET: Final = _gauge(
+BATCH_TARGET: Final = _define_gauge(
     "progress.batch.target", _BATCH, "Operations of the batch in all. Absent while unknown."
 )
 
 
-BATCH_OPERATIONS: Final = _gauge(
+BATCH_OPERATIONS: Final = _define_gauge(
     "progress.batch.operations", (*_BATCH, "status"), "Operations of the batch by status."
 )
 
 
-BATCH_REMAINING: Final = _gauge(
+BATCH_REMAINING: Final = _define_gauge(
     "progress.batch.remaining",
     _BATCH,
     "Remaining time of the batch at its recent rate. Absent while unknown.",
@@ -574,42 +574,42 @@ BATCH_REMAINING: Final = _gauge(
 )
 
 
-ETA_ERROR: Final = _histogram(
+ETA_ERROR: Final = _define_histogram(
     "progress.eta.error_ratio",
     ("operation_type",),
     "Difference between predicted and actual remaining time, as a fraction of the duration.",
 )
 
 
-ETA_INTERVALS: Final = _counter(
+ETA_INTERVALS: Final = _define_counter(
     "progress.eta.intervals",
     ("operation_type", "outcome"),
     "Prediction intervals of completed operations, by whether they contained the end: covered or missed.",
 )
 
 
-PREVIEWS: Final = _counter(
+PREVIEWS: Final = _define_counter(
     "progress.previews",
     ("outcome",),
     "Previews by outcome: stored, unchanged, dropped (busy), refused or failed.",
 )
 
 
-SERIES_SHOWN: Final = _gauge(
+SERIES_SHOWN: Final = _define_gauge(
     "progress.series.shown",
     ("metric_group",),
     "Operations, levels and batches in the last scrape or export.",
 )
 
 
-SERIES_LIMIT: Final = _gauge(
+SERIES_LIMIT: Final = _define_gauge(
     "progress.series.limit",
     ("metric_group",),
     "Maximum number of operations, levels and batches in a scrape or export.",
 )
 
 
-JOURNAL_SIZE: Final = _gauge(
+JOURNAL_SIZE: Final = _define_gauge(
     "progress.journal.size",
     (),
     "Size of the journal's files, including its write-ahead log. Absent without a file.",
@@ -617,53 +617,55 @@ JOURNAL_SIZE: Final = _gauge(
 )
 
 
-SERIES_DROPPED: Final = _counter(
+SERIES_DROPPED: Final = _define_counter(
     "progress.series.dropped",
     ("metric_group",),
     "Operations, levels and batches left out of scrapes and exports because a limit was reached.",
 )
 
 
-UPDATES_REJECTED: Final = _counter(
+UPDATES_REJECTED: Final = _define_counter(
     "progress.updates.rejected", ("reason",), "Invalid values that were ignored."
 )
 
 
-SINK_ERRORS: Final = _counter(
+SINK_ERRORS: Final = _define_counter(
     "progress.sink.errors",
     ("sink",),
     "Internal errors of telemetry by sink or component. They never reach instrumented code.",
 )
 
 
-EVENTS_DROPPED: Final = _counter(
+EVENTS_DROPPED: Final = _define_counter(
     "progress.events.dropped",
     ("reason",),
     "Events, snapshots or callbacks dropped because a limit was reached.",
 )
 
 
-TICK_DURATION: Final = _histogram(
+TICK_DURATION: Final = _define_histogram(
     "progress.tick.duration", (), "Duration of a tick of the collector thread.", "s"
 )
 
 
-SERVER_CLIENTS: Final = _gauge("progress.server.clients", ("transport",), "Clients connected to the streams.")
+SERVER_CLIENTS: Final = _define_gauge(
+    "progress.server.clients", ("transport",), "Clients connected to the streams."
+)
 
 
-SERVER_MESSAGES: Final = _counter(
+SERVER_MESSAGES: Final = _define_counter(
     "progress.server.messages", ("transport",), "Messages sent to clients of the streams."
 )
 
 
-SERVER_COALESCED: Final = _counter(
+SERVER_COALESCED: Final = _define_counter(
     "progress.server.coalesced",
     ("transport",),
     "Snapshots that were not sent because a newer one of the operation existed.",
 )
 
 
-SERVER_REFUSED: Final = _counter(
+SERVER_REFUSED: Final = _define_counter(
     "progress.server.refused",
     ("reason",),
     "Requests, connections and messages that the server refused, and clients that it disconnected.",

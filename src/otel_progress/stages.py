@@ -31,7 +31,7 @@ StageName: TypeAlias = "str | Enum"
 
 
 StagesLike: TypeAlias = "Stages | str | Mapping[Any, float] | type[Enum] | Iterable[StageName]"
-"""Argument of :func:`as_stages`. The keys of a mapping are stage names."""
+"""Argument of :func:`to_stages`. The keys of a mapping are stage names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ class Stages:
             Fraction,
         )  # Why here: it imports decimal, which programs without stages do not need.
 
-        pairs = [(name, _parse_fraction(name, value, "weight")) for name, value in _pairs(weights, named)]
+        pairs = [
+            (name, _parse_fraction(name, value, "weight")) for name, value in _collect_pairs(weights, named)
+        ]
         total = sum((weight for _, weight in pairs), Fraction(0))
         if pairs and not total:
             names = _join_quoted(name for name, _ in pairs)
@@ -81,7 +83,7 @@ class Stages:
         so the stages cover the whole.
         """
         return cls._from_starts(
-            [(name, _parse_fraction(name, value, "start")) for name, value in _pairs(starts, named)]
+            [(name, _parse_fraction(name, value, "start")) for name, value in _collect_pairs(starts, named)]
         )
 
     @classmethod
@@ -152,7 +154,7 @@ class Stages:
         if not isinstance(category, str) or not category:
             msg = f"Invalid category {_quote(category)}: expected a text that is not empty, such as 'image'."
             raise ConfigurationError(msg)
-        registered = as_stages(stages)
+        registered = to_stages(stages)
         if registered is None:
             msg = f"Invalid stages None of category {_quote(category)}: expected stages."
             raise ConfigurationError(f"{msg} Pass some, such as Stages(load=1, work=9).")
@@ -189,7 +191,7 @@ class Stages:
 
     def index(self, name: StageName) -> int:
         """Return the index of a stage, from 0."""
-        index = self._index.get(stage_name(name))
+        index = self._index.get(to_stage_name(name))
         if index is None:
             msg = f"Invalid stage {_quote(name)}: expected one of {_join_quoted(self.names)}."
             raise ConfigurationError(msg + _suggest(name, self.names))
@@ -228,7 +230,7 @@ class Stages:
         return f"Stages({{{weights}}})"
 
 
-def stage_name(value: StageName) -> str:
+def to_stage_name(value: StageName) -> str:
     """Return the name of a stage, as the id of its level.
 
     The name of an Enum member is that of the member.
@@ -241,7 +243,7 @@ def stage_name(value: StageName) -> str:
     return normalize_id(value)
 
 
-def as_stages(value: StagesLike | None) -> Stages | None:
+def to_stages(value: StagesLike | None) -> Stages | None:
     """Return stages from any value that represents them. None is returned unchanged.
 
     A text is a category, and a mapping has weights by name. An Enum class is converted by
@@ -256,7 +258,7 @@ def as_stages(value: StagesLike | None) -> Stages | None:
     if isinstance(value, Mapping):
         return Stages(value)
     if isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray)):
-        names = [stage_name(name) for name in islice(value, MAX_STAGES + 1)]
+        names = [to_stage_name(name) for name in islice(value, MAX_STAGES + 1)]
         _check_unique(names)
         return Stages(dict.fromkeys(names, 1))
     expected = "Stages, a category, weights by name, an Enum class or names"
@@ -264,13 +266,13 @@ def as_stages(value: StagesLike | None) -> Stages | None:
     raise ConfigurationError(msg)
 
 
-def _pairs(mapping: object, named: Mapping[str, float]) -> list[tuple[str, object]]:
+def _collect_pairs(mapping: object, named: Mapping[str, float]) -> list[tuple[str, object]]:
     """Return (name, value) of a mapping and of keywords."""
     if mapping is not None and not isinstance(mapping, Mapping):
         msg = f"Invalid stages {_quote(mapping)}: expected keywords, or a mapping from name to number."
         raise ConfigurationError(f"{msg} Use Stages.named(...) for a category.")
     items = [*(mapping.items() if mapping else ()), *named.items()]
-    pairs = [(stage_name(name), value) for name, value in items]
+    pairs = [(to_stage_name(name), value) for name, value in items]
     _check_unique([name for name, _ in pairs])
     return pairs
 

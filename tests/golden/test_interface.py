@@ -192,7 +192,7 @@ def test_label_values_equal_golden_file(golden: Golden) -> None:
     sinks = {*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._add_sink)}
     assert sinks == {*get_args(semconv.SinkName)}
     golden.lines(
-        "metrics/places.txt", sorted({*get_args(semconv.InternalErrorPlace), semconv.sink_place("*")})
+        "metrics/places.txt", sorted({*get_args(semconv.InternalErrorPlace), semconv.get_sink_place("*")})
     )  # type: ignore[arg-type]
     golden.lines("metrics/reasons.txt", sorted(get_args(semconv.RejectionReason)))
     golden.lines("metrics/sinks.txt", sorted(get_args(semconv.SinkName)))

@@ -23,7 +23,7 @@ from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.live.node import Node, Spec
 from otel_progress.model import NO_METADATA, Failure, MetadataValue, Number, Outcome
-from otel_progress.stages import Stages, as_stages
+from otel_progress.stages import Stages, to_stages
 from otel_progress.text import MAX_DETAILS, MAX_NAME, normalize_id, truncate
 
 MAX_METADATA: Final = 128
@@ -146,7 +146,7 @@ def normalize_metadata(raw: Mapping[str, object]) -> dict[str, MetadataValue]:
         truncate(key, MAX_METADATA_KEY_CHARACTERS): _normalize_value(value) for key, value in raw.items()
     }
     redactor = redaction.redactor_slot.current
-    return metadata if redactor is None else redactor.metadata(metadata)
+    return metadata if redactor is None else redactor.redact_metadata(metadata)
 
 
 def _normalize_value(value: object) -> MetadataValue:
@@ -214,7 +214,7 @@ def to_failure(error: object) -> Failure:
         details = None if error.details is None else truncate(error.details, MAX_DETAILS)
         return _redact_failure(error.type, error.message, details)
     if isinstance(error, BaseException):
-        return _redact_failure(qualified_type_name(error), error, format_traceback(error))
+        return _redact_failure(get_qualified_type_name(error), error, format_traceback(error))
     return _redact_failure("error", "" if error is None else error, None)
 
 
@@ -223,7 +223,7 @@ def _redact_failure(kind: str, message: object, details: str | None) -> Failure:
     return Failure(normalize_id(kind), redaction.redact_value("error", truncate(message)), clean_details)
 
 
-def qualified_type_name(error: BaseException) -> str:
+def get_qualified_type_name(error: BaseException) -> str:
     """Return the qualified class name of an exception, without ``builtins``.
 
     It is the value of the attribute ``error.type``.
@@ -295,14 +295,14 @@ def normalize_arguments(
             level_type,
             None if id_ is None else normalize_id(id_),
             None if name is None else truncate(name, MAX_NAME),
-            None if total is None else _number_or_none(backend, total, "total"),
+            None if total is None else _accept_number(backend, total, "total"),
             _normalize_unit(unit, counts_stages=stages is not None and total is None),
-            1 if weight is None else _weight_or_one(backend, weight),
-            None if deadline is None else _deadline_or_none(backend, deadline),
-            None if stages is None else _stages_or_none(backend, stages),
+            1 if weight is None else _accept_weight(backend, weight),
+            None if deadline is None else _accept_deadline(backend, deadline),
+            None if stages is None else _accept_stages(backend, stages),
             normalized_metadata,
             None if parent is not None else _resolve_batch(backend, batch),
-            None if eta_key is None else _eta_key_or_none(backend, eta_key, normalized_metadata),
+            None if eta_key is None else _accept_eta_key(backend, eta_key, normalized_metadata),
         )
     )
 
@@ -313,18 +313,18 @@ def _normalize_unit(unit: object, *, counts_stages: bool) -> str | None:
     return semconv.STAGE if counts_stages else None
 
 
-def _number_or_none(backend: RecordingBackend, value: object, quantity: str) -> Number | None:
+def _accept_number(backend: RecordingBackend, value: object, quantity: str) -> Number | None:
     if type(value) is int and 0 <= value < 2**63:
         return value
     return _accept_or_reject(backend, parse_number(value, quantity))
 
 
-def _weight_or_one(backend: RecordingBackend, weight: object) -> Number:
-    number = _number_or_none(backend, weight, "weight")
+def _accept_weight(backend: RecordingBackend, weight: object) -> Number:
+    number = _accept_number(backend, weight, "weight")
     return 1 if number is None else number
 
 
-def _deadline_or_none(backend: RecordingBackend, deadline: object) -> Number | None:
+def _accept_deadline(backend: RecordingBackend, deadline: object) -> Number | None:
     return _accept_or_reject(backend, parse_deadline(deadline, backend.store.now()))
 
 
@@ -335,9 +335,9 @@ def _accept_or_reject(backend: RecordingBackend, value: Number | Rejection | Non
     return value
 
 
-def _stages_or_none(backend: RecordingBackend, stages: Any) -> Stages | None:
+def _accept_stages(backend: RecordingBackend, stages: Any) -> Stages | None:
     try:
-        return as_stages(stages)
+        return to_stages(stages)
     except (ProgressError, TypeError) as error:
         backend.reject(Rejection("stages", str(error), isinstance(error, TypeError)))
         return None
@@ -363,7 +363,7 @@ def parse_batch_id(value: object) -> str | Rejection:
     )
 
 
-def _eta_key_or_none(
+def _accept_eta_key(
     backend: RecordingBackend, eta_key: object, metadata: Mapping[str, MetadataValue]
 ) -> str | None:
     resolved = resolve_eta_key(eta_key, metadata)

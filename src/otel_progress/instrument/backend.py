@@ -60,16 +60,16 @@ class RecordingBackend:
 
         Raises RejectedValueError or RejectedTypeError in strict mode.
         """
-        self.reject_value(rejection.reason, rejection.text, of_type=rejection.is_wrong_type)
+        self.reject_value(rejection.reason, rejection.text, is_wrong_type=rejection.is_wrong_type)
 
-    def reject_value(self, reason: RejectionReason, text: str, *, of_type: bool = False) -> None:
+    def reject_value(self, reason: RejectionReason, text: str, *, is_wrong_type: bool = False) -> None:
         """Reject an invalid value.
 
         Raises RejectedValueError or RejectedTypeError in strict mode.
         """
         if self.strict:
             self.count_rejection(reason)
-            raise RejectedTypeError(text) if of_type else RejectedValueError(text)
+            raise RejectedTypeError(text) if is_wrong_type else RejectedValueError(text)
         self.report_rejection(reason, text)
 
     def report_rejection(self, reason: RejectionReason, text: str) -> None:

@@ -93,7 +93,7 @@ class OperationBatch:
         self.start()
         if self._backend is None:
             return
-        count = _count_or_none(self._backend, total)
+        count = _accept_count(self._backend, total)
         if count is not None:
             self._backend.store.set_batch_total(self._id, count)
 
@@ -166,14 +166,14 @@ class OperationBatch:
         if isinstance(batch_id, Rejection):
             backend.reject(batch_id)
             batch_id = None  # The store generates an id.
-        count = None if total is None else _count_or_none(backend, total)
+        count = None if total is None else _accept_count(backend, total)
         self._backend = backend
         self._id = backend.store.declare_batch(
             batch_id, truncate(name, MAX_NAME), normalize_id(type_) or "batch", count
         )
 
 
-def _count_or_none(backend: RecordingBackend, value: object) -> int | None:
+def _accept_count(backend: RecordingBackend, value: object) -> int | None:
     """Return a number of operations. Rejects any other value and returns None."""
     number = parse_number(value, "batch total", "a whole number of at least 0")
     if isinstance(number, Rejection):

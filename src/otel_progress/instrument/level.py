@@ -21,12 +21,12 @@ from otel_progress.instrument.arguments import (
     MAX_METADATA,
     ErrorLike,
     LevelArguments,
+    get_qualified_type_name,
     make_level_arguments,
     normalize_metadata,
     parse_expected_seconds,
     parse_number,
     parse_outcome,
-    qualified_type_name,
     to_failure,
 )
 from otel_progress.instrument.backend import LEVEL_KEY, RecordingBackend, backend_slot
@@ -385,7 +385,7 @@ class Level:
         elif isinstance(error, OperationCancelledError):
             self._end(Status.CANCELLED, error, truncate(error) or "cancelled")
         elif is_interruption(error):
-            self._end(Status.CANCELLED, error, qualified_type_name(error))
+            self._end(Status.CANCELLED, error, get_qualified_type_name(error))
         else:
             self.fail(error)
 

@@ -17,7 +17,7 @@ from otel_progress.instrument.rejections import Rejection, StrictCounter
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.snapshots import build_snapshot
 from otel_progress.model import NO_METADATA, LevelSnapshot, Status
-from otel_progress.stages import stage_name
+from otel_progress.stages import to_stage_name
 
 if TYPE_CHECKING:
     from otel_progress.instrument.handle import LevelHandle
@@ -60,6 +60,9 @@ def start_level(
         node = _open_node(backend, arguments, parent_node)
         if node is None:
             return NOOP_NODE, None
+        if backend.strict:
+            node.ensure_counter()
+            node.count_one = StrictCounter(node, backend.reject).count_one
         _start_span(backend, arguments, node, parent)
     except ProgressError:
         raise
@@ -82,22 +85,17 @@ def _get_started_node(level: LevelHandle) -> Node:
 def _open_node(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
     """Add a node to the live store.
 
-    Returns None if the store or strict mode rejected it.
+    Returns None if the level was rejected.
     """
     if arguments.kind == "stage":
-        node = _open_stage(backend, arguments, parent)
-    else:
-        node = backend.store.start_level(parent, normalize_arguments(backend, arguments, parent))
-    if node is not None and backend.strict:
-        node.ensure_counter()
-        node.count_one = StrictCounter(node, backend.reject).count_one
-    return node
+        return _open_stage(backend, arguments, parent)
+    return backend.store.start_level(parent, normalize_arguments(backend, arguments, parent))
 
 
 def _open_stage(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
     """Add the node of a declared stage. Without declared stages it is a normal level."""
     try:
-        name = stage_name(cast(Any, arguments.type))
+        name = to_stage_name(cast(Any, arguments.type))
     except ProgressError as error:
         backend.reject(Rejection("stage", str(error)))
         return None

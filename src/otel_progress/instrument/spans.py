@@ -62,7 +62,7 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
     """Start the span of a level. Returns INVALID_SPAN if the tracer fails."""
     span_start_guard.starting = True
     try:
-        return tracer(scope).start_span(node.spec.type, context, attributes=identity_attributes(node))
+        return tracer(scope).start_span(node.spec.type, context, attributes=build_identity_attributes(node))
     except Exception:
         report_internal_error("span", "A tracer or span processor failed at the start of a span.")
         return INVALID_SPAN
@@ -70,7 +70,7 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
         span_start_guard.starting = False
 
 
-def identity_attributes(node: Node) -> dict[str, AttributeValue]:
+def build_identity_attributes(node: Node) -> dict[str, AttributeValue]:
     """Return the attributes that identify the level."""
     operation = node.operation
     attributes: dict[str, AttributeValue] = {
@@ -92,7 +92,7 @@ def identity_attributes(node: Node) -> dict[str, AttributeValue]:
     return attributes
 
 
-def final_attributes(node: Node) -> dict[str, AttributeValue]:
+def build_final_attributes(node: Node) -> dict[str, AttributeValue]:
     """Return the progress attributes of a level as of its last tick.
 
     Unknown values are absent.
@@ -117,7 +117,7 @@ def final_attributes(node: Node) -> dict[str, AttributeValue]:
     return attributes
 
 
-def eta_error_attributes(node: Node) -> dict[str, AttributeValue]:
+def build_eta_error_attributes(node: Node) -> dict[str, AttributeValue]:
     """Return the errors of an operation's predicted ends.
 
     The result is empty unless the operation completed and had predictions.
@@ -154,22 +154,22 @@ def finish_span(node: Node) -> None:
 
 
 def _write_final_attributes(span: Span, node: Node) -> None:
-    attributes = final_attributes(node)
+    attributes = build_final_attributes(node)
     if node.parent is None:
-        attributes.update(eta_error_attributes(node))
+        attributes.update(build_eta_error_attributes(node))
     if node.metadata:
-        attributes = {**_metadata_attributes(node.metadata), **attributes}
+        attributes = {**_build_metadata_attributes(node.metadata), **attributes}
     present = getattr(span, "attributes", None)
     if present is None or len(present) + len(attributes) > SAFE_ATTRIBUTES:
         # Beyond its limit an SDK drops the oldest attributes, which are the identity attributes.
         # Writing them again makes them the newest.
-        attributes.update(identity_attributes(node))
+        attributes.update(build_identity_attributes(node))
     span.set_attributes(attributes)
     if node.status is LevelStatus.FAILED:
         span.set_status(Status(StatusCode.ERROR, None if node.error is None else node.error.message))
 
 
-def _metadata_attributes(metadata: Mapping[str, MetadataValue]) -> dict[str, AttributeValue]:
+def _build_metadata_attributes(metadata: Mapping[str, MetadataValue]) -> dict[str, AttributeValue]:
     names = list(metadata)[:MAX_METADATA_ATTRIBUTES]
     return {semconv.METADATA_PREFIX + name: metadata[name] for name in names}
 
@@ -237,7 +237,7 @@ def add_quarter_event(node: Node) -> None:
     quarter = int(node.ratio * 4)
     if quarter > node.quarter:
         node.quarter = quarter
-        add_event(node, semconv.EVENT_UPDATED, final_attributes(node))
+        add_event(node, semconv.EVENT_UPDATED, build_final_attributes(node))
 
 
 def add_event(

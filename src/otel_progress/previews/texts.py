@@ -116,4 +116,4 @@ def _redact(key: str, value: Any) -> Any:
         return {name: _redact(name, item) for name, item in value.items()}
     if isinstance(value, list):
         return [_redact(key, item) for item in value]
-    return rules.metadata({key: value})[key]
+    return rules.redact_metadata({key: value})[key]

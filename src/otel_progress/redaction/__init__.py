@@ -42,31 +42,31 @@ class Redactor:
         from otel_progress.redaction import patterns
 
         self._mark = patterns.REDACTED
-        self._redact_text = patterns.redact_text
+        self._redact_plain_text = patterns.redact_text
         self._is_sensitive_key = patterns.is_sensitive_key
         self._hook = hook
         self._thread_state = threading.local()
         self._max_cached_messages = max_cached_messages
         self._cached_messages: dict[str, str] = {}
 
-    def text(self, key: str, text: str, limit: int = MAX_TEXT) -> str:
+    def redact_text(self, key: str, text: str, limit: int = MAX_TEXT) -> str:
         """Return the redacted text of ``key``, at most ``limit`` characters."""
-        clean = self._redact_text(text)
+        clean = self._redact_plain_text(text)
         if self._hook is not None:
             clean = self._call_hook(self._hook, key, clean)
         return clean if clean is text else truncate(clean, limit)
 
-    def message(self, text: str) -> str:
+    def redact_message(self, text: str) -> str:
         """Return a redacted message, from the cache if possible."""
         clean = self._cached_messages.get(text)
         if clean is None:
-            clean = self.text("message", text)
+            clean = self.redact_text("message", text)
             if len(self._cached_messages) >= self._max_cached_messages:
                 self._cached_messages = {}
             self._cached_messages[text] = clean
         return clean
 
-    def metadata(self, metadata: Mapping[K, MetadataValue]) -> dict[K, MetadataValue]:
+    def redact_metadata(self, metadata: Mapping[K, MetadataValue]) -> dict[K, MetadataValue]:
         """Return metadata with redacted texts.
 
         All values of sensitive keys are replaced.
@@ -77,9 +77,9 @@ class Redactor:
         if self._is_sensitive_key(key) and type(value) is not bool:  # has_password=True is not a secret
             return self._mark
         if type(value) is str:
-            return self.text(key, value)
+            return self.redact_text(key, value)
         if type(value) is tuple and value and type(value[0]) is str:
-            return tuple(self.text(key, str(element)) for element in value)
+            return tuple(self.redact_text(key, str(element)) for element in value)
         return value
 
     def _call_hook(self, hook: Hook, key: str, text: str) -> str:
@@ -119,13 +119,13 @@ redactor_slot: Final = _RedactorSlot()
 def redact_value(key: str, text: str, limit: int = MAX_TEXT) -> str:
     """Return a text redacted by the active redactor."""
     active = redactor_slot.current
-    return text if active is None else active.text(key, text, limit)
+    return text if active is None else active.redact_text(key, text, limit)
 
 
 def redact_message(text: str) -> str:
     """Return a message redacted by the active redactor."""
     active = redactor_slot.current
-    return text if active is None else active.message(text)
+    return text if active is None else active.redact_message(text)
 
 
 def redact_snapshot(snapshot: LevelSnapshot) -> LevelSnapshot:
@@ -136,7 +136,7 @@ def redact_snapshot(snapshot: LevelSnapshot) -> LevelSnapshot:
     active, message = redactor_slot.current, snapshot.message
     if active is None or message is None:
         return snapshot
-    clean = active.message(message)
+    clean = active.redact_message(message)
     return snapshot if clean == message else replace_message(snapshot, clean)
 
 

@@ -21,7 +21,7 @@ from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet, Sink
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse, TrajectoryEntry
 from otel_progress.runtime.threads import start_daemon_thread
-from otel_progress.semconv import SinkName, sink_place
+from otel_progress.semconv import SinkName, get_sink_place
 from otel_progress.text import truncate
 
 MAX_SNAPSHOTS: Final = 200_000
@@ -239,7 +239,7 @@ class SinkWorker:
         self._thread = start_daemon_thread(
             self._run,
             self.name,
-            sink_place(self.name),
+            get_sink_place(self.name),
             f"the thread of the sink {self.name} could not be started",
         )
 
@@ -308,7 +308,7 @@ class SinkWorker:
             self.sink.close()
         except Exception as error:
             report_internal_error(
-                sink_place(self.name), f"the sink {self.name} could not be closed", error=error
+                get_sink_place(self.name), f"the sink {self.name} could not be closed", error=error
             )
         return is_flushed
 
@@ -342,7 +342,7 @@ class SinkWorker:
             self._on_written(change_set)
         except Exception as error:
             report_internal_error(
-                sink_place(self.name),
+                get_sink_place(self.name),
                 f"requests could not be read from the sink {self.name}: {truncate(error)}",
                 error=error,
             )
@@ -356,7 +356,7 @@ class SinkWorker:
             self._is_error_temporary = getattr(error, "is_temporary", False) is True
             self._on_error(self.name)
             report_internal_error(
-                sink_place(self.name),
+                get_sink_place(self.name),
                 f"the sink {self.name} could not write progress, the work continues: {truncate(error)}",
                 error=error,
             )
