@@ -1,8 +1,8 @@
-"""Recorded runs: what a trace file holds, how it is written, and how it is read with everything in it checked.
+"""Trace files of recorded runs: format, writing, reading and validation.
 
-A file is JSON lines, packed with gzip when its name ends in ``.gz``. Two shapes are read. Ours: a first line that says what was
-recorded where, then a run a line with ``points``, (elapsed seconds, ratio). Published ones: a run a line with ``checkpoints_s``, when each
-equal unit of work was done.
+A file is JSON lines, with gzip if its name ends in ``.gz``. There are two formats. Own files have a
+header line, then a run per line with ``points`` as (elapsed seconds, ratio). Published files have a
+run per line with ``checkpoints_s``, the times of equal units of work.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ FORMAT: Final = "otel-progress-traces/1"
 FOLDER: Final = Path(__file__).resolve().with_name("traces")
 SHARED: Final = Path(__file__).resolve().parents[1] / "../shared/data/eta"
 MOST_POINTS: Final = 64
-"""Points that are kept of a run once it is history."""
+"""Maximum number of points of a run in the history."""
 _LONGEST_LINE: Final = 4_000_000
 
 
 class TraceError(Exception):
-    """A trace file cannot be used; the text says which, where, what was wrong and what was expected."""
+    """Invalid trace file. The message has the place, the value and the expectation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of a file of ours: on what, when, and beside what it was recorded."""
+    """The first line of an own file: system, time and load of the recording."""
 
     machine: str
     recorded: str
@@ -48,8 +48,10 @@ class Header:
 class Run:
     """One run that succeeded.
 
-    ``points`` are (elapsed seconds, ratio 0 to 1), ascending in both, from (0, 0). ``stages`` has durations by id. ``children`` are
-    (start, duration) in seconds of work that ran on ``workers`` workers, in the order in which it began.
+    ``points`` are (elapsed seconds, ratio 0 to 1), ascending in both, from (0, 0). ``stages`` has
+    durations by id. ``children`` are (start, duration) in seconds of work on ``workers`` workers,
+    in
+    order of their start.
     """
 
     workload: str
@@ -63,7 +65,7 @@ class Run:
 
     @property
     def trajectory(self) -> Trajectory:
-        """The run as history: with no more points than the journal keeps of one, evenly chosen, the first and the last among them."""
+        """The run as history, with at most the points that the journal stores."""
         last = len(self.points) - 1
         most = min(last, MOST_POINTS - 1)
         kept = (
@@ -75,11 +77,11 @@ class Run:
 
 
 Groups: TypeAlias = "dict[tuple[str, str], list[Run]]"
-"""Runs of the same job on the same system, in their order, by (workload, system)."""
+"""Runs of the same job on the same system in order, by (workload, system)."""
 
 
 def write(path: Path, header: Header, runs: Iterable[Run]) -> None:
-    """Write a file of ours. The same runs give the same bytes."""
+    """Write an own file. Equal runs have equal bytes."""
     lines = [{"format": FORMAT, **asdict(header)}]
     lines += [
         {name: value for name, value in asdict(run).items() if value} | {"number": run.number} for run in runs
@@ -89,7 +91,7 @@ def write(path: Path, header: Header, runs: Iterable[Run]) -> None:
 
 
 def load(path: Path) -> Groups:
-    """Return the runs of a file, or of all trace files of a folder. Raises TraceError."""
+    """Return the runs of a file or of all trace files of a folder. Raises TraceError."""
     groups: Groups = {}
     for file in _files(path):
         for number, line in enumerate(_lines(file), 1):
@@ -164,7 +166,7 @@ def _run(document: Mapping[str, Any], where: str) -> Run:
         msg = f"{where}: stages is an object of seconds and workers a whole number above 0, not {stages!r} and {workers!r}"
         raise TraceError(msg)
     return Run(
-        workload=names[0],  # type: ignore[arg-type] # both were looked at above
+        workload=names[0],  # type: ignore[arg-type] # both were checked above
         system=names[1],  # type: ignore[arg-type]
         number=number,
         duration_s=duration,
