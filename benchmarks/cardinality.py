@@ -79,7 +79,7 @@ def measure(operations: int, levels: int, scrapes: int = SCRAPES) -> Cost:
 
 def table(costs: Iterator[Cost]) -> Iterator[str]:
     """Yield the lines of a Markdown table."""
-    yield "| operations | levels each | series | a scrape | gzipped | time of a scrape | samples a day |"
+    yield "| operations | levels each | series | scrape size | gzipped | scrape time | samples per day |"
     yield "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for cost in costs:
         yield (

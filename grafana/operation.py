@@ -229,7 +229,9 @@ def _states() -> statetimeline.Panel:
     queries = [Query(operation_state(CHOSEN), "the operation"), Query(named, "{{level}}")]
     text_ = "The state of the operation over time, and below it that of its stages in order of their start."
     return timeline(
-        About("Stages", text_, PLAIN, "Nothing was recorded for this operation in this time"), queries, mapping()
+        About("Stages", text_, PLAIN, "Nothing was recorded for this operation in this time"),
+        queries,
+        mapping(),
     )
 
 
@@ -312,7 +314,12 @@ def _work() -> timeseries.Panel:
 
 def _throughput() -> timeseries.Panel:
     query = Query(facts.speed(CHOSEN, window="$__rate_interval"), "units per second")
-    about = About("Throughput", "Units of work per second.", "cps", "Nothing was recorded for this operation in this time")
+    about = About(
+        "Throughput",
+        "Units of work per second.",
+        "cps",
+        "Nothing was recorded for this operation in this time",
+    )
     return override(
         lines(about, query, legend=("mean", "max", "lastNotNull")), "units per second", color=colour(BLUE)
     )
