@@ -83,7 +83,8 @@ def table(costs: Iterator[Cost]) -> Iterator[str]:
     yield "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for cost in costs:
         yield (
-            f"| {cost.operations:,} | {cost.levels} | {cost.series:,} | {_kilo(cost.size)} | {_kilo(cost.zipped)} "
+            f"| {cost.operations:,} | {cost.levels} | {cost.series:,} "
+            f"| {_kilo(cost.size)} | {_kilo(cost.zipped)} "
             f"| {cost.seconds * 1000:,.1f} ms | {cost.series * SCRAPES_A_DAY / 1e6:,.1f} million |"
         )
 

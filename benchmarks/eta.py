@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += promises(results, name) if name != _RECORDED and not options.workload else []
         if not (options.json or options.write):
             _say(
-                f"# {name[0].upper()}{name[1:]}: {_count(groups)} runs of {len({key[0] for key in groups})} jobs\n"
+                f"# {name[0].upper()}{name[1:]}: {_count(groups)} runs "
+                f"of {len({key[0] for key in groups})} jobs\n"
             )
             _say(tables(results, scenarios) + f"\n\nReplayed in {perf_counter() - started:.0f} s.\n")
     if options.json:
@@ -124,7 +125,7 @@ def _sources(given: str | None, workload: str | None) -> dict[str, Groups]:
     }
     if not any(chosen.values()):
         known = sorted({key[0] for groups in sources.values() for key in groups})
-        msg = f"there are no runs of {workload!r}; there are {', '.join(known)}"
+        msg = f"Invalid workload {workload!r}: expected one of {', '.join(known)}"
         raise TraceError(msg)
     return {name: groups for name, groups in chosen.items() if groups}
 

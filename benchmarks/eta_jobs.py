@@ -118,7 +118,7 @@ def pipeline(operation: Level, files: Sequence[Path], size: float) -> None:
         if [lzma.decompress(small) for small in packed] != texts or len(bz2.decompress(whole)) != sum(
             map(len, texts)
         ):
-            msg = "what was packed does not unpack to the same"
+            msg = "the unpacked data differ from the packed data"
             raise AssertionError(msg)
 
 

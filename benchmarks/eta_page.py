@@ -69,6 +69,6 @@ def with_figures(page: str, written: str) -> str:
     before, mark, rest = page.partition(MARK)
     _, end, after = rest.partition(END)
     if not (mark and end):
-        msg = f"the page has no place for figures; it needs the lines {MARK} and {END}"
+        msg = f"Invalid page: expected the lines {MARK} and {END}"
         raise ValueError(msg)
     return f"{before}{MARK}\n\n{written}\n\n{END}{after}"

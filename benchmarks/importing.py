@@ -65,7 +65,8 @@ def _journal(path: Path) -> str:
     store = f"sqlite:///{path}"
     _run(
         "-c",
-        f"import otel_progress as p\nwith p.configure(store={store!r}, console=False), p.operation('run'): pass",
+        f"import otel_progress as p\n"
+        f"with p.configure(store={store!r}, console=False), p.operation('run'): pass",
     )
     return store
 

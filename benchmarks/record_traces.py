@@ -83,7 +83,7 @@ def record(job: Job, files: Sequence[Path], machine_name: str, number: int, size
     watcher.stop()
     ended = progress.get_operation(operation.operation_id)
     if ended is None or ended.root.duration_s is None:
-        msg = f"operation {operation.operation_id} left no trace; it must run under configure()"
+        msg = f"Invalid operation {operation.operation_id}: expected a trace. Call configure() first."
         raise RuntimeError(msg)
     return Run(
         workload=job.name,
@@ -182,7 +182,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--note", default="", help="what else ran on the machine, for the file's first line")
     options = parser.parse_args(arguments)
     if not 1 <= options.repeats <= 1000:
-        parser.error(f"--repeats is a number from 1 to 1000, not {options.repeats}")
+        parser.error(f"Invalid --repeats {options.repeats}: expected a number from 1 to 1000")
     if not Path(options.folder).is_dir():
         parser.error(f"--folder {options.folder!r} is no folder; make it first")
     return options

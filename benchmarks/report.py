@@ -20,8 +20,12 @@ HEADLINES: Final = {
     "1,000 operations, 10,000 updates/s, journal and gauges on: process": (
         "Processor use with 1,000 operations and 10,000 updates per second"
     ),
-    "1,000 operations, 100 clients: p99 from call to client": "99th percentile from the call to one of 100 stream clients",
-    "published traces, 3 to 20 runs of history: error": "Error of the remaining time with history, on published traces",
+    "1,000 operations, 100 clients: p99 from call to client": (
+        "99th percentile from the call to one of 100 stream clients"
+    ),
+    "published traces, 3 to 20 runs of history: error": (
+        "Error of the remaining time with history, on published traces"
+    ),
 }
 """Rows of the page that the README shows, by name, with their label there."""
 _HEAD: Final = """# Benchmarks

@@ -55,12 +55,14 @@ def speed(*matchers: Matcher, window: str = "5m") -> str:
 
     The gauge decreases if an id is run again. This is not negative work.
     """
-    return f"clamp_min({once(f'deriv({series(semconv.OPERATION_CURRENT, *matchers)}[{window}])', *OPERATION)}, 0)"
+    current = series(semconv.OPERATION_CURRENT, *matchers)
+    return f"clamp_min({once(f'deriv({current}[{window}])', *OPERATION)}, 0)"
 
 
 def quiet(*matchers: Matcher) -> str:
     """Return the seconds since each operation that has not ended last advanced."""
-    return f"(time() - {each(semconv.OPERATION_LAST_ADVANCE, *matchers)}) and {ON_OPERATION} ({unfinished(*matchers)})"
+    last_advance = each(semconv.OPERATION_LAST_ADVANCE, *matchers)
+    return f"(time() - {last_advance}) and {ON_OPERATION} ({unfinished(*matchers)})"
 
 
 def unless_ended(expression: str, *matchers: Matcher) -> str:
@@ -100,7 +102,8 @@ def split_by_basis(ratio: str, estimated: str, on: str) -> str:
 
 def or_uncounted(shown: str, ratio: str, there: str, on: str) -> str:
     """Return the expression, or ``UNKNOWABLE`` for items of ``there`` without a ratio."""
-    return f"{shown} or {label(f'(0 * ({there}) + ({UNKNOWABLE})) unless on ({on}) ({ratio})', BASIS, UNCOUNTED)}"
+    without_ratio = f"(0 * ({there}) + ({UNKNOWABLE})) unless on ({on}) ({ratio})"
+    return f"{shown} or {label(without_ratio, BASIS, UNCOUNTED)}"
 
 
 def uncounted() -> list[model.ValueMapping]:
@@ -129,4 +132,5 @@ def of_chosen_type(expression: str) -> str:
 
 def firing(*more: str) -> str:
     """Return the firing alerts of this project without the one that always fires."""
-    return f"{ALERTS}{{{','.join((OUR_ALERTS, not_('alertname', WATCHDOG).__str__(), is_('alertstate', 'firing').__str__(), *more))}}}"
+    matchers = (OUR_ALERTS, str(not_("alertname", WATCHDOG)), str(is_("alertstate", "firing")), *more)
+    return f"{ALERTS}{{{','.join(matchers)}}}"

@@ -32,7 +32,8 @@ def between(here: Place) -> list[dashboard.DashboardLink]:
 def to_operation(field: str) -> list[dict[str, object]]:
     """Return the link of a table's cell to the operation whose id is in ``field``."""
     carried = "&".join(f"${{{name}:queryparam}}" for name in _CARRIED)
-    url = f'/d/{OPERATION.uid}?var-{ID}=${{__data.fields["{field}"]:percentencode}}&{carried}&${{__url_time_range}}'
+    selected = f'var-{ID}=${{__data.fields["{field}"]:percentencode}}'
+    url = f"/d/{OPERATION.uid}?{selected}&{carried}&${{__url_time_range}}"
     return [{"title": "Open the operation", "url": url, "targetBlank": False}]
 
 

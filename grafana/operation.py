@@ -102,7 +102,8 @@ def build() -> dashboard.Dashboard:
 
 def _known(metric: semconv.Metric) -> str:
     """Return a gauge of the operation: the current value, or the last known one."""
-    return f"{each(metric, CHOSEN)} or {once(last_known(series(metric, CHOSEN)), 'operation_id', 'operation_type')}"
+    last = once(last_known(series(metric, CHOSEN)), "operation_id", "operation_type")
+    return f"{each(metric, CHOSEN)} or {last}"
 
 
 def _name() -> stat.Panel:

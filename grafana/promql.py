@@ -111,7 +111,8 @@ def increase(metric: Metric, window: str, *matchers: Matcher, suffix: str = "", 
 
     The window ends at each point, or starts there with ``ahead``.
     """
-    return f"increase({series(metric, *matchers, suffix=suffix)}[{window}]{f' offset -{window}' if ahead else ''})"
+    offset = f" offset -{window}" if ahead else ""
+    return f"increase({series(metric, *matchers, suffix=suffix)}[{window}]{offset})"
 
 
 def rate(metric: Metric, *matchers: Matcher, suffix: str = "") -> str:

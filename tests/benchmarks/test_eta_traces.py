@@ -73,31 +73,31 @@ def test_history_has_the_limited_points() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "there are no runs"),
-        ("nonsense", "line 1: this is no JSON"),
-        ("[" * 100_000, "line 1: this is no JSON"),
-        ("[]", "expected an object, not list"),
-        ('{"format": "other/9"}', "the format is 'other/9'"),
-        (line(workload=""), "workload and system are texts"),
-        (line(system=3), "workload and system are texts"),
-        (line(number="1"), "a whole number, not '1'"),
-        (line(duration_s=0), "duration_s is above 0"),
-        (line(duration_s=-1), "numbers of at least 0, not -1"),
-        (line(duration_s=float("nan")), "numbers of at least 0, not nan"),
-        (line(duration_s=True), "numbers of at least 0, not True"),
-        (line(points="all"), "points is a list of pairs"),
-        (line(points=[]), "points start with [0, ratio]"),
-        (line(points=[[1, 0.5]]), "points start with [0, ratio]"),
-        (line(points=[[0, 0], [2, 0.5], [1, 0.7]]), "ascend"),
-        (line(points=[[0, 0], [1, 0.5], [2, 0.4]]), "ascend"),
-        (line(points=[[0, 0], [5, 0.5]]), "within duration_s (4.0)"),
-        (line(points=[[0, 0], [1, 1.5]]), "within duration_s (4.0) and 1"),
-        (line(points=[[0, 0, 0]]), "points is a list of pairs"),
-        (line(checkpoints_s=[]), "checkpoints_s is a list of seconds that is not empty"),
-        (line(checkpoints_s=["1"]), "checkpoints_s has numbers of at least 0, not '1'"),
-        (line(stages=[1]), "stages is an object"),
-        (line(workers=0), "workers a whole number above 0"),
-        (line(children=[1]), "children is a list of pairs"),
+        ("", "expected at least one run"),
+        ("nonsense", "line 1: Invalid JSON"),
+        ("[" * 100_000, "line 1: Invalid JSON"),
+        ("[]", "Invalid list: expected an object"),
+        ('{"format": "other/9"}', "Invalid format 'other/9'"),
+        (line(workload=""), "Invalid workload ''"),
+        (line(system=3), "system 3: expected non-empty texts"),
+        (line(number="1"), "Invalid number '1': expected an integer"),
+        (line(duration_s=0), "Invalid duration_s 0.0: expected more than 0"),
+        (line(duration_s=-1), "Invalid duration_s -1: expected a number of at least 0"),
+        (line(duration_s=float("nan")), "Invalid duration_s nan: expected a number"),
+        (line(duration_s=True), "Invalid duration_s True: expected a number"),
+        (line(points="all"), "Invalid points: expected a list of pairs"),
+        (line(points=[]), "expected [0, ratio] as the first one"),
+        (line(points=[[1, 0.5]]), "expected [0, ratio] as the first one"),
+        (line(points=[[0, 0], [2, 0.5], [1, 0.7]]), "expected ascending times"),
+        (line(points=[[0, 0], [1, 0.5], [2, 0.4]]), "expected ascending times"),
+        (line(points=[[0, 0], [5, 0.5]]), "expected at most duration_s (4.0)"),
+        (line(points=[[0, 0], [1, 1.5]]), "expected at most duration_s (4.0) and 1"),
+        (line(points=[[0, 0, 0]]), "Invalid points: expected a list of pairs"),
+        (line(checkpoints_s=[]), "expected a non-empty list of seconds"),
+        (line(checkpoints_s=["1"]), "Invalid checkpoints_s '1': expected a number"),
+        (line(stages=[1]), "Invalid stages [1]"),
+        (line(workers=0), "workers 0: expected an object of seconds and an integer above 0"),
+        (line(children=[1]), "Invalid children: expected a list of pairs"),
     ],
 )
 def test_load_with_invalid_line_is_rejected(tmp_path: Path, text: str, says: str) -> None:
@@ -112,10 +112,10 @@ def test_load_with_invalid_line_is_rejected(tmp_path: Path, text: str, says: str
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("torn.jsonl.gz", gzip.compress(b"x" * 10_000, mtime=0)[:-20], "cannot be read"),
-        ("plain.jsonl.gz", b"{}", "cannot be read"),
-        ("latin.jsonl", b"\xe9\n", "cannot be read"),
-        ("long.jsonl", b" " * 4_000_001, "a line is longer than 4,000,000 bytes"),
+        ("torn.jsonl.gz", gzip.compress(b"x" * 10_000, mtime=0)[:-20], "expected JSON lines in UTF-8"),
+        ("plain.jsonl.gz", b"{}", "expected JSON lines in UTF-8"),
+        ("latin.jsonl", b"\xe9\n", "expected JSON lines in UTF-8"),
+        ("long.jsonl", b" " * 4_000_001, "expected lines of at most 4,000,000 bytes"),
     ],
 )
 def test_load_with_invalid_file_is_rejected(tmp_path: Path, name: str, content: bytes, says: str) -> None:
@@ -127,9 +127,9 @@ def test_load_with_invalid_file_is_rejected(tmp_path: Path, name: str, content: 
 
 def test_load_without_traces_is_rejected(tmp_path: Path) -> None:
     """The path does not exist, or the folder has no traces."""
-    with pytest.raises(TraceError, match="there is no such file or folder"):
+    with pytest.raises(TraceError, match="expected an existing"):
         load(tmp_path / "missing")
-    with pytest.raises(TraceError, match=r"no \.jsonl or \.jsonl\.gz file"):
+    with pytest.raises(TraceError, match=r"at least one \.jsonl or \.jsonl\.gz file"):
         load(tmp_path)
 
 
