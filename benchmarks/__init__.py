@@ -1,1 +1,4 @@
-"""What otel-progress costs, beside tqdm, rich and the bare OpenTelemetry SDK: ``python -m benchmarks`` prints a table."""
+"""Benchmarks of the overhead, compared with tqdm, rich and the plain SDK.
+
+``python -m benchmarks`` prints a table.
+"""

@@ -1,4 +1,7 @@
-"""``python -m benchmarks [NAME ...]`` at the root of the repository: runs benchmarks, each in its own process, and prints tables."""
+"""The command ``python -m benchmarks [NAME ...]``.
+
+It runs benchmarks at the root of the repository, each in its own process, and prints tables.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ EFFORTS: Final = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run benchmarks and print tables; end with 1 when something promised was not met."""
+    """Run benchmarks and print tables. The exit code is 1 if a target was missed."""
     options = _options(arguments)
     clear_environment()
     if options.here:
@@ -53,7 +56,7 @@ def _say(lines: str) -> None:
 
 
 def _in_a_process(name: str, effort: str) -> list[Row]:
-    """Run one benchmark where nothing another one did can matter; its warnings go to the terminal."""
+    """Run one benchmark in its own process. Its warnings go to the terminal."""
     command = [sys.executable, "-m", "benchmarks", "--here", "--effort", effort, name]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return [Row(**json.loads(line)) for line in output.splitlines()]

@@ -1,7 +1,8 @@
-"""How many series there are, and what a scrape of them costs: ``python -m benchmarks.cardinality``. The numbers of docs/deploy.md.
+"""Number of series and cost of a scrape: ``python -m benchmarks.cardinality``.
 
-Real operations are begun in this process, all running, and scraped as Prometheus does it: text as OpenMetrics. The time is the best of
-some scrapes. What stands below the last line are the caps at work.
+The numbers are those of docs/deploy.md. Real operations are started in this process and scraped as
+OpenMetrics text, as Prometheus does. The time is the best of several scrapes. The last row shows
+the limits.
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ SCENES: Final = (
     (1_000, 10),
     (2_000, 10),
 )
-"""(operations, levels of each): the last ones are beyond the caps, which are 1,000 operations, 50 levels of one and 5,000 in all."""
+"""Scenarios as (operations, levels per operation).
+
+The last ones exceed the limits: 1,000 operations, 50 levels of each, 5,000 levels in all.
+"""
 SCRAPES: Final = 5
 SCRAPES_A_DAY: Final = 86_400 // 15
-"""At the interval of deploy/prometheus/prometheus.yml."""
+"""Scrapes per day with the interval of deploy/prometheus/prometheus.yml."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one scrape comes to: series, bytes as they are and gzipped, seconds."""
+    """Cost of one scrape: series, plain and compressed bytes, seconds."""
 
     operations: int
     levels: int
@@ -47,7 +51,7 @@ class Cost:
 
 
 def measure(operations: int, levels: int, scrapes: int = SCRAPES) -> Cost:
-    """Begin that many operations with as many levels each, scrape them, and end them."""
+    """Start operations with levels, scrape them, and end them."""
     with (
         progress.configure(store="memory:", console=False, otlp=False, resources=False) as runtime,
         ExitStack() as running,
@@ -65,20 +69,21 @@ def measure(operations: int, levels: int, scrapes: int = SCRAPES) -> Cost:
         collector = runtime.metrics_collector()
         best, body = float("inf"), b""
         for _ in range(scrapes):
-            began = time.perf_counter()
+            started = time.perf_counter()
             body, _type = render_exposition(collector, "application/openmetrics-text; version=1.0.0")
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.perf_counter() - started)
     series = sum(1 for line in body.splitlines() if line and not line.startswith(b"#"))
     return Cost(operations, levels, series, len(body), len(gzip.compress(body, 6)), best)
 
 
 def table(costs: Iterator[Cost]) -> Iterator[str]:
     """Yield the lines of a Markdown table."""
-    yield "| operations | levels each | series | a scrape | gzipped | time of a scrape | samples a day |"
+    yield "| operations | levels each | series | scrape size | gzipped | scrape time | samples per day |"
     yield "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for cost in costs:
         yield (
-            f"| {cost.operations:,} | {cost.levels} | {cost.series:,} | {_kilo(cost.size)} | {_kilo(cost.zipped)} "
+            f"| {cost.operations:,} | {cost.levels} | {cost.series:,} "
+            f"| {_kilo(cost.size)} | {_kilo(cost.zipped)} "
             f"| {cost.seconds * 1000:,.1f} ms | {cost.series * SCRAPES_A_DAY / 1e6:,.1f} million |"
         )
 

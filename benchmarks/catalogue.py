@@ -105,7 +105,8 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     Benchmark(
         "import",
         "Importing",
-        "New interpreters that have already imported opentelemetry-api. Time of the import statement alone. Median.",
+        "New interpreters that have already imported opentelemetry-api. Time of the import statement "
+        "alone. Median.",
         importing.package,
     ),
     Benchmark(

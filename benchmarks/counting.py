@@ -1,4 +1,7 @@
-"""increment(), update() and item(): what one call costs, beside tqdm.update() and rich's advance(); and that no count is lost."""
+"""Cost of one increment(), update() and item(), and a check for lost counts.
+
+The others are ``tqdm.update()`` and rich's ``advance()``.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from benchmarks.table import Row, judged
 
 CALLS: Final = 200_000
 WARM_UP_S: Final = 0.3
-"""How long tqdm counts before it is measured: it needs a tenth of a second to find out how seldom it has to look at the clock."""
+"""Seconds that tqdm counts before the measurement, until it knows how often to read the clock."""
 THREADS: Final = 8
 PER_THREAD: Final = 1_000_000
 TARGET: Final = 0.7
@@ -68,12 +71,12 @@ def _from_threads(each: int) -> Row:
         threads = [
             threading.Thread(target=_increment, args=(level, repeat(None, each))) for _ in range(THREADS)
         ]
-        began = time.perf_counter()
+        started = time.perf_counter()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         counted = level.snapshot().current
     expected = THREADS * each
     what = f"{THREADS} threads × {each:,} increment()"
@@ -96,8 +99,8 @@ def _recorded(call: Call, calls: int) -> Iterator[Job]:
 @contextmanager
 def _warm(call: Call, calls: int) -> Iterator[Job]:
     with tqdm(total=1_000_000_000, file=io.StringIO()) as bar:
-        began = time.perf_counter()
-        while time.perf_counter() - began < WARM_UP_S:
+        started = time.perf_counter()
+        while time.perf_counter() - started < WARM_UP_S:
             call(bar, repeat(None, 10_000))
         yield lambda: call(bar, repeat(None, calls))
 
@@ -109,7 +112,7 @@ def _rich_progress(calls: int) -> Iterator[Job]:
         yield lambda: _rich((bars, task), repeat(None, calls))
 
 
-# The loops: the subject's method is looked up at each call, as it is in a program.
+# Why loops: the method of the subject is looked up for each call, as in a program.
 
 
 def _bare(subject: object, times: Iterator[None]) -> None:  # noqa: ARG001 - the same signature for all

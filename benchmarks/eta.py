@@ -1,7 +1,9 @@
-"""``python -m benchmarks.eta``: replays recorded runs and prints how right the estimate of the remaining time was, and others' beside it.
+"""Replay of recorded runs: ``python -m benchmarks.eta``.
 
-The traces in ``benchmarks/traces`` are always replayed, and published ones from ``../shared/data/eta`` where they are. Every run is asked
-about at 5, 10 … 95 % of its true duration, with what was known then: its points so far, and at most 20 earlier runs.
+It prints the error of the estimated remaining time, also of other tools. The traces in
+``benchmarks/traces`` are always replayed, and published ones from ``../shared/data/eta`` if they
+exist. Each run is queried at 5, 10 … 95 % of its true duration, with what was known then: its
+points so far, and at most 20 earlier runs.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ _PUBLISHED: Final = "published traces"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Replay recorded runs and print the report; end with 1 when something promised is not met.
+    """Replay recorded runs and print the report. Exit with 1 if a target was missed.
 
-    The promises are of published traces, and are judged of any others that are given, but not of those recorded here.
+    The targets apply to published traces and to other given ones, but not to those recorded here.
     """
     options = _options(arguments)
     try:
@@ -48,14 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     costs = list(cost(Effort()))
     rows, found = list(costs), {}
     for name, groups in sources.items():
-        began = perf_counter()
+        started = perf_counter()
         results = found[name] = replay(series_of(groups), scenarios)
         rows += promises(results, name) if name != _RECORDED and not options.workload else []
         if not (options.json or options.write):
             _say(
-                f"# {name[0].upper()}{name[1:]}: {_count(groups)} runs of {len({key[0] for key in groups})} jobs\n"
+                f"# {name[0].upper()}{name[1:]}: {_count(groups)} runs "
+                f"of {len({key[0] for key in groups})} jobs\n"
             )
-            _say(tables(results, scenarios) + f"\n\nReplayed in {perf_counter() - began:.0f} s.\n")
+            _say(tables(results, scenarios) + f"\n\nReplayed in {perf_counter() - started:.0f} s.\n")
     if options.json:
         traces = {
             name: {"runs": _count(sources[name]), "scenarios": document(found[name], scenarios)}
@@ -80,16 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(effort: Effort) -> Iterator[Row]:
-    """Yield the rows for the catalogue: what is promised, the same figures of our own traces, and the cost of an estimate."""
+    """Yield the rows for the catalogue: targets, the same figures of own traces, cost."""
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in _PROMISED]
     for name, groups in _sources(None, None).items():
         results = replay(series_of(_fewer(groups, effort)), scenarios)
-        yield from promises(results, name) if name == _PUBLISHED else _told(results, scenarios, name)
+        yield from promises(results, name) if name == _PUBLISHED else _mean_errors(results, scenarios, name)
     yield from cost(effort)
 
 
-def _told(results: Results, scenarios: Sequence[Scenario], what: str) -> Iterator[Row]:
-    """Yield the errors of everybody in the mean; nothing is promised of them."""
+def _mean_errors(results: Results, scenarios: Sequence[Scenario], what: str) -> Iterator[Row]:
+    """Yield the mean errors of all estimators. They have no targets."""
     for scenario in scenarios:
         for name, told in table_of(results, scenario.name)[MEAN].items():
             if told.error is not None and (name == OURS or scenario.name == "history"):
@@ -99,12 +102,12 @@ def _told(results: Results, scenarios: Sequence[Scenario], what: str) -> Iterato
 
 
 def _fewer(groups: Groups, effort: Effort) -> Groups:
-    """Return fewer runs of each job for a small effort; never so few that nothing is asked."""
+    """Return fewer runs of each job for a small effort, but enough for some questions."""
     return {key: runs[: max(4, round(len(runs) * min(1.0, effort.share)))] for key, runs in groups.items()}
 
 
 def _sources(given: str | None, workload: str | None) -> dict[str, Groups]:
-    """Return the traces to replay, by what the report calls them. Raises TraceError."""
+    """Return the traces to replay by their name in the report. Raises TraceError."""
     if given is not None:
         name = (
             _RECORDED
@@ -122,7 +125,7 @@ def _sources(given: str | None, workload: str | None) -> dict[str, Groups]:
     }
     if not any(chosen.values()):
         known = sorted({key[0] for groups in sources.values() for key in groups})
-        msg = f"there are no runs of {workload!r}; there are {', '.join(known)}"
+        msg = f"Invalid workload {workload!r}: expected one of {', '.join(known)}"
         raise TraceError(msg)
     return {name: groups for name, groups in chosen.items() if groups}
 
@@ -135,7 +138,7 @@ def _as_document(row: Row) -> dict[str, Any]:
     return {
         "what": row.what,
         "measured": row.cost,
-        "beside": row.ratio,
+        "ratio": row.ratio,
         "promised": row.target,
         "met": row.met == "yes" if row.met else None,
     }

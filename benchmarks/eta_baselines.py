@@ -1,7 +1,8 @@
-"""What other tools would say at the same moment, from the same points: their rules in our words, without their displays.
+"""Rules of other tools for the remaining time, without their displays.
 
-Each takes a :class:`Question` and returns the remaining seconds that the tool would show then, or None where it shows none. What is shown
-holds until the next advance, as theirs does; only the history median, and the average over all of the elapsed time, look at the clock.
+Each rule takes a :class:`Question` and returns the remaining seconds that the tool would show, or
+None if it shows nothing. The value is constant until the next advance, as in the tools. Only the
+history median and the average over all elapsed time use the current time.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ _NINJA_MOST_APART: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is known of a run at one moment: its points so far, seconds since its start, earlier runs (oldest first), its children."""
+    """Knowledge about a run at one moment.
+
+    It has the points so far, the seconds since the start, earlier runs (oldest first) and children.
+    """
 
     points: Sequence[tuple[float, float]]
     elapsed: float
@@ -42,7 +46,7 @@ Baseline: TypeAlias = "Callable[[Question], float | None]"
 
 
 def average(question: Question) -> float | None:
-    """What is left at the mean rate since the start: tqdm with ``smoothing=0``, and most hand-made estimates."""
+    """Remaining time at the mean rate since the start: tqdm with ``smoothing=0``."""
     if not question.points or question.elapsed <= 0.0:
         return None
     done, base = question.points[-1][1], question.points[0][1]
@@ -50,10 +54,14 @@ def average(question: Question) -> float | None:
 
 
 def tqdm(question: Question) -> float | None:
-    """What is left at tqdm's moving rate: moving means of work and of time, each over the looks 0.1 s apart, divided.
+    """Remaining time at tqdm's moving rate.
 
-    Both means give the newest look a weight of 0.3 and are corrected for how few there were, which cancels out in the quotient.
-    tqdm also skips looks that it expects to be too soon, which changes what it costs and hardly what it says; that is left out.
+    The rate is the moving mean of work divided by that of time, over updates 0.1 s apart. Both
+    means
+    give the newest update a weight of 0.3. Their correction for few updates cancels out in the
+    quotient. tqdm also skips updates that it expects to be early, which hardly changes the value.
+    This
+    is left out.
     """
     if len(question.points) < 2:
         return None
@@ -68,9 +76,9 @@ def tqdm(question: Question) -> float | None:
 
 
 def rich(question: Question) -> float | None:
-    """What is left at rich's rate: the advances of the 30 seconds before the last one, the first of them left out.
+    """Remaining time at rich's rate: the advances of 30 seconds except the first.
 
-    rich rounds up to whole seconds, which would be most of a short job; that is left out.
+    rich rounds up to whole seconds, which is large for a short job. This is left out.
     """
     window: deque[tuple[float, float]] = deque(maxlen=_RICH_SAMPLES)
     for (_, before), (at, ratio) in pairwise(question.points):
@@ -84,18 +92,19 @@ def rich(question: Question) -> float | None:
 
 
 def history_median(question: Question) -> float | None:
-    """What is left until half of the past runs had ended."""
+    """Remaining time until half of the past runs had ended."""
     if not question.history:
         return None
     return max(0.0, median(run.duration_s for run in question.history) - question.elapsed)
 
 
 def ninja(question: Question) -> float | None:
-    """What is left by ninja's rule: each step still to do takes what it took the last time, whatever this run's pace.
+    """Remaining time by ninja's rule: each step takes as long as in the last run.
 
-    ninja makes a share of that and of what the steps done took, and scales the clock by it; for steps that run one after the other both
-    are one. The last run is not believed once 15 seconds and 5 % of the steps show mean steps that differ tenfold. Without one, steps
-    to do are as those done.
+    ninja takes a share of this and of the time of completed steps, and scales the clock by it. For
+    sequential steps both are equal. The last run is ignored if the mean steps differ tenfold after
+    15 seconds and 5 % of the steps. Without a last run, further steps take as long as completed
+    ones.
     """
     if len(question.points) < 2 or question.points[-1][1] <= question.points[0][1]:
         return None
@@ -114,7 +123,10 @@ def ninja(question: Question) -> float | None:
 
 
 def time_at(points: Sequence[tuple[float, float]], ratio: float) -> float:
-    """Return when a run had done ``ratio``, on the straight line between its points; the last one's time beyond them."""
+    """Return the time at which a run reached ``ratio``, interpolated linearly.
+
+    Outside of the points, it is the time of the last one.
+    """
     index = bisect_left(points, ratio, key=lambda point: point[1])
     if index == 0:
         return points[0][0] if points else 0.0
@@ -131,4 +143,4 @@ BASELINES: Final[Mapping[str, Baseline]] = {
     "median": history_median,
     "ninja": ninja,
 }
-"""The tools beside which the estimate is judged, by the names the report has for them."""
+"""Other tools by their name in the report."""

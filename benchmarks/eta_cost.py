@@ -1,4 +1,4 @@
-"""What one estimate costs: with 20 runs of history at their longest, in the middle of a run that has as many points."""
+"""Cost of one estimate: 20 runs of maximum length, halfway through a long run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DURATION_S: Final = 600.0
 
 
 def history(seed: int, runs: int = HISTORY) -> tuple[Trajectory, ...]:
-    """Return past runs with unlike steps, as long as the journal keeps them."""
+    """Return past runs with different steps and the maximum length in the journal."""
     random = Random(seed)
     return tuple(_trajectory(random) for _ in range(runs))
 
@@ -35,7 +35,7 @@ def _trajectory(random: Random) -> Trajectory:
 
 
 def cost(effort: Effort) -> Iterator[Row]:
-    """Yield the time of one estimate in the middle of a run: with a history asked about before, with a new one, and without any."""
+    """Yield the time of one estimate: with a known history, a new one, and none."""
     present = history(-1, 1)[0].points[: POINTS // 2]
     elapsed, known = present[-1][0] + 1.0, history(0)
     times = effort.count(200)
@@ -58,7 +58,7 @@ def cost(effort: Effort) -> Iterator[Row]:
 def _median_us(jobs: list[Callable[[], object]]) -> float:
     spent = []
     for job in jobs:
-        began = perf_counter()
+        started = perf_counter()
         job()
-        spent.append(perf_counter() - began)
+        spent.append(perf_counter() - started)
     return 1e6 * median(spent)

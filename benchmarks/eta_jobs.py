@@ -1,8 +1,8 @@
-"""Five real jobs whose progress is recorded: they read, compress, hash, parse and reckon, and report through otel_progress alone.
+"""Five real jobs with recorded progress: read, compress, hash, parse, compute.
 
-Each takes a corpus (files of the standard library) and a size (1.0 is usual) and does its work within the operation it is given.
-What they have in common with jobs people run: steps of unlike length, work that gets cheaper or dearer as it goes, stages whose
-weights nobody knew, children on a pool that is wider than the machine.
+Each job takes files of the standard library and a size (1.0 is usual). It works within the given
+operation. The jobs resemble real ones: steps of different length, work that gets cheaper or more
+expensive, stages of unknown weight, and children on a pool with more workers than cores.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ _STAGE_WORKERS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A kind of work. ``run(operation, files, size)`` does it; ``declared`` are its stages, ``workers`` the width of its pool."""
+    """A kind of work: ``run(operation, files, size)``.
+
+    ``declared`` has its stages, ``workers`` the size of its pool.
+    """
 
     name: str
     run: Callable[[Level, Sequence[Path], float], None]
@@ -40,7 +43,7 @@ class Job:
 
 
 def corpus(smallest: int = 2_000, largest: int = 120_000) -> list[Path]:
-    """Return the modules of the standard library between two sizes in bytes, in the order of their names."""
+    """Return the modules of the standard library between two sizes in bytes, by name."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found = sorted(
         path for path in root.rglob("*.py") if not {"site-packages", "test", "tests"} & set(path.parts)
@@ -49,13 +52,13 @@ def corpus(smallest: int = 2_000, largest: int = 120_000) -> list[Path]:
 
 
 def some(files: Sequence[Path], count: float, seed: str) -> list[Path]:
-    """Return about ``count`` of the files, in their order: another choice for every seed."""
+    """Return about ``count`` of the files in order, another choice per seed."""
     chosen = Random(seed).sample(range(len(files)), min(len(files), max(4, round(count))))
     return [files[index] for index in sorted(chosen)]
 
 
 def compress(operation: Level, files: Sequence[Path], size: float) -> None:
-    """Compress and hash files one after the other; a step is a file, and files are of very unlike sizes."""
+    """Compress and hash files in sequence. A step is a file, and sizes differ much."""
     chosen = some(files, 340 * size, f"compress {size}")
     operation.set_total(len(chosen))
     for path in chosen:
@@ -73,7 +76,10 @@ def parse(operation: Level, files: Sequence[Path], size: float) -> None:
 
 
 def eliminate(operation: Level, files: Sequence[Path], size: float) -> None:  # noqa: ARG001 - all jobs are called alike
-    """Reduce a dense matrix to triangular form: the k-th of n columns costs (n - k)², so half of the columns are 7/8 of the work."""
+    """Reduce a dense matrix to triangular form.
+
+    The k-th of n columns costs (n - k)², so half of the columns are 7/8 of the work.
+    """
     order = round(360 * size ** (1 / 3))
     random = Random(order)
     rows = [[random.uniform(-1.0, 1.0) for _ in range(order)] for _ in range(order)]
@@ -89,7 +95,10 @@ def eliminate(operation: Level, files: Sequence[Path], size: float) -> None:  # 
 
 
 def pipeline(operation: Level, files: Sequence[Path], size: float) -> None:
-    """Four stages that are said to weigh the same and do not: read, tokenise, pack on a pool; the last one says nothing until its end."""
+    """Run four stages with equal declared weights and different durations.
+
+    They read, tokenise and pack on a pool. The last stage reports nothing until its end.
+    """
     chosen = some(files, 150 * size, f"pipeline {size}")
     with operation.stage("read") as stage:
         stage.set_total(len(chosen))
@@ -109,7 +118,7 @@ def pipeline(operation: Level, files: Sequence[Path], size: float) -> None:
         if [lzma.decompress(small) for small in packed] != texts or len(bz2.decompress(whole)) != sum(
             map(len, texts)
         ):
-            msg = "what was packed does not unpack to the same"
+            msg = "the unpacked data differ from the packed data"
             raise AssertionError(msg)
 
 
@@ -119,9 +128,12 @@ def _counted(level: Level, value: T) -> T:
 
 
 def pool(operation: Level, files: Sequence[Path], size: float) -> None:
-    """Pack bundles of files, each a child of its own, on a few workers; the bundles differ ten to one in size."""
+    """Pack bundles of files on a few workers, each as a child.
+
+    The sizes of the bundles differ by a factor of ten.
+    """
     chosen = some(files, 400 * size, f"pool {size}")
-    random = Random("bundles")  # the pattern repeats from run to run, what is in them does not
+    random = Random("bundles")  # The pattern is the same in every run, the content is not.
     bundles: list[list[Path]] = []
     while chosen:
         count = random.choice((5, 7, 10, 15, 20, 50))
@@ -144,4 +156,4 @@ JOBS: Final[tuple[Job, ...]] = (
     Job("pipeline", pipeline, declared={"read": 1, "tokenise": 1, "pack": 1, "verify": 1}),
     Job("pool", pool, workers=POOL_WORKERS),
 )
-"""The jobs that are recorded, in the order in which each round runs them."""
+"""Recorded jobs in the order of each round."""

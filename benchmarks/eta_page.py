@@ -1,4 +1,4 @@
-"""The figures of docs/eta.md, written between its marks, so that none of them was typed by hand."""
+"""The figures of docs/eta.md, written between its marks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ _HEADS: Final = (
 
 
 def figures(results: Mapping[str, Results], costs: Sequence[Row]) -> str:
-    """Return the tables in Markdown: for each source of traces the scenarios in the mean and each job with history, then the cost."""
+    """Return the tables in Markdown.
+
+    Each source has the scenarios in the mean and each job with history. The cost is last.
+    """
     parts = [f"Written by `python -m benchmarks.eta --write`, {machine.today()}, {machine.shape()}."]
     for name, found in results.items():
         means = [(one.title, scores[MEAN]) for one in SCENARIOS if (scores := table_of(found, one.name))]
@@ -62,10 +65,10 @@ def _table(first: str, rows: Sequence[tuple[str, Mapping[str, Score]]]) -> Itera
 
 
 def with_figures(page: str, written: str) -> str:
-    """Return the page with figures between its marks. Raises ValueError when it has none."""
+    """Return the page with figures between its marks. Raises ValueError without marks."""
     before, mark, rest = page.partition(MARK)
     _, end, after = rest.partition(END)
     if not (mark and end):
-        msg = f"the page has no place for figures; it needs the lines {MARK} and {END}"
+        msg = f"Invalid page: expected the lines {MARK} and {END}"
         raise ValueError(msg)
     return f"{before}{MARK}\n\n{written}\n\n{END}{after}"

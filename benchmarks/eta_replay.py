@@ -1,4 +1,4 @@
-"""The replay: every run in its order, asked on a grid of time with what was known then, and what came of the answers."""
+"""Replay: questions about every run on a grid of time, and sums of the answers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LATE: Final = 0.25
 _ROUNDING: Final = 1e-9
 _PROCESSES: Final = 2
 _WORTH_SHARING: Final = 300
-"""Runs, from which on another process saves more time than its start takes."""
+"""Minimum number of runs for a second process, which takes time to start."""
 
 
 @dataclass(slots=True)
 class Sums:
-    """What is added up of the answers to questions: of all, of those from 25 % on (``late``), and of intervals, runs and pauses."""
+    """Sums over the answers to all questions, late ones (from 25 % on), and pauses."""
 
     questions: int = 0
     answers: int = 0
@@ -51,7 +51,7 @@ class Sums:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def answered(self, asked: Asked, remaining: float, duration: float) -> None:
-        """Count an answer against the truth."""
+        """Count an answer and its error."""
         error = abs(remaining - asked.truth)
         self.answers += 1
         self.error += error / duration
@@ -62,7 +62,7 @@ class Sums:
             self.late_share_of_rest += error / asked.truth
 
     def bounded(self, asked: Asked, eta: Eta, duration: float) -> None:
-        """Count an interval, or an "at least" while the run pauses."""
+        """Count an interval, or a lower bound in a pause."""
         if eta.low_s is not None and eta.high_s is not None:
             slack = _ROUNDING * duration
             self.intervals += 1
@@ -75,21 +75,27 @@ class Sums:
 
 _SUMS: Final = tuple(field.name for field in fields(Sums))
 Key: TypeAlias = "tuple[str, str, str]"
-"""Scenario, workload and who answered."""
+"""Scenario, workload and estimator."""
 Results: TypeAlias = "dict[Key, Sums]"
 Estimate: TypeAlias = "Callable[..., Eta]"
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Runs of one job on one system in their order, and the past of another system for it (empty where there is no other)."""
+    """Runs of one job on one system in order, with the history of another system.
+
+    The foreign history is empty if there is no other system.
+    """
 
     runs: Sequence[Run]
     foreign: Sequence[Trajectory] = field(default=())
 
 
 def series_of(groups: Groups) -> list[Series]:
-    """Return the runs of each job and system, each with the history of the next system by name that has enough runs of that job."""
+    """Return the runs of each job and system with a foreign history.
+
+    It is that of the next system by name that has enough runs of the job.
+    """
     made = []
     for (workload, system), runs in groups.items():
         others = [
@@ -104,7 +110,7 @@ def series_of(groups: Groups) -> list[Series]:
 
 
 def replay(series: Sequence[Series], scenarios: Sequence[Scenario], processes: int | None = None) -> Results:
-    """Ask everything and return the sums. Much work is shared by two processes, where there are two cores."""
+    """Ask all questions and return the sums. Much work is split between two processes."""
     if processes is None:
         much = sum(len(one.runs) for one in series) >= _WORTH_SHARING
         processes = min(_PROCESSES, os.cpu_count() or 1, len(series)) if much else 1
@@ -113,7 +119,7 @@ def replay(series: Sequence[Series], scenarios: Sequence[Scenario], processes: i
         parts: Iterator[Results] = (replay_series(one, scenarios) for one in series)
         return _gathered(parts, results)
     longest_first = sorted(series, key=lambda one: -sum(len(run.points) for run in one.runs))
-    # Spawned, not forked: a fork of a process with threads may take over a lock that nobody ever opens again.
+    # Spawned, not forked: a forked child may inherit a lock that another thread holds.
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         return _gathered(pool.map(replay_series, longest_first, [scenarios] * len(series)), results)
 
@@ -126,9 +132,9 @@ def _gathered(parts: Iterator[Results], results: Results) -> Results:
 
 
 def replay_series(series: Series, scenarios: Sequence[Scenario], answer: Estimate = estimate) -> Results:
-    """Ask about every run of one job and system that has enough runs before it, in every scenario.
+    """Ask about every run with enough earlier runs, in every scenario.
 
-    The same runs are asked about with little history as with much, so that what differs is the history alone.
+    The runs are the same with little and with much history, so that only the history differs.
     """
     results: Results = {}
     past = [run.trajectory for run in series.runs]
@@ -137,7 +143,7 @@ def replay_series(series: Series, scenarios: Sequence[Scenario], answer: Estimat
         pasts: dict[tuple[int, bool], tuple[Trajectory, ...]] = {}
         for scenario in scenarios:
             which = (scenario.history, scenario.foreign)
-            if which not in pasts:  # one object for all scenarios: it is one history
+            if which not in pasts:  # One object for all scenarios, because it is one history.
                 pasts[which] = tuple(
                     series.foreign if scenario.foreign else past[max(0, place - scenario.history) : place]
                 )
@@ -156,7 +162,7 @@ def replay_series(series: Series, scenarios: Sequence[Scenario], answer: Estimat
 
 
 def _judge(asked: Sequence[Asked], answer: Estimate) -> Mapping[str, Sums]:
-    """Return what everybody's answers to the questions about one run came to."""
+    """Return the sums of all estimators for the questions about one run."""
     judged = {OURS: Sums(questions=len(asked), runs=1, pausing=sum(one.pausing for one in asked))}
     etas = [
         answer(
@@ -183,5 +189,5 @@ def _count(sums: Sums, asked: Sequence[Asked], answers: Sequence[float | None]) 
 
 
 def duration(asked: Asked) -> float:
-    """Return the true duration of the run that was asked about."""
+    """Return the true duration of the run of a question."""
     return asked.question.elapsed + asked.truth

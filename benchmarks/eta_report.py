@@ -1,4 +1,4 @@
-"""The report: tables of figures for a terminal, the same as JSON, and what is promised of them."""
+"""Report of the replay: tables for a terminal, JSON, and targets."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BOUNDS: Final[Mapping[str, Mapping[str, float]]] = {
     "no history": {"error": 0.033},
     "foreign": {"error_late": 0.05},
 }
-"""What is promised in the mean of the workloads, at most, by scenario and figure."""
+"""Maximum of a figure in the mean of the workloads, by scenario and figure."""
 COVERAGE: Final = (0.75, 0.88)
-"""Within which the coverage of the 80 % interval lies on each workload."""
+"""Range for the coverage of the 80 % interval on each workload."""
 _WORDS: Final = {
     "error": "error",
     "error_late": "from 25 % on",
@@ -41,7 +41,10 @@ _COLUMNS: Final = (
 
 
 def tables(results: Results, scenarios: Sequence[Scenario] = SCENARIOS) -> str:
-    """Return one table a scenario: ours for each workload with the errors of the others beside it, then everybody in the mean."""
+    """Return one table per scenario with our figures and the errors of others.
+
+    The mean of the workloads is last.
+    """
     parts = [_table(scenario, table_of(results, scenario.name)) for scenario in scenarios]
     return "\n\n".join(part for part in parts if part)
 
@@ -71,7 +74,7 @@ def _table(scenario: Scenario, scores: Mapping[str, Mapping[str, Score]]) -> str
 
 
 def figures_of(figures: Score) -> list[str]:
-    """Return the figures as texts, in the order of the columns."""
+    """Return the figures as texts in the order of the columns."""
     return [
         f"{figures.jumps:.3f}"
         if name == "jumps" and figures.jumps is not None
@@ -81,7 +84,7 @@ def figures_of(figures: Score) -> list[str]:
 
 
 def percent(value: float | None) -> str:
-    """Return a share as text, with three digits; ``-`` for none."""
+    """Return a ratio as text with three digits, ``-`` for None."""
     if value is None:
         return "-"
     return (
@@ -102,7 +105,10 @@ def _pauses(scores: Mapping[str, Mapping[str, Score]]) -> str:
 
 
 def promises(results: Results, what: str) -> list[Row]:
-    """Return a row for each promise: in the mean, against all other rules on each workload, and the coverage on each workload."""
+    """Return a row per target.
+
+    Targets are for the mean, against other rules per workload, and for the coverage per workload.
+    """
     rows = []
     for scenario, bounds in BOUNDS.items():
         title = next(one.title for one in SCENARIOS if one.name == scenario)
@@ -160,7 +166,7 @@ def _better(ours: Score, other: Score) -> bool:
 
 
 def document(results: Results, scenarios: Sequence[Scenario] = SCENARIOS) -> dict[str, Any]:
-    """Return all figures by scenario, workload (``mean`` too) and who answered, as JSON takes them."""
+    """Return all figures by scenario, workload (also ``mean``) and estimator for JSON."""
     return {
         scenario.name: {
             workload: {name: asdict(figures) for name, figures in by_name.items()}

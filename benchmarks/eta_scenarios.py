@@ -1,4 +1,4 @@
-"""What may happen to a run, and what is known of it then: each scenario makes the questions of one recorded run."""
+"""Scenarios of a run: each one makes the questions about a recorded run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from otel_progress.eta import Parallel
 from otel_progress.records import Trajectory
 
 GRID: Final = tuple(share / 100 for share in range(5, 100, 5))
-"""When it is asked, as shares of the true duration."""
+"""Moments of the questions as ratios of the true duration."""
 MOST_HISTORY: Final = 20
 LEAST_HISTORY: Final = 3
 _TOO_SMALL: Final = 0.8
@@ -25,7 +25,10 @@ _HALF: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """A run as it went in a scenario. ``paused`` is when a pause began and ended, in seconds; ``seen`` is how points were seen then."""
+    """A run in a scenario.
+
+    ``paused`` has the start and end of a pause in seconds. ``seen`` has the points as known then.
+    """
 
     duration_s: float
     points: Points
@@ -40,7 +43,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question with what is true: the remaining seconds, the share of the duration, and whether the run was pausing."""
+    """A question with the true remaining seconds, elapsed ratio, and pause state."""
 
     question: Question
     truth: float
@@ -50,9 +53,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A kind of situation. ``history`` is how many earlier runs are known at most; ``happen`` makes the episode, None where it cannot be.
+    """A kind of situation.
 
-    ``foreign`` takes the history of the same job on another system; ``children`` tells what the children of the run were doing.
+    ``history`` is the maximum number of earlier runs. ``happen`` makes the episode, or None if the
+    scenario does not apply. ``foreign`` uses the history of the same job on another system.
+    ``children`` adds the state of the children.
     """
 
     name: str
@@ -66,9 +71,9 @@ class Scenario:
 def questions(
     scenario: Scenario, run: Run, history: Sequence[Trajectory], known: Sequence[float] = ()
 ) -> Iterator[Asked]:
-    """Ask about a run on the grid, with ``history`` as the earlier runs; nothing where the scenario cannot be.
+    """Return the questions about a run, none if the scenario does not apply.
 
-    ``known`` are the durations of earlier runs' children, as far as the journal would keep them.
+    ``history`` has the earlier runs, ``known`` the stored durations of their children.
     """
     episode = scenario.happen(run)
     if episode is None or (scenario.children and not run.children):
@@ -153,4 +158,4 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     Scenario("children", "Children on workers, with what each of them is doing", _as_it_was, children=True),
     Scenario("children, no history", "Children on workers, no history", _as_it_was, history=0, children=True),
 )
-"""All scenarios, in the order of the report."""
+"""All scenarios in the order of the report."""

@@ -1,4 +1,4 @@
-"""From sums to figures: what the answers of one estimator in one scenario came to, for a workload and in the mean of workloads."""
+"""Figures of one estimator in one scenario, computed from sums."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ MEAN: Final = "mean"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Figures over all questions, and apart for those from 25 % of the duration on (``late``) and before (``early``).
+    """Figures over all questions, and over late (from 25 % on) and early ones.
 
-    ``error`` is the mean of |predicted - true remaining| / true duration, ``rest`` the same / true remaining. ``answered`` is the share
-    of questions that got a number. ``coverage`` is the share of intervals that held the truth and ``width`` their mean / true
-    duration. ``jumps`` is the total variation of the predicted finish / true duration, in the mean of runs. ``at_least`` is the share of
-    questions in a pause that were answered with "at least", ``at_least_true`` the share of those that held. None: never so.
+    - ``error`` is the mean of |predicted - true remaining| / true duration.
+    - ``rest`` is the same / true remaining.
+    - ``answered`` is the ratio of questions with a number.
+    - ``coverage`` is the ratio of intervals that include the truth.
+    - ``width`` is the mean width of intervals / true duration.
+    - ``jumps`` is the total variation of the predicted end / true duration, as mean of the runs.
+    - ``at_least`` is the ratio of questions in a pause with a lower bound as answer.
+    - ``at_least_true`` is the ratio of correct lower bounds.
+
+    None means that there was no such question.
     """
 
     questions: int
@@ -62,7 +68,10 @@ def _share(part: float, whole: int) -> float | None:
 
 
 def mean(scores: Sequence[Score]) -> Score:
-    """Return the mean of workloads: each counts the same, however many runs it has; where one has no figure the others' mean."""
+    """Return the mean of workloads, each with the same weight.
+
+    A workload without a figure is ignored for this figure.
+    """
     questions, *columns = zip(*(astuple(one) for one in scores), strict=True)
     means = [
         fmean(known) if (known := [value for value in column if value is not None]) else None
@@ -72,7 +81,10 @@ def mean(scores: Sequence[Score]) -> Score:
 
 
 def table_of(results: Results, scenario: str) -> dict[str, dict[str, Score]]:
-    """Return the scores of a scenario by workload, ``mean`` last, and by who answered; empty when it could not be asked."""
+    """Return the scores of a scenario by workload and estimator, ``mean`` last.
+
+    The table is empty if the scenario did not apply.
+    """
     workloads = _ordered(workload for name, workload, _ in results if name == scenario)
     scores = {
         workload: {

@@ -1,8 +1,12 @@
-"""A hundred clients of the server's streams, in a process of their own: ``python -m benchmarks.following PORT SECONDS NAMED ALL``.
+"""A hundred stream clients.
 
-``NAMED`` clients follow ten operations each, ``ALL`` follow everything, all by server-sent events over bare sockets. Every snapshot has
-in its message when it was made (``at=`` and nanoseconds of the monotonic clock, which the processes of one machine share). Writes
-one line of JSON: the latencies of the snapshots of each kind of client, in milliseconds, ascending and thinned, and how many there were.
+    python -m benchmarks.following PORT SECONDS NAMED ALL
+
+``NAMED`` clients follow ten operations each, ``ALL`` clients follow everything, with server-sent
+events over plain sockets. The message of every snapshot has its time: ``at=`` and nanoseconds of
+the monotonic clock, which all processes of a machine share. The command writes one line of JSON. It
+has the latencies of the snapshots per kind of client in milliseconds, sorted and thinned out, and
+their number.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ _KEPT: Final = 2_000
 
 
 async def follow(port: int, query: str, until: float, warm: float, latencies: list[float]) -> None:
-    """Follow a stream and note how old each snapshot is when it comes."""
+    """Follow a stream and note the age of each snapshot on arrival."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
     writer.write(f"GET /api/v1/stream{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
     rest = b""
@@ -40,9 +44,9 @@ async def follow(port: int, query: str, until: float, warm: float, latencies: li
 
 
 async def main(port: int, seconds: float, named: int, everything: int) -> None:
-    """Run all clients for some seconds, the first of which do not count."""
-    began = time.monotonic()
-    warm, until = began + min(2.0, seconds / 3), began + seconds
+    """Run all clients for some seconds. The first seconds do not count."""
+    started = time.monotonic()
+    warm, until = started + min(2.0, seconds / 3), started + seconds
     by_name: list[float] = []
     of_all: list[float] = []
     queries = [
@@ -53,7 +57,7 @@ async def main(port: int, seconds: float, named: int, everything: int) -> None:
     clients = [follow(port, query, until, warm, by_name) for query in queries]
     clients += [follow(port, "", until, warm, of_all) for _ in range(everything)]
     await asyncio.gather(*clients)
-    cpu = time.process_time() / (time.monotonic() - began)
+    cpu = time.process_time() / (time.monotonic() - started)
     print(  # noqa: T201
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""What importing the package adds to a program's start, and how long the command takes to answer."""
+"""Time to import the package, and time until the command responds."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ TARGET_MS: Final = 40.0
 _IMPORT: Final = """
 import sys, time
 from opentelemetry import context, trace
-began = time.perf_counter()
+started = time.perf_counter()
 import otel_progress
-seconds = time.perf_counter() - began
+seconds = time.perf_counter() - started
 print(seconds, sum((name + ".").startswith("opentelemetry.sdk.") for name in sys.modules))
 """
 
 
 def package(effort: Effort) -> Iterator[Row]:
-    """Import the package in fresh interpreters; the first one, which may have to compile, does not count."""
+    """Import the package in new interpreters.
+
+    The first import does not count, because it may compile.
+    """
     answers = [_run("-c", _IMPORT).split() for _ in range(1 + 2 * effort.rounds)][1:]
     ms = median(float(seconds) for seconds, _ in answers) * 1e3
     sdk_modules = max(int(modules) for _, modules in answers)
@@ -36,7 +39,7 @@ def package(effort: Effort) -> Iterator[Row]:
 
 
 def command(effort: Effort) -> Iterator[Row]:
-    """Start the command again and again."""
+    """Start the command repeatedly."""
     with tempfile.TemporaryDirectory() as directory:
         store = _journal(Path(directory) / "journal.db")
         commands = {
@@ -47,9 +50,9 @@ def command(effort: Effort) -> Iterator[Row]:
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(1 + effort.rounds):
             for name, arguments in commands.items():
-                began = time.perf_counter()
+                started = time.perf_counter()
                 _run(*arguments)
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(time.perf_counter() - started)
     middle = {name: median(times[1:]) for name, times in seconds.items()}
     for name, typical in middle.items():
         yield Row(
@@ -58,11 +61,12 @@ def command(effort: Effort) -> Iterator[Row]:
 
 
 def _journal(path: Path) -> str:
-    """Make a journal with one operation in it, from another process; return its address."""
+    """Create a journal with one operation from another process. Return its address."""
     store = f"sqlite:///{path}"
     _run(
         "-c",
-        f"import otel_progress as p\nwith p.configure(store={store!r}, console=False), p.operation('run'): pass",
+        f"import otel_progress as p\n"
+        f"with p.configure(store={store!r}, console=False), p.operation('run'): pass",
     )
     return store
 

@@ -1,4 +1,4 @@
-"""track(): what an iteration costs over a bare loop, beside tqdm and rich."""
+"""Cost of an iteration of track(), compared with a bare loop, tqdm and rich."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from benchmarks.setting import configured
 from benchmarks.table import Row, judged
 
 ITERATIONS: Final = 5_000_000
-"""As many as tqdm needs to find out how seldom it has to look at the clock, which takes it a tenth of a second."""
+"""Enough iterations for tqdm to find out how often to read the clock (0.1 s)."""
 TARGET: Final = 0.35
 Wrap = Callable[[Iterable[None]], Iterable[None]]
 
 
 def run(effort: Effort) -> Iterator[Row]:
-    """Measure over a list, whose length is known, and over a generator, whose length is not."""
+    """Measure over a list, with a known length, and over a generator."""
     count = effort.count(ITERATIONS)
     elements = [None] * count
     yield from _over("list", lambda: elements, count, effort.rounds)

@@ -1,4 +1,4 @@
-"""A busy process, and an idle one: what share of a core progress takes with the journal and the gauges on."""
+"""Processor use of a busy and an idle process with journal and metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from otel_progress.semconv import TICK_DURATION
 OPERATIONS: Final = 1_000
 UPDATES_PER_SECOND: Final = 10
 SLICES: Final = 10
-"""The operations take turns: a slice of them every hundredth of a second, as work that is not in step would."""
+"""Number of slices of the operations. One slice is updated every hundredth of a second."""
 SECONDS: Final = 30.0
 SCRAPE_EVERY_S: Final = 5.0
 CPU_TARGET: Final = 0.15
@@ -37,7 +37,7 @@ ASLEEP_WITHIN_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Processor seconds of this process, wall seconds, ticks and their seconds, and the processor seconds of each thread."""
+    """Processor seconds, wall seconds, ticks and their seconds, and use per thread."""
 
     cpu: float
     wall: float
@@ -70,13 +70,13 @@ class Usage:
 def _cpu_of(thread: threading.Thread) -> float | None:
     if thread.ident is None or not hasattr(time, "pthread_getcpuclockid"):
         return None
-    with contextlib.suppress(OSError):  # it ended in between
+    with contextlib.suppress(OSError):  # The thread ended in between.
         return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
     return None
 
 
 def busy(effort: Effort) -> Iterator[Row]:
-    """Update 1,000 operations ten times a second each, journal written and gauges scraped all the while."""
+    """Update 1,000 operations ten times per second with journal and scrapes."""
     count = effort.count(OPERATIONS)
     with _observed() as runtime, ExitStack() as stack:
         operations = [
@@ -108,12 +108,12 @@ def _rows(used: Usage, updates: int, count: int) -> Iterator[Row]:
     rest = used.cpu - sum(used.threads.values())
     yield Row("  of it threads that came and went (scrapes)", f"{rest / used.wall:.1%} of a core")
     ticking = used.tick_seconds / used.wall
-    what = f"  ticks, {used.ticks / used.wall:.1f} a second"
+    what = f"  ticks, {used.ticks / used.wall:.1f} per second"
     yield judged(what, f"{ticking:.1%} of wall time", "", f"≤ {TICK_TARGET:.0%}", met=ticking <= TICK_TARGET)
 
 
 def idle(effort: Effort) -> Iterator[Row]:
-    """Leave a configured process alone after its work has ended."""
+    """Measure a configured process after its work has ended."""
     with _observed() as runtime:
         with progress.operation("load", total=1) as operation:
             operation.increment()
@@ -130,12 +130,15 @@ def idle(effort: Effort) -> Iterator[Row]:
 
 
 def _until_asleep(runtime: Runtime) -> None:
-    """Wait until the end of the work is written and ticks have ceased; after a slow write the last one may come seconds later."""
+    """Wait until the end of the work is written and the ticker sleeps.
+
+    After a slow write the last tick may be seconds later.
+    """
     runtime.force_flush()
     deadline = time.monotonic() + ASLEEP_WITHIN_S
     while not runtime._ticker._is_asleep and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.5)  # what else the end of the work leaves to do
+    time.sleep(0.5)  # Other tasks at the end of the work.
 
 
 @contextmanager
@@ -148,15 +151,16 @@ def _observed() -> Iterator[Runtime]:
 
 @contextmanager
 def _scraped(runtime: Runtime, pause: float) -> Iterator[list[tuple[float, int]]]:
-    """Have the gauges scraped meanwhile; the list gets the seconds and bytes of each scrape when it is over."""
+    """Scrape in the background, and fill the list with seconds and bytes per scrape."""
     scrapes: list[tuple[float, int]] = []
     command = [sys.executable, "-m", "benchmarks.scraper", str(runtime.metrics_url), str(pause)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as scraper:
         assert scraper.stdout is not None
         try:
-            scraper.stdout.readline()  # the one that says it is there
+            scraper.stdout.readline()  # The first line reports readiness.
             yield scrapes
-            first = scraper.stdout.readline()  # on a busy machine it may come late, but there is one
+            # It may be late on a loaded machine, but there is one.
+            first = scraper.stdout.readline()
         finally:
             scraper.terminate()
         answers = [line.split() for line in (first, *scraper.stdout) if line.endswith("\n")]
@@ -164,11 +168,11 @@ def _scraped(runtime: Runtime, pause: float) -> Iterator[list[tuple[float, int]]
 
 
 def _update(operations: list[Level], seconds: float) -> int:
-    """Update each operation ten times a second; return the number of updates made."""
+    """Update each operation ten times per second. Return the number of updates."""
     pause = 1.0 / UPDATES_PER_SECOND / SLICES
-    began = time.monotonic()
+    started = time.monotonic()
     for turn in range(round(seconds / pause)):
         for operation in operations[turn % SLICES :: SLICES]:
             operation.update(current=turn, message="Executing")
-        time.sleep(max(0.0, began + (turn + 1) * pause - time.monotonic()))
+        time.sleep(max(0.0, started + (turn + 1) * pause - time.monotonic()))
     return round(seconds / pause) * len(operations) // SLICES

@@ -1,4 +1,4 @@
-"""What a result was measured on: no name of any machine, only what the figures depend on."""
+"""Description of the machine for the results, without its name."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from importlib.metadata import version
 
 
 def today() -> str:
-    """Return the date of the run, in UTC."""
+    """Return the date of the run in UTC."""
     return datetime.now(timezone.utc).date().isoformat()
 
 
 def shape() -> str:
-    """Return the machine's shape: cores, interpreter, system."""
+    """Return cores, interpreter and system."""
     implementation, release = platform.python_implementation(), ".".join(platform.python_version_tuple()[:2])
     return f"{os.cpu_count()} cores, {implementation} {release}, {platform.system()}"
 
 
 def libraries() -> str:
-    """Return the versions of what is measured beside."""
+    """Return the versions of the compared libraries."""
     return ", ".join(
         f"{name} {version(name)}" for name in ("opentelemetry-sdk", "tqdm", "rich", "prometheus-client")
     )

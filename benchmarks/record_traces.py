@@ -1,10 +1,12 @@
-"""``python -m benchmarks.record_traces idle|busy``: runs the jobs and writes how their progress went to ``benchmarks/traces``.
+"""Recorder of job progress: ``python -m benchmarks.record_traces idle|busy``.
 
-The curve of a run is what any reader of the live store sees of it: operations are watched through ``get_operation``, and elapsed
-time, ratio, stages and children are the snapshot's own. Nothing is timed here. ``busy`` starts processes that burn a core in bursts, one
-for each core, for as long as it records. Sizes vary from run to run by a third, so that no duration repeats by itself.
+It writes to ``benchmarks/traces``. The curve of a run is what a reader of the live store receives:
+elapsed time, ratio, stages and children of the snapshots of ``get_operation``. With ``busy``, one
+process per core uses the processor in bursts during the recording. Sizes vary by a third from run
+to run, so that durations differ.
 
-Run it where nothing else runs, or say ``--note`` what did: the load of the machine before and after is written beside the runs.
+Run it on an otherwise idle machine, or describe the load with ``--note``. The load of the machine
+before and after is stored with the runs.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ while os.getppid() == parent:  # it ends by itself when who started it was kille
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Record every job ``--repeats`` times, in turns, and write one file for the machine as it was."""
+    """Record every job ``--repeats`` times, alternating, and write one file."""
     options = _options(arguments)
     clear_environment()
     files, runs = corpus(), []
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def record(job: Job, files: Sequence[Path], machine_name: str, number: int, size: float) -> Run:
-    """Run a job once and return what a reader saw of it."""
+    """Record one run of a job."""
     watcher = _Watcher()
     operation = progress.operation(job.name, stages=dict(job.declared) or None)
     with operation:
@@ -81,7 +83,7 @@ def record(job: Job, files: Sequence[Path], machine_name: str, number: int, size
     watcher.stop()
     ended = progress.get_operation(operation.operation_id)
     if ended is None or ended.root.duration_s is None:
-        msg = f"operation {operation.operation_id} left no trace; it must run under configure()"
+        msg = f"Invalid operation {operation.operation_id}: expected a trace. Call configure() first."
         raise RuntimeError(msg)
     return Run(
         workload=job.name,
@@ -100,7 +102,7 @@ def record(job: Job, files: Sequence[Path], machine_name: str, number: int, size
 
 
 class _Watcher:
-    """A reader in a thread of its own that looks every few milliseconds and keeps each change of the ratio."""
+    """A reader thread that polls every few milliseconds and stores each change."""
 
     def __init__(self) -> None:
         self.points: list[tuple[float, float]] = []
@@ -115,13 +117,14 @@ class _Watcher:
     def stop(self) -> None:
         self._done.set()
         self._thread.join()
-        self._look()  # once more at the end, so that a run shorter than a moment in which the thread had no core has a point, too
+        # A last poll, so that a run without processor time for the thread has a point as well.
+        self._poll()
 
     def _watch(self) -> None:
         while not self._done.wait(_LOOK_EVERY_S):
-            self._look()
+            self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         seen = progress.get_operation(self._id)
         if (
             seen is not None
@@ -132,14 +135,14 @@ class _Watcher:
 
 
 def _thinned(points: Sequence[tuple[float, float]], duration: float) -> tuple[tuple[float, float], ...]:
-    """Return the points within the run, from (0, 0), with every so many left out when there are too many."""
+    """Return the points of the run from (0, 0), thinned out if there are too many."""
     inside = [(round(at, 4), round(ratio, 5)) for at, ratio in points if 0.0 < at <= duration and ratio > 0.0]
     step = -(-len(inside) // _MOST_POINTS) or 1
     return ((0.0, 0.0), *inside[step - 1 :: step])
 
 
 def _children(ended: OperationSnapshot) -> tuple[tuple[float, float], ...]:
-    """Return (start, duration) of the operation's children in seconds, in the order in which they began."""
+    """Return (start, duration) of the children in seconds, in order of their start."""
     origin = ended.root.info.started_clock or 0.0
     return tuple(sorted(_span(child, origin) for child in ended.levels if child.info.parent_path == ""))
 
@@ -154,7 +157,7 @@ def _size(job: Job, number: int) -> float:
 
 @contextmanager
 def _burning(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Keep some processes burning a core in bursts, each with bursts of its own."""
+    """Run processes that use the processor in bursts."""
     burners = [subprocess.Popen([sys.executable, "-c", _BURST, str(seed)]) for seed in range(count)]
     try:
         yield burners
@@ -179,7 +182,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--note", default="", help="what else ran on the machine, for the file's first line")
     options = parser.parse_args(arguments)
     if not 1 <= options.repeats <= 1000:
-        parser.error(f"--repeats is a number from 1 to 1000, not {options.repeats}")
+        parser.error(f"Invalid --repeats {options.repeats}: expected a number from 1 to 1000")
     if not Path(options.folder).is_dir():
         parser.error(f"--folder {options.folder!r} is no folder; make it first")
     return options

@@ -1,4 +1,4 @@
-"""Memory: what an active level takes, and that neither iterations nor ended levels pile up."""
+"""Memory of active levels, and growth by iterations and ended levels."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ FLUSH_S: Final = 60.0
 ITERATIONS: Final = 10_000_000
 ENDED: Final = 1_000_000
 GROWTH_TARGET: Final = 2**20
-"""What an allocator's whims may add to a process of some 50 MB, in bytes."""
+"""Allowed growth from allocation noise in a process of about 50 MB, in bytes."""
 
 
 def resident() -> int:
-    """Return the memory of this process that is in use, in bytes (where there is no /proc: the most there ever was)."""
+    """Return the resident memory of this process in bytes.
+
+    Without /proc, it is the maximum so far.
+    """
     gc.collect()
     status = Path("/proc/self/statm")
     if status.exists():
@@ -36,12 +39,12 @@ def resident() -> int:
 
 
 def active_levels(effort: Effort) -> Iterator[Row]:
-    """Keep levels under one operation active, their handles included, and no span (the provider makes none)."""
+    """Measure active levels of one operation with their handles and without spans."""
     yield from _active(effort.count(LEVELS), "memory:")
 
 
 def journaled_levels(effort: Effort) -> Iterator[Row]:
-    """The same with a journal, which remembers what it has written of each."""
+    """Measure the same with a journal, which stores the last written state of each."""
     with tempfile.TemporaryDirectory() as directory:
         yield from _active(effort.count(LEVELS), f"sqlite:///{Path(directory) / 'journal.db'}")
 
@@ -52,18 +55,18 @@ def _active(count: int, store: str) -> Iterator[Row]:
             runtime.force_flush(FLUSH_S)
         before = resident()
         levels = [operation.level("file", number).start() for number in range(count)]
-        begun = (resident() - before) / count
+        at_start = (resident() - before) / count
         runtime.force_flush(FLUSH_S)
         collected = (resident() - before) / count
         del levels
     what = f"{count:,} active levels" + ("" if store == "memory:" else " and a journal")
-    yield Row(f"{what}: begun", f"{begun:,.0f} bytes each")
+    yield Row(f"{what}: started", f"{at_start:,.0f} bytes each")
     cost, target = f"{collected:,.0f} bytes each", f"≤ {LEVEL_TARGET:,} bytes"
     yield judged(f"{what}: collected", cost, "", target, met=collected <= LEVEL_TARGET)
 
 
 def iterations(effort: Effort) -> Iterator[Row]:
-    """Iterate without keeping anything."""
+    """Iterate without storing anything."""
     count = effort.count(ITERATIONS)
     with configured():
         _iterate(count // 10)
@@ -74,14 +77,14 @@ def iterations(effort: Effort) -> Iterator[Row]:
 
 
 def ended_levels(effort: Effort) -> Iterator[Row]:
-    """Begin and end levels under one operation: a tenth of them first, then the others."""
+    """Start and end levels of one operation: a tenth as warm-up, then the others."""
     count = effort.count(ENDED)
     with configured(), progress.operation("memory") as operation:
-        _begin_and_end(operation, count // 10)
+        _start_and_end(operation, count // 10)
         before = resident()
-        _begin_and_end(operation, count - count // 10)
+        _start_and_end(operation, count - count // 10)
         growth = resident() - before
-    yield _grown(f"{count:,} levels begun and ended under one operation", growth)
+    yield _grown(f"{count:,} levels started and ended under one operation", growth)
 
 
 def _iterate(count: int) -> None:
@@ -89,7 +92,7 @@ def _iterate(count: int) -> None:
         pass
 
 
-def _begin_and_end(operation: progress.Level, count: int) -> None:
+def _start_and_end(operation: progress.Level, count: int) -> None:
     for _ in range(count):
         operation.level("step").start().complete()
 

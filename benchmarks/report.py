@@ -20,10 +20,14 @@ HEADLINES: Final = {
     "1,000 operations, 10,000 updates/s, journal and gauges on: process": (
         "Processor use with 1,000 operations and 10,000 updates per second"
     ),
-    "1,000 operations, 100 clients: p99 from call to client": "99th percentile from the call to one of 100 stream clients",
-    "published traces, 3 to 20 runs of history: error": "Error of the remaining time with history, on published traces",
+    "1,000 operations, 100 clients: p99 from call to client": (
+        "99th percentile from the call to one of 100 stream clients"
+    ),
+    "published traces, 3 to 20 runs of history: error": (
+        "Error of the remaining time with history, on published traces"
+    ),
 }
-"""Rows of the page that the README shows, by name, with the label they have there."""
+"""Rows of the page that the README shows, by name, with their label there."""
 _HEAD: Final = """# Benchmarks
 
 The overhead of otel-progress, compared with tqdm, rich and the plain OpenTelemetry SDK.
@@ -45,7 +49,7 @@ is enabled during it. Each benchmark runs in its own process, without `OTEL_*` v
 
 
 def document(results: Mapping[str, Sequence[Row]]) -> str:
-    """Return the whole page for the results of some benchmarks, by name."""
+    """Return the whole page for the results of some benchmarks by name."""
     last = f"Last results: {machine.today()}, {machine.shape()}, {machine.libraries()}."
     parts = [_HEAD, f"{_fill(last)}\n"]
     for name, rows in results.items():
@@ -60,7 +64,7 @@ def _fill(text: str) -> str:
 
 
 def summary(page: str) -> str:
-    """Return the five headline rows of a page for the README, with the date and the machine."""
+    """Return the five headline rows of a page for the README, with date and machine."""
     last = page[page.index("Last results: ") :].partition("\n\n")[0]
     cells = [
         [cell.strip() for cell in line.strip("|").split("|")]

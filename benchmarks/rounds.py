@@ -1,4 +1,4 @@
-"""Timing that two busy cores cannot fool much: variants take turns, round after round, and the best of each counts."""
+"""Timing on a loaded machine: variants alternate, and the best round counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Job: TypeAlias = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way of doing the same thing. ``prepare`` sets up, gives the job that is timed, and clears up; only the job is timed."""
+    """One variant of a task.
+
+    ``prepare`` sets up, yields the job that is timed, and cleans up.
+    """
 
     name: str
     prepare: Callable[[], AbstractContextManager[Job]]
@@ -23,25 +26,28 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is done: ``share`` scales every number of iterations, levels and seconds, ``rounds`` every repetition."""
+    """Amount of work.
+
+    ``share`` scales numbers of iterations, levels and seconds, ``rounds`` scales repetitions.
+    """
 
     share: float = 1.0
     rounds: int = 9
 
     def count(self, full: int) -> int:
-        """Return how many of ``full`` to do, at least ten."""
+        """Return the scaled number of ``full``, at least ten."""
         return max(10, int(full * self.share))
 
     def seconds(self, full: float) -> float:
-        """Return how long to go on instead of ``full`` seconds, at least half a second."""
+        """Return the scaled duration of ``full`` seconds, at least half a second."""
         return max(0.5, full * self.share)
 
 
 def best_seconds(variants: Sequence[Variant], rounds: int) -> dict[str, float]:
-    """Return the shortest time of each variant's job, in seconds.
+    """Return the shortest time of each variant's job in seconds.
 
-    Every round runs all variants, each time from another one on, so that neither a slow moment of the machine nor the place in
-    the order favours one. Garbage is collected before each job and the collector left on during it, for all alike.
+    Every round runs all variants, starting with another one, so that no variant has an advantage.
+    Garbage is collected before each job, and the collector is active during it.
     """
     best = dict.fromkeys((variant.name for variant in variants), math.inf)
     for number in range(rounds):
@@ -49,8 +55,8 @@ def best_seconds(variants: Sequence[Variant], rounds: int) -> dict[str, float]:
         for variant in (*variants[first:], *variants[:first]):
             with variant.prepare() as job:
                 gc.collect()
-                began = time.perf_counter()
+                started = time.perf_counter()
                 job()
-                seconds = time.perf_counter() - began
+                seconds = time.perf_counter() - started
             best[variant.name] = min(best[variant.name], seconds)
     return best

@@ -1,6 +1,6 @@
-"""A Prometheus server's part, played in a process of its own: ``python -m benchmarks.scraper URL SECONDS`` asks again and again.
+"""A scraping process: ``python -m benchmarks.scraper URL SECONDS``.
 
-Writes a line when it is ready, and one of seconds and bytes for each scrape.
+It writes a line when it is ready, and a line with seconds and bytes per scrape.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from urllib.request import urlopen
 
 
 def main(url: str, pause: float) -> None:
-    """Scrape until killed, each time after a pause in seconds."""
+    """Scrape until killed, with a pause in seconds before each scrape."""
     _say("ready")
     while True:
         time.sleep(pause)
-        began = time.perf_counter()
+        started = time.perf_counter()
         with urlopen(url) as answer:
             size = len(answer.read())
-        _say(f"{time.perf_counter() - began} {size}")
+        _say(f"{time.perf_counter() - started} {size}")
 
 
 def _say(line: str) -> None:

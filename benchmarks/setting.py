@@ -1,4 +1,4 @@
-"""The settings all benchmarks share: nothing from the environment, no console, no export but what a benchmark asks for."""
+"""Common settings of benchmarks: no environment, console or export by default."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from otel_progress import Runtime
 
 
 def clear_environment() -> None:
-    """Forget all OpenTelemetry settings of the shell, so that two runs measure the same."""
+    """Remove all OpenTelemetry settings of the shell, so that runs are comparable."""
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         del os.environ[name]
 
 
 @contextmanager
 def configured(provider: Any = None, store: str = "memory:", **settings: Any) -> Iterator[Runtime]:
-    """Record progress for a while: live store and ticker on, spans made by a provider (one without processors unless given)."""
+    """Record progress with live store and ticker.
+
+    Spans have a provider, by default without processors.
+    """
     runtime = progress.configure(
         store=store, console=False, otlp=False, tracer_provider=provider or TracerProvider(), **settings
     )

@@ -1,4 +1,4 @@
-"""A level from start to end, beside a bare SDK span that carries the same attributes through the same batch processor."""
+"""Cost of a level, compared with a span of the SDK with the same attributes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from benchmarks.table import Row, judged
 from otel_progress import Level
 
 SPANS: Final = 2_000
-"""So few that the exporting thread, which takes turns with the measured one, seldom comes in between: the best round is free of it."""
+"""Number of spans.
+
+It is small, so that the exporting thread does not interrupt the best round.
+"""
 WARM_UP: Final = 500
-"""Levels before those that are measured: more than are kept, so that each one that ends makes an older one go."""
+"""Warm-up levels: more than the retention limit, so that each end evicts an older level."""
 ROUNDS: Final = 4
-"""Times as many rounds as elsewhere, since they are short."""
+"""Factor for the number of rounds, because rounds are short."""
 TARGET: Final = 1.5
 
 
 class _Discard(SpanExporter):
-    """Takes spans and lets them go."""
+    """Exporter that discards spans."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002 - the SDK's signature
         return SpanExportResult.SUCCESS
@@ -35,18 +38,18 @@ class _Discard(SpanExporter):
 
 @dataclass(slots=True)
 class Attributes(SpanProcessor):
-    """Remembers which attributes a span below another had at its start, and which came until its end."""
+    """Recorder of the attributes of a child span at its start and until its end."""
 
     first: dict[str, Any] = field(default_factory=dict)
     final: dict[str, Any] = field(default_factory=dict)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002 - the SDK's signature
-        """Take what is there at the start."""
+        """Store the attributes at the start."""
         if span.parent is not None:
             self.first = dict(span.attributes or {})
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Take what was added."""
+        """Store the attributes that were added."""
         if span.parent is not None:
             self.final = {
                 name: value for name, value in (span.attributes or {}).items() if name not in self.first
@@ -54,7 +57,7 @@ class Attributes(SpanProcessor):
 
 
 def attributes_of_a_level() -> Attributes:
-    """Return what a level really writes on its span."""
+    """Return the attributes that a level writes on its span."""
     seen = Attributes()
     provider = TracerProvider()
     provider.add_span_processor(seen)
@@ -64,11 +67,11 @@ def attributes_of_a_level() -> Attributes:
 
 
 def run(effort: Effort) -> Iterator[Row]:
-    """Measure both in ``with`` (which also makes them current) and by explicit start and end."""
+    """Measure both as context manager (which sets the current span) and by hand."""
     count = effort.count(SPANS)
     batches = BatchSpanProcessor(
         _Discard(), max_queue_size=65_536
-    )  # as large as no span is dropped, whatever the machine does
+    )  # The queue is large enough that no span is dropped.
     same = attributes_of_a_level()
     for title, bare, ours in (
         ("with", _bare_with, _level_with),

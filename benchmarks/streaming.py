@@ -1,4 +1,4 @@
-"""From the call in a worker to the client of a server: three processes, a thousand operations, a hundred clients."""
+"""Latency from a call to a stream client: 1,000 operations, 100 clients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FLUSH_S: Final = 60.0
 
 
 def latency(effort: Effort) -> Iterator[Row]:
-    """Update operations here, serve them from another process, and measure in a third how old what arrives is."""
+    """Update operations here, serve them in another process, measure in a third."""
     count, seconds = effort.count(OPERATIONS), max(1.0, effort.seconds(SECONDS))
     named, everything = effort.count(NAMED), max(1, int(EVERYTHING * effort.share))
     with tempfile.TemporaryDirectory() as directory:
@@ -43,10 +43,10 @@ def latency(effort: Effort) -> Iterator[Row]:
                 )
                 for number in range(count)
             ]
-            runtime.force_flush(FLUSH_S)  # a server of a journal that is not there yet would not start
+            runtime.force_flush(FLUSH_S)  # The server does not start without a journal.
             with _updated(operations), _served(store) as (server, port):
                 time.sleep(effort.seconds(1.0))
-                mine, theirs, began = time.process_time(), _cpu_of(server.pid), time.monotonic()
+                mine, theirs, started = time.process_time(), _cpu_of(server.pid), time.monotonic()
                 command = [
                     sys.executable,
                     "-m",
@@ -59,7 +59,7 @@ def latency(effort: Effort) -> Iterator[Row]:
                 seen = json.loads(
                     subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 )
-                wall = time.monotonic() - began
+                wall = time.monotonic() - started
                 used = (time.process_time() - mine) / wall, (_cpu_of(server.pid) - theirs) / wall
                 counts = _counts(port)
     yield from _rows(seen, used, counts, f"{count:,} operations, {named + everything} clients")
@@ -99,16 +99,16 @@ def _at(latencies: list[float], share: float) -> float:
 
 @contextmanager
 def _updated(operations: list[Level]) -> Iterator[None]:
-    """Update each operation ten times a second from a thread, its message saying when."""
+    """Update each operation ten times per second with the time as message."""
     stop, pause = threading.Event(), 1.0 / UPDATES_PER_SECOND / SLICES
 
     def work() -> None:
-        began, turn = time.monotonic(), 0
+        started, turn = time.monotonic(), 0
         while not stop.is_set():
             for operation in operations[turn % SLICES :: SLICES]:
                 operation.update(current=turn, message=f"at={time.monotonic_ns()}")
             turn += 1
-            stop.wait(max(0.0, began + turn * pause - time.monotonic()))
+            stop.wait(max(0.0, started + turn * pause - time.monotonic()))
 
     thread = threading.Thread(target=work, name="work")
     thread.start()
@@ -145,7 +145,7 @@ def _counts(port: int) -> dict[str, float]:
 
 
 def _cpu_of(pid: int) -> float:
-    """Return the processor seconds of a process; not a number where the system does not tell."""
+    """Return the processor seconds of a process, NaN if the system has no such value."""
     import os
 
     try:

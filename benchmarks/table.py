@@ -1,4 +1,4 @@
-"""Rows of results, and the two ways to show them: aligned text for a terminal, a Markdown table for the documentation."""
+"""Rows of results as aligned text for a terminal or as a Markdown table."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: what was measured, what it cost, that against something else, what was promised, and whether that is kept.
+    """One line: name, cost, ratio, target and verdict.
 
-    ``met`` is "yes", "NO", or empty where nothing was promised.
+    ``met`` is "yes", "NO", or empty without a target.
     """
 
     what: str
@@ -30,7 +30,7 @@ def judged(what: str, cost: str, ratio: str, target: str, *, met: bool) -> Row:
 
 
 def text(rows: Sequence[Row]) -> str:
-    """Return the rows in aligned columns under their headings."""
+    """Return the rows in aligned columns with headings."""
     lines = [HEADINGS, *(astuple(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     return "\n".join(

@@ -1,12 +1,15 @@
-"""Generates the Grafana dashboards of otel-progress: ``python -m grafana`` writes ``grafana/dashboards/*.json``, ``--check`` compares.
+"""Generator of the Grafana dashboards of otel-progress.
 
-Metric and label names come from :mod:`otel_progress.semconv` alone, so that a dashboard cannot ask for what is not exported. Needs
-grafana-foundation-sdk (Python 3.11 and up), which only development has: the files themselves are committed and shipped.
+``python -m grafana`` writes ``grafana/dashboards/*.json``, and ``--check`` compares them. Metric
+and label names come from :mod:`otel_progress.semconv` only, so a dashboard uses existing names. The
+generator needs grafana-foundation-sdk (Python 3.11 and newer), a development dependency. The files
+are committed and shipped.
 """
 
 import warnings
 
 with warnings.catch_warnings():
-    # At import it warns that there is a newer schema. Files of that are refused by the provisioning of some releases of Grafana.
+    # At import the SDK warns about a newer schema. Some releases of Grafana reject files of that
+    # schema in provisioning.
     warnings.filterwarnings("ignore", "Prefer using dashboardv2", DeprecationWarning)
-    from grafana_foundation_sdk.builders import bargauge, dashboard  # noqa: F401 - all that warns; whoever comes later is not warned
+    from grafana_foundation_sdk.builders import bargauge, dashboard  # noqa: F401 - the import warns only once

@@ -1,4 +1,4 @@
-"""What all dashboards have in common."""
+"""Common parts of all dashboards."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from grafana.names import PROMETHEUS, TAG, Place
 from grafana.variables import Variable, source
 
 SCHEMA: Final = 41
-"""The classic schema: some releases of Grafana 13 refuse newer files in provisioning."""
+"""The classic schema: some releases of Grafana 13 reject newer files in provisioning."""
 REFRESHES: Final = ["5s", "10s", "30s", "1m", "5m", "15m"]
 
 
 def board(place: Place, variables: list[Variable], *, span: str, refresh: str) -> dashboard.Dashboard:
-    """Return a dashboard without panels: named, tagged, linked to the others, not editable, with the last ``span`` shown."""
+    """Return a read-only dashboard without panels, with tag, links and time range."""
     made = (
         dashboard.Dashboard(place.title)
         .uid(place.uid)
@@ -41,7 +41,10 @@ def board(place: Place, variables: list[Variable], *, span: str, refresh: str) -
 def mark(
     name: str, expression: str, *, title: str, text: str, colour: str, at_value: bool = False
 ) -> dashboard.AnnotationQuery:
-    """Return an annotation from PromQL; with ``at_value`` it stands where the value (milliseconds since 1970) says."""
+    """Return an annotation from PromQL.
+
+    With ``at_value``, its position is the value in milliseconds since 1970.
+    """
     query = (
         prometheus_builder.Dataquery().datasource(source(PROMETHEUS)).ref_id("Anno").expr(expression).range()
     )
@@ -58,7 +61,10 @@ def mark(
 
 
 def built_in() -> dashboard.AnnotationQuery:
-    """Return the annotations that people write in Grafana, as it adds them to each dashboard itself."""
+    """Return the annotations that users write in Grafana.
+
+    Grafana itself adds them to each dashboard.
+    """
     store = common.DataSourceRef(type_val="grafana", uid="-- Grafana --")
     made = (
         dashboard.AnnotationQuery()

@@ -1,4 +1,4 @@
-"""Questions that several dashboards ask: how an operation stands, in PromQL."""
+"""PromQL that several dashboards share: state and progress of operations."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ COUNTED: Final = "counted"
 ESTIMATED: Final = "~ estimated"
 UNCOUNTED: Final = "no total"
 UNKNOWABLE: Final = -1
-"""Stands for the ratio of a level that is there and has none; shown as the word unknown."""
+"""Value for the ratio of a level that exists without a ratio. It is displayed as unknown."""
 ENDED: Final = -1
-"""Stands for what an ended operation has not; shown as a dash."""
+"""Value for a fact that ended operations do not have. It is displayed as a dash."""
 UNFINISHED: Final = among("status", *(status.value for status in Status if not status.finished))
 """Operations that have not ended."""
 ALERTS: Final = "ALERTS"
-"""What Prometheus itself shows of its alerting rules."""
+"""Series of Prometheus itself for its alerting rules."""
 OUR_ALERTS: Final = 'alertname=~"Progress.+"'
-"""The alerts of our rules."""
+"""The alerts of this project."""
 WATCHDOG: Final = "ProgressWatchdog"
-"""The alert that always fires: it says that rules are loaded."""
+"""The alert that always fires. It shows that rules are loaded."""
 
 ON_OPERATION: Final = f"on ({', '.join(OPERATION)})"
 
@@ -51,62 +51,71 @@ def unfinished(*matchers: Matcher) -> str:
 
 
 def speed(*matchers: Matcher, window: str = "5m") -> str:
-    """Return the units of work a second of each operation. The gauge falls when an id is run again: that is no negative work."""
-    return f"clamp_min({once(f'deriv({series(semconv.OPERATION_CURRENT, *matchers)}[{window}])', *OPERATION)}, 0)"
+    """Return the units of work per second of each operation.
+
+    The gauge decreases if an id is run again. This is not negative work.
+    """
+    current = series(semconv.OPERATION_CURRENT, *matchers)
+    return f"clamp_min({once(f'deriv({current}[{window}])', *OPERATION)}, 0)"
 
 
 def quiet(*matchers: Matcher) -> str:
     """Return the seconds since each operation that has not ended last advanced."""
-    return f"(time() - {each(semconv.OPERATION_LAST_ADVANCE, *matchers)}) and {ON_OPERATION} ({unfinished(*matchers)})"
+    last_advance = each(semconv.OPERATION_LAST_ADVANCE, *matchers)
+    return f"(time() - {last_advance}) and {ON_OPERATION} ({unfinished(*matchers)})"
 
 
 def unless_ended(expression: str, *matchers: Matcher) -> str:
-    """Return the expression for operations that have not ended, and ``ENDED`` for the others: that they have none is no secret."""
+    """Return the expression for operations that have not ended, else ``ENDED``."""
     finished = among("status", *(status.value for status in Status if status.finished))
     marker = f"0 * ({each(semconv.OPERATION_STATUS, finished, *matchers)} == 1) + ({ENDED})"
     return f"({expression}) and {ON_OPERATION} ({unfinished(*matchers)}) or {marker}"
 
 
 def dash() -> list[model.ValueMapping]:
-    """Return the mapping of what an ended operation has not to a dash."""
+    """Return the mapping of ``ENDED`` to a dash."""
     return words((str(ENDED), "–", GREY))
 
 
 def milliseconds(expression: str) -> str:
-    """Return a Unix time as Grafana wants it."""
+    """Return a Unix time in milliseconds for Grafana."""
     return f"1000 * {expression}"
 
 
 def names(*labels: str) -> str:
-    """Return the labels that describe operations, one series each, though a worker and a server describe the same ones."""
+    """Return the labels that describe operations, one series per operation."""
     described = once(series(semconv.OPERATION_INFO), *OPERATION, *labels)
     return f"topk by ({', '.join(OPERATION)}) (1, {described})"
 
 
 def past_deadline() -> str:
-    """Return the operations that have not ended though their deadline has passed."""
+    """Return the operations that have not ended after their deadline."""
     return f"({each(semconv.OPERATION_DEADLINE)} < time()) and {ON_OPERATION} ({unfinished()})"
 
 
 def split_by_basis(ratio: str, estimated: str, on: str) -> str:
-    """Return a ratio with a label that says whether it is counted or rests on an estimate."""
+    """Return a ratio with a label that says whether it is counted or estimated."""
     counted = label(f"{ratio} unless on ({on}) ({estimated} == 1)", BASIS, COUNTED)
     guessed = label(f"{ratio} and on ({on}) ({estimated} == 1)", BASIS, ESTIMATED)
     return f"{counted} or {guessed}"
 
 
 def or_uncounted(shown: str, ratio: str, there: str, on: str) -> str:
-    """Return the expression, and ``UNKNOWABLE`` for what is ``there`` without a ratio: it is not the same as what is not there."""
-    return f"{shown} or {label(f'(0 * ({there}) + ({UNKNOWABLE})) unless on ({on}) ({ratio})', BASIS, UNCOUNTED)}"
+    """Return the expression, or ``UNKNOWABLE`` for items of ``there`` without a ratio."""
+    without_ratio = f"(0 * ({there}) + ({UNKNOWABLE})) unless on ({on}) ({ratio})"
+    return f"{shown} or {label(without_ratio, BASIS, UNCOUNTED)}"
 
 
 def uncounted() -> list[model.ValueMapping]:
-    """Return the mapping of a ratio that is not known to the word; without data the panel's own words stand."""
+    """Return the mapping of an unknown ratio to its word.
+
+    Without data, the panel has its own message.
+    """
     return words((str(UNKNOWABLE), UNKNOWN, GREY))[:1]
 
 
 def basis() -> str:
-    """Return 1 for operations whose ratio is estimated, 0 where it is counted; none where there is no ratio."""
+    """Return 1 for operations with an estimated ratio and 0 for a counted one."""
     return f"{each(semconv.OPERATION_ESTIMATED)} and {ON_OPERATION} {each(semconv.OPERATION_RATIO)}"
 
 
@@ -116,11 +125,12 @@ def basis_words() -> list[model.ValueMapping]:
 
 
 def of_chosen_type(expression: str) -> str:
-    """Return the series of the type of the operation that is looked at."""
+    """Return the series of the type of the selected operation."""
     this = once(series(semconv.OPERATION_STATUS, CHOSEN), "operation_type")
     return f"{expression} and on (operation_type) {this}"
 
 
 def firing(*more: str) -> str:
-    """Return our alerts that fire, without the one that always does."""
-    return f"{ALERTS}{{{','.join((OUR_ALERTS, not_('alertname', WATCHDOG).__str__(), is_('alertstate', 'firing').__str__(), *more))}}}"
+    """Return the firing alerts of this project without the one that always fires."""
+    matchers = (OUR_ALERTS, str(not_("alertname", WATCHDOG)), str(is_("alertstate", "firing")), *more)
+    return f"{ALERTS}{{{','.join(matchers)}}}"

@@ -1,4 +1,4 @@
-"""The history: how long operations took, how many failed, how much was done, and how right the forecasts were."""
+"""The history dashboard: durations, failures, amount of work, estimation error."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from otel_progress.model import Status
 _PER: Final = f"${WINDOW}"
 _ALL: Final = "$__range"
 _COMPLETED: Final = is_("status", Status.COMPLETED.value)
-"""What failed or was cancelled says nothing of how long the work takes."""
+"""Failed and cancelled operations have no meaningful duration."""
 _NONE_DONE: Final = "No operation completed in this time"
 _NONE: Final = "No operation ended in this time"
-_NO_FORECAST: Final = "No operation with a forecast completed in this time"
+_NO_FORECAST: Final = "No operation with an estimate completed in this time"
 
 
 def build() -> dashboard.Dashboard:
@@ -52,7 +52,7 @@ def build() -> dashboard.Dashboard:
     place.band(9, (_durations(), 12), (_quantiles(), 12))
     place.band(8, (_table(), 12), (_failure_ratio(), 12))
     place.band(8, (_by_day(), 12), (_items_by_day(), 12))
-    place.heading("How right the forecasts are")
+    place.heading("Accuracy of the estimates")
     place.band(9, (_error(), 8), (_errors(), 8), (_coverage(), 8))
     return made
 
@@ -62,7 +62,10 @@ def _grown(window_: str, *labels: str) -> str:
 
 
 def _failure(window_: str, *labels: str) -> str:
-    """Return the fraction that failed: 0 where operations ended and none did, absent where none ended."""
+    """Return the failure ratio.
+
+    It is 0 if operations ended without a failure, and absent if none ended.
+    """
     failed = total(
         increase(semconv.OPERATIONS_FINISHED, window_, is_("status", Status.FAILED.value)), *labels
     )
@@ -78,13 +81,13 @@ def _covered(window_: str, *labels: str) -> str:
 
 def _ended() -> stat.Panel:
     return number(
-        About("Ended", "Operations that ended within the shown time, in whatever way.", COUNT, _NONE),
+        About("Ended", "Operations that ended within the time range, with any status.", COUNT, _NONE),
         now(f"round({_grown(_ALL)})"),
     ).decimals(0)
 
 
 def _failures_now() -> stat.Panel:
-    text_ = "Of the operations that ended within the shown time, the fraction that failed."
+    text_ = "Ratio of failed operations among those that ended within the time range."
     return number(
         About("Failure ratio", text_, RATIO, _NONE),
         now(_failure(_ALL)),
@@ -93,10 +96,10 @@ def _failures_now() -> stat.Panel:
 
 
 def _error_now() -> stat.Panel:
-    text_ = "Half of the forecasts were nearer to the true end than this fraction of the duration."
+    text_ = "Median error of the estimated end, as a fraction of the duration."
     thresholds = steps((None, GREY), (0, GREEN), (0.1, YELLOW), (0.3, RED))
     return number(
-        About("Forecast error (median)", text_, RATIO, _NO_FORECAST),
+        About("Estimation error (median)", text_, RATIO, _NO_FORECAST),
         now(quantile(0.5, semconv.ETA_ERROR, _ALL)),
         thresholds,
     ).decimals(1)
@@ -104,8 +107,8 @@ def _error_now() -> stat.Panel:
 
 def _coverage_now() -> stat.Panel:
     text_ = (
-        "How many of the intervals held the true end. They are made to hold it four times in five: "
-        "far more is too wide, far fewer too narrow."
+        "Ratio of intervals that contained the true end. The target is 80 %: intervals with a "
+        "much larger ratio are too wide, with a much smaller ratio too narrow."
     )
     thresholds = steps((None, GREY), (0, RED), (0.6, YELLOW), (0.7, GREEN), (0.95, YELLOW))
     return number(
@@ -121,7 +124,7 @@ def _durations() -> heatmap.Panel:
     return heat_map(
         About(
             "Durations",
-            "How long the operations took that completed at each time; the points lead to their traces.",
+            "Durations of operations by the time of their completion. The points link to their traces.",
             SECONDS,
             _NONE_DONE,
         ),
@@ -137,7 +140,7 @@ def _quantiles() -> timeseries.Panel:
         )
         for q in (0.5, 0.9)
     ]
-    text_ = "Half, and nine tenths, of the operations of a type that completed in each window took less than this."
+    text_ = "Median and 90th percentile of the duration of completed operations, per type and window."
     return lines(About("Duration quantiles by type", text_, SECONDS, _NONE), *queries)
 
 
@@ -154,14 +157,14 @@ def _table() -> table.Panel:
         values("p99", q(0.99), SECONDS, 100),
     ]
     text_ = (
-        "Each type over the whole of the shown time: operations that ended, the fraction that failed, "
-        "and quantiles of how long the completed ones took."
+        "Each type over the whole time range: ended operations, ratio of failed ones, and "
+        "quantiles of the duration of completed ones."
     )
     return grid(About("By type", text_, COUNT, _NONE), columns_, sort="Ended")
 
 
 def _failure_ratio() -> timeseries.Panel:
-    text_ = "Of the operations of a type that ended in each window, the fraction that failed."
+    text_ = "Ratio of failed operations among those that ended, per type and window."
     panel = lines(
         About("Failure ratio by type", text_, RATIO, _NONE),
         Query(_failure(_PER, "operation_type"), "{{operation_type}}"),
@@ -178,8 +181,9 @@ def _by_day() -> timeseries.Panel:
     )
     panel = columns(
         About(
-            "Operations a day",
-            "Operations that ended each day, by how they ended; today's are those so far. Choose a time of some days.",
+            "Operations per day",
+            "Operations that ended on each day, by status. The value of today is not final. "
+            "Select a time range of several days.",
             COUNT,
             _NONE,
         ),
@@ -198,8 +202,9 @@ def _items_by_day() -> timeseries.Panel:
     )
     return columns(
         About(
-            "Units of work a day",
-            "Units of work done each day, by the type of their operation; today's are those so far. Choose a time of some days.",
+            "Units of work per day",
+            "Units of work on each day, by operation type. The value of today is not final. "
+            "Select a time range of several days.",
             COUNT,
             "No unit of work was done in this time",
         ),
@@ -208,12 +213,10 @@ def _items_by_day() -> timeseries.Panel:
 
 
 def _error() -> bargauge.Panel:
-    text_ = (
-        "Half of the forecasts of each type were nearer to the true end than this fraction of the duration."
-    )
+    text_ = "Median error of the estimated end per type, as a fraction of the duration."
     query = now(quantile(0.5, semconv.ETA_ERROR, _ALL, "operation_type"), "{{operation_type}}")
     panel = (
-        bars(About("Forecast error by type", text_, RATIO, _NO_FORECAST), [query]).min(0).max(1).decimals(1)
+        bars(About("Estimation error by type", text_, RATIO, _NO_FORECAST), [query]).min(0).max(1).decimals(1)
     )
     return panel.thresholds(steps((None, GREY), (0, GREEN), (0.1, YELLOW), (0.3, RED)))
 
@@ -223,14 +226,17 @@ def _errors() -> timeseries.Panel:
         Query(quantile(q, semconv.ETA_ERROR, _PER, "operation_type"), f"{{{{operation_type}}}} p{q * 100:g}")
         for q in (0.5, 0.9)
     ]
-    text_ = "Half, and nine tenths, of the forecasts of a type were nearer to the true end than this fraction of the duration."
-    return lines(About("Forecast error over time", text_, RATIO, _NO_FORECAST), *queries)
+    text_ = (
+        "Median and 90th percentile of the error of the estimated end per type, as a fraction of "
+        "the duration."
+    )
+    return lines(About("Estimation error over time", text_, RATIO, _NO_FORECAST), *queries)
 
 
 def _coverage() -> timeseries.Panel:
     from grafana_foundation_sdk.builders import common
 
-    text_ = "How many of the intervals held the true end, by type. The dashed line is what they are made for: four in five."
+    text_ = "Ratio of intervals that contained the true end, by type. The dashed line is the target: 80 %."
     panel = lines(
         About("Interval coverage by type", text_, RATIO, _NO_FORECAST),
         Query(_covered(_PER, "operation_type"), "{{operation_type}}"),

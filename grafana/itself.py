@@ -1,4 +1,4 @@
-"""otel-progress itself: whether what the other dashboards show can be trusted."""
+"""The dashboard of otel-progress itself: reliability of the other dashboards."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from otel_progress import semconv
 from otel_progress.semconv import Metric
 
 SCRAPE_DURATION: Final = "scrape_duration_seconds"
-"""What Prometheus itself notes of each scrape."""
+"""Metric of Prometheus itself for each scrape."""
 SCRAPE_SAMPLES: Final = "scrape_samples_scraped"
 UP: Final = "up"
-_SILENT: Final = "unknown: no exporter answers"
+_SILENT: Final = "unknown: no exporter responds"
 _ALL: Final = "$__range"
 
 
@@ -35,7 +35,7 @@ def build() -> dashboard.Dashboard:
         _wide(_errors_now()),
         _wide(_rejected_now()),
         _wide(_left_out()),
-        _wide(_let_go()),
+        _wide(_dropped_now()),
         (_journal_now(), 4),
     )
     place.band(8, (_scrapes(), 8), (_samples(), 8), (_ticks(), 8))
@@ -51,12 +51,15 @@ def _wide(panel: stat.Panel) -> tuple[stat.Panel, int]:
 
 
 def _prometheus(metric: str) -> str:
-    """Return a selector of a metric that Prometheus makes itself, of the chosen jobs and instances."""
+    """Return a selector of a Prometheus metric for the selected jobs and instances."""
     return f"{metric}{{{','.join(map(str, SCOPE))}}}"
 
 
 def _none_is_good(title: str, description: str, metric: Metric) -> stat.Panel:
-    """Return how often something bad was counted: green at none, grey while no exporter answers."""
+    """Return the count of a problem.
+
+    The number is green at 0 and grey while no exporter responds.
+    """
     counted = f"round({total(increase(metric, _ALL))}) or {known_zero()}"
     panel = number(
         About(title, description, COUNT, _SILENT), now(counted), steps((None, GREY), (0, GREEN), (1, RED))
@@ -69,9 +72,9 @@ def _exporters() -> stat.Panel:
     return number(
         About(
             "Exporters",
-            "Processes whose metrics of otel-progress arrive: workers and servers.",
+            "Processes that export metrics of otel-progress: workers and servers.",
             COUNT,
-            "none answers",
+            "none responds",
         ),
         now(found),
     )
@@ -80,7 +83,7 @@ def _exporters() -> stat.Panel:
 def _errors_now() -> stat.Panel:
     return _none_is_good(
         "Sink errors",
-        "Failures inside of telemetry within the shown time. The work never saw them.",
+        "Internal errors of otel-progress within the time range. They do not affect the work.",
         semconv.SINK_ERRORS,
     )
 
@@ -88,29 +91,30 @@ def _errors_now() -> stat.Panel:
 def _rejected_now() -> stat.Panel:
     return _none_is_good(
         "Rejected updates",
-        "Bad values that callers gave within the shown time; they were ignored.",
+        "Invalid values of callers within the time range. They were ignored.",
         semconv.UPDATES_REJECTED,
     )
 
 
 def _left_out() -> stat.Panel:
     return _none_is_good(
-        "Series left out",
-        "Operations, levels and batches that scrapes left out because of a cap, each time counted.",
+        "Series omitted",
+        "Operations, levels and batches that scrapes omitted because of a limit. Each scrape "
+        "counts them again.",
         semconv.SERIES_DROPPED,
     )
 
 
-def _let_go() -> stat.Panel:
+def _dropped_now() -> stat.Panel:
     return _none_is_good(
-        "Events let go",
-        "Events, snapshots and callbacks let go within the shown time because a bound was reached.",
+        "Events dropped",
+        "Events, snapshots and callbacks that were dropped within the time range because of a limit.",
         semconv.EVENTS_DROPPED,
     )
 
 
 def _journal_now() -> stat.Panel:
-    text_ = "Size of the largest journal, its write-ahead log included."
+    text_ = "Size of the largest journal with its write-ahead log."
     return number(
         About("Journal", text_, BYTES, "unknown: no journal in a file"),
         now(once(series(semconv.JOURNAL_SIZE))),
@@ -120,9 +124,9 @@ def _journal_now() -> stat.Panel:
 def _scrapes() -> timeseries.Panel:
     about = About(
         "Scrape duration",
-        "How long each scrape took: a process holds its interpreter for most of it.",
+        "Duration of each scrape. A process uses its interpreter for most of it.",
         SECONDS,
-        "Nothing was scraped: metrics may come by OTLP",
+        "Nothing was scraped. Metrics may be sent over OTLP",
     )
     return lines(
         about,
@@ -133,10 +137,10 @@ def _scrapes() -> timeseries.Panel:
 
 def _samples() -> timeseries.Panel:
     about = About(
-        "Samples a scrape",
-        "How many samples each scrape brought; an operation has about 25, a level 4.",
+        "Samples per scrape",
+        "Samples of each scrape. An operation has about 25, a level about 4.",
         COUNT,
-        "Nothing was scraped: metrics may come by OTLP",
+        "Nothing was scraped. Metrics may be sent over OTLP",
     )
     return lines(
         about,
@@ -153,8 +157,8 @@ def _ticks() -> timeseries.Panel:
         )
         for q in (0.5, 0.99)
     ]
-    text_ = "How long the collector thread took to look at everything once: ten times a second while something runs."
-    return lines(About("Tick duration", text_, SECONDS, "No process was at work in this time"), *queries)
+    text_ = "Duration of a tick of the ticker thread. It ticks ten times per second while an operation runs."
+    return lines(About("Tick duration", text_, SECONDS, "No operation ran in this time"), *queries)
 
 
 def _grown(title: str, description: str, metric: Metric, label: str, empty: str) -> timeseries.Panel:
@@ -164,30 +168,30 @@ def _grown(title: str, description: str, metric: Metric, label: str, empty: str)
 def _errors() -> timeseries.Panel:
     return _grown(
         "Sink errors by sink",
-        "Failures inside of telemetry, by where.",
+        "Internal errors by component.",
         semconv.SINK_ERRORS,
         "sink",
-        "No sink has failed, or no exporter answered",
+        "No sink failed, or no exporter responded",
     )
 
 
 def _rejected() -> timeseries.Panel:
     return _grown(
         "Rejected updates by reason",
-        "Bad values that were ignored, by why.",
+        "Invalid values that were ignored, by reason.",
         semconv.UPDATES_REJECTED,
         "reason",
-        "No update was rejected, or no exporter answered",
+        "No update was rejected, or no exporter responded",
     )
 
 
 def _dropped() -> timeseries.Panel:
     return _grown(
-        "Events let go by reason",
-        "Events, snapshots and callbacks let go, by why.",
+        "Events dropped by reason",
+        "Events, snapshots and callbacks that were dropped, by reason.",
         semconv.EVENTS_DROPPED,
         "reason",
-        "No event was let go, or no exporter answered",
+        "No event was dropped, or no exporter responded",
     )
 
 
@@ -198,9 +202,12 @@ def _series() -> bargauge.Panel:
         for metric in (semconv.SERIES_SHOWN, semconv.SERIES_LIMIT)
     )
     used = f"max by (metric_group) ({shown} / ({limit} > 0))"
-    text_ = "How much of its cap the fullest exporter uses, for operations, levels and batches. What is beyond a cap is not shown at all."
+    text_ = (
+        "Highest use of a limit by any exporter, for operations, levels and batches. Series "
+        "beyond a limit are not exposed."
+    )
     panel = (
-        bars(About("Series against the cap", text_, RATIO, _SILENT), [now(used, "{{metric_group}}")])
+        bars(About("Series relative to the limit", text_, RATIO, _SILENT), [now(used, "{{metric_group}}")])
         .min(0)
         .max(1)
         .decimals(0)
@@ -210,20 +217,20 @@ def _series() -> bargauge.Panel:
 
 def _series_dropped() -> timeseries.Panel:
     return _grown(
-        "Series left out by group",
-        "What scrapes left out because of a cap, each time counted.",
+        "Series omitted by group",
+        "Series that scrapes omitted because of a limit. Each scrape counts them again.",
         semconv.SERIES_DROPPED,
         "metric_group",
-        "Nothing was left out, or no exporter answered",
+        "Nothing was omitted, or no exporter responded",
     )
 
 
 def _journal() -> timeseries.Panel:
     about = About(
         "Journal size",
-        "Size of the journal's files, the write-ahead log included.",
+        "Size of the journal's files with the write-ahead log.",
         BYTES,
-        "No journal in a file, or no exporter answered",
+        "No journal in a file, or no exporter responded",
     )
     return lines(about, Query(once(series(semconv.JOURNAL_SIZE), "job", "instance"), "{{job}} {{instance}}"))
 
@@ -235,7 +242,7 @@ def _clients() -> timeseries.Panel:
             "Server clients",
             "Clients that are connected to the streams of servers.",
             COUNT,
-            "No server answers",
+            "No server responds",
         ),
         query,
     ).decimals(0)
@@ -246,27 +253,31 @@ def _messages() -> timeseries.Panel:
         Query(total(rate(semconv.SERVER_MESSAGES), "transport"), "{{transport}} sent"),
         Query(total(rate(semconv.SERVER_COALESCED), "transport"), "{{transport}} coalesced"),
     )
-    text_ = "Messages sent to clients a second, and snapshots that a slow client was spared because a newer one was there."
+    text_ = (
+        "Messages per second to clients, and snapshots that were replaced by newer ones because a"
+        " client was slow."
+    )
     return lines(
-        About("Messages and coalesced", text_, "mps", "No server answers, or nobody has connected"), *queries
+        About("Messages and coalesced", text_, "mps", "No server responds, or no client is connected"),
+        *queries,
     )
 
 
 def _refused() -> timeseries.Panel:
     return _grown(
-        "Refused by the server",
-        "Requests, connections and messages refused, and clients let go, by why.",
+        "Rejected by the server",
+        "Rejected requests, connections and messages, and disconnected clients, by reason.",
         semconv.SERVER_REFUSED,
         "reason",
-        "Nothing was refused, or no server answers",
+        "Nothing was rejected, or no server responds",
     )
 
 
 def _previews() -> timeseries.Panel:
     return _grown(
         "Previews by outcome",
-        "What became of previews: stored, unchanged, dropped while busy, refused, failed.",
+        "Previews by outcome: stored, unchanged, dropped while busy, rejected, failed.",
         semconv.PREVIEWS,
         "outcome",
-        "No preview was offered in this time",
+        "No preview was created in this time",
     )

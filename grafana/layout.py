@@ -1,4 +1,7 @@
-"""The grid: panels side by side in bands from the top down, numbered in that order, so that ids and places never depend on chance."""
+"""The grid: panels in bands from top to bottom.
+
+Ids follow the order, so they are deterministic.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ class Placeable(Protocol):
     """A panel under construction."""
 
     def id(self: Self, id_val: int) -> Self:
-        """Number it."""
+        """Set the id."""
         ...
 
     def grid_pos(self: Self, grid_pos: model.GridPos) -> Self:
-        """Place it."""
+        """Set the position."""
         ...
 
     def build(self) -> model.Panel:
@@ -39,19 +42,19 @@ class Grid:
         self._y = 0
 
     def band(self, height: int, *panels: tuple[Placeable, int]) -> None:
-        """Add panels, given with their widths, side by side. Raises ValueError when they are wider than the grid."""
-        for panel in self._place(height, panels):
+        """Add panels with their widths in one band. Raises ValueError beyond the grid."""
+        for panel in self._set_positions(height, panels):
             self._board.with_panel(panel)
 
     def heading(self, title: str) -> None:
-        """Add a row that stands open above the bands that follow."""
+        """Add an open row above the following bands."""
         self._board.with_row(self._row(title))
 
     def folded(self, title: str, *bands: tuple[int, tuple[tuple[Placeable, int], ...]]) -> None:
-        """Add a row that opens when it is clicked: its queries do not run before."""
+        """Add a closed row. Its queries run when it is opened."""
         row = self._row(title).collapsed(True)
         for height, panels in bands:
-            for panel in self._place(height, panels):
+            for panel in self._set_positions(height, panels):
                 row.with_panel(panel)
         self._board.with_row(row)
 
@@ -60,7 +63,7 @@ class Grid:
         self._y += 1
         return row
 
-    def _place(
+    def _set_positions(
         self, height: int, panels: tuple[tuple[Placeable, int], ...]
     ) -> list[cog.Builder[model.Panel]]:
         placed: list[cog.Builder[model.Panel]] = []

@@ -1,4 +1,4 @@
-"""Links between the dashboards and to the trace, all with the shown time and whatever was chosen."""
+"""Links between the dashboards and to the trace, with time range and variables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CARRIED: Final = (PROMETHEUS, TEMPO, LOKI, JOB, INSTANCE)
 
 
 def between(here: Place) -> list[dashboard.DashboardLink]:
-    """Return the links in the head of a dashboard: to the others."""
+    """Return the links in the head of a dashboard to the other dashboards."""
     return [
         dashboard.DashboardLink(place.title)
         .type(model.DashboardLinkType.LINK)
@@ -32,12 +32,13 @@ def between(here: Place) -> list[dashboard.DashboardLink]:
 def to_operation(field: str) -> list[dict[str, object]]:
     """Return the link of a table's cell to the operation whose id is in ``field``."""
     carried = "&".join(f"${{{name}:queryparam}}" for name in _CARRIED)
-    url = f'/d/{OPERATION.uid}?var-{ID}=${{__data.fields["{field}"]:percentencode}}&{carried}&${{__url_time_range}}'
+    selected = f'var-{ID}=${{__data.fields["{field}"]:percentencode}}'
+    url = f"/d/{OPERATION.uid}?{selected}&{carried}&${{__url_time_range}}"
     return [{"title": "Open the operation", "url": url, "targetBlank": False}]
 
 
 def to_trace(field: str) -> list[dict[str, object]]:
-    """Return the link of a table's cell to the trace whose id is in ``field``, in Explore."""
+    """Return the link of a table's cell to the trace with the id in ``field``."""
     query = {"refId": "A", "queryType": "traceql", "query": f'${{__data.fields["{field}"]}}', "limit": 20}
     query["datasource"] = {"type": "tempo", "uid": f"${{{TEMPO}}}"}
     pane = {

@@ -1,4 +1,7 @@
-"""What the dashboards are called: fixed, because bookmarks, alerts and other dashboards point at these."""
+"""Fixed names of the dashboards.
+
+Bookmarks, alerts and other dashboards link to them.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from typing import Final
 TAG: Final = "otel-progress"
 """The tag of all dashboards."""
 FOLDER: Final = "Progress"
-"""The folder that provisioning puts them in."""
+"""The folder of the provisioning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A dashboard as others refer to it: its uid, its title, and the icon and text of links to it."""
+    """A dashboard as link target: uid, title, icon and text of links."""
 
     uid: str
     title: str
@@ -30,49 +33,49 @@ OVERVIEW: Final = Place(
     "otel-progress-overview",
     "Progress overview",
     "apps",
-    "All operations: what runs, what is in trouble, when it will be done",
+    "All operations: running ones, problems, expected ends",
 )
 OPERATION: Final = Place(
     "otel-progress-operation",
     "Operation",
     "info",
-    "One operation in depth: progress, forecast, levels, logs and trace",
+    "One operation in detail: progress, remaining time, levels, logs and trace",
 )
 HISTORY: Final = Place(
     "otel-progress-history",
     "History and ETA accuracy",
     "dashboard",
-    "How long operations took, how many failed, how right the forecasts were",
+    "Durations, failures and accuracy of the estimates",
 )
 ITSELF: Final = Place(
     "otel-progress-self",
     "otel-progress itself",
     "bolt",
-    "Whether the telemetry can be trusted: scrapes, errors, caps, the journal, the server",
+    "State of the telemetry: scrapes, errors, limits, the journal, the server",
 )
 
 PLACES: Final = (OVERVIEW, OPERATION, HISTORY, ITSELF)
-"""All dashboards, in the order of the links."""
+"""All dashboards in the order of the links."""
 
 PROMETHEUS: Final = "prometheus_datasource"
-"""Variable: the Prometheus to ask. The linter of Grafana wants the kind in the name where there are several."""
+"""Variable: the Prometheus data source. Grafana's linter requires the type in the name."""
 LOKI: Final = "loki_datasource"
-"""Variable: the Loki that has the logs."""
+"""Variable: the Loki data source with the logs."""
 TEMPO: Final = "tempo_datasource"
-"""Variable: the Tempo that has the traces."""
+"""Variable: the Tempo data source with the traces."""
 JOB: Final = "job"
-"""Variable: scrape jobs (or service names, by OTLP)."""
+"""Variable: scrape jobs, or service names with OTLP."""
 INSTANCE: Final = "instance"
-"""Variable: processes that export."""
+"""Variable: exporting processes."""
 TYPE: Final = "operation_type"
-"""Variable: kinds of operations."""
+"""Variable: operation types."""
 ID: Final = "operation_id"
-"""Variable: the operation that is looked at; hidden, but kept, where it is not."""
+"""Variable: the selected operation. Hidden but set on dashboards without an operation."""
 LEVEL: Final = "level"
-"""Variable: levels of that operation."""
+"""Variable: levels of the operation."""
 TRACE: Final = "trace_id"
-"""Hidden variable: the trace of that operation."""
+"""Hidden variable: the trace of the operation."""
 PREVIEW: Final = "preview"
-"""Hidden variable: the last preview of that operation, as HTML."""
+"""Hidden variable: the last preview of the operation, as HTML."""
 WINDOW: Final = "window"
-"""Variable: how much time one point of the history takes in."""
+"""Variable: time window of one point of the history."""

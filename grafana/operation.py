@@ -1,4 +1,7 @@
-"""One operation: how far it is, when it will be done, what its levels do, its picture, resources, logs and trace."""
+"""The dashboard of one operation.
+
+It shows progress, remaining time, levels, preview, resources, logs and trace.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ from otel_progress import semconv
 
 _ID: Final = semconv.OPERATION_ID.replace(".", "_")
 """Loki writes the attributes of a record with underscores."""
-_GONE: Final = "unknown: it ended long ago, or no exporter answers"
+_GONE: Final = "unknown: it ended long ago, or no exporter responds"
 
 
 def build() -> dashboard.Dashboard:
@@ -98,21 +101,22 @@ def build() -> dashboard.Dashboard:
 
 
 def _known(metric: semconv.Metric) -> str:
-    """Return a gauge of the operation: its value now, or the last one within the shown time when it has none any more."""
-    return f"{each(metric, CHOSEN)} or {once(last_known(series(metric, CHOSEN)), 'operation_id', 'operation_type')}"
+    """Return a gauge of the operation: the current value, or the last known one."""
+    last = once(last_known(series(metric, CHOSEN)), "operation_id", "operation_type")
+    return f"{each(metric, CHOSEN)} or {last}"
 
 
 def _name() -> stat.Panel:
     described = once(last_known(series(semconv.OPERATION_INFO, CHOSEN)), "name", "operation_type")
     panel = number(
-        About("Operation", "The name it was given, and its type.", PLAIN, _GONE),
+        About("Operation", "The name and the type of the operation.", PLAIN, _GONE),
         now(described, "{{name}} ({{operation_type}})"),
     )
     return panel.text_mode(kinds.BigValueTextMode.NAME).color_mode(kinds.BigValueColorMode.NONE)
 
 
 def _state() -> stat.Panel:
-    text_ = "Its status, or what is wrong while it runs. When its series are gone only an end is still known."
+    text_ = "The status, or the condition while the operation runs. Without series, only an end is known."
     panel = number(
         About("State", text_, PLAIN), now(operation_state(CHOSEN, ended=True)), steps((None, GREY))
     )
@@ -123,7 +127,10 @@ def _done() -> stat.Panel:
     ratio = facts.split_by_basis(
         f"({_known(semconv.OPERATION_RATIO)})", each(semconv.OPERATION_ESTIMATED, CHOSEN), "operation_id"
     )
-    text_ = "The fraction done, or done when it was last seen; estimated while a step runs that cannot report. Unknown without a total."
+    text_ = (
+        "The ratio, or the last known one. It is estimated while a step runs that cannot report, "
+        "and unknown without a total."
+    )
     panel = (
         number(About("Progress", text_, RATIO), now(ratio))
         .decimals(1)
@@ -133,12 +140,12 @@ def _done() -> stat.Panel:
 
 
 def _left() -> stat.Panel:
-    text_ = "The time it still needs, by its forecast. Unknown while nothing can be said: at first, and when it is stalled."
+    text_ = "The estimated remaining time. It is unknown at first and while the operation is stalled."
     return _unless_ended("Time left", text_, CLOCK, each(semconv.OPERATION_REMAINING, CHOSEN))
 
 
 def _end() -> stat.Panel:
-    text_ = "When it should be done, by its forecast."
+    text_ = "The estimated completion time."
     return _unless_ended(
         "Expected end", text_, MOMENT, facts.milliseconds(each(semconv.OPERATION_EXPECTED_END, CHOSEN))
     )
@@ -146,19 +153,22 @@ def _end() -> stat.Panel:
 
 def _quiet() -> stat.Panel:
     return _unless_ended(
-        "Quiet for", "The time since it last advanced, while it has not ended.", CLOCK, facts.quiet(CHOSEN)
+        "Quiet for",
+        "The time since the last advance, if the operation has not ended.",
+        CLOCK,
+        facts.quiet(CHOSEN),
     )
 
 
 def _unless_ended(title: str, description: str, unit: str, expression: str) -> stat.Panel:
-    """Return a number that an operation has only while it has not ended; after that it is a dash."""
+    """Return a number that ended operations do not have, with a dash for them."""
     panel = number(About(title, description, unit), now(facts.unless_ended(expression, CHOSEN)))
     return panel.thresholds(steps((None, GREY), (0, BLUE))).mappings(facts.dash())
 
 
 def _failed() -> stat.Panel:
     panel = number(
-        About("Failed", "Units of its work that failed.", COUNT),
+        About("Failed", "Failed units of work.", COUNT),
         now(_known(semconv.OPERATION_FAILED)),
         steps((None, GREY), (0, GREEN), (1, RED)),
     )
@@ -179,13 +189,14 @@ def _forecast() -> timeseries.Panel:
         Query(left(semconv.OPERATION_EXPECTED_END_UPPER), "at most"),
     )
     about = About(
-        "Progress and forecast",
-        "On the left the fraction done; on the right the time left, with its interval: it should hold the end four times in five. "
-        "A band that is wide, or does not fall, is not to be relied on yet; there is none before three runs have completed.",
+        "Progress and remaining time",
+        "Left axis: the ratio. Right axis: the remaining time with its 80 % interval. A band "
+        "that is wide or does not decrease is not reliable yet. Without three completed runs "
+        "there is no band.",
         RATIO,
-        "Nothing is known of this operation in this time",
+        "Nothing was recorded for this operation in this time",
     )
-    # No last values in the legend: of a forecast that there is no longer they would be old ones. The numbers above are of now.
+    # Why no last values in the legend: an estimate that no longer exists would have an old value.
     panel = lines(about, *queries, legend=()).fill_opacity(0).line_width(2)
     panel = override(panel, "done", color=colour(BLUE), custom_fillOpacity=15, max=1)
     panel = override(
@@ -204,30 +215,41 @@ def _forecast() -> timeseries.Panel:
 
 
 def _preview() -> text.Panel:
-    text_ = "The last preview that was stored of it, when it makes any and the address of a server is known (setting public_url)."
+    text_ = (
+        "The last stored preview, if the operation has previews and the address of a server is "
+        "known (setting public_url)."
+    )
     return picture(About("Last preview", text_, PLAIN), PREVIEW)
 
 
 def _states() -> statetimeline.Panel:
     stages = among("level", f"(.*/)?{semconv.STAGE}:[^/]+")
     ordered = in_order(level_state(CHOSEN, stages), CHOSEN, stages)
-    # A stage of a level keeps its whole path: two levels may each have a stage of the same name.
+    # A stage of a level has its whole path: two levels may have stages of the same name.
     named = f'label_replace({ordered}, "level", "$1", "level", "{semconv.STAGE}:([^/]+)")'
     queries = [Query(operation_state(CHOSEN), "the operation"), Query(named, "{{level}}")]
-    text_ = "The state of the operation, and below it of each of its stages in the order in which they began, over time."
+    text_ = "The state of the operation over time, and below it that of its stages in order of their start."
     return timeline(
-        About("Stages", text_, PLAIN, "Nothing is known of this operation in this time"), queries, mapping()
+        About("Stages", text_, PLAIN, "Nothing was recorded for this operation in this time"),
+        queries,
+        mapping(),
     )
 
 
 def _of_levels(metric: semconv.Metric) -> str:
-    """Return a gauge of each level: its value now, or the last one within the shown time when the operation has no series any more."""
+    """Return a gauge per level: the current value.
+
+    If the operation has no series any more, it is the last one within the time range.
+    """
     found = series(metric, CHOSEN, CHOSEN_LEVEL)
     return _or_last(once(found, "level"), once(last_known(found), "level"))
 
 
 def _or_last(now_: str, last: str) -> str:
-    """Return what is now, or what was last when the operation shows no level any more; a level that made room for others stays gone."""
+    """Return the current value, or the last one if no level is exposed.
+
+    A level that was evicted stays removed.
+    """
     return f"({now_} or {last} unless on () group({series(semconv.LEVEL_CURRENT, CHOSEN)}))"
 
 
@@ -246,11 +268,11 @@ def _levels() -> table.Panel:
         values("Of", of(semconv.LEVEL_TARGET), COUNT, 80),
     ]
     text_ = (
-        "The levels below the operation as they stand, or when they were last seen. "
-        "An exporter shows at most 50 of each operation, running ones first, two deep."
+        "The levels of the operation with their current or last known state. An exporter exposes "
+        "at most 50 levels per operation, two deep, running ones first."
     )
     return grid(
-        About("Levels", text_, PLAIN, "It has no levels, or ended before the shown time"),
+        About("Levels", text_, PLAIN, "The operation has no levels, or ended before the time range"),
         columns,
         sort="State",
     )
@@ -260,7 +282,10 @@ def _dial() -> gauge.Panel:
     ratio, guess, there = (
         _of_levels(one) for one in (semconv.LEVEL_RATIO, semconv.LEVEL_ESTIMATED, semconv.LEVEL_CURRENT)
     )
-    text_ = "The fraction of this level that is done, or was when last seen; estimated while it cannot report. Unknown without a total."
+    text_ = (
+        "The ratio of this level, or the last known one. It is estimated while the level cannot "
+        "report, and unknown without a total."
+    )
     shown = facts.or_uncounted(facts.split_by_basis(ratio, guess, "level"), ratio, there, "level")
     panel = dial(About(f"${LEVEL}", text_, RATIO, "no levels"), now(shown)).mappings(facts.uncounted())
     panel = panel.display_name(f"${{__field.labels.{facts.BASIS}}}")
@@ -273,10 +298,10 @@ def _work() -> timeseries.Panel:
         Query(each(semconv.OPERATION_TARGET, CHOSEN), "target"),
     )
     about = About(
-        "Done against target",
-        "Units of work done, and how many there are; no target while nobody knows.",
+        "Done and total",
+        "Completed units of work and their total. An unknown total is absent.",
         COUNT,
-        "Nothing is known of this operation in this time",
+        "Nothing was recorded for this operation in this time",
     )
     panel = override(lines(about, *queries), "done", color=colour(BLUE), custom_fillOpacity=15)
     return override(
@@ -289,12 +314,15 @@ def _work() -> timeseries.Panel:
 
 
 def _throughput() -> timeseries.Panel:
-    query = Query(facts.speed(CHOSEN, window="$__rate_interval"), "units a second")
+    query = Query(facts.speed(CHOSEN, window="$__rate_interval"), "units per second")
     about = About(
-        "Throughput", "Units of work done a second.", "cps", "Nothing is known of this operation in this time"
+        "Throughput",
+        "Units of work per second.",
+        "cps",
+        "Nothing was recorded for this operation in this time",
     )
     return override(
-        lines(about, query, legend=("mean", "max", "lastNotNull")), "units a second", color=colour(BLUE)
+        lines(about, query, legend=("mean", "max", "lastNotNull")), "units per second", color=colour(BLUE)
     )
 
 
@@ -303,9 +331,10 @@ def _items() -> timeseries.Panel:
     counted = total(facts.of_chosen_type(f"({counted})"), "outcome")
     about = About(
         "Items by outcome",
-        "Units of work done a second by outcome, in all operations of this type: one operation alone has no such counter.",
+        "Units of work per second by outcome, in all operations of this type. There is no "
+        "such counter per operation.",
         "cps",
-        "No item was done in this time",
+        "No item was completed in this time",
     )
     panel = lines(about, Query(counted, "{{outcome}}")).fill_opacity(30)
     for word_, shade in COLOURS.items():
@@ -318,9 +347,9 @@ def _processor() -> timeseries.Panel:
         Query(each(semconv.OPERATION_CPU, CHOSEN), "processor (1 is one core)"),
         Query(each(semconv.OPERATION_GPU, CHOSEN), "GPU"),
     )
-    text_ = "Use of processor and GPU by the process that runs it; one busy core is 100 %."
+    text_ = "Use of processor and GPU by the process of the operation. One busy core is 100 %."
     about = About(
-        "Processor and GPU", text_, RATIO, "Resources are not watched: install otel-progress[resources]"
+        "Processor and GPU", text_, RATIO, "Resources are not measured: install otel-progress[resources]"
     )
     return lines(about, *queries, legend=("mean", "max", "lastNotNull")).axis_soft_max(0.1)
 
@@ -330,9 +359,9 @@ def _memory() -> timeseries.Panel:
         Query(each(semconv.OPERATION_MEMORY, CHOSEN), "memory"),
         Query(each(semconv.OPERATION_GPU_MEMORY, CHOSEN), "GPU memory"),
     )
-    text_ = "Memory of the process that runs it."
+    text_ = "Memory of the process of the operation."
     return lines(
-        About("Memory", text_, BYTES, "Resources are not watched: install otel-progress[resources]"),
+        About("Memory", text_, BYTES, "Resources are not measured: install otel-progress[resources]"),
         *queries,
         legend=("mean", "max", "lastNotNull"),
     )
@@ -343,14 +372,17 @@ def _logs() -> logs.Panel:
     return log_lines(
         About(
             "Logs",
-            "What was logged within it, by its operation id, from Loki.",
+            "Log records of the operation from Loki, selected by operation id.",
             PLAIN,
-            "Loki has no line of this operation in this time",
+            "Loki has no record of this operation in this time",
         ),
         expression,
     )
 
 
 def _trace() -> dashboard.Panel:
-    text_ = "Its trace, from Tempo. Its spans arrive as they end; the whole is there when the operation has ended."
+    text_ = (
+        "The trace of the operation from Tempo. Spans arrive when they end, so the trace is "
+        "complete when the operation has ended."
+    )
     return trace_view(About("Trace", text_, PLAIN, "No trace of this operation is known"), f"${{{TRACE}}}")

@@ -1,4 +1,7 @@
-"""The overview: what runs, what is in trouble, when it will be done; from here into each operation."""
+"""The overview: running operations, problems and expected ends.
+
+Each operation links to its own dashboard.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ from otel_progress import semconv
 from otel_progress.model import Status
 from otel_progress.operations import Condition
 
-_SILENT = "unknown: no exporter answers"
+_SILENT = "unknown: no exporter responds"
 
 
 def build() -> dashboard.Dashboard:
@@ -75,7 +78,7 @@ def build() -> dashboard.Dashboard:
 
 
 def _trouble(title: str, description: str, expression: str, colour_: str) -> stat.Panel:
-    """Return a count that is green at 0, and grey, not green, while nobody can know."""
+    """Return a count that is green at 0, and grey if it is unknown."""
     panel = number(
         About(title, description, COUNT, _SILENT),
         now(expression),
@@ -85,40 +88,56 @@ def _trouble(title: str, description: str, expression: str, colour_: str) -> sta
 
 
 def _running() -> stat.Panel:
-    """Count by what is larger: the distinct operations that have series, or what one exporter counts (beyond its cap, too)."""
+    """Return the number of running operations.
+
+    It is the larger of the distinct operations with series and the count of one exporter, which
+    includes operations beyond its limit.
+    """
     distinct = f"count({facts.in_status(Status.RUNNING)})"
     by_exporter = total(series(semconv.OPERATIONS, is_("status", Status.RUNNING.value)), "job", "instance")
-    text_ = "Operations that run now, each counted once though a worker and a server may both export it."
+    text_ = "Operations that run now. An operation that a worker and a server export counts once."
     return number(
         About("Running", text_, COUNT, _SILENT), now(f"max({distinct} or {by_exporter} or {known_zero()})")
     )
 
 
 def _stalled() -> stat.Panel:
-    text_ = "Operations that run and are alive, but have not advanced for longer than expected. Queued and paused work does not count."
+    text_ = (
+        "Running operations of live processes that have not advanced for longer than expected. "
+        "Queued and paused work does not count."
+    )
     return _trouble("Stalled", text_, counted(facts.in_condition(Condition.STALLED)), YELLOW)
 
 
 def _failed() -> stat.Panel:
     status = series(semconv.OPERATION_STATUS, is_("status", Status.FAILED.value))
     ids = f"{once(f'max_over_time({status}[24h])', 'operation_id', 'operation_type')} == 1"
-    text_ = "Operations that failed within 24 hours before the end of the shown time; an id that failed twice counts once."
+    text_ = (
+        "Operations that failed within 24 hours before the end of the time range. An id that "
+        "failed twice counts once."
+    )
     return _trouble("Failed in 24 h", text_, counted(ids), RED)
 
 
 def _late() -> stat.Panel:
-    text_ = "Operations that have not ended though the deadline they were given has passed."
+    text_ = "Operations that have not ended and are past their deadline."
     return _trouble("Past deadline", text_, counted(facts.past_deadline()), ORANGE)
 
 
 def _abandoned() -> stat.Panel:
-    text_ = "Operations whose process gives no sign of life any more. Only a server or another process can tell: the worker is gone."
+    text_ = (
+        "Operations whose process has died. Only a server or another process reports this, "
+        "because the worker is gone."
+    )
     return _trouble("Abandoned", text_, counted(facts.in_condition(Condition.ABANDONED)), RED)
 
 
 def _alert_count() -> stat.Panel:
     always = f'{facts.ALERTS}{{alertname="{facts.WATCHDOG}",alertstate="firing"}}'
-    text_ = "Alerts of otel-progress that fire. Known only while the alert that always fires does: else no rules are loaded."
+    text_ = (
+        "Firing alerts of otel-progress. The number is known only while the watchdog alert fires."
+        " Otherwise no rules are loaded."
+    )
     about = About("Alerts firing", text_, COUNT, "unknown: no rules are loaded")
     query = now(f"count({facts.firing()}) or 0 * count({always})")
     return number(about, query, steps((None, GREY), (0, GREEN), (1, RED))).mappings(
@@ -150,16 +169,17 @@ def _operations() -> table.Panel:
     ]
     about = About(
         "Operations",
-        "Each operation that has not ended or ended within the last minutes, those in trouble first. Its id leads to the operation, "
-        "its trace to Tempo. Units/s is the pace of the last five minutes; ~ estimated marks progress of a step that cannot report.",
+        "Operations that have not ended or ended within the last minutes, problems first. The"
+        " id links to the operation, the trace to Tempo. Units/s is the rate of the last five"
+        " minutes. ~ estimated marks the progress of a step that cannot report.",
         PLAIN,
-        "No operation runs or has ended lately, or no exporter answers",
+        "No operation runs or has ended recently, or no exporter responds",
     )
     return grid(about, columns_, sort="State")
 
 
 def _open_trace() -> list[model.ValueMapping]:
-    """Show a trace id as a word: the id itself is in the link."""
+    """Display a trace id as a word. The id is in the link."""
     result = model.ValueMappingResult(text="open", color=BLUE)
     found = model.RegexMap(options=model.DashboardRegexMapOptions(pattern="[0-9a-f]{32}", result=result))
     none = model.SpecialValueMap(
@@ -173,7 +193,7 @@ def _open_trace() -> list[model.ValueMapping]:
 def _batches() -> table.Panel:
     keys = ("batch_id", "batch_type")
 
-    def of(status: Status) -> str:
+    def count_of(status: Status) -> str:
         return once(series(semconv.BATCH_OPERATIONS, is_("status", status.value)), *keys)
 
     done = once(series(semconv.BATCH_RATIO), *keys)
@@ -183,9 +203,9 @@ def _batches() -> table.Panel:
         text("Type", "batch_type", 90),
         bar("Progress", done, 150),
         values("Of", once(series(semconv.BATCH_TARGET), *keys), COUNT, 60),
-        values("Running", of(Status.RUNNING), COUNT, 75),
-        values("Done", of(Status.COMPLETED), COUNT, 60),
-        values("Failed", of(Status.FAILED), COUNT, 60),
+        values("Running", count_of(Status.RUNNING), COUNT, 75),
+        values("Done", count_of(Status.COMPLETED), COUNT, 60),
+        values("Failed", count_of(Status.FAILED), COUNT, 60),
         values("Time left", once(series(semconv.BATCH_REMAINING), *keys), CLOCK, 90),
         hidden(
             "Described", f"topk by ({', '.join(keys)}) (1, {once(series(semconv.BATCH_INFO), *keys, 'name')})"
@@ -193,20 +213,25 @@ def _batches() -> table.Panel:
     ]
     about = About(
         "Batches",
-        "Many operations as one. Progress is unknown while nobody said how many there will be.",
+        "Groups of operations. The progress is unknown without an expected number of operations.",
         PLAIN,
-        "No batch has been declared lately",
+        "No batch was declared recently",
     )
     return grid(about, columns_, sort="Time left")
 
 
 def _by_type() -> bargauge.Panel:
-    mean = f"avg by (operation_type) ({each(semconv.OPERATION_RATIO)} and {facts.ON_OPERATION} ({facts.unfinished()}))"
-    nobody_knows = f"0 * count by (operation_type) ({facts.unfinished()}) - 1"
-    text_ = "How far the operations under way are, as the mean of each type. Unknown where no operation of the type knows its total."
+    mean = (
+        f"avg by (operation_type) ({each(semconv.OPERATION_RATIO)} and {facts.ON_OPERATION} "
+        f"({facts.unfinished()}))"
+    )
+    unknown_ = f"0 * count by (operation_type) ({facts.unfinished()}) - 1"
+    text_ = (
+        "Mean progress of running operations per type. It is unknown if no operation of the type has a total."
+    )
     panel = bars(
-        About("Progress by type", text_, RATIO, "No operation is under way, or no exporter answers"),
-        [now(f"{mean} or {nobody_knows}", "{{operation_type}}")],
+        About("Progress by type", text_, RATIO, "No operation is running, or no exporter responds"),
+        [now(f"{mean} or {unknown_}", "{{operation_type}}")],
     )
     return panel.min(0).max(1).decimals(0).mappings(words(("-1", UNKNOWN, GREY)))
 
@@ -223,9 +248,9 @@ def _stalled_list() -> table.Panel:
     ]
     about = About(
         "Stuck or late",
-        "Operations that are stalled, abandoned or overdue, those that have been quiet for longest first.",
+        "Operations that are stalled, abandoned or overdue, the longest without an advance first.",
         PLAIN,
-        "No operation is stalled, abandoned or overdue, or no exporter answers",
+        "No operation is stalled, abandoned or overdue, or no exporter responds",
     )
     return grid(about, columns_, sort="Quiet for")
 
@@ -248,7 +273,10 @@ def _alerts() -> table.Panel:
         text("Operation", "operation_id", 170, links=to_operation("Operation"), noValue="–"),
         text("Type", "operation_type", 120, noValue="–"),
     ]
-    description = "Alerts of otel-progress that fire now, as Prometheus sees them, the gravest first. Some are of no one operation."
+    description = (
+        "Firing alerts of otel-progress in Prometheus, the most severe first. Some do not belong "
+        "to an operation."
+    )
     return grid(
         About("Firing alerts", description, PLAIN, "No alert fires, or no rules are loaded"),
         columns_,
@@ -263,10 +291,10 @@ def _states_over_time() -> timeseries.Panel:
         if state_ in NUMBERS and not (isinstance(state_, Status) and state_.finished)
     ]
     about = About(
-        "Operations under way",
-        "How many operations were in each state.",
+        "Running operations",
+        "Number of operations in each state.",
         COUNT,
-        "No operation was under way in this time, or no exporter answered",
+        "No operation was running in this time, or no exporter responded",
     )
     panel = lines(about, *counts).fill_opacity(30).decimals(0)
     for word_, shade in COLOURS.items():
@@ -276,7 +304,7 @@ def _states_over_time() -> timeseries.Panel:
 
 def _ended() -> timeseries.Panel:
     ended = Query(grown(semconv.OPERATIONS_FINISHED, "status"), "{{status}}")
-    text_ = "How many operations ended in each interval, by how."
+    text_ = "Number of operations that ended in each interval, by status."
     panel = counts(About("Operations ended", text_, COUNT, "No operation ended in this time"), ended)
     for word_, shade in COLOURS.items():
         panel = override(panel, word_, color=colour(shade))
@@ -288,9 +316,9 @@ def _units() -> timeseries.Panel:
     return lines(
         About(
             "Units of work by type",
-            "Units of work done a second, in all operations of a type.",
+            "Units of work per second in all operations of a type.",
             "cps",
-            "No unit of work was done in this time",
+            "No unit of work was completed in this time",
         ),
         query,
     )
@@ -301,7 +329,7 @@ def _speeds() -> timeseries.Panel:
     return lines(
         About(
             "Fastest operations",
-            "The ten operations with the most units a second.",
+            "The ten operations with the most units per second.",
             "cps",
             "No operation advanced in this time",
         ),

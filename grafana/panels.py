@@ -1,4 +1,4 @@
-"""Panels of each kind with what every one of them needs: a title, a description, a unit, and what to say when there is no data."""
+"""Panels of each kind with title, description, unit and a message without data."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PLAIN: Final = "none"
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a panel says about itself; ``empty`` is shown when there is no data."""
+    """Texts of a panel. ``empty`` is displayed without data."""
 
     title: str
     description: str
@@ -58,7 +58,10 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """PromQL and the name of its series; an ``instant`` one asks for the end of the shown time only."""
+    """PromQL and the name of its series.
+
+    An ``instant`` query returns the end of the time range only.
+    """
 
     expression: str
     legend: str = "__auto"
@@ -68,7 +71,7 @@ class Query:
     exemplars: bool = False
 
     def build(self, ref: str) -> prometheus_builder.Dataquery:
-        """Return the query of a panel under the letter ``ref``."""
+        """Return the query of a panel with the letter ``ref``."""
         made = prometheus_builder.Dataquery().datasource(source(PROMETHEUS)).ref_id(ref).expr(self.expression)
         made = (
             made.legend_format(self.legend).format(self.format).editor_mode(prometheus.QueryEditorMode.CODE)
@@ -80,13 +83,16 @@ class Query:
 
 
 def now(expression: str, legend: str = "__auto") -> Query:
-    """Return a query for the end of the shown time: a value that is gone is not shown as if it still held."""
+    """Return a query for the end of the time range.
+
+    A value that no longer exists is not displayed.
+    """
     return Query(expression, legend, instant=True)
 
 
 def dress(panel: PanelT, about: About, queries: Sequence[Query]) -> PanelT:
-    """Give a panel its texts and queries."""
-    made: Any = panel  # the builders of panels have these methods, and no type in common
+    """Set the texts and queries of a panel."""
+    made: Any = panel  # The builders of panels have these methods without a common type.
     made = (
         made.title(about.title)
         .description(about.description)
@@ -100,18 +106,24 @@ def dress(panel: PanelT, about: About, queries: Sequence[Query]) -> PanelT:
 
 
 def steps(*pairs: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
-    """Return absolute thresholds: from each value on, a colour. The first value is None; its colour is also that of no data."""
+    """Return absolute thresholds: a colour from each value on.
+
+    The first value is None. Its colour is also the colour without data.
+    """
     made = [model.Threshold(value=value, color=colour) for value, colour in pairs]
     return dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(made)
 
 
 def fixed(colour: str) -> dashboard.FieldColor:
-    """Return one colour that means nothing but itself."""
+    """Return one fixed colour."""
     return dashboard.FieldColor().mode(model.FieldColorModeId.FIXED).fixed_color(colour)
 
 
 def number(about: About, query: Query, thresholds: dashboard.ThresholdsConfig | None = None) -> stat.Panel:
-    """Return one number. Without thresholds it is blue; without data it is grey and says so."""
+    """Return one number.
+
+    It is blue without thresholds. Without data it is grey and has a message.
+    """
     panel = dress(stat.Panel(), about, [query]).thresholds(thresholds or steps((None, GREY), (0, BLUE)))
     panel = (
         panel.reduce_options(_reduced("lastNotNull"))
@@ -140,7 +152,7 @@ def dial(about: About, query: Query) -> gauge.Panel:
 
 
 def bars(about: About, queries: Sequence[Query]) -> bargauge.Panel:
-    """Return horizontal bars, one a series."""
+    """Return horizontal bars, one per series."""
     panel = (
         dress(bargauge.Panel(), about, queries)
         .orientation(kinds.VizOrientation.HORIZONTAL)
@@ -162,7 +174,7 @@ def bars(about: About, queries: Sequence[Query]) -> bargauge.Panel:
 
 
 def lines(about: About, *queries: Query, legend: Sequence[str] = ("lastNotNull",)) -> timeseries.Panel:
-    """Return lines over time, with a table of names and last values below. A gap stays a gap."""
+    """Return lines over time with a table of last values. Gaps are not connected."""
     panel = (
         dress(timeseries.Panel(), about, queries)
         .line_width(1.5)
@@ -190,7 +202,10 @@ def columns(about: About, *queries: Query, legend: Sequence[str] = ("sum",)) -> 
 
 
 def counts(about: About, query: Query) -> timeseries.Panel:
-    """Return columns of how often something happened. None stands for less than a minute, so that one event is one column."""
+    """Return columns of a count.
+
+    The interval is at least one minute, so that one event is in one column.
+    """
     return columns(about, query).decimals(0).interval("1m")
 
 
@@ -216,7 +231,10 @@ def timeline(
 
 
 def heat_map(about: About, query: Query) -> heatmap.Panel:
-    """Return a heatmap of a histogram's buckets over time. The unit is that of the buckets."""
+    """Return a heatmap of a histogram's buckets over time.
+
+    The unit is the one of the buckets.
+    """
     panel = (
         dress(heatmap.Panel(), about, [query])
         .calculate(False)
@@ -248,13 +266,16 @@ def heat_map(about: About, query: Query) -> heatmap.Panel:
 
 
 def picture(about: About, variable: str) -> text.Panel:
-    """Return what the variable holds as HTML, which Grafana cleans: a picture, or the text that there is none."""
+    """Return the HTML of a variable, which Grafana sanitizes.
+
+    It is an image, or the text without a preview.
+    """
     panel = text.Panel().title(about.title).description(about.description).mode(text_model.TextMode.HTML)
     return panel.content(f"${{{variable}:raw}}")
 
 
 def log_lines(about: About, expression: str) -> logs.Panel:
-    """Return the log lines that Loki finds, the newest first."""
+    """Return the log lines of Loki, newest first."""
     query = (
         loki_builder.Dataquery()
         .datasource(source(LOKI))
@@ -285,7 +306,10 @@ def log_lines(about: About, expression: str) -> logs.Panel:
 
 
 def trace_view(about: About, query: str) -> dashboard.Panel:
-    """Return the trace that Tempo has under an id. The SDK has no builder for this kind of panel: it has no options."""
+    """Return the trace of Tempo with an id.
+
+    The SDK has no builder for this kind of panel, because it has no options.
+    """
     asked = (
         tempo_builder.Dataquery()
         .datasource(source(TEMPO))
@@ -306,7 +330,10 @@ def trace_view(about: About, query: str) -> dashboard.Panel:
 
 
 def override(panel: PanelT, name: str, **properties: object) -> PanelT:
-    """Set properties of the series or column ``name``; ``custom_x`` is ``custom.x``, and a trailing underscore is dropped."""
+    """Set properties of the series or column ``name``.
+
+    ``custom_x`` is ``custom.x``, and a trailing underscore is dropped.
+    """
     made: Any = panel
     return cast("PanelT", made.override_by_name(name, as_properties(properties)))
 

@@ -1,7 +1,8 @@
-"""The one mapping from an operation's state to a word and a colour, shared by every panel, and the PromQL that says the state.
+"""The mapping of an operation's state to a word and a colour, for all panels.
 
-A state is a status (running, failed, …) or, while it runs, a condition that is not ok (stalled, …). As a number it is higher the sooner
-somebody should look: so ``max`` decides where two exporters disagree for a moment, and a table sorted by it begins with trouble.
+A state is a status (running, failed, …), or a condition other than ok while the operation runs
+(stalled, …). Its number is higher if it is more urgent. ``max`` therefore decides if two exporters
+disagree, and a table sorted by the number starts with problems.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from otel_progress.model import Status
 from otel_progress.operations import Condition
 
 UNKNOWN: Final = "unknown"
-"""The word for what is not known; its colour is grey."""
+"""The word for unknown values. Its colour is grey."""
 GREY: Final = "#808080"
 BLUE: Final = "blue"
 GREEN: Final = "green"
@@ -43,11 +44,17 @@ NUMBERS: Final = {state: number for number, (state, _) in enumerate(_STATES, sta
 COLOURS: Final = {state.value: colour for state, colour in _STATES}
 """The colour of each state's word."""
 _NOT_YET: Final = 9_999_999_999
-"""Stands for the moment (Unix seconds) at which a level began that has not begun: it has as many digits as one, and sorts behind all."""
+"""Start time (Unix seconds) of a level that has not started.
+
+It has as many digits as a real one, and sorts last.
+"""
 
 
 def mapping() -> list[model.ValueMapping]:
-    """Return the value mapping: from numbers and from words to word and colour; what is null or NaN is unknown."""
+    """Return the value mapping from numbers and words to word and colour.
+
+    Null and NaN are unknown.
+    """
     results: dict[str, model.ValueMappingResult] = {}
     for state, colour in _STATES:
         for key in (str(NUMBERS[state]), state.value):
@@ -72,9 +79,10 @@ def words(*pairs: tuple[str, str, str]) -> list[model.ValueMapping]:
 
 
 def operation_state(*matchers: Matcher, ended: bool = False) -> str:
-    """Return the number of each operation's state now.
+    """Return the number of each operation's current state.
 
-    With ``ended`` also of those that ended within the shown time and have no series any more: an end stays true, anything else does not.
+    With ``ended``, operations without series are included if they ended within the time range. Only
+    an end stays true.
     """
     terms = [
         _term(state, semconv.OPERATION_STATUS, "status", *matchers)
@@ -95,7 +103,10 @@ def operation_state(*matchers: Matcher, ended: bool = False) -> str:
 
 
 def level_state(*matchers: Matcher, last: bool = False) -> str:
-    """Return the number of each level's state; with ``last`` of those that ended within the shown time, how they ended."""
+    """Return the number of each level's state.
+
+    With ``last``, ended levels within the time range are included.
+    """
     chosen = [state for state, _ in _STATES if isinstance(state, Status) and (state.finished or not last)]
     return once(
         " or ".join(_term(state, semconv.LEVEL_STATUS, "status", *matchers, last=last) for state in chosen),
@@ -104,17 +115,17 @@ def level_state(*matchers: Matcher, last: bool = False) -> str:
 
 
 def in_order(states: str, *matchers: Matcher) -> str:
-    """Return the levels' states in the order in which the levels began to run; those that have not yet stand last, by name.
+    """Return the levels' states in order of their start, pending ones last by name.
 
-    Prometheus sorts the answer by labels, ``begun`` before ``level``: so the moment is made a label, the same all over the shown time.
+    Prometheus sorts the result by labels, ``entered`` before ``level``. The start time is therefore
+    a label, with the same value in the whole time range.
     """
-    running = (
-        f"{once(series(semconv.LEVEL_STATUS, is_('status', Status.RUNNING.value), *matchers), 'level')} == 1"
-    )
-    began = f"min_over_time(timestamp({running})[$__range:$__interval] @ end())"
+    is_running = series(semconv.LEVEL_STATUS, is_("status", Status.RUNNING.value), *matchers)
+    running = f"{once(is_running, 'level')} == 1"
+    started = f"min_over_time(timestamp({running})[$__range:$__interval] @ end())"
     there = once(f"last_over_time({series(semconv.LEVEL_STATUS, *matchers)}[$__range] @ end())", "level")
-    moments = f"{began} or on (level) 0 * {there} + {_NOT_YET}"
-    return f'({states}) + on (level) group_left (begun) 0 * count_values by (level) ("begun", {moments})'
+    moments = f"{started} or on (level) 0 * {there} + {_NOT_YET}"
+    return f'({states}) + on (level) group_left (entered) 0 * count_values by (level) ("entered", {moments})'
 
 
 def _term(

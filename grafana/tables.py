@@ -1,4 +1,4 @@
-"""Tables: instant queries joined by their labels, with the columns in order, named, wide enough, and each with a unit."""
+"""Tables: instant queries joined by labels, with order, name, width and unit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HIDDEN: Final = {"Time": True, "__name__": True, "job": True, "instance": True}
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, the label it shows or else the query its values come from, and how it looks."""
+    """A column: heading, label or query of its values, and display."""
 
     heading: str
     label: str | None = None
@@ -30,21 +30,21 @@ class Column:
     looks: dict[str, object] = field(default_factory=dict)
     shown: bool = True
     least: int | None = None
-    """Width below which the column is not pressed on a narrow screen: the table scrolls instead."""
+    """Minimum width of the column. A narrow screen scrolls the table instead."""
 
 
 def text(heading: str, label: str, width: int | None = None, **looks: object) -> Column:
-    """Return a column of texts: a label."""
+    """Return a column with the texts of a label."""
     return Column(heading, label=label, width=width, looks=looks, least=None if width else 150)
 
 
 def values(heading: str, query: str, unit: str = COUNT, width: int | None = None, **looks: object) -> Column:
-    """Return a column of numbers: a query, aligned to the right."""
+    """Return a column with the numbers of a query, aligned to the right."""
     return Column(heading, query=query, unit=unit, width=width, looks={"custom_align": "right", **looks})
 
 
 def bar(heading: str, query: str, width: int | None = None) -> Column:
-    """Return a column of bars from 0 to 1; where the value is missing it says unknown, and there is no bar."""
+    """Return a column of bars from 0 to 1, with unknown and no bar for missing values."""
     looks: dict[str, object] = {
         "min": 0,
         "max": 1,
@@ -56,7 +56,7 @@ def bar(heading: str, query: str, width: int | None = None) -> Column:
 
 
 def state(heading: str, query: str, width: int = 120) -> Column:
-    """Return a column of states, by colour and word."""
+    """Return a column of states with colour and word."""
     looks: dict[str, object] = {
         "custom_cellOptions": {"type": "color-background", "mode": "basic", "applyToRow": False},
         "mappings": states.mapping(),
@@ -66,18 +66,21 @@ def state(heading: str, query: str, width: int = 120) -> Column:
 
 
 def word(heading: str, query: str, mappings: list[model.ValueMapping], width: int) -> Column:
-    """Return a column of coloured words that stand for numbers."""
+    """Return a column of coloured words for numbers."""
     looks: dict[str, object] = {"custom_cellOptions": {"type": "color-text"}, "mappings": mappings}
     return Column(heading, query=query, width=width, looks=looks)
 
 
 def hidden(heading: str, query: str) -> Column:
-    """Return no column: a query whose labels other columns show, or that decides which rows there are."""
+    """Return a hidden column.
+
+    Its query determines the rows, or has labels for other columns.
+    """
     return Column(heading, query=query, shown=False)
 
 
 def grid(about: About, columns: Sequence[Column], *, sort: str, descending: bool = True) -> table.Panel:
-    """Return a table with one row for each set of labels that its queries share."""
+    """Return a table with one row per set of labels that its queries share."""
     asked = [column for column in columns if column.query is not None]
     queries = [
         Query(column.query or "", instant=True, format=prometheus.PromQueryFormat.TABLE) for column in asked
@@ -101,7 +104,7 @@ def grid(about: About, columns: Sequence[Column], *, sort: str, descending: bool
         panel = panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
     panel = panel.with_transformation(model.DataTransformerConfig(id_val="organize", options=organised))
     for column in (one for one in columns if one.shown):
-        # The panel's own message for no data would stand in every empty cell.
+        # The panel's own message would be in every empty cell.
         looks = {
             "unit": column.unit,
             "custom_width": column.width,

@@ -1,4 +1,7 @@
-"""The variables of the dashboards. All have the same ones, hidden where they choose nothing, so that links can carry every choice on."""
+"""The variables of the dashboards.
+
+All dashboards have the same variables, some hidden, so that links can pass every selection.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from grafana.names import ID, INSTANCE, JOB, LEVEL, LOKI, PREVIEW, PROMETHEUS, T
 from grafana.promql import CHOSEN, CHOSEN_TYPE, SCOPE, not_, series
 from otel_progress import semconv
 
-NO_PREVIEW: Final = "No preview is known of this operation in the shown time"
-NO_PICTURE: Final = "Open the last preview: it is no picture, or the server asks you to log in"
-"""Stands in a link in place of a picture that the browser cannot show."""
+NO_PREVIEW: Final = "No preview of this operation in the time range"
+NO_PICTURE: Final = "Open the last preview: it is not an image, or the server requires a login"
+"""Text of a link without an image that the browser can display."""
 ANY: Final = ".+"
-"""What All stands for: one short expression, however many values there are."""
+"""Value of All: one short expression, independent of the number of values."""
 MOST_LEVELS: Final = 50
-"""What an exporter shows of one operation, unless it is told otherwise."""
+"""Default limit of an exporter for levels of one operation."""
 _KINDS: Final = {PROMETHEUS: "prometheus", LOKI: "loki", TEMPO: "tempo"}
 
 Variable = (
@@ -30,36 +33,42 @@ Variable = (
 
 
 def source(name: str) -> common.DataSourceRef:
-    """Return the reference to the data source that a variable has chosen."""
+    """Return the reference to the data source that a variable selects."""
     return common.DataSourceRef(type_val=_KINDS[name], uid=f"${{{name}}}")
 
 
 def base(*, hidden: tuple[str, ...] = ()) -> list[Variable]:
-    """Return what every dashboard has: data sources, jobs, instances and types; those in ``hidden`` are kept, but not shown."""
+    """Return the variables of every dashboard: data sources, jobs, instances, types.
+
+    Those in ``hidden`` are set but not displayed.
+    """
     sources: list[Variable] = [_datasource(name, hide=name in hidden) for name in (PROMETHEUS, TEMPO, LOKI)]
     jobs = _many(
         JOB,
         "Job",
         f"label_values({semconv.SERIES_LIMIT.prometheus}, job)",
-        "Scrape jobs, or service names where metrics come by OTLP",
+        "Scrape jobs, or service names of metrics over OTLP",
     )
     scoped = f"{semconv.SERIES_LIMIT.prometheus}{{{SCOPE[0]}}}"
     instances = _many(
         INSTANCE,
         "Instance",
         f"label_values({scoped}, instance)",
-        "Processes that export: workers and servers",
+        "Exporting processes: workers and servers",
     )
     known = f"{semconv.OPERATION_STATUS.prometheus}{{{SCOPE[0]},{SCOPE[1]}}}"
-    types = _many(TYPE, "Type", f"label_values({known}, operation_type)", "Kinds of operations")
+    types = _many(TYPE, "Type", f"label_values({known}, operation_type)", "Operation types")
     if TYPE in hidden:
         types = types.hide(model.VariableHide.HIDE_VARIABLE)
     return [*sources, jobs, instances, types]
 
 
 def kept_operation() -> Variable:
-    """Return the operation that was looked at, for dashboards that do not choose one: links carry it back."""
-    text = "The operation that was looked at last; kept for the links"
+    """Return the last selected operation for dashboards without a selection.
+
+    Links pass it back.
+    """
+    text = "The last selected operation, used by the links"
     return (
         dashboard.TextBoxVariable(ID)
         .label("Operation")
@@ -70,7 +79,7 @@ def kept_operation() -> Variable:
 
 
 def chosen_operation() -> list[Variable]:
-    """Return the choice of one operation, and what follows from it: its levels, its trace and its last preview."""
+    """Return the selection of one operation with its levels, trace and last preview."""
     known = f"{semconv.OPERATION_STATUS.prometheus}{{{SCOPE[0]},{SCOPE[1]},{CHOSEN_TYPE}}}"
     chosen = _query(
         ID, "Operation", f"label_values({known}, operation_id)", "The operation that this dashboard shows"
@@ -84,8 +93,8 @@ def chosen_operation() -> list[Variable]:
 
 
 def window() -> Variable:
-    """Return the choice of how much time one point of the history takes in."""
-    text = "How much time each point takes in: longer is smoother, and needed where few operations end"
+    """Return the selection of the time window of one point of the history."""
+    text = "Time window of each point. A longer window is smoother, and necessary if few operations end"
     values = ("15m", "1h", "6h", "1d", "7d")
     options = [model.VariableOption(selected=value == "1h", text=value, value=value) for value in values]
     return (
@@ -101,14 +110,15 @@ def window() -> Variable:
 def _datasource(name: str, *, hide: bool) -> Variable:
     kind = _KINDS[name]
     made = dashboard.DatasourceVariable(name).label(f"{kind.title()} data source").type(kind)
-    return made.description(f"The {kind.title()} that is asked").hide(
+    return made.description(f"The {kind.title()} data source").hide(
         model.VariableHide.HIDE_VARIABLE if hide else model.VariableHide.DONT_HIDE
     )
 
 
 def _query(name: str, label: str, query: str, text: str) -> dashboard.QueryVariable:
     made = dashboard.QueryVariable(name).label(label).description(text).datasource(source(PROMETHEUS))
-    # Grafana's own form of a query; 2 is what it sorts and refreshes by: alphabetical, and whenever the time changes.
+    # Grafana's own form of a query. 2 means sorted alphabetically and refreshed on a change of
+    # time.
     wrapped: dict[str, object] = {"query": query, "refId": f"variable-{name}"}
     made = made.query(wrapped).definition(query)
     return made.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(
@@ -117,19 +127,22 @@ def _query(name: str, label: str, query: str, text: str) -> dashboard.QueryVaria
 
 
 def _levels() -> dashboard.QueryVariable:
-    """Return the levels that are shown now, or those seen last of an operation that has ended: not each that has come and gone since.
+    """Return the current levels, or the last ones of an ended operation.
 
-    Every one of them has a gauge, and an exporter shows at most ``MOST_LEVELS``.
+    Each level has a gauge, and an exporter exposes at most ``MOST_LEVELS``.
     """
     seen = f"timestamp({series(semconv.LEVEL_CURRENT, CHOSEN)})"
     last = f"topk({MOST_LEVELS}, max by (level) (max_over_time({seen}[$__range:1m])))"
     query = f"query_result(max by (level) ({seen}) or on () {last})"
-    made = _many(LEVEL, "Level", query, "Levels below the operation; each has a gauge")
+    made = _many(LEVEL, "Level", query, "Levels of the operation. Each has a gauge")
     return made.regex(r'/^\{level="(.*)"\} /').sort(model.VariableSort.NATURAL_ASC)
 
 
 def _newest(label: str) -> str:
-    """Return the newest series that describes the operation and has ``label``, also when it has ended within the shown time."""
+    """Return the newest description of the operation that has ``label``.
+
+    The operation may have ended within the time range.
+    """
     described = f"timestamp({series(semconv.OPERATION_INFO, CHOSEN, not_(label, ''))})"
     return f"topk(1, {described} or max_over_time({described}[$__range:1m]))"
 
@@ -141,8 +154,12 @@ def _trace() -> dashboard.QueryVariable:
 
 
 def _preview() -> dashboard.QueryVariable:
-    """Return a hidden variable that holds HTML: without a preview a picture would be a broken one, and no panel shows text instead."""
-    # Grafana takes out styles that it does not know, object-fit among them; and a height of 100 % has nothing to refer to in a text panel.
+    """Return a hidden variable with HTML.
+
+    Without a preview the image would be broken, and no panel displays text instead.
+    """
+    # Grafana removes styles that it does not know, such as object-fit. A height of 100 % has no
+    # reference in a text panel.
     style = "max-width: 100%; max-height: 350px"
     picture = f"<a href='$1' target='_blank'><img src='$1' alt='{NO_PICTURE}' style='{style}'></a>"
     shown = f"<p style='text-align: center'>{picture}</p>"

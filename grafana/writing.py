@@ -1,4 +1,4 @@
-"""From builders to files: the same bytes on every machine."""
+"""Writer of the dashboard files with the same bytes on every machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grafana.board import SCHEMA
 from grafana.names import HISTORY, ITSELF, OPERATION, OVERVIEW, Place
 
 DASHBOARDS: Final = Path(__file__).parent / "dashboards"
-"""Where the files are committed."""
+"""Folder of the committed files."""
 _MAKERS: Final[Mapping[Place, Callable[[], dashboard.Dashboard]]] = {
     OVERVIEW: overview.build,
     OPERATION: operation.build,
@@ -25,19 +25,19 @@ _MAKERS: Final[Mapping[Place, Callable[[], dashboard.Dashboard]]] = {
 
 
 def files() -> dict[str, bytes]:
-    """Return what each file holds, by its name."""
+    """Return the content of each file by its name."""
     return {place.file: _bytes(make()) for place, make in _MAKERS.items()}
 
 
 def write(folder: Path) -> None:
-    """Write all files into ``folder``, which is made when it is not there."""
+    """Write all files into ``folder``, which is created if necessary."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files().items():
         (folder / name).write_bytes(content)
 
 
 def differing(folder: Path) -> list[str]:
-    """Return the names of files that are missing, differ, or are too many."""
+    """Return the names of files that are missing, differ, or are obsolete."""
     wanted = files()
     there = {path.name: path.read_bytes() for path in folder.glob("*.json")}
     return sorted(name for name in {*wanted, *there} if wanted.get(name) != there.get(name))

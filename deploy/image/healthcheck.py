@@ -1,6 +1,8 @@
-"""Health check of a container: exits with 0 when the URL given answers with 200 within 4 seconds, else says why and exits with 1.
+"""Health check of a container.
 
-Only the standard library, and no proxy: what is asked is in the same container.
+The exit code is 0 if the URL responds with 200 within 4 seconds. Otherwise it prints the reason and
+exits with 1. It uses the standard library only, and no proxy, because the server is in the same
+container.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ TIMEOUT_S = 4.0
 
 
 def main(url: str) -> int:
-    """Ask once. ``URLError`` covers refusals, time-outs and answers of 400 and more; a broken answer is an OSError or ValueError."""
+    """Send one request.
+
+    ``URLError`` includes refused connections, time-outs and status codes from 400 on. A malformed
+    response is an OSError or ValueError.
+    """
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=TIMEOUT_S) as answer:
             status = answer.status

@@ -1,8 +1,9 @@
-"""Makes the token of the server on the first start, in the file given, and leaves one that is there alone.
+"""Creates the token of the server on the first start in the given file.
 
-No password is shipped: every installation has a random one of its own. The file is written whole under another name and then
-linked, so that nobody ever reads half of it, and two that start at once agree on one. It is readable for all, as Prometheus runs
-under another user id; the volume it lies in is mounted by nobody else.
+An existing token is not changed. There is no default token: every installation has a random one.
+The file is written under another name and then linked. A reader never reads a part of it, and two
+processes that start at the same time use the same token. It is readable for all users, because
+Prometheus has another user id. Only the containers of the stack mount its volume.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from pathlib import Path
 
 
 def main(name: str) -> int:
-    """Make the file unless it is there and not empty; say which it was."""
+    """Create the file unless it exists and is not empty. Print which case it was."""
     path = Path(name)
     if path.exists() and path.stat().st_size:
-        sys.stdout.write(f"{path}: kept\n")
+        sys.stdout.write(f"{path}: exists\n")
         return 0
-    path.unlink(missing_ok=True)  # an empty one is left by nobody but a full disk
+    path.unlink(missing_ok=True)  # Only a full disk leaves an empty file.
     new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
@@ -28,12 +29,12 @@ def main(name: str) -> int:
             file.write(secrets.token_urlsafe(32))
             file.flush()
             os.fsync(file.fileno())
-        new.chmod(0o444)  # whatever the umask
-        with suppress(FileExistsError):  # another one was first
+        new.chmod(0o444)  # Independent of the umask.
+        with suppress(FileExistsError):  # Another process was first.
             os.link(new, path)
     finally:
         new.unlink(missing_ok=True)
-    sys.stdout.write(f"{path}: made\n")
+    sys.stdout.write(f"{path}: created\n")
     return 0
 
 

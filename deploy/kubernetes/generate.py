@@ -1,9 +1,9 @@
-"""Writes what Kubernetes wants in other clothes: the rules as PrometheusRules, the dashboards as ConfigMaps. ``--check`` compares instead.
+"""Generates PrometheusRules from the rules and ConfigMaps from the dashboards.
 
     python deploy/kubernetes/generate.py [--check]
 
-The sources (deploy/prometheus/rules, grafana/dashboards) are put in as they are, comments and all, only indented; so nothing of a
-rule or dashboard is said twice by hand. Only the standard library.
+The sources (deploy/prometheus/rules, grafana/dashboards) are included unchanged but indented.
+``--check`` compares the files. The script uses the standard library only.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ HERE: Final = Path("deploy/kubernetes")
 RULES: Final = Path("deploy/prometheus/rules")
 DASHBOARDS: Final = Path("grafana/dashboards")
 MOST: Final = 1024 * 1024
-"""Bytes a ConfigMap may have."""
+"""Maximum number of bytes of a ConfigMap."""
 _HEAD: Final = "# Made from {source} by deploy/kubernetes/generate.py; do not edit.\n"
 
 
 def documents(project: Path = PROJECT) -> Iterator[tuple[Path, str]]:
-    """Yield (path, text) of each file to write, relative to the project. Raises ValueError where a dashboard is too large."""
+    """Yield (path, text) of each file. Raises ValueError if a dashboard is too large."""
     for source in sorted((project / RULES).glob("*.yml")):
         yield (
             HERE / "rules" / f"{source.name.removesuffix('.yml')}.yaml",
@@ -37,7 +37,7 @@ def documents(project: Path = PROJECT) -> Iterator[tuple[Path, str]]:
 
 
 def rule(source: Path, text: str) -> str:
-    """Return a PrometheusRule with the groups of a rule file as they are written there."""
+    """Return a PrometheusRule with the groups of a rule file."""
     name = source.name.removesuffix(".yml").replace(".", "-")
     return (
         _HEAD.format(source=source.as_posix())
@@ -48,7 +48,7 @@ def rule(source: Path, text: str) -> str:
 
 
 def dashboard(source: Path, text: str) -> str:
-    """Return a ConfigMap with a dashboard, labelled so that the sidecar of Grafana's Helm chart finds it and its folder."""
+    """Return a ConfigMap with a dashboard and the labels for Grafana's sidecar."""
     if len(text.encode()) > MOST:
         msg = f"{source} has {len(text.encode())} bytes, more than a ConfigMap holds ({MOST})"
         raise ValueError(msg)
@@ -62,7 +62,7 @@ def dashboard(source: Path, text: str) -> str:
 
 
 def stale(project: Path = PROJECT) -> list[str]:
-    """Return the files that are not what they should be, or should not be at all."""
+    """Return the files that are missing, differ or are obsolete."""
     wanted = dict(documents(project))
     there = {
         path.relative_to(project)
@@ -74,7 +74,7 @@ def stale(project: Path = PROJECT) -> list[str]:
 
 
 def write(project: Path = PROJECT) -> list[str]:
-    """Write what is stale, remove what should not be, and return both."""
+    """Write changed files, delete obsolete ones, and return both."""
     changed = stale(project)
     wanted = dict(documents(project))
     for name in changed:
@@ -88,7 +88,10 @@ def write(project: Path = PROJECT) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write, or with ``--check`` only look; 1 when something was stale then, 2 for an argument that is none."""
+    """Write or compare the files.
+
+    Return 1 if ``--check`` found a difference, 2 for an invalid argument.
+    """
     if arguments not in ([], ["--check"]):
         sys.stderr.write("usage: python deploy/kubernetes/generate.py [--check]\n")
         return 2

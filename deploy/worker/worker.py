@@ -1,8 +1,9 @@
-"""The demo worker of docker-compose.yml: real work on the Python sources beside it, round after round, until it is told to stop.
+"""The demo worker of docker-compose.yml: work on Python sources in rounds.
 
-Three kinds of work, so that there is something of everything on a dashboard: a survey in stages (the one of ``otel-progress demo``),
-compression with levels and known totals on a thread pool, and a batch of checks of which some fail for good reason. Where figures, spans
-and logs go is said by the environment only. ``--once KIND`` does one round of one kind and ends, as a job of cron would.
+It runs until it receives a signal. It has three kinds of work, so that the dashboards have every
+kind of data. The survey of ``otel-progress demo`` has stages. Compression has levels with totals on
+a thread pool. A batch of checks has expected failures. Only the environment sets the receivers of
+metrics, spans and logs. ``--once KIND`` runs one round of one kind and ends, like a cron job.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from otel_progress.demo import job, sources
 PAUSE_S: Final = 5.0
 """Seconds between two rounds."""
 SURVEY_BYTES: Final = 16 * 1024 * 1024
-"""Most source one survey takes in."""
+"""Maximum number of source bytes of a survey."""
 PACKAGES: Final = 12
-"""Most packages, the largest ones, in a round of compression or checks: what bounds the number of series."""
+"""Maximum number of packages in a round, largest first. It limits the number of series."""
 WORKERS: Final = 2
-"""Threads that compress or check at a time."""
+"""Threads that compress or check."""
 
 logger = logging.getLogger("demo_worker")
 
 
 def survey(roots: Sequence[sources.Root]) -> None:
-    """Survey sources as the demo does: three stages, a level for each package and folder."""
+    """Survey sources like the demo: three stages, a level per package and folder."""
     name = "Survey of the sources"
     job.survey(
         roots, operation_id=new_id("survey"), name=name, limit=SURVEY_BYTES, quick=False, what="interpreter"
@@ -44,7 +45,7 @@ def survey(roots: Sequence[sources.Root]) -> None:
 
 
 def compress(roots: Sequence[sources.Root]) -> None:
-    """Compress each package's sources as hard as bz2 can, a thread for each of two packages at a time."""
+    """Compress each package's sources with bz2 at the highest level, in two threads."""
     packages = largest(roots)
     total = sum(package.count for package in packages)
     with progress.operation(
@@ -59,8 +60,9 @@ def compress(roots: Sequence[sources.Root]) -> None:
             try:
                 sizes = list(pool.map(lambda package: _compress(op, package), packages))
             except KeyboardInterrupt:
-                # The pool waits for its threads. They ask after each file, or whole packages would have to be done first.
-                progress.request_cancel(op.operation_id, "told to stop")
+                # The pool waits for its threads. They check after each file, because a whole
+                # package takes long.
+                progress.request_cancel(op.operation_id, "stopped by a signal")
                 raise
         before, after = (sum(column) for column in zip(*sizes, strict=True))
         op.update(message=f"{before:,} bytes became {after:,}")
@@ -68,7 +70,10 @@ def compress(roots: Sequence[sources.Root]) -> None:
 
 
 def check(roots: Sequence[sources.Root]) -> None:
-    """Check that sources are plain ASCII: a batch with an operation for each package, failed where one of its files is not."""
+    """Check that sources are plain ASCII.
+
+    It is a batch with an operation per package. An operation with another file fails.
+    """
     packages = largest(roots)
     with progress.batch(
         "Encoding of the sources", id=new_id("encodings"), type="encodings", total=len(packages)
@@ -82,7 +87,7 @@ JOBS: Final[Mapping[str, Callable[[Sequence[sources.Root]], None]]] = {
     "compression": compress,
     "code_survey": survey,
 }
-"""What there is to do, by the type of its operations; the shortest first, so that there is soon something to see."""
+"""Kinds of work by operation type. The shortest is first, so that results appear early."""
 
 
 def new_id(kind: str) -> str:
@@ -91,7 +96,7 @@ def new_id(kind: str) -> str:
 
 
 def largest(roots: Sequence[sources.Root]) -> list[sources.Folder]:
-    """Return the packages with the most files below ``roots``, the largest first."""
+    """Return the packages with the most files below ``roots``, largest first."""
     found = [file for root in roots for file in sources.walk(root) if isinstance(file, sources.SourceFile)]
     return sorted(sources.packages(found), key=lambda package: package.count, reverse=True)[:PACKAGES]
 
@@ -102,7 +107,7 @@ def files(folder: sources.Folder) -> list[sources.SourceFile]:
 
 
 def _compress(op: progress.Level, package: sources.Folder) -> tuple[int, int]:
-    """Return how many bytes a package has and how many are left of them."""
+    """Return the number of bytes of a package before and after compression."""
     before = after = 0
     with op.level(
         "package", package.name, package.name, total=package.count, unit="file", weight=package.count
@@ -134,7 +139,10 @@ def _check(batch: progress.OperationBatch, package: sources.Folder) -> None:
 
 
 def run_round(kind: str, roots: Sequence[sources.Root]) -> bool:
-    """Do one round; a failure or a request to stop ends the round, not the worker. Return whether it ended well."""
+    """Run one round. Return whether it succeeded.
+
+    A failure or a request to cancel ends the round, not the worker.
+    """
     try:
         JOBS[kind](roots)
     except progress.OperationCancelledError as error:
@@ -146,17 +154,17 @@ def run_round(kind: str, roots: Sequence[sources.Root]) -> bool:
 
 
 def terminate(number: int, frame: FrameType | None) -> None:
-    """End as Ctrl-C does: what runs is cancelled, and told so, before the process goes."""
+    """Raise KeyboardInterrupt like Ctrl-C, so that running work is cancelled."""
     del number, frame
     raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Work until SIGTERM or SIGINT, or once; 0, or 1 when a single round failed."""
+    """Work until SIGTERM or SIGINT, or one round. Return 0, or 1 if that round failed."""
     parser = argparse.ArgumentParser(
         prog="worker", description="Demo work on the Python sources of this machine."
     )
-    parser.add_argument("--once", choices=JOBS, help="do one round of this and end")
+    parser.add_argument("--once", choices=JOBS, help="run one round of this kind and end")
     parser.add_argument("--pause", type=float, default=PAUSE_S, help="seconds between rounds")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, terminate)
@@ -171,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     run_round(kind, roots)
                     time.sleep(options.pause)
         except KeyboardInterrupt:
-            logger.info("told to stop")
+            logger.info("stopped by a signal")
     return 0
 
 

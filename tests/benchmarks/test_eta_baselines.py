@@ -1,4 +1,4 @@
-"""What other tools would say of the remaining time: each rule by hand, and against the tool itself."""
+"""Rules of other tools for the remaining time, by hand and against the tools."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ SPEEDS = {
 }
 
 
-def test_the_average_is_all_of_the_elapsed_time() -> None:
-    """A quarter in 20 seconds leaves 60; of a resumed run only this session's quarter counts."""
+def test_average_uses_all_elapsed_time() -> None:
+    """A quarter in 20 seconds leaves 60. Of a resumed run, only this session counts."""
     assert eta_baselines.average(Question(((0.0, 0.0), (10.0, 0.25)), 20.0, ())) == 60.0
     assert eta_baselines.average(Question(((0.0, 0.5), (10.0, 0.75)), 10.0, ())) == 10.0
     assert eta_baselines.average(Question(((0.0, 0.0),), 20.0, ())) is None
 
 
-def test_tqdm_by_hand() -> None:
-    """Two looks: work 0.3·0.1 then 0.3·0.2 + 0.7·0.03, time 0.3·1 then 0.3·1 + 0.7·0.3; one look a moment later changes nothing."""
+def test_tqdm_rule_matches_manual_computation() -> None:
+    """The rule has the moving means of two updates.
+
+    Work is 0.3·0.1, then 0.3·0.2 + 0.7·0.03. Time is 0.3·1, then 0.3·1 + 0.7·0.3. A poll a moment
+    later changes nothing.
+    """
     points = ((0.0, 0.0), (1.0, 0.1), (2.0, 0.3))
     assert eta_baselines.tqdm(Question(points, 2.5, ())) == pytest.approx(0.7 * 0.51 / 0.081)
     assert eta_baselines.tqdm(Question((*points, (2.05, 0.31)), 2.5, ())) == pytest.approx(
@@ -37,12 +41,12 @@ def test_tqdm_by_hand() -> None:
     )
     assert eta_baselines.tqdm(Question(((0.0, 0.0), (0.05, 0.2)), 0.1, ())) == pytest.approx(
         0.4
-    )  # before any look: the average
+    )  # Before any update: the average.
 
 
 @pytest.mark.parametrize("steps", SPEEDS.values(), ids=SPEEDS)
-def test_tqdm_is_tqdm(steps: Sequence[float]) -> None:
-    """The rule says what tqdm itself shows for the same updates, tqdm's own skipping of looks switched off."""
+def test_tqdm_rule_matches_tqdm(steps: Sequence[float]) -> None:
+    """Skipping of updates is disabled in tqdm."""
     now = 0.0
     bar = real_tqdm(total=100, file=io.StringIO(), mininterval=0.1, miniters=1, maxinterval=0, smoothing=0.3)
     bar._time = lambda: now
@@ -59,8 +63,8 @@ def test_tqdm_is_tqdm(steps: Sequence[float]) -> None:
 
 
 @pytest.mark.parametrize("steps", SPEEDS.values(), ids=SPEEDS)
-def test_rich_is_rich(steps: Sequence[float]) -> None:
-    """The rule says what rich itself works out for the same advances, before it rounds up, steps beyond its window among them."""
+def test_rich_rule_matches_rich_before_rounding(steps: Sequence[float]) -> None:
+    """Steps longer than its window are included."""
     now = 0.0
     display = Progress(console=Console(file=io.StringIO()), get_time=lambda: now)
     task = display.add_task("job", total=100)
@@ -75,21 +79,21 @@ def test_rich_is_rich(steps: Sequence[float]) -> None:
     assert left == pytest.approx((100 - 5 * len(steps)) / speed)
 
 
-def test_rich_says_nothing_after_a_long_step() -> None:
-    """A step longer than the window leaves one sample in it, from which no speed follows."""
+def test_rich_rule_after_a_long_step_has_no_answer() -> None:
+    """A step longer than the window leaves one sample, which has no rate."""
     assert eta_baselines.rich(Question(((0.0, 0.0), (10.0, 0.1), (50.0, 0.2)), 50.0, ())) is None
 
 
-def test_the_median_of_history() -> None:
-    """The middle duration less what has passed, never below nothing, and nothing without history."""
+def test_median_of_history_minus_elapsed_time_is_not_negative() -> None:
+    """Without history there is no answer."""
     history = [Trajectory(seconds) for seconds in (10.0, 60.0, 20.0)]
     assert eta_baselines.history_median(Question((), 5.0, history)) == 15.0
     assert eta_baselines.history_median(Question((), 30.0, history)) == 0.0
     assert eta_baselines.history_median(Question((), 30.0, ())) is None
 
 
-def test_ninja_takes_the_last_time_as_it_was() -> None:
-    """Half done by 60 s: the last run took 70 s for the other half, so 70 are left, however slow this one is."""
+def test_ninja_rule_uses_the_durations_of_the_last_run() -> None:
+    """Half done by 60 s, and the last run took 70 s for the rest: 70 s are left."""
     last = Trajectory(100.0, ((0.0, 0.0), (30.0, 0.5), (100.0, 1.0)))
     older = Trajectory(1.0, ((0.0, 0.0), (1.0, 1.0)))
     points = ((0.0, 0.0), (60.0, 0.5))
@@ -98,15 +102,15 @@ def test_ninja_takes_the_last_time_as_it_was() -> None:
     assert eta_baselines.ninja(Question(((0.0, 0.0),), 65.0, (last,))) is None
 
 
-def test_ninja_disbelieves_a_tenfold_difference_once_it_is_sure() -> None:
-    """The last run took a twelfth: from 15 seconds and 5 % on this run's own mean counts, before that the last run's."""
+def test_ninja_rule_with_tenfold_difference_uses_the_own_mean() -> None:
+    """From 15 seconds and 5 % on. Before that, the last run's durations count."""
     last = Trajectory(10.0, ((0.0, 0.0), (5.0, 0.5), (10.0, 1.0)))
     assert eta_baselines.ninja(Question(((0.0, 0.0), (60.0, 0.5)), 60.0, (last,))) == 60.0
     assert eta_baselines.ninja(Question(((0.0, 0.0), (14.0, 0.1)), 14.0, (last,))) == 9.0
 
 
-def test_time_at_a_ratio() -> None:
-    """Between two points on the straight line; before the first and past the last those."""
+def test_time_at_interpolates_between_points() -> None:
+    """Outside of the points, the first or the last one counts."""
     points = ((0.0, 0.25), (10.0, 0.5), (30.0, 0.75))
     assert [time_at(points, ratio) for ratio in (0.1, 0.25, 0.375, 0.5, 0.625, 0.9)] == [
         0.0,

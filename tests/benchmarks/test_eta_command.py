@@ -1,4 +1,4 @@
-"""The command that replays: what it prints, promises, writes and refuses."""
+"""The replay command: output, targets, written page and rejected arguments."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from tests.support.eta_replays import BY_NAME, results_with, steady, sums
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_promises_are_judged() -> None:
-    """Below the bounds, better than all and covered as asked: yes to all; each of them missed: NO to that."""
+def test_promises_are_met_or_missed() -> None:
+    """Each target is met in the first case and missed in another."""
     kept = eta_report.promises(results_with(sums(0.007), sums(0.05)), "traces")
     assert [row.met for row in kept] == ["yes"] * 6
     assert kept[0].what == "traces, 3 to 20 runs of history: error"
     missed = eta_report.promises(results_with(sums(0.02, covered=90, jumps=0.2), sums(0.019)), "traces")
-    assert [row.met for row in missed] == ["NO", "NO", "yes", "NO", "NO", "NO"]  # before 25 % more is allowed
+    # Before 25 % a larger error is allowed.
+    assert [row.met for row in missed] == ["NO", "NO", "yes", "NO", "NO", "NO"]
     assert missed[4].cost.startswith("not than tqdm on job, average on job")
 
 
-def test_who_never_answers_beats_nobody() -> None:
-    """A rule without an answer is no rival; an estimate without one is never better."""
+def test_promises_against_rules_without_answers_do_not_count() -> None:
+    """An estimate without an answer is never better."""
     silent = Sums(questions=100, runs=1)
     assert {row.met for row in eta_report.promises(results_with(sums(0.007), silent), "t")} == {"yes"}
     rows = eta_report.promises(results_with(silent, sums(0.05)), "t")
     assert {row.met for row in rows} == {"NO"}
 
 
-def test_the_document_has_the_figures_of_the_tables() -> None:
-    """Every scenario that was asked, with each workload and the mean, and the same numbers in text."""
+def test_document_has_the_figures_of_the_tables() -> None:
+    """Every requested scenario has each workload and the mean."""
     results = results_with(sums(0.007), sums(0.05))
     document = eta_report.document(results, [BY_NAME["history"], BY_NAME["resume"]])
     assert document["resume"] == {}
@@ -57,8 +58,8 @@ def test_the_document_has_the_figures_of_the_tables() -> None:
     assert ours.count("5.00 %") == len(BASELINES)
 
 
-def test_the_page_has_the_figures_between_its_marks() -> None:
-    """What is written is a table of scenarios and one of jobs, each row as wide as its heading; the rest of the page stays."""
+def test_page_has_the_figures_between_its_marks() -> None:
+    """A table of scenarios and one of jobs are written, nothing else."""
     written = eta_page.figures(
         {"own traces": results_with(sums(0.007), sums(0.05))}, [Row("one estimate", "9 µs")]
     )
@@ -82,12 +83,12 @@ def test_the_page_has_the_figures_between_its_marks() -> None:
     ]
     assert len({row.count("|") for row in rows[:6]}) == 1
     assert " 0.70 % | 0.70 % | 0.70 % | " in rows[2]
-    with pytest.raises(ValueError, match="no place for figures"):
+    with pytest.raises(ValueError, match="expected the lines"):
         eta_page.with_figures("a page", written)
 
 
-def test_the_documentation_has_the_figures() -> None:
-    """docs/eta.md has been written by the command: every scenario of the own traces, every job, and the cost."""
+def test_committed_page_has_the_figures() -> None:
+    """docs/eta.md has every scenario of the own traces, every job, and the cost."""
     page = (ROOT / "docs" / "eta.md").read_text(encoding="utf-8")
     written = page.partition(eta_page.MARK)[2].partition(eta_page.END)[0]
     assert "Written by `python -m benchmarks.eta --write`" in written
@@ -112,10 +113,8 @@ def traces(tmp_path: Path) -> Path:
     return tmp_path / "small.jsonl.gz"
 
 
-def test_the_command_prints_a_table_for_each_scenario(
-    traces: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """All scenarios that these runs can be in, everybody in the mean, and what an estimate costs."""
+def test_command_prints_a_table_per_scenario(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tables have all estimators in the mean and the cost of an estimate."""
     assert eta.main(["--traces", str(traces)]) in (0, 1)
     printed = capsys.readouterr().out
     assert "16 runs of 2 jobs" in printed
@@ -126,8 +125,8 @@ def test_the_command_prints_a_table_for_each_scenario(
     assert "better than tqdm, average" in printed
 
 
-def test_the_command_prints_json(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One document, with the figures of one scenario and one job when only those are asked for."""
+def test_command_with_json_prints_one_document(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scenarios and jobs can be selected."""
     assert eta.main(["--traces", str(traces), "--json", "--workload", "b", "--scenario", "stall"]) in (0, 1)
     printed = json.loads(capsys.readouterr().out)
     assert printed["traces"]["small.jsonl.gz"]["runs"] == 8
@@ -136,12 +135,14 @@ def test_the_command_prints_json(traces: Path, capsys: pytest.CaptureFixture[str
     assert printed["promises"][0]["promised"] == "≤ 200 µs"
 
 
-def test_the_command_refuses_what_it_cannot_replay(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A path that is not there and a job that nobody ran end it with 2, and say what there is."""
+def test_command_with_unknown_path_or_job_is_rejected(
+    traces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code is 2, and the message has the known names."""
     assert eta.main(["--traces", str(traces.with_name("missing"))]) == 2
-    assert "there is no such file or folder" in capsys.readouterr().err
+    assert "expected an existing .jsonl" in capsys.readouterr().err
     assert eta.main(["--traces", str(traces), "--workload", "c"]) == 2
-    assert "there are no runs of 'c'; there are a, b" in capsys.readouterr().err
+    assert "Invalid workload 'c': expected one of a, b" in capsys.readouterr().err
     with pytest.raises(SystemExit) as refused:
         eta.main(["--scenario", "never"])
     assert refused.value.code == 2
@@ -151,11 +152,11 @@ def test_the_command_refuses_what_it_cannot_replay(traces: Path, capsys: pytest.
     with pytest.raises(SystemExit) as refused:
         record_traces.main(["idle", "--repeats", "0"])
     assert refused.value.code == 2
-    assert "--repeats is a number from 1" in capsys.readouterr().err
+    assert "Invalid --repeats 0" in capsys.readouterr().err
 
 
-def test_the_cost_is_of_estimates_that_say_something() -> None:
-    """What is timed is asked with twenty runs of the most points that are kept, and answered from them."""
+def test_cost_is_measured_with_full_history() -> None:
+    """The history has twenty runs with the maximum number of points."""
     past = eta_cost.history(0)
     assert {len(run.points) for run in past} == {eta_cost.POINTS}
     told_now = estimate(past[0].points[:32], past[0].points[31][0] + 1.0, past)

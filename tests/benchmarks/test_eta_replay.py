@@ -1,4 +1,4 @@
-"""The replay that judges the estimate of the remaining time: its questions and its figures, worked out by hand."""
+"""The replay of recorded runs: its questions and figures, computed by hand."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from otel_progress.records import Trajectory
 from tests.support.eta_replays import BY_NAME, STEADY, asked_at, steady, told
 
 
-def test_only_what_was_known_is_told() -> None:
-    """At each share of the duration the points up to then are known, and what is true is the rest."""
+def test_questions_have_only_the_points_known_then() -> None:
+    """The true answer is the rest of the duration."""
     everything = list(questions(BY_NAME["history"], steady(0), ()))
     assert [one.share for one in everything] == list(GRID) == [share / 100 for share in range(5, 100, 5)]
     for one in everything:
@@ -25,23 +25,29 @@ def test_only_what_was_known_is_told() -> None:
         assert one.question.elapsed + one.truth == pytest.approx(10.0)
 
 
-def test_totals_that_are_unknown_or_wrong() -> None:
-    """Unknown: no points. Too small: ratios a quarter too high, until half of the time. Too large: a fifth too low to the end."""
+def test_runs_with_unknown_or_wrong_total() -> None:
+    """Unknown: no points. Too small: ratios a quarter too high until half of the time.
+
+    Too large: ratios a fifth too low until the end.
+    """
     assert asked_at("unknown total", steady(0), 0.5).question.points == ()
     assert asked_at("total too small", steady(0), 0.45).question.points[-1] == (4.0, pytest.approx(0.5))
     assert asked_at("total too small", steady(0), 0.5).question.points == STEADY[:6]
     assert asked_at("total too large", steady(0), 0.9).question.points[-1] == (9.0, pytest.approx(0.72))
 
 
-def test_a_slowdown_doubles_the_second_half() -> None:
+def test_slowdown_doubles_the_second_half() -> None:
     """Ten seconds become fifteen, and each step after the half takes two."""
     one = asked_at("slowdown", steady(0), 0.6)
     assert (one.question.elapsed, one.truth) == (9.0, 6.0)
     assert one.question.points[-2:] == ((7.0, 0.6), (9.0, 0.7))
 
 
-def test_a_stall_puts_a_pause_in_the_middle() -> None:
-    """From the fifth second on nothing advances for five more; only questions in between are of a pause."""
+def test_stall_inserts_a_pause_in_the_middle() -> None:
+    """Nothing advances for five seconds from the fifth on.
+
+    Only questions in between are in a pause.
+    """
     everything = list(questions(BY_NAME["stall"], steady(0), ()))
     pausing = [one for one in everything if one.pausing]
     assert [one.share for one in pausing] == [0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65]
@@ -50,16 +56,16 @@ def test_a_stall_puts_a_pause_in_the_middle() -> None:
     assert asked_at("stall", steady(0), 0.75).truth == pytest.approx(3.75)
 
 
-def test_a_resumed_run_begins_at_half() -> None:
-    """The base is (0, 0.5) and the clock starts there; a run without a point past half cannot be resumed."""
+def test_resumed_run_starts_at_half() -> None:
+    """The base is (0, 0.5). A run without a point beyond half cannot be resumed."""
     one = asked_at("resume", steady(0), 0.4)
     assert one.question.points == ((0.0, 0.5), (1.0, 0.6), (2.0, 0.7))
     assert (one.question.elapsed, one.truth) == (2.0, 3.0)
     assert list(questions(BY_NAME["resume"], Run("job", "here", 0, 10.0, STEADY[:5]), ())) == []
 
 
-def test_children_are_told_as_they_are() -> None:
-    """Ended ones by their duration, running ones by their elapsed time, and how many have not begun."""
+def test_children_have_their_current_state() -> None:
+    """Ended children have their duration, running ones their elapsed time."""
     run = steady(0, children=((0.0, 2.0), (0.5, 4.0), (2.0, 1.0), (6.0, 4.0)), workers=2)
     parallel = asked_at("children", run, 0.25).question.parallel
     assert parallel is not None
@@ -73,7 +79,7 @@ def test_children_are_told_as_they_are() -> None:
 
 
 def histories(scenario: str, runs: Sequence[Run], foreign: Sequence[Trajectory] = ()) -> list[list[float]]:
-    """Return the durations of the history with which each run was asked about, in order."""
+    """Return the durations of the history for each run, in order."""
     seen: list[list[float]] = []
 
     def answer(points: Any, elapsed: float, history: Sequence[Trajectory], parallel: Any = None) -> Eta:  # noqa: ARG001 - as estimate
@@ -86,8 +92,8 @@ def histories(scenario: str, runs: Sequence[Run], foreign: Sequence[Trajectory] 
     return seen[:: len(GRID)]
 
 
-def test_each_run_is_asked_about_with_the_runs_before_it() -> None:
-    """From the fourth run on, with all earlier ones up to twenty, or as few as the scenario says."""
+def test_runs_have_earlier_runs_as_history() -> None:
+    """From the fourth run on, the limit is twenty or that of the scenario."""
     runs = [steady(number, 10.0 + number) for number in range(25)]
     full = histories("history", runs)
     assert full[0] == [10.0, 11.0, 12.0]
@@ -101,7 +107,7 @@ def test_each_run_is_asked_about_with_the_runs_before_it() -> None:
 
 
 def test_foreign_history_is_the_next_system_of_the_same_job() -> None:
-    """By name, the first after the last; systems with too few runs teach nobody, and other jobs do not count."""
+    """Systems with too few runs and other jobs do not count."""
     groups = {
         (workload, system): [steady(number, duration, workload, system) for number in range(count)]
         for workload, system, duration, count in (
@@ -118,8 +124,11 @@ def test_foreign_history_is_the_next_system_of_the_same_job() -> None:
     assert made == {("a", "x"): {2.0}, ("a", "y"): {1.0}, ("a", "z"): {1.0}, ("b", "x"): set()}
 
 
-def test_figures_of_answers_that_are_a_second_off() -> None:
-    """Of ten seconds one is a tenth, everywhere; of the rest it is 1/9.5 to 1/0.5; the finish never jumps; half of the intervals hold."""
+def test_figures_of_answers_with_one_second_error() -> None:
+    """The error is a tenth of ten seconds, and 1/9.5 to 1/0.5 of the rest.
+
+    The predicted end never jumps, and half of the intervals include the truth.
+    """
     runs = [steady(number) for number in range(4)]
 
     def answer(points: Any, elapsed: float, history: Any, parallel: Any = None) -> Eta:  # noqa: ARG001 - as estimate
@@ -138,8 +147,11 @@ def test_figures_of_answers_that_are_a_second_off() -> None:
     assert (exact.error, exact.jumps, exact.coverage) == (pytest.approx(0.0), pytest.approx(0.0), None)
 
 
-def test_jumps_add_up() -> None:
-    """A finish that goes back and forth by two seconds of ten, 18 times, varies by 3.6 durations; missing answers are passed over."""
+def test_jumps_are_added_up() -> None:
+    """A predicted end that alternates by two of ten seconds, 18 times, varies by 3.6.
+
+    Missing answers are skipped.
+    """
     answers = iter([2.0, 0.0, None] * 19)
 
     def answer(points: Any, elapsed: float, history: Any, parallel: Any = None) -> Eta:  # noqa: ARG001 - as estimate
@@ -155,8 +167,8 @@ def test_jumps_add_up() -> None:
     assert ours.jumps == pytest.approx(12 * 0.2)
 
 
-def test_at_least_in_a_pause() -> None:
-    """In a pause "at least" is an answer of its own kind: counted, and held against the truth; elsewhere it is none."""
+def test_at_least_counts_in_a_pause_only() -> None:
+    """In a pause, a lower bound is counted and compared with the truth."""
 
     def answer(points: Any, elapsed: float, history: Any, parallel: Any = None) -> Eta:  # noqa: ARG001 - as estimate
         return told(None, 7.0 if elapsed < 8.0 else 8.0, None, "stalled")
@@ -169,12 +181,12 @@ def test_at_least_in_a_pause() -> None:
     assert (ours.answered, ours.error, ours.jumps, ours.coverage) == (0.0, None, None, None)
     assert (
         ours.at_least == 1.0
-    )  # truths are 9.75 down to 5.25 by 0.75; "at least" 7 until 8 s, 8 from then on
+    )  # True values are 9.75 to 5.25 in steps of 0.75. The bound is 7 until 8 s and 8 afterwards.
     assert ours.at_least_true == pytest.approx(4 / 7)
 
 
-def test_two_processes_come_to_the_same() -> None:
-    """Shared work gives the sums of unshared work."""
+def test_replay_in_two_processes_has_the_same_sums() -> None:
+    """The sums are those of one process."""
     here = [steady(number, 10.0 + number % 3, "a", "x") for number in range(5)]
     there = [steady(number, 8.0, "a", "y") for number in range(5)]
     series = series_of({("a", "x"): here, ("a", "y"): there})
@@ -186,8 +198,8 @@ def test_two_processes_come_to_the_same() -> None:
         assert sums.error == pytest.approx(shared[key].error)
 
 
-def test_a_steady_job_is_foretold_exactly() -> None:
-    """The estimator itself, in every scenario in which nothing unforeseen happens: hardly an error, and it always answers."""
+def test_steady_job_is_predicted_exactly() -> None:
+    """Without a disturbance, the estimator always answers with hardly an error."""
     results = replay_series(
         Series([steady(number) for number in range(5)], (steady(9).trajectory,) * 3), SCENARIOS
     )
@@ -200,8 +212,8 @@ def test_a_steady_job_is_foretold_exactly() -> None:
     assert score(results["unknown total", "job", "tqdm"]).answered == 0.0
 
 
-def test_the_mean_counts_workloads_not_runs() -> None:
-    """A workload with many runs weighs no more than one with few; one without a figure is left out of that figure alone."""
+def test_mean_weighs_workloads_equally() -> None:
+    """The number of runs does not matter. Missing figures are ignored."""
     one = score(
         Sums(questions=100, answers=100, error=10.0, late_answers=100, late_error=10.0, runs=10, jumps=1.0)
     )

@@ -1,4 +1,4 @@
-"""Trace files: what is read, what is refused, and what was recorded with the project itself."""
+"""Trace files: reading, validation, and the committed recordings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.eta_replays import BY_NAME, STEADY, steady
 
 
 def line(**changes: Any) -> str:
-    """Return a run as a line, with changes; a change to None leaves the name out."""
+    """Return a run as a line with changes. A change to None removes the name."""
     usual = {
         "workload": "job",
         "system": "here",
@@ -33,7 +33,7 @@ def line(**changes: Any) -> str:
 
 
 def texts(document: Any) -> Iterator[str]:
-    """Yield every text in a document, names among them."""
+    """Yield every text in a document, including names."""
     if isinstance(document, str):
         yield document
     elif isinstance(document, dict | list):
@@ -41,8 +41,8 @@ def texts(document: Any) -> Iterator[str]:
             yield from texts(one)
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    """All of a run comes back, in the order of the numbers, and the same runs make the same bytes."""
+def test_written_runs_are_read_back(tmp_path: Path) -> None:
+    """Runs are in the order of their numbers, and equal runs have equal bytes."""
     runs = [steady(1), replace(steady(0), stages={"a": 1.5}, children=((0.0, 1.0),), workers=2)]
     header = Header("idle", "2026-01-01", "2 cores", 0, 0.1, 0.2)
     write(tmp_path / "a.jsonl.gz", header, runs)
@@ -52,7 +52,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_published_checkpoints_are_equal_units(tmp_path: Path) -> None:
-    """The i-th of n checkpoints is i/n of the work; a folder's files are read together."""
+    """The i-th of n checkpoints is i/n of the work. Files are read together."""
     checkpoints = line(points=None, number=None, run=3, checkpoints_s=[1.0, 1.5, 3.0, 3.5])
     (tmp_path / "a.jsonl").write_text(checkpoints + "\n")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(line(number=1).encode()))
@@ -62,8 +62,8 @@ def test_published_checkpoints_are_equal_units(tmp_path: Path) -> None:
     assert second.points == ((0.0, 0.0), (1.0, 0.25), (1.5, 0.5), (3.0, 0.75), (3.5, 1.0))
 
 
-def test_history_has_the_points_that_are_kept() -> None:
-    """Of a long run 64 points are left once it is history, its first and last among them; a short one is as it was."""
+def test_history_has_the_limited_points() -> None:
+    """A long run has 64 points with its first and last, a short one all points."""
     long = Run("job", "here", 0, 999.0, tuple((float(second), second / 999) for second in range(1000)))
     assert len(long.trajectory.points) == 64
     assert (long.trajectory.points[0], long.trajectory.points[-1]) == (long.points[0], long.points[-1])
@@ -73,35 +73,35 @@ def test_history_has_the_points_that_are_kept() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "there are no runs"),
-        ("nonsense", "line 1: this is no JSON"),
-        ("[" * 100_000, "line 1: this is no JSON"),
-        ("[]", "expected an object, not list"),
-        ('{"format": "other/9"}', "the format is 'other/9'"),
-        (line(workload=""), "workload and system are texts"),
-        (line(system=3), "workload and system are texts"),
-        (line(number="1"), "a whole number, not '1'"),
-        (line(duration_s=0), "duration_s is above 0"),
-        (line(duration_s=-1), "numbers of at least 0, not -1"),
-        (line(duration_s=float("nan")), "numbers of at least 0, not nan"),
-        (line(duration_s=True), "numbers of at least 0, not True"),
-        (line(points="all"), "points is a list of pairs"),
-        (line(points=[]), "points start with [0, ratio]"),
-        (line(points=[[1, 0.5]]), "points start with [0, ratio]"),
-        (line(points=[[0, 0], [2, 0.5], [1, 0.7]]), "ascend"),
-        (line(points=[[0, 0], [1, 0.5], [2, 0.4]]), "ascend"),
-        (line(points=[[0, 0], [5, 0.5]]), "within duration_s (4.0)"),
-        (line(points=[[0, 0], [1, 1.5]]), "within duration_s (4.0) and 1"),
-        (line(points=[[0, 0, 0]]), "points is a list of pairs"),
-        (line(checkpoints_s=[]), "checkpoints_s is a list of seconds that is not empty"),
-        (line(checkpoints_s=["1"]), "checkpoints_s has numbers of at least 0, not '1'"),
-        (line(stages=[1]), "stages is an object"),
-        (line(workers=0), "workers a whole number above 0"),
-        (line(children=[1]), "children is a list of pairs"),
+        ("", "expected at least one run"),
+        ("nonsense", "line 1: Invalid JSON"),
+        ("[" * 100_000, "line 1: Invalid JSON"),
+        ("[]", "Invalid list: expected an object"),
+        ('{"format": "other/9"}', "Invalid format 'other/9'"),
+        (line(workload=""), "Invalid workload ''"),
+        (line(system=3), "system 3: expected non-empty texts"),
+        (line(number="1"), "Invalid number '1': expected an integer"),
+        (line(duration_s=0), "Invalid duration_s 0.0: expected more than 0"),
+        (line(duration_s=-1), "Invalid duration_s -1: expected a number of at least 0"),
+        (line(duration_s=float("nan")), "Invalid duration_s nan: expected a number"),
+        (line(duration_s=True), "Invalid duration_s True: expected a number"),
+        (line(points="all"), "Invalid points: expected a list of pairs"),
+        (line(points=[]), "expected [0, ratio] as the first one"),
+        (line(points=[[1, 0.5]]), "expected [0, ratio] as the first one"),
+        (line(points=[[0, 0], [2, 0.5], [1, 0.7]]), "expected ascending times"),
+        (line(points=[[0, 0], [1, 0.5], [2, 0.4]]), "expected ascending times"),
+        (line(points=[[0, 0], [5, 0.5]]), "expected at most duration_s (4.0)"),
+        (line(points=[[0, 0], [1, 1.5]]), "expected at most duration_s (4.0) and 1"),
+        (line(points=[[0, 0, 0]]), "Invalid points: expected a list of pairs"),
+        (line(checkpoints_s=[]), "expected a non-empty list of seconds"),
+        (line(checkpoints_s=["1"]), "Invalid checkpoints_s '1': expected a number"),
+        (line(stages=[1]), "Invalid stages [1]"),
+        (line(workers=0), "workers 0: expected an object of seconds and an integer above 0"),
+        (line(children=[1]), "Invalid children: expected a list of pairs"),
     ],
 )
-def test_a_bad_line_is_refused(tmp_path: Path, text: str, says: str) -> None:
-    """What is wrong, on which line of which file, and what was expected instead."""
+def test_load_with_invalid_line_is_rejected(tmp_path: Path, text: str, says: str) -> None:
+    """The message has the file, the line, the value and the expectation."""
     (tmp_path / "bad.jsonl").write_text(text + "\n" if text else "")
     with pytest.raises(TraceError) as refused:
         load(tmp_path / "bad.jsonl")
@@ -112,29 +112,29 @@ def test_a_bad_line_is_refused(tmp_path: Path, text: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("torn.jsonl.gz", gzip.compress(b"x" * 10_000, mtime=0)[:-20], "cannot be read"),
-        ("plain.jsonl.gz", b"{}", "cannot be read"),
-        ("latin.jsonl", b"\xe9\n", "cannot be read"),
-        ("long.jsonl", b" " * 4_000_001, "a line is longer than 4,000,000 bytes"),
+        ("torn.jsonl.gz", gzip.compress(b"x" * 10_000, mtime=0)[:-20], "expected JSON lines in UTF-8"),
+        ("plain.jsonl.gz", b"{}", "expected JSON lines in UTF-8"),
+        ("latin.jsonl", b"\xe9\n", "expected JSON lines in UTF-8"),
+        ("long.jsonl", b" " * 4_000_001, "expected lines of at most 4,000,000 bytes"),
     ],
 )
-def test_a_bad_file_is_refused(tmp_path: Path, name: str, content: bytes, says: str) -> None:
-    """Torn, of another kind, of another encoding, or one endless line."""
+def test_load_with_invalid_file_is_rejected(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    """The file is truncated, of another type or encoding, or one endless line."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TraceError, match=says):
         load(tmp_path)
 
 
-def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
-    """A path that is not there, and a folder without traces."""
-    with pytest.raises(TraceError, match="there is no such file or folder"):
+def test_load_without_traces_is_rejected(tmp_path: Path) -> None:
+    """The path does not exist, or the folder has no traces."""
+    with pytest.raises(TraceError, match="expected an existing"):
         load(tmp_path / "missing")
-    with pytest.raises(TraceError, match=r"no \.jsonl or \.jsonl\.gz file"):
+    with pytest.raises(TraceError, match=r"at least one \.jsonl or \.jsonl\.gz file"):
         load(tmp_path)
 
 
-def test_the_recorded_traces_are_enough() -> None:
-    """At least four jobs on an idle and a busy machine, two dozen times each; stages and children where a job has them."""
+def test_committed_traces_are_complete() -> None:
+    """At least four jobs, 24 runs each, on an idle and a busy machine."""
     groups = load(FOLDER)
     assert {system for _, system in groups} == {"idle", "busy"}
     assert {workload for workload, _ in groups} == {job.name for job in eta_jobs.JOBS}
@@ -148,8 +148,8 @@ def test_the_recorded_traces_are_enough() -> None:
         assert all((len(run.children) > 5 and run.workers == 2) == (workload == "pool") for run in runs)
 
 
-def test_the_recorded_traces_tell_nothing_of_a_machine() -> None:
-    """The first line has what figures depend on; no path, host or user is anywhere, and all of it is small."""
+def test_committed_traces_are_anonymous() -> None:
+    """They have what results depend on, but no path, host or user, and are small."""
     files = sorted(FOLDER.glob("*.jsonl.gz"))
     assert sum(file.stat().st_size for file in files) < 1_500_000
     for file in files:
@@ -184,8 +184,8 @@ def test_the_recorded_traces_tell_nothing_of_a_machine() -> None:
         assert re.fullmatch(r"\d+ cores?, CPython 3\.\d+, \w+", header["shape"])
 
 
-def test_the_recorded_traces_are_foretold_better_than_by_others() -> None:
-    """With history, on recorded runs of a job whose steps get cheaper and cheaper: a fraction of what tools without a memory are off."""
+def test_estimates_of_committed_traces_are_better_than_others() -> None:
+    """With history, the error is a fraction of that of other tools."""
     groups = load(FOLDER)
     series = [Series(groups["eliminate", system][:12]) for system in ("idle", "busy")]
     scores = table_of(replay(series, [BY_NAME["history"]], processes=1), "history")["eliminate"]
@@ -198,8 +198,8 @@ def test_the_recorded_traces_are_foretold_better_than_by_others() -> None:
 
 
 @pytest.mark.parametrize("job", eta_jobs.JOBS, ids=[job.name for job in eta_jobs.JOBS])
-def test_each_job_is_recorded_by_watching_it(job: eta_jobs.Job) -> None:
-    """A small one, really run: its curve ascends within its duration, with its stages and children as the live store had them."""
+def test_record_job_has_ascending_curve_and_children(job: eta_jobs.Job) -> None:
+    """A small job is run. Its stages and children are those of the live store."""
     with configured(resources=False):
         run = record_traces.record(job, eta_jobs.corpus(2_000, 6_000), "idle", 7, 0.2)
     assert (run.workload, run.system, run.number) == (job.name, "idle", 7)
@@ -215,7 +215,7 @@ def test_each_job_is_recorded_by_watching_it(job: eta_jobs.Job) -> None:
 
 @pytest.mark.process
 def test_burners_end_with_the_recording() -> None:
-    """While it is busy a process burns for each core; afterwards none is left."""
+    """One process per core runs during the recording, and none afterwards."""
     with record_traces._burning(1) as burners:
         assert len(burners) == 1
         assert burners[0].poll() is None

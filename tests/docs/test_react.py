@@ -29,7 +29,10 @@ import { Backup } from "./backup.jsx";
 window.reactVersion = React.version;
 createRoot(document.getElementById("root")).render(<Backup id="backup-7" />);
 """
-PAGE = '<!doctype html><html lang="en"><title>t</title><div id="root"></div><script type="module">{}</script></html>'
+PAGE = (
+    '<!doctype html><html lang="en"><title>t</title><div id="root"></div>'
+    '<script type="module">{}</script></html>'
+)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ PORTS = ("9464", "7764", "8000")
 """Ports in the documents. They are replaced by free ports, because another process may use them."""
 
 SLEEP_FACTOR = 4
-"""Factor of the seconds that shell blocks sleep, because a program starts slowly on a loaded machine."""
+"""Factor for `sleep` in shell blocks, because a program starts slowly on a loaded machine."""
 
 FORK_IS_MEANT = "ignore:This process:DeprecationWarning"
 """Python 3.12 and newer warn about every fork of a process with threads. A guide forks on purpose.

@@ -13,7 +13,7 @@ from tests.support.grafana.dashboards import boards, panels
 from tests.support.grafana.linter import RULES
 
 BOARDS = boards()
-ALERTS = "alerts are a series of Prometheus' own rules, which have the labels of the rule and neither job nor instance"
+ALERTS = "Prometheus creates the series of alerts with the labels of the rule, without job and instance"
 EXCEPTIONS = {
     (
         "panel-no-targets-rule",

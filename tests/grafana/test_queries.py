@@ -35,7 +35,7 @@ ASKED = [target for target in targets() if target.kind == "prometheus"]
 EMPTY = {
     ("Processor and GPU", "B"): "this machine has no GPU",
     ("Memory", "B"): "this machine has no GPU",
-    ("Operations under way", "A"): "nothing waits in a queue here: an operation is there from its start",
+    ("Running operations", "A"): "nothing waits in a queue here: an operation is there from its start",
 }
 """Queries without a result in this scenario, with the reason."""
 ZERO = {
@@ -46,8 +46,8 @@ ZERO = {
     "Abandoned",
     "Sink errors",
     "Rejected updates",
-    "Series left out",
-    "Events let go",
+    "Series omitted",
+    "Events dropped",
 }
 """Panels that show 0 if an exporter responds and nothing runs."""
 STAGES = ("stage:prepare", "stage:render", "stage:encode")
@@ -91,7 +91,7 @@ def finite(series: list[Any]) -> bool:
 def shown(target: Target) -> str:
     """Return the operation of the scenario that has the data of a panel."""
     special = {
-        ("Progress and forecast", "B"): scenario.ESTIMATED,
+        ("Progress and remaining time", "B"): scenario.ESTIMATED,
         ("Failed", "A"): scenario.STALLED,
         ("Items by outcome", "A"): scenario.STALLED,
         ("Stages", "B"): scenario.RUNNING,
@@ -133,8 +133,8 @@ def test_query_without_operations_is_zero_or_empty(stage: Stage, target: Target)
         "Alerts firing",
         "Firing alerts",
         "Scrape duration",
-        "Samples a scrape",
-        "Series against the cap",
+        "Samples per scrape",
+        "Series relative to the limit",
     ):
         assert found == []
 
@@ -322,7 +322,7 @@ def test_stages_with_equal_names_have_a_strip_per_level(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    "title", ["Rejected updates by reason", "Events let go by reason", "Operations ended"]
+    "title", ["Rejected updates by reason", "Events dropped by reason", "Operations ended"]
 )
 def test_columns_of_counts_add_up_to_the_total(stage: Stage, title: str) -> None:
     """Each event is in one column, so the total in the legend is the count."""

@@ -28,7 +28,7 @@ FILES = [path for path in project_files(PROJECT) if path.suffix != ".json"]
 
 
 def test_project_files_have_no_more_findings_than_allowed() -> None:
-    """Every file follows the rules. Files of the redesign that are not rewritten yet have an allowance."""
+    """Every file follows the rules. Files that are not rewritten yet have an allowance."""
     allowances = read_allowances()
     violations = []
     for path in FILES:

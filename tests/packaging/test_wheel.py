@@ -117,7 +117,10 @@ def test_package_import_loads_no_optional_dependency(tmp_path: Path) -> None:
 @pytest.mark.process
 def test_public_names_in_a_base_install_resolve(base_python: Path, tmp_path: Path) -> None:
     """``__all__`` is sorted, and every name resolves without extras."""
-    code = "import otel_progress as p; [getattr(p, n) for n in p.__all__]; assert list(p.__all__) == sorted(p.__all__), p.__all__"
+    code = (
+        "import otel_progress as p; [getattr(p, n) for n in p.__all__]; "
+        "assert list(p.__all__) == sorted(p.__all__), p.__all__"
+    )
     done = run(base_python, "-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 

@@ -100,7 +100,7 @@ def check_stalled_work_is_reported(scene: Scene) -> None:
     annotations = alert["annotations"]
     assert annotations["summary"] == f"Operation {ID} (backup) is stalled"
     assert "it has not advanced for " in annotations["description"]
-    assert annotations["description"].endswith("s and stands at 30%.")
+    assert annotations["description"].endswith("s and is at 30%.")
     link = urlsplit(annotations["dashboard_url"])
     assert (link.scheme, link.netloc, link.path) == ("http", "127.0.0.1:3000", "/d/otel-progress-operation/")
     assert parse_qs(link.query) == {"var-operation_id": [ID], "from": ["now-6h"], "to": ["now"]}

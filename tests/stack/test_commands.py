@@ -51,11 +51,11 @@ def environment(**more: str) -> dict[str, str]:
 def test_token_is_created_at_the_first_start_only(tmp_path: Path) -> None:
     """The server accepts the token, and every installation has another one."""
     first, second = tmp_path / "a", tmp_path / "b"
-    assert script(IMAGE / "make_token.py", str(first)).stdout.endswith(": made\n")
+    assert script(IMAGE / "make_token.py", str(first)).stdout.endswith(": created\n")
     token = first.read_text(encoding="ascii")
     assert len(token) == 43
     assert first.stat().st_mode & 0o777 == 0o444
-    assert script(IMAGE / "make_token.py", str(first)).stdout.endswith(": kept\n")
+    assert script(IMAGE / "make_token.py", str(first)).stdout.endswith(": exists\n")
     assert first.read_text(encoding="ascii") == token
     script(IMAGE / "make_token.py", str(second))
     assert second.read_text(encoding="ascii") != token

@@ -1,9 +1,9 @@
 """Checker of the writing rules in CONTRIBUTING.md. It needs only the standard library.
 
-    python tests/support/language/language_rules.py [PATH ...]     list every finding of files and folders
-    python tests/support/language/language_rules.py --update       lower the allowances to today's counts
+    python tests/support/language/language_rules.py [PATH ...]    list every finding
+    python tests/support/language/language_rules.py --update      lower the allowances
 
-A finding is printed as ``file:line: what -> replacement``. Without a path, the whole project is checked.
+A finding is printed as ``file:line: what -> replacement``. Without a path, all files are checked.
 The phrases are in ``banned_phrases.csv``: one regular expression and one replacement per line.
 Code in backticks, quotations in double quotes, SQL and the list of phrases are exempt.
 """
@@ -93,7 +93,10 @@ class Prose(NamedTuple):
 
 
 def read_phrases(path: Path = PHRASES_FILE) -> list[tuple[re.Pattern[str], str]]:
-    """Read the banned phrases with their replacements. A space in a pattern also matches a line break."""
+    """Read the banned phrases with their replacements.
+
+    A space in a pattern also matches a line break.
+    """
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [
@@ -120,11 +123,14 @@ def _blank(match: re.Match[str]) -> str:
     return re.sub(r"[^\n]", "·", match[0])
 
 
-# --- Python -----------------------------------------------------------------------------------------------------------
+# --- Python ---------------------------------------------------------------------------------------
 
 
 def check_python(path: Path, source: str) -> Iterator[Finding]:
-    """Yield the findings of a Python file: docstrings, comments, messages (not in tests) and names."""
+    """Yield the findings of a Python file: docstrings, comments, messages and names.
+
+    Messages in tests are not checked.
+    """
     tree = ast.parse(source)
     is_test = "tests" in path.parts and "src" not in path.parts
     docstrings = set()
@@ -206,7 +212,7 @@ def _comments(source: str) -> Iterator[Prose]:
         yield Prose(line, words)
 
 
-# --- other files ------------------------------------------------------------------------------------------------------
+# --- other files ----------------------------------------------------------------------------------
 
 
 def check_markdown(path: Path, source: str) -> Iterator[Finding]:
@@ -267,7 +273,7 @@ def check_plain_text(path: Path, source: str) -> Iterator[Finding]:
             yield Finding(path, number, "columns", f"{len(line)} columns", f"at most {MAX_PROSE_COLUMNS}")
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def check_file(path: Path) -> list[Finding]:
