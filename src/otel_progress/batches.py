@@ -16,7 +16,10 @@ from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
 
 MAX_ENDS: Final = 100
-"""Newest end times in a tally. Older ones are dropped and do not count for the throughput."""
+"""Newest end times in a tally.
+
+Older ones are dropped and do not count for the throughput.
+"""
 
 
 MAX_LISTED: Final = 100
@@ -28,7 +31,9 @@ _MIN_DURATION_S: Final = 1e-6
 
 
 def add(tally: BatchTally, status: Status, ended_at: float) -> BatchTally:
-    """Return the tally with one more ended operation. The order of the calls does not matter.
+    """Return the tally with one more ended operation.
+
+    The order of the calls does not matter.
 
     ``ended_at`` is in Unix seconds. Raises ValueError if the status is not a final one.
     """
@@ -81,7 +86,7 @@ def was_finished_at(is_finished: bool, ended_at: float | None, time: float | Non
 
 
 def sort_key(is_finished: bool, started_at: float, id_: str) -> tuple[bool, float, str]:
-    """Return the sort key of batches: unfinished ones first, then the newest, then by id."""
+    """Return the sort key of batches: unfinished first, then the newest, then by id."""
     return is_finished, -started_at, id_
 
 
@@ -100,7 +105,7 @@ def summarise(
     running: int | None = None,
     running_ratio: float | None = None,
 ) -> BatchSnapshot:
-    """Build the snapshot of a batch from its declaration, ended operations and active operations.
+    """Build the snapshot of a batch from its declaration and its operations.
 
     - ``tally``: ended operations.
     - ``active``, ``failed``: operations without levels, newest first.
@@ -164,7 +169,7 @@ def _get_ratio(total: int | None, finished: int, done: float, is_finished: bool)
 
 
 def _get_recent_throughput(info: BatchDeclaration, tally: BatchTally, read_at: float) -> float | None:
-    """Return the operations per second over the newer half of the stored ends, or None.
+    """Return the operations per second over the newer half of the ends, or None.
 
     The time since the last end counts only beyond the longest gap between these ends. So bursts
     of ends (a pool whose tasks take equally long) have a steady throughput, and the throughput of

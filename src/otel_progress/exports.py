@@ -55,7 +55,7 @@ Exporter: TypeAlias = "Callable[[OperationSnapshot, Sequence[Event]], Iterator[s
 
 
 def encode_json_line(document: object) -> str:
-    """Encode a document as one line of JSON that is safe for any terminal and valid UTF-8.
+    """Encode a document as one line of JSON that is safe for any terminal.
 
     Numbers that are not finite become null. Another process may have written them.
     """

@@ -87,8 +87,8 @@ class _Query:
 class HistoryQuery(_Query):
     """Selects ended operations, the last one first.
 
-    ``operation_type`` selects one type. ``since`` is the earliest end in Unix seconds. ``before`` is
-    the (end, run) of the last operation of the previous page and continues after it.
+    ``operation_type`` selects one type. ``since`` is the earliest end in Unix seconds. ``before``
+    continues after a page, and is the (end, run) of its last operation.
     """
 
     operation_type: str | None = None

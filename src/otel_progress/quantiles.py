@@ -32,7 +32,7 @@ def interpolated_quantile(values: Sequence[float], share: float) -> float:
 
 
 def expected_rank_quantile(ordered: Sequence[float], level: float) -> float:
-    """Return the quantile (type 6) of ascending values, limited to the range of the values.
+    """Return the quantile (type 6) of ascending values, within their range.
 
     ``level`` is 0 to 1. The result is interpolated linearly at the rank level x (n + 1) - 1.
     """

@@ -1,4 +1,4 @@
-"""Immutable records next to the levels: logs, resource use, cancel requests and history."""
+"""Immutable records: logs, resource use, cancel requests, history and previews."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LogRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResourceSample:
-    """Resource use of one process at one time (``at`` in Unix seconds, ``clock`` monotonic).
+    """Resource use of a process (``at`` in Unix seconds, ``clock`` monotonic).
 
     ``cpu_ratio`` is the processor time per wall time since the previous sample. It is 1.0 for one
     busy core. ``memory_bytes`` is the resident set. ``gpu_ratio`` (0 to 1) is the mean of the

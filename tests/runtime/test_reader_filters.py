@@ -1,4 +1,4 @@
-"""Filter semantics of every Reader: the live store, the journal, and the two combined."""
+"""Filter semantics of every Reader: live store, journal, and both combined."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ seconds = st.sampled_from([step / 2 for step in range(-1, 2 * STEPS + 2)])
 
 
 class Model:
-    """Written records of each kind, and readers over them. Filters of queries are applied by hand."""
+    """Written records of each kind, and the readers of them."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
@@ -60,7 +60,7 @@ class Model:
         }
 
     def get_rows(self, kind: str, reader: str) -> Sequence[Row]:
-        """Return the rows that a reader can know. The journal has only those that were flushed."""
+        """Return the rows that a reader has. The journal has only flushed ones."""
         rows = self.rows[kind]
         return rows[: STEPS // 2] if reader == "journal" else rows
 

@@ -32,7 +32,7 @@ Numbered = TypeVar("Numbered", Event, LogRecord, Preview)
 
 
 class CompositeReader:
-    """Reads the live store and, if there is one, the journal, and returns each run once.
+    """Reads the live store and the optional journal, and returns each run once.
 
     For a run in both, the live store has the newer data. If the journal cannot be read, the error
     is reported and counted, and only live data is returned.
@@ -42,7 +42,7 @@ class CompositeReader:
         self._store = store
         self._journal = journal
 
-    # --- operations --------------------------------------------------------------------------------------------
+    # --- operations ----------------------------------------------------------
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of an operation with its levels, or None."""
@@ -97,11 +97,14 @@ class CompositeReader:
             yield ()
 
     def _select_other_processes(self, stored: Sequence[OperationSnapshot]) -> list[OperationSnapshot]:
-        """Return the operations of other processes. The live store has all of this process."""
+        """Return the operations of other processes.
+
+        The live store has all of this process.
+        """
         own = self._store.instance.id
         return [operation for operation in stored if operation.root.info.instance != own]
 
-    # --- records of one operation -------------------------------------------------------------------------
+    # --- records of one operation --------------------------------------------
 
     def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
         """Return the newest matching events of the newest run, oldest first."""
@@ -122,7 +125,7 @@ class CompositeReader:
     def resources(
         self, operation_id: str, query: ResourceQuery = ResourceQuery()
     ) -> Sequence[ResourceSample]:
-        """Return samples of the process that were made during the newest run, oldest first."""
+        """Return samples that were made during the newest run, oldest first."""
         live = self._store.reader.resources(operation_id, query)
         stored: Sequence[ResourceSample] = self._query_journal(
             lambda journal: journal.resources(operation_id, query), ()
@@ -130,7 +133,8 @@ class CompositeReader:
         newest = self.get(operation_id) if stored else None
         if newest is None:
             return live
-        # The journal's newest run may precede the live one. Its samples are older than the live run's start.
+        # The newest run of the journal may be older than the live one. Then its samples are older
+        # than the start of the live run.
         by_clock = {sample.clock: sample for sample in (*stored, *live) if sample.at >= _get_start(newest)}
         return [by_clock[clock] for clock in sorted(by_clock)][-query.limit :] if query.limit else []
 
@@ -153,7 +157,7 @@ class CompositeReader:
             )
         return [by_number[number] for number in sorted(by_number)][-limit:] if limit else ()
 
-    # --- batches -----------------------------------------------------------------------------------------------
+    # --- batches -------------------------------------------------------------
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return the current state of a batch, or None."""
@@ -194,7 +198,7 @@ class CompositeReader:
             return self.batch(batch_id)
         return _select_more_complete(live or self._store.reader.batch(batch_id), stored)
 
-    # --- requests ----------------------------------------------------------------------------------------------
+    # --- requests ------------------------------------------------------------
 
     def request_cancel(self, operation_id: str, reason: str) -> bool:
         """Request that the active run of an operation stops, in any process.
@@ -218,7 +222,10 @@ class CompositeReader:
         return self._journal.size_bytes() if isinstance(self._journal, SizedStorage) else None
 
     def _query_journal(self, read: Callable[[Reader], T], default: T) -> T:
-        """Call ``read`` with the journal. Return ``default`` without a journal or after an error."""
+        """Call ``read`` with the journal.
+
+        Return ``default`` without a journal or after an error.
+        """
         if self._journal is None:
             return default
         try:

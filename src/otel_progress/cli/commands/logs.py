@@ -23,7 +23,7 @@ from otel_progress.records import SEVERITIES, LogRecord
 from otel_progress.text import escape_controls
 
 _MAX_RECORDS_PER_POLL: Final = 10_000
-"""Newest records that one poll reads while following. Older ones since the previous poll are skipped."""
+"""Newest records that one poll reads while following. Older new ones are skipped."""
 
 
 @click.command(
@@ -81,7 +81,10 @@ def logs(
     interval: float,
     as_json: bool,
 ) -> None:
-    """Show the log records of an operation, oldest first. Requires capture_logs=True in the work."""
+    """Show the log records of an operation, oldest first.
+
+    Requires capture_logs=True in the work.
+    """
     query = LogQuery(path, severity, since, limit=limit)
     with scope.reader() as reader:
         operation = find(reader, operation_id)
@@ -111,11 +114,11 @@ def logs(
 def _follow_records(
     reader: Reader, operation: OperationSnapshot, query: LogQuery, interval: float, as_json: bool
 ) -> None:
-    """Write new records until the run has ended, including those from just before its end."""
+    """Write new records until the run has ended, including its last ones."""
     is_running = not operation.status.finished
     while is_running:
         time.sleep(interval)
-        # Why before the records: the last records of a run are stored when the run is no longer active.
+        # Why before the records: the last records of a run are stored before the run has ended.
         is_running = any(active.run == operation.run for active in reader.active(levels=False))
         found = reader.logs(operation.operation_id, query)
         records = [record for record in found if record.run == operation.run]
@@ -140,7 +143,7 @@ def _write_records(records: Iterable[LogRecord], as_json: bool) -> None:
 
 
 def severity_style(severity: int) -> str:
-    """Return the style of a severity: red from ERROR on, yellow from WARNING on, dim below INFO."""
+    """Return the style of a severity: red, yellow for warnings, dim below INFO."""
     if severity >= SEVERITIES["ERROR"]:
         return "bold red" if severity >= SEVERITIES["CRITICAL"] else "red"
     if severity >= SEVERITIES["WARNING"]:
