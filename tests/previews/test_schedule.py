@@ -161,9 +161,9 @@ def test_each_fraction_is_taken_once_at_most(fractions: list[float], ratios: lis
         ("previews", "nosuch://bucket/x", "of no kind that is known"),
         ("previews", "ftp://me:hunter2@host/x", "has a password"),
         ("previews", "memory://x?secret=1", "has a password"),
-        ("public_url", "ftp://x", "address of the server"),
-        ("public_url", "http://me:pw@x", "address of the server"),
-        ("public_url", "http://x/\x1b", "address of the server"),
+        ("public_url", "ftp://x", "public URL of the server"),
+        ("public_url", "http://me:pw@x", "public URL of the server"),
+        ("public_url", "http://x/\x1b", "public URL of the server"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(name: str, value: object, expected: str) -> None:
