@@ -128,8 +128,8 @@ def test_preview_after_the_end_is_shown(working: progress.Runtime, shared: Servi
         op.preview(lambda: create_grey_image(9) if gate.wait(10 * PATIENCE_S) else "", "result")
     expect(page.locator(".details .word")).to_have_text("Completed")
     gate.set()
-    assert working.previewer is not None
-    assert working.previewer.flush(PATIENCE_S)
+    assert working._previews is not None
+    assert working._previews.flush(PATIENCE_S)
     panel = page.get_by_role("region", name="Previews")
     expect(panel.get_by_role("img")).to_have_attribute("alt", re.compile("“result”"))
     page.reload()

@@ -54,7 +54,7 @@ class Model:
         runtime = recorder.runtime
         assert runtime._components.journal is not None
         self.readers: Mapping[str, Reader] = {
-            "live": runtime._store,
+            "live": runtime._store.reader,
             "journal": runtime._components.journal,
             "composite": runtime.reader,
         }

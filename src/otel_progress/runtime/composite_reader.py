@@ -125,7 +125,7 @@ class CompositeReader:
     def resources(
         self, operation_id: str, query: ResourceQuery = ResourceQuery()
     ) -> Sequence[ResourceSample]:
-        """Return samples of the process that were made during the newest run, oldest first."""
+        """Return samples that were made during the newest run, oldest first."""
         live = self._store.reader.resources(operation_id, query)
         stored: Sequence[ResourceSample] = self._query_journal(
             lambda journal: journal.resources(operation_id, query), ()
