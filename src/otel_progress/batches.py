@@ -143,12 +143,12 @@ def summarise(
 
 
 def _is_complete(info: BatchDeclaration, tally: BatchTally) -> bool:
-    """Return True if the batch was closed, or if all operations of its total have ended."""
+    """Return True if the batch was closed or all operations of its total have ended."""
     return info.ended_at is not None or (info.total is not None and tally.finished >= info.total > 0)
 
 
 def _get_end(info: BatchDeclaration, tally: BatchTally) -> float | None:
-    """Return the later one of the closing and the last end, or None if both are unknown."""
+    """Return the later one of the closing and the last end, or None without both."""
     ends = (info.ended_at, tally.ends[-1] if tally.ends else None)
     return max((end for end in ends if end is not None), default=None)
 
