@@ -118,12 +118,8 @@ def summarise(
     count = len(active) if running is None else running
     done = sum(operation.ratio or 0.0 for operation in active) if running_ratio is None else running_ratio
     pending = min(count, sum(operation.status is Status.PENDING for operation in active))
-    last = tally.ends[-1] if tally.ends else None
-    is_finished = not count and (
-        info.ended_at is not None or (info.total is not None and tally.finished >= info.total > 0)
-    )
-    ends = [end for end in (info.ended_at, last) if end is not None]
-    ended_at = max(ends, default=None) if is_finished else None
+    is_finished = not count and _is_complete(info, tally)
+    ended_at = _get_end(info, tally) if is_finished else None
     if ended_at is None:
         throughput = _get_recent_throughput(info, tally, read_at)
     else:
@@ -144,6 +140,17 @@ def summarise(
         active=tuple(active[:MAX_LISTED]),
         failed=tuple(failed[:MAX_LISTED]),
     )
+
+
+def _is_complete(info: BatchDeclaration, tally: BatchTally) -> bool:
+    """Return True if the batch was closed or all operations of its total have ended."""
+    return info.ended_at is not None or (info.total is not None and tally.finished >= info.total > 0)
+
+
+def _get_end(info: BatchDeclaration, tally: BatchTally) -> float | None:
+    """Return the later one of the closing and the last end, or None without both."""
+    ends = (info.ended_at, tally.ends[-1] if tally.ends else None)
+    return max((end for end in ends if end is not None), default=None)
 
 
 def _count_by_status(tally: BatchTally, running: int, pending: int) -> MappingProxyType[Status, int]:

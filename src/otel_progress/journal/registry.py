@@ -62,12 +62,7 @@ def open_journal(
     Without ``read_only``, the first use creates the file. Raises ConfigurationError for an invalid
     value, and MissingExtraError if packages are missing.
     """
-    if not retention_s >= 0:
-        msg = f"Invalid retention {retention_s!r}: expected seconds, 0 or more. A day has 86400."
-        raise ConfigurationError(msg)
-    if max_bytes < MIN_BYTES:
-        msg = f"Invalid size limit {max_bytes!r} of the journal: expected {MIN_BYTES} bytes (1 MiB) or more."
-        raise ConfigurationError(msg)
+    _check_limits(retention_s, max_bytes)
     journal = SqliteJournal(
         _parse_url(url),
         retention_s=retention_s,
@@ -79,6 +74,15 @@ def open_journal(
     if read_only:
         journal.check()
     return journal
+
+
+def _check_limits(retention_s: float, max_bytes: int) -> None:
+    if not retention_s >= 0:
+        msg = f"Invalid retention {retention_s!r}: expected seconds, 0 or more. A day has 86400."
+        raise ConfigurationError(msg)
+    if max_bytes < MIN_BYTES:
+        msg = f"Invalid size limit {max_bytes!r} of the journal: expected {MIN_BYTES} bytes (1 MiB) or more."
+        raise ConfigurationError(msg)
 
 
 def _parse_url(url: str) -> Path:
