@@ -69,7 +69,7 @@ def writer() -> ModuleType:
 def test_generated_parts_are_what_the_script_writes(document: Path, writer: ModuleType) -> None:
     """The committed text is what ``scripts/reference`` makes of the code; run it when this fails."""
     text = document.read_text(encoding="utf-8")
-    assert text == writer.rewritten(text)
+    assert text == writer.rewrite_blocks(text)
 
 
 def test_every_generated_part_is_in_a_document(writer: ModuleType) -> None:
