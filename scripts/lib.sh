@@ -1,4 +1,5 @@
-# Functions of the scripts in this folder, to be sourced from the project folder. Bash 3.2, for macOS.
+# Functions of the scripts in this folder, to be sourced from the project folder. Bash 3.2, for
+# macOS.
 
 say() { printf '\n== %s\n' "$*"; }
 die() {
@@ -12,7 +13,8 @@ usable() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null
 # minor PYTHON: prints 3.11
 minor() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
-# interpreter MINOR: prints a working interpreter of that version, from PATH or pyenv; empty without one
+# interpreter MINOR: prints a working interpreter of that version, from PATH or pyenv; empty without
+# one
 interpreter() {
     local candidate root
     for candidate in "$(command -v "python$1" || true)" python3 python; do
@@ -49,11 +51,13 @@ any_interpreter() {
     die "Python 3.10 or newer was not found. Install it as python3 on the PATH."
 }
 
-# make_venv FOLDER PYTHON: creates a virtual environment whose pip supports dependency groups; a working one is reused
+# make_venv FOLDER PYTHON: creates a virtual environment whose pip supports dependency groups; a
+# working one is reused
 make_venv() {
     if ! usable "$1/bin/python" || ! "$1/bin/python" -m pip --version >/dev/null 2>&1; then
         rm -rf "$1"
-        # Without python3-venv, Debian has venv but not ensurepip. Then the existing pip installs pip.
+        # Without python3-venv, Debian has venv but not ensurepip. Then the existing pip installs
+        # pip.
         if ! "$2" -m venv "$1" >/dev/null 2>&1; then
             rm -rf "$1"
             "$2" -m venv --without-pip "$1" && "$2" -m pip --python "$1/bin/python" install --quiet pip ||
