@@ -79,10 +79,7 @@ class CliContext:
             yield reader
 
     def previews(self) -> Store | None:
-        """Return the store of preview content.
-
-        None if previews are disabled.
-        """
+        """Return the store of preview content. None if previews are disabled."""
         from otel_progress.journal.registry import path_of
         from otel_progress.previews.stores import open_store
 
