@@ -45,7 +45,7 @@ def test_draw_terminal_screen_has_colours_and_escaped_text() -> None:
 
     screen = pyte.Screen(40, 5)
     pyte.Stream(screen).feed("\x1b[1;31mfailed <b>&\x1b[0m plain\r\n\x1b[92mok\x1b[0m")
-    picture = script("picture").draw(screen)
+    picture = script("picture").draw_screen(screen)
     assert "failed <b>& plain" in re.sub(r"\s+", " ", words(picture))
     assert "ok" in words(picture)
     assert len(set(re.findall(r"fill: (#[0-9a-f]{6})", picture))) >= 3

@@ -69,7 +69,7 @@ def writer() -> ModuleType:
 def test_generated_parts_match_the_script(document: Path, writer: ModuleType) -> None:
     """If this test fails, run ``scripts/reference``."""
     text = document.read_text(encoding="utf-8")
-    assert text == writer.rewritten(text)
+    assert text == writer.rewrite_blocks(text)
 
 
 def test_generated_parts_of_the_script_are_all_used(writer: ModuleType) -> None:

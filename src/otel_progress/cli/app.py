@@ -75,10 +75,7 @@ class App(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import and return a command.
-
-        None if the name is unknown.
-        """
+        """Import and return a command. None if the name is unknown."""
         target = _COMMANDS.get(cmd_name)
         if target is None:
             return None

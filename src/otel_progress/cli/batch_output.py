@@ -24,17 +24,11 @@ from otel_progress.protocols import BatchQuery, Reader
 from otel_progress.text import escape_controls
 
 _MAX_SUMMARY_LINES: Final = 5
-"""Batches listed below ``ls``.
-
-The others are counted.
-"""
+"""Batches listed below ``ls``. The others are counted."""
 
 
 _MAX_OPERATIONS: Final = 10
-"""Active or failed operations listed for a batch.
-
-The others are counted.
-"""
+"""Active or failed operations listed for a batch. The others are counted."""
 
 
 _BAR_CELLS: Final = 30

@@ -77,10 +77,7 @@ class CliContext:
             yield journal
 
     def previews(self) -> Store | None:
-        """Return the store of preview content.
-
-        None if previews are disabled.
-        """
+        """Return the store of preview content. None if previews are disabled."""
         from otel_progress.journal import open_journal
         from otel_progress.previews.stores import open_store
 

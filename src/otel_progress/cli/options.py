@@ -12,10 +12,7 @@ from otel_progress.settings.parsing import parse_moment
 from otel_progress.text import escape_controls
 
 _MAX_SEVERITY_DIGITS: Final = 3
-"""Digits of a numeric severity.
-
-Longer numbers are rejected.
-"""
+"""Digits of a numeric severity. Longer numbers are rejected."""
 
 
 def parse_since(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:

@@ -22,10 +22,7 @@ MAX_BATCHES: Final = 1000
 
 
 _MIN_CUT_CELLS: Final = 12
-"""Narrowest width of a cut column.
-
-Narrower columns are never cut.
-"""
+"""Narrowest width of a cut column. Narrower columns are never cut."""
 
 
 class CliError(click.ClickException):
@@ -150,10 +147,7 @@ def _measure_columns(
 
 
 def get_terminal_width() -> int | None:
-    """Return the width of the terminal on stdout in cells.
-
-    None for a file or pipe.
-    """
+    """Return the width of the terminal on stdout in cells. None for a file or pipe."""
     from otel_progress.console.region import get_terminal_size
 
     return get_terminal_size(sys.stdout)[0] if sys.stdout.isatty() else None

@@ -38,17 +38,11 @@ _MAX_LINES: Final = 24
 
 
 _MAX_TEXT_LINES: Final = 40
-"""Lines of a text preview that are written.
-
-The others are counted.
-"""
+"""Lines of a text preview that are written. The others are counted."""
 
 
 _CHUNK_BYTES: Final = 4_096
-"""Longest chunk of kitty's protocol.
-
-Longer images are sent in several chunks.
-"""
+"""Longest chunk of kitty's protocol. Longer images are sent in several chunks."""
 
 
 def write_previews(previews: Sequence[Preview], store: Store | None, *, color: bool | None) -> None:
@@ -74,10 +68,7 @@ def write_previews(previews: Sequence[Preview], store: Store | None, *, color: b
 
 
 def image_protocol(environ: Mapping[str, str], encoding: str, color: bool | None) -> ImageProtocol | None:
-    """Return the image protocol of a terminal.
-
-    None without images or colours.
-    """
+    """Return the image protocol of a terminal. None without images or colours."""
     term, program = environ.get("TERM", ""), environ.get("TERM_PROGRAM", "")
     if color is False or term in ("", "dumb") or (environ.get("NO_COLOR") and not color):
         return None

@@ -20,10 +20,7 @@ def fit_cells(text: str, width: int, more: str = "…") -> str:
 
 
 def cut_cells(text: str, width: int, more: str = "…") -> str:
-    """Return ``text`` cut to at most ``width`` cells.
-
-    A cut text ends in ``more``.
-    """
+    """Return ``text`` cut to at most ``width`` cells. A cut text ends in ``more``."""
     if cell_len(text) <= width:
         return text
     if width <= cell_len(more):
@@ -58,10 +55,7 @@ A longer one is unknown, because its digits would fill a line.
 
 
 _MIN_LOWER_BOUND_S: Final = 1.0
-"""Shortest lower bound shown as "at least".
-
-A shorter one is omitted.
-"""
+"""Shortest lower bound shown as "at least". A shorter one is omitted."""
 
 
 def format_duration(seconds: float | None) -> str:

@@ -51,31 +51,19 @@ On a narrower terminal the message has priority.
 
 
 _MIN_BAR_CELLS: Final = 8
-"""Shortest bar.
-
-Without this space other columns are omitted, then the bar.
-"""
+"""Shortest bar. Without this space other columns are omitted, then the bar."""
 
 
 _MAX_BAR_CELLS: Final = 30
-"""Longest bar.
-
-Further space stays empty.
-"""
+"""Longest bar. Further space stays empty."""
 
 
 _GOOD_BAR_CELLS: Final = 16
-"""Shortest bar next to intervals.
-
-Without this space the intervals are omitted.
-"""
+"""Shortest bar next to intervals. Without this space the intervals are omitted."""
 
 
 _MIN_MESSAGE_CELLS: Final = 16
-"""Space for a message in the line of its bar.
-
-With less it gets a line of its own.
-"""
+"""Space for a message in the line of its bar. With less it gets a line of its own."""
 
 
 _PULSE_CELLS_PER_S: Final = 6.0

@@ -56,17 +56,11 @@ INTERVAL_S: Final = 5.0
 
 
 MAX_OPERATIONS: Final = 20
-"""Operations with a status line per interval.
-
-The others are counted.
-"""
+"""Operations with a status line per interval. The others are counted."""
 
 
 _MAX_LINE_CHARS: Final = 1000
-"""Longest line.
-
-Longer ones are cut.
-"""
+"""Longest line. Longer ones are cut."""
 
 
 class PlainConsole:

@@ -1,7 +1,4 @@
-"""Token bucket for console lines.
-
-Suppressed lines are counted.
-"""
+"""Token bucket for console lines. Suppressed lines are counted."""
 
 from __future__ import annotations
 
@@ -9,17 +6,11 @@ from collections.abc import Callable
 from typing import Final
 
 MAX_BURST_LINES: Final = 20
-"""Lines allowed at once.
-
-Further ones are suppressed.
-"""
+"""Lines allowed at once. Further ones are suppressed."""
 
 
 LINES_PER_S: Final = 2.0
-"""Lines allowed per second on average.
-
-Further ones are suppressed.
-"""
+"""Lines allowed per second on average. Further ones are suppressed."""
 
 
 class RateLimiter:

@@ -205,10 +205,7 @@ class _Hook:
 
 
 def get_terminal_size(stream: TextIO) -> tuple[int, int]:
-    """Return columns and rows of the terminal of ``stream``.
-
-    80 and 24 if unknown.
-    """
+    """Return columns and rows of the terminal of ``stream``. 80 and 24 if unknown."""
     try:
         columns, rows = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError, AttributeError):

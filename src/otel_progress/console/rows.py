@@ -24,17 +24,11 @@ MAX_DEPTH: Final = 24
 
 
 MAX_FAILED: Final = 5
-"""Failed levels listed below a parent, the newest.
-
-The others are counted.
-"""
+"""Failed levels listed below a parent, the newest. The others are counted."""
 
 
 MAX_PART_CHARS: Final = 400
-"""Longest text given to the layout.
-
-Longer texts are cut.
-"""
+"""Longest text given to the layout. Longer texts are cut."""
 
 
 class Rank(IntEnum):

@@ -66,10 +66,7 @@ logger.setLevel(logging.INFO)
 
 
 MAP_CAPTURE_RATIOS: Final = tuple(part / 20 for part in range(1, 20))
-"""Ratios at which the map becomes a preview.
-
-The complete map follows at the end.
-"""
+"""Ratios at which the map becomes a preview. The complete map follows at the end."""
 
 
 _STAGES: Final = {"discover": 0.02, "analyse": 0.96, "report": 0.02}

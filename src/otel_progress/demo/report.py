@@ -19,10 +19,7 @@ from otel_progress.demo.sources import SourceFile
 from otel_progress.text import escape_controls, truncate
 
 MAX_SHOWN: Final = 8
-"""Longest list in the report, of packages twice as many.
-
-The others are counted.
-"""
+"""Longest list in the report, of packages twice as many. The others are counted."""
 
 
 @dataclass(slots=True)
@@ -187,10 +184,7 @@ def explain_error(error: BaseException) -> str:
 
 
 _MAX_PACKAGES: Final = 2 * MAX_SHOWN
-"""Packages listed in the report.
-
-The others are counted.
-"""
+"""Packages listed in the report. The others are counted."""
 
 
 def print_introduction(

@@ -25,17 +25,11 @@ Beyond that the walk stops, so ``demo /`` finishes.
 
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
-"""Largest file that is examined.
-
-Larger ones are skipped.
-"""
+"""Largest file that is examined. Larger ones are skipped."""
 
 
 MAX_DEPTH: Final = 3
-"""Deepest folder with a level of its own.
-
-Deeper files belong to it.
-"""
+"""Deepest folder with a level of its own. Deeper files belong to it."""
 
 
 FULL_BYTES: Final = 32 * 1024 * 1024
@@ -46,10 +40,7 @@ Further files are omitted.
 
 
 QUICK_BYTES: Final = 2 * 1024 * 1024
-"""Source examined with ``--quick``.
-
-Further files are omitted.
-"""
+"""Source examined with ``--quick``. Further files are omitted."""
 
 
 TOP_LEVEL: Final = "(top level)"

@@ -211,10 +211,7 @@ def _export_bundle(bundle: Bundle, directory: Path, *, force: bool, as_json: boo
 
 
 def _read_content(path: Path) -> bytes | None:
-    """Return the content of a file.
-
-    None if the file does not exist.
-    """
+    """Return the content of a file. None if the file does not exist."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -55,10 +55,7 @@ _MAX_PREVIEWS: Final = 1_000
 
 
 _MAX_INDENT_STEPS: Final = 40
-"""Indentation of a level.
-
-Deeper levels are indented like this one.
-"""
+"""Indentation of a level. Deeper levels are indented like this one."""
 
 
 @dataclass(frozen=True, slots=True)
