@@ -556,7 +556,7 @@ def encode_instance(instance: Instance) -> Document:
 
 
 def encode_batch(batch: BatchSnapshot, *, operations: bool = True) -> Document:
-    """Return the preview of an object, with ``url`` as its location."""
+    """Return the document of a batch, by default with active and failed operations."""
     document: Document = {
         "schema": SCHEMA,
         **_pick(batch, _BATCH_FIELDS),

@@ -1,4 +1,7 @@
-"""Query parameters as values: times, severities and operation filters. Invalid ones raise Problem."""
+"""Query parameters as values: times, severities and operation filters.
+
+Invalid values raise Problem.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,14 @@ SEVERITY_PATTERN: Final = "^([0-9]{1,3}|" + "|".join(SEVERITIES) + ")$"
 
 
 METADATA_PREFIX: Final = "metadata."
-"""Prefix of parameters such as ``metadata.customer=acme``, which select operations with that value."""
+"""Prefix of parameters such as ``metadata.customer=acme``, which select operations by metadata."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperationFilter:
-    """Filter of operations. An operation matches if it meets all criteria that are not empty.
+    """Filter of operations.
+
+    An operation matches if it meets all criteria that are not empty.
 
     - ``statuses``, ``conditions``, ``types``, ``batches``: the operation has one of the values.
     - ``metadata``: (key, value) pairs that the operation has all. The value None accepts any value.
@@ -77,7 +82,10 @@ class OperationFilter:
 
 
 def parse_metadata(query: QueryParams, given: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Return the (key, value) pairs of ``metadata=KEY``, ``metadata=KEY=VALUE`` and ``metadata.KEY=VALUE``."""
+    """Return the (key, value) pairs of a query.
+
+    Its forms are ``metadata=KEY``, ``metadata=KEY=VALUE`` and ``metadata.KEY=VALUE``.
+    """
     pairs: list[tuple[str, str | None]] = []
     for text in given:
         key, separator, value = text.partition("=")

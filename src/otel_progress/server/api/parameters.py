@@ -27,14 +27,20 @@ async def decode_operation_id(
         str, Path(description="Id of the operation. Send `/` in it as `%2F`.", min_length=1)
     ],
 ) -> str:
-    """Decode the operation id of a URL path. The middleware leaves ``/`` and ``%`` encoded."""
+    """Decode the operation id of a URL path.
+
+    The middleware leaves ``/`` and ``%`` encoded.
+    """
     return operation_id.replace("%2F", "/").replace("%25", "%")
 
 
 async def decode_batch_id(
     batch_id: Annotated[str, Path(description="Id of the batch. Send `/` in it as `%2F`.", min_length=1)],
 ) -> str:
-    """Decode the batch id of a URL path. The middleware leaves ``/`` and ``%`` encoded."""
+    """Decode the batch id of a URL path.
+
+    The middleware leaves ``/`` and ``%`` encoded.
+    """
     return batch_id.replace("%2F", "/").replace("%25", "%")
 
 
@@ -47,7 +53,8 @@ BatchId: TypeAlias = Annotated[str, Depends(decode_batch_id)]
 Since: TypeAlias = Annotated[
     str | None,
     Query(
-        description="Earliest time: Unix seconds, an RFC 3339 time, or how long ago (`90s`, `15m`, `24h`, `7d`).",
+        description="Earliest time: Unix seconds, an RFC 3339 time, or how long ago "
+        "(`90s`, `15m`, `24h`, `7d`).",
         json_schema_extra={"pattern": SINCE_PATTERN},
     ),
 ]

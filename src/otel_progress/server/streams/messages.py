@@ -204,7 +204,7 @@ _MAX_CACHED_RUNS: Final = 4_096
 
 
 class Encoder:
-    """Return JSON text without characters that terminals or encoders reject.
+    """Encodes operations without their levels, and caches the unchanging parts.
 
     As JSON, the result equals ``codec.encode_operation(operation, levels=False)``.
     """
