@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import otel_progress as progress
-from otel_progress.metrics import ProgressCollector, render_exposition
+from otel_progress.metrics.exposition import render_exposition
 
 SCENES: Final = (
     (1, 0),
@@ -62,7 +62,7 @@ def measure(operations: int, levels: int, scrapes: int = SCRAPES) -> Cost:
                 op.increment(10)
             for place in range(levels):
                 running.enter_context(op.level("file", place, total=100)).increment(50)
-        collector = ProgressCollector(runtime._store, totals=runtime._totals)
+        collector = runtime.metrics_collector()
         best, body = float("inf"), b""
         for _ in range(scrapes):
             began = time.perf_counter()

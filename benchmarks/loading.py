@@ -133,7 +133,7 @@ def _until_asleep(runtime: Runtime) -> None:
     """Wait until the end of the work is written and ticks have ceased; after a slow write the last one may come seconds later."""
     runtime.force_flush()
     deadline = time.monotonic() + ASLEEP_WITHIN_S
-    while not runtime._ticker._asleep and time.monotonic() < deadline:
+    while not runtime._ticker._is_asleep and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)  # what else the end of the work leaves to do
 

@@ -29,7 +29,10 @@ _current: list[Runtime] = []
 
 
 def _renew_lock() -> None:
-    """Replace the lock in a forked child, where a thread of the parent may have held it."""
+    """Replace the lock in a forked child.
+
+    A thread that does not exist there may have held it.
+    """
     global _lock
     _lock = threading.Lock()
 
@@ -145,7 +148,7 @@ def _reuse_runtime(
 ) -> Runtime:
     """Return the active runtime if the arguments agree with its settings."""
     given = {name: value for name, value in arguments.items() if value is not None}
-    differences = runtime.settings.differences(runtime.settings.with_arguments(**given), given)
+    differences = runtime.settings.list_differences(runtime.settings.with_arguments(**given), given)
     if differences:
         msg = (
             f"Invalid second configure(): expected the values of the first one ({'; '.join(differences)}). "

@@ -1,4 +1,6 @@
-"""Protocols between the parts: a Sink receives change sets, a Reader answers queries.
+"""Protocols of sinks, readers and controllers, and the data that they exchange.
+
+A Sink receives change sets, and a Reader answers queries.
 
 The live store is a Reader, an exporter is a Sink, and a journal is both. Every view accepts any
 Reader. So the same view works in the process of the work, in another process, and on another host.
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from otel_progress.batches import BatchCursor, BatchDeclaration
 from otel_progress.model import Instance, LevelSnapshot, Number, Outcome
@@ -30,7 +32,7 @@ from otel_progress.records import (
 )
 
 MAX_RECORD_NUMBER: Final = 2**63 - 1
-"""Largest number and limit in a query. Higher values are reduced to it, since SQLite cannot store them."""
+"""Largest number and limit in a query. Higher ones are reduced to it for SQLite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class ChangeSet:
 
 
 class _Query:
-    """Base of the query objects: limits their numbers to the range that every Reader accepts."""
+    """Base of query objects. Limits numbers to the range that every Reader accepts."""
 
     __slots__ = ()
 
@@ -85,8 +87,8 @@ class _Query:
 class HistoryQuery(_Query):
     """Selects ended operations, the last one first.
 
-    ``operation_type`` selects one type. ``since`` is the earliest end in Unix seconds. ``before`` is
-    the (end, run) of the last operation of the previous page and continues after it.
+    ``operation_type`` selects one type. ``since`` is the earliest end in Unix seconds. ``before``
+    continues after a page, and is the (end, run) of its last operation.
     """
 
     operation_type: str | None = None
@@ -153,22 +155,21 @@ class PreviewQuery(_Query):
 
 @dataclass(frozen=True, slots=True)
 class BatchQuery(_Query):
-    """Selects batches in their order of listing, those behind the cursor ``after`` if it is given."""
+    """Selects batches in their order of listing, behind the cursor ``after`` if given."""
 
     limit: int = 100
     after: BatchCursor | None = None
 
 
-RecordQuery: TypeAlias = EventQuery | LogQuery | ResourceQuery | PreviewQuery
-"""Query of records that belong to one operation."""
-
-
 @runtime_checkable
 class Sink(Protocol):
-    """Receives change sets. An error that it raises is counted and logged, and the work continues."""
+    """Receives change sets. Its errors are counted and logged, and the work continues."""
 
     def write(self, change_set: ChangeSet) -> None:
-        """Store or send a change set. Called from one thread at a time, never from the work's thread."""
+        """Store or send a change set.
+
+        Called from one thread at a time, but never from the thread of the work.
+        """
 
     def close(self) -> None:
         """Write pending data and release all resources. Called once."""
@@ -196,7 +197,7 @@ class Reader(Protocol):
     def resources(
         self, operation_id: str, query: ResourceQuery = ResourceQuery()
     ) -> Sequence[ResourceSample]:
-        """Return samples of the process that were made during the newest run, oldest first."""
+        """Return samples that were made during the newest run, oldest first."""
 
     def previews(self, operation_id: str, query: PreviewQuery = PreviewQuery()) -> Sequence[Preview]:
         """Return the newest matching previews of the newest run, oldest first."""
@@ -208,10 +209,11 @@ class Reader(Protocol):
         """Return batches: unfinished ones first, then the newest first, then by id."""
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield all active operations, then changed ones, at most every ``interval`` seconds.
+        """Yield all active operations, then changed ones.
 
-        An operation that ended is yielded a last time. An empty sequence without a change lets the
-        caller check the time. Close the iterator to stop the watch.
+        It yields at most every ``interval`` seconds. An operation that ended is yielded a last
+        time. An empty sequence without a change lets the caller check the time. Close the iterator
+        to stop the watch.
         """
 
 
@@ -220,14 +222,17 @@ class Controller(Protocol):
     """Receives requests about operations from outside of their process."""
 
     def request_cancel(self, operation_id: str, reason: str) -> bool:
-        """Request that the active run of an operation stops. Return False if no run is active."""
+        """Request that the active run of an operation stops.
+
+        Return False if no run is active.
+        """
 
     def delete(self, operation_id: str) -> int:
-        """Delete the finished runs of an operation with all their records, and return their number.
+        """Delete the finished runs of an operation, and return their number.
 
-        Abandoned runs are deleted too if their process has certainly ended. It has if it does not
-        exist any more on this host, or if a process of another host sent no heartbeat for ten
-        minutes. Runs that may still be active are never deleted.
+        All their records are deleted too. Abandoned runs are deleted if their process has
+        certainly ended. It has if it does not exist any more on this host, or if a process of
+        another host sent no heartbeat for ten minutes. Runs that may be active are never deleted.
         """
 
 
@@ -236,7 +241,10 @@ class CancelRequestSource(Protocol):
     """Source of the cancel requests to a process."""
 
     def cancel_requests(self, instance_id: str) -> Sequence[CancelRequest]:
-        """Return the requests to cancel active operations of a process, also those returned before."""
+        """Return the requests to cancel active operations of a process.
+
+        Requests that were returned before are returned again.
+        """
 
 
 @runtime_checkable
@@ -244,7 +252,7 @@ class SizedStorage(Protocol):
     """Storage in files."""
 
     def size_bytes(self) -> int | None:
-        """Return the size of all files, or None if there are none. Never raises."""
+        """Return the size of all files in bytes, or None without a file. Never raises."""
 
 
 @runtime_checkable
@@ -252,7 +260,7 @@ class TrajectorySource(Protocol):
     """Source of the trajectories of past runs."""
 
     def trajectories(self, key: TrajectoryKey, limit: int = 20) -> Sequence[Trajectory]:
-        """Return the trajectories of the newest ``limit`` runs with this key, oldest first.
+        """Return the newest ``limit`` trajectories with this key, oldest first.
 
         If fewer than three are from this class of host, trajectories of other classes come first.
         """

@@ -1,4 +1,7 @@
-"""Module functions that query the active configuration, and return empty results without one."""
+"""Module functions that query the active configuration.
+
+They return empty results without a configuration.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,10 @@ def get_logs(
     since: float | None = None,
     limit: int = 1000,
 ) -> list[LogRecord]:
-    """Return captured log records of the newest run, oldest first. See :meth:`Runtime.get_logs`."""
+    """Return captured log records of the newest run, oldest first.
+
+    See :meth:`Runtime.get_logs`.
+    """
     runtime = current_runtime()
     if runtime is None:
         return []
@@ -73,7 +79,7 @@ def get_logs(
 
 
 def request_cancel(operation_id: str, reason: str = "") -> bool:
-    """Request that the active run of an operation stops, in this process or in another one.
+    """Request that the active run of an operation stops, in any process.
 
     Return False if no run is active. See :meth:`Runtime.request_cancel`.
     """

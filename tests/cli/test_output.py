@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from otel_progress.cli.output import write_table
-from otel_progress.exports import as_json
+from otel_progress.cli.output import table
+from otel_progress.exports import encode_json_line
 
 ROWS = [
     ("STATUS", "ID", "EMPTY", "NAME", "MESSAGE"),
@@ -52,7 +52,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=3))
 def test_any_document_becomes_one_safe_line_of_json(document: dict[str, object]) -> None:
     """It reads back as it was, but for numbers JSON does not have; no character in it moves a terminal."""
-    line = as_json(document)
+    line = encode_json_line(document)
     assert "\n" not in line
     assert not any(
         ord(character) < 32 or 0x7F <= ord(character) < 0xA0 or 0xD800 <= ord(character) < 0xE000

@@ -147,11 +147,11 @@ def test_declarations_go_out_with_the_next_batch(recorder: Recorder) -> None:
     with batch:  # and open once more
         assert not batch.snapshot().is_finished
     store.restart(store.instance)
-    assert store.batches() == []
+    assert store.reader.batches() == []
     batch.set_total(7)  # of the handle that was inherited: it is the parent's
     batch.close()
     with batch.operation("job"):
-        assert [one.id for one in store.batches()] == ["t"]
+        assert [one.id for one in store.reader.batches()] == ["t"]
 
 
 def test_memory_of_a_batch_is_bounded(recorder: Recorder) -> None:
@@ -161,7 +161,7 @@ def test_memory_of_a_batch_is_bounded(recorder: Recorder) -> None:
         for _ in range(600):
             progress.operation("job").start().fail("no")
         recorder.tick()
-    members = store._batches.get("m")
+    members = store._state.batches.get_batch_locked("m")
     assert members is not None
     assert (len(members.active), len(members.ends), len(members.failed)) == (0, 100, 100)
     assert _counts(batch) == {"failed": 600}
@@ -179,11 +179,11 @@ def test_the_oldest_batches_that_are_over_go(recorder: Recorder) -> None:
     for number in range(MAX_BATCHES + 20):
         with progress.batch("b", id=number):
             recorder.clock.advance(1.0)
-    ids = [one.id for one in store.batches(BatchQuery(limit=1_000))]
+    ids = [one.id for one in store.reader.batches(BatchQuery(limit=1_000))]
     assert len(ids) == MAX_BATCHES
     assert ids[:3] == ["open", "busy", str(MAX_BATCHES + 19)]
-    assert [one.id for one in store.batches(BatchQuery(limit=1))] == ["open"]
-    assert store.batches(BatchQuery(limit=0)) == []
+    assert [one.id for one in store.reader.batches(BatchQuery(limit=1))] == ["open"]
+    assert store.reader.batches(BatchQuery(limit=0)) == []
     running.complete()
 
 

@@ -75,9 +75,9 @@ def test_a_request_is_for_the_run_that_is_active(recorder: Recorder) -> None:
     assert not store.request_cancel("j", "too late")
     with progress.operation("job", id="j") as op:
         assert not op.cancel_requested
-    assert [len(store.history()), store.delete("j"), store.delete("j")] == [2, 2, 0]
-    assert store.get("j") is None
-    assert isinstance(store, Reader)
+    assert [len(store.reader.history()), store.delete("j"), store.delete("j")] == [2, 2, 0]
+    assert store.reader.get("j") is None
+    assert isinstance(store.reader, Reader)
     assert isinstance(store, Controller)
 
 
@@ -88,8 +88,8 @@ def test_deleting_leaves_what_runs(recorder: Recorder) -> None:
         progress.operation("job", id=id_).start().complete()
     with progress.operation("job", id="j"):
         assert store.delete("j") == 1
-        assert store.get("j") is not None
-    assert [one.operation_id for one in store.history()] == ["j", "k"]
+        assert store.reader.get("j") is not None
+    assert [one.operation_id for one in store.reader.history()] == ["j", "k"]
 
 
 @pytest.mark.parametrize("strict", [False, True])

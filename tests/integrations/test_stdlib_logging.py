@@ -14,7 +14,6 @@ import otel_progress as progress
 from otel_progress import ConfigurationError
 from otel_progress.diagnostics import internal_error_counts, report_internal_error
 from otel_progress.integrations.stdlib_logging import MAX_ATTRIBUTES, LogHandler
-from otel_progress.live import buffers as logbook
 from otel_progress.live.buffers import MAX_LOGS_PER_LEVEL
 from otel_progress.records import LogRecord
 from otel_progress.testing import Recorder, recording
@@ -281,7 +280,7 @@ def test_after_its_end_a_level_takes_none(captured: Recorder) -> None:
 
 def test_many_records_are_bounded_and_counted(captured: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two ticks a bounded number waits; what is let go is counted, and memory keeps the newest of a level."""
-    monkeypatch.setattr(logbook, "MAX_UNSENT_LOGS", 500)
+    monkeypatch.setattr(captured.runtime._store._state.logs, "_max_unsent", 500)
     with progress.operation("o", id="o"):
         for number in range(505):
             handed(logging.INFO, "%d", number)

@@ -1,4 +1,4 @@
-"""Journals for the tests: one behaviour suite runs on every backend that is listed here."""
+"""Journals for the tests of behaviour, which run with every backend."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Opener = Callable[..., Journal]
 
 @pytest.fixture
 def fake_time() -> FakeTime:
-    """The clocks that the journals of this test read."""
+    """Clocks of the journals of this test."""
     return FakeTime()
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the SQLite journal of this test is."""
+    """File of the SQLite journal of this test."""
     return tmp_path / "state" / "progress.db"
 
 

@@ -69,6 +69,6 @@ def test_an_operation_has_the_samples_of_its_own_time(recorder: Recorder) -> Non
     clock.advance(0.5)
     look(9.0)
     assert recorder.operation("j").resources == use
-    assert [one.cpu_ratio for one in store.resources("j")] == [1.0, 3.0]
-    assert [one.cpu_ratio for one in store.resources("j", ResourceQuery(limit=1))] == [3.0]
-    assert store.resources("nobody") == []
+    assert [one.cpu_ratio for one in store.reader.resources("j")] == [1.0, 3.0]
+    assert [one.cpu_ratio for one in store.reader.resources("j", ResourceQuery(limit=1))] == [3.0]
+    assert store.reader.resources("nobody") == []

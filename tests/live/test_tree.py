@@ -92,9 +92,9 @@ def test_the_same_id_at_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_strict_refuses_the_same_id(recorder: Recorder) -> None:
     """Strict raises, and begins nothing."""
     with progress.operation("o", id="o") as op, op.level("song", 1):
-        with pytest.raises(ValueError, match="song '1' is running already; give each one its own id"):
+        with pytest.raises(ValueError, match="Invalid song id '1': expected an id that is not in use"):
             op.level("song", 1).start()
-        with pytest.raises(ValueError, match="operation 'o' is running already"):
+        with pytest.raises(ValueError, match="Invalid operation id 'o'"):
             progress.operation("o", id="o").start()
     assert len(recorder.runtime.get_history()) == 1
 
@@ -162,7 +162,10 @@ def test_forty_thousand_events(lenient: Recorder) -> None:
                 lenient.tick()
         assert op.snapshot().current == 40_000
         events = lenient.runtime.get_events("o")
-    assert len(lenient.runtime.reader.events("o", limit=10_000)) <= limits.events + limits.failed_events
+    assert (
+        len(lenient.runtime._store.reader.events("o", EventQuery(limit=10_000)))
+        <= limits.events + limits.failed_events
+    )
     assert len(events) <= 1_000
     dropped = {
         key: units for one in lenient.runtime._totals.read().counters.values() for key, units in one.items()
@@ -224,11 +227,11 @@ def test_what_waits_for_a_stuck_tick_is_bounded(below: bool) -> None:
             told.append(reason)
 
     store = LiveStore(instance(), limits=Limits(waiting_levels=3), listener=Listener())
-    parent = store.open(None, spec("all", "all")) if below else None
+    parent = store.start_level(None, spec("all", "all")) if below else None
     for number in range(10):
-        node = store.open(parent, spec("one", str(number)))
+        node = store.start_level(parent, spec("one", str(number)))
         assert node is not None
-        store.close(node, Status.COMPLETED)
+        store.end_level(node, Status.COMPLETED)
     ended = [one.info.id for one in store.collect().snapshots if one.status.finished]
     assert ended == ["7", "8", "9"]
     assert told == ["waiting"] * 7

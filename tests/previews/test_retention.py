@@ -90,14 +90,14 @@ def test_what_makes_room_is_gone_everywhere(tmp_path: Path) -> None:
                 recorder.clock.advance(1.0)
                 op.preview(f"step {step}")
                 settle(recorder)
-            live = recorder.runtime.reader.previews("r")
+            live = recorder.runtime._store.reader.previews("r")
             assert recorder.runtime.force_flush(PATIENCE_S)
             assert [one.number for one in live] == [one.number for one in stored(recorder, "r")]
             assert len(live) == 3
             assert live[0].number == 1
             assert live[-1].number == op.snapshot().previews == 10
-            assert recorder.runtime.reader._journal is not None
-            assert [one.number for one in recorder.runtime.reader._journal.previews("r")] == [
+            assert recorder.runtime._components.journal is not None
+            assert [one.number for one in recorder.runtime._components.journal.previews("r")] == [
                 one.number for one in live
             ]
             assert content_of(recorder, live[0]) == b"step 0"

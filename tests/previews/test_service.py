@@ -102,14 +102,16 @@ def test_the_number_of_the_last_is_in_every_view(tmp_path: Path) -> None:
         settle(recorder)
         assert (op.snapshot().previews, recorder.operation("r").root.previews) == (1, 1)
         assert recorder.runtime.force_flush(PATIENCE_S)
-        assert recorder.runtime.reader._journal is not None
-        found = recorder.runtime.reader._journal.get("r")
+        assert recorder.runtime._components.journal is not None
+        found = recorder.runtime._components.journal.get("r")
         assert found is not None
         assert found.root.previews == 1
         registry = CollectorRegistry()
         registry.register(
             ProgressCollector(
-                recorder.runtime._store, totals=recorder.runtime._totals, public_url="https://p.example.org"
+                recorder.runtime._store.reader,
+                totals=recorder.runtime._totals,
+                public_url="https://p.example.org",
             )
         )
         text = generate_latest(registry).decode()
@@ -130,9 +132,9 @@ def test_one_that_is_ready_after_the_end_is_told_as_well(tmp_path: Path, store: 
         assert [content_of(recorder, one) for one in stored(recorder, "r")] == [b"late"]
         assert recorder.operation("r").root.previews == 1
         assert recorder.runtime.force_flush(PATIENCE_S)
-        if recorder.runtime.reader._journal is not None:
-            assert [one.number for one in recorder.runtime.reader._journal.previews("r")] == [1]
-            found = recorder.runtime.reader._journal.get("r")
+        if recorder.runtime._components.journal is not None:
+            assert [one.number for one in recorder.runtime._components.journal.previews("r")] == [1]
+            found = recorder.runtime._components.journal.get("r")
             assert found is not None
             assert (found.root.previews, found.status.value) == (1, "completed")
     assert not [event for event, _ in events_on(recorder) if event == semconv.EVENT_PREVIEW]

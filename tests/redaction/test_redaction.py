@@ -268,7 +268,7 @@ def test_a_function_that_makes_progress_itself() -> None:
         with progress.operation("inner", id="inner", who="Bo") as inner:
             inner.update(message="inner")
         seen = threading.Thread(
-            target=recorder.runtime._store.active_roots, daemon=True
+            target=recorder.runtime._store.reader.get_active_roots, daemon=True
         )  # needs the store's lock
         seen.start()
         seen.join(60.0)

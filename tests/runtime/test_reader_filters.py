@@ -1,4 +1,4 @@
-"""Filter semantics of every Reader: the live store, the journal, and the two combined."""
+"""Filter semantics of every Reader: live store, journal, and both combined."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ seconds = st.sampled_from([step / 2 for step in range(-1, 2 * STEPS + 2)])
 
 
 class Model:
-    """Written records of each kind, and readers over them. Filters of queries are applied by hand."""
+    """Written records of each kind, and the readers of them."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
@@ -52,21 +52,21 @@ class Model:
             kind: [] for kind in ("events", "logs", "previews", "resources", "history")
         }
         runtime = recorder.runtime
-        assert runtime.journal is not None
+        assert runtime._components.journal is not None
         self.readers: Mapping[str, Reader] = {
-            "live": runtime.store,
-            "journal": runtime.journal,
+            "live": runtime._store,
+            "journal": runtime._components.journal,
             "composite": runtime.reader,
         }
 
     def get_rows(self, kind: str, reader: str) -> Sequence[Row]:
-        """Return the rows that a reader can know. The journal has only those that were flushed."""
+        """Return the rows that a reader has. The journal has only flushed ones."""
         rows = self.rows[kind]
         return rows[: STEPS // 2] if reader == "journal" else rows
 
     def write_step(self, number: int, level: Level, chosen: random.Random) -> None:
         """Write one record of each kind for a level."""
-        store, clock, node = self.recorder.runtime.store, self.recorder.clock, level._node  # type: ignore[attr-defined]
+        store, clock, node = self.recorder.runtime._store, self.recorder.clock, level._node  # type: ignore[attr-defined]
         clock.advance(1.0)
         at, path = clock.wall(), node.path
         outcome = chosen.choice([Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED])
@@ -250,6 +250,16 @@ def test_history_query_returns_last_ended_operations_first(
     ]
     found = model.readers[reader].history(HistoryQuery(operation_type, limit, place, start))
     assert [operation.run for operation in found] == [row[1] for row in matching[: max(0, limit)]]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_query_with_numbers_beyond_64_bits_is_limited(model: Model, reader: str) -> None:
+    """Every Reader accepts them, although SQLite cannot store them."""
+    events = EventQuery(max_number=2**70, limit=2**70)
+    logs = LogQuery(severity=-1, after=-1, max_number=2**70, limit=2**70)
+    expected = [row[0] for row in model.get_rows("events", reader)]
+    assert [event.number for event in model.readers[reader].events("job", events)] == expected
+    assert [record.number for record in model.readers[reader].logs("job", logs)] == expected
 
 
 def test_facade_with_keywords_equals_query(model: Model) -> None:

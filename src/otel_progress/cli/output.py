@@ -12,7 +12,7 @@ import click
 from otel_progress.codec import SCHEMA, Document, encode_operation
 from otel_progress.console.format import cut_cells
 from otel_progress.console.glyphs import CONDITION_STYLES, STATUS_STYLES
-from otel_progress.exports import as_json
+from otel_progress.exports import encode_json_line
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.text import escape_controls
@@ -54,8 +54,8 @@ def echo_error(message: str) -> None:
 
 
 def echo_json(document: object) -> None:
-    """Write a document as one line of JSON, in ASCII if stdout cannot encode it."""
-    text = as_json(document)
+    """Write a document as one line of JSON that is safe for every encoding and every terminal."""
+    text = encode_json_line(document)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

@@ -182,7 +182,10 @@ def _to_attribute(value: object) -> MetadataValue:
 
 
 def _to_sequence(values: list[object] | tuple[object, ...]) -> MetadataValue:
-    """Return elements of one attribute type. Elements of several types are converted to text."""
+    """Return elements of one attribute type.
+
+    Elements of several types are converted to text.
+    """
     elements = [_to_attribute(value) for value in values[:MAX_SEQUENCE_ELEMENTS]]
     kinds = {type(element) for element in elements}
     if len(kinds) == 1 and kinds <= {str, bool, int, float}:
@@ -221,13 +224,16 @@ def _redact_failure(kind: str, message: object, details: str | None) -> Failure:
 
 
 def qualified_type_name(error: BaseException) -> str:
-    """Return the value of ``error.type``: the qualified class name, without ``builtins``."""
+    """Return the qualified class name of an exception, without ``builtins``.
+
+    It is the value of the attribute ``error.type``.
+    """
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def format_traceback(error: BaseException) -> str | None:
-    """Return the end of the traceback of an exception, or None if it cannot be formatted."""
+    """Return the end of an exception's traceback, or None if formatting raises."""
     try:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-16))
     except Exception:  # Formatting calls a foreign __str__ or __repr__, which may raise any exception.
@@ -239,7 +245,9 @@ def format_traceback(error: BaseException) -> str | None:
 
 
 class LevelArguments(NamedTuple):
-    """Arguments of a level as the caller passed them. They are normalised when the level starts.
+    """Arguments of a level as the caller passed them.
+
+    They are normalised when the level starts.
 
     ``batch`` is the id of a batch, or a function that returns it.
     """
@@ -336,7 +344,7 @@ def _stages_or_none(backend: RecordingBackend, stages: Any) -> Stages | None:
 
 
 def _resolve_batch(backend: RecordingBackend, batch: object) -> str | None:
-    """Return the id of the batch of an operation: the given one, else that of the current context."""
+    """Return the batch id of an operation: the given one, else that of the context."""
     if batch is None:
         return cast("str | None", context_api.get_value(BATCH_KEY))
     if callable(batch):

@@ -56,18 +56,27 @@ class RecordingBackend:
     previewer: PreviewService | None = None
 
     def reject(self, rejection: Rejection) -> None:
-        """Reject an invalid value. Raises RejectedValueError or RejectedTypeError in strict mode."""
+        """Reject an invalid value.
+
+        Raises RejectedValueError or RejectedTypeError in strict mode.
+        """
         self.reject_value(rejection.reason, rejection.text, of_type=rejection.is_wrong_type)
 
     def reject_value(self, reason: RejectionReason, text: str, *, of_type: bool = False) -> None:
-        """Reject an invalid value. Raises RejectedValueError or RejectedTypeError in strict mode."""
+        """Reject an invalid value.
+
+        Raises RejectedValueError or RejectedTypeError in strict mode.
+        """
         if self.strict:
             self.count_rejection(reason)
             raise RejectedTypeError(text) if of_type else RejectedValueError(text)
         self.report_rejection(reason, text)
 
     def report_rejection(self, reason: RejectionReason, text: str) -> None:
-        """Count and log an invalid value without raising, after the call that passed it returned."""
+        """Count and log an invalid value without raising, also in strict mode.
+
+        It is for values that are found after the caller's call has returned.
+        """
         self.count_rejection(reason)
         self.warnings.warn_once(reason, text)
 

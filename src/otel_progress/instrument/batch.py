@@ -46,7 +46,10 @@ class OperationBatch:
         self._token: object = None
 
     def start(self) -> OperationBatch:
-        """Declare the batch without ``with``. Call :meth:`close` after its last operation started."""
+        """Declare the batch without ``with``.
+
+        Call :meth:`close` after its last operation started.
+        """
         if not self._started:
             self._started = True
             self._declare()
@@ -114,7 +117,7 @@ class OperationBatch:
         :func:`otel_progress.get_batch` includes other processes.
         """
         self.start()
-        snapshot = None if self._backend is None else self._backend.store.batch(self._id)
+        snapshot = None if self._backend is None else self._backend.store.reader.batch(self._id)
         if snapshot is not None:
             return snapshot
         now = time.time()

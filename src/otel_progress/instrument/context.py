@@ -1,4 +1,4 @@
-"""OpenTelemetry context of levels: the current level, its span, and attaching and detaching."""
+"""OpenTelemetry context of levels: current level, span, attaching and detaching."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, context_api.Conte
 
 
 def get_current_level() -> LevelHandle | None:
-    """Return the level of the current context, or its nearest running ancestor, or None."""
+    """Return the current level or its nearest running ancestor, or None."""
     level = cast("LevelHandle | None", context_api.get_value(LEVEL_KEY))
     while level is not None and not level.recording:
         level = level._parent
@@ -39,10 +39,11 @@ def get_parent_context(parent: LevelHandle | None) -> context_api.Context:
 
 
 def build_level_context(level: LevelHandle) -> context_api.Context:
-    """Return a copy of the current context in which the level and its span are current."""
+    """Return a copy of the current context with the level and its span."""
     node, entries = level._node, {**context_api.get_current(), LEVEL_KEY: level}
     if node.spec.batch is not None:
-        # An operation is one unit of its batch. Operations started inside it are not part of the batch.
+        # An operation is one unit of its batch.
+        # Operations started inside it are not part of the batch.
         entries[BATCH_KEY] = None
     if node.trace is not None:
         entries[_SPAN_KEY] = level.span
@@ -60,7 +61,10 @@ def detach_if_current(token: object, key: str, value: object) -> None:
 
 
 def detach(token: object) -> None:
-    """Detach a token. Does nothing in another task or thread than the one that attached it."""
+    """Detach a token.
+
+    Does nothing in another task or thread than the one that attached it.
+    """
     reset: Callable[[object], None] | None = getattr(getattr(token, "var", None), "reset", None)
     if reset is None:
         context_api.detach(cast(Any, token))

@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def decorate(function: F, make_level: Callable[[], LevelHandle]) -> F:
-    """Return ``function`` wrapped so that each call runs in a level from ``make_level``."""
+    """Wrap ``function`` so that each call runs in a level from ``make_level``."""
     if inspect.isasyncgenfunction(function):
         return cast(F, _decorate_async_generator(function, make_level))
     if inspect.isgeneratorfunction(function):

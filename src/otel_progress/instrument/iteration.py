@@ -1,4 +1,7 @@
-"""Iteration with progress. Elements are counted in C, and Python code only checks for cancellation."""
+"""Iteration with progress.
+
+Elements are counted in C, and Python code only checks for cancellation.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def iterate(iterator: Iterator[T], level: LevelHandle, node: Node) -> Iterator[T
 
 
 async def iterate_async(iterator: AsyncIterator[T], level: LevelHandle) -> AsyncIterator[T]:
-    """Yield the elements of an async iterator, count them on the level, and end the level."""
+    """Yield the elements of an async iterator, count them, and end the level."""
     node = level._node
     node.ensure_counter()
     node.tracked = True

@@ -1,4 +1,4 @@
-"""Level handles: counting, children, ends, opaque steps, pauses and tracked iteration.
+"""Level handles: counting, children, opaque steps, pauses and tracked iteration.
 
 A handle writes to a node of the live store and never blocks. It starts when it is entered,
 started, or first used. Without ``configure()`` all methods do nothing. An invalid value is
@@ -131,7 +131,9 @@ class Level:
         message: str | None = None,
         **metadata: object,
     ) -> None:
-        """Set the units done, the total, the message and metadata. Other values stay unchanged.
+        """Set the units done, the total, the message and metadata.
+
+        Other values stay unchanged.
 
         ``current`` and ``total`` are numbers of at least 0, and ``current`` is at most the total.
         Metadata values are converted to OpenTelemetry attribute types. A level has at most 128
@@ -203,7 +205,7 @@ class Level:
         node = self._get_running_node()
         units = None if node is None else self._accept_current(node, current)
         if node is not None and units is not None:
-            self._backend.store.interruptions.resume_from(node, units)  # type: ignore[union-attr]
+            self._backend.store.resume_from(node, units)  # type: ignore[union-attr]
 
     def preview(self, image: object, name: str = "preview", *, at: PreviewAt | None = None) -> None:
         """Offer a preview of the work. It is captured only if a preview is due.
@@ -241,7 +243,10 @@ class Level:
         stages: StagesLike | None = None,
         **metadata: object,
     ) -> Level:
-        """Return a child of this level, for any thread or task. See :func:`otel_progress.level`."""
+        """Return a child of this level, for any thread or task.
+
+        See :func:`otel_progress.level`.
+        """
         scope = self._arguments[-1]
         return Level(
             make_level_arguments(
@@ -268,7 +273,10 @@ class Level:
         weight: Number | None = None,
         **metadata: object,
     ) -> Track[T]:
-        """Iterate with progress, as a child of this level. See :func:`otel_progress.track`."""
+        """Iterate with progress, as a child of this level.
+
+        See :func:`otel_progress.track`.
+        """
         arguments = LevelArguments(
             "level",
             type,
@@ -282,9 +290,10 @@ class Level:
         return Track(iterable, arguments, self)
 
     def opaque(self, expected: float | timedelta | None = None) -> OpaqueStep:
-        """Mark this level as an opaque step that cannot report progress, in ``with`` or ``async with``.
+        """Return a context manager that marks this level as an opaque step.
 
-        Examples are a subprocess and one long call into a library. Its progress is estimated from
+        An opaque step cannot report progress, for example a subprocess or one long call into a
+        library. Use it in ``with`` or ``async with``. Its progress is estimated from
         the duration of past runs, or from ``expected`` (seconds or a timedelta). Every view marks
         it as estimated. It approaches the end without reaching it and does not count as an advance.
 
@@ -298,7 +307,7 @@ class Level:
         return OpaqueStep(self, seconds)
 
     def paused(self, reason: str | None = None) -> Pause:
-        """Pause the operation of this level, in ``with`` or ``async with``.
+        """Return a context manager that pauses the operation of this level.
 
         The paused time is excluded from estimates and is not a stall. ``reason`` is the message
         during the pause. Nested pauses, in any thread, count as one.
@@ -323,7 +332,7 @@ class Level:
         """End the level as completed."""
         node = self._node
         if node.status is Status.RUNNING and self._backend is not None:
-            self._backend.store.close(node, Status.COMPLETED)
+            self._backend.store.end_level(node, Status.COMPLETED)
         else:
             self._end(Status.COMPLETED)
 
@@ -336,7 +345,10 @@ class Level:
         self._end(Status.CANCELLED, message=reason)
 
     def skip(self, reason: str = "skipped") -> None:
-        """End the level as skipped because there was nothing to do. The reason is its message."""
+        """End the level as skipped because there was nothing to do.
+
+        The reason is its message.
+        """
         self._end(Status.SKIPPED, message=reason)
 
     def _end(self, status: Status, error: ErrorLike | None = None, message: str | None = None) -> None:
@@ -345,7 +357,7 @@ class Level:
             return
         if isinstance(error, BaseException):
             spans.record_exception(node, error)
-        self._backend.store.close(
+        self._backend.store.end_level(
             node,
             status,
             error=None if status is not Status.FAILED else to_failure(error),
@@ -402,7 +414,10 @@ class Level:
 
     @property
     def cancel_requested(self) -> bool:
-        """True after cancellation of the operation was requested. Cheap enough for a hot loop."""
+        """True after cancellation of the operation was requested.
+
+        Cheap enough for a hot loop.
+        """
         return self._node.operation.cancel_requested_at is not None
 
     def check_cancelled(self) -> None:
@@ -429,7 +444,10 @@ class Level:
 
     @property
     def path(self) -> str:
-        """Place in the tree: ``type:id`` segments joined by ``/``, empty for the operation."""
+        """Place in the tree: ``type:id`` segments joined by ``/``.
+
+        It is empty for the operation.
+        """
         self.start()
         return self._node.path
 
@@ -451,7 +469,7 @@ class Level:
         It is None while no estimate exists, and after the level ended.
         """
         self.start()
-        return None if self._backend is None else self._backend.store.eta(self._node)
+        return None if self._backend is None else self._backend.store.reader.get_eta(self._node)
 
     def __repr__(self) -> str:
         node = self._node
@@ -460,14 +478,17 @@ class Level:
     # --- validation ------------------------------------------------------------------------------
 
     def _get_running_node(self) -> Node | None:
-        """Return the running node, or None if there is none. Starts the level if necessary."""
+        """Return the running node, or None if the level has ended.
+
+        Starts the level if necessary.
+        """
         node = self._node
         if node.status is not Status.RUNNING:
             if node is UNSTARTED_NODE:
                 node = self.start()._node
             if node.status is not Status.RUNNING:
                 if self._backend is not None:
-                    text = f"Invalid change to {self._arguments.type}: expected a running level, but it has ended."
+                    text = f"Invalid change to {self._arguments.type}: expected a level that has not ended."
                     self._reject(Rejection("ended", text))
                 return None
         return node
@@ -530,8 +551,8 @@ class OpaqueStep:
         is_owner = level._node is UNSTARTED_NODE
         if is_owner:
             level.__enter__()
-        if level._backend is not None and level._backend.store.interruptions.start_opaque(
-            level._node, self._expected, whole=is_owner
+        if level._backend is not None and level._backend.store.start_opaque(
+            level._node, self._expected, is_whole_level=is_owner
         ):
             marked = (level._backend, level._node)
         self._entries.append((is_owner, marked))
@@ -546,7 +567,7 @@ class OpaqueStep:
             self._level.__exit__(kind, error, traceback)
         if marked is not None:
             backend, node = marked
-            backend.store.interruptions.end_opaque(node)
+            backend.store.end_opaque(node)
 
     async def __aenter__(self) -> Level:
         return self.__enter__()
@@ -574,7 +595,7 @@ class Pause:
         if backend is None:
             self._entries.append(None)
         else:
-            previous_message = backend.store.interruptions.start_pause(node.operation, self._reason)
+            previous_message = backend.store.start_pause(node.operation, self._reason)
             self._entries.append((backend, node, previous_message))
         return level
 
@@ -584,7 +605,7 @@ class Pause:
         entry = self._entries.pop()
         if entry is not None:
             backend, node, previous_message = entry
-            backend.store.interruptions.end_pause(node.operation, self._reason, previous_message)
+            backend.store.end_pause(node.operation, self._reason, previous_message)
 
     async def __aenter__(self) -> Level:
         return self.__enter__()
@@ -644,6 +665,7 @@ class Track(Generic[T]):
 
     def _start(self) -> Level:
         if self._handle is not None and (self._handle._node.tracked or self._handle._node.status.finished):
-            # The handle belongs to an earlier or running iteration. Each iteration is a level of its own.
+            # The handle belongs to an earlier or running iteration.
+            # Each iteration is a level of its own.
             self._handle = None
         return self.level.start()

@@ -15,7 +15,7 @@ from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.context import get_parent_context
 from otel_progress.instrument.rejections import Rejection, StrictCounter
 from otel_progress.live.node import Node, Operation, Spec
-from otel_progress.live.snapshots import take_snapshot
+from otel_progress.live.snapshots import build_snapshot
 from otel_progress.model import NO_METADATA, LevelSnapshot, Status
 from otel_progress.stages import stage_name
 
@@ -31,7 +31,6 @@ def _make_placeholder_node() -> Node:
 def _make_noop_node() -> Node:
     node = _make_placeholder_node()
     node.count_one = cast(Callable[[], object], repeat(None).__next__)
-    take_snapshot(node)
     return node
 
 
@@ -65,12 +64,12 @@ def start_level(
     except ProgressError:
         raise
     except Exception:
-        report_internal_error("begin", "Starting the span of a level failed. The work continues without it.")
+        report_internal_error("start", "Starting the span of a level failed. The work continues without it.")
         return (NOOP_NODE, None) if node is None else (node, backend)
     except BaseException as error:
         # KeyboardInterrupt: the caller never receives the handle, so close the level here.
         if node is not None:
-            backend.store.close(node, Status.CANCELLED, message=type(error).__name__)
+            backend.store.end_level(node, Status.CANCELLED, message=type(error).__name__)
         raise
     return node, backend
 
@@ -81,11 +80,14 @@ def _get_started_node(level: LevelHandle) -> Node:
 
 
 def _open_node(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
-    """Add a node to the live store. Returns None if the store or strict mode rejected it."""
+    """Add a node to the live store.
+
+    Returns None if the store or strict mode rejected it.
+    """
     if arguments.kind == "stage":
         node = _open_stage(backend, arguments, parent)
     else:
-        node = backend.store.open(parent, normalize_arguments(backend, arguments, parent))
+        node = backend.store.start_level(parent, normalize_arguments(backend, arguments, parent))
     if node is not None and backend.strict:
         node.ensure_counter()
         node.count_one = StrictCounter(node, backend.reject).count_one
@@ -100,7 +102,9 @@ def _open_stage(backend: RecordingBackend, arguments: LevelArguments, parent: No
         backend.reject(Rejection("stage", str(error)))
         return None
     spec = normalize_arguments(backend, arguments._replace(id=name, name=name), parent)
-    return backend.store.open(None, spec) if parent is None else backend.store.open_stage(parent, spec)
+    return (
+        backend.store.start_level(None, spec) if parent is None else backend.store.start_stage(parent, spec)
+    )
 
 
 def _start_span(
@@ -118,11 +122,11 @@ def _start_span(
 
 def take_level_snapshot(node: Node, backend: RecordingBackend | None) -> LevelSnapshot:
     """Return a current snapshot of a level. Without a backend it is empty and pending."""
-    return take_snapshot(NOOP_NODE) if backend is None else backend.store.snapshot(node)
+    return build_snapshot(NOOP_NODE) if backend is None else backend.store.reader.get_level(node)
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Return whether an exception means that the work was interrupted instead of failed."""
+    """Return whether an exception means an interruption instead of a failure."""
     if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
         return True
     # Why sys.modules: importing asyncio takes longer than importing this package.

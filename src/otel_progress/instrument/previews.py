@@ -1,4 +1,7 @@
-"""Previews of a level: schedule check, and events of stored previews. Never raises or blocks."""
+"""Previews of a level: schedule check, and events of stored previews.
+
+Never raises or blocks.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ def _parse_hashable_schedule(at: object) -> At:
 
 
 def compute_ratio(node: Node) -> float | None:
-    """Return the current ratio of a level, or of its nearest ancestor with a known ratio.
+    """Return the ratio of a level, or of its nearest ancestor with a known ratio.
 
     A level that counts units itself has the ratio of this moment, any other the ratio of the last
     tick.
@@ -99,7 +102,7 @@ def compute_ratio(node: Node) -> float | None:
 def _on_preview_stored(
     previewer: PreviewService, store: LiveStore, node: Node, preview: Preview, evicted: Sequence[Preview]
 ) -> None:
-    """Report a stored preview to the live store, which reports it to all sinks, and to the span."""
+    """Add a stored preview to the live store, for all sinks, and to the span."""
     store.add_preview(node, preview, evicted)
     try:
         spans.add_preview_event(node, preview, previewer.address(preview.operation_id, preview.number))

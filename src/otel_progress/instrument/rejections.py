@@ -39,15 +39,16 @@ class Rejection(NamedTuple):
 
 def reject_excess(node: Node, current: Number) -> Rejection:
     """Return the rejection of a ``current`` that exceeds the node's total."""
-    return Rejection(
-        "beyond_total",
-        f"Invalid current {current}: expected at most the total {node.total}. Raise the total with set_total().",
-    )
+    text = f"Invalid current {current}: expected at most the total {node.total}."
+    return Rejection("beyond_total", f"{text} Raise the total with set_total().")
 
 
 @dataclass(slots=True)
 class CallSiteWarnings:
-    """Warnings about rejected values, logged once per call site and reason. Thread-safe."""
+    """Warnings about rejected values, logged once per call site and reason.
+
+    Thread-safe.
+    """
 
     max_call_sites: int = MAX_CALL_SITES
     _logged: set[tuple[str, int, str]] = field(default_factory=set)
@@ -75,7 +76,10 @@ def _find_call_site() -> tuple[str, int]:
 
 
 class StrictCounter:
-    """Counter that rejects a unit above the total. The default counts it and clamps the value later."""
+    """Counter that rejects a unit above the total.
+
+    The default counts it and clamps the value later.
+    """
 
     __slots__ = ("_node", "_reject")
 

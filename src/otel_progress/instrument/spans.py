@@ -1,4 +1,4 @@
-"""Spans of levels: name, attributes at the start, events, and final values before the end.
+"""Spans of levels: name, attributes at the start, events, and final values.
 
 Needs only opentelemetry-api. Exceptions of tracers, samplers and processors never reach the caller.
 """
@@ -93,7 +93,10 @@ def identity_attributes(node: Node) -> dict[str, AttributeValue]:
 
 
 def final_attributes(node: Node) -> dict[str, AttributeValue]:
-    """Return the progress attributes of a level as of its last tick. Unknown values are absent."""
+    """Return the progress attributes of a level as of its last tick.
+
+    Unknown values are absent.
+    """
     attributes: dict[str, AttributeValue] = {
         semconv.CURRENT: node.current,
         semconv.STATUS: node.status.value,
@@ -172,7 +175,7 @@ def _metadata_attributes(metadata: Mapping[str, MetadataValue]) -> dict[str, Att
 
 
 def record_exception(node: Node, error: BaseException) -> None:
-    """Record an exception once, on the span of the innermost level that it passed through."""
+    """Record an exception once, on the span of the innermost level it left."""
     try:
         # Why on the exception: a later exception may have the same id(), and a reference to the
         # exception would keep its frames alive.
@@ -213,7 +216,7 @@ def add_item_event(node: Node, name: str, outcome: str, error: Failure | None) -
 
 
 def add_preview_event(node: Node, preview: Preview, url: str) -> None:
-    """Add the event of a stored preview to the level's span unless it has too many events.
+    """Add the event of a stored preview unless the span has too many events.
 
     ``url`` is empty if it is not known.
     """
@@ -254,5 +257,8 @@ def add_event(
 
 
 def build_span_context(span: Span) -> context_api.Context:
-    """Return a copy of the current context with ``span``. An invalid span leaves it unchanged."""
+    """Return a copy of the current context with ``span``.
+
+    An invalid span leaves it unchanged.
+    """
     return trace.set_span_in_context(span) if span.get_span_context().is_valid else context_api.get_current()

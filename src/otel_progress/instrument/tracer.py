@@ -1,4 +1,4 @@
-"""Helpers ``operation``, ``batch``, ``level``, ``track`` and ``current_level``, and tracers of libraries.
+"""Helpers that return operations, batches and levels, and tracers of libraries.
 
 They need only opentelemetry-api. They do nothing until the application calls ``configure()``, so
 libraries can use them without configuration.
@@ -42,7 +42,10 @@ def current_level() -> Level:
 
 
 class ProgressTracer:
-    """Factory of operations and levels with one instrumentation scope. See :func:`get_tracer`."""
+    """Factory of operations and levels with one instrumentation scope.
+
+    See :func:`get_tracer`.
+    """
 
     __slots__ = ("name",)
 
@@ -134,10 +137,10 @@ class ProgressTracer:
         weight: Number | None = None,
         **metadata: object,
     ) -> Track[T]:
-        """Iterate over ``iterable`` (sync or async) with progress, as a child of the current level.
+        """Iterate over ``iterable`` with progress, as a child of the current level.
 
-        The total defaults to the length of the iterable. ``track(...).level`` is the handle, for
-        messages and failed items.
+        The iterable is sync or async. The total defaults to its length. ``track(...).level`` is the
+        handle, for messages and failed items.
         """
         arguments = LevelArguments(
             "level",
@@ -183,7 +186,10 @@ track = _default.track
 
 
 def _get_join_function(batch: object) -> object:
-    """Return the function that returns the id of a batch. Other values are returned unchanged."""
+    """Return the function that returns the id of a batch.
+
+    Other values are returned unchanged.
+    """
     from otel_progress.instrument.batch import OperationBatch
 
     return batch.join if isinstance(batch, OperationBatch) else batch

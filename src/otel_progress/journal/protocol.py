@@ -30,7 +30,7 @@ class JournalFinding:
 
 @runtime_checkable
 class Journal(Sink, Reader, Controller, CancelRequestSource, TrajectorySource, SizedStorage, Protocol):
-    """Stores the progress of processes beyond their end, and delivers requests to them.
+    """Stores the progress of processes beyond their end, and requests to them.
 
     ``write`` raises JournalError if it cannot store a change set. A journal queues nothing: the
     change set is lost, and the next one has to contain all live levels. A snapshot replaces the
@@ -39,11 +39,14 @@ class Journal(Sink, Reader, Controller, CancelRequestSource, TrajectorySource, S
 
     @property
     def dropped(self) -> int:
-        """Number of operations, events and log records that were deleted early to limit the size."""
+        """Number of operations, events and log records that the size limit deleted early."""
 
     @property
     def location(self) -> Path | None:
-        """File of the journal, or None if it is not in a file. Previews are stored next to it."""
+        """File of the journal, or None if it is not in a file.
+
+        Previews are stored next to it.
+        """
 
     def diagnose(self) -> Iterator[JournalFinding]:
         """Check the storage without changing it. Never raises."""

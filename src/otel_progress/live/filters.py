@@ -1,4 +1,7 @@
-"""Filters of stored records by path, severity, outcome, time and number. Pure functions."""
+"""Filters of stored records by path, severity, outcome, time and number.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ def filter_previews(previews: Iterable[Preview], query: PreviewQuery) -> Sequenc
 def filter_samples(
     samples: Iterable[ResourceSample], root: Node | None, query: ResourceQuery
 ) -> Sequence[ResourceSample]:
-    """Return the newest matching samples that were made while the operation ran, in their given order."""
+    """Return the newest matching samples of an operation in their given order."""
     if root is None or root.started_clock is None:
         return []
     start = root.started_clock

@@ -1,4 +1,4 @@
-"""Builds a runtime from settings: opens the journal, starts servers and connects exporters."""
+"""Builder of a runtime: opens the journal, starts servers, connects exporters."""
 
 from __future__ import annotations
 
@@ -92,10 +92,13 @@ class _RuntimeBuilder:
     # --- journal ---------------------------------------------------------------------------------
 
     def _read_journal_requests(self, written: ChangeSet) -> None:
-        """Read cancel requests and trajectories from the journal. Runs after each successful write."""
+        """Read cancel requests and trajectories from the journal.
+
+        Called after each successful write.
+        """
         journal = self._journal
         if isinstance(journal, TrajectorySource):
-            self._store.estimates.load_trajectories(journal.trajectories, written.trajectories)
+            self._store.load_trajectories(journal.trajectories, written.trajectories)
         if isinstance(journal, CancelRequestSource):
             apply_cancel_requests(self._store, journal.cancel_requests(self._store.instance.id))
 
@@ -127,7 +130,7 @@ class _RuntimeBuilder:
     def _add_console(self) -> None:
         from otel_progress.console.terminal import make_console
 
-        console = make_console(self._store, mode=self._settings.console)
+        console = make_console(self._store.reader, mode=self._settings.console)
         if console is not None:
             self._add_sink("console", console, every_tick=True)
 
@@ -170,7 +173,7 @@ class _RuntimeBuilder:
         from otel_progress.otlp.metrics import build_otlp_metrics
 
         metrics = build_otlp_metrics(
-            self._store,
+            self._store.reader,
             self._totals,
             self._build_resource(),
             budget=self._budget,
@@ -190,16 +193,9 @@ class _RuntimeBuilder:
     def _serve_metrics(self) -> None:
         if self._settings.prometheus_port is None:
             return
-        from otel_progress.metrics.collector import ProgressCollector
         from otel_progress.metrics.http_server import serve_metrics
 
-        collector = ProgressCollector(
-            self._store,
-            totals=self._totals,
-            retention_s=self._settings.metrics_retention,
-            public_url=self._components.read_public_url,
-            journal_size=self._components.reader.size_bytes,
-        )
+        collector = self._components.build_metrics_collector()
         server = serve_metrics(collector, self._settings.prometheus_port, self._settings.prometheus_host)
         self._components.metrics_url = server.url
         self._components.close_callbacks.append(lambda timeout: server.close())
@@ -281,7 +277,10 @@ class _RuntimeBuilder:
 
 
 def apply_cancel_requests(store: LiveStore, requests: Sequence[CancelRequest]) -> None:
-    """Apply cancel requests from the journal. Requests for runs that have ended are ignored."""
+    """Apply cancel requests from the journal.
+
+    Requests for runs that have ended are ignored.
+    """
     for request in requests:
         store.request_cancel(request.operation_id, request.reason, run=request.run)
 
@@ -293,12 +292,15 @@ def _open_journal(settings: Settings, on_deleted: Callable[[Sequence[str]], None
 
 
 def _is_sampling(settings: Settings) -> bool:
-    """True when resources are sampled. Raises MissingExtraError if psutil is required but missing."""
+    """True when resources are sampled.
+
+    Raises MissingExtraError if that is required and psutil is not installed.
+    """
     if settings.resources is False:
         return False
     from otel_progress.runtime import resource_sampler
 
-    is_available = resource_sampler.available()
+    is_available = resource_sampler.is_psutil_installed()
     if settings.resources is True and not is_available:
         raise MissingExtraError("Sampling what the process uses", "resources")
     return is_available

@@ -1,4 +1,4 @@
-"""Components of a runtime. They depend on each other, so they are created in order."""
+"""Components of a runtime, and the listener of its live store."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from otel_progress.semconv import RejectionReason
 
 if TYPE_CHECKING:
     from otel_progress.journal import Journal
+    from otel_progress.metrics.collector import ProgressCollector
     from otel_progress.previews.service import PreviewService
     from otel_progress.runtime.resource_sampler import ResourceSampler
     from otel_progress.runtime.sink_worker import SinkWorker
@@ -50,7 +51,7 @@ class CloseCallback(Protocol):
 
 
 class RuntimeComponents:
-    """Live store with the components that write and read it. The listener of the store.
+    """Live store, its listener, and the components that write and read the store.
 
     The builder adds optional components before it creates the :class:`Runtime`, which closes
     them. ``flush_callbacks`` return False after their timeout. ``close_callbacks`` are called
@@ -75,7 +76,7 @@ class RuntimeComponents:
             interval=settings.tick,
             before=self._before_tick,
             after=self._after_tick,
-            watching=lambda: self.providers.processor.watching,
+            watching=lambda: self.providers.processor.is_watching,
         )
         # Why: bound once, because the store calls it whenever a level starts.
         self.on_change = self.ticker.wake
@@ -95,8 +96,21 @@ class RuntimeComponents:
         )
 
     def read_public_url(self) -> str | None:
-        """Return the URL of the server for clients: the configured one, else the own server's."""
+        """Return the configured public URL, else the URL of the own server."""
         return self.settings.public_url or self.server_url
+
+    def build_metrics_collector(self) -> ProgressCollector:
+        """Return a Prometheus collector of the live operations and totals."""
+        # Why here: the module is slow to import.
+        from otel_progress.metrics.collector import ProgressCollector
+
+        return ProgressCollector(
+            self.store.reader,
+            totals=self.totals,
+            retention_s=self.settings.metrics_retention,
+            public_url=self.read_public_url,
+            journal_size=self.reader.size_bytes,
+        )
 
     def restart_callbacks(self) -> None:
         """Remove all callbacks, as a forked child does."""
@@ -109,20 +123,22 @@ class RuntimeComponents:
     # --- ticks -----------------------------------------------------------------------------------
 
     def _before_tick(self) -> None:
-        self.providers.processor.look()
+        self.providers.processor.read_spans()
         if self.sampler is not None:
-            self.sampler.sample_if_due(self.store.active_roots)
+            self.sampler.sample_if_due(self.store.reader.get_active_roots)
         if self.previews is not None:
             self.previews.run_due_work(self._list_active_runs)
 
     def _list_active_runs(self) -> list[str]:
-        return [root.operation.run for root in self.store.active_roots()]
+        return [root.operation.run for root in self.store.reader.get_active_roots()]
 
     def _after_tick(self, change_set: ChangeSet, seconds: float) -> None:
         self.totals.write(change_set)
         self.totals.observe_tick(seconds)
         if self.callbacks:
-            for operation in self.store.running({snapshot.info.run for snapshot in change_set.snapshots}):
+            for operation in self.store.reader.get_running(
+                {snapshot.info.run for snapshot in change_set.snapshots}
+            ):
                 self.callbacks.submit("updated", operation)
 
     # --- notifications of the store --------------------------------------------------------------
@@ -169,7 +185,7 @@ class RuntimeComponents:
 
     def _submit_to_callbacks(self, event: CallbackEvent, node: Node) -> None:
         try:
-            operation = self.store.view(node)
+            operation = self.store.reader.get_operation(node)
             self.callbacks.submit(event, operation)
         except Exception as error:
             report_internal_error("callback", "an event could not be submitted to the callbacks", error=error)

@@ -1,4 +1,4 @@
-"""The live store first, the journal for the rest: one Reader and Controller over what this process does and what the machine keeps."""
+"""Reader and Controller that merges the live store with the journal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import closing
 from operator import itemgetter
 from typing import TypeVar
 
-from otel_progress.batches import cursor_of, cursor_sort_key
+from otel_progress.batches import create_cursor, cursor_sort_key
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ProgressError
 from otel_progress.live.store import LiveStore
@@ -32,71 +32,79 @@ Numbered = TypeVar("Numbered", Event, LogRecord, Preview)
 
 
 class CompositeReader:
-    """Answers from the live store and, where there is one, the journal, without doubles: the live run is the newer of the same one.
+    """Reads the live store and the optional journal, and returns each run once.
 
-    A journal that cannot be read is trouble, counted, and leaves what is live.
+    For a run in both, the live store has the newer data. If the journal cannot be read, the error
+    is reported and counted, and only live data is returned.
     """
 
     def __init__(self, store: LiveStore, journal: Reader | None) -> None:
         self._store = store
         self._journal = journal
 
-    # --- operations --------------------------------------------------------------------------------------------
+    # --- operations ----------------------------------------------------------
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
-        """Return the newest run of this id with its levels, or None."""
-        live = self._store.get(operation_id)
+        """Return the newest run of an operation with its levels, or None."""
+        live = self._store.reader.get(operation_id)
         if live is not None and not live.status.finished:
             return live
-        kept = self._query_journal(lambda journal: journal.get(operation_id), None)
-        if live is None or kept is None or kept.run == live.run:
-            return live or kept
-        return max(live, kept, key=_start)
+        stored = self._query_journal(lambda journal: journal.get(operation_id), None)
+        if live is None or stored is None or stored.run == live.run:
+            return live or stored
+        return max(live, stored, key=_get_start)
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
-        """Return all operations that have not ended, newest first: those of this process, and those of the others."""
-        live = self._store.active(levels=levels)
-        kept: Sequence[OperationSnapshot] = self._query_journal(
+        """Return the active operations of all processes, newest first."""
+        live = self._store.reader.active(levels=levels)
+        stored: Sequence[OperationSnapshot] = self._query_journal(
             lambda journal: journal.active(levels=levels), ()
         )
-        return sorted((*live, *self._from_other_processes(kept)), key=_start, reverse=True)
+        return sorted((*live, *self._select_other_processes(stored)), key=_get_start, reverse=True)
 
     def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
         """Return ended operations without their levels, the last one first."""
-        live = self._store.history(query)
+        live = self._store.reader.history(query)
         stored: Sequence[OperationSnapshot] = self._query_journal(lambda journal: journal.history(query), ())
         by_run = {operation.run: operation for operation in (*stored, *live)}
-        return sorted(by_run.values(), key=_end, reverse=True)[: query.limit]
+        return sorted(by_run.values(), key=_get_end, reverse=True)[: query.limit]
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield operations: first all active ones, then whatever changed, every ``interval`` seconds."""
-        live = self._store.watch(interval, levels=levels)
-        kept = self._watched(levels=levels)
+        """Yield all active operations, then changed ones, every ``interval`` seconds."""
+        live = self._store.reader.watch(interval, levels=levels)
+        stored = self._watch_journal(levels=levels)
         try:
             for changed in live:
-                yield [*changed, *self._from_other_processes(next(kept))]
+                yield [*changed, *self._select_other_processes(next(stored))]
         finally:
-            live.close()  # type: ignore[attr-defined]  # both are generators
-            kept.close()  # type: ignore[attr-defined]
+            # Both are generators.
+            live.close()  # type: ignore[attr-defined]
+            stored.close()  # type: ignore[attr-defined]
 
-    def _watched(self, *, levels: bool) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield for ever what the journal has to tell, without a pause: the live store's watch has one. Begin again after trouble."""
+    def _watch_journal(self, *, levels: bool) -> Iterator[Sequence[OperationSnapshot]]:
+        """Yield changes of the journal indefinitely, and restart the watch after an error.
+
+        It never sleeps, because the watch of the live store does.
+        """
         while self._journal is not None:
             try:
-                with closing(self._journal.watch(0.0, levels=levels)) as watch:  # type: ignore[type-var]  # a generator
+                with closing(self._journal.watch(0.0, levels=levels)) as watch:  # type: ignore[type-var]
                     yield from watch
             except ProgressError as error:
-                report_internal_error("journal", f"the journal cannot be watched: {error}", error=error)
+                report_internal_error("journal", f"The journal cannot be watched: {error}", error=error)
             yield ()
         while True:
             yield ()
 
-    def _from_other_processes(self, kept: Sequence[OperationSnapshot]) -> list[OperationSnapshot]:
-        """Return the operations of other processes: the live store has all of this one's, and has them first."""
-        own = self._store.instance.id
-        return [operation for operation in kept if operation.root.info.instance != own]
+    def _select_other_processes(self, stored: Sequence[OperationSnapshot]) -> list[OperationSnapshot]:
+        """Return the operations of other processes.
 
-    # --- what belongs to one operation -------------------------------------------------------------------------
+        The live store has all of this process.
+        """
+        own = self._store.instance.id
+        return [operation for operation in stored if operation.root.info.instance != own]
+
+    # --- records of one operation --------------------------------------------
 
     def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
         """Return the newest matching events of the newest run, oldest first."""
@@ -118,15 +126,16 @@ class CompositeReader:
         self, operation_id: str, query: ResourceQuery = ResourceQuery()
     ) -> Sequence[ResourceSample]:
         """Return samples of the process that were made during the newest run, oldest first."""
-        live = self._store.resources(operation_id, query)
+        live = self._store.reader.resources(operation_id, query)
         stored: Sequence[ResourceSample] = self._query_journal(
             lambda journal: journal.resources(operation_id, query), ()
         )
         newest = self.get(operation_id) if stored else None
         if newest is None:
             return live
-        # The journal's newest run may precede the live one. Its samples are older than the live run's start.
-        by_clock = {sample.clock: sample for sample in (*stored, *live) if sample.at >= _start(newest)}
+        # The newest run of the journal may be older than the live one. Then its samples are older
+        # than the start of the live run.
+        by_clock = {sample.clock: sample for sample in (*stored, *live) if sample.at >= _get_start(newest)}
         return [by_clock[clock] for clock in sorted(by_clock)][-query.limit :] if query.limit else []
 
     def _merge_records(
@@ -136,7 +145,7 @@ class CompositeReader:
 
         The journal has more records than the live store, which has the newest ones.
         """
-        live = read(self._store)
+        live = read(self._store.reader)
         stored: Sequence[Numbered] = self._query_journal(read, ())
         if not live and not stored:
             return ()
@@ -148,17 +157,18 @@ class CompositeReader:
             )
         return [by_number[number] for number in sorted(by_number)][-limit:] if limit else ()
 
-    # --- batches -----------------------------------------------------------------------------------------------
+    # --- batches -------------------------------------------------------------
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
-        """Return a batch as it is now, or None."""
-        return _more_complete(
-            self._store.batch(batch_id), self._query_journal(lambda journal: journal.batch(batch_id), None)
+        """Return the current state of a batch, or None."""
+        return _select_more_complete(
+            self._store.reader.batch(batch_id),
+            self._query_journal(lambda journal: journal.batch(batch_id), None),
         )
 
     def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         """Return batches: unfinished ones first, then the newest first, then by id."""
-        live = {batch.id: batch for batch in self._store.batches(query)}
+        live = {batch.id: batch for batch in self._store.reader.batches(query)}
         listed: Sequence[BatchSnapshot] | None = self._query_journal(
             lambda journal: journal.batches(query), None
         )
@@ -168,7 +178,7 @@ class CompositeReader:
         merged = [self._merge_batch(id_, live.get(id_), stored.get(id_)) for id_ in {**live, **stored}]
         listed_at = None if query.after is None else query.after.listed_at
         ranked = [
-            (cursor_sort_key(cursor_of(batch, listed_at)), batch) for batch in merged if batch is not None
+            (cursor_sort_key(create_cursor(batch, listed_at)), batch) for batch in merged if batch is not None
         ]
         ranked.sort(key=itemgetter(0))
         if query.after is not None:
@@ -186,47 +196,58 @@ class CompositeReader:
         """
         if stored is None:
             return self.batch(batch_id)
-        return _more_complete(live or self._store.batch(batch_id), stored)
+        return _select_more_complete(live or self._store.reader.batch(batch_id), stored)
 
-    # --- requests ----------------------------------------------------------------------------------------------
+    # --- requests ------------------------------------------------------------
 
     def request_cancel(self, operation_id: str, reason: str) -> bool:
-        """Ask the worker of the active run of this id to stop, in this process or another; False when there is none."""
+        """Request that the active run of an operation stops, in any process.
+
+        Return False if no run is active.
+        """
         if self._store.request_cancel(operation_id, reason):
             return True
         journal = self._journal
         return isinstance(journal, Controller) and journal.request_cancel(operation_id, reason)
 
     def delete(self, operation_id: str) -> int:
-        """Forget the runs of this id that are over; return how many there were."""
+        """Delete the finished runs of an operation, and return their number."""
         live, journal = self._store.delete(operation_id), self._journal
-        kept = journal.delete(operation_id) if isinstance(journal, Controller) else 0
-        return max(live, kept)  # most of them are in both
+        stored = journal.delete(operation_id) if isinstance(journal, Controller) else 0
+        # Most runs are in both.
+        return max(live, stored)
 
     def size_bytes(self) -> int | None:
-        """Return the size of the journal's files in bytes; None without one."""
+        """Return the size of the journal's files in bytes, or None without a journal."""
         return self._journal.size_bytes() if isinstance(self._journal, SizedStorage) else None
 
-    def _query_journal(self, ask: Callable[[Reader], T], otherwise: T) -> T:
+    def _query_journal(self, read: Callable[[Reader], T], default: T) -> T:
+        """Call ``read`` with the journal.
+
+        Return ``default`` without a journal or after an error.
+        """
         if self._journal is None:
-            return otherwise
+            return default
         try:
-            return ask(self._journal)
+            return read(self._journal)
         except ProgressError as error:
-            report_internal_error("journal", f"the journal cannot be read: {error}", error=error)
-            return otherwise
+            report_internal_error("journal", f"The journal cannot be read: {error}", error=error)
+            return default
 
 
-def _start(operation: OperationSnapshot) -> float:
+def _get_start(operation: OperationSnapshot) -> float:
     return operation.root.info.started_at or 0.0
 
 
-def _end(operation: OperationSnapshot) -> tuple[float, str]:
+def _get_end(operation: OperationSnapshot) -> tuple[float, str]:
     return operation.root.ended_at or 0.0, operation.run
 
 
-def _more_complete(live: BatchSnapshot | None, kept: BatchSnapshot | None) -> BatchSnapshot | None:
-    """Return the batch that knows of more operations: the journal has those of other processes, the live store is the faster one."""
-    if live is None or kept is None:
-        return live or kept
-    return kept if sum(kept.counts.values()) > sum(live.counts.values()) else live
+def _select_more_complete(live: BatchSnapshot | None, stored: BatchSnapshot | None) -> BatchSnapshot | None:
+    """Return the batch with more operations.
+
+    The journal includes other processes, but the live store has the newest data of this one.
+    """
+    if live is None or stored is None:
+        return live or stored
+    return stored if sum(stored.counts.values()) > sum(live.counts.values()) else live

@@ -1,4 +1,4 @@
-"""Tracer providers of a runtime: which ones it follows, and which one creates the spans of levels."""
+"""Tracer providers of a runtime: those it follows, and the one that it uses."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TracerProviders:
         budget: ShutdownBudget,
         on_error: Callable[[], object],
     ) -> None:
-        """Join the application's global provider. Create and set one when there is none.
+        """Join the global provider, or create and set one.
 
         Only a provider created here gets an exporter, when ``export`` is True.
         """
@@ -91,9 +91,9 @@ class TracerProviders:
         self.add(provider, is_explicit=False)
 
     def flush(self, timeout: float) -> bool:
-        """Export the ended spans of the own provider. Return False after ``timeout`` seconds.
+        """Export the ended spans of the own provider.
 
-        The application flushes its own providers.
+        Return False after ``timeout`` seconds. The application flushes its own providers.
         """
         return all(provider.force_flush(int(timeout * 1000)) for provider in _exporting_providers)
 

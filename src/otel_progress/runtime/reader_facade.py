@@ -95,7 +95,7 @@ class ReaderFacade:
         max_clock: float | None = None,
         limit: int = 600,
     ) -> Sequence[ResourceSample]:
-        """Return samples of the process that were made during the newest run, oldest first."""
+        """Return samples that were made during the newest run, oldest first."""
         keywords = ResourceQuery(since, max_clock, limit)
         return self._reader.resources(operation_id, _choose_query(query, keywords, ResourceQuery()))
 
@@ -123,11 +123,14 @@ class ReaderFacade:
         return self._reader.batches(_choose_query(query, BatchQuery(limit, after), BatchQuery()))
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield all active operations, then changed ones, at most every ``interval`` seconds."""
+        """Yield all active operations, then changed ones, every ``interval`` seconds."""
         return self._reader.watch(interval, levels=levels)
 
     def request_cancel(self, operation_id: str, reason: str = "") -> bool:
-        """Request that the active run of an operation stops. Return False if no run is active."""
+        """Request that the active run of an operation stops.
+
+        Return False if no run is active.
+        """
         return self._reader.request_cancel(operation_id, reason)
 
     def delete(self, operation_id: str) -> int:
@@ -140,7 +143,7 @@ class ReaderFacade:
 
 
 def _choose_query(query: Q | None, keywords: Q, defaults: Q) -> Q:
-    """Return the query object if there is one, else the query of the keyword arguments."""
+    """Return the query object if given, else the query of the keyword arguments."""
     if query is None:
         return keywords
     if keywords != defaults:

@@ -1,4 +1,4 @@
-"""Public class of a running configuration: queries, requests, callbacks, flush and shutdown."""
+"""Running configuration: queries, requests, callbacks, flush and shutdown."""
 
 from __future__ import annotations
 
@@ -103,29 +103,21 @@ class Runtime:
         return ReaderFacade(self._components.reader)
 
     def metrics_collector(self) -> ProgressCollector:
-        """Return a collector of this runtime's metrics, to register with a Prometheus registry."""
-        from otel_progress.metrics.collector import ProgressCollector
-
-        return ProgressCollector(
-            self._store,
-            totals=self._totals,
-            retention_s=self._settings.metrics_retention,
-            public_url=self._components.read_public_url,
-            journal_size=self.reader.size_bytes,
-        )
+        """Return a collector of this runtime's metrics for a Prometheus registry."""
+        return self._components.build_metrics_collector()
 
     # --- queries ---------------------------------------------------------------------------------
 
     def get_operation(self, operation_id: str) -> OperationSnapshot | None:
-        """Return the newest run of an operation with its levels, or None for an unknown id."""
+        """Return the newest run of an operation with its levels, or None."""
         return self.reader.get(operation_id)
 
     def get_active_operations(self) -> list[OperationSnapshot]:
         """Return the active operations of this process with their levels, newest first."""
-        return list(self._store.active())
+        return list(self._store.reader.active())
 
     def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
-        """Return ended operations of this process and of the journal, the last ended first."""
+        """Return ended operations of this process and the journal, newest end first."""
         return list(self.reader.history(operation_type=operation_type, limit=limit))
 
     def get_events(
@@ -152,10 +144,11 @@ class Runtime:
         since: float | None = None,
         limit: int = 1000,
     ) -> list[LogRecord]:
-        """Return the newest ``limit`` log records of the newest run of an operation, oldest first.
+        """Return captured log records of the newest run of an operation, oldest first.
 
-        ``path`` is the path of a level. Records of the levels below it are included.
-        ``severity`` is the lowest number of ``logging``. ``since`` is in Unix seconds.
+        At most the newest ``limit`` records are returned. ``path`` is the path of a level.
+        Records of the levels below it are included. ``severity`` is the lowest number of
+        ``logging``. ``since`` is in Unix seconds.
         """
         return list(self.reader.logs(operation_id, path=path, severity=severity, since=since, limit=limit))
 
@@ -167,11 +160,12 @@ class Runtime:
         return self.reader.batch(batch_id)
 
     def request_cancel(self, operation_id: str, reason: str = "") -> bool:
-        """Request that the active run of an operation stops. Return False when there is none.
+        """Request that the active run of an operation stops.
 
-        The request reaches other processes through the journal. The instrumented code decides:
-        ``Level.cancel_requested`` becomes True, and ``track`` stops between two elements.
-        Raises JournalError if the request is for another process and cannot be written.
+        Return False when no run is active. The request reaches other processes through the
+        journal. The instrumented code decides: ``Level.cancel_requested`` becomes True, and
+        ``track`` stops between two elements. Raises JournalError if the request is for another
+        process and cannot be written.
         """
         return self.reader.request_cancel(operation_id, reason)
 
@@ -240,8 +234,8 @@ class Runtime:
             # Why first: the last tick collects the finished previews.
             if self._previews is not None:
                 is_complete = self._previews.close(timeout * PREVIEWS_SHARE)
-            for root in list(self._store.active_roots()):
-                self._store.close(root, Status.CANCELLED, message=REASON_EXIT)
+            for root in list(self._store.reader.get_active_roots()):
+                self._store.end_level(root, Status.CANCELLED, message=REASON_EXIT)
             self._ticker.stop(timeout)
             is_complete = self._callbacks.flush(_remaining_s(deadline)) and is_complete
             for worker in self._sink_workers:

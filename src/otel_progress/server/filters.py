@@ -1,6 +1,6 @@
 """Query parameters as values: times, severities and operation filters.
 
-Invalid values raise Problem.
+Invalid ones raise Problem.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SEVERITY_PATTERN: Final = "^([0-9]{1,3}|" + "|".join(SEVERITIES) + ")$"
 
 
 METADATA_PREFIX: Final = "metadata."
-"""Prefix of parameters such as ``metadata.customer=acme``, which select operations by metadata."""
+"""Prefix of parameters such as ``metadata.customer=acme``, which select by metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,9 @@ class OperationFilter:
 
 
 def parse_metadata(query: QueryParams, given: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Return the (key, value) pairs of a query.
+    """Return the (key, value) pairs of metadata parameters.
 
-    Its forms are ``metadata=KEY``, ``metadata=KEY=VALUE`` and ``metadata.KEY=VALUE``.
+    They are ``metadata=KEY``, ``metadata=KEY=VALUE`` and ``metadata.KEY=VALUE``.
     """
     pairs: list[tuple[str, str | None]] = []
     for text in given:

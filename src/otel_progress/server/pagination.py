@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args
 
-from otel_progress.batches import BatchCursor, cursor_of
+from otel_progress.batches import BatchCursor, create_cursor
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import BatchQuery, Reader
 from otel_progress.records import LogRecord, Preview, ResourceSample
@@ -199,7 +199,7 @@ def page_of_batches(
     if len(batches) <= limit:
         return page, None
     listed_at = max(batch.read_at for batch in batches) if after is None else after.listed_at
-    last = cursor_of(page[-1], None if after is None else listed_at)
+    last = create_cursor(page[-1], None if after is None else listed_at)
     return page, encode_cursor(_BATCH_ORDER, listed_at, last.is_finished, last.started_at, last.id)
 
 

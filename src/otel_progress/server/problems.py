@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from otel_progress.exports import as_json
+from otel_progress.exports import encode_json_line
 from otel_progress.text import escape_controls, truncate
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -80,7 +80,9 @@ class Problem(Exception):  # noqa: N818 - the name of RFC 9457
         }
         if self.errors:
             document["errors"] = [{"at": at, "detail": detail} for at, detail in self.errors]
-        return Response(as_json(document).encode(), self.status, headers=self.headers, media_type=MEDIA_TYPE)
+        return Response(
+            encode_json_line(document).encode(), self.status, headers=self.headers, media_type=MEDIA_TYPE
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send this problem as the response."""

@@ -10,7 +10,7 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from otel_progress.exports import as_json
+from otel_progress.exports import encode_json_line
 from otel_progress.metrics.collector import ProgressCollector
 from otel_progress.operations import OperationSnapshot
 from otel_progress.previews.stores.base import Store
@@ -40,7 +40,7 @@ class AppState:
 
         A thread calls it and encodes its result.
         """
-        body = await self.reader_pool.run(lambda: as_json(function(*arguments, **named)).encode())
+        body = await self.reader_pool.run(lambda: encode_json_line(function(*arguments, **named)).encode())
         return Response(body, media_type="application/json")
 
     def find(self, operation_id: str) -> OperationSnapshot:

@@ -37,8 +37,8 @@ from otel_progress.settings.parsing import (
     parse_count,
     parse_duration,
     parse_edge,
+    parse_image_format,
     parse_path,
-    parse_picture_format,
     parse_port,
     parse_preview_at,
     parse_previews,
@@ -94,7 +94,7 @@ def _setting(
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Values of all settings. The fields are declared in the order of the documentation."""
+    """Values of all settings, declared in the order of the documentation."""
 
     service_name: str | None = _setting(
         None, parse_text, "Name of the service.", standard_variable="OTEL_SERVICE_NAME"
@@ -159,8 +159,8 @@ class Settings:
     previews: str | Literal[False] = _setting(
         "auto",
         parse_previews,
-        "Where previews are stored: `auto` (a folder next to the journal; in memory with `memory:`), a folder, "
-        "or a URL that fsspec supports, such as `s3://bucket/previews`. `false` disables previews.",
+        "Where previews are stored: `auto` (a folder next to the journal; in memory with `memory:`), "
+        "a folder, or a URL that fsspec supports, such as `s3://bucket/previews`. `false` disables previews.",
     )
     preview_at: tuple[float, ...] | float | Literal["always"] = _setting(
         DEFAULT_PREVIEW_RATIOS,
@@ -172,7 +172,7 @@ class Settings:
         DEFAULT_PREVIEW_EDGE_PIXELS, parse_edge, "Longer side of previews, in pixels."
     )
     preview_format: Literal["png", "webp", "jpeg"] = _setting(
-        "png", parse_picture_format, "Image format of previews: `png`, `webp` or `jpeg`."
+        "png", parse_image_format, "Image format of previews: `png`, `webp` or `jpeg`."
     )
     preview_count: int = _setting(
         DEFAULT_PREVIEW_COUNT,
@@ -215,9 +215,10 @@ class Settings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
-        """Return the settings of an environment, with defaults for unset and empty variables.
+        """Return the settings of an environment.
 
-        Raises ConfigurationError for an invalid value.
+        Settings without a variable, or with an empty one, have their defaults. Raises
+        ConfigurationError for an invalid value.
         """
         values: dict[str, Any] = {}
         for setting in SETTINGS:
@@ -249,7 +250,7 @@ class Settings:
             values["token"] = None
         return replace(self, **values)
 
-    def differences(self, other: Settings, names: Mapping[str, object]) -> list[str]:
+    def list_differences(self, other: Settings, names: Mapping[str, object]) -> list[str]:
         """Return ``name: this value and that value`` for each of ``names`` that differs.
 
         Secrets are not shown.
@@ -277,8 +278,8 @@ class Settings:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             msg = (
-                f"Invalid token file {file_name}: it cannot be read ({reason}), expected a file with one token. "
-                "Check the path and its permissions."
+                f"Invalid token file {file_name}: it cannot be read ({reason}), "
+                "expected a file with one token. Check the path and its permissions."
             )
             raise ConfigurationError(msg) from None
         try:

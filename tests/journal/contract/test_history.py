@@ -1,4 +1,4 @@
-"""The history of a journal, page by page."""
+"""Pages of the history of a journal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from otel_progress.protocols import HistoryQuery
 from tests.support.factories import WALL, batch, ended, snapshot
 
 
-def _write(journal: Journal, count: int) -> list[str]:
-    """Write runs of which many ended at one moment; return them in the order of the history."""
+def _write_ended_runs(journal: Journal, count: int) -> list[str]:
+    """Write ended runs, and return them in the order of the history.
+
+    Many of them end at one time.
+    """
     chance = random.Random(1)
     ends = [(WALL + chance.randint(0, 20), f"r-{number}", number % 2) for number in range(count)]
     roots = [
@@ -27,9 +30,9 @@ def _write(journal: Journal, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_pages_neither_overlap_nor_leave_gaps(journal: Journal, size: int) -> None:
-    """Each page goes on after the last one of the page before, also among many that ended at one moment."""
-    expected = _write(journal, 200)
+def test_history_pages_of_equal_ends_neither_overlap_nor_leave_gaps(journal: Journal, size: int) -> None:
+    """Each page continues after the last operation of the previous one."""
+    expected = _write_ended_runs(journal, 200)
     found: list[str] = []
     before = None
     while page := journal.history(HistoryQuery(limit=size, before=before)):
@@ -38,9 +41,9 @@ def test_pages_neither_overlap_nor_leave_gaps(journal: Journal, size: int) -> No
     assert found == expected
 
 
-def test_pages_of_one_type_and_since_a_moment(journal: Journal) -> None:
-    """Filters and the page's start go together."""
-    _write(journal, 100)
+def test_history_page_with_type_and_since_is_filtered(journal: Journal) -> None:
+    """Filters and cursor are combined."""
+    _write_ended_runs(journal, 100)
     every = journal.history(HistoryQuery("type1", limit=1000))
     assert len(every) == 50
     assert {operation.operation_type for operation in every} == {"type1"}
@@ -58,12 +61,12 @@ def test_pages_of_one_type_and_since_a_moment(journal: Journal) -> None:
     )
 
 
-def test_a_row_that_does_not_decode_does_not_end_the_pages(
+def test_history_page_with_invalid_row_is_full(
     open_another: Callable[..., SqliteJournal],
 ) -> None:
-    """A page is full as long as there is something for it."""
+    """Reading continues behind rows that cannot be decoded."""
     journal = open_another()
-    expected = _write(journal, 30)
+    expected = _write_ended_runs(journal, 30)
     with journal._writing.transaction("IMMEDIATE") as connection:
         for run in expected[2:9]:
             key = "SELECT l.key FROM levels l JOIN operations o ON o.key = l.operation WHERE o.run = ?"
@@ -74,10 +77,10 @@ def test_a_row_that_does_not_decode_does_not_end_the_pages(
     ]
 
 
-def test_a_page_reads_no_more_than_itself(open_another: Callable[..., SqliteJournal]) -> None:
-    """The history is read along an index, whatever the filters: it is neither scanned nor sorted."""
+def test_history_page_with_any_filter_uses_an_index(open_another: Callable[..., SqliteJournal]) -> None:
+    """The history is neither scanned nor sorted."""
     journal = open_another()
-    _write(journal, 50)
+    _write_ended_runs(journal, 50)
     for query in [
         HistoryQuery(limit=5),
         HistoryQuery("type1", limit=5),

@@ -16,7 +16,6 @@ import otel_progress.eta
 from otel_progress import Condition, Eta, semconv
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.errors import RejectedValueError
-from otel_progress.live.estimation import tracker as estimating
 from otel_progress.processes import host_class
 from otel_progress.testing import Recorder, recording
 
@@ -81,10 +80,10 @@ def test_never_with_the_lock_held(recorder: Recorder, monkeypatch: pytest.Monkey
     assert begun
 
 
-def test_a_tick_makes_so_many(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tick_makes_so_many(recorder: Recorder) -> None:
     """Beyond the bound of a tick the rest waits for the next ones, operations ahead of levels."""
-    monkeypatch.setattr(estimating, "MAX_ESTIMATES_PER_TICK", 5)
     store = recorder.runtime._store
+    store._state.estimates._max_estimates_per_tick = 5
     handles = [progress.operation("o", total=10).start() for _ in range(8)]
     levels = [handles[0].level("x", total=10).start() for _ in range(4)]
     for handle in (*levels, *handles):
@@ -207,10 +206,10 @@ def test_an_estimator_that_fails(recorder: Recorder, monkeypatch: pytest.MonkeyP
         assert op.eta is None
 
 
-def test_levels_that_are_followed_are_bounded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_that_are_followed_are_bounded(recorder: Recorder) -> None:
     """Beyond the bound levels go without an estimate, until others have ended; nothing is left when all have."""
-    monkeypatch.setattr(estimating, "MAX_ESTIMATED_LEVELS_PER_OPERATION", 3)
-    estimates = recorder.runtime._store.estimates
+    estimates = recorder.runtime._store._state.estimates
+    estimates._max_levels_per_operation = 3
     with progress.operation("o", id="o") as op:
         levels = [op.level("x", total=10).start() for _ in range(5)]
         for _ in range(3):
@@ -228,7 +227,7 @@ def test_levels_that_are_followed_are_bounded(recorder: Recorder, monkeypatch: p
             recorder.tick()
         assert levels[3].eta is not None
     recorder.tick()
-    assert (estimates._followed, len(estimates._scheduler), estimates._levels) == ({}, 0, 0)
+    assert (estimates._tracked, len(estimates._scheduler), estimates._level_count) == ({}, 0, 0)
 
 
 def test_resumed_work(recorder: Recorder) -> None:

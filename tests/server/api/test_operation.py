@@ -323,7 +323,7 @@ def test_cancel_on_a_live_store_reaches_the_handle(recorder: Recorder, serve: Ca
     import otel_progress as progress
 
     store = recorder.runtime._store
-    client = serve(store, controller=store)
+    client = serve(store.reader, controller=store)
     with progress.operation("survey", id="a/b") as operation:
         assert client.post("/api/v1/operations/a%2Fb/cancel", json={"reason": "enough"}).status_code == 202
         assert operation.cancel_requested

@@ -180,7 +180,7 @@ def test_live_store_has_the_same_pages_as_a_journal(
             op.preview(f"text {number}")
             assert runtime._previews.flush(60)
         assert runtime.force_flush(60.0)
-        client = serve(runtime._store if where == "live" else runtime.reader)
+        client = serve(runtime._store.reader if where == "live" else runtime.reader)
         for kind in ("events", "logs", "previews"):
             (whole,) = walk(client, kind, 5000)
             pages = walk(client, kind, 2)
@@ -195,5 +195,5 @@ def test_samples_of_a_live_store_are_paged_by_clock(serve: Callable[..., Any]) -
         for _ in range(3):
             recorder.clock.advance(1.0)
             store.add_sample(sample(at=recorder.clock.wall(), clock=recorder.clock.monotonic()))
-        (whole,) = walk(serve(store), "resources", 600)
-        assert walk(serve(store), "resources", 2) == [whole[1:], whole[:1]]
+        (whole,) = walk(serve(store.reader), "resources", 600)
+        assert walk(serve(store.reader), "resources", 2) == [whole[1:], whole[:1]]

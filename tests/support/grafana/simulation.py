@@ -150,7 +150,7 @@ def world(folder: Path, *, before: float, series: int = 1000) -> Iterator[World]
         url = f"http://127.0.0.1:{server.port}"
         totals, size = runtime._totals, journal.size_bytes
         worker = ProgressCollector(
-            runtime._store, totals=totals, max_operations=series, public_url=url, journal_size=size
+            runtime._store.reader, totals=totals, max_operations=series, public_url=url, journal_size=size
         )
         served = {
             WORKER: stack.enter_context(serve_metrics(worker)),
@@ -163,5 +163,5 @@ def world(folder: Path, *, before: float, series: int = 1000) -> Iterator[World]
 
 
 def _nothing_to_show() -> ProgressCollector:
-    """Return the exporter of a process that has never run an operation."""
-    return ProgressCollector(LiveStore(factories.instance()))
+    """Return the exporter of a process in which nothing has ever run."""
+    return ProgressCollector(LiveStore(factories.instance()).reader)

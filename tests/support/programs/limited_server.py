@@ -24,7 +24,7 @@ def main() -> None:
             for number in range(OPERATIONS)
         ]
         server = Server(
-            recorder.runtime._store,
+            recorder.runtime._store.reader,
             port=0,
             streams=StreamLimits(clients=600, blocked_s=3.0, interval_s=0.2),
             connections=ConnectionLimits(max_connections=1_100, request_s=3.0, blocked_s=3.0),

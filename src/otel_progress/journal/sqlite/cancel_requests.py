@@ -24,12 +24,15 @@ _TOUCH: Final = "UPDATE operations SET revision = (SELECT revision FROM counters
 
 
 # Why CROSS JOIN: SQLite then scans the few requests instead of the operations.
-_SELECT_FOR_INSTANCE: Final = """SELECT o.run, o.operation_id, r.reason, r.at FROM requests r CROSS JOIN operations o ON o.key = r.operation
+_SELECT_FOR_INSTANCE: Final = """SELECT o.run, o.operation_id, r.reason, r.at
+    FROM requests r CROSS JOIN operations o ON o.key = r.operation
     WHERE o.instance = ? AND o.finished_at IS NULL"""
 
 
 def insert_request(connection: sqlite3.Connection, operation_id: str, reason: str, at: float) -> bool:
-    """Insert a request for the newest active run of an operation. Return False if no run is active.
+    """Insert a request for the newest active run of an operation.
+
+    Return False if no run is active.
 
     The first request of a run is kept.
     """
@@ -50,15 +53,15 @@ def read_requests(connection: sqlite3.Connection, instance: str) -> tuple[Cancel
 
 
 class CancelRequestPoller:
-    """Polls the requests of a process, and skips the query while no other connection has written."""
+    """Polls the requests of a process, but only after other connections have written."""
 
     def __init__(self) -> None:
         self._state_without_requests: tuple[int, int, str] | None = None
 
     def poll(self, connection: sqlite3.Connection, generation: int, instance: str) -> Sequence[CancelRequest]:
         """Return the requests for a process. ``generation`` identifies the connection."""
-        # The version changes when another connection commits. Requests always use another connection
-        # than the writer.
+        # The version changes when another connection commits. Requests never use the
+        # connection of the writer.
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         state = (generation, version, instance)
         if state == self._state_without_requests:

@@ -13,7 +13,7 @@ from otel_progress.journal.sqlite.connection import describe_sqlite_error
 
 
 def diagnose_file(path: Path) -> Iterator[JournalFinding]:
-    """Check permissions, schema version and integrity of a journal file without changing it."""
+    """Check permissions, schema and integrity of a journal file without changing it."""
     if not path.exists():
         yield _check_creatable(path)
         return

@@ -1,4 +1,4 @@
-"""The journal of one machine: an SQLite file that any number of processes write and read at once."""
+"""Journal in an SQLite file that all processes of one host can write and read."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from otel_progress.journal.sqlite.connection import ManagedConnection, NothingRe
 from otel_progress.journal.sqlite.diagnosis import diagnose_file
 from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.reader import (
-    active,
-    newest_run,
+    add_levels,
+    read_active,
     read_events,
     read_history,
     read_logs,
+    read_newest_run,
     read_previews,
     read_samples,
-    with_levels,
 )
 from otel_progress.journal.sqlite.retention import (
     Retention,
@@ -59,15 +59,28 @@ Q = TypeVar("Q", EventQuery, LogQuery, PreviewQuery)
 
 
 DEFAULT_MAX_BYTES: Final = 256 * 1024 * 1024
-"""Size of the file from which the oldest ended operations go early; the write-ahead log beside it takes some 8 MiB more."""
+"""Size limit of the file.
+
+Beyond it, the oldest ended operations are deleted early.
+
+The write-ahead log needs up to 8 MiB more.
+"""
 
 
 class SqliteJournal:
-    """A Journal over one file in write-ahead mode: readers never wait, writers take turns for milliseconds.
+    """Journal in one SQLite file with a write-ahead log.
 
-    The file is opened at the first use, and again after anything that went wrong. Every method raises JournalError
-    with what is wrong and what to do. ``now`` gives Unix seconds, ``clock`` monotonic ones. ``on_deleted`` is called, once it cannot be
-    undone, with the locations of previews that no row tells of any more.
+    Readers never wait, and writers wait for each other for milliseconds. The first use opens the
+    file, and so does the first use after an error. Every method may raise JournalError, whose
+    message says how to fix the problem. Methods may be called from any thread.
+
+    - ``retention_s``: time that ended operations are stored, in seconds.
+    - ``max_bytes``: size limit of the file.
+    - ``read_only``: never create the file, and reject changes.
+    - ``missing_ok``: read a missing file as an empty journal until a process creates it.
+    - ``now``, ``clock``: functions that return Unix seconds and monotonic seconds.
+    - ``on_deleted``: called with the locations of previews that nothing refers to any more, after
+      their deletion was committed.
     """
 
     def __init__(
@@ -92,7 +105,7 @@ class SqliteJournal:
         self._read_only = read_only
         self._missing_ok = missing_ok
         self._limits = limits
-        self._writing = ManagedConnection(path, tells_loss=True, busy_timeout_s=limits.busy_timeout_s)
+        self._writing = ManagedConnection(path, detect_replacement=True, busy_timeout_s=limits.busy_timeout_s)
         self._reading = ManagedConnection(path, read_only=read_only, busy_timeout_s=limits.busy_timeout_s)
         self._writer = Writer(limits)
         self._generation = 0
@@ -101,7 +114,7 @@ class SqliteJournal:
 
     @property
     def dropped(self) -> int:
-        """Operations, events and log records deleted before their time because the file had grown too large."""
+        """Number of operations, events and log records that the size limit deleted early."""
         return self._retention.dropped
 
     @property
@@ -120,51 +133,57 @@ class SqliteJournal:
                 raise
 
     def diagnose(self) -> Iterator[JournalFinding]:
-        """Check permissions and integrity of the file. Creates and changes nothing, and never raises."""
+        """Check permissions and integrity of the file without changing it. Never raises."""
         return diagnose_file(self.path)
 
-    def write(self, batch: ChangeSet) -> None:
-        """Keep a batch, in one transaction: all of it, or nothing and a JournalError."""
-        self._refuse_read_only()
-        self._tell_deleted(self._write(batch))
-        self._tell_deleted(self._clean_up())
+    def write(self, change_set: ChangeSet) -> None:
+        """Store a change set in one transaction.
+
+        Raises JournalError if nothing was stored.
+        """
+        self._check_writable()
+        self._notify_deleted(self._write(change_set))
+        self._notify_deleted(self._delete_expired())
 
     @repeat_after_fork
-    def _write(self, batch: ChangeSet) -> Sequence[str]:
-        """Write a batch; return the locations of previews that are not needed any more."""
+    def _write(self, change_set: ChangeSet) -> Sequence[str]:
+        """Store a change set. Return the locations of previews that are unreferenced now."""
         with self._writing.transaction("IMMEDIATE") as connection:
             if self._generation != self._writing.generation:
                 self._writer.reset_cache()
                 self._generation = self._writing.generation
-            self._writer.write(connection, batch)
+            self._writer.write(connection, change_set)
         return self._writer.unreferenced
 
     @repeat_after_fork
-    def _clean_up(self) -> Sequence[str]:
-        """Delete what is old when it is time; return the locations of previews that are not needed any more."""
+    def _delete_expired(self) -> Sequence[str]:
+        """Run a retention pass if due.
+
+        Return the locations of previews that are unreferenced now.
+        """
         with self._writing.acquire() as connection:
             moment = self._get_read_time()
-            return (
-                self._retention.run(connection, moment)
-                if self._retention.is_due(connection, moment.clock)
-                else ()
-            )
+            if not self._retention.is_due(connection, moment.clock):
+                return ()
+            return self._retention.run(connection, moment)
 
     def close(self) -> None:
-        """Close the file; the last process to do so folds the write-ahead log into it."""
+        """Close the file. The last process that closes it merges the write-ahead log."""
         self._writing.close()
         self._reading.close()
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of an operation with its levels, or None."""
-        return self._read(lambda db: newest_run(db, sanitize_text(operation_id), self._get_read_time()), None)
+        return self._read(
+            lambda db: read_newest_run(db, sanitize_text(operation_id), self._get_read_time()), None
+        )
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         """Return all operations that have not ended, newest first."""
 
         def read(connection: sqlite3.Connection) -> Sequence[OperationSnapshot]:
-            found = active(connection, self._get_read_time())
-            return with_levels(connection, found) if levels else [operation for _, operation in found]
+            found = read_active(connection, self._get_read_time())
+            return add_levels(connection, found) if levels else [operation for _, operation in found]
 
         return self._read(read, ())
 
@@ -187,7 +206,7 @@ class SqliteJournal:
     def resources(
         self, operation_id: str, query: ResourceQuery = ResourceQuery()
     ) -> Sequence[ResourceSample]:
-        """Return samples of the process that were made during the newest run, oldest first."""
+        """Return samples that were made during the newest run, oldest first."""
         return self._read(
             lambda db: read_samples(db, sanitize_text(operation_id), query, self._get_read_time()), ()
         )
@@ -208,11 +227,13 @@ class SqliteJournal:
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return the current state of a batch, or None."""
-        return self._read(lambda db: batches.get(db, sanitize_text(batch_id), self._get_read_time()), None)
+        return self._read(
+            lambda db: batches.read_batch(db, sanitize_text(batch_id), self._get_read_time()), None
+        )
 
     def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         """Return batches: unfinished ones first, then the newest first, then by id."""
-        return self._read(lambda db: batches.newest(db, query, self._get_read_time()), ())
+        return self._read(lambda db: batches.read_batches(db, query, self._get_read_time()), ())
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield active operations, then changed ones, at most every ``interval`` seconds.
@@ -246,41 +267,49 @@ class SqliteJournal:
 
     @repeat_after_fork
     def request_cancel(self, operation_id: str, reason: str) -> bool:
-        """Ask the worker of the newest active run of this id to stop; False when there is none. The first request stays."""
-        self._refuse_read_only()
-        with self._reading.transaction("IMMEDIATE") as connection:  # never on the writer's own, see Listener
+        """Request that the newest active run of an operation stops.
+
+        Return False if no run is active. The first request of a run is kept.
+        """
+        self._check_writable()
+        # Why not the writer's connection: CancelRequestPoller detects changes by other connections.
+        with self._reading.transaction("IMMEDIATE") as connection:
             return insert_request(connection, sanitize_text(operation_id), truncate(reason), self._now())
 
     def delete(self, operation_id: str) -> int:
-        """Delete the runs of this id that are over with everything of them, some rows at a time; return how many there were.
+        """Delete the finished runs of an operation, and return their number.
 
-        Over is what has ended, and what never will because its process is gone for certain.
+        A run whose process has certainly ended is finished too. Rows are deleted in transactions
+        of limited size, so that other processes can write in between.
         """
-        self._refuse_read_only()
+        self._check_writable()
         identity, count, is_done = sanitize_text(operation_id), 0, False
-        while not is_done:  # in transactions of a bounded size, so that workers get their turns
-            deleted, is_done, unreferenced = self._delete_some(identity)
+        while not is_done:
+            deleted, is_done, unreferenced = self._delete_rows(identity)
             count += deleted
-            self._tell_deleted(unreferenced)
+            self._notify_deleted(unreferenced)
         if count:
-            self._give_back()
+            self._vacuum()
         return count
 
     @repeat_after_fork
-    def _delete_some(self, identity: str) -> tuple[int, bool, Sequence[str]]:
+    def _delete_rows(self, identity: str) -> tuple[int, bool, Sequence[str]]:
         with self._reading.transaction("IMMEDIATE") as connection:
             return delete_finished_runs(
                 connection, identity, self._get_read_time(), self._limits.rows_per_pass
             )
 
     @repeat_after_fork
-    def _give_back(self) -> None:
+    def _vacuum(self) -> None:
         with self._reading.acquire() as connection:
             vacuum_free_pages(connection)
 
     @repeat_after_fork
     def cancel_requests(self, instance_id: str) -> Sequence[CancelRequest]:
-        """Return the requests to cancel operations of a process that are still active; takes microseconds when there are none."""
+        """Return the requests to cancel active operations of a process.
+
+        Without requests it takes microseconds.
+        """
         identity = sanitize_text(instance_id)
         with self._writing.acquire_if_open() as connection:
             if connection is not None:
@@ -288,31 +317,36 @@ class SqliteJournal:
         return self._read(lambda db: read_requests(db, identity), ())
 
     def size_bytes(self) -> int | None:
-        """Return the size of the file with its write-ahead log and the log's index, in bytes; None when there is no file."""
-        found = [_size(Path(f"{self.path}{suffix}")) for suffix in ("", "-wal", "-shm")]
-        return None if found[0] is None else sum(size or 0 for size in found)
+        """Return the size of the file, its write-ahead log and their index in bytes.
 
-    def _tell_deleted(self, locations: Sequence[str]) -> None:
-        """Tell which content is not needed any more. What is written is written, whatever becomes of that."""
+        Return None if there is no file.
+        """
+        sizes = [_read_size(Path(f"{self.path}{suffix}")) for suffix in ("", "-wal", "-shm")]
+        return None if sizes[0] is None else sum(size or 0 for size in sizes)
+
+    def _notify_deleted(self, locations: Sequence[str]) -> None:
+        """Call ``on_deleted``.
+
+        Its errors are only reported, because the write has succeeded.
+        """
         if not locations or self._on_deleted is None:
             return
         try:
             self._on_deleted(locations)
         except Exception as error:
-            report_internal_error(
-                "previews", f"the content of deleted previews may stay: {error}", error=error
-            )
+            msg = f"The content of deleted previews may not have been deleted: {error}"
+            report_internal_error("previews", msg, error=error)
 
-    def _refuse_read_only(self) -> None:
+    def _check_writable(self) -> None:
         if self._read_only:
-            msg = f"{self.path} was opened for reading only. Open the journal without read_only to change anything in it."
+            msg = f"{self.path} was opened for reading only. Open the journal without read_only to change it."
             raise JournalError(msg)
 
     def _get_read_time(self) -> ReadTime:
         return ReadTime(self._now(), self._clock())
 
 
-def _size(path: Path) -> int | None:
+def _read_size(path: Path) -> int | None:
     try:
         return path.stat().st_size
     except OSError:
@@ -320,5 +354,5 @@ def _size(path: Path) -> int | None:
 
 
 def _sanitize_path(query: Q) -> Q:
-    """Return the query with a path that the database can store."""
+    """Return the query with a path of valid Unicode."""
     return query if query.path is None else replace(query, path=sanitize_text(query.path))

@@ -1,4 +1,6 @@
-"""Table ``previews``: metadata of stored previews. Their content is in a preview store.
+"""Table ``previews``: metadata of stored previews.
+
+Their content is in a preview store.
 
 Every function runs within the caller's transaction.
 """
@@ -16,7 +18,8 @@ from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.records import Preview
 
 PREVIEW: Final = (
-    "number", "path", "at", "name", "media_type", "size_bytes", "digest", "location", "width", "height", "ratio",
+    "number", "path", "at", "name", "media_type", "size_bytes",
+    "digest", "location", "width", "height", "ratio",
 )  # fmt: skip
 """Columns of ``previews`` that are fields of a Preview."""
 
@@ -40,9 +43,11 @@ _DELETE_UP_TO: Final = "DELETE FROM previews WHERE operation = ? AND number <= ?
 
 
 # Why: the last preview is often stored after the last snapshot of its operation.
-_RAISE_COUNT: Final = """UPDATE states SET extra = json_set(coalesce(extra, '[false,null,0.0,0,null]'), '$[3]', ?1)
+_RAISE_COUNT: Final = """UPDATE states
+    SET extra = json_set(coalesce(extra, '[false,null,0.0,0,null]'), '$[3]', ?1)
     WHERE level = (SELECT key FROM levels WHERE operation = ?2 AND path = '')
-    AND CASE WHEN extra IS NULL THEN 1 WHEN json_valid(extra) THEN coalesce(json_extract(extra, '$[3]'), 0) < ?1 ELSE 0 END"""
+    AND CASE WHEN extra IS NULL THEN 1
+    WHEN json_valid(extra) THEN coalesce(json_extract(extra, '$[3]'), 0) < ?1 ELSE 0 END"""
 
 
 _SELECT_NUMBER_AT: Final = "SELECT number FROM previews WHERE operation = ? ORDER BY number LIMIT 1 OFFSET ?"
@@ -57,7 +62,9 @@ _SELECT_REFERENCE: Final = "SELECT 1 FROM previews WHERE location = ? LIMIT 1"
 def store_previews(
     connection: sqlite3.Connection, writer: str, previews: Sequence[tuple[int, Preview]], limit: int
 ) -> list[str]:
-    """Store previews, each with the key of its operation. A number that is stored already is kept.
+    """Store previews, each with the key of its operation.
+
+    A number that is stored already is kept.
 
     A preview without a location has expired, so its row is deleted. Only the newest ``limit``
     previews of an operation are kept. Return the locations that this limit made unreferenced.
@@ -76,7 +83,7 @@ def store_previews(
 
 
 def read_locations(connection: sqlite3.Connection, key: int, limit: int) -> list[str]:
-    """Return the locations of the previews that OperationDeleter deletes when ``limit`` rows are left."""
+    """Return the locations of the oldest previews that fit into ``limit`` rows."""
     next_number = connection.execute(_SELECT_NUMBER_AT, (key, limit)).fetchone()
     if next_number is None:
         rows = query_all(connection, _SELECT_LOCATIONS, (key,))

@@ -1,4 +1,4 @@
-"""Reads events, log records, previews and samples out of an open journal. Every function runs within the caller's transaction."""
+"""Queries of the journal. Every function runs within the caller's transaction."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NEWEST_RUN: Final = (
 
 
 _IN_SUBTREE: Final = "(path = ? OR (path > ? AND path < ?))"
-"""A level and what is below it: "/" and "0" are neighbours, so a subtree is a range of paths."""
+"""A level with its subtree, which is a range of paths, because "0" follows "/"."""
 
 
 def read_events(connection: sqlite3.Connection, operation_id: str, query: EventQuery) -> list[Event]:
@@ -74,9 +74,9 @@ def read_previews(connection: sqlite3.Connection, operation_id: str, query: Prev
 def read_samples(
     connection: sqlite3.Connection, operation_id: str, query: ResourceQuery, moment: ReadTime
 ) -> list[ResourceSample]:
-    """Return samples of the newest run's process that were made during the run, oldest first."""
+    """Return samples that were made during the newest run, oldest first."""
     newest = "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1"
-    for _, operation in operations(connection, newest, (operation_id,), moment):
+    for _, operation in select_operations(connection, newest, (operation_id,), moment):
         root = operation.root
         where = "instance = ?"
         bound: list[object] = [root.info.instance]
@@ -119,16 +119,16 @@ def _subtree_range(path: str | None) -> tuple[str, str, str] | None:
     return (path, f"{path}/", f"{path}0") if path else None
 
 
-Found: TypeAlias = "tuple[int, OperationSnapshot]"
-"""An operation with its key."""
+KeyedOperation: TypeAlias = "tuple[int, OperationSnapshot]"
+"""An operation with its database key."""
 
 
-_CHUNK: Final = 500
-"""Values bound to one statement; SQLite's oldest limit is 999."""
+_MAX_VALUES_PER_STATEMENT: Final = 500
+"""Values bound to one statement. More are split. Old SQLite versions accept 999."""
 
 
 _DERIVED: Final = {"stall_after_s": "coalesce(s.stall_after_s, max(60.0, 3.0 * s.longest_gap_s))"}
-"""Where a worker of a version before wrote, what follows from its columns."""
+"""Columns that processes of earlier versions do not write, derived from their columns."""
 
 
 _STATE: Final = ", ".join(_DERIVED.get(column, f"s.{column}") for column in STATE)
@@ -145,30 +145,32 @@ _LEVEL: Final = f"SELECT l.operation, l.info, {_STATE} FROM levels l JOIN states
 _ACTIVE: Final = "WHERE o.finished_at IS NULL"
 
 
-_PULSE: Final = (
+_SELECT_HEARTBEAT: Final = (
     "SELECT id, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock FROM instances"
 )
 
 
-def newest_run(
+def read_newest_run(
     connection: sqlite3.Connection, operation_id: str, moment: ReadTime
 ) -> OperationSnapshot | None:
     """Return the newest run of an operation with its levels."""
-    found = operations(
+    found = select_operations(
         connection, "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1", (operation_id,), moment
     )
-    return with_levels(connection, found)[0] if found else None
+    return add_levels(connection, found)[0] if found else None
 
 
-def active(connection: sqlite3.Connection, moment: ReadTime) -> list[Found]:
-    """Return what has not ended, newest first, without levels."""
-    return operations(connection, f"{_ACTIVE} ORDER BY o.key DESC", (), moment)
+def read_active(connection: sqlite3.Connection, moment: ReadTime) -> list[KeyedOperation]:
+    """Return active operations without levels, newest first."""
+    return select_operations(connection, f"{_ACTIVE} ORDER BY o.key DESC", (), moment)
 
 
-def changed(connection: sqlite3.Connection, revision: int, moment: ReadTime) -> list[Found]:
-    """Return what was written after ``revision``, ended or not, newest first, without levels."""
-    found = operations(connection, f"{_ACTIVE} AND o.revision > ?", (revision,), moment)
-    found += operations(connection, "WHERE o.finished_at IS NOT NULL AND o.revision > ?", (revision,), moment)
+def read_changed(connection: sqlite3.Connection, revision: int, moment: ReadTime) -> list[KeyedOperation]:
+    """Return operations that changed after ``revision``, without levels, newest first."""
+    found = select_operations(connection, f"{_ACTIVE} AND o.revision > ?", (revision,), moment)
+    found += select_operations(
+        connection, "WHERE o.finished_at IS NOT NULL AND o.revision > ?", (revision,), moment
+    )
     return sorted(found, key=lambda item: -item[0])
 
 
@@ -177,7 +179,7 @@ def read_history(
 ) -> list[OperationSnapshot]:
     """Return ended operations without levels, the last one first.
 
-    Reading continues after rows that cannot be decoded, so they do not shorten the page.
+    Rows that cannot be decoded are skipped without shortening the page.
     """
     found: list[OperationSnapshot] = []
     before = query.before
@@ -192,7 +194,7 @@ def read_history(
             if values is not None:
                 where += f" AND {condition}"
                 bound += values
-        bound.append(min(query.limit - len(found), _CHUNK))
+        bound.append(min(query.limit - len(found), _MAX_VALUES_PER_STATEMENT))
         page = (
             f"SELECT o.finished_at, o.run, o.key FROM operations o WHERE {where} "
             "ORDER BY o.finished_at DESC, o.run DESC LIMIT ?"
@@ -201,54 +203,52 @@ def read_history(
         if not ends:
             break
         before, keys = ends[-1][:2], [key for *_, key in ends]
-        known = dict(operations(connection, f"WHERE o.key IN ({_marks(keys)})", keys, moment))
+        known = dict(select_operations(connection, f"WHERE o.key IN ({_marks(keys)})", keys, moment))
         found += (known[key] for key in keys if key in known)
     return found
 
 
-def revision(connection: sqlite3.Connection) -> int:
+def read_revision(connection: sqlite3.Connection) -> int:
     """Return the number of the last transaction that changed an operation."""
     (number,) = connection.execute("SELECT revision FROM counters").fetchone()
     return int(number)
 
 
-def heartbeats(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Heartbeat]:
-    """Return the last sign of life of processes, by id; one that left none, or none that can be read, is missing."""
-    found = {}
-    for chunk in _chunks(list(ids)):
-        for row in query_all(connection, f"{_PULSE} WHERE id IN ({_marks(chunk)})", chunk):
-            if (pulse := _pulse(row)) is not None:
-                found[pulse.instance.id] = pulse
-    return found
+def read_heartbeats(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Heartbeat]:
+    """Return the last heartbeats of processes by id, without missing and invalid ones."""
+    heartbeats = {}
+    for chunk in _split_into_chunks(list(ids)):
+        for row in query_all(connection, f"{_SELECT_HEARTBEAT} WHERE id IN ({_marks(chunk)})", chunk):
+            if (heartbeat := _decode_heartbeat_row(row)) is not None:
+                heartbeats[heartbeat.instance.id] = heartbeat
+    return heartbeats
 
 
-def with_levels(connection: sqlite3.Connection, found: Sequence[Found]) -> list[OperationSnapshot]:
-    """Return the operations with the levels kept below them."""
+def add_levels(connection: sqlite3.Connection, found: Sequence[KeyedOperation]) -> list[OperationSnapshot]:
+    """Return the operations with their stored levels."""
     levels: dict[int, list[LevelSnapshot]] = {key: [] for key, _ in found}
-    for chunk in _chunks(list(levels)):
+    for chunk in _split_into_chunks(list(levels)):
         for key, info, *state in query_all(
             connection, f"{_LEVEL} WHERE l.operation IN ({_marks(chunk)}) AND l.path <> ''", chunk
         ):
             if (level := rows.decode_snapshot_row(info, state)) is not None:
                 levels[key].append(level)
-    return [replace(operation, levels=in_tree_order(levels[key]), _index={}) for key, operation in found]
+    return [replace(operation, levels=sort_depth_first(levels[key]), _index={}) for key, operation in found]
 
 
-def in_tree_order(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
-    """Return levels so that each comes after its parent and before its parent's next sibling; siblings by ``order``."""
+def sort_depth_first(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
+    """Return the levels in depth-first order, siblings sorted by ``order``."""
     known = {level.info.path: level for level in levels}
     children: dict[str, list[LevelSnapshot]] = {}
     for level in known.values():
         above = level.info.parent_path
-        while (
-            above and above not in known
-        ):  # the parent is not kept, or another process has not written it yet
+        # A parent is missing if it was evicted, or if another process has not written it yet.
+        while above and above not in known:
             above = above.rpartition("/")[0]
         children.setdefault(above or "", []).append(level)
     for siblings in children.values():
-        siblings.sort(
-            key=lambda level: (level.info.order, level.info.path), reverse=True
-        )  # the first one is taken off the end
+        # Why reverse: siblings are popped from the end.
+        siblings.sort(key=lambda level: (level.info.order, level.info.path), reverse=True)
     result, waiting = [], children.get("", [])
     while waiting:
         level = waiting.pop()
@@ -257,26 +257,28 @@ def in_tree_order(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
     return tuple(result)
 
 
-def operations(
+def select_operations(
     connection: sqlite3.Connection, rest: str, bound: Sequence[object], moment: ReadTime
-) -> list[Found]:
-    """Return the operations of a query that goes on with ``rest``, without their levels."""
+) -> list[KeyedOperation]:
+    """Return the operations that a query ending with ``rest`` selects, without levels."""
     answer = query_all(connection, f"{_OPERATION} {rest}", bound)
-    known = heartbeats(connection, {row[1] for row in answer})
+    heartbeats = read_heartbeats(connection, {row[1] for row in answer})
     found = []
     for key, instance, use, cancelled, info, *state in answer:
         if (root := rows.decode_snapshot_row(info, state)) is not None:
-            found.append((key, _operation(root, known.get(instance), use, cancelled, moment)))
+            found.append((key, _build_operation(root, heartbeats.get(instance), use, cancelled, moment)))
     return found
 
 
-def _operation(
-    root: LevelSnapshot, pulse: Heartbeat | None, use: Any, cancelled: Any, moment: ReadTime
+def _build_operation(
+    root: LevelSnapshot, heartbeat: Heartbeat | None, use: Any, cancelled: Any, moment: ReadTime
 ) -> OperationSnapshot:
-    instance = None if pulse is None else pulse.instance
-    if pulse is None:  # its process left no sign of life, so the snapshot itself is the last one
-        pulse = Heartbeat(Instance(root.info.instance, 0, "", "", 0.0), root.observed_at, root.observed_clock)
-    alive, clock = moment.liveness_of(pulse)
+    instance = None if heartbeat is None else heartbeat.instance
+    # Without a heartbeat, the snapshot itself is the last one.
+    if heartbeat is None:
+        process = Instance(root.info.instance, 0, "", "", 0.0)
+        heartbeat = Heartbeat(process, root.observed_at, root.observed_clock)
+    alive, clock = moment.get_liveness(heartbeat)
     return OperationSnapshot(
         root,
         (),
@@ -289,12 +291,11 @@ def _operation(
     )
 
 
-def _pulse(row: Sequence[Any]) -> Heartbeat | None:
+def _decode_heartbeat_row(row: Sequence[Any]) -> Heartbeat | None:
     identity, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock = row
-    if {type(identity), type(host), type(service)} != {str} or {
-        type(heartbeat_at),
-        type(heartbeat_clock),
-    } != {float}:
+    if {type(identity), type(host), type(service)} != {str}:
+        return None
+    if {type(heartbeat_at), type(heartbeat_clock)} != {float}:
         return None
     if type(pid) is not int or type(started_at) is not float or not (start is None or type(start) is int):
         return None
@@ -303,8 +304,11 @@ def _pulse(row: Sequence[Any]) -> Heartbeat | None:
     return Heartbeat(Instance(identity, pid, host, service, started_at, start), heartbeat_at, heartbeat_clock)
 
 
-def _chunks(values: list[Any]) -> Iterable[list[Any]]:
-    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+def _split_into_chunks(values: list[Any]) -> Iterable[list[Any]]:
+    return (
+        values[start : start + _MAX_VALUES_PER_STATEMENT]
+        for start in range(0, len(values), _MAX_VALUES_PER_STATEMENT)
+    )
 
 
 def _marks(values: Sequence[object]) -> str:

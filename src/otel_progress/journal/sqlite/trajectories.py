@@ -1,4 +1,6 @@
-"""Table ``trajectories``: history for the estimates of later runs. It outlives the operations.
+"""Table ``trajectories``: history for the estimates of later runs.
+
+It outlives the operations.
 
 Both the trajectories per key and the whole table are bounded. The keys that were not extended for
 the longest time are deleted first. Every function runs within the caller's transaction.
@@ -26,7 +28,10 @@ MAX_POINTS: Final = 64
 
 
 MAX_TEXT_CHARS: Final = 8 * 1024
-"""Characters of an encoded trajectory; its points need some 1,200. Beyond it, stages are dropped."""
+"""Characters of an encoded trajectory. Beyond it, the stages are dropped.
+
+The points need some 1,200.
+"""
 
 
 MIN_OWN_TRAJECTORIES: Final = 3
@@ -50,7 +55,8 @@ _TRIM: Final = f"""DELETE FROM trajectories WHERE {_KEY} AND key <=
 _OWN: Final = f"SELECT trajectory FROM trajectories WHERE {_KEY} ORDER BY key DESC LIMIT ?"
 
 
-_OTHER_CLASSES: Final = """SELECT trajectory FROM trajectories WHERE operation_type = ? AND level = ? AND eta_key = ? AND host_class <> ?
+_OTHER_CLASSES: Final = """SELECT trajectory FROM trajectories
+    WHERE operation_type = ? AND level = ? AND eta_key = ? AND host_class <> ?
     ORDER BY key DESC LIMIT ?"""
 
 
@@ -63,7 +69,7 @@ _GROUPS: Final = f"SELECT {_KEYS}, count(*) FROM trajectories GROUP BY {_KEYS} O
 def insert_trajectories(
     connection: sqlite3.Connection, entries: Sequence[TrajectoryEntry], max_trajectories: int
 ) -> None:
-    """Insert history entries, and delete the oldest ones of their keys beyond the limits.
+    """Insert history entries, and delete the oldest ones beyond the limits.
 
     An entry that is stored already is kept. An entry without a valid duration is ignored.
     """
@@ -94,12 +100,12 @@ def load_trajectories(connection: sqlite3.Connection, key: TrajectoryKey, limit:
 
 
 def delete_trajectories(connection: sqlite3.Connection, operation_id: str) -> None:
-    """Delete the trajectories of all runs of an operation, also of runs that are already deleted."""
+    """Delete the trajectories of all runs of an operation, also of deleted runs."""
     connection.execute("DELETE FROM trajectories WHERE operation_id = ?", (operation_id,))
 
 
 def limit_trajectories(connection: sqlite3.Connection, max_trajectories: int) -> None:
-    """Delete whole keys, the least recently extended ones first, until the limit is met."""
+    """Delete whole keys, the least recently extended ones first, down to the limit."""
     (count,) = connection.execute(_COUNT).fetchone()
     if count <= max_trajectories:
         return
@@ -123,7 +129,9 @@ def _to_columns(key: TrajectoryKey) -> tuple[str, str, str, str]:
 
 
 def _encode_trajectory(trajectory: Trajectory) -> str | None:
-    """Encode a trajectory as ``[duration, [elapsed, fraction, ...], {stage: duration}]``.
+    """Encode a trajectory as a JSON array.
+
+    It is ``[duration, [elapsed, fraction, ...], {stage: duration}]``.
 
     Return None if its duration is invalid. Numbers have six digits. That is more than clocks are
     precise over such times, and less than half of the full length.
@@ -141,7 +149,7 @@ def _encode_trajectory(trajectory: Trajectory) -> str | None:
 
 
 def _thin_points(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """Return at most MAX_POINTS valid points, evenly distributed, with the first and the last one."""
+    """Return at most MAX_POINTS evenly distributed points with the first and last one."""
     known = [point for point in points if _is_duration(point[0]) and _is_duration(point[1])]
     if len(known) <= MAX_POINTS:
         return known

@@ -9,7 +9,7 @@ from fastapi import Body
 from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA
-from otel_progress.exports import as_json
+from otel_progress.exports import encode_json_line
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S
 from otel_progress.protocols import Controller
 from otel_progress.server.api.parameters import OperationId
@@ -28,7 +28,7 @@ async def cancel_operation(
     Its process stops at the next element of `track` or the next check.
     """
     document = await services.reader_pool.run(_cancel, services, operation_id, body.reason)
-    return Response(as_json(document).encode(), HTTPStatus.ACCEPTED, media_type="application/json")
+    return Response(encode_json_line(document).encode(), HTTPStatus.ACCEPTED, media_type="application/json")
 
 
 async def delete_operation(services: AppStateDep, operation_id: OperationId) -> Response:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_level, encode_operation
-from otel_progress.exports import EXPORTERS, as_json
+from otel_progress.exports import EXPORTERS, encode_json_line
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.protocols import EventQuery, HistoryQuery
@@ -164,7 +164,7 @@ async def get_operation(
         tag = _build_etag(operation, levels)
         if matches_etag(cached_tags, tag):
             return tag, None
-        return tag, as_json(encode_operation(operation, levels=levels)).encode()
+        return tag, encode_json_line(encode_operation(operation, levels=levels)).encode()
 
     tag, body = await services.reader_pool.run(read)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from otel_progress import codec
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
-from otel_progress.exports import as_json
+from otel_progress.exports import encode_json_line
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.records import Preview
 
@@ -228,10 +228,9 @@ def encode_text(document: object) -> str:
     """Return JSON text without characters that a terminal or a UTF-8 encoder rejects."""
     try:
         text = codec.dumps(document)
-    except ValueError:
-        # Another process may have written NaN.
-        return as_json(document)
-    return text if text.isascii() and "\x7f" not in text else as_json(document)
+    except ValueError:  # NaN, which another process may have written
+        return encode_json_line(document)
+    return text if text.isascii() and "\x7f" not in text else encode_json_line(document)
 
 
 def _encode_fixed_part(operation: OperationSnapshot) -> str:
