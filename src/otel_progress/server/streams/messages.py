@@ -228,7 +228,8 @@ def encode_text(document: object) -> str:
     """Return JSON text without characters that a terminal or a UTF-8 encoder rejects."""
     try:
         text = codec.dumps(document)
-    except ValueError:  # NaN, which another process may have written
+    except ValueError:
+        # Another process may have written NaN.
         return encode_json_line(document)
     return text if text.isascii() and "\x7f" not in text else encode_json_line(document)
 
