@@ -243,7 +243,8 @@ def _encode_fixed_part(operation: OperationSnapshot) -> str:
 
 def _encode_changing_part(operation: OperationSnapshot) -> dict[str, Any]:
     root, resources = operation.root, operation.resources
-    document = {**codec.encode_figures(root), **codec.encode_details(root)}
+    document = codec.encode_figures(root)
+    document.update(codec.encode_details(root))
     document["elapsed_seconds"] = root.elapsed(operation.clock)
     document["condition"] = operation.condition.value
     document["remaining_seconds"] = operation.remaining_seconds
