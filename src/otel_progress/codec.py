@@ -354,7 +354,7 @@ _BATCH_FIELDS: Final = _field_names(BatchSnapshot, without=("counts", "remaining
 
 
 def _compile_picker(names: Sequence[str]) -> Callable[[object], Document]:
-    """Return a function that copies attributes of a record to a dict, as fast as a dict literal."""
+    """Return a function that copies attributes to a dict, as fast as a literal."""
     items = ", ".join(f"{name!r}: record.{name}" for name in names)
     scope: dict[str, Callable[[object], Document]] = {}
     exec(f"def pick(record): return {{{items}}}", scope)
