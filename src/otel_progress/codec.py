@@ -17,7 +17,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict
 
@@ -354,10 +353,18 @@ _INSTANCE_FIELDS: Final = _field_names(Instance)
 _BATCH_FIELDS: Final = _field_names(BatchSnapshot, without=("counts", "remaining_s", "active", "failed"))
 
 
-_get_state_values: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgetter(*_STATE_FIELDS)
+def _compile_picker(names: Sequence[str]) -> Callable[[object], Document]:
+    """Return a function that copies attributes to a dict, as fast as a literal."""
+    items = ", ".join(f"{name!r}: record.{name}" for name in names)
+    scope: dict[str, Callable[[object], Document]] = {}
+    exec(f"def pick(record): return {{{items}}}", scope)
+    return scope["pick"]
 
 
-_get_eta_values: Final[Callable[[Eta], tuple[Any, ...]]] = attrgetter(*_ETA_FIELDS)
+_pick_state: Final = _compile_picker(_STATE_FIELDS)
+
+
+_pick_eta: Final = _compile_picker(_ETA_FIELDS)
 
 
 _MIN_STALL_AFTER_S: Final = 60.0
@@ -421,7 +428,7 @@ def encode_level(snapshot: LevelSnapshot, clock: float) -> Document:
 
 def encode_figures(snapshot: LevelSnapshot) -> Document:
     """Return the status, numbers and texts of a level that change."""
-    document: Document = dict(zip(_STATE_FIELDS, _get_state_values(snapshot), strict=True))
+    document = _pick_state(snapshot)
     ratio = snapshot.ratio
     document["status"] = snapshot.status.value
     document["completed"] = snapshot.completed
@@ -435,7 +442,7 @@ def encode_details(snapshot: LevelSnapshot) -> Document:
     return {
         "metadata": _encode_attributes(snapshot.metadata),
         "error": encode_failure(snapshot.error),
-        "eta": None if eta is None else dict(zip(_ETA_FIELDS, _get_eta_values(eta), strict=True)),
+        "eta": None if eta is None else _pick_eta(eta),
     }
 
 
@@ -556,7 +563,7 @@ def encode_instance(instance: Instance) -> Document:
 
 
 def encode_batch(batch: BatchSnapshot, *, operations: bool = True) -> Document:
-    """Return the preview of an object, with ``url`` as its location."""
+    """Return the document of a batch, by default with active and failed operations."""
     document: Document = {
         "schema": SCHEMA,
         **_pick(batch, _BATCH_FIELDS),
@@ -610,6 +617,8 @@ def finite(value: float | None) -> float | None:
 
 
 def _encode_attributes(attributes: Mapping[str, MetadataValue]) -> Document:
+    if not attributes:
+        return {}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in attributes.items()}
 
 

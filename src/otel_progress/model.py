@@ -278,9 +278,9 @@ class LevelSnapshot:
         return self.info.path
 
     def elapsed(self, clock: float) -> float:
-        """Return the units that this session finished.
+        """Return the seconds from the start to ``clock``, or to the end.
 
-        Rates use it. It excludes units of an earlier session.
+        ``clock`` is a time on the monotonic clock of the process. 0 before the start.
         """
         if self.duration_s is not None:
             return self.duration_s

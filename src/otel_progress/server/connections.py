@@ -67,7 +67,7 @@ class _Deadline:
 
 
 class _Http(H11Protocol):
-    """Cancel the timer of a lost connection, and count a timeout of the system."""
+    """HTTP connection that is aborted above the limit or with a slow client."""
 
     limits: ConnectionLimits
     counts: ServerCounters

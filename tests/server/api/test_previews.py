@@ -62,24 +62,24 @@ def journal(folder: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def ask(journal: Any, folder: Path) -> Iterator[Callable[..., Client]]:
+def open_client(journal: Any, folder: Path) -> Iterator[Callable[..., Client]]:
     """Build clients of applications with a store next to the journal, or a given one."""
     apps = []
 
-    def make(place: str | None = "auto", **settings: Any) -> Client:
-        store = None if place is None else open_store(place, folder / "progress.db")
+    def build(location: str | None = "auto", **settings: Any) -> Client:
+        store = None if location is None else open_store(location, folder / "progress.db")
         apps.append(create_app(journal, settings=ServerSettings(**settings), previews=store))
         return Client(apps[-1])
 
     with threads_end():
-        yield make
+        yield build
         for app in apps:
             app.state.services.reader_pool.close()
 
 
-def test_preview_list_has_urls_but_no_locations(ask: Callable[..., Client]) -> None:
+def test_preview_list_has_urls_but_no_locations(open_client: Callable[..., Client]) -> None:
     """The URL leads to the content."""
-    client = ask()
+    client = open_client()
     document = client.json(f"{ONE}/previews")
     picture, text, data = document["previews"]
     assert (picture["number"], picture["name"], picture["media_type"], picture["path"]) == (
@@ -103,9 +103,11 @@ def test_preview_list_has_urls_but_no_locations(ask: Callable[..., Client]) -> N
 @pytest.mark.parametrize(
     ("number", "media_type"), [(1, "image/png"), (2, "text/plain; charset=utf-8"), (3, "application/json")]
 )
-def test_preview_content_cannot_be_executed(ask: Callable[..., Client], number: int, media_type: str) -> None:
+def test_preview_content_cannot_be_executed(
+    open_client: Callable[..., Client], number: int, media_type: str
+) -> None:
     """The browser gets one media type, and may not sniff or run it."""
-    answer = ask().get(f"{ONE}/previews/{number}")
+    answer = open_client().get(f"{ONE}/previews/{number}")
     assert answer.status_code == 200
     headers = answer.headers
     assert headers.get_list("content-type") == [media_type]
@@ -117,9 +119,9 @@ def test_preview_content_cannot_be_executed(ask: Callable[..., Client], number: 
     assert "access-control-allow-origin" not in headers
 
 
-def test_only_a_preview_with_digest_is_cached_permanently(ask: Callable[..., Client]) -> None:
+def test_only_a_preview_with_digest_is_cached_permanently(open_client: Callable[..., Client]) -> None:
     """Without a digest it is validated with its ETag."""
-    client = ask()
+    client = open_client()
     (url, digest), *_ = [(one["url"], one["digest"]) for one in client.json(f"{ONE}/previews")["previews"]]
     assert client.get(f"/{url}").headers["cache-control"] == "private, max-age=31536000, immutable"
     answer = client.get(f"{ONE}/previews/1")
@@ -131,9 +133,9 @@ def test_only_a_preview_with_digest_is_cached_permanently(ask: Callable[..., Cli
     assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", "image/png")
 
 
-def test_missing_preview_is_a_problem(ask: Callable[..., Client]) -> None:
+def test_missing_preview_is_a_problem(open_client: Callable[..., Client]) -> None:
     """Unknown numbers and digests of other runs have different problems."""
-    client = ask()
+    client = open_client()
     assert "The newest one is 3." in client.problem(404, f"{ONE}/previews/4")["detail"]
     assert "The operation has none." in client.problem(404, "/api/v1/operations/nothing/previews/1")["detail"]
     assert "another run" in client.problem(410, f"{ONE}/previews/1?digest={'0' * 64}")["detail"]
@@ -144,9 +146,9 @@ def test_missing_preview_is_a_problem(ask: Callable[..., Client]) -> None:
     client.problem(422, f"{ONE}/previews/..%2f1")
 
 
-def test_preview_url_of_an_id_with_special_characters_works(ask: Callable[..., Client]) -> None:
+def test_preview_url_of_an_id_with_special_characters_works(open_client: Callable[..., Client]) -> None:
     """The id contains every character with a meaning in URLs."""
-    client = ask()
+    client = open_client()
     from urllib.parse import quote
 
     (one,) = client.json(f"/api/v1/operations/{quote(EVIL_ID, safe='')}/previews")["previews"]
@@ -155,18 +157,18 @@ def test_preview_url_of_an_id_with_special_characters_works(ask: Callable[..., C
     assert (answer.content, answer.headers["content-type"]) == (b"evil", "text/plain; charset=utf-8")
 
 
-def test_location_outside_the_store_is_not_served(ask: Callable[..., Client], tmp_path: Path) -> None:
+def test_location_outside_the_store_is_not_served(open_client: Callable[..., Client], tmp_path: Path) -> None:
     """The problem does not contain the location."""
-    for client in (ask(str(tmp_path)), ask("memory:"), ask(None)):
+    for client in (open_client(str(tmp_path)), open_client("memory:"), open_client(None)):
         detail = client.problem(404, f"{ONE}/previews/1")["detail"]
         assert "OTEL_PROGRESS_PREVIEWS" in detail
         assert "/" not in detail
         assert len(client.json(f"{ONE}/previews")["previews"]) == 3
 
 
-def test_previews_require_the_token(ask: Callable[..., Client]) -> None:
+def test_previews_require_the_token(open_client: Callable[..., Client]) -> None:
     """The query does not accept it."""
-    client = ask(token="t" * 20)
+    client = open_client(token="t" * 20)
     for path in (f"{ONE}/previews", f"{ONE}/previews/1"):
         client.problem(401, path)
         client.problem(401, f"{path}?access_token={'t' * 20}")
@@ -175,10 +177,10 @@ def test_previews_require_the_token(ask: Callable[..., Client]) -> None:
 
 
 def test_changed_or_deleted_content_is_not_served(
-    ask: Callable[..., Client], journal: Any, folder: Path
+    open_client: Callable[..., Client], journal: Any, folder: Path
 ) -> None:
     """Replaced content and links are refused."""
-    client = ask()
+    client = open_client()
     store = open_store("auto", folder / "progress.db")
     path = store.path_of(journal.previews("render-1")[1].location)  # type: ignore[attr-defined]
     before = path.read_bytes()

@@ -88,7 +88,7 @@ async def list_resources(
     limit: Records = 600,
     cursor: Cursor = None,
 ) -> Response:
-    """List resource samples of an operation's process: the newest ones, oldest first.
+    """List resource samples of an operation: the newest ones, oldest first.
 
     `next` is the cursor of older samples. Samples were made while the operation ran.
     """

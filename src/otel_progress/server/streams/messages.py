@@ -204,7 +204,7 @@ _MAX_CACHED_RUNS: Final = 4_096
 
 
 class Encoder:
-    """Return JSON text without characters that terminals or encoders reject.
+    """Encodes operations without their levels, and caches the unchanging parts.
 
     As JSON, the result equals ``codec.encode_operation(operation, levels=False)``.
     """
@@ -228,7 +228,8 @@ def encode_text(document: object) -> str:
     """Return JSON text without characters that a terminal or a UTF-8 encoder rejects."""
     try:
         text = codec.dumps(document)
-    except ValueError:  # NaN, which another process may have written
+    except ValueError:
+        # Another process may have written NaN.
         return encode_json_line(document)
     return text if text.isascii() and "\x7f" not in text else encode_json_line(document)
 
@@ -242,7 +243,8 @@ def _encode_fixed_part(operation: OperationSnapshot) -> str:
 
 def _encode_changing_part(operation: OperationSnapshot) -> dict[str, Any]:
     root, resources = operation.root, operation.resources
-    document = {**codec.encode_figures(root), **codec.encode_details(root)}
+    document = codec.encode_figures(root)
+    document.update(codec.encode_details(root))
     document["elapsed_seconds"] = root.elapsed(operation.clock)
     document["condition"] = operation.condition.value
     document["remaining_seconds"] = operation.remaining_seconds

@@ -46,7 +46,7 @@ It bounds the share of time spent polling.
 class PollResult:
     """Result of polling one followed operation.
 
-    ``operation`` is None when not requested or not found.
+    ``operation`` is None when it was not requested or not found.
     """
 
     operation_id: str
@@ -57,9 +57,9 @@ class PollResult:
 
 
 class PollTarget(Protocol):
-    """Result of polling one followed operation.
+    """Part of the hub that the poller uses.
 
-    ``operation`` is None when it was not requested or not found.
+    It has the operations to poll, and methods that receive the results.
     """
 
     clock: Callable[[], float]
