@@ -39,12 +39,12 @@ def copy_history(history: list[Trajectory]) -> list[Trajectory]:
 def test_cache_with_the_same_or_equal_runs_is_hit(backtests: list[int]) -> None:
     """One backtest serves all of them."""
     history = jobs(6)
-    told = [
+    estimates = [
         estimate([(0.0, 0.0), (9.0, 0.1)], 9.0, past)
         for past in (history, list(history), tuple(history), copy_history(history))
     ]
     assert backtests == [6]
-    assert told[1:] == told[:1] * 3
+    assert estimates[1:] == estimates[:1] * 3
 
 
 def test_cache_with_equal_durations_and_other_points_is_missed(backtests: list[int]) -> None:

@@ -16,9 +16,9 @@ TOOK = [Trajectory(seconds) for seconds in (40.0, 10.0, 30.0, 20.0, 50.0)]
 
 def test_estimate_is_the_median_of_longer_durations() -> None:
     """The elapsed time is subtracted."""
-    told = [estimate([], elapsed, TOOK) for elapsed in (0.0, 5.0, 25.0, 35.0)]
-    assert [eta.remaining_s for eta in told] == [30.0, 25.0, 15.0, 10.0]
-    assert {(eta.state, eta.basis, eta.runs) for eta in told} == {("estimated", "durations", 5)}
+    estimates = [estimate([], elapsed, TOOK) for elapsed in (0.0, 5.0, 25.0, 35.0)]
+    assert [eta.remaining_s for eta in estimates] == [30.0, 25.0, 15.0, 10.0]
+    assert {(eta.state, eta.basis, eta.runs) for eta in estimates} == {("estimated", "durations", 5)}
 
 
 def test_estimate_without_advance_and_curves_uses_durations() -> None:
@@ -85,8 +85,8 @@ def test_opaque_ratio_follows_the_time_until_half() -> None:
 
 def test_opaque_estimate_without_history_uses_the_expected_seconds() -> None:
     """It counts down, holds, and stalls at three times that."""
-    told = [estimate_opaque(elapsed, [], expected=30.0) for elapsed in (0.0, 12.0, 40.0, 91.0)]
-    assert [(eta.remaining_s, eta.state, eta.basis) for eta in told] == [
+    estimates = [estimate_opaque(elapsed, [], expected=30.0) for elapsed in (0.0, 12.0, 40.0, 91.0)]
+    assert [(eta.remaining_s, eta.state, eta.basis) for eta in estimates] == [
         (30.0, "estimated", "expected"),
         (18.0, "estimated", "expected"),
         (0.0, "holding", "expected"),

@@ -34,11 +34,11 @@ PASTS = st.lists(STEPS.map(lambda steps: trajectory(build_points(steps))), max_s
 def are_similar(one: Eta, other: Eta) -> bool:
     """Return whether two estimates are equal up to rounding."""
     numbers = ("remaining_s", "low_s", "high_s", "clock", "counts_down_s", "stalls_after_s")
-    told = [
+    estimates = [
         tuple(nan if (value := getattr(eta, name)) is None else value for name in numbers)
         for eta in (one, other)
     ]
-    same = told[0] == pytest.approx(told[1], rel=1e-6, abs=1e-6, nan_ok=True)
+    same = estimates[0] == pytest.approx(estimates[1], rel=1e-6, abs=1e-6, nan_ok=True)
     return bool(same) and (one.state, one.basis, one.runs) == (other.state, other.basis, other.runs)
 
 
@@ -302,13 +302,13 @@ def test_estimate_ages_as_a_new_estimate(
 def test_estimate_counts_down_holds_and_stalls() -> None:
     """Only a lower bound remains at the end."""
     points, history = steady()[:26], [trajectory(steady(seconds)) for seconds in (98.0, 100.0, 104.0)]
-    told = [estimate(points, 50.0 + since, history) for since in (0.0, 1.0, 1.9, 4.0, 5.9, 7.0, 1e5)]
-    assert [eta.state for eta in told] == ["estimated"] * 3 + ["holding"] * 2 + ["stalled"] * 2
-    remaining = [eta.remaining_s for eta in told[:5]]
+    estimates = [estimate(points, 50.0 + since, history) for since in (0.0, 1.0, 1.9, 4.0, 5.9, 7.0, 1e5)]
+    assert [eta.state for eta in estimates] == ["estimated"] * 3 + ["holding"] * 2 + ["stalled"] * 2
+    remaining = [eta.remaining_s for eta in estimates[:5]]
     assert remaining == pytest.approx([50.0, 49.0, 48.1, 48.0, 48.0], rel=0.02)
-    assert told[5].low_s == told[6].low_s
-    assert told[5].low_s == pytest.approx(told[4].low_s)
-    assert told[6].remaining_s is told[6].high_s is None
+    assert estimates[5].low_s == estimates[6].low_s
+    assert estimates[5].low_s == pytest.approx(estimates[4].low_s)
+    assert estimates[6].remaining_s is estimates[6].high_s is None
 
 
 def test_runs_without_duration_are_accepted() -> None:

@@ -79,8 +79,8 @@ def test_extreme_input_gives_a_finite_estimate(
 ) -> None:
     """The values are not negative."""
     eta = estimate(points, elapsed, history, **options)
-    told = [eta.remaining_s, eta.low_s, eta.high_s, eta.counts_down_s, eta.stalls_after_s]
-    assert all(isfinite(value) and value >= 0.0 for value in told if value is not None)
+    estimates = [eta.remaining_s, eta.low_s, eta.high_s, eta.counts_down_s, eta.stalls_after_s]
+    assert all(isfinite(value) and value >= 0.0 for value in estimates if value is not None)
 
 
 def test_slow_second_step_is_hardly_weighted() -> None:

@@ -42,9 +42,9 @@ def iterate_schedule(durations: list[float], workers: int) -> Iterator[tuple[Par
 
 def simulate_remaining(children: Parallel) -> float:
     """Return the simulated remaining seconds."""
-    told = simulate(children)
-    assert told is not None
-    return told.remaining_s
+    estimates = simulate(children)
+    assert estimates is not None
+    return estimates.remaining_s
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -55,11 +55,11 @@ def test_simulation_beats_dividing_and_the_maximum(name: str, children: int, wor
     for seed in range(12):
         random = Random(seed)
         for known, left, end in iterate_schedule([DRAWN[name](random) for _ in range(children)], workers):
-            told = simulate(known)
-            assert told is not None
+            estimates = simulate(known)
+            assert estimates is not None
             mean = sum(known.ended) / len(known.ended)
             rests = [max(0.0, mean - lasted) for lasted in known.running]
-            errors["played"].append(abs(told.remaining_s - left) / end)
+            errors["played"].append(abs(estimates.remaining_s - left) / end)
             errors["divided"].append(abs((sum(rests) + known.remaining * mean) / workers - left) / end)
             errors["longest"].append(abs(max(rests) + known.remaining * mean / workers - left) / end)
     means = {rule: sum(values) / len(values) for rule, values in errors.items()}
@@ -70,9 +70,9 @@ def test_simulation_of_equal_children_is_exact() -> None:
     """The last round may be incomplete."""
     for children, workers in ((20, 4), (103, 8), (7, 16)):
         for known, left, _ in iterate_schedule([10.0] * children, workers):
-            told = simulate(Parallel(known.ended, known.running, known.remaining, workers, known=[10.0]))
-            assert told is not None
-            assert (told.remaining_s, told.longest_s) == pytest.approx((left, 10.0))
+            estimates = simulate(Parallel(known.ended, known.running, known.remaining, workers, known=[10.0]))
+            assert estimates is not None
+            assert (estimates.remaining_s, estimates.longest_s) == pytest.approx((left, 10.0))
 
 
 def test_simulation_credits_running_children() -> None:
@@ -168,13 +168,13 @@ def test_simulation_of_any_children_is_finite(
     ended: list[float], running: list[float], known: list[float], remaining: int, workers: int
 ) -> None:
     """It is absent without a known duration."""
-    told = simulate(Parallel(ended, running, remaining, workers, known))
+    estimates = simulate(Parallel(ended, running, remaining, workers, known))
     if not ended and not known:
-        assert told is None
+        assert estimates is None
     else:
-        assert told is not None
-        assert isfinite(told.remaining_s)
-        assert told.remaining_s >= 0.0
+        assert estimates is not None
+        assert isfinite(estimates.remaining_s)
+        assert estimates.remaining_s >= 0.0
 
 
 @pytest.mark.parametrize(

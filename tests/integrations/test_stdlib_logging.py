@@ -59,13 +59,13 @@ def test_record_belongs_to_the_current_level(captured: Recorder) -> None:
         log.debug("near the end")
     log.warning("after")
     assert get_messages(captured) == ["started with file", "in 1", "near the end"]
-    found = captured.runtime.get_logs("o")
-    assert [(record.path, record.severity, record.severity_text, record.number) for record in found] == [
+    result = captured.runtime.get_logs("o")
+    assert [(record.path, record.severity, record.severity_text, record.number) for record in result] == [
         ("", 20, "INFO", 1),
         ("step:1", 40, "ERROR", 2),
         ("", 10, "DEBUG", 3),
     ]
-    assert {(record.logger, record.operation_id, record.operation_type) for record in found} == {
+    assert {(record.logger, record.operation_id, record.operation_type) for record in result} == {
         ("nightly.import", "o", "o")
     }
     assert (get_messages(captured, path="step:1"), get_messages(captured, severity=20)) == (
@@ -340,10 +340,10 @@ def test_forked_child_captures_only_its_own_levels(captured: Recorder) -> None:
                 log.info("inherited")
                 with progress.operation("o", id="child"):
                     log.info("in the child")
-                told = f"{get_messages(captured, 'o')} {get_messages(captured, 'child')}"
+                reported = f"{get_messages(captured, 'o')} {get_messages(captured, 'child')}"
             except BaseException as error:
-                told = repr(error)
-            os.write(write, told.encode())
+                reported = repr(error)
+            os.write(write, reported.encode())
             os._exit(0)
         os.close(write)
         with os.fdopen(read) as pipe:
@@ -370,8 +370,8 @@ def test_forked_child_captures_only_its_own_levels(captured: Recorder) -> None:
 def test_capture_logs_setting_accepts_names_and_numbers(given: Any, level: Any) -> None:
     """True selects INFO."""
     with recording(capture_logs=given) as recorder:
-        found = recorder.runtime.settings.capture_logs
-        assert (found, type(found)) == (level, type(level))
+        result = recorder.runtime.settings.capture_logs
+        assert (result, type(result)) == (level, type(level))
 
 
 @pytest.mark.parametrize("given", ["loud", 0, 101, -1, 2.5, "", "1000", "INF0"])

@@ -107,12 +107,12 @@ def test_batches_with_equal_labels_have_one_series() -> None:
 @given(id_=st.text(), type_=st.text(), name=st.text())
 def test_batch_with_any_text_has_valid_labels(id_: str, type_: str, name: str) -> None:
     """Both formats parse, and no label contains a control character."""
-    found = of_work(ProgressCollector(Shelf(groups=[a_batch(id_, type_, name=name)])))
-    assert {sample.name for sample in found} == {
+    result = of_work(ProgressCollector(Shelf(groups=[a_batch(id_, type_, name=name)])))
+    assert {sample.name for sample in result} == {
         semconv.BATCH_INFO.prometheus,
         semconv.BATCH_OPERATIONS.prometheus,
     }
-    texts = [text for sample in found for text in sample.labels.values()]
+    texts = [text for sample in result for text in sample.labels.values()]
     assert all(len(text) <= 256 for text in texts)
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for text in texts for character in text)
 

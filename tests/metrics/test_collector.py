@@ -276,10 +276,10 @@ def test_operation_with_any_text_has_valid_labels(id_: str, type_: str, name: st
     """Both formats parse. Labels are bounded and contain no control characters."""
     running = operation(id_, type_, name=name, levels=[level(f"t:{path}")], trace_id=name, ratio=0.5)
     collector = ProgressCollector(Shelf([running]), max_level_depth=1000)
-    found = {sample.name: sample.labels for sample in samples(collector)}
-    assert len(found[semconv.OPERATION_INFO.prometheus]["name"]) <= 128
-    assert len(found[semconv.LEVEL_CURRENT.prometheus]["level"]) <= 256
-    assert found[semconv.OPERATION_INFO.prometheus]["trace_id"] == ""
+    result = {sample.name: sample.labels for sample in samples(collector)}
+    assert len(result[semconv.OPERATION_INFO.prometheus]["name"]) <= 128
+    assert len(result[semconv.LEVEL_CURRENT.prometheus]["level"]) <= 256
+    assert result[semconv.OPERATION_INFO.prometheus]["trace_id"] == ""
     assert not any(
         ord(character) < 32 or 127 <= ord(character) < 160
         for character in exposition(collector).replace("\n", "")
@@ -289,8 +289,8 @@ def test_operation_with_any_text_has_valid_labels(id_: str, type_: str, name: st
 def test_operation_with_surrogates_or_huge_texts_has_short_labels() -> None:
     """A lone surrogate cannot be encoded."""
     running = operation("\ud800", "x" * 10_000_000, name="\udfff" + "n" * 10_000_000)
-    found = values(ProgressCollector(Shelf([running])), semconv.OPERATION_INFO)
-    assert [len(label) for labels in found for label in labels] == [6, 256, 128, 0, 0]
+    result = values(ProgressCollector(Shelf([running])), semconv.OPERATION_INFO)
+    assert [len(label) for labels in result for label in labels] == [6, 256, 128, 0, 0]
 
 
 def test_ids_with_equal_labels_have_one_series() -> None:
@@ -393,5 +393,5 @@ def test_described_families_match_the_conventions() -> None:
 
 def test_backquote_in_an_id_is_escaped() -> None:
     """Grafana cannot put a backquote into a query. The ids stay distinct."""
-    found = values(ProgressCollector(Shelf([operation("a`b"), operation("ab")])), semconv.OPERATION_CURRENT)
-    assert set(found) == {("a\\x60b", "render"), ("ab", "render")}
+    result = values(ProgressCollector(Shelf([operation("a`b"), operation("ab")])), semconv.OPERATION_CURRENT)
+    assert set(result) == {("a\\x60b", "render"), ("ab", "render")}

@@ -24,11 +24,11 @@ def scrape(url: str | None) -> dict[str, list[tuple[dict[str, str], float]]]:
         f"{url.rstrip('/').removesuffix('/metrics')}/metrics", timeout=PATIENCE_S
     ) as answer:
         text = answer.read().decode()
-    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    result: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, []).append((dict(sample.labels), sample.value))
-    return found
+            result.setdefault(sample.name, []).append((dict(sample.labels), sample.value))
+    return result
 
 
 def test_journal_size_is_exported_on_both_ports(tmp_path: Path) -> None:
@@ -50,9 +50,9 @@ def test_journal_size_is_exported_on_both_ports(tmp_path: Path) -> None:
 def test_journal_size_without_a_journal_is_absent() -> None:
     """The caps are exported."""
     with recording(store="memory:", prometheus_port=0) as recorder:
-        found = scrape(recorder.runtime.metrics_url)
-        assert semconv.JOURNAL_SIZE.prometheus not in found
-        assert len(found[semconv.SERIES_LIMIT.prometheus]) == 3
+        result = scrape(recorder.runtime.metrics_url)
+        assert semconv.JOURNAL_SIZE.prometheus not in result
+        assert len(result[semconv.SERIES_LIMIT.prometheus]) == 3
 
 
 @pytest.mark.parametrize("public_url", [None, "https://progress.example.org/board"])

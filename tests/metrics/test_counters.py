@@ -101,11 +101,11 @@ def test_duration_at_a_bound_is_in_the_bucket_below(duration: float, bucket: int
     """Buckets are inclusive, as in Prometheus. The last one is unbounded."""
     totals = Totals()
     totals.write(batch(ended(duration_s=duration, trace_id="ab" * 16, ended_at=WALL + 7)))
-    found = get_distribution(totals, semconv.OPERATION_DURATION, *DONE)
-    assert found.counts.index(1) == bucket
-    assert sum(found.counts) == 1
-    assert found.sum == duration
-    assert found.examples[bucket] == TraceExample("ab" * 16, duration, WALL + 7)
+    result = get_distribution(totals, semconv.OPERATION_DURATION, *DONE)
+    assert result.counts.index(1) == bucket
+    assert sum(result.counts) == 1
+    assert result.sum == duration
+    assert result.examples[bucket] == TraceExample("ab" * 16, duration, WALL + 7)
 
 
 def test_items_are_summed_by_types_and_outcome() -> None:
@@ -129,9 +129,9 @@ def test_predictions_are_rated_at_the_end() -> None:
     totals.write(batch(predicting_snapshot(54, 6.0)))  # right, and without an interval
     totals.write(batch(predicting_snapshot(54, 6.0)))  # the same again
     totals.write(batch(ended()))
-    found = get_distribution(totals, semconv.ETA_ERROR, "setlist")
-    assert found.sum == pytest.approx(40 / 60 + 3 / 60)
-    assert {bound: count for bound, count in zip(found.bounds, found.counts, strict=False) if count} == {
+    result = get_distribution(totals, semconv.ETA_ERROR, "setlist")
+    assert result.sum == pytest.approx(40 / 60 + 3 / 60)
+    assert {bound: count for bound, count in zip(result.bounds, result.counts, strict=False) if count} == {
         0.01: 1,
         0.05: 1,
         0.75: 1,
@@ -218,13 +218,17 @@ def test_labels_beyond_the_limit_are_counted_as_other() -> None:
     totals.write(batch(items={("t", f"l{n}", "failed"): 1 for n in range(count)}))
     for n in range(count):
         totals.count_rejected(f"reason {n}")
-    found = [
+    result = [
         get_counter(totals, metric)
         for metric in (semconv.OPERATIONS_FINISHED, semconv.ITEMS, semconv.UPDATES_REJECTED)
     ]
-    assert [len(series) for series in found] == [MAX_OPERATION_TYPES + 1, MAX_ITEM_TYPES + 1, MAX_REASONS + 1]
-    assert [sum(series.values()) for series in found] == [count] * 3
-    assert (OTHER, OTHER, "failed") in found[1]
+    assert [len(series) for series in result] == [
+        MAX_OPERATION_TYPES + 1,
+        MAX_ITEM_TYPES + 1,
+        MAX_REASONS + 1,
+    ]
+    assert [sum(series.values()) for series in result] == [count] * 3
+    assert (OTHER, OTHER, "failed") in result[1]
 
 
 def test_counts_from_many_threads_are_exact() -> None:
@@ -282,8 +286,8 @@ def test_label_of_any_text_is_printable_and_bounded(text: str) -> None:
 def test_bounded_labels_keep_the_first_sets() -> None:
     """Later sets are ``other``, and values are sanitised."""
     labels = BoundedLabels(2)
-    found = [labels.fit("a\n"), labels.fit("b"), labels.fit("c"), labels.fit("a\n"), labels.fit("d")]
-    assert found == [("a\\n",), ("b",), ("other",), ("a\\n",), ("other",)]
+    result = [labels.fit("a\n"), labels.fit("b"), labels.fit("c"), labels.fit("a\n"), labels.fit("d")]
+    assert result == [("a\\n",), ("b",), ("other",), ("a\\n",), ("other",)]
 
 
 def test_internal_errors_since_the_start_are_counted() -> None:
@@ -294,6 +298,6 @@ def test_internal_errors_since_the_start_are_counted() -> None:
         report_internal_error("callback", "a callback raised", error=ValueError("no"))
     report_internal_error("sink journal", "counted by its lane")
     totals.count_sink_error("journal")
-    found = get_counter(totals, semconv.SINK_ERRORS)
-    assert (found["callback",], found["journal",]) == (2, 1)
-    assert ("sink journal",) not in found
+    result = get_counter(totals, semconv.SINK_ERRORS)
+    assert (result["callback",], result["journal",]) == (2, 1)
+    assert ("sink journal",) not in result

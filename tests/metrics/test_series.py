@@ -29,8 +29,8 @@ BOUNDS = (
 
 def get_expected_ends(collector: ProgressCollector) -> list[float | None]:
     """Return the expected end and its bounds in seconds after the start, or None."""
-    found = [values(collector, metric).get(OP) for metric in BOUNDS]
-    return [None if value is None else value - START for value in found]
+    result = [values(collector, metric).get(OP) for metric in BOUNDS]
+    return [None if value is None else value - START for value in result]
 
 
 CONDITIONS: dict[Condition, OperationSnapshot] = {
@@ -58,8 +58,8 @@ def test_pending_operation_is_ok_and_finished_one_has_no_condition() -> None:
     queued = operation("queued", status=Status.PENDING, started_clock=None, started_at=None)
     ended = operation("ended", status=Status.FAILED)
     collector = ProgressCollector(Shelf([queued], [ended], elapsed=200.0))
-    found = {labels for labels, value in values(collector, semconv.OPERATION_CONDITION).items() if value}
-    assert found == {("queued", "render", "ok")}
+    result = {labels for labels, value in values(collector, semconv.OPERATION_CONDITION).items() if value}
+    assert result == {("queued", "render", "ok")}
     assert {labels[0] for labels in values(collector, semconv.OPERATION_CONDITION)} == {"queued"}
 
 
@@ -75,8 +75,8 @@ def test_estimated_ratio_is_marked_while_running() -> None:
         [operation("done", status=Status.COMPLETED)],
     )
     collector = ProgressCollector(shelf)
-    found = values(collector, semconv.OPERATION_ESTIMATED)
-    assert found == {OP: 1.0, ("plain", "render"): 0.0, ("done", "render"): 0.0}
+    result = values(collector, semconv.OPERATION_ESTIMATED)
+    assert result == {OP: 1.0, ("plain", "render"): 0.0, ("done", "render"): 0.0}
     assert values(collector, semconv.LEVEL_ESTIMATED) == {(*OP, "step:a"): 1.0}
 
 

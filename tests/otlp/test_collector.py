@@ -39,8 +39,8 @@ def rotel() -> str:
     It needs the shared library of the interpreter it was made for: where that is missing it is as
     good as not installed.
     """
-    found = importlib.util.find_spec("rotel")
-    binary = Path(found.origin).with_name("rotel-agent") if found is not None and found.origin else None
+    result = importlib.util.find_spec("rotel")
+    binary = Path(result.origin).with_name("rotel-agent") if result is not None and result.origin else None
     if (
         binary is not None
         and subprocess.run([str(binary), "--version"], capture_output=True, check=False).returncode == 0
@@ -136,20 +136,21 @@ def test_events_arrive_with_all_fields(received: Receiver) -> None:
         batch(3.0, ended(replace(song, sequence=3), 3.0, Status.FAILED, error=Failure("OSError", "gone"))),
         batch(9.0, ended(replace(root, sequence=4), 9.0)),
     ]
-    told = Told()
+    reported = Told()
     log = build_event_log(build_resource("nightly", "worker-1"))
-    direct, sent = OtlpEvents(told), OtlpEvents(log)
+    direct, sent = OtlpEvents(reported), OtlpEvents(log)
     for one in batches:
         direct.write(one)
         sent.write(one)
     assert log.force_flush(FLUSH_S)
     records = servers.poll(
-        lambda: received.records() if len(received.records()) >= len(told.events) else None, what="records"
+        lambda: received.records() if len(received.records()) >= len(reported.events) else None,
+        what="records",
     )
-    assert len(told.events) == 6
+    assert len(reported.events) == 6
     assert all({name: resource[name] for name in SERVICE} == SERVICE for resource, _ in records)
     got = sorted((_plain(record) for _, record in records), key=repr)
-    assert got == sorted((_expected(event) for event in told.events), key=repr)
+    assert got == sorted((_expected(event) for event in reported.events), key=repr)
     sent.close()
 
 
@@ -188,8 +189,8 @@ def test_metrics_arrive_as_the_series_of_the_scrape(received: Receiver) -> None:
 
 
 def _plain(record: Any) -> tuple[Any, ...]:
-    found = attributes(record)
-    name = getattr(record, "event_name", None) or found.pop("event.name")
+    result = attributes(record)
+    name = getattr(record, "event_name", None) or result.pop("event.name")
     place = (record.trace_id.hex(), record.span_id.hex())
     return (
         name,
@@ -197,7 +198,7 @@ def _plain(record: Any) -> tuple[Any, ...]:
         record.severity_text,
         record.body.string_value,
         place,
-        sorted(found.items(), key=repr),
+        sorted(result.items(), key=repr),
     )
 
 

@@ -53,9 +53,9 @@ def test_endpoint_variable_exports_all_signals() -> None:
     by_name = {span.name: attributes(span) for _, span in spans}
     assert by_name["nightly_import"][semconv.STATUS] == "completed"
     assert by_name["nightly_import"][semconv.CURRENT] == 2
-    told = [(record.event_name, attributes(record)[semconv.OPERATION_ID]) for _, record in records]
+    reported = [(record.event_name, attributes(record)[semconv.OPERATION_ID]) for _, record in records]
     for event in (semconv.EVENT_STARTED, semconv.EVENT_ITEM, semconv.EVENT_FINISHED):
-        assert (event, "friday") in told
+        assert (event, "friday") in reported
     names = {metric.name for _, metric in metrics}
     assert {
         semconv.OPERATION_RATIO.name,

@@ -142,9 +142,9 @@ def test_preview_that_is_too_large_is_scaled_down() -> None:
     noise = np.random.default_rng(1).integers(0, 256, (1000, 1000, 3), np.uint8)
     with recording(preview_edge=1000) as recorder, progress.operation("render", total=1) as op:
         op.preview(lambda: noise, at="always")
-        found = stored(recorder, op.operation_id)
-    assert [(one.width, one.height) for one in found] == [(500, 500)]
-    assert found[0].size_bytes <= 2 * 1024 * 1024
+        result = stored(recorder, op.operation_id)
+    assert [(one.width, one.height) for one in result] == [(500, 500)]
+    assert result[0].size_bytes <= 2 * 1024 * 1024
 
 
 def test_first_preview_sweeps_old_runs_and_keeps_foreign_files(tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ def needs_fork(test: Test) -> Test:
 
 
 def run_in_child(function: Callable[[], object]) -> int:
-    """Fork and run ``function`` in the child. Return 0 if it returned, 97 if it hung, 98 if it raised."""
+    """Fork and run ``function`` in the child.
+
+    Return 0 if it returned, 97 if it hung, 98 if it raised.
+    """
     pid = os.fork()
     if pid == 0:
         code = 98
@@ -42,7 +45,10 @@ def run_in_child(function: Callable[[], object]) -> int:
 def run_in_child_forked_under(
     lock: AbstractContextManager[object], function: Callable[[], object], *, held_s: float = 0.05
 ) -> int:
-    """Fork while another thread holds ``lock`` for ``held_s`` seconds. Otherwise like :func:`run_in_child`."""
+    """Fork while another thread holds ``lock`` for ``held_s`` seconds.
+
+    Otherwise like :func:`run_in_child`.
+    """
     held, released = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -129,17 +129,7 @@ def parse_points(points: Points, name: str = "points") -> tuple[list[float], lis
         points = [*points[:-MAX_LATEST_POINTS:step], *points[-MAX_LATEST_POINTS:]]
     if not points:
         return [], []
-    try:
-        columns = list(zip(*points, strict=True))
-        times, fractions = map(list, columns)
-        sums = sum(times), sum(fractions)
-    except (TypeError, ValueError, OverflowError) as error:
-        msg = f"Invalid {name}: expected pairs of numbers (elapsed seconds, fraction done); {error}."
-        raise RejectedValueError(msg) from None
-    if not all(map(isfinite, sums)) and not all(isfinite(value) for pair in points for value in pair):
-        bad = next((n for n, pair in enumerate(points) if not all(map(isfinite, pair))), 0)
-        msg = f"Invalid {name}[{bad}] {points[bad]}: expected finite numbers."
-        raise RejectedValueError(msg)
+    times, fractions = _split_points(points, name)
     _check_points(times, fractions, name)
     if sorted(fractions) != fractions:
         _rescale_fractions(fractions)
@@ -152,6 +142,22 @@ def parse_points(points: Points, name: str = "points") -> tuple[list[float], lis
         del times[:base], fractions[:base]
     if len(set(fractions)) < len(fractions):
         times, fractions = _drop_repeated_fractions(times, fractions)
+    return times, fractions
+
+
+def _split_points(points: Points, name: str) -> tuple[list[float], list[float]]:
+    """Return the times and the fractions of points. Raises RejectedValueError."""
+    try:
+        columns = list(zip(*points, strict=True))
+        times, fractions = map(list, columns)
+        sums = sum(times), sum(fractions)
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"Invalid {name}: expected pairs of numbers (elapsed seconds, fraction done); {error}."
+        raise RejectedValueError(msg) from None
+    if not all(map(isfinite, sums)) and not all(isfinite(value) for pair in points for value in pair):
+        bad = next((n for n, pair in enumerate(points) if not all(map(isfinite, pair))), 0)
+        msg = f"Invalid {name}[{bad}] {points[bad]}: expected finite numbers."
+        raise RejectedValueError(msg)
     return times, fractions
 
 

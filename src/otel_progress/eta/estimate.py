@@ -57,11 +57,8 @@ def estimate(
         RejectedValueError: A value is not a number, out of range or out of order.
 
     """
-    _check_arguments(elapsed, confidence)
     times, fractions = parse_points(points)
-    if times and times[-1] > elapsed + ELAPSED_TOLERANCE_S:
-        msg = f"Invalid elapsed {elapsed}: expected at least the time of the last point ({times[-1]} s)."
-        raise RejectedValueError(msg)
+    _check_arguments(elapsed, confidence, times)
     prepared = prepare_history(history)
     run = build_curve(times[-1], times, fractions) if times else build_curve(0.0, (0.0,), (0.0,))
     children = None if parallel is None else simulate(parallel)
@@ -72,12 +69,15 @@ def estimate(
     return _estimate_at_last_advance(run, prepared, confidence).at(elapsed)
 
 
-def _check_arguments(elapsed: float, confidence: float) -> None:
+def _check_arguments(elapsed: float, confidence: float, times: Sequence[float]) -> None:
     if not is_seconds(elapsed):
         msg = f"Invalid elapsed {elapsed}: expected seconds from 0 to {MAX_SECONDS:g}."
         raise RejectedValueError(msg)
     if not 0.0 < confidence < 1.0:
         msg = f"Invalid confidence {confidence}: expected a share between 0 and 1, such as 0.8."
+        raise RejectedValueError(msg)
+    if times and times[-1] > elapsed + ELAPSED_TOLERANCE_S:
+        msg = f"Invalid elapsed {elapsed}: expected at least the time of the last point ({times[-1]} s)."
         raise RejectedValueError(msg)
 
 

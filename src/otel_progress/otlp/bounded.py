@@ -27,8 +27,7 @@ _GRACE_S: Final = 0.12
 
 
 _MAX_WAITS: Final = 5
-"""Waits with a reserved grace: events, spans, metrics, the tracer provider at exit, and one spare.
-"""
+"""Waits with a reserved grace: events, spans, metrics, the provider at exit, and one spare."""
 
 
 _EXPORTER_MODULES: Final = "opentelemetry.exporter."
@@ -64,11 +63,9 @@ class ShutdownBudget:
 class ExportMonitor(Generic[T]):
     """Calls an exporter, counts its failures and logs one line per outage.
 
-    Never raises.
-
-    ``name`` is the signal in log lines. ``export`` returns whether the collector accepted the
-    batch. ``stop`` closes the exporter. ``on_error`` is called once for each lost batch. The SDK
-    never exports two batches of one exporter at the same time.
+    It never raises. ``name`` is the signal in log lines. ``export`` returns whether the collector
+    accepted the batch. ``stop`` closes the exporter. ``on_error`` is called once for each lost
+    batch. The SDK never exports two batches of one exporter at the same time.
     """
 
     def __init__(
