@@ -194,23 +194,23 @@ RATIOS = st.none() | st.floats(0, 1)
 @given(st.lists(st.tuples(st.floats(0, 1e6), STATUSES, RATIOS), max_size=30))
 def test_staged_is_a_weighted_mean(stages: list[tuple[float, Status, float | None]]) -> None:
     """The ratio of stages is between 0 and 1, none when they weigh nothing, 1 when all are done."""
-    ratio = rollup.ratio_of_stages(stages)
+    ratio = rollup.compute_stages_ratio(stages)
     whole = math.fsum(weight for weight, _, _ in stages)
     if whole == 0:
         assert ratio is None
         return
     assert ratio is not None
     assert 0.0 <= ratio <= 1.0
-    assert rollup.ratio_of_stages(
+    assert rollup.compute_stages_ratio(
         [(weight, Status.COMPLETED, None) for weight, _, _ in stages]
     ) == pytest.approx(1.0)
-    assert rollup.ratio_of_stages([(weight, Status.PENDING, None) for weight, _, _ in stages]) == 0.0
+    assert rollup.compute_stages_ratio([(weight, Status.PENDING, None) for weight, _, _ in stages]) == 0.0
 
 
 @given(st.floats(0, 1e300), st.none() | st.floats(0, 1e300), st.floats(0, 1e300))
 def test_counted_is_a_ratio_or_nothing(current: float, total: float | None, partial: float) -> None:
     """Never NaN, never beyond 0 to 1, nothing while the total is unknown or zero."""
-    ratio = rollup.ratio_of_count(current, total, partial)
+    ratio = rollup.compute_count_ratio(current, total, partial)
     if not total:
         assert ratio is None
     else:

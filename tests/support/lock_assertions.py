@@ -24,7 +24,9 @@ SUFFIX = "_locked"
 
 
 def assert_locks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Wrap every function of ``live`` that requires the lock. Return the list of calls without it.
+    """Wrap every function of ``live`` that requires the lock.
+
+    Return the list of calls without it.
 
     Such a call also raises an AssertionError, which the code under test may catch.
 

@@ -1,7 +1,7 @@
 """Batches of this process with their operations.
 
-Of ended operations, a batch stores counts, the last hundred end times and the last hundred failures.
-Methods whose name ends in ``_locked`` require the lock of the live store.
+Of ended operations, a batch stores counts, the last hundred end times and the last hundred
+failures. Methods whose name ends in ``_locked`` require the lock of the live store.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from otel_progress.live.snapshots import take_snapshot_locked
 from otel_progress.model import LevelSnapshot, Status
 
 MAX_BATCHES: Final = 200
-"""Batches in memory. Beyond it, the oldest finished ones are evicted first, and never one with an active operation."""
+"""Batches in memory.
+
+Beyond it, the oldest finished ones are evicted first, and never one with an active operation.
+"""
 
 
 _NS: Final = 1_000_000_000
@@ -140,7 +143,8 @@ class BatchRegistry:
         With ``after``, return only those behind this cursor.
         """
         listed_at = None if after is None else after.listed_at
-        # Why no key function: the sort keys contain the id, so batches themselves are never compared.
+        # Why no key function: the sort keys contain the id, so batches themselves are never
+        # compared.
         entries = sorted((batch.build_sort_key(listed_at), batch) for batch in self._batches.values())
         return [batch for key, batch in entries if after is None or key > cursor_sort_key(after)]
 

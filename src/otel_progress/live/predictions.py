@@ -30,8 +30,8 @@ class PredictionScore(NamedTuple):
 class Predictions:
     """The first prediction of a run, the last one, and enough others to find the one at half of the duration.
 
-    Times are active seconds since the start. A run lasts at least until now. So of the predictions before half of now,
-    only the newest is needed.
+    Times are active seconds since the start. A run lasts at least until now. So of the predictions
+    before half of now, only the newest is needed.
     """
 
     __slots__ = ("_first", "_predictions", "_spacing")
@@ -42,13 +42,17 @@ class Predictions:
         self._spacing = 0.0
 
     def add(self, eta: Eta) -> None:
-        """Add an estimate whose ``clock`` is in active seconds. Ignore it if it has no remaining time or is not new."""
+        """Add an estimate whose ``clock`` is in active seconds.
+
+        Ignore it if it has no remaining time or is not new.
+        """
         predictions = self._predictions
         if eta.remaining_s is None or (predictions and eta.clock <= predictions[-1].clock):
             return
         if self._first is None:
             self._first = eta
-        # Why: the last element is always the newest prediction, however close it is to the one before it.
+        # Why: the last element is always the newest prediction, however close it is to the one
+        # before it.
         if len(predictions) > 1 and eta.clock - predictions[-2].clock < self._spacing:
             predictions.pop()
         predictions.append(eta)

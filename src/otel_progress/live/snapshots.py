@@ -14,8 +14,9 @@ T = TypeVar("T")
 def compile_constructor(record: type[T]) -> Callable[..., T]:
     """Return a function that creates a ``record``, a frozen and slotted dataclass, from all its fields by position.
 
-    It is five times as fast as the dataclass's own ``__init__``, which calls ``object.__setattr__`` for each field.
-    The function fills an object of a class with the same slots, and then sets its ``__class__`` to ``record``.
+    It is five times as fast as the dataclass's own ``__init__``, which calls ``object.__setattr__``
+    for each field. The function fills an object of a class with the same slots, and then sets its
+    ``__class__`` to ``record``.
     """
     names: tuple[str, ...] = record.__slots__  # type: ignore[attr-defined]
     draft_class = type(f"_{record.__name__}Draft", (), {"__slots__": names})
@@ -44,7 +45,10 @@ _construct_level_info: Final = compile_constructor(LevelInfo)
 
 
 def take_snapshot_locked(node: Node) -> LevelSnapshot:
-    """Return the snapshot of the node's last figures. It is cached until the next update."""
+    """Return the snapshot of the node's last figures.
+
+    It is cached until the next update.
+    """
     if node.snapshot is None:
         node.snapshot = build_snapshot(node)
     return node.snapshot
@@ -106,7 +110,10 @@ def _get_pause_fields(node: Node) -> tuple[float | None, float, int, float | Non
 
 
 def _format_trace_id(operation: Operation, trace_id: int) -> str:
-    """Return a trace id in hexadecimal. Cached, because nearly all levels have that of their operation."""
+    """Return a trace id in hexadecimal.
+
+    Cached, because nearly all levels have that of their operation.
+    """
     if operation.trace is None or operation.trace[0] != trace_id:
         operation.trace = (trace_id, f"{trace_id:032x}")
     return operation.trace[1]

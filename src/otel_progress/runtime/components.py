@@ -39,7 +39,8 @@ class ClockAndIds:
 class RuntimeComponents:
     """Creates the live store with what fills and reads it, and is the store's listener.
 
-    The store takes its listener when it is created, so the parts that come later are attributes here.
+    The store takes its listener when it is created, so the parts that come later are attributes
+    here.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class RuntimeComponents:
         """Replace the callbacks by none, as a forked child does."""
         self.callbacks = self._create_callbacks()
 
-    # --- ticks -------------------------------------------------------------------------------------------------
+    # --- ticks -----------------------------------------------------------------------------------
 
     def _before_tick(self) -> None:
         self.tracing.processor.look()
@@ -101,7 +102,7 @@ class RuntimeComponents:
             ):
                 self.callbacks.submit("updated", operation)
 
-    # --- notifications of the store ----------------------------------------------------------------------------
+    # --- notifications of the store --------------------------------------------------------------
 
     on_level_collected = staticmethod(spans.add_quarter_event)
 

@@ -11,7 +11,10 @@ from otel_progress.text import encode_segment
 
 
 def get_level_shape(node: Node) -> str:
-    """Return the path of a level without ids, except those of stages. It is empty for operations."""
+    """Return the path of a level without ids, except those of stages.
+
+    It is empty for operations.
+    """
     parts: list[str] = []
     here = node
     while here.parent is not None:

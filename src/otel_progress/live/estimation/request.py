@@ -21,11 +21,17 @@ from otel_progress.model import Eta, Status
 from otel_progress.records import Trajectory
 
 MIN_OWN_RATE_S: Final = 1.0
-"""Seconds of work before a run's own rate is used. Until then, the durations of past runs predict better."""
+"""Seconds of work before a run's own rate is used.
+
+Until then, the durations of past runs predict better.
+"""
 
 
 MAX_CHILDREN: Final = 1_000
-"""Children of a level with parallel children that are included, the newest. Older ones are ignored."""
+"""Children of a level with parallel children that are included, the newest.
+
+Older ones are ignored.
+"""
 
 
 class ParallelChildren(NamedTuple):
@@ -39,10 +45,12 @@ class ParallelChildren(NamedTuple):
 
 
 class EstimateRequest(NamedTuple):
-    """Data of one estimate. ``elapsed`` is in seconds of work on the curve, at ``clock`` in monotonic seconds.
+    """Data of one estimate.
 
-    ``expected`` belongs to an opaque step that is the whole level and has an expected duration. It contains that duration
-    and the seconds of work on the step.
+    ``elapsed`` is in seconds of work on the curve, at ``clock`` in monotonic seconds.
+
+    ``expected`` belongs to an opaque step that is the whole level and has an expected duration. It
+    contains that duration and the seconds of work on the step.
     """
 
     node: Node
@@ -106,7 +114,10 @@ def _drop_unsettled_data(
 def _copy_parallel_children(
     node: Node, estimation: EstimationState, child_history: Sequence[Trajectory], clock: float
 ) -> ParallelChildren | None:
-    """Return the durations of children that run in parallel. Return None when they do not, or do not define the ratio."""
+    """Return the durations of children that run in parallel.
+
+    Return None when they do not, or do not define the ratio.
+    """
     children, workers = node.children, max(estimation.recent_worker_counts, default=0)
     has_own_count = node.counter is not None and node.counter.touched
     if children is None or workers < 2 or children.stages is not None or has_own_count or not node.total:
@@ -130,7 +141,10 @@ def _copy_parallel_children(
 
 
 def run_estimate(request: EstimateRequest) -> Eta | None:
-    """Return the estimate for a request, on this process's clock. Return None when nothing can be predicted."""
+    """Return the estimate for a request, on this process's clock.
+
+    Return None when nothing can be predicted.
+    """
     try:
         with defer_fork():
             from otel_progress.eta import Parallel, estimate, estimate_opaque

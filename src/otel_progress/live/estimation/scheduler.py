@@ -1,6 +1,7 @@
 """Scheduler of estimates: operations before levels, the oldest request first, at most one per level per second.
 
-Methods whose name ends in ``_locked`` require the lock of the live store. Each takes about constant time.
+Methods whose name ends in ``_locked`` require the lock of the live store. Each takes about constant
+time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from otel_progress.live.estimation_state import MIN_ESTIMATE_INTERVAL_S, Estimat
 from otel_progress.live.node import Node
 
 TIME_DEPENDENT_BASES: Final = frozenset({"durations", "expected"})
-"""Bases of estimates that change with time alone. Such estimates are repeated without an advance."""
+"""Bases of estimates that change with time alone.
+
+Such estimates are repeated without an advance.
+"""
 
 
 REFRESH_FRACTION: Final = 0.02
@@ -46,7 +50,10 @@ class EstimateScheduler:
         (self._operations if node.parent is None else self._levels)[node] = None
 
     def pop_next_locked(self, among: Iterable[Node] | None = None) -> Node | None:
-        """Remove and return the next queued level of ``among``, or of all. Return None when none is queued."""
+        """Remove and return the next queued level of ``among``, or of all.
+
+        Return None when none is queued.
+        """
         for queue in (self._operations, self._levels):
             node = next(iter(queue if among is None else (each for each in among if each in queue)), None)
             if node is not None:
@@ -60,7 +67,10 @@ class EstimateScheduler:
         heappush(self._cooling_down, (clock + MIN_ESTIMATE_INTERVAL_S, self._next_number(), clock, node))
 
     def release_due_locked(self, clock: float) -> None:
-        """End the cool-downs that are over. Queue the levels that have new data or a time-dependent estimate."""
+        """End the cool-downs that are over.
+
+        Queue the levels that have new data or a time-dependent estimate.
+        """
         heap = self._cooling_down
         while heap and heap[0][0] <= clock:
             _, _, estimated_clock, node = heappop(heap)
