@@ -1,4 +1,4 @@
-"""Fork hooks of the package in a defined order, and locks and imports that are safe across a fork.
+"""Fork hooks in a defined order, and fork-safe locks and imports.
 
 A forked child has only the thread that forked. In the child, a lock that another thread held stays
 locked, and a module that another thread was importing stays incomplete. Each module that prepares
@@ -84,7 +84,7 @@ class _Hook:
 
 
 _guard: Final = RLock()
-"""Held during registrations and during each fork, so two threads cannot fork at once. Reentrant."""
+"""Held during registrations and forks, so two threads cannot fork at once."""
 
 
 _hooks: list[_Hook] = []
@@ -132,7 +132,7 @@ def on_fork(
     after_in_parent: Callable[..., object] | None = None,
     after_in_child: Callable[..., object] | None = None,
 ) -> None:
-    """Run hooks at each fork of this process, in the order that :class:`ForkPhase` defines.
+    """Run hooks at each fork of this process, in the order of :class:`ForkPhase`.
 
     With an ``owner``, each hook is called with it, like an unbound method. The owner is referenced
     weakly, so its hooks must not reference it. An exception in a hook is reported after the fork,
@@ -146,7 +146,7 @@ def on_fork(
 
 
 def report_hook_errors(reporter: Callable[[BaseException], object]) -> None:
-    """Call ``reporter`` with each exception of a hook after the fork, in the process that raised it."""
+    """Call ``reporter`` with each exception of a hook, after the fork."""
     _reporters.append(reporter)
 
 
@@ -178,7 +178,9 @@ _import_locked: Final[list[bool]] = []
 
 @contextmanager
 def defer_fork() -> Iterator[None]:
-    """Delay forks by other threads until the end of the block, by at most ``IMPORT_WAIT_S``. The block only imports.
+    """Delay forks by other threads by at most ``IMPORT_WAIT_S`` while importing.
+
+    The block must contain only imports.
 
     A child that is forked during an import by another thread inherits an incomplete module and its
     import lock.

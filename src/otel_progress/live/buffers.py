@@ -1,4 +1,4 @@
-"""Bounded buffers of events, log records and previews: by operation, and until the next tick."""
+"""Bounded buffers of events, log records and previews."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class EventBuffer:
 
 
 class _OperationEvents:
-    """Newest events of one operation: of completed items, and of failed and skipped ones."""
+    """Newest events of one operation: completed items, and all other items."""
 
     __slots__ = ("completed", "others")
 
@@ -150,7 +150,7 @@ class LogBuffer:
         self._by_operation: WeakKeyDictionary[Operation, _OperationLogs] = WeakKeyDictionary()
         self._next_arrival = count()
         self._order: deque[tuple[_OperationLogs, int]] = deque()
-        """Operation and arrival of all records in memory, the oldest first, and of some evicted ones."""
+        """Operation and arrival of all records in memory and of some evicted ones."""
         self._size = 0
 
     def __len__(self) -> int:
@@ -258,7 +258,7 @@ MAX_UNSENT_PREVIEWS: Final = 10_000
 
 
 class PreviewBuffer:
-    """Previews of this process by operation, oldest first, and those that no change set has reported."""
+    """Previews of this process by operation, and those for the next change set."""
 
     def __init__(self) -> None:
         self._by_operation: WeakKeyDictionary[Operation, list[Preview]] = WeakKeyDictionary()

@@ -25,7 +25,7 @@ class ChangeCollector:
         self._resend = False
 
     def request_resend(self) -> None:
-        """Include every active level and every batch in the next change set, because a sink missed one."""
+        """Include all active levels and all batches in the next change set."""
         self._resend = True
 
     def collect(self) -> ChangeSet:
@@ -69,7 +69,7 @@ class ChangeCollector:
         )
 
     def _update_changed(self, clock: float, now: float) -> dict[Node, None]:
-        """Update the figures of the changed levels and of the levels above them, the deepest first."""
+        """Update the figures of the changed levels and their parents, deepest first."""
         lock, tree, estimates = self._state.lock, self._state.tree, self._state.estimates
         with lock:
             active = list(tree.active)

@@ -72,7 +72,7 @@ class GilCounter:
             return
 
     def count(self, iterable: Iterable[T]) -> Iterator[T]:
-        """Return an iterator over ``iterable`` that counts each element when it yields it, in C."""
+        """Return an iterator in C that counts each element when it yields it."""
         return compress(iterable, self._left)
 
     def value(self) -> Number:

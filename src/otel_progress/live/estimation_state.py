@@ -1,4 +1,4 @@
-"""Estimation state of a level: the curve of its ratio over the active time, and its current estimate."""
+"""Estimation state of a level: the curve of its ratio, and its current estimate."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class EstimationState:
         It is later than 0 for resumed work.
         """
         self.restart_pending = False
-        """True when the next point starts the curve again, because an earlier session did the work before it."""
+        """True when the next point restarts the curve, because work was resumed."""
         self.eta: Eta | None = None
         self.estimated_clock: float | None = None
         """Time of the last estimate, in monotonic seconds."""

@@ -1,4 +1,4 @@
-"""Figures of a level: its count, ratio, failed and skipped units, and the time of its last advance."""
+"""Figures of a level: its count, ratio, outcomes and last advance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def needs_update(node: Node) -> bool:
 
 
 def update_figures_locked(node: Node, clock: float, now: float) -> None:
-    """Update the node's figures at ``clock`` and ``now``, and report the changes to the parent."""
+    """Update the figures of a node and report the changes to its parent."""
     status, children = node.status, node.children
     node.dirty = False
     node.snapshot = None
@@ -111,7 +111,7 @@ def _measure(node: Node, children: Children | None) -> tuple[Number, float | Non
 def _estimate_opaque_ratio(
     node: Node, current: Number, ratio: float | None, clock: float
 ) -> tuple[float | None, bool]:
-    """Return the ratio with the estimate of an opaque step, and True if it or a level below is estimated."""
+    """Return the ratio with an opaque step, and True if it contains an estimate."""
     children, step = node.children, node.opaque
     estimated = children is not None and children.estimated > 0
     # Why not with stages: the stages define the ratio of their parent.

@@ -15,7 +15,7 @@ from otel_progress.records import LogRecord, Preview, ResourceSample
 def filter_previews(
     previews: Sequence[Preview], path: str | None, upto: int | None, limit: int
 ) -> Sequence[Preview]:
-    """Return the newest ``limit`` previews up to number ``upto`` of a level and the levels below it."""
+    """Return the newest ``limit`` previews of a level and the levels below it."""
     if upto is not None:
         previews = [preview for preview in previews if preview.number <= upto]
     if path:
@@ -77,7 +77,7 @@ def filter_logs(
 def filter_samples(
     samples: Iterable[ResourceSample], root: Node | None, since: float | None, upto: float | None, limit: int
 ) -> Sequence[ResourceSample]:
-    """Return the newest ``limit`` samples during an operation, up to ``upto`` in monotonic seconds."""
+    """Return the newest ``limit`` samples during an operation, up to ``upto``."""
     if root is None or root.started_clock is None:
         return []
     start, end = root.started_clock, math.inf if root.duration is None else root.started_clock + root.duration

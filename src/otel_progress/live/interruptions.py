@@ -16,7 +16,7 @@ from otel_progress.model import Number, Status
 
 
 class Interruptions:
-    """Pauses operations, marks opaque steps, and resumes the work of an earlier session."""
+    """Pauses operations, marks opaque steps, and resumes earlier work."""
 
     def __init__(self, state: StoreState) -> None:
         self._state = state
@@ -64,7 +64,7 @@ class Interruptions:
                 pauses.pause_message = pauses.work_message = None
 
     def _exclude_pause_locked(self, operation: Operation, since: float, clock: float) -> None:
-        """Move the times of last advances and estimates forward by the length of the pause."""
+        """Move the last advances and estimates forward by the length of the pause."""
         for node in [node for node in self._state.tree.active if node.operation is operation]:
             node.dirty = True
             if node.advanced_clock is not None:

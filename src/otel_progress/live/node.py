@@ -173,7 +173,7 @@ class Operation:
         return None if self.usage is None else self.usage.current
 
     def active_seconds(self, start: float, end: float) -> float:
-        """Return the seconds without pauses from ``start`` to ``end``, in monotonic seconds."""
+        """Return the seconds without pauses from ``start`` to ``end``."""
         if self.pauses is None:
             return max(0.0, end - start)
         return max(0.0, end - start - self.pauses.seconds_between(start, end))
@@ -221,7 +221,7 @@ class Children:
 
 
 class LevelExtras:
-    """State that most levels never need: outcomes of units, an opaque step, and a count beyond the total."""
+    """State that most levels never need."""
 
     __slots__ = ("exceeds_total", "failures", "has_warned", "opaque", "skips")
 
@@ -303,7 +303,7 @@ class Node:
     message: str | None
     error: Failure | None
     trace: tuple[int, int] | None
-    """Trace and span id of the level's own span, or of the plain span that it represents."""
+    """Trace and span id of the level's span."""
     info: LevelInfo | None
     """Cached fields that do not change until the end."""
     snapshot: LevelSnapshot | None

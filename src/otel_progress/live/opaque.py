@@ -1,4 +1,4 @@
-"""Opaque steps: work that cannot report, with a ratio estimated from its expected duration."""
+"""Opaque steps: work that cannot report, estimated from its expected duration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pauses of an operation: intervals on the monotonic clock, so that any time span can be measured without them."""
+"""Pauses of an operation as intervals on the monotonic clock."""
 
 from __future__ import annotations
 

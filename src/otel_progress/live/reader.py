@@ -1,4 +1,4 @@
-"""Reader of the live store: operations, events, logs, resource samples and batches of this process.
+"""Reader of the live store.
 
 Each answer includes everything counted before the call, so a caller reads its own writes. The lock
 is held for one node at a time.
@@ -60,7 +60,7 @@ class LiveReader:
         return self._take_operation(node.operation)
 
     def get_running(self, runs: Collection[str]) -> list[OperationSnapshot]:
-        """Return the active operations among ``runs`` whose start was reported to the callbacks."""
+        """Return the active operations among ``runs`` whose start was reported."""
         with self._state.lock:
             operations = [
                 operation
@@ -180,7 +180,7 @@ class LiveReader:
         return None if batch is None else self._summarise_batch(batch)
 
     def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
-        """Return the batches of this process: unfinished ones first, then the newest first, then by id."""
+        """Return the batches of this process: unfinished ones first, then the newest."""
         self._state.end_orphans()
         with self._state.lock:
             batches = self._state.batches.list_newest_locked(after)[: max(0, limit)]

@@ -19,7 +19,10 @@ _ROUNDING = 1e-9
 
 
 def compute_stages_ratio(stages: Iterable[tuple[float, Status, float | None]]) -> float | None:
-    """Return the weighted ratio of (weight, status, ratio) stages, or None when their total weight is 0."""
+    """Return the weighted ratio of stages, or None when their total weight is 0.
+
+    Each stage is a tuple of weight, status and ratio.
+    """
     parts = [(weight, weight * _get_stage_ratio(status, ratio)) for weight, status, ratio in stages]
     total_weight = math.fsum(weight for weight, _ in parts)
     return min(1.0, math.fsum(done for _, done in parts) / total_weight) if total_weight > 0 else None
@@ -32,12 +35,12 @@ def _get_stage_ratio(status: Status, ratio: float | None) -> float:
 
 
 def exceeds_total(current: Number, total: Number) -> bool:
-    """Return True when ``current`` is more than ``total``, not counting rounding errors of float sums."""
+    """Return True when ``current`` exceeds ``total`` by more than rounding errors."""
     return current > total and not (type(current) is float and current - total <= _ROUNDING * total)
 
 
 def compute_count_ratio(current: Number, total: Number | None, partial: float = 0.0) -> float | None:
-    """Return (current + partial) / total between 0 and 1, or None when the total is unknown or 0."""
+    """Return (current + partial) / total, at most 1, or None without a total."""
     if total is None or total <= 0:
         return None
     return float(min(1.0, max(0.0, (current + partial) / total)))

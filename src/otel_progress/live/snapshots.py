@@ -12,7 +12,9 @@ T = TypeVar("T")
 
 
 def compile_constructor(record: type[T]) -> Callable[..., T]:
-    """Return a function that creates a ``record``, a frozen and slotted dataclass, from all its fields by position.
+    """Return a fast constructor of a frozen and slotted dataclass.
+
+    The constructor takes all fields by position.
 
     It is five times as fast as the dataclass's own ``__init__``, which calls ``object.__setattr__``
     for each field. The function fills an object of a class with the same slots, and then sets its
@@ -32,7 +34,7 @@ def compile_constructor(record: type[T]) -> Callable[..., T]:
 
 
 STALL_FACTOR: Final = 3.0
-"""A level is stalled after this multiple of its longest known gap between advances."""
+"""Multiple of its longest gap between advances after which a level is stalled."""
 
 
 _NEVER_PAUSED: Final = (None, 0.0, 0, None)
@@ -92,7 +94,7 @@ def _get_shown_total(node: Node, children: Children | None) -> Number | None:
 
 
 def _get_operation_fields(operation: Operation) -> tuple[float | None, float, int, float | None]:
-    """Return (paused since, seconds of earlier pauses, previews, overdue threshold) of an operation."""
+    """Return pause start, seconds of ended pauses, previews and overdue threshold."""
     pauses = operation.pauses
     if pauses is None:
         return None, 0.0, operation.previews, operation.overdue_after
@@ -100,7 +102,7 @@ def _get_operation_fields(operation: Operation) -> tuple[float | None, float, in
 
 
 def _get_pause_fields(node: Node) -> tuple[float | None, float, int, float | None]:
-    """Return the same fields of a level: only the seconds of pauses that ended during it are known."""
+    """Return the same fields of a level. Only the seconds of its pauses are set."""
     pauses, start = node.operation.pauses, node.started_clock
     if pauses is None or start is None:
         return _NEVER_PAUSED
@@ -120,7 +122,7 @@ def _format_trace_id(operation: Operation, trace_id: int) -> str:
 
 
 def _build_level_info(node: Node) -> LevelInfo:
-    """Build and cache the fields that do not change between the start and the end of a level."""
+    """Build and cache the fields that do not change until the end of a level."""
     operation, spec, trace = node.operation, node.spec, node.trace
     node.info = _construct_level_info(
         operation.id,

@@ -226,7 +226,7 @@ class LiveStore:
         self.notify_change()
 
     def add_sample(self, sample: ResourceSample) -> None:
-        """Store a resource sample of this process and add it to the usage of every active operation."""
+        """Store a resource sample and add it to the usage of all active operations."""
         state = self._state
         with state.lock:
             state.samples.append(sample)
@@ -307,7 +307,7 @@ class LiveStore:
         return self._collector.collect()
 
     def resend(self) -> None:
-        """Include every active level and every batch in the next change set, because a sink missed one."""
+        """Include all active levels and all batches in the next change set."""
         self._collector.request_resend()
 
     def load_trajectories(

@@ -1,4 +1,4 @@
-"""Tree of the levels of this process: starts, ends, new attempts, and the counts that ended levels leave.
+"""Tree of the levels of this process.
 
 Methods whose name ends in ``_locked`` require the lock of the live store.
 """
@@ -23,7 +23,7 @@ REASON_PARENT_ENDED: Final = "ended with its parent"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of the memory: ended levels and events per operation, ended operations and their levels in all."""
+    """Limits of the memory of ended levels, events and operations."""
 
     levels: int = 400
     failed_levels: int = 100
@@ -295,7 +295,7 @@ class Tree:
         self.closed[stage] = None
 
     def _move_to_ended_locked(self, node: Node, status: Status) -> None:
-        """Add an ended level to its parent's counts and to the operation's bounded list of ended levels."""
+        """Add an ended level to its parent's counts and to the operation's ended levels."""
         del self.active[node]
         self.closed[node] = None
         if len(self.closed) > self._limits.waiting_levels:
@@ -343,7 +343,7 @@ class Tree:
     # --- figures ---------------------------------------------------------------------------------
 
     def update_level_locked(self, node: Node, clock: float, now: float) -> None:
-        """Update the figures of a level and count the units completed since the last update."""
+        """Update the figures of a level and count its newly completed units."""
         failed, skipped = node.failed, node.skipped
         update_figures_locked(node, clock, now)
         if node.counter is None and node.children is None and node.extras is None:
@@ -417,7 +417,7 @@ def _find_free_id(id_: str, used_ids: Container[str], kind: str, rename: bool) -
 
 
 def _create_number(children: Children, type_: str) -> tuple[str, str]:
-    """Return the next free number as an id for a level of this type, and its path segment."""
+    """Return the next free number of a type as an id, and its path segment."""
     stem = encode_segment(type_, "")
     while True:
         number = children.auto_ids[type_] = children.auto_ids.get(type_, 0) + 1
@@ -446,7 +446,7 @@ def _add_to_parent_locked(node: Node, status: Status, siblings: Children) -> Non
 
 
 def _count_failed_and_skipped_units(node: Node) -> tuple[int, int]:
-    """Return the numbers of the parent's units that failed and were skipped in an ended level.
+    """Return the parent's units that failed and that were skipped in an ended level.
 
     A level counts as its weight in units of its parent, one by default. When its weight equals its
     total, as for a folder of files, its own units are the parent's. Then its failed units failed in
@@ -463,7 +463,7 @@ def _count_failed_and_skipped_units(node: Node) -> tuple[int, int]:
 
 
 def walk_levels(node: Node) -> Iterator[Node]:
-    """Yield the node and all levels below it in memory, parents before children, siblings in the order of their starts."""
+    """Yield a node and the levels below it, parents first, siblings in start order."""
     pending = [node]
     while pending:
         here = pending.pop()

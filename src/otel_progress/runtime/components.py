@@ -37,7 +37,7 @@ class ClockAndIds:
 
 
 class RuntimeComponents:
-    """Creates the live store with what fills and reads it, and is the store's listener.
+    """Creates the live store with the parts around it, and is its listener.
 
     The store takes its listener when it is created, so the parts that come later are attributes
     here.
@@ -121,7 +121,7 @@ class RuntimeComponents:
         root.operation.start_delivered = True
 
     def on_level_ended(self, node: Node) -> None:
-        """End the level's span and previews, and submit the end of an operation to the callbacks."""
+        """End the level's span and previews, and report an ended operation."""
         spans.finish_span(node)
         if self.previewer is not None:
             self.previewer.forget(node)
@@ -144,4 +144,4 @@ class RuntimeComponents:
             operation = self.store.reader.get_operation(node)
             self.callbacks.submit(event, operation)
         except Exception as error:
-            report_internal_error("callback", "a callback could not be told", error=error)
+            report_internal_error("callback", "An event could not be delivered to the callbacks", error=error)

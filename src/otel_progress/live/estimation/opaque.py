@@ -14,7 +14,7 @@ MIN_AGREEING_RUNS: Final = 3
 
 
 MAX_SPREAD_RATIO: Final = 0.25
-"""Past runs agree when their interquartile range is at most this fraction of their median."""
+"""Largest interquartile range of agreeing past runs, as a fraction of the median."""
 
 
 def compute_expected_duration(

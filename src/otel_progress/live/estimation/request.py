@@ -1,4 +1,4 @@
-"""Estimate requests: copies of a level's data, made with the lock, so that the estimators run without it.
+"""Estimate requests: copies of a level's data for estimators without the lock.
 
 The estimators are in ``otel_progress.eta``. They are imported for the first estimate.
 """
@@ -35,7 +35,7 @@ Older ones are ignored.
 
 
 class ParallelChildren(NamedTuple):
-    """Fields of ``otel_progress.eta.Parallel``, which is not imported with the lock held."""
+    """Fields of ``otel_progress.eta.Parallel``, which is imported without the lock."""
 
     ended: Sequence[float]
     running: Sequence[float]
@@ -98,7 +98,7 @@ def build_request_locked(
 
 
 def _is_all_work(node: Node, step: Opaque) -> bool:
-    """Return True when an opaque step is all the work of its level, and not one unit of it or next to its stages."""
+    """Return True when an opaque step is all the work of its level."""
     has_stages = node.children is not None and node.children.stages is not None
     return step.is_whole_level or not (node.total or has_stages)
 
@@ -106,7 +106,7 @@ def _is_all_work(node: Node, step: Opaque) -> bool:
 def _drop_unsettled_data(
     points: tuple[tuple[float, float], ...], history: Sequence[Trajectory]
 ) -> tuple[tuple[tuple[float, float], ...], Sequence[Trajectory]]:
-    """Return the data of a just started curve that predicts: past runs, or the first point of resumed work."""
+    """Return only past runs, or only the first point of resumed work."""
     is_resumed = bool(points) and points[0][1] > 0.0
     return (points[:1], ()) if is_resumed else ((), history)
 
@@ -162,7 +162,7 @@ def run_estimate(request: EstimateRequest) -> Eta | None:
 
 
 def _extend_to_next_estimate(eta: Eta) -> Eta:
-    """Extend an estimate until the next one may be made: it cannot include advances until then."""
+    """Extend an estimate until the next one may be made."""
     counts_down_s, stalls_after_s = eta.counts_down_s, eta.stalls_after_s
     if eta.remaining_s is None or counts_down_s is None:
         return eta

@@ -1,4 +1,6 @@
-"""Scheduler of estimates: operations before levels, the oldest request first, at most one per level per second.
+"""Scheduler of estimates: operations before levels, the oldest request first.
+
+Each level is estimated at most once per second.
 
 Methods whose name ends in ``_locked`` require the lock of the live store. Each takes about constant
 time.
@@ -22,7 +24,7 @@ Such estimates are repeated without an advance.
 
 
 REFRESH_FRACTION: Final = 0.02
-"""Such an estimate is repeated after this fraction of the active time, between one and ``MAX_REFRESH_S`` seconds."""
+"""Fraction of the active time after which such an estimate is repeated."""
 
 
 MAX_REFRESH_S: Final = 10.0
@@ -30,7 +32,7 @@ MAX_REFRESH_S: Final = 10.0
 
 
 class EstimateScheduler:
-    """Queues of levels with new data, and a heap of levels that were estimated less than a second ago."""
+    """Queues of levels with new data, and a heap of levels that cool down."""
 
     def __init__(self) -> None:
         self._operations: dict[Node, None] = {}

@@ -1,4 +1,4 @@
-"""Estimates of all running levels: points on each tick, estimates from them, and trajectories of ended levels.
+"""Estimates of all running levels, and trajectories of ended levels.
 
 Each level is estimated at most once per second, and never with the store's lock held.
 """
@@ -117,7 +117,7 @@ class EstimateTracker:
         self._scheduler.request_locked(node, estimation)
 
     def _restart_parents_locked(self, node: Node) -> None:
-        """Restart the curves of all parents: the work of an earlier session is no advance of theirs either."""
+        """Restart the curves of all parents, because resumed work is not an advance."""
         here = node.parent
         while here is not None:
             estimation = self.track_locked(here)
@@ -151,7 +151,7 @@ class EstimateTracker:
             self._level_count -= 1
 
     def _drop_finished_locked(self, ended: Operation | None = None) -> None:
-        """Drop levels that were evicted before a tick collected their end, and all levels of the operation ``ended``."""
+        """Drop evicted levels whose end no tick collected, and all of ``ended``."""
         for node in [
             node
             for node in self._tracked
@@ -170,7 +170,7 @@ class EstimateTracker:
         self._extend_gaps_locked(node)
 
     def _apply_trajectories_locked(self, node: Node, estimation: EstimationState) -> None:
-        """Apply past runs to a level: its longest gap without an advance, and the duration of its opaque step."""
+        """Apply past runs to the longest gap and the opaque step of a level."""
         node.longest_gap = max(node.longest_gap, self.trajectories.get_longest_gap_locked(estimation.key))
         step = node.opaque
         if step is not None:
@@ -180,7 +180,7 @@ class EstimateTracker:
             self._extend_gaps_locked(node)
 
     def _extend_gaps_locked(self, node: Node) -> None:
-        """Extend the longest gap of a level and its parents to the expected duration of its opaque step."""
+        """Extend the longest gaps of a level and its parents to its expected duration."""
         expected = None if node.opaque is None else node.opaque.expected
         here: Node | None = node
         while here is not None and expected is not None:
@@ -281,7 +281,7 @@ class EstimateTracker:
         child_history = () if child is None else self.trajectories.list_history_locked(child.key)
         history = self._list_history_locked(node, estimation)
         request = build_request_locked(node, estimation, history, child_history, clock)
-        # Why early: there are points, and their rate can be used once a second of work has passed.
+        # Why early: there are points, and their rate can be used after one second of work.
         is_early = len(estimation.points) > 1 and (request is None or len(request.points) < 2)
         if request is not None or is_early:
             self._scheduler.defer_locked(node, estimation, clock)

@@ -1,4 +1,4 @@
-"""Bounded cache of the trajectories of past runs by key, with queues of keys to load and entries to persist.
+"""Bounded cache of the trajectories of past runs, with keys to load.
 
 Methods whose name ends in ``_locked`` require the lock of the live store.
 """
@@ -45,7 +45,7 @@ _OUTLIER_FACTOR: Final = 3.0
 
 
 class _CacheEntry:
-    """Trajectories of one key: ``base`` as the journal returned them, ``own`` as this process added them since."""
+    """Trajectories of one key: ``base`` from the journal, ``own`` of this process."""
 
     __slots__ = ("base", "known", "loaded_clock", "longest_gap", "own", "persisted")
 
