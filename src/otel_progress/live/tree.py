@@ -375,7 +375,8 @@ class Tree:
         if not extras.has_warned:
             extras.has_warned = True
             level = f"{node.spec.type} {node.name!r}"
-            text = f"Invalid count of {level}: expected at most its total {node.total}. Raise it with set_total()."
+            expected = f"expected at most its total {node.total}"
+            text = f"Invalid count of {level}: {expected}. Raise it with set_total()."
             self.late_rejections.append(("beyond_total", text))
 
     def _count_units_locked(self, node: Node, outcome: str, units: Number) -> None:
@@ -411,7 +412,8 @@ def _find_free_id(id_: str, used_ids: Container[str], kind: str, rename: bool) -
     Raises OpenRejected unless ``rename``, so that it is reported.
     """
     if not rename:
-        msg = f"Invalid {kind} id {id_!r}: expected an id that is not in use. Give each running {kind} its own id."
+        text = f"Invalid {kind} id {id_!r}: expected an id that is not in use"
+        msg = f"{text}. Give each running {kind} its own id."
         raise OpenRejected("duplicate_id", msg, can_rename=True)
     return next(other for n in itertools.count(2) if (other := f"{id_}~{n}") not in used_ids)
 
