@@ -151,14 +151,14 @@ def test_opaque_step_without_an_expectation_has_no_ratio(recorder: Recorder) -> 
 def test_opaque_step_beyond_its_expectation_has_no_remaining_time(recorder: Recorder) -> None:
     """After three times it, the estimate is "still running"."""
     with progress.operation("o", id="o") as op, op.level("x", 1).opaque(expected=100) as step:
-        told = []
+        estimates = []
         for wait in (25.0, 50.0, 125.0, 101.0):
             recorder.clock.advance(wait)
             recorder.tick()
             eta = step.eta
             assert eta is not None
-            told.append((eta.remaining_s, eta.state, eta.basis))
-        assert told == [
+            estimates.append((eta.remaining_s, eta.state, eta.basis))
+        assert estimates == [
             (75.0, "estimated", "expected"),
             (25.0, "estimated", "expected"),
             (0.0, "holding", "expected"),

@@ -199,8 +199,8 @@ class LiveReader:
                 operations = [*state.tree.operations.values(), *just_ended]
                 ended_runs = {ended.run for ended in state.ended}
             snapshots = [self._take_operation(operation, levels=levels) for operation in operations]
-            yield [one for one in snapshots if sequences.get(one.run) != one.root.sequence]
-            sequences = {one.run: one.root.sequence for one in snapshots}
+            yield [each for each in snapshots if sequences.get(each.run) != each.root.sequence]
+            sequences = {each.run: each.root.sequence for each in snapshots}
             pause.wait(interval)
 
     # --- snapshots -------------------------------------------------------------------------------

@@ -325,7 +325,7 @@ def test_span_of_a_completed_operation_has_prediction_errors(recorder: Recorder)
 @pytest.mark.process
 def test_import_of_the_package_loads_no_estimator() -> None:
     """It loads no records module either."""
-    script = "import sys, otel_progress; print([name for name in sys.modules if name.startswith('otel_progress.')])"
+    script = "import sys, otel_progress; print([name for name in sys.modules if 'otel_progress' in name])"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )
