@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _creating: Final = fork_safe_lock()
 
 
-class CounterMissing(Exception):  # noqa: N818 - a signal to the handle, never an error that a caller receives
+# Why no "Error" in the name: it is a signal to the handle, and no caller receives it.
+class CounterMissing(Exception):  # noqa: N818
     """Raised by ``count_one`` of a node without a counter.
 
     The handle starts or creates the counter, and counts again.

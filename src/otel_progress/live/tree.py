@@ -35,7 +35,8 @@ class Limits:
     waiting_levels: int = 100_000
 
 
-class OpenRejected(Exception):  # noqa: N818 - a signal to the live store, never an error that a caller receives
+# Why no "Error" in the name: it is a signal to the live store, and no caller receives it.
+class OpenRejected(Exception):  # noqa: N818
     """A level was not started.
 
     ``can_rename`` is True when it can start under another id.
