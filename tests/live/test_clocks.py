@@ -97,7 +97,7 @@ def test_stall_after_sets_the_shortest_stall() -> None:
         lambda: timedelta(seconds=30),
         lambda: datetime.fromtimestamp(WALL + 30, timezone.utc),
         lambda: datetime.fromtimestamp(WALL + 30, timezone(timedelta(hours=-7))),
-        lambda: datetime.fromtimestamp(WALL + 30),  # noqa: DTZ006 - a naive moment is what is tested
+        lambda: datetime.fromtimestamp(WALL + 30),  # noqa: DTZ006
     ],
 )
 def test_operation_after_its_deadline_is_overdue(recorder: Recorder, deadline: Callable[[], object]) -> None:
@@ -125,14 +125,14 @@ def test_naive_deadline_after_a_clock_change_is_local_time() -> None:
     """The deadline uses the offset at its own time."""
     with recording(clock=FakeClock(wall=datetime(2026, 1, 10, tzinfo=timezone.utc).timestamp())):
         for month, offset in ((2, 1), (7, 2)):
-            with progress.operation("o", deadline=datetime(2026, month, 1, 12)) as op:  # noqa: DTZ001 - naive on purpose
+            with progress.operation("o", deadline=datetime(2026, month, 1, 12)) as op:  # noqa: DTZ001
                 expected = datetime(2026, month, 1, 12 - offset, tzinfo=timezone.utc).timestamp()
                 assert op.snapshot().info.deadline_at == expected
 
 
 @pytest.mark.parametrize(
     "deadline",
-    [datetime.max, datetime.min, timedelta(days=-1), "tomorrow", float("nan")],  # noqa: DTZ901 - naive on purpose
+    [datetime.max, datetime.min, timedelta(days=-1), "tomorrow", float("nan")],  # noqa: DTZ901
 )
 def test_invalid_deadline_is_rejected(lenient: Recorder, deadline: object) -> None:
     """The operation runs without it. A deadline in the past is valid."""

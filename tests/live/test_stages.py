@@ -100,7 +100,7 @@ def test_rejected_stage_by_default_does_nothing() -> None:
 def test_failed_stage_can_start_again(recorder: Recorder) -> None:
     """A failed stage has its last ratio until then."""
     with progress.operation("o", id="o", stages={"a": 1, "b": 1}) as op:
-        with pytest.raises(OSError, match="gone"), op.stage("a") as stage:  # noqa: PT012 - the block is what is tested
+        with pytest.raises(OSError, match="gone"), op.stage("a") as stage:  # noqa: PT012
             stage.update(current=1, total=2)
             raise OSError("gone")
         assert (op.snapshot().ratio, op.snapshot().failed) == (0.25, 1)
@@ -116,7 +116,7 @@ def test_failed_stage_can_start_again(recorder: Recorder) -> None:
 
 def test_failed_operation_leaves_later_stages_pending(recorder: Recorder) -> None:
     """It has its last ratio."""
-    with pytest.raises(OSError, match="gone"), progress.operation("o", id="o", stages=IMAGE) as op:  # noqa: PT012 - the block is what is tested
+    with pytest.raises(OSError, match="gone"), progress.operation("o", id="o", stages=IMAGE) as op:  # noqa: PT012
         with op.stage("queue"):
             pass
         with op.stage("model_loading"):

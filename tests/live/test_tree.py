@@ -86,7 +86,7 @@ def test_duplicate_id_gets_another_id_with_one_warning(caplog: pytest.LogCapture
         assert (first.path, second.path) == ("song:1", "song:1~2")
         with progress.operation("o", id="o") as other, progress.operation("o", id="o") as third:
             assert [other.operation_id, third.operation_id] == ["o~2", "o~3"]
-    assert len([record for record in caplog.records if record.name == "otel_progress"]) == 2  # one a line
+    assert len([record for record in caplog.records if record.name == "otel_progress"]) == 2
 
 
 def test_duplicate_id_in_strict_mode_raises(recorder: Recorder) -> None:

@@ -47,6 +47,6 @@ def test_estimate_of_advancing_work_counts_down_without_a_stall(recorder: Record
                 assert eta.state == "estimated"
                 assert eta.remaining_s is not None
                 left.append(eta.remaining_s - (10.0 - 0.01 * (number + 1)))
-    assert len(left) > 38  # from the end of the first second on
+    assert len(left) > 38
     assert left == pytest.approx([0.0] * len(left), abs=0.2)
     op.complete()

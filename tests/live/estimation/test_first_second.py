@@ -43,7 +43,7 @@ def test_estimate_of_a_short_run_uses_past_runs_from_the_first_tick(
     for left, eta in seen:
         assert eta is not None
         assert eta.remaining_s == pytest.approx(left, abs=0.1)
-        assert eta.runs == 3  # the one that has ended just now, too
+        assert eta.runs == 3  # including the one that has just ended
 
 
 @pytest.mark.parametrize("weights", [FAST_START, SLOW_START], ids=["fast start", "slow start"])

@@ -223,7 +223,8 @@ def test_tracked_levels_are_limited(recorder: Recorder) -> None:
             recorder.tick()
         assert [level.eta is not None for level in levels] == [True, True, True, False, False]
         levels[0].complete()
-        op.level("x", "1", total=10).start().complete()  # entered again before a tick saw the first end
+        # Why: this is a new attempt before a tick collected the end of the first.
+        op.level("x", "1", total=10).start().complete()
         recorder.tick()
         for _ in range(3):
             recorder.clock.advance(1.0)

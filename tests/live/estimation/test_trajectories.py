@@ -175,9 +175,7 @@ def test_estimate_without_a_total_uses_past_durations(recorder: Recorder) -> Non
         later = recorder.operation("c").eta
         assert later is not None
         assert (later.clock, later.basis) == (recorder.clock.monotonic(), "durations")
-        assert (
-            70.0 - 62.1 <= (later.remaining_s or 0.0) <= 10.0
-        )  # the longest it took, or as long again as before counting held
+        assert 70.0 - 62.1 <= (later.remaining_s or 0.0) <= 10.0
 
 
 class _Journal:
@@ -229,7 +227,7 @@ def test_trajectories_are_loaded_once_per_operation(recorder: Recorder, store: L
             assert (0 if eta is None else eta.runs) == runs
             op.fail("so that it does not teach")
         recorder.tick()
-        journal.kept.setdefault(KEY, []).append(LINE)  # another process completed one
+        journal.kept.setdefault(KEY, []).append(LINE)
     assert journal.asked == [KEY, KEY, KEY]
 
 
@@ -250,7 +248,7 @@ def test_persisted_trajectory_is_not_counted_twice(recorder: Recorder, store: Li
         recorder.tick()
         store.load_trajectories(journal.trajectories, written)
         assert list_history(store)[:2] == (LINE, written[0].trajectory)
-        assert len(list_history(store)) == 3  # and the length of the one before
+        assert len(list_history(store)) == 3
 
 
 def test_failed_load_is_counted_and_retried(recorder: Recorder, store: LiveStore) -> None:
