@@ -1,4 +1,4 @@
-"""Fork hooks: their order, owners, errors and locks, and imports that a fork waits for."""
+"""Tests of fork hooks: order, owners, errors, locks, and imports."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ pytestmark = [
 
 
 def fork_and_import(code: int) -> int:
-    """Fork, have the child take the guard from a thread of its own, and return its exit code: ``code`` when it could."""
+    """Fork, and acquire the import guard in a thread of the child."""
     pid = os.fork()
     if pid == 0:
         try:
             free = threading.Event()
 
-            def take() -> None:
+            def import_in_guard() -> None:
                 with fork.defer_fork():
                     free.set()
 
-            threading.Thread(target=take, daemon=True).start()
+            threading.Thread(target=import_in_guard, daemon=True).start()
             os._exit(code if free.wait(PATIENCE_S) else 99)
-        finally:  # whatever fails, the child runs no tests
+        finally:
+            # Why: a child with an error must not run further tests.
             os._exit(98)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_a_fork_waits_for_an_import_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread within the guard is waited for, and parent and child can both import afterwards."""
+def test_fork_during_an_import_waits_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parent and child can import afterwards."""
     monkeypatch.setattr(fork, "IMPORT_WAIT_S", PATIENCE_S)
     inside, done, order = threading.Event(), threading.Event(), []
 
@@ -66,8 +67,8 @@ def test_a_fork_waits_for_an_import_to_end(monkeypatch: pytest.MonkeyPatch) -> N
     assert fork_and_import(8) == 8
 
 
-def test_a_fork_does_not_wait_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An import that does not end, perhaps as it waits for the thread that forks, holds a fork up for a bounded time."""
+def test_fork_during_an_endless_import_waits_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import may wait for the forking thread."""
     monkeypatch.setattr(fork, "IMPORT_WAIT_S", 0.01)
     inside, done = threading.Event(), threading.Event()
 
@@ -85,8 +86,8 @@ def test_a_fork_does_not_wait_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fork_and_import(8) == 8
 
 
-def test_a_fork_within_an_import_is_free() -> None:
-    """The thread that imports may fork itself, as a module does that starts a process when it is imported."""
+def test_fork_by_the_importing_thread_does_not_wait() -> None:
+    """A module may start a process when it is imported."""
     with fork.defer_fork():
         assert fork_and_import(7) == 7
     assert fork_and_import(8) == 8
@@ -128,7 +129,7 @@ def register(owner: Owner, phase: ForkPhase, name: str) -> None:
 
 
 def test_hooks_run_in_the_order_of_their_phases() -> None:
-    """The order of registration decides only within a phase; hooks before a fork run the other way round."""
+    """Hooks of one phase run in the order of registration, before a fork in reverse."""
     owner = Owner()
     shuffled = [
         ForkPhase.RUNTIME,
@@ -148,7 +149,7 @@ def test_hooks_run_in_the_order_of_their_phases() -> None:
 
 
 def test_hooks_end_with_their_owner() -> None:
-    """Hooks keep no owner alive; those of an owner that was collected are not called, and are removed at the next registration."""
+    """They keep no owner alive, and are removed at the next registration."""
     owner, calls = Owner(), []
     on_fork(phase=ForkPhase.CACHES, owner=owner, before=lambda one: calls.append(type(one)))
     assert fork_and_get(lambda: len(calls)) == 1
@@ -160,8 +161,8 @@ def test_hooks_end_with_their_owner() -> None:
     assert all(hook.is_alive for hook in fork._hooks)
 
 
-def test_an_owner_lives_until_the_fork_has_ended() -> None:
-    """A hook before the fork that drops the last reference does not lose the hook after it."""
+def test_owner_lives_until_the_fork_has_ended() -> None:
+    """A hook before the fork may drop the last other reference."""
     owners, calls = [Owner()], []
     on_fork(
         phase=ForkPhase.CACHES,
@@ -174,8 +175,8 @@ def test_an_owner_lives_until_the_fork_has_ended() -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
-def test_an_error_in_a_hook_is_reported_and_stops_no_other(kind: type[BaseException]) -> None:
-    """Errors count as trouble in the process where they were raised, once the fork has ended."""
+def test_error_in_a_hook_is_reported_and_stops_no_other_hook(kind: type[BaseException]) -> None:
+    """It is reported after the fork, in the process that raised it."""
     owner = Owner()
 
     def fail(one: Owner) -> None:
@@ -193,8 +194,8 @@ def test_an_error_in_a_hook_is_reported_and_stops_no_other(kind: type[BaseExcept
     assert internal_error_counts["fork"] - known == 2
 
 
-def test_a_reporter_that_fails_stops_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception of a reporter reaches neither the fork nor the next reporter."""
+def test_failed_reporter_stops_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next reporter is called."""
     owner, reported = Owner(), []
 
     def fail(error: BaseException) -> None:
@@ -206,8 +207,8 @@ def test_a_reporter_that_fails_stops_no_fork(monkeypatch: pytest.MonkeyPatch) ->
     assert [type(error) for error in reported] == [AttributeError]
 
 
-def test_a_fork_safe_lock_is_free_in_the_child() -> None:
-    """The fork waits until another thread has released the lock; it is a plain lock, free on both sides afterwards."""
+def test_fork_safe_lock_is_free_in_the_child() -> None:
+    """The fork waits for its release, and it is a plain lock."""
     lock = fork_safe_lock()
     assert type(lock) is type(threading.Lock())
     held, release, order = threading.Event(), threading.Event(), []
@@ -227,8 +228,8 @@ def test_a_fork_safe_lock_is_free_in_the_child() -> None:
     assert not lock.locked()
 
 
-def test_two_threads_may_fork_at_once() -> None:
-    """Forks of several threads wait for one another, so that their hooks do not mix."""
+def test_forks_of_two_threads_wait_for_one_another() -> None:
+    """Their hooks do not mix."""
     owner, results = Owner(), []
     register(owner, ForkPhase.CACHES, "x")
     threads = [
@@ -243,7 +244,7 @@ def test_two_threads_may_fork_at_once() -> None:
 
 
 def test_only_one_module_registers_with_the_interpreter() -> None:
-    """All hooks go through ``on_fork``, which alone defines their order."""
+    """All other modules use ``on_fork``."""
     root = Path(otel_progress.__file__).parent
     found = [
         path.relative_to(root).as_posix()

@@ -1,7 +1,8 @@
-"""Fork hooks of the package, run in a defined order, and locks and imports that are safe over a fork.
+"""Fork hooks in a defined order, and fork-safe locks and imports.
 
-A forked child has only the thread that forked. A lock that another thread held stays locked there, and a module that another thread
-was importing stays incomplete. Every module that has to prepare for a fork registers its hooks here with :func:`on_fork`.
+A forked child has only the thread that forked. In the child, a lock that another thread held stays
+locked, and a module that another thread was importing stays incomplete. Each module that prepares
+for a fork registers its hooks with :func:`on_fork`.
 """
 
 from __future__ import annotations
@@ -15,34 +16,50 @@ from threading import Lock, RLock
 from typing import Any, Final, TypeVar, overload
 
 IMPORT_WAIT_S: Final = 5.0
-"""Maximum time a fork waits for imports by other threads, in seconds; then the child is forked in the middle of the import."""
+"""Maximum time that a fork waits for imports by other threads, in seconds.
+
+After it, the fork happens anyway.
+"""
 
 
 T = TypeVar("T")
 
 
 class ForkPhase(IntEnum):
-    """Order of fork hooks: hooks after a fork run from the first phase to the last, hooks before a fork the other way round.
+    """Order of fork hooks.
 
-    Within a phase, hooks after a fork run in the order of their registration, hooks before a fork the other way round.
+    Hooks after a fork run from the first phase to the last, and within a phase in the order of
+    their registration. Hooks before a fork run in the reverse order.
     """
 
     LOCKS = 0
-    """Locks that are held for a few instructions. The fork takes them last and releases them first: other hooks may need them."""
+    """Locks that are held for a few instructions.
+
+    The fork acquires them last and releases them first.
+    """
     IMPORTS = 1
-    """Imports by threads of the package. The fork waits for them up to ``IMPORT_WAIT_S``."""
+    """Imports by threads of the package.
+
+    The fork waits for them up to ``IMPORT_WAIT_S``.
+    """
     CACHES = 2
-    """Values that are computed again in the child."""
+    """Values that the child computes again."""
     JOURNAL = 3
-    """Connections to the journal. The fork waits for their users first, because that may take long."""
+    """Connections to the journal.
+
+    The fork waits for their users before other phases, because that may take long.
+    """
     OUTPUTS = 4
-    """Terminals and servers: the child closes its copies."""
+    """Terminals and servers. The child closes its copies."""
     RUNTIME = 5
-    """The running configuration. It restarts in the child once everything it uses is ready."""
+    """The active runtime. It restarts in the child after the parts that it uses."""
 
 
 class _Hook:
-    """Hooks of one registration. An owner is referenced weakly; its hooks are skipped after it was collected."""
+    """Hooks of one registration.
+
+    The owner is referenced weakly. Its hooks are skipped once it was collected.
+    """
 
     __slots__ = ("after_in_child", "after_in_parent", "before", "owner", "phase")
 
@@ -67,14 +84,17 @@ class _Hook:
 
 
 _guard: Final = RLock()
-"""Held while hooks are registered and over each fork, so that two threads do not fork at once. The forking thread may take it again."""
+"""Held during registrations and forks, so two threads cannot fork at once."""
 
 
 _hooks: list[_Hook] = []
 
 
 _running: list[tuple[_Hook, tuple[Any, ...]]] = []
-"""Hooks of the current fork with their arguments, in the order after the fork. Keeps the owners alive until it has ended."""
+"""Hooks of the current fork with their arguments, in the order after the fork.
+
+References their owners.
+"""
 
 
 _errors: list[BaseException] = []
@@ -112,10 +132,11 @@ def on_fork(
     after_in_parent: Callable[..., object] | None = None,
     after_in_child: Callable[..., object] | None = None,
 ) -> None:
-    """Run hooks at each fork of this process, in the order that :class:`ForkPhase` defines.
+    """Run hooks at each fork of this process, in the order of :class:`ForkPhase`.
 
-    With an ``owner``, each hook is called with it, as an unbound method is. The owner is referenced weakly, and its hooks end with it;
-    they must not reference it themselves. An exception in a hook is reported after the fork and stops no other hook.
+    With an ``owner``, each hook is called with it, like an unbound method. The owner is referenced
+    weakly, so its hooks must not reference it. An exception in a hook is reported after the fork,
+    and the other hooks still run.
     """
     reference = None if owner is None else weakref.ref(owner)
     hook = _Hook(phase, reference, before, after_in_parent, after_in_child)
@@ -125,28 +146,29 @@ def on_fork(
 
 
 def report_hook_errors(reporter: Callable[[BaseException], object]) -> None:
-    """Call ``reporter`` with each exception of a hook, in the process where it was raised, once the fork has ended."""
+    """Call ``reporter`` with each exception of a hook, after the fork."""
     _reporters.append(reporter)
 
 
 def fork_safe_lock() -> Lock:
-    """Return a plain lock that each fork takes, so that it is free in the child.
+    """Return a plain lock that each fork acquires, so that it is free in the child.
 
-    A fork waits for the lock without a limit: it is for code that holds it for a few instructions and calls nothing of others.
+    A fork waits for the lock without a limit. So hold it only for a few instructions, and call no
+    foreign code.
     """
     lock = Lock()
-    kind = type(lock)
+    lock_type = type(lock)
     on_fork(
         phase=ForkPhase.LOCKS,
         owner=lock,
-        before=kind.acquire,
-        after_in_parent=kind.release,
-        after_in_child=kind.release,
+        before=lock_type.acquire,
+        after_in_parent=lock_type.release,
+        after_in_child=lock_type.release,
     )
     return lock
 
 
-# --- imports -------------------------------------------------------------------------------------------------------
+# --- imports -------------------------------------------------------------------------------------
 
 _importing = RLock()
 
@@ -156,9 +178,12 @@ _import_locked: Final[list[bool]] = []
 
 @contextmanager
 def defer_fork() -> Iterator[None]:
-    """Make forks by other threads wait until the end of the block, for at most ``IMPORT_WAIT_S``. The block only imports.
+    """Delay forks by other threads by at most ``IMPORT_WAIT_S`` while importing.
 
-    A child that is forked during an import by another thread inherits an incomplete module and its import lock.
+    The block must contain only imports.
+
+    A child that is forked during an import by another thread inherits an incomplete module and its
+    import lock.
     """
     lock = _importing
     with lock:
@@ -166,7 +191,7 @@ def defer_fork() -> Iterator[None]:
 
 
 def _wait_for_imports() -> None:
-    # Why a limit: the thread that forks may itself be importing what the other thread waits for.
+    # Why a limit: the forking thread may be importing a module that the other thread waits for.
     _import_locked.append(_importing.acquire(timeout=IMPORT_WAIT_S))
 
 
@@ -175,7 +200,7 @@ def _release_imports() -> None:
         _importing.release()
 
 
-def _renew_imports() -> None:
+def _reset_imports() -> None:
     global _importing
     _import_locked.clear()
     _importing = RLock()
@@ -185,14 +210,14 @@ on_fork(
     phase=ForkPhase.IMPORTS,
     before=_wait_for_imports,
     after_in_parent=_release_imports,
-    after_in_child=_renew_imports,
+    after_in_child=_reset_imports,
 )
 
 
-# --- running the hooks ---------------------------------------------------------------------------------------------
+# --- running the hooks ---------------------------------------------------------------------------
 
 
-def _before() -> None:
+def _run_before() -> None:
     _guard.acquire()
     for hook in sorted(_hooks, key=lambda hook: hook.phase):
         if hook.owner is None:
@@ -200,34 +225,36 @@ def _before() -> None:
         elif (owner := hook.owner()) is not None:
             _running.append((hook, (owner,)))
     for hook, arguments in reversed(_running):
-        _call(hook.before, arguments)
+        _call_hook(hook.before, arguments)
 
 
-def _after_in_parent() -> None:
+def _run_after_in_parent() -> None:
     for hook, arguments in _running:
-        _call(hook.after_in_parent, arguments)
-    _finish()
+        _call_hook(hook.after_in_parent, arguments)
+    _finish_fork()
 
 
-def _after_in_child() -> None:
-    _errors.clear()  # the parent reports those of the hooks before the fork
+def _run_after_in_child() -> None:
+    # Why: the parent reports the errors of the hooks before the fork.
+    _errors.clear()
     for hook, arguments in _running:
-        _call(hook.after_in_child, arguments)
-    _finish()
+        _call_hook(hook.after_in_child, arguments)
+    _finish_fork()
 
 
-def _finish() -> None:
+def _finish_fork() -> None:
     errors = _errors.copy()
     _errors.clear()
     _running.clear()
     _guard.release()
     for error in errors:
         for reporter in _reporters:
-            with suppress(Exception):  # the fork has happened: no caller could handle it
+            # Why suppress: the fork has happened, and no caller can handle the error.
+            with suppress(Exception):
                 reporter(error)
 
 
-def _call(function: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
+def _call_hook(function: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
     if function is None:
         return
     try:
@@ -237,4 +264,6 @@ def _call(function: Callable[..., object] | None, arguments: tuple[Any, ...]) ->
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+    os.register_at_fork(
+        before=_run_before, after_in_parent=_run_after_in_parent, after_in_child=_run_after_in_child
+    )

@@ -1,4 +1,4 @@
-"""Two clocks: durations, conditions and estimates from the monotonic one, so that a step of the wall clock changes nothing."""
+"""Tests of durations, conditions and estimates on the monotonic clock."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from otel_progress import Condition, Status
 from otel_progress.testing import WALL, FakeClock, Recorder, recording
 
 
-def test_elapsed_and_duration(recorder: Recorder) -> None:
-    """Elapsed time runs until the end and then stands still; wall times are those of the moment."""
+def test_elapsed_time_after_the_end_is_constant(recorder: Recorder) -> None:
+    """The wall clock times are those of the start and the end."""
     op = progress.operation("o", id="o").start()
     recorder.clock.advance(90.0)
     assert recorder.operation("o").elapsed_seconds == 90.0
@@ -26,8 +26,8 @@ def test_elapsed_and_duration(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize("step", [3600.0, -3600.0, 0.0])
-def test_a_step_of_the_wall_clock(step: float) -> None:
-    """An hour forward or back in mid-work changes no elapsed time, estimate, condition or deadline."""
+def test_step_of_the_wall_clock_changes_no_elapsed_time_or_condition(step: float) -> None:
+    """Estimates and deadlines do not change either."""
     with recording() as recorder:
         with progress.operation("o", id="o", total=100, deadline=600) as op:
             for count in range(10):
@@ -49,8 +49,8 @@ def test_a_step_of_the_wall_clock(step: float) -> None:
         assert recorder.operation("o").condition is Condition.OK
 
 
-def test_stalled_and_going_again(recorder: Recorder) -> None:
-    """What has not advanced for longer than expected is stalled until it advances; talking is not advancing."""
+def test_operation_without_an_advance_is_stalled_until_the_next_one(recorder: Recorder) -> None:
+    """A new message is not an advance."""
     with progress.operation("o", id="o", total=10) as op:
         op.increment()
         recorder.tick()
@@ -70,8 +70,8 @@ def test_stalled_and_going_again(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize("below", ["begin", "count", "end"])
-def test_what_happens_below_is_an_advance(recorder: Recorder, below: str) -> None:
-    """An operation whose levels begin, count or end is alive."""
+def test_start_count_or_end_of_a_level_is_an_advance_of_its_operation(recorder: Recorder, below: str) -> None:
+    """An operation with active levels is not stalled."""
     with progress.operation("o", id="o") as op:
         level = op.level("x").start()
         recorder.tick()
@@ -81,8 +81,8 @@ def test_what_happens_below_is_an_advance(recorder: Recorder, below: str) -> Non
         assert recorder.operation("o").condition is Condition.OK
 
 
-def test_the_shortest_stall_can_be_set() -> None:
-    """The setting stall_after says from when on nothing is too long."""
+def test_stall_after_sets_the_shortest_stall() -> None:
+    """The setting defines the minimum time without an advance."""
     with recording(stall_after=5.0) as recorder, progress.operation("o", id="o"):
         recorder.tick()
         recorder.clock.advance(5.5)
@@ -97,11 +97,11 @@ def test_the_shortest_stall_can_be_set() -> None:
         lambda: timedelta(seconds=30),
         lambda: datetime.fromtimestamp(WALL + 30, timezone.utc),
         lambda: datetime.fromtimestamp(WALL + 30, timezone(timedelta(hours=-7))),
-        lambda: datetime.fromtimestamp(WALL + 30),  # noqa: DTZ006 - a naive moment is what is tested
+        lambda: datetime.fromtimestamp(WALL + 30),  # noqa: DTZ006
     ],
 )
-def test_deadlines(recorder: Recorder, deadline: Callable[[], object]) -> None:
-    """A deadline is seconds from now, a duration or a moment; after it the operation is overdue."""
+def test_operation_after_its_deadline_is_overdue(recorder: Recorder, deadline: Callable[[], object]) -> None:
+    """A deadline is a number of seconds, a duration or a time."""
     with progress.operation("o", id="o", deadline=deadline()) as op:  # type: ignore[arg-type]
         assert op.snapshot().info.deadline_at == WALL + 30
         recorder.clock.advance(30.0)
@@ -112,7 +112,7 @@ def test_deadlines(recorder: Recorder, deadline: Callable[[], object]) -> None:
 
 @pytest.fixture
 def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Live where clocks change between summer and winter."""
+    """Use a time zone with summer and winter time."""
     monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
     time.tzset()
     yield
@@ -121,21 +121,21 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("berlin")
-def test_a_naive_deadline_beyond_a_change_of_the_clocks() -> None:
-    """A local moment is meant as local clocks will show it then, in summer and in winter."""
+def test_naive_deadline_after_a_clock_change_is_local_time() -> None:
+    """The deadline uses the offset at its own time."""
     with recording(clock=FakeClock(wall=datetime(2026, 1, 10, tzinfo=timezone.utc).timestamp())):
         for month, offset in ((2, 1), (7, 2)):
-            with progress.operation("o", deadline=datetime(2026, month, 1, 12)) as op:  # noqa: DTZ001 - naive on purpose
+            with progress.operation("o", deadline=datetime(2026, month, 1, 12)) as op:  # noqa: DTZ001
                 expected = datetime(2026, month, 1, 12 - offset, tzinfo=timezone.utc).timestamp()
                 assert op.snapshot().info.deadline_at == expected
 
 
 @pytest.mark.parametrize(
     "deadline",
-    [datetime.max, datetime.min, timedelta(days=-1), "tomorrow", float("nan")],  # noqa: DTZ901 - naive on purpose
+    [datetime.max, datetime.min, timedelta(days=-1), "tomorrow", float("nan")],  # noqa: DTZ901
 )
-def test_deadlines_that_cannot_be(lenient: Recorder, deadline: object) -> None:
-    """A deadline that is no moment is refused, and the operation runs without; one in the past is overdue at once."""
+def test_invalid_deadline_is_rejected(lenient: Recorder, deadline: object) -> None:
+    """The operation runs without it. A deadline in the past is valid."""
     with progress.operation("o", id="o", deadline=deadline) as op:  # type: ignore[arg-type]
         at = op.snapshot().info.deadline_at
         lenient.clock.advance(0.1)
@@ -145,8 +145,8 @@ def test_deadlines_that_cannot_be(lenient: Recorder, deadline: object) -> None:
     assert lenient.operation("o").status is Status.COMPLETED
 
 
-def test_an_estimate_counts_down_and_goes(recorder: Recorder) -> None:
-    """An estimate appears when there is a pace, counts down between ticks, and is gone at the end."""
+def test_estimate_counts_down_between_ticks_and_ends_with_the_operation(recorder: Recorder) -> None:
+    """It exists once there is a rate."""
     with progress.operation("o", id="o", total=100) as op:
         assert recorder.operation("o").remaining_seconds is None
         for _ in range(50):
@@ -161,8 +161,8 @@ def test_an_estimate_counts_down_and_goes(recorder: Recorder) -> None:
     assert recorder.operation("o").root.eta is None
 
 
-def test_points_of_a_long_run_are_few(recorder: Recorder) -> None:
-    """However long a run, the curve its estimate is made from keeps to its bound, and the estimate stays right."""
+def test_curve_of_a_long_run_stays_bounded(recorder: Recorder) -> None:
+    """The estimate stays correct."""
     with progress.operation("o", id="o", total=2_000) as op:
         for _ in range(1_000):
             recorder.clock.advance(1.0)

@@ -1,4 +1,4 @@
-"""The counter: exact in every interleaving, readable at any moment."""
+"""Tests of the counter: exact in every interleaving, and readable at any time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = [GilCounter, LockCounter]
 
 @pytest.fixture
 def tiny_switch_interval() -> Iterator[None]:
-    """Let threads take turns every few bytecodes."""
+    """Switch threads every few bytecodes."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -30,7 +30,7 @@ def tiny_switch_interval() -> Iterator[None]:
 
 
 def run(*targets: object) -> None:
-    """Run each in a thread of its own, begun at once."""
+    """Run each function in its own thread, all started at once."""
     barrier = threading.Barrier(len(targets))
     errors: list[BaseException] = []
 
@@ -51,8 +51,8 @@ def run(*targets: object) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("tiny_switch_interval")
-def test_threads_lose_nothing(kind: type[Counter]) -> None:
-    """Eight threads that count ones and steps, while others read, lose not a unit, and a reader never sees less than before."""
+def test_counter_with_many_threads_loses_no_unit(kind: type[Counter]) -> None:
+    """A reader never receives a smaller value than before."""
     counter, done, seen = kind(), threading.Event(), [0.0]
 
     def ones() -> None:
@@ -86,8 +86,8 @@ def test_threads_lose_nothing(kind: type[Counter]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("tiny_switch_interval")
-def test_the_first_step_of_many_threads(kind: type[Counter]) -> None:
-    """Threads whose first steps meet make one queue, and lose none."""
+def test_first_steps_of_many_threads_share_one_queue(kind: type[Counter]) -> None:
+    """No step is lost."""
     for _ in range(100):
         counter = kind()
         run(*[lambda counter=counter: counter.add(3)] * 6)
@@ -96,8 +96,8 @@ def test_the_first_step_of_many_threads(kind: type[Counter]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("tiny_switch_interval")
-def test_readers_drain_for_writers(kind: type[Counter]) -> None:
-    """Many readers beside many writers of steps: whoever takes a step out of the queue, the sum is right."""
+def test_counter_with_many_readers_and_writers_is_exact(kind: type[Counter]) -> None:
+    """Readers may consume the steps of writers."""
     counter = kind()
 
     def write() -> None:
@@ -113,7 +113,7 @@ def test_readers_drain_for_writers(kind: type[Counter]) -> None:
 
 
 class CounterMachine(RuleBasedStateMachine):
-    """Does to both counters what it does to a plain number."""
+    """Applies the same steps to both counters and to a plain number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,8 +122,8 @@ class CounterMachine(RuleBasedStateMachine):
         self.untouched = True
 
     @rule(times=st.integers(1, 5))
-    def one(self, times: int) -> None:
-        """Count ones."""
+    def count_ones(self, times: int) -> None:
+        """Count one unit each."""
         for counter in self.counters:
             for _ in range(times):
                 counter.count_one()
@@ -160,7 +160,7 @@ class CounterMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        """Both counters say what the plain number says, without a trace of binary fractions."""
+        """Both counters return the plain number without rounding errors."""
         for counter in self.counters:
             assert Fraction(counter.value()) == max(0, self.expected)
             assert counter.touched is not self.untouched
@@ -173,8 +173,10 @@ TestCounter.settings = settings(max_examples=80, stateful_step_count=25, deadlin
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(before=st.lists(st.floats(0, 1e6), max_size=5), value=st.floats(0, 1e9))
-def test_what_is_set_is_read_exactly(kind: type[Counter], before: list[float], value: float) -> None:
-    """The very number that was set comes back, whatever was counted before."""
+def test_counter_after_set_returns_the_same_number(
+    kind: type[Counter], before: list[float], value: float
+) -> None:
+    """Earlier counts cause no rounding error."""
     counter = kind()
     for step in before:
         counter.add(step)
@@ -184,8 +186,8 @@ def test_what_is_set_is_read_exactly(kind: type[Counter], before: list[float], v
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_count_is_never_below_zero(kind: type[Counter]) -> None:
-    """A loop that has been handed nothing has done nothing, not minus one."""
+def test_counter_shifted_below_zero_returns_zero(kind: type[Counter]) -> None:
+    """A loop without elements has counted nothing."""
     counter = kind()
     assert not counter.touched
     counter.shift(-1)

@@ -1,4 +1,4 @@
-"""Tests of the live store's lock: held where it is required, and not while foreign code runs."""
+"""Tests of the live store's lock: held where required, not in foreign code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.lock_assertions import find_unlocked_calls
 
 
 class ReadingHandler(logging.Handler):
-    """Log handler that waits for another thread to read progress, as a handler of an application may."""
+    """Log handler that waits for another thread to read progress."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,11 +90,11 @@ def test_loop_closed_by_the_garbage_collector_during_a_tick_or_start_ends_its_le
     assert lenient.runtime.get_active_operations() == []
 
 
-# --- the lock is held where it is required -------------------------------------------------------------------------
+# --- the lock is held where it is required -------------------------------------------------------
 
 
 def test_locked_method_without_the_lock_raises(recorder: Recorder, unlocked_calls: list[str]) -> None:
-    """The assertion that all tests of this folder use detects a wrong call of a method."""
+    """All tests of this folder use this assertion."""
     state = recorder.runtime._store._state
     spec = Spec("job", "a", None, None, None, 1, None, None, NO_METADATA)
     with pytest.raises(AssertionError, match="start_level_locked was called without the lock"):
@@ -126,7 +126,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "journal" not in path
 
 
 def test_source_calls_locked_functions_only_with_a_lock() -> None:
-    """The source contains such calls only in `with` blocks of a lock and in `_locked` functions."""
+    """Such calls are in `with` blocks of a lock and in `_locked` functions only."""
     assert [call for path in SOURCES for call in find_unlocked_calls(path)] == []
 
 

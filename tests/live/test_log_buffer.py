@@ -1,4 +1,4 @@
-"""Log records in the live store: kept with their operation, bounded every way, and carried once by the next batch."""
+"""Tests of the log buffer: limits, filters and the records of each change set."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _log(recorder: Recorder, level: Level, **fields: float) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "x:1", "x:2"])), max_size=120))
 def test_log_buffer_stores_the_newest_records_within_its_limits(entries: list[tuple[str, str]]) -> None:
-    """A simple model defines the newest records of a level, of an operation and of all operations."""
+    """A simple model defines the newest records of a level, an operation and of all."""
     nodes = {name: _node(name) for name in "ab"}
     buffer = LogBuffer(max_per_level=5, max_per_operation=12, max_total=17)
     records = [(name, _record(nodes[name], path)) for name, path in entries]
@@ -81,8 +81,8 @@ def test_log_buffer_beyond_its_unsent_limit_drops_new_records() -> None:
     assert buffer.add(node, _record(node))
 
 
-def test_records_are_found_and_stay_with_an_ended_operation(recorder: Recorder) -> None:
-    """By place, severity, moment and number; after the end as before, and not after the operation was deleted."""
+def test_logs_are_filtered_and_stay_until_the_operation_is_deleted(recorder: Recorder) -> None:
+    """Filters are path, severity, time and number."""
     store = recorder.runtime._store
     with progress.operation("job", id="j") as op, op.level("x", 1) as one, op.level("x", 10) as ten:
         _log(recorder, op)
@@ -103,8 +103,8 @@ def test_records_are_found_and_stay_with_an_ended_operation(recorder: Recorder) 
     assert store.reader.logs("j") == []
 
 
-def test_a_batch_carries_records_once(recorder: Recorder) -> None:
-    """The next batch has every new record, also one that was read before; the store is idle after that."""
+def test_change_set_contains_each_record_once(recorder: Recorder) -> None:
+    """Earlier reads do not matter, and the store is idle afterwards."""
     store = recorder.runtime._store
     op = progress.operation("job", id="j").start()
     _log(recorder, op)

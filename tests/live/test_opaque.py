@@ -1,4 +1,4 @@
-"""Opaque steps: work that cannot report shows estimated progress, marked so, that is no advance and ends in what is true."""
+"""Tests of opaque steps: estimated progress of work that cannot report."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from otel_progress.testing import Recorder, recording
 
 
 def level(recorder: Recorder, path: str = "") -> LevelSnapshot:
-    """Return a level of the operation ``o`` as the last tick left it."""
+    """Return a level of the operation ``o`` at the last tick."""
     recorder.tick()
     found = recorder.operation("o").get_level(path)
     assert found is not None
     return found
 
 
-def test_a_stage_that_cannot_report(recorder: Recorder) -> None:
-    """A stage that begins as an opaque step ends with it; its ratio is estimated, rises, stays below 1, and rolls up as estimated."""
+def test_opaque_stage_has_a_rising_estimated_ratio_below_one(recorder: Recorder) -> None:
+    """The stage ends with the step, and its parent is marked as estimated."""
     with progress.operation("o", id="o", stages={"decode": 1, "encode": 3}) as op:
         with op.stage("decode"):
             recorder.clock.advance(1.0)
@@ -49,8 +49,8 @@ def test_a_stage_that_cannot_report(recorder: Recorder) -> None:
         assert not level(recorder).estimated
 
 
-def test_estimated_progress_is_no_advance(recorder: Recorder) -> None:
-    """While only an estimate moves, the last advance stays; the step may be silent for three times what is expected of it."""
+def test_estimated_progress_is_not_an_advance(recorder: Recorder) -> None:
+    """The step is stalled after three times its expected duration."""
     with progress.operation("o", id="o", stages={"a": 1, "b": 1}) as op, op.stage("a").opaque(expected=100):
         began = level(recorder).advanced_clock
         for _ in range(30):
@@ -62,8 +62,8 @@ def test_estimated_progress_is_no_advance(recorder: Recorder) -> None:
         assert recorder.operation("o").condition is Condition.STALLED
 
 
-def test_it_moves_four_times_a_second_at_most(recorder: Recorder) -> None:
-    """Ticks in quick succession find the estimate where it was; a quarter of a second later it has moved."""
+def test_opaque_ratio_changes_at_most_four_times_per_second(recorder: Recorder) -> None:
+    """Faster ticks return the same estimate."""
     with progress.operation("o", id="o"), progress.level("x").opaque(expected=10) as x:
         recorder.clock.advance(0.3)
         first = level(recorder, x.path)
@@ -73,8 +73,8 @@ def test_it_moves_four_times_a_second_at_most(recorder: Recorder) -> None:
         assert (level(recorder, x.path).ratio or 0.0) > (first.ratio or 0.0)
 
 
-def test_one_unit_of_a_level_that_runs(recorder: Recorder) -> None:
-    """In a level with a total the block stands for the next unit; what is counted meanwhile is never hidden."""
+def test_opaque_step_in_a_counted_level_is_its_next_unit(recorder: Recorder) -> None:
+    """Measured counts are never hidden."""
     with progress.operation("o", id="o", total=4) as op:
         op.increment()
         with op.opaque(expected=timedelta(seconds=10)) as same:
@@ -87,8 +87,8 @@ def test_one_unit_of_a_level_that_runs(recorder: Recorder) -> None:
         assert (level(recorder).ratio, level(recorder).estimated, op.recording) == (0.75, False, True)
 
 
-def test_the_end_of_a_block_is_an_advance(recorder: Recorder) -> None:
-    """A step that is over is progress of the true kind, although nothing was counted."""
+def test_end_of_an_opaque_step_is_an_advance(recorder: Recorder) -> None:
+    """Nothing needs to be counted."""
     with progress.operation("o", id="o") as op:
         with op.opaque(expected=30):
             recorder.tick()
@@ -97,8 +97,8 @@ def test_the_end_of_a_block_is_an_advance(recorder: Recorder) -> None:
         assert recorder.operation("o").condition is Condition.OK
 
 
-def test_steps_within_steps(recorder: Recorder) -> None:
-    """Blocks nest on one level, where the outer one counts, and across levels, where each has its own."""
+def test_nested_opaque_steps_of_one_level_count_once(recorder: Recorder) -> None:
+    """Steps of several levels are independent."""
     with progress.operation("o", id="o") as op, op.opaque(expected=10):
         with op.opaque(expected=1000):
             recorder.clock.advance(5.0)
@@ -111,8 +111,8 @@ def test_steps_within_steps(recorder: Recorder) -> None:
     assert recorder.operation("o").ratio == 1.0
 
 
-def test_a_step_that_fails(recorder: Recorder) -> None:
-    """A level that an exception leaves has failed, as far as it truly came."""
+def test_opaque_step_with_an_exception_fails_at_its_measured_ratio(recorder: Recorder) -> None:
+    """The estimate is dropped."""
     op = progress.operation("o", id="o", stages={"a": 1, "b": 1}).start()
 
     def encode() -> None:
@@ -128,8 +128,8 @@ def test_a_step_that_fails(recorder: Recorder) -> None:
     assert (level(recorder).ratio, level(recorder).estimated) == (0.0, False)
 
 
-def test_async_with(recorder: Recorder) -> None:
-    """The block works in ``async with`` as in ``with``."""
+def test_opaque_step_in_async_with_works(recorder: Recorder) -> None:
+    """It does the same as in ``with``."""
 
     async def work() -> float | None:
         async with progress.operation("o", id="o") as op, op.level("x", 1).opaque(expected=10):
@@ -140,25 +140,25 @@ def test_async_with(recorder: Recorder) -> None:
     assert recorder.operation("o").status is Status.COMPLETED
 
 
-def test_nothing_is_expected_and_nothing_known(recorder: Recorder) -> None:
-    """Without a history and without an expectation there is no ratio, and nothing is called an estimate."""
+def test_opaque_step_without_an_expectation_has_no_ratio(recorder: Recorder) -> None:
+    """Nothing is marked as estimated."""
     with progress.operation("o", id="o") as op, op.level("x", 1).opaque():
         recorder.clock.advance(5.0)
         shown = level(recorder, "x:1")
         assert (shown.ratio, shown.estimated, shown.eta) == (None, False, None)
 
 
-def test_the_estimate_of_a_step(recorder: Recorder) -> None:
-    """What is expected is what remains; beyond it nothing remains, and past three times of it only "still running" is known."""
+def test_opaque_step_beyond_its_expectation_has_no_remaining_time(recorder: Recorder) -> None:
+    """After three times it, the estimate is "still running"."""
     with progress.operation("o", id="o") as op, op.level("x", 1).opaque(expected=100) as step:
-        told = []
+        estimates = []
         for wait in (25.0, 50.0, 125.0, 101.0):
             recorder.clock.advance(wait)
             recorder.tick()
             eta = step.eta
             assert eta is not None
-            told.append((eta.remaining_s, eta.state, eta.basis))
-        assert told == [
+            estimates.append((eta.remaining_s, eta.state, eta.basis))
+        assert estimates == [
             (75.0, "estimated", "expected"),
             (25.0, "estimated", "expected"),
             (0.0, "holding", "expected"),
@@ -166,8 +166,8 @@ def test_the_estimate_of_a_step(recorder: Recorder) -> None:
         ]
 
 
-def test_history_fills_in(recorder: Recorder) -> None:
-    """A step of which nothing is said is expected to take as long as it did in past runs."""
+def test_opaque_step_without_an_expectation_uses_past_runs(recorder: Recorder) -> None:
+    """The expected duration is that of past runs."""
     for seconds in (190.0, 200.0, 210.0):
         with progress.operation("job") as op, op.stage("encode").opaque():
             recorder.tick()
@@ -195,22 +195,22 @@ def test_history_fills_in(recorder: Recorder) -> None:
         (None, [0.0], True, None),
     ],
 )
-def test_who_knows_better(
+def test_expected_duration_prefers_past_runs_that_agree(
     given: float | None, durations: list[float], whole: bool, expected: float | None
 ) -> None:
-    """Past runs that agree know better than the caller how long a whole step takes; of a block within a level only the caller knows."""
+    """Otherwise the duration that the caller expects wins."""
     step = Opaque(0.0, given, 0, is_whole_level=whole)
     assert compute_expected_duration(step, durations, 3.0, None) == expected
 
 
-def test_a_unit_of_the_past() -> None:
-    """A block in a level with a total is expected to take a unit's part of what the whole took."""
+def test_expected_duration_of_one_unit_is_a_fraction_of_past_runs() -> None:
+    """The fraction is one divided by the total."""
     assert compute_expected_duration(Opaque(0.0, None, 0, is_whole_level=False), [40.0], 3.0, 4) == 10.0
 
 
 @pytest.mark.parametrize("expected", [0, -1.0, float("nan"), float("inf"), "30", True, None.__class__])
-def test_bad_expectations(expected: object) -> None:
-    """What is no time above zero is counted and left out; strict raises at the call, before anything begins."""
+def test_invalid_expectation_is_rejected(expected: object) -> None:
+    """In strict mode the call raises before the step starts."""
     with recording() as strict, pytest.raises((RejectedValueError, RejectedTypeError)):
         progress.operation("o").opaque(expected=expected)  # type: ignore[arg-type]
     assert strict.spans() == ()
@@ -222,8 +222,8 @@ def test_bad_expectations(expected: object) -> None:
         assert sum(refused.values()) == 1
 
 
-def test_without_configure() -> None:
-    """Where nothing is recorded the block does nothing, and the work runs."""
+def test_opaque_step_without_configure_does_nothing() -> None:
+    """The block runs."""
     with progress.operation("o").opaque(expected=3) as op, op.paused("never mind"):
         assert (op.recording, op.eta) == (False, None)
     with progress.operation("o") as op, op.opaque(), op.stage("a").opaque():
@@ -231,8 +231,8 @@ def test_without_configure() -> None:
         assert op.snapshot().current == 0
 
 
-def test_updates_say_that_they_are_estimated(recorder: Recorder) -> None:
-    """The event of a passed quarter carries the mark; the span's final attributes, which are true, do not."""
+def test_update_event_of_an_estimate_is_marked_as_estimated(recorder: Recorder) -> None:
+    """The final span attributes are measured and have no mark."""
     with progress.operation("o", id="o").opaque(expected=10):
         recorder.clock.advance(6.0)
         recorder.tick()

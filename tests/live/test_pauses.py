@@ -1,4 +1,4 @@
-"""Pauses: time in which nothing is meant to happen is no part of estimates, curves or stalls."""
+"""Tests of pauses: paused time is excluded from estimates, curves and stalls."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from otel_progress.live.pauses import Pauses
 from otel_progress.testing import Recorder, recording
 
 
-def test_a_pause_is_no_stall(recorder: Recorder) -> None:
-    """However long the pause, the operation is paused and never stalled, and after it the silence before and after is what counts."""
+def test_paused_operation_is_not_stalled(recorder: Recorder) -> None:
+    """The times without an advance before and after the pause are added."""
     with progress.operation("o", id="o", total=10) as op:
         op.increment()
         recorder.tick()
@@ -42,13 +42,11 @@ def test_a_pause_is_no_stall(recorder: Recorder) -> None:
         recorder.clock.advance(0.1)
         assert recorder.operation("o").condition is Condition.STALLED
         op.increment()
-        assert recorder.operation("o").root.stall_after_s == pytest.approx(
-            3 * 60.1
-        )  # the gap without the pause
+        assert recorder.operation("o").root.stall_after_s == pytest.approx(3 * 60.1)
 
 
-def test_an_estimate_waits(recorder: Recorder) -> None:
-    """The remaining time stands still during a pause and goes on from there; the pace is that of the time worked."""
+def test_estimate_during_a_pause_is_constant(recorder: Recorder) -> None:
+    """The rate is that of the active time."""
     with progress.operation("o", id="o", total=100) as op:
         for _ in range(50):
             recorder.clock.advance(2.0)
@@ -71,8 +69,8 @@ def test_an_estimate_waits(recorder: Recorder) -> None:
         assert recorder.operation("o").remaining_seconds == pytest.approx(50.0, rel=0.05)
 
 
-def test_pauses_within_pauses(recorder: Recorder) -> None:
-    """Overlapping pauses of any levels count once, until the last of them is over; each shows its reason and gives it back."""
+def test_nested_pauses_count_once(recorder: Recorder) -> None:
+    """Each pause shows its message and restores the earlier one."""
     with progress.operation("o", id="o") as op:
         op.update(message="at work")
         outer, inner = op.paused("outer"), op.level("x").paused("inner")
@@ -88,16 +86,16 @@ def test_pauses_within_pauses(recorder: Recorder) -> None:
         assert (recorder.operation("o").root.paused_s, recorder.operation("o").message) == (30.0, "at work")
 
 
-def test_a_message_of_the_work_stays(recorder: Recorder) -> None:
-    """What the work says during a pause is not taken back with the reason."""
+def test_message_set_during_a_pause_remains(recorder: Recorder) -> None:
+    """The end of the pause does not restore the earlier one."""
     with progress.operation("o", id="o") as op:
         with op.paused("lunch"):
             op.update(message="woken up")
         assert recorder.operation("o").message == "woken up"
 
 
-def test_an_operation_that_ends_paused(recorder: Recorder) -> None:
-    """The pause ends with the operation, and its time is known to have been one; nothing can pause it any more."""
+def test_end_of_a_paused_operation_ends_the_pause(recorder: Recorder) -> None:
+    """An ended operation cannot be paused."""
     op = progress.operation("o", id="o").start()
     pause = op.paused("for good")
     pause.__enter__()
@@ -116,8 +114,8 @@ def test_an_operation_that_ends_paused(recorder: Recorder) -> None:
     )
 
 
-def test_pauses_of_many_threads(recorder: Recorder) -> None:
-    """Threads that pause one operation at the same time pause it once and leave it working."""
+def test_pauses_of_many_threads_end_completely(recorder: Recorder) -> None:
+    """The operation is paused once and runs afterwards."""
     barrier = Barrier(8)
     with progress.operation("o", id="o") as op:
 
@@ -133,8 +131,8 @@ def test_pauses_of_many_threads(recorder: Recorder) -> None:
         )
 
 
-def test_async_with(recorder: Recorder) -> None:
-    """A pause works in ``async with``, and an exception ends it."""
+def test_pause_in_async_with_works(recorder: Recorder) -> None:
+    """An exception ends the pause."""
 
     async def work() -> None:
         async with progress.operation("o", id="o") as op, op.paused("queue"):
@@ -146,8 +144,8 @@ def test_async_with(recorder: Recorder) -> None:
     assert recorder.operation("o").root.paused_clock is None
 
 
-def test_an_opaque_step_waits(recorder: Recorder) -> None:
-    """The estimated progress of an opaque step stands still during a pause."""
+def test_opaque_ratio_during_a_pause_is_constant(recorder: Recorder) -> None:
+    """Paused time is not part of the step."""
     with progress.operation("o", id="o") as op, op.level("x", 1).opaque(expected=100) as step:
         recorder.clock.advance(20.0)
         recorder.tick()
@@ -159,8 +157,8 @@ def test_an_opaque_step_waits(recorder: Recorder) -> None:
         assert step.snapshot().ratio == pytest.approx(0.4, abs=0.01)
 
 
-def test_what_is_learned_leaves_pauses_out(recorder: Recorder) -> None:
-    """A run with a pause in it leaves the length and the curve of the work alone; so do its stages."""
+def test_trajectory_of_a_paused_run_excludes_the_pause(recorder: Recorder) -> None:
+    """Durations of stages exclude it, too."""
     with progress.operation("o", total=4) as op, op.stage("a"):
         for number in range(4):
             recorder.clock.advance(5.0)
@@ -170,14 +168,14 @@ def test_what_is_learned_leaves_pauses_out(recorder: Recorder) -> None:
                 with op.paused():
                     recorder.clock.advance(600.0)
                     recorder.tick()
-    lessons = recorder.runtime._store.collect().trajectories
-    whole = next(lesson.trajectory for lesson in lessons if not lesson.key.level)
+    entries = recorder.runtime._store.collect().trajectories
+    whole = next(entry.trajectory for entry in entries if not entry.key.level)
     assert (whole.duration_s, dict(whole.stages)) == (20.0, {"a": 20.0})
     assert whole.points == ((0.0, 0.0), (5.0, 0.25), (10.0, 0.5), (15.0, 0.75), (20.0, 1.0))
 
 
-def test_predictions_do_not_answer_for_pauses(recorder: Recorder) -> None:
-    """The errors on the span are measured against the time worked."""
+def test_prediction_errors_are_measured_against_active_time(recorder: Recorder) -> None:
+    """The errors are span attributes."""
     with progress.operation("o", id="o", total=10) as op:
         for number in range(10):
             recorder.clock.advance(2.0)
@@ -190,8 +188,8 @@ def test_predictions_do_not_answer_for_pauses(recorder: Recorder) -> None:
     assert (span.attributes or {})[semconv.ETA_ERROR_MIDDLE] == pytest.approx(0.0, abs=0.02)
 
 
-def test_pauses_that_end_in_any_order(recorder: Recorder) -> None:
-    """The message before comes back whichever of two pauses ends last; what the work says meanwhile stays."""
+def test_pauses_ending_in_any_order_restore_the_message(recorder: Recorder) -> None:
+    """A message that the work set during a pause remains."""
     with progress.operation("o", id="o") as op:
         for last, first in ((0, 1), (1, 0)):
             op.update(message="working")
@@ -206,8 +204,8 @@ def test_pauses_that_end_in_any_order(recorder: Recorder) -> None:
         assert recorder.operation("o").message == "of my own"
 
 
-def test_one_block_used_twice(recorder: Recorder) -> None:
-    """A block that was kept can be entered again, also within itself, and leaves nothing behind."""
+def test_pause_block_entered_again_works(recorder: Recorder) -> None:
+    """It may also be entered within itself."""
     with progress.operation("o", id="o", total=2) as op:
         for block in (op.paused("disk"), op.opaque(expected=5.0)):
             for _ in range(2):
@@ -227,37 +225,37 @@ def test_one_block_used_twice(recorder: Recorder) -> None:
     st.floats(0.0, 3000.0),
     st.floats(0.0, 3000.0),
 )
-def test_any_stretch_of_time(given_pauses: list[tuple[float, float]], one: float, other: float) -> None:
-    """The paused part of any stretch is the sum of what each pause has in common with it."""
+def test_paused_seconds_between_two_times_are_the_overlap_with_all_pauses(
+    given_pauses: list[tuple[float, float]], one: float, other: float
+) -> None:
+    """A simple sum defines the result."""
     start, end = min(one, other), max(one, other)
-    book, clock, expected = Pauses(), 0.0, 0.0
+    pauses, clock, expected = Pauses(), 0.0, 0.0
     for work, pause in given_pauses:
         clock += work
-        book.start(clock)
-        book.start(clock)
-        assert book.end(clock) == 0.0
+        pauses.start(clock)
+        pauses.start(clock)
+        assert pauses.end(clock) == 0.0
         expected += max(0.0, min(end, clock + pause) - max(start, clock))
-        assert book.end(clock + pause) == pytest.approx(pause)
+        assert pauses.end(clock + pause) == pytest.approx(pause)
         clock += pause
-    assert book.seconds_between(start, end) == pytest.approx(
-        expected, abs=1e-9
-    )  # sums of thousands of seconds are rounded
-    assert book.ended_seconds == pytest.approx(sum(pause for _, pause in given_pauses))
+    assert pauses.seconds_between(start, end) == pytest.approx(expected, abs=1e-9)
+    assert pauses.ended_seconds == pytest.approx(sum(pause for _, pause in given_pauses))
 
 
 def test_pauses_beyond_the_limit_are_merged() -> None:
-    """The two oldest pauses become one of the same total length, so the sum stays exact."""
-    book = Pauses(max_pauses=10)
+    """The two oldest pauses become one of the same length, so the sum is exact."""
+    pauses = Pauses(max_pauses=10)
     for number in range(100):
-        book.start(10.0 * number)
-        book.end(10.0 * number + 1.0)
-    assert len(book._starts) == len(book._ends) == len(book._sums) == 10
-    assert book.seconds_before(10_000.0) == pytest.approx(100.0)
-    assert book.seconds_between(905.0, 995.0) == pytest.approx(9.0)
+        pauses.start(10.0 * number)
+        pauses.end(10.0 * number + 1.0)
+    assert len(pauses._starts) == len(pauses._ends) == len(pauses._sums) == 10
+    assert pauses.seconds_before(10_000.0) == pytest.approx(100.0)
+    assert pauses.seconds_between(905.0, 995.0) == pytest.approx(9.0)
 
 
-def test_levels_know_of_the_pauses_since_they_started(tmp_path: Path) -> None:
-    """The seconds a level worked leave out what was paused while it ran, for the live store and for the journal alike."""
+def test_active_seconds_of_a_level_exclude_pauses_during_it(tmp_path: Path) -> None:
+    """The live store and the journal return the same."""
     with recording(store=f"sqlite:///{tmp_path}/p.db") as recorder:
         clock = recorder.clock
         journal = SqliteJournal(tmp_path / "p.db", now=clock.wall, clock=clock.monotonic)

@@ -1,4 +1,4 @@
-"""Use of resources added up: means and peaks are those of the samples."""
+"""Tests of the mean and peak of resource usage."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ SAMPLES = st.lists(
 
 
 @given(SAMPLES)
-def test_means_and_peaks_are_those_of_the_samples(samples: list[ResourceSample]) -> None:
-    """Samples without a GPU's figures are none of its mean; everything else is over all of them."""
+def test_usage_has_the_mean_and_peak_of_its_samples(samples: list[ResourceSample]) -> None:
+    """Samples without GPU figures do not change the GPU mean."""
     usage = UsageAccumulator()
     for sample in samples:
         use = usage.add(sample)
@@ -47,19 +47,19 @@ def test_means_and_peaks_are_those_of_the_samples(samples: list[ResourceSample])
     assert use.gpu_memory_peak == max(memory, default=None)
 
 
-def test_an_operation_has_the_samples_of_its_own_time(recorder: Recorder) -> None:
-    """What was used before an operation began and after it ended is none of it; the next batch carries the last look once."""
+def test_operation_has_the_samples_of_its_own_time_only(recorder: Recorder) -> None:
+    """The next change set contains the last sample once."""
     store, clock = recorder.runtime._store, recorder.clock
 
-    def look(cpu: float) -> None:
+    def add_sample(cpu: float) -> None:
         clock.advance(1.0)
         store.add_sample(ResourceSample(clock.wall(), clock.monotonic(), cpu, 1000))
 
-    look(8.0)
+    add_sample(8.0)
     clock.advance(0.5)
     with progress.operation("job", id="j"):
-        look(1.0)
-        look(3.0)
+        add_sample(1.0)
+        add_sample(3.0)
         batch = store.collect()
         assert batch.sample is not None
         assert batch.sample.cpu_ratio == 3.0
@@ -67,7 +67,7 @@ def test_an_operation_has_the_samples_of_its_own_time(recorder: Recorder) -> Non
         assert (use.samples, use.cpu_mean, use.cpu_peak) == (2, 2.0, 3.0)
         assert store.collect().sample is None
     clock.advance(0.5)
-    look(9.0)
+    add_sample(9.0)
     assert recorder.operation("j").resources == use
     assert [one.cpu_ratio for one in store.reader.resources("j")] == [1.0, 3.0]
     assert [one.cpu_ratio for one in store.reader.resources("j", ResourceQuery(limit=1))] == [3.0]

@@ -1,4 +1,4 @@
-"""The roll-up against a model of its own: whatever is done in whatever order, counts and ratios are those of the definition."""
+"""Tests of counts and ratios against a simple model of their definition."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARTLY = (Status.RUNNING, Status.CANCELLED)
 
 @dataclass
 class Model:
-    """A level by the definition: everything is computed anew from all that ever happened."""
+    """A level by definition: everything is computed from its complete history."""
 
     handle: Level
     parent: Model | None
@@ -39,7 +39,7 @@ class Model:
     children: list[Model] = field(default_factory=list)
 
     def current(self) -> float:
-        """Own counting, or the children that are done by their weights; never beyond the total."""
+        """The own count, or the weight of done children, at most the total."""
         ended = sum(
             child.weight
             for child in self.children
@@ -49,7 +49,7 @@ class Model:
         return current if self.total is None else min(current, self.total)
 
     def ratio(self) -> float | None:
-        """Current and the parts of running and cancelled children over the total; 1 when it went well."""
+        """The count with running and cancelled children over the total, or 1."""
         if self.status in (Status.COMPLETED, Status.SKIPPED):
             return 1.0
         if not self.total:
@@ -62,14 +62,14 @@ class Model:
         return min(1.0, (self.current() + parts) / self.total)
 
     def below(self) -> Iterator[Model]:
-        """Yield this and all below it."""
+        """Yield this level and all levels below it."""
         yield self
         for child in self.children:
             yield from child.below()
 
 
 class RollUp(RuleBasedStateMachine):
-    """Begins, counts in and ends levels of one operation, looks and ticks in between, and compares with the model."""
+    """Starts, counts in and ends levels of one operation, and compares with the model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,8 +82,8 @@ class RollUp(RuleBasedStateMachine):
         self._recording.__exit__(None, None, None)
 
     @initialize(total=st.none() | st.integers(0, 6))
-    def begin(self, total: int | None) -> None:
-        """Begin the operation."""
+    def start_operation(self, total: int | None) -> None:
+        """Start the operation."""
         handle = progress.operation("o", id="o", total=total).start()
         self.nodes.append(Model(handle, None, total, 1))
 
@@ -93,7 +93,7 @@ class RollUp(RuleBasedStateMachine):
     @precondition(lambda self: self._running())
     @rule(data=st.data(), total=st.none() | st.integers(0, 5), weight=st.sampled_from([None, 0, 1, 2, 0.5]))
     def child(self, data: st.DataObject, total: int | None, weight: float | None) -> None:
-        """Begin a level below some running one."""
+        """Start a level below a running one."""
         parent = data.draw(st.sampled_from(self._running()))
         handle = parent.handle.level("level", total=total, weight=weight).start()
         made = Model(handle, parent, total, 1 if weight is None else weight)
@@ -120,7 +120,7 @@ class RollUp(RuleBasedStateMachine):
     @precondition(lambda self: self._running())
     @rule(data=st.data(), current=st.integers(1, 5))
     def put(self, data: st.DataObject, current: int) -> None:
-        """Set the count; beyond the total that is refused."""
+        """Set the count. More than the total is rejected."""
         node = data.draw(st.sampled_from(self._running()))
         node.handle.update(current=current)
         if node.total is None or current <= node.total:
@@ -129,7 +129,7 @@ class RollUp(RuleBasedStateMachine):
     @precondition(lambda self: self._running())
     @rule(data=st.data(), total=st.none() | st.integers(0, 8))
     def change_total(self, data: st.DataObject, total: int | None) -> None:
-        """Learn, change or forget a total."""
+        """Set, change or remove a total."""
         node = data.draw(st.sampled_from(self._running()))
         node.handle.set_total(total)
         node.total = total
@@ -137,7 +137,7 @@ class RollUp(RuleBasedStateMachine):
     @precondition(lambda self: self._running())
     @rule(data=st.data(), how=st.sampled_from(sorted(ENDS)))
     def end(self, data: st.DataObject, how: str) -> None:
-        """End a level; what runs below it is cancelled with it."""
+        """End a level. Its running levels are cancelled."""
         node = data.draw(st.sampled_from(self._running()))
         for below in reversed(list(node.below())):
             if below.status is Status.RUNNING:
@@ -151,14 +151,14 @@ class RollUp(RuleBasedStateMachine):
 
     @precondition(lambda self: self.nodes)
     @rule(data=st.data())
-    def look(self, data: st.DataObject) -> None:
-        """Look at one level, as a reader may at any time."""
+    def read_level(self, data: st.DataObject) -> None:
+        """Read one level, as a reader may at any time."""
         node = data.draw(st.sampled_from(self.nodes))
         check(node, node.handle.snapshot())
 
     @invariant()
     def everything_agrees(self) -> None:
-        """Every level shows what the model says; sampled, as looking is itself an event."""
+        """Every level has the figures of the model. Sampled, because a read is an event."""
         if len(self.nodes) % 3 == 0:
             self._compare()
 
@@ -192,25 +192,27 @@ RATIOS = st.none() | st.floats(0, 1)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), STATUSES, RATIOS), max_size=30))
-def test_staged_is_a_weighted_mean(stages: list[tuple[float, Status, float | None]]) -> None:
-    """The ratio of stages is between 0 and 1, none when they weigh nothing, 1 when all are done."""
-    ratio = rollup.ratio_of_stages(stages)
+def test_stages_ratio_is_a_weighted_mean(stages: list[tuple[float, Status, float | None]]) -> None:
+    """It is None when the total weight is 0, and 1 when all stages are done."""
+    ratio = rollup.compute_stages_ratio(stages)
     whole = math.fsum(weight for weight, _, _ in stages)
     if whole == 0:
         assert ratio is None
         return
     assert ratio is not None
     assert 0.0 <= ratio <= 1.0
-    assert rollup.ratio_of_stages(
+    assert rollup.compute_stages_ratio(
         [(weight, Status.COMPLETED, None) for weight, _, _ in stages]
     ) == pytest.approx(1.0)
-    assert rollup.ratio_of_stages([(weight, Status.PENDING, None) for weight, _, _ in stages]) == 0.0
+    assert rollup.compute_stages_ratio([(weight, Status.PENDING, None) for weight, _, _ in stages]) == 0.0
 
 
 @given(st.floats(0, 1e300), st.none() | st.floats(0, 1e300), st.floats(0, 1e300))
-def test_counted_is_a_ratio_or_nothing(current: float, total: float | None, partial: float) -> None:
-    """Never NaN, never beyond 0 to 1, nothing while the total is unknown or zero."""
-    ratio = rollup.ratio_of_count(current, total, partial)
+def test_count_ratio_is_between_zero_and_one_or_none(
+    current: float, total: float | None, partial: float
+) -> None:
+    """It is never NaN."""
+    ratio = rollup.compute_count_ratio(current, total, partial)
     if not total:
         assert ratio is None
     else:
@@ -225,8 +227,10 @@ def test_counted_is_a_ratio_or_nothing(current: float, total: float | None, part
         st.tuples(st.integers(0, 5), st.integers(0, 4), st.sampled_from(sorted(ENDS))), max_size=8
     ),
 )
-def test_stages_against_a_model(weights: list[int], steps: list[tuple[int, int, str]]) -> None:
-    """Whatever stages are tried in whatever order, the ratio is the weighted one, never falls by going on, and ends at 1."""
+def test_stages_in_any_order_have_the_weighted_ratio(
+    weights: list[int], steps: list[tuple[int, int, str]]
+) -> None:
+    """The ratio never falls at the next stage, and ends at 1."""
     names = [f"s{index}" for index in range(len(weights))]
     shares = [weight / sum(weights) for weight in weights]
     state: list[tuple[Status, float]] = [(Status.PENDING, 0.0)] * len(weights)

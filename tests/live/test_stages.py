@@ -1,4 +1,4 @@
-"""Stages of a running operation: weights, going forward, skipping, failing and trying again."""
+"""Tests of stages: weights, order, skipped and failed stages, and new attempts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ IMAGE = Stages(queue=0.05, model_loading=0.15, generation=0.70, post_processing=
 
 
 class Step(Enum):
-    """Stages as an Enum of percent starts."""
+    """Stages as an Enum of start percentages."""
 
     LOAD = 0
     RUN = 40
 
 
 def statuses(recorder: Recorder, operation_id: str = "o") -> dict[str, str]:
-    """Return status by stage."""
+    """Return the status of each stage."""
     return {level.info.id: level.status.value for level in recorder.operation(operation_id).levels}
 
 
-def test_ratio_follows_the_weights(recorder: Recorder) -> None:
-    """A stage adds its share of the whole, a part of it while it runs."""
+def test_ratio_of_an_operation_uses_the_stage_weights(recorder: Recorder) -> None:
+    """A running stage adds a part of its weight."""
     ratios = []
     with progress.operation("o", id="o", stages=IMAGE) as op:
         ratios.append(op.snapshot().ratio)
@@ -40,8 +40,8 @@ def test_ratio_follows_the_weights(recorder: Recorder) -> None:
     assert [span.name for span in recorder.spans()] == ["stage"] * 4 + ["o"]
 
 
-def test_stages_are_announced(recorder: Recorder) -> None:
-    """Before anything runs, all stages are there, pending, in order, with their weights, and counted as the units."""
+def test_declared_stages_are_pending_before_their_start(recorder: Recorder) -> None:
+    """They are in order, have their weights, and are the units of the operation."""
     with progress.operation("o", id="o", stages="image") as op:
         one = recorder.operation("o")
         assert [level.info.id for level in one.levels] == list(Stages.named("image").names)
@@ -55,8 +55,8 @@ def test_stages_are_announced(recorder: Recorder) -> None:
         assert (op.snapshot().current, op.snapshot().skipped, op.snapshot().completed) == (2, 1, 1)
 
 
-def test_beginning_a_stage_ends_the_one_before(recorder: Recorder) -> None:
-    """Stages without blocks: the next one completes the last one, and the end of the operation the last of all."""
+def test_start_of_a_stage_completes_the_previous_one(recorder: Recorder) -> None:
+    """The end of the operation completes the last one."""
     with progress.operation("o", id="o", stages=Step) as op:
         first = op.stage(Step.LOAD).start()
         second = op.stage(Step.RUN).start()
@@ -66,8 +66,8 @@ def test_beginning_a_stage_ends_the_one_before(recorder: Recorder) -> None:
     assert statuses(recorder) == {"LOAD": "completed", "RUN": "completed"}
 
 
-def test_going_back_is_refused(recorder: Recorder) -> None:
-    """An earlier stage, and one that is done, cannot begin again."""
+def test_start_of_an_earlier_stage_is_rejected(recorder: Recorder) -> None:
+    """A completed stage cannot start again either."""
     with progress.operation("o", id="o", stages=IMAGE) as op:
         with op.stage("generation"):
             pass
@@ -85,8 +85,8 @@ def test_going_back_is_refused(recorder: Recorder) -> None:
 
 
 @pytest.mark.usefixtures("lenient")
-def test_a_refused_stage_by_default_is_inert() -> None:
-    """What was refused does nothing, and what is counted in it is lost without harm."""
+def test_rejected_stage_by_default_does_nothing() -> None:
+    """Its counts are ignored."""
     with progress.operation("o", id="o", stages=IMAGE) as op:
         with op.stage("generation"):
             pass
@@ -97,10 +97,10 @@ def test_a_refused_stage_by_default_is_inert() -> None:
     assert op.snapshot().ratio == 1.0
 
 
-def test_a_failed_stage_can_be_tried_again(recorder: Recorder) -> None:
-    """A stage that failed keeps how far it came, and another attempt takes that back."""
+def test_failed_stage_can_start_again(recorder: Recorder) -> None:
+    """A failed stage has its last ratio until then."""
     with progress.operation("o", id="o", stages={"a": 1, "b": 1}) as op:
-        with pytest.raises(OSError, match="gone"), op.stage("a") as stage:  # noqa: PT012 - the block is what is tested
+        with pytest.raises(OSError, match="gone"), op.stage("a") as stage:  # noqa: PT012
             stage.update(current=1, total=2)
             raise OSError("gone")
         assert (op.snapshot().ratio, op.snapshot().failed) == (0.25, 1)
@@ -114,9 +114,9 @@ def test_a_failed_stage_can_be_tried_again(recorder: Recorder) -> None:
     assert op.snapshot().status is Status.COMPLETED
 
 
-def test_a_failed_operation_leaves_stages_pending(recorder: Recorder) -> None:
-    """What was never begun is still pending when the operation fails, and its ratio is how far it came."""
-    with pytest.raises(OSError, match="gone"), progress.operation("o", id="o", stages=IMAGE) as op:  # noqa: PT012 - the block is what is tested
+def test_failed_operation_leaves_later_stages_pending(recorder: Recorder) -> None:
+    """It has its last ratio."""
+    with pytest.raises(OSError, match="gone"), progress.operation("o", id="o", stages=IMAGE) as op:  # noqa: PT012
         with op.stage("queue"):
             pass
         with op.stage("model_loading"):
@@ -126,8 +126,8 @@ def test_a_failed_operation_leaves_stages_pending(recorder: Recorder) -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_levels_below_a_stage() -> None:
-    """A stage is a level: what runs in it rolls up into it."""
+def test_levels_below_a_stage_add_to_its_ratio() -> None:
+    """A stage is a level."""
     with progress.operation("o", id="o", stages={"a": 1, "b": 3}) as op, op.stage("b") as stage:
         stage.set_total(4)
         for number in range(2):
@@ -139,8 +139,8 @@ def test_levels_below_a_stage() -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_a_counted_operation_with_stages() -> None:
-    """An operation that counts itself shows its own count, and the ratio of its stages."""
+def test_counted_operation_with_stages_has_its_own_count() -> None:
+    """Its ratio is that of the stages."""
     with progress.operation("o", id="o", total=100, stages={"a": 1, "b": 1}) as op:
         op.update(current=80)
         with op.stage("a"):
@@ -150,16 +150,16 @@ def test_a_counted_operation_with_stages() -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_stages_of_a_level() -> None:
-    """Any level can have stages; its ratio rolls up in turn."""
+def test_level_with_stages_adds_to_the_ratio_of_its_parent() -> None:
+    """Any level can have stages."""
     with progress.operation("o", id="o", total=2) as op, op.level("song", 1, stages={"a": 1, "b": 1}) as song:
         with song.stage("a"):
             pass
         assert op.snapshot().ratio == 0.25
 
 
-def test_stages_that_were_not_declared(recorder: Recorder) -> None:
-    """Without declared stages, a stage is a level of that name and can be entered again."""
+def test_undeclared_stage_is_a_level_of_that_name(recorder: Recorder) -> None:
+    """It can start again."""
     with progress.operation("o", id="o") as op:
         for _ in range(2):
             with op.stage("warm-up") as stage:
@@ -168,8 +168,8 @@ def test_stages_that_were_not_declared(recorder: Recorder) -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_the_end_of_the_operation_ends_stages_of_stages() -> None:
-    """Ending an operation in mid-stage by hand ends what runs below the stage as cancelled."""
+def test_end_of_an_operation_cancels_levels_below_its_stage() -> None:
+    """The current stage itself completes."""
     op = progress.operation("o", id="o", stages={"a": 1}).start()
     stage = op.stage("a").start()
     level = stage.level("x").start()

@@ -1,4 +1,4 @@
-"""Levels entered again, at once, or below what has ended; and how much of them is kept."""
+"""Tests of the tree: new attempts, duplicate ids, and memory limits."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from otel_progress.testing import Recorder, recording
 from tests.support.factories import instance
 
 
-def test_a_retry_is_the_same_level(recorder: Recorder) -> None:
-    """Entering an ended level again is another attempt at the same place, and what the first one came to is taken back."""
+def test_new_attempt_of_a_level_has_the_same_path(recorder: Recorder) -> None:
+    """The counts of the earlier attempt are subtracted."""
     with progress.operation("o", id="o", total=2) as op:
         with pytest.raises(OSError, match="gone"), op.level("song", 1, "First") as level:
             raise OSError("gone")
@@ -40,8 +40,8 @@ def test_a_retry_is_the_same_level(recorder: Recorder) -> None:
     assert (op.snapshot().current, op.snapshot().failed) == (2, 0)
 
 
-def test_a_retry_begins_without_children(recorder: Recorder) -> None:
-    """What was below the first attempt is gone from live state and, at once, from every sink; what is below now stays there."""
+def test_new_attempt_starts_without_children(recorder: Recorder) -> None:
+    """Sinks drop the levels below the earlier attempt at once."""
     store, sink = recorder.runtime._store, PendingChanges()
     with progress.operation("o", id="o") as op:
         with op.level("song", 1) as level:
@@ -52,46 +52,46 @@ def test_a_retry_begins_without_children(recorder: Recorder) -> None:
             both = level.level("both", 1).start()
             sink.add(store.collect())
             assert (
-                told(sink)
+                list_reported_paths(sink)
                 == ["song:1", "song:1/both:1"]
                 == [one.path for one in recorder.operation("o").levels]
             )
             for number in range(1_000):
                 level.level("filler", number).start().complete()
             sink.add(store.collect())
-            assert "song:1/both:1" in told(sink)
+            assert "song:1/both:1" in list_reported_paths(sink)
             both.complete()
             sink.add(store.collect())
-            assert told(sink) == sorted(one.path for one in recorder.operation("o").levels)
+            assert list_reported_paths(sink) == sorted(one.path for one in recorder.operation("o").levels)
 
 
-def told(sink: PendingChanges) -> list[str]:
-    """Return the levels a sink has been told of and not told to forget."""
+def list_reported_paths(sink: PendingChanges) -> list[str]:
+    """Return the levels that a sink has received and not dropped."""
     return sorted(path for _, path in sink._snapshots if path)
 
 
-def test_a_retry_within_one_tick_reaches_sinks_whole(recorder: Recorder) -> None:
-    """A level and a retry of it between two ticks are told as the last attempt."""
+def test_new_attempt_within_one_tick_is_reported_as_the_last_attempt(recorder: Recorder) -> None:
+    """The earlier attempt is not reported."""
     with progress.operation("o", id="o") as op:
         for _ in range(3):
             op.level("song", 1).start().complete()
         batch = recorder.runtime._store.collect()
-    told = [(one.path, one.info.attempt) for one in batch.snapshots]
-    assert told == [("", 1), ("song:1", 3)]
+    reported = [(one.path, one.info.attempt) for one in batch.snapshots]
+    assert reported == [("", 1), ("song:1", 3)]
 
 
 @pytest.mark.usefixtures("lenient")
-def test_the_same_id_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Levels and operations that run at once under one id are told apart, with one warning."""
+def test_duplicate_id_gets_another_id_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Both levels or operations run."""
     with progress.operation("o", id="o") as op, op.level("song", 1) as first, op.level("song", 1) as second:
         assert (first.path, second.path) == ("song:1", "song:1~2")
         with progress.operation("o", id="o") as other, progress.operation("o", id="o") as third:
             assert [other.operation_id, third.operation_id] == ["o~2", "o~3"]
-    assert len([record for record in caplog.records if record.name == "otel_progress"]) == 2  # one a line
+    assert len([record for record in caplog.records if record.name == "otel_progress"]) == 2
 
 
-def test_strict_refuses_the_same_id(recorder: Recorder) -> None:
-    """Strict raises, and begins nothing."""
+def test_duplicate_id_in_strict_mode_raises(recorder: Recorder) -> None:
+    """Nothing starts."""
     with progress.operation("o", id="o") as op, op.level("song", 1):
         with pytest.raises(ValueError, match="Invalid song id '1': expected an id that is not in use"):
             op.level("song", 1).start()
@@ -100,8 +100,8 @@ def test_strict_refuses_the_same_id(recorder: Recorder) -> None:
     assert len(recorder.runtime.get_history()) == 1
 
 
-def test_the_same_operation_again(recorder: Recorder) -> None:
-    """An id that has ended can run again, as another run; asking for it finds the newest."""
+def test_ended_operation_can_run_again_under_its_id(recorder: Recorder) -> None:
+    """A query returns the newest run."""
     for total in (1, 2):
         with progress.operation("o", id="o", total=total) as op:
             op.increment()
@@ -112,15 +112,15 @@ def test_the_same_operation_again(recorder: Recorder) -> None:
         assert recorder.operation("o").status is Status.RUNNING
 
 
-def test_twelve_thousand_levels() -> None:
-    """An operation keeps its counts exactly and only the most recent few hundred levels, however many it had."""
+def test_operation_with_many_levels_has_bounded_memory_and_exact_counts() -> None:
+    """Only the newest levels stay in memory."""
     with recording(sampler=ALWAYS_OFF, strict=False) as recorder:
         limits = recorder.runtime._store.limits
         with progress.operation("o", id="o", total=24_000) as op:
-            begin_and_end(recorder, op, 2_000)
-            before = living()
-            begin_and_end(recorder, op, 10_000)
-            assert living() - before < 1_000
+            run_levels(recorder, op, 2_000)
+            before = count_objects()
+            run_levels(recorder, op, 10_000)
+            assert count_objects() - before < 1_000
             one = recorder.operation("o")
             assert (one.root.current, one.root.failed, one.ratio) == (12_000, 1_200, 0.5)
             assert len(one.levels) == limits.levels + limits.failed_levels
@@ -134,8 +134,8 @@ def test_twelve_thousand_levels() -> None:
         assert items["o", "file", "completed"] == 10_800
 
 
-def begin_and_end(recorder: Recorder, op: progress.Level, count: int) -> None:
-    """Run levels one after the other, a tenth of which fail, with a tick now and then."""
+def run_levels(recorder: Recorder, op: progress.Level, count: int) -> None:
+    """Run levels one after the other with some ticks. One in ten fails."""
     for number in range(count):
         level = op.level("file", total=1).start()
         if number % 10 == 0:
@@ -147,14 +147,14 @@ def begin_and_end(recorder: Recorder, op: progress.Level, count: int) -> None:
             recorder.tick()
 
 
-def living() -> int:
-    """Return the number of objects that the garbage collector knows."""
+def count_objects() -> int:
+    """Return the number of objects that the garbage collector tracks."""
     gc.collect()
     return len(gc.get_objects())
 
 
-def test_forty_thousand_events(lenient: Recorder) -> None:
-    """Item events are bounded: what failed is kept apart, and what waits for a tick beyond the bound is counted."""
+def test_item_events_are_bounded(lenient: Recorder) -> None:
+    """Failed items have their own limit, and dropped events are counted."""
     limits = lenient.runtime._store.limits
     with progress.operation("o", id="o") as op:
         for number in range(40_000):
@@ -174,8 +174,8 @@ def test_forty_thousand_events(lenient: Recorder) -> None:
     assert dropped["event",] == 40_000 - 10_001 - limits.waiting_events
 
 
-def test_hundreds_of_operations(recorder: Recorder) -> None:
-    """Ended operations are kept up to a number, and their levels up to a number in all; the newest ones whole."""
+def test_ended_operations_are_bounded(recorder: Recorder) -> None:
+    """Their levels have a limit in all. The newest operations are complete."""
     limits = recorder.runtime._store.limits
     for number in range(220):
         with progress.operation("o", id=number) as op:
@@ -191,8 +191,8 @@ def test_hundreds_of_operations(recorder: Recorder) -> None:
     assert {one.root.current for one in history} == {30}
 
 
-def test_deep_trees(recorder: Recorder) -> None:
-    """Hundreds of levels below each other roll up, end, and are read."""
+def test_deep_tree_works(recorder: Recorder) -> None:
+    """Hundreds of nested levels roll up, end and are read."""
     handles = [progress.operation("o", id="o", total=1).start()]
     for _ in range(400):
         handles.append(handles[-1].level("x", total=2).start())
@@ -205,8 +205,8 @@ def test_deep_trees(recorder: Recorder) -> None:
     assert len(recorder.spans()) == 401
 
 
-def test_a_child_of_no_weight_fails_for_itself(recorder: Recorder) -> None:
-    """What counts for no unit of the parent cannot be one of its failed units; its own status tells of it."""
+def test_failed_child_without_weight_adds_no_failed_unit(recorder: Recorder) -> None:
+    """Its own status is failed."""
     with progress.operation("o", id="o", total=2) as op:
         op.level("setup", 1, weight=0).fail("no room")
         op.level("half", 1, weight=0.5).fail("broken")
@@ -218,14 +218,14 @@ def test_a_child_of_no_weight_fails_for_itself(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize("below", [False, True], ids=["operations", "levels"])
-def test_what_waits_for_a_stuck_tick_is_bounded(below: bool) -> None:
-    """Without a tick, ended operations and levels are let go beyond the bound, the oldest first, and that is told."""
-    told: list[str] = []
+def test_ended_levels_without_a_tick_are_bounded(below: bool) -> None:
+    """The oldest are dropped and reported."""
+    reported: list[str] = []
 
     class Listener(NullListener):
         def on_late_rejection(self, reason: str, text: str) -> None:
             assert "left out of the journal" in text
-            told.append(reason)
+            reported.append(reason)
 
     store = LiveStore(instance(), limits=Limits(waiting_levels=3), listener=Listener())
     parent = store.start_level(None, spec("all", "all")) if below else None
@@ -235,9 +235,9 @@ def test_what_waits_for_a_stuck_tick_is_bounded(below: bool) -> None:
         store.end_level(node, Status.COMPLETED)
     ended = [one.info.id for one in store.collect().snapshots if one.status.finished]
     assert ended == ["7", "8", "9"]
-    assert told == ["waiting"] * 7
+    assert reported == ["waiting"] * 7
 
 
 def spec(type_: str, id_: str) -> Spec:
-    """Return what a caller asks for who gives a type and an id."""
+    """Return a request with a type and an id."""
     return Spec(type_, id_, None, None, None, 1, None, None, {})

@@ -1,4 +1,4 @@
-"""Assertions that the live store's lock is held where the name of a function ends in ``_locked``."""
+"""Assertions that ``_locked`` functions are called with the store's lock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ SUFFIX = "_locked"
 
 
 def assert_locks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Wrap every function of ``live`` that requires the lock. Return the list of calls without it.
+    """Wrap every function of ``live`` that requires the lock.
+
+    Return the list of calls without it.
 
     Such a call also raises an AssertionError, which the code under test may catch.
 
@@ -94,7 +96,7 @@ def _wrap(
 
 
 def find_unlocked_calls(path: Path) -> list[str]:
-    """Return the calls of ``_locked`` functions outside of a ``with`` block of a lock and of such functions."""
+    """Return the calls of ``_locked`` functions without a lock."""
     return list(_find_in_node(ast.parse(path.read_text(encoding="utf-8")), path, is_locked=False))
 
 

@@ -1,1 +1,1 @@
-"""Everything that lives in this process: nodes, their tree, their figures, and the store that reads and collects them."""
+"""In-memory store of the levels of this process."""

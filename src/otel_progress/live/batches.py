@@ -1,7 +1,7 @@
 """Batches of this process with their operations.
 
-Of ended operations, a batch stores counts, the last hundred end times and the last hundred failures.
-Methods whose name ends in ``_locked`` require the lock of the live store.
+Of ended operations, a batch stores counts, the last hundred end times and the last hundred
+failures. Methods whose name ends in ``_locked`` require the lock of the live store.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ from otel_progress.live.snapshots import take_snapshot_locked
 from otel_progress.model import LevelSnapshot, Status
 
 MAX_BATCHES: Final = 200
-"""Batches in memory. Beyond it, the oldest finished ones are evicted first, and never one with an active operation."""
+"""Batches in memory.
+
+Beyond it, the oldest finished ones are evicted first, and never one with an active operation.
+"""
 
 
 _NS: Final = 1_000_000_000
 
 
 class BatchState:
-    """A batch with the nodes of its active operations, the oldest first, and snapshots of its last failed ones."""
+    """A batch with its active operations and snapshots of its last failed ones."""
 
     __slots__ = ("active", "counts", "ends", "failed", "info")
 
@@ -67,7 +70,7 @@ class BatchState:
         )
 
     def build_sort_key(self, listed_at: float | None) -> tuple[bool, float, str]:
-        """Return the sort key in a list that started at ``listed_at`` in Unix seconds, or now for None."""
+        """Return the sort key in a list that started at ``listed_at``, or now for None."""
         ended_at = max((at for at in (self.info.ended_at, *self.ends) if at is not None), default=None)
         was_finished = was_finished_at(self.is_finished, ended_at, listed_at)
         return sort_key(was_finished, self.info.started_at, self.info.id)
@@ -135,17 +138,19 @@ class BatchRegistry:
         return self._batches.get(id_)
 
     def list_newest_locked(self, after: BatchCursor | None = None) -> Sequence[BatchState]:
-        """Return unfinished batches, then finished ones, each the newest first, then by id.
+        """Return unfinished batches, then finished ones, both the newest first.
 
-        With ``after``, return only those behind this cursor.
+        Batches with the same start are sorted by id.
+            With ``after``, return only those behind this cursor.
         """
         listed_at = None if after is None else after.listed_at
-        # Why no key function: the sort keys contain the id, so batches themselves are never compared.
+        # Why no key function: the sort keys contain the id, so batches themselves are never
+        # compared.
         entries = sorted((batch.build_sort_key(listed_at), batch) for batch in self._batches.values())
         return [batch for key, batch in entries if after is None or key > cursor_sort_key(after)]
 
     def drain_locked(self, *, everything: bool = False) -> list[BatchDeclaration]:
-        """Return the new and changed declarations since the last call, or all of them with ``everything``."""
+        """Return the declarations that changed since the last call, or all of them."""
         ids, self._unsent = (list(self._batches) if everything else list(self._unsent)), {}
         return [self._batches[id_].info for id_ in ids if id_ in self._batches]
 

@@ -1,4 +1,4 @@
-"""Bounded buffers of events, log records and previews: by operation, and until the next tick."""
+"""Bounded buffers of events, log records and previews."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from otel_progress.records import LogRecord, Preview
 
 
 class EventBuffer:
-    """Buffer of the events of items. ``record`` takes no lock, so any thread may call it."""
+    """Buffer of the events of items.
+
+    ``record`` takes no lock, so any thread may call it.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._new: deque[tuple[Node, Event]] = deque()
         self._unsent: list[Event] = []
+        self._by_operation: WeakKeyDictionary[Operation, _OperationEvents] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         return len(self._new) + len(self._unsent)
@@ -36,7 +40,10 @@ class EventBuffer:
         metadata: Mapping[str, MetadataValue],
         at: float,
     ) -> bool:
-        """Add the event of one unit of work. Return False and drop it when too many events wait for a tick."""
+        """Add the event of one unit of work.
+
+        Return False and drop it when too many events wait for a tick.
+        """
         if len(self) >= self._limits.waiting_events:
             return False
         operation = node.operation
@@ -58,14 +65,16 @@ class EventBuffer:
         return True
 
     def distribute_locked(self) -> None:
-        """Move new events to their operations and to the next change set. Evict the oldest of full operations."""
+        """Move new events to their operations and to the next change set.
+
+        Evict the oldest of full operations.
+        """
         for _ in range(len(self._new)):
             node, event = self._new.popleft()
-            is_completed = event.outcome is Outcome.COMPLETED
-            events = node.operation.items if is_completed else node.operation.failures
-            events.append(event)
-            if len(events) > (self._limits.events if is_completed else self._limits.failed_events):
-                events.popleft()
+            events = self._by_operation.get(node.operation)
+            if events is None:
+                events = self._by_operation[node.operation] = _OperationEvents(self._limits)
+            (events.completed if event.outcome is Outcome.COMPLETED else events.others).append(event)
             self._unsent.append(event)
 
     def drain_locked(self) -> list[Event]:
@@ -73,6 +82,30 @@ class EventBuffer:
         self.distribute_locked()
         events, self._unsent = self._unsent, []
         return events
+
+    def list_events_locked(self, operation: Operation) -> Sequence[Event]:
+        """Return the events of an operation in memory, in no particular order."""
+        self.distribute_locked()
+        events = self._by_operation.get(operation)
+        return [] if events is None else [*events.completed, *events.others]
+
+    def drop_operation_locked(self, operation: Operation) -> None:
+        """Drop the events of an operation from memory.
+
+        The next change set still has its unsent ones.
+        """
+        self.distribute_locked()
+        self._by_operation.pop(operation, None)
+
+
+class _OperationEvents:
+    """Newest events of one operation: completed items, and all other items."""
+
+    __slots__ = ("completed", "others")
+
+    def __init__(self, limits: Limits) -> None:
+        self.completed: deque[Event] = deque(maxlen=limits.events)
+        self.others: deque[Event] = deque(maxlen=limits.failed_events)
 
 
 MAX_UNSENT_LOGS: Final = 10_000
@@ -84,11 +117,17 @@ MAX_LOGS_PER_LEVEL: Final = 200
 
 
 MAX_LOGS_PER_OPERATION: Final = 1_000
-"""Log records per operation in memory. Beyond it, the oldest of the operation are evicted."""
+"""Log records per operation in memory.
+
+Beyond it, the oldest of the operation are evicted.
+"""
 
 
 MAX_LOGS: Final = 20_000
-"""Log records of all operations in memory, ended ones included. Beyond it, the oldest are evicted."""
+"""Log records of all operations in memory, ended ones included.
+
+Beyond it, the oldest are evicted.
+"""
 
 
 class LogBuffer:
@@ -111,7 +150,7 @@ class LogBuffer:
         self._by_operation: WeakKeyDictionary[Operation, _OperationLogs] = WeakKeyDictionary()
         self._next_arrival = count()
         self._order: deque[tuple[_OperationLogs, int]] = deque()
-        """Operation and arrival of all records in memory, the oldest first, and of some evicted ones."""
+        """Operation and arrival of all records in memory and of some evicted ones."""
         self._size = 0
 
     def __len__(self) -> int:
@@ -144,7 +183,10 @@ class LogBuffer:
         return [] if logs is None else sorted(logs.records.values(), key=lambda record: record.number)
 
     def drop_operation_locked(self, operation: Operation) -> None:
-        """Drop the records of an operation from memory. The next change set still has its unsent ones."""
+        """Drop the records of an operation from memory.
+
+        The next change set still has its unsent ones.
+        """
         self.distribute_locked()
         logs = self._by_operation.pop(operation, None)
         if logs is not None:
@@ -169,7 +211,10 @@ class LogBuffer:
 
 
 class _OperationLogs:
-    """Log records of one operation by arrival, and the arrivals by path. Each step takes constant time."""
+    """Log records of one operation by arrival, and the arrivals by path.
+
+    Each step takes constant time.
+    """
 
     __slots__ = ("_arrivals_by_path", "_max_per_level", "_max_records", "records")
 
@@ -189,7 +234,10 @@ class _OperationLogs:
         return self.evict(next(iter(self.records))) if len(self.records) > self._max_records else 0
 
     def evict(self, arrival: int) -> int:
-        """Evict a record, which is the oldest of its path. Return 1, or 0 when it was evicted before."""
+        """Evict a record, which is the oldest of its path.
+
+        Return 1, or 0 when it was evicted before.
+        """
         record = self.records.pop(arrival, None)
         if record is None:
             return 0
@@ -210,7 +258,7 @@ MAX_UNSENT_PREVIEWS: Final = 10_000
 
 
 class PreviewBuffer:
-    """Previews of this process by operation, oldest first, and those that no change set has reported."""
+    """Previews of this process by operation, and those for the next change set."""
 
     def __init__(self) -> None:
         self._by_operation: WeakKeyDictionary[Operation, list[Preview]] = WeakKeyDictionary()
@@ -229,7 +277,10 @@ class PreviewBuffer:
         del self._unsent[:-MAX_UNSENT_PREVIEWS]
 
     def drain_locked(self) -> list[Preview]:
-        """Return the previews for the next change set. Those without a location were evicted."""
+        """Return the previews for the next change set.
+
+        Those without a location were evicted.
+        """
         records, self._unsent = self._unsent, []
         return records
 

@@ -15,14 +15,17 @@ from otel_progress.redaction import redact_snapshot
 
 
 class ChangeCollector:
-    """Builds the change set of each tick. Holds the lock for one node at a time, so no caller waits long."""
+    """Builds the change set of each tick.
+
+    Holds the lock for one node at a time, so no caller waits long.
+    """
 
     def __init__(self, state: StoreState) -> None:
         self._state = state
         self._resend = False
 
     def request_resend(self) -> None:
-        """Include every active level and every batch in the next change set, because a sink missed one."""
+        """Include all active levels and all batches in the next change set."""
         self._resend = True
 
     def collect(self) -> ChangeSet:
@@ -66,22 +69,24 @@ class ChangeCollector:
         )
 
     def _update_changed(self, clock: float, now: float) -> dict[Node, None]:
-        """Update the figures of the changed levels and of the levels above them, the deepest first."""
-        with self._state.lock:
-            active = list(self._state.tree.active)
+        """Update the figures of the changed levels and their parents, deepest first."""
+        lock, tree, estimates = self._state.lock, self._state.tree, self._state.estimates
+        with lock:
+            active = list(tree.active)
         by_depth: dict[int, dict[Node, None]] = {}
         for node in active:
-            # Why the sequence number: a reader may have updated the node, and the sinks still need the change.
+            # Why the sequence number: a reader may have updated the node, and the sinks still need
+            # the change.
             if self._resend or node.sequence != node.sent_sequence or needs_update(node):
                 by_depth.setdefault(node.depth, {})[node] = None
         updated: dict[Node, None] = {}
         for depth in range(max(by_depth, default=-1), -1, -1):
             for node in by_depth.get(depth, {}):
-                with self._state.lock:
+                with lock:
                     if node.status is not Status.RUNNING:
                         continue
-                    self._state.tree.update_level_locked(node, clock, now)
-                    self._state.estimates.observe_locked(node, clock)
+                    tree.update_level_locked(node, clock, now)
+                    estimates.observe_locked(node, clock)
                 updated[node] = None
                 if node.parent is not None:
                     by_depth.setdefault(depth - 1, {})[node.parent] = None
@@ -101,15 +106,16 @@ class ChangeCollector:
 
     def _take_snapshots(self, nodes: Iterable[Node]) -> list[LevelSnapshot]:
         """Return the snapshots of the nodes, parents before children."""
+        lock, report = self._state.lock, self._state.listener.on_level_collected
         snapshots = []
         for node in sorted(dict.fromkeys(nodes), key=lambda node: node.depth):
-            with self._state.lock:
+            with lock:
                 if _is_evicted(node):
                     continue
                 node.sent_sequence = node.sequence
                 snapshot = take_snapshot_locked(node)
             snapshots.append(redact_snapshot(snapshot))
-            self._state.listener.on_level_collected(node)
+            report(node)
         return snapshots
 
     def _get_resources_locked(self) -> dict[str, ResourceUse]:

@@ -1,12 +1,15 @@
-"""The hot-path counter: one call into C per unit of work, no lock, no Python bytecode between reading and writing.
+"""Lock-free counter of the hot path: one call of a C function per unit.
 
-``itertools.repeat(True, N)`` counts *down* a C integer each time it is advanced, and tells what is left through its length
-hint. Under the GIL one advance is atomic, so no unit is lost between threads, nothing can block or deadlock (a signal handler may
-count while the main thread counts), nothing is allocated, and another thread may read at any time. Steps other than one go through
-``itertools.accumulate`` over a queue: put the step in, take the sum out; each call adds whatever step is next in the queue,
-which is just as exact because a sum does not care for order.
+``itertools.repeat(True, N)`` decrements a C integer each time it is advanced, and its length hint
+returns the rest. With the GIL one advance is atomic. So no unit is lost between threads, and
+nothing can block: a signal handler may count while the main thread counts. Nothing is allocated,
+and another thread may read at any time.
 
-Without a GIL these iterators give no such promise; there a lock does the work.
+Steps other than one use ``itertools.accumulate`` over a queue. A caller appends its step and
+advances the sum. Each call adds the next step in the queue. The result is exact, because a sum does
+not depend on the order.
+
+Without a GIL these iterators are not atomic, so a lock is used there.
 """
 
 from __future__ import annotations
@@ -38,72 +41,84 @@ _creating: Final = fork_safe_lock()
 
 
 class GilCounter:
-    """Counts units of work; ``one()`` is the hot path. Exact across threads under the GIL."""
+    """Counter of units of work.
+
+    Exact across threads with the GIL. ``count_one`` is the hot path.
+    """
 
     __slots__ = ("_left", "_start", "_steps", "_sum", "count_one")
 
     def __init__(self) -> None:
         self._left: repeat[bool] = repeat(True, _FULL)
         self.count_one: Callable[[], object] = self._left.__next__
-        """Count one unit. A C function: about 20 ns."""
+        """Counts one unit. A C function that takes about 20 ns."""
         self._start: tuple[Number, Number] = _ZERO
-        """The count, and what had been counted in C when it was so: a pair, so that both change in one step."""
+        """A count, and the value of the C counter at that count.
+
+        One tuple, so that both change at once.
+        """
         self._steps: deque[Number] | None = None
         self._sum: Callable[[], Number] | None = None
 
     def add(self, step: Number) -> None:
-        """Count ``step`` units, a finite number that is not negative."""
+        """Count ``step`` units. ``step`` is a finite number >= 0."""
         if self._steps is None:
-            self._make_steps()
+            self._create_steps()
         self._steps.append(step)  # type: ignore[union-attr]
         try:
             self._sum()  # type: ignore[misc]
-        except IndexError:  # a reader drained the queue between the two calls: the step is in the sum already
+        except IndexError:
+            # Why: a reader drained the queue between the two calls, so the sum contains the step.
             return
 
     def count(self, iterable: Iterable[T]) -> Iterator[T]:
-        """Return an iterator over ``iterable`` that counts each element as it is handed out, in C."""
+        """Return an iterator in C that counts each element when it yields it."""
         return compress(iterable, self._left)
 
     def value(self) -> Number:
-        """Return the units counted so far, never below 0."""
+        """Return the number of counted units, at least 0."""
         count, counted = self._start
-        value = count + (self._counted() - counted)  # exactly the count that was set, also of fractions
+        # Why this order: a count that was set is returned exactly, even if it is a fraction.
+        value = count + (self._read_c_counter() - counted)
         return value if value > 0 else 0
 
     def shift(self, step: int) -> None:
-        """Move the count by ``step`` without counting: what a loop hands out is done only a step later."""
+        """Change the count by ``step``.
+
+        A loop uses it, because an element is done one step after it was yielded.
+        """
         count, counted = self._start
         self._start = (count + step, counted)
 
     def set(self, value: Number) -> None:
-        """Make ``value`` the number of units counted so far."""
-        self._start = (value, self._counted())
+        """Set the number of counted units."""
+        self._start = (value, self._read_c_counter())
 
     @property
     def touched(self) -> bool:
-        """True once anything was counted or set."""
+        """True when any unit was counted or the count was set."""
         return length_hint(self._left) != _FULL or self._steps is not None or self._start != _ZERO
 
-    def _counted(self) -> Number:
+    def _read_c_counter(self) -> Number:
         ones = _FULL - length_hint(self._left)
-        return ones if self._steps is None else ones + self._summed()
+        return ones if self._steps is None else ones + self._read_sum()
 
-    def _summed(self) -> Number:
-        # A thread interrupted between putting its step in and taking the sum out leaves the step in the queue: drain it.
-        # Another thread may take the last step first; then the sum is there for the asking with a step of 0.
-        steps, summed = self._steps, self._sum
+    def _read_sum(self) -> Number:
+        # Why drain: a thread may be interrupted between appending its step and advancing the sum.
+        # Why append 0: another thread may consume the last step first, and the sum needs one step
+        # to return.
+        steps, next_sum = self._steps, self._sum
         steps.append(0)  # type: ignore[union-attr]
         while True:
             try:
-                total = summed()  # type: ignore[misc]
+                total = next_sum()  # type: ignore[misc]
             except IndexError:
                 steps.append(0)  # type: ignore[union-attr]
                 continue
             if not steps:
                 return total
 
-    def _make_steps(self) -> None:
+    def _create_steps(self) -> None:
         with _creating:
             if self._steps is None:
                 steps: deque[Number] = deque()
@@ -112,7 +127,7 @@ class GilCounter:
 
 
 class LockCounter:
-    """The same counter for interpreters without a GIL: a lock around every change."""
+    """Counter for interpreters without a GIL: a lock around every change."""
 
     __slots__ = ("_lock", "_value", "touched")
 
@@ -120,36 +135,39 @@ class LockCounter:
         self._lock = Lock()
         self._value: Number = 0
         self.touched = False
-        """True once anything was counted or set."""
+        """True when any unit was counted or the count was set."""
 
     def count_one(self) -> None:
         """Count one unit."""
         self.add(1)
 
     def add(self, step: Number) -> None:
-        """Count ``step`` units, a finite number that is not negative."""
+        """Count ``step`` units. ``step`` is a finite number >= 0."""
         with self._lock:
             self._value += step
             self.touched = True
 
     def count(self, iterable: Iterable[T]) -> Iterator[T]:
-        """Return an iterator over ``iterable`` that counts each element as it is handed out."""
+        """Return an iterator over ``iterable`` that counts each element when it yields it."""
         for element in iterable:
             self.add(1)
             yield element
 
     def value(self) -> Number:
-        """Return the units counted so far, never below 0."""
+        """Return the number of counted units, at least 0."""
         return max(0, self._value)
 
     def shift(self, step: int) -> None:
-        """Move the count by ``step`` without counting: what a loop hands out is done only a step later."""
+        """Change the count by ``step``.
+
+        A loop uses it, because an element is done one step after it was yielded.
+        """
         with self._lock:
             self._value += step
             self.touched = True
 
     def set(self, value: Number) -> None:
-        """Make ``value`` the number of units counted so far."""
+        """Set the number of counted units."""
         with self._lock:
             self._value = value
             self.touched = True
@@ -158,9 +176,9 @@ class LockCounter:
 _NEVER: Final = object()
 
 
-def _gil() -> bool:
+def _is_gil_enabled() -> bool:
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
-Counter = GilCounter if _gil() else LockCounter
-"""The counter for this interpreter."""
+Counter = GilCounter if _is_gil_enabled() else LockCounter
+"""The counter class for this interpreter."""

@@ -1,4 +1,4 @@
-"""Estimation state of a level: the curve of its ratio over the active time, and its current estimate."""
+"""Estimation state of a level: the curve of its ratio, and its current estimate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _MAX_WORKER_COUNTS: Final = 8
 
 
 class EstimationState:
-    """Data of a running level for estimates, and for its trajectory once it completed. Times are active seconds."""
+    """Data of a running level for estimates, and for its trajectory once it completed.
+
+    Times are active seconds.
+    """
 
     __slots__ = (
         "cooling_down",
@@ -45,9 +48,12 @@ class EstimationState:
         self.points: list[tuple[float, float]] = []
         """Points of the curve: active seconds since ``origin``, and ratio."""
         self.origin = 0.0
-        """Start of the curve in active seconds since the level's start. It is later than 0 for resumed work."""
+        """Start of the curve in active seconds since the level's start.
+
+        It is later than 0 for resumed work.
+        """
         self.restart_pending = False
-        """True when the next point starts the curve again, because an earlier session did the work before it."""
+        """True when the next point restarts the curve, because work was resumed."""
         self.eta: Eta | None = None
         self.estimated_clock: float | None = None
         """Time of the last estimate, in monotonic seconds."""
@@ -59,11 +65,15 @@ class EstimationState:
         self.recent_worker_counts: deque[int] = deque(maxlen=_MAX_WORKER_COUNTS)
         """Numbers of running children at the last ticks.
 
-        Their maximum is the number of workers, because at each tick some workers are between two children.
+        Their maximum is the number of workers, because at each tick some workers are between two
+        children.
         """
 
     def add_point(self, active_s: float, ratio: float) -> None:
-        """Add a measured point. The curve starts at (0, 0), or at the first point of resumed work."""
+        """Add a measured point.
+
+        The curve starts at (0, 0), or at the first point of resumed work.
+        """
         points = self.points
         if self.restart_pending:
             points.clear()

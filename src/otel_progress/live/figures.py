@@ -1,30 +1,34 @@
-"""Figures of a level: its count, ratio, failed and skipped units, and the time of its last advance."""
+"""Figures of a level: its count, ratio, outcomes and last advance."""
 
 from __future__ import annotations
 
 from otel_progress.live import rollup
-from otel_progress.live.node import Children, Node
+from otel_progress.live.node import Children, LevelExtras, Node
 from otel_progress.model import Number, Status
 
 
 def needs_update(node: Node) -> bool:
-    """Return True when the node changed since its last update. Cheap: the ticker calls it for every active node."""
+    """Return True when the node changed since its last update.
+
+    Cheap: the ticker calls it for every active node.
+    """
     return node.dirty or (node.counter is not None and node.counter.value() != node.last_count)
 
 
 def update_figures_locked(node: Node, clock: float, now: float) -> None:
-    """Update the node's figures at ``clock`` and ``now``, and report the changes to the parent."""
+    """Update the figures of a node and report the changes to its parent."""
     status, children = node.status, node.children
     node.dirty = False
     node.snapshot = None
     current: Number = 0
+    estimated = False
     # Why a fast path: in a large tree, most levels count nothing and have no levels below them.
-    if node.counter is None and children is None and node.opaque is None:
+    if node.counter is None and children is None and node.extras is None:
         ratio = 0.0 if node.total else None
-        estimated = False
     else:
         current, ratio = _measure(node, children)
-        ratio, estimated = _estimate_opaque_ratio(node, current, ratio, clock)
+        if status is Status.RUNNING and (children is not None or node.extras is not None):
+            ratio, estimated = _estimate_opaque_ratio(node, current, ratio, clock)
     if status is Status.COMPLETED or status is Status.SKIPPED:
         ratio = 1.0
     # Why not an estimated ratio: it may fall, and it changes with time alone.
@@ -41,8 +45,8 @@ def update_figures_locked(node: Node, clock: float, now: float) -> None:
             node.longest_gap = clock - last
         node.advanced_clock, node.advanced_at = clock, now
     node.current, node.ratio = current, ratio
-    if children is not None or node.failures is not None or node.skips is not None:
-        _update_outcomes_locked(node, children)
+    if children is not None or node.extras is not None:
+        _update_outcomes_locked(node, children, node.extras)
     node.observed_at, node.observed_clock = now, clock
     operation = node.operation
     operation.sequence = node.sequence = operation.sequence + 1
@@ -52,11 +56,14 @@ def update_figures_locked(node: Node, clock: float, now: float) -> None:
         _report_to_parent_locked(node, node.parent, estimated, has_advanced)
 
 
-def _update_outcomes_locked(node: Node, children: Children | None) -> None:
-    # Why the larger one and not the sum: a level may count both its own items and the levels of these items.
+def _update_outcomes_locked(node: Node, children: Children | None, extras: LevelExtras | None) -> None:
+    # Why the larger one and not the sum: a level may count both its own items and the levels of
+    # these items.
     failed, skipped = (0, 0) if children is None else (children.failed, children.skipped)
-    node.failed = failed if node.failures is None else max(failed, int(node.failures.value()))
-    node.skipped = skipped if node.skips is None else max(skipped, int(node.skips.value()))
+    if extras is not None:
+        failed = failed if extras.failures is None else max(failed, int(extras.failures.value()))
+        skipped = skipped if extras.skips is None else max(skipped, int(extras.skips.value()))
+    node.failed, node.skipped = failed, skipped
 
 
 def _report_to_parent_locked(node: Node, parent: Node, estimated: bool, has_advanced: bool) -> None:
@@ -91,20 +98,20 @@ def _measure(node: Node, children: Children | None) -> tuple[Number, float | Non
             current, partial = children.done_weight, children.partial_weight
     if total is not None and current > total:
         # Why only an own count: children beyond the total are part of the structure, not a mistake.
-        node.clamped, current = has_own_count and rollup.exceeds_total(current, total), total
+        if has_own_count and rollup.exceeds_total(current, total):
+            node.ensure_extras().exceeds_total = True
+        current = total
     if children is not None and children.stages is not None:
-        return current, rollup.ratio_of_stages(
+        return current, rollup.compute_stages_ratio(
             (stage.spec.weight, stage.status, stage.ratio) for stage in children.stages
         )
-    return current, None if total is None else rollup.ratio_of_count(current, total, partial)
+    return current, None if total is None else rollup.compute_count_ratio(current, total, partial)
 
 
 def _estimate_opaque_ratio(
     node: Node, current: Number, ratio: float | None, clock: float
 ) -> tuple[float | None, bool]:
-    """Return the ratio with the estimate of an opaque step, and True if it or a level below is estimated."""
-    if node.status is not Status.RUNNING:
-        return ratio, False
+    """Return the ratio with an opaque step, and True if it contains an estimate."""
     children, step = node.children, node.opaque
     estimated = children is not None and children.estimated > 0
     # Why not with stages: the stages define the ratio of their parent.

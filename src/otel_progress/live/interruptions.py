@@ -16,12 +16,12 @@ from otel_progress.model import Number, Status
 
 
 class Interruptions:
-    """Pauses operations, marks opaque steps, and resumes the work of an earlier session."""
+    """Pauses operations, marks opaque steps, and resumes earlier work."""
 
     def __init__(self, state: StoreState) -> None:
         self._state = state
 
-    # --- pauses -------------------------------------------------------------------------------------------------
+    # --- pauses ----------------------------------------------------------------------------------
 
     def start_pause(self, operation: Operation, reason: str | None) -> str | None:
         """Pause an operation. Pauses nest. Return the message that ``reason`` replaces."""
@@ -42,7 +42,10 @@ class Interruptions:
         return before
 
     def end_pause(self, operation: Operation, reason: str | None, before: str | None) -> None:
-        """End one nested pause and restore the message ``before``. The outermost end resumes the operation."""
+        """End one nested pause and restore the message ``before``.
+
+        The outermost end resumes the operation.
+        """
         root, pauses = operation.root, operation.pauses
         with self._state.lock:
             if root is None or pauses is None or root.status is not Status.RUNNING:
@@ -53,14 +56,15 @@ class Interruptions:
             root.dirty = True
             if since is not None and pauses.end(clock) > 0.0:
                 self._exclude_pause_locked(operation, since, clock)
-            # Why: pauses of several threads may end in any order, so ``before`` can be another pause's message.
+            # Why: pauses of several threads may end in any order, so ``before`` can be another
+            # pause's message.
             if pauses.since is None and pauses.pause_message is not None:
                 if root.message is pauses.pause_message:
                     root.message = pauses.work_message
                 pauses.pause_message = pauses.work_message = None
 
     def _exclude_pause_locked(self, operation: Operation, since: float, clock: float) -> None:
-        """Move the times of last advances and estimates forward by the length of the pause."""
+        """Move the last advances and estimates forward by the length of the pause."""
         for node in [node for node in self._state.tree.active if node.operation is operation]:
             node.dirty = True
             if node.advanced_clock is not None:
@@ -70,13 +74,13 @@ class Interruptions:
                 shifted = clock - max(0.0, since - estimation.eta.clock)
                 estimation.eta = replace(estimation.eta, clock=shifted)
 
-    # --- opaque steps -------------------------------------------------------------------------------------------
+    # --- opaque steps ----------------------------------------------------------------------------
 
     def start_opaque(self, node: Node, expected: float | None, *, is_whole_level: bool) -> bool:
         """Mark a running level as an opaque step. Return False when it does not run.
 
-        ``expected`` is in seconds. ``is_whole_level`` is True when the level consists of the step only.
-        A step within an opaque step changes nothing.
+        ``expected`` is in seconds. ``is_whole_level`` is True when the level consists of the step
+        only. A step within an opaque step changes nothing.
         """
         # Why here: no thread may import it while it holds the lock.
         with defer_fork():
@@ -85,11 +89,12 @@ class Interruptions:
         with self._state.lock:
             if node.status is not Status.RUNNING:
                 return False
-            if node.opaque is not None:
-                node.opaque.depth += 1
+            extras = node.ensure_extras()
+            if extras.opaque is not None:
+                extras.opaque.depth += 1
                 return True
             base = _count_done_units(node)
-            node.opaque = Opaque(self._state.clock(), expected, base, is_whole_level=is_whole_level)
+            extras.opaque = Opaque(self._state.clock(), expected, base, is_whole_level=is_whole_level)
             self._state.estimates.track_opaque_locked(node)
             node.dirty = True
         return True
@@ -97,24 +102,26 @@ class Interruptions:
     def end_opaque(self, node: Node) -> None:
         """Remove the mark of an opaque step. The level then has measured figures only."""
         with self._state.lock:
-            step = node.opaque
-            if step is None:
+            extras = node.extras
+            if extras is None or extras.opaque is None:
                 return
-            step.depth -= 1
-            if step.depth <= 0:
-                node.opaque = None
+            extras.opaque.depth -= 1
+            if extras.opaque.depth <= 0:
+                extras.opaque = None
                 node.dirty = node.has_advanced = True
 
-    # --- sessions -----------------------------------------------------------------------------------------------
+    # --- sessions --------------------------------------------------------------------------------
 
     def resume_from(self, node: Node, current: Number) -> None:
-        """Set the units that an earlier session completed. The curves of the level and its parents restart here."""
+        """Set the units that an earlier session completed.
+
+        The curves of the level and its parents restart here.
+        """
         state = self._state
         with state.lock:
             if node.status is not Status.RUNNING:
                 return
             operation = node.operation
-            operation.resumed = True
             operation.resumed_units = operation.resumed_units or {}
             operation.resumed_units[node.path] = current
             node.ensure_counter().set(current)

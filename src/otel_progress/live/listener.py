@@ -16,7 +16,10 @@ class StoreListener(Protocol):
     """
 
     def on_change(self) -> None:
-        """Receive that the next tick has changes to collect. Called at every start of a level."""
+        """Receive that the next tick has changes to collect.
+
+        Called at every start of a level.
+        """
 
     def on_rejection(self, reason: RejectionReason, text: str) -> None:
         """Receive a rejected call. Raises an exception to report it to the caller."""

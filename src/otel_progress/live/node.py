@@ -1,8 +1,8 @@
-"""The mutable state of one level while it lives: what handles write to, and the live store measures and folds.
+"""Mutable state of one level: written by its handles, measured by the live store.
 
-A handle's thread only ever stores single attributes here (each store is atomic); whatever touches more than one node
-(begin, end, roll-up) happens in the live store under its lock. Beginning and ending a level is a hot path, so what most levels
-never need (a counter, children) is made when it is first needed.
+A handle's thread stores only single attributes here, and each store is atomic. What changes more
+than one node happens in the live store with its lock held. Starting and ending a level is a hot
+path, so most objects are created when they are first needed.
 """
 
 from __future__ import annotations
@@ -25,24 +25,27 @@ if TYPE_CHECKING:
     from otel_progress.live.opaque import Opaque
     from otel_progress.live.pauses import Pauses
     from otel_progress.live.resource_usage import UsageAccumulator
-    from otel_progress.operations import Event
     from otel_progress.records import ResourceUse, Trajectory, TrajectoryKey
 
 
 _creating: Final = fork_safe_lock()
 
 
-class CounterMissing(Exception):  # noqa: N818 - a signal between two parts, never an error anybody sees
-    """Raised by ``one`` of what cannot count yet: the handle has to begin, or to make its counter, and count again."""
+# Why no "Error" in the name: it is a signal to the handle, and no caller receives it.
+class CounterMissing(Exception):  # noqa: N818
+    """Raised by ``count_one`` of a node without a counter.
+
+    The handle starts or creates the counter, and counts again.
+    """
 
 
 def raise_counter_missing() -> None:
-    """Raise NotReady."""
+    """Raise CounterMissing."""
     raise CounterMissing
 
 
 class Spec(NamedTuple):
-    """What a caller asked for when making a level, cleaned."""
+    """Normalized arguments of a new level."""
 
     type: str
     id: str | None
@@ -57,28 +60,45 @@ class Spec(NamedTuple):
     eta_key: str | None = None
 
 
+class EndedLevels:
+    """Ended levels of one operation in memory, the oldest first."""
+
+    __slots__ = ("failed", "finished")
+
+    def __init__(self) -> None:
+        self.finished: deque[Node] = deque()
+        """Levels that did not fail."""
+        self.failed: deque[Node] = deque()
+
+    def __len__(self) -> int:
+        return len(self.finished) + len(self.failed)
+
+    def drop_evicted(self) -> None:
+        """Remove the levels that are marked as evicted."""
+        for levels in (self.finished, self.failed):
+            if any(node.evicted for node in levels):
+                remaining = [node for node in levels if not node.evicted]
+                levels.clear()
+                levels.extend(remaining)
+
+
 class Operation:
-    """What the nodes of one run share."""
+    """State that the nodes of one run share."""
 
     __slots__ = (
         "__weakref__",
         "cancel_reason",
         "cancel_requested_at",
+        "ended",
         "estimated_levels",
-        "failed",
-        "failures",
-        "finished",
         "id",
         "instance",
-        "items",
         "next_log",
         "next_number",
         "orphaned",
         "overdue_after",
         "pauses",
         "previews",
-        "resources",
-        "resumed",
         "resumed_units",
         "root",
         "run",
@@ -101,50 +121,70 @@ class Operation:
         self.stall_after = stall_after
         self.root: Node | None = None
         self.start_delivered = False
-        """Whether its start has been told to callbacks; updates come after that."""
+        """True when the callbacks have received its start.
+
+        They receive updates only after it.
+        """
         self.orphaned = False
-        """Whether a handle of its nodes was garbage-collected since the store looked last."""
+        """True when a handle of its nodes was garbage-collected since the last check."""
         self.sequence = 0
         self.next_number: Callable[[], int] = count(1).__next__
-        """Number of the next event; a C function, so threads need no lock for it."""
-        self.finished: deque[Node] = deque()
-        """Ended levels that are kept, the oldest first; ``failed`` holds those that failed."""
-        self.failed: deque[Node] = deque()
-        self.items: deque[Event] = deque()
-        """Events of items that completed, the oldest first; ``failures`` holds those that did not."""
-        self.failures: deque[Event] = deque()
+        """Returns the number of the next event.
+
+        A C function, so threads need no lock for it.
+        """
+        self.next_log: Callable[[], int] = count(1).__next__
+        """Returns the number of the next log record."""
+        self.ended: EndedLevels | None = None
+        """Ended levels in memory. None until the first one."""
         self.pauses: Pauses | None = None
-        """When the work was paused; None while it never was."""
+        """Pauses of the operation. None until the first one."""
         self.estimated_levels = 0
-        """How many of its running levels have a course."""
-        self.trajectories: dict[TrajectoryKey, deque[Trajectory]] = {}
-        """What levels left that completed: for their siblings, and, once the operation completes, for later runs."""
-        self.resumed = False
-        """Whether part of the work was done by an earlier session: such a run does not teach."""
+        """Number of its levels with an estimation state."""
+        self.trajectories: dict[TrajectoryKey, deque[Trajectory]] | None = None
+        """Trajectories of completed levels, for their siblings and later runs.
+
+        None until the first one.
+        """
         self.resumed_units: dict[str, Number] | None = None
-        """How many units that was, by the path of the level; None while there were none."""
+        """Units that an earlier session completed, by path.
+
+        None when this run resumed nothing.
+        """
         self.overdue_after: float | None = None
+        """Active seconds after which the operation is overdue."""
         self.previews = 0
         """Number of the last preview."""
         self.trace: tuple[int, str] | None = None
+        """Trace id of the last snapshot, as a number and in hexadecimal."""
         self.cancel_requested_at: float | None = None
-        """When somebody asked for the operation to stop, in Unix seconds, and why."""
+        """Time of the first request to cancel, in Unix seconds."""
         self.cancel_reason: str | None = None
         self.usage: UsageAccumulator | None = None
-        """Adds up what the process uses; ``resources`` is what it came to last."""
-        self.resources: ResourceUse | None = None
-        self.next_log: Callable[[], int] = count(1).__next__
-        """Number of the next log record."""
+        """Resource usage of the process since the start. None until the first sample."""
+
+    @property
+    def is_resumed(self) -> bool:
+        """True when an earlier session did part of the work.
+
+        Such a run leaves no trajectory.
+        """
+        return self.resumed_units is not None
+
+    @property
+    def resources(self) -> ResourceUse | None:
+        """The resource usage until the last sample."""
+        return None if self.usage is None else self.usage.current
 
     def active_seconds(self, start: float, end: float) -> float:
-        """Return the seconds from ``start`` to ``end`` (monotonic) that were not paused."""
-        return max(
-            0.0, end - start if self.pauses is None else end - start - self.pauses.seconds_between(start, end)
-        )
+        """Return the seconds without pauses from ``start`` to ``end``."""
+        if self.pauses is None:
+            return max(0.0, end - start)
+        return max(0.0, end - start - self.pauses.seconds_between(start, end))
 
 
 class Children:
-    """What a node knows of the levels below it: those that are kept, and what the ended ones came to."""
+    """Levels below a node: those in memory, and the counts of all ended ones."""
 
     __slots__ = (
         "auto_ids",
@@ -163,29 +203,51 @@ class Children:
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
+        """Nodes by path segment."""
         self.running = 0
         self.created = 0
         self.auto_ids: dict[str, int] = {}
+        """Last number that was used as an id, by type."""
         self.done_weight: Number = 0
+        """Weight of the completed, failed and skipped levels."""
         self.failed = 0
         self.skipped = 0
-        self.partial_weight = self.cancelled_weight = 0.0
-        """The weighted ratios of levels that are not done: of those that run and those that were cancelled, and of the latter alone."""
+        self.partial_weight = 0.0
+        """Weight times ratio, summed over the running and the cancelled levels."""
+        self.cancelled_weight = 0.0
+        """Weight times ratio, summed over the cancelled levels only."""
         self.estimated = 0
-        """How many of the levels directly below rest on an estimate."""
+        """Number of direct children whose ratio contains an estimate."""
         self.stages: list[Node] | None = None
+        """Declared stages. None when no stages were declared."""
         self.stage: Node | None = None
+        """The current stage."""
+
+
+class LevelExtras:
+    """State that most levels never need."""
+
+    __slots__ = ("exceeds_total", "failures", "has_warned", "opaque", "skips")
+
+    def __init__(self) -> None:
+        self.failures: GilCounter | LockCounter | None = None
+        self.skips: GilCounter | LockCounter | None = None
+        self.opaque: Opaque | None = None
+        """The active opaque step."""
+        self.exceeds_total = False
+        """True when the last update found a count beyond the total."""
+        self.has_warned = False
+        """True when a warning about such a count was logged."""
 
 
 class Node:
-    """One level. The part up to ``one`` is what the caller made of it; ``current`` to ``sequence`` is what was measured last."""
+    """One level: what its caller made of it, and the figures of its last update."""
 
     __slots__ = (
         "advanced_at",
         "advanced_clock",
         "attempt",
         "children",
-        "clamped",
         "count_one",
         "counted_completed",
         "counter",
@@ -199,8 +261,8 @@ class Node:
         "estimated",
         "estimation",
         "evicted",
+        "extras",
         "failed",
-        "failures",
         "has_advanced",
         "id",
         "info",
@@ -211,7 +273,6 @@ class Node:
         "name",
         "observed_at",
         "observed_clock",
-        "opaque",
         "operation",
         "order",
         "orphaned",
@@ -224,7 +285,6 @@ class Node:
         "sent_sequence",
         "sequence",
         "skipped",
-        "skips",
         "snapshot",
         "span",
         "span_events",
@@ -235,64 +295,84 @@ class Node:
         "total",
         "trace",
         "tracked",
-        "warned",
     )
+
+    children: Children | None
+    counter: GilCounter | LockCounter | None
+    count_one: Callable[[], object]
+    """Counts one unit. Handles call it."""
+    extras: LevelExtras | None
+    estimation: EstimationState | None
+    """Estimation state. None until the first tick, and after the end."""
+    message: str | None
+    error: Failure | None
+    trace: tuple[int, int] | None
+    """Trace and span id of the level's span."""
+    info: LevelInfo | None
+    """Cached fields that do not change until the end."""
+    snapshot: LevelSnapshot | None
+    """Cached snapshot of the last update."""
+    sent_sequence: int
+    """Sequence number in the last change set. 0 when sinks do not have this level."""
+    last_count: Number
+    """Value of the counter at the last update."""
+    current: Number
+    counted_completed: Number
+    """Completed units that the metrics include."""
+    ratio: float | None
+    reported_ratio: float | None
+    """Ratio of this node in its parent's ``partial_weight``."""
+    started_at: float | None
+    started_clock: float | None
+    advanced_at: float | None
+    advanced_clock: float | None
+    ended_at: float | None
+    duration: float | None
 
     def __init__(self, operation: Operation, parent: Node | None, path: str, id_: str, spec: Spec) -> None:
         self.operation = operation
         self.parent = parent
         self.path = path
-        self.depth: int = 0 if parent is None else parent.depth + 1
         self.path_segment = ""
+        self.depth: int = 0 if parent is None else parent.depth + 1
         self.id = id_
         self.name = spec.name if spec.name is not None else id_
         self.spec = spec
         self.status = Status.PENDING
         self.total = spec.total
-        self.message: str | None = None
         self.metadata = spec.metadata
-        self.error: Failure | None = None
-        self.attempt = 1
-        self.order = 0
-        self.declared = False
-        self.children: Children | None = None
-        self.counter: GilCounter | LockCounter | None = None
-        self.failures: GilCounter | LockCounter | None = None
-        self.skips: GilCounter | LockCounter | None = None
-        self.opaque: Opaque | None = None
-        """The opaque step that is in force here."""
-        self.estimation: EstimationState | None = None
-        """How it has come along, once a tick has seen it."""
-        self.tracked = False
-        self.count_one: Callable[[], object] = raise_counter_missing
-        """What a handle calls for one unit."""
+        self.count_one = raise_counter_missing
         self.span: Span = INVALID_SPAN
-        self.trace: tuple[int, int] | None = None
-        """Trace and span id: of the level's own span, or of the plain one it was made from."""
-        self.span_events = self.quarter = 0
-        self.info: LevelInfo | None = None
-        self.snapshot: LevelSnapshot | None = None
-        self.last_count: Number = 0
-        self.current: Number = 0
-        self.ratio: float | None = None
-        self.failed = self.skipped = self.sequence = 0
-        self.sent_sequence = 0
-        """The sequence number that the last batch had; 0 when sinks know nothing of this level."""
-        self.counted_completed: Number = 0
-        self.reported_ratio: float | None = None
-        """The ratio that the parent's ``partial`` holds for this node while it runs."""
-        self.observed_at = self.observed_clock = self.longest_gap = 0.0
-        self.started_at: float | None = None
-        self.started_clock: float | None = None
-        self.advanced_at: float | None = None
-        self.advanced_clock: float | None = None
-        self.ended_at: float | None = None
-        self.duration: float | None = None
+        self.attempt = 1
         self.dirty = True
-        self.has_advanced = self.estimated = self.orphaned = self.evicted = self.clamped = self.warned = False
+        self.declared = self.tracked = self.orphaned = self.evicted = False
+        self.has_advanced = self.estimated = False
+        self.order = self.span_events = self.quarter = 0
+        self.failed = self.skipped = self.sequence = self.sent_sequence = 0
+        self.last_count = self.current = self.counted_completed = 0
+        self.observed_at = self.observed_clock = self.longest_gap = 0.0
+        self.children = self.counter = self.extras = self.estimation = None
+        self.message = self.error = self.trace = self.info = self.snapshot = None
+        self.ratio = self.reported_ratio = self.duration = None
+        self.started_at = self.started_clock = self.advanced_at = self.advanced_clock = self.ended_at = None
+
+    @property
+    def opaque(self) -> Opaque | None:
+        """The active opaque step."""
+        return None if self.extras is None else self.extras.opaque
+
+    def ensure_extras(self) -> LevelExtras:
+        """Return the node's extras. Create them at the first call."""
+        extras = self.extras
+        if extras is None:
+            with _creating:
+                extras = self.extras
+                if extras is None:
+                    extras = self.extras = LevelExtras()
+        return extras
 
     def ensure_counter(self) -> GilCounter | LockCounter:
-        """Return the node's counter, making it at the first call."""
+        """Return the node's counter. Create it at the first call."""
         counter = self.counter
         if counter is None:
             with _creating:
@@ -304,22 +384,27 @@ class Node:
         return counter
 
     def fail_one(self) -> None:
-        """Count one failed unit (besides counting it as done)."""
-        if self.failures is None:
+        """Count one failed unit. Its completion is counted separately."""
+        extras = self.ensure_extras()
+        if extras.failures is None:
             with _creating:
-                self.failures = self.failures or Counter()
-        self.failures.count_one()
+                extras.failures = extras.failures or Counter()
+        extras.failures.count_one()
 
     def skip_one(self) -> None:
-        """Count one skipped unit (besides counting it as done)."""
-        if self.skips is None:
+        """Count one skipped unit. Its completion is counted separately."""
+        extras = self.ensure_extras()
+        if extras.skips is None:
             with _creating:
-                self.skips = self.skips or Counter()
-        self.skips.count_one()
+                extras.skips = extras.skips or Counter()
+        extras.skips.count_one()
 
 
 def merge_metadata(
     old: Mapping[str, MetadataValue], new: Mapping[str, MetadataValue]
 ) -> Mapping[str, MetadataValue]:
-    """Return ``old`` overlaid with ``new``; never changes ``old``, which snapshots share."""
+    """Return ``old`` updated by ``new`` as a new mapping.
+
+    Snapshots share ``old``, so it must not change.
+    """
     return {**old, **new} if old else (new or NO_METADATA)

@@ -1,4 +1,4 @@
-"""Opaque steps: work that cannot report, with a ratio estimated from its expected duration."""
+"""Opaque steps: work that cannot report, estimated from its expected duration."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from otel_progress.model import Number
 class Opaque:
     """Mark of an active opaque step on a level.
 
-    ``since`` is the start in monotonic seconds, ``given`` the duration that the caller expects, in seconds. ``base`` is the
-    level's count at the start of the step. ``is_whole_level`` is True when the level consists of the step only.
-    ``depth`` is the number of open contexts.
+    ``since`` is the start in monotonic seconds, ``given`` the duration that the caller expects, in
+    seconds. ``base`` is the level's count at the start of the step. ``is_whole_level`` is True when
+    the level consists of the step only. ``depth`` is the number of open contexts.
     """
 
     __slots__ = ("base", "depth", "expected", "given", "is_whole_level", "since", "updated_clock")
@@ -29,8 +29,8 @@ class Opaque:
     ) -> float | None:
         """Return the estimated ratio of the level after ``active_s`` seconds of the step.
 
-        Return None when no duration is expected. In a level with a total, the step is its next unit. The result is then at
-        least the measured ``ratio``.
+        Return None when no duration is expected. In a level with a total, the step is its next
+        unit. The result is then at least the measured ``ratio``.
         """
         if self.expected is None:
             return None

@@ -1,4 +1,4 @@
-"""Pauses of an operation: intervals on the monotonic clock, so that any time span can be measured without them."""
+"""Pauses of an operation as intervals on the monotonic clock."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ from bisect import bisect_right
 from typing import Final
 
 MAX_PAUSES: Final = 1_000
-"""Pauses of an operation in memory. Beyond it, the two oldest become one of the same total length."""
+"""Pauses of an operation in memory.
+
+Beyond it, the two oldest become one of the same total length.
+"""
 
 
 class Pauses:
-    """Pauses of one operation. Nested pauses count once. Times are monotonic seconds. Not thread-safe."""
+    """Pauses of one operation.
+
+    Nested pauses count once. Times are monotonic seconds. Not thread-safe.
+    """
 
     __slots__ = (
         "_depth",
@@ -43,12 +49,18 @@ class Pauses:
             self.since = clock
 
     def end(self, clock: float) -> float:
-        """End one nested pause. Return the seconds of the pause if it was the outermost one, else 0."""
+        """End one nested pause.
+
+        Return the seconds of the pause if it was the outermost one, else 0.
+        """
         self._depth = max(0, self._depth - 1)
         return 0.0 if self._depth else self.close(clock)
 
     def close(self, clock: float) -> float:
-        """End the current pause with all nested ones. Return its seconds, or 0 without a pause."""
+        """End the current pause with all nested ones.
+
+        Return its seconds, or 0 without a pause.
+        """
         since, self.since, self._depth = self.since, None, 0
         if since is None or clock <= since:
             return 0.0

@@ -18,7 +18,7 @@ The margin is needed because one ordinary run in ten ends a little after its int
 
 
 class PredictionScore(NamedTuple):
-    """Score of a prediction: its error divided by the duration, and whether its interval contained the end.
+    """Error of a prediction divided by the duration, and coverage of its interval.
 
     ``covered`` is None for a prediction without an interval.
     """
@@ -28,10 +28,10 @@ class PredictionScore(NamedTuple):
 
 
 class Predictions:
-    """The first prediction of a run, the last one, and enough others to find the one at half of the duration.
+    """The first, the last, and some other predictions of a run.
 
-    Times are active seconds since the start. A run lasts at least until now. So of the predictions before half of now,
-    only the newest is needed.
+    Times are active seconds since the start. A run lasts at least until now. So of the predictions
+    before half of now, only the newest is needed.
     """
 
     __slots__ = ("_first", "_predictions", "_spacing")
@@ -42,13 +42,17 @@ class Predictions:
         self._spacing = 0.0
 
     def add(self, eta: Eta) -> None:
-        """Add an estimate whose ``clock`` is in active seconds. Ignore it if it has no remaining time or is not new."""
+        """Add an estimate whose ``clock`` is in active seconds.
+
+        Ignore it if it has no remaining time or is not new.
+        """
         predictions = self._predictions
         if eta.remaining_s is None or (predictions and eta.clock <= predictions[-1].clock):
             return
         if self._first is None:
             self._first = eta
-        # Why: the last element is always the newest prediction, however close it is to the one before it.
+        # Why: the last element is always the newest prediction, however close it is to the one
+        # before it.
         if len(predictions) > 1 and eta.clock - predictions[-2].clock < self._spacing:
             predictions.pop()
         predictions.append(eta)
@@ -59,7 +63,7 @@ class Predictions:
             self._spacing = eta.clock / MAX_REMEMBERED
 
     def score(self, duration: float) -> tuple[PredictionScore, PredictionScore, PredictionScore] | None:
-        """Return the scores of the first prediction, the one at half of ``duration``, and the last.
+        """Return the scores of the first, the middle and the last prediction.
 
         Return None when nothing was predicted, or when the duration is not positive.
         """
@@ -77,7 +81,7 @@ class Predictions:
 
 
 def compute_overdue_threshold(eta: Eta) -> float | None:
-    """Return the active seconds after which a run is overdue, or None without an interval.
+    """Return the active seconds after which a run is overdue, or None.
 
     The ``clock`` of the estimate is in active seconds.
     """

@@ -1,7 +1,7 @@
-"""Reader of the live store: operations, events, logs, resource samples and batches of this process.
+"""Reader of the live store.
 
-Each answer includes everything counted before the call, so a caller reads its own writes. The lock is held for one node
-at a time.
+Each answer includes everything counted before the call, so a caller reads its own writes. The lock
+is held for one node at a time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LiveReader:
     def __init__(self, state: StoreState) -> None:
         self._state = state
 
-    # --- single levels -----------------------------------------------------------------------------------------
+    # --- single levels ---------------------------------------------------------------------------
 
     def get_level(self, node: Node) -> LevelSnapshot:
         """Return the current snapshot of a level."""
@@ -68,7 +68,7 @@ class LiveReader:
         return self._take_operation(node.operation)
 
     def get_running(self, runs: Collection[str]) -> list[OperationSnapshot]:
-        """Return the active operations among ``runs`` whose start was reported to the callbacks."""
+        """Return the active operations among ``runs`` whose start was reported."""
         with self._state.lock:
             operations = [
                 operation
@@ -83,7 +83,7 @@ class LiveReader:
             operations = self._state.tree.operations.values()
             return [operation.root for operation in operations if operation.root is not None]
 
-    # --- queries -----------------------------------------------------------------------------------------------
+    # --- queries ---------------------------------------------------------------------------------
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of this id with its levels, or None."""
@@ -114,8 +114,7 @@ class LiveReader:
             operation = self._state.find_operation_locked(operation_id)
             if operation is None:
                 return []
-            self._state.events.distribute_locked()
-            events = [*operation.items, *operation.failures]
+            events = self._state.events.list_events_locked(operation)
         return filter_events(events, query)
 
     def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
@@ -169,11 +168,11 @@ class LiveReader:
                 operations = [*state.tree.operations.values(), *just_ended]
                 ended_runs = {ended.run for ended in state.ended}
             snapshots = [self._take_operation(operation, levels=levels) for operation in operations]
-            yield [one for one in snapshots if sequences.get(one.run) != one.root.sequence]
-            sequences = {one.run: one.root.sequence for one in snapshots}
+            yield [each for each in snapshots if sequences.get(each.run) != each.root.sequence]
+            sequences = {each.run: each.root.sequence for each in snapshots}
             pause.wait(interval)
 
-    # --- snapshots ---------------------------------------------------------------------------------------------
+    # --- snapshots -------------------------------------------------------------------------------
 
     def _summarise_batch(self, batch: BatchState) -> BatchSnapshot:
         with self._state.lock:
@@ -194,9 +193,12 @@ class LiveReader:
         return summarise(info, tally, active, failed, now, running=len(roots), running_ratio=ratios)
 
     def _update_figures(self, node: Node) -> list[Node]:
-        """Update the figures of all changed levels in and below a node. Return its nodes, parents first.
+        """Update the figures of all changed levels in and below a node.
 
-        The lock is held for one node at a time, so a caller that starts a level never waits for a reader of a large tree.
+        Return its nodes, parents first.
+
+        The lock is held for one node at a time, so a caller that starts a level never waits for a
+        reader of a large tree.
         """
         state, nodes = self._state, list(walk_levels(node))
         state.estimates.refresh_opaque(state.clock())
@@ -230,7 +232,10 @@ class LiveReader:
     def _build_operation(
         self, operation: Operation | None, snapshots: Sequence[LevelSnapshot]
     ) -> OperationSnapshot:
-        """Return an operation with these levels, the root first. ``operation`` is None when it was evicted."""
+        """Return an operation with these levels, the root first.
+
+        ``operation`` is None when it was evicted.
+        """
         return OperationSnapshot(
             snapshots[0],
             snapshots[1:],

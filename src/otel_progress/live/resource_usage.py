@@ -6,9 +6,12 @@ from otel_progress.records import ResourceSample, ResourceUse
 
 
 class UsageAccumulator:
-    """Adds up the resource samples of one operation. Samples without GPU figures do not change the GPU mean."""
+    """Adds up the resource samples of one operation.
 
-    __slots__ = ("_cpu", "_gpu", "_gpu_memory", "_memory", "_samples")
+    Samples without GPU figures do not change the GPU mean.
+    """
+
+    __slots__ = ("_cpu", "_gpu", "_gpu_memory", "_memory", "_samples", "current")
 
     def __init__(self) -> None:
         self._samples = 0
@@ -16,6 +19,8 @@ class UsageAccumulator:
         self._memory = _Mean()
         self._gpu = _Mean()
         self._gpu_memory: int | None = None
+        self.current: ResourceUse | None = None
+        """Usage until the last sample."""
 
     def add(self, sample: ResourceSample) -> ResourceUse:
         """Add a sample and return the usage with it."""
@@ -27,7 +32,7 @@ class UsageAccumulator:
         if sample.gpu_memory_bytes is not None:
             self._gpu_memory = max(self._gpu_memory or 0, sample.gpu_memory_bytes)
         has_gpu = self._gpu.count > 0
-        return ResourceUse(
+        self.current = ResourceUse(
             last=sample,
             samples=self._samples,
             cpu_mean=self._cpu.value,
@@ -38,6 +43,7 @@ class UsageAccumulator:
             gpu_peak=self._gpu.peak if has_gpu else None,
             gpu_memory_peak=self._gpu_memory,
         )
+        return self.current
 
 
 class _Mean:

@@ -1,11 +1,11 @@
-"""The pure roll-up: how a level's count and ratio follow from its own counting, its children and its stages.
+"""Ratio of a level from its own count, its children and its stages.
 
-* With declared stages: ratio = Σ weightᵢ·ratioᵢ / Σ weightᵢ, where a completed or skipped stage is done
-  and a failed or cancelled one counts as far as it came.
-* Else ratio = current / total, where current is what the level counted itself or, when it counted nothing, its children that are done
-  (completed, failed or skipped; each by its weight, one unless said otherwise). To the latter are added the partial ratios of running
-  children, and of cancelled ones: they are not done, and count as far as they came.
-* An unknown total is no ratio: never 0, never NaN. A level that completed is done: 1.
+* With declared stages, the ratio is Σ weightᵢ·ratioᵢ / Σ weightᵢ. A completed or skipped stage has
+  the ratio 1. A failed or cancelled stage has its last ratio.
+* Otherwise, the ratio is current / total. ``current`` is the level's own count. When it counted
+  nothing, ``current`` is the weight of its completed, failed and skipped children. The default
+  weight is 1. The weighted ratios of running and cancelled children are added.
+* With an unknown total, the ratio is None, never 0 or NaN. The ratio of a completed level is 1.
 """
 
 from __future__ import annotations
@@ -18,26 +18,29 @@ from otel_progress.model import Number, Status
 _ROUNDING = 1e-9
 
 
-def ratio_of_stages(stages: Iterable[tuple[float, Status, float | None]]) -> float | None:
-    """Return the weighted ratio of (weight, status, ratio) stages; None when they weigh nothing."""
-    parts = [(weight, weight * _share(status, ratio)) for weight, status, ratio in stages]
-    whole = math.fsum(weight for weight, _ in parts)
-    return min(1.0, math.fsum(done for _, done in parts) / whole) if whole > 0 else None
+def compute_stages_ratio(stages: Iterable[tuple[float, Status, float | None]]) -> float | None:
+    """Return the weighted ratio of stages, or None when their total weight is 0.
+
+    Each stage is a tuple of weight, status and ratio.
+    """
+    parts = [(weight, weight * _get_stage_ratio(status, ratio)) for weight, status, ratio in stages]
+    total_weight = math.fsum(weight for weight, _ in parts)
+    return min(1.0, math.fsum(done for _, done in parts) / total_weight) if total_weight > 0 else None
 
 
-def _share(status: Status, ratio: float | None) -> float:
+def _get_stage_ratio(status: Status, ratio: float | None) -> float:
     if status is Status.COMPLETED or status is Status.SKIPPED:
         return 1.0
     return ratio or 0.0
 
 
 def exceeds_total(current: Number, total: Number) -> bool:
-    """Tell whether ``current`` is more than ``total``, by more than the rounding of binary fractions that were added up."""
+    """Return True when ``current`` exceeds ``total`` by more than rounding errors."""
     return current > total and not (type(current) is float and current - total <= _ROUNDING * total)
 
 
-def ratio_of_count(current: Number, total: Number | None, partial: float = 0.0) -> float | None:
-    """Return (current + partial) / total within 0 to 1; None when the total is unknown or there is nothing to do."""
+def compute_count_ratio(current: Number, total: Number | None, partial: float = 0.0) -> float | None:
+    """Return (current + partial) / total, at most 1, or None without a total."""
     if total is None or total <= 0:
         return None
     return float(min(1.0, max(0.0, (current + partial) / total)))

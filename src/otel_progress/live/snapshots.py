@@ -12,10 +12,13 @@ T = TypeVar("T")
 
 
 def compile_constructor(record: type[T]) -> Callable[..., T]:
-    """Return a function that creates a ``record``, a frozen and slotted dataclass, from all its fields by position.
+    """Return a fast constructor of a frozen and slotted dataclass.
 
-    It is five times as fast as the dataclass's own ``__init__``, which calls ``object.__setattr__`` for each field.
-    The function fills an object of a class with the same slots, and then sets its ``__class__`` to ``record``.
+    The constructor takes all fields by position.
+
+    It is five times as fast as the dataclass's own ``__init__``, which calls ``object.__setattr__``
+    for each field. The function fills an object of a class with the same slots, and then sets its
+    ``__class__`` to ``record``.
     """
     names: tuple[str, ...] = record.__slots__  # type: ignore[attr-defined]
     draft_class = type(f"_{record.__name__}Draft", (), {"__slots__": names})
@@ -31,7 +34,7 @@ def compile_constructor(record: type[T]) -> Callable[..., T]:
 
 
 STALL_FACTOR: Final = 3.0
-"""A level is stalled after this multiple of its longest known gap between advances."""
+"""Multiple of its longest gap between advances after which a level is stalled."""
 
 
 _NEVER_PAUSED: Final = (None, 0.0, 0, None)
@@ -44,7 +47,10 @@ _construct_level_info: Final = compile_constructor(LevelInfo)
 
 
 def take_snapshot_locked(node: Node) -> LevelSnapshot:
-    """Return the snapshot of the node's last figures. It is cached until the next update."""
+    """Return the snapshot of the node's last figures.
+
+    It is cached until the next update.
+    """
     if node.snapshot is None:
         node.snapshot = build_snapshot(node)
     return node.snapshot
@@ -88,7 +94,7 @@ def _get_shown_total(node: Node, children: Children | None) -> Number | None:
 
 
 def _get_operation_fields(operation: Operation) -> tuple[float | None, float, int, float | None]:
-    """Return (paused since, seconds of earlier pauses, previews, overdue threshold) of an operation."""
+    """Return pause start, seconds of ended pauses, previews and overdue threshold."""
     pauses = operation.pauses
     if pauses is None:
         return None, 0.0, operation.previews, operation.overdue_after
@@ -96,7 +102,7 @@ def _get_operation_fields(operation: Operation) -> tuple[float | None, float, in
 
 
 def _get_pause_fields(node: Node) -> tuple[float | None, float, int, float | None]:
-    """Return the same fields of a level: only the seconds of pauses that ended during it are known."""
+    """Return the same fields of a level. Only the seconds of its pauses are set."""
     pauses, start = node.operation.pauses, node.started_clock
     if pauses is None or start is None:
         return _NEVER_PAUSED
@@ -106,14 +112,17 @@ def _get_pause_fields(node: Node) -> tuple[float | None, float, int, float | Non
 
 
 def _format_trace_id(operation: Operation, trace_id: int) -> str:
-    """Return a trace id in hexadecimal. Cached, because nearly all levels have that of their operation."""
+    """Return a trace id in hexadecimal.
+
+    Cached, because nearly all levels have that of their operation.
+    """
     if operation.trace is None or operation.trace[0] != trace_id:
         operation.trace = (trace_id, f"{trace_id:032x}")
     return operation.trace[1]
 
 
 def _build_level_info(node: Node) -> LevelInfo:
-    """Build and cache the fields that do not change between the start and the end of a level."""
+    """Build and cache the fields that do not change until the end of a level."""
     operation, spec, trace = node.operation, node.spec, node.trace
     node.info = _construct_level_info(
         operation.id,

@@ -18,17 +18,22 @@ from otel_progress.model import Failure, Instance, Status
 from otel_progress.records import ResourceSample
 
 MAX_SAMPLES: Final = 3_600
-"""Resource samples in memory: one hour at one per second. Beyond it, the oldest are dropped."""
+"""Resource samples in memory: one hour at one per second.
+
+Beyond it, the oldest are dropped.
+"""
 
 
 REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
 
 
 class StoreState:
-    """Levels, buffers and estimates of one process. The live store writes them, and its reader reads them.
+    """Levels, buffers and estimates of one process.
 
-    ``lock`` protects everything here. Methods whose name ends in ``_locked`` require it.
-    The listener is always called without the lock.
+    The live store writes them, and its reader reads them.
+
+    ``lock`` protects everything here. Methods whose name ends in ``_locked`` require it. The
+    listener is always called without the lock.
     """
 
     def __init__(
@@ -53,8 +58,12 @@ class StoreState:
         self._clear(instance)
 
     def restart(self, instance: Instance) -> None:
-        """Drop everything and continue as another instance, with a new lock. A forked child calls it."""
-        # Why: handles in the child still reference these nodes. The parent process continues with its own copies.
+        """Drop everything and continue as another instance, with a new lock.
+
+        A forked child calls it.
+        """
+        # Why: handles in the child still reference these nodes. The parent process continues with
+        # its own copies.
         for node in list(self.tree.active):
             node.status = Status.CANCELLED
         self._clear(instance)
@@ -98,7 +107,10 @@ class StoreState:
     def end_level(
         self, node: Node, status: Status, *, error: Failure | None = None, message: str | None = None
     ) -> bool:
-        """End a level and all running levels below it. Return False when it had ended before."""
+        """End a level and all running levels below it.
+
+        Return False when it had ended before.
+        """
         ended: list[Node] = []
         with self.lock:
             if node not in self.tree.active:
@@ -139,12 +151,11 @@ class StoreState:
         self.ended.append(operation)
         count = 0
         for earlier in reversed(self.ended):
-            count += len(earlier.finished) + len(earlier.failed)
+            count += 0 if earlier.ended is None else len(earlier.ended)
             if count > self.limits.history_levels and earlier.root is not None and earlier is not operation:
-                earlier.root.children = None
-                earlier.finished.clear()
-                earlier.failed.clear()
+                earlier.root.children = earlier.ended = None
         if len(self.ended) > self.limits.history:
             evicted = self.ended.popleft()
+            self.events.drop_operation_locked(evicted)
             self.logs.drop_operation_locked(evicted)
             self.previews.drop_operations_locked([evicted])

@@ -1,8 +1,9 @@
 """In-memory store of the levels of this process, independent of trace sampling.
 
-Starts and ends take one short lock. The ticker collects changes. Readers get snapshots of the current state, so a caller
-reads its own writes. Ended levels are added to the counts of their parent, and only the most recent few hundred of an
-operation stay in memory. So ten million levels take no more memory than a thousand.
+Starts and ends take one short lock. The ticker collects changes. Readers get snapshots of the
+current state, so a caller reads its own writes. Ended levels are added to the counts of their
+parent, and only the most recent few hundred of an operation stay in memory. So ten million levels
+take no more memory than a thousand.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ from otel_progress.text import truncate
 
 
 class LiveStore:
-    """Store of all levels of this process. ``reader`` queries it, and ``collect`` returns its changes.
+    """Store of all levels of this process.
+
+    ``reader`` queries it, and ``collect`` returns its changes.
 
     ``clock`` returns monotonic seconds, ``now`` Unix seconds, ``ids`` unique hexadecimal ids.
-    ``listener`` receives notifications, always without the lock.
-    ``has_trajectory_store`` is True when ``load_trajectories`` will be called.
+    ``listener`` receives notifications, always without the lock. ``has_trajectory_store`` is True
+    when ``load_trajectories`` will be called.
     """
 
     def __init__(
@@ -70,6 +73,11 @@ class LiveStore:
             has_trajectory_store=has_trajectory_store,
             listener=self._listener,
         )
+        self.end_level = self._state.end_level
+        """Ends a level, see ``StoreState.end_level``.
+
+        Bound once because every end of a level calls it.
+        """
         self.reader = LiveReader(self._state)
         """Reader of the current state. Stays valid after ``restart``."""
         self._interruptions = Interruptions(self._state)
@@ -94,14 +102,20 @@ class LiveStore:
         )
 
     def restart(self, instance: Instance) -> None:
-        """Drop everything and continue as another instance, with a new lock. A forked child calls it."""
+        """Drop everything and continue as another instance, with a new lock.
+
+        A forked child calls it.
+        """
         self._state.restart(instance)
         self._collector = ChangeCollector(self._state)
 
-    # --- levels ------------------------------------------------------------------------------------------------
+    # --- levels ----------------------------------------------------------------------------------
 
     def start_level(self, parent: Node | None, spec: Spec) -> Node | None:
-        """Start a level below ``parent``, or an operation without a parent. Return None when it was rejected."""
+        """Start a level below ``parent``, or an operation without a parent.
+
+        Return None when it was rejected.
+        """
         try:
             node = self._start(parent, spec)
         except OpenRejected as rejection:
@@ -141,25 +155,22 @@ class LiveStore:
         self.notify_change()
         return node
 
-    def end_level(
-        self, node: Node, status: Status, *, error: Failure | None = None, message: str | None = None
-    ) -> bool:
-        """End a level and all running levels below it. Return False when it had ended before."""
-        return self._state.end_level(node, status, error=error, message=message)
-
     def start_pause(self, operation: Operation, reason: str | None) -> str | None:
         """Pause an operation. Pauses nest. Return the message that ``reason`` replaces."""
         return self._interruptions.start_pause(operation, reason)
 
     def end_pause(self, operation: Operation, reason: str | None, before: str | None) -> None:
-        """End one nested pause and restore the message ``before``. The outermost end resumes the operation."""
+        """End one nested pause and restore the message ``before``.
+
+        The outermost end resumes the operation.
+        """
         self._interruptions.end_pause(operation, reason, before)
 
     def start_opaque(self, node: Node, expected: float | None, *, is_whole_level: bool) -> bool:
         """Mark a running level as an opaque step. Return False when it does not run.
 
-        ``expected`` is in seconds. ``is_whole_level`` is True when the level consists of the step only.
-        A step within an opaque step changes nothing.
+        ``expected`` is in seconds. ``is_whole_level`` is True when the level consists of the step
+        only. A step within an opaque step changes nothing.
         """
         return self._interruptions.start_opaque(node, expected, is_whole_level=is_whole_level)
 
@@ -168,10 +179,13 @@ class LiveStore:
         self._interruptions.end_opaque(node)
 
     def resume_from(self, node: Node, current: Number) -> None:
-        """Set the units that an earlier session completed. The curves of the level and its parents restart here."""
+        """Set the units that an earlier session completed.
+
+        The curves of the level and its parents restart here.
+        """
         self._interruptions.resume_from(node, current)
 
-    # --- records of levels -------------------------------------------------------------------------------------
+    # --- records of levels -----------------------------------------------------------------------
 
     def add_item(
         self,
@@ -181,12 +195,18 @@ class LiveStore:
         error: Failure | None,
         metadata: Mapping[str, MetadataValue],
     ) -> None:
-        """Store the event of one unit of work without a lock. Count it as dropped when the buffer is full."""
+        """Store the event of one unit of work without a lock.
+
+        Count it as dropped when the buffer is full.
+        """
         if not self._state.events.record(node, name, outcome, error, metadata, self.now()):
             self._listener.on_event_dropped()
 
     def add_log(self, node: Node, record: LogRecord) -> None:
-        """Store a log record of a level without a lock. Count it as dropped when the buffer is full."""
+        """Store a log record of a level without a lock.
+
+        Count it as dropped when the buffer is full.
+        """
         if not self._state.logs.add(node, record):
             self._listener.on_event_dropped()
         self.notify_change()
@@ -200,13 +220,14 @@ class LiveStore:
             if root is not None:
                 root.dirty = True
                 if root.status.finished:
-                    # Why: its figures are not updated any more, but subscribers need the new number of previews.
+                    # Why: its figures are not updated any more, but subscribers need the new number
+                    # of previews.
                     operation.sequence = root.sequence = operation.sequence + 1
                     root.snapshot = None
         self.notify_change()
 
     def add_sample(self, sample: ResourceSample) -> None:
-        """Store a resource sample of this process and add it to the usage of every active operation."""
+        """Store a resource sample and add it to the usage of all active operations."""
         state = self._state
         with state.lock:
             state.samples.append(sample)
@@ -214,12 +235,15 @@ class LiveStore:
             for operation in state.tree.operations.values():
                 if operation.usage is None:
                     operation.usage = UsageAccumulator()
-                operation.resources = operation.usage.add(sample)
+                operation.usage.add(sample)
 
-    # --- batches -----------------------------------------------------------------------------------------------
+    # --- batches ---------------------------------------------------------------------------------
 
     def declare_batch(self, id_: str | None, name: str, type_: str, total: int | None) -> str:
-        """Declare a batch, or declare a known one again. Return its id, which is created when it is None."""
+        """Declare a batch, or declare a known one again.
+
+        Return its id, which is created when it is None.
+        """
         with self._state.lock:
             if id_ is None:
                 id_ = f"{type_}-{self._state.create_id()[:8]}"
@@ -239,10 +263,12 @@ class LiveStore:
             self._state.batches.close_locked(batch_id)
         self.notify_change()
 
-    # --- control -----------------------------------------------------------------------------------------------
+    # --- control ---------------------------------------------------------------------------------
 
     def request_cancel(self, operation_id: str, reason: str, *, run: str | None = None) -> bool:
-        """Request that the active run of this id stops. Return False when no such run is active.
+        """Request that the active run of this id stops.
+
+        Return False when no such run is active.
 
         With ``run``, only that run is requested to stop. The first request of a run wins.
         """
@@ -260,25 +286,29 @@ class LiveStore:
         return True
 
     def delete(self, operation_id: str) -> int:
-        """Delete all ended runs of this id with their events and logs. Return the number of runs."""
+        """Delete all ended runs of this id with their events and logs.
+
+        Return the number of runs.
+        """
         state = self._state
         with state.lock:
             deleted = [operation for operation in state.ended if operation.id == operation_id]
             state.ended = deque(operation for operation in state.ended if operation.id != operation_id)
             for operation in deleted:
+                state.events.drop_operation_locked(operation)
                 state.logs.drop_operation_locked(operation)
             locations = state.previews.drop_operations_locked(deleted)
         self._listener.on_previews_deleted(locations)
         return len(deleted)
 
-    # --- ticks -------------------------------------------------------------------------------------------------
+    # --- ticks -----------------------------------------------------------------------------------
 
     def collect(self) -> ChangeSet:
         """Return what changed since the last call. The ticker calls it."""
         return self._collector.collect()
 
     def resend(self) -> None:
-        """Include every active level and every batch in the next change set, because a sink missed one."""
+        """Include all active levels and all batches in the next change set."""
         self._collector.request_resend()
 
     def load_trajectories(
@@ -286,8 +316,11 @@ class LiveStore:
         load: Callable[[TrajectoryKey], Sequence[Trajectory]],
         persisted: Sequence[TrajectoryEntry] = (),
     ) -> None:
-        """Load the trajectories of past runs that estimates need. Call it from a thread that may wait.
+        """Load the trajectories of past runs that estimates need.
 
-        ``persisted`` are entries that the journal has stored. A failed load is reported and retried later.
+        Call it from a thread that may wait.
+
+        ``persisted`` are entries that the journal has stored. A failed load is reported and retried
+        later.
         """
         self._state.estimates.load_trajectories(load, persisted)

@@ -1,4 +1,4 @@
-"""Tree of the levels of this process: starts, ends, new attempts, and the counts that ended levels leave.
+"""Tree of the levels of this process.
 
 Methods whose name ends in ``_locked`` require the lock of the live store.
 """
@@ -13,7 +13,7 @@ from typing import Final
 
 from otel_progress import semconv
 from otel_progress.live.figures import needs_update, update_figures_locked
-from otel_progress.live.node import Children, Node, Operation, Spec
+from otel_progress.live.node import Children, EndedLevels, LevelExtras, Node, Operation, Spec
 from otel_progress.model import NO_METADATA, Number, Status
 from otel_progress.semconv import RejectionReason
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
@@ -25,7 +25,7 @@ REASON_PARENT_ENDED: Final = "ended with its parent"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of the memory: ended levels and events per operation, ended operations and their levels in all."""
+    """Limits of the memory of ended levels, events and operations."""
 
     levels: int = 400
     failed_levels: int = 100
@@ -37,8 +37,12 @@ class Limits:
     waiting_levels: int = 100_000
 
 
-class OpenRejected(Exception):  # noqa: N818 - a signal to the live store, never an error that a caller receives
-    """A level was not started. ``can_rename`` is True when it can start under another id."""
+# Why no "Error" in the name: it is a signal to the live store, and no caller receives it.
+class OpenRejected(Exception):  # noqa: N818
+    """A level was not started.
+
+    ``can_rename`` is True when it can start under another id.
+    """
 
     def __init__(self, reason: RejectionReason, text: str, *, can_rename: bool = False) -> None:
         super().__init__(reason, text)
@@ -72,7 +76,10 @@ class Tree:
         self.items: dict[tuple[str, str, str], Number] = {}
         """Units by operation type, level type and outcome that no change set has reported."""
         self.late_rejections: list[tuple[RejectionReason, str]] = []
-        """Reason and text of what was rejected while the lock was held. The store reports them without it."""
+        """Reason and text of what was rejected while the lock was held.
+
+        The store reports them without it.
+        """
         self._instance = instance
         self._limits = limits
         self._clock = clock
@@ -81,12 +88,13 @@ class Tree:
         self._on_late_count = on_late_count
         self._stall_after = stall_after
 
-    # --- start -------------------------------------------------------------------------------------------------
+    # --- start -----------------------------------------------------------------------------------
 
     def start_level_locked(self, parent: Node | None, spec: Spec, *, rename: bool = False) -> Node:
         """Start a level below ``parent``, or an operation without a parent.
 
-        Raises OpenRejected when the parent has ended, or when the id is in use and ``rename`` is False.
+        Raises OpenRejected when the parent has ended, or when the id is in use and ``rename`` is
+        False.
         """
         if parent is None:
             node = self._create_operation_locked(spec, rename)
@@ -98,9 +106,12 @@ class Tree:
         return node
 
     def start_stage_locked(self, parent: Node, spec: Spec, ended: list[Node]) -> Node:
-        """Start a stage of ``parent``. End the current stage and skip the declared stages between them.
+        """Start a stage of ``parent``.
 
-        The nodes that end are appended to ``ended``. Raises OpenRejected for an undeclared or an earlier stage.
+        End the current stage and skip the declared stages between them.
+
+        The nodes that end are appended to ``ended``. Raises OpenRejected for an undeclared or an
+        earlier stage.
         """
         if parent not in self.active:
             raise _reject_ended_parent(f"stage {spec.name!r}")
@@ -168,7 +179,10 @@ class Tree:
         return node
 
     def _reopen_locked(self, before: Node, spec: Spec) -> Node:
-        """Return the next attempt of an ended level at the same path. Subtract the counts of the earlier attempt."""
+        """Return the next attempt of an ended level at the same path.
+
+        Subtract the counts of the earlier attempt.
+        """
         node = Node(before.operation, before.parent, before.path, before.id, spec)
         node.name = spec.name if spec.name is not None else before.name
         node.attempt = before.attempt + 1
@@ -203,11 +217,8 @@ class Tree:
             self.closed.pop(node, None)
             if node is not before and node.sent_sequence:
                 self.evicted.append((node.operation.run, node.path))
-        for ended in (before.operation.finished, before.operation.failed):
-            if any(node.evicted for node in ended):
-                remaining = [node for node in ended if not node.evicted]
-                ended.clear()
-                ended.extend(remaining)
+        if before.operation.ended is not None:
+            before.operation.ended.drop_evicted()
 
     def _activate_locked(self, node: Node) -> None:
         node.status = Status.RUNNING
@@ -239,10 +250,13 @@ class Tree:
         if node.children is not None:
             node.children.stages = declared
 
-    # --- end ---------------------------------------------------------------------------------------------------
+    # --- end -------------------------------------------------------------------------------------
 
     def end_level_locked(self, node: Node, status: Status, ended: list[Node]) -> None:
-        """End a level and all running levels below it. Append the nodes that end to ``ended``, children first."""
+        """End a level and all running levels below it.
+
+        Append the nodes that end to ``ended``, children first.
+        """
         if node not in self.active:
             return
         if node.children is not None and node.children.running:
@@ -250,7 +264,8 @@ class Tree:
                 child for child in walk_levels(node) if child is not node and child.status is Status.RUNNING
             ]
             for child in reversed(running):
-                # Why: the last stage ends like the earlier ones, which the start of the next stage completed.
+                # Why: the last stage ends like the earlier ones, which the start of the next stage
+                # completed.
                 if child.declared and child.parent is node and status is Status.COMPLETED:
                     self._deactivate_locked(child, status, ended)
                     continue
@@ -283,7 +298,7 @@ class Tree:
         self.closed[stage] = None
 
     def _move_to_ended_locked(self, node: Node, status: Status) -> None:
-        """Add an ended level to its parent's counts and to the operation's bounded list of ended levels."""
+        """Add an ended level to its parent's counts and to the operation's ended levels."""
         del self.active[node]
         self.closed[node] = None
         if len(self.closed) > self._limits.waiting_levels:
@@ -296,14 +311,19 @@ class Tree:
             _add_to_parent_locked(node, status, node.parent.children)
         if node.declared:
             return
-        failed = status is Status.FAILED
-        ended = operation.failed if failed else operation.finished
-        ended.append(node)
-        if len(ended) > (self._limits.failed_levels if failed else self._limits.levels):
-            self._evict_locked(ended.popleft())
+        if operation.ended is None:
+            operation.ended = EndedLevels()
+        is_failed = status is Status.FAILED
+        levels = operation.ended.failed if is_failed else operation.ended.finished
+        levels.append(node)
+        if len(levels) > (self._limits.failed_levels if is_failed else self._limits.levels):
+            self._evict_locked(levels.popleft())
 
     def _drop_oldest_closed_locked(self) -> None:
-        """Drop the ended level that has waited longest for a tick. This happens only when ticks hang."""
+        """Drop the ended level that has waited longest for a tick.
+
+        This happens only when ticks hang.
+        """
         del self.closed[next(iter(self.closed))]
         self.late_rejections.append(
             (
@@ -323,16 +343,16 @@ class Tree:
         if node.sent_sequence:
             self.evicted.append((node.operation.run, node.path))
 
-    # --- figures -----------------------------------------------------------------------------------------------
+    # --- figures ---------------------------------------------------------------------------------
 
     def update_level_locked(self, node: Node, clock: float, now: float) -> None:
-        """Update the figures of a level and count the units completed since the last update."""
+        """Update the figures of a level and count its newly completed units."""
         failed, skipped = node.failed, node.skipped
         update_figures_locked(node, clock, now)
-        if node.counter is None and node.children is None and node.failures is None and node.skips is None:
+        if node.counter is None and node.children is None and node.extras is None:
             return
-        if node.clamped:
-            self._warn_clamped_locked(node)
+        if node.extras is not None and node.extras.exceeds_total:
+            self._warn_exceeded_total_locked(node, node.extras)
         if node.failed > failed:
             self._count_units_locked(node, "failed", node.failed - failed)
         if node.skipped > skipped:
@@ -344,18 +364,22 @@ class Tree:
             node.counted_completed = completed
 
     def update_if_needed_locked(self, node: Node, clock: float, now: float) -> bool:
-        """Update the figures of a level if they changed. Return True if so. Call it for the levels below first."""
+        """Update the figures of a level if they changed.
+
+        Return True if so. Call it for the levels below first.
+        """
         is_due = node.sequence == 0 or (node.status is Status.RUNNING and needs_update(node))
         if is_due:
             self.update_level_locked(node, clock, now)
         return is_due
 
-    def _warn_clamped_locked(self, node: Node) -> None:
-        node.clamped = False
-        if not node.warned:
-            node.warned = True
+    def _warn_exceeded_total_locked(self, node: Node, extras: LevelExtras) -> None:
+        extras.exceeds_total = False
+        if not extras.has_warned:
+            extras.has_warned = True
             level = f"{node.spec.type} {node.name!r}"
-            text = f"Invalid count of {level}: expected at most its total {node.total}. Raise it with set_total()."
+            expected = f"expected at most its total {node.total}"
+            text = f"Invalid count of {level}: {expected}. Raise it with set_total()."
             self.late_rejections.append(("beyond_total", text))
 
     def _count_units_locked(self, node: Node, outcome: str, units: Number) -> None:
@@ -386,15 +410,19 @@ def _find_next_stage(stages: list[Node], name: str) -> tuple[Node, int]:
 
 
 def _find_free_id(id_: str, used_ids: Container[str], kind: str, rename: bool) -> str:
-    """Return a free id derived from one in use. Raises OpenRejected unless ``rename``, so that it is reported."""
+    """Return a free id derived from one in use.
+
+    Raises OpenRejected unless ``rename``, so that it is reported.
+    """
     if not rename:
-        msg = f"Invalid {kind} id {id_!r}: expected an id that is not in use. Give each running {kind} its own id."
+        text = f"Invalid {kind} id {id_!r}: expected an id that is not in use"
+        msg = f"{text}. Give each running {kind} its own id."
         raise OpenRejected("duplicate_id", msg, can_rename=True)
     return next(other for n in itertools.count(2) if (other := f"{id_}~{n}") not in used_ids)
 
 
 def _create_number(children: Children, type_: str) -> tuple[str, str]:
-    """Return the next free number as an id for a level of this type, and its path segment."""
+    """Return the next free number of a type as an id, and its path segment."""
     stem = encode_segment(type_, "")
     while True:
         number = children.auto_ids[type_] = children.auto_ids.get(type_, 0) + 1
@@ -423,10 +451,11 @@ def _add_to_parent_locked(node: Node, status: Status, siblings: Children) -> Non
 
 
 def _count_failed_and_skipped_units(node: Node) -> tuple[int, int]:
-    """Return the numbers of the parent's units that failed and were skipped in an ended level.
+    """Return the parent's units that failed and that were skipped in an ended level.
 
-    A level counts as its weight in units of its parent, one by default. When its weight equals its total, as for a folder
-    of files, its own units are the parent's. Then its failed units failed in the parent, too.
+    A level counts as its weight in units of its parent, one by default. When its weight equals its
+    total, as for a folder of files, its own units are the parent's. Then its failed units failed in
+    the parent, too.
     """
     weight = math.ceil(node.spec.weight)
     if node.status is Status.FAILED:
@@ -439,13 +468,14 @@ def _count_failed_and_skipped_units(node: Node) -> tuple[int, int]:
 
 
 def walk_levels(node: Node) -> Iterator[Node]:
-    """Yield the node and all levels below it in memory, parents before children, siblings in the order of their starts."""
+    """Yield a node and the levels below it, parents first, siblings in start order."""
     pending = [node]
     while pending:
         here = pending.pop()
         yield here
         if here.children is not None:
-            # Why ``list`` first: it copies in one step of C, so a start in another thread cannot interfere.
+            # Why ``list`` first: it copies in one step of C, so a start in another thread cannot
+            # interfere.
             children = list(here.children.nodes.values())
             children.sort(key=lambda child: child.order, reverse=True)
             pending.extend(children)

@@ -1,4 +1,4 @@
-"""Estimates are made once a second, and looked at by several threads: neither may be seen in what they say of work that goes on."""
+"""Tests of estimates between two estimates and with several threads."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from otel_progress.live.estimation.request import build_request_locked, run_esti
 from otel_progress.testing import Recorder
 
 
-def test_a_point_newer_than_the_clock_is_taken(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
-    """The clock was read, another thread then took a point: the estimate is made as of that point, and nothing is logged."""
+def test_estimate_with_a_point_newer_than_the_clock_uses_it(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another thread may add a point after the clock was read."""
     op = progress.operation("job", total=10).start()
     for _ in range(4):
         recorder.clock.advance(1.0)
         op.increment()
         recorder.tick()
-    course = op._node.estimation
-    assert course is not None
+    estimation = op._node.estimation
+    assert estimation is not None
     with caplog.at_level(logging.WARNING):
-        asked = build_request_locked(op._node, course, (), (), recorder.clock.monotonic() - 0.5)
+        asked = build_request_locked(op._node, estimation, (), (), recorder.clock.monotonic() - 0.5)
         assert asked is not None
         eta = run_estimate(asked)
     assert asked.elapsed == asked.points[-1][0] == pytest.approx(4.0)
@@ -31,8 +33,8 @@ def test_a_point_newer_than_the_clock_is_taken(recorder: Recorder, caplog: pytes
     op.complete()
 
 
-def test_work_that_goes_on_is_not_held_and_not_stalled_between_two_estimates(recorder: Recorder) -> None:
-    """A level that advances every few milliseconds counts down all through the second for which its estimate has to stand."""
+def test_estimate_of_advancing_work_counts_down_without_a_stall(recorder: Recorder) -> None:
+    """It remains valid for a second, until the next one."""
     op = progress.operation("job", total=1_000).start()
     left = []
     for number in range(500):
@@ -45,6 +47,6 @@ def test_work_that_goes_on_is_not_held_and_not_stalled_between_two_estimates(rec
                 assert eta.state == "estimated"
                 assert eta.remaining_s is not None
                 left.append(eta.remaining_s - (10.0 - 0.01 * (number + 1)))
-    assert len(left) > 38  # from the end of the first second on
+    assert len(left) > 38
     assert left == pytest.approx([0.0] * len(left), abs=0.2)
     op.complete()

@@ -1,4 +1,4 @@
-"""The first second of a run, in which its own pace is that of milliseconds; and what an ordinary run is allowed."""
+"""Tests of estimates in the first second of a run, and of overdue runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOW_START = (8.0, *(1.0,) * 300)
 
 
 def run(recorder: Recorder, weights: tuple[float, ...], seconds: float) -> list[tuple[float, Eta | None]]:
-    """Work through steps of these lengths, with a tick every tenth of a second; return the estimates with what was truly left."""
+    """Work through these steps. Return the estimates with the true remaining time."""
     seen, passed, tick = [], 0.0, 0.0
     with progress.operation("survey", id="o", total=len(weights)) as op:
         for weight in weights:
@@ -32,8 +32,10 @@ def run(recorder: Recorder, weights: tuple[float, ...], seconds: float) -> list[
 
 
 @pytest.mark.parametrize("weights", [FAST_START, SLOW_START], ids=["fast start", "slow start"])
-def test_short_runs_are_foretold_by_those_before(recorder: Recorder, weights: tuple[float, ...]) -> None:
-    """After three surveys of a second and a half the fourth is foretold from its first tick on, however its first steps went."""
+def test_estimate_of_a_short_run_uses_past_runs_from_the_first_tick(
+    recorder: Recorder, weights: tuple[float, ...]
+) -> None:
+    """Its first steps do not change it."""
     for seconds in (1.3, 1.4, 1.5):
         run(recorder, weights, seconds)
     seen = run(recorder, weights, 1.4)
@@ -41,12 +43,14 @@ def test_short_runs_are_foretold_by_those_before(recorder: Recorder, weights: tu
     for left, eta in seen:
         assert eta is not None
         assert eta.remaining_s == pytest.approx(left, abs=0.1)
-        assert eta.runs == 3  # the one that has ended just now, too
+        assert eta.runs == 3  # including the one that has just ended
 
 
 @pytest.mark.parametrize("weights", [FAST_START, SLOW_START], ids=["fast start", "slow start"])
-def test_nothing_is_foretold_from_milliseconds(recorder: Recorder, weights: tuple[float, ...]) -> None:
-    """Without a history there is no estimate in the first second, and one at its end although nothing has advanced since."""
+def test_estimate_without_history_is_missing_in_the_first_second(
+    recorder: Recorder, weights: tuple[float, ...]
+) -> None:
+    """It exists at the end of that second without an advance."""
     seen = run(recorder, weights, 0.9)
     assert len(seen) > 5
     assert {eta for _, eta in seen} == {None}
@@ -62,8 +66,8 @@ def test_nothing_is_foretold_from_milliseconds(recorder: Recorder, weights: tupl
         assert op.eta.basis == "rate"
 
 
-def test_what_an_earlier_session_did_is_not_foretold_again(recorder: Recorder) -> None:
-    """Past durations are of whole runs: of one that is taken up half way they say nothing in its first second."""
+def test_estimate_of_resumed_work_ignores_past_runs_in_the_first_second(recorder: Recorder) -> None:
+    """Past durations are those of complete runs."""
     for _ in range(3):
         run(recorder, (1.0,) * 10, 20.0)
     with progress.operation("survey", total=10) as op:
@@ -82,8 +86,8 @@ def test_what_an_earlier_session_did_is_not_foretold_again(recorder: Recorder) -
 
 @pytest.mark.parametrize("total", [20, None], ids=["known total", "unknown total"])
 @pytest.mark.parametrize("spread", [0.02, 0.1])
-def test_ordinary_runs_are_rarely_overdue(total: int | None, spread: float) -> None:
-    """Of runs whose lengths differ as they do anyway hardly one in thirty is overdue at its end; one that takes twice as long is."""
+def test_ordinary_run_is_rarely_overdue(total: int | None, spread: float) -> None:
+    """A run of twice the usual duration is overdue."""
     late = runs = 0
     for seed in range(3):
         chance = random.Random(seed)
@@ -97,7 +101,7 @@ def test_ordinary_runs_are_rarely_overdue(total: int | None, spread: float) -> N
 
 
 def work(recorder: Recorder, seconds: float, total: int | None) -> bool:
-    """Work through an operation of this length; return whether it was overdue at its end."""
+    """Work through an operation. Return True when it was overdue at its end."""
     with progress.operation("job", id="o", total=total) as op:
         recorder.tick()
         for _ in range(20):

@@ -1,4 +1,4 @@
-"""The estimate of an operation while one of its steps cannot report: it goes on counting down, and is stalled when the step must hang."""
+"""Tests of the estimate of an operation with an opaque step."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from otel_progress.testing import Recorder
 STAGES = Stages(count=0.8, wait=0.2)
 
 
-def begun(recorder: Recorder, number: int) -> Level:
-    """Begin a run of which a thousand steps take ten seconds, and the rest is one opaque step."""
+def start_run(recorder: Recorder, number: int) -> Level:
+    """Start a run: ten seconds of steps, then one opaque step."""
     op = progress.operation("job", id=f"job-{number}", stages=STAGES).start()
     with op.stage("count") as stage:
         stage.set_total(1_000)
@@ -23,10 +23,10 @@ def begun(recorder: Recorder, number: int) -> Level:
     return op
 
 
-def taught(recorder: Recorder) -> None:
+def complete_past_runs(recorder: Recorder) -> None:
     """Complete three runs whose opaque step takes thirty seconds."""
     for number in range(3):
-        op = begun(recorder, number)
+        op = start_run(recorder, number)
         with op.stage("wait").opaque():
             for _ in range(30):
                 recorder.clock.advance(1.0)
@@ -35,10 +35,10 @@ def taught(recorder: Recorder) -> None:
         recorder.tick()
 
 
-def test_it_counts_down_while_the_step_is_silent(recorder: Recorder) -> None:
-    """Seconds that pass in an opaque step are seconds less to go: at no time does the estimate stand still before it should be over."""
-    taught(recorder)
-    op = begun(recorder, 3)
+def test_estimate_during_an_opaque_step_counts_down(recorder: Recorder) -> None:
+    """It never stops before the expected end."""
+    complete_past_runs(recorder)
+    op = start_run(recorder, 3)
     left = []
     with op.stage("wait").opaque():
         for _ in range(28):
@@ -52,10 +52,10 @@ def test_it_counts_down_while_the_step_is_silent(recorder: Recorder) -> None:
     op.complete()
 
 
-def test_it_is_stalled_when_the_step_must_hang(recorder: Recorder) -> None:
-    """After three times what the step should take nothing is foretold but a least."""
-    taught(recorder)
-    op = begun(recorder, 3)
+def test_estimate_of_a_hanging_opaque_step_is_stalled(recorder: Recorder) -> None:
+    """After three times the expected duration, only a lower bound remains."""
+    complete_past_runs(recorder)
+    op = start_run(recorder, 3)
     with op.stage("wait").opaque():
         recorder.tick()
         recorder.clock.advance(95.0)
@@ -66,8 +66,8 @@ def test_it_is_stalled_when_the_step_must_hang(recorder: Recorder) -> None:
     op.complete()
 
 
-def test_what_is_expected_of_the_only_step_is_what_is_left(recorder: Recorder) -> None:
-    """Where a step is all there is to an operation, bar and remaining time both follow what the caller expects, whatever past runs took."""
+def test_estimate_of_an_only_opaque_step_is_what_the_caller_expects(recorder: Recorder) -> None:
+    """Past runs do not matter."""
     for _ in range(3):
         with progress.operation("job") as op:
             for _ in range(10):

@@ -1,4 +1,4 @@
-"""Estimates where the work is: made on the tick, once a second a level, without the lock, and the same for every reader."""
+"""Tests of the estimates that ticks and readers make."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Spy = Callable[..., Eta]
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Note what the estimator is asked; it answers as ever."""
+def estimator_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Record the calls of the estimator."""
     calls: list[tuple[Any, ...]] = []
     real = otel_progress.eta.estimate
 
@@ -37,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 def run(recorder: Recorder, seconds: float = 1.0, steps: int = 10, type_: str = "job") -> None:
-    """Work through an operation at an even pace."""
+    """Work through an operation at a constant rate."""
     with progress.operation(type_, total=steps) as op:
         recorder.tick()
         for _ in range(steps):
@@ -47,8 +47,10 @@ def run(recorder: Recorder, seconds: float = 1.0, steps: int = 10, type_: str = 
     recorder.tick()
 
 
-def test_at_most_once_a_second(recorder: Recorder, asked: list[tuple[Any, ...]]) -> None:
-    """Ten ticks a second and readers between them make one estimate a second and level."""
+def test_level_is_estimated_at_most_once_per_second(
+    recorder: Recorder, estimator_calls: list[tuple[Any, ...]]
+) -> None:
+    """Neither ticks nor readers make more estimates."""
     with progress.operation("o", id="o", total=1000) as op:
         for _ in range(100):
             recorder.clock.advance(0.1)
@@ -56,11 +58,11 @@ def test_at_most_once_a_second(recorder: Recorder, asked: list[tuple[Any, ...]])
             recorder.tick()
             recorder.operation("o")
             assert op.snapshot().eta == recorder.operation("o").root.eta
-    assert 9 <= len(asked) <= 10
+    assert 9 <= len(estimator_calls) <= 10
 
 
-def test_never_with_the_lock_held(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While an estimate is made, another thread begins a level."""
+def test_estimate_is_made_without_the_lock(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread can start a level during an estimate."""
     real, begun = otel_progress.eta.estimate, []
 
     def estimate(*args: Any, **options: Any) -> Eta:
@@ -80,8 +82,8 @@ def test_never_with_the_lock_held(recorder: Recorder, monkeypatch: pytest.Monkey
     assert begun
 
 
-def test_a_tick_makes_so_many(recorder: Recorder) -> None:
-    """Beyond the bound of a tick the rest waits for the next ones, operations ahead of levels."""
+def test_estimates_per_tick_are_limited(recorder: Recorder) -> None:
+    """Operations come before levels."""
     store = recorder.runtime._store
     store._state.estimates._max_estimates_per_tick = 5
     handles = [progress.operation("o", total=10).start() for _ in range(8)]
@@ -92,18 +94,18 @@ def test_a_tick_makes_so_many(recorder: Recorder) -> None:
     recorder.clock.advance(1.0)
     for handle in (*levels, *handles):
         handle.increment()
-    told = []
+    reported = []
     for _ in range(3):
         batch = store.collect()
-        told.append(sum(snapshot.eta is not None for snapshot in batch.snapshots))
+        reported.append(sum(snapshot.eta is not None for snapshot in batch.snapshots))
         recorder.clock.advance(0.1)
-    assert told == [5, 5, 2]
+    assert reported == [5, 5, 2]
     for handle in handles:
         handle.complete()
 
 
-def test_levels_worth_it_have_estimates(recorder: Recorder) -> None:
-    """A stage and a level with a total have one while they run; a level of which nothing is known has none."""
+def test_stage_and_level_with_a_total_have_estimates(recorder: Recorder) -> None:
+    """A level without any figures has none."""
     with progress.operation("o", id="o", stages=["a", "b"]) as op, op.stage("a") as stage:
         level, bare = stage.level("x", 1, total=10).start(), stage.level("y", 1).start()
         for _ in range(5):
@@ -122,8 +124,8 @@ def test_levels_worth_it_have_estimates(recorder: Recorder) -> None:
         assert level.snapshot().eta is None
 
 
-def test_an_estimate_has_a_sequence_number_of_its_own(recorder: Recorder) -> None:
-    """Copies of a level with the same sequence number say the same: a new estimate is a new number."""
+def test_new_estimate_gets_a_new_sequence_number(recorder: Recorder) -> None:
+    """Equal sequence numbers mean equal snapshots."""
     seen: dict[int, progress.LevelSnapshot] = {}
     with progress.operation("o", id="o", total=100) as op:
         for number in range(100):
@@ -137,8 +139,8 @@ def test_an_estimate_has_a_sequence_number_of_its_own(recorder: Recorder) -> Non
                 assert seen.setdefault(snapshot.sequence, snapshot) == snapshot
 
 
-def test_parallel_children_are_simulated(recorder: Recorder) -> None:
-    """Where several levels run at once, what is left of each and what has not begun is dealt out to as many workers."""
+def test_estimate_of_parallel_children_simulates_the_workers(recorder: Recorder) -> None:
+    """Remaining levels are distributed to the same number of workers."""
     with progress.operation("o", id="o", total=12) as op:
         for _ in range(2):
             recorder.clock.advance(0.1)
@@ -161,8 +163,8 @@ def test_parallel_children_are_simulated(recorder: Recorder) -> None:
             each.complete()
 
 
-def test_overdue_by_its_estimate(recorder: Recorder) -> None:
-    """What the first interval allowed is kept for the whole run; beyond it the operation is overdue. Without a history there is none."""
+def test_operation_beyond_its_first_interval_is_overdue(recorder: Recorder) -> None:
+    """The threshold is constant. Without a history there is no threshold."""
     for number in range(5):
         run(recorder, 1.0 + 0.1 * number)
         assert (recorder.runtime.get_history()[0].root.overdue_after_s is None) == (number < 3)
@@ -191,8 +193,10 @@ def test_overdue_by_its_estimate(recorder: Recorder) -> None:
         assert recorder.operation("o").condition is Condition.OVERDUE
 
 
-def test_an_estimator_that_fails(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its failure is counted; there is no estimate, and the work knows nothing of it."""
+def test_failed_estimate_is_counted_and_leaves_none(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work continues."""
 
     def estimate(*_: Any, **__: Any) -> Eta:
         raise ArithmeticError("sums")
@@ -206,8 +210,8 @@ def test_an_estimator_that_fails(recorder: Recorder, monkeypatch: pytest.MonkeyP
         assert op.eta is None
 
 
-def test_levels_that_are_followed_are_bounded(recorder: Recorder) -> None:
-    """Beyond the bound levels go without an estimate, until others have ended; nothing is left when all have."""
+def test_tracked_levels_are_limited(recorder: Recorder) -> None:
+    """Other levels are tracked once some have ended."""
     estimates = recorder.runtime._store._state.estimates
     estimates._max_levels_per_operation = 3
     with progress.operation("o", id="o") as op:
@@ -219,7 +223,8 @@ def test_levels_that_are_followed_are_bounded(recorder: Recorder) -> None:
             recorder.tick()
         assert [level.eta is not None for level in levels] == [True, True, True, False, False]
         levels[0].complete()
-        op.level("x", "1", total=10).start().complete()  # entered again before a tick saw the first end
+        # Why: this is a new attempt before a tick collected the end of the first.
+        op.level("x", "1", total=10).start().complete()
         recorder.tick()
         for _ in range(3):
             recorder.clock.advance(1.0)
@@ -230,8 +235,8 @@ def test_levels_that_are_followed_are_bounded(recorder: Recorder) -> None:
     assert (estimates._tracked, len(estimates._scheduler), estimates._level_count) == ({}, 0, 0)
 
 
-def test_resumed_work(recorder: Recorder) -> None:
-    """Units an earlier session did are done, but the pace is that of this session, and they are not counted as items again."""
+def test_resumed_units_are_done_but_not_part_of_the_rate(recorder: Recorder) -> None:
+    """They are not counted as items again."""
     with progress.operation("o", id="o", total=100) as op:
         recorder.clock.advance(1.0)
         op.resume_from(50)
@@ -248,8 +253,8 @@ def test_resumed_work(recorder: Recorder) -> None:
     assert sum(items.values()) == 10
 
 
-def test_a_level_that_resumes(recorder: Recorder) -> None:
-    """What a level takes up moves the curve of everything above it, too; a total that comes later is no pace either."""
+def test_resumed_level_restarts_the_curves_of_its_parents(recorder: Recorder) -> None:
+    """A total that is set later is not an advance either."""
     with progress.operation("o", id="o", total=2) as op:
         recorder.tick()
         with op.level("x", 1) as level:
@@ -267,8 +272,8 @@ def test_a_level_that_resumes(recorder: Recorder) -> None:
         recorder.tick()
 
 
-def test_bad_resumptions() -> None:
-    """More than the total, or what is no number, is refused like any other count."""
+def test_invalid_resumed_count_is_rejected() -> None:
+    """The rules are those of other counts."""
     with recording() as _, progress.operation("o", total=10) as op, pytest.raises(RejectedValueError):
         op.resume_from(11)
     with recording(strict=False) as lenient:
@@ -280,8 +285,8 @@ def test_bad_resumptions() -> None:
         assert sum(lenient.runtime._totals.read().counters[semconv.UPDATES_REJECTED].values()) == 5
 
 
-def test_errors_of_the_predictions_are_on_the_span(recorder: Recorder) -> None:
-    """An operation that completed says how far its first, middle and last prediction were off; spans stay within their bound."""
+def test_span_of_a_completed_operation_has_prediction_errors(recorder: Recorder) -> None:
+    """The number of attributes stays within its limit."""
     slow_start = [8.0] + [1.0] * 9
     with progress.operation("job", id="j", total=11, unit="file") as op:
         for seconds in slow_start:
@@ -299,8 +304,8 @@ def test_errors_of_the_predictions_are_on_the_span(recorder: Recorder) -> None:
     assert isinstance(first, float)
     assert isinstance(middle, float)
     assert isinstance(last, float)
-    assert first > 0.5  # eighty seconds were foretold
-    assert middle == pytest.approx(first)  # it still stood at half, after 8.5 s of 17
+    assert first > 0.5  # the prediction was eighty seconds
+    assert middle == pytest.approx(first)  # still the current one at half, after 8.5 s of 17
     assert 0.0 <= last < 0.2
     assert (
         sum(
@@ -319,9 +324,9 @@ def test_errors_of_the_predictions_are_on_the_span(recorder: Recorder) -> None:
 
 
 @pytest.mark.process
-def test_importing_costs_nothing() -> None:
-    """The package alone loads no estimator, nor the records that only running configurations need."""
-    script = "import sys, otel_progress; print([name for name in sys.modules if name.startswith('otel_progress.')])"
+def test_import_of_the_package_loads_no_estimator() -> None:
+    """It loads no records module either."""
+    script = "import sys, otel_progress; print([name for name in sys.modules if 'otel_progress' in name])"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )
@@ -334,6 +339,6 @@ def test_importing_costs_nothing() -> None:
         assert f"{name!r}" not in done.stdout
 
 
-def test_the_class_of_this_host() -> None:
-    """System, machine and cores, in lower case."""
+def test_host_class_has_system_machine_and_cores() -> None:
+    """All are in lower case."""
     assert re.fullmatch(r"[a-z0-9]+-[a-z0-9_]+-\d+", host_class())

@@ -1,4 +1,4 @@
-"""What runs leave to those after them: through memory, through batches, and from the journal of other processes."""
+"""Tests of trajectories: from memory, in change sets, and from the journal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import otel_progress as progress
 from otel_progress import Status, semconv
 from otel_progress.diagnostics import internal_error_counts
-from otel_progress.live.estimation import trajectories as book_module
 from otel_progress.live.estimation.trajectories import (
     MAX_CACHED_KEYS,
+    MAX_KEYS_PER_QUERY,
     MAX_TRAJECTORIES_PER_KEY,
     TrajectoryCache,
     compute_longest_gap,
@@ -28,7 +28,7 @@ from otel_progress.testing import CountingIds, Recorder, recording, wait_until
 def run(
     recorder: Recorder, steps: int = 4, seconds: float = 5.0, **asked: object
 ) -> Sequence[TrajectoryEntry]:
-    """Work through an operation of so many steps; return what it left."""
+    """Work through an operation of this number of steps. Return its trajectories."""
     with progress.operation("job", total=steps, **asked) as op:  # type: ignore[arg-type]
         recorder.tick()
         for _ in range(steps):
@@ -38,19 +38,19 @@ def run(
     return recorder.runtime._store.collect().trajectories
 
 
-def test_a_run_that_completed_teaches(recorder: Recorder) -> None:
-    """The batch with the end of an operation has its curve, under its type, this kind of machine and the caller's bucket."""
-    (lesson,) = run(recorder, eta_key="1080p")
-    assert lesson.key == TrajectoryKey("job", "", host_class(), "1080p")
-    assert lesson.trajectory == Trajectory(
+def test_completed_operation_leaves_its_trajectory(recorder: Recorder) -> None:
+    """Its key has the operation type, the host class and the caller's bucket."""
+    (entry,) = run(recorder, eta_key="1080p")
+    assert entry.key == TrajectoryKey("job", "", host_class(), "1080p")
+    assert entry.trajectory == Trajectory(
         20.0, ((0.0, 0.0), (5.0, 0.25), (10.0, 0.5), (15.0, 0.75), (20.0, 1.0)), {}
     )
-    assert lesson.run == recorder.runtime.get_history()[0].run
-    assert lesson.at == recorder.clock.wall()
+    assert entry.run == recorder.runtime.get_history()[0].run
+    assert entry.at == recorder.clock.wall()
 
 
-def test_levels_teach_by_their_shape(recorder: Recorder) -> None:
-    """Levels of one place in the tree share a key; stages are told apart by their names, and their lengths are in the curve above."""
+def test_levels_of_one_shape_share_a_key(recorder: Recorder) -> None:
+    """Stages have their own keys, and the parent's trajectory has their durations."""
     with progress.operation("gig", stages=["load", "play"]) as op:
         with op.stage("load"):
             recorder.tick()
@@ -62,22 +62,22 @@ def test_levels_teach_by_their_shape(recorder: Recorder) -> None:
                         recorder.clock.advance(1.0 + number)
                         song.increment()
                         recorder.tick()
-    lessons = recorder.runtime._store.collect().trajectories
+    entries = recorder.runtime._store.collect().trajectories
     by_level: dict[str, list[float]] = {}
-    for lesson in lessons:
-        by_level.setdefault(lesson.key.level, []).append(lesson.trajectory.duration_s)
+    for entry in entries:
+        by_level.setdefault(entry.key.level, []).append(entry.trajectory.duration_s)
     assert by_level == {
         "": [13.0],
         "stage:load": [1.0],
         "stage:play": [12.0],
         "stage:play/song": [2.0, 4.0, 6.0],
     }
-    assert lessons[0].trajectory.stages == {"load": 1.0, "play": 12.0}
+    assert entries[0].trajectory.stages == {"load": 1.0, "play": 12.0}
 
 
 @pytest.mark.parametrize("end", ["fail", "cancel", "skip", "resume"])
-def test_other_runs_do_not_teach(recorder: Recorder, end: str) -> None:
-    """A run that failed, was cancelled or skipped, or took up the work of an earlier session leaves nothing, nor do its levels."""
+def test_failed_cancelled_skipped_or_resumed_run_leaves_no_trajectory(recorder: Recorder, end: str) -> None:
+    """The same holds for its levels."""
     op = progress.operation("job", id="o", total=4).start()
     recorder.tick()
     with op.level("x", total=1) as level:
@@ -93,8 +93,8 @@ def test_other_runs_do_not_teach(recorder: Recorder, end: str) -> None:
     assert list_history(recorder.runtime._store) == ()
 
 
-def test_levels_that_did_not_complete_do_not_teach(recorder: Recorder) -> None:
-    """In a run that completed, only the levels that completed leave something."""
+def test_failed_level_leaves_no_trajectory(recorder: Recorder) -> None:
+    """Completed levels of the same run do."""
     with progress.operation("job", total=2) as op:
         for status in (Status.FAILED, Status.COMPLETED):
             level = op.level("x", total=1).start()
@@ -102,20 +102,20 @@ def test_levels_that_did_not_complete_do_not_teach(recorder: Recorder) -> None:
             recorder.clock.advance(2.0)
             level.fail("no") if status is Status.FAILED else level.complete()
             recorder.tick()
-    lessons = recorder.runtime._store.collect().trajectories
-    assert sorted(lesson.key.level for lesson in lessons) == ["", "x"]
+    entries = recorder.runtime._store.collect().trajectories
+    assert sorted(entry.key.level for entry in entries) == ["", "x"]
 
 
-def test_a_run_between_two_ticks_teaches_its_length(recorder: Recorder) -> None:
-    """An operation that no tick saw running has no curve, but a length."""
+def test_run_between_two_ticks_leaves_its_duration(recorder: Recorder) -> None:
+    """It has no curve."""
     with progress.operation("job"):
         recorder.clock.advance(0.05)
-    (lesson,) = recorder.runtime._store.collect().trajectories
-    assert lesson.trajectory == Trajectory(0.05, (), {})
+    (entry,) = recorder.runtime._store.collect().trajectories
+    assert entry.trajectory == Trajectory(0.05, (), {})
 
 
-def test_memory_learns(recorder: Recorder) -> None:
-    """Without a journal the runs of this process teach each other, within the bucket only."""
+def test_estimate_without_a_journal_uses_runs_of_this_process(recorder: Recorder) -> None:
+    """Only runs of the same bucket are used."""
     for _ in range(3):
         run(recorder, eta_key="small")
     for bucket, basis in (("small", "durations"), ("large", None)):
@@ -128,8 +128,8 @@ def test_memory_learns(recorder: Recorder) -> None:
                 assert eta.runs == 3
 
 
-def test_siblings_teach_each_other(recorder: Recorder) -> None:
-    """The second song of a run is estimated from the first; when the run fails, the next run knows nothing of it."""
+def test_estimate_of_a_level_uses_its_completed_siblings(recorder: Recorder) -> None:
+    """A failed run leaves nothing for the next run."""
     op = progress.operation("gig", id="g").start()
     with op.level("song", 1, total=10) as song:
         for _ in range(10):
@@ -156,8 +156,8 @@ def test_siblings_teach_each_other(recorder: Recorder) -> None:
         assert song.eta is None
 
 
-def test_an_unknown_total_is_estimated_by_past_lengths(recorder: Recorder) -> None:
-    """Where nothing says how much there is, the lengths of past runs do; the longer it lasts, the more they are left behind."""
+def test_estimate_without_a_total_uses_past_durations(recorder: Recorder) -> None:
+    """Past runs shorter than this one are ignored."""
     for seconds in (50.0, 60.0, 70.0):
         with progress.operation("crawl"):
             recorder.tick()
@@ -175,13 +175,11 @@ def test_an_unknown_total_is_estimated_by_past_lengths(recorder: Recorder) -> No
         later = recorder.operation("c").eta
         assert later is not None
         assert (later.clock, later.basis) == (recorder.clock.monotonic(), "durations")
-        assert (
-            70.0 - 62.1 <= (later.remaining_s or 0.0) <= 10.0
-        )  # the longest it took, or as long again as before counting held
+        assert 70.0 - 62.1 <= (later.remaining_s or 0.0) <= 10.0
 
 
 class _Journal:
-    """Answers what past runs left, and remembers what it was asked."""
+    """Returns stored trajectories and records the requested keys."""
 
     def __init__(self) -> None:
         self.kept: dict[TrajectoryKey, list[Trajectory]] = {}
@@ -189,7 +187,7 @@ class _Journal:
         self.broken = False
 
     def trajectories(self, key: TrajectoryKey, limit: int = 20) -> Sequence[Trajectory]:
-        """Return what was put in."""
+        """Return the stored trajectories of a key."""
         self.asked.append(key)
         if self.broken:
             raise OSError("disk on fire")
@@ -198,7 +196,7 @@ class _Journal:
 
 @pytest.fixture
 def store(recorder: Recorder) -> LiveStore:
-    """Return a live store that has a journal to ask."""
+    """Return a live store that can load trajectories."""
     store = recorder.runtime._store
     store._state._has_trajectory_store = True
     store.restart(store.instance)
@@ -215,8 +213,8 @@ LINE = Trajectory(20.0, tuple((2.0 * n, n / 10) for n in range(11)))
 KEY = TrajectoryKey("job", "", host_class())
 
 
-def test_the_journal_is_asked_once_an_operation(recorder: Recorder, store: LiveStore) -> None:
-    """A key is asked for when an operation begins that needs it, and again for the next operation, which sees what is new."""
+def test_trajectories_are_loaded_once_per_operation(recorder: Recorder, store: LiveStore) -> None:
+    """The next operation loads newer ones."""
     journal = _Journal()
     for runs in (0, 1, 2):
         with progress.operation("job", total=10) as op:
@@ -229,19 +227,20 @@ def test_the_journal_is_asked_once_an_operation(recorder: Recorder, store: LiveS
             assert (0 if eta is None else eta.runs) == runs
             op.fail("so that it does not teach")
         recorder.tick()
-        journal.kept.setdefault(KEY, []).append(LINE)  # another process completed one
+        journal.kept.setdefault(KEY, []).append(LINE)
     assert journal.asked == [KEY, KEY, KEY]
 
 
-def test_what_the_journal_has_is_not_counted_twice(recorder: Recorder, store: LiveStore) -> None:
-    """A run of this process counts from memory until the journal has it, and from there after."""
+def test_persisted_trajectory_is_not_counted_twice(recorder: Recorder, store: LiveStore) -> None:
+    """It comes from memory until the journal has stored it."""
     journal = _Journal()
     written = run(recorder)
     assert len(list_history(store)) == 1
     journal.kept[KEY] = [LINE, written[0].trajectory]
     with progress.operation("job"):
         recorder.tick()
-        store.load_trajectories(journal.trajectories)  # not told yet that it was saved: both are there
+        # Why three: the entry is not marked as persisted, so it is loaded and in memory.
+        store.load_trajectories(journal.trajectories)
         assert len(list_history(store)) == 3
     recorder.tick()
     recorder.clock.advance(1.0)
@@ -249,11 +248,11 @@ def test_what_the_journal_has_is_not_counted_twice(recorder: Recorder, store: Li
         recorder.tick()
         store.load_trajectories(journal.trajectories, written)
         assert list_history(store)[:2] == (LINE, written[0].trajectory)
-        assert len(list_history(store)) == 3  # and the length of the one before
+        assert len(list_history(store)) == 3
 
 
-def test_a_journal_that_cannot_be_read(recorder: Recorder, store: LiveStore) -> None:
-    """A failure is counted and not raised; the same is asked again after the next write."""
+def test_failed_load_is_counted_and_retried(recorder: Recorder, store: LiveStore) -> None:
+    """The retry follows the next write."""
     journal, before = _Journal(), internal_error_counts["history"]
     journal.broken = True
     with progress.operation("job", total=10) as op:
@@ -267,8 +266,8 @@ def test_a_journal_that_cannot_be_read(recorder: Recorder, store: LiveStore) -> 
         assert op.eta is not None
 
 
-def test_through_a_real_journal(tmp_path: Path) -> None:
-    """What one configuration learned is what the next one, as another process would, begins with."""
+def test_trajectories_of_an_earlier_configuration_are_loaded_from_the_journal(tmp_path: Path) -> None:
+    """Another process would load them the same way."""
     url = f"sqlite:///{tmp_path / 'journal.db'}"
     ids = CountingIds()
     for runs in range(4):
@@ -287,8 +286,8 @@ def test_through_a_real_journal(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_a_run_of_another_process(tmp_path: Path) -> None:
-    """What another process completes meanwhile is known to the next operation that begins here, soon and with nobody waiting."""
+def test_trajectory_of_another_process_is_loaded_for_the_next_operation(tmp_path: Path) -> None:
+    """No caller waits for it."""
     url = f"sqlite:///{tmp_path / 'journal.db'}"
     script = f"""
 import otel_progress as progress
@@ -309,25 +308,25 @@ with progress.configure(store={url!r}, console=False, otlp=False, resources=Fals
             assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_book_is_bounded() -> None:
-    """However many keys and runs, only the last ones of each are remembered, and what is asked for stays within the keys."""
-    book = TrajectoryCache(has_backend=True)
+def test_trajectory_cache_is_bounded() -> None:
+    """Keys, trajectories per key and pending keys have limits."""
+    cache = TrajectoryCache(has_backend=True)
     for number in range(2 * MAX_CACHED_KEYS):
-        key = book.request_key_locked("job", f"level{number}", None, 0.0)
-        book.add_locked(
+        key = cache.request_key_locked("job", f"level{number}", None, 0.0)
+        cache.add_locked(
             [TrajectoryEntry(key, "r", 0.0, Trajectory(float(n))) for n in range(30)]
             if number % 500 == 0
             else []
         )
-    last = book.request_key_locked("job", f"level{2 * MAX_CACHED_KEYS - 500}", None, 0.0)
-    assert [one.duration_s for one in book.list_history_locked(last)] == [float(n) for n in range(10, 30)]
-    assert len(book._entries) == len(book._pending_keys) == MAX_CACHED_KEYS
-    assert len(book.take_pending_keys_locked()) == book_module.MAX_KEYS_PER_QUERY
-    assert len(next(iter(reversed(book._entries.values()))).own) <= MAX_TRAJECTORIES_PER_KEY
+    last = cache.request_key_locked("job", f"level{2 * MAX_CACHED_KEYS - 500}", None, 0.0)
+    assert [one.duration_s for one in cache.list_history_locked(last)] == [float(n) for n in range(10, 30)]
+    assert len(cache._entries) == len(cache._pending_keys) == MAX_CACHED_KEYS
+    assert len(cache.take_pending_keys_locked()) == MAX_KEYS_PER_QUERY
+    assert len(next(iter(reversed(cache._entries.values()))).own) <= MAX_TRAJECTORIES_PER_KEY
 
 
-def test_lessons_of_one_run_are_bounded(recorder: Recorder) -> None:
-    """Of many levels of a kind the last twenty teach, and of many kinds sixty-four."""
+def test_trajectories_of_one_run_are_bounded(recorder: Recorder) -> None:
+    """Twenty per kind of level, and sixty-four kinds."""
     with progress.operation("job") as op:
         for number in range(100):
             with op.level(f"kind{number}", total=1), op.level("same", total=1):
@@ -338,8 +337,8 @@ def test_lessons_of_one_run_are_bounded(recorder: Recorder) -> None:
                 recorder.tick()
                 recorder.clock.advance(1.0)
             recorder.tick()
-    lessons = recorder.runtime._store.collect().trajectories
-    levels = [lesson.key.level for lesson in lessons]
+    entries = recorder.runtime._store.collect().trajectories
+    levels = [entry.key.level for entry in entries]
     assert len(set(levels)) == 65
     assert levels.count("kind0") == MAX_TRAJECTORIES_PER_KEY
 
@@ -353,30 +352,30 @@ def test_lessons_of_one_run_are_bounded(recorder: Recorder) -> None:
         ("x" * 1000, None),
     ],
 )
-def test_buckets(recorder: Recorder, given: object, kept: str | None) -> None:
-    """A bucket is a text, or made of the metadata named; it is cut as other identifiers are. Decorators and tracers have it, too."""
+def test_eta_key_is_a_text_or_metadata_values(recorder: Recorder, given: object, kept: str | None) -> None:
+    """It is truncated. Decorators and tracers accept it."""
 
     @progress.get_tracer("lib").operation("job", eta_key=given, codec="av1", height=1080)  # type: ignore[arg-type]
     def work() -> None:
         recorder.clock.advance(1.0)
 
     work()
-    (lesson,) = recorder.runtime._store.collect().trajectories
-    assert lesson.key.eta_key == kept if kept is not None else 0 < len(lesson.key.eta_key) <= 256
+    (entry,) = recorder.runtime._store.collect().trajectories
+    assert entry.key.eta_key == kept if kept is not None else 0 < len(entry.key.eta_key) <= 256
 
 
 @pytest.mark.parametrize("given", [7, [], [1], {"a": 1}, object()])
-def test_bad_buckets(lenient: Recorder, given: object) -> None:
-    """What is no bucket is counted and left out; the operation runs."""
+def test_invalid_eta_key_is_rejected(lenient: Recorder, given: object) -> None:
+    """The operation runs without it."""
     with progress.batch("b") as batch, batch.operation("job", eta_key=given) as op:  # type: ignore[arg-type]
         assert op.recording
-    (lesson,) = lenient.runtime._store.collect().trajectories
-    assert lesson.key.eta_key == ""
+    (entry,) = lenient.runtime._store.collect().trajectories
+    assert entry.key.eta_key == ""
     assert lenient.runtime._totals.read().counters[semconv.UPDATES_REJECTED] == {("eta_key",): 1}
 
 
-def test_gaps_of_the_past() -> None:
-    """The longest silence of a curve is known where its points are all there were; where they were thinned, only one that stands out."""
+def test_longest_gap_of_a_thinned_curve_is_an_outlier_or_zero() -> None:
+    """A curve with all its points has its longest gap."""
     assert compute_longest_gap(Trajectory(9.0)) == 0.0
     assert compute_longest_gap(Trajectory(100.0, ((0.0, 0.0), (10.0, 0.2), (100.0, 1.0)))) == 90.0
     even = tuple((float(n), n / 63) for n in range(64))

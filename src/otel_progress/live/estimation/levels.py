@@ -1,4 +1,4 @@
-"""Trajectory of a level: the kind of level it belongs to, its active duration and its curve."""
+"""Trajectory of a level: its kind, its active duration and its curve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from otel_progress.text import encode_segment
 
 
 def get_level_shape(node: Node) -> str:
-    """Return the path of a level without ids, except those of stages. It is empty for operations."""
+    """Return the path of a level without ids, except those of stages.
+
+    It is empty for operations.
+    """
     parts: list[str] = []
     here = node
     while here.parent is not None:
@@ -23,7 +26,10 @@ def get_level_shape(node: Node) -> str:
 
 
 def is_estimable(node: Node) -> bool:
-    """Return True for operations, stages, and levels with a total, a count, children or an opaque step."""
+    """Return True for a level that may have an estimate.
+
+    These are operations, stages, and levels with a total, a count, children or an opaque step.
+    """
     spec = node.spec
     return (
         node.parent is None
@@ -36,7 +42,7 @@ def is_estimable(node: Node) -> bool:
 
 
 def build_trajectory(node: Node, estimation: EstimationState | None) -> Trajectory:
-    """Return the active duration, the curve and the stage durations of a completed level."""
+    """Return the duration, curve and stage durations of a completed level."""
     duration = compute_active_duration(node)
     points = () if estimation is None else estimation.points
     curve = [(round(at, 6), round(ratio, 6)) for at, ratio in points if at < duration and ratio < 1.0]

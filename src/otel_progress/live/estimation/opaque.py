@@ -14,7 +14,7 @@ MIN_AGREEING_RUNS: Final = 3
 
 
 MAX_SPREAD_RATIO: Final = 0.25
-"""Past runs agree when their interquartile range is at most this fraction of their median."""
+"""Largest interquartile range of agreeing past runs, as a fraction of the median."""
 
 
 def compute_expected_duration(
@@ -22,9 +22,10 @@ def compute_expected_duration(
 ) -> float | None:
     """Return the expected duration of a step in seconds, or None when it is unknown.
 
-    ``durations`` are the durations of past runs of the level. They predict a step that is the whole level (their median),
-    one unit of ``total`` (a fraction of it), or the rest of a level after ``active_s`` seconds. The caller's expectation
-    wins, unless the step is the whole level and at least three past runs agree.
+    ``durations`` are the durations of past runs of the level. They predict a step that is the whole
+    level (their median), one unit of ``total`` (a fraction of it), or the rest of a level after
+    ``active_s`` seconds. The caller's expectation wins, unless the step is the whole level and at
+    least three past runs agree.
     """
     known = [duration for duration in durations if duration > 0.0]
     if step.given is not None and not (step.is_whole_level and _has_agreement(known)):

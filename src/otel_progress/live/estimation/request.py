@@ -1,4 +1,4 @@
-"""Estimate requests: copies of a level's data, made with the lock, so that the estimators run without it.
+"""Estimate requests: copies of a level's data for estimators without the lock.
 
 The estimators are in ``otel_progress.eta``. They are imported for the first estimate.
 """
@@ -21,15 +21,21 @@ from otel_progress.model import Eta, Status
 from otel_progress.records import Trajectory
 
 MIN_OWN_RATE_S: Final = 1.0
-"""Seconds of work before a run's own rate is used. Until then, the durations of past runs predict better."""
+"""Seconds of work before a run's own rate is used.
+
+Until then, the durations of past runs predict better.
+"""
 
 
 MAX_CHILDREN: Final = 1_000
-"""Children of a level with parallel children that are included, the newest. Older ones are ignored."""
+"""Children of a level with parallel children that are included, the newest.
+
+Older ones are ignored.
+"""
 
 
 class ParallelChildren(NamedTuple):
-    """Fields of ``otel_progress.eta.Parallel``, which is not imported with the lock held."""
+    """Fields of ``otel_progress.eta.Parallel``, which is imported without the lock."""
 
     ended: Sequence[float]
     running: Sequence[float]
@@ -39,10 +45,12 @@ class ParallelChildren(NamedTuple):
 
 
 class EstimateRequest(NamedTuple):
-    """Data of one estimate. ``elapsed`` is in seconds of work on the curve, at ``clock`` in monotonic seconds.
+    """Data of one estimate.
 
-    ``expected`` belongs to an opaque step that is the whole level and has an expected duration. It contains that duration
-    and the seconds of work on the step.
+    ``elapsed`` is in seconds of work on the curve, at ``clock`` in monotonic seconds.
+
+    ``expected`` belongs to an opaque step that is the whole level and has an expected duration. It
+    contains that duration and the seconds of work on the step.
     """
 
     node: Node
@@ -90,7 +98,7 @@ def build_request_locked(
 
 
 def _is_all_work(node: Node, step: Opaque) -> bool:
-    """Return True when an opaque step is all the work of its level, and not one unit of it or next to its stages."""
+    """Return True when an opaque step is all the work of its level."""
     has_stages = node.children is not None and node.children.stages is not None
     return step.is_whole_level or not (node.total or has_stages)
 
@@ -98,7 +106,7 @@ def _is_all_work(node: Node, step: Opaque) -> bool:
 def _drop_unsettled_data(
     points: tuple[tuple[float, float], ...], history: Sequence[Trajectory]
 ) -> tuple[tuple[tuple[float, float], ...], Sequence[Trajectory]]:
-    """Return the data of a just started curve that predicts: past runs, or the first point of resumed work."""
+    """Return only past runs, or only the first point of resumed work."""
     is_resumed = bool(points) and points[0][1] > 0.0
     return (points[:1], ()) if is_resumed else ((), history)
 
@@ -106,7 +114,10 @@ def _drop_unsettled_data(
 def _copy_parallel_children(
     node: Node, estimation: EstimationState, child_history: Sequence[Trajectory], clock: float
 ) -> ParallelChildren | None:
-    """Return the durations of children that run in parallel. Return None when they do not, or do not define the ratio."""
+    """Return the durations of children that run in parallel.
+
+    Return None when they do not, or do not define the ratio.
+    """
     children, workers = node.children, max(estimation.recent_worker_counts, default=0)
     has_own_count = node.counter is not None and node.counter.touched
     if children is None or workers < 2 or children.stages is not None or has_own_count or not node.total:
@@ -130,7 +141,10 @@ def _copy_parallel_children(
 
 
 def run_estimate(request: EstimateRequest) -> Eta | None:
-    """Return the estimate for a request, on this process's clock. Return None when nothing can be predicted."""
+    """Return the estimate for a request, on this process's clock.
+
+    Return None when nothing can be predicted.
+    """
     try:
         with defer_fork():
             from otel_progress.eta import Parallel, estimate, estimate_opaque
@@ -148,7 +162,7 @@ def run_estimate(request: EstimateRequest) -> Eta | None:
 
 
 def _extend_to_next_estimate(eta: Eta) -> Eta:
-    """Extend an estimate until the next one may be made: it cannot include advances until then."""
+    """Extend an estimate until the next one may be made."""
     counts_down_s, stalls_after_s = eta.counts_down_s, eta.stalls_after_s
     if eta.remaining_s is None or counts_down_s is None:
         return eta

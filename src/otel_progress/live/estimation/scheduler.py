@@ -1,6 +1,9 @@
-"""Scheduler of estimates: operations before levels, the oldest request first, at most one per level per second.
+"""Scheduler of estimates: operations before levels, the oldest request first.
 
-Methods whose name ends in ``_locked`` require the lock of the live store. Each takes about constant time.
+Each level is estimated at most once per second.
+
+Methods whose name ends in ``_locked`` require the lock of the live store. Each takes about constant
+time.
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ from otel_progress.live.estimation_state import MIN_ESTIMATE_INTERVAL_S, Estimat
 from otel_progress.live.node import Node
 
 TIME_DEPENDENT_BASES: Final = frozenset({"durations", "expected"})
-"""Bases of estimates that change with time alone. Such estimates are repeated without an advance."""
+"""Bases of estimates that change with time alone.
+
+Such estimates are repeated without an advance.
+"""
 
 
 REFRESH_FRACTION: Final = 0.02
-"""Such an estimate is repeated after this fraction of the active time, between one and ``MAX_REFRESH_S`` seconds."""
+"""Fraction of the active time after which such an estimate is repeated."""
 
 
 MAX_REFRESH_S: Final = 10.0
@@ -26,7 +32,7 @@ MAX_REFRESH_S: Final = 10.0
 
 
 class EstimateScheduler:
-    """Queues of levels with new data, and a heap of levels that were estimated less than a second ago."""
+    """Queues of levels with new data, and a heap of levels that cool down."""
 
     def __init__(self) -> None:
         self._operations: dict[Node, None] = {}
@@ -46,7 +52,10 @@ class EstimateScheduler:
         (self._operations if node.parent is None else self._levels)[node] = None
 
     def pop_next_locked(self, among: Iterable[Node] | None = None) -> Node | None:
-        """Remove and return the next queued level of ``among``, or of all. Return None when none is queued."""
+        """Remove and return the next queued level of ``among``, or of all.
+
+        Return None when none is queued.
+        """
         for queue in (self._operations, self._levels):
             node = next(iter(queue if among is None else (each for each in among if each in queue)), None)
             if node is not None:
@@ -60,7 +69,10 @@ class EstimateScheduler:
         heappush(self._cooling_down, (clock + MIN_ESTIMATE_INTERVAL_S, self._next_number(), clock, node))
 
     def release_due_locked(self, clock: float) -> None:
-        """End the cool-downs that are over. Queue the levels that have new data or a time-dependent estimate."""
+        """End the cool-downs that are over.
+
+        Queue the levels that have new data or a time-dependent estimate.
+        """
         heap = self._cooling_down
         while heap and heap[0][0] <= clock:
             _, _, estimated_clock, node = heappop(heap)

@@ -1,4 +1,4 @@
-"""Estimates of all running levels: points on each tick, estimates from them, and trajectories of ended levels.
+"""Estimates of all running levels, and trajectories of ended levels.
 
 Each level is estimated at most once per second, and never with the store's lock held.
 """
@@ -35,11 +35,17 @@ MAX_CANDIDATES_PER_TICK: Final = 1_000
 
 
 MAX_ESTIMATED_LEVELS_PER_OPERATION: Final = 1_000
-"""Tracked levels of one operation. Beyond it, levels get no estimate and leave no trajectory."""
+"""Tracked levels of one operation.
+
+Beyond it, levels get no estimate and leave no trajectory.
+"""
 
 
 MAX_ESTIMATED_LEVELS: Final = 10_000
-"""Tracked levels of all operations, without the operations themselves. Beyond it, levels get no estimate."""
+"""Tracked levels of all operations, without the operations themselves.
+
+Beyond it, levels get no estimate.
+"""
 
 
 OPAQUE_REFRESH_S: Final = 0.25
@@ -69,10 +75,13 @@ class EstimateTracker:
         self._opaque: dict[Node, None] = {}
         self._was_full = False
 
-    # --- tracking ----------------------------------------------------------------------------------------------
+    # --- tracking --------------------------------------------------------------------------------
 
     def track_locked(self, node: Node) -> EstimationState | None:
-        """Return the estimation state of a running level. Create it if the level can be estimated, else return None."""
+        """Return the estimation state of a running level.
+
+        Create it if the level can be estimated, else return None.
+        """
         estimation = node.estimation
         if estimation is not None or not is_estimable(node):
             return estimation
@@ -108,7 +117,7 @@ class EstimateTracker:
         self._scheduler.request_locked(node, estimation)
 
     def _restart_parents_locked(self, node: Node) -> None:
-        """Restart the curves of all parents: the work of an earlier session is no advance of theirs either."""
+        """Restart the curves of all parents, because resumed work is not an advance."""
         here = node.parent
         while here is not None:
             estimation = self.track_locked(here)
@@ -119,7 +128,8 @@ class EstimateTracker:
     def finish_locked(self, node: Node) -> None:
         """Stop tracking a level that ended.
 
-        A completed level leaves its trajectory to its siblings, a completed operation to later runs.
+        A completed level leaves its trajectory to its siblings, a completed operation to later
+        runs.
         """
         # Why: an operation may end before a tick tracks it, and its duration is still useful.
         if node.parent is None:
@@ -141,7 +151,7 @@ class EstimateTracker:
             self._level_count -= 1
 
     def _drop_finished_locked(self, ended: Operation | None = None) -> None:
-        """Drop levels that were evicted before a tick collected their end, and all levels of the operation ``ended``."""
+        """Drop evicted levels whose end no tick collected, and all of ``ended``."""
         for node in [
             node
             for node in self._tracked
@@ -149,7 +159,7 @@ class EstimateTracker:
         ]:
             self._drop_locked(node)
 
-    # --- opaque steps and trajectories -------------------------------------------------------------------------
+    # --- opaque steps and trajectories -----------------------------------------------------------
 
     def track_opaque_locked(self, node: Node) -> None:
         """Start to estimate the progress of a level's opaque step."""
@@ -160,7 +170,7 @@ class EstimateTracker:
         self._extend_gaps_locked(node)
 
     def _apply_trajectories_locked(self, node: Node, estimation: EstimationState) -> None:
-        """Apply past runs to a level: its longest gap without an advance, and the duration of its opaque step."""
+        """Apply past runs to the longest gap and the opaque step of a level."""
         node.longest_gap = max(node.longest_gap, self.trajectories.get_longest_gap_locked(estimation.key))
         step = node.opaque
         if step is not None:
@@ -170,7 +180,7 @@ class EstimateTracker:
             self._extend_gaps_locked(node)
 
     def _extend_gaps_locked(self, node: Node) -> None:
-        """Extend the longest gap of a level and its parents to the expected duration of its opaque step."""
+        """Extend the longest gaps of a level and its parents to its expected duration."""
         expected = None if node.opaque is None else node.opaque.expected
         here: Node | None = node
         while here is not None and expected is not None:
@@ -179,7 +189,7 @@ class EstimateTracker:
 
     def _list_history_locked(self, node: Node, estimation: EstimationState) -> Sequence[Trajectory]:
         past_runs = self.trajectories.list_history_locked(estimation.key)
-        siblings = node.operation.trajectories.get(estimation.key)
+        siblings = (node.operation.trajectories or {}).get(estimation.key)
         return (*past_runs, *siblings)[-MAX_TRAJECTORIES_PER_KEY:] if siblings else past_runs
 
     def load_trajectories(
@@ -189,7 +199,8 @@ class EstimateTracker:
     ) -> None:
         """Load missing trajectories of past runs. Call it from a thread that may wait.
 
-        ``persisted`` are entries that the journal has stored. A failed load is reported and retried later.
+        ``persisted`` are entries that the journal has stored. A failed load is reported and retried
+        later.
         """
         with self._lock:
             self.trajectories.mark_persisted_locked(persisted)
@@ -215,7 +226,7 @@ class EstimateTracker:
                 self._apply_trajectories_locked(node, estimation)
                 self._scheduler.request_now_locked(node)
 
-    # --- estimates ---------------------------------------------------------------------------------------------
+    # --- estimates -------------------------------------------------------------------------------
 
     def refresh_opaque(self, clock: float) -> None:
         """Mark the levels whose opaque steps are due for an update as changed."""
@@ -232,7 +243,9 @@ class EstimateTracker:
                     step.updated_clock, node.dirty = clock, True
 
     def estimate(self, clock: float, nodes: Iterable[Node] | None = None) -> list[Node]:
-        """Estimate the due levels among ``nodes``, or among all. Return the levels with a new estimate.
+        """Estimate the due levels among ``nodes``, or among all.
+
+        Return the levels with a new estimate.
 
         The lock must not be held.
         """
@@ -268,7 +281,7 @@ class EstimateTracker:
         child_history = () if child is None else self.trajectories.list_history_locked(child.key)
         history = self._list_history_locked(node, estimation)
         request = build_request_locked(node, estimation, history, child_history, clock)
-        # Why early: there are points, and their rate can be used once a second of work has passed.
+        # Why early: there are points, and their rate can be used after one second of work.
         is_early = len(estimation.points) > 1 and (request is None or len(request.points) < 2)
         if request is not None or is_early:
             self._scheduler.defer_locked(node, estimation, clock)
@@ -276,7 +289,10 @@ class EstimateTracker:
         return request
 
     def _apply_result_locked(self, request: EstimateRequest, eta: Eta | None) -> bool:
-        """Store an estimate in its level, under a new sequence number. Return False when it is outdated or the same."""
+        """Store an estimate in its level, under a new sequence number.
+
+        Return False when it is outdated or the same.
+        """
         node, estimation, operation = request.node, request.estimation, request.node.operation
         if node.status is not Status.RUNNING or node.estimation is not estimation or _is_paused(node):
             return False

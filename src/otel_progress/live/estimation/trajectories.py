@@ -1,4 +1,4 @@
-"""Bounded cache of the trajectories of past runs by key, with queues of keys to load and entries to persist.
+"""Bounded cache of the trajectories of past runs, with keys to load.
 
 Methods whose name ends in ``_locked`` require the lock of the live store.
 """
@@ -27,7 +27,10 @@ MAX_TRAJECTORIES_PER_KEY: Final = 20
 
 
 MAX_KEYS_PER_QUERY: Final = 64
-"""Keys that are loaded at once. The other keys are loaded after later writes of the journal."""
+"""Keys that are loaded at once.
+
+The other keys are loaded after later writes of the journal.
+"""
 
 
 MAX_KEYS_PER_OPERATION: Final = 64
@@ -42,7 +45,7 @@ _OUTLIER_FACTOR: Final = 3.0
 
 
 class _CacheEntry:
-    """Trajectories of one key: ``base`` as the journal returned them, ``own`` as this process added them since."""
+    """Trajectories of one key: ``base`` from the journal, ``own`` of this process."""
 
     __slots__ = ("base", "known", "loaded_clock", "longest_gap", "own", "persisted")
 
@@ -50,7 +53,10 @@ class _CacheEntry:
         self.base: tuple[Trajectory, ...] = ()
         self.own: dict[int, TrajectoryEntry] = {}
         self.persisted: set[int] = set()
-        """Keys of ``own`` that the journal has stored. The next load returns them as part of ``base``."""
+        """Keys of ``own`` that the journal has stored.
+
+        The next load returns them as part of ``base``.
+        """
         self.known: tuple[Trajectory, ...] = ()
         """The newest trajectories of ``base`` and ``own``."""
         self.longest_gap = 0.0
@@ -67,7 +73,10 @@ class _CacheEntry:
 
 
 class TrajectoryCache:
-    """Cache of trajectories by key. ``has_backend`` is True when a journal can load them."""
+    """Cache of trajectories by key.
+
+    ``has_backend`` is True when a journal can load them.
+    """
 
     def __init__(self, *, has_backend: bool = False) -> None:
         self.has_backend = has_backend
@@ -84,7 +93,9 @@ class TrajectoryCache:
     def request_key_locked(
         self, operation_type: str, level: str, eta_key: str | None, since: float
     ) -> TrajectoryKey:
-        """Return the key of a level in operations of a type. Queue it for loading unless loaded after ``since``.
+        """Return the key of a level in operations of a type.
+
+        Queue it for loading unless loaded after ``since``.
 
         ``since`` is in monotonic seconds.
         """
@@ -139,7 +150,10 @@ class TrajectoryCache:
     def store_loaded_locked(
         self, key: TrajectoryKey, trajectories: Sequence[Trajectory], clock: float
     ) -> bool:
-        """Store the trajectories that were loaded at ``clock``. Return False when nothing changed."""
+        """Store the trajectories that were loaded at ``clock``.
+
+        Return False when nothing changed.
+        """
         entry = self._touch_entry_locked(key)
         before = entry.known
         # Why the same objects for equal trajectories: the estimators cache results by identity.
@@ -179,15 +193,20 @@ def compute_longest_gap(trajectory: Trajectory) -> float:
 
 
 def collect_trajectories_locked(node: Node, estimation: EstimationState | None) -> Iterable[TrajectoryEntry]:
-    """Add the trajectory of a completed level to its operation. Return the entries of a completed operation.
+    """Add the trajectory of a completed level to its operation.
 
-    Failed, cancelled and resumed runs leave none, because their duration does not predict that of others.
+    Return the entries of a completed operation.
+
+    Failed, cancelled and resumed runs leave none, because their duration does not predict that of
+    others.
     """
     operation = node.operation
-    if node.status is not Status.COMPLETED or operation.resumed or estimation is None:
+    if node.status is not Status.COMPLETED or operation.is_resumed or estimation is None:
         return ()
     trajectory = build_trajectory(node, estimation)
     if node.parent is not None:
+        if operation.trajectories is None:
+            operation.trajectories = {}
         by_key = operation.trajectories
         if estimation.key in by_key or len(by_key) < MAX_KEYS_PER_OPERATION:
             by_key.setdefault(estimation.key, deque(maxlen=MAX_TRAJECTORIES_PER_KEY)).append(trajectory)
@@ -196,8 +215,8 @@ def collect_trajectories_locked(node: Node, estimation: EstimationState | None) 
     entries = [TrajectoryEntry(estimation.key, operation.run, at, trajectory)]
     entries += [
         TrajectoryEntry(key, operation.run, at, trajectory)
-        for key, trajectories in operation.trajectories.items()
+        for key, trajectories in (operation.trajectories or {}).items()
         for trajectory in trajectories
     ]
-    operation.trajectories = {}
+    operation.trajectories = None
     return entries
