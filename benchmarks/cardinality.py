@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import otel_progress as progress
-from otel_progress.metrics.collector import ProgressCollector
 from otel_progress.metrics.exposition import render_exposition
 
 SCENES: Final = (
@@ -67,7 +66,7 @@ def measure(operations: int, levels: int, scrapes: int = SCRAPES) -> Cost:
                 op.increment(10)
             for place in range(levels):
                 running.enter_context(op.level("file", place, total=100)).increment(50)
-        collector = ProgressCollector(runtime.store, totals=runtime.totals)
+        collector = runtime.metrics_collector()
         best, body = float("inf"), b""
         for _ in range(scrapes):
             started = time.perf_counter()

@@ -48,7 +48,7 @@ class Usage:
     @classmethod
     def now(cls, runtime: Runtime) -> Usage:
         """Return the use up to now."""
-        ticks = runtime.totals.read().distributions.get(TICK_DURATION, {}).get(())
+        ticks = runtime._totals.read().distributions.get(TICK_DURATION, {}).get(())
         threads = {
             thread.name: cpu for thread in threading.enumerate() if (cpu := _cpu_of(thread)) is not None
         }
@@ -136,7 +136,7 @@ def _until_asleep(runtime: Runtime) -> None:
     """
     runtime.force_flush()
     deadline = time.monotonic() + ASLEEP_WITHIN_S
-    while not runtime.ticker._asleep and time.monotonic() < deadline:
+    while not runtime._ticker._is_asleep and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)  # Other tasks at the end of the work.
 

@@ -1,16 +1,16 @@
-"""Denoise five hundred recordings in a thread pool, with a checkpoint every ten files, so that a run can be resumed.
+"""Denoise 500 recordings in a thread pool, with a checkpoint every ten files.
 
-Each file is an item of one operation: denoised, or failed with its error, because some files are damaged. At every
-checkpoint the operation shows a message (``100 of 500``), and the finished files are written to a checkpoint file. A run
-that finds this file resumes there and reports it with ``resume_from``. The rate, and with it the remaining time, is that
-of the current session only.
+Each file is an item of one operation: completed, or failed with its error, because some files are
+damaged. At each checkpoint the operation updates its message (``100 of 500``) and the results are
+written to a file. A later run resumes from this file and calls ``resume_from``. Files of an earlier
+session are then excluded from the rate, and so from the estimate.
 
     python examples/audio_batch.py [--files 500] [--folder FOLDER]
     otel-progress show denoising --errors
 
-With a folder, stop it with Ctrl-C and start it again. Without one it works in a temporary folder.
+With a folder, stop it with Ctrl-C and start it again. Without one, a temporary folder is used.
 
-Needs numpy: pip install numpy
+Requires numpy: pip install numpy
 """
 
 # ruff: noqa: T201 - an example prints its result
@@ -46,11 +46,14 @@ WORKERS = 4
 STATE = "done.json"
 Samples = npt.NDArray[np.float64]
 
-# --- the recordings ---------------------------------------------------------------------------------------------------
+# --- recordings
 
 
 def record(folder: Path, number: int) -> Path:
-    """Write a recording: a tone after an eighth of a second of noise; every fiftieth file is truncated."""
+    """Write a recording: noise, and a tone after an eighth of a second.
+
+    Every fiftieth file is truncated.
+    """
     random = np.random.default_rng(number)
     time = np.arange(SAMPLES) / RATE
     tone = 0.4 * np.sin(2 * np.pi * (200 + 3 * number) * time) * (np.arange(SAMPLES) >= QUIET)
@@ -62,14 +65,17 @@ def record(folder: Path, number: int) -> Path:
 
 
 def write(path: Path, samples: Samples) -> None:
-    """Write samples from -1 to 1 as 16 bit mono."""
+    """Write samples from -1 to 1 as 16-bit mono."""
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, RATE, 0, "NONE", ""))
         file.writeframes((np.clip(samples, -1.0, 1.0) * 32_767).astype("<i2").tobytes())
 
 
 def read(path: Path) -> Samples:
-    """Return the samples of a file, from -1 to 1. Raises EOFError or wave.Error if it is truncated."""
+    """Return the samples of a file, from -1 to 1.
+
+    Raises EOFError or wave.Error for a truncated file.
+    """
     with wave.open(str(path), "rb") as file:
         frames = file.readframes(file.getnframes())
         if len(frames) != 2 * file.getnframes():
@@ -79,14 +85,14 @@ def read(path: Path) -> Samples:
     return samples
 
 
-# --- the filter -------------------------------------------------------------------------------------------------------
+# --- filter
 
 
-def gated(samples: Samples) -> Samples:
-    """Remove everything that is not louder than the noise: a spectral gate.
+def filter_noise(samples: Samples) -> Samples:
+    """Return the samples without noise, filtered by a spectral gate.
 
-    The spectrum of each window is kept where it is three times as strong as at the quiet start, and damped by 20 dB
-    elsewhere. Hann windows that overlap by half add up to one.
+    Frequencies below three times the noise level of the quiet start are reduced by 20 dB. Hann
+    windows overlap by half, so their sum is one.
     """
     window = np.hanning(WINDOW + 1)[:-1]
     padded = np.pad(samples, (HOP, WINDOW))
@@ -100,42 +106,48 @@ def gated(samples: Samples) -> Samples:
     return out[HOP : HOP + len(samples)]
 
 
-def loudness(samples: Samples) -> float:
-    """Return the level of samples in dB below full scale."""
+def measure_loudness(samples: Samples) -> float:
+    """Return the loudness of samples in dB relative to full scale."""
     return float(10.0 * np.log10(np.mean(samples**2) + 1e-12))
 
 
 def denoise(path: Path) -> float:
-    """Write the denoised recording next to the noisy one; return the reduction of the noise in dB."""
+    """Write the denoised recording next to the original.
+
+    Return the noise reduction of its quiet part in dB.
+    """
     noisy = read(path)
-    clean = gated(noisy)
+    clean = filter_noise(noisy)
     write(path.with_suffix(".clean.wav"), clean)
-    return loudness(noisy[:QUIET]) - loudness(clean[:QUIET])
+    return measure_loudness(noisy[:QUIET]) - measure_loudness(clean[:QUIET])
 
 
-# --- the work, with progress and checkpoints --------------------------------------------------------------------------
+# --- processing, with progress and checkpoints
 
 
 class Checkpoint:
-    """Finished files by name and outcome, in a file that is replaced atomically."""
+    """Outcomes of processed files by name, stored in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.done: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def save(self) -> None:
-        """Write the checkpoint."""
-        fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps(self.done), encoding="utf-8")
-        fresh.replace(self._path)
+        """Replace the file atomically."""
+        temporary = self._path.with_suffix(".new")
+        temporary.write_text(json.dumps(self.done), encoding="utf-8")
+        temporary.replace(self._path)
 
     def remove(self) -> None:
-        """Delete the checkpoint: nothing is left to resume."""
+        """Delete the file, because no work is left."""
         self._path.unlink(missing_ok=True)
 
 
-def results(paths: list[Path]) -> Generator[tuple[Path, Future[float]], None, None]:
-    """Denoise files in a thread pool and yield each result. If the caller stops, pending files are cancelled."""
+def denoise_files(paths: list[Path]) -> Generator[tuple[Path, Future[float]], None, None]:
+    """Denoise files in a thread pool and yield each result when it is ready.
+
+    If the caller stops, pending files are not started.
+    """
     with ThreadPoolExecutor(max_workers=WORKERS) as pool:
         running = {pool.submit(denoise, path): path for path in paths}
         try:
@@ -146,69 +158,69 @@ def results(paths: list[Path]) -> Generator[tuple[Path, Future[float]], None, No
 
 
 def process(op: progress.Level, paths: list[Path], checkpoint: Checkpoint) -> list[float]:
-    """Denoise the remaining files as items of ``op``; return the reduction of the noise in dB for each success."""
-    lowered = []
+    """Denoise the remaining files as items of ``op``. Return the reductions in dB."""
+    reductions = []
     if checkpoint.done:
         op.resume_from(len(checkpoint.done))
-    todo = [path for path in paths if path.name not in checkpoint.done]
-    with closing(results(todo)) as ended:  # otherwise an interrupted run would first finish the others
-        for path, future in ended:
+    remaining = [path for path in paths if path.name not in checkpoint.done]
+    # closing() stops the pool at once after an interrupt, without the pending files.
+    with closing(denoise_files(remaining)) as results:
+        for path, future in results:
             try:
-                lowered.append(future.result())
+                reductions.append(future.result())
             except (EOFError, wave.Error) as error:
                 op.item(path.name, outcome="failed", error=error)
                 checkpoint.done[path.name] = "failed"
             else:
-                op.item(path.name, lowered_db=round(lowered[-1], 1))
+                op.item(path.name, reduction_db=round(reductions[-1], 1))
                 checkpoint.done[path.name] = "denoised"
             if len(checkpoint.done) % CHECKPOINT_EVERY == 0:
                 checkpoint.save()
                 op.update(message=f"{len(checkpoint.done)} of {len(paths)}")
-    return lowered
+    return reductions
 
 
 def denoise_all(folder: Path, files: int) -> None:
-    """Write missing recordings, denoise them, and print a summary."""
+    """Create missing recordings, denoise them and print the result."""
     checkpoint = Checkpoint(folder / STATE)
-    before = len(checkpoint.done)
-    if before:
-        print(f"resumes from {before} of {files}")
+    done_before = len(checkpoint.done)
+    if done_before:
+        print(f"resumes from {done_before} of {files}")
     names = [folder / f"recording-{number:03}.wav" for number in range(files)]
     paths = [path if path.exists() else record(folder, number) for number, path in enumerate(names)]
     with progress.operation(
         "denoising", f"{files} recordings", id="denoising", total=files, unit="file"
     ) as op:
-        lowered = process(op, paths, checkpoint)
+        reductions = process(op, paths, checkpoint)
         checkpoint.remove()
     failed = sum(outcome == "failed" for outcome in checkpoint.done.values())
-    quieter = f", noise lower by {np.mean(lowered):.1f} dB" if lowered else ""
-    print(
-        f"{len(checkpoint.done)} of {files} files, {failed} failed, {len(lowered)} denoised in this session{quieter}"
-    )
+    reduction = f", noise reduced by {np.mean(reductions):.1f} dB" if reductions else ""
+    total = f"{len(checkpoint.done)} of {files} files, {failed} failed"
+    print(f"{total}, {len(reductions)} denoised in this session{reduction}")
 
 
 def main() -> None:
-    """Denoise the recordings. Ctrl-C stops the run, which can be resumed."""
+    """Denoise the recordings. Ctrl-C interrupts a run that can be resumed."""
     parser = argparse.ArgumentParser(description="Denoise recordings with checkpoints.")
-    parser.add_argument("--files", type=int, default=500, help="how many recordings (default: %(default)s)")
+    parser.add_argument("--files", type=int, default=500, help="number of recordings (default: %(default)s)")
     parser.add_argument(
-        "--folder", type=Path, help="where to keep recordings and checkpoints (default: a temporary folder)"
+        "--folder", type=Path, help="folder of recordings and checkpoint (default: a temporary folder)"
     )
-    asked = parser.parse_args()
-    if asked.files < 1:
-        parser.error("expected --files of at least 1")
-    again = (
+    options = parser.parse_args()
+    if options.files < 1:
+        parser.error(f"Invalid --files {options.files}: expected at least 1.")
+    hint = (
         ""
-        if asked.folder is None
-        else f"; resume with: python examples/audio_batch.py --folder {asked.folder}"
+        if options.folder is None
+        else f"; resume with: python examples/audio_batch.py --folder {options.folder}"
     )
     try:
         with progress.configure(service_name="audio-example"), ExitStack() as stack:
-            folder = asked.folder or Path(stack.enter_context(TemporaryDirectory()))
+            folder = options.folder or Path(stack.enter_context(TemporaryDirectory()))
             folder.mkdir(parents=True, exist_ok=True)
-            denoise_all(folder, asked.files)
+            denoise_all(folder, options.files)
     except KeyboardInterrupt:
-        raise SystemExit(f"interrupted{again}") from None
+        raise SystemExit(f"interrupted{hint}") from None
 
 
 if __name__ == "__main__":

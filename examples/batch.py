@@ -1,7 +1,7 @@
-"""Group five hundred small operations of a thread pool, some of which fail, in a batch.
+"""Verify 500 files in a thread pool as a batch of operations.
 
-Each file is an operation with its own status and error. The batch counts them, has a ratio and a remaining time, and lists
-the failed ones. Other processes join it by its id.
+Each file is an operation with its own status and error. The batch counts them, estimates its own
+progress and end, and lists the failed operations. Other processes can join the batch by its ID.
 
     python examples/batch.py
     otel-progress show checksums --errors
@@ -24,11 +24,11 @@ SIZE = 64 * 1024
 
 
 class DamagedError(Exception):
-    """A file does not match its checksum."""
+    """Checksum mismatch of a file."""
 
 
 def write_files(folder: Path) -> list[Path]:
-    """Write files that end with their checksum; every twentieth file has a wrong byte."""
+    """Write files that end with their checksum. Every twentieth file is damaged."""
     paths = []
     for number in range(FILES):
         data = bytearray((number + index) % 251 for index in range(256)) * (SIZE // 256)
@@ -50,12 +50,12 @@ def verify(batch: progress.OperationBatch, path: Path) -> None:
         data, expected = content[:-4], int.from_bytes(content[-4:], "big")
         op.increment(len(data))
         if zlib.crc32(data) != expected:
-            msg = f"{path.name} has the checksum {zlib.crc32(data):08x} and should have {expected:08x}"
+            msg = f"{path.name} has the checksum {zlib.crc32(data):08x}, expected {expected:08x}"
             raise DamagedError(msg)
 
 
 def main() -> None:
-    """Verify five hundred files in eight threads."""
+    """Verify 500 files in eight threads."""
     runtime = progress.configure(service_name="batch-example")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -65,10 +65,9 @@ def main() -> None:
         for path in write_files(Path(folder)):
             pool.submit(verify, batch, path)
     runtime.force_flush()
-    found = batch.snapshot()
-    print(
-        f"{found.finished_count} of {found.total} files, {found.counts[progress.Status.FAILED]} damaged, batch {found.status}"
-    )
+    result = batch.snapshot()
+    damaged = result.counts[progress.Status.FAILED]
+    print(f"{result.finished_count} of {result.total} files, {damaged} damaged, batch {result.status}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""A library that reports progress: no ``configure``, no settings, no output.
+"""A library that reports progress without ``configure``, settings or output.
 
-In a program that configures nothing, the calls below do almost nothing. In a program that does, as ``main`` here, they
-appear below the current level of the program. The spans carry the library's name as their instrumentation scope.
+In a program without ``configure`` the calls do nothing and cost almost nothing. In a configured
+program, such as ``main`` here, they are levels below the current level of the program. The name of
+the library is the instrumentation scope of its spans.
 
     python examples/library.py
 """
@@ -17,7 +18,7 @@ tracer = progress.get_tracer("primes")
 
 @tracer.level("sieve")
 def primes_below(limit: int) -> list[int]:
-    """Return the primes below ``limit``. Each call is a level of its own."""
+    """Return the primes below ``limit``. Each call is a level."""
     is_prime = bytearray([1]) * limit
     is_prime[:2] = b"\0\0"
     candidates = range(2, int(limit**0.5) + 1)
@@ -32,10 +33,9 @@ def primes_below(limit: int) -> list[int]:
 
 
 def main() -> None:
-    """Use the library twice: without and with a configuration."""
-    print(
-        f"without configure: {len(primes_below(1_000))} primes, recorded: {progress.current_level().recording}"
-    )
+    """Use the library twice: without and with configuration."""
+    count = len(primes_below(1_000))
+    print(f"without configure: {count} primes, recorded: {progress.current_level().recording}")
     with progress.configure(service_name="library-example"):
         with progress.operation("number_theory", "Primes", id="primes", total=2) as op:
             for limit in (10_000, 100_000):
@@ -44,9 +44,8 @@ def main() -> None:
         done = progress.get_operation("primes")
         if done is not None:
             for level in done.levels:
-                print(
-                    f"{level.path}: {level.current}/{level.total}, {level.status}, limit {level.metadata['limit']}"
-                )
+                limit = level.metadata["limit"]
+                print(f"{level.path}: {level.current}/{level.total}, {level.status}, limit {limit}")
 
 
 if __name__ == "__main__":

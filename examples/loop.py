@@ -1,4 +1,4 @@
-"""Hash the files of a folder in a loop that ``track`` counts.
+"""A loop with progress: hash the files of a folder with ``track``.
 
 python examples/loop.py [FOLDER]
 """

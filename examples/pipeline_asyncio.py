@@ -1,4 +1,4 @@
-"""A pipeline of asyncio tasks: stages for its phases, one level per document, and a tracked async generator.
+"""A pipeline of asyncio tasks with stages and a level per document.
 
 python examples/pipeline_asyncio.py
 """
@@ -18,14 +18,14 @@ STAGES = progress.Stages(find=0.1, read=0.8, merge=0.1)
 
 
 async def lines(path: Path) -> AsyncIterator[str]:
-    """Yield the lines of a file; other tasks run in between."""
+    """Yield the lines of a file. Other tasks run in between."""
     for line in (await asyncio.to_thread(path.read_text, encoding="utf-8")).splitlines():
         await asyncio.sleep(0)
         yield line
 
 
 async def count_words(parent: progress.Level, path: Path, limit: asyncio.Semaphore) -> Counter[str]:
-    """Count the words of one file, as a level of its own below ``parent``."""
+    """Count the words of one file as a level below ``parent``."""
     words: Counter[str] = Counter()
     async with limit, parent.level("document", path.name, path.name, unit="line") as level:
         async for line in level.track(lines(path), "lines", unit="line"):
@@ -35,7 +35,7 @@ async def count_words(parent: progress.Level, path: Path, limit: asyncio.Semapho
 
 
 async def main() -> None:
-    """Count the words of this folder's examples."""
+    """Count the words of the examples in this folder."""
     progress.configure(service_name="pipeline-example")
     async with progress.operation("word_count", "Words of the examples", id="pipeline", stages=STAGES) as op:
         async with op.stage("find") as stage:

@@ -1,12 +1,14 @@
-"""Render a setlist: songs, their actions, and the blocks of an action, each a real subprocess, with errors and retries.
+"""Render a setlist in subprocesses, with errors and retries.
 
-The helpers ``song``, ``action`` and ``block`` are three lines each on the public API. Code deep in the call stack uses only
-``current_level()``. An action that failed is entered again with its id: it is the same level with the next attempt.
+The levels are songs, actions and blocks. The helpers ``song``, ``action`` and ``block`` are thin
+wrappers of the public API. Functions deep in the call stack use ``current_level()``. A failed
+action is started again with the same ID: the level is the same, with the next attempt.
 
     python examples/setlist.py [--fast]
 
-Each block writes or reads real WAV files in a temporary folder. Two songs are made to fail: one stem comes out truncated at the
-first attempt, which a retry repairs; another has a wrong sample rate, which no retry repairs.
+Each block is a subprocess that writes or reads WAV files in a temporary folder. Two songs fail. The
+first one has a truncated stem, and a retry succeeds. The other one has a wrong sample rate, and all
+retries fail.
 """
 
 # ruff: noqa: T201 - an example prints its result
@@ -28,12 +30,12 @@ OPERATION_ID = "friday-42"
 ATTEMPTS = 3
 RATE = 8_000
 
-# --- the songs -------------------------------------------------------------------------------------------
+# --- songs
 
 
 @dataclass(frozen=True)
 class Song:
-    """A song: its stems by pitch in hertz, and the errors to provoke."""
+    """Song with the pitches of its stems in hertz, and its simulated errors."""
 
     id: str
     name: str
@@ -52,40 +54,43 @@ SETLIST = (
 
 
 class BlockError(Exception):
-    """A subprocess ended with an error; the text is the last line it wrote."""
+    """Failure of a subprocess, with the last line of its stderr."""
 
 
-# --- helpers on the public API ------------------------------------------------------------------------
+# --- helpers
 
 
-def song(of: progress.Level, item: Song) -> progress.Level:
-    """A level for a song: it counts its actions."""
-    return of.level("song", item.id, item.name, total=3, unit="action", stems=len(item.stems))
+def song(parent: progress.Level, item: Song) -> progress.Level:
+    """Return the level of a song, which counts actions."""
+    return parent.level("song", item.id, item.name, total=3, unit="action", stems=len(item.stems))
 
 
 def action(id: str, *, blocks: int) -> progress.Level:
-    """A level for an action of the current song."""
+    """Return the level of an action of the current song."""
     return progress.level("action", id, total=blocks, unit="block")
 
 
 def block(id: str) -> progress.Level:
-    """A level for one subprocess of the current action."""
+    """Return the level of a subprocess of the current action."""
     return progress.level("block", id, unit="second")
 
 
-def retried(work: Callable[[int], None]) -> None:
-    """Call ``work(attempt)`` until it succeeds. Raises the exception of the third attempt."""
+def retry(work: Callable[[int], None]) -> None:
+    """Call ``work(attempt)`` until it succeeds, at most three times.
+
+    Raises the exception of the last attempt.
+    """
     for attempt in range(1, ATTEMPTS):
         with suppress(BlockError):
             return work(attempt)
     return work(ATTEMPTS)
 
 
-# --- a simple tracker: deep in the call stack, only the current level is known ---------------------------------------
+# --- subprocesses and their progress
 
 
 def track_line(line: str) -> None:
-    """Apply a line that a subprocess prints: ``seconds 2/5``."""
+    """Update the current level from a line of a subprocess, such as ``seconds 2/5``."""
     word, _, figures = line.strip().partition(" ")
     if word == "seconds":
         done, _, total = figures.partition("/")
@@ -93,7 +98,10 @@ def track_line(line: str) -> None:
 
 
 def run(program: str, *arguments: object) -> None:
-    """Run a Python program as a subprocess and follow what it prints. Raises BlockError when it ends with an error."""
+    """Run a Python program as a subprocess and track its output.
+
+    Raises BlockError if the program fails.
+    """
     command = [sys.executable, "-c", program, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
@@ -109,7 +117,8 @@ path, pitch, rate, seconds, keep = sys.argv[1], *map(int, sys.argv[2:])
 with wave.open(path, "wb") as out:
     out.setparams((1, 2, rate, 0, "NONE", ""))
     for second in range(seconds):
-        out.writeframes(array.array("h", (int(9000 * math.sin(6.2832 * pitch * n / rate)) for n in range(rate))).tobytes())
+        samples = (int(9000 * math.sin(6.2832 * pitch * n / rate)) for n in range(rate))
+        out.writeframes(array.array("h", samples).tobytes())
         print(f"seconds {second + 1}/{seconds}", flush=True)
 if keep:
     open(path, "r+b").truncate(keep)
@@ -140,11 +149,11 @@ with wave.open(target, "wb") as out:
     out.writeframes(mixed.tobytes())
 """
 
-# --- the work --------------------------------------------------------------------------------------------------------
+# --- rendering
 
 
 def render(item: Song, folder: Path, seconds: int) -> None:
-    """Do the three actions of a song: synthesise its stems, check them, mix them."""
+    """Run the actions of a song: synthesise and check its stems, mix, deliver."""
     stems = {pitch: folder / f"{item.id}-{pitch}.wav" for pitch in item.stems}
 
     def make_stems(attempt: int) -> None:
@@ -157,7 +166,7 @@ def render(item: Song, folder: Path, seconds: int) -> None:
                 with block(f"check-{pitch}"):
                     run(CHECK, path, RATE)
 
-    retried(make_stems)
+    retry(make_stems)
     with action("mix", blocks=1), block("mix"):
         run(MIX, folder / f"{item.id}.wav", *stems.values())
     with action("deliver", blocks=1):
@@ -166,7 +175,7 @@ def render(item: Song, folder: Path, seconds: int) -> None:
 
 
 def process(setlist: tuple[Song, ...], folder: Path, seconds: int) -> None:
-    """Render every song; a song that fails does not stop the others."""
+    """Render every song. A failed song does not stop the others."""
     with progress.operation(
         "setlist_processing", "Friday setlist", id=OPERATION_ID, total=len(setlist), unit="song"
     ) as op:
@@ -180,8 +189,8 @@ def process(setlist: tuple[Song, ...], folder: Path, seconds: int) -> None:
                     render(item, folder, seconds)
 
 
-def summary(operation: progress.OperationSnapshot) -> list[str]:
-    """Return the result: overall, each song, and the actions with more than one attempt."""
+def format_summary(operation: progress.OperationSnapshot) -> list[str]:
+    """Return the overall result, and the status and attempts of each song."""
     overall = operation.get_overall_progress()
     lines = [
         f"{operation.name}: {operation.status}, {overall.percentage:.0f} %, "
@@ -195,8 +204,8 @@ def summary(operation: progress.OperationSnapshot) -> list[str]:
         attempts = (
             f", stems at attempt {stems.info.attempt}" if stems is not None and stems.info.attempt > 1 else ""
         )
-        why = f": {level.error.message}" if level.error is not None else ""
-        lines.append(f"  {item.name}: {level.status}{attempts}{why}")
+        reason = f": {level.error.message}" if level.error is not None else ""
+        lines.append(f"  {item.name}: {level.status}{attempts}{reason}")
     return lines
 
 
@@ -210,7 +219,7 @@ def main() -> None:
         process(SETLIST, Path(folder), seconds)
     operation = progress.get_operation(OPERATION_ID)
     if operation is not None:
-        print("\n".join(summary(operation)))
+        print("\n".join(format_summary(operation)))
 
 
 if __name__ == "__main__":

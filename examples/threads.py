@@ -1,7 +1,8 @@
-"""Threads: a child made from a handle belongs to that handle, in every thread.
+"""Threads: pass the handle of the parent level to each thread.
 
-The current level is part of the context, and a new thread starts with an empty one. So pass the handle: ``op.level(...)`` works
-anywhere. Inside of ``with`` the child is the current level of its own thread.
+The current level belongs to the context, and a new thread starts with an empty context. Therefore
+pass the handle: ``op.level(...)`` works in every thread. Inside ``with`` the new level is the
+current level of its thread.
 
     python examples/threads.py
 """
@@ -20,13 +21,13 @@ BLOCK = bytes(range(256)) * 256
 
 
 def compress(op: progress.Level, part: int) -> int:
-    """Compress some blocks as a level of ``op``; return the compressed size in bytes."""
+    """Compress some blocks as a level of ``op``. Return the compressed size in bytes."""
     with op.level("part", part, f"part {part}", total=BLOCKS, unit="block"):
-        return sum(one_block(part, block) for block in range(BLOCKS))
+        return sum(compress_block(part, block) for block in range(BLOCKS))
 
 
-def one_block(part: int, block: int) -> int:
-    """Compress one block. Needs no handle: it counts on the current level."""
+def compress_block(part: int, block: int) -> int:
+    """Compress one block and count it in the current level, without a handle."""
     size = len(zlib.compress(BLOCK, 1 + (part + block) % 9))
     progress.current_level().increment()
     return size
@@ -43,9 +44,8 @@ def main() -> None:
     done = progress.get_operation("threads")
     if done is not None:
         overall = done.get_overall_progress()
-        print(
-            f"{overall.completed}/{overall.total} parts, {sum(level.current for level in done.levels)} blocks, {sum(sizes)} bytes"
-        )
+        blocks = sum(level.current for level in done.levels)
+        print(f"{overall.completed}/{overall.total} parts, {blocks} blocks, {sum(sizes)} bytes")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every test shares: a recorder that is private to the test, and the promise that none leaves anything behind."""
+"""Fixtures for all tests, and a check that no test leaves anything behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.server_threads import SERVING
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes to make or to run is a matter of how busy the machine is.
+# The duration of a Hypothesis example depends on the load of the machine.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fast", settings.get_profile("here"), max_examples=25)  # scripts/test --fast
 settings.load_profile("here")
@@ -30,27 +30,27 @@ settings.load_profile("here")
 for _name in (
     "no_proxy",
     "NO_PROXY",
-):  # where the machine has a proxy, it is not for servers that tests run on the loopback address
+):  # a proxy of the machine must not be used for loopback servers
     os.environ[_name] = ",".join(filter(None, [os.environ.get(_name), "127.0.0.1,localhost,::1"]))
 
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    """Record strictly with a clock moved by hand; nothing is collected by itself."""
+    """Record strictly on a fake clock; the test triggers each tick."""
     with recording() as made:
         yield made
 
 
 @pytest.fixture
 def lenient() -> Iterator[Recorder]:
-    """Record as applications do: bad values are counted, warned about and ignored."""
+    """Record as in applications: invalid values are counted, logged once and ignored."""
     with recording(strict=False) as made:
         yield made
 
 
 @pytest.fixture
 def sdk_silence(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """Fail the test when OpenTelemetry logged anything."""
+    """Fail the test if OpenTelemetry logged anything."""
     with caplog.at_level(logging.DEBUG, logger="opentelemetry"):
         yield caplog
     assert [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")] == []
@@ -58,7 +58,7 @@ def sdk_silence(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureF
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    """Fail a test that leaves a configuration, a thread of ours or a context behind, which would change what the next one sees."""
+    """Fail a test that leaves a configuration, a thread or a context behind."""
     before = set(threading.enumerate())
     yield
     left = context_api.get_current()
@@ -71,7 +71,7 @@ def _nothing_left_behind() -> Iterator[None]:
     ]
     threads = [
         one for one in threads if not one.name.startswith(SERVING)
-    ]  # a server may be that of many tests; see there
+    ]  # a shared server may outlive a test
     for thread in threads:
         thread.join(30.0)
     assert running is None, "the test left progress configured: use the fixtures, or shut the runtime down"

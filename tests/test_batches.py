@@ -1,4 +1,4 @@
-"""The pure part of batches: tallies, merged declarations, and what a reader makes of both."""
+"""Aggregation of batches: tallies, declarations and snapshots."""
 
 from __future__ import annotations
 
@@ -27,25 +27,27 @@ INFOS = st.builds(
 )
 
 
-def _info(total: int | None = None, ended_at: float | None = None, **fields: object) -> BatchDeclaration:
+def _build_declaration(
+    total: int | None = None, ended_at: float | None = None, **fields: object
+) -> BatchDeclaration:
     given = {"id": "b", "name": "B", "type": "batch", "started_at": WALL, "sequence": 1, **fields}
     return BatchDeclaration(total=total, ended_at=ended_at, **given)  # type: ignore[arg-type]
 
 
-def _tally(*ends: float, status: Status = Status.COMPLETED) -> BatchTally:
+def _build_tally(*ends: float, status: Status = Status.COMPLETED) -> BatchTally:
     tally = BatchTally()
     for end in ends:
         tally = add(tally, status, WALL + end)
     return tally
 
 
-def _running(ratio: float | None, status: Status = Status.RUNNING) -> OperationSnapshot:
+def _build_running(ratio: float | None, status: Status = Status.RUNNING) -> OperationSnapshot:
     return operation(snapshot(ratio=ratio, status=status))
 
 
 @given(st.lists(st.tuples(st.sampled_from(ENDED), MOMENTS), max_size=250))
-def test_a_tally_counts_all_and_keeps_the_newest_ends(ends: list[tuple[Status, float]]) -> None:
-    """Whatever the order they come in, every end is counted once, and of the moments a bounded number of the newest stays."""
+def test_tally_in_any_order_counts_all_and_keeps_newest_ends(ends: list[tuple[Status, float]]) -> None:
+    """The number of stored ends is bounded."""
     tally = BatchTally()
     for status, at in ends:
         tally = add(tally, status, at)
@@ -56,15 +58,15 @@ def test_a_tally_counts_all_and_keeps_the_newest_ends(ends: list[tuple[Status, f
 
 
 @pytest.mark.parametrize("status", [Status.PENDING, Status.RUNNING])
-def test_what_has_not_ended_is_in_no_tally(status: Status) -> None:
-    """Counting a running operation as ended is a mistake of the caller's, and said so."""
+def test_tally_with_active_status_raises_value_error(status: Status) -> None:
+    """Only final statuses are valid."""
     with pytest.raises(ValueError, match=status.value):
         add(BatchTally(), status, WALL)
 
 
 @given(INFOS, INFOS)
-def test_the_order_of_declarations_does_not_matter(one: BatchDeclaration, other: BatchDeclaration) -> None:
-    """Two declarations come to the same, whichever arrives first, and a declaration that comes twice changes nothing."""
+def test_merge_is_commutative_and_idempotent(one: BatchDeclaration, other: BatchDeclaration) -> None:
+    """Two declarations give the same result in any order."""
     if one.sequence != other.sequence:
         assert merge(one, other) == merge(other, one)
     both = merge(one, other)
@@ -74,15 +76,15 @@ def test_the_order_of_declarations_does_not_matter(one: BatchDeclaration, other:
     assert (both.total is None) == (one.total is None and other.total is None)
 
 
-def test_the_newest_declaration_wins_where_it_knows() -> None:
-    """A total that the newest one does not know stays; a close stays, unless the batch was declared again after it."""
-    first = _info(500, name="old", sequence=1)
-    joined = _info(None, name="new", started_at=WALL + 5, sequence=2)
+def test_merge_keeps_known_values_of_older_declaration() -> None:
+    """A batch that is declared again after its closing is open."""
+    first = _build_declaration(500, name="old", sequence=1)
+    joined = _build_declaration(None, name="new", started_at=WALL + 5, sequence=2)
     assert (merge(first, joined).total, merge(first, joined).name) == (500, "new")
-    closed = _info(500, ended_at=WALL + 10, sequence=3)
-    assert merge(closed, _info(600, started_at=WALL + 5, sequence=4)).ended_at == WALL + 10
-    assert merge(closed, _info(600, started_at=WALL + 20, sequence=4)).ended_at is None
-    guess = _info(None, name="b", sequence=0)
+    closed = _build_declaration(500, ended_at=WALL + 10, sequence=3)
+    assert merge(closed, _build_declaration(600, started_at=WALL + 5, sequence=4)).ended_at == WALL + 10
+    assert merge(closed, _build_declaration(600, started_at=WALL + 20, sequence=4)).ended_at is None
+    guess = _build_declaration(None, name="b", sequence=0)
     assert merge(guess, first).name == merge(first, guess).name == "old"
 
 
@@ -95,17 +97,17 @@ def test_the_newest_declaration_wins_where_it_knows() -> None:
     ),
     st.floats(WALL - 1e3, WALL + 2e6),
 )
-def test_a_summary_is_sound_whatever_comes(
+def test_summary_of_any_batch_is_consistent(
     info: BatchDeclaration,
     ends: list[tuple[Status, float]],
     active: list[tuple[float | None, Status]],
     read_at: float,
 ) -> None:
-    """Counts add up, the ratio is within 0 and 1 and known with the total, no figure is negative or endless, lists are bounded."""
+    """Counts add up, and all numbers are finite and in their ranges."""
     tally = BatchTally()
     for status, at in ends:
         tally = add(tally, status, at)
-    operations = [_running(ratio, status) for ratio, status in active]
+    operations = [_build_running(ratio, status) for ratio, status in active]
     batch = summarise(info, tally, operations, operations, read_at)
     assert set(batch.counts) == set(Status)
     assert sum(batch.counts.values()) == len(ends) + len(active)
@@ -123,54 +125,57 @@ def test_a_summary_is_sound_whatever_comes(
 
 
 @given(st.lists(st.floats(0, 1), max_size=20), st.integers(0, 30), st.integers(1, 60))
-def test_the_ratio_is_what_is_done_over_the_total(ratios: list[float], finished: int, total: int) -> None:
-    """Ended operations count one each and running ones their ratio; more than the total is all of it."""
-    tally = _tally(*range(finished))
-    batch = summarise(_info(total), tally, [_running(ratio) for ratio in ratios], (), WALL + 100)
+def test_ratio_counts_ended_and_running_operations(ratios: list[float], finished: int, total: int) -> None:
+    """More operations than the total give a ratio of 1."""
+    tally = _build_tally(*range(finished))
+    batch = summarise(
+        _build_declaration(total), tally, [_build_running(ratio) for ratio in ratios], (), WALL + 100
+    )
     assert batch.ratio == pytest.approx(min(1.0, (finished + sum(ratios)) / total))
     capped = summarise(
-        _info(total), tally, (), (), WALL + 100, running=len(ratios), running_ratio=sum(ratios)
+        _build_declaration(total), tally, (), (), WALL + 100, running=len(ratios), running_ratio=sum(ratios)
     )
     assert (capped.ratio, capped.counts[Status.RUNNING]) == (batch.ratio, len(ratios))
 
 
-def test_pending_operations_are_counted_apart() -> None:
-    """What has not started is pending as far as the list tells, and the rest of the number runs."""
-    active = [_running(None, Status.PENDING), _running(0.5)]
-    batch = summarise(_info(10), BatchTally(), active, (), WALL, running=5, running_ratio=0.5)
+def test_pending_operations_are_counted_separately() -> None:
+    """Unlisted active operations count as running."""
+    active = [_build_running(None, Status.PENDING), _build_running(0.5)]
+    batch = summarise(_build_declaration(10), BatchTally(), active, (), WALL, running=5, running_ratio=0.5)
     assert (batch.counts[Status.PENDING], batch.counts[Status.RUNNING]) == (1, 4)
 
 
-def test_a_steady_pace_is_told_as_it_is() -> None:
-    """One end each 2 seconds is half an operation a second, also between two ends, and says how long the rest takes."""
-    tally = _tally(*range(2, 42, 2))
+def test_steady_ends_give_exact_throughput() -> None:
+    """It is the same between two ends."""
+    tally = _build_tally(*range(2, 42, 2))
     for read_at in (40.0, 41.0, 42.0):
-        batch = summarise(_info(30), tally, (), (), WALL + read_at)
+        batch = summarise(_build_declaration(30), tally, (), (), WALL + read_at)
         assert batch.throughput == pytest.approx(0.5)
         assert batch.remaining_s == pytest.approx(20.0)
 
 
-def test_a_change_of_pace_is_followed() -> None:
-    """What was slow at first is forgotten: the pace is that of the more recent half."""
+def test_changed_rate_gives_recent_throughput() -> None:
+    """Only the newer half of the ends counts."""
     slow, fast = [10.0 * n for n in range(1, 11)], [100 + 0.5 * n for n in range(1, 21)]
-    batch = summarise(_info(None), _tally(*slow, *fast), (), (), WALL + 110)
+    batch = summarise(_build_declaration(None), _build_tally(*slow, *fast), (), (), WALL + 110)
     assert batch.throughput == pytest.approx(2.0)
     assert batch.remaining_s is None
 
 
-def test_bursts_have_a_steady_pace() -> None:
-    """A pool of twenty whose tasks take a minute each has one pace, right after a burst and right before the next one."""
+def test_bursts_of_ends_give_steady_throughput() -> None:
+    """It is the same directly after a burst and before the next one."""
     bursts = [60.0 * n + 0.01 * worker for n in range(1, 5) for worker in range(20)]
     paces = [
-        summarise(_info(None), _tally(*bursts), (), (), WALL + at).throughput for at in (240.2, 270.0, 300.0)
+        summarise(_build_declaration(None), _build_tally(*bursts), (), (), WALL + at).throughput
+        for at in (240.2, 270.0, 300.0)
     ]
     assert all(pace == pytest.approx(20 / 60, rel=0.2) for pace in paces)
 
 
-def test_silence_lowers_the_pace() -> None:
-    """When nothing ends any more the pace falls towards nothing, and what is left takes ever longer."""
-    tally = _tally(*range(1, 41))
-    batches = [summarise(_info(100), tally, (), (), WALL + at) for at in (41, 60, 600, 60_000)]
+def test_silence_reduces_throughput() -> None:
+    """The remaining time increases."""
+    tally = _build_tally(*range(1, 41))
+    batches = [summarise(_build_declaration(100), tally, (), (), WALL + at) for at in (41, 60, 600, 60_000)]
     paces = [batch.throughput or 0.0 for batch in batches]
     remaining = [batch.remaining_s or 0.0 for batch in batches]
     assert paces == sorted(set(paces), reverse=True)
@@ -178,20 +183,24 @@ def test_silence_lowers_the_pace() -> None:
     assert paces[-1] < 0.001
 
 
-def test_one_end_tells_a_pace_and_none_tells_nothing() -> None:
-    """With a single end the way to it is the pace; without any, nothing is known; all at once is measured from the start."""
-    assert summarise(_info(10), BatchTally(), (), (), WALL + 10).throughput is None
-    assert summarise(_info(10), BatchTally(), (), (), WALL + 10).remaining_s is None
-    one = summarise(_info(5), _tally(4.0), (), (), WALL + 4)
+def test_throughput_needs_at_least_one_end() -> None:
+    """Simultaneous ends are measured from the start."""
+    assert summarise(_build_declaration(10), BatchTally(), (), (), WALL + 10).throughput is None
+    assert summarise(_build_declaration(10), BatchTally(), (), (), WALL + 10).remaining_s is None
+    one = summarise(_build_declaration(5), _build_tally(4.0), (), (), WALL + 4)
     assert (one.throughput, one.remaining_s) == (0.25, 16.0)
-    at_once = summarise(_info(200), _tally(*[50.0] * 100), (), (), WALL + 50)
+    at_once = summarise(_build_declaration(200), _build_tally(*[50.0] * 100), (), (), WALL + 50)
     assert at_once.throughput == pytest.approx(2.0)
 
 
-def test_an_over_batch_stays_as_it_ended() -> None:
-    """Over is over: no time left, how long it took stays, and the pace is that of the whole, however late one asks."""
-    tally = add(_tally(1, 2, 3), Status.FAILED, WALL + 4)
-    for info in (_info(4), _info(None, ended_at=WALL + 2), _info(9, ended_at=WALL + 2)):
+def test_finished_batch_does_not_change() -> None:
+    """The throughput is that of the whole batch."""
+    tally = add(_build_tally(1, 2, 3), Status.FAILED, WALL + 4)
+    for info in (
+        _build_declaration(4),
+        _build_declaration(None, ended_at=WALL + 2),
+        _build_declaration(9, ended_at=WALL + 2),
+    ):
         batch = summarise(info, tally, (), (), WALL + 1000)
         assert batch.is_finished
         assert (batch.status, batch.remaining_s, batch.elapsed_seconds, batch.throughput) == (
@@ -200,7 +209,10 @@ def test_an_over_batch_stays_as_it_ended() -> None:
             4.0,
             1.0,
         )
-    running = summarise(_info(None, ended_at=WALL + 2), tally, [_running(0.5)], (), WALL + 8)
+    running = summarise(
+        _build_declaration(None, ended_at=WALL + 2), tally, [_build_running(0.5)], (), WALL + 8
+    )
     assert (running.status, running.ended_at, running.elapsed_seconds) == (Status.RUNNING, None, 8.0)
     assert running.remaining_s is not None
-    assert running.remaining_s > 0  # closed: what runs is all that is left, also without a total
+    # In a closed batch, only the active operations remain, also without a total.
+    assert running.remaining_s > 0

@@ -1,4 +1,4 @@
-"""The JSON form of operations and events."""
+"""JSON documents of operations, events and records."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ def operations(draw: st.DrawFn) -> OperationSnapshot:
 
 
 @given(operations())
-def test_operations_survive_the_round_trip(before: OperationSnapshot) -> None:
-    """Any operation is the same after it was written as JSON text and read back."""
+def test_operation_round_trips_through_json(before: OperationSnapshot) -> None:
+    """All fields are equal."""
     text = codec.dumps(codec.encode_operation(before))
     assert codec.decode_operation(json.loads(text)) == before
 
 
 @given(EVENTS)
-def test_events_survive_the_round_trip(events: list[object]) -> None:
-    """Any event is the same after it was written as JSON text and read back."""
+def test_event_round_trips_through_json(events: list[object]) -> None:
+    """All fields are equal."""
     for before in events:
         text = codec.dumps(codec.encode_event(before))  # type: ignore[arg-type]
         assert codec.decode_event(json.loads(text)) == before
 
 
-def test_derived_fields() -> None:
-    """Readers find what follows from a snapshot beside it: percentage, completed, elapsed, remaining, condition."""
+def test_operation_document_has_derived_fields() -> None:
+    """Readers do not have to compute them."""
     eta = Eta(30.0, 20.0, 40.0, "estimated", "rate", 0, 5_010.0)
     root = snapshot(total=10, current=4, failed=1, ratio=0.4, eta=eta)
     document = codec.encode_operation(operation(root, clock=5_020.0))
@@ -63,47 +63,47 @@ def test_derived_fields() -> None:
     assert document["schema"] == codec.SCHEMA
 
 
-def test_unknown_is_null() -> None:
-    """What is not known is null, never 0 and never left out."""
+def test_unknown_value_is_null() -> None:
+    """It is never 0, and the key is never left out."""
     document = codec.encode_operation(operation(snapshot()))
     for name in ("total", "ratio", "percentage", "remaining_seconds", "ended_at", "error", "eta"):
         assert name in document
         assert document[name] is None
 
 
-def test_levels_can_be_left_out() -> None:
-    """Lists of operations do without their levels."""
+def test_operation_without_levels_has_no_levels_key() -> None:
+    """Lists of operations leave them out."""
     assert "levels" not in codec.encode_operation(operation(snapshot(), [snapshot("a:1")]), levels=False)
 
 
-def test_unknown_keys_are_ignored() -> None:
-    """A document of a newer writer can be read."""
+def test_unknown_key_is_ignored() -> None:
+    """Documents of newer versions can be read."""
     before = operation(snapshot(status=Status.FAILED, error=Failure("ValueError", "bad")))
     document = {**codec.encode_operation(before), "added_later": 1}
     assert codec.decode_operation(document) == before
 
 
-def test_a_document_that_is_none_is_refused() -> None:
-    """Something else than an operation is an error, not half an operation."""
+def test_incomplete_document_is_refused() -> None:
+    """No partial operation is returned."""
     with pytest.raises(KeyError):
         codec.decode_operation({"schema": codec.SCHEMA})
 
 
-def test_json_never_holds_nan() -> None:
-    """A number JSON does not have is an error at the writer rather than at every reader."""
+def test_nan_is_refused_by_the_encoder() -> None:
+    """JSON does not have it."""
     with pytest.raises(ValueError, match="JSON"):
         codec.dumps({"ratio": float("nan")})
 
 
-def test_event_without_outcome() -> None:
-    """An event that is no item has no outcome and no error."""
+def test_event_without_outcome_round_trips() -> None:
+    """Only items have an outcome."""
     document = codec.encode_event(event(outcome=None, error=None))
     assert document["outcome"] is None
     assert codec.decode_event({**document, "outcome": "failed"}).outcome is Outcome.FAILED
 
 
-def test_documents_of_older_writers_can_be_read() -> None:
-    """What they do not know has its default; the longest gap they tell says after which time the level counts as stalled."""
+def test_document_of_an_older_version_is_decoded() -> None:
+    """Missing fields have their defaults. ``longest_gap_s`` becomes ``stall_after_s``."""
     eta = Eta(30.0, 20.0, 40.0, "estimated", "rate", 0, 5_010.0)
     document = codec.encode_operation(operation(snapshot(eta=eta), [snapshot("a:1")]))
     for level in (document, *document["levels"]):
@@ -125,8 +125,8 @@ def test_documents_of_older_writers_can_be_read() -> None:
     assert found.levels == (snapshot("a:1", stall_after_s=90.0),)
 
 
-def test_a_preview_is_told_without_the_place_of_its_content() -> None:
-    """Where it is stored is nobody's business; who reads a document finds the address it has there."""
+def test_preview_document_has_no_location() -> None:
+    """A URL in a document becomes the location."""
     before = preview(3, "song:1", width=None)
     document = json.loads(codec.dumps(codec.encode_preview(before)))
     assert before.location not in document.values()

@@ -1,8 +1,9 @@
-"""configure(): what counts when, what is refused, and what begins and ends with it."""
+"""``configure()``: precedence, validation, repetition and shutdown."""
 
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import urllib.request
@@ -12,47 +13,46 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import CollectorRegistry, generate_latest
 
 import otel_progress as progress
 from otel_progress import ConfigurationError, Status, config
-from otel_progress.settings.fields import SETTINGS, Settings
+from otel_progress.settings.fields import Settings
 from otel_progress.testing import Recorder, recording, wait_until
 
 PATIENCE_S = 60.0
-"""How long what has to happen may take; on a busy machine a thread can wait for its turn for seconds."""
+"""Time limit of each step. On a busy machine a thread may wait for seconds."""
 QUIET: dict[str, Any] = {"store": "memory:", "console": False, "otlp": False}
 
 
 @pytest.fixture
 def provider() -> TracerProvider:
-    """A provider of the application."""
+    """Tracer provider of the application."""
     return TracerProvider(shutdown_on_exit=False)
 
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin without any variable of ours or of OpenTelemetry."""
-    import os
-
+    """Remove all variables of this package and of OpenTelemetry."""
     for name in list(os.environ):
         if name.startswith("OTEL_"):
             monkeypatch.delenv(name)
 
 
 @pytest.fixture
-def ended() -> Iterator[None]:
-    """Shut down whatever a test configured."""
+def shut_down() -> Iterator[None]:
+    """Shut down the runtime of the test."""
     yield
-    running = config.current_runtime()
-    if running is not None:
-        running.shutdown()
+    runtime = config.current_runtime()
+    if runtime is not None:
+        runtime.shutdown()
 
 
-@pytest.mark.usefixtures("ended")
-def test_arguments_come_before_the_environment_and_defaults(
+@pytest.mark.usefixtures("shut_down")
+def test_argument_takes_precedence_over_variable_and_default(
     provider: TracerProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An argument counts, else its variable, else the default; an empty variable counts as none."""
+    """An empty variable counts as not set."""
     monkeypatch.setenv("OTEL_PROGRESS_TICK", "250ms")
     monkeypatch.setenv("OTEL_PROGRESS_STALL_AFTER", "5m")
     monkeypatch.setenv("OTEL_PROGRESS_RETENTION", "")
@@ -60,25 +60,25 @@ def test_arguments_come_before_the_environment_and_defaults(
     settings = progress.configure(**QUIET, tick=0.5, tracer_provider=provider).settings
     assert (settings.tick, settings.stall_after, settings.retention) == (0.5, 300.0, 86_400.0)
     assert (settings.service_name, settings.strict) == ("nightly", False)
-    assert config.current_runtime().store.instance.service == "nightly"  # type: ignore[union-attr]
+    assert config.current_runtime()._store.instance.service == "nightly"  # type: ignore[union-attr]
 
 
 @pytest.mark.usefixtures("monkeypatch")
-def test_own_variables_come_before_the_standard_ones() -> None:
-    """A variable of the project beats OpenTelemetry's of the same meaning."""
+def test_own_variable_takes_precedence_over_standard_variable() -> None:
+    """Both set the name of the service."""
     environ = {"OTEL_SERVICE_NAME": "standard", "OTEL_PROGRESS_SERVICE_NAME": "own"}
     assert Settings.from_environ(environ).service_name == "own"
 
 
 @pytest.mark.usefixtures("monkeypatch")
-def test_the_resource_names_the_service() -> None:
-    """The service's name in OTEL_RESOURCE_ATTRIBUTES counts where no other says it."""
+def test_service_name_falls_back_to_resource_attributes() -> None:
+    """The variable is OTEL_RESOURCE_ATTRIBUTES."""
     environ = {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test,service.name=nightly%20run"}
     with config.start(QUIET, TracerProvider(shutdown_on_exit=False), environ=environ) as runtime:
-        assert runtime.store.instance.service == "nightly run"
+        assert runtime._store.instance.service == "nightly run"
 
 
-BAD: list[tuple[str, Any, str]] = [
+INVALID: list[tuple[str, Any, str]] = [
     ("store", "", "text that is not empty"),
     ("store", 5, "text that is not empty"),
     ("store", "oracle://x", "oracle"),
@@ -104,11 +104,11 @@ BAD: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
-    BAD,
+    INVALID,
     ids=lambda value: str(value)[:16] if not isinstance(value, int) else "n",
 )
-def test_a_bad_argument(name: str, value: Any, expected: str) -> None:
-    """A value that cannot be used is refused with its name and what was expected, and nothing is configured."""
+def test_invalid_argument_is_rejected_with_its_name(name: str, value: Any, expected: str) -> None:
+    """Nothing is configured then."""
     with pytest.raises(ConfigurationError, match=expected) as error:
         progress.configure(**{**QUIET, name: value})
     assert name == "store" or name in str(error.value)
@@ -117,11 +117,13 @@ def test_a_bad_argument(name: str, value: Any, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
-    [bad for bad in BAD if isinstance(bad[1], str) and bad[1].strip()],
+    [case for case in INVALID if isinstance(case[1], str) and case[1].strip()],
     ids=lambda value: str(value)[:16],
 )
-def test_a_bad_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str) -> None:
-    """The same holds for variables, which are named."""
+def test_invalid_variable_is_rejected_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+) -> None:
+    """Nothing is configured then."""
     monkeypatch.setenv(f"OTEL_PROGRESS_{name.upper()}", value)
     quiet = {key: given for key, given in QUIET.items() if key != name}
     with pytest.raises(ConfigurationError, match=expected) as error:
@@ -130,42 +132,26 @@ def test_a_bad_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str, 
     assert config.current_runtime() is None
 
 
-@pytest.mark.parametrize("given", ["a provider", 5, object()])
-def test_what_is_no_provider(given: Any) -> None:
-    """Something without tracers is refused."""
+@pytest.mark.parametrize("value", ["a provider", 5, object()])
+def test_invalid_tracer_provider_is_rejected(value: Any) -> None:
+    """It has no ``get_tracer``."""
     with pytest.raises(ConfigurationError, match="tracer_provider"):
-        progress.configure(**QUIET, tracer_provider=given)
+        progress.configure(**QUIET, tracer_provider=value)
     assert config.current_runtime() is None
 
 
-def test_every_argument_is_a_setting() -> None:
-    """Arguments, settings and their fields are the same names in the same order; every one has its variable and a meaning."""
-    import dataclasses
-    import inspect
-
-    names = [setting.name for setting in SETTINGS]
-    assert sorted(names) == sorted(field.name for field in dataclasses.fields(Settings))
-    arguments = set(inspect.signature(progress.configure).parameters) - {"tracer_provider"}
-    assert arguments == set(names)
-    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
-    for setting in SETTINGS:
-        assert setting.variables[0] == f"OTEL_PROGRESS_{setting.name.upper()}"
-        assert setting.meaning.endswith(".")
-        assert setting.default == defaults[setting.name]
-
-
-@pytest.mark.usefixtures("ended")
-def test_configuring_again(provider: TracerProvider) -> None:
-    """The same again is the same runtime; what is not said again does not contradict."""
+@pytest.mark.usefixtures("shut_down")
+def test_configure_again_with_same_values_returns_the_same_runtime(provider: TracerProvider) -> None:
+    """Arguments that are not given do not contradict."""
     runtime = progress.configure(**QUIET, tick=0.2, tracer_provider=provider)
     assert progress.configure() is runtime
     assert progress.configure(tick="200ms", store="memory:") is runtime
     assert progress.configure(tracer_provider=provider) is runtime
 
 
-@pytest.mark.usefixtures("ended")
-def test_contradicting_what_runs(provider: TracerProvider) -> None:
-    """Another value is refused, and the message has both; what runs goes on."""
+@pytest.mark.usefixtures("shut_down")
+def test_configure_again_with_other_values_is_rejected(provider: TracerProvider) -> None:
+    """The error contains both values. The active runtime continues."""
     runtime = progress.configure(**QUIET, tick=0.2, tracer_provider=provider)
     with pytest.raises(
         ConfigurationError, match=r"tick: 0\.2 and 0\.5; strict: False and True|strict.*tick"
@@ -177,8 +163,8 @@ def test_contradicting_what_runs(provider: TracerProvider) -> None:
         assert runtime.get_operation("o") is not None
 
 
-def test_configuring_after_a_shutdown(provider: TracerProvider) -> None:
-    """After a shutdown anything can be configured, handles of before are deaf, and new ones work."""
+def test_configure_after_shutdown_accepts_other_values(provider: TracerProvider) -> None:
+    """Handles of the first runtime have no effect."""
     first = progress.configure(**QUIET, tracer_provider=provider)
     old = progress.operation("old", id="old").start()
     assert first.shutdown(PATIENCE_S)
@@ -195,13 +181,16 @@ def test_configuring_after_a_shutdown(provider: TracerProvider) -> None:
             assert progress.get_operation("old") is None
 
 
-def test_shutting_down(provider: TracerProvider, caplog: pytest.LogCaptureFixture) -> None:
-    """What runs ends as cancelled with its reason; doing it again, and from several threads, does nothing more."""
+def test_shutdown_cancels_active_operations_once(
+    provider: TracerProvider, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Further calls, also of other threads, do nothing."""
     runtime = progress.configure(**QUIET, tracer_provider=provider)
     op = progress.operation("o", id="o").start()
     level = op.level("x").start()
     closed: list[float] = []
-    runtime._close_callbacks.append(closed.append)
+    close = runtime._providers.close
+    monkeypatch.setattr(runtime._providers, "close", lambda timeout: (closed.append(timeout), close(timeout)))
     with caplog.at_level(logging.WARNING):
         threads = [threading.Thread(target=runtime.shutdown, args=(PATIENCE_S,)) for _ in range(4)]
         for thread in threads:
@@ -220,8 +209,8 @@ def test_shutting_down(provider: TracerProvider, caplog: pytest.LogCaptureFixtur
     ] == []
 
 
-def test_after_a_shutdown_everything_is_inert(lenient: Recorder) -> None:
-    """Every use after the end is allowed and does nothing."""
+def test_instrumentation_after_shutdown_has_no_effect(lenient: Recorder) -> None:
+    """Every method may still be called."""
     op = progress.operation("o").start()
     lenient.runtime.shutdown()
     op.increment()
@@ -236,8 +225,8 @@ def test_after_a_shutdown_everything_is_inert(lenient: Recorder) -> None:
     assert op.snapshot().current == 0
 
 
-def test_switched_off(monkeypatch: pytest.MonkeyPatch, provider: TracerProvider) -> None:
-    """Switched off, every helper is inert, no provider is touched, and a second configure agrees."""
+def test_disabled_runtime_records_nothing(monkeypatch: pytest.MonkeyPatch, provider: TracerProvider) -> None:
+    """The provider is not joined, and a second configure agrees."""
     monkeypatch.setenv("OTEL_PROGRESS_ENABLED", "false")
     with progress.configure(**QUIET, tracer_provider=provider) as runtime:
         assert progress.configure(tracer_provider=provider) is runtime
@@ -249,8 +238,10 @@ def test_switched_off(monkeypatch: pytest.MonkeyPatch, provider: TracerProvider)
         assert progress.configure(enabled=False) is runtime
 
 
-def test_a_port_in_use(provider: TracerProvider, tmp_path: Path) -> None:
-    """When the metrics cannot be served nothing is left half done: the journal is closed, and configuring works after."""
+def test_configure_with_used_port_is_rejected_and_closes_the_journal(
+    provider: TracerProvider, tmp_path: Path
+) -> None:
+    """A later configure succeeds."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -263,36 +254,36 @@ def test_a_port_in_use(provider: TracerProvider, tmp_path: Path) -> None:
             assert not op.recording
     with progress.configure(**{**settings, "prometheus_port": 0}, tracer_provider=provider) as runtime:
         assert runtime.metrics_url is not None
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with (
             progress.operation("o", id="served"),
-            direct.open(runtime.metrics_url, timeout=PATIENCE_S) as answer,
+            direct.open(runtime.metrics_url, timeout=PATIENCE_S) as response,
         ):
-            assert 'operation_id="served"' in answer.read().decode()
+            assert 'operation_id="served"' in response.read().decode()
 
 
 @pytest.mark.usefixtures("recorder")
-def test_the_kit_refuses_to_mix() -> None:
-    """A recorder does not join a configuration that runs already."""
+def test_recording_during_another_recording_is_rejected() -> None:
+    """The active runtime stays."""
     with pytest.raises(ConfigurationError, match="recorded already"), recording():
         pass
 
 
-@pytest.mark.usefixtures("ended")
-def test_a_disabled_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OTEL_SDK_DISABLED leaves progress live, without a trace."""
+@pytest.mark.usefixtures("shut_down")
+def test_disabled_sdk_keeps_live_progress_without_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is OTEL_SDK_DISABLED."""
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     runtime = progress.configure(**QUIET, tracer_provider=TracerProvider(shutdown_on_exit=False))
     with progress.operation("o", id="o", total=2) as op:
         op.increment()
-        one = runtime.get_operation("o")
-        assert one is not None
-        assert (one.ratio, one.root.info.trace_id) == (0.5, None)
+        operation = runtime.get_operation("o")
+        assert operation is not None
+        assert (operation.ratio, operation.root.info.trace_id) == (0.5, None)
 
 
 @pytest.mark.usefixtures("provider")
-def test_the_runtime_is_let_go() -> None:
-    """Configuring over and over keeps nothing of the runtimes before but an idle processor."""
+def test_runtime_is_garbage_collected_after_shutdown() -> None:
+    """Only an idle processor remains."""
     import gc
     import weakref
 
@@ -303,8 +294,75 @@ def test_the_runtime_is_let_go() -> None:
     del runtime
     config._current.clear()
 
-    def gone() -> bool:
-        gc.collect()  # does nothing while another thread is at it
-        return all(one() is None for one in runtimes)
+    def are_collected() -> bool:
+        gc.collect()  # does nothing while another thread collects
+        return all(reference() is None for reference in runtimes)
 
-    wait_until(gone, 60.0)
+    wait_until(are_collected, 60.0)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_configure_in_child_forked_during_configure_of_another_thread_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch, provider: TracerProvider
+) -> None:
+    """The thread that holds the lock does not exist in the child."""
+    is_building, may_finish = threading.Event(), threading.Event()
+    build_runtime = config.build_runtime
+
+    def build_slowly(*arguments: Any) -> Any:
+        is_building.set()
+        may_finish.wait(PATIENCE_S)
+        return build_runtime(*arguments)
+
+    def configure() -> None:
+        with progress.configure(**QUIET, tracer_provider=provider):
+            pass
+
+    monkeypatch.setattr(config, "build_runtime", build_slowly)
+    thread = threading.Thread(target=configure)
+    thread.start()
+    assert is_building.wait(PATIENCE_S)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            may_finish.set()
+            child_thread = threading.Thread(target=configure, daemon=True)
+            child_thread.start()
+            child_thread.join(PATIENCE_S)
+            os._exit(1 if child_thread.is_alive() else 0)
+        finally:
+            os._exit(2)
+    may_finish.set()
+    thread.join(PATIENCE_S)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_runtime_public_names_are_its_settings_reader_urls_and_verbs(recorder: Recorder) -> None:
+    """Components such as the live store and the ticker are private."""
+    values = {"is_shut_down", "metrics_url", "reader", "server_url", "settings"}
+    queries = {"get_active_operations", "get_batch", "get_events", "get_history", "get_logs", "get_operation"}
+    verbs = {"add_callback", "force_flush", "join", "remove_callback", "request_cancel", "shutdown"}
+    public_names = {name for name in dir(recorder.runtime) if not name.startswith("_")}
+    assert public_names == {*values, *queries, *verbs, "metrics_collector"}
+
+
+@pytest.mark.parametrize("name", ["is_shut_down", "metrics_url", "reader", "server_url", "settings"])
+def test_runtime_value_cannot_be_assigned(recorder: Recorder, name: str) -> None:
+    """Only the builder decides about the components of a runtime."""
+    with pytest.raises(AttributeError):
+        setattr(recorder.runtime, name, None)
+
+
+def test_metrics_collector_shows_operations_and_totals_in_an_own_registry(recorder: Recorder) -> None:
+    """Each collector may be registered with another registry."""
+    with progress.operation("o", id="x", total=2) as op:
+        op.increment()
+        recorder.tick()
+        for _ in range(2):
+            registry = CollectorRegistry()
+            registry.register(recorder.runtime.metrics_collector())
+            text = generate_latest(registry).decode()
+            assert 'progress_operation_ratio{operation_id="x",operation_type="o"} 0.5' in text
+            assert "progress_tick_duration_seconds_count 1.0" in text

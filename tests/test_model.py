@@ -1,4 +1,4 @@
-"""How an estimate ages, and how an operation fares, by the table that the page is held to as well."""
+"""Ageing of estimates, and conditions of operations, by the tables of the page."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from tests.support.factories import CLOCK, operation, snapshot
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_an_estimate_ages_as_the_table_says(case: EtaCase) -> None:
-    """It counts down, waits, and then says at least so much; it is never negative."""
+def test_estimate_at_a_later_clock_equals_the_table(case: EtaCase) -> None:
+    """It counts down, holds, and is then stalled."""
     assert case.eta.at(CLOCK + case.seconds) == case.expected
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_an_operation_has_its_estimate_as_of_the_moment_of_reading(case: EtaCase) -> None:
-    """What was made earlier is told as it stands, of the operation and of its levels alike."""
+def test_operation_has_its_estimate_at_the_time_of_the_read(case: EtaCase) -> None:
+    """Its levels have the same."""
     root = snapshot(eta=case.eta)
     found = operation(root, [snapshot("song:1", eta=case.eta)], clock=CLOCK + case.seconds)
     assert found.eta == found.eta_of(found.levels[0]) == case.expected
     assert found.remaining_seconds == case.expected.remaining_s
 
 
-def test_paused_work_keeps_its_estimate_and_nobody_else_has_one() -> None:
-    """While nothing is meant to advance the estimate waits; ended and abandoned work has none."""
+def test_only_running_and_paused_operations_have_an_estimate() -> None:
+    """A paused estimate holds."""
     root = snapshot(eta=WAITS, paused_clock=CLOCK + 20.0)
     assert operation(root, clock=CLOCK + 9000.0).eta == WAITS.at(CLOCK + 20.0)
     assert operation(root, clock=CLOCK + 9000.0, alive=False).eta is None
@@ -47,7 +47,7 @@ AMOUNTS = st.none() | st.floats(0.0, 1e6)
     AMOUNTS,
     st.lists(st.floats(0.0, 1e6), min_size=1),
 )
-def test_it_never_slides_and_never_says_what_cannot_be(
+def test_estimate_at_any_clock_never_grows_or_gets_negative(
     remaining: float,
     low: float,
     high: float,
@@ -55,7 +55,7 @@ def test_it_never_slides_and_never_says_what_cannot_be(
     stalls: float | None,
     moments: list[float],
 ) -> None:
-    """Whenever it is looked at: nothing grows, nothing is negative, and the bounds stay around it."""
+    """Its bounds stay in order."""
     made = Eta(remaining, low * remaining, high * remaining, "estimated", "history", 3, CLOCK, counts, stalls)
     seen = [made.at(CLOCK + moment) for moment in sorted(moments)]
     least = [eta.low_s if eta.remaining_s is None else eta.remaining_s for eta in seen]
@@ -71,6 +71,6 @@ def test_it_never_slides_and_never_says_what_cannot_be(
 
 
 @pytest.mark.parametrize("case", CONDITIONS, ids=lambda case: f"{case.condition} after {case.seconds:g}")
-def test_an_operation_fares_as_the_table_says(case: ConditionCase) -> None:
-    """Abandoned before overdue before paused before stalled before ok."""
+def test_condition_of_an_operation_equals_the_table(case: ConditionCase) -> None:
+    """The order is abandoned, overdue, paused, stalled, ok."""
     assert case.read(case.seconds).condition is case.condition

@@ -1,4 +1,4 @@
-"""Plain OpenTelemetry spans that tell of progress: code that knows nothing of this package is seen live, too."""
+"""Tests of the span processor: progress of plain OpenTelemetry spans."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import threading
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Status as SpanStatus
 from opentelemetry.trace import StatusCode, Tracer
 
 import otel_progress as progress
 from otel_progress import Status
+from otel_progress.live.store import LiveStore
+from otel_progress.processor import ProgressSpanProcessor
 from otel_progress.testing import Recorder, wait_until
 
 
@@ -21,16 +24,16 @@ def tracer(recorder: Recorder) -> Tracer:
 
 
 def paths(recorder: Recorder) -> dict[str, list[str]]:
-    """Return the paths of all levels, of running and ended operations, by operation type."""
-    known = [*recorder.runtime.get_active_operations(), *recorder.runtime.get_history()]
+    """Return the paths of all levels by operation type."""
+    operations = [*recorder.runtime.get_active_operations(), *recorder.runtime.get_history()]
     return {
-        one.operation_type: [level.path for level in recorder.operation(one.operation_id).levels]
-        for one in known
+        operation.operation_type: [level.path for level in recorder.operation(operation.operation_id).levels]
+        for operation in operations
     }
 
 
-def test_a_span_with_progress_is_an_operation(recorder: Recorder, tracer: Tracer) -> None:
-    """What a span says of itself in mid-life is seen at the next tick, and its end at once."""
+def test_span_with_progress_becomes_an_operation(recorder: Recorder, tracer: Tracer) -> None:
+    """Attributes are read at the next tick, and at the end of the span."""
     with tracer.start_as_current_span("import") as span:
         recorder.tick()
         assert recorder.runtime.get_active_operations() == []
@@ -54,7 +57,7 @@ def test_a_span_with_progress_is_an_operation(recorder: Recorder, tracer: Tracer
         span.set_attribute("progress.current", 9)
     ended = recorder.operation(live.operation_id)
     assert (ended.status, ended.root.current, ended.elapsed_seconds) == (Status.COMPLETED, 9, 3.0)
-    assert [one.name for one in recorder.spans()] == ["import"]
+    assert [span.name for span in recorder.spans()] == ["import"]
     assert dict(recorder.spans()[0].attributes) == {
         "progress.current": 9,
         "progress.total": 12,
@@ -63,9 +66,9 @@ def test_a_span_with_progress_is_an_operation(recorder: Recorder, tracer: Tracer
     }
 
 
-def test_names_of_the_vocabulary_are_taken_over(recorder: Recorder, tracer: Tracer) -> None:
-    """Id, type, name and unit that a span carries are those of its operation."""
-    given = {
+def test_span_with_identity_attributes_sets_them(recorder: Recorder, tracer: Tracer) -> None:
+    """Id, type, name and unit of a span are those of its operation."""
+    attributes = {
         "operation.id": "i-1",
         "operation.type": "import",
         "operation.name": "Import",
@@ -73,34 +76,38 @@ def test_names_of_the_vocabulary_are_taken_over(recorder: Recorder, tracer: Trac
         "total": 1,
     }
     with tracer.start_as_current_span(
-        "x", attributes={f"progress.{name}": value for name, value in given.items()}
+        "x", attributes={f"progress.{name}": value for name, value in attributes.items()}
     ):
         recorder.tick()
-        one = recorder.operation("i-1")
-    assert (one.operation_type, one.name, one.root.info.unit) == ("import", "Import", "row")
+        operation = recorder.operation("i-1")
+    assert (operation.operation_type, operation.name, operation.root.info.unit) == ("import", "Import", "row")
 
 
-def test_a_very_short_span(recorder: Recorder, tracer: Tracer) -> None:
-    """A span that begins and ends between two ticks is there with its last values."""
+def test_span_between_two_ticks_is_recorded(recorder: Recorder, tracer: Tracer) -> None:
+    """A span that starts and ends between two ticks is recorded with its final values."""
     with tracer.start_as_current_span("quick") as span:
         span.set_attributes({"progress.current": 2, "progress.total": 2})
-    (one,) = recorder.runtime.get_history("quick")
-    assert (one.status, one.root.current, one.ratio) == (Status.COMPLETED, 2, 1.0)
+    (operation,) = recorder.runtime.get_history("quick")
+    assert (operation.status, operation.root.current, operation.ratio) == (Status.COMPLETED, 2, 1.0)
 
 
-def test_short_spans_nest(recorder: Recorder, tracer: Tracer) -> None:
-    """Nested spans that nobody looked at before their end are levels of one operation."""
+def test_nested_short_spans_become_levels(recorder: Recorder, tracer: Tracer) -> None:
+    """Nested spans that ended before the first poll are levels of one operation."""
     with tracer.start_as_current_span("outer", attributes={"progress.total": 2}):
         for _ in range(2):
-            with tracer.start_as_current_span("quiet"), tracer.start_as_current_span("inner") as span:
+            with (
+                tracer.start_as_current_span("without progress"),
+                tracer.start_as_current_span("inner") as span,
+            ):
                 span.set_attribute("progress.current", 1)
-    (one,) = recorder.runtime.get_history()
-    assert (one.operation_type, one.root.current) == ("outer", 2)
-    assert [level.info.type for level in recorder.operation(one.operation_id).levels] == ["inner", "inner"]
+    (operation,) = recorder.runtime.get_history()
+    assert (operation.operation_type, operation.root.current) == ("outer", 2)
+    levels = recorder.operation(operation.operation_id).levels
+    assert [level.info.type for level in levels] == ["inner", "inner"]
 
 
-def test_spans_below_a_helpers_level(recorder: Recorder, tracer: Tracer) -> None:
-    """A plain span inside of a level, directly or below an untold span, is a level below it."""
+def test_span_below_a_level_becomes_its_child(recorder: Recorder, tracer: Tracer) -> None:
+    """A span in a level, also below a span without progress, is a child of the level."""
     with progress.operation("job", id="j"), progress.level("part", 1):
         with tracer.start_as_current_span("direct", attributes={"progress.total": 1}):
             recorder.tick()
@@ -110,8 +117,8 @@ def test_spans_below_a_helpers_level(recorder: Recorder, tracer: Tracer) -> None
     assert all(path.startswith("part:1") for path in paths(recorder)["job"])
 
 
-def test_helpers_below_a_plain_span(recorder: Recorder, tracer: Tracer) -> None:
-    """An operation inside of a plain span with progress is one of its own, inside its trace."""
+def test_operation_below_a_span_is_separate(recorder: Recorder, tracer: Tracer) -> None:
+    """An operation in a plain span with progress is separate and in the same trace."""
     with tracer.start_as_current_span("plain", attributes={"progress.total": 1}) as span:
         recorder.tick()
         with progress.operation("job") as op:
@@ -119,32 +126,32 @@ def test_helpers_below_a_plain_span(recorder: Recorder, tracer: Tracer) -> None:
     assert sorted(paths(recorder)) == ["job", "plain"]
 
 
-def test_a_failed_span(recorder: Recorder, tracer: Tracer) -> None:
-    """An exception in a plain span fails its level, with the span's description."""
+def test_span_with_exception_fails_its_level(recorder: Recorder, tracer: Tracer) -> None:
+    """The message of the failure is the description of the span's status."""
     with (
         pytest.raises(OSError, match="gone"),
         tracer.start_as_current_span("import", attributes={"progress.total": 1}),
     ):
         raise OSError("gone")
-    (one,) = recorder.runtime.get_history()
-    assert one.status is Status.FAILED
-    assert one.error is not None
-    assert one.error.message == "OSError: gone"
+    (operation,) = recorder.runtime.get_history()
+    assert operation.status is Status.FAILED
+    assert operation.error is not None
+    assert operation.error.message == "OSError: gone"
 
 
-def test_the_error_type_a_span_names(recorder: Recorder, tracer: Tracer) -> None:
-    """A span's own error.type is the failure's."""
+def test_span_with_error_type_sets_that_of_the_failure(recorder: Recorder, tracer: Tracer) -> None:
+    """The attribute ``error.type`` of a span is the type of the failure."""
     with tracer.start_as_current_span(
         "import", attributes={"progress.total": 1, "error.type": "timeout"}
     ) as span:
         span.set_status(SpanStatus(StatusCode.ERROR))
-    (one,) = recorder.runtime.get_history()
-    assert one.error is not None
-    assert (one.error.type, one.error.message) == ("timeout", "")
+    (operation,) = recorder.runtime.get_history()
+    assert operation.error is not None
+    assert (operation.error.type, operation.error.message) == ("timeout", "")
 
 
-def test_a_parent_that_ends_first(recorder: Recorder, tracer: Tracer) -> None:
-    """A span whose parent ended before it goes on, as an operation of its own when it tells only later."""
+def test_span_after_end_of_parent_becomes_an_operation(recorder: Recorder, tracer: Tracer) -> None:
+    """A span whose progress starts after the end of its parent is an operation."""
     outer = tracer.start_span("outer", attributes={"progress.total": 1})
     from opentelemetry.trace import set_span_in_context
 
@@ -154,44 +161,48 @@ def test_a_parent_that_ends_first(recorder: Recorder, tracer: Tracer) -> None:
     inner.set_attribute("progress.current", 1)
     recorder.tick()
     inner.end()
-    assert sorted(one.operation_type for one in recorder.runtime.get_history()) == ["inner", "outer"]
+    assert sorted(operation.operation_type for operation in recorder.runtime.get_history()) == [
+        "inner",
+        "outer",
+    ]
 
 
 @pytest.mark.parametrize("value", ["many", float("nan"), -1, True, [1, 2]])
-def test_values_that_are_no_progress(recorder: Recorder, tracer: Tracer, value: object) -> None:
-    """A span with odd values shows what is sound and raises nothing."""
+def test_span_with_invalid_values_keeps_valid_ones(recorder: Recorder, tracer: Tracer, value: object) -> None:
+    """Invalid values are ignored and do not raise."""
     with tracer.start_as_current_span("odd", attributes={"progress.total": 5}) as span:
         span.set_attribute("progress.current", value)  # type: ignore[arg-type]
         recorder.tick()
-        (one,) = recorder.runtime.get_active_operations()
-        assert (one.root.current, one.root.total) == (0, 5)
+        (operation,) = recorder.runtime.get_active_operations()
+        assert (operation.root.current, operation.root.total) == (0, 5)
 
 
-def test_nothing_is_kept_of_ordinary_spans(recorder: Recorder, tracer: Tracer) -> None:
-    """Spans that tell of no progress leave nothing behind, however many."""
+def test_processor_with_ordinary_spans_stays_bounded(recorder: Recorder, tracer: Tracer) -> None:
+    """Spans without progress leave no state, and the watched spans are limited."""
     for _ in range(5_000):
         with tracer.start_as_current_span("ordinary"):
             pass
-    processor = recorder.runtime._tracing.processor
-    assert not processor.watching
+    processor = recorder.runtime._providers.processor
+    assert not processor.is_watching
     assert not processor._nodes
-    spans = [tracer.start_span("ordinary") for _ in range(3_000)]
-    assert len(processor._watched) == 2_000
+    bounded, bounded_tracer = add_processor(recorder.runtime._store, max_watched=20)
+    spans = [bounded_tracer.start_span("ordinary") for _ in range(30)]
+    assert len(bounded._watched) == 20
     for span in spans:
         span.end()
-    assert not processor.watching
+    assert not bounded.is_watching
 
 
-def test_ending_while_being_looked_at(recorder: Recorder, tracer: Tracer) -> None:
-    """Spans that end in one thread while a tick looks at them in another end once, and none runs on."""
+def test_span_that_ends_during_a_poll_ends_once(recorder: Recorder, tracer: Tracer) -> None:
+    """Spans that end in one thread while another thread polls them end exactly once."""
     stop = threading.Event()
 
-    def look() -> None:
+    def poll() -> None:
         while not stop.is_set():
-            recorder.runtime._tracing.processor.look()
+            recorder.runtime._providers.processor.read_spans()
 
-    looking = [threading.Thread(target=look) for _ in range(2)]
-    for thread in looking:
+    pollers = [threading.Thread(target=poll) for _ in range(2)]
+    for thread in pollers:
         thread.start()
     try:
         for number in range(600):
@@ -201,29 +212,30 @@ def test_ending_while_being_looked_at(recorder: Recorder, tracer: Tracer) -> Non
                 pass
     finally:
         stop.set()
-        for thread in looking:
+        for thread in pollers:
             thread.join()
     assert recorder.runtime.get_active_operations() == []
-    operations = [one.operation_id for one in recorder.runtime.get_history(limit=10_000)]
+    operations = [operation.operation_id for operation in recorder.runtime.get_history(limit=10_000)]
     assert operations == [str(number) for number in range(599, 399, -1)]
 
 
-def test_a_span_with_the_id_of_its_parent(recorder: Recorder, tracer: Tracer) -> None:
-    """Ids from a generator that repeats itself, as in tests, lead in no circle, and what follows is seen as ever."""
+def test_span_with_id_of_its_parent_does_not_loop(recorder: Recorder, tracer: Tracer) -> None:
+    """Repeated ids, as in tests, cause no endless loop, and later spans are recorded."""
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
     context = trace.set_span_in_context(
         trace.NonRecordingSpan(trace.SpanContext(1, 3, is_remote=False, trace_flags=flags))
     )
-    for number in range(6):  # the third one has the id of the span they all say they are in
-        given = {"progress.operation.id": str(number), "progress.total": 1}
-        with tracer.start_as_current_span("quick", context, attributes=given):
-            recorder.runtime._tracing.processor.look()
-    assert [one.operation_id for one in recorder.runtime.get_history()] == ["5", "4", "3", "2", "1", "0"]
-    assert not recorder.runtime._tracing.processor.watching
+    for number in range(6):  # the third one has the id of the common parent
+        attributes = {"progress.operation.id": str(number), "progress.total": 1}
+        with tracer.start_as_current_span("quick", context, attributes=attributes):
+            recorder.runtime._providers.processor.read_spans()
+    operations = [operation.operation_id for operation in recorder.runtime.get_history()]
+    assert operations == ["5", "4", "3", "2", "1", "0"]
+    assert not recorder.runtime._providers.processor.is_watching
 
 
-def test_force_flush_of_the_provider_looks(recorder: Recorder, tracer: Tracer) -> None:
-    """Flushing the application's provider takes over what its spans say now."""
+def test_force_flush_reads_running_spans(recorder: Recorder, tracer: Tracer) -> None:
+    """Flushing the application's provider reads the attributes of its running spans."""
     with tracer.start_as_current_span("import", attributes={"progress.total": 1}):
         recorder.provider.force_flush()
         assert len(recorder.runtime.get_active_operations()) == 1
@@ -231,14 +243,47 @@ def test_force_flush_of_the_provider_looks(recorder: Recorder, tracer: Tracer) -
 
 def test_the_ticker_wakes_for_plain_spans(lenient: Recorder) -> None:
     """A plain span is found by the background ticks alone, without a helper running."""
-    lenient.runtime.store.on_wake = lenient.runtime.ticker.wake
+    lenient.runtime._ticker.set_background(True)
     with lenient.provider.get_tracer("user").start_as_current_span("import") as span:
         span.set_attribute("progress.total", 4)
         wait_until(lenient.runtime.get_active_operations, 60.0)
 
 
+def add_processor(store: LiveStore, max_watched: int) -> tuple[ProgressSpanProcessor, Tracer]:
+    """Return a processor with its own provider, and a tracer of this provider."""
+    processor = ProgressSpanProcessor(store, max_watched=max_watched)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    return processor, provider.get_tracer("user")
+
+
+def test_locked_methods_run_with_the_lock(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread owns the lock in each method whose name ends in ``_locked``."""
+    processor, tracer = add_processor(recorder.runtime._store, max_watched=1)
+    names = {name for name in vars(ProgressSpanProcessor) if name.endswith("_locked")}
+    called = set()
+
+    def check_lock(name: str) -> None:
+        method = getattr(processor, name)
+
+        def call(*arguments: object) -> object:
+            assert processor._lock._is_owned()  # type: ignore[attr-defined]
+            called.add(name)
+            return method(*arguments)
+
+        monkeypatch.setattr(processor, name, call)
+
+    for name in names:
+        check_lock(name)
+    for _ in range(2):
+        tracer.start_span("import", attributes={"progress.total": 1})
+        processor.read_spans()
+    assert called == names
+    assert len(names) == 4
+
+
 class Unreadable:
-    """A span of a foreign kind whose attributes cannot be read after its first moments."""
+    """A foreign span whose attributes raise after some reads."""
 
     def __init__(self, span: object, reads: int) -> None:
         self._span = span
@@ -246,7 +291,7 @@ class Unreadable:
 
     @property
     def attributes(self) -> object:
-        """Return the attributes, a few times."""
+        """Return the attributes, or raise after ``reads`` reads."""
         self._reads -= 1
         if self._reads < 0:
             raise OSError("unreadable")
@@ -257,16 +302,16 @@ class Unreadable:
 
 
 @pytest.mark.parametrize("reads", [0, 1, 2])
-def test_spans_that_cannot_be_read(lenient: Recorder, reads: int) -> None:
-    """What goes wrong while a span is looked at reaches neither the ticks nor the code that ends it."""
-    processor = lenient.runtime._tracing.processor
+def test_span_with_unreadable_attributes_is_dropped(lenient: Recorder, reads: int) -> None:
+    """Errors of reading a span reach neither the ticker nor the caller of ``end``."""
+    processor = lenient.runtime._providers.processor
     span = Unreadable(lenient.provider.get_tracer("user").start_span("x"), reads)
     processor.on_start(span)  # type: ignore[arg-type]
-    processor.look()
-    processor.look()
+    processor.read_spans()
+    processor.read_spans()
     processor.on_end(span)  # type: ignore[arg-type]
     assert lenient.runtime.get_active_operations() == []
-    assert not processor.watching
+    assert not processor.is_watching
     processor.on_start(None)  # type: ignore[arg-type]
     processor.on_end(None)  # type: ignore[arg-type]
     with progress.operation("o") as op:

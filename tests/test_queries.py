@@ -1,4 +1,4 @@
-"""Queries and the batches of ticks: what is written is read at once, by everybody, and nobody takes it from another."""
+"""Queries of the active configuration, and their independence of ticks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import Outcome, Status
-from otel_progress.protocols import Reader
+from otel_progress.protocols import EventQuery, Reader
 from otel_progress.testing import CountingIds, FakeClock, Recorder, recording
 
 
 @pytest.mark.usefixtures("recorder")
-def test_one_reads_ones_own_writes() -> None:
-    """Every write is in the very next answer, without a tick."""
+def test_query_without_tick_returns_own_writes() -> None:
+    """Every write is in the next result."""
     with progress.operation("job", "Job", id="j", total=4, unit="file") as op:
         for count in range(1, 4):
             op.increment()
@@ -31,17 +31,17 @@ def test_one_reads_ones_own_writes() -> None:
             found = active.get_level("x:1")
             assert found is not None
             assert (found.current, found.failed) == (1, 1)
-            assert [
-                event.name for event in progress.get_events("j", level="x:1", outcome=Outcome.FAILED)
-            ] == ["a"]
+            assert [event.name for event in progress.get_events("j", path="x:1", outcome=Outcome.FAILED)] == [
+                "a"
+            ]
         assert progress.get_history() == []
     overall = progress.get_history("job")[0].get_overall_progress()
     assert (overall.percentage, overall.completed, overall.failed, overall.total) == (100.0, 3, 0, 4)
     assert progress.get_active_operations() == []
 
 
-def test_answers_are_told_apart(recorder: Recorder) -> None:
-    """Newest first, by type, to a limit; events since a moment; unknown ids are none."""
+def test_queries_with_filters_return_matching_results(recorder: Recorder) -> None:
+    """Type, limit, time and unknown ids are covered."""
     for number in range(5):
         with progress.operation("even" if number % 2 == 0 else "odd", id=number) as op:
             recorder.clock.advance(1.0)
@@ -59,23 +59,23 @@ def test_answers_are_told_apart(recorder: Recorder) -> None:
     assert progress.get_events("2", since=at + 1) == []
 
 
-def test_levels_of_an_event_query(recorder: Recorder) -> None:
-    """A level's events are its own and those below it, but not those of one whose name only begins alike."""
+def test_events_query_with_path_returns_subtree(recorder: Recorder) -> None:
+    """A level with a longer id of the same prefix is not included."""
     with progress.operation("o", id="o") as op:
         for id_ in ("1", "10"):
             with op.level("x", id_) as level:
                 level.item(id_)
                 with level.level("y", 1) as below:
                     below.item(f"{id_} below")
-    assert [event.name for event in progress.get_events("o", level="x:1")] == ["1", "1 below"]
-    assert [event.name for event in progress.get_events("o", level="")] == ["1", "1 below", "10", "10 below"]
-    assert recorder.runtime.store.events("o", limit=1)[0].name == "10 below"
-    assert recorder.runtime.store.events("o", limit=0) == []
+    assert [event.name for event in progress.get_events("o", path="x:1")] == ["1", "1 below"]
+    assert [event.name for event in progress.get_events("o", path="")] == ["1", "1 below", "10", "10 below"]
+    assert recorder.runtime._store.reader.events("o", EventQuery(limit=1))[0].name == "10 below"
+    assert recorder.runtime._store.reader.events("o", EventQuery(limit=0)) == []
 
 
-def test_a_reader_takes_nothing_from_the_ticks(recorder: Recorder) -> None:
-    """What a reader has seen is still told to sinks, callbacks and spans at the next tick."""
-    store = recorder.runtime.store
+def test_query_before_tick_keeps_changes_for_sinks(recorder: Recorder) -> None:
+    """Sinks, callbacks and spans still receive them."""
+    store = recorder.runtime._store
     with progress.operation("o", id="o", total=4) as op, op.level("x", 1, total=4) as level:
         store.collect()
         level.increment()
@@ -92,9 +92,9 @@ def test_a_reader_takes_nothing_from_the_ticks(recorder: Recorder) -> None:
         assert [event.name for event in store.collect().events] == ["a"]
 
 
-def test_sequences_grow_and_batches_fold(recorder: Recorder) -> None:
-    """Within a run every snapshot has a greater number than the one before, parents stand before children."""
-    store, last = recorder.runtime.store, 0
+def test_sequences_increase_and_change_sets_have_newest_state(recorder: Recorder) -> None:
+    """Parents come before children."""
+    store, last = recorder.runtime._store, 0
     with progress.operation("o", id="o", total=10) as op:
         for number in range(10):
             with op.level("x", number) as level:
@@ -112,33 +112,33 @@ def test_sequences_grow_and_batches_fold(recorder: Recorder) -> None:
     assert store.idle
 
 
-def test_a_batch_says_who_and_when(recorder: Recorder) -> None:
-    """Batches carry the process and both clocks; an idle store has nothing to tell."""
-    batch = recorder.runtime.store.collect()
+def test_change_set_has_process_and_clocks(recorder: Recorder) -> None:
+    """An idle store has no changes."""
+    batch = recorder.runtime._store.collect()
     assert (batch.at, batch.clock) == (recorder.clock.wall(), recorder.clock.monotonic())
-    assert batch.instance is recorder.runtime.store.instance
+    assert batch.instance is recorder.runtime._store.instance
     assert not any((batch.snapshots, batch.events, batch.evicted, batch.items))
 
 
-def test_the_store_is_a_reader(recorder: Recorder) -> None:
-    """The live store has the protocol every view is written against; watch tells first all, then changes, then ends."""
-    store: Reader = recorder.runtime.store
-    assert isinstance(store, Reader)
+def test_live_store_is_a_reader(recorder: Recorder) -> None:
+    """Its watch yields active operations, changes and ends."""
+    reader: Reader = recorder.runtime._store.reader
+    assert isinstance(reader, Reader)
     with progress.operation("a", id="a", total=3) as a, progress.operation("b", id="b"):
-        watching = store.watch(0.0)
+        watching = reader.watch(0.0)
         assert [one.operation_id for one in next(watching)] == ["a", "b"]
         assert list(next(watching)) == []
         a.increment()
         assert [(one.operation_id, one.ratio) for one in next(watching)] == [("a", 1 / 3)]
-        assert [one.levels for one in store.active(levels=False)] == [[], []]
+        assert [one.levels for one in reader.active(levels=False)] == [[], []]
     assert sorted(one.operation_id for one in next(watching)) == ["a", "b"]
     assert list(next(watching)) == []
     watching.close()  # type: ignore[attr-defined]
 
 
-def test_a_run_that_is_over_before_the_next_look(recorder: Recorder) -> None:
-    """A watcher is told of a run that began and ended between two looks, once."""
-    watching = recorder.runtime.store.watch(0.0)
+def test_watch_yields_run_that_started_and_ended_between_polls(recorder: Recorder) -> None:
+    """It is yielded once."""
+    watching = recorder.runtime._store.reader.watch(0.0)
     assert list(next(watching)) == []
     with progress.operation("quick", id="q"):
         pass
@@ -146,8 +146,8 @@ def test_a_run_that_is_over_before_the_next_look(recorder: Recorder) -> None:
     assert list(next(watching)) == []
 
 
-def test_the_journal_answers_for_what_memory_has_forgotten(tmp_path: Path) -> None:
-    """With a journal, ended runs of earlier configurations are found, and live ones come from memory."""
+def test_query_of_dropped_run_is_answered_by_journal(tmp_path: Path) -> None:
+    """Live runs are read from memory."""
     store = f"sqlite:///{tmp_path}/progress.db"
     clock, ids = FakeClock(wall=time.time()), CountingIds()
     with recording(store=store, clock=clock, ids=ids, ticking=True) as recorder:
@@ -166,16 +166,16 @@ def test_the_journal_answers_for_what_memory_has_forgotten(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("caplog")
-def test_a_journal_that_cannot_be_read(tmp_path: Path) -> None:
-    """When the journal fails, live answers are given all the same."""
+def test_query_with_unreadable_journal_returns_live_results(tmp_path: Path) -> None:
+    """The error is only reported."""
     path = tmp_path / "progress.db"
     with (
         recording(store=f"sqlite:///{path}", strict=False) as recorder,
         progress.operation("o", id="o") as op,
     ):
         op.item("x")
-        recorder.runtime.journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
-        recorder.runtime.journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
+        recorder.runtime._components.journal.get = _fail  # type: ignore[method-assign, union-attr, assignment]
+        recorder.runtime._components.journal.history = _fail  # type: ignore[method-assign, union-attr, assignment]
         assert progress.get_operation("nothing") is None
         assert progress.get_history() == []
         assert progress.get_events("o")
@@ -185,8 +185,8 @@ def _fail(*_: object, **__: object) -> None:
     raise progress.JournalError("the disk is gone")
 
 
-def test_logs_and_requests_of_the_running_configuration() -> None:
-    """Captured records are read, and a run is asked to stop, through the package; without a configuration there is nothing."""
+def test_module_functions_use_active_configuration() -> None:
+    """Without a configuration the results are empty."""
     assert progress.get_logs("j") == []
     assert progress.request_cancel("j") is False
     with recording(capture_logs="INFO"), progress.operation("job", id="j") as op:

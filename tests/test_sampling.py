@@ -1,4 +1,4 @@
-"""ProgressSampler: what processors see, what exporters get, and what parent-based samplers decide below it."""
+"""Tests of ProgressSampler with processors, exporters and parent-based samplers."""
 
 from __future__ import annotations
 
@@ -34,58 +34,58 @@ SAMPLERS = [
 ]
 
 
-class Seen(SpanProcessor):
-    """Keeps what the SDK shows to processors."""
+class CollectingProcessor(SpanProcessor):
+    """Span processor that stores all ended spans."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Keep an ended span."""
+        """Store an ended span."""
         self.spans.append(span)
 
 
 class Traced:
-    """A real provider with one sampler, a processor and an in-memory exporter; spans get repeatable trace ids."""
+    """Tracer provider with a sampler, a processor, an exporter and repeatable ids."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self.seen = Seen()
+        self.processor = CollectingProcessor()
         self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(sampler=sampler, id_generator=Numbered(), shutdown_on_exit=False)
-        self.provider.add_span_processor(self.seen)
+        self.provider = TracerProvider(sampler=sampler, id_generator=RepeatableIds(), shutdown_on_exit=False)
+        self.provider.add_span_processor(self.processor)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.tracer = self.provider.get_tracer("test")
 
-    def exported(self) -> list[str]:
-        """Names of what was exported."""
+    def get_exported_names(self) -> list[str]:
+        """Return the names of the exported spans."""
         return [span.name for span in self.exporter.get_finished_spans()]
 
 
-class Numbered(IdGenerator):
-    """Ids that spread over the whole range and repeat from run to run."""
+class RepeatableIds(IdGenerator):
+    """Generator of repeatable ids that are spread over the whole range."""
 
     def __init__(self) -> None:
         self._last = 1
 
-    def _next(self, bits: int) -> int:
+    def _generate(self, bits: int) -> int:
         self._last = self._last * 6364136223846793005 + 1442695040888963407 & (1 << 64) - 1
         return (self._last << 64 | self._last) & (1 << bits) - 1 or 1
 
     def generate_trace_id(self) -> int:
         """Return the next trace id."""
-        return self._next(128)
+        return self._generate(128)
 
     def generate_span_id(self) -> int:
         """Return the next span id."""
-        return self._next(64)
+        return self._generate(64)
 
     def is_trace_id_random(self) -> bool:
-        """These are not."""
+        """Return False: the ids are not random."""
         return False
 
 
-def trees(traced: Traced, count: int = 40) -> None:
-    """Run span trees that mix progress spans and others."""
+def run_span_trees(traced: Traced, count: int = 40) -> None:
+    """Run span trees of progress spans and other spans."""
     for number in range(count):
         with traced.tracer.start_as_current_span(f"operation {number}", attributes=PROGRESS):
             with traced.tracer.start_as_current_span(f"plain {number}", attributes={"http.route": "/"}):
@@ -95,50 +95,50 @@ def trees(traced: Traced, count: int = 40) -> None:
 
 
 @pytest.mark.parametrize("root", SAMPLERS, ids=lambda sampler: sampler.get_description()[:40])
-def test_exporters_get_exactly_what_the_root_sampler_says(root: Sampler) -> None:
-    """The same trees under the bare root and under ours export the same spans, whatever the root is."""
-    bare, ours = Traced(root), Traced(ProgressSampler(root))
-    trees(bare)
-    trees(ours)
-    assert ours.exported() == bare.exported()
+def test_sampler_exports_the_same_spans_as_its_root(root: Sampler) -> None:
+    """The same span trees export the same spans with and without ProgressSampler."""
+    expected, actual = Traced(root), Traced(ProgressSampler(root))
+    run_span_trees(expected)
+    run_span_trees(actual)
+    assert actual.get_exported_names() == expected.get_exported_names()
 
 
 @pytest.mark.parametrize("root", SAMPLERS, ids=lambda sampler: sampler.get_description()[:40])
-def test_processors_see_every_progress_span_with_its_attributes(root: Sampler) -> None:
-    """All progress spans reach processors, and those that are not sampled have the attributes they were started with."""
+def test_sampler_passes_every_progress_span_to_processors(root: Sampler) -> None:
+    """Spans that are not sampled have the attributes of their start."""
     traced = Traced(ProgressSampler(root))
-    trees(traced)
-    progress = [span for span in traced.seen.spans if span.name.startswith(("operation", "level"))]
+    run_span_trees(traced)
+    progress = [span for span in traced.processor.spans if span.name.startswith(("operation", "level"))]
     assert len(progress) == 80
     assert all(dict(span.attributes or {}) == PROGRESS for span in progress)
 
 
-def test_ratio_keeps_some_and_not_all() -> None:
-    """The ids of these tests really make a ratio sampler decide both ways, so that the comparison above means something."""
+def test_ratio_sampler_decides_both_ways() -> None:
+    """A ratio sampler keeps some of the ids of these tests, and drops others."""
     traced = Traced(ProgressSampler(TraceIdRatioBased(0.3)))
-    trees(traced)
-    assert 0 < len(traced.exported()) < 160
+    run_span_trees(traced)
+    assert 0 < len(traced.get_exported_names()) < 160
 
 
-def test_other_spans_are_untouched() -> None:
-    """For a span without a progress attribute the root's own result object comes back, dropped or not."""
+def test_sampler_returns_result_of_root_for_other_spans() -> None:
+    """Spans without a progress attribute have the result object of the root."""
 
-    class Same(Sampler):
+    class ConstantSampler(Sampler):
         result = ALWAYS_OFF.should_sample(None, 1, "x")
 
         def should_sample(self, *_: object, **__: object) -> SamplingResult:
             return self.result
 
         def get_description(self) -> str:
-            return "Same"
+            return "ConstantSampler"
 
-    sampler = ProgressSampler(Same())
+    sampler = ProgressSampler(ConstantSampler())
     for attributes in (None, {}, {"progressive": 1}, {"my.progress.current": 1}):
-        assert sampler.should_sample(None, 1, "x", attributes=attributes) is Same.result
+        assert sampler.should_sample(None, 1, "x", attributes=attributes) is ConstantSampler.result
 
 
-def test_record_only_parent_leaves_the_decision_for_children_to_the_root() -> None:
-    """Below a recorded, not sampled progress span a parent-based sampler drops, as below a dropped one."""
+def test_children_of_record_only_span_are_dropped() -> None:
+    """A parent-based sampler drops children of a recorded span that is not sampled."""
     traced = Traced(ProgressSampler(DEFAULT_OFF))
     with traced.tracer.start_as_current_span("operation", attributes=PROGRESS) as operation:
         assert operation.is_recording()
@@ -146,22 +146,22 @@ def test_record_only_parent_leaves_the_decision_for_children_to_the_root() -> No
         with traced.tracer.start_as_current_span("plain") as plain:
             assert not plain.is_recording()
             assert plain.get_span_context().trace_id == operation.get_span_context().trace_id
-    assert traced.exported() == []
+    assert traced.get_exported_names() == []
 
 
-def test_remote_parent_decides_as_without_us() -> None:
-    """A sampled remote parent samples, one that is not sampled leaves its children recorded only."""
+def test_remote_parent_decides_about_children() -> None:
+    """Children of a sampled remote parent are sampled, the others are only recorded."""
     for flags, names in ((1, ["level"]), (0, [])):
         traced = Traced(ProgressSampler(DEFAULT_ON))
         parent = trace.SpanContext(7, 8, is_remote=True, trace_flags=trace.TraceFlags(flags))
         context = trace.set_span_in_context(trace.NonRecordingSpan(parent))
         traced.tracer.start_span("level", context=context, attributes=PROGRESS).end()
-        assert traced.exported() == names
-        assert [span.name for span in traced.seen.spans] == ["level"]
+        assert traced.get_exported_names() == names
+        assert [span.name for span in traced.processor.spans] == ["level"]
 
 
-def test_trace_state_of_the_root_is_kept() -> None:
-    """What a dropping root puts into the trace state is still there when the span is recorded."""
+def test_trace_state_of_dropped_span_is_kept() -> None:
+    """The trace state of the root's decision is part of the recorded span."""
     state = trace.TraceState([("vendor", "x")])
     parent = trace.SpanContext(7, 8, is_remote=True, trace_state=state)
     context = trace.set_span_in_context(trace.NonRecordingSpan(parent))
@@ -170,25 +170,25 @@ def test_trace_state_of_the_root_is_kept() -> None:
     assert span.get_span_context().trace_state == state
 
 
-def test_attributes_that_a_dropping_root_adds_are_kept() -> None:
-    """What the root says about its decision is recorded beside the span's own attributes, as it would be when sampled."""
+def test_attributes_of_dropping_root_are_added() -> None:
+    """Attributes that the root adds are recorded in addition to those of the span."""
 
-    class Marking(Sampler):
+    class MarkingSampler(Sampler):
         def should_sample(self, *_: object, **__: object) -> SamplingResult:
             return SamplingResult(Decision.DROP, {"sampling.rule": "night"})
 
         def get_description(self) -> str:
-            return "Marking"
+            return "MarkingSampler"
 
-    traced = Traced(ProgressSampler(Marking()))
+    traced = Traced(ProgressSampler(MarkingSampler()))
     traced.tracer.start_span("level", attributes=PROGRESS).end()
-    assert dict(traced.seen.spans[0].attributes or {}) == {**PROGRESS, "sampling.rule": "night"}
+    assert dict(traced.processor.spans[0].attributes or {}) == {**PROGRESS, "sampling.rule": "night"}
 
 
-def test_explicit_trace_state_reaches_the_root() -> None:
-    """A caller that passes a trace state, as a sampler around ours may, has it handed on."""
+def test_explicit_trace_state_is_passed_to_root() -> None:
+    """A sampler around ProgressSampler can pass a trace state."""
 
-    class Heard(Sampler):
+    class StoringSampler(Sampler):
         state: object = None
 
         def should_sample(self, *arguments: object, **__: object) -> SamplingResult:
@@ -196,29 +196,29 @@ def test_explicit_trace_state_reaches_the_root() -> None:
             return SamplingResult(Decision.DROP)
 
         def get_description(self) -> str:
-            return "Heard"
+            return "StoringSampler"
 
-    root, state = Heard(), trace.TraceState([("vendor", "x")])
+    root, state = StoringSampler(), trace.TraceState([("vendor", "x")])
     ProgressSampler(root).should_sample(None, 1, "x", trace_state=state)
     assert root.state is state
 
 
-def test_sampler_without_trace_state_parameter_works() -> None:
-    """A root written before samplers took a trace state is called as the SDK calls it."""
+def test_root_without_trace_state_parameter_is_supported() -> None:
+    """An old root without the parameter ``trace_state`` is called as by the SDK."""
 
-    class Old(Sampler):
+    class OldSampler(Sampler):
         def should_sample(self, parent_context, trace_id, name, kind=None, attributes=None, links=None):  # type: ignore[no-untyped-def, override]
             return ALWAYS_OFF.should_sample(parent_context, trace_id, name, kind, attributes, links)
 
         def get_description(self) -> str:
-            return "Old"
+            return "OldSampler"
 
-    traced = Traced(ProgressSampler(Old()))
+    traced = Traced(ProgressSampler(OldSampler()))
     traced.tracer.start_span("level", attributes=PROGRESS).end()
-    assert len(traced.seen.spans) == 1
+    assert len(traced.processor.spans) == 1
 
 
-def test_description_names_the_root() -> None:
-    """The description says what it is and what decides."""
+def test_description_contains_that_of_root() -> None:
+    """The description has the form ``ProgressSampler{…}``."""
     assert ProgressSampler(ALWAYS_OFF).get_description() == "ProgressSampler{AlwaysOffSampler}"
     assert ProgressSampler(ALWAYS_OFF).root is ALWAYS_OFF

@@ -1,4 +1,4 @@
-"""Live state is complete and the same whatever a sampler, the SDK or its absence says; exporters get what the sampler says."""
+"""Tests that live state does not depend on samplers or the SDK, and exports do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.sampling import (
 import otel_progress as progress
 from otel_progress import config
 from otel_progress.operations import OperationSnapshot
-from otel_progress.runtime.builder import ClockAndIds
+from otel_progress.runtime.components import ClockAndIds
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.sampling import ProgressSampler
 from otel_progress.testing import CountingIds, FakeClock, recording
@@ -39,8 +39,8 @@ SAMPLERS = {
 }
 
 
-def work() -> None:
-    """Do everything that is seen live: stages, levels, items, a retry, a failure, what is forgotten and what runs on."""
+def run_operations() -> None:
+    """Run operations with stages, levels, items, a retry and a failure."""
     with progress.operation("job", "Job", id="job", total=3, stages={"load": 1, "run": 3}, who="me") as op:
         with op.stage("load") as load:
             load.update(current=5, total=10, message="loading")
@@ -50,38 +50,36 @@ def work() -> None:
         for _ in range(2):
             with pytest.raises(ValueError, match="flat"), op.level("song", 1):
                 raise ValueError("flat")
-    open_one = progress.operation("open", id="open", total=2).start()
-    for number in open_one.track([1, 2]):
+    running = progress.operation("open", id="open", total=2).start()
+    for number in running.track([1, 2]):
         if number == 2:
             break
-    open_one.increment()
-    KEPT.append(open_one)
+    running.increment()
+    RUNNING.append(running)
 
 
-KEPT: list[progress.Level] = []
-"""Handles of operations that go on."""
+RUNNING: list[progress.Level] = []
+"""Handles of running operations."""
 
 
-def facts(runtime: Runtime) -> list[Any]:
-    """Return all that is live, but for what a trace and a process are identified by."""
-    found: list[Any] = []
+def describe_operations(runtime: Runtime) -> list[Any]:
+    """Return the live state without the identity of traces and processes."""
+    state: list[Any] = []
     for operation_id in ("job", "open"):
-        one = runtime.get_operation(operation_id)
-        assert one is not None
-        found.append(
-            [one.condition, one.elapsed_seconds, [described(level) for level in (one.root, *one.levels)]]
-        )
-        found.append(
+        operation = get_operation(runtime, operation_id)
+        levels = [describe_level(level) for level in (operation.root, *operation.levels)]
+        state.append([operation.condition, operation.elapsed_seconds, levels])
+        state.append(
             [
                 (event.name, event.path, event.outcome, event.number)
                 for event in runtime.get_events(operation_id)
             ]
         )
-    return found
+    return state
 
 
-def described(level: Any) -> dict[str, Any]:
-    """Return a level's fields."""
+def describe_level(level: Any) -> dict[str, Any]:
+    """Return the fields of a level."""
     fields = {
         name: getattr(level, name)
         for name in type(level).__slots__
@@ -95,50 +93,50 @@ def described(level: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def expected() -> Iterator[list[Any]]:
-    """Return what is live under the SDK's default sampler."""
+    """Return the live state with the default sampler of the SDK."""
     with recording() as recorder:
-        work()
-        yield facts(recorder.runtime)
-        KEPT.clear()
+        run_operations()
+        yield describe_operations(recorder.runtime)
+        RUNNING.clear()
 
 
 @contextmanager
-def started(provider: Any, environ: dict[str, str] | None = None) -> Iterator[Runtime]:
-    """Configure with a provider as applications do, but with a clock that stands still."""
+def configure(provider: Any, environ: dict[str, str] | None = None) -> Iterator[Runtime]:
+    """Configure with a provider as applications do, but with a constant clock."""
     clock, ids = FakeClock(), CountingIds()
     settings = {"store": "memory:", "console": False, "otlp": False, "strict": True}
     sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
     with config.start(settings, provider, environ=environ or {}, sources=sources) as runtime:
-        runtime.store.on_wake = lambda: None
+        runtime._ticker.set_background(False)
         yield runtime
-        KEPT.clear()
+        RUNNING.clear()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_live_state_does_not_depend_on_the_sampler(expected: list[Any], sampler: Sampler) -> None:
-    """Every level, count, event and order is there however few spans are kept."""
+    """Levels, counts, events and their order are complete if few spans are sampled."""
     config.current_runtime().shutdown()  # type: ignore[union-attr]
     with recording(sampler=sampler) as recorder:
-        work()
-        assert facts(recorder.runtime) == expected
-        KEPT.clear()
+        run_operations()
+        assert describe_operations(recorder.runtime) == expected
+        RUNNING.clear()
 
 
-def test_live_state_without_the_sdk(expected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A provider of the API only, and an SDK that is switched off, show the same."""
+def test_live_state_without_sdk_is_complete(expected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider of the API only, and a disabled SDK, have the same live state."""
     config.current_runtime().shutdown()  # type: ignore[union-attr]
-    with started(trace.NoOpTracerProvider()) as runtime:
-        work()
-        assert facts(runtime) == expected
+    with configure(trace.NoOpTracerProvider()) as runtime:
+        run_operations()
+        assert describe_operations(runtime) == expected
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     disabled = TracerProvider(shutdown_on_exit=False)
-    with started(disabled) as runtime:
-        work()
-        assert facts(runtime) == expected
+    with configure(disabled) as runtime:
+        run_operations()
+        assert describe_operations(runtime) == expected
 
 
-def exported(provider: TracerProvider) -> InMemorySpanExporter:
-    """Return an exporter that gets all that this provider exports."""
+def add_exporter(provider: TracerProvider) -> InMemorySpanExporter:
+    """Return a new exporter of all spans of the provider."""
     exporter = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     return exporter
@@ -146,25 +144,25 @@ def exported(provider: TracerProvider) -> InMemorySpanExporter:
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_exporters_get_exactly_what_the_sampler_says(ratio: float, wrapped: bool) -> None:
-    """Of 300 operations with a child each, those are exported, whole, whose trace the sampler keeps."""
+def test_sampler_decides_which_operations_are_exported(ratio: float, wrapped: bool) -> None:
+    """Of 300 operations with a child each, sampled traces are exported completely."""
     root = ParentBased(TraceIdRatioBased(ratio))
     with recording(sampler=ProgressSampler(root) if wrapped else root) as recorder:
-        kept = []
+        is_sampled = []
         recorder.provider.id_generator.generate_trace_id = iter(range(1, 2**64, 2**64 // 400)).__next__  # type: ignore[method-assign]
         for number in range(300):
             with progress.operation("o", id=number) as op, op.level("a"):
-                kept.append(op.span.get_span_context().trace_flags.sampled)
-        assert len(recorder.spans()) == 2 * sum(kept)
-        assert sum(kept) == pytest.approx(300 * ratio, abs=100 * ratio * (1 - ratio) * 3)
+                is_sampled.append(op.span.get_span_context().trace_flags.sampled)
+        assert len(recorder.spans()) == 2 * sum(is_sampled)
+        assert sum(is_sampled) == pytest.approx(300 * ratio, abs=100 * ratio * (1 - ratio) * 3)
         assert len(recorder.runtime.get_history(limit=1000)) == 200
 
 
-def test_a_second_provider_joined_late() -> None:
-    """The first provider makes the helpers' spans; the plain spans of one that joins later are followed, each once."""
+def test_second_provider_that_joins_late_is_watched() -> None:
+    """The first provider creates the spans of helpers. Plain spans are watched once."""
     first, late = TracerProvider(shutdown_on_exit=False), TracerProvider(shutdown_on_exit=False)
-    early, later = exported(first), exported(late)
-    with started(first) as runtime:
+    early, later = add_exporter(first), add_exporter(late)
+    with configure(first) as runtime:
         with progress.operation("own", total=1) as op:
             assert config.configure(tracer_provider=late) is runtime
             assert config.configure(tracer_provider=late) is runtime
@@ -172,43 +170,43 @@ def test_a_second_provider_joined_late() -> None:
                 op.level("child"),
                 late.get_tracer("user").start_as_current_span("plain", attributes={"progress.total": 4}),
             ):
-                runtime.ticker.tick()
-                levels = found(runtime, op.operation_id).levels
+                runtime._ticker.tick()
+                levels = get_operation(runtime, op.operation_id).levels
                 assert [(level.info.type, level.total) for level in levels] == [("child", None), ("plain", 4)]
-        assert found(runtime, op.operation_id).root.current == 1
+        assert get_operation(runtime, op.operation_id).root.current == 1
     names = [[span.name for span in exporter.get_finished_spans()] for exporter in (early, later)]
     assert names == [["child", "own"], ["plain"]]
 
 
-def found(runtime: Runtime, operation_id: str) -> OperationSnapshot:
-    """Return an operation that has to be there."""
-    one = runtime.get_operation(operation_id)
-    assert one is not None
-    return one
+def get_operation(runtime: Runtime, operation_id: str) -> OperationSnapshot:
+    """Return an existing operation."""
+    operation = runtime.get_operation(operation_id)
+    assert operation is not None
+    return operation
 
 
-def test_a_provider_that_shuts_down_leaves_others_alone() -> None:
-    """When one of several providers is shut down, the plain spans of another are followed on."""
+def test_shutdown_of_one_provider_keeps_others() -> None:
+    """After the shutdown of a provider the plain spans of another are still watched."""
     first, second = TracerProvider(shutdown_on_exit=False), TracerProvider(shutdown_on_exit=False)
-    with started(first) as runtime:
+    with configure(first) as runtime:
         runtime.join(second)
         with second.get_tracer("user").start_as_current_span("plain") as span:
             first.shutdown()
             span.set_attributes({"progress.current": 1, "progress.total": 2})
-            runtime.ticker.tick()
-            (one,) = runtime.get_active_operations()
-            assert (one.operation_type, one.ratio) == ("plain", 0.5)
+            runtime._ticker.tick()
+            (operation,) = runtime.get_active_operations()
+            assert (operation.operation_type, operation.ratio) == ("plain", 0.5)
 
 
-def test_a_runtime_that_ended_watches_no_spans() -> None:
-    """After a shutdown the provider's spans are nobody's business, and a new configuration sees each once."""
+def test_runtime_after_shutdown_watches_no_spans() -> None:
+    """After a shutdown and a new configuration each span is recorded once."""
     provider = TracerProvider(shutdown_on_exit=False)
-    with started(provider) as before:
+    with configure(provider) as previous:
         pass
-    with started(provider) as runtime, provider.get_tracer("user").start_as_current_span("plain") as span:
+    with configure(provider) as runtime, provider.get_tracer("user").start_as_current_span("plain") as span:
         span.set_attribute("progress.total", 2)
-        runtime.ticker.tick()
+        runtime._ticker.tick()
         assert len(runtime.get_active_operations()) == 1
-        assert before.store.active() == []
-        assert not before._tracing.processor.watching
-    assert before.store.history() == []
+        assert previous.store.active() == []
+        assert not previous._tracing.processor.is_watching
+    assert previous.store.history() == []

@@ -1,4 +1,4 @@
-"""The testing kit: clocks, ids, recorder and forests that users' tests are written with."""
+"""Tests of the test kit: clock, ids, recorder and span trees."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from otel_progress.testing import (
 )
 
 
-def test_a_clock_moved_by_hand() -> None:
-    """Both clocks advance together, and the wall clock can be set apart."""
+def test_fake_clock_advances_and_steps() -> None:
+    """Both clocks advance together, and the wall clock can be stepped alone."""
     clock = FakeClock()
     assert (clock.wall(), clock.monotonic()) == (WALL, MONOTONIC)
     clock.advance(2.5)
@@ -30,9 +30,9 @@ def test_a_clock_moved_by_hand() -> None:
             clock.advance(seconds)
 
 
-def test_ids_are_the_same_in_every_run() -> None:
-    """Two recordings of the same work have the same ids."""
-    seen = []
+def test_recording_of_same_work_has_same_ids() -> None:
+    """Run, trace and span ids are repeatable."""
+    recordings = []
     for _ in range(2):
         with recording() as recorder:
             with progress.operation("o") as op, op.level("x"):
@@ -41,23 +41,23 @@ def test_ids_are_the_same_in_every_run() -> None:
                 (span.name, span.get_span_context().trace_id, span.get_span_context().span_id)
                 for span in recorder.spans()
             ]
-            seen.append((op.operation_id, op.snapshot().info.run, spans))
-    assert seen[0] == seen[1]
-    assert seen[0][2] == [("x", 1, 2), ("o", 1, 1)]
+            recordings.append((op.operation_id, op.snapshot().info.run, spans))
+    assert recordings[0] == recordings[1]
+    assert recordings[0][2] == [("x", 1, 2), ("o", 1, 1)]
     ids = CountingIds()
     assert [ids.run_id(), ids.run_id()] == ["0000000100000001", "0000000200000002"]
 
 
-def test_an_operation_that_is_not_there(recorder: Recorder) -> None:
-    """Asking for one that does not exist says which there are."""
-    with pytest.raises(KeyError, match="there are: none"):
+def test_recorder_operation_with_unknown_id_raises(recorder: Recorder) -> None:
+    """The message lists the known ids."""
+    with pytest.raises(KeyError, match=r"expected one of: \(no operations\)"):
         recorder.operation("o")
-    with progress.operation("o", id="running"), pytest.raises(KeyError, match="there are: running"):
+    with progress.operation("o", id="running"), pytest.raises(KeyError, match="expected one of: running"):
         recorder.operation("o")
 
 
-def test_forests_of_several_traces(recorder: Recorder) -> None:
-    """Roots stand beside each other in the order they began; what is left out can be chosen."""
+def test_span_trees_of_several_traces_are_ordered(recorder: Recorder) -> None:
+    """Roots are in the order of their starts. ``leave_out`` hides attributes."""
     for name in ("a", "b"):
         with progress.operation(name) as op, op.level("x"), progress.level("y"):
             pass
@@ -65,28 +65,28 @@ def test_forests_of_several_traces(recorder: Recorder) -> None:
         ("a", "y"),
         ("b", "y"),
     ]
-    below = span_trees([span for span in recorder.spans() if span.name == "y"], leave_out=())
-    assert [tree["name"] for tree in below] == ["y", "y"]
-    assert "progress.sequence" in below[0]["attributes"]
+    children = span_trees([span for span in recorder.spans() if span.name == "y"], leave_out=())
+    assert [tree["name"] for tree in children] == ["y", "y"]
+    assert "progress.sequence" in children[0]["attributes"]
     assert "progress.sequence" not in recorder.span_trees()[0]["attributes"]
 
 
-def test_after_an_error_nothing_is_left() -> None:
-    """A test that fails inside of the block leaves no configuration behind."""
+def test_recording_after_an_error_shuts_down() -> None:
+    """A test that fails in the block leaves no active configuration."""
     with pytest.raises(ZeroDivisionError), recording():
         raise ZeroDivisionError
     assert config.current_runtime() is None
 
 
-def test_waiting_has_an_end() -> None:
-    """What does not come true is an error after the time given."""
+def test_wait_until_after_timeout_raises() -> None:
+    """A condition that stays false raises TimeoutError."""
     wait_until(lambda: True)
     with pytest.raises(TimeoutError, match=r"within 0\.01 s"):
         wait_until(lambda: False, 0.01)
 
 
-def test_the_environment_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables of the machine that runs the tests change nothing."""
+def test_recording_ignores_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables of the machine that runs the tests have no effect."""
     monkeypatch.setenv("OTEL_PROGRESS_ENABLED", "false")
     monkeypatch.setenv("OTEL_PROGRESS_PROMETHEUS_PORT", "nonsense")
     with recording(tick=0.5) as recorder, progress.operation("o") as op:

@@ -1,7 +1,7 @@
-"""Progress as a first-class OpenTelemetry signal: instrument once, see long-running work while it runs.
+"""Progress as a first-class OpenTelemetry signal.
 
-This file is the table of contents. The helpers need opentelemetry-api only; what ``configure`` puts together is imported when it
-is first asked for.
+Instrumentation needs opentelemetry-api only. The other names are imported at their first use,
+so ``import otel_progress`` is fast.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ __all__ = [
 ]
 
 
-_LATER = {
+_LAZY_MODULES = {
     "BatchSnapshot": "operations",
     "Callback": "runtime.callbacks",
     "CallbackEvent": "runtime.callbacks",
@@ -123,15 +123,16 @@ _LATER = {
     "remove_callback": "queries",
     "request_cancel": "queries",
 }
+"""Modules of the names that are imported at their first use."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LAZY_MODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     from importlib import import_module
 
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_LAZY_MODULES[name]}"), name)
     return value
 
 

@@ -1,4 +1,4 @@
-"""``python -m otel_progress`` is the command ``otel-progress``."""
+"""Entry point of ``python -m otel_progress``: the command ``otel-progress``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Files that come with the package for other programs: Grafana dashboards and Prometheus rules.
+"""Bundled files for other programs: Grafana dashboards and Prometheus rules.
 
-A wheel carries them below ``otel_progress/bundle``; in a checkout they are read from where they are made.
+A wheel contains them below ``otel_progress/bundle``. In a checkout they are read from their
+source folders.
 """
 
 from __future__ import annotations
@@ -17,34 +18,38 @@ if TYPE_CHECKING:
 
 
 Bundle: TypeAlias = 'Literal["dashboards", "rules"]'
-"""What can be asked for."""
+"""Name of a bundle of files."""
 
 
 _CHECKOUT: Final[Mapping[Bundle, tuple[str, ...]]] = {
     "dashboards": ("grafana", "dashboards"),
     "rules": ("deploy", "prometheus", "rules"),
 }
+"""Folder of each bundle in a checkout."""
 
 
 _SUFFIXES: Final[Mapping[Bundle, str]] = {"dashboards": ".json", "rules": ".yml"}
 
 
 def read_bundle(bundle: Bundle) -> dict[str, bytes]:
-    """Return the contents of the files of a bundle by their names, sorted. Raises ProgressError when this installation has none."""
-    for place in (
+    """Return the contents of the files of a bundle by name, sorted.
+
+    Raises ProgressError when this installation does not contain the bundle.
+    """
+    for folder in (
         files("otel_progress") / "bundle" / bundle,
         Path(__file__).parents[2].joinpath(*_CHECKOUT[bundle]),
     ):
-        found = _read(place, _SUFFIXES[bundle])
-        if found:
-            return found
+        contents = _read_folder(folder, _SUFFIXES[bundle])
+        if contents:
+            return contents
     fix = "Install the released package again: pip install --force-reinstall otel-progress"
     msg = f"This installation of otel-progress has no {bundle}. {fix}"
     raise ProgressError(msg)
 
 
-def _read(place: Traversable, suffix: str) -> dict[str, bytes]:
-    if not place.is_dir():
+def _read_folder(folder: Traversable, suffix: str) -> dict[str, bytes]:
+    if not folder.is_dir():
         return {}
-    chosen = sorted((one for one in place.iterdir() if one.name.endswith(suffix)), key=lambda one: one.name)
-    return {one.name: one.read_bytes() for one in chosen}
+    selected = [file for file in folder.iterdir() if file.name.endswith(suffix)]
+    return {file.name: file.read_bytes() for file in sorted(selected, key=lambda file: file.name)}

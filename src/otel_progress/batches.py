@@ -1,4 +1,7 @@
-"""Many operations as one: how their counts, their pace and what is left follow from a declaration and a tally. Pure."""
+"""Aggregation of operations to batches. Pure functions and immutable records.
+
+Counts, throughput and remaining time follow from a declaration and a tally.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,29 @@ from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
 
 MAX_ENDS: Final = 100
-"""Moments of ends that a tally keeps."""
+"""Newest end times in a tally.
+
+Older ones are dropped and do not count for the throughput.
+"""
 
 
 MAX_LISTED: Final = 100
-"""Active operations, and failed ones, that a snapshot of a batch lists."""
+"""Active and failed operations in a BatchSnapshot. Further ones are only counted."""
 
 
-_INSTANT: Final = 1e-6
-"""Seconds below which no pace can be told."""
+_MIN_DURATION_S: Final = 1e-6
+"""Shortest time from which a throughput is computed."""
 
 
 def add(tally: BatchTally, status: Status, ended_at: float) -> BatchTally:
-    """Return the tally with one more operation, which ended with ``status`` at ``ended_at`` (Unix seconds), in whatever order.
+    """Return the tally with one more ended operation.
 
-    Raises ValueError when the status is none that an operation ends with.
+    The order of the calls does not matter.
+
+    ``ended_at`` is in Unix seconds. Raises ValueError if the status is not a final one.
     """
     if not status.finished:
-        msg = f"an operation ends as completed, failed, cancelled or skipped, not as {status.value}"
+        msg = f"Invalid status {status.value!r}: expected completed, failed, cancelled or skipped."
         raise ValueError(msg)
     ends = list(tally.ends)
     insort(ends, ended_at)
@@ -44,10 +52,11 @@ def add(tally: BatchTally, status: Status, ended_at: float) -> BatchTally:
 
 
 def merge(a: BatchDeclaration, b: BatchDeclaration) -> BatchDeclaration:
-    """Return what two declarations of one batch come to: the newest wins, and where it knows nothing the other one stays.
+    """Merge two declarations of one batch.
 
-    The batch started with the earlier of them. One that was declared again after it had been closed is open again. A ``sequence`` of 0
-    is no declaration (an operation named an id that nobody had declared here): it yields to any.
+    The newer one has precedence, and the older one fills in its unknown values. The earlier start
+    is kept. A batch that is declared again after it was closed is open again. A ``sequence`` of 0
+    is the placeholder of an undeclared batch, so every declaration replaces it.
     """
     old, new = (a, b) if a.sequence <= b.sequence else (b, a)
     total = old.total if new.total is None else new.total
@@ -57,27 +66,33 @@ def merge(a: BatchDeclaration, b: BatchDeclaration) -> BatchDeclaration:
     return replace(new, total=total, started_at=min(a.started_at, b.started_at), ended_at=ended_at)
 
 
-def cursor_of(batch: BatchSnapshot, moment: float | None = None) -> BatchCursor:
-    """Return where a batch stands in a list that was begun at ``moment`` (Unix seconds); without it, in one that begins now."""
-    at = batch.read_at if moment is None else moment
+def create_cursor(batch: BatchSnapshot, listed_at: float | None = None) -> BatchCursor:
+    """Return the cursor of a batch in a list that was started at ``listed_at``.
+
+    Without that time (Unix seconds), the list starts with the reading of the batch.
+    """
+    was_finished = was_finished_at(batch.is_finished, batch.ended_at, listed_at)
     return BatchCursor(
-        at, was_finished_at(batch.is_finished, batch.ended_at, moment), batch.started_at, batch.id
+        batch.read_at if listed_at is None else listed_at, was_finished, batch.started_at, batch.id
     )
 
 
-def was_finished_at(over: bool, ended_at: float | None, moment: float | None) -> bool:
-    """Tell whether a batch was over by ``moment``, None for now. One that ended nobody knows when always was."""
-    return over and (moment is None or ended_at is None or ended_at <= moment)
+def was_finished_at(is_finished: bool, ended_at: float | None, time: float | None) -> bool:
+    """Return True if a batch was finished at a time (Unix seconds), None for now.
+
+    A finished batch without an end time was always finished.
+    """
+    return is_finished and (time is None or ended_at is None or ended_at <= time)
 
 
-def sort_key(over: bool, started_at: float, id_: str) -> tuple[bool, float, str]:
-    """Return what lists of batches are sorted by: those that are not over first, then the newest first, then by id."""
-    return over, -started_at, id_
+def sort_key(is_finished: bool, started_at: float, id_: str) -> tuple[bool, float, str]:
+    """Return the sort key of batches: unfinished first, then the newest, then by id."""
+    return is_finished, -started_at, id_
 
 
-def cursor_sort_key(place: BatchCursor) -> tuple[bool, float, str]:
-    """Return what a place is sorted by."""
-    return sort_key(place.is_finished, place.started_at, place.id)
+def cursor_sort_key(cursor: BatchCursor) -> tuple[bool, float, str]:
+    """Return the sort key of a cursor."""
+    return sort_key(cursor.is_finished, cursor.started_at, cursor.id)
 
 
 def summarise(
@@ -90,21 +105,30 @@ def summarise(
     running: int | None = None,
     running_ratio: float | None = None,
 ) -> BatchSnapshot:
-    """Return a batch as it is at ``read_at`` (Unix seconds), from what ended (``tally``) and what has not (``active``).
+    """Build the snapshot of a batch from its declaration and its operations.
 
-    ``active`` and ``failed`` are without levels, the newest first. Where ``active`` is not all there are, ``running`` says how many have
-    not ended and ``running_ratio`` the sum of their ratios. ``ended_at`` of the result is set once the batch is over: when it was closed
-    or, if later, when its last operation ended.
+    - ``tally``: ended operations.
+    - ``active``, ``failed``: operations without levels, newest first.
+    - ``read_at``: time of the snapshot in Unix seconds.
+    - ``running``, ``running_ratio``: number of all active operations and the sum of their ratios.
+      Required if ``active`` is incomplete.
+
+    ``ended_at`` of a finished batch is the later one of its closing and its last end.
     """
     count = len(active) if running is None else running
-    done = sum(one.ratio or 0.0 for one in active) if running_ratio is None else running_ratio
-    pending = min(count, sum(one.status is Status.PENDING for one in active))
+    done = sum(operation.ratio or 0.0 for operation in active) if running_ratio is None else running_ratio
+    pending = min(count, sum(operation.status is Status.PENDING for operation in active))
     last = tally.ends[-1] if tally.ends else None
-    over = not count and (
+    is_finished = not count and (
         info.ended_at is not None or (info.total is not None and tally.finished >= info.total > 0)
     )
-    ended_at = max((at for at in (info.ended_at, last) if at is not None), default=None) if over else None
-    pace = _pace(info, tally, read_at) if ended_at is None else _whole_pace(info, tally, ended_at)
+    ends = [end for end in (info.ended_at, last) if end is not None]
+    ended_at = max(ends, default=None) if is_finished else None
+    if ended_at is None:
+        throughput = _get_recent_throughput(info, tally, read_at)
+    else:
+        throughput = _get_mean_throughput(info, tally, ended_at)
+    remaining_s = 0.0 if is_finished else _estimate_remaining(info, tally.finished, count, done, throughput)
     return BatchSnapshot(
         id=info.id,
         name=info.name,
@@ -113,16 +137,16 @@ def summarise(
         started_at=info.started_at,
         ended_at=ended_at,
         read_at=read_at,
-        counts=_counts(tally, count - pending, pending),
-        ratio=_ratio(info.total, tally.finished, done, over),
-        throughput=pace,
-        remaining_s=0.0 if over else _remaining(info, tally.finished, count, done, pace),
+        counts=_count_by_status(tally, count - pending, pending),
+        ratio=_get_ratio(info.total, tally.finished, done, is_finished),
+        throughput=throughput,
+        remaining_s=remaining_s,
         active=tuple(active[:MAX_LISTED]),
         failed=tuple(failed[:MAX_LISTED]),
     )
 
 
-def _counts(tally: BatchTally, running: int, pending: int) -> MappingProxyType[Status, int]:
+def _count_by_status(tally: BatchTally, running: int, pending: int) -> MappingProxyType[Status, int]:
     return MappingProxyType(
         {
             Status.PENDING: pending,
@@ -135,57 +159,63 @@ def _counts(tally: BatchTally, running: int, pending: int) -> MappingProxyType[S
     )
 
 
-def _ratio(total: int | None, finished: int, done: float, over: bool) -> float | None:
+def _get_ratio(total: int | None, finished: int, done: float, is_finished: bool) -> float | None:
     if total is None:
         return None
-    if total <= 0:  # nothing was expected: all of it is done, once nothing is to come either
-        return 1.0 if over else None
+    # A batch without expected operations is done as soon as it is finished.
+    if total <= 0:
+        return 1.0 if is_finished else None
     return min(1.0, max(0.0, (finished + done) / total))
 
 
-def _pace(info: BatchDeclaration, tally: BatchTally, read_at: float) -> float | None:
-    """Return operations ended a second over the more recent half of the ends that are kept; None while none has ended.
+def _get_recent_throughput(info: BatchDeclaration, tally: BatchTally, read_at: float) -> float | None:
+    """Return the operations per second over the newer half of the ends, or None.
 
-    Silence lowers it as soon as it lasts longer than the longest one of that half, so that ends in bursts (a pool whose tasks take
-    equally long) have a steady pace, and a batch that hangs has none before long.
+    The time since the last end counts only beyond the longest gap between these ends. So bursts
+    of ends (a pool whose tasks take equally long) have a steady throughput, and the throughput of
+    a batch that hangs decreases.
     """
-    points = list(tally.ends)
-    if not points:
+    ends = list(tally.ends)
+    if not ends:
         return None
-    if len(points) == tally.finished:  # none is forgotten, so the first one took from the start
-        points.insert(0, min(info.started_at, points[0]))
-    if len(points) < 2:
+    # If no end was dropped, the first operation took the time since the start of the batch.
+    if len(ends) == tally.finished:
+        ends.insert(0, min(info.started_at, ends[0]))
+    if len(ends) < 2:
         return None
-    window = points[(len(points) - 1) // 2 :]
-    longest = max(later - earlier for earlier, later in pairwise(window))
-    seconds = window[-1] - window[0] + max(0.0, read_at - window[-1] - longest)
-    if seconds > _INSTANT:
+    window = ends[(len(ends) - 1) // 2 :]
+    longest_gap = max(later - earlier for earlier, later in pairwise(window))
+    seconds = window[-1] - window[0] + max(0.0, read_at - window[-1] - longest_gap)
+    if seconds > _MIN_DURATION_S:
         return (len(window) - 1) / seconds
-    return _whole_pace(info, tally, read_at)  # all at one moment, just now: the whole time says more
+    # All operations of the window ended at one time, so the whole time is used instead.
+    return _get_mean_throughput(info, tally, read_at)
 
 
-def _whole_pace(info: BatchDeclaration, tally: BatchTally, end: float) -> float | None:
+def _get_mean_throughput(info: BatchDeclaration, tally: BatchTally, end: float) -> float | None:
     seconds = end - info.started_at
-    return tally.finished / seconds if tally.finished and seconds > _INSTANT else None
+    return tally.finished / seconds if tally.finished and seconds > _MIN_DURATION_S else None
 
 
-def _remaining(
-    info: BatchDeclaration, finished: int, running: int, done: float, pace: float | None
+def _estimate_remaining(
+    info: BatchDeclaration, finished: int, running: int, done: float, throughput: float | None
 ) -> float | None:
-    """Return the seconds that what is left takes at this pace: what is expected, and at least what runs already."""
-    if pace is None or (info.total is None and info.ended_at is None):
+    """Return the seconds for all expected operations, at least for the active ones."""
+    if throughput is None or (info.total is None and info.ended_at is None):
         return None
     known = finished + running
     expected = known if info.total is None or info.ended_at is not None else max(info.total, known)
-    return max(0.0, expected - finished - done) / pace
+    return max(0.0, expected - finished - done) / throughput
 
 
 @dataclass(frozen=True, slots=True)
 class BatchDeclaration:
-    """A batch as it was declared: many operations with one aggregate. ``total`` is the number of operations expected, if known.
+    """Declaration of a batch, which is a group of operations.
 
-    Several processes may declare the same id; :func:`otel_progress.batches.merge` says what that comes to. ``sequence`` is the moment
-    of the declaration in Unix nanoseconds, 0 for an id that was never declared. ``ended_at`` is None while more operations may come.
+    ``total`` is the number of expected operations, if known. ``ended_at`` is None while more
+    operations may be added. ``sequence`` is the time of the declaration in Unix nanoseconds, and 0
+    for an undeclared id. Several processes may declare one id, see
+    :func:`otel_progress.batches.merge`.
     """
 
     id: str
@@ -199,9 +229,10 @@ class BatchDeclaration:
 
 @dataclass(frozen=True, slots=True)
 class BatchCursor:
-    """Where a batch stands in the list of batches, as of the moment (Unix seconds) at which the list was begun.
+    """Position of a batch in the list of batches that was started at ``listed_at``.
 
-    ``over`` says whether the batch was over by then, so that one which ends while somebody pages stays where it was.
+    ``is_finished`` is the state of the batch at that time (Unix seconds). So a batch that ends
+    between two pages keeps its position.
     """
 
     listed_at: float
@@ -212,9 +243,10 @@ class BatchCursor:
 
 @dataclass(frozen=True, slots=True)
 class BatchTally:
-    """What ended operations of a batch came to, so that they need not be kept: how many by status, and when.
+    """Number of ended operations of a batch by status.
 
-    ``ends`` are the moments (Unix seconds, ascending) of the most recent ends, for the throughput.
+    The tally remains when the operations are deleted. ``ends`` are the times of the newest ends
+    (Unix seconds, ascending) for the throughput.
     """
 
     completed: int = 0
@@ -225,5 +257,5 @@ class BatchTally:
 
     @property
     def finished(self) -> int:
-        """Operations that ended, in whatever way."""
+        """Number of ended operations with any status."""
         return self.completed + self.failed + self.cancelled + self.skipped

@@ -1,22 +1,31 @@
-"""The one JSON form of operations, levels and events: for the command line, exports, the journal and whoever reads them.
+"""JSON codec of operations, levels, events and records.
 
-An operation is one object: the fields of its root level, what readers derive (``condition``, ``elapsed_seconds``,
-``remaining_seconds``, ``percentage``), and ``levels``, a flat list, parents before children, each with its ``path``. Unknown is
-``null``. ``*_at`` are Unix seconds, ``*_seconds`` durations, ``*_clock`` seconds on the worker's monotonic clock.
-Decoding ignores keys it does not know, so newer writers can be read.
+An operation is one object: the fields of its root level, derived fields (``condition``,
+``elapsed_seconds``, ``remaining_seconds``, ``percentage``), and ``levels``. That is a flat list,
+parents before children, each with its ``path``. Unknown values are ``null``. ``*_at`` are Unix
+seconds, ``*_seconds`` durations, ``*_clock`` seconds on the monotonic clock of the process.
+Decoding ignores unknown keys, so that documents of newer versions can be read.
+
+The TypedDicts declare the documents. The server generates its API schemas from them: a docstring or
+a text in ``Annotated`` is a description there. Field lists come from the dataclasses of the
+records.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict
 
 from otel_progress.model import (
     NO_METADATA,
     Eta,
+    EtaBasis,
+    EtaState,
     Failure,
     Instance,
     LevelInfo,
@@ -25,156 +34,345 @@ from otel_progress.model import (
     Outcome,
     Status,
 )
-from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
 
 SCHEMA: Final = "otel-progress/1"
-"""Name and version of the document, in its ``schema`` field; the version changes when a field changes its meaning."""
+"""Name and version of the documents, in the field ``schema``.
+
+The version changes when a field changes its meaning.
+"""
 
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 Document: TypeAlias = "dict[str, Any]"
-"""A JSON object."""
+"""JSON object."""
 
 
-_INFO_FIELDS: Final = (
-    "operation_id",
-    "operation_type",
-    "run",
-    "path",
-    "type",
-    "id",
-    "name",
-    "unit",
-    "weight",
-    "declared",
-    "attempt",
-    "order",
-    "started_at",
-    "started_clock",
-    "deadline_at",
-    "trace_id",
-    "span_id",
-    "instance",
-)
+Scalar: TypeAlias = str | bool | int | float
 
 
-_STATE_FIELDS: Final = (
-    "sequence",
-    "current",
-    "total",
-    "ratio",
-    "failed",
-    "skipped",
-    "message",
-    "stage",
-    "observed_at",
-    "observed_clock",
-    "advanced_at",
-    "advanced_clock",
-    "stall_after_s",
-    "ended_at",
-    "duration_s",
-)
+Metadata: TypeAlias = dict[str, Scalar | list[Scalar]]
 
 
-_LATER_FIELDS: Final = (
-    "estimated",
-    "paused_clock",
-    "paused_s",
-    "previews",
-    "overdue_after_s",
-    "resumed_from",
-)
-"""Fields of a level that documents of older writers do not have."""
+UnixTime: TypeAlias = Annotated[float, "Unix seconds."]
 
 
-_ALL_STATE_FIELDS: Final = (*_STATE_FIELDS, *_LATER_FIELDS)
+Seconds: TypeAlias = Annotated[float, "Seconds."]
 
 
-_ETA_FIELDS: Final = ("remaining_s", "low_s", "high_s", "state", "basis", "runs", "clock")
+Clock: TypeAlias = Annotated[float, "Seconds on the monotonic clock of the process."]
 
 
-_LATER_ETA_FIELDS: Final = ("counts_down_s", "stalls_after_s")
+Ratio: TypeAlias = Annotated[float, "0 to 1."]
 
 
-_ALL_ETA_FIELDS: Final = (*_ETA_FIELDS, *_LATER_ETA_FIELDS)
+SchemaName: TypeAlias = Annotated[Literal["otel-progress/1"], "Name and version of the documents."]
 
 
-_LOG_FIELDS: Final = (
-    "operation_id",
-    "operation_type",
-    "run",
-    "path",
-    "number",
-    "at",
-    "severity",
-    "severity_text",
-    "logger",
-    "message",
-    "details",
-    "trace_id",
-    "span_id",
-)
+class FailureDocument(TypedDict):
+    """Error of a level or an item."""
+
+    type: Annotated[str, "Class name of the error."]
+    message: str
+    details: Annotated[str | None, "Traceback, if any."]
 
 
-_PREVIEW_FIELDS: Final = (
-    "operation_id",
-    "operation_type",
-    "run",
-    "path",
-    "number",
-    "at",
-    "name",
-    "media_type",
-    "size_bytes",
-    "digest",
-    "width",
-    "height",
-    "ratio",
-)
+class EtaDocument(TypedDict):
+    """Estimate of the remaining time, computed at `clock`.
+
+    `remaining_seconds` of the operation is its value at the time of the read.
+    """
+
+    remaining_s: Annotated[Seconds | None, "Null while unknown and while stalled."]
+    low_s: Annotated[
+        Seconds | None, "Lower bound. Null with fewer than three past runs. While stalled, the only bound."
+    ]
+    high_s: Seconds | None
+    state: EtaState
+    basis: Annotated[EtaBasis, "Main input of the estimate."]
+    runs: Annotated[int, "Number of past runs used."]
+    clock: Clock
+    counts_down_s: Annotated[
+        Seconds | None, "Time for which the estimate counts down without an advance. Null: to 0."
+    ]
+    stalls_after_s: Annotated[
+        Seconds | None, "Time after `clock` at which the estimate is stalled without an advance. Null: never."
+    ]
 
 
-_SAMPLE_FIELDS: Final = ("at", "clock", "cpu_ratio", "memory_bytes", "gpu_ratio", "gpu_memory_bytes")
+class LevelDocument(TypedDict):
+    """One level of an operation. Unknown values are null."""
+
+    operation_id: str
+    operation_type: str
+    run: Annotated[str, "Unique id of this execution. The same operation can run again."]
+    path: Annotated[str, "`type:id` segments joined by `/`. Empty for the operation itself."]
+    type: str
+    id: str
+    name: str
+    unit: str | None
+    weight: float
+    declared: Annotated[bool, "True for a stage that was declared in advance."]
+    attempt: int
+    order: int
+    started_at: UnixTime | None
+    started_clock: Clock | None
+    deadline_at: UnixTime | None
+    trace_id: str | None
+    span_id: str | None
+    instance: Annotated[str, "Id of the process."]
+    sequence: Annotated[int, "Increases with each change."]
+    status: Status
+    current: Annotated[float, "Finished units of work, including failed and skipped ones."]
+    total: float | None
+    completed: Annotated[float, "Units that succeeded."]
+    failed: int
+    skipped: int
+    ratio: Ratio | None
+    percentage: float | None
+    message: str | None
+    stage: Annotated[str | None, "Id of the running stage."]
+    observed_at: UnixTime
+    observed_clock: Clock
+    advanced_at: UnixTime | None
+    advanced_clock: Clock | None
+    stall_after_s: Seconds
+    ended_at: UnixTime | None
+    duration_s: Seconds | None
+    estimated: Annotated[bool, "True when the ratio depends on an estimate, because an opaque step runs."]
+    paused_clock: Annotated[Clock | None, "Start of the current pause. Null without one."]
+    paused_s: Annotated[Seconds, "Seconds of ended pauses."]
+    previews: Annotated[int, "Number of the last preview. 0 without previews."]
+    overdue_after_s: Annotated[
+        Seconds | None, "Longest expected duration without pauses, from the first interval."
+    ]
+    resumed_from: Annotated[
+        float, "Units of `current` that an earlier session finished. They do not count for the rate."
+    ]
+    elapsed_seconds: Seconds
+    metadata: Metadata
+    error: FailureDocument | None
+    eta: EtaDocument | None
 
 
-_USE_FIELDS: Final = (
-    "samples",
-    "cpu_mean",
-    "cpu_peak",
-    "memory_mean",
-    "memory_peak",
-    "gpu_mean",
-    "gpu_peak",
-    "gpu_memory_peak",
-)
+class SampleDocument(TypedDict):
+    """Resource usage of a process at one moment."""
+
+    at: UnixTime
+    clock: Clock
+    cpu_ratio: Annotated[float, "1 means one busy core."]
+    memory_bytes: int
+    gpu_ratio: Ratio | None
+    gpu_memory_bytes: int | None
 
 
-_BATCH_FIELDS: Final = (
-    "id",
-    "name",
-    "type",
-    "total",
-    "started_at",
-    "ended_at",
-    "read_at",
-    "ratio",
-    "throughput",
-)
+class ResourceUseDocument(TypedDict):
+    """Resource usage of a process while an operation ran."""
+
+    last: SampleDocument
+    samples: int
+    cpu_mean: float
+    cpu_peak: float
+    memory_mean: float
+    memory_peak: int
+    gpu_mean: Ratio | None
+    gpu_peak: Ratio | None
+    gpu_memory_peak: int | None
 
 
-_INSTANCE_FIELDS: Final = ("id", "pid", "host", "service", "started_at", "start")
+class WorkerDocument(TypedDict):
+    """Instrumented process."""
+
+    id: str
+    pid: int
+    host: str
+    service: str
+    started_at: UnixTime
+    start: int | None
+
+
+class OperationDocument(LevelDocument):
+    """Operation without the levels below it."""
+
+    schema: SchemaName
+    batch: Annotated[str | None, "Id of the batch."]
+    condition: Condition
+    remaining_seconds: Seconds | None
+    alive: bool
+    read_at: UnixTime
+    clock: Clock
+    cancel_requested_at: UnixTime | None
+    resources: ResourceUseDocument | None
+    worker: WorkerDocument | None
+
+
+class OperationTreeDocument(OperationDocument):
+    """Operation with the stored levels below it, parents before children."""
+
+    levels: list[LevelDocument]
+
+
+class EventDocument(TypedDict):
+    """Event of a level."""
+
+    operation_id: str
+    operation_type: str
+    run: str
+    path: str
+    level_type: str
+    kind: str
+    number: Annotated[int, "Position of the event in its run."]
+    at: UnixTime
+    name: str | None
+    outcome: Outcome | None
+    error: FailureDocument | None
+    metadata: Metadata
+
+
+class LogDocument(TypedDict):
+    """Log record of the process."""
+
+    operation_id: str
+    operation_type: str
+    run: str
+    path: str
+    number: Annotated[int, "Position of the record in its run."]
+    at: UnixTime
+    severity: Annotated[int, "10 debug, 20 info, 30 warning, 40 error, 50 critical."]
+    severity_text: str
+    logger: str
+    message: str
+    details: str | None
+    trace_id: str | None
+    span_id: str | None
+    attributes: Metadata
+
+
+class PreviewDocument(TypedDict):
+    """Preview of the unfinished work of an operation."""
+
+    operation_id: str
+    operation_type: str
+    run: str
+    path: str
+    number: Annotated[int, "Position of the preview in its run, from 1. Some numbers may be evicted."]
+    at: UnixTime
+    name: str
+    media_type: str
+    size_bytes: int
+    digest: Annotated[str, "SHA-256 of the content, in hexadecimal."]
+    width: Annotated[int | None, "Pixels. Null for texts."]
+    height: int | None
+    ratio: Annotated[Ratio | None, "Ratio of the operation at that time."]
+
+
+class CountsDocument(TypedDict):
+    """Number of operations per status."""
+
+    pending: int
+    running: int
+    completed: int
+    failed: int
+    cancelled: int
+    skipped: int
+
+
+class BatchSummaryDocument(TypedDict):
+    """Summary of the operations of a batch."""
+
+    schema: SchemaName
+    id: str
+    name: str
+    type: str
+    total: int | None
+    started_at: UnixTime
+    ended_at: UnixTime | None
+    read_at: UnixTime
+    ratio: Ratio | None
+    throughput: Annotated[float | None, "Recently ended operations per second."]
+    status: Status
+    counts: CountsDocument
+    finished: int
+    percentage: float | None
+    elapsed_seconds: Seconds
+    remaining_seconds: Seconds | None
+
+
+class BatchDocument(BatchSummaryDocument):
+    """Batch with its active and failed operations, the newest first, at most 100 each."""
+
+    active: list[OperationDocument]
+    failed: list[OperationDocument]
+
+
+def _field_names(record: Any, *, without: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the field names of a dataclass in order, except some."""
+    return tuple(field.name for field in fields(record) if field.name not in without)
+
+
+def _optional_field_names(record: Any) -> tuple[str, ...]:
+    """Return the names of the fields of a dataclass that have a default."""
+    return tuple(field.name for field in fields(record) if field.default is not MISSING)
+
+
+# Only documents of operations have ``batch``.
+_INFO_FIELDS: Final = _field_names(LevelInfo, without=("batch",))
+
+
+# The excluded fields are converted, not copied.
+_STATE_FIELDS: Final = _field_names(LevelSnapshot, without=("info", "status", "metadata", "error", "eta"))
+
+
+# Documents of older versions do not have these.
+_OPTIONAL_STATE_FIELDS: Final = _optional_field_names(LevelSnapshot)
+
+
+_ETA_FIELDS: Final = _field_names(Eta)
+
+
+_OPTIONAL_ETA_FIELDS: Final = _optional_field_names(Eta)
+
+
+_LOG_FIELDS: Final = _field_names(LogRecord, without=("attributes",))
+
+
+_PREVIEW_FIELDS: Final = _field_names(Preview, without=("location",))
+
+
+_SAMPLE_FIELDS: Final = _field_names(ResourceSample)
+
+
+_USE_FIELDS: Final = _field_names(ResourceUse, without=("last",))
+
+
+_INSTANCE_FIELDS: Final = _field_names(Instance)
+
+
+_BATCH_FIELDS: Final = _field_names(BatchSnapshot, without=("counts", "remaining_s", "active", "failed"))
+
+
+_get_state_values: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgetter(*_STATE_FIELDS)
+
+
+_get_eta_values: Final[Callable[[Eta], tuple[Any, ...]]] = attrgetter(*_ETA_FIELDS)
+
+
+_MIN_STALL_AFTER_S: Final = 60.0
 
 
 def dumps(document: object) -> str:
-    """Return compact JSON; never ``NaN`` or ``Infinity``, which JSON does not have."""
+    """Return compact JSON.
+
+    Raises ValueError for NaN and infinities, which JSON does not have.
+    """
     return _encode(document)
 
 
 def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Document:
-    """Return the document of an operation, with its levels unless told otherwise."""
+    """Return the document of an operation, with its levels by default."""
     document: Document = {"schema": SCHEMA, **encode_level(operation.root, operation.clock)}
     document.update(
         condition=operation.condition.value,
@@ -184,7 +382,7 @@ def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Do
         clock=operation.clock,
         cancel_requested_at=operation.cancel_requested_at,
         resources=None if operation.resources is None else encode_resources(operation.resources),
-        worker=None if operation.instance is None else _pick(operation.instance, _INSTANCE_FIELDS),
+        worker=None if operation.instance is None else encode_instance(operation.instance),
     )
     if levels:
         document["levels"] = [encode_level(level, operation.clock) for level in operation.levels]
@@ -192,7 +390,10 @@ def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Do
 
 
 def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
-    """Return the operation of a document. Raises KeyError, TypeError or ValueError when it is not one."""
+    """Return the operation of a document.
+
+    Raises KeyError, TypeError or ValueError for other documents.
+    """
     worker, resources = document.get("worker"), document.get("resources")
     return OperationSnapshot(
         root=decode_level(document),
@@ -209,42 +410,52 @@ def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
 
 
 def encode_level(snapshot: LevelSnapshot, clock: float) -> Document:
-    """Return the object of one level as seen at ``clock``."""
-    document = encode_info(snapshot.info)
-    document.update(_pick(snapshot, _ALL_STATE_FIELDS))
+    """Return the object of one level at ``clock``."""
+    return {
+        **encode_info(snapshot.info),
+        **encode_figures(snapshot),
+        "elapsed_seconds": snapshot.elapsed(clock),
+        **encode_details(snapshot),
+    }
+
+
+def encode_figures(snapshot: LevelSnapshot) -> Document:
+    """Return the status, numbers and texts of a level that change."""
+    document: Document = dict(zip(_STATE_FIELDS, _get_state_values(snapshot), strict=True))
     ratio = snapshot.ratio
-    document.update(
-        status=snapshot.status.value,
-        completed=snapshot.completed,
-        percentage=None if ratio is None else 100.0 * ratio,
-        elapsed_seconds=snapshot.elapsed(clock),
-        metadata={
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in snapshot.metadata.items()
-        },
-        error=encode_failure(snapshot.error),
-        eta=None if snapshot.eta is None else _pick(snapshot.eta, _ALL_ETA_FIELDS),
-    )
+    document["status"] = snapshot.status.value
+    document["completed"] = snapshot.completed
+    document["percentage"] = None if ratio is None else 100.0 * ratio
     return document
 
 
+def encode_details(snapshot: LevelSnapshot) -> Document:
+    """Return the objects of a level that change: metadata, error and estimate."""
+    eta = snapshot.eta
+    return {
+        "metadata": _encode_attributes(snapshot.metadata),
+        "error": encode_failure(snapshot.error),
+        "eta": None if eta is None else dict(zip(_ETA_FIELDS, _get_eta_values(eta), strict=True)),
+    }
+
+
 def decode_level(document: Mapping[str, Any]) -> LevelSnapshot:
-    """Return the snapshot of a level's object, also of one that an older writer made."""
+    """Return the snapshot of a level's object, also of an older version."""
     eta = document.get("eta")
     if "stall_after_s" not in document and "longest_gap_s" in document:
-        document = {**document, "stall_after_s": max(60.0, 3.0 * document["longest_gap_s"])}
+        document = {**document, "stall_after_s": max(_MIN_STALL_AFTER_S, 3.0 * document["longest_gap_s"])}
     return LevelSnapshot(
         info=decode_info(document),
         status=Status(document["status"]),
         metadata=decode_metadata(document.get("metadata")),
         error=decode_failure(document.get("error")),
-        eta=None if eta is None else Eta(**_take(eta, _ETA_FIELDS, _LATER_ETA_FIELDS)),
-        **_take(document, _STATE_FIELDS, _LATER_FIELDS),
+        eta=None if eta is None else Eta(**_pick_known(eta, _ETA_FIELDS, _OPTIONAL_ETA_FIELDS)),
+        **_pick_known(document, _STATE_FIELDS, _OPTIONAL_STATE_FIELDS),
     )
 
 
 def encode_info(info: LevelInfo) -> Document:
-    """Return the unchanging part of a level as an object."""
+    """Return the object of the unchanging part of a level."""
     document = _pick(info, _INFO_FIELDS)
     if not info.path:
         document["batch"] = info.batch
@@ -252,7 +463,7 @@ def encode_info(info: LevelInfo) -> Document:
 
 
 def decode_info(document: Mapping[str, Any]) -> LevelInfo:
-    """Return the unchanging part of a level's object."""
+    """Return the unchanging part of a level from its object."""
     return LevelInfo(**{name: document[name] for name in _INFO_FIELDS}, batch=document.get("batch"))
 
 
@@ -270,9 +481,7 @@ def encode_event(event: Event) -> Document:
         "name": event.name,
         "outcome": None if event.outcome is None else event.outcome.value,
         "error": encode_failure(event.error),
-        "metadata": {
-            key: list(value) if isinstance(value, tuple) else value for key, value in event.metadata.items()
-        },
+        "metadata": _encode_attributes(event.metadata),
     }
 
 
@@ -298,9 +507,7 @@ def decode_event(document: Mapping[str, Any]) -> Event:
 def encode_log(record: LogRecord) -> Document:
     """Return the object of one log record."""
     document = _pick(record, _LOG_FIELDS)
-    document["attributes"] = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in record.attributes.items()
-    }
+    document["attributes"] = _encode_attributes(record.attributes)
     return document
 
 
@@ -311,17 +518,20 @@ def decode_log(document: Mapping[str, Any]) -> LogRecord:
 
 
 def encode_preview(preview: Preview) -> Document:
-    """Return the object of one preview, without the place of its content."""
+    """Return the object of one preview, without the location of its content."""
     return _pick(preview, _PREVIEW_FIELDS)
 
 
 def decode_preview(document: Mapping[str, Any]) -> Preview:
-    """Return the preview of an object; where its content is, is the ``url`` it can be fetched from, empty when there is none."""
+    """Return the preview of an object.
+
+    ``url``, if any, becomes the location of its content.
+    """
     return Preview(**{name: document[name] for name in _PREVIEW_FIELDS}, location=document.get("url") or "")
 
 
 def encode_sample(sample: ResourceSample) -> Document:
-    """Return the object of one look at what a process uses."""
+    """Return the object of a sample of resource usage."""
     return _pick(sample, _SAMPLE_FIELDS)
 
 
@@ -331,17 +541,22 @@ def decode_sample(document: Mapping[str, Any]) -> ResourceSample:
 
 
 def encode_resources(use: ResourceUse) -> Document:
-    """Return the object of what an operation's process used."""
+    """Return the object of the resource usage of an operation."""
     return {"last": encode_sample(use.last), **_pick(use, _USE_FIELDS)}
 
 
 def decode_resources(document: Mapping[str, Any]) -> ResourceUse:
-    """Return what an operation's process used from an object."""
+    """Return the resource usage of an operation from its object."""
     return ResourceUse(decode_sample(document["last"]), **{name: document[name] for name in _USE_FIELDS})
 
 
+def encode_instance(instance: Instance) -> Document:
+    """Return the object of an instrumented process."""
+    return _pick(instance, _INSTANCE_FIELDS)
+
+
 def encode_batch(batch: BatchSnapshot, *, operations: bool = True) -> Document:
-    """Return the document of a batch, with its active and failed operations unless told otherwise."""
+    """Return the preview of an object, with ``url`` as its location."""
     document: Document = {
         "schema": SCHEMA,
         **_pick(batch, _BATCH_FIELDS),
@@ -359,7 +574,7 @@ def encode_batch(batch: BatchSnapshot, *, operations: bool = True) -> Document:
 
 
 def encode_failure(failure: Failure | None) -> Document | None:
-    """Return an error as an object."""
+    """Return the object of an error."""
     if failure is None:
         return None
     return {"type": failure.type, "message": failure.message, "details": failure.details}
@@ -373,12 +588,12 @@ def decode_failure(document: Mapping[str, Any] | None) -> Failure | None:
 
 
 def encode_metadata(metadata: Mapping[str, MetadataValue]) -> str | None:
-    """Return metadata as JSON text, None when there is none: what a journal keeps beside a level's columns."""
+    """Return metadata as JSON text for a journal column. None for empty metadata."""
     return dumps(dict(metadata)) if metadata else None
 
 
 def decode_metadata(document: Mapping[str, Any] | None) -> Mapping[str, MetadataValue]:
-    """Return metadata from an object; lists become tuples."""
+    """Return metadata from an object. Lists become tuples."""
     if not document:
         return NO_METADATA
     return MappingProxyType(
@@ -387,16 +602,23 @@ def decode_metadata(document: Mapping[str, Any] | None) -> Mapping[str, Metadata
 
 
 def finite(value: float | None) -> float | None:
-    """Return ``value`` unless it is NaN or infinite, which no JSON document and no gauge may carry."""
+    """Return ``value``, or None for NaN and infinities.
+
+    JSON and gauges do not allow them.
+    """
     return value if value is None or math.isfinite(value) else None
 
 
-def _take(document: Mapping[str, Any], names: tuple[str, ...], later: tuple[str, ...]) -> Document:
-    """Return the fields of a document: ``names``, which have to be there, and ``later`` ones as far as they are."""
-    return {
-        **{name: document[name] for name in names},
-        **{name: document[name] for name in later if name in document},
-    }
+def _encode_attributes(attributes: Mapping[str, MetadataValue]) -> Document:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in attributes.items()}
+
+
+def _pick_known(document: Mapping[str, Any], names: tuple[str, ...], optional: tuple[str, ...]) -> Document:
+    """Return the known fields of a document.
+
+    Raises KeyError when a required field is missing.
+    """
+    return {name: document[name] for name in names if name in document or name not in optional}
 
 
 def _pick(record: object, names: tuple[str, ...]) -> Document:

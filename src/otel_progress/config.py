@@ -1,4 +1,4 @@
-"""configure(): what counts when, what is refused, and the one configuration that runs."""
+"""``configure()`` and the active runtime."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import atexit
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from otel_progress.errors import ConfigurationError
-from otel_progress.instrument.backend import RecordingBackend
-from otel_progress.live.store import LiveStore
-from otel_progress.metrics.counters import Totals
-from otel_progress.processes import current_instance
-from otel_progress.runtime.builder import ClockAndIds, _RuntimeBuilder
-from otel_progress.runtime.providers import TracerProviders
+from otel_progress.fork import ForkPhase, on_fork
+from otel_progress.runtime.builder import build_runtime
+from otel_progress.runtime.components import ClockAndIds
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.settings.fields import Settings
 from otel_progress.settings.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule
@@ -23,10 +20,24 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 
-_lock: Final = threading.Lock()
+_lock = threading.Lock()
+"""Held while a runtime is built, so that there is only one."""
 
 
 _current: list[Runtime] = []
+"""The latest runtime, if any. It may have been shut down."""
+
+
+def _renew_lock() -> None:
+    """Replace the lock in a forked child.
+
+    A thread that does not exist there may have held it.
+    """
+    global _lock
+    _lock = threading.Lock()
+
+
+on_fork(phase=ForkPhase.LOCKS, after_in_child=_renew_lock)
 
 
 def configure(
@@ -59,57 +70,39 @@ def configure(
     token_file: str | os.PathLike[str] | None = None,
     enabled: bool | None = None,
 ) -> Runtime:
-    """Record progress from now on; return the runtime, which also is a context manager and shuts down at exit.
+    """Record progress from now on and return the runtime.
 
-    Every argument has an environment variable, ``OTEL_PROGRESS_`` and its name in capitals; arguments come before the
-    environment, and None means not given. ``store`` is ``memory:``, ``sqlite:`` or ``sqlite:///path``; durations are seconds or texts
-    such as ``"24h"``. ``tracer_provider`` joins an existing provider, also a further one later on; without it the global
-    provider is joined, or one is made.
+    The runtime is also a context manager. Otherwise it shuts down at interpreter exit.
 
-    ``capture_logs`` ties records of ``logging`` to the level they are made in: True (from INFO), or a level's name or number. The root
-    logger's own level decides, too. ``redact`` keeps secrets out of what is shown and stored; a function of a key (of metadata, or
-    ``message``, ``error``, ``details``, ``log``) and a text is called after that and returns the text to show, from whatever thread tells
-    the text, so it has to be quick. ``resources`` samples what the process uses, ``server_port`` serves the API and the page from here
-    (``runtime.server_url``), with ``token`` or the content of ``token_file`` as its secret.
+    Every argument has an environment variable: ``OTEL_PROGRESS_`` and its name in capitals.
+    Arguments take precedence over the environment. None means that an argument is not given.
+    Durations are seconds or texts such as ``"24h"``.
 
-    ``previews`` is where previews are kept (a folder, or a URL that fsspec knows), False for none; ``preview_at`` when they are taken:
-    fractions ``(0.25, 0.5, 0.75)``, seconds ``30`` or ``"30s"``, or ``"always"``. Pictures have ``preview_edge`` pixels on their longer
-    side, and of an operation at most ``preview_count`` are kept, of ``preview_size`` bytes in all. ``public_url`` is where people reach
-    the server.
+    ``store`` is ``memory:``, ``sqlite:`` or ``sqlite:///path``. ``tracer_provider`` joins an
+    existing provider, and later calls may join further ones. Without it the runtime joins the
+    global provider, or creates one.
 
-    Calling it again with the same arguments returns the same runtime. Raises ConfigurationError for a value that cannot be
-    used, and for one that contradicts the running configuration, and MissingExtraError for what needs packages that are not installed;
-    nothing is changed then.
+    ``capture_logs`` adds records of ``logging`` to the current level: True (from INFO), or the
+    name or number of a severity. The severity of the root logger applies as well. ``redact``
+    removes secrets from everything that is shown and stored. A function of a key (of metadata,
+    or ``message``, ``error``, ``details``, ``log``) and a text is called after that and returns
+    the text to show. It runs in the thread that reports the text, so it has to be fast.
+    ``resources`` samples the resource usage of the process. ``server_port`` serves the API and
+    the page from this process (``runtime.server_url``). Its secret is ``token``, or the content
+    of ``token_file``.
+
+    ``previews`` is where previews are stored (a folder, or a URL that fsspec supports), or
+    False. ``preview_at`` is when they are captured: at fractions ``(0.25, 0.5, 0.75)``, at an
+    interval ``30`` or ``"30s"``, or ``"always"``. The longer side of images has
+    ``preview_edge`` pixels. At most ``preview_count`` previews of together ``preview_size``
+    bytes are stored per operation. ``public_url`` is the URL of the server for clients.
+
+    Calling it again with the same arguments returns the same runtime. Raises ConfigurationError
+    for an invalid value and for one that contradicts the active runtime. Raises
+    MissingExtraError if a required package is not installed. Nothing is changed then.
     """
-    arguments = {
-        "service_name": service_name,
-        "store": store,
-        "prometheus_port": prometheus_port,
-        "prometheus_host": prometheus_host,
-        "otlp": otlp,
-        "console": console,
-        "strict": strict,
-        "tick": tick,
-        "retention": retention,
-        "metrics_retention": metrics_retention,
-        "stall_after": stall_after,
-        "capture_logs": capture_logs,
-        "redact": redact,
-        "resources": resources,
-        "previews": previews,
-        "preview_at": preview_at,
-        "preview_edge": preview_edge,
-        "preview_format": preview_format,
-        "preview_count": preview_count,
-        "preview_size": preview_size,
-        "public_url": public_url,
-        "server_port": server_port,
-        "server_host": server_host,
-        "token": token,
-        "token_file": token_file,
-        "enabled": enabled,
-    }
-    return start(arguments, tracer_provider)
+    arguments = dict(locals())  # first statement: exactly the arguments
+    return start(arguments, arguments.pop("tracer_provider"))
 
 
 def start(
@@ -118,53 +111,50 @@ def start(
     *,
     environ: Mapping[str, str] | None = None,
     sources: ClockAndIds | None = None,
-    fresh: bool = False,
+    is_exclusive: bool = False,
 ) -> Runtime:
-    """Do what :func:`configure` does with its arguments by name. ``fresh`` refuses to go on with a running configuration."""
+    """Return the runtime of :func:`configure` for a mapping of its arguments.
+
+    With ``is_exclusive``, raise ConfigurationError if there is an active runtime.
+    """
     if provider is not None and not callable(getattr(provider, "get_tracer", None)):
-        msg = f"tracer_provider has to be an OpenTelemetry TracerProvider, not a {type(provider).__name__}"
+        msg = (
+            f"Invalid tracer_provider of type {type(provider).__name__}: "
+            "expected an OpenTelemetry TracerProvider. Pass a provider or leave it out."
+        )
         raise ConfigurationError(msg)
     with _lock:
-        running = current_runtime()
-        if running is not None and fresh:
-            msg = "progress is being recorded already: call shutdown() on the running configuration first"
+        active = current_runtime()
+        if active is not None and is_exclusive:
+            msg = "Progress is recorded already. Call shutdown() on the active runtime first."
             raise ConfigurationError(msg)
-        if running is not None:
-            return _again(running, arguments, provider)
-        settings = Settings.from_environ(os.environ if environ is None else environ).with_arguments(
-            **arguments
-        )
-        runtime = (
-            _RuntimeBuilder(settings, provider, sources or ClockAndIds()).runtime
-            if settings.enabled
-            else _disabled(settings)
-        )
+        if active is not None:
+            return _reuse_runtime(active, arguments, provider)
+        environ = os.environ if environ is None else environ
+        settings = Settings.from_environ(environ).with_arguments(**arguments)
+        runtime = build_runtime(settings, provider, sources)
         _current[:] = [runtime]
         atexit.register(runtime.shutdown)
         return runtime
 
 
 def current_runtime() -> Runtime | None:
-    """Return the running configuration, None before configure and after shutdown."""
+    """Return the active runtime: None before ``configure()`` and after its shutdown."""
     return _current[0] if _current and not _current[0].is_shut_down else None
 
 
-def _again(runtime: Runtime, arguments: Mapping[str, object], provider: TracerProvider | None) -> Runtime:
+def _reuse_runtime(
+    runtime: Runtime, arguments: Mapping[str, object], provider: TracerProvider | None
+) -> Runtime:
+    """Return the active runtime if the arguments agree with its settings."""
     given = {name: value for name, value in arguments.items() if value is not None}
-    differences = runtime.settings.differences(runtime.settings.with_arguments(**given), given)
+    differences = runtime.settings.list_differences(runtime.settings.with_arguments(**given), given)
     if differences:
         msg = (
-            f"configure() was called before with other values: {'; '.join(differences)}. "
-            "Configure once, or call shutdown() on the runtime first"
+            f"Invalid second configure(): expected the values of the first one ({'; '.join(differences)}). "
+            "Configure once, or call shutdown() on the runtime first."
         )
         raise ConfigurationError(msg)
     if provider is not None and runtime.settings.enabled:
         runtime.join(provider)
     return runtime
-
-
-def _disabled(settings: Settings) -> Runtime:
-    """Return a runtime that records nothing: every helper stays inert."""
-    store = LiveStore(current_instance(settings.service_name or "unknown_service"))
-    tracing = TracerProviders(store)
-    return Runtime(settings, store, RecordingBackend(store, tracing.tracer), Totals(), tracing)

@@ -1,49 +1,66 @@
-"""Every exception this package raises on purpose.
+"""Exceptions of the package.
 
-They exist for the edges (configuration, command line, files, missing extras) and for ``strict`` mode.
-Instrumented code never sees one of them by default: there a bad value is counted, warned about once and ignored.
+They are raised by configuration, the command line, files and missing extras, and in strict mode.
+By default instrumented code never receives one: an invalid value is counted, logged once per call
+site, and ignored.
 """
 
 from __future__ import annotations
 
 
 class ProgressError(Exception):
-    """Base of all errors of otel-progress; its text says what was wrong, what was expected and the fix."""
+    """Base class of all errors of otel-progress.
+
+    The message contains the invalid value, the expected one, and the fix.
+    """
 
 
 class ConfigurationError(ProgressError, ValueError):
-    """A setting (argument, environment variable, option, URL) has a value that cannot be used."""
+    """Invalid value of a setting (argument, environment variable, option, URL)."""
 
 
 class MissingExtraError(ProgressError, ImportError):
-    """An optional dependency is not installed; the text names the ``pip`` command that installs it."""
+    """Optional dependency that is not installed.
+
+    The message has the ``pip`` command that installs it.
+    """
 
     def __init__(self, feature: str, extra: str) -> None:
-        msg = f"{feature} needs packages that are not installed. Install them with: pip install 'otel-progress[{extra}]'"
-        super().__init__(msg)
+        command = f"pip install 'otel-progress[{extra}]'"
+        super().__init__(f"{feature} needs packages that are not installed. Install them with: {command}")
 
 
 class JournalError(ProgressError, OSError):
-    """The journal cannot be opened, read or written (missing, read-only, locked, full, corrupt, too new)."""
+    """Journal that cannot be opened, read or written.
+
+    It is missing, read-only, locked, full, corrupt or too new.
+    """
 
     is_temporary: bool = False
-    """True when another process holds the journal's lock, so that the same call may succeed a moment later."""
+    """True if another process holds the journal's lock, so a later call can succeed."""
 
 
 class PreviewError(ProgressError, ValueError):
-    """A preview cannot be made of what was given, or its content is not there. Callers of ``Level.preview`` never see it: it is counted."""
+    """Preview that cannot be created or loaded.
+
+    ``Level.preview`` does not raise it. The error is counted.
+    """
 
 
 class RejectedValueError(ProgressError, ValueError):
-    """``strict`` only: a progress value that would have been ignored (negative, NaN, beyond the total, after the end)."""
+    """Invalid progress value, raised only in strict mode.
+
+    The value is negative, NaN or above the total, or the level has ended.
+    """
 
 
 class RejectedTypeError(ProgressError, TypeError):
-    """``strict`` only: a progress value of the wrong type."""
+    """Progress value of the wrong type, raised only in strict mode."""
 
 
 class OperationCancelledError(ProgressError):
-    """Somebody asked for the operation to stop: raised by ``track`` between two elements and by ``Level.check_cancelled``.
+    """Cancellation of the operation was requested.
 
-    A level that it leaves counts as cancelled, not failed.
+    ``track`` raises it between two elements, and ``Level.check_cancelled`` raises it. A level
+    that the error leaves ends as cancelled, not as failed.
     """

@@ -1,4 +1,4 @@
-"""One operation as a document, as lines or as a table, for other programs: text that goes through any pipe."""
+"""Export formats of an operation: JSON, JSON lines and CSV."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from otel_progress.codec import SCHEMA, dumps, encode_event, encode_level, encod
 from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.text import escape_controls
 
-_UNSEEN: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-"""Characters JSON may hold as they are, and a terminal should not see. They are in strings only, where an escape is the same."""
+_UNSAFE: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+"""Characters that JSON allows unescaped but that may harm a terminal.
+
+They occur only in strings, where an escape has the same meaning.
+"""
 
 
 _COLUMNS: Final = (
@@ -43,71 +46,86 @@ _COLUMNS: Final = (
 )
 
 
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_PREFIXES: Final = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of a cell that spreadsheets run as a formula."""
 
 
 Exporter: TypeAlias = "Callable[[OperationSnapshot, Sequence[Event]], Iterator[str]]"
-"""Yields the lines of an export, without their ends."""
+"""Yields the lines of an export without line ends."""
 
 
-def as_json(document: object) -> str:
-    """Return JSON in one line; numbers it does not have (another process may have written NaN) become null.
+def encode_json_line(document: object) -> str:
+    """Encode a document as one line of JSON that is safe for any terminal.
 
-    Every encoder of UTF-8 takes the text, and no terminal is harmed by it.
+    Numbers that are not finite become null. Another process may have written them.
     """
     try:
         text = dumps(document)
     except ValueError:
-        text = dumps(_finite(document))
-    return _UNSEEN.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+        text = dumps(_replace_non_finite(document))
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
-def as_document(operation: OperationSnapshot, events: Sequence[Event]) -> Iterator[str]:
-    """Yield one JSON document: the operation with its levels and ``events``."""
-    yield as_json({**encode_operation(operation), "events": [encode_event(event) for event in events]})
+def export_document(operation: OperationSnapshot, events: Sequence[Event]) -> Iterator[str]:
+    """Yield one JSON document: the operation with its levels and events."""
+    yield encode_json_line(
+        {**encode_operation(operation), "events": [encode_event(event) for event in events]}
+    )
 
 
-def as_lines(operation: OperationSnapshot, events: Sequence[Event]) -> Iterator[str]:
-    """Yield a JSON document each for the operation, each level and each event; ``record`` says which."""
-    yield as_json({"record": "operation", **encode_operation(operation, levels=False)})
+def export_json_lines(operation: OperationSnapshot, events: Sequence[Event]) -> Iterator[str]:
+    """Yield one JSON document per operation, level and event.
+
+    The field ``record`` has the kind of the document.
+    """
+    yield encode_json_line({"record": "operation", **encode_operation(operation, levels=False)})
     for level in operation.levels:
-        yield as_json({"record": "level", "schema": SCHEMA, **encode_level(level, operation.clock)})
+        yield encode_json_line({"record": "level", "schema": SCHEMA, **encode_level(level, operation.clock)})
     for event in events:
-        yield as_json({"record": "event", "schema": SCHEMA, **encode_event(event)})
+        yield encode_json_line({"record": "event", "schema": SCHEMA, **encode_event(event)})
 
 
-def as_rows(operation: OperationSnapshot, events: Sequence[Event]) -> Iterator[str]:
-    """Yield CSV (RFC 4180) records; ``events`` have no place in a table of levels."""
+def export_csv(operation: OperationSnapshot, events: Sequence[Event]) -> Iterator[str]:
+    """Yield one CSV record (RFC 4180) per level. Events are not included."""
     del events
-    yield _record([*_COLUMNS, "error_type", "error_message", "metadata"])
+    yield _encode_record([*_COLUMNS, "error_type", "error_message", "metadata"])
     for level in (operation.root, *operation.levels):
         document = encode_level(level, operation.clock)
         error = document["error"] or {"type": None, "message": None}
-        metadata = as_json(document["metadata"]) if document["metadata"] else None
-        yield _record([*(document[name] for name in _COLUMNS), error["type"], error["message"], metadata])
+        metadata = encode_json_line(document["metadata"]) if document["metadata"] else None
+        yield _encode_record(
+            [*(document[name] for name in _COLUMNS), error["type"], error["message"], metadata]
+        )
 
 
-EXPORTERS: Final[Mapping[str, Exporter]] = {"json": as_document, "jsonl": as_lines, "csv": as_rows}
-"""Exporters by the name of their format."""
+EXPORTERS: Final[Mapping[str, Exporter]] = {
+    "json": export_document,
+    "jsonl": export_json_lines,
+    "csv": export_csv,
+}
+"""Exporters by format name."""
 
 
-def _record(values: Sequence[Any]) -> str:
+def _encode_record(values: Sequence[Any]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow([_cell(value) for value in values])
+    csv.writer(buffer, lineterminator="").writerow([_escape_cell(value) for value in values])
     return buffer.getvalue()
 
 
-def _cell(value: Any) -> Any:
-    """Return what stands in a cell: text on one line that no spreadsheet runs (OWASP, CSV injection); numbers as they are."""
+def _escape_cell(value: Any) -> Any:
+    """Return a cell value: text on one line that spreadsheets do not run as a formula.
+
+    See OWASP, CSV injection. Numbers are returned unchanged.
+    """
     if not isinstance(value, str):
         return value
     text = escape_controls(value)
-    return f"'{text}" if value.lstrip(" ").startswith(_FORMULA) else text
+    return f"'{text}" if value.lstrip(" ").startswith(_FORMULA_PREFIXES) else text
 
 
-def _finite(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    return [_finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+        return {key: _replace_non_finite(entry) for key, entry in value.items()}
+    return [_replace_non_finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value

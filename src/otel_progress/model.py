@@ -1,7 +1,10 @@
-"""The records every part speaks: status, level, snapshot, estimate. All immutable; times are seconds.
+"""Immutable records that all packages share: status, level, snapshot, estimate.
 
-Two clocks run through them. *Wall* times are Unix seconds, for people. *Clock* times are seconds on the monotonic clock of
-the process that works: durations and rates come only from those, so a step of the wall clock changes nothing.
+Times are seconds.
+
+*Wall* times are Unix seconds, for display. *Clock* times are seconds on the monotonic clock of the
+instrumented process. Durations and rates are computed from clock times only. A step of the wall
+clock therefore does not change them.
 """
 
 from __future__ import annotations
@@ -12,22 +15,22 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-Number: TypeAlias = "int | float"
-"""A count of work: bytes, files, seconds of video."""
+Number: TypeAlias = int | float
+"""Amount of work in any unit: bytes, files, seconds of video."""
 
 
 MetadataValue: TypeAlias = (
-    "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
+    str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]
 )
-"""What a metadata value becomes: the attribute types of OpenTelemetry."""
+"""Types of metadata values: the attribute types of OpenTelemetry."""
 
 
 NO_METADATA: Final[Mapping[str, MetadataValue]] = MappingProxyType({})
-"""The shared empty metadata."""
+"""Shared empty metadata."""
 
 
 class Status(str, Enum):
-    """Where a level is in its life; stored and sent by its value."""
+    """Status of a level. Journals and documents contain its value."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -36,24 +39,23 @@ class Status(str, Enum):
     CANCELLED = "cancelled"
     SKIPPED = "skipped"
 
-    if TYPE_CHECKING:  # at run time an attribute of each member, see below
+    if TYPE_CHECKING:
 
         @property
         def finished(self) -> bool:
-            """True when the level has ended, in whatever way."""
+            """True when the level has ended, with any status."""
 
     def __str__(self) -> str:
         return self.value
 
 
-for (
-    _status
-) in Status:  # kept with each, not worked out: it is asked several times for every row of every tick
+# Why: an attribute is faster than a property, and every row of every tick reads it several times.
+for _status in Status:
     _status.finished = _status not in (Status.PENDING, Status.RUNNING)  # type: ignore[misc]
 
 
 class Outcome(str, Enum):
-    """How one unit of work ended."""
+    """Outcome of one unit of work."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -65,7 +67,7 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a level or an item failed: the error's class name, its text, and details (a traceback) when there are any."""
+    """Error of a level or an item: class name, text and optional details."""
 
     type: str
     message: str
@@ -74,7 +76,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One process that works. ``id`` is unique; ``start`` tells two processes with one pid apart (clock ticks, or None)."""
+    """One instrumented process. ``id`` is unique.
+
+    ``start`` distinguishes two processes with the same pid (clock ticks, or None).
+    """
 
     id: str
     pid: int
@@ -84,23 +89,32 @@ class Instance:
     start: int | None = None
 
 
-EtaState: TypeAlias = 'Literal["estimated", "holding", "stalled", "unknown"]'
-"""``estimated`` counts down; ``holding`` waits for an advance that is due; ``stalled`` knows "at least ``low_s``"; ``unknown`` nothing."""
+EtaState: TypeAlias = Literal["estimated", "holding", "stalled", "unknown"]
+"""State of an estimate.
+
+``estimated`` counts down. ``holding`` waits for an advance that is due. ``stalled`` has only a
+lower bound, ``low_s``. ``unknown`` has no figures.
+"""
 
 
-EtaBasis: TypeAlias = 'Literal["history", "rate", "parallel", "durations", "expected", "none"]'
-"""What an estimate mostly rests on: past runs' curves, this run's own rate, a simulation of the children that are left, past runs'
-durations alone (the total is unknown), what an opaque step was said to take, or nothing."""
+EtaBasis: TypeAlias = Literal["history", "rate", "parallel", "durations", "expected", "none"]
+"""Main input of an estimate.
+
+``history`` are curves of past runs, ``rate`` the rate of this run, ``parallel`` a simulation of the
+remaining children, ``durations`` the durations of past runs (the total is unknown), ``expected``
+the declared duration of an opaque step, ``none`` no input.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Eta:
-    """An estimate of the remaining time, made at ``clock`` (the worker's monotonic clock); all times in seconds.
+    """Estimate of the remaining time at ``clock``, in seconds.
 
-    ``remaining_s`` is None while unknown and while stalled. ``low_s`` and ``high_s`` bound it at the asked confidence (0.8 unless told
-    otherwise), None with fewer than three past runs; while stalled ``low_s`` alone says "at least". ``runs`` is the number of past runs it
-    rests on. Without a further advance it and its bounds count down for ``counts_down_s`` (None: to 0), then hold; they are stalled
-    ``stalls_after_s`` (None: never) after ``clock``: :meth:`at` says what it is at any later moment.
+    ``remaining_s`` is None while unknown and while stalled. ``low_s`` and ``high_s`` bound it at
+    the configured confidence (default 0.8). They are None with fewer than three past runs. While
+    stalled, only ``low_s`` is set. ``runs`` is the number of past runs used. Without a further
+    advance the estimate counts down for ``counts_down_s`` (None: to 0), then holds. It is stalled
+    ``stalls_after_s`` (None: never) after ``clock``. :meth:`at` returns it at a later time.
     """
 
     remaining_s: float | None
@@ -114,7 +128,10 @@ class Eta:
     stalls_after_s: float | None = None
 
     def at(self, clock: float) -> Eta:
-        """Return the estimate as it stands at ``clock`` when nothing advanced since: never negative, never sliding on for ever."""
+        """Return the estimate at ``clock`` without a further advance.
+
+        It is never negative.
+        """
         since = max(0.0, clock - self.clock)
         if since == 0.0:
             return self
@@ -125,11 +142,11 @@ class Eta:
         remaining = max(0.0, self.remaining_s - passed)
         low = None if self.low_s is None else max(0.0, self.low_s - passed)
         if self.stalls_after_s is not None and since > self.stalls_after_s:
-            least = remaining if low is None else low
+            lower_bound = remaining if low is None else low
             return replace(
                 self,
                 remaining_s=None,
-                low_s=least,
+                low_s=lower_bound,
                 high_s=None,
                 state="stalled",
                 clock=clock,
@@ -150,12 +167,13 @@ class Eta:
 
 @dataclass(frozen=True, slots=True)
 class LevelInfo:
-    """What stays the same from a level's start to its end.
+    """Properties of a level that do not change from its start to its end.
 
-    ``run`` is unique to one execution of an operation, so that the same operation id can be run again. ``path`` is
-    ``type:id`` segments joined by ``/`` and empty for the operation itself. ``attempt`` counts entries of the same path.
-    ``declared`` marks a stage that its parent announced up front. ``order`` numbers siblings as they were first seen. ``batch`` is the
-    id of the batch an operation belongs to.
+    ``run`` is unique per execution of an operation: the same operation id can run again. ``path``
+    are ``type:id`` segments joined by ``/``, empty for the operation itself. ``attempt`` counts the
+    starts of the same path. ``declared`` marks a stage that its parent declared in advance.
+    ``order`` numbers siblings in the order of their first start. ``batch`` is the batch id of an
+    operation.
     """
 
     operation_id: str
@@ -180,7 +198,7 @@ class LevelInfo:
 
     @property
     def depth(self) -> int:
-        """Number of levels above this one; 0 for the operation."""
+        """Number of levels above this one, 0 for the operation."""
         return self.path.count("/") + 1 if self.path else 0
 
     @property
@@ -191,17 +209,22 @@ class LevelInfo:
 
 @dataclass(frozen=True, slots=True)
 class LevelSnapshot:
-    """An immutable copy of a level at one sequence number.
+    """Immutable copy of a level at one sequence number.
 
-    Counts are in units of work: ``current`` is all that is done, of which ``failed`` and ``skipped`` did not succeed. ``ratio`` is
-    0 to 1 and None while unknown; ``estimated`` says that it rests on an estimate, because an opaque step runs here or below.
-    ``stage`` is the id of the running stage. ``advanced_clock`` is the last advance, estimated ones left out, and ``stall_after_s``
-    the time without one after which the level counts as stalled: the setting, or three times the longest gap known of (in this run,
-    in its history, or an opaque step's expectation). ``duration_s`` is None until the end. ``resumed_from`` are
-    the units of ``current`` that an earlier session had done, no part of this one's pace. ``paused_s`` are the seconds of pauses
-    that are over, of a level those since it started. Of operations only: ``paused_clock`` is since when the work is paused (None
-    when it is not), ``previews`` the number of the last preview, and ``overdue_after_s`` the seconds (pauses excluded) that the
-    first estimate with an interval allowed for the whole run, with a margin that ordinary runs rarely pass; None without one.
+    Counts are in units of work. ``current`` is all finished work, which includes ``failed`` and
+    ``skipped``. ``ratio`` is 0 to 1, None while unknown. ``estimated`` is True when it depends on
+    an estimate, because an opaque step runs here or below. ``stage`` is the id of the running
+    stage. ``advanced_clock`` is the time of the last advance, without estimated ones. After
+    ``stall_after_s`` without an advance the level counts as stalled. It is the setting, or three
+    times the longest known gap: in this run, in its history, or the expected duration of an opaque
+    step. ``duration_s`` is None until the end. ``resumed_from`` are the units of ``current`` that
+    an earlier session finished. They do not count for the rate. ``paused_s`` are the seconds of
+    ended pauses since the start.
+
+    Only operations have the other fields. ``paused_clock`` is the start of the current pause, None
+    without one. ``previews`` is the number of the last preview. ``overdue_after_s`` is the longest
+    expected duration without pauses: the first interval plus a margin that normal runs rarely
+    exceed. It is None without an interval.
     """
 
     info: LevelInfo
@@ -224,6 +247,8 @@ class LevelSnapshot:
     stall_after_s: float
     ended_at: float | None
     duration_s: float | None
+    # Documents and journals of older versions do not have the fields below.
+    # The journal stores them by position: only append.
     estimated: bool = False
     paused_clock: float | None = None
     paused_s: float = 0.0
@@ -233,28 +258,37 @@ class LevelSnapshot:
 
     @property
     def completed(self) -> Number:
-        """Units that succeeded; never below 0, also where more failed than the level has units."""
+        """Units that succeeded.
+
+        At least 0, also when more items failed than the level has units.
+        """
         return max(0, self.current - self.failed - self.skipped)
 
     @property
     def done_this_session(self) -> Number:
-        """Units this session has done, without those of an earlier one: what a pace counts."""
+        """Units that this session finished, without those of an earlier session.
+
+        Rates use it.
+        """
         return max(0, self.current - self.resumed_from)
 
     @property
     def path(self) -> str:
-        """Place in the tree, empty for the operation."""
+        """Path in the tree, empty for the operation."""
         return self.info.path
 
     def elapsed(self, clock: float) -> float:
-        """Seconds from the start to ``clock`` (the worker's monotonic clock), or to the end once ended; 0 before the start."""
+        """Return the units that this session finished.
+
+        Rates use it. It excludes units of an earlier session.
+        """
         if self.duration_s is not None:
             return self.duration_s
         started = self.info.started_clock
         return 0.0 if started is None else max(0.0, clock - started)
 
     def active_seconds(self, clock: float) -> float:
-        """Seconds of :meth:`elapsed` that were not paused."""
+        """Return the seconds of :meth:`elapsed` without pauses."""
         paused = self.paused_s
         if self.paused_clock is not None and not self.status.finished:
             paused += max(0.0, clock - self.paused_clock)

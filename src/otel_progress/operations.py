@@ -1,6 +1,7 @@
-"""What readers answer: an operation with its levels and how it fares, a batch of them, and what happened. All immutable.
+"""Immutable results of readers: operations with their levels, batches and events.
 
-Times are seconds, on the two clocks of :mod:`otel_progress.model`. Instrumenting needs none of this, so it is not imported for that.
+Times are in seconds, on the two clocks of :mod:`otel_progress.model`. Instrumentation does not
+import this module.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from otel_progress.records import ResourceUse
 
 
 class Condition(str, Enum):
-    """How an active operation fares; derived by readers, never stored by the worker."""
+    """Condition of an active operation. Readers derive it, and it is never stored."""
 
     OK = "ok"
     STALLED = "stalled"
@@ -38,9 +39,10 @@ class Condition(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a level, kept: an item that ended, a start, an end.
+    """Stored event of a level: an item that ended, a start or an end.
 
-    ``kind`` is an event name of semconv; ``number`` orders the events of a run; ``name``, ``outcome`` and ``error`` describe items.
+    ``kind`` is an event name of semconv. ``number`` increases within a run. ``name``, ``outcome``
+    and ``error`` describe items.
     """
 
     operation_id: str
@@ -59,7 +61,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class OverallProgress:
-    """An operation in four figures; ``percentage`` (0 to 100) and ``total`` are None while unknown."""
+    """Summary of an operation. ``percentage`` (0 to 100) and ``total`` may be unknown."""
 
     percentage: float | None
     completed: Number
@@ -69,12 +71,15 @@ class OverallProgress:
 
 @dataclass(frozen=True, slots=True)
 class OperationSnapshot:
-    """An operation with its tree of levels, as a reader saw it at one moment.
+    """Operation with its tree of levels at the time of reading.
 
-    ``root`` is the operation itself; ``levels`` the levels kept below it, parents before children. ``clock`` is the moment of
-    reading on the worker's monotonic clock, ``read_at`` in Unix seconds. ``alive`` is False when the process that
-    works no longer gives signs of life. ``resources`` is what its process uses. ``cancel_requested_at`` (Unix seconds) is when
-    somebody asked for it to stop.
+    - ``root``: the operation itself.
+    - ``levels``: the stored levels below it, parents before children.
+    - ``read_at``: time of reading in Unix seconds.
+    - ``clock``: time of reading on the monotonic clock of the operation's process.
+    - ``alive``: False if the process sends no heartbeats any more.
+    - ``resources``: resource use of the process.
+    - ``cancel_requested_at``: time of the first cancel request in Unix seconds, or None.
     """
 
     root: LevelSnapshot
@@ -94,7 +99,7 @@ class OperationSnapshot:
 
     @property
     def operation_type(self) -> str:
-        """The kind of operation."""
+        """The operation's type."""
         return self.root.info.operation_type
 
     @property
@@ -114,7 +119,7 @@ class OperationSnapshot:
 
     @property
     def ratio(self) -> float | None:
-        """Fraction done, 0 to 1; None while unknown."""
+        """Fraction done (0 to 1), or None while it is unknown."""
         return self.root.ratio
 
     @property
@@ -124,42 +129,49 @@ class OperationSnapshot:
 
     @property
     def error(self) -> Failure | None:
-        """Why the operation failed."""
+        """Error that made the operation fail."""
         return self.root.error
 
     @property
     def metadata(self) -> Mapping[str, MetadataValue]:
-        """The caller's metadata."""
+        """Metadata of the operation."""
         return self.root.metadata
 
     @property
     def elapsed_seconds(self) -> float:
-        """Seconds since the start, or the duration once ended."""
+        """Seconds since the start, or the duration of an ended operation."""
         return self.root.elapsed(self.clock)
 
     @property
     def eta(self) -> Eta | None:
-        """The estimate as it stands at the moment of reading; None while there is none, once ended, and when abandoned."""
+        """Estimate at the time of reading.
+
+        It is None while there is no estimate, and for ended and abandoned operations.
+        """
         return self.eta_of(self.root)
 
     def eta_of(self, level: LevelSnapshot) -> Eta | None:
-        """Return the estimate of one of its levels as it stands at the moment of reading, as :attr:`eta` is the operation's."""
+        """Return the estimate of a level at the time of reading, like :attr:`eta`."""
         if level.eta is None or level.status.finished or not self.alive:
             return None
-        paused = self.root.paused_clock  # while nothing is meant to advance, the estimate waits
+        # During a pause, the estimate does not count down.
+        paused = self.root.paused_clock
         return level.eta.at(self.clock if paused is None else min(self.clock, paused))
 
     def active_seconds_of(self, level: LevelSnapshot) -> float:
-        """Return the seconds one of its levels (:attr:`root` is one) has worked by the moment of reading: what a pace is over.
+        """Return the active time of a level in seconds, on which its rate is based.
 
-        That is its elapsed time without pauses: the one that is on, which is the operation's, and the level's ``paused_s``.
+        It is the elapsed time without the current pause of the operation and without ``paused_s``.
         """
         paused = self.root.paused_clock
         return level.active_seconds(self.clock if paused is None else min(self.clock, paused))
 
     @property
     def remaining_seconds(self) -> float | None:
-        """Estimated seconds to the end as of the moment of reading; 0 once ended, None while unknown, stalled or abandoned."""
+        """Estimated seconds to the end at the time of reading.
+
+        It is 0 for ended operations, and None if it is unknown, stalled or abandoned.
+        """
         if self.status.finished:
             return 0.0
         eta = self.eta
@@ -167,33 +179,36 @@ class OperationSnapshot:
 
     @property
     def condition(self) -> Condition:
-        """How the operation fares now: abandoned before overdue before paused before stalled before ok."""
-        return _condition(self)
+        """Condition at the time of reading.
+
+        The first one that applies: abandoned, overdue, paused, stalled, ok.
+        """
+        return _derive_condition(self)
 
     def get_level(self, path: str) -> LevelSnapshot | None:
-        """Return the level at ``path`` (``""`` is the operation), or None when there is none or it is no longer kept."""
+        """Return the level at ``path`` (``""`` is the operation), or None if not stored."""
         if not self._index:
             self._index.update((level.info.path, level) for level in (self.root, *self.levels))
         return self._index.get(path)
 
     def get_overall_progress(self) -> OverallProgress:
-        """Return the operation in four figures: percentage, completed, failed, total."""
+        """Return percentage, completed, failed and total of the operation."""
         root = self.root
         percentage = None if root.ratio is None else 100.0 * root.ratio
         return OverallProgress(percentage, root.completed, root.failed, root.total)
 
 
-def _condition(operation: OperationSnapshot) -> Condition:
+def _derive_condition(operation: OperationSnapshot) -> Condition:
     root = operation.root
     if root.status is not Status.RUNNING:
         return Condition.OK
     if not operation.alive:
         return Condition.ABANDONED
     deadline, started = root.info.deadline_at, root.info.started_at
-    # Measured as elapsed time against the time allowed: a step of the wall clock makes nothing late.
-    late = deadline is not None and started is not None and operation.elapsed_seconds > deadline - started
+    # Why elapsed time: a step of the wall clock must not make an operation overdue.
+    is_late = deadline is not None and started is not None and operation.elapsed_seconds > deadline - started
     allowed = root.overdue_after_s
-    if late or (allowed is not None and root.active_seconds(operation.clock) > allowed):
+    if is_late or (allowed is not None and root.active_seconds(operation.clock) > allowed):
         return Condition.OVERDUE
     if root.paused_clock is not None:
         return Condition.PAUSED
@@ -205,11 +220,14 @@ def _condition(operation: OperationSnapshot) -> Condition:
 
 @dataclass(frozen=True, slots=True)
 class BatchSnapshot:
-    """Many operations as one, as a reader saw them at ``read_at`` (Unix seconds).
+    """Group of operations at the time of reading (``read_at`` in Unix seconds).
 
-    ``counts`` has every status. ``ratio`` is finished operations plus the ratios of running ones over ``total``; None while the total is
-    unknown. ``throughput`` is operations ended a second, of late; ``remaining_s`` what is left at that pace. ``active`` and ``failed``
-    are operations without their levels, the newest first, at most 100 each.
+    - ``counts``: number of operations by status, with an entry for every status.
+    - ``ratio``: finished operations plus the ratios of running ones, per ``total``. None while
+      the total is unknown.
+    - ``throughput``: operations that recently ended per second.
+    - ``remaining_s``: time for the remaining operations at that throughput.
+    - ``active``, ``failed``: at most 100 operations each without levels, newest first.
     """
 
     id: str
@@ -228,25 +246,29 @@ class BatchSnapshot:
 
     @property
     def finished_count(self) -> int:
-        """Operations that ended, in whatever way."""
+        """Number of ended operations with any status."""
         return sum(count for status, count in self.counts.items() if status.finished)
 
     @property
     def status(self) -> Status:
-        """Running until the batch is over; then failed when any operation failed, else completed (cancelled when all were)."""
+        """Status of the batch: running until it is finished.
+
+        A finished batch is failed if any operation failed, cancelled if all were cancelled, and
+        otherwise completed.
+        """
         if not self.is_finished:
             return Status.RUNNING
         if self.counts[Status.FAILED]:
             return Status.FAILED
-        return (
-            Status.CANCELLED
-            if self.finished_count and self.counts[Status.CANCELLED] == self.finished_count
-            else Status.COMPLETED
-        )
+        is_cancelled = self.finished_count and self.counts[Status.CANCELLED] == self.finished_count
+        return Status.CANCELLED if is_cancelled else Status.COMPLETED
 
     @property
     def is_finished(self) -> bool:
-        """True when nothing runs and no more operations are expected: it was closed, or all of its total has ended."""
+        """True if no operation is active and no more are expected.
+
+        None is expected if the batch was closed or all operations of its total have ended.
+        """
         running = self.counts[Status.RUNNING] + self.counts[Status.PENDING]
         return not running and (
             self.ended_at is not None or (self.total is not None and self.finished_count >= self.total > 0)
@@ -254,5 +276,5 @@ class BatchSnapshot:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Seconds since the batch was declared, or how long it took."""
+        """Seconds since the batch was declared, or its duration once it has ended."""
         return max(0.0, (self.read_at if self.ended_at is None else self.ended_at) - self.started_at)

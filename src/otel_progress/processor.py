@@ -1,7 +1,7 @@
-"""ProgressSpanProcessor: joins any tracer provider, and makes progress of plain OpenTelemetry spans that carry ``progress.*``.
+"""Span processor that reads progress from plain OpenTelemetry spans.
 
-A span offers no hook for a change in mid-life, so the spans that run are looked at once a tick: those whose attributes name a
-``progress.current`` or ``progress.total`` become levels of the live store, like those of the helpers.
+A span has no hook for changes while it runs, so running spans are polled once per tick. A span
+with the attribute ``progress.current`` or ``progress.total`` becomes a level of the live store.
 """
 
 from __future__ import annotations
@@ -16,62 +16,69 @@ from opentelemetry.trace import StatusCode
 
 from otel_progress import semconv
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.instrument.arguments import Rejection, normalize_metadata, parse_number
+from otel_progress.instrument.arguments import MAX_UNIT_CHARACTERS, normalize_metadata, parse_number
 from otel_progress.instrument.backend import LEVEL_KEY, span_start_guard
+from otel_progress.instrument.rejections import Rejection
 from otel_progress.live.node import Node, Spec, merge_metadata
 from otel_progress.live.store import LiveStore
 from otel_progress.model import NO_METADATA, Failure, Number, Status
-from otel_progress.text import normalize_id, truncate
+from otel_progress.text import MAX_NAME, normalize_id, truncate
 
 MAX_WATCHED: Final = 2_000
-"""Plain spans that are looked at each tick; beyond that, the one that has run longest without telling progress is let go."""
+"""Plain spans that are polled per tick. Beyond it the oldest span without progress is dropped."""
 
 
-_TELLING: Final = (semconv.CURRENT, semconv.TOTAL)
+_PROGRESS_ATTRIBUTES: Final = (semconv.CURRENT, semconv.TOTAL)
 
 
 class ProgressSpanProcessor(SpanProcessor):
-    """Add it to any number of providers, before or after other processors. It never raises into ``start_span`` or ``end``."""
+    """Span processor for any number of tracer providers.
 
-    def __init__(self, store: LiveStore) -> None:
+    Add it before or after other processors.
+
+    It never raises into ``start_span`` or ``end``. Thread-safe.
+    """
+
+    def __init__(self, store: LiveStore, *, max_watched: int = MAX_WATCHED) -> None:
         self._store = store
+        self._max_watched = max_watched
         self._closed = False
         self.restart()
 
     def restart(self) -> None:
-        """Forget all spans: what a forked child does."""
-        # Reentrant: a span may be ended by the garbage collector in the middle of looking at another one.
+        """Drop all spans. A forked child calls this."""
+        # Why reentrant: the garbage collector may end a span while this thread reads another one.
         self._lock = threading.RLock()
         self._watched: dict[int, tuple[Span, Node | None]] = {}
         self._nodes: dict[int, Node] = {}
 
-    # --- hooks of the SDK --------------------------------------------------------------------------------------
+    # --- hooks of the SDK -------------------------------------------------------------------------
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Watch a plain span; the helpers' own spans are known already."""
+        """Watch a plain span. Spans of the helpers are ignored."""
         if self._closed or getattr(span_start_guard, "starting", False):
             return
         try:
             level = (get_current() if parent_context is None else parent_context).get(LEVEL_KEY)
-            above = cast("Node | None", getattr(level, "_node", None))
+            ancestor = cast("Node | None", getattr(level, "_node", None))
             with self._lock:
-                if len(self._watched) >= MAX_WATCHED:
-                    self._let_go()
-                self._watched[span.get_span_context().span_id] = (span, above)
-            self._store.on_wake()
+                if len(self._watched) >= self._max_watched:
+                    self._drop_oldest_locked()
+                self._watched[span.get_span_context().span_id] = (span, ancestor)
+            self._store.notify_change()
         except Exception as error:
-            report_internal_error("processor", "a span could not be watched for progress", error=error)
+            report_internal_error("processor", "Watching a span for progress failed.", error=error)
 
-    def _let_go(self) -> None:
-        silent = next((span_id for span_id in self._watched if span_id not in self._nodes), None)
-        oldest = silent if silent is not None else next(iter(self._watched))
+    def _drop_oldest_locked(self) -> None:
+        without_progress = next((span_id for span_id in self._watched if span_id not in self._nodes), None)
+        oldest = without_progress if without_progress is not None else next(iter(self._watched))
         del self._watched[oldest]
         node = self._nodes.pop(oldest, None)
         if node is not None:
             node.orphaned = node.operation.orphaned = True
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Take the final values of a plain span and end its level."""
+        """Read the final values of a plain span and end its level."""
         if not self._watched:
             return
         try:
@@ -80,83 +87,93 @@ class ProgressSpanProcessor(SpanProcessor):
                 if span_id not in self._watched:
                     return
                 try:
-                    self._take(span_id, cast(Span, span))
+                    self._read_span_locked(span_id, cast(Span, span))
                 except Exception as error:
                     report_internal_error(
-                        "processor", "the last progress of a span could not be read", error=error
+                        "processor", "Reading the final progress of a span failed.", error=error
                     )
-                del self._watched[span_id]  # whatever could be read of it, it is over
+                del self._watched[span_id]
                 node = self._nodes.pop(span_id, None)
             if node is not None:
-                self._end(span, node)
+                self._close_node(span, node)
         except Exception as error:
-            report_internal_error("processor", "the end of a span could not be taken over", error=error)
+            report_internal_error("processor", "Ending the level of a span failed.", error=error)
 
     def shutdown(self) -> None:
-        """Do nothing: other providers may go on, and spans that run in this one still end."""
+        """Do nothing.
+
+        Other providers may continue, and running spans of this provider still end.
+        """
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
-        """Take over what running spans say now."""
-        self.look()
+        """Read the attributes of all watched spans."""
+        self.read_spans()
         return True
 
     def close(self) -> None:
-        """Look at nothing any more. A provider has no way to let go of a processor, so it stays there, idle."""
+        """Stop watching spans permanently.
+
+        A provider cannot remove a processor, so the processor stays registered and idle.
+        """
         self._closed = True
         with self._lock:
             self._watched.clear()
             self._nodes.clear()
 
-    # --- once a tick -------------------------------------------------------------------------------------------
+    # --- polling --------------------------------------------------------------------------------
 
     @property
-    def watching(self) -> bool:
-        """True while there are plain spans to look at."""
+    def is_watching(self) -> bool:
+        """True while at least one plain span is watched."""
         return bool(self._watched)
 
-    def look(self) -> None:
-        """Read the attributes of every watched span; one that tells of progress becomes a level."""
+    def read_spans(self) -> None:
+        """Read the attributes of all watched spans. A span with progress becomes a level."""
         with self._lock:
             watched = list(self._watched.items())
         for span_id, (span, _) in watched:
             try:
-                with (
-                    self._lock
-                ):  # for one span at a time, so that no end waits long; it may have ended meanwhile
-                    if span_id in self._watched:
-                        self._take(span_id, span)
+                # Why per span: the end of a span never waits for more than one read.
+                with self._lock:
+                    if span_id in self._watched:  # it may have ended since
+                        self._read_span_locked(span_id, span)
             except Exception as error:
-                report_internal_error("processor", "the progress of a span could not be read", error=error)
+                report_internal_error("processor", "Reading the progress of a span failed.", error=error)
 
-    # --- from attributes to a level: with the lock held --------------------------------------------------------
+    # --- from attributes to a level ---------------------------------------------------------------
 
-    def _take(self, span_id: int, span: Span) -> Node | None:
-        """Return the level of a watched span with what the span says now; None while it says nothing of progress."""
+    def _read_span_locked(self, span_id: int, span: Span) -> Node | None:
+        """Copy the attributes of a watched span to its level.
+
+        Returns None without progress.
+        """
         attributes = dict(span.attributes or {})
         node = self._nodes.get(span_id)
-        if node is None and _tells(attributes):
-            node = self._open(span_id, span, attributes)
+        if node is None and _has_progress(attributes):
+            node = self._open_node_locked(span_id, span, attributes)
         if node is not None:
-            _copy(attributes, node)
+            _copy_attributes(attributes, node)
         return node
 
-    def _parent(self, span_id: int, span: Span) -> Node | None:
-        """Return the running level a span is in: that of the nearest span above it that tells of progress, or a helper's."""
-        above, parent = self._watched[span_id][1], span.parent
-        passed = {
-            span_id
-        }  # ids that a generator gives twice, as those of tests do, must not lead in a circle
-        while parent is not None and parent.span_id in self._watched and parent.span_id not in passed:
-            passed.add(parent.span_id)
-            outer = self._watched[parent.span_id][0]
-            node = self._take(parent.span_id, outer)
+    def _find_parent_locked(self, span_id: int, span: Span) -> Node | None:
+        """Return the running level of the nearest ancestor with progress, or None.
+
+        The ancestor is a plain span or a level of a helper.
+        """
+        ancestor, parent = self._watched[span_id][1], span.parent
+        # Why: id generators of tests may repeat an id, which must not cause an endless loop.
+        visited = {span_id}
+        while parent is not None and parent.span_id in self._watched and parent.span_id not in visited:
+            visited.add(parent.span_id)
+            parent_span = self._watched[parent.span_id][0]
+            node = self._read_span_locked(parent.span_id, parent_span)
             if node is not None:
                 return node
-            parent = outer.parent
-        return above if above is not None and above.status is Status.RUNNING else None
+            parent = parent_span.parent
+        return ancestor if ancestor is not None and ancestor.status is Status.RUNNING else None
 
-    def _open(self, span_id: int, span: Span, attributes: Mapping[str, Any]) -> Node | None:
-        parent = self._parent(span_id, span)
+    def _open_node_locked(self, span_id: int, span: Span, attributes: Mapping[str, Any]) -> Node | None:
+        parent = self._find_parent_locked(span_id, span)
         id_ = attributes.get(semconv.OPERATION_ID if parent is None else semconv.LEVEL_ID, f"{span_id:016x}")
         name = attributes.get(semconv.OPERATION_NAME if parent is None else semconv.LEVEL_NAME, span.name)
         type_ = attributes.get(semconv.OPERATION_TYPE if parent is None else semconv.LEVEL_TYPE, span.name)
@@ -164,40 +181,40 @@ class ProgressSpanProcessor(SpanProcessor):
         spec = Spec(
             normalize_id(type_),
             normalize_id(id_),
-            truncate(name, 256),
+            truncate(name, MAX_NAME),
             None,
-            None if unit is None else truncate(unit, 64),
+            None if unit is None else truncate(unit, MAX_UNIT_CHARACTERS),
             1,
             None,
             None,
             NO_METADATA,
         )
-        node = self._store.open(parent, spec)
+        node = self._store.start_level(parent, spec)
         if node is None:
             return None
         node.trace = (span.get_span_context().trace_id, span_id)
         self._nodes[span_id] = node
         return node
 
-    def _end(self, span: ReadableSpan, node: Node) -> None:
+    def _close_node(self, span: ReadableSpan, node: Node) -> None:
         failed = span.status.status_code is StatusCode.ERROR
         error = None
         if failed:
             kind = (span.attributes or {}).get(semconv.ERROR_TYPE, "error")
             error = Failure(normalize_id(kind), truncate(span.status.description or ""))
-        self._store.close(node, Status.FAILED if failed else Status.COMPLETED, error=error)
+        self._store.end_level(node, Status.FAILED if failed else Status.COMPLETED, error=error)
 
 
-def _tells(attributes: Mapping[str, Any]) -> bool:
-    return any(name in attributes for name in _TELLING)
+def _has_progress(attributes: Mapping[str, Any]) -> bool:
+    return any(name in attributes for name in _PROGRESS_ATTRIBUTES)
 
 
-def _copy(attributes: Mapping[str, Any], node: Node) -> None:
-    """Take over what is valid and new: total, current, message, metadata."""
-    total = _number(attributes.get(semconv.TOTAL), "the total")
+def _copy_attributes(attributes: Mapping[str, Any], node: Node) -> None:
+    """Copy valid and changed values to the node: total, current, message and metadata."""
+    total = _parse_number_or_none(attributes.get(semconv.TOTAL), "total")
     if total is not None and total != node.total:
         node.total, node.dirty = total, True
-    current = _number(attributes.get(semconv.CURRENT), "current")
+    current = _parse_number_or_none(attributes.get(semconv.CURRENT), "current")
     if current is not None and current != node.ensure_counter().value():
         node.ensure_counter().set(current)
         node.dirty = True
@@ -205,13 +222,13 @@ def _copy(attributes: Mapping[str, Any], node: Node) -> None:
     if message is not None and truncate(message) != node.message:
         node.message, node.dirty = truncate(message), True
     prefix = semconv.METADATA_PREFIX
-    told = {name[len(prefix) :]: value for name, value in attributes.items() if name.startswith(prefix)}
-    if told:
-        clean = normalize_metadata(told)
-        if any(node.metadata.get(name) != value for name, value in clean.items()):
-            node.metadata, node.dirty = merge_metadata(node.metadata, clean), True
+    raw = {name[len(prefix) :]: value for name, value in attributes.items() if name.startswith(prefix)}
+    if raw:
+        metadata = normalize_metadata(raw)
+        if any(node.metadata.get(name) != value for name, value in metadata.items()):
+            node.metadata, node.dirty = merge_metadata(node.metadata, metadata), True
 
 
-def _number(value: object, what: str) -> Number | None:
-    clean = None if value is None else parse_number(value, what)
-    return None if isinstance(clean, Rejection) else clean
+def _parse_number_or_none(value: object, quantity: str) -> Number | None:
+    number = None if value is None else parse_number(value, quantity)
+    return None if isinstance(number, Rejection) else number

@@ -1,14 +1,21 @@
-"""The two small protocols that hold everything together: a Sink takes what changed, a Reader answers what is.
+"""Protocols of sinks, readers and controllers, and the data that they exchange.
 
-The live store is a Reader, a journal is both, an exporter is a Sink, and every view takes any Reader: so each view works in
-the worker's own process, in another process of the machine, and on another machine, with the same code.
+A Sink receives change sets, and a Reader answers queries.
+
+The live store is a Reader, an exporter is a Sink, and a journal is both. Every view accepts any
+Reader. So the same view works in the process of the work, in another process, and on another host.
+
+A Reader method has one argument besides the operation id: a frozen query object. An omitted query
+selects everything within its default limit. Query objects validate themselves: a negative limit
+becomes 0, which selects nothing, and numbers are limited to what a signed 64-bit integer can hold.
+Users pass keyword arguments to a ReaderFacade instead, which builds the query objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from otel_progress.batches import BatchCursor, BatchDeclaration
 from otel_progress.model import Instance, LevelSnapshot, Number, Outcome
@@ -24,17 +31,29 @@ from otel_progress.records import (
     TrajectoryKey,
 )
 
+MAX_RECORD_NUMBER: Final = 2**63 - 1
+"""Largest number and limit in a query. Higher ones are reduced to it for SQLite."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChangeSet:
-    """What changed since the last tick: snapshots (parents before their children), events, and levels no longer kept.
+    """Changes since the previous tick of one process.
 
-    ``evicted`` holds (run, path) of levels that were folded into their parent; their subtree goes with them, and they go before
-    ``snapshots`` come. ``at`` and ``clock`` are the moment of the tick, wall and monotonic: the sign of life of ``instance``.
-    ``items`` counts the units of work done since the last batch by (operation type, level type, outcome), those of levels too
-    short-lived to be in ``snapshots`` included. ``sample`` is what the process uses, when it was looked at; ``resources`` by run what
-    that makes of each active operation's use. ``batches`` are declarations that are new or have changed. ``lessons`` are what operations
-    that completed since leave for later runs, ``previews`` the previews that were stored.
+    ``instance`` is the process. ``at`` (Unix seconds) and ``clock`` (monotonic seconds) are the
+    time of the tick, which is also the heartbeat of the process.
+
+    - ``snapshots``: changed levels, parents before their children.
+    - ``events``: new item events.
+    - ``evicted``: (run, path) of levels that were folded into their parents. Their subtrees are
+      evicted too. A sink applies evictions before ``snapshots``.
+    - ``items``: units of work since the previous change set, by (operation type, level type,
+      outcome). It includes levels that are too short-lived for ``snapshots``.
+    - ``logs``: new log records.
+    - ``sample``: resource use of the process, if it was sampled.
+    - ``resources``: aggregated resource use of each active operation, by run.
+    - ``batches``: new and changed declarations of batches.
+    - ``trajectories``: history entries of operations that completed.
+    - ``previews``: previews that were stored or expired.
     """
 
     instance: Instance
@@ -52,141 +71,196 @@ class ChangeSet:
     previews: Sequence[Preview] = ()
 
 
+class _Query:
+    """Base of query objects. Limits numbers to the range that every Reader accepts."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "severity", "after", "max_number"):
+            number = getattr(self, name, None)
+            if isinstance(number, int):
+                object.__setattr__(self, name, max(0, min(number, MAX_RECORD_NUMBER)))
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryQuery(_Query):
+    """Selects ended operations, the last one first.
+
+    ``operation_type`` selects one type. ``since`` is the earliest end in Unix seconds. ``before``
+    continues after a page, and is the (end, run) of its last operation.
+    """
+
+    operation_type: str | None = None
+    limit: int = 100
+    before: tuple[float, str] | None = None
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery(_Query):
+    """Selects the newest ``limit`` matching item events of an operation.
+
+    ``path`` selects a level with its subtree. ``since`` is the earliest time in Unix seconds, and
+    ``max_number`` the highest number.
+    """
+
+    path: str | None = None
+    outcome: Outcome | None = None
+    since: float | None = None
+    max_number: int | None = None
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery(_Query):
+    """Selects the newest ``limit`` matching log records of an operation.
+
+    ``path`` selects a level with its subtree. ``severity`` is the lowest number of ``logging``, and
+    ``since`` the earliest time in Unix seconds. ``after`` selects records with a higher number, and
+    ``max_number`` is the highest number.
+    """
+
+    path: str | None = None
+    severity: int = 0
+    since: float | None = None
+    after: int = 0
+    max_number: int | None = None
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceQuery(_Query):
+    """Selects the newest ``limit`` matching resource samples of an operation.
+
+    ``since`` is the earliest time in Unix seconds, and ``max_clock`` the latest ``clock``.
+    """
+
+    since: float | None = None
+    max_clock: float | None = None
+    limit: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewQuery(_Query):
+    """Selects the newest ``limit`` matching previews of an operation.
+
+    ``path`` selects a level with its subtree, and ``max_number`` is the highest number.
+    """
+
+    path: str | None = None
+    max_number: int | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class BatchQuery(_Query):
+    """Selects batches in their order of listing, behind the cursor ``after`` if given."""
+
+    limit: int = 100
+    after: BatchCursor | None = None
+
+
 @runtime_checkable
 class Sink(Protocol):
-    """Takes batches. May raise: the error is counted and logged, and the work goes on."""
+    """Receives change sets. Its errors are counted and logged, and the work continues."""
 
-    def write(self, batch: ChangeSet) -> None:
-        """Keep or send one batch. Called from one thread at a time, never from the caller's."""
+    def write(self, change_set: ChangeSet) -> None:
+        """Store or send a change set.
+
+        Called from one thread at a time, but never from the thread of the work.
+        """
 
     def close(self) -> None:
-        """Finish what is pending and let go of every resource. Called once."""
+        """Write pending data and release all resources. Called once."""
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """Answers about operations. Newest first wherever a list comes back."""
+    """Answers queries about operations. Lists of operations start with the newest one."""
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
-        """Return the newest run of this id with its levels, or None."""
+        """Return the newest run of an operation with its levels, or None."""
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
-        """Return all operations that have not ended; without their levels when ``levels`` is False (cheap for lists)."""
+        """Return all operations that have not ended, cheaper without their levels."""
 
-    def history(
-        self,
-        operation_type: str | None = None,
-        limit: int = 100,
-        *,
-        before: tuple[float, str] | None = None,
-        since: float | None = None,
-    ) -> Sequence[OperationSnapshot]:
-        """Return ended operations, the last one first, without their levels.
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
+        """Return ended operations without their levels, the last one first."""
 
-        ``before`` is the (end, run) of the last one of an earlier page: those after it in this order come. ``since`` is the earliest
-        end, in Unix seconds.
-        """
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
+        """Return the newest matching events of the newest run, oldest first."""
 
-    def events(
-        self,
-        operation_id: str,
-        *,
-        level: str | None = None,
-        outcome: Outcome | None = None,
-        since: float | None = None,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[Event]:
-        """Return the newest ``limit`` events of the newest run, oldest first; ``level`` is a path and takes in what is below it.
-
-        ``upto`` is the highest number, for those before the ones that are known.
-        """
-
-    def logs(
-        self,
-        operation_id: str,
-        *,
-        path: str | None = None,
-        severity: int = 0,
-        since: float | None = None,
-        after: int = 0,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[LogRecord]:
-        """Return log records of the newest run, oldest first: the newest ``limit`` of those whose number is above ``after``.
-
-        ``path`` takes in what is below it; ``severity`` is the least number of ``logging``; ``since`` in Unix seconds; ``upto`` is the
-        highest number.
-        """
+    def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
+        """Return the newest matching log records of the newest run, oldest first."""
 
     def resources(
-        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
+        self, operation_id: str, query: ResourceQuery = ResourceQuery()
     ) -> Sequence[ResourceSample]:
-        """Return samples of the newest run's process taken while the run lasted, oldest first, the newest ``limit``.
+        """Return samples that were made during the newest run, oldest first."""
 
-        ``since`` in Unix seconds; ``upto`` is the latest ``clock``.
-        """
-
-    def previews(
-        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
-    ) -> Sequence[Preview]:
-        """Return the stored previews of the newest run, oldest first, the newest ``limit``; ``path`` takes in what is below it.
-
-        ``upto`` is the highest number.
-        """
+    def previews(self, operation_id: str, query: PreviewQuery = PreviewQuery()) -> Sequence[Preview]:
+        """Return the newest matching previews of the newest run, oldest first."""
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
-        """Return a batch as it is now, or None."""
+        """Return the current state of a batch, or None."""
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
-        """Return the batches, those that are not over first, then the newest first, then by id; only those that come ``after`` a place."""
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
+        """Return batches: unfinished ones first, then the newest first, then by id."""
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield operations, at most every ``interval`` seconds: first all active ones, then whatever changed.
+        """Yield all active operations, then changed ones.
 
-        Without their levels when ``levels`` is False. An operation that ended comes once more.
-
-        An empty sequence comes when nothing changed for a while, so that a caller can look at the time. Close to end it.
+        It yields at most every ``interval`` seconds. An operation that ended is yielded a last
+        time. An empty sequence without a change lets the caller check the time. Close the iterator
+        to stop the watch.
         """
 
 
 @runtime_checkable
 class Controller(Protocol):
-    """Takes requests about operations, from outside of the process that works."""
+    """Receives requests about operations from outside of their process."""
 
     def request_cancel(self, operation_id: str, reason: str) -> bool:
-        """Ask the worker of the active run of this id to stop; False when there is none."""
+        """Request that the active run of an operation stops.
+
+        Return False if no run is active.
+        """
 
     def delete(self, operation_id: str) -> int:
-        """Forget the runs of this id that are over, with their events and logs; return how many there were.
+        """Delete the finished runs of an operation, and return their number.
 
-        Over are runs that have ended, and abandoned ones whose process is gone for certain: it is not there any more on this host, or
-        gave no sign of life for ten minutes where it cannot be looked at. Work that is or may be under way stays.
+        All their records are deleted too. Abandoned runs are deleted if their process has
+        certainly ended. It has if it does not exist any more on this host, or if a process of
+        another host sent no heartbeat for ten minutes. Runs that may be active are never deleted.
         """
 
 
 @runtime_checkable
 class CancelRequestSource(Protocol):
-    """Where a worker hears what was asked of it."""
+    """Source of the cancel requests to a process."""
 
     def cancel_requests(self, instance_id: str) -> Sequence[CancelRequest]:
-        """Return the requests to cancel operations of a process that are still active. The same ones may come again."""
+        """Return the requests to cancel active operations of a process.
+
+        Requests that were returned before are returned again.
+        """
 
 
 @runtime_checkable
 class SizedStorage(Protocol):
-    """What is kept in files."""
+    """Storage in files."""
 
     def size_bytes(self) -> int | None:
-        """Return the size of the files in bytes, what is not yet in its place included; None when there is none. Never raises."""
+        """Return the size of all files in bytes, or None without a file. Never raises."""
 
 
 @runtime_checkable
 class TrajectorySource(Protocol):
-    """Where past runs are remembered."""
+    """Source of the trajectories of past runs."""
 
     def trajectories(self, key: TrajectoryKey, limit: int = 20) -> Sequence[Trajectory]:
-        """Return what the newest ``limit`` runs under this key left, oldest first.
+        """Return the newest ``limit`` trajectories with this key, oldest first.
 
-        Where fewer than three are from this class of host, those of others come before them: a foreign curve is better than none.
+        If fewer than three are from this class of host, trajectories of other classes come first.
         """

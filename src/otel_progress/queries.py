@@ -1,4 +1,7 @@
-"""Questions about operations, asked of the running configuration; without one there is nothing to tell."""
+"""Module functions that query the active configuration.
+
+They return empty results without a configuration.
+"""
 
 from __future__ import annotations
 
@@ -15,35 +18,44 @@ if TYPE_CHECKING:
 
 
 def get_operation(operation_id: str) -> OperationSnapshot | None:
-    """Return the newest run of this id with its levels: live ones as of now, else from the journal; None when unknown."""
+    """Return the newest run of an operation with its levels, or None if it is unknown.
+
+    A run of this process is current. Another run is read from the journal.
+    """
     runtime = current_runtime()
     return None if runtime is None else runtime.get_operation(operation_id)
 
 
 def get_active_operations() -> list[OperationSnapshot]:
-    """Return the operations of this process that have not ended, with their levels, newest first."""
+    """Return the active operations of this process with their levels, newest first."""
     runtime = current_runtime()
     return [] if runtime is None else runtime.get_active_operations()
 
 
 def get_history(operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
-    """Return ended operations, the last one first: those of this process, and those the journal keeps."""
+    """Return ended operations of this process and of the journal, the last one first."""
     runtime = current_runtime()
     return [] if runtime is None else runtime.get_history(operation_type, limit)
 
 
 def get_events(
-    operation_id: str, *, level: str | None = None, outcome: Outcome | None = None, since: float | None = None
+    operation_id: str, *, path: str | None = None, outcome: Outcome | None = None, since: float | None = None
 ) -> list[Event]:
-    """Return the kept item events of the newest run of this id, oldest first."""
+    """Return the stored item events of the newest run, oldest first.
+
+    ``path`` selects a level with its subtree. ``since`` is the earliest time in Unix seconds.
+    """
     runtime = current_runtime()
-    return (
-        [] if runtime is None else runtime.get_events(operation_id, level=level, outcome=outcome, since=since)
-    )
+    if runtime is None:
+        return []
+    return runtime.get_events(operation_id, path=path, outcome=outcome, since=since)
 
 
 def get_batch(batch_id: str) -> BatchSnapshot | None:
-    """Return a batch of operations as it is now, those of other processes included where there is a journal; None when unknown."""
+    """Return the current state of a batch, or None if it is unknown.
+
+    With a journal, it includes the operations of other processes.
+    """
     runtime = current_runtime()
     return None if runtime is None else runtime.get_batch(batch_id)
 
@@ -56,7 +68,10 @@ def get_logs(
     since: float | None = None,
     limit: int = 1000,
 ) -> list[LogRecord]:
-    """Return captured log records of the newest run of this id, oldest first; see :meth:`Runtime.get_logs`."""
+    """Return captured log records of the newest run, oldest first.
+
+    See :meth:`Runtime.get_logs`.
+    """
     runtime = current_runtime()
     if runtime is None:
         return []
@@ -64,22 +79,30 @@ def get_logs(
 
 
 def request_cancel(operation_id: str, reason: str = "") -> bool:
-    """Ask the active run of this id, in whatever process, to stop; False when there is none. See :meth:`Runtime.request_cancel`."""
+    """Request that the active run of an operation stops, in any process.
+
+    Return False if no run is active. See :meth:`Runtime.request_cancel`.
+    """
     runtime = current_runtime()
     return False if runtime is None else runtime.request_cancel(operation_id, reason)
 
 
 def add_callback(callback: Callback, interval: float = 0.1) -> None:
-    """Call ``callback(event, operation)`` from a thread of its own; see :meth:`Runtime.add_callback`. Needs ``configure`` first."""
+    """Register a callback that its own thread calls with (event, operation).
+
+    Raises ConfigurationError without a configuration. See :meth:`Runtime.add_callback`.
+    """
     runtime = current_runtime()
     if runtime is None:
-        msg = "add_callback() has nothing to follow: call otel_progress.configure() first"
+        msg = (
+            "Invalid call of add_callback(): expected a configuration. Call otel_progress.configure() first."
+        )
         raise ConfigurationError(msg)
     runtime.add_callback(callback, interval)
 
 
 def remove_callback(callback: Callback) -> None:
-    """Do not call ``callback`` any more."""
+    """Unregister a callback."""
     runtime = current_runtime()
     if runtime is not None:
         runtime.remove_callback(callback)

@@ -1,4 +1,4 @@
-"""What is observed beside the levels: log records, what a process uses, requests to cancel, batches of operations. All immutable."""
+"""Immutable records: logs, resource use, cancel requests, history and previews."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 Attribute: TypeAlias = (
     "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
 )
-"""The attribute types of OpenTelemetry."""
+"""Attribute types of OpenTelemetry."""
 
 
 NO_ATTRIBUTES: Final[Mapping[str, Attribute]] = MappingProxyType({})
@@ -19,15 +19,16 @@ NO_ATTRIBUTES: Final[Mapping[str, Attribute]] = MappingProxyType({})
 SEVERITIES: Final[Mapping[str, int]] = MappingProxyType(
     {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 )
-"""The names of Python's ``logging`` and their numbers; records may have numbers in between."""
+"""Numbers of the severity names of ``logging``. Records may have other numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One record of ``logging`` made while a level was in force.
+    """Record of ``logging`` that was made while a level was the current one.
 
-    ``number`` orders the records of a run and grows; ``severity`` is the number of ``logging`` (10 debug to 50 critical) and
-    ``severity_text`` its name. ``details`` is a traceback. ``path`` is the level's, empty for the operation itself.
+    ``number`` increases within a run. ``severity`` is the number of ``logging`` (10 debug to 50
+    critical), and ``severity_text`` its name. ``details`` is a traceback. ``path`` is the path of
+    the level, which is empty for the operation itself.
     """
 
     operation_id: str
@@ -48,10 +49,11 @@ class LogRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResourceSample:
-    """What one process used at one moment: ``at`` in Unix seconds, ``clock`` monotonic.
+    """Resource use of a process (``at`` in Unix seconds, ``clock`` monotonic).
 
-    ``cpu_ratio`` is processor time over wall time since the sample before, 1.0 for one core that is busy; ``memory_bytes`` the
-    resident set; ``gpu_ratio`` (0 to 1, mean of the devices in use) and ``gpu_memory_bytes`` are None without NVIDIA's library.
+    ``cpu_ratio`` is the processor time per wall time since the previous sample. It is 1.0 for one
+    busy core. ``memory_bytes`` is the resident set. ``gpu_ratio`` (0 to 1) is the mean of the
+    devices in use. It and ``gpu_memory_bytes`` are None without NVIDIA's library.
     """
 
     at: float
@@ -64,7 +66,10 @@ class ResourceSample:
 
 @dataclass(frozen=True, slots=True)
 class ResourceUse:
-    """What the process of an operation used while it ran: the last sample, and mean and peak over ``samples`` of them."""
+    """Resource use of a process during an operation: last, mean and peak values.
+
+    ``samples`` is the number of samples.
+    """
 
     last: ResourceSample
     samples: int
@@ -79,7 +84,7 @@ class ResourceUse:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequest:
-    """Somebody asked for an operation to stop. ``at`` is in Unix seconds."""
+    """Request to stop an operation. ``at`` is in Unix seconds."""
 
     run: str
     operation_id: str
@@ -87,11 +92,20 @@ class CancelRequest:
     at: float
 
 
+MAX_TRAJECTORIES_PER_KEY: Final = 20
+"""Maximum number of past runs per key that are stored and used by an estimate."""
+
+
+MAX_TRAJECTORY_POINTS: Final = 64
+"""Maximum number of points of a stored run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """A run that succeeded, as a curve: what later runs of the same kind learn from. Times are in seconds, paused time left out.
+    """Progress curve of a successful run, for the estimates of later runs.
 
-    ``points`` are (elapsed, fraction done 0 to 1), ascending, at most 64. ``stages`` has the duration of each stage by its id.
+    Times are in seconds without paused time. ``points`` are at most 64 ascending pairs (elapsed,
+    fraction done from 0 to 1). ``stages`` has the duration of each stage by its id.
     """
 
     duration_s: float
@@ -101,11 +115,11 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryKey:
-    """What runs have in common that learn from each other.
+    """Key of comparable runs, which share their history.
 
-    ``level`` is the shape of the place in the tree: the types of the path's segments joined by ``/``, with the id for stages
-    (``album/song``, ``stage:render/frame``), empty for the operation. ``host_class`` says what kind of machine works
-    (``linux-x86_64-2``); ``eta_key`` is the caller's own bucket, empty when there is none.
+    ``level`` is the type of the path: the types of its segments joined by ``/``, for stages with
+    the id (``album/song``, ``stage:render/frame``). It is empty for the operation. ``host_class``
+    is the class of host (``linux-x86_64-2``). ``eta_key`` is a bucket of the caller, or empty.
     """
 
     operation_type: str
@@ -116,7 +130,7 @@ class TrajectoryKey:
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryEntry:
-    """A trajectory under its key, with the run it came from and its end in Unix seconds."""
+    """History entry: a trajectory with its key, its run and its end in Unix seconds."""
 
     key: TrajectoryKey
     run: str
@@ -126,11 +140,12 @@ class TrajectoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What work looked like half done, as it was stored.
+    """Stored preview of unfinished work.
 
-    ``number`` orders the previews of a run, from 1. An empty ``location`` tells that the one of this number is no longer kept, because a
-    bound was reached: readers leave it out. ``ratio`` is the operation's at that moment. ``location`` is the URL of the content in
-    its store, ``digest`` the SHA-256 of it in hexadecimal, ``width`` and ``height`` are pixels (None for texts).
+    ``number`` increases within a run, starting with 1. ``location`` is the URL of the content in
+    its store. An empty one reports that this preview has expired because of a limit, and readers
+    omit it. ``digest`` is the hexadecimal SHA-256 of the content. ``ratio`` is the ratio of the
+    operation at that time. ``width`` and ``height`` are in pixels, and None for texts.
     """
 
     operation_id: str

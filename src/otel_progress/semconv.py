@@ -1,67 +1,69 @@
-"""Every attribute, event and metric name of otel-progress, with its unit. No such literal stands anywhere else.
+"""Names of attributes, events and metrics, and values of labels.
 
-Names follow the OpenTelemetry naming rules (dots between namespaces, singular, lower case). A metric's Prometheus name is
-its OpenTelemetry name with dots as underscores, plus ``_seconds`` for unit ``s`` and ``_total`` for counters; ratios end in
-``ratio`` themselves, so the scrape path and the OTLP path agree.
+No other module has such literals.
+
+Names follow the OpenTelemetry naming rules (dots between namespaces, singular, lower case). The
+Prometheus name of a metric is its OpenTelemetry name with underscores instead of dots. Unit ``s``
+adds ``_seconds``, and counters add ``_total``. Ratios end in ``ratio`` in both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias, cast
 
-# --- span and event attributes -----------------------------------------------------------------------------------
+# --- span and event attributes --------------------------------------------------------------------
 
 OPERATION_ID: Final = "progress.operation.id"
-"""Identifier of the whole run, chosen by the caller or generated. string"""
+"""Identifier of the operation, from the caller or generated. string"""
 
 
 OPERATION_TYPE: Final = "progress.operation.type"
-"""Kind of work, low cardinality. string"""
+"""Kind of work, with low cardinality. string"""
 
 
 OPERATION_NAME: Final = "progress.operation.name"
-"""Name of the run for people. string"""
+"""Display name of the operation. string"""
 
 
 LEVEL_ID: Final = "progress.level.id"
-"""Identifier of a level among its siblings of one type. string"""
+"""Identifier of a level among its siblings of the same type. string"""
 
 
 LEVEL_TYPE: Final = "progress.level.type"
-"""Kind of level (song, file, epoch, stage), low cardinality; also the span's name. string"""
+"""Kind of level (song, file, epoch, stage), with low cardinality. Also the span's name. string"""
 
 
 LEVEL_NAME: Final = "progress.level.name"
-"""Name of the level for people. string"""
+"""Display name of the level. string"""
 
 
 PATH: Final = "progress.path"
-"""Place in the tree: ``type:id`` segments joined by ``/``, empty for the operation itself. string"""
+"""Place in the tree: ``type:id`` segments joined by ``/``, empty for the operation. string"""
 
 
 DEPTH: Final = "progress.depth"
-"""Number of segments of the path; 0 for the operation. int"""
+"""Number of segments of the path, 0 for the operation. int"""
 
 
 ATTEMPT: Final = "progress.attempt"
-"""How often this level has been entered; written from the second time on. int"""
+"""Number of times this level was started, written from the second time on. int"""
 
 
 CURRENT: Final = "progress.current"
-"""Units of work done, failed and skipped ones included. int or double"""
+"""Units of work done, including failed and skipped ones. int or double"""
 
 
 TOTAL: Final = "progress.total"
-"""Units of work in all; absent while unknown. int or double"""
+"""Units of work in all, absent while unknown. int or double"""
 
 
 UNIT: Final = "progress.unit"
-"""What one unit is (file, byte, step). string"""
+"""Name of one unit (file, byte, step). string"""
 
 
 RATIO: Final = "progress.ratio"
-"""Fraction done, 0 to 1, rolled up from children and stages; absent while unknown. double"""
+"""Fraction done from 0 to 1, including children and stages, absent while unknown. double"""
 
 
 FAILED: Final = "progress.failed"
@@ -73,35 +75,35 @@ STATUS: Final = "progress.status"
 
 
 MESSAGE: Final = "progress.message"
-"""What is being done now, or why it ended so. string"""
+"""Current activity, or the reason of the end. string"""
 
 
 SEQUENCE: Final = "progress.sequence"
-"""Number of the snapshot these values come from; grows within a run. int"""
+"""Number of the snapshot with these values. It increases within a run. int"""
 
 
 ERROR_TYPE: Final = "error.type"
-"""Class of the error, the standard attribute. string"""
+"""Class of the error (standard attribute). string"""
 
 
 METADATA_PREFIX: Final = "progress.metadata."
-"""Prefix of the caller's own metadata."""
+"""Prefix of metadata of the caller."""
 
 
 ESTIMATED: Final = "progress.estimated"
-"""True where the ratio rests on an estimate, because an opaque step runs; absent otherwise. boolean"""
+"""True while an opaque step runs, because the ratio is then an estimate. Else absent. boolean"""
 
 
 ETA_ERROR_FIRST: Final = "progress.eta.error.first"
-"""Distance of the first prediction of the end from the end, as a fraction of the duration; on spans at the end. double"""
+"""Error of the first predicted end, as a fraction of the duration, on ended spans. double"""
 
 
 ETA_ERROR_MIDDLE: Final = "progress.eta.error.middle"
-"""The same of the prediction at half of the duration. double"""
+"""Error of the end predicted at half of the duration. double"""
 
 
 ETA_ERROR_LAST: Final = "progress.eta.error.last"
-"""The same of the last prediction. double"""
+"""Error of the last predicted end. double"""
 
 
 PREVIEW_NAME: Final = "progress.preview.name"
@@ -117,7 +119,7 @@ PREVIEW_MEDIA_TYPE: Final = "progress.preview.media_type"
 
 
 PREVIEW_URL: Final = "progress.preview.url"
-"""Where a preview can be looked at, when the address of a server is known; on preview events. string"""
+"""URL of a preview, if the address of a server is known, on preview events. string"""
 
 
 ITEM_NAME: Final = "progress.item.name"
@@ -129,47 +131,47 @@ ITEM_OUTCOME: Final = "progress.item.outcome"
 
 
 STAGE: Final = "stage"
-"""Value of progress.level.type for stages, and of progress.unit where stages are what is counted."""
+"""Value of progress.level.type for stages, and of progress.unit if the units are stages."""
 
 
-# --- standard attributes that are used beside ours ----------------------------------------------------------------
+# --- standard attributes --------------------------------------------------------------------------
 
 SERVICE_NAME: Final = "service.name"
-"""Resource attribute: name of the service that works. string"""
+"""Resource attribute: name of the instrumented service. string"""
 
 
 SERVICE_INSTANCE_ID: Final = "service.instance.id"
-"""Resource attribute: the process that works. string"""
+"""Resource attribute: the instrumented process. string"""
 
 
 EXCEPTION_MESSAGE: Final = "exception.message"
-"""Text of an error, on item events. string"""
+"""Message of an error, on item events. string"""
 
 
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 """Traceback of an error, on spans and log records. string"""
 
 
-# --- events -------------------------------------------------------------------------------------------------------
+# --- events ---------------------------------------------------------------------------------------
 
 EVENT_STARTED: Final = "progress.started"
-"""A level began."""
+"""A level started."""
 
 
 EVENT_UPDATED: Final = "progress.updated"
-"""A level advanced; on spans written when a quarter of the work is passed."""
+"""A level advanced. Spans have this event after each quarter of the work."""
 
 
 EVENT_ITEM: Final = "progress.item"
-"""One unit of work ended, with its outcome."""
+"""A unit of work ended, with its outcome."""
 
 
 EVENT_FINISHED: Final = "progress.finished"
-"""A level ended, in whatever way."""
+"""A level ended, with any status."""
 
 
 EVENT_HEARTBEAT: Final = "progress.heartbeat"
-"""The process that works is alive."""
+"""The instrumented process is alive."""
 
 
 EVENT_STALLED: Final = "progress.stalled"
@@ -177,7 +179,7 @@ EVENT_STALLED: Final = "progress.stalled"
 
 
 EVENT_PREVIEW: Final = "progress.preview"
-"""A preview of the work half done has been stored."""
+"""A preview was stored."""
 
 
 EVENTS: Final = (
@@ -223,14 +225,115 @@ ATTRIBUTES: Final = (
 )
 
 
-# --- metrics ------------------------------------------------------------------------------------------------------
+# --- values of labels -----------------------------------------------------------------------------
+
+SinkName: TypeAlias = Literal[
+    "console", "events", "journal", "logs", "otlp", "otlp.logs", "otlp.metrics", "otlp.traces", "prometheus"
+]
+"""Name of a sink: label ``sink`` of ``progress.sink.errors``."""
 
 
-@dataclass(
-    frozen=True, slots=True, eq=False
-)  # there is one of each: compared and hashed by identity, for thousands of rows a scrape
+InternalErrorPlace: TypeAlias = Literal[
+    "callback",
+    "eta",
+    "fork",
+    "gpu",
+    "history",
+    "journal",
+    "logs",
+    "metrics",
+    "otlp.traces",
+    "previews",
+    "processor",
+    "redaction",
+    "resources",
+    "server",
+    "shutdown",
+    "span",
+    "start",
+    "tick",
+    "ticker",
+]
+"""Component in which an internal error occurred: label ``sink`` of ``progress.sink.errors``.
+
+Internal errors of a sink have the place that :func:`get_sink_place` returns.
+"""
+
+
+def get_sink_place(name: SinkName) -> InternalErrorPlace:
+    """Return the place of internal errors of a sink."""
+    return cast("InternalErrorPlace", f"sink {name}")
+
+
+RejectionReason: TypeAlias = Literal[
+    "batch",
+    "beyond_total",
+    "duplicate_id",
+    "ended",
+    "eta_key",
+    "expected",
+    "metadata",
+    "negative",
+    "not_finite",
+    "outcome",
+    "stage",
+    "stages",
+    "type",
+    "waiting",
+]
+"""Why a value was rejected: label ``reason`` of ``progress.updates.rejected``."""
+
+
+DropReason: TypeAlias = Literal["callback", "event"]
+"""What was dropped outside of sinks: label ``reason`` of ``progress.events.dropped``.
+
+Drops of a sink have its name.
+"""
+
+
+PreviewOutcome: TypeAlias = Literal["stored", "unchanged", "dropped", "refused", "failed"]
+"""Outcome of a preview: label ``outcome`` of ``progress.previews``."""
+
+
+IntervalOutcome: TypeAlias = Literal["covered", "missed"]
+"""Whether a prediction interval contained the end: label of ``progress.eta.intervals``."""
+
+
+SeriesGroup: TypeAlias = Literal["operation", "level", "batch"]
+"""Kind of series: label ``metric_group`` of the ``progress.series`` metrics."""
+
+
+Transport: TypeAlias = Literal["sse", "ws"]
+"""Transport of a stream client: label ``transport`` of the ``progress.server`` metrics."""
+
+
+RefusalReason: TypeAlias = Literal[
+    "body",
+    "busy",
+    "clients",
+    "closing",
+    "connections",
+    "forgery",
+    "head",
+    "host",
+    "levels",
+    "message",
+    "origin",
+    "slow",
+    "timeout",
+    "token",
+    "url",
+]
+"""Why the server refused a request or client: label ``reason`` of ``progress.server.refused``."""
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+# Why eq=False: each metric exists once, and a scrape hashes metrics thousands of times.
+@dataclass(frozen=True, slots=True, eq=False)
 class Metric:
-    """One metric: its OpenTelemetry name, Prometheus name, kind, unit (UCUM), labels and help text."""
+    """A metric: OpenTelemetry and Prometheus name, kind, unit (UCUM), labels, help."""
 
     name: str
     prometheus: str
@@ -252,313 +355,324 @@ _SUFFIXES: Final = {"1": "", "s": "_seconds", "By": "_bytes"}
 _LEVEL: Final = ("operation_id", "operation_type", "level")
 
 
-def _gauge(name: str, labels: tuple[str, ...], text: str, unit: str = "1") -> Metric:
+def _define_gauge(name: str, labels: tuple[str, ...], text: str, unit: str = "1") -> Metric:
     return Metric(name, name.replace(".", "_") + _SUFFIXES[unit], "gauge", unit, labels, text)
 
 
-def _counter(name: str, labels: tuple[str, ...], text: str) -> Metric:
+def _define_counter(name: str, labels: tuple[str, ...], text: str) -> Metric:
     return Metric(name, name.replace(".", "_") + "_total", "counter", "1", labels, text)
 
 
-def _histogram(name: str, labels: tuple[str, ...], text: str, unit: str = "1") -> Metric:
+def _define_histogram(name: str, labels: tuple[str, ...], text: str, unit: str = "1") -> Metric:
     suffix = "_seconds" if unit == "s" else ""
     return Metric(name, name.replace(".", "_") + suffix, "histogram", unit, labels, text)
 
 
-OPERATION_INFO: Final = _gauge(
+OPERATION_INFO: Final = _define_gauge(
     "progress.operation.info",
     ("operation_id", "operation_type", "name", "trace_id", "preview_url"),
-    "Constant 1; carries what describes an operation.",
+    "Constant 1, with labels that describe an operation.",
 )
 
 
-OPERATION_STATUS: Final = _gauge(
+OPERATION_STATUS: Final = _define_gauge(
     "progress.operation.status",
     ("operation_id", "operation_type", "status"),
-    "1 for the status an operation is in, 0 for the others.",
+    "1 for the current status of an operation, 0 for the others.",
 )
 
 
-OPERATION_CONDITION: Final = _gauge(
+OPERATION_CONDITION: Final = _define_gauge(
     "progress.operation.condition",
     ("operation_id", "operation_type", "condition"),
-    "1 for how an operation fares, 0 for the others; operations that ended have none.",
+    "1 for the current condition of a running operation, 0 for the others.",
 )
 
 
-OPERATION_ESTIMATED: Final = _gauge(
+OPERATION_ESTIMATED: Final = _define_gauge(
     "progress.operation.estimated",
     _OPERATION,
-    "1 while the ratio of a running operation rests on an estimate, because an opaque step runs; else 0.",
+    "1 while an opaque step runs, because the ratio is then an estimate. Else 0.",
 )
 
 
-OPERATION_RATIO: Final = _gauge(
-    "progress.operation.ratio", _OPERATION, "Fraction of the operation done, 0 to 1; absent while unknown."
+OPERATION_RATIO: Final = _define_gauge(
+    "progress.operation.ratio", _OPERATION, "Fraction of the operation done, 0 to 1. Absent while unknown."
 )
 
 
-OPERATION_CURRENT: Final = _gauge(
+OPERATION_CURRENT: Final = _define_gauge(
     "progress.operation.current", _OPERATION, "Units of work done by the operation."
 )
 
 
-OPERATION_TARGET: Final = _gauge(
-    "progress.operation.target", _OPERATION, "Units of work the operation has in all; absent while unknown."
+OPERATION_TARGET: Final = _define_gauge(
+    "progress.operation.target", _OPERATION, "Units of work of the operation in all. Absent while unknown."
 )
 
 
-OPERATION_FAILED: Final = _gauge(
+OPERATION_FAILED: Final = _define_gauge(
     "progress.operation.failed", _OPERATION, "Units of work of the operation that failed."
 )
 
 
-OPERATION_START: Final = _gauge(
-    "progress.operation.start_timestamp", _OPERATION, "When the operation started, Unix time.", "s"
+OPERATION_START: Final = _define_gauge(
+    "progress.operation.start_timestamp", _OPERATION, "Start of the operation, Unix time.", "s"
 )
 
 
-OPERATION_LAST_ADVANCE: Final = _gauge(
+OPERATION_LAST_ADVANCE: Final = _define_gauge(
     "progress.operation.last_advance_timestamp",
     _OPERATION,
-    "When the operation last advanced, Unix time.",
+    "Last advance of the operation, Unix time.",
     "s",
 )
 
 
-OPERATION_EXPECTED_END: Final = _gauge(
+OPERATION_EXPECTED_END: Final = _define_gauge(
     "progress.operation.expected_end_timestamp",
     _OPERATION,
-    "When the operation is expected to end, Unix time; absent while unknown.",
+    "Expected end of the operation, Unix time. Absent while unknown.",
     "s",
 )
 
 
-OPERATION_EXPECTED_END_LOWER: Final = _gauge(
+OPERATION_EXPECTED_END_LOWER: Final = _define_gauge(
     "progress.operation.expected_end_lower_timestamp",
     _OPERATION,
-    "Lower bound of the expected end, Unix time; absent while unknown.",
+    "Lower bound of the expected end, Unix time. Absent while unknown.",
     "s",
 )
 
 
-OPERATION_EXPECTED_END_UPPER: Final = _gauge(
+OPERATION_EXPECTED_END_UPPER: Final = _define_gauge(
     "progress.operation.expected_end_upper_timestamp",
     _OPERATION,
-    "Upper bound of the expected end, Unix time; absent while unknown.",
+    "Upper bound of the expected end, Unix time. Absent while unknown.",
     "s",
 )
 
 
-OPERATION_DEADLINE: Final = _gauge(
-    "progress.operation.deadline_timestamp", _OPERATION, "When the operation has to be done, Unix time.", "s"
+OPERATION_DEADLINE: Final = _define_gauge(
+    "progress.operation.deadline_timestamp", _OPERATION, "Deadline of the operation, Unix time.", "s"
 )
 
 
-OPERATION_REMAINING: Final = _gauge(
-    "progress.operation.remaining", _OPERATION, "Time the operation still needs; absent while unknown.", "s"
+OPERATION_REMAINING: Final = _define_gauge(
+    "progress.operation.remaining",
+    _OPERATION,
+    "Estimated remaining time of the operation. Absent while unknown.",
+    "s",
 )
 
 
-LEVEL_RATIO: Final = _gauge(
-    "progress.level.ratio", _LEVEL, "Fraction of the level done, 0 to 1; absent while unknown."
+LEVEL_RATIO: Final = _define_gauge(
+    "progress.level.ratio", _LEVEL, "Fraction of the level done, 0 to 1. Absent while unknown."
 )
 
 
-LEVEL_CURRENT: Final = _gauge("progress.level.current", _LEVEL, "Units of work done by the level.")
+LEVEL_CURRENT: Final = _define_gauge("progress.level.current", _LEVEL, "Units of work done by the level.")
 
 
-LEVEL_TARGET: Final = _gauge(
-    "progress.level.target", _LEVEL, "Units of work the level has in all; absent while unknown."
+LEVEL_TARGET: Final = _define_gauge(
+    "progress.level.target", _LEVEL, "Units of work of the level in all. Absent while unknown."
 )
 
 
-LEVEL_ESTIMATED: Final = _gauge(
+LEVEL_ESTIMATED: Final = _define_gauge(
     "progress.level.estimated",
     _LEVEL,
-    "1 where the ratio of a running level rests on an estimate; absent elsewhere.",
+    "1 while the ratio of a running level is an estimate. Else absent.",
 )
 
 
-LEVEL_STATUS: Final = _gauge(
-    "progress.level.status", (*_LEVEL, "status"), "1 for the status a level is in; only that one is present."
+LEVEL_STATUS: Final = _define_gauge(
+    "progress.level.status",
+    (*_LEVEL, "status"),
+    "1 for the current status of a level. Other statuses are absent.",
 )
 
 
-OPERATIONS: Final = _gauge(
+OPERATIONS: Final = _define_gauge(
     "progress.operations",
     ("operation_type", "status", "condition"),
-    "Number of operations now, by status and condition.",
+    "Current number of operations by status and condition.",
 )
 
 
-OPERATIONS_FINISHED: Final = _counter(
+OPERATIONS_FINISHED: Final = _define_counter(
     "progress.operations.finished", ("operation_type", "status"), "Operations that ended, by status."
 )
 
 
-OPERATION_DURATION: Final = _histogram(
-    "progress.operation.duration", ("operation_type", "status"), "How long ended operations took.", "s"
+OPERATION_DURATION: Final = _define_histogram(
+    "progress.operation.duration", ("operation_type", "status"), "Duration of ended operations.", "s"
 )
 
 
-ITEMS: Final = _counter(
+ITEMS: Final = _define_counter(
     "progress.items",
     ("operation_type", "level_type", "outcome"),
     "Units of work done in levels of a type, by outcome.",
 )
 
 
-OPERATION_CPU: Final = _gauge(
+OPERATION_CPU: Final = _define_gauge(
     "progress.operation.cpu_ratio",
     _OPERATION,
-    "Processor use of the operation's process, 1 for one busy core.",
+    "Processor use of the operation's process. 1 is one busy core.",
 )
 
 
-OPERATION_MEMORY: Final = _gauge(
+OPERATION_MEMORY: Final = _define_gauge(
     "progress.operation.memory", _OPERATION, "Resident memory of the operation's process.", "By"
 )
 
 
-OPERATION_GPU: Final = _gauge(
+OPERATION_GPU: Final = _define_gauge(
     "progress.operation.gpu_ratio",
     _OPERATION,
-    "Use of the GPUs by the operation's process, 0 to 1; absent without NVIDIA's library.",
+    "GPU use of the operation's process, 0 to 1. Absent without NVIDIA's library.",
 )
 
 
-OPERATION_GPU_MEMORY: Final = _gauge(
+OPERATION_GPU_MEMORY: Final = _define_gauge(
     "progress.operation.gpu_memory",
     _OPERATION,
-    "GPU memory of the operation's process; absent without NVIDIA's library.",
+    "GPU memory of the operation's process. Absent without NVIDIA's library.",
     "By",
 )
 
 
-BATCH_INFO: Final = _gauge(
-    "progress.batch.info", ("batch_id", "batch_type", "name"), "Constant 1; carries what describes a batch."
+BATCH_INFO: Final = _define_gauge(
+    "progress.batch.info",
+    ("batch_id", "batch_type", "name"),
+    "Constant 1, with labels that describe a batch.",
 )
 
 
-BATCH_RATIO: Final = _gauge(
-    "progress.batch.ratio", _BATCH, "Fraction of the batch done, 0 to 1; absent while unknown."
+BATCH_RATIO: Final = _define_gauge(
+    "progress.batch.ratio", _BATCH, "Fraction of the batch done, 0 to 1. Absent while unknown."
 )
 
 
-BATCH_TARGET: Final = _gauge(
-    "progress.batch.target", _BATCH, "Operations the batch has in all; absent while unknown."
+BATCH_TARGET: Final = _define_gauge(
+    "progress.batch.target", _BATCH, "Operations of the batch in all. Absent while unknown."
 )
 
 
-BATCH_OPERATIONS: Final = _gauge(
+BATCH_OPERATIONS: Final = _define_gauge(
     "progress.batch.operations", (*_BATCH, "status"), "Operations of the batch by status."
 )
 
 
-BATCH_REMAINING: Final = _gauge(
+BATCH_REMAINING: Final = _define_gauge(
     "progress.batch.remaining",
     _BATCH,
-    "Time the batch still needs at its pace of late; absent while unknown.",
+    "Remaining time of the batch at its recent rate. Absent while unknown.",
     "s",
 )
 
 
-ETA_ERROR: Final = _histogram(
+ETA_ERROR: Final = _define_histogram(
     "progress.eta.error_ratio",
     ("operation_type",),
-    "Distance between predicted and true remaining time, as a fraction of the duration.",
+    "Difference between predicted and actual remaining time, as a fraction of the duration.",
 )
 
 
-ETA_INTERVALS: Final = _counter(
+ETA_INTERVALS: Final = _define_counter(
     "progress.eta.intervals",
     ("operation_type", "outcome"),
-    "Intervals of predictions whose operation has completed, by whether they held the end: covered or missed.",
+    "Prediction intervals of completed operations, by whether they contained the end: covered or missed.",
 )
 
 
-PREVIEWS: Final = _counter(
+PREVIEWS: Final = _define_counter(
     "progress.previews",
     ("outcome",),
-    "Previews by what became of them: stored, unchanged, dropped (busy), refused or failed.",
+    "Previews by outcome: stored, unchanged, dropped (busy), refused or failed.",
 )
 
 
-SERIES_SHOWN: Final = _gauge(
+SERIES_SHOWN: Final = _define_gauge(
     "progress.series.shown",
     ("metric_group",),
-    "Operations, levels and batches that the last scrape or export showed.",
+    "Operations, levels and batches in the last scrape or export.",
 )
 
 
-SERIES_LIMIT: Final = _gauge(
-    "progress.series.limit", ("metric_group",), "How many operations, levels and batches can be shown."
+SERIES_LIMIT: Final = _define_gauge(
+    "progress.series.limit",
+    ("metric_group",),
+    "Maximum number of operations, levels and batches in a scrape or export.",
 )
 
 
-JOURNAL_SIZE: Final = _gauge(
+JOURNAL_SIZE: Final = _define_gauge(
     "progress.journal.size",
     (),
-    "Size of the journal's files, its write-ahead log included; absent without a file.",
+    "Size of the journal's files, including its write-ahead log. Absent without a file.",
     "By",
 )
 
 
-SERIES_DROPPED: Final = _counter(
+SERIES_DROPPED: Final = _define_counter(
     "progress.series.dropped",
     ("metric_group",),
-    "Operations and levels left out of scrapes and exports because a cap was reached.",
+    "Operations, levels and batches left out of scrapes and exports because a limit was reached.",
 )
 
 
-UPDATES_REJECTED: Final = _counter("progress.updates.rejected", ("reason",), "Bad values that were ignored.")
+UPDATES_REJECTED: Final = _define_counter(
+    "progress.updates.rejected", ("reason",), "Invalid values that were ignored."
+)
 
 
-SINK_ERRORS: Final = _counter(
+SINK_ERRORS: Final = _define_counter(
     "progress.sink.errors",
     ("sink",),
-    "Failures inside of telemetry that the work never saw, by sink or place.",
+    "Internal errors of telemetry by sink or component. They never reach instrumented code.",
 )
 
 
-EVENTS_DROPPED: Final = _counter(
+EVENTS_DROPPED: Final = _define_counter(
     "progress.events.dropped",
     ("reason",),
-    "Events, snapshots or callbacks let go because a bound was reached.",
+    "Events, snapshots or callbacks dropped because a limit was reached.",
 )
 
 
-TICK_DURATION: Final = _histogram(
-    "progress.tick.duration", (), "Time taken by a tick of the collector thread.", "s"
+TICK_DURATION: Final = _define_histogram(
+    "progress.tick.duration", (), "Duration of a tick of the collector thread.", "s"
 )
 
 
-SERVER_CLIENTS: Final = _gauge(
-    "progress.server.clients", ("transport",), "Clients that are connected to the streams."
+SERVER_CLIENTS: Final = _define_gauge(
+    "progress.server.clients", ("transport",), "Clients connected to the streams."
 )
 
 
-SERVER_MESSAGES: Final = _counter(
+SERVER_MESSAGES: Final = _define_counter(
     "progress.server.messages", ("transport",), "Messages sent to clients of the streams."
 )
 
 
-SERVER_COALESCED: Final = _counter(
+SERVER_COALESCED: Final = _define_counter(
     "progress.server.coalesced",
     ("transport",),
-    "Snapshots a client was not sent because a newer one of the operation was there.",
+    "Snapshots that were not sent because a newer one of the operation existed.",
 )
 
 
-SERVER_REFUSED: Final = _counter(
+SERVER_REFUSED: Final = _define_counter(
     "progress.server.refused",
     ("reason",),
-    "Requests, connections and messages the server refused, or clients it let go.",
+    "Requests, connections and messages that the server refused, and clients that it disconnected.",
 )
 
 
 METRICS: Final[tuple[Metric, ...]] = tuple(
     value for value in list(globals().values()) if isinstance(value, Metric)
 )
-"""All metrics, in the order above."""
+"""All metrics in the order of their definition."""

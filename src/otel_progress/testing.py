@@ -1,13 +1,14 @@
-"""For tests of instrumented code: a clock moved by hand, ids that repeat, a recorder, and span forests to compare as a whole.
+"""Test kit for instrumented code: clock, repeatable ids, recorder and span trees.
 
     with recording() as recorder:
         with progress.operation("survey", total=2) as op:
             recorder.clock.advance(1.5)
             op.increment()
-        assert recorder.forest() == [...]
+        assert recorder.span_trees() == [...]
 
-Everything is private to the test: its own tracer provider, memory instead of files, no terminal, no network, nothing of the
-environment. Bad values raise. Nothing is collected behind the test's back; :meth:`Recorder.tick` does it. Works without pytest.
+A recording is private to the test. It has its own tracer provider and uses memory instead of
+files, no terminal, no network and no environment variables. Invalid values raise. Progress is
+collected only by :meth:`Recorder.tick`. Works without pytest.
 """
 
 from __future__ import annotations
@@ -29,40 +30,46 @@ from otel_progress import semconv
 from otel_progress.config import start
 from otel_progress.errors import ConfigurationError
 from otel_progress.operations import OperationSnapshot
-from otel_progress.runtime.builder import ClockAndIds
+from otel_progress.runtime.components import ClockAndIds
 from otel_progress.runtime.runtime import Runtime
 
 WALL: Final = 1_700_000_000.0
-"""Unix seconds at which a :class:`FakeClock` starts."""
+"""Wall clock of a new :class:`FakeClock`, in Unix seconds."""
 
 
 MONOTONIC: Final = 5_000.0
-"""Its monotonic seconds at the same moment."""
+"""Monotonic clock of a new :class:`FakeClock`, in seconds."""
 
 
 _END_S: Final = 30.0
-"""How long a recording may take to end: what a slow disk leaves open would be met by the next test."""
+"""Timeout of the shutdown of a recording, in seconds. Open files would disturb the next test."""
 
 
 VOLATILE_ATTRIBUTES: Final = frozenset(
     {semconv.SEQUENCE, semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST}
 )
-"""Attributes that :func:`forest` leaves out: how often something was looked at, and foretold, is no property of the work."""
+"""Attributes that :func:`span_trees` leaves out.
+
+They depend on the number of snapshots and predictions, not on the work.
+"""
 
 
 Tree: TypeAlias = "dict[str, Any]"
-"""One span as plain data: name, attributes, and, where there are any, status, events and children."""
+"""A span as plain data: name, attributes, and optionally status, events and children."""
 
 
 class FakeClock:
-    """Two clocks that move only when told: ``monotonic`` measures, ``wall`` shows, and they can be stepped apart. In seconds."""
+    """Manual monotonic clock and wall clock, in seconds.
+
+    The wall clock can be stepped alone.
+    """
 
     def __init__(self, *, wall: float = WALL, monotonic: float = MONOTONIC) -> None:
         self._wall = wall
         self._monotonic = monotonic
 
     def monotonic(self) -> float:
-        """Return the monotonic clock."""
+        """Return monotonic seconds."""
         return self._monotonic
 
     def wall(self) -> float:
@@ -70,20 +77,23 @@ class FakeClock:
         return self._wall
 
     def advance(self, seconds: float) -> None:
-        """Let time pass on both clocks. Raises ValueError for a negative time: a monotonic clock never goes back."""
+        """Advance both clocks.
+
+        Raises ValueError for negative ``seconds``, because a monotonic clock never runs backwards.
+        """
         if not seconds >= 0.0:
-            msg = f"a clock advances by 0 seconds or more, not {seconds!r}; use step_wall() to set the wall clock back"
-            raise ValueError(msg)
+            msg = f"Invalid seconds {seconds!r}: expected 0 or more."
+            raise ValueError(f"{msg} Use step_wall() to set the wall clock back.")
         self._monotonic += seconds
         self._wall += seconds
 
     def step_wall(self, seconds: float) -> None:
-        """Set the wall clock forward or back, as an administrator or a time server does."""
+        """Set the wall clock forward or back, as a time server does."""
         self._wall += seconds
 
 
 class CountingIds(IdGenerator):
-    """Ids that are the same in every run: 1, 2, 3, …; of operations and of spans. May be used from any thread."""
+    """Generator of repeatable ids of runs, traces and spans: 1, 2, 3, … Thread-safe."""
 
     def __init__(self) -> None:
         self._runs = itertools.count(1).__next__
@@ -91,7 +101,7 @@ class CountingIds(IdGenerator):
         self._spans = itertools.count(1).__next__
 
     def run_id(self) -> str:
-        """Return an id whose first half is unique as well."""
+        """Return the next run id. Its first half is also unique."""
         return f"{self._runs():08x}" * 2
 
     def generate_trace_id(self) -> int:
@@ -105,7 +115,7 @@ class CountingIds(IdGenerator):
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """What a test looks at: the runtime, its clock, and what was exported."""
+    """Access of a test to the runtime, its clock, and the exported spans."""
 
     runtime: Runtime
     clock: FakeClock
@@ -113,28 +123,26 @@ class Recorder:
     exporter: InMemorySpanExporter = field(repr=False)
 
     def tick(self) -> None:
-        """Collect now, as the background thread does by itself outside of tests."""
-        self.runtime.ticker.tick()
+        """Run one tick, as the background thread does outside of tests."""
+        self.runtime._ticker.tick()
 
     def spans(self) -> tuple[ReadableSpan, ...]:
-        """Return the spans that have been exported, in the order of their ends."""
+        """Return the exported spans in the order of their ends."""
         return self.exporter.get_finished_spans()
 
     def span_trees(self, *, leave_out: Iterable[str] = VOLATILE_ATTRIBUTES) -> list[Tree]:
-        """Return the exported spans as nested plain data; see :func:`forest`."""
+        """Return the exported spans as nested plain data. See :func:`span_trees`."""
         return span_trees(self.spans(), leave_out=leave_out)
 
     def operation(self, operation_id: str) -> OperationSnapshot:
-        """Return an operation as it is now. Raises KeyError when there is none of this id."""
-        found = self.runtime.get_operation(operation_id)
-        if found is None:
-            known = [
-                one.operation_id
-                for one in (*self.runtime.get_active_operations(), *self.runtime.get_history())
-            ]
-            msg = f"there is no operation {operation_id!r}; there are: {', '.join(known) or 'none'}"
+        """Return the current state of an operation. Raises KeyError for an unknown id."""
+        snapshot = self.runtime.get_operation(operation_id)
+        if snapshot is None:
+            operations = (*self.runtime.get_active_operations(), *self.runtime.get_history())
+            known = ", ".join(operation.operation_id for operation in operations)
+            msg = f"Invalid operation id {operation_id!r}: expected one of: {known or '(no operations)'}."
             raise KeyError(msg)
-        return found
+        return snapshot
 
 
 @contextmanager
@@ -150,10 +158,10 @@ def recording(
 ) -> Iterator[Recorder]:
     """Record progress within the block and shut down after it.
 
-    ``clock`` and ``ids`` can be shared by several recordings; ``strict`` raises for bad values; ``sampler`` decides what is
-    exported; ``provider`` takes the place of the private one; ``ticking`` collects in the background every ``tick`` seconds as
-    outside of tests; ``settings`` are those of ``configure``.
-    Raises ConfigurationError when progress is being recorded already.
+    Several recordings can share ``clock`` and ``ids``. With ``strict`` invalid values raise.
+    ``sampler`` decides which spans are exported. ``provider`` replaces the private provider. With
+    ``ticking`` a background thread collects progress every ``tick`` seconds. ``settings`` are those
+    of ``configure``. Raises ConfigurationError if progress is already configured.
     """
     clock, ids, exporter = clock or FakeClock(), ids or CountingIds(), InMemorySpanExporter()
     if provider is None:
@@ -168,9 +176,9 @@ def recording(
         **settings,
     }
     sources = ClockAndIds(clock.monotonic, clock.wall, ids.run_id)
-    runtime = start(arguments, provider, environ={}, sources=sources, fresh=True)
+    runtime = start(arguments, provider, environ={}, sources=sources, is_exclusive=True)
     if not ticking:
-        runtime.store.on_wake = _nothing
+        runtime._ticker.set_background(False)
     try:
         yield Recorder(runtime, clock, provider, exporter)
     finally:
@@ -182,54 +190,57 @@ def span_trees(
 ) -> list[Tree]:
     """Return finished spans as nested plain data, to compare or print whole trees.
 
-    Spans without a parent among ``spans`` come first, children inside of theirs, each in the order of their starts (span ids break
-    ties). Ids and times are left out, and the attributes in ``leave_out``; events are (name, attributes) without stack traces.
+    The list has the spans without a parent among ``spans``. Children are nested in their parent.
+    All are in the order of their starts, and of their span ids if these are equal. Ids, times and
+    the attributes in ``leave_out`` are left out. Events are pairs of name and attributes, without
+    stack traces.
     """
-    ordered = sorted(spans, key=lambda span: (span.start_time or 0, _context(span).span_id))
+    ordered = sorted(spans, key=lambda span: (span.start_time or 0, _get_context(span).span_id))
     hidden, trees, roots = frozenset(leave_out), {}, []
     for span in ordered:
-        trees[_context(span).span_id] = _plain(span, hidden)
+        trees[_get_context(span).span_id] = _build_tree(span, hidden)
     for span in ordered:
-        tree = trees[_context(span).span_id]
-        above = None if span.parent is None else trees.get(span.parent.span_id)
-        if above is None:
+        tree = trees[_get_context(span).span_id]
+        parent = None if span.parent is None else trees.get(span.parent.span_id)
+        if parent is None:
             roots.append(tree)
         else:
-            above.setdefault("children", []).append(tree)
+            parent.setdefault("children", []).append(tree)
     return roots
 
 
-def _context(span: ReadableSpan) -> Any:
+def _get_context(span: ReadableSpan) -> Any:
     return span.get_span_context()
 
 
-def _plain(span: ReadableSpan, hidden: frozenset[str]) -> Tree:
-    tree: Tree = {"name": span.name, "attributes": _attributes(span.attributes, hidden)}
+def _build_tree(span: ReadableSpan, hidden: frozenset[str]) -> Tree:
+    tree: Tree = {"name": span.name, "attributes": _filter_attributes(span.attributes, hidden)}
     if not span.status.is_unset:
         tree["status"] = (span.status.status_code.name, span.status.description)
     if span.events:
         dropped = hidden | {"exception.stacktrace", "exception.escaped"}
-        tree["events"] = [(event.name, _attributes(event.attributes, dropped)) for event in span.events]
+        tree["events"] = [
+            (event.name, _filter_attributes(event.attributes, dropped)) for event in span.events
+        ]
     return tree
 
 
-def _attributes(attributes: Mapping[str, Any] | None, hidden: frozenset[str]) -> dict[str, Any]:
+def _filter_attributes(attributes: Mapping[str, Any] | None, hidden: frozenset[str]) -> dict[str, Any]:
     return {name: value for name, value in sorted((attributes or {}).items()) if name not in hidden}
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 30.0) -> None:
-    """Return as soon as ``condition()`` is true, asked a thousand times a second. Raises TimeoutError after ``timeout`` seconds."""
+    """Wait until ``condition()`` is true, polling it every millisecond.
+
+    Raises TimeoutError after ``timeout`` seconds.
+    """
     pause = threading.Event()
     for _ in range(max(1, int(timeout * 1000))):
         if condition():
             return
         pause.wait(0.001)
-    msg = f"the condition did not come true within {timeout} s"
+    msg = f"The condition was not true within {timeout} s."
     raise TimeoutError(msg)
-
-
-def _nothing() -> None:
-    return None
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Text that comes from callers: cut to a bound, made valid Unicode, and made harmless for a terminal or a log line."""
+"""Normalisation of texts: truncation, valid Unicode, ids, and escaped controls."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import re
 from typing import Final
 
 MAX_ID: Final = 256
-"""Longest identifier or type, in characters."""
+"""Characters of an identifier or type. Longer ones end in a digest."""
 
 
 MAX_NAME: Final = 256
-"""Longest name, in characters."""
+"""Characters of a name. Longer ones are truncated."""
 
 
 MAX_TEXT: Final = 1024
-"""Longest message or metadata value, in characters."""
+"""Characters of a message or metadata value. Longer ones are truncated."""
 
 
 MAX_DETAILS: Final = 8192
-"""Longest error details (a traceback), in characters."""
+"""Characters of error details (a traceback). Longer ones are truncated."""
 
 
 _UNPRINTABLE: Final = re.compile(
@@ -27,32 +27,41 @@ _UNPRINTABLE: Final = re.compile(
 
 
 def truncate(value: object, limit: int = MAX_TEXT) -> str:
-    """Return ``value`` as valid Unicode of at most ``limit`` characters; what is cut off becomes one ``…``."""
-    text = value if type(value) is str else _as_text(value)
+    """Return ``value`` as valid Unicode of at most ``limit`` characters.
+
+    A truncated text ends in ``…``.
+    """
+    text = value if type(value) is str else _to_text(value)
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     if text.isascii():
         return text
-    text = _valid(text)  # which may make it longer
+    text = _replace_surrogates(text)  # may make the text longer
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def normalize_id(value: object) -> str:
-    """Return ``value`` as an id of at most 256 characters; a longer one keeps its start and gets a digest, so it stays unique."""
-    text = value if type(value) is str else _as_text(value)
+    """Return ``value`` as an id of at most 256 characters.
+
+    A longer id keeps its start and ends in a digest, so it stays unique.
+    """
+    text = value if type(value) is str else _to_text(value)
     if len(text) <= MAX_ID and text.isascii():
         return text
-    start = _valid(text[: MAX_ID + 1])
+    start = _replace_surrogates(text[: MAX_ID + 1])
     if len(start) <= MAX_ID:
         return start
-    import hashlib  # only ever needed for ids that long
+    import hashlib  # needed only for such long ids
 
     digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
     return f"{start[: MAX_ID - 17]}~{digest}"
 
 
 def encode_segment(type_: str, id_: str) -> str:
-    """Return the path segment ``type:id``; ``/`` and ``%`` (and ``:`` in the type) are percent-encoded, as in URLs."""
+    """Return the path segment ``type:id``.
+
+    ``/`` and ``%``, and ``:`` in the type, are percent-encoded as in URLs.
+    """
     if "%" in type_ or "/" in type_ or ":" in type_:
         type_ = type_.replace("%", "%25").replace("/", "%2F").replace(":", "%3A")
     if "%" in id_ or "/" in id_:
@@ -61,7 +70,7 @@ def encode_segment(type_: str, id_: str) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """Return ``text`` on one line with control, escape and direction characters shown as escapes, for terminals and logs."""
+    """Return ``text`` on one line with control and direction characters as escapes."""
     if text.isprintable():
         return text
     return _UNPRINTABLE.sub(_escape, text)
@@ -71,13 +80,13 @@ def _escape(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape").decode("ascii")
 
 
-def _as_text(value: object) -> str:
+def _to_text(value: object) -> str:
     try:
         return str(value)
-    except Exception:  # a caller's __str__ may do anything; a name is not worth an exception in their work
+    except Exception:  # A foreign __str__ may raise any exception.
         return f"<{type(value).__name__}>"
 
 
-def _valid(text: str) -> str:
-    """Replace lone surrogates, which no encoder, database or wire format takes."""
+def _replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which encoders, databases and wire formats reject."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""``dashboards export`` and ``rules export``: whole files, never over others, and errors that say what to do."""
+"""``dashboards export`` and ``rules export``: whole files and clear errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_progress import assets as bundled
+from otel_progress import assets
 from otel_progress.assets import read_bundle
 from otel_progress.codec import SCHEMA
 from tests.support.command_line import documents, run
@@ -15,23 +15,22 @@ from tests.support.command_line import documents, run
 ROOT = Path(__file__).parents[2]
 SOURCES = {"dashboards": ROOT / "grafana" / "dashboards", "rules": ROOT / "deploy" / "prometheus" / "rules"}
 
-each = pytest.mark.parametrize("bundle", SOURCES)
+each_bundle = pytest.mark.parametrize("bundle", SOURCES)
 
 
-@each
-def test_files_are_those_of_the_repository(bundle: str, tmp_path: Path) -> None:
-    """Each file is written byte for byte, readable for whoever runs Grafana or Prometheus, and nothing else is left there."""
+@each_bundle
+def test_export_writes_files_of_repository(bundle: str, tmp_path: Path) -> None:
+    """The files are readable for all users, and no other files are written."""
     target = tmp_path / "new" / "place"
     done = run(bundle, "export", str(target))
-    wanted = {path.name: path.read_bytes() for path in SOURCES[bundle].iterdir()}
-    assert {path.name: path.read_bytes() for path in target.iterdir()} == wanted
-    assert done.stdout.splitlines() == [str(target / name) for name in sorted(wanted)]
+    expected = {path.name: path.read_bytes() for path in SOURCES[bundle].iterdir()}
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == expected
+    assert done.stdout.splitlines() == [str(target / name) for name in sorted(expected)]
     assert {stat.S_IMODE(path.stat().st_mode) for path in target.iterdir()} == {0o644}
 
 
-@each
-def test_again_nothing_changes(bundle: str, tmp_path: Path) -> None:
-    """A second export touches nothing, and says so, also as JSON."""
+@each_bundle
+def test_export_of_unchanged_files_writes_nothing(bundle: str, tmp_path: Path) -> None:
     run(bundle, "export", str(tmp_path))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     (listed,) = documents(run(bundle, "export", str(tmp_path), "--json"))
@@ -45,9 +44,9 @@ def test_again_nothing_changes(bundle: str, tmp_path: Path) -> None:
     )
 
 
-@each
-def test_a_file_that_differs_is_not_replaced(bundle: str, tmp_path: Path) -> None:
-    """Somebody's change stays, nothing is half written, and the text names the file and the way out; --force takes it."""
+@each_bundle
+def test_export_over_differing_file_needs_force(bundle: str, tmp_path: Path) -> None:
+    """Without ``--force`` no file is written."""
     name = sorted(read_bundle(bundle))[-1]  # type: ignore[arg-type]
     (tmp_path / name).write_text("mine")
     refused = run(bundle, "export", str(tmp_path))
@@ -61,25 +60,26 @@ def test_a_file_that_differs_is_not_replaced(bundle: str, tmp_path: Path) -> Non
     assert (tmp_path / name).read_bytes() == read_bundle(bundle)[name]  # type: ignore[index]
 
 
-@each
-def test_a_place_that_cannot_be_written(bundle: str, tmp_path: Path) -> None:
-    """A file in the place of the directory, or a directory in the place of a file, is one line that says what is wrong."""
+@each_bundle
+def test_export_to_unwritable_directory_is_rejected(bundle: str, tmp_path: Path) -> None:
+    """The directory is a file, or a file in it is a directory."""
     (tmp_path / "file\x1b[2J").write_text("")
     name = next(iter(read_bundle(bundle)))  # type: ignore[arg-type]
-    (tmp_path / "taken" / name).mkdir(parents=True)
-    for place in ("file\x1b[2J", "taken"):
-        done = run(bundle, "export", str(tmp_path / place), "--force")
+    (tmp_path / "blocked" / name).mkdir(parents=True)
+    for directory in ("file\x1b[2J", "blocked"):
+        done = run(bundle, "export", str(tmp_path / directory), "--force")
         assert done.exit_code == 1
-        assert done.stderr.startswith("error: Cannot write to ")
+        assert done.stderr.startswith("error: Invalid directory ")
         assert done.stderr.count("\n") == 1
         assert "\x1b" not in done.stderr
-    assert [path.name for path in (tmp_path / "taken").iterdir()] == [name]
+    assert [path.name for path in (tmp_path / "blocked").iterdir()] == [name]
 
 
-def test_an_installation_without_the_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where the files are missing the text says how to get them."""
-    monkeypatch.setattr(bundled, "__file__", str(tmp_path / "site" / "otel_progress" / "bundled.py"))
-    monkeypatch.setattr(bundled, "files", lambda package: tmp_path / "site" / package)
+def test_export_without_bundled_files_names_installation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(assets, "__file__", str(tmp_path / "site" / "otel_progress" / "assets.py"))
+    monkeypatch.setattr(assets, "files", lambda package: tmp_path / "site" / package)
     done = run("dashboards", "export", str(tmp_path / "out"))
     assert done.exit_code == 1
     assert "no dashboards" in done.stderr
@@ -87,22 +87,23 @@ def test_an_installation_without_the_files(monkeypatch: pytest.MonkeyPatch, tmp_
     assert not (tmp_path / "out").exists()
 
 
-@each
+@each_bundle
 @pytest.mark.parametrize("directory", ["", " "])
-def test_an_empty_directory_is_refused(
+def test_export_with_empty_directory_name_is_rejected(
     bundle: str, directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A variable of a script that is not set is not the current directory: nothing is written, and it is said what is."""
+    """An unset variable of a script must not mean the current directory."""
     monkeypatch.chdir(tmp_path)
     done = run(bundle, "export", directory, "--force")
     assert done.exit_code == 2
-    assert "the directory is empty; expected the name of one, or . for the current one" in done.stderr
+    assert (
+        f"Invalid directory {directory!r}: expected a name. Use . for the current directory." in done.stderr
+    )
     assert list(tmp_path.iterdir()) == []
 
 
-@each
-def test_alone_it_helps(bundle: str) -> None:
-    """The command without export tells what it can do."""
+@each_bundle
+def test_bundle_command_without_export_prints_help(bundle: str) -> None:
     done = run(bundle)
     assert done.exit_code == 0
     assert "export" in done.stdout

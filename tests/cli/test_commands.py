@@ -1,4 +1,4 @@
-"""What each command answers, from a real journal."""
+"""Output of the commands for a real journal."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ UNSAFE = set("\x1b\x07\r\u202e\x9b")
 
 
 def ids(store: str, *arguments: str) -> list[str]:
-    """Return the ids that ``ls`` lists."""
+    """Return the IDs that ``ls`` lists."""
     return [
         entry["operation_id"]
         for entry in documents(run("--store", store, "ls", "--json", *arguments))[0]["operations"]
     ]
 
 
-def test_ls_is_a_table_of_what_runs(store: str) -> None:
-    """With figures, and the condition where it is not well."""
+def test_ls_writes_table_of_active_operations(store: str) -> None:
     lines = run("--store", store, "ls").stdout.splitlines()
     assert lines[0].split() == [
         "STATUS",
@@ -57,22 +56,22 @@ def test_ls_is_a_table_of_what_runs(store: str) -> None:
         (("--condition", "stalled"), set()),
     ],
 )
-def test_ls_selects(store: str, arguments: tuple[str, ...], expected: set[str]) -> None:
-    """By status, type and condition; a status that is an end implies the ended ones."""
+def test_ls_filters_by_status_type_and_condition(
+    store: str, arguments: tuple[str, ...], expected: set[str]
+) -> None:
+    """A final status implies ``--all``."""
     assert set(ids(store, *arguments)) == expected
 
 
-def test_history_is_what_has_ended(store: str) -> None:
-    """The last one first, limited, by type."""
+def test_history_lists_finished_operations_newest_first(store: str) -> None:
     result = documents(run("--store", store, "history", "--json"))[0]
     assert result["schema"] == SCHEMA
     assert [entry["operation_id"] for entry in result["operations"]] == ["backup-2", "backup-1"]
     assert len(documents(run("--store", store, "history", "--limit", "1", "--json"))[0]["operations"]) == 1
-    assert "No operation has ended" in run("--store", store, "history", "--type", "other").stdout
+    assert "No finished operations" in run("--store", store, "history", "--type", "other").stdout
 
 
-def test_show_tells_all_of_an_operation(store: str) -> None:
-    """Figures, metadata, level tree, the error of each level, the items that failed."""
+def test_show_writes_figures_metadata_levels_and_errors(store: str) -> None:
     text = run("--store", store, "show", "friday-42").stdout
     for part in (
         "running",
@@ -89,18 +88,16 @@ def test_show_tells_all_of_an_operation(store: str) -> None:
     assert "line 7" not in text
 
 
-def test_show_goes_into_the_details(store: str) -> None:
-    """Tracebacks with --errors, everything that happened with --events, a part with --level and --depth."""
+def test_show_options_add_details_or_select_levels(store: str) -> None:
     assert "line 7" in run("--store", store, "show", "friday-42", "--errors").stdout
     assert "=cmd  completed" in run("--store", store, "show", "friday-42", "--events").stdout
-    part = run("--store", store, "show", "friday-42", "--level", "song:12").stdout
+    part = run("--store", store, "show", "friday-42", "--path", "song:12").stdout
     assert "Export" in part
     assert "Red" not in part
     assert "Export" not in run("--store", store, "show", "friday-42", "--depth", "1").stdout
 
 
-def test_show_as_json_can_be_read_back(store: str) -> None:
-    """It is the document of the codec, levels and events with it."""
+def test_show_as_json_can_be_decoded(store: str) -> None:
     (document,) = documents(run("--store", store, "show", "friday-42", "--events", "--json"))
     assert [level.path for level in decode_operation(document).levels] == [
         "song:12",
@@ -112,41 +109,41 @@ def test_show_as_json_can_be_read_back(store: str) -> None:
     assert [event["name"] for event in document["events"]] == ["a.wav", "=cmd"]
 
 
-def test_the_beginning_of_an_id_is_enough(store: str) -> None:
-    """As long as there is one that begins so; else the candidates are named."""
+def test_show_with_unique_prefix_succeeds(store: str) -> None:
+    """An ambiguous prefix is an error that lists the IDs."""
     assert run("--store", store, "show", "fri").exit_code == 0
     result = run("--store", store, "show", "backup")
     assert result.exit_code == 1
-    assert (
-        result.stderr == "error: 'backup' is the beginning of 2 ids: backup-2, backup-1. Type more of it.\n"
+    assert result.stderr == (
+        "error: Invalid operation ID 'backup': expected a prefix of one ID, found 2: backup-2, backup-1. "
+        "Type more characters.\n"
     )
 
 
 @pytest.mark.parametrize("command", ["show", "export", "watch"])
-def test_an_unknown_id_suggests_near_ones(store: str, command: str) -> None:
-    """One line on stderr, and an exit code of its own."""
+def test_command_with_unknown_id_suggests_similar_ids(store: str, command: str) -> None:
     result = run("--store", store, command, "firday-42")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "error: There is no operation 'firday-42'. Did you mean friday-42?\n"
+    assert result.stderr == (
+        "error: Invalid operation ID 'firday-42': expected the ID of a stored operation. "
+        "Did you mean friday-42?\n"
+    )
 
 
-def test_an_unknown_level_names_those_there_are(store: str) -> None:
-    """So that the next try works."""
-    result = run("--store", store, "show", "friday-42", "--level", "song:99")
+def test_show_with_unknown_level_lists_top_levels(store: str) -> None:
+    result = run("--store", store, "show", "friday-42", "--path", "song:99")
     assert result.exit_code == 1
     assert "song:12, song:13" in result.stderr
 
 
-def test_the_exit_status_can_be_the_operations(store: str) -> None:
-    """For scripts: 1 when it failed, 0 when it completed."""
+def test_exit_status_option_reports_failure(store: str) -> None:
     assert run("--store", store, "show", "backup-1", "--exit-status").exit_code == 1
     assert run("--store", store, "show", "backup-2", "--exit-status").exit_code == 0
     assert run("--store", store, "watch", "backup-1", "--exit-status").exit_code == 1
     assert run("--store", store, "watch", "backup-2", "--exit-status").exit_code == 0
 
 
-def test_watch_once_writes_a_frame(store: str) -> None:
-    """The tree of bars, without waiting; as JSON one line an operation."""
+def test_watch_once_writes_one_frame(store: str) -> None:
     text = run("--store", store, "watch", "--once").stdout
     assert "42%" in text
     assert "abandoned" in text
@@ -158,8 +155,7 @@ def test_watch_once_writes_a_frame(store: str) -> None:
     }
 
 
-def test_export_as_json_and_lines(store: str, tmp_path: Path) -> None:
-    """One document, or one line a level and event; to a file or to stdout."""
+def test_export_writes_document_or_lines(store: str, tmp_path: Path) -> None:
     target = tmp_path / "out.json"
     assert run("--store", store, "export", "friday-42", "-o", str(target)).exit_code == 0
     document = json.loads(target.read_text(encoding="utf-8"))
@@ -172,19 +168,17 @@ def test_export_as_json_and_lines(store: str, tmp_path: Path) -> None:
     assert records == ["operation", "level", "level", "level", "event", "event"]
 
 
-def test_export_as_csv_cannot_run_anything(store: str) -> None:
-    """Text that a spreadsheet would take for a formula is marked as text; numbers stay numbers."""
+def test_export_as_csv_escapes_formulas(store: str) -> None:
     text = run("--store", store, "export", "backup-2", "--format", "csv").stdout
     (row,) = csv.DictReader(io.StringIO(text))
     assert (row["name"], row["message"]) == ("'=HYPERLINK(1)", "'+1")
     assert (row["current"], row["total"], row["status"]) == ("6", "6", "completed")
 
 
-def test_a_file_that_cannot_be_written_is_told(store: str, tmp_path: Path) -> None:
-    """With the reason; nothing half-written is left."""
+def test_export_to_unwritable_file_is_rejected(store: str, tmp_path: Path) -> None:
     result = run("--store", store, "export", "backup-2", "-o", str(tmp_path / "no" / "dir.json"))
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: Cannot write ")
+    assert result.stderr.startswith("error: Invalid output file ")
     assert "No such file or directory" in result.stderr
 
 
@@ -205,8 +199,7 @@ def test_a_file_that_cannot_be_written_is_told(store: str, tmp_path: Path) -> No
         EVIL,
     ],
 )
-def test_no_escape_passes(store: str, line: str) -> None:
-    """Whatever stands in the journal or on the command line, nothing a terminal would obey comes out."""
+def test_command_output_has_no_control_characters(store: str, line: str) -> None:
     result = run(
         "--store",
         store,
@@ -218,16 +211,15 @@ def test_no_escape_passes(store: str, line: str) -> None:
     assert not UNSAFE & set(result.stdout + result.stderr)
 
 
-def test_colours_are_a_choice(store: str) -> None:
-    """A pipe gets none unless asked; NO_COLOR and FORCE_COLOR are obeyed."""
+def test_colours_follow_option_and_environment(store: str) -> None:
+    """NO_COLOR precedes FORCE_COLOR."""
     assert "\x1b[" not in run("--store", store, "ls").stdout
     assert "\x1b[" in run("--store", store, "--color", "always", "ls").stdout
     assert "\x1b[" in run("--store", store, "ls", env={"FORCE_COLOR": "1"}).stdout
     assert "\x1b[" not in run("--store", store, "ls", env={"FORCE_COLOR": "1", "NO_COLOR": "1"}).stdout
 
 
-def test_every_command_has_help_with_examples() -> None:
-    """A first sentence, a description of every option, and lines to copy."""
+def test_help_of_every_command_has_examples() -> None:
     assert isinstance(cli, App)
     context = cli.make_context("otel-progress", ["ls"])
     for name in cli.list_commands(context):
@@ -244,22 +236,20 @@ def test_every_command_has_help_with_examples() -> None:
     assert run().stdout == run("--help").stdout
 
 
-def test_the_version_is_told() -> None:
-    """Also when the package runs from its sources."""
+def test_version_option_writes_version() -> None:
     assert re.fullmatch(r"otel-progress (\d+\.\d+\.\S+|\(not installed\))\n", run("--version").stdout)
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_prints_a_script(shell: str) -> None:
-    """One that calls the command under its own name."""
+def test_completion_prints_script(shell: str) -> None:
     result = run("completion", shell)
     assert result.exit_code == 0
     assert "_OTEL_PROGRESS_COMPLETE" in result.stdout
 
 
-def test_ids_are_completed(store: str) -> None:
-    """From the journal that the environment names; when it cannot be read, to nothing."""
+def test_completion_of_ids_uses_store_of_environment(store: str) -> None:
+    """With an unreadable journal it is empty."""
     env = {
         "_OTEL_PROGRESS_COMPLETE": "bash_complete",
         "COMP_WORDS": "otel-progress show back",

@@ -1,4 +1,4 @@
-"""``cancel`` and ``rm``: what is asked of the journal, what is answered, and what is left alone."""
+"""``cancel`` and ``rm``: requests, deletions and their output."""
 
 from __future__ import annotations
 
@@ -12,109 +12,104 @@ from tests.support.command_line import EVIL, documents, run, url_of
 from tests.support.factories import batch, local_instance, snapshot
 
 
-def requested(tmp_path: Path) -> float | None:
-    """Return when the operation that runs was asked to stop."""
+def read_request_time(tmp_path: Path) -> float | None:
+    """Return the time of the cancellation request for the running operation."""
     journal = SqliteJournal(tmp_path / "progress.db", read_only=True)
     try:
-        found = journal.get("friday-42")
-        assert found is not None
-        return found.cancel_requested_at
+        operation = journal.get("friday-42")
+        assert operation is not None
+        return operation.cancel_requested_at
     finally:
         journal.close()
 
 
-def test_cancel_asks_the_worker(store: str, tmp_path: Path) -> None:
-    """The request is in the journal with its reason, for the process that works; the display says so."""
+def test_cancel_stores_request_with_reason(store: str, tmp_path: Path) -> None:
     import os
 
     result = run("--store", store, "cancel", "fri", "--reason", EVIL)
     assert (result.exit_code, result.stdout) == (
         0,
-        "friday-42 is asked to stop. See: otel-progress watch friday-42\n",
+        "Cancellation of friday-42 is requested. See: otel-progress watch friday-42\n",
     )
-    assert requested(tmp_path) is not None
+    assert read_request_time(tmp_path) is not None
     journal = SqliteJournal(tmp_path / "progress.db")
     (request,) = journal.cancel_requests(local_instance(os.getpid()).id)
     journal.close()
     assert (request.operation_id, request.reason) == ("friday-42", EVIL)
     assert "cancelling" in run("--store", store, "ls").stdout
-    assert "asked to stop at" in run("--store", store, "show", "friday-42").stdout
+    assert "cancel     requested at" in run("--store", store, "show", "friday-42").stdout
     assert "cancelling" in run("--store", store, "watch", "friday-42", "--once").stdout
 
 
-def test_asking_twice_says_so(store: str) -> None:
-    """The first request stays, and asking again is no error."""
+def test_cancel_of_cancelling_operation_names_time_of_first_request(store: str) -> None:
     run("--store", store, "cancel", "friday-42")
     result = run("--store", store, "cancel", "friday-42")
     assert result.exit_code == 0
-    assert "was asked to stop at" in result.stdout
+    assert "was already requested at" in result.stdout
 
 
-def test_cancel_as_json(store: str) -> None:
-    """One document, whether it was asked or not; the exit code says the same."""
+def test_cancel_as_json_has_result(store: str) -> None:
     (document,) = documents(run("--store", store, "cancel", "friday-42", "--json"))
     assert (document["operation_id"], document["cancel_requested"]) == ("friday-42", True)
     result = run("--store", store, "cancel", "backup-1", "--json")
     assert (result.exit_code, documents(result)[0]["cancel_requested"]) == (1, False)
 
 
-def test_nothing_to_cancel_ends_with_1(store: str) -> None:
-    """What has ended cannot be asked, and its end is told; neither can what does not exist."""
+def test_cancel_of_inactive_operation_exits_with_1(store: str) -> None:
     result = run("--store", store, "cancel", "backup-2")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("error: 'backup-2' has no active run to cancel: completed at ")
+    assert result.stderr.startswith("error: Invalid operation 'backup-2': expected an active operation, ")
+    assert "its status is completed since" in result.stderr
     assert run("--store", store, "cancel", "nothing").exit_code == 1
     assert run("cancel", "nothing").exit_code == 1
 
 
-def test_cancelling_what_is_abandoned_says_that_nobody_may_hear(store: str) -> None:
-    """Its process gives no sign of life."""
+def test_cancel_of_abandoned_operation_warns(store: str) -> None:
     result = run("--store", store, "cancel", "lost")
     assert result.exit_code == 0
-    assert "no sign of life" in result.stdout
+    assert "its process does not respond" in result.stdout
 
 
-def test_rm_forgets_what_has_ended(store: str) -> None:
-    """All runs of the ids go; the others stay."""
+def test_rm_deletes_all_runs_of_finished_operations(store: str) -> None:
     result = run("--store", store, "rm", "backup-1", "backup-1", "backup-2")
-    assert (result.exit_code, result.stdout) == (0, "Forgot 1 run of backup-1.\nForgot 1 run of backup-2.\n")
-    left = documents(run("--store", store, "ls", "--all", "--json"))[0]["operations"]
-    assert {entry["operation_id"] for entry in left} == {"friday-42", "lost"}
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "Deleted 1 run of backup-1.\nDeleted 1 run of backup-2.\n",
+    )
+    remaining = documents(run("--store", store, "ls", "--all", "--json"))[0]["operations"]
+    assert {entry["operation_id"] for entry in remaining} == {"friday-42", "lost"}
 
 
-def test_rm_leaves_what_is_under_way(store: str) -> None:
-    """It says how to stop it first."""
+def test_rm_of_active_operation_is_rejected(store: str) -> None:
     result = run("--store", store, "rm", "friday-42", "--json")
     assert result.exit_code == 1
     assert documents(result)[0]["deleted"] == {"friday-42": 0}
-    assert "First: otel-progress cancel friday-42" in result.stderr
+    assert "First use: otel-progress cancel friday-42" in result.stderr
     assert run("--store", store, "show", "friday-42").exit_code == 0
 
 
-def test_rm_forgets_what_was_abandoned(store: str, tmp_path: Path) -> None:
-    """Its last sign of life is an hour old; one of a quarter of an hour's half may still be true, and stays with the reason."""
-    assert run("--store", store, "rm", "lost").stdout == "Forgot 1 run of lost.\n"
+def test_rm_of_abandoned_operation_waits_for_timeout(store: str, tmp_path: Path) -> None:
+    """A run of another machine is kept until ten minutes after its last heartbeat."""
+    assert run("--store", store, "rm", "lost").stdout == "Deleted 1 run of lost.\n"
     assert run("--store", store, "show", "lost").exit_code == 1
     journal = SqliteJournal(tmp_path / "progress.db")
     journal.write(batch(snapshot(run="r5", operation_id="silent"), at=time.time() - 450.0))
     journal.close()
     result = run("--store", store, "rm", "silent")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "can be forgotten 10 minutes after its last sign of life" in result.stderr
+    assert "Try again 10 minutes after its last heartbeat" in result.stderr
     assert "abandoned" in run("--store", store, "ls").stdout
 
 
-@pytest.mark.parametrize("wrong", ["backup", "fri", "nothing", ""])
-def test_rm_needs_whole_ids_and_forgets_all_or_none(store: str, wrong: str) -> None:
-    """The beginning of an id is not enough to forget it, and one wrong id leaves the others untouched."""
-    result = run("--store", store, "rm", "backup-1", wrong)
+@pytest.mark.parametrize("invalid_id", ["backup", "fri", "nothing", ""])
+def test_rm_with_prefix_or_unknown_id_deletes_nothing(store: str, invalid_id: str) -> None:
+    result = run("--store", store, "rm", "backup-1", invalid_id)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.count("\n") == 1
     assert run("--store", store, "show", "backup-1").exit_code == 0
 
 
-def test_requests_make_no_journal(tmp_path: Path) -> None:
-    """A journal that was named and is not there is an error, and is not made."""
+def test_control_command_without_journal_creates_no_file(tmp_path: Path) -> None:
     for command in ("cancel", "rm"):
         assert run("--store", url_of(tmp_path / "missing.db"), command, "x").exit_code == 3
     assert not (tmp_path / "missing.db").exists()

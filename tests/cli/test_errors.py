@@ -1,4 +1,4 @@
-"""What the command line does when something is wrong: one line, an exit code, never a traceback."""
+"""Errors of the command line: one line, an exit code and no traceback."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support.command_line import documents, run, url_of
         (("ls", "--status", "broken"), "'broken' is not one of"),
         (("history", "--limit", "0"), "not in the range"),
         (("show",), "Missing argument 'ID'"),
-        (("watch", "--exit-status"), "needs the ID"),
-        (("--store", "ftp://x", "ls"), "is not a journal"),
-        (("--store", "memory:", "ls"), "can only be read in its own process"),
+        (("watch", "--exit-status"), "expected at least one ID"),
+        (("--store", "ftp://x", "ls"), "expected the URL of a journal"),
+        (("--store", "memory:", "ls"), "Invalid store 'memory:'"),
         (("--store", "", "ls"), "expected a text that is not empty"),
     ],
 )
-def test_a_wrong_command_line_ends_with_2(arguments: tuple[str, ...], expected: str) -> None:
-    """What was wrong and where to look, on one line of stderr."""
+def test_invalid_command_line_exits_with_2(arguments: tuple[str, ...], expected: str) -> None:
+    """The error is one line on stderr."""
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -33,8 +33,8 @@ def test_a_wrong_command_line_ends_with_2(arguments: tuple[str, ...], expected: 
     assert expected in result.stderr
 
 
-def test_the_environment_names_the_store(store: str) -> None:
-    """An option comes before it; a bad variable is told by its name."""
+def test_store_option_precedes_environment(store: str) -> None:
+    """An invalid variable is named in the error."""
     assert "friday-42" in run("ls", env={"OTEL_PROGRESS_STORE": store}).stdout
     assert (
         "friday-42" in run("--store", store, "ls", env={"OTEL_PROGRESS_STORE": "sqlite:///nowhere.db"}).stdout
@@ -44,18 +44,16 @@ def test_the_environment_names_the_store(store: str) -> None:
     assert "OTEL_PROGRESS_TICK" in result.stderr
 
 
-def test_before_the_first_work_there_is_nothing_and_no_error() -> None:
-    """A fresh machine has no journal yet."""
+def test_commands_without_default_journal_find_no_operations() -> None:
     result = run("ls")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == "No operation is under way. Try: otel-progress demo\n"
+    assert result.stdout == "No active operations. Try: otel-progress demo\n"
     assert documents(run("ls", "--json"))[0]["operations"] == []
     assert run("show", "x").exit_code == 1
     assert run("watch", "--once").exit_code == 0
 
 
-def test_a_journal_that_cannot_be_read_ends_with_3(tmp_path: Path) -> None:
-    """One that was named and is not there, and one that is something else."""
+def test_unreadable_journal_exits_with_3(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database, but long enough to be mistaken for one " * 20)
     for name in ("missing.db", "text.db"):
         result = run("--store", url_of(tmp_path / name), "ls")
@@ -65,17 +63,15 @@ def test_a_journal_that_cannot_be_read_ends_with_3(tmp_path: Path) -> None:
     assert not (tmp_path / "missing.db").exists()
 
 
-def test_doctor_finds_nothing_wrong(store: str) -> None:
-    """On a machine where all is well it ends with 0, and says which processes are at work."""
+def test_doctor_with_valid_journal_exits_with_0(store: str) -> None:
     result = run("--store", store, "doctor")
     assert result.exit_code == 0, result.stdout
-    assert "quick_check finds nothing" in result.stdout
-    assert "is at work" in result.stdout
-    assert "1 operations were abandoned" in result.stdout
+    assert "quick_check found no problem" in result.stdout
+    assert "is running" in result.stdout
+    assert "1 operations are abandoned" in result.stdout
 
 
-def test_doctor_knows_every_setting_and_the_near_misses() -> None:
-    """A misspelt variable is a problem, with the name that was meant."""
+def test_doctor_with_misspelt_variable_suggests_setting() -> None:
     result = run("doctor", env={"OTEL_PROGRESS_PROMETEUS_PORT": "1", "OTEL_PROGRESS_TICK": "100ms"})
     assert result.exit_code == 1
     assert (
@@ -85,8 +81,7 @@ def test_doctor_knows_every_setting_and_the_near_misses() -> None:
     assert "OTEL_PROGRESS_TICK=100ms" in result.stdout
 
 
-def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
-    """A value that cannot be used, a file that is not a journal, a damaged one."""
+def test_doctor_with_invalid_setting_or_journal_exits_with_1(tmp_path: Path) -> None:
     result = run("doctor", "--json", env={"OTEL_PROGRESS_TICK": "soon"})
     assert result.exit_code == 1
     assert [entry["check"] for entry in documents(result)[0]["findings"] if entry["state"] == "problem"] == [
@@ -98,8 +93,7 @@ def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     assert "problem" in result.stdout
 
 
-def test_doctor_sees_damage_inside(store: str, tmp_path: Path) -> None:
-    """A page of the file overwritten with rubbish."""
+def test_doctor_with_damaged_journal_exits_with_1(store: str, tmp_path: Path) -> None:
     journal = SqliteJournal(tmp_path / "progress.db")
     journal.close()
     with (tmp_path / "progress.db").open("r+b") as file:
@@ -108,8 +102,8 @@ def test_doctor_sees_damage_inside(store: str, tmp_path: Path) -> None:
     assert run("--store", store, "doctor").exit_code == 1
 
 
-def test_doctor_sees_a_port_in_use() -> None:
-    """It may be one's own work, so it is worth knowing and not wrong."""
+def test_doctor_with_used_port_writes_note() -> None:
+    """The port may belong to the user's own program."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,4 +1,4 @@
-"""Tables and JSON as they leave the command line."""
+"""Tables and JSON of the command line."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from otel_progress.cli.output import table
-from otel_progress.exports import as_json
+from otel_progress.cli.output import write_table
+from otel_progress.exports import encode_json_line
 
 ROWS = [
     ("STATUS", "ID", "EMPTY", "NAME", "MESSAGE"),
@@ -20,9 +20,11 @@ ROWS = [
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 120])
-def test_a_table_fits_its_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """The columns that can be spared go first, and the last one is cut."""
-    table(ROWS, [{}, {}], width, spare=(3,))
+def test_table_on_narrow_terminal_omits_optional_columns(
+    width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last column is cut."""
+    write_table(ROWS, [{}, {}], width, optional=(3,))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(cell_len, lines)) <= width
     assert lines[0].startswith("STATUS")
@@ -30,9 +32,8 @@ def test_a_table_fits_its_terminal(width: int, capsys: pytest.CaptureFixture[str
     assert ("NAME" in lines[0]) == (width >= 80)
 
 
-def test_a_table_in_a_pipe_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    """What another program reads is whole."""
-    table(ROWS, [{}, {}], None)
+def test_table_without_width_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(ROWS, [{}, {}], None)
     assert "a" * 60 in (out := capsys.readouterr().out)
     assert ("a message " * 20).rstrip() in out
 
@@ -50,20 +51,20 @@ JSON = st.recursive(
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=3))
-def test_any_document_becomes_one_safe_line_of_json(document: dict[str, object]) -> None:
-    """It reads back as it was, but for numbers JSON does not have; no character in it moves a terminal."""
-    line = as_json(document)
+def test_any_document_as_json_is_one_printable_line(document: dict[str, object]) -> None:
+    """Numbers that JSON cannot represent become null."""
+    line = encode_json_line(document)
     assert "\n" not in line
     assert not any(
         ord(character) < 32 or 0x7F <= ord(character) < 0xA0 or 0xD800 <= ord(character) < 0xE000
         for character in line
     )
-    assert json.loads(line, parse_constant=pytest.fail) == _without_oddities(document)
+    assert json.loads(line, parse_constant=pytest.fail) == _replace_non_finite(document)
 
 
-def _without_oddities(value: object) -> object:
+def _replace_non_finite(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _without_oddities(item) for key, item in value.items()}
-    return [_without_oddities(item) for item in value] if isinstance(value, list) else value
+        return {key: _replace_non_finite(item) for key, item in value.items()}
+    return [_replace_non_finite(item) for item in value] if isinstance(value, list) else value

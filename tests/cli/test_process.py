@@ -1,4 +1,4 @@
-"""The command as a process: interrupts, pipes, what it imports."""
+"""Commands as processes: interrupts, pipes, encodings and imports."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from tests.support.factories import batch, ended, local_instance, snapshot
 pytestmark = pytest.mark.process
 
 
-def changed(**fields: object) -> ChangeSet:
-    """Return a change of the operation that runs in the journal of ``fill``."""
+def change_running(**fields: object) -> ChangeSet:
+    """Return a change of the running operation of ``fill``."""
     return present(snapshot(sequence=9, current=22, instance=local_instance(os.getpid()).id, **fields))
 
 
-def test_ctrl_c_ends_watch_with_0(store: str, tmp_path: Path) -> None:
-    """It is how a watch is ended: no traceback, no complaint."""
+def test_watch_interrupted_exits_with_0(store: str, tmp_path: Path) -> None:
     process = start(store, "watch")
     assert process.stdout is not None
     lines = process.stdout.readline() + process.stdout.readline()
@@ -39,18 +38,17 @@ def test_ctrl_c_ends_watch_with_0(store: str, tmp_path: Path) -> None:
     assert (process.returncode, errors) == (0, "")
 
 
-def test_ctrl_c_with_exit_status_ends_with_130(store: str, tmp_path: Path) -> None:
-    """The outcome that was asked for is not known."""
+def test_watch_with_exit_status_interrupted_exits_with_130(store: str, tmp_path: Path) -> None:
     process = start(store, "watch", "friday-42", "--exit-status", "--json")
     assert process.stdout is not None
     process.stdout.readline()
-    errors = interrupt(process, tmp_path / "progress.db", changed())
+    errors = interrupt(process, tmp_path / "progress.db", change_running())
     assert process.returncode == 130
     assert "Traceback" not in errors
 
 
-def test_watch_follows_another_process_to_the_end(store: str, tmp_path: Path) -> None:
-    """One line of JSON a change; with an id it ends when the operation does, once told."""
+def test_watch_with_id_follows_operation_to_the_end(store: str, tmp_path: Path) -> None:
+    """Each change is one line of JSON."""
     process = start(store, "watch", "lost", "--json", "--interval", "0.05", "--exit-status")
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["condition"] == "abandoned"
@@ -58,9 +56,8 @@ def test_watch_follows_another_process_to_the_end(store: str, tmp_path: Path) ->
     names = {"run": "r4", "operation_id": "lost", "id": "lost"}
     journal.write(batch(snapshot(sequence=2, ratio=0.9, **names)))
     assert json.loads(process.stdout.readline())["ratio"] == 0.9
-    journal.write(
-        batch(ended(sequence=3, ratio=1.0, ended_at=time.time(), **names))
-    )  # long ago it would be past retention
+    # The end is now, because an older one would be past retention.
+    journal.write(batch(ended(sequence=3, ratio=1.0, ended_at=time.time(), **names)))
     journal.close()
     rest, errors = finish(process)
     assert [json.loads(line)["status"] for line in rest.splitlines()] == ["completed"]
@@ -71,23 +68,22 @@ def test_watch_follows_another_process_to_the_end(store: str, tmp_path: Path) ->
     "arguments",
     [("ls", "--all"), ("export", "friday-42", "--format", "csv"), ("--help",), ("watch", "--json")],
 )
-def test_a_reader_that_leaves_early_is_no_error(
+def test_command_with_closed_pipe_exits_with_0(
     store: str, arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """``| head -1``: nothing is said, nothing is left to be flushed; a watch finds out when there is something to write."""
+    """An example is ``| head -1``."""
     process = start(store, *arguments)
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
     if arguments[0] == "watch":
         with closing(SqliteJournal(tmp_path / "progress.db")) as journal:
-            journal.write(changed())
+            journal.write(change_running())
     errors = finish(process)[1]
     assert (process.returncode, errors) == (0, "")
 
 
-def test_an_encoding_that_cannot_carry_it_is_no_error(store: str) -> None:
-    """Under ASCII, JSON escapes and text is spelt out."""
+def test_command_with_ascii_output_escapes_text(store: str) -> None:
     commands = (("ls", "--json", "--all"), ("show", "backup-1"), ("watch", "--once"), ("export", "friday-42"))
     for process in [start(store, *arguments, PYTHONIOENCODING="ascii:strict") for arguments in commands]:
         output, errors = finish(process)
@@ -99,14 +95,14 @@ IMPORTS = """
 import sys
 from otel_progress.cli import cli
 cli([*sys.argv[1:]], standalone_mode=False)
-heavy = ("opentelemetry.sdk", "prometheus_client", "opentelemetry.exporter", "rich.live", "rich.progress", "grpc")
+heavy = ("opentelemetry.sdk", "prometheus_client", "opentelemetry.exporter", "rich.live", "rich.progress",
+    "grpc")
 print(sorted(name for name in sys.modules if name in heavy), file=sys.stderr)
 """
 
 
 @pytest.mark.parametrize("arguments", [("ls",), ("show", "friday-42"), ("watch", "--once"), ("history",)])
-def test_looking_imports_no_sdk(store: str, arguments: tuple[str, ...]) -> None:
-    """Commands that only read start fast."""
+def test_reading_command_imports_no_sdk(store: str, arguments: tuple[str, ...]) -> None:
     command = [sys.executable, "-c", IMPORTS, "--store", store, *arguments]
     run = subprocess.run(
         command, env=clean_environ(), capture_output=True, text=True, check=True, timeout=TIMEOUT_S
@@ -114,11 +110,10 @@ def test_looking_imports_no_sdk(store: str, arguments: tuple[str, ...]) -> None:
     assert run.stderr == "[]\n"
 
 
-@pytest.mark.parametrize("made", [False, True], ids=["no file", "a file that a worker has just made"])
-def test_watch_waits_for_the_first_work_of_a_machine(tmp_path: Path, made: bool) -> None:
-    """Started before there is a journal, it shows the first operation all the same."""
+@pytest.mark.parametrize("has_file", [False, True], ids=["no file", "empty file"])
+def test_watch_without_journal_waits_for_first_operation(tmp_path: Path, has_file: bool) -> None:
     path = tmp_path / "fresh" / "otel-progress" / "progress.db"
-    if made:
+    if has_file:
         path.parent.mkdir(parents=True)
         path.touch()
     process = start(
@@ -133,8 +128,7 @@ def test_watch_waits_for_the_first_work_of_a_machine(tmp_path: Path, made: bool)
     assert (process.returncode, errors) == (0, "")
 
 
-def test_the_demo_runs_and_can_be_looked_at(tmp_path: Path) -> None:
-    """Real work in the journal that --store names; its progress goes to stderr as plain lines, since that is a pipe."""
+def test_demo_stores_operation_and_writes_plain_lines(tmp_path: Path) -> None:
     (tmp_path / "sources").mkdir()
     (tmp_path / "sources" / "good.py").write_text("x = 1\n")
     (tmp_path / "sources" / "bad.py").write_text("x = = 1\n")
@@ -146,3 +140,33 @@ def test_the_demo_runs_and_can_be_looked_at(tmp_path: Path) -> None:
     assert "bad.py" in output
     listed, _ = finish(start(store, "history", "--json"))
     assert [entry["status"] for entry in json.loads(listed)["operations"]] == ["completed"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="requires /dev/full")
+def test_command_on_full_disk_reports_one_line(store: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "otel_progress", "--store", store, "show", "friday-42"],
+            env=clean_environ(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_S,
+        )
+    assert process.returncode == 1
+    assert process.stderr == "error: Input or output failed: [Errno 28] No space left on device.\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="requires a POSIX shell")
+def test_command_with_closed_stdout_succeeds_silently(store: str) -> None:
+    command = [sys.executable, "-m", "otel_progress", "--store", store, "ls"]
+    process = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *command],
+        env=clean_environ(),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+    assert (process.returncode, process.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""The pace of paused work on the command line: of the time that was worked, whatever the clock says."""
+"""Rate of paused operations on the command line: per active time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from tests.support.command_line import run, url_of
 from tests.support.factories import batch, ended, local_instance, snapshot
 
 
-def test_show_and_watch_leave_pauses_out(tmp_path: Path) -> None:
-    """An operation that waits since an hour, its level, and one that waited before it ended have the pace at which they worked."""
+def test_rate_in_show_and_watch_excludes_pauses(tmp_path: Path) -> None:
     now, clock = time.time(), time.monotonic()
     here = local_instance(os.getpid())
-    began = {"started_at": now - 5_000, "started_clock": clock - 5_000, "instance": here.id, "unit": "song"}
-    paused = {"paused_clock": clock - 3_600, "paused_s": 1_300.0}  # 100 of 5,000 seconds worked
+    times = {"started_at": now - 5_000, "started_clock": clock - 5_000, "instance": here.id, "unit": "song"}
+    paused = {"paused_clock": clock - 3_600, "paused_s": 1_300.0}  # 100 of 5,000 seconds are active
     journal = SqliteJournal(tmp_path / "progress.db")
-    tape = snapshot(operation_id="tape", id="tape", current=300, total=1_000, ratio=0.3, **began, **paused)
-    level = {**began, "started_clock": clock - 3_660, "operation_id": "tape"}
+    tape = snapshot(operation_id="tape", id="tape", current=300, total=1_000, ratio=0.3, **times, **paused)
+    level = {**times, "started_clock": clock - 3_660, "operation_id": "tape"}
     reel = snapshot("reel:1", current=30, total=60, ratio=0.5, **level)
     film = {
-        **began,
+        **times,
         "run": "r2",
         "operation_id": "film",
         "id": "film",

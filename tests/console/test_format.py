@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Formats of counts, rates, durations and times."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_progress.console.format import (
-    count,
-    duration,
-    left,
-    moment,
-    percentage,
-    plural,
-    quantity,
-    rate,
-    remaining,
-    roughly,
+    format_bound,
+    format_count,
+    format_duration,
+    format_moment,
+    format_percentage,
+    format_quantity,
+    format_rate,
+    format_remaining,
+    format_time_left,
+    pluralize_unit,
 )
 from otel_progress.model import Eta
 from tests.support.estimate_cases import CASES, EtaCase
@@ -46,43 +46,43 @@ from tests.support.factories import CLOCK
         (None, "?"),
     ],
 )
-def test_a_duration_has_its_two_largest_units(seconds: float | None, text: str) -> None:
-    """Short ones have tenths, and rounding never gives 60 seconds or 60 minutes."""
-    assert duration(seconds) == text
+def test_duration_has_its_two_largest_units(seconds: float | None, text: str) -> None:
+    """Rounding never gives 60 seconds or 60 minutes."""
+    assert format_duration(seconds) == text
 
 
 @given(st.floats())
-def test_every_number_has_a_duration(seconds: float) -> None:
-    """Another process's row may hold any number: nothing raises, nothing says 60s."""
+def test_duration_of_any_number_is_valid(seconds: float) -> None:
+    """A journal can contain any number."""
     assert re.fullmatch(
-        r"\?|\d\.\ds|[1-5]?\ds|[1-5]?\dm [0-5]\ds|[12]?\dh [0-5]\dm|\d+d [0-2]\dh", duration(seconds)
+        r"\?|\d\.\ds|[1-5]?\ds|[1-5]?\dm [0-5]\ds|[12]?\dh [0-5]\dm|\d+d [0-2]\dh", format_duration(seconds)
     )
 
 
 @given(st.none() | st.floats())
-def test_every_number_has_a_moment(timestamp: float | None) -> None:
-    """A time that no calendar holds is a question mark."""
-    assert re.fullmatch(r"\?|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d(:\d\d)?", moment(timestamp))
+def test_moment_of_any_number_is_valid(timestamp: float | None) -> None:
+    """A time outside of the calendar is a question mark."""
+    assert re.fullmatch(r"\?|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d(:\d\d)?", format_moment(timestamp))
 
 
 @pytest.mark.parametrize(
     ("ratio", "text"),
     [(None, ""), (math.nan, ""), (0.0, "0%"), (0.29, "29%"), (0.999, "99%"), (1.0, "100%"), (7.0, "100%")],
 )
-def test_a_percentage_says_100_only_when_all_is_done(ratio: float | None, text: str) -> None:
-    """It is rounded down, and empty while unknown; an estimated one is marked."""
-    assert percentage(ratio) == text
-    assert percentage(ratio, estimated=True) == (f"~{text}" if text else "")
+def test_percentage_is_rounded_down(ratio: float | None, text: str) -> None:
+    """It is empty while unknown. An estimated one is marked."""
+    assert format_percentage(ratio) == text
+    assert format_percentage(ratio, estimated=True) == (f"~{text}" if text else "")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_an_estimate_in_words(case: EtaCase) -> None:
-    """What is left with its interval, at least so much once stalled, and nothing where nothing is known."""
-    told = case.eta.at(CLOCK + case.seconds)
-    assert left(told) == case.text
-    assert left(told, bounds=False) == case.text.partition(" (")[0]
-    assert remaining(told) == case.text.replace(" left", "")
-    assert left(None) == remaining(None) == ""
+def test_estimate_has_time_left_and_interval(case: EtaCase) -> None:
+    """A stalled one has a lower bound."""
+    eta = case.eta.at(CLOCK + case.seconds)
+    assert format_time_left(eta) == case.text
+    assert format_time_left(eta, bounds=False) == case.text.partition(" (")[0]
+    assert format_remaining(eta) == case.text.replace(" left", "")
+    assert format_time_left(None) == format_remaining(None) == ""
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,19 @@ def test_an_estimate_in_words(case: EtaCase) -> None:
         (sys.float_info.max, "?", "?"),
     ],
 )
-def test_a_bound_has_no_more_precision_than_it_is_worth(seconds: float, down: str, up: str) -> None:
-    """Seconds below a minute, tens of them below ten minutes, then minutes; a wider interval than the true one, never a narrower."""
-    assert (roughly(seconds), roughly(seconds, up=True)) == (down, up)
+def test_bound_is_rounded_outwards(seconds: float, down: str, up: str) -> None:
+    """An interval can only become wider."""
+    assert (format_bound(seconds), format_bound(seconds, up=True)) == (down, up)
 
 
 @given(st.none() | st.floats(), st.none() | st.floats(), st.none() | st.floats())
-def test_every_estimate_has_words(remaining_s: float | None, low: float | None, high: float | None) -> None:
-    """Another process's row may hold any number: nothing raises, nothing is negative."""
-    told = left(Eta(remaining_s, low, high, "estimated", "rate", 0, 0.0))
-    assert "-" not in told
-    assert "nan" not in told
+def test_estimate_of_any_numbers_is_valid(
+    remaining_s: float | None, low: float | None, high: float | None
+) -> None:
+    """A journal can contain any number."""
+    text = format_time_left(Eta(remaining_s, low, high, "estimated", "rate", 0, 0.0))
+    assert "-" not in text
+    assert "nan" not in text
 
 
 @pytest.mark.parametrize(
@@ -132,9 +134,9 @@ def test_every_estimate_has_words(remaining_s: float | None, low: float | None, 
         (12_345_678, None, None, "12.3M"),
     ],
 )
-def test_a_count_has_its_unit(current: float, total: float | None, unit: str | None, text: str) -> None:
-    """Words are put in the plural, symbols are not, and bytes are scaled."""
-    assert count(current, total, unit) == text
+def test_count_has_unit_in_plural(current: float, total: float | None, unit: str | None, text: str) -> None:
+    """Symbols are unchanged, and bytes are scaled."""
+    assert format_count(current, total, unit) == text
 
 
 @pytest.mark.parametrize(
@@ -149,18 +151,15 @@ def test_a_count_has_its_unit(current: float, total: float | None, unit: str | N
         (2_500_000, 2, "byte", "1.2 MB/s"),
     ],
 )
-def test_a_slow_rate_is_told_by_the_minute_or_hour(
-    current: float, elapsed: float, unit: str | None, text: str
-) -> None:
-    """So that it never reads 0.0/s; before anything is done there is none."""
-    assert rate(current, elapsed, unit) == text
+def test_slow_rate_is_per_minute_or_hour(current: float, elapsed: float, unit: str | None, text: str) -> None:
+    """Without progress it is empty."""
+    assert format_rate(current, elapsed, unit) == text
 
 
 @given(st.integers() | st.floats(), st.none() | st.text())
-def test_every_quantity_and_unit_is_one_short_printable_word(value: float, unit: str | None) -> None:
-    """Nothing a caller counts, in whatever unit, breaks a line or floods it."""
+def test_any_quantity_and_unit_is_short_and_printable(value: float, unit: str | None) -> None:
     if isinstance(value, float) or abs(value) < 1e300:
-        assert quantity(value, unit).isprintable()
+        assert format_quantity(value, unit).isprintable()
     if unit is not None:
-        assert len(plural(unit, 2)) <= 16 * 10
-        assert "\x1b" not in plural(unit, 2)
+        assert len(pluralize_unit(unit, 2)) <= 16 * 10
+        assert "\x1b" not in pluralize_unit(unit, 2)

@@ -1,4 +1,4 @@
-"""The tree of bars, as text."""
+"""Layout of the tree of bars."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from otel_progress.console.glyphs import ASCII, glyphs_for
-from otel_progress.console.layout import ProgressTree, render, render_ended
-from otel_progress.console.plain import operation_line
+from otel_progress.console.glyphs import ASCII, choose_glyphs
+from otel_progress.console.layout import ProgressTree, render_finished, render_tree
+from otel_progress.console.plain import format_operation
 from otel_progress.model import Eta, Failure, Status
 from otel_progress.operations import OperationSnapshot
 from tests.support.estimate_cases import WAITS
@@ -20,7 +20,7 @@ from tests.support.factories import CLOCK, ended, operation, snapshot
 
 
 def setlist(**fields: object) -> OperationSnapshot:
-    """An operation a minute after its start: stages, songs, one of them failed, an action of unknown length."""
+    """Return an operation one minute after its start, with stages and songs."""
     root = snapshot(
         current=21,
         total=50,
@@ -53,13 +53,14 @@ def setlist(**fields: object) -> OperationSnapshot:
 
 def text(operation_: OperationSnapshot, width: int = 80, height: int = 24) -> list[str]:
     """Return the frame of one operation."""
-    return [line.plain.rstrip() for line in render([operation_], width=width, height=height)]
+    return [line.plain.rstrip() for line in render_tree([operation_], width=width, height=height)]
 
 
-def test_the_whole_tree_at_100_columns() -> None:
-    """Bars in columns, stages in one line, ended levels folded, failed ones with their error."""
+def test_tree_at_100_columns_has_all_rows() -> None:
+    """Finished levels are counted. Failed ones are listed with their error."""
     assert text(setlist(), width=100) == [
-        "● Friday setlist setlist ━━━━━━━────────── 42% 21/50 songs 21.0/min 1m 00s, 48s left 1 failed Mixing",
+        "● Friday setlist setlist ━━━━━━━────────── 42% 21/50 songs 21.0/min "
+        "1m 00s, 48s left 1 failed Mixing",
         "  ✓ queue  – preparation  ● execution 40%  · final",
         "  ● song Blue            ━━━━━━━━╸──────── 50%        5/10  5.0/min 1m 00s",
         "    ● action Export      ────━━━──────────               3  3.0/min 1m 00s",
@@ -68,14 +69,12 @@ def test_the_whole_tree_at_100_columns() -> None:
     ]
 
 
-def test_an_interval_is_shown_where_there_is_room() -> None:
-    """At 140 columns the remaining time has its bounds; where it is narrower the messages are worth more."""
+def test_interval_is_shown_on_wide_terminal_only() -> None:
     assert "1m 00s, 48s left (40s to 1m) 1 failed Mixing" in text(setlist(), width=140)[0]
     assert "(" not in text(setlist(), width=119)[0]
 
 
-def test_what_rests_on_an_estimate_is_marked_everywhere() -> None:
-    """An opaque step, the stage it is in and the operation above it: each percentage has its sign."""
+def test_estimated_percentages_are_marked() -> None:
     step = snapshot(
         "stage:encode/step:1",
         name="ffmpeg",
@@ -92,8 +91,8 @@ def test_what_rests_on_an_estimate_is_marked_everywhere() -> None:
     assert [line for line in lines if "ffmpeg" in line and "~50%" in line and "10s, 20s left" in line]
 
 
-def test_a_level_waits_with_its_operation() -> None:
-    """While the operation is paused the estimates of its levels stand still; once it is abandoned they have none."""
+def test_level_of_paused_operation_keeps_its_estimate() -> None:
+    """A level of an abandoned operation has no estimate."""
     song = snapshot(
         "song:12", name="Blue", ratio=0.5, eta=Eta(300.0, None, None, "estimated", "history", 5, CLOCK)
     )
@@ -105,15 +104,14 @@ def test_a_level_waits_with_its_operation() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"), [(20.0, "4m 40s left"), (80.0, "4m 30s left"), (95.0, "at least 3m 30s left")]
 )
-def test_the_remaining_time_ages_as_the_record_does(seconds: float, words: str) -> None:
-    """It counts down, waits, and then says at least so much; the line in a log says the same."""
-    found = operation(snapshot(ratio=0.5, eta=WAITS, stall_after_s=1e6), clock=CLOCK + seconds)
-    assert words in text(found, width=140)[0]
-    assert words in operation_line(found)
+def test_time_left_counts_down_then_becomes_lower_bound(seconds: float, words: str) -> None:
+    """The plain line has the same text."""
+    waiting = operation(snapshot(ratio=0.5, eta=WAITS, stall_after_s=1e6), clock=CLOCK + seconds)
+    assert words in text(waiting, width=140)[0]
+    assert words in format_operation(waiting)
 
 
-def test_an_unknown_total_looks_unknown() -> None:
-    """Its bar travels with time, and there is no percentage."""
+def test_bar_without_total_moves_without_percentage() -> None:
     frames = {
         text(operation(snapshot(current=3), clock=CLOCK + seconds))[0] for seconds in (60.0, 60.5, 61.0)
     }
@@ -121,40 +119,37 @@ def test_an_unknown_total_looks_unknown() -> None:
     assert not any("%" in frame for frame in frames)
 
 
-def test_a_message_stands_in_the_line_when_there_is_room() -> None:
-    """Only otherwise it takes a line of its own."""
+def test_message_is_in_the_line_if_it_fits() -> None:
     assert len(text(operation(snapshot(ratio=0.5, message="Mixing the second track")), width=80)) == 1
     assert len(text(operation(snapshot(ratio=0.5, message="Mixing the second track")), width=40)) == 2
 
 
 @pytest.mark.parametrize("width", [1, 5, 10, 20, 40, 60, 80, 120, 300])
 @pytest.mark.parametrize("height", [1, 2, 3, 5, 8, 24])
-def test_it_never_leaves_the_terminal(width: int, height: int) -> None:
-    """No line is wider, and no frame higher than it may be, whatever the size."""
-    lines = render([setlist(), setlist()], width=width, height=height)
+def test_tree_fits_any_terminal(width: int, height: int) -> None:
+    lines = render_tree([setlist(), setlist()], width=width, height=height)
     assert 1 <= len(lines) <= height
     assert max(line.cell_len for line in lines) <= width
 
 
-def test_a_small_terminal_keeps_what_matters() -> None:
-    """The operation and its running levels stay; how many lines are missing is told."""
+def test_small_terminal_shows_operation_and_running_levels() -> None:
+    """The omitted lines are counted."""
     lines = text(setlist(), height=4)
     assert [line.split()[1] for line in lines[:3]] == ["Friday", "song", "action"]
     assert lines[3] == "… 4 more"
 
 
-def test_at_forty_columns_the_figures_stay() -> None:
-    """The label and the bar give way before the percentage."""
+def test_narrow_terminal_shows_percentage() -> None:
     assert "42%" in text(setlist(), width=40)[0]
 
 
-def test_the_newest_operations_are_kept_and_the_oldest_is_on_top() -> None:
-    """Operations come newest first; a new one appears below, and moves nothing."""
+def test_newest_operations_are_shown_oldest_first() -> None:
+    """A new operation moves no row."""
     operations = [
         operation(snapshot(name=f"n{number}", ratio=0.1, operation_id=f"n{number}"))
         for number in range(9, -1, -1)
     ]
-    shown = [line.plain.split()[1] for line in render(operations, width=80, height=5)]
+    shown = [line.plain.split()[1] for line in render_tree(operations, width=80, height=5)]
     assert shown == ["n6", "n7", "n8", "n9", "6"]
 
 
@@ -167,31 +162,27 @@ def test_the_newest_operations_are_kept_and_the_oldest_is_on_top() -> None:
         ({"clock": CLOCK + 200.0}, "paused for 2m 20s"),
     ],
 )
-def test_a_condition_is_told_in_words(fields: dict[str, object], word: str) -> None:
-    """Colour alone would say nothing in black and white."""
+def test_condition_is_written_as_text(fields: dict[str, object], word: str) -> None:
     base = setlist(**fields)
     kinds = {"overdue": {"overdue_after_s": 120.0}, "paused": {"paused_clock": CLOCK + 60.0}}
     base = replace(base, root=replace(base.root, **kinds.get(word.split()[0], {})))
     assert word in text(base, width=120)[0]
 
 
-def test_how_it_fares_is_never_cut_away() -> None:
-    """Where the line has no room for it, it takes the next one, before the message."""
-    found = setlist(clock=CLOCK + 200.0)
-    found = replace(
-        found, root=replace(found.root, paused_clock=CLOCK + 60.0, message="Waiting for a robot arm")
+def test_condition_without_space_gets_its_own_line() -> None:
+    paused = setlist(clock=CLOCK + 200.0)
+    paused = replace(
+        paused, root=replace(paused.root, paused_clock=CLOCK + 60.0, message="Waiting for a robot arm")
     )
-    assert text(found, width=80)[1] == "  paused for 2m 20s 1 failed Waiting for a robot arm"
-    assert "paused for 2m 20s" in text(found, width=140)[0]
+    assert text(paused, width=80)[1] == "  paused for 2m 20s 1 failed Waiting for a robot arm"
+    assert "paused for 2m 20s" in text(paused, width=140)[0]
 
 
-def test_retries_and_failures_are_counted_in_the_line() -> None:
-    """The third attempt says so."""
+def test_failed_count_and_attempt_are_in_the_line() -> None:
     assert "2 failed attempt 3" in text(operation(snapshot(failed=2, attempt=3, ratio=0.5)))[0]
 
 
-def test_hostile_text_is_shown_as_escapes() -> None:
-    """Neither rich's markup nor the terminal's escapes nor line ends come through."""
+def test_control_characters_are_escaped() -> None:
     evil = "\x1b]0;title\x07[bold]x[/]\n\u202e"
     root = snapshot(name=evil, message=evil, ratio=0.1)
     shown = text(
@@ -202,22 +193,20 @@ def test_hostile_text_is_shown_as_escapes() -> None:
     assert not any(character in "".join(shown) for character in "\x1b\x07\n\u202e")
 
 
-def test_wide_characters_are_measured_in_cells() -> None:
-    """A column stays a column beside them."""
+def test_wide_characters_keep_columns_aligned() -> None:
     levels = [
         snapshot("song:1", name="混合トラック" * 5, ratio=0.5, order=1),
         snapshot("song:2", name="plain", ratio=0.5, order=2),
     ]
-    lines = render([operation(snapshot(ratio=0.5), levels)], width=79, height=9)
+    lines = render_tree([operation(snapshot(ratio=0.5), levels)], width=79, height=9)
     assert len({line.cell_len for line in lines}) == 1
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60), st.integers(1, 130), st.none() | st.floats(-1, 2))
-def test_any_text_and_any_width_make_lines(name: str, message: str, width: int, ratio: float | None) -> None:
-    """Whatever another process has written, a frame fits and can be encoded."""
+def test_tree_of_any_text_fits_any_width(name: str, message: str, width: int, ratio: float | None) -> None:
     levels = [snapshot("song:1", name=message, ratio=ratio, current=1)]
-    lines = render(
+    lines = render_tree(
         [operation(snapshot(name=name, message=message, ratio=ratio), levels)], width=width, height=10
     )
     assert all(
@@ -225,33 +214,29 @@ def test_any_text_and_any_width_make_lines(name: str, message: str, width: int, 
     )
 
 
-def test_ten_thousand_levels_cost_a_bounded_frame() -> None:
-    """Only as many as there are lines get one; the others are counted."""
+def test_ten_thousand_levels_fit_the_height() -> None:
     levels = [snapshot(f"song:{number}", order=number, ratio=0.1) for number in range(10_000)]
     lines = text(operation(snapshot(ratio=0.1), levels), height=10)
     assert len(lines) == 10
     assert "song Name of 9999" in lines[-2]
 
 
-def test_levels_nested_beyond_reason_are_left_out() -> None:
-    """A path of ten thousand segments neither overflows the stack nor takes the screen."""
+def test_levels_below_max_depth_are_omitted() -> None:
     path = "/".join(f"a:{number}" for number in range(10_000))
     assert len(text(operation(snapshot(ratio=0.1), [snapshot(path)]))) == 1
 
 
-def test_ascii_stands_in_where_the_encoding_cannot() -> None:
-    """Latin-1 has no bars."""
-    assert glyphs_for("latin-1") is ASCII
-    assert glyphs_for(None) is ASCII
-    assert glyphs_for("no-such-encoding") is ASCII
+def test_encoding_without_bars_uses_ascii_glyphs() -> None:
+    assert choose_glyphs("latin-1") is ASCII
+    assert choose_glyphs(None) is ASCII
+    assert choose_glyphs("no-such-encoding") is ASCII
     shown = "".join(
-        line.plain for line in render([setlist()], width=80, height=24, glyphs=glyphs_for("ascii"))
+        line.plain for line in render_tree([setlist()], width=80, height=24, glyphs=choose_glyphs("ascii"))
     )
     assert shown.isascii()
 
 
-def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With NO_COLOR the renderable has no colours, without it it has."""
+def test_tree_with_no_color_has_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     outputs = []
     for value in ("", "1"):
@@ -265,8 +250,7 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "42%" in outputs[1]
 
 
-def test_what_stays_after_the_end() -> None:
-    """One line for the operation, some for its failed levels, the rest counted."""
+def test_finished_operation_leaves_result_and_failed_levels() -> None:
     failed = [
         ended(f"song:{number}", name=f"s{number}", status=Status.FAILED, error=Failure("OSError", "gone"))
         for number in range(8)
@@ -280,7 +264,7 @@ def test_what_stays_after_the_end() -> None:
         failed=8,
         error=Failure("OSError", "disk full"),
     )
-    lines = [line.plain for line in render_ended(operation(root, failed), width=100)]
+    lines = [line.plain for line in render_finished(operation(root, failed), width=100)]
     assert (
         lines[0]
         == "✗ setlist Name of friday-42 failed at 50% 5/10 songs 8 failed in 1m 00s OSError: disk full"

@@ -1,4 +1,4 @@
-"""Plain lines for log files."""
+"""Plain display for log files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.terminal import Clock, Shelf, tick
 
 
 class Log:
-    """A plain console with a clock, and what it wrote."""
+    """Plain console with a clock and its output."""
 
     def __init__(self, *operations: object) -> None:
         self.clock = Clock()
@@ -21,16 +21,15 @@ class Log:
         self.console = PlainConsole(self.shelf, self.stream, clock=self.clock)
 
     def lines(self) -> list[str]:
-        """The lines so far."""
+        """Return the lines written so far."""
         return self.stream.getvalue().splitlines()
 
     def without_time(self) -> list[str]:
-        """The lines without their first word."""
+        """Return the lines without their time."""
         return [line.partition(" ")[2] for line in self.lines()]
 
 
-def test_a_run_is_its_start_some_states_and_its_end() -> None:
-    """One line every five seconds, one at each change of status."""
+def test_run_has_lines_for_start_intervals_and_end() -> None:
     log = Log()
     for second in range(13):
         root = snapshot(current=second, total=20, ratio=second / 20, unit="song", message="Mixing")
@@ -46,18 +45,16 @@ def test_a_run_is_its_start_some_states_and_its_end() -> None:
     ]
 
 
-def test_a_line_has_time_condition_and_what_remains() -> None:
-    """It stands for itself: whoever finds it in a log needs no other."""
+def test_line_has_time_condition_and_time_left() -> None:
     root = snapshot(ratio=0.5, failed=2, eta=Eta(90.0, None, None, "ok", "rate", 0, CLOCK + 300.0))
     log = Log()
-    log.console.show([operation(root, clock=CLOCK + 300.0)])
+    log.console.show_operations([operation(root, clock=CLOCK + 300.0)])
     line = log.lines()[0]
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d ", line)
     assert "running stalled for 5m 00s 50% 2 failed after 5m 00s 1m 30s left" in line
 
 
-def test_failed_levels_get_a_line_each_up_to_a_bound() -> None:
-    """Ten thousand broken files do not fill a disk; how many were left out is told at the end."""
+def test_failed_levels_beyond_rate_limit_are_counted() -> None:
     log = Log(operation())
     broken = [
         snapshot(f"file:{number}", status=Status.FAILED, error=Failure("OSError", "gone"))
@@ -71,29 +68,26 @@ def test_failed_levels_get_a_line_each_up_to_a_bound() -> None:
     assert re.search(r"99\d\d more changes not shown", log.lines()[-1])
 
 
-def test_hostile_text_stays_on_its_line() -> None:
-    """No escape, no carriage return, no line end of a caller's reaches the log."""
+def test_control_characters_are_escaped_in_one_line() -> None:
     log = Log()
     evil = "\x1b[2J\r\nforged line\u2028"
-    log.console.show([operation(snapshot(name=evil, message=evil * 1000))])
+    log.console.show_operations([operation(snapshot(name=evil, message=evil * 1000))])
     assert len(log.stream.getvalue().splitlines()) == 1
     assert not set("\x1b\r\u2028") & set(log.stream.getvalue())
     assert len(log.lines()[0]) <= 1000
 
 
-def test_only_some_of_very_many_operations_are_told_at_a_time() -> None:
-    """The others are counted."""
+def test_operations_beyond_limit_are_counted() -> None:
     many = [operation(snapshot(run=f"r{number}", operation_id=f"o{number}")) for number in range(100)]
     log = Log(*many)
-    log.console.show(many)
+    log.console.show_operations(many)
     log.clock.now += 5.0
-    log.console.show(many)
+    log.console.show_operations(many)
     assert len(log.lines()) < 45
     assert any("and 80 more operations" in line for line in log.lines())
 
 
-def test_nothing_is_asked_of_the_reader_between_two_lines() -> None:
-    """Ten ticks a second cost nothing but a look at the clock."""
+def test_reader_is_not_called_between_intervals() -> None:
     log = Log(operation())
     for _ in range(40):
         log.console.write(tick(snapshot()))

@@ -1,4 +1,4 @@
-"""The display on a real pseudo-terminal, in a process of its own."""
+"""Live display on a pseudo-terminal, in a process."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ pty = pytest.importorskip("pty", reason="no pseudo-terminals on this platform")
 
 PROGRAM = """
 import logging, sys, threading
-early = logging.StreamHandler()  # holds sys.stderr as it is before there is a display
+early = logging.StreamHandler()  # holds the stderr from before the display
 logging.basicConfig(handlers=[early], level=logging.INFO)
 import otel_progress as progress
 from otel_progress.console.region import Region
 draw, drawn = Region.draw, threading.Event()
 
-def draw_and_tell(self, lines, above=()):
+def draw_and_notify(self, lines, above=()):
     draw(self, lines, above)
     if lines:
         drawn.set()
 
-def until_a_frame_came_in_between():
+def wait_for_frame():
     drawn.clear()
     assert drawn.wait(60)
 
-Region.draw = draw_and_tell
+Region.draw = draw_and_notify
 runtime = progress.configure(service_name="test", store="memory:", console="auto")
 with progress.operation("survey", "Friday", total=3, unit="song") as op:
     for number in range(3):
         with op.level("song", str(number)):
-            until_a_frame_came_in_between()
+            wait_for_frame()
             print(f"printed {number} " + "x" * 60)
             logging.info("logged %d", number)
-            print("begun ", end="", flush=True)
-            until_a_frame_came_in_between()
-            print("and ended")
+            print("first ", end="", flush=True)
+            wait_for_frame()
+            print("and last")
     if "fail" in sys.argv:
         raise LookupError("on purpose")
     if "wait" in sys.argv:
@@ -56,7 +56,7 @@ print("after")
 
 
 class Session:
-    """A program that runs on a pseudo-terminal, and the screen that shows what it wrote."""
+    """Program on a pseudo-terminal, and the screen of its output."""
 
     def __init__(self, *arguments: str, redirect: Path | None = None) -> None:
         ours, theirs = pty.openpty()
@@ -80,18 +80,18 @@ class Session:
         self.screen = pyte.Screen(80, 24)
 
     def read_until(self, text: str | None = None) -> None:
-        """Read until ``text`` has come, or (None) until the program has closed the terminal."""
+        """Read until ``text`` is received. None reads until the terminal is closed."""
         while text is None or text not in self.raw:
             try:
                 data = os.read(self._terminal, 65536)
-            except OSError:  # Linux: the other side has been closed
+            except OSError:  # on Linux: the other side is closed
                 break
             if not data:
                 break
             self.raw += data.decode("utf-8", "replace")
 
     def end(self) -> list[str]:
-        """Wait for the end and return the lines that stay on the screen."""
+        """Wait for the end and return the lines of the screen."""
         self.read_until()
         os.close(self._terminal)
         self.process.wait(60)
@@ -99,18 +99,17 @@ class Session:
         return [line.rstrip() for line in self.screen.display if line.strip()]
 
 
-def test_print_and_logging_live_with_the_bars() -> None:
-    """What the program writes comes out whole and in order, its bars are seen meanwhile, and one line stays of them."""
+def test_output_of_program_is_whole_and_above_the_bars() -> None:
     session = Session()
     lines = session.end()
     expected = [
         text
         for number in range(3)
-        for text in (f"printed {number} {'x' * 60}", f"logged {number}", "begun and ended")
+        for text in (f"printed {number} {'x' * 60}", f"logged {number}", "first and last")
     ]
     written = [line.removeprefix("INFO:root:") for line in lines]
     assert written[:9] == expected
-    last, final = sorted(written[9:])  # the end is drawn on the next tick, so either may come first
+    last, final = sorted(written[9:])  # the end is drawn in the next tick, so the order varies
     assert last == "after"
     assert final.startswith("✓ survey Friday completed 3/3 songs in ")
     assert "━" in session.raw
@@ -118,8 +117,8 @@ def test_print_and_logging_live_with_the_bars() -> None:
     assert session.process.returncode == 0
 
 
-def test_an_exception_leaves_a_clean_terminal() -> None:
-    """The traceback is whole, the operation is shown as failed, the cursor is there."""
+def test_exception_leaves_clean_terminal() -> None:
+    """The cursor is visible and the traceback is whole."""
     session = Session("fail")
     lines = session.end()
     assert "Traceback (most recent call last):" in lines
@@ -129,8 +128,7 @@ def test_an_exception_leaves_a_clean_terminal() -> None:
     assert session.process.returncode == 1
 
 
-def test_ctrl_c_leaves_a_clean_terminal() -> None:
-    """So does an interrupt in the middle."""
+def test_interrupt_leaves_clean_terminal() -> None:
     session = Session("wait")
     session.read_until("waiting")
     session.process.send_signal(signal.SIGINT)
@@ -140,21 +138,20 @@ def test_ctrl_c_leaves_a_clean_terminal() -> None:
     assert not session.screen.cursor.hidden
 
 
-def test_a_stopped_terminal_holds_up_nobody() -> None:
-    """Ctrl-S stops the output of a terminal; the display waits for Ctrl-Q without blocking the thread that draws."""
+def test_region_on_stopped_terminal_is_not_ready() -> None:
+    """Ctrl-S stops the output, Ctrl-Q resumes it."""
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w", encoding="utf-8") as stream:
         region = Region(stream)
-        assert region.ready()
+        assert region.is_ready()
         termios.tcflow(theirs, termios.TCOOFF)
-        assert not region.ready()
+        assert not region.is_ready()
         termios.tcflow(theirs, termios.TCOON)
-        assert region.ready()
+        assert region.is_ready()
     os.close(ours)
 
 
-def test_a_redirected_stdout_stays_in_its_file(tmp_path: Path) -> None:
-    """With bars on stderr, ``program > file`` gets every printed line and nothing else."""
+def test_redirected_stdout_has_only_printed_lines(tmp_path: Path) -> None:
     output = tmp_path / "out.txt"
     session = Session(redirect=output)
     lines = session.end()

@@ -1,4 +1,4 @@
-"""The block at the bottom of the terminal, on an emulated terminal."""
+"""Block of lines at the bottom of an emulated terminal."""
 
 from __future__ import annotations
 
@@ -16,30 +16,28 @@ from tests.support.terminal import Terminal
 
 @pytest.fixture
 def terminal() -> Terminal:
-    """A terminal of 60 columns and 20 rows."""
+    """Emulated terminal of 60 columns and 20 rows."""
     return Terminal()
 
 
 def region_on(terminal: Terminal) -> Region:
     """Return a region at the bottom of a terminal."""
-    return Region(terminal, size=terminal.size)  # type: ignore[arg-type]  # all that is used of a TextIO
+    return Region(terminal, size=terminal.size)  # type: ignore[arg-type]
 
 
 def block(*lines: str) -> list[tuple[str, int]]:
-    """Return lines as a region takes them."""
+    """Return lines with their widths."""
     return [(line, len(line)) for line in lines]
 
 
-def test_a_block_is_redrawn_in_place(terminal: Terminal) -> None:
-    """Longer, shorter and fewer lines leave nothing of the frame before."""
+def test_block_is_redrawn_in_place(terminal: Terminal) -> None:
     region = region_on(terminal)
     region.draw(block("one long line", "two", "three"))
     region.draw(block("1", "2"))
     assert terminal.lines() == ["1", "2"]
 
 
-def test_print_and_logging_come_out_above(terminal: Terminal) -> None:
-    """A handler that took the stream before the block was there is no different."""
+def test_print_and_logging_are_above_the_block(terminal: Terminal) -> None:
     handler = logging.StreamHandler(terminal)  # type: ignore[type-var]
     region = region_on(terminal)
     region.draw(block("bar"))
@@ -50,8 +48,7 @@ def test_print_and_logging_come_out_above(terminal: Terminal) -> None:
     assert terminal.lines() == ["printed 1", "logged", "a", "b", "bar"]
 
 
-def test_a_line_begun_is_continued(terminal: Terminal) -> None:
-    """``print("Loading…", end="")`` is not torn apart by frames in between."""
+def test_partial_line_is_continued_after_frames(terminal: Terminal) -> None:
     region = region_on(terminal)
     region.draw(block("bar", "bar"))
     terminal.write("Loading…")
@@ -63,8 +60,8 @@ def test_a_line_begun_is_continued(terminal: Terminal) -> None:
     assert terminal.lines() == ["Loading… done", "bar"]
 
 
-def test_another_progress_bar_lives_above(terminal: Terminal) -> None:
-    """A line that is rewritten with carriage returns (tqdm) stays one line."""
+def test_rewritten_line_of_other_bar_is_above_the_block(terminal: Terminal) -> None:
+    """tqdm rewrites its line with carriage returns."""
     region = region_on(terminal)
     region.draw(block("bar"))
     for percent in range(0, 100, 10):
@@ -73,37 +70,33 @@ def test_another_progress_bar_lives_above(terminal: Terminal) -> None:
     assert terminal.lines() == ["90%|##  |", "bar"]
 
 
-def test_lines_for_good_stay_above_the_block(terminal: Terminal) -> None:
-    """They are written once, and scroll like everything else."""
+def test_permanent_lines_are_above_the_block(terminal: Terminal) -> None:
     region = region_on(terminal)
     region.draw(block("a", "b"))
-    region.draw(block("b"), above=["a ended"])
-    region.draw([], above=["b ended"])
-    assert terminal.lines() == ["a ended", "b ended"]
+    region.draw(block("b"), above=["a done"])
+    region.draw([], above=["b done"])
+    assert terminal.lines() == ["a done", "b done"]
     assert "write" not in vars(terminal)
 
 
-def test_a_begun_line_ends_where_lines_for_good_come(terminal: Terminal) -> None:
-    """It cannot be continued once something stands below it."""
+def test_partial_line_ends_before_permanent_lines(terminal: Terminal) -> None:
     region = region_on(terminal)
     region.draw(block("bar"))
-    terminal.write("begun")
-    region.draw(block("bar"), above=["ended"])
+    terminal.write("partial")
+    region.draw(block("bar"), above=["permanent"])
     terminal.write("next\n")
     region.draw([])
-    assert terminal.lines() == ["begun", "ended", "next"]
+    assert terminal.lines() == ["partial", "permanent", "next"]
 
 
-def test_a_character_wider_than_thought_does_not_wrap(terminal: Terminal) -> None:
-    """A line that turns out too long is cut by the terminal, and the frame keeps its height."""
+def test_line_wider_than_its_cells_does_not_wrap(terminal: Terminal) -> None:
     region = region_on(terminal)
     for _ in range(3):
         region.draw([("x" * 100, 59), ("second", 6)])
     assert terminal.lines()[1:] == ["second"]
 
 
-def test_a_frame_never_leaves_the_cursor_hidden(terminal: Terminal) -> None:
-    """What hides it shows it again, in the same write."""
+def test_every_write_shows_the_cursor_again(terminal: Terminal) -> None:
     region = region_on(terminal)
     region.draw(block("bar"))
     terminal.write("text\n")
@@ -112,8 +105,7 @@ def test_a_frame_never_leaves_the_cursor_hidden(terminal: Terminal) -> None:
     assert all(text.count("\x1b[?7l") == text.count("\x1b[?7h") for text in terminal.writes)
 
 
-def test_a_narrower_terminal_has_wrapped_the_block(terminal: Terminal) -> None:
-    """The way up is as many rows as the lines take now."""
+def test_block_on_narrowed_terminal_counts_wrapped_rows(terminal: Terminal) -> None:
     region = region_on(terminal)
     region.draw(block("x" * 59, "y" * 20))
     terminal.screen.resize(columns=30)
@@ -121,25 +113,23 @@ def test_a_narrower_terminal_has_wrapped_the_block(terminal: Terminal) -> None:
     assert "\x1b[3A" in terminal.writes[-1]
 
 
-def test_nothing_is_written_when_there_is_nothing(terminal: Terminal) -> None:
-    """No block, no escape: a program without progress keeps a clean terminal."""
+def test_empty_block_writes_nothing(terminal: Terminal) -> None:
     region_on(terminal).draw([])
     assert terminal.writes == []
 
 
-def test_a_hook_of_somebody_else_stays(terminal: Terminal) -> None:
-    """Who hooks the stream after us is not unhooked by us, and still reaches the terminal."""
+def test_later_hook_of_stream_is_not_removed(terminal: Terminal) -> None:
     region = region_on(terminal)
     region.draw(block("bar"))
-    ours, seen = terminal.write, []
-    terminal.write = lambda text: (seen.append(text), ours(text))[1]  # type: ignore[method-assign]
+    region_write, written = terminal.write, []
+    terminal.write = lambda text: (written.append(text), region_write(text))[1]  # type: ignore[method-assign]
     region.draw([])
     terminal.write("later\n")
     assert terminal.lines() == ["later"]
-    assert seen[-1] == "later\n"
+    assert written[-1] == "later\n"
 
 
-# Wide characters and carriage returns apart: the emulator does not show half a wide character that was written over.
+# Wide characters and carriage returns are separate: the emulator cannot show an overwritten half.
 STEPS = st.sampled_from(["ab混 \n", "ab \n\r"]).flatmap(
     lambda alphabet: st.lists(st.one_of(st.text(alphabet, max_size=6), st.integers(0, 3)), max_size=12)
 )
@@ -147,11 +137,10 @@ STEPS = st.sampled_from(["ab混 \n", "ab \n\r"]).flatmap(
 
 @settings(max_examples=150, deadline=None)
 @given(STEPS)
-def test_whatever_is_written_stays_as_it_would_be_without_a_block(steps: list[str | int]) -> None:
-    """Frames in between, of any height, change nothing of what others write."""
+def test_any_output_is_unchanged_by_frames(steps: list[str | int]) -> None:
     plain, shared = Terminal(80, 90), Terminal(80, 90)
     region = region_on(shared)
-    region.draw(block("bar"))  # from now on the region sees what is written
+    region.draw(block("bar"))  # adds the hooks
     for step in steps:
         if isinstance(step, str):
             plain.write(step)
@@ -176,7 +165,7 @@ threading.Thread(target=hold, daemon=True).start()
 held.wait()
 child = os.fork()
 if child == 0:
-    signal.alarm(30)  # or one that waits for the lock would outlive the test
+    signal.alarm(30)  # a child that waits for the lock must not outlive the test
     print("from the child", flush=True)
     os._exit(0)
 os.waitpid(child, 0)
@@ -186,8 +175,7 @@ os._exit(0)
 
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork on this platform")
-def test_a_forked_child_can_print() -> None:
-    """A thread of the parent held the lock at the fork; the child has let go of it."""
+def test_forked_child_can_print_while_parent_holds_lock() -> None:
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKING],
         capture_output=True,

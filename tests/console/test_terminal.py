@@ -1,4 +1,4 @@
-"""The live display as a sink."""
+"""Live display as a sink."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import pytest
 
 from otel_progress.console.plain import PlainConsole
-from otel_progress.console.terminal import MAX_SHARE, LiveConsole, make_console
+from otel_progress.console.terminal import MAX_DRAWING_RATIO, LiveConsole, make_console
 from otel_progress.model import Failure, Status
 from otel_progress.protocols import Sink
 from tests.support.factories import CLOCK, ended, operation, snapshot
@@ -15,7 +15,7 @@ from tests.support.terminal import Clock, Shelf, Terminal, tick
 
 
 class Stage:
-    """A live console on an emulated terminal with a clock."""
+    """Live console on an emulated terminal, with a clock."""
 
     def __init__(self, *operations: object) -> None:
         self.terminal = Terminal(80, 24)
@@ -25,25 +25,22 @@ class Stage:
 
 
 def running(name: str = "r", **fields: object) -> object:
-    """Return an operation half done."""
+    """Return an operation at 50 %."""
     return operation(snapshot(name=name, ratio=0.5, operation_id=name, id=name, run=name, **fields))
 
 
-def test_it_is_a_sink() -> None:
-    """A lane takes it like any other."""
+def test_live_console_is_a_sink() -> None:
     assert isinstance(Stage().console, Sink)
 
 
-def test_nothing_is_written_before_something_runs() -> None:
-    """A program that never reports progress sees no trace of the display."""
+def test_console_without_operations_writes_nothing() -> None:
     stage = Stage()
     stage.console.write(tick())
     stage.console.close()
     assert stage.terminal.writes == []
 
 
-def test_an_operation_is_drawn_and_leaves_one_line() -> None:
-    """While it runs a bar, afterwards what came of it."""
+def test_finished_operation_leaves_one_line() -> None:
     stage = Stage(running("Friday"))
     stage.console.write(tick())
     assert "Friday" in stage.terminal.lines()[0]
@@ -56,8 +53,8 @@ def test_an_operation_is_drawn_and_leaves_one_line() -> None:
     assert stage.terminal.lines() == ["✓ setlist Friday completed in 1m 00s"]
 
 
-def test_the_very_last_end_is_drawn_at_once() -> None:
-    """There may be no further tick, however fresh the last frame is."""
+def test_last_end_is_drawn_immediately() -> None:
+    """No further tick may follow."""
     stage = Stage(running("a"))
     stage.console.write(tick())
     stage.shelf.operations = ()
@@ -65,8 +62,7 @@ def test_the_very_last_end_is_drawn_at_once() -> None:
     assert [line.split()[0] for line in stage.terminal.lines()] == ["✓"]
 
 
-def test_at_most_ten_frames_a_second() -> None:
-    """A tick of ten milliseconds does not make it draw more."""
+def test_frames_are_limited_to_ten_per_second() -> None:
     stage = Stage(running())
     for _ in range(100):
         stage.console.write(tick())
@@ -74,26 +70,25 @@ def test_at_most_ten_frames_a_second() -> None:
     assert 9 <= len(stage.terminal.writes) <= 11
 
 
-def test_slow_frames_come_less_often() -> None:
-    """A reader that takes half a second costs no more than its share of the time."""
+def test_slow_frames_stay_within_share_of_time() -> None:
     stage = Stage(running())
-    quick = stage.shelf.active
+    read_active = stage.shelf.active
 
     def slow(*, levels: bool = True) -> object:
         stage.clock.now += 0.25
-        return quick(levels=levels)
+        return read_active(levels=levels)
 
     stage.shelf.active = slow  # type: ignore[method-assign, assignment]
-    began = stage.clock.now
-    while stage.clock.now < began + 100.0:
+    started_at = stage.clock.now
+    while stage.clock.now < started_at + 100.0:
         stage.console.write(tick())
         stage.clock.now += 0.1
-    spent = 0.5 * len(stage.terminal.writes)
-    assert 0.5 < spent <= 1.3 * MAX_SHARE * 100.0
+    drawing_s = 0.5 * len(stage.terminal.writes)
+    assert 0.5 < drawing_s <= 1.3 * MAX_DRAWING_RATIO * 100.0
 
 
-def test_a_thousand_ends_do_not_flood_the_terminal() -> None:
-    """Some are shown, failed ones first; the others are counted."""
+def test_thousand_ends_are_limited_and_counted() -> None:
+    """Failed operations are shown first."""
     stage = Stage()
     ends = [ended(name=f"n{number}", run=f"r{number}") for number in range(1000)]
     ends[777] = ended(name="unlucky", run="u", status=Status.FAILED, error=Failure("OSError", "gone"))
@@ -101,11 +96,10 @@ def test_a_thousand_ends_do_not_flood_the_terminal() -> None:
     lines = stage.terminal.lines()
     assert len(lines) == 21
     assert "unlucky" in lines[0]
-    assert lines[-1] == "… 980 more operations ended"
+    assert lines[-1] == "… 980 more operations finished"
 
 
-def test_what_runs_at_the_end_stays_on_the_screen() -> None:
-    """When the program ends in the middle, its last frame is left, and the stream is given back."""
+def test_close_keeps_last_frame_and_removes_hooks() -> None:
     stage = Stage(running("half"))
     stage.console.write(tick())
     stage.console.close()
@@ -113,14 +107,13 @@ def test_what_runs_at_the_end_stays_on_the_screen() -> None:
     assert "write" not in vars(stage.terminal)
 
 
-def test_a_terminal_that_has_gone_is_told_once() -> None:
-    """The error is the lane's to count; after it nothing is tried any more."""
+def test_closed_terminal_raises_once() -> None:
     stage = Stage(running())
 
-    def gone(_: str) -> int:
+    def fail(_: str) -> int:
         raise OSError(5, "Input/output error")
 
-    stage.terminal.write = gone  # type: ignore[method-assign]
+    stage.terminal.write = fail  # type: ignore[method-assign]
     with pytest.raises(OSError, match="Input/output"):
         stage.console.write(tick())
     stage.clock.now += 10.0
@@ -128,8 +121,7 @@ def test_a_terminal_that_has_gone_is_told_once() -> None:
     stage.console.close()
 
 
-def test_a_narrow_encoding_gets_question_marks_not_errors() -> None:
-    """A name the terminal cannot show is no reason to raise."""
+def test_unencodable_text_becomes_question_marks() -> None:
     stage = Stage(running("混合"))
     stage.terminal.encoding = "ascii"
     stage.console = LiveConsole(stage.shelf, stage.terminal, clock=stage.clock, size=stage.terminal.size)  # type: ignore[arg-type]
@@ -138,7 +130,6 @@ def test_a_narrow_encoding_gets_question_marks_not_errors() -> None:
 
 
 def test_more_operations_than_lines_are_read_without_levels() -> None:
-    """Their levels would not be seen."""
     stage = Stage(*(running(f"n{number}") for number in range(30)))
     stage.console.write(tick())
     assert stage.shelf.asked == 1
@@ -154,20 +145,17 @@ def test_more_operations_than_lines_are_read_without_levels() -> None:
         ({"TERM": "xterm", "CI": "false"}, LiveConsole),
     ],
 )
-def test_the_terminal_and_the_environment_choose(environ: dict[str, str], kind: type) -> None:
-    """Bars are for a terminal that can, and somebody who looks."""
+def test_console_depends_on_terminal_and_environment(environ: dict[str, str], kind: type) -> None:
     assert type(make_console(Shelf(), stream=Terminal(), environ=environ)) is kind  # type: ignore[arg-type]
 
 
-def test_a_file_gets_lines_and_false_gets_nothing() -> None:
-    """True draws all the same, for who wants to record it."""
+def test_console_mode_and_file_choose_display() -> None:
     assert type(make_console(Shelf(), stream=io.StringIO())) is PlainConsole
     assert type(make_console(Shelf(), stream=io.StringIO(), mode=True)) is LiveConsole
     assert make_console(Shelf(), mode=False) is None
 
 
-def test_the_time_is_the_workers(capsys: pytest.CaptureFixture[str]) -> None:
-    """Elapsed time comes from the snapshot's clock, whatever the console's clock says."""
+def test_elapsed_time_is_from_the_snapshot_clock(capsys: pytest.CaptureFixture[str]) -> None:
     stage = Stage(operation(snapshot(ratio=0.5), clock=CLOCK + 3600.0))
     stage.clock.now = 0.0
     stage.console.write(tick())

@@ -1,4 +1,4 @@
-"""What the tests of whole surveys share: sources to survey, and a journal of their own."""
+"""Fixtures of survey tests: a journal and a folder of Python files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A journal of its own; nothing of the environment plays in, and no proxy is asked for what is served here."""
+    """URL of a new journal, with no settings or proxies in the environment."""
     for name in os.environ:
         if name.startswith("OTEL_"):
             monkeypatch.delenv(name)
@@ -20,7 +20,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Two packages, one of them nested, with one file that does not compile."""
+    """Folder with two packages and one file that does not compile."""
     root = tmp_path / "tree"
     for name, content in {
         "top.py": "import os\n",

@@ -1,4 +1,4 @@
-"""The demo as its users run it: real files, a real journal, real metrics, and an end for each way out."""
+"""Demo with real files, a real journal and real metrics, and its exit codes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from pathlib import Path
 import pytest
 
 from otel_progress import Level, config
-from otel_progress.demo import code_map, job, run, sources
-from otel_progress.demo import measure as measuring
+from otel_progress.demo import code_map, job, measure, run, sources
 from otel_progress.journal import open_journal
 from otel_progress.model import Outcome, Status
 from otel_progress.processes import host_class
+from otel_progress.protocols import EventQuery, LogQuery
 from otel_progress.records import TrajectoryKey
 from tests.support.demo_journal import PATIENCE_S, kept
 
 
-def test_survey_is_done_reported_and_kept(tree: Path, store: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A survey ends with 0 and a report; the journal has its stages, its nested levels and their counts."""
+def test_survey_of_folder_is_reported_and_stored(
+    tree: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The journal has the stages, the nested levels and their counts."""
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
     out, err = capsys.readouterr()
     assert "5 files in 3 packages" in out
@@ -50,48 +52,43 @@ def test_survey_is_done_reported_and_kept(tree: Path, store: str, capsys: pytest
     assert deep.failed == 1
 
 
-def test_the_page_is_served_meanwhile_and_its_address_comes_first(
+def test_survey_serves_page_while_running(
     tree: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While files are examined, the address that was printed answers with the survey; afterwards nobody listens there."""
+    """The first line of stderr is the address of the page."""
     pytest.importorskip("uvicorn")
     answers: list[str] = []
-    measure = measuring.measure
+    measure_source = measure.measure_source
 
-    def ask_and_measure(data: bytes, name: str) -> measuring.Measures:
+    def request_and_measure(data: bytes, name: str) -> measure.Measures:
         runtime = config.current_runtime()
         assert runtime is not None
         with urllib.request.urlopen(
             f"{runtime.server_url}api/v1/operations?type=code_survey", timeout=PATIENCE_S
         ) as answer:
             answers.append(answer.read().decode())
-        return measure(data, name)
+        return measure_source(data, name)
 
-    monkeypatch.setattr(measuring, "measure", ask_and_measure)
+    monkeypatch.setattr(measure, "measure_source", request_and_measure)
     assert run(str(tree), store=store, prometheus_port=0, server_port=0, console=False) == 0
     first = capsys.readouterr().err.splitlines()[0]
-    assert re.fullmatch(
-        r"Watch it in a browser: http://127\.0\.0\.1:\d+/#/operations/survey-[0-9a-f]{8}", first
-    )
+    assert re.fullmatch(r"Watch in a browser: http://127\.0\.0\.1:\d+/#/operations/survey-[0-9a-f]{8}", first)
     assert kept(store).operation_id in answers[0]
     address = first.partition(": ")[2].partition("#")[0]
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(address, timeout=PATIENCE_S)
 
 
-def test_without_the_servers_packages_it_says_how_to_get_them(
+def test_survey_without_server_packages_prints_installation_command(
     tree: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The survey is made all the same."""
     monkeypatch.setattr(job, "find_spec", lambda _: None)
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
-    assert capsys.readouterr().err.startswith(
-        "To watch it in a browser: pip install 'otel-progress[server]'\n"
-    )
+    assert capsys.readouterr().err.startswith("To watch in a browser: pip install 'otel-progress[server]'\n")
 
 
-def test_the_map_grows_as_previews(tree: Path, store: str) -> None:
-    """Pictures of the map lead up to the whole one; the last shows the file that does not compile."""
+def test_survey_with_pil_stores_map_as_previews(tree: Path, store: str) -> None:
+    """The last preview shows the file that does not compile."""
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: it draws the map")
     run(str(tree), store=store, prometheus_port=0, console=False)
     journal = open_journal(store, read_only=True)
@@ -99,7 +96,9 @@ def test_the_map_grows_as_previews(tree: Path, store: str) -> None:
         previews = journal.previews(kept(store).operation_id)
     finally:
         journal.close()
-    assert {(one.path, one.name, one.media_type) for one in previews} == {("", "map", "image/png")}
+    assert {(preview.path, preview.name, preview.media_type) for preview in previews} == {
+        ("", "map", "image/png")
+    }
     with image.open(
         BytesIO(urllib.request.urlopen(previews[-1].location, timeout=PATIENCE_S).read())
     ) as last:
@@ -107,14 +106,13 @@ def test_the_map_grows_as_previews(tree: Path, store: str) -> None:
     assert code_map.BROKEN in colours
 
 
-def test_without_pil_there_is_no_map_and_no_word_about_it(
+def test_survey_without_pil_has_no_map_and_no_message(
     tree: Path,
     store: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The survey is made all the same."""
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
     assert "PIL" not in capsys.readouterr().err
@@ -122,8 +120,8 @@ def test_without_pil_there_is_no_map_and_no_word_about_it(
     assert kept(store).root.previews == 0
 
 
-def test_surveys_of_the_same_sources_learn_from_each_other(tree: Path, store: str) -> None:
-    """What is kept to learn from tells the surveyed folder, and a part of it from the whole."""
+def test_survey_stores_trajectories_per_folder_and_part(tree: Path, store: str) -> None:
+    """Estimates use earlier surveys of the same folder."""
     for _ in range(2):
         run(str(tree), store=store, prometheus_port=0, console=False)
     run(str(tree), quick=True, store=store, prometheus_port=0, console=False)
@@ -136,29 +134,30 @@ def test_surveys_of_the_same_sources_learn_from_each_other(tree: Path, store: st
         journal.close()
 
 
-def test_its_logs_are_kept(tree: Path, store: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that does not compile is a warning at its folder, kept in the journal and not printed besides."""
+def test_survey_stores_log_records_without_printing_them(
+    tree: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that does not compile is a warning at its folder."""
     run(str(tree), store=store, prometheus_port=0, console=False)
     journal = open_journal(store, read_only=True)
     try:
-        records = journal.logs(kept(store).operation_id, severity=30)
+        records = journal.logs(kept(store).operation_id, LogQuery(severity=30))
     finally:
         journal.close()
-    assert [(one.logger, one.path) for one in records] == [
+    assert [(record.logger, record.path) for record in records] == [
         ("code_survey", "stage:analyse/package:one/folder:deep")
     ]
     assert "does not compile" in records[0].message
     assert "does not compile" not in capsys.readouterr().err
 
 
-def test_failed_and_skipped_files_are_items(tree: Path, store: str) -> None:
-    """Every file is an item with its outcome: the broken one with its error, the link with the reason it was left."""
+def test_survey_stores_items_of_failed_and_skipped_files(tree: Path, store: str) -> None:
     run(str(tree), store=store, prometheus_port=0, console=False)
     journal = open_journal(store, read_only=True)
     try:
         operation_id = kept(store).operation_id
-        (failed,) = journal.events(operation_id, outcome=Outcome.FAILED)
-        (skipped,) = journal.events(operation_id, outcome=Outcome.SKIPPED)
+        (failed,) = journal.events(operation_id, EventQuery(outcome=Outcome.FAILED))
+        (skipped,) = journal.events(operation_id, EventQuery(outcome=Outcome.SKIPPED))
         assert (failed.name, failed.path) == ("bad.py", "stage:analyse/package:one/folder:deep")
         assert failed.error is not None
         assert failed.error.type == "SyntaxError"
@@ -166,69 +165,69 @@ def test_failed_and_skipped_files_are_items(tree: Path, store: str) -> None:
             str(tree / "two" / "link.py"),
             "a symbolic link",
         )
-        assert len(journal.events(operation_id, outcome=Outcome.COMPLETED)) == 4
+        assert len(journal.events(operation_id, EventQuery(outcome=Outcome.COMPLETED))) == 4
     finally:
         journal.close()
 
 
-def test_metrics_are_served_meanwhile(tree: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While files are examined, a scrape over HTTP shows the survey running."""
+def test_survey_serves_metrics_while_running(tree: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scrapes: list[str] = []
 
-    def scrape_and_measure(data: bytes, name: str) -> measuring.Measures:
+    def scrape_and_measure(data: bytes, name: str) -> measure.Measures:
         runtime = config.current_runtime()
         assert runtime is not None
         assert runtime.metrics_url is not None
         with urllib.request.urlopen(runtime.metrics_url, timeout=PATIENCE_S) as answer:
             scrapes.append(answer.read().decode())
-        return measure(data, name)
+        return measure_source(data, name)
 
-    measure = measuring.measure
-    monkeypatch.setattr(measuring, "measure", scrape_and_measure)
+    measure_source = measure.measure_source
+    monkeypatch.setattr(measure, "measure_source", scrape_and_measure)
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
     assert len(scrapes) == 5
     assert 'operation_type="code_survey",status="running"} 1.0' in scrapes[-1]
 
 
 @pytest.mark.usefixtures("store")
-def test_nothing_kept_means_no_hints_to_look_there(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With ``memory:`` other processes see nothing, so nothing points there."""
+def test_survey_in_memory_prints_no_journal_commands(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(str(tree), store="memory:", prometheus_port=0, console=False) == 0
     out, err = capsys.readouterr()
     assert "otel-progress" not in out + err
     assert "curl" in err
 
 
-def test_unusable_input_ends_with_2(tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A path or store that cannot be used is one message on stderr; nothing is begun or made."""
+def test_demo_with_invalid_path_or_store_exits_with_2(
+    tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is created."""
     assert run(str(tmp_path / "missing"), store=store) == 2
     assert run(None, store="nonsense") == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "There is no folder" in err
+    assert "expected a folder with Python files (*.py), but it does not exist" in err
     assert "nonsense" in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreadable_file_fails_alone(
+def test_survey_with_deleted_file_examines_other_files(
     tree: Path, store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is gone when its turn comes is a failed item; the others are examined."""
-    discover = job._discover
+    discover = job._discover_files
 
     def discover_and_lose(stage: Level, roots: Sequence[sources.Root]) -> list[sources.SourceFile]:
-        found = discover(stage, roots)
+        files = discover(stage, roots)
         (tree / "two" / "only.py").unlink()
-        return found
+        return files
 
-    monkeypatch.setattr(job, "_discover", discover_and_lose)
+    monkeypatch.setattr(job, "_discover_files", discover_and_lose)
     assert run(str(tree), store=store, prometheus_port=0, console=False) == 0
     assert "two/only.py: No such file or directory" in capsys.readouterr().out
     assert kept(store).status is Status.COMPLETED
 
 
-def test_quick_surveys_the_interpreter(store: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a path, ``--quick`` takes a bounded part of this interpreter's own sources."""
+def test_quick_survey_without_path_examines_part_of_interpreter(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(quick=True, store=store, prometheus_port=0, console=False) == 0
     assert " of " in capsys.readouterr().out.splitlines()[1]
     operation = kept(store)

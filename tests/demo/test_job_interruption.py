@@ -1,4 +1,4 @@
-"""The demo where it is disturbed: ports that others have, and Ctrl-C in the middle."""
+"""Demo with used ports and with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,67 +18,75 @@ from tests.support.demo_journal import PATIENCE_S, kept
 
 
 @pytest.fixture
-def taken() -> Iterator[int]:
-    """A port that somebody listens on."""
+def used_port() -> Iterator[int]:
+    """Port with a listening socket."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         yield int(other.getsockname()[1])
 
 
-def test_a_taken_port_is_worked_around(
-    store: str, tree: Path, taken: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_demo_with_used_default_port_serves_on_free_port(
+    store: str,
+    tree: Path,
+    used_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """When another process has the usual port, metrics are served on a free one, and the address says which."""
-    monkeypatch.setattr(job, "PORT", taken)
+    monkeypatch.setattr(job, "PORT", used_port)
     assert run(str(tree), store=store, console=False) == 0
     err = capsys.readouterr().err
     assert "curl http://127.0.0.1:" in err
-    assert f":{taken}/" not in err
+    assert f":{used_port}/" not in err
 
 
-def test_a_port_that_is_taken_at_the_last_moment_is_worked_around(
-    store: str, tree: Path, taken: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_demo_with_port_used_after_check_serves_on_free_port(
+    store: str,
+    tree: Path,
+    used_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """When both usual ports were free and another process is first all the same, free ones serve; one that was set does not give way."""
-    monkeypatch.setattr(job, "_port", lambda wanted, host, usual: taken if wanted is None else wanted)
+    """A port of the settings is an error instead."""
+    monkeypatch.setattr(
+        job, "_choose_port", lambda configured, *_: used_port if configured is None else configured
+    )
     assert run(str(tree), store=store, console=False) == 0
     err = capsys.readouterr().err
     assert "curl http://127.0.0.1:" in err
-    assert f":{taken}/" not in err
-    assert run(str(tree), store=store, prometheus_port=taken, server_port=0, console=False) == 2
-    assert f"Port {taken} of 127.0.0.1 is in use" in capsys.readouterr().err
+    assert f":{used_port}/" not in err
+    assert run(str(tree), store=store, prometheus_port=used_port, server_port=0, console=False) == 2
+    assert f"Port {used_port} of 127.0.0.1 is in use" in capsys.readouterr().err
 
 
 INTERRUPTED = """
 import sys, threading
 from otel_progress.demo import measure, run
 
-def measured(data, name):
+def block(data, name):
     print("measuring", flush=True)
     threading.Event().wait()
 
-measure.measure = measured
+measure.measure_source = block
 sys.exit(run(sys.argv[1], store=sys.argv[2], prometheus_port=0))
 """
-"""A survey that stands still at its first file, where the signal can come at any later time."""
+"""Program whose survey blocks at its first file until the signal."""
 
 
 @pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT as a terminal does")
-def test_interrupt_ends_it_as_cancelled(tree: Path, store: str) -> None:
-    """Ctrl-C in the middle: exit code 130, a word about it, no traceback, and the journal says cancelled."""
+def test_demo_interrupted_exits_with_130_and_is_cancelled(tree: Path, store: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED, str(tree), store]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "measuring\n"
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=PATIENCE_S)
+            _, errors = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
-    assert process.returncode == 130, said
-    assert "Interrupted" in said
-    assert "Traceback" not in said
+    assert process.returncode == 130, errors
+    assert "Interrupted" in errors
+    assert "Traceback" not in errors
     operation = kept(store)
     assert (operation.status, operation.message) == (Status.CANCELLED, "KeyboardInterrupt")

@@ -1,4 +1,4 @@
-"""Examining one source: counts checked by hand, and whatever is no Python refused with a known error."""
+"""Measures of one source file: counts, and known errors for invalid files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_progress.demo.measure import ERRORS, Measures, measure
+from otel_progress.demo.measure import ERRORS, Measures, measure_source
 
 SAMPLE = b'''"""Module."""
 import os.path, sys
@@ -41,23 +41,22 @@ def outer():
 
 def examine(source: str | bytes) -> Measures:
     """Return the measures of a text."""
-    return measure(source if isinstance(source, bytes) else source.encode(), "sample.py")
+    return measure_source(source if isinstance(source, bytes) else source.encode(), "sample.py")
 
 
-def test_sample_is_counted() -> None:
-    """Lines, classes, imports, documentation and size of a small module, counted by hand."""
-    found = examine(SAMPLE)
-    assert (found.lines, found.code_lines, found.comment_lines) == (26, 18, 1)
-    assert found.classes == 1
-    assert found.imports == {"os", "sys", "collections"}
-    assert (found.documented, found.documentable) == (3, 4)
-    assert (found.size, found.sha256) == (len(SAMPLE), hashlib.sha256(SAMPLE).hexdigest())
+def test_measures_of_sample_match_manual_count() -> None:
+    measures = examine(SAMPLE)
+    assert (measures.lines, measures.code_lines, measures.comment_lines) == (26, 18, 1)
+    assert measures.classes == 1
+    assert measures.imports == {"os", "sys", "collections"}
+    assert (measures.documented, measures.documentable) == (3, 4)
+    assert (measures.size, measures.sha256) == (len(SAMPLE), hashlib.sha256(SAMPLE).hexdigest())
 
 
-def test_functions_have_names_lines_and_complexity() -> None:
-    """A nested function counts for itself; if, and/or, comprehension and its filter are decisions."""
-    found = {f.name: (f.line, f.lines, f.complexity) for f in examine(SAMPLE).functions}
-    assert found == {
+def test_functions_have_name_lines_and_complexity() -> None:
+    """A nested function is counted on its own. Comprehensions are decisions."""
+    functions = {f.name: (f.line, f.lines, f.complexity) for f in examine(SAMPLE).functions}
+    assert functions == {
         "Public.method": (12, 5, 1 + 1 + 2 + 2),
         "Public._private": (18, 2, 1),
         "outer": (22, 5, 1),
@@ -68,8 +67,8 @@ def test_functions_have_names_lines_and_complexity() -> None:
 BODY = "\n".join(f"    value_{n} = {n}" for n in range(9))
 
 
-def test_copies_have_one_shape() -> None:
-    """Comments, blank lines and quotes do not tell copies apart; another constant does; short functions have no shape."""
+def test_shape_of_copies_is_equal() -> None:
+    """Comments, blank lines and quotes do not change the shape."""
     first = examine(f"def f():\n{BODY}\n    return 'a'\n").functions[0]
     copy = examine(f'# new\n\ndef f():\n\n{BODY}  # note\n    return "a"\n').functions[0]
     other = examine(f"def f():\n{BODY}\n    return 'b'\n").functions[0]
@@ -81,20 +80,17 @@ def test_copies_have_one_shape() -> None:
 @pytest.mark.parametrize(
     "source", [b"", b"\n", b"# only a comment", b"x = 1", b"\xef\xbb\xbfx = 1\r\n", b"\x0cx = 1\n"]
 )
-def test_unusual_sources_are_fine(source: bytes) -> None:
-    """Empty files, a missing last newline, a byte order mark and a form feed are all Python."""
-    found = examine(source)
-    assert found.functions == ()
-    assert found.lines in (0, 1)
+def test_measure_of_unusual_source_succeeds(source: bytes) -> None:
+    measures = examine(source)
+    assert measures.functions == ()
+    assert measures.lines in (0, 1)
 
 
-def test_declared_encoding_is_honoured() -> None:
-    """A source in Latin-1 that says so is read as such."""
+def test_measure_uses_declared_encoding() -> None:
     assert examine("# -*- coding: latin-1 -*-\nname = 'é'\n".encode("latin-1")).code_lines == 1
 
 
-def test_a_warning_of_a_source_is_not_ours() -> None:
-    """An invalid escape in the source under examination warns nobody; under ``-W error`` it would even fail."""
+def test_measure_of_source_with_invalid_escape_does_not_warn() -> None:
     assert examine("pattern = '\\d'\n").code_lines == 1
 
 
@@ -112,8 +108,7 @@ def test_a_warning_of_a_source_is_not_ours() -> None:
         b"x = " + b"-" * 100_000 + b"1\n",
     ],
 )
-def test_what_is_no_python_is_refused(source: bytes) -> None:
-    """Bad syntax, encodings, null bytes, endless nesting and what only the compiler sees raise one of the known errors."""
+def test_measure_of_invalid_source_raises_known_error(source: bytes) -> None:
     with pytest.raises(ERRORS):
         examine(source)
 
@@ -125,11 +120,10 @@ def test_what_is_no_python_is_refused(source: bytes) -> None:
         st.text(alphabet="def f():\n \tifx=1#'\"\\\r\x0c", max_size=80).map(str.encode),
     )
 )
-def test_any_bytes_are_measured_or_refused(source: bytes) -> None:
-    """Whatever a file holds, it is measured with counts that agree, or raises one of the known errors."""
+def test_measure_of_any_bytes_succeeds_or_raises_known_error(source: bytes) -> None:
     try:
-        found = examine(source)
+        measures = examine(source)
     except ERRORS:
         return
-    assert 0 <= found.code_lines + found.comment_lines <= found.lines
-    assert found.documented <= found.documentable
+    assert 0 <= measures.code_lines + measures.comment_lines <= measures.lines
+    assert measures.documented <= measures.documentable

@@ -1,4 +1,4 @@
-"""The promise of the first page, with real processes: one works, others look on, and nothing is shared but the machine."""
+"""Example of the README with real processes: one records, others read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.servers import poll
 pytestmark = pytest.mark.process
 
 TIMEOUT_S = 120.0
-"""How long anything here may take, on however busy a machine."""
+"""Time limit of each step, also on a busy machine."""
 
 WORKER = """
 import sys
@@ -44,18 +44,18 @@ for path in progress.track(["a", "b"], "checksum"):
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """The environment of every process here: a machine of its own as far as state goes, and no setting of ours."""
-    ours = {
+    """Environment of each process, with its own state directory and without settings."""
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("OTEL_") and name != "COLUMNS"
     }
-    return {**ours, "XDG_STATE_HOME": str(tmp_path)}
+    return {**inherited, "XDG_STATE_HOME": str(tmp_path)}
 
 
 @pytest.fixture
 def worker(environ: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A worker that stands still half-way until a line comes in."""
+    """Process that pauses half-way until it receives a line."""
     process = subprocess.Popen(
         [sys.executable, "-c", WORKER], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -69,8 +69,8 @@ def worker(environ: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
                 pipe.close()
 
 
-def look(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a second terminal would."""
+def run_cli(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as in a second terminal."""
     command = [sys.executable, "-m", "otel_progress", *arguments]
     return subprocess.run(
         command, env=environ, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
@@ -78,35 +78,42 @@ def look(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProces
 
 
 def get(url: str) -> str:
-    """Return what an address of this machine answers, whatever proxy the environment names."""
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=TIMEOUT_S) as answer:
-        return bytes(answer.read()).decode()
+    """Return the response of a URL of this machine, without a proxy."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+        url, timeout=TIMEOUT_S
+    ) as response:
+        return bytes(response.read()).decode()
 
 
-def reach_half(worker: subprocess.Popen[str]) -> str:
-    """Wait until the worker stands still; return the address of its metrics."""
+def wait_until_half_way(worker: subprocess.Popen[str]) -> str:
+    """Wait until the process pauses. Return the URL of its metrics."""
     assert worker.stdout is not None
     url = worker.stdout.readline().strip()
     assert worker.stdout.readline() == "half-way\n"
     return url
 
 
-def documents(environ: dict[str, str], *arguments: str) -> list[dict[str, object]]:
-    """Return the operations a command prints as JSON."""
-    done = look(environ, *arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, object]] = json.loads(done.stdout)["operations"]
-    return found
+def list_operations(environ: dict[str, str], *arguments: str) -> list[dict[str, object]]:
+    """Return the operations that a command prints as JSON."""
+    result = run_cli(environ, *arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    operations: list[dict[str, object]] = json.loads(result.stdout)["operations"]
+    return operations
 
 
-def test_a_second_terminal_sees_the_work(worker: subprocess.Popen[str], environ: dict[str, str]) -> None:
-    """ls, show, watch and the gauges tell the same while it runs; history has it when it is over."""
-    url = reach_half(worker)
-    poll(lambda: [o["ratio"] for o in documents(environ, "ls")] == [0.85], what="last tick in the journal")
-    shown = look(environ, "show", "friday-42").stdout
+def test_second_terminal_shows_active_operation_and_later_its_history(
+    worker: subprocess.Popen[str], environ: dict[str, str]
+) -> None:
+    """Commands and metrics agree."""
+    url = wait_until_half_way(worker)
+    poll(
+        lambda: [operation["ratio"] for operation in list_operations(environ, "ls")] == [0.85],
+        what="last tick in the journal",
+    )
+    shown = run_cli(environ, "show", "friday-42").stdout
     for text in ("Friday setlist", "85%", "1/2", "nightly", "audio096.wav", "no such file", "Executing"):
         assert text in shown
-    assert "Friday setlist" in look(environ, "watch", "--once").stdout
+    assert "Friday setlist" in run_cli(environ, "watch", "--once").stdout
     metrics = get(url)
     assert (
         'progress_operation_ratio{operation_id="friday-42",operation_type="setlist_processing"} 0.85'
@@ -116,22 +123,27 @@ def test_a_second_terminal_sees_the_work(worker: subprocess.Popen[str], environ:
     worker.stdin.write("\n")
     worker.stdin.flush()
     assert worker.wait(TIMEOUT_S) == 0
-    ended = documents(environ, "history")
-    assert [(o["name"], o["status"], o["ratio"]) for o in ended] == [
+    ended = list_operations(environ, "history")
+    assert [(operation["name"], operation["status"], operation["ratio"]) for operation in ended] == [
         ("checksum", "completed", 1.0),
         ("Friday setlist", "completed", 1.0),
     ]
-    assert look(environ, "ls").stdout.count("\n") <= 1
+    assert run_cli(environ, "ls").stdout.count("\n") <= 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-def test_a_killed_worker_is_abandoned(worker: subprocess.Popen[str], environ: dict[str, str]) -> None:
-    """After SIGKILL everything up to the last tick is there, and readers say that nobody works on it any more."""
-    reach_half(worker)
-    poll(lambda: [o["ratio"] for o in documents(environ, "ls")] == [0.85], what="last tick in the journal")
+def test_operation_of_killed_process_is_abandoned(
+    worker: subprocess.Popen[str], environ: dict[str, str]
+) -> None:
+    """Its state of the last tick is in the journal."""
+    wait_until_half_way(worker)
+    poll(
+        lambda: [operation["ratio"] for operation in list_operations(environ, "ls")] == [0.85],
+        what="last tick in the journal",
+    )
     worker.send_signal(signal.SIGKILL)
     worker.wait()
-    [abandoned] = documents(environ, "ls")
+    [abandoned] = list_operations(environ, "ls")
     assert (abandoned["status"], abandoned["condition"], abandoned["ratio"]) == ("running", "abandoned", 0.85)
     assert abandoned["remaining_seconds"] is None
-    assert "abandoned" in look(environ, "show", "friday-42").stdout
+    assert "abandoned" in run_cli(environ, "show", "friday-42").stdout

@@ -1,4 +1,4 @@
-"""Runs of unknown total, and opaque steps: durations alone."""
+"""Estimates from durations only: runs of unknown total, and opaque steps."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from otel_progress.eta import Eta, Trajectory, estimate, estimate_opaque, opaque
 TOOK = [Trajectory(seconds) for seconds in (40.0, 10.0, 30.0, 20.0, 50.0)]
 
 
-def test_median_of_what_lasted_as_long() -> None:
-    """What is left is the median of the durations longer than the time so far, less that."""
+def test_estimate_is_the_median_of_longer_durations() -> None:
+    """The elapsed time is subtracted."""
     told = [estimate([], elapsed, TOOK) for elapsed in (0.0, 5.0, 25.0, 35.0)]
     assert [eta.remaining_s for eta in told] == [30.0, 25.0, 15.0, 10.0]
     assert {(eta.state, eta.basis, eta.runs) for eta in told} == {("estimated", "durations", 5)}
 
 
-def test_nothing_done_yet_of_an_unknown_shape() -> None:
-    """A known total without an advance, where past runs left no curve, rests on durations as well."""
+def test_estimate_without_advance_and_curves_uses_durations() -> None:
+    """The total is known."""
     assert estimate([(0.0, 0.0)], 5.0, TOOK) == estimate([], 5.0, TOOK)
 
 
-def test_past_the_longest() -> None:
-    """Past the longest it holds at the mean distance between the durations, and at three times the longest says only "at least"."""
+def test_estimate_past_the_longest_duration_holds_then_stalls() -> None:
+    """It holds at the mean distance between durations."""
     held = estimate([], 60.0, TOOK)
     assert (held.remaining_s, held.state) == (10.0, "holding")
     assert estimate([], 140.0, TOOK).remaining_s == 10.0
@@ -45,8 +45,10 @@ def test_past_the_longest() -> None:
     elapsed=st.floats(0.0, 1e7),
     more=st.floats(0.0, 1e6),
 )
-def test_in_order(durations: list[float], elapsed: float, more: float) -> None:
-    """Whatever they are, low <= remaining <= high, nothing is negative, and time alone never makes the total shorter."""
+def test_estimate_from_any_durations_has_ordered_bounds(
+    durations: list[float], elapsed: float, more: float
+) -> None:
+    """Time alone never reduces the total."""
     history = [Trajectory(seconds) for seconds in durations]
     first, later = estimate([], elapsed, history), estimate([], elapsed + more, history)
     for eta in (first, later):
@@ -57,8 +59,8 @@ def test_in_order(durations: list[float], elapsed: float, more: float) -> None:
 
 
 @given(elapsed=st.floats(0.0, 49.0), share=st.floats(0.0, 1.0))
-def test_ages_by_one_rule(elapsed: float, share: float) -> None:
-    """Until it is due to be asked again, an estimate becomes by itself what asking anew would say."""
+def test_estimate_from_durations_ages_as_a_new_estimate(elapsed: float, share: float) -> None:
+    """The estimates agree until the first one stops counting down."""
     first = estimate([], elapsed, TOOK)
     assert first.counts_down_s is not None
     until = elapsed + share * first.counts_down_s * (1 - 1e-9)
@@ -66,14 +68,14 @@ def test_ages_by_one_rule(elapsed: float, share: float) -> None:
 
 
 @given(elapsed=st.floats(0.0, 1e9), expected=st.floats(0.0, 1e9), more=st.floats(0.0, 1e9))
-def test_opaque_ratio(elapsed: float, expected: float, more: float) -> None:
-    """It starts at 0, never falls, and never reaches the end."""
+def test_opaque_ratio_never_decreases_or_ends(elapsed: float, expected: float, more: float) -> None:
+    """It starts at 0 and stays below 1."""
     ratio = opaque_ratio(elapsed, expected)
     assert 0.0 <= ratio <= opaque_ratio(elapsed + more, expected) <= 0.99
 
 
-def test_opaque_ratio_is_true_to_the_time() -> None:
-    """To half of the expected time it is the share of it, and at twice that it has all but ended."""
+def test_opaque_ratio_follows_the_time_until_half() -> None:
+    """At twice the expected time it is at its maximum."""
     assert opaque_ratio(15.0, 30.0) == pytest.approx(0.5, rel=0.003)
     assert opaque_ratio(30.0, 30.0) == pytest.approx(2 ** (-1 / 6))
     assert opaque_ratio(60.0, 30.0) == 0.99
@@ -81,8 +83,8 @@ def test_opaque_ratio_is_true_to_the_time() -> None:
     assert [opaque_ratio(*case) for case in ((0.0, 30.0), (-1.0, 30.0), (5.0, 0.0), (nan, 30.0))] == [0.0] * 4
 
 
-def test_opaque_step_by_what_is_expected() -> None:
-    """Without past runs it rests on what the caller expects: it counts down, holds at nothing, and stalls at three times that."""
+def test_opaque_estimate_without_history_uses_the_expected_seconds() -> None:
+    """It counts down, holds, and stalls at three times that."""
     told = [estimate_opaque(elapsed, [], expected=30.0) for elapsed in (0.0, 12.0, 40.0, 91.0)]
     assert [(eta.remaining_s, eta.state, eta.basis) for eta in told] == [
         (30.0, "estimated", "expected"),
@@ -93,15 +95,15 @@ def test_opaque_step_by_what_is_expected() -> None:
     assert estimate_opaque(1.0, []) == Eta(None, None, None, "unknown", "none", 0, 1.0)
 
 
-def test_opaque_step_by_past_runs() -> None:
-    """Past runs know better than the caller."""
+def test_opaque_estimate_with_history_uses_past_runs() -> None:
+    """The expected seconds are ignored."""
     assert estimate_opaque(5.0, TOOK, expected=1000.0) == estimate([], 5.0, TOOK)
 
 
 @pytest.mark.parametrize(("elapsed", "expected"), [(nan, 1.0), (-1.0, 1.0), (1.0, inf), (1.0, -3.0)])
-def test_opaque_garbage(elapsed: float, expected: float) -> None:
-    """Times that are none are refused by name."""
+def test_opaque_estimate_with_invalid_seconds_is_rejected(elapsed: float, expected: float) -> None:
+    """The error names the argument."""
     with pytest.raises(
-        RejectedValueError, match=r"(elapsed|expected): expected a number of seconds from 0 to 1e\+15, got"
+        RejectedValueError, match=r"Invalid (elapsed|expected) .*: expected seconds from 0 to 1e\+15"
     ):
         estimate_opaque(elapsed, [], expected=expected)

@@ -1,4 +1,4 @@
-"""What an estimate says of runs of every kind: with and without past ones, disturbed, resumed, and of garbage."""
+"""Estimates: with and without past runs, disturbed, resumed, and invalid."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_progress.errors import RejectedValueError
-from otel_progress.eta import Eta, Trajectory, estimate
+from otel_progress.eta import Eta, Parallel, Trajectory, estimate
 from tests.support.sample_runs import error, job, jobs, seen, steady, stepped, trajectory
 
 STEPS = st.lists(st.tuples(st.floats(0.0, 1e4), st.floats(0.0, 1.0)), max_size=40)
 LATE = [part / 20 for part in range(5, 20)]
 
 
-def curve(steps: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return ascending points made of these steps; some bring no advance, some take no time."""
+def build_points(steps: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return ascending points. Some steps bring no advance, some take no time."""
     whole = sum(done for _, done in steps) or 1.0
     points, at, done = [(0.0, 0.0)], 0.0, 0.0
     for seconds, more in steps:
@@ -28,11 +28,11 @@ def curve(steps: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return points
 
 
-PASTS = st.lists(STEPS.map(lambda steps: trajectory(curve(steps))), max_size=5)
+PASTS = st.lists(STEPS.map(lambda steps: trajectory(build_points(steps))), max_size=5)
 
 
-def alike(one: Eta, other: Eta) -> bool:
-    """Tell whether two estimates say the same, to rounding."""
+def are_similar(one: Eta, other: Eta) -> bool:
+    """Return whether two estimates are equal up to rounding."""
     numbers = ("remaining_s", "low_s", "high_s", "clock", "counts_down_s", "stalls_after_s")
     told = [
         tuple(nan if (value := getattr(eta, name)) is None else value for name in numbers)
@@ -42,8 +42,8 @@ def alike(one: Eta, other: Eta) -> bool:
     return bool(same) and (one.state, one.basis, one.runs) == (other.state, other.basis, other.runs)
 
 
-def test_steady_work_alone() -> None:
-    """At one pace and without past runs the estimate is exact, and says what it rests on."""
+def test_estimate_of_a_steady_rate_is_exact() -> None:
+    """There are no past runs."""
     eta = estimate(steady()[:21], 40.0, [])
     assert eta.remaining_s == pytest.approx(60.0)
     assert (eta.state, eta.basis, eta.runs, eta.low_s, eta.high_s, eta.clock) == (
@@ -56,8 +56,8 @@ def test_steady_work_alone() -> None:
     )
 
 
-def test_work_of_the_same_shape() -> None:
-    """A run that is like a past one at another pace is foretold to 10 % from its first advance on."""
+def test_estimate_with_a_similar_past_run_is_close() -> None:
+    """The error is at most 10 % from the first advance on."""
     gaps = [9.0, 1.0, 1.0, 4.0, 4.0, 1.0, 2.0, 7.0]
     past = trajectory(stepped(gaps), tail=3.0)
     run = trajectory(stepped([2.0 * gap for gap in gaps]), tail=6.0)
@@ -67,15 +67,15 @@ def test_work_of_the_same_shape() -> None:
         assert (eta.basis, eta.runs) == ("history", 1)
 
 
-def test_before_the_first_advance() -> None:
-    """As soon as it starts, past runs say what it takes; without any nothing is known."""
+def test_estimate_before_the_first_advance_uses_past_runs() -> None:
+    """Without any it is unknown."""
     assert estimate([(0.0, 0.0)], 0.0, [trajectory(steady())]).remaining_s == pytest.approx(100.0)
     assert estimate([(0.0, 0.0)], 3.0, []) == Eta(None, None, None, "unknown", "none", 0, 3.0)
     assert estimate([], 3.0, []).state == "unknown"
 
 
-def test_history_beats_every_simple_rule() -> None:
-    """On a job with a shape of its own past runs foretell better than the mean pace, the pace of late, and the usual duration."""
+def test_estimate_with_history_beats_simple_rules() -> None:
+    """These are the mean rate, the recent rate and the usual duration."""
     history, runs = jobs(6), jobs(4, seed=2)
     for run in runs:
         own = error(run, [])
@@ -87,22 +87,22 @@ def test_history_beats_every_simple_rule() -> None:
         assert error(run, history, LATE) < 0.02
 
 
-def test_more_history_is_better() -> None:
-    """None, one, three and twenty past runs: each in the mean at least as near as the one before."""
+def test_estimate_improves_with_more_history() -> None:
+    """The histories have none, one, three and twenty runs."""
     runs, history = jobs(8, seed=3), jobs(20, seed=4)
     means = [sum(error(run, history[:count]) for run in runs) / len(runs) for count in (0, 1, 3, 20)]
     assert means[0] > means[1] >= 0.9 * means[2] > 0.8 * means[3]
     assert means[3] < 0.02
 
 
-def test_foreign_history() -> None:
-    """Past runs of a machine eight times as slow do no harm once a quarter is done."""
+def test_history_of_a_slow_machine_does_little_harm() -> None:
+    """A quarter of the run is done."""
     history, runs = jobs(10, seed=5, pace=8.0), jobs(5, seed=6)
     assert all(error(run, history, LATE) < 0.05 for run in runs)
 
 
-def test_history_of_another_shape() -> None:
-    """Past runs that were quite another job lose to the own pace: looking back they were wrong, and it was right."""
+def test_history_of_another_shape_loses_to_the_own_rate() -> None:
+    """The lookbacks show which one is right."""
     other = [trajectory(stepped([1.0] * 20 + [30.0] * 20)) for _ in range(5)]
     run = trajectory(steady())
     eta = estimate(seen(run, 60.0), 60.0, other)
@@ -110,8 +110,8 @@ def test_history_of_another_shape() -> None:
     assert eta.basis == "rate"
 
 
-def test_slowdown() -> None:
-    """Work that becomes twice as slow half way is followed: after half as much again the error is below 5 %, with history too."""
+def test_estimate_follows_a_slowdown() -> None:
+    """After half as much again the error is below 5 %."""
     run = trajectory(stepped([1.0] * 50 + [2.0] * 50))
     assert error(run, [], [0.67]) < 0.15
     assert error(run, [], [0.85, 0.9, 0.95]) < 0.05
@@ -121,8 +121,8 @@ def test_slowdown() -> None:
 
 
 @pytest.mark.parametrize("history", [[], jobs(5, seed=7)])
-def test_pause_nobody_announced(history: list[Trajectory]) -> None:
-    """Ten minutes in which nothing moved are no pace: afterwards the estimate is what it was before."""
+def test_unannounced_pause_does_not_change_the_estimate(history: list[Trajectory]) -> None:
+    """The pause takes ten minutes."""
     run = job(Random(8))
     at = 0.5 * run.duration_s
     before = estimate(seen(run, at), at, history)
@@ -133,8 +133,8 @@ def test_pause_nobody_announced(history: list[Trajectory]) -> None:
     assert after.remaining_s == pytest.approx(before.remaining_s, rel=0.15)
 
 
-def test_pause_that_is_usual() -> None:
-    """A long gap that past runs made at the same place is how the work goes, and no pause: their curves stay true."""
+def test_gap_that_past_runs_have_is_no_pause() -> None:
+    """Their curves stay valid."""
     gaps = [1.0] * 20 + [60.0] + [1.0] * 19
     past = [trajectory(stepped(gaps)) for _ in range(3)]
     run = trajectory(stepped([2.0 * gap for gap in gaps]))
@@ -142,15 +142,15 @@ def test_pause_that_is_usual() -> None:
         assert estimate(seen(run, at), at, past).remaining_s == pytest.approx(run.duration_s - at, rel=0.02)
 
 
-def test_slow_first_step() -> None:
-    """Work that starts with a step thirty times as long is foretold to 10 % after three more."""
+def test_slow_first_step_is_soon_ignored() -> None:
+    """The error is at most 10 % after three more steps."""
     run = trajectory(stepped([30.0] + [1.0] * 49))
     left = run.duration_s - 33.0
     assert estimate(seen(run, 33.0), 33.0, []).remaining_s == pytest.approx(left, rel=0.10)
 
 
-def test_total_that_grows() -> None:
-    """When twice as much turns out to be to do the fraction falls by half: the pace is that of the work done, at once."""
+def test_estimate_after_the_total_grew_is_right_at_once() -> None:
+    """The rate is that of the work done."""
     points = [(float(second), second / 100) for second in range(41)] + [
         (40.0, 0.2),
         (41.0, 0.205),
@@ -159,16 +159,16 @@ def test_total_that_grows() -> None:
     assert estimate(points, 42.0, []).remaining_s == pytest.approx(158.0, rel=0.01)
 
 
-def test_total_that_shrinks() -> None:
-    """When half of it turns out to be needless the fraction leaps: after as much work again the estimate is right to 10 %."""
+def test_estimate_after_the_total_shrank_is_soon_right() -> None:
+    """The error is at most 10 % after as much work again."""
     points = [(float(second), second / 200) for second in range(51)] + [
         (float(second), second / 100) for second in range(51, 76)
     ]
     assert estimate(points, 75.0, []).remaining_s == pytest.approx(25.0, rel=0.10)
 
 
-def test_resumed_run() -> None:
-    """A run that begins half way takes its pace from there on, with past runs and without."""
+def test_resumed_run_uses_the_rate_since_its_start() -> None:
+    """Past runs may exist or not."""
     points = [(float(second), 0.5 + second / 100) for second in range(21)]
     assert estimate(points, 20.0, []).remaining_s == pytest.approx(30.0)
     assert estimate(points, 20.0, [trajectory(steady(50.0))] * 2).remaining_s == pytest.approx(30.0, rel=0.01)
@@ -177,15 +177,15 @@ def test_resumed_run() -> None:
     assert estimate(leaping, 20.0, []).remaining_s == pytest.approx(30.0)
 
 
-def test_past_run_that_was_resumed() -> None:
-    """A past run that began half way says nothing of the half before: it is left out where that matters."""
+def test_resumed_past_run_is_ignored_before_its_start() -> None:
+    """It has no data for the first half."""
     half = trajectory([(float(second), 0.5 + second / 100) for second in range(51)])
     whole = trajectory(steady(400.0))
     assert estimate([(0.0, 0.0), (4.0, 0.01)], 4.0, [half, whole]).remaining_s == pytest.approx(396.0)
 
 
-def test_done_before_the_end() -> None:
-    """At fraction 1 what past runs still took after it is left, and without any nothing: any moment now."""
+def test_estimate_at_fraction_one_is_the_tail_of_past_runs() -> None:
+    """Without past runs no time is left."""
     done = steady(50.0)
     assert estimate(done, 50.0, [trajectory(steady(100.0), tail=10.0)]).remaining_s == pytest.approx(
         5.0, rel=0.15
@@ -194,20 +194,20 @@ def test_done_before_the_end() -> None:
     assert (eta.remaining_s, eta.state) == (0.0, "holding")
 
 
-def test_without_a_base() -> None:
-    """Points that do not begin at 0 s began at 0 with nothing done."""
+def test_points_without_a_base_start_at_zero() -> None:
+    """The base is (0, 0)."""
     assert estimate(steady()[1:21], 40.0, []) == estimate(steady()[:21], 40.0, [])
 
 
-def test_repeated_points() -> None:
-    """Points that bring no advance, and duplicates, change nothing."""
+def test_repeated_points_are_ignored() -> None:
+    """They bring no advance."""
     points = steady()[:21]
     doubled = [point for time, done in points for point in ((time, done), (time, done), (time + 1.0, done))]
-    assert alike(estimate(doubled, 42.0, []), estimate(points, 42.0, []))
+    assert are_similar(estimate(doubled, 42.0, []), estimate(points, 42.0, []))
 
 
-def test_very_many_points() -> None:
-    """Of 100,000 points enough are looked at to be right."""
+def test_estimate_from_many_points_is_right() -> None:
+    """Only a part of them is used."""
     points = [(float(n), n / 200_000) for n in range(100_001)]
     assert estimate(points, 100_000.0, []).remaining_s == pytest.approx(100_000.0, rel=0.01)
     whole = [(float(n), n / 200_000) for n in range(200_001)]
@@ -219,54 +219,61 @@ def test_very_many_points() -> None:
 @pytest.mark.parametrize(
     ("points", "elapsed", "text"),
     [
-        ([(0.0, 0.0), (1.0, nan)], 2.0, r"points\[1\]: expected finite numbers, got \(1.0, nan\)"),
-        ([(0.0, 0.0), (inf, 0.5)], 2.0, r"points\[1\]: expected finite numbers"),
+        ([(0.0, 0.0), (1.0, nan)], 2.0, r"Invalid points\[1\] \(1.0, nan\): expected finite numbers"),
+        ([(0.0, 0.0), (inf, 0.5)], 2.0, r"Invalid points\[1\] \(inf, 0.5\): expected finite numbers"),
         (
             [(0.0, 0.0), (5.0, 0.2), (4.0, 0.3)],
             6.0,
-            r"points\[2\]: expected times from 0 on that ascend, got 4.0 after 5.0",
+            r"Invalid points\[2\], time 4.0: expected ascending times, so at least 5.0",
         ),
-        ([(-1.0, 0.0)], 6.0, r"points\[0\]: expected times from 0 on"),
-        ([(0.0, 0.0), (1.0, 50.0)], 2.0, r"points\[1\]: expected a fraction from 0 to 1, got 50.0"),
-        ([(0.0, 0.0), (1.0, -0.1)], 2.0, r"points\[1\]: expected a fraction"),
-        ([(0.0, 0.0), (1.0, "half")], 2.0, r"points: expected pairs of numbers"),
-        ([(0.0,), (1.0, 0.5)], 2.0, r"points: expected pairs of numbers"),
+        ([(-1.0, 0.0)], 6.0, r"Invalid points\[0\], time -1.0: expected ascending times, so at least 0.0"),
+        ([(0.0, 0.0), (1.0, 50.0)], 2.0, r"Invalid points\[1\], fraction 50.0: expected 0 to 1"),
+        ([(0.0, 0.0), (1.0, -0.1)], 2.0, r"Invalid points\[1\], fraction -0.1: expected 0 to 1"),
+        ([(0.0, 0.0), (1.0, "half")], 2.0, r"Invalid points: expected pairs of numbers"),
+        ([(0.0,), (1.0, 0.5)], 2.0, r"Invalid points: expected pairs of numbers"),
         (
             [(0.0, 0.0), (5.0, 0.5)],
             3.0,
-            r"elapsed: expected a time from the last point's on \(5.0 s\), got 3.0",
+            r"Invalid elapsed 3.0: expected at least the time of the last point \(5.0 s\)",
         ),
-        ([], nan, r"elapsed: expected a number of seconds from 0 to 1e\+15, got nan"),
-        ([], -1.0, r"elapsed: expected a number"),
+        ([], nan, r"Invalid elapsed nan: expected seconds from 0 to 1e\+15"),
+        ([], -1.0, r"Invalid elapsed -1.0: expected seconds"),
     ],
 )
-def test_garbage(points: list[tuple[float, float]], elapsed: float, text: str) -> None:
-    """What cannot be is refused with a text that says what, where, and what was expected."""
+def test_invalid_points_are_rejected(points: list[tuple[float, float]], elapsed: float, text: str) -> None:
+    """The error names the value and what was expected."""
     with pytest.raises(ValueError, match=text):
         estimate(points, elapsed, [])
 
 
-def test_garbage_of_past_runs() -> None:
-    """Past runs are checked too, and named by their place; and so is the confidence."""
+def test_invalid_history_or_confidence_is_rejected() -> None:
+    """The error names the past run by its index."""
     good = trajectory(steady())
-    with pytest.raises(RejectedValueError, match=r"history\[1\].duration_s: expected .* got nan"):
+    with pytest.raises(RejectedValueError, match=r"Invalid history\[1\].duration_s nan: expected"):
         estimate([], 0.0, [good, Trajectory(nan)])
-    with pytest.raises(RejectedValueError, match=r"history\[0\].points\[1\]: expected a fraction"):
+    with pytest.raises(
+        RejectedValueError, match=r"Invalid history\[0\].points\[1\], fraction 2.0: expected 0 to 1"
+    ):
         estimate([], 0.0, [Trajectory(5.0, [(0.0, 0.0), (5.0, 2.0)])])
     with pytest.raises(
-        RejectedValueError, match=r"history\[0\].points: expected times up to its duration of 5.0 s, got 9.0"
+        RejectedValueError,
+        match=r"Invalid history\[0\].points, time 9.0: expected at most its duration of 5.0 s",
     ):
         estimate([], 0.0, [Trajectory(5.0, [(0.0, 0.0), (9.0, 1.0)])])
     for confidence in (0.0, 1.0, 80.0, nan):
-        with pytest.raises(RejectedValueError, match="confidence: expected a share between 0 and 1"):
+        with pytest.raises(
+            RejectedValueError, match=r"Invalid confidence .*: expected a share between 0 and 1"
+        ):
             estimate([], 0.0, [good], confidence=confidence)
 
 
 @settings(max_examples=60)
 @given(steps=STEPS, since=st.floats(0.0, 1e6), history=PASTS)
-def test_always_sensible(steps: list[tuple[float, float]], since: float, history: list[Trajectory]) -> None:
-    """Whatever ran, and however long ago it advanced: finite, never negative, bounds in order, and a state that fits."""
-    points = curve(steps)
+def test_estimate_of_any_run_is_finite_and_ordered(
+    steps: list[tuple[float, float]], since: float, history: list[Trajectory]
+) -> None:
+    """The state matches the values."""
+    points = build_points(steps)
     eta = estimate(points, points[-1][0] + since, history)
     for value in (eta.remaining_s, eta.low_s, eta.high_s):
         assert value is None or (isfinite(value) and value >= 0.0)
@@ -280,20 +287,20 @@ def test_always_sensible(steps: list[tuple[float, float]], since: float, history
 
 @settings(max_examples=60)
 @given(steps=STEPS, early=st.floats(0.0, 1e5), later=st.floats(0.0, 1e5), history=PASTS)
-def test_ages_by_one_rule(
+def test_estimate_ages_as_a_new_estimate(
     steps: list[tuple[float, float]], early: float, later: float, history: list[Trajectory]
 ) -> None:
-    """Asked again without an advance it says what the earlier answer has become by then: readers need not ask."""
-    points = [*curve(steps), (2e4 * len(steps) + 1.0, 1.0)]
+    """Readers need no new estimate between advances."""
+    points = [*build_points(steps), (2e4 * len(steps) + 1.0, 1.0)]
     at = points[-1][0] + min(early, later)
     until = points[-1][0] + max(early, later)
     first = estimate(points, at, history)
     edge = first.stalls_after_s is not None and abs(until - at - first.stalls_after_s) < 1e-6 * until
-    assert edge or alike(first.at(until), estimate(points, until, history))
+    assert edge or are_similar(first.at(until), estimate(points, until, history))
 
 
-def test_counts_down_holds_and_stalls() -> None:
-    """After an advance it counts down until the next is due, then holds, and past three times the longest gap says "at least"."""
+def test_estimate_counts_down_holds_and_stalls() -> None:
+    """Only a lower bound remains at the end."""
     points, history = steady()[:26], [trajectory(steady(seconds)) for seconds in (98.0, 100.0, 104.0)]
     told = [estimate(points, 50.0 + since, history) for since in (0.0, 1.0, 1.9, 4.0, 5.9, 7.0, 1e5)]
     assert [eta.state for eta in told] == ["estimated"] * 3 + ["holding"] * 2 + ["stalled"] * 2
@@ -304,9 +311,45 @@ def test_counts_down_holds_and_stalls() -> None:
     assert told[6].remaining_s is told[6].high_s is None
 
 
-def test_runs_without_length() -> None:
-    """Runs that took no time at all, before or now, are no reason to fail."""
+def test_runs_without_duration_are_accepted() -> None:
+    """They took no time, now or in the past."""
     nothing = Trajectory(0.0, [(0.0, 0.0), (0.0, 1.0)])
     assert estimate([(0.0, 0.0)], 0.0, [nothing] * 4).remaining_s == 0.0
     assert estimate([(0.0, 0.0), (0.0, 0.5)], 0.0, []).state == "unknown"
     assert estimate([(0.0, 0.0), (0.0, 0.5), (1.0, 0.75)], 1.0, [nothing] * 4).remaining_s is not None
+
+
+FINISHED = [(0.0, 0.0), (0.0, 1.0)]
+ROUNDED = Trajectory(
+    13986.125,
+    [
+        (0.0, 0.0),
+        (0.0, 0.3657142857142857),
+        (0.0, 0.7314285714285714),
+        (0.0, 0.9142857142857143),
+        (3986.125, 0.9142857142857143),
+        (13986.125, 1.0),
+    ],
+)
+OVERSHOOTING = Trajectory(100.0, [(0.0, 0.0), (100.00000005, 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("points", "history"),
+    [(FINISHED, [ROUNDED]), (FINISHED, [OVERSHOOTING] * 3), ([(0.0, 0.0), (90.0, 1.0)], [OVERSHOOTING] * 3)],
+    ids=["interpolated time", "point after the duration", "point after the duration, scaled"],
+)
+def test_estimate_with_rounding_errors_is_not_negative(
+    points: list[tuple[float, float]], history: list[Trajectory]
+) -> None:
+    """A finished run has no time left, although the times of past runs are rounded."""
+    eta = estimate(points, points[-1][0], history)
+    assert eta.remaining_s == eta.counts_down_s == 0.0
+    assert [bound for bound in (eta.low_s, eta.high_s) if bound is not None and bound < 0.0] == []
+
+
+def test_parallel_estimate_just_before_the_last_point_is_not_negative() -> None:
+    """``elapsed`` may be slightly less than the time of the last point."""
+    children = Parallel(ended=(0.0,), running=(), remaining=0, workers=1)
+    eta = estimate([(0.0, 0.0), (90.0, 1.0)], 90.0 - 9e-7, [], parallel=children)
+    assert eta.remaining_s == 0.0

@@ -1,4 +1,4 @@
-"""Intervals: they cover as often as asked, and say nothing where nothing can be said."""
+"""Prediction intervals: coverage, width, and histories that are too short."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from random import Random
 import pytest
 
 from otel_progress.eta import Trajectory, estimate
-from otel_progress.eta.intervals import small_sample_factor
+from otel_progress.eta.intervals import compute_small_sample_factor
 from otel_progress.quantiles import expected_rank_quantile
 from tests.support.sample_runs import ASKED, asked, job, jobs, seen, steady, stepped, trajectory
 
 
-def coverage(confidence: float, histories: int, length: int) -> float:
-    """Return the share of intervals that held the truth, for runs of many jobs with histories of this length."""
+def measure_coverage(confidence: float, histories: int, length: int) -> float:
+    """Return the share of intervals that contain the true end, over many jobs."""
     held = []
     for seed in range(histories):
         history = jobs(length, seed=seed)
@@ -27,14 +27,14 @@ def coverage(confidence: float, histories: int, length: int) -> float:
 
 
 @pytest.mark.parametrize(("length", "histories"), [(3, 40), (8, 15)])
-def test_coverage(length: int, histories: int) -> None:
-    """Four of five intervals at 0.8 hold the truth, with three past runs as with eight."""
-    assert 0.73 <= coverage(0.8, histories, length) <= 0.88
+def test_intervals_cover_as_requested(length: int, histories: int) -> None:
+    """The confidence is 0.8, with three and with eight past runs."""
+    assert 0.73 <= measure_coverage(0.8, histories, length) <= 0.88
 
 
-def test_confidence_is_what_was_asked() -> None:
-    """A higher confidence gives a wider interval, and covers more often."""
-    half, nearly_all = coverage(0.5, 12, 8), coverage(0.95, 12, 8)
+def test_higher_confidence_gives_wider_intervals() -> None:
+    """They cover more often."""
+    half, nearly_all = measure_coverage(0.5, 12, 8), measure_coverage(0.95, 12, 8)
     assert 0.4 <= half <= 0.65
     assert nearly_all >= 0.9
     run, history = job(Random(9)), jobs(8)
@@ -47,8 +47,8 @@ def test_confidence_is_what_was_asked() -> None:
     assert widths == sorted(widths)
 
 
-def test_none_under_three_runs() -> None:
-    """Two past runs are no statistics: there is no interval, by curves and by durations."""
+def test_interval_with_fewer_than_three_runs_is_absent() -> None:
+    """The history consists of curves or of durations."""
     run = job(Random(1))
     for history in ([], jobs(1), jobs(2)):
         eta = asked(run, history, 0.5)[1]
@@ -57,8 +57,8 @@ def test_none_under_three_runs() -> None:
     assert asked(run, jobs(3), 0.5)[1].low_s is not None
 
 
-def test_wider_where_the_run_deviates() -> None:
-    """A run that went unlike past ones so far gets a wider interval than one that went like them."""
+def test_interval_of_a_deviating_run_is_wider() -> None:
+    """It is compared with a run like past ones."""
     history = [trajectory(steady(seconds)) for seconds in (99.0, 100.0, 101.0, 100.5, 99.5)]
     even = trajectory(steady(100.0))
     uneven = trajectory(stepped([2.8] * 15 + [1.2] * 15 + [2.0] * 20))
@@ -71,18 +71,18 @@ def test_wider_where_the_run_deviates() -> None:
     assert widths[1] > 2.0 * widths[0]
 
 
-def elsewhere(random: Random) -> Trajectory:
-    """Return a run of the job on a machine that is eight times as slow, and in the middle third only six times; with hardly any noise."""
+def build_foreign_run(random: Random) -> Trajectory:
+    """Return a run of a machine that is six to eight times as slow, with little noise."""
     shape = [8.0] + [2.25 if 40 / 3 < n < 80 / 3 else 1.0 for n in range(1, 40)]
     return trajectory(stepped([8.0 * gap * random.uniform(0.98, 1.02) for gap in shape]), tail=8.0)
 
 
-def test_history_of_another_machine() -> None:
-    """With past runs of another pace and shape, and more alike than this one, most intervals hold the truth all the same."""
+def test_intervals_with_a_foreign_history_mostly_cover() -> None:
+    """Past runs have another rate and shape."""
     held = []
     for seed in range(8):
         random = Random(seed)
-        history = [elsewhere(random) for _ in range(8)]
+        history = [build_foreign_run(random) for _ in range(8)]
         for run in jobs(3, seed=2000 + seed):
             for part in ASKED[5:]:
                 left, eta = asked(run, history, part)
@@ -92,14 +92,14 @@ def test_history_of_another_machine() -> None:
     assert sum(held) / len(held) > 0.65
 
 
-def test_runs_that_are_all_the_same() -> None:
-    """Where past runs took exactly as long the interval has no width, and neither is below 0."""
+def test_interval_of_identical_runs_has_no_width() -> None:
+    """No bound is negative."""
     eta = estimate(steady()[:26], 50.0, [trajectory(steady())] * 4)
     assert (eta.low_s, eta.remaining_s, eta.high_s) == pytest.approx((50.0, 50.0, 50.0))
 
 
-def test_quantile() -> None:
-    """Between two values by interpolation, at the rule level x (n + 1), and never outside of them."""
+def test_expected_rank_quantile_interpolates_within_the_values() -> None:
+    """The position is level x (n + 1)."""
     assert expected_rank_quantile([1.0, 2.0, 3.0], 0.5) == 2.0
     assert expected_rank_quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.5
     assert expected_rank_quantile([1.0, 2.0], 0.99) == 2.0
@@ -116,8 +116,10 @@ def test_quantile() -> None:
         (3, 0.95, 4.3027, 1.9600),
     ],
 )
-def test_widening_for_few_runs(runs: int, confidence: float, student: float, normal: float) -> None:
-    """It is Student's quantile (as tables have it) over the normal one, less what one run more makes better."""
-    assert small_sample_factor(runs, confidence) == pytest.approx(
+def test_small_sample_factor_matches_tables(
+    runs: int, confidence: float, student: float, normal: float
+) -> None:
+    """It is Student's quantile over the normal one, slightly narrowed."""
+    assert compute_small_sample_factor(runs, confidence) == pytest.approx(
         student / normal * (1 - 1 / runs**2) ** 0.5, rel=0.01
     )

@@ -1,4 +1,4 @@
-"""Children on some workers: against exact schedules, and better than dividing or taking the maximum."""
+"""Parallel children: against exact schedules and simple rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta import Parallel, estimate
 from otel_progress.eta.parallel import simulate
-from otel_progress.eta.survival import lifetimes
+from otel_progress.eta.survival import fit_lifetimes
 from tests.support.sample_runs import steady, trajectory
 
 DRAWN: dict[str, Callable[[Random], float]] = {
@@ -25,8 +25,8 @@ DRAWN: dict[str, Callable[[Random], float]] = {
 SECONDS = st.lists(st.floats(0.0, 1e6), max_size=30)
 
 
-def schedule(durations: list[float], workers: int) -> Iterator[tuple[Parallel, float, float]]:
-    """Yield what was known of a whole schedule at tenths of it, with the truth in seconds and the length of it."""
+def iterate_schedule(durations: list[float], workers: int) -> Iterator[tuple[Parallel, float, float]]:
+    """Yield the known children at tenths of a schedule, with the true remaining time."""
     free, spans = [0.0] * workers, []
     heapify(free)
     for duration in durations:
@@ -40,8 +40,8 @@ def schedule(durations: list[float], workers: int) -> Iterator[tuple[Parallel, f
         yield Parallel(ended, running, len(durations) - len(ended) - len(running), workers), end - at, end
 
 
-def remaining(children: Parallel) -> float:
-    """Return the simulated seconds that are left."""
+def simulate_remaining(children: Parallel) -> float:
+    """Return the simulated remaining seconds."""
     told = simulate(children)
     assert told is not None
     return told.remaining_s
@@ -49,12 +49,12 @@ def remaining(children: Parallel) -> float:
 
 @pytest.mark.parametrize("name", DRAWN)
 @pytest.mark.parametrize(("children", "workers"), [(60, 8), (300, 16)])
-def test_beats_dividing_and_the_maximum(name: str, children: int, workers: int) -> None:
-    """Played through, the error is smaller than of (all that is left / workers) and of the longest rest beside that."""
+def test_simulation_beats_dividing_and_the_maximum(name: str, children: int, workers: int) -> None:
+    """Both rules are combined."""
     errors: dict[str, list[float]] = {"played": [], "divided": [], "longest": []}
     for seed in range(12):
         random = Random(seed)
-        for known, left, end in schedule([DRAWN[name](random) for _ in range(children)], workers):
+        for known, left, end in iterate_schedule([DRAWN[name](random) for _ in range(children)], workers):
             told = simulate(known)
             assert told is not None
             mean = sum(known.ended) / len(known.ended)
@@ -66,74 +66,76 @@ def test_beats_dividing_and_the_maximum(name: str, children: int, workers: int) 
     assert means["played"] < 0.9 * min(means["divided"], means["longest"])
 
 
-def test_children_of_one_length_exactly() -> None:
-    """Where every child takes as long the schedule is known, and the simulation is exact; also where rounds do not come out even."""
+def test_simulation_of_equal_children_is_exact() -> None:
+    """The last round may be incomplete."""
     for children, workers in ((20, 4), (103, 8), (7, 16)):
-        for known, left, _ in schedule([10.0] * children, workers):
+        for known, left, _ in iterate_schedule([10.0] * children, workers):
             told = simulate(Parallel(known.ended, known.running, known.remaining, workers, known=[10.0]))
             assert told is not None
             assert (told.remaining_s, told.longest_s) == pytest.approx((left, 10.0))
 
 
-def test_running_children_are_credited() -> None:
-    """A child that has run for long has less to go, and one that outlasted the short ones is a long one."""
-    fresh, half = (remaining(Parallel([10.0] * 5, [lasted], 0, 1)) for lasted in (0.0, 5.0))
+def test_simulation_credits_running_children() -> None:
+    """A child that outlasted short ones is a long one."""
+    fresh, half = (simulate_remaining(Parallel([10.0] * 5, [lasted], 0, 1)) for lasted in (0.0, 5.0))
     assert (fresh, half) == pytest.approx((10.0, 5.0))
-    assert remaining(Parallel([2.0] * 9 + [30.0], [4.0], 0, 1)) == pytest.approx(26.0)
+    assert simulate_remaining(Parallel([2.0] * 9 + [30.0], [4.0], 0, 1)) == pytest.approx(26.0)
 
 
-def test_children_that_run_count_as_having_lasted() -> None:
-    """Early on only short children have ended; the others are known to last longer, and the mean is not fooled."""
-    lives = lifetimes([1.0, 1.0], [9.0, 9.0])
+def test_lifetimes_include_running_children() -> None:
+    """Early on only short children have ended."""
+    lives = fit_lifetimes([1.0, 1.0], [9.0, 9.0])
     assert lives is not None
     assert lives.ended == pytest.approx([0.25, 0.5])
-    assert lifetimes([], [5.0]) is None
+    assert fit_lifetimes([], [5.0]) is None
 
 
-def test_past_runs_help_at_first() -> None:
-    """Before any child has ended, those of past runs tell; without any nothing can be said of children."""
+def test_simulation_before_the_first_end_uses_past_runs() -> None:
+    """Without any there is no simulation."""
     assert simulate(Parallel([], [0.0] * 4, 4, 4)) is None
-    assert remaining(Parallel([], [0.0] * 4, 4, 4, known=[10.0] * 3)) == pytest.approx(20.0)
+    assert simulate_remaining(Parallel([], [0.0] * 4, 4, 4, known=[10.0] * 3)) == pytest.approx(20.0)
 
 
-def test_past_children_at_this_pace() -> None:
-    """On a machine that is three times as slow as ever past children count at that pace as soon as a few have ended."""
+def test_past_children_are_scaled_to_the_rate_of_this_run() -> None:
+    """The machine is three times as slow."""
     random = Random(3)
     known = [random.uniform(8.0, 12.0) for _ in range(20)]
-    slow = remaining(Parallel([random.uniform(24.0, 36.0) for _ in range(8)], [0.0] * 4, 36, 4, known))
+    slow = simulate_remaining(
+        Parallel([random.uniform(24.0, 36.0) for _ in range(8)], [0.0] * 4, 36, 4, known)
+    )
     assert slow == pytest.approx(10 * 30.0, rel=0.15)
 
 
-def test_one_that_outlasts_all_that_ended() -> None:
-    """While children run that outlast all that ended they are not about to end: what has been seen of them makes the tail."""
-    assert remaining(Parallel([10.0], [12.0] * 3, 0, 4)) > 10.0
+def test_running_children_that_outlast_all_have_time_left() -> None:
+    """The tail follows from the known durations."""
+    assert simulate_remaining(Parallel([10.0], [12.0] * 3, 0, 4)) > 10.0
 
 
-def test_patterns_among_very_many() -> None:
-    """Where every fourth child is long, and there are more than are looked at, the mean is that of all."""
+def test_sampled_durations_keep_the_mean() -> None:
+    """Every fourth child is long."""
     ended = [10.0, 10.0, 10.0, 70.0] * 500
-    assert remaining(Parallel(ended, [], 8000, 8)) == pytest.approx(8000 * 25.0 / 8, rel=0.02)
+    assert simulate_remaining(Parallel(ended, [], 8000, 8)) == pytest.approx(8000 * 25.0 / 8, rel=0.02)
 
 
-def test_a_thousand_workers() -> None:
-    """More workers than are played through share the work all the same, and those that run are credited."""
+def test_simulation_of_a_thousand_workers_is_scaled_down() -> None:
+    """Running children are credited."""
     random = Random(4)
     ended = [random.uniform(5.0, 15.0) for _ in range(3000)]
     for waiting, least, most in ((0, 4.0, 10.5), (2000, 24.0, 36.0)):
-        assert least < remaining(Parallel(ended, [5.0] * 1000, waiting, 1000)) < most
+        assert least < simulate_remaining(Parallel(ended, [5.0] * 1000, waiting, 1000)) < most
 
 
-def test_a_million_to_come() -> None:
-    """However many are to come, the end is played and the rest is in proportion; the work for it is the same."""
+def test_simulation_of_a_million_children_is_bounded() -> None:
+    """Only the last rounds are simulated."""
     random = Random(1)
     ended = [random.uniform(5.0, 15.0) for _ in range(5000)]
-    assert remaining(Parallel(ended, [3.0] * 8, 1_000_000, 8)) == pytest.approx(
+    assert simulate_remaining(Parallel(ended, [3.0] * 8, 1_000_000, 8)) == pytest.approx(
         1_000_000 * 10.0 / 8, rel=0.01
     )
 
 
-def test_estimate_with_children() -> None:
-    """Children that run side by side take the place of the pace, and the estimate counts down while they run."""
+def test_parallel_estimate_counts_down() -> None:
+    """The children replace the rate."""
     points = [(0.0, 0.0), (10.0, 0.25), (10.0, 0.5)]
     eta = estimate(points, 14.0, [], parallel=Parallel([10.0, 10.0], [4.0, 4.0], 0, 2))
     assert eta.remaining_s == pytest.approx(6.0)
@@ -142,8 +144,8 @@ def test_estimate_with_children() -> None:
     assert estimate(points, 50.0, [], parallel=Parallel([10.0, 10.0], [40.0, 40.0], 0, 2)).state == "stalled"
 
 
-def test_estimate_with_children_and_history() -> None:
-    """With past runs both are asked: where past runs tell the same the interval is theirs."""
+def test_parallel_estimate_with_history_has_an_interval() -> None:
+    """The interval is that of past runs."""
     history = [trajectory(steady(seconds, 10)) for seconds in (95.0, 100.0, 105.0)]
     points = [(10.0 * n, n / 10) for n in range(6)]
     eta = estimate(points, 50.0, history, parallel=Parallel([20.0] * 5, [10.0, 0.0], 4, 2))
@@ -152,8 +154,8 @@ def test_estimate_with_children_and_history() -> None:
     assert eta.runs == 3
 
 
-def test_children_that_cannot_tell() -> None:
-    """Without a duration of any child the points tell, as if nothing had been said of children."""
+def test_parallel_estimate_without_durations_uses_the_points() -> None:
+    """The children are ignored."""
     points = steady()[:21]
     assert estimate(points, 40.0, [], parallel=Parallel([], [1.0], 3, 2)) == estimate(points, 40.0, [])
 
@@ -162,10 +164,10 @@ def test_children_that_cannot_tell() -> None:
 @given(
     ended=SECONDS, running=SECONDS, known=SECONDS, remaining=st.integers(0, 10**7), workers=st.integers(1, 40)
 )
-def test_always_sensible(
+def test_simulation_of_any_children_is_finite(
     ended: list[float], running: list[float], known: list[float], remaining: int, workers: int
 ) -> None:
-    """Whatever ran: a finite time that is not negative, or nothing where no duration is known."""
+    """It is absent without a known duration."""
     told = simulate(Parallel(ended, running, remaining, workers, known))
     if not ended and not known:
         assert told is None
@@ -180,18 +182,18 @@ def test_always_sensible(
     [
         (
             Parallel([nan], [], 0, 1),
-            r"parallel.ended\[0\]: expected a number of seconds from 0 to 1e\+15, got nan",
+            r"Invalid parallel.ended\[0\] nan: expected seconds from 0 to 1e\+15",
         ),
-        (Parallel([1.0], [-2.0], 0, 1), r"parallel.running\[0\]: .* got -2.0"),
-        (Parallel([1.0], [], 0, 1, known=[1.0, inf]), r"parallel.known\[1\]: .* got inf"),
+        (Parallel([1.0], [-2.0], 0, 1), r"Invalid parallel.running\[0\] -2.0: expected"),
+        (Parallel([1.0], [], 0, 1, known=[1.0, inf]), r"Invalid parallel.known\[1\] inf: expected"),
         (
             Parallel([1.0], [], -1, 1),
-            r"parallel: expected remaining >= 0 and workers >= 1, at most 1e\+15, got -1 and 1",
+            r"Invalid parallel.remaining -1: expected 0 to 1e\+15",
         ),
-        (Parallel([1.0], [], 0, 0), r"parallel: .* got 0 and 0"),
+        (Parallel([1.0], [], 0, 0), r"Invalid parallel.workers 0: expected 1 to 1e\+15"),
     ],
 )
-def test_garbage(children: Parallel, text: str) -> None:
-    """Children that cannot be are refused by name."""
+def test_invalid_children_are_rejected(children: Parallel, text: str) -> None:
+    """The error names the value."""
     with pytest.raises(RejectedValueError, match=text):
         estimate([(0.0, 0.0)], 1.0, [], parallel=children)

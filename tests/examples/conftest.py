@@ -1,4 +1,4 @@
-"""What the tests of all examples share: a runner with a state directory of its own."""
+"""Fixture of all example tests: a runner with its own state directory."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from tests.support.example_runner import Runner
 
 @pytest.fixture
 def run(tmp_path: Path) -> Runner:
-    """Run Python with a state directory of its own."""
+    """Runner of Python programs with its own state directory."""
     return Runner(tmp_path / "state")

@@ -1,4 +1,4 @@
-"""The examples that foretell their end: what they print of it, and what the journal, the previews and the checkpoints hold."""
+"""Examples with estimates from history: output, journal, previews and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,53 +19,49 @@ from tests.support.servers import poll
 pytestmark = pytest.mark.process
 
 RUN = re.compile(
-    r"run (?P<number>\d+): ended after (?P<end>[\d.]+) s; at 25 % "
-    r"(?:no end was predicted|(?P<told>[\d.]+) s(?P<interval> \([\d.]+ to [\d.]+ s\))? was predicted "
-    r"from (?P<runs>\d+) earlier runs?, (?P<off>[\d.]+)% off)"
-    r"(?:; by the average rate (?P<average>[\d.]+)%)?"
+    r"run (?P<number>\d+): (?P<end>[\d.]+) s; "
+    r"(?:no estimate at 25 %|estimate at 25 %: (?P<estimate>[\d.]+) s(?P<interval> \([\d.]+ to [\d.]+ s\))? "
+    r"from (?P<runs>\d+) earlier runs?, error (?P<error>[\d.]+)%)"
+    r"(?:; average rate: error (?P<average>[\d.]+)%)?"
 )
 STEP = re.compile(
-    r"  (?P<name>\w+) +(?:(?P<expected>[\d.]+) s (?P<how>expected|from \d+ earlier runs?)|no estimate), "
+    r"  (?P<name>\w+) +"
+    r"(?:(?P<expected>[\d.]+) s (?P<basis>expected|estimated from \d+ earlier runs?)|no estimate), "
     r"took (?P<took>[\d.]+) s(?: at attempt (?P<attempt>\d+))?(?:, shown as (?P<shown>.+))?"
 )
 
 
 @pytest.fixture(autouse=True)
 def _needs_numpy() -> None:
-    pytest.importorskip("numpy", reason="numpy is not installed: these examples compute with it")
+    pytest.importorskip("numpy", reason="numpy is not installed: these examples use it")
 
 
-def test_render_learns_when_it_ends(run: Runner, tmp_path: Path) -> None:
-    """With three runs behind it the end is foretold with an interval, and far better than by the average pace.
-
-    How good it can be is a matter of how alike the runs were, and on a busy machine they are not: their spread is allowed for. The
-    stages of each run are all done, every row of every pass was counted, and the picture was seen before its end.
-    """
-    pytest.importorskip("PIL", reason="Pillow is not installed: it makes the previews")
+def test_render_with_history_estimates_better_than_average_rate(run: Runner, tmp_path: Path) -> None:
+    """The spread of the durations is tolerated, because a busy machine varies."""
+    pytest.importorskip("PIL", reason="Pillow is not installed: it renders the previews")
     picture = tmp_path / "picture.png"
     printed = run.example("render.py", "--runs", 6, "--size", 128, "--output", picture)
 
     *lines, summary = printed.splitlines()
     runs = [match for line in lines if (match := RUN.fullmatch(line))]
     assert len(runs) == len(lines) == 6
-    learned = [one for one in runs if int(one["runs"] or 0) >= 3]
-    assert [one["number"] for one in learned] == ["4", "5", "6"]
-    assert all(one["interval"] for one in learned)
-    off, average = (median(float(one[name]) for one in learned) for name in ("off", "average"))
+    with_history = [match for match in runs if int(match["runs"] or 0) >= 3]
+    assert [match["number"] for match in with_history] == ["4", "5", "6"]
+    assert all(match["interval"] for match in with_history)
+    error, average = (median(float(match[name]) for match in with_history) for name in ("error", "average"))
     assert (
-        summary
-        == f"after 3 runs: at 25 % the estimate is {off:.1f}% of the duration off, the average rate {average:.1f}%"
+        summary == f"after 3 runs: median error at 25 %: estimate {error:.1f}%, average rate {average:.1f}%"
     )
-    ends = [float(one["end"]) for one in runs[1:]]  # the first one also loads what the others find loaded
+    ends = [float(match["end"]) for match in runs[1:]]  # the first run also loads modules
     spread = 100.0 * (max(ends) - min(ends)) / median(ends)
-    assert off < 15.0 + spread
-    assert off < average + spread
+    assert error < 15.0 + spread
+    assert error < average + spread
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    found = run.document("show", "rendering-6")
-    assert {path: level["status"] for path, level in levels(found).items()} == {
+    document = run.document("show", "rendering-6")
+    assert {path: level["status"] for path, level in levels(document).items()} == {
         f"stage:{name}": "completed" for name in ("queue", "preparation", "execution", "finalisation")
     }
-    execution = levels(found)["stage:execution"]
+    execution = levels(document)["stage:execution"]
     assert execution["current"] == execution["total"] == 6 + 12 + 24 + 48 + 96
     shown = run("-m", "otel_progress", "show", "rendering-6", "--previews")
     assert re.search(r"mandelbrot stage:execution  128x96 image/png", shown.stdout), (
@@ -73,63 +69,65 @@ def test_render_learns_when_it_ends(run: Runner, tmp_path: Path) -> None:
     )
 
 
-def test_video_pipeline_estimates_what_cannot_report(run: Runner) -> None:
-    """The first run knows only what it was told; the second has learned how long checking and packing take.
-
-    In each a frame is mended: the stage that failed is entered once more, and the operation ends with all of its stages done.
-    """
+def test_video_pipeline_estimates_opaque_steps_from_history(run: Runner) -> None:
+    """In each run the failed stage is started again."""
     printed = run.example("video_pipeline.py", "--runs", 2, "--frames", 24).splitlines()
 
     assert [line.partition(":")[2].partition(",")[0] for line in printed[::4]] == [" completed", " completed"]
     steps = [match for line in printed if (match := STEP.fullmatch(line))]
-    assert [one["name"] for one in steps] == ["encode", "check", "pack"] * 2
-    assert [one["how"] for one in steps] == ["expected", None, None, "expected", *["from 1 earlier run"] * 2]
-    assert [one["attempt"] for one in steps] == ["2", None, None] * 2
+    assert [step["name"] for step in steps] == ["encode", "check", "pack"] * 2
+    assert [step["basis"] for step in steps] == [
+        "expected",
+        None,
+        None,
+        "expected",
+        *["estimated from 1 earlier run"] * 2,
+    ]
+    assert [step["attempt"] for step in steps] == ["2", None, None] * 2
     for before, after in zip(steps[1:3], steps[4:6], strict=True):
-        # What was learned is how long the stage took, of which the program is nearly all.
+        # The history has the duration of the stage, which is almost the duration of the program.
         assert float(after["expected"]) == pytest.approx(float(before["took"]), rel=0.25, abs=0.1)
-    ratios = [[int(one.strip("~%")) for one in (step["shown"] or "").split(", ") if one] for step in steps]
+    ratios = [
+        [int(ratio.strip("~%")) for ratio in (step["shown"] or "").split(", ") if ratio] for step in steps
+    ]
     assert [bool(shown) for shown in ratios] == [True, False, False, True, True, True]
     assert all(shown == sorted(shown) and max(shown, default=0) <= 99 for shown in ratios)
-    found = run.document("show", "video-2")
-    assert list(levels(found)) == ["stage:DRAW", "stage:ENCODE", "stage:CHECK", "stage:PACK"]
-    assert {level["status"] for level in levels(found).values()} == {"completed"}
-    assert (found["status"], found["ratio"], found["estimated"]) == ("completed", 1.0, False)
-    assert found["metadata"]["bytes"] > 100_000
+    document = run.document("show", "video-2")
+    assert list(levels(document)) == ["stage:DRAW", "stage:ENCODE", "stage:CHECK", "stage:PACK"]
+    assert {level["status"] for level in levels(document).values()} == {"completed"}
+    assert (document["status"], document["ratio"], document["estimated"]) == ("completed", 1.0, False)
+    assert document["metadata"]["bytes"] > 100_000
 
 
 WORKERS = 4
-"""Threads of the example, as it has them."""
+"""Threads of the example."""
 
 
-def done_in(checkpoint: Path) -> int:
-    """Return how many files a checkpoint has."""
+def count_done(checkpoint: Path) -> int:
+    """Return the number of files in a checkpoint."""
     return len(json.loads(checkpoint.read_text(encoding="utf-8")))
 
 
 def release(pipes: list[Path]) -> None:
-    """Let those who read from pipes come to their end."""
+    """Unblock the readers of pipes."""
     for path in pipes:
-        with suppress(OSError):  # nobody reads from this one
+        with suppress(OSError):  # without a reader
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT as a terminal does")
-def test_audio_batch_of_five_hundred_goes_on_where_it_was_stopped(run: Runner, tmp_path: Path) -> None:
-    """Ctrl-C ends it as cancelled; the next run begins at the last checkpoint and does the rest of all five hundred.
-
-    Damaged files fail with their errors, and the others come out with less noise.
-    """
+def test_audio_batch_resumes_from_checkpoint_after_interrupt(run: Runner, tmp_path: Path) -> None:
+    """Damaged files fail with their errors, the others have less noise."""
     folder = tmp_path / "audio"
     folder.mkdir()
     checkpoint = folder / "done.json"
     blocked = [folder / f"recording-{number:03}.wav" for number in range(100, 100 + WORKERS)]
-    for path in blocked:  # a pipe that nobody writes to: each worker stands still at one
+    for path in blocked:  # a pipe without a writer blocks a worker
         os.mkfifo(path)
     with run.start(EXAMPLES / "audio_batch.py", "--folder", folder) as process:
         try:
             poll(
-                lambda: process.poll() is not None or (checkpoint.exists() and done_in(checkpoint) == 100),
+                lambda: process.poll() is not None or (checkpoint.exists() and count_done(checkpoint) == 100),
                 what="the tenth checkpoint",
             )
             process.send_signal(signal.SIGINT)
@@ -142,7 +140,7 @@ def test_audio_batch_of_five_hundred_goes_on_where_it_was_stopped(run: Runner, t
     assert process.returncode == 1, errors
     assert errors.splitlines()[-1].startswith("interrupted; resume with: ")
     (stopped,) = run.document("history")["operations"]
-    assert (stopped["status"], stopped["message"], done_in(checkpoint)) == (
+    assert (stopped["status"], stopped["message"], count_done(checkpoint)) == (
         "cancelled",
         "KeyboardInterrupt",
         100,
@@ -150,21 +148,23 @@ def test_audio_batch_of_five_hundred_goes_on_where_it_was_stopped(run: Runner, t
 
     first, last = run.example("audio_batch.py", "--folder", folder).splitlines()
     assert first == "resumes from 100 of 500"
-    lowered = re.fullmatch(
-        r"500 of 500 files, 10 failed, (\d+) denoised in this session, noise lower by ([\d.]+) dB", last
+    reduced = re.fullmatch(
+        r"500 of 500 files, 10 failed, (\d+) denoised in this session, noise reduced by ([\d.]+) dB", last
     )
-    assert lowered is not None, last
-    assert int(lowered[1]) == 500 - 100 - 8
-    assert float(lowered[2]) > 10.0
-    found = json.loads(run("-m", "otel_progress", "export", "denoising").stdout)
-    assert (found["status"], found["current"], found["failed"], found["message"]) == (
+    assert reduced is not None, last
+    assert int(reduced[1]) == 500 - 100 - 8
+    assert float(reduced[2]) > 10.0
+    document = json.loads(run("-m", "otel_progress", "export", "denoising").stdout)
+    assert (document["status"], document["current"], document["failed"], document["message"]) == (
         "completed",
         500,
         8,
         "500 of 500",
     )
     failed = {
-        event["name"]: event["error"]["message"] for event in found["events"] if event["outcome"] == "failed"
+        event["name"]: event["error"]["message"]
+        for event in document["events"]
+        if event["outcome"] == "failed"
     }
     assert failed["recording-499.wav"] == "recording-499.wav has 1478 of 8000 samples"
     assert len(list(folder.glob("*.clean.wav"))) >= 490
@@ -173,15 +173,16 @@ def test_audio_batch_of_five_hundred_goes_on_where_it_was_stopped(run: Runner, t
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT as a terminal does")
 @pytest.mark.parametrize("name", ["render.py", "video_pipeline.py"])
-def test_ctrl_c_ends_the_run_that_is_under_way(run: Runner, name: str) -> None:
-    """It stops at once and counts as cancelled, also when another thread does the work; no traceback is shown."""
+def test_example_interrupted_is_cancelled_without_traceback(run: Runner, name: str) -> None:
     large = ("--size", 3_000) if name == "render.py" else ("--frames", 1_500)
 
     def is_running() -> bool:
         done = run("-m", "otel_progress", "ls", "--json")
-        return done.returncode == 0 and any(one["ratio"] for one in json.loads(done.stdout)["operations"])
+        return done.returncode == 0 and any(
+            operation["ratio"] for operation in json.loads(done.stdout)["operations"]
+        )
 
-    # Where the signal comes while a file is being opened nobody closes it, which is no fault of the example.
+    # A file that is being opened at the signal is not closed, which is not an error of the example.
     with run.start("-W", "ignore::ResourceWarning", EXAMPLES / name, *large) as process:
         try:
             poll(lambda: process.poll() is not None or is_running(), what="the work")
@@ -195,18 +196,17 @@ def test_ctrl_c_ends_the_run_that_is_under_way(run: Runner, name: str) -> None:
     assert stopped["status"] == "cancelled"
 
 
-def test_render_refuses_a_place_it_could_not_write_to(run: Runner, tmp_path: Path) -> None:
-    """A picture that could not be kept is told before it is rendered."""
-    for place in (tmp_path / "nowhere" / "picture.png", tmp_path):
-        done = run(EXAMPLES / "render.py", "--output", place)
+def test_render_with_invalid_output_is_rejected(run: Runner, tmp_path: Path) -> None:
+    for output in (tmp_path / "nowhere" / "picture.png", tmp_path):
+        done = run(EXAMPLES / "render.py", "--output", output)
         assert done.returncode == 2
-        assert "expected --output to name a file in a folder that is there" in done.stderr
+        assert "expected a file in an existing folder" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["render.py", "video_pipeline.py", "audio_batch.py"])
-def test_without_numpy_they_say_what_to_install(run: Runner, name: str) -> None:
-    """One line on stderr and exit code 1 instead of a traceback."""
-    program = f"import runpy, sys; sys.modules['numpy'] = None; runpy.run_path({str(EXAMPLES / name)!r}, run_name='__main__')"
+def test_example_without_numpy_names_installation(run: Runner, name: str) -> None:
+    run_example = f"runpy.run_path({str(EXAMPLES / name)!r}, run_name='__main__')"
+    program = f"import runpy, sys; sys.modules['numpy'] = None; {run_example}"
     done = run("-c", program)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"This example \w+ with numpy: pip install numpy\n", done.stderr)

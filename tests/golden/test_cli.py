@@ -1,6 +1,7 @@
-"""The command line over a journal of 0.1.0: outputs as text and as JSON, exit codes, help and completion.
+"""The command line over a journal of 0.1.0: outputs, help and completion.
 
-The operations were written long ago by another host, so each one that runs counts as abandoned, whatever the time is.
+Another host wrote the operations long ago, so readers consider the running ones abandoned at any
+time.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ CHANGING = (
     (re.compile(r"\b\d{3,}d \d\dh\b"), "AGE"),
     (re.compile(r"\b20(?!23)\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"), "MOMENT"),
 )
-"""What depends on the moment of reading: the age of batches that have not ended, and what follows from it."""
+"""Values that depend on the time of reading: the age of running batches and values derived from it.
+"""
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_output(golden: Golden, journal: Path, name: str) -> None:
+def test_command_over_old_journal_prints_golden_output(golden: Golden, journal: Path, name: str) -> None:
     """Exit code, output and errors."""
     text = invoke(journal, *COMMANDS[name])
     for pattern, replacement in CHANGING:
@@ -86,28 +88,28 @@ def test_output(golden: Golden, journal: Path, name: str) -> None:
     golden.text(f"cli/{name}.txt", text)
 
 
-def test_no_journal(golden: Golden, tmp_path: Path) -> None:
-    """A journal that does not exist, one that is none, and one that is in memory."""
+def test_command_without_journal_fails_with_golden_error(golden: Golden, tmp_path: Path) -> None:
+    """A missing file, a file that is not a journal, and an in-memory journal."""
     golden.text("cli/no-journal.txt", invoke(tmp_path / "missing.db", "ls"))
     (tmp_path / "text.db").write_text("no journal" * 1000)
     golden.text("cli/bad-journal.txt", invoke(tmp_path / "text.db", "ls"))
 
 
 @pytest.mark.parametrize("name", ["", *commands()])
-def test_help(golden: Golden, name: str) -> None:
+def test_help_equals_golden_file(golden: Golden, name: str) -> None:
     """The help of every command."""
     golden.needs("click")
     golden.text(f"cli/{name or 'otel-progress'}.help", help_of(*filter(None, [name])))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(golden: Golden, journal: Path, shell: str) -> None:
-    """The script that completes in a shell."""
+def test_completion_script_equals_golden_file(golden: Golden, journal: Path, shell: str) -> None:
+    """The completion script of a shell."""
     golden.needs("click")
     golden.text(f"cli/completion-{shell}.txt", invoke(journal, "completion", shell))
 
 
-def test_names_of_checks(golden: Golden, journal: Path) -> None:
-    """What doctor checks; what it finds depends on the machine."""
+def test_doctor_checks_have_golden_names(golden: Golden, journal: Path) -> None:
+    """The names of doctor's checks. Their results depend on the machine."""
     text = invoke(journal, "doctor", "--json")
     golden.lines("cli/doctor.txt", list(dict.fromkeys(re.findall(r'"check": ?"([^"]*)"', text))))

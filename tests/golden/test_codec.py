@@ -58,13 +58,13 @@ DOCUMENTS = (
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_document_of_a_record(golden: Golden, name: str) -> None:
-    """Names, order and values of the fields, as compact JSON writes them."""
+def test_document_of_record_equals_golden_file(golden: Golden, name: str) -> None:
+    """Names, order and values of the fields in compact JSON."""
     golden.json(f"codec/{name}.json", json.loads(codec.dumps(_document(name))))
 
 
-def test_every_document_can_be_decoded() -> None:
-    """The records come back from their documents."""
+def test_decoded_document_equals_its_record() -> None:
+    """Decoding an encoded record returns an equal record."""
     found = running_operation()
     assert codec.decode_operation(codec.encode_operation(found)) == found
     assert [codec.decode_event(codec.encode_event(one)) for one in event_records()] == event_records()
@@ -72,7 +72,7 @@ def test_every_document_can_be_decoded() -> None:
 
 
 @pytest.mark.parametrize("name", ["json", "jsonl", "csv"])
-def test_export(golden: Golden, name: str) -> None:
+def test_export_equals_golden_file(golden: Golden, name: str) -> None:
     """Every line of an export, byte for byte."""
     golden.text(
         f"export/export.{name}", "\n".join(EXPORTERS[name](running_operation(), event_records())) + "\n"

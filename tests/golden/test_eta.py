@@ -11,12 +11,12 @@ from otel_progress.quantiles import interpolated_quantile
 from tests.support.golden.files import Golden
 
 SHARES = (0.02, 0.1, 0.3, 0.5, 0.8, 0.95)
-"""Shares of the duration at which an estimate is made."""
+"""Shares of the duration at which estimates are made."""
 RUNS = 2
-"""The last runs of each group, which are estimated with 0, 2 and all earlier runs as history."""
+"""The last runs of each group, estimated with 0, 2 and all earlier runs as history."""
 
 
-def test_estimates(golden: Golden) -> None:
+def test_estimates_of_recorded_runs_equal_golden_file(golden: Golden) -> None:
     """Every field of the estimates along recorded runs."""
     found: dict[str, list[str]] = {}
     for path in sorted(FOLDER.glob("*.gz")):
@@ -29,8 +29,8 @@ def test_estimates(golden: Golden) -> None:
     golden.json("eta/estimates.json", found)
 
 
-def test_estimates_of_parallel_children(golden: Golden) -> None:
-    """Children side by side, with and without history."""
+def test_estimates_of_parallel_children_equal_golden_file(golden: Golden) -> None:
+    """Parallel children, with and without history."""
     points = [(float(second), second / 20) for second in range(11)]
     history = [Trajectory(20.0 + number, [(0.0, 0.0), (10.0, 0.45), (20.0, 1.0)]) for number in range(4)]
     children = [
@@ -48,7 +48,7 @@ def test_estimates_of_parallel_children(golden: Golden) -> None:
     )
 
 
-def test_quantiles(golden: Golden) -> None:
+def test_quantiles_equal_golden_file(golden: Golden) -> None:
     """Quantiles are interpolated linearly."""
     values = ([1.0], [3.0, 1.0], [0.1, 0.2, 0.7, 1.5, 9.0], [float(number * number) for number in range(17)])
     shares = (0.0, 0.1, 0.25, 0.5, 0.9, 0.99, 1.0)

@@ -1,7 +1,7 @@
-"""What programs rely on besides data: settings, signatures, imports, threads, loggers and the values of labels.
+"""Public interfaces besides data: settings, signatures, imports and names.
 
-Names of functions that report errors are taken from the functions themselves, so a rename needs no change here. Adapt this file
-when such a function is split or gets another order of parameters.
+Names of functions that report errors are read from the functions themselves, so a rename needs no
+change here. Adapt this file when such a function is split or its parameters are reordered.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import otel_progress
-from otel_progress import Level, Runtime, configure, testing
+from otel_progress import Level, Runtime, configure, semconv, testing
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ConfigurationError
-from otel_progress.instrument.arguments import Rejection
 from otel_progress.instrument.backend import RecordingBackend
+from otel_progress.instrument.rejections import Rejection
 from otel_progress.metrics.counters import Totals
 from otel_progress.runtime.builder import _RuntimeBuilder
 from otel_progress.runtime.threads import start_daemon_thread
@@ -36,11 +36,11 @@ EXAMPLES = (
     "", " ", "true", "False", "auto", "0", "1", "4", "30", "2.5", "500ms", "10s", "5m", "24h", "7d", "-1", "65536", "25%,50%",
     "always", "64KiB", "1GB", "png", "webp", "INFO", "debug", "memory:", "sqlite:", "https://example.org/x", "0123456789abcdef", "x\x1b",
 )  # fmt: skip
-"""Texts that every setting is asked to parse."""
+"""Texts that every setting parses."""
 
 
-def test_settings(golden: Golden) -> None:
-    """Name, variables, default and meaning of each setting, and what texts become."""
+def test_settings_equal_golden_file(golden: Golden) -> None:
+    """Name, variables, default and description of each setting, and parsed values."""
     golden.json(
         "settings.json",
         [
@@ -63,7 +63,7 @@ def _parsed(setting: Setting, text: str) -> str:
         return f"refused: {error}"
 
 
-def test_signatures(golden: Golden) -> None:
+def test_signatures_equal_golden_file(golden: Golden) -> None:
     """Every public name with its signature and members."""
     golden.lines("configure.sig", [f"{name}: {text}" for name, text in _parameters(configure)])
     found: list[str] = []
@@ -114,7 +114,7 @@ def _signature(function: Callable[..., Any]) -> str:
 
 
 def _parameters(function: Callable[..., Any]) -> list[tuple[str, str]]:
-    """Return names and the rest of parameters; annotations as the sources have them."""
+    """Return names and kinds of parameters, with annotations as in the sources."""
     found = []
     for one in inspect.signature(function).parameters.values():
         hint = "" if one.annotation is one.empty else f": {one.annotation}"
@@ -127,16 +127,19 @@ def _parameters(function: Callable[..., Any]) -> list[tuple[str, str]]:
 
 @pytest.mark.process
 @pytest.mark.parametrize("name", ["package", "configure", "ls", "server"])
-def test_imports(golden: Golden, name: str) -> None:
-    """Own modules that are loaded; their names change when modules move, their number should not grow."""
+def test_imports_load_golden_modules(golden: Golden, name: str) -> None:
+    """Modules of this package that are loaded.
+
+    Their names change when modules move; their number should not grow.
+    """
     if name == "server":
         pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
     golden.lines(f"imports/{name}.txt", _python(f"{PROGRAMS[name]}\n{SHOW_MODULES}"))
 
 
 @pytest.mark.process
-def test_fork_hooks(golden: Golden) -> None:
-    """Who registers what for a fork, in this order, when a process is configured."""
+def test_fork_hooks_have_golden_order(golden: Golden) -> None:
+    """Fork hooks in their order, after a process was configured."""
     golden.lines("fork_hooks.txt", _python(f"{SHOW_HOOKS}\n{PROGRAMS['configure']}"))
 
 
@@ -163,7 +166,7 @@ os.register_at_fork = shown
 
 
 def _python(code: str) -> list[str]:
-    """Return the lines that a program writes, without those of a command; it has no settings and an empty home."""
+    """Return the output lines of a program without settings and with an empty home."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={
@@ -180,32 +183,33 @@ def _python(code: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith("otel_progress")]
 
 
-def test_values_of_labels(golden: Golden) -> None:
-    """Values of labels that are literals in the sources: places of errors, reasons, sinks, dropped kinds, refusals."""
+def test_label_values_equal_golden_file(golden: Golden) -> None:
+    """Label values. mypy checks that the code uses only these."""
     rejecting = (RecordingBackend.reject_value, RecordingBackend.report_rejection, Rejection)
+    places = {*_first_texts(report_internal_error), *_texts_at(2, start_daemon_thread)}
+    assert places <= {*get_args(semconv.InternalErrorPlace)}
+    assert {text for one in rejecting for text in _first_texts(one)} <= {*get_args(semconv.RejectionReason)}
+    sinks = {*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._add_sink)}
+    assert sinks == {*get_args(semconv.SinkName)}
     golden.lines(
-        "metrics/places.txt",
-        sorted({*_first_texts(report_internal_error), *_texts_at(2, start_daemon_thread)}),
-    )
-    golden.lines("metrics/reasons.txt", sorted({text for one in rejecting for text in _first_texts(one)}))
-    golden.lines(
-        "metrics/sinks.txt",
-        sorted({*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._lane)}),
-    )
-    golden.lines("metrics/drops.txt", sorted(set(_first_texts(Totals.count_dropped))))
-    golden.lines("metrics/series_groups.txt", sorted(set(_first_texts(Totals.count_series_dropped))))
+        "metrics/places.txt", sorted({*get_args(semconv.InternalErrorPlace), semconv.get_sink_place("*")})
+    )  # type: ignore[arg-type]
+    golden.lines("metrics/reasons.txt", sorted(get_args(semconv.RejectionReason)))
+    golden.lines("metrics/sinks.txt", sorted(get_args(semconv.SinkName)))
+    golden.lines("metrics/drops.txt", sorted(get_args(semconv.DropReason)))
+    golden.lines("metrics/series_groups.txt", sorted(get_args(semconv.SeriesGroup)))
 
 
-def test_reasons_of_refusals(golden: Golden) -> None:
-    """Reasons for which a server refuses: literals that are counted, returned next to an answer, or given to a deadline."""
+def test_refusal_reasons_equal_golden_file(golden: Golden) -> None:
+    """Reasons of server refusals that are literals in the sources."""
     pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
     from otel_progress.server.connections import _Deadline
     from otel_progress.server.counters import ServerCounters
     from otel_progress.server.middleware import SecurityMiddleware
     from otel_progress.server.streams.websocket import WebSocketEndpoint
 
-    found = {*_first_texts(ServerCounters.refused), *_texts_at(1, _Deadline.arm)}
-    deciding = {SecurityMiddleware._refusal.__name__, WebSocketEndpoint._refusal.__name__}
+    found = {*_first_texts(ServerCounters.count_refusal), *_texts_at(1, _Deadline.arm)}
+    deciding = {SecurityMiddleware._find_refusal.__name__, WebSocketEndpoint._check_access.__name__}
     for tree in _sources():
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef) and function.name in deciding:
@@ -213,11 +217,15 @@ def test_reasons_of_refusals(golden: Golden) -> None:
                     node for node in ast.walk(function) if isinstance(node, ast.Tuple) and len(node.elts) == 2
                 ]
                 found |= {text for pair in returned for one in pair.elts if (text := _text(one)) is not None}
-    golden.lines("metrics/refusals.txt", sorted(text for text in found if text.isalpha()))
+    assert {text for text in found if text.isalpha()} == {*get_args(semconv.RefusalReason)}
+    golden.lines("metrics/refusals.txt", sorted(get_args(semconv.RefusalReason)))
 
 
-def test_names_of_threads(golden: Golden) -> None:
-    """Names of threads that are literals in the sources; an asterisk is the name of a sink or of another part."""
+def test_thread_names_equal_golden_file(golden: Golden) -> None:
+    """Thread names that are literals in the sources.
+
+    An asterisk replaces the name of a sink or another part.
+    """
     named = [node for node in _calls() if ast.unparse(node.func).endswith(("Thread", "ThreadPoolExecutor"))]
     keywords = [
         keyword
@@ -230,8 +238,8 @@ def test_names_of_threads(golden: Golden) -> None:
     golden.lines("threads.txt", sorted(found))
 
 
-def test_names_of_loggers(golden: Golden) -> None:
-    """Names of the loggers; a module's own logger has the name of the module."""
+def test_logger_names_equal_golden_file(golden: Golden) -> None:
+    """Names of the loggers. A module's own logger has the name of the module."""
     found = set()
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -259,7 +267,7 @@ def _first_texts(function: Callable[..., object]) -> Iterator[str]:
 
 
 def _texts_at(place: int, function: Callable[..., object]) -> Iterator[str]:
-    """Yield the literal at a place of the positional arguments of all calls of functions of this name, also as ``on_NAME``."""
+    """Yield the literal at one argument position in all calls of a function."""
     names = {function.__name__, f"on_{function.__name__.removeprefix('_')}"}
     for node in _calls():
         if len(node.args) > place:
@@ -270,7 +278,7 @@ def _texts_at(place: int, function: Callable[..., object]) -> Iterator[str]:
 
 
 def _text(node: ast.AST | None) -> str | None:
-    """Return a literal text, with ``*`` for what an f-string fills in."""
+    """Return a literal text, with ``*`` for the placeholders of an f-string."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):

@@ -1,6 +1,7 @@
-"""The journal file: its schema, its rows, and a file of version 0.1.0 that every later version has to read.
+"""The journal file: schema, rows, and a file written by version 0.1.0.
 
-``journal/v0.1.0.db`` is never rewritten, not even by an update: it was written by the code of 0.1.0.
+Every later version must read ``journal/v0.1.0.db``. It is never rewritten, not even by an update,
+because the code of 0.1.0 wrote it.
 """
 
 from __future__ import annotations
@@ -21,41 +22,41 @@ from tests.support.golden.sample_journal import open_scene_journal, write_scene
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A copy of the journal of 0.1.0: opening the file itself would write files next to it."""
+    """A copy of the journal of 0.1.0. Opening a file writes more files next to it."""
     path = tmp_path / "old.db"
     shutil.copy(DATA / "journal" / "v0.1.0.db", path)
     return path
 
 
-def test_the_code_of_today_reads_a_journal_of_0_1_0(golden: Golden, old: Path) -> None:
+def test_journal_of_0_1_0_gives_golden_results(golden: Golden, old: Path) -> None:
     """Every Reader method returns the same as when the file was written."""
     with open_scene_journal(old, read_only=True) as journal:
         golden.json("journal/v0.1.0.json", answers_of(journal))
 
 
-def test_the_code_of_today_writes_into_a_journal_of_0_1_0(old: Path, tmp_path: Path) -> None:
-    """Writing the same change sets again changes no answer."""
+def test_journal_of_0_1_0_accepts_writes(old: Path, tmp_path: Path) -> None:
+    """Writing the same change sets again changes no result."""
     write_scene(old)
     write_scene(tmp_path / "new.db")
     with open_scene_journal(old) as first, open_scene_journal(tmp_path / "new.db") as second:
         assert answers_of(first) == answers_of(second)
 
 
-def test_a_journal_written_today_gives_the_same_answers(golden: Golden, tmp_path: Path) -> None:
-    """The change sets of the state give the answers that the file of 0.1.0 gives."""
+def test_new_journal_gives_golden_results(golden: Golden, tmp_path: Path) -> None:
+    """The change sets of the state give the same results as the file of 0.1.0."""
     write_scene(tmp_path / "new.db")
     with open_scene_journal(tmp_path / "new.db", read_only=True) as journal:
         golden.json("journal/v0.1.0.json", answers_of(journal))
 
 
-def test_schema_of_a_new_file(golden: Golden, tmp_path: Path) -> None:
+def test_schema_of_new_file_equals_golden_file(golden: Golden, tmp_path: Path) -> None:
     """Tables, indexes, version and application id."""
     write_scene(tmp_path / "new.db")
     with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
         golden.text("journal/schema.sql", "".join(_schema(connection)))
 
 
-def test_rows_of_a_fixed_state(golden: Golden, tmp_path: Path) -> None:
+def test_rows_of_fixed_state_equal_golden_file(golden: Golden, tmp_path: Path) -> None:
     """Every row of every table, except the random id of the file."""
     write_scene(tmp_path / "new.db")
     with closing(sqlite3.connect(tmp_path / "new.db")) as connection:

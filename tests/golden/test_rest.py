@@ -1,4 +1,4 @@
-"""The REST API: the OpenAPI document, the answer of every endpoint with its headers, and a problem document for every status."""
+"""The REST API: OpenAPI document, every endpoint, and a problem per status."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ ANSWERS = {
     "log-in": ("POST", "/login"),
     "log-out": ("POST", "/logout"),
 }
-"""Requests that are answered, by the name of their golden file."""
+"""Successful requests by the name of their golden file."""
 
 Asked = tuple[str, str, dict[str, Any]]
 PROBLEMS: dict[str, Asked] = {
@@ -125,12 +125,12 @@ PROBLEMS: dict[str, Asked] = {
     "422-stream-empty": ("GET", f"{API}/stream?operation=", {}),
     "426": ("GET", f"{API}/ws", {}),
 }
-"""Requests that are refused, by the name of their golden file, which begins with the status."""
+"""Refused requests by the name of their golden file, which starts with the status."""
 
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
-    """A client of an application over the state that may also control."""
+    """A client of an application over the state, with a controller."""
     store = open_store(str(tmp_path / "previews"), tmp_path / "progress.db")
     write_with_content(tmp_path / "progress.db", store)
     with (
@@ -141,14 +141,14 @@ def client(tmp_path: Path) -> Iterator[Client]:
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_answer(golden: Golden, client: Client, name: str) -> None:
+def test_endpoint_returns_golden_response(golden: Golden, client: Client, name: str) -> None:
     """Status, headers and document of each endpoint."""
     method, url = ANSWERS[name]
     golden.text(f"rest/{name}.txt", _shown(client.request(method, url)))
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_problem(golden: Golden, client: Client, name: str) -> None:
+def test_refused_request_returns_golden_problem(golden: Golden, client: Client, name: str) -> None:
     """Status, headers and document of each refusal."""
     method, url, options = PROBLEMS[name]
     answer = client.request(method, url, **options)
@@ -156,8 +156,8 @@ def test_problem(golden: Golden, client: Client, name: str) -> None:
     golden.text(f"problems/{name}.txt", _shown(answer))
 
 
-def test_conditional_and_cross_origin_requests(golden: Golden, client: Client) -> None:
-    """An ETag that is known gives 304; an allowed origin gets its headers; a preflight is answered."""
+def test_conditional_and_cross_origin_requests_return_golden_headers(golden: Golden, client: Client) -> None:
+    """A known ETag gives 304, an allowed origin its headers, a preflight success."""
     tag = client.get(ONE).headers["etag"]
     golden.text("rest/not-modified.txt", _shown(client.get(ONE, headers={"If-None-Match": tag})))
     digest = client.json(f"{ONE}/previews")["previews"][-1]["digest"]
@@ -171,8 +171,11 @@ def test_conditional_and_cross_origin_requests(golden: Golden, client: Client) -
     golden.text("rest/preflight.txt", _shown(client.request("OPTIONS", ONE, headers=asked)))
 
 
-def test_a_server_that_only_reads(golden: Golden, tmp_path: Path) -> None:
-    """Without a controller requests are refused; without a store previews have no content."""
+def test_read_only_server_refuses_control_requests(golden: Golden, tmp_path: Path) -> None:
+    """Without a controller, control requests are refused.
+
+    Without a store, previews have no content.
+    """
     write_with_content(
         tmp_path / "progress.db", open_store(str(tmp_path / "previews"), tmp_path / "progress.db")
     )
@@ -183,7 +186,7 @@ def test_a_server_that_only_reads(golden: Golden, tmp_path: Path) -> None:
 
 
 class BrokenJournal(SqliteJournal):
-    """A journal whose file cannot be read, or which has an error of its own."""
+    """A journal with an unreadable file or an internal error."""
 
     def __init__(self, path: Path, error: Exception) -> None:
         super().__init__(path)
@@ -199,14 +202,19 @@ class BrokenJournal(SqliteJournal):
     ("status", "error"),
     [("503-journal", JournalError("progress.db cannot be read.")), ("500", RuntimeError("secret"))],
 )
-def test_a_journal_that_cannot_be_read(golden: Golden, tmp_path: Path, status: str, error: Exception) -> None:
-    """An error of the journal is a 503; any other one is a 500 that says nothing of the error."""
+def test_unreadable_journal_returns_golden_problem(
+    golden: Golden, tmp_path: Path, status: str, error: Exception
+) -> None:
+    """A journal error gives 503. Any other error gives 500 without details."""
     with closing(BrokenJournal(tmp_path / "progress.db", error)) as journal, web.asking(journal) as client:
         golden.text(f"problems/{status}.txt", _shown(client.get(ONE)))
 
 
-def test_a_server_with_a_token(golden: Golden, tmp_path: Path) -> None:
-    """Without the token there is a 401; with the cookie a request of another page is a 403."""
+def test_server_with_token_refuses_unauthorized_requests(golden: Golden, tmp_path: Path) -> None:
+    """Without the token the status is 401.
+
+    With the cookie, a request from another page gets 403.
+    """
     write_scene(tmp_path / "progress.db")
     with open_scene_journal(tmp_path / "progress.db") as journal, web.asking(journal, token=TOKEN) as asked:
         golden.text("problems/401.txt", _shown(asked.get(ONE)))
@@ -224,14 +232,14 @@ def test_a_server_with_a_token(golden: Golden, tmp_path: Path) -> None:
         )
 
 
-def test_openapi(golden: Golden, client: Client) -> None:
-    """The description of all of it."""
+def test_openapi_equals_golden_file(golden: Golden, client: Client) -> None:
+    """The complete OpenAPI document."""
     golden.needs("fastapi", "pydantic")
     golden.json("openapi.json", web.openapi(client))
 
 
-def test_metrics(golden: Golden, client: Client) -> None:
-    """What a server shows to Prometheus, its own counts included; the size of the journal is left out."""
+def test_server_metrics_equal_golden_file(golden: Golden, client: Client) -> None:
+    """The server's metrics with its own counters, without the size of the journal."""
     client.get(f"{API}/stream?levels=true")
     client.get(ONE, headers={"Host": "evil.example.org"})
     answer = client.get("/metrics")
@@ -243,15 +251,18 @@ def test_metrics(golden: Golden, client: Client) -> None:
     golden.text("metrics/server.txt", "".join(lines))
 
 
-def test_files_of_the_page(golden: Golden) -> None:
-    """Name, media type and hash of each file that browsers get."""
+def test_page_files_equal_golden_file(golden: Golden) -> None:
+    """Name, media type and hash of each file served to browsers."""
     golden.lines(
         "page.txt", [f"{name} {file.media_type} {file.tag}" for name, file in sorted(page_files().items())]
     )
 
 
 def _shown(answer: httpx.Response) -> str:
-    """Return status, headers and body as text; pages by their media type alone, as their files are their own golden files."""
+    """Return status, headers and body as text.
+
+    Of pages only the media type, as their files have golden files.
+    """
     headers = {
         name: value
         for name, value in answer.headers.items()

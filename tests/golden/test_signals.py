@@ -1,6 +1,7 @@
-"""What a fixed program exports: spans, metrics in both text formats, and the requests over OTLP.
+"""Exports of a fixed program: spans, metrics in both text formats, OTLP requests.
 
-Times of the system's clock, ids of the process and versions are replaced; times of the fake clock stay.
+Times of the system's clock, ids of the process and versions are replaced. Times of the fake clock
+stay.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ REPLACED = {
     "service.instance.id": "INSTANCE",
     "telemetry.sdk.version": "VERSION",
 }
-"""Attributes that differ between two runs."""
+"""Attributes that differ between runs."""
 
 
 @pytest.fixture
@@ -58,8 +59,8 @@ def _info_is_logged() -> Iterator[None]:
     LOGGER.setLevel(before)
 
 
-def test_spans(golden: Golden) -> None:
-    """Trees of spans as the testing kit shows them, and every field of every span."""
+def test_spans_equal_golden_file(golden: Golden) -> None:
+    """Span trees as the testing module shows them, and every field of every span."""
     with recording(capture_logs=True) as recorder:
         _handles = do_work(recorder)
         provider_spans = recorder.spans()
@@ -71,8 +72,8 @@ def test_spans(golden: Golden) -> None:
     assert len(provider_spans) < len(recorder.spans())
 
 
-def test_scrapes(golden: Golden) -> None:
-    """The endpoint of a process, in both formats."""
+def test_scrapes_equal_golden_files(golden: Golden) -> None:
+    """The metrics endpoint of a process, in both formats."""
     with recording(prometheus_port=0, capture_logs=True) as recorder:
         _handles = do_work(recorder)
         assert recorder.runtime.metrics_url is not None
@@ -84,7 +85,7 @@ def test_scrapes(golden: Golden) -> None:
 
 
 @pytest.mark.usefixtures("_settings_of_exports")
-def test_otlp_logs_and_metrics(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_otlp_logs_and_metrics_equal_golden_files(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoded requests, flat and sorted: events, log records, metrics."""
     with receiving() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.port}")
@@ -100,8 +101,8 @@ def test_otlp_logs_and_metrics(golden: Golden, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.process
-def test_otlp_traces_of_a_process(golden: Golden) -> None:
-    """Resource, scopes and spans of a process that is configured by the standard variables."""
+def test_otlp_traces_of_process_equal_golden_file(golden: Golden) -> None:
+    """Resource, scopes and spans of a process configured by the standard variables."""
     with receiving() as receiver:
         environ = {
             name: text
@@ -130,7 +131,10 @@ def test_otlp_traces_of_a_process(golden: Golden) -> None:
 
 
 def _flat(requests: list[Any], resources: str, scopes: str, records: str) -> list[Any]:
-    """Return (resource, scope, record) of requests, sorted, each resource and scope once as a key."""
+    """Return (resource, scope, record) of requests, sorted.
+
+    Each resource and scope occurs once, as a key.
+    """
     found = [
         {
             "resource": _attributes(resource["resource"]),
@@ -148,7 +152,10 @@ def _flat(requests: list[Any], resources: str, scopes: str, records: str) -> lis
 
 
 def _normal(value: Any) -> Any:
-    """Return a value without what differs between two runs; attributes and points are sorted by name."""
+    """Return a value without parts that differ between runs.
+
+    Attributes and points are sorted by name.
+    """
     if isinstance(value, dict):
         if value.get("key") in REPLACED:
             return {"key": value["key"], "value": REPLACED[value["key"]]}
@@ -214,7 +221,7 @@ def _sorted(attributes: Any) -> dict[str, Any]:
 
 
 def _without_measured(text: str) -> str:
-    """Return an exposition without values that the system's clock has a part in."""
+    """Return an exposition without values that depend on the system's clock."""
     lines = [
         re.sub(r" \S+$", " MEASURED", line) if line.startswith(MEASURED) else line
         for line in text.splitlines()

@@ -1,4 +1,7 @@
-"""Messages of the streams, of every kind, over both transports. Numbers of the sequence are left out: they depend on timing."""
+"""Messages of the streams, of every kind, over both transports.
+
+Sequence numbers are omitted because they depend on timing.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,8 @@ def journal(tmp_path: Path) -> Iterator[SqliteJournal]:
         yield journal
 
 
-def test_server_sent_events(golden: Golden, journal: SqliteJournal) -> None:
-    """Everything, one operation with its levels, a batch, a reset, a heartbeat: each event as it is on the wire."""
+def test_server_sent_events_equal_golden_file(golden: Golden, journal: SqliteJournal) -> None:
+    """Each event on the wire: all operations, one with levels, a batch, a reset."""
     with web.serving(journal, journal, heartbeat_s=0.05) as server:
         found = _frames(server, "", "event: batch", count=4)
         golden.text("streams/snapshot.sse", _joined(found, "event: snapshot"))
@@ -55,8 +58,8 @@ def test_server_sent_events(golden: Golden, journal: SqliteJournal) -> None:
         golden.text("streams/gone.sse", _joined(found, "event: gone"))
 
 
-def test_messages_of_the_websocket(golden: Golden, journal: SqliteJournal) -> None:
-    """The same over a WebSocket, and what a client is answered."""
+def test_websocket_messages_equal_golden_file(golden: Golden, journal: SqliteJournal) -> None:
+    """The same messages over a WebSocket, and the responses to a client."""
     with web.serving(journal, journal) as server:
         with _connected(server) as client:
             client.send('{"type":"subscribe","operations":"*"}')
@@ -98,7 +101,7 @@ ERRORS = (
     '{"type":"subscribe","operations":"*","levels":true}',
     '{"type":"ping","x":"' + "x" * 70_000 + '"}',
 )
-"""Messages that cannot be followed."""
+"""Messages that are not subscriptions."""
 
 
 def _frames(
@@ -111,7 +114,10 @@ def _frames(
     delete: str = "",
     last_event_id: str = "",
 ) -> list[str]:
-    """Return the frames of a stream up to the ``count``-th one that starts with ``last``, in the order they came."""
+    """Return the frames of a stream, in order of arrival.
+
+    They end with the ``count``-th one that starts with ``last``.
+    """
     found: list[str] = []
     end = time.monotonic() + web.PATIENCE_S
     url, lines = f"{server.url}api/v1/stream{query}", list[str]()
@@ -142,7 +148,10 @@ def _is_ready(found: list[str], last: str) -> bool:
 
 
 def _joined(frames: list[str], start: str) -> str:
-    """Return the distinct frames that start so, sorted: their order depends on timing."""
+    """Return the distinct frames with this start, sorted.
+
+    Their order depends on timing.
+    """
     found = sorted({one for one in frames if one.startswith(start)})
     assert found, frames
     return "".join(found)
@@ -163,7 +172,10 @@ def _connected(server: Server) -> Iterator[ClientConnection]:
 
 
 def _received(client: ClientConnection, last: str, *, count: int = 1) -> list[str]:
-    """Return the messages up to the ``count``-th one of a type, and up to ``ready`` where that is still to come."""
+    """Return the messages up to the ``count``-th of a type.
+
+    They continue at least to ``ready``.
+    """
     found: list[str] = []
     while sum(_type_of(one) == last for one in found) < count or (
         count > 1 and not any(_type_of(one) == "ready" for one in found)

@@ -26,8 +26,8 @@ MOMENT = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d")
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_live_display(golden: Golden, tmp_path: Path, width: int) -> None:
-    """The lines on the screen, then those after an operation ended, then what is written byte for byte."""
+def test_live_display_equals_golden_file(golden: Golden, tmp_path: Path, width: int) -> None:
+    """The screen, then the screen after an end, then the written bytes."""
     write_scene(tmp_path / "progress.db")
     terminal, clock = Terminal(width, 40), Clock()
     with open_scene_journal(tmp_path / "progress.db") as journal:
@@ -42,8 +42,8 @@ def test_live_display(golden: Golden, tmp_path: Path, width: int) -> None:
     golden.lines(f"terminal/live-{width}.txt", [*first, "-" * width, *second, "-" * width, raw])
 
 
-def test_plain_lines(golden: Golden, tmp_path: Path) -> None:
-    """Lines of states, of ends and of batches, without their moment."""
+def test_plain_lines_equal_golden_file(golden: Golden, tmp_path: Path) -> None:
+    """Lines of states, ends and batches, without their time."""
     write_scene(tmp_path / "progress.db")
     stream, clock = io.StringIO(), Clock()
     with open_scene_journal(tmp_path / "progress.db") as journal:

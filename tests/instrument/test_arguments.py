@@ -1,4 +1,4 @@
-"""Bad values: by default ignored, counted and warned about once; with strict an error that says the fix."""
+"""Tests of invalid values: ignored and counted, or an error in strict mode."""
 
 from __future__ import annotations
 
@@ -45,56 +45,58 @@ USES: dict[str, Callable[[Level, Any], object]] = {
 }
 
 
-def warned(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """Return the warnings about lines of this file: the handler hears every thread of the process, also one that a test before left."""
-    here = f"({rejected.__code__.co_filename}:"
-    return [
-        record for record in caplog.records if record.name == "otel_progress" and here in record.getMessage()
-    ]
+def get_warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return the warnings about lines of this file.
+
+    The handler also receives warnings of threads that earlier tests left running.
+    """
+    call_site = f"({count_rejections.__code__.co_filename}:"
+    records = [record for record in caplog.records if record.name == "otel_progress"]
+    return [record for record in records if call_site in record.getMessage()]
 
 
-def rejected(recorder: Recorder) -> dict[str, int]:
-    """Return how many updates were rejected, by reason."""
-    counters = recorder.runtime.totals.read().counters.get(semconv.UPDATES_REJECTED, {})
+def count_rejections(recorder: Recorder) -> dict[str, int]:
+    """Return the number of rejected values by reason."""
+    counters = recorder.runtime._totals.read().counters.get(semconv.UPDATES_REJECTED, {})
     return {reason: int(count) for (reason,), count in counters.items()}
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize(("value", "reason"), VALUES, ids=[repr(value)[:12] for value, _ in VALUES])
-def test_a_bad_number_is_ignored(
+def test_level_with_invalid_number_ignores_it(
     lenient: Recorder,
     caplog: pytest.LogCaptureFixture,
     use: Callable[[Level, Any], object],
     value: Any,
     reason: str,
 ) -> None:
-    """The last good value stays, the work goes on, the caller is warned once, and each one is counted."""
+    """The last valid value stays. A warning is logged once, and each value counts."""
     with progress.operation("o", total=10) as op:
         op.update(current=3)
         for _ in range(3):
             use(op, value)
         snapshot = op.snapshot()
     assert (snapshot.current - len(snapshot.metadata), snapshot.total) in ((3, 10), (6, 10))
-    assert rejected(lenient) == {reason: 3}
-    (warning,) = warned(caplog)
+    assert count_rejections(lenient) == {reason: 3}
+    (warning,) = get_warnings(caplog)
     assert warning.levelno == logging.WARNING
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize(("value", "reason"), VALUES, ids=[repr(value)[:12] for value, _ in VALUES])
-def test_a_bad_number_raises_when_strict(
+def test_strict_level_with_invalid_number_raises(
     recorder: Recorder, use: Callable[[Level, Any], object], value: Any, reason: str
 ) -> None:
-    """Strict raises a TypeError or ValueError that says what was given and what is expected."""
+    """The TypeError or ValueError has the invalid and the expected value."""
     expected = RejectedTypeError if reason == "type" else RejectedValueError
     with progress.operation("o", total=10) as op:
         op.update(current=3)
-        with pytest.raises(expected, match=r"must be|at least 0|below 2") as error:
+        with pytest.raises(expected, match=r"^Invalid \w.* (at least 0|0 or more seconds|below 2)") as error:
             use(op, value)
         assert isinstance(error.value, TypeError if reason == "type" else ValueError)
         snapshot = op.snapshot()
     assert (snapshot.current, snapshot.total) == (3, 10)
-    assert rejected(recorder) == {reason: 1}
+    assert count_rejections(recorder) == {reason: 1}
 
 
 class Index:
@@ -106,8 +108,8 @@ class Index:
 
 @pytest.mark.parametrize("value", [4, 4.0, Index(), Fraction(4), __import__("decimal").Decimal(4)])
 @pytest.mark.usefixtures("recorder")
-def test_numbers_of_other_libraries(value: Any) -> None:
-    """Whatever is a number counts as one."""
+def test_level_with_number_of_other_library_accepts_it(value: Any) -> None:
+    """Numbers of other types are converted to int or float."""
     with progress.operation("o", total=value) as op:
         op.increment(value)
         assert op.snapshot().ratio == 1.0
@@ -120,33 +122,45 @@ def test_numbers_of_other_libraries(value: Any) -> None:
         (
             lambda op: op.update(current=11),
             "beyond_total",
-            "at most the total 10, not 11; raise it with set_total",
+            "Invalid current 11: expected at most the total 10. Raise the total with set_total()",
         ),
-        (lambda op: op.increment(11), "beyond_total", "at most the total 10, not 11"),
-        (lambda op: [op.increment() for _ in range(11)], "beyond_total", "at most the total 10, not 11"),
+        (lambda op: op.increment(11), "beyond_total", "expected at most the total 10"),
+        (lambda op: [op.increment() for _ in range(11)], "beyond_total", "expected at most the total 10"),
         (
             lambda op: op.item("a", outcome="lost"),
             "outcome",
-            "must be 'completed', 'failed' or 'skipped', not 'lost'",
+            "Invalid outcome 'lost': expected 'completed', 'failed' or 'skipped'",
         ),
-        (lambda op: op.level("x", stages={"a": -1}).start(), "stages", "finite number, zero or more"),
-        (lambda op: op.level("x", stages=5).start(), "stages", "Stages cannot be made"),
+        (
+            lambda op: op.level("x", stages={"a": -1}).start(),
+            "stages",
+            "expected a finite number of at least 0",
+        ),
+        (lambda op: op.level("x", stages=5).start(), "stages", "Invalid stages 5"),
         (lambda op: op.stage(5).start(), "stage", "expected a text"),
-        (lambda op: op.update(**{f"k{n}": n for n in range(129)}), "metadata", "keeps 128 metadata keys"),
+        (
+            lambda op: op.update(**{f"k{n}": n for n in range(129)}),
+            "metadata",
+            "Invalid metadata of 129 keys: expected at most 128",
+        ),
     ],
 )
-def test_other_bad_values(recorder: Recorder, use: Callable[[Level], object], reason: str, text: str) -> None:
-    """Counts beyond the total, outcomes and stages that do not exist: strict says what would be right."""
+def test_strict_level_with_other_invalid_value_raises(
+    recorder: Recorder, use: Callable[[Level], object], reason: str, text: str
+) -> None:
+    """The message has the expected value."""
     with (
         progress.operation("o", total=10) as op,
         pytest.raises((RejectedValueError, RejectedTypeError), match=text),
     ):
         use(op)
-    assert rejected(recorder) == {reason: 1}
+    assert count_rejections(recorder) == {reason: 1}
 
 
-def test_beyond_the_total_by_default(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
-    """Counting on beyond the total stays at the total, with one warning a level; current= beyond it is ignored."""
+def test_level_counted_beyond_total_stays_at_total(
+    lenient: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is one warning per level. A ``current`` above the total is ignored."""
     with progress.operation("o", id="o", total=10) as op:
         for _ in range(15):
             op.increment()
@@ -155,13 +169,13 @@ def test_beyond_the_total_by_default(lenient: Recorder, caplog: pytest.LogCaptur
         assert op.snapshot().current == 15
         op.update(current=21)
         assert op.snapshot().current == 15
-    assert rejected(lenient) == {"beyond_total": 2}
-    assert len(warned(caplog)) == 2
+    assert count_rejections(lenient) == {"beyond_total": 2}
+    assert len(get_warnings(caplog)) == 2
 
 
 @pytest.mark.parametrize("step", [0.1, 0.3, 1 / 3, 1e-9])
-def test_sums_of_fractions_are_not_beyond_the_total(recorder: Recorder, step: float) -> None:
-    """Steps that add up to the total on paper add up to it here, whatever binary fractions make of them."""
+def test_sum_of_fractions_does_not_exceed_total(recorder: Recorder, step: float) -> None:
+    """Rounding of binary fractions does not cause a rejection."""
     with progress.operation("o", total=step * 30) as op:
         for _ in range(30):
             op.increment(step)
@@ -173,7 +187,7 @@ def test_sums_of_fractions_are_not_beyond_the_total(recorder: Recorder, step: fl
             op.update(current=current)
             assert op.snapshot().current == current
     recorder.tick()
-    assert rejected(recorder) == {}
+    assert count_rejections(recorder) == {}
 
 
 @pytest.mark.parametrize(
@@ -193,8 +207,10 @@ def test_sums_of_fractions_are_not_beyond_the_total(recorder: Recorder, step: fl
     ],
 )
 @pytest.mark.parametrize("parent", [False, True])
-def test_after_the_end(lenient: Recorder, use: Callable[[Level], object], parent: bool) -> None:
-    """Whatever is said to a level after its end, or that of the operation, is counted and changes nothing."""
+def test_level_after_its_end_rejects_changes(
+    lenient: Recorder, use: Callable[[Level], object], parent: bool
+) -> None:
+    """A change after the end of the level or its operation is counted and ignored."""
     op = progress.operation("o", total=10).start()
     level = op.level("a", total=10).start() if parent else op
     level.increment(3)
@@ -203,14 +219,16 @@ def test_after_the_end(lenient: Recorder, use: Callable[[Level], object], parent
     use(level)
     lenient.tick()
     assert [op.snapshot(), level.snapshot()] == before
-    assert sum(rejected(lenient).values()) == 1
+    assert sum(count_rejections(lenient).values()) == 1
     with pytest.raises(ValueError, match=r"ended|stage"):  # noqa: PT012 - the block is what is tested
         lenient.runtime._recording.strict = True
         use(level)
 
 
-def test_one_warning_a_call_site(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
-    """The same line warns once however often it runs, another line warns again, and all are counted."""
+def test_rejections_are_logged_once_per_call_site(
+    lenient: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same line is logged once, another line is logged again, and all are counted."""
     with progress.operation("o") as op:
         for _ in range(50):
             op.update(current=-1)
@@ -219,24 +237,24 @@ def test_one_warning_a_call_site(lenient: Recorder, caplog: pytest.LogCaptureFix
         for thread in threads:
             thread.start()
             thread.join()
-    assert rejected(lenient) == {"negative": 55}
-    assert len(warned(caplog)) == 3
+    assert count_rejections(lenient) == {"negative": 55}
+    assert len(get_warnings(caplog)) == 3
 
 
 @pytest.mark.usefixtures("lenient")
-def test_a_total_below_what_is_done(caplog: pytest.LogCaptureFixture) -> None:
-    """A total that turns out less than what has been counted makes the level full, with a warning, and can be raised again."""
+def test_total_below_current_clamps_it(caplog: pytest.LogCaptureFixture) -> None:
+    """A total below the counted units clamps them, with a warning, until it is raised."""
     with progress.operation("o", total=10) as op:
         op.increment(5)
         op.set_total(4)
         assert (op.snapshot().current, op.snapshot().total, op.snapshot().ratio) == (4, 4, 1.0)
         op.set_total(20)
         assert (op.snapshot().current, op.snapshot().ratio) == (5, 0.25)
-    assert len(warned(caplog)) == 1
+    assert len(get_warnings(caplog)) == 1
 
 
 class OddError(Exception):
-    """An error of this module."""
+    """An exception of this module."""
 
 
 TEXTS = [
@@ -254,20 +272,20 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=[ascii(text[:6]) for text in TEXTS])
-def test_any_text(recorder: Recorder, text: str) -> None:
-    """Ids, names and texts of any Unicode and length are cut to their bounds, valid UTF-8, and find their level again."""
+def test_operation_with_any_text_is_bounded_and_valid(recorder: Recorder, text: str) -> None:
+    """Ids, names and texts of any length become valid UTF-8 within their limits."""
     with progress.operation(text, text, id=text, unit=text, **{text or "k": text}) as op:
         op.update(message=text)
         op.item(text, outcome="failed", error=text, **{text or "k": text})
         with pytest.raises(OddError), op.level(text, text, text, unit=text) as level:
             raise OddError(text)
         op.level(text, "given").start().fail(Failure(text, text, text))
-    one = recorder.operation(op.operation_id)
+    operation = recorder.operation(op.operation_id)
     (event,) = recorder.runtime.get_events(op.operation_id)
-    bounds = [(one.operation_id, 256), (one.operation_type, 256), (one.name, 256), (one.message or "", 1024)]
-    bounds += [(event.name or "", 1024)]
-    for snapshot in (one.root, *one.levels):
-        assert one.get_level(snapshot.path) is snapshot
+    bounds = [(operation.operation_id, 256), (operation.operation_type, 256), (operation.name, 256)]
+    bounds += [(operation.message or "", 1024), (event.name or "", 1024)]
+    for snapshot in (operation.root, *operation.levels):
+        assert operation.get_level(snapshot.path) is snapshot
         bounds += [
             (snapshot.info.id, 256),
             (snapshot.info.name, 256),
@@ -284,14 +302,14 @@ def test_any_text(recorder: Recorder, text: str) -> None:
     for value, bound in bounds:
         assert len(value) <= bound
         value.encode()
-    for path in [snapshot.path for snapshot in one.levels]:
+    for path in [snapshot.path for snapshot in operation.levels]:
         path.encode()
-    assert one.get_level(level.path) is not None
-    assert len({snapshot.path for snapshot in one.levels}) == 2
+    assert operation.get_level(level.path) is not None
+    assert len({snapshot.path for snapshot in operation.levels}) == 2
 
 
-def test_long_ids_stay_apart(recorder: Recorder) -> None:
-    """Ids that agree in their first ten thousand characters are still two levels."""
+def test_levels_with_long_ids_stay_different(recorder: Recorder) -> None:
+    """Ids that differ only after 10,000 characters are two levels."""
     with progress.operation("o", id="o") as op:
         for last in "ab":
             op.level("x", "y" * 10_000 + last).start().complete()
@@ -300,19 +318,19 @@ def test_long_ids_stay_apart(recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("limit", [1, 7, 256, 1024])
 @pytest.mark.parametrize("text", ["\ud800" * 2000, "a\udfff" * 2000, "ü" * 2000])
-def test_cutting_keeps_to_its_bound(text: str, limit: int) -> None:
-    """What replaces invalid characters is longer than they are, and is cut as well."""
+def test_truncate_with_surrogates_keeps_the_limit(text: str, limit: int) -> None:
+    """The replacements of surrogates are longer, and are truncated too."""
     assert len(truncate(text, limit)) <= limit
 
 
 class Scalar:
-    """A scalar as numerical libraries have them."""
+    """A scalar of a numerical library."""
 
     def __init__(self, value: object) -> None:
         self.value = value
 
     def item(self) -> object:
-        """Return the plain value, or fail as an array of many does."""
+        """Return the plain value, or raise as an array with several elements does."""
         if isinstance(self.value, Exception):
             raise self.value
         return self.value
@@ -322,16 +340,16 @@ class Scalar:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_scalars_of_numerical_libraries() -> None:
-    """A scalar with item() is its plain value, where that is one."""
+def test_metadata_with_numpy_like_scalar_is_converted() -> None:
+    """A scalar with ``item()`` is replaced by its plain value."""
     with progress.operation(
         "o", a=Scalar(3), b=Scalar(0.5), c=Scalar(ValueError("many")), d=Scalar([1])
     ) as op:
         assert dict(op.snapshot().metadata) == {"a": 3, "b": 0.5, "c": "a scalar", "d": "a scalar"}
 
 
-def test_metadata_becomes_attribute_values(recorder: Recorder) -> None:
-    """Values that OpenTelemetry has are kept; lists of one type are tuples; anything else is its text, cut."""
+def test_metadata_is_converted_to_attribute_types(recorder: Recorder) -> None:
+    """Attribute types are kept, lists become tuples, and other values become text."""
     values: dict[str, Any] = {
         "text": "x" * 5000,
         "yes": True,
@@ -348,11 +366,11 @@ def test_metadata_becomes_attribute_values(recorder: Recorder) -> None:
         "where": {"a": 1},
     }
     with progress.operation("o", **values) as op:
-        kept = dict(op.snapshot().metadata)
-    assert len(str(kept.pop("text"))) == 1024
-    assert len(str(kept.pop("huge"))) <= 64
-    assert len(kept.pop("many")) == 64  # type: ignore[arg-type]
-    assert kept == {
+        metadata = dict(op.snapshot().metadata)
+    assert len(str(metadata.pop("text"))) == 1024
+    assert len(str(metadata.pop("huge"))) <= 64
+    assert len(metadata.pop("many")) == 64  # type: ignore[arg-type]
+    assert metadata == {
         "yes": True,
         "whole": 3,
         "part": 0.5,

@@ -1,4 +1,4 @@
-"""Batches as callers use them: who belongs to one, what it comes to, in threads and tasks, with bad values and without configure."""
+"""Tests of batches: members, snapshots, threads and tasks, and invalid values."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from otel_progress.live.batches import MAX_BATCHES
 from otel_progress.testing import Recorder
 
 
-def _counts(batch: progress.OperationBatch) -> dict[str, int]:
+def _get_counts(batch: progress.OperationBatch) -> dict[str, int]:
     return {status.value: count for status, count in batch.snapshot().counts.items() if count}
 
 
-def test_five_hundred_tasks_on_a_pool(recorder: Recorder) -> None:
-    """500 tasks in threads, one in twenty failing: every one is counted, the failed ones are listed, and the batch ends as failed."""
-    total, turn = 500, threading.Lock()
+def test_batch_of_500_tasks_in_threads_counts_all(recorder: Recorder) -> None:
+    """One of 20 tasks fails. All are counted, and the failed ones are listed."""
+    total, lock = 500, threading.Lock()
 
     def task(batch: progress.OperationBatch, number: int) -> None:
         with (
-            ExitStack() as until_it_has_ended,
+            ExitStack() as stack,
             batch.operation("thumbnail", f"picture {number}", id=f"t-{number}", total=2) as op,
         ):
             op.increment(2)
-            until_it_has_ended.enter_context(
-                turn
-            )  # so that the ends are a tenth of a second apart, whatever thread waits
+            # Held until the operation has ended, so that the ends are 0.1 s apart.
+            stack.enter_context(lock)
             recorder.clock.advance(0.1)
             if number % 20 == 7:
                 raise ValueError(number)
@@ -41,35 +40,36 @@ def test_five_hundred_tasks_on_a_pool(recorder: Recorder) -> None:
         assert sum(task.exception() is not None for task in tasks) == 25
         assert batch.snapshot().throughput == pytest.approx(10.0)
     done = batch.snapshot()
-    assert _counts(batch) == {"completed": 475, "failed": 25}
+    assert _get_counts(batch) == {"completed": 475, "failed": 25}
     assert (done.ratio, done.remaining_s, done.is_finished, done.status) == (1.0, 0.0, True, Status.FAILED)
-    assert {one.operation_id for one in done.failed} == {f"t-{number}" for number in range(7, total, 20)}
-    assert all(one.error is not None and one.error.type == "ValueError" for one in done.failed)
-    assert [one.root.ended_at for one in done.failed] == sorted(
-        (one.root.ended_at or 0.0 for one in done.failed), reverse=True
-    )
-    assert done.throughput == pytest.approx(10.0, rel=0.05)  # of the whole, from its beginning
+    assert {operation.operation_id for operation in done.failed} == {
+        f"t-{number}" for number in range(7, total, 20)
+    }
+    assert all(failed.error is not None and failed.error.type == "ValueError" for failed in done.failed)
+    ends = [failed.root.ended_at or 0.0 for failed in done.failed]
+    assert ends == sorted(ends, reverse=True)
+    assert done.throughput == pytest.approx(10.0, rel=0.05)  # over the whole time
     assert progress.get_batch(batch.id) is not None
 
 
 @pytest.mark.usefixtures("recorder")
-def test_one_reads_ones_own_writes() -> None:
-    """Without a tick in between, the ratio has each unit counted so far, and the total that was set last."""
+def test_batch_snapshot_without_tick_is_current() -> None:
+    """The snapshot includes all units counted so far, and the newest total."""
     with progress.batch("b", total=2) as batch:
         assert batch.snapshot().ratio == 0.0
         with progress.operation("job", total=4) as op:
             op.increment()
             assert batch.snapshot().ratio == pytest.approx(1 / 8)
-            assert [one.ratio for one in batch.snapshot().active] == [0.25]
-        assert (batch.snapshot().ratio, _counts(batch)) == (0.5, {"completed": 1})
+            assert [operation.ratio for operation in batch.snapshot().active] == [0.25]
+        assert (batch.snapshot().ratio, _get_counts(batch)) == (0.5, {"completed": 1})
         batch.set_total(4)
         assert (batch.snapshot().ratio, batch.snapshot().status) == (0.25, Status.RUNNING)
     assert batch.snapshot().status is Status.COMPLETED
 
 
 @pytest.mark.usefixtures("recorder")
-def test_who_belongs_to_a_batch() -> None:
-    """Operations of its context, decorated and tracked ones too, and those that name it; not what begins inside of an operation of it."""
+def test_batch_contains_operations_of_its_context_and_id() -> None:
+    """Operations inside an operation of the batch do not belong to it."""
 
     @progress.operation("decorated")
     def work() -> None:
@@ -77,25 +77,25 @@ def test_who_belongs_to_a_batch() -> None:
 
     with progress.operation("around"), progress.batch("b") as batch:
         work()
-        list(progress.level("child").track([1]))  # below the operation around: no operation
+        list(progress.level("child").track([1]))  # a child of the operation around, so not an operation
         with progress.operation("one"), progress.batch("inner") as inner:
             progress.operation("of the inner one").start().complete()
-    assert _counts(batch) == {"completed": 2}
-    assert _counts(inner) == {"completed": 1}
+    assert _get_counts(batch) == {"completed": 2}
+    assert _get_counts(inner) == {"completed": 1}
     progress.operation("after").start().complete()
     for given in (batch, batch.id):
         with progress.operation("named", batch=given) as op:
             op.increment()
             assert batch.snapshot().active[0].root.info.batch == batch.id
-    assert _counts(batch) == {"completed": 4}
+    assert _get_counts(batch) == {"completed": 4}
     with progress.batch("loops", id="loops") as loops:
         assert list(progress.track("abc")) == ["a", "b", "c"]
-    assert _counts(loops) == {"completed": 1}
+    assert _get_counts(loops) == {"completed": 1}
 
 
 @pytest.mark.usefixtures("recorder")
-def test_tasks_keep_their_batches_apart() -> None:
-    """Two tasks, each in a batch of its own, at the same time: what one begins is none of the other's."""
+def test_batches_of_concurrent_tasks_are_separate() -> None:
+    """Operations of two concurrent tasks belong to the batch of their own task."""
 
     async def run(name: str, count: int) -> progress.OperationBatch:
         async with progress.batch(name) as batch:
@@ -107,23 +107,23 @@ def test_tasks_keep_their_batches_apart() -> None:
     async def main() -> list[progress.OperationBatch]:
         return list(await asyncio.gather(run("a", 3), run("b", 5)))
 
-    assert [_counts(batch) for batch in asyncio.run(main())] == [{"completed": 3}, {"completed": 5}]
+    assert [_get_counts(batch) for batch in asyncio.run(main())] == [{"completed": 3}, {"completed": 5}]
 
 
 @pytest.mark.usefixtures("recorder")
-def test_an_exception_closes_a_batch() -> None:
-    """An error that leaves the block closes the batch all the same, passes through, and leaves nothing in the context."""
+def test_batch_after_an_exception_is_closed() -> None:
+    """The exception is raised unchanged, and the context has no batch afterwards."""
     batch = progress.batch("b")
     with pytest.raises(KeyError), batch:
         raise KeyError
     assert batch.snapshot().is_finished
     progress.operation("after").start().complete()
-    assert _counts(batch) == {}
+    assert _get_counts(batch) == {}
 
 
-def test_declarations_go_out_with_the_next_batch(recorder: Recorder) -> None:
-    """New and changed ones once, the newest sequence last; all of them again when a sink missed one; a fork forgets them."""
-    store = recorder.runtime.store
+def test_declarations_are_collected_once_per_change(recorder: Recorder) -> None:
+    """After a failed write all declarations are collected again. A fork drops them."""
+    store = recorder.runtime._store
     batch = progress.batch("Thumbs", id="t", type="thumbs", total=3).start()
     assert not store.idle
     (first,) = store.collect().batches
@@ -143,33 +143,33 @@ def test_declarations_go_out_with_the_next_batch(recorder: Recorder) -> None:
     assert last.sequence > first.sequence
     store.resend()
     assert store.collect().batches == [last]
-    with batch:  # and open once more
+    with batch:  # opens it again
         assert not batch.snapshot().is_finished
     store.restart(store.instance)
     assert store.batches() == []
-    batch.set_total(7)  # of the handle that was inherited: it is the parent's
+    batch.set_total(7)  # the inherited handle belongs to the parent process
     batch.close()
     with batch.operation("job"):
-        assert [one.id for one in store.batches()] == ["t"]
+        assert [declared.id for declared in store.batches()] == ["t"]
 
 
-def test_memory_of_a_batch_is_bounded(recorder: Recorder) -> None:
-    """However many operations end, counts stay exact and what is kept of them is a hundred ends and a hundred failures."""
-    store = recorder.runtime.store
+def test_batch_with_many_operations_is_bounded(recorder: Recorder) -> None:
+    """Counts stay exact, and at most 100 ends and 100 failures are stored."""
+    store = recorder.runtime._store
     with progress.batch("many", id="m") as batch:
         for _ in range(600):
             progress.operation("job").start().fail("no")
         recorder.tick()
-    members = store._batches.get("m")
+    members = store._state.batches.get_batch_locked("m")
     assert members is not None
     assert (len(members.active), len(members.ends), len(members.failed)) == (0, 100, 100)
-    assert _counts(batch) == {"failed": 600}
+    assert _get_counts(batch) == {"failed": 600}
     assert len(batch.snapshot().failed) == 100
 
 
-def test_the_oldest_batches_that_are_over_go(recorder: Recorder) -> None:
-    """The number of batches is bounded; those still open, or with an operation that runs, stay longer than those that are over."""
-    store = recorder.runtime.store
+def test_oldest_finished_batches_are_evicted(recorder: Recorder) -> None:
+    """Open batches and batches with a running operation are evicted last."""
+    store = recorder.runtime._store
     busy = progress.batch("busy", id="busy").start()
     running = busy.operation("job").start()
     busy.close()
@@ -178,17 +178,17 @@ def test_the_oldest_batches_that_are_over_go(recorder: Recorder) -> None:
     for number in range(MAX_BATCHES + 20):
         with progress.batch("b", id=number):
             recorder.clock.advance(1.0)
-    ids = [one.id for one in store.batches(limit=1_000)]
+    ids = [batch.id for batch in store.batches(limit=1_000)]
     assert len(ids) == MAX_BATCHES
     assert ids[:3] == ["open", "busy", str(MAX_BATCHES + 19)]
-    assert [one.id for one in store.batches(limit=1)] == ["open"]
+    assert [batch.id for batch in store.batches(limit=1)] == ["open"]
     assert store.batches(limit=0) == []
     running.complete()
 
 
 @pytest.mark.parametrize("total", [-1, float("nan"), "many", 1.5, True, object()])
-def test_bad_totals_are_ignored(lenient: Recorder, total: object) -> None:
-    """A total that is no whole number of at least 0 is counted and left out; the batch goes on with the last good one."""
+def test_batch_with_invalid_total_ignores_it(lenient: Recorder, total: object) -> None:
+    """The last valid total stays if a total is not a whole number of at least 0."""
     del lenient
     with progress.batch("b", total=total) as batch:  # type: ignore[arg-type]
         assert batch.snapshot().total is None
@@ -198,19 +198,19 @@ def test_bad_totals_are_ignored(lenient: Recorder, total: object) -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_bad_values_raise_when_strict() -> None:
-    """Strict, a total that is none and an empty id are errors that say what was expected."""
+def test_strict_batch_with_invalid_value_raises() -> None:
+    """Invalid totals and empty ids raise an error with the expected value."""
     with pytest.raises(progress.ProgressError, match="at least 0"):
         progress.batch("b", total=-1).start()
-    with pytest.raises(progress.ProgressError, match="must not be empty"):
+    with pytest.raises(progress.ProgressError, match="Invalid batch id '': expected a text"):
         progress.batch("b", id="").start()
-    with pytest.raises(progress.ProgressError, match="must not be empty"):
+    with pytest.raises(progress.ProgressError, match="Invalid batch id '': expected a text"):
         progress.operation("job", batch="").start()
 
 
 @pytest.mark.usefixtures("lenient")
-def test_hostile_names_and_ids() -> None:
-    """An empty id is replaced by one that is made; texts of any length and kind are cut and made valid."""
+def test_batch_with_hostile_names_normalises_them() -> None:
+    """An empty id is replaced by a generated one. Texts become valid and bounded."""
     with progress.batch("\ud800" * 10_000, id="", type="") as batch:
         assert batch.id.startswith("batch-")
         assert len(batch.snapshot().name) <= 256
@@ -219,8 +219,8 @@ def test_hostile_names_and_ids() -> None:
         assert op.recording
 
 
-def test_without_configure_a_batch_is_inert() -> None:
-    """Every method is there and does nothing; a handle that was made before stays so."""
+def test_batch_without_configure_does_nothing() -> None:
+    """All methods can be called, and nothing is recorded."""
     with progress.batch("b", id="b", total=-5) as batch:
         batch.set_total(-1)
         with batch.operation("job") as op:

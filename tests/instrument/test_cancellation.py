@@ -1,4 +1,4 @@
-"""A request to stop: handles know of it, ``track`` stops between two elements, and what stops for it counts as cancelled."""
+"""Tests of cancellation: requests, ``track``, and the status of cancelled levels."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from otel_progress.protocols import Controller, Reader
 from otel_progress.testing import Recorder, recording
 
 
-def _cancel(recorder: Recorder, id_: str = "j") -> None:
-    assert recorder.runtime.store.request_cancel(id_, "takes too long")
+def _request_cancel(recorder: Recorder, id_: str = "j") -> None:
+    assert recorder.runtime._store.request_cancel(id_, "takes too long")
 
 
-def _generator(count: int) -> Iterator[int]:
+def _generate(count: int) -> Iterator[int]:
     yield from range(count)
 
 
-def test_every_handle_of_the_operation_knows(recorder: Recorder) -> None:
-    """The operation's and those below it, at once; other operations and inert handles do not."""
+def test_request_is_visible_to_all_handles_of_operation(recorder: Recorder) -> None:
+    """Other operations and handles that record nothing are not affected."""
     with (
         progress.operation("other") as other,
         progress.operation("job", id="j") as op,
@@ -33,7 +33,7 @@ def test_every_handle_of_the_operation_knows(recorder: Recorder) -> None:
     ):
         assert not op.cancel_requested
         level.check_cancelled()
-        _cancel(recorder)
+        _request_cancel(recorder)
         assert op.cancel_requested
         assert level.cancel_requested
         assert not other.cancel_requested
@@ -44,26 +44,25 @@ def test_every_handle_of_the_operation_knows(recorder: Recorder) -> None:
     progress.current_level().check_cancelled()
 
 
-def test_what_stops_is_cancelled_for_the_reason(recorder: Recorder) -> None:
-    """The error marks each level it leaves as cancelled, not failed, with the reason as its message."""
+def test_check_cancelled_ends_levels_as_cancelled(recorder: Recorder) -> None:
+    """Each level that the error leaves is cancelled, with the reason as its message."""
 
     def work() -> None:
         with progress.operation("job", id="j") as op:
-            _cancel(recorder)
+            _request_cancel(recorder)
             with op.level("x", 1) as level:
                 level.check_cancelled()
 
     with pytest.raises(OperationCancelledError):
         work()
-    view = recorder.operation("j")
-    assert [(one.status, one.message, one.error) for one in (view.root, *view.levels)] == [
-        (Status.CANCELLED, "takes too long", None)
-    ] * 2
+    operation = recorder.operation("j")
+    ends = [(level.status, level.message, level.error) for level in (operation.root, *operation.levels)]
+    assert ends == [(Status.CANCELLED, "takes too long", None)] * 2
 
 
-def test_a_request_is_for_the_run_that_is_active(recorder: Recorder) -> None:
-    """There has to be one; the first request stays; a named run is meant alone; the next run of the id starts afresh."""
-    store = recorder.runtime.store
+def test_request_cancel_affects_only_the_active_run(recorder: Recorder) -> None:
+    """The first request of a run is kept, and the next run of the id has none."""
+    store = recorder.runtime._store
     assert not store.request_cancel("j", "too early")
     with progress.operation("job", id="j") as op:
         run = recorder.operation("j").run
@@ -75,59 +74,59 @@ def test_a_request_is_for_the_run_that_is_active(recorder: Recorder) -> None:
     assert not store.request_cancel("j", "too late")
     with progress.operation("job", id="j") as op:
         assert not op.cancel_requested
-    assert [len(store.history()), store.delete("j"), store.delete("j")] == [2, 2, 0]
-    assert store.get("j") is None
-    assert isinstance(store, Reader)
+    assert [len(store.reader.history()), store.delete("j"), store.delete("j")] == [2, 2, 0]
+    assert store.reader.get("j") is None
+    assert isinstance(store.reader, Reader)
     assert isinstance(store, Controller)
 
 
-def test_deleting_leaves_what_runs(recorder: Recorder) -> None:
-    """Only ended runs are forgotten; the active one of the same id and other operations stay."""
-    store = recorder.runtime.store
+def test_delete_keeps_running_operations(recorder: Recorder) -> None:
+    """The active run of the same id and other operations are kept."""
+    store = recorder.runtime._store
     for id_ in ("j", "k"):
         progress.operation("job", id=id_).start().complete()
     with progress.operation("job", id="j"):
         assert store.delete("j") == 1
         assert store.get("j") is not None
-    assert [one.operation_id for one in store.history()] == ["j", "k"]
+    assert [operation.operation_id for operation in store.history()] == ["j", "k"]
 
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize(
-    "make",
-    [lambda: list(range(9)), lambda: _generator(9), itertools.count],
+    "make_iterable",
+    [lambda: list(range(9)), lambda: _generate(9), itertools.count],
     ids=["list", "generator", "endless"],
 )
-def test_track_stops_between_two_elements(strict: bool, make: Callable[[], Iterator[int]]) -> None:
-    """The body that runs is finished, no further element is taken from the source, and each one handed out counts once."""
+def test_track_stops_between_two_elements(strict: bool, make_iterable: Callable[[], Iterator[int]]) -> None:
+    """The current body finishes, no further element is read, and each counts once."""
     with recording(strict=strict) as recorder:
-        source, seen = iter(make()), []
+        source, elements = iter(make_iterable()), []
 
         def work() -> None:
             with progress.operation("job", id="j") as op:
                 for element in op.track(source):
-                    seen.append(element)
+                    elements.append(element)
                     if element == 4:
-                        _cancel(recorder)
+                        _request_cancel(recorder)
 
         with pytest.raises(OperationCancelledError):
             work()
         (level,) = recorder.operation("j").levels
-        assert seen == [0, 1, 2, 3, 4]
+        assert elements == [0, 1, 2, 3, 4]
         assert next(source) == 5
         assert (level.current, level.status, level.message) == (5, Status.CANCELLED, "takes too long")
 
 
-def test_track_of_a_cancelled_operation_hands_nothing_out(recorder: Recorder) -> None:
-    """A request that came before the loop, of the module's track or a handle's, nested or not, stops it before its first element."""
+def test_track_of_cancelled_operation_yields_nothing(recorder: Recorder) -> None:
+    """A request before the loop stops it before its first element."""
     source = iter("abc")
 
     def work() -> None:
         with progress.operation("job", id="j"):
             for _ in progress.track([1, 2]):
-                _cancel(recorder)
+                _request_cancel(recorder)
                 for _ in progress.track(source):
-                    pytest.fail("an element was handed out")
+                    pytest.fail("an element was yielded")
 
     with pytest.raises(OperationCancelledError):
         work()
@@ -135,8 +134,8 @@ def test_track_of_a_cancelled_operation_hands_nothing_out(recorder: Recorder) ->
     assert [level.current for level in recorder.operation("j").levels] == [0, 0]
 
 
-def test_an_async_track_stops(recorder: Recorder) -> None:
-    """The same where the elements come asynchronously, and the source is left where it was."""
+def test_async_track_stops_between_two_elements(recorder: Recorder) -> None:
+    """An async source keeps its position."""
 
     async def source() -> AsyncIterator[int]:
         for number in range(9):
@@ -145,9 +144,9 @@ def test_an_async_track_stops(recorder: Recorder) -> None:
     async def work(elements: AsyncIterator[int]) -> None:
         async with progress.operation("job", id="j") as op:
             async for element in op.track(elements):
-                seen.append(element)
+                received.append(element)
                 if element == 2:
-                    _cancel(recorder)
+                    _request_cancel(recorder)
 
     async def main() -> int:
         elements = source()
@@ -155,44 +154,44 @@ def test_an_async_track_stops(recorder: Recorder) -> None:
             await work(elements)
         return await elements.__anext__()
 
-    seen: list[int] = []
+    received: list[int] = []
     assert asyncio.run(main()) == 3
-    assert seen == [0, 1, 2]
+    assert received == [0, 1, 2]
     (level,) = recorder.operation("j").levels
     assert (level.current, level.status) == (3, Status.CANCELLED)
 
 
 @given(st.integers(0, 40), st.none() | st.integers(0, 50), st.none() | st.integers(0, 50), st.booleans())
-def test_counts_are_exact_however_a_loop_ends(
+def test_track_with_any_end_counts_exactly(
     count: int, cancel_at: int | None, leave_at: int | None, listed: bool
 ) -> None:
-    """To the end, by a request, or by a break: elements come in order, none lost or twice, and what was done is what is counted."""
+    """Loops that finish, are cancelled or break yield in order and count each element."""
     with recording(strict=False) as recorder:
-        seen: list[int] = []
+        elements: list[int] = []
         raised = False
         with progress.operation("job", id="j") as op:
-            loop = iter(op.track(list(range(count)) if listed else _generator(count)))
+            loop = iter(op.track(list(range(count)) if listed else _generate(count)))
             try:
                 for element in loop:
                     if element == leave_at:
                         break
-                    seen.append(element)
+                    elements.append(element)
                     if element == cancel_at:
-                        _cancel(recorder)
+                        _request_cancel(recorder)
             except OperationCancelledError:
                 raised = True
             loop.close()  # type: ignore[attr-defined]
             (level,) = recorder.operation("j").levels
-        assert seen == list(range(len(seen)))
-        assert level.current == len(seen)
+        assert elements == list(range(len(elements)))
+        assert level.current == len(elements)
         stopped = cancel_at is not None and cancel_at < count and (leave_at is None or cancel_at < leave_at)
         assert raised == stopped
         left = leave_at is not None and leave_at < count
         assert level.status is (Status.CANCELLED if stopped or left else Status.COMPLETED)
 
 
-def test_cancelled_work_counts_as_far_as_it_came(lenient: Recorder) -> None:
-    """What is cut off with its operation is not done: the operation stays where it was, and says so in its figures."""
+def test_cancelled_operation_keeps_its_ratio(lenient: Recorder) -> None:
+    """Unfinished children of a cancelled operation do not count as done."""
     op = progress.operation("import", id="o", total=4).start()
     with op.level("file", 1, total=2):
         pass
@@ -207,8 +206,8 @@ def test_cancelled_work_counts_as_far_as_it_came(lenient: Recorder) -> None:
     assert [level.status.value for level in ended.levels] == ["completed", "cancelled", "cancelled"]
 
 
-def test_a_cancelled_level_that_is_entered_again_counts_once(lenient: Recorder) -> None:
-    """The part of the cancelled attempt is taken back; what the next one does counts instead."""
+def test_cancelled_level_that_restarts_counts_once(lenient: Recorder) -> None:
+    """The units of the next attempt replace those of the cancelled one."""
     with progress.operation("import", id="o", total=2) as op:
         op.level("file", "a", total=4).start().cancel()
         first = op.level("file", "b", total=4).start()

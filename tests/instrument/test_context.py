@@ -1,4 +1,4 @@
-"""Where levels stand: in threads, tasks, contexts, and under plain spans."""
+"""Tests of the current level in threads, tasks, contexts and plain spans."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from otel_progress import Status, semconv
 from otel_progress.testing import Recorder, wait_until
 
 
-def parents(recorder: Recorder) -> dict[str, str | None]:
-    """Return the parent's span name by span name."""
+def get_parents(recorder: Recorder) -> dict[str, str | None]:
+    """Return the names of parent spans by span name."""
     names = {span.get_span_context().span_id: span.name for span in recorder.spans()}
     return {
         span.name: None if span.parent is None else names[span.parent.span_id] for span in recorder.spans()
     }
 
 
-def test_children_of_a_handle_in_other_threads(recorder: Recorder) -> None:
-    """A child made from a handle has that handle above it in whatever thread it runs, span and level."""
+def test_child_of_handle_in_other_thread_has_that_parent(recorder: Recorder) -> None:
+    """The handle is the parent of level and span in any thread."""
     with progress.operation("o", id="o", total=40) as op:
 
         def work(number: int) -> str:
@@ -40,13 +40,13 @@ def test_children_of_a_handle_in_other_threads(recorder: Recorder) -> None:
         with ThreadPoolExecutor(4) as pool:
             paths = list(pool.map(work, range(40)))
     assert paths == [f"part:{number}/inner:1" for number in range(40)]
-    assert parents(recorder) == {"o": None, "part": "o", "inner": "part"}
+    assert get_parents(recorder) == {"o": None, "part": "o", "inner": "part"}
     assert recorder.operation("o").root.current == 40
 
 
 @pytest.mark.usefixtures("recorder")
-def test_tasks_have_their_own_current_level() -> None:
-    """Each task sees the level it began in, and what it begins is below that."""
+def test_current_level_of_tasks_is_separate() -> None:
+    """Each task has its own current level, inherited by threads of the task."""
 
     async def part(number: int) -> str:
         async with progress.level("part", number):
@@ -61,8 +61,8 @@ def test_tasks_have_their_own_current_level() -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_after_each_block_the_level_around_it_is_current() -> None:
-    """Blocks nest, and nothing is current in the end, neither level nor span."""
+def test_current_level_after_a_block_is_restored() -> None:
+    """After the outermost block there is no current level or span."""
     before = context_api.get_current()
     with progress.operation("o") as op:
         with op.level("a") as a:
@@ -75,28 +75,31 @@ def test_after_each_block_the_level_around_it_is_current() -> None:
     assert not progress.current_level().recording
 
 
-def test_operations_within_operations(recorder: Recorder) -> None:
-    """An operation begun inside of another is one of its own, its span inside the other's trace."""
+def test_operation_inside_an_operation_is_separate(recorder: Recorder) -> None:
+    """Its span is a child of the other operation's span."""
     with progress.operation("outer", id="outer"), progress.operation("inner", id="inner") as inner:
         assert inner.path == ""
-        assert [one.operation_id for one in recorder.runtime.get_active_operations()] == ["inner", "outer"]
-    assert parents(recorder) == {"inner": "outer", "outer": None}
+        assert [active.operation_id for active in recorder.runtime.get_active_operations()] == [
+            "inner",
+            "outer",
+        ]
+    assert get_parents(recorder) == {"inner": "outer", "outer": None}
     assert recorder.operation("outer").levels == []
 
 
-def test_a_plain_span_in_between_is_the_parent_of_the_span(recorder: Recorder) -> None:
-    """Levels follow levels; their spans follow whatever span is current."""
+def test_level_below_a_plain_span_has_it_as_parent_span(recorder: Recorder) -> None:
+    """The parent of a level is a level, and the parent of its span is any span."""
     tracer = recorder.provider.get_tracer("user")
     with progress.operation("o", id="o") as op, tracer.start_as_current_span("plain"):
-        with progress.level("a") as below:
-            assert below.path == "a:1"
+        with progress.level("a") as level:
+            assert level.path == "a:1"
         with op.level("b"):
             pass
-    assert parents(recorder) == {"o": None, "plain": "o", "a": "plain", "b": "plain"}
+    assert get_parents(recorder) == {"o": None, "plain": "o", "a": "plain", "b": "plain"}
 
 
-def test_a_block_left_in_another_context(recorder: Recorder) -> None:
-    """A handle entered in one thread or context and left in another ends cleanly and disturbs neither."""
+def test_block_left_in_another_context_ends(recorder: Recorder) -> None:
+    """Neither context changes."""
     op = progress.operation("o", id="o")
     contextvars.copy_context().run(op.__enter__)
     thread = threading.Thread(target=op.__exit__, args=(None, None, None))
@@ -106,56 +109,56 @@ def test_a_block_left_in_another_context(recorder: Recorder) -> None:
     assert not progress.current_level().recording
 
 
-def test_blocks_left_out_of_order(recorder: Recorder) -> None:
-    """Leaving the outer block first ends the inner one with it, once."""
+def test_blocks_left_in_wrong_order_end_once(recorder: Recorder) -> None:
+    """Leaving the outer block first also ends the inner level."""
     outer, inner = progress.operation("outer", id="o"), progress.level("inner")
     outer.__enter__()
     inner.__enter__()
     outer.__exit__(None, None, None)
     inner.__exit__(None, None, None)
-    found = recorder.operation("o")
-    assert [level.status for level in found.levels] == [Status.CANCELLED]
-    assert found.levels[0].message == "ended with its parent"
+    levels = recorder.operation("o").levels
+    assert [level.status for level in levels] == [Status.CANCELLED]
+    assert levels[0].message == "ended with its parent"
     assert len(recorder.spans()) == 2
     context_api.attach(context_api.Context())
 
 
 @pytest.mark.parametrize("block", [progress.operation, progress.batch], ids=["operation", "batch"])
-def test_a_block_that_the_garbage_collector_leaves(recorder: Recorder, block: Callable[..., Any]) -> None:
-    """A block in a generator that nobody finished is left when that is collected: whatever is current then stays so."""
+def test_block_left_by_garbage_collector_keeps_context(recorder: Recorder, block: Callable[..., Any]) -> None:
+    """Collecting an unfinished generator leaves its block and keeps the current level."""
 
     def unfinished() -> Iterator[None]:
-        with block("forgotten", id="f"):
+        with block("unfinished", id="f"):
             yield
 
     generator = unfinished()
     next(generator)
     with progress.operation("outer", id="o") as outer:
-        del generator  # its block is left here, in the middle of another one
-        inside = context_api.get_current()
+        del generator  # leaves its block inside the block of another level
+        context = context_api.get_current()
         assert progress.current_level() is outer
         with progress.level("inner") as inner:
             assert inner.operation_id == "o"
-        assert context_api.get_current() is inside
-    context_api.attach(context_api.Context())  # what such a block leaves to its caller
+        assert context_api.get_current() is context
+    context_api.attach(context_api.Context())  # removes the context of the unfinished block
     assert recorder.operation("o").status is Status.COMPLETED
 
 
 @pytest.mark.usefixtures("recorder")
-def test_a_level_whose_current_level_has_ended() -> None:
-    """What begins in the block of a level that has ended already goes below the nearest one that runs."""
+def test_level_below_an_ended_level_uses_its_ancestor() -> None:
+    """In the block of an ended level the parent is the nearest running ancestor."""
     with progress.operation("o", id="o"), progress.level("a") as a:
         a.complete()
         with progress.level("b") as b:
             assert (b.path, b.operation_id) == ("b:1", "o")
 
 
-def test_a_forgotten_handle_is_closed_with_its_reason(recorder: Recorder) -> None:
-    """A handle that is garbage-collected un-ended is ended at the next look, and says why."""
+def test_collected_handle_is_cancelled_at_next_tick(recorder: Recorder) -> None:
+    """The message of the level names the reason."""
     with progress.operation("o", id="o") as op:
-        forgotten = op.level("a").start()
-        forgotten.increment()
-        del forgotten
+        collected = op.level("a").start()
+        collected.increment()
+        del collected
         gc.collect()
         recorder.tick()
         (level,) = recorder.operation("o").levels
@@ -164,8 +167,8 @@ def test_a_forgotten_handle_is_closed_with_its_reason(recorder: Recorder) -> Non
         assert [span.name for span in recorder.spans()] == ["a"]
 
 
-def test_a_forgotten_operation_takes_its_levels_along(recorder: Recorder) -> None:
-    """An operation nobody holds any more ends with all below it."""
+def test_collected_operation_ends_with_its_levels(recorder: Recorder) -> None:
+    """An operation without references ends with all its levels."""
     op = progress.operation("o", id="o").start()
     level = op.level("a").start()
     del op, level
@@ -174,9 +177,9 @@ def test_a_forgotten_operation_takes_its_levels_along(recorder: Recorder) -> Non
     assert {span.name for span in recorder.spans()} == {"o", "a"}
 
 
-def test_many_threads_at_once(recorder: Recorder) -> None:
-    """Threads that begin, count and end levels of one operation lose none of it while it is being read."""
-    recorder.runtime.store.on_wake = recorder.runtime.ticker.wake
+def test_levels_of_many_threads_are_all_counted(recorder: Recorder) -> None:
+    """No unit is lost while the operation is read at the same time."""
+    recorder.runtime._ticker.set_background(True)
     with progress.operation("o", id="o", total=400) as op:
 
         def work(worker: int) -> None:
@@ -196,6 +199,6 @@ def test_many_threads_at_once(recorder: Recorder) -> None:
             thread.join()
         recorder.tick()
         assert op.snapshot().current == 400
-    wait_until(lambda: recorder.runtime.store.idle or recorder.tick(), 60.0)
-    recorder.tick()  # takes its turn after the ticker's last one, which adds up what it collected at its end
-    assert recorder.runtime.totals.read().counters[semconv.ITEMS]["o", "part", "completed"] == 1200
+    wait_until(lambda: recorder.runtime._store.idle or recorder.tick(), 60.0)
+    recorder.tick()  # runs after the ticker's last tick, which adds its totals at its end
+    assert recorder.runtime._totals.read().counters[semconv.ITEMS]["o", "part", "completed"] == 1200

@@ -1,4 +1,4 @@
-"""Decorated functions: each call is a level of its own, whatever kind of function it is."""
+"""Tests of decorated functions: each call is a level, for all kinds of functions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from otel_progress.testing import Recorder
 
 @progress.operation("job", total=1)
 def job(a: int, *, b: int = 2) -> int:
-    """Decorated while nothing is configured, as module-level code is."""
+    """Return the sum. The decorator runs before ``configure()``, as in any module."""
     progress.current_level().increment()
     return a + b
 
 
 @progress.level("fibonacci")
 def fibonacci(n: int) -> int:
-    """Recurse, a level a call."""
+    """Recurse with one level per call."""
     return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
 
 
 @progress.level("stream")
 def stream(*values: int) -> Generator[int, str, str]:
-    """Yield values, and return what was sent."""
+    """Yield values, and return the sent values."""
     sent = []
     for value in values:
         sent.append((yield value))
@@ -37,7 +37,7 @@ def stream(*values: int) -> Generator[int, str, str]:
 
 @progress.level("astream")
 async def astream(*values: int) -> AsyncIterator[int]:
-    """Yield values from a task."""
+    """Yield values asynchronously."""
     for value in values:
         await asyncio.sleep(0)
         yield value
@@ -46,28 +46,29 @@ async def astream(*values: int) -> AsyncIterator[int]:
 
 @progress.operation("coroutine")
 async def coroutine(value: int) -> int:
-    """Return the value, later."""
+    """Return the value after a switch of tasks."""
     await asyncio.sleep(0)
     if value < 0:
         raise ValueError(value)
     return value
 
 
-def statuses(recorder: Recorder) -> list[tuple[str, str]]:
-    """Return type and status of every operation that ended, the first one first."""
-    return [(one.operation_type, one.status.value) for one in reversed(recorder.runtime.get_history())]
+def get_statuses(recorder: Recorder) -> list[tuple[str, str]]:
+    """Return type and status of all ended operations, oldest first."""
+    history = reversed(recorder.runtime.get_history())
+    return [(operation.operation_type, operation.status.value) for operation in history]
 
 
-def test_a_function_decorated_before_configure(recorder: Recorder) -> None:
-    """Arguments and the result pass through, and each call is recorded anew."""
+def test_function_decorated_before_configure_is_recorded(recorder: Recorder) -> None:
+    """Arguments and results stay unchanged, and each call is an operation."""
     assert job(1) == 3
     assert job(1, b=5) == 6
-    assert statuses(recorder) == [("job", "completed")] * 2
-    assert [one.root.current for one in recorder.runtime.get_history()] == [1, 1]
+    assert get_statuses(recorder) == [("job", "completed")] * 2
+    assert [operation.root.current for operation in recorder.runtime.get_history()] == [1, 1]
 
 
-def test_what_a_decorated_function_looks_like() -> None:
-    """Name, signature, documentation and kind stay those of the function."""
+def test_decorated_function_keeps_name_and_signature() -> None:
+    """Name, signature, documentation and kind of function stay unchanged."""
     assert job.__name__ == "job"
     assert job.__doc__
     assert list(inspect.signature(job).parameters) == ["a", "b"]
@@ -78,15 +79,15 @@ def test_what_a_decorated_function_looks_like() -> None:
     assert list(stream(1, 2)) == [1, 2]
 
 
-def test_an_error_of_a_function(recorder: Recorder) -> None:
-    """The exception goes on and its call failed."""
+def test_decorated_function_that_raises_fails(recorder: Recorder) -> None:
+    """The exception is raised unchanged."""
     with pytest.raises(TypeError):
         job("one")
-    assert statuses(recorder) == [("job", "failed")]
+    assert get_statuses(recorder) == [("job", "failed")]
 
 
-def test_recursion_nests(recorder: Recorder) -> None:
-    """Each call of a recursive function is a level below the one that called it."""
+def test_recursive_function_has_nested_levels(recorder: Recorder) -> None:
+    """Each call is a child of the calling level."""
     with progress.operation("maths", id="m"):
         assert fibonacci(4) == 3
     tree = recorder.operation("m")
@@ -94,8 +95,8 @@ def test_recursion_nests(recorder: Recorder) -> None:
     assert len(recorder.spans()) == 9 + 1
 
 
-def test_a_method_and_a_static_method(recorder: Recorder) -> None:
-    """Decorated methods get their instance."""
+def test_decorated_methods_receive_their_instance(recorder: Recorder) -> None:
+    """Methods and static methods can be decorated."""
 
     class Worker:
         factor = 3
@@ -115,32 +116,32 @@ def test_a_method_and_a_static_method(recorder: Recorder) -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_a_handles_own_level_as_decorator() -> None:
-    """A decorator made from a handle has that handle above it."""
+def test_decorator_of_handle_has_that_parent() -> None:
+    """Each call is a child of the handle."""
     with progress.operation("o", id="o") as op:
 
         @op.level("part")
         def part() -> str:
             return progress.current_level().path
 
-        op_path = [part(), part()]
-    assert op_path == ["part:1", "part:2"]
+        paths = [part(), part()]
+    assert paths == ["part:1", "part:2"]
 
 
-def test_coroutines(recorder: Recorder) -> None:
-    """A coroutine function is awaited within its level, several at once without mixing."""
+def test_decorated_coroutines_run_concurrently(recorder: Recorder) -> None:
+    """Each coroutine is awaited in its own level."""
 
-    async def several() -> list[int]:
+    async def run_all() -> list[int]:
         return await asyncio.gather(*(coroutine(n) for n in range(5)))
 
-    assert asyncio.run(several()) == [0, 1, 2, 3, 4]
+    assert asyncio.run(run_all()) == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="-1"):
         asyncio.run(coroutine(-1))
-    assert sorted(statuses(recorder)) == [("coroutine", "completed")] * 5 + [("coroutine", "failed")]
+    assert sorted(get_statuses(recorder)) == [("coroutine", "completed")] * 5 + [("coroutine", "failed")]
 
 
-def test_a_cancelled_task(recorder: Recorder) -> None:
-    """A task that is cancelled ends its level as cancelled."""
+def test_cancelled_task_ends_its_level_as_cancelled(recorder: Recorder) -> None:
+    """CancelledError is not a failure."""
 
     async def cancel() -> None:
         waiting = asyncio.Event()
@@ -157,4 +158,4 @@ def test_a_cancelled_task(recorder: Recorder) -> None:
             await task
 
     asyncio.run(cancel())
-    assert statuses(recorder) == [("forever", "cancelled")]
+    assert get_statuses(recorder) == [("forever", "cancelled")]

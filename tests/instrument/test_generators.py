@@ -1,4 +1,4 @@
-"""Decorated generators: each iteration is a level, current inside of it and nowhere else."""
+"""Tests of decorated generators: each run is a level, current only inside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otel_progress.testing import Recorder, wait_until
 
 @progress.level("stream")
 def stream(*values: int) -> Generator[int, str, str]:
-    """Yield values, and return what was sent."""
+    """Yield values, and return the sent values."""
     sent = []
     for value in values:
         sent.append((yield value))
@@ -25,20 +25,21 @@ def stream(*values: int) -> Generator[int, str, str]:
 
 @progress.level("astream")
 async def astream(*values: int) -> AsyncIterator[int]:
-    """Yield values from a task."""
+    """Yield values asynchronously."""
     for value in values:
         await asyncio.sleep(0)
         yield value
         progress.current_level().increment()
 
 
-def statuses(recorder: Recorder) -> list[tuple[str, str]]:
-    """Return type and status of every operation that ended, the first one first."""
-    return [(one.operation_type, one.status.value) for one in reversed(recorder.runtime.get_history())]
+def get_statuses(recorder: Recorder) -> list[tuple[str, str]]:
+    """Return type and status of all ended operations, oldest first."""
+    history = reversed(recorder.runtime.get_history())
+    return [(operation.operation_type, operation.status.value) for operation in history]
 
 
-def test_a_generator_sends_throws_and_returns(recorder: Recorder) -> None:
-    """A decorated generator is one for its caller in every respect."""
+def test_decorated_generator_sends_throws_and_returns(recorder: Recorder) -> None:
+    """A decorated generator behaves like any generator."""
     generator = stream(1, 2)
     assert next(generator) == 1
     assert generator.send("a") == 2
@@ -49,12 +50,12 @@ def test_a_generator_sends_throws_and_returns(recorder: Recorder) -> None:
     next(thrown)
     with pytest.raises(KeyError, match="lost"):
         thrown.throw(KeyError("lost"))
-    assert statuses(recorder) == [("stream", "completed"), ("stream", "failed")]
+    assert get_statuses(recorder) == [("stream", "completed"), ("stream", "failed")]
     assert recorder.runtime.get_history()[1].root.current == 2
 
 
-def test_a_generator_that_answers_a_throw(recorder: Recorder) -> None:
-    """What is thrown into a generator arrives at its yield, and what it yields then comes back."""
+def test_generator_that_handles_a_throw_continues(recorder: Recorder) -> None:
+    """The exception is raised at its yield, and the next value is returned."""
 
     @progress.level("stubborn")
     def stubborn() -> Iterator[str]:
@@ -67,12 +68,12 @@ def test_a_generator_that_answers_a_throw(recorder: Recorder) -> None:
     assert next(generator) == "first"
     assert generator.throw(KeyError()) == "caught"
     assert list(generator) == []
-    assert statuses(recorder) == [("stubborn", "completed")]
+    assert get_statuses(recorder) == [("stubborn", "completed")]
 
 
-def test_a_generator_that_is_closed_or_dropped(recorder: Recorder) -> None:
-    """Closing, breaking out of, and forgetting a generator run its clean-up and cancel its level."""
-    cleaned = []
+def test_generator_that_is_closed_or_collected_is_cancelled(recorder: Recorder) -> None:
+    """Closing, breaking and garbage collection run its clean-up and cancel its level."""
+    paths = []
 
     @progress.level("opened")
     def opened() -> Iterator[int]:
@@ -80,80 +81,80 @@ def test_a_generator_that_is_closed_or_dropped(recorder: Recorder) -> None:
             yield 1
             yield 2
         finally:
-            cleaned.append(progress.current_level().path)
+            paths.append(progress.current_level().path)
 
     closed = opened()
     next(closed)
     closed.close()
     for _ in opened():
         break
-    forgotten = opened()
-    next(forgotten)
-    loop = [forgotten]
-    loop.append(loop)  # only the cyclic collector finds it
-    del forgotten, loop
+    collected = opened()
+    next(collected)
+    cycle = [collected]
+    cycle.append(cycle)  # only the cyclic collector can free it
+    del collected, cycle
     gc.collect()
-    never = opened()
-    never.close()
-    assert statuses(recorder) == [("opened", "cancelled")] * 3
-    assert cleaned == ["", "", ""]
+    unstarted = opened()
+    unstarted.close()
+    assert get_statuses(recorder) == [("opened", "cancelled")] * 3
+    assert paths == ["", "", ""]
 
 
-def test_a_generator_that_refuses_to_close(recorder: Recorder) -> None:
-    """A generator that yields when it is closed gets Python's own complaint, and failed."""
+def test_generator_that_ignores_close_fails(recorder: Recorder) -> None:
+    """A generator that yields when it is closed raises Python's RuntimeError."""
 
-    @progress.level("deaf")
-    def deaf() -> Iterator[int]:
+    @progress.level("stubborn")
+    def stubborn() -> Iterator[int]:
         while True:
             try:
                 yield 1
             except GeneratorExit:
                 yield 2
 
-    generator = deaf()
+    generator = stubborn()
     next(generator)
     with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
         generator.close()
-    assert statuses(recorder) == [("deaf", "failed")]
+    assert get_statuses(recorder) == [("stubborn", "failed")]
 
 
-def test_wrong_arguments_leave_no_level_behind(recorder: Recorder) -> None:
-    """A generator function called wrongly raises its TypeError, and nothing runs on."""
+def test_generator_with_wrong_arguments_starts_no_level(recorder: Recorder) -> None:
+    """The TypeError is raised, and no level is running."""
 
-    @progress.operation("one")
-    def one(value: int) -> Iterator[int]:
+    @progress.operation("sync")
+    def generate(value: int) -> Iterator[int]:
         yield value
 
-    @progress.operation("aone")
-    async def aone(value: int) -> AsyncIterator[int]:
+    @progress.operation("async")
+    async def generate_async(value: int) -> AsyncIterator[int]:
         yield value
 
     async def step() -> None:
-        await aone(1, 2).__anext__()
+        await generate_async(1, 2).__anext__()
 
     with pytest.raises(TypeError, match="positional"):
-        next(one(1, 2))
+        next(generate(1, 2))
     with pytest.raises(TypeError, match="positional"):
         asyncio.run(step())
     assert recorder.runtime.get_active_operations() == []
 
 
 @pytest.mark.usefixtures("recorder")
-def test_generators_leak_no_context() -> None:
-    """Between its steps a generator's level is current for nobody, however generators are interleaved."""
+def test_interleaved_generators_keep_the_callers_context() -> None:
+    """Between its steps the level of a generator is not current."""
     with progress.operation("o") as op:
         first, second = stream(1, 2, 3), stream(4, 5, 6)
-        seen = []
+        pairs = []
         for pair in zip(first, second, strict=True):
-            seen.append(pair)
+            pairs.append(pair)
             assert progress.current_level() is op
-        assert seen == [(1, 4), (2, 5), (3, 6)]
+        assert pairs == [(1, 4), (2, 5), (3, 6)]
     assert not progress.current_level().recording
 
 
 @pytest.mark.usefixtures("recorder")
-def test_a_level_opened_in_a_generator_stays_current_in_it() -> None:
-    """A block inside of a generator is still around its body after a yield."""
+def test_level_started_in_generator_stays_current_in_it() -> None:
+    """After a yield the block inside a generator is still active."""
 
     @progress.level("outer")
     def outer() -> Iterator[str]:
@@ -171,8 +172,8 @@ def test_a_level_opened_in_a_generator_stays_current_in_it() -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_an_async_generator_keeps_its_own_context() -> None:
-    """The same holds for asynchronous generators."""
+def test_level_started_in_async_generator_stays_current_in_it() -> None:
+    """After a yield the block inside an async generator is still active."""
 
     @progress.level("outer")
     async def outer() -> AsyncIterator[str]:
@@ -193,8 +194,8 @@ def test_an_async_generator_keeps_its_own_context() -> None:
     assert asyncio.run(walk()) == ["outer:1/inner:1", "outer:1/inner:1", "outer:1"]
 
 
-def test_async_generators_end_in_every_way(recorder: Recorder) -> None:
-    """An asynchronous generator that ends, raises, or is closed (also by another task) ends its level so."""
+def test_async_generators_end_with_correct_status(recorder: Recorder) -> None:
+    """Async generators end, raise, or are closed, also by another task."""
 
     @progress.level("raising")
     async def raising() -> AsyncIterator[int]:
@@ -214,7 +215,7 @@ def test_async_generators_end_in_every_way(recorder: Recorder) -> None:
             await thrown.athrow(ZeroDivisionError())
 
     asyncio.run(work())
-    assert statuses(recorder) == [
+    assert get_statuses(recorder) == [
         ("astream", "completed"),
         ("raising", "failed"),
         ("astream", "cancelled"),
@@ -222,8 +223,8 @@ def test_async_generators_end_in_every_way(recorder: Recorder) -> None:
     ]
 
 
-def test_an_async_generator_that_is_forgotten(recorder: Recorder) -> None:
-    """The event loop closes a forgotten asynchronous generator, and its level ends."""
+def test_collected_async_generator_is_cancelled(recorder: Recorder) -> None:
+    """The event loop closes the generator, and its level ends."""
 
     async def work() -> None:
         async for _ in astream(1, 2):
@@ -232,4 +233,4 @@ def test_an_async_generator_that_is_forgotten(recorder: Recorder) -> None:
 
     asyncio.run(work())
     wait_until(lambda: recorder.runtime.get_active_operations() == [], 60.0)
-    assert statuses(recorder) == [("astream", Status.CANCELLED.value)]
+    assert get_statuses(recorder) == [("astream", Status.CANCELLED.value)]

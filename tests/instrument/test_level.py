@@ -1,4 +1,4 @@
-"""The handle of a level: what each of its methods does, as a caller and a reader see it."""
+"""Tests of level handles: methods, properties and ends."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from otel_progress import Failure, Outcome, Status
 from otel_progress.testing import Recorder
 
 
-def test_with_completes_and_counts(recorder: Recorder) -> None:
-    """A block that ends well is a completed level with what was counted in it."""
+def test_with_block_counts_and_completes(recorder: Recorder) -> None:
+    """A block without an exception is a completed level."""
     with progress.operation("survey", "Survey", id="s-1", total=4, unit="file", source="disk") as op:
         recorder.clock.advance(2.0)
         op.increment()
@@ -37,8 +37,8 @@ def test_with_completes_and_counts(recorder: Recorder) -> None:
     assert (ended.status, ended.current, ended.ratio, ended.duration_s) == (Status.COMPLETED, 3, 1.0, 2.0)
 
 
-def test_update_changes_only_what_is_given(recorder: Recorder) -> None:
-    """Everything that update() is not told stays as it was, and metadata is added to."""
+def test_update_changes_only_the_given_values(recorder: Recorder) -> None:
+    """Other values stay unchanged, and metadata is merged."""
     with progress.operation("survey", total=10, a=1) as op:
         op.update(current=3, message="three", b=2)
         op.update(total=20)
@@ -49,8 +49,8 @@ def test_update_changes_only_what_is_given(recorder: Recorder) -> None:
     assert recorder.spans()[0].attributes["progress.metadata.b"] == "two"
 
 
-def test_update_takes_back_and_increment_goes_on(recorder: Recorder) -> None:
-    """A count that is set, also to less, is what later increments add to."""
+def test_increment_after_update_adds_to_it(recorder: Recorder) -> None:
+    """Increments add to the count that ``update()`` set, also to a lower one."""
     with progress.operation("survey", total=10) as op:
         op.increment(7)
         op.update(current=2)
@@ -60,8 +60,8 @@ def test_update_takes_back_and_increment_goes_on(recorder: Recorder) -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_set_total_may_grow_and_be_forgotten() -> None:
-    """A total can be learned, corrected, and made unknown again, and the ratio follows."""
+def test_set_total_can_grow_and_become_unknown() -> None:
+    """The ratio is computed from the newest total."""
     with progress.operation("survey") as op:
         op.increment(5)
         ratios = [op.snapshot().ratio]
@@ -71,8 +71,8 @@ def test_set_total_may_grow_and_be_forgotten() -> None:
     assert ratios == [None, 0.5, 0.25, None, 1.0]
 
 
-def test_items_count_by_outcome_and_are_remembered(recorder: Recorder) -> None:
-    """Each item is one unit, counted by its outcome, and can be asked for with its error."""
+def test_items_count_by_outcome_and_are_events(recorder: Recorder) -> None:
+    """Each item is a unit and an event with its error."""
     with progress.operation("survey", id="s", total=4) as op, op.level("package", "core") as level:
         level.item("a.py")
         level.item("b.py", outcome="failed", error=ValueError("bad"), size=3)
@@ -87,7 +87,7 @@ def test_items_count_by_outcome_and_are_remembered(recorder: Recorder) -> None:
     ]
     assert failed[0].error is not None
     assert (failed[0].error.type, failed[0].error.message) == ("ValueError", "bad")
-    assert [event.name for event in recorder.runtime.get_events("s", level="package:core")] == [
+    assert [event.name for event in recorder.runtime.get_events("s", path="package:core")] == [
         "a.py",
         "b.py",
         "c.py",
@@ -104,14 +104,14 @@ def test_items_count_by_outcome_and_are_remembered(recorder: Recorder) -> None:
         (lambda op: op.fail("broken"), Status.FAILED, None, 0.5),
     ],
 )
-def test_explicit_ends(
+def test_end_methods_set_status_and_message(
     recorder: Recorder,
     end: Callable[[progress.Level], None],
     status: Status,
     message: str | None,
     ratio: float,
 ) -> None:
-    """A handle used by hand ends as it is told, and leaving a block afterwards changes nothing."""
+    """Leaving the block afterwards changes nothing."""
     with progress.operation("survey", total=2) as op:
         op.increment()
         end(op)
@@ -133,8 +133,8 @@ def test_explicit_ends(
         (Failure("Timeout", "slow", "trace"), Failure("Timeout", "slow", "trace")),
     ],
 )
-def test_fail_takes_texts_and_failures(recorder: Recorder, error: str | Failure, expected: Failure) -> None:
-    """What is no exception is kept as it was given."""
+def test_fail_accepts_texts_and_failures(recorder: Recorder, error: str | Failure, expected: Failure) -> None:
+    """A text or Failure is stored unchanged."""
     op = progress.operation("survey").start()
     op.fail(error)
     assert op.snapshot().error == expected
@@ -142,16 +142,16 @@ def test_fail_takes_texts_and_failures(recorder: Recorder, error: str | Failure,
 
 
 class OddError(Exception):
-    """An error of this module."""
+    """An exception of this module."""
 
 
 @pytest.mark.usefixtures("recorder")
-def test_an_exception_fails_and_goes_on_unchanged() -> None:
-    """The very exception comes out, and the level knows its qualified type, text and traceback."""
+def test_exception_fails_the_level_and_is_raised_unchanged() -> None:
+    """The failure has the qualified type, text and traceback of the exception."""
     error = OddError("unlucky")
-    with pytest.raises(OddError) as caught, progress.operation("survey") as op:
+    with pytest.raises(OddError) as raised, progress.operation("survey") as op:
         raise error
-    assert caught.value is error
+    assert raised.value is error
     failure = op.snapshot().error
     assert failure is not None
     assert (failure.type, failure.message) == (f"{__name__}.OddError", "unlucky")
@@ -159,8 +159,8 @@ def test_an_exception_fails_and_goes_on_unchanged() -> None:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
-def test_being_stopped_is_cancelled_not_failed(recorder: Recorder, kind: type[BaseException]) -> None:
-    """Exceptions by which somebody stops the work mark it cancelled, and no error."""
+def test_interruption_cancels_the_level(recorder: Recorder, kind: type[BaseException]) -> None:
+    """Exceptions that interrupt the work are not failures."""
     with pytest.raises(kind), progress.operation("survey") as op:
         raise kind
     snapshot = op.snapshot()
@@ -169,29 +169,29 @@ def test_being_stopped_is_cancelled_not_failed(recorder: Recorder, kind: type[Ba
 
 
 @pytest.mark.usefixtures("recorder")
-def test_exit_is_a_failure() -> None:
-    """A block left by SystemExit has not done its work."""
+def test_system_exit_with_code_fails_the_level() -> None:
+    """A block that SystemExit leaves with a code is a failure."""
     with pytest.raises(SystemExit), progress.operation("survey") as op:
         raise SystemExit(2)
     assert op.snapshot().status is Status.FAILED
 
 
-def test_async_with(recorder: Recorder) -> None:
-    """The asynchronous block is the same level, current inside and gone after."""
+def test_async_with_is_the_same_as_with(recorder: Recorder) -> None:
+    """The level is current in the block, and its threads can count."""
 
     async def work() -> tuple[str, Status]:
         async with progress.operation("survey", id="s") as op:
-            inside = progress.current_level().operation_id
+            current_id = progress.current_level().operation_id
             async with op.level("step", 1) as step:
                 await asyncio.to_thread(step.increment, 2)
-        return inside, step.snapshot().status
+        return current_id, step.snapshot().status
 
     assert asyncio.run(work()) == ("s", Status.COMPLETED)
     assert recorder.operation("s").get_level("step:1").current == 2
 
 
-def test_a_handle_begins_when_first_used(recorder: Recorder) -> None:
-    """Nothing exists before the first use, and any use begins it."""
+def test_handle_starts_at_its_first_use(recorder: Recorder) -> None:
+    """No operation exists before the first use of the handle."""
     op = progress.operation("survey", id="s")
     assert not op.recording
     assert recorder.runtime.get_operation("s") is None
@@ -204,8 +204,8 @@ def test_a_handle_begins_when_first_used(recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("use", ["path", "operation_id", "span"])
 @pytest.mark.usefixtures("recorder")
-def test_looking_at_a_handle_begins_it(use: str) -> None:
-    """A property that only exists while something runs begins the level."""
+def test_property_of_handle_starts_it(use: str) -> None:
+    """Properties that need a running level start it."""
     op = progress.operation("survey", id="s")
     assert getattr(op, use) is not None
     assert op.recording
@@ -213,22 +213,22 @@ def test_looking_at_a_handle_begins_it(use: str) -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_paths_and_names() -> None:
-    """Paths are type:id segments, escaped as in URLs; ids are numbered and names follow when not given."""
+def test_paths_are_escaped_and_ids_are_numbered() -> None:
+    """Segments are escaped as in URLs. Default ids are numbers."""
     with progress.operation("setlist") as op:
-        with op.level("song", "a/b:c%d", "A song") as song, song.level("re:al/ly%", 7) as odd:
+        with op.level("song", "a/b:c%d", "A song") as song, song.level("re:al/ly%", 7) as child:
             pass
         with op.level("song") as first, op.level("song") as second:
             pass
         names = [level.snapshot().info.name for level in (op, song, first, second)]
-    assert (op.path, song.path, odd.path) == ("", "song:a%2Fb:c%25d", "song:a%2Fb:c%25d/re%3Aal%2Fly%25:7")
+    assert (op.path, song.path, child.path) == ("", "song:a%2Fb:c%25d", "song:a%2Fb:c%25d/re%3Aal%2Fly%25:7")
     assert (first.path, second.path) == ("song:1", "song:2")
     assert names == ["setlist", "A song", "song 1", "song 2"]
     assert op.operation_id.startswith("setlist-")
 
 
-def test_explicit_and_numbered_ids_do_not_meet(recorder: Recorder) -> None:
-    """A level without an id is never taken for another attempt, or a duplicate, of one whose id is a number."""
+def test_numbered_ids_skip_explicit_ids(recorder: Recorder) -> None:
+    """A level without an id is never an attempt or duplicate of an explicit number."""
     with progress.operation("setlist", id="s") as op:
         with op.level("song", 1):
             pass
@@ -242,22 +242,22 @@ def test_explicit_and_numbered_ids_do_not_meet(recorder: Recorder) -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_repr_says_what_it_is() -> None:
-    """A handle shows type, place and status."""
+def test_repr_has_type_path_and_status() -> None:
+    """The representation of an operation has an empty path."""
     with progress.operation("setlist") as op, op.level("song", 1) as song:
         assert repr(song) == "<Level 'song' 'song:1' running>"
     assert repr(op) == "<Level 'setlist' '' completed>"
 
 
-def test_the_span_is_the_callers_to_add_to(recorder: Recorder) -> None:
-    """Attributes and events of one's own go on the level's span."""
+def test_span_accepts_attributes_of_the_caller(recorder: Recorder) -> None:
+    """The caller can set attributes of the level's span."""
     with progress.operation("survey") as op:
         op.span.set_attribute("user.key", "value")
     assert recorder.spans()[0].attributes["user.key"] == "value"
 
 
-def test_a_library_scope_names_the_tracer(recorder: Recorder) -> None:
-    """Spans carry the name of the tracer they came from, and so do those below them."""
+def test_spans_have_the_scope_of_their_tracer(recorder: Recorder) -> None:
+    """Children have the scope of their parent."""
     tracer = progress.get_tracer("my.library")
     with tracer.operation("survey"), tracer.level("step") as step, step.level("deeper"):
         list(tracer.track([1], "loop"))
@@ -268,15 +268,15 @@ def test_a_library_scope_names_the_tracer(recorder: Recorder) -> None:
     assert scopes == ["my.library"] * 4 + ["otel_progress"]
 
 
-def test_a_level_outside_of_any_operation_is_one(recorder: Recorder) -> None:
-    """A level with nothing above it is an operation of its own."""
+def test_level_without_parent_is_an_operation(recorder: Recorder) -> None:
+    """Its id is that of the operation."""
     with progress.level("file", "a.txt", total=2) as level:
         assert progress.current_level() is level
     assert recorder.operation("a.txt").operation_type == "file"
 
 
-def test_without_configure_everything_is_inert() -> None:
-    """Every method is there and does nothing, so libraries can use them."""
+def test_helpers_without_configure_do_nothing() -> None:
+    """All methods can be called, so libraries can use them."""
     with progress.operation("survey", total=3) as op:
         op.increment()
         op.increment(2, message="x")

@@ -1,4 +1,4 @@
-"""Spans: whole trees as the real SDK exports them."""
+"""Tests of exported span trees with the real SDK."""
 
 from __future__ import annotations
 
@@ -11,10 +11,108 @@ import otel_progress as progress
 from otel_progress import semconv
 from otel_progress.testing import Recorder, recording
 
+BASE = {"progress.operation.id": "f-42", "progress.operation.type": "setlist"}
+ACTION = {
+    **BASE,
+    "progress.level.id": "1",
+    "progress.level.name": "1",
+    "progress.level.type": "action",
+    "progress.path": "song:s1/action:1",
+    "progress.depth": 2,
+}
+SETLIST_TREES = [
+    {
+        "name": "setlist",
+        "attributes": {
+            **BASE,
+            "progress.current": 2,
+            "progress.depth": 0,
+            "progress.metadata.venue": "club",
+            "progress.operation.name": "Friday",
+            "progress.path": "",
+            "progress.ratio": 1.0,
+            "progress.status": "completed",
+            "progress.total": 2,
+        },
+        "children": [
+            {
+                "name": "song",
+                "attributes": {
+                    **BASE,
+                    "progress.current": 2,
+                    "progress.depth": 1,
+                    "progress.level.id": "s1",
+                    "progress.level.name": "Opener",
+                    "progress.level.type": "song",
+                    "progress.message": "tuning",
+                    "progress.path": "song:s1",
+                    "progress.ratio": 1.0,
+                    "progress.status": "completed",
+                    "progress.total": 2,
+                    "progress.unit": "action",
+                },
+                "children": [
+                    {
+                        "name": "action",
+                        "attributes": {
+                            **ACTION,
+                            "error.type": "ValueError",
+                            "progress.current": 0,
+                            "progress.status": "failed",
+                        },
+                        "status": ("ERROR", "flat"),
+                        "events": [
+                            ("exception", {"exception.type": "ValueError", "exception.message": "flat"})
+                        ],
+                    },
+                    {
+                        "name": "action",
+                        "attributes": {
+                            **ACTION,
+                            "progress.attempt": 2,
+                            "progress.current": 1,
+                            "progress.failed": 1,
+                            "progress.ratio": 1.0,
+                            "progress.status": "completed",
+                        },
+                        "events": [
+                            (
+                                "progress.item",
+                                {
+                                    "error.type": "error",
+                                    "exception.message": "clipped",
+                                    "progress.item.name": "take-1.wav",
+                                    "progress.item.outcome": "failed",
+                                },
+                            )
+                        ],
+                    },
+                ],
+            },
+            {
+                "name": "song",
+                "attributes": {
+                    **BASE,
+                    "progress.current": 0,
+                    "progress.depth": 1,
+                    "progress.level.id": "s2",
+                    "progress.level.name": "s2",
+                    "progress.level.type": "song",
+                    "progress.message": "no time",
+                    "progress.path": "song:s2",
+                    "progress.ratio": 1.0,
+                    "progress.status": "skipped",
+                },
+            },
+        ],
+    }
+]
+"""Span trees of the operation in the next test."""
+
 
 @pytest.mark.usefixtures("sdk_silence")
-def test_a_setlist(recorder: Recorder) -> None:
-    """The whole tree of an operation with stages, levels, a retry, a failed item and a failure."""
+def test_span_tree_of_operation_has_all_attributes(recorder: Recorder) -> None:
+    """The operation has levels, a retry, a failed item and a failure."""
     with progress.operation("setlist", "Friday", id="f-42", total=2, venue="club") as op:
         with op.level("song", "s1", "Opener", total=2, unit="action") as song:
             song.update(current=1, message="tuning")
@@ -25,106 +123,11 @@ def test_a_setlist(recorder: Recorder) -> None:
             song.update(current=2)
         with op.level("song", "s2") as skipped:
             skipped.skip("no time")
-    base = {"progress.operation.id": "f-42", "progress.operation.type": "setlist"}
-    action = {
-        **base,
-        "progress.level.id": "1",
-        "progress.level.name": "1",
-        "progress.level.type": "action",
-        "progress.path": "song:s1/action:1",
-        "progress.depth": 2,
-    }
-    assert recorder.span_trees() == [
-        {
-            "name": "setlist",
-            "attributes": {
-                **base,
-                "progress.current": 2,
-                "progress.depth": 0,
-                "progress.metadata.venue": "club",
-                "progress.operation.name": "Friday",
-                "progress.path": "",
-                "progress.ratio": 1.0,
-                "progress.status": "completed",
-                "progress.total": 2,
-            },
-            "children": [
-                {
-                    "name": "song",
-                    "attributes": {
-                        **base,
-                        "progress.current": 2,
-                        "progress.depth": 1,
-                        "progress.level.id": "s1",
-                        "progress.level.name": "Opener",
-                        "progress.level.type": "song",
-                        "progress.message": "tuning",
-                        "progress.path": "song:s1",
-                        "progress.ratio": 1.0,
-                        "progress.status": "completed",
-                        "progress.total": 2,
-                        "progress.unit": "action",
-                    },
-                    "children": [
-                        {
-                            "name": "action",
-                            "attributes": {
-                                **action,
-                                "error.type": "ValueError",
-                                "progress.current": 0,
-                                "progress.status": "failed",
-                            },
-                            "status": ("ERROR", "flat"),
-                            "events": [
-                                ("exception", {"exception.type": "ValueError", "exception.message": "flat"})
-                            ],
-                        },
-                        {
-                            "name": "action",
-                            "attributes": {
-                                **action,
-                                "progress.attempt": 2,
-                                "progress.current": 1,
-                                "progress.failed": 1,
-                                "progress.ratio": 1.0,
-                                "progress.status": "completed",
-                            },
-                            "events": [
-                                (
-                                    "progress.item",
-                                    {
-                                        "error.type": "error",
-                                        "exception.message": "clipped",
-                                        "progress.item.name": "take-1.wav",
-                                        "progress.item.outcome": "failed",
-                                    },
-                                )
-                            ],
-                        },
-                    ],
-                },
-                {
-                    "name": "song",
-                    "attributes": {
-                        **base,
-                        "progress.current": 0,
-                        "progress.depth": 1,
-                        "progress.level.id": "s2",
-                        "progress.level.name": "s2",
-                        "progress.level.type": "song",
-                        "progress.message": "no time",
-                        "progress.path": "song:s2",
-                        "progress.ratio": 1.0,
-                        "progress.status": "skipped",
-                    },
-                },
-            ],
-        }
-    ]
+    assert recorder.span_trees() == SETLIST_TREES
 
 
-def test_an_exception_is_recorded_once_where_it_came_from(recorder: Recorder) -> None:
-    """On its way up an exception is an event of the innermost level only; all it passed through failed with it."""
+def test_exception_is_recorded_on_innermost_span(recorder: Recorder) -> None:
+    """Outer levels fail without an event of the exception."""
     with pytest.raises(KeyError), progress.operation("o") as op, op.level("a") as a, a.level("b"):
         raise KeyError("x")
     events = {span.name: [event.name for event in span.events] for span in recorder.spans()}
@@ -132,8 +135,8 @@ def test_an_exception_is_recorded_once_where_it_came_from(recorder: Recorder) ->
     assert {span.status.description for span in recorder.spans()} == {"'x'"}
 
 
-def test_another_exception_is_recorded_as_well(recorder: Recorder) -> None:
-    """An exception that takes the place in memory of one that was handled is a new one."""
+def test_exception_with_reused_id_is_recorded(recorder: Recorder) -> None:
+    """A new exception at the memory address of a handled one is recorded."""
     recorded = []
     for _ in range(20):
         with pytest.raises(ValueError, match="second"), progress.operation("o") as op:  # noqa: PT012 - the block is what is tested
@@ -148,8 +151,8 @@ def test_another_exception_is_recorded_as_well(recorder: Recorder) -> None:
     assert recorded == [["second"]] * 20
 
 
-def test_an_exception_raised_again_in_a_retry_is_recorded_again(recorder: Recorder) -> None:
-    """One exception object that fails two levels beside each other is an event of both."""
+def test_exception_of_two_siblings_is_recorded_twice(recorder: Recorder) -> None:
+    """An exception object that fails two sibling levels is an event of both."""
     error = ValueError("always the same")
     with progress.operation("o") as op:
         for _ in range(2):
@@ -158,19 +161,19 @@ def test_an_exception_raised_again_in_a_retry_is_recorded_again(recorder: Record
     assert [len(span.events) for span in recorder.spans() if span.name == "a"] == [1, 1]
 
 
-def test_quarters_are_events(recorder: Recorder) -> None:
-    """A span tells at which quarters of the work it was seen, in order and each once."""
+def test_each_quarter_is_one_event(recorder: Recorder) -> None:
+    """The events have the units of their quarter."""
     with progress.operation("o", total=100) as op:
         for _ in range(100):
             op.increment()
             recorder.tick()
     (span,) = recorder.spans()
-    told = [(event.name, event.attributes[semconv.CURRENT]) for event in span.events]
-    assert told == [(semconv.EVENT_UPDATED, current) for current in (25, 50, 75, 100)]
+    events = [(event.name, event.attributes[semconv.CURRENT]) for event in span.events]
+    assert events == [(semconv.EVENT_UPDATED, current) for current in (25, 50, 75, 100)]
 
 
-def test_no_more_than_sixteen_attributes_and_eight_events(recorder: Recorder) -> None:
-    """Whatever happens to a level, its span keeps to what back ends keep."""
+def test_span_has_at_most_16_attributes_and_8_events(recorder: Recorder) -> None:
+    """The limits of common back ends are respected."""
     with pytest.raises(OSError, match="gone"), progress.operation("o", total=1000) as op:  # noqa: PT012 - the block is what is tested
         with pytest.raises(OSError, match="gone"), op.level("a", 1, "A", total=100, unit="u") as first:  # noqa: PT012 - the block is what is tested
             first.fail("first attempt")
@@ -183,15 +186,15 @@ def test_no_more_than_sixteen_attributes_and_eight_events(recorder: Recorder) ->
             level.span.record_exception(ValueError("the user's own"))
             raise OSError("gone")
     for span in recorder.spans():
-        ours = [name for name in span.attributes if name.startswith("progress.")]
-        assert len(ours) <= 16
+        progress_attributes = [name for name in span.attributes if name.startswith("progress.")]
+        assert len(progress_attributes) <= 16
         events = [
             event for event in span.events if "own" not in str(event.attributes.get("exception.message"))
         ]
         assert len(events) <= 8
     fullest = recorder.spans()[-2]
     assert fullest.attributes[semconv.ATTEMPT] == 2
-    assert len(fullest.attributes) == 17  # sixteen, and the error's type
+    assert len(fullest.attributes) == 17  # 16 and the type of the error
 
 
 IDENTITY = {
@@ -207,8 +210,8 @@ IDENTITY = {
 @pytest.mark.parametrize("limit", [128, 64, 40, 32])
 @pytest.mark.parametrize("where", ["span", "metadata", "both"])
 @pytest.mark.usefixtures("sdk_silence")
-def test_many_attributes_of_the_user_lose_no_identity(limit: int, where: str) -> None:
-    """200 attributes or metadata keys push none of what says which level it is, and how it ended, off the span."""
+def test_span_with_many_user_attributes_keeps_its_identity(limit: int, where: str) -> None:
+    """200 other attributes or metadata keys never displace the identity and the end."""
     provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=limit), shutdown_on_exit=False)
     with recording(provider=provider, strict=False) as recorder:
         with progress.operation("o") as op, op.level("a", 1) as level:
@@ -223,8 +226,8 @@ def test_many_attributes_of_the_user_lose_no_identity(limit: int, where: str) ->
 
 
 @pytest.mark.usefixtures("sdk_silence")
-def test_a_million_updates(lenient: Recorder) -> None:
-    """10⁶ updates leave one span with its identity, a handful of events, and no word from the SDK."""
+def test_span_after_million_updates_stays_small(lenient: Recorder) -> None:
+    """The span has its identity and few events, and the SDK logs nothing."""
     with progress.operation("o", id="o", total=10**6) as op:
         for _ in range(100):
             for _ in range(10_000):
@@ -238,8 +241,8 @@ def test_a_million_updates(lenient: Recorder) -> None:
     assert span.dropped_attributes == span.dropped_events == 0
 
 
-def test_no_span_is_exported_twice(recorder: Recorder) -> None:
-    """Every span id is exported once, also when levels end by themselves, with their parent, and again."""
+def test_spans_are_exported_once(recorder: Recorder) -> None:
+    """Each span id is unique, also for levels that end with their parent or twice."""
 
     async def work() -> None:
         async with progress.operation("o") as op:

@@ -1,4 +1,4 @@
-"""Captured log records: which are taken, to which level they belong, and that the application's logging stays as it is."""
+"""Capture of ``logging`` records: selection, level, content, and isolation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import otel_progress as progress
 from otel_progress import ConfigurationError
 from otel_progress.diagnostics import internal_error_counts, report_internal_error
 from otel_progress.integrations.stdlib_logging import MAX_ATTRIBUTES, LogHandler
-from otel_progress.live import buffers as logbook
 from otel_progress.live.buffers import MAX_LOGS_PER_LEVEL
 from otel_progress.records import LogRecord
 from otel_progress.testing import Recorder, recording
@@ -23,8 +22,8 @@ log = logging.getLogger("nightly.import")
 
 
 @pytest.fixture(autouse=True)
-def _everything_is_let_through() -> Iterator[None]:
-    """Set the root logger's level, as an application that wants these records does."""
+def _root_level_is_debug() -> Iterator[None]:
+    """Set the root logger's level, as an application must."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.DEBUG)
@@ -34,24 +33,24 @@ def _everything_is_let_through() -> Iterator[None]:
 
 @pytest.fixture
 def captured() -> Iterator[Recorder]:
-    """Record with log records from DEBUG on."""
+    """Record with log records of at least DEBUG."""
     with recording(capture_logs="DEBUG") as made:
         yield made
 
 
-def texts(recorder: Recorder, operation_id: str = "o", **query: Any) -> list[str]:
+def get_messages(recorder: Recorder, operation_id: str = "o", **query: Any) -> list[str]:
     """Return the messages of an operation's records."""
     return [record.message for record in recorder.runtime.get_logs(operation_id, **query)]
 
 
-def only(recorder: Recorder) -> LogRecord:
+def get_only_record(recorder: Recorder) -> LogRecord:
     """Return the only record of the operation."""
     (record,) = recorder.runtime.get_logs("o")
     return record
 
 
-def test_records_belong_to_the_level_in_force(captured: Recorder) -> None:
-    """A record is tied to the innermost level, with its number, severity and logger; others ask by path, severity and number."""
+def test_record_belongs_to_the_current_level(captured: Recorder) -> None:
+    """Queries select by path, severity and number."""
     log.warning("before")
     with progress.operation("o", id="o", total=1) as op:
         log.info("started with %s", "file")
@@ -59,7 +58,7 @@ def test_records_belong_to_the_level_in_force(captured: Recorder) -> None:
             log.error("in %d", 1)
         log.debug("near the end")
     log.warning("after")
-    assert texts(captured) == ["started with file", "in 1", "near the end"]
+    assert get_messages(captured) == ["started with file", "in 1", "near the end"]
     found = captured.runtime.get_logs("o")
     assert [(record.path, record.severity, record.severity_text, record.number) for record in found] == [
         ("", 20, "INFO", 1),
@@ -69,27 +68,27 @@ def test_records_belong_to_the_level_in_force(captured: Recorder) -> None:
     assert {(record.logger, record.operation_id, record.operation_type) for record in found} == {
         ("nightly.import", "o", "o")
     }
-    assert (texts(captured, path="step:1"), texts(captured, severity=20)) == (
+    assert (get_messages(captured, path="step:1"), get_messages(captured, severity=20)) == (
         ["in 1"],
         ["started with file", "in 1"],
     )
-    assert texts(captured, limit=1) == ["near the end"]
+    assert get_messages(captured, limit=1) == ["near the end"]
 
 
-def test_a_batch_carries_them_once(captured: Recorder) -> None:
-    """The next batch has the records since the last one, in their order."""
+def test_change_set_contains_each_record_once(captured: Recorder) -> None:
+    """It has the records since the last one, in order."""
     with progress.operation("o", id="o"):
         log.info("one")
         log.info("two")
-        store = captured.runtime.store
+        store = captured.runtime._store
         assert [record.message for record in store.collect().logs] == ["one", "two"]
         log.info("three")
         assert [record.message for record in store.collect().logs] == ["three"]
         assert store.collect().logs == []
 
 
-def test_the_trace_is_the_span_in_force(captured: Recorder) -> None:
-    """A record has the ids of the span it was made in: the level's, or a plain one inside of it."""
+def test_record_has_the_ids_of_the_current_span(captured: Recorder) -> None:
+    """The span is that of the level or one inside it."""
     with progress.operation("o", id="o"):
         log.info("in the level")
         with captured.provider.get_tracer("plain").start_as_current_span("plain") as span:
@@ -103,8 +102,8 @@ def test_the_trace_is_the_span_in_force(captured: Recorder) -> None:
     assert (second.trace_id, second.span_id) == (f"{inner.trace_id:032x}", f"{inner.span_id:016x}")
 
 
-def test_exceptions_and_stacks(captured: Recorder) -> None:
-    """A traceback comes along as details, bounded; so does a stack."""
+def test_record_with_a_traceback_or_stack_has_details(captured: Recorder) -> None:
+    """The details are bounded."""
     with progress.operation("o", id="o"):
         try:
             raise ValueError("x" * 20_000)
@@ -116,12 +115,12 @@ def test_exceptions_and_stacks(captured: Recorder) -> None:
     assert failed.details is not None
     assert len(failed.details) <= 8192
     assert failed.details.endswith("x\n")
-    assert "test_exceptions_and_stacks" in str(here.details)
+    assert "test_record_with_a_traceback_or_stack_has_details" in str(here.details)
     assert none.details is None
 
 
-def test_extra_becomes_attributes(captured: Recorder) -> None:
-    """What was given as extra= is kept as clean attributes, bounded in number; what logging itself adds is not."""
+def test_extra_becomes_bounded_attributes(captured: Recorder) -> None:
+    """Standard attributes of logging are left out."""
     with progress.operation("o", id="o"):
         log.info(
             "one", extra={"file": "a.mp3", "size": 3, "parts": [1, 2], "odd": object, "password": "hunter2"}
@@ -139,20 +138,20 @@ def test_extra_becomes_attributes(captured: Recorder) -> None:
     assert (len(two.attributes), dict(three.attributes)) == (MAX_ATTRIBUTES, {})
 
 
-def test_secrets_are_redacted(captured: Recorder) -> None:
-    """Messages and tracebacks are redacted before they get anywhere."""
+def test_record_with_secrets_is_redacted(captured: Recorder) -> None:
+    """Messages and tracebacks are redacted."""
     with progress.operation("o", id="o"):
         try:
             raise ValueError("password=hunter2")
         except ValueError:
             log.exception("Authorization: Bearer %s", "hunter2")
-    record = only(captured)
+    record = get_only_record(captured)
     assert record.message == "Authorization: [redacted]"
     assert "hunter2" not in str(record.details)
 
 
 class Raising:
-    """Cannot be made a text."""
+    """An object whose text raises."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -161,15 +160,15 @@ class Raising:
 
 
 class Logging:
-    """Logs while it is made a text."""
+    """An object whose text logs."""
 
     def __str__(self) -> str:
         log.warning("from within")
         return "text"
 
 
-def handed(level: int, text: Any, *args: Any) -> None:
-    """Log a record without the application's own handlers, which would complain about it on stderr."""
+def handle_record(level: int, text: Any, *args: Any) -> None:
+    """Pass a record only to the LogHandler."""
     record = logging.LogRecord("nightly", level, __file__, 1, text, args, None)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LogHandler):
@@ -190,28 +189,28 @@ def handed(level: int, text: Any, *args: Any) -> None:
     ],
     ids=range(8),
 )
-def test_what_cannot_be_formatted(
+def test_record_that_cannot_be_formatted_has_a_readable_message(
     captured: Recorder, text: Any, args: tuple[Any, ...], expected: str | None
 ) -> None:
-    """Arguments that do not fit, texts that raise and texts of any length never raise; something readable is kept, bounded."""
+    """The message is bounded, and no exception is raised."""
     with progress.operation("o", id="o"):
-        handed(logging.INFO, text, *args)
-    record = only(captured)
+        handle_record(logging.INFO, text, *args)
+    record = get_only_record(captured)
     assert len(record.message) <= 1024
     assert expected is None or record.message == expected
     record.message.encode()
 
 
-def test_logging_from_within(captured: Recorder) -> None:
-    """An argument that logs when it is made a text neither recurses nor raises."""
+def test_argument_that_logs_does_not_recurse(captured: Recorder) -> None:
+    """The inner record is ignored."""
     with progress.operation("o", id="o"):
-        handed(logging.INFO, "a %s", Logging())
+        handle_record(logging.INFO, "a %s", Logging())
         log.info("and on")
-    assert texts(captured) == ["a text", "and on"]
+    assert get_messages(captured) == ["a text", "and on"]
 
 
-def test_own_records_are_not_taken(captured: Recorder) -> None:
-    """What this package and OpenTelemetry's exporters log is not carried away, or it would never end; similar names are."""
+def test_records_of_own_loggers_are_ignored(captured: Recorder) -> None:
+    """A logger with a similar name is captured."""
     with progress.operation("o", id="o"):
         report_internal_error("test_own_records", "something went wrong")
         del internal_error_counts["test_own_records"]
@@ -223,26 +222,26 @@ def test_own_records_are_not_taken(captured: Recorder) -> None:
         ):
             logging.getLogger(name).warning("own")
         logging.getLogger("otel_progress_app").warning("mine")
-    assert texts(captured) == ["mine"]
+    assert get_messages(captured) == ["mine"]
 
 
-def test_levels_of_the_application_decide() -> None:
-    """Records below the level asked for are not taken, nor those that a logger or the root logger holds back."""
+def test_records_below_a_level_are_ignored() -> None:
+    """Levels of the handler, the logger and the root logger apply."""
     with recording(capture_logs=True) as recorder, progress.operation("o", id="o"):
         log.debug("below")
         log.info("taken")
         logging.getLogger().setLevel(logging.WARNING)
         log.info("held back")
-        assert texts(recorder) == ["taken"]
+        assert get_messages(recorder) == ["taken"]
     logging.getLogger().setLevel(logging.DEBUG)
     with recording(capture_logs=30) as recorder, progress.operation("o", id="o"):
         log.info("below")
         log.warning("taken")
-        assert texts(recorder) == ["taken"]
+        assert get_messages(recorder) == ["taken"]
 
 
-def test_the_application_is_left_alone() -> None:
-    """Levels and other handlers stay as they are, records go on to them, and after the end no handler of ours is left."""
+def test_capture_leaves_other_handlers_and_levels_unchanged() -> None:
+    """The handler is removed at the end."""
     root = logging.getLogger()
     before = (list(root.handlers), root.level, log.level, log.propagate)
     seen: list[str] = []
@@ -260,16 +259,16 @@ def test_the_application_is_left_alone() -> None:
     assert (list(root.handlers), root.level, log.level, log.propagate) == before
 
 
-def test_off_by_default(recorder: Recorder) -> None:
-    """Without capture_logs there is no handler."""
+def test_capture_is_off_by_default(recorder: Recorder) -> None:
+    """There is no handler."""
     with progress.operation("o", id="o"):
         log.error("x")
-    assert texts(recorder) == []
+    assert get_messages(recorder) == []
     assert not any(isinstance(handler, LogHandler) for handler in logging.getLogger().handlers)
 
 
-def test_after_its_end_a_level_takes_none(captured: Recorder) -> None:
-    """A record made in the context of a level that has ended belongs to the nearest one above that still runs."""
+def test_record_after_the_end_of_a_level_belongs_to_the_level_above(captured: Recorder) -> None:
+    """The nearest running level is used."""
     with progress.operation("o", id="o") as op:
         with op.level("step", "1") as step:
             step.complete()
@@ -279,19 +278,19 @@ def test_after_its_end_a_level_takes_none(captured: Recorder) -> None:
     assert [(record.path, record.message) for record in captured.runtime.get_logs("o")] == [("", "late")]
 
 
-def test_many_records_are_bounded_and_counted(captured: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two ticks a bounded number waits; what is let go is counted, and memory keeps the newest of a level."""
-    monkeypatch.setattr(logbook, "MAX_UNSENT_LOGS", 500)
+def test_records_beyond_the_limits_are_dropped(captured: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits apply per tick and per level."""
+    monkeypatch.setattr(captured.runtime._store._state.logs, "_max_unsent", 500)
     with progress.operation("o", id="o"):
         for number in range(505):
-            handed(logging.INFO, "%d", number)
-        store = captured.runtime.store
+            handle_record(logging.INFO, "%d", number)
+        store = captured.runtime._store
         assert len(store.collect().logs) == 500
-        assert len(texts(captured, limit=100_000)) == MAX_LOGS_PER_LEVEL
+        assert len(get_messages(captured, limit=100_000)) == MAX_LOGS_PER_LEVEL
 
 
-def test_threads_do_not_wait_for_each_other(captured: Recorder) -> None:
-    """A record whose text takes its time holds up no other thread: the handler takes no lock."""
+def test_slow_record_does_not_block_other_threads(captured: Recorder) -> None:
+    """The handler takes no lock."""
     inside, go_on = threading.Event(), threading.Event()
 
     class Slow:
@@ -304,21 +303,23 @@ def test_threads_do_not_wait_for_each_other(captured: Recorder) -> None:
 
         def slow() -> None:
             with op.level("step", "1"):
-                handed(logging.INFO, "%s", Slow())
+                handle_record(logging.INFO, "%s", Slow())
 
         thread = threading.Thread(target=slow)
         thread.start()
         assert inside.wait(60.0)
         log.info("quick")
-        assert texts(captured) == ["quick"]
+        assert get_messages(captured) == ["quick"]
         go_on.set()
         thread.join()
-    assert texts(captured) == ["quick", "slow"]
+    assert get_messages(captured) == ["quick", "slow"]
 
 
-def test_a_store_that_fails(captured: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong inside is counted and never reaches the line that logs."""
-    monkeypatch.setattr(captured.runtime.store, "add_log", None)
+def test_failing_store_is_counted_and_raises_nothing(
+    captured: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line that logs is not affected."""
+    monkeypatch.setattr(captured.runtime._store, "add_log", None)
     before = internal_error_counts["logs"]
     with progress.operation("o"):
         log.info("x")
@@ -328,8 +329,8 @@ def test_a_store_that_fails(captured: Recorder, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child(captured: Recorder) -> None:
-    """A child takes records of its own levels and none of the level it inherited; the parent goes on."""
+def test_forked_child_captures_only_its_own_levels(captured: Recorder) -> None:
+    """The parent continues to capture."""
     with progress.operation("o", id="o"):
         log.info("before")
         read, write = os.pipe()
@@ -339,7 +340,7 @@ def test_a_forked_child(captured: Recorder) -> None:
                 log.info("inherited")
                 with progress.operation("o", id="child"):
                     log.info("in the child")
-                told = f"{texts(captured, 'o')} {texts(captured, 'child')}"
+                told = f"{get_messages(captured, 'o')} {get_messages(captured, 'child')}"
             except BaseException as error:
                 told = repr(error)
             os.write(write, told.encode())
@@ -349,7 +350,7 @@ def test_a_forked_child(captured: Recorder) -> None:
             assert pipe.read() == "[] ['in the child']"
         os.waitpid(child, 0)
         log.info("after")
-    assert texts(captured) == ["before", "after"]
+    assert get_messages(captured) == ["before", "after"]
 
 
 @pytest.mark.parametrize(
@@ -366,15 +367,15 @@ def test_a_forked_child(captured: Recorder) -> None:
         ("25", 25),
     ],
 )
-def test_the_setting(given: Any, level: Any) -> None:
-    """True is INFO; names and numbers of logging are taken, from the environment as well."""
+def test_capture_logs_setting_accepts_names_and_numbers(given: Any, level: Any) -> None:
+    """True selects INFO."""
     with recording(capture_logs=given) as recorder:
         found = recorder.runtime.settings.capture_logs
         assert (found, type(found)) == (level, type(level))
 
 
 @pytest.mark.parametrize("given", ["loud", 0, 101, -1, 2.5, "", "1000", "INF0"])
-def test_a_bad_setting(given: Any) -> None:
-    """What is no level is refused."""
+def test_invalid_capture_logs_setting_is_rejected(given: Any) -> None:
+    """The error names the accepted levels."""
     with pytest.raises(ConfigurationError, match=r"capture_logs.*DEBUG, INFO"), recording(capture_logs=given):
         pass

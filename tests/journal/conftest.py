@@ -1,4 +1,4 @@
-"""Journals for the tests: one behaviour suite runs on every backend that is listed here."""
+"""Journals for the tests of behaviour, which run with every backend."""
 
 from __future__ import annotations
 
@@ -8,28 +8,21 @@ from pathlib import Path
 import pytest
 
 from otel_progress.journal import Journal, SqliteJournal
-from otel_progress.journal.sqlite import connection as forking
 from tests.support.fake_time import FakeTime
-from tests.support.journal_processes import PATIENCE_S
+from tests.support.journal_processes import PATIENT
 
 Opener = Callable[..., Journal]
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Journals wait long for one another, however busy the machine is; how a lock that stays is told has a test of its own."""
-    monkeypatch.setattr(forking, "BUSY_TIMEOUT_S", PATIENCE_S)
-
-
 @pytest.fixture
 def fake_time() -> FakeTime:
-    """The clocks that the journals of this test read."""
+    """Clocks of the journals of this test."""
     return FakeTime()
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the SQLite journal of this test is."""
+    """File of the SQLite journal of this test."""
     return tmp_path / "state" / "progress.db"
 
 
@@ -40,9 +33,8 @@ def open_another(request: pytest.FixtureRequest, path: Path, fake_time: FakeTime
 
     def open_(**options: object) -> Journal:
         assert request.param == "sqlite"
-        journal = SqliteJournal(
-            path, now=fake_time.read_now, clock=fake_time.read_clock, sleep=fake_time.sleep, **options
-        )
+        clocks = {"now": fake_time.read_now, "clock": fake_time.read_clock, "sleep": fake_time.sleep}
+        journal = SqliteJournal(path, **{"limits": PATIENT, **clocks, **options})
         opened.append(journal)
         return journal
 

@@ -167,7 +167,7 @@ def test_points_of_a_long_run_are_few(recorder: Recorder) -> None:
         for _ in range(1_000):
             recorder.clock.advance(1.0)
             op.increment()
-            recorder.runtime.store.collect()
+            recorder.runtime._store.collect()
         assert recorder.operation("o").remaining_seconds == pytest.approx(1_000.0, rel=0.02)
         assert op._node.estimation is not None
         assert 32 <= len(op._node.estimation.points) <= 64

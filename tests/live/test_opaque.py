@@ -11,7 +11,7 @@ import pytest
 import otel_progress as progress
 from otel_progress import Condition, LevelSnapshot, Status, semconv
 from otel_progress.errors import RejectedTypeError, RejectedValueError
-from otel_progress.live.estimation.opaque import expected_duration
+from otel_progress.live.estimation.opaque import compute_expected_duration
 from otel_progress.live.opaque import Opaque
 from otel_progress.testing import Recorder, recording
 
@@ -199,13 +199,13 @@ def test_who_knows_better(
     given: float | None, durations: list[float], whole: bool, expected: float | None
 ) -> None:
     """Past runs that agree know better than the caller how long a whole step takes; of a block within a level only the caller knows."""
-    step = Opaque(0.0, given, 0, whole=whole)
-    assert expected_duration(step, durations, 3.0, None) == expected
+    step = Opaque(0.0, given, 0, is_whole_level=whole)
+    assert compute_expected_duration(step, durations, 3.0, None) == expected
 
 
 def test_a_unit_of_the_past() -> None:
     """A block in a level with a total is expected to take a unit's part of what the whole took."""
-    assert expected_duration(Opaque(0.0, None, 0, whole=False), [40.0], 3.0, 4) == 10.0
+    assert compute_expected_duration(Opaque(0.0, None, 0, is_whole_level=False), [40.0], 3.0, 4) == 10.0
 
 
 @pytest.mark.parametrize("expected", [0, -1.0, float("nan"), float("inf"), "30", True, None.__class__])
@@ -218,7 +218,7 @@ def test_bad_expectations(expected: object) -> None:
         with progress.operation("o", id="o").opaque(expected=expected) as op:  # type: ignore[arg-type]
             lenient.clock.advance(1.0)
             assert (op.snapshot().ratio, op.recording) == (None, True)
-        refused = lenient.runtime.totals.read().counters[semconv.UPDATES_REJECTED]
+        refused = lenient.runtime._totals.read().counters[semconv.UPDATES_REJECTED]
         assert sum(refused.values()) == 1
 
 

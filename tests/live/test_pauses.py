@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 import otel_progress as progress
 from otel_progress import Condition, Status, semconv
 from otel_progress.journal.sqlite.journal import SqliteJournal
-from otel_progress.live import pauses
 from otel_progress.live.pauses import Pauses
 from otel_progress.testing import Recorder, recording
 
@@ -171,7 +170,7 @@ def test_what_is_learned_leaves_pauses_out(recorder: Recorder) -> None:
                 with op.paused():
                     recorder.clock.advance(600.0)
                     recorder.tick()
-    lessons = recorder.runtime.store.collect().trajectories
+    lessons = recorder.runtime._store.collect().trajectories
     whole = next(lesson.trajectory for lesson in lessons if not lesson.key.level)
     assert (whole.duration_s, dict(whole.stages)) == (20.0, {"a": 20.0})
     assert whole.points == ((0.0, 0.0), (5.0, 0.25), (10.0, 0.5), (15.0, 0.75), (20.0, 1.0))
@@ -234,8 +233,8 @@ def test_any_stretch_of_time(given_pauses: list[tuple[float, float]], one: float
     book, clock, expected = Pauses(), 0.0, 0.0
     for work, pause in given_pauses:
         clock += work
-        book.begin(clock)
-        book.begin(clock)
+        book.start(clock)
+        book.start(clock)
         assert book.end(clock) == 0.0
         expected += max(0.0, min(end, clock + pause) - max(start, clock))
         assert book.end(clock + pause) == pytest.approx(pause)
@@ -246,12 +245,11 @@ def test_any_stretch_of_time(given_pauses: list[tuple[float, float]], one: float
     assert book.ended_seconds == pytest.approx(sum(pause for _, pause in given_pauses))
 
 
-def test_pauses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound the oldest become one of the same length, and the sum stays true."""
-    monkeypatch.setattr(pauses, "MAX_PAUSES", 10)
-    book = Pauses()
+def test_pauses_beyond_the_limit_are_merged() -> None:
+    """The two oldest pauses become one of the same total length, so the sum stays exact."""
+    book = Pauses(max_pauses=10)
     for number in range(100):
-        book.begin(10.0 * number)
+        book.start(10.0 * number)
         book.end(10.0 * number + 1.0)
     assert len(book._starts) == len(book._ends) == len(book._sums) == 10
     assert book.seconds_before(10_000.0) == pytest.approx(100.0)

@@ -45,7 +45,7 @@ def test_the_one_that_stood_at_half_is_found(count: int, step: float, extra: flo
     remembered = Predictions()
     for number in range(1, count + 1):
         remembered.add(told(number * step, number * step))  # says when it was made
-        assert len(remembered._kept) <= MAX_REMEMBERED + 1
+        assert len(remembered._predictions) <= MAX_REMEMBERED + 1
     duration = (count + extra) * step
     verdicts = remembered.score(duration)
     assert verdicts is not None

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import otel_progress as progress
 from otel_progress.live.resource_usage import UsageAccumulator
+from otel_progress.protocols import ResourceQuery
 from otel_progress.records import ResourceSample
 from otel_progress.testing import Recorder
 
@@ -48,7 +49,7 @@ def test_means_and_peaks_are_those_of_the_samples(samples: list[ResourceSample])
 
 def test_an_operation_has_the_samples_of_its_own_time(recorder: Recorder) -> None:
     """What was used before an operation began and after it ended is none of it; the next batch carries the last look once."""
-    store, clock = recorder.runtime.store, recorder.clock
+    store, clock = recorder.runtime._store, recorder.clock
 
     def look(cpu: float) -> None:
         clock.advance(1.0)
@@ -68,6 +69,6 @@ def test_an_operation_has_the_samples_of_its_own_time(recorder: Recorder) -> Non
     clock.advance(0.5)
     look(9.0)
     assert recorder.operation("j").resources == use
-    assert [one.cpu_ratio for one in store.resources("j")] == [1.0, 3.0]
-    assert [one.cpu_ratio for one in store.resources("j", limit=1)] == [3.0]
-    assert store.resources("nobody") == []
+    assert [one.cpu_ratio for one in store.reader.resources("j")] == [1.0, 3.0]
+    assert [one.cpu_ratio for one in store.reader.resources("j", ResourceQuery(limit=1))] == [3.0]
+    assert store.reader.resources("nobody") == []

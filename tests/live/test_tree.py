@@ -9,9 +9,11 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import otel_progress as progress
 from otel_progress import Status
+from otel_progress.live.listener import NullListener
 from otel_progress.live.node import Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.live.tree import Limits
+from otel_progress.protocols import EventQuery
 from otel_progress.runtime.sink_worker import PendingChanges
 from otel_progress.testing import Recorder, recording
 from tests.support.factories import instance
@@ -40,7 +42,7 @@ def test_a_retry_is_the_same_level(recorder: Recorder) -> None:
 
 def test_a_retry_begins_without_children(recorder: Recorder) -> None:
     """What was below the first attempt is gone from live state and, at once, from every sink; what is below now stays there."""
-    store, sink = recorder.runtime.store, PendingChanges()
+    store, sink = recorder.runtime._store, PendingChanges()
     with progress.operation("o", id="o") as op:
         with op.level("song", 1) as level:
             level.level("old", 1).start().level("deep", 1).start().complete()
@@ -73,7 +75,7 @@ def test_a_retry_within_one_tick_reaches_sinks_whole(recorder: Recorder) -> None
     with progress.operation("o", id="o") as op:
         for _ in range(3):
             op.level("song", 1).start().complete()
-        batch = recorder.runtime.store.collect()
+        batch = recorder.runtime._store.collect()
     told = [(one.path, one.info.attempt) for one in batch.snapshots]
     assert told == [("", 1), ("song:1", 3)]
 
@@ -91,9 +93,9 @@ def test_the_same_id_at_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_strict_refuses_the_same_id(recorder: Recorder) -> None:
     """Strict raises, and begins nothing."""
     with progress.operation("o", id="o") as op, op.level("song", 1):
-        with pytest.raises(ValueError, match="song '1' is running already; give each one its own id"):
+        with pytest.raises(ValueError, match="Invalid song id '1': expected an id that is not in use"):
             op.level("song", 1).start()
-        with pytest.raises(ValueError, match="operation 'o' is running already"):
+        with pytest.raises(ValueError, match="Invalid operation id 'o'"):
             progress.operation("o", id="o").start()
     assert len(recorder.runtime.get_history()) == 1
 
@@ -113,7 +115,7 @@ def test_the_same_operation_again(recorder: Recorder) -> None:
 def test_twelve_thousand_levels() -> None:
     """An operation keeps its counts exactly and only the most recent few hundred levels, however many it had."""
     with recording(sampler=ALWAYS_OFF, strict=False) as recorder:
-        limits = recorder.runtime.store.limits
+        limits = recorder.runtime._store.limits
         with progress.operation("o", id="o", total=24_000) as op:
             begin_and_end(recorder, op, 2_000)
             before = living()
@@ -126,7 +128,7 @@ def test_twelve_thousand_levels() -> None:
         recorder.tick()
         items = {
             key: units
-            for series in recorder.runtime.totals.read().counters.values()
+            for series in recorder.runtime._totals.read().counters.values()
             for key, units in series.items()
         }
         assert items["o", "file", "completed"] == 10_800
@@ -153,7 +155,7 @@ def living() -> int:
 
 def test_forty_thousand_events(lenient: Recorder) -> None:
     """Item events are bounded: what failed is kept apart, and what waits for a tick beyond the bound is counted."""
-    limits = lenient.runtime.store.limits
+    limits = lenient.runtime._store.limits
     with progress.operation("o", id="o") as op:
         for number in range(40_000):
             op.item(f"i{number}", outcome="failed" if number % 1000 == 0 else "completed")
@@ -161,17 +163,20 @@ def test_forty_thousand_events(lenient: Recorder) -> None:
                 lenient.tick()
         assert op.snapshot().current == 40_000
         events = lenient.runtime.get_events("o")
-    assert len(lenient.runtime.store.events("o", limit=10_000)) <= limits.events + limits.failed_events
+    assert (
+        len(lenient.runtime._store.reader.events("o", EventQuery(limit=10_000)))
+        <= limits.events + limits.failed_events
+    )
     assert len(events) <= 1_000
     dropped = {
-        key: units for one in lenient.runtime.totals.read().counters.values() for key, units in one.items()
+        key: units for one in lenient.runtime._totals.read().counters.values() for key, units in one.items()
     }
     assert dropped["event",] == 40_000 - 10_001 - limits.waiting_events
 
 
 def test_hundreds_of_operations(recorder: Recorder) -> None:
     """Ended operations are kept up to a number, and their levels up to a number in all; the newest ones whole."""
-    limits = recorder.runtime.store.limits
+    limits = recorder.runtime._store.limits
     for number in range(220):
         with progress.operation("o", id=number) as op:
             for child in range(30):
@@ -216,13 +221,18 @@ def test_a_child_of_no_weight_fails_for_itself(recorder: Recorder) -> None:
 def test_what_waits_for_a_stuck_tick_is_bounded(below: bool) -> None:
     """Without a tick, ended operations and levels are let go beyond the bound, the oldest first, and that is told."""
     told: list[str] = []
-    store = LiveStore(instance(), limits=Limits(waiting_levels=3))
-    store.on_note = lambda reason, text: told.append(reason)
-    parent = store.open(None, spec("all", "all")) if below else None
+
+    class Listener(NullListener):
+        def on_late_rejection(self, reason: str, text: str) -> None:
+            assert "left out of the journal" in text
+            told.append(reason)
+
+    store = LiveStore(instance(), limits=Limits(waiting_levels=3), listener=Listener())
+    parent = store.start_level(None, spec("all", "all")) if below else None
     for number in range(10):
-        node = store.open(parent, spec("one", str(number)))
+        node = store.start_level(parent, spec("one", str(number)))
         assert node is not None
-        store.close(node, Status.COMPLETED)
+        store.end_level(node, Status.COMPLETED)
     ended = [one.info.id for one in store.collect().snapshots if one.status.finished]
     assert ended == ["7", "8", "9"]
     assert told == ["waiting"] * 7

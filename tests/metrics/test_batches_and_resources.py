@@ -1,4 +1,4 @@
-"""Gauges of what processes use and of batches, counts of a server, and the text of a scrape without a registry."""
+"""Gauges of resources and batches, counters of a server, and rendering."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector, render_exposition
 from otel_progress.metrics.counters import Totals
-from otel_progress.metrics.exposition import render_exposition
 from otel_progress.model import Status
 from tests.support.factories import WALL as START
 from tests.support.metrics_operations import Shelf, a_batch, operation, use
@@ -29,16 +28,16 @@ RESOURCES = (
 )
 
 
-def test_what_a_process_uses_is_shown_while_it_works() -> None:
-    """Processor and memory of the last sample are gauges; the GPU has none where there is no library for it."""
+def test_resources_of_a_running_operation_are_gauges() -> None:
+    """Without a GPU library, the GPU has no series."""
     collector = ProgressCollector(Shelf([operation(resources=use(1.5, 2_000))]))
     assert [values(collector, metric) for metric in RESOURCES] == [{OP: 1.5}, {OP: 2_000.0}, {}, {}]
     collector = ProgressCollector(Shelf([operation(resources=use(1.5, 2_000, 0.25, 3_000))]))
     assert [values(collector, metric) for metric in RESOURCES[2:]] == [{OP: 0.25}, {OP: 3_000.0}]
 
 
-def test_what_no_longer_works_uses_nothing() -> None:
-    """An operation that ended, or whose process has gone, keeps its gauges but not those of resources."""
+def test_resources_of_a_finished_or_dead_operation_are_absent() -> None:
+    """Its other gauges remain."""
     ended = operation("ended", status=Status.COMPLETED, resources=use())
     gone = replace(operation("gone", resources=use()), alive=False)
     collector = ProgressCollector(Shelf([gone, operation("idle")], [ended]))
@@ -46,8 +45,8 @@ def test_what_no_longer_works_uses_nothing() -> None:
     assert [values(collector, metric) for metric in RESOURCES] == [{}, {}, {}, {}]
 
 
-def test_a_batch_has_its_series() -> None:
-    """Name, ratio, target, counts of every status and remaining time of a batch are gauges."""
+def test_batch_has_its_series() -> None:
+    """Name, ratio, target, counts by status and remaining time are gauges."""
     one = a_batch(total=500, ratio=0.5, completed=240, failed=10, running=8, remaining_s=31.0)
     collector = ProgressCollector(Shelf(groups=[one]))
     assert values(collector, semconv.BATCH_INFO) == {(*BATCH, "A batch"): 1.0}
@@ -60,8 +59,8 @@ def test_a_batch_has_its_series() -> None:
     }
 
 
-def test_what_is_unknown_of_a_batch_is_absent() -> None:
-    """A batch without a total has counts, and neither ratio nor target nor remaining time; a NaN is not shown either."""
+def test_batch_with_unknown_values_has_no_series_for_them() -> None:
+    """A batch without a total has counts only. NaN and infinity are unknown."""
     collector = ProgressCollector(
         Shelf(groups=[a_batch(running=1), a_batch("b", ratio=float("nan"), remaining_s=float("inf"))])
     )
@@ -70,8 +69,8 @@ def test_what_is_unknown_of_a_batch_is_absent() -> None:
     assert len(values(collector, semconv.BATCH_OPERATIONS)) == 12
 
 
-def test_a_batch_that_is_over_vanishes_after_the_retention() -> None:
-    """A batch is shown for the retention after it was over, like an operation."""
+def test_finished_batch_vanishes_after_the_retention() -> None:
+    """The retention is that of operations."""
     shelf = Shelf(groups=[a_batch(ended_at=START + 10, completed=3)])
     collector = ProgressCollector(shelf, retention_s=60.0)
     shelf.elapsed = 70.0
@@ -80,8 +79,8 @@ def test_a_batch_that_is_over_vanishes_after_the_retention() -> None:
     assert of_work(collector) == []
 
 
-def test_batches_are_capped_and_the_rest_is_counted() -> None:
-    """The reader's order is kept, so those at work are shown first; with a cap of 0 the reader is not asked."""
+def test_batches_beyond_the_cap_are_counted() -> None:
+    """The order of the reader is kept. With a cap of 0 the reader is not called."""
     totals = Totals()
     shelf = Shelf(groups=[a_batch(f"b{number}") for number in range(5)])
     collector = ProgressCollector(shelf, totals=totals, max_batches=3)
@@ -93,8 +92,8 @@ def test_batches_are_capped_and_the_rest_is_counted() -> None:
     assert values(ProgressCollector(shelf, max_batches=0), semconv.BATCH_INFO) == {}
 
 
-def test_batches_that_look_alike_make_one_series() -> None:
-    """Two batches whose labels are the same after escaping are shown once: a series twice would break the scrape."""
+def test_batches_with_equal_labels_have_one_series() -> None:
+    """A repeated series would make the scrape invalid."""
     collector = ProgressCollector(
         Shelf(groups=[a_batch("a\x1b", completed=1), a_batch("a\\x1b", completed=2)])
     )
@@ -106,8 +105,8 @@ def test_batches_that_look_alike_make_one_series() -> None:
 
 
 @given(id_=st.text(), type_=st.text(), name=st.text())
-def test_any_text_of_a_batch_stays_on_its_line(id_: str, type_: str, name: str) -> None:
-    """Whatever a batch is called, both formats parse and no label has a control character."""
+def test_batch_with_any_text_has_valid_labels(id_: str, type_: str, name: str) -> None:
+    """Both formats parse, and no label contains a control character."""
     found = of_work(ProgressCollector(Shelf(groups=[a_batch(id_, type_, name=name)])))
     assert {sample.name for sample in found} == {
         semconv.BATCH_INFO.prometheus,
@@ -118,24 +117,24 @@ def test_any_text_of_a_batch_stays_on_its_line(id_: str, type_: str, name: str) 
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for text in texts for character in text)
 
 
-def test_a_server_adds_its_own_counts() -> None:
-    """Counts of somebody else are read at each scrape and shown beside the totals."""
+def test_extra_counters_are_read_at_each_scrape() -> None:
+    """They are exported in addition to the totals."""
     sent: dict[tuple[str, ...], int] = {("sse",): 1}
-    collector = ProgressCollector(Shelf(), more=lambda: {semconv.SERVER_MESSAGES: sent})
+    collector = ProgressCollector(Shelf(), extra=lambda: {semconv.SERVER_MESSAGES: sent})
     assert values(collector, semconv.SERVER_MESSAGES) == {("sse",): 1.0}
     sent["sse",] = 5
     assert values(collector, semconv.SERVER_MESSAGES) == {("sse",): 5.0}
 
 
-def test_counts_that_cannot_be_read_hurt_nobody() -> None:
-    """When the server's counts fail, everything else is there and the failure is counted."""
+def test_extra_counters_that_fail_are_counted() -> None:
+    """All other series are exported."""
 
     def fail() -> Any:
         msg = "closed"
         raise RuntimeError(msg)
 
     totals = Totals()
-    collector = ProgressCollector(Shelf([operation()]), totals=totals, more=fail)
+    collector = ProgressCollector(Shelf([operation()]), totals=totals, extra=fail)
     assert values(collector, semconv.OPERATION_CURRENT) == {OP: 0.0}
     assert totals.read().counters[semconv.SINK_ERRORS]["prometheus",] == 2
 
@@ -152,8 +151,8 @@ def test_counts_that_cannot_be_read_hurt_nobody() -> None:
         "a" * 99_999,
     ],
 )
-def test_a_scrape_is_text_unless_openmetrics_is_asked_for(accept: str) -> None:
-    """What is asked for decides the format; a header that makes no sense gets the text, or OpenMetrics when it says that."""
+def test_exposition_is_text_unless_openmetrics_is_accepted(accept: str) -> None:
+    """An invalid header selects the text format or OpenMetrics, as far as it names it."""
     body, content_type = render_exposition(ProgressCollector(Shelf([operation(current=3)])), accept)
     assert content_type.isprintable()
     if content_type.startswith("application/openmetrics-text"):
@@ -166,8 +165,8 @@ def test_a_scrape_is_text_unless_openmetrics_is_asked_for(accept: str) -> None:
     }
 
 
-def test_openmetrics_is_what_prometheus_asks_for() -> None:
-    """The header Prometheus sends gets OpenMetrics of its version."""
+def test_exposition_for_the_header_of_prometheus_is_openmetrics() -> None:
+    """The version is the requested one."""
     accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4,*/*;q=0.1"
     body, content_type = render_exposition(ProgressCollector(Shelf([operation(current=3)])), accept)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")

@@ -1,4 +1,4 @@
-"""The collector: which series exist, their values, and what is left out."""
+"""Collector: series, their values, and what is left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from tests.support.factories import WALL as START
@@ -38,8 +38,8 @@ OPTIONAL = (
 )
 
 
-def test_a_running_operation_has_its_series() -> None:
-    """Every known figure of an operation is one sample with its id and type."""
+def test_running_operation_has_its_series() -> None:
+    """Each known value is one sample with the operation's id and type."""
     running = operation(
         current=3,
         total=12,
@@ -71,8 +71,8 @@ def test_a_running_operation_has_its_series() -> None:
     assert values(collector, semconv.OPERATION_INFO) == {(*OP, "Friday", TRACE_ID, ""): 1.0}
 
 
-def test_the_expected_end_stays_put_while_time_passes() -> None:
-    """Remaining time counts down and never below zero; the expected end does not move until it has passed."""
+def test_expected_end_is_constant_while_time_passes() -> None:
+    """The remaining time counts down to 0. The expected end moves once it has passed."""
     shelf = Shelf([operation(eta=eta(30.0, None, 50.0))])
     collector = ProgressCollector(shelf)
     seen = []
@@ -84,8 +84,8 @@ def test_the_expected_end_stays_put_while_time_passes() -> None:
     assert values(collector, semconv.OPERATION_EXPECTED_END_LOWER) == {}
 
 
-def test_unknown_means_absent() -> None:
-    """An operation that tells nothing has no series for what is not known; the level neither."""
+def test_unknown_values_have_no_series() -> None:
+    """Neither operations nor levels have series for unknown values."""
     collector = ProgressCollector(Shelf([operation(levels=[level("file:1")])]))
     assert [
         metric.name
@@ -97,8 +97,8 @@ def test_unknown_means_absent() -> None:
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_status_is_an_enum(status: Status) -> None:
-    """An operation has one series for each status and 1 for its own; a level only its own."""
+def test_status_has_one_series_per_value(status: Status) -> None:
+    """An operation has a series for each status. A level has one for its own."""
     running = operation(status=status, levels=[level("file:1", status=status)])
     collector = ProgressCollector(
         Shelf([running] if not status.finished else [], [running] if status.finished else [])
@@ -109,8 +109,8 @@ def test_status_is_an_enum(status: Status) -> None:
         assert values(collector, semconv.LEVEL_STATUS) == {(*OP, "file:1", status.value): 1.0}
 
 
-def test_levels_have_path_labels_down_to_a_depth() -> None:
-    """Levels show ratio, current, target and status under their path; deeper ones are left out and not counted."""
+def test_levels_have_path_labels_up_to_the_maximum_depth() -> None:
+    """Deeper levels are left out and not counted."""
     deep = [
         level("song:1", current=2, total=4, ratio=0.5),
         level("song:1/action:a", current=1),
@@ -123,8 +123,8 @@ def test_levels_have_path_labels_down_to_a_depth() -> None:
     assert values(collector, semconv.SERIES_DROPPED) == {}
 
 
-def test_ended_operations_vanish_after_the_retention() -> None:
-    """A series lives for the retention after the end, then it and everything of its operation is gone."""
+def test_finished_operation_vanishes_after_the_retention() -> None:
+    """All series of the operation are gone."""
     shelf = Shelf(ended=[operation(elapsed=10.0, status=Status.COMPLETED, ratio=1.0, eta=eta(5.0, 1.0, 9.0))])
     collector = ProgressCollector(shelf, retention_s=60.0)
     shelf.elapsed = 70.0
@@ -137,8 +137,8 @@ def test_ended_operations_vanish_after_the_retention() -> None:
 
 
 @pytest.mark.parametrize("step", [-3600.0, 0.0, 3600.0])
-def test_a_step_of_the_wall_clock_does_not_change_the_retention(step: float) -> None:
-    """An hour's step of the wall clock neither keeps ended operations longer nor lets them vanish earlier."""
+def test_retention_ignores_steps_of_the_wall_clock(step: float) -> None:
+    """The step is an hour in either direction."""
     shelf = Shelf(ended=[operation(elapsed=10.0, status=Status.FAILED)], wall_step=step)
     collector = ProgressCollector(shelf, retention_s=60.0)
     shelf.elapsed = 69.0
@@ -148,14 +148,14 @@ def test_a_step_of_the_wall_clock_does_not_change_the_retention(step: float) -> 
 
 
 @pytest.mark.parametrize("clock", [-4_990.0, 20.0])
-def test_ends_of_an_earlier_boot_are_old(clock: float) -> None:
-    """After a reboot monotonic times compare to nothing, so the wall clock decides that an operation ended yesterday."""
+def test_retention_after_a_reboot_uses_the_wall_clock(clock: float) -> None:
+    """Monotonic times of different boots cannot be compared."""
     shelf = Shelf(ended=[operation(elapsed=10.0, status=Status.COMPLETED)], elapsed=clock, wall_step=86_400.0)
     assert of_work(ProgressCollector(shelf)) == []
 
 
-def test_an_end_without_a_start_ages_by_the_wall_clock() -> None:
-    """An operation skipped before it started has no monotonic times and still vanishes; one without an end is not shown."""
+def test_retention_without_a_start_time_uses_the_wall_clock() -> None:
+    """An operation without an end time is not exported."""
     skipped = operation(status=Status.SKIPPED, started_at=None, started_clock=None, duration_s=None)
     shelf = Shelf(ended=[skipped, operation("odd", status=Status.FAILED, ended_at=None)])
     collector = ProgressCollector(shelf, retention_s=60.0)
@@ -165,8 +165,8 @@ def test_an_end_without_a_start_ages_by_the_wall_clock() -> None:
     assert of_work(collector) == []
 
 
-def test_the_cap_keeps_running_and_new_ones_and_counts_the_rest() -> None:
-    """Beyond the cap ended operations go before running ones, old before new; every scrape counts what it left out."""
+def test_operations_beyond_the_cap_are_counted_at_each_scrape() -> None:
+    """Running operations and newer ones come first."""
     running = [operation(f"r{n}", started_at=START + n) for n in range(3)]
     ended = [operation(f"e{n}", status=Status.COMPLETED) for n in range(3)]
     shelf = Shelf(running, ended)
@@ -182,8 +182,8 @@ def test_the_cap_keeps_running_and_new_ones_and_counts_the_rest() -> None:
     }
 
 
-def test_all_operations_are_counted_beyond_the_cap() -> None:
-    """progress_operations counts every operation by type, status and condition, also those without series of their own."""
+def test_operation_count_includes_operations_beyond_the_cap() -> None:
+    """It has type, status and condition as labels."""
     running = [operation(f"r{n}") for n in range(5)]
     late = operation("late", deadline_at=START + 1)
     dead = replace(operation("dead"), alive=False)
@@ -198,8 +198,8 @@ def test_all_operations_are_counted_beyond_the_cap() -> None:
     }
 
 
-def test_types_beyond_the_bound_are_counted_as_other() -> None:
-    """A caller who makes a type of every id gets 100 types and ``other``; the most frequent types keep their name."""
+def test_operation_types_beyond_the_limit_are_counted_as_other() -> None:
+    """The most frequent types keep their names."""
     running = [operation(f"r{n}", f"type{n:03}") for n in range(150)] + [
         operation(f"m{n}", "zzz") for n in range(7)
     ]
@@ -209,8 +209,8 @@ def test_types_beyond_the_bound_are_counted_as_other() -> None:
     assert counts["other", "running", "ok"] == 51.0
 
 
-def test_levels_are_capped_per_operation_and_in_all() -> None:
-    """Running levels are kept before others; both caps count what they leave out."""
+def test_levels_beyond_either_cap_are_counted() -> None:
+    """Running levels come first."""
     levels = [
         level(f"file:{n}", status=Status.RUNNING if n in (3, 7) else Status.COMPLETED) for n in range(10)
     ]
@@ -222,15 +222,18 @@ def test_levels_are_capped_per_operation_and_in_all() -> None:
     assert values(limited, semconv.SERIES_DROPPED) == {("level",): 18.0 * 4}  # two looks of two scrapes
 
 
-def test_no_levels_when_switched_off() -> None:
-    """With a cap of 0 the reader is asked for no levels and none are shown or counted as dropped."""
+def test_level_cap_of_zero_reads_no_levels() -> None:
+    """No level is counted as dropped."""
     collector = ProgressCollector(Shelf([operation(levels=[level("file:1")])]), max_levels_per_operation=0)
     assert values(collector, semconv.LEVEL_CURRENT) == {}
     assert values(collector, semconv.SERIES_DROPPED) == {}
 
 
-def test_two_runs_of_one_id_make_one_series() -> None:
-    """A repeated id shows its newest run, an active one before an ended one: a series twice would make the scrape invalid."""
+def test_runs_of_one_id_have_one_series() -> None:
+    """The latest active run is exported.
+
+    A repeated series would make the scrape invalid.
+    """
     twice = [
         operation("op", run="old", current=1, started_at=START),
         operation("op", run="new", current=2, started_at=START + 5),
@@ -241,16 +244,16 @@ def test_two_runs_of_one_id_make_one_series() -> None:
     assert values(collector, semconv.SERIES_DROPPED) == {}
 
 
-def test_what_ends_between_the_two_reads_is_shown_once() -> None:
-    """A run that is in both answers of the reader, running and ended, is counted once and has one status."""
+def test_run_that_ends_between_the_two_queries_is_exported_once() -> None:
+    """It is in both results of the reader."""
     collector = ProgressCollector(Shelf([operation()], [operation(status=Status.COMPLETED)]))
     assert sum(values(collector, semconv.OPERATIONS).values()) == 1.0
     assert sum(values(collector, semconv.OPERATION_STATUS).values()) == 1.0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 10**400, "text"], ids=str)
-def test_no_value_that_a_gauge_cannot_hold(bad: Any) -> None:
-    """Values that are not finite numbers, from a writer that is not ours, leave their series out and nothing else."""
+def test_value_that_is_not_finite_has_no_series(bad: Any) -> None:
+    """Other series are not affected."""
     known: dict[str, Any] = {
         "current": bad,
         "total": bad,
@@ -269,8 +272,8 @@ HOSTILE = st.text(max_size=300)
 
 
 @given(HOSTILE, HOSTILE, HOSTILE, HOSTILE)
-def test_any_text_parses_and_stays_on_its_line(id_: str, type_: str, name: str, path: str) -> None:
-    """Whatever the ids, names and paths, both formats parse, labels are bounded, and no control character is sent."""
+def test_operation_with_any_text_has_valid_labels(id_: str, type_: str, name: str, path: str) -> None:
+    """Both formats parse. Labels are bounded and contain no control characters."""
     running = operation(id_, type_, name=name, levels=[level(f"t:{path}")], trace_id=name, ratio=0.5)
     collector = ProgressCollector(Shelf([running]), max_level_depth=1000)
     found = {sample.name: sample.labels for sample in samples(collector)}
@@ -283,15 +286,15 @@ def test_any_text_parses_and_stays_on_its_line(id_: str, type_: str, name: str, 
     )
 
 
-def test_lone_surrogates_and_huge_texts_do_not_break_a_scrape() -> None:
-    """A surrogate, which cannot be encoded, and 10 MB of text make labels that are valid and short."""
+def test_operation_with_surrogates_or_huge_texts_has_short_labels() -> None:
+    """A lone surrogate cannot be encoded."""
     running = operation("\ud800", "x" * 10_000_000, name="\udfff" + "n" * 10_000_000)
     found = values(ProgressCollector(Shelf([running])), semconv.OPERATION_INFO)
     assert [len(label) for labels in found for label in labels] == [6, 256, 128, 0, 0]
 
 
-def test_ids_that_look_alike_after_escaping_make_one_series() -> None:
-    """Two ids that become the same label are shown once; two long ones that differ at the end are both shown."""
+def test_ids_with_equal_labels_have_one_series() -> None:
+    """Long ids that differ at the end have different labels."""
     same = [operation("a\x1b", started_at=START + 1), operation("a\\x1b")]
     levels = [level("t:\x07"), level("t:\\x07"), level("t:" + "y" * 300 + "1"), level("t:" + "y" * 300 + "2")]
     collector = ProgressCollector(Shelf([*same, operation("c", levels=levels)]))
@@ -299,8 +302,8 @@ def test_ids_that_look_alike_after_escaping_make_one_series() -> None:
     assert len(values(collector, semconv.LEVEL_CURRENT)) == 3
 
 
-def test_registering_reads_nothing_and_claims_all_names() -> None:
-    """A registry learns every name without a read, and refuses a second collector."""
+def test_registering_does_not_read_and_reserves_all_names() -> None:
+    """A registry refuses a second collector."""
     shelf = Shelf()
     registry = CollectorRegistry()
     registry.register(ProgressCollector(shelf))
@@ -311,12 +314,12 @@ def test_registering_reads_nothing_and_claims_all_names() -> None:
 
 class _Other(Collector):
     def collect(self) -> Iterable[Family]:
-        """Yield somebody else's gauge."""
-        yield GaugeMetricFamily("other_gauge", "Somebody else's.", 1.0)
+        """Yield the gauge of another collector."""
+        yield GaugeMetricFamily("other_gauge", "Of another collector.", 1.0)
 
 
-def test_a_failing_reader_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """When the reader fails, totals and other collectors stay; one warning is logged, and each failure counts."""
+def test_failing_reader_leaves_totals_and_other_collectors(caplog: pytest.LogCaptureFixture) -> None:
+    """One warning is logged, and each failure is counted."""
     totals = Totals()
     totals.count_rejected("negative")
     shelf = Shelf([operation()], error=OSError("disk gone"))
@@ -341,7 +344,7 @@ def test_a_failing_reader_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_totals_become_counters_and_histograms() -> None:
-    """Counters keep their sums, histograms cumulate their buckets and carry exemplars in OpenMetrics only."""
+    """Histogram buckets are cumulative. Exemplars are in OpenMetrics only."""
     totals = Totals()
     ended = operation(elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
     totals.write(
@@ -366,15 +369,15 @@ def test_totals_become_counters_and_histograms() -> None:
     assert TRACE_ID not in exposition(collector)
 
 
-def test_an_exemplar_needs_a_real_trace_id() -> None:
-    """A trace id that is none makes no exemplar, whose labels have a hard limit in OpenMetrics."""
+def test_exemplar_with_an_invalid_trace_id_is_left_out() -> None:
+    """OpenMetrics limits the length of an exemplar's labels."""
     totals = Totals()
     totals.write(batch(operation(status=Status.COMPLETED, trace_id='"}\n' * 100).root))
     assert not any(sample.exemplar for sample in samples(ProgressCollector(Shelf(), totals=totals)))
 
 
-def test_names_help_labels_and_units_are_those_of_the_conventions() -> None:
-    """Every family is in semconv.METRICS with the same kind and help, and describe() names them all."""
+def test_described_families_match_the_conventions() -> None:
+    """``describe`` returns every metric of semconv with its kind and help."""
     described = {
         (family.name, family.type, family.documentation) for family in ProgressCollector(Shelf()).describe()
     }
@@ -388,7 +391,7 @@ def test_names_help_labels_and_units_are_those_of_the_conventions() -> None:
     }
 
 
-def test_a_backquote_in_an_id_is_an_escape() -> None:
-    """Grafana can put no backquote into a query, so a label has none; two ids that differ in it alone stay two series."""
+def test_backquote_in_an_id_is_escaped() -> None:
+    """Grafana cannot put a backquote into a query. The ids stay distinct."""
     found = values(ProgressCollector(Shelf([operation("a`b"), operation("ab")])), semconv.OPERATION_CURRENT)
     assert set(found) == {("a\\x60b", "render"), ("ab", "render")}

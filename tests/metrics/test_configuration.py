@@ -1,4 +1,4 @@
-"""Metrics of a configured process: the port of the worker and its server show what is around the operations."""
+"""Metrics of a configured process, on the port of the worker and of its server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.support.factories import batch, preview, snapshot
 from tests.support.metrics_server import PATIENCE_S
 
 
-def scraped(url: str | None) -> dict[str, list[tuple[dict[str, str], float]]]:
-    """Return the labels and values of the samples at an address, by name."""
+def scrape(url: str | None) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Return the labels and values of the samples at a URL, by name."""
     assert url is not None
     with urllib.request.urlopen(
         f"{url.rstrip('/').removesuffix('/metrics')}/metrics", timeout=PATIENCE_S
@@ -31,8 +31,8 @@ def scraped(url: str | None) -> dict[str, list[tuple[dict[str, str], float]]]:
     return found
 
 
-def test_both_ports_tell_the_size_of_the_journal(tmp_path: Path) -> None:
-    """The gauge is the size of the files that are there, on the worker's own port and on the server's."""
+def test_journal_size_is_exported_on_both_ports(tmp_path: Path) -> None:
+    """It is the size of the files of the journal."""
     pytest.importorskip("fastapi")
     path = tmp_path / "p.db"
     with (
@@ -40,30 +40,32 @@ def test_both_ports_tell_the_size_of_the_journal(tmp_path: Path) -> None:
         progress.operation("render", id="a"),
     ):
         recorder.tick()
-        wait_until(lambda: recorder.runtime.journal_size())
+        wait_until(lambda: recorder.runtime.reader.size_bytes())
         for url in (recorder.runtime.metrics_url, recorder.runtime.server_url):
             before = path.stat().st_size  # it may grow at any time
-            ((_, size),) = scraped(url)[semconv.JOURNAL_SIZE.prometheus]
+            ((_, size),) = scrape(url)[semconv.JOURNAL_SIZE.prometheus]
             assert size >= before > 0
 
 
-def test_without_a_journal_there_is_no_size() -> None:
-    """A worker that keeps everything in memory has no such series, and limits for what it shows."""
+def test_journal_size_without_a_journal_is_absent() -> None:
+    """The caps are exported."""
     with recording(store="memory:", prometheus_port=0) as recorder:
-        found = scraped(recorder.runtime.metrics_url)
+        found = scrape(recorder.runtime.metrics_url)
         assert semconv.JOURNAL_SIZE.prometheus not in found
         assert len(found[semconv.SERIES_LIMIT.prometheus]) == 3
 
 
 @pytest.mark.parametrize("public_url", [None, "https://progress.example.org/board"])
-def test_a_server_knows_where_its_previews_are(tmp_path: Path, public_url: str | None) -> None:
-    """The address is the one people use where that is known, else the server's own."""
+def test_preview_url_uses_the_public_url_or_that_of_the_server(
+    tmp_path: Path, public_url: str | None
+) -> None:
+    """The public URL takes precedence."""
     pytest.importorskip("fastapi")
     from otel_progress.server.uvicorn_server import Server
 
     with closing(SqliteJournal(tmp_path / "p.db")) as journal:
         journal.write(batch(snapshot(previews=2), previews=[preview(2)]))
         with Server(journal, port=0, public_url=public_url) as server:
-            ((labels, _),) = scraped(server.url)[semconv.OPERATION_INFO.prometheus]
+            ((labels, _),) = scrape(server.url)[semconv.OPERATION_INFO.prometheus]
             base = (public_url or server.url).rstrip("/")
             assert labels["preview_url"] == f"{base}/api/v1/operations/friday-42/previews/2"

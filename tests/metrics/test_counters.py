@@ -1,4 +1,4 @@
-"""Totals: what batches and plain calls add up to, bounded labels, threads, and a fork in the middle."""
+"""Totals: counting from change sets and calls, bounded labels, threads and forks."""
 
 from __future__ import annotations
 
@@ -36,125 +36,129 @@ from tests.support.factories import CLOCK, WALL, batch, ended, snapshot
 DONE = ("setlist", "completed")
 
 
-def counter(totals: Totals, metric: Metric) -> dict[tuple[str, ...], float]:
+def get_counter(totals: Totals, metric: Metric) -> dict[tuple[str, ...], float]:
     """Return the series of a counter."""
     return dict(totals.read().counters.get(metric, {}))
 
 
-def distribution(totals: Totals, metric: Metric, *labels: str) -> Distribution:
+def get_distribution(totals: Totals, metric: Metric, *labels: str) -> Distribution:
     """Return one series of a histogram."""
     return totals.read().distributions[metric][labels]
 
 
-def predicting(
+def predicting_snapshot(
     worked: float, remaining: float | None, low: float | None = None, high: float | None = None
 ) -> LevelSnapshot:
-    """Return a running operation with an estimate made ``worked`` seconds after its start."""
+    """Return a running operation with an estimate made after ``worked`` seconds."""
     return snapshot(eta=Eta(remaining, low, high, "estimated", "rate", 0, CLOCK + worked))
 
 
-def test_is_a_sink() -> None:
-    """Totals take batches like every sink, and closing them loses nothing."""
+def test_totals_are_a_sink_and_stay_readable_after_close() -> None:
+    """Closing loses no counts."""
     totals = Totals()
     assert isinstance(totals, Sink)
     totals.write(batch(ended()))
     totals.close()
-    assert counter(totals, semconv.OPERATIONS_FINISHED) == {DONE: 1}
+    assert get_counter(totals, semconv.OPERATIONS_FINISHED) == {DONE: 1}
 
 
-def test_an_ended_operation_is_counted_once() -> None:
-    """Later copies of the same end, also in later batches, add nothing; running ones and levels never do."""
+def test_finished_operation_is_counted_once() -> None:
+    """Later copies of the same end are ignored.
+
+    Running operations and levels are not counted.
+    """
     totals = Totals()
     totals.write(batch(snapshot(), ended("song:1")))
-    assert not any(counter(totals, semconv.OPERATIONS_FINISHED).values())
+    assert not any(get_counter(totals, semconv.OPERATIONS_FINISHED).values())
     for _ in range(3):
         totals.write(batch(ended(), ended(sequence=3), ended("song:1")))
     assert {
-        labels: count for labels, count in counter(totals, semconv.OPERATIONS_FINISHED).items() if count
+        labels: count for labels, count in get_counter(totals, semconv.OPERATIONS_FINISHED).items() if count
     } == {DONE: 1}
-    assert sum(distribution(totals, semconv.OPERATION_DURATION, *DONE).counts) == 1
+    assert sum(get_distribution(totals, semconv.OPERATION_DURATION, *DONE).counts) == 1
 
 
-def test_every_run_of_an_id_counts() -> None:
-    """The same operation run again, with another end, is one more."""
+def test_each_run_of_an_id_is_counted() -> None:
+    """Each run has its own status."""
     totals = Totals()
     totals.write(batch(ended(run="a"), ended(run="b", status=Status.FAILED), ended(run="c")))
-    assert counter(totals, semconv.OPERATIONS_FINISHED) == {DONE: 2, ("setlist", "failed"): 1}
+    assert get_counter(totals, semconv.OPERATIONS_FINISHED) == {DONE: 2, ("setlist", "failed"): 1}
 
 
 @pytest.mark.parametrize("duration", [None, math.nan, math.inf, -1.0])
-def test_a_duration_that_is_none_is_not_observed(duration: float | None) -> None:
-    """An end without a usable duration counts as an end and leaves the histogram alone."""
+def test_invalid_duration_is_not_observed(duration: float | None) -> None:
+    """The operation is counted as finished."""
     totals = Totals()
     totals.write(batch(ended(duration_s=duration)))
-    assert counter(totals, semconv.OPERATIONS_FINISHED) == {DONE: 1}
+    assert get_counter(totals, semconv.OPERATIONS_FINISHED) == {DONE: 1}
     assert totals.read().distributions == {}
 
 
 @pytest.mark.parametrize(
     ("duration", "bucket"), [(0.0, 0), (0.1, 0), (0.11, 1), (60.0, 6), (86_400.0, 14), (1e9, 15)]
 )
-def test_a_bound_belongs_to_the_bucket_below_it(duration: float, bucket: int) -> None:
-    """Buckets are 'less or equal', as Prometheus has them, and the last one has no end."""
+def test_duration_at_a_bound_is_in_the_bucket_below(duration: float, bucket: int) -> None:
+    """Buckets are inclusive, as in Prometheus. The last one is unbounded."""
     totals = Totals()
     totals.write(batch(ended(duration_s=duration, trace_id="ab" * 16, ended_at=WALL + 7)))
-    found = distribution(totals, semconv.OPERATION_DURATION, *DONE)
+    found = get_distribution(totals, semconv.OPERATION_DURATION, *DONE)
     assert found.counts.index(1) == bucket
     assert sum(found.counts) == 1
     assert found.sum == duration
     assert found.examples[bucket] == TraceExample("ab" * 16, duration, WALL + 7)
 
 
-def test_items_are_added_up() -> None:
-    """Items of every batch add to their counter, by types and outcome; what is not a positive number adds nothing."""
+def test_items_are_summed_by_types_and_outcome() -> None:
+    """Values that are not positive numbers are ignored."""
     totals = Totals()
     key = ("setlist", "song", "completed")
     for units in (2, 3.5, -4, math.nan, math.inf, 0):
         totals.write(batch(items={key: units, ("setlist", "song", "failed"): 1}))
-    assert counter(totals, semconv.ITEMS) == {key: 5.5, ("setlist", "song", "failed"): 6}
+    assert get_counter(totals, semconv.ITEMS) == {key: 5.5, ("setlist", "song", "failed"): 6}
 
 
-def test_predictions_are_judged_at_the_end() -> None:
-    """The first prediction, the one that stood at half of the duration and the last are compared with the true end."""
+def test_predictions_are_rated_at_the_end() -> None:
+    """The first prediction, the one at half of the duration and the last are rated."""
     totals = Totals()
-    totals.write(batch(predicting(10, 90.0, 10.0, 95.0)))  # 40 s too late of 60: 0.667, and covered
-    totals.write(batch(predicting(12, 1.0)))  # neither of them
-    totals.write(batch(predicting(29, 28.0, 20.0, 30.0)))  # stood at half: 3 s too early, 0.05, and missed
-    totals.write(batch(predicting(31, None)))  # none made
-    totals.write(batch(predicting(31, 20.0)))
-    totals.write(batch(predicting(54, 6.0)))  # right, and without an interval
-    totals.write(batch(predicting(54, 6.0)))  # the same again
+    totals.write(batch(predicting_snapshot(10, 90.0, 10.0, 95.0)))  # 40 s too late of 60: 0.667, and covered
+    totals.write(batch(predicting_snapshot(12, 1.0)))  # not rated
+    # current at half of the duration: 3 s too early, 0.05, and missed
+    totals.write(batch(predicting_snapshot(29, 28.0, 20.0, 30.0)))
+    totals.write(batch(predicting_snapshot(31, None)))  # no prediction
+    totals.write(batch(predicting_snapshot(31, 20.0)))
+    totals.write(batch(predicting_snapshot(54, 6.0)))  # right, and without an interval
+    totals.write(batch(predicting_snapshot(54, 6.0)))  # the same again
     totals.write(batch(ended()))
-    found = distribution(totals, semconv.ETA_ERROR, "setlist")
+    found = get_distribution(totals, semconv.ETA_ERROR, "setlist")
     assert found.sum == pytest.approx(40 / 60 + 3 / 60)
     assert {bound: count for bound, count in zip(found.bounds, found.counts, strict=False) if count} == {
         0.01: 1,
         0.05: 1,
         0.75: 1,
     }
-    assert counter(totals, semconv.ETA_INTERVALS) == {("setlist", "covered"): 1, ("setlist", "missed"): 1}
+    assert get_counter(totals, semconv.ETA_INTERVALS) == {("setlist", "covered"): 1, ("setlist", "missed"): 1}
 
 
-def test_a_paused_run_is_judged_by_its_work() -> None:
-    """Ten minutes of pause are no error of a prediction that could not know of them."""
+def test_predictions_of_a_paused_run_are_rated_without_the_pause() -> None:
+    """A prediction cannot include a later pause."""
     totals = Totals()
-    totals.write(batch(predicting(10, 50.0)))
+    totals.write(batch(predicting_snapshot(10, 50.0)))
     totals.write(batch(ended(duration_s=660.0, paused_s=600.0)))
-    assert distribution(totals, semconv.ETA_ERROR, "setlist").sum == pytest.approx(0.0)
+    assert get_distribution(totals, semconv.ETA_ERROR, "setlist").sum == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(
     "fields", [{"status": Status.CANCELLED}, {"started_clock": None}, {"duration_s": 0.0}], ids=str
 )
-def test_other_ends_say_nothing_of_predictions(fields: dict[str, Any]) -> None:
-    """A cancelled operation, or one without a length, is no measure of how good a prediction was."""
+def test_predictions_of_other_ends_are_not_rated(fields: dict[str, Any]) -> None:
+    """The operation was cancelled or has no duration."""
     totals = Totals()
-    totals.write(batch(predicting(10, 90.0), ended(**fields)))
-    assert sum(distribution(totals, semconv.ETA_ERROR, "setlist").counts) == 0
+    totals.write(batch(predicting_snapshot(10, 90.0), ended(**fields)))
+    assert sum(get_distribution(totals, semconv.ETA_ERROR, "setlist").counts) == 0
 
 
-def test_memory_is_bounded_by_what_runs() -> None:
-    """Ended and evicted runs leave nothing but a bounded list of ids."""
+def test_end_tracker_drops_finished_and_evicted_runs() -> None:
+    """A bounded list of ids remains."""
     endings = EndTracker()
     running = [
         snapshot(run=f"r{n}", eta=Eta(1.0, None, None, "estimated", "rate", 0, CLOCK + worked))
@@ -165,20 +169,20 @@ def test_memory_is_bounded_by_what_runs() -> None:
     endings.find_ends(batch(*(ended(run=f"r{n}") for n in range(0, 2 * REMEMBERED_RUNS, 2))))
     endings.find_ends(batch(evicted=[(f"r{n}", "") for n in range(1, 2 * REMEMBERED_RUNS, 2)]))
     endings.find_ends(batch(*(ended(run=f"s{n}") for n in range(REMEMBERED_RUNS))))
-    assert endings._foretold == {}
+    assert endings._predictions == {}
     assert len(endings._ended) == REMEMBERED_RUNS
 
 
-def test_an_evicted_level_does_not_take_its_run_with_it() -> None:
-    """Only the eviction of the operation itself forgets its predictions."""
+def test_evicted_level_keeps_the_predictions_of_its_run() -> None:
+    """Only the eviction of the operation drops them."""
     totals = Totals()
-    totals.write(batch(predicting(10, 50.0), evicted=[("run-1", "song:1")]))
+    totals.write(batch(predicting_snapshot(10, 50.0), evicted=[("run-1", "song:1")]))
     totals.write(batch(ended()))
-    assert distribution(totals, semconv.ETA_ERROR, "setlist").counts[0] == 3
+    assert get_distribution(totals, semconv.ETA_ERROR, "setlist").counts[0] == 3
 
 
-def test_plain_counters() -> None:
-    """Each method counts under its own metric; ticks are observed when they are a length of time."""
+def test_count_methods_use_their_own_metrics() -> None:
+    """A tick is observed if it is a valid duration."""
     totals = Totals()
     totals.count_rejected("negative")
     totals.count_rejected("negative")
@@ -193,11 +197,11 @@ def test_plain_counters() -> None:
         semconv.SINK_ERRORS: {("journal",): 1},
         semconv.EVENTS_DROPPED: {("queue",): 5},
     }
-    assert sum(distribution(totals, semconv.TICK_DURATION).counts) == 1
+    assert sum(get_distribution(totals, semconv.TICK_DURATION).counts) == 1
 
 
-def test_a_reading_is_a_copy() -> None:
-    """What was read does not change with what comes later."""
+def test_reading_is_a_copy() -> None:
+    """Later counts do not change it."""
     totals = Totals()
     totals.write(batch(ended(run="a")))
     before = totals.read()
@@ -206,8 +210,8 @@ def test_a_reading_is_a_copy() -> None:
     assert sum(before.distributions[semconv.OPERATION_DURATION][DONE].counts) == 1
 
 
-def test_labels_are_bounded_and_nothing_is_lost() -> None:
-    """Types and reasons without end end in ``other``, and the sums stay right."""
+def test_labels_beyond_the_limit_are_counted_as_other() -> None:
+    """The sums stay correct."""
     totals = Totals()
     count = 2 * MAX_ITEM_TYPES
     totals.write(batch(*(ended(run=f"r{n}", operation_type=f"t{n}") for n in range(count))))
@@ -215,7 +219,7 @@ def test_labels_are_bounded_and_nothing_is_lost() -> None:
     for n in range(count):
         totals.count_rejected(f"reason {n}")
     found = [
-        counter(totals, metric)
+        get_counter(totals, metric)
         for metric in (semconv.OPERATIONS_FINISHED, semconv.ITEMS, semconv.UPDATES_REJECTED)
     ]
     assert [len(series) for series in found] == [MAX_OPERATION_TYPES + 1, MAX_ITEM_TYPES + 1, MAX_REASONS + 1]
@@ -224,7 +228,7 @@ def test_labels_are_bounded_and_nothing_is_lost() -> None:
 
 
 def test_counts_from_many_threads_are_exact() -> None:
-    """Eight threads that count and observe at once lose nothing, while another reads."""
+    """Eight threads count and observe while one reads."""
     totals = Totals()
 
     def work(place: int) -> None:
@@ -236,37 +240,37 @@ def test_counts_from_many_threads_are_exact() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
-    assert counter(totals, semconv.UPDATES_REJECTED) == {("nan",): 16_000}
-    assert sum(distribution(totals, semconv.TICK_DURATION).counts) == 16_000
+    assert get_counter(totals, semconv.UPDATES_REJECTED) == {("nan",): 16_000}
+    assert sum(get_distribution(totals, semconv.TICK_DURATION).counts) == 16_000
 
 
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_child_forked_while_the_lock_is_held_can_count() -> None:
-    """The child of a fork in the middle of a count gets a lock that is free."""
+def test_child_forked_under_the_lock_can_count() -> None:
+    """The child has a new lock."""
     totals = Totals()
     with totals._lock:
         child = os.fork()
         if not child:
             try:
-                signal.alarm(60)  # a child that waits for ever fails the test instead of hanging it
+                signal.alarm(60)  # a child that hangs fails the test
                 totals.count_rejected("nan")
-                os._exit(0 if counter(totals, semconv.UPDATES_REJECTED) == {("nan",): 1} else 1)
-            finally:  # whatever fails, the child runs no tests
+                os._exit(0 if get_counter(totals, semconv.UPDATES_REJECTED) == {("nan",): 1} else 1)
+            finally:  # the child never continues with the tests
                 os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_bounds_ascend() -> None:
-    """Bucket bounds ascend and exist for every histogram of the conventions."""
+def test_bucket_bounds_ascend_for_every_histogram() -> None:
+    """Each histogram of the conventions has bounds."""
     assert set(BOUNDS) == {metric for metric in semconv.METRICS if metric.kind == "histogram"}
     assert all(list(bounds) == sorted(set(bounds)) for bounds in BOUNDS.values())
 
 
 @given(st.text(max_size=600))
-def test_labels_are_printable_and_short(text: str) -> None:
-    """Any text makes a label of bounded length without control characters that is its own label."""
+def test_label_of_any_text_is_printable_and_bounded(text: str) -> None:
+    """A label is its own label."""
     for make, most in ((label_id, MAX_ID), (label_text, MAX_LABEL_TEXT)):
         label = make(text)
         assert len(label) <= most
@@ -275,21 +279,21 @@ def test_labels_are_printable_and_short(text: str) -> None:
         assert label.encode("utf-8").decode("utf-8") == label
 
 
-def test_bounded_labels_keep_the_first() -> None:
-    """The first sets keep their labels for good, later ones are other, and values are made safe."""
+def test_bounded_labels_keep_the_first_sets() -> None:
+    """Later sets are ``other``, and values are sanitised."""
     labels = BoundedLabels(2)
     found = [labels.fit("a\n"), labels.fit("b"), labels.fit("c"), labels.fit("a\n"), labels.fit("d")]
     assert found == [("a\\n",), ("b",), ("other",), ("a\\n",), ("other",)]
 
 
-def test_troubles_inside_of_telemetry_are_counted() -> None:
-    """What failed at a place that is no sink is a series of its own, counted since these totals began."""
+def test_internal_errors_since_the_start_are_counted() -> None:
+    """Errors that a sink counts itself are left out."""
     report_internal_error("callback", "an earlier one")
     totals = Totals()
     for _ in range(2):
         report_internal_error("callback", "a callback raised", error=ValueError("no"))
     report_internal_error("sink journal", "counted by its lane")
     totals.count_sink_error("journal")
-    found = counter(totals, semconv.SINK_ERRORS)
+    found = get_counter(totals, semconv.SINK_ERRORS)
     assert (found["callback",], found["journal",]) == (2, 1)
     assert ("sink journal",) not in found

@@ -1,4 +1,4 @@
-"""The lines that are written here instead of by the Prometheus client are the client's, byte for byte."""
+"""Exposition: byte for byte like that of the Prometheus client."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector, render_exposition
 from otel_progress.metrics.counters import Totals
-from otel_progress.metrics.exposition import render_exposition
 from otel_progress.model import Status
 from tests.support.factories import batch
 from tests.support.metrics_operations import Shelf, a_batch, level, operation, use
@@ -31,8 +30,8 @@ FORMATS = [
 ]
 
 
-def everything(id_: str = "op", text: str = "render", value: float = 3.5) -> ProgressCollector:
-    """Return a collector with every kind of series: gauges, counters, a histogram with an exemplar, counts of a server."""
+def build_full_collector(id_: str = "op", text: str = "render", value: float = 3.5) -> ProgressCollector:
+    """Return a collector with every kind of series."""
     totals = Totals()
     ended = operation("ended", elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
     totals.write(batch(ended.root, items={("render", "frame", "completed"): 41}))
@@ -51,17 +50,17 @@ def everything(id_: str = "op", text: str = "render", value: float = 3.5) -> Pro
     ]
     counts = {semconv.SERVER_MESSAGES: {("sse",): 5}, semconv.SERVER_CLIENTS: {("sse",): 2}}
     return ProgressCollector(
-        Shelf(work, [ended], groups=[a_batch(text, running=2)]), totals=totals, more=lambda: counts
+        Shelf(work, [ended], groups=[a_batch(text, running=2)]), totals=totals, extra=lambda: counts
     )
 
 
-def families(body: bytes) -> list[bytes]:
-    """Return the families of an exposition, each with its header, and the end mark, in an order of their own."""
+def split_families(body: bytes) -> list[bytes]:
+    """Return the families of an exposition with their headers, sorted."""
     return sorted(body.replace(b"# EOF", b"# HELP EOF").split(b"# HELP "))
 
 
-def by_the_client(collector: ProgressCollector, accept: str) -> tuple[bytes, str]:
-    """Return what the client's own encoder makes of a collector."""
+def render_with_client(collector: ProgressCollector, accept: str) -> tuple[bytes, str]:
+    """Return the exposition of the client's own encoder."""
     registry = CollectorRegistry()
     registry.register(collector)
     encode, content_type = choose_encoder(accept)
@@ -69,12 +68,15 @@ def by_the_client(collector: ProgressCollector, accept: str) -> tuple[bytes, str
 
 
 @pytest.mark.parametrize("accept", FORMATS)
-def test_it_is_what_the_client_writes(accept: str) -> None:
-    """All formats and ways to write names: the same families with the same bytes, gauges first, and one end."""
-    body, content_type = render_exposition(everything(), accept)
-    expected, expected_type = by_the_client(everything(), accept)
+def test_exposition_equals_that_of_the_client(accept: str) -> None:
+    """All formats and escaping schemes have the same families.
+
+    Gauges come first.
+    """
+    body, content_type = render_exposition(build_full_collector(), accept)
+    expected, expected_type = render_with_client(build_full_collector(), accept)
     assert content_type == expected_type
-    assert families(body) == families(expected)
+    assert split_families(body) == split_families(expected)
     assert (
         body.endswith(b"# EOF\n")
         is expected.endswith(b"# EOF\n")
@@ -95,18 +97,18 @@ NUMBERS = (
 
 
 @given(st.text(max_size=50), st.text(max_size=50), NUMBERS, st.sampled_from(["", FORMATS[4]]))
-def test_any_text_and_number_is_written_as_the_client_does(
+def test_exposition_of_any_text_and_number_equals_that_of_the_client(
     id_: str, text: str, value: float, accept: str
 ) -> None:
-    """Quotes, backslashes, line ends and every size of number."""
-    assert families(render_exposition(everything(id_, text, value), accept)[0]) == families(
-        by_the_client(everything(id_, text, value), accept)[0]
-    )
+    """Texts contain quotes, backslashes and line ends."""
+    assert split_families(
+        render_exposition(build_full_collector(id_, text, value), accept)[0]
+    ) == split_families(render_with_client(build_full_collector(id_, text, value), accept)[0])
 
 
-def test_nothing_to_show_is_an_exposition_too() -> None:
-    """Without any operation there are the totals, in valid form."""
+def test_exposition_without_operations_equals_that_of_the_client() -> None:
+    """The totals are exported."""
     for accept in FORMATS:
-        assert families(render_exposition(ProgressCollector(Shelf()), accept)[0]) == families(
-            by_the_client(ProgressCollector(Shelf()), accept)[0]
+        assert split_families(render_exposition(ProgressCollector(Shelf()), accept)[0]) == split_families(
+            render_with_client(ProgressCollector(Shelf()), accept)[0]
         )

@@ -1,4 +1,4 @@
-"""The HTTP server of the metrics: what it answers, to whom, and how it ends."""
+"""HTTP server of the metrics: responses, limits, errors and shutdown."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
-from otel_progress.metrics.collector import ProgressCollector
-from otel_progress.metrics.http_server import MAX_CONNECTIONS, MetricsServer, _Handler, serve_metrics
+from otel_progress.metrics import ProgressCollector
+from otel_progress.metrics.http_server import MAX_CONNECTIONS, MetricsServer, serve_metrics
 from tests.support.loopback import listens, own_host
 from tests.support.metrics_operations import Shelf, operation
 from tests.support.metrics_scrape import parse_openmetrics
@@ -42,8 +42,11 @@ def server(shelf: Shelf) -> Iterator[MetricsServer]:
         yield running
 
 
-def alone(scene: str) -> None:
-    """Run a scene with a server that is alone in its process; it writes nothing but that it is done."""
+def run_scene(scene: str) -> None:
+    """Run a scene with a server in a process of its own.
+
+    It prints only that it is done.
+    """
     command = [sys.executable, "-m", "tests.support.programs.metrics_server", scene]
     ended = subprocess.run(
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=240, check=False
@@ -51,8 +54,8 @@ def alone(scene: str) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
-def is_let_go(client: socket.socket) -> bool:
-    """Tell whether the server ends the connection without a word: in good order, or by a reset when it did not read all."""
+def is_disconnected(client: socket.socket) -> bool:
+    """Return whether the server closes or resets the connection without a response."""
     try:
         return client.recv(1) == b""
     except ConnectionResetError:
@@ -60,7 +63,7 @@ def is_let_go(client: socket.socket) -> bool:
 
 
 def fetch(url: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
-    """Return status, headers and body of an answer."""
+    """Return status, headers and body of a response."""
     request = urllib.request.Request(url, method=method, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
@@ -70,8 +73,8 @@ def fetch(url: str, method: str = "GET", **headers: str) -> tuple[int, dict[str,
             return error.code, {key.lower(): value for key, value in error.headers.items()}, error.read()
 
 
-def test_serves_text_by_default(server: MetricsServer) -> None:
-    """A plain GET gets the text format, on the loopback address."""
+def test_server_by_default_sends_text(server: MetricsServer) -> None:
+    """It listens on the loopback address."""
     status, headers, body = fetch(server.url)
     assert (status, server.host) == (200, "127.0.0.1")
     assert headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -81,8 +84,8 @@ def test_serves_text_by_default(server: MetricsServer) -> None:
     )
 
 
-def test_negotiates_openmetrics_and_gzip(server: MetricsServer) -> None:
-    """A client that asks gets OpenMetrics and gzip."""
+def test_server_sends_openmetrics_and_gzip_on_request(server: MetricsServer) -> None:
+    """The client requests both by headers."""
     status, headers, body = fetch(server.url, Accept=OPENMETRICS, **{"Accept-Encoding": "gzip"})
     assert (status, headers["content-encoding"]) == (200, "gzip")
     assert headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
@@ -90,8 +93,8 @@ def test_negotiates_openmetrics_and_gzip(server: MetricsServer) -> None:
     assert semconv.OPERATION_RATIO.prometheus in names
 
 
-def test_one_metric_can_be_asked_for(server: MetricsServer) -> None:
-    """The name parameter restricts the answer, because the collector tells its names."""
+def test_server_sends_one_metric_by_name(server: MetricsServer) -> None:
+    """The query parameter ``name[]`` selects it."""
     _, _, body = fetch(f"{server.url}?name[]={semconv.OPERATION_RATIO.prometheus}")
     assert {line.split("{")[0] for line in body.decode().splitlines() if not line.startswith("#")} == {
         semconv.OPERATION_RATIO.prometheus
@@ -99,32 +102,32 @@ def test_one_metric_can_be_asked_for(server: MetricsServer) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/x", "/favicon.ico", "/%2e%2e/metrics", "/metrics.txt"])
-def test_other_paths_are_not_found(server: MetricsServer, path: str) -> None:
-    """Everything but the two paths is 404 and says where the metrics are."""
+def test_server_sends_404_for_other_paths(server: MetricsServer, path: str) -> None:
+    """The text names the path of the metrics."""
     status, _, body = fetch(server.url.replace("/metrics", path))
     assert status == 404
     assert b"/metrics" in body
 
 
-def test_health_reads_nothing(server: MetricsServer, shelf: Shelf) -> None:
-    """The health check answers without a scrape."""
+def test_health_check_does_not_scrape(server: MetricsServer, shelf: Shelf) -> None:
+    """The response is ``ok``."""
     assert fetch(server.url.replace("/metrics", "/healthz"))[::2] == (200, b"ok\n")
     assert shelf.reads == 0
 
 
-def test_only_get_is_allowed(server: MetricsServer) -> None:
-    """Other methods are refused."""
+def test_server_refuses_other_methods(server: MetricsServer) -> None:
+    """The status is 405."""
     assert fetch(server.url, "POST")[0] == 405
 
 
 @pytest.mark.process
-def test_says_nothing_on_stderr() -> None:
-    """Neither requests, good and bad, nor clients that break off leave a line in the terminal."""
-    alone("quiet")
+def test_server_writes_nothing_to_stderr() -> None:
+    """Requests may be invalid or interrupted."""
+    run_scene("quiet")
 
 
 def test_silent_clients_do_not_block_others(server: MetricsServer) -> None:
-    """Clients that connect and say nothing, or half of a request, leave the others their answers."""
+    """Some clients send nothing, others half of a request."""
     with contextlib.ExitStack() as stack:
         for place in range(10):
             client = stack.enter_context(socket.create_connection((server.host, server.port)))
@@ -132,53 +135,55 @@ def test_silent_clients_do_not_block_others(server: MetricsServer) -> None:
         assert fetch(server.url)[0] == 200
 
 
-def test_silent_clients_are_let_go(monkeypatch: pytest.MonkeyPatch, server: MetricsServer) -> None:
-    """A client that keeps silent is disconnected after the time limit."""
-    monkeypatch.setattr(_Handler, "timeout", 0.05)
-    with socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as client:
-        with contextlib.suppress(ConnectionError):  # the limit may be over before it has said anything
+def test_silent_client_is_disconnected_after_the_timeout(shelf: Shelf) -> None:
+    """It has sent half of a request."""
+    with (
+        serving(ProgressCollector(shelf), timeout_s=0.05) as server,
+        socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as client,
+    ):
+        with contextlib.suppress(ConnectionError):  # the timeout may expire first
             client.sendall(b"GET /metr")
-        assert is_let_go(client)
+        assert is_disconnected(client)
 
 
-def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch, server: MetricsServer) -> None:
-    """Beyond the bound connections are closed at once; when others end there is room again."""
-    monkeypatch.setattr(_Handler, "timeout", 10 * PATIENCE_S)  # none is let go for its silence
-    with contextlib.ExitStack() as stack:
-        for _ in range(MAX_CONNECTIONS):
-            stack.enter_context(socket.create_connection((server.host, server.port), timeout=PATIENCE_S))
-        with socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as extra:
-            assert is_let_go(extra)
-        assert len(connections(server)) == MAX_CONNECTIONS
-    poll(lambda: answers(server.url), what="answer after the idle clients left")
+def test_connections_beyond_the_limit_are_closed(shelf: Shelf) -> None:
+    """New connections are accepted once others end."""
+    with serving(ProgressCollector(shelf), timeout_s=10 * PATIENCE_S) as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(MAX_CONNECTIONS):
+                stack.enter_context(socket.create_connection((server.host, server.port), timeout=PATIENCE_S))
+            with socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as extra:
+                assert is_disconnected(extra)
+            assert len(connections(server)) == MAX_CONNECTIONS
+        poll(lambda: answers(server.url), what="response after the idle clients left")
 
 
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of open files")
-def test_recovers_from_a_lack_of_file_descriptors() -> None:
-    """While the process has no file descriptor left a client waits, and is answered as soon as there is one."""
-    alone("starved")
+def test_server_without_file_descriptors_recovers() -> None:
+    """A waiting client is served as soon as one is available."""
+    run_scene("starved")
 
 
-def test_recovers_from_a_lack_of_threads(monkeypatch: pytest.MonkeyPatch, server: MetricsServer) -> None:
-    """When no thread can be started connections are closed, and none of the bounded places is lost."""
+def test_server_without_threads_recovers(monkeypatch: pytest.MonkeyPatch, server: MetricsServer) -> None:
+    """Connections are closed, and no slot is lost."""
     start = threading.Thread.start
 
     def fail(thread: threading.Thread) -> None:
         if getattr(thread, "_target", None) != server._server.process_request_thread:
-            return start(thread)  # of somebody else in this process
+            return start(thread)  # a thread of another test
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fail)
         for _ in range(MAX_CONNECTIONS + 1):
             with socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as client:
-                assert is_let_go(client)
+                assert is_disconnected(client)
     assert fetch(server.url)[0] == 200
 
 
-def test_a_port_in_use_is_a_clear_error(server: MetricsServer, shelf: Shelf) -> None:
-    """The error names the port and the way out."""
+def test_port_in_use_raises_with_the_port_and_a_fix(server: MetricsServer, shelf: Shelf) -> None:
+    """Port 0 is suggested."""
     with pytest.raises(
         ConfigurationError, match=rf"Port {server.port} of 127.0.0.1 is in use.*0 for a free one"
     ):
@@ -186,8 +191,8 @@ def test_a_port_in_use_is_a_clear_error(server: MetricsServer, shelf: Shelf) -> 
 
 
 @pytest.mark.parametrize("port", [-1, 65536, "9464", True, 1.5, None], ids=str)
-def test_a_port_that_is_none_is_refused(shelf: Shelf, port: int) -> None:
-    """A port has to be a whole number from 0 to 65535."""
+def test_invalid_port_is_rejected(shelf: Shelf, port: int) -> None:
+    """A port is a whole number from 0 to 65535."""
     with pytest.raises(ConfigurationError, match="expected a whole number from 0"):
         serve_metrics(ProgressCollector(shelf), port)
 
@@ -195,14 +200,14 @@ def test_a_port_that_is_none_is_refused(shelf: Shelf, port: int) -> None:
 @pytest.mark.parametrize(
     "host", ["192.0.2.1", "no such host.invalid", "x" * 300, "a..b"], ids=["foreign", "name", "long", "dots"]
 )
-def test_a_host_that_is_not_here_is_refused(shelf: Shelf, host: str) -> None:
-    """An address of another machine, or none at all, is an error that says so."""
+def test_host_of_another_machine_is_rejected(shelf: Shelf, host: str) -> None:
+    """The same applies to invalid host names."""
     with pytest.raises(ConfigurationError, match="an address of this machine"):
         serve_metrics(ProgressCollector(shelf), 0, host)
 
 
 def test_close_frees_the_port_and_ends_the_thread(shelf: Shelf) -> None:
-    """After close nothing listens, the thread is gone, the port can be taken again, and closing again is harmless."""
+    """Closing twice is harmless."""
     running = serve_metrics(ProgressCollector(shelf), 0, own_host())
     assert running._thread.daemon
     running.close()
@@ -214,8 +219,8 @@ def test_close_frees_the_port_and_ends_the_thread(shelf: Shelf) -> None:
         assert fetch(again.url)[0] == 200
 
 
-def test_listens_on_ipv6_and_on_all_addresses(shelf: Shelf) -> None:
-    """Other hosts than the loopback work when asked for, and the url is one a client can use."""
+def test_server_listens_on_ipv6_and_on_all_addresses(shelf: Shelf) -> None:
+    """The URL is one that a client can use."""
     with serving(ProgressCollector(shelf), 0, "0.0.0.0") as everywhere:
         assert fetch(everywhere.url)[0] == 200
     if not socket.has_ipv6 or not _binds("::1"):
@@ -237,8 +242,8 @@ def _binds(host: str) -> bool:
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_a_forked_child_lets_go_of_the_port(shelf: Shelf) -> None:
-    """A child that outlives the server neither holds its port nor hangs when it closes it."""
+def test_forked_child_closes_its_copy_of_the_socket(shelf: Shelf) -> None:
+    """The child can close the server without hanging."""
     running = serve_metrics(ProgressCollector(shelf), 0, own_host())
     gate_out, gate_in = os.pipe()
     ready_out, ready_in = os.pipe()
@@ -250,7 +255,7 @@ def test_a_forked_child_lets_go_of_the_port(shelf: Shelf) -> None:
             os.write(ready_in, b"x")
             os.read(gate_out, 1)
             os._exit(0)
-        finally:  # whatever fails, the child runs no tests
+        finally:  # the child never continues with the tests
             os._exit(1)
     os.close(gate_out)
     os.close(ready_in)
@@ -266,10 +271,10 @@ def test_a_forked_child_lets_go_of_the_port(shelf: Shelf) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_a_collector_that_breaks_is_an_error_page(
+def test_collector_that_raises_is_a_500_and_a_log_record(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A collector that raises while it is rendered makes a 500 and a log record, not a traceback in the terminal."""
+    """No traceback reaches the terminal."""
 
     class Broken(ProgressCollector):
         def read(self):  # type: ignore[no-untyped-def]

@@ -1,9 +1,9 @@
-"""Counters of a type of operations are there at 0 before the first of them ends: of a first sample nobody knows by how much it grew."""
+"""Initial samples: counters exist at 0 before the first operation of a type ends."""
 
 from __future__ import annotations
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.counters import MAX_OPERATION_TYPES, Totals
 from otel_progress.model import Status
 from tests.support.factories import batch
@@ -11,8 +11,8 @@ from tests.support.metrics_operations import Shelf, operation
 from tests.support.metrics_scrape import values
 
 
-def test_counters_begin_at_zero() -> None:
-    """With the first operation of a type come its counters of ends, and its histograms of durations and forecast errors, all empty."""
+def test_counters_of_a_type_start_at_zero_with_its_first_operation() -> None:
+    """Histograms of durations and prediction errors are empty."""
     totals = Totals()
     collector = ProgressCollector(Shelf(), totals=totals)
     assert values(collector, semconv.OPERATIONS_FINISHED) == {}
@@ -26,8 +26,8 @@ def test_counters_begin_at_zero() -> None:
     assert set(values(collector, semconv.ETA_ERROR, "_bucket").values()) == {0.0}
 
 
-def test_an_end_counts_from_there() -> None:
-    """The end of that operation makes its counter 1, and leaves the others at 0; a second operation of the type changes nothing."""
+def test_finished_operation_increments_only_its_counter() -> None:
+    """A second operation of the type changes nothing."""
     totals = Totals()
     collector = ProgressCollector(Shelf(), totals=totals)
     totals.write(batch(operation("one", "render").root))
@@ -41,8 +41,8 @@ def test_an_end_counts_from_there() -> None:
     }
 
 
-def test_types_are_bounded() -> None:
-    """However many types begin, no more have counters than have series of their own, and one that shares them."""
+def test_types_with_initial_samples_are_bounded() -> None:
+    """Further types share one series."""
     totals = Totals()
     for number in range(2 * MAX_OPERATION_TYPES):
         totals.write(batch(operation(f"op-{number}", f"type-{number}").root))

@@ -1,4 +1,4 @@
-"""The real Prometheus: its linter finds nothing, and it scrapes and answers queries with our series."""
+"""Real Prometheus: its linter, its scrapes and its queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from otel_progress.semconv import Metric
@@ -38,8 +38,8 @@ HOSTILE = [
 ]
 
 
-def rich_scene() -> tuple[Shelf, Totals]:
-    """Return operations and totals that make every metric of the conventions show up."""
+def build_full_scene() -> tuple[Shelf, Totals]:
+    """Return operations and totals with every metric of the conventions."""
     levels = [
         level("song:1", current=1, total=4, ratio=0.25, estimated=True),
         level("song:2", status=Status.PENDING),
@@ -92,15 +92,15 @@ SERVED = {
 
 @pytest.fixture(scope="module")
 def collector() -> ProgressCollector:
-    """Return a collector over that scene, with caps that are reached."""
-    shelf, totals = rich_scene()
+    """Return a collector of that scene with caps that are reached."""
+    shelf, totals = build_full_scene()
     collector = ProgressCollector(
         shelf,
         totals=totals,
         max_operations=10,
         max_levels_per_operation=1,
         retention_s=1e9,
-        more=lambda: SERVED,
+        extra=lambda: SERVED,
         public_url="https://progress.example.org",
         journal_size=lambda: 4096,
     )
@@ -108,8 +108,8 @@ def collector() -> ProgressCollector:
     return collector
 
 
-def test_the_scene_shows_every_metric(collector: ProgressCollector) -> None:
-    """What the linter and Prometheus look at below is all there is."""
+def test_scene_has_every_metric(collector: ProgressCollector) -> None:
+    """The checks below cover all metrics."""
     found = {sample.name for sample in samples(collector)}
     suffix = {"gauge": "", "counter": "", "histogram": "_bucket"}
     assert [
@@ -117,8 +117,8 @@ def test_the_scene_shows_every_metric(collector: ProgressCollector) -> None:
     ] == []
 
 
-def test_promtool_finds_nothing(collector: ProgressCollector) -> None:
-    """`promtool check metrics` accepts the exposition and has no remark."""
+def test_promtool_accepts_the_exposition(collector: ProgressCollector) -> None:
+    """``promtool check metrics`` prints nothing."""
     text = exposition(collector).encode()
     result = subprocess.run(
         [require("promtool"), "check", "metrics"],
@@ -130,8 +130,8 @@ def test_promtool_finds_nothing(collector: ProgressCollector) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
-def test_promtool_would_find_something() -> None:
-    """The check above can fail: a gauge named like a counter is reported."""
+def test_promtool_rejects_an_invalid_exposition() -> None:
+    """A gauge that is named like a counter is reported."""
     text = b"# HELP bad_total Bad.\n# TYPE bad_total gauge\nbad_total 1\n"
     result = subprocess.run(
         [require("promtool"), "check", "metrics"],
@@ -144,34 +144,36 @@ def test_promtool_would_find_something() -> None:
 
 
 class Prometheus:
-    """A running Prometheus, asked over its HTTP API for what it knew at the moment of one scrape that went well.
+    """Client of a running Prometheus, which queries the time of one successful scrape.
 
-    A later scrape may fail on a busy machine, and what it was to bring is then absent from all moments after it.
+    A later scrape may fail on a busy machine. Its series are then absent afterwards.
     """
 
     def __init__(self, address: str) -> None:
         self._base = f"http://{address}/api/v1"
         self._moment: dict[str, str] = {}
 
-    def remember(self) -> bool:
-        """Ask for the moment of the last scrape from now on; False when there is none yet."""
-        scraped = self.ask("query", query=f"timestamp({semconv.OPERATION_RATIO.prometheus})")["result"]
+    def use_last_scrape(self) -> bool:
+        """Query the time of the last scrape from now on. Return False without one."""
+        scraped = self.request_data("query", query=f"timestamp({semconv.OPERATION_RATIO.prometheus})")[
+            "result"
+        ]
         self._moment = {"time": f"{max(float(one['value'][1]) for one in scraped):.3f}"} if scraped else {}
         return bool(scraped)
 
-    def ask(self, path: str, **parameters: str) -> Any:
-        """Return the data of an answer."""
+    def request_data(self, path: str, **parameters: str) -> Any:
+        """Return the data of a response."""
         url = f"{self._base}/{path}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
             return json.load(answer)["data"]
 
-    def at_the_scrape(self, query: str) -> Any:
-        """Return the series of a query."""
-        return self.ask("query", query=query, **self._moment)["result"]
+    def query_at_scrape(self, query: str) -> Any:
+        """Return the series of a query at that time."""
+        return self.request_data("query", query=query, **self._moment)["result"]
 
     def query(self, metric: Metric, selector: str = "", suffix: str = "") -> dict[tuple[str, ...], float]:
-        """Return the present values of a metric by the values of its labels; an empty label is one Prometheus does not keep."""
-        found = self.at_the_scrape(f"{metric.prometheus}{suffix}{selector}")
+        """Return the values of a metric by label values. Prometheus drops empty labels."""
+        found = self.query_at_scrape(f"{metric.prometheus}{suffix}{selector}")
         return {
             tuple(one["metric"].get(label, "") for label in metric.labels): float(one["value"][1])
             for one in found
@@ -182,7 +184,7 @@ class Prometheus:
 def prometheus(
     collector: ProgressCollector, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes the collector twice a second, and wait for the first scrape."""
+    """Run a Prometheus that scrapes the collector, and wait for the first scrape."""
     binary, host, tmp_path = require("prometheus"), own_host(), tmp_path_factory.mktemp("prometheus")
     address = f"{host}:{free_ports(host, 1)[0]}"
     with serving(collector) as served:
@@ -204,13 +206,13 @@ def prometheus(
             command, ready=lambda: answers(f"http://{address}/-/ready"), log=log, timeout=PATIENCE_S
         ):
             client = Prometheus(address)
-            poll(client.remember, timeout=PATIENCE_S, what="series in Prometheus")
+            poll(client.use_last_scrape, timeout=PATIENCE_S, what="series in Prometheus")
             yield client
 
 
-def test_prometheus_scrapes_it(prometheus: Prometheus, collector: ProgressCollector) -> None:
-    """A real server has the values, histograms, exemplars, help texts and kinds, and every hostile label as it was sent."""
-    assert [one["value"][1] for one in prometheus.at_the_scrape("up")] == ["1"]
+def test_prometheus_has_all_values_and_labels(prometheus: Prometheus, collector: ProgressCollector) -> None:
+    """Values, histograms and labels are those of the collector."""
+    assert [one["value"][1] for one in prometheus.query_at_scrape("up")] == ["1"]
     labels = ("friday-42", "setlist")
     status = {(*labels, "running"): 1.0}
     assert prometheus.query(semconv.OPERATION_RATIO)[labels] == 0.25
@@ -237,9 +239,9 @@ def test_prometheus_scrapes_it(prometheus: Prometheus, collector: ProgressCollec
     assert len(sent) == 10
 
 
-def test_prometheus_knows_kinds_help_and_exemplars(prometheus: Prometheus) -> None:
-    """The metadata that Prometheus keeps is that of the conventions, and the trace of a duration can be looked up."""
-    metadata = prometheus.ask("metadata")
+def test_prometheus_has_kinds_help_and_exemplars(prometheus: Prometheus) -> None:
+    """The trace of a duration can be queried."""
+    metadata = prometheus.request_data("metadata")
     for metric in semconv.METRICS:
         name = metric.prometheus.removesuffix("_total") if metric.kind == "counter" else metric.prometheus
         assert [(one["type"], one["help"]) for one in metadata[name]] == [(metric.kind, metric.help)]
@@ -248,5 +250,5 @@ def test_prometheus_knows_kinds_help_and_exemplars(prometheus: Prometheus) -> No
         "start": str(START - 60),
         "end": str(START + 1e9),
     }
-    exemplars = prometheus.ask("query_exemplars", **query)
+    exemplars = prometheus.request_data("query_exemplars", **query)
     assert {one["labels"]["trace_id"] for series in exemplars for one in series["exemplars"]} == {TRACE_ID}

@@ -1,4 +1,4 @@
-"""What dashboards and alerts of operations rest on: condition, estimates, the expected end, previews, caps, the journal."""
+"""Series of conditions, estimates, previews, caps and the journal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_progress import semconv
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
@@ -27,8 +27,8 @@ BOUNDS = (
 )
 
 
-def ends(collector: ProgressCollector) -> list[float | None]:
-    """Return the expected end, its lower and its upper bound in seconds after the start, None where there is none."""
+def get_expected_ends(collector: ProgressCollector) -> list[float | None]:
+    """Return the expected end and its bounds in seconds after the start, or None."""
     found = [values(collector, metric).get(OP) for metric in BOUNDS]
     return [None if value is None else value - START for value in found]
 
@@ -43,8 +43,8 @@ CONDITIONS: dict[Condition, OperationSnapshot] = {
 
 
 @pytest.mark.parametrize("condition", list(Condition))
-def test_condition_is_an_enum(condition: Condition) -> None:
-    """An operation that has not ended has one series for each condition and 1 for its own."""
+def test_condition_has_one_series_per_value(condition: Condition) -> None:
+    """An active operation has 1 for its own condition."""
     one = CONDITIONS[condition]
     collector = ProgressCollector(Shelf([one], elapsed=one.read_at - START))
     assert values(collector, semconv.OPERATION_CONDITION) == {
@@ -53,8 +53,8 @@ def test_condition_is_an_enum(condition: Condition) -> None:
     assert values(collector, semconv.OPERATIONS) == {("render", "running", condition.value): 1.0}
 
 
-def test_what_waits_in_a_queue_is_ok_and_what_ended_has_no_condition() -> None:
-    """Pending work never counts as stalled, however long it waits; no series says that ended work is fine."""
+def test_pending_operation_is_ok_and_finished_one_has_no_condition() -> None:
+    """A pending operation is never stalled."""
     queued = operation("queued", status=Status.PENDING, started_clock=None, started_at=None)
     ended = operation("ended", status=Status.FAILED)
     collector = ProgressCollector(Shelf([queued], [ended], elapsed=200.0))
@@ -63,8 +63,8 @@ def test_what_waits_in_a_queue_is_ok_and_what_ended_has_no_condition() -> None:
     assert {labels[0] for labels in values(collector, semconv.OPERATION_CONDITION)} == {"queued"}
 
 
-def test_estimated_ratios_are_marked_while_they_run() -> None:
-    """An operation says 0 or 1; of levels only those that run on an estimate have a series."""
+def test_estimated_ratio_is_marked_while_running() -> None:
+    """Only levels with an estimated ratio have this series."""
     levels = [
         level("step:a", estimated=True),
         level("step:b"),
@@ -80,15 +80,15 @@ def test_estimated_ratios_are_marked_while_they_run() -> None:
     assert values(collector, semconv.LEVEL_ESTIMATED) == {(*OP, "step:a"): 1.0}
 
 
-def test_the_expected_end_ages_as_the_estimate_does() -> None:
-    """It stays put with its bounds while the estimate counts down, and moves on while that holds."""
+def test_expected_end_is_constant_while_counting_down_and_moves_while_holding() -> None:
+    """Its bounds behave alike."""
     estimate = eta(30.0, 10.0, 35.0, counts_down_s=8.0, stalls_after_s=20.0)
     shelf = Shelf([operation(eta=estimate, advanced_clock=CLOCK + 10.0)])
     collector = ProgressCollector(shelf)
     seen = {}
     for elapsed in (10.0, 18.0, 25.0):
         shelf.elapsed = elapsed
-        seen[elapsed] = (values(collector, semconv.OPERATION_REMAINING)[OP], *ends(collector))
+        seen[elapsed] = (values(collector, semconv.OPERATION_REMAINING)[OP], *get_expected_ends(collector))
     assert seen == {
         10.0: (30.0, 40.0, 20.0, 45.0),
         18.0: (22.0, 40.0, 20.0, 45.0),
@@ -96,45 +96,45 @@ def test_the_expected_end_ages_as_the_estimate_does() -> None:
     }
 
 
-def test_a_stalled_estimate_has_no_end_but_not_before() -> None:
-    """Past the longest expected gap only the lower bound is left: it does not slide, and goes once it has passed."""
+def test_stalled_estimate_has_only_a_lower_bound() -> None:
+    """The bound is constant, and absent once it has passed."""
     estimate = eta(90.0, 80.0, 99.0, counts_down_s=10.0, stalls_after_s=20.0)
     shelf = Shelf([operation(eta=estimate, advanced_clock=CLOCK + 10.0)])
     collector = ProgressCollector(shelf)
     for elapsed in (31.0, 50.0, 79.0):
         shelf.elapsed = elapsed
-        assert ends(collector) == [None, 80.0, None]
+        assert get_expected_ends(collector) == [None, 80.0, None]
         assert values(collector, semconv.OPERATION_REMAINING) == {}
     shelf.elapsed = 81.0
-    assert ends(collector) == [None, None, None]
+    assert get_expected_ends(collector) == [None, None, None]
 
 
-def test_a_worker_that_goes_on_estimating_moves_no_bound_while_stalled() -> None:
-    """The lower bound counts from the last advance, not from when the estimate "at least" was made."""
+def test_stalled_estimate_made_again_keeps_its_lower_bound() -> None:
+    """The bound counts from the last advance."""
     for elapsed in (40.0, 60.0):
         estimate = eta(None, 80.0, None, elapsed=elapsed, state="stalled")
         shelf = Shelf(
             [operation(elapsed=elapsed, eta=estimate, advanced_clock=CLOCK + 10.0)], elapsed=elapsed
         )
-        assert ends(ProgressCollector(shelf)) == [None, 90.0, None]
+        assert get_expected_ends(ProgressCollector(shelf)) == [None, 90.0, None]
 
 
-def test_paused_work_has_a_remaining_time_and_no_end() -> None:
-    """While work is paused its remaining time waits; "not before" counts from the pause."""
+def test_paused_operation_has_a_remaining_time_and_no_expected_end() -> None:
+    """The lower bound counts from the start of the pause."""
     shelf = Shelf([operation(eta=eta(60.0, 50.0, 70.0), paused_clock=CLOCK + 20.0)])
     collector = ProgressCollector(shelf)
     for elapsed in (21.0, 40.0):
         shelf.elapsed = elapsed
         assert values(collector, semconv.OPERATION_REMAINING) == {OP: 50.0}
-        assert ends(collector) == [None, 60.0, None]
+        assert get_expected_ends(collector) == [None, 60.0, None]
     shelf.elapsed = 61.0
-    assert ends(collector) == [None, None, None]
+    assert get_expected_ends(collector) == [None, None, None]
 
 
-def test_what_an_abandoned_operation_expected_is_forgotten() -> None:
-    """Nobody works any more, so nothing is expected."""
+def test_abandoned_operation_has_no_expected_end() -> None:
+    """Its remaining time is absent as well."""
     collector = ProgressCollector(Shelf([replace(operation(eta=eta(60.0, 50.0, 70.0)), alive=False)]))
-    assert ends(collector) == [None, None, None]
+    assert get_expected_ends(collector) == [None, None, None]
     assert values(collector, semconv.OPERATION_REMAINING) == {}
 
 
@@ -156,42 +156,44 @@ def test_no_expected_end_is_in_the_past(
     paused: float | None,
     elapsed: float,
 ) -> None:
-    """Whatever an estimate says and however old it is, no moment before the scrape is expected."""
+    """The estimate may have any values and any age."""
     estimate = eta(remaining, low, high, elapsed=0.0, counts_down_s=counts_down, stalls_after_s=stalls_after)
     one = operation(eta=estimate, paused_clock=None if paused is None else CLOCK + paused)
     collector = ProgressCollector(Shelf([one], elapsed=elapsed))
-    assert all(end is None or end >= elapsed - 1e-3 for end in ends(collector))
+    assert all(end is None or end >= elapsed - 1e-3 for end in get_expected_ends(collector))
 
 
-def previews(collector: ProgressCollector) -> list[str]:
-    """Return the addresses of previews on the series that describe operations."""
+def get_preview_urls(collector: ProgressCollector) -> list[str]:
+    """Return the URLs of previews in the info series of operations."""
     return [labels[-1] for labels in values(collector, semconv.OPERATION_INFO)]
 
 
-def test_the_last_preview_has_an_address_once_the_server_has_one() -> None:
-    """It is under the base address that is known at the scrape; ids are encoded as in every path of the API."""
+def test_preview_url_appears_once_the_base_url_is_known() -> None:
+    """Ids are encoded as in the API."""
     known: list[str] = []
     shelf = Shelf([operation("a/b ü", previews=3)])
     collector = ProgressCollector(shelf, public_url=lambda: known[0] if known else None)
-    assert previews(collector) == [""]
+    assert get_preview_urls(collector) == [""]
     known.append("http://127.0.0.1:7764/")
-    assert previews(collector) == ["http://127.0.0.1:7764/api/v1/operations/a%2Fb%20%C3%BC/previews/3"]
+    assert get_preview_urls(collector) == [
+        "http://127.0.0.1:7764/api/v1/operations/a%2Fb%20%C3%BC/previews/3"
+    ]
     shelf.running = [operation("plain")]
-    assert previews(collector) == [""]
+    assert get_preview_urls(collector) == [""]
 
 
 @pytest.mark.parametrize("id_", ["x" * 100_000, "ü" * 1_000, "\ud800"])
-def test_an_address_is_bounded_and_valid(id_: str) -> None:
-    """An id that another process made up costs at most its preview."""
-    (address,) = previews(
+def test_preview_url_of_any_id_is_bounded_and_ascii(id_: str) -> None:
+    """A very long id has no preview URL."""
+    (address,) = get_preview_urls(
         ProgressCollector(Shelf([operation(id_, previews=1)]), public_url="https://example.org")
     )
     assert len(address) <= MAX_ADDRESS
     assert address.isascii()
 
 
-def test_how_far_the_caps_are_used_up_is_told_before_anything_is_dropped() -> None:
-    """Operations, levels and batches that are shown, and how many could be, are gauges, also where there is nothing to show."""
+def test_use_of_caps_is_exported_before_anything_is_dropped() -> None:
+    """It is exported without operations as well."""
     levels = [level(f"song:{number}") for number in range(3)]
     shelf = Shelf([operation(levels=levels), operation("b")], groups=[a_batch()])
     for collector, shown in (
@@ -203,8 +205,8 @@ def test_how_far_the_caps_are_used_up_is_told_before_anything_is_dropped() -> No
         assert values(collector, semconv.SERIES_LIMIT) == dict(zip(groups, (1.0, 2.0, 5.0), strict=True))
 
 
-def test_the_size_of_the_journal_is_absent_without_one() -> None:
-    """It is asked for at each scrape; no journal has no size, and one that cannot be asked hurts nothing else."""
+def test_journal_size_that_is_unknown_is_absent() -> None:
+    """A function that fails affects no other series."""
 
     def fail() -> int:
         msg = "gone"
@@ -217,8 +219,8 @@ def test_the_size_of_the_journal_is_absent_without_one() -> None:
         assert len(of_work(collector)) > 0
 
 
-def test_previews_are_counted_by_what_became_of_them() -> None:
-    """Each outcome is a counter of its own."""
+def test_previews_are_counted_by_outcome() -> None:
+    """Each outcome has its own series."""
     totals = Totals()
     for outcome in ("stored", "stored", "dropped"):
         totals.count_preview(outcome)

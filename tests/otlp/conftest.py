@@ -1,4 +1,4 @@
-"""The OTLP tests start from an environment without any OpenTelemetry setting, and without a proxy."""
+"""Environment without OpenTelemetry settings and proxies, for all OTLP tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ExportMonitor and ShutdownBudget: bounded waits, counted failures, one log line per outage."""
+"""ExportMonitor and ShutdownBudget: bounded waits, failures and log lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import pytest
 
-from otel_progress.otlp import bounded as otlp_sender
 from otel_progress.otlp.bounded import (
     SHUTDOWN_S,
     ExportMonitor,
@@ -20,7 +19,7 @@ from otel_progress.otlp.bounded import (
 )
 from otel_progress.testing import FakeClock
 
-LOGGER = "otel_progress.otlp.bounded"
+LOGGER = "otel_progress.otlp"
 LONG_S = 60.0
 """Far longer than any test. No test may wait this long."""
 
@@ -37,11 +36,10 @@ def test_export_returns_whether_the_batch_was_accepted() -> None:
     assert monitor.failures == 1
 
 
-def test_budget_bounds_the_sum_of_all_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If every signal waits as long as it may, the sum of the four waits stays below the limit."""
+def test_budget_bounds_the_sum_of_all_waits() -> None:
+    """Four signals that each wait as long as allowed stay below the limit."""
     clock = FakeClock(monotonic=100.0)
-    monkeypatch.setattr(otlp_sender, "time", clock)
-    budget = ShutdownBudget()
+    budget = ShutdownBudget(clock=clock.monotonic)
     waits = []
     for _ in range(4):
         with budget.wait() as timeout_s:
@@ -52,11 +50,10 @@ def test_budget_bounds_the_sum_of_all_waits(monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(waits) < SHUTDOWN_S
 
 
-def test_budget_is_used_only_while_a_signal_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time between two waits is free, so a signal that is closed much later still has what the others left."""
+def test_budget_is_used_only_while_a_signal_waits() -> None:
+    """A signal that is closed much later has what the others left."""
     clock = FakeClock(monotonic=100.0)
-    monkeypatch.setattr(otlp_sender, "time", clock)
-    budget = ShutdownBudget(10.0)
+    budget = ShutdownBudget(10.0, clock=clock.monotonic)
     with budget.wait() as first:
         clock.advance(1.0)
     clock.advance(1000.0)
@@ -65,8 +62,8 @@ def test_budget_is_used_only_while_a_signal_waits(monkeypatch: pytest.MonkeyPatc
     assert second == pytest.approx(first - 1.0)
 
 
-def test_an_outage_is_logged_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Several failed batches give one warning with the reason, and one line when an export succeeds again. All are counted."""
+def test_outage_is_logged_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
+    """All failures are counted."""
     answers = iter([False, False, False, True, True, False])
     errors: list[int] = []
     monitor = make_monitor(lambda _: next(answers), on_error=lambda: errors.append(1))
@@ -82,7 +79,7 @@ def test_an_outage_is_logged_once_and_its_end_once(caplog: pytest.LogCaptureFixt
 
 
 def test_stop_reports_a_running_export_as_lost_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A batch that is still being exported at the end is counted once, even though its export fails later."""
+    """The export fails later and is not counted again."""
     entered, release, errors, results = threading.Event(), threading.Event(), [], []
 
     def export(_: str) -> bool:
@@ -102,8 +99,8 @@ def test_stop_reports_a_running_export_as_lost_once(caplog: pytest.LogCaptureFix
     assert "not accepted within the time for shutdown" in caplog.text
 
 
-def test_a_batch_whose_failure_is_being_counted_is_not_lost_twice() -> None:
-    """When the exporter is closed while the failure of a batch is being reported, that batch is counted once."""
+def test_stop_while_a_failure_is_reported_counts_it_once() -> None:
+    """The exporter is closed during the report."""
     counting, release, errors = threading.Event(), threading.Event(), []
 
     def count() -> None:
@@ -122,7 +119,7 @@ def test_a_batch_whose_failure_is_being_counted_is_not_lost_twice() -> None:
 
 
 def test_exception_of_an_exporter_is_a_failure_with_its_text(caplog: pytest.LogCaptureFixture) -> None:
-    """An exception of the exporter is counted and logged, and the next batch is exported."""
+    """The next batch is exported."""
 
     def export(batch: str) -> bool:
         if batch == "bad":
@@ -136,7 +133,7 @@ def test_exception_of_an_exporter_is_a_failure_with_its_text(caplog: pytest.LogC
 
 
 def test_log_lines_of_an_exporter_become_the_reason(caplog: pytest.LogCaptureFixture) -> None:
-    """Under a monitor the exporter's warning is the reason in the one line. Without a monitor the exporter logs as before."""
+    """Without a monitor the exporter logs as before."""
     logger = logging.getLogger("opentelemetry.exporter.otel_progress_test")
 
     class Exporter:
@@ -158,7 +155,7 @@ def test_log_lines_of_an_exporter_become_the_reason(caplog: pytest.LogCaptureFix
 
 
 def test_error_in_counting_does_not_stop_the_export() -> None:
-    """When the callback that counts a lost batch raises, the next batch is exported."""
+    """The callback of a lost batch raises."""
 
     def count() -> None:
         msg = "cannot count"
@@ -169,7 +166,7 @@ def test_error_in_counting_does_not_stop_the_export() -> None:
 
 
 def test_stop_is_safe_twice_and_ignores_an_error_of_the_exporter() -> None:
-    """The exporter is closed once, an exception in that is ignored, and later batches are refused."""
+    """The exporter is closed once, and later batches are refused."""
     calls: list[int] = []
 
     def stop() -> None:
@@ -188,7 +185,7 @@ def test_stop_is_safe_twice_and_ignores_an_error_of_the_exporter() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_forked_child_exports_although_its_parent_was_exporting() -> None:
-    """A child that is forked during an export of its parent can export, and does not report the parent's batch as lost."""
+    """The child does not report the parent's batch as lost."""
     entered, release = threading.Event(), threading.Event()
     parent = os.getpid()
 

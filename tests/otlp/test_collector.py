@@ -1,4 +1,4 @@
-"""All three signals through a real collector (rotel) and on to a receiver: what was sent is what arrives, whole."""
+"""All three signals through a real collector (rotel) to a receiver."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from opentelemetry import trace
 
 from otel_progress import semconv
 from otel_progress.metrics.counters import Totals
-from otel_progress.metrics.series import Caps, read_operations, rows
+from otel_progress.metrics.series import Caps, operation_rows, read_operations
 from otel_progress.model import Failure, Outcome, Status
 from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.otlp.events import OtlpEvents
@@ -34,9 +34,10 @@ SERVICE = {semconv.SERVICE_NAME: "nightly", semconv.SERVICE_INSTANCE_ID: "worker
 
 
 def rotel() -> str:
-    """Return the path of the collector's binary, which its wheel carries inside the package.
+    """Return the path of the collector's binary in its package.
 
-    It needs the shared library of the interpreter it was made for: where that is missing it is as good as not installed.
+    It needs the shared library of the interpreter it was made for: where that is missing it is as
+    good as not installed.
     """
     found = importlib.util.find_spec("rotel")
     binary = Path(found.origin).with_name("rotel-agent") if found is not None and found.origin else None
@@ -52,7 +53,7 @@ def rotel() -> str:
 def received(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Receiver]:
-    """Point the environment at a running collector, by one of the protocols; yield the receiver behind it."""
+    """Point the environment at a running collector. Yield the receiver behind it."""
     host = loopback.own_host()
     grpc, http = loopback.free_ports(host, 2)
     with receiving() as receiver:
@@ -81,10 +82,10 @@ def received(
             yield receiver
 
 
-def test_spans_arrive_whole_and_only_sampled_ones(
+def test_sampled_spans_arrive_once_with_parents_and_attributes(
     received: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sampled tree arrives once, with parents and attributes; under always_off nothing does, though its spans record."""
+    """With ``always_off`` no span arrives."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     silent = build_tracer_provider("nightly", otlp=True, instance_id="worker-1")
     silent.get_tracer("t").start_span("unsampled", attributes={semconv.OPERATION_ID: "no"}).end()
@@ -109,8 +110,8 @@ def test_spans_arrive_whole_and_only_sampled_ones(
     assert len(received.spans()) == 2
 
 
-def test_events_arrive_whole(received: Receiver) -> None:
-    """Every event of a run arrives with its name, time, severity, place and attributes, as a direct emitter is told them."""
+def test_events_arrive_with_all_fields(received: Receiver) -> None:
+    """They equal those of a direct emitter."""
     item = Event(
         "friday-42",
         "setlist",
@@ -152,8 +153,8 @@ def test_events_arrive_whole(received: Receiver) -> None:
     sent.close()
 
 
-def test_metrics_arrive_whole(received: Receiver) -> None:
-    """The gauges that arrive are exactly the series of the scrape (their own caps left out), and totals arrive as sums and histograms."""
+def test_metrics_arrive_as_the_series_of_the_scrape(received: Receiver) -> None:
+    """The caps are left out. Totals arrive as sums and histograms."""
     own = {semconv.SERIES_SHOWN.name, semconv.SERIES_LIMIT.name}
     snapshot = level(current=3, ratio=0.3, clock=5.0)
     operation = OperationSnapshot(snapshot, (level("song:1", clock=5.0),), WALL + 5.0, 5.0)
@@ -174,7 +175,7 @@ def test_metrics_arrive_whole(received: Receiver) -> None:
     }
     expected = {
         (metric.name, *sorted(zip(metric.labels, labels, strict=True)), value)
-        for metric, labels, value in rows(read_operations(reader, Caps()), Caps(), Totals())
+        for metric, labels, value in operation_rows(read_operations(reader, Caps()), Caps(), Totals())
         if metric.name not in own
     }
     assert gauges == expected
@@ -209,8 +210,8 @@ def _expected(event: Any) -> tuple[Any, ...]:
     return (event.name, int(event.at * 1e9), severity, event.body, place, sorted(given.items(), key=repr))
 
 
-def test_the_collector_is_the_real_one() -> None:
-    """Where servers are required the collector is there, so that the tests above cannot all be skipped."""
+def test_collector_is_installed_if_servers_are_required() -> None:
+    """Otherwise all tests above could be skipped."""
     if os.environ.get(servers.REQUIRED) != "1":
         pytest.skip(f"{servers.REQUIRED} is not set")
     assert os.access(rotel(), os.X_OK)

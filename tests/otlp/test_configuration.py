@@ -1,4 +1,4 @@
-"""``configure`` with nothing but the standard variables: all three signals of a real process arrive at a receiver."""
+"""``configure`` with standard variables only: all signals of a real process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ with progress.configure(console=False, store="memory:") as runtime:
 """
 
 
-def work(port: int, **variables: str) -> None:
+def run_worker(port: int, **variables: str) -> None:
     """Run the worker against the receiver."""
     environ = {name: text for name, text in os.environ.items() if not name.startswith("OTEL_")}
     environ |= {
@@ -44,10 +44,10 @@ def work(port: int, **variables: str) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_the_standard_variables_are_enough() -> None:
-    """Spans, events and metrics of one run tell the same, under the name of the service."""
+def test_endpoint_variable_exports_all_signals() -> None:
+    """Spans, events and metrics agree and have the service name."""
     with receiving() as receiver:
-        work(receiver.port)
+        run_worker(receiver.port)
         spans, records, metrics = receiver.spans(), receiver.records(), receiver.metrics()
     assert {resource[semconv.SERVICE_NAME] for resource, _ in (*spans, *records, *metrics)} == {"importer"}
     by_name = {span.name: attributes(span) for _, span in spans}
@@ -64,19 +64,19 @@ def test_the_standard_variables_are_enough() -> None:
     } <= names
 
 
-def test_a_signal_can_be_kept_in() -> None:
-    """``none`` for logs and metrics leaves the spans; the sampler decides about those."""
+def test_exporter_none_disables_a_signal() -> None:
+    """The sampler decides about spans only."""
     with receiving() as receiver:
-        work(receiver.port, OTEL_LOGS_EXPORTER="none", OTEL_METRICS_EXPORTER="none")
+        run_worker(receiver.port, OTEL_LOGS_EXPORTER="none", OTEL_METRICS_EXPORTER="none")
         assert (len(receiver.spans()), receiver.records(), receiver.metrics()) == (2, [], [])
     with receiving() as receiver:
-        work(receiver.port, OTEL_TRACES_SAMPLER="always_off", OTEL_METRICS_EXPORTER="none")
+        run_worker(receiver.port, OTEL_TRACES_SAMPLER="always_off", OTEL_METRICS_EXPORTER="none")
         assert receiver.spans() == []
         assert receiver.records()
 
 
-def test_a_disabled_sdk_sends_nothing() -> None:
-    """``OTEL_SDK_DISABLED`` turns every signal off, and the work goes on."""
+def test_disabled_sdk_exports_nothing() -> None:
+    """The work is not affected."""
     with receiving() as receiver:
-        work(receiver.port, OTEL_SDK_DISABLED="true")
+        run_worker(receiver.port, OTEL_SDK_DISABLED="true")
         assert (receiver.spans(), receiver.records(), receiver.metrics()) == ([], [], [])

@@ -1,4 +1,4 @@
-"""What the environment says about OTLP, and what is made of it."""
+"""Standard environment variables of OTLP, and the exporters built from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
 from otel_progress.metrics.counters import Totals
 from otel_progress.otlp.bounded import ExportMonitor
-from otel_progress.otlp.environment import SIGNALS, otlp_wanted, protocol, wanted_signals
+from otel_progress.otlp.environment import SIGNALS, select_protocol, select_signals
 from otel_progress.otlp.exporters import build_resource, build_tracer_provider
 from otel_progress.otlp.metrics import build_otlp_metrics
 from otel_progress.otlp.sdk_compat import build_event_log
@@ -40,32 +40,33 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
         ({"OTEL_SDK_DISABLED": "yes", ENDPOINT: "http://c:4317"}, SIGNALS),
     ],
 )
-def test_environment_decides_which_signals_go_out(environ: dict[str, str], signals: tuple[str, ...]) -> None:
-    """Endpoints and exporters turn signals on; ``none`` and a disabled SDK turn them off."""
-    assert wanted_signals(environ) == signals
-    assert otlp_wanted(environ) == bool(signals)
+def test_select_signals_follows_the_environment(environ: dict[str, str], signals: tuple[str, ...]) -> None:
+    """``none`` and a disabled SDK take precedence over endpoints."""
+    assert select_signals(environ) == signals
 
 
-def test_argument_wins_over_the_environment_but_not_over_none() -> None:
-    """``otlp=True`` needs no variable, ``otlp=False`` heeds none; a signal that is ruled out by name stays in."""
-    assert wanted_signals({}, otlp=True) == SIGNALS
-    assert wanted_signals({ENDPOINT: "http://c:4317"}, otlp=False) == ()
-    assert wanted_signals({"OTEL_METRICS_EXPORTER": "none"}, otlp=True) == ("traces", "logs")
-    assert wanted_signals({"OTEL_SDK_DISABLED": "true"}, otlp=True) == ()
+def test_otlp_argument_overrides_the_environment_except_none() -> None:
+    """A signal that is disabled by name stays disabled."""
+    assert select_signals({}, otlp=True) == SIGNALS
+    assert select_signals({ENDPOINT: "http://c:4317"}, otlp=False) == ()
+    assert select_signals({"OTEL_METRICS_EXPORTER": "none"}, otlp=True) == ("traces", "logs")
+    assert select_signals({"OTEL_SDK_DISABLED": "true"}, otlp=True) == ()
 
 
-def test_own_protocol_wins_over_the_common_one() -> None:
-    """Each signal can have its protocol; without any it is that of OpenTelemetry Python."""
+def test_protocol_of_a_signal_overrides_the_common_one() -> None:
+    """The default is that of OpenTelemetry Python."""
     environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "http/protobuf"}
-    assert [protocol(signal, environ) for signal in SIGNALS] == ["grpc", "http/protobuf", "grpc"]
-    assert protocol("traces", {}) == "grpc"
+    assert [select_protocol(signal, environ) for signal in SIGNALS] == ["grpc", "http/protobuf", "grpc"]
+    assert select_protocol("traces", {}) == "grpc"
 
 
 @pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"])
-def test_unknown_protocol_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the variable, its value and the two that are accepted."""
+def test_unknown_protocol_is_rejected_with_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the supported protocols."""
     monkeypatch.setenv(name, "http/json")
-    with pytest.raises(ConfigurationError, match=rf"{name}='http/json' .*'grpc' or 'http/protobuf'"):
+    with pytest.raises(
+        ConfigurationError, match=rf"Invalid {name} 'http/json': expected 'grpc' or 'http/protobuf'"
+    ):
         build_tracer_provider("nightly", otlp=True, instance_id="i")
 
 
@@ -77,10 +78,10 @@ def test_unknown_protocol_is_refused_by_name(name: str, monkeypatch: pytest.Monk
         ("http/protobuf", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000"),
     ],
 )
-def test_setting_an_exporter_cannot_use_is_refused(
+def test_setting_that_the_sdk_rejects_raises_a_configuration_error(
     chosen: str, name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the SDK raises for a bad setting comes as a ConfigurationError that says which signal and which variables."""
+    """The error names the signal and the variables."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", chosen)
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=r"OTLP export of traces cannot be set up.*OTEL_"):
@@ -108,10 +109,10 @@ def _logs() -> object:
         (_logs, "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "100000"),
     ],
 )
-def test_refused_setting_leaves_no_thread_and_no_open_exporter(
+def test_rejected_setting_leaves_no_thread_and_no_open_exporter(
     chosen: str, build: Callable[[], object], name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exporter, which exists by the time the SDK reads the setting, is closed. The text is one sentence."""
+    """The error message is one sentence."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", chosen)
     monkeypatch.setenv(name, value)
     closed: list[ExportMonitor[Any]] = []
@@ -133,8 +134,8 @@ def test_refused_setting_leaves_no_thread_and_no_open_exporter(
     ] == []
 
 
-def test_resource_says_who_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The argument wins over both variables for the name; other attributes and an instance id of the environment stay."""
+def test_resource_has_service_name_and_instance_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument overrides both variables. Other attributes are kept."""
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=a,deployment.environment.name=test")
     assert build_resource(None, "i").attributes[semconv.SERVICE_NAME] == "a"
     monkeypatch.setenv("OTEL_SERVICE_NAME", "b")
@@ -147,8 +148,8 @@ def test_resource_says_who_works(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build_resource("c", "i").attributes[semconv.SERVICE_INSTANCE_ID] == "pod-7"
 
 
-def test_sampler_comes_from_the_environment_inside_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``OTEL_TRACES_SAMPLER`` chooses what is exported; progress spans record all the same."""
+def test_sampler_of_the_environment_is_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress spans record even if they are not exported."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     provider = build_tracer_provider("nightly", otlp=False, instance_id="i")
     assert isinstance(provider.sampler, ProgressSampler)
@@ -159,8 +160,8 @@ def test_sampler_comes_from_the_environment_inside_ours(monkeypatch: pytest.Monk
     provider.shutdown()
 
 
-def test_disabled_sdk_gives_spans_that_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ``OTEL_SDK_DISABLED=true`` the provider works, its spans record nothing, and no exporter is made."""
+def test_disabled_sdk_builds_a_provider_without_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No exporter is created."""
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "nonsense that would be refused")
     provider = build_tracer_provider("nightly", otlp=True, instance_id="i")
@@ -172,8 +173,8 @@ def test_disabled_sdk_gives_spans_that_do_nothing(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.process
-def test_no_exporter_is_imported_before_it_is_made() -> None:
-    """Neither gRPC nor an HTTP client is loaded by a provider that exports nothing."""
+def test_exporters_are_imported_only_when_created() -> None:
+    """A provider without export loads no gRPC and no HTTP client."""
     code = (
         "import sys; from otel_progress.otlp.exporters import build_tracer_provider; "
         "import otel_progress.otlp.events, otel_progress.otlp.metrics; "

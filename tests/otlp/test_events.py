@@ -1,4 +1,4 @@
-"""OtlpEvents: which events a sequence of batches leads to, and what they say."""
+"""OtlpEvents: events for a sequence of change sets, and their content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from otel_progress import semconv
 from otel_progress.model import Failure, Outcome, Status
 from otel_progress.operations import Event
-from otel_progress.otlp.event_codec import MAX_BODY, MAX_METADATA, level_event
+from otel_progress.otlp.event_codec import MAX_BODY, MAX_METADATA, build_level_event
 from otel_progress.otlp.events import HEARTBEAT_S, OtlpEvents
 from tests.support.otlp_records import SPAN, TRACE, WALL, Told, batch, ended, level
 
@@ -19,85 +19,85 @@ STARTED, UPDATED, FINISHED = semconv.EVENT_STARTED, semconv.EVENT_UPDATED, semco
 
 
 @pytest.fixture
-def told() -> Told:
-    """Where events go."""
+def emitter() -> Told:
+    """Return an emitter that stores its events."""
     return Told()
 
 
 @pytest.fixture
-def events(told: Told) -> OtlpEvents:
-    """The sink under test."""
-    return OtlpEvents(told)
+def events(emitter: Told) -> OtlpEvents:
+    """Return the sink under test."""
+    return OtlpEvents(emitter)
 
 
-def test_start_and_end_are_told_with_their_own_times(events: OtlpEvents, told: Told) -> None:
-    """A level that begins and ends within one tick has both events, stamped with when it happened, not with the tick."""
+def test_start_and_end_within_a_tick_have_their_own_times(events: OtlpEvents, emitter: Told) -> None:
+    """The time of the tick is not used."""
     root = level(clock=5.0, started=1.0)
     events.write(batch(5.0, ended(root, 4.0)))
-    assert [(event.name, event.at) for event in told.events] == [
+    assert [(event.name, event.at) for event in emitter.events] == [
         (STARTED, WALL + 1.0),
         (FINISHED, WALL + 4.0),
     ]
 
 
-def test_updates_are_at_most_one_a_second_and_the_last_value_is_sent(events: OtlpEvents, told: Told) -> None:
-    """Ten updates a second become one, and when the level goes quiet its last value follows once the second is over."""
+def test_updates_are_sent_once_per_second_with_the_last_value(events: OtlpEvents, emitter: Told) -> None:
+    """After the last change, its value follows within a second."""
     root = level()
     events.write(batch(0.0, root))
     for tick in range(1, 25):
         events.write(batch(tick / 10, replace(root, sequence=tick + 1, current=tick)))
     for tick in range(25, 60):
         events.write(batch(tick / 10))
-    updates = [event.attributes[semconv.CURRENT] for event in told.events if event.name == UPDATED]
+    updates = [event.attributes[semconv.CURRENT] for event in emitter.events if event.name == UPDATED]
     assert updates == [10, 20, 24]
 
 
-def test_waiting_update_is_replaced_by_the_end(events: OtlpEvents, told: Told) -> None:
-    """An update within its second is not sent before the end: the finished event has the last values itself."""
+def test_waiting_update_is_replaced_by_the_end(events: OtlpEvents, emitter: Told) -> None:
+    """The finished event has the last values."""
     root = level()
     events.write(batch(0.0, root))
     events.write(batch(0.1, replace(root, sequence=2, current=7)))
     events.write(batch(0.2, ended(replace(root, sequence=3, current=10), 0.2)))
     events.write(batch(9.0))
-    assert told.names() == [STARTED, FINISHED]
-    assert told.events[-1].attributes[semconv.CURRENT] == 10
+    assert emitter.names() == [STARTED, FINISHED]
+    assert emitter.events[-1].attributes[semconv.CURRENT] == 10
 
 
-def test_closing_sends_waiting_values_and_closes(events: OtlpEvents, told: Told) -> None:
-    """The last value of a level that still runs is sent when the sink closes."""
+def test_close_sends_waiting_updates(events: OtlpEvents, emitter: Told) -> None:
+    """The emitter is closed afterwards."""
     root = level()
     events.write(batch(0.0, root))
     events.write(batch(0.1, replace(root, sequence=2, current=7)))
     events.close()
-    assert told.names() == [STARTED, UPDATED]
-    assert told.closed
+    assert emitter.names() == [STARTED, UPDATED]
+    assert emitter.closed
 
 
-def test_old_and_repeated_snapshots_tell_nothing(events: OtlpEvents, told: Told) -> None:
-    """A copy that comes late or twice leads to no event: neither an update nor a second start or end."""
+def test_old_and_repeated_snapshots_cause_no_event(events: OtlpEvents, emitter: Told) -> None:
+    """They cause no update and no second start or end."""
     root = level()
     events.write(batch(0.0, replace(root, sequence=5)))
     events.write(batch(2.0, replace(root, sequence=4, current=1)))
     end = ended(replace(root, sequence=6), 3.0)
     events.write(batch(3.0, end))
     events.write(batch(4.0, end))
-    assert told.names() == [STARTED, FINISHED]
+    assert emitter.names() == [STARTED, FINISHED]
 
 
-def test_children_end_before_their_parents(events: OtlpEvents, told: Told) -> None:
-    """In one batch parents start first and end last."""
+def test_children_end_before_their_parents(events: OtlpEvents, emitter: Told) -> None:
+    """In one change set, parents start first and end last."""
     root, song = level(), level("song:1")
     events.write(batch(1.0, ended(root, 1.0), ended(song, 0.9)))
-    told_as = [(event.name, event.attributes[semconv.PATH]) for event in told.events]
+    told_as = [(event.name, event.attributes[semconv.PATH]) for event in emitter.events]
     assert told_as == [(STARTED, ""), (STARTED, "song:1"), (FINISHED, "song:1"), (FINISHED, "")]
 
 
-def test_pending_stage_is_told_once_it_runs(events: OtlpEvents, told: Told) -> None:
-    """A stage that is only announced has no event, and one that is skipped unstarted has only its end."""
+def test_pending_stage_has_a_start_event_once_it_runs(events: OtlpEvents, emitter: Told) -> None:
+    """A skipped stage has only an end event."""
     queue = level("stage:queue", started=None, status=Status.PENDING)
     late = level("stage:late", started=None, status=Status.PENDING)
     events.write(batch(0.0, queue, late))
-    assert told.events == []
+    assert emitter.events == []
     events.write(
         batch(
             1.0,
@@ -105,23 +105,23 @@ def test_pending_stage_is_told_once_it_runs(events: OtlpEvents, told: Told) -> N
             ended(late, 1.0, Status.SKIPPED, duration_s=None),
         )
     )
-    assert told.names() == [STARTED, FINISHED]
+    assert emitter.names() == [STARTED, FINISHED]
 
 
-def test_second_attempt_is_a_new_start(events: OtlpEvents, told: Told) -> None:
-    """A level that is entered again starts and ends again, and says which attempt it is."""
+def test_second_attempt_is_a_new_start(events: OtlpEvents, emitter: Told) -> None:
+    """The event has the number of the attempt."""
     first = level("song:1")
     second = level("song:1", started=2.0, attempt=2, sequence=10)
     events.write(batch(1.0, level(), ended(first, 1.0, Status.FAILED)))
     events.write(batch(2.0, second))
     events.write(batch(3.0, ended(second, 3.0)))
-    song = [event for event in told.events if event.attributes[semconv.PATH] == "song:1"]
+    song = [event for event in emitter.events if event.attributes[semconv.PATH] == "song:1"]
     assert [event.name for event in song] == [STARTED, FINISHED, STARTED, FINISHED]
     assert [event.attributes.get(semconv.ATTEMPT) for event in song] == [None, None, 2, 2]
 
 
-def test_item_goes_out_with_the_place_of_its_level(events: OtlpEvents, told: Told) -> None:
-    """A failed item is an error event with its name, outcome and reason, tied to the span of the level it happened in."""
+def test_failed_item_is_an_error_event_of_its_level(events: OtlpEvents, emitter: Told) -> None:
+    """It has name, outcome, error and the level's span."""
     item = Event(
         "friday-42",
         "setlist",
@@ -137,7 +137,7 @@ def test_item_goes_out_with_the_place_of_its_level(events: OtlpEvents, told: Tol
     )
     events.write(batch(1.0, level(), level("song:1")))
     events.write(batch(2.0, events=[item, replace(item, kind=FINISHED)]))
-    (event,) = [event for event in told.events if event.name == semconv.EVENT_ITEM]
+    (event,) = [event for event in emitter.events if event.name == semconv.EVENT_ITEM]
     assert (event.error, event.trace_id, event.span_id, event.at) == (True, TRACE, SPAN, WALL + 2.0)
     assert event.attributes[semconv.ITEM_NAME] == "audio096.wav"
     assert event.attributes[semconv.ITEM_OUTCOME] == "failed"
@@ -146,38 +146,38 @@ def test_item_goes_out_with_the_place_of_its_level(events: OtlpEvents, told: Tol
     assert event.body == "audio096.wav failed (OSError: no such file)"
 
 
-def test_item_of_a_level_that_is_not_known_says_where_it_was(events: OtlpEvents, told: Told) -> None:
-    """An item of a level that came and went between two ticks still says its operation, path and type."""
+def test_item_of_an_unknown_level_has_its_operation_and_path(events: OtlpEvents, emitter: Told) -> None:
+    """The level started and ended between two ticks."""
     item = Event(
         "friday-42", "setlist", "run-1", "song:9", "song", semconv.EVENT_ITEM, 1, WALL, "x", Outcome.COMPLETED
     )
     events.write(batch(1.0, events=[item]))
-    (event,) = told.events
+    (event,) = emitter.events
     assert event.attributes[semconv.PATH] == "song:9"
     assert event.attributes[semconv.OPERATION_ID] == "friday-42"
     assert (event.trace_id, event.error) == (None, False)
 
 
-def test_stall_is_told_once_until_the_operation_moves_again(told: Told) -> None:
-    """Becoming stalled is one event; after an advance it can be told anew."""
-    events = OtlpEvents(told)
+def test_stall_is_reported_once_until_the_next_advance(emitter: Told) -> None:
+    """After an advance, a stall is reported again."""
+    events = OtlpEvents(emitter)
     root = level(stall_after_s=10.0)
     events.write(batch(0.0, root))
     for clock in range(1, 30):
         events.write(batch(float(clock)))
-    assert told.names().count(semconv.EVENT_STALLED) == 1
+    assert emitter.names().count(semconv.EVENT_STALLED) == 1
     events.write(batch(30.0, replace(root, sequence=2, current=1, advanced_clock=30.0)))
     for clock in range(31, 60):
         events.write(batch(float(clock)))
-    assert told.names().count(semconv.EVENT_STALLED) == 2
+    assert emitter.names().count(semconv.EVENT_STALLED) == 2
 
 
-def test_heartbeat_is_rare_and_only_while_something_runs(events: OtlpEvents, told: Told) -> None:
-    """One heartbeat an instance in thirty seconds, however many operations run; none when nothing does."""
+def test_heartbeat_is_sent_per_instance_while_operations_run(events: OtlpEvents, emitter: Told) -> None:
+    """Without running operations there is no heartbeat."""
     for clock in range(65):
         roots = [level(run=f"run-{number}") for number in range(3)] if clock == 0 else []
         events.write(batch(float(clock), *roots))
-    beats = [event for event in told.events if event.name == semconv.EVENT_HEARTBEAT]
+    beats = [event for event in emitter.events if event.name == semconv.EVENT_HEARTBEAT]
     assert [beat.at - WALL for beat in beats] == [HEARTBEAT_S, 2 * HEARTBEAT_S]
     assert dict(beats[0].attributes) == {semconv.SERVICE_INSTANCE_ID: "worker-1"}
     idle = Told()
@@ -187,24 +187,24 @@ def test_heartbeat_is_rare_and_only_while_something_runs(events: OtlpEvents, tol
     assert idle.events == []
 
 
-def test_beyond_the_cap_only_start_and_end_are_told(told: Told) -> None:
-    """With two levels followed, a third has its start and its end; its updates are let go and counted."""
-    events = OtlpEvents(told, max_levels=2)
+def test_level_beyond_the_limit_has_only_start_and_end_events(emitter: Told) -> None:
+    """Its updates are dropped and counted."""
+    events = OtlpEvents(emitter, max_levels=2)
     events.write(batch(0.0, level(), level("song:1")))
     third = level("song:3", started=1.5)
     events.write(batch(2.0, third))
     events.write(batch(4.0, replace(third, sequence=2, current=3)))
     events.write(batch(6.0, ended(replace(third, sequence=3), 6.0)))
-    assert [event.name for event in told.events if event.attributes[semconv.PATH] == "song:3"] == [
+    assert [event.name for event in emitter.events if event.attributes[semconv.PATH] == "song:3"] == [
         STARTED,
         FINISHED,
     ]
     assert events.dropped == 2
 
 
-def test_memory_is_bounded_by_what_runs(told: Told) -> None:
-    """After operations ended, were evicted or lost their levels, nothing is followed any more, and room is free again."""
-    events = OtlpEvents(told, max_levels=4)
+def test_sink_after_the_end_of_operations_holds_no_levels(emitter: Told) -> None:
+    """Operations have ended, were evicted or lost their levels."""
+    events = OtlpEvents(emitter, max_levels=4)
     for number in range(50):
         run = f"run-{number}"
         started = float(number)
@@ -213,28 +213,28 @@ def test_memory_is_bounded_by_what_runs(told: Told) -> None:
         events.write(batch(number + 0.2, evicted=[(run, "song:2")]))
         events.write(batch(number + 0.3, ended(root, number + 0.3)))
     assert events.dropped == 0
-    assert events._followed == 0
+    assert events._level_count == 0
     assert not events._runs
     assert not events._waiting
 
 
-def test_late_level_of_an_ended_operation_is_no_new_start(events: OtlpEvents, told: Told) -> None:
-    """A copy of a running level that comes after its operation ended starts nothing and is not followed."""
+def test_late_snapshot_of_a_finished_operation_is_no_new_start(events: OtlpEvents, emitter: Told) -> None:
+    """The level is not stored."""
     events.write(batch(1.0, ended(level(), 1.0)))
     events.write(batch(2.0, level("song:1")))
-    assert told.names() == [STARTED, FINISHED]
-    assert events._followed == 0
+    assert emitter.names() == [STARTED, FINISHED]
+    assert events._level_count == 0
 
 
-def test_finished_event_of_a_failure_is_an_error_with_its_reason(events: OtlpEvents, told: Told) -> None:
-    """The end of a failed level has severity error, the error's type and text; a cancelled one has not."""
+def test_finished_event_of_a_failure_is_an_error_with_its_reason(events: OtlpEvents, emitter: Told) -> None:
+    """The end of a cancelled level is not an error."""
     events.write(
         batch(
             1.0, ended(level(), 1.0, Status.FAILED, error=Failure("ValueError", "bad\nfile", "Traceback …"))
         )
     )
     events.write(batch(2.0, ended(level(run="run-2"), 2.0, Status.CANCELLED)))
-    failed, cancelled = (event for event in told.events if event.name == FINISHED)
+    failed, cancelled = (event for event in emitter.events if event.name == FINISHED)
     assert failed.error
     assert failed.attributes[semconv.ERROR_TYPE] == "ValueError"
     assert failed.attributes[semconv.EXCEPTION_MESSAGE] == "bad\nfile"
@@ -242,8 +242,8 @@ def test_finished_event_of_a_failure_is_an_error_with_its_reason(events: OtlpEve
     assert not cancelled.error
 
 
-def test_attributes_name_the_level_and_its_progress() -> None:
-    """The attributes of an update are exactly identity, progress and the caller's metadata."""
+def test_update_has_identity_progress_and_metadata() -> None:
+    """It has no other attributes."""
     snapshot = level(
         "song:1",
         current=3,
@@ -254,7 +254,7 @@ def test_attributes_name_the_level_and_its_progress() -> None:
         sequence=8,
         metadata={"rate": 44100},
     )
-    event = level_event(UPDATED, snapshot, WALL)
+    event = build_level_event(UPDATED, snapshot, WALL)
     assert dict(event.attributes) == {
         semconv.METADATA_PREFIX + "rate": 44100,
         semconv.OPERATION_ID: "friday-42",
@@ -284,11 +284,11 @@ def test_attributes_name_the_level_and_its_progress() -> None:
 @example(text="x", number=float("nan"), entries=2)
 @example(text="x", number=float("inf"), entries=2)
 @example(text="\ud800\x1b[31m" * 1000, number=10**400, entries=100)
-def test_whatever_comes_in_an_event_stays_bounded_and_valid(text: str, number: float, entries: int) -> None:
-    """Any Unicode, any number and any amount of metadata becomes bounded, encodable text and numbers that OTLP can carry."""
+def test_event_of_any_values_is_bounded_and_valid(text: str, number: float, entries: int) -> None:
+    """Texts can be encoded, and numbers fit into OTLP."""
     metadata = {f"{text[:50]}{key}": text if key % 2 else number for key in range(entries)}
     snapshot = level("song:1", name=text, message=text, current=number, total=number, metadata=metadata)
-    event = level_event(UPDATED, snapshot, WALL)
+    event = build_level_event(UPDATED, snapshot, WALL)
     assert len(event.body) <= MAX_BODY
     event.body.encode()
     assert event.body.isprintable() or "\n" not in event.body
@@ -303,12 +303,12 @@ def test_whatever_comes_in_an_event_stays_bounded_and_valid(text: str, number: f
             assert abs(value) != float("inf")  # type: ignore[arg-type]
 
 
-def test_what_rests_on_an_estimate_says_so() -> None:
-    """An opaque step's ratio is marked in the attributes and in the text; a true one has neither."""
+def test_estimated_ratio_is_marked_in_attributes_and_text() -> None:
+    """A measured ratio has no mark."""
     snapshot = replace(level("stage:encode"), ratio=0.42)
-    told = level_event(UPDATED, replace(snapshot, estimated=True), WALL)
-    assert told.attributes[semconv.ESTIMATED] is True
-    assert "(~42 %)" in told.body
-    true = level_event(UPDATED, snapshot, WALL)
+    estimated = build_level_event(UPDATED, replace(snapshot, estimated=True), WALL)
+    assert estimated.attributes[semconv.ESTIMATED] is True
+    assert "(~42 %)" in estimated.body
+    true = build_level_event(UPDATED, snapshot, WALL)
     assert semconv.ESTIMATED not in true.attributes
     assert "(42 %)" in true.body

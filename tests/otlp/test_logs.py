@@ -1,4 +1,4 @@
-"""Captured log records over OTLP: what a receiver gets of a real process, and what one record becomes."""
+"""Captured log records over OTLP, from a real process and from single records."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from otel_progress import semconv
-from otel_progress.otlp import sdk_compat as otel_logs_shim
-from otel_progress.otlp.logs import MAX_ATTRIBUTES, OtlpLogs, log_event, severity_number
+from otel_progress.otlp.logs import MAX_ATTRIBUTES, OtlpLogs, build_log_event, to_severity_number
 from otel_progress.otlp.sdk_compat import LogEvent
 from otel_progress.records import LogRecord
 from tests.support.factories import batch
@@ -43,7 +42,7 @@ with progress.configure(console=False, store="memory:", capture_logs=%r) as runt
 """
 
 
-def work(port: int, capture: Any, **variables: str) -> None:
+def run_worker(port: int, capture: Any, **variables: str) -> None:
     """Run the worker against the receiver."""
     environ = {name: text for name, text in os.environ.items() if not name.startswith("OTEL_")}
     environ |= {
@@ -61,10 +60,10 @@ def work(port: int, capture: Any, **variables: str) -> None:
 
 
 @pytest.mark.process
-def test_records_arrive_with_trace_and_severity() -> None:
-    """Each record made in a level arrives once, redacted, with the ids of the level's span, its severity and its level's place."""
+def test_captured_records_arrive_with_span_severity_and_path() -> None:
+    """Each record arrives once and redacted."""
     with receiving() as receiver:
-        work(receiver.port, True)
+        run_worker(receiver.port, True)
         spans = {span.name: span for _, span in receiver.spans()}
         records = [record for _, record in receiver.records() if not record.event_name]
         events = {record.event_name for _, record in receiver.records() if record.event_name}
@@ -87,19 +86,19 @@ def test_records_arrive_with_trace_and_severity() -> None:
 
 
 @pytest.mark.process
-def test_only_what_is_captured_and_wanted() -> None:
-    """Without capture_logs there are events only; without the logs signal there is neither."""
+def test_records_need_capture_logs_and_the_logs_signal() -> None:
+    """Without the signal there are no events either."""
     with receiving() as receiver:
-        work(receiver.port, False)
+        run_worker(receiver.port, False)
         assert receiver.records()
         assert all(record.event_name for _, record in receiver.records())
     with receiving() as receiver:
-        work(receiver.port, True, OTEL_LOGS_EXPORTER="none")
+        run_worker(receiver.port, True, OTEL_LOGS_EXPORTER="none")
         assert receiver.records() == []
 
 
-def record(**fields: Any) -> LogRecord:
-    """Return a log record; any field can be named."""
+def make_record(**fields: Any) -> LogRecord:
+    """Return a log record with these fields."""
     values: dict[str, Any] = {
         "operation_id": "friday-42",
         "operation_type": "setlist",
@@ -117,9 +116,9 @@ def record(**fields: Any) -> LogRecord:
     return LogRecord(**{**values, **fields})
 
 
-def test_one_record() -> None:
-    """A record has no event name; time, severity, ids and its logger's name as scope are its own."""
-    (one,) = emitted(log_event(record(attributes={"size": 3, "parts": ("a", "b")})))
+def test_log_event_has_time_severity_ids_and_scope() -> None:
+    """It has no event name."""
+    (one,) = emitted(build_log_event(make_record(attributes={"size": 3, "parts": ("a", "b")})))
     assert not getattr(one, "event_name", None)
     assert (one.body, one.severity_text, one.severity_number.value) == ("text", "WARNING", 13)
     assert (one.trace_id, one.span_id) == (int(TRACE, 16), int(SPAN, 16))
@@ -147,15 +146,15 @@ def test_one_record() -> None:
         (-5, 1),
     ],
 )
-def test_severities(level: int, number: int) -> None:
-    """Levels of logging and numbers in between keep their order among OpenTelemetry's severities, whatever number they are."""
-    assert severity_number(level) == number
+def test_severity_number_of_any_level_keeps_the_order(level: int, number: int) -> None:
+    """Levels may be any integer."""
+    assert to_severity_number(level) == number
 
 
-def test_hostile_records() -> None:
-    """Records at every bound are emitted: texts, numbers beyond 64 bits, too many attributes, ids that are none."""
+def test_record_with_extreme_values_is_emitted_within_limits() -> None:
+    """Integers beyond 64 bits and invalid ids are dropped."""
     attributes_: dict[str, Any] = {f"key {number}\x1b": "x" * 1024 for number in range(100)}
-    hostile = record(
+    hostile = make_record(
         message="\x1b[31m" * 200,
         logger="x" * 256,
         path="p:\u202e" * 3000,
@@ -164,20 +163,20 @@ def test_hostile_records() -> None:
         trace_id="nonsense",
         severity=-(2**70),
     )
-    (one,) = emitted(log_event(hostile))
+    (one,) = emitted(build_log_event(hostile))
     assert len(one.attributes) <= MAX_ATTRIBUTES + 4
     assert "big" not in one.attributes
     assert (one.trace_id or 0) == 0
 
 
-def test_loggers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only so many loggers have a scope of their own; the records of the others go out all the same."""
-    monkeypatch.setattr(otel_logs_shim, "MAX_SCOPES", 3)
-    assert len(emitted(*(log_event(record(logger=f"logger {number}")) for number in range(10)))) == 10
+def test_loggers_beyond_the_limit_share_a_scope() -> None:
+    """Their records are emitted."""
+    events = [build_log_event(make_record(logger=f"logger {number}")) for number in range(10)]
+    assert len(emitted(*events, max_scopes=3)) == 10
 
 
-def test_the_sink_shares_its_emitter() -> None:
-    """Closing the sink closes nothing: the sink of the events does, when it has told its last."""
+def test_close_leaves_the_shared_emitter_open() -> None:
+    """The sink of the events closes it."""
 
     class Emitter:
         def __init__(self) -> None:
@@ -193,6 +192,6 @@ def test_the_sink_shares_its_emitter() -> None:
 
     emitter = Emitter()
     sink = OtlpLogs(emitter)
-    sink.write(batch(logs=[record(), record(number=2)]))
+    sink.write(batch(logs=[make_record(), make_record(number=2)]))
     sink.close()
     assert (len(emitter.told), emitter.closed) == (2, False)

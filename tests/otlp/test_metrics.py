@@ -1,4 +1,4 @@
-"""OtlpMetrics: the points it exports for a Reader's operations and for totals."""
+"""OtlpMetrics: points of a Reader's operations and of totals."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from otel_progress.metrics.series import Caps
 from otel_progress.metrics.sources import MetricSources
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
-from otel_progress.otlp.metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split
+from otel_progress.otlp.metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split_metrics
 from otel_progress.protocols import Reader
 from otel_progress.records import ResourceSample, ResourceUse
 from tests.support.otlp_records import WALL, ListedReader, batch, ended, level
 
-LOGGER = "otel_progress.otlp.metrics"
+LOGGER = "otel_progress.otlp"
 FLUSH_S = 60.0
 """How long an export may take; reached only when it never ends."""
 
 
 @pytest.fixture(autouse=True)
-def _nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is exported but when a test flushes, however long it takes."""
+def _no_periodic_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export only when a test flushes."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", str(24 * 3600 * 1000))
 
 
-class Kept(MetricExporter):
-    """Keeps what the reader exports."""
+class StoringExporter(MetricExporter):
+    """Stores the exported metrics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,15 +69,15 @@ class Kept(MetricExporter):
         }
 
 
-class Whole(BoundedMetricExporter):
-    """Exports everything in one request, so that a test can read all metrics of one export."""
+class UnsplitExporter(BoundedMetricExporter):
+    """Exports everything in one request, so that a test can read it at once."""
 
     def export(self, metrics_data: MetricsData, *_: Any, **__: Any) -> MetricExportResult:
         """Export without splitting."""
         return MetricExportResult.SUCCESS if self.monitor.export(metrics_data) else MetricExportResult.FAILURE
 
 
-def operation(number: int, clock: float = 1.0, **values: Any) -> OperationSnapshot:
+def make_operation(number: int, clock: float = 1.0, **values: Any) -> OperationSnapshot:
     """Return a running operation with one song."""
     id_ = f"op-{number}"
     root = level(run=id_, operation_id=id_, clock=clock, **values)
@@ -88,14 +88,14 @@ def operation(number: int, clock: float = 1.0, **values: Any) -> OperationSnapsh
 @contextmanager
 def exporting(
     reader: ListedReader, totals: Totals | None = None, **options: Any
-) -> Iterator[tuple[OtlpMetrics, Kept]]:
-    """Run OtlpMetrics over a reader, exporting only when flushed."""
-    kept = Kept()
+) -> Iterator[tuple[OtlpMetrics, StoringExporter]]:
+    """Run OtlpMetrics over a reader. It exports only when flushed."""
+    kept = StoringExporter()
     metrics = OtlpMetrics(
         cast("Reader", reader),
         totals or Totals(),
         resource=Resource({"service.name": "n"}),
-        exporter=Whole(kept),
+        exporter=UnsplitExporter(kept),
         **options,
     )
     try:
@@ -104,14 +104,14 @@ def exporting(
         metrics.close()
 
 
-def values(metric: Any) -> dict[tuple[str, ...], float]:
+def get_values(metric: Any) -> dict[tuple[str, ...], float]:
     """Return the values of a metric by its labels."""
     return {tuple(point.attributes.values()): point.value for point in metric.data.data_points}
 
 
 def test_gauges_have_the_names_units_and_labels_of_semconv() -> None:
-    """Every exported metric is one of semconv, with its unit (1 for ratios only), help and labels; the values are the operation's."""
-    with exporting(ListedReader([operation(1, current=3, ratio=0.3)])) as (metrics, kept):
+    """The unit is 1 for ratios only."""
+    with exporting(ListedReader([make_operation(1, current=3, ratio=0.3)])) as (metrics, kept):
         assert metrics.force_flush(FLUSH_S)
         exported = kept.last()
     known = {metric.name: metric for metric in semconv.METRICS}
@@ -121,91 +121,98 @@ def test_gauges_have_the_names_units_and_labels_of_semconv() -> None:
         )  # or it would become one
         assert (metric.unit, metric.description) == ("" if plain else known[name].unit, known[name].help)
         assert all(tuple(point.attributes) == known[name].labels for point in metric.data.data_points)
-    assert values(exported[semconv.OPERATION_RATIO.name]) == {("op-1", "setlist"): 0.3}
-    assert values(exported[semconv.OPERATION_CURRENT.name]) == {("op-1", "setlist"): 3}
-    assert values(exported[semconv.OPERATIONS.name]) == {("setlist", "running", "ok"): 1}
-    assert values(exported[semconv.LEVEL_STATUS.name]) == {("op-1", "setlist", "song:1", "running"): 1}
+    assert get_values(exported[semconv.OPERATION_RATIO.name]) == {("op-1", "setlist"): 0.3}
+    assert get_values(exported[semconv.OPERATION_CURRENT.name]) == {("op-1", "setlist"): 3}
+    assert get_values(exported[semconv.OPERATIONS.name]) == {("setlist", "running", "ok"): 1}
+    assert get_values(exported[semconv.LEVEL_STATUS.name]) == {("op-1", "setlist", "song:1", "running"): 1}
     assert semconv.OPERATION_REMAINING.name not in exported
 
 
-def test_series_vanish_with_their_operation_after_the_retention() -> None:
-    """An operation that ended is shown for the retention and then no more; what is left is how far the caps are used up."""
+def test_series_of_a_finished_operation_vanish_after_the_retention() -> None:
+    """The use of the caps remains."""
     reader = ListedReader()
     done = ended(level(run="r"), 2.0)
     with exporting(reader, caps=Caps(retention_s=60)) as (metrics, kept):
         reader.done = [OperationSnapshot(done, (), WALL + 50, 50.0)]
         assert metrics.force_flush(FLUSH_S)
-        assert ("friday-42", "setlist") in values(kept.last()[semconv.OPERATION_CURRENT.name])
+        assert ("friday-42", "setlist") in get_values(kept.last()[semconv.OPERATION_CURRENT.name])
         reader.done = [OperationSnapshot(done, (), WALL + 90, 90.0)]
         assert metrics.force_flush(FLUSH_S)
         assert set(kept.last()) == {semconv.SERIES_SHOWN.name, semconv.SERIES_LIMIT.name}
-        assert set(values(kept.last()[semconv.SERIES_SHOWN.name]).values()) == {0}
+        assert set(get_values(kept.last()[semconv.SERIES_SHOWN.name]).values()) == {0}
 
 
-def test_batches_and_resources_are_exported_as_they_are_scraped() -> None:
-    """Points of a batch and of what a process uses have the names, units and labels of semconv."""
+def test_batches_and_resources_have_the_series_of_the_scrape() -> None:
+    """Names, units and labels are those of semconv."""
     counts = {status: 2 if status is Status.FAILED else 0 for status in Status}
     thumbnails = BatchSnapshot(
         "b", "Many", "images", 4, WALL, None, WALL + 1, counts, 0.5, None, None, (), ()
     )
     use = ResourceUse(ResourceSample(WALL, 1.0, 0.25, 2_000), 1, 0.25, 0.25, 2_000.0, 2_000)
-    with exporting(ListedReader([replace(operation(1), resources=use)], groups=[thumbnails])) as (
+    with exporting(ListedReader([replace(make_operation(1), resources=use)], groups=[thumbnails])) as (
         metrics,
         kept,
     ):
         assert metrics.force_flush(FLUSH_S)
         exported = kept.last()
-    assert values(exported[semconv.OPERATION_MEMORY.name]) == {("op-1", "setlist"): 2_000}
+    assert get_values(exported[semconv.OPERATION_MEMORY.name]) == {("op-1", "setlist"): 2_000}
     assert exported[semconv.OPERATION_MEMORY.name].unit == "By"
     assert semconv.OPERATION_GPU.name not in exported
-    assert values(exported[semconv.BATCH_OPERATIONS.name])["b", "images", "failed"] == 2
-    assert values(exported[semconv.BATCH_RATIO.name]) == {("b", "images"): 0.5}
+    assert get_values(exported[semconv.BATCH_OPERATIONS.name])["b", "images", "failed"] == 2
+    assert get_values(exported[semconv.BATCH_RATIO.name]) == {("b", "images"): 0.5}
 
 
-def test_what_is_around_operations_is_exported_as_it_is_scraped() -> None:
-    """Conditions, addresses of previews, caps and the journal's size have the names and labels of the scrape."""
-    around = MetricSources.of("https://progress.example.org", lambda: 4096)
-    with exporting(ListedReader([operation(1, previews=3, estimated=True)]), around=around) as (
+def test_sources_and_caps_have_the_series_of_the_scrape() -> None:
+    """These are conditions, preview URLs, caps and the size of the journal."""
+    sources = MetricSources.from_arguments("https://progress.example.org", lambda: 4096)
+    with exporting(ListedReader([make_operation(1, previews=3, estimated=True)]), sources=sources) as (
         metrics,
         kept,
     ):
         assert metrics.force_flush(FLUSH_S)
         exported = kept.last()
-    (info,) = values(exported[semconv.OPERATION_INFO.name])
+    (info,) = get_values(exported[semconv.OPERATION_INFO.name])
     assert info[-1] == "https://progress.example.org/api/v1/operations/op-1/previews/3"
-    assert values(exported[semconv.JOURNAL_SIZE.name]) == {(): 4096}
+    assert get_values(exported[semconv.JOURNAL_SIZE.name]) == {(): 4096}
     assert exported[semconv.JOURNAL_SIZE.name].unit == "By"
-    conditions = values(exported[semconv.OPERATION_CONDITION.name])
+    conditions = get_values(exported[semconv.OPERATION_CONDITION.name])
     assert conditions == {("op-1", "setlist", each.value): each is Condition.OK for each in Condition}
-    assert values(exported[semconv.OPERATION_ESTIMATED.name]) == {("op-1", "setlist"): 1}
-    assert values(exported[semconv.SERIES_SHOWN.name]) == {("operation",): 1, ("level",): 1, ("batch",): 0}
+    assert get_values(exported[semconv.OPERATION_ESTIMATED.name]) == {("op-1", "setlist"): 1}
+    assert get_values(exported[semconv.SERIES_SHOWN.name]) == {
+        ("operation",): 1,
+        ("level",): 1,
+        ("batch",): 0,
+    }
 
 
-def test_no_operation_is_lost_to_those_that_went_before() -> None:
-    """After thousands of operations have come and gone, the next ones still have series of their own, and no overflow."""
+def test_operations_after_thousands_of_others_have_their_own_series() -> None:
+    """There is no overflow series."""
     reader = ListedReader()
     with exporting(reader) as (metrics, kept):
         for first in range(0, 3000, 250):
-            reader.running = [operation(number) for number in range(first, first + 250)]
+            reader.running = [make_operation(number) for number in range(first, first + 250)]
             assert metrics.force_flush(FLUSH_S)
-        last = values(kept.last()[semconv.OPERATION_CURRENT.name])
+        last = get_values(kept.last()[semconv.OPERATION_CURRENT.name])
     assert set(last) == {(f"op-{number}", "setlist") for number in range(2750, 3000)}
 
 
-def test_no_metric_reaches_two_thousand_points_and_the_rest_is_counted() -> None:
-    """With more operations than the caps allow each metric stays below 2,000 points, and what is left out is counted."""
+def test_metric_has_fewer_than_two_thousand_points() -> None:
+    """Dropped series are counted."""
     totals = Totals()
-    with exporting(ListedReader([operation(number) for number in range(2100)]), totals) as (metrics, kept):
+    with exporting(ListedReader([make_operation(number) for number in range(2100)]), totals) as (
+        metrics,
+        kept,
+    ):
         assert metrics.force_flush(FLUSH_S)
         exported = kept.last()
         dropped = totals.read().counters[semconv.SERIES_DROPPED]
     assert max(len(metric.data.data_points) for metric in exported.values()) < 2000
     assert dropped[("operation",)] == 1800
-    assert sum(values(exported[semconv.OPERATIONS.name]).values()) == 2100
+    assert sum(get_values(exported[semconv.OPERATIONS.name]).values()) == 2100
 
 
 def test_totals_are_exported_as_cumulative_sums_and_histograms() -> None:
-    """Counters and durations of ended operations go out with the buckets of totals, growing from one start time."""
+    """They have one start time."""
     totals = Totals()
     with exporting(ListedReader(), totals) as (metrics, kept):
         totals.write(batch(1.0, ended(level(run="a", current=4), 0.7)))
@@ -225,8 +232,8 @@ def test_totals_are_exported_as_cumulative_sums_and_histograms() -> None:
     assert after.exemplars[0].filtered_attributes == {"trace_id": level().info.trace_id}
 
 
-def test_delta_is_what_was_added_since_the_last_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the environment prefers delta, sums and histograms say what came since the export before."""
+def test_delta_temporality_exports_the_difference_to_the_last_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment selects it."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
     totals = Totals()
     with exporting(ListedReader(), totals) as (metrics, kept):
@@ -241,8 +248,8 @@ def test_delta_is_what_was_added_since_the_last_export(monkeypatch: pytest.Monke
     assert (point.count, point.sum) == (2, 1.0)
 
 
-def test_broken_reader_leaves_the_totals_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """When operations cannot be read the totals still go out, the failure is counted, and the log says it once."""
+def test_failing_reader_leaves_the_totals_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Each failure is counted."""
     totals = Totals()
     totals.count_rejected("negative")
     with caplog.at_level(logging.WARNING), exporting(ListedReader(broken=True), totals) as (metrics, kept):
@@ -255,12 +262,12 @@ def test_broken_reader_leaves_the_totals_and_one_warning(caplog: pytest.LogCaptu
     ]
 
 
-def test_large_exports_are_split_without_losing_a_point() -> None:
-    """Parts have at most the points asked for, and together all of them, in their order."""
-    with exporting(ListedReader([operation(number) for number in range(290)])) as (metrics, kept):
+def test_split_metrics_keeps_all_points_in_order() -> None:
+    """Each part is bounded."""
+    with exporting(ListedReader([make_operation(number) for number in range(290)])) as (metrics, kept):
         assert metrics.force_flush(FLUSH_S)
     whole = kept.exported[0]
-    parts = list(split(whole, MAX_POINTS))
+    parts = list(split_metrics(whole, MAX_POINTS))
 
     def points(data: MetricsData) -> list[tuple[str, Any]]:
         scopes = data.resource_metrics[0].scope_metrics
@@ -271,11 +278,11 @@ def test_large_exports_are_split_without_losing_a_point() -> None:
     assert [point for part in parts for point in points(part)] == points(whole)
 
 
-def test_last_values_are_exported_on_close() -> None:
-    """Closing exports a last time."""
-    kept = Kept()
+def test_close_exports_the_last_values() -> None:
+    """No flush is needed."""
+    kept = StoringExporter()
     totals = Totals()
-    reader = cast("Reader", ListedReader([operation(1)]))
+    reader = cast("Reader", ListedReader([make_operation(1)]))
     metrics = OtlpMetrics(reader, totals, resource=Resource({}), exporter=BoundedMetricExporter(kept))
     metrics.close()
     assert semconv.OPERATION_CURRENT.name in kept.last()

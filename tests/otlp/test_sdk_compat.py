@@ -1,4 +1,4 @@
-"""EventLog on the real logs SDK, in whatever version is installed: what one emitted event becomes."""
+"""EventLog on the installed version of the logs SDK."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.support.otlp_log_exporter import emitted
 from tests.support.otlp_records import SPAN, TRACE, WALL
 
 
-def test_event_becomes_a_record_with_all_its_parts() -> None:
-    """Name, time, severity, text, attributes and the span it belongs to arrive as they were given."""
+def test_event_becomes_a_record_with_all_fields() -> None:
+    """Name, time, severity, text, attributes and span are kept."""
     (record,) = emitted(
         LogEvent(semconv.EVENT_STARTED, "text", WALL + 0.5, TRACE, SPAN, {semconv.CURRENT: 3})
     )
@@ -23,8 +23,8 @@ def test_event_becomes_a_record_with_all_its_parts() -> None:
     assert record.timestamp == int((WALL + 0.5) * 1e9)
 
 
-def test_error_has_severity_error() -> None:
-    """An event of a failure is an error."""
+def test_error_event_has_severity_error() -> None:
+    """The text is ERROR as well."""
     (record,) = emitted(LogEvent(semconv.EVENT_FINISHED, "text", WALL, TRACE, SPAN, {}, error=True))
     assert (record.severity_text, record.severity_number.value) == ("ERROR", 17)
 
@@ -32,10 +32,10 @@ def test_error_has_severity_error() -> None:
 @pytest.mark.parametrize(
     ("trace_id", "span_id"), [(None, None), ("nonsense", SPAN), (TRACE, ""), ("f" * 33, SPAN)]
 )
-def test_without_a_valid_place_the_current_span_has_no_part_in_it(
+def test_event_without_valid_ids_does_not_use_the_current_span(
     trace_id: str | None, span_id: str | None
 ) -> None:
-    """An event without valid ids belongs to no span, whatever span is current in the thread that emits it."""
+    """Another span is current in the emitting thread."""
     current = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=False))
     with trace.use_span(current):
         (record,) = emitted(LogEvent(semconv.EVENT_HEARTBEAT, "text", WALL, trace_id, span_id, {}))
@@ -43,6 +43,6 @@ def test_without_a_valid_place_the_current_span_has_no_part_in_it(
 
 
 def test_disabled_sdk_emits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ``OTEL_SDK_DISABLED=true`` events go nowhere and nothing raises."""
+    """No exception is raised."""
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert emitted(LogEvent(semconv.EVENT_STARTED, "text", WALL, TRACE, SPAN, {})) == []

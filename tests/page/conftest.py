@@ -1,4 +1,4 @@
-"""One browser a session, one server for most tests, and a fresh tab for each test that fails when anything in it went wrong."""
+"""Browser, server and tab fixtures. A tab fails its test on any page error."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ FLAGS = [
     "--js-flags=--expose-gc",
 ]
 TIMEOUT_MS = 30_000
-"""How long the page may take to show something: far longer than it does, as the machine may be busy."""
+"""Deadline for a change of the page, generous because the machine may be busy."""
 
 
-@pytest.fixture(
-    scope="module"
-)  # not longer: while it is there its event loop is the thread's, and asyncio.run() of other tests fails
+# Not "session": its event loop occupies the thread, so asyncio.run() in other tests would fail.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's own Chromium, once a session."""
+    """Start the Chromium of the system."""
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: it drives the browser"
     )
@@ -50,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def shared(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A server for all tests that do nothing to it."""
+    """A server for all tests that do not change it."""
     serving = Serving(store, tmp_path_factory.mktemp("server") / "serve.log")
     try:
         serving.start()
@@ -61,7 +60,7 @@ def shared(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 @pytest.fixture
 def site(shared: Serving, store: str) -> Iterator[str]:
-    """The address of the shared server, while this process works for its journal."""
+    """The address of the shared server, while this process writes to its journal."""
     with progress.configure(
         service_name="page", store=store, console=False, resources=True, capture_logs=True, tick=0.05
     ):
@@ -70,7 +69,7 @@ def site(shared: Serving, store: str) -> Iterator[str]:
 
 @pytest.fixture
 def open_tab(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
-    """Open tabs, each with a profile of its own; options are those of a browser context."""
+    """Open tabs, each with its own profile. Options are those of a browser context."""
     tabs: list[Tab] = []
     contexts = []
 
@@ -91,5 +90,5 @@ def open_tab(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
 
 @pytest.fixture
 def tab(open_tab: Callable[..., Tab]) -> Tab:
-    """A tab of a desktop's size."""
+    """A tab of desktop size."""
     return open_tab()

@@ -1,4 +1,4 @@
-"""The page is for everybody: by keyboard, with a screen reader, in the dark, on a phone, with motion reduced."""
+"""Accessibility: keyboard, screen reader, dark mode, phone width, reduced motion."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ sync_api = pytest.importorskip(
 expect = sync_api.expect
 
 CONTRASTS = """() => {
-  const canvas = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true});
+  const element = Object.assign(document.createElement("canvas"), {width: 1, height: 1});
+  const canvas = element.getContext("2d", {willReadFrequently: true});
   const blend = (colours) => {
     canvas.clearRect(0, 0, 1, 1);
     for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
     return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
   };
   const luminance = (rgb) => {
-    const [r, g, b] = rgb.map((part) => (part / 255 <= 0.03928 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+    const linear = (part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = rgb.map((part) => linear(part / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const found = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode.parentElement;
-    if (!walker.currentNode.nodeValue.trim() || !node.checkVisibility({visibilityProperty: true, opacityProperty: true})) continue;
+    if (!walker.currentNode.nodeValue.trim()) continue;
+    if (!node.checkVisibility({visibilityProperty: true, opacityProperty: true})) continue;
     if (node.closest("noscript, script, option, .visually-hidden, .hidden-word, :disabled")) continue;
     const grounds = [];
     for (let one = node; one; one = one.parentElement) grounds.unshift(getComputedStyle(one).backgroundColor);
@@ -51,7 +54,10 @@ CONTRASTS = """() => {
 
 @pytest.fixture
 def work(site: str) -> Iterator[str]:
-    """Operations of every kind that is quickly made; the address of the page."""
+    """Operations of every kind that can be created quickly.
+
+    Yields the address of the page.
+    """
     with progress.operation(
         "setlist", "Reachable setlist", id="reach", total=2, unit="song", stages={"load": 1, "mix": 2}
     ) as op:
@@ -71,8 +77,8 @@ def work(site: str) -> Iterator[str]:
         crawl.complete()
 
 
-def test_everything_can_be_reached_by_keyboard(work: str, tab: Tab) -> None:
-    """Tab leads to the tree, arrows open an operation and its levels, Enter shows it in full, Escape leads back."""
+def test_page_with_keyboard_reaches_every_control(work: str, tab: Tab) -> None:
+    """Arrow keys open rows of the tree, Enter opens the details, Escape closes them."""
     page = tab.page
     page.goto(f"{work}#/operations?q=Reachable&show=active")
     tree = page.get_by_role("tree", name="Operations")
@@ -93,10 +99,10 @@ def test_everything_can_be_reached_by_keyboard(work: str, tab: Tab) -> None:
     song = tree.get_by_role("treeitem", name=re.compile("^First song, song"))
     expect(song).to_have_attribute("aria-level", "3")
     page.keyboard.press("End")
-    assert active_name(tab).startswith("mix, stage, Pending")
+    assert get_active_name(tab).startswith("mix, stage, Pending")
     tab.shoot("tree-open")
     page.keyboard.press("Home")
-    assert active_name(tab).startswith("Reachable setlist, Running")
+    assert get_active_name(tab).startswith("Reachable setlist, Running")
     page.keyboard.press("ArrowLeft")
     expect(load).to_have_count(0)
     page.keyboard.press("Enter")
@@ -106,16 +112,16 @@ def test_everything_can_be_reached_by_keyboard(work: str, tab: Tab) -> None:
     expect(tree).to_be_focused()
 
 
-def active_name(tab: Tab) -> str:
-    """Return the accessible name of the row that has the keyboard."""
+def get_active_name(tab: Tab) -> str:
+    """Return the accessible name of the row with the keyboard focus."""
     name: str = tab.page.evaluate(
         "document.getElementById(document.activeElement.getAttribute('aria-activedescendant')).ariaLabel"
     )
     return name
 
 
-def test_roles_and_names_tell_what_is_seen(work: str, tab: Tab) -> None:
-    """Landmarks, the tree with its state, the bar with its value: the page as a screen reader has it."""
+def test_accessibility_tree_with_running_work_has_roles_names_and_values(work: str, tab: Tab) -> None:
+    """A screen reader gets landmarks, the state of the tree and the value of the bar."""
     page = tab.page
     page.goto(f"{work}#/operations/reach")
     expect(page.get_by_role("region", name="Stages")).to_be_visible()
@@ -156,16 +162,18 @@ def test_roles_and_names_tell_what_is_seen(work: str, tab: Tab) -> None:
     )
     assert (
         page.evaluate(
-            "[...document.querySelectorAll('button, a, input, select, [role=progressbar]')].filter(n => n.checkVisibility()"
-            " && !(n.ariaLabel || n.textContent.trim() || n.labels?.length)).length"
+            "[...document.querySelectorAll('button, a, input, select, [role=progressbar]')]"
+            ".filter(n => n.checkVisibility() && !(n.ariaLabel || n.textContent.trim() || n.labels?.length)).length"
         )
         == 0
     )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_has_contrast(work: str, open_tab: Callable[..., Tab], scheme: str) -> None:
-    """In the light and in the dark every text has a contrast of 4.5 at least, that of each condition included."""
+def test_text_in_each_scheme_has_sufficient_contrast(
+    work: str, open_tab: Callable[..., Tab], scheme: str
+) -> None:
+    """Every visible text, including each condition, has a contrast of at least 4.5."""
     tab = open_tab(color_scheme=scheme)
     grounds = set()
     for view in ("reach", "reach-failed", "reach-late"):
@@ -182,8 +190,7 @@ def test_every_text_has_contrast(work: str, open_tab: Callable[..., Tab], scheme
     assert len(grounds) == 1
 
 
-def test_the_schemes_differ(site: str, open_tab: Callable[..., Tab]) -> None:
-    """The page follows the system's setting."""
+def test_page_with_dark_setting_uses_dark_colours(site: str, open_tab: Callable[..., Tab]) -> None:
     grounds = []
     for scheme in ("light", "dark"):
         page = open_tab(color_scheme=scheme).page
@@ -192,8 +199,8 @@ def test_the_schemes_differ(site: str, open_tab: Callable[..., Tab]) -> None:
     assert grounds[0] != grounds[1]
 
 
-def test_a_phone_shows_all_of_it(work: str, open_tab: Callable[..., Tab]) -> None:
-    """At a phone's width nothing is beyond the edge, in no view, and the details take the place of the list."""
+def test_page_at_phone_width_fits_the_screen(work: str, open_tab: Callable[..., Tab]) -> None:
+    """No element exceeds the screen in any view, and the details replace the list."""
     tab = open_tab(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     page = tab.page
     for view in ("operations", "operations/reach", "batches", "history"):
@@ -204,7 +211,8 @@ def test_a_phone_shows_all_of_it(work: str, open_tab: Callable[..., Tab]) -> Non
         expect(page.locator("main > :visible").first).to_be_visible()
         beyond = """() => [...document.querySelectorAll('main *, header *')]
           .filter((node) => node.checkVisibility() && !node.closest('.counts, .lines, pre'))
-          .filter((node) => node.getBoundingClientRect().right > innerWidth + 1).map((node) => node.outerHTML.slice(0, 99))"""
+          .filter((node) => node.getBoundingClientRect().right > innerWidth + 1)
+          .map((node) => node.outerHTML.slice(0, 99))"""
         assert page.evaluate(beyond) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         tab.shoot(f"phone-{view.replace('/', '-')}")
@@ -214,8 +222,7 @@ def test_a_phone_shows_all_of_it(work: str, open_tab: Callable[..., Tab]) -> Non
     expect(page.get_by_role("tree", name="Operations")).to_be_visible()
 
 
-def test_motion_is_reduced_when_asked(work: str, open_tab: Callable[..., Tab]) -> None:
-    """Who asks for less motion gets none: the bar of an unknown total stands still."""
+def test_bar_with_reduced_motion_is_static(work: str, open_tab: Callable[..., Tab]) -> None:
     for motion, moves in (("no-preference", True), ("reduce", False)):
         page = open_tab(reduced_motion=motion).page
         page.goto(f"{work}#/operations/reach-crawl")
@@ -223,8 +230,11 @@ def test_motion_is_reduced_when_asked(work: str, open_tab: Callable[..., Tab]) -
         assert (bar.evaluate("node => getComputedStyle(node).animationName") != "none") is moves
 
 
-def test_filters_are_in_the_address(work: str, tab: Tab) -> None:
-    """A search and a filter narrow the list at once, and their address shows the same to whoever opens it."""
+def test_filters_are_stored_in_the_address(work: str, tab: Tab) -> None:
+    """A search and a filter narrow the list at once.
+
+    Their address opens the same view.
+    """
     page = tab.page
     page.goto(work)
     page.get_by_role("searchbox", name="Search operations").fill("reach")

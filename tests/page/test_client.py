@@ -1,4 +1,4 @@
-"""progress-client.js and use-progress.js as others use them: from any page, with nothing of the live page around."""
+"""progress-client.js and use-progress.js on a page without any other script."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ START = """async ({id, options}) => {
   window.seen = {snapshots: [], complete: [], errors: [], items: [], states: []};
   window.client = createProgressClient({baseUrl: location.origin, pollInterval: 100, ...options});
   client.onState(({state}) => seen.states.push(state));
-  const told = (operation) => seen.snapshots.push([operation.current, operation.status, operation.levels?.length ?? null]);
-  window.end = client.subscribe(id, told, {
+  const record = (operation) => {
+    seen.snapshots.push([operation.current, operation.status, operation.levels?.length ?? null]);
+  };
+  window.end = client.subscribe(id, record, {
     levels: true,
     onComplete: (operation) => seen.complete.push(operation.status),
     onError: (error) => seen.errors.push([error.name, error.status, error.message]),
@@ -42,7 +44,8 @@ HOOK = """async (id) => {
     useState(initial) {
       const at = place++;
       if (!(at in slots)) slots[at] = initial;
-      return [slots[at], (next) => { if (!Object.is(slots[at], next)) { slots[at] = next; queueMicrotask(render); } }];
+      const set = (next) => { if (!Object.is(slots[at], next)) { slots[at] = next; queueMicrotask(render); } };
+      return [slots[at], set];
     },
     useRef(initial) { const at = place++; return (slots[at] ??= {current: initial}); },
     useEffect(effect, dependencies) {
@@ -57,112 +60,113 @@ HOOK = """async (id) => {
   window.done = [];
   function render() {
     place = 0;
-    window.result = useProgress(id, {pollInterval: 200, onComplete: (operation) => done.push(operation.status)});
+    const onComplete = (operation) => done.push(operation.status);
+    window.result = useProgress(id, {pollInterval: 200, onComplete});
     effects.splice(0).forEach((run) => run());
   }
   render();
 }"""
-"""React's three hooks in their essence: state that renders again, a reference, and an effect that runs when its dependencies change."""
+"""Minimal versions of React's three hooks: state, ref, and effect with dependencies."""
 
 
-def bare(tab: Tab, site: str) -> Page:
-    """Return a page of the server that has no script of its own."""
+def open_bare_page(tab: Tab, site: str) -> Page:
+    """Return a page of the server without any script."""
     tab.page.goto(f"{site}healthz")
     return tab.page
 
 
-def until(page: Page, true: str) -> None:
-    """Wait until an expression is true; asked from outside, as the page's policy forbids evaluating inside."""
+def wait_until(page: Page, true: str) -> None:
+    """Wait until an expression is true.
+
+    It is polled from outside because the page's policy forbids eval.
+    """
     poll(lambda: page.evaluate(true), timeout=10.0, what=true)
 
 
-def test_a_subscription_sees_a_run_to_its_end(site: str, tab: Tab) -> None:
-    """The current state at once, then what changes, its items, and the end once."""
-    page = bare(tab, site)
+def test_subscription_receives_run_until_end(site: str, tab: Tab) -> None:
+    """The callback receives the current state, every change, and the end once."""
+    page = open_bare_page(tab, site)
     with progress.operation("job", id="client-run", total=3) as op:
         op.increment()
         page.evaluate(START, {"id": "client-run", "options": {}})
-        until(page, "seen.snapshots.length && client.state.state === 'live'")
+        wait_until(page, "seen.snapshots.length && client.state.state === 'live'")
         op.item("second.wav")
-        until(page, "seen.items.includes('second.wav') && seen.snapshots.at(-1)[0] === 2")
+        wait_until(page, "seen.items.includes('second.wav') && seen.snapshots.at(-1)[0] === 2")
         op.increment()
-    until(page, "seen.complete.length")
+    wait_until(page, "seen.complete.length")
     errors = page.evaluate("seen.errors")
-    assert [
-        one for one in errors if one[1] != 404
-    ] == []  # that it was not in the journal yet is no fault of the client
+    assert [one for one in errors if one[1] != 404] == []
     assert page.evaluate("[seen.complete, seen.snapshots.at(-1)]") == [["completed"], [3, "completed", 0]]
 
 
-def test_without_streams_it_polls(site: str, tab: Tab) -> None:
-    """Behind something that lets no stream through the same subscription is answered by polling, and says so."""
-    page = bare(tab, site)
+def test_client_without_streams_polls(site: str, tab: Tab) -> None:
+    """Behind a proxy that blocks streams, the client polls and reports this."""
+    page = open_bare_page(tab, site)
     page.route("**/api/v1/stream*", lambda route: route.fulfill(status=501, body="no streams here"))
     with progress.operation("job", id="client-poll", total=3) as op:
         page.evaluate(START, {"id": "client-poll", "options": {}})
-        until(page, "seen.states.includes('polling') && seen.snapshots.length")
+        wait_until(page, "seen.states.includes('polling') && seen.snapshots.length")
         op.increment()
-        until(page, "seen.snapshots.at(-1)[0] === 1")
-    until(page, "seen.complete.length")
+        wait_until(page, "seen.snapshots.at(-1)[0] === 1")
+    wait_until(page, "seen.complete.length")
     assert page.evaluate("seen.complete") == ["completed"]
-    tab.troubles[:] = [
-        trouble for trouble in tab.troubles if "501" not in trouble
-    ]  # the browser's own word for the refusal above
+    # The browser itself reports the refused stream.
+    tab.troubles[:] = [trouble for trouble in tab.troubles if "501" not in trouble]
 
 
-def test_polling_everything_tells_how_things_ended(site: str, tab: Tab) -> None:
-    """A list that is polled has only what runs: what is no longer in it is asked for, so that no end is missed."""
-    page = bare(tab, site)
+def test_polling_all_operations_reports_their_ends(site: str, tab: Tab) -> None:
+    """The client requests operations that disappeared from the list of running ones."""
+    page = open_bare_page(tab, site)
     op = progress.operation("job", id="client-list", total=3).start()
     page.evaluate(
         START.replace("operation.current", "operation.operation_id"),
         {"id": "*", "options": {"stream": False}},
     )
-    until(page, "seen.snapshots.some(([id, status]) => id === 'client-list' && status === 'running')")
+    wait_until(page, "seen.snapshots.some(([id, status]) => id === 'client-list' && status === 'running')")
     op.fail(RuntimeError("no paper"))
-    until(page, "seen.snapshots.some(([id, status]) => id === 'client-list' && status === 'failed')")
+    wait_until(page, "seen.snapshots.some(([id, status]) => id === 'client-list' && status === 'failed')")
     assert page.evaluate("seen.errors.at(-1)") == ["ProgressError", 0, "no paper"]
 
 
-def test_failures_and_absences_are_errors(site: str, tab: Tab) -> None:
-    """The callback onError hears of a failed operation, and once of an id that does not exist, which may begin later all the same."""
-    page = bare(tab, site)
+def test_failed_and_missing_operations_call_on_error(site: str, tab: Tab) -> None:
+    """A failed operation is reported, and once an unknown id, which may start later."""
+    page = open_bare_page(tab, site)
     page.evaluate(START, {"id": "client-later", "options": {}})
-    until(page, "seen.errors.length")
+    wait_until(page, "seen.errors.length")
     assert page.evaluate("seen.errors.map(([name, status]) => [name, status])") == [["ProgressError", 404]]
     with progress.operation("job", id="client-later") as op:
         op.increment()
-        until(page, "seen.snapshots.length")
+        wait_until(page, "seen.snapshots.length")
         op.fail(ValueError("no such file"))
-    until(page, "seen.errors.length === 2")
+    wait_until(page, "seen.errors.length === 2")
     assert page.evaluate("seen.errors[1]") == ["ProgressError", 0, "no such file"]
 
 
-def test_closing_ends_every_connection(site: str, tab: Tab) -> None:
-    """After the last subscription has ended nothing is asked any more."""
-    page = bare(tab, site)
+def test_client_without_subscriptions_sends_no_requests(site: str, tab: Tab) -> None:
+    page = open_bare_page(tab, site)
     with progress.operation("job", id="client-close") as op:
         page.evaluate(START, {"id": "client-close", "options": {}})
-        until(page, "seen.snapshots.length")
+        wait_until(page, "seen.snapshots.length")
         assert page.evaluate("end(), client.close(), client.state.state") == "closed"
         number = page.evaluate("seen.snapshots.length")
         op.increment()
         page.evaluate(
             "() => import('/static/progress-client.js').then(({createProgressClient}) => new Promise((done) => {"
-            "createProgressClient({baseUrl: location.origin}).subscribe('client-close', (seen) => seen.current === 1 && done()) }))"
+            "const client = createProgressClient({baseUrl: location.origin});"
+            "client.subscribe('client-close', (seen) => seen.current === 1 && done()) }))"
         )
         assert page.evaluate("seen.snapshots.length") == number
 
 
-def test_lists_and_single_requests(site: str, tab: Tab) -> None:
-    """list() filters and pages, get() brings the levels, and a refusal says what the server said."""
-    page = bare(tab, site)
+def test_list_and_get_return_documents_or_errors(site: str, tab: Tab) -> None:
+    """Lists are filtered and paged, and an error contains the server's message."""
+    page = open_bare_page(tab, site)
     for n in range(3):
         with progress.operation("listed", id=f"client-listed-{n}"):
             pass
     page.evaluate(START, {"id": "client-listed-0", "options": {}})
     query = "client.list({type: 'listed', status: ['completed'], limit: 2}).then(({operations, next}) => [operations.length, typeof next])"
-    until(page, f"{query}.then((found) => found[0] === 2)")
+    wait_until(page, f"{query}.then((found) => found[0] === 2)")
     assert page.evaluate(query) == [2, "string"]
     assert page.evaluate(
         "client.get('client-listed-1').then(({operation_id, levels}) => [operation_id, levels])"
@@ -177,14 +181,14 @@ def test_lists_and_single_requests(site: str, tab: Tab) -> None:
     tab.troubles[:] = [trouble for trouble in tab.troubles if "422" not in trouble]
 
 
-def test_the_hook_follows_an_operation(site: str, tab: Tab) -> None:
-    """The hook useProgress renders each new state, and calls onComplete once."""
-    page = bare(tab, site)
+def test_use_progress_renders_each_state_and_the_end(site: str, tab: Tab) -> None:
+    """useProgress renders each new state and calls onComplete once."""
+    page = open_bare_page(tab, site)
     with progress.operation("job", id="client-hook", total=4) as op:
         page.evaluate(HOOK, "client-hook")
-        until(page, "result.operation && result.connection === 'live'")
+        wait_until(page, "result.operation && result.connection === 'live'")
         assert page.evaluate("[result.percentage, result.ended, result.error]") == [0, False, None]
         op.increment(2)
-        until(page, "result.percentage === 50")
-    until(page, "result.ended && done.length")
+        wait_until(page, "result.percentage === 50")
+    wait_until(page, "result.ended && done.length")
     assert page.evaluate("[result.status, done]") == ["completed", ["completed"]]

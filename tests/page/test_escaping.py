@@ -1,4 +1,4 @@
-"""Whatever a program calls its work is text on the page, and stays in its place."""
+"""Text from user programs is shown as text and cannot leave its place."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ HOSTILE = {
 }
 
 
-def begin(key: str, text: str) -> Level:
-    """Begin an operation that says ``text`` wherever something can be said, and has failed items and levels of that name."""
+def start_hostile_operation(key: str, text: str) -> Level:
+    """Start an operation with ``text`` in every text field, also of items and levels."""
     metadata: dict[str, Any] = {"note": text, text: text}
     op = progress.operation(text, text, id=f"{key} {text}"[:200], unit=text, **metadata).start()
     with op.level(text, text, text, total=3, unit=text) as level:
@@ -45,13 +45,13 @@ def begin(key: str, text: str) -> Level:
     return op
 
 
-def test_hostile_names_are_text_and_harm_nothing(site: str, tab: Tab) -> None:
-    """No script runs, no element comes of it, no policy is violated, and no row is taller or wider than the others."""
-    begun = [begin(key, text) for key, text in HOSTILE.items()]
+def test_hostile_names_are_shown_as_text(site: str, tab: Tab) -> None:
+    """No script runs, no element is created, and rows keep their size."""
+    begun = [start_hostile_operation(key, text) for key, text in HOSTILE.items()]
     page = tab.page
     page.goto(site)
     for op in begun:
-        page.goto(f"{site}#/operations/{quoted(op.operation_id)}")
+        page.goto(f"{site}#/operations/{quote_fragment(op.operation_id)}")
         expect(page.get_by_role("region", name="Levels")).to_be_visible()
         expect(page.locator(".recent .item")).to_have_count(1)
         assert (
@@ -69,7 +69,7 @@ def test_hostile_names_are_text_and_harm_nothing(site: str, tab: Tab) -> None:
     assert page.evaluate(turned) == []
     tab.shoot("hostile")
     begun[0].fail(RuntimeError(MARKUP))
-    page.goto(f"{site}#/operations/{quoted(begun[0].operation_id)}")
+    page.goto(f"{site}#/operations/{quote_fragment(begun[0].operation_id)}")
     expect(page.locator(".error-text")).to_have_text(MARKUP)
     page.goto(f"{site}#/history")
     expect(page.get_by_role("link", name="onerror")).to_be_visible()
@@ -80,23 +80,25 @@ def test_hostile_names_are_text_and_harm_nothing(site: str, tab: Tab) -> None:
         op.complete()
 
 
-def test_turned_directions_are_shown_and_do_not_leak(site: str, tab: Tab) -> None:
-    """A right-to-left override is a visible sign, so that a name cannot pretend to be another one."""
+def test_direction_override_in_name_is_made_visible(site: str, tab: Tab) -> None:
+    """A right-to-left override cannot make a name look like another one."""
     with progress.operation("export", "photo\u202egnp.exe", id="rlo"):
         tab.page.goto(f"{site}#/operations/rlo")
         expect(tab.page.get_by_role("heading", level=2)).to_have_text("photo\ufffdgnp.exe")
 
 
-def test_a_hostile_address_shows_nothing_but_text(site: str, tab: Tab) -> None:
-    """What stands after the # comes from whoever made the link: it is decoded, shown as text, and asked for as an id."""
+def test_hostile_address_is_shown_as_text(site: str, tab: Tab) -> None:
+    """The URL fragment is decoded, shown as text, and requested as an id."""
     page = tab.page
-    page.goto(f"{site}#/operations/{quoted(MARKUP)}?q={quoted(MARKUP)}&show=__proto__&sort=constructor")
+    page.goto(
+        f"{site}#/operations/{quote_fragment(MARKUP)}?q={quote_fragment(MARKUP)}&show=__proto__&sort=constructor"
+    )
     expect(page.get_by_role("heading", level=2)).to_have_text(MARKUP)
-    expect(page.get_by_role("complementary")).to_contain_text("There is no operation of this id")
+    expect(page.get_by_role("complementary")).to_contain_text("No operation has this id")
     page.goto(f"{site}#/batches/%E0%A4%A")
-    expect(page.get_by_role("region", name="Batches")).to_contain_text("There is no batch of this id")
+    expect(page.get_by_role("region", name="Batches")).to_contain_text("No batch has this id")
 
 
-def quoted(text: str) -> str:
-    """Encode a text for an address, as the page itself does."""
+def quote_fragment(text: str) -> str:
+    """Encode a text for a URL, like the page does."""
     return quote(text, safe="")

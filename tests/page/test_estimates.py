@@ -1,4 +1,4 @@
-"""What the page says of estimates and conditions: the same as the package, at every moment and without news."""
+"""Estimates and conditions on the page equal those of the Python package."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Ask = Callable[[str, object], Any]
 
 
 @pytest.fixture(scope="module")
-def ask(browser: Any, shared: Serving) -> Any:
-    """Run the body of a function in the page, with its modules ``eta``, ``states``, ``rows`` and ``store``, and return what it returns."""
+def run_in_page(browser: Any, shared: Serving) -> Any:
+    """Run a function body in the page with its modules and return the result."""
     context = browser.new_context(locale="en-GB", timezone_id="UTC")
     page = context.new_page()
     page.goto(f"{shared.url}static/icon.svg")  # the modules alone: nothing else runs
@@ -48,15 +48,15 @@ def ask(browser: Any, shared: Serving) -> Any:
     context.close()
 
 
-def test_an_estimate_ages_as_it_does_in_the_package(ask: Ask) -> None:
-    """Each case of the table comes to the same estimate, field by field."""
+def test_estimate_after_time_equals_package(run_in_page: Ask) -> None:
+    """Each case of the table gives the same estimate, field by field."""
     given = [[asdict(case.eta), CLOCK + case.seconds] for case in CASES]
-    found = ask("return given.map(([made, clock]) => eta.etaAt(made, clock));", given)
+    found = run_in_page("return given.map(([made, clock]) => eta.etaAt(made, clock));", given)
     assert found == [asdict(case.expected) for case in CASES]
 
 
-def test_the_estimate_of_an_operation_is_the_one_readers_have(ask: Ask) -> None:
-    """Of one that runs, is paused, is abandoned, has ended: after a minute without news the page has what a new reading would say."""
+def test_estimate_without_news_equals_new_reading(run_in_page: Ask) -> None:
+    """One minute after the last message, in each state of an operation."""
     root = snapshot(eta=WAITS)
     paused = replace(root, paused_clock=CLOCK + 20.0)
     over = replace(root, status=Status.COMPLETED, duration_s=1.0)
@@ -67,7 +67,7 @@ def test_the_estimate_of_an_operation_is_the_one_readers_have(ask: Ask) -> None:
         operation(over),
         operation(snapshot()),
     ]
-    found = ask(
+    found = run_in_page(
         "return given.map((doc) => eta.etaOf(doc, doc, 60));", [encode_operation(one) for one in read]
     )
     expected = [replace(one, clock=one.clock + 60.0).eta for one in read]
@@ -75,15 +75,15 @@ def test_the_estimate_of_an_operation_is_the_one_readers_have(ask: Ask) -> None:
     assert [one is None for one in found] == [False, False, True, True, True]
 
 
-def test_a_condition_comes_to_be_without_news_as_in_the_package(ask: Ask) -> None:
-    """Each case of the table: what was read a minute after the start, some seconds later."""
+def test_condition_without_news_equals_package(run_in_page: Ask) -> None:
+    """Each case of the table: read one minute after the start, then some seconds pass."""
     given = [[encode_operation(case.read()), 1000.0 * case.seconds] for case in CONDITIONS]
-    found = ask("return given.map(([doc, now]) => states.conditionOf({ doc, at: 0 }, now));", given)
+    found = run_in_page("return given.map(([doc, now]) => states.conditionOf({ doc, at: 0 }, now));", given)
     assert found == [case.condition.value for case in CONDITIONS]
 
 
-def test_a_pause_is_no_part_of_a_pace(ask: Ask) -> None:
-    """The page's seconds of work are the package's, and its speed stands still in a pause and goes on from there, until it has ended."""
+def test_rate_with_pause_excludes_paused_time(run_in_page: Ask) -> None:
+    """Active seconds equal those of the package. The rate is constant during a pause."""
     root = snapshot(current=120, advanced_clock=CLOCK)
     paused = replace(root, paused_clock=CLOCK + 60.0, paused_s=20.0)
     over = replace(paused, status=Status.COMPLETED, duration_s=100.0)
@@ -91,27 +91,26 @@ def test_a_pause_is_no_part_of_a_pace(ask: Ask) -> None:
         operation(one, clock=CLOCK + 80.0) for one in (root, paused, replace(paused, paused_clock=None), over)
     ]
     later = [[encode_operation(one), seconds] for one in read for seconds in (0.0, 500.0)]
-    found = ask("return given.map(([doc, later]) => store.workedOf(doc, later));", later)
+    found = run_in_page("return given.map(([doc, later]) => store.workedOf(doc, later));", later)
     assert found == [
         replace(one, clock=one.clock + seconds).active_seconds_of(one.root)
         for one in read
         for seconds in (0.0, 500.0)
     ]
     assert found == [80.0, 580.0, 40.0, 40.0, 60.0, 560.0, 80.0, 80.0]
-    found = ask("return given.map(([doc]) => store.speedOf({ doc, points: [] }));", later[::2])
+    found = run_in_page("return given.map(([doc]) => store.speedOf({ doc, points: [] }));", later[::2])
     assert found == pytest.approx([1.5, 3.0, 2.0, 1.5])
 
 
-def test_what_an_earlier_session_did_is_no_pace(ask: Ask) -> None:
-    """Of a run that was taken up only what was done since counts, while it runs and once it has ended."""
+def test_rate_of_resumed_run_excludes_earlier_work(run_in_page: Ask) -> None:
     root = snapshot(current=120, total=200, resumed_from=100, advanced_clock=CLOCK)
     over = replace(root, status=Status.COMPLETED, duration_s=10.0)
     docs = [encode_operation(operation(one, clock=CLOCK + 10.0)) for one in (root, over)]
-    assert ask("return given.map((doc) => store.speedOf({ doc, points: [] }));", docs) == [2.0, 2.0]
+    assert run_in_page("return given.map((doc) => store.speedOf({ doc, points: [] }));", docs) == [2.0, 2.0]
 
 
-def test_the_speed_of_late_is_of_the_time_worked(ask: Ask) -> None:
-    """Documents as they come, before, in and after a pause of an hour: two units a second all along."""
+def test_recent_rate_uses_active_time(run_in_page: Ask) -> None:
+    """Documents before, in and after a pause all give two units per second."""
     steps = [(10.0 + n, 2 * n, None, 0.0) for n in range(10)]
     steps += [(19.0 + n, 18, CLOCK + 19.0, 0.0) for n in (0, 30, 3_600)]
     steps += [(3_619.0 + n, 18 + 2 * n, None, 3_600.0) for n in range(1, 10)]
@@ -124,16 +123,18 @@ def test_the_speed_of_late_is_of_the_time_worked(ask: Ask) -> None:
         )
         for number, (second, done, since, earlier) in enumerate(steps)
     ]
-    found = ask(
+    found = run_in_page(
         "const known = new store.Store(); return given.map((doc) => store.speedOf(known.fold(doc, 0)));",
         docs,
     )
     assert found[3:] == pytest.approx([2.0] * (len(steps) - 3))
 
 
-def test_texts_say_what_is_known(ask: Ask) -> None:
-    """Minutes left while it counts down, at least so much once stalled, nothing where nothing is known."""
-    found = ask("return given.map((one) => eta.leftText(one));", [asdict(case.expected) for case in CASES])
+def test_remaining_text_shows_estimate_bound_or_nothing(run_in_page: Ask) -> None:
+    """A countdown while running, a lower bound when stalled, nothing if unknown."""
+    found = run_in_page(
+        "return given.map((one) => eta.leftText(one));", [asdict(case.expected) for case in CASES]
+    )
     assert dict(zip((case.name for case in CASES), found, strict=True)) == {
         "new": "5 min 00 s left",
         "from the future": "5 min 00 s left",
@@ -152,14 +153,17 @@ def test_texts_say_what_is_known(ask: Ask) -> None:
     }
 
 
-def test_no_end_moves_on_with_the_clock(ask: Ask) -> None:
-    """The end is the one that was expected when the estimate was made, until it has waited for long; stalled and paused there is none."""
+def test_end_time_is_constant_while_the_clock_advances(run_in_page: Ask) -> None:
+    """The end is the one of the estimate.
+
+    After a long wait, stalled or paused, none is shown.
+    """
     root = snapshot(eta=WAITS, stall_after_s=1e6)
     docs = [
         encode_operation(one)
         for one in (operation(root, clock=CLOCK), operation(replace(root, paused_clock=CLOCK), clock=CLOCK))
     ]
-    found = ask(
+    found = run_in_page(
         """const now = Date.now;
         return given.map(([doc, second]) => {
           Date.now = () => 1.8e12 + 1000 * second;
@@ -181,14 +185,14 @@ def test_no_end_moves_on_with_the_clock(ask: Ask) -> None:
     assert not any(text.startswith("ends") for text in moments[3:])
 
 
-def test_a_row_shows_an_interval_whole(ask: Ask) -> None:
-    """Where both do not fit, the moments stay and the time it has run is left to the details; without an end it is there."""
+def test_row_with_interval_shows_it_completely(run_in_page: Ask) -> None:
+    """If both do not fit, the interval has priority over the running time."""
     wide = replace(WAITS, low_s=60.0, high_s=3_000.0, counts_down_s=None, stalls_after_s=None)
     docs = [
         encode_operation(operation(snapshot(eta=eta, stall_after_s=1e6), clock=CLOCK + 80.0))
         for eta in (wide, None)
     ]
-    (_, whole, brief), (_, one, same) = ask(
+    (_, whole, brief), (_, one, same) = run_in_page(
         """return given.map((doc) => rows.remainingOf({ doc, at: 0, points: [] }, "running", 0));""", docs
     )
     assert " · for " in whole
@@ -197,14 +201,16 @@ def test_a_row_shows_an_interval_whole(ask: Ask) -> None:
     assert one == same == "for 1 min 20 s"
 
 
-def test_only_what_is_shown_is_calm(ask: Ask) -> None:
-    """An end that jitters by 5 % is shown with a fraction of that; one that moves a lot is followed at once; the document stays."""
+def test_displayed_end_with_jitter_is_smoothed(run_in_page: Ask) -> None:
+    """A jitter of 5 % is damped, and a large change is shown at once."""
     made = asdict(replace(WAITS, counts_down_s=None, stalls_after_s=None))
-    shown, jumped, kept = ask(
+    shown, jumped, kept = run_in_page(
         """const entry = {};
         const at = (second, left) => eta.calm(entry, { ...given, remaining_s: left }, 1000 * second);
         const ends = [];
-        for (let second = 0; second < 60; second += 0.25) ends.push(second + at(second, 300 - second + (second % 0.5 ? 7.5 : -7.5)));
+        for (let second = 0; second < 60; second += 0.25) {
+          ends.push(second + at(second, 300 - second + (second % 0.5 ? 7.5 : -7.5)));
+        }
         return [ends, at(60, 500), given];""",
         made,
     )
@@ -215,22 +221,25 @@ def test_only_what_is_shown_is_calm(ask: Ask) -> None:
     assert kept == made
 
 
-def test_what_waits_is_shown_as_it_is(ask: Ask) -> None:
-    """An estimate that holds does not go up and down on the page."""
+def test_displayed_end_of_waiting_estimate_is_constant(run_in_page: Ask) -> None:
     made = asdict(
         replace(WAITS, remaining_s=8.0, low_s=None, high_s=None, counts_down_s=1.0, stalls_after_s=None)
     )
-    shown = ask(
+    shown = run_in_page(
         """const entry = {};
-        return [...Array(40).keys()].map((n) => eta.calm(entry, eta.etaAt(given, given.clock + n / 4), 250 * n));""",
+        const at = (n) => eta.etaAt(given, given.clock + n / 4);
+        return [...Array(40).keys()].map((n) => eta.calm(entry, at(n), 250 * n));""",
         made,
     )
     assert shown[:5] == pytest.approx([8.0, 7.75, 7.5, 7.25, 7.0])
     assert shown[5:] == pytest.approx([7.0] * 35)
 
 
-def test_paused_and_opaque_work_say_so(site: str, tab: Tab) -> None:
-    """A pause has its word and its reason, and no end; a step that cannot report is marked as an estimate wherever it is shown."""
+def test_paused_and_opaque_work_are_marked(site: str, tab: Tab) -> None:
+    """A pause shows its word and reason but no end.
+
+    An opaque step is marked as an estimate everywhere.
+    """
     page = tab.page
     tape = progress.operation("archive", "Tape 9", id="eta-tape", total=4).start()
     film = progress.operation("film", "Lecture 7", id="eta-film", stages={"fetch": 1, "encode": 3}).start()

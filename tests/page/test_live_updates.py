@@ -1,4 +1,4 @@
-"""The page shows work as it runs: from its start to its end, over a restart of the server, and in every condition."""
+"""Live updates from start to end, across a server restart, in every condition."""
 
 from __future__ import annotations
 
@@ -28,38 +28,40 @@ WORKER = """
 import sys
 import otel_progress as progress
 
-def go_on(word):
+def resume(word):
     print(word, flush=True)
     sys.stdin.readline()
 
 with progress.configure(service_name="nightly", store=sys.argv[1], console=False, tick=0.05):
     stages = {"download": 1, "render": 3}
-    with progress.operation("setlist", "Friday setlist", id=sys.argv[2], stages=stages, customer="Blue Note") as op:
-        go_on("begun")
+    options = dict(id=sys.argv[2], stages=stages, customer="Blue Note")
+    with progress.operation("setlist", "Friday setlist", **options) as op:
+        resume("started")
         with op.stage("download") as stage:
             stage.set_total(4)
             stage.item("intro.wav")
             stage.item("solo.wav", outcome="failed", error=ValueError("no such take"))
             op.update(message="Fetching from the archive")
-            go_on("half-way")
+            resume("half-way")
             stage.increment(2)
         with op.stage("render") as stage:
             stage.set_total(1)
             stage.increment()
-        go_on("nearly")
+        resume("nearly")
 """
 
 
 WORDS = """() => {
   window.words = [];
   const word = document.querySelector('.connection .word');
-  new MutationObserver(() => words.push(word.textContent)).observe(word, {childList: true, characterData: true, subtree: true});
+  const observer = new MutationObserver(() => words.push(word.textContent));
+  observer.observe(word, {childList: true, characterData: true, subtree: true});
 }"""
-"""Keeps what is said of the connection: that the server has restarted is said for some seconds only, which may be missed."""
+"""Records the words of the connection status, because restarted is shown for some seconds only."""
 
 
 class Worker:
-    """A process that works a step a line."""
+    """A process that runs to its next checkpoint per input line."""
 
     def __init__(self, store: str, operation_id: str) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
@@ -68,19 +70,19 @@ class Worker:
             command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def reach(self, word: str) -> None:
-        """Wait until it stands still at a place."""
+    def wait_for(self, word: str) -> None:
+        """Wait until the worker stops at a checkpoint."""
         assert self.process.stdout is not None
         assert self.process.stdout.readline().strip() == word
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let it work to the next place."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """End the process."""
         self.process.kill()
         self.process.wait(PATIENCE_S)
         for pipe in (self.process.stdin, self.process.stdout):
@@ -90,24 +92,24 @@ class Worker:
 
 @pytest.fixture
 def worker(store: str, request: pytest.FixtureRequest) -> Iterator[Worker]:
-    """A worker in a process of its own, at the journal of the shared server."""
+    """A worker process that writes to the journal of the shared server."""
     made = Worker(store, f"friday-{request.node.name}")
     yield made
     made.close()
 
 
-def test_a_run_is_shown_from_start_to_end(worker: Worker, shared: Serving, tab: Tab) -> None:
-    """Without a reload the list and the details go from its start over its stages and items to its end."""
+def test_run_is_shown_from_start_to_end(worker: Worker, shared: Serving, tab: Tab) -> None:
+    """The list and the details follow it through stages and items without a reload."""
     page = tab.page
     page.goto(shared.url)
     expect(page.locator(".connection")).to_have_attribute("data-state", "live")
-    worker.reach("begun")
+    worker.wait_for("started")
     row = page.get_by_role("treeitem", name="Friday setlist, Running")
     row.click()
     details = page.get_by_role("complementary")
     expect(details.get_by_role("heading", name="Friday setlist")).to_be_focused()
-    worker.go_on()
-    worker.reach("half-way")
+    worker.resume()
+    worker.wait_for("half-way")
     card = details.locator(".card", has_text="download")
     expect(card.locator(".count")).to_have_text("2 of 4")
     expect(card).to_contain_text("1 failed")
@@ -118,23 +120,23 @@ def test_a_run_is_shown_from_start_to_end(worker: Worker, shared: Serving, tab: 
     expect(details.get_by_role("region", name="Metadata")).to_contain_text("Blue Note")
     expect(row).to_have_accessible_name(re.compile("Friday setlist, Running, 12.%, 0 of 2 stages"))
     tab.shoot("live-half-way")
-    worker.go_on()
-    worker.reach("nearly")
-    worker.go_on()
+    worker.resume()
+    worker.wait_for("nearly")
+    worker.resume()
     expect(details.locator(".chip")).to_have_text("Completed")
     expect(details.locator(".hero .percent")).to_have_text("100\u00a0%")
     expect(details.locator(".hero .left")).to_contain_text("took")
     assert worker.process.wait(PATIENCE_S) == 0
 
 
-def test_a_restart_of_the_server_loses_nothing(tmp_path: Path, open_tab: Callable[..., Tab]) -> None:
-    """A killed server is said to be away; when it is back, so is the page by itself, also with what ended in between."""
+def test_server_restart_loses_no_state(tmp_path: Path, open_tab: Callable[..., Tab]) -> None:
+    """The page reports a killed server and recovers with all operations that ended."""
     store = f"sqlite:///{tmp_path}/journal.db"
     runner, stays = Worker(store, "friday-restart"), Worker(store, "friday-stays")
     serving = Serving(store, tmp_path / "serve.log")
     try:
-        runner.reach("begun")
-        stays.reach("begun")
+        runner.wait_for("started")
+        stays.wait_for("started")
         serving.start()
         page = open_tab().page
         page.goto(serving.url)
@@ -143,12 +145,12 @@ def test_a_restart_of_the_server_loses_nothing(tmp_path: Path, open_tab: Callabl
         page.evaluate(WORDS)
         serving.kill()
         expect(page.locator(".connection .word")).to_have_text("Reconnecting…")
-        expect(page.locator(".banner")).to_contain_text("What you see is as of")
+        expect(page.locator(".banner")).to_contain_text("Data as of")
         expect(rows).to_have_count(2)
         for word in ("half-way", "nearly"):
-            runner.go_on()
-            runner.reach(word)
-        runner.go_on()
+            runner.resume()
+            runner.wait_for(word)
+        runner.resume()
         assert runner.process.wait(PATIENCE_S) == 0
         with (
             progress.configure(store=store, console=False),
@@ -164,8 +166,8 @@ def test_a_restart_of_the_server_loses_nothing(tmp_path: Path, open_tab: Callabl
         expect(page.get_by_role("treeitem", name="Friday setlist, Completed, 100")).to_have_count(1)
         expect(page.get_by_role("treeitem", name="Brief job, Completed")).to_have_count(1)
         expect(rows).to_have_count(1)
-        stays.go_on()
-        stays.reach("half-way")
+        stays.resume()
+        stays.wait_for("half-way")
         expect(rows.locator(".note")).to_have_text("Fetching from the archive")
     finally:
         runner.close()
@@ -174,9 +176,9 @@ def test_a_restart_of_the_server_loses_nothing(tmp_path: Path, open_tab: Callabl
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-def test_conditions_are_told_apart_in_words(worker: Worker, site: str, tab: Tab) -> None:
-    """Abandoned, overdue, cancelling and failed (stalled is below) each have a word, a colour and a reason of their own."""
-    worker.reach("begun")
+def test_conditions_have_distinct_words_and_reasons(worker: Worker, site: str, tab: Tab) -> None:
+    """Abandoned, overdue, cancelling and failed each have a word, colour and reason."""
+    worker.wait_for("started")
     page = tab.page
     page.goto(site)
     expect(
@@ -191,11 +193,11 @@ def test_conditions_are_told_apart_in_words(worker: Worker, site: str, tab: Tab)
     expect(page.get_by_role("treeitem", name="Photo sync, Running")).to_be_visible()
     page.goto(f"{site}#/operations/c-asked")
     page.get_by_role("button", name="Cancel…").click()
-    page.get_by_role("dialog").get_by_role("button", name="Ask it to stop").click()
+    page.get_by_role("dialog").get_by_role("button", name="Request cancel").click()
     expected = {
-        "Friday setlist": ("Abandoned", "no sign of life"),
+        "Friday setlist": ("Abandoned", "no longer sends heartbeats"),
         "Quarterly report": ("Overdue", "past its deadline"),
-        "Photo sync": ("Cancelling", "Asked to stop"),
+        "Photo sync": ("Cancelling", "Cancel requested"),
         "Digest": ("Failed", "ConnectionRefusedError: mail.example.org refused"),
     }
     colours = set()
@@ -213,8 +215,8 @@ def test_conditions_are_told_apart_in_words(worker: Worker, site: str, tab: Tab)
         level.cancel()
 
 
-def test_an_operation_that_stands_still_is_stalled(site: str, tab: Tab) -> None:
-    """The page notices by its own clock that nothing moves, although no message says so."""
+def test_operation_without_progress_is_shown_as_stalled(site: str, tab: Tab) -> None:
+    """The page detects it by its own clock, without any message."""
     page = tab.page
     page.clock.install()
     with progress.operation("transcode", "Lecture 12", id="still", total=9) as op:
@@ -229,8 +231,8 @@ def test_an_operation_that_stands_still_is_stalled(site: str, tab: Tab) -> None:
         expect(row.locator(".chip")).to_have_text("Running")
 
 
-def test_an_unknown_total_claims_nothing(site: str, tab: Tab) -> None:
-    """No percentage, no zero: a bar without a value, in words and for screen readers, and the count that there is."""
+def test_unknown_total_shows_count_without_percentage(site: str, tab: Tab) -> None:
+    """The bar has no value on screen and for screen readers."""
     with progress.operation("crawl", "Endless crawl", id="endless", unit="page") as op:
         op.increment(7)
         tab.page.goto(f"{site}#/operations/endless")
@@ -245,8 +247,8 @@ def test_an_unknown_total_claims_nothing(site: str, tab: Tab) -> None:
         tab.shoot("unknown-total")
 
 
-def test_what_ended_can_be_deleted(site: str, tab: Tab) -> None:
-    """An ended operation goes for good, after a question that can be answered with no."""
+def test_ended_operation_can_be_deleted(site: str, tab: Tab) -> None:
+    """The page asks for confirmation, which can be declined."""
     with progress.operation("cleanup", "Old run", id="old-run"):
         pass
     page = tab.page
@@ -261,11 +263,10 @@ def test_what_ended_can_be_deleted(site: str, tab: Tab) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-def test_what_was_abandoned_can_be_deleted(
+def test_abandoned_operation_can_be_deleted(
     worker: Worker, site: str, tab: Tab, request: pytest.FixtureRequest
 ) -> None:
-    """Nobody works on it any more, so it needs no end of its own to go."""
-    worker.reach("begun")
+    worker.wait_for("started")
     page = tab.page
     id_ = f"friday-{request.node.name}"
     page.goto(f"{site}#/operations/{id_}")
@@ -280,8 +281,7 @@ def test_what_was_abandoned_can_be_deleted(
     assert page.request.get(f"{site}api/v1/operations/{id_}").status == 404
 
 
-def test_logs_batches_and_history_are_there(site: str, tab: Tab) -> None:
-    """Log records of an operation, a batch with what failed in it, and what ended with how long it took."""
+def test_logs_batches_and_history_are_shown(site: str, tab: Tab) -> None:
     with progress.operation("mix", "Mix-down", id="mix-1", total=2) as op:
         logging.getLogger("mix").warning("clipping in bar %d", 12)
         op.increment(2)

@@ -1,4 +1,4 @@
-"""A server that asks for its token lets the page in by a form and a cookie, and shows nothing before."""
+"""Login: a server with a token admits the page through a form and a cookie."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOKEN = "a-token-of-the-tests"
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Serving]:
-    """A server with a token, and one operation to see."""
+    """A server with a token and one operation."""
     store = f"sqlite:///{tmp_path}/journal.db"
     serving = Serving(store, tmp_path / "serve.log", token=TOKEN)
     with (
@@ -40,8 +40,8 @@ def guarded(tmp_path: Path) -> Iterator[Serving]:
             serving.stop()
 
 
-def test_the_form_lets_in_who_has_the_token(guarded: Serving, tab: Tab) -> None:
-    """A wrong token is told, the right one leads to the live page; neither is kept where a script can read it."""
+def test_login_with_correct_token_opens_the_page(guarded: Serving, tab: Tab) -> None:
+    """A wrong token is reported. Scripts cannot read the token."""
     page = tab.page
     page.goto(guarded.url)
     expect(page).to_have_title("Log in – otel-progress")
@@ -50,7 +50,7 @@ def test_the_form_lets_in_who_has_the_token(guarded: Serving, tab: Tab) -> None:
     expect(page.get_by_role("alert")).to_be_hidden()
     field.fill("not-the-token")
     page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("alert")).to_contain_text("That is not the token")
+    expect(page.get_by_role("alert")).to_contain_text("Invalid token")
     tab.shoot("login")
     page.get_by_label("Token").fill(TOKEN)
     page.get_by_role("button", name="Log in").click()
@@ -65,8 +65,8 @@ def test_the_form_lets_in_who_has_the_token(guarded: Serving, tab: Tab) -> None:
     )
 
 
-def test_a_token_that_is_no_longer_taken_is_told(guarded: Serving, tab: Tab) -> None:
-    """When the cookie has gone the page says so, and what to do, instead of trying in silence."""
+def test_page_with_expired_cookie_reports_the_login(guarded: Serving, tab: Tab) -> None:
+    """The page reports it and names the fix instead of retrying silently."""
     page = tab.page
     page.goto(guarded.url)
     page.get_by_label("Token").fill(TOKEN)
@@ -76,4 +76,4 @@ def test_a_token_that_is_no_longer_taken_is_told(guarded: Serving, tab: Tab) -> 
     guarded.kill()
     guarded.start()
     expect(page.locator(".connection .word")).to_have_text("Not allowed")
-    expect(page.locator(".banner")).to_contain_text("reload the page to log in")
+    expect(page.locator(".banner")).to_contain_text("Reload the page to log in")

@@ -1,4 +1,4 @@
-"""A tab that stays open stays small: however many operations there are, and however many there were."""
+"""Memory of a tab that stays open: bounded for any number of operations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MEASURE = """() => {
 
 @pytest.fixture
 def busy(tmp_path: Path) -> Iterator[Serving]:
-    """A server of its own, as these tests leave thousands of operations behind."""
+    """A separate server, because these tests leave thousands of operations behind."""
     store = f"sqlite:///{tmp_path}/journal.db"
     serving = Serving(store, tmp_path / "serve.log")
     try:
@@ -45,8 +45,8 @@ def busy(tmp_path: Path) -> Iterator[Serving]:
         serving.stop()
 
 
-def test_a_thousand_operations_have_nodes_for_those_in_view(busy: Serving, tab: Tab) -> None:
-    """All can be scrolled to and are counted, but only a screenful of rows exists, the same ones used again and again."""
+def test_list_of_thousand_operations_has_nodes_only_for_visible_rows(busy: Serving, tab: Tab) -> None:
+    """All rows can be scrolled to and are counted. Nodes are reused."""
     handles = [
         progress.operation("import", f"Import {n:04}", id=f"import-{n:04}", total=100).start()
         for n in range(ACTIVE)
@@ -84,8 +84,8 @@ def test_a_thousand_operations_have_nodes_for_those_in_view(busy: Serving, tab: 
         handle.complete()
 
 
-def test_a_day_of_short_operations_leaves_nothing_behind(busy: Serving, tab: Tab) -> None:
-    """After 20,000 updates of operations that came and went the page has no more nodes than before, and hardly more memory."""
+def test_short_operations_do_not_grow_memory(busy: Serving, tab: Tab) -> None:
+    """After 20,000 updates the page has no more nodes and little more memory."""
     page = tab.page
     page.goto(busy.url)
 
@@ -102,13 +102,13 @@ def test_a_day_of_short_operations_leaves_nothing_behind(busy: Serving, tab: Tab
     run(0, SHORT // 10)  # until the lists are full
     before = page.evaluate(MEASURE)
     run(SHORT // 10, SHORT - SHORT // 10)
-    after = poll(lambda: settled(page, before["heap"] * 1.5), what="heap as small as before")
+    after = poll(lambda: measure_settled_memory(page, before["heap"] * 1.5), what="heap as small as before")
     assert (
         after["nodes"] <= before["nodes"] + 400
     )  # a dozen rows: how many are in view differs; each operation would add 20 nodes
 
 
-def settled(page: object, most: float) -> dict[str, float] | None:
-    """Measure, and return it once the collector has brought the heap below ``most``."""
+def measure_settled_memory(page: object, most: float) -> dict[str, float] | None:
+    """Return the measurement once the heap is below ``most`` after collection."""
     found: dict[str, float] = page.evaluate(MEASURE)  # type: ignore[attr-defined]
     return found if found["heap"] <= most else None

@@ -1,4 +1,4 @@
-"""The declarations of the client say what is there: each module has one, and names exactly what the module exports."""
+"""The type declarations of the client match the exports of its modules."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ PAGE = Path(otel_progress.__file__).parent / "server" / "page"
 
 
 @pytest.mark.parametrize("module", ["progress-client", "use-progress"])
-def test_declarations_match_the_module(module: str) -> None:
-    """Every value that is exported is declared, and nothing else is."""
+def test_declarations_match_the_exports(module: str) -> None:
     source = (PAGE / f"{module}.js").read_text()
     exported = set(re.findall(r"^export (?:async )?(?:class|function|const) (\w+)", source, re.M))
     for names in re.findall(r"^export \{([^}]*)\}", source, re.M):
@@ -29,8 +28,8 @@ def test_declarations_match_the_module(module: str) -> None:
     assert exported == declared
 
 
-def test_nothing_is_parsed_as_markup() -> None:
-    """No module sets markup, writes a document, evaluates text or asks another host; no page has a script or a style inside."""
+def test_modules_never_parse_markup_or_call_other_hosts() -> None:
+    """No module sets markup or evaluates text. No page has an inline script or style."""
     for path in sorted(PAGE.glob("*.js")):
         text = path.read_text()
         assert not re.search(

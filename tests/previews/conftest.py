@@ -1,4 +1,4 @@
-"""Without PIL nothing here can run: the tests then say so in one line."""
+"""Skips all tests of previews without PIL, with one reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is copied of an array on the caller's thread: whatever its order in memory, the same picture, bounded, and nobody else's memory."""
+"""Copies of arrays: bounded, and independent of the memory layout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytest.importorskip("numpy", reason="numpy is not installed")
 
 import numpy as np
 
-from otel_progress.previews.arrays import MAX_APART, copy_array, memory
+from otel_progress.previews.arrays import MAX_SCATTERED_PIXELS, allocate_buffer, copy_array
 
 VIEWS: dict[str, Callable[[Any], Any]] = {
     "as it is": lambda a: a,
@@ -28,10 +28,12 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("kind", ["uint8", "float64", "bool"])
 @pytest.mark.parametrize("shape", [(300, 200), (1024, 1024), (1024, 1024, 3), (40, 5000, 4), (2100, 700, 1)])
-def test_the_order_in_memory_changes_nothing(view: str, kind: str, shape: tuple[int, ...]) -> None:
-    """A copy has every so many rows and columns of the array, in its own memory, with enough of them for a preview."""
+def test_copy_in_any_memory_order_has_evenly_spaced_pixels(
+    view: str, kind: str, shape: tuple[int, ...]
+) -> None:
+    """A copy has every n-th row and column, and enough of them for a preview."""
     array = VIEWS[view]((np.arange(np.prod(shape)) * 2_654_435_761 % 251).reshape(shape).astype(kind))
-    copy = copy_array(array, 512, into=memory())
+    copy = copy_array(array, 512, into=allocate_buffer())
     longer = shape.index(max(shape))
     step = -(-shape[longer] // copy.shape[longer])
     assert copy.dtype == array.dtype
@@ -40,9 +42,9 @@ def test_the_order_in_memory_changes_nothing(view: str, kind: str, shape: tuple[
     assert max(copy.shape[:2]) >= min(256, max(shape[:2]))
 
 
-def test_scattered_pixels_are_bounded_in_number() -> None:
-    """Where pixels do not lie beside each other each is copied alone, so that there are fewer of them."""
+def test_copy_of_scattered_pixels_is_bounded() -> None:
+    """Of an array with gaps between its pixels, fewer pixels are copied."""
     array = np.zeros((2048, 2048, 3), np.uint8)[::2, ::2]
-    copy = copy_array(array, 512, into=memory())
+    copy = copy_array(array, 512, into=allocate_buffer())
     assert copy.shape == (512, 512, 3)
-    assert copy.shape[0] * copy.shape[1] <= MAX_APART
+    assert copy.shape[0] * copy.shape[1] <= MAX_SCATTERED_PIXELS

@@ -1,4 +1,7 @@
-"""What is no preview: refused with a reason, counted, and never an exception, a wait or a secret in the work."""
+"""Invalid previews: refused with a reason and counted.
+
+The work sees no exception and no delay.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ from tests.support.previews import PATIENCE_S, encoded, outcomes, settle, stored
 np = pytest.importorskip("numpy", reason="numpy is not installed: it makes the arrays")
 
 
-def bomb(width: int, height: int) -> bytes:
-    """Return a PNG that claims to have so many pixels and is some hundred bytes."""
+def build_png_bomb(width: int, height: int) -> bytes:
+    """Return a PNG of some hundred bytes whose header claims this size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -39,7 +42,7 @@ def bomb(width: int, height: int) -> bytes:
 
 
 class Odd:
-    """Something that breaks whoever looks at it."""
+    """An object that raises at every access."""
 
     def __getattr__(self, name: str) -> object:
         raise RuntimeError(name)
@@ -49,7 +52,7 @@ class Odd:
 
 
 async def coroutine() -> bytes:
-    """Return nothing that anybody waits for."""
+    """Return bytes that are never awaited."""
     return b""
 
 
@@ -57,83 +60,90 @@ CYCLE: list[object] = []
 CYCLE.append(CYCLE)
 
 PNG = encoded(Image.effect_noise((64, 64), 100))
-NO_PICTURES: list[tuple[object, str]] = [
-    (bomb(100_000, 100_000), "no picture that can be decoded|too large"),
-    (bomb(8_000, 8_000), "8000x8000 is too large"),
-    (PNG[: len(PNG) // 2], "no picture that can be decoded"),
-    (PNG[:4], "no picture that can be decoded"),
-    (b"", "no picture that can be decoded"),
-    (b"\0" * 1000, "no picture that can be decoded"),
+INVALID_VALUES: list[tuple[object, str]] = [
+    (build_png_bomb(100_000, 100_000), "invalid image content|at most 50000000 pixels"),
+    (build_png_bomb(8_000, 8_000), "invalid image of 8000x8000: expected at most 50000000 pixels"),
+    (PNG[: len(PNG) // 2], "invalid image content"),
+    (PNG[:4], "invalid image content"),
+    (b"", "invalid image content"),
+    (b"\0" * 1000, "invalid image content"),
     (
         b'\xef\xbb\xbf <?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
-        "SVG is not taken",
+        "SVG is not accepted",
     ),
-    (b"<svg onload='alert(1)'/>", "SVG is not taken"),
-    (b"<!DOCTYPE html><script>alert(1)</script>", "HTML is not taken"),
-    (b"%PDF-1.7", "PDF is not taken"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture that can be decoded"),
-    (b"a" * (32 * 1024 * 1024 + 1), "at most 33554432 are taken"),
-    (bytearray(32 * 1024 * 1024 + 1), "at most 33554432 are taken"),
-    (b"\x1b]0;evil\x07 secret", "no picture that can be decoded"),
-    (np.zeros((3, 40, 50)), r"channels first: pass array.transpose\(1, 2, 0\)"),
+    (b"<svg onload='alert(1)'/>", "SVG is not accepted"),
+    (b"<!DOCTYPE html><script>alert(1)</script>", "HTML is not accepted"),
+    (b"%PDF-1.7", "PDF is not accepted"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "invalid image content"),
+    (b"a" * (32 * 1024 * 1024 + 1), "expected at most 33554432"),
+    (bytearray(32 * 1024 * 1024 + 1), "expected at most 33554432"),
+    (b"\x1b]0;evil\x07 secret", "invalid image content"),
+    (np.zeros((3, 40, 50)), r"channels last. Pass array.transpose\(1, 2, 0\)"),
     (np.zeros((7, 4, 5)), r"expected \(height, width\)"),
     (np.zeros(9), r"expected \(height, width\)"),
     (np.zeros(()), r"expected \(height, width\)"),
-    (np.zeros((0, 5)), "has no pixels"),
-    (np.zeros((4, 4), complex), "array of complex128 is no picture"),
-    (np.array([[object()]]), "array of object is no picture"),
-    (np.zeros((4, 4), "datetime64[s]"), "is no picture"),
-    (np.array([["text"]]), "is no picture"),
-    (Image.new("L", (0, 5)), "has no pixels"),
-    (None, "a NoneType is no preview"),
-    (3, "a int is no preview"),
-    (Odd(), "a Odd is no preview"),
-    ({"a": object()}, "JSON cannot hold a object"),
-    ({"a": {1, 2}}, "JSON cannot hold a set"),
-    (list(range(6_000)), "more than 5000 values"),
-    (CYCLE, "nested deeper than 32"),
+    (np.zeros((0, 5)), "expected at least one pixel"),
+    (np.zeros((4, 4), complex), "invalid array of complex128"),
+    (np.array([[object()]]), "invalid array of object"),
+    (np.zeros((4, 4), "datetime64[s]"), "invalid array of datetime64"),
+    (np.array([["text"]]), "invalid array of <U4"),
+    (Image.new("L", (0, 5)), "expected at least one pixel"),
+    (None, "invalid preview of type NoneType"),
+    (3, "invalid preview of type int"),
+    (Odd(), "invalid preview of type Odd"),
+    ({"a": object()}, "invalid JSON value of type object"),
+    ({"a": {1, 2}}, "invalid JSON value of type set"),
+    (list(range(6_000)), "expected at most 5000 values"),
+    (CYCLE, "expected at most 32 nested levels"),
     (coroutine, "asynchronous"),
     (lambda: lambda: 1, "returned a function"),
-    (lambda: None, "a NoneType is no preview"),
-    (Path("/dev/zero"), "no regular file"),
-    (Path("/proc/self"), "cannot be opened|no regular file"),
+    (lambda: None, "invalid preview of type NoneType"),
+    (Path("/dev/zero"), "expected a regular file"),
+    (Path("/proc/self"), "cannot be opened|expected a regular file"),
     (Path("/no/such/\x1b[31mfile"), r"file '/no/such/\\+x1b\[31mfile' cannot be opened"),
     (Path("a\0b"), "cannot be opened"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"), NO_PICTURES, ids=[str(number) for number in range(len(NO_PICTURES))]
+    ("value", "reason"), INVALID_VALUES, ids=[str(number) for number in range(len(INVALID_VALUES))]
 )
-def test_what_is_no_picture_is_refused(value: object, reason: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It is counted as refused, the log says why in one line that no terminal is harmed by, and the work hears nothing."""
+def test_invalid_value_is_refused_and_logged(
+    value: object, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The refusal is counted, and logged in one printable line with its reason."""
     with recording() as recorder, progress.operation("render", total=1) as op:
         op.preview(value, at="always")
         assert outcomes(recorder) == {"refused": 1}
         assert stored(recorder, op.operation_id) == []
-    said = [record.getMessage() for record in caplog.records if record.name == "otel_progress"]
-    assert len(said) == 1
-    assert said[0].isprintable()
-    assert re.search(reason, said[0]), said
+    messages = [record.getMessage() for record in caplog.records if record.name == "otel_progress"]
+    assert len(messages) == 1
+    assert messages[0].isprintable()
+    assert re.search(reason, messages[0]), messages
 
 
-@pytest.mark.parametrize("what", ["pipe", "folder", "socket"])
-def test_only_regular_files_are_read(recorder: Recorder, tmp_path: Path, what: str) -> None:
-    """A pipe that nobody writes to is refused at once, as are folders and sockets."""
+@pytest.mark.parametrize("kind", ["pipe", "folder", "socket"])
+def test_path_that_is_no_regular_file_is_refused(recorder: Recorder, tmp_path: Path, kind: str) -> None:
+    """Pipes without a writer, folders and sockets are refused at once."""
     import socket
 
     path = tmp_path / "x.png"
     with socket.socket(socket.AF_UNIX) as server:
-        {"pipe": lambda: os.mkfifo(path), "folder": path.mkdir, "socket": lambda: server.bind(str(path))}[
-            what
-        ]()
+        create = {
+            "pipe": lambda: os.mkfifo(path),
+            "folder": path.mkdir,
+            "socket": lambda: server.bind(str(path)),
+        }
+        create[kind]()
         with progress.operation("render", total=1) as op:
             op.preview(path, at="always")
             assert outcomes(recorder) == {"refused": 1}
 
 
-def test_a_file_that_only_looks_like_a_text_is_harmless(recorder: Recorder, tmp_path: Path) -> None:
-    """A text file may hold anything; a JSON file has to be JSON, and not too long."""
+def test_text_file_with_any_content_is_stored_and_invalid_json_is_refused(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    """A text file may contain any bytes. A JSON file must be valid and not too long."""
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe<script>" + b"x" * 1_000_000)
     (tmp_path / "a.json").write_bytes(b"{'no': json}")
     (tmp_path / "b.json").write_bytes(b"[" * 100_000)
@@ -146,10 +156,10 @@ def test_a_file_that_only_looks_like_a_text_is_harmless(recorder: Recorder, tmp_
         assert stored(recorder, op.operation_id)[0].size_bytes < 300_000
 
 
-def test_a_function_that_fails_is_counted_and_the_next_one_is_made(
+def test_function_that_raises_is_counted_and_later_previews_are_stored(
     lenient: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a function raises stays out of the work, is logged once, and harms no other preview."""
+    """An exception of a function does not reach the work and is logged once."""
 
     def fail() -> object:
         raise ZeroDivisionError("in the drawing")
@@ -162,8 +172,8 @@ def test_a_function_that_fails_is_counted_and_the_next_one_is_made(
     assert sum("ZeroDivisionError" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_a_place_that_cannot_be_written_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A disk or folder that refuses costs the previews, and nothing else."""
+def test_store_that_cannot_be_written_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A failing disk or folder affects only the previews."""
     (tmp_path / "file").write_text("in the way")
     with (
         recording(previews=str(tmp_path / "file" / "below")) as recorder,
@@ -174,8 +184,8 @@ def test_a_place_that_cannot_be_written_is_counted(tmp_path: Path, caplog: pytes
     assert "NotADirectoryError" in caplog.text or "FileExistsError" in caplog.text
 
 
-def test_a_function_that_hangs_does_not_hold_up_the_end() -> None:
-    """The process ends within the time of a shutdown, and says that not everything was done."""
+def test_function_that_hangs_does_not_block_shutdown() -> None:
+    """Shutdown ends within its timeout and reports that previews are missing."""
     gate, hanging = threading.Event(), []
 
     def hang() -> str:
@@ -191,12 +201,14 @@ def test_a_function_that_hangs_does_not_hold_up_the_end() -> None:
         other.preview("waits behind it", at="always")
         assert recorder.runtime.shutdown(0.5) is False
         gate.set()
-        hanging[0].join(PATIENCE_S)  # what it would still say is none of the next test's
+        hanging[0].join(PATIENCE_S)  # a late log line must not reach the next test
         assert not hanging[0].is_alive()
 
 
-def test_bad_moments_and_names_are_harmless(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
-    """A bad ``at`` is refused with what was expected; a name can be anything."""
+def test_invalid_at_is_refused_and_any_name_is_accepted(
+    lenient: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names the expected values of ``at``."""
     moments: list[Any] = ["sometimes", -1, (2.0,), object(), {"a": 1}, float("nan"), [], ()]
     with progress.operation("render", total=1) as op:
         for at in moments:
@@ -208,19 +220,18 @@ def test_bad_moments_and_names_are_harmless(lenient: Recorder, caplog: pytest.Lo
     assert "expected fractions of the work" in caplog.text
 
 
-def test_a_level_has_a_bounded_number_of_names(lenient: Recorder) -> None:
-    """A loop that makes up a name each time is refused from the hundredth on."""
+def test_level_with_a_hundred_preview_names_refuses_more(lenient: Recorder) -> None:
+    """A loop that uses a new name each time is bounded."""
     with progress.operation("render", total=1) as op:
         for number in range(105):
             op.preview("text", f"name {number}", at="always")
             settle(lenient)
-    found = outcomes(lenient)
-    assert found["refused"] == 5
+    assert outcomes(lenient)["refused"] == 5
 
 
 @pytest.mark.parametrize("state", ["ended", "not configured", "switched off"])
-def test_where_nothing_is_recorded_nothing_is_taken(state: str) -> None:
-    """On an ended level, without configure and with previews=False a function is never called."""
+def test_function_is_not_called_when_nothing_is_recorded(state: str) -> None:
+    """The level has ended, nothing is configured, or ``previews`` is False."""
     called: list[int] = []
     if state == "not configured":
         with progress.operation("render", total=1) as op:
@@ -231,7 +242,7 @@ def test_where_nothing_is_recorded_nothing_is_taken(state: str) -> None:
                 pass
             if state == "switched off":
                 op = progress.operation("other", total=1).start()
-                assert recorder.runtime.previewer is None
+                assert recorder.runtime._previews is None
             op.preview(lambda: called.append(1), at="always")
     assert called == []
 
@@ -250,9 +261,9 @@ with progress.configure(store="memory:", console=False, resources=False, preview
     with progress.operation("render", id="r", total=1) as op:
         for value in (b"no picture", b"no picture", "text", {"json": 1}):
             op.preview(value)
-            assert runtime.previewer.flush(60)
+            assert runtime._previews.flush(60)
     print([preview.media_type for preview in runtime.reader.previews("r")])
-    print(sorted(runtime.totals.read().counters[semconv.PREVIEWS].items()))
+    print(sorted(runtime._totals.read().counters[semconv.PREVIEWS].items()))
 try:
     progress.configure(store="memory:", console=False, previews="s3://bucket/previews")
 except MissingExtraError as error:
@@ -261,8 +272,8 @@ except MissingExtraError as error:
 
 
 @pytest.mark.process
-def test_without_pil_there_are_texts_and_one_warning() -> None:
-    """Where the extra is missing, pictures are refused with one line that says what to install; texts and JSON work."""
+def test_previews_without_pil_store_texts_and_log_one_warning() -> None:
+    """Without the extra, images are refused with the command that installs it."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_PIL],
@@ -280,20 +291,20 @@ def test_without_pil_there_are_texts_and_one_warning() -> None:
     assert done.stderr.count("pip install 'otel-progress[previews]'") == 1
 
 
-def test_an_enormous_figure_is_drawn_small(recorder: Recorder) -> None:
-    """A figure of a thousand inches costs no more than any other."""
+def test_figure_of_enormous_size_is_drawn_small(recorder: Recorder) -> None:
+    """A figure of a thousand inches is drawn with the usual number of pixels."""
     matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed: it makes the figure")
     matplotlib.use("agg")
     from matplotlib.figure import Figure
 
     with progress.operation("fit", total=1) as op:
         op.preview(Figure(figsize=(1000, 500), dpi=300), at="always")
-        found = stored(recorder, op.operation_id)
-    assert [(preview.width, preview.height) for preview in found] == [(512, 256)]
+        previews = stored(recorder, op.operation_id)
+    assert [(preview.width, preview.height) for preview in previews] == [(512, 256)]
 
 
-def test_logging_of_pil_does_not_reach_the_work(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
-    """A library's own chatter about a broken picture is its own; ours is one warning."""
+def test_pil_warnings_do_not_reach_the_log(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    """An invalid image causes one warning of this package, and none of PIL."""
     with caplog.at_level(logging.WARNING), progress.operation("render", total=1) as op:
         for _ in range(5):
             op.preview(PNG[:200], at="always")

@@ -1,4 +1,4 @@
-"""What can be a preview: each kind as a caller offers it, and what is stored of it."""
+"""Rendering of every kind of preview."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ np = pytest.importorskip("numpy", reason="numpy is not installed: it makes the a
 RED = (255, 0, 0)
 
 
-def test_a_picture_is_made_small_and_keeps_its_shape(recorder: Recorder) -> None:
-    """A PIL image is scaled so that its longer side has the edge, and stored as PNG."""
+def test_large_image_is_scaled_to_the_edge(recorder: Recorder) -> None:
+    """A PIL image keeps its aspect ratio and is stored as PNG."""
     preview = one(recorder, Image.new("RGB", (2000, 1000), RED), name="latent")
     image = image_of(recorder, preview)
     assert (image.format, image.mode, image.size) == ("PNG", "RGB", (512, 256))
@@ -40,8 +40,8 @@ def test_a_picture_is_made_small_and_keeps_its_shape(recorder: Recorder) -> None
     assert (preview.name, preview.media_type, preview.number, preview.path) == ("latent", "image/png", 1, "")
 
 
-def test_a_small_picture_is_not_made_larger(recorder: Recorder) -> None:
-    """What has fewer pixels than the edge keeps them."""
+def test_small_image_keeps_its_size(recorder: Recorder) -> None:
+    """An image smaller than the edge is not enlarged."""
     assert shown(recorder, Image.new("L", (30, 20), 7)).size == (30, 20)
 
 
@@ -50,8 +50,8 @@ def test_a_small_picture_is_not_made_larger(recorder: Recorder) -> None:
     ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"],
 )
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
-def test_every_mode_of_pictures_in_every_format(mode: str, format: str) -> None:
-    """Whatever the mode, there is a preview, in the format that was set."""
+def test_image_of_any_mode_is_encoded_in_any_format(mode: str, format: str) -> None:
+    """The setting selects the format."""
     with recording(preview_format=format) as recorder:
         preview = one(recorder, Image.new(mode, (9, 5)))
         assert image_of(recorder, preview).format == format.upper()
@@ -74,8 +74,8 @@ def test_every_mode_of_pictures_in_every_format(mode: str, format: str) -> None:
         (np.full((4, 6), 77), "L", 0),
     ],
 )
-def test_an_array_is_a_picture(recorder: Recorder, array: Any, mode: str, pixel: object) -> None:
-    """Arrays of numpy: grey, grey with alpha, RGB, RGBA; bytes as they are, truths, floats from 0 to 1; NaN is black."""
+def test_array_becomes_an_image(recorder: Recorder, array: Any, mode: str, pixel: object) -> None:
+    """Channels are grey, grey and alpha, RGB or RGBA. NaN is black."""
     image = shown(recorder, array)
     assert (image.mode, image.size, image.getpixel((0, 0))) == (mode, (6, 4), pixel)
 
@@ -91,8 +91,10 @@ def test_an_array_is_a_picture(recorder: Recorder, array: Any, mode: str, pixel:
         [0, 2**62, 2**63 - 1],
     ],
 )
-def test_other_numbers_go_from_their_least_to_their_most(recorder: Recorder, values: list[float]) -> None:
-    """Numbers that are no shares of 1 are spread over all greys: the least is black and the most is white."""
+def test_array_of_other_numbers_is_scaled_from_minimum_to_maximum(
+    recorder: Recorder, values: list[float]
+) -> None:
+    """The minimum is black and the maximum is white."""
     image = shown(recorder, np.array([values]))
     pixels = [image.getpixel((x, 0)) for x in range(3)]
     assert pixels[0] == 0
@@ -110,9 +112,9 @@ def test_other_numbers_go_from_their_least_to_their_most(recorder: Recorder, val
         np.full((64, 64, 64), 200, np.uint8)[:, :, 3],
     ],
 )
-def test_large_and_strange_arrays_are_thinned_not_copied(recorder: Recorder, array: Any) -> None:
-    """However large, strided, broadcast or ordered an array is, its preview is small and shows the same."""
-    with progress.operation("warm", total=1) as op:  # memory for copies is at hand from the first offer on
+def test_array_that_is_large_or_strided_is_thinned(recorder: Recorder, array: Any) -> None:
+    """The preview of a large or strided array is small and has the same colours."""
+    with progress.operation("warm", total=1) as op:  # the first offer allocates the buffer
         op.preview(array)
         settle(recorder)
     image = shown(recorder, array)
@@ -120,8 +122,8 @@ def test_large_and_strange_arrays_are_thinned_not_copied(recorder: Recorder, arr
     assert {value for pixel in image.convert("RGB").getcolors() or [] for value in pixel[1]} <= {200, 0}
 
 
-def test_the_caller_may_change_the_array_at_once(recorder: Recorder) -> None:
-    """What is stored is how the array was when it was offered."""
+def test_value_changed_after_the_call_is_stored_unchanged(recorder: Recorder) -> None:
+    """Arrays and images are copied when they are offered."""
     gate = threading.Event()
     with progress.operation("render", total=1) as op:
         op.level("other").start().preview(lambda: gate.wait(PATIENCE_S) and "first", at="always")
@@ -133,12 +135,12 @@ def test_the_caller_may_change_the_array_at_once(recorder: Recorder) -> None:
         array[:] = 255
         picture.paste(255, (0, 0, 8, 8))
         gate.set()
-        found = stored(recorder, op.operation_id)
-    assert [image_of(recorder, preview).getpixel((0, 0)) for preview in found[1:]] == [0, 0]
+        previews = stored(recorder, op.operation_id)
+    assert [image_of(recorder, preview).getpixel((0, 0)) for preview in previews[1:]] == [0, 0]
 
 
-def test_a_figure_is_drawn_as_it_was(recorder: Recorder) -> None:
-    """A matplotlib figure is copied when offered: what is drawn on it later is not seen, and no window is opened."""
+def test_figure_changed_after_the_call_is_drawn_unchanged(recorder: Recorder) -> None:
+    """A matplotlib figure is copied when it is offered, and no window opens."""
     matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed: it makes the figure")
     matplotlib.use("agg")
     from matplotlib import pyplot
@@ -160,18 +162,18 @@ def test_a_figure_is_drawn_as_it_was(recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview])
-def test_bytes_of_a_picture_are_encoded_anew(
+def test_encoded_image_is_encoded_again_as_png(
     recorder: Recorder, format: str, wrap: Callable[[bytes], object]
 ) -> None:
-    """The bytes of a picture in any of the usual formats become a PNG."""
+    """The bytes may be in any of the usual formats."""
     image = shown(recorder, wrap(encoded(Image.new("RGB", (700, 350), (250, 250, 250)), format)))
     assert (image.format, image.size) == ("PNG", (512, 256))
 
 
-def test_nothing_but_the_pixels_is_kept(recorder: Recorder) -> None:
-    """Where a photograph was taken is left behind; which way up it was, is kept."""
+def test_image_metadata_is_removed_and_its_orientation_applied(recorder: Recorder) -> None:
+    """The location and comments of a photograph are not stored."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # rotate by 90 degrees
     exif[0x010E] = "at home"
     content = encoded(Image.new("RGB", (40, 20)), "JPEG", exif=exif, comment=b"my secret")
     assert b"at home" in content
@@ -183,16 +185,16 @@ def test_nothing_but_the_pixels_is_kept(recorder: Recorder) -> None:
     assert not image_of(recorder, preview).getexif()
 
 
-def test_of_an_animation_there_is_the_first_frame(recorder: Recorder) -> None:
-    """A GIF with several frames is its first one, standing still."""
+def test_animation_is_reduced_to_its_first_frame(recorder: Recorder) -> None:
+    """A GIF with several frames becomes a single image."""
     frames = [Image.new("L", (8, 8), shade) for shade in (10, 200)]
     image = shown(recorder, encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert getattr(image, "n_frames", 1) == 1
     assert image.convert("L").getpixel((0, 0)) == 10
 
 
-def test_a_path_is_read_when_it_is_made(recorder: Recorder, tmp_path: Path) -> None:
-    """A file is a picture, a text or JSON by its name; links to files are followed."""
+def test_path_is_read_by_its_suffix(recorder: Recorder, tmp_path: Path) -> None:
+    """A file is an image, a text or JSON. Links to files are followed."""
     (tmp_path / "step.png").write_bytes(encoded(Image.new("RGB", (5, 4), RED)))
     (tmp_path / "latest.png").symlink_to("step.png")
     (tmp_path / "notes.txt").write_text("héllo", encoding="utf-8")
@@ -207,10 +209,8 @@ def test_a_path_is_read_when_it_is_made(recorder: Recorder, tmp_path: Path) -> N
     assert json_of(recorder, one(recorder, tmp_path / "state.json")) == {"loss": 0.5}
 
 
-def test_a_picture_that_was_only_opened_is_read_off_the_callers_thread(
-    recorder: Recorder, tmp_path: Path
-) -> None:
-    """An image of PIL that has not been decoded stays so for its caller, who may close it at once."""
+def test_undecoded_image_is_decoded_off_the_callers_thread(recorder: Recorder, tmp_path: Path) -> None:
+    """The caller can close the image at once."""
     (tmp_path / "step.png").write_bytes(encoded(Image.new("RGB", (5, 4), RED)))
     with progress.operation("render", total=1) as op:
         with Image.open(tmp_path / "step.png") as image:
@@ -219,21 +219,21 @@ def test_a_picture_that_was_only_opened_is_read_off_the_callers_thread(
         assert image_of(recorder, stored(recorder, op.operation_id)[0]).getpixel((0, 0)) == RED
 
 
-def test_a_text_is_text_and_never_a_path(recorder: Recorder) -> None:
-    """A string is shown as it is, also when a file has that name: only a Path is read."""
+def test_string_is_a_text_and_not_a_path(recorder: Recorder) -> None:
+    """A file with the same name is not read."""
     preview = one(recorder, __file__)
     assert content_of(recorder, preview).decode() == __file__
 
 
-def test_a_long_text_is_cut(recorder: Recorder) -> None:
-    """Of a text of ten million characters the beginning is kept, as valid UTF-8."""
+def test_long_text_is_truncated(recorder: Recorder) -> None:
+    """The start of a text of ten million characters is stored as valid UTF-8."""
     content = content_of(recorder, one(recorder, "\ud800é" * 5_000_000)).decode()
     assert len(content) == 65_536
     assert content.endswith("…")
 
 
-def test_json_is_kept_as_it_was_and_without_secrets(recorder: Recorder) -> None:
-    """Dicts and lists are copied when offered; numbers JSON has not become null, and secrets are left out."""
+def test_json_is_copied_and_redacted(recorder: Recorder) -> None:
+    """Numbers that JSON does not support become null."""
     data = {
         "loss": [0.5, float("nan"), np.float32(1.5), np.int64(7), 2**70, True, None],
         3: ("a",),
@@ -242,21 +242,21 @@ def test_json_is_kept_as_it_was_and_without_secrets(recorder: Recorder) -> None:
     with progress.operation("fit", total=1) as op:
         op.preview(data, at="always")
         data["loss"] = "changed"
-        found = json_of(recorder, stored(recorder, op.operation_id)[0])
-    assert found == {
+        document = json_of(recorder, stored(recorder, op.operation_id)[0])
+    assert document == {
         "loss": [0.5, None, 1.5, 7, float(2**70), True, None],
         "3": ["a"],
         "password": "[redacted]",
     }
 
 
-def test_secrets_in_texts_are_redacted(recorder: Recorder) -> None:
-    """A text preview is held to the same rules as a message."""
+def test_text_with_a_secret_is_redacted(recorder: Recorder) -> None:
+    """A text has the same rules as a message."""
     assert b"hunter2" not in content_of(recorder, one(recorder, "connect to postgres://me:hunter2@db/x"))
 
 
-def test_a_function_is_called_only_when_due_and_elsewhere(recorder: Recorder) -> None:
-    """A function is called once a preview that is due, on another thread, with the caller's level current."""
+def test_function_is_called_on_another_thread_only_when_due(recorder: Recorder) -> None:
+    """The caller's level is current during the call."""
     called: list[tuple[bool, object]] = []
 
     def draw() -> object:
@@ -269,13 +269,13 @@ def test_a_function_is_called_only_when_due_and_elsewhere(recorder: Recorder) ->
             op.preview(draw, at=(0.5,))
             op.increment()
             settle(recorder)
-        found = stored(recorder, op.operation_id)
+        previews = stored(recorder, op.operation_id)
     assert called == [(False, op)]
-    assert [(preview.width, preview.ratio) for preview in found] == [(512, 0.5)]
+    assert [(preview.width, preview.ratio) for preview in previews] == [(512, 0.5)]
 
 
-def test_offering_works_from_a_coroutine_and_a_thread(recorder: Recorder) -> None:
-    """Where a level is used makes no difference."""
+def test_preview_can_be_offered_by_a_coroutine_and_a_thread(recorder: Recorder) -> None:
+    """Both are stored."""
 
     async def work() -> str:
         async with progress.operation("render", total=1) as op:
@@ -284,6 +284,6 @@ def test_offering_works_from_a_coroutine_and_a_thread(recorder: Recorder) -> Non
             op.preview("from a task", at="always")
             return op.operation_id
 
-    names = [content_of(recorder, preview) for preview in stored(recorder, asyncio.run(work()))]
-    assert names == [b"from a thread", b"from a task"]
+    contents = [content_of(recorder, preview) for preview in stored(recorder, asyncio.run(work()))]
+    assert contents == [b"from a thread", b"from a task"]
     assert outcomes(recorder) == {"stored": 2}

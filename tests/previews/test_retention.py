@@ -1,4 +1,4 @@
-"""How many previews are kept: within a number, a size and an age, thinned out so that they still span the run."""
+"""Retention of previews: limits of number, size and age, and even thinning."""
 
 from __future__ import annotations
 
@@ -17,29 +17,16 @@ from otel_progress.testing import Recorder, recording
 from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
 
-def files(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     """Return the names of all files below a folder."""
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def preview(number: int, at: float, size: int = 10, digest: str = "") -> Preview:
+def make_preview(number: int, at: float, size: int = 10, digest: str = "") -> Preview:
     """Return a record of a preview."""
     digest = digest or f"{number:064x}"
-    return Preview(
-        "r",
-        "render",
-        "0" * 16,
-        "",
-        number,
-        at,
-        "preview",
-        "image/png",
-        size,
-        digest,
-        f"memory:/{digest}",
-        1,
-        1,
-    )
+    origin = ("r", "render", "0" * 16, "")
+    return Preview(*origin, number, at, "preview", "image/png", size, digest, f"memory:/{digest}", 1, 1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -49,39 +36,38 @@ def preview(number: int, at: float, size: int = 10, digest: str = "") -> Preview
     digests=st.lists(st.integers(0, 20), min_size=80, max_size=80),
     bounds=st.builds(Bounds, st.integers(1, 12), st.integers(20, 400), st.floats(50.0, 1e6)),
 )
-def test_bounds_hold_and_ends_stay(
+def test_retention_of_any_previews_keeps_its_bounds_and_the_latest(
     gaps: list[float], sizes: list[int], digests: list[int], bounds: Bounds
 ) -> None:
-    """Whatever comes: the newest is kept, bounds hold, content that is still needed is never deleted, and the rest always is."""
-    book, at, content = PreviewRetention(), 0.0, set()
+    """Exactly the content that no stored preview uses is deleted."""
+    retention, at, content = PreviewRetention(), 0.0, set()
     for number, (gap, size, digest) in enumerate(zip(gaps, sizes, digests, strict=False), 1):
         at += gap
-        one = preview(number, at, size, f"{digest:064x}")
-        content.add(one.location)
-        gone = book.add(one, bounds)
-        content -= set(book.unused(gone))
-        assert book.kept[-1] is one
-        assert content == {kept.location for kept in book.kept}
-        assert len(book.kept) <= bounds.count
-        assert (
-            len(book.kept) == 1 or sum({k.location: k.size_bytes for k in book.kept}.values()) <= bounds.size
-        )
-        assert all(at - kept.at <= bounds.age for kept in book.kept)
+        added = make_preview(number, at, size, f"{digest:064x}")
+        content.add(added.location)
+        removed = retention.add(added, bounds)
+        content -= set(retention.unused_locations(removed))
+        sizes_by_location = {preview.location: preview.size_bytes for preview in retention.previews}
+        assert retention.previews[-1] is added
+        assert content == set(sizes_by_location)
+        assert len(retention.previews) <= bounds.count
+        assert len(retention.previews) == 1 or sum(sizes_by_location.values()) <= bounds.size
+        assert all(at - preview.at <= bounds.age for preview in retention.previews)
 
 
-def test_thinning_keeps_the_beginning_and_even_gaps() -> None:
-    """Of a thousand at equal times fifty are left, the first and the last among them, at gaps that differ by a factor of four at most."""
-    book = PreviewRetention()
+def test_retention_of_a_thousand_previews_keeps_both_ends_and_even_gaps() -> None:
+    """The largest gap is at most four times the median gap."""
+    retention = PreviewRetention()
     for number in range(1, 1001):
-        book.add(preview(number, float(number)), Bounds(50, 10**9, 1e9))
-    numbers = [one.number for one in book.kept]
+        retention.add(make_preview(number, float(number)), Bounds(50, 10**9, 1e9))
+    numbers = [preview.number for preview in retention.previews]
     gaps = [after - before for before, after in pairwise(numbers)]
     assert (len(numbers), numbers[0], numbers[-1]) == (50, 1, 1000)
     assert max(gaps) <= 4 * sorted(gaps)[len(gaps) // 2]
 
 
-def test_what_makes_room_is_gone_everywhere(tmp_path: Path) -> None:
-    """A preview that was thinned out is in no list, its file is deleted, and its number is not given again."""
+def test_removed_preview_is_in_no_list_and_its_file_is_deleted(tmp_path: Path) -> None:
+    """Its number is not used again."""
     with recording(
         previews=str(tmp_path), preview_count=3, preview_at="always", store=f"sqlite:///{tmp_path}/j.db"
     ) as recorder:
@@ -90,22 +76,22 @@ def test_what_makes_room_is_gone_everywhere(tmp_path: Path) -> None:
                 recorder.clock.advance(1.0)
                 op.preview(f"step {step}")
                 settle(recorder)
-            live = recorder.runtime.store.previews("r")
+            live = recorder.runtime._store.reader.previews("r")
             assert recorder.runtime.force_flush(PATIENCE_S)
             assert [one.number for one in live] == [one.number for one in stored(recorder, "r")]
             assert len(live) == 3
             assert live[0].number == 1
             assert live[-1].number == op.snapshot().previews == 10
-            assert recorder.runtime.journal is not None
-            assert [one.number for one in recorder.runtime.journal.previews("r")] == [
+            assert recorder.runtime._components.journal is not None
+            assert [one.number for one in recorder.runtime._components.journal.previews("r")] == [
                 one.number for one in live
             ]
             assert content_of(recorder, live[0]) == b"step 0"
         assert len(list(tmp_path.rglob("*.txt"))) == 3
 
 
-def test_unchanged_content_is_not_stored_twice(tmp_path: Path) -> None:
-    """The same picture again is no new preview; one that comes back is, and shares what is stored."""
+def test_unchanged_preview_is_not_stored_again(tmp_path: Path) -> None:
+    """Content that comes back later is a new preview, and shares the stored file."""
     with (
         recording(previews=str(tmp_path), preview_at="always") as recorder,
         progress.operation("render", total=1) as op,
@@ -115,11 +101,11 @@ def test_unchanged_content_is_not_stored_twice(tmp_path: Path) -> None:
             settle(recorder)
         assert outcomes(recorder) == {"stored": 3, "unchanged": 2}
         assert [content_of(recorder, one) for one in stored(recorder, op.operation_id)] == [b"a", b"b", b"a"]
-        assert len(files(tmp_path)) == 2
+        assert len(list_files(tmp_path)) == 2
 
 
-def test_one_name_or_level_does_not_hide_another(recorder: Recorder) -> None:
-    """The same content under another name, or of another level, is a preview of its own."""
+def test_same_content_of_another_name_or_level_is_stored(recorder: Recorder) -> None:
+    """Only the last preview of the same level and name is compared."""
     with progress.operation("render", total=1) as op, op.level("frame") as frame:
         for level, name in ((op, "one"), (op, "two"), (frame, "one"), (op, "one")):
             level.preview("same", name, at="always")
@@ -127,8 +113,8 @@ def test_one_name_or_level_does_not_hide_another(recorder: Recorder) -> None:
         assert outcomes(recorder) == {"stored": 3, "unchanged": 1}
 
 
-def test_a_size_bounds_an_operation(tmp_path: Path) -> None:
-    """The previews of one operation come to no more bytes than the setting says."""
+def test_preview_size_setting_limits_an_operation(tmp_path: Path) -> None:
+    """The limit applies to the sum of all previews of an operation."""
     with recording(previews=str(tmp_path), preview_size="64KiB", preview_at="always") as recorder:
         with progress.operation("render", total=1) as op:
             for step in range(8):
@@ -139,8 +125,8 @@ def test_a_size_bounds_an_operation(tmp_path: Path) -> None:
         assert sum(path.stat().st_size for path in tmp_path.rglob("*.txt")) <= 65_536
 
 
-def test_an_age_bounds_a_long_run(tmp_path: Path) -> None:
-    """What is older than the retention makes room, also while the work goes on."""
+def test_preview_older_than_the_retention_is_removed_during_a_run(tmp_path: Path) -> None:
+    """The operation need not have ended."""
     settings = {"previews": str(tmp_path), "retention": "1h", "preview_at": "always"}
     with recording(**settings) as recorder, progress.operation("render", total=1) as op:
         for hour in range(4):
@@ -150,8 +136,8 @@ def test_an_age_bounds_a_long_run(tmp_path: Path) -> None:
         assert [one.number for one in stored(recorder, op.operation_id)] == [2, 3, 4]
 
 
-def test_a_preview_that_is_too_large_is_made_smaller() -> None:
-    """Noise of a million pixels does not fit as PNG; it is made smaller until it does."""
+def test_preview_that_is_too_large_is_scaled_down() -> None:
+    """Noise of a million pixels is too large as PNG."""
     np = pytest.importorskip("numpy", reason="numpy is not installed: it makes the noise")
     noise = np.random.default_rng(1).integers(0, 256, (1000, 1000, 3), np.uint8)
     with recording(preview_edge=1000) as recorder, progress.operation("render", total=1) as op:
@@ -161,8 +147,8 @@ def test_a_preview_that_is_too_large_is_made_smaller() -> None:
     assert found[0].size_bytes <= 2 * 1024 * 1024
 
 
-def test_what_nobody_knows_of_any_more_is_swept(tmp_path: Path) -> None:
-    """When a worker makes its first preview, old runs go from the folder; whatever is not of our making stays, and so do links."""
+def test_first_preview_sweeps_old_runs_and_keeps_foreign_files(tmp_path: Path) -> None:
+    """Links are not followed."""
     old, odd, linked = tmp_path / ("0" * 16), tmp_path / "notes", tmp_path / ("1" * 16)
     outside = tmp_path.parent / f"{tmp_path.name}-outside"
     for folder in (old, odd, outside):
@@ -178,13 +164,13 @@ def test_what_nobody_knows_of_any_more_is_swept(tmp_path: Path) -> None:
         with progress.operation("render", total=1) as op:
             op.preview("new", at="always")
             settle(recorder)
-        assert files(old) == ["mine.txt"]
-        assert files(odd) == files(outside) == sorted(names)
+        assert list_files(old) == ["mine.txt"]
+        assert list_files(odd) == list_files(outside) == sorted(names)
         assert len(stored(recorder, op.operation_id)) == 1
 
 
-def test_runs_that_go_on_are_not_swept(tmp_path: Path) -> None:
-    """A long run marks its folder, so that another worker's sweep leaves it; when it ends its retention begins."""
+def test_active_run_marks_its_folder_against_sweeps(tmp_path: Path) -> None:
+    """Its retention period starts at its end."""
     with recording(previews=str(tmp_path), retention="24h") as recorder:
         with progress.operation("render", total=1) as op:
             op.preview("early", at="always")

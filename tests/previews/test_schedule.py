@@ -1,4 +1,4 @@
-"""When a preview is taken: at fractions, every so many seconds, always; one at a time a level."""
+"""Schedule of previews: at fractions, at intervals or always."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 import otel_progress as progress
 from otel_progress.errors import ConfigurationError
-from otel_progress.previews.schedule import due
+from otel_progress.previews.schedule import find_due_mark
 from otel_progress.testing import Recorder, recording
 from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
 
-def work(recorder: Recorder, steps: int, at: object = None, seconds: float = 1.0) -> list[str]:
-    """Work through an operation, with a preview offered at each step, and return those that were stored."""
+def run_steps(recorder: Recorder, steps: int, at: object = None, seconds: float = 1.0) -> list[str]:
+    """Run an operation that offers a preview at each step. Return the stored ones."""
     with progress.operation("render", total=steps) as op:
         for step in range(1, steps + 1):
             op.increment()
@@ -26,9 +26,9 @@ def work(recorder: Recorder, steps: int, at: object = None, seconds: float = 1.0
         return [content_of(recorder, preview).decode() for preview in stored(recorder, op.operation_id)]
 
 
-def test_by_default_at_each_quarter(recorder: Recorder) -> None:
-    """At 25, 50 and 75 % one is taken, and no other."""
-    assert work(recorder, 40) == ["step 10", "step 20", "step 30"]
+def test_preview_by_default_is_stored_at_each_quarter(recorder: Recorder) -> None:
+    """One preview is stored at 25, 50 and 75 %."""
+    assert run_steps(recorder, 40) == ["step 10", "step 20", "step 30"]
     assert outcomes(recorder) == {"stored": 3}
 
 
@@ -42,16 +42,16 @@ def test_by_default_at_each_quarter(recorder: Recorder) -> None:
         ("always", [f"step {step}" for step in range(1, 21)]),
     ],
 )
-def test_the_setting_says_when(setting: object, expected: list[str]) -> None:
-    """Fractions, seconds and always, as the setting and in place of it for one call."""
+def test_preview_at_setting_or_argument_defines_the_schedule(setting: object, expected: list[str]) -> None:
+    """Fractions, seconds and ``always`` are accepted by the setting and by one call."""
     with recording(preview_at=setting) as recorder:
-        assert work(recorder, 20) == expected
+        assert run_steps(recorder, 20) == expected
     with recording() as recorder:
-        assert work(recorder, 20, at=setting) == expected
+        assert run_steps(recorder, 20, at=setting) == expected
 
 
-def test_a_leap_over_several_fractions_is_one_preview(recorder: Recorder) -> None:
-    """Whoever passes all fractions at once has one preview, of now; going back makes none."""
+def test_preview_after_a_jump_over_fractions_is_stored_once(recorder: Recorder) -> None:
+    """A jump over all fractions has one preview. A lower ratio afterwards has none."""
     with progress.operation("render", total=100) as op:
         for current in (10, 90, 20, 60, 95):
             op.update(current=current)
@@ -60,8 +60,8 @@ def test_a_leap_over_several_fractions_is_one_preview(recorder: Recorder) -> Non
         assert [content_of(recorder, preview) for preview in stored(recorder, op.operation_id)] == [b"90"]
 
 
-def test_a_level_without_a_total_goes_by_the_one_above(recorder: Recorder) -> None:
-    """Where a level does not know how far it is, the nearest one above that does decides; nobody knows: none is due."""
+def test_preview_of_a_level_without_total_uses_the_ratio_above(recorder: Recorder) -> None:
+    """The nearest ancestor with a ratio decides. Without one, no preview is due."""
     with progress.operation("render", total=2) as op, op.level("frame") as frame:
         frame.preview("too early")
         op.increment()
@@ -71,12 +71,12 @@ def test_a_level_without_a_total_goes_by_the_one_above(recorder: Recorder) -> No
         ]
     with progress.operation("endless") as op:
         op.increment()
-        op.preview("nobody knows")
+        op.preview("unknown ratio")
         assert stored(recorder, op.operation_id) == []
 
 
-def test_fractions_of_stages_and_children_count(recorder: Recorder) -> None:
-    """A fraction that follows from what is below is that of the last tick."""
+def test_preview_of_an_operation_with_stages_uses_the_last_tick(recorder: Recorder) -> None:
+    """A ratio that is computed from children is that of the last tick."""
     with progress.operation("render", stages={"draw": 3, "write": 1}) as op:
         with op.stage("draw"):
             op.preview("too early")
@@ -85,8 +85,8 @@ def test_fractions_of_stages_and_children_count(recorder: Recorder) -> None:
         assert [preview.ratio for preview in stored(recorder, op.operation_id)] == [0.75]
 
 
-def test_one_at_a_time_and_due_again_when_dropped(recorder: Recorder) -> None:
-    """While one is being made another is dropped and counted, on that level alone; it is due again at the next call."""
+def test_preview_offered_while_another_is_rendered_is_dropped_and_due_again(recorder: Recorder) -> None:
+    """Other levels are not affected."""
     gate = threading.Event()
     with progress.operation("render", total=4) as op, op.level("frame", total=4) as frame:
         op.increment()
@@ -97,44 +97,45 @@ def test_one_at_a_time_and_due_again_when_dropped(recorder: Recorder) -> None:
         frame.preview("another level")
         gate.set()
         assert outcomes(recorder) == {"dropped": 2, "stored": 2}
-        op.preview("taken", "other")
-        found = stored(recorder, op.operation_id)
-        assert [content_of(recorder, preview) for preview in found] == [b"slow", b"another level", b"taken"]
-        assert [preview.path for preview in found] == ["", frame.path, ""]
+        op.preview("stored", "other")
+        previews = stored(recorder, op.operation_id)
+        contents = [content_of(recorder, preview) for preview in previews]
+        assert contents == [b"slow", b"another level", b"stored"]
+        assert [preview.path for preview in previews] == ["", frame.path, ""]
 
 
-def test_more_than_a_few_that_wait_are_dropped(recorder: Recorder) -> None:
-    """Levels cannot pile up copies: from a number on, what they offer is dropped."""
+def test_previews_beyond_the_queue_limit_are_dropped(recorder: Recorder) -> None:
+    """The number of queued copies is bounded."""
     gate = threading.Event()
     with progress.operation("render", total=1) as op:
         op.preview(lambda: "slow" if gate.wait(PATIENCE_S) else "", at="always")
         for number in range(50):
             op.level("frame", number).start().preview(f"frame {number}", at="always")
         gate.set()
-        found = outcomes(recorder)
-    assert found["dropped"] >= 50 - 17
-    assert found["stored"] + found["dropped"] == 51
+        counts = outcomes(recorder)
+    assert counts["dropped"] >= 50 - 17
+    assert counts["stored"] + counts["dropped"] == 51
 
 
-def test_nothing_is_remembered_of_levels_that_ended(recorder: Recorder) -> None:
-    """Ten thousand levels with previews leave nothing behind them."""
+def test_service_after_the_end_of_levels_holds_no_state(recorder: Recorder) -> None:
+    """The state of a level is dropped at its end."""
     with progress.operation("render", total=1) as op:
         for number in range(200):
             with op.level("frame", number, total=1) as frame:
                 frame.preview("never due")
-        assert recorder.runtime.previewer is not None
-        assert len(recorder.runtime.previewer._turns) == 0
+        assert recorder.runtime._previews is not None
+        assert len(recorder.runtime._previews._levels) == 0
 
 
 @given(
     st.lists(st.floats(0.001, 1.0), min_size=1, max_size=6),
     st.lists(st.floats(0.0, 1.0), max_size=40),
 )
-def test_each_fraction_is_taken_once_at_most(fractions: list[float], ratios: list[float]) -> None:
-    """However a ratio moves, there are no more previews than fractions, each for one that was passed, each higher than before."""
+def test_due_marks_of_any_ratios_are_ascending_fractions(fractions: list[float], ratios: list[float]) -> None:
+    """Each fraction is used at most once, and only after it was passed."""
     at, last, marks = tuple(sorted(set(fractions))), None, []
     for ratio in ratios:
-        mark = due(at, last, ratio, 0.0)
+        mark = find_due_mark(at, last, ratio, 0.0)
         if mark is not None:
             assert mark <= ratio
             marks.append(mark)
@@ -158,17 +159,17 @@ def test_each_fraction_is_taken_once_at_most(fractions: list[float], ratios: lis
         ("preview_size", 10, "64KiB"),
         ("previews", "", "a folder, or a URL"),
         ("previews", "a\0b", "a folder, or a URL"),
-        ("previews", "nosuch://bucket/x", "of no kind that is known"),
-        ("previews", "ftp://me:hunter2@host/x", "has a password"),
-        ("previews", "memory://x?secret=1", "has a password"),
+        ("previews", "nosuch://bucket/x", "expected a folder, or a URL"),
+        ("previews", "ftp://me:hunter2@host/x", "without password"),
+        ("previews", "memory://x?secret=1", "without password"),
         ("public_url", "ftp://x", "address of the server"),
         ("public_url", "http://me:pw@x", "address of the server"),
         ("public_url", "http://x/\x1b", "address of the server"),
     ],
 )
-def test_settings_that_cannot_be_used_are_refused(name: str, value: object, expected: str) -> None:
-    """A bad setting is refused with what was expected, and nothing is configured; no password is repeated."""
-    with pytest.raises(ConfigurationError, match=expected) as refused, recording(**{name: value}):
+def test_invalid_preview_setting_raises_without_the_password(name: str, value: object, expected: str) -> None:
+    """The error names the expected values, and nothing is configured."""
+    with pytest.raises(ConfigurationError, match=expected) as raised, recording(**{name: value}):
         pass  # pragma: no cover
-    assert "hunter2" not in str(refused.value)
-    assert str(refused.value).isprintable()
+    assert "hunter2" not in str(raised.value)
+    assert str(raised.value).isprintable()

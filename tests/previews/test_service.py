@@ -1,4 +1,4 @@
-"""Who is told of a preview: the span, the events, the snapshots, the metrics, the journal; and for how long it is there."""
+"""Preview service: reports to spans, events, journal and metrics, and deletion."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from otel_progress.testing import Recorder, recording
 from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
 
-class Kept:
-    """Keeps what is emitted."""
+class EventList:
+    """An emitter that stores its events."""
 
     def __init__(self) -> None:
         self.events: list[LogEvent] = []
 
     def emit(self, event: LogEvent) -> None:
-        """Keep one event."""
+        """Store one event."""
         self.events.append(event)
 
     def close(self) -> None:
@@ -41,8 +41,8 @@ def events_on(recorder: Recorder) -> list[tuple[str, dict[str, Any]]]:
     return [(event.name, dict(event.attributes or {})) for event in recorder.spans()[0].events]
 
 
-def test_the_span_tells_of_each_within_its_bound() -> None:
-    """A stored preview is an event on its level's span, with its number, name, type and address; there are never more than a span takes."""
+def test_span_of_a_level_has_an_event_per_preview_up_to_a_limit() -> None:
+    """The event has the preview's number, name, media type and URL."""
     with recording(public_url="https://progress.example.org/p/") as recorder:
         with progress.operation("render", id="a/b", total=1) as op:
             for number in range(12):
@@ -61,36 +61,36 @@ def test_the_span_tells_of_each_within_its_bound() -> None:
     )
 
 
-def test_the_event_log_tells_of_each() -> None:
-    """A stored preview is a log event tied to its level's span; those that make room are not told."""
-    kept, batches = Kept(), []
-    sink = OtlpEvents(kept, address=lambda operation_id, number: f"http://x/{operation_id}/{number}")
+def test_otlp_events_of_stored_previews_are_emitted_and_of_removed_ones_are_not() -> None:
+    """The event is tied to the span of the level."""
+    emitter, change_sets = EventList(), []
+    sink = OtlpEvents(emitter, address=lambda operation_id, number: f"http://x/{operation_id}/{number}")
     with recording(preview_count=2, preview_at="always") as recorder:
-        collect = recorder.runtime.store.collect
+        collect = recorder.runtime._store.collect
         with progress.operation("render", id="r", total=2) as op, op.level("frame", 7) as frame:
             op.increment()
             for number in range(4):
                 frame.preview(f"text {number}", "latent")
                 settle(recorder)
-            batches.append(collect())
+            change_sets.append(collect())
             span_id = frame.span.get_span_context().span_id
-    assert isinstance(batches[0], ChangeSet)
-    assert sum(not preview.location for preview in batches[0].previews) == 2
-    sink.write(batches[0])
-    told = [event for event in kept.events if event.name == semconv.EVENT_PREVIEW]
-    assert [event.attributes[semconv.PREVIEW_NUMBER] for event in told] == [1, 2, 3, 4]
-    first = told[0]
+    assert isinstance(change_sets[0], ChangeSet)
+    assert sum(not preview.location for preview in change_sets[0].previews) == 2
+    sink.write(change_sets[0])
+    events = [event for event in emitter.events if event.name == semconv.EVENT_PREVIEW]
+    assert [event.attributes[semconv.PREVIEW_NUMBER] for event in events] == [1, 2, 3, 4]
+    first = events[0]
     assert (first.span_id, first.body) == (f"{span_id:016x}", "preview 1 latent: http://x/r/1")
     assert first.attributes[semconv.PATH] == "frame:7"
     assert first.attributes[semconv.PREVIEW_URL] == "http://x/r/1"
     assert first.attributes[semconv.RATIO] == 0.5
 
 
-def test_the_number_of_the_last_is_in_every_view(tmp_path: Path) -> None:
-    """Snapshots, the journal and the metrics say how many there are; the metrics say where to look."""
+def test_number_of_the_last_preview_is_in_snapshots_journal_and_metrics(tmp_path: Path) -> None:
+    """The metrics contain its URL as well."""
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from otel_progress.metrics.collector import ProgressCollector
+    from otel_progress.metrics import ProgressCollector
 
     url = f"sqlite:///{tmp_path}/j.db"
     with (
@@ -102,14 +102,16 @@ def test_the_number_of_the_last_is_in_every_view(tmp_path: Path) -> None:
         settle(recorder)
         assert (op.snapshot().previews, recorder.operation("r").root.previews) == (1, 1)
         assert recorder.runtime.force_flush(PATIENCE_S)
-        assert recorder.runtime.journal is not None
-        found = recorder.runtime.journal.get("r")
-        assert found is not None
-        assert found.root.previews == 1
+        assert recorder.runtime._components.journal is not None
+        operation = recorder.runtime._components.journal.get("r")
+        assert operation is not None
+        assert operation.root.previews == 1
         registry = CollectorRegistry()
         registry.register(
             ProgressCollector(
-                recorder.runtime.store, totals=recorder.runtime.totals, public_url="https://p.example.org"
+                recorder.runtime._store.reader,
+                totals=recorder.runtime._totals,
+                public_url="https://p.example.org",
             )
         )
         text = generate_latest(registry).decode()
@@ -118,41 +120,42 @@ def test_the_number_of_the_last_is_in_every_view(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("store", ["memory:", "sqlite"])
-def test_one_that_is_ready_after_the_end_is_told_as_well(tmp_path: Path, store: str) -> None:
-    """The last preview of a run is often made when the run has ended: it is kept and counted all the same."""
+def test_preview_rendered_after_the_end_is_stored(tmp_path: Path, store: str) -> None:
+    """The last preview of a run is often rendered after its end."""
     gate = threading.Event()
     url = store if store == "memory:" else f"sqlite:///{tmp_path}/j.db"
     with recording(store=url) as recorder:
         with progress.operation("render", id="r", total=1) as op:
             op.preview(lambda: "late" if gate.wait(PATIENCE_S) else "", at="always")
-        recorder.runtime.ticker.tick()
+        recorder.runtime._ticker.tick()
         gate.set()
         assert [content_of(recorder, one) for one in stored(recorder, "r")] == [b"late"]
         assert recorder.operation("r").root.previews == 1
         assert recorder.runtime.force_flush(PATIENCE_S)
-        if recorder.runtime.journal is not None:
-            assert [one.number for one in recorder.runtime.journal.previews("r")] == [1]
-            found = recorder.runtime.journal.get("r")
-            assert found is not None
-            assert (found.root.previews, found.status.value) == (1, "completed")
+        if recorder.runtime._components.journal is not None:
+            assert [one.number for one in recorder.runtime._components.journal.previews("r")] == [1]
+            operation = recorder.runtime._components.journal.get("r")
+            assert operation is not None
+            assert (operation.root.previews, operation.status.value) == (1, "completed")
     assert not [event for event, _ in events_on(recorder) if event == semconv.EVENT_PREVIEW]
 
 
-def test_what_is_offered_last_is_stored_before_the_process_ends(tmp_path: Path) -> None:
-    """A shutdown waits for previews that are being made, and the journal has them."""
+def test_shutdown_waits_for_the_last_preview(tmp_path: Path) -> None:
+    """The journal contains the preview."""
     url = f"sqlite:///{tmp_path}/j.db"
     with recording(store=url) as recorder:
         with progress.operation("render", id="r", total=1) as op:
             op.preview("the result", at="always")
         assert recorder.runtime.shutdown(PATIENCE_S)
     journal = open_journal(url, read_only=True)
-    found = journal.previews("r")
+    previews = journal.previews("r")
     journal.close()
-    assert [open_store("auto", tmp_path / "j.db").read(one.location) for one in found] == [b"the result"]
+    contents = [open_store("auto", tmp_path / "j.db").read(preview.location) for preview in previews]
+    assert contents == [b"the result"]
 
 
-def test_previews_go_when_their_operation_goes(tmp_path: Path) -> None:
-    """What deletes an operation, by hand or by the retention, deletes its previews' files; another's stay."""
+def test_deleting_an_operation_deletes_only_its_preview_files(tmp_path: Path) -> None:
+    """The files of other operations stay."""
     folder = tmp_path / "j-previews"
     with recording(store=f"sqlite:///{tmp_path}/j.db", preview_at="always") as recorder:
         for id_ in ("one", "two"):
@@ -169,23 +172,23 @@ def test_previews_go_when_their_operation_goes(tmp_path: Path) -> None:
         assert len(stored(recorder, "two")) == 2
 
 
-def test_without_a_journal_they_go_with_the_live_operation(recorder: Recorder) -> None:
-    """Where progress is kept in memory, so are its previews, and they are deleted with it."""
+def test_deleting_a_live_operation_deletes_its_previews_in_memory(recorder: Recorder) -> None:
+    """Without a journal, previews are stored in memory."""
     with progress.operation("render", id="r", total=1) as op:
         op.preview("text", at="always")
-    (found,) = stored(recorder, "r")
-    assert found.location.startswith("memory:/")
+    (preview,) = stored(recorder, "r")
+    assert preview.location.startswith("memory:/")
     recorder.runtime.reader.delete("r")
     settle(recorder)
     with pytest.raises(progress.ProgressError):
-        content_of(recorder, found)
+        content_of(recorder, preview)
 
 
-def test_another_place_by_its_url(tmp_path: Path) -> None:
-    """A URL of fsspec takes the place of the folder: content is written, thinned out and deleted there."""
+def test_previews_at_an_fsspec_url_are_written_thinned_and_deleted_there(tmp_path: Path) -> None:
+    """The URL replaces the folder next to the journal."""
     fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: it reaches other places")
     system = fsspec.filesystem("memory")
-    settings = {"previews": "memory://told/below", "preview_count": 2, "preview_at": "always"}
+    settings = {"previews": "memory://bucket/below", "preview_count": 2, "preview_at": "always"}
     with recording(store=f"sqlite:///{tmp_path}/j.db", **settings) as recorder:
         with progress.operation("render", id="r", total=1) as op:
             for number in range(4):
@@ -193,15 +196,15 @@ def test_another_place_by_its_url(tmp_path: Path) -> None:
                 op.preview(f"{number}")
                 settle(recorder)
         assert [content_of(recorder, one) for one in stored(recorder, "r")] == [b"0", b"3"]
-        assert len(system.find("told")) == 2
+        assert len(system.find("bucket")) == 2
         assert recorder.runtime.force_flush(PATIENCE_S)
         recorder.runtime.reader.delete("r")
         settle(recorder)
-        assert system.find("told") == []
+        assert system.find("bucket") == []
 
 
-def test_previews_of_a_level_and_what_is_below(recorder: Recorder) -> None:
-    """Previews can be asked for by the path of a level, and the newest of them by number."""
+def test_reader_returns_previews_by_path_and_limit(recorder: Recorder) -> None:
+    """A path includes the levels below it. A limit selects the latest ones."""
     with (
         progress.operation("render", id="r", total=1) as op,
         op.level("frame", 1) as frame,
@@ -217,8 +220,8 @@ def test_previews_of_a_level_and_what_is_below(recorder: Recorder) -> None:
         assert list(reader.previews("r", limit=0)) == list(reader.previews("unknown")) == []
 
 
-def test_the_same_id_again_begins_anew(tmp_path: Path) -> None:
-    """A second run of an id has its own previews, from number 1."""
+def test_second_run_of_an_id_numbers_its_previews_from_one(tmp_path: Path) -> None:
+    """Each run has its own previews."""
     with recording(store=f"sqlite:///{tmp_path}/j.db") as recorder:
         for text in ("first run", "second run"):
             with progress.operation("render", id="r", total=1) as op:
@@ -252,11 +255,11 @@ assert runtime.shutdown(60)
 
 SLOW_IMPORT = """
 import importlib.abc, sys, threading, time
-begun = threading.Event()
+started = threading.Event()
 class Slow(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name == "PIL.ExifTags":  # PIL.Image is half there
-            begun.set()
+        if name == "PIL.ExifTags":  # PIL.Image is imported in part
+            started.set()
             time.sleep(0.3)
 sys.meta_path.insert(0, Slow())
 """
@@ -265,12 +268,12 @@ FIRST = "parent.preview(lambda"
 
 @pytest.mark.process
 @pytest.mark.parametrize("when", ["at any time", "while PIL is imported"])
-def test_a_forked_child_makes_its_own(tmp_path: Path, when: str) -> None:
-    """After a fork both go on: the child with its own thread, and without what the parent was making or importing."""
+def test_forked_child_renders_its_own_previews(tmp_path: Path, when: str) -> None:
+    """The child does not repeat what the parent was rendering or importing."""
     script = FORK
     if when != "at any time":
         script = SLOW_IMPORT + FORK.replace(
-            FIRST, f"parent.preview('not due', at=[1.0])\nassert begun.wait(60)\n{FIRST}"
+            FIRST, f"parent.preview('not due', at=[1.0])\nassert started.wait(60)\n{FIRST}"
         )
     url = f"sqlite:///{tmp_path}/j.db"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
@@ -280,13 +283,16 @@ def test_a_forked_child_makes_its_own(tmp_path: Path, when: str) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     journal, store = open_journal(url, read_only=True), open_store("auto", tmp_path / "j.db")
-    found = {id_: [store.read(one.location) for one in journal.previews(id_)] for id_ in ("parent", "child")}
+    contents = {
+        id_: [store.read(preview.location) for preview in journal.previews(id_)]
+        for id_ in ("parent", "child")
+    }
     journal.close()
-    assert found == {"parent": [b"parent"], "child": [b"child"]}
+    assert contents == {"parent": [b"parent"], "child": [b"child"]}
 
 
-def test_many_threads_offer_at_once(recorder: Recorder) -> None:
-    """Numbers are unique and in order, and everything offered is accounted for."""
+def test_previews_of_many_threads_have_unique_numbers(recorder: Recorder) -> None:
+    """Each offered preview is counted once."""
     with progress.operation("render", id="r", total=1) as op:
 
         def work(index: int) -> None:
@@ -299,8 +305,8 @@ def test_many_threads_offer_at_once(recorder: Recorder) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        found = outcomes(recorder)
-        assert sum(found.values()) == 160
-        numbers = [one.number for one in stored(recorder, "r")]
+        counts = outcomes(recorder)
+        assert sum(counts.values()) == 160
+        numbers = [preview.number for preview in stored(recorder, "r")]
     assert numbers == sorted(set(numbers))
-    assert numbers[-1] == found["stored"]
+    assert numbers[-1] == counts["stored"]

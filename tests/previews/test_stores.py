@@ -1,4 +1,4 @@
-"""Where previews are kept: the same behaviour of a folder, of memory, and of what fsspec reaches."""
+"""Preview stores: the same behaviour in a folder, in memory and with fsspec."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from otel_progress.previews.stores import open_store
 from otel_progress.previews.stores.base import Store
 from otel_progress.previews.stores.local import LocalStore
 from otel_progress.previews.stores.memory import MemoryStore
+from tests.support.forks import needs_fork, run_in_child_forked_under
 
 RUN = "0123456789abcdef"
 CONTENT = b"\x89PNG and so on"
@@ -39,8 +40,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             yield open_store(f"local://{tmp_path}/below", None)
 
 
-def test_content_comes_back_until_it_is_deleted(store: Store) -> None:
-    """What was written is read again by its location alone, as often as asked, and is gone once deleted."""
+def test_store_returns_content_until_it_is_deleted(store: Store) -> None:
+    """The location alone identifies the content."""
     location = store.write(RUN, DIGEST, "image/png", CONTENT)
     assert location == store.write(RUN, DIGEST, "image/png", CONTENT)
     other = store.write(RUN, "f" * 64, "text/plain; charset=utf-8", b"")
@@ -49,7 +50,7 @@ def test_content_comes_back_until_it_is_deleted(store: Store) -> None:
     store.touch([RUN, "unknown"])
     assert store.delete([location, location]) == 1
     assert store.delete([location]) == 0
-    with pytest.raises(PreviewError, match="no longer kept"):
+    with pytest.raises(PreviewError, match="no longer stored"):
         store.read(location)
     assert store.read(other) == b""
 
@@ -70,24 +71,24 @@ def test_content_comes_back_until_it_is_deleted(store: Store) -> None:
         "",
     ],
 )
-def test_nothing_else_is_read_or_deleted(store: Store, elsewhere: str) -> None:
-    """A location that is none of the store's own making is neither read nor deleted, and is not repeated."""
+def test_store_with_a_foreign_location_reads_and_deletes_nothing(store: Store, elsewhere: str) -> None:
+    """The error does not repeat the location."""
     location = elsewhere.format(base=store.base)
-    with pytest.raises(PreviewError, match="in another place") as refused:
+    with pytest.raises(PreviewError, match="in another store") as raised:
         store.read(location)
-    assert "passwd" not in str(refused.value)
+    assert "passwd" not in str(raised.value)
     assert store.delete([location]) == 0
 
 
-def test_a_run_of_any_name_stays_below_the_base(store: Store) -> None:
-    """Ids that this package did not make become digests: no folder is left."""
+def test_store_with_any_run_id_writes_below_its_base(store: Store) -> None:
+    """An id in another format is replaced by its digest."""
     location = store.write("../../../etc", DIGEST, "image/png", CONTENT)
     assert ".." not in location
     assert store.read(location) == CONTENT
 
 
-def test_files_belong_to_their_owner_alone(tmp_path: Path) -> None:
-    """Folders and files of previews can be read by nobody else, whatever the umask, and no half-written one stays."""
+def test_local_store_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    """The umask does not matter, and no partial file remains."""
     before = os.umask(0)
     try:
         store = LocalStore(tmp_path / "one" / "previews")
@@ -96,22 +97,22 @@ def test_files_belong_to_their_owner_alone(tmp_path: Path) -> None:
         os.umask(before)
     path = store.path_of(location)
     assert path is not None
-    modes = [stat.S_IMODE(one.stat().st_mode) for one in (path, path.parent, path.parent.parent)]
+    modes = [stat.S_IMODE(entry.stat().st_mode) for entry in (path, path.parent, path.parent.parent)]
     assert modes == [0o600, 0o700, 0o700]
-    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_links_in_the_folder_are_not_followed(tmp_path: Path) -> None:
-    """A link, a pipe or a folder in the place of content is no content."""
+def test_local_store_does_not_read_links_pipes_or_folders(tmp_path: Path) -> None:
+    """Only a regular file is content."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
     store = LocalStore(tmp_path / "previews")
     path = store.path_of(store.write(RUN, DIGEST, "image/png", CONTENT))
     assert path is not None
     location = f"{store.base}/{RUN}/{path.name}"
-    for put in (lambda: path.symlink_to(secret), lambda: os.mkfifo(path), path.mkdir):
+    for replace in (lambda: path.symlink_to(secret), lambda: os.mkfifo(path), path.mkdir):
         path.unlink()
-        put()
+        replace()
         with pytest.raises(PreviewError):
             store.read(location)
         if path.is_dir():
@@ -127,17 +128,17 @@ def test_links_in_the_folder_are_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere" / path.name).exists()
 
 
-def test_memory_has_a_bound() -> None:
-    """In memory the oldest content makes room; one piece is kept in any case."""
+def test_memory_store_beyond_its_limit_evicts_the_oldest_content() -> None:
+    """The latest content is stored even if it exceeds the limit alone."""
     store = MemoryStore(100)
     locations = [store.write(RUN, f"{number:064x}", "image/png", b"x" * 40) for number in range(4)]
-    kept = []
+    sizes = []
     for location in locations:
         try:
-            kept.append(len(store.read(location)))
+            sizes.append(len(store.read(location)))
         except PreviewError:
-            kept.append(0)
-    assert kept == [0, 0, 40, 40]
+            sizes.append(0)
+    assert sizes == [0, 0, 40, 40]
     assert len(store.read(store.write(RUN, "f" * 64, "image/png", b"x" * 500))) == 500
 
 
@@ -151,8 +152,8 @@ def test_memory_has_a_bound() -> None:
         ("memory://x", "RemoteStore"),
     ],
 )
-def test_the_setting_names_the_place(setting: str, kind: str, tmp_path: Path) -> None:
-    """A folder beside the journal by default, else what was named."""
+def test_open_store_selects_the_store_by_setting(setting: str, kind: str, tmp_path: Path) -> None:
+    """The default is a folder next to the journal."""
     if kind == "RemoteStore":
         pytest.importorskip("fsspec", reason="fsspec is not installed: it reaches other places")
     store = open_store(setting, tmp_path / "progress.db")
@@ -165,9 +166,17 @@ def test_the_setting_names_the_place(setting: str, kind: str, tmp_path: Path) ->
         assert store.folder == Path("/a b")
 
 
-def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL whose own package is not installed is refused at once, with what to install."""
+def test_open_store_without_the_library_of_a_url_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error contains the command that installs it."""
     pytest.importorskip("fsspec", reason="fsspec is not installed: it reaches other places")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(ConfigurationError, match="pip install s3fs"):
         open_store("s3://bucket/previews", None)
+
+
+@needs_fork
+def test_memory_store_after_fork_under_its_lock_is_usable() -> None:
+    """The fork waits until the other thread has released the lock."""
+    store = MemoryStore()
+    location = store.write("run", "a" * 64, "image/png", b"content")
+    assert run_in_child_forked_under(store._lock, lambda: store.read(location)) == 0

@@ -1,4 +1,4 @@
-"""Secrets: what is taken for one, what is not, and that none leaves by any way out."""
+"""Tests of redaction: recognised secrets, ordinary texts, and all outputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import otel_progress as progress
-from otel_progress import codec, redaction
+from otel_progress import codec
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.redaction import Redactor
 from otel_progress.redaction.patterns import _JOINED, _SECRETS, REDACTED, is_sensitive_key, redact_text
@@ -18,24 +18,32 @@ from otel_progress.testing import Recorder, recording
 
 SECRET = "hunter2-and-more"
 
-SENSITIVE = """password db_password dbPassword DB_PASSWORD PGPASSWORD userPasswd passphrase secret client_secret clientSecret api_key
-    apikey api-key apiKey APIKey X-Api-Key access_key aws_secret_access_key AWS_ACCESS_KEY_ID private_key privateKey ssh_key token
-    access_token accessToken githubToken token_value token2 authorization Authorization proxy-authorization credential credentials
-    gcp_credentials cookie set-cookie session session_id sessionId PHPSESSID jwt basic_auth db.password password_hash""".split()  # noqa: SIM905 - a list of words reads best as words
-HARMLESS = """author authority author_name secretary tokens tokens_processed token_count max_tokens total_tokens token_limit tokenizer
-    password_length passwords_checked secrets_found session_count training_session cookie_count primary_key sort_key key keys keyboard
-    monkey name path pwd compass bypass passenger accessed privateer authentication_method credentialed 7 _ - ключ""".split()  # noqa: SIM905 - a list of words reads best as words
+SENSITIVE = """
+    password db_password dbPassword DB_PASSWORD PGPASSWORD userPasswd passphrase secret
+    client_secret clientSecret api_key apikey api-key apiKey APIKey X-Api-Key access_key
+    aws_secret_access_key AWS_ACCESS_KEY_ID private_key privateKey ssh_key token access_token
+    accessToken githubToken token_value token2 authorization Authorization proxy-authorization
+    credential credentials gcp_credentials cookie set-cookie session session_id sessionId
+    PHPSESSID jwt basic_auth db.password password_hash
+""".split()  # noqa: SIM905 - words are easier to read than a list
+HARMLESS = """
+    author authority author_name secretary tokens tokens_processed token_count max_tokens
+    total_tokens token_limit tokenizer password_length passwords_checked secrets_found
+    session_count training_session cookie_count primary_key sort_key key keys keyboard monkey
+    name path pwd compass bypass passenger accessed privateer authentication_method credentialed
+    7 _ - ключ
+""".split()  # noqa: SIM905 - words are easier to read than a list
 
 
 @pytest.mark.parametrize("key", SENSITIVE)
-def test_sensitive_keys(key: str) -> None:
-    """A key that ends with the word for a secret names one, in snake, kebab and camel case."""
+def test_is_sensitive_key_of_secret_is_true(key: str) -> None:
+    """A key that ends with a secret word is sensitive in snake, kebab and camel case."""
     assert is_sensitive_key(key)
 
 
 @pytest.mark.parametrize("key", HARMLESS)
-def test_harmless_keys(key: str) -> None:
-    """A key that only contains such letters, or counts such things, does not."""
+def test_is_sensitive_key_of_harmless_key_is_false(key: str) -> None:
+    """A key that contains a secret word elsewhere, or counts secrets, is harmless."""
     assert not is_sensitive_key(key)
 
 
@@ -63,14 +71,16 @@ TEXTS = {
     "with ghp_abcdefghijklmnopqrstuvwxyz0123456789.": "with [redacted].",
     "jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3": "jwt [redacted]",
     "cut eyJhbGciOiJIUzI1NiJ9.eyJzdWIiO…": "cut [redacted]…",
-    f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----": "-----BEGIN RSA PRIVATE KEY-----[redacted]",
+    f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----": (
+        "-----BEGIN RSA PRIVATE KEY-----[redacted]"
+    ),
     f"-----BEGIN PRIVATE KEY-----\n{SECRET}…": "-----BEGIN PRIVATE KEY-----[redacted]",
 }
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_secrets_in_texts(text: str) -> None:
-    """What looks like a secret goes, and what stands around it stays."""
+def test_redact_text_with_secret_replaces_only_the_secret(text: str) -> None:
+    """The text around a secret stays unchanged."""
     assert redact_text(text) == TEXTS[text]
 
 
@@ -90,22 +100,22 @@ def test_secrets_in_texts(text: str) -> None:
         "",
     ],
 )
-def test_ordinary_texts(text: str) -> None:
-    """Texts without a secret come out as they went in."""
+def test_redact_text_without_secret_is_unchanged(text: str) -> None:
+    """Ordinary texts are returned unchanged."""
     assert redact_text(text) is text or redact_text(text) == text
 
 
-def test_the_quick_look_misses_no_key() -> None:
-    """Every key that names a secret has a word in it by which a text is looked at more closely."""
+def test_redact_text_finds_every_sensitive_key() -> None:
+    """The fast search for words finds every key that names a secret."""
     for key in (*SENSITIVE, *_SECRETS, *_JOINED):
         assert redact_text(f"{key}={SECRET}") == f"{key}=[redacted]" or key.isdigit(), key
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
-def test_any_text(before: str, after: str) -> None:
-    """No text makes it raise, and what was redacted once stays as it is."""
-    once = redact_text(f"{before} password={SECRET} {after}")
-    assert redact_text(once) == once or REDACTED in once
+def test_redact_text_of_any_text_never_raises(before: str, after: str) -> None:
+    """Redacting a redacted text again changes nothing."""
+    redacted = redact_text(f"{before} password={SECRET} {after}")
+    assert redact_text(redacted) == redacted or REDACTED in redacted
     redact_text(before)
 
 
@@ -124,43 +134,47 @@ def test_any_text(before: str, after: str) -> None:
         "bearer a",
     ],
 )
-def test_time_is_linear(part: str) -> None:
-    """A text sixteen times as long takes about sixteen times as long, not two hundred times: the worst of several looks is let go."""
+def test_redact_text_takes_linear_time(part: str) -> None:
+    """A text of 16 times the length takes less than 100 times as long (best of 5)."""
     import time
 
-    def took(length: int) -> float:
+    def measure(length: int) -> float:
         text = (part * length)[:length]
         times = []
         for _ in range(5):
-            began = time.thread_time()
+            started = time.thread_time()
             redact_text(text)
-            times.append(time.thread_time() - began)
+            times.append(time.thread_time() - started)
         return min(times)
 
-    assert took(64_000) < 100 * max(took(4_000), 1e-4)
+    assert measure(64_000) < 100 * max(measure(4_000), 1e-4)
 
 
-def everything(recorder: Recorder) -> str:
-    """Return all that any reader, sink or trace would see of the recorder's work."""
-    batch = recorder.runtime.store.collect()
+def render_outputs(recorder: Recorder) -> str:
+    """Return the text of all snapshots, events and spans of a recorder."""
+    change_set = recorder.runtime._store.collect()
     operations = [*recorder.runtime.get_active_operations(), *recorder.runtime.get_history()]
-    documents: list[Any] = [codec.encode_operation(one) for one in operations]
-    documents += [codec.encode_level(one, 0.0) for one in batch.snapshots]
-    documents += [codec.encode_event(one) for one in batch.events]
+    documents: list[Any] = [codec.encode_operation(operation) for operation in operations]
+    documents += [codec.encode_level(snapshot, 0.0) for snapshot in change_set.snapshots]
+    documents += [codec.encode_event(event) for event in change_set.events]
     documents += [
-        codec.encode_event(one)
+        codec.encode_event(event)
         for operation in operations
-        for one in recorder.runtime.get_events(operation.operation_id)
+        for event in recorder.runtime.get_events(operation.operation_id)
     ]
     spans = [
         (span.attributes, span.status.description, [event.attributes for event in span.events])
         for span in recorder.spans()
     ]
-    return f"{codec.dumps(documents)} {[(dict(a or {}), d, [dict(e or {}) for e in events]) for a, d, events in spans]}"
+    texts = [
+        (dict(attributes or {}), description, [dict(event or {}) for event in events])
+        for attributes, description, events in spans
+    ]
+    return f"{codec.dumps(documents)} {texts}"
 
 
 def leak(error: str = "") -> None:
-    """Put the secret wherever a caller can."""
+    """Pass the secret in every argument of a level."""
     with progress.operation(
         "o", id="o", password=SECRET, dsn=f"db://u:{SECRET}@h", secrets=[SECRET], urls=[f"x://u:{SECRET}@h"]
     ) as op:
@@ -172,21 +186,21 @@ def leak(error: str = "") -> None:
         op.level("step", "2").start().fail(f"password={SECRET}")
 
 
-def test_nothing_leaves() -> None:
-    """Metadata, messages, errors with their tracebacks, items and spans are redacted in every snapshot, event and span."""
+def test_outputs_never_contain_a_secret() -> None:
+    """Metadata, messages, errors, tracebacks and items are redacted in all outputs."""
     with recording() as recorder:
         leak()
-        seen = everything(recorder)
+        outputs = render_outputs(recorder)
         assert recorder.operation("o").message == "password: [redacted]"
-    assert REDACTED in seen
-    assert SECRET not in seen
+    assert REDACTED in outputs
+    assert SECRET not in outputs
 
 
-def test_while_it_runs() -> None:
-    """What a handle, a reader and a callback are told in mid-work is redacted too, and the newest message is the one that is seen."""
-    told: list[str | None] = []
+def test_message_of_running_operation_is_redacted() -> None:
+    """Handles, readers and callbacks receive the newest message, redacted."""
+    messages: list[str | None] = []
     with recording() as recorder:
-        recorder.runtime.add_callback(lambda event, operation: told.append(operation.message), 0.0)
+        recorder.runtime.add_callback(lambda event, operation: messages.append(operation.message), 0.0)
         with progress.operation("o", id="o") as op:
             for number in range(3):
                 op.update(message=f"{number} password={SECRET}")
@@ -194,20 +208,20 @@ def test_while_it_runs() -> None:
                 assert recorder.operation("o").message == f"{number} password=[redacted]"
                 recorder.tick()
         assert recorder.runtime.force_flush(60.0)
-    assert "2 password=[redacted]" in told
-    assert SECRET not in str(told)
+    assert "2 password=[redacted]" in messages
+    assert SECRET not in str(messages)
 
 
-def test_switched_off() -> None:
-    """With redact=False everything is as it was given."""
+def test_redact_false_keeps_secrets() -> None:
+    """With ``redact=False`` all values stay unchanged."""
     with recording(redact=False) as recorder:
         leak()
         assert recorder.operation("o").metadata["password"] == SECRET
         assert recorder.operation("o").message == f"password: {SECRET}"
 
 
-def test_flags_stay() -> None:
-    """That there is a password is no secret."""
+def test_booleans_and_counts_are_not_redacted() -> None:
+    """The existence of a password is not a secret."""
     with (
         recording() as recorder,
         progress.operation("o", id="o", has_password=True, password_count=3, token=5),
@@ -219,8 +233,8 @@ def test_flags_stay() -> None:
         }
 
 
-def test_an_own_function() -> None:
-    """A function of the application is called with key and text after the rules, for metadata, messages, errors and details."""
+def test_redact_function_is_called_after_the_patterns() -> None:
+    """The function receives key and text of metadata, messages, errors and details."""
     keys: list[str] = []
 
     def hook(key: str, text: str) -> str:
@@ -236,18 +250,18 @@ def test_an_own_function() -> None:
     with recording(redact=hook) as recorder:
         with pytest.raises(ValueError, match="Ada"):
             work()
-        one = recorder.operation("o")
-        assert one.metadata == {"who": "A.", "pair": ("A.", "Bo"), "password": REDACTED}
-        assert one.error is not None
-        assert one.error.message == "A. is missing"
+        operation = recorder.operation("o")
+        assert operation.metadata == {"who": "A.", "pair": ("A.", "Bo"), "password": REDACTED}
+        assert operation.error is not None
+        assert operation.error.message == "A. is missing"
         assert "Ada" not in str(recorder.spans()[0].events[0].attributes)
     assert {"who", "pair", "message", "error", "details"} <= set(keys)
     assert "password" not in keys
 
 
 @pytest.mark.parametrize("bad", [None, 5, "raise"])
-def test_a_function_that_fails(bad: Any) -> None:
-    """What raises or returns no text shows nothing, is counted, and the work goes on."""
+def test_redact_function_that_fails_redacts_everything(bad: Any) -> None:
+    """If the function raises or returns no text, the text is redacted and counted."""
 
     def hook(_: str, text: str) -> Any:
         if bad == "raise":
@@ -261,18 +275,17 @@ def test_a_function_that_fails(bad: Any) -> None:
     assert internal_error_counts["redaction"] >= before + 2
 
 
-def test_a_function_that_makes_progress_itself() -> None:
-    """A function that uses progress does not call itself without end, and no lock of the store is held while it runs."""
+def test_redact_function_may_record_progress() -> None:
+    """The function is not called recursively, and runs without the store's lock."""
 
     def hook(_: str, text: str) -> str:
         with progress.operation("inner", id="inner", who="Bo") as inner:
             inner.update(message="inner")
-        seen = threading.Thread(
-            target=recorder.runtime.store.active_roots, daemon=True
-        )  # needs the store's lock
-        seen.start()
-        seen.join(60.0)
-        return text if not seen.is_alive() else "a lock was held"
+        # The thread needs the store's lock.
+        reader = threading.Thread(target=recorder.runtime._store.reader.get_active_roots, daemon=True)
+        reader.start()
+        reader.join(60.0)
+        return text if not reader.is_alive() else "a lock was held"
 
     with recording(redact=hook) as recorder, progress.operation("o", id="o") as op:
         op.update(message="outer")
@@ -280,16 +293,16 @@ def test_a_function_that_makes_progress_itself() -> None:
         assert op.snapshot().message == "outer"
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    """Messages that all differ make nothing grow."""
-    rules = Redactor()
-    for number in range(3 * redaction.MAX_REMEMBERED):
-        assert rules.message(f"file {number}") == f"file {number}"
-    assert len(rules._remembered) <= redaction.MAX_REMEMBERED
+def test_message_cache_is_bounded() -> None:
+    """Different messages never fill the cache beyond its limit."""
+    redactor = Redactor(max_cached_messages=8)
+    for number in range(30):
+        assert redactor.redact_message(f"file {number}") == f"file {number}"
+    assert len(redactor._cached_messages) == 6
 
 
-def test_a_redacted_text_keeps_its_bound() -> None:
-    """The mark is longer than many a secret; a text full of them is cut all the same."""
+def test_redacted_message_is_truncated() -> None:
+    """The replacement can be longer than a secret, so the result is truncated again."""
     with recording() as recorder, progress.operation("o", id="o") as op:
         op.update(message="token=a " * 200)
         message = recorder.operation("o").message
@@ -297,8 +310,8 @@ def test_a_redacted_text_keeps_its_bound() -> None:
         assert len(message) == 1024
 
 
-def test_plain_spans(recorder: Recorder) -> None:
-    """Metadata, message and status of a plain span are redacted on their way into progress."""
+def test_plain_span_is_redacted(recorder: Recorder) -> None:
+    """Metadata and message of a plain span are redacted in its operation."""
     tracer = recorder.provider.get_tracer("plain")
     with tracer.start_as_current_span("plain") as span:
         span.set_attributes(
@@ -306,5 +319,5 @@ def test_plain_spans(recorder: Recorder) -> None:
         )
         span.set_attribute("progress.message", f"token={SECRET}")
         recorder.tick()
-        one = recorder.operation("p")
-        assert (one.message, one.metadata["password"]) == ("token=[redacted]", REDACTED)
+        operation = recorder.operation("p")
+        assert (operation.message, operation.metadata["password"]) == ("token=[redacted]", REDACTED)

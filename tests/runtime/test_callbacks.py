@@ -1,4 +1,4 @@
-"""Callbacks: told in order, coalesced, and harmless whatever they do."""
+"""Callbacks: order, coalescing, limits and isolation from failures."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ import pytest
 import otel_progress as progress
 from otel_progress import ConfigurationError, OperationSnapshot, semconv
 from otel_progress.protocols import ChangeSet
-from otel_progress.runtime import callbacks as mailboxes
+from otel_progress.runtime import callbacks as callbacks_module
 from otel_progress.runtime.callbacks import Callbacks
 from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.testing import Recorder, recording, wait_until
 
 PATIENCE_S = 60.0
-"""How long what has to happen may take; on a busy machine a thread can wait for its turn for seconds."""
+"""Time limit of each step. On a busy machine a thread may wait for seconds."""
 
 
-class Told:
-    """Remembers what it is told."""
+class CallRecorder:
+    """Callback that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, OperationSnapshot]] = []
 
     def __call__(self, event: str, operation: OperationSnapshot) -> None:
-        """Remember a call."""
+        """Record a call."""
         self.calls.append((event, operation))
 
     @property
     def events(self) -> list[str]:
-        """The events, in order."""
+        """Events in the order of the calls."""
         return [event for event, _ in self.calls]
 
 
 @pytest.fixture
 def release() -> Iterator[threading.Event]:
-    """An event to hang on; set at the end, so that no thread is left hanging."""
+    """Event to wait for. It is set after the test, so that no thread remains."""
     event = threading.Event()
     yield event
     event.set()
@@ -55,115 +55,121 @@ def release() -> Iterator[threading.Event]:
         (lambda op: op.skip(), "skipped"),
     ],
 )
-def test_start_and_end_are_told(
+def test_callback_receives_start_and_end_of_each_operation(
     recorder: Recorder, end: Callable[[progress.Level], None], event: str
 ) -> None:
-    """Each operation's start and end come with the operation as it was then, levels included."""
-    told = Told()
-    progress.add_callback(told)
+    """The operation is as it was then, including its levels."""
+    recorded = CallRecorder()
+    progress.add_callback(recorded)
     op = progress.operation("o", id="o", total=1).start()
     op.level("x", 1).start().complete()
     end(op)
     assert recorder.runtime.force_flush(PATIENCE_S)
-    assert told.events == ["started", event]
-    started, ended = (operation for _, operation in told.calls)
+    assert recorded.events == ["started", event]
+    started, ended = (operation for _, operation in recorded.calls)
     assert (started.status.value, started.levels) == ("running", [])
     assert (ended.status.value, [level.path for level in ended.levels]) == (event, ["x:1"])
 
 
-def test_updates_are_coalesced(recorder: Recorder) -> None:
-    """Many changes within an interval are one update, the newest; an end is told at once and is the last."""
-    told = Told()
-    progress.add_callback(told, interval=3600.0)
+def test_updates_within_an_interval_are_coalesced(recorder: Recorder) -> None:
+    """The newest update is delivered. The end is delivered immediately and last."""
+    recorded = CallRecorder()
+    progress.add_callback(recorded, interval=3600.0)
     with progress.operation("o", id="o", total=100) as op:
         op.increment()
         recorder.tick()
-        wait_until(lambda: "updated" in told.events, PATIENCE_S)
+        wait_until(lambda: "updated" in recorded.events, PATIENCE_S)
         for _ in range(50):
             op.increment()
             recorder.tick()
         assert recorder.runtime.force_flush(PATIENCE_S)
     assert recorder.runtime.force_flush(PATIENCE_S)
-    assert told.events == ["started", "updated", "updated", "completed"]
-    assert [operation.root.current for _, operation in told.calls] == [0, 1, 51, 51]
+    assert recorded.events == ["started", "updated", "updated", "completed"]
+    assert [operation.root.current for _, operation in recorded.calls] == [0, 1, 51, 51]
 
 
-def test_the_first_update_waits_for_nothing(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the monotonic clock began less than an interval ago, as on a machine that has just been switched on."""
-    told, began = Told(), time.monotonic()
-    monkeypatch.setattr(mailboxes, "time", SimpleNamespace(monotonic=lambda: time.monotonic() - began))
-    progress.add_callback(told, interval=3600.0)
+def test_first_update_is_delivered_immediately_after_boot(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monotonic clock may have started less than an interval ago."""
+    recorded, booted = CallRecorder(), time.monotonic()
+    monkeypatch.setattr(
+        callbacks_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() - booted)
+    )
+    progress.add_callback(recorded, interval=3600.0)
     with progress.operation("o", total=2) as op:
         op.increment()
         recorder.tick()
-        wait_until(lambda: "updated" in told.events, PATIENCE_S)
+        wait_until(lambda: "updated" in recorded.events, PATIENCE_S)
 
 
-def test_nothing_changed_is_nothing_told(recorder: Recorder) -> None:
-    """Ticks without news call nobody."""
-    told = Told()
-    progress.add_callback(told, interval=0.001)
+def test_ticks_without_changes_call_no_callback(recorder: Recorder) -> None:
+    """The callback receives the same number of calls afterwards."""
+    recorded = CallRecorder()
+    progress.add_callback(recorded, interval=0.001)
     with progress.operation("o"):
         recorder.tick()
         assert recorder.runtime.force_flush(PATIENCE_S)
-        count = len(told.calls)
+        count = len(recorded.calls)
         for _ in range(10):
             recorder.tick()
         assert recorder.runtime.force_flush(PATIENCE_S)
-        assert len(told.calls) == count
+        assert len(recorded.calls) == count
 
 
-def test_an_update_never_follows_the_end(recorder: Recorder) -> None:
-    """An update that was on its way when the operation ended is not told after the end."""
-    told = Told()
-    progress.add_callback(told)
+def test_update_submitted_after_the_end_is_not_delivered(recorder: Recorder) -> None:
+    """The update and the end may come from different threads."""
+    recorded = CallRecorder()
+    progress.add_callback(recorded)
     op = progress.operation("o").start()
-    running = recorder.runtime.store.view(op._node)
+    running = recorder.runtime._store.reader.get_operation(op._node)
     op.complete()
     recorder.runtime._callbacks.submit("updated", running)
     assert recorder.runtime.force_flush(PATIENCE_S)
-    assert told.events == ["started", "completed"]
+    assert recorded.events == ["started", "completed"]
 
 
 class Sink:
-    """Remembers what it was given."""
+    """Sink that records the status of each snapshot."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
         self.closed = False
 
-    def write(self, batch: ChangeSet) -> None:
-        """Take a batch."""
-        self.written.extend(snapshot.status.value for snapshot in batch.snapshots)
+    def write(self, change_set: ChangeSet) -> None:
+        """Record a change set."""
+        self.written.extend(snapshot.status.value for snapshot in change_set.snapshots)
 
     def close(self) -> None:
-        """Take no more."""
+        """Record the call."""
         self.closed = True
 
 
-def test_a_callback_that_hangs(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that hangs delays nobody: not the work, not the ticks, not other callbacks, not what sinks are owed at the end."""
-    told, hanging, sink = Told(), threading.Event(), Sink()
+def test_hanging_callback_delays_no_operation_tick_sink_or_other_callback(
+    release: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shutdown returns False."""
+    recorded, hanging, sink = CallRecorder(), threading.Event(), Sink()
 
     def hang(_event: str, _operation: OperationSnapshot) -> None:
         hanging.set()
         release.wait()
 
     with recording() as recorder:
-        recorder.runtime._sink_workers.append(SinkWorker("beside", sink))
+        recorder.runtime._sink_workers.append(SinkWorker("recorder", sink))
         progress.add_callback(hang)
-        progress.add_callback(told)
+        progress.add_callback(recorded)
         with progress.operation("o"):
             assert hanging.wait(PATIENCE_S)
             recorder.tick()
-        wait_until(lambda: told.events[-1:] == ["completed"], PATIENCE_S)
-        assert sink.written[-1:] != ["completed"]  # the last tick, that of the shutdown, tells
+        wait_until(lambda: recorded.events[-1:] == ["completed"], PATIENCE_S)
+        # The last tick is that of the shutdown.
+        assert sink.written[-1:] != ["completed"]
         flush = recorder.runtime._callbacks.flush
 
         def give_up(_timeout: float) -> bool:
-            wait_until(
-                lambda: sink.written[-1:] == ["completed"], PATIENCE_S
-            )  # while callbacks are waited for
+            # The sink is written while the shutdown waits for the callbacks.
+            wait_until(lambda: sink.written[-1:] == ["completed"], PATIENCE_S)
             return flush(0.01)
 
         monkeypatch.setattr(recorder.runtime._callbacks, "flush", give_up)
@@ -171,17 +177,16 @@ def test_a_callback_that_hangs(release: threading.Event, monkeypatch: pytest.Mon
     assert sink.closed
 
 
-def test_what_sinks_are_owed_is_written_when_no_time_is_left(
+def test_shutdown_with_hanging_callback_still_writes_and_closes_sinks(
     release: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A callback that hangs until the time of a shutdown is over leaves the sinks enough to write what waits and be closed."""
+    """Each sink has a minimum time after the time limit."""
     sink = Sink()
-    lane = SinkWorker("beside", sink)
-    monkeypatch.setattr(
-        lane, "_start", lambda: None
-    )  # what waits is written by the shutdown itself, after the callbacks
+    worker = SinkWorker("recorder", sink)
+    # Without a thread, the shutdown itself writes after the callbacks.
+    monkeypatch.setattr(worker, "_start_thread", lambda: None)
     with recording() as recorder:
-        recorder.runtime._sink_workers.append(lane)
+        recorder.runtime._sink_workers.append(worker)
         progress.add_callback(lambda _event, _operation: release.wait())
         with progress.operation("o"):
             pass
@@ -189,91 +194,90 @@ def test_what_sinks_are_owed_is_written_when_no_time_is_left(
     assert (sink.written[-1:], sink.closed) == (["completed"], True)
 
 
-def test_a_mailbox_is_bounded(
-    recorder: Recorder, release: threading.Event, monkeypatch: pytest.MonkeyPatch
+def test_callback_queue_beyond_its_limit_drops_and_counts(
+    recorder: Recorder, release: threading.Event
 ) -> None:
-    """Behind a callback that hangs only so many starts and ends wait; the rest is counted."""
-    monkeypatch.setattr(mailboxes, "MAX_WAITING", 50)
+    """The oldest starts and ends are dropped."""
     hanging = threading.Event()
 
     def hang(_event: str, _operation: OperationSnapshot) -> None:
         hanging.set()
         release.wait()
 
-    progress.add_callback(hang)
+    recorder.runtime._callbacks.add(hang, 0.1, max_waiting=50)
     progress.operation("first").start().complete()
     assert hanging.wait(PATIENCE_S)
     for _ in range(50):
         progress.operation("o").start().complete()
-    dropped = recorder.runtime.totals.read().counters[semconv.EVENTS_DROPPED]
+    dropped = recorder.runtime._totals.read().counters[semconv.EVENTS_DROPPED]
     assert dropped["callback",] == 51
 
 
-def test_removing_from_within(recorder: Recorder) -> None:
-    """A callback may remove itself, and is not called again; removing a stranger does nothing."""
+def test_callback_that_removes_itself_is_not_called_again(recorder: Recorder) -> None:
+    """Removing an unknown callback is ignored."""
     calls = []
 
-    def once(event: str, _operation: OperationSnapshot) -> None:
+    def remove_itself(event: str, _operation: OperationSnapshot) -> None:
         calls.append(event)
-        progress.remove_callback(once)
+        progress.remove_callback(remove_itself)
 
-    progress.add_callback(once)
+    progress.add_callback(remove_itself)
     with progress.operation("o"):
         wait_until(lambda: calls, PATIENCE_S)
-    progress.remove_callback(once)
+    progress.remove_callback(remove_itself)
     assert recorder.runtime.force_flush(PATIENCE_S)
     assert calls == ["started"]
 
 
-def test_adding_again_changes_the_interval(recorder: Recorder) -> None:
-    """One callback is told once, however often it was added."""
-    told = Told()
+def test_callback_added_again_is_called_once_per_event(recorder: Recorder) -> None:
+    """The last interval counts."""
+    recorded = CallRecorder()
     for interval in (0.1, 5.0, 0.2):
-        progress.add_callback(told, interval)
+        progress.add_callback(recorded, interval)
     with progress.operation("o"):
         pass
     assert recorder.runtime.force_flush(PATIENCE_S)
-    assert told.events == ["started", "completed"]
+    assert recorded.events == ["started", "completed"]
 
 
-def test_a_callback_may_ask_and_begin(recorder: Recorder) -> None:
-    """Inside of a callback queries are answered, and operations can be run."""
-    answers = []
+def test_callback_may_query_and_start_operations(recorder: Recorder) -> None:
+    """It runs without a lock of the runtime."""
+    operations = []
 
-    def curious(_event: str, operation: OperationSnapshot) -> None:
+    def query_and_start(_event: str, operation: OperationSnapshot) -> None:
         if operation.operation_type == "o":
-            answers.append(progress.get_operation("o"))
+            operations.append(progress.get_operation("o"))
             with progress.operation("inner"):
                 pass
 
-    progress.add_callback(curious)
+    progress.add_callback(query_and_start)
     with progress.operation("o", id="o"):
         pass
     assert recorder.runtime.force_flush(PATIENCE_S)
-    assert all(answers)
+    assert all(operations)
     assert len(progress.get_history("inner")) == 2
 
 
 @pytest.mark.parametrize("interval", [-1, float("nan"), float("inf"), "often", None])
-def test_intervals_that_cannot_be(recorder: Recorder, interval: Any) -> None:
-    """A wrong interval is refused at once, and nothing is added."""
-    with pytest.raises(ConfigurationError, match="interval"):
-        progress.add_callback(Told(), interval)
+def test_add_callback_with_invalid_interval_is_rejected(recorder: Recorder, interval: Any) -> None:
+    """No callback is added."""
+    with pytest.raises(ConfigurationError, match=r"^Invalid interval"):
+        progress.add_callback(CallRecorder(), interval)
     assert not recorder.runtime._callbacks
 
 
 @pytest.mark.usefixtures("recorder")
-def test_what_cannot_be_called() -> None:
-    """Something that is no function is refused at once."""
-    with pytest.raises(ConfigurationError, match="callable"):
+def test_add_callback_with_invalid_callback_is_rejected() -> None:
+    """The error names the type."""
+    with pytest.raises(ConfigurationError, match=r"^Invalid callback of type str"):
         progress.add_callback("print")  # type: ignore[arg-type]
 
 
-def test_closed_callbacks_tell_nothing() -> None:
-    """After the end nothing is delivered any more."""
-    told = Told()
+def test_callbacks_after_shutdown_receive_nothing() -> None:
+    """The shutdown removes all callbacks."""
+    recorded = CallRecorder()
     with recording() as recorder:
-        recorder.runtime.add_callback(told)
+        recorder.runtime.add_callback(recorded)
         callbacks: Callbacks = recorder.runtime._callbacks
     assert not callbacks
-    assert told.events == []
+    assert recorded.events == []

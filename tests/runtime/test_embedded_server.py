@@ -1,4 +1,4 @@
-"""``configure(server_port=…)``: the server in the worker itself, with its token, its refusals, and without the extra."""
+"""Server in the instrumented process: ``configure(server_port=…)``."""
 
 from __future__ import annotations
 
@@ -24,32 +24,34 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 TOKEN = "quite-a-long-token-for-tests"
 PATIENCE_S = 60.0
-"""How long what has to happen may take; on a busy machine a thread can wait for its turn for seconds."""
+"""Time limit of each step. On a busy machine a thread may wait for seconds."""
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks servers itself, whatever http_proxy says."""
+"""Opener that ignores http_proxy."""
 
 
 def get(url: str | None, path: str, token: str | None = None) -> Any:
-    """Return a document of a server."""
+    """Return the JSON of a path of a server."""
     request = urllib.request.Request(
         f"{url}{path.lstrip('/')}", headers={} if token is None else {"Authorization": f"Bearer {token}"}
     )
-    with DIRECT.open(request, timeout=PATIENCE_S) as answer:
-        return json.load(answer)
+    with DIRECT.open(request, timeout=PATIENCE_S) as response:
+        return json.load(response)
 
 
-def serving(url: str | None, operation_id: str) -> bool:
-    """Tell whether a server that knows this operation answers; the port of one that ended may be another process's by then."""
+def is_serving(url: str | None, operation_id: str) -> bool:
+    """True if a server with this operation responds.
+
+    After its end, the port may belong to another process.
+    """
     try:
-        return any(
-            one["operation_id"] == operation_id for one in get(url, "/api/v1/operations")["operations"]
-        )
-    except (OSError, http.client.HTTPException, ValueError, KeyError):  # nobody, or somebody else
+        operations = get(url, "/api/v1/operations")["operations"]
+        return any(operation["operation_id"] == operation_id for operation in operations)
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
         return False
 
 
-def test_a_worker_serves_what_it_does(tmp_path: Path) -> None:
-    """The address answers with what runs now, also before anything is written; a cancel reaches the handle; after the end it is free."""
+def test_embedded_server_serves_current_operations_and_cancel_requests(tmp_path: Path) -> None:
+    """It serves them before they are written. After the shutdown the port is free."""
     before = set(threading.enumerate())
     with recording(store=f"sqlite:///{tmp_path}/p.db", server_port=0, ticking=True) as recorder:
         url = recorder.runtime.server_url
@@ -57,62 +59,64 @@ def test_a_worker_serves_what_it_does(tmp_path: Path) -> None:
         assert url.startswith("http://127.0.0.1:")
         with progress.operation("o", id="live", total=2) as op:
             op.increment()
-            (one,) = get(url, "/api/v1/operations")["operations"]
-            assert (one["operation_id"], one["current"]) == ("live", 1)
+            (operation,) = get(url, "/api/v1/operations")["operations"]
+            assert (operation["operation_id"], operation["current"]) == ("live", 1)
             request = urllib.request.Request(
                 f"{url}api/v1/operations/live/cancel",
                 data=json.dumps({"reason": "enough"}).encode(),
                 headers={"Content-Type": "application/json"},
                 method="POST",
             )
-            with DIRECT.open(request, timeout=PATIENCE_S) as answer:
-                assert answer.status in (200, 202)
+            with DIRECT.open(request, timeout=PATIENCE_S) as response:
+                assert response.status in (200, 202)
             assert op.cancel_requested
-        assert serving(url, "live")
+        assert is_serving(url, "live")
         assert recorder.runtime.shutdown(PATIENCE_S)
     assert "otel-progress-server" not in [thread.name for thread in set(threading.enumerate()) - before]
-    assert not serving(url, "live")
+    assert not is_serving(url, "live")
 
 
-def test_a_token_is_asked_for(tmp_path: Path) -> None:
-    """With a token, from a file here, nobody is told anything without it."""
+def test_embedded_server_with_token_file_requires_the_token(tmp_path: Path) -> None:
+    """A request without it is rejected with 401."""
     file = tmp_path / "token"
     file.write_text(TOKEN, encoding="ascii")
     with recording(server_port=0, token_file=str(file)) as recorder:
         url = recorder.runtime.server_url
-        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+        with pytest.raises(urllib.error.HTTPError, match="401") as rejection:
             get(url, "/api/v1/operations")
-        refused.value.close()
+        rejection.value.close()
         assert get(url, "/api/v1/operations", TOKEN)["operations"] == []
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
-    """A taken port, a public address without a token and a token file that cannot be read are errors, and nothing is configured."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_embedded_server_with_invalid_settings_is_rejected(tmp_path: Path) -> None:
+    """Nothing is configured then."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         store = f"sqlite:///{tmp_path}/p.db"
-        refused: list[dict[str, Any]] = [
+        invalid: list[dict[str, Any]] = [
             {"server_port": port, "store": store},
             {"server_port": 0, "server_host": "0.0.0.0"},
             {"server_port": 0, "token_file": str(tmp_path / "absent")},
         ]
-        for settings in refused:
+        for settings in invalid:
             with pytest.raises(ConfigurationError), recording(**settings):
                 pass
             assert config.current_runtime() is None
-    with recording(
-        store=store, server_port=0
-    ) as recorder:  # not the port that was taken: by now another process may have it
+    # Why not the same port: another process may use it by now.
+    with recording(store=store, server_port=0) as recorder:
         assert recorder.runtime.server_url is not None
 
 
 @pytest.fixture
 def server_not_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget the server's modules, and afterwards those that were imported instead: later tests see one of each, as before."""
+    """Unload the server's modules during the test.
+
+    Afterwards the same modules are loaded again, so that later tests have one of each.
+    """
     before = {name: module for name, module in sys.modules.items() if name.startswith("otel_progress.server")}
-    monkeypatch.setattr(progress, "server", None, raising=False)  # put back at the end, where there was one
+    monkeypatch.setattr(progress, "server", None, raising=False)
     for name in before:
         del sys.modules[name]
     yield
@@ -122,8 +126,8 @@ def server_not_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("server_not_imported")
-def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the server's packages are missing the error says what to install; without server_port nobody misses them."""
+def test_embedded_server_without_the_extra_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error contains the command to install it."""
     for name in ("fastapi", "uvicorn"):
         monkeypatch.setitem(sys.modules, name, None)
     with (
@@ -138,21 +142,22 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_does_not_serve() -> None:
-    """The address goes on to answer for the parent only, also when the child has ended."""
+def test_forked_child_does_not_serve() -> None:
+    """The URL stays that of the parent, also after the end of the child."""
     with recording(server_port=0) as recorder, progress.operation("o", id="parent"):
         url = recorder.runtime.server_url
         read, write = os.pipe()
         child = os.fork()
         if not child:
             try:
-                told = f"{recorder.runtime.server_url} {recorder.runtime.shutdown()}"
+                output = f"{recorder.runtime.server_url} {recorder.runtime.shutdown()}"
             except BaseException as error:
-                told = repr(error)
-            os.write(write, told.encode())
+                output = repr(error)
+            os.write(write, output.encode())
             os._exit(0)
         os.close(write)
         with os.fdopen(read) as pipe:
             assert pipe.read() == "None True"
         os.waitpid(child, 0)
-        assert [one["operation_id"] for one in get(url, "/api/v1/operations")["operations"]] == ["parent"]
+        operations = get(url, "/api/v1/operations")["operations"]
+        assert [operation["operation_id"] for operation in operations] == ["parent"]

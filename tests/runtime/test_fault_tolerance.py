@@ -1,4 +1,4 @@
-"""Whatever raises around progress - processors, samplers, tracers, sinks, callbacks, the caller's own values - harms no work."""
+"""Failures of processors, samplers, tracers, sinks, callbacks and caller values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from otel_progress.testing import Recorder, recording, wait_until
 
 
 class BrokenError(Exception):
-    """What is raised on purpose; its own text raises as well."""
+    """Error of a failing component. Its text raises as well."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text either")
@@ -28,8 +28,8 @@ class BrokenError(Exception):
     __repr__ = __str__
 
 
-def work() -> str:
-    """Use every part of a handle; return the operation's id."""
+def run_operation() -> str:
+    """Use each method of a handle. Return the id of the operation."""
     with progress.operation("job", total=3) as op:
         op.increment()
         op.update(message="on", key="value")
@@ -41,16 +41,16 @@ def work() -> str:
     return op.operation_id
 
 
-def check(recorder: Recorder, operation_id: str) -> None:
-    """Fail unless everything of :func:`work` was recorded, and nothing runs on."""
+def assert_recorded(recorder: Recorder, operation_id: str) -> None:
+    """Fail unless :func:`run_operation` was recorded completely and has ended."""
     recorder.tick()
-    one = recorder.operation(operation_id)
-    assert (one.status, one.root.current, one.root.failed, len(one.levels)) == (Status.COMPLETED, 2, 1, 3)
+    root, levels = recorder.operation(operation_id).root, recorder.operation(operation_id).levels
+    assert (root.status, root.current, root.failed, len(levels)) == (Status.COMPLETED, 2, 1, 3)
     assert recorder.runtime.get_active_operations() == []
 
 
-class Hooks(SpanProcessor):
-    """Raises in one of the hooks of the SDK."""
+class FailingProcessor(SpanProcessor):
+    """Span processor that raises in one of its methods."""
 
     def __init__(self, hook: str) -> None:
         setattr(self, hook, self._fail)
@@ -61,19 +61,19 @@ class Hooks(SpanProcessor):
 
 @pytest.mark.parametrize("hook", ["on_start", "on_end", "_on_ending"])
 @pytest.mark.parametrize("before", [True, False])
-def test_a_foreign_processor_that_raises(hook: str, before: bool) -> None:
-    """Another vendor's processor that fails at the start or end of spans, before or after ours, fails nothing of ours."""
+def test_failing_span_processor_of_the_application_changes_no_progress(hook: str, before: bool) -> None:
+    """It may be added before or after the processor of this package."""
     provider = TracerProvider(shutdown_on_exit=False)
     if before:
-        provider.add_span_processor(Hooks(hook))
+        provider.add_span_processor(FailingProcessor(hook))
     with recording(provider=provider, strict=False) as recorder:
         if not before:
-            provider.add_span_processor(Hooks(hook))
-        check(recorder, work())
+            provider.add_span_processor(FailingProcessor(hook))
+        assert_recorded(recorder, run_operation())
 
 
 class BadSampler(Sampler):
-    """Raises when asked."""
+    """Sampler that raises."""
 
     def should_sample(self, *_: Any, **__: Any) -> Any:
         """Fail."""
@@ -84,15 +84,15 @@ class BadSampler(Sampler):
         raise BrokenError
 
 
-def test_a_sampler_that_raises() -> None:
-    """A sampler that fails costs the spans, not the progress."""
+def test_failing_sampler_costs_spans_only() -> None:
+    """The progress is complete."""
     with recording(sampler=BadSampler(), strict=False) as recorder:
-        check(recorder, work())
+        assert_recorded(recorder, run_operation())
         assert recorder.spans() == ()
 
 
 class BadSpan(trace.NonRecordingSpan):
-    """A span of some other SDK, every method of which raises but its context."""
+    """Span of another SDK. Each method but its context raises."""
 
     def __init__(self) -> None:
         super().__init__(trace.INVALID_SPAN_CONTEXT)
@@ -104,47 +104,47 @@ class BadSpan(trace.NonRecordingSpan):
 
 
 class BadProvider(trace.TracerProvider):
-    """A provider of some other SDK that raises at one of its three steps."""
+    """Provider of another SDK that raises at one of three steps."""
 
     def __init__(self, step: str) -> None:
         self.step = step
 
     def get_tracer(self, *_: Any, **__: Any) -> Any:
-        """Fail, or return what does."""
+        """Fail, or return an object that fails."""
         if self.step == "get_tracer":
             raise BrokenError
         return self
 
     def start_span(self, *_: Any, **__: Any) -> trace.Span:
-        """Fail, or return what does."""
+        """Fail, or return an object that fails."""
         if self.step == "start_span":
             raise BrokenError
         return BadSpan()
 
 
 @pytest.mark.parametrize("step", ["get_tracer", "start_span", "span"])
-def test_a_foreign_sdk_that_raises(step: str) -> None:
-    """A tracer provider, tracer or span that fails leaves live state whole, and no level running."""
+def test_failing_foreign_sdk_leaves_live_state_complete(step: str) -> None:
+    """No level stays active."""
     from otel_progress import config
 
     settings = {"store": "memory:", "console": False, "otlp": False}
     provider: Any = BadProvider(step)
     with config.start(settings, provider, environ={}) as runtime:
-        runtime.store.on_wake = lambda: None
-        operation_id = work()
-        one = runtime.get_operation(operation_id)
-        assert one is not None
-        assert (one.status, one.root.current, len(one.levels)) == (Status.COMPLETED, 2, 3)
+        runtime._ticker.set_background(False)
+        operation_id = run_operation()
+        operation = runtime.get_operation(operation_id)
+        assert operation is not None
+        assert (operation.status, operation.root.current, len(operation.levels)) == (Status.COMPLETED, 2, 3)
         assert runtime.get_active_operations() == []
 
 
 class BadSink:
-    """A sink that raises whatever it is asked."""
+    """Sink whose methods raise."""
 
     def __init__(self) -> None:
         self.calls = 0
 
-    def write(self, batch: ChangeSet) -> None:  # noqa: ARG002 - the protocol's signature
+    def write(self, change_set: ChangeSet) -> None:  # noqa: ARG002 - the protocol's signature
         """Fail."""
         self.calls += 1
         raise BrokenError
@@ -155,23 +155,25 @@ class BadSink:
         raise BrokenError
 
 
-def test_a_sink_that_raises(lenient: Recorder) -> None:
-    """A sink that fails at every write and at the end is counted and logged once, and other sinks get everything."""
+def test_failing_sink_is_counted_and_affects_no_other_component(lenient: Recorder) -> None:
+    """It fails at each write and at its end."""
     sink, runtime = BadSink(), lenient.runtime
-    runtime._sink_workers.append(SinkWorker("bad", sink, on_error=runtime.totals.count_sink_error))
+    runtime._sink_workers.append(SinkWorker("bad", sink, on_error=runtime._totals.count_sink_error))
     for _ in range(3):
-        check(lenient, work())
+        assert_recorded(lenient, run_operation())
         assert runtime.force_flush(60.0) is False
     errors = {
-        labels: value for one in runtime.totals.read().counters.values() for labels, value in one.items()
+        labels: value
+        for series in runtime._totals.read().counters.values()
+        for labels, value in series.items()
     }
     assert errors["bad",] >= 3
     assert runtime.shutdown(60.0) is False
     assert sink.calls >= 4
 
 
-def test_a_callback_that_raises(lenient: Recorder) -> None:
-    """A callback that fails, even in its own name, is called on, and does not keep others from being told."""
+def test_failing_callback_is_called_again_and_affects_no_other_callback(lenient: Recorder) -> None:
+    """Even its name cannot be read."""
 
     class Bad:
         calls = 0
@@ -183,17 +185,17 @@ def test_a_callback_that_raises(lenient: Recorder) -> None:
         def __repr__(self) -> str:
             raise BrokenError
 
-    bad, told = Bad(), []
+    bad, events = Bad(), []
     lenient.runtime.add_callback(bad)
-    lenient.runtime.add_callback(lambda event, one: told.append(event))
-    check(lenient, work())
-    check(lenient, work())
+    lenient.runtime.add_callback(lambda event, operation: events.append(event))
+    assert_recorded(lenient, run_operation())
+    assert_recorded(lenient, run_operation())
     assert lenient.runtime.force_flush(60.0)
-    assert bad.calls == len(told) == 4
+    assert bad.calls == len(events) == 4
 
 
 class Evil:
-    """A value every special method of which raises."""
+    """Value whose special methods raise."""
 
     def _fail(self, *_: Any) -> Any:
         raise BrokenError
@@ -208,7 +210,7 @@ class Evil:
 
 
 class EvilList(list[Any]):
-    """A list that cannot be read."""
+    """List whose elements cannot be read."""
 
     def __getitem__(self, index: Any) -> Any:
         raise BrokenError
@@ -229,8 +231,8 @@ EVIL: list[Any] = [
 
 
 @pytest.mark.parametrize("value", EVIL, ids=lambda value: type(value).__name__)
-def test_values_that_raise(lenient: Recorder, value: Any) -> None:
-    """No value of the caller's, wherever it is passed, makes any method raise."""
+def test_invalid_value_raises_in_no_method(lenient: Recorder, value: Any) -> None:
+    """Each argument of each method receives the value."""
     with progress.operation(value, value, id=value, total=value, unit=value, deadline=value, key=value) as op:
         op.increment(value)
         op.increment(1, message=value)
@@ -252,8 +254,8 @@ def test_values_that_raise(lenient: Recorder, value: Any) -> None:
     assert lenient.runtime.get_history()[0].status is Status.COMPLETED
 
 
-def test_an_exception_without_a_text(lenient: Recorder) -> None:
-    """An exception whose text raises goes on all the same, and its level failed."""
+def test_exception_without_a_text_is_raised_and_fails_its_level(lenient: Recorder) -> None:
+    """``str()`` of the exception raises."""
     with pytest.raises(BrokenError), progress.operation("job") as op:
         raise BrokenError
     error = op.snapshot().error
@@ -263,7 +265,7 @@ def test_an_exception_without_a_text(lenient: Recorder) -> None:
 
 
 class BadHandler(logging.Handler):
-    """A log handler that raises, as a filter or a formatter may."""
+    """Log handler that raises, as a filter or formatter may."""
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - the protocol's signature
         """Fail."""
@@ -272,7 +274,7 @@ class BadHandler(logging.Handler):
 
 @pytest.fixture
 def bad_logging() -> Iterator[None]:
-    """Make every log line of this package raise."""
+    """Let each log line of this package raise."""
     handler, logger = BadHandler(), logging.getLogger("otel_progress")
     logger.addHandler(handler)
     yield
@@ -280,55 +282,59 @@ def bad_logging() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("bad_logging")
-def test_logging_that_raises(lenient: Recorder) -> None:
-    """Warnings about bad values and troubles are not worth an exception in the caller's work."""
+def test_failing_log_handler_raises_in_no_method(lenient: Recorder) -> None:
+    """Warnings and internal errors are logged through it."""
     op = progress.operation("job", total=-1).start()
     op.update(current="many")  # type: ignore[arg-type]
-    internal_error_counts.pop("test", None)  # so that it is the first one there, which is logged
+    internal_error_counts.pop("test", None)  # only the first internal error of a place is logged
     report_internal_error("test", "something", error=ValueError("x"))
     op.complete()
     assert lenient.runtime.get_history()[0].status is Status.COMPLETED
 
 
-def test_threads_that_cannot_be_started(lenient: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the system gives no thread for the ticks, work goes on, and a later beginning tries again."""
+def test_ticker_without_a_thread_starts_with_a_later_level(
+    lenient: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system provides no thread at first."""
     import threading
 
     start: Callable[[threading.Thread], None] = threading.Thread.start
 
-    def refuse(thread: threading.Thread) -> None:
-        if not thread.name.startswith("otel-progress"):  # whose it is, it has nothing to do with this test
+    def reject(thread: threading.Thread) -> None:
+        if not thread.name.startswith("otel-progress"):
             return start(thread)
         raise RuntimeError("can't start new thread")
 
-    lenient.runtime.store.on_wake = lenient.runtime.ticker.wake
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    operation_id = work()
-    one = lenient.operation(operation_id)
-    assert (one.status, len(one.levels)) == (Status.COMPLETED, 3)
+    lenient.runtime._ticker.set_background(True)
+    monkeypatch.setattr(threading.Thread, "start", reject)
+    operation_id = run_operation()
+    operation = lenient.operation(operation_id)
+    assert (operation.status, len(operation.levels)) == (Status.COMPLETED, 3)
     monkeypatch.setattr(threading.Thread, "start", start)
     with progress.operation("later"):
         wait_until(
-            lambda: lenient.runtime.ticker._thread is not None and lenient.runtime.ticker._thread.is_alive(),
+            lambda: (
+                lenient.runtime._ticker._thread is not None and lenient.runtime._ticker._thread.is_alive()
+            ),
             60.0,
         )
     assert lenient.runtime.get_active_operations() == []
 
 
 class Interrupted(trace.NoOpTracer):
-    """Is interrupted by Ctrl-C while it starts a span."""
+    """Tracer that Ctrl-C interrupts while it starts a span."""
 
     def start_span(self, *_: Any, **__: Any) -> Any:
-        """Fail as Python does when the signal has come."""
+        """Raise as Python does after the signal."""
         raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("place", ["in the store", "in the tracer"])
 @pytest.mark.parametrize("below", [False, True], ids=["operation", "level"])
-def test_an_interrupt_while_a_level_begins(
+def test_interrupt_during_the_start_of_a_level_cancels_the_level(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, place: str, below: bool
 ) -> None:
-    """It reaches the caller, and the level that had begun by then, which nobody holds, is cancelled and not left running."""
+    """The caller receives the interrupt and never had the handle."""
 
     def interrupted() -> None:
         raise KeyboardInterrupt
@@ -336,23 +342,23 @@ def test_an_interrupt_while_a_level_begins(
     with progress.operation("outer", id="outer") as outer:
         with monkeypatch.context() as patched:
             if place == "in the store":
-                patched.setattr(recorder.runtime.store, "on_wake", interrupted)
+                patched.setattr(recorder.runtime._store, "notify_change", interrupted)
             else:
                 patched.setattr(recorder.runtime._recording, "tracer", lambda scope: Interrupted())
             with (
                 pytest.raises(KeyboardInterrupt),
                 outer.level("inner") if below else progress.operation("inner", id="inner"),
             ):
-                pytest.fail("it began")
-        running = [one.operation_id for one in recorder.runtime.get_active_operations()]
-        assert running == ["outer"]
+                pytest.fail("the level started")
+        active = [operation.operation_id for operation in recorder.runtime.get_active_operations()]
+        assert active == ["outer"]
         inner = recorder.operation("outer").levels[0] if below else recorder.operation("inner").root
         assert (inner.status, inner.message) == (Status.CANCELLED, "KeyboardInterrupt")
     assert recorder.operation("outer").status is Status.COMPLETED
 
 
-def test_a_span_that_cannot_be_asked(lenient: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tracer whose spans have no context costs the level its span, and nothing else."""
+def test_span_without_context_costs_the_span_only(lenient: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its context raises."""
 
     class Odd(trace.NonRecordingSpan):
         def get_span_context(self) -> Any:
@@ -363,4 +369,4 @@ def test_a_span_that_cannot_be_asked(lenient: Recorder, monkeypatch: pytest.Monk
             return Odd(trace.INVALID_SPAN_CONTEXT)
 
     monkeypatch.setattr(lenient.runtime._recording, "tracer", lambda scope: OddTracer())
-    check(lenient, work())
+    assert_recorded(lenient, run_operation())

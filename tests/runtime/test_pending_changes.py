@@ -1,4 +1,4 @@
-"""What waits in a lane: batches are merged into one, bounded every way, and each is handed on at once whatever it has."""
+"""Pending changes of a sink: merging, limits and delivery."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import pytest
 
 from otel_progress.batches import BatchDeclaration
 from otel_progress.records import LogRecord, ResourceSample, ResourceUse
-from otel_progress.runtime import sink_worker as lanes
-from otel_progress.runtime.sink_worker import PendingChanges, SinkWorker
+from otel_progress.runtime.sink_worker import PendingChanges, PendingLimits, SinkWorker
 from otel_progress.testing import Recorder, wait_until
 from tests.support.factories import WALL, batch, event, lesson, preview, snapshot
 
 
-def test_waiting_batches_are_merged() -> None:
-    """The newest snapshot of a level wins however they come; events and items add up; parents stand before children."""
-    waiting = PendingChanges()
-    assert waiting.drain() is None
-    waiting.add(batch(snapshot("a:1", 5), events=[event(1)], items={("o", "a", "completed"): 2}, clock=10.0))
-    waiting.add(
+def test_pending_changes_merge_change_sets() -> None:
+    """The newest snapshot of a level wins. Events and items add up."""
+    pending = PendingChanges()
+    assert pending.drain() is None
+    pending.add(batch(snapshot("a:1", 5), events=[event(1)], items={("o", "a", "completed"): 2}, clock=10.0))
+    pending.add(
         batch(
             snapshot("", 7),
             snapshot("a:1", 4),
@@ -28,46 +27,45 @@ def test_waiting_batches_are_merged() -> None:
             clock=9.0,
         )
     )
-    merged = waiting.drain()
+    merged = pending.drain()
     assert merged is not None
-    assert [(one.path, one.sequence) for one in merged.snapshots] == [("", 7), ("a:1", 5)]
-    assert [one.number for one in merged.events] == [1, 2]
+    assert [(snapshot.path, snapshot.sequence) for snapshot in merged.snapshots] == [("", 7), ("a:1", 5)]
+    assert [event.number for event in merged.events] == [1, 2]
     assert dict(merged.items) == {("o", "a", "completed"): 5}
     assert merged.clock == 10.0
-    assert waiting.drain() is None
+    assert pending.drain() is None
 
 
-def test_evicted_levels_do_not_wait() -> None:
-    """What was folded is taken out of what waits, and told; a level that is back is not told as gone."""
-    waiting = PendingChanges()
-    waiting.add(batch(snapshot("a:1"), snapshot("a:2")))
-    waiting.add(batch(snapshot("a:2", 9), evicted=[("run-1", "a:1"), ("run-1", "a:2")]))
-    merged = waiting.drain()
+def test_eviction_removes_waiting_snapshots() -> None:
+    """A level with a newer snapshot is not reported as evicted."""
+    pending = PendingChanges()
+    pending.add(batch(snapshot("a:1"), snapshot("a:2")))
+    pending.add(batch(snapshot("a:2", 9), evicted=[("run-1", "a:1"), ("run-1", "a:2")]))
+    merged = pending.drain()
     assert merged is not None
-    assert [one.path for one in merged.snapshots] == ["a:2"]
+    assert [snapshot.path for snapshot in merged.snapshots] == ["a:2"]
     assert merged.evicted == (("run-1", "a:1"),)
 
 
-def test_lessons_and_previews_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs left to learn from and previews come in order when batches are merged; beyond a bound the oldest go, counted."""
-    waiting = PendingChanges()
-    waiting.add(batch(trajectories=[lesson("a")], previews=[preview(1)]))
-    waiting.add(batch(trajectories=[lesson("b")], previews=[preview(2)]))
-    merged = waiting.drain()
+def test_trajectories_and_previews_beyond_limit_drop_the_oldest() -> None:
+    """Merged ones stay in order."""
+    pending = PendingChanges()
+    pending.add(batch(trajectories=[lesson("a")], previews=[preview(1)]))
+    pending.add(batch(trajectories=[lesson("b")], previews=[preview(2)]))
+    merged = pending.drain()
     assert merged is not None
-    assert [one.run for one in merged.trajectories] == ["a", "b"]
-    assert [one.number for one in merged.previews] == [1, 2]
-    monkeypatch.setattr(lanes, "MAX_LESSONS", 2)
-    monkeypatch.setattr(lanes, "MAX_PREVIEWS", 1)
+    assert [entry.run for entry in merged.trajectories] == ["a", "b"]
+    assert [preview.number for preview in merged.previews] == [1, 2]
+    bounded = PendingChanges(PendingLimits(trajectories=2, previews=1))
     many = batch(trajectories=[lesson(str(n)) for n in range(5)], previews=[preview(n) for n in range(1, 4)])
-    assert waiting.add(many) == 3 + 2
-    left = waiting.drain()
+    assert bounded.add(many) == 3 + 2
+    left = bounded.drain()
     assert left is not None
-    assert ([one.run for one in left.trajectories], [one.number for one in left.previews]) == (
+    assert ([entry.run for entry in left.trajectories], [preview.number for preview in left.previews]) == (
         ["3", "4"],
         [3],
     )
-    assert waiting.drain() is None
+    assert pending.drain() is None
 
 
 def record(number: int) -> LogRecord:
@@ -81,41 +79,40 @@ def sample(clock: float) -> ResourceSample:
 
 
 def use(samples: int) -> ResourceUse:
-    """Return a use of resources."""
+    """Return a resource usage."""
     return ResourceUse(sample(samples), samples, 0.5, 0.5, 1000.0, 1000)
 
 
-def test_observations_are_merged() -> None:
-    """Log records add up in order, the newest sample and use win, declarations of one batch come together."""
-    waiting = PendingChanges()
+def test_logs_samples_and_batches_are_merged() -> None:
+    """The newest sample and usage win, and declarations of one batch are merged."""
+    pending = PendingChanges()
     info = BatchDeclaration("b", "thumbnails", "batch", 500, WALL, None, 1)
     closed = BatchDeclaration("b", "thumbnails", "batch", None, WALL, WALL + 9.0, 2)
-    waiting.add(
+    pending.add(
         batch(logs=[record(1)], sample=sample(1.0), resources={"a": use(1), "b": use(1)}, batches=(info,))
     )
-    waiting.add(batch(logs=[record(2)], sample=sample(2.0), resources={"a": use(2)}, batches=(closed,)))
-    waiting.add(batch(logs=[record(3)]))
-    taken = waiting.drain()
-    assert taken is not None
-    assert [one.number for one in taken.logs] == [1, 2, 3]
-    assert taken.sample == sample(2.0)
-    assert taken.resources == {"a": use(2), "b": use(1)}
-    (merged,) = taken.batches
-    assert (merged.total, merged.ended_at) == (500, WALL + 9.0)
-    waiting.add(batch())
-    empty = waiting.drain()
+    pending.add(batch(logs=[record(2)], sample=sample(2.0), resources={"a": use(2)}, batches=(closed,)))
+    pending.add(batch(logs=[record(3)]))
+    merged = pending.drain()
+    assert merged is not None
+    assert [record.number for record in merged.logs] == [1, 2, 3]
+    assert merged.sample == sample(2.0)
+    assert merged.resources == {"a": use(2), "b": use(1)}
+    (declaration,) = merged.batches
+    assert (declaration.total, declaration.ended_at) == (500, WALL + 9.0)
+    pending.add(batch())
+    empty = pending.drain()
     assert empty is not None
     assert (list(empty.logs), empty.sample, dict(empty.resources), tuple(empty.batches)) == ([], None, {}, ())
 
 
-def test_waiting_records_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest records make room, and are counted."""
-    monkeypatch.setattr(lanes, "MAX_LOGS", 10)
-    waiting = PendingChanges()
-    assert waiting.add(batch(logs=[record(number) for number in range(25)])) == 15
-    taken = waiting.drain()
-    assert taken is not None
-    assert [one.number for one in taken.logs] == list(range(15, 25))
+def test_log_records_beyond_limit_drop_the_oldest() -> None:
+    """The dropped records are counted."""
+    pending = PendingChanges(PendingLimits(logs=10))
+    assert pending.add(batch(logs=[record(number) for number in range(25)])) == 15
+    merged = pending.drain()
+    assert merged is not None
+    assert [record.number for record in merged.logs] == list(range(15, 25))
 
 
 @pytest.mark.parametrize(
@@ -126,46 +123,46 @@ def test_waiting_records_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         {"batches": (BatchDeclaration("b", "b", "batch", 1, WALL, None, 1),)},
     ],
 )
-def test_a_tick_hands_on_whatever_it_has(
+def test_tick_submits_change_set_with_a_single_record_immediately(
     recorder: Recorder, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch with nothing but a record, a sample or a declaration goes to the lanes at once, not with the next sign of life."""
-    told: list[Any] = []
+    """It does not wait for the next heartbeat."""
+    written: list[Any] = []
 
     class Sink:
-        def write(self, one: Any) -> None:
-            told.append(one)
+        def write(self, change_set: Any) -> None:
+            written.append(change_set)
 
         def close(self) -> None:
-            """Nothing to close."""
+            """Do nothing."""
 
-    lane = SinkWorker("told", Sink())
-    recorder.runtime._sink_workers.append(lane)
+    worker = SinkWorker("recorder", Sink())
+    recorder.runtime._sink_workers.append(worker)
     recorder.tick()
-    wait_until(lambda: len(told) == 1, 60.0)
+    wait_until(lambda: len(written) == 1, 60.0)
     monkeypatch.setattr(
-        recorder.runtime.store, "collect", lambda: batch(clock=recorder.clock.monotonic(), **fields)
+        recorder.runtime._store, "collect", lambda: batch(clock=recorder.clock.monotonic(), **fields)
     )
     recorder.tick()
-    wait_until(lambda: len(told) == 2, 60.0)
+    wait_until(lambda: len(written) == 2, 60.0)
     monkeypatch.undo()
 
 
-def test_trouble_with_requests_refuses_no_batch() -> None:
-    """When nobody can be heard after a write, the batch is written all the same."""
-    told: list[Any] = []
+def test_failing_on_written_does_not_reject_the_change_set() -> None:
+    """The write counts as successful."""
+    written: list[Any] = []
 
     class Sink:
-        def write(self, one: Any) -> None:
-            told.append(one)
+        def write(self, change_set: Any) -> None:
+            written.append(change_set)
 
         def close(self) -> None:
-            """Nothing to close."""
+            """Do nothing."""
 
-    def deaf() -> None:
+    def fail(_change_set: Any) -> None:
         raise OSError("no requests")
 
-    lane = SinkWorker("deaf", Sink(), on_written=deaf)
-    lane.submit(batch())
-    assert lane.close(60.0)
-    assert len(told) == 1
+    worker = SinkWorker("failing", Sink(), on_written=fail)
+    worker.submit(batch())
+    assert worker.close(60.0)
+    assert len(written) == 1

@@ -1,4 +1,4 @@
-"""Processes: what happens at exit, after a fork, and to those that never configure; each in a real process of its own."""
+"""Exit, fork and imports, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,48 +15,57 @@ import pytest
 
 pytestmark = pytest.mark.process
 
-forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 QUIET = "console=False, otlp=False, tick=0.01"
-PATIENT = """
+PATIENT_SHUTDOWN = """
 from otel_progress.runtime.runtime import Runtime
 Runtime.shutdown.__defaults__ = (60.0,)
 """
-"""At their end processes wait for a disk that may be slow just now as long as it takes: it is not the time that is tested."""
+"""Code that gives shutdowns enough time for a slow disk."""
 
 
-def run(tmp_path: Path, code: str, *, expect: int = 0, patient: bool = True) -> str:
-    """Run code in a process of its own, warnings as errors, which imports nothing before unless ``patient``; return what it printed."""
-    whole = (PATIENT if patient else "") + textwrap.dedent(code)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "XDG_"))}
+def run(tmp_path: Path, code: str, *, exit_code: int = 0, is_patient: bool = True) -> str:
+    """Run code in another process with warnings as errors. Return its output.
+
+    The process imports this package first if ``is_patient``.
+    """
+    program = (PATIENT_SHUTDOWN if is_patient else "") + textwrap.dedent(code)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "XDG_"))}
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c", whole],
-        env={**clean, "XDG_STATE_HOME": str(tmp_path)},
+        [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c", program],
+        env={**environ, "XDG_STATE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert result.returncode == expect, result.stderr
-    assert "Traceback" not in result.stderr or expect, result.stderr
+    assert result.returncode == exit_code, result.stderr
+    assert "Traceback" not in result.stderr or exit_code, result.stderr
     return result.stdout
 
 
-def journal(tmp_path: Path) -> dict[str, dict[str, Any]]:
-    """Return the operations of the journal by id, read by a process of its own."""
+def read_journal(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """Return the operations of the journal by id. Another process reads them."""
     code = """
     import json
     from otel_progress.journal import open_journal
     reader = open_journal("sqlite:")
-    print(json.dumps({one.operation_id: {"status": one.status.value, "current": one.root.current, "message": one.message,
-        "pid": one.instance.pid, "trace": one.root.info.trace_id, "alive": one.alive}
-        for one in (*reader.active(), *reader.history())}))
+    print(json.dumps({
+        operation.operation_id: {
+            "status": operation.status.value,
+            "current": operation.root.current,
+            "message": operation.message,
+            "pid": operation.instance.pid,
+        }
+        for operation in (*reader.active(), *reader.history())
+    }))
     reader.close()
     """
     return json.loads(run(tmp_path, code))
 
 
-def test_at_exit_everything_is_written(tmp_path: Path) -> None:
-    """A process that ends without a word has its last state in the journal: what ran is cancelled."""
+def test_process_without_shutdown_writes_its_last_state_at_exit(tmp_path: Path) -> None:
+    """Active operations are cancelled."""
     run(
         tmp_path,
         f"""
@@ -68,17 +77,17 @@ def test_at_exit_everything_is_written(tmp_path: Path) -> None:
         left.increment(2)
         """,
     )
-    found = journal(tmp_path)
-    assert (found["done"]["status"], found["done"]["current"]) == ("completed", 1)
-    assert (found["left"]["status"], found["left"]["current"], found["left"]["message"]) == (
+    operations = read_journal(tmp_path)
+    assert (operations["done"]["status"], operations["done"]["current"]) == ("completed", 1)
+    assert (operations["left"]["status"], operations["left"]["current"], operations["left"]["message"]) == (
         "cancelled",
         2,
         "the process ended first",
     )
 
 
-def test_a_process_that_fails(tmp_path: Path) -> None:
-    """An exception that ends the process fails its operation."""
+def test_process_that_exits_with_an_error_fails_its_operation(tmp_path: Path) -> None:
+    """The exception passes through the context manager."""
     run(
         tmp_path,
         f"""
@@ -87,13 +96,13 @@ def test_a_process_that_fails(tmp_path: Path) -> None:
         with progress.operation("o", id="o"):
             raise SystemExit(3)
         """,
-        expect=3,
+        exit_code=3,
     )
-    assert journal(tmp_path)["o"]["status"] == "failed"
+    assert read_journal(tmp_path)["o"]["status"] == "failed"
 
 
-def test_generators_and_threads_at_exit(tmp_path: Path) -> None:
-    """Loops, generators and daemon threads that are under way at the end disturb nothing."""
+def test_active_generators_loops_and_threads_do_not_disturb_the_exit(tmp_path: Path) -> None:
+    """Their operations are cancelled."""
     run(
         tmp_path,
         f"""
@@ -117,29 +126,31 @@ def test_generators_and_threads_at_exit(tmp_path: Path) -> None:
         started.wait()
         """,
     )
-    found = journal(tmp_path)
-    assert (found["generator"]["status"], found["thread"]["status"]) == ("cancelled", "cancelled")
+    operations = read_journal(tmp_path)
+    assert (operations["generator"]["status"], operations["thread"]["status"]) == ("cancelled", "cancelled")
 
 
-def test_helpers_import_no_sdk(tmp_path: Path) -> None:
-    """Using every helper without configure imports opentelemetry-api only."""
+def test_instrumentation_without_configure_imports_no_sdk(tmp_path: Path) -> None:
+    """It imports opentelemetry-api only."""
     out = run(
         tmp_path,
         """
         import sys
         import otel_progress as progress
-        with progress.operation("o", total=1) as op, op.level("x", stages={"a": 1}) as level, level.stage("a"):
-            level.increment()
+        with progress.operation("o", total=1) as op, op.level("x", stages={"a": 1}) as level:
+            with level.stage("a"):
+                level.increment()
         list(progress.track([1]))
-        print([name for name in sys.modules if name.startswith(("opentelemetry.sdk", "prometheus_client", "rich", "sqlite3"))])
+        forbidden = ("opentelemetry.sdk", "prometheus_client", "rich", "sqlite3")
+        print([name for name in sys.modules if name.startswith(forbidden)])
         """,
-        patient=False,
+        is_patient=False,
     )
     assert out.strip() == "[]"
 
 
-def test_the_testing_kit_needs_no_pytest(tmp_path: Path) -> None:
-    """The kit can be imported and used where pytest is not."""
+def test_testing_module_works_without_pytest(tmp_path: Path) -> None:
+    """It can be imported and used."""
     out = run(
         tmp_path,
         """
@@ -152,13 +163,13 @@ def test_the_testing_kit_needs_no_pytest(tmp_path: Path) -> None:
                 pass
             print(recorder.span_trees()[0]["name"])
         """,
-        patient=False,
+        is_patient=False,
     )
     assert out.strip() == "o"
 
 
-def test_a_provider_that_comes_after_configure(tmp_path: Path) -> None:
-    """A provider that is joined late makes the helpers' spans from then on, when the first one was not the caller's own."""
+def test_provider_joined_after_configure_creates_spans_from_then_on(tmp_path: Path) -> None:
+    """The first provider was the global one."""
     out = run(
         tmp_path,
         f"""
@@ -172,18 +183,21 @@ def test_a_provider_that_comes_after_configure(tmp_path: Path) -> None:
         exporter, late = InMemorySpanExporter(), TracerProvider()
         late.add_span_processor(SimpleSpanProcessor(exporter))
         assert progress.configure(tracer_provider=late) is runtime
-        with progress.operation("after"), late.get_tracer("user").start_as_current_span("plain", attributes={{"progress.total": 1}}):
-            runtime.ticker.tick()
-            print([one.name for one in runtime.get_active_operations()], [l.info.type for l in runtime.get_active_operations()[0].levels])
+        tracer = late.get_tracer("user")
+        plain_span = tracer.start_as_current_span("plain", attributes={{"progress.total": 1}})
+        with progress.operation("after"), plain_span:
+            runtime._ticker.tick()
+            active = runtime.get_active_operations()
+            print([operation.name for operation in active], [level.info.type for level in active[0].levels])
         print(sorted(span.name for span in exporter.get_finished_spans()))
         """,
     )
     assert out.splitlines() == ["['after'] ['plain']", "['after', 'plain']"]
 
 
-@forking
-def test_a_forked_child(tmp_path: Path) -> None:
-    """A child's own work is recorded as another process; the parent's spans and rows stay the parent's."""
+@needs_fork
+def test_forked_child_records_its_operations_as_another_process(tmp_path: Path) -> None:
+    """Spans and rows of the parent stay the parent's."""
     out = run(
         tmp_path,
         f"""
@@ -192,9 +206,10 @@ def test_a_forked_child(tmp_path: Path) -> None:
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor, ConsoleSpanExporter
         import otel_progress as progress
         provider = TracerProvider()
-        provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=lambda s: f"{{os.getpid()}} {{s.name}}\\n")))
+        exporter = ConsoleSpanExporter(formatter=lambda span: f"{{os.getpid()}} {{span.name}}\\n")
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
         runtime = progress.configure({QUIET}, prometheus_port=0, tracer_provider=provider)
-        progress.add_callback(lambda event, one: None)
+        progress.add_callback(lambda event, operation: None)
         with progress.operation("parent", id="parent", total=4) as op:
             op.increment(2)
             assert runtime.force_flush(60.0)
@@ -206,7 +221,8 @@ def test_a_forked_child(tmp_path: Path) -> None:
                 with progress.operation("child", id="child", total=2) as own:
                     own.increment()
                     assert progress.get_active_operations()[0].operation_id == "child"
-                    assert progress.get_operation("parent") is None or progress.get_operation("parent").root.current == 2
+                    parent = progress.get_operation("parent")
+                    assert parent is None or parent.root.current == 2
                 with progress.level("file", id="below"):
                     list(progress.track([1, 2, 3], type="loop"))
                 assert runtime.force_flush(60.0)
@@ -221,37 +237,41 @@ def test_a_forked_child(tmp_path: Path) -> None:
     spans = [tuple(line) for line in lines]
     assert len({(pid, name) for pid, name in spans if name == "parent"}) == 1
     assert pids["child"] != pids["parent"]
-    found = journal(tmp_path)
-    assert (found["parent"]["status"], found["parent"]["current"], found["parent"]["message"]) == (
+    operations = read_journal(tmp_path)
+    assert (
+        operations["parent"]["status"],
+        operations["parent"]["current"],
+        operations["parent"]["message"],
+    ) == (
         "completed",
         3,
         None,
     )
-    assert (found["child"]["status"], found["child"]["current"]) == ("completed", 1)
-    assert found["below"]["status"] == "completed"
-    assert found["child"]["pid"] != found["parent"]["pid"]
+    assert (operations["child"]["status"], operations["child"]["current"]) == ("completed", 1)
+    assert operations["below"]["status"] == "completed"
+    assert operations["child"]["pid"] != operations["parent"]["pid"]
 
 
-@forking
-def test_forks_while_threads_work(tmp_path: Path) -> None:
-    """Forking in the middle of other threads' work, again and again, blocks no child."""
+@needs_fork
+def test_fork_while_threads_record_does_not_block_the_child(tmp_path: Path) -> None:
+    """Each child writes its operation to the journal."""
     run(
         tmp_path,
         f"""
         import faulthandler, logging, os, threading
         import otel_progress as progress
-        # Python's own stderr has a lock that a fork may catch in the hands of another thread: nothing is logged there.
+        # Why: Python's stderr has a lock that another thread may hold at the fork.
         logging.getLogger("otel_progress").addHandler(logging.NullHandler())
         runtime = progress.configure({QUIET})
         stop = threading.Event()
-        def work(number):
+        def record(number):
             with progress.operation("work", id=f"w{{number}}") as op:
                 while not stop.is_set():
                     with op.level("x") as level:
                         level.increment(2)
                         level.item("a", outcome="failed")
                         level.update(total=-1)
-        threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(3)]
+        threads = [threading.Thread(target=record, args=(number,), daemon=True) for number in range(3)]
         for thread in threads:
             thread.start()
         for number in range(10):
@@ -270,14 +290,14 @@ def test_forks_while_threads_work(tmp_path: Path) -> None:
             thread.join()
         """,
     )
-    found = journal(tmp_path)
-    assert {found[f"c{number}"]["status"] for number in range(10)} == {"completed"}
+    operations = read_journal(tmp_path)
+    assert {operations[f"c{number}"]["status"] for number in range(10)} == {"completed"}
     with sqlite3.connect(next(tmp_path.rglob("*.db"))) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
 
 
-@forking
+@needs_fork
 @pytest.mark.parametrize(
     "place",
     [
@@ -287,8 +307,8 @@ def test_forks_while_threads_work(tmp_path: Path) -> None:
         "instrument.backend:backend.backend_slot.current.warnings._lock",
     ],
 )
-def test_no_lock_crosses_a_fork(tmp_path: Path, place: str) -> None:
-    """A lock that another thread holds at the moment of a fork does not stop the child."""
+def test_fork_while_another_thread_holds_a_lock_does_not_block_the_child(tmp_path: Path, place: str) -> None:
+    """The locks are those of levels, warnings and internal errors."""
     module, _, lock = place.partition(":")
     package, _, name = f"otel_progress.{module}".rpartition(".")
     run(

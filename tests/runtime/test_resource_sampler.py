@@ -1,4 +1,4 @@
-"""What a process uses: processor and memory of the real one, GPUs of a stand-in for NVIDIA's library, which no test machine has."""
+"""Resource sampler: processor and memory of this process, GPUs of a fake NVML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import otel_progress as progress
 from otel_progress import MissingExtraError
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.records import ResourceSample
-from otel_progress.runtime import resource_sampler as usage
+from otel_progress.runtime import resource_sampler
 from otel_progress.runtime.resource_sampler import Gpus, ResourceSampler
 from otel_progress.testing import FakeClock, Recorder, recording
 
@@ -26,18 +26,18 @@ psutil = pytest.importorskip("psutil")
 @pytest.fixture
 def sampled() -> Iterator[Recorder]:
     """Record with samples of this process."""
-    with recording(resources=True) as made:
-        yield made
+    with recording(resources=True) as recorder:
+        yield recorder
 
 
 def tick(recorder: Recorder, seconds: float) -> None:
-    """Let time pass and collect."""
+    """Advance the clock and collect."""
     recorder.clock.advance(seconds)
     recorder.tick()
 
 
-def test_a_running_operation_has_samples(sampled: Recorder) -> None:
-    """The second tick has the first sample, then there is one a second; memory is the process' own, mean and peak follow."""
+def test_active_operation_is_sampled_once_per_second(sampled: Recorder) -> None:
+    """The second tick has the first sample. Mean and peak follow the samples."""
     with progress.operation("o", id="o"):
         sampled.tick()
         tick(sampled, 0.1)
@@ -54,26 +54,26 @@ def test_a_running_operation_has_samples(sampled: Recorder) -> None:
     assert use.cpu_peak >= use.cpu_mean >= 0.0
 
 
-def test_the_processor_is_really_measured() -> None:
-    """A process that spends processor time has a share of it; the clock of this test says that a second went by."""
-    clock, taken = FakeClock(), list[ResourceSample]()
-    sampler = ResourceSampler(clock.monotonic, clock.wall, taken.append)
+def test_sampler_measures_processor_time_of_this_process() -> None:
+    """The clock of the test reports that a second has passed."""
+    clock, samples = FakeClock(), list[ResourceSample]()
+    sampler = ResourceSampler(clock.monotonic, clock.wall, samples.append)
     sampler.sample_if_due(lambda: True)
     before = psutil.Process().cpu_times()
     while psutil.Process().cpu_times().user - before.user < 0.05:
         sum(range(10_000))
     clock.advance(1.0)
     sampler.sample_if_due(lambda: True)
-    (sample,) = taken
+    (sample,) = samples
     assert 0.04 <= sample.cpu_ratio < 5.0
     sampler.close()
 
 
-def test_nothing_is_asked_while_nothing_runs(sampled: Recorder) -> None:
-    """Without an active operation no sample is taken, and what the process did meanwhile counts for none that comes."""
+def test_sampler_without_active_operation_takes_no_sample(sampled: Recorder) -> None:
+    """Processor time between two operations does not count for the second one."""
     for _ in range(5):
         tick(sampled, 1.0)
-    assert list(sampled.runtime.store._samples) == []
+    assert list(sampled.runtime._store._state.samples) == []
     with progress.operation("o", id="o"):
         tick(sampled, 1.0)
         assert sampled.operation("o").resources is None
@@ -81,44 +81,46 @@ def test_nothing_is_asked_while_nothing_runs(sampled: Recorder) -> None:
         assert sampled.operation("o").resources is not None
     tick(sampled, 1.0)
     tick(sampled, 100.0)
-    assert len(sampled.runtime.store._samples) == 1
+    assert len(sampled.runtime._store._state.samples) == 1
 
 
-def test_a_batch_carries_the_sample(sampled: Recorder) -> None:
-    """The batch after a sample has it, and what it makes of each active operation."""
+def test_change_set_after_a_sample_contains_it(sampled: Recorder) -> None:
+    """It also contains the resulting usage of each active operation."""
     with progress.operation("o", id="a"), progress.operation("o", id="b"):
         sampled.tick()
         sampled.clock.advance(1.0)
-        sampled.runtime.sampler.sample_if_due(lambda: True)  # type: ignore[union-attr]
-        batch = sampled.runtime.store.collect()
-        assert batch.sample is not None
-        assert {use.last for use in batch.resources.values()} == {batch.sample}
-        assert len(batch.resources) == 2
-        assert sampled.runtime.store.collect().sample is None
+        sampled.runtime._sampler.sample_if_due(lambda: True)  # type: ignore[union-attr]
+        change_set = sampled.runtime._store.collect()
+        assert change_set.sample is not None
+        assert {use.last for use in change_set.resources.values()} == {change_set.sample}
+        assert len(change_set.resources) == 2
+        assert sampled.runtime._store.collect().sample is None
 
 
-def test_trouble_turns_it_off_once(sampled: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the system cannot be asked that is counted once, and the work goes on without samples."""
+def test_failing_sampler_is_counted_once_and_stops(
+    sampled: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operation continues without samples."""
 
-    def refuse(*_: object) -> Any:
+    def deny(*_: object) -> Any:
         raise psutil.AccessDenied
 
     before = internal_error_counts["resources"]
     with progress.operation("o", id="o"):
         sampled.tick()
-        monkeypatch.setattr(sampled.runtime.sampler._process, "cpu_times", refuse)  # type: ignore[union-attr]
+        monkeypatch.setattr(sampled.runtime._sampler._process, "cpu_times", deny)  # type: ignore[union-attr]
         for _ in range(5):
             tick(sampled, 1.0)
         assert sampled.operation("o").resources is None
     assert internal_error_counts["resources"] == before + 1
-    assert not sampled.runtime.sampler.working  # type: ignore[union-attr]
+    assert not sampled.runtime._sampler.is_working  # type: ignore[union-attr]
 
 
-def test_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without psutil, auto does without and true says what to install."""
-    monkeypatch.setattr(usage, "available", lambda: False)
+def test_resources_without_psutil_auto_is_off_and_true_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error contains the command to install it."""
+    monkeypatch.setattr(resource_sampler, "is_psutil_installed", lambda: False)
     with recording(resources="auto") as recorder:
-        assert recorder.runtime.sampler is None
+        assert recorder.runtime._sampler is None
     with (
         pytest.raises(MissingExtraError, match=r"pip install 'otel-progress\[resources\]'"),
         recording(resources=True),
@@ -126,12 +128,12 @@ def test_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-def test_switched_off_and_auto() -> None:
-    """False takes none; auto takes them where psutil is."""
+def test_resources_false_is_off_and_auto_is_on_with_psutil() -> None:
+    """The default of recordings is off."""
     with recording(resources=False) as recorder:
-        assert recorder.runtime.sampler is None
+        assert recorder.runtime._sampler is None
     with recording(resources="auto") as recorder:
-        assert recorder.runtime.sampler is not None
+        assert recorder.runtime._sampler is not None
 
 
 FORKED = """
@@ -145,13 +147,13 @@ def tick():
 
 with recording(resources=True) as recorder, progress.operation("o"):
     tick()
-    recorder.runtime.sampler.working = False
+    recorder.runtime._sampler.is_working = False
     if os.fork() == 0:
         with progress.operation("o", id="child"):
             tick()
             tick()
             use = recorder.operation("child").resources
-            print(use is not None, recorder.runtime.sampler._process.pid == os.getpid(), flush=True)
+            print(use is not None, recorder.runtime._sampler._process.pid == os.getpid(), flush=True)
         os._exit(0)
     assert os.wait()[1] == 0
 """
@@ -159,20 +161,20 @@ with recording(resources=True) as recorder, progress.operation("o"):
 
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_child_samples_itself() -> None:
-    """A child looks at its own process, also when its parent had given up."""
-    done = subprocess.run(
+def test_forked_child_samples_its_own_process() -> None:
+    """It does so even if the sampler of the parent has failed."""
+    result = subprocess.run(
         [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True True\n", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "True True\n", "")
 
 
-# --- GPUs ---------------------------------------------------------------------------------------------------------
+# --- GPUs ----------------------------------------------------------------------------------------
 
 
 @dataclass
 class Device:
-    """What the stand-in says of one device: the whole device's share in percent, and (pid, bytes, share or None) of processes."""
+    """Fake device: share in percent, and (pid, bytes, share) of its processes."""
 
     percent: int = 0
     used: int = 0
@@ -180,17 +182,17 @@ class Device:
 
 
 class Record:
-    """A structure of NVML: whatever fields it is given."""
+    """Structure of NVML with any fields."""
 
     def __init__(self, **fields: Any) -> None:
         self.__dict__.update(fields)
 
 
 class Nvml(ModuleType):
-    """Speaks as much of NVIDIA's library as is asked for, for devices of the test's choice."""
+    """Fake of NVML with the functions that the sampler uses."""
 
     class NVMLError(Exception):
-        """Its error."""
+        """Error of NVML."""
 
     def __init__(self, *devices: Device, driver: bool = True) -> None:
         super().__init__("pynvml")
@@ -228,27 +230,28 @@ class Nvml(ModuleType):
         return Record(total=2 * device.used, used=device.used, free=device.used)
 
     def nvmlDeviceGetProcessUtilization(self, device: Device, since: int) -> list[Record]:  # noqa: N802, D102 - NVML's own name
-        found = [
+        samples = [
             Record(pid=pid, smUtil=share, timeStamp=since + 1)
             for pid, _, share in device.processes
             if share is not None
         ]
-        if not found:
+        if not samples:
             raise self.NVMLError("Not Found")
-        return found
+        return samples
 
 
 ME = os.getpid()
 OTHER = ME + 1
-"""Another process that exists, as :func:`read` has it told: the test's parent may be one that is not seen from here."""
-NOBODY = 2**22 + 7  # beyond the largest process id of Linux
+"""Another process. :func:`read_gpus` lets it exist."""
+MISSING = 2**22 + 7
+"""Process id beyond the largest one of Linux."""
 
 
-def read(monkeypatch: pytest.MonkeyPatch, *devices: Device) -> tuple[float | None, int | None]:
-    """Return what is read of such devices."""
+def read_gpus(monkeypatch: pytest.MonkeyPatch, *devices: Device) -> tuple[float | None, int | None]:
+    """Return share and memory of fake devices."""
     monkeypatch.setitem(sys.modules, "pynvml", Nvml(*devices))
     monkeypatch.setattr(psutil, "pid_exists", {ME, OTHER}.__contains__)
-    gpus = Gpus.find()
+    gpus = Gpus.detect()
     assert gpus is not None
     return gpus.read()
 
@@ -256,50 +259,46 @@ def read(monkeypatch: pytest.MonkeyPatch, *devices: Device) -> tuple[float | Non
 @pytest.mark.parametrize(
     ("devices", "expected"),
     [
-        (
-            [Device(90, 800, [(ME, 300, 40), (OTHER, 500, 50)])],
-            (0.4, 300),
-        ),  # the driver tells the share of a process
-        ([Device(90, 800, [(ME, 300, None)])], (0.9, 300)),  # it does not: the whole device's
-        ([Device(90, 800, [(ME, None, None)])], (0.9, 0)),  # nor its memory
-        (
-            [Device(90, 800, [(ME, 300, 20)]), Device(50, 700, [(ME, 100, 60)])],
-            (0.4, 400),
-        ),  # two in use: mean and sum
-        (
-            [Device(90, 800, [(ME, 300, 20)]), Device(50, 700, [(OTHER, 700, 50)])],
-            (0.2, 300),
-        ),  # one is used by others
+        # The driver reports the share of the process.
+        ([Device(90, 800, [(ME, 300, 40), (OTHER, 500, 50)])], (0.4, 300)),
+        # It does not, so the share of the device counts.
+        ([Device(90, 800, [(ME, 300, None)])], (0.9, 300)),
+        # It does not report the memory either.
+        ([Device(90, 800, [(ME, None, None)])], (0.9, 0)),
+        # Two devices are used: mean and sum.
+        ([Device(90, 800, [(ME, 300, 20)]), Device(50, 700, [(ME, 100, 60)])], (0.4, 400)),
+        # Only one of them is used by this process.
+        ([Device(90, 800, [(ME, 300, 20)]), Device(50, 700, [(OTHER, 700, 50)])], (0.2, 300)),
         ([Device(50, 700, [(OTHER, 700, 50)])], (None, None)),
-        (
-            [Device(50, 700, [(NOBODY, 700, 50)])],
-            (0.5, 700),
-        ),  # as seen from a container with process ids of its own
+        # A container has its own process ids.
+        ([Device(50, 700, [(MISSING, 700, 50)])], (0.5, 700)),
         ([Device(50, 700)], (0.5, 700)),
         ([Device(0, 10)], (None, None)),
     ],
 )
-def test_shares_of_gpus(
+def test_gpus_count_as_far_as_nvml_lists_this_process(
     monkeypatch: pytest.MonkeyPatch, devices: list[Device], expected: tuple[float | None, int | None]
 ) -> None:
-    """A device counts for this process as far as NVML says that it uses it."""
-    share, memory = read(monkeypatch, *devices)
+    """Shares are averaged over devices, and memory is added up."""
+    share, memory = read_gpus(monkeypatch, *devices)
     assert (share, memory) == (pytest.approx(expected[0]), expected[1])
 
 
 @pytest.mark.parametrize(
     "nvml", [None, Nvml(), Nvml(Device(), driver=False)], ids=["not installed", "no device", "no driver"]
 )
-def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, nvml: Nvml | None) -> None:
-    """No library, no driver or no device is no trouble."""
+def test_detect_without_library_driver_or_device_returns_none(
+    monkeypatch: pytest.MonkeyPatch, nvml: Nvml | None
+) -> None:
+    """That is not an internal error."""
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     before = internal_error_counts["gpu"]
-    assert Gpus.find() is None
+    assert Gpus.detect() is None
     assert internal_error_counts["gpu"] == before
 
 
-def test_a_gpu_in_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples and the use of an operation have the GPU; one that is lost is counted once and left out, the rest goes on."""
+def test_samples_contain_gpu_until_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost GPU is counted once. Other values are still sampled."""
     nvml = Nvml(Device(80, 900, [(ME, 500, 70)]))
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     before = internal_error_counts["gpu"]
@@ -320,8 +319,8 @@ def test_a_gpu_in_samples(monkeypatch: pytest.MonkeyPatch) -> None:
         assert nvml.open == 0
 
 
-def test_the_library_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shutting down closes NVIDIA's library."""
+def test_shutdown_closes_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sampler opened it."""
     nvml = Nvml(Device(80, 900))
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     with recording(resources=True) as recorder, progress.operation("o"):

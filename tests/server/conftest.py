@@ -1,4 +1,4 @@
-"""A real journal with real records of every kind, and the application over it."""
+"""A journal with records of every kind, and the application over it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from otel_progress.journal import SqliteJournal
 from tests.support.sample_operations import NOW_CLOCK, NOW_WALL, fill
 
-# The web framework is imported when used: without it these tests are skipped one file at a time.
+# The web framework is imported when used: without it each test file is skipped.
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[SqliteJournal]:
-    """A journal that holds the stock, read two minutes after its start."""
+    """A journal with the sample operations, read two minutes after their start."""
     made = SqliteJournal(tmp_path / "progress.db", now=lambda: NOW_WALL, clock=lambda: NOW_CLOCK)
     fill(made)
     yield made
@@ -25,7 +25,7 @@ def journal(tmp_path: Path) -> Iterator[SqliteJournal]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
-    """Make clients of applications over a reader; the threads those started end with the test."""
+    """Build clients of applications over a reader. Their threads end with the test."""
     from otel_progress.server import ServerSettings, create_app
     from otel_progress.server.settings import Limits
     from tests.support.rest_client import Client
@@ -34,10 +34,8 @@ def serve() -> Iterator[Callable[..., Any]]:
     apps = []
 
     def make(reader: Any, *, controller: Any = None, **settings: Any) -> Client:
-        settings = {
-            "limits": Limits(body_s=60.0, answer_s=60.0),
-            **settings,
-        }  # where time runs out a test says so
+        # Long limits, so that no test on a slow machine times out by accident.
+        settings = {"limits": Limits(body_s=60.0, answer_s=60.0), **settings}
         app = create_app(reader, settings=ServerSettings(**settings), controller=controller)
         apps.append(app)
         return Client(app)
@@ -45,10 +43,10 @@ def serve() -> Iterator[Callable[..., Any]]:
     with threads_end():
         yield make
         for app in apps:
-            app.state.services.asking.close()
+            app.state.services.reader_pool.close()
 
 
 @pytest.fixture
 def client(journal: SqliteJournal, serve: Callable[..., Any]) -> Any:
-    """A client of the journal's application with default settings, which may also control."""
+    """A client of an application with default settings and a controller."""
     return serve(journal, controller=journal)

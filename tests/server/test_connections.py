@@ -1,4 +1,4 @@
-"""A thousand connections that mean no good: memory stays bounded, the API answers, and in the end they are all let go."""
+"""A thousand slow or silent connections."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ resource = pytest.importorskip("resource")
 
 SLOW, SILENT, HALF = 500, 250, 250
 GROWTH = 256 * 1024 * 1024
-"""What the process may grow by, in bytes. 500 clients with 64 KiB waiting, two pieces in hand, their tasks and connections come to 120 MiB;
-without bounds they would come to that much in each second."""
+"""Allowed growth of the process, in bytes.
+
+500 clients with 64 KiB buffers, two pieces each, and their tasks need 120 MiB. Without limits they
+would need that much per second.
+"""
 
 
-def test_a_flood_of_connections() -> None:
-    """500 clients that follow everything and never read, 250 that say nothing, 250 that say half of something."""
+def test_flood_of_slow_connections_keeps_memory_bounded() -> None:
+    """The API still answers, and all slow clients are disconnected."""
     program = str(PROGRAMS / "limited_server.py")
     pipe, clients = subprocess.PIPE, list[socket.socket]()
     with (
@@ -38,7 +41,7 @@ def test_a_flood_of_connections() -> None:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
-            counted = flooded(int(server.stdout.readline()), psutil.Process(server.pid), clients)
+            counted = flood_and_measure(int(server.stdout.readline()), psutil.Process(server.pid), clients)
         finally:
             for client in clients:
                 client.close()
@@ -50,16 +53,19 @@ def test_a_flood_of_connections() -> None:
     assert server.returncode == 0
 
 
-def flooded(port: int, process: Any, clients: list[socket.socket]) -> dict[str, float]:
-    """Flood a server while it is asked ordinary things; return its metrics once it has let go of everybody."""
+def flood_and_measure(port: int, process: Any, clients: list[socket.socket]) -> dict[str, float]:
+    """Flood a server during normal requests.
+
+    Return its metrics after all are disconnected.
+    """
     url = f"http://127.0.0.1:{port}"
     poll(lambda: answers(f"{url}/healthz"))
     before = process.memory_info().rss
     flood(port, clients)
-    asked = [answers(f"{url}/healthz") for _ in range(20)]
+    answered = [answers(f"{url}/healthz") for _ in range(20)]
     grown = process.memory_info().rss - before
     assert grown < GROWTH, f"{grown / 2**20:.0f} MiB"
-    assert sum(asked) >= 18, "an ordinary request has its turn among all these"
+    assert sum(answered) >= 18, "normal requests are still answered"
     poll(
         lambda: metrics(url).get('progress_server_clients{transport="sse"}') == 0.0,
         120.0,
@@ -71,7 +77,7 @@ def flooded(port: int, process: Any, clients: list[socket.socket]) -> dict[str, 
 
 @contextmanager
 def many_files(wanted: int) -> Iterator[None]:
-    """Let this process, and those it starts, have so many files open within the block."""
+    """Raise the limit of open files for this process and its children."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         pytest.skip(f"this system allows {hard} open files: the flood needs {wanted}")
@@ -85,14 +91,14 @@ def many_files(wanted: int) -> Iterator[None]:
 
 
 def flood(port: int, clients: list[socket.socket]) -> None:
-    """Open all connections, each put into ``clients`` at once, so that it is closed whatever happens; nothing is ever read."""
+    """Open all connections and add each to ``clients``. No response is read."""
     for number in range(SLOW + SILENT + HALF):
         client = socket.socket()
         clients.append(client)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(PATIENCE_S)
         client.connect(("127.0.0.1", port))
-        # Where this process stood still, a connection may have been cut off before it said anything.
+        # If this process was suspended, a connection may already be aborted.
         with suppress(ConnectionError):
             if number < SLOW:
                 client.sendall(b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -101,7 +107,7 @@ def flood(port: int, clients: list[socket.socket]) -> None:
 
 
 def metrics(url: str) -> dict[str, float]:
-    """Return the server's own metrics; nothing while there is no room."""
+    """Return the metrics of the server, none while it accepts no connection."""
     try:
         text = get(f"{url}/metrics").text
     except httpx.TransportError:

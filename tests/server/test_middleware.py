@@ -1,4 +1,4 @@
-"""What the server lets in and sends out: limits of a request, headers of an answer, methods, files, and where it is mounted."""
+"""Limits of requests, headers of responses, methods, files and mount points."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ LIST = "/api/v1/operations"
 CANCEL = "/api/v1/operations/friday-42/cancel"
 
 
-# --- limits -------------------------------------------------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------
 
 
-def test_a_body_is_bounded_however_it_comes(client: Client) -> None:
-    """A body beyond the limit is refused, also when its length is not told before."""
+def test_body_beyond_the_limit_is_refused(client: Client) -> None:
+    """The limit also applies to a body of unknown length."""
     document = client.problem(413, CANCEL, "POST", content=b"x" * 70_000)
     assert "65536 bytes" in document["detail"]
     chunk = {"type": "http.request", "body": b"x" * 10_000, "more_body": True}
@@ -41,18 +41,18 @@ def test_a_body_is_bounded_however_it_comes(client: Client) -> None:
     assert refusals(client) == {"body": 2}
 
 
-def test_a_slow_body_is_given_up(journal: SqliteJournal, serve: Callable[..., Any]) -> None:
-    """A client that begins a body and falls silent is answered in bounded time."""
+def test_body_that_is_too_slow_is_refused(journal: SqliteJournal, serve: Callable[..., Any]) -> None:
+    """A client that stops sending is answered in bounded time."""
     client = serve(journal, controller=journal, limits=Limits(body_s=0.05))
     part = {"type": "http.request", "body": b"{", "more_body": True}
     sent = asyncio.run(raw_request(client.app, scope_of(CANCEL, "POST"), part))
     assert sent[0]["status"] == 408
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(
+def test_disconnect_during_the_body_is_not_an_error(
     client: Client, journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is counted as trouble and nothing asked of the worker when the connection breaks."""
+    """No internal error is counted, and the reader is not called."""
     monkeypatch.setattr(diagnostics, "internal_error_counts", Counter())
     part = {"type": "http.request", "body": b'{"reason": "half', "more_body": True}
     asyncio.run(raw_request(client.app, scope_of(CANCEL, "POST"), part, {"type": "http.disconnect"}))
@@ -60,13 +60,13 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(
     assert not journal.cancel_requests("instance-1")
 
 
-def test_an_address_is_bounded(client: Client) -> None:
-    """A path or query beyond the limit is refused before it is read."""
+def test_url_beyond_the_limit_is_refused(client: Client) -> None:
+    """A path or query that is too long is refused before it is parsed."""
     client.problem(414, f"{LIST}?q={'x' * 9_000}")
     client.problem(414, f"/api/v1/operations/{'x' * 9_000}")
 
 
-# --- what goes out ------------------------------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_an_address_is_bounded(client: Client) -> None:
         ("GET", "/metrics"),
     ],
 )
-def test_every_answer_has_the_safe_headers(client: Client, method: str, path: str) -> None:
-    """Errors, pages and documents alike; and what says nothing of caching is not kept."""
+def test_every_response_has_the_security_headers(client: Client, method: str, path: str) -> None:
+    """Responses without caching headers are not cached."""
     answer = client.request(method, path)
     assert {name: answer.headers[name] for name in HEADERS} == HEADERS
     assert answer.headers["cache-control"] in {"no-store", "no-cache"}
@@ -102,17 +102,17 @@ def test_every_answer_has_the_safe_headers(client: Client, method: str, path: st
         ("OPTIONS", LIST, "GET, HEAD"),
     ],
 )
-def test_other_methods_are_refused_with_those_that_work(
+def test_unknown_method_is_refused_with_the_allowed_methods(
     client: Client, method: str, path: str, allow: str
 ) -> None:
-    """405, and Allow has every method of the path."""
+    """The status is 405, and Allow lists the methods of the path."""
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allow)
 
 
 @pytest.mark.parametrize("path", [LIST, "/healthz", "/api/v1/operations/friday-42", "/nope", "/docs"])
-def test_head_is_get_without_the_body(client: Client, path: str) -> None:
-    """Same status and headers; no byte of a body."""
+def test_head_has_the_headers_of_get_and_no_body(client: Client, path: str) -> None:
+    """Status and headers are the same."""
     whole, head = client.get(path), client.request("HEAD", path)
     assert head.status_code == whole.status_code
     assert head.headers["content-type"] == whole.headers["content-type"]
@@ -135,14 +135,14 @@ def test_head_is_get_without_the_body(client: Client, path: str) -> None:
         "/static",
     ],
 )
-def test_paths_cannot_leave_the_table_of_files(client: Client, path: str) -> None:
-    """A request names an entry of the table, or there is nothing."""
+def test_path_outside_the_table_of_files_is_not_found(client: Client, path: str) -> None:
+    """A request names an entry of the table."""
     sent = asyncio.run(raw_request(client.app, scope_of(path), {"type": "http.request", "body": b""}))
     assert sent[0]["status"] == 404
 
 
-def test_files_are_asked_for_once(client: Client) -> None:
-    """A file has its type and an ETag; who has it is told so."""
+def test_file_with_a_known_etag_is_not_sent_again(client: Client) -> None:
+    """A file has a media type and an ETag."""
     answer = client.get("/static/docs.js")
     assert (answer.headers["content-type"], answer.headers["cache-control"]) == (
         "text/javascript; charset=utf-8",
@@ -151,8 +151,8 @@ def test_files_are_asked_for_once(client: Client) -> None:
     assert client.get("/static/docs.js", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
 
 
-def test_the_docs_page_asks_no_other_host(client: Client) -> None:
-    """The page that describes the API works without the internet, and under any prefix."""
+def test_docs_page_requests_no_other_host(client: Client) -> None:
+    """It works without the internet, and under any prefix."""
     import re
 
     page = client.get("/docs").text + client.get("/static/docs.css").text
@@ -162,11 +162,11 @@ def test_the_docs_page_asks_no_other_host(client: Client) -> None:
     assert client.get("/openapi.json").json()["openapi"].startswith("3.")
 
 
-# --- where it is mounted ------------------------------------------------------------------------------------------
+# --- mount points ---------------------------------------------------------------------------------
 
 
-def test_mounted_under_a_prefix(journal: SqliteJournal) -> None:
-    """In another application it answers below the prefix, ids with slashes included, though no lifespan was run for it."""
+def test_application_mounted_under_a_prefix_serves_all_paths(journal: SqliteJournal) -> None:
+    """Ids with slashes work, and no lifespan is needed."""
     app = create_app(journal, settings=ServerSettings(token=TOKEN), controller=journal)
     client = Client(Starlette(routes=[Mount("/work/progress", app)]), headers=BEARER)
     assert client.json("/work/progress/api/v1/operations/friday-42")["operation_id"] == "friday-42"
@@ -174,14 +174,14 @@ def test_mounted_under_a_prefix(journal: SqliteJournal) -> None:
     login = client.post("/work/progress/login", data={"token": TOKEN})
     assert "path=/work/progress;" in f"{login.headers['set-cookie'].lower()};"
     assert client.get("/work/progress/docs").status_code == 200
-    assert client.problem(404, "/work/progress/nope")["detail"].startswith("There is nothing at this path")
+    assert client.problem(404, "/work/progress/nope")["detail"].startswith("Unknown path")
     stream = scope_of(f"/work/progress/api/v1/stream?access_token={TOKEN}", root_path="/work/progress")
-    assert security.authorised(stream, ServerSettings(token=TOKEN))
-    app.state.services.asking.close()
+    assert security.is_authorised(stream, ServerSettings(token=TOKEN))
+    app.state.services.reader_pool.close()
 
 
-def test_behind_a_proxy_that_takes_the_prefix_off(journal: SqliteJournal, serve: Callable[..., Any]) -> None:
-    """With root_path the links of the document and the path of the cookie have the prefix, and requests come without."""
+def test_root_path_is_in_links_and_cookie_path(journal: SqliteJournal, serve: Callable[..., Any]) -> None:
+    """A proxy removes the prefix from requests."""
     client = serve(journal, token=TOKEN, root_path="/progress")
     client.headers = BEARER
     assert client.json("/api/v1/operations/friday-42")["operation_id"] == "friday-42"
@@ -189,8 +189,8 @@ def test_behind_a_proxy_that_takes_the_prefix_off(journal: SqliteJournal, serve:
     assert "Path=/progress" in client.post("/login", data={"token": TOKEN}).headers["set-cookie"]
 
 
-def test_streams_start_without_a_lifespan(journal: SqliteJournal) -> None:
-    """Where a parent runs no lifespan for it, the first client of a stream sets it going."""
+def test_stream_without_a_lifespan_starts_with_the_first_client(journal: SqliteJournal) -> None:
+    """A parent application may not run the lifespan."""
     app = create_app(journal)
     parent = Starlette(routes=[Mount("/progress", app)])
 
@@ -219,6 +219,6 @@ def test_streams_start_without_a_lifespan(journal: SqliteJournal) -> None:
 
     with threads_end():
         status, body = asyncio.run(stream())
-        app.state.services.asking.close()
+        app.state.services.reader_pool.close()
     assert status == 200
     assert b"event: snapshot" in body

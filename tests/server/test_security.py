@@ -1,4 +1,4 @@
-"""Who may ask the server, and what goes out with every answer."""
+"""Access checks of the server."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ BOARD = "https://board.example"
 
 
 @pytest.fixture
-def locked(journal: SqliteJournal, serve: Callable[..., Any]) -> Client:
-    """A client of a server that asks for a token; it does not send it by itself."""
+def secured(journal: SqliteJournal, serve: Callable[..., Any]) -> Client:
+    """A client of a server with a token. The client does not send it by default."""
     made: Client = serve(journal, controller=journal, token=TOKEN)
     return made
 
 
-def cookie_of(client: Client, **headers: str) -> str:
-    """Log in and return the cookie as it is to be sent."""
+def log_in(client: Client, **headers: str) -> str:
+    """Log in and return the value of the Cookie header."""
     answer = client.post("/login", data={"token": TOKEN}, headers=headers)
     assert answer.status_code == 303
     return str(answer.headers["set-cookie"]).partition(";")[0]
 
 
-# --- the token ----------------------------------------------------------------------------------------------------
+# --- token ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def cookie_of(client: Client, **headers: str) -> str:
         "/api/v1/stream",
     ],
 )
-def test_without_the_token_nothing_is_told(locked: Client, path: str) -> None:
-    """Everything but health asks for the token, unknown paths too, and says how to send it."""
-    answer = locked.get(path)
+def test_request_without_the_token_is_refused(secured: Client, path: str) -> None:
+    """Only the health check needs no token. The response explains how to send it."""
+    answer = secured.get(path)
     assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
     assert answer.headers["www-authenticate"].startswith("Bearer")
-    assert refusals(locked) == {"token": 1}
-    assert locked.get("/healthz").status_code == 200
+    assert refusals(secured) == {"token": 1}
+    assert secured.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -78,21 +78,21 @@ def test_without_the_token_nothing_is_told(locked: Client, path: str) -> None:
         {"x-progress-token": TOKEN},
     ],
 )
-def test_what_is_no_token_is_refused(locked: Client, headers: dict[str, str]) -> None:
-    """Neither a part of the token nor the token in another place will do."""
+def test_wrong_or_misplaced_token_is_refused(secured: Client, headers: dict[str, str]) -> None:
+    """A part of the token, or another header, is not accepted."""
     raw = {name: value.encode("latin-1") for name, value in headers.items()}
-    locked.problem(401, LIST, headers=raw)
-    locked.problem(401, f"{LIST}?access_token={TOKEN}")
+    secured.problem(401, LIST, headers=raw)
+    secured.problem(401, f"{LIST}?access_token={TOKEN}")
 
 
-def test_the_token_opens_everything(locked: Client) -> None:
-    """As bearer, whatever the case of that word."""
-    assert locked.get(LIST, headers=BEARER).status_code == 200
-    assert locked.get(LIST, headers={"authorization": f"bearer {TOKEN}"}).status_code == 200
+def test_bearer_token_is_accepted(secured: Client) -> None:
+    """The scheme is case-insensitive."""
+    assert secured.get(LIST, headers=BEARER).status_code == 200
+    assert secured.get(LIST, headers={"authorization": f"bearer {TOKEN}"}).status_code == 200
 
 
-def test_the_query_takes_the_token_for_streams_only() -> None:
-    """Browsers can send no header with a stream; there, and only there, the address may carry the token."""
+def test_token_in_the_query_is_accepted_for_streams_only() -> None:
+    """Browsers cannot send headers with a stream."""
     settings = ServerSettings(token=TOKEN)
     for path, allowed in (
         ("/api/v1/stream", True),
@@ -100,12 +100,12 @@ def test_the_query_takes_the_token_for_streams_only() -> None:
         (LIST, False),
         ("/api/v1/stream/x", False),
     ):
-        assert security.authorised(scope_of(f"{path}?access_token={TOKEN}"), settings) is allowed
-    assert not security.authorised(scope_of("/api/v1/stream?access_token=" + "x=&" * 2_000), settings)
+        assert security.is_authorised(scope_of(f"{path}?access_token={TOKEN}"), settings) is allowed
+    assert not security.is_authorised(scope_of("/api/v1/stream?access_token=" + "x=&" * 2_000), settings)
 
 
-def test_settings_never_show_the_token() -> None:
-    """A token in a log is a token lost."""
+def test_settings_do_not_show_the_token() -> None:
+    """Neither the representation nor an error contains it."""
     assert TOKEN not in repr(ServerSettings(token=TOKEN))
     with pytest.raises(ConfigurationError) as caught:
         ServerSettings(token="short\r\n")
@@ -129,59 +129,59 @@ def test_settings_never_show_the_token() -> None:
         {"root_path": "/a\r\nSet-Cookie: x"},
     ],
 )
-def test_settings_that_cannot_be_used_are_refused(bad: dict[str, Any]) -> None:
-    """A wrong setting is an error at once that says what was expected."""
+def test_invalid_setting_is_refused(bad: dict[str, Any]) -> None:
+    """The error says which value was expected."""
     with pytest.raises(ConfigurationError, match="expected"):
         ServerSettings(**bad)
 
 
-# --- the login form -----------------------------------------------------------------------------------------------
+# --- login form -----------------------------------------------------------------------------------
 
 
-def test_a_browser_logs_in_once(locked: Client) -> None:
-    """The form sets a cookie scripts cannot read and other sites cannot send, which opens pages and lists."""
-    answer = locked.post("/login", data={"token": f" {TOKEN}\n"}, headers={"origin": "null"})
+def test_login_form_sets_a_cookie_that_grants_access(secured: Client) -> None:
+    """Scripts cannot read the cookie, and other sites cannot send it."""
+    answer = secured.post("/login", data={"token": f" {TOKEN}\n"}, headers={"origin": "null"})
     assert (answer.status_code, answer.headers["location"]) == (303, "./")
     attributes = {part.strip().lower() for part in answer.headers["set-cookie"].split(";")[1:]}
     assert attributes == {"httponly", "samesite=strict", "path=/"}
     cookie = answer.headers["set-cookie"].partition(";")[0]
     assert TOKEN not in cookie
-    assert locked.get(LIST, headers={"cookie": f"a=b; {cookie}"}).status_code == 200
+    assert secured.get(LIST, headers={"cookie": f"a=b; {cookie}"}).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_a_browser_without_the_cookie_is_shown_the_form(locked: Client, path: str) -> None:
-    """In place of a page comes the form, as an answer that says it is not the page."""
-    answer = locked.get(path, headers={"accept": "text/html,*/*"})
+def test_browser_without_the_cookie_receives_the_login_form(secured: Client, path: str) -> None:
+    """The status is 401."""
+    answer = secured.get(path, headers={"accept": "text/html,*/*"})
     assert (answer.status_code, answer.headers["content-type"]) == (401, "text/html; charset=utf-8")
     assert answer.headers["cache-control"] == "no-store"
-    assert answer.content == locked.get("/login").content
+    assert answer.content == secured.get("/login").content
 
 
-def test_over_https_the_cookie_is_secure(locked: Client) -> None:
-    """A cookie that was set over TLS never goes out without."""
-    locked.base_url = "https://127.0.0.1"
-    assert "secure" in locked.post("/login", data={"token": TOKEN}).headers["set-cookie"].lower()
+def test_cookie_over_https_is_secure(secured: Client) -> None:
+    """The browser does not send it over HTTP."""
+    secured.base_url = "https://127.0.0.1"
+    assert "secure" in secured.post("/login", data={"token": TOKEN}).headers["set-cookie"].lower()
 
 
-def test_a_wrong_token_does_not_log_in(locked: Client) -> None:
-    """Programs get a problem, browsers the form again; neither a cookie."""
-    locked.problem(401, "/login", "POST", data={"token": "wrong-horse"})
-    locked.problem(401, "/login", "POST", content=b"\x00")
-    locked.problem(422, "/login", "POST", content=b"\xff\xfe")
-    again = locked.post("/login", data={"token": "wrong-horse"}, headers={"accept": "text/html"})
+def test_login_with_a_wrong_token_is_refused(secured: Client) -> None:
+    """Programs receive a problem, browsers the form again."""
+    secured.problem(401, "/login", "POST", data={"token": "wrong-horse"})
+    secured.problem(401, "/login", "POST", content=b"\x00")
+    secured.problem(422, "/login", "POST", content=b"\xff\xfe")
+    again = secured.post("/login", data={"token": "wrong-horse"}, headers={"accept": "text/html"})
     assert (again.status_code, again.headers["location"], "set-cookie" in again.headers) == (
         303,
         "login?failed",
         False,
     )
-    assert refusals(locked)["token"] == 3
+    assert refusals(secured)["token"] == 3
 
 
-def test_logging_out_takes_the_cookie_away(locked: Client) -> None:
-    """The cookie is overwritten with one that has expired."""
-    headers = {"cookie": cookie_of(locked), "origin": "http://127.0.0.1"}
-    answer = locked.post("/logout", headers=headers)
+def test_logout_expires_the_cookie(secured: Client) -> None:
+    """The cookie is overwritten with an expired one."""
+    headers = {"cookie": log_in(secured), "origin": "http://127.0.0.1"}
+    answer = secured.post("/logout", headers=headers)
     assert (answer.status_code, answer.headers["location"]) == (303, "login")
     assert "max-age=0" in answer.headers["set-cookie"].lower()
 
@@ -201,12 +201,12 @@ def test_logging_out_takes_the_cookie_away(locked: Client) -> None:
         ({"origin": BOARD}, 403),
     ],
 )
-def test_the_cookie_alone_changes_nothing(
+def test_changing_request_with_only_the_cookie_is_refused(
     journal: SqliteJournal, serve: Callable[..., Any], headers: dict[str, str], status: int
 ) -> None:
-    """With the cookie only the server's own page may cancel, not even one that may read."""
+    """Only the server's own page may cancel with the cookie."""
     client = serve(journal, controller=journal, token=TOKEN, allowed_origins=(BOARD,))
-    answer = client.post(CANCEL, headers={"cookie": cookie_of(client), **headers})
+    answer = client.post(CANCEL, headers={"cookie": log_in(client), **headers})
     assert answer.status_code == status, answer.text
     assert bool(journal.cancel_requests("instance-1")) is (status == 202)
 
@@ -214,13 +214,15 @@ def test_the_cookie_alone_changes_nothing(
 @pytest.mark.parametrize(
     "headers", [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}]
 )
-def test_without_a_token_other_sites_still_change_nothing(client: Client, headers: dict[str, str]) -> None:
-    """A page that the user looks at cannot cancel what runs on their machine."""
+def test_changing_request_of_another_site_is_refused_without_a_token(
+    client: Client, headers: dict[str, str]
+) -> None:
+    """A page of another site cannot cancel an operation."""
     client.problem(403, CANCEL, "POST", headers=headers)
     client.problem(403, "/api/v1/operations/done-0", "DELETE", headers=headers)
 
 
-# --- host and origin ----------------------------------------------------------------------------------------------
+# --- host and origin ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -256,23 +258,25 @@ def test_without_a_token_other_sites_still_change_nothing(client: Client, header
         ("127.0.0.1.evil.example", {}, False),
     ],
 )
-def test_hosts(host: str, settings: dict[str, Any], allowed: bool) -> None:
-    """The Host header has to name this server: another name that was made to point here does not."""
-    assert security.host_allowed(scope_of("/", headers={"host": host}), ServerSettings(**settings)) is allowed
+def test_host_header_must_name_the_server(host: str, settings: dict[str, Any], allowed: bool) -> None:
+    """Other names may be an attempt of DNS rebinding."""
+    assert (
+        security.is_host_allowed(scope_of("/", headers={"host": host}), ServerSettings(**settings)) is allowed
+    )
 
 
-def test_a_request_for_another_host_is_misdirected(client: Client) -> None:
-    """It is refused before anything else, health included, and the name is shown harmlessly."""
+def test_request_for_another_host_is_refused(client: Client) -> None:
+    """The check comes first, also for the health check. The name is escaped."""
     document = client.problem(421, "/healthz", headers={"host": "evil\x1b[31m.example"})
     assert document["detail"].isprintable()
     assert refusals(client) == {"host": 1}
 
 
-def test_two_hosts_are_none() -> None:
-    """A request with two Host headers means something else to a proxy than to us."""
+def test_two_host_headers_are_refused() -> None:
+    """A proxy may interpret them differently."""
     scope = scope_of("/")
     scope["headers"] += [(b"host", b"localhost")]
-    assert not security.host_allowed(scope, ServerSettings())
+    assert not security.is_host_allowed(scope, ServerSettings())
 
 
 @pytest.mark.parametrize(
@@ -295,11 +299,11 @@ def test_two_hosts_are_none() -> None:
         ("https://other.example:444", "localhost", False),
     ],
 )
-def test_origins(origin: str | None, host: str, allowed: bool) -> None:
-    """Pages of this server and of the list may ask, and programs that are no pages."""
+def test_origin_must_be_own_or_allowed(origin: str | None, host: str, allowed: bool) -> None:
+    """Clients other than browsers send no origin."""
     headers = {"host": host} if origin is None else {"host": host, "origin": origin}
     settings = ServerSettings(allowed_hosts=("*",), allowed_origins=("https://other.example",))
-    assert security.origin_allowed(scope_of("/", headers=headers), settings) is allowed
+    assert security.is_origin_allowed(scope_of("/", headers=headers), settings) is allowed
 
 
 @given(
@@ -308,19 +312,19 @@ def test_origins(origin: str | None, host: str, allowed: bool) -> None:
         st.text(st.characters(max_codepoint=255), max_size=40),
     )
 )
-def test_no_header_gets_past_or_breaks_the_checks(headers: dict[str, str]) -> None:
-    """Whatever a client sends, the checks answer yes or no, and no to what does not hold the token."""
+def test_checks_with_any_headers_never_raise(headers: dict[str, str]) -> None:
+    """Without the token, no headers authorise a request."""
     settings = ServerSettings(token=TOKEN)
     for method in ("GET", "POST"):
         scope = scope_of("/api/v1/stream?access_token=%ff", method, headers)
-        security.host_allowed(scope, settings)
-        security.origin_allowed(scope, settings)
-        security.forgery(scope, settings)
-        assert not security.authorised(scope, settings)
+        security.is_host_allowed(scope, settings)
+        security.is_origin_allowed(scope, settings)
+        security.may_be_forged(scope, settings)
+        assert not security.is_authorised(scope, settings)
 
 
-def test_cross_origin_reading_is_closed_by_default(client: Client) -> None:
-    """No header opens anything to other origins, and their requests are refused."""
+def test_cross_origin_request_is_refused_by_default(client: Client) -> None:
+    """No response allows another origin."""
     assert not [name for name in client.get(LIST).headers if name.startswith("access-control")]
     answer = client.get(LIST, headers={"origin": BOARD})
     assert answer.status_code == 403
@@ -329,10 +333,10 @@ def test_cross_origin_reading_is_closed_by_default(client: Client) -> None:
     assert client.request("OPTIONS", LIST, headers=preflight).status_code == 403
 
 
-def test_an_allowed_origin_may_read_without_credentials(
+def test_allowed_origin_receives_responses_without_credentials(
     journal: SqliteJournal, serve: Callable[..., Any]
 ) -> None:
-    """An origin of the list gets its preflight and its answer; cookies are never asked for."""
+    """The preflight is answered, and cookies are never allowed."""
     client = serve(journal, token=TOKEN, allowed_origins=(BOARD,))
     preflight = client.request(
         "OPTIONS", LIST, headers={"origin": BOARD, "access-control-request-method": "DELETE"}
@@ -346,13 +350,13 @@ def test_an_allowed_origin_may_read_without_credentials(
     assert "access-control-allow-credentials" not in {**preflight.headers, **answer.headers}
 
 
-def test_a_websocket_is_refused_before_it_is_accepted(locked: Client) -> None:
-    """Without the token, or from another origin, the handshake is answered with a refusal."""
+def test_websocket_without_access_is_refused_before_the_handshake(secured: Client) -> None:
+    """The token or the origin is wrong."""
 
     def refuse(headers: dict[str, str]) -> list[dict[str, Any]]:
         scope = scope_of("/api/v1/ws", headers=headers) | {"type": "websocket", "subprotocols": []}
-        return asyncio.run(raw_request(locked.app, scope, {"type": "websocket.connect"}))
+        return asyncio.run(raw_request(secured.app, scope, {"type": "websocket.connect"}))
 
     assert refuse({})[0]["type"] == "websocket.close"
     assert refuse({**BEARER, "origin": "https://evil.example"})[0]["type"] == "websocket.close"
-    assert refusals(locked) == {"token": 1, "origin": 1}
+    assert refusals(secured) == {"token": 1, "origin": 1}

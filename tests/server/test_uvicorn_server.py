@@ -1,4 +1,4 @@
-"""The serving process: where it may listen, how it ends, and what a fork and a second server do to it."""
+"""The uvicorn server: addresses, limits, shutdown, forks and the command."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests.support.server_threads import threads_end
 from tests.support.servers import accepts, poll
 
 
-def test_it_serves_and_frees_its_port(recorder: Recorder) -> None:
-    """A started server answers at its address; closed, twice, the port can be taken again."""
+def test_closed_server_frees_its_port(recorder: Recorder) -> None:
+    """It can be closed twice."""
     with serving(recorder) as server:
         assert get(f"{server.url}healthz").status_code == 200
         assert "server" not in get(f"{server.url}healthz").headers
@@ -36,10 +36,10 @@ def test_it_serves_and_frees_its_port(recorder: Recorder) -> None:
         poll(lambda: is_free(server.port))
 
 
-def test_a_taken_port_is_said(recorder: Recorder) -> None:
-    """Two servers cannot share a port; the second one says so, and what to do."""
+def test_port_in_use_is_reported_with_a_fix(recorder: Recorder) -> None:
+    """Two servers cannot share a port."""
     with serving(recorder) as server, pytest.raises(ConfigurationError, match=r"in use.*another port"):
-        Server(recorder.runtime.store, port=server.port)
+        Server(recorder.runtime.reader, port=server.port)
 
 
 @pytest.mark.parametrize(
@@ -50,24 +50,24 @@ def test_a_taken_port_is_said(recorder: Recorder) -> None:
         ({"host": ""}, "token"),
         ({"host": "192.0.2.1", "allow_public": True}, "address of this machine"),
         ({"host": "no such host", "allow_public": True}, "address of this machine"),
-        ({"port": 65536}, "0 .any free port. to 65535"),
-        ({"port": True}, "whole number"),
+        ({"port": 65536}, "an integer from 0 to 65535"),
+        ({"port": True}, "an integer"),
         ({"token": "short"}, "token"),
         ({"allowed_hosts": ["http://x"]}, "host"),
         ({"allowed_origins": ["*"]}, "origin"),
         ({"root_path": "/x/"}, "root path"),
     ],
 )
-def test_what_cannot_be_served_is_refused(
+def test_invalid_argument_is_refused_before_serving(
     recorder: Recorder, arguments: dict[str, object], text: str
 ) -> None:
-    """A public address without a token, and every value that makes no sense, is refused before anything is served."""
+    """A public address without a token is invalid, too."""
     with pytest.raises(ConfigurationError, match=text):
-        Server(recorder.runtime.store, **{"port": 0, **arguments})  # type: ignore[arg-type]
+        Server(recorder.runtime.reader, **{"port": 0, **arguments})  # type: ignore[arg-type]
 
 
-def test_open_streams_end_with_the_server(recorder: Recorder) -> None:
-    """A client of the stream sees its end, and not a broken connection."""
+def test_open_stream_ends_cleanly_with_the_server(recorder: Recorder) -> None:
+    """The client does not see a broken connection."""
     with progress.operation("survey", id="one"), serving(recorder) as server, stream(server) as told:
         until(told, "ready")
         server.close()
@@ -76,39 +76,39 @@ def test_open_streams_end_with_the_server(recorder: Recorder) -> None:
 
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_holds_nothing_open(recorder: Recorder) -> None:
-    """While a child of the serving process lives on, streams still end for their clients and the port is free again."""
+def test_forked_child_does_not_keep_connections_open(recorder: Recorder) -> None:
+    """Streams end, and the port is free, while the child runs."""
     with serving(recorder) as server, stream(server) as told:
         until(told, "ready")
-        with child_that_stays():
+        with idle_child():
             server.close(PATIENCE_S)
             assert list(told) == []
             poll(lambda: is_free(server.port))
 
 
 @contextmanager
-def child_that_stays() -> Iterator[None]:
-    """Fork a child that does nothing within the block, which begins when the child has come out of the fork."""
-    begun, beginning = os.pipe()
-    ending, over = os.pipe()
+def idle_child() -> Iterator[None]:
+    """Fork a child that waits until the end of the block."""
+    started, starting = os.pipe()
+    ending, ended = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of Python 3.12 on, for a fork beside threads, as in this test
+        # Python 3.12 and newer warn about a fork in a process with threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        os.close(over)
-        os.write(beginning, b"x")
+        os.close(ended)
+        os.write(starting, b"x")
         os.read(ending, 1)
         os._exit(0)
     try:
-        os.close(beginning)
-        assert os.read(begun, 1) == b"x"  # until then it may still hold what it is to let go of
+        os.close(starting)
+        # Until then the child may still hold the inherited connections.
+        assert os.read(started, 1) == b"x"
         yield
     finally:
-        os.close(over)
+        os.close(ended)
         os.waitpid(child, 0)
-        os.close(begun)
+        os.close(started)
         os.close(ending)
 
 
@@ -116,26 +116,23 @@ UPLOAD = b"POST /api/v1/operations/x/cancel HTTP/1.1\r\nHost: localhost\r\nConte
 
 
 @pytest.mark.parametrize(("sent", "reason"), [(b"", "head"), (b"GET / HT", "head"), (UPLOAD, "body")])
-def test_who_does_not_get_on_with_a_request_is_cut_off(recorder: Recorder, sent: bytes, reason: str) -> None:
-    """A head or a body that does not come in time ends the connection, however it was begun."""
-    server = Server(recorder.runtime.store, port=0, connections=ConnectionLimits(request_s=0.1))
+def test_slow_request_is_aborted(recorder: Recorder, sent: bytes, reason: str) -> None:
+    """A head or a body that is too slow ends the connection."""
+    server = Server(recorder.runtime.reader, port=0, connections=ConnectionLimits(request_s=0.1))
     with threads_end(), closing(server), socket.create_connection(("127.0.0.1", server.port)) as client:
-        client.sendall(
-            sent
-        )  # before anybody takes the connection and its time begins, so that it is read first for certain
+        # Sent before the server accepts the connection and starts its timer.
+        client.sendall(sent)
         server.start()
         assert ends(client)
         poll(lambda: {(reason,): 1} in server.counts.read().values())
 
 
-@pytest.mark.skipif(
-    not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system does not give up on clients by itself"
-)
-def test_whom_the_system_gives_up_on_is_counted_as_slow(
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no TCP_USER_TIMEOUT")
+def test_client_that_the_system_times_out_is_counted_as_slow(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine so busy that the system is first to cut off a client that takes nothing, it is counted all the same."""
-    monkeypatch.setattr(connections._Http, "_cut", lambda _connection, _reason: None)
+    """On a busy machine the system may abort a client first."""
+    monkeypatch.setattr(connections._Http, "_abort", lambda _connection, _reason: None)
     with (
         progress.operation("load", id="load", message="x" * 900) as operation,
         serving(
@@ -154,9 +151,9 @@ def test_whom_the_system_gives_up_on_is_counted_as_slow(
         poll(counted, what="count of a slow client")
 
 
-def test_too_many_connections_are_closed_at_once(recorder: Recorder) -> None:
-    """One more than the limit is closed and counted; when another one goes there is room again."""
-    with serving(recorder, connections=ConnectionLimits(most=2, request_s=600.0)) as server:
+def test_connection_beyond_the_limit_is_closed(recorder: Recorder) -> None:
+    """It is counted. A new one is accepted after another has closed."""
+    with serving(recorder, connections=ConnectionLimits(max_connections=2, request_s=600.0)) as server:
         first, second, third = (socket.create_connection(("127.0.0.1", server.port)) for _ in range(3))
         with second, third:
             with first:
@@ -166,7 +163,7 @@ def test_too_many_connections_are_closed_at_once(recorder: Recorder) -> None:
 
 
 def ends(client: socket.socket) -> bool:
-    """Read to the end of a connection, clean or not; it has to come within ``PATIENCE_S``."""
+    """Read to the end of a connection. Fail after ``PATIENCE_S`` seconds."""
     client.settimeout(PATIENCE_S)
     try:
         while client.recv(4096):
@@ -178,7 +175,7 @@ def ends(client: socket.socket) -> bool:
 
 @contextmanager
 def command(*arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the command; whatever a test does, it does not outlive the block."""
+    """Run the command, and kill it at the end of the block."""
     line = [sys.executable, "-m", "otel_progress", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -192,8 +189,8 @@ def command(*arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_serves_until_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
-    """`serve` says where to look before there was any work on the machine, answers, ends its streams and exits with 0."""
+def test_serve_command_stops_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    """It prints its URL, ends its streams and exits with 0."""
     with command("serve", "--port", "0", XDG_STATE_HOME=str(tmp_path), HOME=str(tmp_path)) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -223,8 +220,10 @@ def test_the_command_serves_until_told_to_stop(tmp_path: Path, number: signal.Si
         (["--allow-host", "a b"], "host"),
     ],
 )
-def test_the_command_refuses_what_it_cannot_serve(arguments: list[str], text: str, tmp_path: Path) -> None:
-    """One line on stderr, exit code 2, and no server."""
+def test_serve_command_with_an_invalid_option_exits_with_2(
+    arguments: list[str], text: str, tmp_path: Path
+) -> None:
+    """The error is one line on stderr."""
     with command(
         "serve", "--port", "0", *arguments, XDG_STATE_HOME=str(tmp_path), HOME=str(tmp_path)
     ) as process:
@@ -236,8 +235,8 @@ def test_the_command_refuses_what_it_cannot_serve(arguments: list[str], text: st
 
 
 @pytest.mark.process
-def test_the_command_asks_for_the_token_of_a_file(tmp_path: Path) -> None:
-    """The token is read from the file, asked for, and never printed."""
+def test_serve_command_reads_the_token_from_a_file(tmp_path: Path) -> None:
+    """The token is required, and never printed."""
     (tmp_path / "token").write_text("correct-horse-battery\n", encoding="utf-8")
     options = ["--port", "0", "--token-file", str(tmp_path / "token")]
     with command("serve", *options, XDG_STATE_HOME=str(tmp_path), HOME=str(tmp_path)) as process:
@@ -253,8 +252,8 @@ def test_the_command_asks_for_the_token_of_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_the_command_serves_where_the_environment_says(tmp_path: Path) -> None:
-    """Host, port and token come from the variables of the settings; an option comes before its variable."""
+def test_serve_command_reads_its_settings_from_the_environment(tmp_path: Path) -> None:
+    """An option has precedence over its variable."""
     environ = {
         "XDG_STATE_HOME": str(tmp_path),
         "HOME": str(tmp_path),
@@ -279,8 +278,8 @@ def test_the_command_serves_where_the_environment_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_the_command_serves_the_first_work_of_the_machine(tmp_path: Path) -> None:
-    """A journal that is made after the server began is served from then on."""
+def test_serve_command_serves_a_journal_that_is_created_later(tmp_path: Path) -> None:
+    """The journal does not exist when the server starts."""
     environ = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
     with command("serve", "--port", "0", **environ) as process:
         assert process.stdout is not None
@@ -290,7 +289,8 @@ def test_the_command_serves_the_first_work_of_the_machine(tmp_path: Path) -> Non
             "import otel_progress as p\n"
             "runtime = p.configure(service_name='first', console=False)\n"
             "with p.operation('first', id='first'): pass\n"
-            f"assert runtime.force_flush({PATIENCE_S})\n"  # a shutdown waits for a few seconds only
+            # A shutdown waits only for a few seconds.
+            f"assert runtime.force_flush({PATIENCE_S})\n"
             "runtime.shutdown()"
         )
         subprocess.run(
@@ -302,10 +302,10 @@ def test_the_command_serves_the_first_work_of_the_machine(tmp_path: Path) -> Non
         assert process.wait(timeout=PATIENCE_S) == 0
 
 
-def test_a_worker_shows_its_own_counters(recorder: Recorder) -> None:
-    """/metrics of a server that was given a runtime's totals shows them; without them it cannot know."""
-    recorder.runtime.totals.count_dropped("journal", 3)
-    for totals, shown in ((recorder.runtime.totals, True), (None, False)):
+def test_metrics_include_the_totals_of_a_runtime(recorder: Recorder) -> None:
+    """A server without totals does not have them."""
+    recorder.runtime._totals.count_dropped("journal", 3)
+    for totals, shown in ((recorder.runtime._totals, True), (None, False)):
         with serving(recorder, totals=totals) as server:
             text = get(f"{server.url}metrics").text
         assert (
@@ -317,8 +317,8 @@ def test_a_worker_shows_its_own_counters(recorder: Recorder) -> None:
         )
 
 
-def test_closing_keeps_to_its_time(recorder: Recorder) -> None:
-    """With no time left a close returns at once; an open stream does not keep the port, which is free soon after."""
+def test_close_without_time_returns_immediately(recorder: Recorder) -> None:
+    """An open stream does not keep the port in use."""
     with serving(recorder) as server, stream(server) as told:
         until(told, "ready")
         server.close(timeout=0.0)

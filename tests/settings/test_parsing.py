@@ -1,4 +1,4 @@
-"""One reading of moments, for the command line and for queries."""
+"""Parser of times for the command line and for queries."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ NOW = 1_700_000_000.0
         ("2023-11-14 23:13:20.1234567+01:00", NOW + 0.123456),
     ],
 )
-def test_what_is_a_moment(text: str, moment: float) -> None:
-    """Numbers, times and durations ago, as RFC 3339 and people write them."""
+def test_parse_moment_accepts_numbers_times_and_durations(text: str, moment: float) -> None:
+    """Times are in RFC 3339."""
     assert parse_moment(text, NOW) == pytest.approx(moment, abs=1e-6)
 
 
@@ -35,21 +35,21 @@ def test_what_is_a_moment(text: str, moment: float) -> None:
     "text",
     ["", "soon", ".", "-5", "nan", "9" * 400, "m", "2023-11-14T22:13", "2023-02-30T00:00:00Z", "²", None, 5],
 )
-def test_what_is_none(text: object) -> None:
-    """Anything else is told with what was expected."""
+def test_parse_moment_with_invalid_text_is_rejected(text: object) -> None:
+    """The error contains the valid forms."""
     with pytest.raises(ValueError, match=r"RFC 3339 time .* or Unix seconds"):
         parse_moment(text, NOW)
 
 
-def test_a_time_without_its_zone_is_local_only_where_somebody_types_it() -> None:
-    """A query comes from anywhere, so it has to say the zone; at a terminal the zone is known."""
+def test_parse_moment_without_zone_is_rejected_unless_local() -> None:
+    """A terminal has a zone, and a request has none."""
     for text in ("2023-11-14T22:13:20", "2023-11-14"):
         with pytest.raises(ValueError, match="RFC 3339"):
             parse_moment(text, NOW)
         assert parse_moment(text, NOW, local=True) == datetime.fromisoformat(text).timestamp()
 
 
-@given(st.datetimes(min_value=datetime(1000, 1, 1), timezones=st.just(timezone.utc)))  # noqa: DTZ001 - hypothesis adds the zone
-def test_every_time_comes_back(time: datetime) -> None:
-    """A time that was written as RFC 3339 is read as the same moment."""
+@given(st.datetimes(min_value=datetime(1000, 1, 1), timezones=st.just(timezone.utc)))  # noqa: DTZ001
+def test_parse_moment_of_iso_format_returns_the_same_time(time: datetime) -> None:
+    """The zone is UTC."""
     assert parse_moment(time.isoformat(), NOW) == time.timestamp()

@@ -1,4 +1,4 @@
-"""Settings that carry a secret or more than one kind of value: what is taken, what is refused, and that no token is ever shown."""
+"""Settings with a secret or several types of values."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from otel_progress import ConfigurationError
-from otel_progress.cli.checks import all_checks
+from otel_progress.cli.checks import run_checks
 from otel_progress.cli.context import CliContext
 from otel_progress.settings.fields import SETTINGS, Settings
 from otel_progress.testing import recording
 
 TOKEN = "a-token_with.24~chars/+="
-BAD_TOKENS = [
+INVALID_TOKENS = [
     "short",
     "x" * 15,
     "with a space in it all",
@@ -27,50 +27,50 @@ BAD_TOKENS = [
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """A file with a token, ending as editors end files."""
+def token_file(tmp_path: Path) -> Path:
+    """File with a token and a newline at its end."""
     path = tmp_path / "token"
     path.write_text(f"{TOKEN}\n", encoding="ascii")
     return path
 
 
-def test_a_token_is_taken_from_wherever_it_is(file: Path) -> None:
-    """Argument, variable and file give the same token; a path may be a Path."""
+def test_token_of_argument_variable_and_file_is_the_same(token_file: Path) -> None:
+    """The file may be given as a Path."""
     assert Settings().with_arguments(token=TOKEN).read_token() == TOKEN
     assert Settings.from_environ({"OTEL_PROGRESS_TOKEN": f" {TOKEN} "}).read_token() == TOKEN
-    assert Settings.from_environ({"OTEL_PROGRESS_TOKEN_FILE": str(file)}).read_token() == TOKEN
-    assert Settings().with_arguments(token_file=file).read_token() == TOKEN
+    assert Settings.from_environ({"OTEL_PROGRESS_TOKEN_FILE": str(token_file)}).read_token() == TOKEN
+    assert Settings().with_arguments(token_file=token_file).read_token() == TOKEN
     assert Settings().read_token() is None
 
 
-def test_the_file_is_read_when_it_is_needed(file: Path) -> None:
-    """A token that was changed since is the new one."""
-    settings = Settings().with_arguments(token_file=str(file))
-    file.write_text("another-token-of-24-chars", encoding="ascii")
+def test_token_file_is_read_at_each_use(token_file: Path) -> None:
+    """A changed token is returned."""
+    settings = Settings().with_arguments(token_file=str(token_file))
+    token_file.write_text("another-token-of-24-chars", encoding="ascii")
     assert settings.read_token() == "another-token-of-24-chars"
 
 
-def test_one_of_both(file: Path) -> None:
-    """Both at once is refused; an argument of one kind takes the place of the environment's of the other."""
-    with pytest.raises(ConfigurationError, match="both set"):
-        Settings.from_environ({"OTEL_PROGRESS_TOKEN": TOKEN, "OTEL_PROGRESS_TOKEN_FILE": str(file)})
-    with pytest.raises(ConfigurationError, match="both set"):
-        Settings().with_arguments(token=TOKEN, token_file=str(file))
-    other = "quite-another-token-here"
-    environ = Settings.from_environ({"OTEL_PROGRESS_TOKEN": other})
-    assert environ.with_arguments(token_file=str(file)).read_token() == TOKEN
-    from_file = Settings.from_environ({"OTEL_PROGRESS_TOKEN_FILE": str(file)})
-    assert from_file.with_arguments(token=other).read_token() == other
+def test_token_and_token_file_together_are_rejected(token_file: Path) -> None:
+    """An argument of one kind replaces the variable of the other."""
+    with pytest.raises(ConfigurationError, match="both are set"):
+        Settings.from_environ({"OTEL_PROGRESS_TOKEN": TOKEN, "OTEL_PROGRESS_TOKEN_FILE": str(token_file)})
+    with pytest.raises(ConfigurationError, match="both are set"):
+        Settings().with_arguments(token=TOKEN, token_file=str(token_file))
+    other_token = "quite-another-token-here"
+    from_variable = Settings.from_environ({"OTEL_PROGRESS_TOKEN": other_token})
+    assert from_variable.with_arguments(token_file=str(token_file)).read_token() == TOKEN
+    from_file = Settings.from_environ({"OTEL_PROGRESS_TOKEN_FILE": str(token_file)})
+    assert from_file.with_arguments(token=other_token).read_token() == other_token
 
 
-@pytest.mark.parametrize("bad", BAD_TOKENS, ids=range(len(BAD_TOKENS)))
-def test_a_bad_token_is_refused_and_not_shown(bad: str, tmp_path: Path) -> None:
-    """Too short, too long, or not to be sent: refused with what was expected and how to make one, never with the token."""
+@pytest.mark.parametrize("token", INVALID_TOKENS, ids=range(len(INVALID_TOKENS)))
+def test_invalid_token_is_rejected_and_not_shown(token: str, tmp_path: Path) -> None:
+    """The error contains the valid characters and a command."""
     path = tmp_path / "token"
-    path.write_bytes(bad.encode())
+    path.write_bytes(token.encode())
     attempts = [
-        lambda: Settings().with_arguments(token=bad),
-        lambda: Settings.from_environ({"OTEL_PROGRESS_TOKEN": bad}),
+        lambda: Settings().with_arguments(token=token),
+        lambda: Settings.from_environ({"OTEL_PROGRESS_TOKEN": token}),
         lambda: Settings().with_arguments(token_file=str(path)).read_token(),
     ]
     for attempt in attempts:
@@ -78,44 +78,46 @@ def test_a_bad_token_is_refused_and_not_shown(bad: str, tmp_path: Path) -> None:
             ConfigurationError, match=r"16 to 4096 characters.*secrets.token_urlsafe"
         ) as error:
             attempt()
-        assert bad not in str(error.value)
-        assert bad[:10] not in str(error.value) or bad == "short"
+        assert token not in str(error.value)
+        assert token[:10] not in str(error.value) or token == "short"
         assert error.value.__cause__ is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
-def test_an_empty_token_file(content: bytes, tmp_path: Path) -> None:
-    """An empty file is no token, or the server would stand open."""
+def test_empty_token_file_is_rejected(content: bytes, tmp_path: Path) -> None:
+    """Otherwise the server would be open."""
     path = tmp_path / "token"
     path.write_bytes(content)
-    with pytest.raises(ConfigurationError, match="is empty; expected 16"):
+    with pytest.raises(ConfigurationError, match="it is empty, expected 16"):
         Settings().with_arguments(token_file=str(path)).read_token()
 
 
 @pytest.mark.parametrize("name", ["absent", "folder", "nul\x00", ""])
-def test_an_unreadable_token_file(name: str, tmp_path: Path) -> None:
-    """A file that cannot be read is named with the reason."""
+def test_unreadable_token_file_is_rejected(name: str, tmp_path: Path) -> None:
+    """The error contains the reason."""
     (tmp_path / "folder").mkdir()
     path = f"{tmp_path}/{name}" if name else ""
     with pytest.raises(ConfigurationError, match=r"cannot be read|expected the path of a file"):
         Settings.with_arguments(Settings(), token_file=path).read_token()
 
 
-def test_a_token_is_shown_nowhere() -> None:
-    """Neither the settings' text, nor a contradiction, nor doctor has it."""
+def test_token_is_not_shown_in_repr_differences_and_doctor() -> None:
+    """Doctor reports only that it is set."""
     settings = Settings().with_arguments(token=TOKEN)
     assert TOKEN not in repr(settings)
     with recording(token=TOKEN) as recorder:
         again = recorder.runtime.settings.with_arguments(token="quite-another-token-here")
-        differences = recorder.runtime.settings.differences(again, {"token": 1})
-        assert differences == ["token: another one"]
-    shown = str(all_checks(CliContext("memory:", None), {**os.environ, "OTEL_PROGRESS_TOKEN": TOKEN}))
-    assert "OTEL_PROGRESS_TOKEN=(set, not shown)" in shown
+        differences = recorder.runtime.settings.list_differences(again, {"token": 1})
+        assert differences == ["token: another value"]
+    shown = str(run_checks(CliContext("memory:", None), {**os.environ, "OTEL_PROGRESS_TOKEN": TOKEN}))
+    assert "OTEL_PROGRESS_TOKEN=(set, hidden)" in shown
     assert TOKEN not in shown
 
 
-def test_doctor_looks_at_what_is_observed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Doctor tells an unreadable token file, redaction that is off, captured logs, and a password in the store's address."""
+def test_doctor_reports_token_file_redaction_and_captured_logs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A password in a variable is not shown."""
     environ = {
         "OTEL_PROGRESS_TOKEN_FILE": str(tmp_path / "absent"),
         "OTEL_PROGRESS_REDACT": "off",
@@ -124,14 +126,14 @@ def test_doctor_looks_at_what_is_observed(monkeypatch: pytest.MonkeyPatch, tmp_p
     }
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    found = {
+    findings = {
         (finding.check, finding.state): finding.text
-        for finding in all_checks(CliContext("memory:", None), environ)
+        for finding in run_checks(CliContext("memory:", None), environ)
     }
-    assert "cannot be read" in found["token", "problem"]
-    assert "is off" in found["redaction", "note"]
-    assert "WARNING" in found["logs", "ok"]
-    assert "hunter2" not in str(found)
+    assert "cannot be read" in findings["token", "problem"]
+    assert "is off" in findings["redaction", "note"]
+    assert "WARNING" in findings["logs", "ok"]
+    assert "hunter2" not in str(findings)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +148,8 @@ def test_doctor_looks_at_what_is_observed(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("capture_logs", "error", 40),
     ],
 )
-def test_values(name: str, given: Any, expected: Any) -> None:
-    """Each setting takes its kinds of values, as an argument and, as text, from its variable."""
+def test_setting_accepts_arguments_and_texts_of_variables(name: str, given: Any, expected: Any) -> None:
+    """The text of a variable has the same result as an argument."""
     assert getattr(Settings().with_arguments(**{name: given}), name) == expected
     if isinstance(given, str):
         assert getattr(Settings.from_environ({f"OTEL_PROGRESS_{name.upper()}": given}), name) == expected
@@ -165,12 +167,12 @@ def test_values(name: str, given: Any, expected: Any) -> None:
         ("token_file", 5, "the path of a file"),
     ],
 )
-def test_bad_values(name: str, given: Any, expected: str) -> None:
-    """What cannot be used is refused by name, with what was expected."""
-    with pytest.raises(ConfigurationError, match=f"the argument {name} is .*; expected {expected}"):
+def test_invalid_setting_is_rejected_with_its_name(name: str, given: Any, expected: str) -> None:
+    """The error contains what is valid."""
+    with pytest.raises(ConfigurationError, match=f"^Invalid argument {name}.*: expected {expected}"):
         Settings().with_arguments(**{name: given})
 
 
-def test_only_the_token_is_secret() -> None:
-    """Whoever adds a secret setting marks it; the others are shown."""
+def test_token_is_the_only_secret_setting() -> None:
+    """All other settings are shown."""
     assert [setting.name for setting in SETTINGS if setting.secret] == ["token"]

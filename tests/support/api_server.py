@@ -1,4 +1,4 @@
-"""A real server for tests, and clients that ask it and read its streams."""
+"""A real server for tests, and clients for its requests and streams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from otel_progress.testing import Recorder
 from tests.support.server_threads import threads_end
 
 PATIENCE_S = 60.0
-"""How long a client of a test waits for the next byte: reached only where nothing would come any more."""
+"""Read timeout of a client, reached only if no more data would arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Told:
 
 @contextmanager
 def serving(recorder: Recorder, **arguments: Any) -> Iterator[Server]:
-    """Serve the operations of a recorder on a free port; when the block is left, nothing of the server runs any more."""
+    """Serve the operations of a recorder on a free port for the length of the block."""
     with threads_end():
-        server = Server(recorder.runtime.store, port=0, **arguments)
+        server = Server(recorder.runtime.reader, port=0, **arguments)
         try:
             server.start()
             yield server
@@ -44,7 +44,7 @@ def serving(recorder: Recorder, **arguments: Any) -> Iterator[Server]:
 
 @contextmanager
 def serving_nothing(folder: Path, **arguments: Any) -> Iterator[Server]:
-    """Serve a journal in which nothing happened: for the tests of a file that ask what needs no operations."""
+    """Serve an empty journal, for tests that need no operations."""
     with (
         threads_end(),
         closing(SqliteJournal(folder / "progress.db")) as journal,
@@ -54,12 +54,18 @@ def serving_nothing(folder: Path, **arguments: Any) -> Iterator[Server]:
 
 
 def get(url: str, **options: Any) -> httpx.Response:
-    """Return the answer of a server of this machine; no certificates are read for it, which takes longer than the answer."""
+    """Return the response of a loopback server.
+
+    Certificates are not read, because that is slow.
+    """
     return httpx.get(url, timeout=PATIENCE_S, trust_env=False, verify=False, **options)
 
 
 def answers(url: str) -> bool:
-    """Tell whether an ordinary request is answered; one refused for want of room is not."""
+    """Return whether an ordinary request succeeds.
+
+    It fails when the server is at its limit.
+    """
     try:
         return get(url).status_code == 200
     except httpx.TransportError:
@@ -67,7 +73,10 @@ def answers(url: str) -> bool:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a loopback port can be taken now. Poll it: any process of this machine may get the number meanwhile."""
+    """Return whether a loopback port is free.
+
+    Poll it, because any process may use the port in between.
+    """
     try:
         with socket.create_server(("127.0.0.1", port)):
             return True
@@ -77,7 +86,10 @@ def is_free(port: int) -> bool:
 
 @contextmanager
 def stream(server: Server, query: str = "", **headers: str) -> Iterator[Iterator[Told]]:
-    """Follow the stream; each event comes as it arrives, and a silence of ``PATIENCE_S`` fails the test."""
+    """Follow the stream and yield each event on arrival.
+
+    A silence of ``PATIENCE_S`` fails the test.
+    """
     with (
         httpx.Client(timeout=PATIENCE_S, trust_env=False, verify=False) as client,
         client.stream("GET", f"{server.url}api/v1/stream{query}", headers=headers) as answer,
@@ -90,7 +102,7 @@ def stream(server: Server, query: str = "", **headers: str) -> Iterator[Iterator
 
 
 def events(lines: Iterator[str]) -> Iterator[Told]:
-    """Yield the events of a stream; comments and ``retry`` are passed over."""
+    """Yield the events of a stream, without comments and ``retry`` lines."""
     fields: dict[str, str] = {}
     for line in lines:
         if line:
@@ -104,7 +116,7 @@ def events(lines: Iterator[str]) -> Iterator[Told]:
 
 
 def until(told: Iterator[Told], kind: str) -> list[Told]:
-    """Return all events up to the first one of a kind, that one included."""
+    """Return all events up to and including the first one of a kind."""
     found = []
     for one in told:
         found.append(one)

@@ -1,4 +1,4 @@
-"""The live page in a real browser: real servers it comes from, and pages that tell when something went wrong in them."""
+"""The live page in a real browser, with real servers and a record of page errors."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, ConsoleMessage, Dialog, Error, Page
 
 ARTIFACTS = "OTEL_PROGRESS_TEST_ARTIFACTS"
-"""Folder for screenshots; without it they go to the test's own temporary folder."""
+"""Folder for screenshots; without it the test's temporary folder is used."""
 EXPECTED = re.compile(
     r"ERR_(CONNECTION_REFUSED|CONNECTION_RESET|INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE|FAILED)|status of (401|404)"
 )
-"""What a browser says by itself about requests that cannot be answered, while a server is away or refuses."""
+"""Messages of the browser about failed requests while a server is down or refuses them."""
 
 
 PATIENCE_S = 60.0
-"""How long anything may take that is waited for: far longer than it does, as the machine may be busy."""
+"""Deadline for waits, generous because the machine may be busy."""
 
 
 class Serving:
-    """``otel-progress serve`` as a process of its own, on a port that stays the same when it is started again."""
+    """``otel-progress serve`` in its own process, on a port that survives a restart."""
 
     def __init__(self, store: str, log: Path, *, token: str | None = None) -> None:
         self._place = held_port()
@@ -44,7 +44,7 @@ class Serving:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it and wait until it responds."""
         make_journal(self._store)
         command = [
             sys.executable,
@@ -69,14 +69,14 @@ class Serving:
         assert self._process.poll() is None, self._log.read_text(errors="replace")[-500:]
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill it, as a crash would."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGKILL)
             process.wait(PATIENCE_S)
 
     def stop(self) -> None:
-        """End it properly, and give up its port."""
+        """Stop it and release its port."""
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -89,9 +89,10 @@ class Serving:
 
 
 def held_port() -> socket.socket:
-    """Return a socket that keeps a free port of the loopback address from everybody who takes any port.
+    """Return a socket that reserves a free loopback port.
 
-    It does not listen, so that a server that asks for this very port, as ours does with SO_REUSEADDR, has it, also the second time.
+    It does not listen, so a server that requests this very port with SO_REUSEADDR gets it, also
+    after a restart.
     """
     place = socket.socket()
     place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -100,7 +101,10 @@ def held_port() -> socket.socket:
 
 
 class Tab:
-    """A page with a record of everything that a correct page never does: errors, dialogs, violations of its policy."""
+    """A page and a record of errors, dialogs and policy violations.
+
+    A correct page causes none.
+    """
 
     def __init__(self, context: BrowserContext, folder: Path) -> None:
         self.page: Page = context.new_page()
@@ -111,7 +115,7 @@ class Tab:
         self.page.on("dialog", self._asked)
 
     def shoot(self, name: str) -> None:
-        """Keep a picture of what is seen now."""
+        """Save a screenshot."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=self._folder / f"page-{name}.png")
 

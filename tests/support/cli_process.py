@@ -1,4 +1,4 @@
-"""The command line as a process of its own: start it, wait for its end, and interrupt it."""
+"""The command line in its own process: start, wait, interrupt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def start(store: str, *arguments: str, **environ: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Wait for the end of a command; return the rest of what it wrote. One that does not end is killed."""
+    """Wait for the end of a command and return the rest of its output.
+
+    A command that does not end is killed.
+    """
     try:
         return process.communicate(timeout=TIMEOUT_S)
     finally:
@@ -37,10 +40,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 def interrupt(process: subprocess.Popen[str], path: Path, news: ChangeSet) -> str:
-    """Press Ctrl-C once ``news`` are written to the journal and shown by the command; return what that writes to stderr.
+    """Press Ctrl-C once ``news`` are in the journal and shown by the command.
 
-    Not at its first line: while modules are imported an interrupt may hit a callback of the interpreter, where it is printed and
-    forgotten.
+    Return its stderr.
+
+    It waits for more than the first line: while modules are imported, an interrupt may hit a
+    callback of the interpreter, where it is only printed.
     """
     with closing(SqliteJournal(path)) as journal:
         journal.write(news)

@@ -1,4 +1,4 @@
-"""The command line in tests: with a journal that holds some operations of this machine."""
+"""The command line in tests, with a journal of operations of this machine."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _OF_THE_TERMINAL = frozenset(
 )
 
 EVIL = "\x1b]0;evil\x07[bold]\r\nline\u202e\x9b2J"
-"""Text no terminal may get as it is."""
+"""Text that must not reach a terminal unescaped."""
 
 
 TIMEOUT_S = 120.0
-"""How long a command in a process of its own may take to end, on however busy a machine."""
+"""Deadline for a command in its own process, generous because the machine may be busy."""
 
 
 def url_of(path: Path) -> str:
@@ -34,7 +34,7 @@ def url_of(path: Path) -> str:
 
 
 def fill(path: Path) -> None:
-    """Write a journal: one operation that runs here, one abandoned elsewhere, one that failed, one that completed."""
+    """Write a journal with a running, abandoned, failed and completed operation."""
     now, clock = time.time(), time.monotonic()
     here = local_instance(os.getpid())
     moments = {
@@ -86,14 +86,17 @@ def fill(path: Path) -> None:
 
 
 def present(*snapshots: LevelSnapshot, **fields: Any) -> ChangeSet:
-    """Return a batch that this process writes now, which no reader takes for abandoned."""
+    """Return a change set of this process and of now.
+
+    Readers do not consider its operations abandoned.
+    """
     return batch(
         *snapshots, instance=local_instance(os.getpid()), at=time.time(), clock=time.monotonic(), **fields
     )
 
 
 def clean_environ() -> dict[str, str]:
-    """Return the environment without settings of ours and without what a terminal or a CI system says of colours and sizes."""
+    """Return the environment without our settings and those of terminal or CI."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -108,5 +111,5 @@ def run(*arguments: str, env: dict[str, str | None] | None = None) -> Result:
 
 
 def documents(result: Result) -> list[dict[str, Any]]:
-    """Return the JSON documents a command wrote, one a line."""
+    """Return the JSON documents of a command's output, one per line."""
     return [json.loads(line) for line in result.stdout.splitlines()]

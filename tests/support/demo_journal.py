@@ -1,4 +1,4 @@
-"""What is left of a survey."""
+"""Results of the demo survey."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from otel_progress.journal import open_journal
 from otel_progress.operations import OperationSnapshot
 
 PATIENCE_S = 60.0
-"""How long anything may take that is waited for: far longer than it does, as the machine may be busy."""
+"""Deadline for waits, generous because the machine may be busy."""
 
 
 def kept(store: str) -> OperationSnapshot:
-    """Return the one survey a journal has, with its levels."""
+    """Return the only survey of a journal, with its levels."""
     journal = open_journal(store, read_only=True)
     try:
         (ended,) = journal.history()

@@ -1,4 +1,4 @@
-"""Estimates and what they say later, as one table: the package and the page are held to the same one."""
+"""Table of estimates and their later values, for the package and the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from tests.support.factories import CLOCK, WALL, operation, snapshot
 
 @dataclass(frozen=True)
 class EtaCase:
-    """An estimate, how many seconds have passed without an advance, and what it says then; ``text`` is how a terminal puts it."""
+    """An estimate, the seconds without an advance, and the expected later estimate.
+
+    ``text`` is its text in a terminal.
+    """
 
     name: str
     eta: Eta
@@ -24,7 +27,7 @@ class EtaCase:
 def eta(
     remaining_s: float | None, low_s: float | None = None, high_s: float | None = None, **fields: Any
 ) -> Eta:
-    """Return an estimate made when everything starts, from five earlier runs."""
+    """Return an estimate made at the start, from five earlier runs."""
     given = {"state": "estimated", "basis": "history", "runs": 5, "clock": CLOCK}
     return Eta(remaining_s, low_s, high_s, **{**given, **fields})
 
@@ -34,7 +37,9 @@ def _later(seconds: float, *bounds: float | None, **fields: Any) -> Eta:
 
 
 WAITS: Final = eta(300.0, 240.0, 420.0, counts_down_s=30.0, stalls_after_s=90.0)
-"""An estimate that counts down for half a minute, waits for another minute, and then knows little."""
+"""An estimate that counts down for half a minute, waits for a minute, and then has only a lower
+bound.
+"""
 STALLED: Final = {"state": "stalled", "counts_down_s": 0.0, "stalls_after_s": 0.0}
 CASES: Final = (
     EtaCase("new", WAITS, 0.0, WAITS, "5m 00s left (4m to 7m)"),
@@ -94,7 +99,10 @@ CASES: Final = (
 
 @dataclass(frozen=True)
 class ConditionCase:
-    """A root level as it was read a minute after its start, and what its operation is called some seconds later without news."""
+    """A root level read one minute after its start, and its later condition.
+
+    No news arrives in between.
+    """
 
     condition: Condition
     seconds: float
@@ -102,7 +110,7 @@ class ConditionCase:
     alive: bool = True
 
     def read(self, seconds: float = 0.0) -> OperationSnapshot:
-        """Return the operation as somebody sees it who reads so many seconds later."""
+        """Return the operation as read so many seconds later."""
         return operation(
             snapshot(**self.root),
             read_at=WALL + 60.0 + seconds,

@@ -1,4 +1,4 @@
-"""Runs, questions and results worked out by hand, for the tests of the replay."""
+"""Runs, questions and hand-computed results for the tests of the replay."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def asked_at(scenario: str, run: Run, share: float) -> Asked:
 def told(
     remaining: float | None, low: float | None = None, high: float | None = None, state: Any = "estimated"
 ) -> Eta:
-    """Return an estimate as the estimator would."""
+    """Return an estimate of the estimator's type."""
     return Eta(remaining, low, high, state, "history", 3, 0.0)
 
 
@@ -41,5 +41,8 @@ def results_with(ours: Sums, others: Sums) -> dict[tuple[str, str, str], Sums]:
 
 
 def sums(error: float, covered: int = 80, jumps: float = 0.05) -> Sums:
-    """Return the sums of a hundred answers in one run, three quarters of them late, with a mean error."""
+    """Return the sums of a hundred estimates in one run with a mean error.
+
+    Three quarters of the estimates are late.
+    """
     return Sums(100, 100, 100 * error, 100 * error, 75, 75 * error, 75 * error, 100, covered, 10.0, 1, jumps)

@@ -1,4 +1,4 @@
-"""Runs the examples as their readers run them, and asks the command line what they left in the journal."""
+"""Runs the examples like a user, and reads their results through the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 
 
 class Runner:
-    """Python with a state directory of its own, without settings of whoever runs the tests; warnings are errors."""
+    """Python with its own state directory and with warnings as errors.
+
+    It inherits no settings.
+    """
 
     def __init__(self, state: Path) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
@@ -37,7 +40,7 @@ class Runner:
         )
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
-        """Start Python; whoever does has to end it."""
+        """Start Python. The caller must stop it."""
         command = [sys.executable, *map(str, arguments)]
         return subprocess.Popen(
             command,
@@ -49,7 +52,10 @@ class Runner:
         )
 
     def example(self, name: str, *arguments: object) -> str:
-        """Run an example and return what it printed; a warning or an error on stderr fails the test."""
+        """Run an example and return its output.
+
+        A warning or an error on stderr fails the test.
+        """
         done = self(EXAMPLES / name, *arguments)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr, done.stderr
@@ -57,7 +63,7 @@ class Runner:
         return done.stdout
 
     def document(self, *arguments: str) -> dict[str, Any]:
-        """Return what a command of otel-progress answers as JSON."""
+        """Return the output of an otel-progress command as JSON."""
         done = self("-m", "otel_progress", *arguments, "--json")
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Records for tests: every field has a sensible value, and any can be named."""
+"""Factories of records: every field has a default and can be given."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from otel_progress.records import (
 from otel_progress.text import encode_segment
 
 WALL = 1_700_000_000.0
-"""Unix seconds at which everything in a test starts, unless told otherwise."""
+"""Unix time at which everything in a test starts by default."""
 CLOCK = 5_000.0
-"""The monotonic clock at the same moment."""
+"""The monotonic clock at the same time."""
 
 _INFO_FIELDS = frozenset(LevelInfo.__dataclass_fields__)
 
 
 def instance(id: str = "instance-1", **fields: Any) -> Instance:
-    """Return a process on another host, so that only its heartbeat tells whether it lives."""
+    """Return a process on another host. Only its heartbeat shows if it is alive."""
     values = {
         "pid": 4711,
         "host": "elsewhere/boot/1",
@@ -48,7 +48,10 @@ def local_instance(pid: int, **fields: Any) -> Instance:
 
 
 def snapshot(path: str = "", sequence: int = 1, **fields: Any) -> LevelSnapshot:
-    """Return a running level; fields of its LevelInfo can be named as well. ``path`` is empty for the operation itself."""
+    """Return a running level. Fields of its LevelInfo can be given as well.
+
+    ``path`` is empty for the operation itself.
+    """
     type_, _, id_ = path.rpartition("/")[2].partition(":") if path else ("setlist", "", "friday-42")
     info = {
         "operation_id": "friday-42",
@@ -97,7 +100,7 @@ def snapshot(path: str = "", sequence: int = 1, **fields: Any) -> LevelSnapshot:
 
 
 def ended(path: str = "", sequence: int = 2, **fields: Any) -> LevelSnapshot:
-    """Return a completed level that took a minute."""
+    """Return a completed level that took one minute."""
     values = {"status": Status.COMPLETED, "ended_at": WALL + 60.0, "duration_s": 60.0}
     return snapshot(path, sequence, **{**values, **fields})
 
@@ -105,7 +108,7 @@ def ended(path: str = "", sequence: int = 2, **fields: Any) -> LevelSnapshot:
 def operation(
     root: LevelSnapshot | None = None, levels: Sequence[LevelSnapshot] = (), **fields: Any
 ) -> OperationSnapshot:
-    """Return an operation as read a minute after its start."""
+    """Return an operation as read one minute after its start."""
     values = {"read_at": WALL + 60.0, "clock": CLOCK + 60.0, "instance": instance()}
     return OperationSnapshot(root=root or snapshot(), levels=tuple(levels), **{**values, **fields})
 
@@ -139,13 +142,13 @@ def log(number: int = 1, path: str = "", **fields: Any) -> LogRecord:
 
 
 def sample(second: float = 0.0, **fields: Any) -> ResourceSample:
-    """Return what a process used so many seconds after everything started."""
+    """Return a resource sample so many seconds after the start."""
     values = {"at": WALL + second, "clock": CLOCK + second, "cpu_ratio": 0.5, "memory_bytes": 100_000_000}
     return ResourceSample(**{**values, **fields})
 
 
 def resource_use(last: ResourceSample | None = None, **fields: Any) -> ResourceUse:
-    """Return what an operation used over ten samples."""
+    """Return the resource use of an operation over ten samples."""
     values = {"samples": 10, "cpu_mean": 0.4, "cpu_peak": 1.5, "memory_mean": 9e7, "memory_peak": 120_000_000}
     return ResourceUse(last=last or sample(), **{**values, **fields})
 
@@ -157,7 +160,7 @@ def batch_info(id: str = "thumbnails", sequence: int = 1, **fields: Any) -> Batc
 
 
 def history_key(level: str = "", **fields: Any) -> TrajectoryKey:
-    """Return what runs of a setlist on machines of one kind have in common."""
+    """Return the key shared by runs of a setlist on machines of one kind."""
     return TrajectoryKey(
         **{
             "operation_type": "setlist",
@@ -172,14 +175,14 @@ def history_key(level: str = "", **fields: Any) -> TrajectoryKey:
 def lesson(
     run: str = "run-1", duration: float = 60.0, key: TrajectoryKey | None = None, **fields: Any
 ) -> TrajectoryEntry:
-    """Return what a run taught that was steady."""
+    """Return the trajectory of a steady run."""
     points = tuple((duration * part / 4, part / 4) for part in range(5))
     values = {"at": WALL + duration, "trajectory": Trajectory(duration, points)}
     return TrajectoryEntry(key=key or history_key(), run=run, **{**values, **fields})
 
 
 def preview(number: int = 1, path: str = "", **fields: Any) -> Preview:
-    """Return a picture of one operation as it was stored."""
+    """Return the preview of one operation as stored."""
     run = fields.get("run", "run-1")
     values = {
         "operation_id": "friday-42",
@@ -199,7 +202,7 @@ def preview(number: int = 1, path: str = "", **fields: Any) -> Preview:
 
 
 def batch(*snapshots: LevelSnapshot, **fields: Any) -> ChangeSet:
-    """Return a batch of the default instance."""
+    """Return a change set of the default instance."""
     return ChangeSet(**{"instance": instance(), "at": WALL, "clock": CLOCK, "snapshots": snapshots, **fields})
 
 

@@ -1,4 +1,4 @@
-"""The time of a journal under test."""
+"""Clock of a journal under test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.factories import CLOCK, WALL
 
 @dataclass
 class FakeTime:
-    """Wall and monotonic clock of the journal under test, moved by hand; sleeping moves both."""
+    """Wall and monotonic clock that the test advances; sleeping advances both."""
 
     now: float = WALL
     clock: float = CLOCK
@@ -24,11 +24,11 @@ class FakeTime:
         return self.clock
 
     def pass_(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the time."""
         self.now += seconds
         self.clock += seconds
 
     def sleep(self, seconds: float) -> None:
-        """Sleep in no time."""
+        """Advance the time without waiting."""
         self.naps.append(seconds)
         self.pass_(seconds)

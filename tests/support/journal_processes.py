@@ -1,4 +1,4 @@
-"""Programs that tests run in processes of their own, with the package and these helpers importable."""
+"""Programs that tests run in separate processes with the test helpers."""
 
 from __future__ import annotations
 
@@ -11,22 +11,19 @@ from pathlib import Path
 from typing import Final
 
 import otel_progress
+from otel_progress.journal.sqlite.limits import JournalLimits
 
 _PATHS = (Path(otel_progress.__file__).parents[1], Path(__file__).parents[2])
 
-PATIENCE_S: Final = 60.0
-"""How long a journal of a test waits for another: on a machine that others use, a process may stand still with the lock in its hand."""
-
-_PATIENT: Final = f"""
-from otel_progress.journal.sqlite import connection as forking
-forking.BUSY_TIMEOUT_S = {PATIENCE_S}
-"""
+PATIENT: Final = JournalLimits(busy_timeout_s=60.0)
+"""Limits for journals of several processes. On a loaded machine a process may hold its lock for long."""
 
 _WRITING: Final = """
 import os, signal, sys
 from pathlib import Path
 from tests.support.factories import WALL, batch, event, instance, snapshot
 from otel_progress.journal import SqliteJournal
+from tests.support.journal_processes import PATIENT
 
 def write(journal, name, n):
     root = snapshot(sequence=n, operation_id=name, run=name, instance=name, current=n, message=f"step {n}")
@@ -36,7 +33,8 @@ def write(journal, name, n):
 """
 
 WRITE_AS_TOLD: Final = f"""{_WRITING}
-journal = SqliteJournal(Path(sys.argv[1]), now=lambda: WALL)  # the time of the records: by another one they would be past retention
+# Why WALL: it is the time of the records. With the current time they would exceed the retention.
+journal = SqliteJournal(Path(sys.argv[1]), limits=PATIENT, now=lambda: WALL)
 n = 0
 for line in sys.stdin:
     for _ in range(int(line)):
@@ -44,14 +42,15 @@ for line in sys.stdin:
         write(journal, sys.argv[2], n)
 journal.close()
 """
-"""For each number that is read, write as many batches; a batch's number is printed once it has been taken."""
+"""For each number on stdin, write as many change sets, and print each one's number after its write.
+"""
 
 WRITE_UNTIL_KILLED: Final = f"""{_WRITING}
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         print(os.getpid(), flush=True)
-        journal = SqliteJournal(Path(sys.argv[1]), now=lambda: WALL)
+        journal = SqliteJournal(Path(sys.argv[1]), limits=PATIENT, now=lambda: WALL)
         for n in range(1, 201):
             write(journal, line.strip(), n)
         while True:
@@ -59,13 +58,15 @@ for line in sys.stdin:
     os.waitpid(pid, 0)
     print("over", flush=True)
 """
-"""For each name that is read, write batches of that name in a new process, which tells its id first and has to be killed."""
+"""For each name on stdin, write change sets of that name in a new process, which prints its pid and
+must be killed.
+"""
 
 
 def start(program: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
-    """Run a program with its output captured."""
+    """Start a program with captured output."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, _PATHS))}
-    command = [sys.executable, "-W", "error", "-c", _PATIENT + program, *map(str, arguments)]
+    command = [sys.executable, "-W", "error", "-c", program, *map(str, arguments)]
     return subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )
@@ -73,7 +74,10 @@ def start(program: str, *arguments: object, **options: object) -> subprocess.Pop
 
 @contextmanager
 def running(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Run a program that is talked to, see ``tell`` and ``hear``; what is left of it after the block is killed."""
+    """Run a program with a pipe to its stdin, see ``tell`` and ``hear``.
+
+    It is killed after the block.
+    """
     process = start(program, *arguments, stdin=subprocess.PIPE)
     try:
         yield process
@@ -86,14 +90,14 @@ def running(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]
 
 
 def tell(process: subprocess.Popen[str], what: object) -> None:
-    """Write a line to a program."""
+    """Write a line to a program's stdin."""
     assert process.stdin is not None
     process.stdin.write(f"{what}\n")
     process.stdin.flush()
 
 
 def hear(process: subprocess.Popen[str]) -> str:
-    """Read a line of a program; fail with its errors when it has ended instead."""
+    """Read a line of a program's stdout. Fail with its stderr if it has ended."""
     assert process.stdout is not None
     assert process.stderr is not None
     line = process.stdout.readline()
@@ -102,7 +106,7 @@ def hear(process: subprocess.Popen[str]) -> str:
 
 
 def run(program: str, *arguments: object) -> str:
-    """Run a program to its end and return what it printed; fail with its errors when it fails."""
+    """Run a program and return its output. Fail with its stderr if it fails."""
     with running(program, *arguments) as process:
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors

@@ -1,4 +1,4 @@
-"""Journals that are there before somebody reads them."""
+"""Journals that must exist before they are read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from tests.support.factories import batch
 
 
 def make_journal(store: str) -> None:
-    """Make the journal at this URL where it is not there yet: no server starts without one, and a worker may take its time."""
+    """Create the journal at this URL if missing. No server starts without one."""
     with closing(open_journal(store)) as journal:
         journal.write(batch())

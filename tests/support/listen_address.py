@@ -1,4 +1,4 @@
-"""On which port a server of Prometheus' family listens: it is started with port 0, so that no other process can take the port before it."""
+"""The port of a server of the Prometheus family, which is started with port 0."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _TOLD: Final = re.compile(r'msg="Listening on" address=127\.0\.0\.1:([0-9]+)')
 
 
 def port_told(log: Path) -> int | None:
-    """Return the port that a server told in its log; None as long as it has not."""
+    """Return the port from a server's log, or None before it is logged."""
     found = _TOLD.search(log.read_text(encoding="utf-8", errors="replace"))
     return int(found[1]) if found else None
 
 
 def is_ready(log: Path) -> bool:
-    """Tell whether the server of this log listens and says that it is ready."""
+    """Return whether the server of this log listens and is ready."""
     port = port_told(log)
     return port is not None and answers(f"http://127.0.0.1:{port}/-/ready")
 

@@ -1,4 +1,4 @@
-"""A loopback address of one process's own: ports there are not taken in between by tests that run beside it."""
+"""A loopback address per process, so that parallel tests cannot take its ports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 
 def own_host() -> str:
-    """Return a loopback address that no other process of the tests uses; 127.0.0.1 where there is but one."""
+    """Return a loopback address of this process only, or 127.0.0.1."""
     pid = os.getpid()
     host = f"127.{1 + (pid >> 16) % 254}.{pid >> 8 & 255}.{pid & 255}"
     if sys.platform != "linux":
@@ -23,7 +23,7 @@ def own_host() -> str:
 
 
 def free_ports(host: str, count: int) -> list[int]:
-    """Return different TCP ports of ``host`` that nothing listens on at this moment."""
+    """Return different TCP ports of ``host`` without a listener."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -32,7 +32,7 @@ def free_ports(host: str, count: int) -> list[int]:
 
 
 def listens(host: str, port: int) -> bool:
-    """Tell whether something takes connections there."""
+    """Return whether a server accepts connections there."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((host, port)) == 0

@@ -1,4 +1,4 @@
-"""Operations and batches for the tests of metrics, and a Reader that holds them."""
+"""Operations and batches for the tests of metrics, and a Reader that returns them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from otel_progress.batches import BatchCursor
 from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.protocols import BatchQuery, EventQuery, HistoryQuery, LogQuery, ResourceQuery
 from otel_progress.records import LogRecord, ResourceSample, ResourceUse
 from tests.support import factories
 from tests.support.factories import CLOCK
@@ -20,7 +20,10 @@ TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
 def operation(id: str = "op", type: str = "render", elapsed: float = 10.0, **state: Any) -> OperationSnapshot:
-    """Return an operation read ``elapsed`` seconds after its start; ``state`` are fields of its root or the root's info."""
+    """Return an operation read ``elapsed`` seconds after its start.
+
+    ``state`` are fields of its root or of the root's info.
+    """
     levels = tuple(state.pop("levels", ()))
     resources = state.pop("resources", None)
     names = {
@@ -39,7 +42,7 @@ def operation(id: str = "op", type: str = "render", elapsed: float = 10.0, **sta
 def use(
     cpu: float = 0.5, memory: int = 100_000_000, gpu: float | None = None, gpu_memory: int | None = None
 ) -> ResourceUse:
-    """Return what a process used, looked at once."""
+    """Return the resource use of a process with one sample."""
     last = ResourceSample(START, CLOCK, cpu, memory, gpu, gpu_memory)
     return ResourceUse(last, 1, cpu, cpu, memory, memory, gpu, gpu, gpu_memory)
 
@@ -47,7 +50,7 @@ def use(
 def a_batch(
     id: str = "thumbnails", type: str = "images", elapsed: float = 10.0, **fields: Any
 ) -> BatchSnapshot:
-    """Return a batch that started at the start; counts of statuses are given by name, as ``failed=3``."""
+    """Return a batch. Counts of statuses are given by name, as ``failed=3``."""
     counts = MappingProxyType({status: fields.pop(status.value, 0) for status in Status})
     known: dict[str, Any] = {
         "name": "A batch",
@@ -67,12 +70,12 @@ def a_batch(
 
 
 def level(path: str, elapsed: float = 10.0, **state: Any) -> LevelSnapshot:
-    """Return a level at ``path`` of no operation in particular."""
+    """Return a level at ``path`` of any operation."""
     return factories.snapshot(path, **_at(elapsed, state))
 
 
 def _at(elapsed: float, state: dict[str, Any]) -> dict[str, Any]:
-    """Return ``state`` with the times of a snapshot taken ``elapsed`` seconds after the start."""
+    """Return ``state`` with the times of a snapshot after ``elapsed`` seconds."""
     times = {"observed_at": START + elapsed, "observed_clock": CLOCK + elapsed}
     if state.get("status", Status.RUNNING).finished:
         times.update(ended_at=START + elapsed, duration_s=elapsed)
@@ -89,7 +92,10 @@ def eta(
 
 @dataclass
 class Shelf:
-    """A Reader over two lists; ``elapsed`` is set to let time pass, ``error`` to make every answer fail."""
+    """A Reader over two lists.
+
+    Set ``elapsed`` to advance time, ``error`` to make every method fail.
+    """
 
     running: list[OperationSnapshot] = field(default_factory=list)
     ended: list[OperationSnapshot] = field(default_factory=list)
@@ -113,49 +119,46 @@ class Shelf:
         )
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
-        """Return what runs."""
+        """Return the running operations."""
         found = self._now(self.running)
         return found if levels else [replace(one, levels=()) for one in found]
 
-    def history(
-        self,
-        operation_type: str | None = None,
-        limit: int = 100,
-        *,
-        before: tuple[float, str] | None = None,
-        since: float | None = None,
-    ) -> Sequence[OperationSnapshot]:
-        """Return what ended; metrics ask for no pages."""
-        assert before is since is None
-        found = [one for one in self._now(self.ended) if operation_type in (None, one.operation_type)]
-        return [replace(one, levels=()) for one in found[:limit]]
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
+        """Return ended operations. Metrics request no pages."""
+        assert query.before is query.since is None
+        found = [one for one in self._now(self.ended) if query.operation_type in (None, one.operation_type)]
+        return [replace(one, levels=()) for one in found[: query.limit]]
 
-    def events(self, operation_id: str, **_: Any) -> Sequence[Event]:
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
         """Return nothing: metrics ask for no events."""
-        del operation_id
+        del operation_id, query
         return ()
 
-    def logs(self, operation_id: str, **_: Any) -> Sequence[LogRecord]:
+    def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
         """Return nothing: metrics ask for no logs."""
-        del operation_id
+        del operation_id, query
         return ()
 
-    def resources(self, operation_id: str, **_: Any) -> Sequence[ResourceSample]:
+    def resources(
+        self, operation_id: str, query: ResourceQuery = ResourceQuery()
+    ) -> Sequence[ResourceSample]:
         """Return nothing: metrics show what an operation's snapshot has."""
-        del operation_id
+        del operation_id, query
         return ()
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return the batch of that id."""
         return next((one for one in self.groups if one.id == batch_id), None)
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:  # noqa: ARG002 - of a Reader
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         """Return the batches, as they are now."""
         if self.error is not None:
             raise self.error
-        return [replace(one, read_at=START + self.elapsed + self.wall_step) for one in self.groups[:limit]]
+        return [
+            replace(one, read_at=START + self.elapsed + self.wall_step) for one in self.groups[: query.limit]
+        ]
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield what runs, once."""
+        """Yield the running operations once."""
         del interval
         yield self.active(levels=levels)

@@ -1,4 +1,4 @@
-"""Scraping a collector without a network, and reading what came with the parsers of the Prometheus client."""
+"""Scrapes of a collector without a network, parsed by the Prometheus client."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ def parse_openmetrics(text: str) -> list[Family]:
 
 
 def exposition(collector: Collector, *, openmetrics: bool = False) -> str:
-    """Return what a scrape of ``collector`` answers."""
+    """Return the response of ``collector`` to a scrape."""
     registry = CollectorRegistry()
     registry.register(collector)
     return (generate_openmetrics if openmetrics else generate_latest)(registry).decode("utf-8")
 
 
 def samples(collector: Collector) -> list[Sample]:
-    """Return all samples of a scrape, after checking that both formats hold the same ones, each series once."""
+    """Return all samples of a scrape.
+
+    It checks that both formats hold the same unique series.
+    """
     text, openmetrics = (list(_parsed(collector, openmetrics=flag)) for flag in (False, True))
     keys = [(sample.name, *sorted(sample.labels.items())) for sample in openmetrics]
     assert len(set(keys)) == len(keys), "a series is there twice"
@@ -42,7 +45,7 @@ def samples(collector: Collector) -> list[Sample]:
 
 
 def of_work(collector: Collector) -> list[Sample]:
-    """Return the samples that are about operations and batches: all but how far the caps are used up."""
+    """Return the samples of operations and batches, without the usage of limits."""
     about_itself = {semconv.SERIES_SHOWN.prometheus, semconv.SERIES_LIMIT.prometheus}
     return [sample for sample in samples(collector) if sample.name not in about_itself]
 
@@ -54,7 +57,7 @@ def _parsed(collector: Collector, *, openmetrics: bool) -> Iterator[Sample]:
 
 
 def values(collector: Collector, metric: Metric, suffix: str = "") -> dict[tuple[str, ...], float]:
-    """Return the values of one metric by the values of its labels, in the metric's order."""
+    """Return the values of one metric by its label values, in order."""
     labels = (*metric.labels, "le") if suffix == "_bucket" else metric.labels
     return {
         tuple(sample.labels[label] for label in labels): sample.value

@@ -1,4 +1,4 @@
-"""A small OTLP/HTTP receiver on a free loopback port: it parses what it gets with the real protocol messages and keeps it."""
+"""An OTLP/HTTP receiver on a free loopback port that stores all requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REQUESTS: dict[str, Any] = {
 
 
 class Receiver:
-    """What came in: spans, log records and metrics, each as (resource attributes, message), flat."""
+    """Received spans, log records and metrics, each as (resource attributes, message)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,14 +29,14 @@ class Receiver:
         self.port = 0
 
     def take(self, path: str, body: bytes) -> None:
-        """Parse and keep one request."""
+        """Parse and store one request."""
         request = REQUESTS[path]()
         request.ParseFromString(body)
         with self._lock:
             self._got[path].append(request)
 
     def spans(self) -> list[tuple[dict[str, Any], Any]]:
-        """Return every span that came in."""
+        """Return every received span."""
         return [
             (attributes(resource.resource), span)
             for request in self._copy("/v1/traces")
@@ -46,7 +46,7 @@ class Receiver:
         ]
 
     def records(self) -> list[tuple[dict[str, Any], Any]]:
-        """Return every log record that came in."""
+        """Return every received log record."""
         return [
             (attributes(resource.resource), record)
             for request in self._copy("/v1/logs")
@@ -56,7 +56,7 @@ class Receiver:
         ]
 
     def metrics(self) -> list[tuple[dict[str, Any], Any]]:
-        """Return every metric that came in."""
+        """Return every received metric."""
         return [
             (attributes(resource.resource), metric)
             for request in self._copy("/v1/metrics")
@@ -89,7 +89,7 @@ def receiving() -> Iterator[Receiver]:
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = 60  # who connects and says nothing is not waited for, for ever
+        timeout = 60  # do not wait indefinitely for a silent connection
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
@@ -105,9 +105,8 @@ def receiving() -> Iterator[Receiver]:
             pass
 
     class Server(ThreadingHTTPServer):
-        daemon_threads = (
-            False  # closing waits for the threads of requests: none is left to the test after this one
-        )
+        # Server_close() waits for the request threads, so that none remains for the next test.
+        daemon_threads = False
 
     with Server(("127.0.0.1", 0), Handler) as server:
         receiver.port = server.server_address[1]

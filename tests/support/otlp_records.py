@@ -1,4 +1,4 @@
-"""Snapshots and batches for the OTLP tests, with a clock that only moves when told."""
+"""Snapshots and change sets for the OTLP tests, with a clock that tests advance."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from otel_progress.batches import BatchCursor
 from otel_progress.model import NO_METADATA, Instance, LevelInfo, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.otlp.sdk_compat import LogEvent
-from otel_progress.protocols import ChangeSet
+from otel_progress.protocols import BatchQuery, ChangeSet, HistoryQuery
 
 WALL = 1_800_000_000.0
 """Wall time at clock 0."""
@@ -22,7 +21,10 @@ SPAN = "b7ad6b7169203331"
 def level(
     path: str = "", *, run: str = "run-1", clock: float = 0.0, started: float | None = 0.0, **values: Any
 ) -> LevelSnapshot:
-    """Return a running level as seen at ``clock`` that started at ``started``; ``values`` are fields of Snapshot or LevelInfo."""
+    """Return a running level at ``clock`` that started at ``started``.
+
+    ``values`` are fields of LevelSnapshot or LevelInfo.
+    """
     segment = path.rpartition("/")[2] or "setlist:friday-42"
     type_, _, id_ = segment.partition(":")
     info = LevelInfo(
@@ -87,23 +89,23 @@ def batch(
     events: Sequence[Event] = (),
     evicted: Sequence[tuple[str, str]] = (),
 ) -> ChangeSet:
-    """Return what a tick at ``clock`` hands to sinks."""
+    """Return the change set of a tick at ``clock``."""
     return ChangeSet(INSTANCE, WALL + clock, clock, snapshots, events, evicted)
 
 
 @dataclass
 class Told:
-    """Keeps emitted events in the order they came."""
+    """Stores emitted events in order."""
 
     events: list[LogEvent] = field(default_factory=list)
     closed: bool = False
 
     def emit(self, event: LogEvent) -> None:
-        """Keep an event."""
+        """Store an event."""
         self.events.append(event)
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Record that it was closed."""
         self.closed = True
 
     def names(self) -> list[str]:
@@ -113,7 +115,7 @@ class Told:
 
 @dataclass
 class ListedReader:
-    """A Reader over lists; only what metrics ask for."""
+    """A Reader over lists with only the methods that metrics need."""
 
     running: list[OperationSnapshot] = field(default_factory=list)
     done: list[OperationSnapshot] = field(default_factory=list)
@@ -127,10 +129,10 @@ class ListedReader:
             raise OSError(msg)
         return [operation if levels else replace(operation, levels=()) for operation in self.running]
 
-    def history(self, operation_type: str | None = None, limit: int = 100) -> Sequence[OperationSnapshot]:
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
         """Return the ended operations."""
-        return [one for one in self.done if operation_type in (None, one.operation_type)][:limit]
+        return [one for one in self.done if query.operation_type in (None, one.operation_type)][: query.limit]
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         """Return the batches."""
-        return self.groups[:limit] if after is None else []
+        return self.groups[: query.limit] if query.after is None else []

@@ -1,4 +1,4 @@
-"""Previews in tests: offered by a level as applications do, and looked at as they were stored."""
+"""Previews in tests: created by a level and read from storage."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from otel_progress.records import Preview
 from otel_progress.testing import Recorder
 
 PATIENCE_S = 60.0
-"""How long anything may take that is waited for: far longer than it does, as the machine may be busy."""
+"""Deadline for waits, generous because the machine may be busy."""
 
 
 def settle(recorder: Recorder) -> None:
     """Wait until everything offered has been dealt with."""
-    assert recorder.runtime.previewer is not None
-    assert recorder.runtime.previewer.flush(PATIENCE_S)
+    assert recorder.runtime._previews is not None
+    assert recorder.runtime._previews.flush(PATIENCE_S)
 
 
 def outcomes(recorder: Recorder) -> dict[str, Any]:
-    """Return how many previews became what."""
+    """Return the number of previews by outcome."""
     settle(recorder)
     return {
         outcome: count
-        for (outcome,), count in recorder.runtime.totals.read().counters.get(semconv.PREVIEWS, {}).items()
+        for (outcome,), count in recorder.runtime._totals.read().counters.get(semconv.PREVIEWS, {}).items()
     }
 
 
@@ -40,14 +40,14 @@ def stored(recorder: Recorder, operation_id: str) -> list[Preview]:
 
 def content_of(recorder: Recorder, preview: Preview) -> bytes:
     """Return what was stored."""
-    assert recorder.runtime.previewer is not None
-    content = recorder.runtime.previewer.store.read(preview.location)
+    assert recorder.runtime._previews is not None
+    content = recorder.runtime._previews.store.read(preview.location)
     assert len(content) == preview.size_bytes
     return content
 
 
 def image_of(recorder: Recorder, preview: Preview) -> Image.Image:
-    """Return the picture that was stored."""
+    """Return the stored picture."""
     image = Image.open(BytesIO(content_of(recorder, preview)))
     image.load()
     assert image.size == (preview.width, preview.height)
@@ -55,7 +55,7 @@ def image_of(recorder: Recorder, preview: Preview) -> Image.Image:
 
 
 def one(recorder: Recorder, value: object, **options: Any) -> Preview:
-    """Offer one preview in an operation of its own, and return it as it was stored."""
+    """Submit one preview in its own operation and return it as stored."""
     with progress.operation("render", total=1) as op:
         op.preview(value, **{"at": "always", **options})
         found = stored(recorder, op.operation_id)
@@ -64,12 +64,12 @@ def one(recorder: Recorder, value: object, **options: Any) -> Preview:
 
 
 def shown(recorder: Recorder, value: object) -> Image.Image:
-    """Offer one picture and return it as it was stored."""
+    """Submit one picture and return it as stored."""
     return image_of(recorder, one(recorder, value))
 
 
 def json_of(recorder: Recorder, preview: Preview) -> Any:
-    """Return the JSON that was stored."""
+    """Return the stored JSON."""
     return json.loads(content_of(recorder, preview))
 
 

@@ -1,4 +1,4 @@
-"""Clients of the REST API in tests: requests straight to the application, without a socket and without a server."""
+"""REST clients in tests that call the application directly, without a socket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ PROBLEM = "application/problem+json"
 
 @dataclass
 class Client:
-    """Asks an ASGI application; each request in an event loop of its own. Errors of the application fail the test."""
+    """Client of an ASGI application.
+
+    Each request runs in a new event loop; exceptions fail the test.
+    """
 
     app: Any
     base_url: str = "http://127.0.0.1"
@@ -23,30 +26,30 @@ class Client:
     root_path: str = ""
 
     def request(self, method: str, url: str, **options: Any) -> httpx.Response:
-        """Return the answer to one request."""
+        """Return the response to one request."""
         return asyncio.run(self._request(method, url, **options))
 
     def get(self, url: str, **options: Any) -> httpx.Response:
-        """Return the answer to a GET."""
+        """Return the response to a GET."""
         return self.request("GET", url, **options)
 
     def post(self, url: str, **options: Any) -> httpx.Response:
-        """Return the answer to a POST."""
+        """Return the response to a POST."""
         return self.request("POST", url, **options)
 
     def delete(self, url: str, **options: Any) -> httpx.Response:
-        """Return the answer to a DELETE."""
+        """Return the response to a DELETE."""
         return self.request("DELETE", url, **options)
 
     def json(self, url: str, **options: Any) -> Any:
-        """Return the document at ``url``, which has to be there."""
+        """Return the document at ``url``, which must exist."""
         answer = self.get(url, **options)
         assert answer.status_code == 200, answer.text
         assert answer.headers["content-type"] == "application/json"
         return answer.json()
 
     def problem(self, status: int, url: str, method: str = "GET", **options: Any) -> dict[str, Any]:
-        """Return the problem document that a request is answered with, which has to have this status."""
+        """Return the problem document of a request, which must have this status."""
         answer = self.request(method, url, **options)
         assert answer.status_code == status, answer.text
         assert answer.headers["content-type"] == PROBLEM
@@ -64,7 +67,7 @@ class Client:
 
 
 async def raw_request(app: Any, scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what an application sends for a scope and the messages it receives; after those nothing comes any more."""
+    """Return the messages that an application sends for a scope and messages."""
     sent: list[dict[str, Any]] = []
     waiting = list(messages)
 
@@ -88,7 +91,7 @@ async def raw_request(app: Any, scope: dict[str, Any], *messages: dict[str, Any]
 def scope_of(
     path: str, method: str = "GET", headers: dict[str, str] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Return the ASGI scope of a request, as uvicorn would make it."""
+    """Return the ASGI scope of a request like uvicorn's."""
     from urllib.parse import unquote
 
     raw, _, query = path.partition("?")
@@ -108,7 +111,7 @@ def scope_of(
 
 
 def refusals(client: Client) -> dict[str, Any]:
-    """Return how often the server refused, by reason."""
+    """Return the number of refusals by reason."""
     return {
         label: count for (label,), count in client.app.state.services.counts.read()[SERVER_REFUSED].items()
     }

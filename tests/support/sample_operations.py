@@ -1,4 +1,4 @@
-"""What the journals of these tests hold: operations in every state, with names that try to be more than names."""
+"""Journal content: operations in every state, with hostile names."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from otel_progress.protocols import Sink
 from tests.support.factories import CLOCK, WALL, batch, ended, event, log, path_of, sample, snapshot
 
 NOW_WALL = WALL + 120.0
-"""Unix seconds at which the journals are read, and the monotonic clock then."""
+"""Unix time at which the journals are read, and the monotonic clock at that time."""
 NOW_CLOCK = CLOCK + 120.0
 
 EVIL_ID = "a/b%c?d#e&f=g \"'<script>alert(1)</script>\x1b[31m\r\nSet-Cookie: x=1 ..\\é😀"
-"""An id with everything that means something to a URL, a header, a page or a terminal."""
+"""An id with every character that is special in a URL, a header, a page or a terminal."""
 EVIL_TEXT = "<img src=x onerror=alert(1)>\x1b]0;owned\x07\u202eevil\u2028 \x00 =cmd|' /C calc'!A0"
 
 SONG = path_of(("song", "07"))
@@ -20,7 +20,11 @@ VERSE = f"{SONG}/{path_of(('verse', 'a/b'))}"
 
 
 def fill(journal: Sink) -> None:
-    """Write the stock: ``friday-42`` runs with levels, the evil one runs, ``done-N`` have ended, ``broken`` has failed."""
+    """Write the content.
+
+    ``friday-42`` runs with levels, the hostile one runs, ``done-N`` have ended, ``broken`` has
+    failed.
+    """
     journal.write(
         batch(
             snapshot(

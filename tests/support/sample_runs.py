@@ -1,4 +1,4 @@
-"""Runs of made-up work for the estimators' tests: of known shape, and the same every time."""
+"""Deterministic runs of known shape for the tests of the estimators."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ASKED = [part / 20 for part in range(1, 20)]
 
 
 def steady(seconds: float = 100.0, steps: int = 50) -> Points:
-    """Return a run that advances at one pace."""
+    """Return a run with a constant rate."""
     return [(seconds * n / steps, n / steps) for n in range(steps + 1)]
 
 
 def stepped(gaps: Sequence[float]) -> Points:
-    """Return a run of equal steps that took so long."""
+    """Return a run of equal steps with the given durations."""
     points, at = [(0.0, 0.0)], 0.0
     for n, gap in enumerate(gaps, 1):
         at += gap
@@ -28,12 +28,15 @@ def stepped(gaps: Sequence[float]) -> Points:
 
 
 def trajectory(points: Points, tail: float = 0.0) -> Trajectory:
-    """Return a run as later ones learn from it, ending ``tail`` seconds after its last point."""
+    """Return a run as stored in the history, ``tail`` seconds after its last point."""
     return Trajectory(points[-1][0] + tail, points)
 
 
 def job(random: Random, steps: int = 40, noise: float = 0.1, pace: float = 1.0) -> Trajectory:
-    """Return a run of a job with a slow start, a slow middle third and a quick end, whose pace differs from run to run."""
+    """Return a run with a slow start, a slow middle third and a fast end.
+
+    The rate differs between runs.
+    """
     pace *= random.uniform(0.8, 1.25)
     shape = [8.0] + [3.0 if steps / 3 < n < 2 * steps / 3 else 1.0 for n in range(1, steps)]
     return trajectory(
@@ -48,20 +51,23 @@ def jobs(count: int, seed: int = 1, pace: float = 1.0) -> list[Trajectory]:
 
 
 def seen(run: Trajectory, at: float) -> Points:
-    """Return what was known of a run ``at`` seconds after its start."""
+    """Return the known part of a run ``at`` seconds after its start."""
     return list(run.points[: bisect_right([time for time, _ in run.points], at)])
 
 
 def asked(
     run: Trajectory, history: Sequence[Trajectory], part: float, confidence: float = 0.8
 ) -> tuple[float, Eta]:
-    """Return what was truly left of a run at this part of it, in seconds, and what was said."""
+    """Return the true remaining seconds at this part of a run, and the estimate."""
     at = run.duration_s * part
     return run.duration_s - at, estimate(seen(run, at), at, history, confidence=confidence)
 
 
 def error(run: Trajectory, history: Sequence[Trajectory], parts: Sequence[float] = ASKED) -> float:
-    """Return the mean |error| / duration of the estimates at these parts of a run; a run for which there was no answer counts as 1."""
+    """Return the mean |error| / duration of the estimates at these parts of a run.
+
+    A missing estimate counts as 1.
+    """
     errors = []
     for part in parts:
         left, eta = asked(run, history, part)

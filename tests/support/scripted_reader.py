@@ -1,4 +1,4 @@
-"""A reader for the tests of streams that returns scripted operations, and helpers to run a hub over it."""
+"""A Reader that returns scripted operations, and helpers to run a hub over it."""
 
 # ruff: noqa: ARG002, D102 - the signatures are the protocol's
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from otel_progress.batches import BatchCursor
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.protocols import BatchQuery, EventQuery, HistoryQuery, PreviewQuery
 from otel_progress.records import Preview
 from otel_progress.server.streams.subscriber import Subscriber
 from tests.support.factories import operation, snapshot
@@ -23,9 +23,10 @@ from tests.support.server_threads import threads_end
 
 
 class Scripted:
-    """A reader that says what a test put into it; its watch yields whatever was queued.
+    """A Reader with scripted results; its watch yields the queued ones.
 
-    It is read in threads while the test goes on, so each reads a copy. A watch begins when ``there`` is set.
+    It is read in threads while the test continues, so each call reads a copy. A watch starts when
+    ``there`` is set.
     """
 
     def __init__(self) -> None:
@@ -62,18 +63,16 @@ class Scripted:
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         return [one for one in list(self.operations.values()) if not one.status.finished]
 
-    def history(
-        self, operation_type: str | None = None, limit: int = 100, **named: Any
-    ) -> Sequence[OperationSnapshot]:
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
         return [one for one in list(self.operations.values()) if one.status.finished]
 
-    def events(self, operation_id: str, *, limit: int = 1000, **named: Any) -> Sequence[Event]:
-        return self.items.get(operation_id, [])[-limit:]
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
+        return self.items.get(operation_id, [])[-query.limit :]
 
-    def previews(self, operation_id: str, *, limit: int = 100) -> Sequence[Preview]:
+    def previews(self, operation_id: str, query: PreviewQuery = PreviewQuery()) -> Sequence[Preview]:
         return ()
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         return []
 
 
@@ -84,18 +83,18 @@ def an(id_: str, sequence: int = 1, *, run: str | None = None, **fields: Any) ->
 
 
 def an_ended(id_: str, sequence: int = 9, **fields: Any) -> OperationSnapshot:
-    """Return a completed one."""
+    """Return a completed operation."""
     return an(id_, sequence, status=Status.COMPLETED, ended_at=1.0, duration_s=1.0, **fields)
 
 
 def a_batch(id_: str) -> BatchSnapshot:
-    """Return a batch in which nothing has happened."""
+    """Return an empty batch."""
     counts = dict.fromkeys(Status, 0)
     return BatchSnapshot(id_, id_, "batch", 10, 1.0, None, 2.0, counts, 0.0, None, None, (), ())
 
 
 def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
-    """Run a coroutine function to its end, and wait for the threads that its hub has left."""
+    """Run a coroutine function to its end, and wait for the threads of its hub."""
 
     async def main() -> None:
         await test()
@@ -105,7 +104,10 @@ def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
 
 
 def seen(follower: Subscriber) -> list[str]:
-    """Take what there is; return the kinds of all taken so far, and keep (kind, sequence) of each."""
+    """Read the available messages.
+
+    Return all kinds read so far, and record (kind, sequence) of each.
+    """
     kept: list[tuple[str, int]] = follower.__dict__.setdefault("seen", [])
     for message in follower.next_messages():
         document = json.loads(message.sse.decode().partition("data: ")[2])
@@ -114,7 +116,7 @@ def seen(follower: Subscriber) -> list[str]:
 
 
 async def eventually(condition: Callable[[], object], follower: Subscriber) -> object:
-    """Take messages until something is true; fail after a minute."""
+    """Read messages until a condition is true. Fail after one minute."""
     deadline = time.monotonic() + 60.0
     while True:
         seen(follower)

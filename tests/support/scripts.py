@@ -1,4 +1,4 @@
-"""Scripts of the project, which have no ``.py`` in their names, as modules."""
+"""Scripts of the project as modules, although their names have no ``.py``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.documents import PROJECT
 
 
 def script(name: str) -> ModuleType:
-    """Return a script of ``scripts/`` as a module, without running its main function and without leaving bytecode."""
+    """Return a script of ``scripts/`` as a module, without running its main function."""
     loader = SourceFileLoader(f"scripts_{name}", str(PROJECT / "scripts" / name))
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None

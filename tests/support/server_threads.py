@@ -1,4 +1,4 @@
-"""The threads of servers and hubs end a moment after those were closed: tests wait for them, so that none is met by a later test."""
+"""Wait for the threads of closed servers, so that none affects a later test."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SERVING = ("otel-progress-server", "otel-progress-feed", "otel-progress-looker", "otel-progress-reader")
-"""How the names of the threads begin that a server starts, and ends without waiting for them."""
+"""Name prefixes of threads that a server starts and does not join."""
 
 
 @contextmanager
 def threads_end() -> Iterator[None]:
-    """Wait in the end for the threads of servers that were started within the block; one that goes on fails the test."""
+    """After the block, wait for the server threads that it started.
+
+    One that continues fails the test.
+    """
     before = set(threading.enumerate())
     yield
     for thread in threading.enumerate():

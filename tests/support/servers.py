@@ -1,4 +1,4 @@
-"""Real servers for tests: found on the path, started on a free loopback port, waited for, and stopped by their own process id."""
+"""Real servers for tests, started on a free loopback port, stopped by pid."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import TypeVar
 import pytest
 
 REQUIRED = "OTEL_PROGRESS_TEST_REQUIRE_SERVERS"
-"""Set to 1, a missing program fails the test that needs it instead of skipping it."""
+"""Set to 1, a missing program fails the test instead of skipping it."""
 START_TIMEOUT_S = 30.0
-"""How long a server may take until it is ready."""
+"""Deadline for a server to become ready."""
 
 _FIRST_PORT, _PORTS, _WORKERS = 20_000, 700, 16
 _number = itertools.count(os.getpid())
@@ -28,7 +28,10 @@ T = TypeVar("T")
 
 
 def require(binary: str) -> str:
-    """Return the path of a program; without it skip the test, or fail it when the environment says so."""
+    """Return the path of a program.
+
+    Without it, skip the test, or fail if the environment requires servers.
+    """
     found = shutil.which(
         binary, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     )
@@ -41,10 +44,11 @@ def require(binary: str) -> str:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that nothing listens on at this moment.
+    """Return a loopback TCP port without a listener.
 
-    It is one that the system does not give to programs that ask for any (on Linux those begin at 32,768), out of a range of this
-    xdist worker's own, and not the one of the call before: so nobody takes it until the server it is for does.
+    It is outside of the range from which the system assigns ports (on Linux from 32,768), in a
+    range of this xdist worker, and differs from the previous one. So no other program takes it
+    before the server starts.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _WORKERS
     for _ in range(_PORTS):
@@ -56,26 +60,28 @@ def free_port() -> int:
 
 
 def accepts(port: int) -> bool:
-    """Tell whether something takes connections on a loopback port."""
+    """Return whether a server accepts connections on a loopback port."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers(url: str) -> bool:
-    """Tell whether a GET of ``url`` succeeds now."""
+    """Return whether a GET of ``url`` succeeds now."""
     try:
         with urllib.request.urlopen(url, timeout=START_TIMEOUT_S) as answer:
             return bool(answer.status == 200)
-    except OSError:  # refused, reset, or an answer that is an error
+    except OSError:  # refused, reset, or an error response
         return False
 
 
 def poll(ask: Callable[[], T | None], timeout: float = START_TIMEOUT_S, what: str = "an answer") -> T:
-    """Return the first answer of ``ask`` that is not None, False or empty; fail the test after ``timeout`` seconds."""
-    timeout = max(
-        timeout, START_TIMEOUT_S
-    )  # what is to come true in a moment may take long on a machine that others use
+    """Return the first true result of ``ask``.
+
+    Fail the test after ``timeout`` seconds.
+    """
+    # Generous, because the machine may be busy.
+    timeout = max(timeout, START_TIMEOUT_S)
     deadline = time.monotonic() + timeout
     while True:
         answer = ask()
@@ -95,9 +101,10 @@ def running(
     env: Mapping[str, str] | None = None,
     timeout: float = START_TIMEOUT_S,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server for the length of the block, from the moment ``ready()`` is true; its output goes to the file ``log``.
+    """Run a server for the length of the block, from the time ``ready()`` is true.
 
-    When it ends early or is not ready in time the test fails with the end of that output. It is stopped by its own id.
+    Its output is written to the file ``log``. If it ends early or is not ready in time, the test
+    fails with the end of that output. It is stopped by its pid.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(

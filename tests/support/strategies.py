@@ -1,4 +1,4 @@
-"""Hypothesis strategies for records: whatever a worker may come up with."""
+"""Hypothesis strategies for any record that a worker can create."""
 
 from __future__ import annotations
 

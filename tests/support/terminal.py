@@ -1,22 +1,20 @@
-"""A terminal for tests: what is written to it is what a VT100 would show (pyte)."""
+"""A terminal for tests: the written text as shown by a VT100 (pyte)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pyte
 
-from otel_progress.batches import BatchCursor
 from otel_progress.model import LevelSnapshot
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import ChangeSet
+from otel_progress.protocols import BatchQuery, ChangeSet, EventQuery, HistoryQuery, LogQuery, ResourceQuery
 from otel_progress.records import LogRecord, ResourceSample
 from tests.support.factories import CLOCK, WALL, instance
 
 
 class Terminal:
-    """A text stream that is a terminal of so many columns and rows; keeps the frames that were written."""
+    """A text stream of a terminal of a given size that records the frames."""
 
     encoding = "utf-8"
     closed = False
@@ -27,16 +25,16 @@ class Terminal:
         self.writes: list[str] = []
 
     def write(self, text: str) -> int:
-        """Show text as the terminal driver hands it on: a line feed also returns the carriage."""
+        """Show text like a terminal driver: a line feed also returns the carriage."""
         self.writes.append(text)
         self._stream.feed(text.replace("\n", "\r\n"))
         return len(text)
 
     def flush(self) -> None:
-        """Everything is there at once."""
+        """Do nothing, because all text is shown at once."""
 
     def isatty(self) -> bool:
-        """It is one."""
+        """Return True."""
         return True
 
     def size(self) -> tuple[int, int]:
@@ -52,7 +50,7 @@ class Terminal:
 
 
 class Shelf:
-    """A Reader of what a test puts on it."""
+    """A Reader with the content of a test."""
 
     def __init__(self, *operations: OperationSnapshot) -> None:
         self.operations: Sequence[OperationSnapshot] = operations
@@ -66,48 +64,47 @@ class Shelf:
         )
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:  # noqa: ARG002
-        """Return what has not ended, and count the question."""
+        """Return the running operations and count the call."""
         self.asked += 1
         return [operation for operation in self.operations if not operation.status.finished]
 
-    def history(
-        self, operation_type: str | None = None, limit: int = 100, **_: Any
-    ) -> Sequence[OperationSnapshot]:
-        """Return what has ended."""
-        del operation_type
-        return [operation for operation in self.operations if operation.status.finished][:limit]
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
+        """Return ended operations."""
+        return [operation for operation in self.operations if operation.status.finished][: query.limit]
 
-    def events(self, operation_id: str, **_: Any) -> Sequence[Event]:
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
         """Return nothing: the display asks for no events."""
-        del operation_id
+        del operation_id, query
         return ()
 
-    def logs(self, operation_id: str, **_: Any) -> Sequence[LogRecord]:
+    def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
         """Return nothing: the display asks for no logs."""
-        del operation_id
+        del operation_id, query
         return ()
 
-    def resources(self, operation_id: str, **_: Any) -> Sequence[ResourceSample]:
+    def resources(
+        self, operation_id: str, query: ResourceQuery = ResourceQuery()
+    ) -> Sequence[ResourceSample]:
         """Return nothing: the display asks for no samples."""
-        del operation_id
+        del operation_id, query
         return ()
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return the batch of this id."""
         return next((one for one in self.groups if one.id == batch_id), None)
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         """Return the batches."""
-        return self.groups[:limit] if after is None else []
+        return self.groups[: query.limit] if query.after is None else []
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield everything once."""
+        """Yield all operations once."""
         del interval, levels
         yield self.operations
 
 
 class Clock:
-    """A monotonic clock that is moved by hand."""
+    """A monotonic clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -118,5 +115,5 @@ class Clock:
 
 
 def tick(*snapshots: LevelSnapshot, seconds: float = 0.0) -> ChangeSet:
-    """Return the batch of a tick so long after the start."""
+    """Return the change set of a tick so long after the start."""
     return ChangeSet(instance(), WALL + seconds, CLOCK + seconds, snapshots)

@@ -1,4 +1,7 @@
-"""The public API as a type checker sees it. mypy (strict) checks this file; running it shows that the types are true."""
+"""Tests of the types of the public API.
+
+mypy (strict) checks this file, and a run checks the values.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,12 @@ class Phase(Enum):
 @pytest.fixture(autouse=True)
 def recorder() -> Iterator[Recorder]:
     """Record in memory, strictly."""
-    with recording() as made:
-        yield made
+    with recording() as recorder:
+        yield recorder
 
 
-def test_helpers_and_handles() -> None:
-    """Operations, levels and stages are Levels; so is what ``with`` gives."""
+def test_helpers_return_levels() -> None:
+    """Operations, levels, stages and their context managers return Level."""
     with progress.operation(
         "render", "A frame", id=7, total=2, unit="tile", deadline=60.0, stages=Phase, shot="s1"
     ) as op:
@@ -68,8 +71,8 @@ def test_helpers_and_handles() -> None:
     assert_type(progress.get_tracer("a library").level("step", 1), progress.Level)
 
 
-def test_batches_and_requests_to_stop() -> None:
-    """A batch is an OperationBatch, in ``with`` as by hand; its operations are Levels; what it comes to is a BatchSnapshot."""
+def test_batch_members_have_public_types() -> None:
+    """A batch is an OperationBatch, with Levels as operations and a BatchSnapshot."""
     with progress.batch("thumbnails", id=7, total=2) as batch:
         assert_type(batch, progress.OperationBatch)
         assert_type(batch.start(), progress.OperationBatch)
@@ -85,7 +88,7 @@ def test_batches_and_requests_to_stop() -> None:
 
 
 def test_track_keeps_the_element_type() -> None:
-    """The elements of a tracked iterable have the type they had, sync and async."""
+    """Elements of sync and async iterables keep their type."""
     for text in progress.track(["a", "b"], "letters"):
         assert_type(text, str)
     tracked = progress.track(range(3))
@@ -103,7 +106,7 @@ def test_track_keeps_the_element_type() -> None:
 
 
 def test_decorators_keep_the_signature() -> None:
-    """A decorated function has the type it had."""
+    """A decorated function keeps its type."""
 
     @progress.operation("double")
     def double(value: int) -> int:
@@ -113,11 +116,11 @@ def test_decorators_keep_the_signature() -> None:
     assert double(4) == 8
 
 
-def test_queries() -> None:
-    """Questions have typed answers, None where there may be none."""
-    found = progress.get_operation("nothing")
-    assert_type(found, "progress.OperationSnapshot | None")
-    assert found is None
+def test_queries_return_public_types() -> None:
+    """Queries have typed results, with None for a missing operation."""
+    missing = progress.get_operation("nothing")
+    assert_type(missing, "progress.OperationSnapshot | None")
+    assert missing is None
     assert_type(progress.get_active_operations(), "list[progress.OperationSnapshot]")
     assert_type(progress.get_history("render", limit=3), "list[progress.OperationSnapshot]")
     assert_type(progress.get_events("nothing"), "list[progress.Event]")
@@ -132,19 +135,19 @@ def test_queries() -> None:
         assert_type(running.remaining_seconds, "float | None")
 
 
-def test_callbacks() -> None:
-    """A callback takes the event's name and the operation."""
+def test_add_callback_accepts_typed_function() -> None:
+    """A callback receives the event and the operation."""
 
-    def told(event: progress.CallbackEvent, operation: progress.OperationSnapshot) -> None:
+    def on_change(event: progress.CallbackEvent, operation: progress.OperationSnapshot) -> None:
         assert event
         assert operation.operation_id
 
-    progress.add_callback(told, interval=0.5)
-    progress.remove_callback(told)
+    progress.add_callback(on_change, interval=0.5)
+    progress.remove_callback(on_change)
 
 
-def test_stages() -> None:
-    """Stages are made of weights, starts or an Enum, and give Stage records."""
+def test_stages_have_public_types() -> None:
+    """Stages are created from weights, starts or an Enum, and return Stage records."""
     stages = progress.Stages(queue=0.1, work=0.9)
     assert_type(stages["work"], progress.Stage)
     assert_type(progress.Stages.from_starts(a=0, b=50), progress.Stages)

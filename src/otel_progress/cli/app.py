@@ -1,4 +1,4 @@
-"""The command ``otel-progress``: its options, its commands (each imported when used) and how errors and exits come out."""
+"""The command ``otel-progress``: global options, lazy commands and exit codes."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from otel_progress.cli.context import CliContext
-from otel_progress.cli.output import CliError, say_error
+from otel_progress.cli.output import CliError, echo_error
 from otel_progress.errors import ConfigurationError, JournalError, ProgressError
 
 EXIT_PROBLEM: Final = 1
-"""Not found, problems found, or (with --exit-status) the operation did not complete."""
+"""Not found, a problem found, or (with ``--exit-status``) an operation that did not complete."""
 
 
 EXIT_USAGE: Final = 2
-"""A wrong option, argument or setting."""
+"""An invalid option, argument or setting."""
 
 
 EXIT_UNREADABLE: Final = 3
-"""The journal cannot be read."""
+"""An unreadable journal."""
 
 
 EXIT_INTERRUPTED: Final = 130
-"""Ctrl-C, where the outcome that was asked for is not known."""
+"""Ctrl-C in a command whose outcome is then not known."""
 
 
 _COMMANDS: Final[Mapping[str, str]] = {
     "ls": "otel_progress.cli.commands.ls:ls",
-    "show": "otel_progress.cli.commands.show:show",
+    "show": "otel_progress.cli.commands.show:show_target",
     "watch": "otel_progress.cli.commands.watch:watch",
     "serve": "otel_progress.cli.commands.serve:serve",
     "history": "otel_progress.cli.commands.ls:history",
@@ -51,11 +52,11 @@ _COMMANDS: Final[Mapping[str, str]] = {
 
 _EPILOG: Final = """\b
 Exit codes:
-  0    all is well
-  1    not found, problems found; with --exit-status: the operation did not complete
-  2    a wrong option, argument or setting
-  3    the journal cannot be read
-  130  interrupted (watch without --exit-status ends with 0)
+  0    success
+  1    not found, or a problem found; with --exit-status: the operation did not complete
+  2    invalid option, argument or setting
+  3    unreadable journal
+  130  interrupted (watch without --exit-status exits with 0)
 
 \b
 Examples:
@@ -67,14 +68,17 @@ Examples:
 
 
 class App(click.Group):
-    """A group whose commands are imported when they are used, and whose errors are one line on stderr."""
+    """Command group with lazy imports that reports errors as one line on stderr."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names of all commands, in the order of the help."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import and return a command, None when there is none of that name."""
+        """Import and return a command.
+
+        None if the name is unknown.
+        """
         target = _COMMANDS.get(cmd_name)
         if target is None:
             return None
@@ -85,11 +89,14 @@ class App(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that ``args`` begin with. Raises UsageError with a near one when there is none."""
+        """Return the command named first in ``args``.
+
+        Raises UsageError with a similar name if the command is unknown.
+        """
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            near = get_close_matches(args[0], _COMMANDS, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"The commands are {', '.join(_COMMANDS)}."
-            msg = f"There is no command {args[0]!r}. {hint}"
+            similar = get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f" Did you mean {similar[0]}?" if similar else ""
+            msg = f"Invalid command {args[0][:100]!r}: expected one of {', '.join(_COMMANDS)}.{hint}"
             raise click.UsageError(msg, ctx)
         return super().resolve_command(ctx, args)
 
@@ -101,38 +108,44 @@ class App(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run the command line and exit; without ``standalone_mode`` return, and raise click's exceptions."""
+        """Run the command line and exit. Without ``standalone_mode``, return or raise."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
         except click.UsageError as error:
-            where = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
-            code = _fail(f"{error.format_message()}{where}", EXIT_USAGE)
+            message = error.format_message()
+            if error.ctx is not None:
+                end = "" if message.endswith((".", "?")) else "."
+                message = f"{message}{end} See: {error.ctx.command_path} --help"
+            code = _report_error(message, EXIT_USAGE)
         except click.ClickException as error:
-            code = _fail(error.format_message(), error.exit_code)
+            code = _report_error(error.format_message(), error.exit_code)
         except click.Abort:
             code = EXIT_INTERRUPTED
         except BrokenPipeError:
-            code = _hang_up()
+            code = _discard_output()
+        except OSError as error:  # for example stdout on a full disk
+            code = _report_error(f"Input or output failed: {error}.", EXIT_PROBLEM)
+            _discard_output()
         sys.exit(code if isinstance(code, int) else 0)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Parse the command line; --help and --version write here already."""
+        """Parse the command line. ``--help`` and ``--version`` write their output here."""
         try:
             return super().make_context(info_name, args, parent, **extra)
         except BrokenPipeError as error:
-            raise click.exceptions.Exit(_hang_up()) from error
+            raise click.exceptions.Exit(_discard_output()) from error
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; errors of otel-progress become one line and an exit code."""
+        """Run the command. Errors of otel-progress become one line and an exit code."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError as error:  # before click sees it, which would exit with 1
-            raise click.exceptions.Exit(_hang_up()) from error
+        except BrokenPipeError as error:  # click would exit with 1
+            raise click.exceptions.Exit(_discard_output()) from error
         except JournalError as error:
             raise CliError(str(error), EXIT_UNREADABLE) from error
         except ConfigurationError as error:
@@ -141,13 +154,13 @@ class App(click.Group):
             raise CliError(str(error), EXIT_PROBLEM) from error
 
 
-def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:  # noqa: ARG001 - the signature is click's
-    if wanted and not ctx.resilient_parsing:
+def _print_version(ctx: click.Context, param: click.Parameter, is_requested: bool) -> None:  # noqa: ARG001
+    if is_requested and not ctx.resilient_parsing:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
             click.echo(f"otel-progress {version('otel-progress')}")
-        except PackageNotFoundError:  # run from its sources
+        except PackageNotFoundError:  # runs from a source tree
             click.echo("otel-progress (not installed)")
         ctx.exit()
 
@@ -161,27 +174,27 @@ def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None: 
 @click.option(
     "--store",
     metavar="URL",
-    help="Journal to read: sqlite: (the default file) or sqlite:///PATH. [env: OTEL_PROGRESS_STORE]",
+    help="Journal: sqlite: (the default file) or sqlite:///PATH. [env: OTEL_PROGRESS_STORE]",
 )
 @click.option(
     "--color",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
     show_default=True,
-    help="Colours; auto honours NO_COLOR and FORCE_COLOR.",
+    help="Use colours; auto follows NO_COLOR, FORCE_COLOR and the terminal.",
 )
 @click.option(
     "--version",
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_version,
+    callback=_print_version,
     help="Show the version and exit.",
 )
 @click.pass_context
 def cli(ctx: click.Context, store: str | None, color: str) -> None:
-    """See long-running work while it runs: what every process of this machine is doing, and what it did."""
-    ctx.obj = CliContext.of(store, color, os.environ)
+    """Show the progress of long-running operations of all processes on this machine."""
+    ctx.obj = CliContext.from_options(store, color, os.environ)
     ctx.color = ctx.obj.color
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -189,15 +202,23 @@ def cli(ctx: click.Context, store: str | None, color: str) -> None:
 
 def main() -> None:
     """Run the command line of this process."""
+    # Why: Python sets a closed standard stream to None.
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     cli(prog_name="otel-progress")
 
 
-def _fail(message: str, code: int) -> int:
-    say_error(message)
+def _report_error(message: str, code: int) -> int:
+    echo_error(message)
     return code
 
 
-def _hang_up() -> int:
-    """End quietly when the reader of our output has gone (``| head -1``): nothing is left to be flushed at exit."""
+def _discard_output() -> int:
+    """Discard further output after the reader of stdout has exited.
+
+    Return 0. An example is ``| head -1``.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

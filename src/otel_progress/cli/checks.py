@@ -1,12 +1,13 @@
-"""The checks of ``doctor``: each yields findings, raises nothing and changes nothing."""
+"""Checks of ``doctor``.
+
+Each yields findings, raises no exception and changes nothing.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import socket
-import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from otel_progress.cli.context import CliContext
-from otel_progress.console.format import moment, quantity
+from otel_progress.console.format import format_moment, format_quantity
 from otel_progress.errors import ConfigurationError, ProgressError
+from otel_progress.protocols import HistoryQuery
 from otel_progress.redaction.patterns import redact_text
 from otel_progress.settings.fields import PREFIX, SETTINGS, Settings
 from otel_progress.text import escape_controls
@@ -46,145 +47,154 @@ _EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-_OLDEST_PYTHON: Final = (3, 10)
+_MIN_PYTHON: Final = (3, 10)
 
 
-_FIRST_SANE_YEAR: Final = 1_704_067_200.0  # 2024; a clock before that has never been set
+_MAX_HISTORY: Final = 100_000
+"""Finished operations counted, the newest."""
+
+
+_MIN_CLOCK_S: Final = 1_704_067_200.0
+"""Start of 2024 in Unix seconds. An earlier clock was never set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found: fine, worth knowing, or wrong (then the text says what to do)."""
+    """Result of one check. The text of a problem includes its fix."""
 
     check: str
     state: State
     text: str
 
 
-def all_checks(scope: CliContext, environ: Mapping[str, str]) -> list[Finding]:
-    """Return what all checks find."""
-    findings = [*_python(), *_versions(), *_extras(), *_clock(), *_variables(environ)]
+def run_checks(context: CliContext, environ: Mapping[str, str]) -> list[Finding]:
+    """Return the findings of all checks."""
+    findings = [
+        *_check_python(),
+        *_check_packages(),
+        *_check_extras(),
+        *_check_clock(),
+        *_check_environment(environ),
+    ]
     try:
-        settings = scope.settings()
+        settings = context.settings()
     except ConfigurationError as error:
         return [*findings, Finding("settings", "problem", escape_controls(str(error)))]
-    ports = [
-        *_port("/metrics", settings.prometheus_host, settings.prometheus_port),
-        *_port("the server", settings.server_host, settings.server_port),
-    ]
     return [
         *findings,
-        Finding("settings", "ok", "can be read"),
-        *ports,
-        *_server(settings),
-        *_observing(settings),
-        *_journal(settings),
+        Finding("settings", "ok", "are valid"),
+        *_check_port("/metrics", settings.prometheus_host, settings.prometheus_port),
+        *_check_port("the server", settings.server_host, settings.server_port),
+        *_check_server(settings),
+        *_check_capture(settings),
+        *_check_journal(settings),
     ]
 
 
-def _python() -> Iterator[Finding]:
-    text = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
-    fine = sys.version_info >= _OLDEST_PYTHON
-    yield Finding(
-        "python", "ok" if fine else "problem", text if fine else f"{text}; otel-progress needs 3.10 or newer"
-    )
+def _check_python() -> Iterator[Finding]:
+    interpreter = f"{platform.python_implementation()} {platform.python_version()}"
+    text = f"{interpreter} on {platform.system()} {platform.machine()}"
+    if sys.version_info >= _MIN_PYTHON:
+        yield Finding("python", "ok", text)
+    else:
+        yield Finding("python", "problem", f"{text}; otel-progress requires Python 3.10 or newer")
 
 
-def _versions() -> Iterator[Finding]:
+def _check_packages() -> Iterator[Finding]:
     for name in _PACKAGES:
         try:
             yield Finding("package", "ok", f"{name} {version(name)}")
         except PackageNotFoundError:
             state: State = "note" if name == "otel-progress" else "problem"
-            fix = "runs from its sources" if state == "note" else f"is not installed: pip install {name}"
+            fix = "runs from a source tree" if state == "note" else f"is not installed: pip install {name}"
             yield Finding("package", state, f"{name} {fix}")
 
 
-def _extras() -> Iterator[Finding]:
+def _check_extras() -> Iterator[Finding]:
     for extra, modules in _EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
-        text = (
-            f"{extra} is installed"
-            if not missing
-            else f"{extra} is not installed (optional): pip install 'otel-progress[{extra}]'"
-        )
-        yield Finding("extra", "note" if missing else "ok", text)
+        if missing:
+            fix = f"pip install 'otel-progress[{extra}]'"
+            yield Finding("extra", "note", f"{extra} is not installed (optional): {fix}")
+        else:
+            yield Finding("extra", "ok", f"{extra} is installed")
 
 
-def _clock() -> Iterator[Finding]:
+def _check_clock() -> Iterator[Finding]:
     now = time.time()
-    if now < _FIRST_SANE_YEAR:
+    if now < _MIN_CLOCK_S:
         yield Finding(
             "clock",
             "problem",
-            f"it is {moment(now)}, says the clock; set it, or journals of other machines look odd",
+            f"the clock is {format_moment(now)}; set it, or times of other machines are wrong",
         )
     else:
-        yield Finding("clock", "ok", moment(now))
+        yield Finding("clock", "ok", format_moment(now))
 
 
-def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
+def _check_environment(environ: Mapping[str, str]) -> Iterator[Finding]:
     known = {variable for setting in SETTINGS for variable in setting.variables}
     secret = {variable for setting in SETTINGS if setting.secret for variable in setting.variables}
     for name in sorted(environ):
         if name in known:
-            value = (
-                "(set, not shown)" if name in secret else escape_controls(redact_text(environ[name])[:200])
-            )
+            value = "(set, hidden)" if name in secret else escape_controls(redact_text(environ[name])[:200])
             yield Finding("environment", "ok", f"{name}={value}")
         elif name.startswith(PREFIX) and name != "OTEL_PROGRESS_COMPLETE":
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(known))}"
+            similar = get_close_matches(name, known, n=1)
+            hint = (
+                f"did you mean {similar[0]}?" if similar else f"the settings are {', '.join(sorted(known))}"
+            )
             yield Finding("environment", "problem", f"{escape_controls(name[:100])} is not a setting; {hint}")
 
 
-def _server(settings: Settings) -> Iterator[Finding]:
+def _check_server(settings: Settings) -> Iterator[Finding]:
     try:
         token = settings.read_token()
     except ConfigurationError as error:
         yield Finding("token", "problem", escape_controls(str(error)))
         return
     if token is not None:
-        yield Finding("token", "ok", "is set; it is asked for by the server and the page")
+        yield Finding("token", "ok", "is set; the server and the page require it")
     missing = [module for module in _EXTRAS["server"] if find_spec(module) is None]
     if settings.server_port is not None and missing:
         yield Finding(
             "server",
             "problem",
-            "OTEL_PROGRESS_SERVER_PORT is set, but pip install 'otel-progress[server]' is missing",
+            "OTEL_PROGRESS_SERVER_PORT is set, but the server is not installed: "
+            "pip install 'otel-progress[server]'",
         )
 
 
-def _observing(settings: Settings) -> Iterator[Finding]:
-    """Tell what is observed beside the work: log records, the use of resources; and whether secrets are left in."""
+def _check_capture(settings: Settings) -> Iterator[Finding]:
+    """Check the capture of log records and resource use, and the redaction of secrets."""
     if settings.capture_logs is not False:
         name = logging.getLevelName(settings.capture_logs)
         yield Finding(
             "logs",
             "ok",
-            f"records from {name} are captured, as far as the root logger's own level lets them through",
+            f"records from {name} on are captured, if the level of the root logger permits them",
         )
     if settings.redact is False:
         yield Finding(
             "redaction",
             "note",
-            "is off: passwords and tokens in metadata, messages and logs are kept and shown",
+            "is off: passwords and tokens in metadata, messages and logs are stored and shown",
         )
-    found = find_spec("psutil") is not None
-    if settings.resources is True and not found:
+    has_psutil = find_spec("psutil") is not None
+    if settings.resources is True and not has_psutil:
         yield Finding(
             "resources", "problem", "OTEL_PROGRESS_RESOURCES is true: pip install 'otel-progress[resources]'"
         )
-    elif settings.resources is not False and found:
+    elif settings.resources is not False and has_psutil:
         gpu = (
-            "GPUs by NVIDIA's library"
+            "NVIDIA GPUs too"
             if find_spec("pynvml") is not None
-            else "no GPUs (pip install nvidia-ml-py)"
+            else "GPUs are not (pip install nvidia-ml-py)"
         )
-        yield Finding("resources", "ok", f"processor and memory are sampled once a second, {gpu}")
+        yield Finding("resources", "ok", f"processor and memory are sampled once per second, {gpu}")
 
 
-def _port(what: str, host: str, port: int | None) -> Iterator[Finding]:
+def _check_port(service: str, host: str, port: int | None) -> Iterator[Finding]:
     if not port:
         return
     try:
@@ -194,18 +204,19 @@ def _port(what: str, host: str, port: int | None) -> Iterator[Finding]:
             probe.bind((host, port))
     except OSError as error:
         reason = error.strerror or str(error)
-        text = f"{escape_controls(host)}:{port}: {reason}. Fine if your own work serves {what} there; else choose another port"
+        fix = f"Choose another port, unless your program serves {service} there"
+        text = f"{escape_controls(host)}:{port}: {reason}. {fix}"
         yield Finding("port", "note", text)
     else:
         yield Finding("port", "ok", f"{escape_controls(host)}:{port} is free")
 
 
-def _journal(settings: Settings) -> Iterator[Finding]:
-    from otel_progress.journal import SqliteJournal, default_path, open_journal
+def _check_journal(settings: Settings) -> Iterator[Finding]:
+    from otel_progress.journal import open_journal
 
     if settings.store == "memory:":
         yield Finding(
-            "journal", "note", "memory: is seen by its own process only; use sqlite: to look from outside"
+            "journal", "note", "memory: is readable only in its own process; use sqlite: for other processes"
         )
         return
     try:
@@ -214,47 +225,29 @@ def _journal(settings: Settings) -> Iterator[Finding]:
         yield Finding("journal", "problem", escape_controls(str(error)))
         return
     with closing(journal):
-        path = journal.path if isinstance(journal, SqliteJournal) else default_path()
-    yield Finding("journal", "ok", escape_controls(str(path)))
-    yield from _place(path)
-    if path.exists():
-        yield from _contents(settings.store, path)
+        diagnosis = [Finding(one.check, one.state, escape_controls(one.text)) for one in journal.diagnose()]
+        location, size = str(journal.location), journal.size_bytes()
+    yield Finding("journal", "ok", escape_controls(location))
+    yield from diagnosis
+    is_damaged = any(finding.check == "integrity" and finding.state == "problem" for finding in diagnosis)
+    if size is not None and not is_damaged:
+        yield from _check_contents(settings.store, size)
 
 
-def _place(path: Path) -> Iterator[Finding]:
-    """Look whether the file can be written, without writing it."""
-    if path.exists():
-        writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-        fix = (
-            "can be written"
-            if writable
-            else f"cannot be written, and neither can its directory be; give yourself the right: {path}"
-        )
-        yield Finding("writable", "ok" if writable else "problem", fix)
-        return
-    parent = next(folder for folder in path.parents if folder.exists())
-    if os.access(parent, os.W_OK):
-        yield Finding("writable", "ok", "does not exist yet; the first work makes it")
-    else:
-        yield Finding(
-            "writable", "problem", f"does not exist, and cannot be made in {parent}: set OTEL_PROGRESS_STORE"
-        )
-
-
-def _contents(url: str, path: Path) -> Iterator[Finding]:
+def _check_contents(url: str, size: int) -> Iterator[Finding]:
     from otel_progress.journal import open_journal
 
     try:
         with closing(open_journal(url, read_only=True)) as journal:
             active = journal.active(levels=False)
-            ended = journal.history(limit=100_000)
-        yield from _integrity(path)
-    except (ProgressError, sqlite3.Error) as error:
+            finished = journal.history(HistoryQuery(limit=_MAX_HISTORY))
+    except ProgressError as error:
         yield Finding("integrity", "problem", escape_controls(str(error)))
         return
-    size = sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
     yield Finding(
-        "size", "ok", f"{quantity(size, 'byte')}, {len(active)} operations under way, {len(ended)} ended"
+        "size",
+        "ok",
+        f"{format_quantity(size, 'byte')}, {len(active)} active operations, {len(finished)} finished",
     )
     alive = {
         operation.instance.pid: operation.instance
@@ -263,24 +256,13 @@ def _contents(url: str, path: Path) -> Iterator[Finding]:
     }
     for instance in alive.values():
         yield Finding(
-            "instance", "ok", f"{escape_controls(instance.service)}, process {instance.pid}, is at work"
+            "instance", "ok", f"{escape_controls(instance.service)}, pid {instance.pid}, is running"
         )
-    gone = sum(not operation.alive for operation in active)
-    if gone:
+    abandoned_count = sum(not operation.alive for operation in active)
+    if abandoned_count:
         yield Finding(
             "instance",
             "note",
-            f"{gone} operations were abandoned by their process: otel-progress ls --condition abandoned",
+            f"{abandoned_count} operations are abandoned, their process has exited: "
+            "otel-progress ls --condition abandoned",
         )
-
-
-def _integrity(path: Path) -> Iterator[Finding]:
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
-        (schema,) = connection.execute("PRAGMA user_version").fetchone()
-        verdict = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
-    yield Finding("schema", "ok", f"version {schema}, SQLite {sqlite3.sqlite_version}")
-    if verdict == ["ok"]:
-        yield Finding("integrity", "ok", "quick_check finds nothing")
-    else:
-        text = f"the file is damaged ({escape_controls('; '.join(verdict))[:200]}); move it away, a new one is made: {path}"
-        yield Finding("integrity", "problem", text)

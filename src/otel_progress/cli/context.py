@@ -1,10 +1,8 @@
-"""What all commands share: which journal to read, and how an operation is found in it."""
+"""Context of all commands: journal, colour option and lookup of operations."""
 
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -13,40 +11,39 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from otel_progress.cli.output import CliError
+from otel_progress.cli.output import MAX_BATCHES, CliError
 from otel_progress.errors import ConfigurationError
+from otel_progress.protocols import BatchQuery, HistoryQuery
 from otel_progress.settings.fields import Settings
-from otel_progress.text import escape_controls
+from otel_progress.text import MAX_ID, escape_controls
 
 if TYPE_CHECKING:
-    from otel_progress.batches import BatchCursor
-    from otel_progress.journal import Journal
-    from otel_progress.model import Outcome
-    from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+    from otel_progress.operations import OperationSnapshot
     from otel_progress.previews.stores.base import Store
     from otel_progress.protocols import Controller, Reader
-    from otel_progress.records import LogRecord, Preview, ResourceSample
 
 
-_DEFAULTS: Final = frozenset({"sqlite:", "sqlite://", "sqlite:///"})
+_DEFAULT_STORES: Final = frozenset({"sqlite:", "sqlite://", "sqlite:///"})
+"""Names of the default journal."""
 
 
-_MOST_IDS: Final = 10_000
-
-
-_MOST_BATCHES: Final = 1_000
+_MAX_IDS: Final = 10_000
+"""Finished operations searched for a prefix or a similar ID, the newest."""
 
 
 @dataclass(frozen=True, slots=True)
 class CliContext:
-    """The options before the command: the store (None: not given) and whether to colour (None: each stream decides)."""
+    """Global options.
+
+    ``store`` None means the environment, ``color`` None depends on the stream.
+    """
 
     store: str | None
     color: bool | None
 
     @classmethod
-    def of(cls, store: str | None, color: str, environ: Mapping[str, str]) -> CliContext:
-        """Return the scope of options and environment."""
+    def from_options(cls, store: str | None, color: str, environ: Mapping[str, str]) -> CliContext:
+        """Return the context for ``--store``, ``--color`` and the environment."""
         if color != "auto":
             return cls(store, color == "always")
         if environ.get("NO_COLOR"):
@@ -54,223 +51,129 @@ class CliContext:
         return cls(store, True if environ.get("FORCE_COLOR") else None)
 
     def settings(self) -> Settings:
-        """Return the settings in force: options before environment before defaults. Raises ConfigurationError."""
+        """Return the current settings: options before environment before defaults.
+
+        Raises ConfigurationError if a setting is invalid.
+        """
         return Settings.from_environ(os.environ).with_arguments(store=self.store)
 
     @contextmanager
     def reader(self) -> Iterator[Reader]:
-        """Open the journal for reading. Before the first work on this machine the default one is empty, and no error."""
+        """Open the journal for reading.
+
+        A default journal that does not exist yet is read as empty.
+        """
         url = self.settings().store
         if url.lower().startswith("memory:"):
-            msg = "The store memory: can only be read in its own process. Use sqlite: in the work, and here."
+            msg = (
+                "Invalid store 'memory:': expected a store that other processes can read. "
+                "Use sqlite: here and in the program."
+            )
             raise ConfigurationError(msg)
-        with closing(_open(url) or AwaitedJournal(url)) as reader:
-            yield reader
+        from otel_progress.journal import open_journal
+
+        missing_ok = url.lower() in _DEFAULT_STORES
+        with closing(open_journal(url, read_only=True, missing_ok=missing_ok)) as journal:
+            yield journal
 
     def previews(self) -> Store | None:
-        """Return where the content of previews is kept; None when none is."""
-        from otel_progress.journal.registry import path_of
+        """Return the store of preview content.
+
+        None if previews are disabled.
+        """
+        from otel_progress.journal import open_journal
         from otel_progress.previews.stores import open_store
 
         settings = self.settings()
-        return None if settings.previews is False else open_store(settings.previews, path_of(settings.store))
+        if settings.previews is False:
+            return None
+        with closing(open_journal(settings.store)) as journal:
+            return open_store(settings.previews, journal.location)
 
-    def _forget(self, locations: Sequence[str]) -> None:
-        """Delete the content of previews whose operations are gone."""
+    def _delete_previews(self, locations: Sequence[str]) -> None:
+        """Delete the preview content of deleted operations."""
         store = self.previews()
         if store is not None:
             store.delete(locations)
 
     @contextmanager
     def controller(self) -> Iterator[Controller]:
-        """Open the journal for requests. Only after ``reader`` has found something in it: it would be made otherwise."""
+        """Open the journal for writing.
+
+        Creates the file, so call it only after ``reader`` found an operation.
+        """
         from otel_progress.journal import open_journal
 
-        journal = open_journal(self.settings().store, on_deleted=self._forget)
+        journal = open_journal(self.settings().store, on_deleted=self._delete_previews)
         try:
             yield journal
         finally:
             journal.close()
 
 
-class AwaitedJournal:
-    """A Reader of the default journal: of nothing before the first work on this machine, of the journal from then on."""
+def find_operation(reader: Reader, id_or_prefix: str) -> OperationSnapshot:
+    """Return the operation of an ID, or of a prefix that matches one ID only.
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._lock = threading.Lock()  # a server reads from several threads
-        self._journal: Journal | None = None
-
-    def close(self) -> None:
-        """Close the journal, if it came."""
-        if self._journal is not None:
-            self._journal.close()
-
-    def get(self, operation_id: str) -> OperationSnapshot | None:
-        """Return the newest run of an id."""
-        journal = self._come()
-        return None if journal is None else journal.get(operation_id)
-
-    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
-        """Return what has not ended."""
-        journal = self._come()
-        return () if journal is None else journal.active(levels=levels)
-
-    def history(
-        self,
-        operation_type: str | None = None,
-        limit: int = 100,
-        *,
-        before: tuple[float, str] | None = None,
-        since: float | None = None,
-    ) -> Sequence[OperationSnapshot]:
-        """Return what has ended."""
-        journal = self._come()
-        return () if journal is None else journal.history(operation_type, limit, before=before, since=since)
-
-    def events(
-        self,
-        operation_id: str,
-        *,
-        level: str | None = None,
-        outcome: Outcome | None = None,
-        since: float | None = None,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[Event]:
-        """Return the newest events of an id."""
-        journal = self._come()
-        if journal is None:
-            return ()
-        return journal.events(operation_id, level=level, outcome=outcome, since=since, upto=upto, limit=limit)
-
-    def logs(
-        self,
-        operation_id: str,
-        *,
-        path: str | None = None,
-        severity: int = 0,
-        since: float | None = None,
-        after: int = 0,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[LogRecord]:
-        """Return log records of an id."""
-        journal = self._come()
-        if journal is None:
-            return ()
-        return journal.logs(
-            operation_id, path=path, severity=severity, since=since, after=after, upto=upto, limit=limit
-        )
-
-    def resources(
-        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
-    ) -> Sequence[ResourceSample]:
-        """Return samples of what the process of an id used."""
-        journal = self._come()
-        return () if journal is None else journal.resources(operation_id, since=since, upto=upto, limit=limit)
-
-    def previews(
-        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
-    ) -> Sequence[Preview]:
-        """Return the stored previews of an id."""
-        journal = self._come()
-        return () if journal is None else journal.previews(operation_id, path=path, upto=upto, limit=limit)
-
-    def batch(self, batch_id: str) -> BatchSnapshot | None:
-        """Return a batch."""
-        journal = self._come()
-        return None if journal is None else journal.batch(batch_id)
-
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
-        """Return the newest batches."""
-        journal = self._come()
-        return () if journal is None else journal.batches(limit, after=after)
-
-    def size_bytes(self) -> int | None:
-        """Return the size of the journal's files."""
-        journal = self._come()
-        return None if journal is None else journal.size_bytes()
-
-    def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield nothing until the first work begins, then what the journal yields."""
-        while (journal := self._come()) is None:
-            yield ()
-            time.sleep(interval)
-        yield from journal.watch(interval, levels=levels)
-
-    def _come(self) -> Journal | None:
-        """Return the journal once it is there. Raises JournalError when it cannot be read."""
-        with self._lock:
-            if self._journal is None:
-                self._journal = _open(self._url)
-            return self._journal
-
-
-def _open(url: str) -> Journal | None:
-    """Open a journal for reading; None when it is the default one and not there, or not yet: a worker may just be making it."""
-    from otel_progress.journal import open_journal
-    from otel_progress.journal.sqlite.connection import NothingRecordedError
-
-    try:
-        return open_journal(url, read_only=True)
-    except NothingRecordedError:
-        if url.lower() in _DEFAULTS:
-            return None
-        raise
-
-
-def find(reader: Reader, wanted: str) -> OperationSnapshot:
-    """Return the operation whose id is ``wanted`` or the only one that begins so. Raises Fault with near ids otherwise."""
-    found = reader.get(wanted)
-    if found is not None:
-        return found
-    ids = known_ids(reader)
-    matches = [id_ for id_ in ids if wanted and id_.startswith(wanted)]
-    if len(matches) == 1 and (found := reader.get(matches[0])) is not None:
-        return found
-    shown = escape_controls(wanted[:100])
+    Raises CliError with similar IDs otherwise.
+    """
+    operation = reader.get(id_or_prefix)
+    if operation is not None:
+        return operation
+    ids = list_ids(reader)
+    matches = [id_ for id_ in ids if id_or_prefix and id_.startswith(id_or_prefix)]
+    if len(matches) == 1 and (operation := reader.get(matches[0])) is not None:
+        return operation
+    invalid = f"Invalid operation ID {escape_controls(id_or_prefix[:100])!r}"
     if matches:
-        msg = f"{shown!r} is the beginning of {len(matches)} ids: {_some(matches)}. Type more of it."
+        msg = (
+            f"{invalid}: expected a prefix of one ID, found {len(matches)}: {_join_some(matches)}. "
+            "Type more characters."
+        )
         raise CliError(msg)
-    if (batch := reader.batch(wanted)) is not None:
-        msg = f"{shown!r} is a batch of operations. See: otel-progress show {escape_controls(batch.id)}"
+    if (batch := reader.batch(id_or_prefix)) is not None:
+        msg = (
+            f"{invalid}: expected an operation, found a batch. "
+            f"Use: otel-progress show {escape_controls(batch.id)}"
+        )
         raise CliError(msg)
-    near = get_close_matches(wanted[:256], ids, n=3, cutoff=0.5)
-    hint = f"Did you mean {_some(near)}?" if near else "See: otel-progress ls --all"
-    msg = f"There is no operation {shown!r}. {hint}"
+    similar = get_close_matches(id_or_prefix[:MAX_ID], ids, n=3, cutoff=0.5)
+    hint = f"Did you mean {_join_some(similar)}?" if similar else "To list all: otel-progress ls --all"
+    msg = f"{invalid}: expected the ID of a stored operation. {hint}"
     raise CliError(msg)
 
 
-def known_ids(reader: Reader) -> list[str]:
-    """Return the ids of the operations of a journal, the newest first, each once."""
-    operations = (*reader.active(levels=False), *reader.history(limit=_MOST_IDS))
+def list_ids(reader: Reader) -> list[str]:
+    """Return the distinct IDs of the operations of a journal, newest first."""
+    operations = (*reader.active(levels=False), *reader.history(HistoryQuery(limit=_MAX_IDS)))
     return list(dict.fromkeys(operation.operation_id for operation in operations))
 
 
-def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's signature
-    """Return the ids a shell may complete to; nothing when the journal cannot be read."""
-    return _completed(ctx, incomplete, known_ids)
+def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Return the operation IDs that complete ``incomplete``.
+
+    Empty if the journal is unreadable.
+    """
+    return _complete_ids(ctx, incomplete, list_ids)
 
 
 def complete_id_or_batch(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
-    """Return the ids of operations and batches a shell may complete to."""
-    return _completed(
+    """Return the IDs of operations and batches that complete ``incomplete``."""
+    return _complete_ids(
         ctx,
         incomplete,
-        lambda reader: [*(batch.id for batch in reader.batches(_MOST_BATCHES)), *known_ids(reader)],
+        lambda reader: [*(batch.id for batch in reader.batches(BatchQuery(MAX_BATCHES))), *list_ids(reader)],
     )
 
 
-def _completed(ctx: click.Context, incomplete: str, ids: Callable[[Reader], list[str]]) -> list[str]:
+def _complete_ids(ctx: click.Context, incomplete: str, ids: Callable[[Reader], list[str]]) -> list[str]:
     try:
         root = ctx.find_root()
-        with CliContext.of(root.params.get("store"), "never", os.environ).reader() as reader:
+        with CliContext.from_options(root.params.get("store"), "never", os.environ).reader() as reader:
             return [id_ for id_ in ids(reader) if id_.startswith(incomplete) and id_.isprintable()]
-    except Exception:  # whatever it is, the shell's line is no place for it
+    except Exception:  # an error message would disturb the command line that is being completed
         return []
 
 
-def _some(ids: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(escape_controls(id_) for id_ in ids[:most])
-    return shown + (f" and {len(ids) - most} more" if len(ids) > most else "")
+def _join_some(ids: Sequence[str], limit: int = 5) -> str:
+    shown = ", ".join(escape_controls(id_) for id_ in ids[:limit])
+    return shown + (f" and {len(ids) - limit} more" if len(ids) > limit else "")

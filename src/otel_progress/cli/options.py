@@ -1,4 +1,4 @@
-"""What ``--since`` and ``--level`` may say: moments and severities. Bad values are told at once, with what was expected."""
+"""Parsers of option values: moments and severities."""
 
 from __future__ import annotations
 
@@ -11,44 +11,55 @@ from otel_progress.records import SEVERITIES
 from otel_progress.settings.parsing import parse_moment
 from otel_progress.text import escape_controls
 
-_DIGITS: Final = 3
+_MAX_SEVERITY_DIGITS: Final = 3
+"""Digits of a numeric severity.
+
+Longer numbers are rejected.
+"""
 
 
-def moment_of(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
-    """Return Unix seconds: of ``15m``, which is that long ago, of ``2026-01-31T12:00:00Z``, or of a number. A callback of click."""
+def parse_since(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """Parse a moment to Unix seconds.
+
+    A click callback. Accepts ``15m`` (15 minutes ago), ISO 8601 and Unix seconds.
+    """
     if text is None:
         return None
     try:
         return parse_moment(text, time.time(), local=True)
     except ValueError as error:
-        raise _refused(ctx, param, text, "moment", f"expected {error}") from None
+        raise _invalid_value(ctx, param, text, "moment", str(error)) from None
 
 
-def severity_of(ctx: click.Context, param: click.Parameter, text: str | None) -> int:
-    """Return the number of ``logging`` for a name or a number; 0 when none is given. A callback of click."""
+def parse_severity(ctx: click.Context, param: click.Parameter, text: str | None) -> int:
+    """Parse a severity name or number to the number of ``logging``.
+
+    A click callback. None becomes 0.
+    """
     if text is None:
         return 0
     word = text.strip()
     number = SEVERITIES.get(word.upper())
-    if number is None and word.isascii() and word.isdecimal() and len(word) <= _DIGITS:
+    if number is None and word.isascii() and word.isdecimal() and len(word) <= _MAX_SEVERITY_DIGITS:
         number = int(word)
     if number is None:
-        raise _refused(
+        raise _invalid_value(
             ctx,
             param,
             text,
             "severity",
-            f"expected one of {', '.join(SEVERITIES)}, or a number from 0 to 999",
+            f"one of {', '.join(SEVERITIES)}, or a number from 0 to 999",
         )
     return number
 
 
 def complete_severity(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's signature
-    """Return the names a shell may complete to."""
+    """Return the severity names that start with ``incomplete``."""
     return [name for name in SEVERITIES if name.startswith(incomplete.upper())]
 
 
-def _refused(
-    ctx: click.Context, param: click.Parameter, text: str, what: str, expected: str
-) -> click.BadParameter:
-    return click.BadParameter(f"{escape_controls(repr(text[:100]))} is no {what}; {expected}.", ctx, param)
+def _invalid_value(
+    ctx: click.Context, param: click.Parameter, text: str, thing: str, expected: str
+) -> click.UsageError:
+    value = escape_controls(repr(text[:100]))
+    return click.UsageError(f"Invalid {thing} {value} for {param.opts[0]}: expected {expected}.", ctx)

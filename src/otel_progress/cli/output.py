@@ -1,10 +1,10 @@
-"""What commands write: text that no terminal can be harmed by, JSON that goes through any pipe, errors in one line."""
+"""Output of commands: text, tables, JSON and errors, safe for every terminal."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import click
@@ -12,39 +12,50 @@ import click
 from otel_progress.codec import SCHEMA, Document, encode_operation
 from otel_progress.console.format import cut_cells
 from otel_progress.console.glyphs import CONDITION_STYLES, STATUS_STYLES
-from otel_progress.exports import as_json
+from otel_progress.exports import encode_json_line
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.text import escape_controls
 
-_LEAST_CUT: Final = 12
-"""Columns narrower than this are never cut, and a last column of less is not worth its place."""
+MAX_BATCHES: Final = 1000
+"""Batches that a list, a search by prefix and shell completion read, the newest."""
+
+
+_MIN_CUT_CELLS: Final = 12
+"""Narrowest width of a cut column.
+
+Narrower columns are never cut.
+"""
 
 
 class CliError(click.ClickException):
-    """An error of the command line: one line on stderr, and an exit code."""
+    """Error of the command line: one line on stderr and an exit code."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
-        setattr(self, "exit_code", exit_code)  # noqa: B010 - a class variable to click's types, read from the instance
+        # Why: click declares exit_code as a class variable, but reads it from the instance.
+        setattr(self, "exit_code", exit_code)  # noqa: B010
 
 
 def echo(text: str = "") -> None:
-    """Write one line to stdout. Colours (of ``paint``) are taken out where they do not belong; ``text`` is trusted otherwise."""
+    """Write one line to stdout, without colours if stdout does not support them.
+
+    Other control characters are not removed: the caller escapes untrusted text.
+    """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def say_error(message: str) -> None:
+def echo_error(message: str) -> None:
     """Write ``error: message`` to stderr, on one line."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     line = f"error: {escape_controls(' '.join(message.split()))}"
     click.echo(line.encode(encoding, "backslashreplace").decode(encoding), err=True)
 
 
-def say_json(document: object) -> None:
+def echo_json(document: object) -> None:
     """Write a document as one line of JSON that is safe for every encoding and every terminal."""
-    text = as_json(document)
+    text = encode_json_line(document)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -52,8 +63,8 @@ def say_json(document: object) -> None:
     click.echo(text)
 
 
-def operations_document(operations: Sequence[OperationSnapshot]) -> Document:
-    """Return the document of a list of operations, without their levels."""
+def build_operations_document(operations: Sequence[OperationSnapshot]) -> Document:
+    """Return the JSON document of a list of operations, without their levels."""
     return {
         "schema": SCHEMA,
         "operations": [encode_operation(operation, levels=False) for operation in operations],
@@ -61,7 +72,7 @@ def operations_document(operations: Sequence[OperationSnapshot]) -> Document:
 
 
 def style_text(text: str, style: str) -> str:
-    """Return text in a style of the display's tables (``bold yellow``)."""
+    """Return text with a style such as ``bold yellow``."""
     if not style or not text:
         return text
     words = style.split()
@@ -69,56 +80,80 @@ def style_text(text: str, style: str) -> str:
     return click.style(text, fg=colour, bold="bold" in words or None, dim="dim" in words or None)
 
 
-def status_word(status: Status, condition: Condition) -> tuple[str, str]:
-    """Return what to call the state of an operation, and its style: its condition when that is not ok, else its status."""
+def get_status_label(status: Status, condition: Condition) -> tuple[str, str]:
+    """Return the label and style of a state.
+
+    The label is the condition, or the status if the condition is ok.
+    """
     if condition is Condition.OK:
         return status.value, STATUS_STYLES[status]
     return condition.value, CONDITION_STYLES[condition]
 
 
-def table(
+def write_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Write one line per label and value.
+
+    Values may be styled. Facts without a value are omitted.
+    """
+    for label, value in facts:
+        if value:
+            echo(f"  {style_text(f'{label:<10}', 'dim')} {value}")
+
+
+def write_table(
     rows: Sequence[Sequence[str]],
     styles: Sequence[Mapping[int, str]],
     width: int | None,
-    spare: Sequence[int] = (),
+    optional: Sequence[int] = (),
 ) -> None:
-    """Write rows, the first one the header, in columns; those without content are left out.
+    """Write rows in columns. The first row is the header.
 
-    On a terminal of ``width`` cells the columns in ``spare`` go first when there is no room, and the last one is cut; None never
-    cuts. ``styles`` has each row's styles by column.
+    Empty columns are omitted. On a terminal of ``width`` cells the columns in ``optional`` are
+    omitted until the table fits, then the last column is cut. A ``width`` of None never cuts.
+    ``styles`` has the styles of each row by column, with -1 as the default.
     """
-    from rich.cells import cell_len, set_cell_size
+    from rich.cells import set_cell_size
+
+    sizes = _measure_columns(rows, width, optional)
+    for row, style in zip(rows, styles, strict=True):
+        free_cells, cells = width, []
+        for index, column_size in sizes.items():
+            size = column_size if free_cells is None else max(0, min(column_size, free_cells))
+            cell = cut_cells(row[index], size)
+            padded = cell if index == max(sizes) else set_cell_size(cell, size)
+            cells.append(style_text(padded, style.get(index, style.get(-1, ""))))
+            free_cells = None if free_cells is None else free_cells - size - 2
+        echo("  ".join(cells).rstrip())
+
+
+def _measure_columns(
+    rows: Sequence[Sequence[str]], width: int | None, optional: Sequence[int]
+) -> dict[int, int]:
+    """Return the width in cells of each column that is shown, by index."""
+    from rich.cells import cell_len
 
     sizes = {
         index: max(cell_len(row[index]) for row in rows)
         for index in range(len(rows[0]))
         if any(row[index] for row in rows[1:])
     }
-    if width is not None:
-        sizes = {
-            index: min(size, max(_LEAST_CUT, width // 4)) if index != max(sizes) else size
-            for index, size in sizes.items()
-        }
-        for index in spare:
-            if sum(sizes.values()) + 2 * (len(sizes) - 1) > width + max(0, sizes[max(sizes)] - _LEAST_CUT):
-                sizes.pop(index, None)
-    for row, style in zip(rows, styles, strict=True):
-        room, cells = width, []
-        for index, wanted in sizes.items():
-            size = wanted if room is None else max(0, min(wanted, room))
-            cell = cut_cells(row[index], size)
-            cells.append(
-                style_text(
-                    cell if index == max(sizes) else set_cell_size(cell, size),
-                    style.get(index, style.get(-1, "")),
-                )
-            )
-            room = None if room is None else room - size - 2
-        echo("  ".join(cells).rstrip())
+    if width is None:
+        return sizes
+    last = max(sizes)
+    max_size = max(_MIN_CUT_CELLS, width // 4)
+    sizes = {index: size if index == last else min(size, max_size) for index, size in sizes.items()}
+    for index in optional:
+        available = width + max(0, sizes[max(sizes)] - _MIN_CUT_CELLS)
+        if sum(sizes.values()) + 2 * (len(sizes) - 1) > available:
+            sizes.pop(index, None)
+    return sizes
 
 
-def terminal_width() -> int | None:
-    """Return the columns of the terminal on stdout, None when it is a file or a pipe."""
-    from otel_progress.console.region import terminal_size
+def get_terminal_width() -> int | None:
+    """Return the width of the terminal on stdout in cells.
 
-    return terminal_size(sys.stdout)[0] if sys.stdout.isatty() else None
+    None for a file or pipe.
+    """
+    from otel_progress.console.region import get_terminal_size
+
+    return get_terminal_size(sys.stdout)[0] if sys.stdout.isatty() else None

@@ -1,4 +1,4 @@
-"""Previews on the command line: a list of them, and the newest ones as pictures where the terminal can show any."""
+"""Previews on the command line: a list, and images if the terminal supports them."""
 
 from __future__ import annotations
 
@@ -12,147 +12,170 @@ from typing import Final, Literal, TypeAlias
 import click
 
 from otel_progress.cli.output import echo, style_text
-from otel_progress.console.format import moment, percentage, quantity
-from otel_progress.console.rows import clean
+from otel_progress.console.format import format_moment, format_percentage, format_quantity
+from otel_progress.console.rows import clean_text
 from otel_progress.errors import MissingExtraError, PreviewError
 from otel_progress.previews import media
-from otel_progress.previews.images import as_png, cells, is_picture
+from otel_progress.previews.images import is_image_type, render_cells, to_png
 from otel_progress.previews.stores.base import Store, read_checked
 from otel_progress.records import Preview
 from otel_progress.text import escape_controls
 
 ImageProtocol: TypeAlias = Literal["kitty", "iterm", "blocks"]
-"""How a terminal shows pictures: by the protocol of kitty or of iTerm2, or as coloured half blocks."""
+"""Image protocol of a terminal: kitty, iTerm2, or coloured half blocks."""
 
 
-MOST_SHOWN: Final = 4
-"""Pictures and texts that are shown: the newest of each level and name."""
+MAX_SHOWN: Final = 4
+"""Images and texts that are shown, of the newest per level and name."""
 
 
-_WIDEST: Final = 80
+_MAX_COLUMNS: Final = 80
+"""Width of an image on a larger terminal."""
 
 
-_HIGHEST: Final = 24
+_MAX_LINES: Final = 24
+"""Height of an image on a larger terminal."""
 
 
-_MOST_LINES: Final = 40
+_MAX_TEXT_LINES: Final = 40
+"""Lines of a text preview that are written.
+
+The others are counted.
+"""
 
 
-_CHUNK: Final = 4_096
+_CHUNK_BYTES: Final = 4_096
+"""Longest chunk of kitty's protocol.
+
+Longer images are sent in several chunks.
+"""
 
 
 def write_previews(previews: Sequence[Preview], store: Store | None, *, color: bool | None) -> None:
-    """Write the list, and the newest of each level and name as the terminal can show it; to a file or a pipe only the list."""
+    """Write a list of previews and the content of the newest per level and name.
+
+    Images are written only to a terminal, in the protocol it supports.
+    """
     echo()
     echo(style_text("Previews", "bold"))
     if not previews:
         echo("  none")
         return
     for preview in previews:
-        echo(f"  {_line(preview)}")
-    way = (
+        echo(f"  {_format_preview(preview)}")
+    protocol = (
         image_protocol(os.environ, getattr(sys.stdout, "encoding", None) or "", color)
         if sys.stdout.isatty()
         else None
     )
     newest = {(preview.path, preview.name): preview for preview in previews}
-    for preview in [*newest.values()][-MOST_SHOWN:]:
-        _show(preview, store, way)
+    for preview in [*newest.values()][-MAX_SHOWN:]:
+        _write_content(preview, store, protocol)
 
 
 def image_protocol(environ: Mapping[str, str], encoding: str, color: bool | None) -> ImageProtocol | None:
-    """Return how the terminal of an environment shows pictures; None when it shows none, or no colours are wanted."""
+    """Return the image protocol of a terminal.
+
+    None without images or colours.
+    """
     term, program = environ.get("TERM", ""), environ.get("TERM_PROGRAM", "")
     if color is False or term in ("", "dumb") or (environ.get("NO_COLOR") and not color):
         return None
-    inside = "TMUX" in environ or term.startswith(("screen", "tmux"))  # which passes no pictures on
-    if not inside and (term == "xterm-kitty" or "KITTY_WINDOW_ID" in environ or program == "ghostty"):
+    # Why: tmux and screen do not forward images.
+    in_multiplexer = "TMUX" in environ or term.startswith(("screen", "tmux"))
+    if not in_multiplexer and (term == "xterm-kitty" or "KITTY_WINDOW_ID" in environ or program == "ghostty"):
         return "kitty"
-    if not inside and (program in ("iTerm.app", "WezTerm") or environ.get("LC_TERMINAL") == "iTerm2"):
+    if not in_multiplexer and (program in ("iTerm.app", "WezTerm") or environ.get("LC_TERMINAL") == "iTerm2"):
         return "iterm"
     return "blocks" if encoding.lower().replace("-", "") == "utf8" else None
 
 
-def _line(preview: Preview) -> str:
+def _format_preview(preview: Preview) -> str:
     size = "" if preview.width is None else f"{preview.width}x{preview.height} "
-    place = f" {clean(preview.path)}" if preview.path else ""
-    facts = f"{size}{preview.media_type.partition(';')[0]}, {quantity(preview.size_bytes, 'byte')}"
-    figures = f"{preview.number:>4}  {moment(preview.at)}  {percentage(preview.ratio):>5}"
-    return f"{figures}  {clean(preview.name)}{place}  {escape_controls(facts)}  {style_text(escape_controls(preview.location), 'dim')}"
+    path = f" {clean_text(preview.path)}" if preview.path else ""
+    facts = f"{size}{preview.media_type.partition(';')[0]}, {format_quantity(preview.size_bytes, 'byte')}"
+    figures = f"{preview.number:>4}  {format_moment(preview.at)}  {format_percentage(preview.ratio):>5}"
+    location = style_text(escape_controls(preview.location), "dim")
+    return f"{figures}  {clean_text(preview.name)}{path}  {escape_controls(facts)}  {location}"
 
 
-def _show(preview: Preview, store: Store | None, way: ImageProtocol | None) -> None:
-    isa = is_picture(preview.media_type)
-    if isa and way is None:
+def _write_content(preview: Preview, store: Store | None, protocol: ImageProtocol | None) -> None:
+    is_image = is_image_type(preview.media_type)
+    if is_image and protocol is None:
         return
     echo()
-    echo(style_text(f"{clean(preview.name)}, number {preview.number}", "bold"))
+    echo(style_text(f"{clean_text(preview.name)}, number {preview.number}", "bold"))
     try:
         if store is None:
-            raise PreviewError("no place for previews is set: previews=false")
+            raise PreviewError(
+                "Invalid setting previews=false: expected a preview store. Set OTEL_PROGRESS_PREVIEWS."
+            )
         content = read_checked(store, preview)
-        for line in _drawn(content, preview, way) if isa else _written(content):
-            click.echo(line, color=True) if isa else echo(line)
+        for line in _draw_picture(content, preview, protocol) if is_image else _format_text(content):
+            click.echo(line, color=True) if is_image else echo(line)
     except (PreviewError, MissingExtraError, OSError) as error:
         echo(f"  {escape_controls(str(error))}")
 
 
-def _drawn(content: bytes, preview: Preview, way: ImageProtocol | None) -> Iterator[str]:
+def _draw_picture(content: bytes, preview: Preview, protocol: ImageProtocol | None) -> Iterator[str]:
     columns, lines = shutil.get_terminal_size()
-    columns, lines = max(1, min(columns, _WIDEST)), max(1, min(lines - 4, _HIGHEST))
-    if way == "kitty":
-        yield kitty(content if preview.media_type == media.PNG else as_png(content), lines)
-    elif way == "iterm":
-        yield iterm(content, lines)
+    columns, lines = max(1, min(columns, _MAX_COLUMNS)), max(1, min(lines - 4, _MAX_LINES))
+    if protocol == "kitty":
+        yield encode_kitty(content if preview.media_type == media.PNG else to_png(content), lines)
+    elif protocol == "iterm":
+        yield encode_iterm(content, lines)
     else:
-        deep = os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit")
-        yield from blocks(cells(content, columns, lines), deep=deep)
+        is_true_colour = os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit")
+        yield from draw_blocks(render_cells(content, columns, lines), is_true_colour=is_true_colour)
 
 
-def _written(content: bytes) -> Iterator[str]:
-    """Yield the first lines of a text, with nothing in them that a terminal would obey."""
+def _format_text(content: bytes) -> Iterator[str]:
+    """Yield the first lines of a text with escaped control characters."""
     lines = content.decode("utf-8", "replace").splitlines()
-    for line in lines[:_MOST_LINES]:
+    for line in lines[:_MAX_TEXT_LINES]:
         yield f"  {escape_controls(line)}"
-    if len(lines) > _MOST_LINES:
-        yield style_text(f"  and {len(lines) - _MOST_LINES} more lines", "dim")
+    if len(lines) > _MAX_TEXT_LINES:
+        yield style_text(f"  and {len(lines) - _MAX_TEXT_LINES} more lines", "dim")
 
 
-def kitty(png: bytes, lines: int) -> str:
-    """Return the sequences that show a PNG in kitty and its like, ``lines`` high (its graphics protocol, transmission in pieces)."""
+def encode_kitty(png: bytes, lines: int) -> str:
+    """Return the sequences of kitty's graphics protocol for a PNG, ``lines`` high."""
     text = base64.b64encode(png).decode("ascii")
-    pieces = [text[at : at + _CHUNK] for at in range(0, len(text), _CHUNK)]
+    chunks = [text[at : at + _CHUNK_BYTES] for at in range(0, len(text), _CHUNK_BYTES)]
     first = f"a=T,f=100,q=2,r={lines},"
     return "".join(
-        f"\x1b_G{first if index == 0 else ''}m={int(index < len(pieces) - 1)};{piece}\x1b\\"
-        for index, piece in enumerate(pieces)
+        f"\x1b_G{first if index == 0 else ''}m={int(index < len(chunks) - 1)};{chunk}\x1b\\"
+        for index, chunk in enumerate(chunks)
     )
 
 
-def iterm(content: bytes, lines: int) -> str:
-    """Return the sequence that shows a picture in iTerm2 and its like, ``lines`` high (its inline images protocol)."""
+def encode_iterm(content: bytes, lines: int) -> str:
+    """Return the escape sequence of iTerm2's inline image protocol, ``lines`` high."""
     text = base64.b64encode(content).decode("ascii")
     return f"\x1b]1337;File=inline=1;size={len(content)};height={lines};preserveAspectRatio=1:{text}\x07"
 
 
-def blocks(rows: Sequence[Sequence[tuple[int, int, int]]], *, deep: bool) -> Iterator[str]:
-    """Yield lines of half blocks, the upper pixel in the foreground; in 24-bit colours, or the nearest of the usual 256."""
-    code = _true if deep else _indexed
+def draw_blocks(rows: Sequence[Sequence[tuple[int, int, int]]], *, is_true_colour: bool) -> Iterator[str]:
+    """Yield an image as lines of half blocks.
+
+    The upper pixel is the foreground. Uses 24-bit colours or the nearest of 256.
+    """
+    encode = _encode_true_colour if is_true_colour else _encode_indexed_colour
     for upper, lower in zip(rows[::2], rows[1::2], strict=True):
-        line, before = "", ("", "")
+        line, previous = "", ("", "")
         for above, below in zip(upper, lower, strict=True):
-            colours = (code(above), code(below))
-            line += "▀" if colours == before else f"\x1b[38;{colours[0]};48;{colours[1]}m▀"
-            before = colours
+            colours = (encode(above), encode(below))
+            line += "▀" if colours == previous else f"\x1b[38;{colours[0]};48;{colours[1]}m▀"
+            previous = colours
         yield f"{line}\x1b[0m"
 
 
-def _true(colour: tuple[int, int, int]) -> str:
+def _encode_true_colour(colour: tuple[int, int, int]) -> str:
     return "2;{};{};{}".format(*colour)
 
 
-def _indexed(colour: tuple[int, int, int]) -> str:
-    """Return the index of the nearest colour of the 6x6x6 cube, or of the 24 greys."""
+def _encode_indexed_colour(colour: tuple[int, int, int]) -> str:
+    """Return the code of the nearest colour in the 6x6x6 cube or among the 24 greys."""
     if max(colour) - min(colour) < 10:
         grey = round((sum(colour) / 3 - 8) / 10)
         return f"5;{16 if grey < 0 else 231 if grey > 23 else 232 + grey}"

@@ -1,4 +1,4 @@
-"""A batch in one line: where it stands, as people read it. Pure."""
+"""Batches as single lines, and a poller that finds active and finished batches."""
 
 from __future__ import annotations
 
@@ -7,86 +7,91 @@ from typing import Final
 
 from rich.text import Text
 
-from otel_progress.console.format import count, cut_cells, duration, percentage, rate
+from otel_progress.console.format import (
+    cut_cells,
+    format_count,
+    format_duration,
+    format_percentage,
+    format_rate,
+)
 from otel_progress.console.glyphs import STATUS_STYLES, Glyphs
-from otel_progress.console.rows import Part, clean
+from otel_progress.console.rows import Part, clean_text
 from otel_progress.errors import JournalError
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import BatchQuery, Reader
 
-MAX_BATCHES: Final = 3
-"""Batches that a display shows at a time."""
+MAX_SHOWN_BATCHES: Final = 3
+"""Batches that a display shows at a time, the newest."""
 
 
-_BAR: Final = 20
+_BAR_CELLS: Final = 20
 
 
 _UNIT: Final = "operation"
 
 
 class BatchWatch:
-    """Looks at the batches of a Reader: those under way, and those that were and are over. Remembers at most a few."""
+    """Polls a Reader for active batches and for recently finished ones."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._shown: set[str] = set()
+        self._active_ids: set[str] = set()
 
     @property
-    def shown(self) -> bool:
-        """True when the last look found a batch under way."""
-        return bool(self._shown)
+    def has_active(self) -> bool:
+        """True if the last poll found an active batch."""
+        return bool(self._active_ids)
 
-    def look(self) -> tuple[Sequence[BatchSnapshot], Sequence[BatchSnapshot]]:
-        """Return the first few batches under way, and those of the last look that are over by now.
+    def poll(self) -> tuple[Sequence[BatchSnapshot], Sequence[BatchSnapshot]]:
+        """Return the newest active batches, and those that finished since the last poll.
 
-        A batch that waits for its first operation says nothing yet. Nothing comes while a journal cannot be read.
+        A batch without operations is omitted. Both are empty while the journal is unreadable.
         """
         try:
-            at_work = [
-                one
-                for one in self._reader.batches(MAX_BATCHES)
-                if not one.is_finished and any(one.counts.values())
+            active = [
+                batch
+                for batch in self._reader.batches(BatchQuery(MAX_SHOWN_BATCHES))
+                if not batch.is_finished and any(batch.counts.values())
             ]
-            gone = self._shown - {batch.id for batch in at_work}
-            found = [self._reader.batch(id_) for id_ in sorted(gone)]
+            inactive_ids = self._active_ids - {batch.id for batch in active}
+            inactive = [self._reader.batch(id_) for id_ in sorted(inactive_ids)]
         except JournalError:
             return (), ()
-        self._shown = {batch.id for batch in at_work}
-        return at_work, [batch for batch in found if batch is not None and batch.is_finished]
+        self._active_ids = {batch.id for batch in active}
+        return active, [batch for batch in inactive if batch is not None and batch.is_finished]
 
 
-def bar(ratio: float | None, width: int, glyphs: Glyphs) -> str:
-    """Return a bar of ``width`` cells; empty while the ratio is unknown, for no bar can be drawn of that."""
-    if ratio is None:
-        return ""
-    halves = int(min(1.0, max(0.0, ratio)) * width * 2 + 1e-9)
-    filled = glyphs.full * (halves // 2) + (glyphs.half if halves % 2 else "")
-    return filled + glyphs.rest * (width - len(filled))
+def draw_bar(ratio: float | None, width: int, glyphs: Glyphs) -> str:
+    """Return a bar of ``width`` cells, empty while the ratio is unknown."""
+    return "" if ratio is None else "".join(glyphs.draw_bar(ratio, width))
 
 
-def batch_title(batch: BatchSnapshot) -> str:
-    """Return what a batch is called: its type and its name, once when they are the same."""
-    kind, name = clean(batch.type), clean(batch.name) or clean(batch.id)
+def format_batch_title(batch: BatchSnapshot) -> str:
+    """Return the type and name of a batch, or only the name if both are equal."""
+    kind, name = clean_text(batch.type), clean_text(batch.name) or clean_text(batch.id)
     return name if name == kind else f"{kind} {name}"
 
 
-def batch_figures(batch: BatchSnapshot) -> list[Part]:
-    """Return percentage, what has ended of what, what runs and what failed, pace and remaining time, each with its style."""
+def format_batch_figures(batch: BatchSnapshot) -> list[Part]:
+    """Return the figures of a batch with styles: percentage, counts, rate and times."""
     counts, elapsed = batch.counts, batch.elapsed_seconds
     parts = [
-        (percentage(batch.ratio), "bold"),
-        (count(batch.finished_count, batch.total, _UNIT), ""),
+        (format_percentage(batch.ratio), "bold"),
+        (format_count(batch.finished_count, batch.total, _UNIT), ""),
         (
             f"{counts[Status.RUNNING]} running" if counts[Status.RUNNING] else "",
             STATUS_STYLES[Status.RUNNING],
         ),
         (f"{counts[Status.FAILED]} failed" if counts[Status.FAILED] else "", "red"),
         (f"{counts[Status.CANCELLED]} cancelled" if counts[Status.CANCELLED] else "", "yellow"),
-        (batch_pace(batch), "dim"),
-        (f"in {duration(elapsed)}" if batch.is_finished else f"after {duration(elapsed)}", "dim"),
+        (format_batch_rate(batch), "dim"),
         (
-            f"{duration(batch.remaining_s)} left"
+            f"in {format_duration(elapsed)}" if batch.is_finished else f"after {format_duration(elapsed)}",
+            "dim",
+        ),
+        (
+            f"{format_duration(batch.remaining_s)} left"
             if batch.remaining_s is not None and not batch.is_finished
             else "",
             "dim",
@@ -95,31 +100,46 @@ def batch_figures(batch: BatchSnapshot) -> list[Part]:
     return [part for part in parts if part[0]]
 
 
-def batch_pace(batch: BatchSnapshot) -> str:
-    """Return operations a second (or minute or hour) of late; empty while unknown."""
-    return "" if batch.throughput is None else rate(batch.throughput * 1000.0, 1000.0, _UNIT)
+def format_batch_rate(batch: BatchSnapshot) -> str:
+    """Return the recent rate in operations per second, minute or hour.
+
+    Empty while unknown.
+    """
+    return "" if batch.throughput is None else format_rate(batch.throughput * 1000.0, 1000.0, _UNIT)
 
 
-def batch_line(batch: BatchSnapshot, width: int, glyphs: Glyphs) -> Text:
-    """Return a batch as a line of at most ``width`` cells; what stands last gives way first."""
+def render_batch(batch: BatchSnapshot, width: int, glyphs: Glyphs) -> Text:
+    """Return a batch as a line of at most ``width`` cells.
+
+    The last parts are cut first.
+    """
     style = STATUS_STYLES[batch.status]
-    drawn = bar(batch.ratio, _BAR, glyphs) if width >= 4 * _BAR else ""
+    bar = draw_bar(batch.ratio, _BAR_CELLS, glyphs) if width >= 4 * _BAR_CELLS else ""
     parts: list[Part] = [
         (glyphs.status(batch.status), style),
-        (cut_cells(batch_title(batch), max(1, width // 3), glyphs.more), "bold"),
+        (cut_cells(format_batch_title(batch), max(1, width // 3), glyphs.more), "bold"),
     ]
     line = Text(no_wrap=True, overflow="crop")
-    for text, look in (*parts, (drawn, style), *batch_figures(batch)):
-        room = width - line.cell_len - 1
-        if text and room > 1:
-            line.append(" " if line.cell_len else "").append(cut_cells(text, room, glyphs.more), look or None)
+    for text, part_style in (*parts, (bar, style), *format_batch_figures(batch)):
+        free_cells = width - line.cell_len - 1
+        if text and free_cells > 1:
+            line.append(" " if line.cell_len else "").append(
+                cut_cells(text, free_cells, glyphs.more), part_style or None
+            )
     return line
 
 
-def batch_text(batch: BatchSnapshot) -> str:
-    """Return a batch as plain text: its title, its id when that is another, its status and its figures."""
-    id_ = clean(batch.id)
-    named = f" ({id_})" if id_ != clean(batch.name) else ""
+def format_batch(batch: BatchSnapshot) -> str:
+    """Return a batch as plain text: title, ID, status and figures.
+
+    An ID equal to the name is omitted.
+    """
+    id_ = clean_text(batch.id)
+    id_note = f" ({id_})" if id_ != clean_text(batch.name) else ""
     return " ".join(
-        (f"{batch_title(batch)}{named}", batch.status.value, *(text for text, _ in batch_figures(batch)))
+        (
+            f"{format_batch_title(batch)}{id_note}",
+            batch.status.value,
+            *(text for text, _ in format_batch_figures(batch)),
+        )
     )

@@ -1,4 +1,4 @@
-"""Text measured in terminal cells: wide characters take two, combining ones none."""
+"""Formats of counts, rates, durations and times, and text cut to terminal cells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from otel_progress.model import Eta, Number
 from otel_progress.text import escape_controls
 
 
-def fit(text: str, width: int, more: str = "…") -> str:
+def fit_cells(text: str, width: int, more: str = "…") -> str:
     """Return ``text`` cut or padded to exactly ``width`` cells."""
     if cell_len(text) <= width:
         return set_cell_size(text, width)
@@ -20,7 +20,10 @@ def fit(text: str, width: int, more: str = "…") -> str:
 
 
 def cut_cells(text: str, width: int, more: str = "…") -> str:
-    """Return ``text`` cut to at most ``width`` cells; what is cut off becomes ``more``."""
+    """Return ``text`` cut to at most ``width`` cells.
+
+    A cut text ends in ``more``.
+    """
     if cell_len(text) <= width:
         return text
     if width <= cell_len(more):
@@ -29,7 +32,7 @@ def cut_cells(text: str, width: int, more: str = "…") -> str:
 
 
 UNKNOWN: Final = "?"
-"""What stands for a figure that is not finite or not known."""
+"""Text of a figure that is unknown or not finite."""
 
 
 _BYTE_UNITS: Final = frozenset({"byte", "bytes", "b", "by"})
@@ -38,26 +41,32 @@ _BYTE_UNITS: Final = frozenset({"byte", "bytes", "b", "by"})
 _PREFIXES: Final = ("", "k", "M", "G", "T", "P", "E")
 
 
-_LARGEST_PLAIN: Final = 1_000_000
+_MAX_UNSCALED: Final = 1_000_000
 
 
-_MAX_UNIT: Final = 16
+_MAX_UNIT_CHARS: Final = 16
 
 
-_SHORTEST_S: Final = 0.1
+_MIN_SHOWN_S: Final = 0.1
 
 
-_LONGEST_S: Final = 1e15
-"""A duration beyond this is no duration, and its digits would fill a line."""
+_MAX_SHOWN_S: Final = 1e15
+"""Longest duration shown.
+
+A longer one is unknown, because its digits would fill a line.
+"""
 
 
-_LEAST_S: Final = 1.0
-""""At least" less than this says nothing."""
+_MIN_LOWER_BOUND_S: Final = 1.0
+"""Shortest lower bound shown as "at least".
+
+A shorter one is omitted.
+"""
 
 
-def duration(seconds: float | None) -> str:
-    """Return a duration in its two largest units: ``0.4s``, ``12s``, ``1m 23s``, ``2h 05m``, ``3d 04h``."""
-    if seconds is None or not abs(seconds) <= _LONGEST_S:  # nor is NaN
+def format_duration(seconds: float | None) -> str:
+    """Return a duration in its two largest units: ``0.4s``, ``1m 23s``, ``3d 04h``."""
+    if seconds is None or not abs(seconds) <= _MAX_SHOWN_S:  # false for NaN
         return UNKNOWN
     seconds = max(0.0, seconds)
     if seconds < 9.95:
@@ -72,108 +81,126 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
 
 
-def moment(timestamp: float | None) -> str:
-    """Return Unix seconds as local ISO 8601 time with its zone, to the second."""
+def format_moment(timestamp: float | None) -> str:
+    """Return Unix seconds as local ISO 8601 time with its zone, in whole seconds."""
     if timestamp is None:
         return UNKNOWN
     try:
         return datetime.fromtimestamp(timestamp, tz=timezone.utc).astimezone().isoformat(timespec="seconds")
-    except (OverflowError, OSError, ValueError):  # another process's row may hold any number
+    except (OverflowError, OSError, ValueError):  # a journal can contain any number
         return UNKNOWN
 
 
-def percentage(ratio: float | None, *, estimated: bool = False) -> str:
-    """Return a ratio as whole per cent, rounded down so that 100% means done; empty while unknown. An estimated one is ``~42%``."""
+def format_percentage(ratio: float | None, *, estimated: bool = False) -> str:
+    """Return a ratio as ``42%``, or ``~42%`` if estimated.
+
+    Empty while unknown. Rounded down, so that ``100%`` means complete.
+    """
     if ratio is None or not math.isfinite(ratio):
         return ""
     return f"{'~' if estimated else ''}{math.floor(min(1.0, max(0.0, ratio)) * 100 + 1e-9)}%"
 
 
-def left(eta: Eta | None, *, bounds: bool = True) -> str:
-    """Return an estimate for a line of figures: ``12m 05s left (10m to 15m)``, ``at least 3m 00s left``, ``any moment``.
+def format_time_left(eta: Eta | None, *, bounds: bool = True) -> str:
+    """Return the time left with the word "left": ``12m 05s left (10m to 15m)``.
 
-    Empty while it knows nothing. ``bounds`` False leaves the interval out.
+    Other forms are ``at least 3m 00s left`` and ``any moment``. Empty while unknown. Without
+    ``bounds`` the interval is omitted.
     """
-    return _remaining(eta, " left", bounds=bounds)
+    return _format_estimate(eta, " left", bounds=bounds)
 
 
-def remaining(eta: Eta | None, *, bounds: bool = True) -> str:
-    """Return the same under a heading that says "remaining" already: ``12m 05s (10m to 15m)``, ``at least 3m 00s``."""
-    return _remaining(eta, "", bounds=bounds)
+def format_remaining(eta: Eta | None, *, bounds: bool = True) -> str:
+    """Return the time left without the word "left", for a column or label.
+
+    Otherwise like ``format_time_left``.
+    """
+    return _format_estimate(eta, "", bounds=bounds)
 
 
-def _remaining(eta: Eta | None, word: str, *, bounds: bool) -> str:
+def _format_estimate(eta: Eta | None, word: str, *, bounds: bool) -> str:
     if eta is None:
         return ""
-    if eta.remaining_s is None:  # stalled: all that is known is that less than this cannot be
-        least = eta.low_s
+    if eta.remaining_s is None:  # stalled: only the lower bound is known
+        low_s = eta.low_s
         return (
-            f"at least {duration(least)}{word}" if least is not None and _LEAST_S <= least < math.inf else ""
+            f"at least {format_duration(low_s)}{word}"
+            if low_s is not None and _MIN_LOWER_BOUND_S <= low_s < math.inf
+            else ""
         )
-    text = f"{duration(eta.remaining_s)}{word}" if not eta.remaining_s < _SHORTEST_S else "any moment"
+    text = f"{format_duration(eta.remaining_s)}{word}" if not eta.remaining_s < _MIN_SHOWN_S else "any moment"
     if not bounds or eta.low_s is None or eta.high_s is None:
         return text
-    low, high = roughly(eta.low_s), roughly(eta.high_s, up=True)
+    low, high = format_bound(eta.low_s), format_bound(eta.high_s, up=True)
     return text if low == high else f"{text} ({low} to {high})"
 
 
-def roughly(seconds: float, *, up: bool = False) -> str:
-    """Return a duration without a precision that a bound does not have: ``8s``, ``1m 20s``, ``12m``, ``2h 05m``.
+def format_bound(seconds: float, *, up: bool = False) -> str:
+    """Return a bound with reduced precision: ``8s``, ``1m 20s``, ``12m``.
 
-    Rounded down, or ``up``, so that an interval gets wider by it and never narrower.
+    Rounded down or ``up``, so that an interval can only become wider.
     """
-    if not abs(seconds) <= _LONGEST_S:  # nor is NaN
+    if not abs(seconds) <= _MAX_SHOWN_S:  # false for NaN
         return UNKNOWN
     step = 1 if seconds < 60 else 10 if seconds < 600 else 60
     steps = math.ceil(seconds / step - 1e-6) if up else math.floor(seconds / step + 1e-6)
     whole = max(0, steps) * step
     if whole < 60:
         return f"{whole}s"
-    return duration(whole) if whole >= 3600 or whole % 60 else f"{whole // 60}m"
+    return format_duration(whole) if whole >= 3600 or whole % 60 else f"{whole // 60}m"
 
 
-def quantity(value: Number, unit: str | None = None) -> str:
-    """Return a count without its unit: ``250``, ``3.5``, ``12.3M``; for bytes with it: ``1.2 MB``."""
+def format_quantity(value: Number, unit: str | None = None) -> str:
+    """Return a count without its unit: ``250``, ``3.5``, ``12.3M``.
+
+    Bytes include the unit: ``1.2 MB``.
+    """
     if not math.isfinite(value):
         return UNKNOWN
-    if is_bytes(unit):
-        return _scaled(float(value), " ") + "B"
-    if abs(value) >= _LARGEST_PLAIN:
-        return _scaled(float(value), "")
+    if is_byte_unit(unit):
+        return _scale_number(float(value), " ") + "B"
+    if abs(value) >= _MAX_UNSCALED:
+        return _scale_number(float(value), "")
     return f"{value:.4g}" if isinstance(value, float) and not value.is_integer() else str(int(value))
 
 
-def count(current: Number, total: Number | None, unit: str | None) -> str:
-    """Return what is done of what: ``100/500 files``, ``3 files`` while the total is unknown, ``1.2 MB/3.4 GB``."""
-    done = quantity(current, unit)
-    amount = done if total is None else f"{done}/{quantity(total, unit)}"
-    if unit is None or is_bytes(unit):
+def format_count(current: Number, total: Number | None, unit: str | None) -> str:
+    """Return a count with total and unit: ``100/500 files``, ``1.2 MB/3.4 GB``.
+
+    Without a total: ``3 files``.
+    """
+    done = format_quantity(current, unit)
+    amount = done if total is None else f"{done}/{format_quantity(total, unit)}"
+    if unit is None or is_byte_unit(unit):
         return amount
-    return f"{amount} {plural(unit, current if total is None else total)}"
+    return f"{amount} {pluralize_unit(unit, current if total is None else total)}"
 
 
-def rate(current: Number, seconds: float, unit: str | None) -> str:
-    """Return units a second, or a minute or hour when that is slow; empty before anything can be said."""
-    if seconds < _SHORTEST_S or current <= 0 or not math.isfinite(current) or not math.isfinite(seconds):
+def format_rate(current: Number, seconds: float, unit: str | None) -> str:
+    """Return a rate per second, minute or hour. Empty while unknown."""
+    if seconds < _MIN_SHOWN_S or current <= 0 or not math.isfinite(current) or not math.isfinite(seconds):
         return ""
     per_second = current / seconds
-    if is_bytes(unit):
-        return f"{quantity(per_second, unit)}/s"
+    if is_byte_unit(unit):
+        return f"{format_quantity(per_second, unit)}/s"
     if per_second >= 1.0:
-        return f"{_significant(per_second)}/s"
+        return f"{_format_rate_value(per_second)}/s"
     if per_second * 60.0 >= 1.0:
-        return f"{_significant(per_second * 60.0)}/min"
-    return f"{_significant(per_second * 3600.0)}/h"
+        return f"{_format_rate_value(per_second * 60.0)}/min"
+    return f"{_format_rate_value(per_second * 3600.0)}/h"
 
 
-def is_bytes(unit: str | None) -> bool:
-    """Return whether a unit means bytes, whose counts are shown in kB, MB, GB."""
+def is_byte_unit(unit: str | None) -> bool:
+    """Return whether a unit is bytes, whose counts are shown in kB, MB or GB."""
     return unit is not None and unit.lower() in _BYTE_UNITS
 
 
-def plural(unit: str, number: Number) -> str:
-    """Return an English unit for a number of them; symbols and short forms (``%``, ``MB``, ``px``) stay as they are."""
-    unit = escape_controls(unit if len(unit) <= _MAX_UNIT else unit[: _MAX_UNIT - 1] + "…")
+def pluralize_unit(unit: str, number: Number) -> str:
+    """Return the English plural of a unit unless ``number`` is 1.
+
+    Symbols and short forms (``%``, ``MB``, ``px``) are unchanged.
+    """
+    unit = escape_controls(unit if len(unit) <= _MAX_UNIT_CHARS else unit[: _MAX_UNIT_CHARS - 1] + "…")
     if (
         number == 1
         or len(unit) < 3
@@ -190,14 +217,14 @@ def plural(unit: str, number: Number) -> str:
     return unit + "s"
 
 
-def _significant(value: float) -> str:
-    if value >= _LARGEST_PLAIN:
-        return _scaled(value, "")
+def _format_rate_value(value: float) -> str:
+    if value >= _MAX_UNSCALED:
+        return _scale_number(value, "")
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}"
 
 
-def _scaled(value: float, gap: str) -> str:
-    """Return a number with a decimal prefix: ``999``, ``1.2k``, ``34.5M``."""
+def _scale_number(value: float, gap: str) -> str:
+    """Return a number with a metric prefix: ``999``, ``1.2k``, ``34.5M``."""
     index = 0
     while abs(value) >= 999.95 and index < len(_PREFIXES) - 1:
         value /= 1000.0

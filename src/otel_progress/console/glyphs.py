@@ -1,4 +1,4 @@
-"""The signs of the terminal display, in Unicode and in ASCII for encodings that cannot carry them."""
+"""Glyphs of the terminal display, in Unicode and in ASCII."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from otel_progress.operations import Condition
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """One set of signs, each one cell wide; ``pulse`` is three cells that travel along the bar of an unknown total."""
+    """Set of glyphs, each one cell wide.
+
+    ``pulse`` has three cells and moves along a bar without a total.
+    """
 
     pending: str
     running: str
@@ -27,9 +30,15 @@ class Glyphs:
     dot: str
 
     def status(self, status: Status) -> str:
-        """Return the sign of a status."""
-        sign: str = getattr(self, status.value)
-        return sign
+        """Return the glyph of a status."""
+        glyph: str = getattr(self, status.value)
+        return glyph
+
+    def draw_bar(self, ratio: float, width: int) -> tuple[str, str]:
+        """Return the filled and the empty part of a bar of ``width`` cells."""
+        halves = int(min(1.0, max(0.0, ratio)) * width * 2 + 1e-9)
+        filled = self.full * (halves // 2) + (self.half if halves % 2 else "")
+        return filled, self.rest * (width - len(filled))
 
 
 UNICODE: Final = Glyphs("·", "●", "✓", "✗", "■", "–", "━", "╸", "─", "━━━", "…", "·")
@@ -59,11 +68,11 @@ CONDITION_STYLES: Final = {
 """Colour of a condition."""
 
 
-def glyphs_for(encoding: str | None) -> Glyphs:
-    """Return the Unicode signs when ``encoding`` can carry all of them, else the ASCII ones."""
-    signs = "".join(str(getattr(UNICODE, name)) for name in Glyphs.__slots__)
+def choose_glyphs(encoding: str | None) -> Glyphs:
+    """Return the Unicode glyphs if ``encoding`` can encode them, otherwise ASCII."""
+    characters = "".join(str(getattr(UNICODE, name)) for name in Glyphs.__slots__)
     try:
-        signs.encode(encoding or "ascii")
+        characters.encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return ASCII
     return UNICODE

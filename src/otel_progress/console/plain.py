@@ -1,4 +1,4 @@
-"""Which operations ended in a batch, and how they stood then."""
+"""Plain display for files and pipes: one line per change, no escape sequences."""
 
 from __future__ import annotations
 
@@ -7,55 +7,75 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TextIO
 
-from otel_progress.console.batches import BatchWatch, batch_text
-from otel_progress.console.format import duration, left, moment
+from otel_progress.console.batches import BatchWatch, format_batch
+from otel_progress.console.format import format_duration, format_moment, format_time_left
 from otel_progress.console.rate_limit import RateLimiter
 from otel_progress.console.rows import (
-    cancelling_note,
-    clean,
-    condition_note,
-    failure_text,
-    figures,
-    state_notes,
-    title,
+    clean_text,
+    format_cancelling,
+    format_condition,
+    format_failure,
+    format_figures,
+    format_state_notes,
+    format_title,
 )
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import ChangeSet, Reader
 
 
-def ended_roots(batch: ChangeSet) -> list[LevelSnapshot]:
-    """Return the operations that ended, as their own levels; one that ended twice under an id counts twice."""
-    return [snapshot for snapshot in batch.snapshots if not snapshot.info.path and snapshot.status.finished]
+def find_finished_roots(change_set: ChangeSet) -> list[LevelSnapshot]:
+    """Return the root levels of the operations that finished.
+
+    Two runs of one ID are both returned.
+    """
+    return [root for root in _select_roots(change_set.snapshots) if root.status.finished]
 
 
-def ended_operation(
-    reader: Reader, batch: ChangeSet, root: LevelSnapshot, *, levels: bool = True
+def load_finished_operation(
+    reader: Reader, change_set: ChangeSet, root: LevelSnapshot, *, levels: bool = True
 ) -> OperationSnapshot:
-    """Return an ended operation with its levels as the reader still has them; without, when it has a newer run of that id."""
+    """Return a finished operation with its levels.
+
+    Without levels if the reader has a newer run of the ID.
+    """
     if levels:
-        found = reader.get(root.info.operation_id)
-        if found is not None and found.run == root.info.run:
-            return found
-    return OperationSnapshot(root, (), batch.at, batch.clock, batch.instance)
+        operation = reader.get(root.info.operation_id)
+        if operation is not None and operation.run == root.info.run:
+            return operation
+    return _wrap_root(root, change_set)
+
+
+def _wrap_root(root: LevelSnapshot, change_set: ChangeSet) -> OperationSnapshot:
+    """Return an operation without levels below its root."""
+    return OperationSnapshot(root, (), change_set.at, change_set.clock, change_set.instance)
 
 
 INTERVAL_S: Final = 5.0
-"""Seconds between two lines of one operation."""
+"""Seconds between two status lines of an operation."""
 
 
 MAX_OPERATIONS: Final = 20
-"""Operations that get a line at one interval; the others are counted."""
+"""Operations with a status line per interval.
+
+The others are counted.
+"""
 
 
-_MAX_LINE: Final = 1000
+_MAX_LINE_CHARS: Final = 1000
+"""Longest line.
+
+Longer ones are cut.
+"""
 
 
 class PlainConsole:
-    """A Sink that writes plain lines to ``stream`` (default: stderr). Also takes operations directly, see ``show``.
+    """Sink that writes plain lines to ``stream`` (default: stderr).
 
-    No escapes, no carriage returns; a line stands for itself. Starts, ends and failed levels beyond the allowance are counted in
-    one line. ``clock`` is monotonic, in seconds.
+    It writes no escape sequences.
+
+    ``show_operations`` accepts operations directly. Lines for starts, ends and failed levels beyond
+    the rate limit are only counted. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
@@ -72,121 +92,124 @@ class PlainConsole:
         self._stream = stream if stream is not None else sys.stderr
         self._interval = interval
         self._clock = clock
-        self._allowance = RateLimiter(clock)
-        self._known: dict[str, Status] = {}
-        self._due: float | None = None
+        self._rate_limiter = RateLimiter(clock)
+        self._running: dict[str, Status] = {}
+        self._next_status_at: float | None = None
 
-    def write(self, batch: ChangeSet) -> None:
-        """Write what one tick brought: starts, ends, failed levels, and the state of all when the interval is over."""
-        for snapshot in batch.snapshots:
+    def write(self, change_set: ChangeSet) -> None:
+        """Write the changes of one tick, and all operations once per interval."""
+        for snapshot in change_set.snapshots:
             if snapshot.info.path and snapshot.status is Status.FAILED:
-                self._failed_level(snapshot, batch.at)
-        for root in _roots(batch.snapshots):
-            if not root.status.finished and root.info.run not in self._known:
-                self._started(OperationSnapshot(root, (), batch.at, batch.clock, batch.instance))
-        for root in ended_roots(batch):
-            self._ended(ended_operation(self._reader, batch, root, levels=False))
-        if self._known:
-            self._state(lambda: self._reader.active(levels=False))
-        self._count_refused(batch.at)
+                self._write_failed_level(snapshot, change_set.at)
+        for root in _select_roots(change_set.snapshots):
+            if not root.status.finished and root.info.run not in self._running:
+                self._write_start(_wrap_root(root, change_set))
+        for root in find_finished_roots(change_set):
+            self._write_end(load_finished_operation(self._reader, change_set, root, levels=False))
+        if self._running:
+            self._write_status(lambda: self._reader.active(levels=False))
+        self._write_suppressed_count(change_set.at)
 
-    def show(self, active: Sequence[OperationSnapshot], ended: Sequence[OperationSnapshot] = ()) -> None:
-        """Write what changed since the last call: operations that are new, those that ended, the state of all when it is time."""
+    def show_operations(
+        self, active: Sequence[OperationSnapshot], finished: Sequence[OperationSnapshot] = ()
+    ) -> None:
+        """Write new and finished operations, and the status of all once per interval."""
         for operation in active:
-            if operation.run not in self._known:
-                self._started(operation)
-        for operation in ended:
-            self._ended(operation)
+            if operation.run not in self._running:
+                self._write_start(operation)
+        for operation in finished:
+            self._write_end(operation)
         if active:
-            self._state(lambda: active)
-            self._count_refused(active[0].read_at)
+            self._write_status(lambda: active)
+            self._write_suppressed_count(active[0].read_at)
 
     def close(self) -> None:
-        """Say what has not been said; the stream stays open, it belongs to somebody else."""
-        self._groups(under_way=False)
-        self._count_refused(time.time())
+        """Write finished batches and the suppressed count. The stream remains open."""
+        self._write_batches(include_active=False)
+        self._write_suppressed_count(time.time())
 
-    def _started(self, operation: OperationSnapshot) -> None:
-        self._known[operation.run] = operation.status
-        if self._due is None:
-            self._due = self._clock() + self._interval
-        if self._allowance.allow():
-            self._put(operation_line(operation))
+    def _write_start(self, operation: OperationSnapshot) -> None:
+        self._running[operation.run] = operation.status
+        if self._next_status_at is None:
+            self._next_status_at = self._clock() + self._interval
+        if self._rate_limiter.allow():
+            self._write_line(format_operation(operation))
 
-    def _ended(self, operation: OperationSnapshot) -> None:
-        self._known.pop(operation.run, None)
-        if not self._known:
-            self._due = None
-            self._groups()
-        if self._allowance.allow():
-            self._put(operation_line(operation))
+    def _write_end(self, operation: OperationSnapshot) -> None:
+        self._running.pop(operation.run, None)
+        if not self._running:
+            self._next_status_at = None
+            self._write_batches()
+        if self._rate_limiter.allow():
+            self._write_line(format_operation(operation))
 
-    def _failed_level(self, level: LevelSnapshot, at: float) -> None:
-        if self._allowance.allow():
+    def _write_failed_level(self, level: LevelSnapshot, at: float) -> None:
+        if self._rate_limiter.allow():
             parts = (
-                moment(at),
-                clean(level.info.operation_id),
-                title(level),
+                format_moment(at),
+                clean_text(level.info.operation_id),
+                format_title(level),
                 Status.FAILED.value,
-                failure_text(level),
+                format_failure(level),
             )
-            self._put(" ".join(part for part in parts if part))
+            self._write_line(" ".join(part for part in parts if part))
 
-    def _state(self, active: Callable[[], Sequence[OperationSnapshot]]) -> None:
+    def _write_status(self, active: Callable[[], Sequence[OperationSnapshot]]) -> None:
         now = self._clock()
-        if self._due is None or now < self._due:
+        if self._next_status_at is None or now < self._next_status_at:
             return
-        self._due = now + self._interval
+        self._next_status_at = now + self._interval
         operations = active()
         for operation in operations[:MAX_OPERATIONS]:
-            self._put(operation_line(operation))
+            self._write_line(format_operation(operation))
         if len(operations) > MAX_OPERATIONS:
-            self._put(
-                f"{moment(operations[0].read_at)} and {len(operations) - MAX_OPERATIONS} more operations"
-            )
-        self._groups()
+            omitted = len(operations) - MAX_OPERATIONS
+            self._write_line(f"{format_moment(operations[0].read_at)} and {omitted} more operations")
+        self._write_batches()
 
-    def _groups(self, *, under_way: bool = True) -> None:
-        """Write the batches under way and those that are over since."""
-        at_work, over = ((), ()) if self._batches is None else self._batches.look()
-        for batch in (*(at_work if under_way else ()), *over):
-            self._put(f"{moment(batch.read_at)} {batch_text(batch)}")
+    def _write_batches(self, *, include_active: bool = True) -> None:
+        """Write active batches and the ones that finished since the last call."""
+        active, finished = ((), ()) if self._batches is None else self._batches.poll()
+        for batch in (*(active if include_active else ()), *finished):
+            self._write_line(f"{format_moment(batch.read_at)} {format_batch(batch)}")
 
-    def _count_refused(self, at: float) -> None:
-        if self._allowance.suppressed and (not self._known or self._allowance.allow()):
-            self._put(f"{moment(at)} {self._allowance.take_suppressed()} more changes not shown")
+    def _write_suppressed_count(self, at: float) -> None:
+        if self._rate_limiter.suppressed and (not self._running or self._rate_limiter.allow()):
+            count = self._rate_limiter.take_suppressed()
+            self._write_line(f"{format_moment(at)} {count} more changes not shown")
 
-    def _put(self, line: str) -> None:
-        line = line if len(line) <= _MAX_LINE else line[: _MAX_LINE - 1] + "…"
+    def _write_line(self, line: str) -> None:
+        line = line if len(line) <= _MAX_LINE_CHARS else line[: _MAX_LINE_CHARS - 1] + "…"
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         self._stream.flush()
 
 
-def operation_line(operation: OperationSnapshot) -> str:
-    """Return an operation in one line: time, type, name, id, status, figures, condition, error or message."""
+def format_operation(operation: OperationSnapshot) -> str:
+    """Return an operation as one line: time, title, status, figures, message."""
     root = operation.root
-    elapsed = operation.elapsed_seconds
-    shown, amount, speed = figures(root, operation.active_seconds_of(root))
-    name = clean(operation.operation_id)
-    note, asked = condition_note(operation, operation.condition), cancelling_note(operation)
+    duration = format_duration(operation.elapsed_seconds)
+    percentage, count, rate = format_figures(root, operation.active_seconds_of(root))
+    name = clean_text(operation.operation_id)
+    condition = format_condition(operation, operation.condition)
+    cancelling = format_cancelling(operation)
     parts = [
-        moment(operation.read_at),
-        title(root),
-        f"({name})" if name != clean(root.info.name) else "",
+        format_moment(operation.read_at),
+        format_title(root),
+        f"({name})" if name != clean_text(root.info.name) else "",
         root.status.value,
-        note[0] if note else "",
-        asked[0] if asked else "",
-        shown,
-        amount,
-        speed,
-        *(text for text, _ in state_notes(root)),
-        f"in {duration(elapsed)}" if root.status.finished else f"after {duration(elapsed)}",
-        left(operation.eta),
+        condition[0] if condition else "",
+        cancelling[0] if cancelling else "",
+        percentage,
+        count,
+        rate,
+        *(text for text, _ in format_state_notes(root)),
+        f"in {duration}" if root.status.finished else f"after {duration}",
+        format_time_left(operation.eta),
     ]
-    text = failure_text(root) if root.status is Status.FAILED else clean(root.message)
+    text = format_failure(root) if root.status is Status.FAILED else clean_text(root.message)
     return " ".join(part for part in parts if part) + (f": {text}" if text else "")
 
 
-def _roots(snapshots: Iterable[LevelSnapshot]) -> Iterable[LevelSnapshot]:
+def _select_roots(snapshots: Iterable[LevelSnapshot]) -> Iterable[LevelSnapshot]:
     return (snapshot for snapshot in snapshots if not snapshot.info.path)

@@ -1,44 +1,53 @@
-"""A bound on lines: what a program says quickly and often is counted instead of shown."""
+"""Token bucket for console lines.
+
+Suppressed lines are counted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-BURST: Final = 20
-"""Lines that may come at once."""
+MAX_BURST_LINES: Final = 20
+"""Lines allowed at once.
+
+Further ones are suppressed.
+"""
 
 
-PER_SECOND: Final = 2.0
-"""Lines a second in the long run."""
+LINES_PER_S: Final = 2.0
+"""Lines allowed per second on average.
+
+Further ones are suppressed.
+"""
 
 
 class RateLimiter:
-    """A token bucket over lines. Not safe for several threads at once; a console is written to by one."""
+    """Token bucket over lines. Not thread-safe: one thread writes to a console."""
 
     def __init__(
-        self, clock: Callable[[], float], *, burst: float = BURST, per_second: float = PER_SECOND
+        self, clock: Callable[[], float], *, burst: float = MAX_BURST_LINES, lines_per_s: float = LINES_PER_S
     ) -> None:
         self._clock = clock
         self._burst = burst
-        self._per_second = per_second
-        self._left = burst
-        self._at = clock()
+        self._lines_per_s = lines_per_s
+        self._tokens = burst
+        self._refilled_at = clock()
         self.suppressed = 0
-        """Lines not allowed since ``take_refused`` was last called."""
+        """Lines suppressed since the last call of ``take_suppressed``."""
 
     def allow(self) -> bool:
-        """Return whether one more line may be written; a refused one is counted."""
+        """Return whether a line may be written. Counts the line if not."""
         now = self._clock()
-        self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
-        self._at = now
-        if self._left < 1.0:
+        self._tokens = min(self._burst, self._tokens + (now - self._refilled_at) * self._lines_per_s)
+        self._refilled_at = now
+        if self._tokens < 1.0:
             self.suppressed += 1
             return False
-        self._left -= 1.0
+        self._tokens -= 1.0
         return True
 
     def take_suppressed(self) -> int:
-        """Return how many lines were refused, and count anew."""
-        refused, self.suppressed = self.suppressed, 0
-        return refused
+        """Return the number of suppressed lines and reset it."""
+        suppressed, self.suppressed = self.suppressed, 0
+        return suppressed

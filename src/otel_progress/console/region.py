@@ -1,12 +1,13 @@
-"""A block of lines at the bottom of a terminal that is redrawn in place, while everything else is written above it.
+"""Block of lines at the bottom of a terminal, redrawn below all other output.
 
-The streams that reach the same terminal (``sys.stdout``, ``sys.stderr``) are not replaced: their ``write`` is hooked on the
-object itself while a block is on screen. So a logging handler that kept an older reference comes out as well as ``print``, nobody
-who swaps ``sys.stdout`` is disturbed, a ``print`` costs two short writes and no rendering, and what goes to a file stays there.
-A line begun without its end (``print("Loading…", end="")``) is continued where it stood.
-
-The cursor is hidden only within the one write that draws a frame, so no way of dying leaves it hidden.
+While a block is on screen, ``write`` is hooked on the stream objects of the same terminal, such as
+``sys.stdout`` and ``sys.stderr``. Output to files is not changed. A partial line, such as
+``print("Loading…", end="")``, continues at its place.
 """
+
+# Why hooks: replacing sys.stdout would miss logging handlers that hold the old stream, and would
+# conflict with programs that replace it themselves. A hooked print costs two short writes.
+# Why the cursor is hidden only within one write: a process that is killed never leaves it hidden.
 
 from __future__ import annotations
 
@@ -23,11 +24,14 @@ from rich.cells import cell_len
 
 from otel_progress.fork import ForkPhase, on_fork
 
-_BEGIN: Final = "\x1b[?25l\x1b[?7l"
-"""Hide the cursor, and do not wrap lines: a character that is wider than thought cannot break the block."""
+_FRAME_START: Final = "\x1b[?25l\x1b[?7l"
+"""Hides the cursor and disables line wrapping.
+
+A character of unknown width then keeps the block intact.
+"""
 
 
-_END: Final = "\x1b[?7h\x1b[?25h"
+_FRAME_END: Final = "\x1b[?7h\x1b[?25h"
 
 
 _CLEAR_LINE: Final = "\x1b[K"
@@ -39,71 +43,70 @@ _CLEAR_BELOW: Final = "\x1b[J"
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;:]*m")
 
 
-_MAX_BEGUN: Final = 1024
+_MAX_PARTIAL_LINE_CHARS: Final = 1024
+"""Characters of a partial line that are remembered, the last."""
 
 
 _FALLBACK_SIZE: Final = (80, 24)
 
 
 class Region:
-    """The block. ``stream`` is a text stream on a terminal; all methods may be called from any thread."""
+    """Block of lines on the terminal of ``stream``. All methods are thread-safe."""
 
     def __init__(self, stream: TextIO, *, size: Callable[[], tuple[int, int]] | None = None) -> None:
         self._stream = stream
-        self._size = size or (lambda: terminal_size(stream))
+        self._size = size or (lambda: get_terminal_size(stream))
         self._lock = RLock()
         self._cells: list[int] = []
         self._width = 0
         self._partial_line = ""
         self._hooks: list[_Hook] = []
-        on_fork(phase=ForkPhase.OUTPUTS, owner=self, after_in_child=Region.forget)
+        on_fork(phase=ForkPhase.OUTPUTS, owner=self, after_in_child=Region.reset_in_child)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows of the terminal now."""
+        """Current columns and rows of the terminal."""
         return self._size()
 
-    def ready(self) -> bool:
-        """Return whether the terminal takes output; one stopped by Ctrl-S would hold up whoever writes."""
+    def is_ready(self) -> bool:
+        """Return whether the terminal accepts output. A write would block after Ctrl-S."""
         try:
             return bool(select.select([], [self._stream.fileno()], [], 0)[1])
-        except (
-            OSError,
-            ValueError,
-            AttributeError,
-        ):  # no file descriptor, or a platform that selects sockets only
+        except (OSError, ValueError, AttributeError):
+            # There is no file descriptor, or the platform can select only sockets.
             return True
 
     def draw(self, lines: Sequence[tuple[str, int]], above: Sequence[str] = ()) -> None:
-        """Write ``above`` for good and replace the block by ``lines`` (text with colours, and its cells); none takes it away.
+        """Write ``above`` permanently and replace the block by ``lines``.
 
-        Raises OSError or ValueError when the terminal is gone.
+        Without ``lines`` the block is removed. A line is its text with colours and its width in
+        cells. Raises OSError or ValueError if the terminal is closed.
         """
         with self._lock:
             if not lines and not above and not self._cells:
                 self.release()
                 return
             if lines and not self._hooks:
-                self._hooks = [_Hook(self, stream) for stream in _streams_on(self._stream)]
+                self._hooks = [_Hook(self, stream) for stream in _find_terminal_streams(self._stream)]
             for hook in self._hooks:
                 hook.flush()
-            rows = self._rows()
-            frame = [_BEGIN, self._to_top()]
+            rows = self._count_rows()
+            frame = [_FRAME_START, self._move_to_top()]
             if above:
-                self._partial_line = ""  # what was begun above can no longer be continued
+                self._partial_line = ""  # it can no longer be continued
             frame.extend(f"{line}{_CLEAR_LINE}\r\n" for line in above)
             frame.extend(f"{line}{_CLEAR_LINE}\r\n" for line, _ in lines)
-            frame.append(_CLEAR_BELOW if lines or above else _wipe(rows))
+            frame.append(_CLEAR_BELOW if lines or above else _clear_rows(rows))
             if not lines and self._partial_line:
-                frame.append(_back_to(self._partial_line))
+                frame.append(_return_to_line(self._partial_line))
             self._cells = [cells for _, cells in lines]
             self._width = self.size[0]
-            self._put("".join((*frame, _END)))
+            self._write_to_terminal("".join((*frame, _FRAME_END)))
             if not lines:
                 self.release()
 
     def release(self) -> None:
-        """Leave on the screen what is there and let go of the streams."""
+        """Keep the current lines on the screen and remove the hooks of the streams."""
         with self._lock:
             self._cells = []
             self._partial_line = ""
@@ -112,43 +115,56 @@ class Region:
             self._hooks = []
 
     def write_above(self, write: Callable[[str], int], text: str) -> int:
-        """Write somebody else's ``text`` above the block: it is taken away here and comes back with the next frame."""
+        """Write ``text`` of the program above the block.
+
+        Removes the block. The next frame draws it again.
+        """
         with self._lock:
             if self._cells and text:
-                with contextlib.suppress(
-                    OSError, ValueError
-                ):  # their write meets the same fate and tells them
-                    self._put(f"{self._to_top()}{_wipe(self._rows())}{_back_to(self._partial_line)}")
+                # Why: the write of the program below fails in the same way and raises.
+                with contextlib.suppress(OSError, ValueError):
+                    self._write_to_terminal(
+                        f"{self._move_to_top()}{_clear_rows(self._count_rows())}{_return_to_line(self._partial_line)}"
+                    )
                 self._cells = []
             result = write(text)
             if self._hooks:
-                begun = text.rpartition("\n")[2] if "\n" in text else self._partial_line + text
-                self._partial_line = "\r".join(begun.split("\r")[-2:])[-_MAX_BEGUN:]
+                partial_line = text.rpartition("\n")[2] if "\n" in text else self._partial_line + text
+                self._partial_line = "\r".join(partial_line.split("\r")[-2:])[-_MAX_PARTIAL_LINE_CHARS:]
             return result
 
-    def forget(self) -> None:
-        """Let go of the streams in a forked child, where a thread that no longer exists may hold the lock."""
+    def reset_in_child(self) -> None:
+        """Remove the hooks in a forked child.
+
+        Uses a new lock, because a lost thread may hold the old one.
+        """
         self._lock = RLock()
         self.release()
 
-    def _to_top(self) -> str:
-        """Return what brings the cursor to where the block begins; a line begun there is ended unless it can be continued."""
+    def _move_to_top(self) -> str:
+        """Return the escape sequence to the start of the block.
+
+        Ends a partial line that cannot be continued.
+        """
         if self._cells:
-            return f"\r\x1b[{self._rows()}A"
+            return f"\r\x1b[{self._count_rows()}A"
         if not self._partial_line:
             return ""
-        if not _can_continue(self._partial_line, self.size[0]):
+        if not _can_continue_line(self._partial_line, self.size[0]):
             self._partial_line = ""
         return "\r\n"
 
-    def _rows(self) -> int:
-        """Rows the block takes now; a terminal made narrower since has wrapped its lines."""
+    def _count_rows(self) -> int:
+        """Rows of the block on screen.
+
+        A terminal that became narrower has wrapped its lines.
+        """
         width = self.size[0]
         if width >= self._width:
             return len(self._cells)
         return sum(max(1, -(-cells // width)) for cells in self._cells)
 
-    def _put(self, text: str) -> None:
+    def _write_to_terminal(self, text: str) -> None:
         encoding = self._stream.encoding or "ascii"
         text = text.encode(encoding, "replace").decode(encoding)
         hook = next((hook for hook in self._hooks if hook.stream is self._stream), None)
@@ -157,7 +173,7 @@ class Region:
 
 
 class _Hook:
-    """The hooked ``write`` and ``writelines`` of one stream."""
+    """Hooked ``write`` and ``writelines`` of one stream."""
 
     def __init__(self, region: Region, stream: TextIO) -> None:
         self.stream = stream
@@ -174,19 +190,25 @@ class _Hook:
         vars(stream).update(write=write, writelines=writelines)
 
     def flush(self) -> None:
-        """Send on what others have written; a stream that was closed has nothing."""
+        """Flush the output of the program. A closed stream is ignored."""
         with contextlib.suppress(OSError, ValueError):
             self.stream.flush()
 
     def remove(self) -> None:
-        """Undo the hook, unless somebody has hooked the stream after us: theirs calls ours, which then only passes on."""
+        """Remove the hook, unless another hook was added later.
+
+        That one calls this hook, which then only forwards.
+        """
         if vars(self.stream).get("write") is self._write:
             vars(self.stream).pop("write", None)
             vars(self.stream).pop("writelines", None)
 
 
-def terminal_size(stream: TextIO) -> tuple[int, int]:
-    """Return columns and rows of the terminal behind ``stream``; 80 and 24 when it does not say."""
+def get_terminal_size(stream: TextIO) -> tuple[int, int]:
+    """Return columns and rows of the terminal of ``stream``.
+
+    80 and 24 if unknown.
+    """
     try:
         columns, rows = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError, AttributeError):
@@ -194,38 +216,44 @@ def terminal_size(stream: TextIO) -> tuple[int, int]:
     return columns or _FALLBACK_SIZE[0], rows or _FALLBACK_SIZE[1]
 
 
-def _can_continue(begun: str, width: int) -> bool:
-    """Return whether the end of a begun line can be found again: no control characters, and one row."""
-    bare = _COLOURS.sub("", begun)
-    return all(piece.isprintable() and cell_len(piece) < width for piece in bare.split("\r"))
+def _can_continue_line(partial_line: str, width: int) -> bool:
+    """Return whether a partial line has one row and no control characters.
+
+    The cursor can then return to it.
+    """
+    plain = _COLOURS.sub("", partial_line)
+    return all(part.isprintable() and cell_len(part) < width for part in plain.split("\r"))
 
 
-def _wipe(rows: int) -> str:
-    """Return what empties ``rows`` lines and comes back. Line by line: tmux scrolls away a screen cleared from its top."""
+def _clear_rows(rows: int) -> str:
+    """Return the escape sequence that clears ``rows`` lines and returns to the first."""
+    # Why line by line: tmux scrolls away a screen that is cleared from its top.
     return f"{_CLEAR_LINE}\r\n" * rows + f"\x1b[{rows}A" if rows else ""
 
 
-def _back_to(begun: str) -> str:
-    """Return what brings the cursor from the line below back to the end of a begun line."""
-    if not begun:
+def _return_to_line(partial_line: str) -> str:
+    """Return the escape sequence from the line below to the end of a partial line."""
+    if not partial_line:
         return ""
-    column = cell_len(_COLOURS.sub("", begun).rpartition("\r")[2])
+    column = cell_len(_COLOURS.sub("", partial_line).rpartition("\r")[2])
     return "\x1b[1A\r" + (f"\x1b[{column}C" if column else "")
 
 
-def _streams_on(stream: TextIO) -> list[TextIO]:
-    """Return the streams of this process that reach the terminal of ``stream`` and can be hooked."""
-    found: list[TextIO] = []
+def _find_terminal_streams(stream: TextIO) -> list[TextIO]:
+    """Return the hookable streams of this process on the terminal of ``stream``."""
+    streams: list[TextIO] = []
     for candidate in (stream, sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
-        if candidate is None or any(candidate is known for known in found):
+        if candidate is None or any(candidate is known for known in streams):
             continue
-        if (candidate is stream or _same_terminal(candidate, stream)) and hasattr(candidate, "__dict__"):
-            found.append(candidate)
-    return found
+        if (candidate is stream or _is_same_terminal(candidate, stream)) and hasattr(candidate, "__dict__"):
+            streams.append(candidate)
+    return streams
 
 
-def _same_terminal(one: TextIO, other: TextIO) -> bool:
+def _is_same_terminal(candidate: TextIO, stream: TextIO) -> bool:
     try:
-        return one.isatty() and os.fstat(one.fileno()).st_rdev == os.fstat(other.fileno()).st_rdev
+        return (
+            candidate.isatty() and os.fstat(candidate.fileno()).st_rdev == os.fstat(stream.fileno()).st_rdev
+        )
     except (OSError, ValueError, AttributeError):
         return False

@@ -1,4 +1,4 @@
-"""The display while work runs: a live tree of bars on a terminal, plain lines elsewhere. Both are Sinks over any Reader."""
+"""Live display of operations: a tree of bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Final, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from otel_progress.console.batches import BatchWatch, batch_line
-from otel_progress.console.glyphs import glyphs_for
-from otel_progress.console.layout import render, render_ended
-from otel_progress.console.plain import PlainConsole, ended_operation, ended_roots
+from otel_progress.console.batches import BatchWatch, render_batch
+from otel_progress.console.glyphs import choose_glyphs
+from otel_progress.console.layout import render_finished, render_tree
+from otel_progress.console.plain import PlainConsole, find_finished_roots, load_finished_operation
 from otel_progress.console.rate_limit import RateLimiter
 from otel_progress.console.region import Region
 from otel_progress.errors import JournalError
@@ -26,24 +26,35 @@ from otel_progress.protocols import ChangeSet, Reader
 from otel_progress.settings.parsing import ConsoleMode
 
 REFRESH_S: Final = 0.1
-"""Shortest time between two frames, in seconds."""
+"""Shortest time between two frames.
+
+Changes in between are drawn with the next frame.
+"""
 
 
-MAX_SHARE: Final = 0.03
-"""Largest share of wall time that drawing may take; after a slow frame the next one waits for longer."""
+MAX_DRAWING_RATIO: Final = 0.03
+"""Largest share of wall time for drawing.
+
+After a slow frame the next one is delayed.
+"""
 
 
 _TOLERANCE_S: Final = 0.01
-"""A tick that comes a little early still draws: or every second frame would be lost."""
+"""Time by which a tick may be early and still draw.
+
+Otherwise every second frame would be lost.
+"""
 
 
 class LiveConsole:
-    """A Sink that draws the running operations of ``reader`` in place on ``stream`` (a terminal; default: stderr).
+    """Sink that draws active operations on a terminal ``stream`` (default: stderr).
 
-    The display is there while something runs; each operation that ends leaves a line (and some of its failed levels) behind.
-    ``write`` and ``show`` are called from one thread at a time. They raise OSError or ValueError when the terminal has gone; from
-    then on nothing is drawn. Batches under way have a line each below, at most three, unless ``batches`` is False.
-    ``clock`` is monotonic, in seconds; ``size`` gives columns and rows; ``color`` None asks NO_COLOR.
+    Each finished operation leaves a line, with lines for its last failed levels. Up to three active
+    batches have a line below the operations, unless ``batches`` is False. ``clock`` is monotonic,
+    in seconds. ``size`` returns columns and rows. ``color`` None follows NO_COLOR.
+
+    ``write`` and ``show_operations`` are called from one thread at a time. They raise OSError or
+    ValueError if the terminal is closed. After that, nothing is drawn.
     """
 
     def __init__(
@@ -61,7 +72,7 @@ class LiveConsole:
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
         self._region = Region(self._stream, size=size)
-        # Only turns styles into escapes (or not: NO_COLOR); what reaches the terminal goes through the region.
+        # Why: this console only converts styles to escape sequences. The region writes them.
         self._console = Console(
             file=io.StringIO(),
             force_terminal=True,
@@ -69,83 +80,99 @@ class LiveConsole:
             highlight=False,
             no_color=None if color is None else not color,
         )
-        self._glyphs = glyphs_for(self._stream.encoding)
-        self._allowance = RateLimiter(clock)
-        self._ended: list[OperationSnapshot] = []
-        self._due = 0.0
-        self._gone = False
+        self._glyphs = choose_glyphs(self._stream.encoding)
+        self._rate_limiter = RateLimiter(clock)
+        self._finished: list[OperationSnapshot] = []
+        self._next_frame_at = 0.0
+        self._is_closed = False
 
     def write(self, batch: ChangeSet) -> None:
-        """Draw what one tick brought, unless the last frame is too fresh; an end is never missed."""
-        if self._gone:
+        """Draw the changes of one tick, unless the last frame is too recent.
+
+        Ends are always drawn.
+        """
+        if self._is_closed:
             return
-        began = self._clock()
-        roots = _failed_first(ended_roots(batch))
-        self._ended.extend(
-            ended_operation(self._reader, batch, root) for root in roots if self._allowance.allow()
+        started_at = self._clock()
+        roots = _sort_failed_first(find_finished_roots(batch))
+        self._finished.extend(
+            load_finished_operation(self._reader, batch, root) for root in roots if self._rate_limiter.allow()
         )
-        early = began + _TOLERANCE_S < self._due
-        if early and not roots:
+        is_early = started_at + _TOLERANCE_S < self._next_frame_at
+        if is_early and not roots:
             return
         active = self._reader.active(levels=False)
-        if early and active:  # there will be another tick; after the very last end there may be none
+        if is_early and active:  # another tick follows, which is not certain after the last end
             return
         if active and len(active) <= self._region.size[1]:
             active = self._reader.active()
-        self._draw(active, began)
+        self._draw(active, started_at)
 
-    def show(self, active: Sequence[OperationSnapshot], ended: Sequence[OperationSnapshot] = ()) -> None:
-        """Draw operations that somebody else has read: those that run, and those that ended since the last call."""
-        if not self._gone:
-            self._ended.extend(operation for operation in ended if self._allowance.allow())
+    def show_operations(
+        self, active: Sequence[OperationSnapshot], finished: Sequence[OperationSnapshot] = ()
+    ) -> None:
+        """Draw active operations, and the ones that finished since the last call."""
+        if not self._is_closed:
+            self._finished.extend(operation for operation in finished if self._rate_limiter.allow())
             self._draw(active, self._clock())
 
     def close(self) -> None:
-        """Leave the last frame on the screen and let go of the streams; the stream stays open."""
-        if not self._gone and (self._ended or self._batch_may_be_over()):
+        """Keep the last frame on the screen and remove the hooks. The stream remains open."""
+        if not self._is_closed and (self._finished or self._may_have_finished_batch()):
             self._draw((), self._clock())
         self._region.release()
 
-    def _draw(self, active: Sequence[OperationSnapshot], began: float) -> None:
-        if not self._region.ready():
+    def _draw(self, active: Sequence[OperationSnapshot], started_at: float) -> None:
+        if not self._region.is_ready():
             return
         columns, rows = self._region.size
         width = max(1, columns - 1)
-        at_work, over = ((), ()) if self._batches is None else self._batches.look()
+        active_batches, finished_batches = ((), ()) if self._batches is None else self._batches.poll()
         height = max(1, rows - 1)
-        groups = [batch_line(batch, width, self._glyphs) for batch in at_work][: height // 2]
-        lines = [*render(active, width=width, height=height - len(groups), glyphs=self._glyphs), *groups]
+        batch_lines = [render_batch(batch, width, self._glyphs) for batch in active_batches][: height // 2]
+        lines = [
+            *render_tree(active, width=width, height=height - len(batch_lines), glyphs=self._glyphs),
+            *batch_lines,
+        ]
         above = [
             line
-            for operation in self._ended
-            for line in render_ended(operation, width=width, glyphs=self._glyphs)
+            for operation in self._finished
+            for line in render_finished(operation, width=width, glyphs=self._glyphs)
         ]
-        above.extend(batch_line(batch, width, self._glyphs) for batch in over)
-        if not active or self._allowance.suppressed > 100:
-            above.extend(self._refused())
+        above.extend(render_batch(batch, width, self._glyphs) for batch in finished_batches)
+        if not active or self._rate_limiter.suppressed > 100:
+            above.extend(self._render_suppressed_count())
         try:
             self._region.draw(
-                [(self._paint(line), line.cell_len) for line in lines], [self._paint(line) for line in above]
+                [(self._style_line(line), line.cell_len) for line in lines],
+                [self._style_line(line) for line in above],
             )
         except (OSError, ValueError):
-            self._gone = True
+            self._is_closed = True
             self._region.release()
             raise
-        self._ended.clear()
-        spent = self._clock() - began
-        self._due = began + max(REFRESH_S, spent / MAX_SHARE)
+        self._finished.clear()
+        drawing_s = self._clock() - started_at
+        self._next_frame_at = started_at + max(REFRESH_S, drawing_s / MAX_DRAWING_RATIO)
 
-    def _batch_may_be_over(self) -> bool:
-        """Return whether a batch was shown and nothing runs any more: it is closed after its last operation has ended."""
+    def _may_have_finished_batch(self) -> bool:
+        """Return whether a shown batch may have finished: no operation is active.
+
+        A batch is closed after its last operation.
+        """
         with suppress(JournalError):
-            return self._batches is not None and self._batches.shown and not self._reader.active(levels=False)
+            return (
+                self._batches is not None
+                and self._batches.has_active
+                and not self._reader.active(levels=False)
+            )
         return False
 
-    def _refused(self) -> list[Text]:
-        refused = self._allowance.take_suppressed()
-        return [Text(f"{self._glyphs.more} {refused} more operations ended", style="dim")] if refused else []
+    def _render_suppressed_count(self) -> list[Text]:
+        count = self._rate_limiter.take_suppressed()
+        return [Text(f"{self._glyphs.more} {count} more operations finished", style="dim")] if count else []
 
-    def _paint(self, line: Text) -> str:
+    def _style_line(self, line: Text) -> str:
         with self._console.capture() as capture:
             self._console.print(line, end="", soft_wrap=True)
         return capture.get()
@@ -160,21 +187,22 @@ def make_console(
     color: bool | None = None,
     batches: bool = True,
 ) -> LiveConsole | PlainConsole | None:
-    """Return the display that suits ``stream`` (default: stderr), or None when ``mode`` is False or there is no stream.
+    """Return a display for ``stream`` (default: stderr), None if ``mode`` is False.
 
-    ``True`` draws whatever the stream is; ``"auto"`` draws on a terminal, and writes plain lines to a file or pipe, to
-    ``TERM=dumb``, under CI and in notebooks. ``batches`` says whether batches have lines.
+    Also None if there is no stream. ``True`` always draws. ``"auto"`` draws on a terminal, and
+    writes plain lines to files and pipes, with ``TERM=dumb``, under CI and in notebooks.
+    ``batches`` enables the lines of batches.
     """
     target = stream if stream is not None else sys.stderr
-    if mode is False or target is None:  # there is no stderr under pythonw
+    if mode is False or target is None:  # pythonw has no stderr
         return None
-    if mode is True or _can_draw(target, os.environ if environ is None else environ):
+    if mode is True or _can_draw_on(target, os.environ if environ is None else environ):
         return LiveConsole(reader, target, color=color, batches=batches)
     return PlainConsole(reader, target, batches=batches)
 
 
-def _can_draw(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Return whether a stream is a terminal that takes escapes and that somebody looks at."""
+def _can_draw_on(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Return whether a stream is a terminal that supports escape sequences."""
     try:
         terminal = stream.isatty() and not stream.closed
     except (AttributeError, ValueError):
@@ -186,5 +214,5 @@ def _can_draw(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return not Console(file=stream).legacy_windows
 
 
-def _failed_first(roots: list[LevelSnapshot]) -> list[LevelSnapshot]:
+def _sort_failed_first(roots: list[LevelSnapshot]) -> list[LevelSnapshot]:
     return sorted(roots, key=lambda root: root.status is not Status.FAILED)

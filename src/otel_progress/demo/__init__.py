@@ -1,7 +1,8 @@
-"""``otel-progress demo``: real work on real files, seen through everything this package does.
+"""``otel-progress demo``: a survey of Python files that uses all features.
 
-``sources`` finds the files, ``measure`` examines one, ``survey`` adds them up, ``code_map`` draws them, ``report`` shows the result:
-none of them knows about progress. ``job`` is the instrumented work, and the place to look for how it is done.
+``job`` is the instrumented work and the example to read. The other modules do not use progress:
+``sources`` finds the files, ``measure`` examines a file, ``code_map`` draws the files, ``report``
+adds up and prints the results.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The work itself, instrumented: a survey of Python sources in three stages, with a level for each package and folder.
+"""Instrumented survey of Python files, with a level per package and folder.
 
-This is the code to read to see what a program does to be watched: an operation, its stages, levels, one ``item`` a file, and previews
-of a map that fills as the files are read.
+This is an example of instrumentation: an operation with stages, levels, one ``item`` per file, and
+previews of a map that fills while the files are read.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from otel_progress import text
 from otel_progress.demo import code_map, measure, report, sources
 from otel_progress.demo.report import Findings, Survey
 from otel_progress.errors import ConfigurationError
+from otel_progress.settings.defaults import DEFAULT_PORT
 from otel_progress.settings.fields import Settings
-from otel_progress.settings.parsing import DEFAULT_PORT, ConsoleMode, PreviewAt
+from otel_progress.settings.parsing import ConsoleMode, PreviewAt
 
 if TYPE_CHECKING:
     from otel_progress import Level, Runtime
@@ -40,31 +41,35 @@ SERVICE: Final = "otel-progress-demo"
 
 
 PORT: Final = 9464
-"""Where /metrics is served unless told otherwise: the port OpenTelemetry's Prometheus exporters use."""
+"""Default port of /metrics, as in OpenTelemetry's Prometheus exporters."""
 
 
 PAGE_PORT: Final = DEFAULT_PORT
-"""Where the page is served unless told otherwise."""
+"""Default port of the page."""
 
 
 EXIT_USAGE: Final = 2
 
 
 EXIT_INTERRUPTED: Final = 130
-"""128 and the number of SIGINT, as shells have it."""
+"""128 plus the number of SIGINT, as in shells."""
 
 
 logger = logging.getLogger("code_survey")
 
 
-logger.addHandler(logging.NullHandler())  # or logging itself would print warnings where nobody captures them
+# Why: without a handler, logging prints warnings that are not captured to stderr.
+logger.addHandler(logging.NullHandler())
 
 
 logger.setLevel(logging.INFO)
 
 
-MAPPED_AT: Final = tuple(part / 20 for part in range(1, 20))
-"""When the map is taken as a preview: a time-lapse of nineteen pictures, and the whole one at the end."""
+MAP_CAPTURE_RATIOS: Final = tuple(part / 20 for part in range(1, 20))
+"""Ratios at which the map becomes a preview.
+
+The complete map follows at the end.
+"""
 
 
 _STAGES: Final = {"discover": 0.02, "analyse": 0.96, "report": 0.02}
@@ -79,174 +84,210 @@ def run(
     server_port: int | None = None,
     console: ConsoleMode | None = None,
 ) -> int:
-    """Survey the Python sources below ``path`` (default: this interpreter's own) and print a report; return the exit code.
+    """Survey Python files, print a report and return the exit code.
 
-    Settings that are None come from the environment, as in :func:`otel_progress.configure`; only /metrics, and the page where the
-    extra ``server`` is installed, are served even when no port is set, and log records are captured. 0 when the survey was made
-    (files that do not compile are findings, not errors), 2 when a path or setting cannot be used, 130 when interrupted.
+    Surveys the files below ``path`` (default: the files of this interpreter). Settings that are
+    None come from the environment, as in :func:`otel_progress.configure`. /metrics, and the page if
+    the extra ``server`` is installed, are served even without a port setting. Log records are
+    captured.
+
+    The exit code is 0 after a survey, 2 for an invalid path or setting, 130 after an interrupt.
+    Files that do not compile are results, not errors.
     """
     out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
     operation_id = f"survey-{secrets.token_hex(4)}"
     try:
-        roots = sources.interpreter_roots() if path is None else [sources.checked_root(path)]
+        roots = sources.find_interpreter_roots() if path is None else [sources.parse_root(path)]
         settings = Settings.from_environ(os.environ).with_arguments(
             store=store, prometheus_port=prometheus_port, server_port=server_port
         )
-        command = None if settings.store == "memory:" else _command(settings)
-        with _configured(settings, store, console) as runtime:
-            report.before(err, operation_id, command, runtime.metrics_url, runtime.server_url)
-            started = time.monotonic()
-            findings = survey(
-                roots,
-                operation_id=operation_id,
-                name=_name(path),
-                limit=_limit(path, quick),
-                quick=quick,
-                what="the interpreter" if path is None else str(Path(path).resolve()),
-                settle=runtime.force_flush,
-            )
-            elapsed = time.monotonic() - started
+        command = None if settings.store == "memory:" else _build_command(settings)
+        with _configure_runtime(settings, store, console) as runtime:
+            report.print_introduction(err, operation_id, command, runtime.metrics_url, runtime.server_url)
+            findings, elapsed_s = _run_timed_survey(roots, path, quick, operation_id, runtime.force_flush)
     except ConfigurationError as exc:
         err.print(Text(f"otel-progress demo: {exc}"))
         return EXIT_USAGE
     except KeyboardInterrupt:
-        err.print(Text(f"Interrupted: the survey {operation_id} was cancelled."))
+        err.print(Text(f"Interrupted: the survey {operation_id} is cancelled."))
         return EXIT_INTERRUPTED
-    report.show(out, findings, elapsed)
-    report.after(out, operation_id, command)
+    report.print_findings(out, findings, elapsed_s)
+    report.print_next_steps(out, operation_id, command)
     return 0
 
 
-def survey(
+def _run_timed_survey(
+    roots: Sequence[sources.Root],
+    path: str | None,
+    quick: bool,
+    operation_id: str,
+    flush: Callable[[], object],
+) -> tuple[Findings, float]:
+    """Run the survey of a command and return its findings and duration in seconds."""
+    started_at = time.monotonic()
+    findings = run_survey(
+        roots,
+        operation_id=operation_id,
+        name=_build_name(path),
+        limit=_choose_limit(path, quick),
+        quick=quick,
+        subject="the interpreter" if path is None else str(Path(path).resolve()),
+        flush=flush,
+    )
+    return findings, time.monotonic() - started_at
+
+
+def run_survey(
     roots: Sequence[sources.Root],
     *,
     operation_id: str,
     name: str,
     limit: int | None,
     quick: bool,
-    what: str = "",
-    settle: Callable[[], object] = lambda: None,
+    subject: str = "",
+    flush: Callable[[], object] = lambda: None,
 ) -> Findings:
-    """Do the three stages below ``roots`` and return what was found.
+    """Run the three stages of a survey of ``roots`` and return the findings.
 
-    ``limit`` bounds the bytes of source that are examined; surveys learn how long they take from earlier ones of the same ``what``.
-    ``settle`` waits until the previews that were taken are made: one that is due meanwhile would be dropped, and the last one may not be.
+    At most ``limit`` bytes of source are examined. Estimates use earlier surveys of the same
+    ``subject``. ``flush`` waits until all previews are rendered.
     """
-    made = Survey()
-    stages = progress.Stages(_STAGES)
-    kind = f"{'part of ' if quick else ''}{what}"
+    survey = Survey()
+    eta_key = f"{'part of ' if quick else ''}{subject}"
     with progress.operation(
-        "code_survey", name, id=operation_id, stages=stages, eta_key=kind, quick=quick
+        "code_survey", name, id=operation_id, stages=progress.Stages(_STAGES), eta_key=eta_key, quick=quick
     ) as op:
         with op.stage("discover") as stage:
-            files = _discover(stage, roots)
-            chosen = sources.choose(files, limit, "smallest" if quick else "name")
-            made.findings.found = len(files)
-            stage.update(message=f"{len(files):,} files found, {len(chosen):,} to examine")
-            logger.info("%d files found, %d to examine", len(files), len(chosen))
+            files = _select_files(stage, roots, survey, limit, quick)
         with op.stage("analyse") as stage:
-            stage.set_total(len(chosen))
-            made.map = code_map.begin(chosen)
-            for package in sources.packages(chosen):
-                _analyse(stage, "package", package, made, op)
+            stage.set_total(len(files))
+            survey.map = code_map.create_map(files)
+            for package in sources.group_by_package(files):
+                _analyse_folder(stage, "package", package, survey, op)
         with op.stage("report") as stage:
-            sections = made.sections()
-            stage.set_total(len(sections))
-            for title, conclude in sections:
-                stage.increment(message=title)
-                conclude()
-            settle()
-            _show(op, made, "always")
-        total = made.findings.total
-        op.update(
-            message=f"{total.files:,} files, {total.code_lines:,} lines of code, {total.failed:,} files that do not compile"
-        )
-    return made.findings
+            _fill_findings(stage, survey)
+            # Why: a preview is dropped while another one is rendered. The last one must not be.
+            flush()
+            _capture_map(op, survey, "always")
+        total = survey.findings.total
+        files_and_lines = f"{total.files:,} files, {total.code_lines:,} lines of code"
+        op.update(message=f"{files_and_lines}, {total.failed:,} files that do not compile")
+    return survey.findings
 
 
-def _discover(stage: Level, roots: Sequence[sources.Root]) -> list[sources.SourceFile]:
+def _select_files(
+    stage: Level, roots: Sequence[sources.Root], survey: Survey, limit: int | None, quick: bool
+) -> list[sources.SourceFile]:
+    """Search for files as the stage ``stage`` and return the ones to examine."""
+    files = _discover_files(stage, roots)
+    selected = sources.select_files(files, limit, "smallest" if quick else "name")
+    survey.findings.found = len(files)
+    stage.update(message=f"{len(files):,} files found, {len(selected):,} to examine")
+    logger.info("%d files found, %d to examine", len(files), len(selected))
+    return selected
+
+
+def _discover_files(stage: Level, roots: Sequence[sources.Root]) -> list[sources.SourceFile]:
     files: list[sources.SourceFile] = []
     for root in roots:
-        stage.update(message=f"looking through {root.path}")
-        for found in sources.walk(root):
-            if isinstance(found, sources.SourceFile):
-                files.append(found)
+        stage.update(message=f"searching {root.path}")
+        for entry in sources.walk_files(root):
+            if isinstance(entry, sources.SourceFile):
+                files.append(entry)
                 stage.increment()
-            elif found.error is not None:
-                stage.item(found.path, outcome="failed", error=found.error)
-                logger.warning("cannot look into %s: %s", found.path, found.error)
+            elif entry.error is not None:
+                stage.item(entry.path, outcome="failed", error=entry.error)
+                logger.warning("cannot read %s: %s", entry.path, entry.error)
             else:
-                stage.item(found.path, outcome="skipped", reason=found.reason)
+                stage.item(entry.path, outcome="skipped", reason=entry.reason)
     return files
 
 
-def _analyse(parent: Level, kind: str, folder: sources.Folder, made: Survey, op: Level) -> None:
-    """Examine a folder as a level of ``parent`` that weighs as much as it has files. Not deeper than ``sources.MAX_DEPTH``.
+def _analyse_folder(parent: Level, kind: str, folder: sources.Folder, survey: Survey, op: Level) -> None:
+    """Examine a folder as a level of ``parent`` whose weight is its number of files.
 
-    The map of all files is a preview of the operation ``op``.
+    Subfolders are examined recursively, at most ``sources.MAX_DEPTH`` deep. The map of all files is
+    a preview of the operation ``op``.
     """
     with parent.level(
         kind, folder.name, folder.name, total=folder.count, unit="file", weight=folder.count
     ) as level:
-        for below in folder.folders:
-            _analyse(level, "folder", below, made, op)
+        for subfolder in folder.folders:
+            _analyse_folder(level, "folder", subfolder, survey, op)
         for file in folder.files:
             level.update(message=file.name)
-            try:
-                data = Path(file.path).read_bytes()
-                measures = measure.measure(data, file.label)
-            except (OSError, *measure.ERRORS) as exc:
-                reason = made.add_problem(file, exc)
-                level.item(file.name, outcome="failed", error=exc, reason=reason)
-                logger.warning("%s does not compile: %s", file.label, reason)
-            else:
-                made.add(file, measures)
-                level.item(file.name, lines=measures.lines, bytes=measures.size)
-            _show(op, made, MAPPED_AT)
+            _analyse_file(level, file, survey)
+            _capture_map(op, survey, MAP_CAPTURE_RATIOS)
 
 
-def _show(op: Level, made: Survey, at: PreviewAt) -> None:
-    if made.map is not None:
-        op.preview(made.map.image, "map", at=at)
+def _analyse_file(level: Level, file: sources.SourceFile, survey: Survey) -> None:
+    try:
+        data = Path(file.path).read_bytes()
+        measures = measure.measure_source(data, file.label)
+    except (OSError, *measure.ERRORS) as exc:
+        reason = survey.add_problem(file, exc)
+        level.item(file.name, outcome="failed", error=exc, reason=reason)
+        logger.warning("%s does not compile: %s", file.label, reason)
+    else:
+        survey.add(file, measures)
+        level.item(file.name, lines=measures.lines, bytes=measures.size)
 
 
-def _name(path: str | None) -> str:
+def _fill_findings(stage: Level, survey: Survey) -> None:
+    sections = survey.build_sections()
+    stage.set_total(len(sections))
+    for title, fill_section in sections:
+        stage.increment(message=title)
+        fill_section()
+
+
+def _capture_map(op: Level, survey: Survey, at: PreviewAt) -> None:
+    if survey.map is not None:
+        op.preview(survey.map.image, "map", at=at)
+
+
+def _build_name(path: str | None) -> str:
     if path is None:
         return f"Survey of the sources of Python {sys.version_info.major}.{sys.version_info.minor}"
     return f"Survey of {text.escape_controls(path)}"
 
 
-def _limit(path: str | None, quick: bool) -> int | None:
+def _choose_limit(path: str | None, quick: bool) -> int | None:
     if quick:
         return sources.QUICK_BYTES
     return sources.FULL_BYTES if path is None else None
 
 
-def _command(settings: Settings) -> str:
-    """Return what to type for the command in a second terminal: with its path when it is not on the PATH, and with the store."""
+def _build_command(settings: Settings) -> str:
+    """Return the command for a second terminal.
+
+    Includes its path if not on PATH, and the store.
+    """
     command = "otel-progress"
-    beside = Path(sys.executable).with_name(command)
-    if shutil.which(command) is None and beside.is_file():
+    script = Path(sys.executable).with_name(command)
+    if shutil.which(command) is None and script.is_file():
         with suppress(ValueError):  # not below the current folder
-            beside = beside.relative_to(Path.cwd())
-        command = shlex.quote(str(beside))
+            script = script.relative_to(Path.cwd())
+        command = shlex.quote(str(script))
     store = "" if settings.store == Settings().store else f" --store {shlex.quote(settings.store)}"
     return text.escape_controls(command + store)
 
 
-def _configured(settings: Settings, store: str | None, console: ConsoleMode | None) -> Runtime:
-    """Configure with the ports that are set, and the usual ones for others; any free ones where somebody else is first to take those."""
-    serves = _can_serve(settings)
-    metrics = _port(settings.prometheus_port, settings.prometheus_host, PORT)
-    page = _port(settings.server_port, settings.server_host, PAGE_PORT) if serves else None
+def _configure_runtime(settings: Settings, store: str | None, console: ConsoleMode | None) -> Runtime:
+    """Configure with the ports of the settings or the default ports.
+
+    If another process uses a default port, a free port is used.
+    """
+    serves = _can_serve_page(settings)
+    metrics = _choose_port(settings.prometheus_port, settings.prometheus_host, PORT)
+    page = _choose_port(settings.server_port, settings.server_host, PAGE_PORT) if serves else None
     configure = partial(
         progress.configure, service_name=SERVICE, store=store, capture_logs=True, console=console
     )
     try:
         return configure(prometheus_port=metrics, server_port=page)
-    except (
-        ConfigurationError
-    ):  # if it is for a port, it was taken since it was looked at: two demos may begin at once
+    except ConfigurationError:
+        # Why: two demos may start at the same time, so a port can be in use since it was checked.
         free_metrics = settings.prometheus_port or 0
         free_page = (settings.server_port or 0) if serves else None
         if (free_metrics, free_page) == (metrics, page):
@@ -254,22 +295,28 @@ def _configured(settings: Settings, store: str | None, console: ConsoleMode | No
     return configure(prometheus_port=free_metrics, server_port=free_page)
 
 
-def _can_serve(settings: Settings) -> bool:
-    """Return whether the page can be served. A port that was asked for is tried all the same, so that it is told what is missing."""
+def _can_serve_page(settings: Settings) -> bool:
+    """Return whether the page can be served.
+
+    True with a configured port: configure() then reports a missing package.
+    """
     return settings.server_port is not None or all(
         find_spec(name) is not None for name in ("fastapi", "uvicorn")
     )
 
 
-def _port(wanted: int | None, host: str, usual: int) -> int:
-    """Return the port that is set, else the usual one, or 0 (any free one) when another process has that."""
-    if wanted is not None:
-        return wanted
+def _choose_port(configured: int | None, host: str, default: int) -> int:
+    """Return the configured or the default port.
+
+    0 (a free port) if the default port is in use.
+    """
+    if configured is not None:
+        return configured
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, usual))
+            probe.bind((host, default))
         except OSError:
             return 0
-    return usual
+    return default

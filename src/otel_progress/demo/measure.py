@@ -1,4 +1,4 @@
-"""Examines one Python source: what it holds, how branched it is, and whether it compiles. Nothing of it is executed."""
+"""Measures of a Python source file: size, functions, complexity, documentation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 ERRORS: Final = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError, tokenize.TokenError)
-"""What a source that is not a Python program makes :func:`measure` raise: also null bytes, unknown encodings, endless nesting."""
+"""Exceptions of :func:`measure_source` for files that do not compile.
+
+Causes include null bytes, unknown encodings and deep nesting.
+"""
 
 
-COPY_LINES: Final = 8
-"""Functions of fewer lines are too alike by nature to be called copies."""
+MIN_COPY_LINES: Final = 8
+"""Shortest function that can be a copy.
+
+Shorter functions are often equal by chance.
+"""
 
 
 _Function: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef"
@@ -47,10 +53,11 @@ _LAYOUT: Final = _WITHOUT_LINE | {tokenize.NL, tokenize.NEWLINE}
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One function or method. ``complexity`` is McCabe's (1976): one, and one more for each decision.
+    """Function or method.
 
-    ``shape`` is a digest of its syntax tree without positions (None for short ones): equal for copies that differ only in
-    comments, layout and quotes.
+    ``complexity`` is McCabe's (1976): 1 plus the number of decisions.
+    ``shape`` is a digest of the syntax tree without positions, None for short functions. It is
+    equal for copies that differ only in comments, layout and quotes.
     """
 
     name: str
@@ -62,10 +69,11 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What one file comes to.
+    """Measures of one file.
 
-    ``size`` is in bytes; ``imports`` are the top-level names of absolute imports; ``documentable`` counts the module, if it has
-    anything in it, and its public classes, functions and methods, ``documented`` those of them that have a docstring.
+    ``size`` is in bytes. ``imports`` are the top-level names of absolute imports. ``documentable``
+    counts the module, unless it is empty, and its public classes, functions and methods.
+    ``documented`` counts those with a docstring.
     """
 
     size: int
@@ -89,17 +97,19 @@ class _Tally:
     documented: int = 0
 
 
-def measure(data: bytes, name: str) -> Measures:
-    """Return the measures of the source ``data``; ``name`` stands in error texts. Raises one of :data:`ERRORS`."""
+def measure_source(data: bytes, name: str) -> Measures:
+    """Return the measures of the source ``data``.
+
+    Executes nothing. ``name`` is the file name in errors. Raises one of :data:`ERRORS`.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # an invalid escape in a file under examination is not the examiner's warning
+        # Why: warnings about surveyed files, such as invalid escapes, do not concern this program.
+        warnings.simplefilter("ignore")
         tree = ast.parse(data, name)
-        tally = _examine(tree)
-        # Some mistakes only the compiler sees: 'return' outside a function, a late 'from __future__'.
+        tally = _tally_module(tree)
+        # Only the compiler finds some errors: 'return' outside a function, late 'from __future__'.
         compile(tree, name, "exec", dont_inherit=True)
-    lines, code, comments = _lines(data)
+    lines, code, comments = _count_lines(data)
     digest = hashlib.sha256(data).hexdigest()
     return Measures(
         len(data),
@@ -115,51 +125,49 @@ def measure(data: bytes, name: str) -> Measures:
     )
 
 
-def _examine(module: ast.Module) -> _Tally:
-    """Go through every statement once, with what stands before its name and whether users of the module see it.
-
-    A list of what is still to do instead of recursion: sources nest deeper than the interpreter's stack.
-    """
+def _tally_module(module: ast.Module) -> _Tally:
+    """Count the definitions and imports of a module."""
+    # Why no recursion: sources can nest deeper than the stack of the interpreter.
     tally = _Tally()
-    _document(module, tally, public=bool(module.body))
+    _count_docstring(module, tally, public=bool(module.body))
     pending: list[tuple[ast.AST, str, bool]] = [(child, "", True) for child in module.body]
     while pending:
-        node, before, public = pending.pop()
+        node, prefix, public = pending.pop()
         if isinstance(node, ast.expr):
             continue
         if isinstance(node, (ast.ClassDef, *_FUNCTIONS)):
             public = public and not node.name.startswith("_")
-            _document(node, tally, public=public)
+            _count_docstring(node, tally, public=public)
             if isinstance(node, ast.ClassDef):
                 tally.classes += 1
             else:
-                tally.functions.append(_function(node, f"{before}{node.name}"))
+                tally.functions.append(_measure_function(node, f"{prefix}{node.name}"))
                 public = False
-            before = f"{before}{node.name}."
+            prefix = f"{prefix}{node.name}."
         elif isinstance(node, ast.Import):
             tally.imports.update(alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             tally.imports.add(node.module.partition(".")[0])
-        pending.extend((child, before, public) for child in ast.iter_child_nodes(node))
+        pending.extend((child, prefix, public) for child in ast.iter_child_nodes(node))
     return tally
 
 
-def _document(node: ast.Module | ast.ClassDef | _Function, tally: _Tally, *, public: bool) -> None:
+def _count_docstring(node: ast.Module | ast.ClassDef | _Function, tally: _Tally, *, public: bool) -> None:
     if public:
         tally.documentable += 1
         tally.documented += ast.get_docstring(node, clean=False) is not None
 
 
-def _function(node: _Function, name: str) -> Function:
+def _measure_function(node: _Function, name: str) -> Function:
     lines = (node.end_lineno or node.lineno) - node.lineno + 1
     shape = None
-    if lines >= COPY_LINES:
+    if lines >= MIN_COPY_LINES:
         shape = hashlib.blake2b(ast.dump(node).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return Function(name, node.lineno, lines, 1 + _decisions(node), shape)
+    return Function(name, node.lineno, lines, 1 + _count_decisions(node), shape)
 
 
-def _decisions(function: _Function) -> int:
-    """Count what decides in a function, leaving out functions inside it, which count for themselves."""
+def _count_decisions(function: _Function) -> int:
+    """Count the decisions of a function, without the functions inside it."""
     decisions = 0
     pending: list[ast.AST] = list(ast.iter_child_nodes(function))
     while pending:
@@ -177,8 +185,11 @@ def _decisions(function: _Function) -> int:
     return decisions
 
 
-def _lines(data: bytes) -> tuple[int, int, int]:
-    """Return how many lines there are, how many have code (docstrings too), and how many only a comment."""
+def _count_lines(data: bytes) -> tuple[int, int, int]:
+    """Return the number of lines, of code lines and of comment lines.
+
+    Docstrings are code lines.
+    """
     code: set[int] = set()
     comments: set[int] = set()
     last = 0

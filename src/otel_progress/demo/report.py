@@ -1,4 +1,4 @@
-"""Adds up what the files come to, and draws the conclusions of the report."""
+"""Results of a survey: totals, rankings, and the printed report."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from otel_progress.demo.measure import Function, Measures
 from otel_progress.demo.sources import SourceFile
 from otel_progress.text import escape_controls, truncate
 
-SHOWN: Final = 8
-"""Longest list in a report; packages get twice as many."""
+MAX_SHOWN: Final = 8
+"""Longest list in the report, of packages twice as many.
+
+The others are counted.
+"""
 
 
 @dataclass(slots=True)
 class PackageTotals:
-    """What the files of one package come to."""
+    """Totals of the files of one package."""
 
     name: str
     files: int = 0
@@ -38,18 +41,18 @@ class PackageTotals:
 
     @property
     def mean_complexity(self) -> float | None:
-        """Complexity of a function on average; None without functions."""
+        """Mean complexity of the functions. None without functions."""
         return self.complexity / self.functions if self.functions else None
 
     @property
     def documented_ratio(self) -> float | None:
-        """Share of what is public that has a docstring, 0 to 1; None when nothing is."""
+        """Share of public names with a docstring, 0 to 1. None without public names."""
         return self.documented / self.documentable if self.documentable else None
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A function and the file it is in."""
+    """Function and its file."""
 
     file: str
     function: Function
@@ -57,7 +60,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A file that could not be examined, and why."""
+    """File that could not be examined, and the reason."""
 
     file: str
     reason: str
@@ -65,7 +68,10 @@ class Problem:
 
 @dataclass(slots=True)
 class Findings:
-    """The conclusions, each list with the weightiest first. ``found`` counts the files there are, examined or not."""
+    """Results of a survey, each list in descending order.
+
+    ``found`` counts all files, examined or not.
+    """
 
     total: PackageTotals
     found: int = 0
@@ -79,9 +85,11 @@ class Findings:
 
 
 class Survey:
-    """Collects measures file by file. ``sections`` draws the conclusions one after the other.
+    """Collects measures file by file.
 
-    ``map`` shows what has been read so far; it is set once the files are known, where it can be drawn.
+    The functions of ``build_sections`` fill ``findings``.
+    ``map`` shows the files examined so far. It is set when the files are known, if PIL is
+    installed.
     """
 
     def __init__(self) -> None:
@@ -93,8 +101,8 @@ class Survey:
         self._contents: dict[str, list[str]] = {}
 
     def add(self, file: SourceFile, measures: Measures) -> None:
-        """Take in one file that could be examined."""
-        for totals in (self._package(file), self.findings.total):
+        """Include an examined file."""
+        for totals in (self._get_totals(file), self.findings.total):
             totals.files += 1
             totals.lines += measures.lines
             totals.code_lines += measures.code_lines
@@ -104,15 +112,15 @@ class Survey:
             totals.documented += measures.documented
         self._places.extend(Place(file.label, function) for function in measures.functions)
         self._imports.update(measures.imports)
-        if measures.code_lines:  # empty __init__ files are all alike
+        if measures.code_lines:  # empty __init__ files are not copies
             self._contents.setdefault(measures.sha256, []).append(file.label)
         if self.map is not None:
             self.map.add(file, measures)
 
     def add_problem(self, file: SourceFile, error: BaseException) -> str:
-        """Take in one file that could not be examined, and return the reason in words."""
-        reason = explain(error)
-        for totals in (self._package(file), self.findings.total):
+        """Include a file that could not be examined. Return the reason as text."""
+        reason = explain_error(error)
+        for totals in (self._get_totals(file), self.findings.total):
             totals.files += 1
             totals.failed += 1
         self.findings.problems.append(Problem(file.label, reason))
@@ -120,8 +128,8 @@ class Survey:
             self.map.add_problem(file)
         return reason
 
-    def sections(self) -> list[tuple[str, Callable[[], None]]]:
-        """Return the parts of the report, each with the function that draws its conclusions into ``findings``."""
+    def build_sections(self) -> list[tuple[str, Callable[[], None]]]:
+        """Return the title of each section and the function that fills its findings."""
         return [
             ("packages", self._rank_packages),
             ("functions", self._rank_functions),
@@ -130,7 +138,7 @@ class Survey:
             ("copied functions", self._find_copies),
         ]
 
-    def _package(self, file: SourceFile) -> PackageTotals:
+    def _get_totals(self, file: SourceFile) -> PackageTotals:
         name = file.folder[0]
         return self._packages.setdefault(name, PackageTotals(name))
 
@@ -140,9 +148,9 @@ class Survey:
         )
 
     def _rank_functions(self) -> None:
-        self.findings.longest = nlargest(SHOWN, self._places, key=lambda place: place.function.lines)
+        self.findings.longest = nlargest(MAX_SHOWN, self._places, key=lambda place: place.function.lines)
         self.findings.most_complex = nlargest(
-            SHOWN, self._places, key=lambda place: place.function.complexity
+            MAX_SHOWN, self._places, key=lambda place: place.function.complexity
         )
 
     def _rank_imports(self) -> None:
@@ -153,21 +161,23 @@ class Survey:
         self.findings.same_files = sorted(groups, key=lambda names: (-len(names), names[0]))
 
     def _find_copies(self) -> None:
-        whole = {name for names in self.findings.same_files for name in names[1:]}
+        duplicates = {name for names in self.findings.same_files for name in names[1:]}
         shapes: dict[bytes, list[Place]] = {}
         for place in self._places:
-            if place.function.shape is not None and place.file not in whole:
+            if place.function.shape is not None and place.file not in duplicates:
                 shapes.setdefault(place.function.shape, []).append(place)
         copies = [places for places in shapes.values() if len(places) > 1]
-        self.findings.copies = sorted(copies, key=lambda places: (-_copied_lines(places), places[0].file))
+        self.findings.copies = sorted(
+            copies, key=lambda places: (-_count_copied_lines(places), places[0].file)
+        )
 
 
-def _copied_lines(places: list[Place]) -> int:
+def _count_copied_lines(places: list[Place]) -> int:
     return places[0].function.lines * (len(places) - 1)
 
 
-def explain(error: BaseException) -> str:
-    """Return in one line why a file could not be examined."""
+def explain_error(error: BaseException) -> str:
+    """Return the reason why a file could not be examined, as one line."""
     if isinstance(error, SyntaxError):
         place = f"line {error.lineno}: " if error.lineno else ""
         return f"{place}{error.msg}"
@@ -176,87 +186,92 @@ def explain(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-_PACKAGES: Final = 2 * SHOWN
+_MAX_PACKAGES: Final = 2 * MAX_SHOWN
+"""Packages listed in the report.
+
+The others are counted.
+"""
 
 
-def before(
+def print_introduction(
     console: Console, operation_id: str, command: str | None, metrics_url: str | None, page_url: str | None
 ) -> None:
-    """Say how to watch the survey while it runs, the page first.
+    """Print how to watch the survey: the page, then the commands.
 
-    ``command`` is how to call ours; None when nothing is kept for it to read. ``page_url`` is None where the server's packages are missing.
+    ``command`` calls ``otel-progress``, None if the journal is not stored. ``page_url`` is None if
+    the server is not installed.
     """
     if page_url is not None:
         address = f"{page_url.rstrip('/')}/#/operations/{operation_id}"
-        console.print(Text("Watch it in a browser: ", style="bold").append(Text(address, style="bold cyan")))
+        console.print(Text("Watch in a browser: ", style="bold").append(Text(address, style="bold cyan")))
     else:
-        console.print(Text("To watch it in a browser: pip install 'otel-progress[server]'"))
+        console.print(Text("To watch in a browser: pip install 'otel-progress[server]'"))
     commands = []
     if command is not None:
         commands.append((f"{command} watch", "the same bars from another process"))
-        commands.append((f"{command} logs {operation_id} --follow", "its log records as they come"))
+        commands.append((f"{command} logs {operation_id} --follow", "its log records, live"))
     if metrics_url is not None:
-        commands.append((f"curl {metrics_url}", "its gauges, for Prometheus"))
-    console.print(
-        Text(f"Survey {operation_id} begins.{' While it runs, in a second terminal:' if commands else ''}")
-    )
-    _commands(console, commands)
+        commands.append((f"curl {metrics_url}", "its metrics, for Prometheus"))
+    console.print(Text(f"Survey {operation_id} starts.{' In a second terminal:' if commands else ''}"))
+    _print_commands(console, commands)
 
 
-def after(console: Console, operation_id: str, command: str | None) -> None:
-    """Say where the finished survey can be looked at, if it is kept."""
+def print_next_steps(console: Console, operation_id: str, command: str | None) -> None:
+    """Print the commands that show the finished survey, if it is stored."""
     if command is None:
         return
-    console.print(Text("\nThe run is kept. Look at it with:", style="bold"))
-    _commands(
+    console.print(Text("\nThe survey is stored. To inspect it:", style="bold"))
+    _print_commands(
         console,
         [
             (f"{command} show {operation_id}", "its stages and packages"),
-            (f"{command} show {operation_id} --errors", "every file that failed, and why"),
-            (f"{command} show {operation_id} --previews", "the map of the code, where PIL is installed"),
-            (f"{command} logs {operation_id}", "what it logged"),
-            (f"{command} history", "this run and those before it"),
-            (f"{command} export {operation_id} --format json", "everything, for a program"),
+            (f"{command} show {operation_id} --errors", "all failed files with their errors"),
+            (f"{command} show {operation_id} --previews", "the map of the code (requires PIL)"),
+            (f"{command} logs {operation_id}", "its log records"),
+            (f"{command} history", "this survey and earlier ones"),
+            (f"{command} export {operation_id} --format json", "all data, for other programs"),
         ],
     )
 
 
-def show(console: Console, findings: Findings, elapsed: float) -> None:
+def print_findings(console: Console, findings: Findings, elapsed: float) -> None:
     """Print the findings of a survey that took ``elapsed`` seconds."""
     total = findings.total
-    left = f" of {findings.found:,}" if findings.found > total.files else ""
+    of_all = f" of {findings.found:,}" if findings.found > total.files else ""
     size = f"{total.lines:,} lines, {total.code_lines:,} of code, {total.functions:,} functions"
-    title = f"{total.files:,}{left} files in {len(findings.packages):,} packages: {size}, in {elapsed:.1f} s"
+    title = (
+        f"{total.files:,}{of_all} files in {len(findings.packages):,} packages: {size}, in {elapsed:.1f} s"
+    )
     console.print(Text(f"\n{title}", style="bold"))
-    _packages(console, findings.packages)
-    _functions(console, "Longest functions", findings.longest)
-    _functions(console, "Most branched functions", findings.most_complex)
-    imports = ", ".join(f"{name} ({count:,})" for name, count in findings.imports[: 2 * SHOWN])
+    _print_packages(console, findings.packages)
+    _print_functions(console, "Longest functions", findings.longest)
+    _print_functions(console, "Most complex functions", findings.most_complex)
+    imports = ", ".join(f"{name} ({count:,})" for name, count in findings.imports[: 2 * MAX_SHOWN])
     if imports:
-        _section(console, "Most imported modules, by files", [imports])
-    _same_files(console, findings.same_files)
-    _copies(console, findings.copies)
-    _listed(
+        _print_section(console, "Most imported modules, by number of files", [imports])
+    _print_same_files(console, findings.same_files)
+    _print_copies(console, findings.copies)
+    _print_list(
         console,
         f"Files that do not compile: {len(findings.problems):,}",
         [f"{problem.file}: {truncate(problem.reason, 160)}" for problem in findings.problems],
-        2 * SHOWN,
+        2 * MAX_SHOWN,
     )
 
 
-def _packages(console: Console, packages: Sequence[PackageTotals]) -> None:
+def _print_packages(console: Console, packages: Sequence[PackageTotals]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), show_edge=False)
     table.add_column("package", overflow="ellipsis", no_wrap=True, max_width=26)
     for title in ("files", "failed", "code", "functions", "complexity", "documented"):
         table.add_column(title, justify="right", no_wrap=True)
-    for totals in packages[:_PACKAGES]:
-        table.add_row(*map(_cell, _row(totals)))
+    for totals in packages[:_MAX_PACKAGES]:
+        table.add_row(*map(_build_cell, _build_row(totals)))
     console.print(table)
-    if len(packages) > _PACKAGES:
-        console.print(Text(f"and {len(packages) - _PACKAGES:,} smaller packages", style="dim"))
+    if len(packages) > _MAX_PACKAGES:
+        console.print(Text(f"and {len(packages) - _MAX_PACKAGES:,} smaller packages", style="dim"))
 
 
-def _row(totals: PackageTotals) -> tuple[str, ...]:
+def _build_row(totals: PackageTotals) -> tuple[str, ...]:
     mean, documented = totals.mean_complexity, totals.documented_ratio
     return (
         totals.name,
@@ -269,52 +284,58 @@ def _row(totals: PackageTotals) -> tuple[str, ...]:
     )
 
 
-def _functions(console: Console, title: str, places: Sequence[Place]) -> None:
-    lines = [f"{p.function.lines:,} lines, complexity {p.function.complexity:,}: {_place(p)}" for p in places]
-    _listed(console, title, lines, SHOWN)
-
-
-def _same_files(console: Console, groups: Sequence[Sequence[str]]) -> None:
-    lines = [f"{len(names)} times: {_joined(names[:3])}" for names in groups]
-    _listed(console, f"Files with the same content: {len(groups):,} groups", lines, SHOWN)
-
-
-def _copies(console: Console, groups: Sequence[Sequence[Place]]) -> None:
+def _print_functions(console: Console, title: str, places: Sequence[Place]) -> None:
     lines = [
-        f"{len(places)} times {places[0].function.lines:,} lines: {_joined(map(_place, places[:3]))}"
+        f"{p.function.lines:,} lines, complexity {p.function.complexity:,}: {_format_place(p)}"
+        for p in places
+    ]
+    _print_list(console, title, lines, MAX_SHOWN)
+
+
+def _print_same_files(console: Console, groups: Sequence[Sequence[str]]) -> None:
+    lines = [f"{len(names)} times: {_join_names(names[:3])}" for names in groups]
+    _print_list(console, f"Files with the same content: {len(groups):,} groups", lines, MAX_SHOWN)
+
+
+def _print_copies(console: Console, groups: Sequence[Sequence[Place]]) -> None:
+    lines = [
+        f"{len(places)} times {places[0].function.lines:,} lines: "
+        f"{_join_names(map(_format_place, places[:3]))}"
         for places in groups
     ]
-    _listed(console, f"Functions copied from file to file: {len(groups):,} groups", lines, SHOWN)
+    _print_list(console, f"Copied functions: {len(groups):,} groups", lines, MAX_SHOWN)
 
 
-def _joined(names: Iterable[str]) -> str:
-    """Return the first two names; more are only hinted at."""
+def _join_names(names: Iterable[str]) -> str:
+    """Return the first two names, and an ellipsis if there are more."""
     first, second, *more = names
     return f"{first}, {second}{' …' if more else ''}"
 
 
-def _place(place: Place) -> str:
+def _format_place(place: Place) -> str:
     return f"{place.file}:{place.function.line} {place.function.name}"
 
 
-def _listed(console: Console, title: str, lines: Sequence[str], most: int) -> None:
-    """Print the first ``most`` lines under a title; nothing when there are none."""
+def _print_list(console: Console, title: str, lines: Sequence[str], limit: int) -> None:
+    """Print the first ``limit`` lines under a title, nothing without lines."""
     if lines:
-        more = [f"and {len(lines) - most:,} more"] if len(lines) > most else []
-        _section(console, title, [*lines[:most], *more])
+        more = [f"and {len(lines) - limit:,} more"] if len(lines) > limit else []
+        _print_section(console, title, [*lines[:limit], *more])
 
 
-def _section(console: Console, title: str, lines: Iterable[str]) -> None:
+def _print_section(console: Console, title: str, lines: Iterable[str]) -> None:
     console.print(Text(f"\n{title}", style="bold"))
     for line in lines:
-        console.print(Text("  ").append(_cell(line)))
+        console.print(Text("  ").append(_build_cell(line)))
 
 
-def _commands(console: Console, commands: Sequence[tuple[str, str]]) -> None:
+def _print_commands(console: Console, commands: Sequence[tuple[str, str]]) -> None:
     width = max((len(command) for command, _ in commands), default=0)
-    for command, what in commands:
-        console.print(Text(f"  {command:<{width}}", style="cyan").append(Text(f"  {what}", style="default")))
+    for command, purpose in commands:
+        console.print(
+            Text(f"  {command:<{width}}", style="cyan").append(Text(f"  {purpose}", style="default"))
+        )
 
 
-def _cell(value: str) -> Text:
+def _build_cell(value: str) -> Text:
     return Text(escape_controls(truncate(value)))

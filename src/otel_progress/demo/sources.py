@@ -1,6 +1,7 @@
-"""Finds Python sources: a bounded, sorted walk that follows no symbolic link, and groups of files by package.
+"""Search for Python files: a bounded, sorted walk, and groups of files by package.
 
-Nothing is opened here; files are only looked at with ``lstat``, so a named pipe called ``x.py`` blocks nobody.
+The walk follows no symbolic links and opens no file, so a named pipe called ``x.py`` cannot block
+it.
 """
 
 from __future__ import annotations
@@ -17,39 +18,57 @@ from otel_progress.errors import ConfigurationError
 from otel_progress.text import escape_controls
 
 MAX_ENTRIES: Final = 500_000
-"""Most directory entries looked at, so that ``demo /`` ends."""
+"""Directory entries read per root.
+
+Beyond that the walk stops, so ``demo /`` finishes.
+"""
 
 
-MAX_FILE: Final = 4 * 1024 * 1024
-"""Largest file that is examined, in bytes."""
+MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+"""Largest file that is examined.
+
+Larger ones are skipped.
+"""
 
 
 MAX_DEPTH: Final = 3
-"""Folders below this depth count as part of the one above."""
+"""Deepest folder with a level of its own.
+
+Deeper files belong to it.
+"""
 
 
 FULL_BYTES: Final = 32 * 1024 * 1024
-"""Most source a survey of the interpreter takes in: about half a minute of work."""
+"""Source examined of the interpreter, about half a minute.
+
+Further files are omitted.
+"""
 
 
 QUICK_BYTES: Final = 2 * 1024 * 1024
-"""Most source that ``--quick`` takes in."""
+"""Source examined with ``--quick``.
+
+Further files are omitted.
+"""
 
 
-TOP: Final = "(top level)"
-"""Name of the group of files that are in no folder of their own."""
+TOP_LEVEL: Final = "(top level)"
+"""Name of the group of files outside of packages."""
 
 
-_OTHERS: Final = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
+_SKIPPED_FOLDERS: Final = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 
 
 class SourceError(ConfigurationError):
-    """The path to survey cannot be used; the text says why and what to give instead."""
+    """Invalid path to survey."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file to examine. ``folder`` are the names of its package and the folders below it; ``name`` the rest; bytes."""
+    """File to examine.
+
+    ``folder`` has the names of its package and subfolders, ``name`` the rest. ``size`` is in bytes.
+    """
 
     path: str
     folder: tuple[str, ...]
@@ -58,13 +77,13 @@ class SourceFile:
 
     @property
     def label(self) -> str:
-        """What a person calls the file."""
-        return "/".join((*(part for part in self.folder if part != TOP), self.name))
+        """Path of the file for display, relative to its root."""
+        return "/".join((*(part for part in self.folder if part != TOP_LEVEL), self.name))
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """Something that is not examined: ``failed`` because it could not be read, or skipped because of what it is."""
+class SkippedEntry:
+    """File or folder that is not examined. With an ``error`` it is unreadable."""
 
     path: str
     reason: str
@@ -73,7 +92,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """Where a walk begins; ``prefix`` goes before the names of the packages found there."""
+    """Start of a walk. ``prefix`` precedes the names of the packages found there."""
 
     path: Path
     prefix: str = ""
@@ -81,7 +100,10 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Either a few files or a few folders, never both: so its share of the work done is the share of its parts."""
+    """Folder with either files or subfolders.
+
+    Its progress is the progress of its parts.
+    """
 
     name: str
     files: tuple[SourceFile, ...]
@@ -89,14 +111,14 @@ class Folder:
     count: int
 
 
-Found: TypeAlias = "SourceFile | Left"
+Entry: TypeAlias = "SourceFile | SkippedEntry"
 
 
 Order: TypeAlias = Literal["name", "smallest"]
 
 
-def interpreter_roots() -> list[Root]:
-    """Return where the running interpreter has its standard library and the packages installed beside it."""
+def find_interpreter_roots() -> list[Root]:
+    """Return the folders of the standard library and of the installed packages."""
     paths = sysconfig.get_paths()
     roots = [Root(Path(paths["stdlib"]))]
     for key in ("purelib", "platlib"):
@@ -106,79 +128,87 @@ def interpreter_roots() -> list[Root]:
     return roots
 
 
-def checked_root(text: str) -> Root:
-    """Return the root for a path given by a user. Raises :class:`SourceError` unless it is a folder with Python files below."""
+def parse_root(text: str) -> Root:
+    """Return the root for a path.
+
+    Raises :class:`SourceError` if it is not a folder with Python files.
+    """
     shown = escape_controls(text)[:200]
-    advice = "Give a folder that has Python files in it, or none to survey this interpreter's own sources."
+    invalid = f"Invalid path {shown!r}: expected a folder with Python files (*.py)"
+    advice = "Without a path, this Python's own files are surveyed."
     try:
         mode = Path(text).stat().st_mode
         if not stat.S_ISDIR(mode):
-            msg = f"{shown!r} is not a folder. {advice}"
+            msg = f"{invalid}, found a file. {advice}"
             raise SourceError(msg)
         os.scandir(text).close()
     except FileNotFoundError as exc:
-        msg = f"There is no folder {shown!r}. {advice}"
+        msg = f"{invalid}, but it does not exist. {advice}"
         raise SourceError(msg) from exc
-    except (OSError, ValueError) as exc:  # ValueError: a null character in the path
+    except (OSError, ValueError) as exc:  # ValueError: the path contains a null character
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        msg = f"The folder {shown!r} cannot be read: {reason}. {advice}"
+        msg = f"{invalid}, but it is unreadable ({reason}). {advice}"
         raise SourceError(msg) from exc
     root = Root(Path(text))
-    if not any(isinstance(found, SourceFile) for found in walk(root)):
-        msg = f"There are no Python files (*.py) in {shown!r}. {advice}"
+    if not any(isinstance(entry, SourceFile) for entry in walk_files(root)):
+        msg = f"{invalid}, found no such files. {advice}"
         raise SourceError(msg)
     return root
 
 
-def walk(root: Root, *, max_entries: int = MAX_ENTRIES) -> Iterator[Found]:
-    """Yield the Python files below ``root`` by name, and what has to be left; ends with a Left when the bound is reached."""
+def walk_files(root: Root, *, max_entries: int = MAX_ENTRIES) -> Iterator[Entry]:
+    """Yield the Python files below ``root`` by name, and skipped entries.
+
+    The last entry is a skipped one if ``max_entries`` is reached.
+    """
     pending: list[tuple[str, tuple[str, ...]]] = [(str(root.path), ())]
-    seen = 0
+    entry_count = 0
     while pending:
         path, parts = pending.pop()
         try:
             with os.scandir(path) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+                sorted_entries = sorted(entries, key=lambda entry: entry.name)
         except OSError as exc:
-            yield Left(path, f"folder cannot be read: {exc.strerror}", exc)
+            yield SkippedEntry(path, f"unreadable folder: {exc.strerror}", exc)
             continue
-        if parts and any(entry.name == "pyvenv.cfg" for entry in found):
-            yield Left(path, "a virtual environment")
+        if parts and any(entry.name == "pyvenv.cfg" for entry in sorted_entries):
+            yield SkippedEntry(path, "a virtual environment")
             continue
-        seen += len(found)
-        if seen > max_entries:
-            yield Left(path, f"more than {max_entries:,} entries: the rest is left out")
+        entry_count += len(sorted_entries)
+        if entry_count > max_entries:
+            yield SkippedEntry(path, f"more than {max_entries:,} entries: the others are omitted")
             return
         folders: list[tuple[str, tuple[str, ...]]] = []
-        for entry in found:
+        for entry in sorted_entries:
             if entry.is_dir(follow_symlinks=False):
-                if not entry.name.startswith(".") and entry.name not in _OTHERS:
+                if not entry.name.startswith(".") and entry.name not in _SKIPPED_FOLDERS:
                     folders.append((entry.path, (*parts, entry.name)))
             elif entry.name.endswith(".py"):
-                yield _file(entry, parts, root.prefix)
+                yield _classify_entry(entry, parts, root.prefix)
         pending.extend(reversed(folders))
 
 
-def _file(entry: os.DirEntry[str], parts: tuple[str, ...], prefix: str) -> Found:
+def _classify_entry(entry: os.DirEntry[str], parts: tuple[str, ...], prefix: str) -> Entry:
     try:
         status = entry.stat(follow_symlinks=False)
     except OSError as exc:
-        return Left(entry.path, f"cannot be looked at: {exc.strerror}", exc)
+        return SkippedEntry(entry.path, f"unreadable file: {exc.strerror}", exc)
     if stat.S_ISLNK(status.st_mode):
-        return Left(entry.path, "a symbolic link")
+        return SkippedEntry(entry.path, "a symbolic link")
     if not stat.S_ISREG(status.st_mode):
-        return Left(entry.path, "not a regular file")
-    if status.st_size > MAX_FILE:
-        return Left(entry.path, f"larger than {MAX_FILE // 1024 // 1024} MiB")
-    first = f"{prefix}{parts[0]}" if parts else f"{prefix}{TOP}"
+        return SkippedEntry(entry.path, "not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        return SkippedEntry(entry.path, f"larger than {MAX_FILE_BYTES // 1024 // 1024} MiB")
+    first = f"{prefix}{parts[0]}" if parts else f"{prefix}{TOP_LEVEL}"
     folder = (first, *parts[1:MAX_DEPTH])
     return SourceFile(entry.path, folder, "/".join((*parts[MAX_DEPTH:], entry.name)), status.st_size)
 
 
-def choose(files: Sequence[SourceFile], limit: int | None, order: Order = "name") -> list[SourceFile]:
-    """Return the files, folder by folder, that come to at most ``limit`` bytes (but at least one file); None is no limit.
+def select_files(files: Sequence[SourceFile], limit: int | None, order: Order = "name") -> list[SourceFile]:
+    """Return files of at most ``limit`` bytes in total, but at least one file.
 
-    ``smallest`` takes the smallest folders first: the most packages for the least work.
+    Without a limit all files are returned. With the order ``smallest`` the smallest folders are
+    included first, which gives the most packages for the least work.
     """
     if limit is None:
         return list(files)
@@ -188,29 +218,31 @@ def choose(files: Sequence[SourceFile], limit: int | None, order: Order = "name"
     folders = list(groups.values())
     if order == "smallest":
         folders.sort(key=lambda group: (sum(file.size for file in group), group[0].folder))
-    chosen: list[SourceFile] = []
+    selected: list[SourceFile] = []
     size = 0
     for file in (file for group in folders for file in group):
         size += file.size
-        if size > limit and chosen:
+        if size > limit and selected:
             break
-        chosen.append(file)
-    return chosen
+        selected.append(file)
+    return selected
 
 
-def packages(files: Iterable[SourceFile]) -> tuple[Folder, ...]:
-    """Return the files as trees of folders, one a package, by name."""
-    return _folders([(file.folder, file) for file in files])
+def group_by_package(files: Iterable[SourceFile]) -> tuple[Folder, ...]:
+    """Return the files as folder trees, one per package, sorted by name."""
+    return _build_folders([(file.folder, file) for file in files])
 
 
-def _folders(files: Sequence[tuple[tuple[str, ...], SourceFile]]) -> tuple[Folder, ...]:
+def _build_folders(files: Sequence[tuple[tuple[str, ...], SourceFile]]) -> tuple[Folder, ...]:
     groups: dict[str, list[tuple[tuple[str, ...], SourceFile]]] = {}
     for parts, file in files:
         groups.setdefault(parts[0], []).append((parts[1:], file))
-    return tuple(_folder(name, group) for name, group in sorted(groups.items()))
+    return tuple(_build_folder(name, group) for name, group in sorted(groups.items()))
 
 
-def _folder(name: str, files: Sequence[tuple[tuple[str, ...], SourceFile]]) -> Folder:
+def _build_folder(name: str, files: Sequence[tuple[tuple[str, ...], SourceFile]]) -> Folder:
     if not any(parts for parts, _ in files):
         return Folder(name, tuple(file for _, file in files), (), len(files))
-    return Folder(name, (), _folders([(parts or (TOP,), file) for parts, file in files]), len(files))
+    return Folder(
+        name, (), _build_folders([(parts or (TOP_LEVEL,), file) for parts, file in files]), len(files)
+    )

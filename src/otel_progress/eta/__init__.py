@@ -1,4 +1,8 @@
-"""Remaining time as pure functions of (progress so far, elapsed time, past runs): no clock, no I/O, usable offline."""
+"""Estimates of the remaining time as pure functions.
+
+They use the progress so far, the elapsed time and past runs. They use no clock and no I/O, so they
+work offline.
+"""
 
 from otel_progress.eta.curves import shrink
 from otel_progress.eta.estimate import estimate

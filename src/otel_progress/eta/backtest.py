@@ -1,4 +1,4 @@
-"""What a history teaches about predicting by it: how far off each past run would have been foretold from the others."""
+"""Leave-one-out backtest: each past run is predicted from the other past runs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from typing import Final
 
 from otel_progress.eta.curves import Curve
 from otel_progress.eta.ensemble import NO_ERRORS, Errors, blend_forecast, sum_squared_errors
-from otel_progress.eta.predictors import Forecast, HistoryAlignment, forecast
+from otel_progress.eta.predictors import Forecast, HistoryAlignment, build_forecast
 
 SAMPLES_PER_RUN: Final = 20
-"""Each past run is asked at so many equal parts of its duration (not at its end), and..."""
+"""Number of equal parts of a run's duration.
+
+A forecast is made at the end of each but the last.
+"""
 
 
 SPARSE_ABOVE: Final = 10
-"""...at every other of them, the first and the last too, with more runs than this: errors within a run are alike, and each costs."""
+"""Number of runs above which every other part is used, because errors within a run are similar."""
 
 
 MIN_RUNS: Final = 3
-"""With fewer past runs nothing is left out, and there is no interval."""
+"""Minimum number of past runs for a backtest and for an interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Residuals:
-    """Leave-one-out errors in the order of ``shares``, the part of its predicted duration at which each was made.
+    """Leave-one-out errors in ascending order of ``shares``.
 
-    ``scores`` are |error| / predicted duration / spread, ``runs`` tells in the how-many-eth past run each was made.
+    ``shares`` are the parts (0 to 1) of the predicted duration at which forecasts were made.
+    ``scores`` are |error| / predicted duration / spread. ``runs`` are the indices of the past runs.
     """
 
     shares: Sequence[float]
@@ -36,7 +40,7 @@ class Residuals:
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
-    """The leave-one-out record of a history: errors of each expert, by which they are blended, and what was off of the blend."""
+    """Result of a backtest: errors of each predictor, and errors of their blend."""
 
     errors: Errors
     residuals: Residuals
@@ -46,26 +50,33 @@ NO_BACKTEST: Final = Backtest(NO_ERRORS, Residuals((), (), ()))
 
 
 def run_backtest(history: Sequence[Curve]) -> Backtest:
-    """Foretell each run from the others at equal parts of its time; nothing comes of fewer than three."""
+    """Predict each run from the others.
+
+    With fewer than ``MIN_RUNS`` runs, return no errors.
+    """
     if len(history) < MIN_RUNS:
         return NO_BACKTEST
     parts = range(1, SAMPLES_PER_RUN, 1 if len(history) <= SPARSE_ABOVE else 2)
-    told = [_forecasts(run, [*history[:n], *history[n + 1 :]], parts) for n, run in enumerate(history)]
-    errors = [sum_squared_errors(run.duration, asked) for run, asked in zip(history, told, strict=True)]
+    forecasts = [
+        _build_forecasts(run, [*history[:n], *history[n + 1 :]], parts) for n, run in enumerate(history)
+    ]
+    errors = [
+        sum_squared_errors(run.duration, of_run) for run, of_run in zip(history, forecasts, strict=True)
+    ]
     rows: list[tuple[float, float, int]] = []
     for n, run in enumerate(history):
-        # By the errors of the others: with few runs the own ones would make the blend look better than it is.
-        others = Errors.of([*errors[:n], *errors[n + 1 :]])
-        for one in told[n]:
-            blend = blend_forecast(one, others)
+        # Why the errors of the others: with few runs, its own would make the blend look too good.
+        others = Errors.from_runs([*errors[:n], *errors[n + 1 :]])
+        for forecast in forecasts[n]:
+            blend = blend_forecast(forecast, others)
             if blend is not None and blend.whole > 0.0:
                 rows.append((blend.share, abs(run.duration - blend.whole) / blend.whole / blend.spread, n))
     shares, scores, runs = zip(*sorted(rows), strict=True) if rows else ((), (), ())
-    return Backtest(Errors.of(errors), Residuals(shares, scores, runs))
+    return Backtest(Errors.from_runs(errors), Residuals(shares, scores, runs))
 
 
-def _forecasts(run: Curve, others: Sequence[Curve], parts: Sequence[int]) -> list[Forecast]:
-    beside = HistoryAlignment(run, others)
-    asked = [run.index_at(run.duration * part / SAMPLES_PER_RUN) for part in parts]
-    told = {index: forecast(beside, index) for index in set(asked)}
-    return [told[index] for index in asked]
+def _build_forecasts(run: Curve, others: Sequence[Curve], parts: Sequence[int]) -> list[Forecast]:
+    alignment = HistoryAlignment(run, others)
+    indices = [run.index_at(run.duration * part / SAMPLES_PER_RUN) for part in parts]
+    forecasts = {index: build_forecast(alignment, index) for index in set(indices)}
+    return [forecasts[index] for index in indices]

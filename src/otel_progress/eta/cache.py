@@ -1,137 +1,150 @@
-"""What was worked out of a history is kept, so that it is worked out once and not at every estimate."""
+"""Cache of backtested histories, so that a history is backtested once."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from threading import Lock
 from typing import Final, TypeVar
 
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta.backtest import Backtest, run_backtest
-from otel_progress.eta.curves import LONGEST, ROUNDING, Curve, checked, curve, is_seconds
+from otel_progress.eta.curves import (
+    MAX_SECONDS,
+    ROUNDING_TOLERANCE,
+    Curve,
+    build_curve,
+    is_seconds,
+    parse_points,
+)
 from otel_progress.eta.ensemble import Blend
-from otel_progress.eta.gaps import without_pauses
-from otel_progress.eta.intervals import calibrated, half_width
-from otel_progress.records import Trajectory
+from otel_progress.eta.gaps import remove_pauses
+from otel_progress.eta.intervals import calibrate_width, compute_half_width
+from otel_progress.fork import fork_safe_lock
+from otel_progress.records import MAX_TRAJECTORIES_PER_KEY, Trajectory
 
-MAX_TRAJECTORIES_PER_KEY: Final = 20
-"""So many of the latest past runs count."""
-
-
-KEPT: Final = 64
-"""Histories whose record is kept; the least recently used one goes."""
+MAX_HISTORIES: Final = 64
+"""Maximum number of cached histories. The least recently used one is evicted."""
 
 
-CONFIDENCES: Final = 16
-"""For so many confidences a history knows the factor of its intervals."""
+MAX_CONFIDENCES: Final = 16
+"""Maximum number of confidences for which a history stores the factor of its intervals."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedHistory:
-    """A history made ready: its curves (those of runs that left points), its durations in ascending order, and its record."""
+    """A backtested history.
+
+    ``curves`` are those of the runs with points. ``durations`` are those of all runs, ascending.
+    """
 
     trajectories: Sequence[Trajectory]
     curves: Sequence[Curve]
     durations: Sequence[float]
-    record: Backtest
-    _widths: dict[float, float] = field(default_factory=dict)
+    backtest: Backtest
+    _factors: dict[float, float] = field(default_factory=dict)
 
     def half_width(self, blend: Blend, confidence: float) -> float | None:
-        """Return the seconds by which the end may come earlier or later than ``blend`` says; None with fewer than three past runs."""
-        residuals, runs = self.record.residuals, len(self.curves)
-        wide = half_width(residuals, blend, runs, confidence)
-        if wide is None:
+        """Return half the width of the interval around ``blend``, in seconds.
+
+        Return None with fewer than ``MIN_RUNS`` past runs.
+        """
+        residuals, runs = self.backtest.residuals, len(self.curves)
+        half_width = compute_half_width(residuals, blend, runs, confidence)
+        if half_width is None:
             return None
-        factor = self._widths.get(confidence)
+        factor = self._factors.get(confidence)
         if factor is None:
-            if len(self._widths) >= CONFIDENCES:
-                self._widths.clear()
-            factor = self._widths[confidence] = calibrated(residuals, runs, confidence)
-        return wide * factor
+            if len(self._factors) >= MAX_CONFIDENCES:
+                self._factors.clear()
+            factor = self._factors[confidence] = calibrate_width(residuals, runs, confidence)
+        return half_width * factor
 
 
 _Key = TypeVar("_Key")
 
 
-_kept: OrderedDict[tuple[int, ...], PreparedHistory] = OrderedDict()
+_by_identity: OrderedDict[tuple[int, ...], PreparedHistory] = OrderedDict()
 
 
-_alike: OrderedDict[tuple[float, ...], PreparedHistory] = OrderedDict()
+_by_durations: OrderedDict[tuple[float, ...], PreparedHistory] = OrderedDict()
 
 
-_lock = Lock()
+_lock: Final = fork_safe_lock()
 
 
 def prepare_history(history: Sequence[Trajectory]) -> PreparedHistory:
-    """Return what these past runs teach, the last 20 of them.
+    """Return the backtested history of the last ``MAX_TRAJECTORIES_PER_KEY`` runs.
 
-    The same trajectories in another list are found at once: they are told apart by identity, and what is kept holds them, so an identity
-    stays theirs. Equal ones (read anew from a journal) are found by their durations, then compared. The lock is held for look-ups only.
+    The same trajectories in another list are found by identity. The cache references them, so an id
+    is not reused. Equal trajectories (read again from a journal) are found by their durations and
+    then compared. The lock is held only for lookups.
     """
     recent = tuple(history[-MAX_TRAJECTORIES_PER_KEY:])
     key = tuple(map(id, recent))
     with _lock:
-        found = _kept.get(key)
-        if found is not None:
-            _kept.move_to_end(key)
-            return found
+        prepared = _by_identity.get(key)
+        if prepared is not None:
+            _by_identity.move_to_end(key)
+            return prepared
         durations = tuple([trajectory.duration_s for trajectory in recent])
-        alike = _alike.get(durations)
-    made = (
-        replace(alike, trajectories=recent)
-        if alike is not None and _same(alike.trajectories, recent)
-        else _learned(recent)
-    )
+        similar = _by_durations.get(durations)
+    if similar is not None and _have_equal_points(similar.trajectories, recent):
+        prepared = replace(similar, trajectories=recent)
+    else:
+        prepared = _build_history(recent)
     with _lock:
-        _keep(_kept, key, made)
-        _keep(_alike, durations, made)
-    return made
+        _store(_by_identity, key, prepared)
+        _store(_by_durations, durations, prepared)
+    return prepared
 
 
-def _same(some: Sequence[Trajectory], others: Sequence[Trajectory]) -> bool:
-    return all(list(one.points) == list(other.points) for one, other in zip(some, others, strict=True))
+def _have_equal_points(first: Sequence[Trajectory], second: Sequence[Trajectory]) -> bool:
+    return all(list(one.points) == list(other.points) for one, other in zip(first, second, strict=True))
 
 
-def _keep(kept: OrderedDict[_Key, PreparedHistory], key: _Key, made: PreparedHistory) -> None:
-    kept[key] = made
-    kept.move_to_end(key)
-    while len(kept) > KEPT:
-        kept.popitem(last=False)
+def _store(cache: OrderedDict[_Key, PreparedHistory], key: _Key, prepared: PreparedHistory) -> None:
+    cache[key] = prepared
+    cache.move_to_end(key)
+    while len(cache) > MAX_HISTORIES:
+        cache.popitem(last=False)
 
 
-def _learned(history: Sequence[Trajectory]) -> PreparedHistory:
+def _build_history(history: Sequence[Trajectory]) -> PreparedHistory:
     curves = [
-        shape
+        curve
         for n, trajectory in enumerate(history)
-        if (shape := _curve(trajectory, f"history[{n}]")) is not None
+        if (curve := _build_past_curve(trajectory, f"history[{n}]")) is not None
     ]
-    return PreparedHistory(
-        history, curves, sorted(trajectory.duration_s for trajectory in history), run_backtest(curves)
-    )
+    durations = sorted(trajectory.duration_s for trajectory in history)
+    return PreparedHistory(history, curves, durations, run_backtest(curves))
 
 
-def _curve(trajectory: Trajectory, what: str) -> Curve | None:
-    """Return a past run as a curve from its base to its end; None when it left no points."""
+def _build_past_curve(trajectory: Trajectory, name: str) -> Curve | None:
+    """Return a past run as a curve from its base to its end.
+
+    Return None if it has no points.
+    """
     duration = trajectory.duration_s
     if not is_seconds(duration):
-        msg = f"{what}.duration_s: expected a number of seconds from 0 to {LONGEST:g}, got {duration}"
+        msg = f"Invalid {name}.duration_s {duration}: expected seconds from 0 to {MAX_SECONDS:g}."
         raise RejectedValueError(msg)
-    times, fractions = checked(trajectory.points, f"{what}.points")
+    times, fractions = parse_points(trajectory.points, f"{name}.points")
     if len(times) < 2:
         return None
-    if times[-1] > duration * (1.0 + ROUNDING):
-        msg = f"{what}.points: expected times up to its duration of {duration} s, got {times[-1]}"
+    if times[-1] > duration * (1.0 + ROUNDING_TOLERANCE):
+        msg = f"Invalid {name}.points, time {times[-1]}: expected at most its duration of {duration} s."
         raise RejectedValueError(msg)
+    if times[-1] > duration:  # by a rounding error
+        times = [min(time, duration) for time in times]
     if fractions[-1] < 1.0:
         times, fractions = [*times, duration], [*fractions, 1.0]
-    usual = without_pauses(curve(duration, times, fractions), ()).gap
-    return curve(duration, times, fractions, usual)
+    gap = remove_pauses(build_curve(duration, times, fractions), ()).gap
+    return build_curve(duration, times, fractions, gap)
 
 
 def clear_cache() -> None:
-    """Forget all histories: the next estimate of each works out anew what it teaches."""
+    """Evict all histories. The next estimate of each repeats its backtest."""
     with _lock:
-        _kept.clear()
-        _alike.clear()
+        _by_identity.clear()
+        _by_durations.clear()

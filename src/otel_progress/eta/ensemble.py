@@ -1,4 +1,4 @@
-"""Several predictions as one: each weighs as much as it has lately, and in past runs, been right."""
+"""Ensemble of predictors, weighted by their accuracy in this run and in past runs."""
 
 from __future__ import annotations
 
@@ -6,62 +6,80 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from otel_progress.eta.predictors import OWN, PREDICTORS, Forecast, relative_error
+from otel_progress.eta.predictors import OWN_RATE, PREDICTOR_COUNT, Forecast, compute_relative_error
 
 BUCKETS: Final = 10
-"""Errors are told apart by which tenth of the run they were made in; at a place, its own tenth and the neighbours count."""
+"""Number of equal parts of a run.
+
+Errors are averaged over a part and its neighbours.
+"""
 
 
 PRIOR: Final = 50.0
-"""What past runs say of an expert weighs as much as so many looks back in this run: one that goes like them is no reason to change..."""
+"""Weight of past runs, in lookbacks of this run.
+
+A typical run does not change the weights.
+"""
 
 
 DECAY: Final = 0.5
-"""...but the latest look counts, each before it half as much, and one that failed by far soon outweighs small errors of the past."""
+"""Factor by which each earlier lookback counts less.
+
+A large recent error soon dominates.
+"""
 
 
 MIN_RELATIVE_ERROR: Final = 1e-3
-"""No expert counts as better than a thousandth off: rounding and luck are no merit."""
+"""Minimum relative error of a predictor, so that rounding does not dominate the weights."""
 
 
 DEFAULT_ERRORS: Final = (0.1, 0.2, 0.2, 0.2)
-"""Relative errors presumed of the experts where past runs (fewer than three) do not tell: a warp by all of the run is the best bet..."""
+"""Relative errors of the predictors without a backtest.
+
+Scaling by the whole rate is best.
+"""
 
 
 DEFAULT_WEIGHT: Final = 10.0
-"""...and as that is a guess it weighs less, as so many looks back."""
+"""Weight of the default errors, in lookbacks."""
 
 
-_CELLS: Final = BUCKETS * PREDICTORS
+_CELLS: Final = BUCKETS * PREDICTOR_COUNT
 
 
 ErrorSums: TypeAlias = "Sequence[float]"
-"""Errors of one run: the sum of their squares by tenth and expert, then their numbers. Of several runs they add up."""
+"""Sums of squared errors of one run by bucket and predictor, then their counts.
+
+Runs add up.
+"""
 
 
-def sum_squared_errors(duration: float, asked: Iterable[Forecast]) -> ErrorSums:
-    """Return the errors made in forecasts of a run that is over and took ``duration`` seconds."""
+def sum_squared_errors(duration: float, forecasts: Iterable[Forecast]) -> ErrorSums:
+    """Return the errors of forecasts for a finished run of ``duration`` seconds."""
     sums = [0.0] * (2 * _CELLS)
-    for told in asked:
-        left = duration - told.now
+    for forecast in forecasts:
+        left = duration - forecast.now
         if left > 0.0:
-            cell = PREDICTORS * _bucket(told.now, duration)
-            for place, span in enumerate(told.spans, cell):
+            first_cell = PREDICTOR_COUNT * _get_bucket(forecast.now, duration)
+            for cell, span in enumerate(forecast.spans, first_cell):
                 if span is not None:
-                    sums[place] += relative_error(span, left) ** 2
-                    sums[_CELLS + place] += 1.0
+                    sums[cell] += compute_relative_error(span, left) ** 2
+                    sums[_CELLS + cell] += 1.0
     return sums
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """The mean squared relative error of each expert around each tenth of a run; None where nothing is known."""
+    """Mean squared relative error of each predictor in each bucket.
+
+    None if it is unknown.
+    """
 
     squares: Sequence[Sequence[float | None]]
 
     @classmethod
-    def of(cls, runs: Iterable[ErrorSums]) -> Errors:
-        """Return what the errors made in these runs come to, every forecast counting the same."""
+    def from_runs(cls, runs: Iterable[ErrorSums]) -> Errors:
+        """Return the mean errors of these runs. Each forecast has the same weight."""
         sums = [sum(column) for column in zip(*runs, strict=True)]
         if not sums:
             return NO_ERRORS
@@ -69,25 +87,25 @@ class Errors:
             total / count if count else None
             for total, count in zip(sums[:_CELLS], sums[_CELLS:], strict=True)
         ]
-        means = [flat[n : n + PREDICTORS] for n in range(0, _CELLS, PREDICTORS)]
+        buckets = [flat[n : n + PREDICTOR_COUNT] for n in range(0, _CELLS, PREDICTOR_COUNT)]
         return cls(
             [
-                [_mean(_known(column)) for column in zip(*means[max(0, n - 1) : n + 2], strict=True)]
+                [_compute_mean(column) for column in zip(*buckets[max(0, n - 1) : n + 2], strict=True)]
                 for n in range(BUCKETS)
             ]
         )
 
 
-NO_ERRORS: Final = Errors([[None] * PREDICTORS] * BUCKETS)
+NO_ERRORS: Final = Errors([[None] * PREDICTOR_COUNT] * BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
 class Blend:
     """One prediction: ``span`` seconds from ``now`` to the end.
 
-    ``spread`` says how many times as far off as usual in past runs it is to be expected, by the looks back and by how far apart the experts
-    are; 1 when that is no worse than then.
-    ``own`` is the share (0 to 1) that rests on this run alone.
+    ``spread`` is the expected error relative to that in past runs. It depends on the lookbacks and
+    on the disagreement of the predictors, and is 1 if they are no worse than usual. ``own`` is the
+    share (0 to 1) of the weight that rests on this run's own rate.
     """
 
     now: float
@@ -97,109 +115,113 @@ class Blend:
 
     @property
     def whole(self) -> float:
-        """The predicted duration of the run in seconds."""
+        """Predicted duration of the run in seconds."""
         return self.now + self.span
 
     @property
     def share(self) -> float:
-        """How far the run is by this prediction, 0 to 1 of its time."""
+        """Elapsed share of the predicted duration, 0 to 1."""
         return self.now / self.whole if self.whole > 0.0 else 0.0
 
 
-def blend_forecast(told: Forecast, errors: Errors) -> Blend | None:
-    """Return the mean of what the experts say, weighted by 1 / (expected squared error)^2; None when no one can say.
+def blend_forecast(forecast: Forecast, errors: Errors) -> Blend | None:
+    """Return the weighted mean of the predictors, or None if there is no prediction.
 
-    The error to expect of each is the mean of that in past runs at the same progress, and of by how much its looks back in this run were
-    worse than the best one's: what nobody could have known, as that the pace was about to change, says nothing about whom to believe.
-    The square makes it a choice where one is clearly better, and a mean where they are alike.
+    The weight is 1 / (expected squared error)^2. The expected error of a predictor combines its
+    error in past runs at the same progress with its lookbacks in this run. Lookbacks count only
+    relative to the best predictor, because an unpredictable change of the rate does not rank them.
+    The square selects a clearly better predictor, and averages similar ones.
     """
-    views = _views(told, errors)
-    if not views:
+    weighted = _weight_predictors(forecast, errors)
+    if not weighted:
         return None
-    total = weights = own = usual = usually = 0.0
-    for view in views:
-        weight = 1.0 / (view.regret * view.regret)
-        total += weight * view.span
+    total = weights = own = inverse = inverse_square = 0.0
+    for predictor in weighted:
+        weight = 1.0 / (predictor.regret * predictor.regret)
+        total += weight * predictor.span
         weights += weight
-        if view.expert == OWN:
+        if predictor.position == OWN_RATE:
             own = weight
-        usual += 1.0 / view.prior
-        usually += 1.0 / (view.prior * view.prior)
+        inverse += 1.0 / predictor.prior
+        inverse_square += 1.0 / (predictor.prior * predictor.prior)
     span = total / weights
-    spread = (
-        1.0 + _extra_variance(views, span) * usually / usual
-    ) ** 0.5  # usual / usually: the blend's squared error, by past runs
-    return Blend(told.now, span, spread, own / weights)
+    # inverse / inverse_square is the blend's squared error in past runs.
+    spread = (1.0 + _compute_extra_variance(weighted, span) * inverse_square / inverse) ** 0.5
+    return Blend(forecast.now, span, spread, own / weights)
 
 
-class _View(NamedTuple):
-    """What an expert says, with squared relative errors: expected by past runs, by looks back too, and beyond the best expert's there."""
+class _WeightedPredictor(NamedTuple):
+    """Prediction of one predictor and its expected squared relative errors.
 
-    expert: int
+    ``prior`` is that of past runs. ``square`` includes the lookbacks. ``regret`` includes the
+    lookbacks relative to the best predictor.
+    """
+
+    position: int
     span: float
     prior: float
     square: float
     regret: float
 
 
-def _views(told: Forecast, errors: Errors) -> list[_View]:
-    """Return a view for every expert who can say."""
-    guess = next((span for span in told.spans if span is not None), None)
+def _weight_predictors(forecast: Forecast, errors: Errors) -> list[_WeightedPredictor]:
+    """Return an entry for every predictor with a prediction."""
+    guess = next((span for span in forecast.spans if span is not None), None)
     if guess is None:
         return []
-    usual = errors.squares[_bucket(told.now, told.now + guess)]
-    squares, regrets, looks = _lookback_sums(told)
-    views = []
-    for expert, span in enumerate(told.spans):
+    past = errors.squares[_get_bucket(forecast.now, forecast.now + guess)]
+    squares, regrets, counts = _sum_lookbacks(forecast)
+    weighted = []
+    for index, span in enumerate(forecast.spans):
         if span is not None:
-            known = usual[expert]
-            held, prior = (DEFAULT_WEIGHT, DEFAULT_ERRORS[expert] ** 2) if known is None else (PRIOR, known)
+            known = past[index]
+            weight, prior = (DEFAULT_WEIGHT, DEFAULT_ERRORS[index] ** 2) if known is None else (PRIOR, known)
             prior += MIN_RELATIVE_ERROR * MIN_RELATIVE_ERROR
-            square = (held * prior + squares[expert]) / (held + looks[expert])
-            views.append(
-                _View(expert, span, prior, square, (held * prior + regrets[expert]) / (held + looks[expert]))
-            )
-    return views
+            square = (weight * prior + squares[index]) / (weight + counts[index])
+            regret = (weight * prior + regrets[index]) / (weight + counts[index])
+            weighted.append(_WeightedPredictor(index, span, prior, square, regret))
+    return weighted
 
 
-def _lookback_sums(told: Forecast) -> tuple[list[float], list[float], list[float]]:
-    """Return sums over the looks back of each expert: of squared errors, of those less the best one's, and of how much they count."""
-    squares, regrets, looks = [0.0] * PREDICTORS, [0.0] * PREDICTORS, [0.0] * PREDICTORS
+def _sum_lookbacks(forecast: Forecast) -> tuple[list[float], list[float], list[float]]:
+    """Return sums over the lookbacks of each predictor.
+
+    These are its squared errors, its squared errors minus those of the best predictor, and weights.
+    """
+    squares, regrets, counts = [0.0] * PREDICTOR_COUNT, [0.0] * PREDICTOR_COUNT, [0.0] * PREDICTOR_COUNT
     weight = 1.0
-    for errors in reversed(told.errors):
-        found = [(expert, error * error) for expert, error in enumerate(errors) if error is not None]
-        best = min([square for _, square in found]) if len(found) > 1 else 0.0
-        for expert, square in found:
-            squares[expert] += weight * square
-            regrets[expert] += weight * (square - best)
-            looks[expert] += weight
+    for errors in reversed(forecast.errors):
+        known = [(index, error * error) for index, error in enumerate(errors) if error is not None]
+        best = min([square for _, square in known]) if len(known) > 1 else 0.0
+        for index, square in known:
+            squares[index] += weight * square
+            regrets[index] += weight * (square - best)
+            counts[index] += weight
         weight *= DECAY
-    return squares, regrets, looks
+    return squares, regrets, counts
 
 
-def _extra_variance(views: Sequence[_View], span: float) -> float:
-    """Return the squared relative error of ``span`` to expect beyond the usual: of looks back that failed, and of experts far apart.
+def _compute_extra_variance(weighted: Sequence[_WeightedPredictor], span: float) -> float:
+    """Return the squared relative error of ``span`` beyond that in past runs.
 
-    It is the law of total variance (the mean of the variances and the variance of the means), less what past runs say of each expert:
-    that a bad one errs and disagrees is no news. The weights are 1 / expected error: those of the blend are nearly a choice, and would
-    hide how uncertain it was to choose, and that the best one in looking back was so in part by luck.
+    By the law of total variance it is the mean of the variances plus the variance of the means,
+    minus the known errors of each predictor. The weights are 1 / expected error. Why not those of
+    the blend: they select nearly one predictor, and would hide the uncertainty of that selection.
     """
     total = weights = 0.0
-    for view in views:
-        weight = view.regret**-0.5
-        apart = (view.span - span) / span if span > 0.0 else 0.0
-        total += weight * (max(0.0, view.square - view.prior) + max(0.0, apart * apart - view.prior))
+    for predictor in weighted:
+        weight = predictor.regret**-0.5
+        distance = (predictor.span - span) / span if span > 0.0 else 0.0
+        variance = max(0.0, predictor.square - predictor.prior)
+        total += weight * (variance + max(0.0, distance * distance - predictor.prior))
         weights += weight
     return total / weights
 
 
-def _known(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
+def _compute_mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _bucket(now: float, duration: float) -> int:
+def _get_bucket(now: float, duration: float) -> int:
     return min(BUCKETS - 1, int(BUCKETS * now / duration)) if duration > 0.0 else 0

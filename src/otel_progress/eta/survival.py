@@ -1,7 +1,7 @@
-"""How long children last, from those that ended, those that still run, and those of past runs: a Kaplan-Meier distribution.
+"""Durations of children as a Kaplan-Meier distribution.
 
-Those that still run count as having lasted at least so long. Leaving them out would be wrong early on, when only the short ones have
-ended.
+It includes children that ended, that are running, and that ran in past runs. A running child has
+lasted at least its elapsed time. Without it, early estimates would include only short children.
 """
 
 from __future__ import annotations
@@ -12,35 +12,42 @@ from dataclasses import dataclass
 from math import log
 from typing import Final
 
-SEEN: Final = 40
-"""Of more durations than this, so many are looked at, drawn from all over the run; their mean stays that of all."""
+MAX_DURATIONS: Final = 40
+"""Maximum number of durations in the distribution.
+
+More are sampled, and their mean is kept.
+"""
 
 
-SHOWN: Final = 2.0
-"""When so many children have ended, the pace of this run is half way from that of past runs to what those say."""
+HALF_WEIGHT_COUNT: Final = 2.0
+"""Number of ended children at which this run's rate has half the weight of that of past runs."""
 
 
-APART: Final = 1000.0
-"""No machine is so many times as fast as itself."""
+MAX_SPEED_RATIO: Final = 1000.0
+"""Maximum ratio of the speeds of two runs."""
 
 
-BELIEVED: Final = 8
-"""Past children count as so many, evenly spaced ones of them in order: those of this run soon outnumber them."""
+MAX_KNOWN_DURATIONS: Final = 8
+"""Maximum number of evenly spaced durations of past runs.
+
+Those of this run soon outweigh them.
+"""
 
 
-SURVIVED: Final = 1e-6
-"""A share of children that is smaller is none, but rounding."""
+MIN_SURVIVAL: Final = 1e-6
+"""Minimum share of surviving children. Smaller shares are rounding errors."""
 
 
-GOLDEN: Final = (5**0.5 - 1) / 2
-"""Multiples of it, modulo 1, are as evenly spread over 0 to 1 as numbers one after another can be: chance without chance."""
+GOLDEN_RATIO: Final = (5**0.5 - 1) / 2
+"""Its multiples modulo 1 are evenly spread between 0 and 1: a deterministic sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long children last: ``durations`` ascending, and by each the share (0 to 1) that has ended by then.
+    """Distribution of the durations of children, in seconds.
 
-    ``mean`` is the mean duration, ``excess`` by how much a child outlasts the longest of them in the mean; all in seconds.
+    ``durations`` ascend. ``ended`` is the share (0 to 1) that has ended by each. ``mean`` is the
+    mean duration. ``excess`` is the mean time by which a child exceeds the longest duration.
     """
 
     durations: Sequence[float]
@@ -48,45 +55,51 @@ class Lifetimes:
     mean: float
     excess: float
 
-    def remaining_after(self, lasted: float, luck: float) -> float:
-        """Return how many seconds longer than ``lasted`` a child takes, for ``luck`` from 0 (the shortest) to 1."""
+    def remaining_after(self, lasted: float, quantile: float) -> float:
+        """Return the remaining seconds of a child after ``lasted`` seconds.
+
+        ``quantile`` is between 0 (the shortest) and 1.
+        """
         before = bisect_right(self.durations, lasted)
         if before == len(self.durations):
-            return self.excess * luck * 2.0
-        survived = self.ended[before - 1] if before else 0.0
-        place = bisect_right(self.ended, survived + luck * (1.0 - survived))
-        return (
-            self.durations[place] if place < len(self.durations) else self.durations[-1] + self.excess
-        ) - lasted
+            return self.excess * quantile * 2.0
+        ended = self.ended[before - 1] if before else 0.0
+        index = bisect_right(self.ended, ended + quantile * (1.0 - ended))
+        if index < len(self.durations):
+            return self.durations[index] - lasted
+        return self.durations[-1] + self.excess - lasted
 
 
-def lifetimes(
+def fit_lifetimes(
     ended: Sequence[float], running: Sequence[float], known: Sequence[float] = ()
 ) -> Lifetimes | None:
-    """Return how long children last; None while no duration of any is known.
+    """Return the distribution of durations, or None while none is known.
 
-    ``known`` are of past runs. They count at the pace of this one, as far as it shows (machines are busy or idle for a whole run), and
-    no longer once very many of this run have ended.
+    ``known`` are durations of past runs. They are scaled to the rate of this run as far as it is
+    known, because a machine can be busy for a whole run. If very many children of this run have
+    ended, past runs are ignored.
     """
-    own = _distribution(_drawn(ended), running, len(ended))
-    if not known or len(ended) > SEEN:
+    own = _fit_distribution(_sample_durations(ended), running, len(ended))
+    if not known or len(ended) > MAX_DURATIONS:
         return own
-    usual, shown = sum(known) / len(known), len(ended) / (len(ended) + SHOWN)
-    pace = 1.0
-    if own is not None and usual > 0.0:
-        pace = min(max(own.mean / usual, 1.0 / APART), APART) ** shown
+    past_mean, weight = sum(known) / len(known), len(ended) / (len(ended) + HALF_WEIGHT_COUNT)
+    scale = 1.0
+    if own is not None and past_mean > 0.0:
+        scale = min(max(own.mean / past_mean, 1.0 / MAX_SPEED_RATIO), MAX_SPEED_RATIO) ** weight
     past = sorted(known)
-    if len(past) > BELIEVED:
-        past = [past[(2 * n + 1) * len(past) // (2 * BELIEVED)] for n in range(BELIEVED)]
-    together = [*_drawn(ended), *(pace * duration for duration in past)]
-    return _distribution(together, running, len(ended) + len(past))
+    if len(past) > MAX_KNOWN_DURATIONS:
+        count = MAX_KNOWN_DURATIONS
+        past = [past[(2 * n + 1) * len(past) // (2 * count)] for n in range(count)]
+    durations = [*_sample_durations(ended), *(scale * duration for duration in past)]
+    return _fit_distribution(durations, running, len(ended) + len(past))
 
 
-def _distribution(durations: Sequence[float], running: Sequence[float], count: int) -> Lifetimes | None:
-    """Return the product-limit estimate (Kaplan and Meier, 1958) from ``durations`` that stand for ``count``, and those that still run.
+def _fit_distribution(durations: Sequence[float], running: Sequence[float], count: int) -> Lifetimes | None:
+    """Return the product-limit estimate (Kaplan and Meier, 1958).
 
-    What outlasts them all has an exponential tail, through the share that does (Brown, Hollander and Korwar, 1974); where none is known
-    to, one that will is as much longer as they are from each other.
+    ``durations`` represent ``count`` children. Children that outlast all durations have an
+    exponential tail through the surviving share (Brown, Hollander and Korwar, 1974). Without such a
+    share, the excess is the mean absolute deviation of the durations.
     """
     if not durations:
         return None
@@ -99,7 +112,7 @@ def _distribution(durations: Sequence[float], running: Sequence[float], count: i
         alive *= 1.0 - scale / max(scale, at_risk)
         shares.append(1.0 - alive)
         before = duration
-    if alive > SURVIVED:
+    if alive > MIN_SURVIVAL:
         excess = done[-1] / -log(alive)
     else:
         average = sum(done) / len(done)
@@ -107,11 +120,14 @@ def _distribution(durations: Sequence[float], running: Sequence[float], count: i
     return Lifetimes(done, shares, mean + alive * excess, excess)
 
 
-def _drawn(durations: Sequence[float]) -> Sequence[float]:
-    """Return at most ``SEEN`` of them with the mean of all; at no fixed distance, for patterns among them repeat."""
+def _sample_durations(durations: Sequence[float]) -> Sequence[float]:
+    """Return at most ``MAX_DURATIONS`` of them with the mean of all.
+
+    Why not at a fixed distance: durations may have a repeating pattern.
+    """
     count = len(durations)
-    if count <= SEEN:
+    if count <= MAX_DURATIONS:
         return durations
-    drawn = [durations[int(n * GOLDEN % 1.0 * count)] for n in range(SEEN)]
-    whole, part = sum(durations) / count, sum(drawn) / SEEN
-    return [duration * whole / part for duration in drawn] if part > 0.0 else drawn
+    sample = [durations[int(n * GOLDEN_RATIO % 1.0 * count)] for n in range(MAX_DURATIONS)]
+    mean, sample_mean = sum(durations) / count, sum(sample) / MAX_DURATIONS
+    return [duration * mean / sample_mean for duration in sample] if sample_mean > 0.0 else sample

@@ -1,1 +1,4 @@
-"""What callers hold: the helpers, the handle of a level, iteration, decorators, and the span of a level. API of OpenTelemetry only."""
+"""Instrumentation API: helpers, level handles, iteration, decorators and spans.
+
+It needs only opentelemetry-api.
+"""

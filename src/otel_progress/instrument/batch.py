@@ -1,4 +1,4 @@
-"""The handle of a batch: many operations with one aggregate, in one process or, by its id, in many."""
+"""Handle of a batch: operations of one or several processes with one summary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from opentelemetry import context as context_api
 from otel_progress.instrument.arguments import (
     DeadlineLike,
     EtaKey,
-    Rejection,
     make_level_arguments,
     parse_batch_id,
     parse_number,
@@ -18,43 +17,53 @@ from otel_progress.instrument.arguments import (
 from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend, backend_slot
 from otel_progress.instrument.context import detach_if_current
 from otel_progress.instrument.level import Level
+from otel_progress.instrument.rejections import Rejection
 from otel_progress.model import Number
 from otel_progress.operations import BatchSnapshot
 from otel_progress.stages import StagesLike
-from otel_progress.text import normalize_id, truncate
+from otel_progress.text import MAX_NAME, normalize_id, truncate
 
 
 class OperationBatch:
-    """A batch of operations. Use it in ``with`` or ``async with``, or by hand with :meth:`start` and :meth:`close`.
+    """Batch of operations.
 
-    Operations that begin in its context (this thread or task, and no operation of it above them) belong to it; in any thread those
-    made by :meth:`operation` do; in any process those that name its id. Made by :func:`otel_progress.batch`. Inert until ``configure``.
+    Use it in ``with`` or ``async with``, or with :meth:`start` and :meth:`close`.
+    :func:`otel_progress.batch` returns it. Three kinds of operations belong to it: those started
+    in its context (this thread or task) without a parent operation, those of :meth:`operation` in
+    any thread, and those of any process that pass its id. Without ``configure()`` all methods do
+    nothing.
     """
 
-    __slots__ = ("__weakref__", "_arguments", "_closed", "_id", "_recording", "_scope", "_started", "_token")
+    __slots__ = ("__weakref__", "_arguments", "_backend", "_closed", "_id", "_scope", "_started", "_token")
 
     def __init__(self, name: object, id: object, type: object, total: object, scope: str) -> None:
         self._arguments = (name, id, type, total)
         self._scope = scope
         self._id = ""
-        self._recording: RecordingBackend | None = None
+        self._backend: RecordingBackend | None = None
         self._started = False
         self._closed = False
         self._token: object = None
 
     def start(self) -> OperationBatch:
-        """Declare the batch now, without ``with``; :meth:`close` it when no more operations come."""
+        """Declare the batch without ``with``.
+
+        Call :meth:`close` after its last operation started.
+        """
         if not self._started:
             self._started = True
             self._declare()
         return self
 
     def close(self) -> None:
-        """Say that no more operations come, in whatever process; those that run still count when they end. Idempotent."""
+        """Declare that no process will start further operations of the batch. Idempotent.
+
+        Running operations still count when they end.
+        """
         self.start()
         self._closed = True
-        if self._recording is not None:
-            self._recording.store.close_batch(self._id)
+        if self._backend is not None:
+            self._backend.store.close_batch(self._id)
 
     def operation(
         self,
@@ -69,66 +78,61 @@ class OperationBatch:
         eta_key: EtaKey | None = None,
         **metadata: object,
     ) -> Level:
-        """Make an operation of this batch, in whatever thread or task; see :func:`otel_progress.operation`."""
-        asked = (
-            "operation",
-            type,
-            id,
-            name,
-            total,
-            unit,
-            None,
-            deadline,
-            stages,
-            metadata,
-            self.join,
-            eta_key,
+        """Return an operation of this batch, for any thread or task.
+
+        See :func:`otel_progress.operation`.
+        """
+        arguments = (
+            *("operation", type, id, name, total, unit, None, deadline, stages, metadata, self.join, eta_key),
             self._scope,
         )
-        return Level(make_level_arguments(asked), None)
+        return Level(make_level_arguments(arguments), None)
 
     def set_total(self, total: int) -> None:
-        """Say how many operations there are in all, a whole number of at least 0."""
+        """Set the number of operations in all, a whole number of at least 0."""
         self.start()
-        if self._recording is None:
+        if self._backend is None:
             return
-        clean = _count_or_none(self._recording, total)
-        if clean is not None:
-            self._recording.store.set_batch_total(self._id, clean)
+        count = _accept_count(self._backend, total)
+        if count is not None:
+            self._backend.store.set_batch_total(self._id, count)
 
     @property
     def id(self) -> str:
-        """Id of the batch, for other processes to join it by; empty when it was not given and nothing is recorded."""
+        """Id of the batch, with which other processes join it.
+
+        It is empty if no id was given and nothing is recorded.
+        """
         return self.start()._id
 
     def join(self) -> str | None:
-        """Return the id for an operation that is to belong to this batch; None when nothing is recorded."""
+        """Return the id for an operation of this batch, or None if nothing is recorded."""
         self.start()
-        return None if self._recording is None else self._id
+        return None if self._backend is None else self._id
 
     def snapshot(self) -> BatchSnapshot:
-        """Return the batch as this process knows it now, everything counted so far included; an empty one when nothing is recorded.
+        """Return the current state of the batch in this process.
 
-        :func:`otel_progress.get_batch` takes in other processes as well.
+        It includes all units counted so far, and is empty if nothing is recorded.
+        :func:`otel_progress.get_batch` includes other processes.
         """
         self.start()
-        known = None if self._recording is None else self._recording.store.batch(self._id)
-        if known is not None:
-            return known
+        snapshot = None if self._backend is None else self._backend.store.reader.batch(self._id)
+        if snapshot is not None:
+            return snapshot
         now = time.time()
-        from otel_progress import batches  # an import that only those pay for who ask
-        from otel_progress.batches import BatchDeclaration, BatchTally
+        from otel_progress import batches  # only callers of this method pay for the import
 
-        return batches.summarise(
-            BatchDeclaration(self._id, "", "batch", None, now, None, 0), BatchTally(), (), (), now
-        )
+        declaration = batches.BatchDeclaration(self._id, "", "batch", None, now, None, 0)
+        return batches.summarise(declaration, batches.BatchTally(), (), (), now)
 
     def __enter__(self) -> OperationBatch:
-        if self._closed:  # once more: it is open again, under the id it has
+        if self._closed:
+            # Entered again: the batch is open again, with the same id.
             self._closed = False
             self._declare()
         self.start()
-        if self._recording is not None and self._token is None:
+        if self._backend is not None and self._token is None:
             self._token = context_api.attach(context_api.set_value(BATCH_KEY, self._id))
         return self
 
@@ -152,32 +156,31 @@ class OperationBatch:
         return f"<OperationBatch {self._id!r}>" if self._started else "<OperationBatch, not started>"
 
     def _declare(self) -> None:
-        name, id_, type_, total = self._arguments
-        id_ = self._id or id_
-        clean = parse_batch_id(id_) if id_ is not None else None
-        self._id = clean if isinstance(clean, str) else ""
-        recording = backend_slot.current
-        if recording is None:
+        name, given_id, type_, total = self._arguments
+        given_id = self._id or given_id
+        batch_id = parse_batch_id(given_id) if given_id is not None else None
+        self._id = batch_id if isinstance(batch_id, str) else ""
+        backend = backend_slot.current
+        if backend is None:
             return
-        if isinstance(clean, Rejection):  # it goes on under an id that is made
-            recording.reject_value(clean.reason, clean.text)
-            clean = None
-        many = None if total is None else _count_or_none(recording, total)
-        self._recording = recording
-        self._id = recording.store.declare_batch(
-            clean, truncate(name, 256), normalize_id(type_) or "batch", many
+        if isinstance(batch_id, Rejection):
+            backend.reject(batch_id)
+            batch_id = None  # The store generates an id.
+        count = None if total is None else _accept_count(backend, total)
+        self._backend = backend
+        self._id = backend.store.declare_batch(
+            batch_id, truncate(name, MAX_NAME), normalize_id(type_) or "batch", count
         )
 
 
-def _count_or_none(recording: RecordingBackend, value: object) -> int | None:
-    """Return a number of operations; None when it is none, which is told."""
-    clean = parse_number(value, "the total of a batch")
-    if isinstance(clean, Rejection):
-        recording.reject_value(clean.reason, clean.text, of_type=clean.wrong_type)
+def _accept_count(backend: RecordingBackend, value: object) -> int | None:
+    """Return a number of operations. Rejects any other value and returns None."""
+    number = parse_number(value, "batch total", "a whole number of at least 0")
+    if isinstance(number, Rejection):
+        backend.reject(number)
         return None
-    if clean != int(clean):
-        recording.reject_value(
-            "type", f"the total of a batch must be a whole number of operations, not {clean}", of_type=True
-        )
+    if number != int(number):
+        text = f"Invalid batch total {number}: expected a whole number of at least 0."
+        backend.reject(Rejection("type", text, is_wrong_type=True))
         return None
-    return int(clean)
+    return int(number)

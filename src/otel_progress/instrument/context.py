@@ -1,4 +1,4 @@
-"""context."""
+"""OpenTelemetry context of levels: current level, span, attaching and detaching."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from otel_progress.instrument import spans
 from otel_progress.instrument.backend import BATCH_KEY, LEVEL_KEY
 
 if TYPE_CHECKING:
-    from otel_progress.instrument.level import Level
+    from otel_progress.instrument.handle import LevelHandle
 
 
 _SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, context_api.Context())))
-"""Where a context keeps its span: with it, a level's context is one copy of the one around it and not two."""
+"""Key of the span in a context. With it a level's context needs one copy instead of two."""
 
 
-# --- context -------------------------------------------------------------------------------------------------------
-
-
-def current_level() -> Level | None:
-    """Return the handle in force in this context, or the nearest one above it that still runs; None when there is none."""
-    level = cast("Level | None", context_api.get_value(LEVEL_KEY))
+def get_current_level() -> LevelHandle | None:
+    """Return the current level or its nearest running ancestor, or None."""
+    level = cast("LevelHandle | None", context_api.get_value(LEVEL_KEY))
     while level is not None and not level.recording:
         level = level._parent
     return level
 
 
-def parent_context(above: Level | None) -> context_api.Context:
-    """Return the context a level's span starts in: the current one, with the level above as parent where it is not in force."""
-    here = context_api.get_current()
-    if above is None or here.get(LEVEL_KEY) is above:
-        return here
-    return spans.context_with_span(above.span)
+def get_parent_context(parent: LevelHandle | None) -> context_api.Context:
+    """Return the context in which the span of a child of ``parent`` starts.
+
+    It is the current context. If ``parent`` is not the current level, it contains its span.
+    """
+    current = context_api.get_current()
+    if parent is None or current.get(LEVEL_KEY) is parent:
+        return current
+    return spans.build_span_context(parent.span)
 
 
-def context_with(level: Level) -> context_api.Context:
-    """Return the current context with the level and its span in force."""
+def build_level_context(level: LevelHandle) -> context_api.Context:
+    """Return a copy of the current context with the level and its span."""
     node, entries = level._node, {**context_api.get_current(), LEVEL_KEY: level}
-    if (
-        node.spec.batch is not None
-    ):  # an operation of a batch is one unit of it: those that begin in it are their own affair
+    if node.spec.batch is not None:
+        # An operation is one unit of its batch.
+        # Operations started inside it are not part of the batch.
         entries[BATCH_KEY] = None
     if node.trace is not None:
         entries[_SPAN_KEY] = level.span
@@ -51,25 +51,26 @@ def context_with(level: Level) -> context_api.Context:
 
 
 def detach_if_current(token: object, key: str, value: object) -> None:
-    """Undo the attach of a block that is left, unless it is no longer what is in force.
+    """Detach ``token`` if ``value`` is still the current value of ``key``.
 
-    Blocks of generators and threads are left in any order, those the garbage collector finds at any moment: whatever the context is
-    then belongs to others.
+    Generators and threads leave their blocks in any order, and the garbage collector at any time.
+    The current context may then belong to other code and stays unchanged.
     """
     if context_api.get_current().get(key) is value:
         detach(token)
 
 
 def detach(token: object) -> None:
-    """Undo an attach; in another task or thread than it was made in there is nothing to undo."""
+    """Detach a token.
+
+    Does nothing in another task or thread than the one that attached it.
+    """
     reset: Callable[[object], None] | None = getattr(getattr(token, "var", None), "reset", None)
     if reset is None:
         context_api.detach(cast(Any, token))
         return
     try:
         reset(token)
-    except (
-        ValueError,
-        RuntimeError,
-    ):  # made in another context, or undone already: the caller's context is as it should be
+    except (ValueError, RuntimeError):
+        # Attached in another context, or detached before: the caller's context is already correct.
         return

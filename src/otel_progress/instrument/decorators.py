@@ -1,7 +1,8 @@
-"""Decorating functions: every call of the function is a level of its own, whatever kind of function it is.
+"""Decorators: each call of a decorated function runs in a level of its own.
 
-Generator functions run their body in a context of its own, in which the level is current, but only while they run: at each
-``yield`` the caller's context is put back, so nothing leaks out of the generator, and what was current in it is so again after.
+The body of a generator function runs in a context of its own, in which the level is current.
+At each ``yield`` the caller's context is restored. Changes that the body made to its own context
+are active again in its next step.
 """
 
 from __future__ import annotations
@@ -13,56 +14,60 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from opentelemetry import context as context_api
 
-from otel_progress.instrument.context import context_with, detach
+from otel_progress.instrument.context import build_level_context, detach
 
 if TYPE_CHECKING:
-    from otel_progress.instrument.level import Level
+    from otel_progress.instrument.handle import LevelHandle
 
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def decorate(function: F, make: Callable[[], Level]) -> F:
-    """Return ``function`` wrapped so that each call runs inside a level that ``make`` makes."""
+def decorate(function: F, make_level: Callable[[], LevelHandle]) -> F:
+    """Wrap ``function`` so that each call runs in a level from ``make_level``."""
     if inspect.isasyncgenfunction(function):
-        return cast(F, _async_generator(function, make))
+        return cast(F, _decorate_async_generator(function, make_level))
     if inspect.isgeneratorfunction(function):
-        return cast(F, _generator(function, make))
+        return cast(F, _decorate_generator(function, make_level))
     if inspect.iscoroutinefunction(function):
-        return cast(F, _coroutine(function, make))
+        return cast(F, _decorate_coroutine(function, make_level))
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with make():
+        with make_level():
             return function(*args, **kwargs)
 
     return cast(F, call)
 
 
-def _coroutine(function: Callable[..., Any], make: Callable[[], Level]) -> Callable[..., Any]:
+def _decorate_coroutine(
+    function: Callable[..., Any], make_level: Callable[[], LevelHandle]
+) -> Callable[..., Any]:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        with make():
+        with make_level():
             return await function(*args, **kwargs)
 
     return call
 
 
-def _generator(function: Callable[..., Any], make: Callable[[], Level]) -> Callable[..., Any]:
+def _decorate_generator(
+    function: Callable[..., Any], make_level: Callable[[], LevelHandle]
+) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         body = function(*args, **kwargs)
-        level = make().start()
-        inside = _GeneratorContext(level)
+        level = make_level().start()
+        body_context = _GeneratorContext(level)
         step: Callable[[], Any] = functools.partial(next, body)
         try:
             while True:
-                with inside:
+                with body_context:
                     element = step()
                 try:
                     step = functools.partial(body.send, (yield element))
                 except GeneratorExit:
-                    with inside:
+                    with body_context:
                         body.close()
                     raise
                 except BaseException as error:
@@ -77,21 +82,23 @@ def _generator(function: Callable[..., Any], make: Callable[[], Level]) -> Calla
     return call
 
 
-def _async_generator(function: Callable[..., Any], make: Callable[[], Level]) -> Callable[..., Any]:
+def _decorate_async_generator(
+    function: Callable[..., Any], make_level: Callable[[], LevelHandle]
+) -> Callable[..., Any]:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         body = function(*args, **kwargs)
-        level = make().start()
-        inside = _GeneratorContext(level)
+        level = make_level().start()
+        body_context = _GeneratorContext(level)
         step: Callable[[], Any] = body.__anext__
         try:
             while True:
-                with inside:
+                with body_context:
                     element = await step()
                 try:
                     step = functools.partial(body.asend, (yield element))
                 except GeneratorExit:
-                    with inside:
+                    with body_context:
                         await body.aclose()
                     raise
                 except BaseException as error:
@@ -106,18 +113,21 @@ def _async_generator(function: Callable[..., Any], make: Callable[[], Level]) ->
 
 
 class _GeneratorContext:
-    """Puts the context of a generator's body in force for one step of it, and keeps what the body made of it for the next."""
+    """Context manager that activates the context of a generator's body for one step.
+
+    It stores the context that the body left, for the next step.
+    """
 
     __slots__ = ("_context", "_level", "_token")
 
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: LevelHandle) -> None:
         self._level = level
         self._context: context_api.Context | None = None
 
     def __enter__(self) -> None:
         self._token = None
         if self._level.recording:
-            self._token = context_api.attach(self._context or context_with(self._level))
+            self._token = context_api.attach(self._context or build_level_context(self._level))
 
     def __exit__(self, *_: object) -> None:
         if self._token is not None:

@@ -1,47 +1,55 @@
-"""Iterating with progress: the elements are counted in C as they are handed out, and all we do in between is to look at one flag."""
+"""Iteration with progress.
+
+Elements are counted in C, and Python code only checks for cancellation.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sized
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from otel_progress.errors import OperationCancelledError
 from otel_progress.live.node import Node
 
 if TYPE_CHECKING:
-    from otel_progress.instrument.level import Level
+    from otel_progress.instrument.handle import LevelHandle
 
 
 T = TypeVar("T")
 
 
-STOPPED_EARLY = "stopped before the end"
+STOPPED_EARLY: Final = "stopped before the end"
+"""Message of a level whose loop ended before its last element."""
 
 
-def _length(iterable: Sized) -> int | None:
+def get_length(iterable: Sized) -> int | None:
+    """Return the length of an iterable, or None if its ``__len__`` raises."""
     try:
         return len(iterable)
-    except Exception:  # a foreign __len__ may do anything; the total stays unknown
+    except Exception:  # A foreign __len__ may raise any exception. The total stays unknown.
         return None
 
 
-def _iterate(iterator: Iterator[T], level: Level, node: Node) -> Iterator[T]:
-    # An element counts as handed out when the loop asks for it, but it is done only when the loop asks for the next one.
-    ahead = 0 if _strict(level) else 1
+def iterate(iterator: Iterator[T], level: LevelHandle, node: Node) -> Iterator[T]:
+    """Yield the elements of ``iterator``, count them on the node, and end the level."""
+    # The loop requests an element before it processes it, but the element is done only when the
+    # loop requests the next one. So the count is one lower while the loop runs.
+    ahead = 0 if _is_strict(level) else 1
     counter = node.ensure_counter()
     counter.shift(-ahead)
     node.tracked = True
     operation = node.operation
     try:
-        _check(node)
+        _check_cancelled(node)
         if ahead:
-            # A line of Python for each element costs less here than one more iterator in C that could be told to stop.
+            # Why: one line of Python per element costs less than one more iterator in C that
+            # checks for cancellation.
             for element in counter.count(iterator):
                 yield element
                 if operation.cancel_requested_at is not None:
                     raise make_cancelled_error(node)
         else:
-            yield from _checked(iterator, node)
+            yield from _iterate_strict(iterator, node)
     except GeneratorExit:
         _cancel_early(level)
         raise
@@ -53,45 +61,18 @@ def _iterate(iterator: Iterator[T], level: Level, node: Node) -> Iterator[T]:
     level.__exit__(None, None, None)
 
 
-def make_cancelled_error(node: Node) -> OperationCancelledError:
-    """Return the error that says why the operation of a level was asked to stop."""
-    return OperationCancelledError(node.operation.cancel_reason or "cancelled")
-
-
-def _check(node: Node) -> None:
-    if node.operation.cancel_requested_at is not None:
-        raise make_cancelled_error(node)
-
-
-def _cancel_early(level: Level) -> None:
-    if level.recording:
-        level.cancel(STOPPED_EARLY)
-
-
-def _strict(level: Level) -> bool:
-    return level._recording is not None and level._recording.strict
-
-
-def _checked(iterator: Iterator[T], node: Node) -> Iterator[T]:
-    """Count through the strict way, which refuses what goes beyond the total."""
-    one = node.count_one  # now: when somebody ends the level in mid-loop, the loop goes on
-    for element in iterator:
-        yield element
-        one()
-        _check(node)
-
-
-async def _iterate_async(iterator: AsyncIterator[T], level: Level) -> AsyncIterator[T]:
+async def iterate_async(iterator: AsyncIterator[T], level: LevelHandle) -> AsyncIterator[T]:
+    """Yield the elements of an async iterator, count them, and end the level."""
     node = level._node
     node.ensure_counter()
     node.tracked = True
-    one = node.count_one
+    count_one = node.count_one
     try:
-        _check(node)
+        _check_cancelled(node)
         async for element in iterator:
             yield element
-            one()
-            _check(node)
+            count_one()
+            _check_cancelled(node)
     except GeneratorExit:
         _cancel_early(level)
         raise
@@ -99,3 +80,32 @@ async def _iterate_async(iterator: AsyncIterator[T], level: Level) -> AsyncItera
         level.__exit__(type(error), error, error.__traceback__)
         raise
     level.__exit__(None, None, None)
+
+
+def make_cancelled_error(node: Node) -> OperationCancelledError:
+    """Return the error with the reason given when cancellation was requested."""
+    return OperationCancelledError(node.operation.cancel_reason or "cancelled")
+
+
+def _check_cancelled(node: Node) -> None:
+    if node.operation.cancel_requested_at is not None:
+        raise make_cancelled_error(node)
+
+
+def _cancel_early(level: LevelHandle) -> None:
+    if level.recording:
+        level.cancel(STOPPED_EARLY)
+
+
+def _is_strict(level: LevelHandle) -> bool:
+    return level._backend is not None and level._backend.strict
+
+
+def _iterate_strict(iterator: Iterator[T], node: Node) -> Iterator[T]:
+    """Yield elements with strict counting, which rejects a count above the total."""
+    # Read before the loop: if another thread ends the level, the loop continues with this counter.
+    count_one = node.count_one
+    for element in iterator:
+        yield element
+        count_one()
+        _check_cancelled(node)

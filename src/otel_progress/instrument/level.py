@@ -1,12 +1,12 @@
-"""The handle of a level: what a caller holds, counts with and ends. It writes to a node and never waits for anything.
+"""Level handles: counting, children, opaque steps, pauses and tracked iteration.
 
-A handle begins when it is entered, started, or first used. Without ``configure`` it stays inert: every method is there and does
-nothing. A bad value never raises (unless strict): it is counted, warned about once, and the last good value stays.
+A handle writes to a node of the live store and never blocks. It starts when it is entered,
+started, or first used. Without ``configure()`` all methods do nothing. An invalid value is
+counted, logged once per call site, and ignored. In strict mode it raises.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from functools import partial
 from types import TracebackType
@@ -21,25 +21,29 @@ from otel_progress.instrument.arguments import (
     MAX_METADATA,
     ErrorLike,
     LevelArguments,
-    Rejection,
+    get_qualified_type_name,
     make_level_arguments,
     normalize_metadata,
     parse_expected_seconds,
     parse_number,
     parse_outcome,
-    qualified_type_name,
     to_failure,
-    total_exceeded,
 )
 from otel_progress.instrument.backend import LEVEL_KEY, RecordingBackend, backend_slot
-from otel_progress.instrument.base import LevelBase
-from otel_progress.instrument.context import context_with, current_level, detach_if_current
+from otel_progress.instrument.context import build_level_context, detach_if_current, get_current_level
 from otel_progress.instrument.decorators import decorate
-from otel_progress.instrument.iteration import _iterate, _iterate_async, _length
-from otel_progress.instrument.lifecycle import NOOP_NODE, UNSTARTED_NODE, start_level
+from otel_progress.instrument.iteration import get_length, iterate, iterate_async, make_cancelled_error
+from otel_progress.instrument.lifecycle import (
+    NOOP_NODE,
+    UNSTARTED_NODE,
+    is_interruption,
+    start_level,
+    take_level_snapshot,
+)
+from otel_progress.instrument.rejections import Rejection, reject_excess
 from otel_progress.live.node import CounterMissing, Node, merge_metadata
 from otel_progress.live.rollup import exceeds_total
-from otel_progress.model import NO_METADATA, Number, Outcome, Status
+from otel_progress.model import NO_METADATA, Eta, LevelSnapshot, Number, Outcome, Status
 from otel_progress.stages import StagesLike
 from otel_progress.text import truncate
 
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from enum import Enum
 
+    from otel_progress.instrument.handle import LevelHandle
     from otel_progress.settings.parsing import PreviewAt
 
 
@@ -59,29 +64,33 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ONE: Final = 1
 
 
-class Level(LevelBase):
-    """One level of work: an operation, a stage, or anything below. Use it in ``with`` or ``async with``, as a decorator, or by hand.
+class Level:
+    """One level of work: an operation, a stage, or a level below one.
 
-    Made by :func:`operation`, :func:`level`, or a handle's own :meth:`level`, :meth:`stage` and :meth:`track`.
+    Use it in ``with`` or ``async with``, as a decorator, or with :meth:`start` and an end method.
+    :func:`operation`, :func:`level`, and the methods :meth:`level`, :meth:`stage` and
+    :meth:`track` of a level return levels.
     """
 
-    __slots__ = ("__weakref__", "_arguments", "_node", "_parent", "_recording", "_span", "_token")
+    __slots__ = ("__weakref__", "_arguments", "_backend", "_node", "_parent", "_span", "_token")
 
-    def __init__(self, request: LevelArguments, above: Level | None) -> None:
-        self._arguments = request
-        self._parent = above
-        self._recording: RecordingBackend | None = None
+    def __init__(self, arguments: LevelArguments, parent: LevelHandle | None) -> None:
+        self._arguments = arguments
+        self._parent = parent
+        self._backend: RecordingBackend | None = None
         self._node = UNSTARTED_NODE
         self._token: object = None
         self._span: Span = NOOP_NODE.span
 
-    # --- counting: the hot path --------------------------------------------------------------------------------
+    # --- counting: the hot path ------------------------------------------------------------------
 
     def increment(self, n: Number = 1, message: str | None = None) -> None:
-        """Count ``n`` more units of work done (a number of at least 0) and, if given, say what is being done."""
-        if (
-            n is _ONE and message is None
-        ):  # by identity: the == of a wrong type may raise, and True is no number
+        """Count ``n`` more units of work as done and set the message if one is given.
+
+        ``n`` is a number of at least 0.
+        """
+        # Why identity: True == 1, and the == of a foreign type may raise.
+        if n is _ONE and message is None:
             try:
                 self._node.count_one()
             except CounterMissing:
@@ -90,24 +99,24 @@ class Level(LevelBase):
             self._increment(n, message)
 
     def _count_first(self) -> None:
-        node = self._running_node()
+        node = self._get_running_node()
         if node is not None:
             node.ensure_counter()
             node.count_one()
 
     def _increment(self, n: Number, message: str | None) -> None:
-        node = self._running_node()
+        node = self._get_running_node()
         if node is None:
             return
-        step = n if type(n) is int and 0 <= n < 2**63 else parse_number(n, "the increment")
+        step = n if type(n) is int and 0 <= n < 2**63 else parse_number(n, "increment")
         if isinstance(step, Rejection):
             self._reject(step)
         elif (
-            self._recording.strict  # type: ignore[union-attr]
+            self._backend.strict  # type: ignore[union-attr]
             and node.total is not None
             and exceeds_total(node.ensure_counter().value() + step, node.total)
         ):
-            self._reject(total_exceeded(node, node.ensure_counter().value() + step))
+            self._reject(reject_excess(node, node.ensure_counter().value() + step))
         else:
             node.ensure_counter().add(step)
         if message is not None:
@@ -122,12 +131,15 @@ class Level(LevelBase):
         message: str | None = None,
         **metadata: object,
     ) -> None:
-        """Say how far the work is: units done, units in all, a message, and any metadata. What is not given stays.
+        """Set the units done, the total, the message and metadata.
 
-        ``current`` and ``total`` are numbers of at least 0, ``current`` at most the total. Metadata values become OpenTelemetry
-        attribute values; at most 128 keys a level are kept.
+        Other values stay unchanged.
+
+        ``current`` and ``total`` are numbers of at least 0, and ``current`` is at most the total.
+        Metadata values are converted to OpenTelemetry attribute types. A level has at most 128
+        metadata keys.
         """
-        node = self._running_node()
+        node = self._get_running_node()
         if node is None:
             return
         if total is not None and total is not node.total:
@@ -141,8 +153,8 @@ class Level(LevelBase):
         node.dirty = True
 
     def set_total(self, total: Number | None) -> None:
-        """Say how many units there are in all; None makes the total unknown again."""
-        node = self._running_node()
+        """Set the number of units in all. None makes it unknown again."""
+        node = self._get_running_node()
         if node is None:
             return
         if total is None:
@@ -159,57 +171,65 @@ class Level(LevelBase):
         error: ErrorLike | None = None,
         **metadata: object,
     ) -> None:
-        """Count one unit of work, with its outcome, and remember it as an event: ``item("a.wav", outcome="failed", error=e)``."""
-        node = self._running_node()
+        """Count one unit of work with its outcome and store it as an event.
+
+        For example ``item("a.wav", outcome="failed", error=e)``.
+        """
+        node = self._get_running_node()
         if node is None:
             return
-        how = parse_outcome(outcome)
-        if isinstance(how, Rejection):
-            self._reject(how)
+        parsed_outcome = parse_outcome(outcome)
+        if isinstance(parsed_outcome, Rejection):
+            self._reject(parsed_outcome)
             return
-        if how is Outcome.FAILED:
+        if parsed_outcome is Outcome.FAILED:
             node.fail_one()
-        elif how is Outcome.SKIPPED:
+        elif parsed_outcome is Outcome.SKIPPED:
             node.skip_one()
         if not node.tracked:
             node.ensure_counter()
             node.count_one()
-        clean, why = truncate(name), None if error is None else to_failure(error)
-        kept = normalize_metadata(metadata) if metadata else NO_METADATA
+        item_name, failure = truncate(name), None if error is None else to_failure(error)
+        item_metadata = normalize_metadata(metadata) if metadata else NO_METADATA
         node.dirty = True
-        self._recording.store.add_item(node, clean, how, why, kept)  # type: ignore[union-attr]
-        if how is Outcome.FAILED:
-            spans.add_item_event(node, clean, how.value, why)
+        self._backend.store.add_item(node, item_name, parsed_outcome, failure, item_metadata)  # type: ignore[union-attr]
+        if parsed_outcome is Outcome.FAILED:
+            spans.add_item_event(node, item_name, parsed_outcome.value, failure)
 
     def resume_from(self, current: Number) -> None:
-        """Say how many units an earlier session had done. They count as done, but the estimate's pace is that of this session alone.
+        """Set how many units an earlier session completed.
 
-        A run that was resumed is no example for later ones.
+        They count as done, but estimates use only the rate of this session. A resumed run is not
+        added to the history for later estimates.
         """
-        node = self._running_node()
-        clean = None if node is None else self._clean_current(node, current)
-        if node is not None and clean is not None:
-            self._recording.store.interruptions.resume_from(node, clean)  # type: ignore[union-attr]
+        node = self._get_running_node()
+        units = None if node is None else self._accept_current(node, current)
+        if node is not None and units is not None:
+            self._backend.store.resume_from(node, units)  # type: ignore[union-attr]
 
     def preview(self, image: object, name: str = "preview", *, at: PreviewAt | None = None) -> None:
-        """Offer what the work looks like now; it is taken when one is due, and costs some microseconds when none is.
+        """Offer a preview of the work. It is captured only if a preview is due.
 
-        ``image`` is a PIL image, a numpy array (height, width[, 1 to 4 channels]), a matplotlib figure, the bytes of a picture, a
-        ``pathlib.Path``, a text, a dict or list for JSON, or a function without arguments that returns one of them: called only when one
-        is due, off this thread, so what it reads has to stay as it is. ``at`` says when, in place of the setting ``preview_at``:
-        fractions ``(0.25, 0.5)`` of this level (of the nearest one above where its total is unknown), seconds, or ``"always"``. One at a
-        time a level: one that is due meanwhile is dropped, and due again at the next call. Never raises: what cannot be used is counted.
+        ``image`` is a PIL image, a numpy array (height, width[, 1 to 4 channels]), a matplotlib
+        figure, the bytes of an image file, a ``pathlib.Path``, a text, or a dict or list for JSON.
+        It can also be a function without arguments that returns one of these. The function is
+        called in another thread if a preview is due, so the data it reads must not change.
+
+        ``at`` overrides the setting ``preview_at``: fractions such as ``(0.25, 0.5)`` of this
+        level, seconds, or ``"always"``. Without a total the fractions are those of the nearest
+        ancestor with one. A level processes one preview at a time. A preview that is due in the
+        meantime is dropped and due again at the next call. Never raises.
         """
         node = self._node
         if node is UNSTARTED_NODE:
             node = self.start()._node
-        recording = self._recording
-        if recording is not None and recording.previewer is not None:
-            from otel_progress.instrument import previews as previewing
+        backend = self._backend
+        if backend is not None and backend.previewer is not None:
+            from otel_progress.instrument import previews
 
-            previewing.offer_preview(recording.previewer, recording.store, node, image, name, at)
+            previews.offer_preview(backend.previewer, backend.store, node, image, name, at)
 
-    # --- below -------------------------------------------------------------------------------------------------
+    # --- children --------------------------------------------------------------------------------
 
     def level(
         self,
@@ -223,7 +243,10 @@ class Level(LevelBase):
         stages: StagesLike | None = None,
         **metadata: object,
     ) -> Level:
-        """Make a level below this one, in whatever thread or task; see :func:`otel_progress.level`."""
+        """Return a child of this level, for any thread or task.
+
+        See :func:`otel_progress.level`.
+        """
         scope = self._arguments[-1]
         return Level(
             make_level_arguments(
@@ -233,12 +256,11 @@ class Level(LevelBase):
         )
 
     def stage(self, name: str | Enum) -> Level:
-        """Make the handle of a stage; beginning it ends the stage before it. Stages only go forward."""
-        scope = self._arguments.scope
-        return Level(
-            LevelArguments("stage", name, name, name, None, None, None, None, None, {}, None, None, scope),
-            self,
-        )
+        """Return the handle of a stage. Its start ends the previous stage.
+
+        A stage cannot start after a later stage has started.
+        """
+        return Level(LevelArguments("stage", name, id=name, name=name, scope=self._arguments.scope), self)
 
     def track(
         self,
@@ -251,87 +273,103 @@ class Level(LevelBase):
         weight: Number | None = None,
         **metadata: object,
     ) -> Track[T]:
-        """Iterate with progress as a level below this one; see :func:`otel_progress.instrument.iteration`."""
-        scope = self._arguments.scope
+        """Iterate with progress, as a child of this level.
 
-        def make(total: Number | None) -> Level:
-            asked = LevelArguments(
-                "level", type, None, name, total, unit, weight, None, None, metadata, None, None, scope
-            )
-            return Level(asked, self)
-
-        return Track(iterable, total, make)
+        See :func:`otel_progress.track`.
+        """
+        arguments = LevelArguments(
+            "level",
+            type,
+            name=name,
+            total=total,
+            unit=unit,
+            weight=weight,
+            metadata=metadata,
+            scope=self._arguments.scope,
+        )
+        return Track(iterable, arguments, self)
 
     def opaque(self, expected: float | timedelta | None = None) -> OpaqueStep:
-        """Mark this level, in ``with`` or ``async with``, as a step that cannot report: a subprocess, one long call into a library.
+        """Return a context manager that marks this level as an opaque step.
 
-        Its progress is then estimated, and marked so in every view: from how long past runs took, or from ``expected`` (seconds or
-        a timedelta). It approaches its end and never reaches it, and is no advance. ``with op.stage("encode").opaque(expected=30):``
-        begins and ends the stage; on a level that has begun, only the block is marked, as one unit of its total.
+        An opaque step cannot report progress, for example a subprocess or one long call into a
+        library. Use it in ``with`` or ``async with``. Its progress is estimated from
+        the duration of past runs, or from ``expected`` (seconds or a timedelta). Every view marks
+        it as estimated. It approaches the end without reaching it and does not count as an advance.
+
+        ``with op.stage("encode").opaque(expected=30):`` starts and ends the stage. On a running
+        level the block counts as one unit of its total.
         """
-        clean = parse_expected_seconds(expected)
-        if isinstance(clean, Rejection):
-            self._reject(clean)
-            clean = None
-        return OpaqueStep(self, clean)
+        seconds = parse_expected_seconds(expected)
+        if isinstance(seconds, Rejection):
+            self._reject(seconds)
+            seconds = None
+        return OpaqueStep(self, seconds)
 
     def paused(self, reason: str | None = None) -> Pause:
-        """Pause the operation of this level, in ``with`` or ``async with``: that time is no part of estimates and no stall.
+        """Return a context manager that pauses the operation of this level.
 
-        ``reason`` is its message meanwhile. Pauses within pauses, in whatever thread, count as one.
+        The paused time is excluded from estimates and is not a stall. ``reason`` is the message
+        during the pause. Nested pauses, in any thread, count as one.
         """
         return Pause(self, reason)
 
-    # --- the end -----------------------------------------------------------------------------------------------
+    # --- start and end ---------------------------------------------------------------------------
 
     def start(self) -> Level:
-        """Begin now, without ``with``; end with :meth:`complete`, :meth:`fail`, :meth:`cancel` or :meth:`skip`."""
+        """Start the level without ``with``.
+
+        End it with :meth:`complete`, :meth:`fail`, :meth:`cancel` or :meth:`skip`.
+        """
         if self._node is UNSTARTED_NODE:
             if self._parent is None and self._arguments[0] != "operation":
-                self._parent = current_level()
-            self._node, self._recording = start_level(self._arguments, self._parent)
+                self._parent = get_current_level()
+            self._node, self._backend = start_level(self._arguments, self._parent)
             self._span = self._node.span
         return self
 
     def complete(self) -> None:
-        """End it: the work is done."""
+        """End the level as completed."""
         node = self._node
-        if node.status is Status.RUNNING and self._recording is not None:
-            self._recording.store.close(node, Status.COMPLETED)
+        if node.status is Status.RUNNING and self._backend is not None:
+            self._backend.store.end_level(node, Status.COMPLETED)
         else:
             self._end(Status.COMPLETED)
 
     def fail(self, error: ErrorLike) -> None:
-        """End it as failed; ``error`` is an exception, a text or a Failure."""
+        """End the level as failed. ``error`` is an exception, a text or a Failure."""
         self._end(Status.FAILED, error)
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """End it as cancelled, with the reason as its message."""
+        """End the level as cancelled, with the reason as its message."""
         self._end(Status.CANCELLED, message=reason)
 
     def skip(self, reason: str = "skipped") -> None:
-        """End it as skipped: there was nothing to do, for the reason given."""
+        """End the level as skipped because there was nothing to do.
+
+        The reason is its message.
+        """
         self._end(Status.SKIPPED, message=reason)
 
     def _end(self, status: Status, error: ErrorLike | None = None, message: str | None = None) -> None:
-        node = self._running_node()
-        if node is None or self._recording is None:
+        node = self._get_running_node()
+        if node is None or self._backend is None:
             return
         if isinstance(error, BaseException):
             spans.record_exception(node, error)
-        self._recording.store.close(
+        self._backend.store.end_level(
             node,
             status,
             error=None if status is not Status.FAILED else to_failure(error),
             message=None if message is None else truncate(message),
         )
 
-    # --- with, async with, decorator ---------------------------------------------------------------------------
+    # --- with, async with, decorator -------------------------------------------------------------
 
     def __enter__(self) -> Level:
         self.start()
-        if self._recording is not None and self._token is None:
-            self._token = context_api.attach(context_with(self))
+        if self._backend is not None and self._token is None:
+            self._token = context_api.attach(build_level_context(self))
         return self
 
     def __exit__(
@@ -340,15 +378,14 @@ class Level(LevelBase):
         token, self._token = self._token, None
         if token is not None:
             detach_if_current(token, LEVEL_KEY, self)
-        node = self._node
-        if self._recording is None or node.status is not Status.RUNNING:
+        if self._backend is None or self._node.status is not Status.RUNNING:
             return
         if error is None or (isinstance(error, SystemExit) and not error.code):
-            self.complete()  # sys.exit() and sys.exit(0) are how a script says that all is well
+            self.complete()  # sys.exit() and sys.exit(0) mean success
         elif isinstance(error, OperationCancelledError):
             self._end(Status.CANCELLED, error, truncate(error) or "cancelled")
-        elif _is_interruption(error):
-            self._end(Status.CANCELLED, error, qualified_type_name(error))
+        elif is_interruption(error):
+            self._end(Status.CANCELLED, error, get_qualified_type_name(error))
         else:
             self.fail(error)
 
@@ -361,103 +398,176 @@ class Level(LevelBase):
         self.__exit__(kind, error, traceback)
 
     def __call__(self, function: F) -> F:
-        """Decorate a function (plain, async, generator or async generator): every call is a level of its own."""
+        """Decorate a function so that each call is a level of its own.
+
+        The function is plain, async, a generator function or an async generator function.
+        """
         return decorate(function, partial(Level, self._arguments, self._parent))
 
     def __del__(self) -> None:
         node = getattr(self, "_node", None)
         if node is not None and node.status is Status.RUNNING:
-            node.orphaned = node.operation.orphaned = (
-                True  # the store closes it at its next look; a lock here could be held by this very thread
-            )
+            # Why: this thread may hold the store's lock, so the next tick closes the level.
+            node.orphaned = node.operation.orphaned = True
 
-    # --- looking: see Looking ----------------------------------------------------------------------------------
+    # --- state -----------------------------------------------------------------------------------
+
+    @property
+    def cancel_requested(self) -> bool:
+        """True after cancellation of the operation was requested.
+
+        Cheap enough for a hot loop.
+        """
+        return self._node.operation.cancel_requested_at is not None
+
+    def check_cancelled(self) -> None:
+        """Raise OperationCancelledError if cancellation of the operation was requested.
+
+        A ``with`` block or decorated function that the error leaves ends its level as cancelled.
+        """
+        if self._node.operation.cancel_requested_at is not None:
+            raise make_cancelled_error(self._node)
+
+    @property
+    def recording(self) -> bool:
+        """True while this level is running and recorded."""
+        return self._node.status is Status.RUNNING
+
+    @property
+    def span(self) -> Span:
+        """Span of the level, for attributes, links and events of the caller.
+
+        It is an invalid span if nothing is recorded.
+        """
+        self.start()
+        return self._span
+
+    @property
+    def path(self) -> str:
+        """Place in the tree: ``type:id`` segments joined by ``/``.
+
+        It is empty for the operation.
+        """
+        self.start()
+        return self._node.path
+
+    @property
+    def operation_id(self) -> str:
+        """Id of the operation that this level belongs to."""
+        self.start()
+        return self._node.operation.id
+
+    def snapshot(self) -> LevelSnapshot:
+        """Return the current state of this level, including all units counted so far."""
+        self.start()
+        return take_level_snapshot(self._node, self._backend)
+
+    @property
+    def eta(self) -> Eta | None:
+        """Current estimate of this level's remaining time.
+
+        It is None while no estimate exists, and after the level ended.
+        """
+        self.start()
+        return None if self._backend is None else self._backend.store.reader.get_eta(self._node)
 
     def __repr__(self) -> str:
         node = self._node
         return f"<Level {self._arguments.type!r} {node.path!r} {node.status.value}>"
 
-    # --- bad values --------------------------------------------------------------------------------------------
+    # --- validation ------------------------------------------------------------------------------
 
-    def _running_node(self) -> Node | None:
-        """Return the running node, beginning it first if need be; None when there is nothing to write to."""
+    def _get_running_node(self) -> Node | None:
+        """Return the running node, or None if the level has ended.
+
+        Starts the level if necessary.
+        """
         node = self._node
         if node.status is not Status.RUNNING:
             if node is UNSTARTED_NODE:
                 node = self.start()._node
             if node.status is not Status.RUNNING:
-                if self._recording is not None:
-                    self._reject(
-                        Rejection(
-                            "ended", f"{self._arguments.type} has ended; nothing can be changed after that"
-                        )
-                    )
+                if self._backend is not None:
+                    text = f"Invalid change to {self._arguments.type}: expected a level that has not ended."
+                    self._reject(Rejection("ended", text))
                 return None
         return node
 
     def _set_total(self, node: Node, total: object) -> None:
-        clean = total if type(total) is int and 0 <= total < 2**63 else parse_number(total, "the total")
-        if isinstance(clean, Rejection):
-            self._reject(clean)
+        number = total if type(total) is int and 0 <= total < 2**63 else parse_number(total, "total")
+        if isinstance(number, Rejection):
+            self._reject(number)
         else:
-            node.total = clean
+            node.total = number
 
     def _set_current(self, node: Node, current: object) -> None:
-        clean = self._clean_current(node, current)
-        if clean is not None:
-            node.ensure_counter().set(clean)
+        number = self._accept_current(node, current)
+        if number is not None:
+            node.ensure_counter().set(number)
 
-    def _clean_current(self, node: Node, current: object) -> Number | None:
-        clean = current if type(current) is int and 0 <= current < 2**63 else parse_number(current, "current")
-        if isinstance(clean, Rejection):
-            self._reject(clean)
-        elif node.total is not None and exceeds_total(clean, node.total):
-            self._reject(total_exceeded(node, clean))
+    def _accept_current(self, node: Node, current: object) -> Number | None:
+        """Return a valid ``current``. Rejects any other value and returns None."""
+        number = (
+            current if type(current) is int and 0 <= current < 2**63 else parse_number(current, "current")
+        )
+        if isinstance(number, Rejection):
+            self._reject(number)
+        elif node.total is not None and exceeds_total(number, node.total):
+            self._reject(reject_excess(node, number))
         else:
-            return clean
+            return number
         return None
 
     def _set_metadata(self, node: Node, metadata: dict[str, object]) -> None:
-        clean = normalize_metadata(metadata)
-        whole = merge_metadata(node.metadata, clean)
-        if len(whole) > MAX_METADATA:
-            whole = dict(list(whole.items())[:MAX_METADATA])
-            self._reject(
-                Rejection(
-                    "metadata", f"a level keeps {MAX_METADATA} metadata keys; the newest ones were left out"
-                )
-            )
-        node.metadata = whole
+        merged = merge_metadata(node.metadata, normalize_metadata(metadata))
+        if len(merged) > MAX_METADATA:
+            text = f"Invalid metadata of {len(merged)} keys: expected at most {MAX_METADATA} per level."
+            self._reject(Rejection("metadata", f"{text} The newest keys were dropped."))
+            merged = dict(list(merged.items())[:MAX_METADATA])
+        node.metadata = merged
 
-    def _reject(self, bad: Rejection) -> None:
-        recording = self._recording or backend_slot.current
-        if recording is not None:
-            recording.reject_value(bad.reason, bad.text, of_type=bad.wrong_type)
+    def _reject(self, rejection: Rejection) -> None:
+        backend = self._backend or backend_slot.current
+        if backend is not None:
+            backend.reject(rejection)
 
 
-def _is_interruption(error: BaseException) -> bool:
-    """True for exceptions that mean somebody stopped the work, not that it failed."""
-    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
-        return True
-    asyncio = sys.modules.get("asyncio")  # importing it takes longer than all of this package
-    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+class OpaqueStep:
+    """Context manager of a step with estimated progress. See :meth:`Level.opaque`.
 
+    A level that is not running starts and ends with the step.
+    """
 
-class Block:
-    """A block for ``with`` and ``async with`` that gives the level it was made from."""
+    __slots__ = ("_entries", "_expected", "_level")
 
-    __slots__ = ("_level",)
-
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: Level, expected: float | None) -> None:
         self._level = level
+        self._expected = expected
+        self._entries: list[tuple[bool, tuple[RecordingBackend, Node] | None]] = []
+        """Per active entry: whether it started the level, and the node that it marked."""
 
     def __enter__(self) -> Level:
-        raise NotImplementedError
+        level, marked = self._level, None
+        is_owner = level._node is UNSTARTED_NODE
+        if is_owner:
+            level.__enter__()
+        if level._backend is not None and level._backend.store.start_opaque(
+            level._node, self._expected, is_whole_level=is_owner
+        ):
+            marked = (level._backend, level._node)
+        self._entries.append((is_owner, marked))
+        return level
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        raise NotImplementedError
+        is_owner, marked = self._entries.pop()
+        if is_owner:
+            # Ends the level before the mark is removed, so that its ratio is never unknown.
+            self._level.__exit__(kind, error, traceback)
+        if marked is not None:
+            backend, node = marked
+            backend.store.end_opaque(node)
 
     async def __aenter__(self) -> Level:
         return self.__enter__()
@@ -468,98 +578,69 @@ class Block:
         self.__exit__(kind, error, traceback)
 
 
-class OpaqueStep(Block):
-    """A step that shows estimated progress. A level that has not begun begins and ends with it; see :meth:`Level.opaque`."""
+class Pause:
+    """Context manager that pauses an operation. See :meth:`Level.paused`."""
 
-    __slots__ = ("_entered", "_expected")
-
-    def __init__(self, level: Level, expected: float | None) -> None:
-        super().__init__(level)
-        self._expected = expected
-        self._entered: list[tuple[bool, tuple[RecordingBackend, Node] | None]] = []
-        """For each time it was entered and not left: whether it began the level, and what it marked."""
-
-    def __enter__(self) -> Level:
-        level, marked = self._level, None
-        owns = level._node is UNSTARTED_NODE
-        if owns:
-            level.__enter__()
-        if level._recording is not None and level._recording.store.interruptions.start_opaque(
-            level._node, self._expected, whole=owns
-        ):
-            marked = (level._recording, level._node)
-        self._entered.append((owns, marked))
-        return level
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        owns, marked = self._entered.pop()
-        if (
-            owns
-        ):  # the mark goes with the level: between the two there is no moment at which nothing is known of it
-            self._level.__exit__(kind, error, traceback)
-        if marked is not None:
-            marked[0].store.interruptions.end_opaque(marked[1])
-
-
-class Pause(Block):
-    """A block during which the work of the whole operation is paused; see :meth:`Level.paused`."""
-
-    __slots__ = ("_entered", "_reason")
+    __slots__ = ("_entries", "_level", "_reason")
 
     def __init__(self, level: Level, reason: object) -> None:
-        super().__init__(level)
+        self._level = level
         self._reason = None if reason is None else truncate(reason)
-        self._entered: list[tuple[RecordingBackend, Node, str | None] | None] = []
-        """For each time it was entered and not left: what it paused, and the message before."""
+        self._entries: list[tuple[RecordingBackend, Node, str | None] | None] = []
+        """Per active entry: the paused node and the message before the pause."""
 
     def __enter__(self) -> Level:
         level = self._level.start()
-        recording, node = level._recording, level._node
-        if recording is None:
-            self._entered.append(None)
+        backend, node = level._backend, level._node
+        if backend is None:
+            self._entries.append(None)
         else:
-            self._entered.append(
-                (recording, node, recording.store.interruptions.start_pause(node.operation, self._reason))
-            )
+            previous_message = backend.store.start_pause(node.operation, self._reason)
+            self._entries.append((backend, node, previous_message))
         return level
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        paused = self._entered.pop()
-        if paused is not None:
-            recording, node, before = paused
-            recording.store.interruptions.end_pause(node.operation, self._reason, before)
+        entry = self._entries.pop()
+        if entry is not None:
+            backend, node, previous_message = entry
+            backend.store.end_pause(node.operation, self._reason, previous_message)
+
+    async def __aenter__(self) -> Level:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
 
 
 class Track(Generic[T]):
-    """An iterable, or async iterable, whose iteration is a level: begun with the first element, ended with the last.
+    """Iterable or async iterable whose iteration is a level.
 
-    ``level`` is the handle of the iteration that is under way, for messages and item outcomes. It is never the current level:
-    nothing leaks into the caller's context. Leaving the loop early ends the level as cancelled. Once somebody has asked for the
-    operation to stop, OperationCancelledError is raised between two elements.
+    The level starts with the first element and ends after the last one. Leaving the loop early
+    ends it as cancelled. It is never the current level, so the caller's context stays unchanged.
+    After cancellation was requested, OperationCancelledError is raised between two elements.
     """
 
-    __slots__ = ("_handle", "_iterable", "_make", "_total")
+    __slots__ = ("_arguments", "_handle", "_iterable", "_parent")
 
     def __init__(
-        self,
-        iterable: Iterable[T] | AsyncIterable[T],
-        total: Number | None,
-        make: Callable[[Number | None], Level],
+        self, iterable: Iterable[T] | AsyncIterable[T], arguments: LevelArguments, parent: Level | None
     ) -> None:
+        if arguments.total is None and isinstance(iterable, Sized):
+            arguments = arguments._replace(total=get_length(iterable))
         self._iterable = iterable
-        self._total = total if total is not None or not isinstance(iterable, Sized) else _length(iterable)
-        self._make = make
+        self._arguments = arguments
+        self._parent = parent
         self._handle: Level | None = None
 
     @property
     def level(self) -> Level:
-        """The handle of the iteration under way, or of the next one."""
+        """Handle of the running iteration or the next one, for messages and item outcomes."""
         if self._handle is None:
-            self._handle = self._make(self._total)
+            self._handle = Level(self._arguments, self._parent)
         return self._handle
 
     def __len__(self) -> int:
@@ -569,22 +650,22 @@ class Track(Generic[T]):
         return bool(self._iterable)
 
     def __iter__(self) -> Iterator[T]:
-        iterable = iter(cast("Iterable[T]", self._iterable))
-        level = self._begin()
+        iterator = iter(cast("Iterable[T]", self._iterable))
+        level = self._start()
         if level._node is NOOP_NODE:
-            return iterable
-        return _iterate(iterable, level, level._node)
+            return iterator
+        return iterate(iterator, level, level._node)
 
     def __aiter__(self) -> AsyncIterator[T]:
         iterator = cast("AsyncIterable[T]", self._iterable).__aiter__()
-        level = self._begin()
+        level = self._start()
         if level._node is NOOP_NODE:
             return iterator
-        return _iterate_async(iterator, level)
+        return iterate_async(iterator, level)
 
-    def _begin(self) -> Level:
+    def _start(self) -> Level:
         if self._handle is not None and (self._handle._node.tracked or self._handle._node.status.finished):
-            self._handle = (
-                None  # of an iteration before, or of one that is under way: each is a level of its own
-            )
+            # The handle belongs to an earlier or running iteration.
+            # Each iteration is a level of its own.
+            self._handle = None
         return self.level.start()

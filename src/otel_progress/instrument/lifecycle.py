@@ -1,7 +1,8 @@
-"""How a level begins: from what the caller asked for to a running node with its span, and where it stands in the context."""
+"""Start of a level: from the caller's arguments to a running node with its span."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -9,16 +10,17 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ProgressError
 from otel_progress.instrument import spans
-from otel_progress.instrument.arguments import LevelArguments, normalize_arguments, total_exceeded
+from otel_progress.instrument.arguments import LevelArguments, normalize_arguments
 from otel_progress.instrument.backend import RecordingBackend, backend_slot
-from otel_progress.instrument.context import parent_context
+from otel_progress.instrument.context import get_parent_context
+from otel_progress.instrument.rejections import Rejection, StrictCounter
 from otel_progress.live.node import Node, Operation, Spec
-from otel_progress.live.snapshots import take_snapshot
+from otel_progress.live.snapshots import build_snapshot
 from otel_progress.model import NO_METADATA, LevelSnapshot, Status
-from otel_progress.stages import stage_name
+from otel_progress.stages import to_stage_name
 
 if TYPE_CHECKING:
-    from otel_progress.instrument.level import Level
+    from otel_progress.instrument.handle import LevelHandle
 
 
 def _make_placeholder_node() -> Node:
@@ -29,90 +31,102 @@ def _make_placeholder_node() -> Node:
 def _make_noop_node() -> Node:
     node = _make_placeholder_node()
     node.count_one = cast(Callable[[], object], repeat(None).__next__)
-    take_snapshot(node)
     return node
 
 
 UNSTARTED_NODE: Final = _make_placeholder_node()
-"""Stands for the node of every handle that has not begun."""
+"""Node of every handle that was not started."""
 
 
 NOOP_NODE: Final = _make_noop_node()
-"""The node of every handle that records nothing."""
+"""Node of every handle that records nothing."""
 
 
-def start_level(request: LevelArguments, above: Level | None) -> tuple[Node, RecordingBackend | None]:
-    """Begin a level; the inert node when nothing is configured, or when it was refused. Never raises unless strict."""
-    recording = backend_slot.current
-    if recording is None:
+def start_level(
+    arguments: LevelArguments, parent: LevelHandle | None
+) -> tuple[Node, RecordingBackend | None]:
+    """Start a level and its span. Raises only in strict mode.
+
+    Returns ``NOOP_NODE`` if nothing is configured or the level was rejected.
+    """
+    backend = backend_slot.current
+    if backend is None:
         return NOOP_NODE, None
     node: Node | None = None
     try:
-        parent = None if above is None else above._node
-        if parent is UNSTARTED_NODE:
-            parent = above.start()._node  # type: ignore[union-attr]
-        if parent is NOOP_NODE:
+        parent_node = None if parent is None else _get_started_node(parent)
+        if parent_node is NOOP_NODE:
             return NOOP_NODE, None
-        if request[0] == "stage":
-            node = _open_stage(recording, request, parent)
-        else:
-            node = recording.store.open(parent, normalize_arguments(recording, request, parent))
+        node = _open_node(backend, arguments, parent_node)
         if node is None:
             return NOOP_NODE, None
-        if recording.strict:
+        if backend.strict:
             node.ensure_counter()
-            node.count_one = _StrictCounter(recording, node).count_one
-        span = spans.start_span(recording.tracer, request[-1], node, parent_context(above))
-        context = span.get_span_context()
-        if context.is_valid:
-            node.trace = (context.trace_id, context.span_id)
-        node.span, node.info, node.dirty = span, None, True
-        if (
-            node.status is not Status.RUNNING
-        ):  # ended by another thread meanwhile, before its span was there to be ended
-            spans.finish_span(node)
+            node.count_one = StrictCounter(node, backend.reject).count_one
+        _start_span(backend, arguments, node, parent)
     except ProgressError:
         raise
     except Exception:
-        report_internal_error("begin", "a level could not be begun with its span; the work goes on without")
-        return (NOOP_NODE, None) if node is None else (node, recording)
-    except BaseException as error:  # an interrupt: no handle will end what began here
+        report_internal_error("start", "Starting the span of a level failed. The work continues without it.")
+        return (NOOP_NODE, None) if node is None else (node, backend)
+    except BaseException as error:
+        # KeyboardInterrupt: the caller never receives the handle, so close the level here.
         if node is not None:
-            recording.store.close(node, Status.CANCELLED, message=type(error).__name__)
+            backend.store.end_level(node, Status.CANCELLED, message=type(error).__name__)
         raise
-    return node, recording
+    return node, backend
 
 
-def _open_stage(recording: RecordingBackend, request: LevelArguments, parent: Node | None) -> Node | None:
-    """Begin a declared stage; where none are declared, a stage is a level like any other."""
+def _get_started_node(level: LevelHandle) -> Node:
+    node = level._node
+    return level.start()._node if node is UNSTARTED_NODE else node
+
+
+def _open_node(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
+    """Add a node to the live store.
+
+    Returns None if the level was rejected.
+    """
+    if arguments.kind == "stage":
+        return _open_stage(backend, arguments, parent)
+    return backend.store.start_level(parent, normalize_arguments(backend, arguments, parent))
+
+
+def _open_stage(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
+    """Add the node of a declared stage. Without declared stages it is a normal level."""
     try:
-        name = stage_name(cast(Any, request.type))
+        name = to_stage_name(cast(Any, arguments.type))
     except ProgressError as error:
-        recording.reject_value("stage", str(error))
+        backend.reject(Rejection("stage", str(error)))
         return None
-    spec = normalize_arguments(recording, request._replace(id=name, name=name), parent)
-    return recording.store.open(None, spec) if parent is None else recording.store.open_stage(parent, spec)
+    spec = normalize_arguments(backend, arguments._replace(id=name, name=name), parent)
+    return (
+        backend.store.start_level(None, spec) if parent is None else backend.store.start_stage(parent, spec)
+    )
 
 
-class _StrictCounter:
-    """Strict counting: refuses the unit that goes beyond the total, where the default counts first and clamps later."""
-
-    __slots__ = ("_node", "_recording")
-
-    def __init__(self, recording: RecordingBackend, node: Node) -> None:
-        self._recording = recording
-        self._node = node
-
-    def count_one(self) -> None:
-        """Count one unit. Raises RejectedValueError beyond the total."""
-        node = self._node
-        after = node.ensure_counter().value() + 1
-        if node.total is not None and after > node.total:
-            bad = total_exceeded(node, after)
-            self._recording.reject_value(bad.reason, bad.text)
-        node.ensure_counter().count_one()
+def _start_span(
+    backend: RecordingBackend, arguments: LevelArguments, node: Node, parent: LevelHandle | None
+) -> None:
+    span = spans.start_span(backend.tracer, arguments.scope, node, get_parent_context(parent))
+    context = span.get_span_context()
+    if context.is_valid:
+        node.trace = (context.trace_id, context.span_id)
+    node.span, node.info, node.dirty = span, None, True
+    if node.status is not Status.RUNNING:
+        # Another thread ended the level before its span existed.
+        spans.finish_span(node)
 
 
-def take_level_snapshot(node: Node, recording: RecordingBackend | None) -> LevelSnapshot:
-    """Return the level as it is now; an empty, pending one when nothing is recorded."""
-    return take_snapshot(NOOP_NODE) if recording is None else recording.store.snapshot(node)
+def take_level_snapshot(node: Node, backend: RecordingBackend | None) -> LevelSnapshot:
+    """Return a current snapshot of a level. Without a backend it is empty and pending."""
+    return build_snapshot(NOOP_NODE) if backend is None else backend.store.reader.get_level(node)
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Return whether an exception means an interruption instead of a failure."""
+    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+        return True
+    # Why sys.modules: importing asyncio takes longer than importing this package.
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)

@@ -1,6 +1,6 @@
-"""The span of a level: its name, its attributes at the start, and all final values written before it ends.
+"""Spans of levels: name, attributes at the start, events, and final values.
 
-Needs opentelemetry-api only. Nothing here lets an exception of a tracer, sampler or processor reach the caller.
+Needs only opentelemetry-api. Exceptions of tracers, samplers and processors never reach the caller.
 """
 
 from __future__ import annotations
@@ -27,43 +27,51 @@ if TYPE_CHECKING:
 
 
 MAX_METADATA_ATTRIBUTES: Final = 64
-"""Metadata keys written on a span; an SDK keeps 128 attributes by default and drops the oldest beyond."""
+"""Metadata keys per span. Further keys are left out.
+
+By default an SDK keeps 128 attributes per span and drops the oldest ones.
+"""
 
 
 SAFE_ATTRIBUTES: Final = 30
-"""Attributes a span can have before the oldest may have gone; limits below 32 are in use nowhere."""
+"""Attributes that every SDK keeps. Beyond it the identity attributes are written again at the end.
+
+Limits below 32 are not in use.
+"""
 
 
 MAX_EVENTS: Final = 8
-"""Events on a span, the exception included; some back ends keep no more."""
+"""Events per span, including the exception. Further events are left out.
+
+Some back ends keep at most 8.
+"""
 
 
-MAX_TRACE: Final = 65_536
-"""Longest text of an exception on a span, in characters, where texts are redacted."""
+MAX_EXCEPTION_CHARACTERS: Final = 65_536
+"""Characters of an exception's text on a span if redaction is on. Longer texts are truncated."""
 
 
-_ERRORS: Final = (semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST)
+_ETA_ERRORS: Final = (semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST)
 
 
 _RECORDED_AT: Final = "__otel_progress_recorded_at__"
+"""Attribute of an exception: run and path of the level whose span recorded it."""
 
 
 def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context: context_api.Context) -> Span:
-    """Start the span of a level; INVALID_SPAN when the tracer fails."""
+    """Start the span of a level. Returns INVALID_SPAN if the tracer fails."""
     span_start_guard.starting = True
     try:
-        return tracer(scope).start_span(node.spec.type, context, attributes=identity_attributes(node))
+        return tracer(scope).start_span(node.spec.type, context, attributes=build_identity_attributes(node))
     except Exception:
-        report_internal_error(
-            "span", "a tracer or span processor failed at the start of a span; the work goes on"
-        )
+        report_internal_error("span", "A tracer or span processor failed at the start of a span.")
         return INVALID_SPAN
     finally:
         span_start_guard.starting = False
 
 
-def identity_attributes(node: Node) -> dict[str, AttributeValue]:
-    """Return the attributes that say which level this is."""
+def build_identity_attributes(node: Node) -> dict[str, AttributeValue]:
+    """Return the attributes that identify the level."""
     operation = node.operation
     attributes: dict[str, AttributeValue] = {
         semconv.OPERATION_ID: operation.id,
@@ -84,8 +92,11 @@ def identity_attributes(node: Node) -> dict[str, AttributeValue]:
     return attributes
 
 
-def final_attributes(node: Node) -> dict[str, AttributeValue]:
-    """Return the attributes that say how far a level came, from its last figures; what is unknown is absent."""
+def build_final_attributes(node: Node) -> dict[str, AttributeValue]:
+    """Return the progress attributes of a level as of its last tick.
+
+    Unknown values are absent.
+    """
     attributes: dict[str, AttributeValue] = {
         semconv.CURRENT: node.current,
         semconv.STATUS: node.status.value,
@@ -106,90 +117,97 @@ def final_attributes(node: Node) -> dict[str, AttributeValue]:
     return attributes
 
 
-def eta_error_attributes(node: Node) -> dict[str, AttributeValue]:
-    """Return how good the predictions of an operation's end were; nothing unless it completed and there were any."""
+def build_eta_error_attributes(node: Node) -> dict[str, AttributeValue]:
+    """Return the errors of an operation's predicted ends.
+
+    The result is empty unless the operation completed and had predictions.
+    """
     if node.estimation is None or node.status is not LevelStatus.COMPLETED:
         return {}
     start = node.started_clock or 0.0
-    verdicts = node.estimation.predictions.score(
-        node.operation.active_seconds(start, start + (node.duration or 0.0))
-    )
-    return (
-        {}
-        if verdicts is None
-        else {name: verdict.error for name, verdict in zip(_ERRORS, verdicts, strict=True)}
-    )
+    duration_s = node.operation.active_seconds(start, start + (node.duration or 0.0))
+    verdicts = node.estimation.predictions.score(duration_s)
+    if verdicts is None:
+        return {}
+    return {name: verdict.error for name, verdict in zip(_ETA_ERRORS, verdicts, strict=True)}
 
 
 def finish_span(node: Node) -> None:
-    """Write the final values of an ended level on its span, end it, and let go of it: the level may be kept for long."""
+    """Write the final values of an ended level to its span and end the span.
+
+    The node drops its reference to the span, because ended levels can stay in memory for long.
+    """
     span = node.span
     if span is INVALID_SPAN:
         return
     node.span = INVALID_SPAN
     try:
-        if not span.is_recording():  # not sampled, or ended by somebody else
+        if not span.is_recording():  # not sampled, or ended by other code
             return
-        _write(span, node)
+        _write_final_attributes(span, node)
     except Exception:
-        report_internal_error("span", "the final values of a span could not be written")
+        report_internal_error("span", "Writing the final values of a span failed.")
     try:
         span.end()
     except Exception:
-        report_internal_error("span", "a span processor failed at the end of a span; the work goes on")
+        report_internal_error("span", "A span processor failed at the end of a span.")
 
 
-def _write(span: Span, node: Node) -> None:
-    attributes = final_attributes(node)
+def _write_final_attributes(span: Span, node: Node) -> None:
+    attributes = build_final_attributes(node)
     if node.parent is None:
-        attributes.update(eta_error_attributes(node))
+        attributes.update(build_eta_error_attributes(node))
     if node.metadata:
-        attributes = {**_metadata(node.metadata), **attributes}
+        attributes = {**_build_metadata_attributes(node.metadata), **attributes}
     present = getattr(span, "attributes", None)
     if present is None or len(present) + len(attributes) > SAFE_ATTRIBUTES:
-        # Past its limit an SDK drops the oldest attributes, and those are the identity: written again, they are the newest.
-        attributes.update(identity_attributes(node))
+        # Beyond its limit an SDK drops the oldest attributes, which are the identity attributes.
+        # Writing them again makes them the newest.
+        attributes.update(build_identity_attributes(node))
     span.set_attributes(attributes)
     if node.status is LevelStatus.FAILED:
         span.set_status(Status(StatusCode.ERROR, None if node.error is None else node.error.message))
 
 
-def _metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, AttributeValue]:
+def _build_metadata_attributes(metadata: Mapping[str, MetadataValue]) -> dict[str, AttributeValue]:
     names = list(metadata)[:MAX_METADATA_ATTRIBUTES]
     return {semconv.METADATA_PREFIX + name: metadata[name] for name in names}
 
 
 def record_exception(node: Node, error: BaseException) -> None:
-    """Put an exception on the span of the innermost level it passed through, once."""
+    """Record an exception once, on the span of the innermost level it left."""
     try:
-        # Kept on the exception itself: its id() may be that of an earlier one, and a reference to it would keep frames alive.
+        # Why on the exception: a later exception may have the same id(), and a reference to the
+        # exception would keep its frames alive.
         run, path = error.__dict__.get(_RECORDED_AT, ("", ""))
-        if (
-            run != node.operation.run
-            or not path.startswith(f"{node.path}/" if node.path else "")
-            or path == node.path
-        ):
+        is_below = path.startswith(f"{node.path}/" if node.path else "") and path != node.path
+        if run != node.operation.run or not is_below:
             error.__dict__[_RECORDED_AT] = (node.operation.run, node.path)
-            node.span.record_exception(error, _redacted(error))
+            node.span.record_exception(error, _redact_exception(error))
     except Exception:
-        report_internal_error("span", "an exception could not be recorded on its span")
+        report_internal_error("span", "Recording an exception on a span failed.")
 
 
-def _redacted(error: BaseException) -> dict[str, AttributeValue] | None:
-    """Return the attributes of an exception's event that take the place of those a tracer would write; None when it may write them."""
+def _redact_exception(error: BaseException) -> dict[str, AttributeValue] | None:
+    """Return redacted event attributes that replace those of the tracer.
+
+    Returns None if nothing is redacted, so the tracer writes its own.
+    """
     if redaction.redactor_slot.current is None:
         return None
-    whole = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    texts = {semconv.EXCEPTION_MESSAGE: str(error), semconv.EXCEPTION_STACKTRACE: whole}
+    stacktrace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    texts = {semconv.EXCEPTION_MESSAGE: str(error), semconv.EXCEPTION_STACKTRACE: stacktrace}
     clean: dict[str, AttributeValue] = {
-        name: redaction.redact_value("error", truncate(text, MAX_TRACE), MAX_TRACE)
+        name: redaction.redact_value(
+            "error", truncate(text, MAX_EXCEPTION_CHARACTERS), MAX_EXCEPTION_CHARACTERS
+        )
         for name, text in texts.items()
     }
     return None if clean == texts else clean
 
 
 def add_item_event(node: Node, name: str, outcome: str, error: Failure | None) -> None:
-    """Put the event of an item on the level's span, within the bound of events."""
+    """Add the event of an item to the level's span unless it has too many events."""
     attributes: dict[str, AttributeValue] = {semconv.ITEM_NAME: name, semconv.ITEM_OUTCOME: outcome}
     if error is not None:
         attributes[semconv.ERROR_TYPE] = error.type
@@ -197,41 +215,50 @@ def add_item_event(node: Node, name: str, outcome: str, error: Failure | None) -
     add_event(node, semconv.EVENT_ITEM, attributes, limit=MAX_EVENTS - 4)
 
 
-def add_preview_event(node: Node, preview: Preview, address: str) -> None:
-    """Put the event of a stored preview on the level's span, within the bound of events. ``address`` is empty while it is not known."""
+def add_preview_event(node: Node, preview: Preview, url: str) -> None:
+    """Add the event of a stored preview unless the span has too many events.
+
+    ``url`` is empty if it is not known.
+    """
     attributes: dict[str, AttributeValue] = {
         semconv.PREVIEW_NAME: preview.name,
         semconv.PREVIEW_NUMBER: preview.number,
         semconv.PREVIEW_MEDIA_TYPE: preview.media_type,
     }
-    if address:
-        attributes[semconv.PREVIEW_URL] = address
+    if url:
+        attributes[semconv.PREVIEW_URL] = url
     add_event(node, semconv.EVENT_PREVIEW, attributes, limit=MAX_EVENTS - 2)
 
 
 def add_quarter_event(node: Node) -> None:
-    """Put an event on the span when another quarter of the work is passed."""
+    """Add an event to the span after each quarter of the work."""
     if node.ratio is None or node.status.finished:
         return
     quarter = int(node.ratio * 4)
     if quarter > node.quarter:
         node.quarter = quarter
-        add_event(node, semconv.EVENT_UPDATED, final_attributes(node))
+        add_event(node, semconv.EVENT_UPDATED, build_final_attributes(node))
 
 
 def add_event(
     node: Node, name: str, attributes: Mapping[str, AttributeValue], *, limit: int = MAX_EVENTS - 1
 ) -> None:
-    """Add an event to the level's span unless ``limit`` events are there; one place is kept for an exception."""
+    """Add an event to the level's span unless it has ``limit`` events.
+
+    The default leaves room for the event of an exception.
+    """
     if node.span_events >= limit or node.span is INVALID_SPAN:
         return
     node.span_events += 1
     try:
         node.span.add_event(name, attributes)
     except Exception:
-        report_internal_error("span", "an event could not be put on a span")
+        report_internal_error("span", "Adding an event to a span failed.")
 
 
-def context_with_span(span: Span) -> context_api.Context:
-    """Return the current context with ``span`` as its span, unchanged when the span is of no trace."""
+def build_span_context(span: Span) -> context_api.Context:
+    """Return a copy of the current context with ``span``.
+
+    An invalid span leaves it unchanged.
+    """
     return trace.set_span_in_context(span) if span.get_span_context().is_valid else context_api.get_current()

@@ -1,12 +1,13 @@
-"""The tracer-style helpers: ``operation``, ``batch``, ``level``, ``track``, ``current_level``, and a tracer per library.
+"""Helpers that return operations, batches and levels, and tracers of libraries.
 
-They need opentelemetry-api only. Until the application calls ``configure`` they are inert, so libraries can use them freely.
+They need only opentelemetry-api. They do nothing until the application calls ``configure()``, so
+libraries can use them without configuration.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from otel_progress.instrument.arguments import (
     SCOPE,
@@ -15,7 +16,7 @@ from otel_progress.instrument.arguments import (
     LevelArguments,
     make_level_arguments,
 )
-from otel_progress.instrument.context import current_level as _current_level
+from otel_progress.instrument.context import get_current_level
 from otel_progress.instrument.level import Level, Track
 from otel_progress.instrument.lifecycle import NOOP_NODE
 from otel_progress.model import Number
@@ -29,19 +30,22 @@ T = TypeVar("T")
 
 
 def current_level() -> Level:
-    """Return the level in force in this context; an inert one, whose methods do nothing, when there is none."""
-    level = _current_level()
+    """Return the current level of this context.
+
+    Without one the methods of the returned level do nothing.
+    """
+    level = cast("Level | None", get_current_level())
     if level is None:
-        level = Level(
-            LevelArguments("level", "none", None, None, None, None, None, None, None, {}, None, None, SCOPE),
-            None,
-        )
+        level = Level(LevelArguments("level", "none"), None)
         level._node = NOOP_NODE
     return level
 
 
 class ProgressTracer:
-    """Makes operations and levels under one instrumentation scope; get one a library with :func:`get_tracer`."""
+    """Factory of operations and levels with one instrumentation scope.
+
+    See :func:`get_tracer`.
+    """
 
     __slots__ = ("name",)
 
@@ -62,44 +66,37 @@ class ProgressTracer:
         eta_key: EtaKey | None = None,
         **metadata: object,
     ) -> Level:
-        """Make the handle of a whole run, to be used in ``with``, as a decorator, or by hand with ``start()``.
+        """Return the handle of an operation.
 
-        ``type`` is the kind of work and of low cardinality; ``name`` is for people; ``id`` finds it again and is generated when not
-        given; ``total`` is in ``unit``; ``deadline`` is seconds from now, a timedelta or a datetime; ``stages`` a
-        :class:`Stages`, the name of a category, weights by name, or an Enum; ``batch`` a batch, or its id, that it belongs to.
-        Estimates are learned from earlier runs of the same ``type``; ``eta_key`` tells apart those that are not alike: a text, or the
-        keys of metadata given here whose values make it. Anything else is metadata.
+        Use it in ``with``, as a decorator, or with ``start()``. ``type`` is the kind of work, with
+        few different values. ``name`` is a display name. ``id`` identifies the operation and is
+        generated if it is not given. ``total`` is the number of units, and ``unit`` their name.
+        ``deadline`` is seconds from now, a timedelta or a datetime. ``stages`` is a
+        :class:`Stages`, the name of a category, weights by name, or an Enum. ``batch`` is the
+        batch that the operation belongs to, or its id.
+
+        Estimates use the history of operations of the same ``type``. ``eta_key`` separates runs
+        that are not comparable: a text, or metadata keys whose values name the group. Other
+        keyword arguments are metadata.
         """
-        joined = batch if batch is None or isinstance(batch, str) else _join_of(batch)
-        asked = make_level_arguments(
-            (
-                "operation",
-                type,
-                id,
-                name,
-                total,
-                unit,
-                None,
-                deadline,
-                stages,
-                metadata,
-                joined,
-                eta_key,
-                self.name,
-            )
+        batch_id = batch if batch is None or isinstance(batch, str) else _get_join_function(batch)
+        arguments = (
+            *("operation", type, id, name, total, unit, None, deadline, stages, metadata, batch_id, eta_key),
+            self.name,
         )
-        return Level(asked, None)
+        return Level(make_level_arguments(arguments), None)
 
     def batch(
         self, name: str, *, id: object = None, type: str = "batch", total: int | None = None
     ) -> OperationBatch:
-        """Make the handle of a batch: many operations with one aggregate, to be used in ``with`` or by hand.
+        """Return the handle of a batch: several operations with one summary.
 
-        ``total`` is the number of operations expected; ``id`` is what other processes join it by, and generated when not given.
+        Use it in ``with`` or with ``start()`` and ``close()``. ``total`` is the expected number of
+        operations. Other processes join the batch by its ``id``, which is generated if it is not
+        given.
         """
-        from otel_progress.instrument.batch import (
-            OperationBatch,
-        )  # only programs that have batches pay for it
+        # Why here: only programs with batches pay for the import.
+        from otel_progress.instrument.batch import OperationBatch
 
         return OperationBatch(name, id, type, total, self.name)
 
@@ -115,10 +112,12 @@ class ProgressTracer:
         stages: StagesLike | None = None,
         **metadata: object,
     ) -> Level:
-        """Make the handle of a level below the current one (an operation of its own when there is none).
+        """Return the handle of a child of the current level.
 
-        ``type`` is its kind; ``id`` distinguishes it from its siblings and is numbered when not given; entering the same id
-        again is another attempt. ``weight`` is how many units it counts for in the level above (1 unless given).
+        Without a current level it is an operation. ``type`` is its kind. ``id`` identifies it
+        among its siblings and is a number if it is not given. Starting the same id again is
+        another attempt. ``weight`` is the number of units that it counts for in its parent, 1 by
+        default.
         """
         return Level(
             make_level_arguments(
@@ -138,40 +137,36 @@ class ProgressTracer:
         weight: Number | None = None,
         **metadata: object,
     ) -> Track[T]:
-        """Iterate over ``iterable`` (sync or async) with progress, as a level below the current one.
+        """Iterate over ``iterable`` with progress, as a child of the current level.
 
-        The total is the iterable's length where it has one. ``track(...).level`` is the handle, for messages and failed items.
+        The iterable is sync or async. The total defaults to its length. ``track(...).level`` is the
+        handle, for messages and failed items.
         """
-
-        def make(total: Number | None) -> Level:
-            return Level(
-                LevelArguments(
-                    "level",
-                    type,
-                    None,
-                    name,
-                    total,
-                    unit,
-                    weight,
-                    None,
-                    None,
-                    metadata,
-                    None,
-                    None,
-                    self.name,
-                ),
-                None,
-            )
-
-        return Track(iterable, total, make)
+        arguments = LevelArguments(
+            "level",
+            type,
+            name=name,
+            total=total,
+            unit=unit,
+            weight=weight,
+            metadata=metadata,
+            scope=self.name,
+        )
+        return Track(iterable, arguments, None)
 
     def current_level(self) -> Level:
-        """Return the level in force in this context; an inert one when there is none."""
+        """Return the current level of this context.
+
+        Without one the methods of the returned level do nothing.
+        """
         return current_level()
 
 
 def get_tracer(name: str) -> ProgressTracer:
-    """Return a tracer whose spans carry the instrumentation scope ``name``, usually the name of the library."""
+    """Return a tracer whose spans have the instrumentation scope ``name``.
+
+    The name is usually that of the library.
+    """
     return ProgressTracer(name)
 
 
@@ -190,8 +185,11 @@ level = _default.level
 track = _default.track
 
 
-def _join_of(batch: object) -> object:
-    """Return what gives the id of a batch once the operation begins; anything else as it is, to be taken as an id."""
+def _get_join_function(batch: object) -> object:
+    """Return the function that returns the id of a batch.
+
+    Other values are returned unchanged.
+    """
     from otel_progress.instrument.batch import OperationBatch
 
     return batch.join if isinstance(batch, OperationBatch) else batch

@@ -1,1 +1,1 @@
-"""Other libraries' doings, tied to the level they happen in."""
+"""Integrations with other libraries. They report to the current level."""

@@ -1,8 +1,9 @@
-"""Records of the standard ``logging`` that are made while a level is in force, tied to it.
+"""Capture of ``logging`` records that are emitted while a level is current.
 
-The handler sits on the root logger and leaves the application's logging as it is: levels, other handlers, propagation. So what the
-root logger or a logger's own level holds back is not seen here either: for records of INFO, the root logger's level has to be INFO
-or lower, as ``logging.basicConfig(level=logging.INFO)`` sets it. Records made outside of any level are not taken.
+The handler is added to the root logger. It changes no levels, handlers or propagation. So it
+receives only what the root logger and the levels of other loggers let through. To capture INFO,
+set the root logger's level to INFO or lower, for example with
+``logging.basicConfig(level=logging.INFO)``. Records outside any level are ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from opentelemetry import trace
 from otel_progress import redaction
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.arguments import format_traceback, normalize_metadata
-from otel_progress.instrument.context import current_level
+from otel_progress.instrument.context import get_current_level
 from otel_progress.model import Status
 from otel_progress.records import NO_ATTRIBUTES, Attribute, LogRecord
 from otel_progress.text import MAX_DETAILS, MAX_NAME, truncate
@@ -28,29 +29,34 @@ if TYPE_CHECKING:
 
 
 MAX_ATTRIBUTES: Final = 32
-"""Attributes (``extra=``) kept of a log record."""
+"""Maximum number of attributes (``extra=``) per log record.
+
+Further attributes are dropped.
+"""
 
 
 _MAX_SEVERITY: Final = 2**31 - 1
 
 
-_OWN: Final = ("otel_progress", "opentelemetry.exporter", "opentelemetry.sdk")
-"""Loggers of what carries records away: one of theirs that was taken would be carried away in turn, and so on."""
+_OWN_LOGGERS: Final = ("otel_progress", "opentelemetry.exporter", "opentelemetry.sdk")
+"""Loggers of this package and of the exporters.
+
+Capturing them would export their records forever.
+"""
 
 
-_STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
+_STANDARD_ATTRIBUTES: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
     *("message", "asctime", "taskName"),
-    *(
-        "otelSpanID",
-        "otelTraceID",
-        "otelTraceSampled",
-        "otelServiceName",
-    ),  # of OpenTelemetry's own instrumentation of logging
+    # Attributes that OpenTelemetry's own instrumentation of logging adds.
+    *("otelSpanID", "otelTraceID", "otelTraceSampled", "otelServiceName"),
 }
 
 
 class LogHandler(logging.Handler):
-    """Hands records of at least ``level`` to the live store. Takes no lock, never waits, never raises."""
+    """Adds records of at least ``level`` to the live store.
+
+    Never raises and takes no lock.
+    """
 
     def __init__(self, store: LiveStore, level: int) -> None:
         super().__init__(level)
@@ -58,58 +64,58 @@ class LogHandler(logging.Handler):
         self._inside = threading.local()
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Take a record without the lock of the handler: there is nothing to guard, and other threads are not to wait for it."""
-        if not _is_own(record.name) and not getattr(self._inside, "handling", False):
-            self._inside.handling = (
-                True  # what a __str__ of an argument logs is not taken, or it would go on for ever
-            )
+        """Handle a record without the handler's lock, which would delay other threads."""
+        if not _is_own_logger(record.name) and not getattr(self._inside, "handling", False):
+            # Why: the __str__ of an argument may log. Capturing that could recurse indefinitely.
+            self._inside.handling = True
             try:
                 if self.filter(record):
                     self.emit(record)
             except Exception as error:
-                report_internal_error("logs", "a log record could not be taken", error=error)
+                report_internal_error("logs", "a log record could not be captured", error=error)
             finally:
                 self._inside.handling = False
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Leave a record with the level in force; nothing happens where none is."""
-        level = current_level()
+        """Add a record to the current level. Without a running level, do nothing."""
+        level = get_current_level()
         node = None if level is None else level._node
         if node is not None and node.status is Status.RUNNING:
             self._store.add_log(node, _convert(record, node, self._store.now()))
 
     def install(self) -> None:
-        """Begin to take records."""
+        """Start capturing records."""
         logging.getLogger().addHandler(self)
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop capturing records."""
         logging.getLogger().removeHandler(self)
         super().close()
 
 
-def _is_own(name: str) -> bool:
-    return name.startswith(_OWN) and any(name == own or name.startswith(f"{own}.") for own in _OWN)
+def _is_own_logger(name: str) -> bool:
+    return name.startswith(_OWN_LOGGERS) and any(
+        name == own or name.startswith(f"{own}.") for own in _OWN_LOGGERS
+    )
 
 
 def _convert(record: logging.LogRecord, node: Node, at: float) -> LogRecord:
     operation = node.operation
-    here = trace.get_current_span().get_span_context()
-    trace_id, span_id = (here.trace_id, here.span_id) if here.is_valid else (node.trace or (0, 0))
-    message, details, attributes = (
-        redaction.redact_value("log", truncate(_message(record))),
-        _details(record),
-        _attributes(record),
-    )
+    span = trace.get_current_span().get_span_context()
+    trace_id, span_id = (span.trace_id, span.span_id) if span.is_valid else (node.trace or (0, 0))
+    # Why before the number: these calls run code of the application, which may log as well.
+    message = redaction.redact_value("log", truncate(_get_message(record)))
+    details = _get_details(record)
+    attributes = _get_attributes(record)
     return LogRecord(
         operation_id=operation.id,
         operation_type=operation.type,
         run=operation.run,
         path=node.path,
-        number=operation.next_log(),  # now that nothing of the application's runs any more: numbers come in their order
+        number=operation.next_log(),
         at=at,
-        severity=_severity(record.levelno),
+        severity=_to_severity(record.levelno),
         severity_text=truncate(record.levelname, 32),
         logger=truncate(record.name, MAX_NAME),
         message=message,
@@ -120,12 +126,15 @@ def _convert(record: logging.LogRecord, node: Node, at: float) -> LogRecord:
     )
 
 
-def _severity(number: object) -> int:
+def _to_severity(number: object) -> int:
     return min(max(number, 0), _MAX_SEVERITY) if isinstance(number, int) else 0
 
 
-def _message(record: logging.LogRecord) -> str:
-    """Return the text of a record; where arguments do not fit the text, both as they are."""
+def _get_message(record: logging.LogRecord) -> str:
+    """Return the text of a record.
+
+    If formatting fails, join the format and its arguments.
+    """
     try:
         return record.getMessage()
     except Exception:  # a wrong % format, or an argument whose __str__ raises
@@ -133,8 +142,8 @@ def _message(record: logging.LogRecord) -> str:
         return " ".join(truncate(part, 256) for part in parts)
 
 
-def _details(record: logging.LogRecord) -> str | None:
-    """Return the traceback of a record, or the stack it was made on."""
+def _get_details(record: logging.LogRecord) -> str | None:
+    """Return the traceback of a record, or its stack."""
     info = record.exc_info
     if isinstance(info, tuple) and isinstance(info[1], BaseException):
         return format_traceback(info[1])
@@ -142,9 +151,9 @@ def _details(record: logging.LogRecord) -> str | None:
     return None if not text else truncate(str(text)[-MAX_DETAILS:], MAX_DETAILS)
 
 
-def _attributes(record: logging.LogRecord) -> Mapping[str, Attribute]:
-    """Return what was given as ``extra=``, as clean attributes."""
-    extra = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+def _get_attributes(record: logging.LogRecord) -> Mapping[str, Attribute]:
+    """Return the values of ``extra=`` as normalised attributes."""
+    extra = {name: value for name, value in record.__dict__.items() if name not in _STANDARD_ATTRIBUTES}
     if not extra:
         return NO_ATTRIBUTES
     return normalize_metadata(dict(list(extra.items())[:MAX_ATTRIBUTES]))

@@ -1,4 +1,4 @@
-"""Journals: what workers did and do, kept beyond their end and readable from other processes."""
+"""Journals store the progress of processes beyond their end, for all processes."""
 
 from otel_progress.journal.protocol import Journal
 from otel_progress.journal.registry import default_path, open_journal

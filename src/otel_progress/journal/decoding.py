@@ -1,7 +1,8 @@
-"""The JSON columns of the journal, decoded.
+"""Decoders of the JSON columns of a journal, with caches.
 
-What is read was written by other processes, perhaps by another version: NaN and infinities become None, lone surrogates "?", and
-what is no such record raises one of UNREADABLE. Decoded texts are remembered, since the same ones are read over and over.
+Other processes, perhaps of another version, wrote these values. So NaN and infinities become None,
+and lone surrogates become "?". An invalid record raises one of DECODE_ERRORS. Decoded texts are
+cached, because the same ones are read repeatedly.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 from otel_progress import codec
-from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, MetadataValue, Number
+from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, LevelSnapshot, MetadataValue
 from otel_progress.records import ResourceSample, ResourceUse
 
 DECODE_ERRORS: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
-"""What decoding a row that nobody of ours wrote may raise."""
+"""Exceptions that decoding an invalid row may raise."""
 
 
 ETA: Final = (
@@ -32,19 +34,25 @@ ETA: Final = (
     "counts_down_s",
     "stalls_after_s",
 )
-"""The order of an estimate in its array; before the third version of the journal the last two were not there."""
+"""Order of an estimate in its array.
+
+Schema versions before 3 do not have the last two.
+"""
 
 
-EXTRA: Final = ("estimated", "paused_clock", "paused_s", "previews", "overdue_after_s", "resumed_from")
-"""The order of what most levels do not have in its array, which may lack the last ones: they are as in ``NO_EXTRA`` then."""
+_OPTIONAL_FIELDS: Final = tuple(field for field in fields(LevelSnapshot) if field.default is not MISSING)
 
 
-NO_EXTRA: Final = (False, None, 0.0, 0, None, 0)
-"""Its defaults: nothing is kept then."""
+EXTRA: Final = tuple(field.name for field in _OPTIONAL_FIELDS)
+"""Order of a snapshot's optional fields in its array. A shorter array, of an older version, has the defaults at its end."""
+
+
+NO_EXTRA: Final[tuple[Any, ...]] = tuple(field.default for field in _OPTIONAL_FIELDS)
+"""Defaults of the optional fields. A level that has only defaults has no array."""
 
 
 SAMPLE: Final = ("at", "clock", "cpu_ratio", "memory_bytes", "gpu_ratio", "gpu_memory_bytes")
-"""The order of a sample, as columns and in an array."""
+"""Order of a sample in columns and in an array."""
 
 
 USE: Final = (
@@ -57,7 +65,7 @@ USE: Final = (
     "gpu_peak",
     "gpu_memory_peak",
 )
-"""The order of what an operation used, after its last sample."""
+"""Order of the resource use of an operation, after its last sample."""
 
 
 NUMBER: Final = frozenset({int, float})
@@ -69,39 +77,41 @@ NUMBER_OR_NONE: Final = NUMBER | {type(None)}
 TEXT_OR_NONE: Final = frozenset({str, type(None)})
 
 
-_REMEMBERED: Final = 8192
+_MAX_CACHED_TEXTS: Final = 8192
+"""Texts per decoder. The least recently used ones are evicted."""
 
 
-_LONGEST: Final = 4096
-"""Texts that are longer are decoded each time, so that what is remembered stays within some tens of MiB."""
+_MAX_CACHED_CHARS: Final = 4096
+"""Longer texts are decoded each time, which limits the cache to some tens of MiB."""
 
 
 _Value = TypeVar("_Value")
 
 
-def _real(text: str) -> float | None:
-    return codec.finite(float(text))  # 1e999 is valid JSON, and infinite
+def _parse_float(text: str) -> float | None:
+    # 1e999 is valid JSON, and infinite.
+    return codec.finite(float(text))
 
 
-def _unknown(constant: str) -> None:
-    """Stand for ``NaN``, ``Infinity`` and ``-Infinity``."""
+def _parse_constant(constant: str) -> None:
+    """Return None for ``NaN``, ``Infinity`` and ``-Infinity``."""
 
 
-# One decoder for all: json.loads builds a new one on every call that names an option.
-_decode: Final = json.JSONDecoder(parse_float=_real, parse_constant=_unknown).decode
+# Why one decoder: json.loads creates a new one for each call with an option.
+_decode: Final = json.JSONDecoder(parse_float=_parse_float, parse_constant=_parse_constant).decode
 
 
 def _cached(decode: Callable[[str], _Value]) -> Callable[[str], _Value]:
-    remembered = lru_cache(maxsize=_REMEMBERED)(decode)
+    decode_cached = lru_cache(maxsize=_MAX_CACHED_TEXTS)(decode)
 
-    def recall(text: str) -> _Value:
-        return remembered(text) if len(text) <= _LONGEST else decode(text)
+    def decode_column(text: str) -> _Value:
+        return decode_cached(text) if len(text) <= _MAX_CACHED_CHARS else decode(text)
 
-    return recall
+    return decode_column
 
 
-def _info(text: str) -> LevelInfo:
-    info = codec.decode_info(_object(text))
+def _decode_info(text: str) -> LevelInfo:
+    info = codec.decode_info(_decode_object(text))
     strings = (
         info.operation_id,
         info.operation_type,
@@ -122,17 +132,21 @@ def _info(text: str) -> LevelInfo:
     return info
 
 
-def _metadata(text: str) -> Mapping[str, MetadataValue]:
-    known = {key: value for key, value in codec.decode_metadata(_object(text)).items() if _is_known(value)}
+def _decode_metadata(text: str) -> Mapping[str, MetadataValue]:
+    known = {
+        key: value
+        for key, value in codec.decode_metadata(_decode_object(text)).items()
+        if _is_valid_value(value)
+    }
     return MappingProxyType(known) if known else NO_METADATA
 
 
-def _is_known(value: object) -> bool:
+def _is_valid_value(value: object) -> bool:
     return value is not None and not (isinstance(value, tuple) and None in value)
 
 
-def _failure(text: str) -> Failure:
-    failure = codec.decode_failure(_object(text))
+def _decode_failure(text: str) -> Failure:
+    failure = codec.decode_failure(_decode_object(text))
     if (
         failure is None
         or {type(failure.type), type(failure.message)} != {str}
@@ -142,7 +156,7 @@ def _failure(text: str) -> Failure:
     return failure
 
 
-def _eta(text: str) -> Eta:
+def _decode_eta(text: str) -> Eta:
     eta = Eta(*_decode(text)[: len(ETA)])
     if (
         not {type(eta.remaining_s), type(eta.low_s), type(eta.high_s)} <= NUMBER_OR_NONE
@@ -156,28 +170,30 @@ def _eta(text: str) -> Eta:
     return eta
 
 
-def _extra(text: str) -> tuple[bool, float | None, float, int, float | None, Number]:
+def _get_optional_field_types() -> tuple[frozenset[type], ...]:
+    hints = get_type_hints(LevelSnapshot)
+    return tuple(frozenset(get_args(hints[name]) or (hints[name],)) for name in EXTRA)
+
+
+_EXTRA_TYPES: Final = _get_optional_field_types()
+
+
+def _decode_extra(text: str) -> tuple[Any, ...]:
     values: list[Any] = list(_decode(text)[: len(EXTRA)])
     values += NO_EXTRA[len(values) :]
-    estimated, paused_clock, paused_s, previews, overdue_after_s, resumed_from = values
-    if type(estimated) is not bool or type(previews) is not int:
-        raise TypeError(text)
-    if (
-        not {type(paused_clock), type(paused_s), type(overdue_after_s)} <= NUMBER_OR_NONE
-        or type(resumed_from) not in NUMBER
-    ):
-        raise TypeError(text)
-    return (
-        estimated,
-        paused_clock,
-        0.0 if paused_s is None else paused_s,
-        max(0, previews),
-        overdue_after_s,
-        max(0, resumed_from),
-    )
+    return tuple(map(_check_extra_value, values, _EXTRA_TYPES, NO_EXTRA))
 
 
-def _use(text: str) -> ResourceUse:
+def _check_extra_value(value: Any, types: frozenset[type], default: Any) -> Any:
+    """Return a value of a type its field may have. Unknown numbers have the default, and counts are at least 0."""
+    if value is None:
+        return default
+    if type(value) not in types and not (float in types and type(value) is int):
+        raise TypeError(value)
+    return max(0, value) if int in types else value
+
+
+def _decode_use(text: str) -> ResourceUse:
     values = _decode(text)
     use = ResourceUse(
         decode_sample_values(values[: len(SAMPLE)]), *values[len(SAMPLE) : len(SAMPLE) + len(USE)]
@@ -201,8 +217,8 @@ def decode_sample_values(values: Any) -> ResourceSample:
     return sample
 
 
-def _object(text: str) -> dict[str, Any]:
-    """Decode JSON that must be an object. Escaped lone surrogates, which nothing of ours writes, become "?"."""
+def _decode_object(text: str) -> dict[str, Any]:
+    """Decode a JSON object. Escaped lone surrogates of other programs become "?"."""
     document = _decode(text)
     if not isinstance(document, dict):
         raise TypeError(text)
@@ -214,25 +230,25 @@ def _object(text: str) -> dict[str, Any]:
     return document
 
 
-decode_info_column: Final = _cached(_info)
-"""Decode the unchanging part of a level."""
+decode_info_column: Final = _cached(_decode_info)
+"""Decodes the column ``info``, which is constant for a level."""
 
 
-decode_metadata_column: Final = _cached(_metadata)
-"""Decode metadata; a value that is not known (a NaN) is left out."""
+decode_metadata_column: Final = _cached(_decode_metadata)
+"""Decodes metadata without unknown values (NaN)."""
 
 
-decode_failure_column: Final = _cached(_failure)
-"""Decode an error."""
+decode_failure_column: Final = _cached(_decode_failure)
+"""Decodes an error."""
 
 
-decode_eta_column: Final = _cached(_eta)
-"""Decode an estimate."""
+decode_eta_column: Final = _cached(_decode_eta)
+"""Decodes an estimate."""
 
 
-decode_extra_column: Final = _cached(_extra)
-"""Decode what most levels do not have; values in the order of EXTRA."""
+decode_extra_column: Final = _cached(_decode_extra)
+"""Decodes the column ``extra`` to values in the order of EXTRA."""
 
 
-decode_use_column: Final = _cached(_use)
-"""Decode what the process of an operation used."""
+decode_use_column: Final = _cached(_decode_use)
+"""Decodes the resource use of an operation."""

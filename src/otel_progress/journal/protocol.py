@@ -1,8 +1,11 @@
-"""What a journal is: a sink of this process, a reader for all, and where requests to workers are left."""
+"""Protocol of a journal: a Sink of one process and a Reader for all processes."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from otel_progress.protocols import (
     CancelRequestSource,
@@ -13,15 +16,37 @@ from otel_progress.protocols import (
     TrajectorySource,
 )
 
+FindingState: TypeAlias = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class JournalFinding:
+    """Result of one check of a journal. The text of a problem says how to fix it."""
+
+    check: str
+    state: FindingState
+    text: str
+
 
 @runtime_checkable
 class Journal(Sink, Reader, Controller, CancelRequestSource, TrajectorySource, SizedStorage, Protocol):
-    """Keeps what workers write, over their end, answers about it to any process, and passes on what is asked of a worker.
+    """Stores the progress of processes beyond their end, and requests to them.
 
-    ``write`` raises JournalError when it cannot keep a batch. It queues nothing: the batch is lost, and the next one has to hold
-    all that is live. A snapshot replaces another of the same level only by a higher ``sequence``.
+    ``write`` raises JournalError if it cannot store a change set. A journal queues nothing: the
+    change set is lost, and the next one has to contain all live levels. A snapshot replaces the
+    stored one of the same level only if its ``sequence`` is higher.
     """
 
     @property
     def dropped(self) -> int:
-        """Operations, events and log records that this journal deleted before their time because it had grown too large."""
+        """Number of operations, events and log records that the size limit deleted early."""
+
+    @property
+    def location(self) -> Path | None:
+        """File of the journal, or None if it is not in a file.
+
+        Previews are stored next to it.
+        """
+
+    def diagnose(self) -> Iterator[JournalFinding]:
+        """Check the storage without changing it. Never raises."""

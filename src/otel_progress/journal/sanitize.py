@@ -1,6 +1,7 @@
-"""Batches as SQLite and JSON can hold them: integers within 64 bits, valid Unicode, no NaN within JSON.
+"""Replaces values that SQLite or JSON cannot store.
 
-For what slipped through at the worker's side only: a batch is written as it is, and comes here when it was refused.
+These are integers beyond 64 bits, invalid Unicode, and NaN within JSON. A change set is sanitized
+only after SQLite rejected it.
 """
 
 from __future__ import annotations
@@ -13,69 +14,71 @@ from typing import Any, Final, TypeVar
 from otel_progress import codec
 from otel_progress.protocols import ChangeSet
 
-_INT64: Final = 2**63
+_INT64_LIMIT: Final = 2**63
 
 
-_LARGEST: Final = float(_INT64)
+_MAX_FLOAT: Final = float(_INT64_LIMIT)
 
 
 _Record = TypeVar("_Record")
 
 
-def sanitize_change_set(batch: ChangeSet) -> ChangeSet:
-    """Return the batch as it can be kept, its values replaced where they cannot."""
+def sanitize_change_set(change_set: ChangeSet) -> ChangeSet:
+    """Return the change set with all values storable."""
     return replace(
-        batch,
-        instance=_cleaned(batch.instance),
-        snapshots=[_cleaned(snapshot) for snapshot in batch.snapshots],
-        events=[_cleaned(event) for event in batch.events],
-        evicted=[(_storable(run), _storable(path)) for run, path in batch.evicted],
-        logs=[_cleaned(record) for record in batch.logs],
-        sample=None if batch.sample is None else _cleaned(batch.sample),
-        resources={_storable(run): _storable_in_json(use) for run, use in batch.resources.items()},
-        batches=[_cleaned(info) for info in batch.batches],
-        trajectories=[_cleaned(lesson) for lesson in batch.trajectories],
-        previews=[_cleaned(preview) for preview in batch.previews],
+        change_set,
+        instance=_sanitize_record(change_set.instance),
+        snapshots=[_sanitize_record(snapshot) for snapshot in change_set.snapshots],
+        events=[_sanitize_record(event) for event in change_set.events],
+        evicted=[(_to_column(run), _to_column(path)) for run, path in change_set.evicted],
+        logs=[_sanitize_record(record) for record in change_set.logs],
+        sample=None if change_set.sample is None else _sanitize_record(change_set.sample),
+        resources={_to_column(run): _to_json_value(use) for run, use in change_set.resources.items()},
+        batches=[_sanitize_record(declaration) for declaration in change_set.batches],
+        trajectories=[_sanitize_record(entry) for entry in change_set.trajectories],
+        previews=[_sanitize_record(preview) for preview in change_set.previews],
     )
 
 
 def sanitize_text(text: str) -> str:
-    """Return text as valid Unicode: a lone surrogate, which no database takes, becomes an escape."""
+    """Return valid Unicode, with escapes for lone surrogates."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _cleaned(record: _Record, clean: Callable[[Any], Any] | None = None) -> _Record:
-    clean = clean or _storable
-    values = {item.name: clean(getattr(record, item.name)) for item in fields(record)}  # type: ignore[arg-type]
+def _sanitize_record(record: _Record, convert: Callable[[Any], Any] | None = None) -> _Record:
+    """Return the record with each field converted for a column, or by ``convert``."""
+    convert = convert or _to_column
+    values = {item.name: convert(getattr(record, item.name)) for item in fields(record)}  # type: ignore[arg-type]
     return replace(record, **values)  # type: ignore[type-var]
 
 
-def _storable(value: Any) -> Any:
-    """Return a value for a column."""
+def _to_column(value: Any) -> Any:
+    """Return a value that a column can store.
+
+    Records within records are stored as JSON.
+    """
     if isinstance(value, Enum):
         return value
     if isinstance(value, str):
         return sanitize_text(value)
     if isinstance(value, int):
-        return value if -_INT64 <= value < _INT64 else _as_float(value)
+        return value if -_INT64_LIMIT <= value < _INT64_LIMIT else _to_float(value)
     if isinstance(value, Mapping):
-        return {_storable(str(key)): _storable_in_json(item) for key, item in value.items()}
-    return (
-        _storable_in_json(value) if is_dataclass(value) else value
-    )  # records within records are kept as JSON
+        return {_to_column(str(key)): _to_json_value(item) for key, item in value.items()}
+    return _to_json_value(value) if is_dataclass(value) else value
 
 
-def _storable_in_json(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
-        return tuple(_storable_in_json(item) for item in value)
+        return tuple(_to_json_value(item) for item in value)
     if is_dataclass(value):
-        return _cleaned(value, _storable_in_json)
-    value = _storable(value)
+        return _sanitize_record(value, _to_json_value)
+    value = _to_column(value)
     return codec.finite(value) if isinstance(value, float) else value
 
 
-def _as_float(value: int) -> float:
+def _to_float(value: int) -> float:
     try:
         return float(value)
     except OverflowError:
-        return _LARGEST if value > 0 else -_LARGEST
+        return _MAX_FLOAT if value > 0 else -_MAX_FLOAT

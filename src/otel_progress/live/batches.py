@@ -1,7 +1,7 @@
-"""The batches of this process: which operations belong to them, what the ended ones came to, and what sinks are yet to be told.
+"""Batches of this process with their operations.
 
-Not thread-safe by itself: the live store calls it with its lock held. However many operations a batch has, what is kept of those that
-ended are counts, a hundred moments and a hundred failures.
+Of ended operations, a batch stores counts, the last hundred end times and the last hundred failures.
+Methods whose name ends in ``_locked`` require the lock of the live store.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from otel_progress.batches import (
     was_finished_at,
 )
 from otel_progress.live.node import Node
-from otel_progress.live.snapshots import take_snapshot
+from otel_progress.live.snapshots import take_snapshot_locked
 from otel_progress.model import LevelSnapshot, Status
 
 MAX_BATCHES: Final = 200
-"""Batches that are remembered; beyond, the oldest that are over go first, and never one with an operation that runs."""
+"""Batches in memory. Beyond it, the oldest finished ones are evicted first, and never one with an active operation."""
 
 
 _NS: Final = 1_000_000_000
 
 
 class BatchState:
-    """A batch with its operations. ``active`` holds their nodes, the oldest first; ``failed`` snapshots of the last that failed."""
+    """A batch with the nodes of its active operations, the oldest first, and snapshots of its last failed ones."""
 
     __slots__ = ("active", "counts", "ends", "failed", "info")
 
@@ -46,113 +46,116 @@ class BatchState:
         self.failed: deque[LevelSnapshot] = deque(maxlen=MAX_LISTED)
 
     def tally(self) -> BatchTally:
-        """Return what the ended operations came to."""
-        count = self.counts
-        ends = tuple(sorted(self.ends))  # they are not in order where the wall clock was set back
+        """Return the counts and end times of the ended operations."""
+        counts = self.counts
+        # Why sorted: the wall clock may have been set back.
+        ends = tuple(sorted(self.ends))
         return BatchTally(
-            count[Status.COMPLETED],
-            count[Status.FAILED],
-            count[Status.CANCELLED],
-            count[Status.SKIPPED],
+            counts[Status.COMPLETED],
+            counts[Status.FAILED],
+            counts[Status.CANCELLED],
+            counts[Status.SKIPPED],
             ends,
         )
 
     @property
     def is_finished(self) -> bool:
-        """True when nothing runs and no more is expected."""
+        """True when no operation runs and no further one is expected."""
         total = self.info.total
         return not self.active and (
             self.info.ended_at is not None or (total is not None and sum(self.counts.values()) >= total > 0)
         )
 
-    def rank(self, moment: float | None) -> tuple[bool, float, str]:
-        """Return what it is sorted by in a list that was begun at ``moment`` (Unix seconds; None: now)."""
-        over, ended_at = (
-            self.is_finished,
-            max((at for at in (self.info.ended_at, *self.ends) if at is not None), default=None),
-        )
-        return sort_key(was_finished_at(over, ended_at, moment), self.info.started_at, self.info.id)
+    def build_sort_key(self, listed_at: float | None) -> tuple[bool, float, str]:
+        """Return the sort key in a list that started at ``listed_at`` in Unix seconds, or now for None."""
+        ended_at = max((at for at in (self.info.ended_at, *self.ends) if at is not None), default=None)
+        was_finished = was_finished_at(self.is_finished, ended_at, listed_at)
+        return sort_key(was_finished, self.info.started_at, self.info.id)
 
 
 class BatchRegistry:
-    """All batches of this process by id, the oldest first. ``now`` is the wall clock in seconds."""
+    """Batches of this process by id, the oldest first. ``now`` returns Unix seconds."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], *, max_batches: int = MAX_BATCHES) -> None:
         self._now = now
-        self._known: dict[str, BatchState] = {}
+        self._max_batches = max_batches
+        self._batches: dict[str, BatchState] = {}
         self._unsent: dict[str, None] = {}
         self._sequence = 0
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._batches)
 
     @property
-    def waiting(self) -> bool:
-        """True when there is a declaration that no sink was told of."""
+    def has_unsent(self) -> bool:
+        """True when no change set has reported some declaration."""
         return bool(self._unsent)
 
-    def declare(self, id_: str, name: str, type_: str, total: int | None) -> None:
-        """Declare a batch, or once more one that is known: the newest declaration wins."""
+    def declare_locked(self, id_: str, name: str, type_: str, total: int | None) -> None:
+        """Declare a batch. The newest declaration of an id wins."""
         info = BatchDeclaration(id_, name, type_, total, self._now(), None, self._next_sequence())
-        known = self._known.get(id_)
-        if known is None:
-            self._remember(info)
+        batch = self._batches.get(id_)
+        if batch is None:
+            self._add_locked(info)
         else:
-            known.info = merge(known.info, info)
+            batch.info = merge(batch.info, info)
         self._unsent[id_] = None
 
-    def set_total(self, id_: str, total: int) -> None:
-        """Say how many operations there are in all."""
-        self._change(id_, total=total)
+    def set_total_locked(self, id_: str, total: int) -> None:
+        """Set the number of operations in a batch."""
+        self._change_locked(id_, total=total)
 
-    def close(self, id_: str) -> None:
-        """Say that no more operations come; the first time counts."""
-        known = self._known.get(id_)
-        if known is not None and known.info.ended_at is None:
-            self._change(id_, ended_at=max(self._now(), known.info.started_at))
+    def close_locked(self, id_: str) -> None:
+        """Declare that a batch gets no more operations. The first call sets its end."""
+        batch = self._batches.get(id_)
+        if batch is not None and batch.info.ended_at is None:
+            self._change_locked(id_, ended_at=max(self._now(), batch.info.started_at))
 
-    def join(self, id_: str, node: Node) -> None:
-        """Take in an operation that began; a batch nobody declared here goes by its id."""
-        known = self._known.get(id_)
-        if known is None:
-            known = self._remember(BatchDeclaration(id_, id_, "batch", None, self._now(), None, 0))
+    def add_operation_locked(self, id_: str, node: Node) -> None:
+        """Add a started operation. An undeclared batch gets its id as its name."""
+        batch = self._batches.get(id_)
+        if batch is None:
+            batch = self._add_locked(BatchDeclaration(id_, id_, "batch", None, self._now(), None, 0))
             self._unsent[id_] = None
-        known.active[node] = None
+        batch.active[node] = None
 
-    def leave(self, id_: str, node: Node) -> None:
-        """Count an operation that ended."""
-        known = self._known.get(id_)
-        if known is None or node not in known.active:
+    def remove_operation_locked(self, id_: str, node: Node) -> None:
+        """Move an operation that ended to the counts."""
+        batch = self._batches.get(id_)
+        if batch is None or node not in batch.active:
             return
-        del known.active[node]
-        known.counts[node.status] += 1
-        known.ends.append(node.ended_at or 0.0)
+        del batch.active[node]
+        batch.counts[node.status] += 1
+        batch.ends.append(node.ended_at or 0.0)
         if node.status is Status.FAILED:
-            known.failed.appendleft(take_snapshot(node))
+            batch.failed.appendleft(take_snapshot_locked(node))
 
-    def get(self, id_: str) -> BatchState | None:
+    def get_batch_locked(self, id_: str) -> BatchState | None:
         """Return a batch with its operations, or None."""
-        return self._known.get(id_)
+        return self._batches.get(id_)
 
-    def newest(self, after: BatchCursor | None = None) -> Sequence[BatchState]:
-        """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
-        moment = None if after is None else after.listed_at
-        ranked = sorted(
-            (batch.rank(moment), batch) for batch in self._known.values()
-        )  # ids differ, so batches are not compared
-        return [batch for place, batch in ranked if after is None or place > cursor_sort_key(after)]
+    def list_newest_locked(self, after: BatchCursor | None = None) -> Sequence[BatchState]:
+        """Return unfinished batches, then finished ones, each the newest first, then by id.
 
-    def drain(self, *, everything: bool = False) -> list[BatchDeclaration]:
-        """Return the declarations that are new or have changed since the last time; all of them on demand."""
-        ids, self._unsent = (list(self._known) if everything else list(self._unsent)), {}
-        return [self._known[id_].info for id_ in ids if id_ in self._known]
+        With ``after``, return only those behind this cursor.
+        """
+        listed_at = None if after is None else after.listed_at
+        # Why no key function: the sort keys contain the id, so batches themselves are never compared.
+        entries = sorted((batch.build_sort_key(listed_at), batch) for batch in self._batches.values())
+        return [batch for key, batch in entries if after is None or key > cursor_sort_key(after)]
 
-    def _change(self, id_: str, *, total: int | None = None, ended_at: float | None = None) -> None:
-        known = self._known.get(id_)
-        if known is None:  # forgotten, or declared by the process this one was forked from
+    def drain_locked(self, *, everything: bool = False) -> list[BatchDeclaration]:
+        """Return the new and changed declarations since the last call, or all of them with ``everything``."""
+        ids, self._unsent = (list(self._batches) if everything else list(self._unsent)), {}
+        return [self._batches[id_].info for id_ in ids if id_ in self._batches]
+
+    def _change_locked(self, id_: str, *, total: int | None = None, ended_at: float | None = None) -> None:
+        batch = self._batches.get(id_)
+        # Why it may be unknown: it was evicted, or declared before a fork of this process.
+        if batch is None:
             return
-        before = known.info
-        known.info = replace(
+        before = batch.info
+        batch.info = replace(
             before,
             total=before.total if total is None else total,
             ended_at=before.ended_at if ended_at is None else ended_at,
@@ -164,11 +167,11 @@ class BatchRegistry:
         self._sequence = max(self._sequence + 1, int(self._now() * _NS))
         return self._sequence
 
-    def _remember(self, info: BatchDeclaration) -> BatchState:
-        made = self._known[info.id] = BatchState(info)
-        if len(self._known) > MAX_BATCHES:
-            idle = [id_ for id_, batch in self._known.items() if not batch.active and batch is not made]
-            oldest = next((id_ for id_ in idle if self._known[id_].is_finished), idle[0] if idle else None)
+    def _add_locked(self, info: BatchDeclaration) -> BatchState:
+        added = self._batches[info.id] = BatchState(info)
+        if len(self._batches) > self._max_batches:
+            idle = [id_ for id_, batch in self._batches.items() if not batch.active and batch is not added]
+            oldest = next((id_ for id_ in idle if self._batches[id_].is_finished), idle[0] if idle else None)
             if oldest is not None:
-                del self._known[oldest]
-        return made
+                del self._batches[oldest]
+        return added

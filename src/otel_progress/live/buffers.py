@@ -1,4 +1,4 @@
-"""Events of items on their way: from the thread that counted them to their operation, and to the next batch. Bounded on both."""
+"""Bounded buffers of events, log records and previews: by operation, and until the next tick."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from otel_progress.records import LogRecord, Preview
 
 
 class EventBuffer:
-    """Takes events from any thread without a lock; the store sorts and takes them under its own."""
+    """Buffer of the events of items. ``record`` takes no lock, so any thread may call it."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -36,7 +36,7 @@ class EventBuffer:
         metadata: Mapping[str, MetadataValue],
         at: float,
     ) -> bool:
-        """Remember one unit of work; False when too many wait for the next tick, and this one was let go."""
+        """Add the event of one unit of work. Return False and drop it when too many events wait for a tick."""
         if len(self) >= self._limits.waiting_events:
             return False
         operation = node.operation
@@ -57,171 +57,188 @@ class EventBuffer:
         self._new.append((node, event))
         return True
 
-    def distribute(self) -> None:
-        """Move new events to their operations, the oldest there making room, and to those the next batch takes."""
+    def distribute_locked(self) -> None:
+        """Move new events to their operations and to the next change set. Evict the oldest of full operations."""
         for _ in range(len(self._new)):
             node, event = self._new.popleft()
-            completed = event.outcome is Outcome.COMPLETED
-            kept = node.operation.items if completed else node.operation.failures
-            kept.append(event)
-            if len(kept) > (self._limits.events if completed else self._limits.failed_events):
-                kept.popleft()
+            is_completed = event.outcome is Outcome.COMPLETED
+            events = node.operation.items if is_completed else node.operation.failures
+            events.append(event)
+            if len(events) > (self._limits.events if is_completed else self._limits.failed_events):
+                events.popleft()
             self._unsent.append(event)
 
-    def drain(self) -> list[Event]:
-        """Return what the next batch has to carry."""
-        self.distribute()
+    def drain_locked(self) -> list[Event]:
+        """Return the events for the next change set."""
+        self.distribute_locked()
         events, self._unsent = self._unsent, []
         return events
 
 
 MAX_UNSENT_LOGS: Final = 10_000
-"""Records that may wait for the next batch."""
+"""Log records that wait for the next tick. Beyond it, new ones are dropped."""
 
 
 MAX_LOGS_PER_LEVEL: Final = 200
-"""Records kept in memory a level; the oldest of the level make room."""
+"""Log records per level in memory. Beyond it, the oldest of the level are evicted."""
 
 
 MAX_LOGS_PER_OPERATION: Final = 1_000
-"""Records kept in memory an operation; its oldest make room."""
+"""Log records per operation in memory. Beyond it, the oldest of the operation are evicted."""
 
 
 MAX_LOGS: Final = 20_000
-"""Records kept in memory of all operations, ended ones included; the oldest make room."""
+"""Log records of all operations in memory, ended ones included. Beyond it, the oldest are evicted."""
 
 
 class LogBuffer:
-    """Takes records from any thread without a lock; the store sorts and takes them under its own."""
+    """Buffer of log records. ``add`` takes no lock, so any thread may call it."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        max_unsent: int = MAX_UNSENT_LOGS,
+        max_per_level: int = MAX_LOGS_PER_LEVEL,
+        max_per_operation: int = MAX_LOGS_PER_OPERATION,
+        max_total: int = MAX_LOGS,
+    ) -> None:
+        self._max_unsent = max_unsent
+        self._max_per_level = max_per_level
+        self._max_per_operation = max_per_operation
+        self._max_total = max_total
         self._new: deque[tuple[Node, LogRecord]] = deque()
         self._unsent: list[LogRecord] = []
-        self._shelves: WeakKeyDictionary[Operation, _OperationLogs] = WeakKeyDictionary()
-        self._arrivals = count()
+        self._by_operation: WeakKeyDictionary[Operation, _OperationLogs] = WeakKeyDictionary()
+        self._next_arrival = count()
         self._order: deque[tuple[_OperationLogs, int]] = deque()
-        self._kept = 0
+        """Operation and arrival of all records in memory, the oldest first, and of some evicted ones."""
+        self._size = 0
 
     def __len__(self) -> int:
         return len(self._new) + len(self._unsent)
 
     def add(self, node: Node, record: LogRecord) -> bool:
-        """Leave a record; False when too many wait for the next tick, and this one was let go."""
-        if len(self) >= MAX_UNSENT_LOGS:
+        """Add a record. Return False and drop it when too many records wait for a tick."""
+        if len(self) >= self._max_unsent:
             return False
         self._new.append((node, record))
         return True
 
-    def distribute(self) -> None:
-        """Move new records to their operations, and to those the next batch takes."""
+    def distribute_locked(self) -> None:
+        """Move new records to their operations and to the next change set."""
         for _ in range(len(self._new)):
             node, record = self._new.popleft()
             self._unsent.append(record)
-            self._keep(node.operation, record)
+            self._store_locked(node.operation, record)
 
-    def drain(self) -> list[LogRecord]:
-        """Return what the next batch has to carry."""
-        self.distribute()
+    def drain_locked(self) -> list[LogRecord]:
+        """Return the records for the next change set."""
+        self.distribute_locked()
         records, self._unsent = self._unsent, []
         return records
 
-    def logs_of(self, operation: Operation) -> Sequence[LogRecord]:
-        """Return the kept records of an operation, oldest first."""
-        self.distribute()
-        shelf = self._shelves.get(operation)
-        return [] if shelf is None else sorted(shelf.records.values(), key=lambda record: record.number)
+    def list_logs_locked(self, operation: Operation) -> Sequence[LogRecord]:
+        """Return the records of an operation in memory, oldest first."""
+        self.distribute_locked()
+        logs = self._by_operation.get(operation)
+        return [] if logs is None else sorted(logs.records.values(), key=lambda record: record.number)
 
-    def drop_operation(self, operation: Operation) -> None:
-        """Let go of what is kept of an operation; what waits for the next batch still goes there."""
-        self.distribute()
-        shelf = self._shelves.pop(operation, None)
-        if shelf is not None:
-            self._kept -= len(shelf.records)
-            shelf.clear()
+    def drop_operation_locked(self, operation: Operation) -> None:
+        """Drop the records of an operation from memory. The next change set still has its unsent ones."""
+        self.distribute_locked()
+        logs = self._by_operation.pop(operation, None)
+        if logs is not None:
+            self._size -= len(logs.records)
+            logs.clear()
 
-    def _keep(self, operation: Operation, record: LogRecord) -> None:
-        shelf = self._shelves.get(operation)
-        if shelf is None:
-            shelf = self._shelves[operation] = _OperationLogs()
-        arrival = next(self._arrivals)
-        self._order.append((shelf, arrival))
-        self._kept += 1 - shelf.put(arrival, record)
-        while self._kept > MAX_LOGS:
-            shelf, arrival = self._order.popleft()
-            self._kept -= shelf.drop(arrival)
-        if (
-            len(self._order) > 2 * MAX_LOGS
-        ):  # most of it is gone by other bounds: look through it once in a long while
-            self._order = deque(one for one in self._order if one[1] in one[0].records)
+    def _store_locked(self, operation: Operation, record: LogRecord) -> None:
+        logs = self._by_operation.get(operation)
+        if logs is None:
+            logs = self._by_operation[operation] = _OperationLogs(
+                self._max_per_level, self._max_per_operation
+            )
+        arrival = next(self._next_arrival)
+        self._order.append((logs, arrival))
+        self._size += 1 - logs.add(arrival, record)
+        while self._size > self._max_total:
+            logs, arrival = self._order.popleft()
+            self._size -= logs.evict(arrival)
+        # Why rarely: the other limits evict records, too, and leave their entries in the order.
+        if len(self._order) > 2 * self._max_total:
+            self._order = deque(entry for entry in self._order if entry[1] in entry[0].records)
 
 
 class _OperationLogs:
-    """The kept records of one operation by arrival, and the arrivals of each path. Each step takes the same time, however many."""
+    """Log records of one operation by arrival, and the arrivals by path. Each step takes constant time."""
 
-    __slots__ = ("_paths", "records")
+    __slots__ = ("_arrivals_by_path", "_max_per_level", "_max_records", "records")
 
-    def __init__(self) -> None:
+    def __init__(self, max_per_level: int, max_records: int) -> None:
+        self._max_per_level = max_per_level
+        self._max_records = max_records
         self.records: OrderedDict[int, LogRecord] = OrderedDict()
-        self._paths: dict[str, deque[int]] = {}
+        self._arrivals_by_path: dict[str, deque[int]] = {}
 
-    def put(self, arrival: int, record: LogRecord) -> int:
-        """Keep a record; return how many made room for it."""
+    def add(self, arrival: int, record: LogRecord) -> int:
+        """Add a record. Return the number of records that were evicted for it."""
         self.records[arrival] = record
-        path = self._paths.setdefault(record.path, deque())
-        path.append(arrival)
-        if len(path) > MAX_LOGS_PER_LEVEL:
-            return self.drop(path[0])
-        return self.drop(next(iter(self.records))) if len(self.records) > MAX_LOGS_PER_OPERATION else 0
+        arrivals = self._arrivals_by_path.setdefault(record.path, deque())
+        arrivals.append(arrival)
+        if len(arrivals) > self._max_per_level:
+            return self.evict(arrivals[0])
+        return self.evict(next(iter(self.records))) if len(self.records) > self._max_records else 0
 
-    def drop(self, arrival: int) -> int:
-        """Let go of a record, always the oldest of its path; return 1 unless it was gone before."""
+    def evict(self, arrival: int) -> int:
+        """Evict a record, which is the oldest of its path. Return 1, or 0 when it was evicted before."""
         record = self.records.pop(arrival, None)
         if record is None:
             return 0
-        path = self._paths[record.path]
-        path.popleft()
-        if not path:
-            del self._paths[record.path]
+        arrivals = self._arrivals_by_path[record.path]
+        arrivals.popleft()
+        if not arrivals:
+            del self._arrivals_by_path[record.path]
         return 1
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Drop all records."""
         self.records.clear()
-        self._paths.clear()
+        self._arrivals_by_path.clear()
 
 
 MAX_UNSENT_PREVIEWS: Final = 10_000
-"""Records of previews that may wait for the next batch; the oldest go."""
+"""Preview records that wait for the next tick. Beyond it, the oldest are dropped."""
 
 
 class PreviewBuffer:
-    """The previews of this process by operation, oldest first, and those that no sink was told of."""
+    """Previews of this process by operation, oldest first, and those that no change set has reported."""
 
     def __init__(self) -> None:
-        self._kept: WeakKeyDictionary[Operation, list[Preview]] = WeakKeyDictionary()
+        self._by_operation: WeakKeyDictionary[Operation, list[Preview]] = WeakKeyDictionary()
         self._unsent: list[Preview] = []
 
     def __len__(self) -> int:
         return len(self._unsent)
 
-    def add(self, operation: Operation, preview: Preview, gone: Sequence[Preview]) -> None:
-        """Take in a preview and those that made room for it."""
-        without = {one.number for one in gone}
-        kept = self._kept.setdefault(operation, [])
-        kept[:] = [*(one for one in kept if one.number not in without), preview]
+    def add_locked(self, operation: Operation, preview: Preview, evicted: Sequence[Preview]) -> None:
+        """Add a preview and remove the evicted ones."""
+        evicted_numbers = {each.number for each in evicted}
+        previews = self._by_operation.setdefault(operation, [])
+        previews[:] = [*(each for each in previews if each.number not in evicted_numbers), preview]
         operation.previews = max(operation.previews, preview.number)
-        self._unsent += [*gone, preview]
+        self._unsent += [*evicted, preview]
         del self._unsent[:-MAX_UNSENT_PREVIEWS]
 
-    def drain(self) -> list[Preview]:
-        """Return what the next batch has to carry; those without a location are gone."""
+    def drain_locked(self) -> list[Preview]:
+        """Return the previews for the next change set. Those without a location were evicted."""
         records, self._unsent = self._unsent, []
         return records
 
-    def previews_of(self, operation: Operation) -> Sequence[Preview]:
+    def list_previews_locked(self, operation: Operation) -> Sequence[Preview]:
         """Return the previews of an operation."""
-        return list(self._kept.get(operation, ()))
+        return list(self._by_operation.get(operation, ()))
 
-    def drop_operations(self, operations: Iterable[Operation]) -> list[str]:
-        """Let go of operations; return where their content is."""
-        return [one.location for operation in operations for one in self._kept.pop(operation, ())]
+    def drop_operations_locked(self, operations: Iterable[Operation]) -> list[str]:
+        """Drop the previews of these operations. Return the locations of their contents."""
+        return [
+            preview.location for operation in operations for preview in self._by_operation.pop(operation, ())
+        ]

@@ -1,4 +1,4 @@
-"""How a level has come along: the curve of its ratio over the time worked, and what is estimated from it."""
+"""Estimation state of a level: the curve of its ratio over the active time, and its current estimate."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ MIN_ESTIMATE_INTERVAL_S: Final = 1.0
 
 
 MAX_POINTS: Final = 64
-"""Points kept of a curve."""
+"""Points of a curve. Beyond it, the curve is thinned out to ``KEPT_POINTS``."""
 
 
 KEPT_POINTS: Final = 48
-"""How many remain when it is full: those that keep its shape."""
+"""Points that remain after a curve was thinned out. They preserve its shape."""
 
 
 _MAX_WORKER_COUNTS: Final = 8
 
 
 class EstimationState:
-    """What is kept of a running level to estimate from, and to learn from once it completed. Times are seconds of work."""
+    """Data of a running level for estimates, and for its trajectory once it completed. Times are active seconds."""
 
     __slots__ = (
         "cooling_down",
@@ -43,32 +43,38 @@ class EstimationState:
     def __init__(self, key: TrajectoryKey) -> None:
         self.key = key
         self.points: list[tuple[float, float]] = []
-        """The (seconds, ratio) of the curve so far, from ``origin`` on."""
+        """Points of the curve: active seconds since ``origin``, and ratio."""
         self.origin = 0.0
-        """Where the curve begins, in seconds of work since the level's start: later than 0 where earlier work was taken up."""
+        """Start of the curve in active seconds since the level's start. It is later than 0 for resumed work."""
         self.restart_pending = False
-        """Whether the next point is where this session took up the work of an earlier one: nothing before it counts."""
+        """True when the next point starts the curve again, because an earlier session did the work before it."""
         self.eta: Eta | None = None
         self.estimated_clock: float | None = None
-        """When it was last estimated (monotonic); ``resting`` says that this was less than a second ago, and ``stale`` that there is
-        something new since."""
-        self.cooling_down = self.has_new_data = False
+        """Time of the last estimate, in monotonic seconds."""
+        self.cooling_down = False
+        """True when the last estimate is less than ``MIN_ESTIMATE_INTERVAL_S`` old."""
+        self.has_new_data = False
+        """True when there is new data since the last estimate."""
         self.predictions = Predictions()
         self.recent_worker_counts: deque[int] = deque(maxlen=_MAX_WORKER_COUNTS)
-        """How many levels ran below it at the last looks: between two of them a worker is always on its way to the next one."""
+        """Numbers of running children at the last ticks.
 
-    def add_point(self, worked: float, ratio: float) -> None:
-        """Take a true point of the curve. It begins at nothing, or where the work of an earlier session was taken up."""
+        Their maximum is the number of workers, because at each tick some workers are between two children.
+        """
+
+    def add_point(self, active_s: float, ratio: float) -> None:
+        """Add a measured point. The curve starts at (0, 0), or at the first point of resumed work."""
         points = self.points
         if self.restart_pending:
             points.clear()
-            self.restart_pending, self.origin = False, worked
-        elif not points and worked > 0.0 and ratio > 0.0:
+            self.restart_pending, self.origin = False, active_s
+        elif not points and active_s > 0.0 and ratio > 0.0:
             points.append((0.0, 0.0))
         if points and points[-1][1] == ratio:
             return
-        points.append((worked - self.origin, ratio))
+        points.append((active_s - self.origin, ratio))
         if len(points) > MAX_POINTS:
-            from otel_progress.eta import shrink  # loaded by now: it was estimated from the first points on
+            # Why here: the estimate of the first points has imported it, so this costs nothing.
+            from otel_progress.eta import shrink
 
             self.points = shrink(points, KEPT_POINTS)

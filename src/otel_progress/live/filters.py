@@ -1,4 +1,7 @@
-"""Which of the records that are kept an answer has: by place, severity, outcome, moment and number. Pure."""
+"""Filters of stored records by path, severity, outcome, time and number.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -7,100 +10,90 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from otel_progress.live.node import Node
-from otel_progress.model import Outcome
 from otel_progress.operations import Event, OperationSnapshot
+from otel_progress.protocols import EventQuery, HistoryQuery, LogQuery, PreviewQuery, ResourceQuery
 from otel_progress.records import LogRecord, Preview, ResourceSample
-
-
-def filter_previews(
-    previews: Sequence[Preview], path: str | None, upto: int | None, limit: int
-) -> Sequence[Preview]:
-    """Return the newest ``limit`` previews of a level and of what is below it, up to number ``upto``, in their order."""
-    if upto is not None:
-        previews = [one for one in previews if one.number <= upto]
-    if path:
-        previews = [one for one in previews if one.path == path or one.path.startswith(f"{path}/")]
-    return list(previews[-limit:]) if limit > 0 else []
-
 
 T = TypeVar("T")
 
 
-def filter_events(
-    kept: Iterable[Event],
-    level: str | None,
-    outcome: Outcome | None,
-    since: float | None,
-    upto: int | None,
-    limit: int,
-) -> Sequence[Event]:
-    """Return the newest ``limit`` of the events that match, oldest first; ``level`` takes in what is below it."""
-    found = [
+def filter_events(events: Iterable[Event], query: EventQuery) -> Sequence[Event]:
+    """Return the newest matching events, sorted by number."""
+    matching = [
         event
-        for event in sorted(kept, key=lambda event: event.number)
-        if _is_at_or_below(event.path, level)
-        and (outcome is None or event.outcome is outcome)
-        and (since is None or event.at >= since)
-        and (upto is None or event.number <= upto)
+        for event in sorted(events, key=lambda event: event.number)
+        if _is_in_subtree(event.path, query.path)
+        and (query.outcome is None or event.outcome is query.outcome)
+        and (query.since is None or event.at >= query.since)
+        and (query.max_number is None or event.number <= query.max_number)
     ]
-    return _newest(found, limit)
+    return _get_newest(matching, query.limit)
 
 
-def filter_logs(
-    kept: Iterable[LogRecord],
-    path: str | None,
-    severity: int,
-    since: float | None,
-    after: int,
-    upto: int | None,
-    limit: int,
-) -> Sequence[LogRecord]:
-    """Return the newest ``limit`` of the records that match, in the order given; ``path`` takes in what is below it."""
-    found = [
+def filter_logs(records: Iterable[LogRecord], query: LogQuery) -> Sequence[LogRecord]:
+    """Return the newest matching log records in their given order."""
+    matching = [
         record
-        for record in kept
-        if _is_at_or_below(record.path, path)
-        and record.severity >= severity
-        and record.number > after
-        and (upto is None or record.number <= upto)
-        and (since is None or record.at >= since)
+        for record in records
+        if _is_in_subtree(record.path, query.path)
+        and (query.severity == 0 or record.severity >= query.severity)
+        and record.number > query.after
+        and (query.max_number is None or record.number <= query.max_number)
+        and (query.since is None or record.at >= query.since)
     ]
-    return _newest(found, limit)
+    return _get_newest(matching, query.limit)
+
+
+def filter_previews(previews: Iterable[Preview], query: PreviewQuery) -> Sequence[Preview]:
+    """Return the newest matching previews in their given order."""
+    matching = [
+        preview
+        for preview in previews
+        if _is_in_subtree(preview.path, query.path)
+        and (query.max_number is None or preview.number <= query.max_number)
+    ]
+    return _get_newest(matching, query.limit)
 
 
 def filter_samples(
-    kept: Iterable[ResourceSample], root: Node | None, since: float | None, upto: float | None, limit: int
+    samples: Iterable[ResourceSample], root: Node | None, query: ResourceQuery
 ) -> Sequence[ResourceSample]:
-    """Return the newest ``limit`` of the samples taken while an operation ran, and up to ``upto`` on its clock, in the order given."""
+    """Return the newest matching samples of an operation in their given order."""
     if root is None or root.started_clock is None:
         return []
-    start, end = root.started_clock, math.inf if root.duration is None else root.started_clock + root.duration
-    end = end if upto is None else min(end, upto)
-    return _newest(
-        [one for one in kept if start <= one.clock <= end and (since is None or one.at >= since)], limit
-    )
-
-
-def filter_ended(
-    views: Iterable[OperationSnapshot], before: tuple[float, str] | None, since: float | None, limit: int
-) -> Sequence[OperationSnapshot]:
-    """Return the first ``limit`` of the ended operations that match, the last one first."""
-    found = [
-        view
-        for view in sorted(views, key=_ending, reverse=True)
-        if (before is None or _ending(view) < before)
-        and (since is None or (view.root.ended_at or 0.0) >= since)
+    start = root.started_clock
+    end = math.inf if root.duration is None else start + root.duration
+    if query.max_clock is not None:
+        end = min(end, query.max_clock)
+    matching = [
+        sample
+        for sample in samples
+        if start <= sample.clock <= end and (query.since is None or sample.at >= query.since)
     ]
-    return found[: max(0, limit)]
+    return _get_newest(matching, query.limit)
 
 
-def _ending(operation: OperationSnapshot) -> tuple[float, str]:
+def filter_history(
+    operations: Iterable[OperationSnapshot], query: HistoryQuery
+) -> Sequence[OperationSnapshot]:
+    """Return the matching ended operations, the last one first."""
+    matching = [
+        operation
+        for operation in sorted(operations, key=_get_end, reverse=True)
+        if (query.operation_type is None or operation.operation_type == query.operation_type)
+        and (query.before is None or _get_end(operation) < query.before)
+        and (query.since is None or (operation.root.ended_at or 0.0) >= query.since)
+    ]
+    return matching[: query.limit]
+
+
+def _get_end(operation: OperationSnapshot) -> tuple[float, str]:
     return operation.root.ended_at or 0.0, operation.run
 
 
-def _is_at_or_below(path: str, above: str | None) -> bool:
-    return not above or path == above or path.startswith(above + "/")
+def _is_in_subtree(path: str, subtree: str | None) -> bool:
+    return not subtree or path == subtree or path.startswith(subtree + "/")
 
 
-def _newest(found: list[T], limit: int) -> Sequence[T]:
-    return found[-limit:] if limit > 0 else []
+def _get_newest(records: list[T], limit: int) -> Sequence[T]:
+    return records[-limit:] if limit > 0 else []

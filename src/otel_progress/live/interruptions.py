@@ -1,52 +1,38 @@
-"""What the work says of itself beside counting: that it is paused, that a step cannot report, that part of it was done before.
+"""Pauses, opaque steps and resumed work of the live store.
 
-Rare, so each takes the store's lock; ``Interruptions`` is made by the live store and shares its lock and tree.
+They are rare, so each call takes the store's lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from otel_progress.fork import defer_fork
-from otel_progress.live.estimation.tracker import EstimateTracker
 from otel_progress.live.node import Node, Operation
 from otel_progress.live.opaque import Opaque
 from otel_progress.live.pauses import Pauses
-from otel_progress.live.tree import Tree
+from otel_progress.live.state import StoreState
 from otel_progress.model import Number, Status
 
 
 class Interruptions:
-    """Pauses operations, marks opaque steps, and takes up the work of an earlier session."""
+    """Pauses operations, marks opaque steps, and resumes the work of an earlier session."""
 
-    def __init__(
-        self,
-        lock: AbstractContextManager[object],
-        tree: Tree,
-        estimates: EstimateTracker,
-        clock: Callable[[], float],
-        now: Callable[[], float],
-    ) -> None:
-        self._lock = lock
-        self._tree = tree
-        self._estimates = estimates
-        self._clock = clock
-        self._now = now
+    def __init__(self, state: StoreState) -> None:
+        self._state = state
 
     # --- pauses -------------------------------------------------------------------------------------------------
 
     def start_pause(self, operation: Operation, reason: str | None) -> str | None:
-        """Pause an operation, or pause it once more; return the message it had, which ``reason`` takes the place of."""
+        """Pause an operation. Pauses nest. Return the message that ``reason`` replaces."""
         root = operation.root
-        with self._lock:
+        with self._state.lock:
             if root is None or root.status is not Status.RUNNING:
                 return None
             if operation.pauses is None:
                 operation.pauses = Pauses()
             pauses = operation.pauses
-            pauses.begin(self._clock())
+            pauses.start(self._state.clock())
             before = root.message
             if reason is not None:
                 if before is not pauses.pause_message:
@@ -56,59 +42,61 @@ class Interruptions:
         return before
 
     def end_pause(self, operation: Operation, reason: str | None, before: str | None) -> None:
-        """Take back one pause; with the last one the work goes on. The message ``reason`` gives way to the one before."""
+        """End one nested pause and restore the message ``before``. The outermost end resumes the operation."""
         root, pauses = operation.root, operation.pauses
-        with self._lock:
+        with self._state.lock:
             if root is None or pauses is None or root.status is not Status.RUNNING:
                 return
-            since, clock = pauses.since, self._clock()
+            since, clock = pauses.since, self._state.clock()
             if reason is not None and root.message is reason:
                 root.message = pauses.pause_message = before
             root.dirty = True
             if since is not None and pauses.end(clock) > 0.0:
-                self._exclude_pause(operation, since, clock)
-            if (
-                pauses.since is None and pauses.pause_message is not None
-            ):  # those of several threads end in any order
+                self._exclude_pause_locked(operation, since, clock)
+            # Why: pauses of several threads may end in any order, so ``before`` can be another pause's message.
+            if pauses.since is None and pauses.pause_message is not None:
                 if root.message is pauses.pause_message:
                     root.message = pauses.work_message
                 pauses.pause_message = pauses.work_message = None
 
-    def _exclude_pause(self, operation: Operation, since: float, clock: float) -> None:
-        """Move what is measured from the past to now as if the pause had not been: last advances and estimates."""
-        for node in [node for node in self._tree.active if node.operation is operation]:
-            node.dirty = True  # its snapshot has the pauses that are over
+    def _exclude_pause_locked(self, operation: Operation, since: float, clock: float) -> None:
+        """Move the times of last advances and estimates forward by the length of the pause."""
+        for node in [node for node in self._state.tree.active if node.operation is operation]:
+            node.dirty = True
             if node.advanced_clock is not None:
                 node.advanced_clock = clock - max(0.0, since - node.advanced_clock)
-            course = node.estimation
-            if course is not None and course.eta is not None:
-                course.eta = replace(course.eta, clock=clock - max(0.0, since - course.eta.clock))
-            node.dirty = True
+            estimation = node.estimation
+            if estimation is not None and estimation.eta is not None:
+                shifted = clock - max(0.0, since - estimation.eta.clock)
+                estimation.eta = replace(estimation.eta, clock=shifted)
 
     # --- opaque steps -------------------------------------------------------------------------------------------
 
-    def start_opaque(self, node: Node, expected: float | None, *, whole: bool) -> bool:
-        """Mark a running level as an opaque step; False when it does not run.
+    def start_opaque(self, node: Node, expected: float | None, *, is_whole_level: bool) -> bool:
+        """Mark a running level as an opaque step. Return False when it does not run.
 
-        ``expected`` is in seconds; ``whole`` says that the step is all there is to the level. A step within one changes nothing.
+        ``expected`` is in seconds. ``is_whole_level`` is True when the level consists of the step only.
+        A step within an opaque step changes nothing.
         """
+        # Why here: no thread may import it while it holds the lock.
         with defer_fork():
-            import otel_progress.eta  # noqa: F401 - here, so that nobody imports it while the lock is held
+            import otel_progress.eta  # noqa: F401
 
-        with self._lock:
+        with self._state.lock:
             if node.status is not Status.RUNNING:
                 return False
             if node.opaque is not None:
                 node.opaque.depth += 1
                 return True
-            node.opaque = Opaque(self._clock(), expected, _done(node), whole=whole)
-            self._estimates.track_opaque(node)
+            base = _count_done_units(node)
+            node.opaque = Opaque(self._state.clock(), expected, base, is_whole_level=is_whole_level)
+            self._state.estimates.track_opaque_locked(node)
             node.dirty = True
         return True
 
     def end_opaque(self, node: Node) -> None:
-        """Take the mark back: from then on only what is true is shown."""
-        with self._lock:
+        """Remove the mark of an opaque step. The level then has measured figures only."""
+        with self._state.lock:
             step = node.opaque
             if step is None:
                 return
@@ -120,8 +108,9 @@ class Interruptions:
     # --- sessions -----------------------------------------------------------------------------------------------
 
     def resume_from(self, node: Node, current: Number) -> None:
-        """Set what an earlier session had done; the curves of the level and of all above it begin here."""
-        with self._lock:
+        """Set the units that an earlier session completed. The curves of the level and its parents restart here."""
+        state = self._state
+        with state.lock:
             if node.status is not Status.RUNNING:
                 return
             operation = node.operation
@@ -129,22 +118,21 @@ class Interruptions:
             operation.resumed_units = operation.resumed_units or {}
             operation.resumed_units[node.path] = current
             node.ensure_counter().set(current)
-            node.counted_completed = max(
-                node.counted_completed, current
-            )  # those units were counted when they were done
-            clock, now = self._clock(), self._now()
-            course = self._estimates.follow(node)
-            if course is not None:
-                course.restart_pending = True
+            # Why: the earlier session counted these units in its metrics.
+            node.counted_completed = max(node.counted_completed, current)
+            clock, now = state.clock(), state.now()
+            estimation = state.estimates.track_locked(node)
+            if estimation is not None:
+                estimation.restart_pending = True
             here: Node | None = node
             while here is not None:
-                self._tree.update_figures(here, clock, now)
-                self._estimates.observe(here, clock)
+                state.tree.update_level_locked(here, clock, now)
+                state.estimates.observe_locked(here, clock)
                 here = here.parent
 
 
-def _done(node: Node) -> Number:
-    """Return the units a level has done by now."""
+def _count_done_units(node: Node) -> Number:
+    """Return the units that a level counted, or the weight of its done children."""
     if node.counter is not None and node.counter.touched:
         return node.counter.value()
     return 0 if node.children is None else node.children.done_weight

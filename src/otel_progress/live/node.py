@@ -17,6 +17,7 @@ from opentelemetry.trace import INVALID_SPAN, Span
 from otel_progress.fork import fork_safe_lock
 from otel_progress.live.counter import Counter, GilCounter, LockCounter
 from otel_progress.model import NO_METADATA, Failure, LevelInfo, LevelSnapshot, MetadataValue, Number, Status
+from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.stages import Stages
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ class Operation:
         "usage",
     )
 
-    def __init__(self, id_: str, type_: str, run: str, instance: str, stall_after: float = 60.0) -> None:
+    def __init__(
+        self, id_: str, type_: str, run: str, instance: str, stall_after: float = DEFAULT_STALL_AFTER_S
+    ) -> None:
         self.id = id_
         self.type = type_
         self.run = run

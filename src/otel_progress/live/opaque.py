@@ -1,4 +1,4 @@
-"""Work that cannot report: how far it probably is, from how long it is expected to take. Pure."""
+"""Opaque steps: work that cannot report, with a ratio estimated from its expected duration."""
 
 from __future__ import annotations
 
@@ -6,36 +6,38 @@ from otel_progress.model import Number
 
 
 class Opaque:
-    """The mark of an opaque step on a level while it is in force: since when (monotonic), and what is expected of it, in seconds.
+    """Mark of an active opaque step on a level.
 
-    ``given`` is what the caller expects, ``base`` what the level had counted when the step began, ``depth`` how many contexts are open.
-    ``whole`` says that the level is nothing but the step, because the step began it.
+    ``since`` is the start in monotonic seconds, ``given`` the duration that the caller expects, in seconds. ``base`` is the
+    level's count at the start of the step. ``is_whole_level`` is True when the level consists of the step only.
+    ``depth`` is the number of open contexts.
     """
 
-    __slots__ = ("base", "depth", "expected", "given", "looked", "since", "whole")
+    __slots__ = ("base", "depth", "expected", "given", "is_whole_level", "since", "updated_clock")
 
-    def __init__(self, since: float, given: float | None, base: Number, *, whole: bool) -> None:
+    def __init__(self, since: float, given: float | None, base: Number, *, is_whole_level: bool) -> None:
         self.since = since
         self.given = given
         self.base = base
-        self.whole = whole
+        self.is_whole_level = is_whole_level
         self.expected = given
         self.depth = 1
-        self.looked = since
+        self.updated_clock = since
 
-    def ratio(
-        self, worked: float, current: Number, total: Number | None, ratio: float | None
+    def estimate_ratio(
+        self, active_s: float, current: Number, total: Number | None, ratio: float | None
     ) -> float | None:
-        """Return the estimated ratio of the level after ``worked`` seconds of the step; None when nothing is expected of it.
+        """Return the estimated ratio of the level after ``active_s`` seconds of the step.
 
-        Where the level has a total, the step stands for its next unit, and what is truly done (``current``, ``ratio``) is never
-        hidden; otherwise the step is all there is to the level.
+        Return None when no duration is expected. In a level with a total, the step is its next unit. The result is then at
+        least the measured ``ratio``.
         """
         if self.expected is None:
             return None
-        from otel_progress.eta import opaque_ratio  # loaded by now, see LiveStore.begin_opaque
+        # Why here: the start of the step has imported it, without the lock.
+        from otel_progress.eta import opaque_ratio
 
-        done = opaque_ratio(worked, self.expected)
+        done = opaque_ratio(active_s, self.expected)
         if not total:
             return done
         return max(ratio or 0.0, (self.base + done) / total) if current < total else ratio

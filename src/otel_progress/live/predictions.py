@@ -1,4 +1,4 @@
-"""Predictions of an end, remembered in bounded room until the end shows how good they were. Pure."""
+"""Bounded history of the predictions of a run, for scoring them when the run ends."""
 
 from __future__ import annotations
 
@@ -7,72 +7,89 @@ from typing import Final, NamedTuple
 from otel_progress.model import Eta
 
 MAX_REMEMBERED: Final = 16
-"""Predictions that are remembered of one run."""
+"""Predictions of one run in memory. Beyond it, every second one is dropped."""
 
 
 OVERDUE_FRACTION: Final = 0.25
-"""A run is overdue so much of its expected time beyond its interval: every tenth ordinary run ends a little beyond that."""
+"""A run is overdue this fraction of its expected time after its interval.
+
+The margin is needed because one ordinary run in ten ends a little after its interval.
+"""
 
 
 class PredictionScore(NamedTuple):
-    """How good a prediction was: its distance from the end over the duration, and whether its interval held the end (None: it had none)."""
+    """Score of a prediction: its error divided by the duration, and whether its interval contained the end.
+
+    ``covered`` is None for a prediction without an interval.
+    """
 
     error: float
     covered: bool | None
 
 
 class Predictions:
-    """The first prediction of a run, the last one, and enough between to find the one that stood at half of the duration.
+    """The first prediction of a run, the last one, and enough others to find the one at half of the duration.
 
-    Times are seconds of work since the start, pauses left out. A run lasts at least until now, so what was predicted before half
-    of now, but for the newest of it, is never asked for again.
+    Times are active seconds since the start. A run lasts at least until now. So of the predictions before half of now,
+    only the newest is needed.
     """
 
-    __slots__ = ("_first", "_kept", "_spacing")
+    __slots__ = ("_first", "_predictions", "_spacing")
 
     def __init__(self) -> None:
         self._first: Eta | None = None
-        self._kept: list[Eta] = []
+        self._predictions: list[Eta] = []
         self._spacing = 0.0
 
     def add(self, eta: Eta) -> None:
-        """Remember an estimate, whose ``clock`` is in seconds of work; one that gives no remaining time, or is known, adds nothing."""
-        if eta.remaining_s is None or (self._kept and eta.clock <= self._kept[-1].clock):
+        """Add an estimate whose ``clock`` is in active seconds. Ignore it if it has no remaining time or is not new."""
+        predictions = self._predictions
+        if eta.remaining_s is None or (predictions and eta.clock <= predictions[-1].clock):
             return
         if self._first is None:
             self._first = eta
-        kept = self._kept
-        if len(kept) > 1 and eta.clock - kept[-2].clock < self._spacing:
-            kept.pop()  # the last one is always the newest
-        kept.append(eta)
-        while len(kept) > 1 and kept[1].clock <= eta.clock / 2:
-            del kept[0]
-        if len(kept) > MAX_REMEMBERED:
-            del kept[1:-1:2]
+        # Why: the last element is always the newest prediction, however close it is to the one before it.
+        if len(predictions) > 1 and eta.clock - predictions[-2].clock < self._spacing:
+            predictions.pop()
+        predictions.append(eta)
+        while len(predictions) > 1 and predictions[1].clock <= eta.clock / 2:
+            del predictions[0]
+        if len(predictions) > MAX_REMEMBERED:
+            del predictions[1:-1:2]
             self._spacing = eta.clock / MAX_REMEMBERED
 
     def score(self, duration: float) -> tuple[PredictionScore, PredictionScore, PredictionScore] | None:
-        """Return verdicts on the first prediction, on the one that stood at half of ``duration``, and on the last.
+        """Return the scores of the first prediction, the one at half of ``duration``, and the last.
 
-        None when nothing was predicted, or the duration is no measure.
+        Return None when nothing was predicted, or when the duration is not positive.
         """
         first = self._first
         if first is None or not duration > 0.0:
             return None
         half = duration / 2
-        standing = next((eta for eta in reversed(self._kept) if eta.clock <= half), first)
-        return _score(first, duration), _score(standing.at(half), duration), _score(self._kept[-1], duration)
+        at_half = next((eta for eta in reversed(self._predictions) if eta.clock <= half), first)
+        last = self._predictions[-1]
+        return (
+            _score_prediction(first, duration),
+            _score_prediction(at_half.at(half), duration),
+            _score_prediction(last, duration),
+        )
 
 
-def overdue_threshold(eta: Eta) -> float | None:
-    """Return after how many seconds of work a run is overdue by an estimate (whose ``clock`` is in such); None without an interval."""
+def compute_overdue_threshold(eta: Eta) -> float | None:
+    """Return the active seconds after which a run is overdue, or None without an interval.
+
+    The ``clock`` of the estimate is in active seconds.
+    """
     if eta.remaining_s is None or eta.high_s is None:
         return None
     return eta.clock + eta.high_s + OVERDUE_FRACTION * (eta.clock + eta.remaining_s)
 
 
-def _score(eta: Eta, duration: float) -> PredictionScore:
-    left = duration - eta.clock
-    predicted = eta.remaining_s if eta.remaining_s is not None else eta.low_s or 0.0
-    covered = None if eta.low_s is None or eta.high_s is None else eta.low_s <= left <= eta.high_s
-    return PredictionScore(abs(predicted - left) / duration, covered)
+def _score_prediction(eta: Eta, duration: float) -> PredictionScore:
+    remaining_s = duration - eta.clock
+    predicted_s = eta.remaining_s if eta.remaining_s is not None else eta.low_s or 0.0
+    covered = None
+    if eta.low_s is not None and eta.high_s is not None:
+        covered = eta.low_s <= remaining_s <= eta.high_s
+    return PredictionScore(abs(predicted_s - remaining_s) / duration, covered)

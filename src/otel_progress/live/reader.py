@@ -1,273 +1,242 @@
-"""What the live store answers: operations, events, logs, resources and batches of this process, as of the moment of asking.
+"""Reader of the live store: operations, events, logs, resource samples and batches of this process.
 
-Every answer takes in what was counted by then, so a caller reads its own writes. The lock is held for one node at a time.
+Each answer includes everything counted before the call, so a caller reads its own writes. The lock is held for one node
+at a time.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Sequence
 
-from otel_progress.batches import MAX_LISTED, BatchCursor, summarise
-from otel_progress.live.batches import BatchRegistry, BatchState
-from otel_progress.live.buffers import EventBuffer, LogBuffer, PreviewBuffer
-from otel_progress.live.estimation.tracker import EstimateTracker
+from otel_progress.batches import MAX_LISTED, summarise
+from otel_progress.live.batches import BatchState
 from otel_progress.live.filters import (
-    filter_ended,
     filter_events,
+    filter_history,
     filter_logs,
     filter_previews,
     filter_samples,
 )
 from otel_progress.live.node import Node, Operation
-from otel_progress.live.snapshots import take_snapshot
-from otel_progress.live.tree import Tree, walk
-from otel_progress.model import Eta, Instance, LevelSnapshot, Outcome, Status
+from otel_progress.live.snapshots import take_snapshot_locked
+from otel_progress.live.state import StoreState
+from otel_progress.live.tree import walk_levels
+from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.protocols import (
+    BatchQuery,
+    EventQuery,
+    HistoryQuery,
+    LogQuery,
+    PreviewQuery,
+    ResourceQuery,
+)
 from otel_progress.records import LogRecord, Preview, ResourceSample
 from otel_progress.redaction import redact_snapshot
 
 
 class LiveReader:
-    """The reading half of the live store, which fills in what is declared here."""
+    """Reader of the state of a live store."""
 
-    instance: Instance
-    clock: Callable[[], float]
-    now: Callable[[], float]
-    estimates: EstimateTracker
-    _lock: AbstractContextManager[object]
-    _tree: Tree
-    _ended: deque[Operation]
-    _events: EventBuffer
-    _logs: LogBuffer
-    _previews: PreviewBuffer
-    _batches: BatchRegistry
-    _samples: deque[ResourceSample]
+    def __init__(self, state: StoreState) -> None:
+        self._state = state
 
-    def _close_orphans(self) -> None:
-        raise NotImplementedError
+    # --- single levels -----------------------------------------------------------------------------------------
 
-    def _report_notes(self) -> None:
-        raise NotImplementedError
-
-    def snapshot(self, node: Node) -> LevelSnapshot:
-        """Return a level as it is now."""
-        self._refresh(node)
+    def get_level(self, node: Node) -> LevelSnapshot:
+        """Return the current snapshot of a level."""
+        self._update_figures(node)
         self._estimate(node)
-        with self._lock:
-            snapshot = take_snapshot(node)
+        with self._state.lock:
+            snapshot = take_snapshot_locked(node)
         return redact_snapshot(snapshot)
 
-    def eta(self, node: Node) -> Eta | None:
-        """Return the estimate of a level as it stands now; None while there is none, and once it has ended."""
-        self._refresh(node)
+    def get_eta(self, node: Node) -> Eta | None:
+        """Return the current estimate of a running level, or None."""
+        self._update_figures(node)
         self._estimate(node)
-        with self._lock:
-            eta = take_snapshot(node).eta
-            pauses, clock = node.operation.pauses, self.clock()
+        with self._state.lock:
+            eta = take_snapshot_locked(node).eta
+            pauses, clock = node.operation.pauses, self._state.clock()
         if eta is None:
             return None
         return eta.at(clock if pauses is None or pauses.since is None else pauses.since)
 
+    def get_operation(self, node: Node) -> OperationSnapshot:
+        """Return the operation of a node with its levels."""
+        return self._take_operation(node.operation)
+
+    def get_running(self, runs: Collection[str]) -> list[OperationSnapshot]:
+        """Return the active operations among ``runs`` whose start was reported to the callbacks."""
+        with self._state.lock:
+            operations = [
+                operation
+                for operation in self._state.tree.operations.values()
+                if operation.run in runs and operation.start_delivered
+            ]
+        return [self._take_operation(operation) for operation in operations]
+
+    def get_active_roots(self) -> list[Node]:
+        """Return the nodes of all active operations."""
+        with self._state.lock:
+            operations = self._state.tree.operations.values()
+            return [operation.root for operation in operations if operation.root is not None]
+
+    # --- queries -----------------------------------------------------------------------------------------------
+
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of this id with its levels, or None."""
-        self._close_orphans()
-        with self._lock:
-            operation = self._find(operation_id)
-        return None if operation is None else self._view(operation, estimate=True)
+        self._state.end_orphans()
+        with self._state.lock:
+            operation = self._state.find_operation_locked(operation_id)
+        return None if operation is None else self._take_operation(operation, estimate=True)
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
-        """Return all operations that have not ended, newest first."""
-        self._close_orphans()
-        with self._lock:
-            operations = list(self._tree.operations.values())
-        return [self._view(operation, levels=levels, estimate=True) for operation in reversed(operations)]
+        """Return all active operations, newest first."""
+        self._state.end_orphans()
+        with self._state.lock:
+            operations = list(self._state.tree.operations.values())
+        return [
+            self._take_operation(operation, levels=levels, estimate=True)
+            for operation in reversed(operations)
+        ]
 
-    def view(self, node: Node) -> OperationSnapshot:
-        """Return the operation of a node with its levels."""
-        return self._view(node.operation)
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
+        """Return ended operations without their levels, the last ended one first."""
+        with self._state.lock:
+            ended = [op for op in self._state.ended if query.operation_type in (None, op.type)]
+        return filter_history((self._take_operation(operation, levels=False) for operation in ended), query)
 
-    def running(self, runs: Collection[str]) -> list[OperationSnapshot]:
-        """Return those of the runs that are active and have been announced, with their levels."""
-        with self._lock:
-            found = [one for one in self._tree.operations.values() if one.run in runs and one.start_delivered]
-        return [self._view(operation) for operation in found]
-
-    def active_roots(self) -> list[Node]:
-        """Return the nodes of all active operations."""
-        with self._lock:
-            return [
-                operation.root for operation in self._tree.operations.values() if operation.root is not None
-            ]
-
-    def history(
-        self,
-        operation_type: str | None = None,
-        limit: int = 100,
-        *,
-        before: tuple[float, str] | None = None,
-        since: float | None = None,
-    ) -> Sequence[OperationSnapshot]:
-        """Return ended operations, the last one first, without their levels."""
-        with self._lock:
-            ended = [op for op in self._ended if operation_type is None or op.type == operation_type]
-        return filter_ended(
-            (self._view(operation, levels=False) for operation in ended), before, since, limit
-        )
-
-    def events(
-        self,
-        operation_id: str,
-        *,
-        level: str | None = None,
-        outcome: Outcome | None = None,
-        since: float | None = None,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[Event]:
-        """Return the newest ``limit`` events of the newest run, oldest first; ``level`` takes in what is below it."""
-        with self._lock:
-            operation = self._find(operation_id)
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
+        """Return the newest matching events of the newest run, oldest first."""
+        with self._state.lock:
+            operation = self._state.find_operation_locked(operation_id)
             if operation is None:
                 return []
-            self._events.distribute()
+            self._state.events.distribute_locked()
             events = [*operation.items, *operation.failures]
-        return filter_events(events, level, outcome, since, upto, limit)
+        return filter_events(events, query)
 
-    def logs(
-        self,
-        operation_id: str,
-        *,
-        path: str | None = None,
-        severity: int = 0,
-        since: float | None = None,
-        after: int = 0,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[LogRecord]:
-        """Return kept log records of the newest run, oldest first; ``path`` takes in what is below it."""
-        with self._lock:
-            operation = self._find(operation_id)
-            records = () if operation is None else self._logs.logs_of(operation)
-        return filter_logs(records, path, severity, since, after, upto, limit)
+    def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
+        """Return the newest matching log records of the newest run, oldest first."""
+        with self._state.lock:
+            operation = self._state.find_operation_locked(operation_id)
+            records = () if operation is None else self._state.logs.list_logs_locked(operation)
+        return filter_logs(records, query)
 
     def resources(
-        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
+        self, operation_id: str, query: ResourceQuery = ResourceQuery()
     ) -> Sequence[ResourceSample]:
-        """Return samples of this process taken while the newest run lasted, oldest first."""
-        with self._lock:
-            operation = self._find(operation_id)
+        """Return the resource samples of this process during the newest run, oldest first."""
+        with self._state.lock:
+            operation = self._state.find_operation_locked(operation_id)
             root = None if operation is None else operation.root
-            samples = list(self._samples)
-        return filter_samples(samples, root, since, upto, limit)
+            samples = list(self._state.samples)
+        return filter_samples(samples, root, query)
 
-    def previews(
-        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
-    ) -> Sequence[Preview]:
-        """Return the previews of the newest run, oldest first, the newest ``limit``; ``path`` takes in what is below it."""
-        with self._lock:
-            operation = self._find(operation_id)
-            found = () if operation is None else self._previews.previews_of(operation)
-        return filter_previews(found, path, upto, limit)
+    def previews(self, operation_id: str, query: PreviewQuery = PreviewQuery()) -> Sequence[Preview]:
+        """Return the newest matching previews of the newest run, oldest first."""
+        with self._state.lock:
+            operation = self._state.find_operation_locked(operation_id)
+            found = () if operation is None else self._state.previews.list_previews_locked(operation)
+        return filter_previews(found, query)
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
-        """Return a batch as far as this process knows it, or None."""
-        self._close_orphans()
-        with self._lock:
-            members = self._batches.get(batch_id)
-        return None if members is None else self._summarise_batch(members)
+        """Return a batch with the operations of this process, or None."""
+        self._state.end_orphans()
+        with self._state.lock:
+            batch = self._state.batches.get_batch_locked(batch_id)
+        return None if batch is None else self._summarise_batch(batch)
 
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
-        """Return the batches this process knows of, those that are not over first, then the newest first, then by id."""
-        self._close_orphans()
-        with self._lock:
-            found = self._batches.newest(after)[: max(0, limit)]
-        return [self._summarise_batch(members) for members in found]
-
-    def _summarise_batch(self, members: BatchState) -> BatchSnapshot:
-        with self._lock:
-            roots = list(reversed(members.active))
-        for root in roots:  # whose figures are to be as of now
-            self._refresh(root)
-        with self._lock:  # the counts and who is still active, from one moment
-            info, tally, roots = members.info, members.tally(), list(reversed(members.active))
-            pictures = [take_snapshot(root) for root in roots[:MAX_LISTED]]
-            failures, ratios = list(members.failed), sum(root.ratio or 0.0 for root in roots)
-        active = [
-            self._operation(root.operation, (redact_snapshot(one),))
-            for root, one in zip(roots, pictures, strict=False)
-        ]
-        failed = [self._operation(None, (redact_snapshot(one),)) for one in failures]
-        return summarise(info, tally, active, failed, self.now(), running=len(roots), running_ratio=ratios)
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
+        """Return the batches of this process: unfinished ones first, then newest first, then by id."""
+        self._state.end_orphans()
+        with self._state.lock:
+            batches = self._state.batches.list_newest_locked(query.after)[: query.limit]
+        return [self._summarise_batch(batch) for batch in batches]
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield operations: first all active ones, then whatever changed, every ``interval`` seconds."""
-        with self._lock:
-            over = {ended.run for ended in self._ended}
-        seen: dict[str, int] = {}
+        """Yield all active operations, then the changed ones every ``interval`` seconds."""
+        state = self._state
+        with state.lock:
+            ended_runs = {ended.run for ended in state.ended}
+        sequences: dict[str, int] = {}
         pause = threading.Event()
         while True:
-            with self._lock:
-                operations = [
-                    *self._tree.operations.values(),
-                    *(one for one in self._ended if one.run not in over),
-                ]
-                over = {ended.run for ended in self._ended}
-            views = [self._view(operation, levels=levels) for operation in operations]
-            yield [view for view in views if seen.get(view.run) != view.root.sequence]
-            seen = {view.run: view.root.sequence for view in views}
+            with state.lock:
+                just_ended = [ended for ended in state.ended if ended.run not in ended_runs]
+                operations = [*state.tree.operations.values(), *just_ended]
+                ended_runs = {ended.run for ended in state.ended}
+            snapshots = [self._take_operation(operation, levels=levels) for operation in operations]
+            yield [one for one in snapshots if sequences.get(one.run) != one.root.sequence]
+            sequences = {one.run: one.root.sequence for one in snapshots}
             pause.wait(interval)
 
-    def _find(self, operation_id: str) -> Operation | None:
-        operation = self._tree.operations.get(operation_id)
-        if operation is not None:
-            return operation
-        return next((ended for ended in reversed(self._ended) if ended.id == operation_id), None)
+    # --- snapshots ---------------------------------------------------------------------------------------------
 
-    def _refresh(self, node: Node) -> list[Node]:
-        """Take the figures of all that changed in and below a node, deepest first; return its nodes, parents first.
+    def _summarise_batch(self, batch: BatchState) -> BatchSnapshot:
+        with self._state.lock:
+            roots = list(reversed(batch.active))
+        for root in roots:
+            self._update_figures(root)
+        # Why under one lock: the counts and the active operations must be of the same moment.
+        with self._state.lock:
+            info, tally, roots = batch.info, batch.tally(), list(reversed(batch.active))
+            snapshots = [take_snapshot_locked(root) for root in roots[:MAX_LISTED]]
+            failures, ratios = list(batch.failed), sum(root.ratio or 0.0 for root in roots)
+        active = [
+            self._build_operation(root.operation, (redact_snapshot(snapshot),))
+            for root, snapshot in zip(roots, snapshots, strict=False)
+        ]
+        failed = [self._build_operation(None, (redact_snapshot(snapshot),)) for snapshot in failures]
+        now = self._state.now()
+        return summarise(info, tally, active, failed, now, running=len(roots), running_ratio=ratios)
 
-        The lock is held for one node at a time, so that a caller who begins a level never waits for a reader of a large tree.
+    def _update_figures(self, node: Node) -> list[Node]:
+        """Update the figures of all changed levels in and below a node. Return its nodes, parents first.
+
+        The lock is held for one node at a time, so a caller that starts a level never waits for a reader of a large tree.
         """
-        nodes = list(walk(node))
-        self.estimates.refresh_opaque(self.clock())
-        clock, now = self.clock(), self.now()
+        state, nodes = self._state, list(walk_levels(node))
+        state.estimates.refresh_opaque(state.clock())
+        clock, now = state.clock(), state.now()
         for below in reversed(nodes):
-            with self._lock:
-                if self._tree.update_if_needed(below, clock, now) and below.status is Status.RUNNING:
-                    self.estimates.observe(below, clock)
-        if self._tree.notes:
-            self._report_notes()
+            with state.lock:
+                if state.tree.update_if_needed_locked(below, clock, now) and below.status is Status.RUNNING:
+                    state.estimates.observe_locked(below, clock)
+        if state.tree.late_rejections:
+            state.report_late_rejections()
         return nodes
 
     def _estimate(self, node: Node) -> None:
-        """Estimate a level now if that is due; the tick does it for all, and readers that come before it do not wait for that."""
-        self.estimates.estimate(self.clock(), (node,))
+        """Estimate a level now if that is due, without waiting for the next tick."""
+        self._state.estimates.estimate(self._state.clock(), (node,))
 
-    def _view(
+    def _take_operation(
         self, operation: Operation, *, levels: bool = True, estimate: bool = False
     ) -> OperationSnapshot:
         assert operation.root is not None
-        nodes = self._refresh(operation.root)
+        nodes = self._update_figures(operation.root)
         if estimate:
             self._estimate(operation.root)
-        pictures = []
+        snapshots = []
         for node in nodes if levels else nodes[:1]:
-            with self._lock:
-                snapshot = take_snapshot(node)
-            pictures.append(redact_snapshot(snapshot))
-        return self._operation(operation, pictures)
+            with self._state.lock:
+                snapshot = take_snapshot_locked(node)
+            snapshots.append(redact_snapshot(snapshot))
+        return self._build_operation(operation, snapshots)
 
-    def _operation(self, operation: Operation | None, pictures: Sequence[LevelSnapshot]) -> OperationSnapshot:
-        """Return an operation from the pictures of its levels, the root first; None stands for one that is no longer kept."""
+    def _build_operation(
+        self, operation: Operation | None, snapshots: Sequence[LevelSnapshot]
+    ) -> OperationSnapshot:
+        """Return an operation with these levels, the root first. ``operation`` is None when it was evicted."""
         return OperationSnapshot(
-            pictures[0],
-            pictures[1:],
-            self.now(),
-            self.clock(),
-            self.instance,
+            snapshots[0],
+            snapshots[1:],
+            self._state.now(),
+            self._state.clock(),
+            self._state.instance,
             resources=None if operation is None else operation.resources,
             cancel_requested_at=None if operation is None else operation.cancel_requested_at,
         )

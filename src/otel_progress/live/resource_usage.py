@@ -1,4 +1,4 @@
-"""What an operation's process used, from one look after the other: mean and peak without keeping the samples."""
+"""Mean and peak of an operation's resource usage, without storing the samples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from otel_progress.records import ResourceSample, ResourceUse
 
 
 class UsageAccumulator:
-    """Adds up samples of one operation. Samples without figures of a GPU leave its mean to the others."""
+    """Adds up the resource samples of one operation. Samples without GPU figures do not change the GPU mean."""
 
     __slots__ = ("_cpu", "_gpu", "_gpu_memory", "_memory", "_samples")
 
@@ -18,7 +18,7 @@ class UsageAccumulator:
         self._gpu_memory: int | None = None
 
     def add(self, sample: ResourceSample) -> ResourceUse:
-        """Return the use of resources with one more sample in its means and peaks."""
+        """Add a sample and return the usage with it."""
         self._samples += 1
         self._cpu.add(sample.cpu_ratio)
         self._memory.add(sample.memory_bytes)
@@ -26,7 +26,7 @@ class UsageAccumulator:
             self._gpu.add(sample.gpu_ratio)
         if sample.gpu_memory_bytes is not None:
             self._gpu_memory = max(self._gpu_memory or 0, sample.gpu_memory_bytes)
-        seen = self._gpu.count > 0
+        has_gpu = self._gpu.count > 0
         return ResourceUse(
             last=sample,
             samples=self._samples,
@@ -34,14 +34,14 @@ class UsageAccumulator:
             cpu_peak=self._cpu.peak,
             memory_mean=self._memory.value,
             memory_peak=int(self._memory.peak),
-            gpu_mean=self._gpu.value if seen else None,
-            gpu_peak=self._gpu.peak if seen else None,
+            gpu_mean=self._gpu.value if has_gpu else None,
+            gpu_peak=self._gpu.peak if has_gpu else None,
             gpu_memory_peak=self._gpu_memory,
         )
 
 
 class _Mean:
-    """The mean and the peak of values that are at least 0."""
+    """Mean and peak of values that are at least 0."""
 
     __slots__ = ("_sum", "count", "peak")
 

@@ -1,50 +1,45 @@
-"""The live store: every level that lives in this process, complete whatever the sampler says, readable at any moment.
+"""In-memory store of the levels of this process, independent of trace sampling.
 
-Begin and end pass through here under one short lock; the ticker collects what changed; readers get snapshots made at the
-time of asking, so a caller reads its own writes. Ended levels fold into their parent's counts, and only the most recent few
-hundred of an operation are kept, so ten million levels take no more room than a thousand.
+Starts and ends take one short lock. The ticker collects changes. Readers get snapshots of the current state, so a caller
+reads its own writes. Ended levels are added to the counts of their parent, and only the most recent few hundred of an
+operation stay in memory. So ten million levels take no more memory than a thousand.
 """
 
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
-from otel_progress.live.batches import BatchRegistry
-from otel_progress.live.buffers import EventBuffer, LogBuffer, PreviewBuffer
-from otel_progress.live.estimation.tracker import EstimateTracker
-from otel_progress.live.estimation.trajectories import TrajectoryCache
+from otel_progress.live.collector import ChangeCollector
 from otel_progress.live.interruptions import Interruptions
+from otel_progress.live.listener import NullListener, StoreListener
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.reader import LiveReader
 from otel_progress.live.resource_usage import UsageAccumulator
-from otel_progress.live.snapshots import needs_update, take_snapshot
-from otel_progress.live.tree import Limits, OpenRejected, Tree
-from otel_progress.model import Failure, Instance, MetadataValue, Outcome, Status
+from otel_progress.live.state import StoreState
+from otel_progress.live.tree import Limits, OpenRejected
+from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome, Status
 from otel_progress.protocols import ChangeSet
-from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
-from otel_progress.redaction import redact_snapshot
+from otel_progress.records import (
+    LogRecord,
+    Preview,
+    ResourceSample,
+    Trajectory,
+    TrajectoryEntry,
+    TrajectoryKey,
+)
+from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.text import truncate
 
-MAX_SAMPLES: Final = 3_600
-"""Looks at the use of resources that are kept: an hour of them, at one a second."""
 
+class LiveStore:
+    """Store of all levels of this process. ``reader`` queries it, and ``collect`` returns its changes.
 
-REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
-
-
-class LiveStore(LiveReader):
-    """All live levels of this process: a Reader, and the source of every batch.
-
-    ``clock`` is monotonic, ``now`` wall time, both in seconds; ``ids`` makes unique hexadecimal ids. The hooks are all called without
-    the lock: ``on_reject(reason, text)`` is told of what had to be refused and may raise, ``on_note(reason, text)`` of what was found
-    wrong later; ``on_begin(node)`` hears of operations, ``on_end(node)`` of levels, ``on_advance(node)`` of each one that is in a batch,
-    ``on_wake()`` that there is something to collect, ``on_event_dropped()``. ``has_trajectory_store`` says that somebody will
-    answer what past runs left (see ``Estimates.recall``).
+    ``clock`` returns monotonic seconds, ``now`` Unix seconds, ``ids`` unique hexadecimal ids.
+    ``listener`` receives notifications, always without the lock.
+    ``has_trajectory_store`` is True when ``load_trajectories`` will be called.
     """
 
     def __init__(
@@ -55,135 +50,128 @@ class LiveStore(LiveReader):
         now: Callable[[], float] = time.time,
         ids: Callable[[], str] = lambda: secrets.token_hex(8),
         limits: Limits | None = None,
-        stall_after: float = 60.0,
+        stall_after: float = DEFAULT_STALL_AFTER_S,
         has_trajectory_store: bool = False,
+        listener: StoreListener | None = None,
     ) -> None:
         self.clock = clock
         self.now = now
         self.limits = limits or Limits()
-        self.on_reject: Callable[[str, str], None] = _ignore_rejection
-        self.on_note: Callable[[str, str], None] = _ignore_rejection
-        self.on_wake: Callable[[], None] = _ignore
-        self.on_begin: Callable[[Node], None] = _ignore_node
-        self.on_end: Callable[[Node], None] = _ignore_node
-        self.on_advance: Callable[[Node], None] = _ignore_node
-        self.on_event_dropped: Callable[[], None] = _ignore
-        self.on_previews_gone: Callable[[Sequence[str]], None] = _ignore_locations
-        self._ids = ids
-        self._stall_after = stall_after
-        self._has_trajectory_store = has_trajectory_store
-        self.restart(instance)
-
-    def restart(self, instance: Instance) -> None:
-        """Forget everything and go on as another instance: what a forked child does. New lock, no inherited level."""
-        inherited: Tree | None = getattr(self, "_tree", None)
-        for node in () if inherited is None else list(inherited.active):
-            node.status = (
-                Status.CANCELLED
-            )  # here, for the handles that were inherited; the parent process goes on with it
-        self.instance = instance
-        self._lock = threading.RLock()
-        self._tree = Tree(
-            instance.id, self.limits, self.clock, self.now, self._ids, self._on_late_count, self._stall_after
+        self._listener: StoreListener = listener or NullListener()
+        self.notify_change: Callable[[], None] = self._listener.on_change
+        """The listener's method, bound once because every start of a level calls it."""
+        self._state = StoreState(
+            instance,
+            clock=clock,
+            now=now,
+            create_id=ids,
+            limits=self.limits,
+            stall_after=stall_after,
+            has_trajectory_store=has_trajectory_store,
+            listener=self._listener,
         )
-        self.estimates = EstimateTracker(
-            self._lock, TrajectoryCache(has_backend=self._has_trajectory_store), self.clock
-        )
-        self.interruptions = Interruptions(self._lock, self._tree, self.estimates, self.clock, self.now)
-        self._ended: deque[Operation] = deque()
-        self._events = EventBuffer(self.limits)
-        self._logs = LogBuffer()
-        self._previews = PreviewBuffer()
-        self._batches = BatchRegistry(self.now)
-        self._samples: deque[ResourceSample] = deque(maxlen=MAX_SAMPLES)
-        self._unsent_sample: ResourceSample | None = None
-        self._resend = False
+        self.reader = LiveReader(self._state)
+        """Reader of the current state. Stays valid after ``restart``."""
+        self._interruptions = Interruptions(self._state)
+        self._collector = ChangeCollector(self._state)
 
-    def _on_late_count(self) -> None:
-        self.on_reject("ended", "a unit was counted on a level that has ended; count before the end")
-
-    # --- writing -----------------------------------------------------------------------------------------------
+    @property
+    def instance(self) -> Instance:
+        """The process whose levels the store contains."""
+        return self._state.instance
 
     @property
     def idle(self) -> bool:
-        """True when nothing is active and nothing waits to be collected."""
+        """True when no level is active and no change waits for the next tick."""
+        state = self._state
         return (
-            not self._tree.active
-            and not self._tree.closed
-            and not self._events
-            and not self._logs
-            and not self._previews
-            and not self._batches.waiting
+            not state.tree.active
+            and not state.tree.closed
+            and not state.events
+            and not state.logs
+            and not state.previews
+            and not state.batches.has_unsent
         )
 
-    def open(self, parent: Node | None, spec: Spec) -> Node | None:
-        """Begin a level under ``parent``, or an operation without one; None when that was refused."""
+    def restart(self, instance: Instance) -> None:
+        """Drop everything and continue as another instance, with a new lock. A forked child calls it."""
+        self._state.restart(instance)
+        self._collector = ChangeCollector(self._state)
+
+    # --- levels ------------------------------------------------------------------------------------------------
+
+    def start_level(self, parent: Node | None, spec: Spec) -> Node | None:
+        """Start a level below ``parent``, or an operation without a parent. Return None when it was rejected."""
         try:
-            with self._lock:
-                node = self._open(parent, spec)
-        except OpenRejected as refused:
-            self.on_reject(refused.reason, refused.text)  # without the lock: it logs, and may raise
-            if not refused.can_rename:
+            node = self._start(parent, spec)
+        except OpenRejected as rejection:
+            self._listener.on_rejection(rejection.reason, rejection.text)
+            if not rejection.can_rename:
                 return None
-            with self._lock:
-                node = self._open(parent, spec, rename=True)
+            node = self._start(parent, spec, rename=True)
         try:
             if parent is None:
-                self.on_begin(node)
-            self.on_wake()
-        except BaseException as error:  # an interrupt, before anybody holds what began here
-            self.close(node, Status.CANCELLED, message=type(error).__name__)
+                self._listener.on_operation_started(node)
+            self.notify_change()
+        except BaseException as error:
+            # Why: after an interrupt the caller gets no handle with which it could end the level.
+            self.end_level(node, Status.CANCELLED, message=type(error).__name__)
             raise
         return node
 
-    def _open(self, parent: Node | None, spec: Spec, *, rename: bool = False) -> Node:
-        node = self._tree.open(parent, spec, rename=rename)
-        if parent is None and spec.batch is not None:
-            self._batches.join(spec.batch, node)
+    def _start(self, parent: Node | None, spec: Spec, *, rename: bool = False) -> Node:
+        state = self._state
+        with state.lock:
+            node = state.tree.start_level_locked(parent, spec, rename=rename)
+            if parent is None and spec.batch is not None:
+                state.batches.add_operation_locked(spec.batch, node)
         return node
 
-    def open_stage(self, parent: Node, spec: Spec) -> Node | None:
-        """Begin a stage of ``parent``; None when that was refused."""
+    def start_stage(self, parent: Node, spec: Spec) -> Node | None:
+        """Start a stage of ``parent``. Return None when it was rejected."""
         ended: list[Node] = []
         try:
-            with self._lock:
-                node = self._tree.open_stage(parent, spec, ended)
-        except OpenRejected as refused:
-            self.on_reject(refused.reason, refused.text)
+            with self._state.lock:
+                node = self._state.tree.start_stage_locked(parent, spec, ended)
+        except OpenRejected as rejection:
+            self._listener.on_rejection(rejection.reason, rejection.text)
             return None
         for each in ended:
-            self.on_end(each)
-        self.on_wake()
+            self._listener.on_level_ended(each)
+        self.notify_change()
         return node
 
-    def close(
+    def end_level(
         self, node: Node, status: Status, *, error: Failure | None = None, message: str | None = None
     ) -> bool:
-        """End a level and whatever still runs below it; False when it had ended before."""
-        ended: list[Node] = []
-        with self._lock:
-            if node not in self._tree.active:
-                return False
-            if error is not None:
-                node.error = error
-            if message is not None:
-                node.message = message
-            self._tree.close(node, status, ended)
-            if node.parent is None:
-                self._keep_ended(node.operation)
-                if node.spec.batch is not None:
-                    self._batches.leave(node.spec.batch, node)
-        for each in ended:
-            self.on_end(each)
-        if self._tree.notes:
-            self._report_notes()
-        return True
+        """End a level and all running levels below it. Return False when it had ended before."""
+        return self._state.end_level(node, status, error=error, message=message)
 
-    def _report_notes(self) -> None:
-        with self._lock:
-            notes, self._tree.notes = self._tree.notes, []
-        for reason, text in notes:
-            self.on_note(reason, text)
+    def start_pause(self, operation: Operation, reason: str | None) -> str | None:
+        """Pause an operation. Pauses nest. Return the message that ``reason`` replaces."""
+        return self._interruptions.start_pause(operation, reason)
+
+    def end_pause(self, operation: Operation, reason: str | None, before: str | None) -> None:
+        """End one nested pause and restore the message ``before``. The outermost end resumes the operation."""
+        self._interruptions.end_pause(operation, reason, before)
+
+    def start_opaque(self, node: Node, expected: float | None, *, is_whole_level: bool) -> bool:
+        """Mark a running level as an opaque step. Return False when it does not run.
+
+        ``expected`` is in seconds. ``is_whole_level`` is True when the level consists of the step only.
+        A step within an opaque step changes nothing.
+        """
+        return self._interruptions.start_opaque(node, expected, is_whole_level=is_whole_level)
+
+    def end_opaque(self, node: Node) -> None:
+        """Remove the mark of an opaque step. The level then has measured figures only."""
+        self._interruptions.end_opaque(node)
+
+    def resume_from(self, node: Node, current: Number) -> None:
+        """Set the units that an earlier session completed. The curves of the level and its parents restart here."""
+        self._interruptions.resume_from(node, current)
+
+    # --- records of levels -------------------------------------------------------------------------------------
 
     def add_item(
         self,
@@ -193,222 +181,113 @@ class LiveStore(LiveReader):
         error: Failure | None,
         metadata: Mapping[str, MetadataValue],
     ) -> None:
-        """Remember one unit of work; let it go, counted, when too many wait for the next tick. Takes no lock."""
-        if not self._events.record(node, name, outcome, error, metadata, self.now()):
-            self.on_event_dropped()
+        """Store the event of one unit of work without a lock. Count it as dropped when the buffer is full."""
+        if not self._state.events.record(node, name, outcome, error, metadata, self.now()):
+            self._listener.on_event_dropped()
 
     def add_log(self, node: Node, record: LogRecord) -> None:
-        """Remember a log record of a level; let it go, counted, when too many wait for the next tick. Takes no lock."""
-        if not self._logs.add(node, record):
-            self.on_event_dropped()
-        self.on_wake()
+        """Store a log record of a level without a lock. Count it as dropped when the buffer is full."""
+        if not self._state.logs.add(node, record):
+            self._listener.on_event_dropped()
+        self.notify_change()
 
-    def add_preview(self, node: Node, preview: Preview, gone: Sequence[Preview] = ()) -> None:
-        """Remember a preview that was stored, and that others (without their location) made room for it."""
+    def add_preview(self, node: Node, preview: Preview, evicted: Sequence[Preview] = ()) -> None:
+        """Store a preview and drop the ``evicted`` ones, which have no location any more."""
         operation = node.operation
-        with self._lock:
-            self._previews.add(operation, preview, gone)
+        with self._state.lock:
+            self._state.previews.add_locked(operation, preview, evicted)
             root = operation.root
             if root is not None:
                 root.dirty = True
-                if root.status.finished:  # it is measured no more: who watches still hears of the number
+                if root.status.finished:
+                    # Why: its figures are not updated any more, but subscribers need the new number of previews.
                     operation.sequence = root.sequence = operation.sequence + 1
                     root.snapshot = None
-        self.on_wake()
+        self.notify_change()
 
     def add_sample(self, sample: ResourceSample) -> None:
-        """Take a look at what this process uses: part of the use of every operation that is active now."""
-        with self._lock:
-            self._samples.append(sample)
-            self._unsent_sample = sample
-            for operation in self._tree.operations.values():
+        """Store a resource sample of this process and add it to the usage of every active operation."""
+        state = self._state
+        with state.lock:
+            state.samples.append(sample)
+            state.unsent_sample = sample
+            for operation in state.tree.operations.values():
                 if operation.usage is None:
                     operation.usage = UsageAccumulator()
                 operation.resources = operation.usage.add(sample)
 
+    # --- batches -----------------------------------------------------------------------------------------------
+
     def declare_batch(self, id_: str | None, name: str, type_: str, total: int | None) -> str:
-        """Declare a batch, or once more one that is known; return its id, which is made when none is given."""
-        with self._lock:
+        """Declare a batch, or declare a known one again. Return its id, which is created when it is None."""
+        with self._state.lock:
             if id_ is None:
-                id_ = f"{type_}-{self._ids()[:8]}"
-            self._batches.declare(id_, name, type_, total)
-        self.on_wake()
+                id_ = f"{type_}-{self._state.create_id()[:8]}"
+            self._state.batches.declare_locked(id_, name, type_, total)
+        self.notify_change()
         return id_
 
     def set_batch_total(self, batch_id: str, total: int) -> None:
-        """Say how many operations a batch has in all."""
-        with self._lock:
-            self._batches.set_total(batch_id, total)
-        self.on_wake()
+        """Set the number of operations in a batch."""
+        with self._state.lock:
+            self._state.batches.set_total_locked(batch_id, total)
+        self.notify_change()
 
     def close_batch(self, batch_id: str) -> None:
-        """Say that no more operations of a batch come."""
-        with self._lock:
-            self._batches.close(batch_id)
-        self.on_wake()
+        """Declare that a batch gets no more operations."""
+        with self._state.lock:
+            self._state.batches.close_locked(batch_id)
+        self.notify_change()
+
+    # --- control -----------------------------------------------------------------------------------------------
 
     def request_cancel(self, operation_id: str, reason: str, *, run: str | None = None) -> bool:
-        """Let the handles of the active run of this id know that it is asked to stop; False when there is none.
+        """Request that the active run of this id stops. Return False when no such run is active.
 
-        With ``run``, only that run of it is meant. The first request stays.
+        With ``run``, only that run is requested to stop. The first request of a run wins.
         """
-        with self._lock:
-            operation = self._tree.operations.get(operation_id)
+        with self._state.lock:
+            operation = self._state.tree.operations.get(operation_id)
             if operation is None or (run is not None and operation.run != run):
                 return False
             if operation.cancel_requested_at is None:
-                operation.cancel_reason = truncate(reason)  # first: whoever sees the moment finds the reason
+                # Why first: a thread that reads the time without the lock finds the reason, too.
+                operation.cancel_reason = truncate(reason)
                 operation.cancel_requested_at = self.now()
                 if operation.root is not None:
                     operation.root.dirty = True
-        self.on_wake()
+        self.notify_change()
         return True
 
     def delete(self, operation_id: str) -> int:
-        """Forget all ended runs of this id with their events and logs; return how many there were."""
-        with self._lock:
-            deleted = [operation for operation in self._ended if operation.id == operation_id]
-            self._ended = deque(operation for operation in self._ended if operation.id != operation_id)
+        """Delete all ended runs of this id with their events and logs. Return the number of runs."""
+        state = self._state
+        with state.lock:
+            deleted = [operation for operation in state.ended if operation.id == operation_id]
+            state.ended = deque(operation for operation in state.ended if operation.id != operation_id)
             for operation in deleted:
-                self._logs.drop_operation(operation)
-            locations = self._previews.drop_operations(deleted)
-        self.on_previews_gone(locations)
+                state.logs.drop_operation_locked(operation)
+            locations = state.previews.drop_operations_locked(deleted)
+        self._listener.on_previews_deleted(locations)
         return len(deleted)
 
-    def _keep_ended(self, operation: Operation) -> None:
-        self._ended.append(operation)
-        kept = 0
-        for earlier in reversed(self._ended):
-            kept += len(earlier.finished) + len(earlier.failed)
-            if kept > self.limits.history_levels and earlier.root is not None and earlier is not operation:
-                earlier.root.children = None
-                earlier.finished.clear()
-                earlier.failed.clear()
-        if len(self._ended) > self.limits.history:
-            forgotten = self._ended.popleft()
-            self._logs.drop_operation(forgotten)
-            self._previews.drop_operations([forgotten])
-
-    # --- collecting: once a tick -------------------------------------------------------------------------------
+    # --- ticks -------------------------------------------------------------------------------------------------
 
     def collect(self) -> ChangeSet:
-        """Return what changed since the last time. Holds the lock for one node at a time, so no caller waits long."""
-        self._close_orphans()
-        clock, now = self.clock(), self.now()
-        self.estimates.refresh_opaque(clock)
-        with self._lock:
-            active = list(self._tree.active)
-        # A reader may have measured a node since the last batch; then it has not changed since, and is to be told all the same.
-        due = (
-            active
-            if self._resend
-            else [node for node in active if node.sequence != node.sent_sequence or needs_update(node)]
-        )
-        fresh = self._observe_changed(due, clock, now)
-        with self._lock:
-            events = self._events.drain()
-            ended = list(self._tree.closed)
-            self._tree.closed.clear()
-            evicted, self._tree.evicted = self._tree.evicted, []
-            items, self._tree.items = self._tree.items, {}
-            for node in ended:
-                if node.sequence == 0:
-                    self._tree.update_figures(node, clock, now)
-                if node.status.finished:
-                    self.estimates.finish(node)
-            lessons = self.estimates.trajectories.drain()
-            logs = self._logs.drain()
-            sample, self._unsent_sample = self._unsent_sample, None
-            resources = {} if sample is None else self._resources()
-            batches = self._batches.drain(everything=self._resend)
-            previews = self._previews.drain()
-            self._resend = False
-        fresh.update(
-            dict.fromkeys(self.estimates.estimate(clock))
-        )  # after the ended ones: what they leave counts already
-        nodes = sorted(dict.fromkeys((*fresh, *ended)), key=lambda node: node.depth)
-        snapshots = []
-        for node in nodes:
-            with self._lock:
-                if _is_evicted(node):
-                    continue
-                node.sent_sequence = node.sequence
-                snapshot = take_snapshot(node)
-            snapshots.append(redact_snapshot(snapshot))
-            self.on_advance(node)
-        if self._tree.notes:
-            self._report_notes()
-        return ChangeSet(
-            self.instance,
-            now,
-            clock,
-            snapshots,
-            events,
-            evicted,
-            items,
-            logs,
-            sample,
-            resources,
-            batches,
-            lessons,
-            previews,
-        )
-
-    def _resources(self) -> dict[str, ResourceUse]:
-        return {one.run: one.resources for one in self._tree.operations.values() if one.resources is not None}
+        """Return what changed since the last call. The ticker calls it."""
+        return self._collector.collect()
 
     def resend(self) -> None:
-        """Make the next batch carry every active level and every batch again, because a sink missed one."""
-        self._resend = True
+        """Include every active level and every batch in the next change set, because a sink missed one."""
+        self._collector.request_resend()
 
-    def _observe_changed(self, nodes: list[Node], clock: float, now: float) -> dict[Node, None]:
-        """Make snapshots of the nodes and of those above them, the deepest first."""
-        by_depth: dict[int, dict[Node, None]] = {}
-        for node in nodes:
-            by_depth.setdefault(node.depth, {})[node] = None
-        fresh: dict[Node, None] = {}
-        for depth in range(max(by_depth, default=-1), -1, -1):
-            for node in by_depth.get(depth, {}):
-                with self._lock:
-                    if node.status is not Status.RUNNING:
-                        continue
-                    self._tree.update_figures(node, clock, now)
-                    self.estimates.observe(node, clock)
-                fresh[node] = None
-                if node.parent is not None:
-                    by_depth.setdefault(depth - 1, {})[node.parent] = None
-        return fresh
+    def load_trajectories(
+        self,
+        load: Callable[[TrajectoryKey], Sequence[Trajectory]],
+        persisted: Sequence[TrajectoryEntry] = (),
+    ) -> None:
+        """Load the trajectories of past runs that estimates need. Call it from a thread that may wait.
 
-    def _close_orphans(self) -> None:
-        with self._lock:
-            operations = [operation for operation in self._tree.operations.values() if operation.orphaned]
-            for operation in operations:
-                operation.orphaned = False
-            orphans = [node for node in self._tree.active if node.orphaned] if operations else []
-        for node in orphans:
-            self.close(node, Status.CANCELLED, message=REASON_COLLECTED)
-
-
-def _is_evicted(node: Node) -> bool:
-    here: Node | None = node
-    while here is not None:
-        if here.evicted:
-            return True
-        here = here.parent
-    return False
-
-
-def _ignore() -> None:
-    return None
-
-
-def _ignore_node(node: Node) -> None:
-    del node
-
-
-def _ignore_locations(locations: Sequence[str]) -> None:
-    del locations
-
-
-def _ignore_rejection(reason: str, text: str) -> None:
-    del reason, text
+        ``persisted`` are entries that the journal has stored. A failed load is reported and retried later.
+        """
+        self._state.estimates.load_trajectories(load, persisted)

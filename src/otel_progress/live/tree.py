@@ -1,6 +1,6 @@
-"""The tree of live levels: where a level begins, ends, is entered again, and what an ended one leaves behind.
+"""Tree of the levels of this process: starts, ends, new attempts, and the counts that ended levels leave.
 
-Not thread-safe by itself: the live store calls it with its lock held.
+Methods whose name ends in ``_locked`` require the lock of the live store.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from otel_progress import semconv
+from otel_progress.live.figures import needs_update, update_figures_locked
 from otel_progress.live.node import Children, Node, Operation, Spec
-from otel_progress.live.snapshots import needs_update, update_figures
 from otel_progress.model import NO_METADATA, Number, Status
+from otel_progress.semconv import RejectionReason
+from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.stages import Stages
 from otel_progress.text import encode_segment
 
@@ -23,7 +25,7 @@ REASON_PARENT_ENDED: Final = "ended with its parent"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of what is kept in memory: ended levels and events an operation, ended operations and their levels in all."""
+    """Limits of the memory: ended levels and events per operation, ended operations and their levels in all."""
 
     levels: int = 400
     failed_levels: int = 100
@@ -35,10 +37,10 @@ class Limits:
     waiting_levels: int = 100_000
 
 
-class OpenRejected(Exception):  # noqa: N818 - a signal to the live store, never an error anybody sees
-    """Something was not begun. ``can_rename`` says that it can be under another id, once the caller has been told."""
+class OpenRejected(Exception):  # noqa: N818 - a signal to the live store, never an error that a caller receives
+    """A level was not started. ``can_rename`` is True when it can start under another id."""
 
-    def __init__(self, reason: str, text: str, *, can_rename: bool = False) -> None:
+    def __init__(self, reason: RejectionReason, text: str, *, can_rename: bool = False) -> None:
         super().__init__(reason, text)
         self.reason = reason
         self.text = text
@@ -48,8 +50,7 @@ class OpenRejected(Exception):  # noqa: N818 - a signal to the live store, never
 class Tree:
     """Active operations and their nodes.
 
-    ``late`` is what counting on an ended level calls. ``notes`` collects what was found wrong, (reason, text), for the store to tell
-    when it has let go of its lock.
+    ``on_late_count`` is called for each unit that is counted on an ended level.
     """
 
     def __init__(
@@ -58,161 +59,157 @@ class Tree:
         limits: Limits,
         clock: Callable[[], float],
         now: Callable[[], float],
-        ids: Callable[[], str],
-        late: Callable[[], None],
-        stall_after: float = 60.0,
+        create_id: Callable[[], str],
+        on_late_count: Callable[[], None],
+        stall_after: float = DEFAULT_STALL_AFTER_S,
     ) -> None:
         self.active: dict[Node, None] = {}
         self.operations: dict[str, Operation] = {}
         self.closed: dict[Node, None] = {}
+        """Ended levels and announced stages that no change set has reported."""
         self.evicted: list[tuple[str, str]] = []
+        """Run and path of the levels that sinks have to drop."""
         self.items: dict[tuple[str, str, str], Number] = {}
+        """Units by operation type, level type and outcome that no change set has reported."""
+        self.late_rejections: list[tuple[RejectionReason, str]] = []
+        """Reason and text of what was rejected while the lock was held. The store reports them without it."""
         self._instance = instance
         self._limits = limits
         self._clock = clock
         self._now = now
-        self._ids = ids
-        self._on_late_count = late
+        self._create_id = create_id
+        self._on_late_count = on_late_count
         self._stall_after = stall_after
-        self.notes: list[tuple[str, str]] = []
 
-    # --- begin -------------------------------------------------------------------------------------------------
+    # --- start -------------------------------------------------------------------------------------------------
 
-    def open(self, parent: Node | None, spec: Spec, *, rename: bool = False) -> Node:
-        """Begin a level under ``parent``, or an operation without one.
+    def start_level_locked(self, parent: Node | None, spec: Spec, *, rename: bool = False) -> Node:
+        """Start a level below ``parent``, or an operation without a parent.
 
-        Raises Refused when the parent has ended, and when the id is in use, unless ``rename`` says to find another one.
+        Raises OpenRejected when the parent has ended, or when the id is in use and ``rename`` is False.
         """
         if parent is None:
-            node = self._new_operation(spec, rename)
+            node = self._create_operation_locked(spec, rename)
         elif parent in self.active:
-            node = self._new_child(parent, spec, rename)
+            node = self._create_child_locked(parent, spec, rename)
         else:
-            raise _has_ended(spec.type)
-        self._begin(node)
+            raise _reject_ended_parent(spec.type)
+        self._activate_locked(node)
         return node
 
-    def open_stage(self, parent: Node, spec: Spec, ended: list[Node]) -> Node:
-        """Begin a stage: end the one before, skip declared ones between. Raises Refused when it is unknown or lies behind."""
+    def start_stage_locked(self, parent: Node, spec: Spec, ended: list[Node]) -> Node:
+        """Start a stage of ``parent``. End the current stage and skip the declared stages between them.
+
+        The nodes that end are appended to ``ended``. Raises OpenRejected for an undeclared or an earlier stage.
+        """
         if parent not in self.active:
-            raise _has_ended(f"stage {spec.name!r}")
+            raise _reject_ended_parent(f"stage {spec.name!r}")
         stages = None if parent.children is None else parent.children.stages
         if stages is None:
-            self._end_stage(parent, ended)
-            stage = self._new_child(parent, spec, rename=True)
+            self._end_current_stage_locked(parent, ended)
+            stage = self._create_child_locked(parent, spec, rename=True)
         else:
-            stage = self._declared_stage(stages, spec.id or "", ended)
-        self._begin(stage)
+            stage = self._advance_to_stage_locked(stages, spec.id or "", ended)
+        self._activate_locked(stage)
         if parent.children is not None:
             parent.children.stage = stage
         return stage
 
-    def _end_stage(self, parent: Node, ended: list[Node]) -> None:
+    def _end_current_stage_locked(self, parent: Node, ended: list[Node]) -> None:
         stage = None if parent.children is None else parent.children.stage
         if stage is not None:
-            self.close(stage, Status.COMPLETED, ended)
+            self.end_level_locked(stage, Status.COMPLETED, ended)
 
-    def _declared_stage(self, stages: list[Node], name: str, ended: list[Node]) -> Node:
-        names = [stage.id for stage in stages]
-        if name not in names:
-            raise OpenRejected(
-                "stage", f"stage {name!r} was not begun; the declared stages are {', '.join(names)}"
-            )
-        index = names.index(name)
-        reached = max((i for i, stage in enumerate(stages) if stage.status is not Status.PENDING), default=-1)
-        stage = stages[index]
-        if index < reached or stage.status not in (Status.PENDING, Status.FAILED, Status.CANCELLED):
-            msg = (
-                f"stage {name!r} was refused: {names[reached]!r} has been reached, and stages only go forward"
-            )
-            raise OpenRejected("stage", msg)
+    def _advance_to_stage_locked(self, stages: list[Node], name: str, ended: list[Node]) -> Node:
+        stage, index = _find_next_stage(stages, name)
         for earlier in stages[:index]:
             if earlier.status is Status.RUNNING:
-                self.close(earlier, Status.COMPLETED, ended)
+                self.end_level_locked(earlier, Status.COMPLETED, ended)
             elif earlier.status is Status.PENDING:
-                self._skip(earlier)
+                self._skip_stage_locked(earlier)
         if stage.status.finished:
-            stage = stages[index] = self._reopen(stage, stage.spec)
+            stage = stages[index] = self._reopen_locked(stage, stage.spec)
         return stage
 
-    def _new_operation(self, spec: Spec, rename: bool) -> Node:
-        id_ = spec.id if spec.id is not None else f"{spec.type}-{self._ids()[:8]}"
+    def _create_operation_locked(self, spec: Spec, rename: bool) -> Node:
+        id_ = spec.id if spec.id is not None else f"{spec.type}-{self._create_id()[:8]}"
         if id_ in self.operations:
-            id_ = _other_id(id_, self.operations, "operation", rename)
-        operation = Operation(id_, spec.type, self._ids(), self._instance, self._stall_after)
+            id_ = _find_free_id(id_, self.operations, "operation", rename)
+        operation = Operation(id_, spec.type, self._create_id(), self._instance, self._stall_after)
         node = operation.root = Node(operation, None, "", id_, spec)
         node.name = spec.name if spec.name is not None else spec.type
         self.operations[id_] = operation
         return node
 
-    def _new_child(self, parent: Node, spec: Spec, rename: bool) -> Node:
-        below = parent.children
-        if below is None:
-            below = parent.children = Children()
+    def _create_child_locked(self, parent: Node, spec: Spec, rename: bool) -> Node:
+        children = parent.children
+        if children is None:
+            children = parent.children = Children()
         type_, id_ = spec.type, spec.id
         if id_ is None:
-            id_, part = _number(below, type_)
+            id_, segment = _create_number(children, type_)
         else:
-            part = encode_segment(type_, id_)
-            before = below.nodes.get(part)
+            segment = encode_segment(type_, id_)
+            before = children.nodes.get(segment)
             if before is not None:
                 if before.status.finished:
-                    return self._reopen(before, spec)
-                id_ = _other_id(
-                    id_, {node.id for node in below.nodes.values() if node.spec.type == type_}, type_, rename
-                )
-                part = encode_segment(type_, id_)
-        node = Node(parent.operation, parent, f"{parent.path}/{part}" if parent.path else part, id_, spec)
-        node.path_segment = part
+                    return self._reopen_locked(before, spec)
+                ids = {node.id for node in children.nodes.values() if node.spec.type == type_}
+                id_ = _find_free_id(id_, ids, type_, rename)
+                segment = encode_segment(type_, id_)
+        path = f"{parent.path}/{segment}" if parent.path else segment
+        node = Node(parent.operation, parent, path, id_, spec)
+        node.path_segment = segment
         if spec.name is None and spec.id is None:
             node.name = f"{type_} {id_}"
-        node.order = below.created
-        below.created += 1
-        below.nodes[part] = node
+        node.order = children.created
+        children.created += 1
+        children.nodes[segment] = node
         return node
 
-    def _reopen(self, before: Node, spec: Spec) -> Node:
-        """Enter an ended level once more: the same place, one attempt on, its earlier outcome taken back."""
+    def _reopen_locked(self, before: Node, spec: Spec) -> Node:
+        """Return the next attempt of an ended level at the same path. Subtract the counts of the earlier attempt."""
         node = Node(before.operation, before.parent, before.path, before.id, spec)
         node.name = spec.name if spec.name is not None else before.name
-        node.attempt, node.order, node.declared, node.path_segment = (
-            before.attempt + 1,
-            before.order,
-            before.declared,
-            before.path_segment,
-        )
+        node.attempt = before.attempt + 1
+        node.order = before.order
+        node.declared = before.declared
+        node.path_segment = before.path_segment
         node.sent_sequence = before.sent_sequence
         if node.operation.resumed_units is not None:
             node.operation.resumed_units.pop(node.path, None)
-        self._discard_attempt(before)
-        below = None if before.parent is None else before.parent.children
-        if below is not None:
+        self._discard_attempt_locked(before)
+        siblings = None if before.parent is None else before.parent.children
+        if siblings is not None:
             if before.status is Status.CANCELLED and not before.declared:
                 share = before.spec.weight * (before.reported_ratio or 0.0)
-                below.cancelled_weight -= share
-                below.partial_weight -= share
+                siblings.cancelled_weight -= share
+                siblings.partial_weight -= share
             elif not before.declared:
-                below.done_weight -= before.spec.weight
-            lost, passed = _failed_and_skipped_units(before)
-            below.failed -= lost
-            below.skipped -= passed
-            below.nodes[before.path_segment] = node
+                siblings.done_weight -= before.spec.weight
+            failed, skipped = _count_failed_and_skipped_units(before)
+            siblings.failed -= failed
+            siblings.skipped -= skipped
+            siblings.nodes[before.path_segment] = node
         return node
 
-    def _discard_attempt(self, before: Node) -> None:
-        """Let go of an earlier attempt with all below it; sinks are told of the latter, the level itself goes on there."""
-        for node in walk(before):
+    def _discard_attempt_locked(self, before: Node) -> None:
+        """Drop an earlier attempt with the levels below it.
+
+        Sinks drop only the levels below it, because the next attempt has the same path.
+        """
+        for node in walk_levels(before):
             node.evicted = True
             self.closed.pop(node, None)
             if node is not before and node.sent_sequence:
                 self.evicted.append((node.operation.run, node.path))
-        for kept in (before.operation.finished, before.operation.failed):
-            if any(node.evicted for node in kept):
-                left = [node for node in kept if not node.evicted]
-                kept.clear()
-                kept.extend(left)
+        for ended in (before.operation.finished, before.operation.failed):
+            if any(node.evicted for node in ended):
+                remaining = [node for node in ended if not node.evicted]
+                ended.clear()
+                ended.extend(remaining)
 
-    def _begin(self, node: Node) -> None:
+    def _activate_locked(self, node: Node) -> None:
         node.status = Status.RUNNING
         node.started_at = node.advanced_at = self._now()
         node.started_clock = node.advanced_clock = self._clock()
@@ -226,46 +223,47 @@ class Tree:
         if node.declared:
             self.closed.pop(node, None)
         if node.spec.stages is not None:
-            self._declare(node, node.spec.stages)
+            self._declare_stages_locked(node, node.spec.stages)
 
-    def _declare(self, node: Node, stages: Stages) -> None:
-        """Announce the stages as pending children."""
-        announced = []
+    def _declare_stages_locked(self, node: Node, stages: Stages) -> None:
+        """Add the stages as pending children and report them in the next change set."""
+        declared = []
         for stage in stages:
             spec = Spec(
                 semconv.STAGE, stage.name, stage.name, None, None, stage.weight, None, None, NO_METADATA
             )
-            child = self._new_child(node, spec, rename=True)
+            child = self._create_child_locked(node, spec, rename=True)
             child.declared = True
-            announced.append(child)
+            declared.append(child)
             self.closed[child] = None
         if node.children is not None:
-            node.children.stages = announced
+            node.children.stages = declared
 
     # --- end ---------------------------------------------------------------------------------------------------
 
-    def close(self, node: Node, status: Status, ended: list[Node]) -> None:
-        """End a level and what still runs below it; the nodes that ended are added to ``ended``, children first."""
+    def end_level_locked(self, node: Node, status: Status, ended: list[Node]) -> None:
+        """End a level and all running levels below it. Append the nodes that end to ``ended``, children first."""
         if node not in self.active:
             return
         if node.children is not None and node.children.running:
-            running = [child for child in walk(node) if child is not node and child.status is Status.RUNNING]
+            running = [
+                child for child in walk_levels(node) if child is not node and child.status is Status.RUNNING
+            ]
             for child in reversed(running):
+                # Why: the last stage ends like the earlier ones, which the start of the next stage completed.
                 if child.declared and child.parent is node and status is Status.COMPLETED:
-                    self._end(
-                        child, status, ended
-                    )  # the last stage ends as the ones before it do: with what comes after
+                    self._deactivate_locked(child, status, ended)
                     continue
                 child.message = REASON_PARENT_ENDED
-                self._end(child, Status.CANCELLED, ended)
-        self._end(node, status, ended)
+                self._deactivate_locked(child, Status.CANCELLED, ended)
+        self._deactivate_locked(node, status, ended)
 
-    def _end(self, node: Node, status: Status, ended: list[Node]) -> None:
-        below = node.children
-        if below is not None and below.stages is not None and status in (Status.COMPLETED, Status.SKIPPED):
-            for stage in below.stages:
+    def _deactivate_locked(self, node: Node, status: Status, ended: list[Node]) -> None:
+        stages = None if node.children is None else node.children.stages
+        if stages is not None and status in (Status.COMPLETED, Status.SKIPPED):
+            for stage in stages:
                 if stage.status is Status.PENDING:
-                    self._skip(stage)
+                    self._skip_stage_locked(stage)
         clock, now = self._clock(), self._now()
         if node.parent is None and node.operation.pauses is not None:
             node.operation.pauses.close(clock)
@@ -273,138 +271,162 @@ class Tree:
         node.duration = max(0.0, clock - (node.started_clock or 0.0))
         node.has_advanced = True
         node.count_one = self._on_late_count
-        self.update_figures(node, clock, now)
-        self._fold(node, status)
+        self.update_level_locked(node, clock, now)
+        self._move_to_ended_locked(node, status)
         ended.append(node)
 
-    def _skip(self, stage: Node) -> None:
+    def _skip_stage_locked(self, stage: Node) -> None:
         stage.status = Status.SKIPPED
         if stage.parent is not None and stage.parent.children is not None:
             stage.parent.children.skipped += 1
-        self.update_figures(stage, self._clock(), self._now())
+        self.update_level_locked(stage, self._clock(), self._now())
         self.closed[stage] = None
 
-    def _fold(self, node: Node, status: Status) -> None:
-        """Leave to the parent what counts, and keep only so many ended levels of an operation."""
+    def _move_to_ended_locked(self, node: Node, status: Status) -> None:
+        """Add an ended level to its parent's counts and to the operation's bounded list of ended levels."""
         del self.active[node]
         self.closed[node] = None
         if len(self.closed) > self._limits.waiting_levels:
-            self._drop_oldest_closed()
-        parent, operation = node.parent, node.operation
-        if parent is None:
+            self._drop_oldest_closed_locked()
+        operation = node.operation
+        if node.parent is None:
             self.operations.pop(operation.id, None)
             return
+        if node.parent.children is not None:
+            _add_to_parent_locked(node, status, node.parent.children)
+        if node.declared:
+            return
         failed = status is Status.FAILED
-        below = parent.children
-        if below is not None:
-            below.running -= 1
-            if status is Status.CANCELLED and not node.declared:
-                below.cancelled_weight += node.spec.weight * (node.reported_ratio or 0.0)
-            if below.running == 0:
-                below.partial_weight = (
-                    below.cancelled_weight
-                )  # exactly: what was added and taken away has left its rounding
-            if status is not Status.COMPLETED or node.failed or node.skipped:
-                lost, passed = _failed_and_skipped_units(node)
-                below.failed += lost
-                below.skipped += passed
-            if below.stage is node:
-                below.stage = None
-            if node.declared:
-                return
-            if status is not Status.CANCELLED:
-                below.done_weight += node.spec.weight
-        kept = operation.failed if failed else operation.finished
-        kept.append(node)
-        if len(kept) > (self._limits.failed_levels if failed else self._limits.levels):
-            self._evict(kept.popleft())
+        ended = operation.failed if failed else operation.finished
+        ended.append(node)
+        if len(ended) > (self._limits.failed_levels if failed else self._limits.levels):
+            self._evict_locked(ended.popleft())
 
-    def _drop_oldest_closed(self) -> None:
-        """Forget the ended level that has waited longest for a tick: ticks are stuck."""
+    def _drop_oldest_closed_locked(self) -> None:
+        """Drop the ended level that has waited longest for a tick. This happens only when ticks hang."""
         del self.closed[next(iter(self.closed))]
-        self.notes.append(
-            ("waiting", "ended levels were left out of the journal and exports: no tick took them in time")
+        self.late_rejections.append(
+            (
+                "waiting",
+                "Ended levels were left out of the journal and the exports: no tick collected them in time.",
+            )
         )
 
-    def _evict(self, node: Node) -> None:
+    def _evict_locked(self, node: Node) -> None:
         node.evicted = True
         if node.operation.resumed_units is not None:
             node.operation.resumed_units.pop(node.path, None)
         self.closed.pop(node, None)
-        below = None if node.parent is None else node.parent.children
-        if below is not None and below.nodes.get(node.path_segment) is node:
-            del below.nodes[node.path_segment]
+        siblings = None if node.parent is None else node.parent.children
+        if siblings is not None and siblings.nodes.get(node.path_segment) is node:
+            del siblings.nodes[node.path_segment]
         if node.sent_sequence:
             self.evicted.append((node.operation.run, node.path))
 
     # --- figures -----------------------------------------------------------------------------------------------
 
-    def update_figures(self, node: Node, clock: float, now: float) -> None:
-        """Take the node's figures and count the units of work done since they were taken last."""
+    def update_level_locked(self, node: Node, clock: float, now: float) -> None:
+        """Update the figures of a level and count the units completed since the last update."""
         failed, skipped = node.failed, node.skipped
-        update_figures(node, clock, now)
+        update_figures_locked(node, clock, now)
         if node.counter is None and node.children is None and node.failures is None and node.skips is None:
-            return  # there was nothing to be counted
+            return
         if node.clamped:
-            self._warn_clamped(node)
+            self._warn_clamped_locked(node)
         if node.failed > failed:
-            self._count(node, "failed", node.failed - failed)
+            self._count_units_locked(node, "failed", node.failed - failed)
         if node.skipped > skipped:
-            self._count(node, "skipped", node.skipped - skipped)
-        # By their highest mark, since an outcome may be known before its unit is done.
+            self._count_units_locked(node, "skipped", node.skipped - skipped)
+        # Why the highest value: an outcome may be counted before its unit is done.
         completed = node.current - node.failed - node.skipped
         if completed > node.counted_completed:
-            self._count(node, "completed", completed - node.counted_completed)
+            self._count_units_locked(node, "completed", completed - node.counted_completed)
             node.counted_completed = completed
 
-    def update_if_needed(self, node: Node, clock: float, now: float) -> bool:
-        """Take the node's figures if they have changed, and tell whether they have; those below it come before."""
-        due = node.sequence == 0 or (node.status is Status.RUNNING and needs_update(node))
-        if due:
-            self.update_figures(node, clock, now)
-        return due
+    def update_if_needed_locked(self, node: Node, clock: float, now: float) -> bool:
+        """Update the figures of a level if they changed. Return True if so. Call it for the levels below first."""
+        is_due = node.sequence == 0 or (node.status is Status.RUNNING and needs_update(node))
+        if is_due:
+            self.update_level_locked(node, clock, now)
+        return is_due
 
-    def _warn_clamped(self, node: Node) -> None:
+    def _warn_clamped_locked(self, node: Node) -> None:
         node.clamped = False
         if not node.warned:
             node.warned = True
-            text = f"{node.spec.type} {node.name!r} counted beyond its total of {node.total}; raise it with set_total()"
-            self.notes.append(("beyond_total", text))
+            level = f"{node.spec.type} {node.name!r}"
+            text = f"Invalid count of {level}: expected at most its total {node.total}. Raise it with set_total()."
+            self.late_rejections.append(("beyond_total", text))
 
-    def _count(self, node: Node, outcome: str, units: Number) -> None:
+    def _count_units_locked(self, node: Node, outcome: str, units: Number) -> None:
         key = (node.operation.type, node.spec.type, outcome)
         self.items[key] = self.items.get(key, 0) + units
 
 
-def _has_ended(what: str) -> OpenRejected:
-    return OpenRejected("ended", f"{what} was not begun: the level above it has ended; begin it before that")
+def _reject_ended_parent(level: str) -> OpenRejected:
+    return OpenRejected(
+        "ended",
+        f"Invalid parent of {level}: expected a running level, but it has ended. Start {level} earlier.",
+    )
 
 
-def _other_id(id_: str, taken: Container[str], what: str, rename: bool) -> str:
-    """Return a free id made from one in use. Raises Refused unless ``rename``: the caller is to be told first."""
+def _find_next_stage(stages: list[Node], name: str) -> tuple[Node, int]:
+    """Return a declared stage that may start now, and its index. Raises OpenRejected."""
+    names = [stage.id for stage in stages]
+    if name not in names:
+        msg = f"Invalid stage {name!r}: expected one of {', '.join(names)}. Declare it in `stages`."
+        raise OpenRejected("stage", msg)
+    index = names.index(name)
+    reached = max((i for i, stage in enumerate(stages) if stage.status is not Status.PENDING), default=-1)
+    stage = stages[index]
+    if index < reached or stage.status not in (Status.PENDING, Status.FAILED, Status.CANCELLED):
+        msg = f"Invalid stage {name!r}: expected a stage after {names[reached]!r}. Stages only move forward."
+        raise OpenRejected("stage", msg)
+    return stage, index
+
+
+def _find_free_id(id_: str, used_ids: Container[str], kind: str, rename: bool) -> str:
+    """Return a free id derived from one in use. Raises OpenRejected unless ``rename``, so that it is reported."""
     if not rename:
-        raise OpenRejected(
-            "duplicate_id", f"{what} {id_!r} is running already; give each one its own id", can_rename=True
-        )
-    return next(other for n in itertools.count(2) if (other := f"{id_}~{n}") not in taken)
+        msg = f"Invalid {kind} id {id_!r}: expected an id that is not in use. Give each running {kind} its own id."
+        raise OpenRejected("duplicate_id", msg, can_rename=True)
+    return next(other for n in itertools.count(2) if (other := f"{id_}~{n}") not in used_ids)
 
 
-def _number(below: Children, type_: str) -> tuple[str, str]:
-    """Return the next number as the id of a level of this type, past those that are some level's own id, and its segment."""
+def _create_number(children: Children, type_: str) -> tuple[str, str]:
+    """Return the next free number as an id for a level of this type, and its path segment."""
     stem = encode_segment(type_, "")
     while True:
-        number = below.auto_ids[type_] = below.auto_ids.get(type_, 0) + 1
+        number = children.auto_ids[type_] = children.auto_ids.get(type_, 0) + 1
         id_ = str(number)
-        part = stem + id_
-        if part not in below.nodes:
-            return id_, part
+        segment = stem + id_
+        if segment not in children.nodes:
+            return id_, segment
 
 
-def _failed_and_skipped_units(node: Node) -> tuple[int, int]:
-    """Return how many of the parent's units failed and were skipped in an ended level.
+def _add_to_parent_locked(node: Node, status: Status, siblings: Children) -> None:
+    """Add an ended level to the counts of its parent."""
+    siblings.running -= 1
+    if status is Status.CANCELLED and not node.declared:
+        siblings.cancelled_weight += node.spec.weight * (node.reported_ratio or 0.0)
+    if siblings.running == 0:
+        # Why: it removes the rounding errors of the additions and subtractions.
+        siblings.partial_weight = siblings.cancelled_weight
+    if status is not Status.COMPLETED or node.failed or node.skipped:
+        failed, skipped = _count_failed_and_skipped_units(node)
+        siblings.failed += failed
+        siblings.skipped += skipped
+    if siblings.stage is node:
+        siblings.stage = None
+    if not node.declared and status is not Status.CANCELLED:
+        siblings.done_weight += node.spec.weight
 
-    A level counts one unit above, or as many as it weighs. Where its own units are the parent's (its weight is its total, as for a
-    folder of files), those that failed in it failed above, too.
+
+def _count_failed_and_skipped_units(node: Node) -> tuple[int, int]:
+    """Return the numbers of the parent's units that failed and were skipped in an ended level.
+
+    A level counts as its weight in units of its parent, one by default. When its weight equals its total, as for a folder
+    of files, its own units are the parent's. Then its failed units failed in the parent, too.
     """
     weight = math.ceil(node.spec.weight)
     if node.status is Status.FAILED:
@@ -416,15 +438,14 @@ def _failed_and_skipped_units(node: Node) -> tuple[int, int]:
     return 0, 0
 
 
-def walk(node: Node) -> Iterator[Node]:
-    """Yield the node and all below it that are kept, parents before children, siblings in the order they were first seen."""
-    waiting = [node]
-    while waiting:
-        here = waiting.pop()
+def walk_levels(node: Node) -> Iterator[Node]:
+    """Yield the node and all levels below it in memory, parents before children, siblings in the order of their starts."""
+    pending = [node]
+    while pending:
+        here = pending.pop()
         yield here
         if here.children is not None:
-            children = list(
-                here.children.nodes.values()
-            )  # in one step of C, so that a begin in another thread does no harm
+            # Why ``list`` first: it copies in one step of C, so a start in another thread cannot interfere.
+            children = list(here.children.nodes.values())
             children.sort(key=lambda child: child.order, reverse=True)
-            waiting.extend(children)
+            pending.extend(children)

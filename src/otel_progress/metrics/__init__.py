@@ -1,8 +1,12 @@
-"""Prometheus metrics: the series, the counters, the collector and its HTTP server."""
+"""Prometheus metrics: series, counters, the collector and its HTTP server.
+
+The exported names import ``prometheus_client``. They are loaded at their first use.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from otel_progress.metrics.collector import ProgressCollector
@@ -10,15 +14,17 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgressCollector", "render_exposition"]
 
-# Why lazily: OTLP uses the series, and prometheus_client is imported only for a scrape.
-_LAZY = {"ProgressCollector": "collector", "render_exposition": "exposition"}
+_MODULES: Final = {"ProgressCollector": "collector", "render_exposition": "exposition"}
+"""Modules of the exported names."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _MODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    from importlib import import_module
-
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

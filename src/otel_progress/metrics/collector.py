@@ -1,7 +1,9 @@
-"""Prometheus gauges, counters and histograms over any Reader: read when scraped, nothing kept between scrapes but totals.
+"""Prometheus collector over any Reader.
 
-Which series there are is said in :mod:`otel_progress.metrics.series`; here they become families of the Prometheus client, for any
-registry. What our own endpoints answer is written by :mod:`otel_progress.metrics.exposition`.
+Each scrape reads the Reader once. Between scrapes only the totals of the process are stored.
+:mod:`otel_progress.metrics.series` defines the series. This module converts them to metric families
+of ``prometheus_client``, for any registry. The endpoints of this package render them with
+:mod:`otel_progress.metrics.exposition`.
 """
 
 from __future__ import annotations
@@ -18,35 +20,46 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from otel_progress.metrics.counters import Distribution, Totals
-from otel_progress.metrics.series import TRACE_ID, Caps, finite, read_rows
+from otel_progress.metrics.series import TRACE_ID, Caps, read_rows, to_finite_float
 from otel_progress.metrics.sources import JournalSize, MetricSources, PublicUrl
 from otel_progress.model import Number
 from otel_progress.semconv import METRICS, Metric
+from otel_progress.settings.defaults import DEFAULT_METRICS_RETENTION_S
 
 if TYPE_CHECKING:
     from otel_progress.protocols import Reader
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("otel_progress.metrics")
 
 
-Counted: TypeAlias = "Mapping[Metric, Mapping[tuple[str, ...], Number]]"
-"""Gauges and counters by metric, then by the values of its labels."""
+CounterValues: TypeAlias = "Mapping[Metric, Mapping[tuple[str, ...], Number]]"
+"""Values of gauges and counters by metric and label values."""
 
 
 _UNITS: Final[Mapping[str, str]] = {"s": "seconds", "By": "bytes"}
 
 
 class ProgressCollector(Collector):
-    """Shows a Reader's operations and batches to Prometheus. Register it with any registry: registering reads nothing.
+    """Exports the operations and batches of a Reader to Prometheus.
 
-    At most ``max_operations`` operations have series (running ones before ended ones, the newest first), and of each at most
-    ``max_levels_per_operation`` levels down to ``max_level_depth`` (running ones first), ``max_levels`` in all; at most
-    ``max_batches`` batches. Ended operations and batches vanish ``retention_s`` seconds after their end. ``totals`` are the counters
-    of this process; without it only what scrapes leave out is counted. ``more`` returns what else is to be shown: the counts of
-    a server. ``public_url`` is the base address under which a server has the previews, or a function that returns it or None;
-    ``journal_size`` returns the size of a journal in bytes, or None. ``collect`` never raises: when the reader fails, one warning
-    is logged, the failure is counted, and only the totals are shown.
+    Register it with any registry. Registering does not read. ``collect`` never raises. When the
+    reader fails, it logs one warning, counts the failure, and exports only the totals.
+
+    Args:
+        reader: Source of operations and batches.
+        totals: Counters of this process. By default, only series dropped by scrapes are counted.
+        max_operations: Maximum number of operations with series. Running operations come first,
+            then the latest finished ones.
+        max_levels_per_operation: Maximum number of levels per operation. Running levels come first.
+        max_level_depth: Depth of the deepest levels with series.
+        max_levels: Maximum number of levels of all operations.
+        max_batches: Maximum number of batches with series.
+        retention_s: Seconds after which finished operations and batches are no longer exported.
+        extra: Returns additional values, such as the counters of a server.
+        public_url: Base URL of the server for previews, or a function that returns it or None.
+        journal_size: Returns the size of the journal in bytes, or None.
+
     """
 
     def __init__(
@@ -59,8 +72,8 @@ class ProgressCollector(Collector):
         max_level_depth: int = 2,
         max_levels: int = 5000,
         max_batches: int = 100,
-        retention_s: float = 300.0,
-        more: Callable[[], Counted] | None = None,
+        retention_s: float = DEFAULT_METRICS_RETENTION_S,
+        extra: Callable[[], CounterValues] | None = None,
         public_url: PublicUrl = None,
         journal_size: JournalSize = None,
     ) -> None:
@@ -69,71 +82,72 @@ class ProgressCollector(Collector):
         self._caps = Caps(
             max_operations, max_levels_per_operation, max_level_depth, max_levels, retention_s, max_batches
         )
-        self._more = more
-        self._sources = MetricSources.of(public_url, journal_size)
+        self._extra = extra
+        self._sources = MetricSources.from_arguments(public_url, journal_size)
         self._failing = False
 
     def describe(self) -> Iterable[Family]:
-        """Return all families, empty: their names, for a registry to check."""
-        return [family_of(metric) for metric in METRICS]
+        """Return empty families, so that a registry can check their names."""
+        return [build_family(metric) for metric in METRICS]
 
     def collect(self) -> Iterator[Family]:
         """Read once and yield the families that have series."""
         return self.read().families()
 
     def read(self) -> Scrape:
-        """Read once. Never raises."""
-        reading = Scrape()
+        """Read the Reader once. Never raises."""
+        scrape = Scrape()
         try:
             for metric, labels, value in read_rows(self._reader, self._caps, self._totals, self._sources):
-                reading.values[metric].append((labels, value))
-        except Exception:  # a shared registry would lose everyone else's metrics with ours
-            reading = Scrape()
+                scrape.values[metric].append((labels, value))
+        except Exception:  # an error would hide the metrics of all collectors in a shared registry
+            scrape = Scrape()
             self._totals.count_sink_error("prometheus")
             if not self._failing:
                 logger.warning(
-                    "The metrics of operations cannot be read; only totals are shown until they can.",
+                    "The metrics of operations cannot be read. Only totals are exported until they can.",
                     exc_info=True,
                 )
             self._failing = True
         else:
             self._failing = False
-        reading.count(self._counted_elsewhere())  # before the totals, which count it when that fails
+        # Why before the totals: they count the failure of this call.
+        scrape.add_counters(self._read_extra())
         totals = self._totals.read()
-        reading.count(totals.counters)
-        reading.distributions.update(totals.distributions)
-        return reading
+        scrape.add_counters(totals.counters)
+        scrape.distributions.update(totals.distributions)
+        return scrape
 
-    def _counted_elsewhere(self) -> Counted:
+    def _read_extra(self) -> CounterValues:
         try:
-            return {} if self._more is None else self._more()
+            return {} if self._extra is None else self._extra()
         except Exception:
             self._totals.count_sink_error("prometheus")
-            logger.debug("The counts of a server cannot be read.", exc_info=True)
+            logger.debug("The additional metrics cannot be read.", exc_info=True)
             return {}
 
 
 class Scrape:
-    """What one scrape found: the series of gauges and counters, and histograms, by metric."""
+    """Result of one scrape: values of gauges and counters, and histograms, by metric."""
 
     __slots__ = ("distributions", "values")
 
     def __init__(self) -> None:
         self.values: defaultdict[Metric, list[tuple[tuple[str, ...], Number]]] = defaultdict(list)
-        """Values of labels, and the value."""
+        """Label values and the value of each series."""
         self.distributions: dict[Metric, Mapping[tuple[str, ...], Distribution]] = {}
 
-    def count(self, counted: Counted) -> None:
-        """Add gauges and counters that are kept elsewhere."""
-        for metric, series in counted.items():
+    def add_counters(self, counters: CounterValues) -> None:
+        """Add values of gauges and counters from another source."""
+        for metric, series in counters.items():
             self.values[metric].extend(series.items())
 
     def families(self, kinds: Collection[str] = ("gauge", "counter", "histogram")) -> Iterator[Family]:
-        """Yield the families of these kinds that have series, always in the same order."""
+        """Yield the families of these kinds that have series, in a fixed order."""
         for metric in METRICS:
             if metric.kind not in kinds:
                 continue
-            family = family_of(metric)
+            family = build_family(metric)
             for labels, value in self.values.get(metric, ()):
                 family.add_metric(labels, value)
             for labels, distribution in self.distributions.get(metric, {}).items():
@@ -143,25 +157,27 @@ class Scrape:
 
 
 def _add_distribution(family: Any, labels: tuple[str, ...], distribution: Distribution) -> None:
-    """Add the samples of a histogram: Prometheus' buckets are cumulated."""
+    """Add the samples of a histogram. Prometheus buckets are cumulative."""
     buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
-    below = 0
+    cumulative = 0
     for bound, count, example in zip(
         (*distribution.bounds, math.inf), distribution.counts, distribution.examples, strict=True
     ):
-        below += count
+        cumulative += count
         upper = "+Inf" if bound == math.inf else repr(float(bound))
         if example is None or not TRACE_ID.fullmatch(example.trace_id):
-            buckets.append((upper, below))
+            buckets.append((upper, cumulative))
         else:
-            buckets.append(
-                (upper, below, Exemplar({"trace_id": example.trace_id}, example.value, finite(example.at)))
-            )
+            exemplar = Exemplar({"trace_id": example.trace_id}, example.value, to_finite_float(example.at))
+            buckets.append((upper, cumulative, exemplar))
     family.add_metric(labels, buckets, distribution.sum)
 
 
-def family_of(metric: Metric) -> Any:
-    """Return an empty family. The three classes have no common ``add_metric``, hence the type."""
+def build_family(metric: Metric) -> Any:
+    """Return an empty family.
+
+    The return type is ``Any`` because the three classes share no ``add_metric``.
+    """
     kinds = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram": HistogramMetricFamily}
     unit = _UNITS.get(metric.unit, "")
     return kinds[metric.kind](metric.prometheus, metric.help, labels=metric.labels, unit=unit)

@@ -1,6 +1,7 @@
-"""Totals of this process since it started: counters and histograms that only grow, also when runs are long forgotten.
+"""Counters and histograms of this process since it started. They only grow.
 
-Plain numbers and no metrics library: whoever shows them (the Prometheus collector, OTLP) takes a copy with :meth:`Totals.read`.
+They hold plain numbers and use no metrics library. The Prometheus collector and the OTLP exporter
+copy them with :meth:`Totals.read`.
 """
 
 from __future__ import annotations
@@ -20,50 +21,51 @@ from otel_progress.live.predictions import Predictions
 from otel_progress.metrics.labels import BoundedLabels
 from otel_progress.model import Eta, LevelSnapshot, Number, Status
 from otel_progress.protocols import ChangeSet
-from otel_progress.semconv import Metric
+from otel_progress.semconv import (
+    DropReason,
+    IntervalOutcome,
+    Metric,
+    PreviewOutcome,
+    RejectionReason,
+    SeriesGroup,
+    SinkName,
+)
 
 MAX_OPERATION_TYPES: Final = 100
-"""Operation types that have series of their own; the others share the label ``other``."""
+"""Maximum number of operation types with own series.
+
+The others share the label ``other``.
+"""
 
 
 MAX_ITEM_TYPES: Final = 500
-"""Pairs of operation type and level type that have item counters of their own."""
+"""Maximum number of pairs of operation type and level type with item counters of their own."""
 
 
 _OUTCOMES: Final = (Status.COMPLETED.value, Status.FAILED.value, Status.CANCELLED.value)
 
 
 MAX_REASONS: Final = 50
-"""Reasons, sinks and groups that have counters of their own."""
+"""Maximum number of reasons, sinks or groups with counters of their own, per metric."""
 
 
 BOUNDS: Final[Mapping[Metric, tuple[float, ...]]] = {
     semconv.OPERATION_DURATION: (
-        0.1,
-        0.5,
-        1,
-        5,
-        10,
-        30,
-        60,
-        300,
-        600,
-        1800,
-        3600,
-        10800,
-        21600,
-        43200,
-        86400,
+        *(0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600),
+        *(10800, 21600, 43200, 86400),
     ),
     semconv.ETA_ERROR: (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5),
     semconv.TICK_DURATION: (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
 }
-"""Upper bounds of the buckets: durations from 0.1 s to a day, errors from 1 % to five times the duration, ticks from 0.5 ms."""
+"""Upper bounds of the histogram buckets.
+
+Durations reach from 0.1 s to a day, errors from 1 % to 500 % of the duration, ticks from 0.5 ms.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceExample:
-    """One observation of a histogram that can be looked up: its trace, value and Unix time (None when unknown)."""
+    """Exemplar of a histogram: trace id, value and Unix time (None if unknown)."""
 
     trace_id: str
     value: float
@@ -72,8 +74,10 @@ class TraceExample:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A histogram: upper ``bounds``, observations in each bucket (one more than bounds, not cumulated), their sum, and the
-    latest example in each bucket.
+    """A histogram.
+
+    ``counts`` has one entry more than the upper ``bounds`` and is not cumulative. ``examples``
+    holds the latest exemplar of each bucket.
     """
 
     bounds: tuple[float, ...]
@@ -84,7 +88,7 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class TotalsReading:
-    """A copy of all totals at one moment: by metric, then by the values of its labels."""
+    """Copy of all totals, by metric and label values."""
 
     counters: Mapping[Metric, Mapping[tuple[str, ...], Number]]
     distributions: Mapping[Metric, Mapping[tuple[str, ...], Distribution]]
@@ -100,39 +104,41 @@ class _Histogram:
 
 
 class Totals:
-    """Counts for the life of the process: a Sink that takes ended operations and items from batches, and methods for the rest.
+    """Counters and histograms of the process, and the Sink that updates them.
 
-    Every method may be called from any thread, takes a few microseconds and never raises for what a caller passed. The numbers
-    of labels are bounded (``MAX_OPERATION_TYPES`` and so on).
+    All methods are thread-safe, except that :meth:`write` is called by one thread at a time. They
+    take a few microseconds and never raise for values of the caller. The number of label values is
+    bounded by ``MAX_OPERATION_TYPES``, ``MAX_ITEM_TYPES`` and ``MAX_REASONS``.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._before = internal_error_counts.copy()
-        self._endings = EndTracker()
+        self._initial_errors = internal_error_counts.copy()
+        self._end_tracker = EndTracker()
         self._counters: dict[Metric, dict[tuple[str, ...], Number]] = {}
         self._histograms: dict[Metric, dict[tuple[str, ...], _Histogram]] = {}
         self._types = BoundedLabels(MAX_OPERATION_TYPES)
         self._item_types = BoundedLabels(MAX_ITEM_TYPES)
-        self._begun: set[str] = set()
+        self._started_types: set[str] = set()
         self._reasons: dict[Metric, BoundedLabels] = {}
         on_fork(phase=ForkPhase.LOCKS, owner=self, after_in_child=Totals._renew_lock)
 
-    def write(self, batch: ChangeSet) -> None:
-        """Count what ended and what was done since the last batch. Called from one thread at a time, as for every Sink."""
-        endings = self._endings.find_ends(batch)
-        begun = {
-            one.info.operation_type for one in batch.snapshots if not one.path and not one.status.finished
+    def write(self, change_set: ChangeSet) -> None:
+        """Count the finished operations and the items of a change set."""
+        samples = self._end_tracker.find_ends(change_set)
+        started = {
+            snapshot.info.operation_type
+            for snapshot in change_set.snapshots
+            if not snapshot.path and not snapshot.status.finished
         }
         with self._lock:
-            for operation_type in begun - self._begun:
-                self._begin(operation_type)
-            for (operation_type, level_type, outcome), units in batch.items.items():
+            for operation_type in started - self._started_types:
+                self._start_series(operation_type)
+            for (operation_type, level_type, outcome), units in change_set.items.items():
                 if 0 < units < math.inf:
-                    self._count(
-                        semconv.ITEMS, (*self._item_types.fit(operation_type, level_type), outcome), units
-                    )
-            for metric, (operation_type, *others), amount, snapshot in endings:
+                    labels = (*self._item_types.fit(operation_type, level_type), outcome)
+                    self._count(semconv.ITEMS, labels, units)
+            for metric, (operation_type, *others), amount, snapshot in samples:
                 labels = (*self._types.fit(operation_type), *others)
                 if metric.kind == "counter":
                     self._count(metric, labels, amount)
@@ -140,30 +146,33 @@ class Totals:
                     self._observe(metric, labels, amount, snapshot)
 
     def close(self) -> None:
-        """Do nothing: totals stay readable to the end of the process."""
+        """Do nothing. Totals stay readable until the process ends."""
 
-    def count_rejected(self, reason: str) -> None:
-        """Count a bad value that was ignored."""
-        self._reason(semconv.UPDATES_REJECTED, reason, 1)
+    def count_rejected(self, reason: RejectionReason) -> None:
+        """Count a rejected value."""
+        self._count_reason(semconv.UPDATES_REJECTED, reason, 1)
 
-    def count_sink_error(self, sink: str) -> None:
-        """Count a batch that a sink could not take."""
-        self._reason(semconv.SINK_ERRORS, sink, 1)
+    def count_sink_error(self, sink: SinkName) -> None:
+        """Count a change set or a scrape for which a sink failed."""
+        self._count_reason(semconv.SINK_ERRORS, sink, 1)
 
-    def count_dropped(self, reason: str, count: int = 1) -> None:
-        """Count events, snapshots or callbacks that were let go because a bound was reached."""
-        self._reason(semconv.EVENTS_DROPPED, reason, count)
+    def count_dropped(self, reason: DropReason | SinkName, count: int = 1) -> None:
+        """Count events, snapshots or callbacks that were dropped at a limit."""
+        self._count_reason(semconv.EVENTS_DROPPED, reason, count)
 
-    def count_preview(self, outcome: str, count: int = 1) -> None:
-        """Count previews by what became of them: ``stored``, ``unchanged``, ``dropped``, ``refused`` or ``failed``."""
-        self._reason(semconv.PREVIEWS, outcome, count)
+    def count_preview(self, outcome: PreviewOutcome, count: int = 1) -> None:
+        """Count previews by outcome.
 
-    def count_series_dropped(self, metric_group: str, count: int) -> None:
-        """Count operations or levels that a scrape left out because of its cap."""
-        self._reason(semconv.SERIES_DROPPED, metric_group, count)
+        Outcomes are ``stored``, ``unchanged``, ``dropped``, ``refused`` and ``failed``.
+        """
+        self._count_reason(semconv.PREVIEWS, outcome, count)
+
+    def count_series_dropped(self, metric_group: SeriesGroup, count: int) -> None:
+        """Count operations, levels or batches that a scrape dropped at a limit."""
+        self._count_reason(semconv.SERIES_DROPPED, metric_group, count)
 
     def observe_tick(self, seconds: float) -> None:
-        """Observe how long a tick took."""
+        """Record the duration of a tick."""
         if 0.0 <= seconds < math.inf:
             with self._lock:
                 self._observe(semconv.TICK_DURATION, (), seconds, None)
@@ -173,12 +182,12 @@ class Totals:
         with self._lock:
             counters = {metric: dict(series) for metric, series in self._counters.items()}
             copies = [
-                (metric, labels, tuple(one.counts), one.sum, tuple(one.examples))
+                (metric, labels, tuple(histogram.counts), histogram.sum, tuple(histogram.examples))
                 for metric, series in self._histograms.items()
-                for labels, one in series.items()
+                for labels, histogram in series.items()
             ]
-        if troubles := _troubles(self._before):
-            counters[semconv.SINK_ERRORS] = {**counters.get(semconv.SINK_ERRORS, {}), **troubles}
+        if errors := _count_errors_since(self._initial_errors):
+            counters[semconv.SINK_ERRORS] = {**counters.get(semconv.SINK_ERRORS, {}), **errors}
         distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = {}
         for metric, labels, counts, total, examples in copies:
             distributions.setdefault(metric, {})[labels] = Distribution(
@@ -186,18 +195,21 @@ class Totals:
             )
         return TotalsReading(counters, distributions)
 
-    def _begin(self, operation_type: str) -> None:
-        """Let the series of a type begin at 0 when its first operation does: by how much one grew is not known of its first sample."""
-        if len(self._begun) >= MAX_OPERATION_TYPES:
+    def _start_series(self, operation_type: str) -> None:
+        """Create the series of a type at 0.
+
+        Why: a rate cannot be computed from the first sample of a series.
+        """
+        if len(self._started_types) >= MAX_OPERATION_TYPES:
             return
-        self._begun.add(operation_type)
+        self._started_types.add(operation_type)
         (fitted,) = self._types.fit(operation_type)
         for status in _OUTCOMES:
             self._counters.setdefault(semconv.OPERATIONS_FINISHED, {}).setdefault((fitted, status), 0)
-        self._series_of(semconv.OPERATION_DURATION, (fitted, Status.COMPLETED.value))
-        self._series_of(semconv.ETA_ERROR, (fitted,))
+        self._get_histogram(semconv.OPERATION_DURATION, (fitted, Status.COMPLETED.value))
+        self._get_histogram(semconv.ETA_ERROR, (fitted,))
 
-    def _reason(self, metric: Metric, reason: str, count: int) -> None:
+    def _count_reason(self, metric: Metric, reason: str, count: int) -> None:
         if count > 0:
             with self._lock:
                 bounded = self._reasons.setdefault(metric, BoundedLabels(MAX_REASONS))
@@ -210,44 +222,44 @@ class Totals:
     def _observe(
         self, metric: Metric, labels: tuple[str, ...], value: float, snapshot: LevelSnapshot | None
     ) -> None:
-        one = self._series_of(metric, labels)
+        histogram = self._get_histogram(metric, labels)
         bucket = bisect_left(BOUNDS[metric], value)
-        one.counts[bucket] += 1
-        one.sum += value
+        histogram.counts[bucket] += 1
+        histogram.sum += value
         if snapshot is not None and snapshot.info.trace_id:
-            one.examples[bucket] = TraceExample(snapshot.info.trace_id, value, snapshot.ended_at)
+            histogram.examples[bucket] = TraceExample(snapshot.info.trace_id, value, snapshot.ended_at)
 
     def _renew_lock(self) -> None:
-        """Replace the lock in a forked child, as a thread of the parent may have held it."""
+        """Replace the lock in a forked child. A thread of the parent may have held it."""
         self._lock = Lock()
 
-    def _series_of(self, metric: Metric, labels: tuple[str, ...]) -> _Histogram:
+    def _get_histogram(self, metric: Metric, labels: tuple[str, ...]) -> _Histogram:
         series = self._histograms.setdefault(metric, {})
-        one = series.get(labels)
-        if one is None:
-            one = series[labels] = _Histogram(len(BOUNDS[metric]) + 1)
-        return one
+        histogram = series.get(labels)
+        if histogram is None:
+            histogram = series[labels] = _Histogram(len(BOUNDS[metric]) + 1)
+        return histogram
 
 
-def _troubles(before: Counter[str]) -> dict[tuple[str, ...], Number]:
-    """Return the failures inside of telemetry since ``before`` that no sink counted itself: spans, callbacks, ticks."""
-    since = internal_error_counts - before
-    return {(place,): count for place, count in since.items() if not place.startswith("sink ")}
+def _count_errors_since(initial: Counter[str]) -> dict[tuple[str, ...], Number]:
+    """Return the internal errors since ``initial``, except those that sinks count."""
+    since = internal_error_counts - initial
+    return {(component,): count for component, count in since.items() if not component.startswith("sink ")}
 
 
 REMEMBERED_RUNS: Final = 1000
-"""How many ended runs are remembered by id, so that a late copy of one is not counted again."""
+"""Maximum number of finished runs stored by id, so that a late copy is not counted again."""
 
 
-COVERED: Final = "covered"
+COVERED: Final[IntervalOutcome] = "covered"
 
 
 MISSED: Final = "missed"
-"""Whether the interval of a prediction held the end: values of the label ``outcome``."""
+"""Values of the label ``outcome``: whether the interval of a prediction contained the end."""
 
 
 class EndSample(NamedTuple):
-    """An amount to add to a counter or to observe in a histogram, and the end of the operation it comes from."""
+    """Amount for a counter or histogram, and the finished operation."""
 
     metric: Metric
     labels: tuple[str, ...]
@@ -256,7 +268,10 @@ class EndSample(NamedTuple):
 
 
 class _RunPredictions:
-    """The predictions of one run, and the estimate that was added last: most snapshots still carry that one."""
+    """Predictions of one run.
+
+    ``latest`` is the estimate added last. Most snapshots still carry it.
+    """
 
     __slots__ = ("latest", "predictions")
 
@@ -266,55 +281,58 @@ class _RunPredictions:
 
 
 class EndTracker:
-    """Finds the ends of operations in batches, each once. Not for two threads at a time."""
+    """Finds each finished operation in change sets once. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._foretold: dict[str, _RunPredictions] = {}
+        self._predictions: dict[str, _RunPredictions] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
 
-    def find_ends(self, batch: ChangeSet) -> list[EndSample]:
-        """Return what the ends in ``batch`` add."""
-        found: list[EndSample] = []
-        for snapshot in batch.snapshots:
+    def find_ends(self, change_set: ChangeSet) -> list[EndSample]:
+        """Return the samples of the operations that finished in ``change_set``."""
+        samples: list[EndSample] = []
+        for snapshot in change_set.snapshots:
             run = snapshot.info.run
             if snapshot.path or run in self._ended:
                 continue
             if not snapshot.status.finished:
-                self._predict(snapshot)
+                self._add_prediction(snapshot)
                 continue
-            found.extend(_end(snapshot, self._foretold.pop(run, None)))
+            samples.extend(_build_end_samples(snapshot, self._predictions.pop(run, None)))
             self._ended[run] = None
-        for run, path in batch.evicted:
+        for run, path in change_set.evicted:
             if not path:
-                self._foretold.pop(run, None)
+                self._predictions.pop(run, None)
         while len(self._ended) > REMEMBERED_RUNS:
             self._ended.popitem(last=False)
-        return found
+        return samples
 
-    def _predict(self, snapshot: LevelSnapshot) -> None:
-        """Remember an estimate, by the seconds of work it was made after."""
+    def _add_prediction(self, snapshot: LevelSnapshot) -> None:
+        """Store the estimate of a snapshot, with its time in active seconds."""
         eta = snapshot.eta
         if eta is None:
             return
-        foretold = self._foretold.get(snapshot.info.run)
-        if foretold is None:
-            foretold = self._foretold[snapshot.info.run] = _RunPredictions()
-        if eta is not foretold.latest:
-            foretold.latest = eta
-            foretold.predictions.add(replace(eta, clock=snapshot.active_seconds(eta.clock)))
+        run = self._predictions.get(snapshot.info.run)
+        if run is None:
+            run = self._predictions[snapshot.info.run] = _RunPredictions()
+        if eta is not run.latest:
+            run.latest = eta
+            run.predictions.add(replace(eta, clock=snapshot.active_seconds(eta.clock)))
 
 
-def _end(snapshot: LevelSnapshot, foretold: _RunPredictions | None) -> Iterator[EndSample]:
-    """Yield what one end adds. Only an operation that completed says how good the predictions of its end were."""
+def _build_end_samples(snapshot: LevelSnapshot, run: _RunPredictions | None) -> Iterator[EndSample]:
+    """Yield the samples of one finished operation.
+
+    Only completed operations rate their predictions.
+    """
     info, duration = snapshot.info, snapshot.duration_s
     labels = (info.operation_type, snapshot.status.value)
     yield EndSample(semconv.OPERATIONS_FINISHED, labels, 1, snapshot)
     if duration is None or not 0.0 <= duration < math.inf:
         return
     yield EndSample(semconv.OPERATION_DURATION, labels, duration, snapshot)
-    if foretold is None or snapshot.status is not Status.COMPLETED or info.started_clock is None:
+    if run is None or snapshot.status is not Status.COMPLETED or info.started_clock is None:
         return
-    for error, covered in foretold.predictions.score(duration - snapshot.paused_s) or ():
+    for error, covered in run.predictions.score(duration - snapshot.paused_s) or ():
         yield EndSample(semconv.ETA_ERROR, (info.operation_type,), error, snapshot)
         if covered is not None:
             outcome = COVERED if covered else MISSED

@@ -1,8 +1,8 @@
-"""What a scrape of ours answers: written by the Prometheus client, but for gauges, whose lines are written here in the same bytes.
+"""Text and OpenMetrics rendering of a collector.
 
-A thousand operations have some twenty thousand gauges, and the client takes 5 to 9 µs for the line of each, as it looks at every name
-and value anew. Labels that many gauges share are written once here, which makes that 1 µs. Headers, counters, histograms with their
-exemplars and the formats themselves are the client's, and a test compares every byte.
+``prometheus_client`` writes headers, counters and histograms. This module writes the lines of
+gauges in the same bytes, which a test compares. A thousand operations have about 20,000 gauges,
+and the client takes 5 to 9 µs per line. Caching the text of shared labels reduces this to 1 µs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.utils import floatToGoString
 
-from otel_progress.metrics.collector import ProgressCollector, Scrape, family_of
+from otel_progress.metrics.collector import ProgressCollector, Scrape, build_family
 from otel_progress.model import Number
 from otel_progress.semconv import METRICS, Metric
 
@@ -25,53 +25,57 @@ if TYPE_CHECKING:
 
 
 _END: Final = b"# EOF\n"
-"""The last line of OpenMetrics; the other format has none."""
+"""Last line of OpenMetrics. The text format has none."""
 
 
-_OTHER_NAMES: Final = ("escaping=dots", "escaping=values")
-"""Ways to write names that change ours: left to the client altogether."""
+_ESCAPING_SCHEMES: Final = ("escaping=dots", "escaping=values")
+"""Escaping schemes that change metric names. The client renders them completely."""
 
 
-_number: Final[Callable[[Number], str]] = floatToGoString
+_format_number: Final[Callable[[Number], str]] = floatToGoString
 
 
-_QUICK: Final = 1
-"""How hard to compress: the body is two megabytes of much the same, a third larger this way, and five times as fast."""
+_COMPRESSION_LEVEL: Final = 1
+"""Level of gzip.
+
+Repetitive text grows by a third compared to the default, five times as fast.
+"""
 
 
 def render_exposition(collector: ProgressCollector, accept: str = "") -> tuple[bytes, str]:
-    """Return the metrics of ``collector`` alone, and their content type: OpenMetrics when ``accept`` asks for it, else text.
+    """Return the metrics of ``collector`` and their content type.
 
-    ``accept`` is an ``Accept`` header. Takes milliseconds for each hundred operations: not for the thread of an event loop.
+    ``accept`` is an ``Accept`` header. It selects OpenMetrics or the text format (the default).
+    Rendering takes milliseconds per hundred operations, so do not call it on an event loop.
     """
     try:
         encode, content_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # a version that is none
+    except (TypeError, ValueError):  # an invalid version in the header
         encode, content_type = choose_encoder("")
-    reading = collector.read()
-    if any(way in content_type for way in _OTHER_NAMES):
-        return encode(_Families(reading.families())), content_type
-    rest = encode(_Families(reading.families(("counter", "histogram"))))
-    return _gauges(reading, encode) + rest, content_type
+    scrape = collector.read()
+    if any(scheme in content_type for scheme in _ESCAPING_SCHEMES):
+        return encode(_FamilyList(scrape.families())), content_type
+    rest = encode(_FamilyList(scrape.families(("counter", "histogram"))))
+    return _render_gauges(scrape, encode) + rest, content_type
 
 
-def metrics_app(collector: ProgressCollector) -> Callable[[Any, Any], Iterable[bytes]]:
-    """Return a WSGI application that answers every GET with the metrics of ``collector`` alone.
+def build_metrics_app(collector: ProgressCollector) -> Callable[[Any, Any], Iterable[bytes]]:
+    """Return a WSGI application that serves the metrics of ``collector``.
 
-    As text or OpenMetrics, gzipped when asked for, and only some of them (``name[]``) when the query says so.
+    It supports text and OpenMetrics, gzip, and selection by the query parameter ``name[]``.
     """
     registry = CollectorRegistry()
     registry.register(collector)
-    rare = make_wsgi_app(registry)
+    client_app = make_wsgi_app(registry)
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "GET" or environ.get("QUERY_STRING"):
-            answer: Iterable[bytes] = rare(environ, start_response)
-            return answer
+            response: Iterable[bytes] = client_app(environ, start_response)
+            return response
         body, content_type = render_exposition(collector, environ.get("HTTP_ACCEPT", ""))
         headers = [("Content-Type", content_type)]
         if gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", "")):
-            body = gzip.compress(body, _QUICK)
+            body = gzip.compress(body, _COMPRESSION_LEVEL)
             headers.append(("Content-Encoding", "gzip"))
         start_response("200 OK", headers)
         return [body]
@@ -79,8 +83,8 @@ def metrics_app(collector: ProgressCollector) -> Callable[[Any, Any], Iterable[b
     return application
 
 
-class _Families:
-    """What the client's encoders ask of a registry."""
+class _FamilyList:
+    """The part of a registry that the encoders of the client use."""
 
     def __init__(self, families: Iterable[Family]) -> None:
         self._families = families
@@ -89,50 +93,51 @@ class _Families:
         return self._families
 
 
-def _gauges(reading: Scrape, encode: Callable[[Collector], bytes]) -> bytes:
-    """Return the gauges of a reading in the format of ``encode``."""
+def _render_gauges(scrape: Scrape, encode: Callable[[Collector], bytes]) -> bytes:
+    """Return the gauges of a scrape in the format of ``encode``."""
     pieces: list[str] = []
-    written = _Labels()
+    label_cache = _LabelTextCache()
     for metric in METRICS:
-        samples = reading.values.get(metric)
+        samples = scrape.values.get(metric)
         if metric.kind == "gauge" and samples:
-            pieces.append(encode(_Families([family_of(metric)])).removesuffix(_END).decode())
-            pieces.extend(_lines(metric, samples, written))
+            pieces.append(encode(_FamilyList([build_family(metric)])).removesuffix(_END).decode())
+            pieces.extend(_render_lines(metric, samples, label_cache))
     return "".join(pieces).encode()
 
 
-def _lines(
-    metric: Metric, samples: Sequence[tuple[tuple[str, ...], Number]], written: _Labels
+def _render_lines(
+    metric: Metric, samples: Sequence[tuple[tuple[str, ...], Number]], label_cache: _LabelTextCache
 ) -> Iterable[str]:
-    name, number = metric.prometheus, _number
+    name, number = metric.prometheus, _format_number
     if not metric.labels:
         return [f"{name} {number(value)}\n" for _, value in samples]
-    text = written.of(metric.labels)
+    text = label_cache.get_renderer(metric.labels)
     return [f"{name}{{{text(labels)}}} {number(value)}\n" for labels, value in samples]
 
 
-class _Labels:
-    """Labels as they are written: in the order of their names, each set of values and each value once."""
+class _LabelTextCache:
+    """Cache of rendered labels, sorted by label name. Each value is escaped once."""
 
     def __init__(self) -> None:
         self._texts: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {}
         self._values: dict[str, str] = {}
 
-    def of(self, names: tuple[str, ...]) -> Callable[[tuple[str, ...]], str]:
-        """Return a function from the values of these labels to their text."""
+    def get_renderer(self, names: tuple[str, ...]) -> Callable[[tuple[str, ...]], str]:
+        """Return a function that renders the values of these labels."""
         order = sorted(range(len(names)), key=names.__getitem__)
-        texts, escaped = self._texts.setdefault(names, {}), self._escaped
+        texts, escape = self._texts.setdefault(names, {}), self._escape
 
-        def text(values: tuple[str, ...]) -> str:
-            found = texts.get(values)
-            if found is None:
-                found = texts[values] = ",".join([f'{names[at]}="{escaped(values[at])}"' for at in order])
-            return found
+        def render(values: tuple[str, ...]) -> str:
+            text = texts.get(values)
+            if text is None:
+                text = texts[values] = ",".join([f'{names[at]}="{escape(values[at])}"' for at in order])
+            return text
 
-        return text
+        return render
 
-    def _escaped(self, value: str) -> str:
-        found = self._values.get(value)
-        if found is None:
-            found = self._values[value] = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-        return found
+    def _escape(self, value: str) -> str:
+        escaped = self._values.get(value)
+        if escaped is None:
+            escaped = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+            self._values[value] = escaped
+        return escaped

@@ -1,7 +1,8 @@
-"""A small HTTP server for ``/metrics``: loopback by default, threads that end with the process, no time spent while nobody asks.
+"""HTTP server for ``/metrics``, bound to the loopback interface by default.
 
-It belongs to the process that started it. A forked child closes its copy of the socket at once, so that the port is free when
-the parent ends, and serves nothing; it can start a server of its own on another port.
+Its daemon threads end with the process. It uses no time while no client connects. A forked child
+closes its copy of the socket at once and serves nothing, so the port is free when the parent ends.
+The child can start a server on another port.
 """
 
 from __future__ import annotations
@@ -22,28 +23,35 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from otel_progress.errors import ConfigurationError
 from otel_progress.fork import ForkPhase, on_fork
-from otel_progress.metrics.exposition import metrics_app
+from otel_progress.metrics.exposition import build_metrics_app
+from otel_progress.settings.defaults import DEFAULT_HOST, MAX_PORT
 
 if TYPE_CHECKING:
     from otel_progress.metrics.collector import ProgressCollector
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("otel_progress.metrics")
 
 
 REQUEST_TIMEOUT_S: Final = 10.0
-"""How long a client may take to send or take the next bytes."""
+"""Maximum time to wait for the next bytes to or from a client, in seconds."""
 
 
 MAX_CONNECTIONS: Final = 32
-"""Connections served at a time; one more is closed at once, so that idle clients cost a bounded number of threads."""
+"""Maximum number of connections.
+
+One more is closed at once, which bounds the number of threads.
+"""
 
 
 _Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class MetricsServer:
-    """A running server. ``host`` and ``port`` are what it listens on; a context manager that closes it."""
+    """A running server at ``host`` and ``port``.
+
+    As a context manager it closes itself.
+    """
 
     def __init__(self, server: _Server) -> None:
         self._server = server
@@ -58,12 +66,15 @@ class MetricsServer:
 
     @property
     def url(self) -> str:
-        """Address of the metrics, as a client of this machine reaches them."""
-        host = _reachable(self.host)
+        """URL of the metrics, as a client on this machine reaches it."""
+        host = _loopback_of_wildcard(self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/metrics"
 
     def close(self) -> None:
-        """Stop answering and free the port. Can be called again, and in a forked child, where only the child's copy is closed."""
+        """Stop the server and free the port. Safe to call twice.
+
+        In a forked child, only the child's copy of the socket is closed.
+        """
         if self._closing:
             return
         self._closing = True
@@ -81,52 +92,65 @@ class MetricsServer:
         self.close()
 
     def _serve(self) -> None:
-        # Not serve_forever(): that wakes up twice a second to look whether it should end. This sleeps until a client comes.
-        with contextlib.suppress(OSError, ValueError):  # the socket was closed under it
+        # Why not serve_forever(): it wakes up twice per second. This waits for a client.
+        with contextlib.suppress(OSError, ValueError):  # another thread closed the socket
             while not self._closing:
                 self._server.handle_request()
 
     def _wake(self) -> None:
-        """Be the client that lets the thread see that it is to end."""
+        """Connect to the server, so that its thread sees that it is closing."""
         try:
-            socket.create_connection((_reachable(self.host), self.port), timeout=1.0).close()
+            socket.create_connection((_loopback_of_wildcard(self.host), self.port), timeout=1.0).close()
         except OSError:
             logger.debug("The metrics server could not be woken to close.", exc_info=True)
 
 
-def serve_metrics(collector: ProgressCollector, port: int = 0, host: str = "127.0.0.1") -> MetricsServer:
-    """Serve ``collector`` on ``http://host:port/metrics`` and return the running server; port 0 takes a free one.
+def serve_metrics(
+    collector: ProgressCollector,
+    port: int = 0,
+    host: str = DEFAULT_HOST,
+    *,
+    timeout_s: float = REQUEST_TIMEOUT_S,
+) -> MetricsServer:
+    """Serve ``collector`` at ``http://host:port/metrics``. Return the server.
 
-    ``/healthz`` answers ``ok``, every other path 404. Raises ConfigurationError when that address cannot be listened on.
+    Port 0 selects a free port. ``timeout_s`` is the maximum silence of a client in seconds.
+    ``/healthz`` answers ``ok``, every other path 404. Raises ConfigurationError if the port is
+    invalid or the address cannot be bound.
     """
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-        msg = f"The port for metrics is {port!r}: expected a whole number from 0 (any free port) to 65535."
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= MAX_PORT:
+        msg = f"Invalid metrics port {port!r}: expected a whole number from 0 (any free port) to 65535."
         raise ConfigurationError(msg)
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        server = _Server(family, address, _routes(metrics_app(collector)))
+        server = _Server(family, address, _build_app(build_metrics_app(collector)), timeout_s)
     except (OSError, UnicodeError) as exc:
         raise ConfigurationError(_describe_bind_error(exc, host, port)) from exc
     return MetricsServer(server)
 
 
 class _Handler(WSGIRequestHandler):
-    """One connection, one request: no log lines, and a limit on how long the client may keep silent."""
+    """Handles one request per connection, without log lines and with a timeout."""
 
-    timeout = REQUEST_TIMEOUT_S
+    server: _Server
+
+    def setup(self) -> None:
+        """Set the timeout of the connection."""
+        super().setup()
+        self.connection.settimeout(self.server.client_timeout_s)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing."""
 
     def get_stderr(self) -> Any:
-        """Give wsgiref a place for its tracebacks of broken connections that is not the user's terminal."""
+        """Return a buffer that keeps tracebacks of broken connections off the terminal."""
         return io.StringIO()
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    """A thread a connection, so that a client that is slow or silent delays nobody."""
+    """Server with one thread per connection. A slow client delays no other client."""
 
     daemon_threads = True
     block_on_close = False
@@ -134,20 +158,24 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     # On Windows the option would let two processes share the port.
     allow_reuse_address: ClassVar[bool] = os.name != "nt"  # type: ignore[misc]
 
-    def __init__(self, family: int, address: Any, application: _Application) -> None:
+    def __init__(self, family: int, address: Any, application: _Application, client_timeout_s: float) -> None:
         self.address_family = family
+        self.client_timeout_s = client_timeout_s
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(address, _Handler)
         self.set_app(application)
 
     def server_bind(self) -> None:
-        """Bind without the reverse look-up of the host's name that the base class makes, which can take seconds."""
+        """Bind without the reverse DNS lookup of the base class, which can take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
     def get_request(self) -> tuple[Any, Any]:
-        """Accept a connection; without the pause a process out of file descriptors would ask again and again at full speed."""
+        """Accept a connection.
+
+        Without file descriptors it pauses, because the caller retries in a loop.
+        """
         try:
             return super().get_request()
         except OSError:
@@ -160,7 +188,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
             return
         try:
             super().process_request(request, client_address)
-        except BaseException:  # no thread could be started, so none will give the slot back
+        except BaseException:  # no thread started that would release the slot
             self._slots.release()
             raise
 
@@ -171,11 +199,11 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class passes them
-        """Keep a client's broken connection out of the user's terminal."""
+        """Log a broken connection of a client only at level DEBUG."""
         logger.debug("A request for metrics failed.", exc_info=True)
 
 
-def _routes(metrics: _Application) -> _Application:
+def _build_app(metrics: _Application) -> _Application:
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
@@ -183,26 +211,27 @@ def _routes(metrics: _Application) -> _Application:
                 return metrics(environ, start_response)
             except Exception:
                 logger.warning("The metrics could not be rendered.", exc_info=True)
-                return _text(
+                return _respond(
                     start_response,
                     "500 Internal Server Error",
                     "The metrics could not be rendered; see the log.\n",
                 )
         if path == "/healthz":
-            return _text(start_response, "200 OK", "ok\n")
-        return _text(start_response, "404 Not Found", "There is nothing here. The metrics are at /metrics.\n")
+            return _respond(start_response, "200 OK", "ok\n")
+        text = "There is nothing here. The metrics are at /metrics.\n"
+        return _respond(start_response, "404 Not Found", text)
 
     return application
 
 
-def _text(start_response: Callable[..., Any], status: str, text: str) -> Iterable[bytes]:
+def _respond(start_response: Callable[..., Any], status: str, text: str) -> Iterable[bytes]:
     start_response(
         status, [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]
     )
     return [text.encode()]
 
 
-def _reachable(host: str) -> str:
+def _loopback_of_wildcard(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
@@ -210,7 +239,16 @@ def _describe_bind_error(error: Exception, host: str, port: int) -> str:
     code = error.errno if isinstance(error, OSError) else None
     fix = "use another port, or 0 for a free one"
     if code == errno.EADDRINUSE:
-        return f"Port {port} of {host} is in use, so metrics cannot be served there: stop what listens on it, {fix}."
+        return (
+            f"Port {port} of {host} is in use, so metrics cannot be served there. "
+            f"Stop the program that listens on it, or {fix}."
+        )
     if code == errno.EACCES:
-        return f"Port {port} of {host} needs rights that this process does not have: {fix}; ports from 1024 up need none."
-    return f"Metrics cannot be served on {host!r}, port {port} ({error}): the host has to be an address of this machine."
+        return (
+            f"Port {port} of {host} needs privileges that this process does not have. "
+            f"Ports from 1024 on need none. {fix.capitalize()}."
+        )
+    return (
+        f"Metrics cannot be served on {host!r}, port {port} ({error}). "
+        "The host must be an address of this machine."
+    )

@@ -1,4 +1,4 @@
-"""Metric labels: texts of callers made safe for an exposition and a terminal, and bounded in length and number."""
+"""Metric labels: sanitised, and bounded in length and number."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Final
 from otel_progress.text import escape_controls, normalize_id, truncate
 
 MAX_LABEL_TEXT: Final = 128
-"""Longest free text (a name) in a label, in characters."""
+"""Maximum length of free text (a name) in a label, in characters."""
 
 
 OTHER: Final = "other"
-"""What stands for all values of a label beyond its bound."""
+"""Label value that is shared by all values beyond a limit."""
 
 
 def label_id(value: object) -> str:
-    """Return an id, type or path as a label: one printable line of at most 256 characters; a digest keeps longer ones unique.
+    """Return an id, type or path as a label.
 
-    A backquote is written as an escape, like a control character: Grafana has no way to put one into a query.
+    The label is one printable line of at most 256 characters. A digest keeps longer values unique.
+    A backquote is escaped like a control character, because Grafana cannot put it into a query.
     """
     text = escape_controls(normalize_id(value))
     return normalize_id(text.replace("`", r"\x60") if "`" in text else text)
@@ -29,7 +30,7 @@ def label_text(value: object) -> str:
 
 
 class BoundedLabels:
-    """Lets the first ``limit`` label sets through; all later ones become ``other``: no caller can make series without end."""
+    """Passes the first ``limit`` label sets and replaces later ones by ``other``."""
 
     __slots__ = ("_known", "_limit")
 
@@ -38,10 +39,10 @@ class BoundedLabels:
         self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def fit(self, *values: str) -> tuple[str, ...]:
-        """Return the labels for ``values``: themselves, made safe, or ``other`` for each."""
-        found = self._known.get(values)
-        if found is None:
+        """Return sanitised labels for ``values``, or ``other`` for each beyond the limit."""
+        labels = self._known.get(values)
+        if labels is None:
             if len(self._known) >= self._limit:
                 return (OTHER,) * len(values)
-            found = self._known[values] = tuple(label_id(value) for value in values)
-        return found
+            labels = self._known[values] = tuple(label_id(value) for value in values)
+        return labels

@@ -1,7 +1,8 @@
-"""From operations and batches to series: the one place that says which series there are, for the scrape and for OTLP alike.
+"""Series of operations and batches, for the Prometheus scrape and for OTLP.
 
-A series exists while its operation or batch is active and for a retention after it ended, then it vanishes. What is unknown has no
-series: never 0, never NaN. Caps bound how many there are, and what they leave out is counted.
+A series exists while its operation or batch is active, and for a retention period after its end.
+An unknown value has no series. It is never 0 and never NaN. Caps limit the number of series, and
+what they drop is counted.
 """
 
 from __future__ import annotations
@@ -19,19 +20,21 @@ from otel_progress.metrics.labels import OTHER, label_id, label_text
 from otel_progress.metrics.sources import MetricSources
 from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
-from otel_progress.previews.media import address_of
+from otel_progress.previews.media import build_preview_url
+from otel_progress.protocols import BatchQuery, HistoryQuery
 from otel_progress.semconv import Metric
+from otel_progress.settings.defaults import DEFAULT_METRICS_RETENTION_S
 
 if TYPE_CHECKING:
     from otel_progress.protocols import Reader
 
 
 Row: TypeAlias = tuple[Metric, tuple[str, ...], float]
-"""A metric, the values of its labels in their order, and a finite value."""
+"""Metric, label values in the order of the labels, and a finite value."""
 
 
 TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
-"""A trace id in hexadecimal."""
+"""Trace id in hexadecimal."""
 
 
 _STATUSES: Final = tuple((status, status.value) for status in Status)
@@ -40,64 +43,76 @@ _STATUSES: Final = tuple((status, status.value) for status in Status)
 _CONDITIONS: Final = tuple((condition, condition.value) for condition in Condition)
 
 
-_LARGEST_STEP_S: Final = 2 * 3600.0
-"""Wall and monotonic time that differ by more than any step of a clock come from different boots of the machine."""
+_MAX_CLOCK_STEP_S: Final = 2 * 3600.0
+"""Maximum difference of wall and monotonic time, in seconds.
+
+Beyond it the machine rebooted.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """Bounds of what is shown.
+    """Limits of the number of series.
 
-    At most ``operations`` operations have series (running ones before ended ones, the newest first), and of each at most
-    ``levels_per_operation`` levels down to ``depth`` (running ones first), ``levels`` in all; at most ``batches`` batches (those that
-    are not over first). Ended operations and batches vanish ``retention_s`` seconds after their end.
+    Running operations and levels come before finished ones. Batches that are not finished come
+    first. ``depth`` is that of the deepest levels with series. ``levels`` limits the levels of all
+    operations. Finished operations and batches are dropped ``retention_s`` seconds after their end.
     """
 
     operations: int = 1000
     levels_per_operation: int = 50
     depth: int = 2
     levels: int = 5000
-    retention_s: float = 300.0
+    retention_s: float = DEFAULT_METRICS_RETENTION_S
     batches: int = 100
 
 
 def read_rows(
-    reader: Reader, caps: Caps, totals: Totals, around: MetricSources | None = None
+    reader: Reader, caps: Caps, totals: Totals, sources: MetricSources | None = None
 ) -> Iterator[Row]:
-    """Read once and yield all gauges; what the caps leave out is counted in ``totals``. Raises what the reader raises."""
-    around = around or MetricSources()
-    yield from rows(read_operations(reader, caps), caps, totals, public_url=around.read_public_url())
-    # Twice the cap is asked for, so that what it leaves out can be told without reading every batch there ever was.
-    yield from batch_rows(reader.batches(2 * caps.batches) if caps.batches > 0 else (), caps, totals)
-    yield from _finite_rows(iter([(semconv.JOURNAL_SIZE, (), around.read_journal_size())]))
+    """Read once and yield all gauges.
+
+    ``totals`` counts what the caps drop. Raises the exceptions of the reader.
+    """
+    sources = sources or MetricSources()
+    operations = read_operations(reader, caps)
+    yield from operation_rows(operations, caps, totals, public_url=sources.read_public_url())
+    # Why twice the cap: dropped batches are counted without reading all batches.
+    yield from batch_rows(
+        reader.batches(BatchQuery(2 * caps.batches)) if caps.batches > 0 else (), caps, totals
+    )
+    yield from _finite_rows(iter([(semconv.JOURNAL_SIZE, (), sources.read_journal_size())]))
 
 
 def read_operations(reader: Reader, caps: Caps) -> list[OperationSnapshot]:
-    """Return each run once: active ones, then those that ended within the retention, the newest first."""
+    """Return each run once: active runs, then runs finished within the retention.
+
+    Both are sorted by time, newest first.
+    """
     active = reader.active(levels=caps.levels_per_operation > 0 and caps.levels > 0)
     ended = [
         operation
-        for operation in reader.history(limit=caps.operations)
-        if _age(operation) <= caps.retention_s
+        for operation in reader.history(HistoryQuery(limit=caps.operations))
+        if _seconds_since_end(operation) <= caps.retention_s
     ]
-    gone = {
-        operation.run for operation in ended
-    }  # a run that ended between the two questions is in both answers
-    running = [operation for operation in active if operation.run not in gone]
+    # Why: a run that ends between the two queries is in both results.
+    ended_runs = {operation.run for operation in ended}
+    running = [operation for operation in active if operation.run not in ended_runs]
     return [
         *sorted(running, key=lambda operation: operation.root.info.started_at or 0.0, reverse=True),
         *ended,
     ]
 
 
-def rows(
+def operation_rows(
     operations: Sequence[OperationSnapshot], caps: Caps, totals: Totals, *, public_url: str | None = None
 ) -> Iterator[Row]:
-    """Yield the gauges of operations and levels; what the caps leave out is counted in ``totals``.
+    """Yield the gauges of operations and levels. ``totals`` counts what the caps drop.
 
-    Of two runs with one id the newer is shown: a series can exist only once. ``public_url`` is the base address of previews.
+    Of two runs with the same id, only the first is exported, because a series exists once.
+    ``public_url`` is the base URL of previews.
     """
-    yield from _finite_rows(_counts(operations))
+    yield from _finite_rows(_count_rows(operations))
     seen: set[tuple[str, str]] = set()
     levels_left, dropped_levels = caps.levels, 0
     for operation in operations:
@@ -107,20 +122,23 @@ def rows(
         seen.add(labels)
         if len(seen) > caps.operations:
             continue
-        yield from _finite_rows(_operation(labels, operation, public_url))
+        yield from _finite_rows(_operation_rows(labels, operation, public_url))
         shallow = [level for level in operation.levels if level.info.depth <= caps.depth]
-        chosen = _choose(shallow, min(caps.levels_per_operation, levels_left))
-        yield from _finite_rows(_levels(labels, chosen))
-        levels_left -= len(chosen)
-        dropped_levels += len(shallow) - len(chosen)
+        selected = _select_levels(shallow, min(caps.levels_per_operation, levels_left))
+        yield from _finite_rows(_level_rows(labels, selected))
+        levels_left -= len(selected)
+        dropped_levels += len(shallow) - len(selected)
     totals.count_series_dropped("operation", len(seen) - caps.operations)
     totals.count_series_dropped("level", dropped_levels)
-    yield from _shown("operation", min(len(seen), caps.operations), caps.operations)
-    yield from _shown("level", caps.levels - levels_left, caps.levels)
+    yield from _cap_rows("operation", min(len(seen), caps.operations), caps.operations)
+    yield from _cap_rows("level", caps.levels - levels_left, caps.levels)
 
 
 def batch_rows(batches: Sequence[BatchSnapshot], caps: Caps, totals: Totals) -> Iterator[Row]:
-    """Yield the gauges of batches, given in the order in which they are worth showing; those beyond the cap are counted."""
+    """Yield the gauges of batches in the given order.
+
+    ``totals`` counts the batches beyond the cap.
+    """
     seen: set[tuple[str, str]] = set()
     for batch in batches:
         if batch.ended_at is not None and batch.read_at - batch.ended_at > caps.retention_s:
@@ -130,19 +148,22 @@ def batch_rows(batches: Sequence[BatchSnapshot], caps: Caps, totals: Totals) -> 
             continue
         seen.add(labels)
         if len(seen) <= caps.batches:
-            yield from _finite_rows(_batch(labels, batch))
+            yield from _finite_rows(_batch_rows(labels, batch))
     totals.count_series_dropped("batch", len(seen) - caps.batches)
-    yield from _shown("batch", min(len(seen), caps.batches), caps.batches)
+    yield from _cap_rows("batch", min(len(seen), caps.batches), caps.batches)
 
 
-def _shown(group: str, shown: int, limit: int) -> Iterator[Row]:
-    """Yield how far a cap is used up: told before anything is dropped."""
-    yield semconv.SERIES_SHOWN, (group,), float(shown)
+def _cap_rows(group: str, used: int, limit: int) -> Iterator[Row]:
+    """Yield the use of a cap, which is visible before anything is dropped."""
+    yield semconv.SERIES_SHOWN, (group,), float(used)
     yield semconv.SERIES_LIMIT, (group,), float(limit)
 
 
-def finite(value: float | None) -> float | None:
-    """Return ``value`` as a float, None when there is none or no gauge may carry it (NaN, infinite, too large)."""
+def to_finite_float(value: float | None) -> float | None:
+    """Return ``value`` as a finite float.
+
+    Return None for None, NaN, infinity and integers that are too large.
+    """
     if value is None:
         return None
     try:
@@ -155,17 +176,20 @@ def finite(value: float | None) -> float | None:
 _RawRow: TypeAlias = tuple[Metric, tuple[str, ...], "float | None"]
 
 
-def _finite_rows(rough: Iterator[_RawRow]) -> Iterator[Row]:
-    for metric, labels, value in rough:
+def _finite_rows(raw_rows: Iterator[_RawRow]) -> Iterator[Row]:
+    for metric, labels, value in raw_rows:
         if value is None:
             continue
-        number = finite(value)
+        number = to_finite_float(value)
         if number is not None:
             yield metric, labels, number
 
 
-def _counts(operations: Sequence[OperationSnapshot]) -> Iterator[_RawRow]:
-    """Count all operations, also those beyond the cap, by type (the most frequent ones), status and condition."""
+def _count_rows(operations: Sequence[OperationSnapshot]) -> Iterator[_RawRow]:
+    """Yield counts of all operations by type, status and condition.
+
+    They include operations beyond the cap. Only the most frequent types have a label of their own.
+    """
     types = Counter(label_id(operation.operation_type) for operation in operations)
     frequent = {
         name for name, _ in sorted(types.items(), key=lambda item: (-item[1], item[0]))[:MAX_OPERATION_TYPES]
@@ -178,20 +202,20 @@ def _counts(operations: Sequence[OperationSnapshot]) -> Iterator[_RawRow]:
         yield semconv.OPERATIONS, labels, count
 
 
-def _operation(
+def _operation_rows(
     labels: tuple[str, str], operation: OperationSnapshot, public_url: str | None
 ) -> Iterator[_RawRow]:
     root = operation.root
     info = root.info
     trace_id = info.trace_id if info.trace_id and TRACE_ID.fullmatch(info.trace_id) else ""
-    preview = address_of(public_url, info.operation_id, root.previews)
+    preview = build_preview_url(public_url, info.operation_id, root.previews)
     yield semconv.OPERATION_INFO, (*labels, label_text(info.name), trace_id, preview), 1
     for status, value in _STATUSES:
         yield semconv.OPERATION_STATUS, (*labels, value), status is root.status
     if not root.status.finished:
-        found = operation.condition
+        current = operation.condition
         for condition, value in _CONDITIONS:
-            yield semconv.OPERATION_CONDITION, (*labels, value), condition is found
+            yield semconv.OPERATION_CONDITION, (*labels, value), condition is current
     yield semconv.OPERATION_ESTIMATED, labels, root.estimated and not root.status.finished
     yield semconv.OPERATION_RATIO, labels, root.ratio
     yield semconv.OPERATION_CURRENT, labels, root.current
@@ -201,12 +225,12 @@ def _operation(
     yield semconv.OPERATION_LAST_ADVANCE, labels, root.advanced_at
     yield semconv.OPERATION_DEADLINE, labels, info.deadline_at
     yield semconv.OPERATION_REMAINING, labels, operation.remaining_seconds
-    yield from _expected_end(labels, operation)
-    yield from _resources(labels, operation)
+    yield from _expected_end_rows(labels, operation)
+    yield from _resource_rows(labels, operation)
 
 
-def _resources(labels: tuple[str, str], operation: OperationSnapshot) -> Iterator[_RawRow]:
-    """Yield what the process of an operation uses now: nothing once the operation has ended or the process has gone."""
+def _resource_rows(labels: tuple[str, str], operation: OperationSnapshot) -> Iterator[_RawRow]:
+    """Yield the resource usage of the operation's process, while both are alive."""
     if operation.resources is None or operation.status.finished or not operation.alive:
         return
     sample = operation.resources.last
@@ -216,7 +240,7 @@ def _resources(labels: tuple[str, str], operation: OperationSnapshot) -> Iterato
     yield semconv.OPERATION_GPU_MEMORY, labels, sample.gpu_memory_bytes
 
 
-def _batch(labels: tuple[str, str], batch: BatchSnapshot) -> Iterator[_RawRow]:
+def _batch_rows(labels: tuple[str, str], batch: BatchSnapshot) -> Iterator[_RawRow]:
     yield semconv.BATCH_INFO, (*labels, label_text(batch.name)), 1
     yield semconv.BATCH_RATIO, labels, batch.ratio
     yield semconv.BATCH_TARGET, labels, batch.total
@@ -225,28 +249,32 @@ def _batch(labels: tuple[str, str], batch: BatchSnapshot) -> Iterator[_RawRow]:
     yield semconv.BATCH_REMAINING, labels, batch.remaining_s
 
 
-def _expected_end(labels: tuple[str, str], operation: OperationSnapshot) -> Iterator[_RawRow]:
-    """Yield the expected end and its bounds in Unix seconds: moments that stay put while the estimate does.
+def _expected_end_rows(labels: tuple[str, str], operation: OperationSnapshot) -> Iterator[_RawRow]:
+    """Yield the expected end and its bounds in Unix seconds.
 
-    While the work stalls or is paused, "so long from now" is a moment that slides on with the clock. Then there is no expected end
-    and no upper bound, and the lower one stays where it was when the work last went on, until it has passed.
+    They are constant between estimates. While the work stalls or is paused, a time relative to now
+    would move with the clock. Then there is no expected end and no upper bound. The lower bound
+    keeps its value until that time has passed.
     """
     eta = operation.eta
     if eta is None:
         return
     since = _waiting_since(operation, eta)
     if since is None:
-        yield semconv.OPERATION_EXPECTED_END, labels, _later(operation.read_at, eta.remaining_s)
-        yield semconv.OPERATION_EXPECTED_END_LOWER, labels, _later(operation.read_at, eta.low_s)
-        yield semconv.OPERATION_EXPECTED_END_UPPER, labels, _later(operation.read_at, eta.high_s)
+        yield semconv.OPERATION_EXPECTED_END, labels, _add_seconds(operation.read_at, eta.remaining_s)
+        yield semconv.OPERATION_EXPECTED_END_LOWER, labels, _add_seconds(operation.read_at, eta.low_s)
+        yield semconv.OPERATION_EXPECTED_END_UPPER, labels, _add_seconds(operation.read_at, eta.high_s)
         return
-    lower = _later(operation.read_at - max(0.0, operation.clock - since), eta.low_s)
+    lower = _add_seconds(operation.read_at - max(0.0, operation.clock - since), eta.low_s)
     if lower is not None and lower > operation.read_at:
         yield semconv.OPERATION_EXPECTED_END_LOWER, labels, lower
 
 
 def _waiting_since(operation: OperationSnapshot, eta: Eta) -> float | None:
-    """Return the moment (on the worker's clock) from which on nothing advances any more; None while work goes on."""
+    """Return the time since which the work waits, or None while it advances.
+
+    The time is that of the worker's monotonic clock.
+    """
     root = operation.root
     if root.paused_clock is not None:
         return root.paused_clock
@@ -255,20 +283,19 @@ def _waiting_since(operation: OperationSnapshot, eta: Eta) -> float | None:
     return root.info.started_clock if root.advanced_clock is None else root.advanced_clock
 
 
-def _later(moment: float, seconds: float | None) -> float | None:
+def _add_seconds(moment: float, seconds: float | None) -> float | None:
     return None if seconds is None else moment + max(0.0, seconds)
 
 
-def _choose(levels: list[LevelSnapshot], most: int) -> list[LevelSnapshot]:
-    """Return at most ``most`` levels: running ones first, then those seen last."""
-    if len(levels) <= most:
+def _select_levels(levels: list[LevelSnapshot], limit: int) -> list[LevelSnapshot]:
+    """Return at most ``limit`` levels: running levels first, then those observed last."""
+    if len(levels) <= limit:
         return levels
-    return sorted(levels, key=lambda level: (level.status is not Status.RUNNING, -level.observed_at))[
-        : max(0, most)
-    ]
+    ordered = sorted(levels, key=lambda level: (level.status is not Status.RUNNING, -level.observed_at))
+    return ordered[: max(0, limit)]
 
 
-def _levels(operation: tuple[str, str], levels: list[LevelSnapshot]) -> Iterator[_RawRow]:
+def _level_rows(operation: tuple[str, str], levels: list[LevelSnapshot]) -> Iterator[_RawRow]:
     seen: set[str] = set()
     for level in levels:
         path = label_id(level.path)
@@ -284,10 +311,11 @@ def _levels(operation: tuple[str, str], levels: list[LevelSnapshot]) -> Iterator
             yield semconv.LEVEL_ESTIMATED, labels, 1
 
 
-def _age(operation: OperationSnapshot) -> float:
-    """Return the seconds since an operation ended; infinite when it has not.
+def _seconds_since_end(operation: OperationSnapshot) -> float:
+    """Return the seconds since an operation ended. Infinite while it is running.
 
-    The worker's monotonic clock knows best, whatever steps the wall clock makes; but across a reboot it means nothing.
+    The worker's monotonic clock is preferred, because the wall clock can be set. After a reboot it
+    is not comparable, and the wall clock is used.
     """
     root = operation.root
     if root.ended_at is None:
@@ -296,4 +324,4 @@ def _age(operation: OperationSnapshot) -> float:
     if root.info.started_clock is None or root.duration_s is None:
         return by_wall
     by_clock = operation.clock - root.info.started_clock - root.duration_s
-    return by_clock if by_clock >= 0.0 and abs(by_wall - by_clock) <= _LARGEST_STEP_S else by_wall
+    return by_clock if by_clock >= 0.0 and abs(by_wall - by_clock) <= _MAX_CLOCK_STEP_S else by_wall

@@ -1,4 +1,4 @@
-"""What metrics tell of that no operation knows: where its previews can be fetched, and how large the journal is."""
+"""Metric inputs that do not belong to an operation: public URL and journal size."""
 
 from __future__ import annotations
 
@@ -9,46 +9,52 @@ from typing import TypeAlias, TypeVar
 from otel_progress.diagnostics import report_internal_error
 
 PublicUrl: TypeAlias = "str | Callable[[], str | None] | None"
-"""Base address under which people reach the server, or a function that knows it by the time somebody scrapes."""
+"""Base URL of the server, or a function that returns it at each scrape."""
 
 
 JournalSize: TypeAlias = "Callable[[], int | None] | None"
-"""A function that returns the size of the journal's files in bytes, None where there is none. May be called from any thread."""
+"""Function that returns the size of the journal in bytes, or None.
+
+Any thread may call it.
+"""
 
 
-_Answer = TypeVar("_Answer", str, int)
+_Value = TypeVar("_Value", str, int)
 
 
-def _unknown() -> None:
-    """Stand for what nobody told."""
+def _return_none() -> None:
+    """Return None, for a source that was not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricSources:
-    """Asked at each scrape: ``public_url`` is the base address of the server, ``journal_size`` is in bytes; None while unknown."""
+    """Functions that a scrape calls: the server's URL and the journal's size in bytes."""
 
-    public_url: Callable[[], str | None] = _unknown
-    journal_size: Callable[[], int | None] = _unknown
+    public_url: Callable[[], str | None] = _return_none
+    journal_size: Callable[[], int | None] = _return_none
 
     @classmethod
-    def of(cls, public_url: PublicUrl = None, journal_size: JournalSize = None) -> MetricSources:
-        """Return them as they are given to an exporter: an address that never changes may be a text."""
+    def from_arguments(cls, public_url: PublicUrl = None, journal_size: JournalSize = None) -> MetricSources:
+        """Return the sources for the arguments of an exporter.
+
+        A constant URL may be a string.
+        """
         base = (lambda: public_url) if isinstance(public_url, str) else public_url
-        return cls(base or _unknown, journal_size or _unknown)
+        return cls(base or _return_none, journal_size or _return_none)
 
     def read_public_url(self) -> str | None:
-        """Return the base address of the server; None while nobody knows it."""
-        return _told(self.public_url)
+        """Return the base URL of the server, or None while it is unknown."""
+        return _read_safely(self.public_url)
 
     def read_journal_size(self) -> int | None:
-        """Return the size of the journal's files in bytes; None while nobody knows it."""
-        return _told(self.journal_size)
+        """Return the size of the journal in bytes, or None while it is unknown."""
+        return _read_safely(self.journal_size)
 
 
-def _told(ask: Callable[[], _Answer | None]) -> _Answer | None:
-    """Return what a function of a caller says; it costs no more than its own series when it fails."""
+def _read_safely(read: Callable[[], _Value | None]) -> _Value | None:
+    """Call ``read``. If it fails, report an internal error and return None."""
     try:
-        return ask()
+        return read()
     except Exception as error:
-        report_internal_error("metrics", f"what a metric shows could not be asked for: {error}", error=error)
+        report_internal_error("metrics", f"a source of a metric failed: {error}", error=error)
         return None

@@ -1,6 +1,8 @@
-"""OTLP exporters with bounded shutdown: one shared time budget, a failure count, and one log line per outage.
+"""OTLP exporters with bounded shutdown.
 
-The SDK runs an exporter on its own threads and retries within the exporter's timeout. By default, shutdown waits 30 s per signal.
+All signals share one time budget. Failures are counted, and each outage is logged once. The SDK
+runs an exporter on its own threads and retries within the exporter's timeout. By default, shutdown
+waits 30 s per signal.
 """
 
 from __future__ import annotations
@@ -17,48 +19,56 @@ T = TypeVar("T")
 
 
 SHUTDOWN_S: Final = 3.0
-"""How long a process waits at its end for its telemetry, all signals together, in seconds."""
+"""Maximum time that all signals together delay the end of a process, in seconds."""
 
 
 _GRACE_S: Final = 0.12
-"""Seconds that a signal still waits after the others have used up the budget."""
+"""Time that a signal may use after the others have used up the budget, in seconds."""
 
 
 _MAX_WAITS: Final = 5
-"""Waits that the budget reserves a grace for: events, spans, metrics, the tracer provider at exit, and one spare."""
+"""Waits with a reserved grace: events, spans, metrics, the tracer provider at exit, and one spare.
+"""
 
 
 _EXPORTER_MODULES: Final = "opentelemetry.exporter."
 
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("otel_progress.otlp")
 
 
 _on_this_thread = threading.local()
 
 
 class ShutdownBudget:
-    """The time that all signals together may wait at shutdown: ``limit_s`` seconds, used only while one waits. Thread-safe."""
+    """Time that all signals together may wait at shutdown.
 
-    def __init__(self, limit_s: float = SHUTDOWN_S) -> None:
+    The budget of ``limit_s`` seconds is used only while a signal waits. Thread-safe.
+    """
+
+    def __init__(self, limit_s: float = SHUTDOWN_S, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._grace_s = min(_GRACE_S, limit_s / (2 * _MAX_WAITS))
         self._left_s = limit_s - _MAX_WAITS * self._grace_s
         self._lock = threading.Lock()
 
     @contextmanager
     def wait(self) -> Iterator[float]:
-        """Yield how long the block may wait, in seconds, and take the time it needs from the budget."""
-        started = time.monotonic()
+        """Yield the seconds that the block may wait. Its duration reduces the budget."""
+        started = self._clock()
         yield max(self._left_s, self._grace_s)
         with self._lock:
-            self._left_s -= time.monotonic() - started
+            self._left_s -= self._clock() - started
 
 
 class ExportMonitor(Generic[T]):
-    """Calls an exporter, counts its failures and logs one line per outage. Never raises.
+    """Calls an exporter, counts its failures and logs one line per outage.
 
-    ``name`` is the signal in log lines. ``export`` returns whether the collector accepted the batch. ``stop`` closes the exporter.
-    ``on_error`` is called once for each lost batch. The SDK never exports two batches of one exporter at the same time.
+    Never raises.
+
+    ``name`` is the signal in log lines. ``export`` returns whether the collector accepted the
+    batch. ``stop`` closes the exporter. ``on_error`` is called once for each lost batch. The SDK
+    never exports two batches of one exporter at the same time.
     """
 
     def __init__(
@@ -78,12 +88,18 @@ class ExportMonitor(Generic[T]):
         self._stop = stop
         self._on_error = on_error
         self._in_flight: list[int] = []
-        """Holds the id of this process during an export. The thread that removes it reports the outcome."""
+        """Holds the id of this process during an export.
+
+        The thread that removes it reports the outcome.
+        """
         self._stopped = False
         self._in_outage = False
 
     def export(self, batch: T) -> bool:
-        """Export one batch on the current thread. Return whether the collector accepted it; False after :meth:`stop`."""
+        """Export one batch on the current thread.
+
+        Return whether the collector accepted it. Return False after :meth:`stop`.
+        """
         if self._stopped:
             return False
         self._in_flight[:] = [os.getpid()]  # replaces an entry that a forked child inherited
@@ -95,7 +111,7 @@ class ExportMonitor(Generic[T]):
             except Exception as exc:
                 self.last_log_message = f"{type(exc).__name__}: {exc}"
         if not self._finish_export():
-            return False  # stop() has reported this batch as lost
+            return False  # stop() has counted this batch as lost
         try:
             if accepted:
                 self._report_success()
@@ -106,7 +122,10 @@ class ExportMonitor(Generic[T]):
         return accepted
 
     def stop(self) -> None:
-        """Close the exporter. A batch that is still being exported is lost. Safe to call twice."""
+        """Close the exporter.
+
+        A batch that is still being exported is lost. Safe to call twice.
+        """
         if self._stopped:
             return
         self._stopped = True
@@ -121,7 +140,10 @@ class ExportMonitor(Generic[T]):
 
     @contextmanager
     def stopped_on_error(self) -> Iterator[None]:
-        """Close the exporter if the block fails. An invalid setting of a processor then leaves no open connection."""
+        """Close the exporter if the block fails.
+
+        An invalid setting of a processor then leaves no open connection.
+        """
         try:
             yield
         except BaseException:
@@ -129,12 +151,18 @@ class ExportMonitor(Generic[T]):
             raise
 
     def flush(self, timeout_s: float, flush: Callable[[], object]) -> bool:
-        """Run ``flush`` for at most ``timeout_s`` seconds. Return whether it ended in time and every batch was accepted."""
+        """Run ``flush`` for at most ``timeout_s`` seconds.
+
+        Return whether it ended in time and every batch was accepted.
+        """
         failures = self.failures
         return run_with_timeout(timeout_s, flush) and self.failures == failures
 
     def _finish_export(self) -> bool:
-        """Remove the mark of a running export. Return True for the one thread that has to report the outcome."""
+        """Remove the mark of a running export.
+
+        Return True for the one thread that has to report the outcome.
+        """
         try:
             return self._in_flight.pop() == os.getpid()
         except IndexError:
@@ -145,7 +173,8 @@ class ExportMonitor(Generic[T]):
         first, self._in_outage = not self._in_outage, True
         if first:
             _logger.warning(
-                "OTLP export of %s failed: %s. The work continues. Further failures are only counted until an export succeeds.",
+                "OTLP export of %s failed: %s. The work continues. "
+                "Further failures are only counted until an export succeeds.",
                 self._name,
                 reason,
             )
@@ -161,17 +190,20 @@ class ExportMonitor(Generic[T]):
 
 
 def run_with_timeout(timeout_s: float, call: Callable[[], object]) -> bool:
-    """Run ``call`` on a thread. Return whether it ended within ``timeout_s`` seconds. If not, it continues in the background."""
+    """Run ``call`` on a thread.
+
+    Return whether it ended within ``timeout_s`` seconds. If not, it continues in the background.
+    """
     thread = threading.Thread(target=call, name="otel-progress-flush", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # the interpreter is shutting down; closing the provider exports what is pending
+    except RuntimeError:  # at interpreter shutdown; closing the provider exports pending batches
         return False
     thread.join(max(0.0, timeout_s))
     return not thread.is_alive()
 
 
-class _capturing_logs:  # noqa: N801 - reads as a statement
+class _capturing_logs:  # noqa: N801 - it is used like a function
     """Redirects the exporter's warnings on the current thread to a monitor."""
 
     def __init__(self, monitor: ExportMonitor[Any]) -> None:
@@ -185,7 +217,10 @@ class _capturing_logs:  # noqa: N801 - reads as a statement
 
 
 def capture_exporter_logs(exporter: object) -> None:
-    """Let an ExportMonitor report the warnings of this exporter. Exporters that run without a monitor log as before."""
+    """Let an ExportMonitor report the warnings of this exporter.
+
+    Exporters that run without a monitor log as before.
+    """
     for cls in type(exporter).__mro__:
         if cls.__module__.startswith(_EXPORTER_MODULES):
             logging.getLogger(cls.__module__).addFilter(_is_not_captured)

@@ -1,6 +1,7 @@
-"""What the standard environment says about OTLP: which signals go out, and by which protocol.
+"""Standard environment variables of OTLP: signals to export and their protocol.
 
-Endpoints, headers, certificates, timeouts and compression (``OTEL_EXPORTER_OTLP_*``) are read by the exporters themselves.
+The exporters themselves read endpoints, headers, certificates, timeouts and compression
+(``OTEL_EXPORTER_OTLP_*``).
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ from typing import Final, Literal, TypeAlias
 from otel_progress.errors import ConfigurationError
 
 Signal: TypeAlias = Literal["traces", "logs", "metrics"]
-"""What OTLP carries; progress events are logs."""
+"""Signal of OTLP. Progress events are logs."""
 
 
 Protocol: TypeAlias = Literal["grpc", "http/protobuf"]
-"""How it is carried."""
+"""Transport protocol of OTLP."""
 
 
 SIGNALS: Final[tuple[Signal, ...]] = ("traces", "logs", "metrics")
-"""All signals, spans first."""
+"""All signals, in the order in which they are set up."""
 
 
 DEFAULT_PROTOCOL: Final[Protocol] = "grpc"
-"""What OpenTelemetry Python uses when nothing is said."""
+"""Default of OpenTelemetry Python."""
 
 
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -35,58 +36,70 @@ _PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
 _DISABLED: Final = "OTEL_SDK_DISABLED"
 
 
-def sdk_disabled(environ: Mapping[str, str]) -> bool:
-    """Return True when ``OTEL_SDK_DISABLED`` is ``true``: then no telemetry leaves the process, whatever else is set."""
-    return _value(environ, _DISABLED).lower() == "true"
+def is_sdk_disabled(environ: Mapping[str, str]) -> bool:
+    """Return True if ``OTEL_SDK_DISABLED`` is ``true``.
+
+    It overrides all other settings.
+    """
+    return _get_variable(environ, _DISABLED).lower() == "true"
 
 
-def signal_refused(signal: Signal, environ: Mapping[str, str]) -> bool:
-    """Return True when the environment rules a signal out: the SDK is disabled, or its exporters are set and OTLP is not one."""
-    exporters = _exporters(signal, environ)
-    return sdk_disabled(environ) or (bool(exporters) and "otlp" not in exporters)
+def is_signal_disabled(signal: Signal, environ: Mapping[str, str]) -> bool:
+    """Return True if the SDK is disabled or the signal's exporters exclude OTLP."""
+    exporters = _list_exporters(signal, environ)
+    return is_sdk_disabled(environ) or (bool(exporters) and "otlp" not in exporters)
 
 
-def wanted_signals(environ: Mapping[str, str], *, otlp: bool | None = None) -> tuple[Signal, ...]:
-    """Return the signals to export: none when ``otlp`` is False, all that are not refused when it is True.
+def select_signals(environ: Mapping[str, str], *, otlp: bool | None = None) -> tuple[Signal, ...]:
+    """Return the signals to export.
 
-    When it is None, the environment has to ask for it: by an endpoint for all signals or for this one, or by
-    ``OTEL_TRACES_EXPORTER=otlp`` (``OTEL_LOGS_EXPORTER``, ``OTEL_METRICS_EXPORTER``). ``none`` there keeps a signal in, always.
+    These are no signals if ``otlp`` is False, and all signals that are not disabled if it is True.
+    If it is None, the environment must request a signal: by an endpoint for all signals or for this
+    one, or by ``OTEL_TRACES_EXPORTER=otlp`` (``OTEL_LOGS_EXPORTER``, ``OTEL_METRICS_EXPORTER``).
+    The value ``none`` there always disables a signal.
     """
     if otlp is False:
         return ()
-    return tuple(s for s in SIGNALS if not signal_refused(s, environ) and (otlp or _asked_for(s, environ)))
+    return tuple(
+        signal
+        for signal in SIGNALS
+        if not is_signal_disabled(signal, environ) and (otlp or _is_requested(signal, environ))
+    )
 
 
-def otlp_wanted(environ: Mapping[str, str]) -> bool:
-    """Return True when the environment asks for OTLP for at least one signal."""
-    return bool(wanted_signals(environ))
+def select_protocol(signal: Signal, environ: Mapping[str, str]) -> Protocol:
+    """Return the protocol of a signal. Its own variable overrides the common one.
 
-
-def protocol(signal: Signal, environ: Mapping[str, str]) -> Protocol:
-    """Return the protocol of a signal; its own variable wins over the common one. Raises ConfigurationError for another value."""
+    Raises ConfigurationError for an unsupported value.
+    """
     own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL"
-    name = own if _value(environ, own) else _PROTOCOL
-    value = _value(environ, name)
+    name = own if _get_variable(environ, own) else _PROTOCOL
+    value = _get_variable(environ, name)
     if not value:
         return DEFAULT_PROTOCOL
     if value == "grpc":
         return "grpc"
     if value == "http/protobuf":
         return "http/protobuf"
-    msg = f"{name}={value!r} is not a protocol that can be used. Set it to 'grpc' or 'http/protobuf', or leave it out for 'grpc'."
+    msg = f"Invalid {name} {value!r}: expected 'grpc' or 'http/protobuf'. Remove it to use 'grpc'."
     raise ConfigurationError(msg)
 
 
-def _asked_for(signal: Signal, environ: Mapping[str, str]) -> bool:
+def _is_requested(signal: Signal, environ: Mapping[str, str]) -> bool:
     endpoints = (_ENDPOINT, f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
-    return "otlp" in _exporters(signal, environ) or any(_value(environ, name) for name in endpoints)
+    return "otlp" in _list_exporters(signal, environ) or any(
+        _get_variable(environ, name) for name in endpoints
+    )
 
 
-def _exporters(signal: Signal, environ: Mapping[str, str]) -> tuple[str, ...]:
-    listed = _value(environ, f"OTEL_{signal.upper()}_EXPORTER").split(",")
-    return tuple(name for name in (part.strip().lower() for part in listed) if name)
+def _list_exporters(signal: Signal, environ: Mapping[str, str]) -> tuple[str, ...]:
+    names = _get_variable(environ, f"OTEL_{signal.upper()}_EXPORTER").split(",")
+    return tuple(name for name in (part.strip().lower() for part in names) if name)
 
 
-def _value(environ: Mapping[str, str], name: str) -> str:
-    """Return a variable without blanks around it; an empty one counts as unset, as OpenTelemetry has it."""
+def _get_variable(environ: Mapping[str, str], name: str) -> str:
+    """Return a variable without surrounding blanks.
+
+    As in OpenTelemetry, empty means unset.
+    """
     return environ.get(name, "").strip()

@@ -1,4 +1,4 @@
-"""What a progress event says: from a snapshot or a kept event to a log event with text and bounded attributes."""
+"""Conversion of snapshots, items and previews to log events of bounded size."""
 
 from __future__ import annotations
 
@@ -9,36 +9,33 @@ from typing import Final
 from otel_progress import semconv, text
 from otel_progress.model import Failure, LevelInfo, LevelSnapshot, MetadataValue, Number, Outcome, Status
 from otel_progress.operations import Event
-from otel_progress.otlp.sdk_compat import LogEvent
+from otel_progress.otlp.sdk_compat import INT64_LIMIT, MAX_PATH, LogEvent
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import Preview
 
 MAX_METADATA: Final = 32
-"""Entries of the caller's metadata an event carries; those beyond are left out."""
+"""Maximum number of metadata entries of the caller per event.
+
+Further entries are dropped.
+"""
 
 
 MAX_BODY: Final = 256
-"""Longest text of an event, in characters."""
+"""Maximum length of the text of an event, in characters."""
 
 
-_MAX_PATH: Final = 4096
-
-
-_INT64: Final = 1 << 63
-
-
-_WORDS: Final = {
+_VERBS: Final = {
     semconv.EVENT_STARTED: "started",
     semconv.EVENT_STALLED: "has not advanced for longer than expected",
 }
 
 
-def level_event(name: str, snapshot: LevelSnapshot, at: float) -> LogEvent:
-    """Return the event ``name`` about a level as the snapshot has it."""
+def build_level_event(name: str, snapshot: LevelSnapshot, at: float) -> LogEvent:
+    """Return the event ``name`` about a level, from a snapshot of it."""
     info = snapshot.info
-    # Metadata comes first and identity after it: where a limit on attributes is set, the SDK lets the oldest go.
-    attributes = _metadata(snapshot.metadata)
-    attributes.update(_identity(info))
+    # Why metadata first: if the number of attributes is limited, the SDK drops the oldest.
+    attributes = _build_metadata(snapshot.metadata)
+    attributes.update(_build_identity(info))
     _put_number(attributes, semconv.CURRENT, snapshot.current)
     _put_number(attributes, semconv.TOTAL, snapshot.total)
     _put_number(attributes, semconv.RATIO, snapshot.ratio)
@@ -53,19 +50,19 @@ def level_event(name: str, snapshot: LevelSnapshot, at: float) -> LogEvent:
         attributes[semconv.MESSAGE] = text.truncate(snapshot.message)
     _put_failure(attributes, snapshot.error)
     error = name == semconv.EVENT_FINISHED and snapshot.status is Status.FAILED
-    return LogEvent(name, _body(name, snapshot), at, info.trace_id, info.span_id, attributes, error)
+    return LogEvent(name, _build_body(name, snapshot), at, info.trace_id, info.span_id, attributes, error)
 
 
-def item_event(event: Event, info: LevelInfo | None) -> LogEvent:
-    """Return a kept event (an item); ``info`` is of the level it happened in, when that is known."""
-    attributes = _metadata(event.metadata)
+def build_item_event(event: Event, info: LevelInfo | None) -> LogEvent:
+    """Return the event of an item. ``info`` describes its level, if it is known."""
+    attributes = _build_metadata(event.metadata)
     if info is not None:
-        attributes.update(_identity(info))
+        attributes.update(_build_identity(info))
     else:
         attributes[semconv.OPERATION_ID] = text.normalize_id(event.operation_id)
         attributes[semconv.OPERATION_TYPE] = text.normalize_id(event.operation_type)
         attributes[semconv.LEVEL_TYPE] = text.normalize_id(event.level_type)
-        attributes[semconv.PATH] = text.truncate(event.path, _MAX_PATH)
+        attributes[semconv.PATH] = text.truncate(event.path, MAX_PATH)
     if event.name is not None:
         attributes[semconv.ITEM_NAME] = text.truncate(event.name, text.MAX_NAME)
     if event.outcome is not None:
@@ -74,29 +71,32 @@ def item_event(event: Event, info: LevelInfo | None) -> LogEvent:
     words = [event.name or event.kind, "" if event.outcome is None else event.outcome.value]
     if event.error is not None:
         words.append(f"({event.error.type}: {event.error.message})")
-    body = _text(" ".join(word for word in words if word))
+    body = _to_text(" ".join(word for word in words if word))
     trace_id, span_id = (None, None) if info is None else (info.trace_id, info.span_id)
     return LogEvent(
         event.kind, body, event.at, trace_id, span_id, attributes, event.outcome is Outcome.FAILED
     )
 
 
-def preview_event(preview: Preview, info: LevelInfo | None, address: str) -> LogEvent:
-    """Return the event of a stored preview; ``info`` is of its level, when that is known, ``address`` where it can be looked at."""
+def build_preview_event(preview: Preview, info: LevelInfo | None, address: str) -> LogEvent:
+    """Return the event of a stored preview.
+
+    ``info`` describes its level, if it is known. ``address`` is the URL of the preview, or empty.
+    """
     attributes: dict[str, MetadataValue] = {}
     if info is not None:
-        attributes.update(_identity(info))
+        attributes.update(_build_identity(info))
     else:
         attributes[semconv.OPERATION_ID] = text.normalize_id(preview.operation_id)
         attributes[semconv.OPERATION_TYPE] = text.normalize_id(preview.operation_type)
-        attributes[semconv.PATH] = text.truncate(preview.path, _MAX_PATH)
+        attributes[semconv.PATH] = text.truncate(preview.path, MAX_PATH)
     attributes[semconv.PREVIEW_NAME] = text.truncate(preview.name, text.MAX_NAME)
     attributes[semconv.PREVIEW_NUMBER] = preview.number
     attributes[semconv.PREVIEW_MEDIA_TYPE] = preview.media_type
     if address:
         attributes[semconv.PREVIEW_URL] = address
     _put_number(attributes, semconv.RATIO, preview.ratio)
-    body = _text(
+    body = _to_text(
         f"preview {preview.number} {preview.name}"
         + (f": {address}" if len(address) <= MAX_BODY // 2 and address else "")
     )
@@ -104,14 +104,15 @@ def preview_event(preview: Preview, info: LevelInfo | None, address: str) -> Log
     return LogEvent(semconv.EVENT_PREVIEW, body, preview.at, trace_id, span_id, attributes)
 
 
-def heartbeat(batch: ChangeSet, running: int) -> LogEvent:
-    """Return the sign of life of the instance of a batch, of which ``running`` operations run."""
-    body = f"{_text(batch.instance.service, 64)} is alive, operations running: {running}"
-    attributes: dict[str, MetadataValue] = {semconv.SERVICE_INSTANCE_ID: text.normalize_id(batch.instance.id)}
-    return LogEvent(semconv.EVENT_HEARTBEAT, body, batch.at, None, None, attributes)
+def build_heartbeat(change_set: ChangeSet, running: int) -> LogEvent:
+    """Return the heartbeat of an instance with its number of running operations."""
+    instance = change_set.instance
+    body = f"{_to_text(instance.service, 64)} is alive, operations running: {running}"
+    attributes: dict[str, MetadataValue] = {semconv.SERVICE_INSTANCE_ID: text.normalize_id(instance.id)}
+    return LogEvent(semconv.EVENT_HEARTBEAT, body, change_set.at, None, None, attributes)
 
 
-def _identity(info: LevelInfo) -> dict[str, MetadataValue]:
+def _build_identity(info: LevelInfo) -> dict[str, MetadataValue]:
     attributes: dict[str, MetadataValue] = {
         semconv.OPERATION_ID: text.normalize_id(info.operation_id),
         semconv.OPERATION_TYPE: text.normalize_id(info.operation_type),
@@ -122,14 +123,14 @@ def _identity(info: LevelInfo) -> dict[str, MetadataValue]:
         attributes[semconv.LEVEL_NAME] = text.truncate(info.name, text.MAX_NAME)
     else:
         attributes[semconv.OPERATION_NAME] = text.truncate(info.name, text.MAX_NAME)
-    attributes[semconv.PATH] = text.truncate(info.path, _MAX_PATH)
+    attributes[semconv.PATH] = text.truncate(info.path, MAX_PATH)
     attributes[semconv.DEPTH] = info.depth
     if info.attempt > 1:
         attributes[semconv.ATTEMPT] = info.attempt
     return attributes
 
 
-def _metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
+def _build_metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
     attributes: dict[str, MetadataValue] = {}
     for key, value in list(metadata.items())[:MAX_METADATA]:
         name = semconv.METADATA_PREFIX + text.truncate(key, text.MAX_NAME)
@@ -149,11 +150,14 @@ def _put_failure(attributes: dict[str, MetadataValue], failure: Failure | None) 
 
 
 def _put_number(attributes: dict[str, MetadataValue], name: str, value: Number | None) -> None:
-    """Set a number that OTLP can carry: integers of 64 bits, finite floats; a larger integer becomes a float."""
+    """Set a number that OTLP supports: a finite float or an integer of 64 bits.
+
+    A larger integer is converted to a float.
+    """
     if value is None:
         return
     if isinstance(value, int):
-        if not -_INT64 <= value < _INT64:
+        if not -INT64_LIMIT <= value < INT64_LIMIT:
             try:
                 value = float(value)
             except OverflowError:
@@ -163,29 +167,28 @@ def _put_number(attributes: dict[str, MetadataValue], name: str, value: Number |
     attributes[name] = value
 
 
-def _body(name: str, snapshot: LevelSnapshot) -> str:
+def _build_body(name: str, snapshot: LevelSnapshot) -> str:
     info = snapshot.info
-    what = _text(f"{info.type} {info.name}", 128)
+    subject = _to_text(f"{info.type} {info.name}", 128)
     if name == semconv.EVENT_UPDATED:
-        return _text(f"{what}: {_progress(snapshot)}" + (f", {snapshot.message}" if snapshot.message else ""))
+        message = f", {snapshot.message}" if snapshot.message else ""
+        return _to_text(f"{subject}: {_describe_progress(snapshot)}{message}")
     if name == semconv.EVENT_FINISHED:
-        took = "" if snapshot.duration_s is None else f" after {snapshot.duration_s:.3f} s"
-        why = snapshot.error.message if snapshot.error is not None else snapshot.message
-        return _text(f"{what} {snapshot.status.value}{took}" + (f": {why}" if why else ""))
-    return _text(f"{what} {_WORDS.get(name, name)}")
+        duration = "" if snapshot.duration_s is None else f" after {snapshot.duration_s:.3f} s"
+        reason = snapshot.error.message if snapshot.error is not None else snapshot.message
+        return _to_text(f"{subject} {snapshot.status.value}{duration}" + (f": {reason}" if reason else ""))
+    return _to_text(f"{subject} {_VERBS.get(name, name)}")
 
 
-def _progress(snapshot: LevelSnapshot) -> str:
-    done = f"{snapshot.current:g}" if isinstance(snapshot.current, float) else str(snapshot.current)
-    of = "" if snapshot.total is None else f" of {snapshot.total}"
+def _describe_progress(snapshot: LevelSnapshot) -> str:
+    current = f"{snapshot.current:g}" if isinstance(snapshot.current, float) else str(snapshot.current)
+    total = "" if snapshot.total is None else f" of {snapshot.total}"
     unit = "" if not snapshot.info.unit else f" {snapshot.info.unit}"
-    percent = (
-        ""
-        if snapshot.ratio is None
-        else f" ({'~' if snapshot.estimated else ''}{100.0 * snapshot.ratio:.0f} %)"
-    )
-    return f"{done}{of}{unit}{percent}"
+    percent = ""
+    if snapshot.ratio is not None:
+        percent = f" ({'~' if snapshot.estimated else ''}{100.0 * snapshot.ratio:.0f} %)"
+    return f"{current}{total}{unit}{percent}"
 
 
-def _text(value: str, limit: int = MAX_BODY) -> str:
+def _to_text(value: str, limit: int = MAX_BODY) -> str:
     return text.truncate(text.escape_controls(text.truncate(value, limit)), limit)

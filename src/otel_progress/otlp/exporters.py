@@ -1,7 +1,7 @@
-"""Spans out over OTLP, and what all three signals share: the resource that says who works, and how exporters are made.
+"""Span export over OTLP, and the resource and exporters that all signals share.
 
-Everything is built from the standard environment. The exporters (gRPC above all) are heavy to import, so each one is imported
-only when it is made.
+Everything is built from the standard environment variables. An exporter (gRPC above all) takes long
+to import, so each one is imported only when it is created.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
 from otel_progress.otlp.bounded import ExportMonitor, ShutdownBudget, capture_exporter_logs
-from otel_progress.otlp.environment import Protocol, Signal, otlp_wanted, protocol, signal_refused
+from otel_progress.otlp.environment import Protocol, Signal, is_signal_disabled, select_protocol
 from otel_progress.sampling import ProgressSampler
 
 if TYPE_CHECKING:
@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "build_resource",
+    "build_span_processor",
     "build_tracer_provider",
     "configuration_errors",
     "make_exporter",
-    "otlp_wanted",
-    "span_processor",
 ]
 
 
@@ -46,65 +45,69 @@ def build_tracer_provider(
     budget: ShutdownBudget | None = None,
     on_error: Callable[[], object] | None = None,
 ) -> TracerProvider:
-    """Return a provider that records every progress span and exports what ``OTEL_TRACES_SAMPLER`` says, over OTLP if told so.
+    """Return a provider that records every progress span.
 
-    The environment is that of the process. ``OTEL_TRACES_EXPORTER=none`` keeps spans in; ``OTEL_SDK_DISABLED=true`` gives a
-    provider whose spans do nothing. Raises ConfigurationError for settings an exporter cannot be made from.
+    It exports over OTLP if ``otlp`` is True, sampled by ``OTEL_TRACES_SAMPLER``. With
+    ``OTEL_TRACES_EXPORTER=none`` nothing is exported. With ``OTEL_SDK_DISABLED=true`` the spans do
+    nothing. Raises ConfigurationError for settings from which no exporter can be created.
     """
     provider = TracerProvider(resource=build_resource(service_name, instance_id))
     provider.sampler = ProgressSampler(provider.sampler)
-    if otlp and not signal_refused("traces", os.environ):
-        provider.add_span_processor(span_processor(os.environ, budget=budget, on_error=on_error))
+    if otlp and not is_signal_disabled("traces", os.environ):
+        provider.add_span_processor(build_span_processor(os.environ, budget=budget, on_error=on_error))
     return provider
 
 
 def build_resource(service_name: str | None, instance_id: str) -> Resource:
-    """Return who works: the environment's resource attributes, ``service_name`` over ``OTEL_SERVICE_NAME`` when it is given.
+    """Return the resource: the attributes of the environment, service and instance.
 
-    ``instance_id`` becomes ``service.instance.id`` unless ``OTEL_RESOURCE_ATTRIBUTES`` has one already.
+    ``service_name`` overrides ``OTEL_SERVICE_NAME``. ``instance_id`` becomes
+    ``service.instance.id`` unless ``OTEL_RESOURCE_ATTRIBUTES`` defines one.
     """
     attributes: dict[str, AttributeValue] = {}
     if service_name:
         attributes[semconv.SERVICE_NAME] = service_name
     resource = Resource.create(attributes)
-    if _names_instance(os.environ):
+    if _has_instance_id(os.environ):
         return resource
     return resource.merge(Resource({semconv.SERVICE_INSTANCE_ID: instance_id}))
 
 
-def span_processor(
+def build_span_processor(
     environ: Mapping[str, str],
     *,
     budget: ShutdownBudget | None = None,
     on_error: Callable[[], object] | None = None,
 ) -> BoundedSpanProcessor:
-    """Return a batch processor with the OTLP exporter the environment describes, with a bounded shutdown."""
+    """Return a batch processor with an OTLP exporter and a bounded shutdown."""
     with configuration_errors("traces"):
-        exporter = make_exporter("traces", environ, _span_exporter)
+        exporter = make_exporter("traces", environ, _make_span_exporter)
         bounded = BoundedSpanExporter(exporter, budget=budget, on_error=on_error)
         with bounded.monitor.stopped_on_error():
             return BoundedSpanProcessor(bounded)
 
 
 def make_exporter(signal: Signal, environ: Mapping[str, str], make: Callable[[Protocol], E]) -> E:
-    """Return ``make(protocol)``; an ExportMonitor reports its warnings. Raises ConfigurationError for a wrong protocol."""
-    exporter = make(protocol(signal, environ))
+    """Return ``make(protocol)`` and let an ExportMonitor report its warnings.
+
+    Raises ConfigurationError for an unsupported protocol.
+    """
+    exporter = make(select_protocol(signal, environ))
     capture_exporter_logs(exporter)
     return exporter
 
 
 @contextmanager
 def configuration_errors(signal: Signal) -> Iterator[None]:
-    """Turn whatever the SDK raises for a setting it cannot use into a ConfigurationError that says where to look."""
+    """Convert SDK errors to a ConfigurationError that names the variables."""
     try:
         yield
     except ConfigurationError:
         raise
     except Exception as exc:
         batch = {"traces": "OTEL_BSP_*", "logs": "OTEL_BLRP_*", "metrics": "OTEL_METRIC_EXPORT_*"}[signal]
-        reason = " ".join(str(exc).split()).rstrip(
-            "."
-        )  # the SDK's texts have line breaks and full stops of their own
+        # The SDK's texts have line breaks and full stops.
+        reason = " ".join(str(exc).split()).rstrip(".")
         msg = (
             f"OTLP export of {signal} cannot be set up: {reason}. Correct the OTEL_EXPORTER_OTLP_* variables "
             f"(endpoint, headers, timeout, compression, certificates) or {batch}."
@@ -130,38 +133,38 @@ class BoundedSpanExporter(SpanExporter):
         )
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export; FAILURE when the collector did not accept the spans."""
+        """Export the spans. Return FAILURE if the collector did not accept them."""
         return SpanExportResult.SUCCESS if self.monitor.export(spans) else SpanExportResult.FAILURE
 
     def shutdown(self) -> None:
         """Close the exporter immediately."""
         self.monitor.stop()
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - the SDK's signature; nothing is kept here
-        """Return True: spans wait in the processor, not here."""
+    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - the SDK's signature
+        """Return True. Spans wait in the processor, not here."""
         return True
 
 
 class BoundedSpanProcessor(BatchSpanProcessor):
-    """A batch processor whose ``force_flush`` honours its timeout and whose ``shutdown`` honours the ShutdownBudget."""
+    """A batch processor with time limits of ``force_flush`` and ``shutdown``."""
 
     def __init__(self, exporter: BoundedSpanExporter) -> None:
         super().__init__(exporter)
         self.monitor = exporter.monitor
 
     def shutdown(self) -> None:
-        """Export what is pending within the ShutdownBudget, then close."""
+        """Export pending spans within the ShutdownBudget, then close."""
         # Why: the public shutdown() takes no timeout and waits 30 s.
         with self.monitor.budget.wait() as timeout_s:
             self._batch_processor.shutdown(timeout_millis=int(timeout_s * 1000))
 
     def force_flush(self, timeout_millis: int | None = None) -> bool:
-        """Return True when all spans ended before the call were exported within ``timeout_millis`` (default 30,000)."""
+        """Return True if all ended spans were exported within ``timeout_millis`` (30,000)."""
         return self.monitor.flush((timeout_millis or 30_000) / 1000, super().force_flush)
 
 
-def _span_exporter(chosen: Protocol) -> SpanExporter:
-    if chosen == "grpc":
+def _make_span_exporter(protocol: Protocol) -> SpanExporter:
+    if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
         return OTLPSpanExporter()
@@ -170,6 +173,6 @@ def _span_exporter(chosen: Protocol) -> SpanExporter:
     return HttpSpanExporter()
 
 
-def _names_instance(environ: Mapping[str, str]) -> bool:
+def _has_instance_id(environ: Mapping[str, str]) -> bool:
     pairs = environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
     return any(pair.partition("=")[0].strip() == semconv.SERVICE_INSTANCE_ID for pair in pairs)

@@ -1,8 +1,8 @@
-"""Progress metrics over OTLP, with the names, units and labels of the scrape, from the same series and the same totals.
+"""Progress metrics over OTLP, with the series, names and labels of the scrape.
 
-The SDK's observable instruments are not used. They keep every attribute set they ever saw, and from the 2,000th on (in 1.45) all
-new ones become one overflow series: a worker would lose its gauges after a few hundred operations. Series that come and go are
-what the SDK calls the output of a producer, so the points are made here, and the SDK's periodic reader exports them.
+Why not the SDK's observable instruments: they keep every attribute set, and from the 2,000th on (in
+1.45) new sets share one overflow series. A worker would lose its gauges after a few hundred
+operations. This module creates the points itself, and the SDK's periodic reader exports them.
 """
 
 from __future__ import annotations
@@ -43,15 +43,21 @@ from otel_progress.protocols import Reader
 from otel_progress.semconv import Metric
 
 CAPS: Final = Caps(operations=300, levels=1900)
-"""Fewer than 2,000 points in any metric, which is where collectors and back ends begin to drop."""
+"""Caps that keep each metric below 2,000 points, where collectors and backends start to drop."""
 
 
 INTERVAL_S: Final = 10.0
-"""Seconds between exports unless ``OTEL_METRIC_EXPORT_INTERVAL`` says otherwise: the standard minute is long for progress."""
+"""Default of ``OTEL_METRIC_EXPORT_INTERVAL``, in seconds.
+
+The standard minute is long for progress.
+"""
 
 
 MAX_POINTS: Final = 2000
-"""Points in one request, which keeps it below the 4 MB that gRPC servers accept."""
+"""Maximum number of points per request.
+
+It keeps requests below the 4 MB limit of gRPC servers.
+"""
 
 
 _INTERVAL: Final = "OTEL_METRIC_EXPORT_INTERVAL"
@@ -63,13 +69,14 @@ _TEMPORALITY: Final = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 _SCOPE: Final = InstrumentationScope("otel_progress")
 
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("otel_progress.otlp")
 
 
 class OtlpMetrics:
-    """Exports the metrics of a Reader and of ``totals`` now and then, on the SDK's thread, until closed.
+    """Exports the metrics of a Reader and of ``totals`` on the SDK's thread.
 
-    Counters and histograms are cumulative unless the environment prefers ``delta`` or ``lowmemory``.
+    Counters and histograms are cumulative unless the environment prefers ``delta`` or
+    ``lowmemory``.
     """
 
     def __init__(
@@ -80,51 +87,54 @@ class OtlpMetrics:
         resource: Resource,
         exporter: BoundedMetricExporter,
         caps: Caps = CAPS,
-        around: MetricSources | None = None,
+        sources: MetricSources | None = None,
     ) -> None:
         self._reader = reader
         self._totals = totals
         self._resource = resource
         self._caps = caps
-        self._sources = around or MetricSources()
+        self._sources = sources or MetricSources()
         self._failing = False
         self._delta = os.environ.get(_TEMPORALITY, "").strip().lower() in ("delta", "lowmemory")
         self._since_ns = time.time_ns()
-        self._before: dict[tuple[Metric, tuple[str, ...]], Any] = {}
+        self._exported: dict[tuple[Metric, tuple[str, ...]], Any] = {}
         self._monitor = exporter.monitor
         interval_ms = None if os.environ.get(_INTERVAL) else INTERVAL_S * 1000
         self._periodic = PeriodicExportingMetricReader(exporter, export_interval_millis=interval_ms)
-        # How a MeterProvider, too, tells its readers where metrics come from.
+        # A MeterProvider uses the same private method for its readers.
         self._periodic._set_collect_callback(self._collect)  # type: ignore[arg-type]
 
     def force_flush(self, timeout_s: float) -> bool:
-        """Export now. Return True when the collector accepted it within ``timeout_s`` seconds."""
+        """Export now.
+
+        Return True if the collector accepted it within ``timeout_s`` seconds.
+        """
         return self._monitor.flush(timeout_s, self._periodic.force_flush)
 
     def close(self) -> None:
-        """Export a last time, within the ShutdownBudget, and close."""
+        """Export a last time within the ShutdownBudget, then close."""
         with self._monitor.budget.wait() as timeout_s:
             self._periodic.shutdown(timeout_millis=timeout_s * 1000)
 
-    def _collect(self, _: object, timeout_millis: float = 0.0) -> MetricsData | None:  # noqa: ARG002 - the reader's signature
+    # ARG002: the arguments are those of the SDK's callback.
+    def _collect(self, _: object, timeout_millis: float = 0.0) -> MetricsData | None:  # noqa: ARG002
         now_ns = time.time_ns()
         metrics = [*self._gauges(now_ns), *self._sums_and_histograms(now_ns)]
         if self._delta:
             self._since_ns = now_ns
-        return _data(self._resource, metrics) if metrics else None
+        return _build_metrics_data(self._resource, metrics) if metrics else None
 
     def _gauges(self, now_ns: int) -> Iterator[MetricPoints]:
         points: dict[Metric, list[NumberDataPoint]] = {}
         try:
             for metric, labels, value in read_rows(self._reader, self._caps, self._totals, self._sources):
-                points.setdefault(metric, []).append(
-                    NumberDataPoint(_attributes(metric, labels), 0, now_ns, value)
-                )
-        except Exception:  # the store may be gone; the totals can still be told
+                point = NumberDataPoint(_build_attributes(metric, labels), 0, now_ns, value)
+                points.setdefault(metric, []).append(point)
+        except Exception:  # the store may be closed, but the totals are still available
             self._totals.count_sink_error("otlp")
             if not self._failing:
                 _logger.warning(
-                    "The metrics of operations cannot be read; only totals are exported until they can.",
+                    "The metrics of operations cannot be read. Only totals are exported until they can.",
                     exc_info=True,
                 )
             self._failing = True
@@ -135,50 +145,53 @@ class OtlpMetrics:
 
     def _sums_and_histograms(self, now_ns: int) -> Iterator[MetricPoints]:
         temporality = AggregationTemporality.DELTA if self._delta else AggregationTemporality.CUMULATIVE
-        reading = self._totals.read()
-        for metric, counted in reading.counters.items():
+        totals = self._totals.read()
+        for metric, counters in totals.counters.items():
             sums = [
                 NumberDataPoint(
-                    _attributes(metric, labels), self._since_ns, now_ns, self._change(metric, labels, value)
+                    _build_attributes(metric, labels),
+                    self._since_ns,
+                    now_ns,
+                    self._to_exported_value(metric, labels, value),
                 )
-                for labels, value in counted.items()
+                for labels, value in counters.items()
             ]
-            yield MetricPoints(
-                metric.name, metric.help, metric.unit, Sum(sums, temporality, is_monotonic=True)
-            )
-        for metric, distributions in reading.distributions.items():
+            data = Sum(sums, temporality, is_monotonic=True)
+            yield MetricPoints(metric.name, metric.help, metric.unit, data)
+        for metric, distributions in totals.distributions.items():
             histograms = [
-                self._histogram(metric, labels, one, now_ns) for labels, one in distributions.items()
+                self._build_histogram(metric, labels, distribution, now_ns)
+                for labels, distribution in distributions.items()
             ]
             yield MetricPoints(metric.name, metric.help, metric.unit, Histogram(histograms, temporality))
 
-    def _histogram(
-        self, metric: Metric, labels: tuple[str, ...], one: Distribution, now_ns: int
+    def _build_histogram(
+        self, metric: Metric, labels: tuple[str, ...], distribution: Distribution, now_ns: int
     ) -> HistogramDataPoint:
-        counts, total = one.counts, one.sum
+        counts, total = distribution.counts, distribution.sum
         if self._delta:
-            counts_before, total_before = self._before.get((metric, labels), ((0,) * len(counts), 0.0))
-            self._before[metric, labels] = (counts, total)
+            counts_before, total_before = self._exported.get((metric, labels), ((0,) * len(counts), 0.0))
+            self._exported[metric, labels] = (counts, total)
             counts = tuple(now - before for now, before in zip(counts, counts_before, strict=True))
             total -= total_before
         return HistogramDataPoint(
-            attributes=_attributes(metric, labels),
+            attributes=_build_attributes(metric, labels),
             start_time_unix_nano=self._since_ns,
             time_unix_nano=now_ns,
             count=sum(counts),
             sum=total,
             bucket_counts=counts,
-            explicit_bounds=one.bounds,
-            min=None,  # type: ignore[arg-type]  # optional in OTLP, and totals do not keep it
+            explicit_bounds=distribution.bounds,
+            min=None,  # type: ignore[arg-type]  # optional in OTLP, and totals do not store it
             max=None,  # type: ignore[arg-type]
-            exemplars=_exemplars(one),
+            exemplars=_build_exemplars(distribution),
         )
 
-    def _change(self, metric: Metric, labels: tuple[str, ...], value: Number) -> Number:
+    def _to_exported_value(self, metric: Metric, labels: tuple[str, ...], value: Number) -> Number:
         if not self._delta:
             return value
-        before: Number = self._before.get((metric, labels), 0)
-        self._before[metric, labels] = value
+        before: Number = self._exported.get((metric, labels), 0)
+        self._exported[metric, labels] = value
         return value - before
 
 
@@ -192,16 +205,17 @@ def build_otlp_metrics(
     public_url: PublicUrl = None,
     journal_size: JournalSize = None,
 ) -> OtlpMetrics:
-    """Return OtlpMetrics with the exporter that the environment describes. Raises ConfigurationError.
+    """Return OtlpMetrics with the exporter that the environment describes.
 
-    ``public_url`` and ``journal_size`` are those of :class:`otel_progress.metrics.collector.ProgressCollector`.
+    ``public_url`` and ``journal_size`` are those of
+    :class:`~otel_progress.metrics.collector.ProgressCollector`. Raises ConfigurationError.
     """
     with configuration_errors("metrics"):
-        exporter = make_exporter("metrics", os.environ, _metric_exporter)
+        exporter = make_exporter("metrics", os.environ, _make_metric_exporter)
         bounded = BoundedMetricExporter(exporter, budget=budget, on_error=on_error)
-        around = MetricSources.of(public_url, journal_size)
+        sources = MetricSources.from_arguments(public_url, journal_size)
         with bounded.monitor.stopped_on_error():
-            return OtlpMetrics(reader, totals, resource=resource, exporter=bounded, around=around)
+            return OtlpMetrics(reader, totals, resource=resource, exporter=bounded, sources=sources)
 
 
 class BoundedMetricExporter(MetricExporter):
@@ -226,37 +240,41 @@ class BoundedMetricExporter(MetricExporter):
     def export(
         self,
         metrics_data: MetricsData,
-        timeout_millis: float = 10_000,  # noqa: ARG002 - the SDK's signature; the exporter has its own timeout
+        timeout_millis: float = 10_000,  # noqa: ARG002 - the exporter has its own timeout
         **kwargs: Any,  # noqa: ARG002
     ) -> MetricExportResult:
-        """Export; FAILURE when the collector did not accept all of it."""
-        taken = [self.monitor.export(part) for part in split(metrics_data, MAX_POINTS)]
-        return MetricExportResult.SUCCESS if all(taken) else MetricExportResult.FAILURE
+        """Export the metrics. Return FAILURE if the collector did not accept all of them."""
+        accepted = [self.monitor.export(part) for part in split_metrics(metrics_data, MAX_POINTS)]
+        return MetricExportResult.SUCCESS if all(accepted) else MetricExportResult.FAILURE
 
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:  # noqa: ARG002 - nothing is kept here
-        """Return True: nothing waits here."""
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:  # noqa: ARG002 - the SDK's signature
+        """Return True. No metrics wait here."""
         return True
 
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:  # noqa: ARG002 - the SDK's signature
+    # ARG002: the arguments are those of the SDK.
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:  # noqa: ARG002
         """Close the exporter immediately."""
         self.monitor.stop()
 
 
-def split(data: MetricsData, most: int) -> Iterator[MetricsData]:
-    """Yield ``data`` in parts of at most ``most`` points each; a metric with more is continued in the next part."""
+def split_metrics(data: MetricsData, max_points: int) -> Iterator[MetricsData]:
+    """Yield ``data`` in parts of at most ``max_points`` points.
+
+    A metric may span two parts.
+    """
     for resource_metrics in data.resource_metrics:
         part: list[MetricPoints] = []
-        room = most
+        left = max_points
         for metric in (metric for scope in resource_metrics.scope_metrics for metric in scope.metrics):
             points = list(metric.data.data_points)
             while points:
-                part.append(_with_points(metric, points[:room]))
-                room, points = room - len(points[:room]), points[room:]
-                if room == 0:
-                    yield _data(resource_metrics.resource, part)
-                    part, room = [], most
+                part.append(_with_points(metric, points[:left]))
+                left, points = left - len(points[:left]), points[left:]
+                if left == 0:
+                    yield _build_metrics_data(resource_metrics.resource, part)
+                    part, left = [], max_points
         if part:
-            yield _data(resource_metrics.resource, part)
+            yield _build_metrics_data(resource_metrics.resource, part)
 
 
 def _with_points(metric: MetricPoints, points: list[Any]) -> MetricPoints:
@@ -270,32 +288,34 @@ def _with_points(metric: MetricPoints, points: list[Any]) -> MetricPoints:
     return MetricPoints(metric.name, metric.description, metric.unit, part)
 
 
-def _data(resource: Resource, metrics: list[MetricPoints]) -> MetricsData:
+def _build_metrics_data(resource: Resource, metrics: list[MetricPoints]) -> MetricsData:
     return MetricsData([ResourceMetrics(resource, [ScopeMetrics(_SCOPE, metrics, "")], "")])
 
 
 def _gauge_unit(metric: Metric) -> str:
-    """Return the unit to send: ``1`` with ratios only. What translates to Prometheus appends ``_ratio`` to any other gauge that has it.
+    """Return the unit of a gauge, without the ``1`` of gauges that are not ratios.
 
-    (OpenTelemetry specification, "Prometheus and OpenMetrics compatibility"; so do the Collector and Prometheus' own OTLP endpoint.)
+    Why: by the OpenTelemetry specification ("Prometheus and OpenMetrics compatibility"), the
+    Collector and Prometheus append ``_ratio`` to the name of each gauge with the unit ``1``.
     """
     return "" if metric.unit == "1" and not metric.name.endswith("ratio") else metric.unit
 
 
-def _attributes(metric: Metric, labels: tuple[str, ...]) -> Mapping[str, str]:
+def _build_attributes(metric: Metric, labels: tuple[str, ...]) -> Mapping[str, str]:
     return dict(zip(metric.labels, labels, strict=True))
 
 
-def _exemplars(one: Distribution) -> list[Exemplar]:
-    found = (
-        example for example in one.examples if example is not None and TRACE_ID.fullmatch(example.trace_id)
-    )
-    # Without a span id the SDK's encoder leaves the trace out as well, so an exemplar names the trace as an attribute.
-    return [Exemplar({"trace_id": e.trace_id}, float(e.value), int((e.at or 0.0) * 1e9)) for e in found]
+def _build_exemplars(distribution: Distribution) -> list[Exemplar]:
+    # Why an attribute: without a span id the SDK's encoder drops the trace id as well.
+    return [
+        Exemplar({"trace_id": example.trace_id}, float(example.value), int((example.at or 0.0) * 1e9))
+        for example in distribution.examples
+        if example is not None and TRACE_ID.fullmatch(example.trace_id)
+    ]
 
 
-def _metric_exporter(chosen: Protocol) -> MetricExporter:
-    if chosen == "grpc":
+def _make_metric_exporter(protocol: Protocol) -> MetricExporter:
+    if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 
         return OTLPMetricExporter()

@@ -1,6 +1,7 @@
-"""The only module that imports OpenTelemetry's logs modules, whose names start with an underscore and still change.
+"""Adapter to OpenTelemetry's logs modules, and the only module that imports them.
 
-``emit`` takes keyword arguments from 1.38 on. 1.37 takes a record of the SDK.
+Their names start with an underscore and still change. ``emit`` takes keyword arguments from 1.38
+on. In 1.37 it takes a record of the SDK.
 """
 
 from __future__ import annotations
@@ -33,7 +34,15 @@ _SCOPE: Final = "otel_progress"
 
 
 MAX_SCOPES: Final = 500
-"""Loggers whose records go out under their own name."""
+"""Maximum number of loggers with a scope of their own. The others share one scope."""
+
+
+MAX_PATH: Final = 4096
+"""Maximum length of a path in an attribute, in characters."""
+
+
+INT64_LIMIT: Final = 1 << 63
+"""Limit of integers that OTLP can represent, from ``-INT64_LIMIT`` to ``INT64_LIMIT - 1``."""
 
 
 _QUEUE: Final = 8192
@@ -47,9 +56,11 @@ _EMIT_TAKES_KEYWORDS: Final = "event_name" in inspect.signature(logs_sdk.Logger.
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """One event or log record to emit: ``at`` in Unix seconds, ids in hexadecimal or None, ``error`` for severity ERROR, not INFO.
+    """One event or log record to emit.
 
-    A log record has no ``name``; its ``severity`` is OpenTelemetry's number (1 to 24), ``scope`` the name of its logger.
+    ``at`` is in Unix seconds. The ids are in hexadecimal or None. ``error`` selects the severity
+    ERROR instead of INFO. A log record has no ``name``. Its ``severity`` is OpenTelemetry's number
+    (1 to 24), and its ``scope`` is the name of its logger.
     """
 
     name: str | None
@@ -65,9 +76,19 @@ class LogEvent:
 
 
 class EventLog:
-    """Emits events through a LoggerProvider of the SDK, and closes it. ``monitor`` is that of its exporter, if there is one."""
+    """Emits events through a LoggerProvider of the SDK, and closes it.
 
-    def __init__(self, provider: logs_sdk.LoggerProvider, monitor: ExportMonitor[Any] | None = None) -> None:
+    ``monitor`` is that of the provider's exporter, if there is one.
+    """
+
+    def __init__(
+        self,
+        provider: logs_sdk.LoggerProvider,
+        monitor: ExportMonitor[Any] | None = None,
+        *,
+        max_scopes: int = MAX_SCOPES,
+    ) -> None:
+        self._max_scopes = max_scopes
         self._provider = provider
         self._monitor = monitor
         self._logger: Any = provider.get_logger(_SCOPE)
@@ -84,31 +105,35 @@ class EventLog:
             logger.emit(sdk.LogRecord(resource=self._provider.resource, **fields))
 
     def _get_logger(self, scope: str) -> Any:
-        """Return the logger of a scope; the scopes beyond ``MAX_SCOPES`` share one."""
-        found = self._loggers.get(scope)
-        if found is None:
-            if len(self._loggers) >= MAX_SCOPES:
+        """Return the logger of a scope. Scopes beyond ``max_scopes`` share one."""
+        logger = self._loggers.get(scope)
+        if logger is None:
+            if len(self._loggers) >= self._max_scopes:
                 return self._logger
-            found = self._loggers[scope] = self._provider.get_logger(scope)
-        return found
+            logger = self._loggers[scope] = self._provider.get_logger(scope)
+        return logger
 
     def force_flush(self, timeout_s: float) -> bool:
-        """Return True when everything emitted so far was accepted within ``timeout_s`` seconds."""
+        """Return True if all emitted events were accepted within ``timeout_s`` seconds."""
         return self._monitor is None or self._monitor.flush(timeout_s, self._provider.force_flush)
 
     def close(self) -> None:
-        """Export what is pending, within the ShutdownBudget, and close."""
+        """Export pending events within the ShutdownBudget, then close."""
         self._provider.shutdown()
 
 
 def build_event_log(
     resource: Resource, *, budget: ShutdownBudget | None = None, on_error: Callable[[], object] | None = None
 ) -> EventLog:
-    """Return an EventLog with the OTLP exporter that the environment describes. Raises ConfigurationError."""
-    # Why: one tick can start more levels than the SDK's default queue holds, and a start must never be lost.
+    """Return an EventLog with the OTLP exporter that the environment describes.
+
+    Raises ConfigurationError.
+    """
+    # Why: one tick can start more levels than the SDK's default queue holds, and a start must
+    # never be lost.
     size = None if os.environ.get(_QUEUE_VARIABLE) else _QUEUE
     with configuration_errors("logs"):
-        bounded = _BoundedLogExporter(make_exporter("logs", os.environ, _log_exporter), budget, on_error)
+        bounded = _BoundedLogExporter(make_exporter("logs", os.environ, _make_log_exporter), budget, on_error)
         provider = logs_sdk.LoggerProvider(resource=resource, shutdown_on_exit=False)
         with bounded.monitor.stopped_on_error():
             provider.add_log_record_processor(_BoundedLogProcessor(bounded, max_queue_size=size))
@@ -116,7 +141,10 @@ def build_event_log(
 
 
 class _BoundedLogExporter:
-    """Exports records through an ExportMonitor. It has no base class, because the SDK renamed that one in 1.39."""
+    """Exports records through an ExportMonitor.
+
+    It has no base class, because the SDK renamed that one in 1.39.
+    """
 
     def __init__(
         self, exporter: Any, budget: ShutdownBudget | None, on_error: Callable[[], object] | None
@@ -148,8 +176,8 @@ class _BoundedLogProcessor(logs_export.BatchLogRecordProcessor):
             self._batch_processor.shutdown(timeout_millis=int(timeout_s * 1000))
 
 
-def _log_exporter(chosen: Protocol) -> Any:
-    if chosen == "grpc":
+def _make_log_exporter(protocol: Protocol) -> Any:
+    if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 
         return OTLPLogExporter()
@@ -165,7 +193,7 @@ def _to_fields(event: LogEvent) -> dict[str, Any]:
         severity = logs_api.SeverityNumber.ERROR if event.error else logs_api.SeverityNumber.INFO
     return {
         "timestamp": int(event.at * 1e9),
-        "context": _context(event),
+        "context": _build_context(event),
         "severity_number": severity,
         "severity_text": severity.name if event.severity_text is None else event.severity_text,
         "body": event.body,
@@ -174,18 +202,20 @@ def _to_fields(event: LogEvent) -> dict[str, Any]:
     }
 
 
-def _context(event: LogEvent) -> Context:
-    """A context with the level's span and nothing else: whatever is current in the thread that emits has no part in it.
+def _build_context(event: LogEvent) -> Context:
+    """Return a context with only the level's span.
 
-    The span is there even when it is the invalid one, as an empty context would mean the current one.
+    The current context of the emitting thread is ignored. An invalid span is set as well, because
+    an empty context means the current one.
     """
-    return set_span_in_context(NonRecordingSpan(_span_context(event)), Context())
+    return set_span_in_context(NonRecordingSpan(_build_span_context(event)), Context())
 
 
-def _span_context(event: LogEvent) -> SpanContext:
+def _build_span_context(event: LogEvent) -> SpanContext:
+
     try:
         trace_id, span_id = int(event.trace_id or "0", 16), int(event.span_id or "0", 16)
     except ValueError:
         return INVALID_SPAN_CONTEXT
-    place = SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.DEFAULT))
-    return place if place.is_valid else INVALID_SPAN_CONTEXT
+    context = SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.DEFAULT))
+    return context if context.is_valid else INVALID_SPAN_CONTEXT

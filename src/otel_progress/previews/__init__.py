@@ -1,1 +1,1 @@
-"""Previews: what work looks like half done, made small, kept within bounds, and stored where people can look at it."""
+"""Previews of unfinished work: captured, rendered, bounded and stored."""

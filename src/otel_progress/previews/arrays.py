@@ -1,6 +1,8 @@
-"""numpy arrays as previews: checked and copied on the caller's thread in well under a millisecond, made a picture off it.
+"""numpy arrays as previews.
 
-numpy is never imported from here before the caller has done so: whoever passes an array has it loaded.
+An array is checked and copied on the caller's thread in well under a millisecond. It becomes an
+image on another thread. This module never imports numpy itself, because a caller with an array has
+loaded it.
 """
 
 from __future__ import annotations
@@ -15,135 +17,157 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-MAX_WHOLE: Final = 4 * 1024 * 1024
-"""Bytes of an array that is copied whole on the caller's thread; of a larger one only every second, third … row."""
+MAX_WHOLE_BYTES: Final = 4 * 1024 * 1024
+"""Maximum size of an array that is copied whole on the caller's thread.
+
+Others lose rows.
+"""
 
 
-MAX_ROWS: Final = 6 * 1024 * 1024
-"""Bytes of such a copy; of an array that is still too large only every second, third … column as well."""
+MAX_ROW_BYTES: Final = 6 * 1024 * 1024
+"""Maximum size of a copy of whole rows. Larger arrays lose columns as well."""
 
 
-MAX_THINNED: Final = 15 * 256 * 1024
-"""Bytes of that one, which takes twice the time a byte."""
+MAX_THINNED_BYTES: Final = 15 * 256 * 1024
+"""Maximum size of a copy without some rows and columns, which takes twice the time per byte."""
 
 
-MAX_APART: Final = 300_000
-"""Pixels of a copy of an array whose pixels do not lie beside each other, as in a view of every second one: each is copied alone."""
+MAX_SCATTERED_PIXELS: Final = 300_000
+"""Maximum number of pixels of a copy from an array with gaps.
+
+Each pixel is copied alone.
+"""
 
 
-MAX_FRESH: Final = 1024 * 1024
-"""Bytes of a copy for which no memory is at hand yet: the system takes longer to give memory than the copy takes."""
+MAX_UNBUFFERED_BYTES: Final = 1024 * 1024
+"""Maximum size of a copy without a buffer.
+
+Allocating memory takes longer than the copy.
+"""
 
 
-MAX_CALLED: Final = 64 * 1024 * 1024
-"""Bytes of an array that is copied whole when a function returns it, off the caller's thread."""
+MAX_RETURNED_BYTES: Final = 64 * 1024 * 1024
+"""Maximum size of an array that is copied whole off the caller's thread."""
 
 
 _CHANNELS: Final = (1, 2, 3, 4)
 
 
 def is_array(value: object) -> bool:
-    """Tell whether a value is a numpy array."""
-    kind = getattr(
-        sys.modules.get("numpy"), "ndarray", None
-    )  # absent while another thread is still importing it
-    return kind is not None and isinstance(value, kind)
+    """Return whether a value is a numpy array."""
+    # The attribute is absent while another thread imports numpy.
+    array_type = getattr(sys.modules.get("numpy"), "ndarray", None)
+    return array_type is not None and isinstance(value, array_type)
 
 
-def is_array_possible() -> bool:
-    """Tell whether anybody in this process has numpy."""
+def is_numpy_loaded() -> bool:
+    """Return whether this process has imported numpy."""
     return "numpy" in sys.modules
 
 
-def memory() -> bytearray:
-    """Return memory for one copy, all of it touched."""
-    return bytearray(b"\1") * MAX_ROWS
+def allocate_buffer() -> bytearray:
+    """Return a buffer for one copy. Its pages are touched, so that they are allocated."""
+    return bytearray(b"\1") * MAX_ROW_BYTES
 
 
 def copy_array(array: Any, edge: int, *, into: bytearray | None = None, at_leisure: bool = False) -> Any:
-    """Return a bounded copy that later changes of the array do not reach. Raises PreviewError when it is no picture.
+    """Return a bounded copy that later changes of the array do not affect.
 
-    Shapes: (height, width), or (height, width, channels) with 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA) channels. A large one is
-    thinned, to no less than ``edge`` pixels on its longer side where the bounds of memory allow. ``into`` is what :func:`memory`
-    returned; off the caller's thread (``at_leisure``) none is needed.
+    The shape is (height, width), or (height, width, channels) with 1 (grey), 2 (grey and alpha), 3
+    (RGB) or 4 (RGBA) channels. A large array is thinned. Its longer side keeps at least ``edge``
+    pixels if the memory limits allow it. ``into`` is a buffer from :func:`allocate_buffer`. Off
+    the caller's thread (``at_leisure``) it is not needed. Raises PreviewError if the array cannot
+    be an image.
     """
     np: Any = sys.modules["numpy"]
-    _check(array)
-    size = array.size * array.itemsize  # not nbytes: a broadcast view has few of its own
-    whole, most, least = (
-        (MAX_WHOLE, MAX_ROWS, MAX_THINNED)
-        if into is not None
-        else ((MAX_CALLED if at_leisure else MAX_FRESH),) * 3
-    )
-    # In the order of memory, whatever the order of the axes: a transposed array is copied as fast as the one it is a view of.
+    _check_array(array)
+    size = array.size * array.itemsize  # not nbytes, which is small for a broadcast view
+    if into is not None:
+        whole, by_rows, thinned = MAX_WHOLE_BYTES, MAX_ROW_BYTES, MAX_THINNED_BYTES
+    else:
+        whole = by_rows = thinned = MAX_RETURNED_BYTES if at_leisure else MAX_UNBUFFERED_BYTES
+    # Why in memory order: a transposed array is copied as fast as the array that it is a view of.
     order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-    pixels, later = np.asarray(array).transpose(order), 1
+    pixels, later_step = np.asarray(array).transpose(order), 1
     outer, inner = sorted((order.index(0), order.index(1)))
-    rows = _lies_in_rows(pixels, inner)
+    rows = _has_contiguous_rows(pixels, inner)
     if size > whole or not (rows or at_leisure):
         step = max(1, max(array.shape[:2]) // edge)
-        # Whole rows are copied several times as fast as single pixels of them: the columns are thinned later, where that is possible.
-        if rows and size <= most * step:
-            pixels, later = pixels[_every(step, outer)], step
+        # Why whole rows first: copying them is several times as fast as copying pixels. The
+        # columns are thinned after the copy, if the size allows it.
+        if rows and size <= by_rows * step:
+            pixels, later_step = pixels[_build_step_index(step, outer)], step
         else:
-            step = max(
-                step,
-                ceil(sqrt(size / least)),
-                1 if rows else ceil(sqrt(array.shape[0] * array.shape[1] / MAX_APART)),
-            )
-            if (
-                order[-1] == 2 and pixels.strides[2] == pixels.itemsize
-            ):  # a pixel at a time instead of a number at a time
+            scattered = 1 if rows else ceil(sqrt(array.shape[0] * array.shape[1] / MAX_SCATTERED_PIXELS))
+            step = max(step, ceil(sqrt(size / thinned)), scattered)
+            # A pixel is copied as one item instead of one item per channel.
+            if order[-1] == 2 and pixels.strides[2] == pixels.itemsize:
                 pixels = pixels.view(np.dtype((np.void, pixels.itemsize * pixels.shape[2])))
-            pixels = pixels[_every(step, outer, inner)]
-    if into is None or pixels.size * pixels.itemsize > len(into):
-        copy = np.array(pixels, order="C", copy=True, subok=False)
-    else:
-        copy = np.frombuffer(into, pixels.dtype, pixels.size).reshape(pixels.shape)
-        np.copyto(copy, pixels)
+            pixels = pixels[_build_step_index(step, outer, inner)]
+    copy = _copy_pixels(np, pixels, into)
     copy = copy if copy.dtype == array.dtype else copy.view(array.dtype)
-    return copy[_every(later, inner)].transpose([order.index(axis) for axis in range(array.ndim)])
+    thin = copy[_build_step_index(later_step, inner)]
+    return thin.transpose([order.index(axis) for axis in range(array.ndim)])
 
 
-def _lies_in_rows(pixels: Any, inner: int) -> bool:
-    """Tell whether what follows one axis of the picture, the other one (``inner``) and perhaps its channels, lies without gaps."""
+def _copy_pixels(np: Any, pixels: Any, into: bytearray | None) -> Any:
+    """Return a copy in C order, in the buffer ``into`` if it fits."""
+    if into is None or pixels.size * pixels.itemsize > len(into):
+        return np.array(pixels, order="C", copy=True, subok=False)
+    copy = np.frombuffer(into, pixels.dtype, pixels.size).reshape(pixels.shape)
+    np.copyto(copy, pixels)
+    return copy
+
+
+def _has_contiguous_rows(pixels: Any, inner: int) -> bool:
+    """Return whether the rows along the axis ``inner`` have no gaps."""
     if pixels.strides[-1] != pixels.itemsize:
         return False
     return inner == pixels.ndim - 1 or bool(pixels.strides[-2] == pixels.itemsize * pixels.shape[-1])
 
 
-def _every(step: int, *axes: int) -> tuple[slice, ...]:
-    """Return an index that takes every so many along some axes."""
+def _build_step_index(step: int, *axes: int) -> tuple[slice, ...]:
+    """Return an index that selects every ``step``-th element along some axes."""
     return tuple(slice(None, None, step if axis in axes else 1) for axis in range(max(axes) + 1))
 
 
-def _check(array: Any) -> None:
+def _check_array(array: Any) -> None:
     shape = tuple(array.shape)
     if array.dtype.kind not in "biuf":
-        msg = f"an array of {array.dtype} is no picture: expected uint8, bool, floats, or integers"
+        msg = f"invalid array of {array.dtype}: expected uint8, bool, floats or integers"
         raise PreviewError(msg)
     if array.ndim == 3 and shape[2] not in _CHANNELS and shape[0] in _CHANNELS:
-        msg = f"an array of shape {shape} has its channels first: pass array.transpose(1, 2, 0)"
+        msg = f"invalid array shape {shape}: expected the channels last. Pass array.transpose(1, 2, 0)"
         raise PreviewError(msg)
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in _CHANNELS):
-        msg = f"an array of shape {shape} is no picture: expected (height, width), or (height, width, channels) with 1 to 4 channels"
+        msg = (
+            f"invalid array shape {shape}: expected (height, width), "
+            "or (height, width, channels) with 1 to 4 channels"
+        )
         raise PreviewError(msg)
     if 0 in shape:
-        msg = f"an array of shape {shape} has no pixels"
+        msg = f"invalid array shape {shape}: expected at least one pixel"
         raise PreviewError(msg)
 
 
 def to_image(array: Any) -> Image:
-    """Return the picture of a copied array: uint8 as it is, floats within 0 to 1 as such, other numbers from their least to their most."""
+    """Return the image of a copied array.
+
+    uint8 values are used as they are. Floats within 0 to 1 are scaled from there. Other numbers are
+    scaled from their minimum to their maximum.
+    """
     from PIL.Image import fromarray
 
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    return fromarray(_bytes(array))
+    return fromarray(_to_uint8(array))
 
 
-def _bytes(array: Any) -> Any:
-    """Return the array as uint8; its last channel is alpha where there are 2 or 4, and scaled by nothing but 0 to 1 (or 0 to 255)."""
+def _to_uint8(array: Any) -> Any:
+    """Return the array as uint8. With 2 or 4 channels, the last one is alpha.
+
+    Alpha is scaled from 0 to 1, or to the maximum of an integer type.
+    """
     np: Any = sys.modules["numpy"]
 
     if array.dtype == np.uint8:
@@ -151,17 +175,17 @@ def _bytes(array: Any) -> Any:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
     has_alpha = array.ndim == 3 and array.shape[2] in (2, 4)
-    colours = _spread(array[..., :-1] if has_alpha else array)
+    colours = _scale_to_uint8(array[..., :-1] if has_alpha else array)
     if not has_alpha:
         return colours
     alpha = array[..., -1:].astype(np.float64)
-    most = 1.0 if array.dtype.kind == "f" else float(np.iinfo(array.dtype).max)
-    opaque = np.clip(np.nan_to_num(alpha / most), 0.0, 1.0)
+    maximum = 1.0 if array.dtype.kind == "f" else float(np.iinfo(array.dtype).max)
+    opaque = np.clip(np.nan_to_num(alpha / maximum), 0.0, 1.0)
     return np.concatenate([colours, (opaque * 255.0 + 0.5).astype(np.uint8)], axis=-1)
 
 
-def _spread(array: Any) -> Any:
-    """Return numbers as 0 to 255: NaN is black, an infinite one the least or the most of the finite ones."""
+def _scale_to_uint8(array: Any) -> Any:
+    """Return numbers scaled to 0 to 255. NaN is black, and infinity is clipped."""
     np: Any = sys.modules["numpy"]
 
     values = array.astype(np.float64)
@@ -170,7 +194,7 @@ def _spread(array: Any) -> Any:
     if array.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
         low, high = 0.0, 1.0
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    span = high / 2 - low / 2  # the difference itself may be infinite
+    span = high / 2 - low / 2  # the difference itself can be infinite
     if not span > 0.0:
         return np.zeros(values.shape, np.uint8)
     return ((values / 2 - low / 2) / span * 255.0 + 0.5).astype(np.uint8)

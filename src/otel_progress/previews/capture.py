@@ -1,6 +1,7 @@
-"""What a caller passes, taken on their own thread: copied within bounds, so that they may go on changing it.
+"""Capture of a caller's value on the caller's thread, as a bounded copy.
 
-A function is called later, off the caller's thread: what it reads has to stay as it is, or be copied by the caller.
+The caller may change the value afterwards. A function is called later on another thread. The data
+that it reads must not change until then, or the caller must copy it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from otel_progress.errors import PreviewError
 from otel_progress.previews import arrays, figures, texts
-from otel_progress.previews.images import MAX_ENCODED, copy_image, is_image
+from otel_progress.previews.images import MAX_ENCODED_BYTES, copy_image, is_image
 from otel_progress.text import truncate
 
 Kind: TypeAlias = Literal["array", "image", "figure", "bytes", "path", "text", "json", "function"]
@@ -21,7 +22,7 @@ Kind: TypeAlias = Literal["array", "image", "figure", "bytes", "path", "text", "
 
 @dataclass(frozen=True, slots=True)
 class CapturedValue:
-    """A value that nobody else changes, and what kind of thing it is. ``context`` is the caller's, for functions."""
+    """A captured value and its kind. ``context`` is that of the caller, for functions."""
 
     kind: Kind
     value: Any
@@ -31,23 +32,23 @@ class CapturedValue:
 def capture_value(
     value: object, edge: int, *, into: bytearray | None = None, at_leisure: bool = False
 ) -> CapturedValue:
-    """Return what to make a preview of; an array is copied as :func:`otel_progress.previews.arrays.copy_array` says.
+    """Return a captured value.
 
-    Raises PreviewError when there can be none.
+    Arrays are copied by :func:`~otel_progress.previews.arrays.copy_array`.
+
+    Raises PreviewError if the value cannot be a preview.
     """
     if arrays.is_array(value):
         return CapturedValue("array", arrays.copy_array(value, edge, into=into, at_leisure=at_leisure))
     if is_image(value):
-        copied = copy_image(value)
-        return (
-            CapturedValue("path", os.fspath(copied))
-            if isinstance(copied, (str, os.PathLike))
-            else CapturedValue("image", copied)
-        )
+        copy = copy_image(value)
+        if isinstance(copy, (str, os.PathLike)):
+            return CapturedValue("path", os.fspath(copy))
+        return CapturedValue("image", copy)
     if isinstance(value, str):
-        return CapturedValue("text", truncate(value, texts.MAX_TEXT))
+        return CapturedValue("text", truncate(value, texts.MAX_TEXT_LENGTH))
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return CapturedValue("bytes", _copied(value))
+        return CapturedValue("bytes", _copy_bytes(value))
     if isinstance(value, os.PathLike):
         return CapturedValue("path", os.fsdecode(value))
     if isinstance(value, (dict, list, tuple)):
@@ -57,29 +58,38 @@ def capture_value(
     if callable(value):
         return CapturedValue("function", value, copy_context())
     msg = (
-        f"a {truncate(type(value).__name__, 60)} is no preview: expected a PIL image, a numpy array, a matplotlib figure, "
-        "the bytes of a picture, a pathlib.Path, a text, a dict or list, or a function that returns one of them"
+        f"invalid preview of type {truncate(type(value).__name__, 60)}: expected a PIL image, a numpy array, "
+        "a matplotlib figure, the bytes of an image, a pathlib.Path, a text, a dict or list, "
+        "or a function that returns one of them"
     )
     raise PreviewError(msg)
 
 
-def call(taken: CapturedValue, edge: int) -> CapturedValue:
-    """Return what a function made, called in the context its caller was in. Raises PreviewError, or what the function raises."""
-    function: Callable[[], object] = taken.value
-    made = function() if taken.context is None else taken.context.run(function)
-    if hasattr(made, "__await__"):
-        close = getattr(made, "close", None)
-        if callable(close):  # a coroutine that nobody awaits would warn
+def call_function(captured: CapturedValue, edge: int) -> CapturedValue:
+    """Call a captured function in its caller's context, and capture the result.
+
+    Raises PreviewError, and the exceptions of the function.
+    """
+    function: Callable[[], object] = captured.value
+    result = function() if captured.context is None else captured.context.run(function)
+    if hasattr(result, "__await__"):
+        close = getattr(result, "close", None)
+        if callable(close):  # a coroutine that is never awaited would warn
             close()
-        raise PreviewError("the function is asynchronous: pass one that returns the preview itself")
-    if callable(made) and not is_image(made) and not arrays.is_array(made) and not figures.is_figure(made):
+        raise PreviewError("invalid asynchronous function: pass one that returns the preview itself")
+    if (
+        callable(result)
+        and not is_image(result)
+        and not arrays.is_array(result)
+        and not figures.is_figure(result)
+    ):
         raise PreviewError("the function returned a function: pass one that returns the preview itself")
-    return capture_value(made, edge, at_leisure=True)
+    return capture_value(result, edge, at_leisure=True)
 
 
-def _copied(value: bytes | bytearray | memoryview) -> bytes:
+def _copy_bytes(value: bytes | bytearray | memoryview) -> bytes:
     size = value.nbytes if isinstance(value, memoryview) else len(value)
-    if size > MAX_ENCODED:
-        msg = f"the picture has {size} bytes: at most {MAX_ENCODED} are taken"
+    if size > MAX_ENCODED_BYTES:
+        msg = f"invalid image of {size} bytes: expected at most {MAX_ENCODED_BYTES}"
         raise PreviewError(msg)
     return value if type(value) is bytes else bytes(value)

@@ -1,4 +1,4 @@
-"""What a preview can be once it is made: five media types, and the names under which content is stored. Pure."""
+"""Media types of previews, and names and URLs of their content. Pure functions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ JSON: Final = "application/json"
 SUFFIXES: Final[Mapping[str, str]] = MappingProxyType(
     {PNG: "png", WEBP: "webp", JPEG: "jpg", TEXT: "txt", JSON: "json"}
 )
-"""Every media type there is, with what its files end in. Nothing else is ever stored or served."""
+"""All media types with their file suffixes. No other type is stored or served."""
 
 
 FORMATS: Final[Mapping[str, str]] = MappingProxyType({"png": PNG, "webp": WEBP, "jpeg": JPEG})
-"""What pictures can be encoded as, by the name in the settings."""
+"""Formats of encoded images, by their names in the settings."""
 
 
 _RUN: Final = re.compile(r"[0-9a-f]{8,64}")
@@ -43,7 +43,7 @@ _NAME: Final = re.compile(r"[0-9a-f]{8,64}/[0-9a-f]{64}\.(?:png|webp|jpg|txt|jso
 
 @dataclass(frozen=True, slots=True)
 class RenderedPreview:
-    """A preview ready to be stored; ``width`` and ``height`` are pixels, None for texts."""
+    """A rendered preview. ``width`` and ``height`` are in pixels, or None for texts."""
 
     media_type: str
     content: bytes
@@ -56,33 +56,43 @@ class RenderedPreview:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def folder_of(run: str) -> str:
-    """Return the folder of a run: its id, or a digest of one that is not as this package makes them."""
+def get_run_folder(run: str) -> str:
+    """Return the folder of a run: its id, or a digest of an id in another format."""
     return run if _RUN.fullmatch(run) else hashlib.sha256(run.encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def name_of(run: str, digest: str, media_type: str) -> str:
+def build_name(run: str, digest: str, media_type: str) -> str:
     """Return the name of content below the base of a store: ``run/digest.suffix``."""
-    return f"{folder_of(run)}/{digest}.{SUFFIXES[media_type]}"
+    return f"{get_run_folder(run)}/{digest}.{SUFFIXES[media_type]}"
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a text is a name as :func:`name_of` makes them: with no way out of the base it stands below."""
+    """Return whether a text is a name from :func:`build_name`.
+
+    It cannot leave the base folder.
+    """
     return _NAME.fullmatch(text) is not None
 
 
 def is_folder(text: str) -> bool:
-    """Tell whether a text is the name of a run's folder."""
+    """Return whether a text is the name of a run's folder."""
     return _RUN.fullmatch(text) is not None
 
 
 MAX_ADDRESS: Final = 2048
-"""Longest address, in characters; beyond that browsers and proxies refuse it, so it is left out."""
+"""Maximum length of a URL, in characters.
+
+Browsers and proxies refuse longer ones, so none is built.
+"""
 
 
-def address_of(base: str | None, operation_id: str, number: object) -> str:
-    """Return the address of a preview of the newest run of an operation under ``base``; empty when there is none or it is not known."""
+def build_preview_url(base: str | None, operation_id: str, number: object) -> str:
+    """Return the URL of a preview of the latest run of an operation, below ``base``.
+
+    Return an empty string without a preview or a base URL.
+    """
     if not base or type(number) is not int or number < 1 or len(operation_id) > MAX_ADDRESS:
         return ""
-    address = f"{base.rstrip('/')}/api/v1/operations/{quote(operation_id, safe='', errors='replace')}/previews/{number}"
-    return address if len(address) <= MAX_ADDRESS and address.isprintable() else ""
+    operation = quote(operation_id, safe="", errors="replace")
+    url = f"{base.rstrip('/')}/api/v1/operations/{operation}/previews/{number}"
+    return url if len(url) <= MAX_ADDRESS and url.isprintable() else ""

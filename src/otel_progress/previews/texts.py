@@ -1,4 +1,4 @@
-"""Texts and JSON as previews: copied on the caller's thread within bounds, redacted and encoded off it."""
+"""Text and JSON previews: copied by the caller's thread, redacted on another."""
 
 from __future__ import annotations
 
@@ -12,59 +12,66 @@ from otel_progress.errors import PreviewError
 from otel_progress.previews.media import JSON, TEXT, RenderedPreview
 from otel_progress.text import truncate
 
-MAX_TEXT: Final = 65_536
-"""Longest text preview, in characters; the rest is cut off."""
+MAX_TEXT_LENGTH: Final = 65_536
+"""Maximum length of a text preview, in characters. The rest is cut off."""
 
 
 MAX_VALUES: Final = 5_000
-"""Values in a JSON preview, those inside of others counted."""
+"""Maximum number of values in a JSON preview, including nested ones."""
 
 
 MAX_DEPTH: Final = 32
-"""How deep the values of a JSON preview may lie in each other."""
+"""Maximum nesting depth of a JSON preview."""
 
 
 _MAX_STRING: Final = 1_024
 
 
-_LEAST: Final = -(2**63)
+_MIN_INTEGER: Final = -(2**63)
 
 
-_MOST: Final = 2**63 - 1
+_MAX_INTEGER: Final = 2**63 - 1
 
 
 def copy_json(value: object) -> Any:
-    """Return a copy of JSON data that later changes do not reach. Raises PreviewError when it is too large or no JSON."""
-    return _copied(value, [MAX_VALUES], 0)
+    """Return a copy of JSON data that later changes do not affect.
+
+    Raises PreviewError if the data is too large or not valid JSON data.
+    """
+    return _copy_value(value, [MAX_VALUES], 0)
 
 
-def _copied(value: object, left: list[int], depth: int) -> Any:
+def _copy_value(value: object, left: list[int], depth: int) -> Any:
     left[0] -= 1
     if left[0] < 0:
-        msg = f"the JSON has more than {MAX_VALUES} values: leave some out, or write it to a file and give a text about it"
+        msg = f"invalid JSON: expected at most {MAX_VALUES} values. Remove some, or write it to a file"
         raise PreviewError(msg)
     if depth > MAX_DEPTH:
-        msg = f"the JSON is nested deeper than {MAX_DEPTH} steps (or contains itself): give a flatter one"
+        msg = f"invalid JSON: expected at most {MAX_DEPTH} nested levels, and no reference to itself"
         raise PreviewError(msg)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
         return truncate(value, _MAX_STRING)
     if isinstance(value, dict):
-        return {truncate(key, _MAX_STRING): _copied(one, left, depth + 1) for key, one in list(value.items())}
+        return {
+            truncate(key, _MAX_STRING): _copy_value(item, left, depth + 1)
+            for key, item in list(value.items())
+        }
     if isinstance(value, (list, tuple)):
-        return [_copied(one, left, depth + 1) for one in list(value)]
-    if isinstance(value, Real):  # numpy's numbers as well
-        return _number(value)
+        return [_copy_value(item, left, depth + 1) for item in list(value)]
+    if isinstance(value, Real):  # includes the numbers of numpy
+        return _to_json_number(value)
     msg = (
-        f"JSON cannot hold a {type(value).__name__}: expected dict, list, str, numbers, true, false and None"
+        f"invalid JSON value of type {type(value).__name__}: "
+        "expected dict, list, str, numbers, true, false and None"
     )
     raise PreviewError(msg)
 
 
-def _number(value: Real) -> int | float | None:
-    """Return a number that every reader of JSON takes, None for one that is not finite."""
-    if isinstance(value, Integral) and _LEAST <= int(value) <= _MOST:
+def _to_json_number(value: Real) -> int | float | None:
+    """Return a number that every JSON reader accepts, or None if it is not finite."""
+    if isinstance(value, Integral) and _MIN_INTEGER <= int(value) <= _MAX_INTEGER:
         return int(value)
     try:
         number = float(value)
@@ -73,35 +80,40 @@ def _number(value: Real) -> int | float | None:
     return number if math.isfinite(number) else None
 
 
-def make_text(text: str) -> RenderedPreview:
-    """Return a text, cut and redacted, as a preview."""
-    return RenderedPreview(
-        TEXT, redaction.redact_value("preview", truncate(text, MAX_TEXT), MAX_TEXT).encode()
-    )
+def render_text(text: str) -> RenderedPreview:
+    """Return a text as a preview, truncated and redacted."""
+    redacted = redaction.redact_value("preview", truncate(text, MAX_TEXT_LENGTH), MAX_TEXT_LENGTH)
+    return RenderedPreview(TEXT, redacted.encode())
 
 
-def make_json(value: Any) -> RenderedPreview:
-    """Return copied JSON data, redacted key by key, as a preview."""
-    text = json.dumps(_redacted("preview", value), ensure_ascii=False, allow_nan=False, indent=1)
+def render_json(value: Any) -> RenderedPreview:
+    """Return copied JSON data as a preview, redacted key by key."""
+    text = json.dumps(_redact("preview", value), ensure_ascii=False, allow_nan=False, indent=1)
     return RenderedPreview(JSON, text.encode())
 
 
 def parse_json(text: str) -> Any:
-    """Return the data of a JSON text. Raises PreviewError when it is none."""
+    """Return the data of a JSON text.
+
+    Raises PreviewError if the text is not valid JSON.
+    """
     try:
         return copy_json(json.loads(text))
     except (ValueError, RecursionError) as error:
-        msg = f"the content is no JSON ({truncate(error, 80)})"
+        msg = f"invalid JSON ({truncate(error, 80)})"
         raise PreviewError(msg) from None
 
 
-def _redacted(key: str, value: Any) -> Any:
-    """Return JSON data as it may be shown: texts redacted, and values under keys that name a secret replaced."""
+def _redact(key: str, value: Any) -> Any:
+    """Return JSON data with redacted texts.
+
+    Values of keys that name a secret are replaced.
+    """
     rules = redaction.redactor_slot.current
     if rules is None or value is None:
         return value
     if isinstance(value, dict):
-        return {name: _redacted(name, one) for name, one in value.items()}
+        return {name: _redact(name, item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_redacted(key, one) for one in value]
-    return rules.metadata({key: value})[key]
+        return [_redact(key, item) for item in value]
+    return rules.redact_metadata({key: value})[key]

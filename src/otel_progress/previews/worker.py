@@ -1,4 +1,7 @@
-"""One thread for everything about previews that takes time, and a bounded queue before it. Nobody waits for either but at the end."""
+"""Background thread of the previews, with bounded queues.
+
+Only flush and close wait.
+"""
 
 from __future__ import annotations
 
@@ -10,57 +13,63 @@ from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
 
-MAX_WAITING: Final = 16
-"""Previews that may wait to be made; each holds a copy of what the caller passed."""
+MAX_QUEUED_PREVIEWS: Final = 16
+"""Maximum number of queued previews. Each holds a copy of the caller's value."""
 
 
-MAX_CHORES: Final = 1_000
-"""Other things to be done that may wait: content to be deleted or marked as in use."""
+MAX_QUEUED_TASKS: Final = 1_000
+"""Maximum number of other queued tasks: content to delete or to mark as in use."""
 
 
 class Worker:
-    """Does what it is given in order, from a daemon thread that starts with the first of it."""
+    """Runs jobs in order on a daemon thread, which starts with the first job."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Start over without a thread and with nothing to do: what a forked child does."""
+        """Drop the thread and all jobs, in a forked child."""
         self._changed = threading.Condition(threading.Lock())
         self._previews: deque[Callable[[], None]] = deque()
-        self._chores: deque[Callable[[], None]] = deque(maxlen=MAX_CHORES)
+        self._tasks: deque[Callable[[], None]] = deque(maxlen=MAX_QUEUED_TASKS)
         self._thread: threading.Thread | None = None
         self._busy = False
         self._closed = False
 
     def offer(self, job: Callable[[], None]) -> bool:
-        """Leave a preview to be made; False when too many wait, or at the end."""
+        """Queue a preview. Return False if the queue is full or the worker is closed."""
         with self._changed:
-            if self._closed or len(self._previews) >= MAX_WAITING:
+            if self._closed or len(self._previews) >= MAX_QUEUED_PREVIEWS:
                 return False
             self._previews.append(job)
             return self._start()
 
     def submit_background(self, job: Callable[[], None]) -> None:
-        """Leave something else to be done, when there is nothing to be made."""
+        """Queue another task. It runs when no preview is queued."""
         with self._changed:
             if not self._closed:
-                self._chores.append(job)
+                self._tasks.append(job)
                 self._start()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all is done; False when it is not within ``timeout`` seconds."""
+        """Wait until all jobs have ended.
+
+        Return False if ``timeout`` seconds were not enough.
+        """
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._busy or self._previews or self._chores), timeout)
+            return self._changed.wait_for(lambda: not (self._busy or self._previews or self._tasks), timeout)
 
     def close(self, timeout: float) -> bool:
-        """Take nothing more, and wait as :meth:`flush` does. A thread that hangs is left behind: it ends with the process."""
+        """Accept no further jobs, and wait like :meth:`flush`.
+
+        A hanging thread ends with the process.
+        """
         with self._changed:
             self._closed = True
         done = self.flush(timeout)
         with self._changed:
             self._previews.clear()
-            self._chores.clear()
+            self._tasks.clear()
             self._changed.notify_all()
             thread = self._thread
         if done and thread is not None:
@@ -74,12 +83,10 @@ class Worker:
             )
             try:
                 thread.start()
-            except RuntimeError as error:  # too many of them, or the interpreter is about to end
+            except RuntimeError as error:  # too many threads, or the interpreter is shutting down
                 self._previews.clear()
-                self._chores.clear()
-                report_internal_error(
-                    "previews", "the thread that makes previews could not be started", error=error
-                )
+                self._tasks.clear()
+                report_internal_error("previews", "the preview thread could not be started", error=error)
                 return False
             self._thread = thread
         self._changed.notify_all()
@@ -90,14 +97,14 @@ class Worker:
             with changed:
                 self._busy = False
                 changed.notify_all()
-                changed.wait_for(lambda: self._previews or self._chores or self._closed)
-                if not (self._previews or self._chores):
+                changed.wait_for(lambda: self._previews or self._tasks or self._closed)
+                if not (self._previews or self._tasks):
                     return
-                job = (self._previews or self._chores).popleft()
+                job = (self._previews or self._tasks).popleft()
                 self._busy = True
             try:
                 job()
             except Exception as error:
-                report_internal_error("previews", "a preview could not be dealt with", error=error)
-            del job  # what it holds may be large
-            time.sleep(0)  # the work goes first
+                report_internal_error("previews", "a preview task failed", error=error)
+            del job  # it may hold large data
+            time.sleep(0)  # let the work run first

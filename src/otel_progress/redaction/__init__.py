@@ -1,7 +1,8 @@
-"""Secrets kept out of what is shown, stored and sent: the rules in force, and where they are applied.
+"""Redaction of secrets in displayed, stored and exported texts.
 
-Metadata, errors and log records are redacted on their way in; messages, which a hot loop may set a million times, only when a snapshot
-of them is made. Nothing is redacted until ``configure`` says so.
+Metadata, errors and log records are redacted when they are recorded. A hot loop can set a message
+a million times, so messages are redacted when a snapshot is taken. Nothing is redacted until
+``configure()`` activates it.
 """
 
 from __future__ import annotations
@@ -16,86 +17,94 @@ from otel_progress.model import LevelSnapshot, MetadataValue
 from otel_progress.text import MAX_TEXT, truncate
 
 Hook: TypeAlias = Callable[[str, str], str]
-"""Called with a key (of metadata or of a log record's attribute, else ``message``, ``error``, ``details`` or ``log``) and a text."""
+"""Function of the application that redacts a text. Arguments are a key and the text.
+
+The key is that of metadata or of a log attribute, or one of ``message``, ``error``, ``details``
+and ``log``.
+"""
 
 
-MAX_REMEMBERED: Final = 2_048
-"""Messages whose redacted form is remembered, so that one that stays is looked at once."""
+MAX_CACHED_MESSAGES: Final = 2_048
+"""Messages in the cache of redacted messages. Beyond it the cache is cleared."""
 
 
 K = TypeVar("K", bound=str)
 
 
 class Redactor:
-    """The rules in force: those above, then the application's own. Used from any thread; what it remembers is bounded."""
+    """Redaction by the built-in patterns, then by the hook of the application.
 
-    def __init__(self, hook: Hook | None = None) -> None:
-        from otel_progress.redaction import (
-            patterns as secret_forms,  # its patterns take time to compile, and libraries are not to wait for that
-        )
+    Thread-safe. The cache of redacted messages is bounded.
+    """
 
-        self._mark = secret_forms.REDACTED
-        self._plain = secret_forms.redact_text
-        self._sensitive = secret_forms.is_sensitive_key
+    def __init__(self, hook: Hook | None = None, *, max_cached_messages: int = MAX_CACHED_MESSAGES) -> None:
+        # Why here: compiling the patterns takes time, and instrumented libraries do not need them.
+        from otel_progress.redaction import patterns
+
+        self._mark = patterns.REDACTED
+        self._redact_plain_text = patterns.redact_text
+        self._is_sensitive_key = patterns.is_sensitive_key
         self._hook = hook
-        self._inside = threading.local()
-        self._remembered: dict[str, str] = {}
+        self._thread_state = threading.local()
+        self._max_cached_messages = max_cached_messages
+        self._cached_messages: dict[str, str] = {}
 
-    def text(self, key: str, text: str, limit: int = MAX_TEXT) -> str:
-        """Return the redacted text that stands under ``key``, at most ``limit`` characters."""
-        clean = self._plain(text)
+    def redact_text(self, key: str, text: str, limit: int = MAX_TEXT) -> str:
+        """Return the redacted text of ``key``, at most ``limit`` characters."""
+        clean = self._redact_plain_text(text)
         if self._hook is not None:
-            clean = self._asked(self._hook, key, clean)
+            clean = self._call_hook(self._hook, key, clean)
         return clean if clean is text else truncate(clean, limit)
 
-    def message(self, text: str) -> str:
-        """Return a redacted message. One that was seen lately costs a look into a dictionary."""
-        found = self._remembered.get(text)
-        if found is None:
-            found = self.text("message", text)
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered = {}
-            self._remembered[text] = found
-        return found
+    def redact_message(self, text: str) -> str:
+        """Return a redacted message, from the cache if possible."""
+        clean = self._cached_messages.get(text)
+        if clean is None:
+            clean = self.redact_text("message", text)
+            if len(self._cached_messages) >= self._max_cached_messages:
+                self._cached_messages = {}
+            self._cached_messages[text] = clean
+        return clean
 
-    def metadata(self, metadata: Mapping[K, MetadataValue]) -> dict[K, MetadataValue]:
-        """Return metadata with a mark in the place of every value under a sensitive key, and redacted texts under the others."""
-        return {key: self._value(key, value) for key, value in metadata.items()}
+    def redact_metadata(self, metadata: Mapping[K, MetadataValue]) -> dict[K, MetadataValue]:
+        """Return metadata with redacted texts.
 
-    def _value(self, key: str, value: MetadataValue) -> MetadataValue:
-        if self._sensitive(key) and type(value) is not bool:  # "has_password" is no secret
+        All values of sensitive keys are replaced.
+        """
+        return {key: self._redact_metadata_value(key, value) for key, value in metadata.items()}
+
+    def _redact_metadata_value(self, key: str, value: MetadataValue) -> MetadataValue:
+        if self._is_sensitive_key(key) and type(value) is not bool:  # has_password=True is not a secret
             return self._mark
         if type(value) is str:
-            return self.text(key, value)
+            return self.redact_text(key, value)
         if type(value) is tuple and value and type(value[0]) is str:
-            return tuple(self.text(key, str(one)) for one in value)
+            return tuple(self.redact_text(key, str(element)) for element in value)
         return value
 
-    def _asked(self, hook: Hook, key: str, text: str) -> str:
-        """Return what the application makes of a text; when that fails nothing of it is shown."""
-        if getattr(self._inside, "hook", False):  # it makes progress itself
+    def _call_hook(self, hook: Hook, key: str, text: str) -> str:
+        """Return the text from the hook. If the hook fails, the whole text is redacted."""
+        if getattr(self._thread_state, "is_in_hook", False):  # the hook itself records progress
             return text
-        self._inside.hook = True
+        self._thread_state.is_in_hook = True
         try:
             clean = hook(key, text)
         except Exception as error:
             report_internal_error(
-                "redaction", "the function given as redact= raised; the text is not shown", error=error
+                "redaction", "The redact= function raised. The text is redacted.", error=error
             )
             return self._mark
         finally:
-            self._inside.hook = False
+            self._thread_state.is_in_hook = False
         if not isinstance(clean, str):
-            report_internal_error(
-                "redaction",
-                f"the function given as redact= returned a {type(clean).__name__} instead of a text; it is not shown",
-            )
+            text = f"Invalid result of the redact= function: expected a text, not a {type(clean).__name__}."
+            report_internal_error("redaction", f"{text} The text is redacted.")
             return self._mark
         return clean
 
 
 class _RedactorSlot:
-    """Holds the rules in force, None while nothing is redacted."""
+    """Holds the active redactor. None while nothing is redacted."""
 
     __slots__ = ("current",)
 
@@ -104,30 +113,33 @@ class _RedactorSlot:
 
 
 redactor_slot: Final = _RedactorSlot()
-"""The one slot of the process."""
+"""Slot of this process."""
 
 
 def redact_value(key: str, text: str, limit: int = MAX_TEXT) -> str:
-    """Return a text as the rules in force have it."""
+    """Return a text redacted by the active redactor."""
     active = redactor_slot.current
-    return text if active is None else active.text(key, text, limit)
+    return text if active is None else active.redact_text(key, text, limit)
 
 
 def redact_message(text: str) -> str:
-    """Return a message as the rules in force have it."""
+    """Return a message redacted by the active redactor."""
     active = redactor_slot.current
-    return text if active is None else active.message(text)
+    return text if active is None else active.redact_message(text)
 
 
 def redact_snapshot(snapshot: LevelSnapshot) -> LevelSnapshot:
-    """Return a snapshot as it may leave: with its message redacted. Must be called without a lock, since rules may be foreign code."""
-    active, said = redactor_slot.current, snapshot.message
-    if active is None or said is None:
+    """Return a snapshot with a redacted message.
+
+    Call it without a lock, because the hook is foreign code.
+    """
+    active, message = redactor_slot.current, snapshot.message
+    if active is None or message is None:
         return snapshot
-    clean = active.message(said)
-    return snapshot if clean == said else with_message(snapshot, clean)
+    clean = active.redact_message(message)
+    return snapshot if clean == message else replace_message(snapshot, clean)
 
 
-def with_message(snapshot: LevelSnapshot, message: str) -> LevelSnapshot:
-    """Return the snapshot with another message."""
+def replace_message(snapshot: LevelSnapshot, message: str) -> LevelSnapshot:
+    """Return a copy of a snapshot with another message."""
     return replace(snapshot, message=message)

@@ -1,4 +1,7 @@
-"""How secrets look: which keys name one, and which parts of a text are one. A text is looked at in time linear to its length."""
+"""Patterns of secrets in keys and texts.
+
+Each search takes time linear to the text's length.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from functools import lru_cache
 from typing import Final
 
 REDACTED: Final = "[redacted]"
-"""What stands in the place of a secret."""
+"""Replacement of a secret."""
 
 
-# --- keys ---------------------------------------------------------------------------------------------------------
+# --- keys -----------------------------------------------------------------------------------------
 
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
@@ -32,14 +35,14 @@ _SECRETS: Final = frozenset(
         "token",
     }
 )
-"""Words that name a secret where a key ends with them."""
+"""Words that name a secret at the end of a key."""
 
 
 _JOINED: Final = (
     *("password", "passwd", "passphrase", "apikey", "accesskey", "secretkey", "privatekey", "clientsecret"),
     *("accesstoken", "authtoken", "refreshtoken", "bearertoken", "sessionid", "sessid", "setcookie"),
 )
-"""Ends of words that people write as one: ``pgpassword``, ``xapikey``."""
+"""Ends of compound words: ``pgpassword``, ``xapikey``."""
 
 
 _KEYS: Final = frozenset(
@@ -59,7 +62,7 @@ _KEYS: Final = frozenset(
         "storage",
     }
 )
-"""Words that make a ``key`` after them a secret; ``primary_key`` and ``sort_key`` are none."""
+"""Words that make a following ``key`` a secret. Others do not: ``primary_key``, ``sort_key``."""
 
 
 _QUALIFIERS: Final = frozenset(
@@ -83,12 +86,18 @@ _QUALIFIERS: Final = frozenset(
         "value",
     }
 )
-"""Words that may follow the one that names a secret: ``token_value``. Any other makes it something else, as in ``token_count``."""
+"""Words that may follow a word that names a secret: ``token_value``.
+
+Any other word changes the meaning: ``token_count``.
+"""
 
 
 @lru_cache(maxsize=4096)
 def is_sensitive_key(key: str) -> bool:
-    """True when a key names a secret, word by word whether in snake, kebab or camel case: ``dbPassword``, not ``token_count``."""
+    """Return whether a key names a secret: ``dbPassword``, but not ``token_count``.
+
+    The words of a key are in snake, kebab or camel case.
+    """
     words = [word.lower() for word in _WORD.findall(key)]
     while len(words) > 1 and (words[-1] in _QUALIFIERS or words[-1].isdigit()) and not _names_secret(words):
         words.pop()
@@ -96,20 +105,20 @@ def is_sensitive_key(key: str) -> bool:
 
 
 def _names_secret(words: list[str]) -> bool:
-    """True when the last word, with the one before it, names a secret."""
-    last, before = words[-1], words[-2] if len(words) > 1 else ""
+    """Return whether the last word, together with the previous one, names a secret."""
+    last, previous = words[-1], words[-2] if len(words) > 1 else ""
     if last in _SECRETS or last.endswith(_JOINED):
         return True
     if last in ("key", "keys"):
-        return before in _KEYS
+        return previous in _KEYS
     if last == "pwd":
-        return bool(before)  # alone it is the working directory
-    if last in ("auth", "session"):  # "training_session" is none of those a server keeps
-        return before in ("", "basic", "http", "login", "proxy", "user", "web", "x")
-    return last == "id" and before == "session"
+        return bool(previous)  # alone it is the working directory
+    if last in ("auth", "session"):  # but not training_session
+        return previous in ("", "basic", "http", "login", "proxy", "user", "web", "x")
+    return last == "id" and previous == "session"
 
 
-# --- texts --------------------------------------------------------------------------------------------------------
+# --- texts ----------------------------------------------------------------------------------------
 
 _SHORTEST_FORM: Final = 15
 
@@ -118,7 +127,8 @@ _LONG_RUN: Final = re.compile(r"[A-Za-z0-9_\-]{15}")
 
 
 _PAIR: Final = re.compile(
-    r"(?<![A-Za-z0-9_.\-])-{0,3}([A-Za-z_][A-Za-z0-9_.\-]{0,80})(\\?[\"']?[ \t]{0,4}(?:=>|==|:=|[:=])[ \t]{0,4})"
+    r"(?<![A-Za-z0-9_.\-])-{0,3}([A-Za-z_][A-Za-z0-9_.\-]{0,80})"
+    r"(\\?[\"']?[ \t]{0,4}(?:=>|==|:=|[:=])[ \t]{0,4})"
 )
 
 
@@ -140,7 +150,7 @@ _WHOLE_LINE: Final = frozenset({"authorization", "cookie", "cookies"})
 
 
 _LOOSE: Final = frozenset({"auth", "session"})
-"""Keys that, before a colon in a sentence, are ordinary words."""
+"""Keys that are ordinary words before a colon in a sentence."""
 
 
 _USERINFO: Final = re.compile(r"(://[^\s/?#:@\"'<>]*:)([^\s/?#\"'<>]+)(@|…\Z)")
@@ -169,24 +179,30 @@ _PEM: Final = re.compile(
 
 
 def redact_text(text: str) -> str:
-    """Return a text without what looks like a secret in it: ``password=…``, ``Authorization: …``, ``//user:…@``, known forms of keys."""
+    """Return a text with redacted secrets.
+
+    Secrets are ``password=…``, ``Authorization: …``, ``//user:…@``, and known formats of keys.
+    """
     if "://" in text:
         text = _USERINFO.sub(rf"\1{REDACTED}\3", text)
-    if len(text) >= 5 and _names_any(text.lower()):
+    if len(text) >= 5 and _may_name_secret(text.lower()):
         if "PRIVATE KEY" in text:
             text = _PEM.sub(rf"\1{REDACTED}", text)
         if ":" in text or "=" in text:
-            text = _values(_PAIR, text)
+            text = _redact_values(_PAIR, text)
         if "--" in text:
-            text = _values(_OPTION, text)
+            text = _redact_values(_OPTION, text)
         text = _BEARER.sub(rf"\1{REDACTED}", text)
     if len(text) >= _SHORTEST_FORM and _LONG_RUN.search(text):
         text = _FORMS.sub(REDACTED, text)
     return text
 
 
-def _names_any(lower: str) -> bool:
-    """Tell whether a text may name a secret at all: most do not, and a search for a few words is quicker than any pattern."""
+def _may_name_secret(lower: str) -> bool:
+    """Return whether a lower-case text can name a secret.
+
+    Most texts do not, and a search for a few words is faster than any pattern.
+    """
     return (
         "pass" in lower
         or "key" in lower
@@ -202,30 +218,30 @@ def _names_any(lower: str) -> bool:
     )
 
 
-def _values(pattern: re.Pattern[str], text: str) -> str:
-    """Replace what follows each key that names a secret."""
+def _redact_values(pattern: re.Pattern[str], text: str) -> str:
+    """Replace the value after each key that names a secret."""
     parts: list[str] = []
-    done = 0
+    copied = 0
     for match in pattern.finditer(text):
         key = match[1]
-        if match.start() < done or not is_sensitive_key(key) or (":" in match[2] and key.lower() in _LOOSE):
+        if match.start() < copied or not is_sensitive_key(key) or (":" in match[2] and key.lower() in _LOOSE):
             continue
-        end = _end_of_value(key, text, match.end())
+        end = _find_value_end(key, text, match.end())
         if end > match.end():
-            parts += (text[done : match.end()], _mark(text, match.end()))
-            done = end
-    return "".join((*parts, text[done:])) if parts else text
+            parts += (text[copied : match.end()], _build_mark(text, match.end()))
+            copied = end
+    return "".join((*parts, text[copied:])) if parts else text
 
 
-def _mark(text: str, start: int) -> str:
-    """Return the mark in the quotes that the value had, so that JSON stays JSON."""
+def _build_mark(text: str, start: int) -> str:
+    """Return the replacement in the quotes of the value, so that JSON stays valid."""
     quote = text[start : start + 2] if text[start] == "\\" else text[start]
     return f"{quote}{REDACTED}{quote}" if quote[-1] in "\"'" else REDACTED
 
 
-def _end_of_value(key: str, text: str, start: int) -> int:
+def _find_value_end(key: str, text: str, start: int) -> int:
     line = _LINE.match(text, start)
-    if line is not None and key.lower().rpartition("-")[2] in _WHOLE_LINE:  # a header: its value has spaces
+    if line is not None and key.lower().rpartition("-")[2] in _WHOLE_LINE:  # a header value has spaces
         return line.end()
     scheme = _SCHEME.match(text, start)
     value = _VALUE.match(text, start if scheme is None else scheme.end())

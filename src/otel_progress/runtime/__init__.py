@@ -1,1 +1,1 @@
-"""A running configuration: the ticker, a lane a sink, callbacks, joined tracer providers, and how all of it ends."""
+"""Runtime: components of a running configuration, from the ticker to the shutdown."""

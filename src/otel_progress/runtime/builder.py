@@ -1,29 +1,25 @@
-"""From settings to a running configuration: the one place where the parts are put together."""
+"""Builder of a runtime: opens the journal, starts servers, connects exporters."""
 
 from __future__ import annotations
 
 import os
-import secrets
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from otel_progress import redaction
 from otel_progress.errors import MissingExtraError
-from otel_progress.instrument.backend import RecordingBackend, backend_slot
+from otel_progress.instrument.backend import backend_slot
 from otel_progress.journal import Journal, open_journal
 from otel_progress.live.store import LiveStore
-from otel_progress.metrics.counters import Totals
 from otel_progress.otlp.bounded import ShutdownBudget
-from otel_progress.otlp.environment import wanted_signals
+from otel_progress.otlp.environment import select_signals
 from otel_progress.otlp.exporters import build_resource
-from otel_progress.processes import current_instance
 from otel_progress.protocols import CancelRequestSource, ChangeSet, Sink, TrajectorySource
-from otel_progress.runtime.providers import TracerProviders
+from otel_progress.records import CancelRequest
+from otel_progress.runtime.components import ClockAndIds, RuntimeComponents
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.runtime.sink_worker import SinkWorker
+from otel_progress.semconv import SinkName
 from otel_progress.settings.fields import Settings
 
 if TYPE_CHECKING:
@@ -31,76 +27,215 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 
-@dataclass(frozen=True, slots=True)
-class ClockAndIds:
-    """Where a runtime takes its time (monotonic and Unix seconds) and unique ids from; tests give their own."""
+_FAILED_BUILD_SHUTDOWN_S: Final = 1.0
+"""Time limit for closing the finished components when another one cannot be built, in seconds."""
 
-    clock: Callable[[], float] = time.monotonic
-    now: Callable[[], float] = time.time
-    ids: Callable[[], str] = lambda: secrets.token_hex(8)
+
+def build_runtime(
+    settings: Settings, provider: TracerProvider | None = None, sources: ClockAndIds | None = None
+) -> Runtime:
+    """Build a runtime and make it the active recording.
+
+    The runtime joins ``provider``, or the global provider when that is None. A runtime of
+    settings with ``enabled=False`` records nothing. Raises ConfigurationError or
+    MissingExtraError after it has closed what it had built.
+    """
+    sources = sources or ClockAndIds()
+    if settings.enabled:
+        return _RuntimeBuilder(settings, sources).build(provider)
+    return Runtime(RuntimeComponents(settings, sources))
 
 
 class _RuntimeBuilder:
-    """Builds a runtime; what can be refused comes first, and whatever was begun by then is ended."""
+    """Builds the components of one runtime.
 
-    def __init__(self, settings: Settings, provider: TracerProvider | None, sources: ClockAndIds) -> None:
-        self.settings = settings
-        self.signals = wanted_signals(os.environ, otlp=settings.otlp)
-        self.budget = ShutdownBudget()
-        token = None if settings.server_port is None else settings.read_token()
-        sampling = _samples(settings)
-        journal = _journal(settings, self._discard)
-        self.totals = Totals()
-        self.store = LiveStore(
-            current_instance(settings.service_name or "unknown_service"),
-            clock=sources.clock,
-            now=sources.now,
-            ids=sources.ids,
-            stall_after=settings.stall_after,
-            has_trajectory_store=isinstance(journal, TrajectorySource),
-        )
-        self.tracing = TracerProviders(self.store)
-        recording = self.recording = RecordingBackend(
-            self.store, self.tracing.tracer, settings.strict, self.totals.count_rejected
-        )
-        self.store.on_reject, self.store.on_note = recording.reject_value, recording.report_rejection
-        self.runtime = Runtime(settings, self.store, recording, self.totals, self.tracing)
+    Everything that may be rejected comes first. A failure closes the components built so far.
+    """
+
+    def __init__(self, settings: Settings, sources: ClockAndIds) -> None:
+        self._settings = settings
+        self._signals = select_signals(os.environ, otlp=settings.otlp)
+        self._budget = ShutdownBudget()
+        self._token = None if settings.server_port is None else settings.read_token()
+        self._is_sampling = _is_sampling(settings)
+        self._journal = _open_journal(settings, self._discard_previews)
+        self._components = RuntimeComponents(settings, sources, self._journal)
+        self._store = self._components.store
+        self._totals = self._components.totals
+
+    def build(self, provider: TracerProvider | None) -> Runtime:
+        """Build all components and the runtime, and start to record."""
+        journal = self._journal
         try:
-            self._metrics()
-            self._trace(provider)
-            self._export()
-            self.runtime.journal = journal
-            self._preview(journal)
-            self._serve(token)
+            self._serve_metrics()
+            self._join_provider(provider)
+            self._export_logs()
+            self._export_metrics()
+            self._build_previews()
+            self._serve_api()
         except BaseException:
-            self.runtime.shutdown(1.0)
+            Runtime(self._components).shutdown(_FAILED_BUILD_SHUTDOWN_S)
             if journal is not None:
                 journal.close()
             raise
         if journal is not None:
-            self._lane("journal", journal, on_written=self._on_journal_written)
-        self._console()
-        if sampling:
-            self._sample()
-        redaction.redactor_slot.current = _rules(settings)
-        if settings.capture_logs is not False:
-            self._capture(settings.capture_logs)
-        backend_slot.current = recording
+            self._add_sink("journal", journal, on_written=self._read_journal_requests)
+        self._add_console()
+        if self._is_sampling:
+            self._build_sampler()
+        runtime = Runtime(self._components)
+        redaction.redactor_slot.current = _build_redactor(self._settings)
+        self._capture_logs()
+        backend_slot.current = self._components.recording
+        return runtime
 
-    def _on_journal_written(self, written: ChangeSet) -> None:
-        """Take what others asked of this process, and what past runs left, after each successful write of the journal."""
-        journal = self.runtime.journal
+    # --- journal ---------------------------------------------------------------------------------
+
+    def _read_journal_requests(self, written: ChangeSet) -> None:
+        """Read cancel requests and trajectories from the journal.
+
+        Called after each successful write.
+        """
+        journal = self._journal
         if isinstance(journal, TrajectorySource):
-            self.store.estimates.load_trajectories(journal.trajectories, written.trajectories)
+            self._store.load_trajectories(journal.trajectories, written.trajectories)
         if isinstance(journal, CancelRequestSource):
-            self.runtime._apply_cancel_requests(journal.cancel_requests(self.store.instance.id))
+            apply_cancel_requests(self._store, journal.cancel_requests(self._store.instance.id))
 
-    def _preview(self, journal: Journal | None) -> None:
-        """Make and keep previews, unless none are wanted: it costs nothing before the first one."""
-        settings = self.settings
+    def _discard_previews(self, locations: Sequence[str]) -> None:
+        """Delete the content of previews whose journal entries were deleted."""
+        self._components.discard_previews(locations)
+
+    # --- sinks and exporters ---------------------------------------------------------------------
+
+    def _add_sink(
+        self,
+        name: SinkName,
+        sink: Sink,
+        *,
+        every_tick: bool = False,
+        on_written: Callable[[ChangeSet], None] = lambda change_set: None,
+    ) -> None:
+        worker = SinkWorker(
+            name,
+            sink,
+            every_tick=every_tick,
+            on_error=self._totals.count_sink_error,
+            on_dropped=self._totals.count_dropped,
+            on_recovered=self._store.resend,
+            on_written=on_written,
+        )
+        self._components.sink_workers.append(worker)
+
+    def _add_console(self) -> None:
+        from otel_progress.console.terminal import make_console
+
+        console = make_console(self._store.reader, mode=self._settings.console)
+        if console is not None:
+            self._add_sink("console", console, every_tick=True)
+
+    def _join_provider(self, provider: TracerProvider | None) -> None:
+        if provider is not None:
+            self._components.providers.add(provider, is_explicit=True)
+            return
+        self._components.providers.add_global(
+            self._settings.service_name,
+            self._store.instance.id,
+            export="traces" in self._signals,
+            budget=self._budget,
+            on_error=lambda: self._totals.count_sink_error("otlp.traces"),
+        )
+
+    def _export_logs(self) -> None:
+        """Export item events and captured log records over OTLP."""
+        if "logs" not in self._signals:
+            return
+        # Why here: these modules are slow to import.
+        from otel_progress.otlp.events import OtlpEvents
+        from otel_progress.otlp.logs import OtlpLogs
+        from otel_progress.otlp.sdk_compat import build_event_log
+
+        log = build_event_log(
+            self._build_resource(),
+            budget=self._budget,
+            on_error=lambda: self._totals.count_sink_error("otlp.logs"),
+        )
+        # Why logs first: sinks close in this order, and the events close the exporter of both.
+        if self._settings.capture_logs is not False:
+            self._add_sink("logs", OtlpLogs(log))
+        self._add_sink("events", OtlpEvents(log, address=self._get_preview_url))
+        self._components.flush_callbacks.append(log.force_flush)
+
+    def _export_metrics(self) -> None:
+        """Export metrics over OTLP."""
+        if "metrics" not in self._signals:
+            return
+        from otel_progress.otlp.metrics import build_otlp_metrics
+
+        metrics = build_otlp_metrics(
+            self._store.reader,
+            self._totals,
+            self._build_resource(),
+            budget=self._budget,
+            on_error=lambda: self._totals.count_sink_error("otlp.metrics"),
+            public_url=self._components.read_public_url,
+            journal_size=self._components.reader.size_bytes,
+        )
+        self._components.flush_callbacks.append(metrics.force_flush)
+        # The shutdown budget limits how long this takes.
+        self._components.close_callbacks.append(lambda timeout: metrics.close())
+
+    def _build_resource(self) -> Resource:
+        return build_resource(self._settings.service_name, self._store.instance.id)
+
+    # --- servers ---------------------------------------------------------------------------------
+
+    def _serve_metrics(self) -> None:
+        if self._settings.prometheus_port is None:
+            return
+        from otel_progress.metrics.http_server import serve_metrics
+
+        collector = self._components.build_metrics_collector()
+        server = serve_metrics(collector, self._settings.prometheus_port, self._settings.prometheus_host)
+        self._components.metrics_url = server.url
+        self._components.close_callbacks.append(lambda timeout: server.close())
+
+    def _serve_api(self) -> None:
+        """Serve the API and the page from this process. Raises MissingExtraError."""
+        port = self._settings.server_port
+        if port is None:
+            return
+        # Why here: these modules are an extra, and slow to import.
+        try:
+            from otel_progress.server.uvicorn_server import Server
+        except MissingExtraError:
+            raise
+        except ImportError as error:
+            raise MissingExtraError("Serving progress", "server") from error
+        previews = self._components.previews
+        server = Server(
+            self._components.reader,
+            host=self._settings.server_host,
+            port=port,
+            token=self._token,
+            controller=self._components.reader,
+            totals=self._totals,
+            public_url=self._components.read_public_url(),
+            previews=None if previews is None else previews.store,
+        )
+        server.start()
+        self._components.server_url = server.url
+        self._components.close_callbacks.append(server.close)
+
+    # --- previews, resources, logs ---------------------------------------------------------------
+
+    def _build_previews(self) -> None:
+        """Build the preview service. It does no work before the first preview."""
+        settings = self._settings
         if settings.previews is False:
             return
-        from otel_progress.instrument import previews as previewing  # noqa: F401 - now, and not in the first call of a level's preview()
+        # Why: loads the module now instead of in the first call of a level's preview().
+        from otel_progress.instrument import previews as _previews  # noqa: F401
         from otel_progress.previews.media import FORMATS
         from otel_progress.previews.retention import Bounds
         from otel_progress.previews.service import PreviewService, PreviewSettings
@@ -110,195 +245,68 @@ class _RuntimeBuilder:
         style = PreviewSettings(
             settings.preview_at, settings.preview_edge, FORMATS[settings.preview_format], bounds
         )
-        previewer = PreviewService(
-            open_store(settings.previews, journal_path(journal)),
+        self._components.previews = self._components.recording.previewer = PreviewService(
+            open_store(settings.previews, None if self._journal is None else self._journal.location),
             style,
-            count=self.totals.count_preview,
-            base=self._public_url,
-            now=self.store.now,
-            clock=self.store.clock,
+            count=self._totals.count_preview,
+            base=self._components.read_public_url,
+            now=self._store.now,
+            clock=self._store.clock,
         )
-        self.runtime.previewer = self.recording.previewer = previewer
-        if journal is None:
-            self.store.on_previews_gone = previewer.discard
 
-    def _discard(self, locations: Sequence[str]) -> None:
-        """Delete the content of previews that the journal no longer tells of."""
-        if self.runtime.previewer is not None:
-            self.runtime.previewer.discard(locations)
+    def _get_preview_url(self, operation_id: str, number: int) -> str:
+        previews = self._components.previews
+        return "" if previews is None else previews.address(operation_id, number)
 
-    def _sample(self) -> None:
+    def _build_sampler(self) -> None:
         from otel_progress.runtime.resource_sampler import ResourceSampler
 
-        sampler = self.runtime.sampler = ResourceSampler(
-            self.store.clock, self.store.now, self.store.add_sample
-        )
-        self.runtime._close_callbacks.append(lambda timeout: sampler.close())
+        sampler = ResourceSampler(self._store.clock, self._store.now, self._store.add_sample)
+        self._components.sampler = sampler
+        self._components.close_callbacks.append(lambda timeout: sampler.close())
 
-    def _capture(self, level: int) -> None:
+    def _capture_logs(self) -> None:
+        severity = self._settings.capture_logs
+        if severity is False:
+            return
         from otel_progress.integrations.stdlib_logging import LogHandler
 
-        handler = LogHandler(self.store, level)
+        handler = LogHandler(self._store, severity)
         handler.install()
-        self.runtime._close_callbacks.append(lambda timeout: handler.close())
-
-    def _serve(self, token: str | None) -> None:
-        """Serve the API and the page from this process; its parts are an extra, and heavy to import."""
-        port = self.settings.server_port
-        if port is None:
-            return
-        try:
-            from otel_progress.server.uvicorn_server import Server
-        except MissingExtraError:
-            raise
-        except ImportError as error:
-            raise MissingExtraError("Serving progress", "server") from error
-        reader = self.runtime.reader
-        host = self.settings.server_host
-        url, store = (
-            self._public_url(),
-            None if self.runtime.previewer is None else self.runtime.previewer.store,
-        )
-        server = Server(
-            reader,
-            host=host,
-            port=port,
-            token=token,
-            controller=reader,
-            totals=self.totals,
-            public_url=url,
-            previews=store,
-        )
-        server.start()
-        self.runtime.server_url = server.url
-        self.runtime._close_callbacks.append(server.close)
-
-    def _lane(
-        self,
-        name: str,
-        sink: Sink,
-        *,
-        every_tick: bool = False,
-        on_written: Callable[[ChangeSet], None] = lambda batch: None,
-    ) -> None:
-        lane = SinkWorker(
-            name,
-            sink,
-            every_tick=every_tick,
-            on_error=self.totals.count_sink_error,
-            on_dropped=self.totals.count_dropped,
-            on_recovered=self.store.resend,
-            on_written=on_written,
-        )
-        self.runtime._sink_workers.append(lane)
-
-    def _metrics(self) -> None:
-        if self.settings.prometheus_port is None:
-            return
-        from otel_progress.metrics.collector import ProgressCollector
-        from otel_progress.metrics.http_server import serve_metrics
-
-        collector = ProgressCollector(
-            self.store,
-            totals=self.totals,
-            retention_s=self.settings.metrics_retention,
-            public_url=self._public_url,
-            journal_size=self.runtime.journal_size,
-        )
-        server = serve_metrics(collector, self.settings.prometheus_port, self.settings.prometheus_host)
-        self.runtime.metrics_url = server.url
-        self.runtime._close_callbacks.append(lambda timeout: server.close())
-
-    def _trace(self, provider: TracerProvider | None) -> None:
-        if provider is not None:
-            self.runtime.join(provider)
-            return
-        self.tracing.add_global(
-            self.settings.service_name,
-            self.store.instance.id,
-            export="traces" in self.signals,
-            budget=self.budget,
-            on_error=lambda: self.totals.count_sink_error("otlp.traces"),
-        )
-
-    def _export(self) -> None:
-        """Send events and metrics over OTLP where that is wanted; their parts are heavy to import, so only then."""
-        if "logs" in self.signals:
-            from otel_progress.otlp.events import OtlpEvents
-            from otel_progress.otlp.logs import OtlpLogs
-            from otel_progress.otlp.sdk_compat import build_event_log
-
-            log = build_event_log(
-                self._resource(),
-                budget=self.budget,
-                on_error=lambda: self.totals.count_sink_error("otlp.logs"),
-            )
-            if (
-                self.settings.capture_logs is not False
-            ):  # ahead of the events, whose sink closes what both go out through
-                self._lane("logs", OtlpLogs(log))
-            self._lane("events", OtlpEvents(log, address=self._preview_address))
-            self.runtime._flush_callbacks.append(log.force_flush)
-        if "metrics" in self.signals:
-            from otel_progress.otlp.metrics import build_otlp_metrics
-
-            metrics = build_otlp_metrics(
-                self.store,
-                self.totals,
-                self._resource(),
-                budget=self.budget,
-                on_error=lambda: self.totals.count_sink_error("otlp.metrics"),
-                public_url=self._public_url,
-                journal_size=self.runtime.journal_size,
-            )
-            self.runtime._flush_callbacks.append(metrics.force_flush)
-            self.runtime._close_callbacks.append(
-                lambda timeout: metrics.close()
-            )  # the ShutdownBudget bounds it
-
-    def _public_url(self) -> str | None:
-        """Return where people find the previews: as it was set, else at this process's own server."""
-        return self.settings.public_url or self.runtime.server_url
-
-    def _preview_address(self, operation_id: str, number: int) -> str:
-        return "" if self.runtime.previewer is None else self.runtime.previewer.address(operation_id, number)
-
-    def _resource(self) -> Resource:
-        return build_resource(self.settings.service_name, self.store.instance.id)
-
-    def _console(self) -> None:
-        from otel_progress.console.terminal import make_console
-
-        console = make_console(self.store, mode=self.settings.console)
-        if console is not None:
-            self._lane("console", console, every_tick=True)
+        self._components.close_callbacks.append(lambda timeout: handler.close())
 
 
-def _journal(settings: Settings, on_deleted: Callable[[Sequence[str]], None]) -> Journal | None:
+def apply_cancel_requests(store: LiveStore, requests: Sequence[CancelRequest]) -> None:
+    """Apply cancel requests from the journal.
+
+    Requests for runs that have ended are ignored.
+    """
+    for request in requests:
+        store.request_cancel(request.operation_id, request.reason, run=request.run)
+
+
+def _open_journal(settings: Settings, on_deleted: Callable[[Sequence[str]], None]) -> Journal | None:
     if settings.store == "memory:":
         return None
     return open_journal(settings.store, retention_s=settings.retention, on_deleted=on_deleted)
 
 
-def journal_path(journal: object) -> Path | None:
-    """Return the file of a journal, None for one that has none."""
-    path = getattr(journal, "path", None)
-    return path if isinstance(path, Path) else None
+def _is_sampling(settings: Settings) -> bool:
+    """True when resources are sampled.
 
-
-def _samples(settings: Settings) -> bool:
-    """Tell whether to sample resources. Raises MissingExtraError when that was asked for and cannot be done."""
+    Raises MissingExtraError if that is required and psutil is not installed.
+    """
     if settings.resources is False:
         return False
-    from otel_progress.runtime import resource_sampler as usage
+    from otel_progress.runtime import resource_sampler
 
-    found = usage.available()
-    if settings.resources is True and not found:
+    is_available = resource_sampler.is_psutil_installed()
+    if settings.resources is True and not is_available:
         raise MissingExtraError("Sampling what the process uses", "resources")
-    return found
+    return is_available
 
 
-def _rules(settings: Settings) -> redaction.Redactor | None:
+def _build_redactor(settings: Settings) -> redaction.Redactor | None:
     if settings.redact is False:
         return None
     return redaction.Redactor(None if settings.redact is True else settings.redact)

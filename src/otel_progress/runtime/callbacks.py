@@ -1,6 +1,8 @@
-"""Callbacks: each has a thread and a bounded mailbox of its own, so one that raises or hangs harms nobody.
+"""Callbacks for starts, updates and ends of operations.
 
-Starts and ends are delivered at once and in order; updates are coalesced, at most one an operation and interval, the newest.
+Each callback has its own thread and bounded queue, so that one that raises or hangs delays no
+other. Starts and ends are delivered immediately and in order. Updates are coalesced: only the
+newest one per operation and interval is delivered.
 """
 
 from __future__ import annotations
@@ -17,54 +19,71 @@ from otel_progress.operations import OperationSnapshot
 from otel_progress.text import truncate
 
 CallbackEvent: TypeAlias = Literal["started", "updated", "completed", "failed", "cancelled", "skipped"]
-"""What a callback is told: how an operation began, went on, or ended."""
+"""Change of an operation: its start, an update, or the status with which it ended."""
 
 
 Callback: TypeAlias = Callable[[CallbackEvent, OperationSnapshot], object]
-"""Called with the event and the operation as it was then, levels included."""
+"""Called with the event and the operation at that time, including its levels."""
 
 
 MAX_WAITING: Final = 1_000
-"""Starts and ends that may wait for a callback that is slow; beyond, the oldest are let go and counted."""
+"""Maximum number of starts and ends that wait for a slow callback.
+
+Beyond it the oldest are dropped and counted.
+"""
 
 
 _NEVER: Final = float("-inf")
-"""When a run was last told of that never was. Not 0: the monotonic clock may have begun less than an interval ago, with the machine."""
+"""Time of the last delivery before the first one.
+
+Why not 0: the monotonic clock may have started less than an interval ago, with the machine.
+"""
 
 
 class CallbackWorker:
-    """Delivers to one callback from one thread."""
+    """Queue and thread of one callback."""
 
-    def __init__(self, callback: Callback, interval: float, on_dropped: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        callback: Callback,
+        interval: float,
+        on_dropped: Callable[[int], None],
+        *,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
         self.callback = callback
         self._interval = interval
         self._on_dropped = on_dropped
+        self._max_waiting = max_waiting
         self._edges: deque[tuple[CallbackEvent, OperationSnapshot]] = deque()
+        """Waiting starts and ends."""
         self._updates: dict[str, OperationSnapshot] = {}
+        """Newest waiting update of each run."""
         self._delivered: dict[str, float] = {}
-        self._over: dict[str, None] = {}
-        """Runs whose end was told last: an update that was on its way at that moment comes too late."""
+        """Monotonic time of the last delivered update of each run."""
+        self._ended_runs: dict[str, None] = {}
+        """Runs that ended recently. A later update of such a run is ignored."""
         self._changed = threading.Condition(threading.Lock())
-        self._busy = False
-        self._closed = False
+        self._is_busy = False
+        self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="otel-progress-callback", daemon=True)
         self._thread.start()
 
     def submit(self, event: CallbackEvent, operation: OperationSnapshot) -> None:
-        """Leave an event; an end takes the update that waits with it."""
+        """Add an event to the queue. An end replaces the waiting update of its run."""
         dropped = 0
         with self._changed:
             if event == "updated":
-                if operation.run not in self._over:
+                if operation.run not in self._ended_runs:
                     self._updates[operation.run] = operation
             else:
                 if event != "started":
                     self._updates.pop(operation.run, None)
-                    self._over[operation.run] = None
-                    if len(self._over) > MAX_WAITING:
-                        del self._over[next(iter(self._over))]
+                    self._ended_runs[operation.run] = None
+                    if len(self._ended_runs) > self._max_waiting:
+                        del self._ended_runs[next(iter(self._ended_runs))]
                 self._edges.append((event, operation))
-                if len(self._edges) > MAX_WAITING:
+                if len(self._edges) > self._max_waiting:
                     self._edges.popleft()
                     dropped = 1
             self._changed.notify_all()
@@ -72,37 +91,42 @@ class CallbackWorker:
             self._on_dropped(dropped)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything has been delivered, pending updates without their interval."""
+        """Wait until all events are delivered, updates without their interval.
+
+        Return False after ``timeout`` seconds.
+        """
         with self._changed:
             self._delivered.clear()
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: not (self._edges or self._updates or self._busy), timeout)
+            return self._changed.wait_for(
+                lambda: not (self._edges or self._updates or self._is_busy), timeout
+            )
 
     def close(self) -> None:
-        """Deliver nothing more."""
+        """Stop delivering. Waiting events are dropped."""
         with self._changed:
-            self._closed = True
+            self._is_closed = True
             self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._busy = False
+                self._is_busy = False
                 self._changed.notify_all()
-                while not self._closed and (due := self._due()) != 0.0:
-                    self._changed.wait(due)
-                if self._closed:
+                while not self._is_closed and (delay_s := self._compute_delay()) != 0.0:
+                    self._changed.wait(delay_s)
+                if self._is_closed:
                     return
-                event, operation = self._take()
-                self._busy = True
+                event, operation = self._pop_event()
+                self._is_busy = True
             try:
                 self.callback(event, operation)
             except Exception as error:
                 name = getattr(self.callback, "__qualname__", type(self.callback).__qualname__)
-                report_internal_error("callback", f"the callback {name} raised", error=error)
+                report_internal_error("callback", f"the callback {name} raised an exception", error=error)
 
-    def _due(self) -> float | None:
-        """Return the seconds until something may be delivered, None while there is nothing."""
+    def _compute_delay(self) -> float | None:
+        """Return the seconds until the next delivery, or None when no event waits."""
         if self._edges:
             return 0.0
         if not self._updates:
@@ -110,7 +134,7 @@ class CallbackWorker:
         now = time.monotonic()
         return max(0.0, min(self._delivered.get(run, _NEVER) + self._interval for run in self._updates) - now)
 
-    def _take(self) -> tuple[CallbackEvent, OperationSnapshot]:
+    def _pop_event(self) -> tuple[CallbackEvent, OperationSnapshot]:
         if self._edges:
             event, operation = self._edges.popleft()
             if event != "started":
@@ -125,42 +149,55 @@ class Callbacks:
     """All callbacks of a runtime."""
 
     def __init__(self, on_dropped: Callable[[int], None]) -> None:
-        self._boxes: tuple[CallbackWorker, ...] = ()
+        self._workers: tuple[CallbackWorker, ...] = ()
         self._on_dropped = on_dropped
 
     def __bool__(self) -> bool:
-        return bool(self._boxes)
+        return bool(self._workers)
 
-    def add(self, callback: Callback, interval: float) -> None:
-        """Call ``callback`` from now on; adding it again changes its interval. Raises ConfigurationError for what cannot be used."""
+    def add(self, callback: Callback, interval: float, *, max_waiting: int = MAX_WAITING) -> None:
+        """Start calling ``callback``. Adding it again changes its interval.
+
+        Raises ConfigurationError for an invalid callback or interval.
+        """
         if not callable(callback):
-            msg = f"a callback has to be callable with an event and an operation, which a {type(callback).__name__} is not"
+            msg = (
+                f"Invalid callback of type {type(callback).__name__}: "
+                "expected a function of an event and an operation. Pass a function."
+            )
             raise ConfigurationError(msg)
         if not isinstance(interval, (int, float)) or not 0.0 <= interval <= threading.TIMEOUT_MAX:
-            msg = f"the interval of a callback is a number of seconds from 0, not {truncate(interval, 64)}"
+            msg = (
+                f"Invalid interval {truncate(interval, 64)} of a callback: "
+                "expected seconds, 0 or more. Pass a number."
+            )
             raise ConfigurationError(msg)
         self.remove(callback)
-        self._boxes = (*self._boxes, CallbackWorker(callback, interval, self._on_dropped))
+        worker = CallbackWorker(callback, interval, self._on_dropped, max_waiting=max_waiting)
+        self._workers = (*self._workers, worker)
 
     def remove(self, callback: Callback) -> None:
-        """Do not call ``callback`` again; nothing happens when it is not there."""
-        for box in self._boxes:
-            if box.callback == callback:
-                box.close()
-        self._boxes = tuple(box for box in self._boxes if box.callback != callback)
+        """Stop calling ``callback``. An unknown callback is ignored."""
+        for worker in self._workers:
+            if worker.callback == callback:
+                worker.close()
+        self._workers = tuple(worker for worker in self._workers if worker.callback != callback)
 
     def submit(self, event: CallbackEvent, operation: OperationSnapshot) -> None:
-        """Tell every callback."""
-        for box in self._boxes:
-            box.submit(event, operation)
+        """Submit an event to every callback."""
+        for worker in self._workers:
+            worker.submit(event, operation)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until every callback has been told everything."""
+        """Wait until all callbacks have received all events.
+
+        Return False after ``timeout`` seconds.
+        """
         deadline = time.monotonic() + timeout
-        return all([box.flush(max(0.0, deadline - time.monotonic())) for box in self._boxes])
+        return all([worker.flush(max(0.0, deadline - time.monotonic())) for worker in self._workers])
 
     def close(self) -> None:
-        """End all deliveries."""
-        for box in self._boxes:
-            box.close()
-        self._boxes = ()
+        """Remove all callbacks."""
+        for worker in self._workers:
+            worker.close()
+        self._workers = ()

@@ -1,18 +1,17 @@
-"""Which tracer providers are joined, and which one makes the helpers' spans."""
+"""Tracer providers of a runtime: those it follows, and the one that it uses."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.otlp.bounded import ShutdownBudget
-from otel_progress.otlp.exporters import build_tracer_provider, span_processor
+from otel_progress.otlp.exporters import build_span_processor, build_tracer_provider
 from otel_progress.processor import ProgressSpanProcessor
 
 if TYPE_CHECKING:
@@ -21,43 +20,48 @@ if TYPE_CHECKING:
     from otel_progress.live.store import LiveStore
 
 
-_making: Final = threading.Lock()
+_own_providers: list[TracerProvider] = []
+"""Global provider created here, if any. A process can set it only once, so runtimes share it."""
 
 
-_made: list[TracerProvider] = []
-"""The provider made here and set as the global one; a process can do so only once, so it outlives a runtime."""
-
-
-_exporting: list[TracerProvider] = []
+_exporting_providers: list[TracerProvider] = []
+"""The own provider, once it has an exporter."""
 
 
 class TracerProviders:
-    """The providers of one runtime. The first one that is given explicitly makes the helpers' spans; else the global one."""
+    """Tracer providers of one runtime.
+
+    The first explicitly joined provider creates the spans of levels, otherwise the global one.
+    """
 
     def __init__(self, store: LiveStore) -> None:
         self.processor = ProgressSpanProcessor(store)
         self._joined: list[Any] = []
-        self._explicit = False
-        self._source: Any = trace.NoOpTracerProvider()
+        self._is_explicit = False
+        self._provider: Any = trace.NoOpTracerProvider()
         self._tracers: dict[str, Tracer] = {}
         self._budget: ShutdownBudget | None = None
 
-    def tracer(self, scope: str) -> Tracer:
+    def get_tracer(self, scope: str) -> Tracer:
         """Return the tracer of an instrumentation scope."""
-        found = self._tracers.get(scope)
-        if found is None:
-            found = self._tracers[scope] = self._source.get_tracer(scope)
-        return found
+        tracer = self._tracers.get(scope)
+        if tracer is None:
+            tracer = self._tracers[scope] = self._provider.get_tracer(scope)
+        return tracer
 
-    def add(self, provider: Any, *, given: bool) -> None:
-        """Follow the spans of a provider; make the helpers' spans with it when it is the first that was given."""
-        if not any(known is provider for known in self._joined):
+    def add(self, provider: Any, *, is_explicit: bool) -> None:
+        """Follow the spans of a provider.
+
+        The first explicit provider also creates the spans of levels.
+        """
+        if not any(joined is provider for joined in self._joined):
             self._joined.append(provider)
-            add = getattr(provider, "add_span_processor", None)
-            if callable(add):  # a provider of the API only has spans to make, but none to follow
-                add(self.processor)
-        if (given and not self._explicit) or len(self._joined) == 1:
-            self._source, self._explicit = provider, given
+            add_span_processor = getattr(provider, "add_span_processor", None)
+            # Why: only a provider of the SDK has processors. One of the API only creates spans.
+            if callable(add_span_processor):
+                add_span_processor(self.processor)
+        if (is_explicit and not self._is_explicit) or len(self._joined) == 1:
+            self._provider, self._is_explicit = provider, is_explicit
             self._tracers = {}
 
     def add_global(
@@ -69,28 +73,35 @@ class TracerProviders:
         budget: ShutdownBudget,
         on_error: Callable[[], object],
     ) -> None:
-        """Join the provider the application has set; make one and set it when there is none."""
+        """Join the global provider, or create and set one.
+
+        Only a provider created here gets an exporter, when ``export`` is True.
+        """
         self._budget = budget
-        existing = trace.get_tracer_provider()
-        if isinstance(existing, trace.ProxyTracerProvider):
-            with _making:
-                existing = build_tracer_provider(service_name, otlp=False, instance_id=instance_id)
-                trace.set_tracer_provider(existing)
-                _made[:] = [existing]
-        if export and existing in _made and existing not in _exporting:
-            _made[0].add_span_processor(span_processor(os.environ, budget=budget, on_error=on_error))
-            _exporting.append(_made[0])
-        self.add(existing, given=False)
+        provider = trace.get_tracer_provider()
+        if isinstance(provider, trace.ProxyTracerProvider):
+            # No lock: configure() builds one runtime at a time.
+            provider = build_tracer_provider(service_name, otlp=False, instance_id=instance_id)
+            trace.set_tracer_provider(provider)
+            _own_providers[:] = [provider]
+        if export and provider in _own_providers and provider not in _exporting_providers:
+            processor = build_span_processor(os.environ, budget=budget, on_error=on_error)
+            _own_providers[0].add_span_processor(processor)
+            _exporting_providers.append(_own_providers[0])
+        self.add(provider, is_explicit=False)
 
     def flush(self, timeout: float) -> bool:
-        """Export the ended spans of the provider made here; a given one is its owner's to flush."""
-        return all(provider.force_flush(int(timeout * 1000)) for provider in _exporting)
+        """Export the ended spans of the own provider.
+
+        Return False after ``timeout`` seconds. The application flushes its own providers.
+        """
+        return all(provider.force_flush(int(timeout * 1000)) for provider in _exporting_providers)
 
     def close(self, timeout: float) -> None:
-        """Export the remaining spans within the budget for shutdown, and stop reading spans."""
-        if self._budget is not None and _exporting:
-            with self._budget.wait() as budgeted:
-                flushed = self.flush(min(timeout, budgeted))
-            if not flushed:
-                report_internal_error("otlp.traces", "spans were not all exported before the end")
+        """Export the remaining spans within the shutdown budget, and stop following spans."""
+        if self._budget is not None and _exporting_providers:
+            with self._budget.wait() as budgeted_s:
+                is_flushed = self.flush(min(timeout, budgeted_s))
+            if not is_flushed:
+                report_internal_error("otlp.traces", "some spans were not exported before the shutdown")
         self.processor.close()

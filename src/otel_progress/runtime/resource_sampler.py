@@ -1,6 +1,8 @@
-"""What this process uses, looked at once a second while an operation is active: processor and memory by psutil, GPUs by NVML.
+"""Sampler of the resource usage of this process.
 
-Runs on the ticker's thread. What cannot be asked any more is counted as trouble once and not asked again.
+It samples once per second while an operation is active. Processor and memory come from psutil,
+GPUs from NVML. The sampler runs on the ticker's thread. A source that fails is reported as an
+internal error once and not read again.
 """
 
 from __future__ import annotations
@@ -21,64 +23,74 @@ SAMPLE_INTERVAL_S: Final = 1.0
 
 
 _FIRST_S: Final = 0.05
-"""Shortest time over which a share of the processor means something: what the first sample waits for."""
+"""Delay of the first sample, in seconds. A shorter time gives no meaningful processor share."""
 
 
-_GAP_S: Final = 10.0
-"""Time after which a look before is too old to tell the use of the processor from."""
+_MAX_GAP_S: Final = 10.0
+"""Age, in seconds, beyond which a reading is no longer a base for the processor share."""
 
 
-def available() -> bool:
-    """True when psutil is installed."""
+def is_psutil_installed() -> bool:
+    """True if psutil is installed."""
     return find_spec("psutil") is not None
 
 
-class _Base(NamedTuple):
-    """A look: when, and the processor time used until then, both in seconds."""
+class _ProcessorReading(NamedTuple):
+    """Monotonic time, and the processor time used until then, in seconds."""
 
     clock: float
-    busy: float
+    busy_s: float
 
 
 class ResourceSampler:
-    """Makes samples of this process. ``clock`` is monotonic, ``now`` wall time; ``take`` gets each sample."""
+    """Samples this process. ``on_sample`` receives each sample.
+
+    ``clock`` returns monotonic seconds and ``now`` Unix seconds.
+    """
 
     def __init__(
-        self, clock: Callable[[], float], now: Callable[[], float], take: Callable[[ResourceSample], None]
+        self,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+        on_sample: Callable[[ResourceSample], None],
     ) -> None:
         self._clock = clock
         self._now = now
-        self._take = take
+        self._on_sample = on_sample
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew, on whatever process this is: what a forked child does."""
-        self.working = True
+        """Discard the state of the parent process, as a forked child does."""
+        self.is_working = True
         self._process: Any = None
         self._gpus: Gpus | None = None
-        self._base: _Base | None = None
-        self._due = float("-inf")
+        self._last_reading: _ProcessorReading | None = None
+        self._due_at = float("-inf")
 
-    def sample_if_due(self, active: Callable[[], object]) -> None:
-        """Take a sample when it is time, and something is ``active()``. Cheap otherwise: it is called at every tick."""
-        if not self.working or self._clock() < self._due:
+    def sample_if_due(self, get_active: Callable[[], object]) -> None:
+        """Sample if the interval has passed and an operation is active.
+
+        Called at every tick, so it is cheap otherwise.
+        """
+        if not self.is_working or self._clock() < self._due_at:
             return
-        if not active():
-            self._base = (
-                None  # a share of the processor over a time without work would say nothing of the next
-            )
+        if not get_active():
+            # Why: a processor share must not include the time between two operations.
+            self._last_reading = None
             return
         try:
             self._sample()
         except Exception as error:
-            self.working = False
+            self.is_working = False
             report_internal_error(
-                "resources", "what this process uses cannot be asked; it is not tried again", error=error
+                "resources",
+                "the resource usage of this process cannot be read and is not sampled any more",
+                error=error,
             )
 
     def close(self) -> None:
-        """Let go of NVIDIA's library."""
-        self.working = False
+        """Stop sampling and close NVML."""
+        self.is_working = False
         if self._gpus is not None:
             self._gpus.close()
 
@@ -88,32 +100,30 @@ class ResourceSampler:
                 import psutil
 
                 self._process = psutil.Process()
-                self._gpus = Gpus.find()
+                self._gpus = Gpus.detect()
         with self._process.oneshot():
             times, memory = self._process.cpu_times(), self._process.memory_info().rss
-        here = _Base(self._clock(), times.user + times.system)
-        base, self._base = self._base, here
-        if base is None or here.clock - base.clock > _GAP_S:
-            self._due = here.clock + _FIRST_S
+        reading = _ProcessorReading(self._clock(), times.user + times.system)
+        last_reading, self._last_reading = self._last_reading, reading
+        if last_reading is None or reading.clock - last_reading.clock > _MAX_GAP_S:
+            self._due_at = reading.clock + _FIRST_S
             return
-        elapsed = here.clock - base.clock
-        if elapsed <= 0.0:
+        elapsed_s = reading.clock - last_reading.clock
+        if elapsed_s <= 0.0:
             return
-        self._due = here.clock + SAMPLE_INTERVAL_S
-        ratio, gpu_memory = (None, None) if self._gpus is None else self._gpus.read()
-        self._take(
-            ResourceSample(
-                self._now(), here.clock, max(0.0, here.busy - base.busy) / elapsed, memory, ratio, gpu_memory
-            )
-        )
+        self._due_at = reading.clock + SAMPLE_INTERVAL_S
+        share = max(0.0, reading.busy_s - last_reading.busy_s) / elapsed_s
+        gpu_share, gpu_memory = (None, None) if self._gpus is None else self._gpus.read()
+        self._on_sample(ResourceSample(self._now(), reading.clock, share, memory, gpu_share, gpu_memory))
 
 
 class Gpus:
-    """The NVIDIA devices of this machine, as far as this process uses them.
+    """NVIDIA devices that this process uses.
 
-    A device counts when NVML lists this process on it: then the share is the process' own where the driver tells it, else the whole
-    device's. Where NVML lists no process that exists here although the device is busy (it does in containers, whose process ids are
-    others), the whole device counts. A device that only others use does not.
+    A device that NVML lists with this process counts. Its share is that of the process if the
+    driver reports it, otherwise that of the whole device. In containers NVML may list process
+    ids of the host. So a busy device counts as a whole if none of its listed processes exists
+    here. A device that only other processes use does not count.
     """
 
     def __init__(self, nvml: Any, devices: list[Any]) -> None:
@@ -121,71 +131,79 @@ class Gpus:
 
         self._nvml = nvml
         self._devices = devices
-        self._exists = psutil.pid_exists
-        self._seen_us = [0] * len(devices)
+        self._has_process = psutil.pid_exists
+        self._read_until_us = [0] * len(devices)
         self._pid = os.getpid()
 
     @classmethod
-    def find(cls) -> Gpus | None:
-        """Return the devices; None without NVIDIA's library, its driver, or a device."""
+    def detect(cls) -> Gpus | None:
+        """Return the devices, or None without NVML, its driver or a device."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # one of the packages of this name says that it is to be replaced by another
+                # Why: one of the packages with this name warns that it is deprecated.
+                warnings.simplefilter("ignore")
                 import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
             pynvml.nvmlInit()
             devices = [
                 pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
             ]
-        except Exception:  # not installed, or nothing there: what a machine without such a device looks like
+        except Exception:  # usual on a machine without such a device
             return None
         return cls(pynvml, devices) if devices else None
 
     def read(self) -> tuple[float | None, int | None]:
-        """Return the mean share (0 to 1) of the devices in use and the memory in bytes; None where unknown or none is in use."""
+        """Return mean share (0 to 1) and total memory in bytes of the used devices.
+
+        Both are None when they are unknown or no device is used.
+        """
         if not self._devices:
             return None, None
         try:
-            looks = [look for look in map(self._device, range(len(self._devices))) if look is not None]
+            readings = [self._read_device(index) for index in range(len(self._devices))]
         except Exception as error:
             self.close()
             report_internal_error(
-                "gpu", "what is used of a GPU cannot be asked; it is not tried again", error=error
+                "gpu", "the usage of a GPU cannot be read and is not sampled any more", error=error
             )
             return None, None
-        if not looks:
+        used = [reading for reading in readings if reading is not None]
+        if not used:
             return None, None
-        return sum(share for share, _ in looks) / len(looks), sum(memory for _, memory in looks)
+        return sum(share for share, _ in used) / len(used), sum(memory for _, memory in used)
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop reading and close NVML."""
         if self._devices:
             self._devices = []
             with suppress(Exception):
                 self._nvml.nvmlShutdown()
 
-    def _device(self, index: int) -> tuple[float, int] | None:
-        """Return the share and the memory of a device that this process uses; None when it does not."""
+    def _read_device(self, index: int) -> tuple[float, int] | None:
+        """Return share and memory of a device, or None if this process does not use it."""
         nvml, device = self._nvml, self._devices[index]
-        listed = [*nvml.nvmlDeviceGetComputeRunningProcesses(device)]
-        with suppress(nvml.NVMLError):  # not supported by every device
-            listed += nvml.nvmlDeviceGetGraphicsRunningProcesses(device)
-        whole = nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100.0
-        mine = [one.usedGpuMemory or 0 for one in listed if one.pid == self._pid]
-        if mine:
-            own = self._own_share(index)
-            return whole if own is None else own, max(mine)
-        if whole == 0.0 or any(self._exists(one.pid) for one in listed):
+        processes = [*nvml.nvmlDeviceGetComputeRunningProcesses(device)]
+        # Not supported by every device.
+        with suppress(nvml.NVMLError):
+            processes += nvml.nvmlDeviceGetGraphicsRunningProcesses(device)
+        device_share = nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100.0
+        own_memory = [process.usedGpuMemory or 0 for process in processes if process.pid == self._pid]
+        if own_memory:
+            own_share = self._read_own_share(index)
+            return device_share if own_share is None else own_share, max(own_memory)
+        if device_share == 0.0 or any(self._has_process(process.pid) for process in processes):
             return None
-        return whole, int(nvml.nvmlDeviceGetMemoryInfo(device).used)
+        return device_share, int(nvml.nvmlDeviceGetMemoryInfo(device).used)
 
-    def _own_share(self, index: int) -> float | None:
-        """Return this process' share since the last look, None when the driver does not tell."""
+    def _read_own_share(self, index: int) -> float | None:
+        """Return the share of this process since the last reading, or None."""
         try:
-            samples = self._nvml.nvmlDeviceGetProcessUtilization(self._devices[index], self._seen_us[index])
-        except self._nvml.NVMLError:  # not supported by this device, or nothing new
+            samples = self._nvml.nvmlDeviceGetProcessUtilization(
+                self._devices[index], self._read_until_us[index]
+            )
+        except self._nvml.NVMLError:  # not supported by this device, or no new samples
             return None
-        self._seen_us[index] = max((one.timeStamp for one in samples), default=self._seen_us[index])
-        shares = [one.smUtil / 100.0 for one in samples if one.pid == self._pid]
+        self._read_until_us[index] = max(
+            (sample.timeStamp for sample in samples), default=self._read_until_us[index]
+        )
+        shares = [sample.smUtil / 100.0 for sample in samples if sample.pid == self._pid]
         return min(1.0, sum(shares) / len(shares)) if shares else None

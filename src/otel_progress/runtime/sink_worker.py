@@ -1,6 +1,7 @@
-"""A lane per sink: its own thread and a bounded mailbox, so that one that is slow or hangs holds up nobody else.
+"""Worker of a sink: a thread and a bounded queue.
 
-Batches that wait are merged, the newest snapshot of a level winning; what a sink could not take goes into the next batch again.
+A slow sink delays no other sink. Waiting change sets are merged. The newest snapshot of a level
+replaces earlier ones. A change set that the sink rejected is merged into the next one.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from otel_progress import batches
 from otel_progress.batches import BatchDeclaration
@@ -20,44 +21,58 @@ from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet, Sink
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse, TrajectoryEntry
 from otel_progress.runtime.threads import start_daemon_thread
+from otel_progress.semconv import SinkName, get_sink_place
 from otel_progress.text import truncate
 
 MAX_SNAPSHOTS: Final = 200_000
-"""Levels that may wait for one sink; beyond, the oldest are let go and counted."""
+"""Maximum number of levels that wait for one sink. Beyond it the oldest are dropped and counted."""
 
 
 MAX_EVENTS: Final = 50_000
-"""Events that may wait for one sink."""
+"""Maximum number of events that wait for one sink. Beyond it the oldest are dropped and counted."""
 
 
 MAX_LOGS: Final = 20_000
-"""Log records that may wait for one sink."""
+"""Maximum number of log records that wait for one sink. Beyond it the oldest are dropped."""
 
 
 MAX_BATCHES: Final = 10_000
-"""Declarations of batches that may wait for one sink."""
+"""Maximum number of batch declarations that wait for one sink. Beyond it the oldest are dropped."""
 
 
-MAX_LESSONS: Final = 10_000
-"""What past runs left to learn from that may wait for one sink."""
+MAX_TRAJECTORIES: Final = 10_000
+"""Maximum number of trajectories that wait for one sink. Beyond it the oldest are dropped."""
 
 
 MAX_PREVIEWS: Final = 10_000
-"""Previews that may wait for one sink."""
+"""Maximum number of previews that wait for one sink. Beyond it the oldest are dropped."""
 
 
 RETRY_S: Final = 0.05
-"""Time between two tries of a flush to write what the sink refuses temporarily, in seconds."""
+"""Time between two attempts of a flush after a temporary error, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingLimits:
+    """Maximum numbers of records that wait for one sink."""
+
+    snapshots: int = MAX_SNAPSHOTS
+    events: int = MAX_EVENTS
+    logs: int = MAX_LOGS
+    batches: int = MAX_BATCHES
+    trajectories: int = MAX_TRAJECTORIES
+    previews: int = MAX_PREVIEWS
 
 
 class PendingChanges:
-    """Batches on their way to one sink, merged into one."""
+    """Change sets that wait for one sink, merged into one."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: PendingLimits | None = None) -> None:
+        self._limits = limits or PendingLimits()
         self.clear()
 
     def clear(self) -> None:
-        """Let everything go."""
+        """Remove everything."""
         self.latest: ChangeSet | None = None
         self._snapshots: dict[tuple[str, str], LevelSnapshot] = {}
         self._events: list[Event] = []
@@ -67,70 +82,66 @@ class PendingChanges:
         self._sample: ResourceSample | None = None
         self._resources: dict[str, ResourceUse] = {}
         self._batches: dict[str, BatchDeclaration] = {}
-        self._lessons: list[TrajectoryEntry] = []
+        self._trajectories: list[TrajectoryEntry] = []
         self._previews: list[Preview] = []
 
-    def add(self, batch: ChangeSet) -> int:
-        """Merge a batch in; return how many snapshots, events, log records and so on had to be let go."""
-        if self.latest is None or batch.clock >= self.latest.clock:
-            self.latest = batch
-        for key in batch.evicted:
+    def add(self, change_set: ChangeSet) -> int:
+        """Merge a change set. Return the number of records dropped because of the limits."""
+        if self.latest is None or change_set.clock >= self.latest.clock:
+            self.latest = change_set
+        for key in change_set.evicted:
             self._snapshots.pop(key, None)
             self._evicted[key] = None
-        for snapshot in batch.snapshots:
+        for snapshot in change_set.snapshots:
             key = (snapshot.info.run, snapshot.info.path)
             known = self._snapshots.get(key)
             if known is None or known.sequence < snapshot.sequence:
                 self._snapshots[key] = snapshot
                 self._evicted.pop(key, None)
-        self._events.extend(batch.events)
-        for label, units in batch.items.items():
+        self._events.extend(change_set.events)
+        for label, units in change_set.items.items():
             self._items[label] = self._items.get(label, 0) + units
-        self._logs.extend(batch.logs)
-        self._observe(batch)
+        self._logs.extend(change_set.logs)
+        self._trajectories.extend(change_set.trajectories)
+        self._previews.extend(change_set.previews)
+        self._merge_resources(change_set)
+        for declaration in change_set.batches:
+            declared = self._batches.get(declaration.id)
+            self._batches[declaration.id] = (
+                declaration if declared is None else batches.merge(declared, declaration)
+            )
         return self._drop_surplus()
 
-    def _observe(self, batch: ChangeSet) -> None:
-        """Keep the newest sample, the newest use of each run, what the declarations of a batch come to, lessons and previews."""
-        if batch.sample is not None and (self._sample is None or batch.sample.clock >= self._sample.clock):
-            self._sample = batch.sample
-        for run, use in batch.resources.items():
+    def _merge_resources(self, change_set: ChangeSet) -> None:
+        """Store the newest sample, and the newest resource usage of each run."""
+        sample = change_set.sample
+        if sample is not None and (self._sample is None or sample.clock >= self._sample.clock):
+            self._sample = sample
+        for run, use in change_set.resources.items():
             known = self._resources.get(run)
             if known is None or known.samples <= use.samples:
                 self._resources[run] = use
-        self._lessons.extend(batch.trajectories)
-        self._previews.extend(batch.previews)
-        for info in batch.batches:
-            declared = self._batches.get(info.id)
-            self._batches[info.id] = info if declared is None else batches.merge(declared, info)
 
     def _drop_surplus(self) -> int:
-        surplus = max(0, len(self._snapshots) - MAX_SNAPSHOTS)
-        for key in list(islice(self._snapshots, surplus)):
-            del self._snapshots[key]
-        events = max(0, len(self._events) - MAX_EVENTS)
-        del self._events[:events]
-        for key in list(islice(self._evicted, max(0, len(self._evicted) - MAX_SNAPSHOTS))):
-            del self._evicted[key]
-        logs = max(0, len(self._logs) - MAX_LOGS)
-        del self._logs[:logs]
-        declared = max(0, len(self._batches) - MAX_BATCHES)
-        for id_ in list(islice(self._batches, declared)):
-            del self._batches[id_]
-        lessons = max(0, len(self._lessons) - MAX_LESSONS)
-        del self._lessons[:lessons]
-        previews = max(0, len(self._previews) - MAX_PREVIEWS)
-        del self._previews[:previews]
-        for run in list(islice(self._resources, max(0, len(self._resources) - MAX_SNAPSHOTS))):
-            del self._resources[run]
-        return surplus + events + logs + declared + lessons + previews
+        limits = self._limits
+        # Evictions and resource usage are not counted: they only complete other records.
+        _drop_oldest_keys(self._evicted, limits.snapshots)
+        _drop_oldest_keys(self._resources, limits.snapshots)
+        return (
+            _drop_oldest_keys(self._snapshots, limits.snapshots)
+            + _drop_oldest(self._events, limits.events)
+            + _drop_oldest(self._logs, limits.logs)
+            + _drop_oldest_keys(self._batches, limits.batches)
+            + _drop_oldest(self._trajectories, limits.trajectories)
+            + _drop_oldest(self._previews, limits.previews)
+        )
 
     def drain(self) -> ChangeSet | None:
-        """Return everything that waits as one batch, parents before children."""
+        """Remove and return everything as one change set, parents before children."""
         if self.latest is None:
             return None
         snapshots = sorted(self._snapshots.values(), key=lambda snapshot: snapshot.info.depth)
-        batch = replace(
+        change_set = replace(
             self.latest,
             snapshots=snapshots,
             events=self._events,
@@ -140,182 +151,222 @@ class PendingChanges:
             sample=self._sample,
             resources=self._resources,
             batches=tuple(self._batches.values()),
-            trajectories=self._lessons,
+            trajectories=self._trajectories,
             previews=self._previews,
         )
         self.clear()
-        return batch
+        return change_set
+
+
+def _drop_oldest(records: list[Any], max_number: int) -> int:
+    surplus = max(0, len(records) - max_number)
+    del records[:surplus]
+    return surplus
+
+
+def _drop_oldest_keys(records: dict[Any, Any], max_number: int) -> int:
+    surplus = max(0, len(records) - max_number)
+    for key in list(islice(records, surplus)):
+        del records[key]
+    return surplus
 
 
 class SinkWorker:
-    """Takes batches for one sink and writes them from a thread of its own. ``post`` never waits for the sink."""
+    """Queue and thread of one sink. :meth:`submit` never waits for the sink.
+
+    ``on_error(name)`` is called for each failed write, ``on_dropped(name, count)`` for dropped
+    records, ``on_recovered()`` for the first successful write after failed ones, and
+    ``on_written(change_set)`` for each successful write.
+    """
 
     def __init__(
         self,
-        name: str,
+        name: SinkName,
         sink: Sink,
         *,
         every_tick: bool = False,
-        on_error: Callable[[str], None] = lambda name: None,
-        on_dropped: Callable[[str, int], None] = lambda name, count: None,
+        on_error: Callable[[SinkName], None] = lambda name: None,
+        on_dropped: Callable[[SinkName, int], None] = lambda name, count: None,
         on_recovered: Callable[[], None] = lambda: None,
-        on_written: Callable[[ChangeSet], None] = lambda batch: None,
+        on_written: Callable[[ChangeSet], None] = lambda change_set: None,
+        limits: PendingLimits | None = None,
+        retry_s: float = RETRY_S,
     ) -> None:
         self.name = name
         self.sink = sink
         self.every_tick = every_tick
         self.dropped = 0
-        """What the sink itself let go, as last told to ``on_dropped``."""
+        """Number of records that the sink itself dropped, as last reported to ``on_dropped``."""
         self.seconds = 0.0
-        """Processor time of the last write: a sink that waits for a disk or a network takes nothing from anybody."""
+        """Processor time of the last write, without the time it waited for a disk or network."""
         self._on_error = on_error
         self._on_dropped = on_dropped
         self._on_recovered = on_recovered
         self._on_written = on_written
-        self._error_is_temporary = False
+        self._limits = limits
+        self._retry_s = retry_s
+        self._is_error_temporary = False
         self.restart()
 
     def restart(self) -> None:
-        """Start over without a thread and with nothing waiting: what a forked child does."""
-        self._waiting = PendingChanges()
-        self._ready = threading.Condition(threading.Lock())
+        """Discard the queue and the thread, as a forked child does."""
+        self._pending = PendingChanges(self._limits)
+        self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
-        self._writing = False
-        self._closing = False
-        self._failed = False
-        self._refused: ChangeSet | None = None
-        self._refused_temporarily = False
+        self._is_writing = False
+        self._is_closing = False
+        self._has_failed = False
+        self._rejected: ChangeSet | None = None
+        self._is_rejected_temporarily = False
 
-    def submit(self, batch: ChangeSet) -> None:
-        """Leave a batch; it is merged with those that wait."""
-        with self._ready:
-            if self._closing:
+    def submit(self, change_set: ChangeSet) -> None:
+        """Add a change set to the queue."""
+        with self._changed:
+            if self._is_closing:
                 return
-            dropped = self._requeue_failed() + self._waiting.add(batch)
+            dropped = self._requeue_rejected() + self._pending.add(change_set)
             if self._thread is None:
-                self._start()
-            self._ready.notify_all()
+                self._start_thread()
+            self._changed.notify_all()
         if dropped:
             self._on_dropped(self.name, dropped)
 
-    def _start(self) -> None:
-        """Start the thread; without one the next batch tries again, and who asks for a flush writes what waits."""
+    def _start_thread(self) -> None:
+        """Start the thread.
+
+        If that fails, the next submit tries again, and a flush writes without a thread.
+        """
         self._thread = start_daemon_thread(
-            self._run, self.name, f"sink {self.name}", f"the thread of the {self.name} could not be started"
+            self._run,
+            self.name,
+            get_sink_place(self.name),
+            f"the thread of the sink {self.name} could not be started",
         )
 
-    def _requeue_failed(self) -> int:
-        """Put what the sink refused in front of what waits; it is tried again with the next batch, not in a loop."""
-        refused, self._refused = self._refused, None
-        if refused is None:
+    def _requeue_rejected(self) -> int:
+        """Put a rejected change set in front of the queue.
+
+        It is written again with the next change set instead of in a loop.
+        """
+        rejected, self._rejected = self._rejected, None
+        if rejected is None:
             return 0
-        newer = self._waiting.drain()
-        self._waiting = PendingChanges()
-        return self._waiting.add(refused) + (0 if newer is None else self._waiting.add(newer))
+        newer = self._pending.drain()
+        self._pending = PendingChanges(self._limits)
+        return self._pending.add(rejected) + (0 if newer is None else self._pending.add(newer))
 
     @property
     def has_backlog(self) -> bool:
-        """True while there is something that the sink has not taken yet, or has refused."""
-        return self._writing or self._refused is not None or self._waiting.latest is not None
+        """True while a change set waits, is written, or was rejected."""
+        return self._is_writing or self._rejected is not None or self._pending.latest is not None
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything posted so far was taken without an error, trying again once what the sink refused before.
+        """Wait until everything submitted so far is written.
 
-        False when it was not taken within ``timeout`` seconds. While the sink refuses it temporarily, it is tried again until then.
+        A rejected change set is written again. Return False after an error or ``timeout``
+        seconds. A temporary error is retried until then.
         """
         deadline = time.monotonic() + timeout
         while not self._flush_once(max(0.0, deadline - time.monotonic())):
-            with self._ready:
-                is_retried = self._refused_temporarily and not self._closing and time.monotonic() < deadline
+            with self._changed:
+                is_retried = (
+                    self._is_rejected_temporarily and not self._is_closing and time.monotonic() < deadline
+                )
             if not is_retried:
                 return False
-            time.sleep(RETRY_S)
+            time.sleep(self._retry_s)
         return True
 
     def _flush_once(self, timeout: float) -> bool:
-        with self._ready:
-            if self._refused is not None and not self._closing:
-                self._requeue_failed()
-                self._ready.notify_all()
-            alone = self._thread is None and self._waiting.latest is not None
-        if alone:  # no thread could be started: better to wait for the sink than to lose the end of the work
-            self._write_waiting()
-        with self._ready:
-            done = self._ready.wait_for(lambda: self._waiting.latest is None and not self._writing, timeout)
-            return done and not self._failed
+        with self._changed:
+            if self._rejected is not None and not self._is_closing:
+                self._requeue_rejected()
+                self._changed.notify_all()
+            has_no_thread = self._thread is None and self._pending.latest is not None
+        # Why: no thread could be started, and waiting for the sink is better than losing the end.
+        if has_no_thread:
+            self._write_pending()
+        with self._changed:
+            is_written = self._changed.wait_for(
+                lambda: self._pending.latest is None and not self._is_writing, timeout
+            )
+            return is_written and not self._has_failed
 
     def close(self, timeout: float) -> bool:
-        """Flush, stop the thread and close the sink."""
-        done = self.flush(timeout)
-        with self._ready:
-            self._closing = True
+        """Flush, stop the thread and close the sink. Return False if that is incomplete."""
+        is_flushed = self.flush(timeout)
+        with self._changed:
+            self._is_closing = True
             thread = self._thread
-            self._ready.notify_all()
+            self._changed.notify_all()
         if thread is not None:
             thread.join(timeout)
-            if thread.is_alive():  # the sink hangs: closing it from here could hang as well
+            # Why: the sink hangs in a write, so its close() may hang as well.
+            if thread.is_alive():
                 return False
         try:
             self.sink.close()
         except Exception as error:
-            report_internal_error(f"sink {self.name}", f"the {self.name} could not be closed", error=error)
-        return done
+            report_internal_error(
+                get_sink_place(self.name), f"the sink {self.name} could not be closed", error=error
+            )
+        return is_flushed
 
     def _run(self) -> None:
         while True:
-            with self._ready:
-                self._ready.wait_for(lambda: self._waiting.latest is not None or self._closing)
-                if self._closing and self._waiting.latest is None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending.latest is not None or self._is_closing)
+                if self._is_closing and self._pending.latest is None:
                     return
-            self._write_waiting()
+            self._write_pending()
 
-    def _write_waiting(self) -> None:
-        with self._ready:
-            batch = self._waiting.drain()
-            self._writing = True
-        failed = batch is not None and not self._write(batch)
-        if batch is not None and not failed:
-            self._tell_written(batch)
-        with self._ready:
-            self._writing = False
-            self._refused = batch if failed else None
-            self._refused_temporarily = failed and self._error_is_temporary
-            recovered = self._failed and not failed
-            self._failed = failed
-            self._ready.notify_all()
-        if recovered:
+    def _write_pending(self) -> None:
+        with self._changed:
+            change_set = self._pending.drain()
+            self._is_writing = True
+        has_failed = change_set is not None and not self._write(change_set)
+        if change_set is not None and not has_failed:
+            self._report_written(change_set)
+        with self._changed:
+            self._is_writing = False
+            self._rejected = change_set if has_failed else None
+            self._is_rejected_temporarily = has_failed and self._is_error_temporary
+            has_recovered = self._has_failed and not has_failed
+            self._has_failed = has_failed
+            self._changed.notify_all()
+        if has_recovered:
             self._on_recovered()
 
-    def _tell_written(self, batch: ChangeSet) -> None:
+    def _report_written(self, change_set: ChangeSet) -> None:
         try:
-            self._on_written(batch)
+            self._on_written(change_set)
         except Exception as error:
             report_internal_error(
-                f"sink {self.name}",
-                f"what was asked through the {self.name} cannot be heard: {truncate(error)}",
+                get_sink_place(self.name),
+                f"requests could not be read from the sink {self.name}: {truncate(error)}",
                 error=error,
             )
 
-    def _write(self, batch: ChangeSet) -> bool:
-        began = time.thread_time()
+    def _write(self, change_set: ChangeSet) -> bool:
+        started = time.thread_time()
         try:
-            self.sink.write(batch)
-            self._ask_for_drops()
+            self.sink.write(change_set)
+            self._report_drops()
         except Exception as error:
-            self._error_is_temporary = getattr(error, "is_temporary", False) is True
+            self._is_error_temporary = getattr(error, "is_temporary", False) is True
             self._on_error(self.name)
             report_internal_error(
-                f"sink {self.name}",
-                f"the {self.name} cannot take progress, the work goes on: {truncate(error)}",
+                get_sink_place(self.name),
+                f"the sink {self.name} could not write progress, the work continues: {truncate(error)}",
                 error=error,
             )
             return False
         finally:
-            self.seconds = time.thread_time() - began
+            self.seconds = time.thread_time() - started
         return True
 
-    def _ask_for_drops(self) -> None:
-        """Tell what the sink had to let go by itself (a journal at its size bound, an exporter at its cap)."""
+    def _report_drops(self) -> None:
+        """Report records that the sink dropped, such as a journal at its size limit."""
         dropped = getattr(self.sink, "dropped", 0)
         if isinstance(dropped, int) and dropped > self.dropped:
             self._on_dropped(self.name, dropped - self.dropped)

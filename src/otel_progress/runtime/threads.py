@@ -1,4 +1,4 @@
-"""Starting threads where it may not be possible: too many of them, or an interpreter that is about to end."""
+"""Start of threads, with reporting of failures."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from collections.abc import Callable
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.semconv import InternalErrorPlace
 
 _AT_EXIT: Final = "at interpreter shutdown"
-"""How CPython from 3.12 on ends its refusal to start a thread while exit handlers run: no trouble, only a short process."""
+"""End of the message of CPython >= 3.12 when exit handlers run already. It is not an error."""
 
 
 def start_daemon_thread(
-    target: Callable[[], object], name: str, place: str, text: str
+    target: Callable[[], object], name: str, place: InternalErrorPlace, text: str
 ) -> threading.Thread | None:
-    """Return a running daemon thread, or None when none can be had; that is a trouble at ``place`` unless the process is ending."""
+    """Start and return a daemon thread, or None if that is not possible.
+
+    A failure is reported as the internal error ``text`` of ``place``, except at interpreter
+    shutdown.
+    """
     thread = threading.Thread(target=target, name=f"otel-progress-{name}", daemon=True)
     try:
         thread.start()

@@ -1,7 +1,7 @@
-"""The one collecting thread of a process: wakes when something begins, ticks while something runs, sleeps otherwise.
+"""Ticker: the thread that collects changes and submits them to the sinks.
 
-A tick collects what changed and leaves it in every lane. When ticks and sinks take long, the pause grows with them, so that they never
-take more than a tenth of the time.
+It starts when a level starts, ticks while a level is active, and sleeps otherwise. The pause
+between two ticks grows with the time that ticks and sinks need, to at most a tenth of the time.
 """
 
 from __future__ import annotations
@@ -16,134 +16,163 @@ from otel_progress.live.store import LiveStore
 from otel_progress.protocols import ChangeSet
 from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.runtime.threads import start_daemon_thread
+from otel_progress.settings.defaults import DEFAULT_TICK_S
 
 MAX_TIME_SHARE: Final = 0.09
-"""The part of the time that collecting and writing may take: below the promised tenth, since threads cost more than they see."""
+"""Maximum share of the time for ticks and writes. Beyond it the pauses become longer.
+
+It is below the documented tenth, because threads cost more than they can measure.
+"""
 
 
 HEARTBEAT_S: Final = 1.0
-"""How often lanes get a batch although nothing changed: the sign of life."""
+"""Interval at which sinks receive a change set although nothing changed, in seconds."""
 
 
 class Ticker:
-    """Ticks every ``interval`` seconds while ``store`` has something active. ``before`` is called ahead of
-    each collection, ``after`` with its batch; ``watching`` says that something may become active by itself."""
+    """Ticks every ``interval`` seconds while the store has an active level.
+
+    ``get_store`` returns the store. It may be created later than the ticker, because the
+    store's listener wakes the ticker. ``before`` is called before each collection, ``after``
+    with its change set and the seconds it took. ``watching`` returns True when a level may
+    start without a call of ``wake``.
+    """
 
     def __init__(
         self,
-        store: LiveStore,
-        lanes: Sequence[SinkWorker],
+        get_store: Callable[[], LiveStore],
+        sink_workers: Sequence[SinkWorker],
         *,
-        interval: float = 0.1,
+        interval: float = DEFAULT_TICK_S,
         before: Callable[[], None] = lambda: None,
         watching: Callable[[], bool] = lambda: False,
-        after: Callable[[ChangeSet, float], None] = lambda batch, seconds: None,
+        after: Callable[[ChangeSet, float], None] = lambda change_set, seconds: None,
     ) -> None:
-        self._store = store
-        self.lanes = lanes
+        self._get_store = get_store
+        self._sink_workers = sink_workers
         self._interval = interval
         self._before = before
         self._watching = watching
         self._after = after
+        self._in_background = True
         self.restart()
 
     def restart(self) -> None:
-        """Start over without a thread: what a forked child does. The next level that begins starts one."""
-        self._turn = threading.Lock()
+        """Discard the thread, as a forked child does.
+
+        The next start of a level starts a new one.
+        """
+        self._tick_lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
-        self._asleep = True
+        self._start_lock = threading.Lock()
+        self._is_asleep = self._in_background
         self._stop = threading.Event()
-        self._beat_at = float("-inf")
+        self._heartbeat_at = float("-inf")
 
     def wake(self) -> None:
-        """Go on ticking. Called at every begin, so it is nothing but a look at a flag while ticks go on."""
-        if self._asleep:
-            self._asleep = False
+        """Resume ticking.
+
+        Called whenever a level starts, so it only checks a flag while the ticker runs.
+        """
+        if self._is_asleep:
+            self._is_asleep = False
             if self._thread is None:
-                self._start()
+                self._start_thread()
             self._wake.set()
 
-    def _start(self) -> None:
-        with self._starting:
+    def set_background(self, enabled: bool) -> None:
+        """Allow or forbid ticks in the background. Tests forbid them and call ``tick()``."""
+        self._in_background = self._is_asleep = enabled
+
+    def _start_thread(self) -> None:
+        with self._start_lock:
             if self._thread is not None or self._stop.is_set():
                 return
             self._thread = start_daemon_thread(
                 self._run, "ticker", "ticker", "the thread that collects progress could not be started"
             )
-            if self._thread is None:  # the next begin tries again; the tick at the end needs no thread
-                self._asleep = True
+            # Without a thread, the next level tries again. The tick at the shutdown needs none.
+            if self._thread is None:
+                self._is_asleep = True
 
     def tick(self) -> float:
-        """Collect once and hand the batch on; return the seconds it took."""
-        began = time.perf_counter()
-        with self._turn:
+        """Collect changes once and submit them to the sinks. Return the seconds it took."""
+        started = time.perf_counter()
+        with self._tick_lock:
             self._before()
-            batch = self._store.collect()
-            carries = has_changes(batch)
-            beat = carries or batch.clock - self._beat_at >= HEARTBEAT_S
-            if beat:
-                self._beat_at = batch.clock
-            for lane in self.lanes:
-                if beat or lane.every_tick:
-                    lane.submit(batch)
-            seconds = time.perf_counter() - began
-            self._after(batch, seconds)
+            change_set = self._get_store().collect()
+            is_due = has_changes(change_set) or change_set.clock - self._heartbeat_at >= HEARTBEAT_S
+            if is_due:
+                self._heartbeat_at = change_set.clock
+            for worker in self._sink_workers:
+                if is_due or worker.every_tick:
+                    worker.submit(change_set)
+            seconds = time.perf_counter() - started
+            self._after(change_set, seconds)
         return seconds
 
-    def pause(self, seconds: float) -> float:
-        """Return how long to wait after a tick of ``seconds``, the last writes of the sinks counted in."""
-        busy = seconds + sum(lane.seconds for lane in self.lanes)
-        return max(self._interval - seconds, busy * (1 / MAX_TIME_SHARE - 1))
+    def compute_pause(self, seconds: float) -> float:
+        """Return the pause after a tick that took ``seconds``.
+
+        The time of the last writes of the sinks counts as well.
+        """
+        busy_s = seconds + sum(worker.seconds for worker in self._sink_workers)
+        return max(self._interval - seconds, busy_s * (1 / MAX_TIME_SHARE - 1))
 
     def stop(self, timeout: float) -> None:
-        """Tick once more and end the thread."""
+        """End the thread within ``timeout`` seconds, and tick a last time."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
-        self._shielded_tick()
+        self._tick_safely()
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            seconds = self._shielded_tick()
-            if self._idle():
+            seconds = self._tick_safely()
+            if self._is_idle():
                 self._sleep()
             else:
-                self._stop.wait(self.pause(seconds))
+                self._stop.wait(self.compute_pause(seconds))
 
-    def _idle(self) -> bool:
-        return self._store.idle and not self._watching() and not any(lane.has_backlog for lane in self.lanes)
+    def _is_idle(self) -> bool:
+        return (
+            self._get_store().idle
+            and not self._watching()
+            and not any(worker.has_backlog for worker in self._sink_workers)
+        )
 
     def _sleep(self) -> None:
         self._wake.clear()
-        self._asleep = True
-        if (
-            self._idle() and not self._stop.is_set()
-        ):  # after saying so: a begin in between is seen here, or wakes us
+        self._is_asleep = self._in_background
+        # Why again: a level that started in between is found here, or its wake() ends the wait.
+        if self._is_idle() and not self._stop.is_set():
             self._wake.wait()
-        self._asleep = False
+        self._is_asleep = False
 
-    def _shielded_tick(self) -> float:
+    def _tick_safely(self) -> float:
         try:
             return self.tick()
         except Exception as error:
             report_internal_error(
-                "tick", "a tick failed; the work goes on, progress is seen at the next one", error=error
+                "tick", "a tick failed; the work continues, and the next tick reports progress", error=error
             )
             return self._interval
 
 
-def has_changes(batch: ChangeSet) -> bool:
-    """True when a batch says more than that the process is alive."""
-    told = (
-        batch.snapshots
-        or batch.events
-        or batch.evicted
-        or batch.items
-        or batch.logs
-        or batch.batches
-        or batch.resources
+def has_changes(change_set: ChangeSet) -> bool:
+    """True if a change set contains more than the heartbeat of the process."""
+    return change_set.sample is not None or any(
+        (
+            change_set.snapshots,
+            change_set.events,
+            change_set.evicted,
+            change_set.items,
+            change_set.logs,
+            change_set.batches,
+            change_set.resources,
+            change_set.trajectories,
+            change_set.previews,
+        )
     )
-    return bool(told or batch.trajectories or batch.previews) or batch.sample is not None

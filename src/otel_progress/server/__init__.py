@@ -1,4 +1,7 @@
-"""The server: REST, streams and the live page over any Reader. Needs ``pip install 'otel-progress[server]'``."""
+"""Server with REST API, streams and live page over any Reader.
+
+Needs ``pip install 'otel-progress[server]'``.
+"""
 
 from otel_progress.errors import MissingExtraError
 from otel_progress.server.settings import Limits, ServerSettings

@@ -1,4 +1,4 @@
-"""create_app(): the application over any Reader, to serve by itself or to mount in another ASGI application."""
+"""ASGI application over any Reader, to serve or to mount."""
 
 from __future__ import annotations
 
@@ -20,23 +20,30 @@ from otel_progress.previews.stores.base import Store
 from otel_progress.protocols import Controller, Reader, SizedStorage
 from otel_progress.server import problems
 from otel_progress.server.api import add_endpoints
-from otel_progress.server.api.parameters import only_known_parameters
+from otel_progress.server.api.parameters import reject_unknown_parameters
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.middleware import SecurityMiddleware
 from otel_progress.server.reader_pool import ReaderPool
-from otel_progress.server.schemas import Exported
+from otel_progress.server.schemas import ExportedDocument, build_model
 from otel_progress.server.settings import ServerSettings, StreamLimits
 from otel_progress.server.state import AppState
-from otel_progress.server.static import login_form, page_routes
+from otel_progress.server.static import build_login_response, page_routes
 from otel_progress.server.streams.hub import Hub
 from otel_progress.server.streams.sse import stream_routes
 
 VERSION: Final = "1"
-"""Version of the API, also in its paths."""
+"""Version of the API, which its paths contain."""
 
 
-_DESCRIPTION: Final = (
-    "Progress of long-running work: operations, their levels, events and logs, as they are now."
+_DESCRIPTION: Final = "Progress of long-running work: the current operations, their levels, events and logs."
+
+
+_EXCEPTION_HANDLERS: Final = (
+    (problems.Problem, problems.handle_problem),
+    (HTTPException, problems.handle_http_error),
+    (RequestValidationError, problems.handle_validation_error),
+    (JournalError, problems.handle_journal_error),
+    (Exception, problems.handle_internal_error),
 )
 
 
@@ -50,19 +57,20 @@ def create_app(
     public_url: PublicUrl = None,
     previews: Store | None = None,
 ) -> FastAPI:
-    """Return an ASGI application that answers for ``reader``: REST, streams, the page, ``/metrics``.
+    """Return an ASGI application over ``reader``: REST, streams and the page.
 
-    It can be served by any ASGI server and mounted under any prefix; a parent application need not run its lifespan, as streams
-    begin with their first client. Without ``controller`` it only reads. ``totals`` are a runtime's own counters, to be shown on
-    ``/metrics`` as well, where ``public_url``, the base address under which people reach the application, is that of previews, whose
-    content is in the store ``previews``. A mounted application is called by the parent's names: list them in ``allowed_hosts``.
-    Closing the reader is left to the caller.
+    Any ASGI server can serve it, and it can be mounted under any prefix. A parent application does
+    not have to run its lifespan, because the first client starts the streams. Without
+    ``controller`` the API is read-only. ``totals`` are the counters of a runtime, which
+    ``/metrics`` includes. ``public_url`` is the base URL for users, which ``/metrics`` uses in the
+    URLs of previews. ``previews`` is the store of their content. Clients of a mounted application
+    use the parent's host names: list them in ``allowed_hosts``. The caller closes the reader.
     """
     settings = settings or ServerSettings()
     counts = ServerCounters()
     size = reader.size_bytes if isinstance(reader, SizedStorage) else None
     collector = ProgressCollector(
-        reader, totals=totals, more=counts.read, public_url=public_url, journal_size=size
+        reader, totals=totals, extra=counts.read, public_url=public_url, journal_size=size
     )
     hub = Hub(reader, counts, limits=streams)
     services = AppState(
@@ -71,13 +79,7 @@ def create_app(
     app = _Application(services)
     app.state.services = services
     app.state.hub = hub
-    for kind, handler in (
-        (problems.Problem, problems.on_problem),
-        (HTTPException, problems.on_http_error),
-        (RequestValidationError, problems.on_invalid),
-        (JournalError, problems.on_journal_error),
-        (Exception, problems.on_failure),
-    ):
+    for kind, handler in _EXCEPTION_HANDLERS:
         app.add_exception_handler(kind, handler)
     add_endpoints(app)
     app.router.routes += [*stream_routes(hub, settings), *page_routes()]
@@ -85,7 +87,10 @@ def create_app(
 
 
 class _Application(FastAPI):
-    """FastAPI with the guard around everything, errors of the framework's own middleware included."""
+    """FastAPI application inside the security middleware.
+
+    It also handles errors of the framework.
+    """
 
     def __init__(self, services: AppState) -> None:
         @asynccontextmanager
@@ -96,7 +101,7 @@ class _Application(FastAPI):
                 yield
             finally:
                 services.hub.close()
-                services.asking.close()
+                services.reader_pool.close()
 
         super().__init__(
             title="otel-progress",
@@ -105,30 +110,29 @@ class _Application(FastAPI):
             docs_url=None,
             redoc_url=None,
             redirect_slashes=False,
-            telemetry={
-                "tracing": False,
-                "metrics": False,
-                "logs": False,
-            },  # requests for progress are no part of the work traced
+            # Requests for progress do not belong to the traced work.
+            telemetry={"tracing": False, "metrics": False, "logs": False},
             lifespan=lifespan,
-            dependencies=[Depends(only_known_parameters)],
+            dependencies=[Depends(reject_unknown_parameters)],
         )
         self._services = services
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Return what every request passes through."""
+        """Return the middleware stack with the security middleware around it."""
         return SecurityMiddleware(
-            super().build_middleware_stack(), self._services.settings, self._services.counts, _login
+            super().build_middleware_stack(), self._services.settings, self._services.counts, _send_login_form
         )
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, made once."""
+        """Return the OpenAPI document. It is cached."""
         if self.openapi_schema is None:
             document = super().openapi()
             schemas = document["components"]["schemas"]
             schemas["Problem"] = dict(problems.SCHEMA)
-            schemas["Exported"] = Exported.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas["Exported"].pop("$defs", None)  # all of them are there from the other documents
+            exported = build_model(ExportedDocument)
+            schemas["Exported"] = exported.model_json_schema(ref_template="#/components/schemas/{model}")
+            # The other documents define all of them.
+            schemas["Exported"].pop("$defs", None)
             if self._services.settings.token is not None:
                 document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
                 document["security"] = [{"token": []}]
@@ -136,5 +140,5 @@ class _Application(FastAPI):
         return self.openapi_schema
 
 
-async def _login(scope: Scope, receive: Receive, send: Send) -> None:
-    await login_form(Request(scope))(scope, receive, send)
+async def _send_login_form(scope: Scope, receive: Receive, send: Send) -> None:
+    await build_login_response(Request(scope))(scope, receive, send)

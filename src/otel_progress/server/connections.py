@@ -1,4 +1,4 @@
-"""Connections with limits: how many, how long a client may take to say what it wants or to take an answer, how much waits to be sent."""
+"""uvicorn connections with limits on number, slow clients and buffers."""
 
 from __future__ import annotations
 
@@ -6,99 +6,99 @@ import asyncio
 import contextlib
 import logging
 import socket
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from otel_progress.semconv import RefusalReason
+from otel_progress.server.counters import ServerCounters
 from otel_progress.server.settings import ConnectionLimits
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from otel_progress.server.counters import ServerCounters
+_silenced_logger: Final = logging.getLogger("otel_progress.server.connections")
+"""Silenced logger for uvicorn's messages about malformed requests and disconnects."""
 
 
-_quiet: Final = logging.getLogger("otel_progress.server.connections")
-"""What uvicorn says of broken requests and clients that went: nothing to be told to whoever runs the server, and no one's own logger."""
+_silenced_logger.setLevel(logging.CRITICAL)
 
 
-_quiet.setLevel(logging.CRITICAL)
-
-
-def protocols(
+def build_protocols(
     limits: ConnectionLimits, counts: ServerCounters
 ) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
-    """Return the classes of HTTP and WebSocket connections for uvicorn that keep to ``limits`` and count in ``counts``."""
+    """Return classes of HTTP and WebSocket connections with limits for uvicorn."""
     http = type("LimitedHttp", (_Http,), {"limits": limits, "counts": counts})
-    ws = type("LimitedSocket", (_Socket,), {"limits": limits, "counts": counts})
+    ws = type("LimitedSocket", (_WebSocket,), {"limits": limits, "counts": counts})
     return http, ws
 
 
 class _Deadline:
-    """A moment at which a connection is cut off, unless it is called off before."""
+    """Timer that aborts a connection unless it is cancelled."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, cut: Callable[[str], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, abort: Callable[[RefusalReason], None]) -> None:
         self._loop = loop
-        self._cut = cut
+        self._abort = abort
         self._timer: asyncio.TimerHandle | None = None
-        self.reason = ""
+        self.reason: RefusalReason | None = None
 
-    def arm(self, seconds: float, reason: str) -> None:
-        """Cut off after ``seconds``; a deadline for the same reason that runs already stays as it is."""
+    def arm(self, seconds: float, reason: RefusalReason) -> None:
+        """Start the timer. A running timer for the same reason is not extended."""
         if self._timer is not None and self.reason == reason:
             return
         self.disarm()
         self.reason = reason
-        self._timer = self._loop.call_later(seconds, self._cut, reason)
+        self._timer = self._loop.call_later(seconds, self._abort, reason)
 
-    def lost(self, reason: str, error: Exception | None, counts: ServerCounters) -> None:
-        """Call it off, as the connection is gone; where the system was first to give up on the client, that is counted for us."""
+    def handle_loss(self, reason: RefusalReason, error: Exception | None, counts: ServerCounters) -> None:
+        """Cancel the timer of a lost connection.
+
+        Count a client that the operating system timed out.
+        """
         if self._timer is not None and self.reason == reason and isinstance(error, TimeoutError):
-            counts.refused(reason)
+            counts.count_refusal(reason)
         self.disarm()
 
     def disarm(self) -> None:
-        """Call it off."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 class _Http(H11Protocol):
-    """An HTTP connection: closed at once when there are too many, and cut off when its client is too slow."""
+    """Cancel the timer of a lost connection, and count a timeout of the system."""
 
     limits: ConnectionLimits
     counts: ServerCounters
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.logger = _quiet
+        self.logger = _silenced_logger
         self.access_log = False
-        self._reading = _Deadline(self.loop, self._cut)
-        self._writing = _Deadline(self.loop, self._cut)
-        self._refused = False
+        self._reading = _Deadline(self.loop, self._abort)
+        self._writing = _Deadline(self.loop, self._abort)
+        self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.limits.most:
-            self._refused = True
-            self.counts.refused("connections")
+        if len(self.connections) > self.limits.max_connections:
+            self._is_refused = True
+            self.counts.count_refusal("connections")
             transport.abort()
             return
-        _bound(transport, self.limits)
+        _limit_buffers(transport, self.limits)
         self._reading.arm(self.limits.request_s, "head")
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._is_refused:
             return
         super().data_received(data)
         self._watch_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading.disarm()
-        self._writing.lost("slow", exc, self.counts)
+        self._writing.handle_loss("slow", exc, self.counts)
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
@@ -115,33 +115,36 @@ class _Http(H11Protocol):
         self._writing.disarm()
 
     def _watch_reading(self) -> None:
-        """Give the client a time for what it has begun to send; what it sends in between does not make that longer."""
-        theirs = self.conn.their_state
+        """Start a timer for the part that the client is sending.
+
+        Data that arrives does not extend it.
+        """
+        client_state = self.conn.their_state
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             self._reading.disarm()
-        elif theirs is h11.SEND_BODY:
+        elif client_state is h11.SEND_BODY:
             self._reading.arm(self.limits.request_s, "body")
-        elif theirs is h11.IDLE and (self.cycle is None or self.conn.trailing_data[0]):
+        elif client_state is h11.IDLE and (self.cycle is None or self.conn.trailing_data[0]):
             self._reading.arm(self.limits.request_s, "head")
         else:
             self._reading.disarm()
 
-    def _cut(self, reason: str) -> None:
+    def _abort(self, reason: RefusalReason) -> None:
         if not self.transport.is_closing() or reason == "slow":
-            self.counts.refused(reason)
+            self.counts.count_refusal(reason)
             self.transport.abort()
 
 
-class _Socket(WebSocketsSansIOProtocol):
-    """A WebSocket connection that is cut off when its client takes nothing any more."""
+class _WebSocket(WebSocketsSansIOProtocol):
+    """WebSocket connection that is aborted when its client no longer reads."""
 
     limits: ConnectionLimits
     counts: ServerCounters
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.logger = _quiet
-        self._writing = _Deadline(self.loop, self._cut)
+        self.logger = _silenced_logger
+        self._writing = _Deadline(self.loop, self._abort)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -152,16 +155,16 @@ class _Socket(WebSocketsSansIOProtocol):
         self._writing.disarm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._writing.lost("slow", exc, self.counts)
+        self._writing.handle_loss("slow", exc, self.counts)
         super().connection_lost(exc)
 
-    def _cut(self, reason: str) -> None:
-        self.counts.refused(reason)
+    def _abort(self, reason: RefusalReason) -> None:
+        self.counts.count_refusal(reason)
         self.transport.abort()
 
 
-def _bound(transport: asyncio.Transport, limits: ConnectionLimits) -> None:
-    """Bound what waits to be sent: what a slow client gets later is then the newest, and not megabytes of the past."""
+def _limit_buffers(transport: asyncio.Transport, limits: ConnectionLimits) -> None:
+    """Limit the write buffers, so that slow clients receive recent messages."""
     transport.set_write_buffer_limits(high=limits.buffer)
     sock = cast("socket.socket | None", transport.get_extra_info("socket"))
     if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
@@ -169,9 +172,8 @@ def _bound(transport: asyncio.Transport, limits: ConnectionLimits) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.kernel_buffer)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(
-            socket, "TCP_USER_TIMEOUT"
-        ):  # a client whose network is gone is noticed, and not after a quarter of an hour
-            sock.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.blocked_s * 2000)
-            )  # after our own, which count
+        # Why: without it a client whose network is down is detected after a quarter of an hour.
+        # It is longer than our own timeout, which counts the client.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            timeout_ms = int(limits.blocked_s * 2000)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)

@@ -1,4 +1,4 @@
-"""What a server did, in plain numbers for ``/metrics``: clients, messages, what was coalesced, what was refused."""
+"""Counters of a server for ``/metrics``: clients, messages and refusals."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from threading import Lock
 
 from otel_progress import semconv
 from otel_progress.model import Number
-from otel_progress.semconv import Metric
+from otel_progress.semconv import Metric, RefusalReason, Transport
 
 
 class ServerCounters:
-    """Counts of one server, for the life of its process. ``transport`` is ``sse`` or ``ws``. May be used from any thread."""
+    """Counters of one server. ``transport`` is ``sse`` or ``ws``. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -23,24 +23,27 @@ class ServerCounters:
             semconv.SERVER_REFUSED: Counter(),
         }
 
-    def clients(self, transport: str, change: int) -> None:
-        """Count a client that came (+1) or went (-1)."""
+    def count_clients(self, transport: Transport, change: int) -> None:
+        """Count a client that connected (+1) or disconnected (-1)."""
         self._add(semconv.SERVER_CLIENTS, transport, change)
 
-    def sent(self, transport: str, number: int) -> None:
-        """Count messages sent."""
+    def count_sent(self, transport: Transport, number: int) -> None:
+        """Count sent messages."""
         self._add(semconv.SERVER_MESSAGES, transport, number)
 
-    def coalesced(self, transport: str, number: int) -> None:
-        """Count snapshots a client was not sent because a newer one of the operation was there."""
+    def count_coalesced(self, transport: Transport, number: int) -> None:
+        """Count snapshots that a client did not receive because a newer one replaced them."""
         self._add(semconv.SERVER_COALESCED, transport, number)
 
-    def refused(self, reason: str) -> None:
-        """Count a request, connection or message that was refused; ``reason`` is one of a few words of ours, never a client's."""
+    def count_refusal(self, reason: RefusalReason) -> None:
+        """Count a refused request, connection or message.
+
+        ``reason`` is a fixed word, never client text.
+        """
         self._add(semconv.SERVER_REFUSED, reason, 1)
 
     def read(self) -> Mapping[Metric, Mapping[tuple[str, ...], Number]]:
-        """Return what was counted so far, by metric and the values of its label."""
+        """Return the counters by metric and label value."""
         with self._lock:
             return {metric: dict(series) for metric, series in self._counts.items()}
 

@@ -1,4 +1,7 @@
-"""What a client may ask for in a query: moments, severities, and which operations. Bad values become problems that say the fix."""
+"""Query parameters as values: times, severities and operation filters.
+
+Invalid ones raise Problem.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,30 @@ SINCE_PATTERN: Final = (
     r"|[1-9][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
     r"([Zz]|[+-](0[0-9]|1[0-4]):[0-5][0-9]))$"
 )
-"""For the OpenAPI document: moments that are always taken (the 29th to 31st are, too, where the month has them)."""
+"""Times that are always valid, for the OpenAPI document.
+
+The 29th to 31st are accepted too if the month has them.
+"""
 
 
 SEVERITY_PATTERN: Final = "^([0-9]{1,3}|" + "|".join(SEVERITIES) + ")$"
+"""Severities that are always valid, for the OpenAPI document."""
 
 
 METADATA_PREFIX: Final = "metadata."
-"""Parameters such as ``metadata.customer=acme`` ask for operations with that value."""
+"""Prefix of parameters such as ``metadata.customer=acme``, which select by metadata."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperationFilter:
-    """Which operations are wanted: all that is given has to hold; of several statuses, types and so on any one does.
+    """Filter of operations.
 
-    ``metadata`` are (key, value), value None for any; ``text`` is looked for in id, name and message, whatever the case;
-    ``since`` takes in what was still under way at that moment (Unix seconds) or later.
+    An operation matches if it meets all criteria that are not empty.
+
+    - ``statuses``, ``conditions``, ``types``, ``batches``: the operation has one of the values.
+    - ``metadata``: (key, value) pairs that the operation has all. The value None accepts any value.
+    - ``text``: id, name or message contains the text, ignoring case.
+    - ``since``: the operation was active at this time (Unix seconds) or later.
     """
 
     statuses: frozenset[Status] = frozenset()
@@ -47,17 +58,17 @@ class OperationFilter:
     since: float | None = None
 
     @property
-    def wants_active(self) -> bool:
-        """Whether operations that have not ended can be among them."""
+    def can_match_active(self) -> bool:
+        """True if the statuses include one of active operations."""
         return not self.statuses or any(not status.finished for status in self.statuses)
 
     @property
-    def wants_ended(self) -> bool:
-        """Whether operations that have ended can be among them."""
+    def can_match_ended(self) -> bool:
+        """True if the statuses include one of ended operations."""
         return not self.statuses or any(status.finished for status in self.statuses)
 
     def matches(self, operation: OperationSnapshot) -> bool:
-        """Tell whether an operation is wanted."""
+        """Return True if the operation meets all criteria."""
         root = operation.root
         return (
             (not self.statuses or root.status in self.statuses)
@@ -65,13 +76,16 @@ class OperationFilter:
             and (not self.batches or root.info.batch in self.batches)
             and (not self.conditions or operation.condition in self.conditions)
             and (self.since is None or root.ended_at is None or root.ended_at >= self.since)
-            and all(_has(operation, key, value) for key, value in self.metadata)
-            and (not self.text or _mentions(operation, self.text.casefold()))
+            and all(_has_metadata(operation, key, value) for key, value in self.metadata)
+            and (not self.text or _contains_text(operation, self.text.casefold()))
         )
 
 
-def metadata_of(query: QueryParams, given: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Return (key, value) of ``metadata=KEY``, ``metadata=KEY=VALUE`` and ``metadata.KEY=VALUE``."""
+def parse_metadata(query: QueryParams, given: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Return the (key, value) pairs of metadata parameters.
+
+    They are ``metadata=KEY``, ``metadata=KEY=VALUE`` and ``metadata.KEY=VALUE``.
+    """
     pairs: list[tuple[str, str | None]] = []
     for text in given:
         key, separator, value = text.partition("=")
@@ -82,18 +96,22 @@ def metadata_of(query: QueryParams, given: Sequence[str]) -> list[tuple[str, str
     return pairs
 
 
-def since_of(text: str | None) -> float | None:
-    """Return the Unix seconds of a moment: a number of them, an RFC 3339 time, or a duration (``15m``: that long ago)."""
+def parse_since(text: str | None) -> float | None:
+    """Return a time as Unix seconds.
+
+    The text is a number of Unix seconds, an RFC 3339 time, or a duration (``15m`` means 15 minutes
+    ago).
+    """
     if text is None:
         return None
     try:
         return parse_moment(text, time.time())
     except ValueError as error:
-        raise _refused("since", text, str(error)) from None
+        raise _build_problem("since", text, str(error)) from None
 
 
-def severity_of(text: str | None) -> int:
-    """Return the least severity of log records: a name of Python's ``logging``, or its number."""
+def parse_severity(text: str | None) -> int:
+    """Return the number of a severity of ``logging``, which is a name or a number."""
     if text is None:
         return 0
     number = SEVERITIES.get(text.strip().upper())
@@ -101,29 +119,30 @@ def severity_of(text: str | None) -> int:
         return number
     if text.isascii() and text.isdecimal() and len(text) <= 3:
         return int(text)
-    raise _refused("level", text, f"one of {', '.join(SEVERITIES)} or a number from 0 to 999")
+    raise _build_problem("severity", text, f"one of {', '.join(SEVERITIES)} or a number from 0 to 999")
 
 
-def _refused(name: str, text: str, expected: str) -> Problem:
-    detail = f"{quote_text(text)!r} is not understood; expected {expected}."
-    return Problem(422, f"The parameter {name}: {detail}", errors=[(f"query {name}", detail)])
+def _build_problem(name: str, text: str, expected: str) -> Problem:
+    detail = f"Invalid {name} {quote_text(text)!r}: expected {expected}."
+    return Problem(422, detail, errors=[(f"query {name}", detail)])
 
 
-def _has(operation: OperationSnapshot, key: str, value: str | None) -> bool:
+def _has_metadata(operation: OperationSnapshot, key: str, value: str | None) -> bool:
     if key not in operation.metadata:
         return False
     if value is None:
         return True
-    found = operation.metadata[key]
-    return any(_text(one) == value for one in (found if isinstance(found, tuple) else (found,)))
+    attribute = operation.metadata[key]
+    values = attribute if isinstance(attribute, tuple) else (attribute,)
+    return any(_to_json_text(element) == value for element in values)
 
 
-def _text(value: object) -> str:
-    """Return a value as it stands in JSON, which is where clients see it."""
+def _to_json_text(value: object) -> str:
+    """Return a value as JSON writes it, since clients know it from JSON."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _mentions(operation: OperationSnapshot, text: str) -> bool:
+def _contains_text(operation: OperationSnapshot, text: str) -> bool:
     return any(
         text in (part or "").casefold()
         for part in (operation.operation_id, operation.name, operation.message)

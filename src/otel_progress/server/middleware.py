@@ -1,13 +1,13 @@
-"""What stands before the application, for every request and connection: checks in front, safe headers behind, no error let out.
+"""ASGI middleware: request checks, security headers, unexpected exceptions.
 
-Pure ASGI, so that streams pass through untouched.
+It does not buffer responses, so streams work through it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote
 
 from starlette.datastructures import MutableHeaders
@@ -15,17 +15,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.semconv import RefusalReason
 from otel_progress.server import security
-from otel_progress.server.problems import Problem, failure, quote_text
+from otel_progress.server.counters import ServerCounters
+from otel_progress.server.problems import Problem, build_internal_problem, quote_text
 from otel_progress.server.settings import ServerSettings
 
-if TYPE_CHECKING:
-    from otel_progress.server.counters import ServerCounters
-
-
 CONTENT_SECURITY_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
 
@@ -38,18 +36,21 @@ HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-"""On every response. A response that says nothing of caching is not to be kept."""
+"""Headers of every response.
+
+Without caching headers of its own a response is not cached.
+"""
 
 
 _OPEN: Final = frozenset({"/healthz", "/login"})
 
 
 _OPEN_FILES: Final = "/static/"
-"""The page's own files are the same everywhere, and the login form needs some of them."""
+"""Files of the page need no token: they contain no data, and the login form uses some of them."""
 
 
 _PAGES: Final = frozenset({"/", "/docs"})
-"""Where a browser without the token is shown the login form."""
+"""Pages for which a browser without the token receives the login form."""
 
 
 _PREFLIGHT: Final = {
@@ -60,9 +61,9 @@ _PREFLIGHT: Final = {
 
 
 class SecurityMiddleware:
-    """An ASGI application around another one that holds every request to the settings.
+    """ASGI middleware that checks every request against the settings.
 
-    ``login`` answers in place of a page when the token is missing. Refusals are counted by reason.
+    ``login`` serves the login form for a page without the token. Refusals are counted by reason.
     """
 
     def __init__(
@@ -74,114 +75,118 @@ class SecurityMiddleware:
         self._login = login
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request or connection, or pass it on."""
+        """Handle one request or connection."""
         if self._settings.root_path and scope["type"] in {"http", "websocket"}:
             scope = {**scope, "root_path": self._settings.root_path}
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            await self._handle_http(scope, receive, send)
         elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
+            await self._handle_websocket(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _ResponseWrapper(send, self._allowed_origin(scope))
+    async def _handle_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wrapped_send = _ResponseWrapper(send, self._allowed_origin(scope))
         try:
-            refusal = self._refusal(scope)
+            refusal = self._find_refusal(scope)
             if refusal is not None:
-                self._counts.refused(refusal[0])
-                await refusal[1](scope, receive, answer)
+                reason, refusing_app = refusal
+                self._counts.count_refusal(reason)
+                await refusing_app(scope, receive, wrapped_send)
                 return
             if self._is_preflight(scope):
-                await answer({"type": "http.response.start", "status": 204, "headers": _raw(_PREFLIGHT)})
-                await answer({"type": "http.response.body", "body": b""})
+                await wrapped_send(
+                    {"type": "http.response.start", "status": 204, "headers": _encode_headers(_PREFLIGHT)}
+                )
+                await wrapped_send({"type": "http.response.body", "body": b""})
                 return
-            await self._pass_on(scope, receive, answer)
+            await self._forward(scope, receive, wrapped_send)
         except Problem as problem:
-            await problem(scope, receive, answer)
+            await problem(scope, receive, wrapped_send)
         except ClientDisconnect:
-            return  # who asked has gone: nothing to answer, and nothing wrong here
-        except (
-            Exception
-        ) as error:  # whatever it is: a response, and one line in the log instead of one a request
-            report_internal_error("server", "a request could not be answered", error=error)
-            if not answer.started:
-                await failure()(scope, receive, answer)
+            # There is no client to answer.
+            return
+        except Exception as error:
+            # Why: every request gets a response, and repeated errors are logged once.
+            report_internal_error("server", "A request could not be answered", error=error)
+            if not wrapped_send.started:
+                await build_internal_problem()(scope, receive, wrapped_send)
 
-    async def _pass_on(self, scope: Scope, receive: Receive, answer: _ResponseWrapper) -> None:
+    async def _forward(self, scope: Scope, receive: Receive, wrapped_send: _ResponseWrapper) -> None:
         inner: Scope = {**scope, "path": keep_encoded_separators(scope)}
         if scope["method"] not in security.SAFE_METHODS:
             try:
-                receive = await self._body(receive)
+                receive = await self._read_body(receive)
             except Problem as problem:
-                self._counts.refused("body")
-                await problem(scope, receive, answer)
+                self._counts.count_refusal("body")
+                await problem(scope, receive, wrapped_send)
                 return
-        if scope["method"] == "HEAD" and security.path_of(scope) not in security.STREAMS:
-            answer.drop_body = True
+        if scope["method"] == "HEAD" and security.mounted_path(scope) not in security.STREAMS:
+            wrapped_send.drop_body = True
             inner["method"] = "GET"
-        await self._app(inner, receive, answer)
+        await self._app(inner, receive, wrapped_send)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope)
+    async def _handle_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._find_refusal(scope)
         if refusal is None:
             await self._app(scope, receive, send)
             return
-        self._counts.refused(refusal[0])
-        await receive()  # the handshake; an answer before it was read is an error
-        await send(
-            {"type": "websocket.close", "code": 1008, "reason": ""}
-        )  # 403; browsers tell their pages no more in any case
+        self._counts.count_refusal(refusal[0])
+        # The ASGI protocol requires that the handshake is received first.
+        await receive()
+        # The server answers 403. Browsers report no more than that to their pages.
+        await send({"type": "websocket.close", "code": 1008, "reason": ""})
 
-    def _refusal(self, scope: Scope) -> tuple[str, ASGIApp] | None:
-        """Return why a request or connection is refused, and what answers it; None when it is not."""
-        settings, path = self._settings, security.path_of(scope)
-        if (
-            len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
-            > settings.limits.url_bytes
-        ):
+    def _find_refusal(self, scope: Scope) -> tuple[RefusalReason, ASGIApp] | None:
+        """Return the reason to refuse a request and its response, or None."""
+        settings, path = self._settings, security.mounted_path(scope)
+        url_bytes = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+        if url_bytes > settings.limits.url_bytes:
             return "url", Problem(
-                414, f"The address is longer than {settings.limits.url_bytes} bytes: shorten its parameters."
+                414,
+                f"URL too long: expected at most {settings.limits.url_bytes} bytes. Shorten its parameters.",
             )
-        if not security.host_allowed(scope, settings):
-            return "host", Problem(421, _host_problem(scope))
+        if not security.is_host_allowed(scope, settings):
+            return "host", Problem(421, _describe_host(scope))
         posts_login = path == "/login" and scope["type"] == "http"
-        if not security.origin_allowed(scope, settings) and not posts_login:
-            return "origin", Problem(403, _origin_problem(scope))
+        if not security.is_origin_allowed(scope, settings) and not posts_login:
+            return "origin", Problem(403, _describe_origin(scope))
         if self._is_preflight(scope) or posts_login or path in _OPEN or path.startswith(_OPEN_FILES):
             return None
-        if not security.authorised(scope, settings):
-            if (
-                scope["type"] == "http"
-                and path in _PAGES
-                and "text/html" in (security.header_of(scope, "accept") or "")
-            ):
+        if not security.is_authorised(scope, settings):
+            accepts_html = "text/html" in (security.get_header(scope, "accept") or "")
+            if scope["type"] == "http" and path in _PAGES and accepts_html:
                 return "token", self._login
-            return "token", unauthorised()
-        if scope["type"] == "http" and security.forgery(scope, settings):
+            return "token", build_unauthorised_problem()
+        if scope["type"] == "http" and security.may_be_forged(scope, settings):
             return "forgery", Problem(
                 403,
-                "A request with the cookie has to come from the server's own page. Send the token as bearer.",
+                "Possible request forgery: expected a request of the server's own page. "
+                "Send the token as a bearer token.",
             )
         return None
 
     def _allowed_origin(self, scope: Scope) -> str | None:
-        origin = security.header_of(scope, "origin")
+        origin = security.get_header(scope, "origin")
         return origin if origin in self._settings.allowed_origins else None
 
     def _is_preflight(self, scope: Scope) -> bool:
         if scope["type"] != "http" or scope["method"] != "OPTIONS" or self._allowed_origin(scope) is None:
             return False
-        return security.header_of(scope, "access-control-request-method") is not None
+        return security.get_header(scope, "access-control-request-method") is not None
 
-    async def _body(self, receive: Receive) -> Receive:
-        """Return a ``receive`` that has the whole body. Raises Problem when it is too long or comes too slowly."""
+    async def _read_body(self, receive: Receive) -> Receive:
+        """Return a ``receive`` with the whole body.
+
+        Raises Problem when it is too long or too slow.
+        """
         limits = self._settings.limits
         try:
-            body = await asyncio.wait_for(_read(receive, limits.body_bytes), limits.body_s)
+            body = await asyncio.wait_for(_read_all(receive, limits.body_bytes), limits.body_s)
         except asyncio.TimeoutError:
             raise Problem(
-                HTTPStatus.REQUEST_TIMEOUT, f"The body did not come within {limits.body_s:g} seconds."
+                HTTPStatus.REQUEST_TIMEOUT,
+                f"Body too slow: expected all of it within {limits.body_s:g} seconds.",
             ) from None
         messages = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -192,7 +197,7 @@ class SecurityMiddleware:
 
 
 class _ResponseWrapper:
-    """A ``send`` that adds the safe headers, and can leave the body out."""
+    """A ``send`` that adds the security headers, and that can drop the body."""
 
     def __init__(self, send: Send, origin: str | None) -> None:
         self._send = send
@@ -218,7 +223,10 @@ class _ResponseWrapper:
 
 
 def keep_encoded_separators(scope: Scope) -> str:
-    """Return the path with ``/`` and ``%`` inside of a segment still encoded, so that an id with a slash stays one segment."""
+    """Return the path with ``/`` and ``%`` in segments still encoded.
+
+    An id with a slash is therefore one segment.
+    """
     raw = scope.get("raw_path")
     if not raw:
         return str(scope["path"])
@@ -226,34 +234,38 @@ def keep_encoded_separators(scope: Scope) -> str:
     return "/".join(unquote(segment).replace("%", "%25").replace("/", "%2F") for segment in segments)
 
 
-def unauthorised() -> Problem:
-    """Return what is answered without the token."""
-    msg = "This server asks for its token. Send it as: Authorization: Bearer TOKEN. In a browser, log in at /login."
+def build_unauthorised_problem() -> Problem:
+    """Return the problem of a request without the token."""
+    msg = (
+        "The token is missing or wrong. Send it as: Authorization: Bearer TOKEN. "
+        "In a browser, log in at /login."
+    )
     return Problem(401, msg, headers={"WWW-Authenticate": 'Bearer realm="otel-progress"'})
 
 
-async def _read(receive: Receive, most: int) -> bytes:
+async def _read_all(receive: Receive, max_bytes: int) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return bytes(body)
         body += message.get("body", b"")
-        if len(body) > most:
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is longer than {most} bytes.")
+        if len(body) > max_bytes:
+            msg = f"Body too long: expected at most {max_bytes} bytes."
+            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, msg)
         if not message.get("more_body", False):
             return bytes(body)
 
 
-def _host_problem(scope: Scope) -> str:
-    host = quote_text(security.header_of(scope, "host") or "")
-    return f"The host {host!r} is not this server's. Use its address, or have the name allowed with allowed_hosts."
+def _describe_host(scope: Scope) -> str:
+    host = quote_text(security.get_header(scope, "host") or "")
+    return f"Invalid host {host!r}: expected the address of this server. Add the name to allowed_hosts."
 
 
-def _origin_problem(scope: Scope) -> str:
-    origin = quote_text(security.header_of(scope, "origin") or "")
-    return f"Pages of {origin!r} may not ask this server. Have the origin allowed with allowed_origins."
+def _describe_origin(scope: Scope) -> str:
+    origin = quote_text(security.get_header(scope, "origin") or "")
+    return f"Invalid origin {origin!r}: expected the server's own page. Add the origin to allowed_origins."
 
 
-def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+def _encode_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]

@@ -1,8 +1,8 @@
-"""Pages of operations: an order, and cursors that say after which one a page goes on.
+"""Pages of operations, batches and records, with cursors.
 
-A cursor holds the place of the last operation of a page (its value in the order, and its run), so whatever begins or ends between
-two pages moves no other one. Where the value itself moves while work goes on (ratio, elapsed, remaining) an operation that overtakes
-the cursor comes twice or not at all.
+A cursor contains the sort value and the run of the last operation. Operations that start or end
+between two requests therefore do not move others to another page. Where the sort value itself
+changes (ratio, elapsed, remaining), an operation may appear twice or not at all.
 """
 
 from __future__ import annotations
@@ -15,29 +15,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args
 
-from otel_progress.batches import BatchCursor, cursor_of
+from otel_progress.batches import BatchCursor, create_cursor
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import BatchQuery, Reader
 from otel_progress.records import LogRecord, Preview, ResourceSample
 from otel_progress.server.problems import Problem
 
 MAX_PAGE: Final = 500
-"""Longest page of operations and batches."""
+"""Longest page of operations and batches. A longer one is refused."""
 
 
 PAGE: Final = 100
-"""Its length when nothing is said."""
+"""Default length of a page of operations and batches."""
 
 
-_LONGEST: Final = 4_096
-"""Longest cursor, in characters."""
+_MAX_CURSOR_CHARACTERS: Final = 4_096
 
 
 Sort: TypeAlias = Literal[
-    "started", "-started", "ended", "-ended", "name", "-name", "type", "-type", "ratio", "-ratio", "elapsed", "-elapsed",
-    "remaining", "-remaining",
+    "started", "-started", "ended", "-ended", "name", "-name", "type", "-type",
+    "ratio", "-ratio", "elapsed", "-elapsed", "remaining", "-remaining",
 ]  # fmt: skip
-"""What a list is ordered by; ``-`` turns the order round. What is unknown comes last in either."""
+"""Sort orders. ``-`` reverses the order.
+
+Unknown values are last in both directions.
+"""
 
 
 SORTS: Final[tuple[str, ...]] = get_args(Sort)
@@ -62,7 +64,7 @@ _TEXTS: Final = frozenset({"name", "type"})
 
 @dataclass(frozen=True, slots=True)
 class PageCursor:
-    """Where an operation stands in an order: its value there, and its run, which decides between equal ones."""
+    """Position of an operation in an order: its sort value and its run."""
 
     value: _Value
     run: str
@@ -71,64 +73,69 @@ class PageCursor:
 def paginate(
     operations: Sequence[OperationSnapshot], sort: str, limit: int, cursor: str | None
 ) -> tuple[list[OperationSnapshot], str | None]:
-    """Return the page after ``cursor`` (the first one without it) and the cursor of the next one, None when it is the last.
+    """Return the page after ``cursor`` and the cursor of the next page, or None.
 
-    Raises Problem (422) when the cursor is none that was given out for this order.
+    Without ``cursor`` it is the first page.
+
+    Raises Problem (422) when the cursor is not valid for this order.
     """
     key, descending = _KEYS[sort.removeprefix("-")], sort.startswith("-")
-    placed = [(_place(operation, key), operation) for operation in operations]
-    known = sorted((one for one in placed if one[0].value is not None), key=_order, reverse=descending)
-    unknown = sorted((one for one in placed if one[0].value is None), key=_order, reverse=descending)
+    entries = [(_build_position(operation, key), operation) for operation in operations]
+    entries.sort(key=_sort_key, reverse=descending)
+    known = [entry for entry in entries if entry[0].value is not None]
+    unknown = [entry for entry in entries if entry[0].value is None]
     if cursor is not None:
         last = read_cursor(cursor, sort)
-        known = [one for one in known if last.value is not None and _after(one[0], last, descending)]
-        unknown = [one for one in unknown if last.value is not None or _after(one[0], last, descending)]
+        has_value = last.value is not None
+        known = [entry for entry in known if has_value and _is_after(entry[0], last, descending)]
+        unknown = [entry for entry in unknown if has_value or _is_after(entry[0], last, descending)]
     rest = known + unknown
     page = [operation for _, operation in rest[:limit]]
     return page, write_cursor(rest[limit - 1][0], sort) if len(rest) > limit else None
 
 
-def write_cursor(place: PageCursor, sort: str) -> str:
-    """Return the cursor of a place in an order."""
-    return encode_cursor(sort, place.value, place.run)
+def write_cursor(position: PageCursor, sort: str) -> str:
+    """Return the cursor of a position in an order."""
+    return encode_cursor(sort, position.value, position.run)
 
 
 def read_cursor(cursor: str, sort: str) -> PageCursor:
-    """Return the place of a cursor. Raises Problem (422) when it is none that was given out for this order."""
+    """Return the position of a cursor.
+
+    Raises Problem (422) when it is not valid for this order.
+    """
     parts = decode_cursor(cursor, sort)
-    if parts is None or len(parts) != 2 or type(parts[1]) is not str or not _fits(parts[0], sort):
-        raise refused(
-            "It is none that this list gave out. Take it from next of the page before, with the same sort; or leave it out."
-        )
+    if parts is None or len(parts) != 2 or type(parts[1]) is not str or not _is_sort_value(parts[0], sort):
+        raise build_cursor_problem("Use next of the previous page with the same sort, or leave it out.")
     return PageCursor(parts[0], parts[1])
 
 
 def encode_cursor(order: str, *parts: float | str | None) -> str:
-    """Return a cursor that holds some values, for lists of one order."""
-    text = json.dumps(
-        [1, order, *parts], separators=(",", ":"), ensure_ascii=False
-    )  # the longest name and id fit: not six times as long
+    """Return a cursor with some values, for lists of one order."""
+    # Why: escapes would make the longest name and id six times as long, beyond the limit.
+    text = json.dumps([1, order, *parts], separators=(",", ":"), ensure_ascii=False)
     return base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, order: str) -> Sequence[Any] | None:
-    """Return what a cursor holds, which may be anything; None when it is none for this order."""
+    """Return the values of a cursor, None when it is not valid for this order."""
     try:
-        if len(cursor) > _LONGEST or not cursor.isascii():
+        if len(cursor) > _MAX_CURSOR_CHARACTERS or not cursor.isascii():
             return None
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        version, written_for, *parts = json.loads(raw)
+        version, cursor_order, *parts = json.loads(raw)
     except (ValueError, TypeError, binascii.Error, RecursionError):
         return None
-    return parts if version == 1 and written_for == order else None
+    return parts if version == 1 and cursor_order == order else None
 
 
-def refused(detail: str) -> Problem:
-    """Return the problem of a cursor that cannot be used."""
-    return Problem(422, f"The parameter cursor: {detail}", errors=[("query cursor", detail)])
+def build_cursor_problem(fix: str) -> Problem:
+    """Return the problem of an invalid cursor."""
+    detail = f"Invalid cursor: expected one of this list. {fix}"
+    return Problem(422, detail, errors=[("query cursor", detail)])
 
 
-def _fits(value: object, sort: str) -> bool:
+def _is_sort_value(value: object, sort: str) -> bool:
     if value is None:
         return True
     if sort.removeprefix("-") in _TEXTS:
@@ -141,26 +148,37 @@ def _fits(value: object, sort: str) -> bool:
         return False
 
 
-def _place(operation: OperationSnapshot, key: Callable[[OperationSnapshot], _Value]) -> PageCursor:
+def _build_position(operation: OperationSnapshot, key: Callable[[OperationSnapshot], _Value]) -> PageCursor:
     value = key(operation)
     return PageCursor(None if isinstance(value, float) and not math.isfinite(value) else value, operation.run)
 
 
-def _order(one: tuple[PageCursor, object]) -> tuple[Any, str]:
-    """Return what to sort by: values of one order are all texts or all numbers, and None is sorted apart from them."""
-    place = one[0]
-    return ("" if place.value is None else place.value), place.run
+def _sort_key(entry: tuple[PageCursor, object]) -> tuple[bool, Any, str]:
+    """Return the sort key.
+
+    Values of one order are all texts or all numbers, except None.
+    """
+    position = entry[0]
+    if position.value is None:
+        return False, 0, position.run
+    return True, position.value, position.run
 
 
-def _after(one: PageCursor, other: PageCursor, descending: bool) -> bool:
-    here, there = (_order((place, None)) for place in (one, other))
-    return here < there if descending else here > there
+def _is_after(position: PageCursor, last: PageCursor, descending: bool) -> bool:
+    """Compare two positions that both have a value, or both have none."""
+    key, last_key = _sort_key((position, None)), _sort_key((last, None))
+    return key < last_key if descending else key > last_key
 
 
-_ORDER: Final = "batches"
+_BATCH_ORDER: Final = "batches"
 
 
-_TYPES: Final = (frozenset({int, float}), frozenset({bool}), frozenset({int, float}), frozenset({str}))
+_BATCH_CURSOR_TYPES: Final = (
+    frozenset({int, float}),
+    frozenset({bool}),
+    frozenset({int, float}),
+    frozenset({str}),
+)
 
 
 _LARGEST: Final = 2.0**63
@@ -169,51 +187,58 @@ _LARGEST: Final = 2.0**63
 def page_of_batches(
     reader: Reader, limit: int, cursor: str | None
 ) -> tuple[Sequence[BatchSnapshot], str | None]:
-    """Return the page after ``cursor`` (the first one without it) and the cursor of the next one, None when it is the last.
+    """Return the page after ``cursor`` and the cursor of the next page, or None.
 
-    Raises Problem (422) when the cursor is none that was given out for batches.
+    Without ``cursor`` it is the first page.
+
+    Raises Problem (422) when the cursor is not valid for batches.
     """
     after = _read_batch_cursor(cursor) if cursor else None
-    found = reader.batches(limit + 1, after=after)
-    page = found[:limit]
-    if len(found) <= limit:
+    batches = reader.batches(BatchQuery(limit + 1, after))
+    page = batches[:limit]
+    if len(batches) <= limit:
         return page, None
-    begun = max(batch.read_at for batch in found) if after is None else after.listed_at
-    last = cursor_of(page[-1], None if after is None else begun)
-    return page, encode_cursor(_ORDER, begun, last.is_finished, last.started_at, last.id)
+    listed_at = max(batch.read_at for batch in batches) if after is None else after.listed_at
+    last = create_cursor(page[-1], None if after is None else listed_at)
+    return page, encode_cursor(_BATCH_ORDER, listed_at, last.is_finished, last.started_at, last.id)
 
 
 def _read_batch_cursor(cursor: str) -> BatchCursor:
-    parts = decode_cursor(cursor, _ORDER)
-    if parts is None or len(parts) != len(_TYPES):
+    parts = decode_cursor(cursor, _BATCH_ORDER)
+    if parts is None or len(parts) != len(_BATCH_CURSOR_TYPES):
         raise _invalid_batch_cursor()
-    if not all(type(part) in types for part, types in zip(parts, _TYPES, strict=True)):
+    if not all(type(part) in types for part, types in zip(parts, _BATCH_CURSOR_TYPES, strict=True)):
         raise _invalid_batch_cursor()
-    moment, over, started_at, id_ = parts
-    if not all(-_LARGEST <= number <= _LARGEST for number in (moment, started_at)):  # NaN is not either
+    listed_at, is_finished, started_at, id_ = parts
+    # The comparison is False for NaN.
+    if not all(-_LARGEST <= number <= _LARGEST for number in (listed_at, started_at)):
         raise _invalid_batch_cursor()
-    return BatchCursor(float(moment), over, float(started_at), id_)
+    return BatchCursor(float(listed_at), is_finished, float(started_at), id_)
 
 
 def _invalid_batch_cursor() -> Problem:
-    return refused(
-        "It is none that this list gave out. Take it from next of the page before; or leave it out."
-    )
+    return build_cursor_problem("Use next of the previous page, or leave it out.")
 
 
 R = TypeVar("R")
 
 
-_MOST_ALIKE: Final = 10_000
-"""Records of one place that a cursor may count."""
+_MAX_EQUAL: Final = 10_000
+"""Records of one position that a cursor can count.
+
+A cursor with more is not valid.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[R]):
-    """Records of one kind: their name in cursors, what they are in order of (which grows within a run), and that value's type."""
+    """Records of one kind: name in cursors, position, and types of the position.
+
+    The position of records grows within a run.
+    """
 
     name: str
-    place: Callable[[R], Any]
+    get_position: Callable[[R], Any]
     types: frozenset[type]
 
 
@@ -230,42 +255,45 @@ PREVIEWS: Final[Kind[Preview]] = Kind("previews", lambda preview: preview.number
 
 
 def page_of_records(
-    kind: Kind[R], ask: Callable[[Any, int], Sequence[R]], run: str, limit: int, cursor: str | None
+    kind: Kind[R], fetch: Callable[[Any, int], Sequence[R]], run: str, limit: int, cursor: str | None
 ) -> tuple[Sequence[R], str | None]:
-    """Return the page after ``cursor`` (the newest one without it) and the cursor of the next one, None when it is the last.
+    """Return the page before ``cursor`` and the cursor of the next page, or None.
 
-    ``ask(upto, most)`` returns the newest ``most`` records of the run whose place is not beyond ``upto``, oldest first.
-    Raises Problem (422) when the cursor is none that was given out for records of this kind, and of this run.
+    Without ``cursor`` it is the page with the newest records.
+
+    ``fetch(max_position, max_records)`` returns the newest ``max_records`` records of the run up to
+    that position, oldest first. Raises Problem (422) when the cursor is not valid for this kind and
+    run.
     """
-    upto, known = _read_record_cursor(cursor, kind, run) if cursor else (None, 0)
-    found = ask(upto, limit + known + 1)
-    alike = sum(kind.place(record) == upto for record in found) if known else 0
-    # Processes that share a run number their records each for itself, so there may be several of one number, on both sides of a cursor.
-    rest = found[: len(found) - min(known, alike)]
+    max_position, sent_count = _read_record_cursor(cursor, kind, run) if cursor else (None, 0)
+    records = fetch(max_position, limit + sent_count + 1)
+    equal = sum(kind.get_position(record) == max_position for record in records) if sent_count else 0
+    # Why: processes that share a run number their records independently. Several records may
+    # have the same position, before and after a cursor.
+    rest = records[: len(records) - min(sent_count, equal)]
     page = rest[-limit:]
     if len(rest) <= limit:
         return page, None
-    first = kind.place(page[0])
-    given = sum(kind.place(record) == first for record in page) + (known if first == upto else 0)
-    return page, encode_cursor(kind.name, first, given, run)
+    first = kind.get_position(page[0])
+    new_count = sum(kind.get_position(record) == first for record in page)
+    return page, encode_cursor(
+        kind.name, first, new_count + (sent_count if first == max_position else 0), run
+    )
 
 
 def _read_record_cursor(cursor: str, kind: Kind[R], run: str) -> tuple[Any, int]:
-    """Return the place of a cursor, and how many records of that very place came before."""
+    """Return the position of a cursor, and the number of sent records there."""
     parts = decode_cursor(cursor, kind.name)
     if parts is None or len(parts) != 3 or type(parts[0]) not in kind.types or type(parts[1]) is not int:
         raise _invalid_record_cursor()
-    place, known, of = parts
-    if not 1 <= known <= _MOST_ALIKE or not -(2**63) <= place < 2**63 or not math.isfinite(place):
+    position, sent_count, cursor_run = parts
+    is_valid_position = -(2**63) <= position < 2**63 and math.isfinite(position)
+    if not 1 <= sent_count <= _MAX_EQUAL or not is_valid_position:
         raise _invalid_record_cursor()
-    if of != run:
-        raise refused(
-            "It is of an earlier run of this operation, and there is a newer one. Begin again without it."
-        )
-    return place, known
+    if cursor_run != run:
+        raise build_cursor_problem("It belongs to an earlier run of the operation: start again without it.")
+    return position, sent_count
 
 
 def _invalid_record_cursor() -> Problem:
-    return refused(
-        "It is none that this list gave out. Take it from next of the page before; or leave it out."
-    )
+    return build_cursor_problem("Use next of the previous page, or leave it out.")

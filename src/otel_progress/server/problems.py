@@ -1,6 +1,6 @@
-"""What is answered when a request cannot be: problem documents (RFC 9457), one shape for every error.
+"""Problem documents (RFC 9457): one format for every error of the API.
 
-Their text names what was wrong, what was expected and the fix. What a client sent is shown cut and made printable, or not at all.
+The text names the error, the expected value and the fix. Text of a client is truncated and escaped.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from otel_progress.exports import as_json
+from otel_progress.exports import encode_json_line
 from otel_progress.text import escape_controls, truncate
 
 MEDIA_TYPE: Final = "application/problem+json"
 
 
-_MOST_ERRORS: Final = 20
-"""Errors told of one request."""
+_MAX_ERRORS: Final = 20
+"""Errors listed per request. Further errors are only counted."""
 
 
 SCHEMA: Final[Mapping[str, Any]] = {
     "title": "Problem",
     "type": "object",
-    "description": "Why a request was not answered (RFC 9457).",
+    "description": "Error of a request (RFC 9457).",
     "required": ["type", "title", "status", "detail"],
     "properties": {
         "type": {"type": "string", "const": "about:blank"},
-        "title": {"type": "string", "description": "The name of the status."},
+        "title": {"type": "string", "description": "Name of the status."},
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
-        "detail": {"type": "string", "description": "What was wrong, what was expected, and the fix."},
+        "detail": {"type": "string", "description": "The error, the expected value and the fix."},
         "errors": {
             "type": "array",
-            "description": "Each value that was refused, and where it stood.",
+            "description": "Each invalid value with its location.",
             "items": {
                 "type": "object",
                 "required": ["at", "detail"],
@@ -47,13 +47,13 @@ SCHEMA: Final[Mapping[str, Any]] = {
         },
     },
 }
-"""The JSON Schema of a problem."""
+"""JSON Schema of a problem."""
 
 
-class Problem(Exception):  # noqa: N818 - it is what RFC 9457 calls it
-    """Raised where a request cannot be answered: a status, one or two sentences, and headers that go with them.
+class Problem(Exception):  # noqa: N818 - the name of RFC 9457
+    """Error of a request: a status, one or two sentences, and headers of the response.
 
-    ``errors`` are (where, what) of single values.
+    ``errors`` are pairs of location and detail for single values. Also an ASGI application.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Problem(Exception):  # noqa: N818 - it is what RFC 9457 calls it
         self.headers = dict(headers or {})
         self.errors = errors
 
-    def response(self) -> Response:
+    def build_response(self) -> Response:
         """Return the document as a response."""
         document: dict[str, Any] = {
             "type": "about:blank",
@@ -80,15 +80,17 @@ class Problem(Exception):  # noqa: N818 - it is what RFC 9457 calls it
         }
         if self.errors:
             document["errors"] = [{"at": at, "detail": detail} for at, detail in self.errors]
-        return Response(as_json(document).encode(), self.status, headers=self.headers, media_type=MEDIA_TYPE)
+        return Response(
+            encode_json_line(document).encode(), self.status, headers=self.headers, media_type=MEDIA_TYPE
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with this problem, as an ASGI application."""
-        await self.response()(scope, receive, send)
+        """Send this problem as the response."""
+        await self.build_response()(scope, receive, send)
 
 
 def quote_text(text: str) -> str:
-    """Return what a client sent as it may stand in a sentence: on one line, without escapes, of bounded length."""
+    """Return text of a client for a message: on one line, escaped and truncated."""
     return escape_controls(truncate(text, 100))
 
 
@@ -98,66 +100,68 @@ def describe(status: int, text: str) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": text, "content": content}}
 
 
-async def on_problem(request: Request, error: Exception) -> Response:
-    """Answer a Problem that was raised."""
+async def handle_problem(request: Request, error: Exception) -> Response:
+    """Return the response of a Problem."""
     del request
     assert isinstance(error, Problem)
-    return error.response()
+    return error.build_response()
 
 
-async def on_http_error(request: Request, error: Exception) -> Response:
-    """Answer what the framework refuses: no such path, no such method, a body that is no JSON."""
+async def handle_http_error(request: Request, error: Exception) -> Response:
+    """Return the response of a framework error, such as an unknown path."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.NOT_FOUND:
-        detail = "There is nothing at this path. What there is stands in /openapi.json."
+        detail = "Unknown path. See /openapi.json for the paths of this server."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(allowed_methods(request))
-        detail = f"This path does not take {quote_text(request.method)}. It takes: {headers['Allow']}."
+        detail = f"Invalid method {quote_text(request.method)}: expected {headers['Allow']}."
     elif error.status_code == HTTPStatus.BAD_REQUEST:
-        detail = "The body cannot be parsed. Expected a JSON object in UTF-8."
+        detail = "Invalid body: expected a JSON object in UTF-8."
     else:
         detail = HTTPStatus(error.status_code).description or HTTPStatus(error.status_code).phrase
-    return Problem(error.status_code, detail, headers=headers).response()
+    return Problem(error.status_code, detail, headers=headers).build_response()
 
 
-async def on_invalid(request: Request, error: Exception) -> Response:
-    """Answer parameters or a body that do not fit the OpenAPI document."""
+async def handle_validation_error(request: Request, error: Exception) -> Response:
+    """Return the response for invalid parameters or an invalid body."""
     del request
     assert isinstance(error, RequestValidationError)
-    found = error.errors()
+    validation_errors = error.errors()
     errors = [
-        (_place(one.get("loc", ())), quote_text(str(one.get("msg", "not valid"))))
-        for one in found[:_MOST_ERRORS]
+        (_format_location(entry.get("loc", ())), quote_text(str(entry.get("msg", "not valid"))))
+        for entry in validation_errors[:_MAX_ERRORS]
     ]
     first = f"{errors[0][0]}: {errors[0][1]}" if errors else "a value is not valid"
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY, f"The request is not valid. {first}{more}.", errors=errors
-    ).response()
+    more = f" (and {len(validation_errors) - 1} more)" if len(validation_errors) > 1 else ""
+    detail = f"Invalid request. {first}{more}."
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors).build_response()
 
 
-async def on_journal_error(request: Request, error: Exception) -> Response:
-    """Answer when the journal cannot be read: it says itself what is wrong and what to do."""
+async def handle_journal_error(request: Request, error: Exception) -> Response:
+    """Return the response for a journal that cannot be read.
+
+    The error names the cause and the fix.
+    """
     del request
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE, escape_controls(str(error)), headers={"Retry-After": "1"}
-    ).response()
+    ).build_response()
 
 
-async def on_failure(request: Request, error: Exception) -> Response:
-    """Answer when something broke here. The guard logs it."""
+async def handle_internal_error(request: Request, error: Exception) -> Response:
+    """Return the response for an internal error, which the security middleware logs."""
     del request, error
-    return failure().response()
+    return build_internal_problem().build_response()
 
 
-def failure() -> Problem:
-    """Return what is answered when something broke in the server."""
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong in the server; its log says what.")
+def build_internal_problem() -> Problem:
+    """Return the problem of an internal error."""
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error of the server. See its log.")
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """Return the methods that the path of a request takes, in alphabetical order."""
+    """Return the allowed methods of a request's path, in alphabetical order."""
     methods: set[str] = set()
     for route in request.app.routes:
         if isinstance(route, Route) and route.methods and route.matches(request.scope)[0] is not Match.NONE:
@@ -165,5 +169,5 @@ def allowed_methods(request: Request) -> list[str]:
     return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
-def _place(location: Sequence[object]) -> str:
+def _format_location(location: Sequence[object]) -> str:
     return quote_text(" ".join(str(part) for part in location))

@@ -1,4 +1,4 @@
-"""Questions to a Reader from the event loop: readers block (SQLite waits for locks and disks), so a few threads ask in its place."""
+"""Thread pool for blocking calls of a Reader."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from otel_progress.server.counters import ServerCounters
 from otel_progress.server.problems import Problem
 from otel_progress.server.settings import Limits
-
-if TYPE_CHECKING:
-    from otel_progress.server.counters import ServerCounters
-
 
 T = TypeVar("T")
 
@@ -23,10 +20,10 @@ _RETRY: Final = {"Retry-After": "1"}
 
 
 class ReaderPool:
-    """A few threads that run what blocks, a bounded queue before them, and a limit in time for each answer.
+    """Bounded thread pool with a bounded queue and a timeout per call.
 
-    A thread whose question takes too long stays busy with it and counts as busy, so a disk that hangs costs ``limits.readers``
-    threads and no more. The threads start at the first question.
+    A call that takes too long still occupies its thread. A disk that hangs therefore blocks at most
+    ``limits.readers`` threads. The first call starts the threads.
     """
 
     def __init__(self, limits: Limits, counts: ServerCounters) -> None:
@@ -36,41 +33,47 @@ class ReaderPool:
         self._open = 0
         self._lock = Lock()
 
-    async def run(self, question: Callable[..., T], /, *arguments: Any, **named: Any) -> T:
-        """Return ``question(*arguments, **named)``, run in a thread. Raises Problem (503) when busy or out of time."""
+    async def run(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> T:
+        """Call ``function`` in a thread.
+
+        Raises Problem (503) when the queue is full or the time is over.
+        """
         limits = self._limits
         if self._open >= limits.readers + limits.waiting:
-            self._counts.refused("busy")
+            self._counts.count_refusal("busy")
             raise Problem(
                 503,
-                "Too many requests wait to be answered. Ask again in a moment, and less often.",
+                "Too many requests are queued. Try again later, and less often.",
                 headers=_RETRY,
             )
         if self._pool is None:
             self._pool = ThreadPoolExecutor(limits.readers, thread_name_prefix="otel-progress-reader")
-        answer = self._pool.submit(partial(question, *arguments, **named))
+        result = self._pool.submit(partial(function, *arguments, **named))
         with self._lock:
             self._open += 1
-        # Counted until the thread is done with it, not until somebody stopped waiting.
-        answer.add_done_callback(self._count_down)
+        # The call counts until the thread has finished it, also after the timeout.
+        result.add_done_callback(self._decrement)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(answer), limits.answer_s)
+            return await asyncio.wait_for(asyncio.wrap_future(result), limits.answer_s)
         except asyncio.TimeoutError:
-            self._counts.refused("timeout")
-            msg = f"The journal did not answer within {limits.answer_s:g} seconds. See whether its disk is busy or its file locked."
+            self._counts.count_refusal("timeout")
+            msg = (
+                f"The journal did not answer within {limits.answer_s:g} seconds. "
+                "Check for a busy disk or a locked file."
+            )
             raise Problem(503, msg, headers=_RETRY) from None
 
     def close(self) -> None:
-        """Let the threads end, and forget the questions that wait; one that is being answered goes on by itself.
+        """Stop the threads and cancel queued calls. A running call ends by itself.
 
-        A later question starts threads anew, as an application may be started again.
+        A later call starts new threads, because an application can be started again.
         """
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _count_down(self, answer: Future[Any]) -> None:
-        """Called in the thread that is done, or where a question was forgotten."""
-        del answer
+    def _decrement(self, result: Future[Any]) -> None:
+        """Count a call that has ended or was cancelled. Runs in any thread."""
+        del result
         with self._lock:
             self._open -= 1

@@ -1,274 +1,55 @@
-"""The documents of the API as types, for its OpenAPI document: what :mod:`otel_progress.codec` writes, field by field.
+"""Schemas of the API, generated from the TypedDicts of the JSON codec.
 
-Nothing is validated against them at run time; the tests hold the two together.
+Documents that only the server sends are declared here. Nothing is validated against the models at
+run time. Tests compare them with the documents of the endpoints.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from functools import cache, reduce
+from operator import or_
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    TypeAlias,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from otel_progress.codec import SCHEMA
-from otel_progress.model import EtaBasis, EtaState, Outcome, Status
+from otel_progress.codec import (
+    BatchSummaryDocument,
+    Clock,
+    EtaDocument,
+    EventDocument,
+    LevelDocument,
+    LogDocument,
+    OperationDocument,
+    OperationTreeDocument,
+    PreviewDocument,
+    Ratio,
+    SampleDocument,
+    SchemaName,
+    Seconds,
+)
+from otel_progress.model import Status
 from otel_progress.operations import Condition
 
-Scalar: TypeAlias = str | bool | int | float
+NextCursor: TypeAlias = Annotated[str | None, "Cursor of the next page. Null on the last page."]
 
 
-Metadata: TypeAlias = dict[str, Scalar | list[Scalar]]
+class ProgressDocument(TypedDict):
+    """Main figures of an operation."""
 
-
-Unix: TypeAlias = Annotated[float, Field(description="Unix seconds.")]
-
-
-Seconds: TypeAlias = Annotated[float, Field(description="Seconds.")]
-
-
-Clock: TypeAlias = Annotated[float, Field(description="Seconds on the worker's monotonic clock.")]
-
-
-Ratio: TypeAlias = Annotated[float, Field(description="0 to 1.")]
-
-
-Next: TypeAlias = Annotated[str | None, Field(description="Cursor of the next page; null on the last one.")]
-
-
-Schema: TypeAlias = Annotated[
-    Literal["otel-progress/1"], Field(description="Name and version of the documents.")
-]
-
-
-assert SCHEMA == "otel-progress/1"
-
-
-class _Document(BaseModel):
-    model_config = ConfigDict(title=None)
-
-
-class Failure(_Document):
-    """Why something failed."""
-
-    type: str = Field(description="Class of the error.")
-    message: str
-    details: str | None = Field(description="A traceback, where there is one.")
-
-
-class Eta(_Document):
-    """An estimate of the remaining time, made at `clock`; `remaining_seconds` of the operation is what is left of it when it is read."""
-
-    remaining_s: Seconds | None = Field(description="Null while unknown, and while stalled.")
-    low_s: Seconds | None = Field(
-        description="Lower end of the interval; null below three past runs. While stalled: at least this."
-    )
-    high_s: Seconds | None
-    state: EtaState
-    basis: EtaBasis = Field(description="What it mostly rests on.")
-    runs: int = Field(description="Past runs it rests on.")
-    clock: Clock
-    counts_down_s: Seconds | None = Field(
-        description="It counts down for so long without an advance, then holds; null: to 0."
-    )
-    stalls_after_s: Seconds | None = Field(
-        description="Without an advance it is stalled so long after `clock`; null: never."
-    )
-
-
-class Level(_Document):
-    """One level of an operation. What is unknown is null."""
-
-    operation_id: str
-    operation_type: str
-    run: str = Field(description="Unique id of this execution; the same operation can run again.")
-    path: str = Field(
-        description="`type:id` of each step down, joined by `/`; empty for the operation itself."
-    )
-    type: str
-    id: str
-    name: str
-    unit: str | None
-    weight: float
-    declared: bool = Field(description="Whether it is a stage that was announced up front.")
-    attempt: int
-    order: int
-    started_at: Unix | None
-    started_clock: Clock | None
-    deadline_at: Unix | None
-    trace_id: str | None
-    span_id: str | None
-    instance: str = Field(description="Id of the process that works.")
-    sequence: int = Field(description="Grows with each change.")
-    status: Status
-    current: float = Field(description="Units of work done, failed and skipped ones included.")
-    total: float | None
-    completed: float = Field(description="Units that succeeded.")
-    failed: int
-    skipped: int
-    ratio: Ratio | None
-    percentage: float | None
-    message: str | None
-    stage: str | None = Field(description="Id of the running stage.")
-    observed_at: Unix
-    observed_clock: Clock
-    advanced_at: Unix | None
-    advanced_clock: Clock | None
-    stall_after_s: Seconds
-    ended_at: Unix | None
-    duration_s: Seconds | None
-    estimated: bool = Field(
-        description="True where the ratio rests on an estimate, because an opaque step runs."
-    )
-    paused_clock: Clock | None = Field(description="Since when the operation is paused; null when it is not.")
-    paused_s: Seconds = Field(description="Seconds of earlier pauses.")
-    previews: int = Field(description="Number of the last preview; 0 without any.")
-    overdue_after_s: Seconds | None = Field(
-        description="Seconds of work that the first interval allowed for the whole run."
-    )
-    resumed_from: float = Field(
-        description="Units of `current` that an earlier session had done: no part of the pace."
-    )
-    elapsed_seconds: Seconds
-    metadata: Metadata
-    error: Failure | None
-    eta: Eta | None
-
-
-class Sample(_Document):
-    """What a process used at one moment."""
-
-    at: Unix
-    clock: Clock
-    cpu_ratio: float = Field(description="1 for one core that is busy.")
-    memory_bytes: int
-    gpu_ratio: Ratio | None
-    gpu_memory_bytes: int | None
-
-
-class ResourceUse(_Document):
-    """What a process used while an operation ran."""
-
-    last: Sample
-    samples: int
-    cpu_mean: float
-    cpu_peak: float
-    memory_mean: float
-    memory_peak: int
-    gpu_mean: Ratio | None
-    gpu_peak: Ratio | None
-    gpu_memory_peak: int | None
-
-
-class Worker(_Document):
-    """A process that works."""
-
-    id: str
-    pid: int
-    host: str
-    service: str
-    started_at: Unix
-    start: int | None
-
-
-class Operation(Level):
-    """An operation without the levels below it."""
-
-    schema_: Schema = Field(alias="schema")
-    batch: str | None = Field(description="Id of its batch.")
-    condition: Condition
-    remaining_seconds: Seconds | None
-    alive: bool
-    read_at: Unix
-    clock: Clock
-    cancel_requested_at: Unix | None
-    resources: ResourceUse | None
-    worker: Worker | None
-
-
-class OperationTree(Operation):
-    """An operation with the levels kept below it, parents before children."""
-
-    levels: list[Level]
-
-
-class Event(_Document):
-    """Something that happened to a level."""
-
-    operation_id: str
-    operation_type: str
-    run: str
-    path: str
-    level_type: str
-    kind: str
-    number: int = Field(description="Orders the events of a run.")
-    at: Unix
-    name: str | None
-    outcome: Outcome | None
-    error: Failure | None
-    metadata: Metadata
-
-
-class Log(_Document):
-    """One record of the worker's logging."""
-
-    operation_id: str
-    operation_type: str
-    run: str
-    path: str
-    number: int = Field(description="Orders the records of a run.")
-    at: Unix
-    severity: int = Field(description="10 debug, 20 info, 30 warning, 40 error, 50 critical.")
-    severity_text: str
-    logger: str
-    message: str
-    details: str | None
-    trace_id: str | None
-    span_id: str | None
-    attributes: Metadata
-
-
-class Counts(_Document):
-    """Operations by status."""
-
-    pending: int
-    running: int
-    completed: int
-    failed: int
-    cancelled: int
-    skipped: int
-
-
-class BatchSummary(_Document):
-    """Many operations as one."""
-
-    schema_: Schema = Field(alias="schema")
-    id: str
-    name: str
-    type: str
-    total: int | None
-    started_at: Unix
-    ended_at: Unix | None
-    read_at: Unix
-    ratio: Ratio | None
-    throughput: float | None = Field(description="Operations ended a second, of late.")
-    status: Status
-    counts: Counts
-    finished: int
-    percentage: float | None
-    elapsed_seconds: Seconds
-    remaining_seconds: Seconds | None
-
-
-class Batch(BatchSummary):
-    """A batch with its active and failed operations, the newest first, at most 100 each."""
-
-    active: list[Operation]
-    failed: list[Operation]
-
-
-class Progress(_Document):
-    """An operation in a few figures."""
-
-    schema_: Schema = Field(alias="schema")
+    schema: SchemaName
     operation_id: str
     run: str
     sequence: int
@@ -286,121 +67,151 @@ class Progress(_Document):
     remaining_seconds: Seconds | None
     estimated: bool
     clock: Clock
-    eta: Eta | None
+    eta: EtaDocument | None
 
 
-class Stage(_Document):
-    """One stage: its share of the whole and where it begins, both 0 to 1."""
+class StageDocument(TypedDict):
+    """One stage: its share of the whole, and the ratio at its start, both 0 to 1."""
 
     name: str
     weight: Ratio
     start: Ratio
 
 
-class Category(_Document):
-    """The stages of one kind of work, in their order."""
+class CategoryDocument(TypedDict):
+    """Stages of one category of work, in order."""
 
     category: str
-    stages: list[Stage]
+    stages: list[StageDocument]
 
 
-class CancelAccepted(_Document):
-    """A request to stop that the worker will hear of."""
+class CancelAcceptedDocument(TypedDict):
+    """Accepted request to cancel an operation."""
 
-    schema_: Schema = Field(alias="schema")
+    schema: SchemaName
     operation_id: str
     run: str
     reason: str
 
 
-class _Page(_Document):
-    schema_: Schema = Field(alias="schema")
-    next: Next
+class _PageDocument(TypedDict):
+    schema: SchemaName
+    next: NextCursor
 
 
-class Operations(_Page):
-    """A page of operations."""
+class OperationsDocument(_PageDocument):
+    """Page of operations."""
 
-    operations: list[Operation]
+    operations: list[OperationDocument]
 
 
-class Levels(_Page):
+class LevelsDocument(_PageDocument):
     """Levels, parents before children."""
 
-    levels: list[Level]
+    levels: list[LevelDocument]
 
 
-class Events(_Page):
+class EventsDocument(_PageDocument):
     """Events, oldest first."""
 
-    events: list[Event]
+    events: list[EventDocument]
 
 
-class Logs(_Page):
+class LogsDocument(_PageDocument):
     """Log records, oldest first."""
 
-    logs: list[Log]
+    logs: list[LogDocument]
 
 
-class Preview(_Document):
-    """What work looked like half done."""
+class ListedPreviewDocument(PreviewDocument):
+    """Preview of the unfinished work of an operation."""
 
-    operation_id: str
-    operation_type: str
-    run: str
-    path: str
-    number: int = Field(
-        description="Orders the previews of a run, from 1; some in between may have made room for others."
-    )
-    at: Unix
-    name: str
-    media_type: str
-    size_bytes: int
-    digest: str = Field(description="SHA-256 of the content, in hexadecimal.")
-    width: int | None = Field(description="Pixels; null for texts.")
-    height: int | None
-    ratio: Ratio | None = Field(description="How far the operation was.")
-    url: str | None = Field(description="Where the content is, below the address of the server.")
+    url: Annotated[str | None, "URL of the content, relative to the address of the server."]
 
 
-class Previews(_Page):
+class PreviewsDocument(_PageDocument):
     """Previews, oldest first."""
 
-    previews: list[Preview]
+    previews: list[ListedPreviewDocument]
 
 
-class Samples(_Page):
+class SamplesDocument(_PageDocument):
     """Samples, oldest first."""
 
-    samples: list[Sample]
+    samples: list[SampleDocument]
 
 
-class Batches(_Page):
-    """Batches: those that are not over first, then the newest first."""
+class BatchesDocument(_PageDocument):
+    """Batches: running ones first, then the newest first."""
 
-    batches: list[BatchSummary]
-
-
-class StageCategories(_Page):
-    """All categories of stages."""
-
-    stages: list[Category]
+    batches: list[BatchSummaryDocument]
 
 
-class Exported(OperationTree):
-    """An operation with its levels and events."""
+class StageCategoriesDocument(_PageDocument):
+    """Categories of stages."""
 
-    events: list[Event]
+    stages: list[CategoryDocument]
 
 
-class Health(_Document):
-    """How the server is."""
+class ExportedDocument(OperationTreeDocument):
+    """Operation with its levels and events."""
+
+    events: list[EventDocument]
+
+
+class HealthDocument(TypedDict):
+    """Health of the server."""
 
     status: Literal["ok"]
 
 
 class CancelReason(BaseModel):
-    """Why an operation should stop."""
+    """Reason to cancel an operation."""
 
     model_config = ConfigDict(extra="forbid")
-    reason: str = Field(default="", max_length=1024, description="For people; kept with the operation.")
+    reason: str = Field(
+        default="", max_length=1024, description="Text for users. It is stored with the operation."
+    )
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(title=None)
+
+
+_NAMES: Final = {ListedPreviewDocument: "Preview"}
+"""Schemas that are not named like their class without ``Document``."""
+
+
+def build_model(document: Any) -> Any:
+    """Return the Pydantic model of a TypedDict.
+
+    TypedDicts inside it become models, too.
+
+    Other types, such as a union of TypedDicts, are returned with their parts converted. A text in
+    ``Annotated`` becomes the description.
+    """
+    if is_typeddict(document):
+        return _build_model(document)
+    origin, arguments = get_origin(document), get_args(document)
+    if origin is Annotated:
+        return Annotated[build_model(arguments[0]), Field(description=arguments[-1])]
+    if origin is Union or origin is UnionType:
+        return reduce(or_, map(build_model, arguments))
+    if origin is list:
+        return list[build_model(arguments[0])]  # type: ignore[misc]
+    return document
+
+
+@cache
+def _build_model(document: Any) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for name, hint in get_type_hints(document, include_extras=True).items():
+        # BaseModel has a method ``schema``.
+        fields[f"{name}_" if name == "schema" else name] = (
+            build_model(hint),
+            Field(alias="schema") if name == "schema" else ...,
+        )
+    name = _NAMES.get(document, document.__name__.removesuffix("Document"))
+    model = create_model(name, __base__=_Model, **fields)
+    model.__doc__ = document.__doc__
+    return model

@@ -1,4 +1,7 @@
-"""Who may ask: host, origin and token of one request or connection, judged from its ASGI scope. Pure, and the same for REST and streams."""
+"""Access checks of one ASGI scope: host, origin and token.
+
+The same for REST and streams.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,15 @@ from starlette.types import Scope
 from otel_progress.server.settings import ServerSettings, is_address, is_loopback, is_unspecified
 
 COOKIE: Final = "otel_progress_token"
-"""The cookie of the login form."""
+"""Cookie that the login form sets."""
 
 
 STREAMS: Final = frozenset({"/api/v1/stream", "/api/v1/ws"})
-"""Where the token may stand in the query, because browsers cannot send headers there."""
+"""Paths that accept the token in the query, because browsers cannot send headers there."""
+
+
+MAX_QUERY_FIELDS: Final = 1_100
+"""Fields in the query of a stream. A query with more is refused."""
 
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -26,32 +33,34 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
 
-def headers_of(scope: Scope, name: str) -> list[str]:
-    """Return the values of all headers of this name (in lower case)."""
-    wanted = name.encode("latin-1")
-    return [value.decode("latin-1") for key, value in scope["headers"] if key == wanted]
+def get_headers(scope: Scope, name: str) -> list[str]:
+    """Return the values of all headers with a name in lower case."""
+    raw_name = name.encode("latin-1")
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == raw_name]
 
 
-def header_of(scope: Scope, name: str) -> str | None:
-    """Return the value of the first header of this name (in lower case), or None."""
-    return next(iter(headers_of(scope, name)), None)
+def get_header(scope: Scope, name: str) -> str | None:
+    """Return the value of the first header with a name in lower case, or None."""
+    return next(iter(get_headers(scope, name)), None)
 
 
-def path_of(scope: Scope) -> str:
-    """Return the path below where the application is mounted."""
+def mounted_path(scope: Scope) -> str:
+    """Return the path relative to the mount point of the application."""
     path, prefix = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(prefix) :] if prefix and (path == prefix or path.startswith(f"{prefix}/")) else path
 
 
-def host_allowed(scope: Scope, settings: ServerSettings) -> bool:
-    """Tell whether the Host header names this server: a page of another site that made its own name point here does not.
+def is_host_allowed(scope: Scope, settings: ServerSettings) -> bool:
+    """Return True when the Host header names this server.
 
-    An address instead of a name is fine where the server is bound to every address, as no such trick is possible with one.
+    It protects against DNS rebinding.
+
+    IP addresses are allowed when the server is bound to all addresses: rebinding needs a name.
     """
-    hosts = headers_of(scope, "host")
+    hosts = get_headers(scope, "host")
     if len(hosts) != 1:
         return False
-    name = _name_of(hosts[0])
+    name = _parse_host_name(hosts[0])
     if name is None:
         return False
     if is_loopback(name) or name == settings.host.lower().strip("[]"):
@@ -61,12 +70,13 @@ def host_allowed(scope: Scope, settings: ServerSettings) -> bool:
     return any(_matches(name, allowed.lower().rstrip(".").strip("[]")) for allowed in settings.allowed_hosts)
 
 
-def origin_allowed(scope: Scope, settings: ServerSettings) -> bool:
-    """Tell whether the page that asks, if one does, is this server's own or one that was allowed.
+def is_origin_allowed(scope: Scope, settings: ServerSettings) -> bool:
+    """Return True when the Origin header is absent, the server's own, or allowed.
 
-    Programs that are no browsers send no Origin. Only host and port are compared with the Host header: a proxy may end TLS.
+    Clients other than browsers send no Origin. The scheme is not compared, because a proxy may
+    terminate TLS.
     """
-    origins = headers_of(scope, "origin")
+    origins = get_headers(scope, "origin")
     if not origins:
         return True
     if len(origins) > 1:
@@ -75,63 +85,69 @@ def origin_allowed(scope: Scope, settings: ServerSettings) -> bool:
 
 
 def is_same_origin(scope: Scope, origin: str) -> bool:
-    """Tell whether an Origin is that of the server as the client calls it."""
+    """Return True when an Origin equals the server's address in the Host header."""
     try:
         parts = urlsplit(origin)
     except ValueError:
         return False
-    host = header_of(scope, "host")
+    host = get_header(scope, "host")
     if parts.scheme not in {"http", "https"} or not parts.netloc or host is None:
         return False
-    mine = _with_port(host, parts.scheme)
-    return mine is not None and _with_port(parts.netloc, parts.scheme) == mine
+    own = _split_with_port(host, parts.scheme)
+    return own is not None and _split_with_port(parts.netloc, parts.scheme) == own
 
 
-def authorised(scope: Scope, settings: ServerSettings) -> bool:
-    """Tell whether the token is there, if one is asked for: as bearer, in the cookie, or for the streams in the query."""
+def is_authorised(scope: Scope, settings: ServerSettings) -> bool:
+    """Return True when no token is required, or the request contains it.
+
+    It can be a bearer token, a cookie, or for streams in the query.
+    """
     return settings.token is None or has_bearer(scope, settings) or has_cookie(scope, settings)
 
 
 def has_bearer(scope: Scope, settings: ServerSettings) -> bool:
-    """Tell whether the token itself is there: in the Authorization header, or in the query of a stream."""
+    """Return True when a bearer token or the query of a stream is correct."""
     tokens = [
         value.partition(" ")[2].strip()
-        for value in headers_of(scope, "authorization")
+        for value in get_headers(scope, "authorization")
         if value[:7].lower() == "bearer "
     ]
-    if path_of(scope) in STREAMS:
+    if mounted_path(scope) in STREAMS:
         query = scope.get("query_string", b"").decode("latin-1")
-        tokens += [value for name, value in _pairs(query) if name == "access_token"]
+        tokens += [value for name, value in _parse_pairs(query) if name == "access_token"]
     return any([is_token(token, settings) for token in tokens])
 
 
 def has_cookie(scope: Scope, settings: ServerSettings) -> bool:
-    """Tell whether the cookie of the login form is there."""
-    expected = cookie_value(settings)
+    """Return True when the request has the cookie of the login form."""
+    expected = build_cookie_value(settings)
     pairs = (
-        pair.strip().partition("=") for value in headers_of(scope, "cookie") for pair in value.split(";")
+        pair.strip().partition("=") for value in get_headers(scope, "cookie") for pair in value.split(";")
     )
-    return any([_equal(value, expected) for name, _, value in pairs if name == COOKIE])
+    return any([_equals(value, expected) for name, _, value in pairs if name == COOKIE])
 
 
 def is_token(text: str, settings: ServerSettings) -> bool:
-    """Compare with the token in constant time; False when none is set."""
-    return settings.token is not None and _equal(text, settings.token)
+    """Compare with the token in constant time. Return False when no token is set."""
+    return settings.token is not None and _equals(text, settings.token)
 
 
-def cookie_value(settings: ServerSettings) -> str:
-    """Return what the login form's cookie holds: made of the token, and not the token, which is nothing to keep in a browser."""
+def build_cookie_value(settings: ServerSettings) -> str:
+    """Return the value of the login cookie, a hash of the token.
+
+    The browser does not store the token itself.
+    """
     return hmac.new((settings.token or "").encode(), b"otel-progress cookie", hashlib.sha256).hexdigest()
 
 
-def forgery(scope: Scope, settings: ServerSettings) -> bool:
-    """Tell whether a request that changes something may have been sent by another site's page in the name of the user.
+def may_be_forged(scope: Scope, settings: ServerSettings) -> bool:
+    """Return True when another site may have sent a changing request (CSRF).
 
-    A browser says where a request comes from. One that does not, and has nothing but the cookie, is not believed.
+    Browsers report the site of a request. A request with only the cookie and no site is refused.
     """
     if scope["method"] in SAFE_METHODS:
         return False
-    site, origin = header_of(scope, "sec-fetch-site"), header_of(scope, "origin")
+    site, origin = get_header(scope, "sec-fetch-site"), get_header(scope, "origin")
     if site not in {None, "same-origin", "none"} and origin not in settings.allowed_origins:
         return True
     if settings.token is None or has_bearer(scope, settings):
@@ -141,38 +157,44 @@ def forgery(scope: Scope, settings: ServerSettings) -> bool:
     )
 
 
-def _pairs(query: str) -> Iterator[tuple[str, str]]:
+def _parse_pairs(query: str) -> Iterator[tuple[str, str]]:
     try:
-        yield from parse_qsl(query, max_num_fields=1_000)
+        yield from parse_qsl(query, max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
         return
 
 
-def _equal(one: str, other: str) -> bool:
-    return hmac.compare_digest(one.encode("utf-8", "surrogateescape"), other.encode())
+def _equals(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
 
 
-def _name_of(host: str) -> str | None:
-    """Return the name in a Host header without its port, in lower case; None when it is none."""
-    parts = _split(host)
+def _parse_host_name(host: str) -> str | None:
+    """Return the name in a Host header without its port, in lower case.
+
+    None when it is not valid.
+    """
+    parts = _split_authority(host)
     return None if parts is None else parts[0].rstrip(".").strip("[]")
 
 
-def _with_port(authority: str, scheme: str) -> tuple[str, str] | None:
-    parts = _split(authority)
+def _split_with_port(authority: str, scheme: str) -> tuple[str, str] | None:
+    parts = _split_authority(authority)
     return None if parts is None else (parts[0].rstrip("."), parts[1] or _DEFAULT_PORTS[scheme])
 
 
-def _split(authority: str) -> tuple[str, str] | None:
-    """Return host and port of an authority (the port may be empty); None when it is no such thing."""
+def _split_authority(authority: str) -> tuple[str, str] | None:
+    """Return host and port of an authority, the port may be empty.
+
+    None when it is not valid.
+    """
     if authority.startswith("["):
         host, bracket, rest = authority.partition("]")
         host, separator, port = host + bracket, rest[:1], rest[1:]
-        valid = bool(bracket) and is_address(host) and separator in {"", ":"}
+        is_valid = bool(bracket) and is_address(host) and separator in {"", ":"}
     else:
         host, separator, port = authority.partition(":")
-        valid = bool(host) and not set(host) - _HOST_CHARACTERS
-    if not valid or (separator and not port.isascii()) or (port and not port.isdecimal()):
+        is_valid = bool(host) and not set(host) - _HOST_CHARACTERS
+    if not is_valid or (separator and not port.isascii()) or (port and not port.isdecimal()):
         return None
     return host.lower(), port
 

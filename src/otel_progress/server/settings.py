@@ -1,4 +1,4 @@
-"""Bounds of the streams."""
+"""Settings and limits of the server."""
 
 from __future__ import annotations
 
@@ -8,23 +8,61 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from otel_progress.errors import ConfigurationError
-from otel_progress.settings.parsing import DEFAULT_PORT, parse_token
+from otel_progress.settings.defaults import DEFAULT_HOST, DEFAULT_PORT
+from otel_progress.settings.parsing import parse_token
 from otel_progress.text import truncate
 
-MOST_ENDED: Final = 1_000
-"""Operations remembered after their end, so that a client that comes back hears of it."""
+MAX_ENDED: Final = 1_000
+"""Ended operations stored for clients that reconnect. The oldest are evicted."""
 
 
 ENDED_AGE_S: Final = 900.0
-"""How long, in seconds."""
+"""Time for which an ended operation is stored for clients that reconnect, in seconds."""
+
+
+BATCH_POLL_S: Final = 1.0
+"""Time between two polls of the batches while one of their operations changes, in seconds."""
+
+
+IDLE_BATCH_POLL_S: Final = 5.0
+"""The same without changes, in seconds.
+
+A declared batch may have no operation yet.
+"""
+
+
+RECONCILE_S: Final = 10.0
+"""Time between two comparisons of the known runs with the journal, in seconds."""
+
+
+WATCH_RETRY_S: Final = 0.5
+"""Pause before the reader is watched again after an error, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PollIntervals:
+    """Intervals of the poller of the streams, in seconds.
+
+    ``pause_s`` is between two rounds, ``idle_pause_s`` while no operation is followed by id. A
+    change that is newer than ``settle_s`` is not compared with the journal, which may not have it
+    yet.
+    """
+
+    pause_s: float = 0.05
+    idle_pause_s: float = 0.5
+    batches_s: float = BATCH_POLL_S
+    idle_batches_s: float = IDLE_BATCH_POLL_S
+    reconcile_s: float = RECONCILE_S
+    settle_s: float = 2.0
+    watch_retry_s: float = WATCH_RETRY_S
 
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """Bounds of the streams: clients, ids one client may name, operations followed with levels, and times in seconds.
+    """Limits of the streams: numbers of clients and operations, and seconds.
 
-    ``interval_s`` is between two looks at the journal, ``pause_s`` the least time between two writes to one client. A client that has
-    not taken a write for ``blocked_s`` is let go.
+    ``interval_s`` is between two polls of the journal's watch, ``pause_s`` the shortest time
+    between two writes to one client. A client whose write blocks for ``blocked_s`` is disconnected.
     """
 
     clients: int = 1_000
@@ -34,8 +72,9 @@ class StreamLimits:
     pause_s: float = 0.05
     heartbeat_s: float = 10.0
     blocked_s: float = 30.0
-    most_ended: int = MOST_ENDED
+    max_ended: int = MAX_ENDED
     ended_age_s: float = ENDED_AGE_S
+    polling: PollIntervals = field(default_factory=PollIntervals)
 
 
 _NAME: Final = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
@@ -49,11 +88,13 @@ _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,=:@-]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one request, in bytes, seconds and numbers; what is beyond is refused with a problem document.
+    """Limits per request, in bytes, seconds and counts.
 
-    ``body_s`` is how long a client may take to send a body, ``answer_s`` how long an answer may take to be read out of the
-    journal. ``readers`` threads read at a time and ``waiting`` more requests wait for one. Lists of operations look at the newest
-    ``ended`` that ended; the history has them all.
+    A request beyond one gets a problem document.
+
+    ``body_s`` is the time for a client to send a body, ``answer_s`` the time for the journal to
+    answer. ``readers`` threads read at a time, and ``waiting`` more requests queue for them. Lists
+    of operations include the newest ``ended`` ended operations. The history has all.
     """
 
     body_bytes: int = 64 * 1024
@@ -67,15 +108,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """How to serve. Raises ConfigurationError when a value cannot be used.
+    """Settings of a server. Raises ConfigurationError when a value is not valid.
 
-    ``host`` and ``port`` are what the server is bound to. ``token`` is asked for on every request when it is set. ``allowed_hosts``
-    are further names in the Host header (``*.example.org`` takes in what is below, ``*`` any: only behind a proxy that checks it);
-    loopback names and the bound host always are. ``allowed_origins`` are web origins (``https://board.example.org``) whose pages may
-    ask; by default only the server's own page may. ``root_path`` is the prefix a proxy takes off.
+    ``host`` and ``port`` are the bound address. When ``token`` is set, every request needs it.
+    ``allowed_hosts`` are additional names for the Host header. ``*.example.org`` includes
+    subdomains, and ``*`` includes all names: use it only behind a proxy that checks them. Loopback
+    names and the bound host are always allowed. ``allowed_origins`` are web origins
+    (``https://board.example.org``) whose pages may send requests, in addition to the server's own
+    page. ``root_path`` is the prefix that a proxy removes.
     """
 
-    host: str = "127.0.0.1"
+    host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     token: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()
@@ -88,25 +131,34 @@ class ServerSettings:
             _check_token(self.token)
         for name in self.allowed_hosts:
             if not (_NAME.fullmatch(name) or is_address(name)):
-                msg = f"The allowed host {_quoted(name)} is no name of a host: expected one like progress.example.org, without a port."
+                msg = (
+                    f"Invalid allowed host {_quote(name)}: expected a host name without a port. "
+                    "Use a name such as progress.example.org."
+                )
                 raise ConfigurationError(msg)
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
-                msg = f"The allowed origin {_quoted(origin)} is none: expected scheme, host and port, like https://board.example.org:8443."
+                msg = (
+                    f"Invalid allowed origin {_quote(origin)}: expected scheme, host and port. "
+                    "Use an origin such as https://board.example.org:8443."
+                )
                 raise ConfigurationError(msg)
         if not _PREFIX.fullmatch(self.root_path):
-            msg = f"The root path {_quoted(self.root_path)} is no prefix of a URL: expected one like /progress, without a slash at its end."
+            msg = (
+                f"Invalid root path {_quote(self.root_path)}: expected no slash at the end. "
+                "Use a prefix such as /progress."
+            )
             raise ConfigurationError(msg)
 
 
 def is_address(host: str) -> bool:
-    """Tell whether a host is written as an IP address; IPv6 with or without its brackets."""
-    return _address(host) is not None
+    """Return True for an IP address. IPv6 addresses may have brackets."""
+    return _parse_address(host) is not None
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host can only mean this machine."""
-    address = _address(host)
+    """Return True when a host is a loopback name or address."""
+    address = _parse_address(host)
     if address is not None:
         return address.is_loopback
     name = host.lower().rstrip(".")
@@ -114,42 +166,46 @@ def is_loopback(host: str) -> bool:
 
 
 def is_unspecified(host: str) -> bool:
-    """Tell whether a bound host stands for every address of the machine."""
-    address = _address(host)
+    """Return True when a bound host means all addresses of the machine."""
+    address = _parse_address(host)
     return host == "" or (address is not None and address.is_unspecified)
 
 
 def _check_token(token: str) -> None:
-    """Raise ConfigurationError when a token is none; it is never shown, and none is cut to make it one."""
+    """Raise ConfigurationError for an invalid token.
+
+    The message does not contain the token.
+    """
     try:
-        usable = parse_token(token) == token
+        is_valid = parse_token(token) == token
     except ValueError as error:
-        msg = f"The token has {len(token)} characters and cannot be used: expected {error}"
+        msg = f"Invalid token of {len(token)} characters: expected {error}"
         raise ConfigurationError(msg) from None
-    if not usable:
-        raise ConfigurationError("The token begins or ends with a space: leave it out.")
+    if not is_valid:
+        raise ConfigurationError("Invalid token: expected no spaces at its ends. Remove them.")
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(host.removeprefix("[").removesuffix("]").partition("%")[0])
     except ValueError:
         return None
 
 
-def _quoted(value: object) -> str:
+def _quote(value: object) -> str:
     return truncate(repr(value), 100)
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Bounds of connections: ``most`` at a time, the times in seconds, the buffers in bytes.
+    """Limits of connections: their number, times in seconds, buffers in bytes.
 
-    ``request_s`` is how long a client may take to send the head of a request, and again to send its body; ``blocked_s`` how long it
-    may take no more of an answer. ``buffer`` waits in this process for a client that is slow, ``kernel_buffer`` in the system's.
+    ``request_s`` is the time for a client to send the head of a request, and again for its body.
+    After ``blocked_s`` without reading, the client is disconnected. ``buffer`` is the write buffer
+    of this process per connection, ``kernel_buffer`` the one of the operating system.
     """
 
-    most: int = 2_000
+    max_connections: int = 2_000
     request_s: float = 10.0
     blocked_s: float = 30.0
     idle_s: int = 15

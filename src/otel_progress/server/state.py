@@ -1,4 +1,4 @@
-"""What the endpoints work with, put together once an application."""
+"""State of an application: the reader and the services that the endpoints use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from otel_progress.exports import as_json
+from otel_progress.exports import encode_json_line
 from otel_progress.metrics.collector import ProgressCollector
 from otel_progress.operations import OperationSnapshot
 from otel_progress.previews.stores.base import Store
@@ -24,42 +24,45 @@ from otel_progress.server.streams.hub import Hub
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """A reader and whatever belongs to it."""
+    """Reader, controller and services of one application."""
 
     reader: Reader
     controller: Controller | None
     settings: ServerSettings
     counts: ServerCounters
-    asking: ReaderPool
+    reader_pool: ReaderPool
     collector: ProgressCollector
     hub: Hub
     previews: Store | None = None
 
-    async def answer(self, question: Callable[..., Any], /, *arguments: Any, **named: Any) -> Response:
-        """Return what ``question(*arguments, **named)`` returns as JSON; asked and written in a thread, where it delays nobody."""
-        body = await self.asking.run(lambda: as_json(question(*arguments, **named)).encode())
+    async def answer(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Response:
+        """Return the result of ``function`` as a JSON response.
+
+        A thread calls it and encodes its result.
+        """
+        body = await self.reader_pool.run(lambda: encode_json_line(function(*arguments, **named)).encode())
         return Response(body, media_type="application/json")
 
     def find(self, operation_id: str) -> OperationSnapshot:
-        """Return the newest run of an id. Blocks; raises Problem (404) when there is none."""
+        """Return the newest run of an id. Blocks. Raises Problem (404) for an unknown id."""
         operation = self.reader.get(operation_id)
         if operation is None:
             raise Problem(
                 404,
-                f"There is no operation {quote_text(operation_id)!r}: it never ran here, or is no longer kept.",
+                f"Unknown operation {quote_text(operation_id)!r}: it never ran here, or it was deleted.",
             )
         return operation
 
 
-def services_of(request: Request) -> AppState:
-    """Return the services of the application that a request came to."""
+def get_app_state(request: Request) -> AppState:
+    """Return the state of the application that received a request."""
     services: AppState = request.app.state.services
     return services
 
 
-async def _services(request: Request) -> AppState:
-    return services_of(request)
+async def _get_app_state(request: Request) -> AppState:
+    return get_app_state(request)
 
 
-AppStateDep = Annotated[AppState, Depends(_services)]
-"""The parameter of an endpoint that gets the services."""
+AppStateDep = Annotated[AppState, Depends(_get_app_state)]
+"""Parameter of an endpoint that receives the state of the application."""

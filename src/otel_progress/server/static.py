@@ -1,4 +1,7 @@
-"""The files of the page, from a fixed table: a request names an entry of it, and never a path of the file system."""
+"""Files of the page from a fixed table, and the login form.
+
+A request names an entry of the table, never a path of the file system.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 
 from otel_progress.server import security
 from otel_progress.server.problems import Problem
-from otel_progress.server.state import services_of
+from otel_progress.server.state import get_app_state
 
 _DIRECTORY: Final = Path(__file__).parent / "page"
 
@@ -39,7 +42,7 @@ _TYPES: Final[Mapping[str, str]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A file in memory, with its type and ETag."""
+    """File in memory, with its media type and ETag."""
 
     content: bytes
     media_type: str
@@ -48,33 +51,36 @@ class StaticFile:
 
 @lru_cache(maxsize=1)
 def page_files() -> Mapping[str, StaticFile]:
-    """Return the files of the page by their path below it, read once a process."""
-    found = sorted(path for path in _DIRECTORY.rglob("*") if path.suffix in _TYPES and path.is_file())
-    return MappingProxyType({path.relative_to(_DIRECTORY).as_posix(): _read(path) for path in found})
+    """Return the files of the page by relative path, read once per process."""
+    paths = sorted(path for path in _DIRECTORY.rglob("*") if path.suffix in _TYPES and path.is_file())
+    return MappingProxyType({path.relative_to(_DIRECTORY).as_posix(): _read_file(path) for path in paths})
 
 
-def answer_file(
+def build_file_response(
     request: Request, name: str, *, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a file of the table, or 304 when the client has it. Raises Problem (404) when there is none of that name."""
+    """Return a file of the table, or 304 when the client has it.
+
+    Raises Problem (404) for an unknown name.
+    """
     file = page_files().get(name)
     if file is None:
-        raise Problem(404, "There is no such file of the page.")
-    given = {"ETag": file.tag, "Cache-Control": "no-cache", **(headers or {})}
-    if status == HTTPStatus.OK and matches(request.headers.get("if-none-match"), file.tag):
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=given)
-    return Response(file.content, status, headers=given, media_type=file.media_type)
+        raise Problem(404, "Unknown file of the page.")
+    all_headers = {"ETag": file.tag, "Cache-Control": "no-cache", **(headers or {})}
+    if status == HTTPStatus.OK and matches_etag(request.headers.get("if-none-match"), file.tag):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=all_headers)
+    return Response(file.content, status, headers=all_headers, media_type=file.media_type)
 
 
-def matches(condition: str | None, tag: str) -> bool:
-    """Tell whether an If-None-Match header names an ETag, compared weakly (RFC 9110, 13.1.2)."""
+def matches_etag(condition: str | None, tag: str) -> bool:
+    """Return True when an If-None-Match header names an ETag (weak comparison)."""
     if condition is None:
         return False
     names = {name.strip().removeprefix("W/") for name in condition.split(",")}
     return "*" in names or tag.removeprefix("W/") in names
 
 
-def _read(path: Path) -> StaticFile:
+def _read_file(path: Path) -> StaticFile:
     content = path.read_bytes()
     return StaticFile(content, _TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
@@ -82,59 +88,62 @@ def _read(path: Path) -> StaticFile:
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="otel-progress"', "Cache-Control": "no-store"}
 
 
-_MOST_FIELDS: Final = 10
+_MAX_FIELDS: Final = 10
 
 
 def page_routes() -> list[BaseRoute]:
-    """Return the routes of everything that is for browsers."""
+    """Return the routes for browsers: the page, its files and the login form."""
     return [
-        Route("/", _page, name="page"),
-        Route("/docs", _docs, name="docs"),
-        Route("/static/{name:path}", _file, name="static"),
-        Route("/login", _login_form, name="login_form", methods=["GET"]),
+        Route("/", _get_page, name="page"),
+        Route("/docs", _get_docs, name="docs"),
+        Route("/static/{name:path}", _get_file, name="static"),
+        Route("/login", _get_login_form, name="login_form", methods=["GET"]),
         Route("/login", _log_in, name="log_in", methods=["POST"]),
         Route("/logout", _log_out, name="log_out", methods=["POST"]),
     ]
 
 
-def login_form(request: Request) -> Response:
-    """Return the login form in place of a page that asks for the token."""
-    return answer_file(request, "login.html", status=HTTPStatus.UNAUTHORIZED, headers=_CHALLENGE)
+def build_login_response(request: Request) -> Response:
+    """Return the login form with status 401, for a page that needs the token."""
+    return build_file_response(request, "login.html", status=HTTPStatus.UNAUTHORIZED, headers=_CHALLENGE)
 
 
-async def _page(request: Request) -> Response:
-    return answer_file(request, "index.html")
+async def _get_page(request: Request) -> Response:
+    return build_file_response(request, "index.html")
 
 
-async def _docs(request: Request) -> Response:
-    return answer_file(request, "docs.html")
+async def _get_docs(request: Request) -> Response:
+    return build_file_response(request, "docs.html")
 
 
-async def _file(request: Request) -> Response:
-    return answer_file(request, request.path_params["name"])
+async def _get_file(request: Request) -> Response:
+    return build_file_response(request, request.path_params["name"])
 
 
-async def _login_form(request: Request) -> Response:
-    return answer_file(request, "login.html")
+async def _get_login_form(request: Request) -> Response:
+    return build_file_response(request, "login.html")
 
 
 async def _log_in(request: Request) -> Response:
-    """Set the cookie when the form holds the token. Without one set on the server there is nothing to log in to, and all is open."""
-    services = services_of(request)
+    """Set the session cookie if the submitted token is correct.
+
+    If the server has no token, redirect without checking.
+    """
+    services = get_app_state(request)
     settings = services.settings
     if settings.token is None:
-        return _onward()
-    token = await _token_of(request)
+        return _redirect()
+    token = await _read_token(request)
     if not security.is_token(token, settings):
-        services.counts.refused("token")
+        services.counts.count_refusal("token")
         if "text/html" in request.headers.get("accept", ""):
             return RedirectResponse("login?failed", HTTPStatus.SEE_OTHER)
-        raise Problem(401, "The token is wrong.", headers=_CHALLENGE)
-    response = _onward()
+        raise Problem(401, "Invalid token.", headers=_CHALLENGE)
+    response = _redirect()
     response.set_cookie(
         security.COOKIE,
-        security.cookie_value(settings),
-        path=_prefix(request),
+        security.build_cookie_value(settings),
+        path=_cookie_path(request),
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
@@ -143,10 +152,10 @@ async def _log_in(request: Request) -> Response:
 
 
 async def _log_out(request: Request) -> Response:
-    response = _onward("login")
+    response = _redirect("login")
     response.delete_cookie(
         security.COOKIE,
-        path=_prefix(request),
+        path=_cookie_path(request),
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
@@ -154,13 +163,13 @@ async def _log_out(request: Request) -> Response:
     return response
 
 
-def _onward(where: str = "./") -> Response:
-    """Return a redirection that is relative, so that no header of the request has a say in where it leads."""
-    return RedirectResponse(where, HTTPStatus.SEE_OTHER)
+def _redirect(url: str = "./") -> Response:
+    """Return a relative redirect, which no header of the request can influence."""
+    return RedirectResponse(url, HTTPStatus.SEE_OTHER)
 
 
-def _prefix(request: Request) -> str:
-    """Return the path for the cookie; a prefix with anything in it that means something to a cookie is left out."""
+def _cookie_path(request: Request) -> str:
+    """Return the path for the cookie, ``/`` when a cookie cannot contain the prefix."""
     prefix = str(request.scope.get("root_path", ""))
     return (
         prefix
@@ -169,10 +178,10 @@ def _prefix(request: Request) -> str:
     )
 
 
-async def _token_of(request: Request) -> str:
-    """Return the token of a form; empty when there is none."""
+async def _read_token(request: Request) -> str:
+    """Return the token of a submitted form, empty without a token."""
     try:
-        fields = parse_qs((await request.body()).decode(), max_num_fields=_MOST_FIELDS)
+        fields = parse_qs((await request.body()).decode(), max_num_fields=_MAX_FIELDS)
     except ValueError:
-        raise Problem(422, "The form cannot be read: expected token=… as a browser sends it.") from None
+        raise Problem(422, "Invalid form: expected token=… as a browser sends it.") from None
     return fields.get("token", [""])[0].strip()

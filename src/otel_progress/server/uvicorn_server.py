@@ -1,4 +1,4 @@
-"""Serving: an application on an address, in a thread of a worker or as a whole process, with limits and a clean end."""
+"""uvicorn server for the application, in a thread or blocking."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,7 @@ import uvicorn
 from otel_progress.errors import ConfigurationError
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.server.app import create_app
-from otel_progress.server.connections import protocols
+from otel_progress.server.connections import build_protocols
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.settings import (
     ConnectionLimits,
@@ -29,7 +30,7 @@ from otel_progress.server.settings import (
     is_unspecified,
 )
 from otel_progress.server.streams.hub import Hub
-from otel_progress.settings.parsing import DEFAULT_PORT
+from otel_progress.settings.defaults import DEFAULT_HOST, DEFAULT_PORT, MAX_PORT
 
 if TYPE_CHECKING:
     from otel_progress.metrics.counters import Totals
@@ -38,27 +39,35 @@ if TYPE_CHECKING:
 
 
 GRACE_S: Final = 3
-"""How long answers that are being given may take when the server ends, in whole seconds."""
+"""Time for running responses to finish when the server stops, in whole seconds."""
 
 
-_MOST_MESSAGE: Final = 1024 * 1024
-"""Size from which a WebSocket message ends the connection; smaller ones that are too long are answered by an error."""
+_MAX_WS_MESSAGE_BYTES: Final = 1024 * 1024
+"""Larger WebSocket messages close the connection.
+
+Smaller messages that are too long get an error.
+"""
+
+
+_LISTEN_BACKLOG: Final = 2_048
 
 
 class Server:
-    """Serves a reader on ``http://host:port``. Either :meth:`start` it in a thread, or :meth:`run` it as this process's work.
+    """Server of a reader on ``http://host:port``, in a thread or blocking.
 
-    ``token`` is asked of every client, and needed for an address other machines reach, unless ``allow_public``. ``controller`` takes
-    requests to cancel and to delete, ``totals`` are a runtime's counters for ``/metrics``, ``public_url`` is where people reach the
-    server when that is not its own address, ``previews`` where the content of previews is kept. The address is taken when the server
-    is made: raises ConfigurationError when it cannot be.
+    Every request needs ``token`` when it is set. An address that other machines can reach requires
+    it, unless ``allow_public``. ``controller`` handles requests to cancel and to delete. ``totals``
+    are the counters of a runtime for ``/metrics``. ``public_url`` is the address for users when it
+    differs from the server's own. ``previews`` stores the content of previews. The constructor
+    binds the address. Raises ConfigurationError when a value is not valid or the address cannot be
+    bound.
     """
 
     def __init__(
         self,
         reader: Reader,
         *,
-        host: str = "127.0.0.1",
+        host: str = DEFAULT_HOST,
         port: int = DEFAULT_PORT,
         token: str | None = None,
         controller: Controller | None = None,
@@ -72,37 +81,25 @@ class Server:
         public_url: str | None = None,
         previews: Store | None = None,
     ) -> None:
-        if not (is_loopback(host) or token or allow_public):
-            msg = (
-                f"The server would answer anybody on {host or 'all addresses'}: set a token (OTEL_PROGRESS_TOKEN or --token-file), "
-                "use the host 127.0.0.1, or allow it by name (allow_public, --allow-public-without-token)."
-            )
-            raise ConfigurationError(msg)
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-            msg = f"The port of the server is {port!r}: expected a whole number from 0 (any free port) to 65535."
-            raise ConfigurationError(msg)
-        # Refused before anything is bound.
-        ServerSettings(host, port, token, tuple(allowed_hosts), tuple(allowed_origins), root_path)
+        _check_address(host, port, has_access_control=bool(token or allow_public))
+        # Why: invalid settings are reported before the address is bound.
+        settings = ServerSettings(host, port, token, tuple(allowed_hosts), tuple(allowed_origins), root_path)
         self._socket = _bind(host, port)
         self.host = host
         self.port = int(self._socket.getsockname()[1])
-        settings = ServerSettings(
-            host, self.port, token, tuple(allowed_hosts), tuple(allowed_origins), root_path
-        )
-        public = public_url or self.url
         app = create_app(
             reader,
-            settings=settings,
+            settings=replace(settings, port=self.port),
             controller=controller,
             streams=streams,
             totals=totals,
-            public_url=public,
+            public_url=public_url or self.url,
             previews=previews,
         )
         self.hub: Hub = app.state.hub
         self.counts: ServerCounters = app.state.services.counts
         self._uvicorn = _Uvicorn(
-            _config(app, root_path, connections or ConnectionLimits(), self.counts), self.hub
+            _build_config(app, root_path, connections or ConnectionLimits(), self.counts), self.hub
         )
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
@@ -110,14 +107,14 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Address of the page, as a client of this machine reaches it."""
+        """URL of the page for a client on this machine."""
         host = self.host.strip("[]")
         if is_unspecified(host):
             host = "::1" if ":" in host else "127.0.0.1"
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def start(self) -> str:
-        """Serve from a thread of this process and return the address."""
+        """Serve in a thread of this process and return the URL."""
         self._thread = threading.Thread(target=self._serve, name="otel-progress-server", daemon=True)
         self._thread.start()
         while not self._uvicorn.started and self._thread.is_alive():
@@ -125,14 +122,17 @@ class Server:
         return self.url
 
     def run(self) -> None:
-        """Serve from the main thread until SIGTERM or SIGINT, then end all streams and return."""
-        with self._signals():
+        """Serve in the main thread until SIGTERM or SIGINT.
+
+        Then end all streams and return.
+        """
+        with self._handle_signals():
             self._serve()
 
     def close(self, timeout: float = 5.0) -> None:
-        """End all streams, stop answering and free the port, within ``timeout`` seconds. Can be called again.
+        """End all streams, stop serving and free the port. Repeated calls do nothing.
 
-        What is not over by then is cut off at once, by the thread that serves.
+        After ``timeout`` seconds the serving thread closes the remaining connections immediately.
         """
         if self._pid != os.getpid():
             self.give_up_after_fork()
@@ -141,26 +141,29 @@ class Server:
         self.hub.close()
         if self._thread is not None:
             self._thread.join(max(0.0, timeout))
-            if self._thread.is_alive():  # it closes the socket itself, now without waiting for anybody
+            if self._thread.is_alive():
+                # The thread closes the socket itself, now without waiting for clients.
                 self._uvicorn.force_exit = True
                 return
         self._socket.close()
 
     def give_up_after_fork(self) -> None:
-        """In a forked child, let go of the inherited connections, which would stay open for their clients as long as the child lives.
+        """Close the inherited connections in a forked child.
 
-        Their numbers are kept in use, as the parent's objects, which are here as well, will close them some day.
+        They would otherwise stay open for their clients until the child ends. Their file
+        descriptors are redirected to the null device, because copies of the parent's objects will
+        close them.
         """
         sockets: list[Any] = [self._socket]
         for connection in list(self._uvicorn.server_state.connections):
             transport = getattr(connection, "transport", None)
             sockets.append(None if transport is None else transport.get_extra_info("socket"))
-        nothing = os.open(os.devnull, os.O_RDWR)
+        null_device = os.open(os.devnull, os.O_RDWR)
         for sock in sockets:
             if sock is not None and sock.fileno() >= 0:
                 with contextlib.suppress(OSError):
-                    os.dup2(nothing, sock.fileno(), inheritable=False)
-        os.close(nothing)
+                    os.dup2(null_device, sock.fileno(), inheritable=False)
+        os.close(null_device)
 
     def __enter__(self) -> Server:
         self.start()
@@ -175,8 +178,10 @@ class Server:
         asyncio.run(self._uvicorn.serve(sockets=[self._socket]))
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """End cleanly on a signal. uvicorn's own handlers would raise it again in the end, and the exit code would tell of a death."""
+    def _handle_signals(self) -> Iterator[None]:
+        """Stop the server on a signal."""
+        # Why: uvicorn's own handlers raise the signal again at the end. That would change the
+        # exit status.
 
         def end(number: int, frame: FrameType | None) -> None:
             del frame
@@ -184,16 +189,16 @@ class Server:
                 self._uvicorn.force_exit = True
             self._uvicorn.should_exit = True
 
-        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn, but signals are not its business, and streams end before the connections do."""
+    """uvicorn server that handles no signals, and ends the streams first."""
 
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
@@ -201,40 +206,58 @@ class _Uvicorn(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
+        """Do not change any signal handler."""
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tell every client that this is the end, give them a moment to hear it, then close all connections."""
+        """End all streams, wait until the clients have left, then close all connections."""
         for server in self.servers:
             server.close()
         self._hub.close()
         for _ in range(10 * GRACE_S):
-            if self.force_exit or not self._hub.followers:
+            if self.force_exit or not self._hub.subscribers:
                 break
             await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 
 
-def _config(app: Any, root_path: str, limits: ConnectionLimits, counts: ServerCounters) -> uvicorn.Config:
-    http, ws = protocols(limits, counts)
+def _build_config(
+    app: Any, root_path: str, limits: ConnectionLimits, counts: ServerCounters
+) -> uvicorn.Config:
+    http, ws = build_protocols(limits, counts)
     return uvicorn.Config(
         app,
         http=http,
         ws=ws,
         loop="asyncio",
         lifespan="on",
-        log_config=None,  # logging belongs to the application, which may run a uvicorn of its own
+        # Logging belongs to the application, which may run its own uvicorn.
+        log_config=None,
         root_path=root_path,
         proxy_headers=False,
         server_header=False,
-        ws_max_size=_MOST_MESSAGE,
-        ws_per_message_deflate=False,  # costs more than it saves on one machine, and memory for each client
+        ws_max_size=_MAX_WS_MESSAGE_BYTES,
+        # Compression costs more time than it saves on one machine, and memory per client.
+        ws_per_message_deflate=False,
         ws_ping_interval=10.0,
         ws_ping_timeout=20.0,
         timeout_keep_alive=limits.idle_s,
         timeout_graceful_shutdown=GRACE_S,
     )
+
+
+def _check_address(host: str, port: object, *, has_access_control: bool) -> None:
+    """Raise ConfigurationError for an invalid port or an unprotected public address."""
+    if not (is_loopback(host) or has_access_control):
+        msg = (
+            f"Invalid host {host or 'all addresses'}: other machines can reach it without a token. "
+            "Set a token (OTEL_PROGRESS_TOKEN or --token-file), use the host 127.0.0.1, "
+            "or allow public access (allow_public, --allow-public-without-token)."
+        )
+        raise ConfigurationError(msg)
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= MAX_PORT:
+        msg = f"Invalid port {port!r}: expected an integer from 0 to 65535. Use 0 for any free port."
+        raise ConfigurationError(msg)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -247,10 +270,11 @@ def _bind(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as exc:
         raise ConfigurationError(_describe_bind_error(exc, host, port)) from exc
     try:
-        if os.name != "nt":  # there it would let two processes share the port
+        # On Windows the option would let two processes share the port.
+        if os.name != "nt":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        sock.listen(2048)
+        sock.listen(_LISTEN_BACKLOG)
     except OSError as exc:
         sock.close()
         raise ConfigurationError(_describe_bind_error(exc, host, port)) from exc
@@ -260,7 +284,11 @@ def _bind(host: str, port: int) -> socket.socket:
 def _describe_bind_error(error: Exception, host: str, port: int) -> str:
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRINUSE:
-        return f"Port {port} of {host} is in use: stop what listens on it, or use another port, or 0 for a free one."
+        return (
+            f"Port {port} of {host} is in use. Stop its process, or use another port, or 0 for any free port."
+        )
     if code == errno.EACCES:
-        return f"Port {port} of {host} needs rights that this process does not have: use one from 1024 up, or 0 for a free one."
-    return f"Nothing can be served on {host!r}, port {port} ({error}): the host has to be an address of this machine."
+        return (
+            f"Port {port} of {host} needs more permissions. Use a port from 1024 up, or 0 for any free port."
+        )
+    return f"Invalid address {host!r}, port {port}: expected an address of this machine ({error})."

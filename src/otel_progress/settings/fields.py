@@ -1,18 +1,31 @@
-"""Every setting: its name, environment variable, default and meaning; arguments come before the environment, which comes before defaults.
+"""Declarations and values of all settings.
 
-Reading them changes nothing; a value that cannot be used is a ConfigurationError that names where it came from.
+Each setting is declared once, as a field of :class:`Settings`. Arguments take precedence over
+environment variables, and those over defaults.
 """
 
+# ruff: noqa: RUF009 - all defaults are immutable
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import unquote
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
+from otel_progress.settings.defaults import (
+    DEFAULT_HOST,
+    DEFAULT_METRICS_RETENTION_S,
+    DEFAULT_PREVIEW_BYTES,
+    DEFAULT_PREVIEW_COUNT,
+    DEFAULT_PREVIEW_EDGE_PIXELS,
+    DEFAULT_PREVIEW_RATIOS,
+    DEFAULT_RETENTION_S,
+    DEFAULT_STALL_AFTER_S,
+    DEFAULT_TICK_S,
+)
 from otel_progress.settings.parsing import (
     MAX_TOKEN,
     ConsoleMode,
@@ -24,8 +37,8 @@ from otel_progress.settings.parsing import (
     parse_count,
     parse_duration,
     parse_edge,
+    parse_image_format,
     parse_path,
-    parse_picture_format,
     parse_port,
     parse_preview_at,
     parse_previews,
@@ -37,18 +50,20 @@ from otel_progress.settings.parsing import (
 )
 from otel_progress.text import escape_controls, truncate
 
-__all__ = ["PREFIX", "SETTINGS", "Setting", "Settings", "parse_duration"]
+__all__ = ["PREFIX", "SETTINGS", "Setting", "Settings"]
 
 
 PREFIX: Final = "OTEL_PROGRESS_"
-"""What the project's own variables begin with."""
+"""Prefix of the environment variables of this package."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: argument of ``configure`` and field here, variables (the first that is set counts), default, meaning.
+    """Declaration of a setting.
 
-    The value of a ``secret`` one is shown nowhere.
+    ``name`` is the argument of ``configure`` and the field of :class:`Settings`. The first of
+    ``variables`` that is set provides the value. ``parse`` returns the value or raises
+    ValueError with what it expects. The value of a ``secret`` setting is never shown.
     """
 
     name: str
@@ -60,235 +75,251 @@ class Setting:
 
 
 def _setting(
-    name: str, default: object, parse: Callable[[object], Any], meaning: str, *also: str, secret: bool = False
-) -> Setting:
-    return Setting(name, (PREFIX + name.upper(), *also), default, parse, meaning, secret)
-
-
-SETTINGS: Final[tuple[Setting, ...]] = (
-    _setting("service_name", None, parse_text, "Name of the service that works.", "OTEL_SERVICE_NAME"),
-    _setting(
-        "store",
-        "sqlite:",
-        parse_text,
-        "Where progress is kept: `memory:`, `sqlite:` (one file in the user's state directory) or `sqlite:///path`.",
-    ),
-    _setting(
-        "prometheus_port",
-        None,
-        parse_port,
-        "Port on which to serve /metrics; 0 for any free one. Off when not set.",
-    ),
-    _setting("prometheus_host", "127.0.0.1", parse_text, "Address on which to serve /metrics."),
-    _setting(
-        "otlp",
-        None,
-        parse_bool,
-        "Whether to export over OTLP. When not set: if an `OTEL_EXPORTER_OTLP_*` endpoint is.",
-    ),
-    _setting(
-        "console",
-        "auto",
-        parse_console,
-        "Progress on stderr: `auto` (bars on a terminal, else lines), `true` (bars) or `false`.",
-    ),
-    _setting("strict", False, parse_bool, "Whether bad values raise instead of being counted; for tests."),
-    _setting("tick", 0.1, parse_tick, "How often progress is collected while something runs."),
-    _setting("retention", 86_400.0, parse_duration, "How long the journal keeps ended operations."),
-    _setting(
-        "metrics_retention",
-        300.0,
-        parse_duration,
-        "How long the series of an ended operation stay on /metrics.",
-    ),
-    _setting(
-        "stall_after",
-        60.0,
-        parse_duration,
-        "Shortest time without an advance after which an operation counts as stalled.",
-    ),
-    _setting(
-        "capture_logs",
-        False,
-        parse_capture,
-        "Which records of `logging` to tie to the level they are made in: `true` (from INFO), a level's name or number, or `false`. "
-        "What the root logger's own level holds back is not seen.",
-    ),
-    _setting(
-        "redact",
-        True,
-        parse_redact,
-        "Whether secrets in metadata, messages, errors and logs are replaced by `[redacted]`; as an argument also a function of a key "
-        "and a text, called after that, that returns the text to show.",
-    ),
-    _setting(
-        "resources",
-        "auto",
-        parse_console,
-        "Whether to sample processor, memory and GPU use of the process: `auto` (when psutil is installed), `true` or `false`.",
-    ),
-    _setting(
-        "previews",
-        "auto",
-        parse_previews,
-        "Where previews are kept: `auto` (a folder beside the journal; in memory with `memory:`), a folder, or a URL that fsspec knows, "
-        "such as `s3://bucket/previews`; `false` takes none.",
-    ),
-    _setting(
-        "preview_at",
-        (0.25, 0.5, 0.75),
-        parse_preview_at,
-        "When previews are taken: at fractions of the level (`25%,50%,75%`), every so many seconds (`30s`), or `always`.",
-    ),
-    _setting("preview_edge", 512, parse_edge, "Longer side of previews, in pixels."),
-    _setting(
-        "preview_format",
-        "png",
-        parse_picture_format,
-        "What pictures are encoded as: `png`, `webp` or `jpeg`.",
-    ),
-    _setting(
-        "preview_count",
-        50,
-        parse_count,
-        "Previews kept of an operation; beyond, they are thinned out so that they still span the run.",
-    ),
-    _setting("preview_size", 16 * 1024 * 1024, parse_size, "Bytes of the previews kept of an operation."),
-    _setting(
-        "public_url",
-        None,
-        parse_base_url,
-        "Address under which people reach the server, for links in metrics and events. When not set: that of the worker's own server.",
-    ),
-    _setting(
-        "server_port",
-        None,
-        parse_port,
-        "Port on which to serve the API and the page from the worker; 0 for any free one. Off when not set.",
-    ),
-    _setting(
-        "server_host",
-        "127.0.0.1",
-        parse_text,
-        "Address on which to serve them; any but loopback needs a token.",
-    ),
-    _setting(
-        "token",
-        None,
-        parse_token,
-        "Secret that the server asks for: at least 16 characters of A-Z a-z 0-9 and . _ ~ + / = -.",
-        secret=True,
-    ),
-    _setting("token_file", None, parse_path, "File with that secret instead, read when it is needed."),
-    _setting(
-        "enabled", True, parse_bool, "Whether anything is recorded at all; false leaves every helper inert."
-    ),
-)
-"""All settings, in the order of their documentation."""
+    default: object,
+    parse: Callable[[object], Any],
+    meaning: str,
+    *,
+    standard_variable: str | None = None,
+    secret: bool = False,
+) -> Any:
+    """Declare a setting as a field of :class:`Settings`."""
+    declaration = {
+        "parse": parse,
+        "meaning": meaning,
+        "standard_variable": standard_variable,
+        "secret": secret,
+    }
+    return field(default=default, repr=not secret, metadata=declaration)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings in force; fields and defaults are those of :data:`SETTINGS`."""
+    """Values of all settings, declared in the order of the documentation."""
 
-    service_name: str | None = None
-    store: str = "sqlite:"
-    prometheus_port: int | None = None
-    prometheus_host: str = "127.0.0.1"
-    otlp: bool | None = None
-    console: ConsoleMode = "auto"
-    strict: bool = False
-    tick: float = 0.1
-    retention: float = 86_400.0
-    metrics_retention: float = 300.0
-    stall_after: float = 60.0
-    capture_logs: int | Literal[False] = False
-    redact: RedactRule = True
-    resources: ConsoleMode = "auto"
-    previews: str | Literal[False] = "auto"
-    preview_at: tuple[float, ...] | float | Literal["always"] = (0.25, 0.5, 0.75)
-    preview_edge: int = 512
-    preview_format: Literal["png", "webp", "jpeg"] = "png"
-    preview_count: int = 50
-    preview_size: int = 16 * 1024 * 1024
-    public_url: str | None = None
-    server_port: int | None = None
-    server_host: str = "127.0.0.1"
-    token: str | None = field(default=None, repr=False)
-    token_file: str | None = None
-    enabled: bool = True
+    service_name: str | None = _setting(
+        None, parse_text, "Name of the service.", standard_variable="OTEL_SERVICE_NAME"
+    )
+    store: str = _setting(
+        "sqlite:",
+        parse_text,
+        "Where progress is stored: `memory:`, `sqlite:` (one file in the user's state directory) or "
+        "`sqlite:///path`.",
+    )
+    prometheus_port: int | None = _setting(
+        None, parse_port, "Port of /metrics. 0 selects a free port. Off when not set."
+    )
+    prometheus_host: str = _setting(DEFAULT_HOST, parse_text, "Address of /metrics.")
+    otlp: bool | None = _setting(
+        None,
+        parse_bool,
+        "Whether to export over OTLP. When not set: if an `OTEL_EXPORTER_OTLP_*` endpoint is set.",
+    )
+    console: ConsoleMode = _setting(
+        "auto",
+        parse_console,
+        "Progress on stderr: `auto` (bars on a terminal, otherwise lines), `true` (bars) or `false`.",
+    )
+    strict: bool = _setting(
+        False, parse_bool, "Whether invalid values raise an exception instead of being counted. For tests."
+    )
+    tick: float = _setting(
+        DEFAULT_TICK_S, parse_tick, "Interval of collecting progress while an operation is running."
+    )
+    retention: float = _setting(
+        DEFAULT_RETENTION_S, parse_duration, "How long the journal stores operations after their end."
+    )
+    metrics_retention: float = _setting(
+        DEFAULT_METRICS_RETENTION_S,
+        parse_duration,
+        "How long the series of an operation stay on /metrics after its end.",
+    )
+    stall_after: float = _setting(
+        DEFAULT_STALL_AFTER_S,
+        parse_duration,
+        "Shortest time without an advance after which an operation counts as stalled.",
+    )
+    capture_logs: int | Literal[False] = _setting(
+        False,
+        parse_capture,
+        "Which records of `logging` to add to the current level: `true` (from INFO), the name or number of a "
+        "severity, or `false`. Records below the root logger's own severity are not captured.",
+    )
+    redact: RedactRule = _setting(
+        True,
+        parse_redact,
+        "Whether to replace secrets in metadata, messages, errors and logs by `[redacted]`. As an argument "
+        "also a function of a key and a text, which is called afterwards and returns the text to show.",
+    )
+    resources: ConsoleMode = _setting(
+        "auto",
+        parse_console,
+        "Whether to sample processor, memory and GPU use of the process: `auto` (when psutil is installed), "
+        "`true` or `false`.",
+    )
+    previews: str | Literal[False] = _setting(
+        "auto",
+        parse_previews,
+        "Where previews are stored: `auto` (a folder next to the journal; in memory with `memory:`), "
+        "a folder, or a URL that fsspec supports, such as `s3://bucket/previews`. `false` disables previews.",
+    )
+    preview_at: tuple[float, ...] | float | Literal["always"] = _setting(
+        DEFAULT_PREVIEW_RATIOS,
+        parse_preview_at,
+        "When previews are captured: at fractions of the level (`25%,50%,75%`), at an interval (`30s`), or "
+        "`always`.",
+    )
+    preview_edge: int = _setting(
+        DEFAULT_PREVIEW_EDGE_PIXELS, parse_edge, "Longer side of previews, in pixels."
+    )
+    preview_format: Literal["png", "webp", "jpeg"] = _setting(
+        "png", parse_image_format, "Image format of previews: `png`, `webp` or `jpeg`."
+    )
+    preview_count: int = _setting(
+        DEFAULT_PREVIEW_COUNT,
+        parse_count,
+        "Maximum number of stored previews per operation. Beyond it previews are thinned out evenly over "
+        "the run.",
+    )
+    preview_size: int = _setting(
+        DEFAULT_PREVIEW_BYTES, parse_size, "Maximum size of the stored previews per operation, in bytes."
+    )
+    public_url: str | None = _setting(
+        None,
+        parse_base_url,
+        "Public URL of the server, for links in metrics and events. When not set: the URL of this process's "
+        "own server.",
+    )
+    server_port: int | None = _setting(
+        None,
+        parse_port,
+        "Port on which this process serves the API and the page. 0 selects a free port. Off when not set.",
+    )
+    server_host: str = _setting(
+        DEFAULT_HOST,
+        parse_text,
+        "Address of the API and the page. Any address but loopback requires a token.",
+    )
+    token: str | None = _setting(
+        None,
+        parse_token,
+        "Secret that clients of the server have to send: at least 16 characters of A-Z a-z 0-9 and "
+        ". _ ~ + / = -.",
+        secret=True,
+    )
+    token_file: str | None = _setting(
+        None, parse_path, "File that contains the token. It is read when the token is needed."
+    )
+    enabled: bool = _setting(
+        True, parse_bool, "Whether to record at all. With `false`, instrumentation has no effect."
+    )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
-        """Return defaults overlaid with the environment; an empty variable counts as not set. Raises ConfigurationError."""
-        found: dict[str, Any] = {}
+        """Return the settings of an environment.
+
+        Settings without a variable, or with an empty one, have their defaults. Raises
+        ConfigurationError for an invalid value.
+        """
+        values: dict[str, Any] = {}
         for setting in SETTINGS:
             variable = next((name for name in setting.variables if environ.get(name, "").strip()), None)
             if variable is not None:
-                found[setting.name] = _parsed(
-                    setting, environ[variable], f"the environment variable {variable}"
-                )
-        if "service_name" not in found and (service := _service_of_resource(environ)):
-            found["service_name"] = service
-        return cls(
-            **_one_token(found, "the environment variables OTEL_PROGRESS_TOKEN and OTEL_PROGRESS_TOKEN_FILE")
-        )
+                source = f"environment variable {variable}"
+                values[setting.name] = _parse_value(setting, environ[variable], source)
+        if "service_name" not in values and (service := _find_resource_service(environ)):
+            values["service_name"] = service
+        _check_single_token(values, "environment variables OTEL_PROGRESS_TOKEN and OTEL_PROGRESS_TOKEN_FILE")
+        return cls(**values)
 
     def with_arguments(self, **arguments: object) -> Settings:
-        """Return these settings overlaid with arguments; None counts as not given. Raises ConfigurationError."""
-        given = {name: value for name, value in arguments.items() if value is not None}
-        by_name = {setting.name: setting for setting in SETTINGS}
-        clean = {name: _parsed(by_name[name], value, f"the argument {name}") for name, value in given.items()}
-        _one_token(clean, "the arguments token and token_file")
-        if "token" in clean:  # it takes the place of whichever the environment has
-            clean["token_file"] = None
-        elif "token_file" in clean:
-            clean["token"] = None
-        return replace(self, **clean)
+        """Return these settings with the arguments that are not None replaced.
 
-    def differences(self, other: Settings, names: Mapping[str, object]) -> list[str]:
-        """Return "name: this value and that value" for each of ``names`` in which two settings differ; no secret is shown."""
-        pairs = [
-            (f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name in names
-        ]
-        return [
-            f"{name}: another one" if name in _SECRET else f"{name}: {_quoted(mine)} and {_quoted(theirs)}"
-            for name, mine, theirs in pairs
-            if mine != theirs
-        ]
+        Raises ConfigurationError for an invalid value.
+        """
+        by_name = {setting.name: setting for setting in SETTINGS}
+        values = {
+            name: _parse_value(by_name[name], value, f"argument {name}")
+            for name, value in arguments.items()
+            if value is not None
+        }
+        _check_single_token(values, "arguments token and token_file")
+        # Why: an argument of either kind replaces the environment's token of the other kind.
+        if "token" in values:
+            values["token_file"] = None
+        elif "token_file" in values:
+            values["token"] = None
+        return replace(self, **values)
+
+    def list_differences(self, other: Settings, names: Mapping[str, object]) -> list[str]:
+        """Return ``name: this value and that value`` for each of ``names`` that differs.
+
+        Secrets are not shown.
+        """
+        found = []
+        for setting in SETTINGS:
+            own_value, other_value = getattr(self, setting.name), getattr(other, setting.name)
+            if setting.name not in names or own_value == other_value:
+                continue
+            values = "another value" if setting.secret else f"{_quote(own_value)} and {_quote(other_value)}"
+            found.append(f"{setting.name}: {values}")
+        return found
 
     def read_token(self) -> str | None:
-        """Return the token, from its file when that is what was given; None when there is none. Raises ConfigurationError."""
+        """Return the token, from its file if there is one, or None without a token.
+
+        Raises ConfigurationError when the file cannot be read or has no valid token.
+        """
         if self.token_file is None:
             return self.token
-        named = f"the token file {escape_controls(truncate(self.token_file, 200))}"
+        file_name = escape_controls(truncate(self.token_file, 200))
         try:
             with Path(self.token_file).open("rb") as file:
-                raw = file.read(MAX_TOKEN * 2)
+                content = file.read(MAX_TOKEN * 2)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
-            msg = f"{named} cannot be read ({reason}); expected a file with one token that this user may read"
+            msg = (
+                f"Invalid token file {file_name}: it cannot be read ({reason}), "
+                "expected a file with one token. Check the path and its permissions."
+            )
             raise ConfigurationError(msg) from None
         try:
-            return parse_token(raw.decode("ascii", "replace"))
+            return parse_token(content.decode("ascii", "replace"))
         except ValueError as error:
-            what = f"holds {len(raw.strip())} bytes that are no token" if raw.strip() else "is empty"
-            msg = f"{named} {what}; expected {error}"
+            size = len(content.strip())
+            found = f"its {size} bytes are not a token" if size else "it is empty"
+            msg = f"Invalid token file {file_name}: {found}, expected {error}"
             raise ConfigurationError(msg) from None
 
 
-_SECRET: Final = frozenset(setting.name for setting in SETTINGS if setting.secret)
+def _build_declaration(setting: Field[Any]) -> Setting:
+    """Return the declaration of a field of :class:`Settings`."""
+    metadata = setting.metadata
+    variables = (PREFIX + setting.name.upper(), metadata["standard_variable"])
+    return Setting(
+        setting.name,
+        tuple(variable for variable in variables if variable is not None),
+        setting.default,
+        metadata["parse"],
+        metadata["meaning"],
+        metadata["secret"],
+    )
 
 
-def _one_token(found: dict[str, Any], source: str) -> dict[str, Any]:
-    if "token" in found and "token_file" in found:
-        msg = f"{source} are both set; expected one of them"
+SETTINGS: Final = tuple(_build_declaration(setting) for setting in fields(Settings))
+"""Declarations of all settings, in the order of the documentation."""
+
+
+def _check_single_token(values: Mapping[str, Any], source: str) -> None:
+    if "token" in values and "token_file" in values:
+        msg = f"Invalid {source}: both are set, expected one of them. Remove the other one."
         raise ConfigurationError(msg)
-    return found
 
 
-def _service_of_resource(environ: Mapping[str, str]) -> str:
-    """Return ``service.name`` of OTEL_RESOURCE_ATTRIBUTES, a list of percent-encoded ``key=value``; empty when it is not there."""
+def _find_resource_service(environ: Mapping[str, str]) -> str:
+    """Return ``service.name`` of OTEL_RESOURCE_ATTRIBUTES, or an empty text.
+
+    The variable is a list of ``key=value`` with percent-encoded values.
+    """
     for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         key, _, value = pair.partition("=")
         if key.strip() == semconv.SERVICE_NAME:
@@ -296,17 +327,17 @@ def _service_of_resource(environ: Mapping[str, str]) -> str:
     return ""
 
 
-def _quoted(value: object) -> str:
+def _quote(value: object) -> str:
     try:
         return truncate(repr(value), 100)
     except Exception:  # an int of thousands of digits has no repr
-        return f"a {type(value).__name__}"
+        return f"<{type(value).__name__}>"
 
 
-def _parsed(setting: Setting, value: object, source: str) -> Any:
+def _parse_value(setting: Setting, value: object, source: str) -> Any:
     try:
         return setting.parse(value)
     except ValueError as error:
-        found = "no token that can be used" if setting.secret else _quoted(value)
-        msg = f"{source} is {found}; expected {error}"
+        shown = "" if setting.secret else f" {_quote(value)}"
+        msg = f"Invalid {source}{shown}: expected {error}"
         raise ConfigurationError(msg) from None

@@ -1,5 +1,7 @@
-"""From what an argument or an environment variable says to the value of a setting. What cannot be used is a ValueError that says
-what was expected.
+"""Parsers of settings.
+
+A parser converts an argument or the text of an environment variable to a value. It raises
+ValueError for an invalid value. Its message is what was expected.
 """
 
 from __future__ import annotations
@@ -13,43 +15,44 @@ from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from otel_progress.records import SEVERITIES
+from otel_progress.settings.defaults import MAX_PORT
 
 ConsoleMode: TypeAlias = Literal["auto"] | bool
 
 
 CaptureLevel: TypeAlias = bool | int | str
-"""Whether to capture log records; a number or name of ``logging`` is the least severity, and True is INFO."""
+"""Whether to capture log records, or the lowest severity as a name or number. True is INFO."""
 
 
 RedactRule: TypeAlias = bool | Callable[[str, str], str]
-"""Whether to redact secrets, or what to do with a key and a text after that."""
+"""Whether to redact secrets, or a function of a key and a text that runs after that."""
 
 
-PreviewAt: TypeAlias = "str | float | Sequence[float]"
-"""When to take previews: fractions, seconds, or ``always``."""
-
-
-DEFAULT_PORT: Final = 7764
-"""Port of the server unless told otherwise."""
+PreviewAt: TypeAlias = str | float | Sequence[float]
+"""When to capture previews: at fractions, at an interval in seconds, or ``always``."""
 
 
 MIN_TOKEN: Final = 16
-"""Shortest token that is taken, in characters: shorter ones can be guessed."""
+"""Minimum length of a token, in characters. Shorter ones can be guessed and are rejected."""
 
 
 MAX_TOKEN: Final = 4_096
-"""Longest token, in characters."""
+"""Maximum length of a token, in characters. Longer ones are rejected."""
 
 
-_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")  # what may stand after "Bearer" (RFC 6750)
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
+"""Characters of a bearer token (RFC 6750)."""
 
 
-_TIME: Final = re.compile(  # RFC 3339, and shorter where the zone may be left out
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[Tt ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:\.([0-9]+))?([Zz]|[+-][0-9]{2}:[0-9]{2})?)?"
+_TIME: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[Tt ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:\.([0-9]+))?([Zz]|[+-][0-9]{2}:[0-9]{2})?)?"
 )
+"""RFC 3339, and shorter forms where the zone may be left out."""
 
 
-_FAR: Final = 3e11  # Unix seconds after the year 9999, in which no moment lies
+_MAX_MOMENT: Final = 3e11
+"""Upper bound of times in Unix seconds, after the year 9999. Later times are rejected."""
 
 
 _SIZES: Final = {
@@ -64,7 +67,10 @@ _SIZES: Final = {
 }
 
 
-_TRUTHS: Final = frozenset({"true", "1", "yes", "on", "false", "0", "no", "off"})
+_TRUE_WORDS: Final = frozenset({"true", "1", "yes", "on"})
+
+
+_FALSE_WORDS: Final = frozenset({"false", "0", "no", "off"})
 
 
 _PERCENT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
@@ -74,26 +80,26 @@ _UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86
 
 
 def parse_text(value: object) -> str:
-    """Return a text that is not empty."""
+    """Return a non-empty text without surrounding spaces."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError("a text that is not empty")
     return value.strip()
 
 
 def parse_bool(value: object) -> bool:
-    """Return a truth value, also from the words environment variables use."""
+    """Return a bool, also from a word such as ``on`` or ``0``."""
     if isinstance(value, bool):
         return value
     word = value.strip().lower() if isinstance(value, str) else ""
-    if word in ("true", "1", "yes", "on"):
+    if word in _TRUE_WORDS:
         return True
-    if word in ("false", "0", "no", "off"):
+    if word in _FALSE_WORDS:
         return False
     raise ValueError("true or false")
 
 
 def parse_console(value: object) -> ConsoleMode:
-    """Return "auto" or a truth value."""
+    """Return ``auto`` or a bool."""
     if isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
     try:
@@ -103,20 +109,20 @@ def parse_console(value: object) -> ConsoleMode:
 
 
 def parse_port(value: object) -> int:
-    """Return a port; 0 stands for any free one."""
-    expected = "a port from 0 (any free one) to 65535"
+    """Return a port. 0 selects a free one."""
+    expected = f"a port from 0 (any free one) to {MAX_PORT}"
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError(expected)
     if isinstance(value, str) and not re.fullmatch(r"\s*[0-9]{1,5}\s*", value):
         raise ValueError(expected)
     port = int(value)
-    if not 0 <= port <= 65535:
+    if not 0 <= port <= MAX_PORT:
         raise ValueError(expected)
     return port
 
 
 def parse_duration(value: object) -> float:
-    """Return seconds from a number or a text such as ``90``, ``500ms``, ``15m``, ``24h`` or ``7d``."""
+    """Return seconds from a number or a text such as ``500ms``, ``15m`` or ``7d``."""
     expected = "a duration above 0 in seconds, or with a unit: 500ms, 90s, 15m, 24h, 7d"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value) if value < 2**63 else math.inf
@@ -135,43 +141,48 @@ def parse_duration(value: object) -> float:
 
 
 def parse_moment(value: object, now: float, *, local: bool = False) -> float:
-    """Return the Unix seconds of a moment: a number of them, an RFC 3339 time, or a duration (``15m``: that long before ``now``).
+    """Return the Unix seconds of a time.
 
-    ``local`` takes a time without its zone as well, in the zone of this process, and a day without a time.
+    The text is a number of Unix seconds, an RFC 3339 time, or a duration before ``now`` such as
+    ``15m``. With ``local``, a time without a zone and a date without a time are in the zone of
+    this process.
     """
-    expected = "how long ago (90s, 15m, 24h, 7d), an RFC 3339 time (2026-01-31T12:00:00Z) or Unix seconds (1700000000)"
+    expected = (
+        "how long ago (90s, 15m, 24h, 7d), an RFC 3339 time (2026-01-31T12:00:00Z) "
+        "or Unix seconds (1700000000)"
+    )
     text = value.strip() if isinstance(value, str) else ""
     try:
         if re.fullmatch(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+", text):
             moment = float(text)
         elif text[-1:] in {"s", "m", "h", "d"}:
-            moment = max(1.0 - _FAR, now - parse_duration(text))
+            moment = max(1.0 - _MAX_MOMENT, now - parse_duration(text))
         else:
-            moment = _seconds(text, local)
+            moment = _parse_time(text, local)
     except (ValueError, OverflowError, OSError):
         raise ValueError(expected) from None
-    if not -_FAR < moment < _FAR:
+    if not -_MAX_MOMENT < moment < _MAX_MOMENT:
         raise ValueError(expected)
     return moment
 
 
-def _seconds(text: str, local: bool) -> float:
-    """Return the Unix seconds of a written time, in a form that every version of Python reads."""
+def _parse_time(text: str, local: bool) -> float:
+    """Return the Unix seconds of an RFC 3339 time, on any version of Python."""
     match = _TIME.fullmatch(text)
     if match is None:
-        raise ValueError("no time")
+        raise ValueError("not a time")
     day, clock, fraction, zone = match.groups()
-    written = f"{day}T{clock or '00:00'}"
+    iso_text = f"{day}T{clock or '00:00'}"
     if fraction is not None:
-        written += f".{(fraction + '000000')[:6]}"
-    time = datetime.fromisoformat(written + ("+00:00" if zone in {"Z", "z"} else zone or ""))
+        iso_text += f".{(fraction + '000000')[:6]}"
+    time = datetime.fromisoformat(iso_text + ("+00:00" if zone in {"Z", "z"} else zone or ""))
     if time.tzinfo is None and not local:
         raise ValueError("a time without its zone")
     return time.timestamp()
 
 
 def parse_tick(value: object) -> float:
-    """Return the length of a tick in seconds, at least a millisecond."""
+    """Return the interval of ticks in seconds, at least a millisecond."""
     seconds = parse_duration(value)
     if not 0.001 <= seconds <= 60.0:
         raise ValueError("a duration from 1ms to 60s")
@@ -179,14 +190,15 @@ def parse_tick(value: object) -> float:
 
 
 def parse_capture(value: object) -> int | Literal[False]:
-    """Return the least severity of log records to capture, False for none."""
+    """Return the lowest severity of log records to capture, or False."""
     expected = (
         "true, false, one of DEBUG, INFO, WARNING, ERROR and CRITICAL, or a number of logging from 1 to 100"
     )
     text = value.strip().upper() if isinstance(value, str) else ""
     if text in SEVERITIES:
         return SEVERITIES[text]
-    if re.fullmatch(r"[0-9]{2,3}", text):  # "1" and "0" are truth values, as in every variable
+    # "1" and "0" are bools, as in every variable.
+    if re.fullmatch(r"[0-9]{2,3}", text):
         value = int(text)
     if isinstance(value, int) and not isinstance(value, bool):
         if not 1 <= value <= 100:
@@ -199,7 +211,7 @@ def parse_capture(value: object) -> int | Literal[False]:
 
 
 def parse_redact(value: object) -> RedactRule:
-    """Return a truth value, or what is callable with a key and a text."""
+    """Return a bool, or a function of a key and a text."""
     if callable(value):
         return value
     try:
@@ -211,7 +223,7 @@ def parse_redact(value: object) -> RedactRule:
 
 
 def parse_token(value: object) -> str:
-    """Return a token that can be sent in a header and is too long to be guessed."""
+    """Return a token that is valid in a header and long enough to be secure."""
     text = value.strip() if isinstance(value, str) else ""
     if not MIN_TOKEN <= len(text) <= MAX_TOKEN or not _TOKEN.fullmatch(text):
         raise ValueError(
@@ -230,42 +242,47 @@ def parse_path(value: object) -> str:
 
 
 def parse_previews(value: object) -> str | Literal[False]:
-    """Return where previews are kept: ``auto``, a folder or a URL; False for nowhere."""
+    """Return where previews are stored: ``auto``, a folder, a URL, or False."""
     text = fspath(value) if isinstance(value, PathLike) else value
-    if isinstance(text, bool) or (isinstance(text, str) and text.strip().lower() in _TRUTHS):
+    if isinstance(text, bool) or (
+        isinstance(text, str) and text.strip().lower() in _TRUE_WORDS | _FALSE_WORDS
+    ):
         return "auto" if parse_bool(text) else False
     if not isinstance(text, str) or not text.strip() or "\0" in text or any(sign in text for sign in "\r\n"):
-        raise ValueError("auto (beside the journal), false, a folder, or a URL such as s3://bucket/previews")
+        raise ValueError("auto (next to the journal), false, a folder, or a URL such as s3://bucket/previews")
     return "auto" if text.strip().lower() == "auto" else text.strip()
 
 
-PREVIEW_AT: Final = "fractions of the work (25%,50%,75%, or as an argument a sequence such as (0.25, 0.5)), a duration (30s), or always"
-"""What :func:`parse_preview_at` expects."""
+PREVIEW_AT: Final = (
+    "fractions of the work (25%,50%,75%, or as an argument a sequence such as (0.25, 0.5)), "
+    "a duration (30s), or always"
+)
+"""Values that :func:`parse_preview_at` accepts."""
 
 
 def parse_preview_at(value: object) -> tuple[float, ...] | float | Literal["always"]:
-    """Return when to take previews: fractions as a tuple, seconds as a number, or ``always``."""
+    """Return when to capture previews: fractions, seconds or ``always``."""
     text = value.strip().lower() if isinstance(value, str) else None
     if text == "always":
         return "always"
     try:
         if text is not None and ("%" in text or "," in text):
-            return _fractions([_fraction(part) for part in text.split(",")])
+            return _check_fractions([_parse_fraction(part) for part in text.split(",")])
         if isinstance(value, Sequence) and text is None:
-            return _fractions([float(part) for part in value])
+            return _check_fractions([float(part) for part in value])
         return parse_duration(value)
     except (ValueError, TypeError, OverflowError):
         raise ValueError(PREVIEW_AT) from None
 
 
 def parse_edge(value: object) -> int:
-    """Return the longer side of previews in pixels."""
-    return _whole(value, 16, 4_096, "a whole number of pixels from 16 to 4096")
+    """Return the longer side of previews, in pixels."""
+    return _parse_integer(value, 16, 4_096, "a whole number of pixels from 16 to 4096")
 
 
 def parse_count(value: object) -> int:
-    """Return how many previews of an operation are kept."""
-    return _whole(value, 1, 10_000, "a whole number from 1 to 10000")
+    """Return the maximum number of previews per operation."""
+    return _parse_integer(value, 1, 10_000, "a whole number from 1 to 10000")
 
 
 def parse_size(value: object) -> int:
@@ -285,8 +302,8 @@ def parse_size(value: object) -> int:
     return size
 
 
-def parse_picture_format(value: object) -> Literal["png", "webp", "jpeg"]:
-    """Return what pictures are encoded as."""
+def parse_image_format(value: object) -> Literal["png", "webp", "jpeg"]:
+    """Return an image format."""
     word = value.strip().lower() if isinstance(value, str) else ""
     if word == "png":
         return "png"
@@ -298,16 +315,18 @@ def parse_picture_format(value: object) -> Literal["png", "webp", "jpeg"]:
 
 
 def parse_base_url(value: object) -> str:
-    """Return the address of a server, without a slash at its end."""
-    expected = "the address of the server as people reach it: http or https, a host, perhaps a path (https://progress.example.org)"
+    """Return the URL of a server, without a slash at its end."""
+    expected = (
+        "the public URL of the server: http or https, a host, perhaps a path (https://progress.example.org)"
+    )
     text = value.strip() if isinstance(value, str) else ""
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         raise ValueError(expected) from None
     if (
-        not usable
+        not is_http
         or "@" in parts.netloc
         or parts.query
         or parts.fragment
@@ -319,20 +338,20 @@ def parse_base_url(value: object) -> str:
     return text.rstrip("/")
 
 
-def _whole(value: object, least: int, most: int, expected: str) -> int:
+def _parse_integer(value: object, minimum: int, maximum: int, expected: str) -> int:
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
         raise ValueError(expected)
     return value
 
 
-def _fraction(text: str) -> float:
+def _parse_fraction(text: str) -> float:
     match = _PERCENT.fullmatch(text.strip())
     return float(match[1]) / 100.0 if match else float(text)
 
 
-def _fractions(found: Sequence[float]) -> tuple[float, ...]:
-    if not 1 <= len(found) <= 1_000 or not all(0.0 < one <= 1.0 for one in found):
+def _check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
+    if not 1 <= len(fractions) <= 1_000 or not all(0.0 < fraction <= 1.0 for fraction in fractions):
         raise ValueError
-    return tuple(sorted(set(found)))
+    return tuple(sorted(set(fractions)))

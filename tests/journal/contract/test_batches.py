@@ -1,4 +1,4 @@
-"""Batches in a journal: many operations as one, declared or not, also when the operations are gone."""
+"""Batches in a journal, with and without a declaration."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import pytest
 
 from otel_progress.journal import Journal
 from otel_progress.model import LevelSnapshot, Status
+from otel_progress.protocols import BatchQuery
 from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, resource_use, snapshot
 from tests.support.fake_time import FakeTime
 
 
-def _one(number: int, **fields: object) -> LevelSnapshot:
+def _build_running(number: int, **fields: object) -> LevelSnapshot:
     return snapshot(operation_id=f"o{number}", run=f"r{number}", batch="thumbnails", **fields)
 
 
-def _done(number: int, **fields: object) -> LevelSnapshot:
+def _build_ended(number: int, **fields: object) -> LevelSnapshot:
     return ended(
         operation_id=f"o{number}",
         run=f"r{number}",
@@ -26,17 +27,26 @@ def _done(number: int, **fields: object) -> LevelSnapshot:
     )
 
 
-def _mixed() -> list[LevelSnapshot]:
-    failed = [_done(n, status=Status.FAILED) for n in (3, 4)]
-    others = [_done(5, status=Status.CANCELLED), _done(6, status=Status.SKIPPED)]
-    return [_done(1), _done(2), *failed, *others, _one(7, ratio=0.5), _one(8, status=Status.PENDING)]
+def _build_mixed() -> list[LevelSnapshot]:
+    failed = [_build_ended(n, status=Status.FAILED) for n in (3, 4)]
+    others = [_build_ended(5, status=Status.CANCELLED), _build_ended(6, status=Status.SKIPPED)]
+    return [
+        _build_ended(1),
+        _build_ended(2),
+        *failed,
+        *others,
+        _build_running(7, ratio=0.5),
+        _build_running(8, status=Status.PENDING),
+    ]
 
 
-def test_a_batch_counts_its_operations(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
-    """Counts by status, ratio, and the active and failed ones, newest first; other operations are not in it."""
+def test_batch_with_operations_counts_them_by_status(
+    open_another: Callable[..., Journal], fake_time: FakeTime
+) -> None:
+    """Active and failed operations are listed newest first."""
     journal = open_another()
     journal.write(
-        batch(*_mixed(), snapshot(), ended(operation_id="x", run="x"), batches=[batch_info(total=10)])
+        batch(*_build_mixed(), snapshot(), ended(operation_id="x", run="x"), batches=[batch_info(total=10)])
     )
     fake_time.pass_(10.0)
     found = journal.batch("thumbnails")
@@ -58,23 +68,29 @@ def test_a_batch_counts_its_operations(open_another: Callable[..., Journal], fak
     assert journal.batch("nobody") is None
 
 
-def test_operations_of_several_processes_make_one_batch(open_another: Callable[..., Journal]) -> None:
-    """Whoever writes an operation with the id adds to the batch; its end is counted once, also when it is told again."""
+def test_batch_with_operations_of_several_processes_counts_each_once(
+    open_another: Callable[..., Journal],
+) -> None:
+    """An end that is written twice is counted once."""
     one, other = open_another(), open_another()
-    one.write(batch(_one(1), batches=[batch_info(total=2)]))
-    other.write(batch(_one(2)))
-    one.write(batch(_done(1, sequence=2)))
+    one.write(batch(_build_running(1), batches=[batch_info(total=2)]))
+    other.write(batch(_build_running(2)))
+    one.write(batch(_build_ended(1, sequence=2)))
     for sequence in (2, 3):
-        other.write(batch(_done(2, sequence=sequence)))
+        other.write(batch(_build_ended(2, sequence=sequence)))
     found = one.batch("thumbnails")
     assert found is not None
     assert (found.counts[Status.COMPLETED], found.is_finished, found.status) == (2, True, Status.COMPLETED)
 
 
-def test_a_batch_that_nobody_declared_is_known_by_its_operations(journal: Journal) -> None:
-    """Its name is its id, its total unknown, and it began with its first operation; a declaration names it later."""
-    journal.write(batch(_one(2, started_at=WALL + 50)))
-    journal.write(batch(_one(1, started_at=WALL + 20), _done(3, started_at=None, observed_at=WALL + 90)))
+def test_batch_without_declaration_starts_with_its_first_operation(journal: Journal) -> None:
+    """Its name is its id until a declaration names it."""
+    journal.write(batch(_build_running(2, started_at=WALL + 50)))
+    journal.write(
+        batch(
+            _build_running(1, started_at=WALL + 20), _build_ended(3, started_at=None, observed_at=WALL + 90)
+        )
+    )
     found = journal.batch("thumbnails")
     assert found is not None
     assert (found.name, found.total, found.ratio, found.started_at) == ("thumbnails", None, None, WALL + 20)
@@ -85,8 +101,8 @@ def test_a_batch_that_nobody_declared_is_known_by_its_operations(journal: Journa
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_declarations_merge_by_their_sequence(journal: Journal, backwards: bool) -> None:
-    """The newest wins where it says something, in whatever order declarations come."""
+def test_declarations_in_any_order_merge_by_sequence(journal: Journal, backwards: bool) -> None:
+    """The newest declaration has precedence where it has a value."""
     infos = [batch_info(sequence=1, name="old", total=7), batch_info(sequence=2, name="new", total=None)]
     for info in reversed(infos) if backwards else infos:
         journal.write(batch(batches=[info]))
@@ -99,8 +115,8 @@ def test_declarations_merge_by_their_sequence(journal: Journal, backwards: bool)
     assert (found.is_finished, found.ended_at) == (True, WALL + 9)
 
 
-def test_batches_that_are_not_over_come_first_then_the_newest(journal: Journal) -> None:
-    """A closed batch with something running in it is not over; one whose total has ended is."""
+def test_batches_query_returns_unfinished_ones_first(journal: Journal) -> None:
+    """A closed batch with an active operation is unfinished."""
     infos = [
         batch_info("closed", started_at=WALL + 4, ended_at=WALL + 5),
         batch_info("open", started_at=WALL + 1),
@@ -111,14 +127,14 @@ def test_batches_that_are_not_over_come_first_then_the_newest(journal: Journal) 
     journal.write(batch(running, ended(operation_id="b", run="b", batch="done"), batches=infos))
     assert [found.id for found in journal.batches()] == ["open", "closing", "closed", "done"]
     assert [found.is_finished for found in journal.batches()] == [False, False, True, True]
-    assert [found.id for found in journal.batches(limit=1)] == ["open"]
-    assert list(journal.batches(limit=0)) == []
+    assert [found.id for found in journal.batches(BatchQuery(limit=1))] == ["open"]
+    assert list(journal.batches(BatchQuery(limit=0))) == []
 
 
-def test_lists_are_short_and_counts_are_whole(journal: Journal) -> None:
-    """Of very many operations the newest 100 are listed, and all are counted, with their ratios."""
-    active = [_one(number, ratio=0.25) for number in range(240)]
-    failed = [_done(number, status=Status.FAILED) for number in range(1000, 1130)]
+def test_batch_with_many_operations_lists_100_and_counts_all(journal: Journal) -> None:
+    """The ratios of unlisted operations count too."""
+    active = [_build_running(number, ratio=0.25) for number in range(240)]
+    failed = [_build_ended(number, status=Status.FAILED) for number in range(1000, 1130)]
     journal.write(batch(*active, *failed, batches=[batch_info(total=500)]))
     found = journal.batch("thumbnails")
     assert found is not None
@@ -132,9 +148,9 @@ def test_lists_are_short_and_counts_are_whole(journal: Journal) -> None:
     ]
 
 
-def test_deleted_operations_stay_counted(journal: Journal, fake_time: FakeTime) -> None:
-    """Who forgets what ended does not undo it: counts and pace of the batch stay."""
-    journal.write(batch(*_mixed(), batches=[batch_info(total=10)], resources={"r1": resource_use()}))
+def test_batch_after_deletion_keeps_counts(journal: Journal, fake_time: FakeTime) -> None:
+    """Deleting ended operations changes neither counts nor throughput."""
+    journal.write(batch(*_build_mixed(), batches=[batch_info(total=10)], resources={"r1": resource_use()}))
     fake_time.pass_(10.0)
     before = journal.batch("thumbnails")
     assert before is not None
@@ -146,8 +162,8 @@ def test_deleted_operations_stay_counted(journal: Journal, fake_time: FakeTime) 
     assert [operation.operation_id for operation in after.failed] == ["o4"]
 
 
-def test_hostile_declarations_cost_only_themselves(journal: Journal) -> None:
-    """Half a surrogate pair or a number past 64 bits changes one value; the work that comes with it is kept."""
+def test_declaration_with_invalid_values_is_sanitized(journal: Journal) -> None:
+    """The rest of the change set is stored."""
     journal.write(
         batch(snapshot(current=3), batches=[batch_info("b\ud800", name="n\udfff", total=2**70), batch_info()])
     )

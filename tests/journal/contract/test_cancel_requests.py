@@ -1,4 +1,4 @@
-"""What is asked of a journal: to cancel what runs, to delete what is over."""
+"""Cancel requests and deletion in a journal."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from tests.support.factories import (
 from tests.support.fake_time import FakeTime
 
 
-def test_a_request_reaches_the_worker_and_every_view(
+def test_cancel_request_is_returned_to_process_and_readers(
     open_another: Callable[..., Journal], fake_time: FakeTime
 ) -> None:
-    """Asked from another process: the worker hears it after its next write, readers see when it was asked."""
+    """The process receives it after its next write, and readers see its time."""
     worker, server = open_another(), open_another()
     worker.write(batch(snapshot(), snapshot(operation_id="o2", run="r2")))
     assert list(worker.cancel_requests("instance-1")) == []
@@ -49,16 +49,16 @@ def test_a_request_reaches_the_worker_and_every_view(
     assert [view.cancel_requested_at for view in server.active() if view.operation_id == "o2"] == [None]
 
 
-def test_a_request_from_the_same_process_is_heard_too(journal: Journal) -> None:
-    """A worker that serves its own page asks itself."""
+def test_cancel_request_of_same_process_is_returned(journal: Journal) -> None:
+    """A process that serves its own page sends requests to itself."""
     journal.write(batch(snapshot()))
     assert list(journal.cancel_requests("instance-1")) == []
     assert journal.request_cancel("friday-42", "") is True
     assert [request.run for request in journal.cancel_requests("instance-1")] == ["run-1"]
 
 
-def test_whoever_never_wrote_hears_requests_too(open_another: Callable[..., Journal]) -> None:
-    """The answer does not hang on what this journal has done before."""
+def test_cancel_requests_before_first_write_are_returned(open_another: Callable[..., Journal]) -> None:
+    """The result does not depend on earlier uses of the journal."""
     assert list(open_another().cancel_requests("instance-1")) == []
     worker = open_another()
     worker.write(batch(snapshot()))
@@ -66,8 +66,8 @@ def test_whoever_never_wrote_hears_requests_too(open_another: Callable[..., Jour
     assert [request.reason for request in open_another().cancel_requests("instance-1")] == ["stop"]
 
 
-def test_the_first_request_of_a_run_stays(journal: Journal, fake_time: FakeTime) -> None:
-    """Asking twice changes neither the moment nor the reason."""
+def test_second_cancel_request_keeps_the_first(journal: Journal, fake_time: FakeTime) -> None:
+    """Neither time nor reason change."""
     journal.write(batch(snapshot()))
     journal.request_cancel("friday-42", "first")
     fake_time.pass_(9.0)
@@ -77,8 +77,8 @@ def test_the_first_request_of_a_run_stays(journal: Journal, fake_time: FakeTime)
     ]
 
 
-def test_only_an_active_run_can_be_cancelled(journal: Journal) -> None:
-    """Nobody is asked when nothing of that id runs; a new run of it does not inherit the request."""
+def test_cancel_request_without_active_run_returns_false(journal: Journal) -> None:
+    """A new run does not inherit the request of an ended one."""
     assert journal.request_cancel("friday-42", "too early") is False
     journal.write(batch(snapshot(run="run-1")))
     journal.request_cancel("friday-42", "stop")
@@ -91,8 +91,8 @@ def test_only_an_active_run_can_be_cancelled(journal: Journal) -> None:
     assert [operation.cancel_requested_at for operation in journal.history()] == [WALL]
 
 
-def test_followers_are_told_of_a_request(open_another: Callable[..., Journal]) -> None:
-    """The operation comes again although its worker has written nothing, once."""
+def test_watch_after_cancel_request_yields_operation_once(open_another: Callable[..., Journal]) -> None:
+    """The operation is yielded although its process has written nothing."""
     journal = open_another()
     journal.write(batch(snapshot(), snapshot(operation_id="o2", run="r2")))
     watch = journal.watch()
@@ -104,8 +104,8 @@ def test_followers_are_told_of_a_request(open_another: Callable[..., Journal]) -
     watch.close()
 
 
-def test_a_reason_is_cut_and_made_valid(journal: Journal) -> None:
-    """Ten million characters and half a surrogate pair become a short text."""
+def test_cancel_request_with_long_invalid_reason_is_truncated(journal: Journal) -> None:
+    """Lone surrogates are escaped."""
     journal.write(batch(snapshot()))
     journal.request_cancel("friday-42", "\ud83d" + "x" * 10_000_000)
     (request,) = journal.cancel_requests("instance-1")
@@ -113,8 +113,8 @@ def test_a_reason_is_cut_and_made_valid(journal: Journal) -> None:
     assert len(request.reason) == 1024
 
 
-def test_deleting_forgets_what_ended_with_everything_of_it(journal: Journal) -> None:
-    """Runs that ended go, with events and logs; one that runs stays as it is, and so do other ids."""
+def test_delete_with_ended_runs_removes_all_their_records(journal: Journal) -> None:
+    """Active runs and other operations are kept."""
     for number in (1, 2):
         run = f"run-{number}"
         journal.write(batch(snapshot(run=run)))
@@ -149,8 +149,8 @@ def test_deleting_forgets_what_ended_with_everything_of_it(journal: Journal) -> 
 
 
 @pytest.mark.process
-def test_a_run_whose_process_has_ended_is_over(journal: Journal) -> None:
-    """A dead process of this host can be looked at, so its runs need no time to be forgotten; those of a living one stay."""
+def test_delete_with_dead_process_of_this_host_removes_run(journal: Journal) -> None:
+    """Runs of living processes are kept."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     dead, here = local_instance(process.pid), current_instance("tests")
@@ -169,10 +169,10 @@ def test_a_run_whose_process_has_ended_is_over(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["with a sign of life", "of a process nobody knows"])
-def test_work_elsewhere_is_over_when_nothing_was_heard_for_ten_minutes(
+def test_delete_with_process_of_another_host_waits_ten_minutes(
     journal: Journal, fake_time: FakeTime, known: bool
 ) -> None:
-    """What seems abandoned after a quarter of a minute may only be cut off from the journal, and stays."""
+    """The process may only have lost its connection to the journal."""
     process = instance() if known else instance("another")
     journal.write(batch(snapshot(), instance=process))
     fake_time.pass_(UNVERIFIED_TIMEOUT_S)
@@ -183,10 +183,10 @@ def test_work_elsewhere_is_over_when_nothing_was_heard_for_ten_minutes(
     assert journal.get("friday-42") is None
 
 
-def test_the_clock_of_the_machine_says_how_old_a_sign_of_life_of_its_containers_is(
+def test_delete_after_step_of_wall_clock_keeps_runs_of_same_boot(
     journal: Journal, fake_time: FakeTime
 ) -> None:
-    """A step of the wall clock makes no work of another container on this machine old enough to be forgotten."""
+    """Heartbeats of containers on this host are compared by the monotonic clock."""
     name, boot, _ = this_host().rsplit("/", 2)
     if not boot:
         pytest.skip("this system has no boot id")
@@ -198,8 +198,8 @@ def test_the_clock_of_the_machine_says_how_old_a_sign_of_life_of_its_containers_
     assert journal.delete("friday-42") == 1
 
 
-def test_what_was_deleted_can_run_again(open_another: Callable[..., Journal]) -> None:
-    """A worker that remembers what it wrote is not confused when somebody deletes it."""
+def test_writer_after_deletion_inserts_operation_again(open_another: Callable[..., Journal]) -> None:
+    """The cache of the writer does not refer to deleted rows."""
     worker, server = open_another(), open_another()
     worker.write(batch(ended(), ended("song:1"), instance=instance()))
     assert server.delete("friday-42") == 1
@@ -212,8 +212,8 @@ def test_what_was_deleted_can_run_again(open_another: Callable[..., Journal]) ->
     assert (found.run, found.root.current, len(found.levels)) == ("run-2", 3, 1)
 
 
-def test_what_comes_late_for_a_deleted_run_stays_nowhere(open_another: Callable[..., SqliteJournal]) -> None:
-    """A child process that still logs to a run that has ended and was deleted leaves no rows that nobody could delete."""
+def test_late_records_of_deleted_run_can_be_deleted(open_another: Callable[..., SqliteJournal]) -> None:
+    """A child process that still logs leaves no rows that cannot be deleted."""
     parent, child = open_another(), open_another()
     helper = instance("child")
     parent.write(batch(snapshot()))
@@ -232,8 +232,8 @@ def test_what_comes_late_for_a_deleted_run_stays_nowhere(open_another: Callable[
     assert list(parent.active()) == list(parent.history()) == []
 
 
-def test_a_journal_for_reading_refuses_both(open_another: Callable[..., Journal]) -> None:
-    """The error says how to open it, and nothing has changed."""
+def test_read_only_journal_rejects_requests_and_deletion(open_another: Callable[..., Journal]) -> None:
+    """The error says how to open the journal."""
     worker = open_another()
     worker.write(
         batch(snapshot(), ended(operation_id="o2", run="r2"), sample=sample(), batches=[batch_info()])

@@ -1,4 +1,4 @@
-"""What every journal does, whatever keeps it."""
+"""Behaviour of every journal."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from otel_progress.journal import Journal
 from otel_progress.model import Eta, Failure, Outcome, Status
 from otel_progress.operations import Condition
 from otel_progress.processes import current_instance, this_host
-from otel_progress.protocols import Reader, Sink
+from otel_progress.protocols import EventQuery, HistoryQuery, Reader, Sink
 from tests.support.factories import CLOCK, WALL, batch, ended, event, instance, local_instance, snapshot
 from tests.support.fake_time import FakeTime
 
 
-def test_a_journal_is_a_sink_and_a_reader(journal: Journal) -> None:
-    """Every view and every ticker can take a journal."""
+def test_journal_implements_all_protocols(journal: Journal) -> None:
+    """A journal is a Sink, a Reader and a Controller."""
     assert isinstance(journal, Journal)
     assert isinstance(journal, Sink)
     assert isinstance(journal, Reader)
 
 
-def test_an_empty_journal_answers_with_nothing(journal: Journal) -> None:
-    """Questions to an empty journal are no errors."""
+def test_empty_journal_returns_empty_results(journal: Journal) -> None:
+    """Queries of an empty journal raise no errors."""
     assert journal.get("friday-42") is None
     assert list(journal.active()) == []
     assert list(journal.history()) == []
     assert list(journal.events("friday-42")) == []
 
 
-def test_a_snapshot_comes_back_as_it_was_written(journal: Journal) -> None:
-    """Every field of an operation and of a level survives."""
+def test_snapshot_after_write_is_read_unchanged(journal: Journal) -> None:
+    """Every field of an operation and a level is stored."""
     root = snapshot(
         current=3,
         total=10.0,
@@ -66,8 +66,8 @@ def test_a_snapshot_comes_back_as_it_was_written(journal: Journal) -> None:
     assert found.instance == instance()
 
 
-def test_a_higher_sequence_replaces_a_lower_one(journal: Journal) -> None:
-    """A change is seen by the next question."""
+def test_snapshot_with_higher_sequence_replaces_stored_one(journal: Journal) -> None:
+    """The next query returns the change."""
     first = snapshot(sequence=1)
     journal.write(batch(first))
     journal.write(batch(replace(first, sequence=5, current=4, message="four")))
@@ -77,8 +77,8 @@ def test_a_higher_sequence_replaces_a_lower_one(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_copies_out_of_order_fold_to_the_newest(open_another: Callable[..., Journal], seed: int) -> None:
-    """Whatever order copies come in, and from whichever process, the newest is what stays."""
+def test_snapshots_in_any_order_keep_the_newest(open_another: Callable[..., Journal], seed: int) -> None:
+    """The order of writes and processes does not matter."""
     numbers = list(range(1, 30))
     random.Random(seed).shuffle(numbers)
     writers = [open_another(), open_another()]
@@ -91,8 +91,8 @@ def test_copies_out_of_order_fold_to_the_newest(open_another: Callable[..., Jour
     assert [level.current for level in found.levels] == [29]
 
 
-def test_a_late_copy_does_not_revive_an_ended_operation(open_another: Callable[..., Journal]) -> None:
-    """An ended operation stays in the history when an older running copy arrives."""
+def test_late_running_snapshot_keeps_operation_ended(open_another: Callable[..., Journal]) -> None:
+    """An older running snapshot does not move the operation out of the history."""
     one, other = open_another(), open_another()
     one.write(batch(snapshot(sequence=1)))
     one.write(batch(ended(sequence=9)))
@@ -101,8 +101,8 @@ def test_a_late_copy_does_not_revive_an_ended_operation(open_another: Callable[.
     assert [operation.root.sequence for operation in one.history()] == [9]
 
 
-def test_levels_come_as_a_tree(journal: Journal) -> None:
-    """Parents come before their children and siblings in the order they were first seen."""
+def test_levels_are_returned_depth_first(journal: Journal) -> None:
+    """Siblings are sorted by their order."""
     levels = [
         snapshot("song:b", order=0),
         snapshot("song:a", order=1),
@@ -117,8 +117,8 @@ def test_levels_come_as_a_tree(journal: Journal) -> None:
     assert [level.path for level in found.levels] == expected
 
 
-def test_eviction_takes_a_level_with_what_is_below_it_and_nothing_else(journal: Journal) -> None:
-    """Neighbours whose names begin alike, differ in case, or hold wildcards stay."""
+def test_eviction_removes_level_with_subtree_only(journal: Journal) -> None:
+    """Levels with similar names are kept."""
     names = [
         "song:1",
         "song:1/action:a",
@@ -137,8 +137,8 @@ def test_eviction_takes_a_level_with_what_is_below_it_and_nothing_else(journal: 
     assert {level.path for level in found.levels} == {"song:10", "song:1-b", "song:1.c", "Song:1", "song:%"}
 
 
-def test_a_level_entered_again_after_eviction_is_there(journal: Journal) -> None:
-    """Folding a level and entering it again within one tick leaves the new one."""
+def test_level_evicted_and_started_in_one_tick_is_stored(journal: Journal) -> None:
+    """Evictions are applied before snapshots."""
     journal.write(batch(snapshot(), snapshot("song:1"), snapshot("song:1/action:a")))
     again = snapshot("song:1", sequence=7, attempt=2)
     journal.write(batch(again, evicted=[("run-1", "song:1")]))
@@ -148,8 +148,8 @@ def test_a_level_entered_again_after_eviction_is_there(journal: Journal) -> None
     assert [(level.info.attempt, level.sequence) for level in found.levels] == [(2, 8), (1, 9)]
 
 
-def test_a_retry_replaces_what_stays_the_same(journal: Journal) -> None:
-    """A level entered again keeps its place and shows its new attempt."""
+def test_retried_level_replaces_constant_values(journal: Journal) -> None:
+    """The level keeps its position and has the new attempt."""
     first = snapshot("song:1")
     journal.write(batch(snapshot(), first))
     journal.write(batch(replace(first, sequence=2, status=Status.FAILED, ended_at=WALL, duration_s=1.0)))
@@ -161,8 +161,8 @@ def test_a_retry_replaces_what_stays_the_same(journal: Journal) -> None:
     ]
 
 
-def test_an_id_that_ran_twice_shows_its_newest_run(journal: Journal) -> None:
-    """Runs of one id are kept apart: the newest answers, both are in the history."""
+def test_operation_with_two_runs_returns_the_newest(journal: Journal) -> None:
+    """Both runs are in the history."""
     journal.write(batch(ended(run="run-1", current=1), ended("song:1", run="run-1")))
     journal.write(batch(snapshot(run="run-2", current=2)))
     found = journal.get("friday-42")
@@ -172,8 +172,8 @@ def test_an_id_that_ran_twice_shows_its_newest_run(journal: Journal) -> None:
     assert [operation.run for operation in journal.history()] == ["run-2", "run-1"]
 
 
-def test_active_and_history_are_apart_and_newest_first(journal: Journal) -> None:
-    """An operation is active until it ends; history filters by type and stops at the limit."""
+def test_active_and_history_are_separate_and_sorted(journal: Journal) -> None:
+    """History is filtered by type and limited."""
     journal.write(
         batch(*(snapshot(operation_id=f"o{n}", run=f"r{n}", operation_type=f"type{n % 2}") for n in range(4)))
     )
@@ -186,14 +186,14 @@ def test_active_and_history_are_apart_and_newest_first(journal: Journal) -> None
         journal.write(batch(done))
     assert [operation.operation_id for operation in journal.active()] == ["o1"]
     assert [operation.operation_id for operation in journal.history()] == ["o0", "o2", "o3"]
-    assert [operation.operation_id for operation in journal.history("type0")] == ["o0", "o2"]
-    assert [operation.operation_id for operation in journal.history(limit=1)] == ["o0"]
-    assert list(journal.history("type9")) == []
-    assert list(journal.history(limit=0)) == []
+    assert [operation.operation_id for operation in journal.history(HistoryQuery("type0"))] == ["o0", "o2"]
+    assert [operation.operation_id for operation in journal.history(HistoryQuery(limit=1))] == ["o0"]
+    assert list(journal.history(HistoryQuery("type9"))) == []
+    assert list(journal.history(HistoryQuery(limit=0))) == []
 
 
-def test_levels_of_another_process_wait_for_their_operation(open_another: Callable[..., Journal]) -> None:
-    """A child process may write its levels before the parent has written the operation itself."""
+def test_levels_of_child_process_before_root_are_kept(open_another: Callable[..., Journal]) -> None:
+    """A child process may write its levels before the parent writes the root."""
     child, parent = open_another(), open_another()
     helper = instance("child")
     child.write(
@@ -209,8 +209,8 @@ def test_levels_of_another_process_wait_for_their_operation(open_another: Callab
     assert {item.path for item in child.events("friday-42")} == {"song:1", "song:2"}
 
 
-def test_events_filter_by_level_outcome_and_time(journal: Journal) -> None:
-    """Events come oldest first; a level takes in what is below it; the limit keeps the newest."""
+def test_events_query_filters_by_path_outcome_and_time(journal: Journal) -> None:
+    """The newest events are returned, oldest first."""
     failure = Failure("SyntaxError", "invalid syntax", None)
     written = [
         event(1, "song:1", outcome=Outcome.COMPLETED, name="a.wav"),
@@ -223,20 +223,20 @@ def test_events_filter_by_level_outcome_and_time(journal: Journal) -> None:
     journal.write(batch(snapshot(), events=written))
 
     def numbers(**filters: object) -> list[int]:
-        return [item.number for item in journal.events("friday-42", **filters)]
+        return [item.number for item in journal.events("friday-42", EventQuery(**filters))]
 
     assert list(journal.events("friday-42")) == written
-    assert numbers(level="song:1") == [1, 2]
-    assert numbers(level="") == [1, 2, 3, 4]
+    assert numbers(path="song:1") == [1, 2]
+    assert numbers(path="") == [1, 2, 3, 4]
     assert numbers(outcome=Outcome.FAILED) == [2, 3]
     assert numbers(since=WALL + 3) == [3, 4]
     assert numbers(limit=2) == [3, 4]
     assert numbers(limit=0) == []
-    assert numbers(level="song:1", outcome=Outcome.FAILED, since=WALL) == [2]
+    assert numbers(path="song:1", outcome=Outcome.FAILED, since=WALL) == [2]
 
 
-def test_an_event_sent_twice_is_kept_once(journal: Journal) -> None:
-    """A batch that is sent again after an error does not double its events."""
+def test_event_written_twice_is_stored_once(journal: Journal) -> None:
+    """A change set that is written again after an error duplicates no events."""
     journal.write(batch(snapshot(), events=[event(1), event(2)]))
     journal.write(batch(events=[event(2), event(3)]))
     assert [item.number for item in journal.events("friday-42")] == [1, 2, 3]
@@ -261,10 +261,8 @@ def test_an_event_sent_twice_is_kept_once(journal: Journal) -> None:
         {"observed_at": float("inf"), "stall_after_s": float("inf")},
     ],
 )
-def test_values_that_cannot_be_stored_cost_only_themselves(
-    journal: Journal, fields: dict[str, object]
-) -> None:
-    """A number past 64 bits, half a surrogate pair or a NaN changes one value; everything else in the batch is kept."""
+def test_invalid_values_are_sanitized_alone(journal: Journal, fields: dict[str, object]) -> None:
+    """Everything else in the change set is stored."""
     level = snapshot("song:1", **fields)
     journal.write(batch(snapshot(), level, snapshot("song:2"), events=[event(1, name="x\ud800")]))
     found = journal.get("friday-42")
@@ -277,8 +275,10 @@ def test_values_that_cannot_be_stored_cost_only_themselves(
     assert found.levels[0].status is Status.COMPLETED
 
 
-def test_a_worker_on_another_host_is_judged_by_its_heartbeat(journal: Journal, fake_time: FakeTime) -> None:
-    """Heartbeats keep an operation alive; without them it is abandoned, and its clock stays where it was."""
+def test_process_of_another_host_without_heartbeat_is_abandoned(
+    journal: Journal, fake_time: FakeTime
+) -> None:
+    """The clock of an abandoned operation stays at the last heartbeat."""
     journal.write(batch(snapshot()))
     fake_time.pass_(14.0)
     journal.write(batch(at=fake_time.now, clock=CLOCK + 14.0))
@@ -292,10 +292,8 @@ def test_a_worker_on_another_host_is_judged_by_its_heartbeat(journal: Journal, f
     assert (found.alive, found.condition, found.elapsed_seconds) == (False, Condition.ABANDONED, 14.0)
 
 
-def test_a_step_of_the_wall_clock_changes_nothing_on_this_machine(
-    journal: Journal, fake_time: FakeTime
-) -> None:
-    """Elapsed time and liveness come from the monotonic clock, which all processes of a boot share."""
+def test_step_of_wall_clock_on_same_boot_changes_nothing(journal: Journal, fake_time: FakeTime) -> None:
+    """Elapsed time and liveness use the monotonic clock."""
     neighbour = instance(host=this_host() + "-other-container")
     journal.write(batch(snapshot(), instance=neighbour))
     fake_time.clock += 5.0
@@ -306,10 +304,8 @@ def test_a_step_of_the_wall_clock_changes_nothing_on_this_machine(
         assert (found.alive, found.elapsed_seconds) == (True, 5.0)
 
 
-def test_a_living_process_of_this_host_is_not_dead_for_lack_of_a_heartbeat(
-    journal: Journal, fake_time: FakeTime
-) -> None:
-    """A stopped or starved process is stalled, not abandoned."""
+def test_living_process_without_heartbeat_is_not_abandoned(journal: Journal, fake_time: FakeTime) -> None:
+    """A stopped process is stalled."""
     me = replace(current_instance("tests"), id="instance-1")
     journal.write(batch(snapshot(), instance=me))
     fake_time.pass_(3600.0)
@@ -319,8 +315,8 @@ def test_a_living_process_of_this_host_is_not_dead_for_lack_of_a_heartbeat(
 
 
 @pytest.mark.process
-def test_a_dead_process_of_this_host_is_abandoned_at_once(journal: Journal) -> None:
-    """No heartbeat has to run out when the process can be looked at."""
+def test_dead_process_of_this_host_is_abandoned_immediately(journal: Journal) -> None:
+    """No heartbeat timeout is necessary."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     dead = replace(local_instance(process.pid), id="instance-1")
@@ -330,8 +326,8 @@ def test_a_dead_process_of_this_host_is_abandoned_at_once(journal: Journal) -> N
     assert (found.alive, found.condition) == (False, Condition.ABANDONED)
 
 
-def test_a_reused_process_id_is_another_process(journal: Journal) -> None:
-    """The process that has this id now started at another time."""
+def test_reused_process_id_is_another_process(journal: Journal) -> None:
+    """The start time distinguishes both processes."""
     me = current_instance("tests")
     assert me.pid == os.getpid()
     if me.start is None:

@@ -1,4 +1,4 @@
-"""Log records in a journal: which ones come back, how many are kept."""
+"""Log records in a journal."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.sqlite.writer import MAX_LOGS_PER_LEVEL, MAX_LOGS_PER_OPERATION
+from otel_progress.protocols import EventQuery, HistoryQuery, LogQuery
 from otel_progress.records import LogRecord
 from tests.support.factories import WALL, batch, ended, instance, log, snapshot
 from tests.support.strategies import METADATA, PATH, REAL, TEXT
@@ -40,8 +41,8 @@ RECORDS = st.lists(
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(RECORDS)
-def test_any_records_come_back_in_the_order_of_their_numbers(written: list[LogRecord]) -> None:
-    """Whatever text a record carries, it is read as it was written."""
+def test_any_log_records_are_read_unchanged_by_number(written: list[LogRecord]) -> None:
+    """Any text is stored."""
     with (
         tempfile.TemporaryDirectory() as directory,
         closing(SqliteJournal(Path(directory, "j.db"), now=lambda: WALL)) as journal,
@@ -50,8 +51,8 @@ def test_any_records_come_back_in_the_order_of_their_numbers(written: list[LogRe
         assert list(journal.logs("friday-42")) == sorted(written, key=lambda record: record.number)
 
 
-def test_records_filter_by_place_severity_time_and_number(journal: Journal) -> None:
-    """A path takes in what is below it and no neighbour; the limit keeps the newest; the oldest come first."""
+def test_logs_query_filters_by_path_severity_time_and_number(journal: Journal) -> None:
+    """The newest records are returned, oldest first."""
     written = [
         log(1, "song:1", severity=10, severity_text="DEBUG"),
         log(
@@ -68,7 +69,7 @@ def test_records_filter_by_place_severity_time_and_number(journal: Journal) -> N
     journal.write(batch(snapshot(), logs=written))
 
     def numbers(**filters: object) -> list[int]:
-        return [record.number for record in journal.logs("friday-42", **filters)]
+        return [record.number for record in journal.logs("friday-42", LogQuery(**filters))]
 
     assert list(journal.logs("friday-42")) == written
     assert numbers(path="song:1") == [1, 2]
@@ -83,54 +84,54 @@ def test_records_filter_by_place_severity_time_and_number(journal: Journal) -> N
     assert list(journal.logs("nobody")) == []
 
 
-def test_the_newest_run_answers(journal: Journal) -> None:
-    """Records of an earlier run of the same id do not mix with those of the newest."""
+def test_logs_query_with_two_runs_returns_the_newest_run(journal: Journal) -> None:
+    """Records of an earlier run are not included."""
     journal.write(batch(ended(), logs=[log(1), log(2)]))
     journal.write(batch(snapshot(run="run-2"), logs=[log(1, run="run-2", message="again")]))
     assert [record.message for record in journal.logs("friday-42")] == ["again"]
 
 
-def test_records_of_processes_that_share_a_run_are_all_there(open_another: Callable[..., Journal]) -> None:
-    """Each process numbers its records for itself, and a child's may come before there is an operation."""
+def test_log_records_of_processes_with_one_run_are_all_stored(open_another: Callable[..., Journal]) -> None:
+    """Each process numbers its own records."""
     child, parent = open_another(), open_another()
     child.write(batch(instance=instance("child"), logs=[log(1, "song:1", message="child")]))
     parent.write(batch(snapshot(), logs=[log(1, message="parent")]))
     assert {record.message for record in parent.logs("friday-42")} == {"child", "parent"}
 
 
-def test_a_record_sent_twice_is_kept_once(journal: Journal) -> None:
-    """A batch that is sent again after an error does not double its records."""
+def test_log_record_written_twice_is_stored_once(journal: Journal) -> None:
+    """A change set that is written again after an error duplicates no records."""
     journal.write(batch(snapshot(), logs=[log(1), log(2)]))
     journal.write(batch(logs=[log(2), log(3)]))
     assert [record.number for record in journal.logs("friday-42")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_level_keeps_its_newest_records(journal: Journal, at_once: bool) -> None:
-    """A level that talks very much loses its own oldest records, and nobody else's."""
+def test_log_limit_of_level_deletes_its_oldest_records(journal: Journal, at_once: bool) -> None:
+    """Records of other levels are kept."""
     records = [log(number, "song:1") for number in range(2, MAX_LOGS_PER_LEVEL + 302)]
     journal.write(batch(snapshot(), logs=[log(1, "song:2")]))
     for start in range(0, len(records), len(records) if at_once else 100):
         journal.write(batch(logs=records[start:] if at_once else records[start : start + 100]))
-    kept = [record.number for record in journal.logs("friday-42", limit=100_000)]
+    kept = [record.number for record in journal.logs("friday-42", LogQuery(limit=100_000))]
     assert kept == [1, *range(302, MAX_LOGS_PER_LEVEL + 302)]
 
 
-def test_an_operation_keeps_its_newest_records(journal: Journal) -> None:
-    """Many levels that talk a little lose the oldest records of all."""
+def test_log_limit_of_operation_deletes_the_oldest_records(journal: Journal) -> None:
+    """Many levels together reach the limit of the operation."""
     records = [log(number, f"song:{number % 20}") for number in range(1, MAX_LOGS_PER_OPERATION + 1_001)]
     journal.write(
         batch(snapshot(), snapshot(operation_id="o2", run="r2"), logs=[log(operation_id="o2", run="r2")])
     )
     for start in range(0, len(records), 2_500):
         journal.write(batch(logs=records[start : start + 2_500]))
-    kept = [record.number for record in journal.logs("friday-42", limit=100_000)]
+    kept = [record.number for record in journal.logs("friday-42", LogQuery(limit=100_000))]
     assert kept == list(range(1_001, MAX_LOGS_PER_OPERATION + 1_001))
     assert len(journal.logs("o2")) == 1
 
 
-def test_hostile_records_cost_only_themselves(journal: Journal) -> None:
-    """Half a surrogate pair, a NaN or a number past 64 bits changes one value; the rest of the batch is kept."""
+def test_log_record_with_invalid_values_is_sanitized(journal: Journal) -> None:
+    """The rest of the change set is stored."""
     hostile = log(
         1,
         message="half \ud83d a pair\x00\x1b[31m",
@@ -145,12 +146,21 @@ def test_hostile_records_cost_only_themselves(journal: Journal) -> None:
     assert journal.get("friday-42").root.current == 4  # type: ignore[union-attr]
 
 
-def test_a_question_with_half_a_pair_finds_nothing(journal: Journal) -> None:
-    """An id, a path or a type that no database can hold is like one that nobody has."""
+def test_query_with_lone_surrogate_returns_nothing(journal: Journal) -> None:
+    """Ids, paths and types that cannot be stored match nothing."""
     journal.write(batch(snapshot(), logs=[log(1)]))
     half = "\ud800"
-    assert list(journal.logs("friday-42", path=half)) == list(journal.events("friday-42", level=half)) == []
-    assert list(journal.logs(half)) == list(journal.history(half)) == list(journal.resources(half)) == []
+    assert (
+        list(journal.logs("friday-42", LogQuery(path=half)))
+        == list(journal.events("friday-42", EventQuery(path=half)))
+        == []
+    )
+    assert (
+        list(journal.logs(half))
+        == list(journal.history(HistoryQuery(half)))
+        == list(journal.resources(half))
+        == []
+    )
     assert (
         journal.get(half),
         journal.batch(half),

@@ -1,4 +1,4 @@
-"""Previews in any journal: what is told of them, and what becomes of those that nobody needs any more."""
+"""Previews in a journal, and the deletion of their content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_progress.journal import Journal
-from otel_progress.journal.sqlite import previews
+from otel_progress.journal.sqlite.limits import JournalLimits
+from otel_progress.protocols import PreviewQuery
 from otel_progress.records import Preview
 from tests.support.factories import batch, ended, instance, preview, snapshot
 from tests.support.fake_time import FakeTime
@@ -23,20 +24,22 @@ def numbers(found: Sequence[Preview]) -> list[int]:
     return [one.number for one in found]
 
 
-def test_previews_come_back_oldest_first(journal: Journal) -> None:
-    """Each is what it was; the newest ones when a limit leaves some out; of a level with all that is below it."""
+def test_previews_query_returns_previews_oldest_first(journal: Journal) -> None:
+    """The query limits and filters by path."""
     text = preview(3, "song:1/mix:a", media_type="application/json", width=None, height=None, ratio=None)
     found = [preview(1), preview(2, "song:1"), text, preview(4, "song:10")]
     journal.write(batch(snapshot(previews=4), previews=found[:2]))
     journal.write(batch(previews=found[2:]))
     assert list(journal.previews("friday-42")) == found
-    assert numbers(journal.previews("friday-42", limit=2)) == [3, 4]
-    assert numbers(journal.previews("friday-42", path="song:1")) == [2, 3]
-    assert list(journal.previews("friday-42", limit=0)) == list(journal.previews("nobody")) == []
+    assert numbers(journal.previews("friday-42", PreviewQuery(limit=2))) == [3, 4]
+    assert numbers(journal.previews("friday-42", PreviewQuery(path="song:1"))) == [2, 3]
+    assert (
+        list(journal.previews("friday-42", PreviewQuery(limit=0))) == list(journal.previews("nobody")) == []
+    )
 
 
-def test_only_the_newest_run_is_shown(journal: Journal) -> None:
-    """Previews of an earlier run of the same id are not those of this one."""
+def test_previews_query_with_two_runs_returns_the_newest_run(journal: Journal) -> None:
+    """Previews of an earlier run are not included."""
     journal.write(batch(ended(run="r1"), previews=[preview(run="r1")]))
     journal.write(batch(snapshot(run="r2")))
     assert list(journal.previews("friday-42")) == []
@@ -44,15 +47,15 @@ def test_only_the_newest_run_is_shown(journal: Journal) -> None:
     assert numbers(journal.previews("friday-42")) == [7]
 
 
-def test_a_preview_told_twice_is_one_and_stays(journal: Journal) -> None:
-    """The number is the preview's for good."""
+def test_preview_written_twice_is_stored_once(journal: Journal) -> None:
+    """The first record of a number is kept."""
     journal.write(batch(snapshot(), previews=[preview(1)]))
     journal.write(batch(previews=[preview(1, name="another")]))
     assert list(journal.previews("friday-42")) == [preview(1)]
 
 
-def test_one_without_a_location_is_no_longer_kept(open_another: Opener) -> None:
-    """Who thins out previews says so by a record without a location; it deletes the content itself."""
+def test_preview_without_location_is_deleted(open_another: Opener) -> None:
+    """The preview service has deleted its content."""
     told: list[str] = []
     journal = open_another(on_deleted=told.extend)
     journal.write(batch(snapshot(), previews=[preview(1), preview(2), preview(3)]))
@@ -61,8 +64,8 @@ def test_one_without_a_location_is_no_longer_kept(open_another: Opener) -> None:
     assert told == []
 
 
-def test_who_keeps_the_content_is_told_what_is_deleted(open_another: Opener) -> None:
-    """Once the rows are gone for good, each location is told once; one that another run still shows is not, until that goes too."""
+def test_deleted_previews_are_reported_once(open_another: Opener) -> None:
+    """A location that another run refers to is reported with that run."""
     told: list[str] = []
     journal = open_another(
         on_deleted=lambda locations: told.extend((*locations, f"{len(journal.previews('friday-42'))} left"))
@@ -82,8 +85,8 @@ def test_who_keeps_the_content_is_told_what_is_deleted(open_another: Opener) -> 
     assert told[2:] == [shared, "0 left"]
 
 
-def test_previews_go_with_their_operation_after_its_time(open_another: Opener, fake_time: FakeTime) -> None:
-    """What the retention deletes is told like any other; those of what still runs stay."""
+def test_previews_of_expired_operation_are_reported(open_another: Opener, fake_time: FakeTime) -> None:
+    """Previews of active operations are kept."""
     told: list[str] = []
     me = instance()
     journal = open_another(retention_s=600.0, on_deleted=told.extend)
@@ -102,32 +105,30 @@ def test_previews_go_with_their_operation_after_its_time(open_another: Opener, f
     assert numbers(journal.previews("friday-42")) == [1]
 
 
-def test_very_many_are_deleted_over_many_transactions(
-    open_another: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Deleting takes some rows at a time, and still tells each location once."""
-    monkeypatch.setattr("otel_progress.journal.sqlite.journal.ROWS_A_PASS", 50)
+def test_many_previews_are_deleted_in_many_transactions(open_another: Opener) -> None:
+    """Each location is reported once."""
     told: list[str] = []
-    journal = open_another(on_deleted=told.extend)
+    journal = open_another(on_deleted=told.extend, limits=JournalLimits(rows_per_pass=50))
     found = [preview(number) for number in range(1, 201)]
     journal.write(batch(ended(), previews=found))
     assert journal.delete("friday-42") == 1
     assert sorted(told) == sorted(one.location for one in found)
 
 
-def test_an_operation_keeps_its_newest(open_another: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever stores without end loses the oldest, and is told where they were."""
-    monkeypatch.setattr(previews, "PREVIEWS_AN_OPERATION", 10)
+def test_preview_limit_of_operation_deletes_the_oldest(open_another: Opener) -> None:
+    """The deleted locations are reported."""
     told: list[str] = []
-    journal = open_another(on_deleted=told.extend)
+    journal = open_another(on_deleted=told.extend, limits=JournalLimits(previews_per_operation=10))
     for start in range(1, 26, 5):
         journal.write(batch(snapshot(), previews=[preview(start + number) for number in range(5)]))
     assert numbers(journal.previews("friday-42")) == list(range(16, 26))
     assert told == [preview(number).location for number in range(1, 16)]
 
 
-def test_a_keeper_that_fails_costs_no_write(open_another: Opener, caplog: pytest.LogCaptureFixture) -> None:
-    """What is written is written, whatever becomes of the content."""
+def test_failing_on_deleted_callback_fails_no_write(
+    open_another: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error is reported."""
 
     def fail(locations: Sequence[str]) -> None:
         msg = f"no store for {len(locations)}"
@@ -147,10 +148,10 @@ def test_a_keeper_that_fails_costs_no_write(open_another: Opener, caplog: pytest
     at=st.floats(),
     ratio=st.none() | st.floats(),
 )
-def test_whatever_is_told_of_a_preview_hurts_nobody(
+def test_any_preview_is_stored_and_encoded(
     journal: Journal, texts: tuple[str, ...], numbers_: tuple[int, ...], at: float, ratio: float | None
 ) -> None:
-    """Any text and any number can be written; what comes back can be sent on."""
+    """Any text and number can be written and encoded."""
     path, name, media_type, digest, location = texts
     number, size, width, height = numbers_
     strange = preview(

@@ -1,4 +1,4 @@
-"""What processes use, in a journal: samples by process, and what they make of each operation."""
+"""Resource samples of processes, and resource use of operations in a journal."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.sqlite.writer import MAX_SAMPLES_PER_INSTANCE
+from otel_progress.protocols import ResourceQuery
 from otel_progress.records import ResourceSample, ResourceUse
 from tests.support.factories import CLOCK, WALL, batch, ended, instance, resource_use, sample, snapshot
 from tests.support.strategies import COUNT, REAL
@@ -25,8 +26,8 @@ USE = st.builds(
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(SAMPLE, unique_by=lambda one: one.clock, max_size=5), USE)
-def test_samples_and_use_come_back_as_written(written: list[ResourceSample], use: ResourceUse) -> None:
-    """Samples come in the order of the process' own clock, what an operation used comes with it."""
+def test_samples_and_resource_use_are_read_unchanged(written: list[ResourceSample], use: ResourceUse) -> None:
+    """Samples are sorted by their monotonic clock."""
     with (
         tempfile.TemporaryDirectory() as directory,
         closing(SqliteJournal(Path(directory, "j.db"), now=lambda: WALL)) as journal,
@@ -41,8 +42,8 @@ def test_samples_and_use_come_back_as_written(written: list[ResourceSample], use
         assert found.resources == use
 
 
-def test_samples_are_those_of_the_time_an_operation_ran(journal: Journal) -> None:
-    """What its process used before the start or after the end is another operation's affair, whatever the wall clock did."""
+def test_resources_query_returns_samples_during_the_run(journal: Journal) -> None:
+    """Steps of the wall clock do not matter."""
     for second in range(0, 100, 10):
         journal.write(batch(sample=sample(second, at=WALL - 3600 + second)))
     journal.write(batch(sample=sample(55), instance=instance("other")))
@@ -50,7 +51,7 @@ def test_samples_are_those_of_the_time_an_operation_ran(journal: Journal) -> Non
     journal.write(batch(snapshot(run="r2", operation_id="o2", started_clock=CLOCK + 75)))
 
     def clocks(operation_id: str, **filters: object) -> list[float]:
-        return [one.clock - CLOCK for one in journal.resources(operation_id, **filters)]
+        return [one.clock - CLOCK for one in journal.resources(operation_id, ResourceQuery(**filters))]
 
     assert clocks("friday-42") == [20, 30, 40, 50, 60]
     assert clocks("o2") == [80, 90]
@@ -59,17 +60,17 @@ def test_samples_are_those_of_the_time_an_operation_ran(journal: Journal) -> Non
     assert clocks("nobody") == clocks("friday-42", limit=0) == []
 
 
-def test_a_process_keeps_its_newest_samples(journal: Journal) -> None:
-    """A process that runs for days stays within its bound, and one sent twice is kept once."""
+def test_sample_limit_deletes_oldest_samples_of_process(journal: Journal) -> None:
+    """A sample that is written twice is stored once."""
     journal.write(batch(snapshot(), sample=sample(0)))
     for second in (*range(MAX_SAMPLES_PER_INSTANCE + 5), MAX_SAMPLES_PER_INSTANCE + 4):
         journal.write(batch(sample=sample(second)))
-    clocks = [one.clock - CLOCK for one in journal.resources("friday-42", limit=100_000)]
+    clocks = [one.clock - CLOCK for one in journal.resources("friday-42", ResourceQuery(limit=100_000))]
     assert clocks == list(range(5, MAX_SAMPLES_PER_INSTANCE + 5))
 
 
-def test_every_view_carries_what_an_operation_used(open_another: Callable[..., Journal]) -> None:
-    """The newest is in get, active, watch and, after the end, in the history."""
+def test_resource_use_is_in_every_result(open_another: Callable[..., Journal]) -> None:
+    """It is in get, active, watch and history."""
     journal = open_another()
     journal.write(batch(snapshot(), resources={"run-1": resource_use(), "no-such-run": resource_use()}))
     use = resource_use(
@@ -91,8 +92,8 @@ def test_every_view_carries_what_an_operation_used(open_another: Callable[..., J
     assert [operation.resources for operation in journal.history()] == [use]
 
 
-def test_a_sample_that_is_no_number_is_left_out(journal: Journal) -> None:
-    """NaN and infinities cost the sample, or the value where it may be unknown; the work that comes with them is kept."""
+def test_sample_with_invalid_number_is_omitted(journal: Journal) -> None:
+    """The rest of the change set is stored."""
     journal.write(batch(snapshot(started_clock=None), sample=sample(1, cpu_ratio=math.nan)))
     journal.write(batch(sample=sample(2, cpu_ratio=math.inf)))
     journal.write(batch(sample=sample(3, gpu_ratio=math.inf, memory_bytes=2**70)))

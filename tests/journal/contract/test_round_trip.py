@@ -1,4 +1,4 @@
-"""Whatever a worker may write, a reader gets."""
+"""Round trip of any records through a journal."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from tests.support.strategies import EVENTS, PATH, snapshots
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_what_is_written_comes_back(data: st.DataObject) -> None:
-    """Any tree with any events, written twice over with changes in between, is read as it was last written."""
+def test_any_tree_with_events_is_read_unchanged(data: st.DataObject) -> None:
+    """The last of two writes is read."""
     paths = data.draw(st.lists(PATH, unique=True, max_size=4))
     events: list[Event] = data.draw(EVENTS)
-    with tempfile.TemporaryDirectory() as directory, closing(_open(Path(directory, "j.db"))) as journal:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        closing(_open_journal(Path(directory, "j.db"))) as journal,
+    ):
         kept: dict[str, LevelSnapshot] = {}
         for _ in range(2):
             tick = [data.draw(snapshots(path)) for path in ("", *paths)]
@@ -38,5 +41,5 @@ def test_what_is_written_comes_back(data: st.DataObject) -> None:
         assert list(journal.events("friday-42")) == sorted(events, key=lambda item: item.number)
 
 
-def _open(path: Path) -> SqliteJournal:
+def _open_journal(path: Path) -> SqliteJournal:
     return SqliteJournal(path, retention_s=math.inf, now=lambda: WALL)

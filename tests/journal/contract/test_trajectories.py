@@ -1,4 +1,4 @@
-"""What earlier runs left for later ones, in any journal."""
+"""Trajectories of past runs in a journal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_progress.journal import Journal
-from otel_progress.journal.sqlite import trajectories as lessons
+from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.trajectories import MAX_POINTS
 from otel_progress.protocols import TrajectorySource
 from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
@@ -20,25 +20,25 @@ KEY = history_key()
 ELSEWHERE = history_key(host_class="linux-aarch64-8")
 
 
-def durations(journal: Journal, key: TrajectoryKey = KEY, limit: int = 20) -> list[float]:
-    """Return how long the runs took that a journal remembers under a key."""
+def read_durations(journal: Journal, key: TrajectoryKey = KEY, limit: int = 20) -> list[float]:
+    """Return the durations of the stored runs of a key."""
     return [trajectory.duration_s for trajectory in journal.trajectories(key, limit)]
 
 
-def taught(journal: Journal, *found: TrajectoryEntry) -> None:
-    """Let a journal keep lessons as a worker writes them."""
-    journal.write(batch(trajectories=found))
+def write_entries(journal: Journal, *entries: TrajectoryEntry) -> None:
+    """Write history entries like a process does."""
+    journal.write(batch(trajectories=entries))
 
 
-def test_trajectories_come_back_oldest_first(journal: Journal) -> None:
-    """Points and stages are what they were, and the newest run is the last."""
+def test_trajectories_are_read_unchanged_oldest_first(journal: Journal) -> None:
+    """Points and stages are stored."""
     assert isinstance(journal, TrajectorySource)
     first = Trajectory(61.5, ((0.0, 0.0), (12.25, 0.5), (61.5, 1.0)), {"mix": 40.25, "master": 21.25})
-    taught(journal, lesson("r1", trajectory=first))
-    taught(journal, lesson("r2", 70.0))
+    write_entries(journal, lesson("r1", trajectory=first))
+    write_entries(journal, lesson("r2", 70.0))
     assert list(journal.trajectories(KEY)) == [first, lesson("r2", 70.0).trajectory]
-    assert durations(journal, limit=1) == [70.0]
-    assert durations(journal, limit=0) == []
+    assert read_durations(journal, limit=1) == [70.0]
+    assert read_durations(journal, limit=0) == []
 
 
 @pytest.mark.parametrize(
@@ -46,43 +46,45 @@ def test_trajectories_come_back_oldest_first(journal: Journal) -> None:
     [history_key(operation_type="podcast"), history_key("song"), history_key(eta_key="4k"), ELSEWHERE],
     ids=["type", "level", "eta_key", "host"],
 )
-def test_each_key_keeps_its_own_last_twenty(journal: Journal, other: TrajectoryKey) -> None:
-    """The oldest under a key make room for new ones; those under another key stay."""
-    taught(journal, *(lesson(f"o{n}", 1.0 + n, other) for n in range(3)))
+def test_trajectory_limit_per_key_deletes_the_oldest(journal: Journal, other: TrajectoryKey) -> None:
+    """Trajectories of other keys are kept."""
+    write_entries(journal, *(lesson(f"o{n}", 1.0 + n, other) for n in range(3)))
     for number in range(25):
-        taught(journal, lesson(f"r{number}", 100.0 + number))
-    assert durations(journal, limit=100) == [100.0 + number for number in range(5, 25)]
-    assert durations(journal, other) == [1.0, 2.0, 3.0]
+        write_entries(journal, lesson(f"r{number}", 100.0 + number))
+    assert read_durations(journal, limit=100) == [100.0 + number for number in range(5, 25)]
+    assert read_durations(journal, other) == [1.0, 2.0, 3.0]
 
 
-def test_levels_of_one_shape_in_one_run_are_all_kept(journal: Journal) -> None:
-    """Twelve songs of one evening teach twelve times, and once each when they are told twice."""
+def test_trajectories_of_equal_levels_in_one_run_are_all_stored(journal: Journal) -> None:
+    """Entries that are written twice are stored once."""
     songs = [lesson("r1", 10.0 + number, history_key("song")) for number in range(12)]
-    taught(journal, *songs)
-    taught(journal, *songs)
-    assert durations(journal, history_key("song")) == [10.0 + number for number in range(12)]
+    write_entries(journal, *songs)
+    write_entries(journal, *songs)
+    assert read_durations(journal, history_key("song")) == [10.0 + number for number in range(12)]
 
 
 @pytest.mark.parametrize(("own", "expected"), [(0, 4), (1, 3), (2, 2), (3, 0)])
-def test_those_of_other_hosts_come_first_while_there_are_few(
+def test_few_trajectories_are_preceded_by_other_host_classes(
     journal: Journal, own: int, expected: int
 ) -> None:
-    """With fewer than three from this class of host the newest of others come before them, within the limit."""
-    taught(journal, *(lesson(f"e{n}", 1.0 + n, ELSEWHERE) for n in range(6)))
-    taught(journal, *(lesson(f"r{n}", 100.0 + n) for n in range(own)))
+    """The limit includes them."""
+    write_entries(journal, *(lesson(f"e{n}", 1.0 + n, ELSEWHERE) for n in range(6)))
+    write_entries(journal, *(lesson(f"r{n}", 100.0 + n) for n in range(own)))
     others = [1.0 + number for number in range(6)][6 - expected :]
-    assert durations(journal, limit=4) == [*others, *(100.0 + number for number in range(own))]
+    assert read_durations(journal, limit=4) == [*others, *(100.0 + number for number in range(own))]
 
 
-def test_the_newest_is_who_came_last_whatever_the_clock_said(journal: Journal) -> None:
-    """A run that ended an hour in the future is forgotten in its turn."""
-    taught(journal, lesson("early", 1.0, at=WALL + 3600.0))
-    taught(journal, *(lesson(f"r{n}", 100.0 + n, at=WALL + n) for n in range(20)))
-    assert 1.0 not in durations(journal)
+def test_newest_trajectory_is_the_last_written_one(journal: Journal) -> None:
+    """A run that ended in the future is deleted in its turn."""
+    write_entries(journal, lesson("early", 1.0, at=WALL + 3600.0))
+    write_entries(journal, *(lesson(f"r{n}", 100.0 + n, at=WALL + n) for n in range(20)))
+    assert 1.0 not in read_durations(journal)
 
 
-def test_lessons_outlive_their_operations(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
-    """What the retention takes has taught nevertheless; who deletes an operation takes back what it taught, at any time."""
+def test_trajectory_of_expired_operation_is_kept(
+    open_another: Callable[..., Journal], fake_time: FakeTime
+) -> None:
+    """Deleting the operation deletes its trajectory at any time."""
     journal = open_another(retention_s=60.0)
     journal.write(batch(ended(), trajectories=[lesson()]))
     journal.write(batch(ended(operation_id="o2", run="r2"), trajectories=[lesson("r2", 70.0)]))
@@ -91,13 +93,13 @@ def test_lessons_outlive_their_operations(open_another: Callable[..., Journal], 
         journal.write(batch(at=fake_time.now))
         fake_time.pass_(120.0)
     assert journal.history() == []
-    assert durations(journal) == [60.0, 70.0]
+    assert read_durations(journal) == [60.0, 70.0]
     journal.delete("friday-42")
-    assert durations(journal) == [70.0]
+    assert read_durations(journal) == [70.0]
 
 
-def test_deleting_forgets_the_lessons_of_all_runs(journal: Journal) -> None:
-    """All ended runs of an id go with their lessons; other operations keep theirs."""
+def test_delete_removes_trajectories_of_all_runs(journal: Journal) -> None:
+    """Other operations keep theirs."""
     for number in range(3):
         journal.write(
             batch(
@@ -107,17 +109,17 @@ def test_deleting_forgets_the_lessons_of_all_runs(journal: Journal) -> None:
         )
     journal.write(batch(ended(operation_id="o2", run="x"), trajectories=[lesson("x", 5.0)]))
     assert journal.delete("friday-42") == 3
-    assert (durations(journal), durations(journal, history_key("song"))) == ([5.0], [])
+    assert (read_durations(journal), read_durations(journal, history_key("song"))) == ([5.0], [])
 
 
-def test_the_table_is_bounded_and_what_learned_nothing_goes_first(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+def test_trajectory_limit_deletes_least_recently_extended_keys(
+    open_another: Callable[..., Journal],
 ) -> None:
-    """With keys without end those under which nothing was learned for the longest time go."""
-    monkeypatch.setattr(lessons, "MAX_TRAJECTORIES", 10)
+    """Whole keys are deleted."""
+    journal = open_another(limits=JournalLimits(trajectories=10))
     for number in range(14):
-        taught(journal, lesson(f"r{number}", 1.0 + number, history_key(eta_key=str(number % 12))))
-    kept = {key: durations(journal, history_key(eta_key=str(key))) for key in range(12)}
+        write_entries(journal, lesson(f"r{number}", 1.0 + number, history_key(eta_key=str(number % 12))))
+    kept = {key: read_durations(journal, history_key(eta_key=str(key))) for key in range(12)}
     assert [key for key, found in kept.items() if found] == [0, 1, *range(4, 12)]
     assert (kept[0], kept[1]) == ([13.0], [14.0])
 
@@ -132,14 +134,14 @@ NUMBER = st.floats(0, 1e7) | st.floats()
     stages=st.dictionaries(st.text(max_size=300), NUMBER, max_size=40),
     names=st.tuples(st.text(), st.text(), st.text(), st.text()),
 )
-def test_whatever_is_taught_hurts_nobody(
+def test_any_trajectory_is_stored_or_ignored(
     journal: Journal,
     duration: float,
     points: list[tuple[float, float]],
     stages: dict[str, float],
     names: tuple[str, ...],
 ) -> None:
-    """Any numbers and any text can be written; what comes back is finite, bounded and in order."""
+    """A trajectory that is read is valid."""
     key = TrajectoryKey(*names)
     journal.write(
         batch(
@@ -157,10 +159,10 @@ def test_whatever_is_taught_hurts_nobody(
     journal.delete("any")
 
 
-def test_a_long_curve_is_thinned_evenly(journal: Journal) -> None:
-    """A curve with more points than are kept still goes from its first to its last one."""
+def test_long_curve_is_thinned_with_first_and_last_point(journal: Journal) -> None:
+    """The stored points are evenly distributed."""
     points = tuple((float(second), second / 1000) for second in range(1001))
-    taught(journal, lesson(trajectory=Trajectory(1000.0, points)))
+    write_entries(journal, lesson(trajectory=Trajectory(1000.0, points)))
     (found,) = journal.trajectories(KEY)
     assert len(found.points) == MAX_POINTS
     assert (found.points[0], found.points[-1]) == ((0.0, 0.0), (1000.0, 1.0))
@@ -168,9 +170,9 @@ def test_a_long_curve_is_thinned_evenly(journal: Journal) -> None:
     assert max(steps) - min(steps) <= 1.0
 
 
-def test_stages_without_end_cost_only_themselves(journal: Journal) -> None:
-    """A run with thousands of stages is kept without them."""
-    taught(
+def test_trajectory_with_too_many_stages_is_stored_without_them(journal: Journal) -> None:
+    """The points are stored."""
+    write_entries(
         journal,
         lesson(
             trajectory=Trajectory(9.0, ((0.0, 0.0), (9.0, 1.0)), {f"stage {n}": 1.0 for n in range(9_000)})

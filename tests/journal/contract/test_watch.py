@@ -1,4 +1,4 @@
-"""Following a journal: what is active, then what changes."""
+"""Watching a journal."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ from tests.support.factories import CLOCK, batch, ended, event, snapshot
 from tests.support.fake_time import FakeTime
 
 
-def _seen(operations: list[OperationSnapshot]) -> list[tuple[str, int]]:
+def _get_sequences(operations: list[OperationSnapshot]) -> list[tuple[str, int]]:
     return sorted((operation.operation_id, operation.root.sequence) for operation in operations)
 
 
-def test_the_first_view_is_all_that_is_active(journal: Journal) -> None:
-    """The first view has the active operations with their levels, and comes at once."""
+def test_watch_yields_active_operations_first(journal: Journal) -> None:
+    """They have their levels."""
     journal.write(batch(snapshot(), snapshot("song:1"), ended(operation_id="old", run="r0")))
     (first,) = islice(journal.watch(), 1)
     assert [(operation.operation_id, len(operation.levels)) for operation in first] == [("friday-42", 1)]
 
 
-def test_changes_come_once_and_folded(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
-    """Between two looks only the newest state counts, what did not change is left out, an end comes once."""
+def test_watch_yields_only_newest_state_of_changes(
+    open_another: Callable[..., Journal], fake_time: FakeTime
+) -> None:
+    """Unchanged operations are omitted, and an end is yielded once."""
     writer, watch = open_another(), open_another().watch(interval=0.5)
     writer.write(batch(snapshot(), snapshot(operation_id="quiet", run="r2")))
     assert len(next(watch)) == 2
     for number in (2, 3, 4):
         writer.write(batch(snapshot(sequence=number)))
-    assert _seen(next(watch)) == [("friday-42", 4)]
+    assert _get_sequences(next(watch)) == [("friday-42", 4)]
     assert list(next(watch)) == []
     writer.write(batch(events=[event(1)]))
     assert list(next(watch)) == []
@@ -46,27 +48,27 @@ def test_changes_come_once_and_folded(open_another: Callable[..., Journal], fake
     (changed,) = next(watch)
     assert changed.levels == ()
     writer.write(batch(ended(sequence=6)))
-    assert _seen(next(watch)) == [("friday-42", 6)]
+    assert _get_sequences(next(watch)) == [("friday-42", 6)]
     assert list(next(watch)) == []
     assert set(fake_time.naps) == {0.5}
     watch.close()
 
 
-def test_an_operation_that_began_and_ended_between_two_looks_is_seen(
+def test_watch_yields_operation_that_started_and_ended_between_polls(
     open_another: Callable[..., Journal],
 ) -> None:
-    """Nothing is too short to be seen."""
+    """No operation is too short."""
     writer, watch = open_another(), open_another().watch()
     writer.write(batch())
     assert list(next(watch)) == []
     writer.write(batch(ended(sequence=2)))
-    assert _seen(next(watch)) == [("friday-42", 2)]
+    assert _get_sequences(next(watch)) == [("friday-42", 2)]
 
 
-def test_a_worker_that_falls_silent_is_told_once(
+def test_watch_yields_abandoned_operation_once(
     open_another: Callable[..., Journal], fake_time: FakeTime
 ) -> None:
-    """Nobody writes when a worker dies, so time alone has to bring its operations up, with their levels."""
+    """The condition changes by time alone."""
     writer, watch = open_another(), open_another().watch()
     writer.write(batch(snapshot(), snapshot("song:1")))
     assert [operation.condition for operation in next(watch)] == [Condition.OK]
@@ -79,8 +81,10 @@ def test_a_worker_that_falls_silent_is_told_once(
     assert [operation.condition for operation in next(watch)] == [Condition.OK]
 
 
-def test_a_heartbeat_alone_brings_no_news(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
-    """Heartbeats keep an operation from being abandoned without being a change; standing still for long is one."""
+def test_watch_with_heartbeats_only_yields_stalled_operation(
+    open_another: Callable[..., Journal], fake_time: FakeTime
+) -> None:
+    """A heartbeat is not a change."""
     writer, watch = open_another(), open_another().watch(interval=10.0)
     root = snapshot()
     writer.write(batch(root))
@@ -98,23 +102,23 @@ def test_a_heartbeat_alone_brings_no_news(open_another: Callable[..., Journal], 
     assert [operation.condition for operation in next(watch)] == [Condition.OK]
 
 
-def test_a_look_that_a_fork_stops_is_repeated(
+def test_watch_stopped_by_fork_repeats_poll(
     open_another: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look that was stopped after it read the revision loses no change."""
+    """No change is lost."""
     writer, watch = open_another(), open_another().watch()
     writer.write(batch(snapshot()))
-    assert _seen(next(watch)) == [("friday-42", 1)]
+    assert _get_sequences(next(watch)) == [("friday-42", 1)]
     writer.write(batch(snapshot(sequence=2)))
-    with_levels, stops = reader.with_levels, [1]
+    add_levels, stops = reader.add_levels, [1]
 
     def stopped(*arguments: Any) -> Any:
         if stops:
             stops.pop()
             raise StoppedByForkError
-        return with_levels(*arguments)
+        return add_levels(*arguments)
 
-    monkeypatch.setattr(reader, "with_levels", stopped)
-    assert _seen(next(watch)) == [("friday-42", 2)]
+    monkeypatch.setattr(reader, "add_levels", stopped)
+    assert _get_sequences(next(watch)) == [("friday-42", 2)]
     assert stops == []
     watch.close()

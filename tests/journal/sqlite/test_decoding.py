@@ -1,4 +1,4 @@
-"""Numbers that nobody measured, in rows that nobody of ours wrote: they never come out as such."""
+"""Rows of other programs with invalid values."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def journal(path: Path, fake_time: FakeTime) -> Iterator[SqliteJournal]:
     journal.close()
 
 
-def _documents(journal: SqliteJournal) -> dict[str, object]:
-    """Return everything that can be asked for, as the documents that leave this machine."""
+def _encode_all_results(journal: SqliteJournal) -> dict[str, object]:
+    """Return the results of all queries as JSON documents."""
     found = journal.get("friday-42")
     watch = journal.watch()
     views = [*([found] if found else []), *journal.active(), *journal.history(), *next(watch)]
@@ -103,13 +103,13 @@ _COLUMNS = {
 @pytest.mark.parametrize(
     ("table", "column"), [(table, column) for table, names in _COLUMNS.items() for column in names.split()]
 )
-def test_an_infinite_column_never_comes_out(
+def test_row_with_infinite_column_is_encoded_as_json(
     journal: SqliteJournal, table: str, column: str, value: str
 ) -> None:
-    """Every document can be written as JSON, and what else there is stays readable."""
+    """Other rows stay readable."""
     with journal._writing.transaction("IMMEDIATE") as connection:
         connection.execute(f"UPDATE OR IGNORE {table} SET {column} = {value}")
-    documents = _documents(journal)
+    documents = _encode_all_results(journal)
     if table not in {"operations", "batches"}:
         assert {one["operation_id"] for one in documents["operations"]} >= {"friday-42", "old"}  # type: ignore[attr-defined]
 
@@ -129,10 +129,10 @@ _IN_TEXT = {
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 @pytest.mark.parametrize(("table", "column"), _IN_TEXT)
-def test_no_number_within_json_never_comes_out(
+def test_json_column_with_invalid_number_is_unknown(
     journal: SqliteJournal, table: str, column: str, value: str
 ) -> None:
-    """NaN and infinities within a text are unknown, or cost the record that needs the number."""
+    """A record that requires the number is omitted."""
     text = _IN_TEXT[table, column]
     with journal._writing.transaction("IMMEDIATE") as connection:
         if text is None:
@@ -142,7 +142,7 @@ def test_no_number_within_json_never_comes_out(
             )
         else:
             connection.execute(f"UPDATE {table} SET {column} = ?", (text.replace("X", value),))
-    documents = _documents(journal)
+    documents = _encode_all_results(journal)
     assert {one["operation_id"] for one in documents["operations"]} == {"friday-42", "old"}  # type: ignore[attr-defined]
     found = journal.get("friday-42")
     assert found is not None
@@ -204,18 +204,18 @@ _STRANGE = {
     [(*where, value) for where, values in _STRANGE.items() for value in values],
     ids=lambda v: v[:40],
 )
-def test_what_is_none_decodes_to_nothing(journal: SqliteJournal, table: str, column: str, value: str) -> None:
-    """A record that is none is left out; neither it nor anything else is an error."""
+def test_invalid_record_decodes_to_none(journal: SqliteJournal, table: str, column: str, value: str) -> None:
+    """No error is raised."""
     with journal._writing.transaction("IMMEDIATE") as connection, suppress(sqlite3.IntegrityError):
         connection.execute(f"UPDATE {table} SET {column} = ?", (value,))
-    documents = _documents(journal)
+    documents = _encode_all_results(journal)
     if table != "states":
         assert documents[table] == []
     assert len(documents["events"]) == 2  # type: ignore[arg-type]
 
 
-def test_blobs_where_texts_belong_decode_to_nothing(journal: SqliteJournal) -> None:
-    """Bytes in every text of a preview and a trajectory cost these records alone."""
+def test_row_with_blob_instead_of_text_is_omitted(journal: SqliteJournal) -> None:
+    """Other records are returned."""
     with journal._writing.transaction("IMMEDIATE") as connection:
         connection.execute("UPDATE trajectories SET trajectory = x'ff00'")
         connection.execute("UPDATE previews SET location = x'ff00', name = x'ff'")

@@ -1,4 +1,4 @@
-"""Trouble with the file while work goes on: what is said, and that the journal recovers by itself."""
+"""Errors of the file during work, and recovery from them."""
 
 from __future__ import annotations
 
@@ -16,47 +16,46 @@ import pytest
 
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
-from otel_progress.journal.sqlite import connection as forking
+from otel_progress.journal.sqlite.limits import JournalLimits
 from tests.support.factories import WALL, batch, event, snapshot
 from tests.support.fake_time import FakeTime
-from tests.support.journal_processes import run
+from tests.support.journal_processes import PATIENT, run
 
 
 @pytest.fixture
 def journal(path: Path) -> Iterator[SqliteJournal]:
     """A journal that holds one operation at sequence 1."""
-    journal = SqliteJournal(path, now=lambda: WALL)
+    journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
     journal.write(batch(snapshot(), snapshot("song:1")))
     yield journal
     journal.close()
 
 
-def _sequence(journal: SqliteJournal) -> int:
+def _read_sequence(journal: SqliteJournal) -> int:
     found = journal.get("friday-42")
     assert found is not None
     return found.root.sequence
 
 
 @pytest.mark.usefixtures("journal")
-def test_a_lock_is_waited_for_then_told_then_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another process holds the file a write fails with the reason, readers still answer, and afterwards writes go on."""
-    monkeypatch.setattr(forking, "BUSY_TIMEOUT_S", 0.05)
-    impatient = SqliteJournal(path, now=lambda: WALL)
+def test_locked_file_fails_writes_until_it_is_unlocked(path: Path) -> None:
+    """Readers still work during the lock."""
+    impatient = SqliteJournal(path, limits=JournalLimits(busy_timeout_s=0.05), now=lambda: WALL)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     for number in (2, 3):
         with pytest.raises(JournalError, match="locked by another process"):
             impatient.write(batch(snapshot(sequence=number)))
-    assert _sequence(impatient) == 1
+    assert _read_sequence(impatient) == 1
     other.execute("ROLLBACK")
     other.close()
     impatient.write(batch(snapshot(sequence=4)))
-    assert _sequence(impatient) == 4
+    assert _read_sequence(impatient) == 4
     impatient.close()
 
 
-def test_a_write_that_fails_leaves_nothing_half_done(journal: SqliteJournal, path: Path) -> None:
-    """A batch is kept as a whole or not at all, and the journal does not believe it wrote what was rolled back."""
+def test_failed_write_stores_nothing(journal: SqliteJournal, path: Path) -> None:
+    """The cache of the writer has nothing that was rolled back."""
     other = sqlite3.connect(path)
     other.execute(
         "CREATE TRIGGER refuse BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no such luck'); END"
@@ -65,21 +64,21 @@ def test_a_write_that_fails_leaves_nothing_half_done(journal: SqliteJournal, pat
     new = (snapshot(sequence=2), snapshot("song:2"), snapshot(operation_id="o2", run="r2"))
     with pytest.raises(JournalError, match="no such luck"):
         journal.write(batch(*new, events=[event(1)]))
-    assert (_sequence(journal), len(journal.active())) == (1, 1)
+    assert (_read_sequence(journal), len(journal.active())) == (1, 1)
     other.execute("DROP TRIGGER refuse")
     other.commit()
     other.close()
     journal.write(batch(*(replace(item, sequence=3) for item in new), events=[event(1)]))
-    assert (_sequence(journal), len(journal.active()), len(journal.events("friday-42"))) == (3, 2, 1)
+    assert (_read_sequence(journal), len(journal.active()), len(journal.events("friday-42"))) == (3, 2, 1)
 
 
 @pytest.mark.parametrize("replacement", [None, "empty"])
-def test_a_file_removed_while_open_is_told_once_and_made_anew(
+def test_file_removed_while_open_fails_one_write_and_is_created_again(
     journal: SqliteJournal, path: Path, replacement: str | None
 ) -> None:
-    """The first write after that fails, so that the worker sends everything again; readers find the new file."""
-    reader = SqliteJournal(path, read_only=True)
-    assert _sequence(reader) == 1
+    """Readers find the new file."""
+    reader = SqliteJournal(path, limits=PATIENT, read_only=True)
+    assert _read_sequence(reader) == 1
     for name in path.parent.iterdir():
         name.unlink()
     if replacement is not None:
@@ -94,9 +93,13 @@ def test_a_file_removed_while_open_is_told_once_and_made_anew(
     reader.close()
 
 
-def test_a_watch_goes_on_in_the_new_file(journal: SqliteJournal, path: Path, fake_time: FakeTime) -> None:
-    """Who watches sees an empty change while there is no file, and then what the new one holds."""
-    watch = SqliteJournal(path, read_only=True, now=lambda: WALL, sleep=fake_time.sleep).watch()
+def test_watch_after_file_was_replaced_yields_the_new_content(
+    journal: SqliteJournal, path: Path, fake_time: FakeTime
+) -> None:
+    """A missing file yields an empty sequence."""
+    watch = SqliteJournal(
+        path, limits=PATIENT, read_only=True, now=lambda: WALL, sleep=fake_time.sleep
+    ).watch()
     assert len(next(watch)) == 1
     for name in path.parent.iterdir():
         name.unlink()
@@ -108,15 +111,15 @@ def test_a_watch_goes_on_in_the_new_file(journal: SqliteJournal, path: Path, fak
     watch.close()
 
 
-def test_a_damaged_file_is_named_and_kept(path: Path) -> None:
-    """Garbage in the middle of the file is told with the fix, nothing is deleted, and moving the file away helps."""
-    journal = SqliteJournal(path, now=lambda: WALL)
+def test_damaged_file_raises_error_and_is_kept(path: Path) -> None:
+    """Writing works after the file was moved away."""
+    journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
     journal.write(batch(snapshot(), *(snapshot(f"song:{n}", message="x" * 500) for n in range(300))))
     journal.close()
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(4096)
-        file.write(random.Random(7).randbytes(size - 8192))  # not by chance something that makes sense
+        file.write(random.Random(7).randbytes(size - 8192))
     with pytest.raises(JournalError, match=r"damaged.*Move it away"):
         journal.write(batch(*(snapshot(f"song:{n}", sequence=2) for n in range(300))))
     with pytest.raises(JournalError, match=r"damaged.*Move it away"):
@@ -128,12 +131,12 @@ def test_a_damaged_file_is_named_and_kept(path: Path) -> None:
     with contextlib.suppress(JournalError):
         journal.write(batch())
     journal.write(batch(snapshot(sequence=3)))
-    assert _sequence(journal) == 3
+    assert _read_sequence(journal) == 3
     journal.close()
 
 
-def test_rows_that_nobody_wrote_like_that_are_left_out(journal: SqliteJournal, path: Path) -> None:
-    """A row of another program or version that does not decode costs itself, not the answer."""
+def test_rows_of_other_programs_are_omitted(journal: SqliteJournal, path: Path) -> None:
+    """Other rows are returned."""
     journal.write(batch(*(snapshot(f"song:{n}") for n in range(2, 9)), events=[event(1), event(2), event(3)]))
     other = sqlite3.connect(path)
     changes = {
@@ -169,11 +172,12 @@ from pathlib import Path
 from tests.support.factories import WALL, batch, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
-from otel_progress.journal.sqlite import connection as forking
+from tests.support.journal_processes import PATIENT
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-journal = SqliteJournal(path, now=lambda: WALL)  # by a later one retention would take away what is written here
+# Why WALL: with a later time, retention would delete the records.
+journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
 journal.write(batch(snapshot()))
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -200,8 +204,8 @@ journal.close()
 
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of the system")
-def test_a_quota_is_told_and_survived(path: Path) -> None:
-    """A file that may not grow costs batches, never what was kept; writing goes on once it may."""
+def test_write_beyond_quota_fails_until_space_is_free(path: Path) -> None:
+    """Stored data is kept."""
     output = run(_FILL, path, 600_000)
     assert output.startswith("3 ")
     assert "Check the disk and its quota" in output or "No room to write" in output
@@ -212,8 +216,8 @@ def test_a_quota_is_told_and_survived(path: Path) -> None:
 @pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("mount") is None, reason="needs a small file system"
 )
-def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
-    """The same on a file system that is full, until something else on it is deleted."""
+def test_write_on_full_disk_fails_until_space_is_free(tmp_path: Path) -> None:
+    """Stored data is kept."""
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], check=False, capture_output=True
     ).returncode:

@@ -1,4 +1,4 @@
-"""The file of an SQLite journal: where it is, who may read it, which version it has, what is refused."""
+"""File of an SQLite journal: path, permissions, versions and errors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from otel_progress.errors import ConfigurationError, JournalError, MissingExtraE
 from otel_progress.journal import SqliteJournal, default_path, open_journal
 from otel_progress.journal.sqlite import schema
 from tests.support.factories import batch, ended, preview, snapshot
-from tests.support.journal_processes import hear, run, running, tell
+from tests.support.journal_processes import PATIENT, hear, run, running, tell
 
 
-def test_the_default_file_is_in_the_state_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """XDG_STATE_HOME counts when it is absolute, as its specification has it."""
+def test_default_path_is_in_state_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An absolute XDG_STATE_HOME has precedence."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert default_path() == tmp_path / "otel-progress" / "progress.db"
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -29,8 +29,8 @@ def test_the_default_file_is_in_the_state_directory(monkeypatch: pytest.MonkeyPa
         assert default_path() == tmp_path / "home" / ".local" / "state" / "otel-progress" / "progress.db"
 
 
-def test_urls_name_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Three slashes are relative, four absolute, names are percent-decoded; a later chdir does not move the journal."""
+def test_sqlite_url_names_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Names are percent-decoded, and a later chdir does not move the journal."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     expected = {
@@ -51,20 +51,21 @@ def test_urls_name_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 
 REFUSED = """
-sqlite memory: sqlite:a.db sqlite:/a.db sqlite://host/a.db sqlite:///a.db?x=1 sqlite:///a%00 sqlite:///dir/ file:///x postgresql://x
+sqlite memory: sqlite:a.db sqlite:/a.db sqlite://host/a.db sqlite:///a.db?x=1 sqlite:///a%00 sqlite:///dir/
+file:///x postgresql://x
 """
 
 
 @pytest.mark.parametrize("url", ["", "x\x1b[2J:y", *REFUSED.split()])
-def test_other_urls_are_refused(url: str) -> None:
-    """The error shows the URL without control characters and says what is accepted."""
+def test_invalid_url_raises_configuration_error(url: str) -> None:
+    """The error shows the URL without control characters."""
     with pytest.raises(ConfigurationError, match=r"sqlite:////absolute/path\.db") as caught:
         open_journal(url)
     assert str(caught.value).isprintable()
 
 
-def test_redis_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package the error names the extra, with it that this release cannot do it."""
+def test_redis_url_raises_specific_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package, the error names the extra."""
     monkeypatch.setattr("otel_progress.journal.registry.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"otel-progress\[redis\]"):
         open_journal("redis://localhost")
@@ -74,17 +75,17 @@ def test_redis_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("options", [{"retention_s": -1.0}, {"retention_s": float("nan")}, {"max_bytes": 0}])
-def test_impossible_bounds_are_refused(options: dict[str, float]) -> None:
-    """A negative retention or a size that holds nothing is a configuration error."""
-    with pytest.raises(ConfigurationError, match="has to be"):
+def test_invalid_limits_raise_configuration_error(options: dict[str, float]) -> None:
+    """The retention must not be negative, and the size must suffice."""
+    with pytest.raises(ConfigurationError, match=r"Invalid .* expected"):
         open_journal("sqlite:", **options)  # type: ignore[arg-type]
 
 
-def test_only_the_user_may_read_the_journal(path: Path) -> None:
-    """New directories are 0700 and all files 0600, whatever the umask."""
+def test_journal_files_are_private(path: Path) -> None:
+    """The umask does not matter."""
     before = os.umask(0)
     try:
-        journal = SqliteJournal(path)
+        journal = SqliteJournal(path, limits=PATIENT)
         journal.write(batch(snapshot()))
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
         journal.close()
@@ -94,15 +95,53 @@ def test_only_the_user_may_read_the_journal(path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_a_reader_creates_nothing(path: Path) -> None:
-    """Asking about a journal that is not there says so and leaves no file or directory."""
+def test_reader_of_missing_file_creates_nothing(path: Path) -> None:
+    """The error says that nothing was recorded."""
     with pytest.raises(JournalError, match=r"Nothing has been recorded yet at .*progress\.db"):
         open_journal(f"sqlite:///{path}", read_only=True)
     assert not path.parent.exists()
 
 
-def test_an_empty_file_has_nothing_recorded(path: Path) -> None:
-    """A file that a starting worker has just made is like none, and stays as it is."""
+@pytest.mark.parametrize("is_empty_file", [False, True])
+def test_missing_file_with_missing_ok_is_empty_until_created(path: Path, is_empty_file: bool) -> None:
+    """Queries, the size and a watch work, and create no file."""
+    if is_empty_file:
+        path.parent.mkdir()
+        path.touch()
+    reader = SqliteJournal(path, limits=PATIENT, read_only=True, missing_ok=True, sleep=lambda _: None)
+    reader.check()
+    watch = reader.watch()
+    assert reader.get("friday-42") is reader.batch("thumbnails") is None
+    assert [*reader.active(), *reader.history(), *reader.events("friday-42"), *reader.batches()] == []
+    assert [next(watch), next(watch)] == [[], []]
+    assert path.exists() == is_empty_file
+    writer = SqliteJournal(path, limits=PATIENT)
+    writer.write(batch(snapshot()))
+    assert [operation.operation_id for operation in reader.active()] == ["friday-42"]
+    assert [operation.operation_id for operation in next(watch)] == ["friday-42"]
+    watch.close()  # type: ignore[attr-defined]
+    writer.close()
+    reader.close()
+
+
+def test_diagnosis_of_missing_sound_and_damaged_file_reports_findings(path: Path) -> None:
+    """The diagnosis creates and changes nothing."""
+    journal = SqliteJournal(path, limits=PATIENT)
+    assert journal.location == path
+    assert [(finding.check, finding.state) for finding in journal.diagnose()] == [("writable", "ok")]
+    assert not path.exists()
+    journal.write(batch(snapshot()))
+    journal.close()
+    states = [(finding.check, finding.state) for finding in journal.diagnose()]
+    assert states == [("writable", "ok"), ("schema", "ok"), ("integrity", "ok")]
+    path.write_bytes(b"no database, but long enough to be read as the header of one" * 20)
+    writable, integrity = journal.diagnose()
+    assert (writable.state, integrity.check, integrity.state) == ("ok", "integrity", "problem")
+    assert "Move it away" in integrity.text
+
+
+def test_reader_of_empty_file_raises_nothing_recorded(path: Path) -> None:
+    """The file is not changed."""
     path.parent.mkdir()
     path.touch()
     with pytest.raises(JournalError, match="Nothing has been recorded yet"):
@@ -110,9 +149,9 @@ def test_an_empty_file_has_nothing_recorded(path: Path) -> None:
     assert path.stat().st_size == 0
 
 
-def test_a_reader_does_not_write(path: Path) -> None:
-    """A journal opened for reading answers, and refuses to write."""
-    writer = SqliteJournal(path)
+def test_read_only_journal_rejects_writes(path: Path) -> None:
+    """Queries work."""
+    writer = SqliteJournal(path, limits=PATIENT)
     writer.write(batch(snapshot()))
     reader = open_journal(f"sqlite:///{path}", read_only=True)
     assert reader.get("friday-42") is not None
@@ -124,19 +163,19 @@ def test_a_reader_does_not_write(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"not a database " * 100, b"SQLite format 3\0" + b"\xff" * 4080])
-def test_a_file_that_is_no_database_is_left_alone(path: Path, content: bytes) -> None:
-    """Readers and writers say what is wrong and how to get on; the file stays as it was."""
+def test_file_without_database_is_not_changed(path: Path, content: bytes) -> None:
+    """The error says how to fix it."""
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(JournalError, match="Move it away"):
         open_journal(f"sqlite:///{path}", read_only=True)
     with pytest.raises(JournalError, match="Move it away"):
-        SqliteJournal(path).write(batch(snapshot()))
+        SqliteJournal(path, limits=PATIENT).write(batch(snapshot()))
     assert path.read_bytes() == content
 
 
-def test_a_database_of_something_else_is_left_alone(path: Path) -> None:
-    """A path that was meant for another program gets no tables of ours."""
+def test_database_of_another_program_is_not_changed(path: Path) -> None:
+    """No tables are created."""
     path.parent.mkdir()
     other = sqlite3.connect(path)
     other.execute("CREATE TABLE users (name)")
@@ -149,18 +188,18 @@ def test_a_database_of_something_else_is_left_alone(path: Path) -> None:
     other.close()
 
 
-def test_a_journal_of_a_newer_version_is_refused(path: Path) -> None:
-    """An older release does not touch what it does not understand."""
-    _change(path, f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
+def test_journal_of_newer_version_raises_error(path: Path) -> None:
+    """The file is not changed."""
+    _execute(path, f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
     with pytest.raises(JournalError, match=r"newer otel-progress.*Upgrade"):
         open_journal(f"sqlite:///{path}", read_only=True)
     with pytest.raises(JournalError, match=r"newer otel-progress.*Upgrade"):
-        SqliteJournal(path).write(batch(snapshot()))
+        SqliteJournal(path, limits=PATIENT).write(batch(snapshot()))
 
 
-def test_an_older_journal_is_migrated_with_its_content(path: Path) -> None:
-    """Steps that the file has not seen are run, once, and what is recorded stays."""
-    _change(path, "SELECT 1")
+def test_older_journal_is_migrated_once(path: Path) -> None:
+    """Its content is kept."""
+    _execute(path, "SELECT 1")
     steps = (
         *schema.MIGRATIONS,
         ("ALTER TABLE levels ADD COLUMN colour TEXT", "UPDATE levels SET colour = 'red'"),
@@ -173,9 +212,9 @@ def test_an_older_journal_is_migrated_with_its_content(path: Path) -> None:
     connection.close()
 
 
-def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
+def test_failed_migration_changes_nothing(path: Path) -> None:
     """All steps run in one transaction."""
-    _change(path, "SELECT 1")
+    _execute(path, "SELECT 1")
     connection = sqlite3.connect(path, isolation_level=None)
     with pytest.raises(sqlite3.OperationalError):
         schema.migrate(
@@ -187,18 +226,20 @@ def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
 
 
 @pytest.mark.process
-def test_processes_that_start_at_once_share_a_new_journal(path: Path) -> None:
-    """Whoever is first makes the tables; nobody gets an error, nothing is made twice."""
+def test_processes_starting_together_create_one_journal(path: Path) -> None:
+    """No process raises an error."""
     program = """
 import sys
 from pathlib import Path
 from tests.support.factories import batch, instance, snapshot
 from otel_progress.journal import SqliteJournal
+from tests.support.journal_processes import PATIENT
 print("ready", flush=True)
 sys.stdin.readline()
 for n in range(2):
-    journal = SqliteJournal(Path(sys.argv[1]))
-    journal.write(batch(snapshot(operation_id=sys.argv[2], run=sys.argv[2], sequence=n), instance=instance(sys.argv[2])))
+    journal = SqliteJournal(Path(sys.argv[1]), limits=PATIENT)
+    root = snapshot(operation_id=sys.argv[2], run=sys.argv[2], sequence=n)
+    journal.write(batch(root, instance=instance(sys.argv[2])))
     journal.close()
 """
     with ExitStack() as stack:
@@ -208,7 +249,7 @@ for n in range(2):
         for process in processes:
             tell(process, "go")
         assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 6
-    journal = SqliteJournal(path)
+    journal = SqliteJournal(path, limits=PATIENT)
     assert {operation.operation_id for operation in journal.active()} == {f"p{n}" for n in range(6)}
     journal.close()
 
@@ -217,15 +258,16 @@ for n in range(2):
 @pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() != 0, reason="has to be root to become somebody else"
 )
-def test_a_directory_of_somebody_else_is_a_clear_error() -> None:
-    """Without the right to write, the error names the path and the fix, and every later tick says the same."""
+def test_directory_without_permission_raises_clear_error() -> None:
+    """Every write raises the same error."""
     program = """
 import os, sys
 from pathlib import Path
 from tests.support.factories import batch, ended, preview, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
-journal = SqliteJournal(Path(sys.argv[1]))
+from tests.support.journal_processes import PATIENT
+journal = SqliteJournal(Path(sys.argv[1]), limits=PATIENT)
 os.chdir("/")
 os.setuid(65534)
 for _ in range(2):
@@ -234,15 +276,16 @@ for _ in range(2):
     except JournalError as exc:
         print(exc)
 """
-    with tempfile.TemporaryDirectory() as directory:  # pytest's own are for root only, all the way up
+    # Why not tmp_path: only root can access the parent directories of pytest.
+    with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         first, second = run(program, Path(directory, "progress.db")).splitlines()
     assert first == second
     assert "cannot be created (Permission denied)" in first
 
 
-def test_a_path_through_a_file_is_a_clear_error(tmp_path: Path) -> None:
-    """A parent that is no directory is told by its path."""
+def test_path_through_a_file_raises_clear_error(tmp_path: Path) -> None:
+    """The error names the path."""
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match=r"file/progress\.db cannot be created"):
         SqliteJournal(tmp_path / "file" / "progress.db").write(batch())
@@ -250,8 +293,8 @@ def test_a_path_through_a_file_is_a_clear_error(tmp_path: Path) -> None:
         SqliteJournal(tmp_path).write(batch())
 
 
-def _change(path: Path, statement: str) -> None:
-    journal = SqliteJournal(path)
+def _execute(path: Path, statement: str) -> None:
+    journal = SqliteJournal(path, limits=PATIENT)
     journal.write(batch(snapshot()))
     journal.close()
     connection = sqlite3.connect(path)
@@ -259,9 +302,9 @@ def _change(path: Path, statement: str) -> None:
     connection.close()
 
 
-def test_the_size_is_that_of_all_files(path: Path) -> None:
-    """The write-ahead log and its index count; nothing that is not there has a size, and asking makes no file."""
-    journal = SqliteJournal(path)
+def test_size_includes_write_ahead_log(path: Path) -> None:
+    """Reading the size creates no file."""
+    journal = SqliteJournal(path, limits=PATIENT)
     assert journal.size_bytes() is None
     assert not path.exists()
     journal.write(batch(snapshot()))
@@ -272,8 +315,8 @@ def test_the_size_is_that_of_all_files(path: Path) -> None:
     assert journal.size_bytes() == path.stat().st_size > 0
 
 
-def test_whoever_opens_a_journal_hears_of_deleted_previews(path: Path) -> None:
-    """open_journal() passes on who is to be told."""
+def test_open_journal_passes_on_deleted_callback(path: Path) -> None:
+    """Deleted locations are reported."""
     told: list[str] = []
     journal = open_journal(f"sqlite:///{path}", on_deleted=told.extend)
     journal.write(batch(ended(), previews=[preview()]))

@@ -1,4 +1,4 @@
-"""Journals of earlier versions under this one: brought up to date with what is in them, while their workers go on."""
+"""Journals of earlier schema versions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from otel_progress import codec
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite import schema
 from otel_progress.model import Eta, LevelSnapshot, Status
+from otel_progress.protocols import HistoryQuery
 from tests.support.factories import (
     CLOCK,
     WALL,
@@ -29,23 +30,29 @@ from tests.support.factories import (
     preview,
     snapshot,
 )
-from tests.support.journal_processes import run
+from tests.support.journal_processes import PATIENT, run
 
 OLD_STATE: Final = (
     "sequence", "current", "ratio", "message", "observed_at", "observed_clock", "advanced_at", "advanced_clock", "longest_gap_s",
     "status", "total", "failed", "skipped", "metadata", "error", "stage", "eta", "ended_at", "duration_s",
 )  # fmt: skip
-"""Columns of states in the first two versions, in the order in which their workers wrote them."""
+"""Columns of states in the first two versions, in the order of their writes."""
 OLD_ADD: Final = f"INSERT INTO states ({', '.join(OLD_STATE)}, level) VALUES ({', '.join('?' * 20)})"
-OLD_MOVE_ON: Final = f"UPDATE states SET {', '.join(f'{column} = ?' for column in OLD_STATE[:9])} WHERE level = ? AND sequence < ?"
+OLD_ADVANCE: Final = (
+    f"UPDATE states SET {', '.join(f'{column} = ?' for column in OLD_STATE[:9])} "
+    "WHERE level = ? AND sequence < ?"
+)
 OLD_ETA: Final = '[30.0,20.0,50.0,"estimated","rate",0,5000.0]'
-"""An estimate as it was kept: without what says how it ages."""
+"""Stored estimate of earlier versions, without its last two values."""
 GAPS: Final = {"": 30.0, "song:1": 2.0}
-"""The longest gaps that the old file knows of; of the others none."""
+"""Longest gaps in the old file. Other levels have none."""
 
 
-def _older(path: Path, version: int) -> None:
-    """Make a file as an earlier version made it: an operation that runs, with a level and an event, and two that ended."""
+def _create_older_file(path: Path, version: int) -> None:
+    """Create a file like an earlier version.
+
+    It has an active operation with a level and an event, and two ended operations.
+    """
     path.parent.mkdir(exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -62,7 +69,8 @@ def _older(path: Path, version: int) -> None:
         ended(operation_id="o2", run="r2"),
         ended(operation_id="o3", run="r3", ended_at=WALL + 90),
     ]
-    add = """INSERT INTO operations (key, revision, run, operation_id, operation_type, instance, recorded_at, finished_at)
+    add = """INSERT INTO operations
+        (key, revision, run, operation_id, operation_type, instance, recorded_at, finished_at)
         VALUES (?, 5, ?, ?, 'setlist', 'instance-1', ?, ?)"""
     for key, root in enumerate(roots, 1):
         connection.execute(add, (key, root.info.run, root.info.operation_id, WALL, root.ended_at))
@@ -82,10 +90,10 @@ def _add_level(connection: sqlite3.Connection, key: int, operation: int, level: 
     connection.execute(
         "INSERT INTO levels VALUES (?, ?, ?, ?)", (key, operation, level.path, json.dumps(info))
     )
-    connection.execute(OLD_ADD, (*_old_state(level), key))
+    connection.execute(OLD_ADD, (*_encode_old_state(level), key))
 
 
-def _old_state(level: LevelSnapshot) -> list[object]:
+def _encode_old_state(level: LevelSnapshot) -> list[object]:
     given = {
         "metadata": None,
         "error": None,
@@ -98,10 +106,10 @@ def _old_state(level: LevelSnapshot) -> list[object]:
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("read_only", [True, False])
-def test_a_file_of_an_earlier_version_is_read(path: Path, version: int, read_only: bool) -> None:
-    """Everything in it comes out, also for who only reads; new questions have empty answers."""
-    _older(path, version)
-    journal = SqliteJournal(path, read_only=read_only, now=lambda: WALL, clock=lambda: CLOCK)
+def test_older_file_is_read_completely(path: Path, version: int, read_only: bool) -> None:
+    """New queries return empty results."""
+    _create_older_file(path, version)
+    journal = SqliteJournal(path, limits=PATIENT, read_only=read_only, now=lambda: WALL, clock=lambda: CLOCK)
     found = journal.get("friday-42")
     assert found is not None
     eta = Eta(30.0, 20.0, 50.0, "estimated", "rate", 0, 5000.0)
@@ -109,7 +117,7 @@ def test_a_file_of_an_earlier_version_is_read(path: Path, version: int, read_onl
     assert found.levels == (snapshot("song:1", sequence=3, current=2, stall_after_s=60.0, eta=eta),)
     assert (found.resources, found.cancel_requested_at) == (None, None)
     assert [operation.run for operation in journal.history()] == ["r3", "r2"]
-    assert journal.history("setlist")[0].status is Status.COMPLETED
+    assert journal.history(HistoryQuery("setlist"))[0].status is Status.COMPLETED
     assert list(journal.events("friday-42")) == [event(1)]
     assert (
         list(journal.logs("friday-42"))
@@ -122,10 +130,10 @@ def test_a_file_of_an_earlier_version_is_read(path: Path, version: int, read_onl
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_work_goes_on_in_a_file_of_an_earlier_version(path: Path, version: int) -> None:
-    """A worker that was upgraded writes to it as to any other, and what ended before can be deleted."""
-    _older(path, version)
-    journal = SqliteJournal(path, now=lambda: WALL, clock=lambda: CLOCK)
+def test_older_file_is_written_and_deleted_from(path: Path, version: int) -> None:
+    """A process of this version uses it like any other file."""
+    _create_older_file(path, version)
+    journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL, clock=lambda: CLOCK)
     root = ended(sequence=9, batch="b", stall_after_s=7.0, paused_s=3.0, previews=1)
     told = {
         "logs": [log(1)],
@@ -148,17 +156,17 @@ def test_work_goes_on_in_a_file_of_an_earlier_version(path: Path, version: int) 
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_worker_of_an_earlier_version_goes_on_meanwhile(path: Path, version: int) -> None:
-    """A process that has the file open when it is upgraded writes on with the statements that it knows, and is understood."""
-    _older(path, version)
+def test_process_of_earlier_version_continues_after_migration(path: Path, version: int) -> None:
+    """Its rows are decoded."""
+    _create_older_file(path, version)
     old = sqlite3.connect(path, isolation_level=None)
     assert old.execute("PRAGMA user_version").fetchone() == (version,)
-    journal = SqliteJournal(path, read_only=True, now=lambda: WALL, clock=lambda: CLOCK)
+    journal = SqliteJournal(path, limits=PATIENT, read_only=True, now=lambda: WALL, clock=lambda: CLOCK)
     assert len(journal.active()) == 1
     old.execute("BEGIN IMMEDIATE")
-    moved = _old_state(snapshot(sequence=6, current=4))[:9]
+    moved = _encode_old_state(snapshot(sequence=6, current=4))[:9]
     moved[-1] = 50.0
-    assert old.execute(OLD_MOVE_ON, (*moved, 1, 6)).rowcount == 1
+    assert old.execute(OLD_ADVANCE, (*moved, 1, 6)).rowcount == 1
     _add_level(old, 5, 1, snapshot("song:2"))
     old.execute("COMMIT")
     found = journal.get("friday-42")
@@ -178,24 +186,27 @@ def test_a_worker_of_an_earlier_version_goes_on_meanwhile(path: Path, version: i
 @pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() != 0, reason="has to be root to become somebody else"
 )
-def test_who_may_not_upgrade_is_told_what_to_do() -> None:
-    """A reader that cannot write the file says which version it has and who could help; the file stays as it is."""
+def test_reader_without_permission_to_migrate_raises_clear_error() -> None:
+    """The file is not changed."""
     program = """
 import os, sys
 from pathlib import Path
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
+from tests.support.journal_processes import PATIENT
 os.setuid(65534)
 try:
-    SqliteJournal(Path(sys.argv[1]), read_only=True).check()
+    SqliteJournal(Path(sys.argv[1]), limits=PATIENT, read_only=True).check()
 except JournalError as exc:
     print(exc)
 """
-    with tempfile.TemporaryDirectory() as directory:  # pytest's own are for root only, all the way up
+    # Why not tmp_path: only root can access the parent directories of pytest.
+    with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         path = Path(directory, "progress.db")
-        _older(path, 1)
-        keeper = sqlite3.connect(path)  # so that the log and its index are there to be read
+        _create_older_file(path, 1)
+        # Why: an open connection keeps the log and its index, which the reader needs.
+        keeper = sqlite3.connect(path)
         keeper.execute("SELECT count(*) FROM operations").fetchone()
         for file in Path(directory).iterdir():
             file.chmod(0o644)

@@ -1,4 +1,4 @@
-"""Several processes on one file: writing at once, being killed, forking."""
+"""Several processes and forks on one file."""
 
 from __future__ import annotations
 
@@ -17,26 +17,34 @@ import pytest
 
 from otel_progress.journal import SqliteJournal
 from tests.support.factories import WALL, batch, event, snapshot
-from tests.support.journal_processes import WRITE_AS_TOLD, WRITE_UNTIL_KILLED, hear, run, running, tell
+from tests.support.journal_processes import (
+    PATIENT,
+    WRITE_AS_TOLD,
+    WRITE_UNTIL_KILLED,
+    hear,
+    run,
+    running,
+    tell,
+)
 
 
 @pytest.mark.process
-def test_writers_at_once_lose_nothing_and_readers_never_wait(path: Path) -> None:
-    """Four processes write while one reads: every answer is one consistent state, and in the end everything is there."""
+def test_concurrent_writers_lose_nothing(path: Path) -> None:
+    """Every result of a concurrent reader is consistent."""
     with ExitStack() as stack:
         processes = [stack.enter_context(running(WRITE_AS_TOLD, path, f"p{n}")) for n in range(4)]
         _write_all(processes, 1)
-        reader = SqliteJournal(path, read_only=True, now=lambda: WALL)
+        reader = SqliteJournal(path, limits=PATIENT, read_only=True, now=lambda: WALL)
         stack.callback(reader.close)
 
-        def look() -> None:
+        def read_active() -> None:
             for _ in range(10):
                 for operation in reader.active():
                     newest = max((level.sequence for level in operation.levels), default=0)
                     assert newest == operation.root.sequence
 
         for _ in range(10):
-            _write_all(processes, 15, look)
+            _write_all(processes, 15, read_active)
         assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 4
         assert {operation.root.sequence for operation in reader.active()} == {151}
         for n in range(4):
@@ -44,12 +52,12 @@ def test_writers_at_once_lose_nothing_and_readers_never_wait(path: Path) -> None
 
 
 def _write_all(
-    processes: Sequence[subprocess.Popen[str]], count: int, meanwhile: Callable[[], None] = lambda: None
+    processes: Sequence[subprocess.Popen[str]], count: int, during: Callable[[], None] = lambda: None
 ) -> None:
-    """Let all processes write ``count`` batches at once, and wait until they have."""
+    """Make all processes write ``count`` change sets at once, and wait for them."""
     for process in processes:
         tell(process, count)
-    meanwhile()
+    during()
     for process in processes:
         for _ in range(count):
             hear(process)
@@ -60,8 +68,9 @@ import itertools, sys
 from pathlib import Path
 from tests.support.factories import WALL, batch, batch_info, ended, instance, log, sample, snapshot
 from otel_progress.journal import SqliteJournal
+from tests.support.journal_processes import PATIENT
 
-journal = SqliteJournal(Path(sys.argv[1]), now=lambda: WALL)
+journal = SqliteJournal(Path(sys.argv[1]), limits=PATIENT, now=lambda: WALL)
 me = instance("worker")
 cancelled, sequence = [], itertools.count(1)
 journal.write(batch(instance=me, batches=[batch_info("all", total=30)]))
@@ -70,7 +79,8 @@ for n in range(30):
     while True:
         number = next(sequence)
         logs = [log(number, operation_id=names["operation_id"], run=names["run"])]
-        journal.write(batch(snapshot(sequence=number, current=number, **names), instance=me, logs=logs, sample=sample(number)))
+        root = snapshot(sequence=number, current=number, **names)
+        journal.write(batch(root, instance=me, logs=logs, sample=sample(number)))
         asked = [request.run for request in journal.cancel_requests("worker")]
         if names["run"] in asked:
             break
@@ -80,22 +90,27 @@ for n in range(30):
 print(len(cancelled))
 journal.close()
 """
-"""Run 30 operations of three ids one after the other, each of them until somebody cancels it."""
+"""Run 30 operations of three ids one after another, each until another process cancels it."""
 
 
 @pytest.mark.process
-def test_cancelling_and_deleting_while_a_worker_writes(path: Path) -> None:
-    """Another process cancels each run and deletes ended ones at once; the worker notices the one, not the other."""
-    with running(_WORK_ON, path) as worker, closing(SqliteJournal(path, now=lambda: WALL)) as journal:
+def test_cancel_and_delete_during_writes_work(path: Path) -> None:
+    """Another process cancels each run and deletes ended ones."""
+    with (
+        running(_WORK_ON, path) as worker,
+        closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal,
+    ):
         deleted = 0
         while worker.poll() is None:
             for number in range(3):
                 journal.request_cancel(f"o{number}", "next, please")
                 deleted += journal.delete(f"o{number}")
-            threading.Event().wait(0.002)  # so that the worker gets its turn, also on a machine that is busy
+            # Why: the other process has to get the lock, also on a loaded machine.
+            threading.Event().wait(0.002)
         output, errors = worker.communicate(timeout=60)
         assert (output, errors) == ("30\n", "")
-        assert deleted > 0  # who cancelled the second run of an id has deleted the first one right after
+        # The first run of an id is deleted after the second one was cancelled.
+        assert deleted > 0
         deleted += sum(journal.delete(f"o{number}") for number in range(3))
         assert deleted == 30
         found = journal.batch("all")
@@ -104,13 +119,13 @@ def test_cancelling_and_deleting_while_a_worker_writes(path: Path) -> None:
         with journal._reading.acquire() as connection:
             for table in ("operations", "levels", "states", "logs", "uses", "requests"):
                 assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
-    _assert_sound(path)
+    _check_integrity(path)
 
 
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_a_killed_worker_loses_no_batch_and_breaks_nothing(path: Path) -> None:
-    """Killed at any moment: what was taken is there, as a whole, the file is sound, and its operation is abandoned."""
+def test_killed_process_loses_no_written_change_set(path: Path) -> None:
+    """The file is sound, and the operation is abandoned."""
     chance = random.Random(7)
     with running(WRITE_UNTIL_KILLED, path) as process:
         for name in (f"p{round_}" for round_ in range(12)):
@@ -124,8 +139,8 @@ def test_a_killed_worker_loses_no_batch_and_breaks_nothing(path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
             while (line := hear(process)) != "over":
                 taken = int(line)
-            _assert_sound(path)
-            with closing(SqliteJournal(path, read_only=True)) as reader:
+            _check_integrity(path)
+            with closing(SqliteJournal(path, limits=PATIENT, read_only=True)) as reader:
                 found = reader.get(name)
                 assert found is not None
                 assert found.root.sequence in {taken, taken + 1}
@@ -142,11 +157,13 @@ from tests.support.factories import WALL, batch, event, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite import connection as forking
+from tests.support.journal_processes import PATIENT
 
 path = Path(sys.argv[1])
-journal = SqliteJournal(path, now=lambda: WALL)
+journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
 journal.write(batch(snapshot()))
-warnings.filterwarnings("ignore", "This process")  # forking with threads is what is tested
+# Why: forking with threads is the subject of the tests.
+warnings.filterwarnings("ignore", "This process")
 
 def in_child(work):
     pid = os.fork()
@@ -164,7 +181,7 @@ def in_child(work):
 def has_ended_well(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 """
-"""A process of its own is forked, not the one of the tests: nobody knows what threads of that one hold just then."""
+"""Why not fork the test process: its other threads may hold locks."""
 
 _BOTH_GO_ON = f"""{_FORK}
 assert journal.get("friday-42") is not None
@@ -173,7 +190,9 @@ assert journal.get("friday-42") is not None
 def child():
     os.close(tell_closed)
     files = Path("/proc/self/fd")
-    links = [os.readlink(each) for each in files.iterdir() if each.is_symlink() and each.exists()] if files.is_dir() else []
+    links = []
+    if files.is_dir():
+        links = [os.readlink(each) for each in files.iterdir() if each.is_symlink() and each.exists()]
     assert not [link for link in links if link.startswith(str(path))], links
     journal.write(batch(snapshot(operation_id="child", run="c", sequence=1)))
     os.write(tell_wrote, b"x")
@@ -231,10 +250,12 @@ def write_slowly(connection, one):
     write_rows(connection, one)
     calls.append(one)
     started.set()
-    while len(calls) == 1 and not stop.is_set():  # the first write lasts until something stops it
+    # The first write lasts until the fork stops it.
+    while len(calls) == 1 and not stop.is_set():
         connection.execute("SELECT 1")
         if MANY_ROWS:
-            connection.executemany("DELETE FROM logs WHERE operation = ?", ((-1,) for _ in iter(stop.is_set, True)))
+            rows = ((-1,) for _ in iter(stop.is_set, True))
+            connection.executemany("DELETE FROM logs WHERE operation = ?", rows)
 
 journal._writer.write = write_slowly
 errors = []
@@ -258,7 +279,8 @@ finally:
     thread.join()
 assert errors == []
 assert len(calls) == 2
-assert {{operation.operation_id: operation.root.sequence for operation in journal.active()}} == {{"friday-42": 2, "child": 1}}
+sequences = {{operation.operation_id: operation.root.sequence for operation in journal.active()}}
+assert sequences == {{"friday-42": 2, "child": 1}}
 assert [one.number for one in journal.events("friday-42")] == [1]
 journal.close()
 """
@@ -276,7 +298,8 @@ def query():
         calls.append(1)
         started.set()
         if len(calls) == 1:
-            connection.execute("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c").fetchall()
+            endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+            connection.execute(endless).fetchall()
 
 thread = threading.Thread(target=query, daemon=True)
 thread.start()
@@ -290,10 +313,13 @@ journal.close()
 
 _WAIT_FOR_ANOTHER_PROCESS = f"""{_FORK}
 import subprocess, threading, time
-hold = "import sqlite3, sys; one = sqlite3.connect(sys.argv[1]); one.execute('BEGIN IMMEDIATE'); print(flush=True); input()"
-other = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+hold = (
+    "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1]); "
+    "connection.execute('BEGIN IMMEDIATE'); print(flush=True); input()"
+)
+command = [sys.executable, "-c", hold, str(path)]
+other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 other.stdout.readline()
-forking.BUSY_TIMEOUT_S = 60.0
 errors = []
 
 def write():
@@ -354,15 +380,15 @@ journal.close()
         pytest.param(_FORK_WITHIN_A_USE, id="by the thread that uses it"),
     ],
 )
-def test_no_connection_crosses_a_fork(path: Path, program: str) -> None:
-    """Parent and child continue with their own connections. A fork stops a long use; a child of a use that hangs raises an error."""
+def test_fork_shares_no_connection(path: Path, program: str) -> None:
+    """A fork stops a long use, and a child of a use that hangs raises an error."""
     assert run(program, path) == ""
-    _assert_sound(path)
+    _check_integrity(path)
 
 
-def test_threads_share_a_journal(path: Path) -> None:
-    """Readers ask from any thread while the ticker writes."""
-    journal = SqliteJournal(path, now=lambda: WALL)
+def test_journal_is_used_by_several_threads(path: Path) -> None:
+    """Readers query while the ticker writes."""
+    journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
     journal.write(batch(snapshot()))
     trouble: list[BaseException] = []
 
@@ -386,7 +412,7 @@ def test_threads_share_a_journal(path: Path) -> None:
     journal.close()
 
 
-def _assert_sound(path: Path) -> None:
+def _check_integrity(path: Path) -> None:
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()

@@ -1,4 +1,4 @@
-"""What looking at a journal takes, counted in statements and plans, as times differ from machine to machine."""
+"""Statements and query plans of journal queries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.fake_time import FakeTime
 
 
 @contextmanager
-def _asked(handle: ManagedConnection) -> Iterator[list[str]]:
+def _trace_statements(handle: ManagedConnection) -> Iterator[list[str]]:
     """Collect the statements that a connection runs."""
     asked: list[str] = []
     with handle.acquire() as connection:
@@ -27,48 +27,55 @@ def _asked(handle: ManagedConnection) -> Iterator[list[str]]:
         connection.set_trace_callback(None)
 
 
-def _explained(connection: sqlite3.Connection, statements: list[str]) -> list[str]:
+def _explain_statements(connection: sqlite3.Connection, statements: list[str]) -> list[str]:
     queries = [one for one in statements if one.startswith("SELECT")]
     return [row[3] for query in queries for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
 
 
-def test_an_idle_watch_asks_for_the_version_only(path: Path, fake_time: FakeTime) -> None:
-    """Looking fifty times a second is cheap: nothing is read until something was written, or half a second has passed."""
+def test_idle_watch_reads_only_the_version(path: Path, fake_time: FakeTime) -> None:
+    """Nothing is read until another process writes or half a second has passed."""
     journal = SqliteJournal(path, now=fake_time.read_now, clock=fake_time.read_clock)
     journal.write(batch(snapshot()))
-    watcher = Watcher(path, lambda: ReadTime(fake_time.now, fake_time.clock), read_only=True, levels=False)
+    watcher = Watcher(
+        path,
+        lambda: ReadTime(fake_time.now, fake_time.clock),
+        read_only=True,
+        missing_ok=False,
+        levels=False,
+        busy_timeout_s=2.0,
+    )
     watch = watcher.follow(0.02, fake_time.sleep)
     next(watch)
-    with _asked(watcher._handle) as asked:
+    with _trace_statements(watcher._handle) as asked:
         for _ in range(20):
             assert list(next(watch)) == []
     assert set(asked) == {"PRAGMA data_version"}
     journal.write(batch(snapshot(sequence=2)))
-    with _asked(watcher._handle) as asked:
+    with _trace_statements(watcher._handle) as asked:
         assert len(next(watch)) == 1
     assert not any("l.path <> ''" in statement for statement in asked)
     watch.close()
     journal.close()
 
 
-def test_a_worker_hears_nothing_for_next_to_nothing(open_another: Callable[..., SqliteJournal]) -> None:
-    """Asking after every write runs no query while nobody else has written."""
+def test_cancel_request_poll_without_writes_runs_no_query(open_another: Callable[..., SqliteJournal]) -> None:
+    """Only other connections make it query."""
     worker = open_another()
     worker.write(batch(snapshot()))
     worker.cancel_requests("instance-1")
-    with _asked(worker._writing) as asked:
+    with _trace_statements(worker._writing) as asked:
         worker.cancel_requests("instance-1")
         worker.cancel_requests("instance-1")
     assert asked == ["PRAGMA data_version"] * 2
     open_another().write(batch(snapshot(run="r2", operation_id="o2")))
-    with _asked(worker._writing) as asked:
+    with _trace_statements(worker._writing) as asked:
         worker.cancel_requests("instance-1")
         worker.cancel_requests("instance-1")
     assert len(asked) == 3
 
 
-def test_a_batch_is_counted_along_an_index(open_another: Callable[..., SqliteJournal]) -> None:
-    """No operation is looked at to be counted, and only those that are listed are read."""
+def test_batch_is_counted_by_index(open_another: Callable[..., SqliteJournal]) -> None:
+    """Only listed operations are read."""
     journal = open_another()
     roots = [
         ended(operation_id=f"o{n}", run=f"r{n}", batch="b", status=list(Status)[2 + n % 4])
@@ -76,18 +83,18 @@ def test_a_batch_is_counted_along_an_index(open_another: Callable[..., SqliteJou
     ]
     running = [snapshot(operation_id=f"a{n}", run=f"a{n}", batch="b", ratio=0.5) for n in range(10)]
     journal.write(batch(*roots, *running, batches=[batch_info("b")]))
-    with _asked(journal._reading) as asked:
+    with _trace_statements(journal._reading) as asked:
         assert journal.batch("b") is not None
     with journal._reading.acquire() as connection:
-        plan = _explained(connection, asked)
+        plan = _explain_statements(connection, asked)
     operations = [step for step in plan if " o " in f"{step} " or "operations" in step]
     assert operations
     assert all("USING" in step and "operations_by_batch" in step for step in operations)
     assert sum("COVERING INDEX operations_by_batch" in step for step in operations) >= 5
 
 
-def test_a_watch_without_levels_reads_roots_only(open_another: Callable[..., SqliteJournal]) -> None:
-    """The operations come as they are, with nothing below them, at first and with each change."""
+def test_watch_without_levels_reads_roots_only(open_another: Callable[..., SqliteJournal]) -> None:
+    """The first result and changes have no levels."""
     journal = open_another()
     journal.write(batch(snapshot(), snapshot("song:1")))
     watch = open_another().watch(levels=False)
@@ -97,12 +104,12 @@ def test_a_watch_without_levels_reads_roots_only(open_another: Callable[..., Sql
     watch.close()
 
 
-def test_moving_on_binds_nine_values(open_another: Callable[..., SqliteJournal]) -> None:
-    """What a tick mostly brings is the short update, also of a level that has pauses, previews and an expectation."""
+def test_advance_of_level_binds_nine_values(open_another: Callable[..., SqliteJournal]) -> None:
+    """Pauses, previews and estimates do not need the long update."""
     journal = open_another()
     had = {"paused_s": 3.0, "previews": 2, "overdue_after_s": 90.0, "resumed_from": 3}
     journal.write(batch(snapshot(**had), snapshot("song:1")))
-    with _asked(journal._writing) as asked:
+    with _trace_statements(journal._writing) as asked:
         journal.write(
             batch(snapshot(sequence=2, current=1, **had), snapshot("song:1", sequence=3, current=1))
         )
@@ -111,11 +118,11 @@ def test_moving_on_binds_nine_values(open_another: Callable[..., SqliteJournal])
     assert all(one.count(" = ") == 10 and "extra" not in one for one in updates)
 
 
-def test_what_is_learned_and_seen_is_found_along_an_index(open_another: Callable[..., SqliteJournal]) -> None:
-    """Reading and deleting trajectories and previews never walks over all there are."""
+def test_trajectories_and_previews_use_an_index(open_another: Callable[..., SqliteJournal]) -> None:
+    """Reading and deleting never scan the tables."""
     journal = open_another()
     journal.write(batch(ended(), trajectories=[lesson()], previews=[preview()]))
-    with _asked(journal._reading) as asked:
+    with _trace_statements(journal._reading) as asked:
         assert len(journal.trajectories(history_key())) == len(journal.previews("friday-42")) == 1
         assert journal.delete("friday-42") == 1
     with journal._reading.acquire() as connection:

@@ -1,4 +1,4 @@
-"""What goes from the journal, when, and how large the file may get."""
+"""Deletion by age and by size of the file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite import retention
+from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.processes import current_instance
+from otel_progress.protocols import EventQuery
 from tests.support.factories import WALL, batch, ended, event, instance, snapshot
 from tests.support.fake_time import FakeTime
 
@@ -22,35 +24,35 @@ def me() -> object:
     return replace(current_instance("tests"), id="instance-1")
 
 
-def _open(path: Path, time: FakeTime, **options: object) -> SqliteJournal:
+def _open_journal(path: Path, time: FakeTime, **options: object) -> SqliteJournal:
     return SqliteJournal(path, now=time.read_now, clock=time.read_clock, **options)
 
 
-def _rows(journal: SqliteJournal) -> dict[str, int]:
+def _count_rows(journal: SqliteJournal) -> dict[str, int]:
     tables = ("operations", "levels", "states", "events", "instances")
     with journal._reading.acquire() as connection:
         return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 
-def test_ended_operations_go_after_their_time_with_all_they_have(path: Path, fake_time: FakeTime) -> None:
-    """Only what ended longer ago than the retention goes, and nothing of it stays behind."""
-    journal = _open(path, fake_time, retention_s=3600.0)
+def test_ended_operations_are_deleted_after_retention(path: Path, fake_time: FakeTime) -> None:
+    """No row of them is left."""
+    journal = _open_journal(path, fake_time, retention_s=3600.0)
     journal.write(batch(ended(), ended("song:1"), events=[event(1), event(2, "song:1")]))
     fake_time.pass_(1800.0)
     journal.write(batch(ended(operation_id="later", run="r2", ended_at=fake_time.now), at=fake_time.now))
     fake_time.pass_(1900.0)
     journal.write(batch(at=fake_time.now))
     assert [operation.operation_id for operation in journal.history()] == ["later"]
-    assert _rows(journal) == {"operations": 1, "levels": 1, "states": 1, "events": 0, "instances": 1}
+    assert _count_rows(journal) == {"operations": 1, "levels": 1, "states": 1, "events": 0, "instances": 1}
     assert journal.dropped == 0
     journal.close()
 
 
-def test_abandoned_operations_go_too_and_living_ones_never(
+def test_abandoned_operations_are_deleted_after_retention(
     path: Path, fake_time: FakeTime, me: object
 ) -> None:
-    """An operation of a dead process goes after the same time, one of a living process stays however old it is."""
-    journal = _open(path, fake_time, retention_s=3600.0)
+    """Operations of living processes are kept."""
+    journal = _open_journal(path, fake_time, retention_s=3600.0)
     dead = instance("dead")
     journal.write(batch(snapshot(operation_id="dead", run="d", instance="dead"), instance=dead))
     journal.write(batch(snapshot(), snapshot("song:1"), instance=me))
@@ -60,13 +62,13 @@ def test_abandoned_operations_go_too_and_living_ones_never(
     fake_time.pass_(7200.0)
     journal.write(batch(instance=me, at=fake_time.now))
     assert [operation.operation_id for operation in journal.active()] == ["friday-42"]
-    assert _rows(journal)["instances"] == 1
+    assert _count_rows(journal)["instances"] == 1
     journal.close()
 
 
-def test_a_worker_whose_operation_was_deleted_brings_it_back(path: Path, fake_time: FakeTime) -> None:
-    """A worker that was taken for dead writes its operation again with its next change, into rows of its own."""
-    worker, janitor = _open(path, fake_time), _open(path, fake_time, retention_s=60.0)
+def test_process_whose_operation_was_deleted_writes_it_again(path: Path, fake_time: FakeTime) -> None:
+    """The operation gets new rows."""
+    worker, janitor = _open_journal(path, fake_time), _open_journal(path, fake_time, retention_s=60.0)
     worker.write(batch(snapshot(), snapshot("song:1")))
     fake_time.pass_(3600.0)
     other = instance("other")
@@ -87,9 +89,9 @@ def test_a_worker_whose_operation_was_deleted_brings_it_back(path: Path, fake_ti
     janitor.close()
 
 
-def test_the_file_stays_within_its_bound(path: Path, fake_time: FakeTime, me: object) -> None:
-    """The oldest ends go first and early, they are counted, running ones stay, and the file really is that small."""
-    journal = _open(path, fake_time, max_bytes=MIB)
+def test_file_stays_within_size_limit(path: Path, fake_time: FakeTime, me: object) -> None:
+    """The oldest ended operations are deleted and counted."""
+    journal = _open_journal(path, fake_time, max_bytes=MIB)
     journal.write(batch(snapshot(), instance=me))
     for number in range(60):
         fake_time.pass_(2.0)
@@ -106,27 +108,24 @@ def test_the_file_stays_within_its_bound(path: Path, fake_time: FakeTime, me: ob
     assert path.stat().st_size <= MIB
 
 
-def test_one_endless_operation_keeps_its_newest_events(path: Path, fake_time: FakeTime, me: object) -> None:
-    """When only living operations are left, their oldest events go."""
-    journal = _open(path, fake_time, max_bytes=MIB)
+def test_endless_operation_keeps_its_newest_events(path: Path, fake_time: FakeTime, me: object) -> None:
+    """The oldest events of active operations are deleted last."""
+    journal = _open_journal(path, fake_time, max_bytes=MIB)
     journal.write(batch(snapshot(), instance=me))
     for start in range(0, 30_000, 500):
         fake_time.pass_(2.0)
         journal.write(batch(instance=me, events=[event(start + n, name="x" * 100) for n in range(500)]))
     assert path.stat().st_size < 1.5 * MIB
-    kept = [item.number for item in journal.events("friday-42", limit=100_000)]
+    kept = [item.number for item in journal.events("friday-42", EventQuery(limit=100_000))]
     assert kept == list(range(30_000 - len(kept), 30_000))
-    assert len(kept) >= retention.KEPT_EVENTS
+    assert len(kept) >= retention.KEPT_RECORDS_PER_OPERATION
     assert journal.dropped == 30_000 - len(kept)
     journal.close()
 
 
-def test_a_pass_is_bounded_and_goes_on(
-    path: Path, fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Deleting very much is spread over many ticks."""
-    monkeypatch.setattr(retention, "ROWS_A_PASS", 100)
-    journal = _open(path, fake_time, retention_s=60.0)
+def test_retention_pass_is_bounded_and_continues(path: Path, fake_time: FakeTime) -> None:
+    """Many rows are deleted over many ticks."""
+    journal = _open_journal(path, fake_time, retention_s=60.0, limits=JournalLimits(rows_per_pass=100))
     journal.write(
         batch(ended(), *(ended(f"song:{n}") for n in range(250)), events=[event(n) for n in range(450)])
     )
@@ -134,17 +133,17 @@ def test_a_pass_is_bounded_and_goes_on(
     left = []
     for _ in range(9):
         journal.write(batch(at=fake_time.now))
-        left.append(sum(_rows(journal)[table] for table in ("levels", "events")))
-        fake_time.pass_(retention.AGAIN_S)
+        left.append(sum(_count_rows(journal)[table] for table in ("levels", "events")))
+        fake_time.pass_(retention.BUSY_INTERVAL_S)
     assert left == sorted(left, reverse=True)
     assert max(before - after for before, after in zip([701, *left], left, strict=False)) <= 101
-    assert _rows(journal) == {"operations": 0, "levels": 0, "states": 0, "events": 0, "instances": 1}
+    assert _count_rows(journal) == {"operations": 0, "levels": 0, "states": 0, "events": 0, "instances": 1}
     journal.close()
 
 
-def test_a_step_of_the_wall_clock_keeps_what_is_recent(path: Path, fake_time: FakeTime) -> None:
-    """An hour more or less deletes nothing that a day of retention keeps."""
-    journal = _open(path, fake_time)
+def test_step_of_wall_clock_keeps_recent_operations(path: Path, fake_time: FakeTime) -> None:
+    """An hour does not matter for a retention of a day."""
+    journal = _open_journal(path, fake_time)
     journal.write(batch(ended()))
     for step in (3600.0, -7200.0):
         fake_time.now += step

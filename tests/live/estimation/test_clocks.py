@@ -7,7 +7,7 @@ import logging
 import pytest
 
 import otel_progress as progress
-from otel_progress.live.estimation.request import build_request, run_estimate
+from otel_progress.live.estimation.request import build_request_locked, run_estimate
 from otel_progress.testing import Recorder
 
 
@@ -21,7 +21,7 @@ def test_a_point_newer_than_the_clock_is_taken(recorder: Recorder, caplog: pytes
     course = op._node.estimation
     assert course is not None
     with caplog.at_level(logging.WARNING):
-        asked = build_request(op._node, course, (), (), recorder.clock.monotonic() - 0.5)
+        asked = build_request_locked(op._node, course, (), (), recorder.clock.monotonic() - 0.5)
         assert asked is not None
         eta = run_estimate(asked)
     assert asked.elapsed == asked.points[-1][0] == pytest.approx(4.0)

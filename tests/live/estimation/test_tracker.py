@@ -16,7 +16,6 @@ import otel_progress.eta
 from otel_progress import Condition, Eta, semconv
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.errors import RejectedValueError
-from otel_progress.live.estimation import tracker as estimating
 from otel_progress.processes import host_class
 from otel_progress.testing import Recorder, recording
 
@@ -81,10 +80,10 @@ def test_never_with_the_lock_held(recorder: Recorder, monkeypatch: pytest.Monkey
     assert begun
 
 
-def test_a_tick_makes_so_many(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tick_makes_so_many(recorder: Recorder) -> None:
     """Beyond the bound of a tick the rest waits for the next ones, operations ahead of levels."""
-    monkeypatch.setattr(estimating, "MAX_ESTIMATES_PER_TICK", 5)
-    store = recorder.runtime.store
+    store = recorder.runtime._store
+    store._state.estimates._max_estimates_per_tick = 5
     handles = [progress.operation("o", total=10).start() for _ in range(8)]
     levels = [handles[0].level("x", total=10).start() for _ in range(4)]
     for handle in (*levels, *handles):
@@ -132,7 +131,7 @@ def test_an_estimate_has_a_sequence_number_of_its_own(recorder: Recorder) -> Non
             if number % 3:
                 op.increment()
             for snapshot in (
-                *(recorder.runtime.store.collect().snapshots if number % 2 else ()),
+                *(recorder.runtime._store.collect().snapshots if number % 2 else ()),
                 op.snapshot(),
             ):
                 assert seen.setdefault(snapshot.sequence, snapshot) == snapshot
@@ -207,10 +206,10 @@ def test_an_estimator_that_fails(recorder: Recorder, monkeypatch: pytest.MonkeyP
         assert op.eta is None
 
 
-def test_levels_that_are_followed_are_bounded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_that_are_followed_are_bounded(recorder: Recorder) -> None:
     """Beyond the bound levels go without an estimate, until others have ended; nothing is left when all have."""
-    monkeypatch.setattr(estimating, "MAX_ESTIMATED_LEVELS_PER_OPERATION", 3)
-    estimates = recorder.runtime.store.estimates
+    estimates = recorder.runtime._store._state.estimates
+    estimates._max_levels_per_operation = 3
     with progress.operation("o", id="o") as op:
         levels = [op.level("x", total=10).start() for _ in range(5)]
         for _ in range(3):
@@ -228,7 +227,7 @@ def test_levels_that_are_followed_are_bounded(recorder: Recorder, monkeypatch: p
             recorder.tick()
         assert levels[3].eta is not None
     recorder.tick()
-    assert (estimates._followed, len(estimates._scheduler), estimates._levels) == ({}, 0, 0)
+    assert (estimates._tracked, len(estimates._scheduler), estimates._level_count) == ({}, 0, 0)
 
 
 def test_resumed_work(recorder: Recorder) -> None:
@@ -245,7 +244,7 @@ def test_resumed_work(recorder: Recorder) -> None:
         assert recorder.operation("o").remaining_seconds == pytest.approx(40.0, rel=0.05)
         assert op._node.estimation is not None
         assert (op._node.estimation.origin, op._node.estimation.points[0]) == (1.0, (0.0, 0.5))
-    items = recorder.runtime.totals.read().counters[semconv.ITEMS]
+    items = recorder.runtime._totals.read().counters[semconv.ITEMS]
     assert sum(items.values()) == 10
 
 
@@ -278,7 +277,7 @@ def test_bad_resumptions() -> None:
                 op.resume_from(bad)  # type: ignore[arg-type]
             assert op.snapshot().current == 0
         op.resume_from(3)
-        assert sum(lenient.runtime.totals.read().counters[semconv.UPDATES_REJECTED].values()) == 5
+        assert sum(lenient.runtime._totals.read().counters[semconv.UPDATES_REJECTED].values()) == 5
 
 
 def test_errors_of_the_predictions_are_on_the_span(recorder: Recorder) -> None:

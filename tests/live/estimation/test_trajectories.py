@@ -17,7 +17,7 @@ from otel_progress.live.estimation.trajectories import (
     MAX_CACHED_KEYS,
     MAX_TRAJECTORIES_PER_KEY,
     TrajectoryCache,
-    longest_gap,
+    compute_longest_gap,
 )
 from otel_progress.live.store import LiveStore
 from otel_progress.processes import host_class
@@ -35,7 +35,7 @@ def run(
             recorder.clock.advance(seconds)
             op.increment()
             recorder.tick()
-    return recorder.runtime.store.collect().trajectories
+    return recorder.runtime._store.collect().trajectories
 
 
 def test_a_run_that_completed_teaches(recorder: Recorder) -> None:
@@ -62,7 +62,7 @@ def test_levels_teach_by_their_shape(recorder: Recorder) -> None:
                         recorder.clock.advance(1.0 + number)
                         song.increment()
                         recorder.tick()
-    lessons = recorder.runtime.store.collect().trajectories
+    lessons = recorder.runtime._store.collect().trajectories
     by_level: dict[str, list[float]] = {}
     for lesson in lessons:
         by_level.setdefault(lesson.key.level, []).append(lesson.trajectory.duration_s)
@@ -89,8 +89,8 @@ def test_other_runs_do_not_teach(recorder: Recorder, end: str) -> None:
         op.complete()
     else:
         {"fail": lambda: op.fail("no"), "cancel": op.cancel, "skip": op.skip}[end]()
-    assert recorder.runtime.store.collect().trajectories == []
-    assert recorder.runtime.store.estimates.trajectories.history(TrajectoryKey("job", "", host_class())) == ()
+    assert recorder.runtime._store.collect().trajectories == []
+    assert list_history(recorder.runtime._store) == ()
 
 
 def test_levels_that_did_not_complete_do_not_teach(recorder: Recorder) -> None:
@@ -102,7 +102,7 @@ def test_levels_that_did_not_complete_do_not_teach(recorder: Recorder) -> None:
             recorder.clock.advance(2.0)
             level.fail("no") if status is Status.FAILED else level.complete()
             recorder.tick()
-    lessons = recorder.runtime.store.collect().trajectories
+    lessons = recorder.runtime._store.collect().trajectories
     assert sorted(lesson.key.level for lesson in lessons) == ["", "x"]
 
 
@@ -110,7 +110,7 @@ def test_a_run_between_two_ticks_teaches_its_length(recorder: Recorder) -> None:
     """An operation that no tick saw running has no curve, but a length."""
     with progress.operation("job"):
         recorder.clock.advance(0.05)
-    (lesson,) = recorder.runtime.store.collect().trajectories
+    (lesson,) = recorder.runtime._store.collect().trajectories
     assert lesson.trajectory == Trajectory(0.05, (), {})
 
 
@@ -199,10 +199,16 @@ class _Journal:
 @pytest.fixture
 def store(recorder: Recorder) -> LiveStore:
     """Return a live store that has a journal to ask."""
-    store = recorder.runtime.store
-    store._has_trajectory_store = True
+    store = recorder.runtime._store
+    store._state._has_trajectory_store = True
     store.restart(store.instance)
     return store
+
+
+def list_history(store: LiveStore) -> tuple[Trajectory, ...]:
+    """Return the cached trajectories of operations of the type "job"."""
+    with store._state.lock:
+        return store._state.estimates.trajectories.list_history_locked(KEY)
 
 
 LINE = Trajectory(20.0, tuple((2.0 * n, n / 10) for n in range(11)))
@@ -216,9 +222,9 @@ def test_the_journal_is_asked_once_an_operation(recorder: Recorder, store: LiveS
         with progress.operation("job", total=10) as op:
             recorder.clock.advance(0.1)
             recorder.tick()
-            store.estimates.load_trajectories(journal.trajectories)
+            store.load_trajectories(journal.trajectories)
             recorder.tick()
-            store.estimates.load_trajectories(journal.trajectories)
+            store.load_trajectories(journal.trajectories)
             eta = op.eta
             assert (0 if eta is None else eta.runs) == runs
             op.fail("so that it does not teach")
@@ -229,21 +235,21 @@ def test_the_journal_is_asked_once_an_operation(recorder: Recorder, store: LiveS
 
 def test_what_the_journal_has_is_not_counted_twice(recorder: Recorder, store: LiveStore) -> None:
     """A run of this process counts from memory until the journal has it, and from there after."""
-    journal, estimates = _Journal(), store.estimates
+    journal = _Journal()
     written = run(recorder)
-    assert len(estimates.trajectories.history(KEY)) == 1
+    assert len(list_history(store)) == 1
     journal.kept[KEY] = [LINE, written[0].trajectory]
     with progress.operation("job"):
         recorder.tick()
-        estimates.load_trajectories(journal.trajectories)  # not told yet that it was saved: both are there
-        assert len(estimates.trajectories.history(KEY)) == 3
+        store.load_trajectories(journal.trajectories)  # not told yet that it was saved: both are there
+        assert len(list_history(store)) == 3
     recorder.tick()
     recorder.clock.advance(1.0)
     with progress.operation("job"):
         recorder.tick()
-        estimates.load_trajectories(journal.trajectories, written)
-        assert estimates.trajectories.history(KEY)[:2] == (LINE, written[0].trajectory)
-        assert len(estimates.trajectories.history(KEY)) == 3  # and the length of the one before
+        store.load_trajectories(journal.trajectories, written)
+        assert list_history(store)[:2] == (LINE, written[0].trajectory)
+        assert len(list_history(store)) == 3  # and the length of the one before
 
 
 def test_a_journal_that_cannot_be_read(recorder: Recorder, store: LiveStore) -> None:
@@ -252,11 +258,11 @@ def test_a_journal_that_cannot_be_read(recorder: Recorder, store: LiveStore) -> 
     journal.broken = True
     with progress.operation("job", total=10) as op:
         recorder.tick()
-        store.estimates.load_trajectories(journal.trajectories)
+        store.load_trajectories(journal.trajectories)
         assert internal_error_counts["history"] == before + 1
         assert op.eta is None
         journal.broken, journal.kept[KEY] = False, [LINE]
-        store.estimates.load_trajectories(journal.trajectories)
+        store.load_trajectories(journal.trajectories)
         recorder.tick()
         assert op.eta is not None
 
@@ -307,17 +313,17 @@ def test_the_book_is_bounded() -> None:
     """However many keys and runs, only the last ones of each are remembered, and what is asked for stays within the keys."""
     book = TrajectoryCache(has_backend=True)
     for number in range(2 * MAX_CACHED_KEYS):
-        key = book.key("job", f"level{number}", None, 0.0)
-        book.add(
+        key = book.request_key_locked("job", f"level{number}", None, 0.0)
+        book.add_locked(
             [TrajectoryEntry(key, "r", 0.0, Trajectory(float(n))) for n in range(30)]
             if number % 500 == 0
             else []
         )
-    last = book.key("job", f"level{2 * MAX_CACHED_KEYS - 500}", None, 0.0)
-    assert [one.duration_s for one in book.history(last)] == [float(n) for n in range(10, 30)]
-    assert len(book._shelves) == len(book._wanted) == MAX_CACHED_KEYS
-    assert len(book.take_pending_keys()) == book_module.MAX_KEYS_PER_QUERY
-    assert len(next(iter(reversed(book._shelves.values()))).own) <= MAX_TRAJECTORIES_PER_KEY
+    last = book.request_key_locked("job", f"level{2 * MAX_CACHED_KEYS - 500}", None, 0.0)
+    assert [one.duration_s for one in book.list_history_locked(last)] == [float(n) for n in range(10, 30)]
+    assert len(book._entries) == len(book._pending_keys) == MAX_CACHED_KEYS
+    assert len(book.take_pending_keys_locked()) == book_module.MAX_KEYS_PER_QUERY
+    assert len(next(iter(reversed(book._entries.values()))).own) <= MAX_TRAJECTORIES_PER_KEY
 
 
 def test_lessons_of_one_run_are_bounded(recorder: Recorder) -> None:
@@ -332,7 +338,7 @@ def test_lessons_of_one_run_are_bounded(recorder: Recorder) -> None:
                 recorder.tick()
                 recorder.clock.advance(1.0)
             recorder.tick()
-    lessons = recorder.runtime.store.collect().trajectories
+    lessons = recorder.runtime._store.collect().trajectories
     levels = [lesson.key.level for lesson in lessons]
     assert len(set(levels)) == 65
     assert levels.count("kind0") == MAX_TRAJECTORIES_PER_KEY
@@ -355,7 +361,7 @@ def test_buckets(recorder: Recorder, given: object, kept: str | None) -> None:
         recorder.clock.advance(1.0)
 
     work()
-    (lesson,) = recorder.runtime.store.collect().trajectories
+    (lesson,) = recorder.runtime._store.collect().trajectories
     assert lesson.key.eta_key == kept if kept is not None else 0 < len(lesson.key.eta_key) <= 256
 
 
@@ -364,15 +370,15 @@ def test_bad_buckets(lenient: Recorder, given: object) -> None:
     """What is no bucket is counted and left out; the operation runs."""
     with progress.batch("b") as batch, batch.operation("job", eta_key=given) as op:  # type: ignore[arg-type]
         assert op.recording
-    (lesson,) = lenient.runtime.store.collect().trajectories
+    (lesson,) = lenient.runtime._store.collect().trajectories
     assert lesson.key.eta_key == ""
-    assert lenient.runtime.totals.read().counters[semconv.UPDATES_REJECTED] == {("eta_key",): 1}
+    assert lenient.runtime._totals.read().counters[semconv.UPDATES_REJECTED] == {("eta_key",): 1}
 
 
 def test_gaps_of_the_past() -> None:
     """The longest silence of a curve is known where its points are all there were; where they were thinned, only one that stands out."""
-    assert longest_gap(Trajectory(9.0)) == 0.0
-    assert longest_gap(Trajectory(100.0, ((0.0, 0.0), (10.0, 0.2), (100.0, 1.0)))) == 90.0
+    assert compute_longest_gap(Trajectory(9.0)) == 0.0
+    assert compute_longest_gap(Trajectory(100.0, ((0.0, 0.0), (10.0, 0.2), (100.0, 1.0)))) == 90.0
     even = tuple((float(n), n / 63) for n in range(64))
-    assert longest_gap(Trajectory(63.0, even)) == 0.0
-    assert longest_gap(Trajectory(163.0, (*even[:-1], (163.0, 1.0)))) == 101.0
+    assert compute_longest_gap(Trajectory(63.0, even)) == 0.0
+    assert compute_longest_gap(Trajectory(163.0, (*even[:-1], (163.0, 1.0)))) == 101.0

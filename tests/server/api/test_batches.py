@@ -1,4 +1,4 @@
-"""The list of batches over REST, page by page, from the journal and from the worker's own process."""
+"""Pages of batches over REST, from the journal and from a live process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIST = "/api/v1/batches"
 
 
 def fill_up(journal: SqliteJournal) -> list[str]:
-    """Declare ten batches, several of which started at one moment, and return the ids of all there are in the order of the list."""
+    """Declare ten batches, some with the same start. Return all ids in list order."""
     open_ones = [
         batch_info(f"open-{number}", started_at=WALL - number // 2, total=None) for number in range(6)
     ]
@@ -32,7 +32,8 @@ def fill_up(journal: SqliteJournal) -> list[str]:
         batch_info(f"shut-{number}", started_at=WALL - number // 3, ended_at=WALL + 5) for number in range(4)
     ]
     journal.write(batch(batches=[*reversed(open_ones), *closed]))
-    return [one.id for one in (*open_ones, *closed)] + ["b/1"]  # whose first operation started earlier
+    # The first operation of b/1 started earlier.
+    return [one.id for one in (*open_ones, *closed)] + ["b/1"]
 
 
 def walk(client: Any, limit: int, between: Callable[[int], None] = lambda number: None) -> list[list[str]]:
@@ -48,8 +49,8 @@ def walk(client: Any, limit: int, between: Callable[[int], None] = lambda number
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 10, 11, 500])
-def test_pages_come_to_the_whole_list(client: Any, journal: SqliteJournal, limit: int) -> None:
-    """Those that are not over, then the newest, then by id: each batch once, and a cursor exactly when there is more."""
+def test_pages_contain_every_batch_once(client: Any, journal: SqliteJournal, limit: int) -> None:
+    """Running batches come first, then the newest, then by id."""
     expected = fill_up(journal)
     pages = walk(client, limit)
     assert [id_ for page in pages for id_ in page] == expected
@@ -57,24 +58,25 @@ def test_pages_come_to_the_whole_list(client: Any, journal: SqliteJournal, limit
     assert len(pages) == -(-len(expected) // limit)
 
 
-def test_what_begins_and_ends_meanwhile_moves_no_page(client: Any, journal: SqliteJournal) -> None:
-    """A batch that is over between two pages comes once, where it was, listed already or not; one that is new is on none of them."""
+def test_batch_that_starts_or_ends_between_pages_moves_no_other(client: Any, journal: SqliteJournal) -> None:
+    """An ended one is listed once, and a new one is on no later page."""
     expected = fill_up(journal)
 
-    def work_goes_on(number: int) -> None:
-        after = NOW_WALL + number  # what ends now ends after the first page was read
+    def change_batches(number: int) -> None:
+        # A batch that ends now ends after the first page was read.
+        after = NOW_WALL + number
         journal.write(batch(batches=[batch_info(f"new-{number}", started_at=after, total=None)]))
         for id_ in (f"open-{number - 1}", f"open-{6 - number}"):
             journal.write(
                 batch(batches=[batch_info(id_, sequence=9, started_at=WALL, total=None, ended_at=after)])
             )
 
-    assert [id_ for page in walk(client, 2, work_goes_on) for id_ in page] == expected
+    assert [id_ for page in walk(client, 2, change_batches) for id_ in page] == expected
     assert client.json(LIST)["batches"][0]["id"].startswith("new-")
 
 
-def test_the_worker_itself_pages_through_the_same(tmp_path: Path, serve: Callable[..., Any]) -> None:
-    """Batches of this process and those only the journal has are one list, also where this process knows of one only in part."""
+def test_live_process_and_journal_are_one_list(tmp_path: Path, serve: Callable[..., Any]) -> None:
+    """The process may know only a part of a batch."""
     store = f"sqlite:///{tmp_path}/p.db"
     with recording(store=store, clock=FakeClock(wall=WALL)) as recorder:
         for number in range(4):
@@ -119,20 +121,20 @@ def test_the_worker_itself_pages_through_the_same(tmp_path: Path, serve: Callabl
         encode_cursor("batches", 1.0, True, 1.0, "b", "c"),
     ],
 )
-def test_a_forged_cursor_is_refused(client: Any, cursor: str) -> None:
-    """What this list did not give out is a 422 that says where a cursor comes from."""
-    assert "none that this list gave out" in client.problem(422, LIST, params={"cursor": cursor})["detail"]
+def test_forged_cursor_is_refused(client: Any, cursor: str) -> None:
+    """The problem says where a cursor comes from."""
+    assert "Invalid cursor" in client.problem(422, LIST, params={"cursor": cursor})["detail"]
 
 
-def test_a_cursor_of_batches_is_none_of_operations(client: Any, journal: SqliteJournal) -> None:
-    """A cursor belongs to its list, and an empty one is none."""
+def test_cursor_of_batches_is_invalid_for_operations(client: Any, journal: SqliteJournal) -> None:
+    """An empty cursor means the first page."""
     fill_up(journal)
     document = client.json(LIST, params={"limit": 1, "cursor": ""})
     client.problem(422, "/api/v1/operations", params={"cursor": document["next"]})
 
 
-def test_a_cursor_has_room_for_any_id(client: Any, journal: SqliteJournal) -> None:
-    """The longest ids there are, of characters that take the most bytes, can be paged through."""
+def test_cursor_can_contain_the_longest_id(client: Any, journal: SqliteJournal) -> None:
+    """Its characters have the longest encoding."""
     ids = [f"{number}{'😀' * (MAX_ID - 1)}" for number in range(3)]
     journal.write(batch(batches=[batch_info(id_, total=None) for id_ in ids]))
     assert [id_ for page in walk(client, 1) for id_ in page] == [*ids, "b/1"]

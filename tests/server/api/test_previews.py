@@ -1,4 +1,4 @@
-"""Previews over REST: the list, the content with headers that make nothing but a picture of it, and what is not there any more."""
+"""Previews over REST: the list, and the content with its headers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ONE = "/api/v1/operations/render-1"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a journal and its previews: a picture, a text and JSON, of a level and of an operation with an evil id."""
+    """A folder with a journal and previews of three media types."""
     folder = tmp_path_factory.mktemp("previews")
     with recording(store=f"sqlite:///{folder}/progress.db", preview_at="always", strict=False) as recorder:
         with progress.operation("render", id="render-1", total=4) as op, op.level("frame", 7) as frame:
@@ -42,19 +42,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (op, {"html": EVIL}),
             ):
                 level.preview(value, "latent")
-                assert recorder.runtime.previewer is not None
-                assert recorder.runtime.previewer.flush(PATIENCE_S)
+                assert recorder.runtime._previews is not None
+                assert recorder.runtime._previews.flush(PATIENCE_S)
         with progress.operation("render", id=EVIL_ID, total=1) as op:
             op.preview("evil", EVIL)
         with progress.operation("render", id="nothing", total=1):
             pass
-        assert recorder.runtime.force_flush(PATIENCE_S)  # a shutdown waits for a few seconds only
+        # A shutdown waits only for a few seconds.
+        assert recorder.runtime.force_flush(PATIENCE_S)
     return folder
 
 
 @pytest.fixture
 def journal(folder: Path) -> Iterator[Any]:
-    """The journal, as a server reads it."""
+    """The journal, opened read-only."""
     journal = open_journal(f"sqlite:///{folder}/progress.db", read_only=True)
     yield journal
     journal.close()
@@ -62,7 +63,7 @@ def journal(folder: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def ask(journal: Any, folder: Path) -> Iterator[Callable[..., Client]]:
-    """Make clients of applications that keep previews beside the journal, or where they are told."""
+    """Build clients of applications with a store next to the journal, or a given one."""
     apps = []
 
     def make(place: str | None = "auto", **settings: Any) -> Client:
@@ -73,11 +74,11 @@ def ask(journal: Any, folder: Path) -> Iterator[Callable[..., Client]]:
     with threads_end():
         yield make
         for app in apps:
-            app.state.services.asking.close()
+            app.state.services.reader_pool.close()
 
 
-def test_previews_are_listed_with_where_they_are(ask: Callable[..., Client]) -> None:
-    """The list has everything about each preview but its place in the store; its URL leads to the content."""
+def test_preview_list_has_urls_but_no_locations(ask: Callable[..., Client]) -> None:
+    """The URL leads to the content."""
     client = ask()
     document = client.json(f"{ONE}/previews")
     picture, text, data = document["previews"]
@@ -102,23 +103,22 @@ def test_previews_are_listed_with_where_they_are(ask: Callable[..., Client]) -> 
 @pytest.mark.parametrize(
     ("number", "media_type"), [(1, "image/png"), (2, "text/plain; charset=utf-8"), (3, "application/json")]
 )
-def test_content_is_nothing_but_what_it_is(ask: Callable[..., Client], number: int, media_type: str) -> None:
-    """Whatever the content says, a browser is told its one type, not to guess, and to run nothing of it."""
+def test_preview_content_cannot_be_executed(ask: Callable[..., Client], number: int, media_type: str) -> None:
+    """The browser gets one media type, and may not sniff or run it."""
     answer = ask().get(f"{ONE}/previews/{number}")
     assert answer.status_code == 200
     headers = answer.headers
     assert headers.get_list("content-type") == [media_type]
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["content-security-policy"] == "sandbox; default-src 'none'"
-    assert (
-        headers["cross-origin-resource-policy"] == "cross-origin"
-    )  # so that a Grafana elsewhere can show it
+    # A Grafana on another origin can show it.
+    assert headers["cross-origin-resource-policy"] == "cross-origin"
     assert headers["content-disposition"].startswith(f'inline; filename="preview-{number}.')
     assert "access-control-allow-origin" not in headers
 
 
-def test_only_what_cannot_change_is_kept_for_ever(ask: Callable[..., Client]) -> None:
-    """By its digest content may be kept for ever; by its number it is asked for again, and 304 says that it is the same."""
+def test_only_a_preview_with_digest_is_cached_permanently(ask: Callable[..., Client]) -> None:
+    """Without a digest it is validated with its ETag."""
     client = ask()
     (url, digest), *_ = [(one["url"], one["digest"]) for one in client.json(f"{ONE}/previews")["previews"]]
     assert client.get(f"/{url}").headers["cache-control"] == "private, max-age=31536000, immutable"
@@ -131,11 +131,11 @@ def test_only_what_cannot_change_is_kept_for_ever(ask: Callable[..., Client]) ->
     assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", "image/png")
 
 
-def test_what_is_not_there_is_a_problem(ask: Callable[..., Client]) -> None:
-    """A number that never was, another run's digest, and nonsense are told apart."""
+def test_missing_preview_is_a_problem(ask: Callable[..., Client]) -> None:
+    """Unknown numbers and digests of other runs have different problems."""
     client = ask()
-    assert "the last one is 3" in client.problem(404, f"{ONE}/previews/4")["detail"]
-    assert "it has none" in client.problem(404, "/api/v1/operations/nothing/previews/1")["detail"]
+    assert "The newest one is 3." in client.problem(404, f"{ONE}/previews/4")["detail"]
+    assert "The operation has none." in client.problem(404, "/api/v1/operations/nothing/previews/1")["detail"]
     assert "another run" in client.problem(410, f"{ONE}/previews/1?digest={'0' * 64}")["detail"]
     for bad in ("first", "-1", "1.5", str(2**64)):
         client.problem(422, f"{ONE}/previews/{bad}")
@@ -144,8 +144,8 @@ def test_what_is_not_there_is_a_problem(ask: Callable[..., Client]) -> None:
     client.problem(422, f"{ONE}/previews/..%2f1")
 
 
-def test_an_evil_id_leads_to_its_own_previews(ask: Callable[..., Client]) -> None:
-    """The URL of the list works for an id with everything in it that means something to a URL."""
+def test_preview_url_of_an_id_with_special_characters_works(ask: Callable[..., Client]) -> None:
+    """The id contains every character with a meaning in URLs."""
     client = ask()
     from urllib.parse import quote
 
@@ -155,8 +155,8 @@ def test_an_evil_id_leads_to_its_own_previews(ask: Callable[..., Client]) -> Non
     assert (answer.content, answer.headers["content-type"]) == (b"evil", "text/plain; charset=utf-8")
 
 
-def test_nothing_outside_of_the_store_is_served(ask: Callable[..., Client], tmp_path: Path) -> None:
-    """A server that keeps previews elsewhere, or none, serves no location of a row, and does not say where that is."""
+def test_location_outside_the_store_is_not_served(ask: Callable[..., Client], tmp_path: Path) -> None:
+    """The problem does not contain the location."""
     for client in (ask(str(tmp_path)), ask("memory:"), ask(None)):
         detail = client.problem(404, f"{ONE}/previews/1")["detail"]
         assert "OTEL_PROGRESS_PREVIEWS" in detail
@@ -164,8 +164,8 @@ def test_nothing_outside_of_the_store_is_served(ask: Callable[..., Client], tmp_
         assert len(client.json(f"{ONE}/previews")["previews"]) == 3
 
 
-def test_the_token_is_asked_for(ask: Callable[..., Client]) -> None:
-    """Without the token there is neither the list nor the content, and the token in the query is none."""
+def test_previews_require_the_token(ask: Callable[..., Client]) -> None:
+    """The query does not accept it."""
     client = ask(token="t" * 20)
     for path in (f"{ONE}/previews", f"{ONE}/previews/1"):
         client.problem(401, path)
@@ -174,19 +174,19 @@ def test_the_token_is_asked_for(ask: Callable[..., Client]) -> None:
         client.problem(421, path, headers={"Host": "evil.example.org"})
 
 
-def test_content_that_was_changed_or_deleted_is_gone(
+def test_changed_or_deleted_content_is_not_served(
     ask: Callable[..., Client], journal: Any, folder: Path
 ) -> None:
-    """What somebody puts into the place of content is not served, nor is a link; what was deleted is told as gone."""
+    """Replaced content and links are refused."""
     client = ask()
     store = open_store("auto", folder / "progress.db")
     path = store.path_of(journal.previews("render-1")[1].location)  # type: ignore[attr-defined]
     before = path.read_bytes()
     try:
         path.write_bytes(b"<html>owned</html>")
-        assert "no longer what was stored" in client.problem(410, f"{ONE}/previews/2")["detail"]
+        assert "has changed since it was stored" in client.problem(410, f"{ONE}/previews/2")["detail"]
         path.unlink()
-        assert "no longer kept" in client.problem(410, f"{ONE}/previews/2")["detail"]
+        assert "no longer stored" in client.problem(410, f"{ONE}/previews/2")["detail"]
         path.symlink_to("/etc/passwd")
         client.problem(410, f"{ONE}/previews/2")
         path.unlink()
@@ -198,29 +198,29 @@ def test_content_that_was_changed_or_deleted_is_gone(
     assert client.get(f"{ONE}/previews/2").content == before
 
 
-def test_a_worker_serves_what_it_keeps_in_memory() -> None:
-    """With a store in memory the worker's own server has the content as well."""
+def test_server_of_the_process_serves_previews_in_memory() -> None:
+    """The store is in memory."""
     with (
         recording(server_port=0, preview_at="always") as recorder,
         progress.operation("render", id="r", total=1) as op,
     ):
         op.preview("in memory")
-        assert recorder.runtime.previewer is not None
-        assert recorder.runtime.previewer.flush(PATIENCE_S)
-        answer = get(recorder.runtime.previewer.address("r", 1))
+        assert recorder.runtime._previews is not None
+        assert recorder.runtime._previews.flush(PATIENCE_S)
+        answer = get(recorder.runtime._previews.address("r", 1))
     assert (answer.status_code, answer.text) == (200, "in memory")
 
 
-def test_the_stream_tells_of_each(recorder: Recorder) -> None:
-    """Who follows an operation is told of each preview that is stored from then on, and of its number in the snapshot."""
+def test_stream_sends_each_new_preview(recorder: Recorder) -> None:
+    """The snapshot contains the number of the last one."""
     with progress.operation("render", id="one", total=1) as op, serving(recorder) as server:
         op.preview("before", at="always")
-        assert recorder.runtime.previewer is not None
-        assert recorder.runtime.previewer.flush(PATIENCE_S)
+        assert recorder.runtime._previews is not None
+        assert recorder.runtime._previews.flush(PATIENCE_S)
         with stream(server, "?operation=one&levels=true") as told:
             assert "preview" not in [one.kind for one in until(told, "ready")]
             op.preview("after", "latent", at="always")
-            assert recorder.runtime.previewer.flush(PATIENCE_S)
+            assert recorder.runtime._previews.flush(PATIENCE_S)
             document = until(told, "preview")[-1].document
             assert (document["number"], document["name"], document["operation_id"]) == (2, "latent", "one")
             assert "location" not in document

@@ -1,4 +1,4 @@
-"""Pages of what an operation has recorded: events, log records, samples, previews."""
+"""Pages of the records of an operation: events, logs, samples, previews."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = {"events": "number", "logs": "number", "previews": "number", "resources"
 
 
 def fill_up(journal: SqliteJournal) -> None:
-    """Add five records of each kind after those of the stock, two of them older than what is there."""
+    """Add five records of each kind, two of them older than the existing ones."""
     for number in range(11, 16):
         journal.write(
             batch(
@@ -38,7 +38,7 @@ def fill_up(journal: SqliteJournal) -> None:
 def walk(
     client: Any, kind: str, limit: int, between: Callable[[], None] = lambda: None, **query: Any
 ) -> list[list[float]]:
-    """Return the places of the records, page by page."""
+    """Return the positions of the records, page by page."""
     pages: list[list[float]] = []
     cursor: str | None = None
     while not pages or cursor:
@@ -53,8 +53,8 @@ def walk(
 
 @pytest.mark.parametrize("limit", [1, 3, 5])
 @pytest.mark.parametrize("kind", KINDS)
-def test_pages_go_back_through_everything(client: Any, journal: SqliteJournal, kind: str, limit: int) -> None:
-    """The newest page comes first, each in its order; together they are the whole list, every record once."""
+def test_pages_contain_every_record_once(client: Any, journal: SqliteJournal, kind: str, limit: int) -> None:
+    """The newest page is first."""
     fill_up(journal)
     whole = walk(client, kind, 5000)
     pages = walk(client, kind, limit)
@@ -65,13 +65,13 @@ def test_pages_go_back_through_everything(client: Any, journal: SqliteJournal, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_comes_meanwhile_moves_no_page(client: Any, journal: SqliteJournal, kind: str) -> None:
-    """A record made between two pages is on neither; without a cursor it is the first."""
+def test_new_record_moves_no_page(client: Any, journal: SqliteJournal, kind: str) -> None:
+    """It is on the first page only."""
     fill_up(journal)
     before = [place for page in walk(client, kind, 1) for place in page]
     numbers = iter(range(101, 200))
 
-    def work_goes_on() -> None:
+    def add_records() -> None:
         number = next(numbers)
         journal.write(
             batch(
@@ -82,23 +82,23 @@ def test_what_comes_meanwhile_moves_no_page(client: Any, journal: SqliteJournal,
             )
         )
 
-    assert [place for page in walk(client, kind, 1, work_goes_on) for place in page] == before
+    assert [place for page in walk(client, kind, 1, add_records) for place in page] == before
     assert walk(client, kind, 5000)[0][-1] != before[0]
 
 
-def test_filters_hold_on_every_page(client: Any, journal: SqliteJournal) -> None:
-    """Outcome, severity, place, moment and the number to follow from narrow each page as they do the first."""
+def test_filters_apply_to_every_page(client: Any, journal: SqliteJournal) -> None:
+    """The cursor keeps no filter of its own."""
     fill_up(journal)
     assert walk(client, "events", 1, outcome="failed") == [[14], [12], [2]]
     assert walk(client, "events", 2, since=str(WALL + 11)) == [[14, 15], [12, 13], [11]]
     assert walk(client, "logs", 2, after=11) == [[14, 15], [12, 13]]
-    assert walk(client, "logs", 1, level="error") == [[2]]
+    assert walk(client, "logs", 1, severity="error") == [[2]]
     assert walk(client, "previews", 1, path="song:07") == [[]]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_processes_that_share_a_run_share_numbers(client: Any, journal: SqliteJournal, limit: int) -> None:
-    """Each process numbers its own events: those of one number stand on both sides of a cursor, and none is lost or comes twice."""
+def test_records_with_equal_numbers_are_listed_once(client: Any, journal: SqliteJournal, limit: int) -> None:
+    """Processes that share a run number their records independently."""
     for writer in "abc":
         journal.write(
             batch(instance=instance(writer), events=[event(20, name=writer), event(21, name=writer)])
@@ -114,11 +114,11 @@ def test_processes_that_share_a_run_share_numbers(client: Any, journal: SqliteJo
     assert len(seen) == 8
 
 
-def test_a_cursor_of_an_earlier_run_is_refused(client: Any, journal: SqliteJournal) -> None:
-    """The numbers of another run mean something else: the answer says to begin again."""
+def test_cursor_of_an_earlier_run_is_refused(client: Any, journal: SqliteJournal) -> None:
+    """The problem says to start again."""
     cursor = client.json(f"{FRIDAY}/events?limit=1")["next"]
     journal.write(batch(snapshot(run="run-2", started_at=WALL + 90)))
-    assert "Begin again" in client.problem(422, f"{FRIDAY}/events?cursor={cursor}")["detail"]
+    assert "start again" in client.problem(422, f"{FRIDAY}/events?cursor={cursor}")["detail"]
 
 
 @pytest.mark.parametrize(
@@ -136,22 +136,22 @@ def test_a_cursor_of_an_earlier_run_is_refused(client: Any, journal: SqliteJourn
         encode_cursor("events", 1, 1, "run-1", "more"),
     ],
 )
-def test_a_cursor_of_another_list_is_refused(client: Any, cursor: str) -> None:
-    """Cursors of other lists, and forged ones, are problems that say where to take one from."""
+def test_cursor_of_another_list_is_refused(client: Any, cursor: str) -> None:
+    """Forged cursors are refused, too."""
     assert (
-        "next of the page before"
+        "next of the previous page"
         in client.problem(422, f"{FRIDAY}/events", params={"cursor": cursor})["detail"]
     )
 
 
 @pytest.mark.parametrize("clock", [float("nan"), float("inf"), True])
-def test_a_moment_that_is_none_is_refused(client: Any, clock: float) -> None:
+def test_cursor_with_an_infinite_clock_is_refused(client: Any, clock: float) -> None:
     """The clock of a sample is a finite number."""
     client.problem(422, f"{FRIDAY}/resources", params={"cursor": encode_cursor("samples", clock, 1, "run-1")})
 
 
-def test_a_record_that_is_gone_takes_no_other_with_it() -> None:
-    """When the record a cursor stands at was dropped meanwhile, those before it still come, each once."""
+def test_deleted_record_of_a_cursor_hides_no_other() -> None:
+    """Earlier records are still listed once."""
     records = [event(number) for number in range(1, 7)]
     page, cursor = page_of_records(EVENTS, lambda upto, most: records[-most:], "run-1", 2, None)
     assert [one.number for one in page] == [5, 6]
@@ -161,8 +161,10 @@ def test_a_record_that_is_gone_takes_no_other_with_it() -> None:
 
 
 @pytest.mark.parametrize("where", ["live", "both"])
-def test_a_process_answers_for_itself_in_pages(serve: Callable[..., Any], tmp_path: Path, where: str) -> None:
-    """The live store, alone or with a journal behind it, gives the same pages as a journal."""
+def test_live_store_has_the_same_pages_as_a_journal(
+    serve: Callable[..., Any], tmp_path: Path, where: str
+) -> None:
+    """It is used alone, or with a journal."""
     with (
         recording(
             store=f"sqlite:///{tmp_path}/p.db", capture_logs="WARNING", preview_at="always"
@@ -170,15 +172,15 @@ def test_a_process_answers_for_itself_in_pages(serve: Callable[..., Any], tmp_pa
         progress.operation("setlist", id="friday-42", total=5) as op,
     ):
         runtime = recorder.runtime
-        assert runtime.previewer is not None
+        assert runtime._previews is not None
         for number in range(5):
             recorder.clock.advance(1.0)
             op.item(f"item {number}")
             logging.getLogger("nightly").warning("message %d", number)
             op.preview(f"text {number}")
-            assert runtime.previewer.flush(60)
+            assert runtime._previews.flush(60)
         assert runtime.force_flush(60.0)
-        client = serve(runtime.store if where == "live" else runtime.reader)
+        client = serve(runtime._store.reader if where == "live" else runtime.reader)
         for kind in ("events", "logs", "previews"):
             (whole,) = walk(client, kind, 5000)
             pages = walk(client, kind, 2)
@@ -186,12 +188,12 @@ def test_a_process_answers_for_itself_in_pages(serve: Callable[..., Any], tmp_pa
             assert [place for page in reversed(pages) for place in page] == whole
 
 
-def test_samples_of_a_process_come_in_pages(serve: Callable[..., Any]) -> None:
-    """Samples that only the live store has come in pages by the worker's own clock."""
+def test_samples_of_a_live_store_are_paged_by_clock(serve: Callable[..., Any]) -> None:
+    """Only the process has them."""
     with recording() as recorder, progress.operation("setlist", id="friday-42"):
-        store = recorder.runtime.store
+        store = recorder.runtime._store
         for _ in range(3):
             recorder.clock.advance(1.0)
             store.add_sample(sample(at=recorder.clock.wall(), clock=recorder.clock.monotonic()))
-        (whole,) = walk(serve(store), "resources", 600)
-        assert walk(serve(store), "resources", 2) == [whole[1:], whole[:1]]
+        (whole,) = walk(serve(store.reader), "resources", 600)
+        assert walk(serve(store.reader), "resources", 2) == [whole[1:], whole[:1]]

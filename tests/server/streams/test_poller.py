@@ -1,81 +1,76 @@
-"""What the hub looks up beside the watch: batches, and what became of operations that nobody told of."""
+"""Polls of batches and of runs whose end or deletion the watch did not report."""
 
 from __future__ import annotations
-
-import asyncio
-
-import pytest
 
 from otel_progress.batches import BatchCursor
 from otel_progress.operations import BatchSnapshot
 from otel_progress.server.counters import ServerCounters
-from otel_progress.server.settings import StreamLimits
-from otel_progress.server.streams import poller as looking
+from otel_progress.server.settings import PollIntervals, StreamLimits
 from otel_progress.server.streams.hub import Hub
 from otel_progress.server.streams.subscriber import Selection
 from tests.support.scripted_reader import Scripted, a_batch, an, an_ended, eventually, in_a_loop, seen
 
+LIMITS = StreamLimits(
+    interval_s=0.005,
+    polling=PollIntervals(
+        pause_s=0.005,
+        idle_pause_s=0.005,
+        batches_s=0.01,
+        idle_batches_s=0.01,
+        reconcile_s=0.01,
+        settle_s=0.01,
+    ),
+)
+"""Intervals that are so short that no test waits."""
 
-@pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look at everything all the time, so that no test waits."""
-    for name in ("BATCHES_EVERY_S", "BATCHES_AT_LEAST_S", "SWEEP_EVERY_S", "_SETTLED_S"):
-        monkeypatch.setattr(looking, name, 0.01)
 
-    async def a_moment(event: asyncio.Event, seconds: float) -> None:
-        del event, seconds
-        await asyncio.sleep(0.005)
+def test_run_deleted_by_another_process_is_reported() -> None:
+    """A run whose end the watch did not report is sent again in its final state."""
 
-    monkeypatch.setattr(looking, "wait_for_event", a_moment)
-
-
-def test_what_vanished_is_found_out() -> None:
-    """A run deleted by another process is gone; one that ended while nobody watched comes once more, as it ended."""
-
-    async def scene() -> None:
+    async def run_scenario() -> None:
         reader = Scripted()
         reader.operations.update({"a": an("a"), "b": an("b"), "c": an("c")})
-        hub = Hub(reader, ServerCounters(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
-        follower = hub.attach("sse")
-        follower.begin(Selection(), (), levels=False)
-        await eventually(lambda: seen(follower).count("snapshot") == 3, follower)
+        hub = Hub(reader, ServerCounters(), limits=LIMITS)  # type: ignore[arg-type]
+        subscriber = hub.attach("sse")
+        subscriber.start(Selection(), (), levels=False)
+        await eventually(lambda: seen(subscriber).count("snapshot") == 3, subscriber)
         del reader.operations["a"]
-        await eventually(lambda: "gone" in seen(follower), follower)
+        await eventually(lambda: "gone" in seen(subscriber), subscriber)
         assert {message.operation_id for message in hub.known_runs()} == {"b", "c"}
         reader.operations["b"] = an_ended("b", 9)
         reader.operations["b again"] = an_ended("b", 9, run="another")
         hub.resolve_missing(reader.get("b"), "b", "run of b")
-        await eventually(lambda: ("snapshot", 9) in follower.__dict__["seen"], follower)
-        hub.forget("b")
-        await eventually(lambda: seen(follower).count("gone") == 2, follower)
+        await eventually(lambda: ("snapshot", 9) in subscriber.__dict__["seen"], subscriber)
+        hub.report_deleted("b")
+        await eventually(lambda: seen(subscriber).count("gone") == 2, subscriber)
         hub.close()
 
-    in_a_loop(scene)
+    in_a_loop(run_scenario)
 
 
-def test_batches_are_told_when_they_say_something_new() -> None:
-    """A batch comes when it was declared and when it changed, and not at each look."""
+def test_batch_is_sent_only_after_a_change() -> None:
+    """A poll without a change sends nothing."""
 
-    class Batching(Scripted):
+    class BatchReader(Scripted):
         now: tuple[BatchSnapshot, ...] = ()
-        looks = 0
+        polls = 0
 
         def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> tuple[BatchSnapshot, ...]:
-            self.looks += 1
+            self.polls += 1
             return self.now[:limit] if after is None else ()
 
-    async def scene() -> None:
-        reader = Batching()
-        hub = Hub(reader, ServerCounters(), limits=StreamLimits(interval_s=0.005))  # type: ignore[arg-type]
-        follower = hub.attach("sse")
-        follower.begin(Selection(), (), levels=False)
+    async def run_scenario() -> None:
+        reader = BatchReader()
+        hub = Hub(reader, ServerCounters(), limits=LIMITS)  # type: ignore[arg-type]
+        subscriber = hub.attach("sse")
+        subscriber.start(Selection(), (), levels=False)
         reader.now = (a_batch("b1"),)
-        await eventually(lambda: seen(follower) == ["batch"], follower)
-        looks = reader.looks
-        await eventually(lambda: reader.looks > looks + 2, follower)
-        assert seen(follower) == ["batch"]
+        await eventually(lambda: seen(subscriber) == ["batch"], subscriber)
+        polls = reader.polls
+        await eventually(lambda: reader.polls > polls + 2, subscriber)
+        assert seen(subscriber) == ["batch"]
         reader.now = (a_batch("b2"), a_batch("b1"))
-        await eventually(lambda: seen(follower) == ["batch", "batch"], follower)
+        await eventually(lambda: seen(subscriber) == ["batch", "batch"], subscriber)
         hub.close()
 
-    in_a_loop(scene)
+    in_a_loop(run_scenario)

@@ -1,4 +1,4 @@
-"""Server-sent events over a real server: the full set, what changes, resuming, and what is refused."""
+"""Server-sent events over a real server."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.support.server_threads import threads_end
 from tests.support.servers import poll
 
 
-def test_the_full_set_then_ready_then_changes(recorder: Recorder) -> None:
-    """A client has everything active, is told so, and then each change with its place in the sequence."""
+def test_client_receives_full_set_then_ready_then_changes(recorder: Recorder) -> None:
+    """Each change has its id in the sequence."""
     with (
         progress.operation("survey", "One", id="one", total=10) as one,
         progress.operation("survey", id="two"),
@@ -35,11 +35,11 @@ def test_the_full_set_then_ready_then_changes(recorder: Recorder) -> None:
         assert change.document["current"] == 1
         assert change.document["message"] == "a\nb\r\n\n: \u2028 event: gone"
         assert "levels" not in change.document
-        poll(lambda: not server.hub.followers)
+        poll(lambda: not server.hub.subscribers)
 
 
-def test_resuming_over_the_wire(recorder: Recorder) -> None:
-    """With its last id a client gets what it missed and nothing else; with a foreign one a reset and the full set."""
+def test_client_with_last_event_id_receives_missed_messages(recorder: Recorder) -> None:
+    """An unknown id gets a reset and the full set."""
     with (
         progress.operation("survey", id="one", total=10) as one,
         progress.operation("survey", id="two"),
@@ -48,7 +48,8 @@ def test_resuming_over_the_wire(recorder: Recorder) -> None:
         with stream(server) as told:
             last = until(told, "ready")[-1].id
         one.increment()
-        poll(lambda: server.hub.head > int(last.partition("-")[2]))  # until it is there to be missed
+        # Wait until the hub has the change that the client misses.
+        poll(lambda: server.hub.last_number > int(last.partition("-")[2]))
         with stream(server, **{"Last-Event-ID": last}) as told:
             missed = until(told, "ready")
         assert [event.document.get("operation_id") for event in missed] == ["one", None]
@@ -57,8 +58,8 @@ def test_resuming_over_the_wire(recorder: Recorder) -> None:
         assert [event.kind for event in again] == ["reset", "snapshot", "snapshot", "ready"]
 
 
-def test_by_id_with_levels_and_items(recorder: Recorder) -> None:
-    """Who names an operation can have its levels, and is told of its items."""
+def test_client_by_id_receives_levels_and_items(recorder: Recorder) -> None:
+    """Other operations are not sent."""
     with (
         progress.operation("survey", id="one") as one,
         progress.operation("survey", id="two"),
@@ -81,8 +82,8 @@ def test_by_id_with_levels_and_items(recorder: Recorder) -> None:
         assert [level["path"] for level in found["snapshot"].document["levels"]] == ["folder:src"]
 
 
-def test_by_type(recorder: Recorder) -> None:
-    """A type filters, also operations that begin later."""
+def test_client_by_type_receives_only_that_type(recorder: Recorder) -> None:
+    """Operations that start later are filtered, too."""
     with (
         progress.operation("video", id="a"),
         progress.operation("audio", id="b"),
@@ -97,7 +98,7 @@ def test_by_type(recorder: Recorder) -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with small limits, the same for all tests."""
+    """A server with small limits for all tests."""
     with serving_nothing(
         tmp_path_factory.mktemp("small"), streams=StreamLimits(subscriptions=2, trees=1)
     ) as server:
@@ -117,17 +118,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ("?operation=a&operation=b&levels=true", 503),
     ],
 )
-def test_what_cannot_be_followed_is_refused(small: Server, query: str, status: int) -> None:
-    """A wrong query gets a problem document that says what was expected, and no stream."""
+def test_invalid_query_is_refused(small: Server, query: str, status: int) -> None:
+    """The problem says what was expected, and no stream starts."""
     answer = get(f"{small.url}api/v1/stream{query}")
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert len(answer.json()["detail"]) > 20
-    assert not small.hub.followers
+    assert not small.hub.subscribers
 
 
-def test_heartbeats_and_retry(recorder: Recorder) -> None:
-    """A browser is told to come back soon, and a silent stream shows that it lives."""
+def test_stream_sends_retry_time_and_heartbeats(recorder: Recorder) -> None:
+    """A heartbeat shows that a silent stream is alive."""
     with (
         serving(recorder, streams=StreamLimits(heartbeat_s=0.05)) as server,
         httpx.stream(
@@ -139,8 +140,8 @@ def test_heartbeats_and_retry(recorder: Recorder) -> None:
         assert any(line == ": heartbeat" for line in lines)
 
 
-def test_too_many_clients_are_refused(recorder: Recorder) -> None:
-    """One more than the limit is told to come back later, and counted; those who are there stay."""
+def test_client_beyond_the_limit_is_refused(recorder: Recorder) -> None:
+    """It is counted. Connected clients stay."""
     with serving(recorder, streams=StreamLimits(clients=1)) as server, stream(server) as told:
         until(told, "ready")
         answer = get(f"{server.url}api/v1/stream")
@@ -149,8 +150,8 @@ def test_too_many_clients_are_refused(recorder: Recorder) -> None:
         assert {("clients",): 1} in server.counts.read().values()
 
 
-def test_the_token_is_asked_for(recorder: Recorder) -> None:
-    """Without it nothing is told; in the header or the query it opens the stream."""
+def test_stream_requires_the_token(recorder: Recorder) -> None:
+    """The token can be in the header or in the query."""
     with serving(recorder, token="correct-horse-battery") as server:
         assert get(f"{server.url}api/v1/stream").status_code == 401
         with stream(server, "?access_token=correct-horse-battery") as told:
@@ -159,8 +160,8 @@ def test_the_token_is_asked_for(recorder: Recorder) -> None:
             until(told, "ready")
 
 
-def test_what_is_deleted_is_told_at_once(tmp_path: Path) -> None:
-    """DELETE is followed by `gone`, also for who asked by its id for what ended before the server began; never again is it shown."""
+def test_deleted_operation_is_reported_immediately(tmp_path: Path) -> None:
+    """A client by id also receives it for an operation that ended earlier."""
     journal = SqliteJournal(tmp_path / "progress.db")
     root = ended(operation_id="old", id="old", run="run-old")
     journal.write(batch(root))
@@ -176,8 +177,8 @@ def test_what_is_deleted_is_told_at_once(tmp_path: Path) -> None:
             assert "snapshot" not in [event.kind for event in until(later, "ready")]
 
 
-def test_a_plain_request_to_the_socket_is_told_what_it_is(small: Server) -> None:
-    """Without an upgrade the WebSocket's path answers 426, and with what to use."""
+def test_websocket_path_without_upgrade_answers_426(small: Server) -> None:
+    """The problem names the alternative."""
     answer = get(f"{small.url}api/v1/ws")
     assert answer.status_code == 426
     assert answer.headers["upgrade"] == "websocket"

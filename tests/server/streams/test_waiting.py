@@ -1,4 +1,4 @@
-"""A task that waits in a loop ends when it is cancelled, whatever happens in that moment."""
+"""Waiting for an event with a timeout."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from otel_progress.server.streams.waiting import wait_for_event
 
 
 @pytest.mark.parametrize("steps", range(8))
-def test_a_cancellation_is_never_lost(steps: int) -> None:
-    """However many steps of the loop after the event was set it comes."""
+def test_wait_with_a_cancellation_near_the_event_is_cancelled(steps: int) -> None:
+    """The cancellation comes some steps of the event loop after the event."""
 
-    async def scene() -> None:
+    async def run_scenario() -> None:
         event = asyncio.Event()
 
         async def work() -> None:
@@ -36,16 +36,16 @@ def test_a_cancellation_is_never_lost(steps: int) -> None:
         task.cancel()
         assert ended
 
-    asyncio.run(scene())
+    asyncio.run(run_scenario())
 
 
-def test_the_time_runs_out_or_the_event_comes() -> None:
-    """It tells which of both it was."""
+def test_wait_returns_whether_the_event_was_set() -> None:
+    """False means that the time is over."""
 
-    async def scene() -> None:
+    async def run_scenario() -> None:
         event = asyncio.Event()
         assert await wait_for_event(event, 0.001) is False
         event.set()
         assert await wait_for_event(event, 600.0) is True
 
-    asyncio.run(scene())
+    asyncio.run(run_scenario())

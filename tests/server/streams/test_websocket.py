@@ -1,4 +1,4 @@
-"""The WebSocket over a real server: state at once, then updates; whatever a client says, the connection stays."""
+"""The WebSocket over a real server."""
 
 from __future__ import annotations
 
@@ -20,59 +20,59 @@ from tests.support.api_server import PATIENCE_S, serving, serving_nothing
 
 @contextmanager
 def connected(server: Server, **arguments: Any) -> Iterator[ClientConnection]:
-    """Connect a client. It sends no pings of its own: how soon they are answered is a matter of how busy the machine is."""
+    """Connect a client that sends no pings: a busy machine may answer them late."""
     url = server.url.replace("http", "ws", 1) + "api/v1/ws"
     with connect(url, proxy=None, open_timeout=PATIENCE_S, ping_interval=None, **arguments) as client:
         yield client
 
 
-def say(client: ClientConnection, **message: Any) -> None:
-    """Send a message."""
+def send_message(client: ClientConnection, **message: Any) -> None:
+    """Send a JSON message."""
     client.send(json.dumps(message))
 
 
-def hear(client: ClientConnection, kind: str) -> dict[str, Any]:
-    """Return the next message of a kind."""
+def receive_message(client: ClientConnection, kind: str) -> dict[str, Any]:
+    """Return the next message of a kind, and skip others."""
     while True:
         message: dict[str, Any] = json.loads(client.recv(timeout=PATIENCE_S))
         if message["type"] == kind:
             return message
 
 
-def test_state_at_once_then_updates(recorder: Recorder) -> None:
-    """A subscription is confirmed, the current state comes, then what changes; and no more after unsubscribing."""
+def test_subscriber_receives_current_state_then_updates(recorder: Recorder) -> None:
+    """After unsubscribing it receives no more."""
     with (
         progress.operation("survey", id="one", total=9) as one,
         serving(recorder) as server,
         connected(server) as client,
     ):
-        say(client, type="subscribe", operations=["one"])
-        assert hear(client, "subscribed")["operations"] == ["one"]
-        assert hear(client, "progress.update")["operation"]["current"] == 0
-        hear(client, "ready")
+        send_message(client, type="subscribe", operations=["one"])
+        assert receive_message(client, "subscribed")["operations"] == ["one"]
+        assert receive_message(client, "progress.update")["operation"]["current"] == 0
+        receive_message(client, "ready")
         one.increment()
-        update = hear(client, "progress.update")
+        update = receive_message(client, "progress.update")
         assert update["operation"]["current"] == 1
         assert update["id"].startswith(server.hub.epoch)
-        say(client, type="unsubscribe", operations="*")
-        hear(client, "unsubscribed")
+        send_message(client, type="unsubscribe", operations="*")
+        receive_message(client, "unsubscribed")
         one.increment()
-        say(client, type="ping")
+        send_message(client, type="ping")
         assert json.loads(client.recv(timeout=PATIENCE_S)) == {"type": "pong"}
 
 
-def test_everything(recorder: Recorder) -> None:
-    """A star subscribes to all operations, those to come included."""
+def test_star_subscribes_to_all_operations(recorder: Recorder) -> None:
+    """Operations that start later are included."""
     with serving(recorder) as server, connected(server) as client:
-        say(client, type="subscribe", operations="*")
-        hear(client, "ready")
+        send_message(client, type="subscribe", operations="*")
+        receive_message(client, "ready")
         with progress.operation("survey", id="later"):
-            assert hear(client, "progress.update")["operation"]["operation_id"] == "later"
+            assert receive_message(client, "progress.update")["operation"]["operation_id"] == "later"
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with small limits, the same for all tests; each has a connection of its own."""
+    """A server with small limits for all tests. Each test has its own connection."""
     with serving_nothing(
         tmp_path_factory.mktemp("small"), streams=StreamLimits(subscriptions=2, trees=1)
     ) as server:
@@ -103,47 +103,41 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         b"\x00\xff",
     ],
 )
-def test_a_bad_message_gets_an_error_and_the_connection_stays(small: Server, said: str | bytes) -> None:
-    """The error says what was expected; the next message is followed as if nothing had been."""
+def test_invalid_message_gets_an_error_and_the_connection_stays(small: Server, said: str | bytes) -> None:
+    """The error says what was expected."""
     with connected(small) as client:
         client.send(said)
-        error = hear(client, "error")
+        error = receive_message(client, "error")
         assert error["title"]
-        assert (
-            "xpected" in error["detail"]
-            or "Subscribe" in error["detail"]
-            or "subscribe" in error["detail"]
-            or "Name" in error["detail"]
-        )
-        say(client, type="ping")
-        hear(client, "pong")
+        assert any(word in error["detail"] for word in ("Expected", "Subscribe", "Name"))
+        send_message(client, type="ping")
+        receive_message(client, "pong")
 
 
-def test_a_client_that_talks_too_much_is_slowed(recorder: Recorder) -> None:
-    """Beyond its allowance a message is answered by an error instead of being followed."""
+def test_client_beyond_the_rate_limit_gets_an_error(recorder: Recorder) -> None:
+    """The message is ignored."""
     with serving(recorder) as server:
-        server.hub.clock = (
-            FakeClock().monotonic
-        )  # the allowance grows with time, and how long sending takes is not known
+        # With a stopped clock the token bucket is not refilled.
+        server.hub.clock = FakeClock().monotonic
         with connected(server) as client:
             for _ in range(101):
-                say(client, type="ping")
-            assert hear(client, "error")["title"] == "Too many messages"
+                send_message(client, type="ping")
+            assert receive_message(client, "error")["title"] == "Too many messages"
 
 
-def test_the_server_says_goodbye(recorder: Recorder) -> None:
-    """A server that ends closes with 1001, going away."""
+def test_stopping_server_closes_with_code_1001(recorder: Recorder) -> None:
+    """The code means "going away"."""
     with serving(recorder) as server, connected(server) as client:
-        say(client, type="subscribe", operations="*")
-        hear(client, "ready")
+        send_message(client, type="subscribe", operations="*")
+        receive_message(client, "ready")
         server.close()
         with pytest.raises(ConnectionClosed):
             client.recv(timeout=PATIENCE_S)
         assert client.protocol.close_code == 1001
 
 
-def test_strangers_are_refused(recorder: Recorder) -> None:
-    """Neither a page of another site nor somebody without the token gets through the handshake."""
+def test_handshake_without_access_is_refused(recorder: Recorder) -> None:
+    """The origin or the token is wrong."""
     with serving(recorder, token="correct-horse-battery") as server:
         with pytest.raises(InvalidStatus, match=r"40[13]"), connected(server):
             pass
@@ -152,5 +146,5 @@ def test_strangers_are_refused(recorder: Recorder) -> None:
         with connected(
             server, additional_headers={"Authorization": "Bearer correct-horse-battery"}
         ) as client:
-            say(client, type="ping")
-            hear(client, "pong")
+            send_message(client, type="ping")
+            receive_message(client, "pong")

@@ -1,4 +1,7 @@
-"""Which labels the result of a PromQL expression has, found by walking its syntax tree; an unknown name fails the test."""
+"""Labels of the result of a PromQL expression.
+
+They are derived from its syntax tree. An unknown name fails the test.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,15 @@ def _labels(metric: Metric, suffix: str) -> frozenset[str]:
 
 
 def labels_of(expression: str, known: Mapping[str, frozenset[str]]) -> frozenset[str]:
-    """Return the labels the result can have. Fails for a name or label that is not in ``known``, wherever it is used."""
+    """Return the labels that the result can have.
+
+    Fails for a name or label that is not in ``known``.
+    """
     return _Walk(known).labels(promql.parse(expression))
 
 
 def names_in(expression: str) -> set[str]:
-    """Return the names of all series an expression asks for."""
+    """Return the names of all series in an expression."""
     found: set[str] = set()
 
     def visit(node: Any) -> bool:

@@ -1,6 +1,7 @@
-"""The shipped configuration at the speed of a test: times shorter, addresses on this machine, and nothing else changed.
+"""The shipped configuration with short times and loopback addresses.
 
-What may change is listed here, and test_fast_configuration.py compares everything else with what is shipped.
+Only the changes listed here are made; test_fast_configuration.py compares everything else with the
+shipped files.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import yaml
 from tests.support.alerting.rules import ALERTMANAGER, CONFIG, RULE_FILES, load
 
 EVERY: Final = "500ms"
-"""How often Prometheus scrapes and evaluates."""
+"""Scrape and evaluation interval of Prometheus."""
 SHORT: Final = "1s"
-"""How long a condition has to hold, and an alert is kept."""
+"""How long a condition must hold, and how long an alert is kept."""
 RULE_TIMES: Final = ("for", "keep_firing_for")
 GLOBAL_TIMES: Final = ("scrape_interval", "scrape_timeout", "evaluation_interval")
 ROUTE_TIMES: Final[Mapping[str, str]] = {"group_wait": "100ms", "group_interval": EVERY}
 
 
 def quick_rules(document: Any) -> Any:
-    """Return a file of rules with intervals of groups and times of alerts shortened."""
+    """Return a file of rules with shortened intervals and alert times."""
     made = copy.deepcopy(document)
     for group in made["groups"]:
         if "interval" in group:
@@ -35,7 +36,10 @@ def quick_rules(document: Any) -> Any:
 
 
 def quick_prometheus(document: Any, targets: Mapping[str, int], alertmanager: int) -> Any:
-    """Return prometheus.yml scraping often, with each job's target at a port of this machine; a job without one has no target."""
+    """Return prometheus.yml with short intervals and loopback ports per job.
+
+    A job without a port has no target.
+    """
     made = copy.deepcopy(document)
     made["global"].update(dict.fromkeys(GLOBAL_TIMES, EVERY))
     for job in made["scrape_configs"]:
@@ -46,7 +50,7 @@ def quick_prometheus(document: Any, targets: Mapping[str, int], alertmanager: in
 
 
 def quick_alertmanager(document: Any, webhook: int) -> Any:
-    """Return alertmanager.yml that does not wait to group, with its webhooks at another port."""
+    """Return alertmanager.yml without group delays, with webhooks on another port."""
     made = copy.deepcopy(document)
     for route in (made["route"], *made["route"]["routes"]):
         route.update({key: value for key, value in ROUTE_TIMES.items() if key in route})
@@ -57,7 +61,7 @@ def quick_alertmanager(document: Any, webhook: int) -> Any:
 
 
 def write_prometheus(folder: Path, targets: Mapping[str, int], alertmanager: int, token: str) -> Path:
-    """Write all that Prometheus reads below ``folder``, and return its configuration file."""
+    """Write the configuration of Prometheus into ``folder`` and return its main file."""
     for part in ("rules", "secrets"):
         (folder / part).mkdir(parents=True)
     (folder / "secrets" / "token").write_text(token)
@@ -67,7 +71,7 @@ def write_prometheus(folder: Path, targets: Mapping[str, int], alertmanager: int
 
 
 def write_alertmanager(folder: Path, webhook: int) -> Path:
-    """Write Alertmanager's configuration into ``folder``, and return it."""
+    """Write the configuration of Alertmanager into ``folder`` and return its file."""
     return _write(folder / ALERTMANAGER.name, quick_alertmanager(load(ALERTMANAGER), webhook))
 
 

@@ -1,4 +1,4 @@
-"""What is shipped for Prometheus and Alertmanager, as the tests read it."""
+"""The shipped rules of Prometheus and Alertmanager."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNBOOK: Final = ROOT / "docs" / "runbook.md"
 ALERTS_PAGE: Final = ROOT / "docs" / "alerts.md"
 
 CONFIGURED: Final = "progress:operation_success_window:configured_seconds"
-"""What nobody records but the user: the window of a type (docs/alerts.md)."""
+"""The window of a type, which only the user can record (docs/alerts.md)."""
 SEVERITIES: Final = ("critical", "warning", "info", "none")
 
 _EMBEDDED: Final = re.compile(r'printf "([^"]*)"((?: \$labels\.\w+)+) \| query|query "((?:[^"\\]|\\.)*)"')
@@ -40,13 +40,13 @@ class Rule:
 
     @property
     def id(self) -> str:
-        """What tests call it; of two alerts with one name the static labels tell which."""
+        """The name used by tests. Two alerts with one name differ in their static labels."""
         return "-".join((self.name, *self.labels.values()))
 
 
 @lru_cache(maxsize=1)
 def rules() -> tuple[Rule, ...]:
-    """Return every rule that is shipped, in the order of the files."""
+    """Return every shipped rule, in the order of the files."""
     return tuple(
         _rule(group["name"], one)
         for file in RULE_FILES
@@ -66,12 +66,12 @@ def recordings() -> tuple[Rule, ...]:
 
 
 def load(file: Path) -> Any:
-    """Return what a YAML file holds."""
+    """Return the content of a YAML file."""
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def embedded_queries(template: str) -> list[str]:
-    """Return the expressions an annotation asks for, with a letter in place of every value that is filled in."""
+    """Return the expressions in an annotation, with a letter for every template value."""
     found = []
     for formatted, values, literal in _EMBEDDED.findall(template):
         for _ in re.findall(r"\$labels\.\w+", values):

@@ -1,4 +1,4 @@
-"""The real processes of the alerting tests: a worker, the server over its journal, Debian's Prometheus and Alertmanager."""
+"""Processes of the alerting tests: worker, server, Prometheus and Alertmanager."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.servers import accepts, require, running
 
 
 class Alertmanager:
-    """A running Alertmanager, asked over its HTTP API."""
+    """A running Alertmanager and its HTTP API."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -44,7 +44,7 @@ class Alertmanager:
 
 @contextmanager
 def alertmanager(folder: Path, webhook: int) -> Iterator[Alertmanager]:
-    """Run Alertmanager with the shipped configuration, sending to the port ``webhook``."""
+    """Run Alertmanager with the shipped configuration and the port ``webhook``."""
     log = folder / "alertmanager.log"
     command = [
         require("prometheus-alertmanager"),
@@ -68,7 +68,8 @@ def prometheus(config: Path, folder: Path) -> Iterator[None]:
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'data'}",
         ANY,
-        # Alertmanager is found some seconds after the start; what fires before is sent again after this time (a minute by default).
+        # Prometheus finds Alertmanager some seconds after the start. Earlier alerts are sent again
+        # after this time (default: one minute).
         "--rules.alert.resend-delay=1s",
     ]
     with running(command, ready=lambda: is_ready(log), log=log):
@@ -77,7 +78,7 @@ def prometheus(config: Path, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def serving_journal(store: str, token_file: Path, folder: Path) -> Iterator[int]:
-    """Run `otel-progress serve` over the journal at ``store``, asking for the token in that file; yield the port it chose."""
+    """Run `otel-progress serve` on the journal ``store`` and yield its port."""
     make_journal(store)
     log = folder / "server.log"
     serve = ["serve", "--port", "0", "--token-file", str(token_file)]
@@ -95,7 +96,10 @@ def serving_journal(store: str, token_file: Path, folder: Path) -> Iterator[int]
 
 @contextmanager
 def working(id: str, store: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run the worker that stalls, with a pipe to its stdin; yield it with the port of its metrics. It is killed by its own id."""
+    """Run the stalling worker with a pipe to its stdin.
+
+    Yield it with its metrics port.
+    """
     command = [sys.executable, str(PROGRAMS / "stalling_worker.py"), id, store]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:

@@ -1,4 +1,4 @@
-"""A webhook that keeps what Alertmanager sends."""
+"""A webhook that stores what Alertmanager sends."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 
 class Webhook:
-    """Keeps every notification with the path it was sent to."""
+    """Stores every notification with its path."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, dict[str, Any]]] = []
         webhook = self
 
         class Handler(BaseHTTPRequestHandler):
-            timeout = 60  # who connects and says nothing is not waited for, for ever
+            timeout = 60  # do not wait indefinitely for a silent connection
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -27,12 +27,11 @@ class Webhook:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         class Server(ThreadingHTTPServer):
-            daemon_threads = (
-                False  # closing waits for the threads of requests: none is left to the test after this one
-            )
+            # Server_close() waits for the request threads, so that none remains for the next test.
+            daemon_threads = False
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
@@ -50,7 +49,7 @@ class Webhook:
             self._server.server_close()
 
     def alerts(self, name: str, status: str, path: str | None = None) -> list[dict[str, Any]]:
-        """Return the alerts of that name and status in all messages so far, to one path or to any."""
+        """Return the received alerts of that name and status, on one path or on all."""
         return [
             alert
             for sent_to, message in list(self.messages)

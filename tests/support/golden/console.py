@@ -1,4 +1,7 @@
-"""Terminals and command lines; the only place here that imports the helpers of their tests."""
+"""Terminals and command lines for golden files.
+
+This is the only module here that imports the helpers of the CLI tests.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,14 @@ from tests.support.terminal import Clock, Terminal
 __all__ = ["Clock", "Terminal", "commands", "help_of", "invoke"]
 
 NOW: Final = re.compile(r'"(read_at|clock)": ?[0-9.]+')
-"""Moments of reading in JSON documents."""
+"""Fields of JSON documents that contain the time of reading."""
 
 
 def invoke(store: Path, *arguments: str, columns: int = 120) -> str:
-    """Return exit code, output and errors of a command line in one text, without the path of the journal."""
+    """Return exit code, output and errors of a command line as one text.
+
+    The journal's path is replaced.
+    """
     result: Result = run(
         "--store", f"sqlite:///{store}", *arguments, env={"COLUMNS": str(columns), "TZ": "UTC"}
     )
@@ -34,5 +40,5 @@ def commands() -> list[str]:
 
 
 def help_of(*arguments: str) -> str:
-    """Return what ``--help`` shows."""
+    """Return the output of ``--help``."""
     return run(*arguments, "--help", env={"COLUMNS": "80"}).output

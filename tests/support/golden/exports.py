@@ -1,4 +1,7 @@
-"""Where exports go: a receiver of OTLP requests, and scrapes. The only place here that imports the helpers of the OTLP tests."""
+"""Targets of exports: a receiver of OTLP requests, and scrapes.
+
+This is the only module here that imports the helpers of the OTLP tests.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from typing import Any
 from tests.support import otlp_receiver as receivers
 
 PATIENCE_S = 30.0
-"""How long a scrape may take."""
+"""Timeout of a scrape in seconds."""
 
 
 class Requests(receivers.Receiver):
-    """A receiver that returns whole requests."""
+    """A receiver that stores whole requests."""
 
     def requests(self) -> dict[str, list[Any]]:
-        """Return the requests that came in, by path."""
+        """Return the received requests by path."""
         return {path: self._copy(path) for path in receivers.REQUESTS}
 
 
@@ -31,7 +34,7 @@ def receiving() -> Iterator[Requests]:
 
 
 def scrape(url: str, accept: str) -> str:
-    """Return what an endpoint of metrics answers."""
+    """Return the response of a metrics endpoint."""
     request = urllib.request.Request(url, headers={"Accept": accept})
     with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         text: str = answer.read().decode()

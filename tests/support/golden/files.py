@@ -1,6 +1,7 @@
-"""Golden files: committed outputs that a test compares with what the code returns today.
+"""Golden files: committed outputs that a test compares with current ones.
 
-Update all of them with ``pytest tests/golden --update-golden`` and read the diff before you commit it.
+Update all of them with ``pytest tests/golden --update-golden`` and read the diff before you commit
+it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 DATA: Final = Path(__file__).parents[2] / "golden" / "data"
 """The folder of the golden files."""
 MAX_DIFF_LINES: Final = 200
-"""Lines of a diff that a failure shows; the rest is cut."""
+"""Maximum number of shown lines of a diff."""
 
 
 class Golden:
@@ -26,7 +27,7 @@ class Golden:
         self.update = update
 
     def text(self, name: str, actual: str) -> None:
-        """Fail with a unified diff when the file ``name`` does not hold exactly ``actual``."""
+        """Fail with a unified diff unless the file ``name`` holds exactly ``actual``."""
         path = DATA / name
         if self.update:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,11 +48,11 @@ class Golden:
             )
 
     def json(self, name: str, actual: object) -> None:
-        """Compare a JSON value, written with two spaces of indentation. The order of the keys counts."""
+        """Compare a JSON value, indented by two spaces. The order of the keys matters."""
         self.text(name, json.dumps(actual, indent=2, ensure_ascii=False) + "\n")
 
     def needs(self, *packages: str) -> None:
-        """Skip the test when the output is of other versions of packages that have a part in its form."""
+        """Skip the test if other versions of relevant packages are installed."""
         path = DATA / "versions.json"
         known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
         now = installed(*packages)
@@ -66,7 +67,7 @@ class Golden:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines of a text; characters that would not be visible in a diff are escaped."""
+    """Return the lines of a text, with invisible characters escaped."""
     return [line.replace("\r", "\\r").replace("\x1b", "\\x1b") for line in text.split("\n")]
 
 

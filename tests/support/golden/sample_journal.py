@@ -1,4 +1,7 @@
-"""The fixed state that all golden files show, and the only place that imports the helpers of other test folders."""
+"""The fixed state shown by all golden files.
+
+This is the only module here that imports the helpers of other test folders.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,11 @@ from tests.support.factories import (
 )
 
 NOW_WALL: Final = WALL + 120.0
-"""Unix seconds at which the state is read."""
+"""Unix time at which the state is read."""
 NOW_CLOCK: Final = CLOCK + 120.0
-"""The monotonic clock at that moment."""
+"""The monotonic clock at that time."""
 TEXT: Final = "Größe \"<b>\" 'x' =1+1 \x1b[31m\u202e\u2028 \\ % 混合 😀"
-"""A text with characters that formats have to escape."""
+"""A text with characters that formats must escape."""
 SONG: Final = path_of(("song", "07"))
 VERSE: Final = f"{SONG}/{path_of(('verse', 'a/b'))}"
 STAGE: Final = path_of(("stage", "mix"))
@@ -70,11 +73,11 @@ OPERATION_IDS: Final = (
     TEXT,
     "missing",
 )
-"""Ids of the operations of the state, and one that does not exist."""
+"""Ids of the operations of the state, and an unknown one."""
 
 
 def running_operation() -> OperationSnapshot:
-    """Return an operation that has a value in every field."""
+    """Return an operation with a value in every field."""
     return operation(
         running_levels()[0], running_levels()[1:], resources=resource_use(), cancel_requested_at=WALL + 50.0, read_at=NOW_WALL,
         clock=NOW_CLOCK,
@@ -82,7 +85,7 @@ def running_operation() -> OperationSnapshot:
 
 
 def running_levels() -> list[LevelSnapshot]:
-    """Return the levels of a running operation, the operation itself first."""
+    """Return the levels of a running operation, the root first."""
     return [
         snapshot(
             name="Friday", sequence=7, current=3, total=10, ratio=0.3, failed=1, skipped=1, unit="song", message=TEXT,
@@ -132,7 +135,7 @@ def log_records() -> list[LogRecord]:
 
 
 def batch_snapshot() -> BatchSnapshot:
-    """Return a batch that has a value in every field."""
+    """Return a batch with a value in every field."""
     counts = {
         Status.PENDING: 1,
         Status.RUNNING: 2,
@@ -149,7 +152,7 @@ def batch_snapshot() -> BatchSnapshot:
 
 
 def change_sets() -> Iterator[ChangeSet]:
-    """Yield what the writers write into the journal, in this order: every kind of record and of status."""
+    """Yield all change sets in the order of writing: every kind of record and status."""
     yield batch(
         *running_levels(),
         *other_operations(),
@@ -207,7 +210,7 @@ def change_sets() -> Iterator[ChangeSet]:
 
 
 def late_changes() -> ChangeSet:
-    """Return what happens to the running operation after everything else: an item and a preview."""
+    """Return the later changes of the running operation: an item and a preview."""
     first = running_levels()[0]
     return batch(
         replace(first, sequence=9, current=4, observed_at=WALL + 118.0, observed_clock=CLOCK + 118.0),
@@ -287,7 +290,10 @@ PICTURE: Final = b"a preview"
 
 
 def write_with_content(path: Path, store: Store) -> None:
-    """Write a journal that holds the state, and a further preview whose content ``store`` keeps."""
+    """Write a journal with the sample state and a further preview.
+
+    The content of that preview is in ``store``.
+    """
     write_scene(path)
     digest = hashlib.sha256(PICTURE).hexdigest()
     location = store.write("run-1", digest, "image/png", PICTURE)
@@ -298,7 +304,7 @@ def write_with_content(path: Path, store: Store) -> None:
 
 @contextmanager
 def open_scene_journal(path: Path, *, read_only: bool = False) -> Iterator[SqliteJournal]:
-    """Open a journal whose clocks are fixed two minutes after the start of the state."""
+    """Open a journal with clocks fixed two minutes after the start of the state."""
     journal = SqliteJournal(path, now=lambda: NOW_WALL, clock=lambda: NOW_CLOCK, read_only=read_only)
     try:
         yield journal
@@ -307,7 +313,7 @@ def open_scene_journal(path: Path, *, read_only: bool = False) -> Iterator[Sqlit
 
 
 def write_scene(path: Path) -> None:
-    """Write a journal that holds the state."""
+    """Write a journal with the sample state."""
     with open_scene_journal(path) as journal:
         for changes in change_sets():
             journal.write(changes)

@@ -1,4 +1,4 @@
-"""A fixed program over the public helpers: every kind of level, end, item, log and batch, with a clock moved by hand."""
+"""A fixed program with every kind of level, end, item, log and batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOGGER: Final = logging.getLogger("nightly.render")
 
 
 def do_work(recorder: Recorder, *, flush: bool = False) -> tuple[Level, Level]:
-    """Run operations of every kind; two of them still run at the end and are returned.
+    """Run operations of every kind and return the two that are still running.
 
     ``flush`` exports after each tick, so that exporters receive every tick.
     """

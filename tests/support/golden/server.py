@@ -1,4 +1,7 @@
-"""Clients of the application and of a real server; the only place here that imports the helpers of the server's tests."""
+"""Clients of the application and of a real server.
+
+This is the only module here that imports the helpers of the server tests.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tests.support.rest_client import Client
 from tests.support.server_threads import threads_end
 
 PATIENCE_S = 30.0
-"""How long a client waits for the next byte; reached only when nothing comes any more."""
+"""Read timeout of a client, reached only if no more data would arrive."""
 
 
 @contextmanager
@@ -32,7 +35,7 @@ def asking(
     with threads_end():
         app = create_app(reader, settings=settings, controller=controller, previews=previews)
         yield Client(app)
-        app.state.services.asking.close()
+        app.state.services.reader_pool.close()
 
 
 @contextmanager

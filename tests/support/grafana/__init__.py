@@ -1,1 +1,1 @@
-"""Dashboards, exporters with simulated history, and a Prometheus for the tests of the dashboards."""
+"""Dashboards, exporters with simulated history, and a Prometheus for tests."""

@@ -1,4 +1,4 @@
-"""The committed dashboards as a test looks at them: their panels, queries and variables, filled in as Grafana does it."""
+"""Panels, queries and variables of the committed dashboards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 FOLDER: Final = Path(__file__).parents[3] / "grafana" / "dashboards"
-"""Where the dashboards are."""
+"""The folder of the dashboards."""
 GLOBALS: Final = {
     "__rate_interval": "1m0s",
     "__interval": "15s",
@@ -19,12 +19,14 @@ GLOBALS: Final = {
     "__from": "0",
     "__to": "1",
 }
-"""What stands for Grafana's own variables. No query of ours spells a window of one minute so: a test can tell it apart."""
+"""Values of Grafana's own variables. No query contains a window of one minute in this form, so a
+test can recognise it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A query of a panel, and where it is."""
+    """A query of a panel and its location."""
 
     board: str
     panel: Mapping[str, Any]
@@ -37,7 +39,7 @@ class Target:
 
     @property
     def expression(self) -> str:
-        """The query as it is written, with variables."""
+        """The query as written, with variables."""
         return str(self.json["query"] if self.kind == "tempo" else self.json["expr"])
 
     def __str__(self) -> str:
@@ -45,12 +47,15 @@ class Target:
 
 
 def boards() -> dict[str, dict[str, Any]]:
-    """Return all dashboards by the names of their files."""
+    """Return all dashboards by file name."""
     return {path.name: json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 
 
 def panels(board: Mapping[str, Any], *, rows: bool = False) -> Iterator[dict[str, Any]]:
-    """Yield the panels of a dashboard, those in folded rows as well; rows themselves only when asked for."""
+    """Yield the panels of a dashboard, including those in collapsed rows.
+
+    Rows themselves are optional.
+    """
     for panel in board["panels"]:
         if panel["type"] != "row" or rows:
             yield panel
@@ -78,7 +83,7 @@ def query_of(variable: Mapping[str, Any]) -> str:
 
 
 def promql_of(query: str) -> tuple[str, str | None]:
-    """Return the PromQL in the query of a variable, and the label whose values it lists (None: it looks at whole series)."""
+    """Return the PromQL in the query of a variable and its label (None: whole series)."""
     found = re.fullmatch(
         r"label_values\((?P<selector>.+),\s*(?P<label>\w+)\)|query_result\((?P<result>.+)\)", query, re.DOTALL
     )
@@ -87,9 +92,11 @@ def promql_of(query: str) -> tuple[str, str | None]:
 
 
 def fill(expression: str, values: Mapping[str, str | list[str]]) -> str:
-    """Return an expression with its variables filled in. A list is of a variable with several values: a regular expression.
+    """Return an expression with its variables filled in.
 
-    With the format regex the value is made one, but for All, and not quoted.
+    A list becomes a regular expression.
+
+    With the format regex a value becomes a regular expression without quoting, except for All.
     """
     named = {**GLOBALS, **values}
 
@@ -105,12 +112,12 @@ def fill(expression: str, values: Mapping[str, str | list[str]]) -> str:
             return found
         return "(" + "|".join(_quoted(_pattern(one)) for one in found) + ")"
 
-    # $1 is of label_replace, and no variable.
+    # $1 belongs to label_replace and is not a variable.
     return re.sub(r"\$(?P<name>[a-zA-Z_]\w*)|\$\{(?P<braced>\w+)(?::(?P<format>\w+))?\}", value, expression)
 
 
 def plain(board: Mapping[str, Any]) -> dict[str, str | list[str]]:
-    """Return values for all variables: All, or a word that is fit for a label."""
+    """Return values for all variables: All, or a word that is a valid label value."""
     return {
         one["name"]: one.get("allValue") or ("1h" if one["type"] == "custom" else one["name"])
         for one in board["templating"]["list"]

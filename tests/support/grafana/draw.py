@@ -1,7 +1,9 @@
-"""Draws the pictures of the guide: ``python -m tests.support.grafana.draw --render PROGRAM``, from the root of the repository.
+"""Draw the pictures of the documents.
 
-PROGRAM draws a dashboard's JSON with live data into a PNG: ``PROGRAM FILE --prometheus URL --out PNG [--var NAME=VALUE]``.
-The data is a week in the life of the worker that the tests know, then the present with an operation in each state.
+``python -m tests.support.grafana.draw --render PROGRAM`` in the root of the repository.
+PROGRAM draws a dashboard's JSON with live data into a PNG:
+``PROGRAM FILE --prometheus URL --out PNG [--var NAME=VALUE]``. The data is a simulated week of the
+test worker, followed by one operation in each state.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ IMAGES = Path(__file__).parents[3] / "docs" / "images"
 RULES = sorted((Path(__file__).parents[3] / "deploy" / "prometheus" / "rules").glob("*.yml"))
 STALLED = 'ALERTS{alertname="ProgressOperationStalled",alertstate="firing"}'
 LEVELS = (".+", *(f"stage:{name}" for name in ("prepare", "render", "encode", "demux", "mux")))
-"""Titles of gauges that have no value in some picture."""
+"""Titles of gauges without a value in some pictures."""
 DAYS, HOURS = 7.0, 3.5
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture: its name, the dashboard, and the options of the program that draws it."""
+    """A picture: its name, dashboard, and options of the drawing program."""
 
     name: str
     board: str
@@ -64,7 +66,7 @@ PICTURES = (
 
 
 def main() -> int:
-    """Live through the week and draw what was asked for; return 0."""
+    """Simulate the week and draw the requested pictures; return 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.grafana.draw", description=__doc__)
     parser.add_argument("--render", type=Path, required=True, help="the program that draws")
     parser.add_argument(
@@ -92,7 +94,7 @@ def main() -> int:
             while (behind := time.time() - made.clock.wall()) > 5.0:
                 made.advance(min(15.0, behind))
                 made.write_down(out)
-        # Nobody waits for a picture.
+        # Otherwise no client requests the picture.
         rules = [
             re.sub(r"\bfor: \w+", "for: 0s", path.read_text("utf-8").replace("interval: 1m", "interval: 1s"))
             for path in RULES
@@ -106,7 +108,7 @@ def main() -> int:
 
 
 def draw(program: Path, picture: Picture, url: str, folder: Path, made: World) -> None:
-    """Draw one picture while the work goes on."""
+    """Draw one picture while the jobs run."""
     made.advance(max(0.0, time.time() - made.clock.wall()))
     made.flush()
     board, png = FOLDER / f"progress-{picture.board}.json", folder / f"grafana-{picture.name}.png"

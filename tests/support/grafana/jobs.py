@@ -1,7 +1,8 @@
-"""Jobs for the dashboards to show: each is a generator that works with real handles and yields how many seconds pass until it goes on.
+"""Jobs shown by the dashboards: generators that use real handles.
 
-No time passes by itself: whoever drives them moves a fake clock. Handles are started and ended by hand, as the ``with`` block of a
-level in a generator would leave its context behind in its caller.
+Each yields the seconds until its next step. No time passes by itself: the caller advances a fake
+clock. Handles are started and ended explicitly, because the ``with`` block of a level in a
+generator would leave its context in the caller.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from PIL import Image
 import otel_progress as progress
 
 Job: TypeAlias = "Generator[float, None, None]"
-"""Work in progress; yields seconds."""
+"""A running job; yields seconds."""
 
 STAGES = {"prepare": 10, "render": 75, "encode": 15}
 """Weights of the stages of a render."""
@@ -25,9 +26,10 @@ STAGES = {"prepare": 10, "render": 75, "encode": 15}
 def render(
     id: str, *, frames: int = 60, pace: float = 4.0, deadline: float | None = None, previews: bool = False
 ) -> Job:
-    """Render frames in stages, and complete; with ``previews`` the picture is shown as far as it has come."""
+    """Render frames in stages and complete, with optional previews."""
     op = progress.operation("render", f"Render of {id}", id=id, stages=STAGES, deadline=deadline).start()
-    stage = op.stage("prepare").start()  # kept: what nobody holds on to any more is taken for given up
+    # A reference is kept, because a collected handle ends as abandoned.
+    stage = op.stage("prepare").start()
     yield pace * 6
     stage = op.stage("render").start()
     shots = [("intro", frames // 4), ("main", frames // 2), ("credits", frames - frames // 4 - frames // 2)]
@@ -49,7 +51,7 @@ def render(
 
 
 def fractal(ratio: float) -> Image.Image:
-    """Return a picture of which the part above ``ratio`` has been drawn."""
+    """Return a picture whose part above ``ratio`` is drawn."""
     whole = Image.effect_mandelbrot((480, 320), (-2.2, -1.2, 1.0, 1.2), 90).convert("RGB")
     left = round(whole.height * ratio)
     whole.paste((28, 32, 44), (0, left, whole.width, whole.height))
@@ -57,7 +59,7 @@ def fractal(ratio: float) -> Image.Image:
 
 
 def survey(id: str, *, pages: int, pace: float = 3.0) -> Job:
-    """Visit pages of which nobody knows the number."""
+    """Visit pages without a known total."""
     op = progress.operation("survey", f"Survey {id}", id=id, unit="page").start()
     for _ in range(pages):
         yield pace
@@ -73,7 +75,11 @@ def ingest(
     fails_after: int | None = None,
     stalls_after: int | None = None,
 ) -> Job:
-    """Take in files; some fail. It fails as a whole after ``fails_after`` files, and stands still for ever after ``stalls_after``."""
+    """Import files, some of which fail.
+
+    The operation fails after ``fails_after`` files and stops making progress after
+    ``stalls_after``.
+    """
     op = progress.operation("ingest", f"Ingest {id}", id=id, total=files, unit="file").start()
     for number in range(files):
         yield pace
@@ -87,7 +93,7 @@ def ingest(
 
 
 def cancelled(id: str, *, after: float = 60.0) -> Job:
-    """Begin a long import, and give up."""
+    """Start a long import and abandon it."""
     op = progress.operation("import", f"Import {id}", id=id, total=1_000, unit="row").start()
     for _ in range(10):
         yield after / 10
@@ -109,7 +115,7 @@ def backup(id: str, *, deadline: float, blocks: int = 400, pace: float = 10.0) -
 def thumbnails(
     batch: progress.OperationBatch, number: int, *, fails: bool = False, pictures: int = 20, pace: float = 2.0
 ) -> Job:
-    """Make the thumbnails of one album: one operation of a batch."""
+    """Create the thumbnails of one album: one operation of a batch."""
     op = batch.operation(
         "thumbnails", f"Album {number}", id=f"album-{number:02}", total=pictures, unit="picture"
     ).start()
@@ -123,7 +129,7 @@ def thumbnails(
 
 
 def paused(id: str, *, after: float = 120.0) -> Job:
-    """Train for a while, then wait for somebody to say that it may go on."""
+    """Train for a while, then wait for an approval."""
     op = progress.operation("train", f"Train {id}", id=id, total=50, unit="epoch").start()
     for _ in range(12):
         yield after / 12
@@ -159,7 +165,7 @@ def twins(id: str) -> Job:
 
 
 def many_levels(id: str, *, levels: int = 60) -> Job:
-    """Work in more levels at once than an exporter shows of one operation."""
+    """Work on more levels at once than an exporter shows per operation."""
     op = progress.operation("survey", f"Survey {id}", id=id, total=levels).start()
     below = [op.level("site", number, total=20).start() for number in range(levels)]
     for _ in range(19):

@@ -1,7 +1,8 @@
-"""The 17 rules of grafana/dashboard-linter, told anew in Python, and extended to the kinds of panels it never looks at.
+"""The 17 rules of grafana/dashboard-linter in Python, for all kinds of panels.
 
-Each rule is a generator of (where, what is wrong). The linter's rules for panels look at stat, gauge and time series alone, and those
-for queries leave out gauges, bar gauges and heatmaps; here they hold for every panel.
+Each rule is a generator of (location, error). The linter checks panels only if they are stat, gauge
+or time series, and queries only outside of gauges, bar gauges and heatmaps. Here every rule applies
+to every panel.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _WINDOW: Final = promql_parser.parse_duration("1m")
 _LINE_FILTER: Final = r'\s*\|\s*[a-zA-Z_]\w*\s*(?:=|!=|=~|!~)\s*(?:"(?:[^"\\]|\\.)*"|`[^`]*`)'
 _MATCHER: Final = r'[a-zA-Z_]\w*\s*(?:=|!=|=~|!~)\s*"(?:[^"\\]|\\.)*"'
 _LOGQL: Final = re.compile(rf"\{{\s*{_MATCHER}(?:\s*,\s*{_MATCHER})*\s*\}}(?:{_LINE_FILTER})*\s*")
-"""LogQL as far as it is used here: a stream selector and filters by label; anything else has to be added first."""
+"""The supported part of LogQL: a stream selector and filters by label."""
 
 
 def template_datasource(board: Board) -> Iterator[Finding]:
@@ -69,7 +70,7 @@ def _choice(board: Board, name: str) -> Iterator[Finding]:
 
 
 def template_label_promql(board: Board) -> Iterator[Finding]:
-    """Queries of variables are functions of the Prometheus data source around valid PromQL."""
+    """Queries of variables are Prometheus functions around valid PromQL."""
     for one in variables(board, "query"):
         try:
             expression, _ = promql_of(query_of(one))
@@ -79,14 +80,14 @@ def template_label_promql(board: Board) -> Iterator[Finding]:
 
 
 def template_on_time_change_reload(board: Board) -> Iterator[Finding]:
-    """Variables are read again when the shown time changes."""
+    """Variables are refreshed when the time range changes."""
     for one in variables(board, "query"):
         if one["refresh"] != 2:
             yield one["name"], "should be refreshed when the time range changes"
 
 
 def panel_datasource(board: Board) -> Iterator[Finding]:
-    """Panels, their queries and annotations ask data sources that are chosen by variables."""
+    """Panels, queries and annotations use data sources that are chosen by variables."""
     chosen = {f"${{{one['name']}}}" for one in variables(board, "datasource")}
     for panel in panels(board):
         for asked in (panel, *panel.get("targets", ())):
@@ -106,7 +107,7 @@ def panel_title_description(board: Board) -> Iterator[Finding]:
 
 
 def panel_units(board: Board) -> Iterator[Finding]:
-    """Panels have a unit that Grafana knows, and so has each column and series that overrides it."""
+    """Panels, columns and overridden series have a unit that Grafana knows."""
     for panel in panels(board):
         if panel["type"] == "text":
             continue
@@ -122,7 +123,7 @@ def panel_units(board: Board) -> Iterator[Finding]:
 
 
 def panel_no_targets(board: Board) -> Iterator[Finding]:
-    """Panels ask something."""
+    """Panels have a query."""
     for panel in panels(board):
         if not panel.get("targets"):
             yield panel["title"], "has no query"
@@ -136,7 +137,7 @@ def target_logql(board: Board) -> Iterator[Finding]:
 
 
 def target_logql_auto(board: Board) -> Iterator[Finding]:
-    """Queries to Loki over a window take Grafana's ``$__auto``."""
+    """Queries to Loki over a window use Grafana's ``$__auto``."""
     for panel, target in _asked(board, "loki"):
         if any(window != "$__auto" for window in re.findall(r"\[([^\]]+)\]", target["expr"])):
             yield panel["title"], "has a fixed window"
@@ -152,7 +153,7 @@ def target_promql(board: Board) -> Iterator[Finding]:
 
 
 def target_rate_interval(board: Board) -> Iterator[Finding]:
-    """Rates are over Grafana's ``$__rate_interval``, which knows how often is scraped."""
+    """Rates use Grafana's ``$__rate_interval``, which depends on the scrape interval."""
     for panel, tree in _trees(board):
         for node, above in nodes(tree):
             if (
@@ -165,12 +166,12 @@ def target_rate_interval(board: Board) -> Iterator[Finding]:
 
 
 def target_job(board: Board) -> Iterator[Finding]:
-    """Each selector takes the chosen jobs."""
+    """Each selector filters by the chosen jobs."""
     yield from _matched(board, "job")
 
 
 def target_instance(board: Board) -> Iterator[Finding]:
-    """Each selector takes the chosen instances."""
+    """Each selector filters by the chosen instances."""
     yield from _matched(board, "instance")
 
 
@@ -186,7 +187,10 @@ def _matched(board: Board, label: str) -> Iterator[Finding]:
 
 
 def target_counter_agg(board: Board) -> Iterator[Finding]:
-    """Counters are never shown as they are: only how much they grew. The linter goes by the name, and so does this."""
+    """Counters are shown only as rates or increases.
+
+    Like the linter, this rule recognises them by name.
+    """
     for panel, tree in _trees(board):
         for node, above in nodes(tree):
             if type(node) is not promql_parser.VectorSelector or not node.name.endswith("_total"):
@@ -197,7 +201,7 @@ def target_counter_agg(board: Board) -> Iterator[Finding]:
 
 
 def uneditable(board: Board) -> Iterator[Finding]:
-    """The dashboard is not editable: a change would be lost with the next release."""
+    """The dashboard is not editable, because a release would overwrite changes."""
     if board.get("editable") is not False:
         yield "dashboard", "is editable"
 
@@ -210,7 +214,7 @@ def _asked(board: Board, kind: str) -> Iterator[tuple[Mapping[str, Any], Mapping
 
 
 def _trees(board: Board) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    assert GLOBALS["__rate_interval"] == "1m0s"  # what target_rate_interval looks for
+    assert GLOBALS["__rate_interval"] == "1m0s"  # required by target_rate_interval
     for panel, target in _asked(board, "prometheus"):
         yield panel, promql_parser.parse(fill(target["expr"], plain(board)))
 
@@ -234,4 +238,4 @@ RULES: Final[dict[str, Rule]] = {
     "target-counter-agg-rule": target_counter_agg,
     "uneditable-dashboard-rule": uneditable,
 }
-"""The rules under the names that the linter gives them."""
+"""The rules by their names in the linter."""

@@ -1,4 +1,4 @@
-"""The story of the dashboards with the Prometheus that watches it, asked as Grafana would."""
+"""The dashboard scenario with a Prometheus, queried like Grafana does."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ RULES: Final = f"""groups:
 
 @dataclass
 class Stage:
-    """The world with the Prometheus that watches it, and the moment at which it is asked."""
+    """The simulation, its Prometheus, and the time of the queries."""
 
     world: World
     prometheus: Prometheus
     now: float
 
     def answer(self, target: Target, values: dict[str, str | list[str]]) -> list[Any]:
-        """Return the series that a panel's query finds."""
+        """Return the series of a panel's query."""
         expression = fill(target.expression, values)
         if target.json.get("instant"):
             return self.prometheus.instant(expression, self.now)
         step = {"1d": 86_400.0}.get(target.json.get("interval", ""), 30.0)
-        day = step == 86_400.0  # which begins at midnight, as Grafana does it
+        day = step == 86_400.0  # from midnight, as Grafana does
         first = self.now // step * step if day else self.now - HOURS * 3600
         return self.prometheus.range(expression, first, self.now, step)
 
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Stage]:
-    """Live through the story, and let Prometheus scrape what became of it."""
+    """Run the scenario and let Prometheus scrape the result."""
     with ExitStack() as stack:
         made = stack.enter_context(world(folder, before=HOURS * 3600 + 2 * LOOKBACK_S))
         stream = stack.enter_context(
@@ -64,9 +64,9 @@ def staged(folder: Path) -> Iterator[Stage]:
 
 
 def settled(client: Prometheus) -> float | None:
-    """Return a moment at which all exporters had answered and the alert fired, None while there is none.
+    """Return a time at which all exporters were scraped and the alert fired, or None.
 
-    Each exporter has been scraped once more since that moment, so that nothing can be written any more that would change the answers.
+    Each exporter has been scraped again since, so that no later sample can change the answers.
     """
     last = client.instant("timestamp(up)", time.time())
     if len(last) < len(JOBS):
@@ -81,20 +81,20 @@ def settled(client: Prometheus) -> float | None:
 
 
 def choices(board: dict[str, Any], **chosen: str | list[str]) -> dict[str, str | list[str]]:
-    """Return the values of all variables of a dashboard as somebody has chosen them: All of each, but for those that are given."""
+    """Return the values of a dashboard's variables: All, except for the given ones."""
     values: dict[str, str | list[str]] = {"window": "1h"}
     values |= {one["name"]: one["allValue"] for one in variables(board, "query") if one.get("allValue")}
     return {**values, "operation_id": scenario.RUNNING, "level": ".+", **chosen}
 
 
 def unfinished(stage: Stage) -> set[str]:
-    """Return the ids of all operations that have not ended: what runs here, and the one whose process is gone."""
+    """Return the ids of all operations without an end, also of dead processes."""
     return {one.operation_id for one in stage.world.recorder.runtime.get_active_operations()} | {
         scenario.ABANDONED
     }
 
 
 def gone(stage: Stage) -> str:
-    """Return the id of a render that completed and has no series any more."""
+    """Return the id of a completed render whose series have expired."""
     ended = stage.world.recorder.runtime.get_history("render", 50)
     return [one.operation_id for one in ended if one.operation_id.startswith("show-")][-1]

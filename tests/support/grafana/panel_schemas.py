@@ -1,7 +1,8 @@
-"""JSON schemas of Grafana's panels, from the types of the foundation SDK.
+"""JSON schemas of Grafana's panels, derived from the types of the foundation SDK.
 
-The SDK's repository has such schemas, but its package has not. Both are generated from the same definitions: what the classes say of
-their fields (types, enumerations, what may be missing) is turned into the same kind of schema here. Other keys are refused.
+The SDK's repository has such schemas, but its package has not. Both are generated from the same
+definitions, so the fields of the classes (types, enumerations, optional fields) give the same
+schema. Other keys are refused.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ _PLAIN: Final = {str: "string", bool: "boolean", int: "integer", float: "number"
 
 
 def schema(kind: type, **replaced: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON schema of a class of the SDK. ``replaced`` are schemas to take for some of its keys."""
+    """Return the JSON schema of a class of the SDK.
+
+    ``replaced`` are schemas for some of its keys.
+    """
     definitions: dict[str, Any] = {}
     root = _object(kind, definitions)
     root["properties"].update(replaced)
@@ -50,7 +54,7 @@ def schema(kind: type, **replaced: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_panel(kind: str) -> dict[str, Any]:
-    """Return the schema of a panel of one kind: options and settings of fields are those of the kind."""
+    """Return the schema of a panel with the options and field settings of its kind."""
     module = MODULES[kind]
     whole = schema(dashboard.Panel)
     options = schema(module.Options)
@@ -60,7 +64,8 @@ def of_panel(kind: str) -> dict[str, Any]:
         custom = schema(module.FieldConfig)
         whole["$defs"] |= custom.pop("$defs")
         whole["$defs"]["dashboard.FieldConfig"]["properties"]["custom"] = custom
-    whole["properties"]["targets"] = {"type": "array"}  # each by its own kind: of_query
+    # Each is checked by its own kind, see of_query.
+    whole["properties"]["targets"] = {"type": "array"}
     return whole
 
 
@@ -76,7 +81,7 @@ def _object(kind: type, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keys(kind: type) -> dict[str, str]:
-    """Return the JSON key of each attribute: the one under which a marker comes out."""
+    """Return the JSON key of each attribute, found with a marker value."""
     made = kind()
     markers = {name: object() for name in vars(made)}
     for name, marker in markers.items():
@@ -105,10 +110,10 @@ def _type(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 def _class(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if issubclass(kind, enum.Enum):
         return {"enum": [one.value for one in kind]}
-    if not hasattr(kind, "from_json"):  # an interface of which any implementation will do
+    if not hasattr(kind, "from_json"):  # an interface with several implementations
         return {"type": "object"}
     name = f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
     if name not in definitions:
-        definitions[name] = {}  # for one that contains itself
+        definitions[name] = {}  # for a recursive type
         definitions[name] = _object(kind, definitions)
     return {"$ref": f"#/$defs/{name}"}

@@ -1,4 +1,4 @@
-"""A Prometheus of its own: filled with what was written down, and scraping the exporters of the world."""
+"""A Prometheus with recorded samples that scrapes the simulation's exporters."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from tests.support.listen_address import ANY, address, is_ready
 from tests.support.servers import require, running
 
 LOOKBACK_S: Final = 60.0
-"""How old the last sample of a series may be."""
+"""Maximum age of the last sample of a series."""
 
 
 class Prometheus:
-    """A running Prometheus, asked as Grafana does."""
+    """A running Prometheus, queried like Grafana does."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def ask(self, path: str, **parameters: str) -> Any:
-        """Return the data of an answer. Raises AssertionError with the reason when the question is refused."""
+        """Return the data of a response.
+
+        Raises AssertionError with the reason of a refusal.
+        """
         request = urllib.request.Request(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
@@ -37,11 +40,11 @@ class Prometheus:
         return body["data"]
 
     def instant(self, expression: str, at: float) -> list[Any]:
-        """Return the series at one moment (Unix seconds)."""
+        """Return the series at one time (Unix seconds)."""
         return self.ask("query", query=expression, time=f"{at:.3f}")["result"]  # type: ignore[no-any-return]
 
     def range(self, expression: str, start: float, end: float, step: float) -> list[Any]:
-        """Return the series between two moments."""
+        """Return the series between two times."""
         return self.ask(
             "query_range", query=expression, start=f"{start:.3f}", end=f"{end:.3f}", step=f"{step:g}"
         )["result"]  # type: ignore[no-any-return]
@@ -51,7 +54,7 @@ class Prometheus:
 def prometheus(
     folder: Path, written: Path, targets: Mapping[str, str], *, rules: Sequence[str]
 ) -> Iterator[Prometheus]:
-    """Run a Prometheus that holds what was written down and scrapes the targets every second."""
+    """Run a Prometheus with the recorded samples and a scrape interval of 1 s."""
     data = folder / "prometheus"
     with written.open("a") as out:
         out.write("# EOF\n")
@@ -82,7 +85,8 @@ def prometheus(
         f"--storage.tsdb.path={data}",
         ANY,
     ]
-    # What was written down has no marks of series that end, as scrapes leave them: they are over when nothing comes for this long.
+    # Recorded samples have no staleness markers as scrapes have. Their series end after this time
+    # without a sample.
     kept = [
         "--storage.tsdb.retention.time=90d",
         "--enable-feature=exemplar-storage",

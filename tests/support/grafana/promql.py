@@ -1,4 +1,4 @@
-"""What a PromQL expression takes and gives: its selectors, and the labels of its series, worked out without a Prometheus."""
+"""Selectors and result labels of a PromQL expression, from its syntax tree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import promql_parser
 from otel_progress import semconv
 
 TARGET: Final = {"job", "instance"}
-"""Labels that Prometheus gives to everything it scrapes."""
+"""Labels that Prometheus adds to every scraped series."""
 _SUFFIXES: Final = ("_bucket", "_sum", "_count")
 _OWN: Final = {
     semconv_name: set(metric.labels)
@@ -29,12 +29,12 @@ FOREIGN: Final = {
     "scrape_duration_seconds": (set[str](), "how long a scrape took only Prometheus knows"),
     "scrape_samples_scraped": (set[str](), "how much a scrape brought only Prometheus knows"),
 }
-"""Metrics that are not of the conventions, their labels, and why dashboards ask for them."""
+"""Metrics outside of the conventions, their labels, and why dashboards use them."""
 _CHOOSES: Final = ("topk", "bottomk", "limitk")
 
 
 def known_labels(name: str) -> set[str]:
-    """Return the labels of a metric. Raises AssertionError for one that neither the conventions nor the list of exceptions has."""
+    """Return the labels of a metric. Raises AssertionError for an unknown metric."""
     if name in FOREIGN:
         return FOREIGN[name][0] | (set() if name == "ALERTS" else TARGET)
     assert name in _OWN, f"{name} is not a metric of semconv"
@@ -42,7 +42,7 @@ def known_labels(name: str) -> set[str]:
 
 
 def nodes(tree: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Yield all nodes of a tree, each with those above it, the outermost first."""
+    """Yield all nodes of a tree, each with its ancestors, the outermost first."""
     waiting: list[tuple[Any, tuple[Any, ...]]] = [(tree, ())]
     while waiting:
         node, above = waiting.pop()
@@ -65,7 +65,10 @@ def metrics(tree: Any) -> set[str]:
 
 
 def labels(node: Any) -> set[str]:
-    """Return the labels that the series of an expression can have. Raises AssertionError where one is used that cannot be there."""
+    """Return the labels that the series of an expression can have.
+
+    Raises AssertionError where an impossible label is used.
+    """
     kind = type(node)
     if kind is promql_parser.VectorSelector:
         known = known_labels(node.name)

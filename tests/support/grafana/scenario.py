@@ -1,4 +1,4 @@
-"""The story that the dashboards are shown: hours of ended runs, then one operation in each state there is."""
+"""The dashboard scenario: hours of runs, then one operation in each state."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ ABANDONED: Final = "archive"
 MANY_LEVELS: Final = "many-levels"
 TWINS: Final = "both-sites"
 HOSTILE: Final = 'a "quoted" \\ {id=~".*"} <b>& it\'s $1 ${job} [[job]] %41+#/? ünï 日本 `x`\n'
-"""What an id may hold: anything. Control characters and backquotes, in which queries have to quote it, arrive escaped."""
+"""An id with arbitrary text. Control characters and backquotes, which queries must quote, arrive
+escaped.
+"""
 SHOWN_HOSTILE: Final = HOSTILE.replace("\n", "\\n").replace("`", "\\x60")
-"""The same as it is on the label."""
+"""The same id as a label value."""
 BATCH: Final = "thumbnails"
 
 
 def live_through(world: World, out: TextIO, *, hours: float, step: float, pause: float = 1500.0) -> None:
-    """Let hours pass in which runs of several types come and go, one about every ``pause`` seconds, written down every ``step``.
+    """Simulate hours of runs of several types, one about every ``pause`` seconds.
 
-    At their end there is an operation in each state.
+    Samples are recorded every ``step``. Finally, there is an operation in each state.
     """
     seconds = hours * 3600.0
     _runs(world, seconds - 2400.0, pause)
@@ -45,7 +47,7 @@ def live_through(world: World, out: TextIO, *, hours: float, step: float, pause:
 
 
 def live_days(world: World, out: TextIO, *, days: float, step: float, pause: float) -> None:
-    """Let days pass in which nothing but such runs happens."""
+    """Simulate days of such runs."""
     _runs(world, days * 86_400.0, pause)
     _pass(world, out, days * 86_400.0, step)
 
@@ -71,7 +73,7 @@ def _often(luck: random.Random, seconds: float, mean: float) -> Iterator[float]:
 
 
 def _ordinary(luck: random.Random, number: int) -> Job:
-    """Return one of the runs that come and go."""
+    """Return one of the short runs."""
     kind = luck.random()
     if kind < 0.5:
         return jobs.render(f"show-{number}", frames=luck.randint(50, 70), pace=luck.uniform(8.5, 10.5))
@@ -82,7 +84,7 @@ def _ordinary(luck: random.Random, number: int) -> Job:
 
 
 def _present(world: World, end: float) -> None:
-    """Let what the pictures show begin in time for the end."""
+    """Start the content of the pictures in time for the end."""
     world.begin(jobs.render(FINISHED), end - 700)
     world.begin(jobs.render(RUNNING, frames=60, pace=9.5, previews=True), end - 300)
     world.begin(jobs.survey(UNKNOWN_TOTAL, pages=100_000), end - 1500)
@@ -113,7 +115,7 @@ def _crash(world: World) -> Job:
 
 
 def be_refused(world: World) -> None:
-    """Ask the server for something in a way that it refuses, so that it counts that."""
+    """Send requests that the server refuses, so that it counts them."""
     request = urllib.request.Request(
         f"http://{world.targets[SERVER]}/api/v1/operations", headers={"Host": "elsewhere.example"}
     )
@@ -123,7 +125,7 @@ def be_refused(world: World) -> None:
 
 def _mishaps(world: World, number: int) -> None:
     """Let something go wrong inside of telemetry now and then."""
-    totals = world.recorder.runtime.totals
+    totals = world.recorder.runtime._totals
     if number % 31 == 5:
         totals.count_rejected("negative" if number % 2 else "not a number")
     if number % 67 == 7:

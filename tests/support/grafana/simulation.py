@@ -1,7 +1,7 @@
-"""A worker, a server over its journal, and an exporter with nothing to show: real ones, in a time that is moved by hand.
+"""A real worker, a server over its journal, and an exporter, on a fake clock.
 
-What they exported in that time can be written down for ``promtool tsdb create-blocks-from openmetrics``, so that a Prometheus has
-days of history at once; after that it scrapes the same exporters over HTTP.
+Their metrics can be recorded for ``promtool tsdb create-blocks-from openmetrics``, so that a
+Prometheus has days of history at once. After that it scrapes the same exporters over HTTP.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final, TextIO
 
 from otel_progress.journal.sqlite.journal import SqliteJournal
 from otel_progress.live.store import LiveStore
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.http_server import serve_metrics
 from otel_progress.model import Instance
 from otel_progress.previews.stores import open_store
@@ -36,7 +36,7 @@ JOBS: Final = (WORKER, SERVER, IDLE)
 
 @dataclass
 class World:
-    """The three exporters, the clock, and the jobs that wait for their time."""
+    """The three exporters, the clock, and the waiting jobs."""
 
     recorder: Recorder
     clock: FakeClock
@@ -46,11 +46,11 @@ class World:
     _order: Iterator[int] = field(default_factory=itertools.count)
 
     def begin(self, job: Job, after: float = 0.0) -> None:
-        """Let a job begin ``after`` seconds from now."""
+        """Start a job in ``after`` seconds."""
         heapq.heappush(self._waiting, (self.clock.monotonic() + after, next(self._order), job))
 
     def advance(self, seconds: float, resolution: float = 1.0) -> None:
-        """Let time pass and jobs go on, each at its moment; everything is looked at every ``resolution`` seconds."""
+        """Advance the time and run due jobs; tick every ``resolution`` seconds."""
         end = self.clock.monotonic() + seconds
         while (now := self.clock.monotonic()) < end:
             self._work_until(min(end, now + resolution))
@@ -69,12 +69,12 @@ class World:
         self.clock.advance(max(0.0, moment - self.clock.monotonic()))
 
     def end(self) -> None:
-        """Close all jobs that wait, while it can still be told what becomes of their work: not when some collector finds them."""
+        """Close all waiting jobs, before the garbage collector ends their work."""
         while self._waiting:
             self._waiting.pop()[2].close()
 
     def abandon(self, id: str, type: str) -> None:
-        """Leave an operation in the journal whose process was on another machine and has not been heard of for an hour."""
+        """Write an operation of another machine whose last heartbeat is one hour old."""
         gone = Instance(
             id=f"gone-{id}",
             pid=7,
@@ -101,11 +101,11 @@ class World:
         self.journal.write(factories.batch(root, instance=gone, at=self.clock.wall() - 3600, clock=3700.0))
 
     def flush(self) -> None:
-        """Wait until the journal has everything."""
+        """Wait until the journal has stored everything."""
         assert self.recorder.runtime.force_flush()
 
     def write_down(self, out: TextIO) -> None:
-        """Append what a scrape of each exporter brings now, with the moment, as OpenMetrics."""
+        """Append the current scrape of each exporter, with its time, as OpenMetrics."""
         self.flush()
         at = f"{self.clock.wall():.3f}"
         for job, target in self.targets.items():
@@ -114,7 +114,8 @@ class World:
                 text = answer.read().decode()
             took = time.perf_counter() - began
             samples = [line for line in text.splitlines() if not line.startswith("#")]
-            # What Prometheus adds to a scrape, of this one; but for up, by which the tests know that it scrapes.
+            # The metrics that Prometheus adds to a scrape, except up: tests use that one to see
+            # real scrapes.
             samples += [f"scrape_duration_seconds {took}", f"scrape_samples_scraped {len(samples)}"]
             for line in samples:
                 name, value = line.rsplit(" ", 1)
@@ -124,7 +125,10 @@ class World:
 
 @contextmanager
 def world(folder: Path, *, before: float, series: int = 1000) -> Iterator[World]:
-    """Make the world as it stood ``before`` seconds ago. Its exporters answer over HTTP from the start."""
+    """Create the simulation ``before`` seconds in the past.
+
+    Its exporters answer over HTTP from the start.
+    """
     clock = FakeClock(wall=time.time() - before, monotonic=1_000_000.0)
     path = folder / "journal.db"
     with ExitStack() as stack:
@@ -144,9 +148,9 @@ def world(folder: Path, *, before: float, series: int = 1000) -> Iterator[World]
             Server(journal, port=0, host="127.0.0.1", previews=open_store(str(folder / "previews"), None))
         )
         url = f"http://127.0.0.1:{server.port}"
-        totals, size = runtime.totals, journal.size_bytes
+        totals, size = runtime._totals, journal.size_bytes
         worker = ProgressCollector(
-            runtime.store, totals=totals, max_operations=series, public_url=url, journal_size=size
+            runtime._store.reader, totals=totals, max_operations=series, public_url=url, journal_size=size
         )
         served = {
             WORKER: stack.enter_context(serve_metrics(worker)),
@@ -160,4 +164,4 @@ def world(folder: Path, *, before: float, series: int = 1000) -> Iterator[World]
 
 def _nothing_to_show() -> ProgressCollector:
     """Return the exporter of a process in which nothing has ever run."""
-    return ProgressCollector(LiveStore(factories.instance()))
+    return ProgressCollector(LiveStore(factories.instance()).reader)

@@ -1,4 +1,4 @@
-"""Programs that tests run as processes of their own."""
+"""Programs that tests run in separate processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that exports over OTLP as the environment says; run by the test of its requests."""
+"""A process that exports over OTLP as configured by the environment."""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
-"""A worker that has done one of everything and then keeps still, so that what is scraped and what is pushed can be compared.
+"""A worker that records one of everything and then idles.
 
-``python idle_worker.py``: prints the address of its metrics once they have been pushed, and ends when its input is closed.
+Scraped and pushed metrics are compared.
+
+``python idle_worker.py`` prints the address of its metrics once they have been pushed. It ends when
+its stdin is closed.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import otel_progress as progress
 
 
 def work() -> progress.Level:
-    """End operations in every way, count items, and leave one operation running; return it."""
+    """End operations in every way, count items, return a running operation."""
     with progress.operation(
         "backup", 'Backup of ünïcode "quotes" and \\slashes\\', id="backup-1", total=4, unit="file"
     ) as op:
@@ -37,12 +40,12 @@ def work() -> progress.Level:
     stage = running.stage("draw").start()
     stage.set_total(10)
     stage.increment(4)
-    stage.update(current=-1)  # refused, and counted
+    stage.update(current=-1)  # rejected and counted
     return running
 
 
 def main() -> int:
-    """Work, push, say where to scrape, wait."""
+    """Work, push, print the address of the metrics, wait."""
     with progress.configure(console=False, resources=False) as runtime:
         running = work()
         if not runtime.force_flush():

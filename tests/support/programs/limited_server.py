@@ -1,4 +1,7 @@
-"""A server with small limits for the flood: ``python limited_server.py`` serves a thousand operations of its own, and prints its port."""
+"""A server with small limits.
+
+``python limited_server.py`` serves a thousand operations and prints its port.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,10 @@ def main() -> None:
             for number in range(OPERATIONS)
         ]
         server = Server(
-            recorder.runtime.store,
+            recorder.runtime._store.reader,
             port=0,
             streams=StreamLimits(clients=600, blocked_s=3.0, interval_s=0.2),
-            connections=ConnectionLimits(most=1_100, request_s=3.0, blocked_s=3.0),
+            connections=ConnectionLimits(max_connections=1_100, request_s=3.0, blocked_s=3.0),
         )
         server.start()
         sys.stdout.write(f"{server.port}\n")

@@ -1,7 +1,7 @@
-"""A program in which a server of metrics is alone, for what the whole process shares: ``starved`` or ``quiet``.
+"""A process with only a metrics server: ``starved`` or ``quiet``.
 
-``starved``: without a free file descriptor a client waits, and it is answered as soon as there is one.
-``quiet``: requests, good and bad, and clients that break off; the caller looks at what is written.
+``starved``: without a free file descriptor a client waits until one is free. ``quiet``: valid and
+invalid requests and aborted connections; the caller checks the output.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import urllib.request
 from contextlib import suppress
 from unittest import mock
 
-from otel_progress.metrics.collector import ProgressCollector
+from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.http_server import MetricsServer
 from tests.support.metrics_operations import Shelf, operation
 from tests.support.metrics_server import PATIENCE_S, serving, wait_for_connections
 
 
 def starved(server: MetricsServer) -> None:
-    """Take the descriptors away until the server has failed twice to accept the client; then it gets them back."""
+    """Use up the descriptors until two accepts have failed, then free them."""
     import os
     import resource
 
@@ -40,7 +40,7 @@ def starved(server: MetricsServer) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with mock.patch.object(socketserver.TCPServer, "get_request", counted), socket.socket() as client:
         client.settimeout(PATIENCE_S)
-        gc.collect()  # nothing is to close a descriptor later on
+        gc.collect()  # prevents that a descriptor is closed later
         free = os.dup(client.fileno())
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
@@ -60,7 +60,7 @@ def starved(server: MetricsServer) -> None:
 
 
 def quiet(server: MetricsServer) -> None:
-    """Ask well and badly, and break off."""
+    """Send valid and invalid requests, and abort connections."""
     with urllib.request.urlopen(server.url, timeout=PATIENCE_S) as answer:
         assert answer.status == 200
     with suppress(urllib.error.HTTPError):
@@ -69,7 +69,8 @@ def quiet(server: MetricsServer) -> None:
         with socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as client:
             client.sendall(request)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-    with urllib.request.urlopen(server.url, timeout=PATIENCE_S) as answer:  # accepted after all those
+    # Accepted after all of those.
+    with urllib.request.urlopen(server.url, timeout=PATIENCE_S) as answer:
         assert answer.status == 200
     wait_for_connections(server)
 

@@ -1,6 +1,7 @@
-"""Runs the blocks of one program, given as JSON on stdin, in this process; writes what each printed as JSON to stdout.
+"""Run the blocks of one program: JSON on stdin, their outputs as JSON on stdout.
 
-Shell blocks run beside the program while it is alive, as a second terminal would, after everything so far was flushed.
+Shell blocks run in parallel to the program, like in a second terminal, after all earlier data was
+flushed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def run(module: ModuleType, block: dict[str, Any]) -> str:
 
 
 def python(module: ModuleType, block: dict[str, Any]) -> str:
-    """Run Python code; return what it printed. Raises whatever it raises, with lines of the document in the traceback."""
+    """Run Python code and return its output.
+
+    Tracebacks show the lines of the document.
+    """
     source = "\n" * (block["line"] - 1) + block["text"]
     linecache.cache[block["name"]] = (len(source), None, source.splitlines(True), block["name"])
     with redirect_stdout(io.StringIO()) as out:
@@ -43,7 +47,10 @@ def python(module: ModuleType, block: dict[str, Any]) -> str:
 
 
 def shell(block: dict[str, Any]) -> str:
-    """Run shell commands; return what they printed. A command that fails ends the program with an error."""
+    """Run shell commands and return their output.
+
+    A command that fails ends the program with an error.
+    """
     from otel_progress.config import current_runtime
 
     runtime = current_runtime()

@@ -1,4 +1,7 @@
-"""A worker for tests: advances to 30 of 100, stalls until a line arrives on stdin, then goes on slowly until stdin ends."""
+"""A worker that stalls at 30 of 100 until it reads a line.
+
+Then it continues slowly until stdin ends.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ import otel_progress as progress
 
 
 def main(id: str, store: str) -> None:
-    """Work on an operation called ``id``, with the journal at ``store``; the first line of stdout is the port of the metrics."""
+    """Run an operation ``id`` with the journal ``store``.
+
+    The first line of stdout is the metrics port.
+    """
     runtime = progress.configure(
         service_name="stalling", store=store, prometheus_port=0, stall_after=1, console=False, resources=False
     )

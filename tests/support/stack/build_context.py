@@ -1,4 +1,4 @@
-"""What Docker sends to be built: the files that .dockerignore lets through, and the instructions of the Dockerfile."""
+"""The Docker build context and the instructions of the Dockerfile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.stack.files import DEPLOY, PROJECT
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction of the Dockerfile with its arguments, comments and line breaks taken out, in the stage of this name."""
+    """One instruction of the Dockerfile with its arguments."""
 
     stage: str
     name: str
@@ -32,7 +32,10 @@ def instructions() -> Iterator[Instruction]:
 
 
 def sent(path: str) -> bool:
-    """Tell whether a file of the project is in the context: the last pattern that matches it, or a folder above it, decides."""
+    """Return whether a file is in the context.
+
+    The last pattern that matches it or a parent folder decides.
+    """
     allowed = True
     for pattern in (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines():
         if not pattern or pattern.startswith("#"):
@@ -50,7 +53,10 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def _expression(pattern: str) -> re.Pattern[str]:
-    """Return a pattern of .dockerignore as a regular expression: ``**/`` is any number of folders, ``*`` no slash."""
+    """Return a pattern of .dockerignore as a regular expression.
+
+    ``**/`` is any number of folders, ``*`` contains no slash.
+    """
     made = (
         re.escape(pattern)
         .replace(r"\*\*/", "(?:.*/)?")
@@ -62,7 +68,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 
 def copied(source: str) -> Iterator[Path]:
-    """Yield the files that a COPY of a path of the context brings into the image."""
+    """Yield the files that a COPY of a path of the context copies into the image."""
     found = PROJECT / source
     for path in [found] if found.is_file() else sorted(found.rglob("*")):
         if path.is_file() and sent(path.relative_to(PROJECT).as_posix()):

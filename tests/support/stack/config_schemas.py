@@ -1,8 +1,9 @@
-"""Schemas of the configuration files for which no package has one: what the documentation of each program says it takes.
+"""Schemas of configuration files, written after each program's documentation.
 
-They hold the options that this project uses or may well use, and no others, so that a misspelt one is found. Written after the reference
-pages of Grafana 13 ("Provision Grafana", "Provision the … data source"), Tempo 3.0 and Loki 3.7 ("Configuration"), and the READMEs of
-the Collector's components, release 0.159.
+They contain the options that this project uses or may use, so that a misspelt one is found.
+Sources: the reference pages of Grafana 13 ("Provision Grafana", "Provision the … data source"),
+Tempo 3.0 and Loki 3.7 ("Configuration"), and the READMEs of the Collector's components, release
+0.159.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ TEMPO: Final = _object(
     backend_worker=_object(compaction=_COMPACTION, backend_scheduler_addr=_TEXT),
     usage_report=_object(reporting_enabled=_BOOL),
 )
-"""Without ``ingester`` and ``compactor``, which Tempo 3 no longer has and refuses."""
+"""Without ``ingester`` and ``compactor``, which Tempo 3 refuses."""
 LOKI: Final = _object(
     "auth_enabled",
     "server",
@@ -264,9 +265,11 @@ COLLECTOR: Final = {
     },
     "extensions": {"health_check": _object("endpoint", endpoint=_ENDPOINT, path=_TEXT)},
 }
-"""The components of the contrib distribution that may be used here, by kind and type, with their options.
+"""The components of the contrib distribution that may be used here, by kind and type, with their
+options.
 
-All are in distributions/otelcol-contrib/manifest.yaml of its release. The exporters were ``otlp`` and ``otlphttp`` before 0.144;
-these names are deprecated aliases now. ``add_metric_suffixes`` and ``resource_to_telemetry_conversion`` are deprecated, too, and so
-left out.
+All are in distributions/otelcol-contrib/manifest.yaml of its release. The exporters were named
+``otlp`` and ``otlphttp`` before 0.144; these names are deprecated aliases now.
+``add_metric_suffixes`` and ``resource_to_telemetry_conversion`` are deprecated too and therefore
+omitted.
 """

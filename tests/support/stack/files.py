@@ -1,4 +1,4 @@
-"""The files of the stack as data, and what their images hold: what the tests of this folder compare with each other."""
+"""Files of the stack as data, and the content of their images."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ PROGRAMS: Final = {
     "redis": {"redis-cli"},
     "otel/opentelemetry-collector-contrib": set[str](),
 }
-"""What each image has that can ask whether its service is well, by its Dockerfile.
+"""The program in each image that can check its service's health, by its Dockerfile.
 
-Prometheus and Alertmanager are on busybox (distroless variants have another tag), Grafana and Redis on Alpine. Tempo (from 3.0) and Loki
-(from 3.6.5) are distroless and have a flag ``-health``. The Collector is made from scratch and has nothing.
+Prometheus and Alertmanager are based on busybox (distroless variants have another tag), Grafana and
+Redis on Alpine. Tempo (from 3.0) and Loki (from 3.6.5) are distroless and have a flag ``-health``.
+The Collector's image is made from scratch and has none.
 """
 BUNDLED_PLUGINS: Final = {
     *(
@@ -44,7 +45,8 @@ BUNDLED_PLUGINS: Final = {
     ),
     *("mysql", "opentsdb", "prometheus", "stackdriver", "tempo", "zipkin"),
 }
-"""What lies in data/plugins-bundled of Grafana's image, 13.2: the datasources that are processes of their own."""
+"""The content of data/plugins-bundled in Grafana's image, 13.2: datasources that run as processes.
+"""
 LISTENS: Final = {
     "server": {7764},
     "worker": {9464},
@@ -56,7 +58,7 @@ LISTENS: Final = {
     "grafana": {3000},
     "redis": {6379},
 }
-"""The ports each service listens on within the network of the stack."""
+"""The ports on which each service listens within the network of the stack."""
 
 
 def load(path: Path) -> Any:
@@ -65,7 +67,7 @@ def load(path: Path) -> Any:
 
 
 def compose() -> dict[str, Any]:
-    """Return docker-compose.yml, anchors resolved."""
+    """Return docker-compose.yml with resolved anchors."""
     found = load(COMPOSE)
     assert isinstance(found, dict)
     return found
@@ -78,7 +80,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def provisioned() -> list[dict[str, Any]]:
-    """Return the datasources that Grafana is given."""
+    """Return the provisioned datasources of Grafana."""
     found: list[dict[str, Any]] = load(DEPLOY / "grafana" / "provisioning" / "datasources" / "stack.yaml")[
         "datasources"
     ]
@@ -99,7 +101,7 @@ def mounts(service: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
 
 
 def host_path(service: dict[str, Any], inside: str) -> Path | None:
-    """Return the file of the project that a path inside of a container is; None when no mount holds it."""
+    """Return the project's file that is mounted at a container path, or None."""
     for source, target, _ in mounts(service):
         if inside == target or inside.startswith(f"{target}/"):
             return (
@@ -118,6 +120,6 @@ def address(text: str) -> tuple[str, int, str]:
 
 
 def assert_reachable(text: str) -> None:
-    """Fail unless an address is that of a service of the stack, and of a port on which it listens."""
+    """Fail unless an address is a service of the stack with a port it listens on."""
     host, port, _ = address(text)
     assert port in LISTENS.get(host, set()), f"nothing listens at {text}"

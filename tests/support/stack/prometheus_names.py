@@ -1,8 +1,9 @@
-"""From OTLP metrics to Prometheus series, as the OpenTelemetry specification has it ("Prometheus and OpenMetrics compatibility").
+"""Translation of OTLP metrics to Prometheus series, after the specification.
 
-What the Collector's ``prometheus`` exporter and Prometheus' own OTLP endpoint do with the strategy ``UnderscoreEscapingWithSuffixes``:
-a character that Prometheus does not take becomes ``_``; the unit is appended, spelt out; a gauge of unit ``1`` gets ``_ratio``; a
-monotonic sum gets ``_total``. A suffix that the name already has is not repeated.
+See "Prometheus and OpenMetrics compatibility". The Collector's ``prometheus`` exporter and
+Prometheus' own OTLP endpoint do this with the strategy ``UnderscoreEscapingWithSuffixes``: an
+invalid character becomes ``_``; the unit is appended in words; a gauge of unit ``1`` gets
+``_ratio``; a monotonic sum gets ``_total``. A suffix that the name already has is not repeated.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ UNITS: Final = {
     "%": "percent",
     "Cel": "celsius",
 }
-"""The units spelt out, those of the specification that may come up."""
+"""Words of the units that may occur."""
 Kind = Literal["gauge", "sum", "histogram"]
 Series = tuple[str, tuple[tuple[str, str], ...]]
-"""A name, and its labels sorted."""
+"""A name and its sorted labels."""
 
 
 def prometheus_name(name: str, unit: str, kind: Kind) -> str:
-    """Return the name of a metric in Prometheus. ``sum`` means a monotonic one."""
+    """Return the name of a metric in Prometheus. ``sum`` means a monotonic sum."""
     tokens = [token for token in re.split(r"[^A-Za-z0-9]+", name) if token]
     plain = re.sub(r"\{[^}]*\}", "", unit).strip()
     if plain == "1" and kind == "gauge":
@@ -43,12 +44,15 @@ def prometheus_name(name: str, unit: str, kind: Kind) -> str:
 
 
 def prometheus_label(name: str) -> str:
-    """Return the name of a label for an attribute."""
+    """Return the label name of an attribute."""
     return re.sub(r"[^A-Za-z0-9_]", "_", name)
 
 
 def series(metric: Any) -> Iterator[tuple[Series, float]]:
-    """Yield the series of an OTLP metric with their values: of a histogram its buckets, each with all below it, count and sum."""
+    """Yield the series of an OTLP metric with their values.
+
+    A histogram has cumulative buckets, count and sum.
+    """
     kind: Kind = metric.WhichOneof("data")
     name = prometheus_name(metric.name, metric.unit, kind)
     for point in getattr(metric, kind).data_points:

@@ -1,1 +1,1 @@
-"""The commands of `otel-progress`, one module per command."""
+"""The commands of ``otel-progress``, one module per command."""

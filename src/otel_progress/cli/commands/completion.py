@@ -1,4 +1,4 @@
-"""``completion``: the script that makes a shell complete commands, options and ids."""
+"""``completion``: the script for shell completion of commands, options and IDs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ Examples:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script that completes commands, options and ids in a shell."""
-    kind = get_completion_class(shell)
-    if kind is None:
-        msg = f"This version of click has no completion for {shell}."
+    """Print the completion script of a shell for commands, options and IDs."""
+    completion_class = get_completion_class(shell)
+    if completion_class is None:
+        msg = f"Invalid shell {shell!r}: expected one that this version of click supports. Upgrade click."
         raise click.ClickException(msg)
-    click.echo(kind(ctx.find_root().command, {}, "otel-progress", "_OTEL_PROGRESS_COMPLETE").source())
+    click.echo(
+        completion_class(ctx.find_root().command, {}, "otel-progress", "_OTEL_PROGRESS_COMPLETE").source()
+    )

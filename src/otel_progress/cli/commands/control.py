@@ -1,4 +1,4 @@
-"""``cancel`` and ``rm``: ask work to stop, and forget what is over."""
+"""``cancel`` and ``rm``: cancellation requests and deletion of operations."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from otel_progress.cli.context import CliContext, complete_id, find
-from otel_progress.cli.output import CliError, echo, say_json
+from otel_progress.cli.context import CliContext, complete_id, find_operation
+from otel_progress.cli.output import CliError, echo, echo_json
 from otel_progress.codec import SCHEMA
-from otel_progress.console.format import moment
-from otel_progress.console.rows import clean
+from otel_progress.console.format import format_moment
+from otel_progress.console.rows import clean_text
 from otel_progress.operations import OperationSnapshot
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S
+from otel_progress.protocols import Reader
 from otel_progress.text import escape_controls
 
 
 @click.command(
     epilog="""\b
-The work sees it within a moment: progress.track() stops between two elements, and the handle's cancel_requested says so.
-It is a request. Work that asks for neither goes on.
+The program receives the request within a moment. progress.track() stops between two elements,
+and the handle's cancel_requested becomes true. A program that uses neither continues.
 
 \b
 Examples:
@@ -32,37 +33,43 @@ Examples:
     "--reason",
     default="cancelled from the command line",
     show_default=True,
-    help="Why; the operation's message says it.",
+    help="Reason, stored as the message of the operation.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 @click.pass_obj
-def cancel(scope: CliContext, operation_id: str, reason: str, as_json: bool) -> None:
-    """Ask a running operation to stop. Exits with 1 when it has no active run."""
-    with scope.reader() as reader:
-        operation = find(reader, operation_id)
-    with scope.controller() as controller:
-        asked = controller.request_cancel(operation.operation_id, reason)
+def cancel(context: CliContext, operation_id: str, reason: str, as_json: bool) -> None:
+    """Request cancellation of an active operation.
+
+    Exits with 1 if the operation is not active.
+    """
+    with context.reader() as reader:
+        operation = find_operation(reader, operation_id)
+    with context.controller() as controller:
+        is_requested = controller.request_cancel(operation.operation_id, reason)
     if as_json:
-        say_json(
+        echo_json(
             {
                 "schema": SCHEMA,
                 "operation_id": operation.operation_id,
                 "run": operation.run,
-                "cancel_requested": asked,
+                "cancel_requested": is_requested,
             }
         )
-    if not asked:
-        msg = f"{operation.operation_id!r} has no active run to cancel: {_ended(operation)}."
+    if not is_requested:
+        msg = (
+            f"Invalid operation {operation.operation_id!r}: expected an active operation, "
+            f"but {_describe_end(operation)}."
+        )
         raise CliError(msg)
     if not as_json:
-        echo(_answer(operation))
+        echo(_describe_request(operation))
 
 
 @click.command(
     epilog="""\b
-All runs of an ID that are over go, with their levels, events and logs: those that have ended, and abandoned ones, whose
-process is gone. An operation under way stays: cancel it first. So does one whose process cannot be looked at, on another
-machine or in another container, until ten minutes after its last sign of life.
+Deletes all finished and abandoned runs of an ID with their levels, events and logs. An active
+operation is not deleted: cancel it first. The process of a run on another machine or in another
+container cannot be checked. Such a run can be deleted ten minutes after its last heartbeat.
 
 \b
 Examples:
@@ -71,52 +78,74 @@ Examples:
 """
 )
 @click.argument("operation_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 @click.pass_obj
-def rm(scope: CliContext, operation_ids: Sequence[str], as_json: bool) -> None:
-    """Forget operations that have ended or were abandoned. Their whole ID is needed."""
-    wanted = list(dict.fromkeys(operation_ids))
-    with scope.reader() as reader:
-        for id_ in wanted:  # before anything is forgotten: all of them or none
-            if reader.get(id_) is None:
-                near = find(reader, id_).operation_id
-                msg = f"There is no operation {escape_controls(id_[:100])!r}. Type the whole ID to forget it: {escape_controls(near)}"
-                raise CliError(msg)
-        under_way = {operation.operation_id: operation.alive for operation in reader.active(levels=False)}
-    with scope.controller() as controller:
-        counts = {id_: controller.delete(id_) for id_ in wanted}
+def rm(context: CliContext, operation_ids: Sequence[str], as_json: bool) -> None:
+    """Delete finished or abandoned operations.
+
+    The whole ID is required, not only a prefix.
+    """
+    ids = list(dict.fromkeys(operation_ids))
+    with context.reader() as reader:
+        _require_whole_ids(reader, ids)
+        active = {operation.operation_id: operation.alive for operation in reader.active(levels=False)}
+    with context.controller() as controller:
+        deleted_counts = {id_: controller.delete(id_) for id_ in ids}
     if as_json:
-        say_json({"schema": SCHEMA, "deleted": counts})
+        echo_json({"schema": SCHEMA, "deleted": deleted_counts})
     else:
-        for id_, count in counts.items():
+        for id_, count in deleted_counts.items():
             if count:
-                echo(f"Forgot {count} run{'' if count == 1 else 's'} of {clean(id_)}.")
-    kept = [id_ for id_, count in counts.items() if not count and id_ in under_way]
-    if kept:
-        raise CliError(_why_it_stays(kept, under_way))
+                echo(f"Deleted {count} run{'' if count == 1 else 's'} of {clean_text(id_)}.")
+    kept_ids = [id_ for id_, count in deleted_counts.items() if not count and id_ in active]
+    if kept_ids:
+        raise CliError(_explain_kept(kept_ids, active))
 
 
-def _why_it_stays(kept: Sequence[str], under_way: Mapping[str, bool]) -> str:
-    """Return why operations were not forgotten; ``under_way`` says of each whether its process lives."""
-    alive = [id_ for id_ in kept if under_way[id_]]
-    if alive:
-        return f"{', '.join(map(repr, alive[:5]))} is under way and stays. First: otel-progress cancel {alive[0]}"
+def _require_whole_ids(reader: Reader, ids: Sequence[str]) -> None:
+    """Raise CliError unless every ID exists.
+
+    Runs before the first deletion, so all operations are deleted or no operation.
+    """
+    for id_ in ids:
+        if reader.get(id_) is None:
+            match = escape_controls(find_operation(reader, id_).operation_id)
+            msg = (
+                f"Invalid operation ID {escape_controls(id_[:100])!r}: expected a whole ID. "
+                f"To delete it, use: otel-progress rm {match}"
+            )
+            raise CliError(msg)
+
+
+def _explain_kept(ids: Sequence[str], active: Mapping[str, bool]) -> str:
+    """Return why operations were not deleted.
+
+    ``active`` maps IDs to whether their process is alive.
+    """
+    alive_ids = [id_ for id_ in ids if active[id_]]
+    if alive_ids:
+        return (
+            f"{', '.join(map(repr, alive_ids[:5]))} is active and was not deleted. "
+            f"First use: otel-progress cancel {alive_ids[0]}"
+        )
     return (
-        f"{', '.join(map(repr, kept[:5]))} stays for now: its process seems to be dead, but cannot be looked at from here. "
-        f"It can be forgotten {UNVERIFIED_TIMEOUT_S / 60:.0f} minutes after its last sign of life."
+        f"{', '.join(map(repr, ids[:5]))} was not deleted: its process seems to have exited, but cannot be "
+        f"checked from here. Try again {UNVERIFIED_TIMEOUT_S / 60:.0f} minutes after its last heartbeat."
     )
 
 
-def _answer(operation: OperationSnapshot) -> str:
-    id_ = clean(operation.operation_id)
+def _describe_request(operation: OperationSnapshot) -> str:
+    id_ = clean_text(operation.operation_id)
     if operation.cancel_requested_at is not None:
-        return f"{id_} was asked to stop at {moment(operation.cancel_requested_at)} already."
+        return (
+            f"Cancellation of {id_} was already requested at {format_moment(operation.cancel_requested_at)}."
+        )
     if not operation.alive:
-        return f"{id_} is asked to stop, but its process gives no sign of life."
-    return f"{id_} is asked to stop. See: otel-progress watch {id_}"
+        return f"Cancellation of {id_} is requested, but its process does not respond."
+    return f"Cancellation of {id_} is requested. See: otel-progress watch {id_}"
 
 
-def _ended(operation: OperationSnapshot) -> str:
+def _describe_end(operation: OperationSnapshot) -> str:
     if not operation.status.finished:
-        return "it has just ended"
-    return f"{operation.status.value} at {moment(operation.root.ended_at)}"
+        return "it has just finished"
+    return f"its status is {operation.status.value} since {format_moment(operation.root.ended_at)}"

@@ -1,10 +1,11 @@
-"""``demo``: real work on real files, with everything switched on."""
+"""``demo``: a survey of Python files with all features enabled."""
 
 from __future__ import annotations
 
 import click
 
 from otel_progress.cli.context import CliContext
+from otel_progress.settings.defaults import MAX_PORT
 
 
 @click.command(
@@ -16,22 +17,28 @@ Examples:
 """
 )
 @click.argument("path", required=False, type=click.Path(exists=True))
-@click.option("--quick", is_flag=True, help="A part of it, in less than five seconds.")
+@click.option("--quick", is_flag=True, help="Survey only a part, in less than five seconds.")
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
-    help="Serve /metrics there while it runs; 0: any free one. [env: OTEL_PROGRESS_PROMETHEUS_PORT]",
+    type=click.IntRange(0, MAX_PORT),
+    help="Port of /metrics during the survey; 0: a free port. [env: OTEL_PROGRESS_PROMETHEUS_PORT]",
 )
 @click.option(
     "--server-port",
-    type=click.IntRange(0, 65535),
-    help="Serve the page there while it runs; 0: any free one. [env: OTEL_PROGRESS_SERVER_PORT]",
+    type=click.IntRange(0, MAX_PORT),
+    help="Port of the page during the survey; 0: a free port. [env: OTEL_PROGRESS_SERVER_PORT]",
 )
 @click.pass_obj
-def demo(scope: CliContext, path: str | None, quick: bool, port: int | None, server_port: int | None) -> None:
-    """Survey Python sources (this interpreter's own, or those in PATH): watch it in a browser, here, and by its metrics."""
+def demo(
+    context: CliContext, path: str | None, quick: bool, port: int | None, server_port: int | None
+) -> None:
+    """Survey Python source files with live progress.
+
+    Surveys the files below PATH, or the files of this Python.
+    Shows progress here, in a browser and as metrics.
+    """
     from otel_progress.demo import run
 
     raise click.exceptions.Exit(
-        run(path, quick=quick, store=scope.store, prometheus_port=port, server_port=server_port)
+        run(path, quick=quick, store=context.store, prometheus_port=port, server_port=server_port)
     )

@@ -1,4 +1,4 @@
-"""``doctor``: looks at everything that can be wrong, and says what to do about it."""
+"""``doctor``: checks of the installation, with a fix for each problem."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 
 import click
 
-from otel_progress.cli.checks import Finding, all_checks
+from otel_progress.cli.checks import Finding, run_checks
 from otel_progress.cli.context import CliContext
-from otel_progress.cli.output import echo, say_json, style_text
+from otel_progress.cli.output import echo, echo_json, style_text
 from otel_progress.codec import SCHEMA
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
@@ -22,20 +22,25 @@ Examples:
   otel-progress --store sqlite:////data/progress.db doctor
 """
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 @click.pass_obj
-def doctor(scope: CliContext, as_json: bool) -> None:
-    """Check the installation, the journal and the environment; exit with 1 when something is wrong."""
-    findings = all_checks(scope, os.environ)
+def doctor(context: CliContext, as_json: bool) -> None:
+    """Check the installation, the journal and the environment.
+
+    Exits with 1 if there is a problem.
+    """
+    findings = run_checks(context, os.environ)
     if as_json:
-        entries = [{"check": entry.check, "state": entry.state, "text": entry.text} for entry in findings]
-        say_json({"schema": SCHEMA, "findings": entries})
+        entries = [
+            {"check": finding.check, "state": finding.state, "text": finding.text} for finding in findings
+        ]
+        echo_json({"schema": SCHEMA, "findings": entries})
     else:
-        for entry in findings:
-            _write(entry)
-    if any(entry.state == "problem" for entry in findings):
+        for finding in findings:
+            _write_finding(finding)
+    if any(finding.state == "problem" for finding in findings):
         raise click.exceptions.Exit(1)
 
 
-def _write(entry: Finding) -> None:
-    echo(f"{style_text(f'{entry.state:<8}', _STYLES[entry.state])} {entry.check:<12} {entry.text}")
+def _write_finding(finding: Finding) -> None:
+    echo(f"{style_text(f'{finding.state:<8}', _STYLES[finding.state])} {finding.check:<12} {finding.text}")

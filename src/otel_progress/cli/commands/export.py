@@ -1,4 +1,4 @@
-"""``export``: one operation as a document, as lines, or as a table, for other programs."""
+"""``export``, ``dashboards`` and ``rules``: files for other programs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from typing import Final
 import click
 
 from otel_progress.assets import Bundle, read_bundle
-from otel_progress.cli.context import CliContext, complete_id, find
-from otel_progress.cli.output import CliError, echo, say_json
+from otel_progress.cli.context import CliContext, complete_id, find_operation
+from otel_progress.cli.output import CliError, echo, echo_json
 from otel_progress.codec import SCHEMA
 from otel_progress.exports import EXPORTERS
+from otel_progress.protocols import EventQuery
 from otel_progress.text import escape_controls
 
-_ALL_EVENTS: Final = 10_000_000
+_MAX_EVENTS: Final = 10_000_000
+"""Events exported per operation, the newest."""
 
 
 @click.command(
     epilog="""\b
 json   the operation with its levels and events, one document
-jsonl  one line for the operation, each level and each event; "record" says which
-csv    one row for the operation and each level; text a spreadsheet could take for a formula gets a ' in front
+jsonl  one line for the operation, each level and each event; "record" is the kind of the line
+csv    one row for the operation and each level; text that looks like a formula starts with '
 
 \b
 Examples:
@@ -42,70 +44,77 @@ Examples:
     type=click.Choice(list(EXPORTERS)),
     default="json",
     show_default=True,
-    help="What to write.",
+    help="Format of the export.",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write; - or nothing is stdout.",
+    help="File to write. [default: stdout, also for -]",
 )
 @click.pass_obj
-def export(scope: CliContext, operation_id: str, format_: str, output: Path | None) -> None:
+def export(context: CliContext, operation_id: str, format_: str, output: Path | None) -> None:
     """Write one operation with its levels and events."""
-    with scope.reader() as reader:
-        operation = find(reader, operation_id)
-        events = () if format_ == "csv" else reader.events(operation.operation_id, limit=_ALL_EVENTS)
+    with context.reader() as reader:
+        operation = find_operation(reader, operation_id)
+        events = (
+            () if format_ == "csv" else reader.events(operation.operation_id, EventQuery(limit=_MAX_EVENTS))
+        )
     lines = EXPORTERS[format_](operation, events)
     if output is None or str(output) == "-":
         encoding = sys.stdout.encoding or "utf-8"
         for line in lines:
             click.echo(line.encode(encoding, "backslashreplace").decode(encoding))
         return
-    _save(output, lines)
+    _write_lines(output, lines)
 
 
-def _save(path: Path, lines: Iterator[str]) -> None:
-    """Write a file at once or not at all."""
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
+    """Write a file atomically: the whole file or, on an error, no file."""
     try:
         with NamedTemporaryFile(
             "w", dir=path.parent, prefix=f".{path.name[:100]}.", delete=False, encoding="utf-8", newline="\n"
         ) as file:
-            part = Path(file.name)
+            temporary = Path(file.name)
             try:
                 file.writelines(f"{line}\n" for line in lines)
                 file.close()
-                part.replace(path)
+                temporary.replace(path)
             except BaseException:
                 file.close()
                 with suppress(OSError):
-                    part.unlink()
+                    temporary.unlink()
                 raise
     except OSError as error:
-        msg = f"Cannot write {str(path)!r}: {error.strerror}. Name a file in a directory that exists and can be written, with -o."
+        msg = (
+            f"Invalid output file {escape_controls(str(path))!r}: expected a file in a writable directory "
+            f"({error.strerror}). Use another path with -o."
+        )
         raise CliError(msg) from error
 
 
-_MODE: Final = 0o644
-"""Who else may read them: Grafana and Prometheus seldom run as the user who exports."""
+_FILE_MODE: Final = 0o644
+"""Readable by all users: Grafana and Prometheus usually run as another user."""
 
 
-def _named(ctx: click.Context, parameter: click.Parameter, value: str) -> Path:
-    """Return the directory; an empty one, as of a variable that is not set, would be the current one."""
-    del ctx, parameter
+def _parse_directory(ctx: click.Context, parameter: click.Parameter, value: str) -> Path:
+    """Return the directory. Rejects an empty name, which means the current one."""
+    del parameter
     if not value.strip():
-        msg = "the directory is empty; expected the name of one, or . for the current one"
-        raise click.BadParameter(msg)
+        msg = f"Invalid directory {value[:100]!r}: expected a name. Use . for the current directory."
+        raise click.UsageError(msg, ctx)
     return Path(value)
 
 
-_directory = click.argument("directory", metavar="DIR", type=click.Path(), callback=_named)
+_directory_argument = click.argument("directory", metavar="DIR", type=click.Path(), callback=_parse_directory)
 
 
-_force = click.option("--force", is_flag=True, help="Replace files that are there and differ.")
+_force_option = click.option("--force", is_flag=True, help="Replace existing files that differ.")
 
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document that lists the files.")
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Write one JSON document that lists the files."
+)
 
 
 @click.group(
@@ -117,8 +126,8 @@ Examples:
 )
 @click.pass_context
 def dashboards(ctx: click.Context) -> None:
-    """Grafana dashboards that come with this package."""
-    _help(ctx)
+    """Grafana dashboards of this package."""
+    _print_help(ctx)
 
 
 @dashboards.command(
@@ -129,12 +138,15 @@ Examples:
   otel-progress dashboards export . --json
 """,
 )
-@_directory
-@_force
-@_as_json
+@_directory_argument
+@_force_option
+@_json_option
 def export_dashboards(directory: Path, force: bool, as_json: bool) -> None:
-    """Write the dashboards into DIR, to be imported or provisioned. Nothing is written when a file there differs."""
-    _export("dashboards", directory, force=force, as_json=as_json)
+    """Write the Grafana dashboards into the directory DIR.
+
+    If a file there differs, nothing is written.
+    """
+    _export_bundle("dashboards", directory, force=force, as_json=as_json)
 
 
 @click.group(
@@ -146,8 +158,8 @@ Examples:
 )
 @click.pass_context
 def rules(ctx: click.Context) -> None:
-    """Recording and alerting rules for Prometheus that come with this package."""
-    _help(ctx)
+    """Prometheus recording and alerting rules of this package."""
+    _print_help(ctx)
 
 
 @rules.command(
@@ -158,84 +170,96 @@ Examples:
   otel-progress rules export . --force && promtool check rules progress.*.yml
 """,
 )
-@_directory
-@_force
-@_as_json
+@_directory_argument
+@_force_option
+@_json_option
 def export_rules(directory: Path, force: bool, as_json: bool) -> None:
-    """Write the rules into DIR, to be named under rule_files. Nothing is written when a file there differs."""
-    _export("rules", directory, force=force, as_json=as_json)
+    """Write the Prometheus rules into the directory DIR.
+
+    Add the files to rule_files of Prometheus. If a file there differs, nothing is written.
+    """
+    _export_bundle("rules", directory, force=force, as_json=as_json)
 
 
-def _help(ctx: click.Context) -> None:
+def _print_help(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
-def _export(bundle: Bundle, directory: Path, *, force: bool, as_json: bool) -> None:
-    wanted = read_bundle(bundle)
+def _export_bundle(bundle: Bundle, directory: Path, *, force: bool, as_json: bool) -> None:
+    bundled = read_bundle(bundle)
     try:
-        present = {name: _content(directory / name) for name in wanted}
-        changed = {name: content for name, content in wanted.items() if present[name] != content}
+        present = {name: _read_content(directory / name) for name in bundled}
+        changed = {name: content for name, content in bundled.items() if present[name] != content}
         differing = [name for name in changed if present[name] is not None]
         if differing and not force:
             msg = (
-                f"{_shown(directory)} has files that differ: {', '.join(differing)}. Nothing was written. "
-                "Give --force to replace them, or another directory."
+                f"Invalid directory {_quote_path(directory)}: expected no files that differ, found "
+                f"{', '.join(differing)}. Use --force to replace them, or another directory."
             )
             raise CliError(msg)
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory, changed)
+        _write_files(directory, changed)
     except OSError as error:
-        where = escape_controls(str(error.filename or directory))
-        msg = f"Cannot write to {where!r}: {error.strerror or error}. Name a directory that can be made and written."
+        path = _quote_path(Path(error.filename or directory))
+        msg = (
+            f"Invalid directory {_quote_path(directory)}: expected a writable directory "
+            f"({path}: {error.strerror or error}). Use another directory."
+        )
         raise CliError(msg) from error
-    _tell(directory, wanted, changed, as_json=as_json)
+    _list_files(directory, bundled, changed, as_json=as_json)
 
 
-def _content(path: Path) -> bytes | None:
-    """Return what a file holds, None when there is none."""
+def _read_content(path: Path) -> bytes | None:
+    """Return the content of a file.
+
+    None if the file does not exist.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return None
 
 
-def _write(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Write all files beside their places first: whoever reads the directory meanwhile sees whole files, and a full disk no change."""
-    parts: dict[Path, Path] = {}
+def _write_files(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Write all files under temporary names, then rename them.
+
+    Other programs see only whole files, and a full disk changes nothing.
+    """
+    targets: dict[Path, Path] = {}
     try:
         for name, content in contents.items():
             with NamedTemporaryFile("wb", dir=directory, prefix=f".{name}.", delete=False) as file:
-                parts[Path(file.name)] = directory / name
+                targets[Path(file.name)] = directory / name
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(file.name).chmod(_MODE)
-        for part, path in parts.items():
-            part.replace(path)
+            Path(file.name).chmod(_FILE_MODE)
+        for temporary, target in targets.items():
+            temporary.replace(target)
     finally:
-        for part in parts:
+        for temporary in targets:
             with suppress(OSError):
-                part.unlink()
+                temporary.unlink()
 
 
-def _tell(
-    directory: Path, wanted: Mapping[str, bytes], changed: Mapping[str, bytes], *, as_json: bool
+def _list_files(
+    directory: Path, bundled: Mapping[str, bytes], changed: Mapping[str, bytes], *, as_json: bool
 ) -> None:
     if as_json:
-        listed = [
+        files = [
             {
                 "path": str(directory / name),
                 "bytes": len(content),
                 "state": "written" if name in changed else "unchanged",
             }
-            for name, content in wanted.items()
+            for name, content in bundled.items()
         ]
-        say_json({"schema": SCHEMA, "files": listed})
+        echo_json({"schema": SCHEMA, "files": files})
         return
-    for name in wanted:
+    for name in bundled:
         echo(f"{escape_controls(str(directory / name))}{'' if name in changed else '  (unchanged)'}")
 
 
-def _shown(directory: Path) -> str:
+def _quote_path(directory: Path) -> str:
     return repr(escape_controls(str(directory)))

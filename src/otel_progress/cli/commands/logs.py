@@ -1,4 +1,4 @@
-"""``logs``: the log records that were made inside of an operation."""
+"""``logs``: the log records of an operation."""
 
 from __future__ import annotations
 
@@ -6,72 +6,77 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import click
 
-from otel_progress.cli.context import CliContext, complete_id, find
-from otel_progress.cli.options import complete_severity, moment_of, severity_of
-from otel_progress.cli.output import echo, say_json, style_text
+from otel_progress.cli.context import CliContext, complete_id, find_operation
+from otel_progress.cli.options import complete_severity, parse_severity, parse_since
+from otel_progress.cli.output import echo, echo_json, style_text
 from otel_progress.codec import SCHEMA, encode_log
-from otel_progress.console.format import moment
-from otel_progress.console.rows import clean
+from otel_progress.console.format import format_moment
+from otel_progress.console.rows import clean_text
 from otel_progress.operations import OperationSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import LogQuery, Reader
 from otel_progress.records import SEVERITIES, LogRecord
 from otel_progress.text import escape_controls
 
-_AT_ONCE: Final = 10_000
-"""Records that one look takes in while following."""
+_MAX_RECORDS_PER_POLL: Final = 10_000
+"""Records read per poll with ``--follow``.
+
+Of more than these only the newest are written.
+"""
 
 
 @click.command(
     epilog="""\b
-With --follow it ends when the operation has ended, or with Ctrl-C.
+With --follow, the command ends when the operation finishes, or with Ctrl-C.
 
 \b
 Examples:
   otel-progress logs friday-42
-  otel-progress logs friday-42 --level WARNING --since 15m
+  otel-progress logs friday-42 --severity WARNING --since 15m
   otel-progress logs friday-42 --path song:12 --limit 20
   otel-progress logs friday-42 --follow --json | jq .message
 """
 )
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id)
 @click.option(
-    "--level",
-    "severity",
-    metavar="LEVEL",
-    callback=severity_of,
+    "--severity",
+    metavar="SEVERITY",
+    callback=parse_severity,
     shell_complete=complete_severity,
-    help="Least severity: DEBUG to CRITICAL, or a number.",
+    help="Lowest severity: DEBUG to CRITICAL, or a number.",
 )
 @click.option(
     "--since",
     metavar="WHEN",
-    callback=moment_of,
-    help="Not before: 15m (that long ago), 2026-01-31T12:00:00Z, or Unix seconds.",
+    callback=parse_since,
+    help="Only records since then: 15m (15 minutes ago), 2026-01-31T12:00:00Z, or Unix seconds.",
 )
 @click.option("--path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3.")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what comes.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with new records until the operation finishes.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 1_000_000),
     default=1000,
     show_default=True,
-    help="At most so many, the newest.",
+    help="Maximum number of records; the newest are shown.",
 )
 @click.option(
     "--interval",
     type=click.FloatRange(0.05, 3600),
     default=0.25,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between polls with --follow.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document; with --follow one line a record.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Write one JSON document; with --follow one line per record."
+)
 @click.pass_obj
 def logs(
-    scope: CliContext,
+    context: CliContext,
     operation_id: str,
     severity: int,
     since: float | None,
@@ -81,83 +86,71 @@ def logs(
     interval: float,
     as_json: bool,
 ) -> None:
-    """Show the log records of an operation, the oldest first. The work keeps them with capture_logs=True."""
-    with scope.reader() as reader:
-        operation = find(reader, operation_id)
-        id_ = operation.operation_id
-        records = reader.logs(id_, path=path or None, severity=severity, since=since, limit=limit)
+    """Show the log records of an operation, oldest first.
+
+    Log records are stored if the operation runs with capture_logs=True.
+    """
+    with context.reader() as reader:
+        operation = find_operation(reader, operation_id)
+        query = LogQuery(path or None, severity, since, limit=limit)
+        records = reader.logs(operation.operation_id, query)
         if follow:
-            with suppress(KeyboardInterrupt):  # how it is ended
-                _write(records, as_json)
-                after = max((record.number for record in records), default=0)
-                _follow(
-                    reader,
-                    operation,
-                    after,
-                    interval,
-                    as_json,
-                    path=path or None,
-                    severity=severity,
-                    since=since,
-                )
+            # Why: Ctrl-C is the usual way to end --follow, so it is not an error.
+            with suppress(KeyboardInterrupt):
+                _write_records(records, as_json)
+                query = replace(query, after=_last_number(records, 0), limit=_MAX_RECORDS_PER_POLL)
+                _follow_records(reader, operation, query, interval, as_json)
         elif as_json:
-            say_json(
-                {
-                    "schema": SCHEMA,
-                    "operation_id": id_,
-                    "run": operation.run,
-                    "logs": [encode_log(record) for record in records],
-                }
-            )
+            document = {"schema": SCHEMA, "operation_id": operation.operation_id, "run": operation.run}
+            echo_json({**document, "logs": [encode_log(record) for record in records]})
         elif records:
-            _write(records, as_json)
+            _write_records(records, as_json)
         else:
-            echo("No log records. Work keeps them when it is configured with capture_logs=True.")
+            echo("No log records. To store them, call configure(capture_logs=True) in the program.")
 
 
-def _follow(
+def _follow_records(
     reader: Reader,
     operation: OperationSnapshot,
-    after: int,
+    query: LogQuery,
     interval: float,
     as_json: bool,
-    *,
-    path: str | None,
-    severity: int,
-    since: float | None,
 ) -> None:
-    """Write what comes until the run has ended, and everything that was kept before its end."""
-    running = not operation.status.finished
-    while running:
+    """Write new records until the run has finished, including its last ones."""
+    is_active = not operation.status.finished
+    while is_active:
         time.sleep(interval)
-        # Asked before the records: those that were kept until the end are seen after it.
-        running = any(one.run == operation.run for one in reader.active(levels=False))
-        found = reader.logs(
-            operation.operation_id, path=path, severity=severity, since=since, after=after, limit=_AT_ONCE
-        )
-        records = [record for record in found if record.run == operation.run]
-        after = max((record.number for record in records), default=after)
-        _write(records, as_json)
+        # Why: the status is read before the records, so the last read includes the final records.
+        is_active = any(active.run == operation.run for active in reader.active(levels=False))
+        new_records = reader.logs(operation.operation_id, query)
+        records = [record for record in new_records if record.run == operation.run]
+        query = replace(query, after=_last_number(records, query.after))
+        _write_records(records, as_json)
 
 
-def _write(records: Iterable[LogRecord], as_json: bool) -> None:
+def _last_number(records: Iterable[LogRecord], default: int) -> int:
+    return max((record.number for record in records), default=default)
+
+
+def _write_records(records: Iterable[LogRecord], as_json: bool) -> None:
     for record in records:
         if as_json:
-            say_json(encode_log(record))
+            echo_json(encode_log(record))
             continue
-        level = style_text(
-            f"{clean(record.severity_text) or record.severity:<8}", severity_style(record.severity)
+        severity = clean_text(record.severity_text) or str(record.severity)
+        path = f" {style_text(clean_text(record.path), 'dim')}" if record.path else ""
+        first_line, *other_lines = record.message.splitlines() or [""]
+        echo(
+            f"{format_moment(record.at)} {style_text(f'{severity:<8}', get_severity_style(record.severity))} "
+            f"{clean_text(record.logger)}{path}: {escape_controls(first_line)}"
         )
-        place = f" {style_text(clean(record.path), 'dim')}" if record.path else ""
-        first, *more = record.message.splitlines() or [""]
-        echo(f"{moment(record.at)} {level} {clean(record.logger)}{place}: {escape_controls(first)}")
-        for line in (*more, *(record.details or "").splitlines()):
+        for line in (*other_lines, *(record.details or "").splitlines()):
             echo(f"    {escape_controls(line)}")
     sys.stdout.flush()
 
 
-def severity_style(severity: int) -> str:
-    """Return the style of a severity: red from ERROR on, yellow from WARNING on, dim below INFO."""
+def get_severity_style(severity: int) -> str:
+    """Return the style of a severity: red, yellow, none for INFO, or dim."""
     if severity >= SEVERITIES["ERROR"]:
         return "bold red" if severity >= SEVERITIES["CRITICAL"] else "red"
     if severity >= SEVERITIES["WARNING"]:

@@ -1,22 +1,39 @@
-"""``ls`` and ``history``: operations in a table."""
+"""``ls`` and ``history``: operations and batches in a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import click
 
-from otel_progress.cli.batch_output import MAX_BATCHES, batch_table, write_batch_summary
+from otel_progress.cli.batch_output import write_batch_summary, write_batch_table
 from otel_progress.cli.context import CliContext
-from otel_progress.cli.output import echo, operations_document, say_json, status_word, table, terminal_width
+from otel_progress.cli.output import (
+    MAX_BATCHES,
+    build_operations_document,
+    echo,
+    echo_json,
+    get_status_label,
+    get_terminal_width,
+    write_table,
+)
 from otel_progress.codec import SCHEMA, encode_batch
-from otel_progress.console.format import count, duration, moment, percentage, remaining
-from otel_progress.console.rows import cancelling_note, clean, failure_text
+from otel_progress.console.format import (
+    format_count,
+    format_duration,
+    format_moment,
+    format_percentage,
+    format_remaining,
+)
+from otel_progress.console.rows import clean_text, format_cancelling, format_failure
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
+from otel_progress.protocols import BatchQuery, HistoryQuery, Reader
 
-_HISTORY_IN_LS: Final = 1000
+_MAX_HISTORY: Final = 1000
+"""Finished operations that ``ls --all`` reads, the newest."""
 
 
 _HEADER: Final = (
@@ -34,7 +51,38 @@ _HEADER: Final = (
 )
 
 
-_SPARE: Final = tuple(_HEADER.index(name) for name in ("STARTED", "TYPE", "NAME", "FAILED", "LEFT", "COUNT"))
+_OPTIONAL_COLUMNS: Final = tuple(
+    _HEADER.index(name) for name in ("STARTED", "TYPE", "NAME", "FAILED", "LEFT", "COUNT")
+)
+"""Columns omitted on a narrow terminal, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """Conditions on operations and batches. None matches every value."""
+
+    type: str | None
+    status: str | None
+    condition: str | None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.type is None and self.status is None and self.condition is None
+
+    @property
+    def needs_finished(self) -> bool:
+        """True if only finished operations can match."""
+        return self.status is not None and Status(self.status).finished
+
+    def matches_operation(self, operation: OperationSnapshot) -> bool:
+        return (
+            self.type in (None, operation.operation_type)
+            and self.status in (None, operation.status.value)
+            and self.condition in (None, operation.condition.value)
+        )
+
+    def matches_batch(self, batch: BatchSnapshot) -> bool:
+        return self.type in (None, batch.type) and self.status in (None, batch.status.value)
 
 
 @click.command(
@@ -46,12 +94,12 @@ Examples:
   otel-progress ls --batches
 """
 )
-@click.option("--all", "everything", is_flag=True, help="Ended operations too.")
+@click.option("--all", "include_finished", is_flag=True, help="Include finished operations.")
 @click.option("--type", "type_", metavar="TYPE", help="Only operations of this type.")
 @click.option(
     "--status",
     type=click.Choice([status.value for status in Status]),
-    help="Only this status; ended ones imply --all.",
+    help="Only this status; a final status implies --all.",
 )
 @click.option(
     "--condition",
@@ -59,57 +107,60 @@ Examples:
     help="Only this condition.",
 )
 @click.option(
-    "--batches", "only_batches", is_flag=True, help="Batches instead of operations, those that are over too."
+    "--batches", "only_batches", is_flag=True, help="List batches instead of operations, finished ones too."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 @click.pass_obj
 def ls(
-    scope: CliContext,
-    everything: bool,
+    context: CliContext,
+    include_finished: bool,
     type_: str | None,
     status: str | None,
     condition: str | None,
     only_batches: bool,
     as_json: bool,
 ) -> None:
-    """List the operations that are under way, the newest first, and their batches."""
-    if only_batches and (everything or condition is not None):
-        msg = "--batches lists all batches: it goes with --type, --status and --json only."
-        raise click.UsageError(msg)
-    with scope.reader() as reader:
-        filtered = any(one is not None for one in (type_, status, condition))
-        batches = reader.batches(MAX_BATCHES) if only_batches or not filtered else ()
-        operations = [] if only_batches else list(reader.active(levels=False))
-        if not only_batches and (everything or (status is not None and Status(status).finished)):
-            operations += reader.history(type_, _HISTORY_IN_LS)
+    """List active operations, newest first, and their batches."""
+    wanted = _Filter(type_, status, condition)
     if only_batches:
-        _write_batches(
-            [one for one in batches if type_ in (None, one.type) and status in (None, one.status.value)],
-            as_json,
-        )
+        if include_finished or condition is not None:
+            rejected = "--all" if include_finished else "--condition"
+            msg = f"Invalid option {rejected}: expected only --type, --status and --json with --batches."
+            raise click.UsageError(msg)
+        with context.reader() as reader:
+            batches = [
+                batch for batch in reader.batches(BatchQuery(MAX_BATCHES)) if wanted.matches_batch(batch)
+            ]
+        _write_batches(batches, as_json)
         return
-    operations = [
-        operation
-        for operation in operations
-        if type_ in (None, operation.operation_type)
-        and status in (None, operation.status.value)
-        and condition in (None, operation.condition.value)
-    ]
-    at_work = [batch for batch in batches if not batch.is_finished]
+    with context.reader() as reader:
+        operations = _read_operations(reader, wanted, include_finished=include_finished)
+        batches = list(reader.batches(BatchQuery(MAX_BATCHES))) if wanted.is_empty else []
+    active_batches = [batch for batch in batches if not batch.is_finished]
     if as_json:
-        document = operations_document(operations)
-        say_json({**document, "batches": [encode_batch(batch, operations=False) for batch in at_work]})
+        encoded = [encode_batch(batch, operations=False) for batch in active_batches]
+        echo_json({**build_operations_document(operations), "batches": encoded})
         return
-    _write(operations, as_json, "No operation is under way." if not everything else "No operations.")
-    if at_work:
-        write_batch_summary(at_work)
+    _write_operations(
+        operations, "No operations." if include_finished or not wanted.is_empty else "No active operations."
+    )
+    if active_batches:
+        write_batch_summary(active_batches)
+
+
+def _read_operations(reader: Reader, wanted: _Filter, *, include_finished: bool) -> list[OperationSnapshot]:
+    operations = list(reader.active(levels=False))
+    if include_finished or wanted.needs_finished:
+        operations += reader.history(HistoryQuery(wanted.type, _MAX_HISTORY))
+    return [operation for operation in operations if wanted.matches_operation(operation)]
 
 
 def _write_batches(batches: Sequence[BatchSnapshot], as_json: bool) -> None:
     if as_json:
-        say_json({"schema": SCHEMA, "batches": [encode_batch(batch, operations=False) for batch in batches]})
+        encoded = [encode_batch(batch, operations=False) for batch in batches]
+        echo_json({"schema": SCHEMA, "batches": encoded})
     elif batches:
-        batch_table(batches)
+        write_batch_table(batches)
     else:
         echo("No batches.")
 
@@ -124,46 +175,51 @@ Examples:
 )
 @click.option("--type", "type_", metavar="TYPE", help="Only operations of this type.")
 @click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many."
+    "--limit",
+    type=click.IntRange(1, 100_000),
+    default=20,
+    show_default=True,
+    help="Maximum number of operations.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 @click.pass_obj
-def history(scope: CliContext, type_: str | None, limit: int, as_json: bool) -> None:
-    """List the operations that have ended, the last one first."""
-    with scope.reader() as reader:
-        operations = reader.history(type_, limit)
-    _write(operations, as_json, "No operation has ended.")
-
-
-def _write(operations: Sequence[OperationSnapshot], as_json: bool, nothing: str) -> None:
+def history(context: CliContext, type_: str | None, limit: int, as_json: bool) -> None:
+    """List finished operations, the most recently finished first."""
+    with context.reader() as reader:
+        operations = reader.history(HistoryQuery(type_, limit))
     if as_json:
-        say_json(operations_document(operations))
-        return
+        echo_json(build_operations_document(operations))
+    else:
+        _write_operations(operations, "No finished operations.")
+
+
+def _write_operations(operations: Sequence[OperationSnapshot], text_if_empty: str) -> None:
     if not operations:
-        echo(f"{nothing} Try: otel-progress demo")
+        echo(f"{text_if_empty} Try: otel-progress demo")
         return
     rows: list[tuple[str, ...]] = [_HEADER]
     styles: list[dict[int, str]] = [{-1: "dim"}]
     for operation in operations:
-        word, style = cancelling_note(operation) or status_word(operation.status, operation.condition)
-        rows.append(_row(operation, word))
-        styles.append({0: style, 6: "red"})
-    table(rows, styles, terminal_width(), _SPARE)
+        label, style = format_cancelling(operation) or get_status_label(operation.status, operation.condition)
+        rows.append(_build_row(operation, label))
+        styles.append({0: style, _HEADER.index("FAILED"): "red"})
+    write_table(rows, styles, get_terminal_width(), _OPTIONAL_COLUMNS)
 
 
-def _row(operation: OperationSnapshot, word: str) -> tuple[str, ...]:
+def _build_row(operation: OperationSnapshot, label: str) -> tuple[str, ...]:
     root = operation.root
-    name = clean(operation.name)
+    name = clean_text(operation.name)
+    has_count = bool(root.current) or root.total is not None
     return (
-        word,
-        clean(operation.operation_id),
-        clean(operation.operation_type),
-        name if name != clean(operation.operation_id) else "",
-        percentage(root.ratio, estimated=root.estimated),
-        count(root.current, root.total, root.info.unit) if root.current or root.total is not None else "",
+        label,
+        clean_text(operation.operation_id),
+        clean_text(operation.operation_type),
+        name if name != clean_text(operation.operation_id) else "",
+        format_percentage(root.ratio, estimated=root.estimated),
+        format_count(root.current, root.total, root.info.unit) if has_count else "",
         str(root.failed) if root.failed else "",
-        moment(root.info.started_at)[:19].replace("T", " "),
-        duration(operation.elapsed_seconds),
-        remaining(operation.eta, bounds=False),
-        failure_text(root) if root.status is Status.FAILED else clean(root.message),
+        format_moment(root.info.started_at)[:19].replace("T", " "),
+        format_duration(operation.elapsed_seconds),
+        format_remaining(operation.eta, bounds=False),
+        format_failure(root) if root.status is Status.FAILED else clean_text(root.message),
     )

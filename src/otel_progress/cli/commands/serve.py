@@ -1,4 +1,4 @@
-"""``serve``: the server and its page for every operation of the machine."""
+"""``serve``: the server and its page for all operations of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from otel_progress.cli.context import CliContext
 from otel_progress.cli.output import echo
 from otel_progress.errors import MissingExtraError
-from otel_progress.settings.parsing import DEFAULT_PORT
+from otel_progress.settings.defaults import DEFAULT_PORT, MAX_PORT
 
 if TYPE_CHECKING:
     from otel_progress.server.uvicorn_server import Server
@@ -26,37 +26,44 @@ Examples:
 )
 @click.option(
     "--host",
-    help="Address to listen on; others than loopback need a token. [env: OTEL_PROGRESS_SERVER_HOST; default: 127.0.0.1]",
+    help="Address to listen on; an address other than loopback requires a token. "
+    "[env: OTEL_PROGRESS_SERVER_HOST; default: 127.0.0.1]",
 )
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
-    help=f"Port; 0 takes a free one. [env: OTEL_PROGRESS_SERVER_PORT; default: {DEFAULT_PORT}]",
+    type=click.IntRange(0, MAX_PORT),
+    help=f"Port to listen on; 0: a free port. [env: OTEL_PROGRESS_SERVER_PORT; default: {DEFAULT_PORT}]",
 )
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
-    help="File that holds the token to ask for. [env: OTEL_PROGRESS_TOKEN_FILE; the token itself: OTEL_PROGRESS_TOKEN]",
+    help="File with the token that clients must send. "
+    "[env: OTEL_PROGRESS_TOKEN_FILE; the token itself: OTEL_PROGRESS_TOKEN]",
 )
-@click.option("--allow-public-without-token", is_flag=True, help="Answer anybody who reaches the address.")
+@click.option(
+    "--allow-public-without-token", is_flag=True, help="Serve every client that can reach the address."
+)
 @click.option(
     "--allow-host",
     multiple=True,
     metavar="NAME",
-    help="Another name clients may call the server by; can be repeated.",
+    help="Additional host name that clients may use for the server; can be repeated.",
 )
 @click.option(
-    "--allow-origin", multiple=True, metavar="ORIGIN", help="Web origin whose pages may ask; can be repeated."
+    "--allow-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Web origin whose pages may send requests; can be repeated.",
 )
 @click.option(
     "--root-path",
     default="",
     metavar="PATH",
-    help="Prefix that a proxy in front takes off, such as /progress.",
+    help="Path prefix that a proxy in front removes, such as /progress.",
 )
 @click.pass_obj
 def serve(
-    scope: CliContext,
+    context: CliContext,
     host: str | None,
     port: int | None,
     token_file: Path | None,
@@ -65,50 +72,50 @@ def serve(
     allow_origin: tuple[str, ...],
     root_path: str,
 ) -> None:
-    """Serve the live page, REST and streams until interrupted."""
-    settings = scope.settings().with_arguments(server_host=host, server_port=port, token_file=token_file)
+    """Serve the live page, the REST API and the streams until interrupted."""
+    settings = context.settings().with_arguments(server_host=host, server_port=port, token_file=token_file)
     token = settings.read_token()
-    with scope.reader() as reader:
-        server = _imported()(
+    with context.reader() as reader:
+        server = _import_server()(
             reader,
             host=settings.server_host,
             port=DEFAULT_PORT if settings.server_port is None else settings.server_port,
             token=token,
-            controller=_Asked(scope),
+            controller=_JournalController(context),
             allow_public=allow_public_without_token,
             allowed_hosts=allow_host,
             allowed_origins=allow_origin,
             root_path=root_path,
             public_url=settings.public_url,
-            previews=scope.previews(),
+            previews=context.previews(),
         )
         try:
-            echo(f"Serving on {server.url} (REST: {server.url}docs). Ctrl-C ends it.")
+            echo(f"Serving on {server.url} (REST API: {server.url}docs). Stop with Ctrl-C.")
             if token is not None:
-                echo("Clients have to send the token; a browser is asked for it.")
+                echo("Clients must send the token. A browser shows a form for it.")
             server.run()
         finally:
             server.close()
 
 
-class _Asked:
-    """A Controller that opens the journal for writing when something is asked of it: serving by itself writes nothing."""
+class _JournalController:
+    """Controller that opens the journal for writing only during a request."""
 
-    def __init__(self, scope: CliContext) -> None:
-        self._scope = scope
+    def __init__(self, context: CliContext) -> None:
+        self._context = context
 
     def request_cancel(self, operation_id: str, reason: str) -> bool:
-        """Ask the worker of the active run of this id to stop."""
-        with self._scope.controller() as controller:
+        """Request cancellation of the active run of this ID. False if no run is active."""
+        with self._context.controller() as controller:
             return controller.request_cancel(operation_id, reason)
 
     def delete(self, operation_id: str) -> int:
-        """Forget the runs of this id that are over."""
-        with self._scope.controller() as controller:
+        """Delete the finished and abandoned runs of this ID. Return their number."""
+        with self._context.controller() as controller:
             return controller.delete(operation_id)
 
 
-def _imported() -> type[Server]:
+def _import_server() -> type[Server]:
     try:
         from otel_progress.server.uvicorn_server import Server
     except ModuleNotFoundError as exc:

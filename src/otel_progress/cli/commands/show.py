@@ -1,69 +1,113 @@
-"""``show``: one operation in full."""
+"""``show``: one operation or batch in full."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import click
 
 from otel_progress import semconv
 from otel_progress.cli.batch_output import find_batch, write_batch
-from otel_progress.cli.context import CliContext, complete_id_or_batch, find
-from otel_progress.cli.output import CliError, echo, say_json, status_word, style_text
+from otel_progress.cli.context import CliContext, complete_id_or_batch, find_operation
+from otel_progress.cli.output import CliError, echo, echo_json, get_status_label, style_text, write_facts
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
-from otel_progress.console.format import count, duration, left, moment, percentage, quantity, rate, remaining
-from otel_progress.console.glyphs import STATUS_STYLES, Glyphs, glyphs_for
-from otel_progress.console.rows import cancelling_note, clean, condition_note, failure_text, title
+from otel_progress.console.format import (
+    format_count,
+    format_duration,
+    format_moment,
+    format_percentage,
+    format_quantity,
+    format_rate,
+    format_remaining,
+    format_time_left,
+)
+from otel_progress.console.glyphs import STATUS_STYLES, Glyphs, choose_glyphs
+from otel_progress.console.rows import (
+    clean_text,
+    format_cancelling,
+    format_condition,
+    format_failure,
+    format_title,
+)
 from otel_progress.model import Eta, LevelSnapshot, Outcome, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import Reader
-from otel_progress.records import ResourceUse
+from otel_progress.protocols import EventQuery, PreviewQuery, Reader
+from otel_progress.records import Preview, ResourceUse
 from otel_progress.text import escape_controls
 
-_FAILED_ITEMS = 20
+_MAX_FAILED_ITEMS: Final = 20
+"""Failed items written without ``--errors``, the newest."""
 
 
-_MAX_INDENT = 40
+_MAX_FAILED_ITEMS_WITH_ERRORS: Final = 10_000
+"""Failed items written with ``--errors``, the newest."""
 
 
-_PREVIEWS = 1_000
+_MAX_EVENTS: Final = 100_000
+"""Events written with ``--events``, the newest."""
+
+
+_MAX_PREVIEWS: Final = 1_000
+"""Previews written with ``--previews``, the newest."""
+
+
+_MAX_INDENT_STEPS: Final = 40
+"""Indentation of a level.
+
+Deeper levels are indented like this one.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _OperationView:
+    """Records of one operation below a level.
+
+    Records that were not requested are empty.
+    """
+
+    operation: OperationSnapshot
+    base: LevelSnapshot
+    levels: Sequence[LevelSnapshot]
+    failed_items: Sequence[Event]
+    events: Sequence[Event]
+    previews: Sequence[Preview]
 
 
 @click.command(
+    "show",
     epilog="""\b
 Examples:
   otel-progress show friday-42
-  otel-progress show friday --level song:12 --depth 2
+  otel-progress show friday --path song:12 --depth 2
   otel-progress show friday-42 --errors
   otel-progress show friday-42 --previews
   otel-progress show friday-42 --json
   otel-progress show thumbnails --errors
-"""
+""",
 )
 @click.argument("operation_id", metavar="ID", shell_complete=complete_id_or_batch)
-@click.option(
-    "--level", "path", metavar="PATH", help="Only this level and what is below it, as song:12/action:3."
-)
+@click.option("--path", metavar="PATH", help="Only this level and its subtree, as song:12/action:3.")
 @click.option(
     "--depth",
     type=click.IntRange(0),
     metavar="N",
-    help="Levels to at most this depth (1: the operation's own).",
+    help="Show N generations of levels below the operation or level.",
 )
-@click.option("--events", is_flag=True, help="The events too: every item with its outcome.")
-@click.option("--errors", is_flag=True, help="The details of every error too, and all items that failed.")
+@click.option("--events", is_flag=True, help="Include events: every item with its outcome.")
+@click.option("--errors", is_flag=True, help="Include error details and all failed items.")
 @click.option(
     "--previews",
     is_flag=True,
-    help="The previews too: a list of them, and the newest as pictures on a terminal.",
+    help="Include previews: a list, and the newest as images if the terminal supports them.",
 )
-@click.option(
-    "--exit-status", is_flag=True, help="Exit with 1 when the operation has failed or was cancelled."
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document, with levels (and events).")
+@click.option("--exit-status", is_flag=True, help="Exit with 1 if the operation failed or was cancelled.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON document with the levels.")
 @click.pass_obj
-def show(
-    scope: CliContext,
+def show_target(
+    context: CliContext,
     operation_id: str,
     path: str | None,
     depth: int | None,
@@ -73,276 +117,300 @@ def show(
     exit_status: bool,
     as_json: bool,
 ) -> None:
-    """Show one operation, or one batch: where it stands, its levels, what failed. The beginning of its ID is enough."""
-    with scope.reader() as reader:
-        operation = _operation_or_batch(reader, operation_id)
-        if isinstance(operation, BatchSnapshot):
+    """Show one operation or batch: status, levels and failures.
+
+    A unique prefix of the ID is enough.
+    """
+    with context.reader() as reader:
+        target = _find_target(reader, operation_id)
+        if isinstance(target, BatchSnapshot):
             if path or depth is not None or events or previews:
                 msg = (
-                    f"{escape_controls(operation.id)!r} is a batch: --level, --depth, --events and --previews "
+                    f"{escape_controls(target.id)!r} is a batch: --path, --depth, --events and --previews "
                     "are for the operations in it."
                 )
                 raise click.UsageError(msg)
-            say_json(encode_batch(operation)) if as_json else write_batch(operation, errors=errors)
-            _exit(operation.status, exit_status)
+            echo_json(encode_batch(target)) if as_json else write_batch(target, errors=errors)
+            _exit_with_status(target.status, exit_status)
             return
-        base = _level(operation, path)
-        within = path or None
-        failed = reader.events(
-            operation.operation_id,
-            level=within,
-            outcome=Outcome.FAILED,
-            limit=10_000 if errors else _FAILED_ITEMS,
-        )
-        happened = reader.events(operation.operation_id, level=within, limit=100_000) if events else ()
-        stored = reader.previews(operation.operation_id, path=within, limit=_PREVIEWS) if previews else ()
-    levels = _below(operation, base, depth)
+        view = _read_view(reader, target, path, depth, events=events, errors=errors, previews=previews)
     if as_json:
-        document = encode_operation(operation, levels=True)
-        kept = {level.path for level in levels} | ({base.path} if path else set())
-        document["levels"] = [level for level in document["levels"] if level["path"] in kept]
-        if events or errors:
-            document["events"] = [encode_event(event) for event in (happened if events else failed)]
-        if previews:
-            document["preview_records"] = [
-                {**encode_preview(preview), "location": preview.location} for preview in stored
-            ]
-        say_json(document)
+        echo_json(_encode_view(view, path, events=events, errors=errors, previews=previews))
     else:
-        _write(operation, base, levels, failed, happened, errors=errors)
+        _write_view(view, errors=errors)
         if previews:
             from otel_progress.cli.preview_output import write_previews
 
-            write_previews(stored, scope.previews(), color=scope.color)
-    _exit(operation.status, exit_status)
+            write_previews(view.previews, context.previews(), color=context.color)
+    _exit_with_status(target.status, exit_status)
 
 
-def _exit(status: Status, asked: bool) -> None:
-    if asked and status in (Status.FAILED, Status.CANCELLED):
+def _exit_with_status(status: Status, is_requested: bool) -> None:
+    if is_requested and status in (Status.FAILED, Status.CANCELLED):
         raise click.exceptions.Exit(1)
 
 
-def _operation_or_batch(reader: Reader, wanted: str) -> OperationSnapshot | BatchSnapshot:
-    """Return what ``wanted`` names: an operation's whole id before a batch's, before the beginning of either."""
-    found = reader.get(wanted) or reader.batch(wanted)
-    if found is not None:
-        return found
+def _find_target(reader: Reader, id_or_prefix: str) -> OperationSnapshot | BatchSnapshot:
+    """Return the operation or batch of an ID or prefix.
+
+    Whole IDs precede prefixes, operations precede batches.
+    """
+    target = reader.get(id_or_prefix) or reader.batch(id_or_prefix)
+    if target is not None:
+        return target
     try:
-        return find(reader, wanted)
+        return find_operation(reader, id_or_prefix)
     except CliError:
-        batch = find_batch(reader, wanted)
+        batch = find_batch(reader, id_or_prefix)
         if batch is None:
             raise
         return batch
 
 
-def _level(operation: OperationSnapshot, path: str | None) -> LevelSnapshot:
+def _read_view(
+    reader: Reader,
+    operation: OperationSnapshot,
+    path: str | None,
+    depth: int | None,
+    *,
+    events: bool,
+    errors: bool,
+    previews: bool,
+) -> _OperationView:
+    id_, base, within = operation.operation_id, _find_level(operation, path), path or None
+    max_failed = _MAX_FAILED_ITEMS_WITH_ERRORS if errors else _MAX_FAILED_ITEMS
+    return _OperationView(
+        operation,
+        base,
+        _select_levels(operation, base, depth),
+        failed_items=reader.events(id_, EventQuery(within, Outcome.FAILED, limit=max_failed)),
+        events=reader.events(id_, EventQuery(within, limit=_MAX_EVENTS)) if events else (),
+        previews=reader.previews(id_, PreviewQuery(within, limit=_MAX_PREVIEWS)) if previews else (),
+    )
+
+
+def _find_level(operation: OperationSnapshot, path: str | None) -> LevelSnapshot:
     if not path:
         return operation.root
-    found = operation.get_level(path)
-    if found is None:
-        top = ", ".join(escape_controls(level.path) for level in operation.levels if level.info.depth == 1)[
-            :200
-        ]
-        msg = f"{operation.operation_id!r} has no level {path!r}, or it is no longer kept. " + (
-            f"Its levels begin with: {top}" if top else "It has no levels."
+    level = operation.get_level(path)
+    if level is None:
+        top_paths = [escape_controls(level.path) for level in operation.levels if level.info.depth == 1]
+        known = f"Its top levels are: {', '.join(top_paths)[:200]}" if top_paths else "It has no levels."
+        msg = (
+            f"Invalid level path {path[:100]!r}: expected a level of {operation.operation_id!r} that is "
+            f"still stored. {known}"
         )
         raise CliError(msg)
-    return found
+    return level
 
 
-def _below(operation: OperationSnapshot, base: LevelSnapshot, depth: int | None) -> list[LevelSnapshot]:
+def _select_levels(
+    operation: OperationSnapshot, base: LevelSnapshot, depth: int | None
+) -> list[LevelSnapshot]:
+    """Return the levels below ``base``, down to ``depth`` generations."""
     prefix = f"{base.path}/" if base.path else ""
-    deepest = None if depth is None else base.info.depth + depth
+    max_depth = None if depth is None else base.info.depth + depth
     return [
         level
         for level in operation.levels
         if level.path.startswith(prefix)
         and level.path != base.path
-        and (deepest is None or level.info.depth <= deepest)
+        and (max_depth is None or level.info.depth <= max_depth)
     ]
 
 
-def _write(
-    operation: OperationSnapshot,
-    base: LevelSnapshot,
-    levels: Sequence[LevelSnapshot],
-    failed: Sequence[Event],
-    events: Sequence[Event],
-    *,
-    errors: bool,
-) -> None:
-    import sys
+def _encode_view(
+    view: _OperationView, path: str | None, *, events: bool, errors: bool, previews: bool
+) -> dict[str, Any]:
+    document: dict[str, Any] = dict(encode_operation(view.operation, levels=True))
+    paths = {level.path for level in view.levels} | ({view.base.path} if path else set())
+    document["levels"] = [level for level in document["levels"] if level["path"] in paths]
+    if events or errors:
+        document["events"] = [encode_event(event) for event in (view.events if events else view.failed_items)]
+    if previews:
+        document["preview_records"] = [
+            {**encode_preview(preview), "location": preview.location} for preview in view.previews
+        ]
+    return document
 
-    glyphs = glyphs_for(getattr(sys.stdout, "encoding", None))
-    echo(f"{style_text(clean(base.info.name) or title(base), 'bold')}  {clean(base.info.type)}")
-    for name, value in _facts(operation, base):
-        echo(f"  {style_text(f'{name:<10}', 'dim')} {value}")
-    if base.error is not None and errors:
-        _details(base, "             ")
-    if levels:
+
+def _write_view(view: _OperationView, *, errors: bool) -> None:
+    base = view.base
+    glyphs = choose_glyphs(getattr(sys.stdout, "encoding", None))
+    name = clean_text(base.info.name) or format_title(base)
+    echo(f"{style_text(name, 'bold')}  {clean_text(base.info.type)}")
+    write_facts(_collect_facts(view.operation, base))
+    if errors:
+        _write_details(base, "             ")
+    if view.levels:
         echo()
         echo(style_text("Levels", "bold"))
-    for level in levels:
-        indent = "  " * min(level.info.depth - base.info.depth, _MAX_INDENT)
-        echo(indent + _level_line(level, operation, glyphs))
-        if level.error is not None and errors:
-            _details(level, indent + "    ")
-    if failed:
+    for level in view.levels:
+        indent = "  " * min(level.info.depth - base.info.depth, _MAX_INDENT_STEPS)
+        echo(indent + _format_level(level, view.operation, glyphs))
+        if errors:
+            _write_details(level, indent + "    ")
+    if view.failed_items:
+        is_cut = not errors and len(view.failed_items) == _MAX_FAILED_ITEMS
+        hint = f"  (the newest {_MAX_FAILED_ITEMS}; all with --errors)" if is_cut else ""
         echo()
-        echo(
-            style_text("Failed items", "bold")
-            + ("" if errors else style_text("  (the latest; all with --errors)", "dim"))
-        )
-    for event in failed:
-        echo(f"  {moment(event.at)[11:19]} {_event_text(event)}")
-    if events:
+        echo(style_text("Failed items", "bold") + style_text(hint, "dim"))
+    for event in view.failed_items:
+        echo(f"  {format_moment(event.at)[11:19]} {_format_event(event)}")
+    if view.events:
         echo()
         echo(style_text("Events", "bold"))
-    for event in events:
-        echo(f"  {moment(event.at)} {clean(event.kind)} {_event_text(event)}")
+    for event in view.events:
+        echo(f"  {format_moment(event.at)} {clean_text(event.kind)} {_format_event(event)}")
 
 
-def _facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple[str, str]]:
+def _collect_facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple[str, str]]:
+    """Yield the facts of a level as label and text, in display order."""
     is_root = level is operation.root
-    info, elapsed = level.info, level.elapsed(operation.clock)
-    if is_root:
-        yield "id", clean(operation.operation_id)
-        word, style = status_word(operation.status, operation.condition)
-        note = condition_note(operation, operation.condition)
-        yield "status", style_text(f"{level.status.value}, {note[0]}" if note else word, style)
-        if (asked := cancelling_note(operation)) is not None:
-            yield "cancel", style_text(f"asked to stop at {moment(operation.cancel_requested_at)}", asked[1])
-    else:
-        yield "operation", clean(operation.operation_id)
-        yield "path", clean(level.path)
-        yield "status", style_text(level.status.value, STATUS_STYLES[level.status])
-    yield "progress", _figures(level, operation) or "not known"
+    yield from _root_state_facts(operation) if is_root else _level_state_facts(operation, level)
+    yield "progress", _format_figures(level, operation) or "unknown"
     if level.message:
-        yield "message", clean(level.message)
+        yield "message", clean_text(level.message)
     if level.error is not None:
-        yield "error", style_text(failure_text(level), "red")
-    if info.attempt > 1:
-        yield "attempt", str(info.attempt)
-    if info.started_at is not None:
-        yield "started", moment(info.started_at)
-    if level.ended_at is not None:
-        yield "ended", moment(level.ended_at)
-    yield "duration" if level.status.finished else "elapsed", duration(elapsed)
-    eta = operation.eta_of(level)
-    if told := remaining(eta):
-        yield "remaining", told + _because(eta)
-    if info.deadline_at is not None:
-        yield "deadline", moment(info.deadline_at)
-    if operation.instance is not None and is_root:
-        worker = operation.instance
-        gone = "" if operation.alive or level.status.finished else ", gone"
-        yield (
-            "worker",
-            f"{clean(worker.service)}, process {worker.pid} on {clean(worker.host).partition('/')[0]}{gone}",
-        )
-    if operation.resources is not None and is_root:
-        yield from _resources(operation.resources, over=level.status.finished)
-    if info.batch and is_root:
-        yield "batch", clean(info.batch)
-    if info.trace_id:
-        yield "trace", clean(info.trace_id)
+        yield "error", style_text(format_failure(level), "red")
+    if level.info.attempt > 1:
+        yield "attempt", str(level.info.attempt)
+    yield from _time_facts(operation, level)
+    if is_root:
+        yield from _process_facts(operation)
+    if level.info.trace_id:
+        yield "trace", clean_text(level.info.trace_id)
     for key, value in level.metadata.items():
-        yield (
-            "metadata",
-            f"{clean(key)} = {clean(', '.join(map(str, value)) if isinstance(value, tuple) else str(value))}",
-        )
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        yield "metadata", f"{clean_text(key)} = {clean_text(text)}"
 
 
-def _because(eta: Eta | None) -> str:
-    """Return what an estimate rests on, in words."""
+def _root_state_facts(operation: OperationSnapshot) -> Iterator[tuple[str, str]]:
+    yield "id", clean_text(operation.operation_id)
+    label, style = get_status_label(operation.status, operation.condition)
+    condition = format_condition(operation, operation.condition)
+    yield "status", style_text(f"{operation.status.value}, {condition[0]}" if condition else label, style)
+    if (cancelling := format_cancelling(operation)) is not None:
+        requested = f"requested at {format_moment(operation.cancel_requested_at)}"
+        yield "cancel", style_text(requested, cancelling[1])
+
+
+def _level_state_facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple[str, str]]:
+    yield "operation", clean_text(operation.operation_id)
+    yield "path", clean_text(level.path)
+    yield "status", style_text(level.status.value, STATUS_STYLES[level.status])
+
+
+def _time_facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple[str, str]]:
+    if level.info.started_at is not None:
+        yield "started", format_moment(level.info.started_at)
+    if level.ended_at is not None:
+        yield "finished", format_moment(level.ended_at)
+    elapsed = format_duration(level.elapsed(operation.clock))
+    yield "duration" if level.status.finished else "elapsed", elapsed
+    eta = operation.eta_of(level)
+    if time_left := format_remaining(eta):
+        yield "remaining", time_left + _describe_basis(eta)
+    if level.info.deadline_at is not None:
+        yield "deadline", format_moment(level.info.deadline_at)
+
+
+def _process_facts(operation: OperationSnapshot) -> Iterator[tuple[str, str]]:
+    instance, is_finished = operation.instance, operation.status.finished
+    if instance is not None:
+        host = clean_text(instance.host).partition("/")[0]
+        state = "" if operation.alive or is_finished else ", not running"
+        yield "process", f"{clean_text(instance.service)}, pid {instance.pid} on {host}{state}"
+    if operation.resources is not None:
+        yield from _resource_facts(operation.resources, is_finished=is_finished)
+    if operation.root.info.batch:
+        yield "batch", clean_text(operation.root.info.batch)
+
+
+def _describe_basis(eta: Eta | None) -> str:
+    """Return the source of an estimate as a clause that follows the remaining time."""
     if eta is None:
         return ""
     if eta.basis in ("history", "durations"):
         return f", from {eta.runs} earlier run{'' if eta.runs == 1 else 's'}"
     return {
-        "rate": ", from its recent pace",
-        "parallel": ", from what runs at the same time",
-        "expected": ", as declared",
+        "rate": ", from its recent rate",
+        "parallel": ", from its parallel levels",
+        "expected": ", from its expected duration",
     }.get(eta.basis, "")
 
 
-def _resources(use: ResourceUse, *, over: bool) -> Iterator[tuple[str, str]]:
-    """Yield what the process uses now (not once the operation is over), on the whole and at most."""
+def _resource_facts(use: ResourceUse, *, is_finished: bool) -> Iterator[tuple[str, str]]:
+    """Yield the mean and peak resource use of the process.
+
+    While it runs, the current use is included.
+    """
     last = use.last
-    yield (
-        "cpu",
-        _use(
-            None if over else percentage_of_core(last.cpu_ratio),
-            *map(percentage_of_core, (use.cpu_mean, use.cpu_peak)),
-        ),
-    )
-    sizes = [quantity(value, "byte") for value in (last.memory_bytes, use.memory_mean, use.memory_peak)]
-    yield "memory", _use(None if over else sizes[0], *sizes[1:])
+    cpu = [format_core_percentage(ratio) for ratio in (last.cpu_ratio, use.cpu_mean, use.cpu_peak)]
+    yield "cpu", _format_use(None if is_finished else cpu[0], *cpu[1:])
+    sizes = [format_quantity(size, "byte") for size in (last.memory_bytes, use.memory_mean, use.memory_peak)]
+    yield "memory", _format_use(None if is_finished else sizes[0], *sizes[1:])
     if use.gpu_mean is not None and use.gpu_peak is not None:
-        now = None if over or last.gpu_ratio is None else percentage_of_core(last.gpu_ratio)
-        yield "gpu", _use(now, *map(percentage_of_core, (use.gpu_mean, use.gpu_peak)))
+        gpu_now = None if is_finished or last.gpu_ratio is None else format_core_percentage(last.gpu_ratio)
+        yield "gpu", _format_use(gpu_now, *map(format_core_percentage, (use.gpu_mean, use.gpu_peak)))
     if use.gpu_memory_peak is not None:
-        yield "gpu memory", f"peak {quantity(use.gpu_memory_peak, 'byte')}"
+        yield "gpu memory", f"peak {format_quantity(use.gpu_memory_peak, 'byte')}"
 
 
-def percentage_of_core(ratio: float) -> str:
-    """Return a use of processors as tools show it: 150% for one and a half busy cores."""
+def format_core_percentage(ratio: float) -> str:
+    """Return processor use as a percentage of one core. Two busy cores are ``200%``."""
     return f"{100.0 * ratio:.0f}%"
 
 
-def _use(now: str | None, mean: str, peak: str) -> str:
+def _format_use(now: str | None, mean: str, peak: str) -> str:
     return ("" if now is None else f"{now}, ") + f"mean {mean}, peak {peak}"
 
 
-def _figures(level: LevelSnapshot, operation: OperationSnapshot) -> str:
+def _format_figures(level: LevelSnapshot, operation: OperationSnapshot) -> str:
     unit = level.info.unit
+    has_count = bool(level.current) or level.total is not None
+    active_s = operation.active_seconds_of(level)
     parts = (
-        percentage(level.ratio, estimated=level.estimated),
-        count(level.current, level.total, unit) if level.current or level.total is not None else "",
-        ""
-        if unit == semconv.STAGE
-        else rate(level.done_this_session, operation.active_seconds_of(level), unit),
+        format_percentage(level.ratio, estimated=level.estimated),
+        format_count(level.current, level.total, unit) if has_count else "",
+        "" if unit == semconv.STAGE else format_rate(level.done_this_session, active_s, unit),
         style_text(f"{level.failed} failed", "red") if level.failed else "",
         f"{level.skipped} skipped" if level.skipped else "",
     )
     return "  ".join(part for part in parts if part)
 
 
-def _level_line(level: LevelSnapshot, operation: OperationSnapshot, glyphs: Glyphs) -> str:
-    elapsed = level.elapsed(operation.clock)
-    style = STATUS_STYLES[level.status]
-    word = "" if level.status in (Status.RUNNING, Status.COMPLETED) else style_text(level.status.value, style)
-    attempt = style_text(f"attempt {level.info.attempt}", "yellow") if level.info.attempt > 1 else ""
-    text = style_text(failure_text(level), "red") if level.status is Status.FAILED else clean(level.message)
-    time = duration(elapsed) if level.info.started_clock is not None else ""
-    if time and (ahead := left(operation.eta_of(level))):
-        time += f", {ahead}"
+def _format_level(level: LevelSnapshot, operation: OperationSnapshot, glyphs: Glyphs) -> str:
+    style, is_failed = STATUS_STYLES[level.status], level.status is Status.FAILED
+    is_usual = level.status in (Status.RUNNING, Status.COMPLETED)
+    time = format_duration(level.elapsed(operation.clock)) if level.info.started_clock is not None else ""
+    if time and (time_left := format_time_left(operation.eta_of(level))):
+        time += f", {time_left}"
     parts = (
-        style_text(glyphs.status(level.status), style),
-        title(level),
-        word,
-        _figures(level, operation),
-        attempt,
+        f"{style_text(glyphs.status(level.status), style)} {format_title(level)}",
+        "" if is_usual else style_text(level.status.value, style),
+        _format_figures(level, operation),
+        style_text(f"attempt {level.info.attempt}", "yellow") if level.info.attempt > 1 else "",
         time,
-        text,
+        style_text(format_failure(level), "red") if is_failed else clean_text(level.message),
     )
-    return "  ".join(part for part in (f"{parts[0]} {parts[1]}", *parts[2:]) if part)
+    return "  ".join(part for part in parts if part)
 
 
-def _details(level: LevelSnapshot, indent: str) -> None:
+def _write_details(level: LevelSnapshot, indent: str) -> None:
     if level.error is None:
         return
     for line in (level.error.details or level.error.message).splitlines():
         echo(indent + escape_controls(line))
 
 
-def _event_text(event: Event) -> str:
-    outcome = event.outcome.value if event.outcome is not None else ""
-    error = (
-        ""
-        if event.error is None
-        else style_text(clean(f"{event.error.type}: {event.error.message}".strip(": ")), "red")
+def _format_event(event: Event) -> str:
+    outcome = event.outcome.value if event.outcome not in (None, Outcome.FAILED) else ""
+    error = "" if event.error is None else f"{event.error.type}: {event.error.message}".strip(": ")
+    parts = (
+        clean_text(event.path),
+        clean_text(event.name),
+        outcome,
+        style_text(clean_text(error), "red"),
     )
-    parts = (clean(event.path), clean(event.name), "" if event.outcome is Outcome.FAILED else outcome, error)
     return "  ".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""``watch``: the live display of all operations of the machine, from another process."""
+"""``watch``: live display of the operations of all processes on this machine."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Final
 
 import click
 
-from otel_progress.cli.context import CliContext, complete_id, find
-from otel_progress.cli.output import say_json
+from otel_progress.cli.context import CliContext, complete_id, find_operation
+from otel_progress.cli.output import echo_json
 from otel_progress.codec import encode_operation
 from otel_progress.errors import JournalError
 from otel_progress.model import Status
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import Reader
 
-_REMEMBERED: Final = 1000
-"""Ends that are remembered, so that an operation a reader yields again is not told twice."""
+_MAX_REMEMBERED_RUNS: Final = 1000
+"""Finished runs remembered, so that a run the reader yields again is shown only once."""
 
 
 @click.command(
     epilog="""\b
-Ends with Ctrl-C, or with IDs when all of them have ended. Ctrl-C is the usual way to end it, and exits with 0; with
---exit-status it exits with 130, since the outcome is not known.
+Ends with Ctrl-C, or with IDs when all of them have finished. Ctrl-C exits with 0; with
+--exit-status it exits with 130, because the outcome is not known.
 
 \b
 Examples:
@@ -42,35 +42,40 @@ Examples:
     type=click.FloatRange(0.05, 3600),
     default=0.25,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between polls.",
 )
-@click.option("--once", is_flag=True, help="Write what is under way, and end.")
+@click.option("--once", is_flag=True, help="Write the active operations and exit.")
 @click.option("--exit-status", is_flag=True, help="With IDs: exit with 1 unless all of them completed.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="One line of JSON a change: the operation with its levels."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Write one line of JSON per change: the operation with its levels.",
 )
 @click.pass_obj
 def watch(
-    scope: CliContext,
+    context: CliContext,
     operation_ids: Sequence[str],
     interval: float,
     once: bool,
     exit_status: bool,
     as_json: bool,
 ) -> None:
-    """Watch operations move, as bars on a terminal and as lines elsewhere."""
+    """Watch active operations: bars on a terminal, lines elsewhere."""
     if exit_status and not operation_ids:
-        msg = "--exit-status needs the ID of at least one operation, as in: otel-progress watch friday-42 --exit-status"
+        msg = (
+            "Invalid option --exit-status: expected at least one ID with it, "
+            "as in otel-progress watch friday-42 --exit-status."
+        )
         raise click.UsageError(msg)
-    with scope.reader() as reader:
-        wanted = {
-            operation.operation_id: operation for operation in (find(reader, id_) for id_ in operation_ids)
-        }
+    with context.reader() as reader:
+        found = (find_operation(reader, id_) for id_ in operation_ids)
+        wanted = {operation.operation_id: operation for operation in found}
         if once:
-            _write_once(reader, wanted, as_json, scope.color)
+            _write_once(reader, wanted, as_json, context.color)
             return
         try:
-            statuses = _Watch(reader, wanted, as_json, scope.color).run(interval)
+            statuses = _WatchSession(reader, wanted, as_json, context.color).run(interval)
         except KeyboardInterrupt:
             if exit_status:
                 raise
@@ -80,21 +85,24 @@ def watch(
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let no Ctrl-C come in between while everything is closed: it is over already."""
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C while the session is closed."""
     try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread, which gets no Ctrl-C
+        previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread, which receives no Ctrl-C
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)
 
 
-class _Watch:
-    """One watch: the display, and how the operations that were named have ended."""
+class _WatchSession:
+    """Display of one watch and final state of the operations.
+
+    ``wanted`` is empty for all operations.
+    """
 
     def __init__(
         self, reader: Reader, wanted: dict[str, OperationSnapshot], as_json: bool, color: bool | None
@@ -103,51 +111,59 @@ class _Watch:
 
         self._reader = reader
         self._wanted = wanted
-        self._ended = {id_: operation for id_, operation in wanted.items() if operation.status.finished}
-        self._told: deque[str] = deque(
-            (operation.run for operation in self._ended.values()), maxlen=_REMEMBERED
+        self._finished = {id_: operation for id_, operation in wanted.items() if operation.status.finished}
+        self._shown_runs: deque[str] = deque(
+            (operation.run for operation in self._finished.values()), maxlen=_MAX_REMEMBERED_RUNS
         )
         self._console = (
             None if as_json else make_console(reader, stream=sys.stdout, color=color, batches=not wanted)
         )
 
     def run(self, interval: float) -> list[Status]:
-        """Show changes until the named operations have ended (without names: until Ctrl-C); return how they ended."""
+        """Show changes until the wanted operations have finished. Return their statuses.
+
+        Without wanted operations, run until Ctrl-C.
+        """
         changes = self._reader.watch(interval)
         try:
-            self._show((), list(self._ended.values()))
+            self._write((), list(self._finished.values()))
             for changed in changes:
-                found = [operation for operation in changed if self._is_wanted(operation)]
-                ended = [
+                operations = [operation for operation in changed if self._is_wanted(operation)]
+                finished = [
                     operation
-                    for operation in found
-                    if operation.status.finished and operation.run not in self._told
+                    for operation in operations
+                    if operation.status.finished and operation.run not in self._shown_runs
                 ]
-                self._told.extend(operation.run for operation in ended)
-                self._ended.update({operation.operation_id: operation for operation in ended if self._wanted})
-                self._show([operation for operation in found if not operation.status.finished], ended)
-                if self._wanted and self._ended.keys() == self._wanted.keys():
+                self._shown_runs.extend(operation.run for operation in finished)
+                if self._wanted:
+                    self._finished.update({operation.operation_id: operation for operation in finished})
+                self._write(
+                    [operation for operation in operations if not operation.status.finished], finished
+                )
+                if self._wanted and self._finished.keys() == self._wanted.keys():
                     break
         finally:
-            with _undisturbed():
+            with _interrupts_ignored():
                 if isinstance(changes, Generator):
                     changes.close()
                 if self._console is not None:
                     self._console.close()
-        return [operation.status for operation in self._ended.values()]
+        return [operation.status for operation in self._finished.values()]
 
-    def _show(self, changed: Sequence[OperationSnapshot], ended: Sequence[OperationSnapshot]) -> None:
+    def _write(self, changed: Sequence[OperationSnapshot], finished: Sequence[OperationSnapshot]) -> None:
         if self._console is None:
-            for operation in (*changed, *ended):
-                say_json(encode_operation(operation))
+            for operation in (*changed, *finished):
+                echo_json(encode_operation(operation))
             sys.stdout.flush()
             return
         active: Sequence[OperationSnapshot] = ()
-        with suppress(
-            JournalError
-        ):  # when that is more than a journal being replaced, the watch itself raises it
-            active = self._reader.active()  # all anew: time goes on for those that did not change
-        self._console.show([operation for operation in active if self._is_wanted(operation)], ended)
+        # Why: a journal that is being replaced fails only briefly. watch() raises a lasting error.
+        with suppress(JournalError):
+            # Why: the elapsed time of unchanged operations also changes, so all are read again.
+            active = self._reader.active()
+        self._console.show_operations(
+            [operation for operation in active if self._is_wanted(operation)], finished
+        )
 
     def _is_wanted(self, operation: OperationSnapshot) -> bool:
         return not self._wanted or operation.operation_id in self._wanted
@@ -159,14 +175,14 @@ def _write_once(
     operations = list(wanted.values()) if wanted else list(reader.active())
     if as_json:
         for operation in operations:
-            say_json(encode_operation(operation))
+            echo_json(encode_operation(operation))
         return
     if not operations:
-        click.echo("No operation is under way.")
+        click.echo("No active operations.")
         return
     from rich.console import Console
 
-    from otel_progress.console.glyphs import glyphs_for
+    from otel_progress.console.glyphs import choose_glyphs
     from otel_progress.console.layout import ProgressTree
 
     console = Console(
@@ -175,4 +191,4 @@ def _write_once(
         no_color=True if color is False else None,
         highlight=False,
     )
-    console.print(ProgressTree(operations, glyphs=glyphs_for(console.encoding)), soft_wrap=False)
+    console.print(ProgressTree(operations, glyphs=choose_glyphs(console.encoding)), soft_wrap=False)

@@ -1,7 +1,7 @@
-"""Batches in the journal: what was declared, what became of the operations that were deleted, and how the others fare.
+"""Table ``batches``: declarations, and tallies of deleted operations.
 
-Counts come from an index alone, so a batch of 100,000 operations is answered in milliseconds. Every function runs within the
-caller's transaction.
+Counts are read from an index alone, so a batch of 100,000 operations takes milliseconds. Every
+function runs within the caller's transaction.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, Final
 from otel_progress.batches import (
     MAX_ENDS,
     MAX_LISTED,
-    BatchCursor,
     BatchDeclaration,
     BatchTally,
     cursor_sort_key,
@@ -28,48 +27,49 @@ from otel_progress.batches import (
 )
 from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.sqlite.connection import query_all
-from otel_progress.journal.sqlite.reader import operations
+from otel_progress.journal.sqlite.reader import select_operations
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
+from otel_progress.protocols import BatchQuery
 
 ENDED: Final = ("completed", "failed", "cancelled", "skipped")
-"""How an operation ends; columns of the tally in ``batches``."""
+"""Final statuses, which are columns of the tally in ``batches``."""
 
 
-_INFO: Final = ("id", "name", "type", "total", "started_at", "ended_at", "sequence")
+_DECLARATION: Final = ("id", "name", "type", "total", "started_at", "ended_at", "sequence")
 
 
-_values: Final = attrgetter(*_INFO)
+_to_row: Final = attrgetter(*_DECLARATION)
 
 
-_COLUMNS: Final = ", ".join((*_INFO, *ENDED, "ends"))
+_COLUMNS: Final = ", ".join((*_DECLARATION, *ENDED, "ends"))
 
 
-_ONE: Final = f"SELECT {_COLUMNS} FROM batches WHERE id = ?"
+_SELECT_ONE: Final = f"SELECT {_COLUMNS} FROM batches WHERE id = ?"
 
 
-_ALL: Final = f"SELECT {_COLUMNS} FROM batches"
+_SELECT_ALL: Final = f"SELECT {_COLUMNS} FROM batches"
 
 
-_SAVE: Final = """INSERT INTO batches (id, name, type, total, started_at, ended_at, sequence, seen_at)
+_UPSERT: Final = """INSERT INTO batches (id, name, type, total, started_at, ended_at, sequence, seen_at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
     SET name = excluded.name, type = excluded.type, total = excluded.total, started_at = excluded.started_at,
     ended_at = excluded.ended_at, sequence = excluded.sequence, seen_at = excluded.seen_at"""
 
 
-_COUNTS: Final = (
+_COUNT_ALL: Final = (
     "SELECT batch, status, count(*) FROM operations WHERE batch IS NOT NULL GROUP BY batch, status"
 )
 
 
-_COUNT: Final = "SELECT status, count(*) FROM operations WHERE batch = ? GROUP BY status"
+_COUNT_ONE: Final = "SELECT status, count(*) FROM operations WHERE batch = ? GROUP BY status"
 
 
-_ENDS: Final = (
+_SELECT_ENDS: Final = (
     "SELECT finished_at FROM operations WHERE batch = ? AND status = ? ORDER BY finished_at DESC LIMIT ?"
 )
 
 
-_RATIOS: Final = """SELECT total(min(1.0, max(0.0, s.ratio))) FROM operations o
+_SUM_RATIOS: Final = """SELECT total(min(1.0, max(0.0, s.ratio))) FROM operations o
     JOIN levels l ON l.operation = o.key AND l.path = '' JOIN states s ON s.level = l.key
     WHERE o.batch = ? AND o.status IS NULL AND s.ratio IS NOT NULL"""
 
@@ -86,111 +86,121 @@ _EXPIRE: Final = """DELETE FROM batches WHERE seen_at < ? AND (last_end IS NULL 
     AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.batch = batches.id)"""
 
 
-def undeclared(batch_id: str, started_at: float) -> BatchDeclaration:
-    """Return what stands for a batch of which only an operation is known, until somebody declares it."""
+def create_placeholder(batch_id: str, started_at: float) -> BatchDeclaration:
+    """Return the placeholder of a batch that is not declared yet."""
     return BatchDeclaration(batch_id, batch_id, "batch", None, started_at, None, 0)
 
 
-def declare(connection: sqlite3.Connection, infos: Iterable[BatchDeclaration], at: float) -> None:
-    """Keep declarations, each merged with what is known of its batch."""
-    for info in infos:
-        row = next(iter(query_all(connection, _ONE, (info.id,))), None)
-        known = None if row is None else _info_of(row)
-        merged = info if known is None else merge(known, info)
-        if merged != known:
-            connection.execute(_SAVE, (*_values(merged), at))
+def upsert_declarations(
+    connection: sqlite3.Connection, declarations: Iterable[BatchDeclaration], at: float
+) -> None:
+    """Store declarations, each merged with the stored one of its batch."""
+    for declaration in declarations:
+        row = next(iter(query_all(connection, _SELECT_ONE, (declaration.id,))), None)
+        stored = None if row is None else _decode_declaration(row)
+        merged = declaration if stored is None else merge(stored, declaration)
+        if merged != stored:
+            connection.execute(_UPSERT, (*_to_row(merged), at))
 
 
-def get(connection: sqlite3.Connection, batch_id: str, moment: ReadTime) -> BatchSnapshot | None:
-    """Return a batch, or None."""
-    for row in query_all(connection, _ONE, (batch_id,)):
-        if (info := _info_of(row)) is not None:
-            counts = dict(query_all(connection, _COUNT, (batch_id,)))
-            return _summary(connection, info, _tally(row, counts), counts.get(None, 0), moment)
+def read_batch(connection: sqlite3.Connection, batch_id: str, moment: ReadTime) -> BatchSnapshot | None:
+    """Return the current state of a batch, or None."""
+    for row in query_all(connection, _SELECT_ONE, (batch_id,)):
+        if (declaration := _decode_declaration(row)) is not None:
+            counts = dict(query_all(connection, _COUNT_ONE, (batch_id,)))
+            tally = _build_tally(row, counts)
+            return _build_snapshot(connection, declaration, tally, counts.get(None, 0), moment)
     return None
 
 
-def newest(
-    connection: sqlite3.Connection, limit: int, moment: ReadTime, after: BatchCursor | None
-) -> list[BatchSnapshot]:
-    """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
-    begun, last = (None, None) if after is None else (after.listed_at, cursor_sort_key(after))
+def read_batches(connection: sqlite3.Connection, query: BatchQuery, moment: ReadTime) -> list[BatchSnapshot]:
+    """Return batches: unfinished ones first, then the newest first, then by id."""
+    listed_at = None if query.after is None else query.after.listed_at
+    last = None if query.after is None else cursor_sort_key(query.after)
     counts: dict[str, dict[str | None, int]] = {}
-    for batch_id, status, count in query_all(connection, _COUNTS):
+    for batch_id, status, count in query_all(connection, _COUNT_ALL):
         counts.setdefault(batch_id, {})[status] = count
     found = []
-    for row in query_all(connection, _ALL):
-        if (info := _info_of(row)) is not None:
-            of_it = counts.get(info.id, {})
-            tally, running = _tally(row, of_it), of_it.get(None, 0)
-            glance = summarise(info, tally, (), (), moment.now, running=running, running_ratio=0.0)
-            here = sort_key(
-                was_finished_at(glance.is_finished, glance.ended_at, begun), info.started_at, info.id
+    for row in query_all(connection, _SELECT_ALL):
+        if (info := _decode_declaration(row)) is not None:
+            by_status = counts.get(info.id, {})
+            tally, running = _build_tally(row, by_status), by_status.get(None, 0)
+            summary = summarise(info, tally, (), (), moment.now, running=running, running_ratio=0.0)
+            rank = sort_key(
+                was_finished_at(summary.is_finished, summary.ended_at, listed_at), info.started_at, info.id
             )
-            if last is None or here > last:
-                found.append((here, info, tally, running))
+            if last is None or rank > last:
+                found.append((rank, info, tally, running))
     found.sort(key=lambda item: item[0])
-    return [_summary(connection, info, tally, running, moment) for _, info, tally, running in found[:limit]]
+    return [
+        _build_snapshot(connection, info, tally, running, moment)
+        for _, info, tally, running in found[: query.limit]
+    ]
 
 
-def fold(connection: sqlite3.Connection, gone: Sequence[tuple[str, str, float]]) -> None:
-    """Count ended operations that were deleted, each as (batch, status, end), in the tallies of their batches."""
+def add_deleted_runs(connection: sqlite3.Connection, runs: Sequence[tuple[str, str, float]]) -> None:
+    """Add deleted runs, each as (batch, status, end), to the tallies of their batches."""
     by_batch: dict[str, list[tuple[str, float]]] = {}
-    for batch_id, status, end in gone:
+    for batch_id, status, end in runs:
         if status in ENDED:
             by_batch.setdefault(batch_id, []).append((status, end))
     for batch_id, ended in by_batch.items():
-        for row in query_all(connection, _ONE, (batch_id,)):
-            counts = [_natural(row[len(_INFO) + index]) for index in range(len(ENDED))]
+        for row in query_all(connection, _SELECT_ONE, (batch_id,)):
+            counts = [_to_count(row[len(_DECLARATION) + index]) for index in range(len(ENDED))]
             for status, _ in ended:
                 counts[ENDED.index(status)] += 1
-            ends = sorted((*_ends_of(row[-1]), *(end for _, end in ended)))[-MAX_ENDS:]
+            ends = sorted((*_decode_ends(row[-1]), *(end for _, end in ended)))[-MAX_ENDS:]
             assigned = ", ".join(f"{column} = ?" for column in (*ENDED, "ends", "last_end"))
-            bound = (*counts, json.dumps(ends), ends[-1], batch_id)
-            connection.execute(f"UPDATE batches SET {assigned} WHERE id = ?", bound)
+            values = (*counts, json.dumps(ends), ends[-1], batch_id)
+            connection.execute(f"UPDATE batches SET {assigned} WHERE id = ?", values)
 
 
-def expire(connection: sqlite3.Connection, horizon: float) -> None:
-    """Delete batches that have no operations any more, and of which nothing was heard since ``horizon`` (Unix seconds)."""
+def delete_expired(connection: sqlite3.Connection, horizon: float) -> None:
+    """Delete batches without operations, unchanged since ``horizon`` (Unix seconds)."""
     connection.execute(_EXPIRE, (horizon, horizon))
 
 
-def _summary(
+def _build_snapshot(
     connection: sqlite3.Connection, info: BatchDeclaration, tally: BatchTally, running: int, moment: ReadTime
 ) -> BatchSnapshot:
     failed: Sequence[OperationSnapshot] = ()
     if tally.failed:
         failed = [
-            operation for _, operation in operations(connection, _FAILED, (info.id, MAX_LISTED), moment)
+            operation
+            for _, operation in select_operations(connection, _FAILED, (info.id, MAX_LISTED), moment)
         ]
     if tally.finished:
         ends = list(tally.ends)
         for status in ENDED:
             ends += (
-                end for (end,) in connection.execute(_ENDS, (info.id, status, MAX_ENDS)) if isfinite(end)
+                end
+                for (end,) in connection.execute(_SELECT_ENDS, (info.id, status, MAX_ENDS))
+                if isfinite(end)
             )
         tally = replace(tally, ends=tuple(sorted(ends)[-MAX_ENDS:]))
     if not running:
         return summarise(info, tally, (), failed, moment.now)
-    active = [operation for _, operation in operations(connection, _ACTIVE, (info.id, MAX_LISTED), moment)]
+    active = [
+        operation for _, operation in select_operations(connection, _ACTIVE, (info.id, MAX_LISTED), moment)
+    ]
     ratio = None
     if running > len(active):
-        (ratio,) = connection.execute(_RATIOS, (info.id,)).fetchone()
+        (ratio,) = connection.execute(_SUM_RATIOS, (info.id,)).fetchone()
     return summarise(info, tally, active, failed, moment.now, running=running, running_ratio=ratio)
 
 
-def _tally(row: Sequence[Any], counts: dict[str | None, int]) -> BatchTally:
-    """Return how the operations ended, those that were deleted (columns of ``row``) and those that are kept."""
-    gone = zip(ENDED, row[len(_INFO) : -1], strict=True)
+def _build_tally(row: Sequence[Any], counts: dict[str | None, int]) -> BatchTally:
+    """Return the tally of deleted operations (columns of ``row``) and of stored ones."""
+    deleted = zip(ENDED, row[len(_DECLARATION) : -1], strict=True)
     completed, failed, cancelled, skipped = (
-        _natural(number) + counts.get(status, 0) for status, number in gone
+        _to_count(number) + counts.get(status, 0) for status, number in deleted
     )
-    return BatchTally(completed, failed, cancelled, skipped, _ends_of(row[-1]))
+    return BatchTally(completed, failed, cancelled, skipped, _decode_ends(row[-1]))
 
 
-def _info_of(row: Sequence[Any]) -> BatchDeclaration | None:
-    """Return the declaration of a row, None when it is not one."""
-    info = BatchDeclaration(*row[: len(_INFO)])
+def _decode_declaration(row: Sequence[Any]) -> BatchDeclaration | None:
+    """Return the declaration of a row, or None if the row is invalid."""
+    info = BatchDeclaration(*row[: len(_DECLARATION)])
     if {type(info.id), type(info.name), type(info.type)} != {str} or type(info.sequence) is not int:
         return None
     if type(info.started_at) is not float or not isfinite(info.started_at):
@@ -200,13 +210,13 @@ def _info_of(row: Sequence[Any]) -> BatchDeclaration | None:
     return replace(info, total=total, ended_at=ended_at)
 
 
-def _ends_of(text: Any) -> tuple[float, ...]:
+def _decode_ends(text: Any) -> tuple[float, ...]:
     try:
-        found = json.loads(text) if text else ()
-        return tuple(sorted(float(end) for end in found if isfinite(end)))
+        ends = json.loads(text) if text else ()
+        return tuple(sorted(float(end) for end in ends if isfinite(end)))
     except (ValueError, TypeError, OverflowError, RecursionError):
         return ()
 
 
-def _natural(value: Any) -> int:
+def _to_count(value: Any) -> int:
     return value if type(value) is int and value > 0 else 0

@@ -1,59 +1,86 @@
-"""The journal of one machine: an SQLite file that any number of processes write and read at once."""
+"""Journal in an SQLite file that all processes of one host can write and read."""
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from otel_progress.batches import BatchCursor
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
 from otel_progress.journal.liveness import ReadTime
+from otel_progress.journal.protocol import JournalFinding
 from otel_progress.journal.sanitize import sanitize_text
 from otel_progress.journal.sqlite import batches
-from otel_progress.journal.sqlite.cancel_requests import CancelRequestPoller, insert_request, requests_of
-from otel_progress.journal.sqlite.connection import ManagedConnection, repeat_after_fork
+from otel_progress.journal.sqlite.cancel_requests import CancelRequestPoller, insert_request, read_requests
+from otel_progress.journal.sqlite.connection import ManagedConnection, NothingRecordedError, repeat_after_fork
+from otel_progress.journal.sqlite.diagnosis import diagnose_file
+from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.reader import (
-    active,
-    events,
-    history,
-    logs,
-    newest_run,
-    previews,
-    samples,
-    with_levels,
+    add_levels,
+    read_active,
+    read_events,
+    read_history,
+    read_logs,
+    read_newest_run,
+    read_previews,
+    read_samples,
 )
 from otel_progress.journal.sqlite.retention import (
-    ROWS_A_PASS,
     Retention,
     delete_finished_runs,
     vacuum_free_pages,
 )
-from otel_progress.journal.sqlite.trajectories import newest
+from otel_progress.journal.sqlite.trajectories import load_trajectories
 from otel_progress.journal.sqlite.watcher import Watcher
 from otel_progress.journal.sqlite.writer import Writer
-from otel_progress.model import Outcome
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
-from otel_progress.protocols import ChangeSet
+from otel_progress.protocols import (
+    MAX_RECORD_NUMBER,
+    BatchQuery,
+    ChangeSet,
+    EventQuery,
+    HistoryQuery,
+    LogQuery,
+    PreviewQuery,
+    ResourceQuery,
+)
 from otel_progress.records import CancelRequest, LogRecord, Preview, ResourceSample, Trajectory, TrajectoryKey
+from otel_progress.settings.defaults import DEFAULT_RETENTION_S
 from otel_progress.text import truncate
 
-DEFAULT_RETENTION_S: Final = 86_400.0
-"""How long ended operations are kept, in seconds."""
+T = TypeVar("T")
+
+
+Q = TypeVar("Q", EventQuery, LogQuery, PreviewQuery)
 
 
 DEFAULT_MAX_BYTES: Final = 256 * 1024 * 1024
-"""Size of the file from which the oldest ended operations go early; the write-ahead log beside it takes some 8 MiB more."""
+"""Size limit of the file.
+
+Beyond it, the oldest ended operations are deleted early.
+
+The write-ahead log needs up to 8 MiB more.
+"""
 
 
 class SqliteJournal:
-    """A Journal over one file in write-ahead mode: readers never wait, writers take turns for milliseconds.
+    """Journal in one SQLite file with a write-ahead log.
 
-    The file is opened at the first use, and again after anything that went wrong. Every method raises JournalError
-    with what is wrong and what to do. ``now`` gives Unix seconds, ``clock`` monotonic ones. ``on_deleted`` is called, once it cannot be
-    undone, with the locations of previews that no row tells of any more.
+    Readers never wait, and writers wait for each other for milliseconds. The first use opens the
+    file, and so does the first use after an error. Every method may raise JournalError, whose
+    message says how to fix the problem. Methods may be called from any thread.
+
+    - ``retention_s``: time that ended operations are stored, in seconds.
+    - ``max_bytes``: size limit of the file.
+    - ``read_only``: never create the file, and reject changes.
+    - ``missing_ok``: read a missing file as an empty journal until a process creates it.
+    - ``now``, ``clock``: functions that return Unix seconds and monotonic seconds.
+    - ``on_deleted``: called with the locations of previews that nothing refers to any more, after
+      their deletion was committed.
     """
 
     def __init__(
@@ -63,6 +90,8 @@ class SqliteJournal:
         retention_s: float = DEFAULT_RETENTION_S,
         max_bytes: int = DEFAULT_MAX_BYTES,
         read_only: bool = False,
+        missing_ok: bool = False,
+        limits: JournalLimits = JournalLimits(),
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -74,260 +103,256 @@ class SqliteJournal:
         self._clock = clock
         self._sleep = sleep
         self._read_only = read_only
-        self._writing = ManagedConnection(path, tells_loss=True)
-        self._reading = ManagedConnection(path, read_only=read_only)
-        self._writer = Writer()
+        self._missing_ok = missing_ok
+        self._limits = limits
+        self._writing = ManagedConnection(path, detect_replacement=True, busy_timeout_s=limits.busy_timeout_s)
+        self._reading = ManagedConnection(path, read_only=read_only, busy_timeout_s=limits.busy_timeout_s)
+        self._writer = Writer(limits)
         self._generation = 0
-        self._retention = Retention(retention_s, max_bytes)
-        self._listener = CancelRequestPoller()
+        self._retention = Retention(retention_s, max_bytes, limits.rows_per_pass)
+        self._cancel_request_poller = CancelRequestPoller()
 
     @property
     def dropped(self) -> int:
-        """Operations, events and log records deleted before their time because the file had grown too large."""
+        """Number of operations, events and log records that the size limit deleted early."""
         return self._retention.dropped
+
+    @property
+    def location(self) -> Path | None:
+        """File of the journal. Folders that belong to the journal are created next to it."""
+        return self.path
 
     @repeat_after_fork
     def check(self) -> None:
-        """Open the file for reading. Raises JournalError when that is not possible, so that a command can say so at once."""
-        with self._reading.acquire():
-            pass
+        """Open the file for reading. Raises JournalError if that is not possible."""
+        try:
+            with self._reading.acquire():
+                pass
+        except NothingRecordedError:
+            if not self._missing_ok:
+                raise
 
-    def write(self, batch: ChangeSet) -> None:
-        """Keep a batch, in one transaction: all of it, or nothing and a JournalError."""
-        self._refuse_read_only()
-        self._tell_deleted(self._write(batch))
-        self._tell_deleted(self._clean_up())
+    def diagnose(self) -> Iterator[JournalFinding]:
+        """Check permissions and integrity of the file without changing it. Never raises."""
+        return diagnose_file(self.path)
+
+    def write(self, change_set: ChangeSet) -> None:
+        """Store a change set in one transaction.
+
+        Raises JournalError if nothing was stored.
+        """
+        self._check_writable()
+        self._notify_deleted(self._write(change_set))
+        self._notify_deleted(self._delete_expired())
 
     @repeat_after_fork
-    def _write(self, batch: ChangeSet) -> Sequence[str]:
-        """Write a batch; return the locations of previews that are not needed any more."""
+    def _write(self, change_set: ChangeSet) -> Sequence[str]:
+        """Store a change set. Return the locations of previews that are unreferenced now."""
         with self._writing.transaction("IMMEDIATE") as connection:
             if self._generation != self._writing.generation:
                 self._writer.reset_cache()
                 self._generation = self._writing.generation
-            self._writer.write(connection, batch)
+            self._writer.write(connection, change_set)
         return self._writer.unreferenced
 
     @repeat_after_fork
-    def _clean_up(self) -> Sequence[str]:
-        """Delete what is old when it is time; return the locations of previews that are not needed any more."""
+    def _delete_expired(self) -> Sequence[str]:
+        """Run a retention pass if due.
+
+        Return the locations of previews that are unreferenced now.
+        """
         with self._writing.acquire() as connection:
-            moment = self._moment()
-            return (
-                self._retention.run(connection, moment)
-                if self._retention.is_due(connection, moment.clock)
-                else ()
-            )
+            moment = self._get_read_time()
+            if not self._retention.is_due(connection, moment.clock):
+                return ()
+            return self._retention.run(connection, moment)
 
     def close(self) -> None:
-        """Close the file; the last process to do so folds the write-ahead log into it."""
+        """Close the file. The last process that closes it merges the write-ahead log."""
         self._writing.close()
         self._reading.close()
 
-    @repeat_after_fork
     def get(self, operation_id: str) -> OperationSnapshot | None:
-        """Return the newest run of this id with its levels, or None."""
-        with self._reading.transaction("DEFERRED") as connection:
-            return newest_run(connection, sanitize_text(operation_id), self._moment())
-
-    @repeat_after_fork
-    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
-        """Return all operations that have not ended, newest first; without their levels when ``levels`` is False."""
-        with self._reading.transaction("DEFERRED") as connection:
-            found = active(connection, self._moment())
-            return with_levels(connection, found) if levels else [operation for _, operation in found]
-
-    @repeat_after_fork
-    def history(
-        self,
-        operation_type: str | None = None,
-        limit: int = 100,
-        *,
-        before: tuple[float, str] | None = None,
-        since: float | None = None,
-    ) -> Sequence[OperationSnapshot]:
-        """Return ended operations, the last one first, without their levels: those after ``before`` (end, run) in this order.
-
-        ``since`` is the earliest end, in Unix seconds.
-        """
-        type_ = None if operation_type is None else sanitize_text(operation_type)
-        start = None if before is None else (before[0], sanitize_text(before[1]))
-        with self._reading.transaction("DEFERRED") as connection:
-            return history(connection, type_, _count(limit), start, since, self._moment())
-
-    @repeat_after_fork
-    def events(
-        self,
-        operation_id: str,
-        *,
-        level: str | None = None,
-        outcome: Outcome | None = None,
-        since: float | None = None,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[Event]:
-        """Return the newest ``limit`` events of the newest run, oldest first; ``level`` is a path and includes what is below.
-
-        ``upto`` is the highest number.
-        """
-        path, last = None if level is None else sanitize_text(level), None if upto is None else _count(upto)
-        with self._reading.transaction("DEFERRED") as connection:
-            return events(connection, sanitize_text(operation_id), path, outcome, since, last, _count(limit))
-
-    @repeat_after_fork
-    def logs(
-        self,
-        operation_id: str,
-        *,
-        path: str | None = None,
-        severity: int = 0,
-        since: float | None = None,
-        after: int = 0,
-        upto: int | None = None,
-        limit: int = 1000,
-    ) -> Sequence[LogRecord]:
-        """Return log records of the newest run, oldest first: the newest ``limit`` of those whose number is above ``after``.
-
-        ``path`` takes in what is below it; ``severity`` is the least number of ``logging``; ``since`` in Unix seconds; ``upto`` is the
-        highest number.
-        """
-        where = None if path is None else sanitize_text(path)
-        numbers = (
-            _count(severity),
-            since,
-            _count(after),
-            None if upto is None else _count(upto),
-            _count(limit),
+        """Return the newest run of an operation with its levels, or None."""
+        return self._read(
+            lambda db: read_newest_run(db, sanitize_text(operation_id), self._get_read_time()), None
         )
-        with self._reading.transaction("DEFERRED") as connection:
-            return logs(connection, sanitize_text(operation_id), where, *numbers)
 
-    @repeat_after_fork
+    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
+        """Return all operations that have not ended, newest first."""
+
+        def read(connection: sqlite3.Connection) -> Sequence[OperationSnapshot]:
+            found = read_active(connection, self._get_read_time())
+            return add_levels(connection, found) if levels else [operation for _, operation in found]
+
+        return self._read(read, ())
+
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
+        """Return ended operations without their levels, the last one first."""
+        if query.operation_type is not None:
+            query = replace(query, operation_type=sanitize_text(query.operation_type))
+        if query.before is not None:
+            query = replace(query, before=(query.before[0], sanitize_text(query.before[1])))
+        return self._read(lambda db: read_history(db, query, self._get_read_time()), ())
+
+    def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
+        """Return the newest matching events of the newest run, oldest first."""
+        return self._read(lambda db: read_events(db, sanitize_text(operation_id), _sanitize_path(query)), ())
+
+    def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
+        """Return the newest matching log records of the newest run, oldest first."""
+        return self._read(lambda db: read_logs(db, sanitize_text(operation_id), _sanitize_path(query)), ())
+
     def resources(
-        self, operation_id: str, *, since: float | None = None, upto: float | None = None, limit: int = 600
+        self, operation_id: str, query: ResourceQuery = ResourceQuery()
     ) -> Sequence[ResourceSample]:
-        """Return samples of the newest run's process taken while the run lasted, oldest first, the newest ``limit``.
+        """Return samples that were made during the newest run, oldest first."""
+        return self._read(
+            lambda db: read_samples(db, sanitize_text(operation_id), query, self._get_read_time()), ()
+        )
 
-        ``since`` in Unix seconds; ``upto`` is the latest ``clock``.
-        """
-        with self._reading.transaction("DEFERRED") as connection:
-            return samples(
-                connection, sanitize_text(operation_id), since, upto, _count(limit), self._moment()
-            )
+    def previews(self, operation_id: str, query: PreviewQuery = PreviewQuery()) -> Sequence[Preview]:
+        """Return the newest matching previews of the newest run, oldest first."""
+        return self._read(
+            lambda db: read_previews(db, sanitize_text(operation_id), _sanitize_path(query)), ()
+        )
 
-    @repeat_after_fork
-    def previews(
-        self, operation_id: str, *, path: str | None = None, upto: int | None = None, limit: int = 100
-    ) -> Sequence[Preview]:
-        """Return the stored previews of the newest run, oldest first, the newest ``limit``; ``path`` takes in what is below it.
-
-        ``upto`` is the highest number.
-        """
-        where, last = None if path is None else sanitize_text(path), None if upto is None else _count(upto)
-        with self._reading.transaction("DEFERRED") as connection:
-            return previews(connection, sanitize_text(operation_id), where, last, _count(limit))
-
-    @repeat_after_fork
     def trajectories(self, key: TrajectoryKey, limit: int = 20) -> Sequence[Trajectory]:
-        """Return what the newest ``limit`` runs under this key left, oldest first; after those of other hosts, if they are fewer than 3."""
-        with self._reading.transaction("DEFERRED") as connection:
-            return newest(connection, key, _count(limit))
+        """Return the newest trajectories with this key, oldest first.
 
-    @repeat_after_fork
+        If fewer than three are from this class of host, trajectories of other classes come first.
+        """
+        limit = max(0, min(limit, MAX_RECORD_NUMBER))
+        return self._read(lambda db: load_trajectories(db, key, limit), ())
+
     def batch(self, batch_id: str) -> BatchSnapshot | None:
-        """Return a batch as it is now, or None."""
-        with self._reading.transaction("DEFERRED") as connection:
-            return batches.get(connection, sanitize_text(batch_id), self._moment())
+        """Return the current state of a batch, or None."""
+        return self._read(
+            lambda db: batches.read_batch(db, sanitize_text(batch_id), self._get_read_time()), None
+        )
 
-    @repeat_after_fork
-    def batches(self, limit: int = 100, *, after: BatchCursor | None = None) -> Sequence[BatchSnapshot]:
-        """Return the batches, those that are not over first, then the newest first, then by id; only those ``after`` a place."""
-        with self._reading.transaction("DEFERRED") as connection:
-            return batches.newest(connection, _count(limit), self._moment(), after)
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
+        """Return batches: unfinished ones first, then the newest first, then by id."""
+        return self._read(lambda db: batches.read_batches(db, query, self._get_read_time()), ())
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
-        """Yield what is active, then at most every ``interval`` seconds what changed, also by time alone (stalled, abandoned).
+        """Yield active operations, then changed ones, at most every ``interval`` seconds.
 
-        A request to cancel is a change; a new ``resources`` alone is none, and comes along with the next change.
+        A condition that changes by time alone (stalled, abandoned) is a change, and so is a cancel
+        request. A new ``resources`` value alone is not a change.
         """
-        return Watcher(self.path, self._moment, read_only=self._read_only, levels=levels).follow(
-            interval, self._sleep
+        watcher = Watcher(
+            self.path,
+            self._get_read_time,
+            read_only=self._read_only,
+            missing_ok=self._missing_ok,
+            levels=levels,
+            busy_timeout_s=self._limits.busy_timeout_s,
         )
+        return watcher.follow(interval, self._sleep)
+
+    @repeat_after_fork
+    def _read(self, read: Callable[[sqlite3.Connection], T], missing: T) -> T:
+        """Call ``read`` within one read transaction.
+
+        Return ``missing`` if there is no journal yet and ``missing_ok`` is set.
+        """
+        try:
+            with self._reading.transaction("DEFERRED") as connection:
+                return read(connection)
+        except NothingRecordedError:
+            if not self._missing_ok:
+                raise
+            return missing
 
     @repeat_after_fork
     def request_cancel(self, operation_id: str, reason: str) -> bool:
-        """Ask the worker of the newest active run of this id to stop; False when there is none. The first request stays."""
-        self._refuse_read_only()
-        with self._reading.transaction("IMMEDIATE") as connection:  # never on the writer's own, see Listener
+        """Request that the newest active run of an operation stops.
+
+        Return False if no run is active. The first request of a run is kept.
+        """
+        self._check_writable()
+        # Why not the writer's connection: CancelRequestPoller detects changes by other connections.
+        with self._reading.transaction("IMMEDIATE") as connection:
             return insert_request(connection, sanitize_text(operation_id), truncate(reason), self._now())
 
     def delete(self, operation_id: str) -> int:
-        """Delete the runs of this id that are over with everything of them, some rows at a time; return how many there were.
+        """Delete the finished runs of an operation, and return their number.
 
-        Over is what has ended, and what never will because its process is gone for certain.
+        A run whose process has certainly ended is finished too. Rows are deleted in transactions
+        of limited size, so that other processes can write in between.
         """
-        self._refuse_read_only()
+        self._check_writable()
         identity, count, is_done = sanitize_text(operation_id), 0, False
-        while not is_done:  # in transactions of a bounded size, so that workers get their turns
-            deleted, is_done, unreferenced = self._delete_some(identity)
+        while not is_done:
+            deleted, is_done, unreferenced = self._delete_rows(identity)
             count += deleted
-            self._tell_deleted(unreferenced)
+            self._notify_deleted(unreferenced)
         if count:
-            self._give_back()
+            self._vacuum()
         return count
 
     @repeat_after_fork
-    def _delete_some(self, identity: str) -> tuple[int, bool, Sequence[str]]:
+    def _delete_rows(self, identity: str) -> tuple[int, bool, Sequence[str]]:
         with self._reading.transaction("IMMEDIATE") as connection:
-            return delete_finished_runs(connection, identity, self._moment(), ROWS_A_PASS)
+            return delete_finished_runs(
+                connection, identity, self._get_read_time(), self._limits.rows_per_pass
+            )
 
     @repeat_after_fork
-    def _give_back(self) -> None:
+    def _vacuum(self) -> None:
         with self._reading.acquire() as connection:
             vacuum_free_pages(connection)
 
     @repeat_after_fork
     def cancel_requests(self, instance_id: str) -> Sequence[CancelRequest]:
-        """Return the requests to cancel operations of a process that are still active; takes microseconds when there are none."""
+        """Return the requests to cancel active operations of a process.
+
+        Without requests it takes microseconds.
+        """
         identity = sanitize_text(instance_id)
         with self._writing.acquire_if_open() as connection:
             if connection is not None:
-                return self._listener.poll(connection, self._writing.generation, identity)
-        with self._reading.transaction("DEFERRED") as connection:
-            return requests_of(connection, identity)
+                return self._cancel_request_poller.poll(connection, self._writing.generation, identity)
+        return self._read(lambda db: read_requests(db, identity), ())
 
     def size_bytes(self) -> int | None:
-        """Return the size of the file with its write-ahead log and the log's index, in bytes; None when there is no file."""
-        found = [_size(Path(f"{self.path}{suffix}")) for suffix in ("", "-wal", "-shm")]
-        return None if found[0] is None else sum(size or 0 for size in found)
+        """Return the size of the file, its write-ahead log and their index in bytes.
 
-    def _tell_deleted(self, locations: Sequence[str]) -> None:
-        """Tell which content is not needed any more. What is written is written, whatever becomes of that."""
+        Return None if there is no file.
+        """
+        sizes = [_read_size(Path(f"{self.path}{suffix}")) for suffix in ("", "-wal", "-shm")]
+        return None if sizes[0] is None else sum(size or 0 for size in sizes)
+
+    def _notify_deleted(self, locations: Sequence[str]) -> None:
+        """Call ``on_deleted``.
+
+        Its errors are only reported, because the write has succeeded.
+        """
         if not locations or self._on_deleted is None:
             return
         try:
             self._on_deleted(locations)
         except Exception as error:
-            report_internal_error(
-                "previews", f"the content of deleted previews may stay: {error}", error=error
-            )
+            msg = f"The content of deleted previews may not have been deleted: {error}"
+            report_internal_error("previews", msg, error=error)
 
-    def _refuse_read_only(self) -> None:
+    def _check_writable(self) -> None:
         if self._read_only:
-            msg = f"{self.path} was opened for reading only. Open the journal without read_only to change anything in it."
+            msg = f"{self.path} was opened for reading only. Open the journal without read_only to change it."
             raise JournalError(msg)
 
-    def _moment(self) -> ReadTime:
+    def _get_read_time(self) -> ReadTime:
         return ReadTime(self._now(), self._clock())
 
 
-def _size(path: Path) -> int | None:
+def _read_size(path: Path) -> int | None:
     try:
         return path.stat().st_size
     except OSError:
         return None
 
 
-def _count(number: int) -> int:
-    """Return a count from a caller as SQLite can take it."""
-    return max(0, min(number, 2**63 - 1))
+def _sanitize_path(query: Q) -> Q:
+    """Return the query with a path of valid Unicode."""
+    return query if query.path is None else replace(query, path=sanitize_text(query.path))

@@ -1,4 +1,6 @@
-"""Previews in the journal: what there is to see of an operation, and where. The content is kept elsewhere, and goes when told.
+"""Table ``previews``: metadata of stored previews.
+
+Their content is in a preview store.
 
 Every function runs within the caller's transaction.
 """
@@ -15,81 +17,91 @@ from otel_progress.journal.decoding import NUMBER_OR_NONE
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.records import Preview
 
-PREVIEWS_AN_OPERATION: Final = 1_000
-"""Previews kept of an operation with all its levels, the newest; whoever takes them has bounds that are far below."""
-
-
 PREVIEW: Final = (
-    "number", "path", "at", "name", "media_type", "size_bytes", "digest", "location", "width", "height", "ratio",
+    "number", "path", "at", "name", "media_type", "size_bytes",
+    "digest", "location", "width", "height", "ratio",
 )  # fmt: skip
-"""Columns of ``previews`` that make a preview."""
+"""Columns of ``previews`` that are fields of a Preview."""
 
 
-_row_of: Final[Callable[[Preview], tuple[Any, ...]]] = attrgetter(*PREVIEW)
+_to_row: Final[Callable[[Preview], tuple[Any, ...]]] = attrgetter(*PREVIEW)
 
 
-_ADD: Final = (
+_INSERT: Final = (
     f"INSERT OR IGNORE INTO previews (operation, writer, {', '.join(PREVIEW)}) VALUES ({', '.join('?' * 13)})"
 )
 
 
-_REMOVE: Final = "DELETE FROM previews WHERE operation = ? AND number = ? AND writer = ?"
+_DELETE: Final = "DELETE FROM previews WHERE operation = ? AND number = ? AND writer = ?"
 
 
-_TRIM: Final = """SELECT number, location FROM previews WHERE operation = ? AND number <=
+_SELECT_EXCESS: Final = """SELECT number, location FROM previews WHERE operation = ? AND number <=
     (SELECT number FROM previews WHERE operation = ? ORDER BY number DESC LIMIT 1 OFFSET ?)"""
 
 
-_UP_TO: Final = "DELETE FROM previews WHERE operation = ? AND number <= ?"
+_DELETE_UP_TO: Final = "DELETE FROM previews WHERE operation = ? AND number <= ?"
 
 
-# The last preview is often stored when the last snapshot of its operation has been written.
-_COUNT: Final = """UPDATE states SET extra = json_set(coalesce(extra, '[false,null,0.0,0,null]'), '$[3]', ?1)
+# Why: the last preview is often stored after the last snapshot of its operation.
+_RAISE_COUNT: Final = """UPDATE states
+    SET extra = json_set(coalesce(extra, '[false,null,0.0,0,null]'), '$[3]', ?1)
     WHERE level = (SELECT key FROM levels WHERE operation = ?2 AND path = '')
-    AND CASE WHEN extra IS NULL THEN 1 WHEN json_valid(extra) THEN coalesce(json_extract(extra, '$[3]'), 0) < ?1 ELSE 0 END"""
+    AND CASE WHEN extra IS NULL THEN 1
+    WHEN json_valid(extra) THEN coalesce(json_extract(extra, '$[3]'), 0) < ?1 ELSE 0 END"""
 
 
-_SPLIT: Final = "SELECT number FROM previews WHERE operation = ? ORDER BY number LIMIT 1 OFFSET ?"
+_SELECT_NUMBER_AT: Final = "SELECT number FROM previews WHERE operation = ? ORDER BY number LIMIT 1 OFFSET ?"
 
 
-_LOCATIONS: Final = "SELECT location FROM previews WHERE operation = ?"
+_SELECT_LOCATIONS: Final = "SELECT location FROM previews WHERE operation = ?"
 
 
-_IS_REFERRED_TO: Final = "SELECT 1 FROM previews WHERE location = ? LIMIT 1"
+_SELECT_REFERENCE: Final = "SELECT 1 FROM previews WHERE location = ? LIMIT 1"
 
 
-def keep(connection: sqlite3.Connection, writer: str, previews: Sequence[tuple[int, Preview]]) -> list[str]:
-    """Keep previews, each with the key of its operation; a number that is there already stays.
+def store_previews(
+    connection: sqlite3.Connection, writer: str, previews: Sequence[tuple[int, Preview]], limit: int
+) -> list[str]:
+    """Store previews, each with the key of its operation.
 
-    One without a location is no longer kept: its row goes, and its content is up to whoever said so. Returns the locations of others
-    that had to make room, where nothing refers to them any more.
+    A number that is stored already is kept.
+
+    A preview without a location has expired, so its row is deleted. Only the newest ``limit``
+    previews of an operation are kept. Return the locations that this limit made unreferenced.
     """
-    connection.executemany(_ADD, [(key, writer, *_row_of(one)) for key, one in previews if one.location])
-    connection.executemany(_COUNT, [(one.number, key) for key, one in previews if one.location])
-    connection.executemany(_REMOVE, [(key, one.number, writer) for key, one in previews if not one.location])
-    gone = []
-    for key in {key for key, one in previews if one.location}:
-        if old := query_all(connection, _TRIM, (key, key, PREVIEWS_AN_OPERATION)):
-            connection.execute(_UP_TO, (key, max(number for number, _ in old)))
-            gone += [location for _, location in old]
-    return unreferenced(connection, gone)
+    stored = [(key, preview) for key, preview in previews if preview.location]
+    expired = [(key, preview.number, writer) for key, preview in previews if not preview.location]
+    connection.executemany(_INSERT, [(key, writer, *_to_row(preview)) for key, preview in stored])
+    connection.executemany(_RAISE_COUNT, [(preview.number, key) for key, preview in stored])
+    connection.executemany(_DELETE, expired)
+    deleted = []
+    for key in {key for key, _ in stored}:
+        if excess := query_all(connection, _SELECT_EXCESS, (key, key, limit)):
+            connection.execute(_DELETE_UP_TO, (key, max(number for number, _ in excess)))
+            deleted += [location for _, location in excess]
+    return find_unreferenced(connection, deleted)
 
 
-def locations(connection: sqlite3.Connection, key: int, left: int) -> list[str]:
-    """Return the locations of the previews of an operation that :meth:`Deletion.numbered` deletes when so many rows are left to it."""
-    split = connection.execute(_SPLIT, (key, left)).fetchone()
-    where, bound = (_LOCATIONS, (key,)) if split is None else (f"{_LOCATIONS} AND number <= ?", (key, *split))
-    return [location for (location,) in query_all(connection, where, bound)]
+def read_locations(connection: sqlite3.Connection, key: int, limit: int) -> list[str]:
+    """Return the locations of the oldest previews that fit into ``limit`` rows."""
+    next_number = connection.execute(_SELECT_NUMBER_AT, (key, limit)).fetchone()
+    if next_number is None:
+        rows = query_all(connection, _SELECT_LOCATIONS, (key,))
+    else:
+        rows = query_all(connection, f"{_SELECT_LOCATIONS} AND number <= ?", (key, *next_number))
+    return [location for (location,) in rows]
 
 
-def unreferenced(connection: sqlite3.Connection, locations: Iterable[object]) -> list[str]:
-    """Return those of ``locations``, each once, that no row refers to."""
+def find_unreferenced(connection: sqlite3.Connection, locations: Iterable[object]) -> list[str]:
+    """Return the distinct locations that no row refers to."""
     candidates = dict.fromkeys(location for location in locations if type(location) is str)
-    return [location for location in candidates if not query_all(connection, _IS_REFERRED_TO, (location,))]
+    return [location for location in candidates if not query_all(connection, _SELECT_REFERENCE, (location,))]
 
 
-def preview_of(operation_id: str, operation_type: str, run: str, row: Sequence[Any]) -> Preview | None:
-    """Return the preview of the columns of PREVIEW; None when they are not one."""
+def decode_preview_row(
+    operation_id: str, operation_type: str, run: str, row: Sequence[Any]
+) -> Preview | None:
+    """Return the preview of a row of PREVIEW columns, or None if a value is invalid."""
     number, path, at, name, media_type, size_bytes, digest, location, width, height, ratio = row
     if {type(number), type(size_bytes)} != {int} or type(at) is not float or not isfinite(at):
         return None

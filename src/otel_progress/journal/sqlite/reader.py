@@ -1,4 +1,4 @@
-"""Reads events, log records, previews and samples out of an open journal. Every function runs within the caller's transaction."""
+"""Queries of the journal. Every function runs within the caller's transaction."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Final, TypeAlias
 
 from otel_progress.journal.decoding import SAMPLE
 from otel_progress.journal.liveness import Heartbeat, ReadTime
-from otel_progress.journal.sqlite import previews as kept
-from otel_progress.journal.sqlite import rows
+from otel_progress.journal.sqlite import previews, rows
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.journal.sqlite.rows import EVENT, LOG, STATE
-from otel_progress.model import Instance, LevelSnapshot, Outcome
+from otel_progress.model import Instance, LevelSnapshot
 from otel_progress.operations import Event, OperationSnapshot
+from otel_progress.protocols import EventQuery, HistoryQuery, LogQuery, PreviewQuery, ResourceQuery
 from otel_progress.records import LogRecord, Preview, ResourceSample
 
 _NEWEST_RUN: Final = (
@@ -23,84 +23,60 @@ _NEWEST_RUN: Final = (
 )
 
 
-_IN: Final = "(path = ? OR (path > ? AND path < ?))"
-"""A level and what is below it: "/" and "0" are neighbours, so a subtree is a range of paths."""
+_IN_SUBTREE: Final = "(path = ? OR (path > ? AND path < ?))"
+"""A level with its subtree, which is a range of paths, because "0" follows "/"."""
 
 
-def events(
-    connection: sqlite3.Connection,
-    operation_id: str,
-    level: str | None,
-    outcome: Outcome | None,
-    since: float | None,
-    upto: int | None,
-    limit: int,
-) -> list[Event]:
-    """Return the newest events of the newest run, oldest first; ``upto`` is the highest number."""
+def read_events(connection: sqlite3.Connection, operation_id: str, query: EventQuery) -> list[Event]:
+    """Return the newest matching events of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
-            (_IN, _subtree(level)),
-            ("outcome = ?", None if outcome is None else (outcome.value,)),
-            ("at >= ?", None if since is None else (since,)),
-            ("number <= ?", None if upto is None else (upto,)),
+            (_IN_SUBTREE, _subtree_range(query.path)),
+            ("outcome = ?", None if query.outcome is None else (query.outcome.value,)),
+            ("at >= ?", None if query.since is None else (query.since,)),
+            ("number <= ?", None if query.max_number is None else (query.max_number,)),
         )
-        found = _newest(connection, "events", EVENT, key, conditions, limit)
+        found = _select_newest(connection, "events", EVENT, key, conditions, query.limit)
         decoded = (rows.decode_event_row(operation_id, operation_type, run, row) for row in found)
         return [event for event in decoded if event is not None]
     return []
 
 
-def logs(
-    connection: sqlite3.Connection,
-    operation_id: str,
-    path: str | None,
-    severity: int,
-    since: float | None,
-    after: int,
-    upto: int | None,
-    limit: int,
-) -> list[LogRecord]:
-    """Return the newest log records of the newest run, oldest first: numbers above ``after``, and not above ``upto``."""
+def read_logs(connection: sqlite3.Connection, operation_id: str, query: LogQuery) -> list[LogRecord]:
+    """Return the newest matching log records of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
-            (_IN, _subtree(path)),
-            ("severity >= ?", (severity,) if severity > 0 else None),
-            ("at >= ?", None if since is None else (since,)),
-            ("number > ?", (after,)),
-            ("number <= ?", None if upto is None else (upto,)),
+            (_IN_SUBTREE, _subtree_range(query.path)),
+            ("severity >= ?", None if query.severity == 0 else (query.severity,)),
+            ("at >= ?", None if query.since is None else (query.since,)),
+            ("number > ?", (query.after,)),
+            ("number <= ?", None if query.max_number is None else (query.max_number,)),
         )
-        found = _newest(connection, "logs", LOG, key, conditions, limit)
+        found = _select_newest(connection, "logs", LOG, key, conditions, query.limit)
         decoded = (rows.decode_log_row(operation_id, operation_type, run, row) for row in found)
         return [record for record in decoded if record is not None]
     return []
 
 
-def previews(
-    connection: sqlite3.Connection, operation_id: str, path: str | None, upto: int | None, limit: int
-) -> list[Preview]:
-    """Return the newest previews of the newest run, oldest first; ``upto`` is the highest number."""
+def read_previews(connection: sqlite3.Connection, operation_id: str, query: PreviewQuery) -> list[Preview]:
+    """Return the newest matching previews of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
-        conditions = ((_IN, _subtree(path)), ("number <= ?", None if upto is None else (upto,)))
-        found = _newest(connection, "previews", kept.PREVIEW, key, conditions, limit)
-        decoded = (kept.preview_of(operation_id, operation_type, run, row) for row in found)
+        conditions = (
+            (_IN_SUBTREE, _subtree_range(query.path)),
+            ("number <= ?", None if query.max_number is None else (query.max_number,)),
+        )
+        found = _select_newest(connection, "previews", previews.PREVIEW, key, conditions, query.limit)
+        decoded = (previews.decode_preview_row(operation_id, operation_type, run, row) for row in found)
         return [preview for preview in decoded if preview is not None]
     return []
 
 
-def samples(
-    connection: sqlite3.Connection,
-    operation_id: str,
-    since: float | None,
-    upto: float | None,
-    limit: int,
-    moment: ReadTime,
+def read_samples(
+    connection: sqlite3.Connection, operation_id: str, query: ResourceQuery, moment: ReadTime
 ) -> list[ResourceSample]:
-    """Return the newest samples of the newest run's process that were taken while the run lasted, oldest first.
-
-    ``since`` in Unix seconds; ``upto`` is the latest moment on the worker's clock.
-    """
-    last = "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1"
-    for _, operation in operations(connection, last, (operation_id,), moment):
+    """Return samples that were made during the newest run, oldest first."""
+    newest = "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1"
+    for _, operation in select_operations(connection, newest, (operation_id,), moment):
         root = operation.root
         where = "instance = ?"
         bound: list[object] = [root.info.instance]
@@ -108,21 +84,20 @@ def samples(
         for condition, value in (
             ("clock >= ?", started),
             ("clock <= ?", None if started is None or duration is None else started + duration),
-            ("at >= ?", since),
-            ("clock <= ?", upto),
+            ("at >= ?", query.since),
+            ("clock <= ?", query.max_clock),
         ):
             if value is not None:
                 where += f" AND {condition}"
                 bound.append(value)
-        query = f"SELECT {', '.join(SAMPLE)} FROM samples WHERE {where} ORDER BY clock DESC LIMIT ?"
-        decoded = (
-            rows.decode_sample_row(row) for row in reversed(query_all(connection, query, (*bound, limit)))
-        )
+        sql = f"SELECT {', '.join(SAMPLE)} FROM samples WHERE {where} ORDER BY clock DESC LIMIT ?"
+        found = reversed(query_all(connection, sql, (*bound, query.limit)))
+        decoded = (rows.decode_sample_row(row) for row in found)
         return [sample for sample in decoded if sample is not None]
     return []
 
 
-def _newest(
+def _select_newest(
     connection: sqlite3.Connection,
     table: str,
     columns: Sequence[str],
@@ -140,20 +115,20 @@ def _newest(
     return query_all(connection, query, bound)[::-1]
 
 
-def _subtree(path: str | None) -> tuple[str, str, str] | None:
+def _subtree_range(path: str | None) -> tuple[str, str, str] | None:
     return (path, f"{path}/", f"{path}0") if path else None
 
 
-Found: TypeAlias = "tuple[int, OperationSnapshot]"
-"""An operation with its key."""
+KeyedOperation: TypeAlias = "tuple[int, OperationSnapshot]"
+"""An operation with its database key."""
 
 
-_CHUNK: Final = 500
-"""Values bound to one statement; SQLite's oldest limit is 999."""
+_MAX_VALUES_PER_STATEMENT: Final = 500
+"""Values bound to one statement. More are split. Old SQLite versions accept 999."""
 
 
 _DERIVED: Final = {"stall_after_s": "coalesce(s.stall_after_s, max(60.0, 3.0 * s.longest_gap_s))"}
-"""Where a worker of a version before wrote, what follows from its columns."""
+"""Columns that processes of earlier versions do not write, derived from their columns."""
 
 
 _STATE: Final = ", ".join(_DERIVED.get(column, f"s.{column}") for column in STATE)
@@ -170,108 +145,110 @@ _LEVEL: Final = f"SELECT l.operation, l.info, {_STATE} FROM levels l JOIN states
 _ACTIVE: Final = "WHERE o.finished_at IS NULL"
 
 
-_PULSE: Final = (
+_SELECT_HEARTBEAT: Final = (
     "SELECT id, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock FROM instances"
 )
 
 
-def newest_run(
+def read_newest_run(
     connection: sqlite3.Connection, operation_id: str, moment: ReadTime
 ) -> OperationSnapshot | None:
     """Return the newest run of an operation with its levels."""
-    found = operations(
+    found = select_operations(
         connection, "WHERE o.operation_id = ? ORDER BY o.key DESC LIMIT 1", (operation_id,), moment
     )
-    return with_levels(connection, found)[0] if found else None
+    return add_levels(connection, found)[0] if found else None
 
 
-def active(connection: sqlite3.Connection, moment: ReadTime) -> list[Found]:
-    """Return what has not ended, newest first, without levels."""
-    return operations(connection, f"{_ACTIVE} ORDER BY o.key DESC", (), moment)
+def read_active(connection: sqlite3.Connection, moment: ReadTime) -> list[KeyedOperation]:
+    """Return active operations without levels, newest first."""
+    return select_operations(connection, f"{_ACTIVE} ORDER BY o.key DESC", (), moment)
 
 
-def changed(connection: sqlite3.Connection, revision: int, moment: ReadTime) -> list[Found]:
-    """Return what was written after ``revision``, ended or not, newest first, without levels."""
-    found = operations(connection, f"{_ACTIVE} AND o.revision > ?", (revision,), moment)
-    found += operations(connection, "WHERE o.finished_at IS NOT NULL AND o.revision > ?", (revision,), moment)
+def read_changed(connection: sqlite3.Connection, revision: int, moment: ReadTime) -> list[KeyedOperation]:
+    """Return operations that changed after ``revision``, without levels, newest first."""
+    found = select_operations(connection, f"{_ACTIVE} AND o.revision > ?", (revision,), moment)
+    found += select_operations(
+        connection, "WHERE o.finished_at IS NOT NULL AND o.revision > ?", (revision,), moment
+    )
     return sorted(found, key=lambda item: -item[0])
 
 
-def history(
-    connection: sqlite3.Connection,
-    operation_type: str | None,
-    limit: int,
-    before: tuple[float, str] | None,
-    since: float | None,
-    moment: ReadTime,
+def read_history(
+    connection: sqlite3.Connection, query: HistoryQuery, moment: ReadTime
 ) -> list[OperationSnapshot]:
-    """Return what has ended, last first, without levels. Rows that do not decode do not shorten the page."""
+    """Return ended operations without levels, the last one first.
+
+    Rows that cannot be decoded are skipped without shortening the page.
+    """
     found: list[OperationSnapshot] = []
-    while len(found) < limit:
+    before = query.before
+    while len(found) < query.limit:
         where = "o.finished_at IS NOT NULL"
         bound: list[object] = []
         for condition, values in (
-            ("o.operation_type = ?", None if operation_type is None else (operation_type,)),
+            ("o.operation_type = ?", None if query.operation_type is None else (query.operation_type,)),
             ("(o.finished_at, o.run) < (?, ?)", before),
-            ("o.finished_at >= ?", None if since is None else (since,)),
+            ("o.finished_at >= ?", None if query.since is None else (query.since,)),
         ):
             if values is not None:
                 where += f" AND {condition}"
                 bound += values
-        bound.append(min(limit - len(found), _CHUNK))
-        page = f"SELECT o.finished_at, o.run, o.key FROM operations o WHERE {where} ORDER BY o.finished_at DESC, o.run DESC LIMIT ?"
+        bound.append(min(query.limit - len(found), _MAX_VALUES_PER_STATEMENT))
+        page = (
+            f"SELECT o.finished_at, o.run, o.key FROM operations o WHERE {where} "
+            "ORDER BY o.finished_at DESC, o.run DESC LIMIT ?"
+        )
         ends = query_all(connection, page, bound)
         if not ends:
             break
         before, keys = ends[-1][:2], [key for *_, key in ends]
-        known = dict(operations(connection, f"WHERE o.key IN ({_marks(keys)})", keys, moment))
+        known = dict(select_operations(connection, f"WHERE o.key IN ({_marks(keys)})", keys, moment))
         found += (known[key] for key in keys if key in known)
     return found
 
 
-def revision(connection: sqlite3.Connection) -> int:
+def read_revision(connection: sqlite3.Connection) -> int:
     """Return the number of the last transaction that changed an operation."""
     (number,) = connection.execute("SELECT revision FROM counters").fetchone()
     return int(number)
 
 
-def heartbeats(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Heartbeat]:
-    """Return the last sign of life of processes, by id; one that left none, or none that can be read, is missing."""
-    found = {}
-    for chunk in _chunks(list(ids)):
-        for row in query_all(connection, f"{_PULSE} WHERE id IN ({_marks(chunk)})", chunk):
-            if (pulse := _pulse(row)) is not None:
-                found[pulse.instance.id] = pulse
-    return found
+def read_heartbeats(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Heartbeat]:
+    """Return the last heartbeats of processes by id, without missing and invalid ones."""
+    heartbeats = {}
+    for chunk in _split_into_chunks(list(ids)):
+        for row in query_all(connection, f"{_SELECT_HEARTBEAT} WHERE id IN ({_marks(chunk)})", chunk):
+            if (heartbeat := _decode_heartbeat_row(row)) is not None:
+                heartbeats[heartbeat.instance.id] = heartbeat
+    return heartbeats
 
 
-def with_levels(connection: sqlite3.Connection, found: Sequence[Found]) -> list[OperationSnapshot]:
-    """Return the operations with the levels kept below them."""
+def add_levels(connection: sqlite3.Connection, found: Sequence[KeyedOperation]) -> list[OperationSnapshot]:
+    """Return the operations with their stored levels."""
     levels: dict[int, list[LevelSnapshot]] = {key: [] for key, _ in found}
-    for chunk in _chunks(list(levels)):
+    for chunk in _split_into_chunks(list(levels)):
         for key, info, *state in query_all(
             connection, f"{_LEVEL} WHERE l.operation IN ({_marks(chunk)}) AND l.path <> ''", chunk
         ):
             if (level := rows.decode_snapshot_row(info, state)) is not None:
                 levels[key].append(level)
-    return [replace(operation, levels=in_tree_order(levels[key]), _index={}) for key, operation in found]
+    return [replace(operation, levels=sort_depth_first(levels[key]), _index={}) for key, operation in found]
 
 
-def in_tree_order(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
-    """Return levels so that each comes after its parent and before its parent's next sibling; siblings by ``order``."""
+def sort_depth_first(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
+    """Return the levels in depth-first order, siblings sorted by ``order``."""
     known = {level.info.path: level for level in levels}
     children: dict[str, list[LevelSnapshot]] = {}
     for level in known.values():
         above = level.info.parent_path
-        while (
-            above and above not in known
-        ):  # the parent is not kept, or another process has not written it yet
+        # A parent is missing if it was evicted, or if another process has not written it yet.
+        while above and above not in known:
             above = above.rpartition("/")[0]
         children.setdefault(above or "", []).append(level)
     for siblings in children.values():
-        siblings.sort(
-            key=lambda level: (level.info.order, level.info.path), reverse=True
-        )  # the first one is taken off the end
+        # Why reverse: siblings are popped from the end.
+        siblings.sort(key=lambda level: (level.info.order, level.info.path), reverse=True)
     result, waiting = [], children.get("", [])
     while waiting:
         level = waiting.pop()
@@ -280,26 +257,28 @@ def in_tree_order(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
     return tuple(result)
 
 
-def operations(
+def select_operations(
     connection: sqlite3.Connection, rest: str, bound: Sequence[object], moment: ReadTime
-) -> list[Found]:
-    """Return the operations of a query that goes on with ``rest``, without their levels."""
+) -> list[KeyedOperation]:
+    """Return the operations that a query ending with ``rest`` selects, without levels."""
     answer = query_all(connection, f"{_OPERATION} {rest}", bound)
-    known = heartbeats(connection, {row[1] for row in answer})
+    heartbeats = read_heartbeats(connection, {row[1] for row in answer})
     found = []
     for key, instance, use, cancelled, info, *state in answer:
         if (root := rows.decode_snapshot_row(info, state)) is not None:
-            found.append((key, _operation(root, known.get(instance), use, cancelled, moment)))
+            found.append((key, _build_operation(root, heartbeats.get(instance), use, cancelled, moment)))
     return found
 
 
-def _operation(
-    root: LevelSnapshot, pulse: Heartbeat | None, use: Any, cancelled: Any, moment: ReadTime
+def _build_operation(
+    root: LevelSnapshot, heartbeat: Heartbeat | None, use: Any, cancelled: Any, moment: ReadTime
 ) -> OperationSnapshot:
-    instance = None if pulse is None else pulse.instance
-    if pulse is None:  # its process left no sign of life, so the snapshot itself is the last one
-        pulse = Heartbeat(Instance(root.info.instance, 0, "", "", 0.0), root.observed_at, root.observed_clock)
-    alive, clock = moment.liveness_of(pulse)
+    instance = None if heartbeat is None else heartbeat.instance
+    # Without a heartbeat, the snapshot itself is the last one.
+    if heartbeat is None:
+        process = Instance(root.info.instance, 0, "", "", 0.0)
+        heartbeat = Heartbeat(process, root.observed_at, root.observed_clock)
+    alive, clock = moment.get_liveness(heartbeat)
     return OperationSnapshot(
         root,
         (),
@@ -312,12 +291,11 @@ def _operation(
     )
 
 
-def _pulse(row: Sequence[Any]) -> Heartbeat | None:
+def _decode_heartbeat_row(row: Sequence[Any]) -> Heartbeat | None:
     identity, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock = row
-    if {type(identity), type(host), type(service)} != {str} or {
-        type(heartbeat_at),
-        type(heartbeat_clock),
-    } != {float}:
+    if {type(identity), type(host), type(service)} != {str}:
+        return None
+    if {type(heartbeat_at), type(heartbeat_clock)} != {float}:
         return None
     if type(pid) is not int or type(started_at) is not float or not (start is None or type(start) is int):
         return None
@@ -326,8 +304,11 @@ def _pulse(row: Sequence[Any]) -> Heartbeat | None:
     return Heartbeat(Instance(identity, pid, host, service, started_at, start), heartbeat_at, heartbeat_clock)
 
 
-def _chunks(values: list[Any]) -> Iterable[list[Any]]:
-    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+def _split_into_chunks(values: list[Any]) -> Iterable[list[Any]]:
+    return (
+        values[start : start + _MAX_VALUES_PER_STATEMENT]
+        for start in range(0, len(values), _MAX_VALUES_PER_STATEMENT)
+    )
 
 
 def _marks(values: Sequence[object]) -> str:

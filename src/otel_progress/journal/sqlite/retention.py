@@ -1,7 +1,7 @@
-"""Deletes operations with everything of them, a bounded number of rows at a time.
+"""Deletes expired operations with all their records in bounded passes.
 
-What becomes of the batch of a deleted operation is told to its tally, so that the counts of the batch stay right, and where the
-content of its previews is to whoever keeps that.
+Deleting an operation updates the tally of its batch, and returns the locations of its previews for
+deleter.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Final
 from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.sqlite import batches, previews
 from otel_progress.journal.sqlite.connection import query_all
-from otel_progress.journal.sqlite.reader import heartbeats
-from otel_progress.journal.sqlite.trajectories import bound, forget
+from otel_progress.journal.sqlite.reader import read_heartbeats
+from otel_progress.journal.sqlite.trajectories import delete_trajectories, limit_trajectories
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S
 
 _SOME_LEVELS: Final = "SELECT key FROM levels WHERE operation = ? ORDER BY key LIMIT ?"
 
 
-_END: Final = "SELECT batch, status, finished_at FROM operations WHERE key = ? AND batch IS NOT NULL AND finished_at IS NOT NULL"
+_END: Final = """SELECT batch, status, finished_at FROM operations
+    WHERE key = ? AND batch IS NOT NULL AND finished_at IS NOT NULL"""
 
 
 _ENDED_RUNS: Final = (
@@ -29,49 +30,63 @@ _ENDED_RUNS: Final = (
 )
 
 
-_OPEN_RUNS: Final = "SELECT key, instance, recorded_at FROM operations WHERE operation_id = ? AND finished_at IS NULL ORDER BY key"
+_OPEN_RUNS: Final = """SELECT key, instance, recorded_at FROM operations
+    WHERE operation_id = ? AND finished_at IS NULL ORDER BY key"""
 
 
 class OperationDeleter:
-    """Deletes within the caller's transaction, at most ``left`` rows. ``finish`` before the transaction ends."""
+    """Deletes at most ``left`` rows within the caller's transaction.
+
+    Call ``finish`` before the transaction ends.
+    """
 
     def __init__(self, connection: sqlite3.Connection, left: int) -> None:
         self.left = left
         self._connection = connection
-        self._gone: list[tuple[str, str, float]] = []
+        self._deleted_runs: list[tuple[str, str, float]] = []
         self._locations: list[str] = []
 
-    def operation(self, key: int) -> bool:
-        """Delete an operation, or as much of it as is allowed; return True when all of it is gone."""
-        if not (self.numbered("events", key) and self.numbered("logs", key) and self._previews(key)):
+    def delete_operation(self, key: int) -> bool:
+        """Delete an operation as far as rows are left.
+
+        Return True if it is deleted completely.
+        """
+        if not (
+            self.delete_records("events", key)
+            and self.delete_records("logs", key)
+            and self._delete_previews(key)
+        ):
             return False
         self._connection.execute(f"DELETE FROM states WHERE level IN ({_SOME_LEVELS})", (key, self.left))
         self._delete(f"levels WHERE key IN ({_SOME_LEVELS})", key, self.left)
         if self.left <= 0:
             return False
-        self._gone += query_all(self._connection, _END, (key,))
+        self._deleted_runs += query_all(self._connection, _END, (key,))
         for table in ("uses", "requests"):
             self._connection.execute(f"DELETE FROM {table} WHERE operation = ?", (key,))
         self._delete("operations WHERE key = ?", key)
         return True
 
-    def _previews(self, key: int) -> bool:
-        self._locations += previews.locations(self._connection, key, self.left)
-        return self.numbered("previews", key)
+    def _delete_previews(self, key: int) -> bool:
+        self._locations += previews.read_locations(self._connection, key, self.left)
+        return self.delete_records("previews", key)
 
-    def numbered(self, table: str, key: int, up_to: int | None = None) -> bool:
-        """Delete numbered rows of an operation, all or those up to a number; return True when it got to their end."""
-        first = f"SELECT number FROM {table} WHERE operation = ? ORDER BY number LIMIT 1 OFFSET ?"
-        split = self._connection.execute(first, (key, self.left)).fetchone()
-        bounds = [number for number in (up_to, split and split[0]) if number is not None]
-        if bounds:
-            self._delete(f"{table} WHERE operation = ? AND number <= ?", key, min(bounds))
+    def delete_records(self, table: str, key: int, max_number: int | None = None) -> bool:
+        """Delete numbered rows of an operation, all or those up to ``max_number``.
+
+        Return True if enough rows were left.
+        """
+        query = f"SELECT number FROM {table} WHERE operation = ? ORDER BY number LIMIT 1 OFFSET ?"
+        first_kept = self._connection.execute(query, (key, self.left)).fetchone()
+        limits = [number for number in (max_number, first_kept and first_kept[0]) if number is not None]
+        if limits:
+            self._delete(f"{table} WHERE operation = ? AND number <= ?", key, min(limits))
         else:
             self._delete(f"{table} WHERE operation = ?", key)
-        return split is None
+        return first_kept is None
 
-    def instance(self, instance: str) -> bool:
-        """Delete a process with its samples; return True when all of it is gone."""
+    def delete_instance(self, instance: str) -> bool:
+        """Delete a process with its samples. Return True if it is deleted completely."""
         query = (
             "samples WHERE instance = ? AND clock IN (SELECT clock FROM samples WHERE instance = ? LIMIT ?)"
         )
@@ -82,71 +97,82 @@ class OperationDeleter:
         return True
 
     def finish(self) -> list[str]:
-        """Count what is gone in the tallies of the batches; return the locations of previews that nothing refers to any more."""
-        batches.fold(self._connection, self._gone)
-        self._gone.clear()
-        return previews.unreferenced(self._connection, self._locations)
+        """Update the batch tallies.
 
-    def _delete(self, what: str, *bound: object) -> None:
-        self.left -= self._connection.execute(f"DELETE FROM {what}", bound).rowcount
+        Return the locations of previews that are unreferenced now.
+        """
+        batches.add_deleted_runs(self._connection, self._deleted_runs)
+        self._deleted_runs.clear()
+        return previews.find_unreferenced(self._connection, self._locations)
+
+    def _delete(self, table_and_condition: str, *values: object) -> None:
+        self.left -= self._connection.execute(f"DELETE FROM {table_and_condition}", values).rowcount
 
 
 def delete_finished_runs(
     connection: sqlite3.Connection, operation_id: str, moment: ReadTime, rows: int
 ) -> tuple[int, bool, list[str]]:
-    """Delete runs of an operation that are over, at most so many rows, with what they taught: ended ones, and those of gone processes.
+    """Delete finished runs of an operation with their trajectories.
 
-    Return how many are gone, True when none is left, and the locations of previews that nothing refers to any more.
+    Finished runs are ended ones and those whose processes have certainly ended. At most ``rows``
+    rows are deleted. Return the number of deleted runs, True if no such run is left, and the
+    locations of previews that are unreferenced now.
     """
-    deletion, count = OperationDeleter(connection, rows), 0
+    deleter, count = OperationDeleter(connection, rows), 0
     ended = [key for (key,) in connection.execute(_ENDED_RUNS, (operation_id, rows))]
-    keys = [*ended, *_orphans(connection, operation_id, moment)]
+    keys = [*ended, *_find_orphans(connection, operation_id, moment)]
     for key in keys:
-        if deletion.left <= 0 or not deletion.operation(key):
+        if deleter.left <= 0 or not deleter.delete_operation(key):
             break
         count += 1
-    forget(connection, operation_id)
-    return count, count == len(keys) and len(ended) < rows, deletion.finish()
+    delete_trajectories(connection, operation_id)
+    return count, count == len(keys) and len(ended) < rows, deleter.finish()
 
 
-def _orphans(connection: sqlite3.Connection, operation_id: str, moment: ReadTime) -> list[int]:
-    """Return the runs that have not ended although nobody works on them any more: their processes are gone for certain."""
+def _find_orphans(connection: sqlite3.Connection, operation_id: str, moment: ReadTime) -> list[int]:
+    """Return the active runs whose processes have certainly ended."""
     runs = query_all(connection, _OPEN_RUNS, (operation_id,))
-    pulses = heartbeats(connection, {instance for _, instance, _ in runs})
-    found = []
+    heartbeats = read_heartbeats(connection, {instance for _, instance, _ in runs})
+    orphans = []
     for key, instance, recorded_at in runs:
-        pulse = pulses.get(instance)
-        if moment.now - recorded_at > UNVERIFIED_TIMEOUT_S if pulse is None else moment.is_gone(pulse):
-            found.append(key)
-    return found
+        heartbeat = heartbeats.get(instance)
+        if heartbeat is None:
+            is_orphan = moment.now - recorded_at > UNVERIFIED_TIMEOUT_S
+        else:
+            is_orphan = moment.is_gone(heartbeat)
+        if is_orphan:
+            orphans.append(key)
+    return orphans
 
 
-EVERY_S: Final = 60.0
-"""Time between two passes that have nothing left to do, in seconds."""
+IDLE_INTERVAL_S: Final = 60.0
+"""Time to the next pass if the previous one deleted everything due, in seconds."""
 
 
-AGAIN_S: Final = 1.0
-"""Time to the next pass when one did not finish, in seconds."""
+BUSY_INTERVAL_S: Final = 1.0
+"""Time to the next pass if the previous one reached its row limit, in seconds."""
 
 
-ROWS_A_PASS: Final = 10_000
-"""Rows deleted in one pass at most."""
+PAGES_PER_PASS: Final = 4_000
+"""Maximum pages that a pass returns to the file system. The next pass continues."""
 
 
-PAGES_A_PASS: Final = 4_000
-"""Pages given back to the file system in one pass at most."""
+KEPT_RECORDS_PER_OPERATION: Final = 1_000
+"""Newest events and log records of an active operation that are always kept."""
 
 
-KEPT_EVENTS: Final = 1_000
-"""Events, and as many log records, that an active operation keeps in any case, its newest."""
+BYTES_PER_TRAJECTORY: Final = 16 * 1024
+"""Size limit per trajectory: the number of trajectories is the size limit by this.
+
+A trajectory mostly needs 1 KiB, so all of them need less than a tenth of the file.
+"""
 
 
-BYTES_A_LESSON: Final = 16 * 1024
-"""There may be as many lessons as the bound of the file has times this: they mostly have 1 KiB, and so take a tenth of it."""
+TARGET_RATIO: Final = 0.9
+"""Fraction of the size limit to which a larger file is reduced.
 
-
-ROOM: Final = 0.9
-"""A file that was too large is brought down to this fraction of the bound, so that the next tick does not start over."""
+The rest lets the next writes fit.
+"""
 
 
 _ACTIVE: Final = "SELECT key, instance, recorded_at FROM operations WHERE finished_at IS NULL ORDER BY key"
@@ -161,125 +187,143 @@ _UNUSED: Final = """SELECT id FROM instances WHERE heartbeat_at < ?
 
 
 class Retention:
-    """When to clean up, and how. ``dropped`` counts operations, events and log records that had to go before their time."""
+    """Schedules and runs passes that delete expired data.
 
-    def __init__(self, retention_s: float, max_bytes: int) -> None:
+    ``dropped`` counts operations, events and log records that the size limit deleted early.
+    """
+
+    def __init__(self, retention_s: float, max_bytes: int, rows_per_pass: int) -> None:
         self.dropped = 0
         self._retention_s = retention_s
         self._max_bytes = max_bytes
+        self._rows_per_pass = rows_per_pass
         self._next: float | None = None
         self._last = -math.inf
 
     def is_due(self, connection: sqlite3.Connection, clock: float) -> bool:
-        """Return True when it is time for a pass (``clock`` in monotonic seconds), or when the file is too large."""
+        """Return True if a pass is due at ``clock`` or the file is too large."""
         if self._next is None:
-            self._next = clock + AGAIN_S  # not within the first tick: a short run need not pay for it
+            # Why not in the first tick: a short run should not pay for a pass.
+            self._next = clock + BUSY_INTERVAL_S
         return clock >= self._next or (
-            clock - self._last >= AGAIN_S and _file_bytes(connection) > self._max_bytes
+            clock - self._last >= BUSY_INTERVAL_S and _get_file_bytes(connection) > self._max_bytes
         )
 
     def run(self, connection: sqlite3.Connection, moment: ReadTime) -> list[str]:
-        """Do one pass, in a transaction of its own; return the locations of previews that nothing refers to any more."""
+        """Run one pass in its own transaction.
+
+        Return the locations of previews that are unreferenced now.
+        """
         connection.execute("BEGIN IMMEDIATE")
-        deletion = OperationDeleter(connection, ROWS_A_PASS)
-        abandoned = _abandoned(connection, moment)
+        deleter = OperationDeleter(connection, self._rows_per_pass)
+        abandoned = _find_abandoned(connection, moment)
         horizon = moment.now - self._retention_s
-        _delete_all(deletion, _finished(connection, horizon))
-        _delete_all(deletion, [key for key, last in abandoned if last < horizon])
-        _forget_instances(deletion, connection, horizon)
-        batches.expire(connection, horizon)
-        bound(connection, self._max_bytes // BYTES_A_LESSON)
-        if _used_bytes(connection) > self._max_bytes:
-            self._shrink(deletion, connection, [key for key, _ in abandoned], moment)
-        unreferenced = deletion.finish()
+        _delete_operations(deleter, _find_finished(connection, horizon, self._rows_per_pass))
+        _delete_operations(deleter, [key for key, last in abandoned if last < horizon])
+        _delete_unused_instances(deleter, connection, horizon, self._rows_per_pass)
+        batches.delete_expired(connection, horizon)
+        limit_trajectories(connection, self._max_bytes // BYTES_PER_TRAJECTORY)
+        if _get_used_bytes(connection) > self._max_bytes:
+            self._shrink(deleter, connection, [key for key, _ in abandoned], moment)
+        unreferenced = deleter.finish()
         connection.execute("COMMIT")
         vacuum_free_pages(connection)
         self._last = moment.clock
-        self._next = moment.clock + (EVERY_S if deletion.left > 0 else AGAIN_S)
+        self._next = moment.clock + (IDLE_INTERVAL_S if deleter.left > 0 else BUSY_INTERVAL_S)
         return unreferenced
 
     def _shrink(
         self,
-        deletion: OperationDeleter,
+        deleter: OperationDeleter,
         connection: sqlite3.Connection,
         abandoned: list[int],
         moment: ReadTime,
     ) -> None:
-        """Delete whole operations, those that ended first before others; only when none is left, what is old of running ones."""
-        for key in (*_finished(connection, math.inf), *abandoned):
-            if deletion.left <= 0 or self._is_small(connection):
+        """Delete operations, the oldest ended ones first, until the file is small enough.
+
+        If no such operation is left, delete old records of active ones.
+        """
+        for key in (*_find_finished(connection, math.inf, self._rows_per_pass), *abandoned):
+            if deleter.left <= 0 or self._is_small(connection):
                 return
-            self.dropped += deletion.operation(key)
-        _forget_instances(deletion, connection, moment.now - UNVERIFIED_TIMEOUT_S)
+            self.dropped += deleter.delete_operation(key)
+        _delete_unused_instances(deleter, connection, moment.now - UNVERIFIED_TIMEOUT_S, self._rows_per_pass)
         for key, *_ in connection.execute(
             "SELECT key FROM operations WHERE finished_at IS NULL ORDER BY key"
         ).fetchall():
             for table in ("events", "logs"):
-                if deletion.left <= 0 or self._is_small(connection):
+                if deleter.left <= 0 or self._is_small(connection):
                     return
-                self._trim(deletion, connection, table, key)
+                self._delete_old_records(deleter, connection, table, key)
 
     def _is_small(self, connection: sqlite3.Connection) -> bool:
-        return _used_bytes(connection) <= ROOM * self._max_bytes
+        return _get_used_bytes(connection) <= TARGET_RATIO * self._max_bytes
 
-    def _trim(self, deletion: OperationDeleter, connection: sqlite3.Connection, table: str, key: int) -> None:
-        before = deletion.left
+    def _delete_old_records(
+        self, deleter: OperationDeleter, connection: sqlite3.Connection, table: str, key: int
+    ) -> None:
+        left = deleter.left
         newest = f"SELECT number FROM {table} WHERE operation = ? ORDER BY number DESC LIMIT 1 OFFSET ?"
-        for (number,) in connection.execute(newest, (key, KEPT_EVENTS)).fetchall():
-            deletion.numbered(table, key, number)
-        self.dropped += before - deletion.left
+        for (number,) in connection.execute(newest, (key, KEPT_RECORDS_PER_OPERATION)).fetchall():
+            deleter.delete_records(table, key, number)
+        self.dropped += left - deleter.left
 
 
-def _delete_all(deletion: OperationDeleter, keys: Sequence[int]) -> None:
+def _delete_operations(deleter: OperationDeleter, keys: Sequence[int]) -> None:
     for key in keys:
-        if deletion.left <= 0:
+        if deleter.left <= 0:
             return
-        deletion.operation(key)
+        deleter.delete_operation(key)
 
 
-def _forget_instances(deletion: OperationDeleter, connection: sqlite3.Connection, before: float) -> None:
-    """Delete processes of which there is no operation and no newer sign of life, with their samples."""
-    for (instance,) in query_all(connection, _UNUSED, (before, ROWS_A_PASS)):
-        if deletion.left <= 0:
+def _delete_unused_instances(
+    deleter: OperationDeleter, connection: sqlite3.Connection, before: float, rows: int
+) -> None:
+    """Delete processes without operations and newer heartbeats, with their samples."""
+    for (instance,) in query_all(connection, _UNUSED, (before, rows)):
+        if deleter.left <= 0:
             return
-        deletion.instance(instance)
+        deleter.delete_instance(instance)
 
 
-def _finished(connection: sqlite3.Connection, before: float) -> list[int]:
-    return [key for (key,) in connection.execute(_FINISHED, (before, ROWS_A_PASS))]
+def _find_finished(connection: sqlite3.Connection, before: float, rows: int) -> list[int]:
+    return [key for (key,) in connection.execute(_FINISHED, (before, rows))]
 
 
-def _abandoned(connection: sqlite3.Connection, moment: ReadTime) -> list[tuple[int, float]]:
-    """Return the active operations of dead processes, with the last sign of life of those."""
+def _find_abandoned(connection: sqlite3.Connection, moment: ReadTime) -> list[tuple[int, float]]:
+    """Return the active operations of dead processes with their last heartbeats."""
     active = query_all(connection, _ACTIVE)
-    pulses = heartbeats(connection, {instance for _, instance, _ in active})
-    found = []
+    heartbeats = read_heartbeats(connection, {instance for _, instance, _ in active})
+    abandoned = []
     for key, instance, recorded_at in active:
-        pulse = pulses.get(instance)
-        if pulse is None:
-            found.append((key, recorded_at))
-        elif not moment.liveness_of(pulse)[0]:
-            found.append((key, pulse.heartbeat_at))
-    return found
+        heartbeat = heartbeats.get(instance)
+        if heartbeat is None:
+            abandoned.append((key, recorded_at))
+        elif not moment.get_liveness(heartbeat)[0]:
+            abandoned.append((key, heartbeat.heartbeat_at))
+    return abandoned
 
 
-def _file_bytes(connection: sqlite3.Connection) -> int:
-    return _pragma(connection, "page_count") * _pragma(connection, "page_size")
+def _get_file_bytes(connection: sqlite3.Connection) -> int:
+    return _read_pragma(connection, "page_count") * _read_pragma(connection, "page_size")
 
 
-def _used_bytes(connection: sqlite3.Connection) -> int:
-    pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
-    return pages * _pragma(connection, "page_size")
+def _get_used_bytes(connection: sqlite3.Connection) -> int:
+    pages = _read_pragma(connection, "page_count") - _read_pragma(connection, "freelist_count")
+    return pages * _read_pragma(connection, "page_size")
 
 
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
+def _read_pragma(connection: sqlite3.Connection, name: str) -> int:
     (value,) = connection.execute(f"PRAGMA {name}").fetchone()
     return int(value)
 
 
 def vacuum_free_pages(connection: sqlite3.Connection) -> None:
-    """Shorten the file by what is free in it. That happens in the log first, so the log is written back as well."""
-    if _pragma(connection, "freelist_count"):
-        # As a script, because ``execute`` stops after the first page: the statement gives rows that have no columns.
-        connection.executescript(f"PRAGMA incremental_vacuum({PAGES_A_PASS})")
+    """Return free pages to the file system, and checkpoint the write-ahead log.
+
+    Why: the file shrinks only when the log is written back.
+    """
+    if _read_pragma(connection, "freelist_count"):
+        # Why a script: ``execute`` stops after the first page, since the rows have no columns.
+        connection.executescript(f"PRAGMA incremental_vacuum({PAGES_PER_PASS})")
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

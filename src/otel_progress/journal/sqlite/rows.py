@@ -1,7 +1,7 @@
-"""Snapshots, events and log records to rows of the journal, and back.
+"""Encoders and decoders between records and rows of the journal.
 
-What is read was written by other processes, perhaps by another version, so a row that does not decode is left out
-(``None``), text is made valid Unicode again, and what is not finite becomes unknown.
+Other processes, perhaps of another version, wrote the rows. So invalid rows decode to None, text
+becomes valid Unicode, and numbers that are not finite become unknown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from otel_progress.journal.decoding import (
     decode_sample_values,
     decode_use_column,
 )
-from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, LevelSnapshot, Number, Outcome, Status
+from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, LevelSnapshot, Outcome, Status
 from otel_progress.operations import Event
 from otel_progress.records import LogRecord, ResourceSample, ResourceUse
 
@@ -53,7 +53,10 @@ ADVANCE: Final = (
     "advanced_clock",
     "stall_after_s",
 )
-"""Columns of ``states`` that nearly every change touches; alone where possible, as an UPDATE costs by the bound value."""
+"""Columns of ``states`` that nearly every change updates.
+
+Why separate: the cost of an UPDATE depends on the number of bound values.
+"""
 
 
 _REST: Final = (
@@ -71,14 +74,14 @@ _REST: Final = (
 
 
 REST: Final = (*_REST, "extra")
-"""The other columns of ``states``, which change now and then."""
+"""Columns of ``states`` that change rarely."""
 
 
 STATE: Final = ADVANCE + REST
 
 
 EVENT: Final = ("path", "level_type", "kind", "number", "at", "name", "outcome", "error", "metadata")
-"""Columns of ``events`` that make an event."""
+"""Columns of ``events`` that are fields of an Event."""
 
 
 _LOG_VALUES: Final = (
@@ -96,38 +99,38 @@ _LOG_VALUES: Final = (
 
 
 LOG: Final = (*_LOG_VALUES, "attributes")
-"""Columns of ``logs`` that make a log record."""
+"""Columns of ``logs`` that are fields of a LogRecord."""
 
 
-advance_of: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgetter(*ADVANCE)
-"""The columns of ADVANCE of a snapshot."""
+get_advance: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgetter(*ADVANCE)
+"""Return the columns of ADVANCE of a snapshot."""
 
 
-rest_of: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgetter(*_REST, *EXTRA)
-"""The fields of REST as they are in the snapshot: to compare, and for ``rest_row``."""
+get_rest: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgetter(*_REST, *EXTRA)
+"""Return the fields of REST of a snapshot, to compare them or to encode them."""
 
 
-sample_row: Final[Callable[[ResourceSample], tuple[Any, ...]]] = attrgetter(*SAMPLE)
-"""The columns of SAMPLE of a sample."""
+encode_sample_row: Final[Callable[[ResourceSample], tuple[Any, ...]]] = attrgetter(*SAMPLE)
+"""Return the columns of SAMPLE of a sample."""
 
 
-_eta_values: Final[Callable[[Eta], tuple[Any, ...]]] = attrgetter(*ETA)
+_get_eta_values: Final[Callable[[Eta], tuple[Any, ...]]] = attrgetter(*ETA)
 
 
-_use_values: Final[Callable[[ResourceUse], tuple[Any, ...]]] = attrgetter(*USE)
+_get_use_values: Final[Callable[[ResourceUse], tuple[Any, ...]]] = attrgetter(*USE)
 
 
-_log_values: Final[Callable[[LogRecord], tuple[Any, ...]]] = attrgetter(*_LOG_VALUES)
+_get_log_values: Final[Callable[[LogRecord], tuple[Any, ...]]] = attrgetter(*_LOG_VALUES)
 
 
-# One encoder for all: json.dumps builds a new one on every call that names an option, which costs more than the encoding.
+# Why one encoder: json.dumps creates one per call with an option, which takes longer than encoding.
 _dumps: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 _STATUS: Final = {status.value: status for status in Status}
 
 
-_KIND: Final = {  # what each column of STATE may hold
+_TYPES_BY_COLUMN: Final = {
     **dict.fromkeys(
         ("sequence", "current", "observed_at", "observed_clock", "stall_after_s", "failed", "skipped"), NUMBER
     ),
@@ -139,14 +142,14 @@ _KIND: Final = {  # what each column of STATE may hold
 }
 
 
-_KINDS: Final = tuple(_KIND[column] for column in STATE)
+_TYPES: Final = tuple(_TYPES_BY_COLUMN[column] for column in STATE)
 
 
-_LARGEST: Final = float(2**63)
+_MAX_COUNT: Final = float(2**63)
 
 
-def rest_row(rest: tuple[Any, ...]) -> Row:
-    """Return the columns of REST for what ``rest_of`` gave."""
+def encode_rest(rest: tuple[Any, ...]) -> Row:
+    """Encode the fields of ``get_rest`` as columns of REST."""
     status, total, failed, skipped, metadata, error, stage, eta, ended_at, duration_s = rest[: len(_REST)]
     extra = rest[len(_REST) :]
     return (
@@ -154,23 +157,23 @@ def rest_row(rest: tuple[Any, ...]) -> Row:
         total,
         failed,
         skipped,
-        _metadata_text(metadata) if metadata else None,
-        None if error is None else _failure_text(error),
+        _encode_metadata(metadata) if metadata else None,
+        None if error is None else _encode_failure(error),
         stage,
-        None if eta is None else _eta_text(eta),
+        None if eta is None else _encode_eta(eta),
         ended_at,
         duration_s,
-        None if extra == NO_EXTRA else _extra_text(*extra),
+        None if extra == NO_EXTRA else _encode_extra(extra),
     )
 
 
-def info_text(info: LevelInfo) -> str:
-    """Return the column ``info``."""
+def encode_info_column(info: LevelInfo) -> str:
+    """Encode the column ``info``."""
     return _dumps(codec.encode_info(info))
 
 
-def event_row(event: Event) -> Row:
-    """Return the columns of EVENT."""
+def encode_event_row(event: Event) -> Row:
+    """Encode an event as columns of EVENT."""
     return (
         event.path,
         event.level_type,
@@ -179,51 +182,31 @@ def event_row(event: Event) -> Row:
         event.at,
         event.name,
         None if event.outcome is None else event.outcome.value,
-        None if event.error is None else _failure_text(event.error),
-        _metadata_text(event.metadata) if event.metadata else None,
+        None if event.error is None else _encode_failure(event.error),
+        _encode_metadata(event.metadata) if event.metadata else None,
     )
 
 
-def log_row(record: LogRecord) -> Row:
-    """Return the columns of LOG."""
-    return (*_log_values(record), _metadata_text(record.attributes) if record.attributes else None)
+def encode_log_row(record: LogRecord) -> Row:
+    """Encode a log record as columns of LOG."""
+    return (*_get_log_values(record), _encode_metadata(record.attributes) if record.attributes else None)
 
 
-def use_text(use: ResourceUse) -> str:
-    """Return the column ``use``: an array, in the order of SAMPLE and USE."""
-    return _dumps((*sample_row(use.last), *_use_values(use)))
+def encode_use_column(use: ResourceUse) -> str:
+    """Encode the column ``use``, an array in the order of SAMPLE and USE."""
+    return _dumps((*encode_sample_row(use.last), *_get_use_values(use)))
 
 
 def decode_snapshot_row(info: str, state: Sequence[Any]) -> LevelSnapshot | None:
-    """Return the snapshot of a column ``info`` and the columns of STATE; None when they are not one."""
+    """Return the snapshot of ``info`` and STATE columns, or None if one is invalid."""
     try:
-        if not _fits(tuple(map(type, state))):
+        if not _are_valid_types(tuple(map(type, state))):
             return None
-        (
-            sequence,
-            current,
-            ratio,
-            message,
-            observed_at,
-            observed_clock,
-            advanced_at,
-            advanced_clock,
-            stall_after_s,
-        ) = state[:9]
-        (status, total, failed, skipped, metadata, error, stage, eta, ended_at, duration_s, extra) = state[9:]
-        # An infinity makes the sum one, or NaN; SQLite itself keeps no NaN.
-        known = sequence + current + observed_at + observed_clock + stall_after_s + failed + skipped
-        maybe = (
-            (ratio or 0.0)
-            + (advanced_at or 0.0)
-            + (advanced_clock or 0.0)
-            + (total or 0.0)
-            + (ended_at or 0.0)
-        )
-        if not isfinite(known + maybe + (duration_s or 0.0)) and (
-            tamed := _replace_non_finite(state)
-        ) != list(state):
-            return decode_snapshot_row(info, tamed)
+        if not _is_finite(state) and (finite := _replace_non_finite(state)) != list(state):
+            state = finite
+        sequence, current, ratio, message, observed_at, observed_clock = state[:6]
+        advanced_at, advanced_clock, stall_after_s, status, total, failed, skipped = state[6:13]
+        metadata, error, stage, eta, ended_at, duration_s, extra = state[13:]
         return LevelSnapshot(
             decode_info_column(info),
             sequence,
@@ -251,8 +234,21 @@ def decode_snapshot_row(info: str, state: Sequence[Any]) -> LevelSnapshot | None
         return None
 
 
+def _is_finite(state: Sequence[Any]) -> bool:
+    """Return False if a number of the STATE columns is infinite. SQLite stores no NaN.
+
+    The sum of all numbers is tested at once. It may be infinite although all numbers are finite.
+    """
+    sequence, current, ratio, _, observed_at, observed_clock = state[:6]
+    advanced_at, advanced_clock, stall_after_s, _, total, failed, skipped = state[6:13]
+    ended_at, duration_s = state[17:19]
+    known = sequence + current + observed_at + observed_clock + stall_after_s + failed + skipped
+    optional = (ratio or 0.0) + (advanced_at or 0.0) + (advanced_clock or 0.0) + (total or 0.0)
+    return isfinite(known + optional + (ended_at or 0.0) + (duration_s or 0.0))
+
+
 def decode_event_row(operation_id: str, operation_type: str, run: str, row: Sequence[Any]) -> Event | None:
-    """Return the event of the columns of EVENT; None when they are not one."""
+    """Return the event of a row of EVENT columns, or None if a value is invalid."""
     try:
         path, level_type, kind, number, at, name, outcome, error, metadata = row
         if type(number) is not int or not _is_time(at) or {type(path), type(level_type), type(kind)} != {str}:
@@ -276,7 +272,7 @@ def decode_event_row(operation_id: str, operation_type: str, run: str, row: Sequ
 
 
 def decode_log_row(operation_id: str, operation_type: str, run: str, row: Sequence[Any]) -> LogRecord | None:
-    """Return the log record of the columns of LOG; None when they are not one."""
+    """Return the log record of a row of LOG columns, or None if a value is invalid."""
     try:
         *values, attributes = row
         path, number, at, severity, severity_text, logger, message, details, trace_id, span_id = values
@@ -296,7 +292,7 @@ def decode_log_row(operation_id: str, operation_type: str, run: str, row: Sequen
 
 
 def decode_sample_row(row: Sequence[Any]) -> ResourceSample | None:
-    """Return the sample of the columns of SAMPLE; None when they are not one."""
+    """Return the sample of a row of SAMPLE columns, or None if a value is invalid."""
     try:
         return decode_sample_values(row)
     except DECODE_ERRORS:
@@ -304,7 +300,7 @@ def decode_sample_row(row: Sequence[Any]) -> ResourceSample | None:
 
 
 def decode_use_or_none(text: Any) -> ResourceUse | None:
-    """Return what a column ``use`` holds; None when it holds nothing, or no such thing."""
+    """Return the resource use of a column, or None if it is empty or invalid."""
     try:
         return None if text is None else decode_use_column(text)
     except DECODE_ERRORS:
@@ -312,19 +308,25 @@ def decode_use_or_none(text: Any) -> ResourceUse | None:
 
 
 @lru_cache(maxsize=1024)
-def _fits(types: tuple[type, ...]) -> bool:
-    """Return True when columns of STATE have types that they may have; remembered, as there are few such combinations."""
-    return all(found in kind for found, kind in zip(types, _KINDS, strict=True))
+def _are_valid_types(types: tuple[type, ...]) -> bool:
+    """Return True if the columns of STATE have valid types.
+
+    Cached, since few combinations occur.
+    """
+    return all(found in valid for found, valid in zip(types, _TYPES, strict=True))
 
 
 def _replace_non_finite(state: Sequence[Any]) -> list[Any]:
-    """Return columns of STATE without infinities: unknown where that can be said, else the largest count, or 0 for a time."""
+    """Return the columns of STATE without infinities.
+
+    They become None if the column allows it, else the largest count, or 0 for a time.
+    """
     result = list(state)
     for index, (column, value) in enumerate(zip(STATE, state, strict=True)):
         if type(value) is float and not isfinite(value):
-            counted = column in {"sequence", "current", "failed", "skipped"}
-            known = (_LARGEST if value > 0 else -_LARGEST) if counted else 0.0
-            result[index] = None if type(None) in _KIND[column] else known
+            is_count = column in {"sequence", "current", "failed", "skipped"}
+            known = (_MAX_COUNT if value > 0 else -_MAX_COUNT) if is_count else 0.0
+            result[index] = None if type(None) in _TYPES_BY_COLUMN[column] else known
     return result
 
 
@@ -332,33 +334,27 @@ def _is_time(value: object) -> bool:
     return type(value) is float and isfinite(value)
 
 
-def _metadata_text(metadata: Mapping[str, Any]) -> str:
+def _encode_metadata(metadata: Mapping[str, Any]) -> str:
     return _dumps(dict(metadata))
 
 
-def _failure_text(failure: Failure) -> str:
+def _encode_failure(failure: Failure) -> str:
     return _dumps(codec.encode_failure(failure))
 
 
-def _extra_text(
-    estimated: bool,
-    paused_clock: float | None,
-    paused_s: float,
-    previews: int,
-    overdue_after_s: float | None,
-    resumed_from: Number,
-) -> str:
+def _encode_extra(extra: tuple[Any, ...]) -> str:
     """Return the column ``extra``: an array, in the order of EXTRA."""
-    values = (
-        estimated,
-        codec.finite(paused_clock),
-        codec.finite(paused_s) or 0.0,
-        previews,
-        codec.finite(overdue_after_s),
+    return _dumps(
+        [
+            default if type(value) is float and not isfinite(value) else value
+            for value, default in zip(extra, NO_EXTRA, strict=True)
+        ]
     )
-    return _dumps((*values, codec.finite(resumed_from) or 0))
 
 
-def _eta_text(eta: Eta) -> str:
-    """Return an array in the order of ``ETA``: it changes as often as the count, and names would make it three times as long."""
-    return _dumps(_eta_values(eta))
+def _encode_eta(eta: Eta) -> str:
+    """Encode an estimate as an array in the order of ETA.
+
+    Why no names: it changes as often as the count, and names would triple its length.
+    """
+    return _dumps(_get_eta_values(eta))

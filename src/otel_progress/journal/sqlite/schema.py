@@ -1,7 +1,8 @@
-"""The tables of the SQLite journal and the steps that bring an older file up to date.
+"""Schema of the SQLite journal, and its migrations.
 
-A level has two rows: ``levels`` holds what stays the same from its start to its end, ``states`` what changes. The second is
-narrow on purpose, since it is written on every tick: a tick of 1,000 changed levels touches some 30 pages instead of 150.
+A level has two rows. ``levels`` has its constant values, and ``states`` the changing ones.
+Why: rows of ``states`` are written on every tick. Since they are narrow, 1,000 changed levels
+change some 30 pages instead of 150.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Final
 from otel_progress.errors import JournalError
 
 APPLICATION_ID: Final = 0x6F747072
-"""``PRAGMA application_id`` of a journal ("otpr"), which tells it from any other SQLite file."""
+"""``PRAGMA application_id`` ("otpr"), which distinguishes a journal from other SQLite files."""
 
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
-        # One row: what tells this journal from another in its place, the number of the last transaction that changed an
-        # operation, and the last key given to a level. Keys are never used twice, so that a writer that remembers one over
-        # a deletion can never write into another level.
+        # One row: the id of the journal, the number of the last transaction that changed an
+        # operation, and the last key of a level. Why keys are never reused: a writer that caches
+        # the key of a deleted level must not write into another level.
         """CREATE TABLE counters (
             id INTEGER PRIMARY KEY CHECK (id = 1), journal TEXT NOT NULL, revision INTEGER NOT NULL, level_key INTEGER NOT NULL
         )""",
@@ -44,14 +45,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             key INTEGER PRIMARY KEY, operation INTEGER NOT NULL, path TEXT NOT NULL, info TEXT NOT NULL,
             UNIQUE (operation, path)
         )""",
-        # current and total have no type, so that 3 stays an integer and 3.0 a float.
+        # Why current and total have no type: 3 stays an integer, and 3.0 a float.
         """CREATE TABLE states (
             level INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, current NOT NULL, ratio REAL, message TEXT,
             observed_at REAL NOT NULL, observed_clock REAL NOT NULL, advanced_at REAL, advanced_clock REAL,
             longest_gap_s REAL NOT NULL, status TEXT NOT NULL, total, failed INTEGER NOT NULL, skipped INTEGER NOT NULL,
             metadata TEXT, error TEXT, stage TEXT, eta TEXT, ended_at REAL, duration_s REAL
         )""",
-        # The writer's id is in the key because processes that share a run number their events each for itself.
+        # Why the writer is in the key: each process that shares a run numbers its own events.
         """CREATE TABLE events (
             operation INTEGER NOT NULL, number INTEGER NOT NULL, writer TEXT NOT NULL, path TEXT NOT NULL,
             level_type TEXT NOT NULL, kind TEXT NOT NULL, at REAL NOT NULL, name TEXT, outcome TEXT, error TEXT, metadata TEXT,
@@ -59,11 +60,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) WITHOUT ROWID""",
     ),
     (
-        # status is how it ended, null until then: what a batch is counted by without a look at the states.
+        # status is the final status, and null before. Batches are counted by it alone.
         "ALTER TABLE operations ADD COLUMN batch TEXT",
         "ALTER TABLE operations ADD COLUMN status TEXT",
         "CREATE INDEX operations_by_batch ON operations (batch, status, finished_at) WHERE batch IS NOT NULL",
-        # With the run, which makes the order of the history total, so that its pages neither overlap nor leave gaps.
+        # Why with the run: the order is total, so pages neither overlap nor leave gaps.
         "DROP INDEX operations_finished",
         "DROP INDEX operations_finished_by_type",
         "CREATE INDEX operations_finished ON operations (finished_at, run) WHERE finished_at IS NOT NULL",
@@ -79,11 +80,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             instance TEXT NOT NULL, at REAL NOT NULL, clock REAL NOT NULL, cpu_ratio REAL NOT NULL, memory_bytes INTEGER NOT NULL,
             gpu_ratio REAL, gpu_memory_bytes INTEGER, PRIMARY KEY (instance, clock)
         ) WITHOUT ROWID""",
-        # What the process of an operation used. Not a column of operations, whose rows every tick writes.
+        # Resource use of an operation. Why no column of operations: every tick writes its rows.
         "CREATE TABLE uses (operation INTEGER PRIMARY KEY, use TEXT NOT NULL)",
         "CREATE TABLE requests (operation INTEGER PRIMARY KEY, reason TEXT NOT NULL, at REAL NOT NULL)",
-        # A declaration (sequence 0: none, only operations that name it) and, from completed on, what the operations came to that
-        # were deleted.
+        # A declaration (sequence 0 for a placeholder) and, from completed on, the tally of
+        # deleted operations.
         """CREATE TABLE batches (
             id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, type TEXT NOT NULL, total INTEGER, started_at REAL NOT NULL,
             ended_at REAL, sequence INTEGER NOT NULL, seen_at REAL NOT NULL, completed INTEGER NOT NULL DEFAULT 0,
@@ -92,20 +93,22 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) WITHOUT ROWID""",
     ),
     (
-        # It takes the place of longest_gap_s. That stays, as workers of earlier versions that have the file open go on writing it;
-        # where they did, stall_after_s is NULL and follows from the gap when it is read.
+        # It replaces longest_gap_s. That column stays, because running processes of earlier
+        # versions still write it. Their stall_after_s is NULL and is derived from the gap.
         "ALTER TABLE states ADD COLUMN stall_after_s REAL",
-        # What most levels do not have: an estimated ratio, pauses, previews, an expectation. NULL when it is all at its default.
+        # Rarely used values: an estimated ratio, pauses, previews, an expected duration.
+        # NULL if all are defaults.
         "ALTER TABLE states ADD COLUMN extra TEXT",
-        # What later runs learn from, so it outlives its operation. The number tells levels of one shape in one run apart; level and
-        # host are those of HistoryKey. Newer rows have higher keys, whatever steps the clock of the wall makes.
+        # History for estimates, which outlives its operation. The number distinguishes levels of
+        # one key in one run. level and host_class are those of TrajectoryKey. Newer rows have
+        # higher keys, even if the wall clock steps.
         """CREATE TABLE trajectories (
             key INTEGER PRIMARY KEY, operation_type TEXT NOT NULL, level TEXT NOT NULL, eta_key TEXT NOT NULL,
             host_class TEXT NOT NULL, run TEXT NOT NULL, number INTEGER NOT NULL, operation_id TEXT, at REAL NOT NULL,
             trajectory TEXT NOT NULL, UNIQUE (operation_type, level, eta_key, host_class, run, number)
         )""",
         "CREATE INDEX trajectories_by_operation ON trajectories (operation_id)",
-        # What there is to see of an operation; the content is elsewhere.
+        # Metadata of previews. Their content is in a preview store.
         """CREATE TABLE previews (
             operation INTEGER NOT NULL, number INTEGER NOT NULL, writer TEXT NOT NULL, path TEXT NOT NULL, at REAL NOT NULL,
             name TEXT NOT NULL, media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, digest TEXT NOT NULL, location TEXT NOT NULL,
@@ -114,25 +117,34 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX previews_by_location ON previews (location)",
     ),
 )
-"""Step n brings a file of version n to version n + 1 (``PRAGMA user_version``). Only ever append."""
+"""Step n migrates version n to version n + 1 (``PRAGMA user_version``).
+
+Only append steps.
+"""
 
 
-# One statement, so that a migration by another process is seen as a whole or not at all.
-_WHAT_IT_IS: Final = """SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)
+# Why one statement: a migration by another process is either complete or not visible.
+_SELECT_VERSION: Final = """SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)
     FROM pragma_user_version, pragma_application_id"""
 
 
-def version(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the schema version of an open file, 0 for an empty one. Raises JournalError when it is not a journal."""
-    found, application, tables = connection.execute(_WHAT_IT_IS).fetchone()
+def read_version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the schema version of an open file, which is 0 for an empty one.
+
+    Raises JournalError if the file is not a journal.
+    """
+    found, application, tables = connection.execute(_SELECT_VERSION).fetchone()
     if application != APPLICATION_ID and (tables or found):
         msg = f"{path} is an SQLite database of something else, not a journal of otel-progress. Name another file."
         raise JournalError(msg)
     return int(found)
 
 
-def identity(connection: sqlite3.Connection) -> str:
-    """Return what tells this journal from any other; an inode does not, as a new file may get the one of the file it replaces."""
+def read_journal_id(connection: sqlite3.Connection) -> str:
+    """Return the id of the journal.
+
+    Why not the inode: a new file may get the inode of the file it replaces.
+    """
     (journal,) = connection.execute("SELECT journal FROM counters").fetchone()
     return str(journal)
 
@@ -140,13 +152,17 @@ def identity(connection: sqlite3.Connection) -> str:
 def migrate(
     connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]] = MIGRATIONS
 ) -> None:
-    """Bring an open file to the newest version, in one transaction. Raises JournalError when the file is newer than this code."""
+    """Migrate an open file to the newest version in one transaction.
+
+    Raises JournalError if the file is newer than this code.
+    """
     if _is_current(connection, path, migrations):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not _is_current(connection, path, migrations):  # another process may have been first
-            for step in migrations[version(connection, path) :]:
+        # Why again: another process may have migrated the file in the meantime.
+        if not _is_current(connection, path, migrations):
+            for step in migrations[read_version(connection, path) :]:
                 for statement in step:
                     connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -159,7 +175,7 @@ def migrate(
 
 
 def _is_current(connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]]) -> bool:
-    found = version(connection, path)
+    found = read_version(connection, path)
     if found > len(migrations):
         msg = (
             f"{path} was written by a newer otel-progress (schema {found}; this one knows up to {len(migrations)}). "

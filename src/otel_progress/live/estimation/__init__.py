@@ -1,1 +1,1 @@
-"""Estimates of remaining time for running levels."""
+"""Estimates of running levels, and the trajectories of past runs that they use."""

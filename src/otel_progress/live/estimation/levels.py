@@ -1,4 +1,4 @@
-"""levels."""
+"""Trajectory of a level: the kind of level it belongs to, its active duration and its curve."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from otel_progress.records import Trajectory
 from otel_progress.text import encode_segment
 
 
-def level_shape(node: Node) -> str:
-    """Return the place of a level in every tree of its kind: the types of its path, with the id for stages; empty for operations."""
+def get_level_shape(node: Node) -> str:
+    """Return the path of a level without ids, except those of stages. It is empty for operations."""
     parts: list[str] = []
     here = node
     while here.parent is not None:
-        kind = here.spec.type
-        parts.append(
-            encode_segment(kind, here.id) if kind == semconv.STAGE else encode_segment(kind, "")[:-1]
-        )
+        type_ = here.spec.type
+        is_stage = type_ == semconv.STAGE
+        parts.append(encode_segment(type_, here.id) if is_stage else encode_segment(type_, "")[:-1])
         here = here.parent
     return "/".join(reversed(parts))
 
 
 def is_estimable(node: Node) -> bool:
-    """Tell whether a level is worth a course: an operation, a stage, or one with a total, levels below or a count."""
+    """Return True for operations, stages, and levels with a total, a count, children or an opaque step."""
     spec = node.spec
     return (
         node.parent is None
@@ -36,29 +35,30 @@ def is_estimable(node: Node) -> bool:
     )
 
 
-def build_trajectory(node: Node, course: EstimationState | None) -> Trajectory:
-    """Return what a level that completed leaves to learn from: its length, its curve and the lengths of its stages, pauses left out."""
-    duration = active_duration(node)
-    points = () if course is None else course.points
-    kept = [(round(at, 6), round(ratio, 6)) for at, ratio in points if at < duration and ratio < 1.0][
-        : MAX_POINTS - 1
-    ]
-    return Trajectory(round(duration, 6), (*kept, (round(duration, 6), 1.0)) if kept else (), _stages(node))
+def build_trajectory(node: Node, estimation: EstimationState | None) -> Trajectory:
+    """Return the active duration, the curve and the stage durations of a completed level."""
+    duration = compute_active_duration(node)
+    points = () if estimation is None else estimation.points
+    curve = [(round(at, 6), round(ratio, 6)) for at, ratio in points if at < duration and ratio < 1.0]
+    curve = curve[: MAX_POINTS - 1]
+    return Trajectory(
+        round(duration, 6), (*curve, (round(duration, 6), 1.0)) if curve else (), _get_stage_durations(node)
+    )
 
 
-def active_duration(node: Node) -> float:
-    """Return the seconds an ended level took, pauses left out."""
+def compute_active_duration(node: Node) -> float:
+    """Return the duration of an ended level without pauses, in seconds."""
     start = node.started_clock or 0.0
     return node.operation.active_seconds(start, start + (node.duration or 0.0))
 
 
-def _stages(node: Node) -> dict[str, float]:
-    below = node.children
-    if below is None:
+def _get_stage_durations(node: Node) -> dict[str, float]:
+    if node.children is None:
         return {}
-    children = below.stages if below.stages is not None else list(below.nodes.values())
+    stages = node.children.stages
+    children = stages if stages is not None else list(node.children.nodes.values())
     return {
-        child.id: round(active_duration(child), 6)
+        child.id: round(compute_active_duration(child), 6)
         for child in children[:MAX_POINTS]
         if child.spec.type == semconv.STAGE and child.status is Status.COMPLETED
     }

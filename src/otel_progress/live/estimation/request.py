@@ -1,6 +1,6 @@
-"""What an estimate is asked, copied from a level under the lock, and what the estimators answer, without it.
+"""Estimate requests: copies of a level's data, made with the lock, so that the estimators run without it.
 
-The estimators are pure and live in ``otel_progress.eta``; they are imported when there is something to estimate.
+The estimators are in ``otel_progress.eta``. They are imported for the first estimate.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.fork import defer_fork
-from otel_progress.live.estimation.levels import active_duration
+from otel_progress.live.estimation.levels import compute_active_duration
 from otel_progress.live.estimation_state import MIN_ESTIMATE_INTERVAL_S, EstimationState
 from otel_progress.live.node import Node
 from otel_progress.live.opaque import Opaque
@@ -21,15 +21,15 @@ from otel_progress.model import Eta, Status
 from otel_progress.records import Trajectory
 
 MIN_OWN_RATE_S: Final = 1.0
-"""Seconds of work before a run's own pace says anything: until then it is that of a few milliseconds, and past durations know better."""
+"""Seconds of work before a run's own rate is used. Until then, the durations of past runs predict better."""
 
 
 MAX_CHILDREN: Final = 1_000
-"""Levels directly below one that are looked at, the newest, where several run at once."""
+"""Children of a level with parallel children that are included, the newest. Older ones are ignored."""
 
 
 class ParallelChildren(NamedTuple):
-    """The fields of ``otel_progress.eta.Parallel``, which is not imported under the lock."""
+    """Fields of ``otel_progress.eta.Parallel``, which is not imported with the lock held."""
 
     ended: Sequence[float]
     running: Sequence[float]
@@ -39,13 +39,14 @@ class ParallelChildren(NamedTuple):
 
 
 class EstimateRequest(NamedTuple):
-    """Everything an estimate needs. ``elapsed`` is in seconds of work on the curve, ``clock`` (monotonic) when that was.
+    """Data of one estimate. ``elapsed`` is in seconds of work on the curve, at ``clock`` in monotonic seconds.
 
-    ``expected`` is of an opaque step that is the whole level and rests on what the caller expects: that, and the seconds it has worked.
+    ``expected`` belongs to an opaque step that is the whole level and has an expected duration. It contains that duration
+    and the seconds of work on the step.
     """
 
     node: Node
-    course: EstimationState
+    estimation: EstimationState
     points: Sequence[tuple[float, float]]
     elapsed: float
     clock: float
@@ -54,102 +55,105 @@ class EstimateRequest(NamedTuple):
     children: ParallelChildren | None
 
 
-def build_request(
+def build_request_locked(
     node: Node,
-    course: EstimationState,
+    estimation: EstimationState,
     history: Sequence[Trajectory],
-    known: Sequence[Trajectory],
+    child_history: Sequence[Trajectory],
     clock: float,
 ) -> EstimateRequest | None:
-    """Copy what an estimate of a level needs; None when there is nothing to make one from.
+    """Copy the data for an estimate of a level. Return None when there is not enough.
 
-    ``history`` are past runs of the level, ``known`` of those below it that run side by side. With the lock held.
+    ``history`` are past runs of the level, ``child_history`` those of its parallel children.
     """
-    points, step = tuple(course.points), node.opaque
-    elapsed = max(0.0, node.operation.active_seconds(node.started_clock or clock, clock) - course.origin)
-    if points:  # another thread may have taken one since ``clock`` was read
+    points, step = tuple(estimation.points), node.opaque
+    elapsed = max(0.0, node.operation.active_seconds(node.started_clock or clock, clock) - estimation.origin)
+    if points:
+        # Why: another thread may have added a point after ``clock`` was read.
         elapsed = max(elapsed, points[-1][0])
-    settled = elapsed >= MIN_OWN_RATE_S
-    if not settled:
-        points, history = _unsettled(points, history)
-    if node.estimated and node.ratio is not None and not history:  # better an estimated point than none
+    is_settled = elapsed >= MIN_OWN_RATE_S
+    if not is_settled:
+        points, history = _drop_unsettled_data(points, history)
+    if node.estimated and node.ratio is not None and not history:
+        # Why: an estimated point is better than none.
         before = points or ((0.0, 0.0),)
         points = (*before, (elapsed, max(node.ratio, before[-1][1])))
     expected = None
-    if (
-        step is not None
-        and step.expected is not None
-        and (step.expected == step.given or not history)
-        and _is_all(node, step)
-    ):
-        expected = (step.expected, node.operation.active_seconds(step.since, clock))
-    children = _children(node, course, known, clock) if settled else None
+    if step is not None and step.expected is not None:
+        is_decisive = step.expected == step.given or not history
+        if is_decisive and _is_all_work(node, step):
+            expected = (step.expected, node.operation.active_seconds(step.since, clock))
+    children = _copy_parallel_children(node, estimation, child_history, clock) if is_settled else None
     if len(points) < 2 and not history and children is None and expected is None:
         return None
-    return EstimateRequest(node, course, points, elapsed, clock, history, expected, children)
+    return EstimateRequest(node, estimation, points, elapsed, clock, history, expected, children)
 
 
-def _is_all(node: Node, step: Opaque) -> bool:
-    """Tell whether an opaque step is all that its level shows, and not one unit of its total or beside its stages."""
-    return step.whole or not (node.total or (node.children is not None and node.children.stages is not None))
+def _is_all_work(node: Node, step: Opaque) -> bool:
+    """Return True when an opaque step is all the work of its level, and not one unit of it or next to its stages."""
+    has_stages = node.children is not None and node.children.stages is not None
+    return step.is_whole_level or not (node.total or has_stages)
 
 
-def _unsettled(
+def _drop_unsettled_data(
     points: tuple[tuple[float, float], ...], history: Sequence[Trajectory]
 ) -> tuple[tuple[tuple[float, float], ...], Sequence[Trajectory]]:
-    """Leave of a curve that has hardly begun what foretells anything: past durations, unless an earlier session did part of the work."""
-    resumed = bool(points) and points[0][1] > 0.0
-    return (points[:1], ()) if resumed else ((), history)
+    """Return the data of a just started curve that predicts: past runs, or the first point of resumed work."""
+    is_resumed = bool(points) and points[0][1] > 0.0
+    return (points[:1], ()) if is_resumed else ((), history)
 
 
-def _children(
-    node: Node, course: EstimationState, known: Sequence[Trajectory], clock: float
+def _copy_parallel_children(
+    node: Node, estimation: EstimationState, child_history: Sequence[Trajectory], clock: float
 ) -> ParallelChildren | None:
-    """Return how the levels below come along where several run at once; None where they do not, or are not what counts."""
-    below, workers = node.children, max(course.recent_worker_counts, default=0)
-    counted = node.counter is not None and node.counter.touched
-    if below is None or workers < 2 or below.stages is not None or counted or not node.total:
+    """Return the durations of children that run in parallel. Return None when they do not, or do not define the ratio."""
+    children, workers = node.children, max(estimation.recent_worker_counts, default=0)
+    has_own_count = node.counter is not None and node.counter.touched
+    if children is None or workers < 2 or children.stages is not None or has_own_count or not node.total:
         return None
-    newest = list(islice(reversed(below.nodes.values()), MAX_CHILDREN))[::-1]
-    each = sum(child.spec.weight for child in newest) / len(newest)
+    newest = list(islice(reversed(children.nodes.values()), MAX_CHILDREN))[::-1]
+    mean_weight = sum(child.spec.weight for child in newest) / len(newest)
+    remaining = 0
+    if mean_weight > 0:
+        remaining = max(0, round((node.total - children.done_weight) / mean_weight) - children.running)
     return ParallelChildren(
-        [active_duration(child) for child in newest if child.status is Status.COMPLETED],
+        [compute_active_duration(child) for child in newest if child.status is Status.COMPLETED],
         [
-            node.operation.active_seconds(one.started_clock or clock, clock)
-            for one in newest
-            if one.status is Status.RUNNING
+            node.operation.active_seconds(child.started_clock or clock, clock)
+            for child in newest
+            if child.status is Status.RUNNING
         ],
-        max(0, round((node.total - below.done_weight) / each) - below.running) if each > 0 else 0,
+        remaining,
         workers,
-        [one.duration_s for one in known],
+        [trajectory.duration_s for trajectory in child_history],
     )
 
 
-def run_estimate(question: EstimateRequest) -> Eta | None:
-    """Return the estimate a question comes to, on the worker's clock; None when nothing can be said."""
+def run_estimate(request: EstimateRequest) -> Eta | None:
+    """Return the estimate for a request, on this process's clock. Return None when nothing can be predicted."""
     try:
         with defer_fork():
             from otel_progress.eta import Parallel, estimate, estimate_opaque
 
-        if question.expected is not None:
-            expected, worked = question.expected
-            eta = estimate_opaque(worked, (), expected=expected)
+        if request.expected is not None:
+            expected, active_s = request.expected
+            eta = estimate_opaque(active_s, (), expected=expected)
         else:
-            parallel = None if question.children is None else Parallel(*question.children)
-            eta = estimate(question.points, question.elapsed, question.history, parallel=parallel)
+            parallel = None if request.children is None else Parallel(*request.children)
+            eta = estimate(request.points, request.elapsed, request.history, parallel=parallel)
     except Exception as error:
-        report_internal_error("eta", "an estimate failed; there is none until the next one", error=error)
+        report_internal_error("eta", "An estimate failed; the level has none until the next one", error=error)
         return None
-    return None if eta.state == "unknown" else _extend_to_next_estimate(replace(eta, clock=question.clock))
+    return None if eta.state == "unknown" else _extend_to_next_estimate(replace(eta, clock=request.clock))
 
 
 def _extend_to_next_estimate(eta: Eta) -> Eta:
-    """Let an estimate stand until the next one may be made: advances until then are no part of it, and their absence says nothing."""
-    down, stalls = eta.counts_down_s, eta.stalls_after_s
-    if eta.remaining_s is None or down is None:
+    """Extend an estimate until the next one may be made: it cannot include advances until then."""
+    counts_down_s, stalls_after_s = eta.counts_down_s, eta.stalls_after_s
+    if eta.remaining_s is None or counts_down_s is None:
         return eta
+    if stalls_after_s is not None:
+        stalls_after_s = max(stalls_after_s, STALL_FACTOR * MIN_ESTIMATE_INTERVAL_S)
     return replace(
-        eta,
-        counts_down_s=max(down, MIN_ESTIMATE_INTERVAL_S),
-        stalls_after_s=None if stalls is None else max(stalls, STALL_FACTOR * MIN_ESTIMATE_INTERVAL_S),
+        eta, counts_down_s=max(counts_down_s, MIN_ESTIMATE_INTERVAL_S), stalls_after_s=stalls_after_s
     )

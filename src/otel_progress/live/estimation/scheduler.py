@@ -1,6 +1,6 @@
-"""Whose turn it is to be estimated: operations before levels, who has waited longest first, and no level more than once a second.
+"""Scheduler of estimates: operations before levels, the oldest request first, at most one per level per second.
 
-Not thread-safe by itself: the live store's lock is held. Each step takes about the same time, however many levels wait.
+Methods whose name ends in ``_locked`` require the lock of the live store. Each takes about constant time.
 """
 
 from __future__ import annotations
@@ -14,70 +14,73 @@ from otel_progress.live.estimation_state import MIN_ESTIMATE_INTERVAL_S, Estimat
 from otel_progress.live.node import Node
 
 TIME_DEPENDENT_BASES: Final = frozenset({"durations", "expected"})
-"""What estimates rest on that change with time alone: they are made anew although nothing advanced."""
+"""Bases of estimates that change with time alone. Such estimates are repeated without an advance."""
 
 
 REFRESH_FRACTION: Final = 0.02
-"""Such an estimate is made anew after this part of the time worked, at least ``EVERY_S`` and at most ``LONGEST_S``."""
+"""Such an estimate is repeated after this fraction of the active time, between one and ``MAX_REFRESH_S`` seconds."""
 
 
 MAX_REFRESH_S: Final = 10.0
+"""Longest time between two such estimates, in seconds."""
 
 
 class EstimateScheduler:
-    """Levels that have something new to be estimated from, and those that were estimated so lately that they have to wait."""
+    """Queues of levels with new data, and a heap of levels that were estimated less than a second ago."""
 
     def __init__(self) -> None:
         self._operations: dict[Node, None] = {}
         self._levels: dict[Node, None] = {}
-        self._resting: list[tuple[float, int, float, Node]] = []
-        self._number = count().__next__
+        self._cooling_down: list[tuple[float, int, float, Node]] = []
+        """Due time, number, time of the last estimate, and level."""
+        self._next_number = count().__next__
 
-    def request(self, node: Node, course: EstimationState) -> None:
-        """Give the level a turn as soon as its second is over."""
-        course.has_new_data = True
-        if not course.cooling_down:
-            self.request_now(node)
+    def request_locked(self, node: Node, estimation: EstimationState) -> None:
+        """Queue a level with new data, at the end of its cool-down."""
+        estimation.has_new_data = True
+        if not estimation.cooling_down:
+            self.request_now_locked(node)
 
-    def request_now(self, node: Node) -> None:
-        """Give the level a turn at once."""
+    def request_now_locked(self, node: Node) -> None:
+        """Queue a level without waiting for its cool-down."""
         (self._operations if node.parent is None else self._levels)[node] = None
 
-    def pop_next(self, among: Iterable[Node] | None = None) -> Node | None:
-        """Return whose turn it is, of some levels or of all, and take the turn away; None when it is nobody's."""
+    def pop_next_locked(self, among: Iterable[Node] | None = None) -> Node | None:
+        """Remove and return the next queued level of ``among``, or of all. Return None when none is queued."""
         for queue in (self._operations, self._levels):
-            node = next(iter(queue if among is None else (one for one in among if one in queue)), None)
+            node = next(iter(queue if among is None else (each for each in among if each in queue)), None)
             if node is not None:
                 del queue[node]
                 return node
         return None
 
-    def defer(self, node: Node, course: EstimationState, clock: float) -> None:
-        """Let a level that is estimated now wait for its next turn."""
-        course.has_new_data, course.cooling_down, course.estimated_clock = False, True, clock
-        heappush(self._resting, (clock + MIN_ESTIMATE_INTERVAL_S, self._number(), clock, node))
+    def defer_locked(self, node: Node, estimation: EstimationState, clock: float) -> None:
+        """Start the cool-down of a level that is estimated now."""
+        estimation.has_new_data, estimation.cooling_down, estimation.estimated_clock = False, True, clock
+        heappush(self._cooling_down, (clock + MIN_ESTIMATE_INTERVAL_S, self._next_number(), clock, node))
 
-    def release_due(self, clock: float) -> None:
-        """Give a turn to those that have waited for it long enough."""
-        resting = self._resting
-        while resting and resting[0][0] <= clock:
-            _, _, asked, node = heappop(resting)
-            course = node.estimation
-            if course is None or course.estimated_clock != asked:
+    def release_due_locked(self, clock: float) -> None:
+        """End the cool-downs that are over. Queue the levels that have new data or a time-dependent estimate."""
+        heap = self._cooling_down
+        while heap and heap[0][0] <= clock:
+            _, _, estimated_clock, node = heappop(heap)
+            estimation = node.estimation
+            if estimation is None or estimation.estimated_clock != estimated_clock:
                 continue
-            course.cooling_down = False
-            if course.has_new_data:
-                self.request_now(node)
-            elif course.eta is not None and course.eta.basis in TIME_DEPENDENT_BASES:
-                worked = node.operation.active_seconds(node.started_clock or clock, clock)
-                again = asked + max(MIN_ESTIMATE_INTERVAL_S, min(MAX_REFRESH_S, REFRESH_FRACTION * worked))
-                if again <= clock:
-                    self.request_now(node)
+            estimation.cooling_down = False
+            if estimation.has_new_data:
+                self.request_now_locked(node)
+            elif estimation.eta is not None and estimation.eta.basis in TIME_DEPENDENT_BASES:
+                active_s = node.operation.active_seconds(node.started_clock or clock, clock)
+                interval_s = max(MIN_ESTIMATE_INTERVAL_S, min(MAX_REFRESH_S, REFRESH_FRACTION * active_s))
+                if estimated_clock + interval_s <= clock:
+                    self.request_now_locked(node)
                 else:
-                    heappush(resting, (again, self._number(), asked, node))
+                    entry = (estimated_clock + interval_s, self._next_number(), estimated_clock, node)
+                    heappush(heap, entry)
 
-    def drop(self, node: Node) -> None:
-        """Let go of a level that ended."""
+    def drop_locked(self, node: Node) -> None:
+        """Remove a level that ended from the queues."""
         self._operations.pop(node, None)
         self._levels.pop(node, None)
 

@@ -1,6 +1,6 @@
-"""The courses of all running levels: points taken on the tick, estimates made of them, and what ended levels leave.
+"""Estimates of all running levels: points on each tick, estimates from them, and trajectories of ended levels.
 
-An estimate is made once a second a level at most, and never with the store's lock held.
+Each level is estimated at most once per second, and never with the store's lock held.
 """
 
 from __future__ import annotations
@@ -11,201 +11,214 @@ from dataclasses import replace
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.live.estimation.levels import is_estimable, level_shape
-from otel_progress.live.estimation.opaque import expected_duration
-from otel_progress.live.estimation.request import EstimateRequest, build_request, run_estimate
+from otel_progress.live.estimation.levels import get_level_shape, is_estimable
+from otel_progress.live.estimation.opaque import compute_expected_duration
+from otel_progress.live.estimation.request import EstimateRequest, build_request_locked, run_estimate
 from otel_progress.live.estimation.scheduler import EstimateScheduler
 from otel_progress.live.estimation.trajectories import (
     MAX_TRAJECTORIES_PER_KEY,
     TrajectoryCache,
-    collect_trajectories,
+    collect_trajectories_locked,
 )
 from otel_progress.live.estimation_state import EstimationState
 from otel_progress.live.node import Node, Operation
-from otel_progress.live.predictions import overdue_threshold
+from otel_progress.live.predictions import compute_overdue_threshold
 from otel_progress.model import Eta, Status
 from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
 
 MAX_ESTIMATES_PER_TICK: Final = 50
-"""Estimates a tick makes; who does not get a turn waits for the next one."""
+"""Estimates per tick. The other levels wait for the next tick."""
 
 
 MAX_CANDIDATES_PER_TICK: Final = 1_000
-"""Levels a tick looks at for something to make an estimate from."""
+"""Levels that a tick checks for new data. The other levels wait for the next tick."""
 
 
 MAX_ESTIMATED_LEVELS_PER_OPERATION: Final = 1_000
-"""Levels of one operation that are followed at a time; of the others there is no estimate, and they do not teach."""
+"""Tracked levels of one operation. Beyond it, levels get no estimate and leave no trajectory."""
 
 
 MAX_ESTIMATED_LEVELS: Final = 10_000
-"""Levels of all operations that are followed at a time, operations themselves left out."""
+"""Tracked levels of all operations, without the operations themselves. Beyond it, levels get no estimate."""
 
 
 OPAQUE_REFRESH_S: Final = 0.25
-"""Shortest time between two looks at an opaque step, in seconds."""
+"""Shortest time between two updates of an opaque step, in seconds."""
 
 
 class EstimateTracker:
-    """The courses of all running levels. ``lock`` is the live store's: methods that say so are called with it held."""
+    """Tracks all running levels for estimates. ``lock`` is the live store's."""
 
     def __init__(
-        self, lock: AbstractContextManager[object], book: TrajectoryCache, clock: Callable[[], float]
+        self,
+        lock: AbstractContextManager[object],
+        trajectories: TrajectoryCache,
+        clock: Callable[[], float],
+        *,
+        max_estimates_per_tick: int = MAX_ESTIMATES_PER_TICK,
+        max_levels_per_operation: int = MAX_ESTIMATED_LEVELS_PER_OPERATION,
     ) -> None:
-        self.trajectories = book
+        self.trajectories = trajectories
         self._lock = lock
         self._clock = clock
-        self._followed: dict[Node, None] = {}
-        self._levels = 0
+        self._max_estimates_per_tick = max_estimates_per_tick
+        self._max_levels_per_operation = max_levels_per_operation
+        self._tracked: dict[Node, None] = {}
+        self._level_count = 0
         self._scheduler = EstimateScheduler()
         self._opaque: dict[Node, None] = {}
-        self._full = False
+        self._was_full = False
 
-    # --- following: with the lock held -------------------------------------------------------------------------
+    # --- tracking ----------------------------------------------------------------------------------------------
 
-    def follow(self, node: Node) -> EstimationState | None:
-        """Return the course of a running level, beginning it when it is worth one; None when it is not."""
-        course = node.estimation
-        if course is not None or not is_estimable(node):
-            return course
+    def track_locked(self, node: Node) -> EstimationState | None:
+        """Return the estimation state of a running level. Create it if the level can be estimated, else return None."""
+        estimation = node.estimation
+        if estimation is not None or not is_estimable(node):
+            return estimation
         operation = node.operation
         if node.parent is not None:
-            if (
-                operation.estimated_levels >= MAX_ESTIMATED_LEVELS_PER_OPERATION
-                or self._levels >= MAX_ESTIMATED_LEVELS
-            ):
-                self._full = True
+            is_full = operation.estimated_levels >= self._max_levels_per_operation
+            if is_full or self._level_count >= MAX_ESTIMATED_LEVELS:
+                self._was_full = True
                 return None
             operation.estimated_levels += 1
-            self._levels += 1
+            self._level_count += 1
         root = operation.root or node
-        key = self.trajectories.key(
-            operation.type, level_shape(node), root.spec.eta_key, root.started_clock or 0.0
+        key = self.trajectories.request_key_locked(
+            operation.type, get_level_shape(node), root.spec.eta_key, root.started_clock or 0.0
         )
-        node.estimation = course = EstimationState(key)
-        self._followed[node] = None
-        self._apply_trajectories(node, course)
-        return course
+        node.estimation = estimation = EstimationState(key)
+        self._tracked[node] = None
+        self._apply_trajectories_locked(node, estimation)
+        return estimation
 
-    def observe(self, node: Node, clock: float) -> None:
-        """Take a point of the level's curve from the figures just measured, and have it estimated when its second is over."""
-        course = self.follow(node)
-        if course is None or node.status is not Status.RUNNING:
+    def observe_locked(self, node: Node, clock: float) -> None:
+        """Add a point to the level's curve from its last figures, and request an estimate."""
+        estimation = self.track_locked(node)
+        if estimation is None or node.status is not Status.RUNNING:
             return
         if node.ratio is not None and not node.estimated:
-            if course.restart_pending:
-                self._rebase(node)
-            course.add_point(node.operation.active_seconds(node.started_clock or clock, clock), node.ratio)
+            if estimation.restart_pending:
+                self._restart_parents_locked(node)
+            active_s = node.operation.active_seconds(node.started_clock or clock, clock)
+            estimation.add_point(active_s, node.ratio)
         if node.children is not None:
-            course.recent_worker_counts.append(node.children.running)
-        self._scheduler.request(node, course)
+            estimation.recent_worker_counts.append(node.children.running)
+        self._scheduler.request_locked(node, estimation)
 
-    def _rebase(self, node: Node) -> None:
-        """Let the curves of all above begin anew: what an earlier session did is no advance of theirs either."""
+    def _restart_parents_locked(self, node: Node) -> None:
+        """Restart the curves of all parents: the work of an earlier session is no advance of theirs either."""
         here = node.parent
         while here is not None:
-            course = self.follow(here)
-            if course is not None:
-                course.restart_pending = True
+            estimation = self.track_locked(here)
+            if estimation is not None:
+                estimation.restart_pending = True
             here = here.parent
 
-    def finish(self, node: Node) -> None:
-        """Let go of a level that ended; one that completed leaves its curve to its siblings, an operation that did to later runs."""
-        if (
-            node.parent is None
-        ):  # it may be over before a tick saw it; how long it took is worth knowing all the same
-            self.follow(node)
+    def finish_locked(self, node: Node) -> None:
+        """Stop tracking a level that ended.
+
+        A completed level leaves its trajectory to its siblings, a completed operation to later runs.
+        """
+        # Why: an operation may end before a tick tracks it, and its duration is still useful.
+        if node.parent is None:
+            self.track_locked(node)
         if node.estimation is None:
             return
-        self.trajectories.add(collect_trajectories(node, node.estimation))
-        self._drop(node)
+        self.trajectories.add_locked(collect_trajectories_locked(node, node.estimation))
+        self._drop_locked(node)
         if node.parent is None and node.operation.estimated_levels:
-            self._drop_finished(node.operation)
+            self._drop_finished_locked(node.operation)
 
-    def _drop(self, node: Node) -> None:
+    def _drop_locked(self, node: Node) -> None:
         node.estimation = None
-        self._followed.pop(node, None)
+        self._tracked.pop(node, None)
         self._opaque.pop(node, None)
-        self._scheduler.drop(node)
+        self._scheduler.drop_locked(node)
         if node.parent is not None:
             node.operation.estimated_levels -= 1
-            self._levels -= 1
+            self._level_count -= 1
 
-    def _drop_finished(self, ended: Operation | None = None) -> None:
-        """Let go of levels that ended unseen (entered again, or let go before a tick took them), and of all of an operation's."""
+    def _drop_finished_locked(self, ended: Operation | None = None) -> None:
+        """Drop levels that were evicted before a tick collected their end, and all levels of the operation ``ended``."""
         for node in [
-            one for one in self._followed if one.operation is ended or (one.evicted and one.status.finished)
+            node
+            for node in self._tracked
+            if node.operation is ended or (node.evicted and node.status.finished)
         ]:
-            self._drop(node)
+            self._drop_locked(node)
 
-    def track_opaque(self, node: Node) -> None:
-        """Begin to show the progress of a level's opaque step."""
+    # --- opaque steps and trajectories -------------------------------------------------------------------------
+
+    def track_opaque_locked(self, node: Node) -> None:
+        """Start to estimate the progress of a level's opaque step."""
         self._opaque[node] = None
-        course = self.follow(node)
-        if course is not None:
-            self._apply_trajectories(node, course)
-        self._propagate_gap(node)
+        estimation = self.track_locked(node)
+        if estimation is not None:
+            self._apply_trajectories_locked(node, estimation)
+        self._extend_gaps_locked(node)
 
-    def _apply_trajectories(self, node: Node, course: EstimationState) -> None:
-        """Take over what past runs say of a level: how long nothing may happen, and how long an opaque step takes."""
-        node.longest_gap = max(node.longest_gap, self.trajectories.longest_gap(course.key))
+    def _apply_trajectories_locked(self, node: Node, estimation: EstimationState) -> None:
+        """Apply past runs to a level: its longest gap without an advance, and the duration of its opaque step."""
+        node.longest_gap = max(node.longest_gap, self.trajectories.get_longest_gap_locked(estimation.key))
         step = node.opaque
         if step is not None:
-            durations = [trajectory.duration_s for trajectory in self._history(node, course)]
-            worked = node.operation.active_seconds(node.started_clock or step.since, step.since)
-            step.expected = expected_duration(step, durations, worked, node.total)
-            self._propagate_gap(node)
+            durations = [trajectory.duration_s for trajectory in self._list_history_locked(node, estimation)]
+            active_s = node.operation.active_seconds(node.started_clock or step.since, step.since)
+            step.expected = compute_expected_duration(step, durations, active_s, node.total)
+            self._extend_gaps_locked(node)
 
-    def _propagate_gap(self, node: Node) -> None:
-        """Let everything above an opaque step know how long it may be silent."""
+    def _extend_gaps_locked(self, node: Node) -> None:
+        """Extend the longest gap of a level and its parents to the expected duration of its opaque step."""
         expected = None if node.opaque is None else node.opaque.expected
         here: Node | None = node
         while here is not None and expected is not None:
             here.longest_gap = max(here.longest_gap, expected)
             here = here.parent
 
-    def _history(self, node: Node, course: EstimationState) -> Sequence[Trajectory]:
-        known = self.trajectories.history(course.key)
-        siblings = node.operation.trajectories.get(course.key)
-        return (*known, *siblings)[-MAX_TRAJECTORIES_PER_KEY:] if siblings else known
-
-    # --- what past runs left ------------------------------------------------------------------------------------
+    def _list_history_locked(self, node: Node, estimation: EstimationState) -> Sequence[Trajectory]:
+        past_runs = self.trajectories.list_history_locked(estimation.key)
+        siblings = node.operation.trajectories.get(estimation.key)
+        return (*past_runs, *siblings)[-MAX_TRAJECTORIES_PER_KEY:] if siblings else past_runs
 
     def load_trajectories(
-        self, ask: Callable[[TrajectoryKey], Sequence[Trajectory]], saved: Sequence[TrajectoryEntry] = ()
+        self,
+        load: Callable[[TrajectoryKey], Sequence[Trajectory]],
+        persisted: Sequence[TrajectoryEntry] = (),
     ) -> None:
-        """Ask for what is not known yet; called from a thread that may wait. Failures are counted, and asked again later.
+        """Load missing trajectories of past runs. Call it from a thread that may wait.
 
-        ``saved`` are lessons that whoever is asked has by now.
+        ``persisted`` are entries that the journal has stored. A failed load is reported and retried later.
         """
         with self._lock:
-            self.trajectories.mark_persisted(saved)
-            keys, clock = self.trajectories.take_pending_keys(), self._clock()
+            self.trajectories.mark_persisted_locked(persisted)
+            keys, clock = self.trajectories.take_pending_keys_locked(), self._clock()
         for number, key in enumerate(keys):
             try:
-                found = ask(key)
+                trajectories = load(key)
             except Exception as error:
                 report_internal_error(
-                    "history", "what past runs left cannot be read; estimates go without it", error=error
+                    "history", "Past runs cannot be read; estimates continue without them", error=error
                 )
                 with self._lock:
-                    self.trajectories.requeue(keys[number:])
+                    self.trajectories.requeue_locked(keys[number:])
                 return
             with self._lock:
-                if self.trajectories.load(key, found, clock):
-                    self._renew(key)
+                if self.trajectories.store_loaded_locked(key, trajectories, clock):
+                    self._refresh_key_locked(key)
 
-    def _renew(self, key: TrajectoryKey) -> None:
-        for node in self._followed:
-            course = node.estimation
-            if course is not None and course.key == key:
-                self._apply_trajectories(node, course)
-                self._scheduler.request_now(node)
+    def _refresh_key_locked(self, key: TrajectoryKey) -> None:
+        for node in self._tracked:
+            estimation = node.estimation
+            if estimation is not None and estimation.key == key:
+                self._apply_trajectories_locked(node, estimation)
+                self._scheduler.request_now_locked(node)
 
-    # --- on the tick, and for readers ---------------------------------------------------------------------------
+    # --- estimates ---------------------------------------------------------------------------------------------
 
     def refresh_opaque(self, clock: float) -> None:
-        """Have the levels measured again whose opaque steps were not looked at for a while."""
+        """Mark the levels whose opaque steps are due for an update as changed."""
         if not self._opaque:
             return
         with self._lock:
@@ -213,81 +226,73 @@ class EstimateTracker:
                 step = node.opaque
                 if step is None or node.status is not Status.RUNNING:
                     del self._opaque[node]
-                elif (
-                    clock - step.looked >= OPAQUE_REFRESH_S
-                    and step.expected is not None
-                    and not _paused(node)
-                ):
-                    step.looked, node.dirty = clock, True
+                    continue
+                is_due = clock - step.updated_clock >= OPAQUE_REFRESH_S
+                if is_due and step.expected is not None and not _is_paused(node):
+                    step.updated_clock, node.dirty = clock, True
 
     def estimate(self, clock: float, nodes: Iterable[Node] | None = None) -> list[Node]:
-        """Estimate what is due, of ``nodes`` or of all; return the levels whose estimate is new. The lock must not be held."""
-        changed, asked = [], 0
+        """Estimate the due levels among ``nodes``, or among all. Return the levels with a new estimate.
+
+        The lock must not be held.
+        """
+        changed, count = [], 0
         with self._lock:
-            self._scheduler.release_due(clock)
-            if self._full and nodes is None:
-                self._full = False
-                self._drop_finished()
+            self._scheduler.release_due_locked(clock)
+            if self._was_full and nodes is None:
+                self._was_full = False
+                self._drop_finished_locked()
         for _ in range(MAX_CANDIDATES_PER_TICK):
             with self._lock:
-                node = self._scheduler.pop_next(nodes)
-                asking = None if node is None else self._build_request(node, clock)
+                node = self._scheduler.pop_next_locked(nodes)
+                request = None if node is None else self._build_request_locked(node, clock)
             if node is None:
                 break
-            if asking is None:
+            if request is None:
                 continue
-            eta = run_estimate(asking)
+            eta = run_estimate(request)
             with self._lock:
-                if self._apply_result(asking, eta):
+                if self._apply_result_locked(request, eta):
                     changed.append(node)
-            asked += 1
-            if asked >= MAX_ESTIMATES_PER_TICK:
+            count += 1
+            if count >= self._max_estimates_per_tick:
                 break
         return changed
 
-    def _build_request(self, node: Node, clock: float) -> EstimateRequest | None:
-        course = node.estimation
-        if course is None or node.status is not Status.RUNNING or _paused(node):
+    def _build_request_locked(self, node: Node, clock: float) -> EstimateRequest | None:
+        estimation = node.estimation
+        if estimation is None or node.status is not Status.RUNNING or _is_paused(node):
             return None
-        child = (
-            None
-            if node.children is None
-            else next(
-                (one.estimation for one in reversed(node.children.nodes.values()) if one.estimation), None
-            )
-        )
-        known = () if child is None else self.trajectories.history(child.key)
-        asking = build_request(node, course, self._history(node, course), known, clock)
-        early = len(course.points) > 1 and (
-            asking is None or len(asking.points) < 2
-        )  # its pace says nothing yet, but soon will
-        if asking is not None or early:
-            self._scheduler.defer(node, course, clock)
-            course.has_new_data = early
-        return asking
+        children = [] if node.children is None else reversed(node.children.nodes.values())
+        child = next((child.estimation for child in children if child.estimation), None)
+        child_history = () if child is None else self.trajectories.list_history_locked(child.key)
+        history = self._list_history_locked(node, estimation)
+        request = build_request_locked(node, estimation, history, child_history, clock)
+        # Why early: there are points, and their rate can be used once a second of work has passed.
+        is_early = len(estimation.points) > 1 and (request is None or len(request.points) < 2)
+        if request is not None or is_early:
+            self._scheduler.defer_locked(node, estimation, clock)
+            estimation.has_new_data = is_early
+        return request
 
-    def _apply_result(self, asking: EstimateRequest, eta: Eta | None) -> bool:
-        """Take an answer over: from then on the level has it, under a sequence number of its own."""
-        node, course, operation = asking.node, asking.course, asking.node.operation
-        if (
-            node.status is not Status.RUNNING
-            or node.estimation is not course
-            or _paused(node)
-            or eta is course.eta
-        ):
+    def _apply_result_locked(self, request: EstimateRequest, eta: Eta | None) -> bool:
+        """Store an estimate in its level, under a new sequence number. Return False when it is outdated or the same."""
+        node, estimation, operation = request.node, request.estimation, request.node.operation
+        if node.status is not Status.RUNNING or node.estimation is not estimation or _is_paused(node):
             return False
-        course.eta = eta
+        if eta is estimation.eta:
+            return False
+        estimation.eta = eta
         if eta is not None and node.parent is None:
-            worked = course.origin + asking.elapsed
-            foretold = replace(eta, clock=worked)
-            course.predictions.add(foretold)
+            prediction = replace(eta, clock=estimation.origin + request.elapsed)
+            estimation.predictions.add(prediction)
             if operation.overdue_after is None:
-                operation.overdue_after = overdue_threshold(foretold)
+                operation.overdue_after = compute_overdue_threshold(prediction)
         node.snapshot = None
         operation.sequence = node.sequence = operation.sequence + 1
         return True
 
 
-def _paused(node: Node) -> bool:
+def _is_paused(node: Node) -> bool:
     pauses = node.operation.pauses
     return pauses is not None and pauses.since is not None

@@ -1,6 +1,6 @@
-"""What past runs left to learn from, as far as this process knows it: by key, bounded, with what is yet to be asked for and told.
+"""Bounded cache of the trajectories of past runs by key, with queues of keys to load and entries to persist.
 
-Not thread-safe by itself: the live store calls it with its lock held.
+Methods whose name ends in ``_locked`` require the lock of the live store.
 """
 
 from __future__ import annotations
@@ -19,175 +19,185 @@ from otel_progress.quantiles import interpolated_quantile
 from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
 
 MAX_CACHED_KEYS: Final = 1_000
-"""Keys that are remembered; beyond, those go that were asked for longest ago."""
+"""Keys in the cache. Beyond it, the least recently requested keys are evicted."""
 
 
 MAX_TRAJECTORIES_PER_KEY: Final = 20
-"""Trajectories that are remembered under each key, the newest."""
+"""Trajectories per key. Beyond it, the oldest are evicted."""
 
 
 MAX_KEYS_PER_QUERY: Final = 64
-"""Keys that are asked for at a time."""
+"""Keys that are loaded at once. The other keys are loaded after later writes of the journal."""
 
 
-_THINNED: Final = 32
+MAX_KEYS_PER_OPERATION: Final = 64
+"""Kinds of levels per operation that leave trajectories. Further kinds leave none."""
 
 
-_OUTLIER: Final = 3.0
+_THINNED_POINTS: Final = 32
+"""A trajectory with so many points was probably thinned out."""
+
+
+_OUTLIER_FACTOR: Final = 3.0
 
 
 class _CacheEntry:
-    """What is known under one key: ``base`` as the journal said, ``own`` what this process learned since."""
+    """Trajectories of one key: ``base`` as the journal returned them, ``own`` as this process added them since."""
 
-    __slots__ = ("base", "gap", "known", "loaded", "own", "saved")
+    __slots__ = ("base", "known", "loaded_clock", "longest_gap", "own", "persisted")
 
     def __init__(self) -> None:
         self.base: tuple[Trajectory, ...] = ()
         self.own: dict[int, TrajectoryEntry] = {}
-        self.saved: set[int] = set()
-        """Which of ``own`` the journal has by now, so that it will say them itself."""
+        self.persisted: set[int] = set()
+        """Keys of ``own`` that the journal has stored. The next load returns them as part of ``base``."""
         self.known: tuple[Trajectory, ...] = ()
-        self.gap = 0.0
-        self.loaded: float | None = None
+        """The newest trajectories of ``base`` and ``own``."""
+        self.longest_gap = 0.0
+        self.loaded_clock: float | None = None
 
     def rebuild(self) -> None:
-        """Work out what is known from ``base`` and ``own``."""
+        """Compute ``known`` and ``longest_gap`` from ``base`` and ``own``."""
         for surplus in list(islice(self.own, max(0, len(self.own) - MAX_TRAJECTORIES_PER_KEY))):
             del self.own[surplus]
-            self.saved.discard(surplus)
-        self.known = (*self.base, *(lesson.trajectory for lesson in self.own.values()))[
-            -MAX_TRAJECTORIES_PER_KEY:
-        ]
-        self.gap = max((longest_gap(one) for one in self.known), default=0.0)
+            self.persisted.discard(surplus)
+        trajectories = (*self.base, *(entry.trajectory for entry in self.own.values()))
+        self.known = trajectories[-MAX_TRAJECTORIES_PER_KEY:]
+        self.longest_gap = max((compute_longest_gap(trajectory) for trajectory in self.known), default=0.0)
 
 
 class TrajectoryCache:
-    """Trajectories of past runs by key. ``has_backend`` says that there is a journal to ask."""
+    """Cache of trajectories by key. ``has_backend`` is True when a journal can load them."""
 
     def __init__(self, *, has_backend: bool = False) -> None:
         self.has_backend = has_backend
         self._host = host_class()
-        self._shelves: OrderedDict[TrajectoryKey, _CacheEntry] = OrderedDict()
-        self._wanted: dict[TrajectoryKey, None] = {}
+        self._entries: OrderedDict[TrajectoryKey, _CacheEntry] = OrderedDict()
+        self._pending_keys: dict[TrajectoryKey, None] = {}
         self._unsent: list[TrajectoryEntry] = []
 
     @property
     def has_unsent(self) -> bool:
-        """True while there are lessons that no batch has carried."""
+        """True while no change set has reported some entry."""
         return bool(self._unsent)
 
-    def key(self, operation_type: str, level: str, eta_key: str | None, since: float) -> TrajectoryKey:
-        """Return the key of a place in operations of a kind; ask for it anew unless that was done after ``since`` (monotonic)."""
+    def request_key_locked(
+        self, operation_type: str, level: str, eta_key: str | None, since: float
+    ) -> TrajectoryKey:
+        """Return the key of a level in operations of a type. Queue it for loading unless loaded after ``since``.
+
+        ``since`` is in monotonic seconds.
+        """
         key = TrajectoryKey(operation_type, level, self._host, eta_key or "")
-        shelf = self._shelf(key)
-        if self.has_backend and (shelf.loaded is None or shelf.loaded <= since):
-            self._wanted[key] = None
+        entry = self._touch_entry_locked(key)
+        if self.has_backend and (entry.loaded_clock is None or entry.loaded_clock <= since):
+            self._pending_keys[key] = None
         return key
 
-    def history(self, key: TrajectoryKey) -> tuple[Trajectory, ...]:
-        """Return what is known under a key, oldest first."""
-        shelf = self._shelves.get(key)
-        return () if shelf is None else shelf.known
+    def list_history_locked(self, key: TrajectoryKey) -> tuple[Trajectory, ...]:
+        """Return the trajectories of a key, oldest first."""
+        entry = self._entries.get(key)
+        return () if entry is None else entry.known
 
-    def longest_gap(self, key: TrajectoryKey) -> float:
-        """Return the longest time without an advance that past runs show, in seconds; 0 when they show none."""
-        shelf = self._shelves.get(key)
-        return 0.0 if shelf is None else shelf.gap
+    def get_longest_gap_locked(self, key: TrajectoryKey) -> float:
+        """Return the longest time without an advance in past runs, in seconds, or 0."""
+        entry = self._entries.get(key)
+        return 0.0 if entry is None else entry.longest_gap
 
-    def add(self, lessons: Iterable[TrajectoryEntry]) -> None:
-        """Remember what a run left, and tell it in the next batch."""
-        for lesson in lessons:
-            shelf = self._shelf(lesson.key)
-            shelf.own[id(lesson)] = lesson
-            shelf.rebuild()
-            self._unsent.append(lesson)
+    def add_locked(self, entries: Iterable[TrajectoryEntry]) -> None:
+        """Add the trajectories of a run to the cache and to the next change set."""
+        for added in entries:
+            entry = self._touch_entry_locked(added.key)
+            entry.own[id(added)] = added
+            entry.rebuild()
+            self._unsent.append(added)
 
-    def drain(self) -> list[TrajectoryEntry]:
-        """Return what the next batch has to carry."""
-        lessons, self._unsent = self._unsent, []
-        return lessons
+    def drain_locked(self) -> list[TrajectoryEntry]:
+        """Return the entries for the next change set."""
+        entries, self._unsent = self._unsent, []
+        return entries
 
-    def mark_persisted(self, lessons: Iterable[TrajectoryEntry]) -> None:
-        """Hear that the journal has these lessons: it says them itself when it is asked next."""
-        for lesson in lessons:
-            shelf = self._shelves.get(lesson.key)
-            if shelf is not None and id(lesson) in shelf.own:
-                shelf.saved.add(id(lesson))
+    def mark_persisted_locked(self, entries: Iterable[TrajectoryEntry]) -> None:
+        """Mark entries that the journal has stored: the next load returns them."""
+        for persisted in entries:
+            entry = self._entries.get(persisted.key)
+            if entry is not None and id(persisted) in entry.own:
+                entry.persisted.add(id(persisted))
 
-    def take_pending_keys(self) -> list[TrajectoryKey]:
-        """Return keys that the journal is to be asked for, at most ``MAX_ASKED``; they are not returned again."""
-        keys = list(islice(self._wanted, MAX_KEYS_PER_QUERY))
+    def take_pending_keys_locked(self) -> list[TrajectoryKey]:
+        """Remove and return the next keys to load, at most ``MAX_KEYS_PER_QUERY``."""
+        keys = list(islice(self._pending_keys, MAX_KEYS_PER_QUERY))
         for key in keys:
-            del self._wanted[key]
+            del self._pending_keys[key]
         return keys
 
-    def requeue(self, keys: Iterable[TrajectoryKey]) -> None:
-        """Ask for keys again that could not be answered."""
-        for key in islice(keys, max(0, MAX_CACHED_KEYS - len(self._wanted))):
-            self._wanted[key] = None
+    def requeue_locked(self, keys: Iterable[TrajectoryKey]) -> None:
+        """Queue keys again that could not be loaded."""
+        for key in islice(keys, max(0, MAX_CACHED_KEYS - len(self._pending_keys))):
+            self._pending_keys[key] = None
 
-    def load(self, key: TrajectoryKey, trajectories: Sequence[Trajectory], clock: float) -> bool:
-        """Take what the journal keeps under a key, asked for at ``clock``; False when that is nothing new."""
-        shelf = self._shelf(key)
-        before = shelf.known
-        # Those that are known stay the same objects: what was worked out of them is found again by that.
-        shelf.base = tuple(next((one for one in before if one == new), new) for new in trajectories)
-        shelf.loaded = clock
-        for saved in shelf.saved:
-            shelf.own.pop(saved, None)
-        shelf.saved.clear()
-        shelf.rebuild()
-        return shelf.known != before
+    def store_loaded_locked(
+        self, key: TrajectoryKey, trajectories: Sequence[Trajectory], clock: float
+    ) -> bool:
+        """Store the trajectories that were loaded at ``clock``. Return False when nothing changed."""
+        entry = self._touch_entry_locked(key)
+        before = entry.known
+        # Why the same objects for equal trajectories: the estimators cache results by identity.
+        entry.base = tuple(next((known for known in before if known == new), new) for new in trajectories)
+        entry.loaded_clock = clock
+        for persisted in entry.persisted:
+            entry.own.pop(persisted, None)
+        entry.persisted.clear()
+        entry.rebuild()
+        return entry.known != before
 
-    def _shelf(self, key: TrajectoryKey) -> _CacheEntry:
-        shelf = self._shelves.get(key)
-        if shelf is None:
-            shelf = self._shelves[key] = _CacheEntry()
-            if len(self._shelves) > MAX_CACHED_KEYS:
-                gone, _ = self._shelves.popitem(last=False)
-                self._wanted.pop(gone, None)
+    def _touch_entry_locked(self, key: TrajectoryKey) -> _CacheEntry:
+        """Return the entry of a key as the most recently used one. Create it if needed."""
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _CacheEntry()
+            if len(self._entries) > MAX_CACHED_KEYS:
+                evicted, _ = self._entries.popitem(last=False)
+                self._pending_keys.pop(evicted, None)
         else:
-            self._shelves.move_to_end(key)
-        return shelf
+            self._entries.move_to_end(key)
+        return entry
 
 
-def longest_gap(trajectory: Trajectory) -> float:
-    """Return the longest time between advances that a trajectory shows, in seconds.
+def compute_longest_gap(trajectory: Trajectory) -> float:
+    """Return the longest time between two advances in a trajectory, in seconds.
 
-    The points of a long run were thinned out, so the time between them says nothing, unless it stands out.
+    The points of a long run were thinned out. Then a gap counts only if it is an outlier.
     """
     points = trajectory.points
     gaps = [later[0] - earlier[0] for earlier, later in pairwise(points)]
     if not gaps:
         return 0.0
     longest = max(gaps)
-    return longest if len(points) < _THINNED or longest > _OUTLIER * interpolated_quantile(gaps, 0.5) else 0.0
+    is_outlier = len(points) < _THINNED_POINTS or longest > _OUTLIER_FACTOR * interpolated_quantile(gaps, 0.5)
+    return longest if is_outlier else 0.0
 
 
-MAX_KEYS_PER_OPERATION: Final = 64
-"""Kinds of levels of one operation that leave something; of each kind the last 20."""
+def collect_trajectories_locked(node: Node, estimation: EstimationState | None) -> Iterable[TrajectoryEntry]:
+    """Add the trajectory of a completed level to its operation. Return the entries of a completed operation.
 
-
-def collect_trajectories(node: Node, course: EstimationState | None) -> Iterable[TrajectoryEntry]:
-    """Note the curve of a level that completed; return the lessons of an operation that did.
-
-    Failed and cancelled runs leave nothing, nor do those that took up the work of an earlier session: their length says nothing.
+    Failed, cancelled and resumed runs leave none, because their duration does not predict that of others.
     """
     operation = node.operation
-    if node.status is not Status.COMPLETED or operation.resumed or course is None:
+    if node.status is not Status.COMPLETED or operation.resumed or estimation is None:
         return ()
-    curve = build_trajectory(node, course)
+    trajectory = build_trajectory(node, estimation)
     if node.parent is not None:
-        curves = operation.trajectories
-        if course.key in curves or len(curves) < MAX_KEYS_PER_OPERATION:
-            curves.setdefault(course.key, deque(maxlen=MAX_TRAJECTORIES_PER_KEY)).append(curve)
+        by_key = operation.trajectories
+        if estimation.key in by_key or len(by_key) < MAX_KEYS_PER_OPERATION:
+            by_key.setdefault(estimation.key, deque(maxlen=MAX_TRAJECTORIES_PER_KEY)).append(trajectory)
         return ()
     at = node.ended_at or 0.0
-    lessons = [TrajectoryEntry(course.key, operation.run, at, curve)]
-    lessons += [
-        TrajectoryEntry(key, operation.run, at, one)
-        for key, curves in operation.trajectories.items()
-        for one in curves
+    entries = [TrajectoryEntry(estimation.key, operation.run, at, trajectory)]
+    entries += [
+        TrajectoryEntry(key, operation.run, at, trajectory)
+        for key, trajectories in operation.trajectories.items()
+        for trajectory in trajectories
     ]
     operation.trajectories = {}
-    return lessons
+    return entries

@@ -1,26 +1,28 @@
-"""From the setting to the store: a folder beside the journal unless told otherwise."""
+"""Stores of preview content, and the selection of one by the setting ``previews``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from otel_progress.previews.stores.base import Store
-from otel_progress.previews.stores.local import LocalStore, folder_of_url
+from otel_progress.previews.stores.local import LocalStore, parse_folder_url
 from otel_progress.previews.stores.memory import MemoryStore
 
 
 def open_store(setting: str, journal: Path | None) -> Store:
-    """Return the store of the setting ``previews``; ``journal`` is the file of the journal, None where progress is kept in memory.
+    """Return the store for the setting ``previews``.
 
-    Nothing is made before the first preview. Raises ConfigurationError or MissingExtraError for a URL that cannot be used.
+    ``journal`` is the file of the journal, or None if progress is stored in memory. The default
+    store is a folder next to the journal. Nothing is created before the first preview. Raises
+    ConfigurationError or MissingExtraError for an invalid URL.
     """
-    word = setting.strip()
-    if word == "auto":
+    location = setting.strip()
+    if location == "auto":
         return MemoryStore() if journal is None else LocalStore(journal.with_name(f"{journal.stem}-previews"))
-    if word.rstrip("/") == "memory:":
+    if location.rstrip("/") == "memory:":
         return MemoryStore()
-    if "://" not in word or word.lower().startswith("file://"):
-        return LocalStore(folder_of_url(word))
+    if "://" not in location or location.lower().startswith("file://"):
+        return LocalStore(parse_folder_url(location))
     from otel_progress.previews.stores.remote import RemoteStore
 
-    return RemoteStore(word)
+    return RemoteStore(location)

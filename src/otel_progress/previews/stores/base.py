@@ -1,4 +1,4 @@
-"""Where the content of previews is kept: what every store does, and the one in memory."""
+"""Protocol of preview stores."""
 
 from __future__ import annotations
 
@@ -8,38 +8,47 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from otel_progress.errors import PreviewError
-from otel_progress.previews.images import MAX_MADE
+from otel_progress.previews.images import MAX_PREVIEW_BYTES
 from otel_progress.previews.media import is_name
 from otel_progress.records import Preview
 
-LARGEST: Final = 2 * MAX_MADE
-"""Bytes of content that are read at most: more than any preview has."""
+MAX_READ_BYTES: Final = 2 * MAX_PREVIEW_BYTES
+"""Maximum number of bytes read. No preview is as large."""
 
 
 class Store(Protocol):
-    """Keeps content under names of its own making, and touches nothing else. Methods may take long and raise OSError or PreviewError."""
+    """Stores content under names that it builds, and touches nothing else.
+
+    Methods may take long. They raise OSError or PreviewError.
+    """
 
     base: str
-    """URL that every location begins with."""
+    """URL prefix of every location."""
 
     def write(self, run: str, digest: str, media_type: str, content: bytes) -> str:
-        """Keep the content of a run's preview and return its location, a URL below the base."""
+        """Store the content of a run's preview. Return its location, a URL below the base."""
 
     def read(self, location: str) -> bytes:
-        """Return content. Raises PreviewError when it is not there, or when the location is none of this store."""
+        """Return content.
+
+        Raises PreviewError if it is missing or belongs to another store.
+        """
 
     def delete(self, locations: Iterable[str]) -> int:
-        """Forget content; return how many pieces there were. Locations of other stores are passed over."""
+        """Delete content and return how much was deleted. Foreign locations are ignored."""
 
     def touch(self, runs: Iterable[str]) -> None:
-        """Mark the content of these runs as in use, so that no :meth:`sweep` takes it."""
+        """Mark the content of these runs as in use, so that no :meth:`sweep` deletes it."""
 
     def sweep(self, before: float) -> int:
-        """Forget the content of runs that was not in use since ``before`` (Unix seconds); return how many pieces that were."""
+        """Delete the content of runs not in use since ``before`` (Unix seconds).
+
+        Return the number of deleted contents.
+        """
 
 
 def relative_name(base: str, location: str) -> str | None:
-    """Return the name of content at a location below a base; None for a location that is none of this base."""
+    """Return the name of a location below ``base``, or None for another store."""
     if not location.startswith(f"{base}/"):
         return None
     name = location[len(base) + 1 :]
@@ -47,18 +56,18 @@ def relative_name(base: str, location: str) -> str | None:
 
 
 def read_checked(store: Store, preview: Preview) -> bytes:
-    """Return the content of a preview as it was stored. Raises PreviewError when it is not there, or something else in its place."""
+    """Return the content of a preview.
+
+    Raises PreviewError if it is missing or was changed.
+    """
     content = store.read(preview.location)
-    if not hmac.compare_digest(
-        hashlib.sha256(content).hexdigest().encode(), preview.digest.encode("utf-8", "replace")
-    ):
-        raise PreviewError("the content of the preview is no longer what was stored")
+    digest = hashlib.sha256(content).hexdigest()
+    if not hmac.compare_digest(digest.encode(), preview.digest.encode("utf-8", "replace")):
+        raise PreviewError("the content of the preview has changed since it was stored")
     return content
 
 
 def foreign_location_error(location: str) -> PreviewError:
     """Return the error for a location of another store."""
-    del location  # it may be of anywhere: not to be repeated to whoever asks
-    return PreviewError(
-        "the preview is kept in another place than the one that is looked at: set the same previews= there"
-    )
+    del location  # not in the message: it may reveal another host's paths to a client
+    return PreviewError("the preview is in another store: use the same previews= setting here")

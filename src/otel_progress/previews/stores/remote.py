@@ -1,4 +1,7 @@
-"""Previews at any URL that fsspec knows: S3, Google Cloud Storage, SFTP and the rest. The only module that imports fsspec."""
+"""Preview store at a URL of fsspec: S3, Google Cloud Storage, SFTP and others.
+
+This is the only module that imports fsspec.
+"""
 
 from __future__ import annotations
 
@@ -10,66 +13,72 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from otel_progress.errors import ConfigurationError, MissingExtraError, PreviewError
-from otel_progress.previews.media import name_of
-from otel_progress.previews.stores.base import LARGEST, foreign_location_error, relative_name
+from otel_progress.previews.media import build_name
+from otel_progress.previews.stores.base import MAX_READ_BYTES, foreign_location_error, relative_name
 from otel_progress.text import escape_controls, truncate
 
-_NO_FOLDERS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory", "http", "https"})
-"""Where a name needs no folder to be made first."""
+_PROTOCOLS_WITHOUT_FOLDERS: Final = frozenset(
+    {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory", "http", "https"}
+)
 
 
 class RemoteStore:
-    """A URL of fsspec. Credentials and options come from where its library takes them, never from the URL.
+    """Stores content at a URL of fsspec.
 
-    Content that no journal deletes stays: give a bucket a rule that expires what is old.
+    Its library reads credentials and options from the environment, never from the URL. Content
+    that no journal deletes stays there. Configure the bucket to expire old objects.
     """
 
     def __init__(self, url: str) -> None:
         self.base = url.rstrip("/")
-        self._protocol = _checked(self.base)
+        self._protocol = _check_url(self.base)
         self._opened: tuple[int, Any] | None = None
 
     def write(self, run: str, digest: str, media_type: str, content: bytes) -> str:
-        """Keep content."""
-        location = f"{self.base}/{name_of(run, digest, media_type)}"
-        system = self._system()
-        path = system._strip_protocol(location)
-        if self._protocol not in _NO_FOLDERS:
-            system.makedirs(system._parent(path), exist_ok=True)
-        system.pipe_file(path, content)
+        """Store content."""
+        location = f"{self.base}/{build_name(run, digest, media_type)}"
+        filesystem = self._get_filesystem()
+        path = filesystem._strip_protocol(location)
+        if self._protocol not in _PROTOCOLS_WITHOUT_FOLDERS:
+            filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+        filesystem.pipe_file(path, content)
         return location
 
     def read(self, location: str) -> bytes:
         """Return content."""
         if relative_name(self.base, location) is None:
             raise foreign_location_error(location)
-        system = self._system()
+        filesystem = self._get_filesystem()
         try:
-            return bytes(system.cat_file(system._strip_protocol(location), start=0, end=LARGEST))
+            path = filesystem._strip_protocol(location)
+            return bytes(filesystem.cat_file(path, start=0, end=MAX_READ_BYTES))
         except FileNotFoundError as error:
-            raise PreviewError("the preview is no longer kept") from error
+            raise PreviewError("the preview is no longer stored") from error
 
     def delete(self, locations: Iterable[str]) -> int:
-        """Forget content."""
+        """Delete content."""
         own = {location for location in locations if relative_name(self.base, location) is not None}
-        system = self._system() if own else None
+        filesystem = self._get_filesystem() if own else None
         deleted = 0
         for location in own:
             with suppress(FileNotFoundError):
-                system.rm_file(system._strip_protocol(location))  # type: ignore[union-attr]
+                filesystem.rm_file(filesystem._strip_protocol(location))  # type: ignore[union-attr]
                 deleted += 1
         return deleted
 
     def touch(self, runs: Iterable[str]) -> None:
-        """Do nothing: see :meth:`sweep`."""
+        """Do nothing, like :meth:`sweep`."""
 
     def sweep(self, before: float) -> int:
-        """Do nothing: listing a bucket costs money, and its own rules expire what is old."""
+        """Do nothing. Listing a bucket costs money, and its own rules expire old objects."""
         del before
         return 0
 
-    def _system(self) -> Any:
-        """Return the file system; another one after a fork, which connections and event loops do not survive."""
+    def _get_filesystem(self) -> Any:
+        """Return the file system.
+
+        A forked child creates its own connections and event loop.
+        """
         if self._opened is None or self._opened[0] != os.getpid():
             from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
@@ -77,17 +86,20 @@ class RemoteStore:
         return self._opened[1]
 
 
-def _checked(url: str) -> str:
-    """Return the protocol of a URL that can be used here. Raises ConfigurationError or MissingExtraError."""
+def _check_url(url: str) -> str:
+    """Return the protocol of a supported URL.
+
+    Raises ConfigurationError or MissingExtraError.
+    """
     protocol = url.partition("://")[0].lower()
     try:
         from fsspec.registry import known_implementations, registry  # type: ignore[import-untyped]
     except ImportError as error:
-        raise MissingExtraError(f"Keeping previews at a {protocol} URL", "previews") from error
+        raise MissingExtraError(f"Storing previews at a {protocol} URL", "previews") from error
     shown = escape_controls(truncate(url.rpartition("@")[2], 200))
     known: dict[str, Any] = {**known_implementations, **registry}
     if protocol not in known:
-        msg = f"The place for previews {shown!r} is of no kind that is known: expected a folder, or a URL such as s3://bucket/previews"
+        msg = f"Invalid preview location {shown!r}: expected a folder, or a URL such as s3://bucket/previews."
         raise ConfigurationError(msg)
     try:
         parts = urlsplit(url)
@@ -96,13 +108,17 @@ def _checked(url: str) -> str:
         parts, has_password = urlsplit(""), True
     if has_password or parts.query or parts.fragment:
         msg = (
-            f"The place for previews (at {shown.partition('?')[0]!r}) has a password, ? or # in its URL, which would be stored with every "
-            "preview: expected scheme, host and path; credentials come from the environment of its library"
+            f"Invalid preview location {shown.partition('?')[0]!r}: expected a URL of scheme, host and path, "
+            "without password, ? or #. The URL is stored with every preview. "
+            "Set the credentials in the environment of its library."
         )
         raise ConfigurationError(msg)
     implementation = known[protocol]
     module = str(implementation["class"]).partition(".")[0] if isinstance(implementation, dict) else "fsspec"
     if find_spec(module) is None:
-        msg = f"Previews at a {protocol} URL need the package {module}, which is not installed. Install it with: pip install {module}"
+        msg = (
+            f"Previews at a {protocol} URL need the package {module}, which is not installed. "
+            f"Install it with: pip install {module}"
+        )
         raise ConfigurationError(msg)
     return protocol

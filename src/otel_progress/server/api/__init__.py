@@ -1,4 +1,4 @@
-"""The endpoints of the REST API, a file for each subject."""
+"""Endpoints of the REST API, one file per subject."""
 
 from otel_progress.server.api.routes import add_endpoints
 

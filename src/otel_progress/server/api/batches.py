@@ -1,4 +1,4 @@
-"""What operations are grouped and divided by: batches, and the stages of each category of work."""
+"""Endpoints of batches, and of the stages of each category of work."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from otel_progress.stages import Stages
 
 async def list_batches(
     services: AppStateDep,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="At most so many.")] = PAGE,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Length of a page.")] = PAGE,
     cursor: Cursor = None,
 ) -> Response:
-    """List batches, without their operations: those that are not over first, then the newest first."""
+    """List batches without their operations: running ones first, then newest first."""
 
     def read() -> Document:
-        batches, following = page_of_batches(services.reader, limit, cursor)
+        batches, next_cursor = page_of_batches(services.reader, limit, cursor)
         return {
             "schema": SCHEMA,
             "batches": [encode_batch(batch, operations=False) for batch in batches],
-            "next": following,
+            "next": next_cursor,
         }
 
     return await services.answer(read)
@@ -35,32 +35,33 @@ async def list_batches(
 
 async def get_batch(services: AppStateDep, batch_id: BatchId) -> Response:
     """Return a batch with its active and failed operations."""
-    return await services.answer(_batch, services, batch_id)
+    return await services.answer(_read_batch, services, batch_id)
 
 
 async def list_stages(services: AppStateDep) -> Response:
-    """List the stages of every category, with their weights and starts: built-in ones, and those registered in this process."""
-    return await services.answer(_stages)
+    """List the stages of every category, built-in and registered ones."""
+    return await services.answer(_read_stages)
 
 
-def _batch(services: AppState, batch_id: str) -> Document:
+def _read_batch(services: AppState, batch_id: str) -> Document:
     batch = services.reader.batch(batch_id)
     if batch is None:
         raise Problem(
             404,
-            f"There is no batch {quote_text(batch_id)!r}: it was never declared here, or is no longer kept.",
+            f"Unknown batch {quote_text(batch_id)!r}: it was never declared here, or it has expired.",
         )
     return encode_batch(batch)
 
 
-def _stages() -> Document:
-    found = [
+def _read_stages() -> Document:
+    categories = [
         {
             "category": category,
             "stages": [
-                {"name": one.name, "weight": one.weight, "start": one.start} for one in Stages.named(category)
+                {"name": stage.name, "weight": stage.weight, "start": stage.start}
+                for stage in Stages.named(category)
             ],
         }
         for category in Stages.categories()
     ]
-    return {"schema": SCHEMA, "stages": found, "next": None}
+    return {"schema": SCHEMA, "stages": categories, "next": None}

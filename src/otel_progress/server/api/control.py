@@ -1,4 +1,4 @@
-"""Requests that change something: asking an operation to stop, forgetting one that is over."""
+"""Endpoints that change state: cancel an operation, delete an ended one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import Body
 from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA
-from otel_progress.exports import as_json
+from otel_progress.exports import encode_json_line
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S
 from otel_progress.protocols import Controller
 from otel_progress.server.api.parameters import OperationId
@@ -21,53 +21,61 @@ from otel_progress.server.state import AppState, AppStateDep
 async def cancel_operation(
     services: AppStateDep,
     operation_id: OperationId,
-    body: Annotated[CancelReason, Body(description="Why it should stop.")] = CancelReason(),  # noqa: B008 - it is frozen in effect
+    body: Annotated[CancelReason, Body(description="Reason of the request.")] = CancelReason(),  # noqa: B008 - never changed
 ) -> Response:
-    """Ask the worker of an operation to stop. It stops by itself at the next element of `track`, or where it looks."""
-    document = await services.asking.run(_cancel, services, operation_id, body.reason)
-    return Response(as_json(document).encode(), HTTPStatus.ACCEPTED, media_type="application/json")
+    """Request an operation to stop.
+
+    Its process stops at the next element of `track` or the next check.
+    """
+    document = await services.reader_pool.run(_cancel, services, operation_id, body.reason)
+    return Response(encode_json_line(document).encode(), HTTPStatus.ACCEPTED, media_type="application/json")
 
 
 async def delete_operation(services: AppStateDep, operation_id: OperationId) -> Response:
-    """Forget an operation that has ended, or that was abandoned: all its runs, with their events and logs.
+    """Delete an ended or abandoned operation with its events and logs.
 
-    An abandoned one is forgotten once its process is gone for certain; where that cannot be seen, on another machine or in another
-    container, ten minutes after its last sign of life.
+    An abandoned operation can be deleted when its process no longer exists. On another machine or
+    in another container that is not visible: it can be deleted ten minutes after its last
+    heartbeat.
     """
-    services.hub.forget(operation_id, await services.asking.run(_delete, services, operation_id))
+    run = await services.reader_pool.run(_delete, services, operation_id)
+    services.hub.report_deleted(operation_id, run)
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
 def _cancel(services: AppState, operation_id: str, reason: str) -> dict[str, str]:
-    controller = _controller(services)
+    controller = _get_controller(services)
     operation = services.find(operation_id)
     if operation.status.finished or not controller.request_cancel(operation_id, reason):
         raise Problem(
             409,
-            f"The operation {quote_text(operation_id)!r} has ended ({operation.status}): there is nothing to stop.",
+            f"The operation {quote_text(operation_id)!r} has already ended ({operation.status}).",
         )
     return {"schema": SCHEMA, "operation_id": operation_id, "run": operation.run, "reason": reason}
 
 
 def _delete(services: AppState, operation_id: str) -> str:
-    """Delete the runs of an operation and return the newest one's; refuse while that is, or may be, under way."""
-    controller = _controller(services)
+    """Delete the runs of an operation and return the newest.
+
+    Raises Problem (409) while it may be running.
+    """
+    controller = _get_controller(services)
     operation = services.find(operation_id)
     if operation.alive and not operation.status.finished:
-        msg = f"The operation {quote_text(operation_id)!r} has not ended: only what is over can be deleted. Cancel it, or wait."
+        msg = f"The operation {quote_text(operation_id)!r} is still running. Cancel it or wait for its end."
         raise Problem(409, msg)
     controller.delete(operation_id)
-    left = services.reader.get(operation_id)
-    if left is not None and left.run == operation.run:
+    remaining = services.reader.get(operation_id)
+    if remaining is not None and remaining.run == operation.run:
         msg = (
-            f"The process of {quote_text(operation_id)!r} seems to be dead, but it may work elsewhere without being heard. "
-            f"It can be deleted {UNVERIFIED_TIMEOUT_S / 60:.0f} minutes after its last sign of life."
+            f"The process of {quote_text(operation_id)!r} sends no heartbeat, but may run elsewhere. "
+            f"Delete the operation {UNVERIFIED_TIMEOUT_S / 60:.0f} minutes after the last heartbeat."
         )
         raise Problem(409, msg)
     return operation.run
 
 
-def _controller(services: AppState) -> Controller:
+def _get_controller(services: AppState) -> Controller:
     if services.controller is None:
-        raise Problem(501, "This server only reads: it was started without a way to reach workers.")
+        raise Problem(501, "This server is read-only: it was started without a controller.")
     return services.controller

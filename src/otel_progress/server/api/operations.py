@@ -1,11 +1,11 @@
-"""Lists of operations: all of them, filtered and in any order, and the history of those that ended."""
+"""Endpoints of operations: lists, history, levels and exports."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from http import HTTPStatus
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_type_hints
 from urllib.parse import quote
 
 from fastapi import Query
@@ -13,11 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA, Document, encode_level, encode_operation
-from otel_progress.exports import EXPORTERS, as_json
+from otel_progress.exports import EXPORTERS, encode_json_line
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
+from otel_progress.protocols import EventQuery, HistoryQuery
 from otel_progress.server.api.parameters import Cursor, OperationId, Since
-from otel_progress.server.filters import OperationFilter, metadata_of, since_of
+from otel_progress.server.filters import OperationFilter, parse_metadata, parse_since
 from otel_progress.server.pagination import (
     MAX_PAGE,
     PAGE,
@@ -28,8 +29,9 @@ from otel_progress.server.pagination import (
     write_cursor,
 )
 from otel_progress.server.problems import Problem, quote_text
+from otel_progress.server.schemas import ProgressDocument
 from otel_progress.server.state import AppState, AppStateDep
-from otel_progress.server.static import matches
+from otel_progress.server.static import matches_etag
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Length of a page.")]
 
@@ -44,33 +46,36 @@ async def list_operations(
     metadata: Annotated[
         list[str],
         Query(
-            description="With this metadata: `key`, or `key=value`. `metadata.KEY=VALUE` is understood as well. All have to hold."
+            description="With this metadata: `key` or `key=value`. All have to match. "
+            "`metadata.KEY=VALUE` works as well."
         ),
     ] = [],  # noqa: B006
     q: Annotated[str, Query(max_length=200, description="With this text in id, name or message.")] = "",
     since: Since = None,
     sort: Annotated[
-        Sort, Query(description="The order; `-` turns it round. What is unknown comes last.")
+        Sort, Query(description="Sort order. `-` reverses it. Unknown values are last.")
     ] = "-started",
     limit: Limit = PAGE,
     cursor: Cursor = None,
 ) -> Response:
-    """List operations, without their levels: those under way, and those that ended of late.
+    """List operations without their levels: running and recently ended ones.
 
-    `since` takes in what was still under way then. Of ended operations the newest 2,000 are looked at; the history has them all.
+    `since` includes operations that were running at that time. Of ended operations the newest 2,000
+    are searched. The history has all.
     """
-    wanted = OperationFilter(
+    operation_filter = OperationFilter(
         frozenset(status),
         frozenset(condition),
         frozenset(type),
         frozenset(batch),
-        metadata_of(request.query_params, metadata),
+        parse_metadata(request.query_params, metadata),
         q,
-        since_of(since),
+        parse_since(since),
     )
     if cursor:
-        read_cursor(cursor, sort)  # refused before anything is read
-    return await services.answer(_list, services, wanted, sort, limit, cursor or None)
+        # An invalid cursor is refused before the journal is read.
+        read_cursor(cursor, sort)
+    return await services.answer(_list_page, services, operation_filter, sort, limit, cursor or None)
 
 
 async def list_history(
@@ -80,83 +85,88 @@ async def list_history(
     limit: Limit = PAGE,
     cursor: Cursor = None,
 ) -> Response:
-    """List operations that have ended, the last one first, without their levels."""
-    place = read_cursor(cursor, "-ended") if cursor else None
-    return await services.answer(_history, services, type, since_of(since), limit, place)
+    """List ended operations without their levels. The last ended one is first."""
+    position = read_cursor(cursor, "-ended") if cursor else None
+    return await services.answer(_read_history, services, type, parse_since(since), limit, position)
 
 
-def _list(services: AppState, wanted: OperationFilter, sort: str, limit: int, cursor: str | None) -> Document:
-    page, following = paginate(_matching(services, wanted), sort, limit, cursor)
-    return _document(page, following)
+def _list_page(
+    services: AppState, operation_filter: OperationFilter, sort: str, limit: int, cursor: str | None
+) -> Document:
+    page, next_cursor = paginate(_read_matching(services, operation_filter), sort, limit, cursor)
+    return _encode_page(page, next_cursor)
 
 
-def _matching(services: AppState, wanted: OperationFilter) -> list[OperationSnapshot]:
-    """Return the operations that are wanted, each run once, also when it ended between the two questions."""
+def _read_matching(services: AppState, operation_filter: OperationFilter) -> list[OperationSnapshot]:
+    """Return the matching operations.
+
+    A run that ends between the two queries is included once.
+    """
     reader = services.reader
     by_run: dict[str, OperationSnapshot] = {}
-    if wanted.wants_active:
+    if operation_filter.can_match_active:
         by_run.update((operation.run, operation) for operation in reader.active(levels=False))
-    if wanted.wants_ended:
-        only = next(iter(wanted.types)) if len(wanted.types) == 1 else None
-        ended = reader.history(only, services.settings.limits.ended, since=wanted.since)
+    if operation_filter.can_match_ended:
+        types = operation_filter.types
+        only_type = next(iter(types)) if len(types) == 1 else None
+        ended = reader.history(
+            HistoryQuery(only_type, services.settings.limits.ended, since=operation_filter.since)
+        )
         by_run.update((operation.run, operation) for operation in ended)
-    return [operation for operation in by_run.values() if wanted.matches(operation)]
+    return [operation for operation in by_run.values() if operation_filter.matches(operation)]
 
 
-def _history(
-    services: AppState, type_: str | None, since: float | None, limit: int, place: PageCursor | None
+def _read_history(
+    services: AppState, type_: str | None, since: float | None, limit: int, position: PageCursor | None
 ) -> Document:
-    before = None if place is None or place.value is None else (float(place.value), place.run)
-    found = services.reader.history(type_, limit + 1, before=before, since=since)
-    page = list(found[:limit])
-    if len(found) <= limit:
-        return _document(page, None)
-    return _document(page, write_cursor(PageCursor(page[-1].root.ended_at, page[-1].run), "-ended"))
+    before = None if position is None or position.value is None else (float(position.value), position.run)
+    operations = services.reader.history(HistoryQuery(type_, limit + 1, before, since))
+    page = list(operations[:limit])
+    if len(operations) <= limit:
+        return _encode_page(page, None)
+    return _encode_page(page, write_cursor(PageCursor(page[-1].root.ended_at, page[-1].run), "-ended"))
 
 
-def _document(page: list[OperationSnapshot], following: str | None) -> Document:
+def _encode_page(page: list[OperationSnapshot], next_cursor: str | None) -> Document:
     return {
         "schema": SCHEMA,
         "operations": [encode_operation(operation, levels=False) for operation in page],
-        "next": following,
+        "next": next_cursor,
     }
 
 
 EXPORT_TYPES: Final = {"json": "application/json", "jsonl": "application/jsonl", "csv": "text/csv"}
 
 
-_MOST_EVENTS: Final = 100_000
+_MAX_EXPORTED_EVENTS: Final = 100_000
 
 
 _MAX_DEPTH: Final = 1_000
 
 
-_PROGRESS: Final = (
-    "operation_id", "run", "sequence", "status", "condition", "percentage", "ratio", "current", "total", "failed", "unit", "message",
-    "stage", "elapsed_seconds", "remaining_seconds", "estimated", "clock", "eta",
-)  # fmt: skip
+_PROGRESS_FIELDS: Final = tuple(name for name in get_type_hints(ProgressDocument) if name != "schema")
 
 
 async def get_operation(
     request: Request,
     services: AppStateDep,
     operation_id: OperationId,
-    levels: Annotated[bool, Query(description="Whether the levels come along.")] = True,
+    levels: Annotated[bool, Query(description="Whether to include the levels.")] = True,
 ) -> Response:
     """Return the newest run of an operation with its tree of levels.
 
-    It has an ETag, which stays the same while nothing happens but the passing of time: ask with If-None-Match.
+    The response has an ETag for If-None-Match. It does not change when only time passes.
     """
-    known = request.headers.get("if-none-match")
+    cached_tags = request.headers.get("if-none-match")
 
     def read() -> tuple[str, bytes | None]:
         operation = services.find(operation_id)
-        tag = _tag(operation, levels)
-        if matches(known, tag):
+        tag = _build_etag(operation, levels)
+        if matches_etag(cached_tags, tag):
             return tag, None
-        return tag, as_json(encode_operation(operation, levels=levels)).encode()
+        return tag, encode_json_line(encode_operation(operation, levels=levels)).encode()
 
-    tag, body = await services.asking.run(read)
+    tag, body = await services.reader_pool.run(read)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if body is None:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -164,22 +174,20 @@ async def get_operation(
 
 
 async def get_progress(services: AppStateDep, operation_id: OperationId) -> Response:
-    """Return an operation in a few figures: small, to be asked often."""
-    return await services.answer(_progress, services, operation_id)
+    """Return the main figures of an operation: a small document for frequent polls."""
+    return await services.answer(_read_progress, services, operation_id)
 
 
 async def get_levels(
     services: AppStateDep,
     operation_id: OperationId,
-    path: Annotated[
-        str, Query(description="Path of the level to begin with; empty for the operation itself.")
-    ] = "",
+    path: Annotated[str, Query(description="Path of the top level. Empty for the operation itself.")] = "",
     depth: Annotated[
-        int, Query(ge=0, le=_MAX_DEPTH, description="How many steps below it: 0 for the level alone.")
+        int, Query(ge=0, le=_MAX_DEPTH, description="Levels below the top level: 0 for the top level alone.")
     ] = _MAX_DEPTH,
 ) -> Response:
-    """Return a level and the levels kept below it, parents before children."""
-    return await services.answer(_levels, services, operation_id, path, depth)
+    """Return a level and the stored levels below it, parents before children."""
+    return await services.answer(_read_levels, services, operation_id, path, depth)
 
 
 async def export_operation(
@@ -188,7 +196,8 @@ async def export_operation(
     format: Annotated[
         Literal["json", "jsonl", "csv"],
         Query(
-            description="`json`: one document with levels and events; `jsonl`: a line for each; `csv`: a row for each level."
+            description="`json`: one document with levels and events. `jsonl`: one line per level and event. "
+            "`csv`: one row per level."
         ),
     ] = "json",
 ) -> Response:
@@ -196,16 +205,20 @@ async def export_operation(
 
     def read() -> bytes:
         operation = services.find(operation_id)
-        events = () if format == "csv" else services.reader.events(operation_id, limit=_MOST_EVENTS)
+        query = EventQuery(limit=_MAX_EXPORTED_EVENTS)
+        events = () if format == "csv" else services.reader.events(operation_id, query)
         return "".join(f"{line}\n" for line in EXPORTERS[format](operation, events)).encode()
 
-    body = await services.asking.run(read)
-    headers = {"Content-Disposition": _attachment(operation_id, format)}
+    body = await services.reader_pool.run(read)
+    headers = {"Content-Disposition": _build_attachment_header(operation_id, format)}
     return Response(body, headers=headers, media_type=EXPORT_TYPES[format])
 
 
-def _tag(operation: OperationSnapshot, levels: bool) -> str:
-    """Return a weak ETag: what is derived from the time alone (elapsed, remaining) is left out, the condition is not."""
+def _build_etag(operation: OperationSnapshot, levels: bool) -> str:
+    """Return a weak ETag.
+
+    It includes the condition, but not figures that only depend on time.
+    """
     resources = operation.resources
     parts = (
         operation.run,
@@ -220,25 +233,25 @@ def _tag(operation: OperationSnapshot, levels: bool) -> str:
     return f'W/"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"'
 
 
-def _progress(services: AppState, operation_id: str) -> Document:
+def _read_progress(services: AppState, operation_id: str) -> Document:
     document = encode_operation(services.find(operation_id), levels=False)
-    return {"schema": SCHEMA, **{name: document[name] for name in _PROGRESS}}
+    return {"schema": SCHEMA, **{name: document[name] for name in _PROGRESS_FIELDS}}
 
 
-def _levels(services: AppState, operation_id: str, path: str, depth: int) -> Document:
+def _read_levels(services: AppState, operation_id: str, path: str, depth: int) -> Document:
     operation = services.find(operation_id)
     top = operation.get_level(path)
     if top is None:
         raise Problem(
             404,
-            f"The operation has no level {quote_text(path)!r}: it never had, or the level is no longer kept.",
+            f"Unknown level {quote_text(path)!r}: the operation never had it, or it was evicted.",
         )
-    deepest = top.info.depth + depth
+    max_depth = top.info.depth + depth
     below = [
         level
         for level in operation.levels
         if level is not top
-        and level.info.depth <= deepest
+        and level.info.depth <= max_depth
         and (not path or level.path.startswith(f"{path}/"))
     ]
     return {
@@ -248,8 +261,8 @@ def _levels(services: AppState, operation_id: str, path: str, depth: int) -> Doc
     }
 
 
-def _attachment(operation_id: str, suffix: str) -> str:
-    """Return a Content-Disposition with a name every file system takes, and the true one for those who take it."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", operation_id)[:100].strip("._-") or "operation"
-    true = quote(f"{operation_id[:100]}.{suffix}", safe="", errors="replace")
-    return f"attachment; filename=\"{plain}.{suffix}\"; filename*=UTF-8''{true}"
+def _build_attachment_header(operation_id: str, suffix: str) -> str:
+    """Return a Content-Disposition with a portable and an exact file name."""
+    portable = re.sub(r"[^A-Za-z0-9._-]+", "_", operation_id)[:100].strip("._-") or "operation"
+    exact = quote(f"{operation_id[:100]}.{suffix}", safe="", errors="replace")
+    return f"attachment; filename=\"{portable}.{suffix}\"; filename*=UTF-8''{exact}"

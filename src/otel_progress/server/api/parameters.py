@@ -1,4 +1,4 @@
-"""Parameters that several endpoints take, and what is answered when one is not known."""
+"""Parameters that endpoints share, and the check for unknown parameters."""
 
 from __future__ import annotations
 
@@ -11,50 +11,60 @@ from otel_progress.server.filters import METADATA_PREFIX, SINCE_PATTERN
 from otel_progress.server.problems import Problem, describe, quote_text
 
 MAX_RECORDS: Final = 5_000
-"""Most events, log records or samples in one answer."""
+"""Maximum of events, log records or samples per response.
+
+A higher limit is rejected with 422.
+"""
 
 
 MAX_NUMBER: Final = 2**63 - 1
-"""Largest number of a record."""
+"""Largest accepted number of a record. A higher one is rejected with 422."""
 
 
-_MANY: Final = frozenset({"status", "condition", "type", "metadata", "batch"})
-"""Parameters that may be given several times, where an endpoint has them as lists."""
+_REPEATABLE: Final = frozenset({"status", "condition", "type", "metadata", "batch"})
+"""Parameters that a query may contain several times, if the endpoint declares them as lists."""
 
 
-async def operation_id_of(
+async def decode_operation_id(
     operation_id: Annotated[
-        str, Path(description="Id of the operation; `/` in it is sent as `%2F`.", min_length=1)
+        str, Path(description="Id of the operation. Send `/` in it as `%2F`.", min_length=1)
     ],
 ) -> str:
-    """Return the id in a path as the caller chose it: the guard leaves ``/`` and ``%`` encoded."""
+    """Decode the operation id of a URL path.
+
+    The middleware leaves ``/`` and ``%`` encoded.
+    """
     return operation_id.replace("%2F", "/").replace("%25", "%")
 
 
-async def batch_id_of(
-    batch_id: Annotated[str, Path(description="Id of the batch; `/` in it is sent as `%2F`.", min_length=1)],
+async def decode_batch_id(
+    batch_id: Annotated[str, Path(description="Id of the batch. Send `/` in it as `%2F`.", min_length=1)],
 ) -> str:
-    """Return the id of a batch in a path as the caller chose it."""
+    """Decode the batch id of a URL path.
+
+    The middleware leaves ``/`` and ``%`` encoded.
+    """
     return batch_id.replace("%2F", "/").replace("%25", "%")
 
 
-OperationId: TypeAlias = Annotated[str, Depends(operation_id_of)]
+OperationId: TypeAlias = Annotated[str, Depends(decode_operation_id)]
 
 
-BatchId: TypeAlias = Annotated[str, Depends(batch_id_of)]
+BatchId: TypeAlias = Annotated[str, Depends(decode_batch_id)]
 
 
 Since: TypeAlias = Annotated[
     str | None,
     Query(
-        description="Only what is not older: Unix seconds, an RFC 3339 time, or how long ago (`90s`, `15m`, `24h`, `7d`).",
+        description="Earliest time: Unix seconds, an RFC 3339 time, or how long ago "
+        "(`90s`, `15m`, `24h`, `7d`).",
         json_schema_extra={"pattern": SINCE_PATTERN},
     ),
 ]
 
 
 PathBelow: TypeAlias = Annotated[
-    str | None, Query(description="Only this level and what is below it: its `path`.")
+    str | None, Query(description="Only this level and its subtree: the `path` of the level.")
 ]
 
 
@@ -63,45 +73,50 @@ Records: TypeAlias = Annotated[
     Query(
         ge=1,
         le=MAX_RECORDS,
-        description="At most so many: the newest ones. `next` leads to those before them.",
+        description="Maximum number of entries, the newest ones. `next` is the cursor of older ones.",
     ),
 ]
 
 
 Cursor: TypeAlias = Annotated[
-    str | None, Query(description="`next` of the page before. Leave it out for the first page.")
+    str | None, Query(description="`next` of the previous page. Omit it for the first page.")
 ]
 
 
-async def only_known_parameters(request: Request) -> None:
-    """Refuse a parameter that the endpoint does not have, or that is there twice: ignoring a misspelt filter would show too much."""
+async def reject_unknown_parameters(request: Request) -> None:
+    """Raise Problem for a parameter that is unknown, or that a query contains twice.
+
+    Why: if a misspelt filter were ignored, the response would contain too much.
+    """
     dependant = getattr(request.scope.get("route"), "dependant", None)
     if dependant is None:
         return
-    known = _names(dependant)
+    known = _collect_names(dependant)
     for name in request.query_params:
         if name.startswith(METADATA_PREFIX) and "metadata" in known:
             continue
         if name not in known:
-            detail = f"There is no parameter {quote_text(name)!r} here. There are: {', '.join(sorted(known)) or 'none'}."
+            names = ", ".join(sorted(known)) or "no parameters"
+            detail = f"Invalid parameter {quote_text(name)!r}: expected one of: {names}."
             raise Problem(422, detail, errors=[(f"query {quote_text(name)}", detail)])
-        if name not in _MANY and len(request.query_params.getlist(name)) > 1:
-            detail = f"The parameter {name} is there more than once. Give it one value."
+        if name not in _REPEATABLE and len(request.query_params.getlist(name)) > 1:
+            detail = f"Invalid parameter {name}: expected one value. Remove the other ones."
             raise Problem(422, detail, errors=[(f"query {name}", detail)])
 
 
-def common_problems(*, secured: bool = True) -> dict[int | str, dict[str, Any]]:
-    """Return what any endpoint may answer instead, for the OpenAPI document."""
+def describe_common_problems(*, secured: bool = True) -> dict[int | str, dict[str, Any]]:
+    """Return the error responses of all endpoints for the OpenAPI document."""
     found = {
-        **describe(403, "The page that asks is none of the server's."),
-        **describe(414, "The address is too long."),
+        **describe(403, "The request comes from a page of another origin."),
+        **describe(414, "The URL is too long."),
         **describe(421, "The Host header names another server."),
-        **describe(422, "A parameter is not valid."),
+        **describe(422, "A parameter is invalid."),
         **describe(503, "The journal cannot be read, or not in time."),
     }
     return {**found, **describe(401, "The token is missing or wrong.")} if secured else found
 
 
-def _names(dependant: Any) -> set[str]:
+def _collect_names(dependant: Any) -> set[str]:
+    """Return the names of the query parameters of an endpoint and its dependencies."""
     names = {field.alias for field in dependant.query_params}
-    return names.union(*(_names(below) for below in dependant.dependencies))
+    return names.union(*(_collect_names(below) for below in dependant.dependencies))

@@ -1,4 +1,4 @@
-"""Which function answers at which path, and what it may answer: the table the application and its OpenAPI document are made from."""
+"""Table of the endpoints, the source of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -9,54 +9,55 @@ from typing import Any, Final, TypeAlias
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 
+from otel_progress.codec import BatchDocument, OperationDocument, OperationTreeDocument
 from otel_progress.previews.media import SUFFIXES
 from otel_progress.server.api import control, health, operations, previews, records
 from otel_progress.server.api.batches import get_batch, list_batches, list_stages
 from otel_progress.server.api.operations import export_operation, get_levels, get_operation, get_progress
-from otel_progress.server.api.parameters import common_problems
+from otel_progress.server.api.parameters import describe_common_problems
 from otel_progress.server.problems import describe
 from otel_progress.server.schemas import (
-    Batch,
-    Batches,
-    CancelAccepted,
-    Events,
-    Health,
-    Levels,
-    Logs,
-    Operation,
-    Operations,
-    OperationTree,
-    Previews,
-    Progress,
-    Samples,
-    StageCategories,
+    BatchesDocument,
+    CancelAcceptedDocument,
+    EventsDocument,
+    HealthDocument,
+    LevelsDocument,
+    LogsDocument,
+    OperationsDocument,
+    PreviewsDocument,
+    ProgressDocument,
+    SamplesDocument,
+    StageCategoriesDocument,
+    build_model,
 )
 
-Answers: TypeAlias = "dict[int | str, dict[str, Any]]"
-"""What a path may answer, by status, as the OpenAPI document tells it."""
+Responses: TypeAlias = dict[int | str, dict[str, Any]]
+"""Responses of a path by status, in the form of the OpenAPI document."""
 
 
-_NO_OPERATION: Final = describe(404, "There is no such operation, or nothing at that place in it.")
+_NO_OPERATION: Final = describe(404, "Unknown operation, or unknown path in it.")
 
 
 _CONTROL: Final = {
-    **describe(408, "The body came too slowly."),
-    **describe(409, "The operation is not in a state for that."),
+    **describe(408, "The body was not sent in time."),
+    **describe(409, "The status of the operation does not allow this."),
     **describe(413, "The body is too long."),
-    **describe(501, "The server only reads."),
+    **describe(501, "The server is read-only."),
 }
 
 
-_NOT_MODIFIED: Final[Answers] = {304: {"description": "Nothing happened since the answer with this ETag."}}
+_NOT_MODIFIED: Final[Responses] = {
+    304: {"description": "Nothing has changed since the response with this ETag."}
+}
 
 
-_TAGGED: Final[Answers] = {200: {"headers": {"ETag": {"schema": {"type": "string"}}}}}
+_TAGGED: Final[Responses] = {200: {"headers": {"ETag": {"schema": {"type": "string"}}}}}
 
 
 _TEXT: Final[dict[str, str]] = {"type": "string"}
 
 
-_EXPORT: Final[Answers] = {
+_EXPORT: Final[Responses] = {
     200: {
         "description": "Successful Response",
         "content": {
@@ -68,17 +69,17 @@ _EXPORT: Final[Answers] = {
 }
 
 
-_PREVIEW: Final[Answers] = {
+_PREVIEW: Final[Responses] = {
     200: {
         "description": "The content.",
         "content": {media_type.partition(";")[0]: {"schema": _TEXT} for media_type in SUFFIXES},
     },
-    304: {"description": "The client has it."},
-    **describe(410, "The content is no longer kept, or the number is of another run now."),
+    304: {"description": "The client has the content."},
+    **describe(410, "The content was evicted, or the number belongs to another run."),
 }
 
 
-_METRICS: Final[Answers] = {
+_METRICS: Final[Responses] = {
     200: {
         "description": "Successful Response",
         "content": {"text/plain": {"schema": _TEXT}, "application/openmetrics-text": {"schema": _TEXT}},
@@ -88,93 +89,110 @@ _METRICS: Final[Answers] = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One path and method: its function, the document it answers with, and further answers it may give."""
+    """One path and method with its function, document and further responses.
+
+    ``model`` is a TypedDict or a union of TypedDicts.
+    """
 
     path: str
     function: Callable[..., Any]
     tag: str
-    model: Any = None  # a document's class, or a union of them
+    model: Any = None
     method: str = "GET"
     status: int = 200
-    answers: Answers = field(default_factory=dict)
+    responses: Responses = field(default_factory=dict)
     secured: bool = True
 
 
 _V1: Final = "/api/v1"
 
 
-_ONE: Final = f"{_V1}/operations/{{operation_id}}"
+_OPERATION: Final = f"{_V1}/operations/{{operation_id}}"
 
 
 ENDPOINTS: Final = (
-    Endpoint(f"{_V1}/operations", operations.list_operations, "operations", Operations),
-    Endpoint(f"{_V1}/history", operations.list_history, "operations", Operations),
+    Endpoint(f"{_V1}/operations", operations.list_operations, "operations", OperationsDocument),
+    Endpoint(f"{_V1}/history", operations.list_history, "operations", OperationsDocument),
     Endpoint(
-        _ONE,
+        _OPERATION,
         get_operation,
         "operations",
-        OperationTree | Operation,
-        answers={**_NO_OPERATION, **_NOT_MODIFIED, **_TAGGED},
+        OperationTreeDocument | OperationDocument,
+        responses={**_NO_OPERATION, **_NOT_MODIFIED, **_TAGGED},
     ),
-    Endpoint(f"{_ONE}/progress", get_progress, "operations", Progress, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/levels", get_levels, "operations", Levels, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/events", records.list_events, "operations", Events, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/logs", records.list_logs, "operations", Logs, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/resources", records.list_resources, "operations", Samples, answers=_NO_OPERATION),
-    Endpoint(f"{_ONE}/previews", previews.list_previews, "operations", Previews, answers=_NO_OPERATION),
+    Endpoint(f"{_OPERATION}/progress", get_progress, "operations", ProgressDocument, responses=_NO_OPERATION),
+    Endpoint(f"{_OPERATION}/levels", get_levels, "operations", LevelsDocument, responses=_NO_OPERATION),
     Endpoint(
-        f"{_ONE}/previews/{{number}}",
+        f"{_OPERATION}/events", records.list_events, "operations", EventsDocument, responses=_NO_OPERATION
+    ),
+    Endpoint(f"{_OPERATION}/logs", records.list_logs, "operations", LogsDocument, responses=_NO_OPERATION),
+    Endpoint(
+        f"{_OPERATION}/resources",
+        records.list_resources,
+        "operations",
+        SamplesDocument,
+        responses=_NO_OPERATION,
+    ),
+    Endpoint(
+        f"{_OPERATION}/previews",
+        previews.list_previews,
+        "operations",
+        PreviewsDocument,
+        responses=_NO_OPERATION,
+    ),
+    Endpoint(
+        f"{_OPERATION}/previews/{{number}}",
         previews.get_preview,
         "operations",
-        answers={**_NO_OPERATION, **_PREVIEW},
+        responses={**_NO_OPERATION, **_PREVIEW},
     ),
-    Endpoint(f"{_ONE}/export", export_operation, "operations", answers={**_NO_OPERATION, **_EXPORT}),
+    Endpoint(f"{_OPERATION}/export", export_operation, "operations", responses={**_NO_OPERATION, **_EXPORT}),
     Endpoint(
-        f"{_ONE}/cancel",
+        f"{_OPERATION}/cancel",
         control.cancel_operation,
         "control",
-        CancelAccepted,
+        CancelAcceptedDocument,
         method="POST",
         status=202,
-        answers={**_NO_OPERATION, **_CONTROL, **describe(400, "The body is no JSON.")},
+        responses={**_NO_OPERATION, **_CONTROL, **describe(400, "The body is not JSON.")},
     ),
     Endpoint(
-        _ONE,
+        _OPERATION,
         control.delete_operation,
         "control",
         method="DELETE",
         status=204,
-        answers={**_NO_OPERATION, **_CONTROL},
+        responses={**_NO_OPERATION, **_CONTROL},
     ),
-    Endpoint(f"{_V1}/batches", list_batches, "batches", Batches),
+    Endpoint(f"{_V1}/batches", list_batches, "batches", BatchesDocument),
     Endpoint(
         f"{_V1}/batches/{{batch_id}}",
         get_batch,
         "batches",
-        Batch,
-        answers=describe(404, "There is no such batch."),
+        BatchDocument,
+        responses=describe(404, "Unknown batch."),
     ),
-    Endpoint(f"{_V1}/stages", list_stages, "stages", StageCategories),
-    Endpoint("/metrics", health.metrics, "server", answers=_METRICS),
-    Endpoint("/healthz", health.healthz, "server", Health, secured=False),
-    Endpoint("/readyz", health.readyz, "server", Health),
+    Endpoint(f"{_V1}/stages", list_stages, "stages", StageCategoriesDocument),
+    Endpoint("/metrics", health.metrics, "server", responses=_METRICS),
+    Endpoint("/healthz", health.healthz, "server", HealthDocument, secured=False),
+    Endpoint("/readyz", health.readyz, "server", HealthDocument),
 )
-"""All endpoints of the OpenAPI document."""
+"""Endpoints of the OpenAPI document."""
 
 
 def add_endpoints(app: FastAPI) -> None:
-    """Add all endpoints to an application, whose state has the services."""
-    for one in ENDPOINTS:
+    """Add all endpoints to an application."""
+    for endpoint in ENDPOINTS:
         app.add_api_route(
-            one.path,
-            one.function,
-            methods=[one.method],
-            name=one.function.__name__,
-            operation_id=one.function.__name__,
-            tags=[one.tag],
-            status_code=one.status,
-            response_model=one.model,
-            response_class=Response if one.model is None else JSONResponse,
-            responses={**common_problems(secured=one.secured), **one.answers},
-            openapi_extra=None if one.secured else {"security": []},
+            endpoint.path,
+            endpoint.function,
+            methods=[endpoint.method],
+            name=endpoint.function.__name__,
+            operation_id=endpoint.function.__name__,
+            tags=[endpoint.tag],
+            status_code=endpoint.status,
+            response_model=build_model(endpoint.model),
+            response_class=Response if endpoint.model is None else JSONResponse,
+            responses={**describe_common_problems(secured=endpoint.secured), **endpoint.responses},
+            openapi_extra=None if endpoint.secured else {"security": []},
         )

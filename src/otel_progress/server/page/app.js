@@ -1,4 +1,4 @@
-/** The live page: puts its parts together, and follows the address after the #. */
+/** The live page: creates its parts and shows the view named in the URL fragment. */
 
 import { BatchesView } from "./batches.js";
 import { ConnectionState } from "./connection.js";
@@ -28,13 +28,21 @@ class App {
   #recentAt = 0;
 
   constructor() {
-    this.following = new Following(this.client, { onOperation: (operation) => this.#take(operation), onChange: () => this.draw() });
+    this.following = new Following(this.client, {
+      onOperation: (operation) => this.#take(operation),
+      onChange: () => this.draw(),
+    });
     this.operations = new OperationsView(this);
     this.details = new Details(this);
     this.batches = new BatchesView(this);
     this.history = new HistoryView(this);
     this.main = document.querySelector("main");
-    this.main.append(this.operations.element, this.details.element, this.batches.element, this.history.element);
+    this.main.append(
+      this.operations.element,
+      this.details.element,
+      this.batches.element,
+      this.history.element,
+    );
     document.querySelector("header .status").append(this.#connection.element);
     this.main.before(this.#connection.banner);
   }
@@ -44,16 +52,19 @@ class App {
       if (state.state === "reconnecting") this.#away = true;
       this.#connection.set(state);
     });
-    this.client.subscribe("*", (operation) => this.#take(operation), { onBatch: (batch) => this.store.foldBatch(batch, performance.now() - 1000 * this.client.ageOf(batch)), onMessage: (kind, data) => this.#hear(kind, data) });
+    this.client.subscribe("*", (operation) => this.#take(operation), {
+      onBatch: (batch) => this.store.foldBatch(batch, performance.now() - 1000 * this.client.ageOf(batch)),
+      onMessage: (kind, data) => this.#hear(kind, data),
+    });
     addEventListener("hashchange", () => this.#navigate());
     addEventListener("resize", () => this.draw());
     document.addEventListener("visibilitychange", () => this.#look());
     document.addEventListener("keydown", (event) => this.#key(event));
-    setInterval(() => this.#tick(), 1000); // the one clock of the page
+    setInterval(() => this.#tick(), 1000); // the only timer of the page
     this.#navigate();
   }
 
-  /** Draws soon; any number of calls are one frame. */
+  /** Schedules one frame, however often it is called. */
   draw() {
     this.#frame.request();
   }
@@ -62,21 +73,25 @@ class App {
     if (location.hash !== hash) location.hash = hash;
   }
 
-  /** Closes the details: back to the list, with the focus on it. */
+  /** Closes the details: shows the list again and moves the focus to it. */
   close() {
     this.go(this.#address(this.operations.filters));
     this.operations.focusTree();
   }
 
-  /** Keeps the filters in the address, so that it can be shared. */
+  /** Writes the filters to the URL so that it can be shared. */
   keepFilters(filters) {
     history.replaceState(null, "", this.#address(filters, this.#route.id));
   }
 
-  /** Follows what is open, and what is shown in full. */
+  /** Subscribes to the open operations and to the one shown in full. */
   follow() {
     const { view, id } = this.#route;
-    this.following.set(view === "operations" && id !== null ? [...this.operations.openIds.filter((one) => one !== id), id] : this.operations.openIds);
+    this.following.set(
+      view === "operations" && id !== null
+        ? [...this.operations.openIds.filter((one) => one !== id), id]
+        : this.operations.openIds,
+    );
   }
 
   #take(operation) {
@@ -98,7 +113,10 @@ class App {
     this.draw();
   }
 
-  /** What began and ended before the full set, or while there was no connection: asked for after it, so that there is no gap. */
+  /**
+   * Requests operations that started and ended before the full set or during a disconnect, so that
+   * none is missing.
+   */
   async #loadRecent() {
     const now = Date.now();
     if (this.client.state.state === "polling" && now - this.#recentAt < RECENT_EVERY_MS) return;
@@ -107,7 +125,7 @@ class App {
       const { operations } = await this.client.request("history", { query: { limit: RECENT } });
       for (const operation of operations.reverse()) this.#take(operation);
     } catch {
-      // The connection says what is wrong; what ends from now on comes by itself.
+      // The connection status reports the error; later ends arrive through the stream.
     }
   }
 
@@ -126,14 +144,20 @@ class App {
     this.history.set(known === "history", wanted.get("type") ?? "");
     show(this.operations.element, known === "operations");
     setAttribute(this.main, "data-details", known === "operations" && this.#route.id !== null);
-    for (const link of document.querySelectorAll("header nav a")) setAttribute(link, "aria-current", link.hash === `#/${known}` ? "page" : null);
+    for (const link of document.querySelectorAll("header nav a"))
+      setAttribute(link, "aria-current", link.hash === `#/${known}` ? "page" : null);
     this.follow();
     this.#draw();
-    if (this.#route.id !== null && known === "operations" && before.id !== this.#route.id) this.details.focus();
+    if (this.#route.id !== null && known === "operations" && before.id !== this.#route.id)
+      this.details.focus();
   }
 
   #address({ text, kind, type, sort }, id = null) {
-    const query = new URLSearchParams(Object.entries({ q: text, show: kind, type, sort: sort === "newest" ? "" : sort }).filter(([, value]) => value));
+    const query = new URLSearchParams(
+      Object.entries({ q: text, show: kind, type, sort: sort === "newest" ? "" : sort }).filter(
+        ([, value]) => value,
+      ),
+    );
     return `#/operations${id === null ? "" : `/${encodeURIComponent(id)}`}${query.size ? `?${query}` : ""}`;
   }
 
@@ -148,7 +172,12 @@ class App {
 
   #title() {
     const running = [...this.store.active.values()].filter(({ doc }) => !hasEnded(doc.status));
-    const one = running.length === 1 && running[0].doc.percentage !== null ? `${Math.floor(running[0].doc.percentage)} % · ` : running.length ? `${running.length} running · ` : "";
+    const one =
+      running.length === 1 && running[0].doc.percentage !== null
+        ? `${Math.floor(running[0].doc.percentage)} % · `
+        : running.length
+          ? `${running.length} running · `
+          : "";
     const title = `${one}otel-progress`;
     if (document.title !== title) document.title = title;
   }
@@ -159,7 +188,9 @@ class App {
     else this.#title();
   }
 
-  /** A page nobody looks at lets go of its streams after a while: a browser has few connections for a host. */
+  /**
+   * Closes the streams of a hidden page after a while: a browser allows few connections per host.
+   */
   #look() {
     clearTimeout(this.#quiet);
     this.#quiet = 0;
@@ -171,7 +202,13 @@ class App {
   }
 
   #key(event) {
-    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.closest("input, select, textarea, dialog")) return;
+    if (
+      event.key !== "/" ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.target.closest("input, select, textarea, dialog")
+    )
+      return;
     event.preventDefault();
     this.operations.focusSearch();
   }
@@ -185,6 +222,16 @@ function decode(text) {
   }
 }
 
-const named = (query) => Object.fromEntries([["text", "q"], ["kind", "show"], ["type", "type"], ["sort", "sort"]].filter(([, name]) => query.has(name)).map(([field, name]) => [field, query.get(name)]));
+const named = (query) =>
+  Object.fromEntries(
+    [
+      ["text", "q"],
+      ["kind", "show"],
+      ["type", "type"],
+      ["sort", "sort"],
+    ]
+      .filter(([, name]) => query.has(name))
+      .map(([field, name]) => [field, query.get(name)]),
+  );
 
 new App().start();

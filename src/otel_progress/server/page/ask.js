@@ -1,8 +1,8 @@
-/** A question before something that cannot be undone, as a modal dialog. */
+/** Modal confirmation dialog for actions that cannot be undone. */
 
 import { h } from "./dom.js";
 
-/** Asks; resolves with true when it was confirmed. */
+/** Opens the dialog; resolves with true when the user confirms. */
 export function ask({ title, text, yes, no = "Back", danger = false }) {
   return new Promise((resolve) => {
     const confirm = h("button", { type: "submit", value: "yes", class: danger ? "danger" : "primary" }, yes);
@@ -11,7 +11,12 @@ export function ask({ title, text, yes, no = "Back", danger = false }) {
       { method: "dialog" },
       h("h2", { id: "ask-title" }, title),
       h("p", { dir: "auto" }, text),
-      h("div", { class: "buttons" }, h("button", { type: "submit", value: "no", autofocus: true }, no), confirm),
+      h(
+        "div",
+        { class: "buttons" },
+        h("button", { type: "submit", value: "no", autofocus: true }, no),
+        confirm,
+      ),
     );
     const dialog = h("dialog", { "aria-labelledby": "ask-title" }, form);
     dialog.addEventListener("close", () => {

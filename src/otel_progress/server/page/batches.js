@@ -1,4 +1,4 @@
-/** Batches: many operations as one. A card for each, and one batch in full with its failed operations. */
+/** Batches: one card per batch, and one batch in full with its failed operations. */
 
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
@@ -12,17 +12,30 @@ const EVERY_MS = 1500;
 export class BatchesView {
   #context;
   #id = null;
-  #whole = null; // the document of the one in full
+  #whole = null; // the document of the batch shown in full
   #why = "";
   #timer = 0;
   #cards = h("ul", { class: "batch-cards" });
-  #empty = h("div", { class: "nothing" }, h("p", { class: "big" }, "No batches."), h("p", {}, "A batch groups operations that belong together, in one process or many."));
+  #empty = h(
+    "div",
+    { class: "nothing" },
+    h("p", { class: "big" }, "No batches."),
+    h("p", {}, "A batch groups operations that belong together, in one process or many."),
+  );
   #one = createBatch({ whole: true });
   #failed = h("ul", { class: "links" });
   #active = h("ul", { class: "links" });
   #back = h("p", {}, h("a", { href: "#/batches" }, "← All batches"));
-  #lists = [section("Failed", this.#failed), section("Under way", this.#active)];
-  element = h("section", { class: "batches page", "aria-label": "Batches", hidden: true }, this.#back, this.#empty, this.#cards, this.#one, ...this.#lists);
+  #lists = [section("Failed", this.#failed), section("Running", this.#active)];
+  element = h(
+    "section",
+    { class: "batches page", "aria-label": "Batches", hidden: true },
+    this.#back,
+    this.#empty,
+    this.#cards,
+    this.#one,
+    ...this.#lists,
+  );
 
   constructor(context) {
     this.#context = context;
@@ -49,7 +62,7 @@ export class BatchesView {
       }
       this.#why = "";
     } catch (error) {
-      this.#why = error.status === 404 ? "There is no batch of this id, or it is no longer kept." : error.message;
+      this.#why = error.status === 404 ? "No batch has this id, or the batch has expired." : error.message;
     }
     this.#context.draw();
     const over = this.#whole && hasEnded(this.#whole.doc.status);
@@ -63,7 +76,13 @@ export class BatchesView {
     if (this.element.hidden) return;
     const one = this.#id !== null;
     const all = one ? [] : [...this.#context.store.batches.values()].sort(order);
-    keyed(this.#cards, all, ({ doc }) => doc.id, () => h("li", {}, createBatch({})), (node, batch) => bindBatch(node.firstChild, batch, now));
+    keyed(
+      this.#cards,
+      all,
+      ({ doc }) => doc.id,
+      () => h("li", {}, createBatch({})),
+      (node, batch) => bindBatch(node.firstChild, batch, now),
+    );
     show(this.#back, one);
     show(this.#cards, !one);
     show(this.#one, one && this.#whole !== null);
@@ -81,8 +100,10 @@ export class BatchesView {
   }
 }
 
-const section = (title, list) => h("section", { "aria-label": title, hidden: true }, h("h3", {}, title), list);
-const order = (a, b) => Number(hasEnded(a.doc.status)) - Number(hasEnded(b.doc.status)) || b.doc.started_at - a.doc.started_at;
+const section = (title, list) =>
+  h("section", { "aria-label": title, hidden: true }, h("h3", {}, title), list);
+const order = (a, b) =>
+  Number(hasEnded(a.doc.status)) - Number(hasEnded(b.doc.status)) || b.doc.started_at - a.doc.started_at;
 
 function createBatch({ whole = false }) {
   const name = h("bdi", { dir: "auto" });
@@ -92,23 +113,38 @@ function createBatch({ whole = false }) {
     name,
     link: whole ? h("h2", {}, name) : h("a", { class: "name" }, name),
     percent: h("span", { class: "percent" }),
-    stack: h("div", { class: "stack", role: "img" }, ...PARTS.map((status) => h("span", { "data-kind": status }))),
+    stack: h(
+      "div",
+      { class: "stack", role: "img" },
+      ...PARTS.map((status) => h("span", { "data-kind": status })),
+    ),
     bar: makeBar(),
     count: h("span", { class: "count" }),
     rate: h("span", { class: "rate" }),
     time: h("span", { class: "time" }),
     legend: h("ul", { class: "legend" }),
   };
-  const head = h("div", { class: "head" }, h("span", { class: "chip" }, parts.sign, parts.word), parts.link, parts.percent);
+  const head = h(
+    "div",
+    { class: "head" },
+    h("span", { class: "chip" }, parts.sign, parts.word),
+    parts.link,
+    parts.percent,
+  );
   const under = h("div", { class: "under" }, parts.count, parts.rate, parts.time);
-  return Object.assign(h("article", { class: "batch" }, head, parts.bar, parts.stack, under, parts.legend), { parts });
+  return Object.assign(h("article", { class: "batch" }, head, parts.bar, parts.stack, under, parts.legend), {
+    parts,
+  });
 }
 
 function bindBatch(node, { doc, at }, now) {
   const { parts } = node;
   const ended = hasEnded(doc.status);
   const later = ended ? 0 : Math.max(0, now - at) / 1000;
-  const whole = Math.max(doc.total ?? 0, Object.values(doc.counts).reduce((sum, one) => sum + one, 0));
+  const whole = Math.max(
+    doc.total ?? 0,
+    Object.values(doc.counts).reduce((sum, one) => sum + one, 0),
+  );
   setAttribute(node, "data-kind", doc.status);
   bindSign(parts.sign, doc.status);
   setText(parts.word, KINDS[doc.status].word);
@@ -124,12 +160,30 @@ function bindBatch(node, { doc, at }, now) {
     if (share.style.width !== width) share.style.width = width;
   });
   const present = shares.filter(([, number]) => number > 0);
-  setAttribute(parts.stack, "aria-label", present.map(([status, number]) => `${number} ${KINDS[status].word.toLowerCase()}`).join(", "));
+  setAttribute(
+    parts.stack,
+    "aria-label",
+    present.map(([status, number]) => `${number} ${KINDS[status].word.toLowerCase()}`).join(", "),
+  );
   setText(parts.count, count(doc.finished, doc.total, "operation"));
   setText(parts.rate, ended ? "" : rate(doc.throughput, "operation"));
-  const left = doc.remaining_seconds === null || ended ? "" : `${passed(Math.max(0, doc.remaining_seconds - later))} left`;
-  setText(parts.time, ended ? `took ${passed(doc.elapsed_seconds)} · started ${moment(doc.started_at)}` : [left, `for ${passed(doc.elapsed_seconds + later)}`].filter(Boolean).join(" · "));
-  keyed(parts.legend, present, ([status]) => status, createLegend, (item, [, number]) => setText(item.lastChild, number.toLocaleString("en")));
+  const left =
+    doc.remaining_seconds === null || ended
+      ? ""
+      : `${passed(Math.max(0, doc.remaining_seconds - later))} left`;
+  setText(
+    parts.time,
+    ended
+      ? `took ${passed(doc.elapsed_seconds)} · started ${moment(doc.started_at)}`
+      : [left, `for ${passed(doc.elapsed_seconds + later)}`].filter(Boolean).join(" · "),
+  );
+  keyed(
+    parts.legend,
+    present,
+    ([status]) => status,
+    createLegend,
+    (item, [, number]) => setText(item.lastChild, number.toLocaleString("en")),
+  );
 }
 
 function createLegend([status]) {
@@ -139,7 +193,11 @@ function createLegend([status]) {
 }
 
 function createLink() {
-  const parts = { sign: makeSign(), link: h("a", { dir: "auto" }), why: h("span", { class: "note", dir: "auto" }) };
+  const parts = {
+    sign: makeSign(),
+    link: h("a", { dir: "auto" }),
+    why: h("span", { class: "note", dir: "auto" }),
+  };
   return Object.assign(h("li", { class: "item" }, parts.sign, parts.link, parts.why), { parts });
 }
 

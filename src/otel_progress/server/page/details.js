@@ -1,4 +1,4 @@
-/** One operation in full, beside the list; on a phone in its place. */
+/** One operation in full, next to the list; on a phone it replaces the list. */
 
 import { ask } from "./ask.js";
 import { bindBar, makeBar } from "./bar.js";
@@ -17,7 +17,8 @@ import { levelRows, Tree } from "./tree.js";
 
 const MOST_ITEMS = 40;
 const p = (name) => h("p", { class: name, dir: "auto" });
-const titled = (title, name, ...children) => h("section", { class: name, "aria-label": title, hidden: true }, h("h3", {}, title), ...children);
+const titled = (title, name, ...children) =>
+  h("section", { class: name, "aria-label": title, hidden: true }, h("h3", {}, title), ...children);
 
 export class Details {
   #context;
@@ -36,19 +37,50 @@ export class Details {
     this.#resources = new Resources(context.client);
     this.#previews = new Previews(context.client);
     const runway = h("div", { class: "runway", role: "none" });
-    const tree = h("div", { class: "tree", role: "tree", tabindex: "0", "aria-label": "Levels", "data-compact": true }, runway);
+    const tree = h(
+      "div",
+      { class: "tree", role: "tree", tabindex: "0", "aria-label": "Levels", "data-compact": true },
+      runway,
+    );
     this.#parts = { ...this.#makeHead(), ...this.#makeSections(tree), tree };
-    this.#tree = new Tree(tree, runway, { onToggle: (row, open) => this.#toggle(row, open), onOpen: () => {}, onClose: () => this.#close() });
+    this.#tree = new Tree(tree, runway, {
+      onToggle: (row, open) => this.#toggle(row, open),
+      onOpen: () => {},
+      onClose: () => this.#close(),
+    });
     const { head, missing, body } = this.#parts;
-    this.element = h("aside", { class: "details", "aria-labelledby": "details-name", hidden: true }, head, missing, body);
-    this.element.addEventListener("keydown", (event) => event.key === "Escape" && !event.defaultPrevented && this.#close());
+    this.element = h(
+      "aside",
+      { class: "details", "aria-labelledby": "details-name", hidden: true },
+      head,
+      missing,
+      body,
+    );
+    this.element.addEventListener(
+      "keydown",
+      (event) => event.key === "Escape" && !event.defaultPrevented && this.#close(),
+    );
   }
 
   #makeHead() {
-    const close = h("button", { type: "button", class: "close", "aria-label": "Close details", onclick: () => this.#close() }, "✕");
-    const parts = { sign: makeSign(), word: h("span", { class: "word" }), name: h("h2", { id: "details-name", dir: "auto", tabindex: "-1" }), sub: p("sub") };
+    const close = h(
+      "button",
+      { type: "button", class: "close", "aria-label": "Close details", onclick: () => this.#close() },
+      "✕",
+    );
+    const parts = {
+      sign: makeSign(),
+      word: h("span", { class: "word" }),
+      name: h("h2", { id: "details-name", dir: "auto", tabindex: "-1" }),
+      sub: p("sub"),
+    };
     const chip = h("span", { class: "chip" }, parts.sign, parts.word);
-    return { ...parts, close, missing: h("p", { class: "nothing", role: "status" }), head: h("header", {}, h("div", { class: "line" }, chip, close), parts.name, parts.sub) };
+    return {
+      ...parts,
+      close,
+      missing: h("p", { class: "nothing", role: "status" }),
+      head: h("header", {}, h("div", { class: "line" }, chip, close), parts.name, parts.sub),
+    };
   }
 
   #makeSections(tree) {
@@ -65,7 +97,7 @@ export class Details {
       remove: h("button", { type: "button", class: "danger", onclick: () => this.#delete() }, "Delete…"),
       json: h("a", { download: true }, "Export JSON"),
       csv: h("a", { download: true }, "Export CSV"),
-      batch: h("a", {}, "Its batch"),
+      batch: h("a", {}, "Batch"),
       answer: h("p", { class: "answer", role: "status" }),
       errorType: h("strong", { dir: "auto" }),
       errorText: p("error-text"),
@@ -76,9 +108,30 @@ export class Details {
       extra: h("dl", { class: "facts" }),
     };
     parts.more = h("details", {}, h("summary", {}, "Details"), parts.trace);
-    const figures = h("div", { class: "figures" }, parts.percent, h("span", { class: "time" }, parts.left, parts.ends));
-    const hero = h("section", { class: "hero", "aria-label": "Progress" }, figures, parts.bar, h("div", { class: "under" }, parts.count, parts.rate), parts.reason, parts.message);
-    const actions = h("div", { class: "actions" }, parts.cancel, parts.remove, parts.batch, parts.json, parts.csv);
+    const figures = h(
+      "div",
+      { class: "figures" },
+      parts.percent,
+      h("span", { class: "time" }, parts.left, parts.ends),
+    );
+    const hero = h(
+      "section",
+      { class: "hero", "aria-label": "Progress" },
+      figures,
+      parts.bar,
+      h("div", { class: "under" }, parts.count, parts.rate),
+      parts.reason,
+      parts.message,
+    );
+    const actions = h(
+      "div",
+      { class: "actions" },
+      parts.cancel,
+      parts.remove,
+      parts.batch,
+      parts.json,
+      parts.csv,
+    );
     Object.assign(parts, {
       error: titled("Error", "error", h("p", {}, parts.errorType), parts.errorText, parts.more),
       stages: titled("Stages", "stages", parts.cards),
@@ -87,11 +140,23 @@ export class Details {
       metadata: titled("Metadata", "metadata", parts.extra),
       about: titled("About", "about", parts.facts),
     });
-    const sections = [parts.error, parts.stages, parts.levels, parts.items, this.#previews.element, this.#resources.element, parts.metadata, parts.about];
-    return { ...parts, body: h("div", { class: "body" }, hero, actions, parts.answer, ...sections, this.#logs.element) };
+    const sections = [
+      parts.error,
+      parts.stages,
+      parts.levels,
+      parts.items,
+      this.#previews.element,
+      this.#resources.element,
+      parts.metadata,
+      parts.about,
+    ];
+    return {
+      ...parts,
+      body: h("div", { class: "body" }, hero, actions, parts.answer, ...sections, this.#logs.element),
+    };
   }
 
-  /** Shows an operation by its id; null closes. */
+  /** Shows an operation by its id; null closes the details. */
   set(id) {
     if (id === this.#id) return;
     this.#id = id;
@@ -119,7 +184,10 @@ export class Details {
       const why = this.#context.following.missing.get(this.#id);
       setText(parts.name, clean(this.#id, 200));
       setText(parts.sub, "");
-      setText(parts.missing, why ? "There is no operation of this id: it never began, or is no longer kept." : "Loading…");
+      setText(
+        parts.missing,
+        why ? "No operation has this id: it never started, or it has expired." : "Loading…",
+      );
       return;
     }
     const kind = kindOf(entry, now);
@@ -147,9 +215,15 @@ export class Details {
     setText(parts.word, KINDS[kind].word);
     setText(parts.name, clean(doc.name || doc.operation_id, 400));
     setText(parts.sub, `${clean(doc.operation_type, 80)} · ${clean(doc.operation_id, 160)}`);
-    setText(parts.percent, doc.percentage === null ? "Total unknown" : percent(doc.percentage, doc.estimated));
+    setText(
+      parts.percent,
+      doc.percentage === null ? "Total unknown" : percent(doc.percentage, doc.estimated),
+    );
     setAttribute(parts.percent, "data-unknown", doc.percentage === null);
-    bindBar(parts.bar, doc.percentage, kind, { label: "Progress of the operation", estimated: doc.estimated });
+    bindBar(parts.bar, doc.percentage, kind, {
+      label: "Progress of the operation",
+      estimated: doc.estimated,
+    });
     setText(parts.left, left);
     setText(parts.ends, ends);
     setText(parts.count, amountOf(doc));
@@ -212,14 +286,20 @@ export class Details {
 
   async #cancel() {
     const id = this.#id;
-    const text = "The worker is asked to stop and does so at its next safe point. What it has done so far stays.";
-    if (!(await ask({ title: "Cancel this operation?", text, yes: "Ask it to stop", danger: true }))) return;
-    await this.#send("POST", `operations/${encodeURIComponent(id)}/cancel`, { reason: "Cancelled on the live page." }, "The worker was asked to stop.");
+    const text = "The process is asked to stop and does so at its next safe point. Completed work is kept.";
+    if (!(await ask({ title: "Cancel this operation?", text, yes: "Request cancel", danger: true }))) return;
+    await this.#send(
+      "POST",
+      `operations/${encodeURIComponent(id)}/cancel`,
+      { reason: "Cancelled on the live page." },
+      "Cancel requested.",
+    );
   }
 
   async #delete() {
     const id = this.#id;
-    const text = "All its runs that are over go, with their events and logs. This cannot be undone.";
+    const text =
+      "Deletes all finished runs of this operation with their events and logs. This cannot be undone.";
     if (!(await ask({ title: "Delete this operation?", text, yes: "Delete", danger: true }))) return;
     const run = this.#context.store.find(id)?.doc.run;
     if (!(await this.#send("DELETE", `operations/${encodeURIComponent(id)}`, undefined, "Deleted."))) return;

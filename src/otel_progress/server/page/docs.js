@@ -1,4 +1,4 @@
-// Shows openapi.json as a page. Everything is written as text: nothing of the document is taken as markup.
+// Renders openapi.json as a page. All content is set as text, never parsed as markup.
 
 const METHODS = ["get", "post", "put", "patch", "delete"];
 
@@ -9,7 +9,7 @@ function element(name, text = "", attributes = {}) {
   return made;
 }
 
-/** What type a schema stands for, in a few words. */
+/** Describes the type of a schema in a few words. */
 function typeOf(schema) {
   if (!schema) return "";
   if (schema.$ref) return schema.$ref.split("/").pop();
@@ -37,15 +37,23 @@ function table(headings, rows) {
 function parameterRow(parameter) {
   const schema = parameter.schema ?? {};
   const usual = schema.default === undefined || schema.default === "" ? "" : JSON.stringify(schema.default);
-  return [parameter.name, parameter.in, typeOf(schema), usual, parameter.description ?? schema.description ?? ""];
+  return [
+    parameter.name,
+    parameter.in,
+    typeOf(schema),
+    usual,
+    parameter.description ?? schema.description ?? "",
+  ];
 }
 
 function answerRow([status, answer]) {
-  const types = Object.entries(answer.content ?? {}).map(([type, content]) => `${type}: ${typeOf(content.schema)}`);
+  const types = Object.entries(answer.content ?? {}).map(
+    ([type, content]) => `${type}: ${typeOf(content.schema)}`,
+  );
   return [status, answer.description ?? "", types.join(", ")];
 }
 
-/** A line for a shell that asks this server, quoted so that it can be pasted. */
+/** Builds a curl command for this server, quoted for pasting into a shell. */
 function example(method, path) {
   const address = new URL(`.${path}`, document.baseURI).href.replaceAll("%7B", "{").replaceAll("%7D", "}");
   const verb = method === "get" ? "" : ` -X ${method.toUpperCase()}`;
@@ -67,7 +75,9 @@ function endpoint(path, method, operation) {
     details.append(element("h3", "Body"), element("p", `${type}: ${typeOf(content.schema)}`));
   }
   details.append(element("h3", "Answers"));
-  details.append(table(["Status", "Meaning", "Content"], Object.entries(operation.responses ?? {}).map(answerRow)));
+  details.append(
+    table(["Status", "Meaning", "Content"], Object.entries(operation.responses ?? {}).map(answerRow)),
+  );
   details.append(element("h3", "Example"), element("pre", example(method, path)));
   return details;
 }
@@ -77,7 +87,11 @@ function schemaDetails(name, schema) {
   const summary = element("summary");
   summary.append(element("code", name));
   details.append(summary, element("p", schema.description ?? ""));
-  const rows = Object.entries(schema.properties ?? {}).map(([field, one]) => [field, typeOf(one), one.description ?? ""]);
+  const rows = Object.entries(schema.properties ?? {}).map(([field, one]) => [
+    field,
+    typeOf(one),
+    one.description ?? "",
+  ]);
   details.append(rows.length ? table(["Field", "Type", "Meaning"], rows) : element("p", typeOf(schema)));
   return details;
 }
@@ -96,7 +110,8 @@ function show(api) {
   }
   for (const [tag, endpoints] of byTag) content.append(element("h2", tag), ...endpoints);
   content.append(element("h2", "documents"));
-  for (const [name, schema] of Object.entries(api.components?.schemas ?? {})) content.append(schemaDetails(name, schema));
+  for (const [name, schema] of Object.entries(api.components?.schemas ?? {}))
+    content.append(schemaDetails(name, schema));
   if (location.hash.length > 1) document.getElementById(location.hash.slice(1))?.setAttribute("open", "");
 }
 
@@ -105,5 +120,7 @@ try {
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
   show(await answer.json());
 } catch (error) {
-  document.getElementById("content").replaceChildren(element("p", `openapi.json cannot be read: ${error.message}`, { role: "alert" }));
+  document
+    .getElementById("content")
+    .replaceChildren(element("p", `openapi.json cannot be read: ${error.message}`, { role: "alert" }));
 }

@@ -1,12 +1,16 @@
-/** The few ways this page makes and changes nodes. Text is only ever set as text; nothing is parsed as markup. */
+/** DOM helpers. Text is always set as text; nothing is parsed as markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 const LONGEST = 400;
-// Control characters, and those that turn the direction of what follows around.
+// Control characters and characters that change the text direction.
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069\u200e\u200f\u2028\u2029]/g;
-const STACKED = /(\p{M}{3})\p{M}+/gu; // marks on one letter that pile up over the neighbouring lines
+// More than three combining marks on one letter would cover neighbouring lines.
+const STACKED = /(\p{M}{3})\p{M}+/gu;
 
-/** Makes an element: `h("p", {class: "note", role: "status"}, "text", child)`; `onclick` and the like are listeners. */
+/**
+ * Creates an element: `h("p", {class: "note", role: "status"}, "text", child)`. `onclick` etc. add
+ * listeners.
+ */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -18,7 +22,7 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Makes an SVG element. */
+/** Creates an SVG element. */
 export function svg(tag, attributes = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -26,26 +30,37 @@ export function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Text of callers, in one line that cannot leave its place: bounded, controls made visible, no turned direction. */
+/**
+ * Cleans untrusted text for one line: bounded length, visible control characters, no direction
+ * changes.
+ */
 export function clean(text, longest = LONGEST) {
   const all = String(text ?? "");
   const short = all.length > longest ? `${all.slice(0, longest)}…` : all;
-  return short.replace(STACKED, "$1").replace(UNSEEN, (sign) => (sign === "\n" || sign === "\t" ? " " : "\ufffd"));
+  return short
+    .replace(STACKED, "$1")
+    .replace(UNSEEN, (sign) => (sign === "\n" || sign === "\t" ? " " : "\ufffd"));
 }
 
-/** Text of callers that keeps its lines, such as a traceback. */
+/** Cleans untrusted text and keeps its line breaks, such as a traceback. */
 export function cleanLines(text, longest = 100_000) {
   const all = String(text ?? "");
-  const short = all.length > longest ? `${all.slice(0, longest)}\n… (${all.length - longest} more characters)` : all;
-  return short.replace(/\r\n/g, "\n").replace(STACKED, "$1").replace(UNSEEN, (sign) => (sign === "\n" || sign === "\t" ? sign : "\ufffd"));
+  const short =
+    all.length > longest ? `${all.slice(0, longest)}\n… (${all.length - longest} more characters)` : all;
+  return short
+    .replace(/\r\n/g, "\n")
+    .replace(STACKED, "$1")
+    .replace(UNSEEN, (sign) => (sign === "\n" || sign === "\t" ? sign : "\ufffd"));
 }
 
-/** Sets the text of an element when it differs: a write that changes nothing still costs layout. */
+/**
+ * Sets the text of an element only if it differs, because an unchanged write still costs layout.
+ */
 export function setText(element, text) {
   if (element.firstChild?.nodeValue !== text || element.childNodes.length > 1) element.textContent = text;
 }
 
-/** Sets an attribute when it differs; null, undefined and false take it away. */
+/** Sets an attribute only if it differs; null, undefined and false remove it. */
 export function setAttribute(element, name, value) {
   if (value === null || value === undefined || value === false) {
     if (element.hasAttribute(name)) element.removeAttribute(name);
@@ -57,10 +72,13 @@ export function setAttribute(element, name, value) {
 
 /** Shows or hides an element. */
 export function show(element, visible) {
-  if (element.hasAttribute("hidden") === visible) element.toggleAttribute("hidden", !visible); // SVG has no property for it
+  if (element.hasAttribute("hidden") === visible) element.toggleAttribute("hidden", !visible); // SVG elements have no `hidden` property
 }
 
-/** Makes the children of an element match `items`, in order, with one node a key: kept nodes are bound again and moved at most. */
+/**
+ * Updates the children of an element to match `items`, one node per key: existing nodes are reused
+ * and moved.
+ */
 export function keyed(container, items, keyOf, create, bind) {
   const nodes = (container.nodesByKey ??= new Map());
   const wanted = new Set();
@@ -82,7 +100,7 @@ export function keyed(container, items, keyOf, create, bind) {
   }
 }
 
-/** One frame for any number of changes, at most ten a second. */
+/** Batches any number of changes into one frame, at most ten frames per second. */
 export class Frame {
   #run;
   #pending = false;

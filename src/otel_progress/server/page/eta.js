@@ -1,9 +1,14 @@
-/** What an estimate of the remaining time says at a moment, and how it is put. Nothing here touches what is stored or streamed. */
+/**
+ * Computes and formats the estimate of the remaining time. It never changes what is stored or
+ * streamed.
+ */
 
 import { passed, roughly } from "./format.js";
 import { hasEnded } from "./progress-shared.js";
 
-/** An estimate as it stands at `clock` when nothing advanced since: Eta.at of the Python package, field by field. */
+/**
+ * The estimate at `clock` if nothing advanced since: Eta.at of the Python package, field by field.
+ */
 export function etaAt(eta, clock) {
   const since = Math.max(0, clock - eta.clock);
   if (since === 0) return eta;
@@ -13,7 +18,16 @@ export function etaAt(eta, clock) {
   const remaining = Math.max(0, eta.remaining_s - gone);
   const low = eta.low_s === null ? null : Math.max(0, eta.low_s - gone);
   if (stalls !== null && since > stalls) {
-    return { ...eta, remaining_s: null, low_s: low ?? remaining, high_s: null, state: "stalled", clock, counts_down_s: 0, stalls_after_s: 0 };
+    return {
+      ...eta,
+      remaining_s: null,
+      low_s: low ?? remaining,
+      high_s: null,
+      state: "stalled",
+      clock,
+      counts_down_s: 0,
+      stalls_after_s: 0,
+    };
   }
   return {
     ...eta,
@@ -27,13 +41,19 @@ export function etaAt(eta, clock) {
   };
 }
 
-/** The estimate of a level (the operation is one) `seconds` after its document was read; null where there is none. */
+/**
+ * The estimate of a level (or operation) `seconds` after its document was read; null without one.
+ */
 export function etaOf(doc, level, seconds) {
   if (!level.eta || hasEnded(level.status) || !doc.alive) return null;
-  return etaAt(level.eta, Math.min(doc.clock + seconds, doc.paused_clock ?? Infinity)); // paused work waits, and so does its estimate
+  // A pause also stops the estimate.
+  return etaAt(level.eta, Math.min(doc.clock + seconds, doc.paused_clock ?? Infinity));
 }
 
-/** Seconds for which the estimate of a level has waited for an advance by then: its end lay so much earlier when it was made. */
+/**
+ * Seconds since the last advance that exceed the allowance of the estimate: its end was that much
+ * earlier.
+ */
 export function heldFor(doc, { eta }, seconds) {
   const since = Math.min(doc.clock + seconds, doc.paused_clock ?? Infinity) - eta.clock;
   return Math.max(0, since - (eta.counts_down_s ?? Infinity));
@@ -43,8 +63,9 @@ const CALM_MS = 3000;
 const CALM_SHARE = 0.15;
 
 /**
- * The remaining seconds to show, for eyes only: an expected end that moves a little is followed over some seconds, so that figures do not
- * flicker; one that moves much is shown at once. While the estimate waits, what is shown waits as well.
+ * Smooths the remaining seconds for display: a small change of the expected end is applied over
+ * some seconds to avoid flicker, a large one at once. While the estimate waits for an advance, the
+ * display waits too.
  */
 export function calm(entry, eta, now) {
   if (eta.remaining_s === null) {
@@ -53,7 +74,8 @@ export function calm(entry, eta, now) {
   }
   const end = now + 1000 * eta.remaining_s;
   const { shown } = entry;
-  if (!shown || Math.abs(end - shown.end) > CALM_SHARE * 1000 * Math.max(eta.remaining_s, 1)) entry.shown = { end, at: now };
+  if (!shown || Math.abs(end - shown.end) > CALM_SHARE * 1000 * Math.max(eta.remaining_s, 1))
+    entry.shown = { end, at: now };
   else if (now > shown.at) {
     const passed_ = now - shown.at;
     if (eta.state === "holding") shown.end += passed_;
@@ -63,22 +85,28 @@ export function calm(entry, eta, now) {
   return Math.max(0, (entry.shown.end - now) / 1000);
 }
 
-/** `12 min 05 s left`, `any moment`, `at least 3 min 00 s left` while stalled; null while nothing is known. */
+/** `12 min 05 s left`, `any moment`, `at least 3 min 00 s left` while stalled; null if unknown. */
 export function leftText(eta) {
   if (eta === null) return null;
-  if (eta.remaining_s === null) return eta.low_s !== null && eta.low_s >= 1 ? `at least ${passed(eta.low_s)} left` : null;
+  if (eta.remaining_s === null)
+    return eta.low_s !== null && eta.low_s >= 1 ? `at least ${passed(eta.low_s)} left` : null;
   return eta.remaining_s < 1 ? "any moment" : `${passed(eta.remaining_s)} left`;
 }
 
-/** `10 min to 15 min`; empty without an interval, or one too narrow to see. */
+/** `10 min to 15 min`; empty without an interval or if it is too narrow to see. */
 export function intervalText({ low_s: low, high_s: high }) {
   if (low === null || high === null) return "";
   const [first, last] = [roughly(low), roughly(high, true)];
   return first === last ? "" : `${first} to ${last}`;
 }
 
-/** What an estimate rests on, in words. */
+/** The basis of an estimate in words. */
 export function becauseOf({ basis, runs }) {
-  if (basis === "history" || basis === "durations") return `from ${runs} earlier ${runs === 1 ? "run" : "runs"}`;
-  return { rate: "from its recent pace", parallel: "from what runs at the same time", expected: "as declared" }[basis] ?? "";
+  if (basis === "history" || basis === "durations")
+    return `from ${runs} earlier ${runs === 1 ? "run" : "runs"}`;
+  return (
+    { rate: "from its recent rate", parallel: "from levels running in parallel", expected: "as declared" }[
+      basis
+    ] ?? ""
+  );
 }

@@ -1,10 +1,13 @@
-/** Server-sent events out of a response's body, and the notice that nothing came for too long. */
+/** Parser of server-sent events, and a watchdog for silent connections. */
 
 import { ProgressError } from "./progress-shared.js";
 
 const MAX_MESSAGE = 64 * 1024 * 1024;
 
-/** Reads server-sent events until the body ends; `onBytes` is called for anything that comes, heartbeats too. */
+/**
+ * Reads server-sent events until the body ends; `onBytes` is called for all data, including
+ * heartbeats.
+ */
 export async function readEvents(body, onEvent, onBytes = () => {}) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -28,7 +31,7 @@ export async function readEvents(body, onEvent, onBytes = () => {}) {
       onBytes();
       const lines = (rest + value).split(/\r\n|\n|\r(?!$)/);
       rest = lines.pop();
-      if (rest.length > MAX_MESSAGE) throw new ProgressError("A message of the server is too long.");
+      if (rest.length > MAX_MESSAGE) throw new ProgressError("A message from the server is too long.");
       lines.forEach(line);
     }
   } finally {
@@ -36,13 +39,16 @@ export async function readEvents(body, onEvent, onBytes = () => {}) {
   }
 }
 
-/** Two alarms that go off when `heard()` is not called for long: the first to say so, the second to give up. */
+/**
+ * Watchdog timers that fire when `heard()` is not called in time: the first reports, the second
+ * disconnects.
+ */
 export class Silence {
   #timers = [];
   #alarms;
 
   constructor(...alarms) {
-    this.#alarms = alarms; // [milliseconds, callback] each
+    this.#alarms = alarms; // pairs of [milliseconds, callback]
     this.heard();
   }
 

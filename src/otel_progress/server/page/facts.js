@@ -1,4 +1,4 @@
-/** The plain facts of an operation and the caller's metadata, as lists of terms. */
+/** Facts of an operation and the caller's metadata as definition lists. */
 
 import { clean, h, keyed, setText } from "./dom.js";
 import { becauseOf, etaOf, intervalText, leftText } from "./eta.js";
@@ -7,7 +7,7 @@ import { hasEnded } from "./progress-shared.js";
 import { elapsedOf } from "./rows.js";
 import { speedOf } from "./store.js";
 
-/** Terms and texts of an operation; those without a text are left out. */
+/** Terms and texts of an operation; entries without a text are omitted. */
 export function factsOf(entry, kind, now) {
   const { doc } = entry;
   const ended = hasEnded(doc.status);
@@ -21,13 +21,18 @@ export function factsOf(entry, kind, now) {
     ["Deadline", doc.deadline_at === null ? "" : moment(doc.deadline_at)],
     ["Skipped", doc.skipped ? String(doc.skipped) : ""],
     ["Attempt", doc.attempt > 1 ? String(doc.attempt) : ""],
-    ["Worker", worker ? `${clean(worker.service, 80)}, process ${worker.pid} on ${clean(worker.host.split("/")[0], 80)}` : ""],
+    [
+      "Worker",
+      worker
+        ? `${clean(worker.service, 80)}, process ${worker.pid} on ${clean(worker.host.split("/")[0], 80)}`
+        : "",
+    ],
     ["Trace", doc.trace_id ?? ""],
     ["Run", clean(doc.run, 80)],
   ].filter(([, text]) => text);
 }
 
-/** What is known of the estimate; when that comes to be is said at the top. */
+/** Describes the estimate; the header shows its end. */
 function estimated({ doc, at }, now) {
   const eta = etaOf(doc, doc, Math.max(0, now - at) / 1000);
   if (leftText(eta) === null) return [];
@@ -37,14 +42,25 @@ function estimated({ doc, at }, now) {
 
 /** Metadata as terms and texts. */
 export const metadataOf = (metadata) =>
-  Object.entries(metadata ?? {}).slice(0, 200).map(([key, value]) => [clean(key, 120), clean(Array.isArray(value) ? value.join(", ") : String(value), 2000)]);
+  Object.entries(metadata ?? {})
+    .slice(0, 200)
+    .map(([key, value]) => [
+      clean(key, 120),
+      clean(Array.isArray(value) ? value.join(", ") : String(value), 2000),
+    ]);
 
 /** Fills a <dl>. */
 export function bindTerms(list, terms) {
-  keyed(list, terms, ([term]) => term, createTerm, (node, [term, text]) => {
-    setText(node.parts.term, term);
-    setText(node.parts.text, text);
-  });
+  keyed(
+    list,
+    terms,
+    ([term]) => term,
+    createTerm,
+    (node, [term, text]) => {
+      setText(node.parts.term, term);
+      setText(node.parts.text, text);
+    },
+  );
 }
 
 function createTerm() {

@@ -1,4 +1,6 @@
-/** Levels and items of the operations that are open: followed by id while somebody looks, forgotten after. */
+/**
+ * Levels and items of open operations: subscribed by id while they are open, dropped afterwards.
+ */
 
 const MOST_OPEN = 20;
 const MOST_ITEMS = 200;
@@ -11,8 +13,8 @@ export class Following {
   #end = null;
   levels = new Map(); // operation id → {run, levels, sequence}
   items = new Map(); // operation id → item events, oldest first
-  missing = new Map(); // operation id → why there is none
-  previews = new Map(); // operation id → {run, number} of the last one that was told
+  missing = new Map(); // operation id → reason why the operation is missing
+  previews = new Map(); // operation id → {run, number} of the last reported preview
 
   constructor(client, { onOperation, onChange }) {
     this.#client = client;
@@ -20,12 +22,13 @@ export class Following {
     this.#onChange = onChange;
   }
 
-  /** Follows these ids and no others; when they are too many, the last ones. */
+  /** Subscribes to exactly these ids; if there are too many, to the last ones. */
   set(ids) {
     const wanted = new Set(ids.slice(-MOST_OPEN));
     if (wanted.size === this.#ids.size && [...wanted].every((id) => this.#ids.has(id))) return;
     const added = [...wanted].filter((id) => !this.#ids.has(id));
-    for (const kept of [this.levels, this.items, this.missing, this.previews]) for (const id of kept.keys()) if (!wanted.has(id)) kept.delete(id);
+    for (const kept of [this.levels, this.items, this.missing, this.previews])
+      for (const id of kept.keys()) if (!wanted.has(id)) kept.delete(id);
     this.#ids = wanted;
     const end = this.#end;
     this.#end = wanted.size ? this.#subscribe([...wanted]) : null;
@@ -41,7 +44,7 @@ export class Following {
     return found?.run === run ? found.levels : null;
   }
 
-  /** Returns the number of an operation's last preview: one that is stored after the end comes by itself. */
+  /** Returns the number of an operation's last preview, including one stored after the end. */
   previewsOf({ operation_id: id, run, previews }) {
     const told = this.previews.get(id);
     return Math.max(Number.isInteger(previews) ? previews : 0, told?.run === run ? told.number : 0);
@@ -52,7 +55,11 @@ export class Following {
   }
 
   #subscribe(ids) {
-    const options = { levels: true, onItem: (item) => this.#add(item.operation_id, [item]), onMessage: (kind, data) => this.#hear(kind, data) };
+    const options = {
+      levels: true,
+      onItem: (item) => this.#add(item.operation_id, [item]),
+      onMessage: (kind, data) => this.#hear(kind, data),
+    };
     return this.#client.subscribe(ids, (operation) => this.#take(operation), options);
   }
 
@@ -74,25 +81,30 @@ export class Following {
       this.previews.set(data.operation_id, { run: data.run, number: data.number });
       this.#onChange();
     } else if (kind === "ready" && data.complete) {
-      for (const id of this.#ids) this.#load(id); // items that came while there was no connection
+      for (const id of this.#ids) this.#load(id); // items that arrived while disconnected
     }
   }
 
-  /** The stream brings levels when the server next looks for them; who opens something sees them at once. */
+  /** Loads the levels at once, because the stream sends them only at the server's next poll. */
   async #loadLevels(id) {
     try {
       this.#take(await this.#client.get(id));
     } catch {
-      // There is no such operation, or no connection: both are told where the operation is.
+      // A missing operation or connection is reported where the operation is shown.
     }
   }
 
   async #load(id) {
     try {
-      const { events } = await this.#client.request(`operations/${encodeURIComponent(id)}/events`, { query: { limit: MOST_ITEMS } });
-      this.#add(id, events.filter((event) => event.outcome !== null));
+      const { events } = await this.#client.request(`operations/${encodeURIComponent(id)}/events`, {
+        query: { limit: MOST_ITEMS },
+      });
+      this.#add(
+        id,
+        events.filter((event) => event.outcome !== null),
+      );
     } catch {
-      // As above.
+      // See above.
     }
   }
 

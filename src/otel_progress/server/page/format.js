@@ -1,4 +1,4 @@
-/** Figures as people read them. Pure; what cannot be shown is "–". */
+/** Pure formatting functions. A value that cannot be shown is "–". */
 
 import { clean } from "./dom.js";
 
@@ -7,8 +7,18 @@ const BYTES = new Set(["by", "byte", "bytes", "b"]);
 const PREFIXES = ["", "k", "M", "G", "T", "P", "E"];
 const plain = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const exactClock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const day = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const exactClock = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+});
+const day = new Intl.DateTimeFormat(undefined, {
+  weekday: "short",
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+});
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 const two = (value) => String(value).padStart(2, "0");
@@ -25,10 +35,14 @@ export function duration(seconds) {
   return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
 }
 
-/** A duration without tenths, for what changes each second. */
-export const passed = (seconds) => (known(seconds) && seconds < 10 ? `${Math.floor(Math.max(0, seconds))} s` : duration(seconds));
+/** A duration without tenths, for values that change every second. */
+export const passed = (seconds) =>
+  known(seconds) && seconds < 10 ? `${Math.floor(Math.max(0, seconds))} s` : duration(seconds);
 
-/** A duration without a precision that a bound does not have: `8 s`, `1 min 20 s`, `12 min`, `2 h 05 min`; rounded down, or up. */
+/**
+ * A duration at the precision of a bound: `8 s`, `1 min 20 s`, `12 min`, `2 h 05 min`; rounded down
+ * or up.
+ */
 export function roughly(seconds, up = false) {
   if (!known(seconds)) return UNKNOWN;
   const step = seconds < 60 ? 1 : seconds < 600 ? 10 : 60;
@@ -37,7 +51,7 @@ export function roughly(seconds, up = false) {
   return whole >= 3600 || whole % 60 ? duration(whole) : `${whole / 60} min`;
 }
 
-/** `14:32` today, with its day otherwise; `at` in Unix seconds. */
+/** `14:32` today, otherwise with the date; `at` in Unix seconds. */
 export function moment(at, { exact = false } = {}) {
   if (!known(at) || Math.abs(at) > 1e11) return UNKNOWN;
   const date = new Date(at * 1000);
@@ -45,15 +59,21 @@ export function moment(at, { exact = false } = {}) {
   return (exact ? exactClock : clock).format(date);
 }
 
-/** `14:30 – 14:41` as the reader's language writes it, with the days where they are not both today; one moment where they look the same. */
+/**
+ * `14:30 – 14:41` in the reader's locale, with dates unless both are today; one time if they look
+ * the same.
+ */
 export function moments(first, last) {
   const dates = [first, last].map((at) => new Date(at * 1000));
-  if (moment(first) === moment(last) || !dates.every((date) => Math.abs(date.getTime()) < 1e14)) return moment(first);
+  if (moment(first) === moment(last) || !dates.every((date) => Math.abs(date.getTime()) < 1e14))
+    return moment(first);
   const today = new Date().toDateString();
   return (dates.every((date) => date.toDateString() === today) ? clock : day).formatRange(...dates);
 }
 
-/** `62 %`; one decimal below 10; "–" while unknown. Never 100 before it is reached. An estimated one is `~62 %`. */
+/**
+ * `62 %`; one decimal below 10; "–" if unknown. Never 100 before the end. An estimate is `~62 %`.
+ */
 export function percent(percentage, estimated = false) {
   if (!known(percentage)) return UNKNOWN;
   const shown = percentage < 10 ? Math.floor(percentage * 10) / 10 : Math.floor(percentage);
@@ -69,15 +89,22 @@ export function quantity(value, unit) {
 
 /** `100 of 500 files`, `100 files` while the total is unknown, `1.2 GB of 3.4 GB`. */
 export function count(current, total, unit) {
-  const amount = known(total) ? `${quantity(current, unit)} of ${quantity(total, unit)}` : quantity(current, unit);
+  const amount = known(total)
+    ? `${quantity(current, unit)} of ${quantity(total, unit)}`
+    : quantity(current, unit);
   return !unit || isBytes(unit) ? amount : `${amount} ${plural(unit, known(total) ? total : current)}`;
 }
 
-/** `12.3 files/s`, in minutes or hours when that is slow; empty before anything can be said. */
+/** `12.3 files/s`, per minute or hour when slow; empty if unknown. */
 export function rate(perSecond, unit) {
   if (!known(perSecond) || perSecond <= 0) return "";
   if (isBytes(unit)) return `${quantity(perSecond, unit)}/s`;
-  const [value, per] = perSecond >= 0.95 ? [perSecond, "s"] : perSecond * 60 >= 0.95 ? [perSecond * 60, "min"] : [perSecond * 3600, "h"];
+  const [value, per] =
+    perSecond >= 0.95
+      ? [perSecond, "s"]
+      : perSecond * 60 >= 0.95
+        ? [perSecond * 60, "min"]
+        : [perSecond * 3600, "h"];
   const shown = value >= 99.5 ? quantity(Math.round(value)) : value.toFixed(1);
   return unit ? `${shown} ${plural(unit, 2)}/${per}` : `${shown}/${per}`;
 }
@@ -85,7 +112,7 @@ export function rate(perSecond, unit) {
 /** `31 %` of a core, from a ratio. */
 export const ratio = (value) => (known(value) ? `${Math.round(value * 100)} %` : UNKNOWN);
 
-/** English plural of a unit; symbols and short forms stay as they are. */
+/** English plural of a unit; symbols and abbreviations stay unchanged. */
 export function plural(unit, number) {
   const short = clean(unit, 23);
   if (number === 1 || !/^[a-z]{3,}$/.test(short) || short.endsWith("s")) return short;

@@ -1,4 +1,4 @@
-/** The history: what ended, the last one first, with how long each took beside the others of its type. */
+/** History: finished operations, newest first, each duration compared with others of its type. */
 
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
 import { count, duration, moment } from "./format.js";
@@ -13,21 +13,49 @@ export class HistoryView {
   #operations = [];
   #next = null;
   #loading = false;
-  #field = h("input", { type: "search", placeholder: "All types", "aria-label": "Only this type", list: "history-types", maxlength: "200" });
+  #field = h("input", {
+    type: "search",
+    placeholder: "All types",
+    "aria-label": "Only this type",
+    list: "history-types",
+    maxlength: "200",
+  });
   #types = h("datalist", { id: "history-types" });
   #summary = h("p", { class: "summary", role: "status" });
   #body = h("tbody");
-  #table = h("table", {}, h("thead", {}, h("tr", {}, ...["Status", "Operation", "Ended", "Duration", "Done"].map((title) => h("th", { scope: "col" }, title)))), this.#body);
-  #more = h("button", { type: "button", class: "primary", onclick: () => this.#load() }, "Show older ones");
-  #empty = h("div", { class: "nothing" }, h("p", { class: "big" }, "Nothing has ended yet."));
-  element = h("section", { class: "history page", "aria-label": "History", hidden: true }, h("div", { class: "filters" }, this.#field, this.#types, this.#summary), this.#empty, this.#table, this.#more);
+  #table = h(
+    "table",
+    {},
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        ...["Status", "Operation", "Ended", "Duration", "Done"].map((title) =>
+          h("th", { scope: "col" }, title),
+        ),
+      ),
+    ),
+    this.#body,
+  );
+  #more = h("button", { type: "button", class: "primary", onclick: () => this.#load() }, "Show older");
+  #empty = h("div", { class: "nothing" }, h("p", { class: "big" }, "No finished operations yet."));
+  element = h(
+    "section",
+    { class: "history page", "aria-label": "History", hidden: true },
+    h("div", { class: "filters" }, this.#field, this.#types, this.#summary),
+    this.#empty,
+    this.#table,
+    this.#more,
+  );
 
   constructor(context) {
     this.#context = context;
     this.#field.addEventListener("change", () => this.set(true, this.#field.value.trim()));
   }
 
-  /** Shows the history anew, of one type or all. */
+  /** Reloads the history of one type or of all. */
   set(visible, type = this.#type) {
     show(this.element, visible);
     if (!visible) {
@@ -46,7 +74,9 @@ export class HistoryView {
     this.#loading = true;
     const type = this.#type;
     try {
-      const page = await this.#context.client.request("history", { query: { type: type || null, limit: PAGE, cursor: this.#next } });
+      const page = await this.#context.client.request("history", {
+        query: { type: type || null, limit: PAGE, cursor: this.#next },
+      });
       if (type !== this.#type || this.element.hidden) return;
       this.#operations = [...this.#operations, ...page.operations].slice(0, MOST);
       this.#next = this.#operations.length < MOST ? page.next : null;
@@ -63,9 +93,22 @@ export class HistoryView {
   #draw() {
     const found = this.#operations;
     const longest = new Map();
-    for (const { operation_type: type, duration_s: took } of found) longest.set(type, Math.max(longest.get(type) ?? 0, took ?? 0));
-    keyed(this.#types, [...longest.keys()], (type) => type, (type) => h("option", { value: type }), () => {});
-    keyed(this.#body, found, ({ run }) => run, createLine, (node, doc) => bindLine(node, doc, longest.get(doc.operation_type)));
+    for (const { operation_type: type, duration_s: took } of found)
+      longest.set(type, Math.max(longest.get(type) ?? 0, took ?? 0));
+    keyed(
+      this.#types,
+      [...longest.keys()],
+      (type) => type,
+      (type) => h("option", { value: type }),
+      () => {},
+    );
+    keyed(
+      this.#body,
+      found,
+      ({ run }) => run,
+      createLine,
+      (node, doc) => bindLine(node, doc, longest.get(doc.operation_type)),
+    );
     show(this.#empty, found.length === 0);
     show(this.#table, found.length > 0);
     show(this.#more, this.#next !== null);
@@ -74,11 +117,19 @@ export class HistoryView {
 }
 
 function summary(found) {
-  const took = found.filter(({ status, duration_s }) => status === "completed" && duration_s !== null).map(({ duration_s }) => duration_s);
+  const took = found
+    .filter(({ status, duration_s }) => status === "completed" && duration_s !== null)
+    .map(({ duration_s }) => duration_s);
   if (!found.length) return "";
   const failed = found.filter(({ status }) => status === "failed").length;
   const middle = took.sort((a, b) => a - b)[Math.floor(took.length / 2)];
-  return [`${found.length} shown`, failed ? `${failed} failed` : "none failed", took.length ? `half took less than ${duration(middle)}` : ""].filter(Boolean).join(" · ");
+  return [
+    `${found.length} shown`,
+    failed ? `${failed} failed` : "none failed",
+    took.length ? `half took less than ${duration(middle)}` : "",
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 function createLine() {

@@ -1,4 +1,4 @@
-/** A list that has nodes only for the rows one can see, and uses them again: thousands of rows scroll like ten. */
+/** Virtual list: creates nodes only for visible rows and reuses them. */
 
 const OVERSCAN = 8;
 let made = 0;
@@ -10,13 +10,16 @@ export class VirtualList {
   #bind;
   #rows = [];
   #tops = new Float64Array(1);
-  #index = new Map(); // key → place
+  #index = new Map(); // key → position
   #shown = new Map(); // key → node
-  #pools = new Map(); // kind → nodes without a row
+  #pools = new Map(); // kind → unused nodes
   #frame = 0;
   #onDraw;
 
-  /** `create(kind)` makes a node, `bind(node, row)` fills it; rows are {key, kind, height} and whatever `bind` needs. */
+  /**
+   * `create(kind)` creates a node, `bind(node, row)` fills it; rows are {key, kind, height} plus
+   * data for `bind`.
+   */
   constructor(scroller, runway, { create, bind, onDraw = () => {} }) {
     this.#scroller = scroller;
     this.#runway = runway;
@@ -39,7 +42,7 @@ export class VirtualList {
     return this.#shown.get(key) ?? null;
   }
 
-  /** Shows other rows; what is at the top of the view stays there, wherever new rows come in. */
+  /** Replaces the rows; the row at the top of the view stays there wherever rows are inserted. */
   update(rows) {
     const anchor = this.#anchor();
     this.#rows = rows;
@@ -59,7 +62,7 @@ export class VirtualList {
     this.#draw();
   }
 
-  /** Scrolls as little as needed to show a row, and makes its node. */
+  /** Scrolls as little as needed to show a row, and creates its node. */
   reveal(key) {
     const place = this.#index.get(key);
     if (place === undefined) return;
@@ -72,12 +75,13 @@ export class VirtualList {
 
   #anchor() {
     const { scrollTop } = this.#scroller;
-    if (scrollTop < 4 || !this.#rows.length) return null; // at the top, new rows push the others down
+    // At the top, new rows push the others down.
+    if (scrollTop < 4 || !this.#rows.length) return null;
     const place = Math.min(this.#find(scrollTop), this.#rows.length - 1);
     return { key: this.#rows[place].key, offset: scrollTop - this.#tops[place] };
   }
 
-  /** The place of the last row that begins at or above a height. */
+  /** Index of the last row that starts at or above a height. */
   #find(height) {
     let [low, high] = [0, this.#rows.length];
     while (low + 1 < high) {

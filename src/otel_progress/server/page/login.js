@@ -1,3 +1,3 @@
-/** Says that the last try failed; the form works without. */
+/** Shows that the last attempt failed; the form works without it. */
 
 document.getElementById("why").hidden = !new URLSearchParams(location.search).has("failed");

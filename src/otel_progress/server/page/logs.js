@@ -1,4 +1,7 @@
-/** Log records of one operation: the newest few hundred, followed while it runs, from a severity on. */
+/**
+ * Log records of one operation: the newest few hundred from a minimum severity, updated while it
+ * runs.
+ */
 
 import { clean, cleanLines, h, setText, show } from "./dom.js";
 import { moment } from "./format.js";
@@ -17,19 +20,41 @@ export class Logs {
   #active = false;
   #lines = h("ol", { class: "lines", tabindex: "0", "aria-label": "Log records" });
   #empty = h("p", { class: "empty" }, "No log records.");
-  #level = h("select", {}, ...LEVELS.map((name) => h("option", { value: name, selected: name === "INFO" }, `${name[0]}${name.slice(1).toLowerCase()} and above`)));
+  #level = h(
+    "select",
+    {},
+    ...LEVELS.map((name) =>
+      h(
+        "option",
+        { value: name, selected: name === "INFO" },
+        `${name[0]}${name.slice(1).toLowerCase()} and above`,
+      ),
+    ),
+  );
   #follow = h("input", { type: "checkbox", checked: true });
   element;
 
   constructor(client) {
     this.#client = client;
-    const tools = h("div", { class: "tools" }, h("label", {}, "Show ", this.#level), h("label", {}, this.#follow, " Follow"));
-    this.element = h("section", { class: "logs", "aria-labelledby": "logs-title" }, h("h3", { id: "logs-title" }, "Logs"), tools, this.#empty, this.#lines);
+    const tools = h(
+      "div",
+      { class: "tools" },
+      h("label", {}, "Show ", this.#level),
+      h("label", {}, this.#follow, " Follow"),
+    );
+    this.element = h(
+      "section",
+      { class: "logs", "aria-labelledby": "logs-title" },
+      h("h3", { id: "logs-title" }, "Logs"),
+      tools,
+      this.#empty,
+      this.#lines,
+    );
     this.#level.addEventListener("change", () => this.#restart());
     this.#follow.addEventListener("change", () => this.#toEnd());
   }
 
-  /** Shows the records of a run; null for none. `active` is whether more may come. */
+  /** Shows the records of a run; null for none. `active`: more records may arrive. */
   show(id, run, active) {
     const ended = this.#active && !active;
     this.#active = active;
@@ -60,9 +85,12 @@ export class Logs {
     const run = this.#run;
     this.#abort = new AbortController();
     try {
-      const query = { level: this.#level.value, after: this.#after, limit: MOST };
+      const query = { severity: this.#level.value, after: this.#after, limit: MOST };
       const { signal } = this.#abort;
-      const { logs } = await this.#client.request(`operations/${encodeURIComponent(this.#id)}/logs`, { query, signal });
+      const { logs } = await this.#client.request(`operations/${encodeURIComponent(this.#id)}/logs`, {
+        query,
+        signal,
+      });
       if (run === this.#run) this.#add(logs.filter((record) => record.run === run));
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -88,8 +116,22 @@ export class Logs {
 function line(record) {
   const text = h("span", { class: "text", dir: "auto" });
   setText(text, cleanLines(record.message, 4000));
-  const details = record.details ? h("details", {}, h("summary", {}, "Traceback"), h("pre", { dir: "ltr" }, cleanLines(record.details, 20_000))) : null;
-  const severity = record.severity >= 40 ? "error" : record.severity >= 30 ? "warning" : record.severity >= 20 ? "info" : "debug";
+  const details = record.details
+    ? h(
+        "details",
+        {},
+        h("summary", {}, "Traceback"),
+        h("pre", { dir: "ltr" }, cleanLines(record.details, 20_000)),
+      )
+    : null;
+  const severity =
+    record.severity >= 40
+      ? "error"
+      : record.severity >= 30
+        ? "warning"
+        : record.severity >= 20
+          ? "info"
+          : "debug";
   return h(
     "li",
     { "data-severity": severity },

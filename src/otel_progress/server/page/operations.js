@@ -1,4 +1,4 @@
-/** The list of operations: counts that filter, a search, and the tree. */
+/** List of operations: counts that filter, a search, and the tree. */
 
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
 import { select, SORTS } from "./selection.js";
@@ -9,36 +9,64 @@ import { levelRows, Tree } from "./tree.js";
 const batchAddress = (id) => `#/batches/${encodeURIComponent(id)}`;
 const COMPACT_BELOW = 720;
 const NARROW_BELOW = 1000;
-const HEIGHTS = { wide: { operation: 4.25, level: 2.25 }, compact: { operation: 7.75, level: 3.5 } }; // rem
-const KEEP = ["running", "failed"]; // counted also when there are none
+// Rem.
+const HEIGHTS = { wide: { operation: 4.25, level: 2.25 }, compact: { operation: 7.75, level: 3.5 } };
+const KEEP = ["running", "failed"]; // counted even at zero
 
 export class OperationsView {
   #context;
   #tree;
   #counts = h("div", { class: "counts", role: "group", "aria-label": "Show only" });
-  #search = h("input", { type: "search", placeholder: "Search (press /)", "aria-label": "Search operations", title: "Looks in names, ids, types and messages", maxlength: "200" });
+  #search = h("input", {
+    type: "search",
+    placeholder: "Search (press /)",
+    "aria-label": "Search operations",
+    title: "Searches names, ids, types and messages",
+    maxlength: "200",
+  });
   #type = h("select", { "aria-label": "Type" });
-  #sort = h("select", { "aria-label": "Order" }, ...Object.entries(SORTS).map(([value, { label }]) => h("option", { value }, label)));
+  #sort = h(
+    "select",
+    { "aria-label": "Order" },
+    ...Object.entries(SORTS).map(([value, { label }]) => h("option", { value }, label)),
+  );
   #runway = h("div", { class: "runway", role: "none" });
   #list = h("div", { class: "tree", role: "tree", tabindex: "0", "aria-label": "Operations" }, this.#runway);
   #empty = h("div", { class: "nothing", role: "status" }, h("p", { class: "big" }), h("p"));
-  #open = new Set(); // keys of what is open
-  #opened = new Map(); // run → operation id of open operations, in the order they were opened
+  #open = new Set(); // keys of the open rows
+  #opened = new Map(); // run → operation id of open operations, in opening order
   element;
 
   constructor(context) {
     this.#context = context;
-    const bar = h("div", { class: "filters" }, this.#counts, h("div", { class: "fields" }, this.#search, this.#type, this.#sort));
-    this.element = h("section", { class: "operations", "aria-label": "Operations" }, bar, this.#empty, this.#list);
+    const bar = h(
+      "div",
+      { class: "filters" },
+      this.#counts,
+      h("div", { class: "fields" }, this.#search, this.#type, this.#sort),
+    );
+    this.element = h(
+      "section",
+      { class: "operations", "aria-label": "Operations" },
+      bar,
+      this.#empty,
+      this.#list,
+    );
     this.#tree = new Tree(this.#list, this.#runway, {
       onToggle: (row, open) => this.#toggle(row, open),
-      onOpen: (row) => context.go(row.batch ? batchAddress(row.batch.doc.id) : `#/operations/${encodeURIComponent(row.entry.doc.operation_id)}`),
+      onOpen: (row) =>
+        context.go(
+          row.batch
+            ? batchAddress(row.batch.doc.id)
+            : `#/operations/${encodeURIComponent(row.entry.doc.operation_id)}`,
+        ),
       onClose: () => context.go("#/operations"),
     });
-    for (const field of [this.#search, this.#type, this.#sort]) field.addEventListener("input", () => this.#filter());
+    for (const field of [this.#search, this.#type, this.#sort])
+      field.addEventListener("input", () => this.#filter());
   }
 
-  /** Ids of the operations that are open in place. */
+  /** Ids of the operations that are open in the list. */
   get openIds() {
     return [...this.#opened.values()];
   }
@@ -51,7 +79,7 @@ export class OperationsView {
     this.#search.focus();
   }
 
-  /** Takes over filters of an address: {text, kind, type, sort}. */
+  /** Applies the filters of a URL: {text, kind, type, sort}. */
   setFilters({ text, kind, type, sort }) {
     if (document.activeElement !== this.#search) this.#search.value = text ?? "";
     this.#sort.value = sort in SORTS ? sort : "newest";
@@ -82,18 +110,48 @@ export class OperationsView {
       const { run, operation_id: id } = entry.doc;
       if (batch) {
         const [key, height] = [`batch ${entry.doc.id}`, heights.operation * rem];
-        rows.push({ kind: "batch", key, batch: entry, now, height, open: null, depth: 0, place: place + 1, siblings: found.length });
+        rows.push({
+          kind: "batch",
+          key,
+          batch: entry,
+          now,
+          height,
+          open: null,
+          depth: 0,
+          place: place + 1,
+          siblings: found.length,
+        });
         return;
       }
       const open = this.#open.has(run);
       const selected = id === selectedId;
       const height = heights.operation * rem;
-      rows.push({ kind: "operation", key: run, entry, now, selected, height, open, depth: 0, place: place + 1, siblings: found.length });
+      rows.push({
+        kind: "operation",
+        key: run,
+        entry,
+        now,
+        selected,
+        height,
+        open,
+        depth: 0,
+        place: place + 1,
+        siblings: found.length,
+      });
       if (open) rows.push(...this.#levels(entry, kind, heights.level * rem, now));
     });
     if (this.#context.store.full) {
       const text = `The newest ${MOST_ACTIVE.toLocaleString("en")} active operations are shown.`;
-      rows.push({ kind: "more", key: "more", text, height: 2.5 * rem, open: null, depth: 0, place: found.length + 1, siblings: found.length + 1 });
+      rows.push({
+        kind: "more",
+        key: "more",
+        text,
+        height: 2.5 * rem,
+        open: null,
+        depth: 0,
+        place: found.length + 1,
+        siblings: found.length + 1,
+      });
     }
     return rows;
   }
@@ -101,7 +159,9 @@ export class OperationsView {
   #levels(entry, kind, height, now) {
     const { run } = entry.doc;
     const levels = this.#context.following.levelsOf(entry.doc);
-    const rows = levels ? levelRows({ entry, now, levels, height, parentKind: kind, isOpen: (key) => this.#open.has(key) }) : [];
+    const rows = levels
+      ? levelRows({ entry, now, levels, height, parentKind: kind, isOpen: (key) => this.#open.has(key) })
+      : [];
     if (rows.length) return rows;
     const text = levels ? "No levels below this operation." : "Loading…";
     return [{ kind: "more", key: `${run} none`, text, height, open: null, depth: 1, place: 1, siblings: 1 }];
@@ -131,16 +191,31 @@ export class OperationsView {
   }
 
   #drawCounts(counts) {
-    const active = ["running", "pending", "stalled", "overdue", "abandoned", "cancelling", "paused"].reduce((sum, kind) => sum + counts[kind], 0);
+    const active = ["running", "pending", "stalled", "overdue", "abandoned", "cancelling", "paused"].reduce(
+      (sum, kind) => sum + counts[kind],
+      0,
+    );
     const all = Object.values(counts).reduce((sum, one) => sum + one, 0);
-    const kinds = Object.keys(KINDS).filter((kind) => counts[kind] || KEEP.includes(kind) || this.filters.kind === kind);
-    const shown = [["", "All", all], ["active", "Active", active], ...kinds.map((kind) => [kind, KINDS[kind].word, counts[kind]])];
-    keyed(this.#counts, shown, ([kind]) => kind, ([kind]) => this.#createCount(kind), (node, [kind, word, number]) => {
-      setAttribute(node, "aria-pressed", String(this.filters.kind === kind));
-      setAttribute(node, "data-none", number === 0);
-      setText(node.parts.word, word);
-      setText(node.parts.number, number.toLocaleString("en"));
-    });
+    const kinds = Object.keys(KINDS).filter(
+      (kind) => counts[kind] || KEEP.includes(kind) || this.filters.kind === kind,
+    );
+    const shown = [
+      ["", "All", all],
+      ["active", "Active", active],
+      ...kinds.map((kind) => [kind, KINDS[kind].word, counts[kind]]),
+    ];
+    keyed(
+      this.#counts,
+      shown,
+      ([kind]) => kind,
+      ([kind]) => this.#createCount(kind),
+      (node, [kind, word, number]) => {
+        setAttribute(node, "aria-pressed", String(this.filters.kind === kind));
+        setAttribute(node, "data-none", number === 0);
+        setText(node.parts.word, word);
+        setText(node.parts.number, number.toLocaleString("en"));
+      },
+    );
   }
 
   #createCount(kind) {
@@ -148,13 +223,23 @@ export class OperationsView {
     const sign = kind in KINDS ? makeSign() : null;
     if (sign) bindSign(sign, kind);
     const onclick = () => this.#filter(this.filters.kind === kind ? "" : kind);
-    return Object.assign(h("button", { type: "button", "data-kind": kind || null, onclick }, sign, parts.word, parts.number), { parts });
+    return Object.assign(
+      h("button", { type: "button", "data-kind": kind || null, onclick }, sign, parts.word, parts.number),
+      { parts },
+    );
   }
 
   #drawTypes(types) {
-    if (document.activeElement === this.#type) return; // an open menu does not change under the hand
-    const shown = this.filters.type && !types.includes(this.filters.type) ? [this.filters.type, ...types] : types;
-    keyed(this.#type, ["", ...shown], (type) => type, (type) => h("option", { value: type }), (node, type) => setText(node, type === "" ? "All types" : clean(type, 60)));
+    if (document.activeElement === this.#type) return; // an open menu must not change
+    const shown =
+      this.filters.type && !types.includes(this.filters.type) ? [this.filters.type, ...types] : types;
+    keyed(
+      this.#type,
+      ["", ...shown],
+      (type) => type,
+      (type) => h("option", { value: type }),
+      (node, type) => setText(node, type === "" ? "All types" : clean(type, 60)),
+    );
     if (this.#type.value !== this.filters.type) this.#type.value = this.filters.type;
   }
 
@@ -165,8 +250,14 @@ export class OperationsView {
     if (found) return;
     const [big, small] = this.#empty.children;
     const loading = !this.#context.ready;
-    setText(big, loading ? "Connecting…" : known ? "Nothing matches." : "Nothing runs.");
-    setText(small, loading ? "" : known ? "Change the search or the filter to see other operations." : "Operations appear here by themselves, as soon as a program begins one.");
+    setText(big, loading ? "Connecting…" : known ? "No matches." : "No running operations.");
+    setText(
+      small,
+      loading
+        ? ""
+        : known
+          ? "Change the search or the filter to see other operations."
+          : "Operations appear here as soon as a program starts one.",
+    );
   }
 }
-

@@ -1,4 +1,4 @@
-/** What the work looks like on its way: the newest preview, and those before it as a time-lapse. */
+/** Previews: the newest one, and earlier ones as a time-lapse. */
 
 import { clean, cleanLines, h, setAttribute, setText, show } from "./dom.js";
 import { moment, percent } from "./format.js";
@@ -16,15 +16,15 @@ export class Previews {
   #number = 0;
   #loading = false;
   #all = [];
-  #series = null; // path and name of those that are shown
-  #at = null; // number of the one that is shown; null for the newest
+  #series = null; // path and name of the shown series
+  #at = null; // number of the shown preview; null for the newest
   #timer = 0;
   #drawn = null;
   #image = h("img", { decoding: "async", alt: "" });
   #text = h("pre", { tabindex: "0", dir: "auto", hidden: true });
-  #gone = h("p", { class: "empty", hidden: true }, "This preview is no longer kept.");
+  #gone = h("p", { class: "empty", hidden: true }, "This preview has expired.");
   #caption = h("figcaption", {});
-  #select = h("select", { "aria-label": "Which previews" });
+  #select = h("select", { "aria-label": "Preview series" });
   #play = h("button", { type: "button" }, "Play");
   #slider = h("input", { type: "range", min: "0", step: "1", "aria-label": "Preview" });
   #lapse = h("div", { class: "lapse" }, this.#play, this.#slider);
@@ -33,7 +33,14 @@ export class Previews {
   constructor(client) {
     this.#client = client;
     const figure = h("figure", {}, this.#image, this.#text, this.#gone, this.#caption);
-    this.element = h("section", { class: "previews", "aria-label": "Previews", hidden: true }, h("h3", {}, "Previews"), this.#select, figure, this.#lapse);
+    this.element = h(
+      "section",
+      { class: "previews", "aria-label": "Previews", hidden: true },
+      h("h3", {}, "Previews"),
+      this.#select,
+      figure,
+      this.#lapse,
+    );
     this.#play.addEventListener("click", () => (this.#timer ? this.#pause() : this.#start()));
     this.#slider.addEventListener("input", () => this.#slide());
     this.#select.addEventListener("change", () => this.#choose(this.#select.value));
@@ -41,7 +48,7 @@ export class Previews {
     this.#image.addEventListener("load", () => this.#missing(false));
   }
 
-  /** Shows the previews of an operation, of which `number` is the last one; null for none. */
+  /** Shows the previews of an operation whose last preview is `number`; null for none. */
   show(doc, number = 0) {
     if ((doc?.run ?? null) !== this.#run) this.#forget(doc?.run ?? null);
     if (number > this.#number && !this.#loading) this.#load(doc, number);
@@ -61,12 +68,14 @@ export class Previews {
     this.#loading = true;
     this.#number = number;
     try {
-      const { previews } = await this.#client.request(`operations/${encodeURIComponent(id)}/previews`, { query: { limit: MOST } });
+      const { previews } = await this.#client.request(`operations/${encodeURIComponent(id)}/previews`, {
+        query: { limit: MOST },
+      });
       if (run !== this.#run) return;
       this.#all = previews.filter((one) => one.run === run && one.url);
       this.#draw();
     } catch {
-      // The next change of the operation asks again.
+      // The next change of the operation triggers another request.
     } finally {
       this.#loading = false;
     }
@@ -82,7 +91,13 @@ export class Previews {
     const kinds = new Map(this.#all.map((one) => [seriesOf(one), one]));
     if (!kinds.has(this.#series)) this.#series = seriesOf(this.#all.at(-1));
     show(this.#select, kinds.size > 1);
-    const options = [...kinds].map(([key, { path, name }]) => h("option", { value: key, selected: key === this.#series }, clean(path ? `${name} of ${path}` : name, 120)));
+    const options = [...kinds].map(([key, { path, name }]) =>
+      h(
+        "option",
+        { value: key, selected: key === this.#series },
+        clean(path ? `${name} of ${path}` : name, 120),
+      ),
+    );
     if (this.#select.options.length !== kinds.size) this.#select.replaceChildren(...options);
     const shown = this.#shown;
     const found = shown.findIndex((one) => one.number === this.#at);
@@ -97,7 +112,17 @@ export class Previews {
 
   #drawOne(preview, place) {
     const isPicture = preview.media_type.startsWith("image/");
-    setText(this.#caption, [clean(preview.name, 80), preview.ratio === null ? null : percent(100 * preview.ratio), moment(preview.at, { exact: true }), place].filter(Boolean).join(" · "));
+    setText(
+      this.#caption,
+      [
+        clean(preview.name, 80),
+        preview.ratio === null ? null : percent(100 * preview.ratio),
+        moment(preview.at, { exact: true }),
+        place,
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    );
     if (this.#drawn === preview.url) return;
     this.#drawn = preview.url;
     show(this.#gone, false);
@@ -105,7 +130,8 @@ export class Previews {
     show(this.#text, !isPicture);
     if (!isPicture) this.#read(preview.url);
     else {
-      for (const side of ["width", "height"]) setAttribute(this.#image, side, preview[side]); // its place is known before it is there
+      // Reserves the space before the image loads.
+      for (const side of ["width", "height"]) setAttribute(this.#image, side, preview[side]);
       setAttribute(this.#image, "alt", `Preview ${describe(preview)}`);
       setAttribute(this.#image, "src", preview.url);
     }
@@ -117,7 +143,7 @@ export class Previews {
       const answer = await fetch(url, { credentials: "same-origin" });
       if (answer.ok) text = await answer.text();
     } catch {
-      // As if it were gone.
+      // Handled like a deleted preview.
     }
     if (this.#drawn !== url) return;
     setText(this.#text, cleanLines(text ?? "", LONGEST_TEXT));
@@ -142,7 +168,7 @@ export class Previews {
     this.#go(Number(this.#slider.value));
   }
 
-  /** Shows one of the series; the last one stays the last one when more come. */
+  /** Shows one preview of the series; if it is the last one, newer ones replace it. */
   #go(index) {
     const shown = this.#shown;
     this.#at = index >= shown.length - 1 ? null : shown[index].number;

@@ -1,9 +1,12 @@
-/** One connection of the client, for as long as somebody wants what it brings: a stream, or polling where no stream gets through. */
+/**
+ * One connection of the client, open while it has subscriptions: a stream, or polling where streams
+ * are blocked.
+ */
 
 import { readEvents, Silence } from "./event-stream.js";
 import { hasEnded, ProgressError } from "./progress-shared.js";
 
-const RETRY_MS = [200, 500, 1000, 1500]; // never more than 2 s, also with the jitter
+const RETRY_MS = [200, 500, 1000, 1500]; // never more than 2 s, including jitter
 const CONNECT_TIMEOUT_MS = 5000;
 const STALE_MS = 12_500; // the server sends a heartbeat every 10 s
 const DEAD_MS = 22_000;
@@ -22,12 +25,13 @@ export class Channel {
   #closed = false;
   #lastId = "";
   #failures = 0;
-  #streamAt = 0; // not before this moment is a stream tried again
+  #streamAt = 0; // earliest time of the next attempt to stream
   #blocked = false; // a stream was refused, or failed right after polling had worked
-  #known = new Map(); // id → newest document, of what is followed by id
+  #known = new Map(); // id → newest document of operations subscribed by id
   #missing = new Set();
-  #active = new Map(); // run → id of what runs, to ask how it ended when a new full set does not have it
-  #seen = null; // runs of the full set that is coming in
+  // Run → id of running operations, to request their end if a new full set omits them.
+  #active = new Map();
+  #seen = null; // runs of the full set being received
   state = { state: "connecting", since: Date.now(), detail: null };
 
   constructor(transport, wanted, name) {
@@ -56,7 +60,7 @@ export class Channel {
     }
   }
 
-  /** Tries again at once, with a stream if one is allowed. */
+  /** Retries now, with a stream if streams are allowed. */
   restart() {
     this.#streamAt = this.#failures = 0;
     this.#abort?.abort();
@@ -72,13 +76,14 @@ export class Channel {
   async #stream(abort) {
     const response = await this.#connect(abort);
     const silence = new Silence(
-      [STALE_MS, () => this.#say("stale", "No sign of life from the server.")],
+      [STALE_MS, () => this.#say("stale", "No heartbeat from the server.")],
       [DEAD_MS, () => abort.abort()],
     );
     let trouble = null;
     const onEvent = (event) => {
       const document = JSON.parse(event.data);
-      if (event.event === "stale") trouble = document.stale ? (document.detail ?? "The journal cannot be read.") : null;
+      if (event.event === "stale")
+        trouble = document.stale ? (document.detail ?? "The journal cannot be read.") : null;
       else this.#take(event, document);
       this.#say(trouble ? "stale" : "live", trouble);
     };
@@ -87,7 +92,7 @@ export class Channel {
       this.#say(trouble ? "stale" : "live", trouble);
     };
     try {
-      if (!this.#lastId) this.#tell("reset", { reason: "A new connection begins with the full set." });
+      if (!this.#lastId) this.#tell("reset", { reason: "A new connection starts with the full set." });
       await readEvents(response.body, onEvent, onBytes);
     } finally {
       silence.end();
@@ -104,7 +109,7 @@ export class Channel {
       const init = { headers, signal: abort.signal, cache: "no-store" };
       const response = await this.#transport.stream(ids ? { operation: ids, levels } : {}, init);
       if (response.headers.get("content-type")?.startsWith("text/event-stream")) return response;
-      throw new ProgressError("The answer is no event stream.", { status: 406 });
+      throw new ProgressError("Invalid response: expected an event stream.", { status: 406 });
     } finally {
       clearTimeout(patience);
     }
@@ -113,7 +118,8 @@ export class Channel {
   #take({ event, id }, document) {
     this.#failures = 0;
     this.#blocked = false;
-    if (event === "ready") this.#finish().catch(() => {}); // what it could not ask for, the next full set will tell
+    if (event === "ready")
+      this.#finish().catch(() => {}); // the next full set brings what could not be requested
     else this.#tell(event, document);
     if (id) this.#lastId = id;
   }
@@ -143,21 +149,28 @@ export class Channel {
     this.#known.delete(id);
   }
 
-  /** The full set is there: ask for what ran before and is not in it, and for ids that it did not bring; then say "ready". */
+  /**
+   * After the full set: requests operations that ran before but are missing, and missing ids; then
+   * emits "ready".
+   */
   async #finish(signal) {
     const seen = this.#seen;
     this.#seen = null;
     const vanished = seen ? [...this.#active].filter(([run]) => !seen.has(run)) : [];
     for (const [run] of vanished) this.#active.delete(run);
     const unknown = (this.#wanted.ids ?? []).filter((id) => !this.#known.has(id) && !this.#missing.has(id));
-    for (const id of [...vanished.map(([, id]) => id), ...unknown].slice(0, MOST_ASKED)) await this.#ask(id, signal);
+    for (const id of [...vanished.map(([, id]) => id), ...unknown].slice(0, MOST_ASKED))
+      await this.#ask(id, signal);
     this.#tell("ready", { complete: seen !== null });
   }
 
   async #ask(id, signal) {
     const query = { levels: this.#wanted.levels };
     try {
-      this.#tell("snapshot", await this.#transport.request(`operations/${encodeURIComponent(id)}`, { query, signal }));
+      this.#tell(
+        "snapshot",
+        await this.#transport.request(`operations/${encodeURIComponent(id)}`, { query, signal }),
+      );
     } catch (error) {
       if (error.status !== 404) throw error;
       this.#miss(id, error);
@@ -177,7 +190,8 @@ export class Channel {
     this.#failures = 0;
     this.#say("polling");
     if (!this.#blocked) {
-      this.#blocked = true; // until a stream brings something: the server was away, and now is the time to try one
+      // Until a stream delivers data: the server was unreachable, so a stream may work now.
+      this.#blocked = true;
       this.#streamAt = 0;
       return;
     }
@@ -193,22 +207,23 @@ export class Channel {
       found.push(...page.operations);
       cursor = page.next;
     } while (cursor && found.length < MOST_ACTIVE);
-    this.#tell("reset", { reason: "Polling always brings the full set." });
+    this.#tell("reset", { reason: "Polling always returns the full set." });
     for (const operation of found) this.#tell("snapshot", operation);
   }
 
   async #recover(error) {
     this.#failures += 1;
     const interrupted = error.name === "AbortError";
-    if (error instanceof SyntaxError) this.#lastId = ""; // a damaged message: begin afresh
+    // A damaged message: start again from the full set.
+    if (error instanceof SyntaxError) this.#lastId = "";
     if (error.status === 401 || error.status === 403) {
       this.#say("unauthorized", error.message);
       for (const id of this.#wanted.ids ?? []) this.#miss(id, error);
     } else if (this.#failures > 1 || !interrupted) {
       this.#say("reconnecting", interrupted ? "The server does not answer." : error.message);
     }
-    // A refusal, a stream that fails although polling works, and every fourth failure in a row give polling its turn;
-    // when that fails, too, it is the streams' turn again.
+    // Polling is tried after a refusal, after a stream that fails although polling works, and after
+    // every fourth failure in a row. If polling fails too, streams are tried again.
     const polled = Date.now() < this.#streamAt;
     this.#blocked ||= REFUSED.has(error.status);
     if (polled) this.#streamAt = 0;

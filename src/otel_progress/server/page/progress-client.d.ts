@@ -1,9 +1,13 @@
-/** Types of progress-client.js. Documents are those of the REST API: times are Unix seconds (`*_at`) or seconds; unknown is null. */
+/**
+ * Types of progress-client.js. Documents are those of the REST API: times in Unix seconds (`*_at`)
+ * or seconds; null if unknown.
+ */
 
 export type Status = "pending" | "running" | "completed" | "failed" | "cancelled" | "skipped";
 export type Condition = "ok" | "stalled" | "abandoned" | "overdue" | "paused";
 export type Outcome = "completed" | "failed" | "skipped";
-export type Connection = "idle" | "connecting" | "live" | "polling" | "reconnecting" | "stale" | "unauthorized" | "closed";
+export type Connection =
+  "idle" | "connecting" | "live" | "polling" | "reconnecting" | "stale" | "unauthorized" | "closed";
 export type MetadataValue = string | boolean | number | string[] | boolean[] | number[];
 
 export interface Failure {
@@ -19,11 +23,11 @@ export interface Eta {
   state: "estimated" | "holding" | "stalled" | "unknown";
   basis: "history" | "rate" | "parallel" | "durations" | "expected" | "none";
   runs: number;
-  /** When it was made, on the worker's monotonic clock. */
+  /** Time of the estimate on the process's monotonic clock. */
   clock: number;
-  /** Seconds for which it counts down without a further advance; null: to 0. */
+  /** Seconds for which it counts down without a further advance; null: down to 0. */
   counts_down_s: number | null;
-  /** Seconds after which it is stalled without a further advance; null: never. */
+  /** Seconds without an advance after which it is stalled; null: never. */
   stalls_after_s: number | null;
 }
 
@@ -39,7 +43,7 @@ export interface Level {
   name: string;
   unit: string | null;
   weight: number;
-  /** A stage that was announced up front. */
+  /** True for a stage that was announced at the start. */
   declared: boolean;
   attempt: number;
   order: number;
@@ -47,32 +51,32 @@ export interface Level {
   deadline_at: number | null;
   ended_at: number | null;
   duration_s: number | null;
-  /** Grows with each change within a run. */
+  /** Increases with each change within a run. */
   sequence: number;
   status: Status;
   current: number;
   total: number | null;
-  /** 0 to 1; null while unknown. */
+  /** 0 to 1; null if unknown. */
   ratio: number | null;
   percentage: number | null;
   completed: number;
   failed: number;
   skipped: number;
   message: string | null;
-  /** Id of the stage that runs. */
+  /** Id of the running stage. */
   stage: string | null;
   elapsed_seconds: number;
-  /** True where the ratio rests on an estimate, because an opaque step runs. */
+  /** True if the ratio is based on an estimate, because an opaque step is running. */
   estimated: boolean;
-  /** Seconds without an advance after which it counts as stalled. */
+  /** Seconds without an advance after which the operation counts as stalled. */
   stall_after_s: number;
-  /** Since when the operation is paused, on the worker's monotonic clock; null when it is not. */
+  /** Start of the current pause on the process's monotonic clock; null if not paused. */
   paused_clock: number | null;
-  /** Seconds of earlier pauses. */
+  /** Total seconds of earlier pauses. */
   paused_s: number;
-  /** Number of the operation's last preview; 0 without any. */
+  /** Number of the operation's last preview; 0 without previews. */
   previews: number;
-  /** Seconds of work that the first interval allowed for the whole run. */
+  /** Upper bound of the first interval for the whole run, in seconds of work. */
   overdue_after_s: number | null;
   metadata: Record<string, MetadataValue>;
   error: Failure | null;
@@ -85,14 +89,21 @@ export interface Operation extends Level {
   schema: string;
   condition: Condition;
   remaining_seconds: number | null;
-  /** False when its process no longer gives signs of life. */
+  /** False if its process no longer sends heartbeats. */
   alive: boolean;
   read_at: number;
   clock: number;
   cancel_requested_at: number | null;
   batch: string | null;
-  worker: { id: string; pid: number; host: string; service: string; started_at: number; start: number | null } | null;
-  /** Parents before children; only where levels were asked for. */
+  worker: {
+    id: string;
+    pid: number;
+    host: string;
+    service: string;
+    started_at: number;
+    start: number | null;
+  } | null;
+  /** Parents before children; only if levels were requested. */
   levels?: Level[];
 }
 
@@ -131,20 +142,23 @@ export interface Batch {
 }
 
 export class ProgressError extends Error {
-  /** HTTP status; 0 when the server was not reached or an operation failed. */
+  /** HTTP status; 0 if the server was not reached or an operation failed. */
   status: number;
-  /** The operation that failed. */
+  /** The failed operation. */
   operation: Operation | null;
   /** The server's problem document (RFC 9457). */
   problem: { type: string; title: string; status: number; detail?: string } | null;
 }
 
 export interface ClientOptions {
-  /** Where the server's page is, such as `http://127.0.0.1:7764/`; default: below the page that uses the client. */
+  /**
+   * Address of the server's page, such as `http://127.0.0.1:7764/`; default: relative to the
+   * current page.
+   */
   baseUrl?: string;
-  /** Sent as `Authorization: Bearer …`; on the server's own page the cookie does. */
+  /** Sent as `Authorization: Bearer …`; on the server's own page the cookie is used. */
   token?: string | null;
-  /** Milliseconds between two questions where streams do not get through; 1000. */
+  /** Poll interval in milliseconds where streams are blocked; default 1000. */
   pollInterval?: number;
   /** False to poll only. */
   stream?: boolean;
@@ -155,9 +169,9 @@ export interface Preview {
   operation_id: string;
   operation_type: string;
   run: string;
-  /** Of the level it is of; empty for the operation itself. */
+  /** Path of its level; empty for the operation itself. */
   path: string;
-  /** Orders the previews of a run, from 1. */
+  /** Order of the previews within a run, from 1. */
   number: number;
   at: number;
   name: string;
@@ -167,14 +181,14 @@ export interface Preview {
   digest: string;
   width: number | null;
   height: number | null;
-  /** How far the operation was, 0 to 1. */
+  /** Progress of the operation at that time, 0 to 1. */
   ratio: number | null;
-  /** Where the content is, below the address of the server; in lists only. */
+  /** Path of the content relative to the server's address; in lists only. */
   url?: string | null;
 }
 
 export interface SubscribeOptions {
-  /** Whether `operation.levels` comes along; not with "*". */
+  /** Include `operation.levels`; not possible with "*". */
   levels?: boolean;
   pollInterval?: number;
   onComplete?: (operation: Operation) => void;
@@ -182,7 +196,10 @@ export interface SubscribeOptions {
   onItem?: (item: Item) => void;
   onPreview?: (preview: Preview) => void;
   onBatch?: (batch: Batch) => void;
-  /** Every message as it comes: "reset" (forget everything, the full set follows), "snapshot", "ready", "item", "preview", "batch", "gone", "missing". */
+  /**
+   * Every message in order: "reset" (drop everything, the full set follows), "snapshot", "ready",
+   * "item", "preview", "batch", "gone", "missing".
+   */
   onMessage?: (kind: string, data: any) => void;
 }
 
@@ -202,21 +219,36 @@ export interface OperationList {
 export class ProgressClient {
   constructor(options?: ClientOptions);
   readonly state: ConnectionState;
-  /** Follow one id, several, or "*"; returns the function that ends it. */
-  subscribe(target: string | string[], callback: (operation: Operation) => void, options?: SubscribeOptions): () => void;
-  /** Once a run, when it has ended in any way but failure. */
+  /** Subscribes to one id, several, or "*"; returns an unsubscribe function. */
+  subscribe(
+    target: string | string[],
+    callback: (operation: Operation) => void,
+    options?: SubscribeOptions,
+  ): () => void;
+  /** Called once per run, when it ends in any way but failure. */
   onComplete(id: string | string[], callback: (operation: Operation) => void): () => void;
-  /** When it failed, when there is none of this id, or when it may not be asked for. */
+  /** Called when it fails, does not exist, or may not be read. */
   onError(id: string | string[], callback: (error: ProgressError) => void): () => void;
   onState(callback: (state: ConnectionState) => void): () => void;
-  /** Seconds since a document was read, by the server's clock: add them to `elapsed_seconds` of what runs. */
+  /**
+   * Seconds since a document was read, by the server's clock: add them to `elapsed_seconds` of a
+   * running operation.
+   */
   ageOf(operation: Operation): number;
-  /** `list({status: ["running"], type: "import", limit: 50, cursor})`: a page of operations. Rejects with ProgressError. */
-  list(query?: Record<string, string | number | boolean | string[] | null | undefined>): Promise<OperationList>;
+  /**
+   * Requests a page of operations: `list({status: ["running"], type: "import", limit: 50,
+   * cursor})`. Rejects with ProgressError.
+   */
+  list(
+    query?: Record<string, string | number | boolean | string[] | null | undefined>,
+  ): Promise<OperationList>;
   get(id: string, options?: { levels?: boolean }): Promise<Operation>;
-  /** Any request below /api/v1/. */
-  request(path: string, options?: { query?: object; method?: string; body?: unknown; signal?: AbortSignal }): Promise<any>;
-  /** Poll only, every so many milliseconds, while above 0: for a page nobody looks at. */
+  /** Sends any request below /api/v1/. */
+  request(
+    path: string,
+    options?: { query?: object; method?: string; body?: unknown; signal?: AbortSignal },
+  ): Promise<any>;
+  /** While above 0, polls only at this interval in milliseconds: for a hidden page. */
   setQuiet(milliseconds: number): void;
   close(): void;
 }

@@ -1,10 +1,10 @@
 /**
- * progress-client: follows operations of an otel-progress server, and says so when it cannot.
- *
- * One connection for everything ("*") and one for operations by id, each read with fetch() as server-sent events: unlike
- * EventSource that shows heartbeats (so silence is noticed), takes an Authorization header and sees why a request was
- * refused. A connection that breaks is made again within two seconds and resumes where it left off. Where streams do not get
- * through, the same subscriptions are answered by polling.
+ * progress-client: subscribes to operations of an otel-progress server and reports connection
+ * problems.  It uses one connection for all operations ("*") and one for operations by id. Both
+ * read server-sent events with fetch(). Unlike EventSource, this shows heartbeats (so silence is
+ * noticed), allows an Authorization header and shows why a request was refused. A broken connection
+ * is restored within two seconds and resumes at its last event. Where streams are blocked, the
+ * client polls instead.
  */
 
 import { Channel } from "./progress-channel.js";
@@ -13,7 +13,7 @@ import { hasEnded, ProgressError, safely } from "./progress-shared.js";
 export { readEvents } from "./event-stream.js";
 export { hasEnded, ProgressError };
 
-/** Makes a client. See progress-client.d.ts for the options. */
+/** Creates a client. progress-client.d.ts documents the options. */
 export const createProgressClient = (options = {}) => new ProgressClient(options);
 
 export class ProgressClient {
@@ -33,53 +33,68 @@ export class ProgressClient {
   }
 
   /**
-   * Calls `callback(operation)` with each new state of an operation, of several (a list of ids), or of all ("*").
-   * Returns a function that ends the subscription.
+   * Calls `callback(operation)` with each new state of one operation, of several (a list of ids),
+   * or of all ("*"). Returns a function that ends the subscription.
    */
   subscribe(target, callback, options = {}) {
-    if (this.#closed) throw new ProgressError("The client is closed: make a new one.");
+    if (this.#closed) throw new ProgressError("The client is closed. Create a new one.");
     const subscription = new Subscription(target, callback, options);
     this.#subscriptions.add(subscription);
     this.#regroupSoon();
     return () => this.#subscriptions.delete(subscription) && this.#regroupSoon();
   }
 
-  /** Calls `callback(operation)` once, when the operation has ended in any way but failure. Returns a function that ends it. */
+  /**
+   * Calls `callback(operation)` once, when the operation ends in any way but failure. Returns an
+   * unsubscribe function.
+   */
   onComplete(id, callback) {
     return this.subscribe(id, () => {}, { onComplete: callback });
   }
 
-  /** Calls `callback(error)` when the operation has failed, is not there, or may not be asked for. */
+  /** Calls `callback(error)` when the operation fails, does not exist, or may not be read. */
   onError(id, callback) {
     return this.subscribe(id, () => {}, { onError: callback });
   }
 
-  /** Calls `callback({state, since, detail})` now and whenever the connection changes. Returns a function that ends it. */
+  /**
+   * Calls `callback({state, since, detail})` now and on every change of the connection. Returns an
+   * unsubscribe function.
+   */
   onState(callback) {
     this.#listeners.add(callback);
     callback(this.state);
     return () => this.#listeners.delete(callback);
   }
 
-  /** How the worst of the connections is: {state, since, detail}. */
+  /** State of the worst connection: {state, since, detail}. */
   get state() {
     const order = ["unauthorized", "stale", "reconnecting", "connecting", "polling", "live"];
     const states = [this.#channels.all, this.#channels.named].filter(Boolean).map((channel) => channel.state);
     const worst = order.find((name) => states.some((one) => one.state === name));
-    return states.find((one) => one.state === worst) ?? { state: this.#closed ? "closed" : "idle", since: Date.now(), detail: null };
+    return (
+      states.find((one) => one.state === worst) ?? {
+        state: this.#closed ? "closed" : "idle",
+        since: Date.now(),
+        detail: null,
+      }
+    );
   }
 
-  /** Seconds an operation's document is old now: it was read at `read_at` by the server's clock, which may differ from ours. */
+  /**
+   * Age of an operation's document in seconds: `read_at` uses the server's clock, which may differ
+   * from ours.
+   */
   ageOf({ read_at: readAt }) {
     return Math.max(0, (Date.now() + this.#skew) / 1000 - readAt);
   }
 
-  /** Asks for a page of operations: `list({status: "running", type: ["a", "b"], limit: 50})`. */
+  /** Requests a page of operations: `list({status: "running", type: ["a", "b"], limit: 50})`. */
   list(query = {}) {
     return this.request("operations", { query });
   }
 
-  /** Asks for one operation. Rejects with a ProgressError of status 404 when there is none. */
+  /** Requests one operation. Rejects with a ProgressError of status 404 if it does not exist. */
   get(id, { levels = true } = {}) {
     return this.request(`operations/${encodeURIComponent(id)}`, { query: { levels } });
   }
@@ -88,19 +103,25 @@ export class ProgressClient {
   async request(path, { query = {}, method = "GET", body, signal } = {}) {
     const headers = this.#headers({ Accept: "application/json" });
     if (body !== undefined) headers["Content-Type"] = "application/json";
-    const init = { method, headers, signal, cache: "no-store", body: body === undefined ? undefined : JSON.stringify(body) };
+    const init = {
+      method,
+      headers,
+      signal,
+      cache: "no-store",
+      body: body === undefined ? undefined : JSON.stringify(body),
+    };
     const response = await this.#fetch(this.#url(path, query), init);
     return response.status === 204 ? null : response.json();
   }
 
-  /** While quiet (milliseconds above 0) it only polls that often: for a page nobody looks at. */
+  /** While `quiet` (milliseconds) is above 0, polls only at that interval: for a hidden page. */
   setQuiet(milliseconds) {
     if (milliseconds === this.#quiet) return;
     this.#quiet = milliseconds;
     for (const channel of [this.#channels.all, this.#channels.named]) channel?.restart();
   }
 
-  /** Ends every connection and subscription. */
+  /** Closes all connections and subscriptions. */
   close() {
     this.#closed = true;
     this.#subscriptions.clear();
@@ -111,7 +132,8 @@ export class ProgressClient {
   #regroupSoon() {
     if (this.#regroup) return;
     this.#regroup = true;
-    queueMicrotask(() => this.#regroupNow()); // several subscriptions made at once are one connection
+    // Subscriptions made in the same task share one connection.
+    queueMicrotask(() => this.#regroupNow());
   }
 
   #regroupNow() {
@@ -136,7 +158,7 @@ export class ProgressClient {
     this.#channels[name]?.start();
   }
 
-  /** A new subscription to what is followed already starts with what is known. */
+  /** Sends known documents to a new subscription at once. */
   #replay(channel) {
     for (const one of this.#subscriptions) {
       if (one.ids && !one.told) for (const operation of channel.known(one.ids)) this.#deliver(one, operation);
@@ -145,7 +167,8 @@ export class ProgressClient {
 
   #transport() {
     return {
-      stream: (query, init) => this.#fetch(this.#url("stream", query), { ...init, headers: this.#headers(init.headers) }),
+      stream: (query, init) =>
+        this.#fetch(this.#url("stream", query), { ...init, headers: this.#headers(init.headers) }),
       request: (path, options) => this.request(path, options),
       allowed: () => this.#options.stream && !this.#quiet,
       interval: () => this.#quiet || this.#interval(),
@@ -164,8 +187,10 @@ export class ProgressClient {
       if ((one.ids === null) !== (name === "all")) continue;
       if (kind === "snapshot") this.#deliver(one, data);
       else if (kind === "missing" && one.ids?.includes(data.operation_id)) one.fail(data.error);
-      else if (kind === "item" && (one.ids === null || one.ids.includes(data.operation_id))) safely(one.onItem, data);
-      else if (kind === "preview" && (one.ids === null || one.ids.includes(data.operation_id))) safely(one.onPreview, data);
+      else if (kind === "item" && (one.ids === null || one.ids.includes(data.operation_id)))
+        safely(one.onItem, data);
+      else if (kind === "preview" && (one.ids === null || one.ids.includes(data.operation_id)))
+        safely(one.onPreview, data);
       else if (kind === "batch") safely(one.onBatch, data);
       safely(one.onMessage, kind, data);
     }
@@ -189,7 +214,8 @@ export class ProgressClient {
   #url(path, query) {
     const url = new URL(`api/v1/${path}`, this.#options.base);
     for (const [key, value] of Object.entries(query)) {
-      for (const one of Array.isArray(value) ? value : [value]) if (one !== undefined && one !== null) url.searchParams.append(key, one);
+      for (const one of Array.isArray(value) ? value : [value])
+        if (one !== undefined && one !== null) url.searchParams.append(key, one);
     }
     return url;
   }
@@ -200,15 +226,18 @@ export class ProgressClient {
       response = await this.#options.fetch(url, { credentials: "same-origin", ...init });
     } catch (error) {
       if (error?.name === "AbortError") throw error;
-      throw new ProgressError(`The server at ${url.origin} was not reached.`);
+      throw new ProgressError(`The server at ${url.origin} cannot be reached.`);
     }
     this.#compare(response.headers.get("date"));
     if (response.ok) return response;
     const problem = await response.json().catch(() => null);
-    throw new ProgressError(problem?.detail ?? `The server answered with ${response.status}.`, { status: response.status, problem });
+    throw new ProgressError(problem?.detail ?? `The server answered with ${response.status}.`, {
+      status: response.status,
+      problem,
+    });
   }
 
-  /** The header has whole seconds: a difference of less than two is none. */
+  /** The Date header has whole seconds, so a difference below two seconds is ignored. */
   #compare(date) {
     const skew = Date.parse(date ?? "") + 500 - Date.now();
     if (Number.isFinite(skew)) this.#skew = Math.abs(skew) < 2000 ? 0 : skew;
@@ -216,11 +245,25 @@ export class ProgressClient {
 }
 
 class Subscription {
-  #runs = new Map(); // run → true once its end was told; bounded, see deliver
+  #runs = new Map(); // run → true once its end was reported; bounded, see deliver
 
-  constructor(target, callback, { levels = false, pollInterval, onComplete, onError, onItem, onBatch, onMessage } = {}) {
+  constructor(
+    target,
+    callback,
+    { levels = false, pollInterval, onComplete, onError, onItem, onBatch, onMessage } = {},
+  ) {
     this.ids = target === "*" ? null : [...new Set([target].flat().map(String))];
-    Object.assign(this, { callback, levels, pollInterval, onComplete, onError, onItem, onBatch, onMessage, told: false });
+    Object.assign(this, {
+      callback,
+      levels,
+      pollInterval,
+      onComplete,
+      onError,
+      onItem,
+      onBatch,
+      onMessage,
+      told: false,
+    });
   }
 
   deliver(operation) {
@@ -231,7 +274,11 @@ class Subscription {
     this.#runs.set(operation.run, true);
     if (this.#runs.size > 1000) this.#runs.delete(this.#runs.keys().next().value);
     if (operation.status !== "failed") safely(this.onComplete, operation);
-    else safely(this.onError, new ProgressError(operation.error?.message ?? "The operation failed.", { operation }));
+    else
+      safely(
+        this.onError,
+        new ProgressError(operation.error?.message ?? "The operation failed.", { operation }),
+      );
   }
 
   fail(error) {

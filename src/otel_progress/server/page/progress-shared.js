@@ -1,11 +1,14 @@
-/** What the modules of the client share: its error, and which statuses are an end. */
+/** Shared by the client's modules: its error class and the final statuses. */
 
 const ENDED = new Set(["completed", "failed", "cancelled", "skipped"]);
 
-/** True when a status is one of an operation that is over. */
+/** True if an operation with this status has ended. */
 export const hasEnded = (status) => ENDED.has(status);
 
-/** A request that was refused, or an operation that failed; `status` is the HTTP status, 0 when the server was not reached. */
+/**
+ * A refused request or a failed operation; `status` is the HTTP status, 0 if the server was not
+ * reached.
+ */
 export class ProgressError extends Error {
   constructor(message, { status = 0, operation = null, problem = null } = {}) {
     super(message);
@@ -14,7 +17,7 @@ export class ProgressError extends Error {
   }
 }
 
-/** Calls a callback; what it throws is reported and harms nobody else. */
+/** Calls a callback. An exception is reported and does not affect other callbacks. */
 export function safely(callback, ...values) {
   try {
     callback?.(...values);

@@ -1,4 +1,4 @@
-/** The rows of the tree: operations, the levels below them, and a line where there is nothing more to show. */
+/** Rows of the tree: operations, their levels, and a line where no more can be shown. */
 
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, setAttribute, setText, svg } from "./dom.js";
@@ -8,10 +8,15 @@ import { hasEnded } from "./progress-shared.js";
 import { bindSign, KINDS, kindOf, makeSign, reasonOf } from "./states.js";
 import { speedOf } from "./store.js";
 
-const twisty = () => h("span", { class: "twisty" }, svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path", { d: "M6 4l4 4-4 4" })));
+const twisty = () =>
+  h(
+    "span",
+    { class: "twisty" },
+    svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path", { d: "M6 4l4 4-4 4" })),
+  );
 const cell = (name, ...children) => h("span", { class: name }, ...children);
 
-/** Makes the node of a row of a kind; what is bound later hangs on it as `parts`. */
+/** Creates the node of a row; `parts` on the node holds the elements that are updated later. */
 export function createRow(kind) {
   if (kind === "operation" || kind === "batch") return createOperation();
   if (kind === "level") return createLevel();
@@ -31,16 +36,17 @@ export function bindRow(node, row) {
 }
 
 /**
- * Remaining time and moment of the end, in words: `["2 min 10 s left", "ends 14:32 · for 10 s"]`, and the latter as short as a row has room
- * for: an interval stands there alone.
+ * Remaining time and time of the end, in words: `["2 min 10 s left", "ends 14:32 · for 10 s"]`.
+ * Where the row has too little space, only the interval is shown.
  */
 export function remainingOf(entry, kind, now) {
   const { doc, at } = entry;
   const said = (left, ends) => [left, ends, ends];
-  if (hasEnded(doc.status)) return said(`took ${duration(doc.duration_s ?? doc.elapsed_seconds)}`, `ended ${moment(doc.ended_at)}`);
+  if (hasEnded(doc.status))
+    return said(`took ${duration(doc.duration_s ?? doc.elapsed_seconds)}`, `ended ${moment(doc.ended_at)}`);
   if (kind === "pending") return said("not started", "");
   const later = Math.max(0, now - at) / 1000;
-  if (kind === "abandoned") return said("will not end", `last news ${moment(doc.observed_at)}`);
+  if (kind === "abandoned") return said("no end expected", `last heartbeat ${moment(doc.observed_at)}`);
   const elapsed = passed(elapsedOf({ doc, at }, kind, now));
   const eta = etaOf(doc, doc, later);
   const left = eta && leftText({ ...eta, remaining_s: calm(entry, eta, now) });
@@ -54,17 +60,19 @@ const MOST_HELD_S = 5;
 const MOST_HELD_SHARE = 0.1;
 
 /**
- * `ends 14:32`, `ends 14:30 – 14:41` where the interval is wide enough to see: the moments that were expected when the estimate was made.
- * They do not move on with the clock; when the estimate has waited for an advance for long, there are none to tell.
+ * `ends 14:32`, or `ends 14:30 – 14:41` if the interval is wide enough to see: the times expected
+ * when the estimate was made. They do not move with the clock. If the estimate has waited long for
+ * an advance, none are shown.
  */
 function endText({ remaining_s: left, low_s: low, high_s: high }, held) {
-  if (left === null || left < 1 || held > Math.max(MOST_HELD_S, MOST_HELD_SHARE * left) || held > left) return "";
+  if (left === null || left < 1 || held > Math.max(MOST_HELD_S, MOST_HELD_SHARE * left) || held > left)
+    return "";
   const at = (seconds) => Date.now() / 1000 + Math.max(0, seconds - held);
   const known = low !== null && high !== null && moment(at(low)) !== moment(at(high));
   return `ends ${known ? moments(at(low), at(high)) : moment(at(left))}`;
 }
 
-/** Seconds since the start; an abandoned operation's clock stands still. */
+/** Seconds since the start; an abandoned operation's clock does not advance. */
 export function elapsedOf({ doc, at }, kind, now) {
   const runs = !hasEnded(doc.status) && doc.started_at !== null && kind !== "abandoned" && kind !== "pending";
   return doc.elapsed_seconds + (runs ? Math.max(0, now - at) / 1000 : 0);
@@ -109,7 +117,10 @@ function bindOperation(node, { entry, now, selected }) {
   setText(parts.word, KINDS[kind].word);
   setText(parts.name, clean(doc.name || doc.operation_id, 200));
   setText(parts.type, clean(doc.operation_type, 60));
-  setText(parts.note, clean(kind === "paused" ? `${reason} ${doc.message ?? ""}` : reason || doc.message || "", 300));
+  setText(
+    parts.note,
+    clean(kind === "paused" ? `${reason} ${doc.message ?? ""}` : reason || doc.message || "", 300),
+  );
   setAttribute(parts.note, "data-reason", reason !== "");
   bindBar(parts.bar, doc.percentage, kind, { estimated: doc.estimated });
   setText(parts.percent, percent(doc.percentage, doc.estimated));
@@ -118,18 +129,31 @@ function bindOperation(node, { entry, now, selected }) {
   setText(parts.left, left);
   setText(parts.ends, ends);
   const done = doc.percentage === null ? "unknown total" : percent(doc.percentage, doc.estimated);
-  setAttribute(node, "aria-label", [clean(doc.name, 120), KINDS[kind].word, done, amount, left, clean(reason, 120)].filter(Boolean).join(", "));
+  setAttribute(
+    node,
+    "aria-label",
+    [clean(doc.name, 120), KINDS[kind].word, done, amount, left, clean(reason, 120)]
+      .filter(Boolean)
+      .join(", "),
+  );
 }
 
-/** A batch in one row: its operations by how they stand in place of a message. */
+/** A batch as one row: counts of its operations by kind in place of a message. */
 function bindBatchRow(node, { batch: { doc, at }, now }) {
   const { parts } = node;
   const ended = hasEnded(doc.status);
   const later = ended ? 0 : Math.max(0, now - at) / 1000;
   const amount = count(doc.finished, doc.total, "operation");
-  const tally = ["running", "failed", "cancelled", "skipped"].filter((status) => doc.counts[status]).map((status) => `${doc.counts[status]} ${status}`).join(" · ");
+  const tally = ["running", "failed", "cancelled", "skipped"]
+    .filter((status) => doc.counts[status])
+    .map((status) => `${doc.counts[status]} ${status}`)
+    .join(" · ");
   const took = passed(doc.elapsed_seconds + later);
-  const left = ended ? `took ${took}` : doc.remaining_seconds === null ? "end unknown" : `${passed(Math.max(0, doc.remaining_seconds - later))} left`;
+  const left = ended
+    ? `took ${took}`
+    : doc.remaining_seconds === null
+      ? "end unknown"
+      : `${passed(Math.max(0, doc.remaining_seconds - later))} left`;
   setAttribute(node, "data-kind", doc.status);
   setAttribute(node, "aria-selected", "false");
   bindSign(parts.sign, doc.status);
@@ -143,8 +167,15 @@ function bindBatchRow(node, { batch: { doc, at }, now }) {
   setText(parts.count, amount);
   setText(parts.rate, ended ? "" : rate(doc.throughput, "operation"));
   setText(parts.left, left);
-  setText(parts.ends, ended ? `ended ${moment(doc.ended_at ?? doc.started_at + doc.elapsed_seconds)}` : `for ${took}`);
-  setAttribute(node, "aria-label", [`Batch ${clean(doc.name, 120)}`, KINDS[doc.status].word, amount, tally, left].filter(Boolean).join(", "));
+  setText(
+    parts.ends,
+    ended ? `ended ${moment(doc.ended_at ?? doc.started_at + doc.elapsed_seconds)}` : `for ${took}`,
+  );
+  setAttribute(
+    node,
+    "aria-label",
+    [`Batch ${clean(doc.name, 120)}`, KINDS[doc.status].word, amount, tally, left].filter(Boolean).join(", "),
+  );
 }
 
 function createLevel() {
@@ -189,14 +220,33 @@ function bindLevel(node, { level, depth, kind: _, parentKind, entry, now }) {
   const eta = etaOf(entry.doc, level, Math.max(0, now - entry.at) / 1000);
   const left = leftText(eta);
   setText(parts.time, left ?? (level.started_at === null ? "" : passed(level.elapsed_seconds)));
-  setAttribute(parts.time, "title", left === null ? null : [left, intervalText(eta), `for ${passed(level.elapsed_seconds)}`].filter(Boolean).join(" · "));
-  const done = waits ? "" : level.percentage === null ? "unknown total" : percent(level.percentage, level.estimated);
-  const words = [clean(level.name, 120), clean(level.type, 40), KINDS[kind].word, done, amount, left, clean(text ?? "", 120)];
+  setAttribute(
+    parts.time,
+    "title",
+    left === null
+      ? null
+      : [left, intervalText(eta), `for ${passed(level.elapsed_seconds)}`].filter(Boolean).join(" · "),
+  );
+  const done = waits
+    ? ""
+    : level.percentage === null
+      ? "unknown total"
+      : percent(level.percentage, level.estimated);
+  const words = [
+    clean(level.name, 120),
+    clean(level.type, 40),
+    KINDS[kind].word,
+    done,
+    amount,
+    left,
+    clean(text ?? "", 120),
+  ];
   setAttribute(node, "aria-label", words.filter(Boolean).join(", "));
 }
 
-/** `100 of 500 files, 3 failed`; nothing while nothing was counted and no total is known. */
+/** `100 of 500 files, 3 failed`; empty if nothing was counted and no total is known. */
 export function amountOf(level) {
-  const amount = level.total === null && level.current === 0 ? "" : count(level.current, level.total, level.unit);
+  const amount =
+    level.total === null && level.current === 0 ? "" : count(level.current, level.total, level.unit);
   return level.failed ? `${amount || UNKNOWN}, ${level.failed} failed` : amount;
 }

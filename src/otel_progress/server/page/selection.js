@@ -1,26 +1,33 @@
-/** Which operations are shown, and in what order: pure functions of what is known. */
+/** Filters and sorts operations. Pure functions. */
 
 import { hasEnded } from "./progress-shared.js";
 import { KINDS, kindOf } from "./states.js";
 
 const ATTENTION = Object.fromEntries(Object.keys(KINDS).map((kind, place) => [kind, place]));
-const TROUBLES = new Set(["stalled", "overdue", "abandoned", "cancelling"]); // what failed is listed with its batch
+// Failed operations are listed with their batch.
+const TROUBLES = new Set(["stalled", "overdue", "abandoned", "cancelling"]);
 const last = (value) => (value === null || value === undefined ? Infinity : value);
 const endOf = ({ doc }) => doc.ended_at ?? doc.started_at + doc.elapsed_seconds;
 const startOf = ({ doc }) => doc.started_at ?? doc.observed_at;
 
-/** Orders by their name in the menu. What is unknown comes last. */
+/** Sort orders by their label in the menu. Unknown values come last. */
 export const SORTS = {
   newest: { label: "Newest first", by: (a, b) => startOf(b.entry) - startOf(a.entry) },
-  attention: { label: "Troubled first", by: (a, b) => ATTENTION[a.kind] - ATTENTION[b.kind] || startOf(b.entry) - startOf(a.entry) },
-  remaining: { label: "Ending soonest", by: (a, b) => last(a.entry.doc.remaining_seconds) - last(b.entry.doc.remaining_seconds) },
+  attention: {
+    label: "Problems first",
+    by: (a, b) => ATTENTION[a.kind] - ATTENTION[b.kind] || startOf(b.entry) - startOf(a.entry),
+  },
+  remaining: {
+    label: "Ending soonest",
+    by: (a, b) => last(a.entry.doc.remaining_seconds) - last(b.entry.doc.remaining_seconds),
+  },
   progress: { label: "Most done", by: (a, b) => (b.entry.doc.ratio ?? -1) - (a.entry.doc.ratio ?? -1) },
   name: { label: "Name", by: (a, b) => a.entry.doc.name.localeCompare(b.entry.doc.name) },
 };
 
 /**
- * Returns {rows: [{entry, kind}], counts: by kind, types}, filtered by {text, kind, type} and sorted; active ones come first.
- * Where nothing is filtered, operations of a batch that fare well are one row, their batch's: [{batch}].
+ * Returns {rows: [{entry, kind}], counts: by kind, types}, filtered by {text, kind, type} and
+ * sorted, active first. Without a filter, the healthy operations of a batch are one row: [{batch}].
  */
 export function select(store, { text = "", kind = "", type = "", sort = "newest" }, now) {
   const needle = text.trim().toLowerCase();
@@ -48,11 +55,14 @@ export function select(store, { text = "", kind = "", type = "", sort = "newest"
   return { rows, counts, types: [...types].sort() };
 }
 
-/** A batch in the place of its operations: with an entry that sorts like one. */
+/** A batch in place of its operations, with an entry that sorts like one. */
 function addBatch(batch, kind, groups) {
   const ended = hasEnded(batch.doc.status);
-  if (!(ended && kind === "active")) groups[ended ? 1 : 0].push({ entry: batch, kind: batch.doc.status, batch: true });
+  if (!(ended && kind === "active"))
+    groups[ended ? 1 : 0].push({ entry: batch, kind: batch.doc.status, batch: true });
 }
 
 const mentions = ({ operation_id: id, name, operation_type: type, message }, needle) =>
-  [id, name, type, message].some((part) => typeof part === "string" && part.slice(0, 2000).toLowerCase().includes(needle));
+  [id, name, type, message].some(
+    (part) => typeof part === "string" && part.slice(0, 2000).toLowerCase().includes(needle),
+  );

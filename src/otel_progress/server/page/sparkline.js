@@ -1,4 +1,4 @@
-/** A line over time, as SVG: small, without axes, its figures in words beside it. */
+/** Sparkline in SVG: small, without axes; the figures are next to it in words. */
 
 import { setAttribute, svg } from "./dom.js";
 
@@ -8,13 +8,20 @@ const MOST = 300;
 export function makeSparkline(label) {
   const area = svg("path", { class: "area" });
   const line = svg("path", { class: "stroke", "vector-effect": "non-scaling-stroke" });
-  const attributes = { class: "sparkline", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label };
+  const attributes = {
+    class: "sparkline",
+    viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+    preserveAspectRatio: "none",
+    role: "img",
+    "aria-label": label,
+  };
   return Object.assign(svg("svg", attributes, area, line), { parts: { area, line } });
 }
 
-/** Draws `points` of [time, value] from 0 up to `top` or the largest value. */
+/** Draws `points` of [time, value] from 0 to `top` or the largest value. */
 export function bindSparkline(node, points, { top = 0, label } = {}) {
-  const shown = points.length > MOST ? points.filter((_, i) => i % Math.ceil(points.length / MOST) === 0) : points;
+  const shown =
+    points.length > MOST ? points.filter((_, i) => i % Math.ceil(points.length / MOST) === 0) : points;
   const most = Math.max(top, ...shown.map(([, value]) => value)) || 1;
   const [from, to] = [shown[0]?.[0] ?? 0, shown.at(-1)?.[0] ?? 1];
   const x = (at) => (((at - from) / (to - from || 1)) * WIDTH).toFixed(1);

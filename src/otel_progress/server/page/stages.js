@@ -1,4 +1,7 @@
-/** Stage cards: for each announced stage what is done of what, what failed, and its most recent items with their outcome. */
+/**
+ * Stage cards: progress and failures of each announced stage, and its most recent items with their
+ * outcome.
+ */
 
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
@@ -8,13 +11,22 @@ import { bindSign, KINDS, makeSign } from "./states.js";
 const MOST_CARDS = 60;
 const RECENT = 3;
 
-/** The announced stages right below an operation, in their order. */
+/** The announced stages directly below an operation, in order. */
 export const stagesOf = (levels) =>
-  levels.filter((level) => level.declared && !level.path.includes("/")).sort((a, b) => a.order - b.order).slice(0, MOST_CARDS);
+  levels
+    .filter((level) => level.declared && !level.path.includes("/"))
+    .sort((a, b) => a.order - b.order)
+    .slice(0, MOST_CARDS);
 
 /** Fills the list of cards. `items` are item events, oldest first. */
 export function bindStages(container, levels, items) {
-  keyed(container, stagesOf(levels), (stage) => stage.path, createCard, (card, stage) => bindCard(card, stage, recentOf(stage, items)));
+  keyed(
+    container,
+    stagesOf(levels),
+    (stage) => stage.path,
+    createCard,
+    (card, stage) => bindCard(card, stage, recentOf(stage, items)),
+  );
 }
 
 function recentOf(stage, items) {
@@ -39,7 +51,17 @@ function createCard() {
   };
   const { sign, name, word, bar, items } = parts;
   const head = h("p", { class: "head" }, sign, name, parts.percent);
-  return Object.assign(h("li", { class: "card" }, head, bar, h("div", { class: "sums" }, parts.count, word, parts.failed), items), { parts });
+  return Object.assign(
+    h(
+      "li",
+      { class: "card" },
+      head,
+      bar,
+      h("div", { class: "sums" }, parts.count, word, parts.failed),
+      items,
+    ),
+    { parts },
+  );
 }
 
 function bindCard(card, stage, items) {
@@ -50,7 +72,10 @@ function bindCard(card, stage, items) {
   setText(parts.name, name);
   setText(parts.word, KINDS[stage.status].word);
   setText(parts.percent, stage.status === "pending" ? "" : percent(stage.percentage, stage.estimated));
-  bindBar(parts.bar, stage.status === "pending" ? 0 : stage.percentage, stage.status, { label: name, estimated: stage.estimated });
+  bindBar(parts.bar, stage.status === "pending" ? 0 : stage.percentage, stage.status, {
+    label: name,
+    estimated: stage.estimated,
+  });
   const counted = stage.current > 0 || stage.total !== null;
   setText(parts.count, counted ? count(stage.current, stage.total, stage.unit) : "");
   show(parts.failed, stage.failed > 0);
@@ -59,7 +84,7 @@ function bindCard(card, stage, items) {
   keyed(parts.items, items, (item) => item.number, createItem, bindItem);
 }
 
-/** One item in a line: its outcome as sign and word, its name, and why it failed. */
+/** One item in a line: outcome as icon and word, name, and reason of a failure. */
 export function createItem() {
   const parts = {
     sign: makeSign(),

@@ -1,11 +1,14 @@
-/** How an operation stands, as one kind with a colour (in page.css), a word, a sign and, where it needs one, a reason. */
+/**
+ * State of an operation: one kind with a colour (in page.css), a word, an icon and, where needed, a
+ * reason.
+ */
 
 import { hasEnded } from "./progress-shared.js";
 import { passed } from "./format.js";
 import { setAttribute, svg } from "./dom.js";
 import { workedOf } from "./store.js";
 
-/** In the order in which they ask for attention. Signs are paths in a box of 16 by 16. */
+/** In order of urgency. Icons are SVG paths in a box of 16 by 16. */
 export const KINDS = {
   failed: { word: "Failed", sign: "M4 4l8 8M12 4l-8 8" },
   abandoned: { word: "Abandoned", sign: "M3 8h3M10 8h3M7 4L6 6M10 10l-1 2M5 12l1.5-2M9.5 6L11 4" },
@@ -21,21 +24,27 @@ export const KINDS = {
 };
 const FILLED = new Set(["running"]);
 
-/** The condition of an active operation now, also with no news since: the rule of OperationSnapshot.condition of the Python package. */
+/**
+ * The condition of an active operation now, also without news: the rule of
+ * OperationSnapshot.condition in Python.
+ */
 export function conditionOf({ doc, at }, now) {
   if (doc.status !== "running") return "ok";
   if (!doc.alive) return "abandoned";
   const later = Math.max(0, now - at) / 1000;
   const clock = doc.clock + later;
   const elapsed = doc.elapsed_seconds + later;
-  if (doc.deadline_at !== null && doc.started_at !== null && elapsed > doc.deadline_at - doc.started_at) return "overdue";
+  if (doc.deadline_at !== null && doc.started_at !== null && elapsed > doc.deadline_at - doc.started_at)
+    return "overdue";
   if (doc.overdue_after_s !== null && workedOf(doc, later) > doc.overdue_after_s) return "overdue";
   if (doc.paused_clock !== null) return "paused";
   const since = doc.advanced_clock ?? doc.started_clock;
   return since !== null && clock - since > doc.stall_after_s ? "stalled" : "ok";
 }
 
-/** The one kind that is shown: an end before a condition, a condition before a request to cancel. */
+/**
+ * The kind to show: an end takes precedence over a condition, a condition over a cancel request.
+ */
 export function kindOf(entry, now) {
   const { doc } = entry;
   if (hasEnded(doc.status) || doc.status === "pending") return doc.status;
@@ -45,27 +54,36 @@ export function kindOf(entry, now) {
   return condition === "stalled" || condition === "paused" ? condition : "running";
 }
 
-/** Why it is shown so, in a sentence; empty where the kind speaks for itself. */
+/** The reason for the kind in one sentence; empty if the kind is clear. */
 export function reasonOf(entry, kind, now) {
   const { doc } = entry;
   const later = Math.max(0, now - entry.at) / 1000;
-  if (kind === "failed") return doc.error ? [doc.error.type, doc.error.message].filter(Boolean).join(": ") : "Failed without saying why.";
-  if (kind === "abandoned") return "Its process gives no sign of life any more: nobody works on this.";
+  if (kind === "failed")
+    return doc.error
+      ? [doc.error.type, doc.error.message].filter(Boolean).join(": ")
+      : "Failed without a reason.";
+  if (kind === "abandoned") return "Its process no longer sends heartbeats. The work has stopped.";
   if (kind === "overdue") {
-    const late = doc.deadline_at === null ? NaN : doc.elapsed_seconds + later - (doc.deadline_at - doc.started_at);
-    return late > 0 ? `${passed(late)} past its deadline.` : "Later than even the cautious estimate.";
+    const late =
+      doc.deadline_at === null ? NaN : doc.elapsed_seconds + later - (doc.deadline_at - doc.started_at);
+    return late > 0
+      ? `${passed(late)} past its deadline.`
+      : "Later than the upper bound of the first estimate.";
   }
   if (kind === "stalled") {
     const idle = doc.clock + later - (doc.advanced_clock ?? doc.started_clock ?? doc.clock);
-    return `No progress for ${passed(idle)}; its process is alive.`;
+    return `No progress for ${passed(idle)}. Its process is alive.`;
   }
-  if (kind === "paused") return `Paused for ${passed(doc.clock + later - doc.paused_clock)}.`; // why is its message;
-  if (kind === "cancelling") return `Asked to stop ${passed(Date.now() / 1000 - doc.cancel_requested_at)} ago; waiting for the worker.`;
+  // Its message gives the reason.
+  if (kind === "paused") return `Paused for ${passed(doc.clock + later - doc.paused_clock)}.`;
+  if (kind === "cancelling")
+    return `Cancel requested ${passed(Date.now() / 1000 - doc.cancel_requested_at)} ago. Waiting for the process.`;
   return "";
 }
 
-/** Makes the sign of a kind; `bindSign` sets which. */
-export const makeSign = () => svg("svg", { class: "sign", viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path"));
+/** Creates the icon of a kind; `bindSign` sets which. */
+export const makeSign = () =>
+  svg("svg", { class: "sign", viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path"));
 
 export function bindSign(sign, kind) {
   setAttribute(sign.firstChild, "d", KINDS[kind].sign);

@@ -1,4 +1,4 @@
-/** What the page knows: bounded, whatever the server sends and however long the tab stays open. */
+/** Bounded client-side cache of operations and batches. */
 
 import { hasEnded } from "./progress-shared.js";
 
@@ -10,12 +10,12 @@ const POINT_EVERY_S = 1;
 
 export class Store {
   active = new Map(); // run → entry {doc, at, points}
-  ended = new Map(); // run → entry, the one that ended first is first
+  ended = new Map(); // run → entry, earliest end first
   batches = new Map(); // id → {doc, at}
-  #floor = -Infinity; // operations that started before this moment had to go
-  #fresh = null; // runs of the full set that is coming in
+  #floor = -Infinity; // operations that started before this time were evicted
+  #fresh = null; // runs of the full set being received
 
-  /** Operations there were no places for: true when the oldest active ones are not shown. */
+  /** True if the oldest active operations are not shown because the cache is full. */
   get full() {
     return this.#floor > -Infinity && this.active.size >= MOST_ACTIVE;
   }
@@ -24,7 +24,7 @@ export class Store {
     return this.active.get(run) ?? this.ended.get(run);
   }
 
-  /** The entry of an id: the run that is active, else the one that ended last. */
+  /** The entry of an id: its active run, else the run that ended last. */
   find(id) {
     let found = null;
     for (const entry of this.active.values()) if (entry.doc.operation_id === id) found = newer(entry, found);
@@ -33,7 +33,9 @@ export class Store {
     return found;
   }
 
-  /** Takes a document in unless what is known is newer. `at` is when it was read, as performance.now() counts. */
+  /**
+   * Stores a document unless a newer one is known. `at`: when it was read, as performance.now().
+   */
   fold(doc, at) {
     this.#fresh?.add(doc.run);
     const known = this.get(doc.run);
@@ -45,7 +47,7 @@ export class Store {
     return entry;
   }
 
-  /** A full set begins; `sweep` then drops active operations that were not in it. */
+  /** Starts a full set; `sweep` then drops active operations that were not in it. */
   begin() {
     this.#fresh = new Set();
     this.#floor = -Infinity;
@@ -57,7 +59,7 @@ export class Store {
     if (fresh) for (const run of this.active.keys()) if (!fresh.has(run)) this.active.delete(run);
   }
 
-  /** An operation was deleted or has expired. */
+  /** Removes an operation that was deleted or has expired. */
   remove(run) {
     return this.active.delete(run) || this.ended.delete(run);
   }
@@ -71,17 +73,19 @@ export class Store {
   #end(entry) {
     const { run } = entry.doc;
     this.active.delete(run);
-    entry.points = []; // its mean speed is told by its duration
+    entry.points = []; // the duration gives its mean rate
     this.ended.set(run, entry);
     if (this.ended.size <= MOST_ENDED) return;
     this.ended.delete(this.#leastWanted().doc.run);
   }
 
-  /** What ended first; of a batch, when those fill more than half: they are in their batch, too. */
+  /** Evicts the earliest end; or, if batches fill more than half, one that its batch also lists. */
   #leastWanted() {
     const all = [...this.ended.values()];
     const inBatch = all.filter(({ doc }) => doc.batch !== null);
-    return (inBatch.length > MOST_ENDED / 2 ? inBatch : all).reduce((first, one) => (endedAt(one) < endedAt(first) ? one : first));
+    return (inBatch.length > MOST_ENDED / 2 ? inBatch : all).reduce((first, one) =>
+      endedAt(one) < endedAt(first) ? one : first,
+    );
   }
 
   #keep(entry) {
@@ -100,17 +104,22 @@ export class Store {
   }
 }
 
-/** Seconds an operation has worked, `later` after its document was read: Snapshot.worked of the Python package. */
+/**
+ * Active seconds of an operation, `later` after its document was read: active_seconds() of the
+ * Python package.
+ */
 export function workedOf(doc, later = 0) {
-  const paused = hasEnded(doc.status) || doc.paused_clock === null ? 0 : Math.max(0, doc.clock + later - doc.paused_clock);
+  const paused =
+    hasEnded(doc.status) || doc.paused_clock === null ? 0 : Math.max(0, doc.clock + later - doc.paused_clock);
   return Math.max(0, doc.elapsed_seconds + (hasEnded(doc.status) ? 0 : later) - doc.paused_s - paused);
 }
 
-/** Units a second worked, pauses left out: of late while it runs, on the whole once it has ended; null before anything can be said. */
+/** Units per active second: recently while running, overall once ended; null if unknown. */
 export function speedOf({ doc, points }) {
-  if (doc.unit === "stage") return null; // stages are no pace of anything
+  if (doc.unit === "stage") return null; // stages have no meaningful rate
   const worked = workedOf(doc);
-  const done = Math.max(0, doc.current - doc.resumed_from); // what an earlier session did is no part of a pace
+  // Work of an earlier session does not count for the rate.
+  const done = Math.max(0, doc.current - doc.resumed_from);
   if (doc.duration_s !== null) return worked > 0.1 ? done / worked : null;
   const first = points[0];
   const last = points.at(-1);
@@ -121,13 +130,14 @@ export function speedOf({ doc, points }) {
 const endedAt = ({ doc }) => doc.ended_at ?? 0;
 const began = ({ doc }) => doc.started_at ?? doc.observed_at;
 const newer = (entry, other) => (other && began(other) > began(entry) ? other : entry);
-const isOlder = (doc, known) => doc.sequence < known.sequence || (doc.sequence === known.sequence && doc.read_at < known.read_at);
+const isOlder = (doc, known) =>
+  doc.sequence < known.sequence || (doc.sequence === known.sequence && doc.read_at < known.read_at);
 
-/** Remembers where an operation stood, for its speed: the last half a minute it worked, at most a point a second. */
+/** Stores a point for the rate: the last 30 active seconds, at most one point per second. */
 function note({ doc, points }) {
   const last = points.at(-1);
-  const worked = workedOf(doc); // not the clock: a pause is no part of a pace
-  if (last && doc.current < last[1]) points.length = 0; // it was set back
+  const worked = workedOf(doc); // active time, because a pause must not lower the rate
+  if (last && doc.current < last[1]) points.length = 0; // the counter was set back
   if (last && worked - last[0] < POINT_EVERY_S) return;
   points.push([worked, doc.current]);
   if (points.length > MOST_POINTS) points.shift();

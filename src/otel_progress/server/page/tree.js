@@ -1,4 +1,4 @@
-/** The tree: operations that open in place onto their levels; moved about in with the arrow keys. */
+/** Tree of operations whose levels open in place, with arrow-key navigation. */
 
 import { setAttribute } from "./dom.js";
 import { VirtualList } from "./list.js";
@@ -6,7 +6,7 @@ import { bindRow, createRow } from "./rows.js";
 
 const MOST_LEVELS = 2000;
 
-/** Groups levels by the path of their parent, in their order. */
+/** Groups levels by the path of their parent, in order. */
 export function childrenOf(levels) {
   const groups = new Map();
   for (const level of levels) {
@@ -18,7 +18,7 @@ export function childrenOf(levels) {
   return groups;
 }
 
-/** Rows of the levels below `parent`, those below open ones included. */
+/** Rows of the levels below `parent`, including those below open levels. */
 export function levelRows({ entry, now, levels, isOpen, height, depth = 1, parentKind = null }) {
   const { run } = entry.doc;
   const groups = childrenOf(levels);
@@ -29,7 +29,19 @@ export function levelRows({ entry, now, levels, isOpen, height, depth = 1, paren
       if (rows.length >= MOST_LEVELS) return;
       const key = `${run}\u0000${level.path}`;
       const open = groups.has(level.path) ? isOpen(key) : null;
-      rows.push({ kind: "level", key, level, depth: below, height, open, place: place + 1, siblings: group.length, parentKind, entry, now });
+      rows.push({
+        kind: "level",
+        key,
+        level,
+        depth: below,
+        height,
+        open,
+        place: place + 1,
+        siblings: group.length,
+        parentKind,
+        entry,
+        now,
+      });
       if (open) walk(level.path, below + 1);
     });
   };
@@ -37,7 +49,7 @@ export function levelRows({ entry, now, levels, isOpen, height, depth = 1, paren
   return rows;
 }
 
-/** A tree in an element with role="tree": the focus stays on it, and aria-activedescendant names the row. */
+/** An element with role="tree": it keeps the focus, and aria-activedescendant names the row. */
 export class Tree {
   #element;
   #list;
@@ -50,7 +62,11 @@ export class Tree {
     this.#element = element;
     this.#onToggle = onToggle;
     this.#onOpen = onOpen;
-    this.#list = new VirtualList(element, runway, { create: createRow, bind: bindRow, onDraw: () => this.#mark() });
+    this.#list = new VirtualList(element, runway, {
+      create: createRow,
+      bind: bindRow,
+      onDraw: () => this.#mark(),
+    });
     element.addEventListener("keydown", (event) => {
       if (event.altKey || event.ctrlKey || event.metaKey) return;
       if (event.key === "Escape") onClose();
@@ -69,10 +85,11 @@ export class Tree {
     this.#list.update(rows);
     const place = this.#list.indexOf(this.#active);
     if (place >= 0) this.#place = place;
-    else this.#go(Math.min(this.#place, rows.length - 1), false); // its row has gone: the one in its place
+    // The row was removed: select the one at its position.
+    else this.#go(Math.min(this.#place, rows.length - 1), false);
   }
 
-  /** Moves to a row, shows it and takes the focus. */
+  /** Selects a row, scrolls to it and takes the focus. */
   focus(key) {
     this.#go(this.#list.indexOf(key), true);
     this.#element.focus({ preventScroll: true });
@@ -95,12 +112,20 @@ export class Tree {
     const { rows } = this.#list;
     const row = rows[this.#place];
     const page = Math.max(1, Math.floor(this.#element.clientHeight / (row?.height ?? 40)) - 1);
-    const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
+    const moves = {
+      ArrowDown: 1,
+      ArrowUp: -1,
+      PageDown: page,
+      PageUp: -page,
+      Home: -Infinity,
+      End: Infinity,
+    };
     if (key in moves) this.#go(Math.min(rows.length - 1, Math.max(0, this.#place + moves[key])), true);
     else if (!row) return false;
     else if (key === "ArrowRight") this.#right(row);
     else if (key === "ArrowLeft") this.#left(row);
-    else if (key === "Enter" || key === " ") row.kind === "operation" || row.kind === "batch" ? this.#onOpen(row) : this.#toggle(row);
+    else if (key === "Enter" || key === " ")
+      row.kind === "operation" || row.kind === "batch" ? this.#onOpen(row) : this.#toggle(row);
     else return false;
     return true;
   }
@@ -130,7 +155,8 @@ export class Tree {
   #mark() {
     const node = this.#list.nodeOf(this.#active);
     setAttribute(this.#element, "aria-activedescendant", node?.id ?? null);
-    for (const other of this.#element.querySelectorAll("[data-active]")) if (other !== node) other.removeAttribute("data-active");
+    for (const other of this.#element.querySelectorAll("[data-active]"))
+      if (other !== node) other.removeAttribute("data-active");
     if (node) setAttribute(node, "data-active", true);
   }
 }

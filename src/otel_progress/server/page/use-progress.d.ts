@@ -1,37 +1,47 @@
-import type { ClientOptions, Connection, Operation, ProgressClient, ProgressError, Status } from "./progress-client.js";
+import type {
+  ClientOptions,
+  Connection,
+  Operation,
+  ProgressClient,
+  ProgressError,
+  Status,
+} from "./progress-client.js";
 
 export interface UseProgressOptions {
-  /** Milliseconds between two questions where streams do not get through. */
+  /** Poll interval in milliseconds where streams are blocked. */
   pollInterval?: number;
-  /** Whether `operation.levels` comes along. */
+  /** Include `operation.levels`. */
   levels?: boolean;
-  /** Called once a run, when it has ended in any way but failure. */
+  /** Called once per run, when it ends in any way but failure. */
   onComplete?: (operation: Operation) => void;
-  /** Called when it failed (then `error.operation` is there), when there is none of this id, or when it may not be asked for. */
+  /** Called when it fails (`error.operation` is set), does not exist, or may not be read. */
   onError?: (error: ProgressError) => void;
 }
 
 export interface Progress {
-  /** The newest state; null until there is one. */
+  /** The newest state; null before the first. */
   operation: Operation | null;
   error: ProgressError | null;
   connection: Connection;
-  /** 0 to 100; null while unknown. */
+  /** 0 to 100; null if unknown. */
   percentage: number | null;
-  /** True where the percentage rests on an estimate, because an opaque step runs. */
+  /** True if the percentage is based on an estimate, because an opaque step is running. */
   estimated: boolean;
   status: Status | null;
   ended: boolean;
 }
 
-/** The hooks of React that are used: hand in React itself. */
+/** The hooks of React that are used: pass React itself. */
 export interface Hooks {
   useState: (initial: any) => [any, (next: any) => void];
   useRef: (initial: any) => { current: any };
   useEffect: (effect: () => (() => void) | undefined, dependencies: readonly unknown[]) => void;
 }
 
-/** Makes the hook `useProgress`; all components share one client, which is `options.client` or one made with `options`. */
+/**
+ * Creates the hook `useProgress`; all components share one client: `options.client`, or one created
+ * with `options`.
+ */
 export function createUseProgress(
   React: Hooks,
   options?: ClientOptions & { client?: ProgressClient },

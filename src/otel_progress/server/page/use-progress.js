@@ -5,12 +5,15 @@
  *     import { createUseProgress } from "…/static/use-progress.js";
  *     const useProgress = createUseProgress(React, { baseUrl: "http://127.0.0.1:7764" });
  *
- * React is handed in, so that this module needs no bundler and works with any version that has hooks.
+ * React is a parameter, so this module needs no bundler and works with any version that has hooks.
  */
 
 import { createProgressClient, hasEnded } from "./progress-client.js";
 
-/** Makes the hook. All components that use it share one client, made with `options` when the first of them is shown. */
+/**
+ * Creates the hook. All components share one client, created with `options` when the first
+ * component mounts.
+ */
 export function createUseProgress(React, options = {}) {
   let shared = null;
   const client = () => (shared ??= options.client ?? createProgressClient(options));
@@ -19,7 +22,8 @@ export function createUseProgress(React, options = {}) {
     const [operation, setOperation] = React.useState(null);
     const [error, setError] = React.useState(null);
     const [connection, setConnection] = React.useState("connecting");
-    // The newest callbacks, so that a component may pass new functions each time without subscribing anew.
+    // A ref to the newest callbacks: a component may pass new functions each time without
+    // subscribing again.
     const callbacks = React.useRef({});
     callbacks.current = { onComplete, onError };
 

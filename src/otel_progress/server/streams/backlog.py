@@ -1,4 +1,7 @@
-"""The newest message about everything, in the order of change: what makes a client a mere cursor, and resuming a comparison."""
+"""Latest message per key in change order, with a bound on ended operations.
+
+A client is only a cursor. Resuming compares two numbers.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,19 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
-from otel_progress.server.settings import ENDED_AGE_S, MOST_ENDED
+from otel_progress.server.settings import ENDED_AGE_S, MAX_ENDED
 from otel_progress.server.streams.messages import Message
 
-_number = attrgetter("number")
+_get_number = attrgetter("number")
 
 
 class Backlog:
-    """One message a key; a newer one goes to the end. What a client lacks is all that has a number above its cursor.
+    """Latest message per key, ordered by number.
 
-    ``head`` is the last number given out. ``floor`` is the last number of what was forgotten: who was not told up to there cannot
-    go on, and has to begin afresh. Used from one thread.
+    A newer message of a key moves to the end.
+
+    ``last_number`` is the last assigned number. ``oldest_resumable`` is the highest number of an
+    evicted message: a client with a lower cursor cannot resume. Used from one thread.
     """
 
     def __init__(
@@ -24,22 +29,22 @@ class Backlog:
         epoch: str,
         clock: Callable[[], float],
         *,
-        most_ended: int = MOST_ENDED,
+        max_ended: int = MAX_ENDED,
         ended_age_s: float = ENDED_AGE_S,
     ) -> None:
         self.epoch = epoch
         self.last_number = 0
         self.oldest_resumable = 0
         self._clock = clock
-        self._most_ended = most_ended
+        self._max_ended = max_ended
         self._ended_age_s = ended_age_s
         self._messages: dict[tuple[str, str], Message] = {}
-        self._by_id: dict[str, dict[tuple[str, str], Message]] = {}
+        self._by_operation_id: dict[str, dict[tuple[str, str], Message]] = {}
         self._ended: dict[tuple[str, str], float] = {}
         self._ordered: list[Message] | None = None
 
     def next_number(self) -> int:
-        """Give out a number."""
+        """Assign the next number."""
         self.last_number += 1
         return self.last_number
 
@@ -48,51 +53,52 @@ class Backlog:
         return self._messages.get(key)
 
     def put(self, message: Message) -> None:
-        """Take a message in, in place of what there was of its key."""
-        before = self._take_out(message.key)
-        message.assign_number(self.epoch, self.next_number(), before)
+        """Add a message. It replaces the previous message of its key."""
+        replaced = self._remove(message.key)
+        message.assign_number(self.epoch, self.next_number(), replaced)
         self._messages[message.key] = message
         if message.operation_id:
-            self._by_id.setdefault(message.operation_id, {})[message.key] = message
+            self._by_operation_id.setdefault(message.operation_id, {})[message.key] = message
         if message.ended:
             self._ended[message.key] = self._clock()
-            if len(self._ended) > self._most_ended:
-                self._forget(next(iter(self._ended)))
+            if len(self._ended) > self._max_ended:
+                self._evict(next(iter(self._ended)))
 
     def expire(self) -> None:
-        """Forget what ended long ago."""
+        """Evict messages of operations that ended more than ``ended_age_s`` seconds ago."""
         oldest = self._clock() - self._ended_age_s
-        for key in [key for key, at in self._ended.items() if at < oldest]:
-            self._forget(key)
+        for key in [key for key, ended_at in self._ended.items() if ended_at < oldest]:
+            self._evict(key)
 
-    def after(self, cursor: int) -> Sequence[Message]:
-        """Return all messages above ``cursor``, in order."""
+    def messages_after(self, cursor: int) -> Sequence[Message]:
+        """Return all messages with a number above ``cursor``, in order."""
         if cursor >= self.last_number:
             return ()
         if self._ordered is None:
-            self._ordered = list(self._messages.values())  # kept in order by putting each at the end
-        return self._ordered[bisect_right(self._ordered, cursor, key=_number) :]
+            # put() appends, so the dict is in the order of the numbers.
+            self._ordered = list(self._messages.values())
+        return self._ordered[bisect_right(self._ordered, cursor, key=_get_number) :]
 
     def messages_of(self, operation_id: str) -> Iterable[Message]:
-        """Return what there is of an operation, in order."""
-        return self._by_id.get(operation_id, {}).values()
+        """Return the messages of an operation, in order."""
+        return self._by_operation_id.get(operation_id, {}).values()
 
-    def all(self) -> Iterable[Message]:
-        """Return everything, in order."""
+    def all_messages(self) -> Iterable[Message]:
+        """Return all messages, in order."""
         return self._messages.values()
 
-    def _take_out(self, key: tuple[str, str]) -> Message | None:
+    def _remove(self, key: tuple[str, str]) -> Message | None:
         self._ordered = None
-        before = self._messages.pop(key, None)
+        removed = self._messages.pop(key, None)
         self._ended.pop(key, None)
-        if before is not None and before.operation_id:
-            of_id = self._by_id[before.operation_id]
-            del of_id[key]
-            if not of_id:
-                del self._by_id[before.operation_id]
-        return before
+        if removed is not None and removed.operation_id:
+            messages = self._by_operation_id[removed.operation_id]
+            del messages[key]
+            if not messages:
+                del self._by_operation_id[removed.operation_id]
+        return removed
 
-    def _forget(self, key: tuple[str, str]) -> None:
-        forgotten = self._take_out(key)
-        if forgotten is not None:
-            self.oldest_resumable = max(self.oldest_resumable, forgotten.number)
+    def _evict(self, key: tuple[str, str]) -> None:
+        evicted = self._remove(key)
+        if evicted is not None:
+            self.oldest_resumable = max(self.oldest_resumable, evicted.number)

@@ -1,4 +1,4 @@
-"""The hub of the streams: one watch of the reader, the newest message about everything, and any number of cursors on it."""
+"""Hub of the streams: one watch, the latest messages, a cursor per client."""
 
 from __future__ import annotations
 
@@ -7,45 +7,52 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
+from otel_progress.protocols import Reader
+from otel_progress.semconv import Transport
+from otel_progress.server.counters import ServerCounters
 from otel_progress.server.settings import StreamLimits
 from otel_progress.server.streams.backlog import Backlog
 from otel_progress.server.streams.messages import (
     Encoder,
     Message,
-    batch_message,
-    gone_message,
-    item_message,
-    preview_message,
+    build_batch_message,
+    build_gone_message,
+    build_item_message,
+    build_preview_message,
+    build_snapshot_message,
+    build_tree_message,
     run_key,
-    snapshot_message,
-    whole_message,
 )
 from otel_progress.server.streams.poller import PollResult, TreePoller
 from otel_progress.server.streams.reader_watch import ReaderWatch
 from otel_progress.server.streams.subscriber import Subscriber
 from otel_progress.server.streams.subscriptions import (
-    LATER_S,
+    FOLLOW_UP_DELAYS_S,
     LINGER_S,
     OperationSubscription,
     SubscriptionTable,
 )
 
-if TYPE_CHECKING:
-    from otel_progress.protocols import Reader
-    from otel_progress.server.counters import ServerCounters
+_MAINTENANCE_S: Final = 1.0
 
 
-_HOUSEKEEPING_S: Final = 1.0
+_MAX_WRITES_PER_S: Final = 2_000
+
+
+_MAX_CURSOR_DIGITS: Final = 18
 
 
 class Hub:
-    """Fan-out of what changes to any number of clients. It watches while there are any, and a minute longer.
+    """Fan-out of changes to any number of clients.
 
-    All methods belong to one event loop, but for :meth:`close` and :meth:`forget`, which any thread may call.
-    Overflow policy: *newest*. A client that is slow skips versions of an operation, counted as coalesced; nobody waits for it.
+    Watches the reader while there are clients.
+
+    All methods belong to one event loop, except :meth:`close` and :meth:`report_deleted`, which are
+    thread-safe. Overflow policy: *newest*. A slow client skips versions of an operation, which are
+    counted as coalesced. Other clients do not wait for it.
     """
 
     def __init__(
@@ -60,314 +67,333 @@ class Hub:
         self.limits = limits or StreamLimits()
         self.clock = clock
         self.closed = False
-        self.trouble: str | None = None
+        self.reader_error: str | None = None
         self.primed = False
-        self.followers: set[Subscriber] = set()
+        self.subscribers: set[Subscriber] = set()
+        self.subscriptions = SubscriptionTable(clock, self.limits.trees)
         self._reader = reader
         self._encoder = Encoder()
-        self.subscriptions = SubscriptionTable(clock, self.limits.trees)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch: ReaderWatch | None = None
         self._poller: TreePoller | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self._begun = 0
+        self._maintenance: asyncio.Task[None] | None = None
+        self._watch_starts = 0
         self._idle_since: float | None = None
-        self._backlog = self._new_backlog()
+        self._backlog = self._build_backlog()
 
-    # --- clients --------------------------------------------------------------------------------------------------
+    # --- clients ----------------------------------------------------------------------------------
 
-    def attach(self, transport: str) -> Subscriber:
-        """Return the place of a new client. The caller has looked at :attr:`full`; it calls :meth:`detach` in the end."""
+    def attach(self, transport: Transport) -> Subscriber:
+        """Add a client.
+
+        The caller has checked :attr:`is_full`, and calls :meth:`detach` at the end.
+        """
         self._start()
-        follower = Subscriber(self, transport)
-        self.followers.add(follower)
+        subscriber = Subscriber(self, transport)
+        self.subscribers.add(subscriber)
         self._idle_since = None
-        self.counts.clients(transport, 1)
-        return follower
+        self.counts.count_clients(transport, 1)
+        return subscriber
 
-    def detach(self, follower: Subscriber) -> None:
-        """Forget a client."""
-        follower.unfollow(None)
-        self.followers.discard(follower)
-        self.counts.clients(follower.transport, -1)
-        self.counts.coalesced(follower.transport, follower.skipped)
-        if not self.followers:
+    def detach(self, subscriber: Subscriber) -> None:
+        """Remove a client."""
+        subscriber.unfollow(None)
+        self.subscribers.discard(subscriber)
+        self.counts.count_clients(subscriber.transport, -1)
+        self.counts.count_coalesced(subscriber.transport, subscriber.skipped)
+        if not self.subscribers:
             self._idle_since = self.clock()
 
     @property
-    def full(self) -> bool:
-        """Whether no more clients are taken."""
-        return len(self.followers) >= self.limits.clients
+    def is_full(self) -> bool:
+        """True when the maximum number of clients is reached."""
+        return len(self.subscribers) >= self.limits.clients
 
     @property
     def pause_s(self) -> float:
-        """Time between two writes to one client: longer the more there are, so that all together stay within bounds."""
-        return max(self.limits.pause_s, len(self.followers) / 2_000)
+        """Time between two writes to one client.
 
-    def can_resume(self, last_event_id: str, ids: Iterable[str]) -> int | None:
-        """Return the cursor of a ``Last-Event-ID`` from which nothing is lacking, or None when something may be."""
+        It grows with the clients, to bound all writes per second.
+        """
+        return max(self.limits.pause_s, len(self.subscribers) / _MAX_WRITES_PER_S)
+
+    def find_cursor(self, last_event_id: str, ids: Iterable[str]) -> int | None:
+        """Return the cursor of a ``Last-Event-ID``, None when it cannot be resumed."""
         epoch, _, digits = last_event_id.partition("-")
-        if epoch != self._backlog.epoch or not (digits.isascii() and digits.isdecimal()) or len(digits) > 18:
+        is_number = digits.isascii() and digits.isdecimal() and len(digits) <= _MAX_CURSOR_DIGITS
+        if epoch != self._backlog.epoch or not is_number:
             return None
         cursor = int(digits)
-        if not self.floor <= cursor <= self.head:
+        if not self.oldest_resumable <= cursor <= self.last_number:
             return None
-        return cursor if self.subscriptions.remembers(ids, cursor) else None
+        return cursor if self.subscriptions.can_resume(ids, cursor) else None
 
-    # --- what followers read --------------------------------------------------------------------------------------
+    # --- timeline ---------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> str:
-        """Name of the sequence; another one when the hub began anew."""
+        """Name of the sequence. It changes when the hub starts again."""
         return self._backlog.epoch
 
     @property
-    def head(self) -> int:
-        """The last number given out."""
+    def last_number(self) -> int:
+        """The last assigned number."""
         return self._backlog.last_number
 
     @property
-    def floor(self) -> int:
-        """The last number of what was forgotten."""
+    def oldest_resumable(self) -> int:
+        """The highest number of an evicted message."""
         return self._backlog.oldest_resumable
 
-    def after(self, cursor: int) -> Sequence[Message]:
-        """Return what was told after ``cursor``, of each thing the newest, in order."""
-        return self._backlog.after(cursor)
+    def messages_after(self, cursor: int) -> Sequence[Message]:
+        """Return the latest message per subject above ``cursor``, in order."""
+        return self._backlog.messages_after(cursor)
 
-    def of(self, id_: str, cursor: int, *, levels: bool) -> Iterator[Message]:
-        """Yield what there is of an operation above ``cursor``: itself (with levels once looked at), and its items."""
-        following = self.subscriptions.get(id_)
-        whole = None if following is None else following.tree_message
-        told = False
+    def messages_of(self, id_: str, cursor: int, *, levels: bool) -> Iterator[Message]:
+        """Yield the messages of an operation above ``cursor``: its state and its items.
+
+        With ``levels`` the state is the tree, as soon as it was polled.
+        """
+        subscription = self.subscriptions.get(id_)
+        tree = None if subscription is None else subscription.tree_message
+        has_snapshot = False
         for message in self._backlog.messages_of(id_):
-            told = told or message.kind == "snapshot"
+            has_snapshot = has_snapshot or message.kind == "snapshot"
             if message.number > cursor and not (levels and message.kind == "snapshot"):
                 yield message
-        if whole is not None and whole.number > cursor and (levels or not told):
-            yield whole
-        if following is not None:
-            yield from following.after(cursor)
+        if tree is not None and tree.number > cursor and (levels or not has_snapshot):
+            yield tree
+        if subscription is not None:
+            yield from subscription.items_after(cursor)
 
     def changed_ids(self, ids: Mapping[str, bool], cursor: int) -> Iterable[str]:
-        """Return those of ``ids`` that may have something above ``cursor``."""
-        newer = self._backlog.after(cursor)
+        """Return those of ``ids`` that may have messages above ``cursor``."""
+        newer = self._backlog.messages_after(cursor)
         if len(newer) * 4 > len(ids):
             return ids
         return {message.operation_id for message in newer if message.operation_id in ids}.union(
-            self.subscriptions.moved(ids, cursor)
+            self.subscriptions.ids_with_newer(ids, cursor)
         )
 
-    def follow(self, follower: Subscriber, id_: str, *, levels: bool) -> None:
-        """Keep an operation's tree and items for a client from now on; ``followed.unfollow`` ends that."""
-        if (
-            self.subscriptions.follow(follower, id_, levels=levels, head=self.head)
-            and self._poller is not None
-        ):
+    def follow(self, wake_event: asyncio.Event, id_: str, *, levels: bool) -> None:
+        """Poll an operation for a client from now on.
+
+        ``subscriptions.unfollow`` ends that.
+        """
+        is_due = self.subscriptions.follow(wake_event, id_, levels=levels, last_number=self.last_number)
+        if is_due and self._poller is not None:
             self._poller.wake()
 
-    # --- what changes ---------------------------------------------------------------------------------------------
+    # --- changes ----------------------------------------------------------------------------------
 
-    def apply(self, found: Iterable[OperationSnapshot]) -> None:
-        """Take in operations that changed, the earliest first."""
-        for operation in found:
-            message = snapshot_message(operation, self._encoder)
+    def apply(self, operations: Iterable[OperationSnapshot]) -> None:
+        """Receive operations that changed, the earliest first."""
+        for operation in operations:
+            message = build_snapshot_message(operation, self._encoder)
             self._backlog.put(message)
-            following = self.subscriptions.get(message.operation_id)
-            if following is not None:
-                self.subscriptions.changed(following)
+            subscription = self.subscriptions.get(message.operation_id)
+            if subscription is not None:
+                self.subscriptions.schedule_poll(subscription)
+                subscription.has_ended = message.ended
                 if message.ended:
-                    following.follow_up_delays = list(LATER_S)
-                self._wake(following.followers)
+                    subscription.follow_up_delays = list(FOLLOW_UP_DELAYS_S)
+                _set_all(subscription.wake_events)
             if message.batch is not None and self._poller is not None:
-                self._poller.batches_changed()
-        self._wake_wide()
+                self._poller.report_batch_change()
+        self._wake_global()
 
     def mark_deleted(self, operation_id: str, run: str) -> None:
-        """Tell that a run was deleted or has expired."""
-        following = self.subscriptions.get(operation_id)
-        before = self._backlog.get(run_key(run))
+        """Send to the clients that a run was deleted or has expired."""
+        subscription = self.subscriptions.get(operation_id)
+        last_message = self._backlog.get(run_key(run))
         if (
-            following is not None
-            and following.tree_message is not None
-            and following.tree_message.key[1] == run
+            subscription is not None
+            and subscription.tree_message is not None
+            and subscription.tree_message.key[1] == run
         ):
-            before = before or following.tree_message
-            following.tree_message = None
-        if before is None or before.kind == "gone":
+            last_message = last_message or subscription.tree_message
+            subscription.tree_message = None
+        if last_message is None or last_message.kind == "gone":
             return
-        self._backlog.put(gone_message(before))
-        if following is not None:
-            self._wake(following.followers)
-        self._wake_wide()
+        self._backlog.put(build_gone_message(last_message))
+        if subscription is not None:
+            _set_all(subscription.wake_events)
+        self._wake_global()
 
-    def apply_poll_result(self, found: PollResult) -> None:
-        """Take in what was looked up for those who follow an operation by its id."""
-        following = self.subscriptions.get(found.operation_id)
-        if following is None:
+    def apply_poll_result(self, result: PollResult) -> None:
+        """Receive the state of an operation that clients follow by its id."""
+        subscription = self.subscriptions.get(result.operation_id)
+        if subscription is None:
             return
-        self._take_whole(following, found)
-        for event in following.new_items(found.events):
-            item = item_message(event)
-            item.assign_number(self.epoch, self._backlog.next_number(), None)
-            following.add(item)
-        for preview in following.new_previews(found.previews):
-            told = preview_message(preview)
-            told.assign_number(self.epoch, self._backlog.next_number(), None)
-            following.add(told)
-        following.was_polled = following.was_polled or found.levels or not following.levels
-        self._wake(following.followers)
+        self._store_tree(subscription, result)
+        items = [build_item_message(event) for event in subscription.select_new_items(result.events)]
+        previews = subscription.select_new_previews(result.previews)
+        for message in (*items, *map(build_preview_message, previews)):
+            message.assign_number(self.epoch, self._backlog.next_number(), None)
+            subscription.add_item(message)
+        subscription.was_polled = subscription.was_polled or result.levels or not subscription.levels
+        _set_all(subscription.wake_events)
 
-    def batches(self, batches: Iterable[BatchSnapshot]) -> None:
-        """Take in batches that changed."""
+    def apply_batches(self, batches: Iterable[BatchSnapshot]) -> None:
+        """Receive batches that changed."""
         for batch in batches:
-            self._backlog.put(batch_message(batch))
-        self._wake_wide()
+            self._backlog.put(build_batch_message(batch))
+        self._wake_global()
 
     def resolve_missing(self, operation: OperationSnapshot | None, operation_id: str, run: str) -> None:
-        """Take in what became of a run that is no longer among the active ones."""
+        """Receive the state of a run that is no longer active."""
         if operation is None or operation.run != run:
             self.mark_deleted(operation_id, run)
         elif operation.status.finished:
             self.apply([operation])
 
     def known_runs(self) -> Iterator[Message]:
-        """Yield the newest message of every run that is not gone."""
-        return (message for message in self._backlog.all() if message.kind == "snapshot")
+        """Yield the latest message of every run that is not deleted."""
+        return (message for message in self._backlog.all_messages() if message.kind == "snapshot")
 
-    def has_batch_readers(self) -> bool:
-        """Tell whether any client is told of batches."""
+    def has_batch_clients(self) -> bool:
+        """Return True when a client receives batches."""
+        selections = (subscriber.global_selection for subscriber in self.subscribers)
         return any(
-            one.global_selection is not None
-            and (one.global_selection.batch is not None or not one.global_selection.types)
-            for one in self.followers
+            selection is not None and (selection.batch is not None or not selection.types)
+            for selection in selections
         )
 
-    # --- life -----------------------------------------------------------------------------------------------------
+    # --- lifecycle --------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Be ready for clients again after a :meth:`close`; watching begins with the first one."""
+        """Accept clients again after :meth:`close`. The first client starts the watch."""
         self.closed = False
 
-    def forget(self, operation_id: str, run: str | None = None) -> None:
-        """Tell all clients at once that the ended runs of an operation were deleted, and ``run``, ended or not. From any thread."""
+    def report_deleted(self, operation_id: str, run: str | None = None) -> None:
+        """Send to all clients that runs of an operation were deleted.
 
-        def tell() -> None:
-            known = [*self._backlog.messages_of(operation_id)]
-            following = self.subscriptions.get(operation_id)
-            if following is not None and following.tree_message is not None:
-                known.append(following.tree_message)
-            for message in known:
+        These are its ended runs, and ``run``. Thread-safe.
+        """
+
+        def report() -> None:
+            messages = [*self._backlog.messages_of(operation_id)]
+            subscription = self.subscriptions.get(operation_id)
+            if subscription is not None and subscription.tree_message is not None:
+                messages.append(subscription.tree_message)
+            for message in messages:
                 if message.kind == "snapshot" and (message.ended or message.key[1] == run):
                     self.mark_deleted(operation_id, message.key[1])
 
-        self._on_loop(tell)
+        self._call_on_loop(report)
 
     def close(self) -> None:
-        """End all streams and stop watching. From any thread, and again."""
+        """End all streams and stop the watch. Thread-safe. Repeated calls do nothing."""
         self.closed = True
         with self._lock:
-            feed, loop = self._watch, self._loop
-        if feed is not None:
-            feed.stop()
+            watch, loop = self._watch, self._loop
+        if watch is not None:
+            watch.stop()
         if loop is not None:
-            self._on_loop(self._stop)
+            self._call_on_loop(self._stop)
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
         if self._watch is not None and self._loop is loop:
             return
+        limits = self.limits
         with self._lock:
             self._loop = loop
-            self._watch = ReaderWatch(self._reader, self.limits.interval_s, self._notify)
-        self._backlog, self._begun, self.primed, self.trouble = self._new_backlog(), 0, False, None
+            self._watch = ReaderWatch(
+                self._reader, limits.interval_s, self._notify, retry_s=limits.polling.watch_retry_s
+            )
+        self._backlog = self._build_backlog()
+        self._watch_starts, self.primed, self.reader_error = 0, False, None
         self.subscriptions.clear()
         self._poller = TreePoller(self, self._reader)
-        self._keeper = loop.create_task(self._keep())
+        self._maintenance = loop.create_task(self._run_maintenance_loop())
         self._watch.start()
 
     def _stop(self) -> None:
         with self._lock:
-            feed, self._watch = self._watch, None
-        if feed is not None:
-            feed.stop()
+            watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
         if self._poller is not None:
             self._poller.stop()
             self._poller = None
-        if self._keeper is not None:
-            self._keeper.cancel()
-            self._keeper = None
-        self._wake(self.followers)
+        if self._maintenance is not None:
+            self._maintenance.cancel()
+            self._maintenance = None
+        self._wake_all()
 
     def _notify(self) -> None:
-        self._on_loop(self._drain)
+        self._call_on_loop(self._drain)
 
-    def _on_loop(self, function: Callable[[], None]) -> None:
+    def _call_on_loop(self, function: Callable[[], None]) -> None:
         loop = self._loop
         if loop is not None:
             try:
                 loop.call_soon_threadsafe(function)
-            except RuntimeError:  # the loop has been closed: nobody is there to be told
+            except RuntimeError:
+                # The loop is closed, so there are no clients.
                 return
 
     def _drain(self) -> None:
-        feed = self._watch
-        if feed is None:
+        watch = self._watch
+        if watch is None:
             return
-        found, begun, wrong = feed.drain()
-        self.trouble = wrong
-        self.apply(found)
-        if begun != self._begun:
-            if self._begun and self._poller is not None:
-                self._poller.sweep_soon()  # while nobody watched, operations may have ended or gone
-            self._begun, self.primed = begun, True
-        self._wake(self.followers)
+        changes, watch_starts, self.reader_error = watch.drain()
+        self.apply(changes)
+        if watch_starts != self._watch_starts:
+            if self._watch_starts and self._poller is not None:
+                # Operations may have ended or been deleted while the watch was down.
+                self._poller.reconcile_soon()
+            self._watch_starts, self.primed = watch_starts, True
+        self._wake_all()
 
-    async def _keep(self) -> None:
-        """Once a second: what is old goes, who blocks is let go, and without clients the watching ends."""
+    async def _run_maintenance_loop(self) -> None:
         while True:
-            await asyncio.sleep(_HOUSEKEEPING_S)
+            await asyncio.sleep(_MAINTENANCE_S)
             self.run_maintenance()
 
     def run_maintenance(self) -> None:
-        """Do what time alone makes due."""
+        """Expire messages, disconnect blocked clients, and stop an unused watch."""
         now, limits = self.clock(), self.limits
         self._backlog.expire()
-        self.subscriptions.forget_left()
-        for follower in list(self.followers):
-            since = follower.blocked_since
-            if since is not None and now - since > limits.blocked_s and follower.task is not None:
-                follower.blocked_since, follower.evicted = None, True
-                self.counts.refused("slow")
-                follower.task.cancel()
-            self.counts.coalesced(follower.transport, follower.skipped)
-            follower.skipped = 0
+        self.subscriptions.evict_unfollowed()
+        for subscriber in list(self.subscribers):
+            since = subscriber.blocked_since
+            if since is not None and now - since > limits.blocked_s and subscriber.task is not None:
+                subscriber.blocked_since, subscriber.evicted = None, True
+                self.counts.count_refusal("slow")
+                subscriber.task.cancel()
+            self.counts.count_coalesced(subscriber.transport, subscriber.skipped)
+            subscriber.skipped = 0
         if self._idle_since is not None and now - self._idle_since > LINGER_S:
             self._stop()
 
-    def _take_whole(self, following: OperationSubscription, found: PollResult) -> None:
-        """Keep the operation that was looked up, where the watch does not tell it, unless it was deleted meanwhile."""
-        operation = found.operation
+    def _store_tree(self, subscription: OperationSubscription, result: PollResult) -> None:
+        """Store the polled operation, unless the watch reports it or it was deleted."""
+        operation = result.operation
         if operation is None:
             return
-        told = self._backlog.get(run_key(operation.run))
-        if told is None or (found.levels and told.kind != "gone"):
-            whole = whole_message(operation, self._encoder, levels=found.levels)
-            whole.assign_number(self.epoch, self._backlog.next_number(), following.tree_message)
-            following.tree_message = whole
+        subscription.has_ended = operation.status.finished
+        reported = self._backlog.get(run_key(operation.run))
+        if reported is None or (result.levels and reported.kind != "gone"):
+            message = build_tree_message(operation, self._encoder, levels=result.levels)
+            message.assign_number(self.epoch, self._backlog.next_number(), subscription.tree_message)
+            subscription.tree_message = message
 
-    def _wake(self, followers: Iterable[Subscriber]) -> None:
-        for follower in followers:
-            follower.wake.set()
+    def _wake_all(self) -> None:
+        _set_all(subscriber.wake for subscriber in self.subscribers)
 
-    def _wake_wide(self) -> None:
-        for follower in self.followers:
-            if follower.global_selection is not None:
-                follower.wake.set()
+    def _wake_global(self) -> None:
+        _set_all(sub.wake for sub in self.subscribers if sub.global_selection is not None)
 
-    def _new_backlog(self) -> Backlog:
+    def _build_backlog(self) -> Backlog:
         limits = self.limits
         return Backlog(
-            secrets.token_hex(6), self.clock, most_ended=limits.most_ended, ended_age_s=limits.ended_age_s
+            secrets.token_hex(6), self.clock, max_ended=limits.max_ended, ended_age_s=limits.ended_age_s
         )
+
+
+def _set_all(events: Iterable[asyncio.Event]) -> None:
+    for event in events:
+        event.set()

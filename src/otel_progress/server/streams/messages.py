@@ -1,4 +1,4 @@
-"""What the streams say: one message for all who get it, encoded when the first of them takes it and never again."""
+"""Messages of the streams, encoded once for all clients that receive them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import Any, Final, Literal, TypeAlias
 
 from otel_progress import codec
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
-from otel_progress.exports import as_json
-from otel_progress.model import LevelSnapshot
+from otel_progress.exports import encode_json_line
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.records import Preview
 
 Kind: TypeAlias = Literal["snapshot", "item", "preview", "batch", "gone"]
 
 
-_MOST_EARLIER: Final = 16
+_MAX_REPLACED_NUMBERS: Final = 16
 
 
 _WS_TYPES: Final = {
@@ -28,16 +27,17 @@ _WS_TYPES: Final = {
 
 
 class Message:
-    """One thing to tell, with its number in the sequence of its hub.
+    """One change, with its number in the sequence of its hub.
 
-    ``key`` is what it is about: a newer message of the same key takes its place. ``earlier`` are the numbers of those whose place this
-    one took, the last few. ``text`` makes the JSON of its document.
+    ``key`` identifies the subject: a newer message of the same key replaces it.
+    ``replaced_numbers`` are the numbers of the last few messages that this one replaced. ``encode``
+    returns its JSON.
     """
 
     __slots__ = (
+        "_encode",
         "_epoch",
         "_sse",
-        "_text",
         "_ws",
         "batch",
         "ended",
@@ -53,7 +53,7 @@ class Message:
         self,
         kind: Kind,
         key: tuple[str, str],
-        text: Callable[[], str],
+        encode: Callable[[], str],
         *,
         operation_id: str = "",
         type: str = "",
@@ -69,18 +69,19 @@ class Message:
         self.number = 0
         self.replaced_numbers: tuple[int, ...] = ()
         self._epoch = ""
-        self._text: Callable[[], str] | None = text
+        self._encode = encode
         self._sse: bytes | None = None
         self._ws: str | None = None
 
-    def assign_number(self, epoch: str, number: int, before: Message | None) -> None:
-        """Give it its number, and what it takes the place of."""
+    def assign_number(self, epoch: str, number: int, replaced: Message | None) -> None:
+        """Set the number of this message, and the numbers that it replaces."""
         self._epoch, self.number = epoch, number
-        if before is not None:
-            self.replaced_numbers = (*before.replaced_numbers[1 - _MOST_EARLIER :], before.number)
+        if replaced is not None:
+            earlier = replaced.replaced_numbers[1 - _MAX_REPLACED_NUMBERS :]
+            self.replaced_numbers = (*earlier, replaced.number)
 
-    def skipped(self, cursor: int) -> int:
-        """Return how many versions of this a client that had all up to ``cursor`` was not sent."""
+    def count_skipped(self, cursor: int) -> int:
+        """Return how many replaced versions a client at ``cursor`` did not receive."""
         earlier = self.replaced_numbers
         if not earlier or earlier[-1] <= cursor:
             return 0
@@ -89,8 +90,10 @@ class Message:
     @property
     def sse(self) -> bytes:
         """The message as a server-sent event."""
+        # Why: the JSON is encoded per transport, as few hubs have clients of both. A third copy
+        # would cost more memory than it saves time.
         if self._sse is None:
-            text = f"event: {self.kind}\nid: {self._epoch}-{self.number}\ndata: {self._document()}\n\n"
+            text = f"event: {self.kind}\nid: {self._epoch}-{self.number}\ndata: {self._encode()}\n\n"
             self._sse = text.encode("utf-8", "replace")
         return self._sse
 
@@ -99,54 +102,52 @@ class Message:
         """The message as the text of a WebSocket frame."""
         if self._ws is None:
             type_, field = _WS_TYPES[self.kind]
-            self._ws = f'{{"type":"{type_}","id":"{self._epoch}-{self.number}","{field}":{self._document()}}}'
+            self._ws = f'{{"type":"{type_}","id":"{self._epoch}-{self.number}","{field}":{self._encode()}}}'
         return self._ws
-
-    def _document(self) -> str:
-        """Return the JSON; made once for each transport, as hardly ever both want it, and not kept as a third copy."""
-        assert self._text is not None
-        return self._text()
 
 
 def run_key(run: str) -> tuple[str, str]:
-    """Return the key of the messages about a run."""
+    """Return the key of the messages of a run."""
     return "run", run
 
 
-def snapshot_message(operation: OperationSnapshot, encoder: Encoder) -> Message:
-    """Return the message of an operation as it is now, without its levels."""
-    return _of(operation, run_key(operation.run), _Text(encoder, operation))
+def build_snapshot_message(operation: OperationSnapshot, encoder: Encoder) -> Message:
+    """Return the message of an operation's current state, without its levels."""
+    return _build_operation_message(operation, run_key(operation.run), _LazyJson(encoder, operation))
 
 
-def whole_message(operation: OperationSnapshot, encoder: Encoder, *, levels: bool) -> Message:
-    """Return the message for those who follow an operation by its id: with its levels, or as it was found in the past."""
-    text = (lambda: encode_text(encode_operation(operation))) if levels else _Text(encoder, operation)
-    return _of(operation, ("whole", operation.run), text)
+def build_tree_message(operation: OperationSnapshot, encoder: Encoder, *, levels: bool) -> Message:
+    """Return the message of an operation for clients that follow it by id.
+
+    With ``levels`` the message contains the tree.
+    """
+    encode = (lambda: encode_text(encode_operation(operation))) if levels else _LazyJson(encoder, operation)
+    return _build_operation_message(operation, ("whole", operation.run), encode)
 
 
-def gone_message(before: Message) -> Message:
-    """Return the message that the run which another one is about is no longer there."""
-    run = before.key[1]
-    text = encode_text({"run": run, "operation_id": before.operation_id})
+def build_gone_message(last_message: Message) -> Message:
+    """Return the message that the run of ``last_message`` no longer exists."""
+    run = last_message.key[1]
+    text = encode_text({"run": run, "operation_id": last_message.operation_id})
     return Message(
         "gone",
         run_key(run),
         lambda: text,
-        operation_id=before.operation_id,
-        type=before.type,
-        batch=before.batch,
+        operation_id=last_message.operation_id,
+        type=last_message.type,
+        batch=last_message.batch,
         ended=True,
     )
 
 
-def item_message(event: Event) -> Message:
+def build_item_message(event: Event) -> Message:
     """Return the message of an item."""
     return Message(
         "item", ("item", ""), lambda: encode_text(encode_event(event)), operation_id=event.operation_id
     )
 
 
-def preview_message(preview: Preview) -> Message:
+def build_preview_message(preview: Preview) -> Message:
     """Return the message of a stored preview."""
     return Message(
         "preview",
@@ -156,24 +157,25 @@ def preview_message(preview: Preview) -> Message:
     )
 
 
-def batch_message(batch: BatchSnapshot) -> Message:
+def build_batch_message(batch: BatchSnapshot) -> Message:
     """Return the message of a batch, without its operations."""
-    key = ("batch", batch.id)
     return Message(
         "batch",
-        key,
+        ("batch", batch.id),
         lambda: encode_text(encode_batch(batch, operations=False)),
         batch=batch.id,
         ended=batch.is_finished,
     )
 
 
-def _of(operation: OperationSnapshot, key: tuple[str, str], text: Callable[[], str]) -> Message:
+def _build_operation_message(
+    operation: OperationSnapshot, key: tuple[str, str], encode: Callable[[], str]
+) -> Message:
     info = operation.root.info
     return Message(
         "snapshot",
         key,
-        text,
+        encode,
         operation_id=info.operation_id,
         type=info.operation_type,
         batch=info.batch,
@@ -181,8 +183,11 @@ def _of(operation: OperationSnapshot, key: tuple[str, str], text: Callable[[], s
     )
 
 
-class _Text:
-    """Makes the JSON of an operation; smaller than a closure, as there is one for each operation remembered."""
+class _LazyJson:
+    """Encodes an operation when called.
+
+    Smaller than a closure: the backlog has one per operation.
+    """
 
     __slots__ = ("_encoder", "_operation")
 
@@ -194,48 +199,50 @@ class _Text:
         return self._encoder.encode(self._operation)
 
 
-_LIKELY: Final = 4_096
-"""Runs whose unchanging part is remembered."""
+_MAX_CACHED_RUNS: Final = 4_096
+"""Runs whose unchanging part is cached. The cache is cleared when it is full."""
 
 
 class Encoder:
-    """Encodes operations without their levels; equal, as JSON, to ``codec.encode_operation(operation, levels=False)``."""
+    """Return JSON text without characters that terminals or encoders reject.
+
+    As JSON, the result equals ``codec.encode_operation(operation, levels=False)``.
+    """
 
     def __init__(self) -> None:
-        self._fixed: dict[str, tuple[object, object, str]] = {}
+        self._cache: dict[str, tuple[object, object, str]] = {}
 
     def encode(self, operation: OperationSnapshot) -> str:
         """Return the document of an operation as JSON text."""
         info, worker = operation.root.info, operation.instance
-        known = self._fixed.get(info.run)
-        if known is None or known[0] is not info or known[1] != worker:
-            known = (info, worker, _fixed(operation))
-            if len(self._fixed) >= _LIKELY:
-                self._fixed.clear()
-            self._fixed[info.run] = known
-        return f"{known[2]},{encode_text(_changing(operation))[1:]}"
+        cached = self._cache.get(info.run)
+        if cached is None or cached[0] is not info or cached[1] != worker:
+            cached = (info, worker, _encode_fixed_part(operation))
+            if len(self._cache) >= _MAX_CACHED_RUNS:
+                self._cache.clear()
+            self._cache[info.run] = cached
+        return f"{cached[2]},{encode_text(_encode_changing_part(operation))[1:]}"
 
 
 def encode_text(document: object) -> str:
-    """Return JSON text that every terminal and every encoder of UTF-8 takes, whatever names and messages hold."""
+    """Return JSON text without characters that a terminal or a UTF-8 encoder rejects."""
     try:
         text = codec.dumps(document)
     except ValueError:  # NaN, which another process may have written
-        return as_json(document)
-    return text if text.isascii() and "\x7f" not in text else as_json(document)
+        return encode_json_line(document)
+    return text if text.isascii() and "\x7f" not in text else encode_json_line(document)
 
 
-def _fixed(operation: OperationSnapshot) -> str:
+def _encode_fixed_part(operation: OperationSnapshot) -> str:
     worker = operation.instance
     document: dict[str, Any] = {"schema": codec.SCHEMA, **codec.encode_info(operation.root.info)}
-    names = ("id", "pid", "host", "service", "started_at", "start")
-    document["worker"] = None if worker is None else {name: getattr(worker, name) for name in names}
+    document["worker"] = None if worker is None else codec.encode_instance(worker)
     return encode_text(document)[:-1]
 
 
-def _changing(operation: OperationSnapshot) -> dict[str, Any]:
+def _encode_changing_part(operation: OperationSnapshot) -> dict[str, Any]:
     root, resources = operation.root, operation.resources
-    document = _state(root)
+    document = {**codec.encode_figures(root), **codec.encode_details(root)}
     document["elapsed_seconds"] = root.elapsed(operation.clock)
     document["condition"] = operation.condition.value
     document["remaining_seconds"] = operation.remaining_seconds
@@ -245,50 +252,3 @@ def _changing(operation: OperationSnapshot) -> dict[str, Any]:
     document["cancel_requested_at"] = operation.cancel_requested_at
     document["resources"] = None if resources is None else codec.encode_resources(resources)
     return document
-
-
-def _state(root: LevelSnapshot) -> dict[str, Any]:
-    ratio, eta, metadata = root.ratio, root.eta, root.metadata
-    return {
-        "sequence": root.sequence,
-        "current": root.current,
-        "total": root.total,
-        "ratio": ratio,
-        "failed": root.failed,
-        "skipped": root.skipped,
-        "message": root.message,
-        "stage": root.stage,
-        "observed_at": root.observed_at,
-        "observed_clock": root.observed_clock,
-        "advanced_at": root.advanced_at,
-        "advanced_clock": root.advanced_clock,
-        "stall_after_s": root.stall_after_s,
-        "ended_at": root.ended_at,
-        "duration_s": root.duration_s,
-        "estimated": root.estimated,
-        "paused_clock": root.paused_clock,
-        "paused_s": root.paused_s,
-        "previews": root.previews,
-        "overdue_after_s": root.overdue_after_s,
-        "resumed_from": root.resumed_from,
-        "status": root.status.value,
-        "completed": root.completed,
-        "percentage": None if ratio is None else 100.0 * ratio,
-        "metadata": {
-            key: list(value) if isinstance(value, tuple) else value for key, value in metadata.items()
-        },
-        "error": codec.encode_failure(root.error),
-        "eta": None
-        if eta is None
-        else {
-            "remaining_s": eta.remaining_s,
-            "low_s": eta.low_s,
-            "high_s": eta.high_s,
-            "state": eta.state,
-            "basis": eta.basis,
-            "runs": eta.runs,
-            "clock": eta.clock,
-            "counts_down_s": eta.counts_down_s,
-            "stalls_after_s": eta.stalls_after_s,
-        },
-    }

@@ -1,59 +1,53 @@
-"""Looks into the journal for what the watch does not tell: trees, items, batches, and what became of runs that vanished."""
+"""Polls the reader for data that its watch does not report.
+
+These are trees, items, previews, batches, and runs that no longer exist.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.protocols import EventQuery, HistoryQuery, PreviewQuery, Reader
 from otel_progress.records import Preview
+from otel_progress.server.settings import StreamLimits
+from otel_progress.server.streams.messages import Message
+from otel_progress.server.streams.subscriptions import OperationSubscription, SubscriptionTable
 from otel_progress.server.streams.waiting import wait_for_event
-
-if TYPE_CHECKING:
-    from otel_progress.protocols import Reader
-    from otel_progress.server.streams.hub import Hub
-
 
 T = TypeVar("T")
 
 
-BATCHES_EVERY_S: Final = 1.0
-"""Time between two looks at the batches while operations of any change, in seconds."""
+_POLLS_PER_ROUND: Final = 20
+"""Operations polled per round. The rest wait for the next round."""
 
 
-BATCHES_AT_LEAST_S: Final = 5.0
-"""Time between two looks otherwise: a batch may be declared and have no operation yet."""
+_EVENT_LIMITS: Final = (50, 500)
+"""Newest events that a poll reads: more in a second query when all of the first were new."""
 
 
-SWEEP_EVERY_S: Final = 10.0
-"""Time between two comparisons of what is remembered with what there is."""
+_PREVIEW_LIMITS: Final = (50,)
 
 
-_AT_ONCE: Final = 20
+_REST_FACTOR: Final = 2.0
+"""Pause after a round, as a multiple of its duration.
 
-
-_FEW: Final = 50
-
-
-_MANY: Final = 500
-
-
-_SETTLED_S: Final = 2.0
-"""What changed less than this before a comparison is left out of it, as it may have come after the journal was read."""
-
-
-_REST: Final = 2.0
-"""After a look comes a pause this many times as long, so that looking takes a bounded share of the time."""
+It bounds the share of time spent polling.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """What one look at a followed operation found; ``operation`` is None when it was not asked for or there is none."""
+    """Result of polling one followed operation.
+
+    ``operation`` is None when not requested or not found.
+    """
 
     operation_id: str
     levels: bool
@@ -62,98 +56,165 @@ class PollResult:
     previews: Sequence[Preview] = ()
 
 
-class TreePoller:
-    """One task with one thread, for all clients of a hub: it is late when there is much to look at, and never more than that."""
+class PollTarget(Protocol):
+    """Result of polling one followed operation.
 
-    def __init__(self, hub: Hub, reader: Reader) -> None:
+    ``operation`` is None when it was not requested or not found.
+    """
+
+    clock: Callable[[], float]
+    limits: StreamLimits
+    subscriptions: SubscriptionTable
+
+    @property
+    def subscribers(self) -> Collection[object]:
+        """All clients."""
+
+    def apply_poll_result(self, result: PollResult) -> None:
+        """Receive the state of a followed operation."""
+
+    def apply_batches(self, batches: Iterable[BatchSnapshot]) -> None:
+        """Receive batches that changed."""
+
+    def has_batch_clients(self) -> bool:
+        """Return True when a client receives batches."""
+
+    def known_runs(self) -> Iterable[Message]:
+        """Yield the latest message of every run that exists."""
+
+    def resolve_missing(self, operation: OperationSnapshot | None, operation_id: str, run: str) -> None:
+        """Receive the state of a run that is no longer active."""
+
+
+class TreePoller:
+    """Polling task with one thread for all clients of a hub.
+
+    Under load polls are delayed but never pile up.
+    """
+
+    def __init__(self, hub: PollTarget, reader: Reader) -> None:
         self._hub = hub
         self._reader = reader
+        self._intervals = hub.limits.polling
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="otel-progress-looker")
         self._awake = asyncio.Event()
-        self._batches_dirty = True
-        self._batches_at = -BATCHES_AT_LEAST_S
+        self._batches_changed = True
+        self._batches_polled_at = -self._intervals.idle_batches_s
         self._batches: dict[str, tuple[object, ...]] = {}
-        self._swept_at = hub.clock()
-        self._sweeping: asyncio.Task[None] | None = None
+        self._reconciled_at = hub.clock()
+        self._reconciliation: asyncio.Task[None] | None = None
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def wake(self) -> None:
-        """Look at what is due without waiting."""
+        """Start the next round without waiting."""
         self._awake.set()
 
-    def batches_changed(self) -> None:
-        """Have the batches looked at soon."""
-        self._batches_dirty = True
+    def report_batch_change(self) -> None:
+        """Poll the batches at the shorter interval."""
+        self._batches_changed = True
 
-    def sweep_soon(self) -> None:
-        """Compare with what there is as soon as what was just read has settled."""
-        self._swept_at = self._hub.clock() - SWEEP_EVERY_S + _SETTLED_S + 0.5
+    def reconcile_soon(self) -> None:
+        """Reconcile as soon as the changes that were just read have settled."""
+        intervals = self._intervals
+        self._reconciled_at = self._hub.clock() - intervals.reconcile_s + intervals.settle_s + 0.5
         self._awake.set()
 
     def stop(self) -> None:
-        """End; what is being looked at is not waited for."""
+        """Stop the task, without waiting for a running poll."""
         self._task.cancel()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        if self._reconciliation is not None:
+            self._reconciliation.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self) -> None:
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             try:
-                hurried = await self._round()
-            except Exception as error:  # a journal that cannot be read now is told by the watch
-                report_internal_error("server", "Looking into the journal for a client failed", error=error)
-                hurried = False
-            took = time.monotonic() - began
+                is_urgent = await self._run_round()
+            except Exception as error:
+                # The watch reports to the clients that the journal cannot be read.
+                report_internal_error("server", "Polling the journal for a client failed", error=error)
+                is_urgent = False
+            duration = time.monotonic() - started
             self._awake.clear()
-            if not hurried:
-                idle = 0.05 if self._hub.subscriptions else 0.5
-                await wait_for_event(self._awake, max(idle, _REST * took))
+            if not is_urgent:
+                intervals = self._intervals
+                pause = intervals.pause_s if self._hub.subscriptions else intervals.idle_pause_s
+                await wait_for_event(self._awake, max(pause, _REST_FACTOR * duration))
 
-    async def _round(self) -> bool:
-        """Do what is due; tell whether somebody still waits for a first look."""
-        hub, now = self._hub, self._hub.clock()
-        due = hub.subscriptions.due(_AT_ONCE)
-        first = any(not following.was_polled for following in due)
+    async def _run_round(self) -> bool:
+        """Run the polls that are due.
+
+        Return True while a client still waits for its first poll.
+        """
+        now = self._hub.clock()
+        is_urgent = await self._poll_operations()
+        await self._poll_batches(now)
+        self._start_reconciliation(now)
+        return is_urgent
+
+    async def _poll_operations(self) -> bool:
+        due = self._hub.subscriptions.start_due_polls(_POLLS_PER_ROUND)
+        is_urgent = any(not subscription.was_polled for subscription in due)
         if due:
             jobs = [
-                (one.operation_id, one.levels > 0, one.was_polled, one.has_baseline, one.number)
-                for one in due
+                (subscription, _needs_tree(subscription), not subscription.was_polled) for subscription in due
             ]
-            for found in await self._in_thread(lambda: [self._look(*job) for job in jobs]):
-                hub.apply_poll_result(found)
-        pause = BATCHES_EVERY_S if self._batches_dirty else BATCHES_AT_LEAST_S
-        if now - self._batches_at >= pause and hub.has_batch_readers():
-            self._batches_at, self._batches_dirty = now, False
-            hub.batches(self._changed(await self._in_thread(self._reader.batches)))
-        if (
-            now - self._swept_at >= SWEEP_EVERY_S
-            and hub.followers
-            and (self._sweeping is None or self._sweeping.done())
-        ):
-            self._swept_at = now
-            self._sweeping = asyncio.get_running_loop().create_task(
-                self._reconcile()
-            )  # it rests in between: nobody waits for it
-        return first
+            for result in await self._run_in_thread(lambda: [self._poll_operation(*job) for job in jobs]):
+                self._hub.apply_poll_result(result)
+        return is_urgent
 
-    def _look(self, operation_id: str, levels: bool, looked: bool, based: bool, number: int) -> PollResult:
-        operation = self._reader.get(operation_id) if levels or not looked else None
-        events = self._reader.events(operation_id, limit=_FEW if based else 1)
-        if based and len(events) == _FEW and events[0].number > number:
-            events = self._reader.events(operation_id, limit=_MANY)
+    async def _poll_batches(self, now: float) -> None:
+        intervals = self._intervals
+        pause = intervals.batches_s if self._batches_changed else intervals.idle_batches_s
+        if now - self._batches_polled_at >= pause and self._hub.has_batch_clients():
+            self._batches_polled_at, self._batches_changed = now, False
+            batches = await self._run_in_thread(self._reader.batches)
+            self._hub.apply_batches(self._select_changed(batches))
+
+    def _start_reconciliation(self, now: float) -> None:
+        is_running = self._reconciliation is not None and not self._reconciliation.done()
+        is_due = now - self._reconciled_at >= self._intervals.reconcile_s
+        if is_due and not is_running and self._hub.subscribers:
+            self._reconciled_at = now
+            # It sleeps between its queries, so no client may wait for it.
+            self._reconciliation = asyncio.get_running_loop().create_task(self._reconcile())
+
+    def _poll_operation(
+        self, subscription: OperationSubscription, levels: bool, is_first: bool
+    ) -> PollResult:
+        operation_id = subscription.operation_id
         return PollResult(
             operation_id,
             levels,
-            operation,
-            events,
-            self._reader.previews(operation_id, limit=_FEW if based else 1),
+            self._reader.get(operation_id) if levels or is_first else None,
+            self._read_events(subscription),
+            self._read_previews(subscription),
         )
 
-    def _changed(self, batches: Sequence[BatchSnapshot]) -> list[BatchSnapshot]:
-        """Return the batches that say something new, the earliest first."""
-        now: dict[str, tuple[object, ...]] = {
+    def _read_events(self, subscription: OperationSubscription) -> Sequence[Event]:
+        """Read the newest events, as many as may be new.
+
+        More are read while the oldest of them is new.
+        """
+        events: Sequence[Event] = ()
+        for limit in (1, *_EVENT_LIMITS) if subscription.has_baseline else (1,):
+            events = self._reader.events(subscription.operation_id, EventQuery(limit=limit))
+            if len(events) < limit or not subscription.is_new_event(events[0]):
+                break
+        return events
+
+    def _read_previews(self, subscription: OperationSubscription) -> Sequence[Preview]:
+        previews: Sequence[Preview] = ()
+        for limit in (1, *_PREVIEW_LIMITS) if subscription.has_baseline else (1,):
+            previews = self._reader.previews(subscription.operation_id, PreviewQuery(limit=limit))
+            if len(previews) < limit or not subscription.is_new_preview(previews[0]):
+                break
+        return previews
+
+    def _select_changed(self, batches: Sequence[BatchSnapshot]) -> list[BatchSnapshot]:
+        """Return the batches that changed since the last poll, the earliest first."""
+        current: dict[str, tuple[object, ...]] = {
             batch.id: (
                 batch.name,
                 batch.type,
@@ -164,16 +225,16 @@ class TreePoller:
             )
             for batch in batches
         }
-        changed = [batch for batch in reversed(batches) if self._batches.get(batch.id) != now[batch.id]]
-        self._batches = now
+        changed = [batch for batch in reversed(batches) if self._batches.get(batch.id) != current[batch.id]]
+        self._batches = current
         return changed
 
     async def _reconcile(self) -> None:
-        """Find runs that are remembered and no longer there: deleted, expired, or ended while nobody watched."""
+        """Find known runs that were deleted, expired, or ended unreported."""
         try:
             await self._reconcile_once()
         except Exception as error:
-            report_internal_error("server", "Looking into the journal for what has gone failed", error=error)
+            report_internal_error("server", "Polling the journal for deleted runs failed", error=error)
 
     async def _reconcile_once(self) -> None:
         hub = self._hub
@@ -181,20 +242,25 @@ class TreePoller:
             (message.operation_id, message.key[1], message.ended, message.number)
             for message in hub.known_runs()
         ]
-        await asyncio.sleep(_SETTLED_S)
-        runs = await self._in_thread(self._present)
-        known = {message.key[1]: message.number for message in hub.known_runs()}
+        # A run that changes now may not be in the journal yet.
+        await asyncio.sleep(self._intervals.settle_s)
+        runs = await self._run_in_thread(self._read_runs)
+        numbers = {message.key[1]: message.number for message in hub.known_runs()}
         for operation_id, run, ended, number in remembered:
-            if run in runs or known.get(run) != number:
+            if run in runs or numbers.get(run) != number:
                 continue
-            found = await self._in_thread(lambda id_=operation_id: self._reader.get(id_))  # type: ignore[misc]
-            if not ended or found is None:
-                hub.resolve_missing(found, operation_id, run)
+            operation = await self._run_in_thread(lambda id_=operation_id: self._reader.get(id_))  # type: ignore[misc]
+            if not ended or operation is None:
+                hub.resolve_missing(operation, operation_id, run)
 
-    def _present(self) -> set[str]:
+    def _read_runs(self) -> set[str]:
         active = self._reader.active(levels=False)
-        ended = self._reader.history(limit=2 * self._hub.limits.most_ended)
+        ended = self._reader.history(HistoryQuery(limit=2 * self._hub.limits.max_ended))
         return {operation.run for operation in (*active, *ended)}
 
-    async def _in_thread(self, question: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, question)
+    async def _run_in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+
+def _needs_tree(subscription: OperationSubscription) -> bool:
+    return subscription.levels > 0 and (subscription.tree_is_due or not subscription.was_polled)

@@ -1,92 +1,99 @@
-"""The one watcher of a hub: a thread that follows the reader, however many clients there are."""
+"""Thread that watches the reader for all clients of a hub."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, cast
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import Reader
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-
-RETRY_S: Final = 0.5
-"""Pause before a reader that failed is followed again, in seconds."""
+from otel_progress.server.settings import WATCH_RETRY_S
 
 
 class ReaderWatch:
-    """Follows ``reader`` until stopped. Everything seen waits, newest only, until it is drained.
+    """Watches ``reader``, and stores the latest change per run until drained.
 
-    ``notify()`` is called from the thread when there is something to drain. ``interval`` is between two looks, in seconds.
+    The thread calls ``notify()`` when there is something to drain. ``interval`` is the time between
+    two polls of the reader, ``retry_s`` the pause after an error, both in seconds.
     """
 
-    def __init__(self, reader: Reader, interval: float, notify: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        interval: float,
+        notify: Callable[[], None],
+        *,
+        retry_s: float = WATCH_RETRY_S,
+    ) -> None:
         self._reader = reader
         self._interval = interval
         self._notify = notify
+        self._retry_s = retry_s
         self._lock = threading.Lock()
-        self._found: dict[str, OperationSnapshot] = {}
-        self._trouble: str | None = None
-        self._begun = 0
-        self._told = False
+        self._pending: dict[str, OperationSnapshot] = {}
+        self._error: str | None = None
+        self._start_count = 0
+        self._is_notified = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="otel-progress-feed", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End soon; does not wait."""
+        """Ask the thread to end, without waiting for it."""
         self._stopping.set()
 
     def drain(self) -> tuple[Sequence[OperationSnapshot], int, str | None]:
-        """Return what changed since the last time, the earliest change first, how often a watch began, and what is wrong now."""
+        """Return the changes since the last drain, watch starts, and the error.
+
+        The earliest change is first.
+        """
         with self._lock:
-            found, self._found, self._told = self._found, {}, False
-            return list(found.values()), self._begun, self._trouble
+            pending, self._pending, self._is_notified = self._pending, {}, False
+            return list(pending.values()), self._start_count, self._error
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._follow()
+                self._watch_reader()
             except JournalError as error:
-                self._put((), str(error))
-            except Exception as error:  # whatever a reader of somebody else's may raise
+                self._store((), str(error))
+            except Exception as error:
+                # Why: a custom reader may raise any exception.
                 report_internal_error("server", "The operations could not be followed", error=error)
-                self._put(
-                    (), f"The operations cannot be read ({type(error).__name__}). See the server's log."
-                )
-            self._stopping.wait(RETRY_S)
+                message = f"The operations cannot be read ({type(error).__name__}). See the server's log."
+                self._store((), message)
+            self._stopping.wait(self._retry_s)
 
-    def _follow(self) -> None:
+    def _watch_reader(self) -> None:
         watch = cast(
             "Generator[Sequence[OperationSnapshot], Any, Any]",
             self._reader.watch(self._interval, levels=False),
         )
         with closing(watch):
-            for number, found in enumerate(watch):
+            for number, changes in enumerate(watch):
                 if self._stopping.is_set():
                     return
                 if number == 0:
-                    self._begun += 1
-                if number == 0 or found or self._trouble is not None:
-                    self._put(found, None)
+                    self._start_count += 1
+                if number == 0 or changes or self._error is not None:
+                    self._store(changes, None)
 
-    def _put(self, found: Sequence[OperationSnapshot], wrong: str | None) -> None:
+    def _store(self, changes: Sequence[OperationSnapshot], error: str | None) -> None:
         with self._lock:
-            if not found and wrong is not None and wrong == self._trouble:
+            if not changes and error is not None and error == self._error:
                 return
-            for operation in reversed(found):  # a reader gives the newest first
-                self._found.pop(operation.run, None)
-                self._found[operation.run] = operation
-            self._trouble = wrong
-            told, self._told = self._told, True
-        if not told:
+            # A reader returns the newest change first.
+            for operation in reversed(changes):
+                self._pending.pop(operation.run, None)
+                self._pending[operation.run] = operation
+            self._error = error
+            was_notified, self._is_notified = self._is_notified, True
+        if not was_notified:
             self._notify()

@@ -1,10 +1,14 @@
-"""Server-sent events: ``GET /api/v1/stream`` tells what changes, from the full set on or from where a client left off."""
+"""Server-sent events: ``GET /api/v1/stream`` sends changes.
+
+A client starts with the full set, or resumes after a cursor.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -24,7 +28,7 @@ from otel_progress.server.streams.websocket import WebSocketEndpoint
 from otel_progress.text import MAX_ID
 
 RETRY_MS: Final = 1_000
-"""How long a browser waits before it connects again."""
+"""Time after which a browser reconnects, in milliseconds."""
 
 
 HEARTBEAT: Final = b": heartbeat\n\n"
@@ -37,187 +41,221 @@ _HEADERS: Final = [
 ]
 
 
-_MOST_FIELDS: Final = 1_100
+_BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 def stream_routes(hub: Hub, settings: ServerSettings) -> Sequence[BaseRoute]:
-    """Return the routes of both streams, to be put before others of the application."""
+    """Return the routes of both streams.
+
+    They come before the other routes of the application.
+    """
     return (
         Route("/api/v1/stream", SseEndpoint(hub, settings), methods=["GET"], name="stream"),
         WebSocketRoute("/api/v1/ws", WebSocketEndpoint(hub, settings), name="ws"),
-        Route("/api/v1/ws", _no_socket, methods=["GET"], name="no-ws"),
+        Route("/api/v1/ws", _require_upgrade, methods=["GET"], name="no-ws"),
     )
 
 
-async def _no_socket(request: Request) -> Response:
-    """Answer a plain request to the WebSocket."""
+async def _require_upgrade(request: Request) -> Response:
+    """Answer a request without an upgrade on the path of the WebSocket."""
     del request
-    msg = (
-        "This path is a WebSocket. Connect to it with a client of those, or follow /api/v1/stream over HTTP."
-    )
+    msg = "This path is a WebSocket. Connect with a WebSocket client, or follow /api/v1/stream over HTTP."
     raise Problem(426, msg, headers={"Upgrade": "websocket", "Connection": "Upgrade"})
 
 
 class SseEndpoint:
-    """The ASGI application of one kind of stream, for any number of clients."""
+    """ASGI application of the event stream, for any number of clients."""
 
     def __init__(self, hub: Hub, settings: ServerSettings) -> None:
         self._hub = hub
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Tell a client what changes until it goes, the server closes, or it does not read for too long."""
+        """Serve one client until it disconnects, blocks, or the server closes."""
         hub = self._hub
         try:
-            self._check(scope)
-            wanted = StreamQuery(scope, hub.limits.subscriptions)
-            if wanted.levels and not hub.subscriptions.has_tree_for(wanted.ids):
-                hub.counts.refused("levels")
-                raise Problem(
-                    503,
-                    "Too many operations are followed with their levels. Follow this one without, or try later.",
-                )
+            self._check_access(scope)
+            query = parse_stream_query(scope, hub.limits.subscriptions)
+            self._check_capacity(query)
         except Problem as problem:
             await problem(scope, receive, send)
             return
-        follower = hub.attach("sse")
-        gone = asyncio.get_running_loop().create_task(_until_gone(receive, follower))
+        subscriber = hub.attach("sse")
+        disconnect = asyncio.get_running_loop().create_task(_wait_for_disconnect(receive, subscriber))
         try:
-            await _SseSession(hub, follower, send).run(wanted, security.header_of(scope, "last-event-id"))
+            last_event_id = security.get_header(scope, "last-event-id")
+            await _SseSession(hub, subscriber, send).run(query, last_event_id)
         except asyncio.CancelledError:
-            if not follower.evicted:  # the server is being closed in a hurry
+            if not subscriber.evicted:
+                # The server closes without waiting.
                 raise
         finally:
-            gone.cancel()
-            hub.detach(follower)
+            disconnect.cancel()
+            hub.detach(subscriber)
 
-    def _check(self, scope: Scope) -> None:
-        if not security.authorised(scope, self._settings):
-            raise Problem(401, "This server asks for its token.", headers={"WWW-Authenticate": "Bearer"})
+    def _check_access(self, scope: Scope) -> None:
+        if not security.is_authorised(scope, self._settings):
+            msg = "The token is missing or wrong. Send it as: Authorization: Bearer TOKEN."
+            raise Problem(401, msg, headers={"WWW-Authenticate": "Bearer"})
         if self._hub.closed:
             raise Problem(503, "The server is shutting down.", headers={"Retry-After": "1"})
-        if self._hub.full:
-            self._hub.counts.refused("clients")
-            raise Problem(
-                503, "Too many clients follow this server. Try again later.", headers={"Retry-After": "5"}
-            )
+        if self._hub.is_full:
+            self._hub.counts.count_refusal("clients")
+            msg = "Too many clients follow this server. Try again later."
+            raise Problem(503, msg, headers={"Retry-After": "5"})
+
+    def _check_capacity(self, query: StreamQuery) -> None:
+        if query.levels and not self._hub.subscriptions.has_tree_capacity(query.ids):
+            self._hub.counts.count_refusal("levels")
+            msg = "Too many trees are followed. Follow without levels, or try again later."
+            raise Problem(503, msg)
 
 
+@dataclass(frozen=True, slots=True)
 class StreamQuery:
-    """What the query asks for. Raises Problem when it cannot be had."""
+    """Query of a stream: operations by id, and a selection by type or batch."""
 
-    def __init__(self, scope: Scope, most: int) -> None:
-        try:
-            fields = parse_qsl(
-                scope.get("query_string", b"").decode("latin-1"),
-                keep_blank_values=True,
-                errors="strict",
-                max_num_fields=_MOST_FIELDS,
-            )
-        except ValueError:
-            raise Problem(
-                400, f"The query cannot be read: expected at most {_MOST_FIELDS} fields in UTF-8."
-            ) from None
-        self.ids = list(dict.fromkeys(value for name, value in fields if name == "operation"))
-        types = [value for name, value in fields if name == "type"]
-        batches = [value for name, value in fields if name == "batch"]
-        levels = [value.lower() for name, value in fields if name == "levels"] or ["false"]
-        for name, values in (("operation", self.ids), ("type", types), ("batch", batches)):
-            if any(not 0 < len(value) <= MAX_ID for value in values):
-                raise Problem(422, f"{name} is empty or too long: expected 1 to {MAX_ID} characters.")
-        if len(self.ids) > most or len(types) > most:
-            raise Problem(
-                422,
-                f"Too many operations or types are named: expected at most {most}. Leave them out to follow all.",
-            )
-        if len(batches) > 1:
-            raise Problem(422, "batch is there more than once: expected one id.")
-        if levels[-1] not in {"true", "false", "1", "0"}:
-            raise Problem(422, "levels is neither true nor false.")
-        self.levels = levels[-1] in {"true", "1"}
-        if self.levels and not self.ids:
-            raise Problem(
-                422, "levels=true needs operation=ID: the levels of everything would be too much for anybody."
-            )
-        self.selection = Selection(frozenset(types), batches[0] if batches else None)
+    ids: Sequence[str]
+    levels: bool
+    selection: Selection
+
+
+def parse_stream_query(scope: Scope, max_values: int) -> StreamQuery:
+    """Return the query of a stream request, with at most ``max_values`` ids and types.
+
+    Raises Problem (400 or 422) when it is not valid.
+    """
+    fields = _parse_fields(scope)
+    for name in ("operation", "type", "batch"):
+        if any(not 0 < len(value) <= MAX_ID for value in fields[name]):
+            raise Problem(422, f"Invalid {name}: expected 1 to {MAX_ID} characters.")
+    ids, types, batches = list(dict.fromkeys(fields["operation"])), fields["type"], fields["batch"]
+    if len(ids) > max_values or len(types) > max_values:
+        raise Problem(
+            422, f"Too many operations or types: expected at most {max_values}. Leave them out to follow all."
+        )
+    if len(batches) > 1:
+        raise Problem(422, "Too many batches: expected one id. Open a stream for each batch.")
+    levels = _BOOLEANS.get((fields["levels"] or ["false"])[-1].lower())
+    if levels is None:
+        raise Problem(422, "Invalid levels: expected true or false.")
+    if levels and not ids:
+        raise Problem(
+            422, "Invalid levels true: expected operation=ID with it. Name the operations to follow."
+        )
+    return StreamQuery(ids, levels, Selection(frozenset(types), batches[0] if batches else None))
+
+
+def _parse_fields(scope: Scope) -> Mapping[str, list[str]]:
+    """Return the values of the known fields of a query string."""
+    fields: dict[str, list[str]] = {"operation": [], "type": [], "batch": [], "levels": []}
+    try:
+        pairs = parse_qsl(
+            scope.get("query_string", b"").decode("latin-1"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=security.MAX_QUERY_FIELDS,
+        )
+    except ValueError:
+        raise Problem(
+            400, f"Invalid query: expected at most {security.MAX_QUERY_FIELDS} fields in UTF-8."
+        ) from None
+    for name, value in pairs:
+        if name in fields:
+            fields[name].append(value)
+    return fields
 
 
 class _SseSession:
-    """The conversation with one client."""
+    """Connection of one client."""
 
-    def __init__(self, hub: Hub, follower: Subscriber, send: Send) -> None:
+    def __init__(self, hub: Hub, subscriber: Subscriber, send: Send) -> None:
         self._hub = hub
-        self._follower = follower
+        self._subscriber = subscriber
         self._send = send
-        self._stale: str | None = None
-        self._ready = False
+        self._reported_error: str | None = None
+        self._is_ready = False
 
-    async def run(self, wanted: StreamQuery, last_event_id: str | None) -> None:
-        hub, follower = self._hub, self._follower
-        cursor = None if not last_event_id else hub.can_resume(last_event_id, wanted.ids)
-        if wanted.ids:
-            follower.begin(None, wanted.ids, levels=wanted.levels, only=wanted.selection)
+    async def run(self, query: StreamQuery, last_event_id: str | None) -> None:
+        hub, subscriber = self._hub, self._subscriber
+        cursor = None if not last_event_id else hub.find_cursor(last_event_id, query.ids)
+        if query.ids:
+            subscriber.start(None, query.ids, levels=query.levels, id_selection=query.selection)
         else:
-            follower.begin(wanted.selection, (), levels=False)
+            subscriber.start(query.selection, (), levels=False)
         await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         first = b"retry: %d\n\n" % RETRY_MS
         if cursor is not None:
-            follower.resume(cursor)
+            subscriber.resume(cursor)
         elif last_event_id:
-            first += self._reset("What was missed is no longer there. A full set of snapshots follows.")
+            first += self._encode_reset(
+                "The missed messages are no longer stored. A full set of snapshots follows."
+            )
         await self._write(first)
-        while not (hub.closed or follower.disconnected):
-            follower.wake.clear()
-            await self._catch_up()
-            await self._rest()
+        while not self._has_ended():
+            subscriber.wake.clear()
+            await self._send_updates()
+            await self._wait_for_changes()
         await self._write(b"", more=False)
 
-    async def _catch_up(self) -> None:
-        """Tell all there is, in bounded pieces, each of them the newest there is when it is written."""
-        hub, follower = self._hub, self._follower
-        if follower.is_behind():
-            await self._write(self._reset("This client was too slow, and what it missed is no longer there."))
-            follower.restart()
-        while (messages := follower.next_messages()) and not (hub.closed or follower.disconnected):
-            await self._write(b"".join([message.sse for message in messages]))
-            hub.counts.sent("sse", len(messages))
-            await asyncio.sleep(0)  # the others' turn, and the moment to hear that this one has gone
-        if hub.trouble != self._stale:
-            self._stale = hub.trouble
-            await self._write(_event("stale", {"stale": self._stale is not None, "detail": self._stale}))
-        if not self._ready and follower.is_up_to_date():
-            self._ready = True
-            await self._write(self._event("ready", {}))
+    def _has_ended(self) -> bool:
+        return self._hub.closed or self._subscriber.disconnected
 
-    async def _rest(self) -> None:
-        """Pause, so that many changes become one write; then wait until there is something, and tell now and then that we live."""
-        follower, hub = self._follower, self._hub
-        if not (hub.closed or follower.disconnected):
+    async def _send_updates(self) -> None:
+        """Send all messages in bounded pieces.
+
+        Each has the latest state at the time of its write.
+        """
+        hub, subscriber = self._hub, self._subscriber
+        if subscriber.is_behind():
+            await self._write(
+                self._encode_reset(
+                    "This client was too slow, and the messages that it missed are no longer stored."
+                )
+            )
+            subscriber.restart()
+        while (messages := subscriber.next_messages()) and not self._has_ended():
+            await self._write(b"".join([message.sse for message in messages]))
+            hub.counts.count_sent("sse", len(messages))
+            # Let other tasks run, and detect a disconnect.
+            await asyncio.sleep(0)
+        if hub.reader_error != self._reported_error:
+            self._reported_error = hub.reader_error
+            document = {"stale": self._reported_error is not None, "detail": self._reported_error}
+            await self._write(_encode_event("stale", document))
+        if not self._is_ready and subscriber.is_up_to_date():
+            self._is_ready = True
+            await self._write(_encode_event("ready", {}, f"{hub.epoch}-{subscriber.cursor}"))
+
+    async def _wait_for_changes(self) -> None:
+        """Pause, so that many changes share one write.
+
+        Then wait for a change, and send heartbeats.
+        """
+        subscriber, hub = self._subscriber, self._hub
+        if not self._has_ended():
             await asyncio.sleep(hub.pause_s)
-        while not follower.wake.is_set():
-            if not await wait_for_event(follower.wake, hub.limits.heartbeat_s):
+        while not subscriber.wake.is_set():
+            if not await wait_for_event(subscriber.wake, hub.limits.heartbeat_s):
                 await self._write(HEARTBEAT)
 
-    def _reset(self, reason: str) -> bytes:
-        self._ready = False
-        return _event("reset", {"reason": reason}, f"{self._hub.epoch}-0")
-
-    def _event(self, kind: str, document: object) -> bytes:
-        return _event(kind, document, f"{self._hub.epoch}-{self._follower.cursor}")
+    def _encode_reset(self, reason: str) -> bytes:
+        self._is_ready = False
+        return _encode_event("reset", {"reason": reason}, f"{self._hub.epoch}-0")
 
     async def _write(self, body: bytes, *, more: bool = True) -> None:
-        with self._follower.timed_write():
+        with self._subscriber.timed_write():
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-def _event(kind: str, document: object, id_: str | None = None) -> bytes:
-    place = "" if id_ is None else f"id: {id_}\n"
-    return f"event: {kind}\n{place}data: {encode_text(document)}\n\n".encode("utf-8", "replace")
+def _encode_event(kind: str, document: object, id_: str | None = None) -> bytes:
+    id_line = "" if id_ is None else f"id: {id_}\n"
+    return f"event: {kind}\n{id_line}data: {encode_text(document)}\n\n".encode("utf-8", "replace")
 
 
-async def _until_gone(receive: Receive, follower: Subscriber) -> None:
+async def _wait_for_disconnect(receive: Receive, subscriber: Subscriber) -> None:
     with contextlib.suppress(Exception):
         while (await receive())["type"] != "http.disconnect":
             pass
-    follower.disconnected = True
-    follower.wake.set()
+    subscriber.disconnected = True
+    subscriber.wake.set()

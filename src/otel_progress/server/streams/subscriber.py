@@ -1,31 +1,33 @@
-"""One client of the streams: what it wants, and how far it has been told. It holds no messages, so it cannot grow."""
+"""One client of the streams: its filter and its cursor.
+
+It buffers no messages, so its memory is constant.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from otel_progress.server.streams.hub import Hub
-    from otel_progress.server.streams.messages import Message
-
+from otel_progress.semconv import Transport
+from otel_progress.server.streams.messages import Message
+from otel_progress.server.streams.subscriptions import SubscriptionTable
 
 PIECE_MESSAGES: Final = 48
-"""Most messages handed out at once: what a client that stopped reading holds on to."""
+"""Messages per write. A client that stopped reading holds at most this many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which operations a client wants, of those it does not name: all, or those of some types or of one batch."""
+    """Filter of operations that a client does not name by id."""
 
     types: frozenset[str] = frozenset()
     batch: str | None = None
 
-    def wants(self, message: Message) -> bool:
-        """Tell whether a message is among them."""
+    def matches(self, message: Message) -> bool:
+        """Return True when the client wants a message."""
         if message.kind == "batch":
             return message.batch == self.batch if self.batch is not None else not self.types
         return (not self.types or message.type in self.types) and (
@@ -33,15 +35,46 @@ class Selection:
         )
 
 
-class Subscriber:
-    """A place in the sequence of a hub: what it gets next is whatever has a higher number and is wanted, oldest first.
+class Timeline(Protocol):
+    """Part of the hub that a subscriber reads."""
 
-    ``wide`` wants operations by what they are (None: none), ``ids`` wants them by name, with their levels where True.
-    A slow one skips versions by itself, as only the newest is there. ``wake`` is set when there may be something new, ``gone`` when the
-    client went, ``let_go`` when it was let go because it did not read.
+    clock: Callable[[], float]
+    primed: bool
+    subscriptions: SubscriptionTable
+
+    @property
+    def last_number(self) -> int:
+        """The last assigned number."""
+
+    @property
+    def oldest_resumable(self) -> int:
+        """The highest number of an evicted message."""
+
+    def messages_after(self, cursor: int) -> Sequence[Message]:
+        """Return the messages above ``cursor``, in order."""
+
+    def messages_of(self, id_: str, cursor: int, *, levels: bool) -> Iterator[Message]:
+        """Yield the messages of an operation above ``cursor``."""
+
+    def changed_ids(self, ids: Mapping[str, bool], cursor: int) -> Iterable[str]:
+        """Return those of ``ids`` that may have messages above ``cursor``."""
+
+    def follow(self, wake_event: asyncio.Event, id_: str, *, levels: bool) -> None:
+        """Start to poll an operation for a client."""
+
+
+class Subscriber:
+    """A cursor in the sequence of a hub.
+
+    The next messages are those with a higher number, oldest first.
+
+    ``global_selection`` selects operations by type or batch (None: none). ``operation_ids`` selects
+    them by id, with their levels where True. A slow client skips versions, as the hub has only the
+    latest. ``wake`` is set when there may be messages, ``disconnected`` when the client has closed,
+    ``evicted`` when the hub disconnected it because it did not read.
     """
 
-    def __init__(self, hub: Hub, transport: str) -> None:
+    def __init__(self, hub: Timeline, transport: Transport) -> None:
         self.hub = hub
         self.transport = transport
         self.wake = asyncio.Event()
@@ -54,68 +87,71 @@ class Subscriber:
         self.task = asyncio.current_task()
         self._id_selection: Selection | None = None
         self._global_cursor = 0
-        self._cursor = 0
-        self._begun = 0
+        self._id_cursor = 0
+        self._start_number = 0
         self._initial: dict[str, None] = {}
 
-    def begin(
-        self, wide: Selection | None, ids: Iterable[str], *, levels: bool, only: Selection | None = None
+    def start(
+        self,
+        global_selection: Selection | None,
+        ids: Iterable[str],
+        *,
+        levels: bool,
+        id_selection: Selection | None = None,
     ) -> None:
-        """Want something from the very start: the full set first. ``only`` narrows what is named by id."""
-        self.global_selection, self._id_selection = wide, only
-        self._global_cursor = self._cursor = 0
-        self._begun = self.hub.head
+        """Start with the full set of messages.
+
+        ``id_selection`` filters the operations named by id.
+        """
+        self.global_selection, self._id_selection = global_selection, id_selection
         self.follow(ids, levels=levels)
-        self._initial.clear()
+        self.restart()
 
     def resume(self, cursor: int) -> None:
-        """Go on after ``cursor``, which :meth:`Hub.can_resume` allowed."""
-        self._global_cursor = self._cursor = self._begun = cursor
+        """Continue after ``cursor``, which :meth:`Hub.find_cursor` returned."""
+        self._global_cursor = self._id_cursor = self._start_number = cursor
 
     def restart(self) -> None:
-        """Begin afresh with the full set."""
-        self._global_cursor = self._cursor = 0
-        self._begun = self.hub.head
+        """Start again with the full set of messages."""
+        self._global_cursor = self._id_cursor = 0
+        self._start_number = self.hub.last_number
         self._initial.clear()
 
-    def widen(self, selection: Selection) -> None:
-        """Want all operations as well; what there is of them comes first."""
+    def follow_all(self, selection: Selection) -> None:
+        """Also follow all selected operations. Their current state comes first."""
         self.global_selection, self._global_cursor = selection, 0
-        self._begun = self.hub.head
+        self._start_number = self.hub.last_number
         self.wake.set()
 
     def follow(self, ids: Iterable[str], *, levels: bool) -> None:
-        """Want these ids as well; the state of each comes first."""
+        """Also follow these ids. The current state of each comes first."""
         for id_ in ids:
-            before = self.operation_ids.get(id_)
-            if before is not None and before == levels:
-                self._initial[id_] = None
-                continue
-            if before is not None:
-                self.hub.subscriptions.unfollow(self, id_)
-            self.operation_ids[id_] = levels
-            self.hub.follow(self, id_, levels=levels)
+            current = self.operation_ids.get(id_)
+            if current is not None and current != levels:
+                self.hub.subscriptions.unfollow(self.wake, id_, levels=current)
+            if current != levels:
+                self.operation_ids[id_] = levels
+                self.hub.follow(self.wake, id_, levels=levels)
             self._initial[id_] = None
         self.wake.set()
 
     def unfollow(self, ids: Iterable[str] | None) -> None:
-        """No longer want these ids, or anything when None."""
+        """Stop following these ids, or everything when None."""
         if ids is None:
             self.global_selection = None
         for id_ in list(self.operation_ids) if ids is None else ids:
             if id_ in self.operation_ids:
-                self.hub.subscriptions.unfollow(self, id_)
-                del self.operation_ids[id_]
+                self.hub.subscriptions.unfollow(self.wake, id_, levels=self.operation_ids.pop(id_))
                 self._initial.pop(id_, None)
 
     @property
     def cursor(self) -> int:
-        """The last number it has been told everything up to."""
-        return self._cursor if self.global_selection is None else self._global_cursor
+        """The number up to which the client has received all messages."""
+        return self._id_cursor if self.global_selection is None else self._global_cursor
 
     @contextmanager
     def timed_write(self) -> Iterator[None]:
-        """Mark the time of a write, so that the hub can let go of a client that does not take it."""
+        """Record the time of a write, so that the hub detects a blocked client."""
         self.blocked_since = self.hub.clock()
         try:
             yield
@@ -123,86 +159,107 @@ class Subscriber:
             self.blocked_since = None
 
     def is_behind(self) -> bool:
-        """Tell whether something it should have been told was forgotten, so that it has to begin afresh."""
-        hub = self.hub
-        if self.global_selection is not None and hub.floor > max(self._global_cursor, self._begun):
+        """Return True when a message for this client was evicted.
+
+        It then has to start again.
+        """
+        hub, start = self.hub, self._start_number
+        if self.global_selection is not None and hub.oldest_resumable > max(self._global_cursor, start):
             return True
-        return any(
-            hub.subscriptions.floor_of(id_) > max(self._cursor, self._begun) for id_ in self.operation_ids
-        )
+        cursor = max(self._id_cursor, start)
+        return any(hub.subscriptions.evicted_up_to(id_) > cursor for id_ in self.operation_ids)
 
     def is_up_to_date(self) -> bool:
-        """Tell whether everything there was at the beginning has been taken, and everything named by id has been looked for."""
-        hub = self.hub
-        reached = self.global_selection is None or self._global_cursor >= self._begun
-        named = not self.operation_ids or self._cursor >= self._begun
+        """Return True when the client has received its initial state.
+
+        All messages up to the start are delivered, and every followed id was polled.
+        """
+        global_is_done = self.global_selection is None or self._global_cursor >= self._start_number
+        ids_are_done = not self.operation_ids or self._id_cursor >= self._start_number
         return (
-            hub.primed
-            and reached
-            and named
+            self.hub.primed
+            and global_is_done
+            and ids_are_done
             and not self._initial
-            and all(map(hub.subscriptions.has_looked, self.operation_ids))
+            and all(map(self.hub.subscriptions.was_polled, self.operation_ids))
         )
 
     def next_messages(self) -> list[Message]:
-        """Return what comes next, a bounded number of messages, and move on; an empty list when there is nothing."""
-        return self._take_fresh() or self._take_named() or self._take_wide()
+        """Return the next messages and advance the cursor.
 
-    def _take_fresh(self) -> list[Message]:
-        found: list[Message] = []
-        while self._initial and len(found) < PIECE_MESSAGES:
+        At most ``PIECE_MESSAGES`` per group.
+
+        The list is empty when there is nothing new.
+        """
+        return self._next_initial_messages() or self._next_id_messages() or self._next_global_messages()
+
+    def _next_initial_messages(self) -> list[Message]:
+        messages: list[Message] = []
+        while self._initial and len(messages) < PIECE_MESSAGES:
             id_ = next(iter(self._initial))
             del self._initial[id_]
-            found += [
+            messages += [
                 message
-                for message in self._of(id_, 0)
-                if message.number <= self._cursor and message.kind not in _EVENTS
+                for message in self._select_messages(id_, 0)
+                if message.number <= self._id_cursor and message.kind not in _MOMENTARY_KINDS
             ]
-        return found
+        return messages
 
-    def _take_named(self) -> list[Message]:
-        cursor, head = self._cursor, self.hub.head
-        if not self.operation_ids or cursor >= head:
-            self._cursor = head
+    def _next_id_messages(self) -> list[Message]:
+        cursor, last_number = self._id_cursor, self.hub.last_number
+        if not self.operation_ids or cursor >= last_number:
+            self._id_cursor = last_number
             return []
-        found = [
+        messages = [
             message
             for id_ in self.hub.changed_ids(self.operation_ids, cursor)
-            for message in self._of(id_, cursor)
+            for message in self._select_messages(id_, cursor)
         ]
-        found.sort(key=lambda message: message.number)
-        return self._piece(found, "_cursor")
+        messages.sort(key=lambda message: message.number)
+        self._id_cursor = self._cursor_after(messages)
+        return self._count_piece(messages, cursor)
 
-    def _take_wide(self) -> list[Message]:
-        wide = self.global_selection
-        if wide is None:
-            self._global_cursor = self.hub.head
+    def _next_global_messages(self) -> list[Message]:
+        selection, cursor = self.global_selection, self._global_cursor
+        if selection is None:
+            self._global_cursor = self.hub.last_number
             return []
-        everything = wide == _EVERYTHING and not self.operation_ids
-        found: list[Message] = []
-        for message in self.hub.after(self._global_cursor):
-            if everything or (wide.wants(message) and message.operation_id not in self.operation_ids):
-                found.append(message)
-                if len(found) > PIECE_MESSAGES:
+        has_everything = selection == _EVERYTHING and not self.operation_ids
+        messages: list[Message] = []
+        for message in self.hub.messages_after(cursor):
+            if has_everything or (
+                selection.matches(message) and message.operation_id not in self.operation_ids
+            ):
+                messages.append(message)
+                if len(messages) > PIECE_MESSAGES:
                     break
-        return self._piece(found, "_global_cursor")
+        self._global_cursor = self._cursor_after(messages)
+        return self._count_piece(messages, cursor)
 
-    def _piece(self, found: list[Message], name: str) -> list[Message]:
-        cursor: int = getattr(self, name)
-        piece = found[:PIECE_MESSAGES]
-        setattr(self, name, piece[-1].number if len(found) > PIECE_MESSAGES else self.hub.head)
-        self.skipped += sum([message.skipped(cursor) for message in piece if message.replaced_numbers])
+    def _cursor_after(self, messages: list[Message]) -> int:
+        """Return the cursor after the first ``PIECE_MESSAGES`` of all messages."""
+        if len(messages) > PIECE_MESSAGES:
+            return messages[PIECE_MESSAGES - 1].number
+        return self.hub.last_number
+
+    def _count_piece(self, messages: list[Message], cursor: int) -> list[Message]:
+        """Return the first ``PIECE_MESSAGES`` messages, and count replaced versions."""
+        piece = messages[:PIECE_MESSAGES]
+        self.skipped += sum([message.count_skipped(cursor) for message in piece if message.replaced_numbers])
         return piece
 
-    def _of(self, id_: str, cursor: int) -> Iterator[Message]:
-        only = self._id_selection
-        for message in self.hub.of(id_, cursor, levels=self.operation_ids[id_]):
-            if only is None or message.kind in _EVENTS or only.wants(message):
+    def _select_messages(self, id_: str, cursor: int) -> Iterator[Message]:
+        selection = self._id_selection
+        for message in self.hub.messages_of(id_, cursor, levels=self.operation_ids[id_]):
+            if selection is None or message.kind in _MOMENTARY_KINDS or selection.matches(message):
                 yield message
 
 
 _EVERYTHING: Final = Selection()
 
 
-_EVENTS: Final = ("item", "preview")
-"""What happened at a moment, and is told to those who follow then."""
+_MOMENTARY_KINDS: Final = ("item", "preview")
+"""Kinds that describe a moment.
+
+Only clients that follow the operation at that moment receive them.
+"""

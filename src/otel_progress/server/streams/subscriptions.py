@@ -1,220 +1,274 @@
-"""What is kept of one operation because clients follow it by its id: its tree, its items, and what ended before anyone asked."""
+"""Operations that clients follow by id: trees, items and ended runs."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from otel_progress.operations import Event
 from otel_progress.records import Preview
 from otel_progress.semconv import EVENT_ITEM
+from otel_progress.server.streams.messages import Message
 
-if TYPE_CHECKING:
-    from otel_progress.server.streams.messages import Message
-    from otel_progress.server.streams.subscriber import Subscriber
-
-
-MOST_ITEMS: Final = 500
-"""Items remembered of one operation, for clients that are behind."""
+MAX_ITEMS: Final = 500
+"""Items stored per followed operation for slow clients. Older items are evicted."""
 
 
-LATER_S: Final = (0.5, 1.5, 4.0, 10.0)
-"""After the end of an operation it is looked at so many seconds one after the other: its last preview may be in the making."""
+FOLLOW_UP_DELAYS_S: Final = (0.5, 1.5, 4.0, 10.0)
+"""Delays of the polls after the end of an operation, in seconds. Its last preview may be late."""
 
 
-LOOK_EVERY_S: Final = 0.25
-"""Time between two looks at the tree and the items of one operation, in seconds."""
+TREE_POLL_S: Final = 0.25
+"""Shortest time between two polls of one operation that changes, in seconds."""
+
+
+ITEM_POLL_S: Final = 1.0
+"""Time between two polls for the items and previews of an operation without changes, in seconds."""
+
+
+ENDED_ITEM_POLL_S: Final = 10.0
+"""The same for an operation that has ended, in seconds."""
+
+
+MAX_ITEM_POLLS_PER_S: Final = 100.0
+"""Polls per second for items of all operations without changes.
+
+With more operations each waits longer.
+"""
 
 
 class OperationSubscription:
-    """One id that somebody follows. ``began`` is the number of the sequence at which that started.
+    """One followed id.
 
-    ``whole`` is the operation in a message of its own: with its levels (``tree``), or as it was found in the past.
+    ``start_number`` is the number of the sequence at which following started.
+
+    ``tree_message`` has the operation with its levels, or as it was found in the past.
     """
 
     __slots__ = (
-        "began",
         "due_at",
+        "evicted_up_to",
         "follow_up_delays",
-        "followers",
-        "forgotten_up_to",
         "has_baseline",
+        "has_ended",
         "items",
+        "last_preview",
         "left_at",
         "levels",
-        "looked_at",
         "number",
         "operation_id",
+        "polled_at",
         "run",
-        "shown",
+        "start_number",
+        "tree_is_due",
         "tree_message",
+        "wake_events",
         "was_polled",
     )
 
-    def __init__(self, operation_id: str, began: int, due_at: float) -> None:
+    def __init__(self, operation_id: str, start_number: int, due_at: float) -> None:
         self.operation_id = operation_id
-        self.began = began
-        self.followers: set[Subscriber] = set()
+        self.start_number = start_number
+        self.wake_events: set[asyncio.Event] = set()
         self.levels = 0
         self.tree_message: Message | None = None
         self.items: deque[Message] = deque()
-        self.forgotten_up_to = 0
-        self.has_baseline = self.was_polled = False
-        self.looked_at = -LOOK_EVERY_S
+        self.evicted_up_to = 0
+        self.has_baseline = self.was_polled = self.has_ended = self.tree_is_due = False
+        self.polled_at = -TREE_POLL_S
         self.due_at: float | None = due_at
         self.left_at: float | None = None
         self.run: str | None = None
         self.number = 0
-        self.shown: tuple[str, int] | None = None
+        self.last_preview: tuple[str, int] | None = None
         self.follow_up_delays: list[float] = []
 
     @property
-    def floor(self) -> int:
-        """The last number that is no longer, or was never, remembered."""
-        return max(self.began, self.forgotten_up_to)
+    def oldest_resumable(self) -> int:
+        """Highest number that is not stored: evicted, or before following started."""
+        return max(self.start_number, self.evicted_up_to)
 
-    def has_moved(self, cursor: int) -> bool:
-        """Tell whether its tree or its items are newer than ``cursor``."""
-        whole, items = self.tree_message, self.items
-        return (whole is not None and whole.number > cursor) or bool(items and items[-1].number > cursor)
+    def has_newer(self, cursor: int) -> bool:
+        """Return True when the tree or an item is newer than ``cursor``."""
+        tree, items = self.tree_message, self.items
+        return (tree is not None and tree.number > cursor) or bool(items and items[-1].number > cursor)
 
-    def after(self, cursor: int) -> Iterator[Message]:
+    def items_after(self, cursor: int) -> Iterator[Message]:
         """Yield the items above ``cursor``, in order."""
         return (item for item in self.items if item.number > cursor)
 
-    def add(self, item: Message) -> None:
-        """Remember an item; the oldest one goes when there are too many."""
+    def add_item(self, item: Message) -> None:
+        """Store an item, and evict the oldest above ``MAX_ITEMS``."""
         self.items.append(item)
-        if len(self.items) > MOST_ITEMS:
-            self.forgotten_up_to = max(self.forgotten_up_to, self.items.popleft().number)
+        if len(self.items) > MAX_ITEMS:
+            self.evicted_up_to = max(self.evicted_up_to, self.items.popleft().number)
 
-    def new_items(self, events: Sequence[Event]) -> list[Event]:
-        """Return the items among the newest events that were not told yet; at the first look none, they are the past."""
+    def is_new_event(self, event: Event) -> bool:
+        """Return True when no earlier poll returned the event."""
+        return event.run != self.run or event.number > self.number
+
+    def is_new_preview(self, preview: Preview) -> bool:
+        """Return True when no earlier poll returned the preview."""
+        run, number = self.last_preview or ("", 0)
+        return preview.run != run or preview.number > number
+
+    def select_new_items(self, events: Sequence[Event]) -> list[Event]:
+        """Return the items that are new.
+
+        The first poll returns none: they are in the past.
+        """
+        is_first, self.has_baseline = not self.has_baseline, True
         if not events:
-            self.has_baseline = True
             return []
-        first, run = not self.has_baseline, events[-1].run
-        told = self.number if run == self.run else -(2**63)
-        self.has_baseline = True
-        self.run, self.number = run, events[-1].number
-        return (
-            [] if first else [event for event in events if event.number > told and event.kind == EVENT_ITEM]
-        )
+        last_number = self.number if events[-1].run == self.run else -(2**63)
+        self.run, self.number = events[-1].run, events[-1].number
+        if is_first:
+            return []
+        return [event for event in events if event.number > last_number and event.kind == EVENT_ITEM]
 
-    def new_previews(self, previews: Sequence[Preview]) -> list[Preview]:
-        """Return those among the newest previews that were not told yet; at the first look none."""
-        first, shown = self.shown is None, self.shown or ("", 0)
+    def select_new_previews(self, previews: Sequence[Preview]) -> list[Preview]:
+        """Return the previews that are new. The first poll returns none."""
+        is_first, last_preview = self.last_preview is None, self.last_preview or ("", 0)
         if not previews:
-            self.shown = shown
+            self.last_preview = last_preview
             return []
-        told = shown[1] if previews[-1].run == shown[0] else 0
-        self.shown = (previews[-1].run, max(previews[-1].number, told))
-        return [] if first else [preview for preview in previews if preview.number > told]
+        last_number = last_preview[1] if previews[-1].run == last_preview[0] else 0
+        self.last_preview = (previews[-1].run, max(previews[-1].number, last_number))
+        return [] if is_first else [preview for preview in previews if preview.number > last_number]
 
 
 LINGER_S: Final = 60.0
-"""How long what a client followed is kept without clients, in seconds, so that one that comes back can resume."""
+"""Time for which state is stored without clients, in seconds.
+
+A client that returns in time can resume.
+"""
 
 
 class SubscriptionTable:
-    """All followed ids of one hub; used from one thread. At most ``most_trees`` of them with their levels."""
+    """All followed ids of one hub, at most ``max_trees`` of them with levels.
 
-    def __init__(self, clock: Callable[[], float], most_trees: int) -> None:
+    Used from one thread.
+    """
+
+    def __init__(self, clock: Callable[[], float], max_trees: int) -> None:
         self._clock = clock
-        self._most_trees = most_trees
-        self._ids: dict[str, OperationSubscription] = {}
-        self._trees = 0
+        self._max_trees = max_trees
+        self._by_id: dict[str, OperationSubscription] = {}
+        self._tree_count = 0
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._by_id)
 
     def get(self, id_: str) -> OperationSubscription | None:
-        """Return what is kept of an id; None when nobody follows it."""
-        return self._ids.get(id_)
+        """Return the subscription of an id, None when no client follows it."""
+        return self._by_id.get(id_)
 
     def clear(self) -> None:
-        """Forget all of them."""
-        self._ids.clear()
-        self._trees = 0
+        """Remove all subscriptions."""
+        self._by_id.clear()
+        self._tree_count = 0
 
-    def has_tree_for(self, ids: Iterable[str]) -> bool:
-        """Tell whether these ids can be followed with their levels as well."""
-        more = sum(1 for id_ in set(ids) if (known := self._ids.get(id_)) is None or not known.levels)
-        return self._trees + more <= self._most_trees
+    def has_tree_capacity(self, ids: Iterable[str]) -> bool:
+        """Return True when these ids can be followed with their levels."""
+        added = sum(1 for id_ in set(ids) if (known := self._by_id.get(id_)) is None or not known.levels)
+        return self._tree_count + added <= self._max_trees
 
-    def remembers(self, ids: Iterable[str], cursor: int) -> bool:
-        """Tell whether everything about these ids above ``cursor`` is still there."""
-        known = (self._ids.get(id_) for id_ in ids)
-        return all(following is not None and following.floor <= cursor for following in known)
+    def can_resume(self, ids: Iterable[str], cursor: int) -> bool:
+        """Return True when everything about these ids above ``cursor`` is still stored."""
+        subscriptions = (self._by_id.get(id_) for id_ in ids)
+        return all(known is not None and known.oldest_resumable <= cursor for known in subscriptions)
 
-    def follow(self, follower: Subscriber, id_: str, *, levels: bool, head: int) -> bool:
-        """Keep an operation's tree and items from ``head`` on; tell whether it has to be looked at."""
+    def follow(self, wake_event: asyncio.Event, id_: str, *, levels: bool, last_number: int) -> bool:
+        """Follow an operation from ``last_number`` on.
+
+        Return True when it has to be polled.
+        """
         now = self._clock()
-        following = self._ids.get(id_)
-        if following is None:
-            following = self._ids[id_] = OperationSubscription(id_, head, now)
-        following.followers.add(follower)
-        following.left_at = None
+        subscription = self._by_id.get(id_)
+        if subscription is None:
+            subscription = self._by_id[id_] = OperationSubscription(id_, last_number, now)
+        subscription.wake_events.add(wake_event)
+        subscription.left_at = None
         if levels:
-            following.levels += 1
-            self._trees += following.levels == 1
-            following.due_at = now
-            if following.levels == 1:
-                following.was_polled = False  # its tree has not been
-        return following.due_at is not None
+            subscription.levels += 1
+            self._tree_count += subscription.levels == 1
+            subscription.due_at = now
+            if subscription.levels == 1:
+                # An earlier poll did not read the tree.
+                subscription.was_polled = False
+        return subscription.due_at is not None
 
-    def unfollow(self, follower: Subscriber, id_: str) -> None:
-        """Keep them no longer for this client."""
-        following = self._ids.get(id_)
-        if following is None:  # the hub began anew since
+    def unfollow(self, wake_event: asyncio.Event, id_: str, *, levels: bool) -> None:
+        """Stop following an operation for one client.
+
+        ``levels`` is the value that it followed with.
+        """
+        subscription = self._by_id.get(id_)
+        if subscription is None:
+            # The hub was restarted.
             return
-        following.followers.discard(follower)
-        if follower.operation_ids.get(id_):
-            following.levels -= 1
-            self._trees -= following.levels == 0
-        if not following.followers:
-            following.left_at = self._clock()
+        subscription.wake_events.discard(wake_event)
+        if levels:
+            subscription.levels -= 1
+            self._tree_count -= subscription.levels == 0
+        if not subscription.wake_events:
+            subscription.left_at = self._clock()
 
-    def changed(self, following: OperationSubscription) -> None:
-        """Have an operation looked at, but not more often than is good."""
-        soon = max(self._clock(), following.looked_at + LOOK_EVERY_S)
-        following.due_at = soon if following.due_at is None else min(soon, following.due_at)
+    def schedule_poll(self, subscription: OperationSubscription) -> None:
+        """Schedule a poll of an operation that changed.
 
-    def moved(self, ids: Mapping[str, bool], cursor: int) -> Iterator[str]:
+        Polls of one operation are at least ``TREE_POLL_S`` seconds apart.
+        """
+        soon = max(self._clock(), subscription.polled_at + TREE_POLL_S)
+        subscription.due_at = soon if subscription.due_at is None else min(soon, subscription.due_at)
+
+    def ids_with_newer(self, ids: Mapping[str, bool], cursor: int) -> Iterator[str]:
         """Yield those of ``ids`` whose tree or items are newer than ``cursor``."""
-        return (id_ for id_ in ids if (known := self._ids.get(id_)) is not None and known.has_moved(cursor))
+        return (id_ for id_ in ids if (known := self._by_id.get(id_)) is not None and known.has_newer(cursor))
 
-    def has_looked(self, id_: str) -> bool:
-        """Tell whether a followed operation has been looked for."""
-        following = self._ids.get(id_)
-        return following is None or following.was_polled
+    def was_polled(self, id_: str) -> bool:
+        """Return True when a followed operation has been polled."""
+        subscription = self._by_id.get(id_)
+        return subscription is None or subscription.was_polled
 
-    def floor_of(self, id_: str) -> int:
-        """Return the last number of items of an operation that were forgotten."""
-        following = self._ids.get(id_)
-        return 0 if following is None else following.forgotten_up_to
+    def evicted_up_to(self, id_: str) -> int:
+        """Return the number of the last evicted item of an operation."""
+        subscription = self._by_id.get(id_)
+        return 0 if subscription is None else subscription.evicted_up_to
 
-    def due(self, most: int) -> list[OperationSubscription]:
-        """Return operations that have to be looked at now, those never looked at first."""
+    def start_due_polls(self, max_number: int) -> list[OperationSubscription]:
+        """Return operations whose poll is due, and schedule their next poll.
+
+        Operations without any poll come first.
+
+        ``tree_is_due`` is False where only items and previews are polled, as nothing else changed.
+        """
         now = self._clock()
-        due = [
-            one
-            for one in self._ids.values()
-            if one.due_at is not None and one.due_at <= now and one.followers
-        ]
-        due.sort(key=lambda one: (one.was_polled, one.due_at))
-        for following in due[:most]:
-            following.due_at, following.looked_at = (
-                (now + following.follow_up_delays.pop(0) if following.follow_up_delays else None),
-                now,
-            )
-        return due[:most]
+        spacing = len(self._by_id) / MAX_ITEM_POLLS_PER_S
+        due: list[tuple[bool, float, OperationSubscription]] = []
+        for subscription in self._by_id.values():
+            pause = max(ENDED_ITEM_POLL_S if subscription.has_ended else ITEM_POLL_S, spacing)
+            item_due_at = subscription.polled_at + pause
+            due_at = item_due_at if subscription.due_at is None else min(subscription.due_at, item_due_at)
+            if due_at <= now and subscription.wake_events:
+                due.append((subscription.was_polled, due_at, subscription))
+        due.sort(key=lambda entry: entry[:2])
+        selected = [subscription for _, _, subscription in due[:max_number]]
+        for subscription in selected:
+            subscription.polled_at = now
+            subscription.tree_is_due = subscription.due_at is not None and subscription.due_at <= now
+            if subscription.tree_is_due:
+                delays = subscription.follow_up_delays
+                subscription.due_at = now + delays.pop(0) if delays else None
+        return selected
 
-    def forget_left(self) -> None:
-        """Forget those that nobody has followed for a while."""
+    def evict_unfollowed(self) -> None:
+        """Remove the operations that no client has followed for ``LINGER_S`` seconds."""
         oldest = self._clock() - LINGER_S
-        for id_ in [
-            id_ for id_, one in self._ids.items() if one.left_at is not None and one.left_at < oldest
-        ]:
-            del self._ids[id_]
+        unfollowed = [
+            id_ for id_, known in self._by_id.items() if known.left_at is not None and known.left_at < oldest
+        ]
+        for id_ in unfollowed:
+            del self._by_id[id_]

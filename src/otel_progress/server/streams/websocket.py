@@ -1,4 +1,4 @@
-"""The WebSocket: ``/api/v1/ws`` tells what changes in the operations a client subscribes to, and takes that back again."""
+"""WebSocket: ``/api/v1/ws`` sends changes of subscribed operations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
+from otel_progress.semconv import RefusalReason
 from otel_progress.server import security
 from otel_progress.server.settings import ServerSettings
 from otel_progress.server.streams.hub import Hub
@@ -17,11 +18,14 @@ from otel_progress.server.streams.subscriber import Selection, Subscriber
 from otel_progress.text import MAX_ID, escape_controls, truncate
 
 MAX_MESSAGE: Final = 64 * 1024
-"""Longest message of a client, in bytes."""
+"""Largest message of a client, in bytes. A larger one is answered with an error."""
 
 
 MESSAGES_PER_S: Final = 20.0
-"""Messages a client may send a second in the long run; five times as many at once."""
+"""Average number of messages that a client may send per second."""
+
+
+_BURST_MESSAGES: Final = 5 * MESSAGES_PER_S
 
 
 GOING_AWAY: Final = 1001
@@ -37,7 +41,7 @@ NO_ORIGIN: Final = 4403
 
 
 class SubscriptionError(Exception):
-    """A message that cannot be followed: a title, and a sentence with what was expected."""
+    """Invalid message of a client, with a title and a detail."""
 
     def __init__(self, title: str, detail: str) -> None:
         super().__init__(detail)
@@ -46,209 +50,215 @@ class SubscriptionError(Exception):
 
 
 class WebSocketEndpoint:
-    """The ASGI application for any number of clients."""
+    """ASGI application of the WebSocket, for any number of clients."""
 
     def __init__(self, hub: Hub, settings: ServerSettings) -> None:
         self._hub = hub
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Talk to one client until it goes, the server closes, or it does not read for too long."""
+        """Serve one client until it disconnects, blocks, or the server closes."""
         if (await receive())["type"] != "websocket.connect":
             return
-        with suppress(OSError):  # the client went in the middle of a write
+        # The client may disconnect during a write.
+        with suppress(OSError):
             await send({"type": "websocket.accept"})
-            refusal = self._refusal(scope)
+            refusal = self._check_access(scope)
             if refusal is not None:
-                self._hub.counts.refused(refusal[1])
-                await send({"type": "websocket.close", "code": refusal[0], "reason": refusal[1]})
+                code, reason = refusal
+                self._hub.counts.count_refusal(reason)
+                await send({"type": "websocket.close", "code": code, "reason": reason})
                 return
-            await self._talk(receive, send)
+            await self._serve(receive, send)
 
-    async def _talk(self, receive: Receive, send: Send) -> None:
+    async def _serve(self, receive: Receive, send: Send) -> None:
         hub = self._hub
-        follower = hub.attach("ws")
-        follower.begin(None, (), levels=False)
-        talk = _WebSocketSession(hub, follower, receive, send)
-        listening = asyncio.get_running_loop().create_task(talk.listen())
+        subscriber = hub.attach("ws")
+        subscriber.start(None, (), levels=False)
+        session = _WebSocketSession(hub, subscriber, receive, send)
+        receiver = asyncio.get_running_loop().create_task(session.receive_messages())
         try:
-            await talk.send_updates()
+            await session.send_updates()
         except asyncio.CancelledError:
-            if not follower.evicted:
+            if not subscriber.evicted:
                 raise
         finally:
-            listening.cancel()
-            hub.detach(follower)
-            await asyncio.gather(listening, return_exceptions=True)
+            receiver.cancel()
+            hub.detach(subscriber)
+            await asyncio.gather(receiver, return_exceptions=True)
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        # Closed after the handshake, as a browser tells its page the code of a close, and nothing of a refused handshake.
-        if not security.origin_allowed(scope, self._settings):
+    def _check_access(self, scope: Scope) -> tuple[int, RefusalReason] | None:
+        """Return the close code and reason of a refused client."""
+        # Why: the connection closes after the handshake. A browser reports the code of a close to
+        # its page, but nothing about a rejected handshake.
+        if not security.is_origin_allowed(scope, self._settings):
             return NO_ORIGIN, "origin"
-        if not security.authorised(scope, self._settings):
+        if not security.is_authorised(scope, self._settings):
             return NO_TOKEN, "token"
         if self._hub.closed:
             return GOING_AWAY, "closing"
-        return (TRY_LATER, "clients") if self._hub.full else None
+        return (TRY_LATER, "clients") if self._hub.is_full else None
 
 
 class _WebSocketSession:
-    """The conversation with one client: a task that listens, and one that tells."""
+    """Connection of one client: one task receives messages, and one sends updates."""
 
-    def __init__(self, hub: Hub, follower: Subscriber, receive: Receive, send: Send) -> None:
+    def __init__(self, hub: Hub, subscriber: Subscriber, receive: Receive, send: Send) -> None:
         self._hub = hub
-        self._follower = follower
+        self._subscriber = subscriber
         self._receive = receive
         self._send_event = send
-        self._stale: str | None = None
-        self._ready = True
-        self._allowance = 5 * MESSAGES_PER_S
-        self._heard_at = hub.clock()
+        self._reported_error: str | None = None
+        self._is_ready = True
+        # Token bucket.
+        self._tokens = _BURST_MESSAGES
+        self._received_at = hub.clock()
 
-    async def listen(self) -> None:
-        """Do what the client says; what cannot be done is answered by an error, and the connection stays."""
+    async def receive_messages(self) -> None:
+        """Handle the client's messages. An invalid message is answered with an error."""
         try:
             while (event := await self._receive())["type"] == "websocket.receive":
                 try:
-                    await self._count()
-                    await self._handle_message(_parse(event))
+                    await self._consume_token()
+                    await self._handle_message(_parse_message(event))
                 except SubscriptionError as refusal:
-                    self._hub.counts.refused("message")
+                    self._hub.counts.count_refusal("message")
                     await self._send_json({"type": "error", "title": refusal.title, "detail": refusal.detail})
         finally:
-            self._follower.disconnected = True
-            self._follower.wake.set()
+            self._subscriber.disconnected = True
+            self._subscriber.wake.set()
 
     async def send_updates(self) -> None:
-        """Tell what changes, until the client is gone or the hub is closed."""
-        hub, follower = self._hub, self._follower
-        while not (hub.closed or follower.disconnected):
-            follower.wake.clear()
-            await self._catch_up()
-            if not (hub.closed or follower.disconnected):
+        """Send changes until the client disconnects or the hub closes."""
+        hub, subscriber = self._hub, self._subscriber
+        while not self._has_ended():
+            subscriber.wake.clear()
+            await self._send_messages()
+            if not self._has_ended():
                 await asyncio.sleep(hub.pause_s)
-            await follower.wake.wait()
-        if not follower.disconnected:
+            await subscriber.wake.wait()
+        if not subscriber.disconnected:
             await self._send_event(
                 {"type": "websocket.close", "code": GOING_AWAY, "reason": "The server is going away."}
             )
 
-    async def _catch_up(self) -> None:
-        hub, follower = self._hub, self._follower
-        if follower.is_behind():
-            await self._send_json(
-                {
-                    "type": "reset",
-                    "reason": "This client was too slow, and what it missed is no longer there.",
-                }
-            )
-            self._ready = False
-            follower.restart()
-        while (messages := follower.next_messages()) and not (hub.closed or follower.disconnected):
+    def _has_ended(self) -> bool:
+        return self._hub.closed or self._subscriber.disconnected
+
+    async def _send_messages(self) -> None:
+        hub, subscriber = self._hub, self._subscriber
+        if subscriber.is_behind():
+            reason = "This client was too slow, and the messages that it missed are no longer stored."
+            await self._send_json({"type": "reset", "reason": reason})
+            self._is_ready = False
+            subscriber.restart()
+        while (messages := subscriber.next_messages()) and not self._has_ended():
             for message in messages:
                 await self._send(message.ws)
-            hub.counts.sent("ws", len(messages))
-            await asyncio.sleep(0)  # the others' turn, and the moment to hear that this one has gone
-        if hub.trouble != self._stale:
-            self._stale = hub.trouble
-            await self._send_json({"type": "stale", "stale": self._stale is not None, "detail": self._stale})
-        if not self._ready and follower.is_up_to_date():
-            self._ready = True
+            hub.counts.count_sent("ws", len(messages))
+            # Let other tasks run, and detect a disconnect.
+            await asyncio.sleep(0)
+        if hub.reader_error != self._reported_error:
+            self._reported_error = hub.reader_error
+            is_stale = self._reported_error is not None
+            await self._send_json({"type": "stale", "stale": is_stale, "detail": self._reported_error})
+        if not self._is_ready and subscriber.is_up_to_date():
+            self._is_ready = True
             await self._send_json({"type": "ready"})
 
     async def _handle_message(self, message: dict[str, Any]) -> None:
-        kind, follower = message.get("type"), self._follower
+        kind = message.get("type")
         if kind == "ping":
             await self._send_json({"type": "pong"})
         elif kind == "subscribe":
-            ids, levels = _ids(message), message.get("levels", False)
-            if not isinstance(levels, bool):
-                raise SubscriptionError("levels is no boolean", "Expected true or false.")
-            self._check(ids, levels)
-            await self._send_json({"type": "subscribed", "operations": "*" if ids is None else ids})
-            self._ready = False
-            if ids is None:
-                follower.widen(Selection())
-            else:
-                follower.follow(ids, levels=levels)
+            await self._subscribe(message)
         elif kind == "unsubscribe":
-            ids = _ids(message)
-            follower.unfollow(ids)
+            ids = _parse_ids(message)
+            self._subscriber.unfollow(ids)
             await self._send_json({"type": "unsubscribed", "operations": "*" if ids is None else ids})
         else:
-            raise SubscriptionError(
-                "Unknown type", "Expected a message of type subscribe, unsubscribe or ping."
-            )
+            raise SubscriptionError("Unknown type", "Expected the type subscribe, unsubscribe or ping.")
 
-    def _check(self, ids: list[str] | None, levels: bool) -> None:
-        most = self._hub.limits.subscriptions
+    async def _subscribe(self, message: dict[str, Any]) -> None:
+        ids, levels = _parse_ids(message), message.get("levels", False)
+        if not isinstance(levels, bool):
+            raise SubscriptionError("Invalid levels", "Expected true or false.")
+        self._check_capacity(ids, levels)
+        await self._send_json({"type": "subscribed", "operations": "*" if ids is None else ids})
+        self._is_ready = False
+        if ids is None:
+            self._subscriber.follow_all(Selection())
+        else:
+            self._subscriber.follow(ids, levels=levels)
+
+    def _check_capacity(self, ids: list[str] | None, levels: bool) -> None:
+        max_ids = self._hub.limits.subscriptions
         if ids is None:
             if levels:
                 raise SubscriptionError(
-                    "levels of everything", "Name the operations to follow with their levels."
+                    "Levels of all operations", "Name the operations to follow with their levels."
                 )
-        elif len({*ids, *self._follower.operation_ids}) > most:
+        elif len({*ids, *self._subscriber.operation_ids}) > max_ids:
             raise SubscriptionError(
                 "Too many subscriptions",
-                f'One client can name {most} operations. Unsubscribe from some, or subscribe to "*".',
+                f'Expected at most {max_ids} operations. Unsubscribe from some, or subscribe to "*".',
             )
-        elif levels and not self._hub.subscriptions.has_tree_for(ids):
+        elif levels and not self._hub.subscriptions.has_tree_capacity(ids):
             raise SubscriptionError(
                 "Too many trees",
                 "Too many operations are followed with their levels. Subscribe with levels false.",
             )
 
-    async def _count(self) -> None:
-        """Take one from the allowance, which grows with time. Raises Refusal when it is used up."""
+    async def _consume_token(self) -> None:
+        """Remove one token from the bucket. Raises SubscriptionError when it is empty."""
         now = self._hub.clock()
-        self._allowance = min(5 * MESSAGES_PER_S, self._allowance + (now - self._heard_at) * MESSAGES_PER_S)
-        self._heard_at = now
-        if self._allowance < 1.0:
-            await asyncio.sleep(1.0 / MESSAGES_PER_S)  # and meanwhile nothing more is read from it
+        refill = (now - self._received_at) * MESSAGES_PER_S
+        self._tokens = min(_BURST_MESSAGES, self._tokens + refill)
+        self._received_at = now
+        if self._tokens < 1.0:
+            # Nothing is received during the sleep, which slows the client down.
+            await asyncio.sleep(1.0 / MESSAGES_PER_S)
             raise SubscriptionError(
                 "Too many messages",
-                f"A client may send {MESSAGES_PER_S:g} messages a second. This one was not looked at.",
+                f"Expected at most {MESSAGES_PER_S:g} messages per second. This message was ignored.",
             )
-        self._allowance -= 1.0
+        self._tokens -= 1.0
 
     async def _send_json(self, document: dict[str, Any]) -> None:
         await self._send(encode_text(document))
 
     async def _send(self, text: str) -> None:
-        with self._follower.timed_write():
+        with self._subscriber.timed_write():
             await self._send_event({"type": "websocket.send", "text": text})
 
 
-def _parse(event: Any) -> dict[str, Any]:
+_EXAMPLE: Final = '{"type":"subscribe","operations":["friday-42"]}'
+
+
+def _parse_message(event: Any) -> dict[str, Any]:
     text = event.get("text")
     if text is None:
-        raise SubscriptionError("No text", "Expected a text message that holds a JSON object.")
+        raise SubscriptionError("Invalid message", "Expected a text message with a JSON object.")
     if len(text) > MAX_MESSAGE or len(text.encode("utf-8", "replace")) > MAX_MESSAGE:
         raise SubscriptionError("Message too long", f"Expected at most {MAX_MESSAGE} bytes.")
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise SubscriptionError(
-            "No JSON", 'Expected a JSON object such as {"type":"subscribe","operations":["friday-42"]}.'
-        ) from None
+        raise SubscriptionError("Invalid JSON", f"Expected a JSON object such as {_EXAMPLE}.") from None
     if not isinstance(document, dict):
-        raise SubscriptionError(
-            "No object", 'Expected a JSON object such as {"type":"subscribe","operations":["friday-42"]}.'
-        )
+        raise SubscriptionError("Invalid message", f"Expected a JSON object such as {_EXAMPLE}.")
     return document
 
 
-def _ids(message: dict[str, Any]) -> list[str] | None:
-    """Return the ids a message names, None for all."""
-    wanted = message.get("operations")
-    if wanted == "*":
+def _parse_ids(message: dict[str, Any]) -> list[str] | None:
+    """Return the ids that a message names, None for all."""
+    ids = message.get("operations")
+    if ids == "*":
         return None
-    if not isinstance(wanted, list) or not wanted:
-        raise SubscriptionError("No operations", 'Expected operations: a list of ids, or "*" for all.')
-    for id_ in wanted:
+    if not isinstance(ids, list) or not ids:
+        raise SubscriptionError("Invalid operations", 'Expected a list of ids, or "*" for all.')
+    for id_ in ids:
         if not isinstance(id_, str) or not 0 < len(id_) <= MAX_ID:
-            raise SubscriptionError(
-                "Not an id",
-                f"Expected ids of 1 to {MAX_ID} characters, and found {escape_controls(truncate(repr(id_), 60))}.",
-            )
-    return list(dict.fromkeys(wanted))
+            quoted = escape_controls(truncate(repr(id_), 60))
+            raise SubscriptionError("Invalid id", f"Expected 1 to {MAX_ID} characters instead of {quoted}.")
+    return list(dict.fromkeys(ids))

@@ -1,0 +1,96 @@
+"""Invalid values: the rejection, warnings per call site, and strict counting.
+
+An invalid value never raises by default. It is counted, logged once per call site, and ignored.
+In strict mode it raises.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from os.path import dirname, sep
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from otel_progress.diagnostics import log_warning
+
+if TYPE_CHECKING:
+    from otel_progress.live.node import Node
+    from otel_progress.model import Number
+    from otel_progress.semconv import RejectionReason
+
+
+# Why os.path: importing pathlib takes a third of the import time of this package.
+_PACKAGE_PATH: Final = dirname(dirname(__file__)) + sep  # noqa: PTH120
+
+
+MAX_CALL_SITES: Final = 1_000
+"""Call sites whose invalid values are logged. Values of further call sites are only counted."""
+
+
+class Rejection(NamedTuple):
+    """A rejected value: label of the counter, message, and whether the type was wrong."""
+
+    reason: RejectionReason
+    text: str
+    is_wrong_type: bool = False
+
+
+def reject_excess(node: Node, current: Number) -> Rejection:
+    """Return the rejection of a ``current`` that exceeds the node's total."""
+    text = f"Invalid current {current}: expected at most the total {node.total}."
+    return Rejection("beyond_total", f"{text} Raise the total with set_total().")
+
+
+@dataclass(slots=True)
+class CallSiteWarnings:
+    """Warnings about rejected values, logged once per call site and reason.
+
+    Thread-safe.
+    """
+
+    max_call_sites: int = MAX_CALL_SITES
+    _logged: set[tuple[str, int, str]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def warn_once(self, reason: str, text: str) -> None:
+        """Log a rejected value unless its call site and reason were logged before.
+
+        The call site is the first frame outside this package.
+        """
+        file_name, line = _find_call_site()
+        key = (file_name, line, reason)
+        with self._lock:
+            if key in self._logged or len(self._logged) >= self.max_call_sites:
+                return
+            self._logged.add(key)
+        log_warning("%s (%s:%d; further invalid values there are only counted)", text, file_name, line)
+
+
+def _find_call_site() -> tuple[str, int]:
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE_PATH):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+class StrictCounter:
+    """Counter that rejects a unit above the total.
+
+    The default counts it and clamps the value later.
+    """
+
+    __slots__ = ("_node", "_reject")
+
+    def __init__(self, node: Node, reject: Callable[[Rejection], None]) -> None:
+        self._node = node
+        self._reject = reject
+
+    def count_one(self) -> None:
+        """Count one unit. Raises RejectedValueError if the total would be exceeded."""
+        node = self._node
+        next_value = node.ensure_counter().value() + 1
+        if node.total is not None and next_value > node.total:
+            self._reject(reject_excess(node, next_value))
+        node.ensure_counter().count_one()

@@ -1,0 +1,129 @@
+"""Collects what changed in the live store, once per tick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from otel_progress.live.figures import needs_update
+from otel_progress.live.node import Node
+from otel_progress.live.snapshots import take_snapshot_locked
+from otel_progress.live.state import StoreState
+from otel_progress.model import LevelSnapshot, Status
+from otel_progress.protocols import ChangeSet
+from otel_progress.records import ResourceUse
+from otel_progress.redaction import redact_snapshot
+
+
+class ChangeCollector:
+    """Builds the change set of each tick. Holds the lock for one node at a time, so no caller waits long."""
+
+    def __init__(self, state: StoreState) -> None:
+        self._state = state
+        self._resend = False
+
+    def request_resend(self) -> None:
+        """Include every active level and every batch in the next change set, because a sink missed one."""
+        self._resend = True
+
+    def collect(self) -> ChangeSet:
+        """Return what changed since the last call."""
+        state = self._state
+        state.end_orphans()
+        clock, now = state.clock(), state.now()
+        state.estimates.refresh_opaque(clock)
+        changed = self._update_changed(clock, now)
+        with state.lock:
+            ended = self._take_ended_locked(clock, now)
+            evicted, state.tree.evicted = state.tree.evicted, []
+            items, state.tree.items = state.tree.items, {}
+            events = state.events.drain_locked()
+            trajectories = state.estimates.trajectories.drain_locked()
+            logs = state.logs.drain_locked()
+            sample, state.unsent_sample = state.unsent_sample, None
+            resources = {} if sample is None else self._get_resources_locked()
+            batches = state.batches.drain_locked(everything=self._resend)
+            previews = state.previews.drain_locked()
+            self._resend = False
+        # Why after the ended levels: estimates already use their trajectories.
+        estimated = state.estimates.estimate(clock)
+        snapshots = self._take_snapshots([*changed, *estimated, *ended])
+        if state.tree.late_rejections:
+            state.report_late_rejections()
+        return ChangeSet(
+            state.instance,
+            now,
+            clock,
+            snapshots=snapshots,
+            events=events,
+            evicted=evicted,
+            items=items,
+            logs=logs,
+            sample=sample,
+            resources=resources,
+            batches=batches,
+            trajectories=trajectories,
+            previews=previews,
+        )
+
+    def _update_changed(self, clock: float, now: float) -> dict[Node, None]:
+        """Update the figures of the changed levels and of the levels above them, the deepest first."""
+        with self._state.lock:
+            active = list(self._state.tree.active)
+        by_depth: dict[int, dict[Node, None]] = {}
+        for node in active:
+            # Why the sequence number: a reader may have updated the node, and the sinks still need the change.
+            if self._resend or node.sequence != node.sent_sequence or needs_update(node):
+                by_depth.setdefault(node.depth, {})[node] = None
+        updated: dict[Node, None] = {}
+        for depth in range(max(by_depth, default=-1), -1, -1):
+            for node in by_depth.get(depth, {}):
+                with self._state.lock:
+                    if node.status is not Status.RUNNING:
+                        continue
+                    self._state.tree.update_level_locked(node, clock, now)
+                    self._state.estimates.observe_locked(node, clock)
+                updated[node] = None
+                if node.parent is not None:
+                    by_depth.setdefault(depth - 1, {})[node.parent] = None
+        return updated
+
+    def _take_ended_locked(self, clock: float, now: float) -> list[Node]:
+        """Return the ended and the announced levels that no change set has reported."""
+        state = self._state
+        ended = list(state.tree.closed)
+        state.tree.closed.clear()
+        for node in ended:
+            if node.sequence == 0:
+                state.tree.update_level_locked(node, clock, now)
+            if node.status.finished:
+                state.estimates.finish_locked(node)
+        return ended
+
+    def _take_snapshots(self, nodes: Iterable[Node]) -> list[LevelSnapshot]:
+        """Return the snapshots of the nodes, parents before children."""
+        snapshots = []
+        for node in sorted(dict.fromkeys(nodes), key=lambda node: node.depth):
+            with self._state.lock:
+                if _is_evicted(node):
+                    continue
+                node.sent_sequence = node.sequence
+                snapshot = take_snapshot_locked(node)
+            snapshots.append(redact_snapshot(snapshot))
+            self._state.listener.on_level_collected(node)
+        return snapshots
+
+    def _get_resources_locked(self) -> dict[str, ResourceUse]:
+        return {
+            operation.run: operation.resources
+            for operation in self._state.tree.operations.values()
+            if operation.resources is not None
+        }
+
+
+def _is_evicted(node: Node) -> bool:
+    here: Node | None = node
+    while here is not None:
+        if here.evicted:
+            return True
+        here = here.parent
+    return False

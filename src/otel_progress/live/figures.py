@@ -1,0 +1,115 @@
+"""Figures of a level: its count, ratio, failed and skipped units, and the time of its last advance."""
+
+from __future__ import annotations
+
+from otel_progress.live import rollup
+from otel_progress.live.node import Children, Node
+from otel_progress.model import Number, Status
+
+
+def needs_update(node: Node) -> bool:
+    """Return True when the node changed since its last update. Cheap: the ticker calls it for every active node."""
+    return node.dirty or (node.counter is not None and node.counter.value() != node.last_count)
+
+
+def update_figures_locked(node: Node, clock: float, now: float) -> None:
+    """Update the node's figures at ``clock`` and ``now``, and report the changes to the parent."""
+    status, children = node.status, node.children
+    node.dirty = False
+    node.snapshot = None
+    current: Number = 0
+    # Why a fast path: in a large tree, most levels count nothing and have no levels below them.
+    if node.counter is None and children is None and node.opaque is None:
+        ratio = 0.0 if node.total else None
+        estimated = False
+    else:
+        current, ratio = _measure(node, children)
+        ratio, estimated = _estimate_opaque_ratio(node, current, ratio, clock)
+    if status is Status.COMPLETED or status is Status.SKIPPED:
+        ratio = 1.0
+    # Why not an estimated ratio: it may fall, and it changes with time alone.
+    has_advanced = (
+        node.has_advanced
+        or node.sequence == 0
+        or current != node.current
+        or (ratio != node.ratio and not (estimated or node.estimated))
+    )
+    node.has_advanced = False
+    if has_advanced and status is not Status.PENDING:
+        last = node.advanced_clock
+        if node.sequence and last is not None and clock - last > node.longest_gap:
+            node.longest_gap = clock - last
+        node.advanced_clock, node.advanced_at = clock, now
+    node.current, node.ratio = current, ratio
+    if children is not None or node.failures is not None or node.skips is not None:
+        _update_outcomes_locked(node, children)
+    node.observed_at, node.observed_clock = now, clock
+    operation = node.operation
+    operation.sequence = node.sequence = operation.sequence + 1
+    if node.parent is None:
+        node.estimated = estimated
+    else:
+        _report_to_parent_locked(node, node.parent, estimated, has_advanced)
+
+
+def _update_outcomes_locked(node: Node, children: Children | None) -> None:
+    # Why the larger one and not the sum: a level may count both its own items and the levels of these items.
+    failed, skipped = (0, 0) if children is None else (children.failed, children.skipped)
+    node.failed = failed if node.failures is None else max(failed, int(node.failures.value()))
+    node.skipped = skipped if node.skips is None else max(skipped, int(node.skips.value()))
+
+
+def _report_to_parent_locked(node: Node, parent: Node, estimated: bool, has_advanced: bool) -> None:
+    """Add the node's changes to the figures of its parent."""
+    status, siblings = node.status, parent.children
+    if estimated is not node.estimated:
+        node.estimated = estimated
+        if siblings is not None:
+            siblings.estimated += 1 if estimated else -1
+    partial = node.ratio if status is Status.RUNNING or status is Status.CANCELLED else None
+    if partial != node.reported_ratio and not node.declared and siblings is not None:
+        siblings.partial_weight += node.spec.weight * ((partial or 0.0) - (node.reported_ratio or 0.0))
+        node.reported_ratio = partial
+    # Why only a running parent: the last snapshot of an ended level must stay the last.
+    if parent.status is Status.RUNNING:
+        parent.dirty = True
+        parent.has_advanced = parent.has_advanced or has_advanced
+
+
+def _measure(node: Node, children: Children | None) -> tuple[Number, float | None]:
+    """Return (current, ratio) from the node's own count, its stages or its children."""
+    counter, total = node.counter, node.total
+    current: Number = 0 if counter is None else counter.value()
+    has_own_count = counter is not None and (current != 0 or counter.touched)
+    partial = 0.0
+    if has_own_count:
+        node.last_count = current
+    elif children is not None:
+        if children.stages is not None and total is None:
+            current = sum(stage.status.finished for stage in children.stages)
+        else:
+            current, partial = children.done_weight, children.partial_weight
+    if total is not None and current > total:
+        # Why only an own count: children beyond the total are part of the structure, not a mistake.
+        node.clamped, current = has_own_count and rollup.exceeds_total(current, total), total
+    if children is not None and children.stages is not None:
+        return current, rollup.ratio_of_stages(
+            (stage.spec.weight, stage.status, stage.ratio) for stage in children.stages
+        )
+    return current, None if total is None else rollup.ratio_of_count(current, total, partial)
+
+
+def _estimate_opaque_ratio(
+    node: Node, current: Number, ratio: float | None, clock: float
+) -> tuple[float | None, bool]:
+    """Return the ratio with the estimate of an opaque step, and True if it or a level below is estimated."""
+    if node.status is not Status.RUNNING:
+        return ratio, False
+    children, step = node.children, node.opaque
+    estimated = children is not None and children.estimated > 0
+    # Why not with stages: the stages define the ratio of their parent.
+    if step is None or (children is not None and children.stages is not None):
+        return ratio, estimated
+    active_s = node.operation.active_seconds(step.since, clock)
+    opaque_ratio = step.estimate_ratio(active_s, current, node.total, ratio)
+    return (ratio, estimated) if opaque_ratio is None else (opaque_ratio, True)

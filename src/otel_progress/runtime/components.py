@@ -1,0 +1,191 @@
+"""Components of a runtime, and the listener of its live store."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.instrument import spans
+from otel_progress.instrument.backend import RecordingBackend
+from otel_progress.live.node import Node
+from otel_progress.live.store import LiveStore
+from otel_progress.metrics.counters import Totals
+from otel_progress.processes import current_instance
+from otel_progress.protocols import ChangeSet, TrajectorySource
+from otel_progress.runtime.callbacks import CallbackEvent, Callbacks
+from otel_progress.runtime.composite_reader import CompositeReader
+from otel_progress.runtime.providers import TracerProviders
+from otel_progress.runtime.ticker import Ticker
+from otel_progress.semconv import RejectionReason
+
+if TYPE_CHECKING:
+    from otel_progress.journal import Journal
+    from otel_progress.metrics.collector import ProgressCollector
+    from otel_progress.previews.service import PreviewService
+    from otel_progress.runtime.resource_sampler import ResourceSampler
+    from otel_progress.runtime.sink_worker import SinkWorker
+    from otel_progress.settings.fields import Settings
+
+
+_UNKNOWN_SERVICE: Final = "unknown_service"
+
+
+@dataclass(frozen=True, slots=True)
+class ClockAndIds:
+    """Sources of monotonic seconds, Unix seconds and unique ids. Tests replace them."""
+
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    ids: Callable[[], str] = lambda: secrets.token_hex(8)
+
+
+class CloseCallback(Protocol):
+    """Function that closes a component within a time limit."""
+
+    def __call__(self, timeout: float) -> object:
+        """Close the component within ``timeout`` seconds."""
+
+
+class RuntimeComponents:
+    """Live store, its listener, and the components that write and read the store.
+
+    The builder adds optional components before it creates the :class:`Runtime`, which closes
+    them. ``flush_callbacks`` return False after their timeout. ``close_callbacks`` are called
+    in their order.
+    """
+
+    def __init__(self, settings: Settings, sources: ClockAndIds, journal: Journal | None = None) -> None:
+        self.settings = settings
+        self.journal = journal
+        self.totals = Totals()
+        self.previews: PreviewService | None = None
+        self.sampler: ResourceSampler | None = None
+        self.sink_workers: list[SinkWorker] = []
+        self.flush_callbacks: list[Callable[[float], bool]] = []
+        self.close_callbacks: list[CloseCallback] = []
+        self.metrics_url: str | None = None
+        self.server_url: str | None = None
+        self.callbacks = self._build_callbacks()
+        self.ticker = Ticker(
+            lambda: self.store,
+            self.sink_workers,
+            interval=settings.tick,
+            before=self._before_tick,
+            after=self._after_tick,
+            watching=lambda: self.providers.processor.is_watching,
+        )
+        # Why: bound once, because the store calls it whenever a level starts.
+        self.on_change = self.ticker.wake
+        self.store = LiveStore(
+            current_instance(settings.service_name or _UNKNOWN_SERVICE),
+            clock=sources.clock,
+            now=sources.now,
+            ids=sources.ids,
+            stall_after=settings.stall_after,
+            has_trajectory_store=isinstance(journal, TrajectorySource),
+            listener=self,
+        )
+        self.reader = CompositeReader(self.store, journal)
+        self.providers = TracerProviders(self.store)
+        self.recording = RecordingBackend(
+            self.store, self.providers.get_tracer, settings.strict, self.totals.count_rejected
+        )
+
+    def read_public_url(self) -> str | None:
+        """Return the configured public URL, else the URL of the own server."""
+        return self.settings.public_url or self.server_url
+
+    def build_metrics_collector(self) -> ProgressCollector:
+        """Return a Prometheus collector of the live operations and totals."""
+        # Why here: the module is slow to import.
+        from otel_progress.metrics.collector import ProgressCollector
+
+        return ProgressCollector(
+            self.store.reader,
+            totals=self.totals,
+            retention_s=self.settings.metrics_retention,
+            public_url=self.read_public_url,
+            journal_size=self.reader.size_bytes,
+        )
+
+    def restart_callbacks(self) -> None:
+        """Remove all callbacks, as a forked child does."""
+        self.callbacks = self._build_callbacks()
+
+    def _build_callbacks(self) -> Callbacks:
+        totals = self.totals
+        return Callbacks(lambda count: totals.count_dropped("callback", count))
+
+    # --- ticks -----------------------------------------------------------------------------------
+
+    def _before_tick(self) -> None:
+        self.providers.processor.read_spans()
+        if self.sampler is not None:
+            self.sampler.sample_if_due(self.store.reader.get_active_roots)
+        if self.previews is not None:
+            self.previews.run_due_work(self._list_active_runs)
+
+    def _list_active_runs(self) -> list[str]:
+        return [root.operation.run for root in self.store.reader.get_active_roots()]
+
+    def _after_tick(self, change_set: ChangeSet, seconds: float) -> None:
+        self.totals.write(change_set)
+        self.totals.observe_tick(seconds)
+        if self.callbacks:
+            for operation in self.store.reader.get_running(
+                {snapshot.info.run for snapshot in change_set.snapshots}
+            ):
+                self.callbacks.submit("updated", operation)
+
+    # --- notifications of the store --------------------------------------------------------------
+
+    on_level_collected = staticmethod(spans.add_quarter_event)
+
+    def on_rejection(self, reason: RejectionReason, text: str) -> None:
+        """Count and log a rejected call. Raises RejectedValueError when strict."""
+        self.recording.reject_value(reason, text)
+
+    def on_late_rejection(self, reason: RejectionReason, text: str) -> None:
+        """Count and log a rejected value that was found after the call had returned."""
+        self.recording.report_rejection(reason, text)
+
+    def on_operation_started(self, root: Node) -> None:
+        """Submit the start of an operation to the callbacks."""
+        if self.callbacks:
+            self._submit_to_callbacks("started", root)
+        root.operation.start_delivered = True
+
+    def on_level_ended(self, node: Node) -> None:
+        """Finish the span and the previews of a level, and submit the end of an operation."""
+        spans.finish_span(node)
+        if self.previews is not None:
+            self.previews.drop_level(node)
+            if node.parent is None:
+                self.previews.operation_ended(node.operation.run)
+        if node.parent is None and self.callbacks:
+            self._submit_to_callbacks(node.status.value, node)  # type: ignore[arg-type]
+
+    def on_event_dropped(self) -> None:
+        """Count a dropped event."""
+        self.totals.count_dropped("event")
+
+    def on_previews_deleted(self, locations: Sequence[str]) -> None:
+        """Delete the content of previews that no journal refers to."""
+        if self.journal is None:
+            self.discard_previews(locations)
+
+    def discard_previews(self, locations: Sequence[str]) -> None:
+        """Delete the content of previews."""
+        if self.previews is not None:
+            self.previews.discard(locations)
+
+    def _submit_to_callbacks(self, event: CallbackEvent, node: Node) -> None:
+        try:
+            operation = self.store.reader.get_operation(node)
+            self.callbacks.submit(event, operation)
+        except Exception as error:
+            report_internal_error("callback", "an event could not be submitted to the callbacks", error=error)

@@ -1,0 +1,69 @@
+"""Declarations of settings, and the signature of ``configure``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+from otel_progress import configure
+from otel_progress.settings.fields import PREFIX, SETTINGS, Setting, Settings
+
+FIELD_TYPES = get_type_hints(Settings)
+ARGUMENT_TYPES = get_type_hints(configure, localns={"TracerProvider": TracerProvider})
+
+
+def list_classes(annotation: Any) -> Iterator[type]:
+    """Yield the classes whose instances an annotation accepts."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        for argument in arguments:
+            yield from list_classes(argument)
+    elif origin is Literal:
+        yield from {type(value) for value in arguments}
+    else:
+        yield origin or annotation
+        if annotation is float:
+            yield int
+
+
+def test_configure_has_one_argument_per_setting_in_the_same_order() -> None:
+    """The signature, the declarations and the fields agree."""
+    arguments = [name for name in inspect.signature(configure).parameters if name != "tracer_provider"]
+    assert arguments == [setting.name for setting in SETTINGS] == list(FIELD_TYPES)
+
+
+def test_configure_arguments_are_keyword_only_and_default_to_none() -> None:
+    """None means that an argument was not given."""
+    for parameter in inspect.signature(configure).parameters.values():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameter.default is None
+        assert type(None) in list_classes(ARGUMENT_TYPES[parameter.name])
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_configure_argument_accepts_every_value_of_its_setting(setting: Setting) -> None:
+    """The type of an argument includes the type of its setting."""
+    accepted = tuple(list_classes(ARGUMENT_TYPES[setting.name]))
+    for value_class in list_classes(FIELD_TYPES[setting.name]):
+        assert issubclass(value_class, accepted), (value_class, accepted)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_setting_default_has_the_declared_type_and_is_valid(setting: Setting) -> None:
+    """A default needs no conversion."""
+    assert isinstance(setting.default, tuple(list_classes(FIELD_TYPES[setting.name])))
+    assert getattr(Settings(), setting.name) == setting.default
+    if setting.default is not None:
+        assert setting.parse(setting.default) == setting.default
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_setting_has_its_own_variable_and_a_meaning(setting: Setting) -> None:
+    """The variable is the prefix and the name in capitals."""
+    assert setting.variables[0] == f"{PREFIX}{setting.name.upper()}"
+    assert setting.meaning.endswith(".")

@@ -1,0 +1,111 @@
+"""Assertions that the live store's lock is held where the name of a function ends in ``_locked``."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import pkgutil
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import otel_progress.live
+from otel_progress.live.node import Node, Operation
+from otel_progress.live.state import StoreState
+from otel_progress.live.tree import Tree
+
+SUFFIX = "_locked"
+
+
+def assert_locks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Wrap every function of ``live`` that requires the lock. Return the list of calls without it.
+
+    Such a call also raises an AssertionError, which the code under test may catch.
+
+    Only stores that are created later are checked, so that tests can use a buffer or a cache alone.
+    """
+    locks: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()
+    _register_parts(monkeypatch, locks)
+    violations: list[str] = []
+    modules = _import_modules()
+    wrapped: dict[Callable[..., Any], Callable[..., Any]] = {}
+    for module in modules:
+        for class_ in vars(module).values():
+            if inspect.isclass(class_) and class_.__module__ == module.__name__:
+                for name, function in list(vars(class_).items()):
+                    if name.endswith(SUFFIX) and inspect.isfunction(function):
+                        wrapped[function] = _wrap(function, locks, violations)
+                        monkeypatch.setattr(class_, name, wrapped[function])
+    for module in modules:
+        for name, function in list(vars(module).items()):
+            if name.endswith(SUFFIX) and inspect.isfunction(function):
+                wrapped.setdefault(function, _wrap(function, locks, violations))
+                monkeypatch.setattr(module, name, wrapped[function])
+    assert len(wrapped) > 50
+    return violations
+
+
+def _import_modules() -> list[ModuleType]:
+    package = otel_progress.live
+    names = [found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    return [importlib.import_module(name) for name in names]
+
+
+def _register_parts(monkeypatch: pytest.MonkeyPatch, locks: weakref.WeakKeyDictionary[object, Any]) -> None:
+    """Record the lock of each part of a store, and of each operation in its tree."""
+    clear, create_operation = StoreState._clear, Tree._create_operation_locked
+
+    def clear_and_register(state: StoreState, *arguments: Any) -> None:
+        clear(state, *arguments)
+        estimates = state.estimates
+        parts = [state.tree, state.batches, state.events, state.logs, state.previews, estimates]
+        for part in (state, *parts, estimates.trajectories, estimates._scheduler):
+            locks[part] = state.lock
+
+    def create_and_register(tree: Tree, *arguments: Any) -> Node:
+        node = create_operation(tree, *arguments)
+        locks[node.operation] = locks.get(tree)
+        return node
+
+    monkeypatch.setattr(StoreState, "_clear", clear_and_register)
+    monkeypatch.setattr(Tree, "_create_operation_locked", create_and_register)
+
+
+def _wrap(
+    function: Callable[..., Any], locks: weakref.WeakKeyDictionary[object, Any], violations: list[str]
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def check_lock(subject: Any, *arguments: Any, **options: Any) -> Any:
+        owner: Operation | Any = subject.operation if isinstance(subject, Node) else subject
+        state = getattr(owner, "_state", None)
+        lock = locks.get(owner) if state is None else state.lock
+        if lock is not None and not lock._is_owned():
+            violations.append(function.__qualname__)
+            raise AssertionError(f"{function.__qualname__} was called without the lock")
+        return function(subject, *arguments, **options)
+
+    return check_lock
+
+
+def find_unlocked_calls(path: Path) -> list[str]:
+    """Return the calls of ``_locked`` functions outside of a ``with`` block of a lock and of such functions."""
+    return list(_find_in_node(ast.parse(path.read_text(encoding="utf-8")), path, is_locked=False))
+
+
+def _find_in_node(node: ast.AST, path: Path, *, is_locked: bool) -> Iterator[str]:
+    if isinstance(node, ast.FunctionDef):
+        is_locked = node.name.endswith(SUFFIX)
+    elif isinstance(node, ast.With):
+        is_locked = is_locked or any(ast.unparse(item.context_expr).endswith("lock") for item in node.items)
+    elif isinstance(node, ast.Call) and not is_locked:
+        name = ast.unparse(node.func)
+        if name.endswith(SUFFIX):
+            yield f"{path.name}:{node.lineno}: {name}"
+    for child in ast.iter_child_nodes(node):
+        yield from _find_in_node(child, path, is_locked=is_locked)
