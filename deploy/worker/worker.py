@@ -39,8 +39,13 @@ logger = logging.getLogger("demo_worker")
 def survey(roots: Sequence[sources.Root]) -> None:
     """Survey sources like the demo: three stages, a level per package and folder."""
     name = "Survey of the sources"
-    job.survey(
-        roots, operation_id=new_id("survey"), name=name, limit=SURVEY_BYTES, quick=False, what="interpreter"
+    job.run_survey(
+        roots,
+        operation_id=new_id("survey"),
+        name=name,
+        limit=SURVEY_BYTES,
+        quick=False,
+        subject="interpreter",
     )
 
 
@@ -97,8 +102,10 @@ def new_id(kind: str) -> str:
 
 def largest(roots: Sequence[sources.Root]) -> list[sources.Folder]:
     """Return the packages with the most files below ``roots``, largest first."""
-    found = [file for root in roots for file in sources.walk(root) if isinstance(file, sources.SourceFile)]
-    return sorted(sources.packages(found), key=lambda package: package.count, reverse=True)[:PACKAGES]
+    found = [
+        file for root in roots for file in sources.walk_files(root) if isinstance(file, sources.SourceFile)
+    ]
+    return sorted(sources.group_by_package(found), key=lambda package: package.count, reverse=True)[:PACKAGES]
 
 
 def files(folder: sources.Folder) -> list[sources.SourceFile]:
@@ -171,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger().setLevel(logging.INFO)
     with progress.configure(capture_logs=True):
         try:
-            roots = sources.interpreter_roots()
+            roots = sources.find_interpreter_roots()
             if options.once:
                 return 0 if run_round(options.once, roots) else 1
             while True:
