@@ -13,7 +13,7 @@ from benchmarks.eta_traces import Run
 
 from otel_progress import Eta
 from otel_progress.records import Trajectory
-from tests.support.eta_replays import BY_NAME, STEADY, asked_at, steady, told
+from tests.support.eta_replays import BY_NAME, STEADY, asked_at, make_estimate, steady
 
 
 def test_questions_have_only_the_points_known_then() -> None:
@@ -86,7 +86,7 @@ def histories(scenario: str, runs: Sequence[Run], foreign: Sequence[Trajectory] 
         durations = [past.duration_s for past in history]
         if not seen or seen[-1] is not durations:
             seen.append(durations)
-        return told(1.0)
+        return make_estimate(1.0)
 
     replay_series(Series(runs, foreign), [BY_NAME[scenario]], answer)
     return seen[:: len(GRID)]
@@ -132,7 +132,7 @@ def test_figures_of_answers_with_one_second_error() -> None:
     runs = [steady(number) for number in range(4)]
 
     def answer(points: Any, elapsed: float, history: Any, parallel: Any = None) -> Eta:  # noqa: ARG001 - as estimate
-        return told(11.0 - elapsed, 10.0 - elapsed if elapsed < 5.0 else 10.5 - elapsed, 12.0 - elapsed)
+        return make_estimate(11.0 - elapsed, 10.0 - elapsed if elapsed < 5.0 else 10.5 - elapsed, 12.0 - elapsed)
 
     results = replay_series(Series(runs), [BY_NAME["history"]], answer)
     ours = score(results["history", "job", OURS])
@@ -156,7 +156,7 @@ def test_jumps_are_added_up() -> None:
 
     def answer(points: Any, elapsed: float, history: Any, parallel: Any = None) -> Eta:  # noqa: ARG001 - as estimate
         shift = next(answers)
-        return told(None if shift is None else 10.0 - elapsed + shift)
+        return make_estimate(None if shift is None else 10.0 - elapsed + shift)
 
     ours = score(
         replay_series(Series([steady(number) for number in range(4)]), [BY_NAME["history"]], answer)[
@@ -171,7 +171,7 @@ def test_at_least_counts_in_a_pause_only() -> None:
     """In a pause, a lower bound is counted and compared with the truth."""
 
     def answer(points: Any, elapsed: float, history: Any, parallel: Any = None) -> Eta:  # noqa: ARG001 - as estimate
-        return told(None, 7.0 if elapsed < 8.0 else 8.0, None, "stalled")
+        return make_estimate(None, 7.0 if elapsed < 8.0 else 8.0, None, "stalled")
 
     ours = score(
         replay_series(Series([steady(number) for number in range(4)]), [BY_NAME["stall"]], answer)[

@@ -13,7 +13,7 @@ from otel_progress.journal import SqliteJournal
 from otel_progress.model import Failure, Status
 from otel_progress.records import ResourceSample, ResourceUse
 from tests.support.command_line import EVIL, documents, run, url_of
-from tests.support.factories import batch, ended, local_instance, operation, snapshot
+from tests.support.factories import ended, local_instance, make_change_set, operation, snapshot
 
 UNSAFE = set("\x1b\x07\r\u202e\x9b")
 
@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> str:
         BatchDeclaration("evil", EVIL, EVIL, None, now - 20, now - 15, 1),
     )
     journal = SqliteJournal(tmp_path / "progress.db")
-    journal.write(batch(running, done, failed, batches=declared, instance=here, at=now, clock=clock))
+    journal.write(make_change_set(running, done, failed, batches=declared, instance=here, at=now, clock=clock))
     journal.close()
     return url_of(tmp_path / "progress.db")
 

@@ -9,7 +9,7 @@ import pytest
 
 from otel_progress.journal import SqliteJournal
 from tests.support.command_line import EVIL, documents, run, url_of
-from tests.support.factories import batch, local_instance, snapshot
+from tests.support.factories import local_instance, make_change_set, snapshot
 
 
 def read_request_time(tmp_path: Path) -> float | None:
@@ -93,7 +93,7 @@ def test_rm_of_abandoned_operation_waits_for_timeout(store: str, tmp_path: Path)
     assert run("--store", store, "rm", "lost").stdout == "Deleted 1 run of lost.\n"
     assert run("--store", store, "show", "lost").exit_code == 1
     journal = SqliteJournal(tmp_path / "progress.db")
-    journal.write(batch(snapshot(run="r5", operation_id="silent"), at=time.time() - 450.0))
+    journal.write(make_change_set(snapshot(run="r5", operation_id="silent"), at=time.time() - 450.0))
     journal.close()
     result = run("--store", store, "rm", "silent")
     assert (result.exit_code, result.stdout) == (1, "")

@@ -16,7 +16,7 @@ from otel_progress.journal import SqliteJournal
 from otel_progress.protocols import ChangeSet
 from tests.support.cli_process import finish, interrupt, start
 from tests.support.command_line import TIMEOUT_S, clean_environ, present
-from tests.support.factories import batch, ended, local_instance, snapshot
+from tests.support.factories import ended, local_instance, make_change_set, snapshot
 
 pytestmark = pytest.mark.process
 
@@ -54,10 +54,10 @@ def test_watch_with_id_follows_operation_to_the_end(store: str, tmp_path: Path) 
     assert json.loads(process.stdout.readline())["condition"] == "abandoned"
     journal = SqliteJournal(tmp_path / "progress.db")
     names = {"run": "r4", "operation_id": "lost", "id": "lost"}
-    journal.write(batch(snapshot(sequence=2, ratio=0.9, **names)))
+    journal.write(make_change_set(snapshot(sequence=2, ratio=0.9, **names)))
     assert json.loads(process.stdout.readline())["ratio"] == 0.9
     # The end is now, because an older one would be past retention.
-    journal.write(batch(ended(sequence=3, ratio=1.0, ended_at=time.time(), **names)))
+    journal.write(make_change_set(ended(sequence=3, ratio=1.0, ended_at=time.time(), **names)))
     journal.close()
     rest, errors = finish(process)
     assert [json.loads(line)["status"] for line in rest.splitlines()] == ["completed"]

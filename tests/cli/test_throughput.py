@@ -9,7 +9,7 @@ from pathlib import Path
 
 from otel_progress.journal import SqliteJournal
 from tests.support.command_line import run, url_of
-from tests.support.factories import batch, ended, local_instance, snapshot
+from tests.support.factories import ended, local_instance, make_change_set, snapshot
 
 
 def test_rate_in_show_and_watch_excludes_pauses(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_rate_in_show_and_watch_excludes_pauses(tmp_path: Path) -> None:
         "paused_s": 4_900.0,
     }
     journal.write(
-        batch(
+        make_change_set(
             tape, reel, ended(current=200, total=200, ratio=1.0, **film), instance=here, at=now, clock=clock
         )
     )

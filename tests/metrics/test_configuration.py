@@ -13,7 +13,7 @@ import otel_progress as progress
 from otel_progress import semconv
 from otel_progress.journal import SqliteJournal
 from otel_progress.testing import recording, wait_until
-from tests.support.factories import batch, preview, snapshot
+from tests.support.factories import make_change_set, preview, snapshot
 from tests.support.metrics_server import PATIENCE_S
 
 
@@ -64,7 +64,7 @@ def test_preview_url_uses_the_public_url_or_that_of_the_server(
     from otel_progress.server.uvicorn_server import Server
 
     with closing(SqliteJournal(tmp_path / "p.db")) as journal:
-        journal.write(batch(snapshot(previews=2), previews=[preview(2)]))
+        journal.write(make_change_set(snapshot(previews=2), previews=[preview(2)]))
         with Server(journal, port=0, public_url=public_url) as server:
             ((labels, _),) = scrape(server.url)[semconv.OPERATION_INFO.prometheus]
             base = (public_url or server.url).rstrip("/")

@@ -31,7 +31,7 @@ from otel_progress.model import Eta, LevelSnapshot, Status
 from otel_progress.protocols import Sink
 from otel_progress.semconv import Metric
 from otel_progress.text import MAX_ID
-from tests.support.factories import CLOCK, WALL, batch, ended, snapshot
+from tests.support.factories import CLOCK, WALL, ended, make_change_set, snapshot
 
 DONE = ("setlist", "completed")
 
@@ -57,7 +57,7 @@ def test_totals_are_a_sink_and_stay_readable_after_close() -> None:
     """Closing loses no counts."""
     totals = Totals()
     assert isinstance(totals, Sink)
-    totals.write(batch(ended()))
+    totals.write(make_change_set(ended()))
     totals.close()
     assert get_counter(totals, semconv.OPERATIONS_FINISHED) == {DONE: 1}
 
@@ -68,10 +68,10 @@ def test_finished_operation_is_counted_once() -> None:
     Running operations and levels are not counted.
     """
     totals = Totals()
-    totals.write(batch(snapshot(), ended("song:1")))
+    totals.write(make_change_set(snapshot(), ended("song:1")))
     assert not any(get_counter(totals, semconv.OPERATIONS_FINISHED).values())
     for _ in range(3):
-        totals.write(batch(ended(), ended(sequence=3), ended("song:1")))
+        totals.write(make_change_set(ended(), ended(sequence=3), ended("song:1")))
     assert {
         labels: count for labels, count in get_counter(totals, semconv.OPERATIONS_FINISHED).items() if count
     } == {DONE: 1}
@@ -81,7 +81,7 @@ def test_finished_operation_is_counted_once() -> None:
 def test_each_run_of_an_id_is_counted() -> None:
     """Each run has its own status."""
     totals = Totals()
-    totals.write(batch(ended(run="a"), ended(run="b", status=Status.FAILED), ended(run="c")))
+    totals.write(make_change_set(ended(run="a"), ended(run="b", status=Status.FAILED), ended(run="c")))
     assert get_counter(totals, semconv.OPERATIONS_FINISHED) == {DONE: 2, ("setlist", "failed"): 1}
 
 
@@ -89,7 +89,7 @@ def test_each_run_of_an_id_is_counted() -> None:
 def test_invalid_duration_is_not_observed(duration: float | None) -> None:
     """The operation is counted as finished."""
     totals = Totals()
-    totals.write(batch(ended(duration_s=duration)))
+    totals.write(make_change_set(ended(duration_s=duration)))
     assert get_counter(totals, semconv.OPERATIONS_FINISHED) == {DONE: 1}
     assert totals.read().distributions == {}
 
@@ -100,7 +100,7 @@ def test_invalid_duration_is_not_observed(duration: float | None) -> None:
 def test_duration_at_a_bound_is_in_the_bucket_below(duration: float, bucket: int) -> None:
     """Buckets are inclusive, as in Prometheus. The last one is unbounded."""
     totals = Totals()
-    totals.write(batch(ended(duration_s=duration, trace_id="ab" * 16, ended_at=WALL + 7)))
+    totals.write(make_change_set(ended(duration_s=duration, trace_id="ab" * 16, ended_at=WALL + 7)))
     result = get_distribution(totals, semconv.OPERATION_DURATION, *DONE)
     assert result.counts.index(1) == bucket
     assert sum(result.counts) == 1
@@ -113,22 +113,22 @@ def test_items_are_summed_by_types_and_outcome() -> None:
     totals = Totals()
     key = ("setlist", "song", "completed")
     for units in (2, 3.5, -4, math.nan, math.inf, 0):
-        totals.write(batch(items={key: units, ("setlist", "song", "failed"): 1}))
+        totals.write(make_change_set(items={key: units, ("setlist", "song", "failed"): 1}))
     assert get_counter(totals, semconv.ITEMS) == {key: 5.5, ("setlist", "song", "failed"): 6}
 
 
 def test_predictions_are_rated_at_the_end() -> None:
     """The first prediction, the one at half of the duration and the last are rated."""
     totals = Totals()
-    totals.write(batch(predicting_snapshot(10, 90.0, 10.0, 95.0)))  # 40 s too late of 60: 0.667, and covered
-    totals.write(batch(predicting_snapshot(12, 1.0)))  # not rated
+    totals.write(make_change_set(predicting_snapshot(10, 90.0, 10.0, 95.0)))  # 40 s too late of 60: 0.667, and covered
+    totals.write(make_change_set(predicting_snapshot(12, 1.0)))  # not rated
     # current at half of the duration: 3 s too early, 0.05, and missed
-    totals.write(batch(predicting_snapshot(29, 28.0, 20.0, 30.0)))
-    totals.write(batch(predicting_snapshot(31, None)))  # no prediction
-    totals.write(batch(predicting_snapshot(31, 20.0)))
-    totals.write(batch(predicting_snapshot(54, 6.0)))  # right, and without an interval
-    totals.write(batch(predicting_snapshot(54, 6.0)))  # the same again
-    totals.write(batch(ended()))
+    totals.write(make_change_set(predicting_snapshot(29, 28.0, 20.0, 30.0)))
+    totals.write(make_change_set(predicting_snapshot(31, None)))  # no prediction
+    totals.write(make_change_set(predicting_snapshot(31, 20.0)))
+    totals.write(make_change_set(predicting_snapshot(54, 6.0)))  # right, and without an interval
+    totals.write(make_change_set(predicting_snapshot(54, 6.0)))  # the same again
+    totals.write(make_change_set(ended()))
     result = get_distribution(totals, semconv.ETA_ERROR, "setlist")
     assert result.sum == pytest.approx(40 / 60 + 3 / 60)
     assert {bound: count for bound, count in zip(result.bounds, result.counts, strict=False) if count} == {
@@ -142,8 +142,8 @@ def test_predictions_are_rated_at_the_end() -> None:
 def test_predictions_of_a_paused_run_are_rated_without_the_pause() -> None:
     """A prediction cannot include a later pause."""
     totals = Totals()
-    totals.write(batch(predicting_snapshot(10, 50.0)))
-    totals.write(batch(ended(duration_s=660.0, paused_s=600.0)))
+    totals.write(make_change_set(predicting_snapshot(10, 50.0)))
+    totals.write(make_change_set(ended(duration_s=660.0, paused_s=600.0)))
     assert get_distribution(totals, semconv.ETA_ERROR, "setlist").sum == pytest.approx(0.0)
 
 
@@ -153,7 +153,7 @@ def test_predictions_of_a_paused_run_are_rated_without_the_pause() -> None:
 def test_predictions_of_other_ends_are_not_rated(fields: dict[str, Any]) -> None:
     """The operation was cancelled or has no duration."""
     totals = Totals()
-    totals.write(batch(predicting_snapshot(10, 90.0), ended(**fields)))
+    totals.write(make_change_set(predicting_snapshot(10, 90.0), ended(**fields)))
     assert sum(get_distribution(totals, semconv.ETA_ERROR, "setlist").counts) == 0
 
 
@@ -165,10 +165,10 @@ def test_end_tracker_drops_finished_and_evicted_runs() -> None:
         for n in range(2 * REMEMBERED_RUNS)
         for worked in range(4)
     ]
-    endings.find_ends(batch(*running))
-    endings.find_ends(batch(*(ended(run=f"r{n}") for n in range(0, 2 * REMEMBERED_RUNS, 2))))
-    endings.find_ends(batch(evicted=[(f"r{n}", "") for n in range(1, 2 * REMEMBERED_RUNS, 2)]))
-    endings.find_ends(batch(*(ended(run=f"s{n}") for n in range(REMEMBERED_RUNS))))
+    endings.find_ends(make_change_set(*running))
+    endings.find_ends(make_change_set(*(ended(run=f"r{n}") for n in range(0, 2 * REMEMBERED_RUNS, 2))))
+    endings.find_ends(make_change_set(evicted=[(f"r{n}", "") for n in range(1, 2 * REMEMBERED_RUNS, 2)]))
+    endings.find_ends(make_change_set(*(ended(run=f"s{n}") for n in range(REMEMBERED_RUNS))))
     assert endings._predictions == {}
     assert len(endings._ended) == REMEMBERED_RUNS
 
@@ -176,8 +176,8 @@ def test_end_tracker_drops_finished_and_evicted_runs() -> None:
 def test_evicted_level_keeps_the_predictions_of_its_run() -> None:
     """Only the eviction of the operation drops them."""
     totals = Totals()
-    totals.write(batch(predicting_snapshot(10, 50.0), evicted=[("run-1", "song:1")]))
-    totals.write(batch(ended()))
+    totals.write(make_change_set(predicting_snapshot(10, 50.0), evicted=[("run-1", "song:1")]))
+    totals.write(make_change_set(ended()))
     assert get_distribution(totals, semconv.ETA_ERROR, "setlist").counts[0] == 3
 
 
@@ -203,9 +203,9 @@ def test_count_methods_use_their_own_metrics() -> None:
 def test_reading_is_a_copy() -> None:
     """Later counts do not change it."""
     totals = Totals()
-    totals.write(batch(ended(run="a")))
+    totals.write(make_change_set(ended(run="a")))
     before = totals.read()
-    totals.write(batch(ended(run="b")))
+    totals.write(make_change_set(ended(run="b")))
     assert before.counters[semconv.OPERATIONS_FINISHED] == {DONE: 1}
     assert sum(before.distributions[semconv.OPERATION_DURATION][DONE].counts) == 1
 
@@ -214,8 +214,8 @@ def test_labels_beyond_the_limit_are_counted_as_other() -> None:
     """The sums stay correct."""
     totals = Totals()
     count = 2 * MAX_ITEM_TYPES
-    totals.write(batch(*(ended(run=f"r{n}", operation_type=f"t{n}") for n in range(count))))
-    totals.write(batch(items={("t", f"l{n}", "failed"): 1 for n in range(count)}))
+    totals.write(make_change_set(*(ended(run=f"r{n}", operation_type=f"t{n}") for n in range(count))))
+    totals.write(make_change_set(items={("t", f"l{n}", "failed"): 1 for n in range(count)}))
     for n in range(count):
         totals.count_rejected(f"reason {n}")
     result = [

@@ -14,7 +14,7 @@ from otel_progress import semconv
 from otel_progress.metrics import ProgressCollector, render_exposition
 from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
-from tests.support.factories import batch
+from tests.support.factories import make_change_set
 from tests.support.metrics_operations import Shelf, a_batch, level, operation, use
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -34,7 +34,7 @@ def build_full_collector(id_: str = "op", text: str = "render", value: float = 3
     """Return a collector with every kind of series."""
     totals = Totals()
     ended = operation("ended", elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
-    totals.write(batch(ended.root, items={("render", "frame", "completed"): 41}))
+    totals.write(make_change_set(ended.root, items={("render", "frame", "completed"): 41}))
     totals.observe_tick(0.004)
     work = [
         operation(

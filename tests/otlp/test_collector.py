@@ -25,7 +25,7 @@ from otel_progress.otlp.sdk_compat import build_event_log
 from otel_progress.protocols import Reader
 from tests.support import loopback, servers
 from tests.support.otlp_receiver import Receiver, attributes, receiving
-from tests.support.otlp_records import WALL, ListedReader, Told, batch, ended, level
+from tests.support.otlp_records import WALL, ListedReader, RecordedEvents, ended, level, make_change_set
 
 pytestmark = pytest.mark.server
 
@@ -127,16 +127,16 @@ def test_events_arrive_with_all_fields(received: Receiver) -> None:
     root = level(metadata={"rate": 44100, "tags": ("a", "b"), "größe": "ü"})
     song = level("song:1", clock=1.0, started=1.0)
     batches = [
-        batch(1.0, root, song),
-        batch(
+        make_change_set(1.0, root, song),
+        make_change_set(
             2.5,
             replace(song, sequence=2, current=4, ratio=0.4),
             events=[replace(item, error=Failure("OSError", "gone"))],
         ),
-        batch(3.0, ended(replace(song, sequence=3), 3.0, Status.FAILED, error=Failure("OSError", "gone"))),
-        batch(9.0, ended(replace(root, sequence=4), 9.0)),
+        make_change_set(3.0, ended(replace(song, sequence=3), 3.0, Status.FAILED, error=Failure("OSError", "gone"))),
+        make_change_set(9.0, ended(replace(root, sequence=4), 9.0)),
     ]
-    reported = Told()
+    reported = RecordedEvents()
     log = build_event_log(build_resource("nightly", "worker-1"))
     direct, sent = OtlpEvents(reported), OtlpEvents(log)
     for one in batches:
@@ -161,7 +161,7 @@ def test_metrics_arrive_as_the_series_of_the_scrape(received: Receiver) -> None:
     operation = OperationSnapshot(snapshot, (level("song:1", clock=5.0),), WALL + 5.0, 5.0)
     reader = cast("Reader", ListedReader([operation]))
     totals = Totals()
-    totals.write(batch(4.0, ended(level(run="before"), 4.0)))
+    totals.write(make_change_set(4.0, ended(level(run="before"), 4.0)))
     metrics = build_otlp_metrics(reader, totals, build_resource("nightly", "worker-1"))
     assert metrics.force_flush(FLUSH_S)
     finished, duration = semconv.OPERATIONS_FINISHED.name, semconv.OPERATION_DURATION.name

@@ -14,7 +14,7 @@ from otel_progress import semconv
 from otel_progress.otlp.logs import MAX_ATTRIBUTES, OtlpLogs, build_log_event, to_severity_number
 from otel_progress.otlp.sdk_compat import LogEvent
 from otel_progress.records import LogRecord
-from tests.support.factories import batch
+from tests.support.factories import make_change_set
 from tests.support.otlp_log_exporter import emitted
 from tests.support.otlp_receiver import attributes, receiving, value
 
@@ -192,6 +192,6 @@ def test_close_leaves_the_shared_emitter_open() -> None:
 
     emitter = Emitter()
     sink = OtlpLogs(emitter)
-    sink.write(batch(logs=[make_record(), make_record(number=2)]))
+    sink.write(make_change_set(logs=[make_record(), make_record(number=2)]))
     sink.close()
     assert (len(emitter.told), emitter.closed) == (2, False)

@@ -26,7 +26,7 @@ from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 from otel_progress.otlp.metrics import MAX_POINTS, BoundedMetricExporter, OtlpMetrics, split_metrics
 from otel_progress.protocols import Reader
 from otel_progress.records import ResourceSample, ResourceUse
-from tests.support.otlp_records import WALL, ListedReader, batch, ended, level
+from tests.support.otlp_records import WALL, ListedReader, ended, level, make_change_set
 
 LOGGER = "otel_progress.otlp"
 FLUSH_S = 60.0
@@ -215,10 +215,10 @@ def test_totals_are_exported_as_cumulative_sums_and_histograms() -> None:
     """They have one start time."""
     totals = Totals()
     with exporting(ListedReader(), totals) as (metrics, kept):
-        totals.write(batch(1.0, ended(level(run="a", current=4), 0.7)))
+        totals.write(make_change_set(1.0, ended(level(run="a", current=4), 0.7)))
         assert metrics.force_flush(FLUSH_S)
         first = kept.last()
-        totals.write(batch(9.0, ended(level(run="b"), 7.0)))
+        totals.write(make_change_set(9.0, ended(level(run="b"), 7.0)))
         assert metrics.force_flush(FLUSH_S)
         second = kept.last()
     finished = second[semconv.OPERATIONS_FINISHED.name].data
@@ -239,7 +239,7 @@ def test_delta_temporality_exports_the_difference_to_the_last_export(monkeypatch
     with exporting(ListedReader(), totals) as (metrics, kept):
         for number in range(2):
             for each in range(number + 1):
-                totals.write(batch(1.0, ended(level(run=f"{number}.{each}"), 0.5)))
+                totals.write(make_change_set(1.0, ended(level(run=f"{number}.{each}"), 0.5)))
             assert metrics.force_flush(FLUSH_S)
         data = kept.last()
     assert data[semconv.OPERATIONS_FINISHED.name].data.aggregation_temporality == AggregationTemporality.DELTA

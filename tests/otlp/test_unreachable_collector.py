@@ -21,7 +21,7 @@ from otel_progress.otlp.exporters import build_resource, build_tracer_provider
 from otel_progress.otlp.metrics import build_otlp_metrics
 from otel_progress.otlp.sdk_compat import build_event_log
 from otel_progress.protocols import Reader
-from tests.support.otlp_records import ListedReader, batch, level
+from tests.support.otlp_records import ListedReader, level, make_change_set
 
 EXPORTER_TIMEOUT_S = 240
 """Timeout of the exporters, in seconds. No call here may take a fraction of it."""
@@ -72,7 +72,7 @@ def test_dead_collector_blocks_no_flush_and_logs_once_per_signal(caplog: pytest.
     began = time.monotonic()
     for _ in range(3):
         provider.get_tracer("t").start_span("op", attributes={semconv.OPERATION_ID: "x"}).end()
-    events.write(batch(1.0, level()))
+    events.write(make_change_set(1.0, level()))
     assert provider.force_flush(100) is False
     assert log.force_flush(0.1) is False
     assert metrics.force_flush(0.1) is False

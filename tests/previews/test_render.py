@@ -19,10 +19,10 @@ from tests.support.previews import (
     encoded,
     image_of,
     json_of,
-    one,
     outcomes,
     settle,
     shown,
+    store_one,
     stored,
 )
 
@@ -33,7 +33,7 @@ RED = (255, 0, 0)
 
 def test_large_image_is_scaled_to_the_edge(recorder: Recorder) -> None:
     """A PIL image keeps its aspect ratio and is stored as PNG."""
-    preview = one(recorder, Image.new("RGB", (2000, 1000), RED), name="latent")
+    preview = store_one(recorder, Image.new("RGB", (2000, 1000), RED), name="latent")
     image = image_of(recorder, preview)
     assert (image.format, image.mode, image.size) == ("PNG", "RGB", (512, 256))
     assert image.getpixel((100, 100)) == RED
@@ -53,7 +53,7 @@ def test_small_image_keeps_its_size(recorder: Recorder) -> None:
 def test_image_of_any_mode_is_encoded_in_any_format(mode: str, format: str) -> None:
     """The setting selects the format."""
     with recording(preview_format=format) as recorder:
-        preview = one(recorder, Image.new(mode, (9, 5)))
+        preview = store_one(recorder, Image.new(mode, (9, 5)))
         assert image_of(recorder, preview).format == format.upper()
         assert preview.media_type == f"image/{format}"
 
@@ -177,7 +177,7 @@ def test_image_metadata_is_removed_and_its_orientation_applied(recorder: Recorde
     exif[0x010E] = "at home"
     content = encoded(Image.new("RGB", (40, 20)), "JPEG", exif=exif, comment=b"my secret")
     assert b"at home" in content
-    preview = one(recorder, content)
+    preview = store_one(recorder, content)
     stored_content = content_of(recorder, preview)
     assert b"at home" not in stored_content
     assert b"secret" not in stored_content
@@ -200,13 +200,13 @@ def test_path_is_read_by_its_suffix(recorder: Recorder, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("héllo", encoding="utf-8")
     (tmp_path / "state.json").write_text('{"loss": 0.5}')
     assert shown(recorder, tmp_path / "latest.png").getpixel((0, 0)) == RED
-    text = one(recorder, tmp_path / "notes.txt")
+    text = store_one(recorder, tmp_path / "notes.txt")
     assert (text.media_type, content_of(recorder, text).decode(), text.width) == (
         "text/plain; charset=utf-8",
         "héllo",
         None,
     )
-    assert json_of(recorder, one(recorder, tmp_path / "state.json")) == {"loss": 0.5}
+    assert json_of(recorder, store_one(recorder, tmp_path / "state.json")) == {"loss": 0.5}
 
 
 def test_undecoded_image_is_decoded_off_the_callers_thread(recorder: Recorder, tmp_path: Path) -> None:
@@ -221,13 +221,13 @@ def test_undecoded_image_is_decoded_off_the_callers_thread(recorder: Recorder, t
 
 def test_string_is_a_text_and_not_a_path(recorder: Recorder) -> None:
     """A file with the same name is not read."""
-    preview = one(recorder, __file__)
+    preview = store_one(recorder, __file__)
     assert content_of(recorder, preview).decode() == __file__
 
 
 def test_long_text_is_truncated(recorder: Recorder) -> None:
     """The start of a text of ten million characters is stored as valid UTF-8."""
-    content = content_of(recorder, one(recorder, "\ud800é" * 5_000_000)).decode()
+    content = content_of(recorder, store_one(recorder, "\ud800é" * 5_000_000)).decode()
     assert len(content) == 65_536
     assert content.endswith("…")
 
@@ -252,7 +252,7 @@ def test_json_is_copied_and_redacted(recorder: Recorder) -> None:
 
 def test_text_with_a_secret_is_redacted(recorder: Recorder) -> None:
     """A text has the same rules as a message."""
-    assert b"hunter2" not in content_of(recorder, one(recorder, "connect to postgres://me:hunter2@db/x"))
+    assert b"hunter2" not in content_of(recorder, store_one(recorder, "connect to postgres://me:hunter2@db/x"))
 
 
 def test_function_is_called_on_another_thread_only_when_due(recorder: Recorder) -> None:

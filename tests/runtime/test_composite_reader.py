@@ -18,7 +18,7 @@ from otel_progress import Status
 from otel_progress.journal import open_journal
 from otel_progress.protocols import Controller, Reader
 from otel_progress.testing import FakeClock, Recorder, recording, wait_until
-from tests.support.factories import WALL, batch, event, snapshot
+from tests.support.factories import WALL, event, make_change_set, snapshot
 
 OTHER = """
 import sys
@@ -151,7 +151,7 @@ def test_reader_returns_the_newest_run_of_an_id(recorder: Recorder, url: str) ->
     newer = snapshot(operation_id="x", run="elsewhere", started_at=WALL + 100.0)
     with closing(open_journal(url)) as journal:
         journal.write(
-            batch(newer, events=(event(1, operation_id="x", run="elsewhere", name="third"),), at=WALL + 100.0)
+            make_change_set(newer, events=(event(1, operation_id="x", run="elsewhere", name="third"),), at=WALL + 100.0)
         )
     assert recorder.runtime.get_operation("x").run == "elsewhere"  # type: ignore[union-attr]
     assert [event.name for event in recorder.runtime.get_events("x")] == ["third"]

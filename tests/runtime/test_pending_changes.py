@@ -10,16 +10,16 @@ from otel_progress.batches import BatchDeclaration
 from otel_progress.records import LogRecord, ResourceSample, ResourceUse
 from otel_progress.runtime.sink_worker import PendingChanges, PendingLimits, SinkWorker
 from otel_progress.testing import Recorder, wait_until
-from tests.support.factories import WALL, batch, event, lesson, preview, snapshot
+from tests.support.factories import WALL, event, make_change_set, make_trajectory_entry, preview, snapshot
 
 
 def test_pending_changes_merge_change_sets() -> None:
     """The newest snapshot of a level wins. Events and items add up."""
     pending = PendingChanges()
     assert pending.drain() is None
-    pending.add(batch(snapshot("a:1", 5), events=[event(1)], items={("o", "a", "completed"): 2}, clock=10.0))
+    pending.add(make_change_set(snapshot("a:1", 5), events=[event(1)], items={("o", "a", "completed"): 2}, clock=10.0))
     pending.add(
-        batch(
+        make_change_set(
             snapshot("", 7),
             snapshot("a:1", 4),
             events=[event(2)],
@@ -39,8 +39,8 @@ def test_pending_changes_merge_change_sets() -> None:
 def test_eviction_removes_waiting_snapshots() -> None:
     """A level with a newer snapshot is not reported as evicted."""
     pending = PendingChanges()
-    pending.add(batch(snapshot("a:1"), snapshot("a:2")))
-    pending.add(batch(snapshot("a:2", 9), evicted=[("run-1", "a:1"), ("run-1", "a:2")]))
+    pending.add(make_change_set(snapshot("a:1"), snapshot("a:2")))
+    pending.add(make_change_set(snapshot("a:2", 9), evicted=[("run-1", "a:1"), ("run-1", "a:2")]))
     merged = pending.drain()
     assert merged is not None
     assert [snapshot.path for snapshot in merged.snapshots] == ["a:2"]
@@ -50,14 +50,14 @@ def test_eviction_removes_waiting_snapshots() -> None:
 def test_trajectories_and_previews_beyond_limit_drop_the_oldest() -> None:
     """Merged ones stay in order."""
     pending = PendingChanges()
-    pending.add(batch(trajectories=[lesson("a")], previews=[preview(1)]))
-    pending.add(batch(trajectories=[lesson("b")], previews=[preview(2)]))
+    pending.add(make_change_set(trajectories=[make_trajectory_entry("a")], previews=[preview(1)]))
+    pending.add(make_change_set(trajectories=[make_trajectory_entry("b")], previews=[preview(2)]))
     merged = pending.drain()
     assert merged is not None
     assert [entry.run for entry in merged.trajectories] == ["a", "b"]
     assert [preview.number for preview in merged.previews] == [1, 2]
     bounded = PendingChanges(PendingLimits(trajectories=2, previews=1))
-    many = batch(trajectories=[lesson(str(n)) for n in range(5)], previews=[preview(n) for n in range(1, 4)])
+    many = make_change_set(trajectories=[make_trajectory_entry(str(n)) for n in range(5)], previews=[preview(n) for n in range(1, 4)])
     assert bounded.add(many) == 3 + 2
     left = bounded.drain()
     assert left is not None
@@ -89,10 +89,10 @@ def test_logs_samples_and_batches_are_merged() -> None:
     info = BatchDeclaration("b", "thumbnails", "batch", 500, WALL, None, 1)
     closed = BatchDeclaration("b", "thumbnails", "batch", None, WALL, WALL + 9.0, 2)
     pending.add(
-        batch(logs=[record(1)], sample=sample(1.0), resources={"a": use(1), "b": use(1)}, batches=(info,))
+        make_change_set(logs=[record(1)], sample=sample(1.0), resources={"a": use(1), "b": use(1)}, batches=(info,))
     )
-    pending.add(batch(logs=[record(2)], sample=sample(2.0), resources={"a": use(2)}, batches=(closed,)))
-    pending.add(batch(logs=[record(3)]))
+    pending.add(make_change_set(logs=[record(2)], sample=sample(2.0), resources={"a": use(2)}, batches=(closed,)))
+    pending.add(make_change_set(logs=[record(3)]))
     merged = pending.drain()
     assert merged is not None
     assert [record.number for record in merged.logs] == [1, 2, 3]
@@ -100,7 +100,7 @@ def test_logs_samples_and_batches_are_merged() -> None:
     assert merged.resources == {"a": use(2), "b": use(1)}
     (declaration,) = merged.batches
     assert (declaration.total, declaration.ended_at) == (500, WALL + 9.0)
-    pending.add(batch())
+    pending.add(make_change_set())
     empty = pending.drain()
     assert empty is not None
     assert (list(empty.logs), empty.sample, dict(empty.resources), tuple(empty.batches)) == ([], None, {}, ())
@@ -109,7 +109,7 @@ def test_logs_samples_and_batches_are_merged() -> None:
 def test_log_records_beyond_limit_drop_the_oldest() -> None:
     """The dropped records are counted."""
     pending = PendingChanges(PendingLimits(logs=10))
-    assert pending.add(batch(logs=[record(number) for number in range(25)])) == 15
+    assert pending.add(make_change_set(logs=[record(number) for number in range(25)])) == 15
     merged = pending.drain()
     assert merged is not None
     assert [record.number for record in merged.logs] == list(range(15, 25))
@@ -141,7 +141,7 @@ def test_tick_submits_change_set_with_a_single_record_immediately(
     recorder.tick()
     wait_until(lambda: len(written) == 1, 60.0)
     monkeypatch.setattr(
-        recorder.runtime._store, "collect", lambda: batch(clock=recorder.clock.monotonic(), **fields)
+        recorder.runtime._store, "collect", lambda: make_change_set(clock=recorder.clock.monotonic(), **fields)
     )
     recorder.tick()
     wait_until(lambda: len(written) == 2, 60.0)
@@ -163,6 +163,6 @@ def test_failing_on_written_does_not_reject_the_change_set() -> None:
         raise OSError("no requests")
 
     worker = SinkWorker("failing", Sink(), on_written=fail)
-    worker.submit(batch())
+    worker.submit(make_change_set())
     assert worker.close(60.0)
     assert len(written) == 1

@@ -23,7 +23,7 @@ from otel_progress.runtime import sink_worker
 from otel_progress.runtime.sink_worker import PendingLimits, SinkWorker
 from otel_progress.runtime.ticker import Ticker
 from otel_progress.testing import Recorder, recording, wait_until
-from tests.support.factories import batch, ended, event, lesson, snapshot
+from tests.support.factories import ended, event, make_change_set, make_trajectory_entry, snapshot
 
 
 class Sink:
@@ -67,7 +67,7 @@ def test_sink_worker_reports_each_written_change_set(sink: Sink) -> None:
     """``on_written`` receives the change set with all its records."""
     written: list[ChangeSet] = []
     worker = SinkWorker("reporting", sink, on_written=written.append)
-    worker.submit(batch(trajectories=[lesson("a")]))
+    worker.submit(make_change_set(trajectories=[make_trajectory_entry("a")]))
     assert worker.close(60.0)
     assert [entry.run for change_set in written for entry in change_set.trajectories] == ["a"]
 
@@ -82,14 +82,14 @@ def test_sink_worker_beyond_its_limits_drops_and_counts_the_oldest(sink: Sink) -
         limits=PendingLimits(snapshots=10, events=5),
     )
     sink.gate.clear()
-    worker.submit(batch())
+    worker.submit(make_change_set())
     assert sink.entered.wait(60.0)
     worker.submit(
-        batch(
+        make_change_set(
             *(snapshot(f"a:{number}") for number in range(12)), events=[event(number) for number in range(6)]
         )
     )
-    worker.submit(batch(evicted=[("run-1", f"b:{n}") for n in range(30)]))
+    worker.submit(make_change_set(evicted=[("run-1", f"b:{n}") for n in range(30)]))
     sink.gate.set()
     assert worker.flush(60.0)
     assert sink.paths == [f"a:{n}" for n in range(2, 12)]
@@ -106,10 +106,10 @@ def test_sink_worker_after_recovery_writes_rejected_records(sink: Sink) -> None:
     worker = SinkWorker("sink", sink, on_error=errors.append, on_recovered=recovered.set)
     sink.failing = True
     worker.submit(
-        batch(snapshot("a:1", 1), snapshot("a:2", 2), events=[event(1)], items={("o", "a", "failed"): 1})
+        make_change_set(snapshot("a:1", 1), snapshot("a:2", 2), events=[event(1)], items={("o", "a", "failed"): 1})
     )
     assert worker.flush(60.0) is False
-    worker.submit(batch(snapshot("a:1", 3), events=[event(2)], items={("o", "a", "failed"): 1}))
+    worker.submit(make_change_set(snapshot("a:1", 3), events=[event(2)], items={("o", "a", "failed"): 1}))
     assert worker.flush(60.0) is False
     sink.failing = False
     assert worker.flush(60.0), "a flush writes the rejected change set again"
@@ -146,7 +146,7 @@ def test_flush_of_temporarily_rejecting_sink_retries_until_written(
 
     monkeypatch.setattr(sink, "write", reject)
     worker = SinkWorker("sink", sink, retry_s=0.001)
-    worker.submit(batch(ended()))
+    worker.submit(make_change_set(ended()))
     assert end(worker, 60.0)
     assert sink.paths == [""]
     assert worker.close(60.0)
@@ -165,7 +165,7 @@ def test_flush_of_permanently_locked_sink_returns_false_after_timeout(
 
     monkeypatch.setattr(sink, "write", reject)
     worker = SinkWorker("sink", sink)
-    worker.submit(batch(ended()))
+    worker.submit(make_change_set(ended()))
     assert worker.flush(0.2) is False
     monkeypatch.undo()
     assert worker.close(60.0)
@@ -176,12 +176,12 @@ def test_close_after_recovery_writes_rejected_change_set(sink: Sink) -> None:
     """Later change sets are ignored."""
     worker = SinkWorker("sink", sink)
     sink.failing = True
-    worker.submit(batch(ended()))
+    worker.submit(make_change_set(ended()))
     assert worker.flush(60.0) is False
     sink.failing = False
     assert worker.close(60.0)
     assert sink.paths == [""]
-    worker.submit(batch(snapshot("late:1")))
+    worker.submit(make_change_set(snapshot("late:1")))
     assert sink.paths == [""]
 
 
@@ -231,7 +231,7 @@ def test_ticker_pause_counts_processor_time_of_writes_only(
     for used_s, pause_s in ((0.001, 0.02), (0.09, 0.91)):
         fake_time = SimpleNamespace(thread_time=iter([3.0, 3.0 + used_s]).__next__, monotonic=time.monotonic)
         monkeypatch.setattr(sink_worker, "time", fake_time)
-        worker.submit(batch())
+        worker.submit(make_change_set())
         assert worker.flush(60.0)
         assert ticker.compute_pause(0.0) == pytest.approx(pause_s)
     assert worker.close(60.0)
@@ -332,7 +332,7 @@ def test_drops_of_the_sink_itself_are_reported_once(sink: Sink) -> None:
     worker = SinkWorker("journal", sink, on_dropped=lambda name, count: reports.append((name, count)))
     for dropped in (0, 3, 3, 5):
         sink.dropped = dropped  # type: ignore[attr-defined]
-        worker.submit(batch(snapshot()))
+        worker.submit(make_change_set(snapshot()))
         assert worker.flush(60.0)
     assert worker.close(60.0)
     assert reports == [("journal", 3), ("journal", 2)]
@@ -359,8 +359,8 @@ def test_flush_without_a_thread_writes_pending_changes(sink: Sink, no_threads: l
     del no_threads
     before = internal_error_counts["sink quiet"]
     worker = SinkWorker("quiet", sink)
-    worker.submit(batch(snapshot("a:1", 5)))
-    worker.submit(batch(snapshot("a:1", 6), snapshot("a:2")))
+    worker.submit(make_change_set(snapshot("a:1", 5)))
+    worker.submit(make_change_set(snapshot("a:1", 6), snapshot("a:2")))
     assert worker.has_backlog
     assert sink.paths == []
 
@@ -378,7 +378,7 @@ def test_flush_without_a_thread_of_failing_sink_returns_false(sink: Sink, no_thr
     sink.failing = True
     worker = SinkWorker("crowded", sink)
     before = internal_error_counts["sink crowded"]
-    worker.submit(batch(snapshot("a:1", 5)))
+    worker.submit(make_change_set(snapshot("a:1", 5)))
     assert internal_error_counts["sink crowded"] == before + 1
 
     assert not worker.flush(60.0)

@@ -20,7 +20,7 @@ import yaml
 
 from otel_progress import semconv
 from tests.support import servers
-from tests.support.listen_address import ANY, is_ready, port_told
+from tests.support.listen_address import ANY, find_port, is_ready
 from tests.support.otlp_receiver import receiving
 from tests.support.stack.files import DEPLOY, load, services
 
@@ -181,7 +181,7 @@ def test_prometheus_with_shipped_configuration_scrapes_both(stack: Stack) -> Non
     ]
     with servers.running(command, ready=lambda: is_ready(log), log=log):
         servers.poll(
-            lambda: _up(port_told(log) or 0) == {"otel-progress-server", "otel-progress-worker"},
+            lambda: _up(find_port(log) or 0) == {"otel-progress-server", "otel-progress-worker"},
             what="both targets",
         )
 

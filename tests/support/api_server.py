@@ -22,7 +22,7 @@ PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StreamEvent:
     """One server-sent event."""
 
     kind: str
@@ -85,7 +85,7 @@ def is_free(port: int) -> bool:
 
 
 @contextmanager
-def stream(server: Server, query: str = "", **headers: str) -> Iterator[Iterator[Told]]:
+def stream(server: Server, query: str = "", **headers: str) -> Iterator[Iterator[StreamEvent]]:
     """Follow the stream and yield each event on arrival.
 
     A silence of ``PATIENCE_S`` fails the test.
@@ -101,7 +101,7 @@ def stream(server: Server, query: str = "", **headers: str) -> Iterator[Iterator
         yield events(answer.iter_lines())
 
 
-def events(lines: Iterator[str]) -> Iterator[Told]:
+def events(lines: Iterator[str]) -> Iterator[StreamEvent]:
     """Yield the events of a stream, without comments and ``retry`` lines."""
     fields: dict[str, str] = {}
     for line in lines:
@@ -109,13 +109,13 @@ def events(lines: Iterator[str]) -> Iterator[Told]:
             name, _, value = line.partition(": ")
             fields[name] = value
         elif "event" in fields:
-            yield Told(fields["event"], fields.get("id", ""), json.loads(fields["data"]))
+            yield StreamEvent(fields["event"], fields.get("id", ""), json.loads(fields["data"]))
             fields = {}
         else:
             fields = {}
 
 
-def until(told: Iterator[Told], kind: str) -> list[Told]:
+def until(told: Iterator[StreamEvent], kind: str) -> list[StreamEvent]:
     """Return all events up to and including the first one of a kind."""
     found = []
     for one in told:

@@ -110,7 +110,7 @@ class Tab:
         self.page: Page = context.new_page()
         self.troubles: list[str] = []
         self._folder = Path(os.environ.get(ARTIFACTS) or folder)
-        self.page.on("console", self._heard)
+        self.page.on("console", self._record_message)
         self.page.on("pageerror", self._failed)
         self.page.on("dialog", self._asked)
 
@@ -119,7 +119,7 @@ class Tab:
         self._folder.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=self._folder / f"page-{name}.png")
 
-    def _heard(self, message: ConsoleMessage) -> None:
+    def _record_message(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"} and not EXPECTED.search(message.text):
             self.troubles.append(f"{message.type}: {message.text}")
 

@@ -14,7 +14,7 @@ from otel_progress.cli import cli
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import Failure, LevelSnapshot, Outcome, Status
 from otel_progress.protocols import ChangeSet
-from tests.support.factories import batch, ended, event, local_instance, snapshot
+from tests.support.factories import ended, event, local_instance, make_change_set, snapshot
 
 _OF_THE_TERMINAL = frozenset(
     {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"}
@@ -70,7 +70,7 @@ def fill(path: Path) -> None:
         event(1, "song:12", name="a.wav", outcome=Outcome.FAILED, error=Failure("OSError", "gone")),
         event(2, "song:12", name="=cmd", outcome=Outcome.COMPLETED),
     )
-    journal.write(batch(*running, events=items, instance=here, at=now, clock=clock))
+    journal.write(make_change_set(*running, events=items, instance=here, at=now, clock=clock))
     failed = ended(
         run="r2", operation_id="backup-1", id="backup-1", operation_type="backup", type="backup", name=EVIL, message=EVIL,
         current=5, total=6, ratio=5 / 6, status=Status.FAILED, error=Failure("OSError", EVIL), metadata={EVIL: EVIL},
@@ -80,8 +80,8 @@ def fill(path: Path) -> None:
         run="r3", operation_id="backup-2", id="backup-2", operation_type="backup", type="backup", name="=HYPERLINK(1)",
         current=6, total=6, ratio=1.0, message="+1", ended_at=now - 30, instance=here.id,
     )  # fmt: skip
-    journal.write(batch(failed, done, instance=here, at=now, clock=clock))
-    journal.write(batch(snapshot(run="r4", operation_id="lost", id="lost", ratio=0.1), at=now - 3600.0))
+    journal.write(make_change_set(failed, done, instance=here, at=now, clock=clock))
+    journal.write(make_change_set(snapshot(run="r4", operation_id="lost", id="lost", ratio=0.1), at=now - 3600.0))
     journal.close()
 
 
@@ -90,7 +90,7 @@ def present(*snapshots: LevelSnapshot, **fields: Any) -> ChangeSet:
 
     Readers do not consider its operations abandoned.
     """
-    return batch(
+    return make_change_set(
         *snapshots, instance=local_instance(os.getpid()), at=time.time(), clock=time.monotonic(), **fields
     )
 

@@ -28,7 +28,7 @@ def asked_at(scenario: str, run: Run, share: float) -> Asked:
     return next(one for one in questions(BY_NAME[scenario], run, ()) if one.share == share)
 
 
-def told(
+def make_estimate(
     remaining: float | None, low: float | None = None, high: float | None = None, state: Any = "estimated"
 ) -> Eta:
     """Return an estimate of the estimator's type."""

@@ -172,7 +172,7 @@ def history_key(level: str = "", **fields: Any) -> TrajectoryKey:
     )
 
 
-def lesson(
+def make_trajectory_entry(
     run: str = "run-1", duration: float = 60.0, key: TrajectoryKey | None = None, **fields: Any
 ) -> TrajectoryEntry:
     """Return the trajectory of a steady run."""
@@ -201,7 +201,7 @@ def preview(number: int = 1, path: str = "", **fields: Any) -> Preview:
     return Preview(path=path, number=number, **{**values, **fields})
 
 
-def batch(*snapshots: LevelSnapshot, **fields: Any) -> ChangeSet:
+def make_change_set(*snapshots: LevelSnapshot, **fields: Any) -> ChangeSet:
     """Return a change set of the default instance."""
     return ChangeSet(**{"instance": instance(), "at": WALL, "clock": CLOCK, "snapshots": snapshots, **fields})
 

@@ -21,14 +21,14 @@ PATIENT: Final = JournalLimits(busy_timeout_s=60.0)
 _WRITING: Final = """
 import os, signal, sys
 from pathlib import Path
-from tests.support.factories import WALL, batch, event, instance, snapshot
+from tests.support.factories import WALL, make_change_set, event, instance, snapshot
 from otel_progress.journal import SqliteJournal
 from tests.support.journal_processes import PATIENT
 
 def write(journal, name, n):
     root = snapshot(sequence=n, operation_id=name, run=name, instance=name, current=n, message=f"step {n}")
     level = snapshot(f"song:{n % 50}", sequence=n, operation_id=name, run=name, instance=name, current=n)
-    journal.write(batch(root, level, instance=instance(name), events=[event(n, operation_id=name, run=name)]))
+    journal.write(make_change_set(root, level, instance=instance(name), events=[event(n, operation_id=name, run=name)]))
     os.write(1, f"{n}\\n".encode())  # one system call: a kill must not separate the number from its newline
 """
 
@@ -89,14 +89,14 @@ def running(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]
                 pipe.close()
 
 
-def tell(process: subprocess.Popen[str], what: object) -> None:
+def send_line(process: subprocess.Popen[str], what: object) -> None:
     """Write a line to a program's stdin."""
     assert process.stdin is not None
     process.stdin.write(f"{what}\n")
     process.stdin.flush()
 
 
-def hear(process: subprocess.Popen[str]) -> str:
+def read_line(process: subprocess.Popen[str]) -> str:
     """Read a line of a program's stdout. Fail with its stderr if it has ended."""
     assert process.stdout is not None
     assert process.stderr is not None

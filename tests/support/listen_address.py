@@ -13,7 +13,7 @@ ANY: Final = "--web.listen-address=127.0.0.1:0"
 _TOLD: Final = re.compile(r'msg="Listening on" address=127\.0\.0\.1:([0-9]+)')
 
 
-def port_told(log: Path) -> int | None:
+def find_port(log: Path) -> int | None:
     """Return the port from a server's log, or None before it is logged."""
     found = _TOLD.search(log.read_text(encoding="utf-8", errors="replace"))
     return int(found[1]) if found else None
@@ -21,10 +21,10 @@ def port_told(log: Path) -> int | None:
 
 def is_ready(log: Path) -> bool:
     """Return whether the server of this log listens and is ready."""
-    port = port_told(log)
+    port = find_port(log)
     return port is not None and answers(f"http://127.0.0.1:{port}/-/ready")
 
 
 def address(log: Path) -> str:
     """Return the URL of a server that is ready."""
-    return f"http://127.0.0.1:{port_told(log)}"
+    return f"http://127.0.0.1:{find_port(log)}"

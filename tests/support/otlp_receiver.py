@@ -28,7 +28,7 @@ class Receiver:
         self._got: dict[str, list[Any]] = {path: [] for path in REQUESTS}
         self.port = 0
 
-    def take(self, path: str, body: bytes) -> None:
+    def store_request(self, path: str, body: bytes) -> None:
         """Parse and store one request."""
         request = REQUESTS[path]()
         request.ParseFromString(body)
@@ -95,7 +95,7 @@ def receiving() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
-            receiver.take(self.path, body)
+            receiver.store_request(self.path, body)
             self.send_response(200)
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", "0")

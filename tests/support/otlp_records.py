@@ -83,7 +83,7 @@ def ended(
     return replace(snapshot, status=status, **{"sequence": snapshot.sequence + 1, **end, **values})
 
 
-def batch(
+def make_change_set(
     clock: float,
     *snapshots: LevelSnapshot,
     events: Sequence[Event] = (),
@@ -94,7 +94,7 @@ def batch(
 
 
 @dataclass
-class Told:
+class RecordedEvents:
     """Stores emitted events in order."""
 
     events: list[LogEvent] = field(default_factory=list)

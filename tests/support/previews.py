@@ -54,7 +54,7 @@ def image_of(recorder: Recorder, preview: Preview) -> Image.Image:
     return image
 
 
-def one(recorder: Recorder, value: object, **options: Any) -> Preview:
+def store_one(recorder: Recorder, value: object, **options: Any) -> Preview:
     """Submit one preview in its own operation and return it as stored."""
     with progress.operation("render", total=1) as op:
         op.preview(value, **{"at": "always", **options})
@@ -65,7 +65,7 @@ def one(recorder: Recorder, value: object, **options: Any) -> Preview:
 
 def shown(recorder: Recorder, value: object) -> Image.Image:
     """Submit one picture and return it as stored."""
-    return image_of(recorder, one(recorder, value))
+    return image_of(recorder, store_one(recorder, value))
 
 
 def json_of(recorder: Recorder, preview: Preview) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from otel_progress.batches import BatchDeclaration
 from otel_progress.model import Failure, LevelSnapshot, Outcome, Status
 from otel_progress.protocols import Sink
-from tests.support.factories import CLOCK, WALL, batch, ended, event, log, path_of, sample, snapshot
+from tests.support.factories import CLOCK, WALL, ended, event, log, make_change_set, path_of, sample, snapshot
 
 NOW_WALL = WALL + 120.0
 """Unix time at which the journals are read, and the monotonic clock at that time."""
@@ -26,7 +26,7 @@ def fill(journal: Sink) -> None:
     failed.
     """
     journal.write(
-        batch(
+        make_change_set(
             snapshot(
                 name="Friday",
                 current=3,

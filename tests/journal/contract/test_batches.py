@@ -10,7 +10,7 @@ import pytest
 from otel_progress.journal import Journal
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.protocols import BatchQuery
-from tests.support.factories import CLOCK, WALL, batch, batch_info, ended, resource_use, snapshot
+from tests.support.factories import CLOCK, WALL, batch_info, ended, make_change_set, resource_use, snapshot
 from tests.support.fake_time import FakeTime
 
 
@@ -46,7 +46,7 @@ def test_batch_with_operations_counts_them_by_status(
     """Active and failed operations are listed newest first."""
     journal = open_another()
     journal.write(
-        batch(*_build_mixed(), snapshot(), ended(operation_id="x", run="x"), batches=[batch_info(total=10)])
+        make_change_set(*_build_mixed(), snapshot(), ended(operation_id="x", run="x"), batches=[batch_info(total=10)])
     )
     fake_time.pass_(10.0)
     found = journal.batch("thumbnails")
@@ -73,11 +73,11 @@ def test_batch_with_operations_of_several_processes_counts_each_once(
 ) -> None:
     """An end that is written twice is counted once."""
     one, other = open_another(), open_another()
-    one.write(batch(_build_running(1), batches=[batch_info(total=2)]))
-    other.write(batch(_build_running(2)))
-    one.write(batch(_build_ended(1, sequence=2)))
+    one.write(make_change_set(_build_running(1), batches=[batch_info(total=2)]))
+    other.write(make_change_set(_build_running(2)))
+    one.write(make_change_set(_build_ended(1, sequence=2)))
     for sequence in (2, 3):
-        other.write(batch(_build_ended(2, sequence=sequence)))
+        other.write(make_change_set(_build_ended(2, sequence=sequence)))
     found = one.batch("thumbnails")
     assert found is not None
     assert (found.counts[Status.COMPLETED], found.is_finished, found.status) == (2, True, Status.COMPLETED)
@@ -85,16 +85,16 @@ def test_batch_with_operations_of_several_processes_counts_each_once(
 
 def test_batch_without_declaration_starts_with_its_first_operation(journal: Journal) -> None:
     """Its name is its id until a declaration names it."""
-    journal.write(batch(_build_running(2, started_at=WALL + 50)))
+    journal.write(make_change_set(_build_running(2, started_at=WALL + 50)))
     journal.write(
-        batch(
+        make_change_set(
             _build_running(1, started_at=WALL + 20), _build_ended(3, started_at=None, observed_at=WALL + 90)
         )
     )
     found = journal.batch("thumbnails")
     assert found is not None
     assert (found.name, found.total, found.ratio, found.started_at) == ("thumbnails", None, None, WALL + 20)
-    journal.write(batch(batches=[batch_info(started_at=WALL + 60)]))
+    journal.write(make_change_set(batches=[batch_info(started_at=WALL + 60)]))
     found = journal.batch("thumbnails")
     assert found is not None
     assert (found.name, found.total, found.counts[Status.RUNNING]) == ("Name of thumbnails", 5, 2)
@@ -105,11 +105,11 @@ def test_declarations_in_any_order_merge_by_sequence(journal: Journal, backwards
     """The newest declaration has precedence where it has a value."""
     infos = [batch_info(sequence=1, name="old", total=7), batch_info(sequence=2, name="new", total=None)]
     for info in reversed(infos) if backwards else infos:
-        journal.write(batch(batches=[info]))
+        journal.write(make_change_set(batches=[info]))
     found = journal.batch("thumbnails")
     assert found is not None
     assert (found.name, found.total) == ("new", 7)
-    journal.write(batch(batches=[replace(infos[1], sequence=3, ended_at=WALL + 9)]))
+    journal.write(make_change_set(batches=[replace(infos[1], sequence=3, ended_at=WALL + 9)]))
     found = journal.batch("thumbnails")
     assert found is not None
     assert (found.is_finished, found.ended_at) == (True, WALL + 9)
@@ -124,7 +124,7 @@ def test_batches_query_returns_unfinished_ones_first(journal: Journal) -> None:
         batch_info("done", started_at=WALL + 2, total=1),
     ]
     running = snapshot(operation_id="a", run="a", batch="closing")
-    journal.write(batch(running, ended(operation_id="b", run="b", batch="done"), batches=infos))
+    journal.write(make_change_set(running, ended(operation_id="b", run="b", batch="done"), batches=infos))
     assert [found.id for found in journal.batches()] == ["open", "closing", "closed", "done"]
     assert [found.is_finished for found in journal.batches()] == [False, False, True, True]
     assert [found.id for found in journal.batches(BatchQuery(limit=1))] == ["open"]
@@ -135,7 +135,7 @@ def test_batch_with_many_operations_lists_100_and_counts_all(journal: Journal) -
     """The ratios of unlisted operations count too."""
     active = [_build_running(number, ratio=0.25) for number in range(240)]
     failed = [_build_ended(number, status=Status.FAILED) for number in range(1000, 1130)]
-    journal.write(batch(*active, *failed, batches=[batch_info(total=500)]))
+    journal.write(make_change_set(*active, *failed, batches=[batch_info(total=500)]))
     found = journal.batch("thumbnails")
     assert found is not None
     assert (found.counts[Status.RUNNING], found.counts[Status.FAILED]) == (240, 130)
@@ -150,7 +150,7 @@ def test_batch_with_many_operations_lists_100_and_counts_all(journal: Journal) -
 
 def test_batch_after_deletion_keeps_counts(journal: Journal, fake_time: FakeTime) -> None:
     """Deleting ended operations changes neither counts nor throughput."""
-    journal.write(batch(*_build_mixed(), batches=[batch_info(total=10)], resources={"r1": resource_use()}))
+    journal.write(make_change_set(*_build_mixed(), batches=[batch_info(total=10)], resources={"r1": resource_use()}))
     fake_time.pass_(10.0)
     before = journal.batch("thumbnails")
     assert before is not None
@@ -165,7 +165,7 @@ def test_batch_after_deletion_keeps_counts(journal: Journal, fake_time: FakeTime
 def test_declaration_with_invalid_values_is_sanitized(journal: Journal) -> None:
     """The rest of the change set is stored."""
     journal.write(
-        batch(snapshot(current=3), batches=[batch_info("b\ud800", name="n\udfff", total=2**70), batch_info()])
+        make_change_set(snapshot(current=3), batches=[batch_info("b\ud800", name="n\udfff", total=2**70), batch_info()])
     )
     assert {found.id for found in journal.batches()} == {"b\\ud800", "thumbnails"}
     odd = journal.batch("b\ud800")

@@ -16,13 +16,13 @@ from otel_progress.processes import UNVERIFIED_TIMEOUT_S, current_instance, this
 from otel_progress.records import CancelRequest
 from tests.support.factories import (
     WALL,
-    batch,
     batch_info,
     ended,
     event,
     instance,
     local_instance,
     log,
+    make_change_set,
     resource_use,
     sample,
     snapshot,
@@ -35,11 +35,11 @@ def test_cancel_request_is_returned_to_process_and_readers(
 ) -> None:
     """The process receives it after its next write, and readers see its time."""
     worker, server = open_another(), open_another()
-    worker.write(batch(snapshot(), snapshot(operation_id="o2", run="r2")))
+    worker.write(make_change_set(snapshot(), snapshot(operation_id="o2", run="r2")))
     assert list(worker.cancel_requests("instance-1")) == []
     fake_time.pass_(5.0)
     assert server.request_cancel("friday-42", "takes too long") is True
-    worker.write(batch())
+    worker.write(make_change_set())
     expected = [CancelRequest("run-1", "friday-42", "takes too long", WALL + 5)]
     assert list(worker.cancel_requests("instance-1")) == expected
     assert list(worker.cancel_requests("instance-1")) == expected
@@ -51,7 +51,7 @@ def test_cancel_request_is_returned_to_process_and_readers(
 
 def test_cancel_request_of_same_process_is_returned(journal: Journal) -> None:
     """A process that serves its own page sends requests to itself."""
-    journal.write(batch(snapshot()))
+    journal.write(make_change_set(snapshot()))
     assert list(journal.cancel_requests("instance-1")) == []
     assert journal.request_cancel("friday-42", "") is True
     assert [request.run for request in journal.cancel_requests("instance-1")] == ["run-1"]
@@ -61,14 +61,14 @@ def test_cancel_requests_before_first_write_are_returned(open_another: Callable[
     """The result does not depend on earlier uses of the journal."""
     assert list(open_another().cancel_requests("instance-1")) == []
     worker = open_another()
-    worker.write(batch(snapshot()))
+    worker.write(make_change_set(snapshot()))
     worker.request_cancel("friday-42", "stop")
     assert [request.reason for request in open_another().cancel_requests("instance-1")] == ["stop"]
 
 
 def test_second_cancel_request_keeps_the_first(journal: Journal, fake_time: FakeTime) -> None:
     """Neither time nor reason change."""
-    journal.write(batch(snapshot()))
+    journal.write(make_change_set(snapshot()))
     journal.request_cancel("friday-42", "first")
     fake_time.pass_(9.0)
     assert journal.request_cancel("friday-42", "second") is True
@@ -80,12 +80,12 @@ def test_second_cancel_request_keeps_the_first(journal: Journal, fake_time: Fake
 def test_cancel_request_without_active_run_returns_false(journal: Journal) -> None:
     """A new run does not inherit the request of an ended one."""
     assert journal.request_cancel("friday-42", "too early") is False
-    journal.write(batch(snapshot(run="run-1")))
+    journal.write(make_change_set(snapshot(run="run-1")))
     journal.request_cancel("friday-42", "stop")
-    journal.write(batch(ended(run="run-1")))
+    journal.write(make_change_set(ended(run="run-1")))
     assert list(journal.cancel_requests("instance-1")) == []
     assert journal.request_cancel("friday-42", "too late") is False
-    journal.write(batch(snapshot(run="run-2")))
+    journal.write(make_change_set(snapshot(run="run-2")))
     assert list(journal.cancel_requests("instance-1")) == []
     assert journal.get("friday-42").cancel_requested_at is None  # type: ignore[union-attr]
     assert [operation.cancel_requested_at for operation in journal.history()] == [WALL]
@@ -94,7 +94,7 @@ def test_cancel_request_without_active_run_returns_false(journal: Journal) -> No
 def test_watch_after_cancel_request_yields_operation_once(open_another: Callable[..., Journal]) -> None:
     """The operation is yielded although its process has written nothing."""
     journal = open_another()
-    journal.write(batch(snapshot(), snapshot(operation_id="o2", run="r2")))
+    journal.write(make_change_set(snapshot(), snapshot(operation_id="o2", run="r2")))
     watch = journal.watch()
     next(watch)
     open_another().request_cancel("friday-42", "stop")
@@ -106,7 +106,7 @@ def test_watch_after_cancel_request_yields_operation_once(open_another: Callable
 
 def test_cancel_request_with_long_invalid_reason_is_truncated(journal: Journal) -> None:
     """Lone surrogates are escaped."""
-    journal.write(batch(snapshot()))
+    journal.write(make_change_set(snapshot()))
     journal.request_cancel("friday-42", "\ud83d" + "x" * 10_000_000)
     (request,) = journal.cancel_requests("instance-1")
     assert request.reason.startswith("\\ud83dxxx")
@@ -117,19 +117,19 @@ def test_delete_with_ended_runs_removes_all_their_records(journal: Journal) -> N
     """Active runs and other operations are kept."""
     for number in (1, 2):
         run = f"run-{number}"
-        journal.write(batch(snapshot(run=run)))
+        journal.write(make_change_set(snapshot(run=run)))
         journal.request_cancel("friday-42", "stop")
         journal.write(
-            batch(
+            make_change_set(
                 ended(run=run), ended("song:1", run=run), events=[event(1, run=run)], logs=[log(1, run=run)]
             )
         )
     journal.write(
-        batch(ended(run="x", operation_id="other"), events=[event(1, run="x", operation_id="other")])
+        make_change_set(ended(run="x", operation_id="other"), events=[event(1, run="x", operation_id="other")])
     )
     running = snapshot(run="run-3", batch="thumbnails")
     journal.write(
-        batch(
+        make_change_set(
             running,
             snapshot("song:2", run="run-3"),
             events=[event(9, run="run-3")],
@@ -155,13 +155,13 @@ def test_delete_with_dead_process_of_this_host_removes_run(journal: Journal) -> 
     process.wait()
     dead, here = local_instance(process.pid), current_instance("tests")
     journal.write(
-        batch(
+        make_change_set(
             snapshot(instance=dead.id), snapshot("song:1", instance=dead.id), instance=dead, events=[event(1)]
         )
     )
     waiting = {"status": Status.PENDING, "started_at": None, "started_clock": None}
-    journal.write(batch(snapshot(run="run-2", instance=dead.id, **waiting), instance=dead))
-    journal.write(batch(snapshot(run="run-3", instance=here.id), instance=here))
+    journal.write(make_change_set(snapshot(run="run-2", instance=dead.id, **waiting), instance=dead))
+    journal.write(make_change_set(snapshot(run="run-3", instance=here.id), instance=here))
     assert journal.delete("friday-42") == 2
     assert [operation.run for operation in journal.active()] == ["run-3"]
     assert list(journal.events("friday-42")) == []
@@ -174,7 +174,7 @@ def test_delete_with_process_of_another_host_waits_ten_minutes(
 ) -> None:
     """The process may only have lost its connection to the journal."""
     process = instance() if known else instance("another")
-    journal.write(batch(snapshot(), instance=process))
+    journal.write(make_change_set(snapshot(), instance=process))
     fake_time.pass_(UNVERIFIED_TIMEOUT_S)
     assert [operation.condition for operation in journal.active()] == [Condition.ABANDONED]
     assert journal.delete("friday-42") == 0
@@ -190,7 +190,7 @@ def test_delete_after_step_of_wall_clock_keeps_runs_of_same_boot(
     name, boot, _ = this_host().rsplit("/", 2)
     if not boot:
         pytest.skip("this system has no boot id")
-    journal.write(batch(snapshot(), instance=instance(host=f"{name}/{boot}/another")))
+    journal.write(make_change_set(snapshot(), instance=instance(host=f"{name}/{boot}/another")))
     fake_time.pass_(60.0)
     fake_time.now += 86_400.0
     assert journal.delete("friday-42") == 0
@@ -201,12 +201,12 @@ def test_delete_after_step_of_wall_clock_keeps_runs_of_same_boot(
 def test_writer_after_deletion_inserts_operation_again(open_another: Callable[..., Journal]) -> None:
     """The cache of the writer does not refer to deleted rows."""
     worker, server = open_another(), open_another()
-    worker.write(batch(ended(), ended("song:1"), instance=instance()))
+    worker.write(make_change_set(ended(), ended("song:1"), instance=instance()))
     assert server.delete("friday-42") == 1
     worker.write(
-        batch(snapshot(run="run-2", sequence=5, current=2), snapshot("song:1", run="run-2", sequence=6))
+        make_change_set(snapshot(run="run-2", sequence=5, current=2), snapshot("song:1", run="run-2", sequence=6))
     )
-    worker.write(batch(snapshot(run="run-2", sequence=7, current=3)))
+    worker.write(make_change_set(snapshot(run="run-2", sequence=7, current=3)))
     found = server.get("friday-42")
     assert found is not None
     assert (found.run, found.root.current, len(found.levels)) == ("run-2", 3, 1)
@@ -216,12 +216,12 @@ def test_late_records_of_deleted_run_can_be_deleted(open_another: Callable[..., 
     """A child process that still logs leaves no rows that cannot be deleted."""
     parent, child = open_another(), open_another()
     helper = instance("child")
-    parent.write(batch(snapshot()))
-    child.write(batch(snapshot("song:1", instance="child"), instance=helper))
-    parent.write(batch(ended(sequence=9)))
+    parent.write(make_change_set(snapshot()))
+    child.write(make_change_set(snapshot("song:1", instance="child"), instance=helper))
+    parent.write(make_change_set(ended(sequence=9)))
     assert parent.delete("friday-42") == 1
     child.write(
-        batch(
+        make_change_set(
             logs=[log(1, "song:1")], events=[event(1)], resources={"run-1": resource_use()}, instance=helper
         )
     )
@@ -236,9 +236,9 @@ def test_read_only_journal_rejects_requests_and_deletion(open_another: Callable[
     """The error says how to open the journal."""
     worker = open_another()
     worker.write(
-        batch(snapshot(), ended(operation_id="o2", run="r2"), sample=sample(), batches=[batch_info()])
+        make_change_set(snapshot(), ended(operation_id="o2", run="r2"), sample=sample(), batches=[batch_info()])
     )
-    worker.write(batch(resources={"run-1": resource_use()}))
+    worker.write(make_change_set(resources={"run-1": resource_use()}))
     reader = open_another(read_only=True)
     with pytest.raises(JournalError, match="without read_only"):
         reader.request_cancel("friday-42", "stop")

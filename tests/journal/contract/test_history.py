@@ -11,7 +11,7 @@ from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.sqlite.reader import read_history
 from otel_progress.protocols import HistoryQuery
-from tests.support.factories import WALL, batch, ended, snapshot
+from tests.support.factories import WALL, ended, make_change_set, snapshot
 
 
 def _write_ended_runs(journal: Journal, count: int) -> list[str]:
@@ -25,7 +25,7 @@ def _write_ended_runs(journal: Journal, count: int) -> list[str]:
         ended(run=run, operation_id=run, operation_type=f"type{parity}", ended_at=end)
         for end, run, parity in ends
     ]
-    journal.write(batch(snapshot(), *roots))
+    journal.write(make_change_set(snapshot(), *roots))
     return [run for _, run, _ in sorted(ends, reverse=True)]
 
 

@@ -16,7 +16,7 @@ from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.sqlite.writer import MAX_LOGS_PER_LEVEL, MAX_LOGS_PER_OPERATION
 from otel_progress.protocols import EventQuery, HistoryQuery, LogQuery
 from otel_progress.records import LogRecord
-from tests.support.factories import WALL, batch, ended, instance, log, snapshot
+from tests.support.factories import WALL, ended, instance, log, make_change_set, snapshot
 from tests.support.strategies import METADATA, PATH, REAL, TEXT
 
 RECORDS = st.lists(
@@ -47,7 +47,7 @@ def test_any_log_records_are_read_unchanged_by_number(written: list[LogRecord]) 
         tempfile.TemporaryDirectory() as directory,
         closing(SqliteJournal(Path(directory, "j.db"), now=lambda: WALL)) as journal,
     ):
-        journal.write(batch(snapshot(), logs=written))
+        journal.write(make_change_set(snapshot(), logs=written))
         assert list(journal.logs("friday-42")) == sorted(written, key=lambda record: record.number)
 
 
@@ -66,7 +66,7 @@ def test_logs_query_filters_by_path_severity_time_and_number(journal: Journal) -
         log(3, "song:10", severity=35),
         log(4, trace_id="0" * 32, span_id="1" * 16),
     ]
-    journal.write(batch(snapshot(), logs=written))
+    journal.write(make_change_set(snapshot(), logs=written))
 
     def numbers(**filters: object) -> list[int]:
         return [record.number for record in journal.logs("friday-42", LogQuery(**filters))]
@@ -86,23 +86,23 @@ def test_logs_query_filters_by_path_severity_time_and_number(journal: Journal) -
 
 def test_logs_query_with_two_runs_returns_the_newest_run(journal: Journal) -> None:
     """Records of an earlier run are not included."""
-    journal.write(batch(ended(), logs=[log(1), log(2)]))
-    journal.write(batch(snapshot(run="run-2"), logs=[log(1, run="run-2", message="again")]))
+    journal.write(make_change_set(ended(), logs=[log(1), log(2)]))
+    journal.write(make_change_set(snapshot(run="run-2"), logs=[log(1, run="run-2", message="again")]))
     assert [record.message for record in journal.logs("friday-42")] == ["again"]
 
 
 def test_log_records_of_processes_with_one_run_are_all_stored(open_another: Callable[..., Journal]) -> None:
     """Each process numbers its own records."""
     child, parent = open_another(), open_another()
-    child.write(batch(instance=instance("child"), logs=[log(1, "song:1", message="child")]))
-    parent.write(batch(snapshot(), logs=[log(1, message="parent")]))
+    child.write(make_change_set(instance=instance("child"), logs=[log(1, "song:1", message="child")]))
+    parent.write(make_change_set(snapshot(), logs=[log(1, message="parent")]))
     assert {record.message for record in parent.logs("friday-42")} == {"child", "parent"}
 
 
 def test_log_record_written_twice_is_stored_once(journal: Journal) -> None:
     """A change set that is written again after an error duplicates no records."""
-    journal.write(batch(snapshot(), logs=[log(1), log(2)]))
-    journal.write(batch(logs=[log(2), log(3)]))
+    journal.write(make_change_set(snapshot(), logs=[log(1), log(2)]))
+    journal.write(make_change_set(logs=[log(2), log(3)]))
     assert [record.number for record in journal.logs("friday-42")] == [1, 2, 3]
 
 
@@ -110,9 +110,9 @@ def test_log_record_written_twice_is_stored_once(journal: Journal) -> None:
 def test_log_limit_of_level_deletes_its_oldest_records(journal: Journal, at_once: bool) -> None:
     """Records of other levels are kept."""
     records = [log(number, "song:1") for number in range(2, MAX_LOGS_PER_LEVEL + 302)]
-    journal.write(batch(snapshot(), logs=[log(1, "song:2")]))
+    journal.write(make_change_set(snapshot(), logs=[log(1, "song:2")]))
     for start in range(0, len(records), len(records) if at_once else 100):
-        journal.write(batch(logs=records[start:] if at_once else records[start : start + 100]))
+        journal.write(make_change_set(logs=records[start:] if at_once else records[start : start + 100]))
     kept = [record.number for record in journal.logs("friday-42", LogQuery(limit=100_000))]
     assert kept == [1, *range(302, MAX_LOGS_PER_LEVEL + 302)]
 
@@ -121,10 +121,10 @@ def test_log_limit_of_operation_deletes_the_oldest_records(journal: Journal) -> 
     """Many levels together reach the limit of the operation."""
     records = [log(number, f"song:{number % 20}") for number in range(1, MAX_LOGS_PER_OPERATION + 1_001)]
     journal.write(
-        batch(snapshot(), snapshot(operation_id="o2", run="r2"), logs=[log(operation_id="o2", run="r2")])
+        make_change_set(snapshot(), snapshot(operation_id="o2", run="r2"), logs=[log(operation_id="o2", run="r2")])
     )
     for start in range(0, len(records), 2_500):
-        journal.write(batch(logs=records[start : start + 2_500]))
+        journal.write(make_change_set(logs=records[start : start + 2_500]))
     kept = [record.number for record in journal.logs("friday-42", LogQuery(limit=100_000))]
     assert kept == list(range(1_001, MAX_LOGS_PER_OPERATION + 1_001))
     assert len(journal.logs("o2")) == 1
@@ -138,7 +138,7 @@ def test_log_record_with_invalid_values_is_sanitized(journal: Journal) -> None:
         logger="\udcff",
         attributes={"nan": math.nan, "big": 10**30, "ok": "yes", "k\ud800": ("a\udfff",)},
     )
-    journal.write(batch(snapshot(current=4), logs=[hostile, log(2, at=math.inf), log(3)]))
+    journal.write(make_change_set(snapshot(current=4), logs=[hostile, log(2, at=math.inf), log(3)]))
     first, last = journal.logs("friday-42")
     assert first.message == "half \\ud83d a pair\x00\x1b[31m"
     assert first.attributes == {"big": 1e30, "ok": "yes", "k\\ud800": ("a\\udfff",)}
@@ -148,7 +148,7 @@ def test_log_record_with_invalid_values_is_sanitized(journal: Journal) -> None:
 
 def test_query_with_lone_surrogate_returns_nothing(journal: Journal) -> None:
     """Ids, paths and types that cannot be stored match nothing."""
-    journal.write(batch(snapshot(), logs=[log(1)]))
+    journal.write(make_change_set(snapshot(), logs=[log(1)]))
     half = "\ud800"
     assert (
         list(journal.logs("friday-42", LogQuery(path=half)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import LevelSnapshot
 from otel_progress.operations import Event
-from tests.support.factories import WALL, batch
+from tests.support.factories import WALL, make_change_set
 from tests.support.strategies import EVENTS, PATH, snapshots
 
 
@@ -30,7 +30,7 @@ def test_any_tree_with_events_is_read_unchanged(data: st.DataObject) -> None:
         kept: dict[str, LevelSnapshot] = {}
         for _ in range(2):
             tick = [data.draw(snapshots(path)) for path in ("", *paths)]
-            journal.write(batch(*tick, events=events))
+            journal.write(make_change_set(*tick, events=events))
             for each in tick:
                 if each.path not in kept or kept[each.path].sequence < each.sequence:
                     kept[each.path] = each

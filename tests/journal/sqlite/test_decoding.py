@@ -16,13 +16,13 @@ from otel_progress.journal import SqliteJournal
 from otel_progress.model import Eta
 from tests.support.factories import (
     WALL,
-    batch,
     batch_info,
     ended,
     event,
     history_key,
-    lesson,
     log,
+    make_change_set,
+    make_trajectory_entry,
     preview,
     resource_use,
     sample,
@@ -50,7 +50,7 @@ def journal(path: Path, fake_time: FakeTime) -> Iterator[SqliteJournal]:
     records = [log(1), log(2, attributes={"gain": 1.5})]
     old = ended(operation_id="old", run="old", batch="thumbnails")
     journal.write(
-        batch(
+        make_change_set(
             root,
             *levels,
             old,
@@ -60,8 +60,8 @@ def journal(path: Path, fake_time: FakeTime) -> Iterator[SqliteJournal]:
             batches=[batch_info()],
         )
     )
-    journal.write(batch(trajectories=[lesson()], previews=[preview()]))
-    journal.write(batch(sample=sample(2.0), resources={"run-1": resource_use()}))
+    journal.write(make_change_set(trajectories=[make_trajectory_entry()], previews=[preview()]))
+    journal.write(make_change_set(sample=sample(2.0), resources={"run-1": resource_use()}))
     journal.request_cancel("friday-42", "stop")
     yield journal
     journal.close()

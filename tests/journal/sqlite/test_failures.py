@@ -17,7 +17,7 @@ import pytest
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite.limits import JournalLimits
-from tests.support.factories import WALL, batch, event, snapshot
+from tests.support.factories import WALL, event, make_change_set, snapshot
 from tests.support.fake_time import FakeTime
 from tests.support.journal_processes import PATIENT, run
 
@@ -26,7 +26,7 @@ from tests.support.journal_processes import PATIENT, run
 def journal(path: Path) -> Iterator[SqliteJournal]:
     """A journal that holds one operation at sequence 1."""
     journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
-    journal.write(batch(snapshot(), snapshot("song:1")))
+    journal.write(make_change_set(snapshot(), snapshot("song:1")))
     yield journal
     journal.close()
 
@@ -45,11 +45,11 @@ def test_locked_file_fails_writes_until_it_is_unlocked(path: Path) -> None:
     other.execute("BEGIN IMMEDIATE")
     for number in (2, 3):
         with pytest.raises(JournalError, match="locked by another process"):
-            impatient.write(batch(snapshot(sequence=number)))
+            impatient.write(make_change_set(snapshot(sequence=number)))
     assert _read_sequence(impatient) == 1
     other.execute("ROLLBACK")
     other.close()
-    impatient.write(batch(snapshot(sequence=4)))
+    impatient.write(make_change_set(snapshot(sequence=4)))
     assert _read_sequence(impatient) == 4
     impatient.close()
 
@@ -63,12 +63,12 @@ def test_failed_write_stores_nothing(journal: SqliteJournal, path: Path) -> None
     other.commit()
     new = (snapshot(sequence=2), snapshot("song:2"), snapshot(operation_id="o2", run="r2"))
     with pytest.raises(JournalError, match="no such luck"):
-        journal.write(batch(*new, events=[event(1)]))
+        journal.write(make_change_set(*new, events=[event(1)]))
     assert (_read_sequence(journal), len(journal.active())) == (1, 1)
     other.execute("DROP TRIGGER refuse")
     other.commit()
     other.close()
-    journal.write(batch(*(replace(item, sequence=3) for item in new), events=[event(1)]))
+    journal.write(make_change_set(*(replace(item, sequence=3) for item in new), events=[event(1)]))
     assert (_read_sequence(journal), len(journal.active()), len(journal.events("friday-42"))) == (3, 2, 1)
 
 
@@ -84,8 +84,8 @@ def test_file_removed_while_open_fails_one_write_and_is_created_again(
     if replacement is not None:
         path.touch()
     with pytest.raises(JournalError, match="removed or replaced"):
-        journal.write(batch(snapshot(sequence=2)))
-    journal.write(batch(snapshot(sequence=3), snapshot("song:1", sequence=3)))
+        journal.write(make_change_set(snapshot(sequence=2)))
+    journal.write(make_change_set(snapshot(sequence=3), snapshot("song:1", sequence=3)))
     for each in (journal, reader):
         found = each.get("friday-42")
         assert found is not None
@@ -105,8 +105,8 @@ def test_watch_after_file_was_replaced_yields_the_new_content(
         name.unlink()
     assert list(next(watch)) == []
     with pytest.raises(JournalError):
-        journal.write(batch())
-    journal.write(batch(snapshot(sequence=5)))
+        journal.write(make_change_set())
+    journal.write(make_change_set(snapshot(sequence=5)))
     assert [operation.root.sequence for operation in next(watch)] == [5]
     watch.close()
 
@@ -114,14 +114,14 @@ def test_watch_after_file_was_replaced_yields_the_new_content(
 def test_damaged_file_raises_error_and_is_kept(path: Path) -> None:
     """Writing works after the file was moved away."""
     journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
-    journal.write(batch(snapshot(), *(snapshot(f"song:{n}", message="x" * 500) for n in range(300))))
+    journal.write(make_change_set(snapshot(), *(snapshot(f"song:{n}", message="x" * 500) for n in range(300))))
     journal.close()
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(random.Random(7).randbytes(size - 8192))
     with pytest.raises(JournalError, match=r"damaged.*Move it away"):
-        journal.write(batch(*(snapshot(f"song:{n}", sequence=2) for n in range(300))))
+        journal.write(make_change_set(*(snapshot(f"song:{n}", sequence=2) for n in range(300))))
     with pytest.raises(JournalError, match=r"damaged.*Move it away"):
         journal.active()
     assert path.stat().st_size == size
@@ -129,15 +129,15 @@ def test_damaged_file_raises_error_and_is_kept(path: Path) -> None:
     for rest in path.parent.glob("*-*"):
         rest.unlink()
     with contextlib.suppress(JournalError):
-        journal.write(batch())
-    journal.write(batch(snapshot(sequence=3)))
+        journal.write(make_change_set())
+    journal.write(make_change_set(snapshot(sequence=3)))
     assert _read_sequence(journal) == 3
     journal.close()
 
 
 def test_rows_of_other_programs_are_omitted(journal: SqliteJournal, path: Path) -> None:
     """Other rows are returned."""
-    journal.write(batch(*(snapshot(f"song:{n}") for n in range(2, 9)), events=[event(1), event(2), event(3)]))
+    journal.write(make_change_set(*(snapshot(f"song:{n}") for n in range(2, 9)), events=[event(1), event(2), event(3)]))
     other = sqlite3.connect(path)
     changes = {
         2: ("levels", "info", "{}"),
@@ -169,7 +169,7 @@ _FILL = """
 import resource, signal, sys
 from dataclasses import replace
 from pathlib import Path
-from tests.support.factories import WALL, batch, snapshot
+from tests.support.factories import WALL, make_change_set, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
 from tests.support.journal_processes import PATIENT
@@ -178,13 +178,13 @@ path, limit = Path(sys.argv[1]), int(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 # Why WALL: with a later time, retention would delete the records.
 journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
-journal.write(batch(snapshot()))
+journal.write(make_change_set(snapshot()))
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 written, errors = 1, []
 for n in range(2, 200):
     try:
-        journal.write(batch(snapshot(sequence=n), snapshot(f"song:{n}", sequence=n, name="x" * 20_000)))
+        journal.write(make_change_set(snapshot(sequence=n), snapshot(f"song:{n}", sequence=n, name="x" * 20_000)))
         written = n
     except JournalError as exc:
         errors.append(str(exc))
@@ -195,7 +195,7 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 else:
     (path.parent / "ballast").unlink()
-journal.write(batch(snapshot(sequence=1000)))
+journal.write(make_change_set(snapshot(sequence=1000)))
 assert journal.get("friday-42").root.sequence == 1000
 print(len(errors), errors[-1])
 journal.close()

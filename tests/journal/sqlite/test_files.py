@@ -15,8 +15,8 @@ import pytest
 from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError
 from otel_progress.journal import SqliteJournal, default_path, open_journal
 from otel_progress.journal.sqlite import schema
-from tests.support.factories import batch, ended, preview, snapshot
-from tests.support.journal_processes import PATIENT, hear, run, running, tell
+from tests.support.factories import ended, make_change_set, preview, snapshot
+from tests.support.journal_processes import PATIENT, read_line, run, running, tell
 
 
 def test_default_path_is_in_state_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_sqlite_url_names_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         journal = open_journal(url)
         assert isinstance(journal, SqliteJournal)
         assert journal.path == path
-        journal.write(batch(snapshot()))
+        journal.write(make_change_set(snapshot()))
         journal.close()
         assert path.is_file()
 
@@ -86,7 +86,7 @@ def test_journal_files_are_private(path: Path) -> None:
     before = os.umask(0)
     try:
         journal = SqliteJournal(path, limits=PATIENT)
-        journal.write(batch(snapshot()))
+        journal.write(make_change_set(snapshot()))
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
         journal.close()
     finally:
@@ -116,7 +116,7 @@ def test_missing_file_with_missing_ok_is_empty_until_created(path: Path, is_empt
     assert [next(watch), next(watch)] == [[], []]
     assert path.exists() == is_empty_file
     writer = SqliteJournal(path, limits=PATIENT)
-    writer.write(batch(snapshot()))
+    writer.write(make_change_set(snapshot()))
     assert [operation.operation_id for operation in reader.active()] == ["friday-42"]
     assert [operation.operation_id for operation in next(watch)] == ["friday-42"]
     watch.close()  # type: ignore[attr-defined]
@@ -130,7 +130,7 @@ def test_diagnosis_of_missing_sound_and_damaged_file_reports_findings(path: Path
     assert journal.location == path
     assert [(finding.check, finding.state) for finding in journal.diagnose()] == [("writable", "ok")]
     assert not path.exists()
-    journal.write(batch(snapshot()))
+    journal.write(make_change_set(snapshot()))
     journal.close()
     states = [(finding.check, finding.state) for finding in journal.diagnose()]
     assert states == [("writable", "ok"), ("schema", "ok"), ("integrity", "ok")]
@@ -152,12 +152,12 @@ def test_reader_of_empty_file_raises_nothing_recorded(path: Path) -> None:
 def test_read_only_journal_rejects_writes(path: Path) -> None:
     """Queries work."""
     writer = SqliteJournal(path, limits=PATIENT)
-    writer.write(batch(snapshot()))
+    writer.write(make_change_set(snapshot()))
     reader = open_journal(f"sqlite:///{path}", read_only=True)
     assert reader.get("friday-42") is not None
     assert len(next(reader.watch())) == 1
     with pytest.raises(JournalError, match="for reading only"):
-        reader.write(batch())
+        reader.write(make_change_set())
     reader.close()
     writer.close()
 
@@ -170,7 +170,7 @@ def test_file_without_database_is_not_changed(path: Path, content: bytes) -> Non
     with pytest.raises(JournalError, match="Move it away"):
         open_journal(f"sqlite:///{path}", read_only=True)
     with pytest.raises(JournalError, match="Move it away"):
-        SqliteJournal(path, limits=PATIENT).write(batch(snapshot()))
+        SqliteJournal(path, limits=PATIENT).write(make_change_set(snapshot()))
     assert path.read_bytes() == content
 
 
@@ -194,7 +194,7 @@ def test_journal_of_newer_version_raises_error(path: Path) -> None:
     with pytest.raises(JournalError, match=r"newer otel-progress.*Upgrade"):
         open_journal(f"sqlite:///{path}", read_only=True)
     with pytest.raises(JournalError, match=r"newer otel-progress.*Upgrade"):
-        SqliteJournal(path, limits=PATIENT).write(batch(snapshot()))
+        SqliteJournal(path, limits=PATIENT).write(make_change_set(snapshot()))
 
 
 def test_older_journal_is_migrated_once(path: Path) -> None:
@@ -231,7 +231,7 @@ def test_processes_starting_together_create_one_journal(path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from tests.support.factories import batch, instance, snapshot
+from tests.support.factories import make_change_set, instance, snapshot
 from otel_progress.journal import SqliteJournal
 from tests.support.journal_processes import PATIENT
 print("ready", flush=True)
@@ -239,13 +239,13 @@ sys.stdin.readline()
 for n in range(2):
     journal = SqliteJournal(Path(sys.argv[1]), limits=PATIENT)
     root = snapshot(operation_id=sys.argv[2], run=sys.argv[2], sequence=n)
-    journal.write(batch(root, instance=instance(sys.argv[2])))
+    journal.write(make_change_set(root, instance=instance(sys.argv[2])))
     journal.close()
 """
     with ExitStack() as stack:
         processes = [stack.enter_context(running(program, path, f"p{n}")) for n in range(6)]
         for process in processes:
-            assert hear(process) == "ready"
+            assert read_line(process) == "ready"
         for process in processes:
             tell(process, "go")
         assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 6
@@ -263,7 +263,7 @@ def test_directory_without_permission_raises_clear_error() -> None:
     program = """
 import os, sys
 from pathlib import Path
-from tests.support.factories import batch, ended, preview, snapshot
+from tests.support.factories import make_change_set, ended, preview, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
 from tests.support.journal_processes import PATIENT
@@ -272,7 +272,7 @@ os.chdir("/")
 os.setuid(65534)
 for _ in range(2):
     try:
-        journal.write(batch(snapshot()))
+        journal.write(make_change_set(snapshot()))
     except JournalError as exc:
         print(exc)
 """
@@ -288,14 +288,14 @@ def test_path_through_a_file_raises_clear_error(tmp_path: Path) -> None:
     """The error names the path."""
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match=r"file/progress\.db cannot be created"):
-        SqliteJournal(tmp_path / "file" / "progress.db").write(batch())
+        SqliteJournal(tmp_path / "file" / "progress.db").write(make_change_set())
     with pytest.raises(JournalError, match="is a directory"):
-        SqliteJournal(tmp_path).write(batch())
+        SqliteJournal(tmp_path).write(make_change_set())
 
 
 def _execute(path: Path, statement: str) -> None:
     journal = SqliteJournal(path, limits=PATIENT)
-    journal.write(batch(snapshot()))
+    journal.write(make_change_set(snapshot()))
     journal.close()
     connection = sqlite3.connect(path)
     connection.execute(statement)
@@ -307,7 +307,7 @@ def test_size_includes_write_ahead_log(path: Path) -> None:
     journal = SqliteJournal(path, limits=PATIENT)
     assert journal.size_bytes() is None
     assert not path.exists()
-    journal.write(batch(snapshot()))
+    journal.write(make_change_set(snapshot()))
     files = {file.name: file.stat().st_size for file in path.parent.iterdir()}
     assert set(files) == {path.name, f"{path.name}-wal", f"{path.name}-shm"}
     assert journal.size_bytes() == sum(files.values())
@@ -319,7 +319,7 @@ def test_open_journal_passes_on_deleted_callback(path: Path) -> None:
     """Deleted locations are reported."""
     told: list[str] = []
     journal = open_journal(f"sqlite:///{path}", on_deleted=told.extend)
-    journal.write(batch(ended(), previews=[preview()]))
+    journal.write(make_change_set(ended(), previews=[preview()]))
     journal.delete("friday-42")
     assert told == [preview().location]
     journal.close()

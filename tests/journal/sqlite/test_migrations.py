@@ -20,13 +20,13 @@ from otel_progress.protocols import HistoryQuery
 from tests.support.factories import (
     CLOCK,
     WALL,
-    batch,
     batch_info,
     ended,
     event,
     history_key,
-    lesson,
     log,
+    make_change_set,
+    make_trajectory_entry,
     preview,
     snapshot,
 )
@@ -139,13 +139,13 @@ def test_older_file_is_written_and_deleted_from(path: Path, version: int) -> Non
         "logs": [log(1)],
         "batches": [batch_info("b", total=1)],
         "previews": [preview()],
-        "trajectories": [lesson()],
+        "trajectories": [make_trajectory_entry()],
     }
-    journal.write(batch(root, **told))
+    journal.write(make_change_set(root, **told))
     assert [operation.run for operation in journal.history()] == ["r3", "run-1", "r2"]
     assert len(journal.logs("friday-42")) == 1
     assert list(journal.previews("friday-42")) == [preview()]
-    assert list(journal.trajectories(history_key())) == [lesson().trajectory]
+    assert list(journal.trajectories(history_key())) == [make_trajectory_entry().trajectory]
     operation, found = journal.get("friday-42"), journal.batch("b")
     assert operation is not None
     assert operation.root == root

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 
 from otel_progress.journal import SqliteJournal
-from tests.support.factories import WALL, batch, event, snapshot
+from tests.support.factories import WALL, event, make_change_set, snapshot
 from tests.support.journal_processes import (
     PATIENT,
     WRITE_AS_TOLD,
     WRITE_UNTIL_KILLED,
-    hear,
+    read_line,
     run,
     running,
-    tell,
+    send_line,
 )
 
 
@@ -56,35 +56,35 @@ def _write_all(
 ) -> None:
     """Make all processes write ``count`` change sets at once, and wait for them."""
     for process in processes:
-        tell(process, count)
+        send_line(process, count)
     during()
     for process in processes:
         for _ in range(count):
-            hear(process)
+            read_line(process)
 
 
 _WORK_ON = """
 import itertools, sys
 from pathlib import Path
-from tests.support.factories import WALL, batch, batch_info, ended, instance, log, sample, snapshot
+from tests.support.factories import WALL, make_change_set, batch_info, ended, instance, log, sample, snapshot
 from otel_progress.journal import SqliteJournal
 from tests.support.journal_processes import PATIENT
 
 journal = SqliteJournal(Path(sys.argv[1]), limits=PATIENT, now=lambda: WALL)
 me = instance("worker")
 cancelled, sequence = [], itertools.count(1)
-journal.write(batch(instance=me, batches=[batch_info("all", total=30)]))
+journal.write(make_change_set(instance=me, batches=[batch_info("all", total=30)]))
 for n in range(30):
     names = dict(operation_id=f"o{n % 3}", run=f"r{n}", instance="worker", batch="all")
     while True:
         number = next(sequence)
         logs = [log(number, operation_id=names["operation_id"], run=names["run"])]
         root = snapshot(sequence=number, current=number, **names)
-        journal.write(batch(root, instance=me, logs=logs, sample=sample(number)))
+        journal.write(make_change_set(root, instance=me, logs=logs, sample=sample(number)))
         asked = [request.run for request in journal.cancel_requests("worker")]
         if names["run"] in asked:
             break
-    journal.write(batch(ended(sequence=next(sequence), **names), instance=me))
+    journal.write(make_change_set(ended(sequence=next(sequence), **names), instance=me))
     cancelled.append(names["run"])
     assert names["run"] not in [request.run for request in journal.cancel_requests("worker")]
 print(len(cancelled))
@@ -129,15 +129,15 @@ def test_killed_process_loses_no_written_change_set(path: Path) -> None:
     chance = random.Random(7)
     with running(WRITE_UNTIL_KILLED, path) as process:
         for name in (f"p{round_}" for round_ in range(12)):
-            tell(process, name)
-            pid = int(hear(process))
+            send_line(process, name)
+            pid = int(read_line(process))
             for _ in range(chance.randint(1, 40)):
-                taken = int(hear(process))
+                taken = int(read_line(process))
             threading.Event().wait(
                 chance.random() * 0.003
             )  # so that the moment falls anywhere within a write
             os.kill(pid, signal.SIGKILL)
-            while (line := hear(process)) != "over":
+            while (line := read_line(process)) != "over":
                 taken = int(line)
             _check_integrity(path)
             with closing(SqliteJournal(path, limits=PATIENT, read_only=True)) as reader:
@@ -153,7 +153,7 @@ def test_killed_process_loses_no_written_change_set(path: Path) -> None:
 _FORK = """
 import os, sys, warnings
 from pathlib import Path
-from tests.support.factories import WALL, batch, event, snapshot
+from tests.support.factories import WALL, make_change_set, event, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite import connection as forking
@@ -161,7 +161,7 @@ from tests.support.journal_processes import PATIENT
 
 path = Path(sys.argv[1])
 journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
-journal.write(batch(snapshot()))
+journal.write(make_change_set(snapshot()))
 # Why: forking with threads is the subject of the tests.
 warnings.filterwarnings("ignore", "This process")
 
@@ -194,15 +194,15 @@ def child():
     if files.is_dir():
         links = [os.readlink(each) for each in files.iterdir() if each.is_symlink() and each.exists()]
     assert not [link for link in links if link.startswith(str(path))], links
-    journal.write(batch(snapshot(operation_id="child", run="c", sequence=1)))
+    journal.write(make_change_set(snapshot(operation_id="child", run="c", sequence=1)))
     os.write(tell_wrote, b"x")
     assert os.read(closed, 1) == b"x"
-    journal.write(batch(snapshot(operation_id="child", run="c", sequence=2)))
+    journal.write(make_change_set(snapshot(operation_id="child", run="c", sequence=2)))
 
 pid = in_child(child)
 os.close(tell_wrote)
 assert os.read(wrote, 1) == b"x"
-journal.write(batch(snapshot(sequence=2)))
+journal.write(make_change_set(snapshot(sequence=2)))
 journal.close()
 os.write(tell_closed, b"x")
 assert has_ended_well(pid)
@@ -223,7 +223,7 @@ def stuck():
 
 def child():
     try:
-        journal.write(batch())
+        journal.write(make_change_set())
     except JournalError as exc:
         assert "forked" in str(exc)
     else:
@@ -237,7 +237,7 @@ try:
 finally:
     leave.set()
     thread.join()
-journal.write(batch(snapshot(sequence=2)))
+journal.write(make_change_set(snapshot(sequence=2)))
 journal.close()
 """
 
@@ -262,12 +262,12 @@ errors = []
 
 def write():
     try:
-        journal.write(batch(snapshot(sequence=2), events=[event(1)]))
+        journal.write(make_change_set(snapshot(sequence=2), events=[event(1)]))
     except BaseException as exc:
         errors.append(exc)
 
 def child():
-    journal.write(batch(snapshot(operation_id="child", run="c")))
+    journal.write(make_change_set(snapshot(operation_id="child", run="c")))
 
 thread = threading.Thread(target=write)
 thread.start()
@@ -304,7 +304,7 @@ def query():
 thread = threading.Thread(target=query, daemon=True)
 thread.start()
 started.wait()
-assert has_ended_well(in_child(lambda: journal.write(batch(snapshot(operation_id="child", run="c")))))
+assert has_ended_well(in_child(lambda: journal.write(make_change_set(snapshot(operation_id="child", run="c")))))
 thread.join()
 assert len(calls) == 2
 assert len(journal.active()) == 2
@@ -324,7 +324,7 @@ errors = []
 
 def write():
     try:
-        journal.write(batch(snapshot(sequence=2)))
+        journal.write(make_change_set(snapshot(sequence=2)))
     except BaseException as exc:
         errors.append(exc)
 
@@ -350,7 +350,7 @@ import time
 
 def child():
     try:
-        journal.write(batch())
+        journal.write(make_change_set())
     except JournalError as exc:
         assert "forked" in str(exc)
     else:
@@ -361,7 +361,7 @@ with journal._writing.transaction("IMMEDIATE"):
     pid = in_child(child)
     assert time.monotonic() - started < forking.PATIENCE_S
 assert has_ended_well(pid)
-journal.write(batch(snapshot(sequence=2)))
+journal.write(make_change_set(snapshot(sequence=2)))
 journal.close()
 """
 
@@ -389,7 +389,7 @@ def test_fork_shares_no_connection(path: Path, program: str) -> None:
 def test_journal_is_used_by_several_threads(path: Path) -> None:
     """Readers query while the ticker writes."""
     journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
-    journal.write(batch(snapshot()))
+    journal.write(make_change_set(snapshot()))
     trouble: list[BaseException] = []
 
     def ask() -> None:
@@ -405,7 +405,7 @@ def test_journal_is_used_by_several_threads(path: Path) -> None:
     for thread in threads:
         thread.start()
     for number in range(2, 100):
-        journal.write(batch(snapshot(sequence=number), events=[event(number)]))
+        journal.write(make_change_set(snapshot(sequence=number), events=[event(number)]))
     for thread in threads:
         thread.join()
     assert trouble == []

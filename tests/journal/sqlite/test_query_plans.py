@@ -12,7 +12,15 @@ from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.sqlite.connection import ManagedConnection
 from otel_progress.journal.sqlite.watcher import Watcher
 from otel_progress.model import Status
-from tests.support.factories import batch, batch_info, ended, history_key, lesson, preview, snapshot
+from tests.support.factories import (
+    batch_info,
+    ended,
+    history_key,
+    make_change_set,
+    make_trajectory_entry,
+    preview,
+    snapshot,
+)
 from tests.support.fake_time import FakeTime
 
 
@@ -35,7 +43,7 @@ def _explain_statements(connection: sqlite3.Connection, statements: list[str]) -
 def test_idle_watch_reads_only_the_version(path: Path, fake_time: FakeTime) -> None:
     """Nothing is read until another process writes or half a second has passed."""
     journal = SqliteJournal(path, now=fake_time.read_now, clock=fake_time.read_clock)
-    journal.write(batch(snapshot()))
+    journal.write(make_change_set(snapshot()))
     watcher = Watcher(
         path,
         lambda: ReadTime(fake_time.now, fake_time.clock),
@@ -50,7 +58,7 @@ def test_idle_watch_reads_only_the_version(path: Path, fake_time: FakeTime) -> N
         for _ in range(20):
             assert list(next(watch)) == []
     assert set(asked) == {"PRAGMA data_version"}
-    journal.write(batch(snapshot(sequence=2)))
+    journal.write(make_change_set(snapshot(sequence=2)))
     with _trace_statements(watcher._handle) as asked:
         assert len(next(watch)) == 1
     assert not any("l.path <> ''" in statement for statement in asked)
@@ -61,13 +69,13 @@ def test_idle_watch_reads_only_the_version(path: Path, fake_time: FakeTime) -> N
 def test_cancel_request_poll_without_writes_runs_no_query(open_another: Callable[..., SqliteJournal]) -> None:
     """Only other connections make it query."""
     worker = open_another()
-    worker.write(batch(snapshot()))
+    worker.write(make_change_set(snapshot()))
     worker.cancel_requests("instance-1")
     with _trace_statements(worker._writing) as asked:
         worker.cancel_requests("instance-1")
         worker.cancel_requests("instance-1")
     assert asked == ["PRAGMA data_version"] * 2
-    open_another().write(batch(snapshot(run="r2", operation_id="o2")))
+    open_another().write(make_change_set(snapshot(run="r2", operation_id="o2")))
     with _trace_statements(worker._writing) as asked:
         worker.cancel_requests("instance-1")
         worker.cancel_requests("instance-1")
@@ -82,7 +90,7 @@ def test_batch_is_counted_by_index(open_another: Callable[..., SqliteJournal]) -
         for n in range(300)
     ]
     running = [snapshot(operation_id=f"a{n}", run=f"a{n}", batch="b", ratio=0.5) for n in range(10)]
-    journal.write(batch(*roots, *running, batches=[batch_info("b")]))
+    journal.write(make_change_set(*roots, *running, batches=[batch_info("b")]))
     with _trace_statements(journal._reading) as asked:
         assert journal.batch("b") is not None
     with journal._reading.acquire() as connection:
@@ -96,10 +104,10 @@ def test_batch_is_counted_by_index(open_another: Callable[..., SqliteJournal]) -
 def test_watch_without_levels_reads_roots_only(open_another: Callable[..., SqliteJournal]) -> None:
     """The first result and changes have no levels."""
     journal = open_another()
-    journal.write(batch(snapshot(), snapshot("song:1")))
+    journal.write(make_change_set(snapshot(), snapshot("song:1")))
     watch = open_another().watch(levels=False)
     assert [(operation.run, operation.levels) for operation in next(watch)] == [("run-1", ())]
-    journal.write(batch(snapshot("song:1", sequence=2), snapshot(sequence=3)))
+    journal.write(make_change_set(snapshot("song:1", sequence=2), snapshot(sequence=3)))
     assert [(operation.root.sequence, operation.levels) for operation in next(watch)] == [(3, ())]
     watch.close()
 
@@ -108,10 +116,10 @@ def test_advance_of_level_binds_nine_values(open_another: Callable[..., SqliteJo
     """Pauses, previews and estimates do not need the long update."""
     journal = open_another()
     had = {"paused_s": 3.0, "previews": 2, "overdue_after_s": 90.0, "resumed_from": 3}
-    journal.write(batch(snapshot(**had), snapshot("song:1")))
+    journal.write(make_change_set(snapshot(**had), snapshot("song:1")))
     with _trace_statements(journal._writing) as asked:
         journal.write(
-            batch(snapshot(sequence=2, current=1, **had), snapshot("song:1", sequence=3, current=1))
+            make_change_set(snapshot(sequence=2, current=1, **had), snapshot("song:1", sequence=3, current=1))
         )
     updates = [one for one in asked if one.startswith("UPDATE states")]
     assert len(updates) == 2
@@ -121,7 +129,7 @@ def test_advance_of_level_binds_nine_values(open_another: Callable[..., SqliteJo
 def test_trajectories_and_previews_use_an_index(open_another: Callable[..., SqliteJournal]) -> None:
     """Reading and deleting never scan the tables."""
     journal = open_another()
-    journal.write(batch(ended(), trajectories=[lesson()], previews=[preview()]))
+    journal.write(make_change_set(ended(), trajectories=[make_trajectory_entry()], previews=[preview()]))
     with _trace_statements(journal._reading) as asked:
         assert len(journal.trajectories(history_key())) == len(journal.previews("friday-42")) == 1
         assert journal.delete("friday-42") == 1

@@ -13,11 +13,11 @@ from otel_progress.processes import current_instance
 from otel_progress.protocols import HistoryQuery, LogQuery
 from tests.support.factories import (
     WALL,
-    batch,
     batch_info,
     ended,
     instance,
     log,
+    make_change_set,
     resource_use,
     sample,
     snapshot,
@@ -38,19 +38,19 @@ def _count_rows(journal: SqliteJournal, *tables: str) -> list[int]:
 
 def _write_after(journal: SqliteJournal, time: FakeTime, seconds: float) -> None:
     time.pass_(seconds)
-    journal.write(batch(at=time.now, clock=time.clock, instance=instance("janitor")))
+    journal.write(make_change_set(at=time.now, clock=time.clock, instance=instance("janitor")))
 
 
 def test_ended_operation_is_deleted_with_all_records(path: Path, fake_time: FakeTime) -> None:
     """Samples are deleted with the last operation of their process."""
     journal = _open_journal(path, fake_time, retention_s=3600.0)
     journal.write(
-        batch(
+        make_change_set(
             snapshot(), sample=sample(), resources={"run-1": resource_use()}, logs=[log(1), log(2, "song:1")]
         )
     )
     journal.request_cancel("friday-42", "stop")
-    journal.write(batch(ended(), sample=sample(1)))
+    journal.write(make_change_set(ended(), sample=sample(1)))
     tables = ("operations", "logs", "uses", "requests", "samples", "instances")
     _write_after(journal, fake_time, 3000.0)
     assert _count_rows(journal, *tables) == [1, 2, 1, 1, 2, 2]
@@ -72,7 +72,7 @@ def test_batch_outlives_its_deleted_operations(path: Path, fake_time: FakeTime) 
         for number in range(10)
     ]
     running = snapshot(operation_id="long", run="long", batch="thumbnails")
-    journal.write(batch(running, *first, instance=me, batches=[batch_info(total=12)]))
+    journal.write(make_change_set(running, *first, instance=me, batches=[batch_info(total=12)]))
     for _ in range(3):
         _write_after(journal, fake_time, 7200.0)
     assert list(journal.history()) == []
@@ -81,7 +81,7 @@ def test_batch_outlives_its_deleted_operations(path: Path, fake_time: FakeTime) 
     assert [found.counts[status] for status in (Status.COMPLETED, Status.FAILED, Status.RUNNING)] == [7, 3, 1]
     assert (found.name, found.total, list(found.failed)) == ("Name of thumbnails", 12, [])
     last = replace(running, sequence=2, status=Status.COMPLETED, ended_at=fake_time.now, duration_s=1.0)
-    journal.write(batch(last, _build_ended(10, fake_time.now), instance=me, at=fake_time.now))
+    journal.write(make_change_set(last, _build_ended(10, fake_time.now), instance=me, at=fake_time.now))
     _write_after(journal, fake_time, 1800.0)
     found = journal.batch("thumbnails")
     assert found is not None
@@ -99,7 +99,7 @@ def test_batch_counts_are_exact_during_long_deletion(path: Path, fake_time: Fake
     roots = [_build_ended(number, WALL + number / 10) for number in range(150)]
     running = snapshot(operation_id="long", run="long", batch="thumbnails")
     me = replace(current_instance("tests"), id="instance-1")
-    journal.write(batch(*roots, running, instance=me, batches=[batch_info(total=200)]))
+    journal.write(make_change_set(*roots, running, instance=me, batches=[batch_info(total=200)]))
     fake_time.pass_(3600.0)
     kept = []
     for _ in range(20):
@@ -117,7 +117,7 @@ def test_batch_counts_are_exact_during_long_deletion(path: Path, fake_time: Fake
 def test_declaration_without_operations_is_deleted_after_retention(path: Path, fake_time: FakeTime) -> None:
     """It is kept as long as ended operations."""
     journal = _open_journal(path, fake_time, retention_s=3600.0)
-    journal.write(batch(batches=[batch_info()]))
+    journal.write(make_change_set(batches=[batch_info()]))
     _write_after(journal, fake_time, 3500.0)
     assert journal.batch("thumbnails") is not None
     _write_after(journal, fake_time, 200.0)
@@ -131,14 +131,14 @@ def test_logs_and_samples_stay_within_size_limit(path: Path, fake_time: FakeTime
     journal = _open_journal(path, fake_time, max_bytes=MIB)
     for number in range(4):
         gone = instance(f"gone-{number}")
-        journal.write(batch(instance=gone, sample=sample()))
-    journal.write(batch(snapshot(), instance=me))
+        journal.write(make_change_set(instance=gone, sample=sample()))
+    journal.write(make_change_set(snapshot(), instance=me))
     for start in range(1, 9_000, 250):
         fake_time.pass_(30.0)
         records = [
             log(number, f"song:{number % 20}", message="x" * 300) for number in range(start, start + 250)
         ]
-        journal.write(batch(instance=me, at=fake_time.now, logs=records))
+        journal.write(make_change_set(instance=me, at=fake_time.now, logs=records))
         assert path.stat().st_size < 1.5 * MIB
     kept = [record.number for record in journal.logs("friday-42", LogQuery(limit=100_000))]
     assert len(kept) >= retention.KEPT_RECORDS_PER_OPERATION

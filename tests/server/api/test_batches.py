@@ -18,7 +18,7 @@ from otel_progress.journal import SqliteJournal
 from otel_progress.server.pagination import PageCursor, encode_cursor, write_cursor
 from otel_progress.testing import FakeClock, recording
 from otel_progress.text import MAX_ID
-from tests.support.factories import WALL, batch, batch_info, ended
+from tests.support.factories import WALL, batch_info, ended, make_change_set
 
 LIST = "/api/v1/batches"
 
@@ -31,7 +31,7 @@ def fill_up(journal: SqliteJournal) -> list[str]:
     closed = [
         batch_info(f"shut-{number}", started_at=WALL - number // 3, ended_at=WALL + 5) for number in range(4)
     ]
-    journal.write(batch(batches=[*reversed(open_ones), *closed]))
+    journal.write(make_change_set(batches=[*reversed(open_ones), *closed]))
     # The first operation of b/1 started earlier.
     return [one.id for one in (*open_ones, *closed)] + ["b/1"]
 
@@ -65,10 +65,10 @@ def test_batch_that_starts_or_ends_between_pages_moves_no_other(client: Any, jou
     def change_batches(number: int) -> None:
         # A batch that ends now ends after the first page was read.
         after = NOW_WALL + number
-        journal.write(batch(batches=[batch_info(f"new-{number}", started_at=after, total=None)]))
+        journal.write(make_change_set(batches=[batch_info(f"new-{number}", started_at=after, total=None)]))
         for id_ in (f"open-{number - 1}", f"open-{6 - number}"):
             journal.write(
-                batch(batches=[batch_info(id_, sequence=9, started_at=WALL, total=None, ended_at=after)])
+                make_change_set(batches=[batch_info(id_, sequence=9, started_at=WALL, total=None, ended_at=after)])
             )
 
     assert [id_ for page in walk(client, 2, change_batches) for id_ in page] == expected
@@ -98,7 +98,7 @@ def test_live_process_and_journal_are_one_list(tmp_path: Path, serve: Callable[.
                 ended_at=None,
                 duration_s=None,
             )
-            other.write(batch(more, batches=theirs))
+            other.write(make_change_set(more, batches=theirs))
         client = serve(recorder.runtime.reader)
         expected = ["mine-0", "mine-1", "mine-3", "theirs-0", "theirs-1", "theirs-2", "mine-2"]
         for limit in (1, 2, 3, 500):
@@ -136,5 +136,5 @@ def test_cursor_of_batches_is_invalid_for_operations(client: Any, journal: Sqlit
 def test_cursor_can_contain_the_longest_id(client: Any, journal: SqliteJournal) -> None:
     """Its characters have the longest encoding."""
     ids = [f"{number}{'😀' * (MAX_ID - 1)}" for number in range(3)]
-    journal.write(batch(batches=[batch_info(id_, total=None) for id_ in ids]))
+    journal.write(make_change_set(batches=[batch_info(id_, total=None) for id_ in ids]))
     assert [id_ for page in walk(client, 1) for id_ in page] == [*ids, "b/1"]

@@ -45,7 +45,7 @@ from otel_progress.server.schemas import (
 )
 from otel_progress.server.settings import Limits
 from otel_progress.testing import Recorder
-from tests.support.factories import WALL, batch, ended, instance, snapshot
+from tests.support.factories import WALL, ended, instance, make_change_set, snapshot
 from tests.support.servers import poll
 
 FRIDAY = "/api/v1/operations/friday-42"
@@ -180,7 +180,7 @@ def test_operation_without_a_change_is_not_sent_again(client: Any, journal: Sqli
     same = client.get(FRIDAY, headers={"if-none-match": f'"other", {tag}'})
     assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
     assert client.get(f"{FRIDAY}?levels=false", headers={"if-none-match": tag}).status_code == 200
-    journal.write(batch(snapshot(sequence=7, current=4)))
+    journal.write(make_change_set(snapshot(sequence=7, current=4)))
     assert client.get(FRIDAY, headers={"if-none-match": tag}).status_code == 200
 
 
@@ -359,7 +359,7 @@ def test_cancel_of_an_ended_and_delete_of_a_running_operation_conflict(
 ) -> None:
     """The problem contains the status."""
     # A heartbeat.
-    journal.write(batch(at=NOW_WALL, clock=NOW_CLOCK))
+    journal.write(make_change_set(at=NOW_WALL, clock=NOW_CLOCK))
     assert "completed" in client.problem(409, "/api/v1/operations/done-0/cancel", "POST")["detail"]
     assert "is still running" in client.problem(409, FRIDAY, "DELETE")["detail"]
     client.problem(404, "/api/v1/operations/nobody/cancel", "POST")
@@ -379,7 +379,7 @@ def test_abandoned_operation_is_deleted_after_the_timeout(client: Any, journal: 
     """Before that the problem says when it can be deleted."""
     for minutes, id_ in ((9, "silent"), (11, "lost")):
         journal.write(
-            batch(
+            make_change_set(
                 snapshot(run=id_, operation_id=id_, instance=id_),
                 instance=instance(id_),
                 at=NOW_WALL - 60.0 * minutes,
@@ -450,7 +450,7 @@ def test_document_has_exactly_the_fields_of_its_model(
 def test_infinity_becomes_null(client: Any, journal: SqliteJournal) -> None:
     """Another process may have written it."""
     journal.write(
-        batch(
+        make_change_set(
             ended(operation_id="odd", id="odd", run="run-odd", ratio=float("inf"), stall_after_s=float("inf"))
         )
     )

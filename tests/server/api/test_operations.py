@@ -17,7 +17,7 @@ from otel_progress.journal import SqliteJournal
 from otel_progress.server.pagination import SORTS, PageCursor, paginate, read_cursor, write_cursor
 from otel_progress.server.problems import Problem
 from otel_progress.text import MAX_NAME
-from tests.support.factories import WALL, batch, ended, snapshot
+from tests.support.factories import WALL, ended, make_change_set, snapshot
 
 LIST = "/api/v1/operations"
 
@@ -94,7 +94,7 @@ def test_operation_that_starts_or_ends_between_pages_moves_no_other(
     """No operation is listed twice or left out."""
     first = client.json(LIST, params={"limit": 2})
     new = snapshot(operation_id="new", id="new", run="run-new", started_at=WALL + 100)
-    journal.write(batch(new, ended(sequence=9, name="Friday")))
+    journal.write(make_change_set(new, ended(sequence=9, name="Friday")))
     second = client.json(LIST, params={"limit": 100, "cursor": first["next"]})
     assert ids(first) + ids(second) == [EVIL_ID, "friday-42", "done-0", "done-1", "done-2", "broken"]
 

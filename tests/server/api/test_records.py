@@ -16,7 +16,7 @@ from otel_progress.journal import SqliteJournal
 from otel_progress.model import Outcome
 from otel_progress.server.pagination import EVENTS, PageCursor, encode_cursor, page_of_records, write_cursor
 from otel_progress.testing import recording
-from tests.support.factories import WALL, batch, event, instance, log, preview, sample, snapshot
+from tests.support.factories import WALL, event, instance, log, make_change_set, preview, sample, snapshot
 
 FRIDAY = "/api/v1/operations/friday-42"
 KINDS = {"events": "number", "logs": "number", "previews": "number", "resources": "clock"}
@@ -26,7 +26,7 @@ def fill_up(journal: SqliteJournal) -> None:
     """Add five records of each kind, two of them older than the existing ones."""
     for number in range(11, 16):
         journal.write(
-            batch(
+            make_change_set(
                 events=[event(number, outcome=Outcome.COMPLETED if number % 2 else Outcome.FAILED)],
                 logs=[log(number)],
                 previews=[preview(number)],
@@ -74,7 +74,7 @@ def test_new_record_moves_no_page(client: Any, journal: SqliteJournal, kind: str
     def add_records() -> None:
         number = next(numbers)
         journal.write(
-            batch(
+            make_change_set(
                 events=[event(number)],
                 logs=[log(number)],
                 previews=[preview(number)],
@@ -101,7 +101,7 @@ def test_records_with_equal_numbers_are_listed_once(client: Any, journal: Sqlite
     """Processes that share a run number their records independently."""
     for writer in "abc":
         journal.write(
-            batch(instance=instance(writer), events=[event(20, name=writer), event(21, name=writer)])
+            make_change_set(instance=instance(writer), events=[event(20, name=writer), event(21, name=writer)])
         )
     seen, cursor = [], None
     while not seen or cursor:
@@ -117,7 +117,7 @@ def test_records_with_equal_numbers_are_listed_once(client: Any, journal: Sqlite
 def test_cursor_of_an_earlier_run_is_refused(client: Any, journal: SqliteJournal) -> None:
     """The problem says to start again."""
     cursor = client.json(f"{FRIDAY}/events?limit=1")["next"]
-    journal.write(batch(snapshot(run="run-2", started_at=WALL + 90)))
+    journal.write(make_change_set(snapshot(run="run-2", started_at=WALL + 90)))
     assert "start again" in client.problem(422, f"{FRIDAY}/events?cursor={cursor}")["detail"]
 
 

@@ -14,8 +14,8 @@ from otel_progress.journal import SqliteJournal
 from otel_progress.server.settings import StreamLimits
 from otel_progress.server.uvicorn_server import Server
 from otel_progress.testing import Recorder
-from tests.support.api_server import PATIENCE_S, Told, get, serving, serving_nothing, stream, until
-from tests.support.factories import batch, ended
+from tests.support.api_server import PATIENCE_S, StreamEvent, get, serving, serving_nothing, stream, until
+from tests.support.factories import ended, make_change_set
 from tests.support.server_threads import threads_end
 from tests.support.servers import poll
 
@@ -72,7 +72,7 @@ def test_client_by_id_receives_levels_and_items(recorder: Recorder) -> None:
             until(told, "ready")
             folder.item("a.py", outcome="failed")
             recorder.tick()
-            found: dict[str, Told] = {}
+            found: dict[str, StreamEvent] = {}
             while len(found) < 2:
                 event = next(told)
                 if event.kind == "item" or event.document.get("levels"):
@@ -164,7 +164,7 @@ def test_deleted_operation_is_reported_immediately(tmp_path: Path) -> None:
     """A client by id also receives it for an operation that ended earlier."""
     journal = SqliteJournal(tmp_path / "progress.db")
     root = ended(operation_id="old", id="old", run="run-old")
-    journal.write(batch(root))
+    journal.write(make_change_set(root))
     server = Server(journal, port=0, controller=journal)
     with threads_end(), closing(journal), server, stream(server, "?operation=old&levels=true") as told:
         assert until(told, "ready")[0].document["operation_id"] == "old"

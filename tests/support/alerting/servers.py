@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support.alerting.fast_configuration import write_alertmanager
 from tests.support.journals import make_journal
-from tests.support.listen_address import ANY, is_ready, port_told
+from tests.support.listen_address import ANY, find_port, is_ready
 from tests.support.programs import PROGRAMS
 from tests.support.servers import accepts, require, running
 
@@ -54,7 +54,7 @@ def alertmanager(folder: Path, webhook: int) -> Iterator[Alertmanager]:
         "--cluster.listen-address=",
     ]
     with running(command, ready=lambda: is_ready(log), log=log):
-        port = port_told(log)
+        port = find_port(log)
         assert port is not None
         yield Alertmanager(port)
 
@@ -84,12 +84,12 @@ def serving_journal(store: str, token_file: Path, folder: Path) -> Iterator[int]
     serve = ["serve", "--port", "0", "--token-file", str(token_file)]
     command = [sys.executable, "-u", "-m", "otel_progress", "--store", store, *serve]
 
-    def told() -> int | None:
+    def read_port() -> int | None:
         found = re.search(r"http://127\.0\.0\.1:([0-9]+)/", log.read_text(encoding="utf-8", errors="replace"))
         return int(found[1]) if found else None
 
-    with running(command, ready=lambda: (port := told()) is not None and accepts(port), log=log):
-        port = told()
+    with running(command, ready=lambda: (port := read_port()) is not None and accepts(port), log=log):
+        port = read_port()
         assert port is not None
         yield port
 

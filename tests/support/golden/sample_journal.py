@@ -22,14 +22,14 @@ from otel_progress.records import LogRecord, Trajectory, TrajectoryKey
 from tests.support.factories import (
     CLOCK,
     WALL,
-    batch,
     batch_info,
     ended,
     event,
     history_key,
     instance,
-    lesson,
     log,
+    make_change_set,
+    make_trajectory_entry,
     operation,
     path_of,
     preview,
@@ -153,7 +153,7 @@ def batch_snapshot() -> BatchSnapshot:
 
 def change_sets() -> Iterator[ChangeSet]:
     """Yield all change sets in the order of writing: every kind of record and status."""
-    yield batch(
+    yield make_change_set(
         *running_levels(),
         *other_operations(),
         at=WALL + 110.0,
@@ -182,11 +182,11 @@ def change_sets() -> Iterator[ChangeSet]:
             preview(3, VERSE, media_type="image/webp"),
         ],
         trajectories=[
-            lesson(f"past-{number}", 50.0 + number, key, trajectory=_trajectory(50.0 + number))
+            make_trajectory_entry(f"past-{number}", 50.0 + number, key, trajectory=_trajectory(50.0 + number))
             for number, key in enumerate(HISTORY_KEYS)
         ],
     )
-    yield batch(
+    yield make_change_set(
         snapshot(
             run="run-lost",
             operation_id="lost-1",
@@ -199,7 +199,7 @@ def change_sets() -> Iterator[ChangeSet]:
         at=WALL,
     )
     first = running_levels()[0]
-    yield batch(
+    yield make_change_set(
         replace(first, sequence=8, message="Mixing", observed_at=WALL + 115.0, observed_clock=CLOCK + 115.0),
         at=WALL + 115.0,
         clock=CLOCK + 115.0,
@@ -212,7 +212,7 @@ def change_sets() -> Iterator[ChangeSet]:
 def late_changes() -> ChangeSet:
     """Return the later changes of the running operation: an item and a preview."""
     first = running_levels()[0]
-    return batch(
+    return make_change_set(
         replace(first, sequence=9, current=4, observed_at=WALL + 118.0, observed_clock=CLOCK + 118.0),
         events=[event(9, SONG, name="late", outcome=Outcome.COMPLETED, at=WALL + 118.0)],
         previews=[preview(9, SONG, at=WALL + 118.0)],
@@ -299,7 +299,7 @@ def write_with_content(path: Path, store: Store) -> None:
     location = store.write("run-1", digest, "image/png", PICTURE)
     kept = preview(4, media_type="image/png", digest=digest, location=location, size_bytes=len(PICTURE))
     with open_scene_journal(path) as journal:
-        journal.write(batch(previews=[kept], at=WALL + 116.0, clock=CLOCK + 116.0))
+        journal.write(make_change_set(previews=[kept], at=WALL + 116.0, clock=CLOCK + 116.0))
 
 
 @contextmanager

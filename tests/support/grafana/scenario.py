@@ -55,7 +55,7 @@ def live_days(world: World, out: TextIO, *, days: float, step: float, pause: flo
 def _runs(world: World, seconds: float, pause: float) -> None:
     luck = random.Random(42)
     for at in _often(luck, seconds, pause):
-        world.begin(_ordinary(luck, int(world.clock.monotonic() + at)), at)
+        world.start_job(_ordinary(luck, int(world.clock.monotonic() + at)), at)
 
 
 def _pass(world: World, out: TextIO, seconds: float, step: float) -> None:
@@ -85,27 +85,27 @@ def _ordinary(luck: random.Random, number: int) -> Job:
 
 def _present(world: World, end: float) -> None:
     """Start the content of the pictures in time for the end."""
-    world.begin(jobs.render(FINISHED), end - 700)
-    world.begin(jobs.render(RUNNING, frames=60, pace=9.5, previews=True), end - 300)
-    world.begin(jobs.survey(UNKNOWN_TOTAL, pages=100_000), end - 1500)
-    world.begin(jobs.ingest(STALLED, stalls_after=20), end - 150)
-    world.begin(jobs.ingest(FAILED, fails_after=80), end - 240)
-    world.begin(jobs.cancelled(CANCELLED), end - 200)
-    world.begin(jobs.backup(LATE, deadline=900.0), end - 2400)
-    world.begin(jobs.opaque(ESTIMATED), end - 400)
-    world.begin(jobs.paused(PAUSED), end - 1000)
-    world.begin(jobs.many_levels(MANY_LEVELS), end - 300)
-    world.begin(jobs.twins(TWINS), end - 120)
-    world.begin(jobs.survey(HOSTILE, pages=100_000), end - 200)
-    world.begin(_albums(world), end - 420)
-    world.begin(_crash(world), end - 60)
+    world.start_job(jobs.render(FINISHED), end - 700)
+    world.start_job(jobs.render(RUNNING, frames=60, pace=9.5, previews=True), end - 300)
+    world.start_job(jobs.survey(UNKNOWN_TOTAL, pages=100_000), end - 1500)
+    world.start_job(jobs.ingest(STALLED, stalls_after=20), end - 150)
+    world.start_job(jobs.ingest(FAILED, fails_after=80), end - 240)
+    world.start_job(jobs.cancelled(CANCELLED), end - 200)
+    world.start_job(jobs.backup(LATE, deadline=900.0), end - 2400)
+    world.start_job(jobs.opaque(ESTIMATED), end - 400)
+    world.start_job(jobs.paused(PAUSED), end - 1000)
+    world.start_job(jobs.many_levels(MANY_LEVELS), end - 300)
+    world.start_job(jobs.twins(TWINS), end - 120)
+    world.start_job(jobs.survey(HOSTILE, pages=100_000), end - 200)
+    world.start_job(_albums(world), end - 420)
+    world.start_job(_crash(world), end - 60)
 
 
 def _albums(world: World) -> Job:
     """Declare a batch and work on its operations three at a time."""
     batch = progress.batch("Thumbnails of the gala", id=BATCH, type="albums", total=60).start()
     for number in range(60):
-        world.begin(jobs.thumbnails(batch, number, fails=number in (3, 8)), 0.0)
+        world.start_job(jobs.thumbnails(batch, number, fails=number in (3, 8)), 0.0)
         yield 14.0
 
 

@@ -45,7 +45,7 @@ class World:
     _waiting: list[tuple[float, int, Job]] = field(default_factory=list)
     _order: Iterator[int] = field(default_factory=itertools.count)
 
-    def begin(self, job: Job, after: float = 0.0) -> None:
+    def start_job(self, job: Job, after: float = 0.0) -> None:
         """Start a job in ``after`` seconds."""
         heapq.heappush(self._waiting, (self.clock.monotonic() + after, next(self._order), job))
 
